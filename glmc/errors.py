@@ -1,0 +1,73 @@
+"""Errors of the compiler; the base class and the form are the runtime's."""
+
+from __future__ import annotations
+
+from glmc_runtime.errors import GlmcError
+
+__all__ = [
+    "AbiError",
+    "CaptureError",
+    "CheckpointError",
+    "ConfigError",
+    "GlmcError",
+    "InternalError",
+    "LoweringError",
+    "MatchCountError",
+    "PackError",
+    "UsageError",
+]
+
+
+class UsageError(GlmcError):
+    """Options that contradict each other or name something unknown."""
+
+    code = "GLMC-1001"
+
+
+class ConfigError(GlmcError):
+    """config.json is missing, lacks a field, or names an architecture that glmc does not know."""
+
+    code = "GLMC-1002"
+
+
+class CheckpointError(GlmcError):
+    """Weight files are missing, truncated, or hold missing, surplus or misshapen tensors."""
+
+    code = "GLMC-1003"
+
+
+class CaptureError(GlmcError):
+    """The model could not be traced into one graph."""
+
+    code = "GLMC-1004"
+
+
+class MatchCountError(GlmcError):
+    """A pass found another number of matches than the model must have."""
+
+    code = "GLMC-1005"
+
+
+class LoweringError(GlmcError):
+    """An op of the graph has no kernel on the target, or breaks one of its limits."""
+
+    code = "GLMC-1006"
+
+
+class AbiError(GlmcError):
+    """An ABI profile does not exist or lacks what the plan needs."""
+
+    code = "GLMC-1007"
+
+
+class PackError(GlmcError):
+    """The artifact could not be written; nothing is left behind."""
+
+    code = "GLMC-1008"
+
+
+class InternalError(GlmcError):
+    """A rule of the compiler itself is broken; please report it."""
+
+    code = "GLMC-1999"
+    exit_status = 1

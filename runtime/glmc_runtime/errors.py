@@ -1,0 +1,87 @@
+"""Every error a user of the runtime can meet, as a class with a stable code.
+
+The text always answers five questions: which rule (code), where, what was expected, what was
+found, and what to do about it.
+"""
+
+from __future__ import annotations
+
+
+class GlmcError(Exception):
+    """Base of all errors that glmc raises on purpose.
+
+    ``code`` is stable between releases; scripts may test it. ``exit_status`` is what the command
+    line returns: 2 for a request that can't be served, 1 for everything else.
+    """
+
+    code = "GLMC-0000"
+    exit_status = 2
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        place: str = "",
+        expected: str = "",
+        found: str = "",
+        remedy: str = "",
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.place = place
+        self.expected = expected
+        self.found = found
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        lines = [f"[{self.code}] {self.message}"]
+        details = (
+            ("where", self.place),
+            ("expected", self.expected),
+            ("found", self.found),
+            ("remedy", self.remedy),
+        )
+        lines += [f"  {label + ':':<10}{text}" for label, text in details if text]
+        return "\n".join(lines)
+
+
+class ArtifactError(GlmcError):
+    """The artifact is missing, half written, damaged, tampered with or of another format."""
+
+    code = "GLMC-2001"
+
+
+class GuardError(GlmcError):
+    """A guard of the artifact does not hold here: runtime, torch, device or vendor library."""
+
+    code = "GLMC-2002"
+
+
+class PlanError(GlmcError):
+    """A plan names something that the runtime does not know or that contradicts itself."""
+
+    code = "GLMC-2003"
+
+
+class RequestError(GlmcError):
+    """A request can't be served: empty or overlong prompt, bad sampling option, bad token."""
+
+    code = "GLMC-2004"
+
+
+class CapacityError(GlmcError):
+    """Memory is too small: KV blocks, arena, or a batch beyond the largest bucket."""
+
+    code = "GLMC-2005"
+
+
+class VendorError(GlmcError):
+    """A vendor library lacks a function or keyword that the plan calls, or its call failed."""
+
+    code = "GLMC-2006"
+
+
+class MissingPackageError(GlmcError):
+    """An optional package that this request needs is not installed."""
+
+    code = "GLMC-2007"
