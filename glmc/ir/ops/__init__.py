@@ -1,0 +1,16 @@
+"""The ``glmc::`` ops; importing this package registers all of them."""
+
+from glmc.ir.ops import attention, linear, moe, norms, rotary
+from glmc.ir.ops.registry import OPS, Numerics, SemanticOp, semantic_op
+
+__all__ = [
+    "OPS",
+    "Numerics",
+    "SemanticOp",
+    "attention",
+    "linear",
+    "moe",
+    "norms",
+    "rotary",
+    "semantic_op",
+]

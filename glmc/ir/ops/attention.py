@@ -1,0 +1,171 @@
+"""Attention: stateless and causal as captured, then over a paged cache."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from glmc.ir.ops.norms import rms_norm
+from glmc.ir.ops.registry import Numerics, define
+from glmc.ir.ops.rotary import rope
+
+
+def causal_mask(queries: int, keys: int, device: torch.device) -> Tensor:
+    """True where a key may be seen; the queries are the last positions of the keys."""
+    return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
+
+
+def _grouped(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    """q [..., queries, q_heads, head_dim], k and v [..., keys, kv_heads, head_dim]."""
+    repeat = q.shape[-2] // k.shape[-2]
+    q, k, v = (tensor.transpose(-3, -2) for tensor in (q, k, v))
+    k, v = k.repeat_interleave(repeat, -3), v.repeat_interleave(repeat, -3)
+    mask = causal_mask(q.shape[-2], k.shape[-2], q.device)
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+    return out.transpose(-3, -2).contiguous()
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    """Causal grouped-query attention without a cache.
+
+    q [batch, tokens, q_heads, head_dim], k and v [batch, tokens, kv_heads, head_dim]; like q.
+    """
+    return _grouped(q, k, v, scale)
+
+
+def qkv_rope_cache(
+    qkv: Tensor,
+    q_norm: Tensor | None,
+    k_norm: Tensor | None,
+    positions: Tensor,
+    inverse_frequencies: Tensor,
+    slot_mapping: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    q_heads: int,
+    kv_heads: int,
+    head_dim: int,
+    interleaved: bool,
+    rope_scaling: float,
+    norm_eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Split qkv, norm each head of q and k when there are norm weights, rotate, write the cache.
+
+    qkv [tokens, (q_heads + 2 * kv_heads) * head_dim], norms [head_dim] or both None, positions
+    and slot_mapping int64 [tokens], caches [blocks, kv_heads, block_size, head_dim]. Returns q
+    [tokens, q_heads, head_dim] and the caches with the slots written.
+    """
+    tokens = qkv.shape[0]
+    sizes = [q_heads * head_dim, kv_heads * head_dim, kv_heads * head_dim]
+    q, k, v = (part.reshape(tokens, -1, head_dim) for part in qkv.split(sizes, -1))
+    if q_norm is not None and k_norm is not None:
+        q, k = rms_norm(q, q_norm, norm_eps), rms_norm(k, k_norm, norm_eps)
+    q = rope(q, positions, inverse_frequencies, interleaved, rope_scaling)
+    k = rope(k, positions, inverse_frequencies, interleaved, rope_scaling)
+    block_size = k_cache.shape[2]
+    blocks, offsets = slot_mapping // block_size, slot_mapping % block_size
+    k_cache, v_cache = k_cache.clone(), v_cache.clone()
+    k_cache[blocks, :, offsets] = k
+    v_cache[blocks, :, offsets] = v
+    return q, k_cache, v_cache
+
+
+def gather_cache(cache: Tensor, block_table: Tensor, length: int) -> Tensor:
+    """The first ``length`` tokens of one sequence as [length, kv_heads, head_dim]."""
+    block_size = cache.shape[2]
+    blocks = block_table[: -(-length // block_size)].long()
+    return cache[blocks].transpose(1, 2).reshape(-1, *cache.shape[1:2], cache.shape[3])[:length]
+
+
+def prefill_attention(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    block_tables: Tensor,
+    query_lod: Tensor,
+    context_lod: Tensor,
+    scale: float,
+) -> Tensor:
+    """Causal attention of packed sequences over the paged cache.
+
+    q [tokens, q_heads, head_dim]; block_tables int32 [sequences, blocks_per_sequence]; query_lod
+    and context_lod int32 [sequences + 1], prefix sums of new tokens and of all tokens. The
+    queries of a sequence are its last positions. Rows beyond query_lod[-1] come out as zero.
+    """
+    out = torch.zeros_like(q)
+    query_bounds, context_bounds = query_lod.tolist(), context_lod.tolist()
+    for index in range(len(query_bounds) - 1):
+        start, stop = query_bounds[index], query_bounds[index + 1]
+        length = context_bounds[index + 1] - context_bounds[index]
+        keys = gather_cache(k_cache, block_tables[index], length)
+        values = gather_cache(v_cache, block_tables[index], length)
+        out[start:stop] = _grouped(q[start:stop], keys, values, scale)
+    return out
+
+
+def decode_attention(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    block_tables: Tensor,
+    context_lengths: Tensor,
+    scale: float,
+) -> Tensor:
+    """One query per sequence: q [sequences, q_heads, head_dim], context_lengths int32
+    [sequences] with the new token counted."""
+    out = torch.empty_like(q)
+    for index, length in enumerate(context_lengths.tolist()):
+        keys = gather_cache(k_cache, block_tables[index], length)
+        values = gather_cache(v_cache, block_tables[index], length)
+        out[index : index + 1] = _grouped(q[index : index + 1], keys, values, scale)
+    return out
+
+
+def _qkv_rope_cache_fake(
+    qkv: Tensor,
+    q_norm: Tensor | None,
+    k_norm: Tensor | None,
+    positions: Tensor,
+    inverse_frequencies: Tensor,
+    slot_mapping: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    q_heads: int,
+    kv_heads: int,
+    head_dim: int,
+    *_: object,
+) -> tuple[Tensor, Tensor, Tensor]:
+    query = qkv.new_empty((qkv.shape[0], q_heads, head_dim))
+    return query, torch.empty_like(k_cache), torch.empty_like(v_cache)
+
+
+ATTENTION = define(
+    "attention(Tensor q, Tensor k, Tensor v, float scale) -> Tensor",
+    Numerics.REORDERED,
+    attention,
+    lambda q, k, v, scale: q.new_empty(q.shape),
+)
+QKV_ROPE_CACHE = define(
+    "qkv_rope_cache(Tensor qkv, Tensor? q_norm, Tensor? k_norm, Tensor positions, "
+    "Tensor inverse_frequencies, Tensor slot_mapping, Tensor k_cache, Tensor v_cache, "
+    "int q_heads, int kv_heads, int head_dim, bool interleaved, float rope_scaling, "
+    "float norm_eps) -> (Tensor, Tensor, Tensor)",
+    Numerics.BITWISE,
+    qkv_rope_cache,
+    _qkv_rope_cache_fake,
+)
+PREFILL_ATTENTION = define(
+    "prefill_attention(Tensor q, Tensor k_cache, Tensor v_cache, Tensor block_tables, "
+    "Tensor query_lod, Tensor context_lod, float scale) -> Tensor",
+    Numerics.REORDERED,
+    prefill_attention,
+    lambda q, k_cache, v_cache, block_tables, query_lod, context_lod, scale: q.new_empty(q.shape),
+)
+DECODE_ATTENTION = define(
+    "decode_attention(Tensor q, Tensor k_cache, Tensor v_cache, Tensor block_tables, "
+    "Tensor context_lengths, float scale) -> Tensor",
+    Numerics.REORDERED,
+    decode_attention,
+    lambda q, k_cache, v_cache, block_tables, context_lengths, scale: q.new_empty(q.shape),
+)

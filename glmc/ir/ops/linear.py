@@ -1,0 +1,67 @@
+"""Embedding, linear, SwiGLU and the choice of rows in front of the head."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from glmc.ir.ops.registry import Numerics, define
+
+
+def embedding(token_ids: Tensor, weight: Tensor) -> Tensor:
+    """token_ids int64 [...], weight [vocabulary, hidden] -> [..., hidden]."""
+    return F.embedding(token_ids, weight)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x [..., in], weight [out, in], bias [out] or None -> [..., out]."""
+    return F.linear(x, weight, bias)
+
+
+def swiglu(x: Tensor) -> Tensor:
+    """x [..., 2 * width] -> [..., width]: silu of the first half times the second half."""
+    gate, up = x.chunk(2, -1)
+    return F.silu(gate) * up
+
+
+def silu_mul(gate: Tensor, up: Tensor) -> Tensor:
+    """``silu(gate) * up`` of two separate tensors of one shape."""
+    return F.silu(gate) * up
+
+
+def select_rows(x: Tensor, rows: Tensor) -> Tensor:
+    """x [tokens, width], rows int64 [sequences] -> [sequences, width]."""
+    return x.index_select(0, rows)
+
+
+EMBEDDING = define(
+    "embedding(Tensor token_ids, Tensor weight) -> Tensor",
+    Numerics.BITWISE,
+    embedding,
+    lambda token_ids, weight: weight.new_empty((*token_ids.shape, weight.shape[1])),
+)
+LINEAR = define(
+    "linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor",
+    Numerics.BITWISE,
+    linear,
+    lambda x, weight, bias: x.new_empty((*x.shape[:-1], weight.shape[0])),
+)
+SWIGLU = define(
+    "swiglu(Tensor x) -> Tensor",
+    Numerics.BITWISE,
+    swiglu,
+    lambda x: x.new_empty((*x.shape[:-1], x.shape[-1] // 2)),
+)
+SILU_MUL = define(
+    "silu_mul(Tensor gate, Tensor up) -> Tensor",
+    Numerics.BITWISE,
+    silu_mul,
+    lambda gate, up: torch.empty_like(gate, memory_format=torch.contiguous_format),
+)
+SELECT_ROWS = define(
+    "select_rows(Tensor x, Tensor rows) -> Tensor",
+    Numerics.BITWISE,
+    select_rows,
+    lambda x, rows: x.new_empty((rows.shape[0], *x.shape[1:])),
+)

@@ -1,0 +1,100 @@
+"""The sigmoid gate with correction bias, the routed experts and the shared expert."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from glmc.ir.ops.linear import swiglu
+from glmc.ir.ops.registry import Numerics, define
+
+
+def moe_gate(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    top_k: int,
+    groups: int,
+    top_groups: int,
+    group_fill: float,
+    normalize: bool,
+    normalize_eps: float,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    """Choose experts on biased scores, weigh them with unbiased ones; all in float32.
+
+    x [tokens, hidden], weight [experts, hidden], bias float32 [experts]. Scores of experts outside
+    the ``top_groups`` best groups (by the sum of their two best biased scores) become
+    ``group_fill`` (0.0 up to transformers 5.5, -inf later) before the choice. Returns weights
+    float32 [tokens, top_k] (divided by their sum + ``normalize_eps`` when ``normalize``, then
+    times ``scale``) and expert ids int64 [tokens, top_k].
+    """
+    scores = F.linear(x.float(), weight.float()).sigmoid()
+    choice = scores + bias
+    if groups != top_groups:
+        experts = choice.shape[-1]
+        by_group = choice.view(-1, groups, experts // groups)
+        group_scores = by_group.topk(2, -1)[0].sum(-1)
+        chosen = group_scores.topk(top_groups, -1, sorted=False)[1]
+        kept = torch.zeros_like(group_scores).scatter_(1, chosen, 1.0).bool()
+        choice = by_group.masked_fill(~kept.unsqueeze(-1), group_fill).flatten(1)
+    ids = choice.topk(top_k, -1, sorted=False)[1]
+    weights = scores.gather(1, ids)
+    if normalize:
+        weights = weights / (weights.sum(-1, keepdim=True) + normalize_eps)
+    return weights * scale, ids
+
+
+def moe_ffn(x: Tensor, weights: Tensor, ids: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+    """The routed experts: ``out[t] = sum_j weights[t, j] * expert[ids[t, j]](x[t])``.
+
+    x [tokens, hidden], weights float32 and ids int64 [tokens, top_k], gate_up [experts, 2 * width,
+    hidden] (gate rows first), down [experts, hidden, width]. Products with the weights and the
+    sum are float32; one cast to the dtype of x at the end.
+    """
+    out = torch.zeros(ids.shape[0], ids.shape[1], x.shape[-1], dtype=torch.float32, device=x.device)
+    for expert in ids.unique().tolist():
+        token, slot = torch.where(ids == expert)
+        result = F.linear(swiglu(F.linear(x[token], gate_up[expert])), down[expert])
+        out[token, slot] = result.float() * weights[token, slot].unsqueeze(-1)
+    return out.sum(1).to(x.dtype)
+
+
+def shared_expert(x: Tensor, gate_up: Tensor, down: Tensor, routed: Tensor) -> Tensor:
+    """``routed + linear(swiglu(linear(x, gate_up)), down)``; x and routed [..., hidden]."""
+    return routed + F.linear(swiglu(F.linear(x, gate_up)), down)
+
+
+def _gate_fake(
+    x: Tensor, weight: Tensor, bias: Tensor, top_k: int, *_: object
+) -> tuple[Tensor, Tensor]:
+    return (
+        x.new_empty((x.shape[0], top_k), dtype=torch.float32),
+        x.new_empty((x.shape[0], top_k), dtype=torch.int64),
+    )
+
+
+MOE_GATE = define(
+    "moe_gate(Tensor x, Tensor weight, Tensor bias, int top_k, int groups, int top_groups, "
+    "float group_fill, bool normalize, float normalize_eps, float scale) -> (Tensor, Tensor)",
+    Numerics.BITWISE,
+    moe_gate,
+    _gate_fake,
+)
+MOE_FFN = define(
+    "moe_ffn(Tensor x, Tensor weights, Tensor ids, Tensor gate_up, Tensor down) -> Tensor",
+    Numerics.REORDERED,
+    moe_ffn,
+    lambda x, weights, ids, gate_up, down: torch.empty_like(
+        x, memory_format=torch.contiguous_format
+    ),
+)
+SHARED_EXPERT = define(
+    "shared_expert(Tensor x, Tensor gate_up, Tensor down, Tensor routed) -> Tensor",
+    Numerics.BITWISE,
+    shared_expert,
+    lambda x, gate_up, down, routed: torch.empty_like(
+        routed, memory_format=torch.contiguous_format
+    ),
+)

@@ -1,0 +1,42 @@
+"""RMSNorm, alone and with the residual addition in front of it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from glmc.ir.ops.registry import Numerics, define
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """``weight * cast(x / sqrt(mean(x^2) + eps))``.
+
+    x [..., width] of any float dtype, weight [width]; the normalisation is in float32 and is cast
+    to the dtype of x before the weight multiplies it, as every GLM class writes it.
+    """
+    hidden = x.float()
+    variance = hidden.pow(2).mean(-1, keepdim=True)
+    return weight * (hidden * torch.rsqrt(variance + eps)).to(x.dtype)
+
+
+def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """``total = residual + x``; returns ``(rms_norm(total), total)``, both like x."""
+    total = residual + x
+    return rms_norm(total, weight, eps), total
+
+
+RMS_NORM = define(
+    "rms_norm(Tensor x, Tensor weight, float eps) -> Tensor",
+    Numerics.BITWISE,
+    rms_norm,
+    lambda x, weight, eps: torch.empty_like(x, memory_format=torch.contiguous_format),
+)
+ADD_RMS_NORM = define(
+    "add_rms_norm(Tensor x, Tensor residual, Tensor weight, float eps) -> (Tensor, Tensor)",
+    Numerics.BITWISE,
+    add_rms_norm,
+    lambda x, residual, weight, eps: (
+        torch.empty_like(x, memory_format=torch.contiguous_format),
+        torch.empty_like(x, memory_format=torch.contiguous_format),
+    ),
+)

@@ -1,0 +1,87 @@
+"""A program: one functional FX graph with its weights, and what is known of the model.
+
+Placeholders are of two kinds, told apart by ``meta["input"]`` (a step input or a cache) and
+``meta["weight"]`` (a key of ``Program.weights``). Node ids live in ``meta["id"]``, the module path
+in ``meta["module"]``, the layer number in ``meta["layer"]``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+from glmc.errors import InternalError
+from glmc.weights.recipe import Weight
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """Facts of a model that later stages need; all read from its config."""
+
+    name: str
+    architecture: str
+    layers: int
+    vocabulary: int
+    hidden: int
+    query_heads: int
+    kv_heads: int
+    head_dim: int
+    maximum_positions: int
+    eos_token_ids: tuple[int, ...]
+    parameters: int
+    tied_embeddings: bool
+
+
+@dataclass
+class Program:
+    """``phase`` is ``stateless`` as captured, then ``prefill`` or ``decode``.
+
+    ``shape_environment`` is the ShapeEnv behind the symbolic sizes in ``meta["val"]``.
+    """
+
+    graph_module: GraphModule
+    weights: dict[str, Weight]
+    model: ModelShape
+    dtype: torch.dtype
+    phase: str = "stateless"
+    notes: dict[str, object] = field(default_factory=dict)
+
+    @property
+    def graph(self) -> torch.fx.Graph:
+        return self.graph_module.graph
+
+    def inputs(self) -> Iterator[Node]:
+        """Placeholders of step inputs and caches, in order."""
+        return (node for node in self.placeholders() if "input" in node.meta)
+
+    def placeholders(self) -> Iterator[Node]:
+        return (node for node in self.graph.nodes if node.op == "placeholder")
+
+    def weight_of(self, node: object) -> Weight | None:
+        """The weight behind a placeholder, or None."""
+        if isinstance(node, Node) and node.op == "placeholder" and "weight" in node.meta:
+            return self.weights[node.meta["weight"]]
+        return None
+
+    def run(
+        self, inputs: Mapping[str, Tensor], weights: Mapping[str, Tensor]
+    ) -> tuple[Tensor, ...]:
+        """Run the graph on real tensors, by input name and weight name."""
+        arguments = []
+        for node in self.placeholders():
+            if "weight" in node.meta:
+                arguments.append(weights[node.meta["weight"]])
+            elif "input" in node.meta:
+                arguments.append(inputs[node.meta["input"]])
+            else:
+                raise InternalError(f"placeholder {node.name} is neither an input nor a weight")
+        with torch.no_grad():
+            result = self.graph_module(*arguments)
+        return tuple(result) if isinstance(result, (tuple, list)) else (result,)
+
+    def with_graph(self, graph_module: GraphModule, **changes: object) -> Program:
+        return replace(self, graph_module=graph_module, **changes)  # type: ignore[arg-type]
