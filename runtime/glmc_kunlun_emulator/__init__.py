@@ -1,0 +1,45 @@
+"""An emulator of the Kunlun vendor libraries' calling convention, in plain torch.
+
+This is not the hardware: it models what is publicly recorded about the calls, traps included, so
+that a wrong lowering fails on a CPU. Every result obtained with it is "emulated".
+"""
+
+from __future__ import annotations
+
+from . import (
+    activation,
+    attention_decode,
+    attention_prefill,
+    kv_cache,
+    matmul,
+    moe_experts,
+    moe_gate,
+    norms,
+    rotary,
+    wrappers,
+)
+from .errors import GuardError, UnmodelledError, VendorCheckError
+from .vendor import EmulatedVendor, install, load
+
+FAMILIES = (
+    activation,
+    attention_decode,
+    attention_prefill,
+    kv_cache,
+    matmul,
+    moe_experts,
+    moe_gate,
+    norms,
+    rotary,
+    wrappers,
+)
+
+__all__ = [
+    "FAMILIES",
+    "EmulatedVendor",
+    "GuardError",
+    "UnmodelledError",
+    "VendorCheckError",
+    "install",
+    "load",
+]

@@ -1,0 +1,294 @@
+# ruff: noqa: PLR0917
+"""Emulated decode attention: `speculative_attention` and `paged_attention` (record, 2.6 and 2.7).
+
+The lengths that count are the host's (`*_cpu`); in guard mode a device copy that differs is
+refused, because a kernel may read either. `speculative_attention` fails from 1024 requests on (only
+exactly 1024 is recorded; everything above is our caution).
+"""
+
+from __future__ import annotations
+
+import torch
+
+from .attention_core import decode, require_heads
+from .contract import (
+    FLOATS,
+    Arguments,
+    refuse_unmodelled,
+    require,
+    require_dtype,
+    require_guard,
+    require_shape,
+    vendor_op,
+)
+from .errors import VendorCheckError
+from .kv_cache import require_cache
+
+FAILING_BATCH = 1024
+
+
+def guard_lengths(arguments: Arguments) -> None:
+    """Host and device copies of every length vector must agree."""
+    for name, host in arguments.items():
+        if not name.endswith("_cpu") or host is None:
+            continue
+        device = arguments.get(f"{name[:-4]}_xpu")
+        if device is None:
+            continue
+        require_guard(
+            torch.equal(host, device.cpu()),
+            f"{name} / {name[:-4]}_xpu",
+            f"the same numbers, {host.tolist()} on the host",
+            f"{device.tolist()} on the device",
+            "update both copies in each step; a captured call freezes the host's",
+        )
+
+
+def _guard_decode(arguments: Arguments) -> None:
+    guard_lengths(arguments)
+    shortest = min(arguments["context_lens_cpu"].tolist(), default=1)
+    length = arguments.get("qlen", 1)
+    require_guard(
+        shortest >= length,
+        "context_lens_cpu",
+        f"lengths that include the {length} new tokens",
+        shortest,
+        "give padded rows one token in a scratch block",
+    )
+
+
+def _speculative(
+    out: torch.Tensor,
+    q: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    context_lens_cpu: torch.Tensor,
+    context_lens_xpu: torch.Tensor,
+    batch_num: int,
+    qlen: int,
+    max_context_len: int,
+    head_num: int,
+    head_dim: int,
+    scale: float,
+    kv_head_num: int,
+    block_size: int,
+    max_num_blocks_per_seq: int,
+    block_tables: torch.Tensor,
+    max_window_size: int = -1,
+    sink: torch.Tensor | None = None,
+) -> None:
+    place = "speculative_attention"
+    require(
+        batch_num < FAILING_BATCH,
+        f"{place}(batch_num=)",
+        f"fewer than {FAILING_BATCH} requests",
+        batch_num,
+        "split the batch at 512",
+    )
+    require_dtype(place, "q", q, *FLOATS)
+    expected = (1, batch_num, head_num, head_dim) if qlen == 1 and q.shape[0] == 1 else None
+    require_shape(place, "q", q, expected or (batch_num, qlen, head_num, head_dim))
+    require_dtype(place, "out", out, q.dtype)
+    require(out.numel() == q.numel(), f"{place}(out=)", f"{q.numel()} elements", tuple(out.shape))
+    for name, cache in (("k_cache", k_cache), ("v_cache", v_cache)):
+        require_cache(place, name, cache)
+        require_dtype(place, name, cache, q.dtype)
+        require_shape(place, name, cache, (k_cache.shape[0], kv_head_num, block_size, head_dim))
+    require_shape(place, "block_tables", block_tables, (batch_num, max_num_blocks_per_seq))
+    for name, lens in (
+        ("context_lens_cpu", context_lens_cpu),
+        ("context_lens_xpu", context_lens_xpu),
+    ):
+        require_dtype(place, name, lens, torch.int32)
+        require_shape(place, name, lens, (batch_num,))
+    require_heads(place, "sink", sink, head_num)
+    lengths = context_lens_cpu.tolist()
+    require(
+        max(lengths, default=0) <= max_context_len,
+        f"{place}(max_context_len=)",
+        f"at least {max(lengths, default=0)}",
+        max_context_len,
+    )
+    result = decode(
+        place,
+        q.view(batch_num, qlen, head_num, head_dim),
+        k_cache,
+        v_cache,
+        block_tables,
+        lengths,
+        head_dim**-0.5 if scale == 0.0 else scale,
+        max_window_size,
+        sink,
+    )
+    out.view(result.shape).copy_(result)
+
+
+@vendor_op("speculative_attention", profiles=("P-A",), outputs=("out",), guard=_guard_decode)
+def speculative_attention_a(
+    out: torch.Tensor,
+    q: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    context_lens_cpu: torch.Tensor,
+    context_lens_xpu: torch.Tensor,
+    batch_num: int,
+    qlen: int,
+    max_context_len: int,
+    head_num: int,
+    head_dim: int,
+    scale: float,
+    kv_head_num: int,
+    block_size: int,
+    max_num_blocks_per_seq: int,
+    max_window_size: int = -1,
+    block_tables: torch.Tensor | None = None,
+    sink: torch.Tensor | None = None,
+) -> None:
+    """Decode and MTP verify. q [1, B, Hq, D] for qlen 1, [B, qlen, Hq, D] else; scale 0.0 means
+    1/sqrt(D), any other value is the scale itself; lengths include the new tokens.
+    """
+    if block_tables is None:
+        raise VendorCheckError(
+            "speculative_attention(block_tables=)", expected="int32 [B, blocks]", found="None"
+        )
+    _speculative(
+        out, q, k_cache, v_cache, context_lens_cpu, context_lens_xpu, batch_num, qlen,
+        max_context_len, head_num, head_dim, scale, kv_head_num, block_size,
+        max_num_blocks_per_seq, block_tables, max_window_size, sink,
+    )  # fmt: skip
+
+
+@vendor_op("speculative_attention", profiles=("P-B",), outputs=("out",), guard=_guard_decode)
+def speculative_attention_b(
+    out: torch.Tensor,
+    q: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    context_lens_cpu: torch.Tensor,
+    context_lens_xpu: torch.Tensor,
+    batch_num: int,
+    qlen: int,
+    max_context_len: int,
+    head_num: int,
+    head_dim: int,
+    scale: float,
+    kv_head_num: int,
+    block_size: int,
+    max_num_blocks_per_seq: int,
+    block_tables: torch.Tensor,
+) -> None:
+    """The torch 2.9 wheel's form: no window, no sink."""
+    _speculative(
+        out, q, k_cache, v_cache, context_lens_cpu, context_lens_xpu, batch_num, qlen,
+        max_context_len, head_num, head_dim, scale, kv_head_num, block_size,
+        max_num_blocks_per_seq, block_tables,
+    )  # fmt: skip
+
+
+@vendor_op("speculative_attention", profiles=("P-C",), outputs=("out",), guard=_guard_decode)
+def speculative_attention_c(
+    out: torch.Tensor,
+    q: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    context_lens_cpu: torch.Tensor,
+    context_lens_xpu: torch.Tensor,
+    batch_num: int,
+    qlen: int,
+    max_context_len: int,
+    head_num: int,
+    head_dim: int,
+    scale: float,
+    kv_head_num: int,
+    block_size: int,
+    max_num_blocks_per_seq: int,
+    block_tables: torch.Tensor,
+    sink: torch.Tensor | None = None,
+    qlod_cpu: torch.Tensor | None = None,
+    qlod_xpu: torch.Tensor | None = None,
+) -> None:
+    """The newest form: also takes query lods. Uniform lods only; ragged ones are not modelled."""
+    if qlod_cpu is not None:
+        uniform = [row * qlen for row in range(batch_num + 1)]
+        refuse_unmodelled("speculative_attention", qlod_cpu=(qlod_cpu.tolist(), uniform))
+    _speculative(
+        out, q, k_cache, v_cache, context_lens_cpu, context_lens_xpu, batch_num, qlen,
+        max_context_len, head_num, head_dim, scale, kv_head_num, block_size,
+        max_num_blocks_per_seq, block_tables, -1, sink,
+    )  # fmt: skip
+
+
+@vendor_op("paged_attention", outputs=("out",), guard=_guard_decode)
+def paged_attention(
+    out: torch.Tensor,
+    x: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor | None,
+    block_tables: torch.Tensor,
+    context_lens_cpu: torch.Tensor,
+    context_lens_xpu: torch.Tensor,
+    is_context: bool = False,
+    is_causal: bool = True,
+    vo_head_dim: int = -1,
+    kv_lora_rank: int = -1,
+    qk_rope_head_dim: int = -1,
+    softmax_scale: float = 0.0,
+    *,
+    q_r: torch.Tensor | None = None,
+) -> None:
+    """Plain decode, one new token a request.
+
+    GQA: x [B, Hq, D] (or [B, 1, Hq, D]), no scale argument, so 1/sqrt(D). MLA: v_cache None, x
+    [B, 1, Hq, 576], k_cache [blocks, 1, block_size, 576], out [B, 1, Hq, kv_lora_rank]; the value
+    is the first kv_lora_rank entries of the latent. `q_r`, always the query itself, has no effect.
+    """
+    place = "paged_attention"
+    refuse_unmodelled(place, is_context=(is_context, False))
+    require_dtype(place, "x", x, *FLOATS)
+    require_dtype(place, "context_lens_cpu", context_lens_cpu, torch.int32)
+    require_dtype(place, "context_lens_xpu", context_lens_xpu, torch.int32)
+    batch, heads, dim = context_lens_cpu.shape[0], x.shape[-2], x.shape[-1]
+    require(x.numel() == batch * heads * dim, f"{place}(x=)", f"[{batch}, Hq, D]", tuple(x.shape))
+    latent = v_cache is None
+    if v_cache is None:
+        value_dim = kv_lora_rank
+        require(
+            k_cache.dim() == 4 and k_cache.shape[1] == 1 and k_cache.shape[-1] == dim,
+            f"{place}(k_cache=)",
+            f"[blocks, 1, block_size, {dim}] when v_cache is None",
+            tuple(k_cache.shape),
+        )
+        require(
+            kv_lora_rank > 0 and kv_lora_rank + qk_rope_head_dim == dim and softmax_scale > 0,
+            f"{place}(kv_lora_rank=, qk_rope_head_dim=, softmax_scale=)",
+            f"ranks that add to {dim} and a positive scale",
+            (kv_lora_rank, qk_rope_head_dim, softmax_scale),
+        )
+        v_cache = k_cache
+    else:
+        value_dim = dim
+        for name, cache in (("k_cache", k_cache), ("v_cache", v_cache)):
+            require_cache(place, name, cache)
+            require_dtype(place, name, cache, x.dtype)
+            require_shape(place, name, cache, (*k_cache.shape[:3], dim))
+        require(
+            vo_head_dim in (-1, dim), f"{place}(vo_head_dim=)", f"the head size {dim}", vo_head_dim
+        )
+        refuse_unmodelled(place, kv_lora_rank=(kv_lora_rank, -1))
+    result = decode(
+        place,
+        x.view(batch, 1, heads, dim),
+        k_cache,
+        v_cache,
+        block_tables,
+        context_lens_cpu.tolist(),
+        softmax_scale if latent or softmax_scale else dim**-0.5,
+    )[..., :value_dim]
+    require_dtype(place, "out", out, x.dtype)
+    require(
+        out.numel() == result.numel(),
+        f"{place}(out=)",
+        f"{tuple(result.shape)}",
+        tuple(out.shape),
+    )
+    out.view(result.shape).copy_(result)

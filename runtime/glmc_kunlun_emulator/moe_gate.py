@@ -1,0 +1,312 @@
+# ruff: noqa: PLR0917
+"""Emulated MoE routing (record, section 2.8).
+
+Outputs are fp32 weights and int32 expert ids [M, k], best expert first, ties to the lower id. The
+histogram block_statistic int32 [12, E] counts, for each of 12 clusters, how often an expert was
+chosen; which cluster takes which token is not public (here: equal runs of tokens), only the column
+sums are used. The kernels here *add* to it: some callers pass it zeroed, some uninitialised, and
+code that forgets to zero must be noticed, so guard mode refuses one that is not zero.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from .contract import (
+    FLOATS,
+    Arguments,
+    require,
+    require_dtype,
+    require_guard,
+    require_shape,
+    vendor_op,
+)
+
+CLUSTERS = 12
+SIGMOID_EXPERT_LIMIT = 512
+SOFTMAX_EXPERT_LIMIT = 640
+SOFTMAX_HISTOGRAM_EXPERT_LIMIT = 480
+
+
+def _guard_histogram(arguments: Arguments) -> None:
+    histogram = arguments.get("block_statistic", arguments.get("block_static"))
+    require_guard(
+        histogram is None or not bool(histogram.any()),
+        "block_statistic",
+        "a zeroed histogram",
+        "counts of an earlier step",
+        "zero it in each step, inside the captured graph",
+    )
+
+
+def add_histogram(topk_ids: torch.Tensor, histogram: torch.Tensor) -> None:
+    """histogram [12, E] += counts of ids [M, k] by cluster; negative ids are not counted."""
+    tokens, experts = topk_ids.shape[0], histogram.shape[1]
+    if tokens == 0:
+        return
+    cluster = torch.arange(tokens, device=topk_ids.device) * CLUSTERS // tokens
+    flat = (cluster.unsqueeze(-1) * experts + topk_ids.long()).reshape(-1)
+    flat = flat[topk_ids.reshape(-1) >= 0]
+    counts = torch.bincount(flat, minlength=CLUSTERS * experts).view(CLUSTERS, experts)
+    histogram.add_(counts.to(histogram.dtype))
+
+
+def _check(
+    place: str,
+    x: torch.Tensor,
+    topk_index: torch.Tensor,
+    score: torch.Tensor,
+    histogram: torch.Tensor | None,
+    *dtypes: torch.dtype,
+) -> None:
+    require_dtype(place, "x", x, *dtypes)
+    require(x.dim() == 2, f"{place}(x=)", "[M, E]", tuple(x.shape))
+    tokens, experts = x.shape
+    require_dtype(place, "topk_index", topk_index, torch.int32)
+    require_dtype(place, "norm_score", score, torch.float32)
+    top_k = topk_index.shape[-1]
+    require(top_k <= experts, f"{place}(topk_index=)", f"k <= {experts}", top_k)
+    require_shape(place, "topk_index", topk_index, (tokens, top_k))
+    require_shape(place, "norm_score", score, (tokens, top_k))
+    if histogram is not None:
+        require_dtype(place, "block_statistic", histogram, torch.int32)
+        require_shape(place, "block_statistic", histogram, (CLUSTERS, experts))
+
+
+def _best(values: torch.Tensor, count: int) -> torch.Tensor:
+    """Ids of the `count` largest, best first, ties to the lower id."""
+    return torch.sort(values, dim=-1, descending=True, stable=True).indices[..., :count]
+
+
+def _group_top_k(
+    place: str, choice: torch.Tensor, top_k: int, n_group: int, topk_group: int
+) -> torch.Tensor:
+    tokens, experts = choice.shape
+    require(
+        n_group >= 1 and experts % n_group == 0 and 1 <= topk_group <= n_group,
+        f"{place}(n_group=, topk_group=)",
+        f"groups that divide {experts}, and 1 <= topk_group <= n_group",
+        (n_group, topk_group),
+        "ungrouped routing is (1, 1)",
+    )
+    if n_group > 1:
+        members = choice.view(tokens, n_group, -1)
+        strength = members.topk(min(2, members.shape[-1]), dim=-1).values.sum(dim=-1)
+        chosen = torch.zeros_like(strength, dtype=torch.bool)
+        chosen.scatter_(1, _best(strength, topk_group), True)
+        choice = members.masked_fill(~chosen.unsqueeze(-1), float("-inf")).view(tokens, experts)
+    return _best(choice, top_k)
+
+
+def _sigmoid_group(
+    x: torch.Tensor,
+    topk_index: torch.Tensor,
+    norm_score: torch.Tensor,
+    histogram: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    scale: float,
+    n_group: int,
+    topk_group: int,
+) -> None:
+    place = "moe_sigmoid_group_topk_norm"
+    _check(place, x, topk_index, norm_score, histogram, torch.float32)
+    experts = x.shape[1]
+    if bias is not None:
+        require_dtype(place, "bias", bias, torch.float32)
+        require_shape(place, "bias", bias, (experts,))
+    if experts > SIGMOID_EXPERT_LIMIT:
+        return  # the wheel ignores the kernel's code here: the outputs are never written
+    scores = x.sigmoid()
+    choice = scores if bias is None else scores + bias
+    ids = _group_top_k(place, choice, topk_index.shape[1], n_group, topk_group)
+    weights = scores.gather(1, ids)
+    norm_score.copy_(weights / weights.sum(dim=-1, keepdim=True) * scale)
+    topk_index.copy_(ids)
+    if histogram is not None:
+        add_histogram(topk_index, histogram)
+
+
+@vendor_op(
+    "moe_sigmoid_group_topk_norm",
+    profiles=("P-A", "P-B"),
+    outputs=("topk_index", "norm_score"),
+    in_place=("block_static",),
+    guard=_guard_histogram,
+)
+def moe_sigmoid_group_topk_norm_a(
+    x: torch.Tensor,
+    topk_index: torch.Tensor,
+    norm_score: torch.Tensor,
+    block_static: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    scale: float,
+    n_group: int,
+    topk_group: int,
+) -> None:
+    """s = sigmoid(x fp32 [M, E]); keep the topk_group groups with the largest sum of their two best
+    s + bias; take the top k of s + bias among them; norm_score = s / sum(s) * scale, always
+    renormalised. Above 512 experts nothing is written and nothing is reported.
+    """
+    _sigmoid_group(x, topk_index, norm_score, block_static, bias, scale, n_group, topk_group)
+
+
+@vendor_op(
+    "moe_sigmoid_group_topk_norm",
+    profiles=("P-C",),
+    outputs=("topk_index", "norm_score"),
+    in_place=("block_statistic",),
+    guard=_guard_histogram,
+)
+def moe_sigmoid_group_topk_norm_c(
+    x: torch.Tensor,
+    topk_index: torch.Tensor,
+    norm_score: torch.Tensor,
+    block_statistic: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    scale: float,
+    n_group: int,
+    topk_group: int,
+) -> None:
+    """The newer wheel's spelling of the histogram argument; otherwise the same."""
+    _sigmoid_group(x, topk_index, norm_score, block_statistic, bias, scale, n_group, topk_group)
+
+
+def _softmax(
+    place: str,
+    x: torch.Tensor,
+    normed_score: torch.Tensor,
+    topk_index: torch.Tensor,
+    histogram: torch.Tensor | None,
+    renormalise: bool,
+) -> None:
+    _check(place, x, topk_index, normed_score, histogram, *FLOATS)
+    limit = SOFTMAX_EXPERT_LIMIT if histogram is None else SOFTMAX_HISTOGRAM_EXPERT_LIMIT
+    require(
+        x.shape[1] <= limit,
+        f"{place}(x=)",
+        f"at most {limit} experts {'with' if histogram is not None else 'without'} a histogram",
+        x.shape[1],
+        "pass block_statistic=None and call gen_block_statistic" if histogram is not None else "",
+    )
+    scores = x.float().softmax(dim=-1)
+    ids = _best(scores, topk_index.shape[1])
+    weights = scores.gather(1, ids)
+    normed_score.copy_(weights / weights.sum(dim=-1, keepdim=True) if renormalise else weights)
+    topk_index.copy_(ids)
+    if histogram is not None:
+        add_histogram(topk_index, histogram)
+
+
+@vendor_op(
+    "moe_softmax_topk_norm",
+    outputs=("normed_score", "topk_index"),
+    in_place=("block_statistic",),
+    guard=_guard_histogram,
+)
+def moe_softmax_topk_norm(
+    x: torch.Tensor,
+    normed_score: torch.Tensor,
+    topk_index: torch.Tensor,
+    block_statistic: torch.Tensor | None,
+    stable: bool = True,
+) -> None:
+    """softmax over x [M, E], top k, renormalised. At most 640 experts, 480 with a histogram."""
+    _softmax("moe_softmax_topk_norm", x, normed_score, topk_index, block_statistic, True)
+
+
+@vendor_op(
+    "moe_softmax_topk",
+    outputs=("normed_score", "topk_index"),
+    in_place=("block_statistic",),
+    guard=_guard_histogram,
+)
+def moe_softmax_topk(
+    x: torch.Tensor,
+    normed_score: torch.Tensor,
+    topk_index: torch.Tensor,
+    block_statistic: torch.Tensor | None,
+) -> None:
+    """softmax over x [M, E], top k, not renormalised. Same limits."""
+    _softmax("moe_softmax_topk", x, normed_score, topk_index, block_statistic, False)
+
+
+@vendor_op("gen_block_statistic", in_place=("block_statistic",), guard=_guard_histogram)
+def gen_block_statistic(topk_ids: torch.Tensor, block_statistic: torch.Tensor) -> None:
+    """Histogram of ids int32 [M, k] into a zeroed block_statistic int32 [12, E]."""
+    place = "gen_block_statistic"
+    require_dtype(place, "topk_ids", topk_ids, torch.int32)
+    require(topk_ids.dim() == 2, f"{place}(topk_ids=)", "[M, k]", tuple(topk_ids.shape))
+    require_dtype(place, "block_statistic", block_statistic, torch.int32)
+    require_shape(place, "block_statistic", block_statistic, (CLUSTERS, block_statistic.shape[-1]))
+    add_histogram(topk_ids, block_statistic)
+
+
+@vendor_op(
+    "moe_group_topk",
+    profiles=("P-C",),
+    outputs=("weights", "ids"),
+    in_place=("block_statistic",),
+    guard=_guard_histogram,
+)
+def moe_group_topk(
+    scores: torch.Tensor,
+    n_group: int,
+    topk_group: int,
+    weights: torch.Tensor,
+    ids: torch.Tensor,
+    block_statistic: torch.Tensor | None,
+) -> None:
+    """Grouped top k of given scores [M, E], neither renormalised nor scaled; at most 512 experts;
+    ungrouped is (1, 1). Group strength as in the sigmoid kernel (assumption).
+    """
+    place = "moe_group_topk"
+    _check(place, scores, ids, weights, block_statistic, *FLOATS)
+    experts = scores.shape[1]
+    require(experts <= SIGMOID_EXPERT_LIMIT, f"{place}(scores=)", "at most 512 experts", experts)
+    values = scores.float()
+    best = _group_top_k(place, values, ids.shape[1], n_group, topk_group)
+    weights.copy_(values.gather(1, best))
+    ids.copy_(best)
+    if block_statistic is not None:
+        add_histogram(ids, block_statistic)
+
+
+@vendor_op("moe_fused_gate_dsv4", profiles=("P-C",), outputs=("weights_out", "ids_out"))
+def moe_fused_gate_dsv4(
+    logits: torch.Tensor,
+    bias: torch.Tensor,
+    weights_out: torch.Tensor,
+    ids_out: torch.Tensor,
+    top_k: int,
+    scoring_func: str,
+    num_fused_shared: int = 0,
+    renormalize: bool = True,
+    routed_scaling_factor: float = 1.0,
+    apply_scale: bool = False,
+) -> None:
+    """Ungrouped routing with a correction bias; logits fp32 [M, E], no other dtype. The scaling
+    factor lands on the weights, and only when `apply_scale` is set. Emits no histogram. Argument
+    names beyond the positions are ours: public call sites pass them by position.
+    """
+    place = "moe_fused_gate_dsv4"
+    _check(place, logits, ids_out, weights_out, None, torch.float32)
+    require_dtype(place, "bias", bias, torch.float32)
+    require_shape(place, "bias", bias, (logits.shape[1],))
+    require(ids_out.shape[1] == top_k, f"{place}(top_k=)", str(ids_out.shape[1]), top_k)
+    require(num_fused_shared == 0, f"{place}(num_fused_shared=)", "0", num_fused_shared)
+    require(
+        scoring_func in ("sigmoid", "sqrtsoftplus"),
+        f"{place}(scoring_func=)",
+        "sigmoid or sqrtsoftplus",
+        scoring_func,
+    )
+    if scoring_func == "sigmoid":
+        scores = logits.sigmoid()
+    else:
+        scores = torch.nn.functional.softplus(logits).sqrt()
+    ids = _best(scores + bias, top_k)
+    weights = scores.gather(1, ids)
+    if renormalize:
+        weights = weights / weights.sum(dim=-1, keepdim=True)
+    weights_out.copy_(weights * routed_scaling_factor if apply_scale else weights)
+    ids_out.copy_(ids)
