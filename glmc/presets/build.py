@@ -1,0 +1,69 @@
+"""From fields to the config object of the installed transformers, 4.57 or 5.x."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import transformers
+
+from glmc.errors import ConfigError
+from glmc.presets.fields import ModelFields
+
+_CLASSES = {
+    "GlmForCausalLM": "GlmConfig",
+    "Glm4ForCausalLM": "Glm4Config",
+    "Glm4MoeForCausalLM": "Glm4MoeConfig",
+}
+# Kept from the file as they are: they do not change the result of inference.
+_CARRIED = ("initializer_range", "pad_token_id", "bos_token_id", "attention_dropout")
+
+
+def build_config(fields: ModelFields, data: Mapping[str, Any]) -> Any:
+    """The transformers config with every field of ``fields`` set.
+
+    What came out is read back and compared: raises :class:`ConfigError` when the installed
+    transformers dropped or changed a field.
+    """
+    values: dict[str, Any] = asdict(fields)
+    moe = values.pop("moe")
+    architecture = values.pop("architecture")
+    scaling = values.pop("rope_scaling")
+    eos = list(values.pop("eos_token_ids"))
+    if moe is None:
+        del values["use_qk_norm"]
+    else:
+        values.update(moe)
+    if int(transformers.__version__.split(".")[0]) >= 5:
+        values["rope_parameters"] = {
+            "rope_type": "default",
+            **(scaling or {}),
+            "rope_theta": values.pop("rope_theta"),
+            "partial_rotary_factor": values.pop("partial_rotary_factor"),
+        }
+    else:
+        values["rope_scaling"] = scaling
+    values.update({name: data[name] for name in _CARRIED if name in data})
+    config = getattr(transformers, _CLASSES[architecture])(
+        **values, eos_token_id=eos or None, architectures=[architecture], use_cache=True
+    )
+    _compare(fields, config)
+    return config
+
+
+def _compare(fields: ModelFields, config: Any) -> None:
+    from glmc.presets.fields import fields_of
+
+    built = asdict(fields_of(config))
+    changed = [
+        f"{name}: {value!r} became {built[name]!r}"
+        for name, value in asdict(fields).items()
+        if built[name] != value and not (name == "eos_token_ids" and not value)
+    ]
+    if changed:
+        raise ConfigError(
+            f"transformers {transformers.__version__} changed fields of the config",
+            found="; ".join(changed),
+            remedy="install transformers 4.57 or newer; report this if it is",
+        )

@@ -1,0 +1,170 @@
+"""Models by preset name or checkpoint directory: config, shape, dtype and expected matches."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from glmc.errors import ConfigError
+from glmc.ir.program import ModelShape
+from glmc.presets.fields import ModelFields, read_fields, token_ids
+from glmc.presets.matches import expected_matches
+from glmc.presets.parameters import parameter_count
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A published model. ``confidence`` grades each config field: A is the raw config or a
+    checkpoint header, B two independent secondary sources, C a single one."""
+
+    name: str
+    repository: str
+    config: Mapping[str, Any]
+    confidence: Mapping[str, str]
+    parameters: int
+    matches: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """What a compile starts from.
+
+    ``config`` is the transformers config object. ``directory`` is the checkpoint, or None for a
+    preset. ``expected_matches`` is per pass name; ``dtype`` the published one of the weights.
+    """
+
+    name: str
+    directory: Path | None
+    fields: ModelFields
+    config: Any
+    shape: ModelShape
+    dtype: torch.dtype
+    eos_token_ids: tuple[int, ...]
+    expected_matches: Mapping[str, int]
+
+
+@cache
+def preset_names() -> tuple[str, ...]:
+    """Names of all presets, sorted."""
+    files = resources.files("glmc.presets").iterdir()
+    return tuple(sorted(file.name[:-5] for file in files if file.name.endswith(".json")))
+
+
+def load_preset(name: str) -> Preset:
+    """A preset by name; raises :class:`ConfigError` for an unknown one."""
+    if name not in preset_names():
+        raise ConfigError(
+            f"there is no preset '{name}'",
+            expected=", ".join(preset_names()),
+            remedy="name one of these, or a checkpoint directory",
+        )
+    file = resources.files("glmc.presets").joinpath(f"{name}.json")
+    data = json.loads(file.read_text(encoding="utf-8"))
+    return Preset(
+        name=name,
+        repository=data["repository"],
+        config=data["config"],
+        confidence={
+            field: grade for grade, fields in data["confidence"].items() for field in fields
+        },
+        parameters=data["parameters"],
+        matches=data["expected_matches"],
+    )
+
+
+def load_config(source: str | Path) -> ModelSource:
+    """Read a preset by name or the config.json of a checkpoint directory.
+
+    A directory wins over a preset of the same name only when it is written as a path (with a
+    separator). Raises :class:`ConfigError`: see :func:`glmc.presets.fields.read_fields`.
+    """
+    if isinstance(source, str) and source in preset_names():
+        preset = load_preset(source)
+        return _model_source(source, None, preset.config, preset.config.get("eos_token_id"))
+    directory = Path(source)
+    if not directory.is_dir():
+        raise ConfigError(
+            f"'{source}' is neither a preset nor a checkpoint directory",
+            expected=f"a directory with config.json, or one of: {', '.join(preset_names())}",
+            found="a file" if directory.is_file() else "nothing at that path",
+            remedy="pass the directory of a downloaded checkpoint, or a preset name",
+        )
+    data = _read_json(directory / "config.json")
+    generation = directory / "generation_config.json"
+    # Generation settings are what the publisher wants decoding to stop at; they go first.
+    ends = _read_json(generation).get("eos_token_id") if generation.is_file() else None
+    if ends is None:
+        ends = data.get("eos_token_id")
+    return _model_source(directory.resolve().name, directory, data, ends)
+
+
+def model_shape(fields: ModelFields, name: str, eos_token_ids: tuple[int, ...]) -> ModelShape:
+    """The facts that later stages need, with the exact number of parameters."""
+    return ModelShape(
+        name=name,
+        architecture=fields.architecture,
+        layers=fields.num_hidden_layers,
+        vocabulary=fields.vocab_size,
+        hidden=fields.hidden_size,
+        query_heads=fields.num_attention_heads,
+        kv_heads=fields.num_key_value_heads,
+        head_dim=fields.head_dim,
+        maximum_positions=fields.max_position_embeddings,
+        eos_token_ids=eos_token_ids,
+        parameters=parameter_count(fields),
+        tied_embeddings=fields.tie_word_embeddings,
+    )
+
+
+def _model_source(
+    name: str, directory: Path | None, data: Mapping[str, Any], ends: Any
+) -> ModelSource:
+    from glmc.presets.build import build_config
+
+    place = name if directory is None else str(directory / "config.json")
+    fields = read_fields(data, place=place)
+    if fields.dtype is None:
+        raise ConfigError(
+            "config.json does not name the dtype of the weights",
+            place=place,
+            expected="'dtype' or 'torch_dtype'",
+            remedy='add "torch_dtype": "bfloat16" as in the published checkpoints',
+        )
+    eos = token_ids(ends, place=place)
+    return ModelSource(
+        name=name,
+        directory=directory,
+        fields=fields,
+        config=build_config(fields, data),
+        shape=model_shape(fields, name, eos),
+        dtype=fields.dtype,
+        eos_token_ids=eos,
+        expected_matches=expected_matches(fields),
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"{path.name} is missing",
+            place=str(path.parent),
+            remedy="pass the directory of a complete checkpoint",
+        ) from error
+    except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(
+            f"{path.name} can't be read: {error}",
+            place=str(path),
+            remedy="download the file again",
+        ) from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path.name} is no JSON object", place=str(path))
+    return data

@@ -1,0 +1,42 @@
+"""How often each pass must match in a model, counted from its layers.
+
+A compile that finds fewer has lost a fusion somewhere. ``clean`` and ``canonical`` are not here:
+how much they tidy depends on the spelling of the traced code and not on the model.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from glmc.presets.fields import ModelFields, fields_of
+
+
+def expected_matches(config: ModelFields | Any) -> dict[str, int]:
+    """Matches per pass name, for :class:`ModelFields` or a transformers config object.
+
+    ``rms_norm`` counts every norm (those that ``add_rms_norm`` widens later included, and those of
+    q and k), ``rope`` counts q and k apart, ``qk_norm`` the norms of q and k apart,
+    ``gate_up_merge`` the dense layers and shared experts whose gate and up projections are two
+    matrices (``glm`` and ``glm4`` have one fused matrix), ``kv_cache`` the layers of one phase.
+    """
+    fields = config if isinstance(config, ModelFields) else fields_of(config)
+    layers = fields.num_hidden_layers
+    norms = 4 if fields.architecture == "Glm4ForCausalLM" else 2
+    head_norms = 2 * layers if fields.use_qk_norm else 0
+    experts = fields.moe_layers
+    return {
+        "rms_norm": norms * layers + head_norms + 1,
+        # Each layer adds to the residual twice; the sum goes to the layer's second norm, the next
+        # layer's first norm or the final norm.
+        "add_rms_norm": 2 * layers,
+        "rope": 2 * layers,
+        "qkv_merge": layers,
+        "gate_up_merge": 0 if fields.moe is None else fields.dense_layers + experts,
+        "qk_norm": head_norms,
+        "attention": layers,
+        "kv_cache": layers,
+        "moe_gate": experts,
+        "moe_ffn": experts,
+        "shared_expert": experts,
+        "select_last": 1,
+    }
