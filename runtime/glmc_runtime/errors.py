@@ -85,3 +85,10 @@ class MissingPackageError(GlmcError):
     """An optional package that this request needs is not installed."""
 
     code = "GLMC-2007"
+
+
+class NumericsError(GlmcError):
+    """The model's numbers are not usable: logits hold NaN or no finite value."""
+
+    code = "GLMC-2008"
+    exit_status = 1

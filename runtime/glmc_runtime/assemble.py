@@ -1,0 +1,113 @@
+"""Put an artifact into memory: guards, weights, cache, arena, inputs, and a replay per phase."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+
+import torch
+
+from glmc_runtime.arena import Arena
+from glmc_runtime.bind import Memory, PhaseBinder
+from glmc_runtime.buckets import Buckets
+from glmc_runtime.cache import SCRATCH_BLOCK, KVCache, choose_block_count
+from glmc_runtime.check import check_plan
+from glmc_runtime.errors import ArtifactError
+from glmc_runtime.graph import graphs_for
+from glmc_runtime.guards import check_vendor_functions, check_versions, device_for
+from glmc_runtime.inputs import Step, StepInputs
+from glmc_runtime.kernels import is_vendor
+from glmc_runtime.kernels.vendor import EMULATED_NOTICE, Vendor, find_vendor
+from glmc_runtime.loader import Artifact
+from glmc_runtime.replay import PhaseReplay
+from glmc_runtime.sequences import Chunk
+from glmc_runtime.statistics import Statistics
+from glmc_runtime.weights import load_weights
+
+PREFILL_BINDINGS_KEPT = 64
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Everything that a session runs on. ``replays`` is by phase."""
+
+    device: torch.device
+    cache: KVCache
+    replays: dict[str, PhaseReplay]
+    prefill_buckets: Buckets
+    decode_buckets: Buckets
+    max_context: int
+    statistics: Statistics
+
+
+def assemble(
+    artifact: Artifact,
+    emulate: bool | None,
+    kv_blocks: int | None,
+    kv_memory_bytes: int | None,
+    timing: bool,
+) -> Machine:
+    """Check, load and bind; see :func:`glmc_runtime.load` for the options and errors."""
+    manifest, plans = artifact.manifest, artifact.plans
+    check_versions(manifest.guards)
+    vendor = vendor_of(artifact, emulate)
+    check_vendor_functions(manifest.guards, vendor)
+    device = device_for(manifest.guards, vendor)
+    prefill = Buckets("prefill", manifest.limits.prefill_buckets)
+    decode = Buckets("decode", manifest.limits.decode_buckets)
+    largest = {
+        "prefill": (prefill.largest, min(prefill.largest, decode.largest)),
+        "decode": (decode.largest, decode.largest),
+    }
+    for phase in largest:
+        if phase not in plans:
+            raise ArtifactError(f"the artifact has no phase '{phase}'", found=", ".join(plans))
+        check_plan(plans[phase], manifest)
+
+    weights = load_weights(artifact.path, manifest, device)
+    arena = Arena(max(plans[name].arena.evaluate(*largest[name]) for name in largest), device)
+    context = min(
+        manifest.limits.max_context,
+        manifest.cache.blocks_per_sequence * manifest.cache.block_size,
+    )
+    blocks = choose_block_count(
+        manifest.cache,
+        context,
+        decode.largest,
+        device,
+        kv_blocks=kv_blocks,
+        kv_memory_bytes=kv_memory_bytes,
+    )
+    cache = KVCache(manifest.cache, blocks, device)
+    statistics = Statistics(vendor is not None and vendor.emulated, timing)
+    statistics.vendor_calls = None if vendor is None else vendor.calls
+    graphs = graphs_for(device)
+    replays = {}
+    for phase, counts in largest.items():
+        inputs = StepInputs(plans[phase].inputs, *counts, device)
+        memory = Memory(arena, inputs, weights, cache, vendor)
+        # A decode step has as many shapes as rows; prefill steps come in any shape.
+        keep = PREFILL_BINDINGS_KEPT if phase == "prefill" else None
+        binder = PhaseBinder(plans[phase], memory, keep)
+        replays[phase] = PhaseReplay(binder, inputs, graphs, statistics, keep)
+    if graphs.on_device:
+        _capture(replays["decode"], decode, manifest.cache.block_size)
+    return Machine(device, cache, replays, prefill, decode, context, statistics)
+
+
+def vendor_of(artifact: Artifact, emulate: bool | None) -> Vendor | None:
+    """The vendor of an artifact that calls one; says on stderr when it is the emulator."""
+    if not any(is_vendor(function) for function in artifact.functions):
+        return None
+    vendor = find_vendor(artifact.manifest.abi_profile, emulate)
+    if vendor.emulated:
+        print(f"glmc-runtime: {EMULATED_NOTICE} ({vendor.description})", file=sys.stderr)
+    return vendor
+
+
+@torch.inference_mode()
+def _capture(replay: PhaseReplay, buckets: Buckets, block_size: int) -> None:
+    """Capture every decode bucket, the largest first; all rows write to the scratch block."""
+    row = Chunk((0,), 0, [SCRATCH_BLOCK])
+    for bucket in reversed(buckets.sizes):
+        replay.capture(Step([row] * bucket, bucket, bucket, block_size))

@@ -1,0 +1,190 @@
+"""Bind a plan: each call becomes a thunk over views that are made once.
+
+A call is bound again only for another value of a symbol that it depends on. Most calls of a
+prefill depend on the token bucket alone; only those that see real counts are bound anew, and the
+oldest of these are forgotten.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from math import prod
+from typing import Any, NamedTuple
+
+import torch
+
+from glmc_runtime.arena import Arena
+from glmc_runtime.cache import KVCache
+from glmc_runtime.dtypes import dtype_of
+from glmc_runtime.errors import PlanError
+from glmc_runtime.inputs import StepInputs
+from glmc_runtime.kernels import Thunk, find_binder, is_vendor
+from glmc_runtime.kernels.vendor import Vendor
+from glmc_runtime.plan import (
+    Argument,
+    BufferArgument,
+    CacheArgument,
+    Call,
+    Extent,
+    ExtentArgument,
+    InputArgument,
+    PhasePlan,
+    Shape,
+    ValueArgument,
+    WeightArgument,
+)
+
+
+class Symbols(NamedTuple):
+    """The values that size a step: those of the bucket and the real ones."""
+
+    tokens: int
+    sequences: int
+    real_tokens: int
+    real_sequences: int
+
+    @property
+    def bucket(self) -> tuple[int, int]:
+        return self.tokens, self.sequences
+
+    @property
+    def real(self) -> tuple[int, int]:
+        return self.real_tokens, self.real_sequences
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Everything that an argument can point into."""
+
+    arena: Arena
+    inputs: StepInputs
+    weights: dict[str, torch.Tensor]
+    cache: KVCache
+    vendor: Vendor | None
+
+
+class PhaseBinder:
+    """Binds the calls of one phase; keeps at most ``keep`` bindings of each call (None: all)."""
+
+    def __init__(self, plan: PhasePlan, memory: Memory, keep: int | None) -> None:
+        self.plan = plan
+        self.bound = 0
+        self._memory = memory
+        self._keep = keep
+        self._buffers = {buffer.id: buffer for buffer in plan.buffers}
+        self._symbols = [self._symbols_of(call) for call in plan.calls]
+        self._thunks: list[OrderedDict[tuple[int, ...], Thunk]] = [
+            OrderedDict() for _ in plan.calls
+        ]
+
+    def bind(self, first: int, last: int, symbols: Symbols) -> tuple[Thunk, ...]:
+        """Thunks of the calls ``first`` to ``last`` (inclusive); raises :class:`PlanError`."""
+        return tuple(self._thunk(position, symbols) for position in range(first, last + 1))
+
+    def sees_real_counts(self, position: int) -> bool:
+        """Whether a call depends on how much of its bucket is real."""
+        return any(symbol >= 2 for symbol in self._symbols[position])
+
+    def output(self, symbols: Symbols) -> torch.Tensor:
+        """The logits of the real sequences, [real_sequences, vocabulary], in the arena."""
+        logits: torch.Tensor = self._value(BufferArgument(self.plan.output), symbols)
+        return logits[: symbols.real_sequences]
+
+    def call_of(self, thunk: Thunk | None) -> Call | None:
+        """The call that a thunk was bound for; None for a device graph."""
+        for call, thunks in zip(self.plan.calls, self._thunks, strict=True):
+            if any(bound is thunk for bound in thunks.values()):
+                return call
+        return None
+
+    def _thunk(self, position: int, symbols: Symbols) -> Thunk:
+        key = tuple(symbols[index] for index in self._symbols[position])
+        thunks = self._thunks[position]
+        thunk = thunks.get(key)
+        if thunk is None:
+            thunk = thunks[key] = self._bind_call(self.plan.calls[position], symbols)
+            self.bound += 1
+            if self._keep is not None and len(thunks) > self._keep:
+                thunks.popitem(last=False)
+        else:
+            thunks.move_to_end(key)
+        return thunk
+
+    def _bind_call(self, call: Call, symbols: Symbols) -> Thunk:
+        values = {name: self._value(item, symbols) for name, item in call.arguments.items()}
+        try:
+            if not is_vendor(call.function):
+                return find_binder(call.function)(values)
+            if self._memory.vendor is None:
+                raise PlanError("a plan calls the vendor, but no vendor library was looked for")
+            return self._memory.vendor.bind(call.function, values)
+        except (KeyError, TypeError, RuntimeError, AttributeError) as error:
+            raise PlanError(
+                f"'{call.function}' can't be bound: {error!r}",
+                place=place_of(call),
+                found=", ".join(sorted(values)),
+                remedy="compile again with the glmc of this runtime's version",
+            ) from error
+
+    def _value(self, argument: Argument, symbols: Symbols) -> Any:
+        if isinstance(argument, ValueArgument):
+            return argument.value
+        if isinstance(argument, WeightArgument):
+            weight = self._memory.weights[argument.weight]
+            return weight if argument.rows is None else weight[slice(*argument.rows)]
+        if isinstance(argument, CacheArgument):
+            return self._memory.cache.tensor(argument.cache, argument.layer)
+        counts = symbols.real if argument.real else symbols.bucket
+        if isinstance(argument, ExtentArgument):
+            return argument.extent.evaluate(*counts)
+        if isinstance(argument, InputArgument):
+            shape = None if argument.shape is None else evaluate(argument.shape, counts)
+            return self._memory.inputs.view(argument.input, shape, counts)
+        buffer = self._buffers[argument.buffer]
+        shape = evaluate(buffer.shape if argument.shape is None else argument.shape, counts)
+        if prod(shape) > prod(evaluate(buffer.shape, symbols.bucket)):
+            raise PlanError(f"a view of buffer '{buffer.name}' is too large", found=str(shape))
+        offset = buffer.offset.evaluate(*symbols.bucket)
+        return self._memory.arena.view(offset, dtype_of(buffer.dtype), shape)
+
+    def _symbols_of(self, call: Call) -> tuple[int, ...]:
+        """Positions in :class:`Symbols` that the arguments of a call depend on."""
+        used: set[int] = set()
+        for argument in call.arguments.values():
+            bucket_extents: list[Extent] = []
+            shape: Shape = ()
+            if isinstance(argument, BufferArgument):
+                buffer = self._buffers[argument.buffer]
+                bucket_extents = [buffer.offset]
+                shape = buffer.shape if argument.shape is None else argument.shape
+            elif isinstance(argument, InputArgument):
+                declared = {spec.name: spec.shape for spec in self.plan.inputs}
+                shape = declared[argument.input] if argument.shape is None else argument.shape
+            elif isinstance(argument, ExtentArgument):
+                shape = (argument.extent,)
+            else:
+                continue
+            used |= _symbols_in(bucket_extents, 0) | _symbols_in(shape, 2 * argument.real)
+        return tuple(sorted(used))
+
+
+def evaluate(shape: Shape, counts: tuple[int, int]) -> tuple[int, ...]:
+    """A shape at (tokens, sequences)."""
+    return tuple(extent.evaluate(*counts) for extent in shape)
+
+
+def place_of(call: Call) -> str:
+    """Where a call stands in the model, for an error message."""
+    layer = "" if call.layer is None else f", layer {call.layer}"
+    return f"call '{call.function}', node '{call.node}'{layer}, module '{call.module}'"
+
+
+def _symbols_in(extents: Shape | list[Extent], base: int) -> set[int]:
+    found = set()
+    for extent in extents:
+        if extent.tokens:
+            found.add(base)
+        if extent.sequences:
+            found.add(base + 1)
+    return found

@@ -1,0 +1,155 @@
+"""The paged KV cache: the tensors, and who owns which block."""
+
+from __future__ import annotations
+
+import torch
+
+from glmc_runtime.dtypes import dtype_of
+from glmc_runtime.errors import CapacityError, PlanError
+from glmc_runtime.manifest import CacheSpec
+
+SCRATCH_BLOCK = 0
+
+
+class BlockAllocator:
+    """Hands out blocks 1 .. count-1; block 0 is the scratch block of padded rows.
+
+    One byte per block (1 is free), so that a contiguous run is one search.
+    """
+
+    def __init__(self, count: int) -> None:
+        if count < 2:
+            raise CapacityError(
+                "the KV cache is too small",
+                expected="at least 2 blocks: scratch and one more",
+                found=str(count),
+                remedy="give more memory to the KV cache",
+            )
+        self.count = count
+        self._free = bytearray(b"\x00" + b"\x01" * (count - 1))
+        self._available = count - 1
+
+    @property
+    def available(self) -> int:
+        return self._available
+
+    @property
+    def usable(self) -> int:
+        """All blocks that sequences can ever own."""
+        return self.count - 1
+
+    def allocate(self, number: int, after: int | None = None) -> list[int]:
+        """Take ``number`` blocks: right behind block ``after`` if those are free, else the first
+        run that is long enough, else the lowest free ones. Raises :class:`CapacityError`."""
+        if number <= 0:
+            return []
+        if number > self._available:
+            raise CapacityError(
+                "the KV cache has too few free blocks",
+                expected=f"{number} blocks",
+                found=f"{self._available} free of {self.usable}",
+                remedy="release sequences, send fewer or shorter ones, or load with more kv_blocks",
+            )
+        run = b"\x01" * number
+        start = -1
+        if after is not None and self._free.startswith(run, after + 1):
+            start = after + 1
+        if start < 0:
+            start = self._free.find(run)
+        blocks = list(range(start, start + number)) if start >= 0 else self._lowest(number)
+        for block in blocks:
+            self._free[block] = 0
+        self._available -= number
+        return blocks
+
+    def _lowest(self, number: int) -> list[int]:
+        blocks: list[int] = []
+        position = 0
+        while len(blocks) < number:
+            position = self._free.index(1, position)
+            blocks.append(position)
+            position += 1
+        return blocks
+
+    def free(self, blocks: list[int]) -> None:
+        """Give blocks back; a block that is not owned (or given twice) is refused as a whole."""
+        if len(set(blocks)) != len(blocks) or any(
+            not SCRATCH_BLOCK < block < self.count or self._free[block] for block in blocks
+        ):
+            raise PlanError(
+                "blocks of the KV cache are freed that nobody owns",
+                found=str(blocks),
+                remedy="release each sequence once",
+            )
+        for block in blocks:
+            self._free[block] = 1
+        self._available += len(blocks)
+
+
+class KVCache:
+    """``keys[layer]`` and ``values[layer]`` in the layout of the manifest, and the allocator."""
+
+    def __init__(self, spec: CacheSpec, blocks: int, device: torch.device) -> None:
+        if spec.layout == "blocks_heads_tokens":
+            shape = (blocks, spec.kv_heads, spec.block_size, spec.head_dim)
+        elif spec.layout == "blocks_tokens_heads":
+            shape = (blocks, spec.block_size, spec.kv_heads, spec.head_dim)
+        else:
+            raise PlanError(f"'{spec.layout}' is no layout of the KV cache")
+        self.spec = spec
+        self.allocator = BlockAllocator(blocks)
+        dtype = dtype_of(spec.dtype)
+        try:
+            # Zeroed: a kernel that masks by multiplying must not meet NaN in an unwritten slot.
+            self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(spec.layers)]
+            self.values = [torch.zeros_like(keys) for keys in self.keys]
+        except RuntimeError as error:
+            raise CapacityError(
+                "the KV cache does not fit into memory",
+                expected=f"{blocks * block_bytes(spec)} bytes for {blocks} blocks",
+                place=str(device),
+                remedy="load with fewer kv_blocks",
+            ) from error
+
+    def tensor(self, name: str, layer: int) -> torch.Tensor:
+        """The ``key`` or ``value`` cache of a layer; raises :class:`PlanError`."""
+        caches = {"key": self.keys, "value": self.values}.get(name)
+        if caches is None or not 0 <= layer < len(caches):
+            raise PlanError(f"there is no cache '{name}' of layer {layer}")
+        return caches[layer]
+
+
+def block_bytes(spec: CacheSpec) -> int:
+    """Bytes of one block over all layers, keys and values."""
+    tokens = 2 * spec.layers * spec.kv_heads * spec.block_size
+    return tokens * spec.head_dim * dtype_of(spec.dtype).itemsize
+
+
+CPU_DEFAULT_BYTES = 2 << 30
+
+
+def choose_block_count(
+    spec: CacheSpec,
+    max_context: int,
+    largest_batch: int,
+    device: torch.device,
+    *,
+    kv_blocks: int | None,
+    kv_memory_bytes: int | None,
+) -> int:
+    """The number of blocks, scratch included; see :func:`glmc_runtime.load` for the rule."""
+    if kv_blocks is not None and kv_memory_bytes is not None:
+        raise CapacityError(
+            "the size of the KV cache is given twice",
+            expected="kv_blocks or kv_memory_bytes",
+            remedy="leave one of them out",
+        )
+    if kv_blocks is not None:
+        return kv_blocks
+    if kv_memory_bytes is not None:
+        return kv_memory_bytes // block_bytes(spec)
+    full = 1 + largest_batch * -(-max_context // spec.block_size)
+    limit = CPU_DEFAULT_BYTES
+    if device.type == "cuda":
+        limit = torch.cuda.mem_get_info(device)[0] // 2
+    return min(full, limit // block_bytes(spec))

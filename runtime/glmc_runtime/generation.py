@@ -1,0 +1,192 @@
+"""Generate for many requests: prompts enter as rows and blocks get free, finished ones leave."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from glmc_runtime.errors import CapacityError, RequestError
+from glmc_runtime.sampling import Sampler, SamplingParameters, next_tokens
+from glmc_runtime.sequences import Sequence, blocks_for
+from glmc_runtime.text import TextStream
+
+if TYPE_CHECKING:
+    from glmc_runtime.session import Session
+
+
+@dataclass(frozen=True)
+class Event:
+    """One new token of request number ``request``.
+
+    ``text`` is what became readable with it (empty without a tokenizer and inside a character).
+    ``finish_reason`` is None, or on the last token ``stop``, ``length`` or ``context``.
+    """
+
+    request: int
+    token: int
+    text: str
+    finish_reason: str | None
+
+
+@dataclass
+class Completion:
+    """All of one request: its new tokens (the eos id included), their text, why it ended."""
+
+    tokens: list[int]
+    text: str
+    finish_reason: str
+
+    def take(self, event: Event) -> None:
+        self.tokens.append(event.token)
+        self.text += event.text
+        self.finish_reason = event.finish_reason or self.finish_reason
+
+
+@dataclass(frozen=True)
+class Stop:
+    """When a request ends: ``length`` new tokens, or any of ``token_ids``."""
+
+    length: int
+    token_ids: frozenset[int]
+
+
+@dataclass(eq=False)
+class _Request:
+    number: int
+    sequence: Sequence
+    sampler: Sampler
+    text: TextStream
+    new_tokens: int = 0
+    token: int = -1
+
+
+class Generation:
+    """The requests of one ``stream`` call and the loop that serves them."""
+
+    def __init__(self, session: Session, stop: Stop) -> None:
+        if stop.length < 1:
+            raise RequestError("max_new_tokens is out of range", expected="at least 1")
+        self._session = session
+        self._stop = stop
+        self._waiting: deque[_Request] = deque()
+        self._running: list[_Request] = []
+
+    def add(self, sequence: Sequence, parameters: SamplingParameters) -> None:
+        """Queue a request; raises :class:`CapacityError` when the cache can never hold it."""
+        session = self._session
+        longest = min(len(sequence) + self._stop.length - 1, session.max_context)
+        needed = blocks_for(longest, session.manifest.cache.block_size)
+        usable = session.cache.allocator.usable
+        if needed > usable:
+            raise CapacityError(
+                "a request can't ever fit into the KV cache",
+                expected=f"{needed} blocks for {longest} tokens",
+                found=f"{usable} blocks in all",
+                remedy="shorten the prompt, lower max_new_tokens, or load with more kv_blocks",
+            )
+        number = len(self._waiting)
+        self._waiting.append(_Request(number, sequence, Sampler(parameters), session.text.stream()))
+
+    def events(self) -> Iterator[Event]:
+        """Run until every request has finished. Closing the iterator gives all blocks back."""
+        try:
+            while self._waiting or self._running:
+                admitted = self._admit()
+                if admitted:
+                    logits = self._session.prefill([request.sequence for request in admitted])
+                    self._running += admitted
+                    yield from self._take(admitted, logits)
+                elif self._make_room():
+                    batch = list(self._running)
+                    logits = self._session.decode(
+                        [request.sequence for request in batch],
+                        [request.token for request in batch],
+                    )
+                    yield from self._take(batch, logits)
+                elif not self._admittable():
+                    raise self._starved()
+        finally:
+            for request in self._running:
+                self._session.release(request.sequence)
+            self._running = []
+
+    def _admit(self) -> list[_Request]:
+        """Waiting requests that fit next to the running ones, in their order."""
+        session = self._session
+        admitted: list[_Request] = []
+        # A block for each running request stays free, or the newcomer would be put back at once.
+        free = session.cache.allocator.available - len(self._running)
+        while self._waiting and (
+            len(self._running) + len(admitted) < session.decode_buckets.largest
+        ):
+            request = self._waiting[0]
+            free -= session.blocks_needed(request.sequence, len(request.sequence))
+            if free < 0:
+                break
+            admitted.append(self._waiting.popleft())
+        return admitted
+
+    def _admittable(self) -> bool:
+        """Whether the next waiting request has its blocks when nothing else runs."""
+        sequence = self._waiting[0].sequence
+        needed = self._session.blocks_needed(sequence, len(sequence))
+        return needed <= self._session.cache.allocator.available
+
+    def _starved(self) -> CapacityError:
+        allocator = self._session.cache.allocator
+        return CapacityError(
+            "no request can go on: the KV cache is held by other sequences of the session",
+            found=f"{allocator.available} free of {allocator.usable} blocks",
+            remedy="release the sequences that you made yourself, or load with more kv_blocks",
+        )
+
+    def _make_room(self) -> bool:
+        """Put the youngest requests back until the next decode step has its blocks.
+
+        Says whether any request is left to decode. One request alone always fits: ``add`` saw to
+        that.
+        """
+        session = self._session
+        while self._running:
+            needed = sum(
+                session.blocks_needed(request.sequence, len(request.sequence) + 1)
+                for request in self._running
+            )
+            if needed <= session.cache.allocator.available:
+                return True
+            youngest = max(self._running, key=lambda request: request.number)
+            self._running.remove(youngest)
+            session.release(youngest.sequence)
+            # Its drawn token is not cached yet, so it becomes the end of the new prompt.
+            youngest.sequence.tokens.append(youngest.token)
+            self._waiting.appendleft(youngest)
+            session.statistics.preempted += 1
+        return False
+
+    def _take(self, batch: list[_Request], logits: torch.Tensor) -> Iterator[Event]:
+        """Draw each request's next token; those that finish leave before their event is seen."""
+        drawn = next_tokens([request.sampler for request in batch], logits)
+        for request, token in zip(batch, drawn, strict=True):
+            request.token = token
+            request.new_tokens += 1
+            reason = self._finish_reason(request)
+            text = request.text.feed(token)
+            if reason is not None:
+                self._running.remove(request)
+                self._session.release(request.sequence)
+                self._session.statistics.finished[reason] += 1
+                text += request.text.finish()
+            yield Event(request.number, token, text, reason)
+
+    def _finish_reason(self, request: _Request) -> str | None:
+        if request.token in self._stop.token_ids:
+            return "stop"
+        if request.new_tokens >= self._stop.length:
+            return "length"
+        if len(request.sequence) >= self._session.max_context:
+            return "context"
+        return None

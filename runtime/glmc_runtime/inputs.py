@@ -1,0 +1,183 @@
+"""Step inputs: filled in place into memory that lives as long as the session.
+
+All inputs of a phase share one block of host memory and, on a device, its twin, so that a step
+costs one copy. On a CPU the two are the same memory. Values are written through memoryviews: no
+tensor is made and no torch function is called.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable
+from itertools import accumulate
+from math import prod
+from typing import Literal
+
+import torch
+
+from glmc_runtime.cache import SCRATCH_BLOCK
+from glmc_runtime.dtypes import dtype_of
+from glmc_runtime.errors import PlanError
+from glmc_runtime.plan import STEP_INPUTS, InputSpec
+from glmc_runtime.sequences import Chunk
+
+_FORMATS: dict[str, Literal["i", "q"]] = {"int32": "i", "int64": "q"}
+_ALIGNMENT = 64
+HOST_SUFFIX = "_host"
+
+
+class Step:
+    """What a step computes: chunks of sequences, padded to ``tokens`` rows.
+
+    ``sequences`` is the padded number of sequences: the bucket in decode, the real one in prefill.
+    """
+
+    def __init__(self, chunks: list[Chunk], tokens: int, sequences: int, block_size: int) -> None:
+        self.chunks = chunks
+        self.tokens = tokens
+        self.sequences = sequences
+        self.block_size = block_size
+        self.padding = tokens - sum(len(chunk.tokens) for chunk in chunks)
+        self.absent = sequences - len(chunks)
+
+
+def _token_ids(step: Step) -> list[int]:
+    return [token for chunk in step.chunks for token in chunk.tokens] + [0] * step.padding
+
+
+def _positions(step: Step) -> list[int]:
+    positions: list[int] = []
+    for chunk in step.chunks:
+        positions.extend(range(chunk.start, chunk.start + len(chunk.tokens)))
+    return positions + [0] * step.padding
+
+
+def _slot_mapping(step: Step) -> list[int]:
+    size = step.block_size
+    slots = [
+        chunk.blocks[position // size] * size + position % size
+        for chunk in step.chunks
+        for position in range(chunk.start, chunk.start + len(chunk.tokens))
+    ]
+    # Spread over the scratch block, so that no two of its slots are fought over needlessly.
+    return slots + [SCRATCH_BLOCK * size + row % size for row in range(step.padding)]
+
+
+def _context_lengths(step: Step) -> list[int]:
+    return [chunk.start + len(chunk.tokens) for chunk in step.chunks] + [1] * step.absent
+
+
+def _query_lod(step: Step) -> list[int]:
+    lengths = [len(chunk.tokens) for chunk in step.chunks] + [1] * step.absent
+    return list(accumulate(lengths, initial=0))
+
+
+def _context_lod(step: Step) -> list[int]:
+    return list(accumulate(_context_lengths(step), initial=0))
+
+
+def _last_rows(step: Step) -> list[int]:
+    return [end - 1 for end in _query_lod(step)[1:]]
+
+
+_COLUMNS: dict[str, Callable[[Step], list[int]]] = {
+    "token_ids": _token_ids,
+    "positions": _positions,
+    "slot_mapping": _slot_mapping,
+    "context_lengths": _context_lengths,
+    "query_lod": _query_lod,
+    "context_lod": _context_lod,
+    "last_rows": _last_rows,
+}
+_TABLE = "block_tables"
+
+
+class _Field:
+    """One input: where it lies in the phase's memory, and how a step's values get there."""
+
+    def __init__(self, spec: InputSpec, offset: int, tokens: int, sequences: int) -> None:
+        if spec.name not in STEP_INPUTS:
+            raise PlanError(f"'{spec.name}' is no step input", expected=", ".join(STEP_INPUTS))
+        if spec.dtype not in _FORMATS:
+            raise PlanError(f"step input '{spec.name}' can't be {spec.dtype}", expected="int32/64")
+        self.spec = spec
+        self.name = spec.name.removesuffix(HOST_SUFFIX)
+        self.on_host = spec.name.endswith(HOST_SUFFIX)
+        self.format = _FORMATS[spec.dtype]
+        self.dtype = dtype_of(spec.dtype)
+        self.offset = offset
+        self.length = prod(extent.evaluate(tokens, sequences) for extent in spec.shape)
+        self.bytes = self.length * self.dtype.itemsize
+        self.values: memoryview[int] = memoryview(b"")
+        self.width = spec.shape[-1].constant if self.name == _TABLE else 0
+        self.used = [0] * (sequences if self.width else 0)
+
+    def write(self, step: Step) -> None:
+        if self.name == _TABLE:
+            self._write_table(step)
+            return
+        column = array(self.format, _COLUMNS[self.name](step))
+        self.values[: len(column)] = column
+
+    def _write_table(self, step: Step) -> None:
+        """Rows of blocks; only what a row held before is zeroed again behind its new end."""
+        for row in range(step.sequences):
+            blocks = step.chunks[row].blocks if row < len(step.chunks) else []
+            start, length, old = row * self.width, len(blocks), self.used[row]
+            self.values[start : start + length] = array(self.format, blocks)
+            if old > length:
+                self.values[start + length : start + old] = array(self.format, [0]) * (old - length)
+            self.used[row] = length
+
+
+class StepInputs:
+    """The inputs of one phase, for steps of up to ``tokens`` rows and ``sequences`` sequences."""
+
+    def __init__(
+        self, specs: tuple[InputSpec, ...], tokens: int, sequences: int, device: torch.device
+    ) -> None:
+        # The block tables come last: they are the largest, and a copy ends at their last used row.
+        ordered = sorted(specs, key=lambda spec: spec.name.startswith(_TABLE))
+        self._fields: dict[str, _Field] = {}
+        end = 0
+        for spec in ordered:
+            field = _Field(spec, end, tokens, sequences)
+            self._fields[spec.name] = field
+            end = -(-(end + field.bytes) // _ALIGNMENT) * _ALIGNMENT
+        storage = bytearray(max(end, 1))
+        self._host = torch.frombuffer(storage, dtype=torch.uint8)
+        self._device = self._host if device.type == "cpu" else self._host.to(device)
+        self._copies: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        view = memoryview(storage)
+        for field in self._fields.values():
+            field.values = view[field.offset : field.offset + field.bytes].cast(field.format)
+
+    def fill(self, step: Step) -> None:
+        """Write the values of ``step``; on a device also copy them there (synchronously)."""
+        for field in self._fields.values():
+            field.write(step)
+        if self._device is not self._host:
+            target, source = self._copy_views(step.sequences)
+            target.copy_(source)
+
+    def view(self, name: str, shape: tuple[int, ...] | None, step: tuple[int, int]) -> torch.Tensor:
+        """A prefix of an input as a tensor; ``shape`` None is its own at (tokens, sequences)."""
+        field = self._fields.get(name)
+        if field is None:
+            raise PlanError(f"the phase does not declare the step input '{name}'")
+        if shape is None:
+            shape = tuple(extent.evaluate(*step) for extent in field.spec.shape)
+        length = prod(shape) * field.dtype.itemsize
+        if length > field.bytes:
+            raise PlanError(f"a view of step input '{name}' is too large", found=str(list(shape)))
+        memory = self._host if field.on_host else self._device
+        return memory[field.offset : field.offset + length].view(field.dtype).view(shape)
+
+    def _copy_views(self, sequences: int) -> tuple[torch.Tensor, torch.Tensor]:
+        if sequences not in self._copies:
+            end = 0
+            for field in self._fields.values():
+                rows = sequences * field.width * field.dtype.itemsize
+                end = max(end, field.offset + (rows or field.bytes))
+            self._copies[sequences] = (self._device[:end], self._host[:end])
+        return self._copies[sequences]

@@ -1,0 +1,86 @@
+"""Helpers common to all targets, each one torch call with an ``out`` variant.
+
+All tensors are contiguous. Nothing here allocates when the thunk runs.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+
+from glmc_runtime.errors import PlanError
+from glmc_runtime.kernels import Thunk, register
+
+
+@register("aten.copy")
+def copy(arguments: dict[str, Any]) -> Thunk:
+    """``out[...] = source``; casts when the dtypes differ."""
+    source, out = arguments["source"], arguments["out"]
+    return partial(out.copy_, source.view(out.shape))
+
+
+@register("aten.zero")
+def zero(arguments: dict[str, Any]) -> Thunk:
+    """``out[...] = 0``."""
+    out: torch.Tensor = arguments["out"]
+    return out.zero_
+
+
+@register("aten.add")
+def add(arguments: dict[str, Any]) -> Thunk:
+    """``out = x + y``; y may broadcast."""
+    return partial(torch.add, arguments["x"], arguments["y"], out=arguments["out"])
+
+
+@register("aten.linear")
+def linear(arguments: dict[str, Any]) -> Thunk:
+    """``out = x @ weight.T (+ bias)``: x [rows, k], weight [n, k], bias [n] or None."""
+    x, out, bias = arguments["x"], arguments["out"], arguments.get("bias")
+    weight = arguments["weight"].t()
+    if x.shape[-1] != weight.shape[0] or out.shape[-1] != weight.shape[1]:
+        raise PlanError(
+            "a linear's shapes do not fit",
+            expected=f"x [.., {weight.shape[0]}], out [.., {weight.shape[1]}]",
+            found=f"x {list(x.shape)}, out {list(out.shape)}",
+        )
+    rows = x.view(-1, weight.shape[0])
+    result = out.view(-1, weight.shape[1])
+    if bias is None:
+        return partial(torch.mm, rows, weight, out=result)
+    return partial(torch.addmm, bias, rows, weight, out=result)
+
+
+@register("aten.index_select")
+def index_select(arguments: dict[str, Any]) -> Thunk:
+    """``out = x[rows]``: x [m, ...], rows int32 or int64 [n]."""
+    return partial(torch.index_select, arguments["x"], 0, arguments["rows"], out=arguments["out"])
+
+
+@register("aten.embedding")
+def embedding(arguments: dict[str, Any]) -> Thunk:
+    """``out = weight[ids]``: weight [vocabulary, hidden], ids [tokens]."""
+    ids, out = arguments["ids"].view(-1), arguments["out"]
+    weight = arguments["weight"]
+    return partial(torch.index_select, weight, 0, ids, out=out.view(-1, weight.shape[1]))
+
+
+@register("aten.split_columns")
+def split_columns(arguments: dict[str, Any]) -> Thunk:
+    """Copy the column ranges ``sizes`` of x [rows, sum] into ``out_0``, ``out_1``, ..."""
+    x, sizes = arguments["x"], list(arguments["sizes"])
+    outputs = [
+        arguments[f"out_{number}"].view(x.shape[0], size) for number, size in enumerate(sizes)
+    ]
+    if sum(sizes) != x.shape[1]:
+        raise PlanError("the columns do not add up", expected=str(x.shape[1]), found=str(sizes))
+    return partial(torch.split_with_sizes_copy, x, sizes, 1, out=outputs)
+
+
+@register("aten.concat_columns")
+def concat_columns(arguments: dict[str, Any]) -> Thunk:
+    """``out = cat((part_0, part_1, ...), dim=1)``: parts [rows, n_i]."""
+    count = sum(name.startswith("part_") for name in arguments)
+    parts = [arguments[f"part_{number}"] for number in range(count)]
+    return partial(torch.cat, parts, 1, out=arguments["out"])

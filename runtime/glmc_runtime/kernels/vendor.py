@@ -1,0 +1,86 @@
+"""The vendor's functions, or the emulator that stands in for them on a machine without a card."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from glmc_runtime.errors import GuardError, VendorError
+from glmc_runtime.kernels import Thunk
+
+EMULATOR = "glmc_kunlun_emulator"
+EMULATED_NOTICE = "emulated: vendor calls run on the CPU emulator, not on Kunlun hardware"
+
+
+@dataclass(frozen=True)
+class Vendor:
+    """Where vendor functions come from. ``calls`` counts them by name on the emulator."""
+
+    libraries: dict[str, Any]
+    emulated: bool
+    calls: Counter[str] | None
+    description: str
+
+    def function(self, name: str) -> Callable[..., Any]:
+        """``kunlun_ops.X`` or ``xspeedgate_ops.X``; raises :class:`VendorError`."""
+        library, _, attribute = name.partition(".")
+        function = getattr(self.libraries.get(library), attribute, None)
+        if function is None:
+            raise VendorError(
+                f"the vendor's library has no function '{name}'",
+                place=self.description,
+                remedy="install the wheels of the profile that the artifact was compiled for",
+            )
+        found: Callable[..., Any] = function
+        return found
+
+    def bind(self, name: str, arguments: dict[str, Any]) -> Thunk:
+        return partial(self.function(name), **arguments)
+
+
+def find_vendor(profile: str | None, emulate: bool | None) -> Vendor:
+    """The installed library, or the emulator when none is installed.
+
+    ``emulate`` True takes the emulator, False insists on the library. A library that is installed
+    but does not import is an error, never a reason to emulate. Raises :class:`VendorError`.
+    """
+    installed = importlib.util.find_spec("kunlun_ops") is not None
+    if emulate is True or (emulate is None and not installed):
+        return _emulator(profile)
+    if not installed:
+        raise GuardError(
+            "the vendor's library kunlun_ops is not installed",
+            remedy="install the Kunlun wheels, or allow the emulator",
+        )
+    try:
+        libraries = {"kunlun_ops": importlib.import_module("kunlun_ops")}
+        if importlib.util.find_spec("xspeedgate_ops") is not None:
+            importlib.import_module("xspeedgate_ops")  # registers torch.ops.xspeedgate_ops
+            libraries["xspeedgate_ops"] = torch.ops.xspeedgate_ops
+    except (ImportError, OSError) as error:
+        raise VendorError(
+            f"the vendor's library is installed but does not import: {error}",
+            remedy="check that the wheels, xpytorch and the driver belong together",
+        ) from error
+    return Vendor(libraries, False, None, "installed vendor libraries")
+
+
+def _emulator(profile: str | None) -> Vendor:
+    if importlib.util.find_spec(EMULATOR) is None:
+        raise GuardError(
+            "neither the vendor's library kunlun_ops nor the emulator is installed",
+            remedy="install the Kunlun wheels, or a glmc-runtime that brings the emulator",
+        )
+    emulator = importlib.import_module(EMULATOR).load(profile)
+    libraries = {
+        "kunlun_ops": emulator.kunlun_ops,
+        "xspeedgate_ops": emulator.xspeedgate_ops,
+    }
+    return Vendor(libraries, True, emulator.calls, f"emulator, profile {profile}")

@@ -1,0 +1,126 @@
+"""Replay a phase: fill the inputs, run the bound calls, look at the logits."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from time import perf_counter
+
+import torch
+
+from glmc_runtime.bind import PhaseBinder, Symbols, place_of
+from glmc_runtime.errors import GlmcError, PlanError, VendorError
+from glmc_runtime.graph import GraphCapture
+from glmc_runtime.inputs import Step, StepInputs
+from glmc_runtime.kernels import Thunk, is_vendor
+from glmc_runtime.statistics import Statistics
+
+KERNEL_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, AssertionError)
+
+
+@dataclass(frozen=True)
+class BoundStep:
+    """A step ready to run. ``segments`` hold the same thunks as ``thunks``, by segment."""
+
+    thunks: tuple[Thunk, ...]
+    segments: tuple[tuple[Thunk, ...], ...]
+    logits: torch.Tensor
+
+
+class PhaseReplay:
+    """One phase. Decode keeps every bound step; prefill keeps the ``keep`` used last."""
+
+    def __init__(
+        self,
+        binder: PhaseBinder,
+        inputs: StepInputs,
+        graphs: GraphCapture,
+        statistics: Statistics,
+        keep: int | None,
+    ) -> None:
+        self._binder = binder
+        self._plan = binder.plan
+        self._inputs = inputs
+        self._graphs = graphs
+        self._statistics = statistics
+        self._keep = keep
+        self._steps: OrderedDict[Symbols, BoundStep] = OrderedDict()
+        self._captured: dict[int, dict[int, tuple[Thunk, ...]]] = {}
+
+    def run(self, step: Step) -> torch.Tensor:
+        """Logits [real sequences, vocabulary]: a view that the next step overwrites."""
+        symbols = Symbols(step.tokens, step.sequences, step.tokens - step.padding, len(step.chunks))
+        bound = self._steps.get(symbols)
+        if bound is None:
+            bound = self._bind(symbols)
+        self._inputs.fill(step)
+        self._statistics.count_step(self._plan.name, symbols)
+        if self._statistics.timing:
+            self._run_timed(bound, step.tokens)
+        else:
+            self._run(bound.thunks)
+        return bound.logits
+
+    def capture(self, step: Step) -> None:
+        """Run ``step`` once and keep each captured segment of its bucket as a device graph."""
+        symbols = Symbols(step.tokens, step.sequences, step.tokens, step.sequences)
+        self._inputs.fill(step)
+        captured: dict[int, tuple[Thunk, ...]] = {}
+        started = perf_counter()
+        for number, segment in enumerate(self._plan.segments):
+            thunks = self._binder.bind(segment.first, segment.last, symbols)
+            if not segment.captured:
+                self._run(thunks)
+                continue
+            for position in range(segment.first, segment.last + 1):
+                if self._plan.calls[position].host or self._binder.sees_real_counts(position):
+                    raise PlanError(
+                        "a captured segment holds a call that changes from step to step",
+                        place=place_of(self._plan.calls[position]),
+                        remedy="compile again with a glmc of this runtime's version",
+                    )
+            captured[number] = self._graphs.capture(thunks)
+        self._captured[step.tokens] = captured
+        self._statistics.count_capture(
+            self._plan.name, step.tokens, len(captured), perf_counter() - started
+        )
+
+    def _bind(self, symbols: Symbols) -> BoundStep:
+        captured = self._captured.get(symbols.tokens, {})
+        segments = tuple(
+            captured.get(number) or self._binder.bind(segment.first, segment.last, symbols)
+            for number, segment in enumerate(self._plan.segments)
+        )
+        thunks = tuple(thunk for segment in segments for thunk in segment)
+        bound = BoundStep(thunks, segments, self._binder.output(symbols))
+        self._steps[symbols] = bound
+        if self._keep is not None and len(self._steps) > self._keep:
+            self._steps.popitem(last=False)
+        return bound
+
+    def _run(self, thunks: tuple[Thunk, ...]) -> None:
+        thunk = None
+        try:
+            for thunk in thunks:
+                thunk()
+        except GlmcError:
+            raise
+        except KERNEL_ERRORS as error:
+            raise self._explain(thunk, error) from error
+
+    def _run_timed(self, bound: BoundStep, bucket: int) -> None:
+        for number, thunks in enumerate(bound.segments):
+            started = perf_counter()
+            self._run(thunks)
+            if self._graphs.on_device:
+                torch.cuda.synchronize()
+            elapsed = perf_counter() - started
+            self._statistics.count_segment(self._plan.name, bucket, number, elapsed)
+
+    def _explain(self, thunk: Thunk | None, error: BaseException) -> GlmcError:
+        """The error of a kernel, with the call that it belongs to."""
+        call = self._binder.call_of(thunk)
+        place = "a captured device graph" if call is None else place_of(call)
+        if call is not None and is_vendor(call.function):
+            return VendorError(f"a vendor call failed: {error}", place=place)
+        return PlanError(f"a kernel failed: {error}", place=place)

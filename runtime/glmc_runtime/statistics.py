@@ -1,0 +1,106 @@
+"""What a session counted: steps per bucket, padding, captures, and time per segment."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from glmc_runtime.bind import Symbols
+
+
+@dataclass
+class BucketCounts:
+    """Steps that ran in one bucket, and how many of their rows were real."""
+
+    steps: int = 0
+    real_rows: int = 0
+    rows: int = 0
+
+
+@dataclass
+class Time:
+    count: int = 0
+    seconds: float = 0.0
+
+    def add(self, seconds: float) -> None:
+        self.count += 1
+        self.seconds += seconds
+
+
+@dataclass
+class Statistics:
+    """``timing`` switches the time per segment on; on a device that synchronises each segment."""
+
+    emulated: bool = False
+    timing: bool = False
+    load_seconds: float = 0.0
+    buckets: dict[tuple[str, int], BucketCounts] = field(default_factory=dict)
+    captures: dict[tuple[str, int], Time] = field(default_factory=dict)
+    segments: dict[tuple[str, int, int], Time] = field(default_factory=dict)
+    finished: Counter[str] = field(default_factory=Counter)
+    preempted: int = 0
+    vendor_calls: Counter[str] | None = None
+
+    def count_step(self, phase: str, symbols: Symbols) -> None:
+        counts = self.buckets.get((phase, symbols.tokens))
+        if counts is None:
+            counts = self.buckets[(phase, symbols.tokens)] = BucketCounts()
+        counts.steps += 1
+        counts.rows += symbols.tokens
+        counts.real_rows += symbols.real_tokens
+
+    def count_capture(self, phase: str, bucket: int, graphs: int, seconds: float) -> None:
+        self.captures[(phase, bucket)] = Time(graphs, seconds)
+
+    def count_segment(self, phase: str, bucket: int, segment: int, seconds: float) -> None:
+        self.segments.setdefault((phase, bucket, segment), Time()).add(seconds)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data; seconds are floats, rows and steps are counts."""
+        return {
+            "emulated": self.emulated,
+            "load_seconds": self.load_seconds,
+            "buckets": [
+                {
+                    "phase": phase,
+                    "bucket": bucket,
+                    "steps": counts.steps,
+                    "rows": counts.rows,
+                    "padded_rows": counts.rows - counts.real_rows,
+                }
+                for (phase, bucket), counts in sorted(self.buckets.items())
+            ],
+            "captures": [
+                {"phase": phase, "bucket": bucket, "graphs": time.count, "seconds": time.seconds}
+                for (phase, bucket), time in sorted(self.captures.items())
+            ],
+            "segments": [
+                {
+                    "phase": phase,
+                    "bucket": bucket,
+                    "segment": segment,
+                    "count": time.count,
+                    "seconds": time.seconds,
+                }
+                for (phase, bucket, segment), time in sorted(self.segments.items())
+            ],
+            "finished": dict(sorted(self.finished.items())),
+            "preempted": self.preempted,
+            "vendor_calls": dict(sorted((self.vendor_calls or {}).items())),
+        }
+
+    def summary(self) -> str:
+        """A short table for people."""
+        lines = ["emulated: no Kunlun hardware was used"] if self.emulated else []
+        lines.append(f"{'phase':<9}{'bucket':>7}{'steps':>8}{'rows':>9}{'padding':>9}")
+        for (phase, bucket), counts in sorted(self.buckets.items()):
+            padding = 100.0 * (counts.rows - counts.real_rows) / counts.rows
+            lines.append(f"{phase:<9}{bucket:>7}{counts.steps:>8}{counts.rows:>9}{padding:>8.1f}%")
+        if self.captures:
+            graphs = sum(time.count for time in self.captures.values())
+            seconds = sum(time.seconds for time in self.captures.values())
+            lines.append(f"captured {graphs} graphs in {seconds:.2f} s")
+        if self.preempted:
+            lines.append(f"{self.preempted} requests were put back for lack of KV blocks")
+        return "\n".join(lines)

@@ -1,0 +1,169 @@
+"""Text in and out: encoding, decoding as tokens arrive, chat templates. All packages are lazy."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+from glmc_runtime.errors import ArtifactError, MissingPackageError, RequestError
+
+# What a tokenizer writes for bytes that are not (yet) a character.
+_REPLACEMENT = "\ufffd"
+
+
+class Text:
+    """The tokenizer directory of an artifact; it may be absent, then only token ids work."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._tokenizer: Any = None
+
+    @property
+    def available(self) -> bool:
+        """Whether the artifact has a tokenizer and the package to read it is installed."""
+        has_file = (self._directory / "tokenizer.json").is_file()
+        return has_file and importlib.util.find_spec("tokenizers") is not None
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer; raises :class:`RequestError` or :class:`MissingPackageError`."""
+        if self._tokenizer is None:
+            path = self._directory / "tokenizer.json"
+            if not path.is_file():
+                raise RequestError(
+                    "the artifact has no tokenizer, so it can't take text",
+                    expected=f"tokenizer/{path.name}",
+                    remedy="pass token ids, or compile again from a checkpoint with a tokenizer",
+                )
+            module = _require("tokenizers", "text prompts")
+            self._tokenizer = module.Tokenizer.from_file(str(path))
+        return self._tokenizer
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text, special tokens as the tokenizer adds them."""
+        ids: list[int] = self.tokenizer.encode(text).ids
+        return ids
+
+    def encode_chat(self, messages: list[dict[str, str]]) -> list[int]:
+        """Token ids of a chat (``role`` and ``content`` each) that asks for an answer.
+
+        The template brings the special tokens itself.
+        """
+        ids: list[int] = self.tokenizer.encode(self.chat(messages), add_special_tokens=False).ids
+        return ids
+
+    def decode(self, tokens: list[int]) -> str:
+        """The text of tokens, special ones left out."""
+        text: str = self.tokenizer.decode(tokens, skip_special_tokens=True)
+        return text
+
+    def stream(self) -> TextStream:
+        """A decoder for one request; without a tokenizer it gives empty texts."""
+        return TextStream(self if self.available else None)
+
+    def chat(self, messages: list[dict[str, str]]) -> str:
+        """Render the chat template; raises :class:`RequestError` or MissingPackageError."""
+        settings = self._settings()
+        template = self._template(settings)
+        _require("jinja2", "chat templates")
+        from jinja2 import TemplateError
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+        def refuse(message: str) -> None:
+            raise TemplateError(message)
+
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        )
+        environment.globals["raise_exception"] = refuse
+        environment.filters["tojson"] = _to_json
+        special = {
+            name: value["content"] if isinstance(value, dict) else value
+            for name, value in settings.items()
+            if name.endswith("_token") and isinstance(value, (str, dict))
+        }
+        try:
+            rendered: str = environment.from_string(template).render(
+                messages=messages, add_generation_prompt=True, **special
+            )
+        except TemplateError as error:
+            raise RequestError(f"the chat template refuses these messages: {error}") from error
+        return rendered
+
+    def _settings(self) -> dict[str, Any]:
+        path = self._directory / "tokenizer_config.json"
+        if not path.is_file():
+            return {}
+        try:
+            settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise ArtifactError(f"{path.name} is not valid JSON: {error}") from error
+        return settings
+
+    def _template(self, settings: dict[str, Any]) -> str:
+        file = self._directory / "chat_template.jinja"
+        if file.is_file():
+            return file.read_text(encoding="utf-8")
+        template = settings.get("chat_template")
+        if isinstance(template, list):  # several named ones
+            named = {item["name"]: item["template"] for item in template}
+            template = named.get("default")
+        if not isinstance(template, str):
+            raise RequestError(
+                "the artifact has no chat template",
+                expected="chat_template.jinja, or chat_template in tokenizer_config.json",
+                remedy="pass the prompt without --chat",
+            )
+        return template
+
+
+class TextStream:
+    """Turns tokens into text as they come; holds back what is not a whole character yet.
+
+    Only a short tail is decoded again: from the token before the last text that was given out,
+    because a tokenizer may treat the first token of a text in its own way.
+    """
+
+    def __init__(self, text: Text | None) -> None:
+        self._text = text
+        self._tokens: list[int] = []
+        self._start = 0
+        self._given = 0
+
+    def feed(self, token: int) -> str:
+        """The text that became complete with ``token``; may be empty."""
+        if self._text is None:
+            return ""
+        self._tokens.append(token)
+        new = self._pending()
+        return "" if not new or new.endswith(_REPLACEMENT) else self._give(new)
+
+    def finish(self) -> str:
+        """What was held back, as it is."""
+        return "" if self._text is None else self._give(self._pending())
+
+    def _pending(self) -> str:
+        if self._text is None:
+            return ""
+        before = self._text.decode(self._tokens[self._start : self._given])
+        return self._text.decode(self._tokens[self._start :])[len(before) :]
+
+    def _give(self, new: str) -> str:
+        self._start, self._given = self._given, len(self._tokens)
+        return new
+
+
+def _to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None) -> str:
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent)
+
+
+def _require(package: str, purpose: str) -> Any:
+    if importlib.util.find_spec(package) is None:
+        raise MissingPackageError(
+            f"{purpose} need the package '{package}'",
+            remedy="pip install 'glmc-runtime[text]'",
+        )
+    return importlib.import_module(package)

@@ -1,0 +1,51 @@
+"""Weights: one tensor each, mapped from safetensors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from glmc_runtime.dtypes import dtype_of
+from glmc_runtime.errors import ArtifactError
+from glmc_runtime.manifest import Manifest
+
+
+def load_weights(root: Path, manifest: Manifest, device: torch.device) -> dict[str, torch.Tensor]:
+    """Every weight of the manifest on ``device``; on a CPU the tensors share the mapped file.
+
+    Raises :class:`ArtifactError` for an artifact without weights, an unreadable file, or a tensor
+    whose dtype or shape is not the manifest's.
+    """
+    if not manifest.weights_included:
+        raise ArtifactError(
+            "the artifact was compiled without weights: it can be inspected but not run",
+            remedy="compile again from a checkpoint",
+        )
+    by_file: dict[str, list[str]] = {}
+    for name, entry in manifest.weights.items():
+        by_file.setdefault(entry.file, []).append(name)
+    weights: dict[str, torch.Tensor] = {}
+    for file, names in sorted(by_file.items()):
+        try:
+            with safe_open(str(root / file), framework="pt", device=str(device)) as tensors:
+                for name in names:
+                    weights[name] = tensors.get_tensor(name)
+        except (SafetensorError, OSError) as error:
+            raise ArtifactError(
+                f"a weight file can't be read: {error}",
+                place=file,
+                remedy="copy the artifact again",
+            ) from error
+    for name, entry in manifest.weights.items():
+        tensor = weights[name]
+        if tensor.dtype != dtype_of(entry.dtype) or tuple(tensor.shape) != entry.shape:
+            raise ArtifactError(
+                f"weight '{name}' is not what the manifest says",
+                place=entry.file,
+                expected=f"{entry.dtype} {list(entry.shape)}",
+                found=f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}",
+                remedy="compile the model again",
+            )
+    return weights

@@ -1,0 +1,361 @@
+"""A tiny artifact made by hand: embedding, one attention layer over the paged cache, a head.
+
+Nothing of the compiler is used. ``reference_logits`` computes the same model in plain torch, on
+whole sequences and without any cache.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from glmc_runtime.kernels import Thunk, register
+from glmc_runtime.loader import sha256_of
+from glmc_runtime.manifest import (
+    CacheSpec,
+    FileEntry,
+    Guards,
+    Limits,
+    Manifest,
+    ModelFacts,
+    WeightEntry,
+    manifest_to_json,
+)
+from glmc_runtime.plan import (
+    Argument,
+    Buffer,
+    BufferArgument,
+    CacheArgument,
+    Call,
+    Extent,
+    ExtentArgument,
+    InputArgument,
+    InputSpec,
+    PhasePlan,
+    Segment,
+    ValueArgument,
+    WeightArgument,
+    phase_to_json,
+)
+from safetensors.torch import save_file
+
+VOCABULARY, HIDDEN, HEADS, HEAD_DIM = 64, 16, 2, 8
+BLOCK_SIZE, BLOCKS_PER_SEQUENCE, MAX_CONTEXT = 4, 16, 60
+EOS = (62, 63)
+DECODE_BUCKETS, PREFILL_BUCKETS = (1, 2, 4), (4, 8, 16)
+_TOKENS, _SEQUENCES = Extent(tokens=1), Extent(sequences=1)
+
+
+def _columns(number: int) -> Extent:
+    return Extent(constant=number)
+
+
+class PhaseBuilder:
+    """Collects buffers and calls; every buffer gets an offset of its own."""
+
+    def __init__(self, name: str, inputs: tuple[InputSpec, ...]) -> None:
+        self.name, self.inputs = name, inputs
+        self.buffers: list[Buffer] = []
+        self.calls: list[Call] = []
+        self.end = Extent()
+
+    def buffer(self, name: str, rows: Extent, columns: int) -> BufferArgument:
+        number = len(self.buffers)
+        shape = (rows, _columns(columns))
+        self.buffers.append(Buffer(number, name, "float32", shape, self.end, 0, 99))
+        self.end += rows * (columns * 4)
+        return BufferArgument(number)
+
+    def call(
+        self, function: str, writes: tuple[str, ...], host: bool = False, **arguments: Argument
+    ) -> None:
+        node = f"{function.partition('.')[2]}_{len(self.calls)}"
+        self.calls.append(Call(function, arguments, writes, host, node, node, 0, "model.layers.0"))
+
+    def finish(self, output: BufferArgument) -> PhasePlan:
+        segments: list[Segment] = []
+        for number, call in enumerate(self.calls):
+            captured = not call.host
+            if segments and captured and segments[-1].captured:
+                segments[-1] = replace(segments[-1], last=number)
+            else:
+                segments.append(Segment(number, number, captured))
+        return PhasePlan(
+            self.name,
+            self.inputs,
+            tuple(self.buffers),
+            tuple(self.calls),
+            tuple(segments),
+            output.buffer,
+            self.end,
+        )
+
+
+def toy_plan(name: str) -> PhasePlan:
+    """The plan of a phase."""
+    decode = name == "decode"
+    lod = (Extent(sequences=1, constant=1),)
+    inputs = [
+        InputSpec("token_ids", "int64", (_TOKENS,)),
+        InputSpec("positions", "int64", (_TOKENS,)),
+        InputSpec("slot_mapping", "int64", (_TOKENS,)),
+        InputSpec("block_tables", "int32", (_SEQUENCES, _columns(BLOCKS_PER_SEQUENCE))),
+        InputSpec("context_lengths", "int32", (_SEQUENCES,)),
+        InputSpec("context_lengths_host", "int32", (_SEQUENCES,)),
+        InputSpec("query_lod", "int32", lod),
+        InputSpec("query_lod_host", "int32", lod),
+        InputSpec("context_lod", "int32", lod),
+        InputSpec("last_rows", "int64", (_SEQUENCES,)),
+    ]
+    build = PhaseBuilder(name, tuple(inputs))
+    width = HEADS * HEAD_DIM
+    words = build.buffer("words", _TOKENS, HIDDEN)
+    places = build.buffer("places", _TOKENS, HIDDEN)
+    hidden = build.buffer("hidden", _TOKENS, HIDDEN)
+    merged = build.buffer("merged", _TOKENS, 3 * width)
+    query, key, value = (build.buffer(part, _TOKENS, width) for part in ("query", "key", "value"))
+    mixed = build.buffer("mixed", _TOKENS, width)
+    residual = build.buffer("residual", _TOKENS, HIDDEN)
+    last = build.buffer("last", _SEQUENCES, HIDDEN)
+    logits = build.buffer("logits", _SEQUENCES, VOCABULARY)
+
+    build.call(
+        "aten.embedding",
+        ("out",),
+        ids=InputArgument("token_ids"),
+        weight=WeightArgument("words"),
+        out=words,
+    )
+    build.call(
+        "aten.embedding",
+        ("out",),
+        ids=InputArgument("positions"),
+        weight=WeightArgument("places"),
+        out=places,
+    )
+    build.call("aten.add", ("out",), x=words, y=places, out=hidden)
+    build.call(
+        "aten.linear",
+        ("out",),
+        x=hidden,
+        weight=WeightArgument("qkv"),
+        bias=WeightArgument("qkv_bias"),
+        out=merged,
+    )
+    build.call(
+        "aten.split_columns",
+        ("out_0", "out_1", "out_2"),
+        x=merged,
+        sizes=ValueArgument([width] * 3),
+        out_0=query,
+        out_1=key,
+        out_2=value,
+    )
+    build.call(
+        "test.cache_write",
+        ("key_cache", "value_cache"),
+        key=key,
+        value=value,
+        key_cache=CacheArgument("key", 0),
+        value_cache=CacheArgument("value", 0),
+        slots=InputArgument("slot_mapping"),
+    )
+    real = (_TOKENS, _columns(width))
+    build.call(
+        "test.decode_attention" if decode else "test.prefill_attention",
+        ("out",),
+        host=True,
+        query=BufferArgument(query.buffer, real, real=True),
+        out=BufferArgument(mixed.buffer, real, real=True),
+        key_cache=CacheArgument("key", 0),
+        value_cache=CacheArgument("value", 0),
+        block_tables=InputArgument("block_tables", real=True),
+        context_lengths=InputArgument("context_lengths_host", real=True),
+        query_lod=InputArgument("query_lod_host", real=True),
+        sequences=ExtentArgument(_SEQUENCES, real=True),
+    )
+    build.call("aten.add", ("out",), x=hidden, y=mixed, out=residual)
+    build.call("aten.index_select", ("out",), x=residual, rows=InputArgument("last_rows"), out=last)
+    build.call(
+        "aten.linear",
+        ("out",),
+        x=last,
+        weight=WeightArgument("head", (0, VOCABULARY)),
+        bias=ValueArgument(None),
+        out=logits,
+    )
+    return build.finish(logits)
+
+
+def toy_weights() -> dict[str, torch.Tensor]:
+    """Random weights, always the same; the head has two rows more than the vocabulary."""
+    generator = torch.Generator().manual_seed(7)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator)
+
+    width = HEADS * HEAD_DIM
+    return {
+        "words": random(VOCABULARY, HIDDEN),
+        "places": random(MAX_CONTEXT, HIDDEN),
+        "qkv": random(3 * width, HIDDEN) / 2,
+        "qkv_bias": random(3 * width) / 2,
+        "head": random(VOCABULARY + 2, HIDDEN),
+    }
+
+
+def reference_logits(tokens: list[int]) -> torch.Tensor:
+    """Logits behind the last of ``tokens``, [vocabulary], without cache, pages or padding."""
+    weights = toy_weights()
+    hidden = weights["words"][tokens] + weights["places"][: len(tokens)]
+    merged = hidden @ weights["qkv"].T + weights["qkv_bias"]
+    query, key, value = (
+        part.view(-1, HEADS, HEAD_DIM).transpose(0, 1) for part in merged.chunk(3, dim=1)
+    )
+    scores = query @ key.transpose(1, 2) / math.sqrt(HEAD_DIM)
+    mask = torch.ones(len(tokens), len(tokens), dtype=torch.bool).triu(1)
+    mixed = scores.masked_fill(mask, -math.inf).softmax(-1) @ value
+    residual = hidden + mixed.transpose(0, 1).reshape(len(tokens), -1)
+    return residual[-1] @ weights["head"][:VOCABULARY].T
+
+
+def reference_greedy(prompt: list[int], number: int) -> list[int]:
+    """``number`` greedy tokens after a prompt."""
+    tokens = list(prompt)
+    for _ in range(number):
+        tokens.append(int(reference_logits(tokens).argmax()))
+    return tokens[len(prompt) :]
+
+
+def write_toy(root: Path, **changes: Any) -> Path:
+    """Write the artifact to ``root``; ``changes`` replace fields of its manifest."""
+    for folder in ("plans", "weights"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    for name in ("prefill", "decode"):
+        (root / "plans" / f"{name}.json").write_text(json.dumps(phase_to_json(toy_plan(name))))
+    weights = toy_weights()
+    save_file(weights, str(root / "weights" / "all.safetensors"))
+    facts = ModelFacts(
+        name="toy",
+        architecture="Toy",
+        layers=1,
+        vocabulary=VOCABULARY,
+        hidden=HIDDEN,
+        query_heads=HEADS,
+        kv_heads=HEADS,
+        head_dim=HEAD_DIM,
+        parameters=sum(weight.numel() for weight in weights.values()),
+        maximum_positions=MAX_CONTEXT,
+        eos_token_ids=EOS,
+    )
+    cache = CacheSpec(
+        1, HEADS, HEAD_DIM, "float32", BLOCK_SIZE, BLOCKS_PER_SEQUENCE, "blocks_tokens_heads"
+    )
+    manifest = Manifest(
+        target="cpu",
+        dtype="float32",
+        abi_profile=None,
+        versions={"glmc": "0.1.0"},
+        model=facts,
+        cache=cache,
+        limits=Limits(MAX_CONTEXT, DECODE_BUCKETS, PREFILL_BUCKETS),
+        guards=Guards("0.1.0", "2.5", "cpu"),
+        weights={
+            name: WeightEntry("weights/all.safetensors", "float32", tuple(weight.shape))
+            for name, weight in weights.items()
+        },
+        weights_included=True,
+        files={},
+    )
+    write_manifest(root, replace(manifest, **changes))
+    return root
+
+
+def write_manifest(root: Path, manifest: Manifest) -> None:
+    """Write the manifest with the hashes of the files that are there now."""
+    files = {
+        path.relative_to(root).as_posix(): FileEntry(sha256_of(path), path.stat().st_size)
+        for path in sorted(root.rglob("*"))
+        if path.is_file() and path.name != "manifest.json"
+    }
+    data = manifest_to_json(replace(manifest, files=files))
+    (root / "manifest.json").write_text(json.dumps(data))
+
+
+@register("test.cache_write")
+def _cache_write(arguments: dict[str, Any]) -> Thunk:
+    slots = arguments["slots"]
+    width = HEADS * HEAD_DIM
+    pairs = [
+        (arguments[f"{part}_cache"].view(-1, width), arguments[part]) for part in ("key", "value")
+    ]
+
+    def thunk() -> None:
+        for target, source in pairs:
+            target.index_copy_(0, slots, source)
+
+    return thunk
+
+
+@register("test.prefill_attention")
+def _prefill_attention(arguments: dict[str, Any]) -> Thunk:
+    """Reads lengths on the host, as the vendor's kernel does."""
+
+    def thunk() -> None:
+        for row in range(arguments["sequences"]):
+            first, end = arguments["query_lod"][row : row + 2].tolist()
+            length = int(arguments["context_lengths"][row])
+            blocks = arguments["block_tables"][row].long()
+            keys, values = (
+                arguments[name][blocks].view(-1, HEADS, HEAD_DIM)[:length]
+                for name in ("key_cache", "value_cache")
+            )
+            query = arguments["query"][first:end].view(-1, HEADS, HEAD_DIM)
+            scores = torch.einsum("qhd,khd->hqk", query, keys) / math.sqrt(HEAD_DIM)
+            positions = torch.arange(length - (end - first), length)
+            mask = torch.arange(length)[None, :] > positions[:, None]
+            weights = scores.masked_fill(mask, -math.inf).softmax(-1)
+            mixed = torch.einsum("hqk,khd->qhd", weights, values)
+            arguments["out"][first:end] = mixed.reshape(end - first, -1)
+
+    return thunk
+
+
+@register("test.decode_attention")
+def _decode_attention(arguments: dict[str, Any]) -> Thunk:
+    """One token per sequence over the whole table; every temporary is made when it is bound."""
+    rows = arguments["sequences"]
+    span = BLOCKS_PER_SEQUENCE * BLOCK_SIZE
+    table = arguments["block_tables"].view(-1)
+    caches = [arguments[name].flatten(1) for name in ("key_cache", "value_cache")]
+    gathered = [torch.empty(table.numel(), cache.shape[1]) for cache in caches]
+    keys, values = (part.view(rows, span, HEADS, HEAD_DIM).transpose(1, 2) for part in gathered)
+    query = arguments["query"].view(rows, HEADS, 1, HEAD_DIM)
+    out = arguments["out"].view(rows, HEADS, HEAD_DIM)
+    lengths = arguments["context_lengths"].view(rows, 1, 1)
+    places = torch.arange(span).view(1, 1, span)
+    products = torch.empty(rows, HEADS, span, HEAD_DIM)
+    scores = torch.empty(rows, HEADS, span)
+    hidden = torch.empty(rows, 1, span, dtype=torch.bool)
+    largest, total = torch.empty(rows, HEADS, 1), torch.empty(rows, HEADS, 1)
+
+    def thunk() -> None:
+        for cache, part in zip(caches, gathered, strict=True):
+            torch.index_select(cache, 0, table, out=part)
+        torch.mul(query, keys, out=products)
+        torch.sum(products, -1, out=scores)
+        scores.div_(math.sqrt(HEAD_DIM))
+        torch.ge(places, lengths, out=hidden)
+        scores.masked_fill_(hidden, -math.inf)
+        torch.amax(scores, -1, keepdim=True, out=largest)
+        scores.sub_(largest).exp_()
+        torch.sum(scores, -1, keepdim=True, out=total)
+        scores.div_(total)
+        torch.mul(scores.unsqueeze(-1), values, out=products)
+        torch.sum(products, 2, out=out)
+
+    return thunk
