@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from glmc.ir.ops.norms import rms_norm
 from glmc.ir.ops.registry import Numerics, define
 
 
@@ -51,4 +52,27 @@ ROPE = define(
     lambda x, positions, inverse_frequencies, interleaved, scaling: torch.empty_like(
         x, memory_format=torch.contiguous_format
     ),
+)
+
+
+def norm_rope(
+    x: Tensor,
+    weight: Tensor,
+    eps: float,
+    positions: Tensor,
+    inverse_frequencies: Tensor,
+    interleaved: bool,
+    scaling: float,
+) -> Tensor:
+    """RMSNorm over each head of x [..., heads, head_dim] by weight [head_dim], then rope."""
+    normed = rms_norm(x, weight, eps)
+    return rope(normed, positions, inverse_frequencies, interleaved, scaling)
+
+
+NORM_ROPE = define(
+    "norm_rope(Tensor x, Tensor weight, float eps, Tensor positions, Tensor inverse_frequencies, "
+    "bool interleaved, float scaling) -> Tensor",
+    Numerics.BITWISE,
+    norm_rope,
+    lambda x, *_: torch.empty_like(x, memory_format=torch.contiguous_format),
 )

@@ -1,0 +1,55 @@
+"""transformers 4.57: the experts are a list of modules, walked by a data-dependent loop.
+
+torch.export can't trace that loop. On our own meta copy of the model the list is replaced by
+stacked parameters with the names that transformers 5 uses, and the loop by the batched spelling,
+so everything later sees one form.
+"""
+
+from __future__ import annotations
+
+import types
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class StackedExperts(nn.Module):
+    """``gate_up_proj`` [experts, 2 * width, hidden] (gate rows first), ``down_proj`` [experts,
+    hidden, width]: the layout of transformers 5."""
+
+    def __init__(self, experts: nn.ModuleList) -> None:
+        super().__init__()
+        first: Any = experts[0]
+        width, hidden = first.gate_proj.weight.shape
+        kind = {"dtype": first.gate_proj.weight.dtype, "device": first.gate_proj.weight.device}
+        self.gate_up_proj = nn.Parameter(torch.empty(len(experts), 2 * width, hidden, **kind))
+        self.down_proj = nn.Parameter(torch.empty(len(experts), hidden, width, **kind))
+
+    def forward(self, hidden: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
+        tokens, top_k = ids.shape
+        x = hidden.repeat_interleave(top_k, 0)
+        chosen = ids.reshape(-1)
+        gate_up = torch.bmm(self.gate_up_proj[chosen], x.unsqueeze(-1)).squeeze(-1)
+        gate, up = gate_up.chunk(2, -1)
+        down = torch.bmm(self.down_proj[chosen], (F.silu(gate) * up).unsqueeze(-1)).squeeze(-1)
+        weighted = down * weights.reshape(-1, 1)
+        return weighted.view(tokens, top_k, -1).sum(1).to(hidden.dtype)
+
+
+def stack_experts(model: nn.Module) -> int:
+    """Replace expert lists in place; returns how many. Does nothing on transformers 5."""
+    replaced = 0
+    for module in model.modules():
+        experts = getattr(module, "experts", None)
+        if isinstance(experts, nn.ModuleList) and hasattr(module, "moe"):
+            stacked = StackedExperts(experts)
+            module.experts = stacked
+            module.moe = types.MethodType(_moe, module)
+            replaced += 1
+    return replaced
+
+
+def _moe(self: Any, hidden: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
+    return self.experts(hidden, ids, weights)  # type: ignore[no-any-return]

@@ -1,0 +1,180 @@
+"""Anchor and walk: small predicates on nodes, and misses that carry their reason.
+
+A matcher starts at the one node that can't be spelled otherwise and walks to producers and users.
+Each condition goes through :func:`require`, so that a graph which nearly matches says which node
+and which condition failed.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NoReturn
+
+import torch
+from torch import SymInt
+from torch.fx import Node
+
+Number = int | float
+
+
+@dataclass(frozen=True)
+class NearMiss:
+    """What a pass almost matched. ``node`` is the node's id, ``source`` a line of the model."""
+
+    pass_name: str
+    anchor: str
+    node: str
+    module: str
+    layer: int | None
+    condition: str
+    source: str
+
+
+class NoMatchError(Exception):
+    """Raised inside a matcher. ``near`` is False when the anchor was no candidate at all."""
+
+    def __init__(self, node: Node, condition: str, *, near: bool = True) -> None:
+        super().__init__(condition)
+        self.node = node
+        self.condition = condition
+        self.near = near
+
+
+def refuse(node: Node, condition: str) -> NoReturn:
+    """A near miss: the block looks right but ``condition`` does not hold at ``node``."""
+    raise NoMatchError(node, condition)
+
+
+def unrelated(node: Node) -> NoReturn:
+    """The anchor belongs to something else; nothing worth telling."""
+    raise NoMatchError(node, "", near=False)
+
+
+def require(holds: bool, node: Node, condition: str) -> None:
+    """``condition`` is the text of what should have held, as the user will read it."""
+    if not holds:
+        refuse(node, condition)
+
+
+def op_name(node: object) -> str:
+    """``aten.mul``, ``glmc.linear``, ``getitem``; the overload does not matter. '' for no call."""
+    if not isinstance(node, Node) or node.op != "call_function":
+        return ""
+    target = node.target
+    if isinstance(target, torch._ops.OpOverload):
+        return target._schema.name.replace("::", ".")
+    return "getitem" if target is operator.getitem else getattr(target, "__name__", str(target))
+
+
+def is_op(node: object, *names: str) -> bool:
+    return op_name(node) in names
+
+
+def expect_op(node: object, at: Node, *names: str) -> Node:
+    """``node`` as a Node of one of ``names``; refuses at ``at`` otherwise."""
+    if not isinstance(node, Node) or not is_op(node, *names):
+        found = op_name(node) or (node.op if isinstance(node, Node) else repr(node))
+        refuse(at, f"expected {' or '.join(names)} but found {found}")
+    return node
+
+
+def tensor(node: object) -> torch.Tensor:
+    """The fake tensor behind a node."""
+    value = node.meta["val"] if isinstance(node, Node) else None
+    if not isinstance(value, torch.Tensor):
+        raise TypeError(f"{node} has no tensor value")
+    return value
+
+
+def shape(node: object) -> tuple[int | SymInt, ...]:
+    return tuple(tensor(node).shape)
+
+
+def dtype(node: object) -> torch.dtype:
+    return tensor(node).dtype
+
+
+def is_static(size: int | SymInt) -> bool:
+    return isinstance(size, int)
+
+
+def number(value: object) -> Number | None:
+    """A literal number, or None (bool is no number)."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return value
+    return None
+
+
+def argument(node: Node, index: int, name: str, default: object = None) -> object:
+    """A positional or keyword argument of an ATen call, as it may be spelled either way."""
+    if len(node.args) > index:
+        return node.args[index]
+    return node.kwargs.get(name, default)
+
+
+def users(node: Node, *names: str) -> list[Node]:
+    """The node's users, or those of the given ops."""
+    found = list(node.users)
+    return [user for user in found if is_op(user, *names)] if names else found
+
+
+def sole_user(node: Node, *names: str) -> Node:
+    """The only user, which must be one of ``names`` when there are any."""
+    found = list(node.users)
+    if len(found) != 1:
+        refuse(node, f"expected one user but found {len(found)}")
+    return expect_op(found[0], node, *names) if names else found[0]
+
+
+def other_operand(node: Node, one: Node) -> Node:
+    """The operand of a two-operand node that is not ``one``; must be a node."""
+    return operand(node, 1 if node.args[0] is one else 0)
+
+
+CASTS = ("aten._to_copy", "aten.to", "aten.type_as")
+SHAPES = ("aten.reshape", "aten.view", "aten._unsafe_view", "aten.unsqueeze", "aten.squeeze")
+
+
+def operand(node: Node, index: int) -> Node:
+    """Positional operand ``index``, which must be a node."""
+    value = node.args[index] if len(node.args) > index else None
+    if not isinstance(value, Node):
+        refuse(node, f"operand {index} must be a tensor")
+    return value
+
+
+def skip(node: Node, names: Iterable[str]) -> Node:
+    """Walk up through single-input nodes of the given ops."""
+    allowed = tuple(names)
+    while is_op(node, *allowed):
+        node = operand(node, 0)
+    return node
+
+
+def skip_casts(node: Node) -> Node:
+    return skip(node, CASTS)
+
+
+def skip_down(node: Node, names: Iterable[str]) -> Node:
+    """Walk down through sole users of the given ops."""
+    allowed = tuple(names)
+    while len(node.users) == 1 and is_op(user := next(iter(node.users)), *allowed):
+        node = user
+    return node
+
+
+def commutative(node: Node, *names: str) -> tuple[Node, object]:
+    """(operand that is one of ``names``, the other operand) of an add or mul, in either order."""
+    first, second = node.args[0], node.args[1]
+    if isinstance(first, Node) and is_op(first, *names):
+        return first, second
+    if isinstance(second, Node) and is_op(second, *names):
+        return second, first
+    refuse(node, f"expected an operand that is {' or '.join(names)}")
+
+
+def find_user(start: Node, name: str) -> Node | None:
+    """The first direct user of the given op."""
+    return next((user for user in start.users if is_op(user, name)), None)

@@ -1,0 +1,69 @@
+"""Probing: decide what a small closed subgraph computes by running it.
+
+Masks and rope tables are spelled anew in every release of transformers. What they may depend on is
+fixed, though: positions, shapes and small constants. So the subgraph is evaluated at several
+concrete sizes and the values are compared with the definition, which no spelling escapes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+from glmc.ir.match import refuse
+
+
+def leaves(root: Node) -> set[Node]:
+    """The placeholders that ``root`` depends on."""
+    found: set[Node] = set()
+    seen: set[Node] = set()
+    stack = [root]
+    while stack:
+        node = stack.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if node.op == "placeholder":
+            found.add(node)
+        stack.extend(node.all_input_nodes)
+    return found
+
+
+def evaluate(root: Node, known: Mapping[Node, Any]) -> Any:
+    """Run the subgraph above ``root`` on real tensors; ``known`` holds values of some nodes.
+
+    Refuses at the first leaf that is not known.
+    """
+    values: dict[Node, Any] = dict(known)
+    stack = [root]
+    while stack:
+        node = stack[-1]
+        if node in values:
+            stack.pop()
+            continue
+        missing = [operand for operand in node.all_input_nodes if operand not in values]
+        if missing:
+            stack.extend(missing)
+            continue
+        stack.pop()
+        if node.op != "call_function":
+            refuse(node, f"the subgraph depends on {node.name}, which no probe knows")
+        arguments, keywords = torch.fx.node.map_arg(
+            (node.args, dict(node.kwargs)), lambda operand: values[operand]
+        )
+        if keywords.get("device") is not None:
+            keywords = {**keywords, "device": torch.device("cpu")}
+        target: Callable[..., Any] = node.target  # type: ignore[assignment]
+        with torch.no_grad():
+            values[node] = target(*arguments, **keywords)
+    return values[root]
+
+
+def step_inputs(batch: int, tokens: int, first: int = 0) -> dict[str, Tensor]:
+    """token_ids and positions [batch, tokens] for a probe; positions start at ``first``."""
+    positions = torch.arange(first, first + tokens).expand(batch, tokens).contiguous()
+    return {"token_ids": torch.zeros_like(positions), "positions": positions}

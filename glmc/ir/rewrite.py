@@ -1,0 +1,185 @@
+"""The rewriter: inserts nodes with shapes, ids and provenance, so that no pass does it by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.fx import Graph, Node
+
+from glmc.errors import InternalError
+from glmc.ir.program import Program
+from glmc.weights.recipe import Weight
+
+
+def fake_mode_of(graph: Graph) -> FakeTensorMode:
+    """The one FakeTensorMode that all values of a graph belong to."""
+    for node in graph.nodes:
+        value = node.meta.get("val")
+        if isinstance(value, FakeTensor):
+            return value.fake_mode
+    raise InternalError("the graph has no fake values")
+
+
+def layer_of(module: str) -> int | None:
+    """17 for ``model.layers.17.mlp``, None outside the layers."""
+    parts = module.split(".")
+    for name, following in zip(parts, parts[1:], strict=False):
+        if name == "layers" and following.isdigit():
+            return int(following)
+    return None
+
+
+class Rewriter:
+    """Edits one program's graph for one pass; call :meth:`finish` at the end."""
+
+    def __init__(self, program: Program, pass_name: str) -> None:
+        self.program = program
+        self.graph = program.graph
+        self.pass_name = pass_name
+        self._fake_mode = fake_mode_of(program.graph)
+        self._first = next(iter(self.graph.nodes))
+
+    def call(
+        self,
+        target: Callable[..., Any],
+        arguments: Sequence[Any],
+        *,
+        replaces: Sequence[Node],
+        before: Node | None = None,
+    ) -> Node:
+        """Insert a call in front of ``before`` (default: right after the latest operand).
+
+        ``replaces`` are the nodes whose meaning the new node takes over; the first names it: its
+        id, module path and source line are kept.
+        """
+        if before is not None:
+            context = self.graph.inserting_before(before)
+        else:
+            context = self.graph.inserting_after(self._latest(arguments))
+        with context:
+            node = self.graph.call_function(target, tuple(arguments))
+        with self._fake_mode:
+            node.meta["val"] = target(*_values(arguments))
+        self.describe(node, replaces)
+        return node
+
+    def describe(self, node: Node, replaces: Sequence[Node]) -> None:
+        """Give a node the id of the first replaced node and the provenance of all."""
+        if not replaces:
+            raise InternalError(f"{self.pass_name} inserted a node that replaces nothing")
+        first = replaces[0]
+        origins: dict[str, None] = {}
+        passes: dict[str, None] = {}
+        for old in replaces:
+            origins.update(dict.fromkeys(old.meta.get("origins", (old.meta["id"],))))
+            passes.update(dict.fromkeys(old.meta.get("passes", ())))
+        for key in ("id", "module", "layer", "source"):
+            node.meta[key] = first.meta.get(key)
+        node.meta["origins"] = tuple(origins)
+        node.meta["passes"] = (*passes, self.pass_name)
+
+    def item(self, node: Node, index: int) -> Node:
+        """``node[index]`` right behind a node with several outputs."""
+        import operator
+
+        with self.graph.inserting_after(node):
+            picked = self.graph.call_function(operator.getitem, (node, index))
+        picked.meta.update({key: value for key, value in node.meta.items() if key != "val"})
+        picked.meta["id"] = f"{node.meta['id']}[{index}]"
+        picked.meta["val"] = node.meta["val"][index]
+        return picked
+
+    def weight(self, weight: Weight) -> Node:
+        """The placeholder of a weight, made when it is not there yet."""
+        for node in self.graph.nodes:
+            if node.op != "placeholder":
+                break
+            if node.meta.get("weight") == weight.name:
+                return node
+        with self.graph.inserting_before(self._first):
+            node = self.graph.placeholder("weight_" + _identifier(weight.name))
+        with self._fake_mode:
+            node.meta["val"] = torch.empty(weight.shape, dtype=weight.dtype)
+        module = weight.name.rpartition(".")[0]
+        node.meta.update(
+            weight=weight.name, id=weight.name, module=module, layer=layer_of(module), source=None
+        )
+        self.program.weights[weight.name] = weight
+        return node
+
+    def replace(self, old: Node, new: Node) -> None:
+        """Let every user of ``old`` read ``new``."""
+        old.replace_all_uses_with(new)
+
+    def finish(self) -> None:
+        """Sort, drop what nobody reads, drop unused weights, check and recompile."""
+        sort_topologically(self.graph)
+        drop_dead_nodes(self.graph)
+        used = {node.meta["weight"] for node in self.graph.nodes if "weight" in node.meta}
+        for name in [name for name in self.program.weights if name not in used]:
+            del self.program.weights[name]
+        self.graph.lint()
+        self.program.graph_module.recompile()
+
+    def _latest(self, arguments: Sequence[Any]) -> Node:
+        """The operand that comes last in the graph; node order is compared by fx's sort key."""
+        nodes: list[Node] = []
+        torch.fx.node.map_arg(tuple(arguments), nodes.append)
+        if not nodes:
+            raise InternalError(f"{self.pass_name} inserted a node without operands")
+        latest = nodes[0]
+        for node in nodes[1:]:
+            if latest < node:
+                latest = node
+        if latest.op == "placeholder":
+            while latest.next.op == "placeholder":
+                latest = latest.next
+        return latest
+
+
+def _identifier(name: str) -> str:
+    return "".join(letter if letter.isalnum() else "_" for letter in name)
+
+
+def _values(arguments: Sequence[Any]) -> tuple[Any, ...]:
+    return torch.fx.node.map_arg(  # type: ignore[no-any-return]
+        tuple(arguments), lambda node: node.meta["val"]
+    )
+
+
+def drop_dead_nodes(graph: Graph) -> int:
+    """Erase nodes without users, weights included; step inputs and outputs stay."""
+    dropped = 0
+    for node in reversed(list(graph.nodes)):
+        if node.op == "output" or node.users or "input" in node.meta:
+            continue
+        graph.erase_node(node)
+        dropped += 1
+    return dropped
+
+
+def sort_topologically(graph: Graph) -> None:
+    """Move nodes only where an operand stands behind its user; keeps the order otherwise."""
+    seen: set[Node] = set()
+    for node in list(graph.nodes):
+        _place_operands(node, seen)
+
+
+def _place_operands(node: Node, seen: set[Node]) -> None:
+    stack = [node]
+    while stack:
+        current = stack[-1]
+        if current in seen:
+            stack.pop()
+            continue
+        missing = [operand for operand in current.all_input_nodes if operand not in seen]
+        if missing:
+            for operand in missing:
+                current.prepend(operand)
+            stack.extend(missing)
+        else:
+            seen.add(current)
+            stack.pop()

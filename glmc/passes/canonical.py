@@ -1,0 +1,172 @@
+"""canonical: many spellings of one thing become one.
+
+| spelled as | becomes |
+|---|---|
+| view, _unsafe_view, reshape, flatten; a chain of them | one ``aten.reshape`` of the first value |
+| transpose, t, permute | ``aten.permute`` with all dimensions, counted from 0 |
+| split, split_with_sizes, chunk, unbind-free getitem of them | ``aten.slice`` with plain bounds |
+| slice with negative or open bounds on a static dimension | ``aten.slice`` with plain bounds |
+| to, type_as | ``aten._to_copy`` with the dtype only |
+| linear; mm or addmm with a transposed weight | ``glmc.linear`` |
+| embedding | ``glmc.embedding`` |
+
+Bitwise: no arithmetic changes. Symbolic sizes stay as they are.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import torch
+from torch.fx import Node
+
+from glmc.ir import match as m
+from glmc.ir.ops import Numerics
+from glmc.ir.ops.linear import EMBEDDING, LINEAR
+from glmc.ir.program import Program
+from glmc.ir.rewrite import Rewriter
+from glmc.passes.base import PassResult, match_at
+
+aten = torch.ops.aten
+NAME = "canonical"
+_SPLITS = ("aten.split", "aten.split_with_sizes", "aten.chunk")
+_RESHAPES = ("aten.view", "aten._unsafe_view", "aten.reshape", "aten.flatten")
+
+
+def _reshape(rewriter: Rewriter, node: Node) -> Node | None:
+    source = m.skip(node, _RESHAPES)
+    if m.is_op(node, "aten.reshape") and source is node.args[0]:
+        return None
+    if m.is_op(node, "aten.flatten"):
+        return (
+            None
+            if any(not m.is_static(size) for size in m.shape(node))
+            else _to(rewriter, node, source, list(m.shape(node)))
+        )
+    return _to(rewriter, node, source, node.args[1])
+
+
+def _to(rewriter: Rewriter, node: Node, source: Node, sizes: object) -> Node:
+    return rewriter.call(aten.reshape.default, (source, sizes), replaces=(node,), before=node)
+
+
+def _permute(rewriter: Rewriter, node: Node) -> Node | None:
+    source = m.operand(node, 0)
+    rank = len(m.shape(source))
+    order = list(range(rank))
+    if m.is_op(node, "aten.transpose"):
+        first, second = (int(axis) % rank for axis in node.args[1:3])  # type: ignore[arg-type]
+        order[first], order[second] = order[second], order[first]
+    elif m.is_op(node, "aten.t"):
+        order.reverse()
+    else:
+        given = node.args[1]
+        order = [axis % rank for axis in given]  # type: ignore[union-attr, operator, misc]
+        if order == list(given):  # type: ignore[arg-type]
+            return None
+    arguments = (source, order)
+    return rewriter.call(aten.permute.default, arguments, replaces=(node,), before=node)
+
+
+def _split_item(rewriter: Rewriter, node: Node) -> Node | None:
+    split, index = m.operand(node, 0), node.args[1]
+    if not m.is_op(split, *_SPLITS) or not isinstance(index, int):
+        return None
+    source = m.operand(split, 0)
+    rank = len(m.shape(source))
+    axis = int(m.argument(split, 2, "dim", 0)) % rank  # type: ignore[call-overload]
+    widths = [part.shape[axis] for part in split.meta["val"]]
+    if not all(m.is_static(width) for width in widths):
+        return None
+    start = sum(widths[:index])
+    arguments = (source, axis, start, start + widths[index])
+    return rewriter.call(aten.slice.Tensor, arguments, replaces=(node, split), before=node)
+
+
+def _slice(rewriter: Rewriter, node: Node) -> Node | None:
+    source = m.operand(node, 0)
+    rank = len(m.shape(source))
+    axis = int(m.argument(node, 1, "dim", 0)) % rank  # type: ignore[call-overload]
+    size = m.shape(source)[axis]
+    start = m.argument(node, 2, "start", 0) or 0
+    stop = m.argument(node, 3, "end")
+    if not m.is_static(size) or not isinstance(start, int):
+        return None
+    if stop is not None and not isinstance(stop, int):
+        return None
+    first, last, step = slice(start, sys.maxsize if stop is None else stop).indices(int(size))
+    plain: tuple[object, ...] = (source, axis, first, last)
+    given_step = m.argument(node, 4, "step", 1)
+    if given_step != step:
+        plain = (*plain, given_step)
+    if tuple(node.args) == plain and not node.kwargs:
+        return None
+    return rewriter.call(aten.slice.Tensor, plain, replaces=(node,), before=node)
+
+
+def _cast(rewriter: Rewriter, node: Node) -> Node | None:
+    if m.is_op(node, "aten._to_copy") and set(node.kwargs) == {"dtype"}:
+        return None
+    new = rewriter.graph.call_function(
+        aten._to_copy.default, (m.operand(node, 0),), {"dtype": m.dtype(node)}
+    )
+    node.append(new)
+    new.meta["val"] = node.meta["val"]
+    rewriter.describe(new, (node,))
+    return new
+
+
+def _linear(rewriter: Rewriter, node: Node) -> Node | None:
+    if m.is_op(node, "aten.linear"):
+        bias = node.args[2] if len(node.args) > 2 else None
+        arguments: tuple[object, ...] = (node.args[0], node.args[1], bias)
+        return rewriter.call(LINEAR.overload, arguments, replaces=(node,), before=node)
+    if m.is_op(node, "aten.addmm"):
+        if node.kwargs:
+            return None
+        bias, x, turned = node.args
+    else:
+        bias, (x, turned) = None, node.args
+    if not m.is_op(turned, "aten.permute", "aten.t", "aten.transpose"):
+        return None
+    weight = m.operand(turned, 0)  # type: ignore[arg-type]
+    return rewriter.call(LINEAR.overload, (x, weight, bias), replaces=(node,), before=node)
+
+
+def _embedding(rewriter: Rewriter, node: Node) -> Node | None:
+    weight, token_ids = node.args[:2]
+    return rewriter.call(EMBEDDING.overload, (token_ids, weight), replaces=(node,), before=node)
+
+
+_HANDLERS: dict[str, Callable[[Rewriter, Node], Node | None]] = {
+    **dict.fromkeys(_RESHAPES, _reshape),
+    **dict.fromkeys(("aten.transpose", "aten.t", "aten.permute"), _permute),
+    **dict.fromkeys(m.CASTS, _cast),
+    **dict.fromkeys(("aten.linear", "aten.addmm", "aten.mm"), _linear),
+    "getitem": _split_item,
+    "aten.slice": _slice,
+    "aten.embedding": _embedding,
+}
+
+
+class Canonical:
+    """See the module's text."""
+
+    name = NAME
+    numerics = Numerics.BITWISE
+
+    def run(self, program: Program) -> PassResult:
+        result = PassResult()
+        rewriter = Rewriter(program, NAME)
+        for node in list(program.graph.nodes):
+            handler = _HANDLERS.get(m.op_name(node))
+            new = handler(rewriter, node) if handler is not None and node.users else None
+            if new is not None:
+                result.matches.append(match_at(node))
+                rewriter.replace(node, new)
+        rewriter.finish()
+        return result
+
+
+PASS = Canonical()

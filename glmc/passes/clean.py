@@ -1,0 +1,74 @@
+"""clean: take out nodes that compute nothing.
+
+Copies (``clone``, ``alias``, ``detach``), casts to the dtype that the value has, products with 1,
+sums with 0, and slices that keep everything. Bitwise. ``canonical`` must have run: it turns views
+into ``aten.reshape``, so a dropped ``clone`` never leaves a view of memory that it can't describe.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+from torch.fx import Node
+
+from glmc.ir import match as m
+from glmc.ir.ops import Numerics
+from glmc.ir.program import Program
+from glmc.ir.rewrite import Rewriter
+from glmc.passes.base import PassResult, match_at
+
+_COPIES = ("aten.clone", "aten.alias", "aten.detach", "aten.lift_fresh_copy", "aten.contiguous")
+NAME = "clean"
+
+
+def kept_value(node: Node) -> Node | None:
+    """The operand that the node only hands through, or None."""
+    if node.op != "call_function" or not isinstance(node.meta.get("val"), torch.Tensor):
+        return None
+    source = node.args[0] if node.args else None
+    if not isinstance(source, Node) or not isinstance(source.meta.get("val"), torch.Tensor):
+        return None
+    if m.is_op(node, *_COPIES):
+        return source
+    if m.is_op(node, *m.CASTS):
+        return source if m.dtype(node) == m.dtype(source) else None
+    if m.is_op(node, "aten.mul", "aten.div"):
+        return source if m.number(node.args[1]) == 1 and _same(node, source) else None
+    if m.is_op(node, "aten.add", "aten.sub"):
+        return source if m.number(node.args[1]) == 0 and _same(node, source) else None
+    if m.is_op(node, "aten.slice"):
+        return source if _keeps_all(node) else None
+    return None
+
+
+def _same(node: Node, source: Node) -> bool:
+    return m.dtype(node) == m.dtype(source) and len(m.shape(node)) == len(m.shape(source))
+
+
+def _keeps_all(node: Node) -> bool:
+    start, stop, step = (m.argument(node, index, "") for index in (2, 3, 4))
+    whole = stop in (None, "", sys.maxsize)
+    return start in (None, "", 0) and whole and step in (None, "", 1)
+
+
+class Clean:
+    """See the module's text."""
+
+    name = NAME
+    numerics = Numerics.BITWISE
+
+    def run(self, program: Program) -> PassResult:
+        result = PassResult()
+        rewriter = Rewriter(program, NAME)
+        for node in list(program.graph.nodes):
+            kept = kept_value(node)
+            if kept is None or not node.users:
+                continue
+            result.matches.append(match_at(node))
+            rewriter.replace(node, kept)
+        rewriter.finish()
+        return result
+
+
+PASS = Clean()

@@ -1,0 +1,38 @@
+"""Evaluate a recipe whole, in memory: for tests, verification and small models.
+
+The packer streams instead; both must give the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from glmc.ir.ops.rotary import rope_table
+from glmc.weights.recipe import Concatenate, Constant, Recipe, RopeTable, Source, Stack, Weight
+
+
+def evaluate(weight: Weight, read: Callable[[str], Tensor]) -> Tensor:
+    """The tensor of a weight; ``read`` gives a parameter by its qualified name."""
+    return _value(weight.recipe, read).to(weight.dtype).reshape(weight.shape).contiguous()
+
+
+def _value(recipe: Recipe, read: Callable[[str], Tensor]) -> Tensor:
+    if isinstance(recipe, Source):
+        return read(recipe.name)
+    if isinstance(recipe, Concatenate):
+        return torch.cat([_value(part, read) for part in recipe.parts])
+    if isinstance(recipe, Stack):
+        return torch.stack([_value(part, read) for part in recipe.parts])
+    if isinstance(recipe, Constant):
+        return torch.tensor(recipe.values, dtype=torch.float64)
+    return rope_rows(recipe)
+
+
+def rope_rows(table: RopeTable) -> Tensor:
+    """float32 [rows, rotary_dim]: the cosines of all pairs, then the sines."""
+    frequencies = torch.tensor(table.inverse_frequencies, dtype=torch.float64).float()
+    positions = torch.arange(table.rows)
+    return torch.cat(rope_table(positions, frequencies, table.scaling, torch.float32), -1)
