@@ -94,9 +94,15 @@ class Emitter(Protocol):
     """What a rule may do. ``result(i)`` is output i of the node."""
 
     options: LoweringOptions
+    notes: dict[str, Value]
+    """What one rule leaves for a later one, by a key of the backend's own; such a value lives
+    until the last call that uses it."""
+
+    def remark(self, text: str) -> None:
+        """Say in the report how this node was lowered, when that is not the usual way."""
 
     def temporary(self, name: str, shape: Shape, dtype: torch.dtype) -> Value:
-        """A scratch buffer that lives for the calls of this node that use it."""
+        """A scratch buffer; it lives from the first to the last call that uses it."""
 
     def result(self, index: int = 0) -> Value:
         """A new buffer for output ``index``, with the shape and dtype of the graph."""

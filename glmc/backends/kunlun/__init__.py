@@ -1,0 +1,24 @@
+"""The Kunlun backend: ``--target xpu``.
+
+One table of vendor functions (``table.py``), limits that are refused at compile time
+(``limits.py``), and one rule per semantic op (``rules_*.py``). No Kunlun hardware was at hand:
+whatever ran, ran on the emulator.
+"""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+from glmc.backends.base import Target
+from glmc.backends.kunlun import limits, rules_attention, rules_dense, rules_moe, table
+
+TARGET = Target(
+    name="xpu",
+    rules=MappingProxyType(
+        {**rules_dense.RULES, **rules_attention.RULES, **rules_moe.RULES},
+    ),
+    cache_layout="blocks_heads_tokens",
+    dtypes=limits.DTYPES,
+    profiles=table.ALL,
+    check=limits.check,
+)

@@ -1,0 +1,93 @@
+"""Small helpers of the rules: vendor calls through the table, and views of values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Union
+
+import torch
+
+from glmc.backends.base import Emitter, Value, fixed
+from glmc.backends.kunlun.table import abi_profile
+from glmc.errors import LoweringError
+from glmc_runtime.plan import Argument, BufferArgument, Extent, InputArgument, Shape
+
+Passed = Union[Value, Argument, float, int, bool, str, list[int], None]
+
+
+def vendor(emit: Emitter, name: str, **arguments: Passed) -> None:
+    """Emit ``kunlun_ops.<name>`` in the spelling of the chosen profile.
+
+    What the call writes and whether it reads host memory is taken from the table. Raises AbiError
+    when the profile lacks the function or a keyword.
+    """
+    profile = abi_profile(emit.options.abi_profile)
+    function = profile.function(name)
+    spelled = profile.resolve(name, arguments)
+    given = {key: value for key, value in arguments.items() if value is not None}
+    emit.call(
+        function.qualified,
+        writes=tuple(spelled[key] for key in function.mutates if key in given),
+        host=any(key in given for key in function.host),
+        **{spelled[key]: value for key, value in arguments.items()},
+    )
+
+
+def product(extents: Iterable[Extent]) -> Extent:
+    """The product of sizes of which at most one follows the step."""
+    total = fixed(1)
+    for extent in extents:
+        moving = total.tokens or total.sequences
+        if (extent.tokens or extent.sequences) and moving:
+            raise LoweringError(
+                "a size would be quadratic in the step", found=f"({total}) * ({extent})"
+            )
+        total = total * extent.constant if moving else extent * total.constant
+    return total
+
+
+def view(value: Value, *shape: Extent | int) -> Value:
+    """The same storage in another shape."""
+    extents: Shape = tuple(fixed(size) if isinstance(size, int) else size for size in shape)
+    return replace(value, shape=extents)
+
+
+def rows(value: Value) -> Value:
+    """[rows, width]: all dimensions but the last as one, as the vendor wants it."""
+    return view(value, product(value.shape[:-1]), value.shape[-1])
+
+
+def real(value: Value) -> Argument:
+    """The part of a value that is no padding, seen with the value's own shape."""
+    argument = value.argument
+    if isinstance(argument, (BufferArgument, InputArgument)):
+        return replace(argument, shape=value.shape, real=True)
+    raise LoweringError(
+        f"{value.name} has no real part", expected="a buffer or an input", found=repr(argument)
+    )
+
+
+def zeroed(emit: Emitter, name: str, shape: Shape, dtype: torch.dtype) -> Value:
+    """A temporary that is zeroed in each step, inside the captured graph."""
+    value = emit.temporary(name, shape, dtype)
+    emit.call("aten.zero", writes=("out",), out=value)
+    return value
+
+
+def cast(emit: Emitter, value: Value, dtype: torch.dtype) -> Value:
+    """``value`` itself or a copy in another dtype."""
+    if value.dtype == dtype:
+        return value
+    out = emit.temporary(f"{value.name}_{str(dtype).removeprefix('torch.')}", value.shape, dtype)
+    emit.call("aten.copy", writes=("out",), source=value, out=out)
+    return out
+
+
+def cast_weight(emit: Emitter, value: Value, dtype: torch.dtype) -> Value:
+    """A weight packed once more in another dtype, from the checkpoint's own dtype."""
+    if value.dtype == dtype:
+        return value
+    weight = emit.recipe(value)
+    suffix = str(dtype).removeprefix("torch.")
+    return emit.weight(replace(weight, name=f"{weight.name}.{suffix}", dtype=dtype))

@@ -1,0 +1,170 @@
+"""Embedding, linear, norms, activations and the shared expert as Kunlun calls."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from glmc.backends.base import Emitter, Op, Value, fixed
+from glmc.backends.kunlun import limits
+from glmc.backends.kunlun.emit import Passed, cast_weight, rows, vendor, view
+from glmc.errors import LoweringError
+from glmc_runtime.plan import WeightArgument
+
+MATMUL_PROFILE = "P-C"
+
+
+def embedding(op: Op, emit: Emitter) -> None:
+    emit.call(
+        "aten.embedding",
+        writes=("out",),
+        ids=op.tensor("token_ids"),
+        weight=op.tensor("weight"),
+        out=emit.result(),
+    )
+
+
+def select_rows(op: Op, emit: Emitter) -> None:
+    emit.call(
+        "aten.index_select",
+        writes=("out",),
+        x=op.tensor("x"),
+        rows=op.tensor("rows"),
+        out=emit.result(),
+    )
+
+
+def linear(op: Op, emit: Emitter) -> None:
+    """A float16 product with many columns is cut along them and put together again."""
+    x, weight, bias = op.tensor("x"), op.tensor("weight"), op.optional_tensor("bias")
+    out = emit.result()
+    columns = weight.dim(0)
+    if x.dtype != torch.float16 or columns <= limits.FLOAT16_COLUMNS:
+        matmul(emit, rows(x), weight, bias, rows(out))
+        return
+    starts = range(0, columns, limits.FLOAT16_COLUMNS)
+    parts: dict[str, Value] = {}
+    for number, start in enumerate(starts):
+        stop = min(start + limits.FLOAT16_COLUMNS, columns)
+        part = emit.temporary(
+            f"columns_{number}", (rows(x).shape[0], fixed(stop - start)), out.dtype
+        )
+        part_bias = None if bias is None else weight_rows(bias, start, stop, op.node)
+        matmul(emit, rows(x), weight_rows(weight, start, stop, op.node), part_bias, part)
+        parts[f"part_{number}"] = part
+    emit.call("aten.concat_columns", writes=("out",), host=False, **parts, out=rows(out))
+    emit.remark(
+        f"float16 product of {columns} columns cut in {len(starts)}: one with 248320 columns is "
+        "known to be wrong on the hardware"
+    )
+
+
+def matmul(emit: Emitter, x: Value, weight: Value, bias: Value | None, out: Value) -> None:
+    """``out = x @ weight.T + bias``, all of two dimensions.
+
+    P-A and P-B leave unquantised linears to torch, as the vendor's own engines do; the engine of
+    P-C sends them to ``kunlun_ops.matmul``, whose bias is documented as float32 only.
+    """
+    if emit.options.abi_profile != MATMUL_PROFILE:
+        emit.call("aten.linear", writes=("out",), x=x, weight=weight, bias=bias, out=out)
+        return
+    given: dict[str, Passed] = {}
+    if bias is not None:
+        given["bias"] = cast_weight(emit, bias, torch.float32)
+    vendor(emit, "matmul", x=x, w=weight, out=out, w_trans=True, **given)
+
+
+def weight_rows(value: Value, start: int, stop: int, place: str) -> Value:
+    """Rows ``start:stop`` of a weight, which lie together in memory."""
+    argument = value.argument
+    if not isinstance(argument, WeightArgument):
+        raise LoweringError(
+            "only a packed weight can be cut in rows", place=place, found=repr(argument)
+        )
+    base = 0 if argument.rows is None else argument.rows[0]
+    return replace(
+        value,
+        shape=(fixed(stop - start), *value.shape[1:]),
+        argument=replace(argument, rows=(base + start, base + stop)),
+    )
+
+
+def rms_norm(op: Op, emit: Emitter) -> None:
+    norm(emit, op.tensor("x"), op.tensor("weight"), emit.result(), op.number("eps"))
+
+
+def norm(emit: Emitter, x: Value, weight: Value, out: Value, eps: float) -> None:
+    """Norm of each row of x in its last dimension."""
+    vendor(emit, "rmsnorm", x=rows(x), weight=weight, output=rows(out), eps=eps)
+
+
+def add_rms_norm(op: Op, emit: Emitter) -> None:
+    """In place, as every public caller does: the norm lands in x, the sum in the residual."""
+    branch = emit.mutable(op.tensor("x"))
+    total = emit.mutable(op.tensor("residual"))
+    if branch.argument == total.argument:
+        source, branch = branch, emit.temporary("branch", branch.shape, branch.dtype)
+        emit.call("aten.copy", writes=("out",), source=source, out=branch)
+    vendor(
+        emit,
+        "add_rmsnorm",
+        x=rows(branch),
+        y=rows(total),
+        weight=op.tensor("weight"),
+        output=rows(branch),
+        eps=op.number("eps"),
+        residual_output=rows(total),
+    )
+    emit.bind(0, branch)
+    emit.bind(1, total)
+
+
+def swiglu(op: Op, emit: Emitter) -> None:
+    gate_times_up(emit, op.tensor("x"), emit.result(), op.node)
+
+
+def gate_times_up(emit: Emitter, x: Value, out: Value, place: str) -> None:
+    """x [.., 2 * width] -> out [.., width]."""
+    limits.check_swiglu(out.dim(-1), out.dtype, place)
+    vendor(emit, "swiglu", x=x, y=out)
+
+
+def silu_mul(op: Op, emit: Emitter) -> None:
+    """The halves are put side by side first: the vendor's kernel takes one tensor."""
+    gate, up, out = rows(op.tensor("gate")), rows(op.tensor("up")), rows(emit.result())
+    both = emit.temporary("gate_up", (gate.shape[0], gate.shape[1] * 2), gate.dtype)
+    emit.call("aten.concat_columns", writes=("out",), part_0=gate, part_1=up, out=both)
+    emit.remark("gate and up are separate: one copy more than a merged projection")
+    gate_times_up(emit, both, out, op.node)
+
+
+def shared_expert(op: Op, emit: Emitter) -> None:
+    x, gate_up, down = rows(op.tensor("x")), op.tensor("gate_up"), op.tensor("down")
+    out = emit.result()
+    width = gate_up.dim(0) // 2
+    both = emit.temporary("gate_up", (x.shape[0], fixed(2 * width)), x.dtype)
+    activated = emit.temporary("activated", (x.shape[0], fixed(width)), x.dtype)
+    shared = emit.temporary("shared", rows(out).shape, out.dtype)
+    matmul(emit, x, gate_up, None, both)
+    gate_times_up(emit, both, activated, op.node)
+    matmul(emit, activated, down, None, shared)
+    emit.call(
+        "aten.add",
+        writes=("out",),
+        x=op.tensor("routed"),
+        y=view(shared, *out.shape),
+        out=out,
+    )
+
+
+RULES = {
+    "embedding": embedding,
+    "select_rows": select_rows,
+    "linear": linear,
+    "rms_norm": rms_norm,
+    "add_rms_norm": add_rms_norm,
+    "swiglu": swiglu,
+    "silu_mul": silu_mul,
+    "shared_expert": shared_expert,
+}

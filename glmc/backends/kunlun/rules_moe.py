@@ -1,0 +1,163 @@
+"""The router and the routed experts as Kunlun calls."""
+
+from __future__ import annotations
+
+import torch
+
+from glmc.backends.base import Emitter, Op, Value, fixed
+from glmc.backends.kunlun import limits
+from glmc.backends.kunlun.emit import Passed, cast, cast_weight, product, rows, vendor, view, zeroed
+from glmc.backends.kunlun.rules_dense import gate_times_up
+from glmc.backends.kunlun.table import CLUSTERS
+from glmc.weights.recipe import Constant, Weight
+from glmc_runtime.plan import Extent
+
+
+def moe_gate(op: Op, emit: Emitter) -> None:
+    """float32 logits, then the vendor's router where it can keep the op's meaning, else ours.
+
+    The choice of experts comes out as int32, the only index dtype of the vendor's expert kernels.
+    """
+    x, bias = rows(op.tensor("x")), op.tensor("bias")
+    weight = cast_weight(emit, op.tensor("weight"), torch.float32)
+    tokens, experts, top_k = x.shape[0], weight.dim(0), op.integer("top_k")
+    limits.check_experts(experts, op.node)
+    limits.check_index_dtype(bias.dtype, torch.float32, "bias", op.node)
+    logits = emit.temporary("logits", (tokens, fixed(experts)), torch.float32)
+    scores = emit.result(0)
+    ids = emit.temporary("ids", (tokens, fixed(top_k)), torch.int32)
+    emit.call(
+        "aten.linear",
+        writes=("out",),
+        x=cast(emit, x, torch.float32),
+        weight=weight,
+        bias=None,
+        out=logits,
+    )
+    statistic = _zeroed_statistic(emit, experts)
+    reason = unfused_reason(op)
+    if reason is None:
+        vendor(
+            emit,
+            "moe_sigmoid_group_topk_norm",
+            x=logits,
+            topk_index=ids,
+            norm_score=scores,
+            block_statistic=statistic,
+            bias=bias,
+            scale=op.number("scale"),
+            n_group=1,
+            topk_group=1,
+        )
+    else:
+        emit.remark(f"router in torch, not the vendor's kernel: {reason}")
+        emit.call(
+            "router.sigmoid_group_topk",
+            writes=("weights", "ids"),
+            logits=logits,
+            bias=bias,
+            top_k=top_k,
+            groups=op.integer("groups"),
+            top_groups=op.integer("top_groups"),
+            fill=op.number("group_fill"),
+            normalize=op.flag("normalize"),
+            eps=op.number("normalize_eps"),
+            scale=op.number("scale"),
+            weights=scores,
+            ids=ids,
+        )
+        vendor(emit, "gen_block_statistic", topk_ids=ids, block_statistic=statistic)
+    emit.notes[_statistic_key(ids)] = statistic
+    emit.bind(1, ids)
+
+
+def unfused_reason(op: Op) -> str | None:
+    """Why the vendor's router can't stand for this gate, or None when it can."""
+    groups, top_groups = op.integer("groups"), op.integer("top_groups")
+    if groups != top_groups:
+        return f"it is not known what it does with experts outside the {top_groups} best groups"
+    if not op.flag("normalize"):
+        return "it always divides by the sum of the weights"
+    if op.number("normalize_eps") > limits.ABSORBED_EPS:
+        return f"it adds no eps to the sum, and {op.number('normalize_eps'):g} would be missed"
+    return None
+
+
+def moe_ffn(op: Op, emit: Emitter) -> None:
+    """Sort by expert, two grouped products with swiglu between, weighted sum.
+
+    Between the first and the last call rows are in the order of the experts; nothing else may
+    read them. The fused activation stays off: it is known to be wrong from 1024 tokens.
+    """
+    x, weights = rows(op.tensor("x")), op.tensor("weights")
+    gate_up, down = op.tensor("gate_up"), op.tensor("down")
+    ids = cast(emit, op.tensor("ids"), torch.int32)
+    experts, hidden, width = gate_up.dim(0), gate_up.dim(2), down.dim(2)
+    limits.check_experts(experts, op.node)
+    tokens, top_k = ids.shape[0], ids.dim(1)
+    slots = tokens * top_k
+    int32 = torch.int32
+    statistic = emit.notes.get(_statistic_key(ids))
+    if statistic is None:
+        statistic = _zeroed_statistic(emit, experts)
+        vendor(emit, "gen_block_statistic", topk_ids=ids, block_statistic=statistic)
+    expert_counts = zeroed(emit, "expert_counts", (fixed(experts),), int32)
+    lod = zeroed(emit, "expert_lod", (fixed(experts + 1),), int32)
+    index = emit.temporary("sorted_index", (slots,), int32)
+    expanded = emit.temporary("expanded", (slots, fixed(hidden)), x.dtype)
+    vendor(
+        emit,
+        "moe_pre_sorted",
+        x=x,
+        topk_index=ids,
+        block_statistic=statistic,
+        moe_expand=expanded,
+        moe_index=index,
+        expert_m=expert_counts,
+        sorted_tokens_num_lod=lod,
+        index_have_neg=False,
+    )
+    both = emit.temporary("gate_up", (tokens, fixed(top_k), fixed(2 * width)), x.dtype)
+    activated = emit.temporary("activated", (tokens, fixed(top_k), fixed(width)), x.dtype)
+    result = emit.temporary("expert_rows", (tokens, fixed(top_k), fixed(hidden)), x.dtype)
+    shared: dict[str, Passed] = {
+        "sorted_tokens_num_lod": lod,
+        "sorted_tokens_idx": index,
+        "moe_topk": top_k,
+        "act": None,
+    }
+    vendor(emit, "moe_fc", x=expanded, weight=gate_up, y=both, **shared)
+    gate_times_up(emit, both, activated, op.node)
+    vendor(emit, "moe_fc", x=view(activated, slots, width), weight=down, y=result, **shared)
+    vendor(
+        emit,
+        "moe_post",
+        x=result,
+        moe_index=view(index, tokens, top_k),
+        normed_scale=weights,
+        dequant_scale=_ones(emit, tokens, top_k),
+        y=rows(emit.result()),
+    )
+
+
+def _zeroed_statistic(emit: Emitter, experts: int) -> Value:
+    return zeroed(emit, "block_statistic", (fixed(CLUSTERS), fixed(experts)), torch.int32)
+
+
+def _statistic_key(ids: Value) -> str:
+    return f"block_statistic of {ids.name}"
+
+
+def _ones(emit: Emitter, tokens: Extent, top_k: int) -> Value:
+    """The dequantisation scale of a weight that is not quantised; made once for all layers."""
+    shape = (tokens, fixed(top_k))
+    key = f"ones {product(shape)} {top_k}"
+    if key not in emit.notes:
+        one = emit.weight(Weight("one", (1,), torch.float32, Constant((1.0,))))
+        ones = zeroed(emit, "ones", shape, torch.float32)
+        emit.call("aten.add", writes=("out",), x=ones, y=one, out=ones)
+        emit.notes[key] = ones
+    return emit.notes[key]
+
+
+RULES = {"moe_gate": moe_gate, "moe_ffn": moe_ffn}
