@@ -16,6 +16,7 @@ from . import (
     moe_gate,
     norms,
     rotary,
+    sampling,
     wrappers,
 )
 from .errors import GuardError, UnmodelledError, VendorCheckError
@@ -31,6 +32,7 @@ FAMILIES = (
     moe_gate,
     norms,
     rotary,
+    sampling,
     wrappers,
 )
 

@@ -75,10 +75,10 @@ def _write(
         require_dtype(place, name, source, *FLOATS)
         require_cache(place, f"{name}_cache", cache)
         require_dtype(place, f"{name}_cache", cache, source.dtype)
-        heads, block_size = (
-            (cache.shape[2], cache.shape[1]) if blhd else (cache.shape[1], cache.shape[2])
-        )
+        heads = cache.shape[2 if blhd else 1]
         require_shape(place, name, source, (tokens, heads, cache.shape[-1]))
+    for _, source, cache in pairs:
+        block_size = cache.shape[1 if blhd else 2]
         block = torch.div(slots, block_size, rounding_mode="floor")
         offset = slots - block * block_size
         if blhd:
@@ -167,3 +167,42 @@ def swap_blocks(src: torch.Tensor, dst: torch.Tensor, block_mapping: torch.Tenso
     """Copy blocks of src to blocks of dst; block_mapping [pairs, 2] source, destination."""
     source, destination = _block_pairs("swap_blocks", block_mapping)
     dst[destination] = src[source].to(dst.device)
+
+
+@vendor_op("compute_slot_mappings", profiles=("P-C",), in_place=("slot_mappings",))
+def compute_slot_mappings(
+    slot_mappings: list[torch.Tensor],
+    block_tables: list[torch.Tensor],
+    positions: torch.Tensor,
+    query_start_loc: torch.Tensor,
+    block_sizes: torch.Tensor,
+    num_reqs: int,
+    num_tokens: int,
+    pad_slot_id: int,
+    cp_world_size: int = 1,
+    cp_rank: int = 0,
+    cp_interleave: int = 1,
+) -> None:
+    """slot = block_table[request, position // block_size] * block_size + position % block_size, for
+    each cache group; slots after num_tokens become pad_slot_id. No context parallelism.
+
+    Argument names are ours: public callers pass them by position.
+    """
+    place = "compute_slot_mappings"
+    refuse_unmodelled(place, cp_world_size=(cp_world_size, 1))
+    ends = query_start_loc[: num_reqs + 1].long()
+    lengths = ends.diff()
+    require(
+        int(lengths.sum()) == num_tokens,
+        f"{place}(query_start_loc=)",
+        f"{num_tokens} tokens",
+        ends.tolist(),
+    )
+    request = torch.repeat_interleave(
+        torch.arange(num_reqs, device=positions.device), lengths.to(positions.device)
+    )
+    where = positions[:num_tokens].long()
+    for slots, table, size in zip(slot_mappings, block_tables, block_sizes.tolist(), strict=True):
+        blocks = table[request, torch.div(where, size, rounding_mode="floor")].long()
+        slots[:num_tokens] = (blocks * size + where % size).to(slots.dtype)
+        slots[num_tokens:] = pad_slot_id

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+
 from glmc_kunlun_emulator import EmulatedVendor, GuardError, UnmodelledError, VendorCheckError
 
 EXPERTS, TOP_K, HIDDEN, INNER = 6, 2, 16, 8
