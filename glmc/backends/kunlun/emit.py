@@ -11,7 +11,7 @@ import torch
 from glmc.backends.base import Emitter, Value, fixed
 from glmc.backends.kunlun.table import abi_profile
 from glmc.errors import LoweringError
-from glmc_runtime.plan import Argument, BufferArgument, Extent, InputArgument, Shape
+from glmc_runtime.plan import Argument, BufferArgument, Extent, InputArgument, Shape, WeightArgument
 
 Passed = Union[Value, Argument, float, int, bool, str, list[int], None]
 
@@ -85,9 +85,13 @@ def cast(emit: Emitter, value: Value, dtype: torch.dtype) -> Value:
 
 
 def cast_weight(emit: Emitter, value: Value, dtype: torch.dtype) -> Value:
-    """A weight packed once more in another dtype, from the checkpoint's own dtype."""
+    """A weight, or rows of one, packed once more in another dtype from the checkpoint's own."""
     if value.dtype == dtype:
         return value
     weight = emit.recipe(value)
     suffix = str(dtype).removeprefix("torch.")
-    return emit.weight(replace(weight, name=f"{weight.name}.{suffix}", dtype=dtype))
+    whole = emit.weight(replace(weight, name=f"{weight.name}.{suffix}", dtype=dtype))
+    if isinstance(whole.argument, WeightArgument) and isinstance(value.argument, WeightArgument):
+        part = replace(whole.argument, rows=value.argument.rows)
+        return replace(whole, shape=value.shape, argument=part)
+    return whole
