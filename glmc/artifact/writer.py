@@ -1,0 +1,272 @@
+"""Write an artifact directory: all of it or nothing.
+
+Everything goes into a sibling directory ``.NAME.partial-*`` first, the manifest last; after fsync
+one rename puts it in place. What a crash leaves behind has no manifest and so never loads.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from glmc.artifact.replace import is_artifact, put_in_place, sync_directory
+from glmc.errors import PackError
+from glmc.ir.program import ModelShape
+from glmc.weights.recipe import Weight
+from glmc.weights.safetensors_writer import (
+    SHARD_BYTES,
+    TensorSpec,
+    file_size,
+    plan_shards,
+    write_file,
+)
+from glmc.weights.source import WeightSource
+from glmc.weights.stream import CHUNK_BYTES, stream_weight
+from glmc_runtime.manifest import (
+    CacheSpec,
+    FileEntry,
+    Guards,
+    Limits,
+    Manifest,
+    ModelFacts,
+    WeightEntry,
+    manifest_to_json,
+)
+from glmc_runtime.plan import PhasePlan, phase_to_json
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "generation_config.json",
+)
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class ManifestParts:
+    """What the caller knows of the manifest; the writer adds weights, files and phases."""
+
+    target: str
+    dtype: str
+    abi_profile: str | None
+    versions: Mapping[str, str]
+    model: ModelFacts
+    cache: CacheSpec
+    limits: Limits
+    guards: Guards
+
+
+def model_facts(shape: ModelShape) -> ModelFacts:
+    """The part of a model's shape that the runtime is told."""
+    return ModelFacts(
+        name=shape.name,
+        architecture=shape.architecture,
+        layers=shape.layers,
+        vocabulary=shape.vocabulary,
+        hidden=shape.hidden,
+        query_heads=shape.query_heads,
+        kv_heads=shape.kv_heads,
+        head_dim=shape.head_dim,
+        parameters=shape.parameters,
+        maximum_positions=shape.maximum_positions,
+        eos_token_ids=shape.eos_token_ids,
+    )
+
+
+def write_artifact(
+    path: Path,
+    *,
+    parts: ManifestParts,
+    phases: Mapping[str, PhasePlan],
+    weights: Sequence[Weight],
+    source: WeightSource | None,
+    tokenizer_directory: Path | None = None,
+    report: Mapping[str, Any] | None = None,
+    force: bool = False,
+    progress: Progress = lambda done, total: None,
+    shard_bytes: int = SHARD_BYTES,
+    chunk_bytes: int = CHUNK_BYTES,
+) -> Manifest:
+    """Write the artifact and return its manifest.
+
+    Without a ``source`` the weights are listed but not written. An existing artifact is replaced,
+    in one step, only with ``force``; anything else at ``path`` is never touched. ``progress`` is
+    told bytes of weights done and in total. Raises :class:`PackError`, after which nothing new is
+    left at ``path``, and :class:`CheckpointError` from the source.
+    """
+    path = Path(path)
+    _check_destination(path, force)
+    specs = [TensorSpec(weight.name, weight.dtype, weight.shape) for weight in weights]
+    _check_names(specs)
+    shards = plan_shards(specs, shard_bytes)
+    needed = sum(file_size(shard) for shard in shards) if source is not None else 0
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _check_space(path.parent, needed)
+        partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.partial-", dir=path.parent))
+    except OSError as error:
+        raise _disk_error(error, path, needed) from error
+    complete = False
+    try:
+        files: dict[str, FileEntry] = {}
+        _write_json_files(partial, files, phases, report or {})
+        _copy_tokenizer(partial, files, tokenizer_directory)
+        by_name = {weight.name: weight for weight in weights}
+        done, total = 0, sum(spec.bytes for spec in specs)
+
+        def stream(spec: TensorSpec) -> Iterator[Tensor]:
+            if source is None:
+                raise PackError("weights were to be written without a source")
+            return stream_weight(by_name[spec.name], source, chunk_bytes)
+
+        def advance(written: int) -> None:
+            nonlocal done
+            done += written
+            progress(done, total)
+
+        entries: dict[str, WeightEntry] = {}
+        for number, shard in enumerate(shards, 1):
+            name = f"weights/{number:05d}-of-{len(shards):05d}.safetensors"
+            for spec in shard:
+                dtype = str(spec.dtype).removeprefix("torch.")
+                entries[spec.name] = WeightEntry(name, dtype, spec.shape)
+            if source is not None:
+                (partial / name).parent.mkdir(exist_ok=True)
+                file = write_file(partial / name, shard, stream, advance)
+                files[name] = FileEntry(file.sha256, file.size)
+        manifest = _manifest(parts, phases, entries, files, included=source is not None)
+        _write_bytes(partial / "manifest.json", _json(manifest_to_json(manifest)))
+        for directory in (partial / "plans", partial / "weights", partial / "tokenizer", partial):
+            if directory.is_dir():
+                sync_directory(directory)
+        put_in_place(partial, path)
+        complete = True
+    except OSError as error:
+        raise _disk_error(error, path, needed) from error
+    finally:
+        # Also on an interrupt: a half-written artifact of a large model fills a disk.
+        if not complete:
+            shutil.rmtree(partial, ignore_errors=True)
+    return manifest
+
+
+def _manifest(
+    parts: ManifestParts,
+    phases: Mapping[str, PhasePlan],
+    weights: dict[str, WeightEntry],
+    files: dict[str, FileEntry],
+    *,
+    included: bool,
+) -> Manifest:
+    values = {name: getattr(parts, name) for name in ManifestParts.__dataclass_fields__}
+    manifest = Manifest(
+        **values, weights=weights, weights_included=included, files=files, phases=tuple(phases)
+    )
+    return replace(manifest, versions=dict(parts.versions))
+
+
+def _check_destination(path: Path, force: bool) -> None:
+    if path.is_symlink() or (path.exists() and not path.is_dir()):
+        found, remedy = "a file or a link", "choose another path"
+    elif not path.exists() or not any(path.iterdir()):
+        return
+    elif not is_artifact(path):
+        found, remedy = "a directory that is no glmc artifact", "choose another path"
+    elif not force:
+        found, remedy = "an artifact", "choose another path, or pass --force to replace it"
+    else:
+        return
+    raise PackError(
+        "the output path is taken",
+        place=str(path),
+        expected="a path where nothing is yet",
+        found=found,
+        remedy=remedy,
+    )
+
+
+def _check_names(specs: Sequence[TensorSpec]) -> None:
+    names = [spec.name for spec in specs]
+    twice = (
+        sorted({name for name in names if names.count(name) > 1})
+        if (len(set(names)) != len(names))
+        else []
+    )
+    if twice:
+        raise PackError("weights share a name", found=", ".join(twice), remedy="report this")
+
+
+def _check_space(directory: Path, needed: int) -> None:
+    free = shutil.disk_usage(directory).free
+    if free < needed:
+        raise PackError(
+            "the disk has too little room for the weights",
+            place=str(directory),
+            expected=f"{needed} bytes",
+            found=f"{free} bytes free",
+            remedy="free some space or choose an output path on another disk",
+        )
+
+
+def _disk_error(error: OSError, path: Path, needed: int) -> PackError:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    try:
+        free = f"{shutil.disk_usage(path.parent).free} bytes free"
+    except OSError:
+        free = "unknown"
+    return PackError(
+        "the disk is full" if full else f"the artifact can't be written: {error.strerror}",
+        place=str(error.filename or path),
+        expected=f"{needed} bytes of weights" if full else "a directory that can be written to",
+        found=free if full else str(error),
+        remedy="free some space or choose an output path on another disk"
+        if full
+        else "check the path and its permissions",
+    )
+
+
+def _write_json_files(
+    root: Path,
+    files: dict[str, FileEntry],
+    phases: Mapping[str, PhasePlan],
+    report: Mapping[str, Any],
+) -> None:
+    (root / "plans").mkdir()
+    contents = {f"plans/{name}.json": _json(phase_to_json(plan)) for name, plan in phases.items()}
+    contents["report.json"] = _json(report)
+    for name, data in contents.items():
+        files[name] = _write_bytes(root / name, data)
+
+
+def _copy_tokenizer(root: Path, files: dict[str, FileEntry], directory: Path | None) -> None:
+    present = [
+        name for name in TOKENIZER_FILES if directory is not None and (directory / name).is_file()
+    ]
+    for name in present:
+        (root / "tokenizer").mkdir(exist_ok=True)
+        data = (directory / name).read_bytes() if directory is not None else b""
+        files[f"tokenizer/{name}"] = _write_bytes(root / "tokenizer" / name, data)
+
+
+def _json(data: Any) -> bytes:
+    return (json.dumps(data, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def _write_bytes(path: Path, data: bytes) -> FileEntry:
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    return FileEntry(sha256(data).hexdigest(), len(data))
