@@ -39,7 +39,10 @@ class Text:
                     remedy="pass token ids, or compile again from a checkpoint with a tokenizer",
                 )
             module = _require("tokenizers", "text prompts")
-            self._tokenizer = module.Tokenizer.from_file(str(path))
+            try:
+                self._tokenizer = module.Tokenizer.from_file(str(path))
+            except Exception as error:
+                raise ArtifactError(f"{path.name} can't be read: {error}") from error
         return self._tokenizer
 
     def encode(self, text: str) -> list[int]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import glmc_runtime
 import pytest
 import torch
-from glmc_runtime.session import Session
 
+import glmc_runtime
+from glmc_runtime.session import Session
 from tests.runtime.toy import write_toy
 
 torch.set_num_threads(1)

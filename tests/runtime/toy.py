@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
+
 from glmc_runtime.kernels import Thunk, register
 from glmc_runtime.loader import sha256_of
 from glmc_runtime.manifest import (
@@ -41,11 +43,10 @@ from glmc_runtime.plan import (
     WeightArgument,
     phase_to_json,
 )
-from safetensors.torch import save_file
 
 VOCABULARY, HIDDEN, HEADS, HEAD_DIM = 64, 16, 2, 8
 BLOCK_SIZE, BLOCKS_PER_SEQUENCE, MAX_CONTEXT = 4, 16, 60
-EOS = (62, 63)
+EOS = (2, 52)
 DECODE_BUCKETS, PREFILL_BUCKETS = (1, 2, 4), (4, 8, 16)
 _TOKENS, _SEQUENCES = Extent(tokens=1), Extent(sequences=1)
 
@@ -204,7 +205,8 @@ def toy_weights() -> dict[str, torch.Tensor]:
         "places": random(MAX_CONTEXT, HIDDEN),
         "qkv": random(3 * width, HIDDEN) / 2,
         "qkv_bias": random(3 * width) / 2,
-        "head": random(VOCABULARY + 2, HIDDEN),
+        # Rows of one length, or the longest would win nearly always.
+        "head": torch.nn.functional.normalize(random(VOCABULARY + 2, HIDDEN)) * 4,
     }
 
 

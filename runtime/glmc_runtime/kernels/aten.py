@@ -70,11 +70,11 @@ def embedding(arguments: dict[str, Any]) -> Thunk:
 def split_columns(arguments: dict[str, Any]) -> Thunk:
     """Copy the column ranges ``sizes`` of x [rows, sum] into ``out_0``, ``out_1``, ..."""
     x, sizes = arguments["x"], list(arguments["sizes"])
+    if sum(sizes) != x.shape[1]:
+        raise PlanError("the columns do not add up", expected=str(x.shape[1]), found=str(sizes))
     outputs = [
         arguments[f"out_{number}"].view(x.shape[0], size) for number, size in enumerate(sizes)
     ]
-    if sum(sizes) != x.shape[1]:
-        raise PlanError("the columns do not add up", expected=str(x.shape[1]), found=str(sizes))
     return partial(torch.split_with_sizes_copy, x, sizes, 1, out=outputs)
 
 

@@ -1,0 +1,168 @@
+"""``glmc-runtime run`` and ``glmc-runtime doctor``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from time import perf_counter
+from typing import Any
+
+from glmc_runtime import __version__
+from glmc_runtime.errors import GlmcError, RequestError
+
+EMULATED_LINE = "[emulated: no Kunlun hardware was used]"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status (0, or that of the error)."""
+    options = _parser().parse_args(arguments)
+    try:
+        status: int = options.action(options)
+    except GlmcError as error:
+        if options.debug:
+            raise
+        print(error, file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        return 130
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="glmc-runtime", description="Replay an artifact that glmc compiled."
+    )
+    parser.add_argument("--version", action="version", version=f"glmc-runtime {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="generate from prompts")
+    run.set_defaults(action=_run)
+    _add_common(run)
+    run.add_argument("--prompt", action="append", default=[], help="a prompt; may be repeated")
+    run.add_argument(
+        "--token-ids", action="append", default=[], help="a prompt as ids, such as 1,2,3"
+    )
+    run.add_argument("--chat", action="store_true", help="put prompts through the chat template")
+    run.add_argument("--max-new-tokens", type=int, default=128)
+    run.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
+    run.add_argument("--top-k", type=int, default=0, help="0 keeps all tokens (default)")
+    run.add_argument("--top-p", type=float, default=1.0)
+    run.add_argument("--seed", type=int)
+    run.add_argument("--ignore-eos", action="store_true")
+    run.add_argument("--kv-blocks", type=int, help="blocks of the KV cache, scratch included")
+    run.add_argument("--statistics", action="store_true", help="print counts and times at the end")
+    run.add_argument("--json", action="store_true", help="one JSON object on stdout")
+
+    doctor = commands.add_parser("doctor", help="check each vendor call on this machine")
+    doctor.set_defaults(action=_doctor)
+    _add_common(doctor)
+    doctor.add_argument("--seed", type=int, default=0)
+    doctor.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    return parser
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("artifact", metavar="ARTIFACT", help="directory written by glmc compile")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.add_argument("--no-verify", action="store_true", help="do not compare file hashes")
+    parser.add_argument(
+        "--emulate",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="force or refuse the vendor emulator",
+    )
+
+
+def _run(options: argparse.Namespace) -> int:
+    from glmc_runtime.sampling import SamplingParameters
+    from glmc_runtime.session import Session
+
+    sampling = SamplingParameters(options.temperature, options.top_k, options.top_p, options.seed)
+    if not options.prompt and not options.token_ids:
+        raise RequestError("there is nothing to generate from", remedy="pass --prompt TEXT")
+    session = Session.load(
+        options.artifact,
+        verify_hashes=not options.no_verify,
+        kv_blocks=options.kv_blocks,
+        emulate=options.emulate,
+        timing=options.statistics,
+    )
+    prompts: list[Any] = [
+        session.text.encode_chat([{"role": "user", "content": prompt}]) if options.chat else prompt
+        for prompt in options.prompt
+    ]
+    prompts += [_token_ids(text) for text in options.token_ids]
+    settings: dict[str, Any] = {
+        "max_new_tokens": options.max_new_tokens,
+        "sampling": sampling,
+        "ignore_eos": options.ignore_eos,
+    }
+    if session.emulated and not options.json:
+        print(EMULATED_LINE)
+    started = perf_counter()
+    if options.json:
+        completions = session.generate(prompts, **settings)
+        result = {
+            "emulated": session.emulated,
+            "seconds": perf_counter() - started,
+            "completions": [vars(completion) for completion in completions],
+            "statistics": session.statistics.to_json(),
+        }
+        print(json.dumps(result, ensure_ascii=False))
+        return 0
+    count = _print_stream(session, prompts, settings)
+    seconds = perf_counter() - started
+    note = " (emulated)" if session.emulated else ""
+    print(f"{count} tokens in {seconds:.2f} s{note}", file=sys.stderr)
+    if options.statistics:
+        print(session.statistics.summary(), file=sys.stderr)
+    return 0
+
+
+def _print_stream(session: Any, prompts: list[Any], settings: dict[str, Any]) -> int:
+    """Print a single prompt as it comes, several one after the other. Returns the token count."""
+    readable = session.text.available
+    if len(prompts) > 1:
+        completions = session.generate(prompts, **settings)
+        for number, completion in enumerate(completions):
+            ids = " ".join(map(str, completion.tokens))
+            print(f"--- prompt {number} ({completion.finish_reason})")
+            print(completion.text if readable else ids)
+        return sum(len(completion.tokens) for completion in completions)
+    count = 0
+    for event in session.stream(prompts, **settings):
+        print(event.text if readable else f"{event.token} ", end="", flush=True)
+        count += 1
+    print()
+    return count
+
+
+def _token_ids(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",") if part.strip()]
+    except ValueError as error:
+        raise RequestError(
+            "--token-ids is not a list of ids", expected="ids such as 1,2,3", found=repr(text)
+        ) from error
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from glmc_runtime.doctor import examine
+
+    report = examine(
+        options.artifact,
+        verify_hashes=not options.no_verify,
+        emulate=options.emulate,
+        seed=options.seed,
+    )
+    if options.json:
+        print(json.dumps(report.to_json()))
+    else:
+        print(report.text())
+    return 0 if report.passed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

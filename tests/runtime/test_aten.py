@@ -1,0 +1,85 @@
+"""The helpers common to all targets: numbers, and no allocation when they run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from glmc_runtime.errors import PlanError
+from glmc_runtime.kernels import find_binder
+from tests.runtime.counting import FreshStorage
+
+
+def _run(name: str, **arguments: Any) -> None:
+    thunk = find_binder(name)(arguments)
+    with FreshStorage() as counter:
+        thunk()
+    assert counter.fresh == []
+
+
+def _random(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("rows", [1, 5])
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_linear(dtype: torch.dtype, rows: int, with_bias: bool) -> None:
+    x, weight = _random(rows, 8, dtype=dtype), _random(6, 8, dtype=dtype)
+    bias = _random(6, dtype=dtype) if with_bias else None
+    out = torch.full((rows, 6), torch.nan, dtype=dtype)
+    _run("aten.linear", x=x, weight=weight, bias=bias, out=out)
+    torch.testing.assert_close(out, torch.nn.functional.linear(x, weight, bias))
+
+
+def test_linear_refuses_shapes_that_do_not_fit() -> None:
+    with pytest.raises(PlanError, match="do not fit"):
+        find_binder("aten.linear")(
+            {"x": _random(2, 7), "weight": _random(6, 8), "bias": None, "out": _random(2, 6)}
+        )
+
+
+def test_copy_casts_and_zero_clears() -> None:
+    source, out = _random(3, 4), torch.empty(12, dtype=torch.bfloat16)
+    _run("aten.copy", source=source, out=out)
+    assert torch.equal(out, source.bfloat16().view(-1))
+    _run("aten.zero", out=out)
+    assert not out.any()
+
+
+def test_add_in_place_and_broadcast() -> None:
+    x, y = _random(3, 4), _random(4)
+    expected = x + y
+    _run("aten.add", x=x, y=y, out=x)
+    assert torch.equal(x, expected)
+
+
+@pytest.mark.parametrize("rows", [1, 4])
+def test_split_and_concat_columns(rows: int) -> None:
+    x = _random(rows, 9)
+    parts = [torch.empty(rows, size) for size in (4, 2, 3)]
+    outputs = {f"out_{number}": part for number, part in enumerate(parts)}
+    _run("aten.split_columns", x=x, sizes=[4, 2, 3], **outputs)
+    for part, expected in zip(parts, x.split([4, 2, 3], 1), strict=True):
+        assert torch.equal(part, expected)
+    back = torch.empty(rows, 9)
+    _run(
+        "aten.concat_columns",
+        out=back,
+        **{f"part_{number}": part for number, part in enumerate(parts)},
+    )
+    assert torch.equal(back, x)
+    with pytest.raises(PlanError, match="do not add up"):
+        find_binder("aten.split_columns")({"x": x, "sizes": [4, 2, 2], **outputs})
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_index_select_and_embedding(dtype: torch.dtype) -> None:
+    table, rows = _random(7, 3), torch.tensor([6, 0, 6], dtype=dtype)
+    out = torch.empty(3, 3)
+    _run("aten.index_select", x=table, rows=rows, out=out)
+    assert torch.equal(out, table[rows.long()])
+    _run("aten.embedding", ids=rows, weight=table, out=out.zero_())
+    assert torch.equal(out, table[rows.long()])

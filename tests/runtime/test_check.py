@@ -1,0 +1,119 @@
+"""Plans that contradict themselves are refused before anything is bound."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from glmc_runtime.arena import Arena
+from glmc_runtime.check import check_plan
+from glmc_runtime.errors import PlanError
+from glmc_runtime.kernels import find_binder, register
+from glmc_runtime.loader import load_artifact
+from glmc_runtime.manifest import Manifest
+from glmc_runtime.plan import (
+    Argument,
+    BufferArgument,
+    CacheArgument,
+    Extent,
+    InputArgument,
+    PhasePlan,
+    Segment,
+    WeightArgument,
+)
+from tests.runtime.toy import toy_plan
+
+
+@pytest.fixture(scope="module")
+def manifest(toy_path: Path) -> Manifest:
+    return load_artifact(toy_path).manifest
+
+
+def test_the_toy_is_legal(manifest: Manifest) -> None:
+    for phase in ("prefill", "decode"):
+        check_plan(toy_plan(phase), manifest)
+
+
+@pytest.mark.parametrize(
+    ("argument", "text"),
+    [
+        (BufferArgument(99), "no buffer 99"),
+        (InputArgument("context_lod_host"), "no step input"),
+        (WeightArgument("nothing"), "no weight 'nothing'"),
+        (WeightArgument("head", (0, 1000)), "has no rows"),
+        (WeightArgument("head", (5, 4)), "has no rows"),
+        (CacheArgument("key", 1), "no cache"),
+        (CacheArgument("query", 0), "no cache"),
+    ],
+)
+def test_arguments_that_point_nowhere(manifest: Manifest, argument: Argument, text: str) -> None:
+    plan = toy_plan("decode")
+    call = replace(plan.calls[2], arguments={**plan.calls[2].arguments, "x": argument})
+    with pytest.raises(PlanError, match=text):
+        check_plan(replace(plan, calls=(*plan.calls[:2], call, *plan.calls[3:])), manifest)
+
+
+@pytest.mark.parametrize(
+    "segments",
+    [
+        (),
+        (Segment(0, 5, True),),
+        (Segment(0, 5, True), Segment(5, 9, True)),
+        (Segment(0, 5, True), Segment(7, 9, True)),
+        (Segment(0, 10, True),),
+    ],
+)
+def test_segments_must_cover_the_calls(manifest: Manifest, segments: tuple[Segment, ...]) -> None:
+    with pytest.raises(PlanError, match="do not cover"):
+        check_plan(replace(toy_plan("decode"), segments=segments), manifest)
+
+
+def _with_buffer(plan: PhasePlan, **changes: Any) -> PhasePlan:
+    return replace(plan, buffers=(replace(plan.buffers[0], **changes), *plan.buffers[1:]))
+
+
+def test_buffers_must_lie_in_the_arena(manifest: Manifest) -> None:
+    plan = toy_plan("prefill")
+    for offset in (plan.arena, Extent(tokens=10**6), Extent(sequences=10**6)):
+        with pytest.raises(PlanError, match="beyond the arena"):
+            check_plan(_with_buffer(plan, offset=offset), manifest)
+    with pytest.raises(PlanError, match="before the arena"):
+        check_plan(_with_buffer(plan, offset=Extent(constant=-4)), manifest)
+    square = (Extent(tokens=1), Extent(tokens=1))
+    with pytest.raises(PlanError, match="not linear"):
+        check_plan(_with_buffer(plan, shape=square), manifest)
+    with pytest.raises(PlanError, match="same id"):
+        check_plan(_with_buffer(plan, id=1), manifest)
+    with pytest.raises(PlanError, match="no dtype"):
+        check_plan(_with_buffer(plan, dtype="float7"), manifest)
+    with pytest.raises(PlanError, match="unknown buffer"):
+        check_plan(replace(plan, output=99), manifest)
+
+
+def test_writes_must_be_arguments(manifest: Manifest) -> None:
+    plan = toy_plan("decode")
+    call = replace(plan.calls[0], writes=("result",))
+    with pytest.raises(PlanError, match="writes 'result'"):
+        check_plan(replace(plan, calls=(call, *plan.calls[1:])), manifest)
+
+
+def test_arena_views_share_memory_and_stay_inside() -> None:
+    arena = Arena(64, torch.device("cpu"))
+    arena.view(8, torch.float32, (2, 3)).fill_(1.5)
+    assert arena.view(8, torch.float32, (6,)).tolist() == [1.5] * 6
+    assert arena.view(0, torch.float32, (2,)).tolist() == [0.0, 0.0]
+    for offset, shape in ((2, (1,)), (60, (2,)), (-4, (1,))):
+        with pytest.raises(PlanError, match="outside the arena"):
+            arena.view(offset, torch.float32, shape)
+
+
+def test_unknown_kernels_and_double_registration() -> None:
+    for name in ("test.nothing", "nowhere.copy", "aten.nothing", "..os.system", "plain"):
+        with pytest.raises(PlanError, match="no kernel"):
+            find_binder(name)
+    with pytest.raises(PlanError, match="registered twice"):
+        register("aten.copy")(find_binder("aten.copy"))

@@ -1,0 +1,89 @@
+"""Step inputs: values, padding, stale block tables, and the buckets that decide the padding."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from glmc_runtime.buckets import Buckets
+from glmc_runtime.errors import ArtifactError, CapacityError, PlanError
+from glmc_runtime.inputs import Step, StepInputs
+from glmc_runtime.plan import Extent, InputSpec
+from glmc_runtime.sequences import Chunk
+from tests.runtime.toy import toy_plan
+
+CPU = torch.device("cpu")
+
+
+def _values(inputs: StepInputs, name: str, step: Step) -> list[int]:
+    values: list[int] = inputs.view(name, None, (step.tokens, step.sequences)).tolist()
+    return values
+
+
+def test_a_ragged_prefill_step_with_padding() -> None:
+    inputs = StepInputs(toy_plan("prefill").inputs, 16, 4, CPU)
+    chunks = [Chunk([11, 12, 13], 0, [5]), Chunk([21, 22], 3, [2, 7])]
+    step = Step(chunks, 8, 2, 4)
+    inputs.fill(step)
+    assert _values(inputs, "token_ids", step) == [11, 12, 13, 21, 22, 0, 0, 0]
+    assert _values(inputs, "positions", step) == [0, 1, 2, 3, 4, 0, 0, 0]
+    assert _values(inputs, "slot_mapping", step) == [20, 21, 22, 11, 28, 0, 1, 2]
+    assert _values(inputs, "context_lengths", step) == [3, 5]
+    assert _values(inputs, "context_lengths_host", step) == [3, 5]
+    assert _values(inputs, "query_lod", step) == [0, 3, 5]
+    assert _values(inputs, "context_lod", step) == [0, 3, 8]
+    assert _values(inputs, "last_rows", step) == [2, 4]
+    table = torch.tensor(_values(inputs, "block_tables", step))
+    assert table[0].tolist() == [5] + [0] * 15
+    assert table[1].tolist() == [2, 7] + [0] * 14
+
+
+def test_a_decode_step_pads_into_the_scratch_block() -> None:
+    inputs = StepInputs(toy_plan("decode").inputs, 4, 4, CPU)
+    step = Step([Chunk((9,), 5, [3, 1])], 4, 4, 4)
+    inputs.fill(step)
+    assert _values(inputs, "token_ids", step) == [9, 0, 0, 0]
+    assert _values(inputs, "slot_mapping", step) == [5, 0, 1, 2]
+    assert _values(inputs, "context_lengths", step) == [6, 1, 1, 1]
+    assert _values(inputs, "query_lod", step) == [0, 1, 2, 3, 4]
+
+
+def test_nothing_of_an_earlier_step_is_left_in_the_block_table() -> None:
+    inputs = StepInputs(toy_plan("decode").inputs, 4, 4, CPU)
+    inputs.fill(Step([Chunk((1,), 50, list(range(1, 14)))] * 3, 4, 4, 4))
+    step = Step([Chunk((1,), 0, [9])], 4, 4, 4)
+    inputs.fill(step)
+    table = torch.tensor(_values(inputs, "block_tables", step))
+    assert table.sum() == 9
+
+
+def test_padding_is_spread_over_the_scratch_block() -> None:
+    inputs = StepInputs(toy_plan("prefill").inputs, 16, 4, CPU)
+    step = Step([Chunk([1], 0, [2])], 8, 1, 4)
+    inputs.fill(step)
+    assert _values(inputs, "slot_mapping", step)[1:] == [0, 1, 2, 3, 0, 1, 2]
+
+
+def test_unknown_inputs_and_dtypes_are_refused() -> None:
+    with pytest.raises(PlanError, match="no step input"):
+        StepInputs((InputSpec("mood", "int32", (Extent(tokens=1),)),), 4, 4, CPU)
+    with pytest.raises(PlanError, match="can't be float32"):
+        StepInputs((InputSpec("positions", "float32", (Extent(tokens=1),)),), 4, 4, CPU)
+    inputs = StepInputs(toy_plan("decode").inputs, 4, 4, CPU)
+    with pytest.raises(PlanError, match="too large"):
+        inputs.view("positions", (5,), (4, 4))
+    with pytest.raises(PlanError, match="does not declare"):
+        inputs.view("context_lod_host", None, (4, 4))
+
+
+@pytest.mark.parametrize(("count", "bucket"), [(1, 1), (2, 2), (3, 8), (8, 8)])
+def test_the_smallest_bucket_that_holds_the_step(count: int, bucket: int) -> None:
+    assert Buckets("decode", (1, 2, 8)).choose(count) == bucket
+
+
+def test_beyond_the_largest_bucket_and_bad_buckets() -> None:
+    with pytest.raises(CapacityError, match="beyond the largest bucket"):
+        Buckets("decode", (1, 2)).choose(3)
+    for sizes in ((), (2, 1), (0, 1), (1, 1)):
+        with pytest.raises(ArtifactError, match="not usable"):
+            Buckets("decode", sizes)

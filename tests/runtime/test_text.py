@@ -1,0 +1,125 @@
+"""Text: whole characters only, and chat templates from either file."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+from glmc_runtime.errors import ArtifactError, MissingPackageError, RequestError
+from glmc_runtime.text import Text
+
+tokenizers = pytest.importorskip("tokenizers")
+
+SAMPLE = "héllo wörld — 你好世界 🙂🙃 👩‍👩‍👧 end"
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """A tokenizer of 256 byte tokens and two special ones: every emoji is four tokens."""
+    alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {letter: number for number, letter in enumerate(alphabet)}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<|user|>", "<|endoftext|>"])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    return tmp_path
+
+
+def test_streamed_text_is_the_text_and_never_splits_a_character(directory: Path) -> None:
+    text = Text(directory)
+    ids = text.encode(SAMPLE)
+    assert len(ids) > len(SAMPLE)
+    stream = text.stream()
+    pieces = [stream.feed(token) for token in ids]
+    assert "".join(pieces) + stream.finish() == SAMPLE
+    assert "\ufffd" not in "".join(pieces)
+    assert "" in pieces  # inside a character nothing is given out
+
+
+def test_a_cut_off_character_is_given_out_at_the_end(directory: Path) -> None:
+    text = Text(directory)
+    stream = text.stream()
+    ids = text.encode("a🙂")[:-1]
+    assert [stream.feed(token) for token in ids] == ["a", "", "", ""]
+    assert stream.finish() == "\ufffd"
+
+
+def test_special_tokens_leave_no_text(directory: Path) -> None:
+    text = Text(directory)
+    stream = text.stream()
+    user = text.encode("<|user|>")
+    assert len(user) == 1
+    assert [stream.feed(token) for token in [*text.encode("a"), *user, *text.encode("b")]] == [
+        "a",
+        "",
+        "b",
+    ]
+    assert stream.finish() == ""
+
+
+TEMPLATE = (
+    "{% for m in messages %}<|user|>{{ m.content }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ eos_token }}{% endif %}"
+)
+
+
+@pytest.mark.parametrize("form", ["string", "named", "file"])
+def test_chat_templates(directory: Path, form: str) -> None:
+    pytest.importorskip("jinja2")
+    settings: dict[str, object] = {"eos_token": {"content": "<|endoftext|>"}}
+    if form == "string":
+        settings["chat_template"] = TEMPLATE
+    elif form == "named":
+        settings["chat_template"] = [
+            {"name": "tool_use", "template": "no"},
+            {"name": "default", "template": TEMPLATE},
+        ]
+    else:
+        (directory / "chat_template.jinja").write_text(TEMPLATE)
+    (directory / "tokenizer_config.json").write_text(json.dumps(settings))
+    text = Text(directory)
+    messages = [{"role": "user", "content": "hi"}]
+    assert text.chat(messages) == "<|user|>hi<|endoftext|>"
+    assert len(text.encode_chat(messages)) == 4
+
+
+def test_a_template_may_refuse_and_can_not_reach_python(directory: Path) -> None:
+    pytest.importorskip("jinja2")
+    path = directory / "chat_template.jinja"
+    for template, reason in (
+        ("{{ raise_exception('no system') }}", "no system"),
+        ("{{ ''.__class__.__mro__ }}", "unsafe"),
+        ("{% for %}", "chat template"),
+    ):
+        path.write_text(template)
+        with pytest.raises(RequestError, match=reason):
+            Text(directory).chat([])
+
+
+def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = Text(tmp_path)
+    assert not text.available
+    with pytest.raises(RequestError, match="no tokenizer"):
+        text.encode("a")
+    with pytest.raises(RequestError, match="no chat template"):
+        text.chat([])
+    (tmp_path / "tokenizer_config.json").write_text("{")
+    with pytest.raises(ArtifactError, match="not valid JSON"):
+        text.chat([])
+    (tmp_path / "tokenizer.json").write_text("{}")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MissingPackageError, match="tokenizers"):
+        text.encode("a")
+    (tmp_path / "tokenizer_config.json").write_text('{"chat_template": "x"}')
+    with pytest.raises(MissingPackageError, match="jinja2"):
+        text.chat([])
+
+
+def test_a_damaged_tokenizer_is_an_artifact_error(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(ArtifactError, match=r"tokenizer\.json"):
+        Text(tmp_path).encode("a")
