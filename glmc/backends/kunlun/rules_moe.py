@@ -145,7 +145,8 @@ def _zeroed_statistic(emit: Emitter, experts: int) -> Value:
 
 
 def _statistic_key(ids: Value) -> str:
-    return f"block_statistic of {ids.name}"
+    """By storage: views of the ids share it, and names of temporaries are not unique."""
+    return f"block_statistic of {ids.argument}"
 
 
 def _ones(emit: Emitter, tokens: Extent, top_k: int) -> Value:

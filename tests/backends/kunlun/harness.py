@@ -133,7 +133,7 @@ class Bench:
     def temporary(self, name: str, shape: Shape, dtype: torch.dtype) -> Value:
         number = len(self.buffers)
         self.buffers[number] = (shape, dtype)
-        return Value(f"{name}_{number}", shape, dtype, BufferArgument(number))
+        return Value(name, shape, dtype, BufferArgument(number))
 
     def result(self, index: int = 0) -> Value:
         if index not in self._outputs:

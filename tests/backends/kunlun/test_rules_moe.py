@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -46,12 +47,12 @@ def gate_data(dtype: torch.dtype, **change: object) -> dict[str, object]:
     }
 
 
-def gate(at: Bench, given: dict[str, object]) -> list[Value]:
+def gate(at: Bench, given: dict[str, object], name: str = "gate") -> list[Value]:
     values = {
         **given,
         "x": at.tensor("x", given["x"], tokens_by(HIDDEN)),
-        "weight": at.packed("gate", given["weight"]),
-        "bias": at.packed("bias", given["bias"]),
+        "weight": at.packed(name, given["weight"]),
+        "bias": at.packed(f"{name}.bias", given["bias"]),
     }
     return at.lower("moe_gate", values, CHOICE)
 
@@ -201,6 +202,21 @@ def test_gate_and_experts_share_the_histogram(
         close(at.read(out), reference("moe_ffn", **expected))
     assert calls["kunlun_ops.gen_block_statistic"] == (not normalize)
     assert calls["aten.add"] == 1, "the ones of moe_post are made once"
+
+
+def test_two_gates_keep_their_histograms_apart() -> None:
+    """Both gates come before both experts; a view of the ids is still the same choice."""
+    at, given = bench(), expert_data(torch.float32)
+    inputs = [gate_data(torch.float32), gate_data(torch.float32, bias=-torch.arange(EXPERTS) / 8)]
+    inputs[1]["x"] = -given["x"]
+    chosen = [gate(at, routing, f"gate{number}") for number, routing in enumerate(inputs)]
+    seen = [[weights, replace(ids, name="view")] for weights, ids in chosen]
+    outs = [experts(at, given, pair) for pair in seen]
+    calls = at.run()
+    for out, routing in zip(outs, inputs, strict=True):
+        weights, ids = reference("moe_gate", **routing)
+        close(at.read(out), reference("moe_ffn", **{**given, "weights": weights, "ids": ids}))
+    assert calls["kunlun_ops.gen_block_statistic"] == 0
 
 
 def test_all_tokens_to_the_same_experts() -> None:

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import inspect
+
+import pytest
+import torch
+
+from glmc.backends.kunlun import TARGET
+from glmc.backends.kunlun.abi import VendorFunction
+from glmc.backends.kunlun.table import ALL, CLUSTERS, VENDOR_FUNCTIONS, abi_profile
+from glmc.errors import AbiError
+from glmc.ir.ops import OPS
+from glmc_kunlun_emulator import contract, load, moe_gate
+from tests.backends.kunlun.harness import Bench, Counts, options, tokens_by
+
+entries = pytest.mark.parametrize(
+    ("function", "profile"),
+    [
+        pytest.param(function, profile, id=f"{name}-{profile}")
+        for name, function in VENDOR_FUNCTIONS.items()
+        for profile in function.variants
+    ],
+)
+
+
+@entries
+def test_keywords_and_defaults_are_the_emulators(function: VendorFunction, profile: str) -> None:
+    """Every keyword exists, what the library requires is required here, and defaults agree."""
+    operation = getattr(load(profile).kunlun_ops, function.name)
+    parameters = inspect.signature(operation).parameters
+    variant = function.variants[profile]
+    assert set(variant.names) <= set(parameters)
+    empty = inspect.Parameter.empty
+    required = {name for name, item in parameters.items() if item.default is empty}
+    assert required <= set(variant.required)
+    for keyword in variant.keywords:
+        if not keyword.required:
+            assert parameters[keyword.name].default == keyword.default, keyword.name
+
+
+@entries
+def test_mutation_marks_are_the_emulators(function: VendorFunction, profile: str) -> None:
+    """The vendor's own schemas declare no mutation; ours must declare all of it."""
+    [operation] = [
+        item
+        for item in contract.REGISTRY
+        if item.name == function.name
+        and item.namespace == "kunlun_ops"
+        and profile in item.profiles
+    ]
+    variant = function.variants[profile]
+    written = {variant.spelled(name) for name in function.mutates}
+    assert written == set(operation.outputs) | set(operation.in_place)
+    assert set(function.aliases) == set(operation.aliases)
+
+
+@entries
+def test_what_is_read_on_the_host_is_marked(function: VendorFunction, profile: str) -> None:
+    variant = function.variants[profile]
+    on_host = {name for name in variant.names if name.endswith("_cpu")}
+    assert on_host == set(function.host) & set(variant.names)
+
+
+def test_each_entry_has_a_source_and_the_target_knows_its_profiles() -> None:
+    assert all(function.source for function in VENDOR_FUNCTIONS.values())
+    assert TARGET.profiles == ALL and TARGET.name == "xpu"
+    assert moe_gate.CLUSTERS == CLUSTERS
+    assert set(OPS) - set(TARGET.rules) == {"attention", "rope", "norm_rope"}
+
+
+@pytest.mark.parametrize("name", [None, "", "P-D", "p-a"])
+def test_an_unknown_profile_is_refused_with_the_known_ones(name: str | None) -> None:
+    with pytest.raises(AbiError) as refusal:
+        abi_profile(name)
+    assert refusal.value.code == "GLMC-1007"
+    assert all(profile in refusal.value.expected for profile in ALL) and refusal.value.remedy
+
+
+def test_a_function_that_a_profile_lacks_is_refused_with_those_that_have_it() -> None:
+    with pytest.raises(AbiError, match="P-C is not known to have") as refusal:
+        abi_profile("P-C").variant("paged_attention")
+    assert "P-A, P-B" in refusal.value.remedy
+    with pytest.raises(AbiError, match="no_such_function"):
+        abi_profile("P-A").function("no_such_function")
+
+
+@pytest.mark.parametrize(
+    ("profile", "function", "keyword"),
+    [
+        ("P-B", "prefill_attention", "alpha"),
+        ("P-B", "speculative_attention", "max_window_size"),
+        ("P-C", "speculative_attention", "max_window_size"),
+        ("P-B", "speculative_attention", "sink"),
+        ("P-A", "speculative_attention", "qlod_cpu"),
+        ("P-C", "moe_sigmoid_group_topk_norm", "block_static"),
+        ("P-A", "rmsnorm", "epsilon"),
+    ],
+)
+def test_a_keyword_that_a_profile_lacks_is_refused(
+    profile: str, function: str, keyword: str
+) -> None:
+    known = abi_profile(profile)
+    assert not known.has_keyword(function, keyword)
+    given = dict.fromkeys((*known.variant(function).required, keyword))
+    with pytest.raises(AbiError, match=f"no keyword '{keyword}' in profile {profile}"):
+        known.resolve(function, given)
+
+
+def test_a_missing_keyword_is_refused() -> None:
+    with pytest.raises(AbiError, match="needs 'output'"):
+        abi_profile("P-A").resolve("rmsnorm", {"x": None, "weight": None})
+
+
+def test_one_name_of_the_histogram_becomes_the_profiles_own() -> None:
+    for profile, spelling in (("P-A", "block_static"), ("P-C", "block_statistic")):
+        known = abi_profile(profile)
+        variant = known.variant("moe_sigmoid_group_topk_norm")
+        assert variant.spelled("block_statistic") == spelling and spelling in variant.names
+
+
+def test_rules_refuse_an_unknown_profile() -> None:
+    at = Bench(options("P-Z"), Counts(1, 1), Counts(1, 1))
+    x = at.tensor("x", torch.zeros(1, 16), tokens_by(16))
+    with pytest.raises(AbiError, match="unknown ABI profile"):
+        at.lower("swiglu", {"x": x}, [(tokens_by(8), torch.float32)])
