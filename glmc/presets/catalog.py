@@ -138,6 +138,8 @@ def _model_source(
             remedy='add "torch_dtype": "bfloat16" as in the published checkpoints',
         )
     eos = token_ids(ends, place=place)
+    if not all(0 <= token < fields.vocab_size for token in eos):
+        raise ConfigError("eos_token_id lies outside the vocabulary", place=place, found=str(eos))
     return ModelSource(
         name=name,
         directory=directory,

@@ -207,7 +207,9 @@ class _Reader:
 def _read_moe(reader: _Reader) -> MoeFields:
     if "n_routed_experts" not in reader.data and "num_local_experts" in reader.data:
         reader.data = {**reader.data, "n_routed_experts": reader.data["num_local_experts"]}
-    extra = reader.data.get("num_nextn_predict_layers", reader.data.get("num_mtp_layers"))
+    # The modules of transformers leave these layers out, so absent means one, as published.
+    extra = reader.data.get("num_nextn_predict_layers", reader.data.get("num_mtp_layers", 1))
+    reader.data = {**reader.data, "num_nextn_predict_layers": extra}
     return MoeFields(
         moe_intermediate_size=reader.size("moe_intermediate_size"),
         n_routed_experts=reader.size("n_routed_experts"),
@@ -218,8 +220,7 @@ def _read_moe(reader: _Reader) -> MoeFields:
         norm_topk_prob=reader.flag("norm_topk_prob"),
         routed_scaling_factor=reader.number("routed_scaling_factor"),
         first_k_dense_replace=reader.size("first_k_dense_replace", minimum=0),
-        # The models that transformers builds ignore these layers, so absent means one as published.
-        num_nextn_predict_layers=1 if extra is None else int(extra),
+        num_nextn_predict_layers=reader.size("num_nextn_predict_layers", minimum=0),
     )
 
 

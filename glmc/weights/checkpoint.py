@@ -205,12 +205,12 @@ def _split_ignored(
     tensors: Mapping[str, FileTensor], fields: ModelFields
 ) -> tuple[set[str], dict[str, FileTensor]]:
     layers = fields.num_hidden_layers
-    extra = 0 if fields.moe is None else max(1, fields.moe.num_nextn_predict_layers)
+    extra = 0 if fields.moe is None else fields.moe.num_nextn_predict_layers
     prefixes = tuple(f"model.layers.{layers + i}." for i in range(extra))
     ignored = {
         name
         for name in tensors
-        if (prefixes and name.startswith(prefixes))
+        if name.startswith(prefixes)
         or name.endswith("rotary_emb.inv_freq")
         or (fields.tie_word_embeddings and name == "lm_head.weight")
     }

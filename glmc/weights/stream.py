@@ -1,7 +1,8 @@
 """Make a packed weight from its recipe as a stream of bounded pieces, in row-major order.
 
 Concatenating and stacking along dimension 0 is appending in row-major order, so no recipe ever
-needs more than one piece in memory.
+needs more than one piece in memory. :func:`glmc.weights.evaluate.evaluate` makes the same bytes
+at once.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from glmc.errors import CheckpointError, PackError
+from glmc.ir.ops.rotary import rope_table
 from glmc.weights.recipe import Concatenate, Constant, Recipe, RopeTable, Source, Stack, Weight
 from glmc.weights.source import WeightSource
 
@@ -37,13 +39,6 @@ def stream_weight(
         )
     for piece in _pieces(weight.recipe, weight.dtype, source, chunk_bytes):
         yield _cast(piece, weight)
-
-
-def evaluate_weight(weight: Weight, source: WeightSource) -> Tensor:
-    """The whole weight in memory; for small models and tests."""
-    pieces = list(stream_weight(weight, source))
-    flat = torch.cat(pieces) if pieces else torch.empty(0, dtype=weight.dtype)
-    return flat.view(weight.shape)
 
 
 def recipe_shape(recipe: Recipe) -> tuple[int, ...]:
@@ -99,15 +94,13 @@ def _source_pieces(
 
 
 def _rope_pieces(recipe: RopeTable, chunk_bytes: int) -> Iterator[Tensor]:
-    frequencies = torch.tensor(recipe.inverse_frequencies, dtype=torch.float32)
-    # float32 angles, cos and sin exist at once: four times the row in float32.
-    step = max(1, chunk_bytes // max(1, 16 * 2 * len(frequencies)))
+    frequencies = torch.tensor(recipe.inverse_frequencies, dtype=torch.float64).float()
+    # Angles, cosines, sines and their row exist at once, all in float32.
+    step = max(1, chunk_bytes // max(1, 2 * 2 * 4 * len(frequencies)))
     for begin in range(0, recipe.rows, step):
-        positions = torch.arange(begin, min(begin + step, recipe.rows)).float()
-        angles = positions.unsqueeze(-1) * frequencies
-        yield torch.cat(
-            (angles.cos() * recipe.scaling, angles.sin() * recipe.scaling), -1
-        ).flatten()
+        positions = torch.arange(begin, min(begin + step, recipe.rows))
+        table = rope_table(positions, frequencies, recipe.scaling, torch.float32)
+        yield torch.cat(table, -1).flatten()
 
 
 def _cast(piece: Tensor, weight: Weight) -> Tensor:
