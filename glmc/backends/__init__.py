@@ -1,0 +1,24 @@
+"""Targets by name. A backend knows no model; adding one is one package and one line here."""
+
+from __future__ import annotations
+
+from glmc.backends.base import Target
+from glmc.errors import UsageError
+
+
+def target_by_name(name: str) -> Target:
+    """The target called ``name``; raises UsageError for one that does not exist yet."""
+    if name == "cpu":
+        from glmc.backends.cpu import TARGET as CPU
+
+        return CPU
+    if name == "xpu":
+        from glmc.backends.kunlun import TARGET as XPU
+
+        return XPU
+    raise UsageError(
+        f"target '{name}' is not built yet",
+        expected="cpu or xpu",
+        found=name,
+        remedy="compile with --target cpu or --target xpu",
+    )

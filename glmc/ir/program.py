@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from glmc.errors import InternalError
+from glmc.ir.symbols import Symbols
 from glmc.weights.recipe import Weight
 
 
@@ -38,9 +39,9 @@ class ModelShape:
 
 @dataclass
 class Program:
-    """``phase`` is ``stateless`` as captured, then ``prefill`` or ``decode``.
+    """``phase`` is ``stateless`` as captured, ``paged`` after kv_cache, then ``prefill`` or ``decode``.
 
-    ``shape_environment`` is the ShapeEnv behind the symbolic sizes in ``meta["val"]``.
+    ``symbols`` names the step sizes once the graph is a phase's own (see ir/rebuild.py).
     """
 
     graph_module: GraphModule
@@ -49,6 +50,7 @@ class Program:
     dtype: torch.dtype
     phase: str = "stateless"
     notes: dict[str, object] = field(default_factory=dict)
+    symbols: Symbols | None = None
 
     @property
     def graph(self) -> torch.fx.Graph:

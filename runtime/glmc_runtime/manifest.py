@@ -119,7 +119,7 @@ def manifest_to_json(manifest: Manifest) -> dict[str, Any]:
 
 
 def manifest_from_json(data: Any) -> Manifest:
-    """Read a manifest; raises :class:`ArtifactError` for another format, version or a lost field."""
+    """Read a manifest; raises :class:`ArtifactError` for another format or a lost field."""
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise ArtifactError(
             "this is no glmc artifact",

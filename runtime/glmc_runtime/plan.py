@@ -192,7 +192,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Segment:
-    """Calls ``first`` to ``last`` (inclusive): captured as one device graph, or called one by one."""
+    """Calls ``first`` to ``last``, both counted: one device graph, or called one by one."""
 
     first: int
     last: int

@@ -1,0 +1,126 @@
+"""``glmc compile MODEL``: from a checkpoint or preset to an artifact, with progress and a report."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from glmc.cli.tables import calls_table, passes_table, phases_table, summary_lines
+from glmc.config import CompileOptions
+from glmc.errors import UsageError
+
+
+def compile_command(
+    model: Annotated[str, typer.Argument(help="A checkpoint directory or a preset's name.")],
+    target: Annotated[str, typer.Option(help="cpu or xpu.")] = "cpu",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Artifact directory to write.")
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, bfloat16 or float16; default: the checkpoint's.")
+    ] = None,
+    abi_profile: Annotated[
+        str | None, typer.Option(help="P-A, P-B or P-C: which vendor wheel will be called.")
+    ] = None,
+    no_weights: Annotated[
+        bool, typer.Option("--no-weights", help="Compile everything but the weights.")
+    ] = False,
+    random_weights: Annotated[
+        bool, typer.Option("--random-weights", help="Make random weights.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Seed of the random weights.")] = 0,
+    max_context: Annotated[
+        int | None, typer.Option(help="Longest sequence; default: the model's, at most 8192.")
+    ] = None,
+    block_size: Annotated[int, typer.Option(help="Tokens per block of the KV cache.")] = 128,
+    decode_buckets: Annotated[
+        str, typer.Option(help="Batch sizes that decode is planned for.")
+    ] = "1,2,4,8,16,32",
+    prefill_buckets: Annotated[
+        str, typer.Option(help="Numbers of packed tokens that prefill is planned for.")
+    ] = "16,64,256,512",
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Go on when a fusion was lost.")
+    ] = False,
+    full_capture: Annotated[
+        bool, typer.Option("--full-capture", help="Trace every layer, not one of each kind.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing artifact.")] = False,
+    report: Annotated[
+        bool, typer.Option("--report", help="Also show passes and calls per layer.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    """Compile a GLM-4.x model into an artifact that glmc-runtime replays."""
+    from glmc.compile import compile_model
+
+    if no_weights and random_weights:
+        raise UsageError("--no-weights and --random-weights exclude each other", remedy="drop one")
+    options = CompileOptions(
+        target=target,
+        dtype=dtype,
+        abi_profile=abi_profile,
+        max_context=max_context,
+        block_size=block_size,
+        decode_buckets=_numbers("--decode-buckets", decode_buckets),
+        prefill_buckets=_numbers("--prefill-buckets", prefill_buckets),
+        weights="none" if no_weights else "random" if random_weights else "checkpoint",
+        seed=seed,
+        allow_missing=allow_missing,
+        force=force,
+        full_capture=full_capture,
+    )
+    path = output or Path(f"{Path(model).name}.{target}.glmc")
+    with _progress(quiet=as_json) as advance:
+        result = compile_model(model, path, options, advance).to_json()
+    if as_json:
+        typer.echo(json.dumps({"artifact": str(path), **result}))
+        return
+    console = Console()
+    if report:
+        console.print(passes_table(result))
+        console.print(calls_table(result))
+    console.print(phases_table(result))
+    for line in summary_lines(result, path):
+        console.print(line, highlight=False, markup=False)
+
+
+def _numbers(flag: str, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise UsageError(
+            f"{flag} is no list of numbers", expected="such as 1,2,4", found=repr(text)
+        ) from error
+
+
+@contextmanager
+def _progress(*, quiet: bool) -> Any:
+    """A progress bar per stage on stderr; nothing when it is no terminal or ``quiet``."""
+    columns = (
+        TextColumn("{task.description:<16}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeElapsedColumn(),
+    )
+    shown = not quiet and sys.stderr.isatty()
+    with Progress(*columns, console=Console(stderr=True), disable=not shown) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def advance(stage: str, done: int, total: int) -> None:
+            kind = "writing weights" if stage == "weights" else "compiling"
+            if kind not in tasks:
+                tasks[kind] = bar.add_task(kind, total=total)
+            bar.update(tasks[kind], completed=done, total=total)
+
+        callback: Callable[[str, int, int], None] = advance
+        yield callback

@@ -1,0 +1,209 @@
+"""``glmc inspect ARTIFACT``: what is in it, what it needs, what fits, what was not fused."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console, RenderableType
+from rich.table import Table
+
+from glmc.artifact.memory import fits, weight_bytes
+from glmc.artifact.reader import ArtifactContents, read_artifact
+from glmc.cli.tables import calls_table, human_bytes, passes_table, phases_table
+from glmc.errors import UsageError
+from glmc_runtime.manifest import manifest_to_json
+from glmc_runtime.plan import Call, PhasePlan
+
+# Device memory of one P800 card: 96 GiB, as its driver reports it (docs/kunlun.md).
+_DEVICE_MEMORY = "96GiB"
+_UNITS = {"": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "KB": 1e3, "MB": 1e6, "GB": 1e9}
+
+
+def inspect_command(
+    artifact: Annotated[Path, typer.Argument(help="Directory written by glmc compile.")],
+    layer: Annotated[int | None, typer.Option(help="Show the calls of this layer.")] = None,
+    phase: Annotated[str, typer.Option(help="prefill or decode.")] = "decode",
+    device_memory: Annotated[
+        str, typer.Option(help="Memory of one device, for what fits.")
+    ] = _DEVICE_MEMORY,
+    verify: Annotated[bool, typer.Option("--verify", help="Compare all file hashes.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    """Show passes, kernels per layer, memory, limits, guards and what was not fused."""
+    contents = read_artifact(artifact, verify_hashes=verify)
+    available = parse_bytes(device_memory)
+    if phase not in contents.plans:
+        raise UsageError(f"the artifact has no phase '{phase}'", expected=", ".join(contents.plans))
+    if as_json:
+        typer.echo(json.dumps(_as_json(contents, available)))
+        return
+    console = Console()
+    for part in _parts(contents, contents.plans[phase], layer, available):
+        if isinstance(part, str):
+            console.print(part, highlight=False, markup=False)
+        else:
+            console.print(part)
+
+
+def parse_bytes(text: str) -> int:
+    """``96GiB`` -> 103079215104; raises UsageError for another form."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?i?B|)", text)
+    if match is None or match[2] not in _UNITS:
+        raise UsageError(
+            "that is no amount of memory", expected="such as 96GiB or 24000MB", found=text
+        )
+    return int(float(match[1]) * _UNITS[match[2]])
+
+
+def _as_json(contents: ArtifactContents, available: int) -> dict[str, Any]:
+    manifest = manifest_to_json(contents.manifest)
+    return {
+        "manifest": {key: value for key, value in manifest.items() if key != "weights"},
+        "report": contents.report,
+        "weight_bytes": weight_bytes(contents.manifest),
+        "device_memory": available,
+        "fits": [asdict(fit) for fit in fits(contents.manifest, contents.plans, available)],
+    }
+
+
+def _parts(
+    contents: ArtifactContents, plan: PhasePlan, layer: int | None, available: int
+) -> Iterator[RenderableType]:
+    if layer is not None:
+        calls = [call for call in plan.calls if call.layer == layer]
+        if not calls:
+            raise UsageError(
+                f"there is no layer {layer}", expected=f"0 to {contents.manifest.model.layers - 1}"
+            )
+        yield _layer_table(plan, calls, f"Layer {layer}, {plan.name}")
+        return
+    yield from _header(contents)
+    if contents.report:
+        yield passes_table(contents.report)
+        yield calls_table(contents.report)
+        yield phases_table(contents.report)
+    yield _kernels_table(contents)
+    yield _memory_table(plan)
+    yield _fits_table(contents, available)
+    yield from _not_fused(contents)
+
+
+def _header(contents: ArtifactContents) -> Iterator[str]:
+    manifest = contents.manifest
+    model, limits, cache = manifest.model, manifest.limits, manifest.cache
+    profile = f", ABI profile {manifest.abi_profile}" if manifest.abi_profile else ""
+    weights = "included" if manifest.weights_included else "not included (compiled without)"
+    versions = ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
+    yield f"{contents.path}"
+    yield (
+        f"  model    {model.name}: {model.architecture}, {model.layers} layers, "
+        f"{model.parameters / 1e9:.4g} B parameters"
+    )
+    yield f"  target   {manifest.target}, {manifest.dtype}{profile}"
+    yield f"  weights  {human_bytes(weight_bytes(manifest))}, {weights}"
+    yield (
+        f"  limits   context {limits.max_context}, batch {limits.decode_buckets[-1]}, "
+        f"prefill steps of {limits.prefill_buckets[-1]} tokens"
+    )
+    yield (
+        f"  cache    blocks of {cache.block_size} tokens, {cache.kv_heads} kv heads x "
+        f"{cache.head_dim}, {cache.layout}"
+    )
+    yield f"  made by  {versions}"
+    guards = manifest.guards
+    yield (
+        f"  guards   glmc-runtime >= {guards.minimum_runtime}, torch >= {guards.minimum_torch}, "
+        f"{len(guards.vendor_functions)} vendor functions"
+    )
+    for name, keywords in guards.vendor_functions.items():
+        yield f"           {name}({', '.join(keywords)})"
+
+
+def _layer_table(plan: PhasePlan, calls: list[Call], title: str) -> Table:
+    table = Table(title=title)
+    for column in ("call", "kernel", "writes", "captured", "op", "node"):
+        table.add_column(column, justify="right" if column == "call" else "left")
+    positions = {id(call): index for index, call in enumerate(plan.calls)}
+    for call in calls:
+        table.add_row(
+            str(positions[id(call)]),
+            call.function,
+            ", ".join(call.writes),
+            "no" if call.host else "yes",
+            call.origin,
+            call.node,
+        )
+    return table
+
+
+def _kernels_table(contents: ArtifactContents) -> Table:
+    table = Table(title="Kernels")
+    table.add_column("kernel")
+    for name in contents.plans:
+        table.add_column(name, justify="right")
+    counts = {
+        name: {
+            function: sum(call.function == function for call in plan.calls)
+            for function in {call.function for call in plan.calls}
+        }
+        for name, plan in contents.plans.items()
+    }
+    for function in sorted({function for found in counts.values() for function in found}):
+        table.add_row(function, *(str(found.get(function, 0)) for found in counts.values()))
+    return table
+
+
+def _memory_table(plan: PhasePlan, rows: int = 8) -> Table:
+    """The largest buffers: where they lie and when they live."""
+    table = Table(title=f"Memory map of {plan.name}: arena {plan.arena} bytes, largest buffers")
+    for column in ("buffer", "dtype", "shape", "offset", "calls"):
+        table.add_column(column)
+    sizes = {buffer.id: _size(buffer.shape) for buffer in plan.buffers}
+    for buffer in sorted(plan.buffers, key=lambda item: -sizes[item.id])[:rows]:
+        table.add_row(
+            buffer.name,
+            buffer.dtype,
+            " x ".join(map(str, buffer.shape)),
+            str(buffer.offset),
+            f"{buffer.first}-{buffer.last}",
+        )
+    return table
+
+
+def _size(shape: tuple[Any, ...]) -> int:
+    size = 1
+    for extent in shape:
+        size *= extent.evaluate(1, 1)
+    return size
+
+
+def _fits_table(contents: ArtifactContents, available: int) -> Table:
+    table = Table(title=f"What fits into {human_bytes(available)} of device memory")
+    table.add_column("batch", justify="right")
+    table.add_column("longest context", justify="right")
+    for fit in fits(contents.manifest, contents.plans, available):
+        table.add_row(str(fit.batch), str(fit.context) if fit.context else "does not fit")
+    return table
+
+
+def _not_fused(contents: ArtifactContents) -> Iterator[RenderableType]:
+    misses = [miss for row in contents.report.get("passes", ()) for miss in row["near_misses"]]
+    for remark in contents.report.get("remarks", ()):
+        yield f"note: {remark}"
+    if not misses:
+        yield "Not fused: nothing nearly matched and was left out."
+        return
+    table = Table(title="Not fused")
+    for column in ("pass", "layer", "node", "condition that failed", "source"):
+        table.add_column(column)
+    for miss in misses:
+        layer = "-" if miss["layer"] is None else str(miss["layer"])
+        table.add_row(miss["pass_name"], layer, miss["node"], miss["condition"], miss["source"])
+    yield table

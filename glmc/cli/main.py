@@ -1,0 +1,59 @@
+"""``glmc``: compile, run, inspect, presets. Errors are shown as text; ``--debug`` shows traces."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from glmc.cli.compile_command import compile_command
+from glmc.cli.inspect_command import inspect_command
+from glmc.cli.presets_command import presets_command
+from glmc.cli.run_command import run_command
+from glmc.errors import GlmcError
+
+app = typer.Typer(
+    name="glmc",
+    help="Compile GLM-4.x for Kunlun XPU and CPU, and replay the result.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("compile")(compile_command)
+app.command(
+    "run",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    add_help_option=False,
+    help="Generate text from an artifact (the runtime's own command; try 'glmc run --help').",
+)(run_command)
+app.command("inspect")(inspect_command)
+app.command("presets")(presets_command)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status: 0, 1 for our faults, 2 for a request's."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    # No model hub is ever asked: a model is a directory or a preset.
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    try:
+        result = app(given, standalone_mode=False)
+    except GlmcError as error:
+        if debug:
+            raise
+        typer.echo(str(error), err=True)
+        return error.exit_status
+    except typer.Exit as stop:
+        return stop.exit_code
+    except (typer.Abort, KeyboardInterrupt):
+        return 130
+    except typer.TyperException as error:
+        error.show()
+        return error.exit_code
+    return result if isinstance(result, int) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,47 @@
+"""``glmc presets``: the published models that glmc knows by name."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from glmc.presets.catalog import load_preset, preset_names
+
+
+def presets_command(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    """List the presets: published configurations, compiled with --no-weights or random weights."""
+    presets = [load_preset(name) for name in preset_names()]
+    if as_json:
+        rows = [
+            {
+                "name": preset.name,
+                "repository": preset.repository,
+                "parameters": preset.parameters,
+                "config": dict(preset.config),
+                "confidence": dict(preset.confidence),
+                "expected_matches": dict(preset.matches),
+            }
+            for preset in presets
+        ]
+        typer.echo(json.dumps(rows, indent=1))
+        return
+    table = Table(title="Presets")
+    for column in ("name", "architecture", "layers", "parameters", "context", "gates"):
+        table.add_column(column, justify="left" if column in ("name", "architecture") else "right")
+    for preset in presets:
+        table.add_row(
+            preset.name,
+            str(preset.config["architectures"][0]),
+            str(preset.config["num_hidden_layers"]),
+            f"{preset.parameters / 1e9:.2f} B",
+            str(preset.config["max_position_embeddings"]),
+            str(preset.matches["moe_gate"]),
+        )
+    Console().print(table)

@@ -1,0 +1,219 @@
+"""The whole road: a checkpoint or preset in, an artifact directory out."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from glmc import pipeline
+from glmc.artifact.writer import ManifestParts, model_facts, write_artifact
+from glmc.backends import target_by_name
+from glmc.backends.base import LoweringOptions, Target
+from glmc.backends.lower import Lowered, lower
+from glmc.capture.export import capture
+from glmc.capture.model import CaptureOptions
+from glmc.config import DEFAULT_PROFILE, CompileOptions
+from glmc.errors import LoweringError, UsageError
+from glmc.presets.catalog import ModelSource, load_config
+from glmc.report import Report, build_report, eager_operations
+from glmc.weights.checkpoint import open_checkpoint
+from glmc.weights.random import RandomWeights
+from glmc.weights.recipe import Weight
+from glmc.weights.source import WeightSource
+from glmc_runtime.manifest import CacheSpec, Guards, Limits
+from glmc_runtime.plan import PhasePlan
+
+MINIMUM_TORCH = "2.5"
+LONGEST_DEFAULT_CONTEXT = 8192
+_VENDOR = ("kunlun_ops.", "xspeedgate_ops.")
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """The result of a compile before it is written."""
+
+    source: ModelSource
+    options: CompileOptions
+    lowering: LoweringOptions
+    target: Target
+    prefill: Lowered
+    decode: Lowered
+    report: Report
+
+    @property
+    def weights(self) -> dict[str, Weight]:
+        return {**self.prefill.weights, **self.decode.weights}
+
+    @property
+    def phases(self) -> dict[str, PhasePlan]:
+        return {"prefill": self.prefill.plan, "decode": self.decode.plan}
+
+
+def compile_model(
+    model: str | Path,
+    output: str | Path,
+    options: CompileOptions | None = None,
+    progress: Progress = lambda stage, done, total: None,
+) -> Report:
+    """Compile ``model`` (a preset's name or a checkpoint directory) into ``output``.
+
+    ``progress`` is told the stage and how far it is. Raises a GlmcError of the stage that failed;
+    nothing is left at ``output`` then.
+    """
+    options = options or CompileOptions()
+    compiled = compile_plan(model, options, progress)
+    weights = _weight_source(compiled)
+    started = time.perf_counter()
+    write_artifact(
+        Path(output),
+        parts=_manifest_parts(compiled),
+        phases=compiled.phases,
+        weights=list(compiled.weights.values()),
+        source=weights,
+        tokenizer_directory=compiled.source.directory,
+        report=compiled.report.to_json(),
+        force=options.force,
+        progress=lambda done, total: progress("weights", done, total),
+    )
+    return compiled.report.timed("write", time.perf_counter() - started)
+
+
+def compile_plan(
+    model: str | Path,
+    options: CompileOptions,
+    progress: Progress = lambda stage, done, total: None,
+    watch: pipeline.Watch = lambda name, program: None,
+) -> Compiled:
+    """Everything but the weights: capture, passes, lowering, plan and report."""
+    source = load_config(model)
+    target = target_by_name(options.target)
+    lowering = _lowering_options(source, options)
+    _check_dtype(target, lowering.dtype)
+    target.check(lowering, source.shape)
+    times: dict[str, float] = {}
+
+    def timed(stage: str, index: int, work: Callable[[], Any]) -> Any:
+        progress(stage, index, 4)
+        start = time.perf_counter()
+        result = work()
+        times[stage] = time.perf_counter() - start
+        return result
+
+    how = CaptureOptions(
+        options.capture_attention,
+        options.capture_experts,
+        options.marked,
+        folded=not options.full_capture,
+    )
+    program = timed("capture", 0, lambda: capture(source.config, source.shape, lowering.dtype, how))
+    program.notes["eager_operations"] = eager_operations(program.graph)
+    watch("capture", program)
+    phases = timed("passes", 1, lambda: pipeline.run(program, lowering.block_size, watch))
+    if not options.allow_missing:
+        pipeline.require_matches(phases.records, source.expected_matches)
+    prefill = timed("lower prefill", 2, lambda: lower(phases.prefill, target, lowering))
+    decode = timed("lower decode", 3, lambda: lower(phases.decode, target, lowering))
+    progress("lower decode", 4, 4)
+    report = build_report(source, options, lowering, phases, prefill, decode, times)
+    return Compiled(source, options, lowering, target, prefill, decode, report)
+
+
+def _lowering_options(source: ModelSource, options: CompileOptions) -> LoweringOptions:
+    dtype = getattr(torch, options.dtype) if options.dtype else source.dtype
+    published = source.shape.maximum_positions
+    context = options.max_context or min(published, LONGEST_DEFAULT_CONTEXT)
+    if context > published:
+        raise UsageError(
+            "the model does not know positions that far",
+            expected=f"at most {published}",
+            found=str(context),
+            remedy="choose a smaller --max-context",
+        )
+    profile = (options.abi_profile or DEFAULT_PROFILE) if options.target == "xpu" else None
+    return LoweringOptions(
+        dtype=dtype,
+        max_context=context,
+        block_size=options.block_size,
+        max_sequences=options.decode_buckets[-1],
+        max_tokens=options.prefill_buckets[-1],
+        abi_profile=profile,
+    )
+
+
+def _check_dtype(target: Target, dtype: torch.dtype) -> None:
+    if dtype not in target.dtypes:
+        known = ", ".join(str(item).removeprefix("torch.") for item in target.dtypes)
+        raise LoweringError(
+            f"{target.name} does not compute in {str(dtype).removeprefix('torch.')}",
+            expected=known,
+            found=str(dtype).removeprefix("torch."),
+            remedy="choose another --dtype",
+        )
+
+
+def _weight_source(compiled: Compiled) -> WeightSource | None:
+    source, kind = compiled.source, compiled.options.weights
+    if kind == "none":
+        return None
+    if kind == "random":
+        return RandomWeights(source.fields, compiled.lowering.dtype, compiled.options.seed)
+    if source.directory is None:
+        raise UsageError(
+            f"'{source.name}' is a preset, which has no weights",
+            expected="--no-weights, --random-weights or a checkpoint directory",
+            remedy="add --no-weights to compile the plan alone",
+        )
+    return open_checkpoint(source.directory, source.fields)
+
+
+def _manifest_parts(compiled: Compiled) -> ManifestParts:
+    source, lowering = compiled.source, compiled.lowering
+    shape = source.shape
+    dtype = str(lowering.dtype).removeprefix("torch.")
+    versions = {name: importlib.metadata.version(name) for name in ("glmc", "transformers")}
+    runtime = importlib.metadata.version("glmc-runtime")
+    return ManifestParts(
+        target=compiled.target.name,
+        dtype=dtype,
+        abi_profile=lowering.abi_profile,
+        versions={**versions, "torch": torch.__version__, "glmc-runtime": runtime},
+        model=model_facts(shape),
+        cache=CacheSpec(
+            layers=shape.layers,
+            kv_heads=shape.kv_heads,
+            head_dim=shape.head_dim,
+            dtype=dtype,
+            block_size=lowering.block_size,
+            blocks_per_sequence=lowering.blocks_per_sequence,
+            layout=compiled.target.cache_layout,
+        ),
+        limits=Limits(
+            lowering.max_context,
+            compiled.options.decode_buckets,
+            compiled.options.prefill_buckets,
+        ),
+        guards=Guards(
+            minimum_runtime=runtime,
+            minimum_torch=MINIMUM_TORCH,
+            target=compiled.target.name,
+            vendor_functions=_vendor_functions(compiled.phases.values()),
+        ),
+    )
+
+
+def _vendor_functions(plans: Any) -> dict[str, tuple[str, ...]]:
+    """Each vendor function of the plans with all keywords that it is called with."""
+    found: dict[str, set[str]] = {}
+    for plan in plans:
+        for call in plan.calls:
+            if call.function.startswith(_VENDOR):
+                found.setdefault(call.function, set()).update(call.arguments)
+    return {name: tuple(sorted(keywords)) for name, keywords in sorted(found.items())}

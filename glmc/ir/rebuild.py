@@ -1,0 +1,88 @@
+"""Rebuilding a graph node by node with other inputs: how a phase gets its own shapes."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.fx import Graph, GraphModule, Node
+
+from glmc.ir.program import Program
+from glmc.ir.symbols import Dimension, Symbols
+
+
+class Rebuilder:
+    """A new graph beside an old program. ``values`` maps old nodes to new ones."""
+
+    def __init__(self, program: Program, pass_name: str) -> None:
+        self.program = program
+        self.pass_name = pass_name
+        self.graph = Graph()
+        self.symbols = Symbols()
+        self.values: dict[Node, Node] = {}
+
+    def input(self, name: str, dims: tuple[Dimension, ...], dtype: torch.dtype) -> Node:
+        """A step input or cache; ``dims`` as in :meth:`Symbols.fake`."""
+        node = self.graph.placeholder(name.replace(".", "_"))
+        node.meta.update(input=name, id=name, module="", layer=None, source=None)
+        node.meta["val"] = self.symbols.fake(name, dims, dtype)
+        return node
+
+    def weights(self) -> None:
+        """Placeholders for all weights of the old program."""
+        for old in self.program.placeholders():
+            if "weight" not in old.meta:
+                continue
+            new = self.graph.placeholder(old.name)
+            new.meta = dict(old.meta)
+            weight = self.program.weights[old.meta["weight"]]
+            new.meta["val"] = self.symbols.fake(weight.name, weight.shape, weight.dtype)
+            self.values[old] = new
+
+    def new(self, old: object) -> Any:
+        """The new graph's value of an old argument: nodes are mapped, constants stay."""
+        return torch.fx.node.map_arg(old, lambda node: self.values[node])  # type: ignore[arg-type]
+
+    def call(
+        self, target: Callable[..., Any], arguments: Sequence[Any], like: Node, **changes: Any
+    ) -> Node:
+        """Append a call that stands for ``like`` and keeps its id and provenance."""
+        node = self.graph.call_function(target, tuple(arguments))
+        node.meta = {key: value for key, value in like.meta.items() if key != "val"}
+        node.meta.update(changes)
+        fakes = torch.fx.node.map_arg(tuple(arguments), lambda item: item.meta["val"])
+        with self.symbols.fake_mode:
+            node.meta["val"] = target(*fakes)
+        return node
+
+    def item(self, node: Node, index: int) -> Node:
+        picked = self.graph.call_function(operator.getitem, (node, index))
+        picked.meta = {key: value for key, value in node.meta.items() if key != "val"}
+        picked.meta["id"] = f"{node.meta['id']}[{index}]"
+        picked.meta["val"] = node.meta["val"][index]
+        return picked
+
+    def output(self, values: Sequence[Node]) -> None:
+        node = self.graph.output(tuple(values))
+        node.meta.update(id="output", module="", layer=None, source=None)
+
+    def program_of(self, phase: str) -> Program:
+        """The rebuilt program; unused weights are gone, unused inputs stay."""
+        for node in reversed(list(self.graph.nodes)):
+            if not node.users and node.op != "output" and "input" not in node.meta:
+                self.graph.erase_node(node)
+        used = {node.meta["weight"] for node in self.graph.nodes if "weight" in node.meta}
+        weights = {name: item for name, item in self.program.weights.items() if name in used}
+        self.graph.lint()
+        return Program(
+            GraphModule(nn.Module(), self.graph),
+            weights,
+            self.program.model,
+            self.program.dtype,
+            phase,
+            dict(self.program.notes),
+            self.symbols,
+        )

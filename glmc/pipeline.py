@@ -1,0 +1,152 @@
+"""The page: every pass, in order. Nothing runs that is not listed here.
+
+capture    one layer of each kind, instantiated                     glmc/capture
+normal     canonical, clean                                         one spelling for everything
+fuse       rms_norm, rope, qk_norm, attention, qkv_merge,
+           moe_gate, moe_ffn, gate_up_merge, shared_expert, add_rms_norm
+page       kv_cache                                                 packed tokens, paged cache
+phase      specialise (select_last)                                 one graph each: prefill, decode
+lower      the target's table, then memory_plan                     glmc/backends/lower.py
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from glmc.errors import MatchCountError
+from glmc.ir.match import NearMiss
+from glmc.ir.program import Program
+from glmc.passes import (
+    add_rms_norm,
+    attention,
+    canonical,
+    clean,
+    gate_up_merge,
+    moe_ffn,
+    moe_gate,
+    qk_norm,
+    qkv_merge,
+    rms_norm,
+    rope,
+    shared_expert,
+    specialise,
+)
+from glmc.passes.base import Match, Pass
+from glmc.passes.kv_cache import KvCache
+
+PASSES: tuple[Pass, ...] = (
+    canonical.PASS,
+    clean.PASS,
+    rms_norm.PASS,
+    rope.PASS,
+    qk_norm.PASS,
+    attention.PASS,
+    qkv_merge.PASS,
+    moe_gate.PASS,
+    moe_ffn.PASS,
+    gate_up_merge.PASS,
+    shared_expert.PASS,
+    add_rms_norm.PASS,
+)
+
+
+@dataclass(frozen=True)
+class PassRecord:
+    """What one pass did to one program. ``seconds`` is wall time."""
+
+    name: str
+    numerics: str
+    seconds: float
+    nodes_before: int
+    nodes_after: int
+    matches: tuple[Match, ...]
+    near_misses: tuple[NearMiss, ...]
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Phases:
+    """The two phase programs and the record of the road to them."""
+
+    prefill: Program
+    decode: Program
+    records: tuple[PassRecord, ...]
+
+
+Watch = Callable[[str, Program], None]
+
+
+def run_pass(one: Pass, program: Program) -> PassRecord:
+    """Run a pass on a program in place and take its time and counts."""
+    before, start = len(program.graph.nodes), time.perf_counter()
+    result = one.run(program)
+    return PassRecord(
+        one.name,
+        one.numerics.value,
+        time.perf_counter() - start,
+        before,
+        len(program.graph.nodes),
+        tuple(result.matches),
+        tuple(result.near_misses),
+        result.detail,
+    )
+
+
+def run(program: Program, block_size: int, watch: Watch = lambda name, program: None) -> Phases:
+    """From the captured program to both phases; ``watch`` sees the program after each pass."""
+    records = []
+    for one in (*PASSES, KvCache(block_size)):
+        records.append(run_pass(one, program))
+        watch(one.name, program)
+    start = time.perf_counter()
+    prefill, decode = specialise.prefill(program), specialise.decode(program)
+    head = specialise.head_of(program)
+    records.append(
+        PassRecord(
+            "select_last",
+            specialise.NUMERICS.value,
+            time.perf_counter() - start,
+            len(program.graph.nodes),
+            len(prefill.graph.nodes),
+            (Match(head.meta["id"], head.meta["module"], None),),
+            (),
+        )
+    )
+    watch("prefill", prefill)
+    watch("decode", decode)
+    return Phases(prefill, decode, tuple(records))
+
+
+def check_matches(records: tuple[PassRecord, ...], expected: Mapping[str, int]) -> list[str]:
+    """Compare match counts with the model's; returns one line per pass that differs."""
+    problems = []
+    for record in records:
+        wanted = expected.get(record.name)
+        if wanted is None or wanted == len(record.matches):
+            continue
+        reasons = [
+            f"layer {miss.layer}: {miss.node}: {miss.condition} {miss.source}".rstrip()
+            for miss in record.near_misses
+        ]
+        shown = "; ".join(reasons[:3]) or "no near miss was seen"
+        more = f"; and {len(reasons) - 3} more" if len(reasons) > 3 else ""
+        problems.append(
+            f"{record.name}: expected {wanted}, found {len(record.matches)} ({shown}{more})"
+        )
+    return problems
+
+
+def require_matches(records: tuple[PassRecord, ...], expected: Mapping[str, int]) -> None:
+    """Raise MatchCountError when a pass found another number of matches than the model has."""
+    problems = check_matches(records, expected)
+    if problems:
+        raise MatchCountError(
+            "fusions were lost (or found where none should be)",
+            place="; ".join(problem.split(":", maxsplit=1)[0] for problem in problems),
+            expected="the counts that this model's config implies",
+            found="\n             ".join(problems),
+            remedy="report the model and transformers version, or go on with --allow-missing",
+        )

@@ -1,0 +1,137 @@
+"""The report of a compile: what each pass did, what the plan costs, what was not fused.
+
+Plain data; ``report.json`` of the artifact and every table of the command line come from it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from torch.fx import Graph
+
+from glmc.backends.base import LoweringOptions
+from glmc.backends.lower import Lowered
+from glmc.config import CompileOptions
+from glmc.ir import match as m
+from glmc.pipeline import PassRecord, Phases
+from glmc.presets.catalog import ModelSource
+from glmc_runtime.plan import PhasePlan
+
+# ATen calls that only describe memory; eager PyTorch launches no kernel for them.
+_VIEWS = frozenset(
+    f"aten.{name}"
+    for name in (
+        "view _unsafe_view reshape permute transpose t expand unsqueeze squeeze slice select split "
+        "split_with_sizes chunk alias detach sym_size"
+    ).split()
+)
+# Runtime helpers that stand where a vendor call would: linear layers are the vendor's own road.
+_VENDOR_PREFIXES = ("kunlun_ops.", "xspeedgate_ops.", "aten.linear")
+
+
+@dataclass(frozen=True)
+class Report:
+    """``layers`` maps 'outside' and each layer to its calls; see :func:`build_report`."""
+
+    model: dict[str, Any]
+    options: dict[str, Any]
+    passes: tuple[dict[str, Any], ...]
+    expected_matches: dict[str, int]
+    phases: dict[str, dict[str, Any]]
+    eager: dict[str, Any]
+    remarks: tuple[str, ...]
+    seconds: dict[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def timed(self, stage: str, seconds: float) -> Report:
+        return replace(self, seconds={**self.seconds, stage: seconds})
+
+
+def eager_operations(graph: Graph) -> dict[str, Any]:
+    """ATen operations of the traced eager model, views not counted: by layer and in total."""
+    by_layer: Counter[str] = Counter()
+    for node in graph.nodes:
+        name = m.op_name(node)
+        if name.startswith("aten.") and name not in _VIEWS:
+            by_layer[_layer_name(node.meta["layer"])] += 1
+    return {"by_layer": dict(by_layer), "total": sum(by_layer.values())}
+
+
+def build_report(
+    source: ModelSource,
+    options: CompileOptions,
+    lowering: LoweringOptions,
+    phases: Phases,
+    prefill: Lowered,
+    decode: Lowered,
+    seconds: Mapping[str, float],
+) -> Report:
+    """Gather the report of one compile."""
+    eager = phases.decode.notes.get("eager_operations")
+    return Report(
+        model={**asdict(source.shape)},
+        options={
+            **asdict(options),
+            "dtype": str(lowering.dtype).removeprefix("torch."),
+            "max_context": lowering.max_context,
+            "abi_profile": lowering.abi_profile,
+        },
+        passes=tuple(_pass(record) for record in phases.records),
+        expected_matches=dict(source.expected_matches),
+        phases={
+            lowered.plan.name: phase_report(lowered.plan, options) for lowered in (prefill, decode)
+        },
+        eager=eager if isinstance(eager, dict) else {},
+        remarks=tuple(dict.fromkeys((*prefill.remarks, *decode.remarks))),
+        seconds=dict(seconds),
+    )
+
+
+def phase_report(plan: PhasePlan, options: CompileOptions) -> dict[str, Any]:
+    """Calls by layer and kind, kernels, segments and arena sizes of a phase."""
+    vendor: Counter[str] = Counter()
+    helper: Counter[str] = Counter()
+    kernels: Counter[str] = Counter()
+    for call in plan.calls:
+        kernels[call.function] += 1
+        side = vendor if call.function.startswith(_VENDOR_PREFIXES) else helper
+        side[_layer_name(call.layer)] += 1
+    buckets = options.prefill_buckets if plan.name == "prefill" else options.decode_buckets
+    return {
+        "calls": len(plan.calls),
+        "vendor_calls_by_layer": dict(vendor),
+        "helper_calls_by_layer": dict(helper),
+        "kernels": dict(kernels),
+        "segments": len(plan.segments),
+        "captured_segments": sum(segment.captured for segment in plan.segments),
+        "buffers": len(plan.buffers),
+        "arena": str(plan.arena),
+        "arena_bytes": {
+            str(bucket): plan.arena.evaluate(bucket, min(bucket, options.decode_buckets[-1]))
+            for bucket in buckets
+        },
+    }
+
+
+def _layer_name(layer: int | None) -> str:
+    return "outside" if layer is None else str(layer)
+
+
+def _pass(record: PassRecord) -> dict[str, Any]:
+    layers = sorted({match.layer for match in record.matches if match.layer is not None})
+    return {
+        "name": record.name,
+        "numerics": record.numerics,
+        "seconds": record.seconds,
+        "nodes_before": record.nodes_before,
+        "nodes_after": record.nodes_after,
+        "matches": len(record.matches),
+        "layers": layers,
+        "near_misses": [asdict(miss) for miss in record.near_misses],
+        "detail": dict(record.detail),
+    }
