@@ -1,4 +1,3 @@
-# ruff: noqa: PLR0917
 """Attention mathematics shared by the emulated attention calls: float32 throughout."""
 
 from __future__ import annotations

@@ -1,4 +1,3 @@
-# ruff: noqa: PLR0917
 """Emulated decode attention: `speculative_attention` and `paged_attention` (record, 2.6 and 2.7).
 
 The lengths that count are the host's (`*_cpu`); in guard mode a device copy that differs is

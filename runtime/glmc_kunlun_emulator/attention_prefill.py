@@ -1,4 +1,3 @@
-# ruff: noqa: PLR0917
 """Emulated prefill attention: `prefill_attention`, `attention`, `attention_merge_stage`.
 
 Record, sections 2.6 and 2.7. The kernels divide by sqrt(D) themselves and then multiply by `alpha`,

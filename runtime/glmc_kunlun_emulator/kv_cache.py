@@ -1,4 +1,3 @@
-# ruff: noqa: PLR0917
 """Emulated writes to the paged KV cache (record, section 2.5).
 
 A cache is [num_blocks, Hkv, block_size, D]; slot = block * block_size + offset. Whether kernels

@@ -1,4 +1,3 @@
-# ruff: noqa: PLR0917
 """Emulated dense products and int8 quantisation (record, section 2.10).
 
 int8 is absmax: the product is x_q @ w_q^T * x_max/127 * w_max/127. Int8 sums are exact; the rest is

@@ -1,4 +1,3 @@
-# ruff: noqa: PLR0917
 """Emulated expert pipeline (record, section 2.9): sort tokens by expert, grouped GEMM, combine.
 
 Row order, an inference of the record's: between `moe_pre_sorted` and `moe_post` all buffers hold

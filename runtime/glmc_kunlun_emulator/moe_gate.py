@@ -1,4 +1,3 @@
-# ruff: noqa: PLR0917
 """Emulated MoE routing (record, section 2.8).
 
 Outputs are fp32 weights and int32 expert ids [M, k], best expert first, ties to the lower id. The

@@ -1,4 +1,3 @@
-# ruff: noqa: PLR0917
 """Emulated norms: `rmsnorm`, `add_rmsnorm`, their Gemma kin and the int8 forms.
 
 Formulas and call forms: the public record of the vendor interface, section 2.1. Assumed: the norm

@@ -1,4 +1,3 @@
-# ruff: noqa: PLR0917
 """Emulated rotary embeddings (record, sections 2.3 and 2.4).
 
 The cache is [max_pos, rotary_dim]: cosines first, sines second, each rotary_dim/2 wide, in the

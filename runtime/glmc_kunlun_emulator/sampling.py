@@ -1,4 +1,3 @@
-# ruff: noqa: PLR0917
 """Emulated samplers (record, section 2.11).
 
 All return or write token ids. They are not seedable per request; here the draw comes from torch's

@@ -1,4 +1,3 @@
-# ruff: noqa: PLR0917
 """The plugin's `_C` wrappers, with the arguments they lose (record, section 2.0).
 
 They declare no mutated arguments although they mutate; here they are plain functions, so that only

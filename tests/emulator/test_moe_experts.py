@@ -283,3 +283,12 @@ def test_moe_post_refuses_positions_outside(vendor: EmulatedVendor) -> None:
     index = torch.tensor([[0, 1], [2, 4]], dtype=torch.int32)
     with pytest.raises(GuardError, match="moe_index"):
         vendor.kunlun_ops.moe_post(x, index, scale, scale.clone(), torch.empty(2, HIDDEN))
+
+
+def test_moe_post_multiplies_both_scales(vendor: EmulatedVendor) -> None:
+    x, scale, dequant = torch.randn(3, TOP_K, HIDDEN), torch.rand(3, TOP_K), torch.rand(3, TOP_K)
+    index = torch.randperm(3 * TOP_K).to(torch.int32).view(3, TOP_K)
+    y = torch.empty(3, HIDDEN)
+    vendor.kunlun_ops.moe_post(x, index, scale, dequant, y)
+    rows = x.view(-1, HIDDEN)[index.long()]
+    torch.testing.assert_close(y, torch.einsum("tk,tk,tkh->th", scale, dequant, rows))

@@ -1,4 +1,3 @@
-# ruff: noqa: PLR0917
 """Routing against the formula written out per token, and the limits on experts."""
 
 from __future__ import annotations
