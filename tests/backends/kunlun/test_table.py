@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 
 import pytest
 import torch
@@ -123,3 +124,9 @@ def test_rules_refuse_an_unknown_profile() -> None:
     x = at.tensor("x", torch.zeros(1, 16), tokens_by(16))
     with pytest.raises(AbiError, match="unknown ABI profile"):
         at.lower("swiglu", {"x": x}, [(tokens_by(8), torch.float32)])
+
+
+def test_the_documentation_names_every_function_and_op() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "kunlun.md").read_text()
+    for name in (*VENDOR_FUNCTIONS, *TARGET.rules, *ALL):
+        assert f"`{name}`" in text or f"kunlun_ops.{name}`" in text or f"| {name} " in text, name
