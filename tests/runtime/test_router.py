@@ -41,7 +41,7 @@ def bind(logits: Tensor, **change: Any) -> tuple[Any, Tensor, Tensor]:
 @pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.parametrize("scale", [1.0, 2.5])
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
-def test_equal_to_the_reference(  # noqa: PLR0917
+def test_equal_to_the_reference(
     groups: int, top_groups: int, fill: float, normalize: bool, scale: float, dtype: torch.dtype
 ) -> None:
     logits = torch.randn(9, EXPERTS, generator=torch.Generator().manual_seed(0))
