@@ -1,0 +1,35 @@
+"""SwiGLU, from one merged tensor or from two."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+
+from glmc_runtime.kernels import Thunk, register
+from glmc_runtime.kernels.cpu.common import flat, in_order, require_shape
+
+
+def gated(gate: torch.Tensor, up: torch.Tensor, out: torch.Tensor) -> Thunk:
+    """``out = silu(gate) * up``; silu is rounded to the dtype first, as in eager code."""
+    return in_order(partial(torch.ops.aten.silu.out, gate, out=out), partial(out.mul_, up))
+
+
+@register("cpu.swiglu")
+def swiglu(arguments: dict[str, Any]) -> Thunk:
+    """x [..., 2 * width], the gate first; out [..., width]."""
+    x, out = arguments["x"], arguments["out"]
+    width = x.shape[-1] // 2
+    require_shape("x", x, (*out.shape[:-1], 2 * out.shape[-1]))
+    rows = flat(x)
+    return gated(rows[:, :width], rows[:, width:], flat(out))
+
+
+@register("cpu.silu_mul")
+def silu_mul(arguments: dict[str, Any]) -> Thunk:
+    """gate, up and out of one shape; out must not be up."""
+    gate, up, out = arguments["gate"], arguments["up"], arguments["out"]
+    require_shape("up", up, tuple(gate.shape))
+    require_shape("out", out, tuple(gate.shape))
+    return gated(gate, up, out)

@@ -1,0 +1,34 @@
+"""The linear layer: packed for few rows, ``mm`` for many."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+
+from glmc_runtime.kernels import Thunk, register
+from glmc_runtime.kernels.cpu.common import flat, in_order, optional, require_dtype, require_shape
+from glmc_runtime.kernels.cpu.packed import PACKED_ROWS, accumulate, as_image, can_pack, pack
+
+
+@register("cpu.linear")
+def linear(arguments: dict[str, Any]) -> Thunk:
+    """``out = x @ weight.T (+ bias)``: x [..., k], weight [n, k], bias [n] or None, out [..., n].
+
+    With at most ``PACKED_ROWS`` rows the weight is repacked here, once. All of one dtype.
+    """
+    x, weight, out = arguments["x"], arguments["weight"], arguments["out"]
+    bias = optional(arguments, "bias")
+    require_dtype("x", x)
+    require_dtype("weight", weight, x.dtype)
+    require_dtype("out", out, x.dtype)
+    require_shape("weight", weight, (out.shape[-1], x.shape[-1]))
+    require_shape("out", out, (*x.shape[:-1], weight.shape[0]))
+    x, out = flat(x), flat(out)
+    if x.shape[0] <= PACKED_ROWS and can_pack(x.dtype):
+        start = out.zero_ if bias is None else partial(out.copy_, bias.expand_as(out))
+        return in_order(start, accumulate(as_image(x), pack(weight), as_image(out)))
+    if bias is None:
+        return partial(torch.mm, x, weight.t(), out=out)
+    return partial(torch.addmm, bias, x, weight.t(), out=out)

@@ -1,0 +1,120 @@
+"""The routed experts: rows grouped by expert, only chosen experts read, weights read in place."""
+
+from __future__ import annotations
+
+from functools import partial
+from itertools import groupby
+from typing import Any
+
+import torch
+
+from glmc_runtime.kernels import Thunk, register
+from glmc_runtime.kernels.cpu.activation import gated
+from glmc_runtime.kernels.cpu.common import in_order, require_dtype, require_shape
+from glmc_runtime.kernels.cpu.packed import PACKED_ROWS, accumulate, as_image, can_pack, pack
+
+_MAXIMUM_VIEWS = 4096
+
+
+class _ExpertLinear:
+    """``out[rows] = x[rows] @ weight[expert].T`` for a range of rows; a thunk is made the first
+    time that an expert meets a range and kept for the next."""
+
+    def __init__(self, x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor) -> None:
+        self.x, self.out, self.weights = x, out, weight.unbind(0)
+        self.packed = [pack(part) for part in self.weights] if can_pack(x.dtype) else None
+        self._thunks: dict[tuple[int, int, int], Thunk] = {}
+
+    def thunk(self, expert: int, start: int, count: int) -> Thunk:
+        key = (expert, start, count)
+        found = self._thunks.get(key)
+        if found is None:
+            if len(self._thunks) >= _MAXIMUM_VIEWS:
+                self._thunks.clear()
+            found = self._thunks[key] = self._make(expert, start, count)
+        return found
+
+    def _make(self, expert: int, start: int, count: int) -> Thunk:
+        # A source of one row stands for all rows: the only token of the step.
+        x = self.x if self.x.shape[0] == 1 else self.x.narrow(0, start, count)
+        out = self.out.narrow(0, start, count)
+        if self.packed is None or count > PACKED_ROWS:
+            return partial(torch.mm, x, self.weights[expert].t(), out=out)
+        return accumulate(as_image(x), self.packed[expert], as_image(out))
+
+
+def _group(ids: list[int]) -> list[tuple[int, int, int]]:
+    """Sorted expert ids -> (expert, first row, rows)."""
+    groups, start = [], 0
+    for expert, rows in groupby(ids):
+        count = len(list(rows))
+        groups.append((expert, start, count))
+        start += count
+    return groups
+
+
+@register("cpu.moe_ffn")
+def moe_ffn(arguments: dict[str, Any]) -> Thunk:
+    """x and out [tokens, hidden], weights float32 and ids int64 [tokens, top_k], gate_up [experts,
+    2 * width, hidden], down [experts, hidden, width].
+
+    With R = tokens * top_k, scratch in the dtype of x: gathered and results [R, hidden], merged
+    [R, 2 * width], activated [R, width]; products float32 [tokens, top_k, hidden], total float32
+    [tokens, hidden]; int64 [R]: sorted_ids, order, rows. Reads ids on the host. Products with the
+    weights and the sum over top_k are in float32; one cast at the end.
+    """
+    x, out, ids, weights = (arguments[name] for name in ("x", "out", "ids", "weights"))
+    gate_up, down = arguments["gate_up"], arguments["down"]
+    gathered, results, merged, activated = (
+        arguments[name] for name in ("gathered", "results", "merged", "activated")
+    )
+    products, total = arguments["products"], arguments["total"]
+    sorted_ids, order, rows = (arguments[name] for name in ("sorted_ids", "order", "rows"))
+    tokens, top_k = ids.shape
+    experts, hidden, width = down.shape
+    require_dtype("x", x)
+    require_dtype("ids", ids, torch.int64)
+    for name, tensor in (("gate_up", gate_up), ("down", down), ("merged", merged)):
+        require_dtype(name, tensor, x.dtype)
+    require_shape("x", x, (tokens, hidden))
+    require_shape("gate_up", gate_up, (experts, 2 * width, hidden))
+    require_shape("merged", merged, (tokens * top_k, 2 * width))
+    require_shape("products", products, (tokens, top_k, hidden))
+
+    alone = tokens == 1
+    first = _ExpertLinear(x if alone else gathered, gate_up, merged)
+    second = _ExpertLinear(activated, down, results)
+    activate = gated(merged[:, :width], merged[:, width:], activated)
+    flat_ids = ids.view(-1)
+    flat_products = products.view(-1, hidden)
+    ordered = results if alone else gathered
+    sort = in_order(
+        partial(torch.sort, flat_ids, stable=True, out=(sorted_ids, order)),
+        partial(torch.div, order, top_k, rounding_mode="floor", out=rows),
+        partial(torch.index_select, x, 0, rows, out=gathered),
+    )
+    combine = in_order(
+        partial(flat_products.copy_, ordered),
+        partial(products.mul_, weights.unsqueeze(-1)),
+        partial(torch.sum, products, 1, out=total),
+        partial(out.copy_, total),
+    )
+
+    def run() -> None:
+        if alone:
+            groups = [(expert, row, 1) for row, expert in enumerate(flat_ids.tolist())]
+        else:
+            sort()
+            groups = _group(sorted_ids.tolist())
+        merged.zero_()
+        for group in groups:
+            first.thunk(*group)()
+        activate()
+        results.zero_()
+        for group in groups:
+            second.thunk(*group)()
+        if not alone:
+            gathered.index_copy_(0, order, results)
+        combine()
+
+    return run

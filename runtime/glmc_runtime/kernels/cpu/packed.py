@@ -1,0 +1,82 @@
+"""Products with a weight that is read once per step: oneDNN's blocked layout, no allocation.
+
+``x @ weight.T`` for few rows is bound by reading the weight. ATen's ``mm`` hands oneDNN (bfloat16)
+or MKL (float32) the plain row-major weight, which is repacked or badly streamed on every call; a
+weight packed once at load runs at up to twice the speed (float32 with 4 to 16 rows: 3 to 4 times).
+``mkldnn::_linear_pointwise`` has no ``out``; a 1x1 convolution over an image of one row of ``rows``
+pixels is the same product, and its ``add`` variant accumulates into a given tensor.
+``bench/cpu_gemv.py`` measures all of these.
+
+Beyond ``PACKED_ROWS`` rows the product is bound by arithmetic and the convolution loses to ``mm``.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from weakref import WeakValueDictionary
+
+import torch
+
+from glmc_runtime.kernels import Thunk
+
+PACKED_ROWS = 16
+
+
+class PackedWeight:
+    """A weight [n, k] and its blocked copy. The original stays: products of many rows read it,
+    and when it is a mapped file its pages cost nothing while unread."""
+
+    def __init__(self, weight: torch.Tensor) -> None:
+        size, depth = weight.shape
+        self.weight = weight
+        self.packed = torch.ops.mkldnn._reorder_convolution_weight(
+            weight.reshape(size, depth, 1, 1), [0, 0], [1, 1], [1, 1], 1, [1, depth, 4, 1]
+        )
+
+
+_Key = tuple[int, torch.Size, torch.dtype]
+_PACKED: WeakValueDictionary[_Key, PackedWeight] = WeakValueDictionary()
+
+
+def can_pack(dtype: torch.dtype) -> bool:
+    """Whether oneDNN has blocked products of this dtype on this processor."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    if dtype == torch.bfloat16:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return dtype == torch.float32
+
+
+def pack(weight: torch.Tensor) -> PackedWeight:
+    """The packed form of a weight, made once however many phases and buckets use it."""
+    key = (weight.data_ptr(), weight.shape, weight.dtype)
+    packed = _PACKED.get(key)
+    if packed is None:
+        packed = _PACKED[key] = PackedWeight(weight)
+    return packed
+
+
+def as_image(rows: torch.Tensor) -> torch.Tensor:
+    """[rows, width] as an image [1, width, rows, 1] in channels-last order; a view."""
+    return rows.view(1, rows.shape[0], 1, rows.shape[1]).permute(0, 3, 1, 2)
+
+
+def accumulate(x: torch.Tensor, weight: PackedWeight, out: torch.Tensor) -> Thunk:
+    """``out += x @ weight.T`` for images x [1, k, rows, 1] and out [1, n, rows, 1]; the sum is
+    rounded once."""
+    return partial(
+        torch.ops.mkldnn._convolution_pointwise_.binary,
+        out,
+        x,
+        weight.packed,
+        None,
+        [0, 0],
+        [1, 1],
+        [1, 1],
+        1,
+        "add",
+        1.0,
+        None,
+        [],
+        None,
+    )

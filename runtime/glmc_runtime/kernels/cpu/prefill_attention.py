@@ -1,0 +1,71 @@
+"""Causal attention of packed sequences over the paged cache.
+
+A kv head and its group of query heads are batch and head of one flash attention, with keys and
+values expanded by stride, so nothing is repeated. A sequence whose blocks are scattered is gathered
+first: beside the products of a prefill that costs nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from glmc_runtime.kernels import Thunk, register
+from glmc_runtime.kernels.cpu.common import require_dtype, require_shape
+from glmc_runtime.kernels.cpu.runs import Run, find_runs
+
+
+def _context(slots: torch.Tensor, runs: tuple[Run, ...], group: int) -> torch.Tensor:
+    """[slots, kv_heads, head_dim] -> [kv_heads, group, tokens, head_dim], group by stride 0."""
+    parts = [slots.narrow(0, start, count) for start, count in runs]
+    tokens = parts[0] if len(parts) == 1 else torch.cat(parts)
+    return tokens.transpose(0, 1).unsqueeze(1).expand(-1, group, -1, -1)
+
+
+@register("cpu.prefill_attention")
+def prefill_attention(arguments: dict[str, Any]) -> Thunk:
+    """query and out [tokens, q_heads, head_dim]; caches as for ``cpu.decode_attention``;
+    block_tables int32 [sequences, blocks_per_sequence]; query_lod and context_lod int32
+    [sequences + 1] in host memory. Rows beyond query_lod[-1] come out as zero."""
+    query, out, scale = arguments["query"], arguments["out"], float(arguments["scale"])
+    key_cache, value_cache = arguments["key_cache"], arguments["value_cache"]
+    tables = arguments["block_tables"]
+    query_lod, context_lod = arguments["query_lod"], arguments["context_lod"]
+    tokens, q_heads, head_dim = query.shape
+    block_size, kv_heads = key_cache.shape[1:3]
+    require_dtype("query", query)
+    require_shape("out", out, tuple(query.shape))
+    require_shape("value_cache", value_cache, tuple(key_cache.shape))
+    for name, lod in (("query_lod", query_lod), ("context_lod", context_lod)):
+        require_shape(name, lod, (tables.shape[0] + 1,))
+    group = q_heads // kv_heads
+    queries = query.view(tokens, kv_heads, group, head_dim).permute(1, 2, 0, 3)
+    results = out.view(tokens, kv_heads, group, head_dim).permute(1, 2, 0, 3)
+    keys, values = (cache.view(-1, kv_heads, head_dim) for cache in (key_cache, value_cache))
+
+    def run() -> None:
+        rows, query_ends, context_ends = tables.tolist(), query_lod.tolist(), context_lod.tolist()
+        for index, blocks in enumerate(rows):
+            start, stop = query_ends[index], query_ends[index + 1]
+            if start == stop:
+                continue
+            length = context_ends[index + 1] - context_ends[index]
+            runs = find_runs(blocks, length, block_size)
+            mask = None
+            if stop - start != length:
+                mask = torch.ones(stop - start, length, dtype=torch.bool)
+                mask.tril_(length - (stop - start))
+            attended = F.scaled_dot_product_attention(
+                queries[:, :, start:stop],
+                _context(keys, runs, group),
+                _context(values, runs, group),
+                attn_mask=mask,
+                is_causal=mask is None,
+                scale=scale,
+            )
+            results[:, :, start:stop].copy_(attended)
+        out[query_ends[-1] :].zero_()
+
+    return run

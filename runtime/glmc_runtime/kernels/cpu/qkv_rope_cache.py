@@ -1,0 +1,107 @@
+"""Split the merged projection, norm q and k, rotate them, write keys and values to the cache."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+
+from glmc_runtime.errors import PlanError
+from glmc_runtime.kernels import Thunk, register
+from glmc_runtime.kernels.cpu.common import in_order, optional, require_dtype, require_shape
+from glmc_runtime.kernels.cpu.norms import normalize
+
+
+def _pairs(heads: torch.Tensor, half: int, interleaved: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    if interleaved:
+        return heads[..., 0 : 2 * half : 2], heads[..., 1 : 2 * half : 2]
+    return heads[..., :half], heads[..., half : 2 * half]
+
+
+def _rotate(
+    source: torch.Tensor,
+    turned: torch.Tensor,
+    table: torch.Tensor,
+    product: torch.Tensor,
+    interleaved: bool,
+) -> list[Thunk]:
+    """source and turned [tokens, heads, head_dim], table [tokens, rotary_dim] (cos, then sin),
+    product [tokens, heads, rotary_dim / 2]. Each product is rounded, as in eager code."""
+    half = table.shape[1] // 2
+    cos, sin = table[:, None, :half], table[:, None, half:]
+    first, second = _pairs(source, half, interleaved)
+    new_first, new_second = _pairs(turned, half, interleaved)
+    steps: list[Thunk] = [
+        partial(torch.mul, first, cos, out=new_first),
+        partial(torch.mul, second, sin, out=product),
+        partial(new_first.sub_, product),
+        partial(torch.mul, second, cos, out=new_second),
+        partial(torch.mul, first, sin, out=product),
+        partial(new_second.add_, product),
+    ]
+    if 2 * half < source.shape[-1]:
+        steps.append(partial(turned[..., 2 * half :].copy_, source[..., 2 * half :]))
+    return steps
+
+
+def _norm_heads(
+    arguments: dict[str, Any], heads: torch.Tensor, q_heads: int, scratch: torch.Tensor
+) -> list[Thunk]:
+    """Norm q and k of ``heads`` [tokens, q + k heads, head_dim] into ``scratch``."""
+    hidden, square, variance = (arguments[name] for name in ("hidden", "square", "variance"))
+    steps = []
+    for name, part in (("q_norm", slice(0, q_heads)), ("k_norm", slice(q_heads, None))):
+        weight = arguments[name]
+        require_shape(name, weight, (heads.shape[-1],))
+        views = [tensor[:, part] for tensor in (heads, scratch, hidden, square, variance)]
+        source, target, *floats = views
+        steps.append(normalize(source, weight, float(arguments["norm_eps"]), target, *floats))
+    return steps
+
+
+@register("cpu.qkv_rope_cache")
+def qkv_rope_cache(arguments: dict[str, Any]) -> Thunk:
+    """qkv [tokens, (q_heads + 2 * kv_heads) * head_dim] -> query [tokens, q_heads, head_dim], and
+    keys and values at slot_mapping of the caches [blocks, block_size, kv_heads, head_dim].
+
+    q_norm and k_norm [head_dim] or both None; cos_sin [positions, rotary_dim]; positions and
+    slot_mapping int64 [tokens]. With R = q_heads + kv_heads, scratch: turned [tokens, R, head_dim],
+    product [tokens, R, rotary_dim / 2], table [tokens, rotary_dim]; with norms also normed like
+    turned, and in float32 hidden and square like turned and variance [tokens, R, 1].
+    """
+    qkv, query, cos_sin = arguments["qkv"], arguments["query"], arguments["cos_sin"]
+    key_cache, value_cache = arguments["key_cache"], arguments["value_cache"]
+    positions, slots = arguments["positions"], arguments["slot_mapping"]
+    tokens, q_heads, head_dim = query.shape
+    kv_heads = key_cache.shape[2]
+    rotated = q_heads + kv_heads
+    table, product, turned = (arguments[name] for name in ("table", "product", "turned"))
+    require_dtype("qkv", qkv)
+    for name, tensor in (("positions", positions), ("slot_mapping", slots)):
+        require_dtype(name, tensor, torch.int64)
+        require_shape(name, tensor, (tokens,))
+    require_shape("qkv", qkv, (tokens, (rotated + kv_heads) * head_dim))
+    require_shape("value_cache", value_cache, tuple(key_cache.shape))
+    require_shape("turned", turned, (tokens, rotated, head_dim))
+    require_shape("product", product, (tokens, rotated, cos_sin.shape[1] // 2))
+    if (optional(arguments, "q_norm") is None) != (optional(arguments, "k_norm") is None):
+        raise PlanError("q_norm and k_norm must be given together")
+
+    heads = qkv.view(tokens, rotated + kv_heads, head_dim)
+    source, values = heads[:, :rotated], heads[:, rotated:]
+    steps: list[Thunk] = [partial(torch.index_select, cos_sin, 0, positions, out=table)]
+    if optional(arguments, "q_norm") is not None:
+        normed = arguments["normed"]
+        steps += _norm_heads(arguments, source, q_heads, normed)
+        source = normed
+    steps += _rotate(source, turned, table, product, bool(arguments["interleaved"]))
+    keys_by_slot, values_by_slot = (
+        cache.view(-1, kv_heads, head_dim) for cache in (key_cache, value_cache)
+    )
+    steps += [
+        partial(query.copy_, turned[:, :q_heads]),
+        partial(keys_by_slot.index_copy_, 0, slots, turned[:, q_heads:]),
+        partial(values_by_slot.index_copy_, 0, slots, values),
+    ]
+    return in_order(*steps)
