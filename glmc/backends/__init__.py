@@ -9,13 +9,13 @@ from glmc.errors import UsageError
 def target_by_name(name: str) -> Target:
     """The target called ``name``; raises UsageError for one that does not exist yet."""
     if name == "cpu":
-        from glmc.backends.cpu import TARGET as CPU
+        from glmc.backends import cpu
 
-        return CPU
+        return cpu.TARGET
     if name == "xpu":
-        from glmc.backends.kunlun import TARGET as XPU
+        from glmc.backends import kunlun
 
-        return XPU
+        return kunlun.TARGET
     raise UsageError(
         f"target '{name}' is not built yet",
         expected="cpu or xpu",

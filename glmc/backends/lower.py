@@ -222,7 +222,7 @@ class _Lowering:
             if node.op == "placeholder":
                 self.values[node] = self._placeholder(node)
             elif node.op == "output":
-                output = self.values[node.args[0][0]]  # type: ignore[index]
+                output = self.values[node.args[0][0]]
             elif m.is_op(node, *_VIEWS):
                 self._view(node)
             else:

@@ -81,13 +81,14 @@ def _export(model: nn.Module) -> ExportedProgram:
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            exported = torch.export.export(
+            exported: ExportedProgram = torch.export.export(
                 _Stateless(model),
                 (example, example.clone()),
                 strict=False,
                 dynamic_shapes={"token_ids": sizes, "positions": sizes},
             )
-            return exported.run_decompositions({})
+            decomposed: ExportedProgram = exported.run_decompositions({})
+            return decomposed
     except (RuntimeError, torch._dynamo.exc.TorchDynamoException) as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise CaptureError(

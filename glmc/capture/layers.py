@@ -61,7 +61,7 @@ def fold(model: Any, layers: nn.ModuleList) -> Folding:
         layers.append(layer)
         for module in layer.modules():
             if hasattr(module, "layer_idx"):
-                module.layer_idx = index
+                vars(module)["layer_idx"] = index
     model.config.num_hidden_layers = len(chosen)
     return folding
 

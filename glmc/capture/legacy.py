@@ -46,7 +46,7 @@ def stack_experts(model: nn.Module) -> int:
         if isinstance(experts, nn.ModuleList) and hasattr(module, "moe"):
             stacked = StackedExperts(experts)
             module.experts = stacked
-            module.moe = types.MethodType(_moe, module)
+            vars(module)["moe"] = types.MethodType(_moe, module)
             replaced += 1
     return replaced
 

@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (typer.Abort, KeyboardInterrupt):
         return 130
     except typer.TyperException as error:
-        error.show()
+        typer.echo(f"glmc: {error.format_message()}", err=True)
         return error.exit_code
     return result if isinstance(result, int) else 0
 

@@ -15,6 +15,7 @@ from typing import NoReturn
 import torch
 from torch import SymInt
 from torch.fx import Node
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 Number = int | float
 
@@ -52,7 +53,7 @@ def unrelated(node: Node) -> NoReturn:
     raise NoMatchError(node, "", near=False)
 
 
-def require(holds: bool, node: Node, condition: str) -> None:
+def require(holds: object, node: Node, condition: str) -> None:
     """``condition`` is the text of what should have held, as the user will read it."""
     if not holds:
         refuse(node, condition)
@@ -178,3 +179,30 @@ def commutative(node: Node, *names: str) -> tuple[Node, object]:
 def find_user(start: Node, name: str) -> Node | None:
     """The first direct user of the given op."""
     return next((user for user in start.users if is_op(user, name)), None)
+
+
+def same_shape(first: object, second: object) -> bool:
+    """Whether two shapes are known to agree; never adds a guard on a symbolic size."""
+    sizes, others = shape(first), shape(second)
+    if len(sizes) != len(others):
+        return False
+    return all(
+        statically_known_true(size == other)  # type: ignore[no-untyped-call, unused-ignore]
+        for size, other in zip(sizes, others, strict=True)
+    )
+
+
+def is_scaling(node: object) -> bool:
+    """A product with, or a quotient by, a literal number."""
+    return (
+        isinstance(node, Node)
+        and is_op(node, "aten.mul", "aten.div")
+        and any(number(value) is not None for value in node.args)
+    )
+
+
+def last_axis(node: Node, axis: object) -> bool:
+    """Whether ``axis`` (an int or a list of one) is the last dimension of ``node``'s value."""
+    rank = len(shape(node))
+    axes = list(axis) if isinstance(axis, (list, tuple)) else [axis]
+    return len(axes) == 1 and isinstance(axes[0], int) and axes[0] % rank == rank - 1

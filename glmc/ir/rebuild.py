@@ -42,9 +42,9 @@ class Rebuilder:
             new.meta["val"] = self.symbols.fake(weight.name, weight.shape, weight.dtype)
             self.values[old] = new
 
-    def new(self, old: object) -> Any:
+    def new(self, old: Any) -> Any:
         """The new graph's value of an old argument: nodes are mapped, constants stay."""
-        return torch.fx.node.map_arg(old, lambda node: self.values[node])  # type: ignore[arg-type]
+        return torch.fx.node.map_arg(old, lambda node: self.values[node])
 
     def call(
         self, target: Callable[..., Any], arguments: Sequence[Any], like: Node, **changes: Any

@@ -94,11 +94,12 @@ class Rewriter:
 
     def weight(self, weight: Weight) -> Node:
         """The placeholder of a weight, made when it is not there yet."""
-        for node in self.graph.nodes:
-            if node.op != "placeholder":
+        known: Node
+        for known in self.graph.nodes:
+            if known.op != "placeholder":
                 break
-            if node.meta.get("weight") == weight.name:
-                return node
+            if known.meta.get("weight") == weight.name:
+                return known
         with self.graph.inserting_before(self._first):
             node = self.graph.placeholder("weight_" + _identifier(weight.name))
         with self._fake_mode:
@@ -145,9 +146,7 @@ def _identifier(name: str) -> str:
 
 
 def _values(arguments: Sequence[Any]) -> tuple[Any, ...]:
-    return torch.fx.node.map_arg(  # type: ignore[no-any-return]
-        tuple(arguments), lambda node: node.meta["val"]
-    )
+    return torch.fx.node.map_arg(tuple(arguments), lambda node: node.meta["val"])
 
 
 def drop_dead_nodes(graph: Graph) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, field
+from typing import Any
 
 import sympy
 import torch
@@ -43,7 +44,7 @@ class Symbols:
         (of the cache) or ``table`` (width of a block table)."""
         sizes = [dim if isinstance(dim, int) else _HINTS[dim] for dim in dims]
         kinds = [DimDynamic.STATIC if isinstance(dim, int) else DimDynamic.DUCK for dim in dims]
-        context = StatelessSymbolicContext(dynamic_sizes=kinds)
+        context: Any = StatelessSymbolicContext(dynamic_sizes=kinds)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             tensor = self.fake_mode.from_tensor(

@@ -129,7 +129,9 @@ def _part(node: Node) -> tuple[Node, int, int]:
     part = m.expect_op(m.operand(node, 0), node, "aten.slice")
     qkv = m.expect_op(m.operand(part, 0), part, "glmc.linear")
     m.require(part.args[1] == len(m.shape(qkv)) - 1, part, "expected a slice of columns")
-    return qkv, int(part.args[2]), int(m.shape(node)[2])  # type: ignore[call-overload]
+    start = m.number(part.args[2])
+    m.require(start is not None, part, "the slice must start at a plain column")
+    return qkv, int(start or 0), int(m.shape(node)[2])
 
 
 class KvCache:

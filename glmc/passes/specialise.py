@@ -47,7 +47,7 @@ _DECODE: dict[str, tuple[tuple[Dimension, ...], torch.dtype]] = {
 def head_of(program: Program) -> Node:
     """The linear that makes the logits; raises LoweringError when the output is something else."""
     output = next(node for node in reversed(program.graph.nodes) if node.op == "output")
-    head = output.args[0][0]  # type: ignore[index]
+    head = output.args[0][0]
     if not isinstance(head, Node) or not m.is_op(head, "glmc.linear"):
         raise LoweringError(
             "the logits must be the output of the head's linear",
