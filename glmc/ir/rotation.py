@@ -1,0 +1,234 @@
+"""What a rotation computes, read by probing: its positions, frequencies, scaling and pairing.
+
+The tables are evaluated at several sizes and at small, large and unordered positions and compared
+with ``rope_table``; then the rotation itself is evaluated on random values and compared, bit for
+bit, with ``apply_rope``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+from glmc.ir import match as m
+from glmc.ir.ops.rotary import apply_rope, rope_table
+from glmc.ir.probe import evaluate, leaves
+from glmc.ir.program import Program
+from glmc.weights.recipe import Constant
+
+_TABLE_SHAPES = (
+    *m.CASTS,
+    *m.SHAPES,
+    "aten.slice",
+    "aten.repeat_interleave",
+    "aten.expand",
+    "aten.cat",
+    "aten.permute",
+    "aten.stack",
+    "aten.index",
+)
+_POSITION_SHAPES = (*m.CASTS, *m.SHAPES, "aten.expand", "aten.permute")
+_SIZES = ((1, 1), (2, 5), (3, 4))
+_TABLE_TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """``x`` is [batch, heads, tokens, head_dim] when ``heads_first``, else token-major."""
+
+    x: Node
+    root: Node
+    positions: Node
+    frequencies: Node
+    interleaved: bool
+    scaling: float
+    heads_first: bool
+
+
+@dataclass(frozen=True)
+class _Probe:
+    """One set of concrete values: positions int64 [batch, tokens]."""
+
+    known: dict[Node, Tensor]
+    positions: Tensor
+    frequencies: Tensor
+
+
+def read_rotation(
+    program: Program, x: Node, root: Node, cos: Node, sin: Node, rotary_dim: int
+) -> Rotation:
+    """Read and verify; refuses with the first condition that does not hold."""
+    m.require(m.dtype(cos) == m.dtype(x) == m.dtype(sin), cos, "the table must have x's dtype")
+    m.require(m.dtype(root) == m.dtype(x), root, "the rotation must keep the dtype")
+    heads_first = _heads_first(cos)
+    m.require(_heads_first(sin) == heads_first, sin, "cos and sin must have one layout")
+    angle, scaling = _trigonometry(cos, "aten.cos")
+    sin_angle, sin_scaling = _trigonometry(sin, "aten.sin")
+    m.require(scaling == sin_scaling, sin, "cos and sin must be scaled alike")
+    frequencies = _frequencies(program, cos, sin)
+    positions = _positions(angle)
+    m.require(_positions(sin_angle) is positions, sin, "cos and sin must be of the same positions")
+    batch, tokens = m.shape(x)[0], m.shape(x)[2 if heads_first else 1]
+    m.require(
+        [str(size) for size in m.shape(positions)] == [str(batch), str(tokens)],
+        positions,
+        "the positions must be [batch, tokens]",
+    )
+    width = m.shape(cos)[-1]
+    m.require(
+        m.shape(sin)[-1] == width and width in (rotary_dim, rotary_dim // 2),
+        cos,
+        "the table must be as wide as the rotated entries, or half as wide",
+    )
+    found = {True, False}
+    for probe in _probes(program, positions, frequencies):
+        table = rope_table(probe.positions, probe.frequencies, scaling, m.dtype(x))
+        values = tuple(_table_values(node, probe, heads_first) for node in (cos, sin))
+        found &= _pairings(values, table, cos, sin, rotary_dim)
+        found &= _turns(x, root, probe, values, heads_first, rotary_dim, found)
+        if not found:
+            m.refuse(root, "the pairs must be (i, i + half) or (2i, 2i + 1) in and out")
+    return Rotation(x, root, positions, frequencies, found.pop(), scaling, heads_first)
+
+
+def _heads_first(table: Node) -> bool:
+    sizes = m.shape(table)
+    if len(sizes) == 4 and m.is_static(sizes[1]) and sizes[1] == 1:
+        return True
+    m.require(
+        len(sizes) == 4 and m.is_static(sizes[2]) and sizes[2] == 1,
+        table,
+        "the table must be one for all heads",
+    )
+    return False
+
+
+def _trigonometry(table: Node, name: str) -> tuple[Node, float]:
+    """(angle, scaling) of a table that is ``cos(angle) * scaling`` up to its shape."""
+    node, scaling = table, 1.0
+    while not m.is_op(node, name):
+        if m.is_op(node, "aten.cat", "aten.stack"):
+            node = node.args[0][0]  # type: ignore[index, assignment, union-attr]
+        elif m.is_op(node, "aten.mul"):
+            factor = m.number(node.args[1])
+            if factor is None:
+                m.refuse(node, "the scaling of the table must be a number")
+            scaling *= float(factor)
+            node = m.operand(node, 0)
+        elif m.is_op(node, *_TABLE_SHAPES):
+            node = m.operand(node, 0)
+        else:
+            found = m.op_name(node) or node.op
+            m.refuse(node, f"the table must come from {name} but comes from {found}")
+    return m.operand(node, 0), scaling
+
+
+def _frequencies(program: Program, cos: Node, sin: Node) -> Node:
+    weights = [node for node in leaves(cos) | leaves(sin) if "weight" in node.meta]
+    m.require(len(weights) == 1, cos, "the table must read one constant, the frequencies")
+    weight = program.weight_of(weights[0])
+    m.require(
+        weight is not None and isinstance(weight.recipe, Constant),
+        weights[0],
+        "the frequencies must be constant, not a parameter",
+    )
+    return weights[0]
+
+
+def _positions(angle: Node) -> Node:
+    """The integers that the angle is made of."""
+    queue, seen = [angle], {angle}
+    for node in queue:
+        if not node.meta["val"].dtype.is_floating_point:
+            return m.skip(node, _POSITION_SHAPES)
+        for operand in node.all_input_nodes:
+            if operand not in seen and isinstance(operand.meta.get("val"), Tensor):
+                seen.add(operand)
+                queue.append(operand)
+    m.refuse(angle, "the table must depend on integer positions")
+
+
+def _probes(program: Program, positions: Node, frequencies: Node) -> list[_Probe]:
+    weight = program.weight_of(frequencies)
+    if weight is None or not isinstance(weight.recipe, Constant):
+        m.refuse(frequencies, "the frequencies must be constant, not a parameter")
+    values = torch.tensor(weight.recipe.values, dtype=torch.float64).to(weight.dtype)
+    generator = torch.Generator().manual_seed(0)
+    limit = max(program.model.maximum_positions, 8)
+    probes = []
+    for batch, tokens in _SIZES:
+        high = (limit,) if batch != 1 else (2,)
+        at = torch.randint(0, *high, (batch, tokens), generator=generator)
+        token_ids = torch.randint(0, 100, (batch, tokens), generator=generator)
+        known = {node: token_ids for node in program.inputs() if node.meta["input"] == "token_ids"}
+        known |= {node: at for node in program.inputs() if node.meta["input"] == "positions"}
+        known |= {positions: at, frequencies: values.reshape(weight.shape)}
+        probes.append(_Probe(known, at, values.flatten()))
+    return probes
+
+
+def _table_values(node: Node, probe: _Probe, heads_first: bool) -> Tensor:
+    values: Tensor = evaluate(node, probe.known).squeeze(1 if heads_first else 2)
+    return values.expand(*probe.positions.shape, -1)
+
+
+def _pairings(
+    values: tuple[Tensor, ...],
+    table: tuple[Tensor, ...],
+    cos: Node,
+    sin: Node,
+    rotary_dim: int,
+) -> set[bool]:
+    """Which pairings (interleaved or not) the tables' own layout allows."""
+    m.require(2 * table[0].shape[-1] == rotary_dim, cos, "there must be one frequency for each pair")
+    allowed = {True, False}
+    for node, value, expected in zip((cos, sin), values, table, strict=True):
+        if value.shape[-1] == rotary_dim:
+            layouts = {
+                False: torch.cat((expected, expected), -1),
+                True: expected.repeat_interleave(2, -1),
+            }
+        else:
+            layouts = dict.fromkeys((True, False), expected)
+        allowed &= {kind for kind, layout in layouts.items() if _close(value, layout)}
+        if not allowed:
+            m.refuse(node, "the table must hold cos and sin of positions times frequencies")
+    return allowed
+
+
+def _close(value: Tensor, expected: Tensor) -> bool:
+    tolerance = max(_TABLE_TOLERANCE, torch.finfo(value.dtype).eps)
+    return torch.allclose(value.float(), expected.float(), rtol=tolerance, atol=tolerance)
+
+
+def _turns(
+    x: Node,
+    root: Node,
+    probe: _Probe,
+    tables: tuple[Tensor, ...],
+    heads_first: bool,
+    rotary_dim: int,
+    candidates: set[bool],
+) -> set[bool]:
+    """Those of ``candidates`` that give what the graph gives, bit for bit."""
+    heads, width = m.shape(x)[1 if heads_first else 2], m.shape(x)[-1]
+    generator = torch.Generator().manual_seed(1)
+    random = torch.randn(*probe.positions.shape, int(heads), int(width), generator=generator)
+    value = random.to(m.dtype(x))
+    turned = evaluate(root, {**probe.known, x: value.transpose(1, 2) if heads_first else value})
+    got = turned.transpose(1, 2) if heads_first else turned
+    found = set()
+    for interleaved in candidates:
+        halves = [_half(table, interleaved, rotary_dim) for table in tables]
+        if torch.equal(got, apply_rope(value, *halves, interleaved)):  # type: ignore[misc]
+            found.add(interleaved)
+    return found
+
+
+def _half(table: Tensor, interleaved: bool, rotary_dim: int) -> Tensor:
+    if table.shape[-1] != rotary_dim:
+        return table
+    return table[..., 0::2] if interleaved else table[..., : rotary_dim // 2]

@@ -1,0 +1,144 @@
+"""rope: the eight to twelve nodes that rotate q or k become one ``glmc.rope``.
+
+Before: the first entries of each head, in [batch, heads, tokens, head_dim], are multiplied by a
+cosine table, their rotated halves (``cat`` or ``stack`` with a ``neg``, or ``q1*c - q2*s``) by a
+sine table; the rest of the head passes. After: one node in [batch, tokens, heads, head_dim] with a
+permute behind it, which ``attention`` takes away. One match per rotated tensor.
+
+Anchor: the ``neg``, or the ``sub`` of the spelling without one. What the tables hold and which
+entries make a pair is not read off the spelling but probed: see ir/rotation.py. Bitwise.
+Refuses tables that are not cos and sin of positions times constant frequencies, pairs that are
+neither (i, i + half) nor (2i, 2i + 1), and rotations whose inner values are read elsewhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch.fx import Node
+
+from glmc.ir import match as m
+from glmc.ir.ops import Numerics
+from glmc.ir.ops.rotary import ROPE
+from glmc.ir.program import Program
+from glmc.ir.region import require_private
+from glmc.ir.rewrite import Rewriter
+from glmc.ir.rotation import Rotation, read_rotation
+from glmc.passes.base import AnchorPass
+from glmc.passes.layout import token_major, turned_back
+
+_JOINS = ("aten.cat", "aten.stack", "aten.unsqueeze", "aten.reshape")
+_PICKS = ("aten.slice", "aten.select", "aten.squeeze", "aten.reshape", "getitem", "aten.unbind")
+
+
+@dataclass(frozen=True)
+class Rope:
+    anchor: Node
+    rotation: Rotation
+
+
+def match(anchor: Node, program: Program) -> Rope:
+    spelling = _without_neg if m.is_op(anchor, "aten.sub") else _with_neg
+    part, cos, sin, turned = spelling(anchor)
+    x, root = _with_passed_part(part, turned)
+    m.require(len(m.shape(x)) == 4, x, "the rotated value must have four dimensions")
+    require_private((x,), root, "rotation")
+    return Rope(anchor, read_rotation(program, x, root, cos, sin, int(m.shape(turned)[-1])))
+
+
+def _with_neg(anchor: Node) -> tuple[Node, Node, Node, Node]:
+    """``x*cos + join(-x2, x1)*sin``: (rotated part of x, cos, sin, sum)."""
+    joins = m.users(anchor, "aten.cat", "aten.stack", "aten.unsqueeze")
+    if not joins:
+        m.unrelated(anchor)
+    m.require(len(anchor.users) == 1, anchor, "a value inside the rotation is also read elsewhere")
+    half = m.skip_down(joins[0], _JOINS)
+    product = m.find_user(half, "aten.mul")
+    if product is None:
+        m.unrelated(anchor)
+    m.require(len(half.users) == 1, half, "a value inside the rotation is also read elsewhere")
+    sin = m.other_operand(product, half)
+    total = m.sole_user(product, "aten.add")
+    straight = m.expect_op(m.other_operand(total, product), total, "aten.mul")
+    above = _picked_from(m.operand(anchor, 0))
+    for index in (0, 1):
+        part = m.operand(straight, index)
+        if part in above:
+            return part, m.operand(straight, 1 - index), sin, total
+    m.refuse(straight, "both products must be of the same value")
+
+
+def _without_neg(anchor: Node) -> tuple[Node, Node, Node, Node]:
+    """``join(x1*cos - x2*sin, x2*cos + x1*sin)``: (x or its rotated part, cos, sin, join)."""
+    first, second = anchor.args[0], anchor.args[1]
+    if not (isinstance(first, Node) and isinstance(second, Node)):
+        m.unrelated(anchor)
+    joins = m.users(anchor, "aten.cat", "aten.stack", "aten.unsqueeze")
+    if not joins or not m.is_op(first, "aten.mul") or not m.is_op(second, "aten.mul"):
+        m.unrelated(anchor)
+    for one in (0, 1):
+        for other in (0, 1):
+            left, right = m.operand(first, one), m.operand(second, other)
+            common = [node for node in _picked_from(left) if node in _picked_from(right)]
+            if common and left is not right:
+                cos, sin = m.operand(first, 1 - one), m.operand(second, 1 - other)
+                width = 2 * int(m.shape(left)[-1])
+                return common[0], cos, sin, _joined(anchor, len(m.shape(left)), width)
+    m.unrelated(anchor)
+
+
+def _joined(node: Node, rank: int, width: int) -> Node:
+    """The join of both halves below ``node``."""
+    while len(m.shape(node)) != rank or m.shape(node)[-1] != width:
+        node = m.sole_user(node, *_JOINS)
+    return node
+
+
+def _picked_from(node: Node) -> list[Node]:
+    """The node and what it was picked from, nearest first."""
+    chain = [node]
+    while m.is_op(node, *_PICKS):
+        node = m.operand(node, 0)
+        chain.append(node)
+    return chain
+
+
+def _with_passed_part(part: Node, turned: Node) -> tuple[Node, Node]:
+    """(x, root) with the entries that pass unchanged, where there are such."""
+    width = m.shape(turned)[-1]
+    for user in m.users(turned, "aten.cat"):
+        pieces = user.args[0]
+        if not isinstance(pieces, (list, tuple)) or len(pieces) != 2 or pieces[0] is not turned:
+            continue
+        passed = pieces[1]
+        sources = _picked_from(part)[:2]
+        if m.is_op(passed, "aten.slice") and m.operand(passed, 0) in sources:  # type: ignore[arg-type]
+            m.require(
+                len(turned.users) == 1, turned, "a value inside the rotation is also read elsewhere"
+            )
+            return m.operand(passed, 0), user  # type: ignore[arg-type]
+    m.require(
+        m.shape(part)[-1] == width,
+        turned,
+        "the entries behind the rotated ones must pass unchanged",
+    )
+    return part, turned
+
+
+def rewrite(rewriter: Rewriter, found: Rope) -> None:
+    rotation = found.rotation
+    x = token_major(rewriter, rotation.x) if rotation.heads_first else rotation.x
+    arguments = (
+        x,
+        rotation.positions,
+        rotation.frequencies,
+        rotation.interleaved,
+        rotation.scaling,
+    )
+    new = rewriter.call(ROPE.overload, arguments, replaces=(found.anchor, rotation.root))
+    if rotation.heads_first:
+        new = turned_back(rewriter, new, rotation.root)
+    rewriter.replace(rotation.root, new)
+
+
+PASS = AnchorPass("rope", Numerics.BITWISE, ("aten.neg", "aten.sub"), match, rewrite)
