@@ -103,7 +103,7 @@ class PhaseBinder:
         thunks = self._thunks[position]
         thunk = thunks.get(key)
         if thunk is None:
-            thunk = thunks[key] = self._bind_call(self.plan.calls[position], symbols)
+            thunk = thunks[key] = self._bind_call(position, symbols)
             self.bound += 1
             if self._keep is not None and len(thunks) > self._keep:
                 thunks.popitem(last=False)
@@ -111,8 +111,13 @@ class PhaseBinder:
             thunks.move_to_end(key)
         return thunk
 
-    def _bind_call(self, call: Call, symbols: Symbols) -> Thunk:
-        values = {name: self._value(item, symbols) for name, item in call.arguments.items()}
+    def arguments(self, position: int, symbols: Symbols) -> dict[str, Any]:
+        """The tensors and constants that a call is bound to."""
+        arguments = self.plan.calls[position].arguments
+        return {name: self._value(item, symbols) for name, item in arguments.items()}
+
+    def _bind_call(self, position: int, symbols: Symbols) -> Thunk:
+        call, values = self.plan.calls[position], self.arguments(position, symbols)
         try:
             if not is_vendor(call.function):
                 return find_binder(call.function)(values)

@@ -46,7 +46,7 @@ class CudaGraphs:
         self._pool: Any = torch.cuda.graph_pool_handle()
 
     def capture(self, thunks: tuple[Thunk, ...]) -> tuple[Thunk, ...]:
-        stream: torch.cuda.Stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream: torch.cuda.Stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):  # lazy set-up of libraries must not fall into the capture
             for thunk in thunks:

@@ -11,6 +11,7 @@ import torch
 
 import glmc_runtime
 from glmc_runtime import assemble as assemble_module
+from glmc_runtime.bind import Symbols
 from glmc_runtime.errors import GlmcError, PlanError
 from glmc_runtime.kernels import Thunk
 from glmc_runtime.loader import load_artifact
@@ -87,14 +88,14 @@ def _break_call(session: Session, phase: str, position: int, error: Exception) -
     binder = session._replays[phase]._binder
     bind_call = binder._bind_call
 
-    def broken(call: object, symbols: object) -> Thunk:
-        if call is binder.plan.calls[position]:
+    def broken(place: int, symbols: Symbols) -> Thunk:
+        if place == position:
 
             def fail() -> None:
                 raise error
 
             return fail
-        return bind_call(call, symbols)  # type: ignore[arg-type]
+        return bind_call(place, symbols)
 
     binder._bind_call = broken  # type: ignore[method-assign]
 

@@ -1,0 +1,109 @@
+"""Check every vendor call of an artifact on this machine against plain torch.
+
+Each call is bound as a step would bind it, in the plan's own arena, with random and hostile
+inputs and poisoned outputs. The expert kernels are checked as one chain, because the order of the
+rows between them is nobody's business. Neither weights nor tokenizer of the artifact are needed.
+"""
+
+from __future__ import annotations
+
+from os import PathLike
+
+import torch
+
+from glmc_runtime.assemble import vendor_of
+from glmc_runtime.doctor.attention import ATTENTION_PROBES
+from glmc_runtime.doctor.bench import Bench, steps_of
+from glmc_runtime.doctor.experts import CHAIN_FIRST, CHAIN_LAST, fill_chain, judge_chain
+from glmc_runtime.doctor.hostile import KINDS
+from glmc_runtime.doctor.references import PROBES, Outcome
+from glmc_runtime.doctor.report import Report
+from glmc_runtime.errors import GlmcError
+from glmc_runtime.guards import check_vendor_functions, check_versions, device_for
+from glmc_runtime.kernels import is_vendor
+from glmc_runtime.loader import load_artifact
+from glmc_runtime.plan import Call
+from glmc_runtime.replay import KERNEL_ERRORS
+
+_PROBES = {**PROBES, **ATTENTION_PROBES}
+CHAIN_NAME = "experts (moe_pre_sorted .. moe_post)"
+
+
+def examine(
+    path: str | PathLike[str],
+    *,
+    verify_hashes: bool = True,
+    emulate: bool | None = None,
+    seed: int = 0,
+) -> Report:
+    """Run all checks; raises what loading raises, but a failing call only fails its check."""
+    artifact = load_artifact(path, verify_hashes=verify_hashes)
+    check_versions(artifact.manifest.guards)
+    vendor = vendor_of(artifact, emulate)
+    check_vendor_functions(artifact.manifest.guards, vendor)
+    device = device_for(artifact.manifest.guards, vendor)
+    report = Report(artifact.path.name, vendor, str(device))
+    if vendor is None:
+        return report
+    generator = torch.Generator().manual_seed(seed)
+    with torch.inference_mode():
+        for phase in artifact.plans:
+            for step in steps_of(artifact, phase, generator):
+                bench = Bench(artifact, phase, step, vendor, device, generator)
+                _examine_step(bench, report)
+    return report
+
+
+def _examine_step(bench: Bench, report: Report) -> None:
+    seen: set[str] = set()
+    in_chain = False
+    for position, call in enumerate(bench.plan.calls):
+        if not is_vendor(call.function):
+            continue
+        short = call.function.partition(".")[2]
+        in_chain = in_chain or short == CHAIN_FIRST
+        member = in_chain
+        in_chain = in_chain and short != CHAIN_LAST
+        key = bench.signature(position)
+        if (member and short != CHAIN_FIRST) or key in seen:
+            continue
+        seen.add(key)
+        if short == CHAIN_FIRST:
+            _examine_chain(bench, position, report)
+        elif short in _PROBES:
+            _examine_call(bench, position, call, report)
+        else:
+            report.unchecked.add(call.function)
+
+
+def _examine_call(bench: Bench, position: int, call: Call, report: Report) -> None:
+    probe = _PROBES[call.function.partition(".")[2]]
+    for kind in KINDS:
+        try:
+            arguments = bench.arguments(position)
+            bench.poison(arguments[name] for name in call.writes)
+            probe.fill(bench, arguments, kind)
+            expected = probe.expected(bench, arguments)
+            bench.run(position)
+            outcome = probe.judge(arguments, expected)
+        except (GlmcError, *KERNEL_ERRORS) as error:
+            outcome = Outcome(problem=str(error).splitlines()[0])
+        report.add(call.function, bench.place(call, kind), outcome)
+
+
+def _examine_chain(bench: Bench, first: int, report: Report) -> None:
+    calls = bench.plan.calls
+    members = [
+        position
+        for position in range(first, len(calls))
+        if calls[position].node == calls[first].node
+    ]
+    for kind in KINDS:
+        try:
+            chain = fill_chain(bench, members, kind)
+            for position in members:
+                bench.run(position)
+            outcome = judge_chain(chain)
+        except (GlmcError, *KERNEL_ERRORS) as error:
+            outcome = Outcome(problem=str(error).splitlines()[0])
+        report.add(CHAIN_NAME, bench.place(calls[first], kind), outcome)

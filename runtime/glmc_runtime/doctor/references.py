@@ -1,0 +1,213 @@
+"""What each vendor function must compute, in plain torch and float64, written independently.
+
+A probe fills a call's inputs, computes its expected outputs from copies of them, and judges what
+the call left behind. Sources of the semantics: the public callers of the vendor's library.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from glmc_runtime.doctor.bench import Bench
+from glmc_runtime.doctor.hostile import fill_kind, fill_random
+
+Arguments = dict[str, Any]
+Expected = dict[str, torch.Tensor]
+
+# Largest error allowed, relative to the largest expected value of an output.
+BUDGET = {torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """``error`` is relative to the largest expected value; ``problem`` is set on a failure."""
+
+    error: float = 0.0
+    budget: float = 0.0
+    problem: str = ""
+
+
+def compare(found: torch.Tensor, expected: torch.Tensor, name: str) -> Outcome:
+    """Error of one output; unwritten (poisoned) and non-finite values are failures."""
+    result = found.double().cpu().reshape(expected.shape)
+    budget = BUDGET.get(found.dtype, 0.0)
+    if not bool(result.isfinite().all()):
+        count = int((~result.isfinite()).sum())
+        return Outcome(math.inf, budget, f"{name}: {count} values unwritten or not finite")
+    largest = max(float(expected.abs().max()) if expected.numel() else 0.0, 1e-6)
+    error = float((result - expected).abs().max()) / largest if expected.numel() else 0.0
+    problem = f"{name}: relative error {error:.2g}" if error > budget else ""
+    return Outcome(error, budget, problem)
+
+
+def worst(outcomes: list[Outcome]) -> Outcome:
+    """The failure, or else the largest error."""
+    return max(outcomes, key=lambda outcome: (bool(outcome.problem), outcome.error))
+
+
+class Probe:
+    """How to check one function: ``reads`` are filled with the kind, ``reference`` computes."""
+
+    def __init__(
+        self, reads: tuple[str, ...], reference: Callable[[Bench, Arguments], Expected]
+    ) -> None:
+        self._reads = reads
+        self._reference = reference
+
+    def fill(self, bench: Bench, arguments: Arguments, kind: str) -> None:
+        for name in self._reads:
+            if isinstance(arguments.get(name), torch.Tensor):
+                fill_kind(arguments[name], kind, bench.generator)
+
+    def expected(self, bench: Bench, arguments: Arguments) -> Expected:
+        copies = {
+            name: value.detach().clone().cpu() if isinstance(value, torch.Tensor) else value
+            for name, value in arguments.items()
+        }
+        return self._reference(bench, copies)
+
+    def judge(self, arguments: Arguments, expected: Expected) -> Outcome:
+        return worst([compare(arguments[name], value, name) for name, value in expected.items()])
+
+
+def _normalise(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    x = x.double()
+    return x / torch.sqrt(x.pow(2).mean(-1, keepdim=True) + eps) * weight.double()
+
+
+def _rmsnorm(bench: Bench, given: Arguments) -> Expected:
+    return {"output": _normalise(given["x"], given["weight"], given.get("eps", 1e-5))}
+
+
+def _add_rmsnorm(bench: Bench, given: Arguments) -> Expected:
+    total = given["x"].double() + given["y"].double()
+    expected = {"output": _normalise(total, given["weight"], given.get("eps", 1e-5))}
+    if given.get("residual_output") is not None:
+        expected["residual_output"] = total
+    return expected
+
+
+def _swiglu(bench: Bench, given: Arguments) -> Expected:
+    gate, up = given["x"].double().chunk(2, dim=-1)
+    return {"y": gate * torch.sigmoid(gate) * up}
+
+
+def _matmul(bench: Bench, given: Arguments) -> Expected:
+    x, w = given["x"].double(), given["w"].double()
+    product = (x.T if given.get("x_trans") else x) @ (w.T if given.get("w_trans", True) else w)
+    product = product * given.get("alpha", 1)
+    if given.get("bias") is not None:
+        product = product + given["bias"].double()
+    return {"out": product}
+
+
+def _rotary_embedding(bench: Bench, given: Arguments) -> Expected:
+    """The first ``rot`` of each head turn; neox pairs i with i + rot/2, else 2i with 2i + 1."""
+    table = given["cos_sin_cache"].double()[given["positions"].long()]
+    cosine, sine = (part.unsqueeze(1) for part in table.chunk(2, dim=-1))
+    expected = {}
+    for name in ("query", "key"):
+        heads = given[name].double().reshape(len(table), -1, given["head_size"])
+        turned, rest = heads[..., : table.shape[1]], heads[..., table.shape[1] :]
+        if given["is_neox"]:
+            first, second = turned.chunk(2, dim=-1)
+        else:
+            first, second = turned[..., 0::2], turned[..., 1::2]
+        pair = (first * cosine - second * sine, second * cosine + first * sine)
+        turned = torch.cat(pair, -1) if given["is_neox"] else torch.stack(pair, -1).flatten(-2)
+        expected[name] = torch.cat([turned, rest], -1).reshape(given[name].shape)
+    return expected
+
+
+def _reshape_and_cache(bench: Bench, given: Arguments) -> Expected:
+    """Everything but the written slots must stay; what lands in the scratch block is anyone's."""
+    expected = {}
+    tokens_first = given.get("BLHD_LAYOUT", False)
+    for name in ("key", "value"):
+        cache = given[f"{name}_cache"].double()
+        size = cache.shape[1 if tokens_first else 2]
+        for row, slot in enumerate(given["slot_mapping"][: len(given[name])].tolist()):
+            block, offset = divmod(slot, size)
+            target = cache[block, offset] if tokens_first else cache[block, :, offset]
+            target.copy_(given[name][row].double())
+        expected[f"{name}_cache"] = cache[1:]
+    return expected
+
+
+class _CacheWrite(Probe):
+    def judge(self, arguments: Arguments, expected: Expected) -> Outcome:
+        return super().judge({name: arguments[name][1:] for name in expected}, expected)
+
+
+class _SigmoidRouter(Probe):
+    """Ties may go to any of the tied experts, so ids are judged by the scores they chose."""
+
+    def fill(self, bench: Bench, arguments: Arguments, kind: str) -> None:
+        fill_kind(arguments["x"], kind, bench.generator, low=-30.0)
+        if arguments.get("bias") is not None:
+            fill_random(arguments["bias"], bench.generator, 0.1)
+            if kind in ("ties", "all equal"):
+                arguments["bias"].zero_()
+        histogram = _histogram(arguments)
+        if histogram is not None:
+            histogram.zero_()
+
+    def judge(self, arguments: Arguments, expected: Expected) -> Outcome:
+        choice, scores = expected["choice"], expected["scores"]
+        ids = arguments["topk_index"].long().cpu()
+        top_k = ids.shape[1]
+        ordered = ids.sort(-1).values
+        if int(ids.min()) < 0 or int(ids.max()) >= choice.shape[1]:
+            return Outcome(math.inf, 0.0, "topk_index: unwritten or out of range")
+        if bool((ordered[:, 1:] == ordered[:, :-1]).any()):
+            return Outcome(math.inf, 0.0, "topk_index: an expert is chosen twice")
+        outcomes = [
+            compare(
+                choice.gather(1, ids).sort(-1, descending=True).values.float(),
+                choice.topk(top_k).values,
+                "topk_index",
+            )
+        ]
+        chosen = scores.gather(1, ids)
+        weights = chosen / chosen.sum(-1, keepdim=True) * arguments["scale"]
+        outcomes.append(compare(arguments["norm_score"], weights, "norm_score"))
+        histogram = _histogram(arguments)
+        if histogram is not None:
+            counts = torch.bincount(ids.reshape(-1), minlength=choice.shape[1])
+            if not torch.equal(histogram.sum(0).long().cpu(), counts):
+                outcomes.append(Outcome(math.inf, 0.0, "histogram: other counts than topk_index"))
+        return worst(outcomes)
+
+
+def _histogram(arguments: Arguments) -> torch.Tensor | None:
+    return arguments.get("block_statistic", arguments.get("block_static"))
+
+
+def _sigmoid_router(bench: Bench, given: Arguments) -> Expected:
+    scores = torch.sigmoid(given["x"].double())
+    choice = scores if given.get("bias") is None else scores + given["bias"].double()
+    groups, kept = given["n_group"], given["topk_group"]
+    if groups > 1:
+        by_group = choice.view(len(choice), groups, -1)
+        best = by_group.topk(2).values.sum(-1).topk(kept).indices
+        mask = torch.ones(by_group.shape[:2], dtype=torch.bool).scatter_(1, best, False)
+        choice = by_group.masked_fill(mask.unsqueeze(-1), -math.inf).view(choice.shape)
+    return {"choice": choice, "scores": scores}
+
+
+PROBES: dict[str, Probe] = {
+    "rmsnorm": Probe(("x", "weight"), _rmsnorm),
+    "add_rmsnorm": Probe(("x", "y", "weight"), _add_rmsnorm),
+    "swiglu": Probe(("x",), _swiglu),
+    "matmul": Probe(("x",), _matmul),
+    "rotary_embedding": Probe(("query", "key"), _rotary_embedding),
+    "reshape_and_cache_flash": _CacheWrite(
+        ("key", "value", "key_cache", "value_cache"), _reshape_and_cache
+    ),
+    "moe_sigmoid_group_topk_norm": _SigmoidRouter((), _sigmoid_router),
+}

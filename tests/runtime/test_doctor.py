@@ -1,0 +1,157 @@
+"""The doctor passes a right library and finds each wrong one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from glmc_runtime.cli import main
+from glmc_runtime.doctor import CHAIN_NAME, examine
+from glmc_runtime.kernels import vendor as vendor_module
+from glmc_runtime.kernels.vendor import Vendor
+from tests.runtime.toy_vendor import write_vendor_toy
+
+emulator = pytest.importorskip("glmc_kunlun_emulator")
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_vendor_toy(tmp_path_factory.mktemp("vendor") / "toy")
+
+
+def test_the_emulator_passes_every_check(path: Path) -> None:
+    report = examine(path, emulate=True)
+    assert report.passed, report.text()
+    assert not report.unchecked
+    assert set(report.findings) == {
+        "kunlun_ops.rmsnorm",
+        "kunlun_ops.add_rmsnorm",
+        "kunlun_ops.rotary_embedding",
+        "kunlun_ops.reshape_and_cache_flash",
+        "kunlun_ops.prefill_attention",
+        "kunlun_ops.speculative_attention",
+        "kunlun_ops.moe_sigmoid_group_topk_norm",
+        CHAIN_NAME,
+    }
+    assert all(finding.checks >= 8 for finding in report.findings.values())
+    assert report.text().count("emulated") >= len(report.findings)
+
+
+Change = Callable[[Callable[..., Any], dict[str, Any]], None]
+
+
+def _scaled(name: str) -> Change:
+    def change(function: Callable[..., Any], arguments: dict[str, Any]) -> None:
+        function(**arguments)
+        arguments[name].mul_(1.01)
+
+    return change
+
+
+def _unwritten(function: Callable[..., Any], arguments: dict[str, Any]) -> None:
+    """Ignores the return code and leaves what was there."""
+
+
+def _last_row_missing(name: str) -> Change:
+    def change(function: Callable[..., Any], arguments: dict[str, Any]) -> None:
+        kept = arguments[name][-1].clone()
+        function(**arguments)
+        arguments[name][-1].copy_(kept)
+
+    return change
+
+
+def _other_rotation(function: Callable[..., Any], arguments: dict[str, Any]) -> None:
+    function(**{**arguments, "is_neox": not arguments["is_neox"]})
+
+
+def _one_token_too_many(function: Callable[..., Any], arguments: dict[str, Any]) -> None:
+    longer = {name: arguments[name] + 1 for name in ("context_lens_cpu", "context_lens_xpu")}
+    function(**{**arguments, **longer})
+
+
+def _stray_write(function: Callable[..., Any], arguments: dict[str, Any]) -> None:
+    function(**arguments)
+    arguments["key_cache"][-1, 0, 0].add_(1.0)
+
+
+def _same_expert_twice(function: Callable[..., Any], arguments: dict[str, Any]) -> None:
+    function(**arguments)
+    arguments["topk_index"][:, 1].copy_(arguments["topk_index"][:, 0])
+
+
+@pytest.mark.parametrize(
+    ("function", "change", "finding"),
+    [
+        ("rmsnorm", _scaled("output"), None),
+        ("rmsnorm", _last_row_missing("output"), None),
+        ("add_rmsnorm", _unwritten, None),
+        ("rotary_embedding", _other_rotation, None),
+        ("reshape_and_cache_flash", _stray_write, None),
+        ("prefill_attention", _last_row_missing("out"), None),
+        ("speculative_attention", _one_token_too_many, None),
+        ("moe_sigmoid_group_topk_norm", _unwritten, None),
+        ("moe_sigmoid_group_topk_norm", _same_expert_twice, None),
+        ("moe_sigmoid_group_topk_norm", _scaled("norm_score"), None),
+        ("moe_fc", _scaled("y"), CHAIN_NAME),
+        ("moe_post", _unwritten, CHAIN_NAME),
+        ("swiglu", _scaled("y"), CHAIN_NAME),
+    ],
+)
+def test_a_wrong_kernel_is_found_and_no_other_is_blamed(
+    path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    function: str,
+    change: Change,
+    finding: str | None,
+) -> None:
+    find = vendor_module._emulator
+
+    def broken(profile: str | None) -> Vendor:
+        vendor = find(profile)
+        right = getattr(vendor.libraries["kunlun_ops"], function)
+
+        def wrong(**arguments: Any) -> None:
+            change(right, arguments)
+
+        setattr(vendor.libraries["kunlun_ops"], function, wrong)
+        return vendor
+
+    monkeypatch.setattr(vendor_module, "_emulator", broken)
+    report = examine(path, emulate=True)
+    failed = {name for name, item in report.findings.items() if not item.passed}
+    assert failed == {finding or f"kunlun_ops.{function}"}
+    assert "FAIL" in report.text()
+
+
+def test_a_raising_kernel_fails_its_check_only(
+    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    find = vendor_module._emulator
+
+    def broken(profile: str | None) -> Vendor:
+        vendor = find(profile)
+
+        def rmsnorm(**arguments: Any) -> None:
+            raise ValueError("Check 0 == ret failed")
+
+        vendor.libraries["kunlun_ops"].rmsnorm = rmsnorm
+        return vendor
+
+    monkeypatch.setattr(vendor_module, "_emulator", broken)
+    assert main(["doctor", str(path), "--emulate", "--json"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert report["passed"] is False
+    assert report["functions"]["kunlun_ops.rmsnorm"]["failures"][0]["problem"].startswith("Check 0")
+    assert report["functions"]["kunlun_ops.add_rmsnorm"]["passed"] is True
+
+
+def test_an_artifact_without_vendor_calls_has_nothing_to_check(
+    toy_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["doctor", str(toy_path)]) == 0
+    assert "nothing to check" in capsys.readouterr().out

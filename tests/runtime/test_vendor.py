@@ -1,0 +1,129 @@
+"""Vendor calls on the emulator: said to be emulated everywhere, guarded, and wrapped in errors."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import glmc_runtime
+from glmc_runtime.cli import main
+from glmc_runtime.errors import GuardError, VendorError
+from glmc_runtime.guards import check_vendor_functions, device_for
+from glmc_runtime.kernels.vendor import Vendor, find_vendor
+from glmc_runtime.manifest import Guards
+from glmc_runtime.session import Session
+from tests.runtime.toy_vendor import write_vendor_toy
+
+pytest.importorskip("glmc_kunlun_emulator")
+PROMPTS = [[3, 14, 15], list(range(30)), [7], [9] * 11, [20, 21]]
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_vendor_toy(tmp_path_factory.mktemp("vendor") / "toy")
+
+
+@pytest.fixture
+def session(path: Path) -> Session:
+    return glmc_runtime.load(path, emulate=True)
+
+
+def test_emulated_is_said_at_load_and_in_the_statistics(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    session = glmc_runtime.load(path, emulate=True)
+    assert "emulated" in capsys.readouterr().err
+    assert session.emulated
+    session.generate([[1, 2]], max_new_tokens=2, ignore_eos=True)
+    data = session.statistics.to_json()
+    assert data["emulated"] is True
+    assert data["vendor_calls"]["moe_post"] == 2
+    assert "emulated" in session.statistics.summary()
+
+
+def test_emulated_is_said_in_every_command(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = ["run", str(path), "--emulate", "--token-ids", "1,2", "--max-new-tokens", "2"]
+    assert main(run) == 0
+    assert "emulated" in capsys.readouterr().out
+    assert main([*run, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["emulated"] is True
+    assert main(["doctor", str(path), "--emulate"]) == 0
+    assert "emulated" in capsys.readouterr().out
+
+
+def test_batches_chunks_and_padding_do_not_change_the_tokens(session: Session) -> None:
+    alone = [session.generate([p], max_new_tokens=6, ignore_eos=True)[0].tokens for p in PROMPTS]
+    together = session.generate(PROMPTS, max_new_tokens=6, ignore_eos=True)
+    assert [completion.tokens for completion in together] == alone
+    assert len({tuple(tokens) for tokens in alone}) > 2
+
+
+def test_decode_equals_prefill_of_the_same_tokens(session: Session) -> None:
+    sequence = session.sequence(PROMPTS[0])
+    session.prefill([sequence])
+    for token in (5, 6, 7, 8):
+        logits = session.decode([sequence], [token]).clone()
+    fresh = session.sequence([*PROMPTS[0], 5, 6, 7, 8])
+    torch.testing.assert_close(session.prefill([fresh]), logits, rtol=1e-4, atol=1e-4)
+
+
+def test_without_a_card_emulation_may_be_refused(path: Path) -> None:
+    with pytest.raises(GuardError, match="not installed"):
+        glmc_runtime.load(path, emulate=False)
+
+
+def test_a_failing_vendor_call_names_call_node_and_layer(session: Session) -> None:
+    session._replays["prefill"]._binder._memory.weights["down"] = torch.zeros(8, 64, 31)
+    with pytest.raises(VendorError) as caught:
+        session.prefill([session.sequence([1])])
+    text = str(caught.value)
+    assert "kunlun_ops.moe_fc" in text
+    assert "node 'experts', layer 0" in text
+
+
+def _vendor(**functions: object) -> Vendor:
+    return Vendor({"kunlun_ops": SimpleNamespace(**functions)}, False, None, "a test's library")
+
+
+def test_a_missing_function_or_keyword_is_found_at_load() -> None:
+    def swiglu(x: object, y: object) -> None: ...
+
+    def anything(**keywords: object) -> None: ...
+
+    guards = Guards("0.1.0", "2.5", "xpu", {"kunlun_ops.swiglu": ("x", "y")})
+    check_vendor_functions(guards, _vendor(swiglu=swiglu))
+    check_vendor_functions(guards, _vendor(swiglu=anything))
+    with pytest.raises(VendorError, match="no function"):
+        check_vendor_functions(guards, _vendor())
+    with pytest.raises(GuardError, match="does not take keyword 'turn'"):
+        check_vendor_functions(
+            replace(guards, vendor_functions={"kunlun_ops.swiglu": ("x", "y", "turn")}),
+            _vendor(swiglu=swiglu),
+        )
+    with pytest.raises(VendorError, match="no function"):
+        _vendor().function("xspeedgate_ops.fused_moe")
+
+
+def test_targets_and_their_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    guards = Guards("0.1.0", "2.5", "xpu")
+    assert device_for(guards, replace(_vendor(), emulated=True)).type == "cpu"
+    for target in ("xpu", "cuda"):
+        with pytest.raises(GuardError, match="no such device"):
+            device_for(replace(guards, target=target), _vendor())
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert device_for(guards, _vendor()).type == "cuda"
+
+
+def test_a_broken_installation_is_an_error_and_never_emulated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "kunlun_ops.py").write_text("raise ImportError('undefined symbol')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(VendorError, match="undefined symbol"):
+        find_vendor("P-A", None)
