@@ -1,0 +1,155 @@
+"""The group stage of a router: which mask keeps the experts of the best groups.
+
+Shared by nothing but ``moe_gate``; apart because it is a pattern of its own. Spellings: the group
+mask made by ``scatter``, widened to the experts by ``expand`` or ``repeat_interleave``, applied by
+``masked_fill`` or ``where``, in [tokens, experts] or [tokens, groups, experts of a group].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch.fx import Node
+
+from glmc.ir import match as m
+
+_ZEROS = ("aten.zeros_like", "aten.new_zeros", "aten.zeros")
+_FULLS = {"aten.full": 1, "aten.full_like": 1, "aten.scalar_tensor": 0, "aten.new_full": 2}
+
+
+@dataclass(frozen=True)
+class Groups:
+    """``chosen`` of ``count`` groups are kept; the scores of the others become ``fill``."""
+
+    count: int
+    chosen: int
+    fill: float
+
+
+NO_GROUPS = Groups(1, 1, 0.0)
+
+
+def match_groups(choice: Node) -> tuple[Groups, Node]:
+    """The group stage above ``choice`` (NO_GROUPS when there is none), and the biased scores."""
+    node = m.skip(choice, m.SHAPES)
+    if m.is_op(node, "aten.masked_fill"):
+        values, mask, fill, keeps = node.args[0], node.args[1], constant(node.args[2]), False
+    elif m.is_op(node, "aten.where"):
+        mask, values, other = node.args[:3]
+        fill, keeps = constant(other), True
+        if fill is None:
+            values, fill, keeps = other, constant(values), False
+    else:
+        return NO_GROUPS, node
+    if fill is None:
+        m.refuse(node, "masked groups must be filled with a literal")
+    if not isinstance(values, Node) or not isinstance(mask, Node):
+        m.refuse(node, "the group mask must select between scores and a literal")
+    biased = m.skip(values, m.SHAPES)
+    experts = m.shape(m.skip(biased, m.SHAPES))[-1]
+    count, chosen = _mask(mask, biased, experts, keeps)
+    return (NO_GROUPS if count == chosen else Groups(count, chosen, float(fill))), biased
+
+
+def constant(value: object) -> m.Number | None:
+    """A literal, or the literal that a constant tensor is filled with."""
+    if isinstance(value, Node) and m.op_name(value) in _FULLS:
+        value = value.args[_FULLS[m.op_name(value)]]
+    return m.number(value)
+
+
+def _mask(mask: Node, biased: Node, experts: object, keeps: bool) -> tuple[int, int]:
+    """(groups, chosen groups); ``keeps``: the mask is True where scores stay."""
+    node, inverted, widened = mask, False, None
+    while not m.is_op(node, "aten.scatter"):
+        if m.is_op(node, "aten.bitwise_not", "aten.logical_not", "aten.eq"):
+            inverted = not inverted
+        elif m.is_op(node, "aten.expand", "aten.repeat_interleave"):
+            m.require(widened is None, node, "the group mask must be widened once")
+            widened = node
+        if m.is_op(node, "aten.eq", "aten.ne", "aten.gt"):
+            m.require(m.number(node.args[1]) == 0, node, "the group mask must be compared with 0")
+        elif not m.is_op(node, *_ABOVE_MASK):
+            m.refuse(node, "the group mask must be built by scatter")
+        node = m.operand(node, 0)
+    m.require(inverted is not keeps, mask, "the best groups must be kept and the others filled")
+    count, chosen = _scattered(node, biased)
+    if not isinstance(experts, int) or experts % count:
+        m.refuse(biased, "the groups must divide the experts")
+    if count != chosen:
+        m.require(
+            widened is not None and _widens(widened, count, experts // count),
+            widened or mask,
+            "the group mask must be widened to contiguous groups of experts",
+        )
+    return count, chosen
+
+
+_ABOVE_MASK = (
+    *m.SHAPES,
+    *m.CASTS,
+    "aten.bitwise_not",
+    "aten.logical_not",
+    "aten.expand",
+    "aten.repeat_interleave",
+)
+
+
+def _widens(node: Node, count: int, members: int) -> bool:
+    """Whether [tokens, groups] becomes [tokens, groups, members], each group's value repeated."""
+    source = m.operand(node, 0)
+    if m.is_op(node, "aten.repeat_interleave"):
+        axis = m.argument(node, 2, "dim")
+        return node.args[1] == members and m.last_axis(source, axis) and _ends(source, count)
+    return _ends(source, count, 1) and _ends(node, count, members)
+
+
+def _ends(node: Node, *sizes: int) -> bool:
+    found = m.shape(node)
+    return len(found) == len(sizes) + 1 and tuple(found[1:]) == sizes
+
+
+def _scattered(scatter: Node, biased: Node) -> tuple[int, int]:
+    """Ones scattered to the chosen groups over zeros."""
+    zeros, axis, index, value = scatter.args[:4]
+    m.require(
+        m.is_op(zeros, *_ZEROS) or constant(zeros) == 0, scatter, "the group mask must start at 0"
+    )
+    m.require(
+        m.number(value) == 1 and m.last_axis(scatter, axis),
+        scatter,
+        "the group mask must be 1 at the chosen groups",
+    )
+    item = m.expect_op(index, scatter, "getitem")
+    best = m.expect_op(item.args[0], scatter, "aten.topk")
+    m.require(item.args[1] == 1, item, "the group mask must be scattered to top-k's indices")
+    scores = m.operand(best, 0)
+    chosen, count = m.argument(best, 1, "k"), m.shape(scores)[-1]
+    if not isinstance(chosen, int) or not isinstance(count, int):
+        m.refuse(best, "the numbers of groups must be literals")
+    _require_largest_last(best)
+    _require_two_best(scores, biased, count)
+    return count, chosen
+
+
+def _require_two_best(scores: Node, biased: Node, count: int) -> None:
+    """A group's score is the sum of its two best biased scores."""
+    reason = "the score of a group must be the sum of its two best scores"
+    m.require(m.is_op(scores, "aten.sum"), scores, reason)
+    item = m.expect_op(scores.args[0], scores, "getitem")
+    best = m.expect_op(item.args[0], item, "aten.topk")
+    m.require(item.args[1] == 0 and m.argument(best, 1, "k") == 2, best, reason)
+    m.require(m.last_axis(item, m.argument(scores, 1, "dim")), scores, reason)
+    _require_largest_last(best)
+    by_group = m.operand(best, 0)
+    m.require(
+        m.skip(by_group, m.SHAPES) is biased, best, "groups must be chosen by the biased scores"
+    )
+    members = m.shape(by_group)[-1]
+    m.require(_ends(by_group, count, int(members)), best, "groups must be contiguous experts")
+
+
+def _require_largest_last(topk: Node) -> None:
+    holds = bool(m.argument(topk, 3, "largest", True))
+    last = m.last_axis(m.operand(topk, 0), m.argument(topk, 2, "dim", -1))
+    m.require(holds and last, topk, "top-k must take the largest of the last dimension")
