@@ -228,7 +228,7 @@ def _misfits(present: Mapping[str, FileTensor], parts: Sequence[NamedShape]) -> 
         if tensor.dtype not in FLOATS:
             problems.append(f"quantised: {name} is {dtype}, expected a float of 16 bits or more")
         elif tensor.dtype != present[first].dtype:
-            problems.append(f"mixed: {name} is {dtype}, the first expert {present[first].dtype}")
+            problems.append(f"mixed: {name} is {dtype}, expected {present[first].dtype} as {first}")
     return problems
 
 

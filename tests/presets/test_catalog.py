@@ -13,7 +13,7 @@ from glmc.presets.catalog import load_config, load_preset, preset_names
 from tests.support.checkpoints import tiny_file
 
 # Values that the config classes would silently replace.
-PUBLISHED = {
+PUBLISHED: dict[str, dict[str, object]] = {
     "glm-4.7": {"rope_theta": 1e6, "attention_bias": True, "head_dim": 128, "use_qk_norm": True},
     "glm-4.6": {"max_position_embeddings": 202752},
     "glm-4.5": {"max_position_embeddings": 131072, "routed_scaling_factor": 2.5},
