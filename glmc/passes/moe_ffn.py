@@ -268,9 +268,7 @@ def _require_weights(experts: Experts, program: Program) -> None:
         m.require(
             program.weight_of(node) is not None, node, "the experts' matrices must be weights"
         )
-        m.require(
-            m.dtype(node) == m.dtype(x), node, "weights and input must have the same dtype"
-        )
+        m.require(m.dtype(node) == m.dtype(x), node, "weights and input must have the same dtype")
     count, hidden = _experts(experts.gate), m.shape(x)[-1]
     width = m.shape(down)[-1]
     m.require(len(m.shape(x)) == 2, x, "the experts must see [tokens, hidden]")
