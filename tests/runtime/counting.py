@@ -34,4 +34,6 @@ def _is_tensor(leaf: object) -> bool:
 
 
 def _storage(tensor: torch.Tensor) -> int:
+    if tensor.layout == torch._mkldnn:  # opaque: it has no storage to ask for
+        return id(tensor)
     return tensor.untyped_storage().data_ptr()

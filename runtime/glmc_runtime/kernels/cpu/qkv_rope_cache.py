@@ -72,7 +72,7 @@ def qkv_rope_cache(arguments: dict[str, Any]) -> Thunk:
     """
     qkv, query, cos_sin = arguments["qkv"], arguments["query"], arguments["cos_sin"]
     key_cache, value_cache = arguments["key_cache"], arguments["value_cache"]
-    positions, slots = arguments["positions"], arguments["slot_mapping"]
+    positions, slots = arguments["positions"].view(-1), arguments["slot_mapping"].view(-1)
     tokens, q_heads, head_dim = query.shape
     kv_heads = key_cache.shape[2]
     rotated = q_heads + kv_heads

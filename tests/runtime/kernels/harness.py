@@ -1,0 +1,37 @@
+"""Bind a CPU kernel, run it twice, and see that nothing is allocated the second time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from glmc_runtime.kernels import find_binder
+from tests.runtime.counting import FreshStorage
+
+FLOATS = [torch.float32, torch.bfloat16, torch.float16]
+TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 2e-2, torch.float16: 1e-2}
+
+
+def random(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 1) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def nan(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """Memory of the arena at its worst."""
+    return torch.full(shape, torch.nan, dtype=dtype)
+
+
+def run(name: str, *, allocates: bool = False, **arguments: Any) -> None:
+    """Run ``cpu.<name>`` twice; the second time it must not allocate tensor storage."""
+    thunk = find_binder(f"cpu.{name}")(arguments)
+    thunk()
+    with FreshStorage() as counter:
+        thunk()
+    assert counter.total > 0
+    assert bool(counter.fresh) == allocates, counter.fresh
+
+
+def close(out: torch.Tensor, expected: torch.Tensor) -> None:
+    tolerance = TOLERANCE[out.dtype]
+    torch.testing.assert_close(out.float(), expected.float(), atol=tolerance, rtol=tolerance)
