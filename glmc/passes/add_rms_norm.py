@@ -66,7 +66,7 @@ def is_stream(node: Node) -> bool:
         if m.is_op(current, "glmc.embedding") or "input" in current.meta:
             return True
         if m.is_op(current, "getitem") and m.is_op(current.args[0], _FUSED):
-            return current.args[1] == 1
+            return m.number(current.args[1]) == 1
         if m.is_op(current, "aten.add"):
             todo.extend(value for value in current.args[:2] if isinstance(value, Node))
     return False

@@ -1,7 +1,7 @@
 """gate_up_merge: the gate and up projections become one linear, their activation one ``swiglu``.
 
-Before: ``silu(linear(x, gate)) * linear(x, up)`` in either order, or the halves of one linear that
-the model merged itself. After: ``glmc.swiglu(glmc.linear(x, gate_up))`` with the rows of gate first.
+Before: ``silu(linear(x, gate)) * linear(x, up)`` in either order, or the halves of one linear
+that the model merged itself. After: ``glmc.swiglu(glmc.linear(x, gate_up))``, rows of gate first.
 x is read once and one product is launched instead of two. Anchor: ``silu``. One match per MLP.
 
 Reordered when two linears are merged (a wider product may be split otherwise by the library);

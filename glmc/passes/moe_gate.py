@@ -25,7 +25,7 @@ from glmc.ir.ops.moe import MOE_GATE
 from glmc.ir.program import Program
 from glmc.ir.rewrite import Rewriter
 from glmc.passes.base import AnchorPass
-from glmc.passes.moe_groups import NO_GROUPS, Groups, match_groups
+from glmc.passes.moe_groups import Groups, match_groups
 
 _TO_EXPERTS = (
     *m.SHAPES,
@@ -116,7 +116,7 @@ def _router(anchor: Node, program: Program) -> Router:
 
 
 def _uncast(node: Node) -> Node:
-    """Strip the cast to float32, which the op does itself; a cast to less is a rounding: it stays."""
+    """Strip the cast to float32, which the op does itself; a cast to less rounds, so it stays."""
     while m.is_op(node, *m.CASTS) and m.dtype(node) == torch.float32:
         node = m.operand(node, 0)
     return node
@@ -232,5 +232,3 @@ def rewrite(rewriter: Rewriter, gate: Gate) -> None:
 
 
 PASS = AnchorPass("moe_gate", Numerics.BITWISE, ("aten.gather",), match, rewrite)
-
-__all__ = ["NO_GROUPS", "PASS", "Gate", "match", "rewrite"]

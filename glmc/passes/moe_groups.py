@@ -100,7 +100,8 @@ def _widens(node: Node, count: int, members: int) -> bool:
     source = m.operand(node, 0)
     if m.is_op(node, "aten.repeat_interleave"):
         axis = m.argument(node, 2, "dim")
-        return node.args[1] == members and m.last_axis(source, axis) and _ends(source, count)
+        repeats = m.number(node.args[1])
+        return repeats == members and m.last_axis(source, axis) and _ends(source, count)
     return _ends(source, count, 1) and _ends(node, count, members)
 
 

@@ -60,15 +60,16 @@ def counts_up(node: object) -> bool:
     """0, 1, 2, ..."""
     if not isinstance(node, Node) or not m.is_op(node, "aten.arange"):
         return False
-    return len(node.args) == 1 or (node.args[0] == 0 and (len(node.args) < 3 or node.args[2] == 1))
+    if len(node.args) == 1:
+        return True
+    step = m.number(m.argument(node, 2, "step", 1))
+    return m.number(node.args[0]) == 0 and step == 1
 
 
 def token_of_slot(node: Node, top_k: int) -> bool:
     """Each token's number ``top_k`` times, in slot order."""
-    if m.is_op(node, "aten.floor_divide"):
-        return node.args[1] == top_k and counts_up(node.args[0])
-    if m.is_op(node, "aten.repeat_interleave"):
-        return node.args[1] == top_k and counts_up(node.args[0])
+    if m.is_op(node, "aten.floor_divide", "aten.repeat_interleave"):
+        return m.number(node.args[1]) == top_k and counts_up(node.args[0])
     return _widened_by(node, top_k) and counts_up(m.skip(node, _WIDENING))
 
 

@@ -34,7 +34,7 @@ def halves(activated: Node) -> Node:
 
 def half_bounds(node: Node) -> tuple[object, object] | None:
     """(start, stop) of a plain slice of the last dimension."""
-    axis, start, stop, step = (node.args[1:] + (1,))[:4]
+    axis, start, stop, step = (*node.args[1:], 1)[:4]
     if step != 1 or not m.last_axis(node, axis):
         return None
     return start, stop

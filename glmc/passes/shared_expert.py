@@ -1,8 +1,8 @@
 """shared_expert: the shared expert and its addition to the routed ones become one node.
 
-Before: ``routed + linear(swiglu(linear(x, gate_up)), down)`` with x the value that the router saw.
-After: ``glmc.shared_expert``. Anchor: the addition to the result of a ``glmc.moe_ffn``. A target may
-run it beside the routed experts. Bitwise: the reference repeats the operations in their order.
+Before: ``routed + linear(swiglu(linear(x, gate_up)), down)`` with x the value the router saw.
+After: ``glmc.shared_expert``. Anchor: the addition to the result of a ``glmc.moe_ffn``. A target
+may run it beside the routed experts. Bitwise: the reference repeats the operations in their order.
 
 Needs ``moe_ffn`` and ``gate_up_merge``. Refuses biases, a scale on either side, another x than the
 router's, and projections that are read elsewhere.

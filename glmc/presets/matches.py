@@ -16,8 +16,8 @@ def expected_matches(config: ModelFields | Any) -> dict[str, int]:
 
     ``rms_norm`` counts every norm (those that ``add_rms_norm`` widens later included, and those of
     q and k), ``rope`` counts q and k apart, ``qk_norm`` the norms of q and k apart,
-    ``gate_up_merge`` the dense layers and shared experts whose gate and up projections are two
-    matrices (``glm`` and ``glm4`` have one fused matrix), ``kv_cache`` the layers of one phase.
+    ``gate_up_merge`` one per dense layer or shared expert, whether the model keeps the two
+    projections apart (``glm4_moe``) or merged them itself, ``kv_cache`` one per layer.
     """
     fields = config if isinstance(config, ModelFields) else fields_of(config)
     layers = fields.num_hidden_layers
@@ -31,7 +31,7 @@ def expected_matches(config: ModelFields | Any) -> dict[str, int]:
         "add_rms_norm": 2 * layers,
         "rope": 2 * layers,
         "qkv_merge": layers,
-        "gate_up_merge": 0 if fields.moe is None else fields.dense_layers + experts,
+        "gate_up_merge": layers,
         "qk_norm": head_norms,
         "attention": layers,
         "kv_cache": layers,
