@@ -44,18 +44,25 @@ class CudaGraphs:
 
     def __init__(self) -> None:
         self._pool: Any = torch.cuda.graph_pool_handle()
+        self._stream: torch.cuda.Stream = torch.cuda.Stream()
 
     def capture(self, thunks: tuple[Thunk, ...]) -> tuple[Thunk, ...]:
-        stream: torch.cuda.Stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):  # lazy set-up of libraries must not fall into the capture
-            for thunk in thunks:
-                thunk()
-        torch.cuda.current_stream().wait_stream(stream)
+        """Not through ``torch.cuda.graph``: its collection of garbage before each capture would
+        take minutes over the segments of a deep model."""
+        caller = torch.cuda.current_stream()
+        self._stream.wait_stream(caller)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
-            for thunk in thunks:
+        with torch.cuda.stream(self._stream):
+            for thunk in thunks:  # lazy set-up of libraries must not fall into the capture
                 thunk()
+            torch.cuda.synchronize()
+            graph.capture_begin(pool=self._pool)
+            try:
+                for thunk in thunks:
+                    thunk()
+            finally:
+                graph.capture_end()
+        caller.wait_stream(self._stream)
         return (graph.replay,)
 
 

@@ -79,7 +79,15 @@ class PhaseReplay:
                         place=place_of(self._plan.calls[position]),
                         remedy="compile again with a glmc of this runtime's version",
                     )
-            captured[number] = self._graphs.capture(thunks)
+            try:
+                captured[number] = self._graphs.capture(thunks)
+            except KERNEL_ERRORS as error:
+                raise PlanError(
+                    f"a segment can't be captured as a device graph: {error}",
+                    place=f"{self._plan.name}, calls {segment.first} to {segment.last}, bucket "
+                    f"{step.tokens}",
+                    remedy="compile again without capture",
+                ) from error
         self._captured[step.tokens] = captured
         self._statistics.count_capture(
             self._plan.name, step.tokens, len(captured), perf_counter() - started

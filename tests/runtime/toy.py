@@ -175,7 +175,9 @@ def toy_plan(name: str) -> PhasePlan:
         key_cache=CacheArgument("key", 0),
         value_cache=CacheArgument("value", 0),
         block_tables=InputArgument("block_tables", real=True),
-        context_lengths=InputArgument("context_lengths_host", real=True),
+        context_lengths=InputArgument(
+            "context_lengths" if decode else "context_lengths_host", real=True
+        ),
         query_lod=InputArgument("query_lod_host", real=True),
         sequences=ExtentArgument(_SEQUENCES, real=True),
     )
@@ -318,8 +320,8 @@ def _prefill_attention(arguments: dict[str, Any]) -> Thunk:
             )
             query = arguments["query"][first:end].view(-1, HEADS, HEAD_DIM)
             scores = torch.einsum("qhd,khd->hqk", query, keys) / math.sqrt(HEAD_DIM)
-            positions = torch.arange(length - (end - first), length)
-            mask = torch.arange(length)[None, :] > positions[:, None]
+            positions = torch.arange(length - (end - first), length, device=keys.device)
+            mask = torch.arange(length, device=keys.device)[None, :] > positions[:, None]
             weights = scores.masked_fill(mask, -math.inf).softmax(-1)
             mixed = torch.einsum("hqk,khd->qhd", weights, values)
             arguments["out"][first:end] = mixed.reshape(end - first, -1)
@@ -334,16 +336,16 @@ def _decode_attention(arguments: dict[str, Any]) -> Thunk:
     span = BLOCKS_PER_SEQUENCE * BLOCK_SIZE
     table = arguments["block_tables"].view(-1)
     caches = [arguments[name].flatten(1) for name in ("key_cache", "value_cache")]
-    gathered = [torch.empty(table.numel(), cache.shape[1]) for cache in caches]
+    gathered = [cache.new_empty(table.numel(), cache.shape[1]) for cache in caches]
     keys, values = (part.view(rows, span, HEADS, HEAD_DIM).transpose(1, 2) for part in gathered)
     query = arguments["query"].view(rows, HEADS, 1, HEAD_DIM)
     out = arguments["out"].view(rows, HEADS, HEAD_DIM)
     lengths = arguments["context_lengths"].view(rows, 1, 1)
-    places = torch.arange(span).view(1, 1, span)
-    products = torch.empty(rows, HEADS, span, HEAD_DIM)
-    scores = torch.empty(rows, HEADS, span)
-    hidden = torch.empty(rows, 1, span, dtype=torch.bool)
-    largest, total = torch.empty(rows, HEADS, 1), torch.empty(rows, HEADS, 1)
+    places = torch.arange(span, device=table.device).view(1, 1, span)
+    products = query.new_empty(rows, HEADS, span, HEAD_DIM)
+    scores = query.new_empty(rows, HEADS, span)
+    hidden = query.new_empty(rows, 1, span, dtype=torch.bool)
+    largest, total = query.new_empty(rows, HEADS, 1), query.new_empty(rows, HEADS, 1)
 
     def thunk() -> None:
         for cache, part in zip(caches, gathered, strict=True):
