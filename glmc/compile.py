@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from glmc.backends.lower import Lowered, lower
 from glmc.capture.export import capture
 from glmc.capture.model import CaptureOptions
 from glmc.config import DEFAULT_PROFILE, CompileOptions
-from glmc.errors import LoweringError, UsageError
+from glmc.errors import InternalError, LoweringError, UsageError
 from glmc.presets.catalog import ModelSource, load_config
 from glmc.report import Report, build_report, eager_operations
 from glmc.weights.checkpoint import open_checkpoint
@@ -34,6 +34,19 @@ LONGEST_DEFAULT_CONTEXT = 8192
 _VENDOR = ("kunlun_ops.", "xspeedgate_ops.")
 
 Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class FrontEnd:
+    """A model after capture and passes. Targets that agree on dtype, block size and the way of
+    capture can share it."""
+
+    source: ModelSource
+    dtype: torch.dtype
+    block_size: int
+    how: CaptureOptions
+    phases: pipeline.Phases
+    seconds: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -68,8 +81,16 @@ def compile_model(
     ``progress`` is told the stage and how far it is. Raises a GlmcError of the stage that failed;
     nothing is left at ``output`` then.
     """
-    options = options or CompileOptions()
-    compiled = compile_plan(model, options, progress)
+    compiled = compile_plan(model, options or CompileOptions(), progress)
+    return write_compiled(compiled, output, progress)
+
+
+def write_compiled(
+    compiled: Compiled,
+    output: str | Path,
+    progress: Progress = lambda stage, done, total: None,
+) -> Report:
+    """Pack the weights and write the artifact; returns the report with the time that took."""
     weights = _weight_source(compiled)
     started = time.perf_counter()
     write_artifact(
@@ -80,7 +101,7 @@ def compile_model(
         source=weights,
         tokenizer_directory=compiled.source.directory,
         report=compiled.report.to_json(),
-        force=options.force,
+        force=compiled.options.force,
         progress=lambda done, total: progress("weights", done, total),
     )
     return compiled.report.timed("write", time.perf_counter() - started)
@@ -94,40 +115,81 @@ def compile_plan(
 ) -> Compiled:
     """Everything but the weights: capture, passes, lowering, plan and report."""
     source = load_config(model)
-    target = target_by_name(options.target)
-    lowering = _lowering_options(source, options)
-    _check_dtype(target, lowering.dtype)
-    target.check(lowering, source.shape)
-    times: dict[str, float] = {}
+    _target(source, options)  # what the target refuses is refused before the work begins
+    return back_end(front_end(source, options, progress, watch), options, progress)
 
-    def timed(stage: str, index: int, work: Callable[[], Any]) -> Any:
-        progress(stage, index, 4)
+
+def front_end(
+    source: ModelSource,
+    options: CompileOptions,
+    progress: Progress = lambda stage, done, total: None,
+    watch: pipeline.Watch = lambda name, program: None,
+) -> FrontEnd:
+    """Capture and passes; no target is asked. Raises CaptureError and MatchCountError."""
+    dtype, how = _dtype(source, options), _capture_options(options)
+    progress("capture", 0, 4)
+    start = time.perf_counter()
+    program = capture(source.config, source.shape, dtype, how)
+    program.notes["eager_operations"] = eager_operations(program.graph)
+    captured = time.perf_counter()
+    watch("capture", program)
+    progress("passes", 1, 4)
+    phases = pipeline.run(program, options.block_size, watch)
+    seconds = {"capture": captured - start, "passes": time.perf_counter() - captured}
+    if not options.allow_missing:
+        pipeline.require_matches(phases.records, source.expected_matches)
+    return FrontEnd(source, dtype, options.block_size, how, phases, seconds)
+
+
+def back_end(
+    front: FrontEnd,
+    options: CompileOptions,
+    progress: Progress = lambda stage, done, total: None,
+) -> Compiled:
+    """Lowering, plan and report for one target. ``front`` is not changed.
+
+    Raises LoweringError and AbiError, and InternalError when ``options`` are of another front end.
+    """
+    source, seconds = front.source, dict(front.seconds)
+    wanted = (_dtype(source, options), options.block_size, _capture_options(options))
+    if wanted != (front.dtype, front.block_size, front.how):
+        raise InternalError("a front end was made with other options", found=str(wanted))
+    target, lowering = _target(source, options)
+    phases, lowered = front.phases, []
+    for step, program in enumerate((phases.prefill, phases.decode), 2):
+        progress(f"lower {program.phase}", step, 4)
         start = time.perf_counter()
-        result = work()
-        times[stage] = time.perf_counter() - start
-        return result
+        lowered.append(lower(program, target, lowering))
+        seconds[f"lower {program.phase}"] = time.perf_counter() - start
+    progress("lower decode", 4, 4)
+    prefill, decode = lowered
+    report = build_report(source, options, lowering, phases, prefill, decode, seconds)
+    return Compiled(source, options, lowering, target, prefill, decode, report)
 
-    how = CaptureOptions(
+
+def _capture_options(options: CompileOptions) -> CaptureOptions:
+    return CaptureOptions(
         options.capture_attention,
         options.capture_experts,
         options.marked,
         folded=not options.full_capture,
     )
-    program = timed("capture", 0, lambda: capture(source.config, source.shape, lowering.dtype, how))
-    program.notes["eager_operations"] = eager_operations(program.graph)
-    watch("capture", program)
-    phases = timed("passes", 1, lambda: pipeline.run(program, lowering.block_size, watch))
-    if not options.allow_missing:
-        pipeline.require_matches(phases.records, source.expected_matches)
-    prefill = timed("lower prefill", 2, lambda: lower(phases.prefill, target, lowering))
-    decode = timed("lower decode", 3, lambda: lower(phases.decode, target, lowering))
-    progress("lower decode", 4, 4)
-    report = build_report(source, options, lowering, phases, prefill, decode, times)
-    return Compiled(source, options, lowering, target, prefill, decode, report)
+
+
+def _dtype(source: ModelSource, options: CompileOptions) -> torch.dtype:
+    return getattr(torch, options.dtype) if options.dtype else source.dtype
+
+
+def _target(source: ModelSource, options: CompileOptions) -> tuple[Target, LoweringOptions]:
+    """The target and its options; raises for what the target is known to refuse."""
+    target = target_by_name(options.target)
+    lowering = _lowering_options(source, options)
+    _check_dtype(target, lowering.dtype)
+    target.check(lowering, source.shape)
+    return target, lowering
 
 
 def _lowering_options(source: ModelSource, options: CompileOptions) -> LoweringOptions:
-    dtype = getattr(torch, options.dtype) if options.dtype else source.dtype
     published = source.shape.maximum_positions
     context = options.max_context or min(published, LONGEST_DEFAULT_CONTEXT)
     if context > published:
@@ -139,7 +201,7 @@ def _lowering_options(source: ModelSource, options: CompileOptions) -> LoweringO
         )
     profile = (options.abi_profile or DEFAULT_PROFILE) if options.target == "xpu" else None
     return LoweringOptions(
-        dtype=dtype,
+        dtype=_dtype(source, options),
         max_context=context,
         block_size=options.block_size,
         max_sequences=options.decode_buckets[-1],
