@@ -37,8 +37,16 @@ class Step:
         self.tokens = tokens
         self.sequences = sequences
         self.block_size = block_size
-        self.padding = tokens - sum(len(chunk.tokens) for chunk in chunks)
+        self.padding = tokens - sum([len(chunk.tokens) for chunk in chunks])
         self.absent = sequences - len(chunks)
+        self._columns: dict[str, list[int]] = {}
+
+    def column(self, name: str) -> list[int]:
+        """The values of a step input; computed once, though host and device both want some."""
+        column = self._columns.get(name)
+        if column is None:
+            column = self._columns[name] = _COLUMNS[name](self)
+        return column
 
 
 def _token_ids(step: Step) -> list[int]:
@@ -54,11 +62,11 @@ def _positions(step: Step) -> list[int]:
 
 def _slot_mapping(step: Step) -> list[int]:
     size = step.block_size
-    slots = [
-        chunk.blocks[position // size] * size + position % size
-        for chunk in step.chunks
-        for position in range(chunk.start, chunk.start + len(chunk.tokens))
-    ]
+    slots: list[int] = []
+    for chunk in step.chunks:
+        blocks = chunk.blocks
+        for position in range(chunk.start, chunk.start + len(chunk.tokens)):
+            slots.append(blocks[position // size] * size + position % size)
     # Spread over the scratch block, so that no two of its slots are fought over needlessly.
     return slots + [SCRATCH_BLOCK * size + row % size for row in range(step.padding)]
 
@@ -73,11 +81,11 @@ def _query_lod(step: Step) -> list[int]:
 
 
 def _context_lod(step: Step) -> list[int]:
-    return list(accumulate(_context_lengths(step), initial=0))
+    return list(accumulate(step.column("context_lengths"), initial=0))
 
 
 def _last_rows(step: Step) -> list[int]:
-    return [end - 1 for end in _query_lod(step)[1:]]
+    return [end - 1 for end in step.column("query_lod")[1:]]
 
 
 _COLUMNS: dict[str, Callable[[Step], list[int]]] = {
@@ -110,24 +118,26 @@ class _Field:
         self.bytes = self.length * self.dtype.itemsize
         self.values: memoryview[int] = memoryview(b"")
         self.width = spec.shape[-1].constant if self.name == _TABLE else 0
-        self.used = [0] * (sequences if self.width else 0)
+        self.rows: list[list[int]] = [[]] * (sequences if self.width else 0)
 
     def write(self, step: Step) -> None:
         if self.name == _TABLE:
             self._write_table(step)
             return
-        column = array(self.format, _COLUMNS[self.name](step))
+        column = array(self.format, step.column(self.name))
         self.values[: len(column)] = column
 
     def _write_table(self, step: Step) -> None:
-        """Rows of blocks; only what a row held before is zeroed again behind its new end."""
-        for row in range(step.sequences):
-            blocks = step.chunks[row].blocks if row < len(step.chunks) else []
-            start, length, old = row * self.width, len(blocks), self.used[row]
-            self.values[start : start + length] = array(self.format, blocks)
-            if old > length:
-                self.values[start + length : start + old] = array(self.format, [0]) * (old - length)
-            self.used[row] = length
+        """Rows of blocks; only rows that changed since the last step are written."""
+        tables = [chunk.blocks for chunk in step.chunks] + [[]] * step.absent
+        for row, blocks in enumerate(tables):
+            old = self.rows[row]
+            if old == blocks:
+                continue
+            padded = blocks + [0] * (len(old) - len(blocks))
+            start = row * self.width
+            self.values[start : start + len(padded)] = array(self.format, padded)
+            self.rows[row] = list(blocks)
 
 
 class StepInputs:

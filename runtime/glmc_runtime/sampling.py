@@ -43,6 +43,10 @@ class SamplingParameters:
             )
 
 
+# Tokens looked at first for top-p; they nearly always hold its mass.
+_LEADING = 1024
+
+
 class Sampler:
     """The sampling state of one request: its own generator, so that batches do not matter."""
 
@@ -89,18 +93,36 @@ def next_tokens(samplers: list[Sampler], logits: torch.Tensor) -> list[int]:
 def distribution(
     logits: torch.Tensor, parameters: SamplingParameters
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Probabilities (float64, descending, only those kept, not renormalised) and their token ids.
+    """Probabilities (float64, only those kept, not renormalised) and their token ids.
 
-    Order of operations as everywhere: temperature, then top-k, then top-p. Ties at the cut of
-    top-k are broken by the lower token id.
+    Order of operations as everywhere: temperature, then top-k, then top-p. With a filter the
+    likeliest come first, and ties are ordered (and cut) by the token id. The whole vocabulary is
+    sorted only when top-p reaches far into it.
     """
     scaled = logits.to("cpu", torch.float64) / parameters.temperature
-    ordered, order = torch.sort(scaled, descending=True, stable=True)
+    vocabulary = scaled.numel()
     if parameters.top_k:
-        ordered, order = ordered[: parameters.top_k], order[: parameters.top_k]
-    probabilities = torch.softmax(ordered, 0)
+        order = _largest(scaled, parameters.top_k)
+        probabilities = torch.softmax(scaled[order], 0)
+    elif parameters.top_p < 1:
+        total = torch.logsumexp(scaled, 0)
+        for count in (_LEADING, vocabulary):
+            order = _largest(scaled, count)
+            probabilities = torch.exp(scaled[order] - total)
+            if float(probabilities.sum()) >= parameters.top_p:
+                break
+    else:
+        return torch.softmax(scaled, 0), torch.arange(vocabulary)
     if parameters.top_p < 1:
         before = probabilities.cumsum(0) - probabilities
         kept = max(1, int((before < parameters.top_p).sum()))
         probabilities, order = probabilities[:kept], order[:kept]
     return probabilities, order
+
+
+def _largest(values: torch.Tensor, count: int) -> torch.Tensor:
+    """Places of the ``count`` largest, largest first, ties by place."""
+    count = min(count, values.numel())
+    candidates = (values >= torch.topk(values, count).values[-1]).nonzero().view(-1)
+    order = torch.sort(values[candidates], descending=True, stable=True).indices
+    return candidates[order[:count]]

@@ -9,7 +9,7 @@ import pytest
 
 from glmc_runtime.cli import main
 from glmc_runtime.errors import ArtifactError
-from tests.runtime.toy import reference_greedy
+from tests.runtime.toy import reference_greedy, write_toy
 
 IDS = ["--token-ids", "3,14,15", "--ignore-eos"]
 
@@ -66,3 +66,33 @@ def test_errors_are_text_and_an_exit_status(
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError):
         main(["run", str(tmp_path / "none"), "--token-ids", "1", "--debug"])
+
+
+@pytest.fixture(scope="module")
+def worded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The toy with a tokenizer: token 7 is the word ``w7``."""
+    tokenizers = pytest.importorskip("tokenizers")
+    root = tmp_path_factory.mktemp("worded") / "toy"
+    (root / "tokenizer").mkdir(parents=True)
+    words = {f"w{number}": number for number in range(64)}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="w0"))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    tokenizer.save(str(root / "tokenizer" / "tokenizer.json"))
+    template = "w9 {{ messages[0].content }} w8"
+    (root / "tokenizer" / "chat_template.jinja").write_text(template)
+    return write_toy(root)
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_text_in_and_out(worded: Path, capsys: pytest.CaptureFixture[str], chat: bool) -> None:
+    arguments = ["run", str(worded), "--prompt", "w3 w14", "--max-new-tokens", "4", "--ignore-eos"]
+    if chat:
+        pytest.importorskip("jinja2")
+        arguments.append("--chat")
+    assert main(arguments) == 0
+    prompt = [9, 3, 14, 8] if chat else [3, 14]
+    words = [f"w{token}" for token in reference_greedy(prompt, 4)]
+    assert capsys.readouterr().out.split() == words
+    assert main([*arguments, "--json"]) == 0
+    completion = json.loads(capsys.readouterr().out)["completions"][0]
+    assert completion["text"].split() == words

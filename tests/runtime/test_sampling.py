@@ -55,6 +55,19 @@ def test_top_p_keeps_the_smallest_set_that_reaches_it() -> None:
     assert set(_draw(100, temperature=1.0, top_p=1e-9, seed=1)) == {1}
 
 
+@pytest.mark.parametrize("spread", [0.01, 1.0, 20.0])
+@pytest.mark.parametrize("top_p", [0.2, 0.9, 0.999])
+def test_top_p_of_a_large_vocabulary_is_that_of_the_whole_sort(spread: float, top_p: float) -> None:
+    logits = torch.randn(20_000, generator=torch.Generator().manual_seed(2)) * spread
+    full, everything = torch.softmax(logits.double(), 0).sort(descending=True, stable=True)
+    kept = int((full.cumsum(0) - full < top_p).sum())
+    probabilities, order = distribution(logits, SamplingParameters(1.0, top_p=top_p))
+    assert abs(len(order) - kept) <= 1  # the last one may fall to rounding
+    shared = min(len(order), kept)
+    assert torch.equal(order[:shared], everything[:shared])
+    torch.testing.assert_close(probabilities[:shared], full[:shared])
+
+
 def test_all_equal_logits_are_uniform() -> None:
     sampler = Sampler(SamplingParameters(1.0, seed=5))
     draws = torch.tensor([sampler.sample(torch.zeros(4)) for _ in range(4000)])
