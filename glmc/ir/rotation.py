@@ -183,7 +183,9 @@ def _pairings(
     rotary_dim: int,
 ) -> set[bool]:
     """Which pairings (interleaved or not) the tables' own layout allows."""
-    m.require(2 * table[0].shape[-1] == rotary_dim, cos, "there must be one frequency for each pair")
+    m.require(
+        2 * table[0].shape[-1] == rotary_dim, cos, "there must be one frequency for each pair"
+    )
     allowed = {True, False}
     for node, value, expected in zip((cos, sin), values, table, strict=True):
         if value.shape[-1] == rotary_dim:

@@ -1,0 +1,185 @@
+"""attention: causal grouped-query attention in any spelling becomes one ``glmc.attention``.
+
+Before: permutes to [batch, heads, tokens, head_dim], keys and values repeated for each query head,
+a mask, then ``scaled_dot_product_attention``, or two products with a softmax between, or the node
+of the marked capture; a permute back. After: ``glmc.attention`` of q, k, v [batch, tokens, heads,
+head_dim], no permute and no mask. Anchors: the sdpa, the softmax, the marked node. One match per
+layer. Reordered: the op sums in the order of whatever kernel it becomes.
+
+The mask and the repetition are not read off their spelling but evaluated (see ir/causal.py), and
+the whole block is evaluated on random values before it is replaced. Refuses sliding windows,
+padding masks, masks that don't hide, dropout, scales that are no number, and inner values that are
+read elsewhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch.fx import Node
+
+from glmc.ir import match as m
+from glmc.ir.causal import known_inputs, require_causal
+from glmc.ir.ops import Numerics
+from glmc.ir.ops.attention import ATTENTION
+from glmc.ir.probe import evaluate
+from glmc.ir.program import Program
+from glmc.ir.region import require_private
+from glmc.ir.rewrite import Rewriter
+from glmc.passes.base import AnchorPass
+from glmc.passes.eager_attention import read_eager
+from glmc.passes.layout import is_swap, same_shape, token_major, turned_back
+
+_REPEATS = ("aten.expand", "aten.unsqueeze", "aten.reshape", "aten.repeat_interleave", "aten.index")
+_BATCH, _TOKENS = 2, 5
+# Of the largest value; the block and the op may sum in different orders.
+_TOLERANCES = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 4e-2}
+
+
+@dataclass(frozen=True)
+class Attention:
+    """q, k, v heads-first and unrepeated; ``token_major`` tells the layout of ``root``."""
+
+    anchor: Node
+    q: Node
+    k: Node
+    v: Node
+    scale: float
+    root: Node
+    token_major: bool
+
+
+def match(anchor: Node, program: Program) -> Attention:
+    if m.is_op(anchor, "glmc.marked_attention"):
+        q, k, v = (m.operand(anchor, index) for index in range(3))
+        return Attention(anchor, q, k, v, _number(anchor, anchor.args[3]), anchor, True)
+    if m.is_op(anchor, "aten.scaled_dot_product_attention"):
+        q, repeated_k, repeated_v, scale, inner = _sdpa(anchor, program)
+    else:
+        q, repeated_k, repeated_v, scale, inner = read_eager(anchor, program)
+    m.require(len(m.shape(q)) == 4, q, "the queries must be [batch, heads, tokens, head_dim]")
+    heads = m.shape(q)[1]
+    m.require(m.is_static(heads), q, "the number of heads must be fixed")
+    grouped = bool(anchor.kwargs.get("enable_gqa", False))
+    k = _unrepeated(repeated_k, q, program, grouped)
+    v = _unrepeated(repeated_v, q, program, grouped)
+    m.require(same_shape(k, v), v, "keys and values must have one shape")
+    require_private((q, k, v), inner, "attention")
+    _confirm(program, q, k, v, scale, inner)
+    root, turned = _behind(inner, q)
+    return Attention(anchor, q, k, v, scale, root, turned)
+
+
+def _sdpa(anchor: Node, program: Program) -> tuple[Node, Node, Node, float, Node]:
+    q, k, v = (m.operand(anchor, index) for index in range(3))
+    mask = m.argument(anchor, 3, "attn_mask")
+    dropout = m.argument(anchor, 4, "dropout_p", 0.0)
+    m.require(dropout == 0, anchor, f"dropout must be 0, not {dropout}")
+    causal = bool(m.argument(anchor, 5, "is_causal", False))
+    m.require(not (causal and mask is not None), anchor, "is_causal must not stand beside a mask")
+    m.require(causal or mask is not None, anchor, "attention without a mask is not causal")
+    if isinstance(mask, Node):
+        require_causal(mask, program)
+    scale = anchor.kwargs.get("scale")
+    if scale is None:
+        width = m.shape(q)[-1]
+        m.require(m.is_static(width), q, "head_dim must be fixed")
+        scale = float(int(width) ** -0.5)
+    return q, k, v, _number(anchor, scale), anchor
+
+
+def _number(node: Node, value: object) -> float:
+    scale = m.number(value)
+    if scale is None:
+        m.refuse(node, "the scale must be a number")
+    return float(scale)
+
+
+def _unrepeated(node: Node, q: Node, program: Program, grouped: bool) -> Node:
+    """What ``node`` repeats for each query head: [batch, kv_heads, tokens, head_dim]."""
+    batch, heads, tokens, width = (str(size) for size in m.shape(q))
+    source, chain = node, [node]
+    while m.is_op(source, *_REPEATS):
+        source = m.operand(source, 0)
+        chain.append(source)
+    fitting = [
+        value
+        for value in chain
+        if len(m.shape(value)) == 4
+        and [str(m.shape(value)[axis]) for axis in (0, 2, 3)] == [batch, tokens, width]
+        and m.is_static(m.shape(value)[1])
+        and int(heads) % int(m.shape(value)[1]) == 0
+    ]
+    if not fitting:
+        m.refuse(node, "keys and values must be as many and as wide as the queries")
+    found = fitting[-1]
+    kv_heads = int(m.shape(found)[1])
+    if grouped and found is node:
+        return found
+    generator = torch.Generator().manual_seed(0)
+    value = torch.randn(_BATCH, kv_heads, _TOKENS, int(width), generator=generator)
+    value = value.to(m.dtype(found))
+    got = evaluate(node, {**known_inputs(program, _BATCH, _TOKENS), found: value})
+    expected = value.repeat_interleave(int(heads) // kv_heads, 1)
+    m.require(
+        got.numel() == expected.numel() and torch.equal(got.reshape(expected.shape), expected),
+        node,
+        "each key and value head must be repeated for neighbouring query heads",
+    )
+    return found
+
+
+def _confirm(program: Program, q: Node, k: Node, v: Node, scale: float, root: Node) -> None:
+    """Evaluate the block and the op on the same random values."""
+    generator = torch.Generator().manual_seed(0)
+    known = known_inputs(program, _BATCH, _TOKENS)
+    values = []
+    for node in (q, k, v):
+        _, heads, _, width = m.shape(node)
+        random = torch.randn(_BATCH, int(heads), _TOKENS, int(width), generator=generator)
+        known[node] = known.get(node, random.to(m.dtype(node)))
+        values.append(known[node].transpose(1, 2))
+    expected = ATTENTION.reference(*values, scale).transpose(1, 2)
+    got = evaluate(root, known)
+    difference = (got.float() - expected.float()).abs().max()
+    limit = _TOLERANCES.get(expected.dtype, 1e-6) * expected.abs().max()
+    m.require(
+        got.shape == expected.shape and got.dtype == expected.dtype and bool(difference <= limit),
+        root,
+        "the block must compute causal attention; it gives other values",
+    )
+
+
+def _behind(root: Node, q: Node) -> tuple[Node, bool]:
+    """The last node of the block, and whether it is token-major: past the permute, if alone."""
+    if len(root.users) == 1:
+        user = next(iter(root.users))
+        if m.is_op(user, "aten.reshape") and same_shape(user, q):
+            return _behind(user, q)
+        if is_swap(user):
+            return user, True
+    return root, False
+
+
+def rewrite(rewriter: Rewriter, found: Attention) -> None:
+    q, k, v = (token_major(rewriter, node) for node in (found.q, found.k, found.v))
+    replaces = (found.anchor, found.root)
+    new = rewriter.call(ATTENTION.overload, (q, k, v, found.scale), replaces=replaces)
+    if not found.token_major:
+        new = turned_back(rewriter, new, found.root)
+    rewriter.replace(found.root, new)
+
+
+PASS = AnchorPass(
+    "attention",
+    Numerics.REORDERED,
+    (
+        "aten.scaled_dot_product_attention",
+        "aten.softmax",
+        "aten._softmax",
+        "glmc.marked_attention",
+    ),
+    match,
+    rewrite,
+)

@@ -1,0 +1,116 @@
+"""The eager spelling of attention: product, scale, mask, softmax, product.
+
+A part of the pass ``attention``. Scale and mask may come in any order and form (``mul``, ``div``,
+``add``, ``masked_fill``, ``where``); the products may be ``matmul`` or ``bmm`` of reshaped values.
+"""
+
+from __future__ import annotations
+
+from torch.fx import Node
+
+from glmc.ir import match as m
+from glmc.ir.causal import require_causal
+from glmc.ir.program import Program
+from glmc.passes.layout import same_shape
+
+_DROPOUTS = ("aten.dropout", "aten.native_dropout")
+
+
+def read_eager(anchor: Node, program: Program) -> tuple[Node, Node, Node, float, Node]:
+    """(q, repeated k, repeated v, scale, root) around a softmax; unrelated when it is none."""
+    masked = m.skip_casts(m.operand(anchor, 0))
+    found = _scores(masked)
+    if found is None or len(m.shape(anchor)) != 4:
+        m.unrelated(anchor)
+    product, scale = found
+    last = m.argument(anchor, 1, "dim")
+    m.require(last in (-1, 3), anchor, "the softmax must be over the keys")
+    m.require(masked is not product, anchor, "attention without a mask is not causal")
+    require_causal(masked, program, product)
+    q, turned = (_factor(node) for node in _factors(product))
+    q, factor = _scaled(q)
+    k = m.expect_op(turned, product, "aten.permute")
+    order = list(k.args[1])  # type: ignore[call-overload]
+    rank = len(order)
+    m.require(
+        order == [*range(rank - 2), rank - 1, rank - 2], k, "the keys must be transposed once"
+    )
+    weights, root = _second_product(anchor)
+    v = _factors(root)[1]
+    m.require(_factors(root)[0] is weights, root, "the softmax must multiply the values")
+    return q, m.operand(k, 0), v, scale * factor, root
+
+
+def _scores(node: Node) -> tuple[Node, float] | None:
+    """(product of q and k, scale) above the masked scores, or None when there is no product."""
+    if _is_product(node):
+        return node, 1.0
+    operands = [value for value in node.args if isinstance(value, Node)]
+    if m.is_op(node, *m.CASTS, "aten.masked_fill"):
+        return _scores(operands[0])
+    if m.is_op(node, "aten.add", "aten.where"):
+        found = [scores for scores in map(_scores, operands) if scores is not None]
+        return found[0] if len(found) == 1 else None
+    if m.is_op(node, "aten.mul", "aten.div"):
+        found = [scores for scores in map(_scores, operands) if scores is not None]
+        if len(found) != 1:
+            return None
+        factor = next((value for value in map(m.number, node.args) if value is not None), None)
+        if factor is None or not isinstance(node.args[0], Node):
+            m.refuse(node, "the scale must be a number")
+        product, scale = found[0]
+        return product, scale * factor if m.is_op(node, "aten.mul") else scale / factor
+    return None
+
+
+def _is_product(node: Node) -> bool:
+    if m.is_op(node, "aten.reshape"):
+        return m.is_op(node.args[0], "aten.bmm")
+    return m.is_op(node, "aten.matmul")
+
+
+def _factors(product: Node) -> tuple[Node, Node]:
+    multiply = m.operand(product, 0) if m.is_op(product, "aten.reshape") else product
+    return m.operand(multiply, 0), m.operand(multiply, 1)
+
+
+def _factor(node: Node) -> Node:
+    """A factor before it was folded to three dimensions for bmm."""
+    if len(m.shape(node)) == 3 and m.is_op(node, "aten.reshape"):
+        node = m.operand(node, 0)
+    while m.is_op(node, "aten.expand") and same_shape(node, m.operand(node, 0)):
+        node = m.operand(node, 0)
+    return node
+
+
+def _scaled(q: Node) -> tuple[Node, float]:
+    """Queries that are scaled before the product."""
+    if m.is_op(q, "aten.mul", "aten.div"):
+        factor = m.number(q.args[1])
+        if factor is not None:
+            scale = float(factor) if m.is_op(q, "aten.mul") else 1.0 / factor
+            return m.operand(q, 0), scale
+    return q, 1.0
+
+
+def _second_product(anchor: Node) -> tuple[Node, Node]:
+    """(weights as they enter the product, product) below the softmax."""
+    node = anchor
+    while True:
+        user = m.sole_user(node)
+        if m.is_op(user, "aten.matmul"):
+            return node, user
+        if m.is_op(user, "aten.bmm"):
+            return node, m.sole_user(user, "aten.reshape")
+        if m.is_op(user, *_DROPOUTS):
+            _no_dropout(user)
+        elif m.is_op(user, "aten.expand"):
+            m.require(same_shape(user, node), user, "the weights must not be repeated")
+        elif not m.is_op(user, *m.CASTS, "aten.reshape", "getitem"):
+            m.refuse(user, f"expected the product with the values but found {m.op_name(user)}")
+        node = user
+
+
+def _no_dropout(node: Node) -> None:
+    probability, training = m.argument(node, 1, "p", 0.0), m.argument(node, 2, "train", True)
+    m.require(probability == 0 or not training, node, f"dropout must be 0, not {probability}")

@@ -1,0 +1,102 @@
+"""qkv_merge: the three projections in front of one attention become one.
+
+Before: three ``glmc.linear`` of one value that lead, through reshapes, norms and rotations, to q, k
+and v of one ``glmc.attention``. After: one ``glmc.linear`` with the rows of q, k and v below each
+other (recipe Concatenate), and a slice for each. One match per layer; a model that is stored with
+one projection has nothing to merge. Anchor: ``glmc.attention``. Pays wherever a launch or a pass over
+the input costs: three products become one. Reordered: a library may sum a wider product otherwise.
+Refuses when only some have a bias, when the weights are no plain weights of one dtype, and when a
+projection is read elsewhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch.fx import Node
+
+from glmc.ir import match as m
+from glmc.ir.ops import Numerics
+from glmc.ir.ops.linear import LINEAR
+from glmc.ir.program import Program
+from glmc.ir.rewrite import Rewriter
+from glmc.passes.base import AnchorPass
+from glmc.weights.recipe import Concatenate, Weight
+
+_BETWEEN = ("glmc.rope", "glmc.norm_rope", "glmc.rms_norm", "aten.permute", *m.SHAPES)
+
+
+@dataclass(frozen=True)
+class Projections:
+    """``bias`` is None when none of the three has one."""
+
+    linears: tuple[Node, ...]
+    weight: Weight
+    bias: Weight | None
+
+
+def match(anchor: Node, program: Program) -> Projections:
+    linears = tuple(m.skip(m.operand(anchor, index), _BETWEEN) for index in range(3))
+    parts = [m.skip(node, ("aten.slice",)) for node in linears]
+    if len(set(parts)) == 1 and m.is_op(parts[0], "glmc.linear"):
+        m.unrelated(anchor)
+    for node in linears:
+        m.expect_op(node, anchor, "glmc.linear")
+    m.require(len(set(linears)) == 3, anchor, "q, k and v must have a projection each")
+    first = linears[0]
+    for node in linears:
+        m.require(
+            node.args[0] is first.args[0], node, "q, k and v must be projected from one value"
+        )
+        m.require(len(node.users) == 1, node, "the projection is also read elsewhere")
+    module = f"{_owner(anchor, first, program)}.qkv_proj"
+    weight = _merged(program, linears, 1, f"{module}.weight")
+    biased = [node.args[2] is not None for node in linears]
+    m.require(all(biased) or not any(biased), first, "q, k and v must all have a bias, or none")
+    bias = _merged(program, linears, 2, f"{module}.bias") if all(biased) else None
+    return Projections(linears, weight, bias)
+
+
+def _owner(anchor: Node, linear: Node, program: Program) -> str:
+    """The attention's module: the parent of the projection's."""
+    weight = program.weight_of(linear.args[1])
+    if weight is None:
+        m.refuse(linear, "the projection must be a model weight")
+    return weight.name.rpartition(".")[0].rpartition(".")[0] or str(anchor.meta["module"])
+
+
+def _merged(program: Program, linears: tuple[Node, ...], index: int, name: str) -> Weight:
+    weights: list[Weight] = []
+    for node in linears:
+        weight = program.weight_of(node.args[index])
+        if weight is None:
+            m.refuse(node, "the projection must be a model weight")
+        weights.append(weight)
+    first = weights[0]
+    for node, weight in zip(linears, weights, strict=True):
+        m.require(weight.dtype == first.dtype, node, "the projections must have one dtype")
+        m.require(weight.shape[1:] == first.shape[1:], node, "the projections must fit together")
+    rows = sum(weight.shape[0] for weight in weights)
+    recipe = Concatenate(tuple(weight.recipe for weight in weights))
+    return Weight(name, (rows, *first.shape[1:]), first.dtype, recipe)
+
+
+def rewrite(rewriter: Rewriter, found: Projections) -> None:
+    first = found.linears[0]
+    weight = rewriter.weight(found.weight)
+    bias = None if found.bias is None else rewriter.weight(found.bias)
+    merged = rewriter.call(
+        LINEAR.overload, (first.args[0], weight, bias), replaces=found.linears, before=first
+    )
+    merged.meta["id"] = f"{found.weight.name.removesuffix('.weight')}#linear"
+    axis, start = len(m.shape(merged)) - 1, 0
+    for node in found.linears:
+        stop = start + int(m.shape(node)[axis])
+        arguments = (merged, axis, start, stop)
+        part = rewriter.call(torch.ops.aten.slice.Tensor, arguments, replaces=(node,))
+        rewriter.replace(node, part)
+        start = stop
+
+
+PASS = AnchorPass("qkv_merge", Numerics.REORDERED, ("glmc.attention",), match, rewrite)
