@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule, Node
+from torch.fx import Graph, GraphModule, Node
 
 from glmc.errors import InternalError
 from glmc.ir.symbols import Symbols
@@ -87,3 +87,15 @@ class Program:
 
     def with_graph(self, graph_module: GraphModule, **changes: object) -> Program:
         return replace(self, graph_module=graph_module, **changes)  # type: ignore[arg-type]
+
+    def copy(self) -> Program:
+        """An independent program: its own nodes and weight table, the same fake values."""
+        graph = Graph()
+        copies: dict[Node, Node] = {}
+        for node in self.graph.nodes:
+            copies[node] = graph.node_copy(node, lambda old: copies[old])
+            copies[node].meta = dict(node.meta)
+        graph_module = GraphModule(torch.nn.Module(), graph)
+        return replace(
+            self, graph_module=graph_module, weights=dict(self.weights), notes=dict(self.notes)
+        )
