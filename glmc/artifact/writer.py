@@ -10,15 +10,16 @@ import errno
 import json
 import os
 import shutil
-import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from glmc.artifact.partial import partial_directory
 from glmc.artifact.replace import is_artifact, put_in_place, sync_directory
 from glmc.errors import PackError
 from glmc.ir.program import ModelShape
@@ -115,66 +116,76 @@ def write_artifact(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _check_space(path.parent, needed)
-        partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.partial-", dir=path.parent))
-    except OSError as error:
-        raise _disk_error(error, path, needed) from error
-    complete = False
-    try:
-        files: dict[str, FileEntry] = {}
-        _write_json_files(partial, files, phases, report or {})
-        _copy_tokenizer(partial, files, tokenizer_directory)
-        by_name = {weight.name: weight for weight in weights}
-        done, total = 0, sum(spec.bytes for spec in specs)
-
-        def stream(spec: TensorSpec) -> Iterator[Tensor]:
-            if source is None:
-                raise PackError("weights were to be written without a source")
-            return stream_weight(by_name[spec.name], source, chunk_bytes)
-
-        def advance(written: int) -> None:
-            nonlocal done
-            done += written
-            progress(done, total)
-
-        entries: dict[str, WeightEntry] = {}
-        for number, shard in enumerate(shards, 1):
-            name = f"weights/{number:05d}-of-{len(shards):05d}.safetensors"
-            for spec in shard:
-                dtype = str(spec.dtype).removeprefix("torch.")
-                entries[spec.name] = WeightEntry(name, dtype, spec.shape)
+        with partial_directory(path) as partial:
+            files: dict[str, FileEntry] = {}
+            _write_json_files(partial, files, phases, report or {})
+            _copy_tokenizer(partial, files, tokenizer_directory)
             if source is not None:
-                (partial / name).parent.mkdir(exist_ok=True)
-                file = write_file(partial / name, shard, stream, advance)
-                files[name] = FileEntry(file.sha256, file.size)
-        manifest = _manifest(parts, phases, entries, files, included=source is not None)
-        _write_bytes(partial / "manifest.json", _json(manifest_to_json(manifest)))
-        for directory in (partial / "plans", partial / "weights", partial / "tokenizer", partial):
-            if directory.is_dir():
-                sync_directory(directory)
-        put_in_place(partial, path)
-        complete = True
+                pack = _Packer(weights, source, chunk_bytes, progress)
+                pack.write(partial, files, shards)
+            manifest = Manifest(
+                **vars(parts),
+                weights=_entries(shards),
+                weights_included=source is not None,
+                files=files,
+                phases=tuple(phases),
+            )
+            _write_bytes(partial / "manifest.json", _json(manifest_to_json(manifest)))
+            for name in ("plans", "weights", "tokenizer", "."):
+                if (partial / name).is_dir():
+                    sync_directory(partial / name)
+            put_in_place(partial, path)
     except OSError as error:
         raise _disk_error(error, path, needed) from error
-    finally:
-        # Also on an interrupt: a half-written artifact of a large model fills a disk.
-        if not complete:
-            shutil.rmtree(partial, ignore_errors=True)
     return manifest
 
 
-def _manifest(
-    parts: ManifestParts,
-    phases: Mapping[str, PhasePlan],
-    weights: dict[str, WeightEntry],
-    files: dict[str, FileEntry],
-    *,
-    included: bool,
-) -> Manifest:
-    values = {name: getattr(parts, name) for name in ManifestParts.__dataclass_fields__}
-    manifest = Manifest(
-        **values, weights=weights, weights_included=included, files=files, phases=tuple(phases)
-    )
-    return replace(manifest, versions=dict(parts.versions))
+class _Packer:
+    """Streams every weight into its file and counts the bytes."""
+
+    def __init__(
+        self,
+        weights: Sequence[Weight],
+        source: WeightSource,
+        chunk_bytes: int,
+        progress: Progress,
+    ) -> None:
+        self.weights = {weight.name: weight for weight in weights}
+        self.source = source
+        self.chunk_bytes = chunk_bytes
+        self.progress = progress
+        self.done = 0
+        self.total = sum(weight.bytes for weight in weights)
+
+    def write(
+        self, root: Path, files: dict[str, FileEntry], shards: Sequence[Sequence[TensorSpec]]
+    ) -> None:
+        (root / "weights").mkdir()
+        for number, shard in enumerate(shards, 1):
+            name = _shard_name(number, len(shards))
+            file = write_file(root / name, shard, self._stream, self._advance)
+            files[name] = FileEntry(file.sha256, file.size)
+
+    def _stream(self, spec: TensorSpec) -> Iterator[Tensor]:
+        return stream_weight(self.weights[spec.name], self.source, self.chunk_bytes)
+
+    def _advance(self, written: int) -> None:
+        self.done += written
+        self.progress(self.done, self.total)
+
+
+def _shard_name(number: int, count: int) -> str:
+    return f"weights/{number:05d}-of-{count:05d}.safetensors"
+
+
+def _entries(shards: Sequence[Sequence[TensorSpec]]) -> dict[str, WeightEntry]:
+    return {
+        spec.name: WeightEntry(
+            _shard_name(number, len(shards)), str(spec.dtype).removeprefix("torch."), spec.shape
+        )
+        for number, shard in enumerate(shards, 1)
+        for spec in shard
+    }
 
 
 def _check_destination(path: Path, force: bool) -> None:
@@ -198,12 +209,8 @@ def _check_destination(path: Path, force: bool) -> None:
 
 
 def _check_names(specs: Sequence[TensorSpec]) -> None:
-    names = [spec.name for spec in specs]
-    twice = (
-        sorted({name for name in names if names.count(name) > 1})
-        if (len(set(names)) != len(names))
-        else []
-    )
+    counts = Counter(spec.name for spec in specs)
+    twice = sorted(name for name, count in counts.items() if count > 1)
     if twice:
         raise PackError("weights share a name", found=", ".join(twice), remedy="report this")
 

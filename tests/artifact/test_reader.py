@@ -1,0 +1,58 @@
+"""Reading an artifact for inspection: equal to what was written, and no weight is read."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from glmc.artifact.reader import read_artifact
+from glmc_runtime.errors import ArtifactError
+from glmc_runtime.loader import sha256_of
+from glmc_runtime.manifest import FileEntry, Manifest
+from tests.artifact.toy import write
+from tests.runtime.toy import toy_plan, write_manifest
+
+
+def with_report(root: Path, manifest: Manifest, text: str) -> None:
+    (root / "report.json").write_text(text)
+    size = (root / "report.json").stat().st_size
+    manifest.files["report.json"] = FileEntry(sha256_of(root / "report.json"), size)
+    write_manifest(root, manifest)
+
+
+def test_reads_back(tmp_path: Path) -> None:
+    manifest = write(tmp_path / "toy")
+    contents = read_artifact(tmp_path / "toy")
+    assert contents.manifest == manifest
+    assert contents.plans == {name: toy_plan(name) for name in ("prefill", "decode")}
+    assert contents.report == {"passes": [1, 2]}
+
+
+def test_weights_are_only_read_to_verify(tmp_path: Path) -> None:
+    manifest = write(tmp_path / "toy")
+    file = tmp_path / "toy" / manifest.weights["head"].file
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(bytes(data))
+    read_artifact(tmp_path / "toy")
+    with pytest.raises(ArtifactError, match="sha256"):
+        read_artifact(tmp_path / "toy", verify_hashes=True)
+
+
+def test_damaged_report(tmp_path: Path) -> None:
+    manifest = write(tmp_path / "toy")
+    for text, words in (("{", "not valid JSON"), ("[]", "no JSON object")):
+        with_report(tmp_path / "toy", manifest, text)
+        with pytest.raises(ArtifactError, match=words):
+            read_artifact(tmp_path / "toy")
+    (tmp_path / "toy" / "manifest.json").unlink()
+    with pytest.raises(ArtifactError, match=r"manifest\.json is missing"):
+        read_artifact(tmp_path / "toy")
+
+
+def test_needs_no_torch() -> None:
+    code = "import sys, glmc.artifact.reader; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

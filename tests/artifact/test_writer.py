@@ -1,0 +1,233 @@
+"""The writer: what it writes runs, and whatever goes wrong leaves nothing that loads."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import glmc_runtime
+from glmc.artifact import writer
+from glmc.errors import CheckpointError, PackError
+from glmc_runtime.errors import ArtifactError
+from glmc_runtime.loader import load_artifact
+from glmc_runtime.manifest import Guards
+from glmc_runtime.weights import load_weights
+from tests.artifact.toy import ToyWeights, parts, write
+from tests.runtime.toy import reference_greedy
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def names(path: Path) -> list[str]:
+    return sorted(item.name for item in path.iterdir())
+
+
+def test_the_runtime_runs_what_is_written(tmp_path: Path) -> None:
+    no_vendor = parts(guards=Guards("0.1.0", "2.5", "cpu"))
+    manifest = write(tmp_path / "toy", parts=no_vendor)
+    assert load_artifact(tmp_path / "toy").manifest == manifest
+    session = glmc_runtime.load(tmp_path / "toy")
+    (completion,) = session.generate([[3, 14, 15]], max_new_tokens=6, ignore_eos=True)
+    assert completion.tokens == reference_greedy([3, 14, 15], 6)
+    assert names(tmp_path) == ["toy"]
+
+
+def test_manifest_and_files(tmp_path: Path) -> None:
+    manifest = write(tmp_path / "toy")
+    shards = sorted({entry.file for entry in manifest.weights.values()})
+    assert len(shards) > 1
+    assert set(manifest.files) == {
+        *shards,
+        "plans/decode.json",
+        "plans/prefill.json",
+        "report.json",
+    }
+    assert manifest.weights["qkv"].shape == (48, 16)
+    assert manifest.weights["qkv"].dtype == "float32"
+    assert manifest.guards.vendor_functions == {"kunlun_ops.rmsnorm": ("x", "weight")}
+    assert json.loads((tmp_path / "toy" / "report.json").read_text()) == {"passes": [1, 2]}
+
+
+def test_two_writes_are_the_same_bytes(tmp_path: Path) -> None:
+    assert write(tmp_path / "a") == write(tmp_path / "b", chunk_bytes=1 << 20)
+
+
+def test_progress_ends_at_the_total(tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    write(tmp_path / "toy", progress=lambda done, total: seen.append((done, total)))
+    total = sum(weight.bytes for weight in ToyWeights().weights())
+    assert [done for done, _ in seen] == sorted({done for done, _ in seen})
+    assert {whole for _, whole in seen} == {total}
+    assert seen[-1][0] == total
+
+
+def test_without_weights(tmp_path: Path) -> None:
+    manifest = write(tmp_path / "plain")
+    values: dict[str, Any] = {"weights": ToyWeights().weights()}
+    bare = writer.write_artifact(
+        tmp_path / "bare", parts=parts(), phases={}, source=None, shard_bytes=5000, **values
+    )
+    assert not bare.weights_included
+    assert bare.weights == manifest.weights
+    assert names(tmp_path / "bare") == ["manifest.json", "plans", "report.json"]
+    assert load_artifact(tmp_path / "bare").manifest == bare
+    with pytest.raises(ArtifactError, match="without weights"):
+        load_weights(tmp_path / "bare", bare, torch.device("cpu"))
+
+
+def test_tokenizer_files_are_copied(tmp_path: Path) -> None:
+    source = tmp_path / "checkpoint"
+    source.mkdir()
+    (tmp_path / "blob").write_text("{}")
+    (source / "tokenizer.json").symlink_to(tmp_path / "blob")
+    (source / "chat_template.jinja").write_text("[gMASK]<sop>")
+    (source / "modeling.py").write_text("raise SystemExit")
+    manifest = write(tmp_path / "toy", tokenizer_directory=source)
+    copied = {name for name in manifest.files if name.startswith("tokenizer/")}
+    assert copied == {"tokenizer/tokenizer.json", "tokenizer/chat_template.jinja"}
+    assert not (tmp_path / "toy" / "tokenizer" / "tokenizer.json").is_symlink()
+    load_artifact(tmp_path / "toy")
+
+
+@pytest.mark.parametrize("kind", ["file", "directory", "link", "broken link"])
+@pytest.mark.parametrize("force", [False, True])
+def test_what_is_no_artifact_is_never_overwritten(tmp_path: Path, kind: str, force: bool) -> None:
+    path = tmp_path / "mine"
+    if kind == "file":
+        path.write_text("mine")
+    elif kind == "directory":
+        path.mkdir()
+        (path / "thesis.txt").write_text("mine")
+        (path / "manifest.json").write_text('{"format": "webpack"}')
+    else:
+        target = tmp_path / ("toy" if kind == "link" else "nowhere")
+        if kind == "link":
+            write(target)
+        path.symlink_to(target)
+    before = names(tmp_path)
+    with pytest.raises(PackError, match="output path is taken"):
+        write(path, force=force)
+    assert names(tmp_path) == before
+    if kind == "directory":
+        assert names(path) == ["manifest.json", "thesis.txt"]
+
+
+def test_an_artifact_is_replaced_with_force_only(tmp_path: Path) -> None:
+    path = tmp_path / "toy"
+    write(path, report={"number": 1})
+    with pytest.raises(PackError, match="--force"):
+        write(path, report={"number": 2})
+    assert json.loads((path / "report.json").read_text()) == {"number": 1}
+    (path / "extra.txt").write_text("left over")
+    write(path, report={"number": 2}, force=True)
+    assert json.loads((path / "report.json").read_text()) == {"number": 2}
+    load_artifact(path)
+    assert names(tmp_path) == ["toy"]
+
+
+def test_an_empty_directory_may_be_filled(tmp_path: Path) -> None:
+    (tmp_path / "toy").mkdir()
+    write(tmp_path / "toy")
+    load_artifact(tmp_path / "toy")
+
+
+@pytest.mark.parametrize("existing", [False, True])
+def test_disk_full_while_writing(tmp_path: Path, existing: bool) -> None:
+    path = tmp_path / "toy"
+    if existing:
+        write(path, report={"number": 1})
+
+    def full(name: str) -> None:
+        if name == "head":
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(PackError, match="disk is full") as caught:
+        write(path, ToyWeights(full), force=True)
+    assert "bytes of weights" in caught.value.expected
+    assert "bytes free" in caught.value.found
+    assert names(tmp_path) == (["toy"] if existing else [])
+    if existing:
+        assert json.loads((path / "report.json").read_text()) == {"number": 1}
+        load_artifact(path)
+
+
+def test_too_little_space_is_seen_before_writing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = type("Usage", (), {"free": 100})
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(PackError, match="too little room") as caught:
+        write(tmp_path / "toy")
+    assert caught.value.found == "100 bytes free"
+    assert int(caught.value.expected.split()[0]) > sum(w.bytes for w in ToyWeights().weights())
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("error", [CheckpointError("damaged"), KeyboardInterrupt(), MemoryError()])
+def test_any_failure_cleans_up(tmp_path: Path, error: BaseException) -> None:
+    def fail(name: str) -> None:
+        if name == "head":
+            raise error
+
+    with pytest.raises(type(error)):
+        write(tmp_path / "toy", ToyWeights(fail))
+    assert names(tmp_path) == []
+
+
+def test_a_file_where_a_directory_must_be(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(PackError, match="can't be written"):
+        write(tmp_path / "file" / "toy")
+
+
+def test_two_weights_of_one_name(tmp_path: Path) -> None:
+    weights = ToyWeights().weights()
+    with pytest.raises(PackError, match="share a name"):
+        write(tmp_path / "toy", weights=[*weights, weights[0]])
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from tests.artifact.toy import ToyWeights, write
+def hang(name):
+    if name == "head":
+        print("middle", flush=True)
+        time.sleep(60)
+write(Path(sys.argv[1]), ToyWeights(hang), force=True)
+"""
+
+
+@pytest.mark.parametrize("existing", [False, True])
+def test_killed_midway(tmp_path: Path, existing: bool) -> None:
+    path = tmp_path / "toy"
+    if existing:
+        write(path, report={"number": 1})
+    with subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(path)], stdout=subprocess.PIPE, cwd=ROOT, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "middle\n"
+        os.kill(process.pid, signal.SIGKILL)
+    left = [item for item in tmp_path.iterdir() if item != path]
+    assert len(left) == 1
+    assert left[0].name.startswith(".toy.partial-")
+    with pytest.raises(ArtifactError, match=r"manifest\.json is missing"):
+        load_artifact(left[0])
+    if existing:
+        load_artifact(path)
+    else:
+        assert not path.exists()
+    write(path, force=True)
+    load_artifact(path)
+    assert names(tmp_path) == ["toy"]
