@@ -35,6 +35,7 @@ def test_the_emulator_passes_every_check(path: Path) -> None:
         "kunlun_ops.prefill_attention",
         "kunlun_ops.speculative_attention",
         "kunlun_ops.moe_sigmoid_group_topk_norm",
+        "kunlun_ops.gen_block_statistic",
         CHAIN_NAME,
     }
     assert all(finding.checks >= 8 for finding in report.findings.values())
@@ -97,6 +98,7 @@ def _same_expert_twice(function: Callable[..., Any], arguments: dict[str, Any]) 
         ("moe_sigmoid_group_topk_norm", _unwritten, None),
         ("moe_sigmoid_group_topk_norm", _same_expert_twice, None),
         ("moe_sigmoid_group_topk_norm", _scaled("norm_score"), None),
+        ("gen_block_statistic", _unwritten, None),
         ("moe_fc", _scaled("y"), CHAIN_NAME),
         ("moe_post", _unwritten, CHAIN_NAME),
         ("swiglu", _scaled("y"), CHAIN_NAME),

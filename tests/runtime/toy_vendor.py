@@ -275,9 +275,8 @@ def _experts(build: Builder, x: BufferArgument) -> BufferArgument:
     active = build.buffer(TOKENS, TOP_K, WIDTH)
     rows, out = build.buffer(TOKENS, TOP_K, HIDDEN), build.buffer(TOKENS, HIDDEN)
     build.call("aten.linear", "out", x=x, weight=WeightArgument("gate"), bias=None, out=logits)
-    for item in (histogram, counts, lod, ones):
+    for item in (histogram, counts, lod):
         build.call("aten.zero", "out", out=item)
-    build.call("aten.add", "out", x=ones, y=WeightArgument("one"), out=ones)
     build.call(
         "kunlun_ops.moe_sigmoid_group_topk_norm",
         "topk_index norm_score block_static",
@@ -289,6 +288,14 @@ def _experts(build: Builder, x: BufferArgument) -> BufferArgument:
         scale=1.5,
         n_group=1,
         topk_group=1,
+    )
+    # Counted a second time from the ids, as when the router is not the vendor's.
+    build.call("aten.zero", "out", out=histogram)
+    build.call(
+        "kunlun_ops.gen_block_statistic",
+        "block_statistic",
+        topk_ids=ids,
+        block_statistic=histogram,
     )
     shared: dict[str, Any] = {
         "node": "experts",
@@ -313,6 +320,9 @@ def _experts(build: Builder, x: BufferArgument) -> BufferArgument:
     gate_up = WeightArgument("gate_up")
     build.call("kunlun_ops.moe_fc", "y", x=expanded, weight=gate_up, y=both, **shared)
     build.call("kunlun_ops.swiglu", "y", node="experts", x=both, y=active)
+    build.call("aten.zero", "out", node="experts", out=ones)
+    one = WeightArgument("one")
+    build.call("aten.add", "out", node="experts", x=ones, y=one, out=ones)
     flat = _shaped(active, slots, WIDTH)
     build.call("kunlun_ops.moe_fc", "y", x=flat, weight=WeightArgument("down"), y=rows, **shared)
     build.call(

@@ -96,7 +96,7 @@ def _examine_chain(bench: Bench, first: int, report: Report) -> None:
     members = [
         position
         for position in range(first, len(calls))
-        if calls[position].node == calls[first].node
+        if calls[position].node == calls[first].node and is_vendor(calls[position].function)
     ]
     for kind in KINDS:
         try:

@@ -184,6 +184,28 @@ class _SigmoidRouter(Probe):
         return worst(outcomes)
 
 
+class _ExpertCounts(Probe):
+    """Which cluster counts which token is not public; only the sums over clusters are."""
+
+    def fill(self, bench: Bench, arguments: Arguments, kind: str) -> None:
+        experts = arguments["block_statistic"].shape[1] if kind == "random" else 1
+        ids = torch.randint(0, experts, arguments["topk_ids"].shape, generator=bench.generator)
+        arguments["topk_ids"].copy_(ids)
+        arguments["block_statistic"].zero_()
+
+    def judge(self, arguments: Arguments, expected: Expected) -> Outcome:
+        found = arguments["block_statistic"].sum(0).long().cpu()
+        if torch.equal(found, expected["block_statistic"]):
+            return Outcome()
+        return Outcome(math.inf, 0.0, "block_statistic: other counts than topk_ids")
+
+
+def _expert_counts(bench: Bench, given: Arguments) -> Expected:
+    experts = given["block_statistic"].shape[1]
+    counts = torch.bincount(given["topk_ids"].long().reshape(-1), minlength=experts)
+    return {"block_statistic": counts}
+
+
 def _histogram(arguments: Arguments) -> torch.Tensor | None:
     return arguments.get("block_statistic", arguments.get("block_static"))
 
@@ -209,5 +231,6 @@ PROBES: dict[str, Probe] = {
     "reshape_and_cache_flash": _CacheWrite(
         ("key", "value", "key_cache", "value_cache"), _reshape_and_cache
     ),
+    "gen_block_statistic": _ExpertCounts((), _expert_counts),
     "moe_sigmoid_group_topk_norm": _SigmoidRouter((), _sigmoid_router),
 }
