@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 
 import torch
 from torch import Tensor
@@ -61,7 +62,8 @@ class Program:
         return (node for node in self.placeholders() if "input" in node.meta)
 
     def placeholders(self) -> Iterator[Node]:
-        return (node for node in self.graph.nodes if node.op == "placeholder")
+        """All placeholders; they stand at the head of the graph, which is not walked beyond."""
+        return takewhile(lambda node: node.op == "placeholder", self.graph.nodes)
 
     def weight_of(self, node: object) -> Weight | None:
         """The weight behind a placeholder, or None."""

@@ -49,11 +49,13 @@ class Rewriter:
         *,
         replaces: Sequence[Node],
         before: Node | None = None,
+        value: Any = None,
     ) -> Node:
         """Insert a call in front of ``before`` (default: right after the latest operand).
 
         ``replaces`` are the nodes whose meaning the new node takes over; the first names it: its
-        id, module path and source line are kept.
+        id, module path and source line are kept. ``value`` is the fake value where it is known
+        (the replaced node's own, say), which spares running the fake kernel.
         """
         if before is not None:
             context = self.graph.inserting_before(before)
@@ -61,8 +63,10 @@ class Rewriter:
             context = self.graph.inserting_after(self._latest(arguments))
         with context:
             node = self.graph.call_function(target, tuple(arguments))
-        with self._fake_mode:
-            node.meta["val"] = target(*_values(arguments))
+        if value is None:
+            with self._fake_mode:
+                value = target(*_values(arguments))
+        node.meta["val"] = value
         self.describe(node, replaces)
         return node
 
@@ -162,7 +166,7 @@ def drop_dead_nodes(graph: Graph) -> int:
 
 def sort_topologically(graph: Graph) -> None:
     """Move nodes only where an operand stands behind its user; keeps the order otherwise."""
-    seen: set[Node] = set()
+    seen = {node for node in graph.nodes if node.op == "placeholder"}
     for node in list(graph.nodes):
         _place_operands(node, seen)
 

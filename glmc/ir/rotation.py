@@ -111,7 +111,7 @@ def _trigonometry(table: Node, name: str) -> tuple[Node, float]:
     node, scaling = table, 1.0
     while not m.is_op(node, name):
         if m.is_op(node, "aten.cat", "aten.stack"):
-            node = node.args[0][0]  # type: ignore[index, assignment, union-attr]
+            node = node.args[0][0]  # type: ignore[index, assignment]
         elif m.is_op(node, "aten.mul"):
             factor = m.number(node.args[1])
             if factor is None:
@@ -224,8 +224,8 @@ def _turns(
     got = turned.transpose(1, 2) if heads_first else turned
     found = set()
     for interleaved in candidates:
-        halves = [_half(table, interleaved, rotary_dim) for table in tables]
-        if torch.equal(got, apply_rope(value, *halves, interleaved)):  # type: ignore[misc]
+        cos, sin = (_half(table, interleaved, rotary_dim) for table in tables)
+        if torch.equal(got, apply_rope(value, cos, sin, interleaved)):
             found.add(interleaved)
     return found
 

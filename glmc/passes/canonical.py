@@ -7,7 +7,7 @@
 | split, split_with_sizes, chunk, unbind-free getitem of them | ``aten.slice`` with plain bounds |
 | slice with negative or open bounds on a static dimension | ``aten.slice`` with plain bounds |
 | to, type_as | ``aten._to_copy`` with the dtype only |
-| linear; mm or addmm with a transposed weight | ``glmc.linear`` |
+| linear; mm, addmm or matmul with a transposed matrix | ``glmc.linear`` |
 | embedding | ``glmc.embedding`` |
 
 Bitwise: no arithmetic changes. Symbolic sizes stay as they are.
@@ -48,7 +48,9 @@ def _reshape(rewriter: Rewriter, node: Node) -> Node | None:
 
 
 def _to(rewriter: Rewriter, node: Node, source: Node, sizes: object) -> Node:
-    return rewriter.call(aten.reshape.default, (source, sizes), replaces=(node,), before=node)
+    return rewriter.call(
+        aten.reshape.default, (source, sizes), replaces=(node,), before=node, value=node.meta["val"]
+    )
 
 
 def _permute(rewriter: Rewriter, node: Node) -> Node | None:
@@ -66,7 +68,9 @@ def _permute(rewriter: Rewriter, node: Node) -> Node | None:
         if order == list(given):  # type: ignore[arg-type]
             return None
     arguments = (source, order)
-    return rewriter.call(aten.permute.default, arguments, replaces=(node,), before=node)
+    return rewriter.call(
+        aten.permute.default, arguments, replaces=(node,), before=node, value=node.meta["val"]
+    )
 
 
 def _split_item(rewriter: Rewriter, node: Node) -> Node | None:
@@ -81,7 +85,9 @@ def _split_item(rewriter: Rewriter, node: Node) -> Node | None:
         return None
     start = sum(widths[:index])
     arguments = (source, axis, start, start + widths[index])
-    return rewriter.call(aten.slice.Tensor, arguments, replaces=(node, split), before=node)
+    return rewriter.call(
+        aten.slice.Tensor, arguments, replaces=(node, split), before=node, value=node.meta["val"]
+    )
 
 
 def _slice(rewriter: Rewriter, node: Node) -> Node | None:
@@ -102,7 +108,9 @@ def _slice(rewriter: Rewriter, node: Node) -> Node | None:
         plain = (*plain, given_step)
     if tuple(node.args) == plain and not node.kwargs:
         return None
-    return rewriter.call(aten.slice.Tensor, plain, replaces=(node,), before=node)
+    return rewriter.call(
+        aten.slice.Tensor, plain, replaces=(node,), before=node, value=node.meta["val"]
+    )
 
 
 def _cast(rewriter: Rewriter, node: Node) -> Node | None:
@@ -121,7 +129,9 @@ def _linear(rewriter: Rewriter, node: Node) -> Node | None:
     if m.is_op(node, "aten.linear"):
         bias = node.args[2] if len(node.args) > 2 else None
         arguments: tuple[object, ...] = (node.args[0], node.args[1], bias)
-        return rewriter.call(LINEAR.overload, arguments, replaces=(node,), before=node)
+        return rewriter.call(
+            LINEAR.overload, arguments, replaces=(node,), before=node, value=node.meta["val"]
+        )
     if m.is_op(node, "aten.addmm"):
         if node.kwargs:
             return None
@@ -131,19 +141,29 @@ def _linear(rewriter: Rewriter, node: Node) -> Node | None:
     if not m.is_op(turned, "aten.permute", "aten.t", "aten.transpose"):
         return None
     weight = m.operand(turned, 0)  # type: ignore[arg-type]
-    return rewriter.call(LINEAR.overload, (x, weight, bias), replaces=(node,), before=node)
+    if len(m.shape(weight)) != 2:
+        return None
+    return rewriter.call(
+        LINEAR.overload, (x, weight, bias), replaces=(node,), before=node, value=node.meta["val"]
+    )
 
 
 def _embedding(rewriter: Rewriter, node: Node) -> Node | None:
     weight, token_ids = node.args[:2]
-    return rewriter.call(EMBEDDING.overload, (token_ids, weight), replaces=(node,), before=node)
+    return rewriter.call(
+        EMBEDDING.overload,
+        (token_ids, weight),
+        replaces=(node,),
+        before=node,
+        value=node.meta["val"],
+    )
 
 
 _HANDLERS: dict[str, Callable[[Rewriter, Node], Node | None]] = {
     **dict.fromkeys(_RESHAPES, _reshape),
     **dict.fromkeys(("aten.transpose", "aten.t", "aten.permute"), _permute),
     **dict.fromkeys(m.CASTS, _cast),
-    **dict.fromkeys(("aten.linear", "aten.addmm", "aten.mm"), _linear),
+    **dict.fromkeys(("aten.linear", "aten.addmm", "aten.mm", "aten.matmul"), _linear),
     "getitem": _split_item,
     "aten.slice": _slice,
     "aten.embedding": _embedding,

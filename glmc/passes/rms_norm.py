@@ -82,7 +82,10 @@ def _squared(node: Node, at: Node) -> Node:
 
 def rewrite(rewriter: Rewriter, norm: Norm) -> None:
     new = rewriter.call(
-        RMS_NORM.overload, (norm.x, norm.weight, norm.eps), replaces=(norm.anchor, norm.root)
+        RMS_NORM.overload,
+        (norm.x, norm.weight, norm.eps),
+        replaces=(norm.anchor, norm.root),
+        value=norm.root.meta["val"],
     )
     rewriter.replace(norm.root, new)
 
