@@ -17,6 +17,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 from torch.fx import Graph, GraphModule, Node
 
 from glmc.capture.layers import Folding, fold, instances, unfold
+from glmc.capture.legacy import no_autocast_on_meta
 from glmc.capture.model import CaptureOptions, build_on_meta, computed_buffers, decoder_layers
 from glmc.errors import CaptureError
 from glmc.ir.program import ModelShape, Program
@@ -79,7 +80,7 @@ def _export(model: nn.Module) -> ExportedProgram:
     example = torch.zeros(_BATCH, _TOKENS, dtype=torch.int64, device="meta")
     sizes = {0: Dim.AUTO, 1: Dim.AUTO}
     try:
-        with torch.no_grad(), warnings.catch_warnings():
+        with torch.no_grad(), no_autocast_on_meta(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             exported: ExportedProgram = torch.export.export(
                 _Stateless(model),

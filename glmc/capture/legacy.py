@@ -1,13 +1,18 @@
-"""transformers 4.57: the experts are a list of modules, walked by a data-dependent loop.
+"""transformers 4.57: what keeps its models from being traced on the meta device.
 
-torch.export can't trace that loop. On our own meta copy of the model the list is replaced by
-stacked parameters with the names that transformers 5 uses, and the loop by the batched spelling,
-so everything later sees one form.
+The experts are a list of modules, walked by a data-dependent loop that torch.export can't trace. On
+our own meta copy of the model the list is replaced by stacked parameters with the names that
+transformers 5 uses, and the loop by the batched spelling, so everything later sees one form.
+
+The rope tables are computed with autocast switched off for the device of the hidden states, and
+torch knows no autocast for meta tensors.
 """
 
 from __future__ import annotations
 
 import types
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -53,3 +58,21 @@ def stack_experts(model: nn.Module) -> int:
 
 def _moe(self: Any, hidden: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
     return self.experts(hidden, ids, weights)  # type: ignore[no-any-return]
+
+
+@contextmanager
+def no_autocast_on_meta() -> Iterator[None]:
+    """``torch.autocast("meta", enabled=False)`` does nothing inside; torch would raise."""
+    original = torch.autocast
+
+    class Autocast(original):  # type: ignore[misc, valid-type]
+        def __new__(cls, device_type: str, *arguments: Any, **keywords: Any) -> Any:
+            if device_type == "meta" and keywords.get("enabled") is False:
+                return nullcontext()
+            return super().__new__(cls)
+
+    torch.autocast = Autocast  # type: ignore[misc]
+    try:
+        yield
+    finally:
+        torch.autocast = original  # type: ignore[misc]

@@ -30,7 +30,7 @@ def read_eager(anchor: Node, program: Program) -> tuple[Node, Node, Node, float,
     q, turned = (_factor(node) for node in _factors(product))
     q, factor = _scaled(q)
     k = m.expect_op(turned, product, "aten.permute")
-    order = list(k.args[1])  # type: ignore[call-overload]
+    order = list(k.args[1])  # type: ignore[arg-type]
     rank = len(order)
     m.require(
         order == [*range(rank - 2), rank - 1, rank - 2], k, "the keys must be transposed once"

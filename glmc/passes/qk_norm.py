@@ -2,8 +2,8 @@
 
 Before: ``glmc.rope(glmc.rms_norm(x, weight, eps), ...)`` with x [batch, tokens, heads, head_dim].
 After: ``glmc.norm_rope``. Two matches per layer of a model with qk-norm. Anchor: ``glmc.rope``.
-Bitwise: the new op's reference is the two old ones. Refuses when the normed value is read elsewhere,
-and when the norm is over the whole projection instead of each head.
+Bitwise: the new op's reference is the two old ones. Refuses when the normed value is read
+elsewhere, and when the norm is over the whole projection instead of each head.
 """
 
 from __future__ import annotations

@@ -3,8 +3,9 @@
 Before: three ``glmc.linear`` of one value that lead, through reshapes, norms and rotations, to q, k
 and v of one ``glmc.attention``. After: one ``glmc.linear`` with the rows of q, k and v below each
 other (recipe Concatenate), and a slice for each. One match per layer; a model that is stored with
-one projection has nothing to merge. Anchor: ``glmc.attention``. Pays wherever a launch or a pass over
-the input costs: three products become one. Reordered: a library may sum a wider product otherwise.
+one projection has nothing to merge. Anchor: ``glmc.attention``. Pays wherever a launch or a pass
+over the input costs: three products become one. Reordered: a library may sum a wider product
+otherwise.
 Refuses when only some have a bias, when the weights are no plain weights of one dtype, and when a
 projection is read elsewhere.
 """

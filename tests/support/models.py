@@ -124,13 +124,30 @@ def captured(
 
 def weights_of(program: Program, model: nn.Module) -> dict[str, Tensor]:
     """The program's weights, evaluated from a real model's parameters and buffers."""
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    tensors = {
+        **dict(model.named_parameters()),
+        **dict(model.named_buffers()),
+        **_stacked_experts(model),
+    }
     if program.model.tied_embeddings:
         tensors.setdefault("lm_head.weight", tensors["model.embed_tokens.weight"])
     return {
         name: evaluate(weight, lambda key: tensors[key].detach())
         for name, weight in program.weights.items()
     }
+
+
+def _stacked_experts(model: nn.Module) -> dict[str, Tensor]:
+    """transformers before 5 keeps experts in a list; under the names of stacked experts."""
+    stacked: dict[str, Tensor] = {}
+    for path, module in model.named_modules():
+        experts: Any = getattr(module, "experts", None)
+        if isinstance(experts, nn.ModuleList):
+            gate_up = [torch.cat((item.gate_proj.weight, item.up_proj.weight)) for item in experts]
+            stacked[f"{path}.experts.gate_up_proj"] = torch.stack(gate_up)
+            down = [item.down_proj.weight for item in experts]
+            stacked[f"{path}.experts.down_proj"] = torch.stack(down)
+    return stacked
 
 
 def example_inputs(batch: int = 2, tokens: int = 9, seed: int = 3) -> dict[str, Tensor]:
