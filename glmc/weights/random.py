@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from math import prod
 
 import torch
@@ -64,14 +65,17 @@ class RandomWeights:
         result = torch.empty(count, dtype=self.dtype(name))
         if base.endswith("norm.weight"):
             return result.fill_(1.0)
-        deviation = self._deviation(base)
-        first, filled = begin + offset, 0
-        while filled < count:
-            block, start = divmod(first + filled, BLOCK)
-            length = min(BLOCK - start, count - filled)
+        deviation, first = self._deviation(base), begin + offset
+
+        def fill(block: int) -> None:
             values = torch.empty(BLOCK).normal_(0.0, deviation, generator=self._draw(base, block))
-            result[filled : filled + length] = values[start : start + length]
-            filled += length
+            low, high = max(first, block * BLOCK), min(first + count, (block + 1) * BLOCK)
+            result[low - first : high - first] = values[low - block * BLOCK : high - block * BLOCK]
+
+        blocks = range(first // BLOCK, -(-(first + count) // BLOCK))
+        # Drawing is serial in torch; blocks are independent and drawn without the interpreter lock.
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            list(pool.map(fill, blocks))
         return result
 
     def _resolve(self, name: str) -> tuple[str, int, tuple[int, ...]]:
