@@ -202,10 +202,18 @@ def _require_scaled_once(weighing: Weighing) -> None:
             scalings.append(node)
         if m.is_op(node, *_TO_EXPERTS) or m.is_scaling(node):
             todo.extend(node.users)
-        elif m.is_op(node, "aten.div") and node.args[1] in seen:
+        elif m.is_op(node, "aten.div") and _total_of(node) in seen:
             m.refuse(node, "the weights must be normalised before they are scaled")
     if len(scalings) > 1:
         m.refuse(scalings[1], f"the routed scale must be applied once, not {len(scalings)} times")
+
+
+def _total_of(division: Node) -> object:
+    """What was summed to make the denominator of a division, or None."""
+    denominator = m.operand(division, 1)
+    if m.is_op(denominator, "aten.add"):
+        denominator = m.operand(denominator, 0)
+    return denominator.args[0] if m.is_op(denominator, "aten.sum") else None
 
 
 def rewrite(rewriter: Rewriter, gate: Gate) -> None:
