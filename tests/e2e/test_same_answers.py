@@ -1,0 +1,88 @@
+"""float32: greedy tokens are those of Hugging Face's eager code, on every target.
+
+16 ragged prompts in one batch, 64 tokens each, prompts packed whole and cut into chunks. The
+default run takes a few points of the grid; ``-m slow`` takes all of it.
+"""
+
+from __future__ import annotations
+
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.e2e.build import CHUNKED, PLACES, UNCHUNKED, Builder, generated
+from tests.e2e.grid import GRID, Point, build, write_checkpoint
+from tests.e2e.reference import NEW_TOKENS, describe_difference, greedy, load_eager, prompts
+
+AXES = {
+    False: ("family", "bias", "kv_heads", "head_dim", "tied"),
+    True: (
+        *("bias", "kv_heads", "head_dim", "tied"),
+        *("qk_norm", "leading_dense", "groups", "normalise", "scale"),
+    ),
+}
+VALUES: dict[str, tuple[Any, ...]] = {
+    "family": ("glm", "glm4"),
+    "kv_heads": (1, 2, 4),
+    "head_dim": (64, 96, 128),
+    "leading_dense": (0, 1, 2, 3),
+    "groups": (1, 4),
+    "scale": (1.0, 2.5),
+}
+# Interleaved rope; tied and sandwich norms; no q/k norm with groups; q/k norm with everything.
+DEFAULT = (GRID[0], GRID[2], GRID[9], GRID[14])
+POINTS = [
+    pytest.param(point, id=point.name, marks=() if point in DEFAULT else pytest.mark.slow)
+    for point in GRID
+]
+
+
+@pytest.mark.parametrize("mixture", [False, True])
+def test_the_grid_covers_every_pair(mixture: bool) -> None:
+    points = [point for point in GRID if (point.family == "glm4_moe") is mixture]
+    for one, two in combinations(AXES[mixture], 2):
+        seen = {(getattr(point, one), getattr(point, two)) for point in points}
+        wanted = {
+            (first, second)
+            for first in VALUES.get(one, (False, True))
+            for second in VALUES.get(two, (False, True))
+        }
+        assert seen == wanted, (one, two)
+
+
+@pytest.mark.parametrize("point", [DEFAULT[1], DEFAULT[3]], ids=lambda point: point.name)
+def test_the_reference_does_not_depend_on_the_batch(point: Point) -> None:
+    model, texts = build(point), prompts()
+    together = greedy(model, texts)
+    for row in (0, 6, 15):
+        assert greedy(model, [texts[row]]) == [together[row]]
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_tokens_are_those_of_hugging_face(point: Point, tmp_path: Path) -> None:
+    checkpoint = write_checkpoint(point, tmp_path / "checkpoint", torch.float32)
+    model, texts = load_eager(checkpoint, torch.float32), prompts()
+    expected = greedy(model, texts)
+    _require_lively(expected)
+    builder = Builder(checkpoint, tmp_path / "artifacts")
+    problems = []
+    for place in PLACES:
+        for way, buckets in (("whole", UNCHUNKED), ("chunked", CHUNKED)):
+            session = builder.session(place, **buckets)
+            found = generated(session, texts, NEW_TOKENS)
+            problems += [
+                f"{place.name}, {way}: {describe_difference(model, text, one, two)}"
+                for text, one, two in zip(texts, expected, found, strict=True)
+                if one != two
+            ]
+    assert not problems, "\n".join(problems)
+
+
+def _require_lively(texts: list[list[int]]) -> None:
+    """A text that repeats one token would be right by chance."""
+    distinct = [len(set(text)) for text in texts]
+    assert sum(distinct) / len(distinct) > 20, distinct
+    assert len({tuple(text) for text in texts}) == len(texts)
