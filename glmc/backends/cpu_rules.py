@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -14,6 +15,8 @@ from glmc_runtime.plan import Extent
 
 FLOAT = torch.float32
 INDEX = torch.int64
+Scratch = dict[str, Any]
+"""Temporaries by the kernel's argument names."""
 
 
 def _product(extents: Iterable[Extent]) -> Extent:
@@ -64,7 +67,7 @@ def linear(op: Op, emit: Emitter) -> None:
     _linear(emit, op.tensor("x"), op.tensor("weight"), bias, emit.result())
 
 
-def _norm_scratch(emit: Emitter, x: Value) -> dict[str, Value]:
+def _norm_scratch(emit: Emitter, x: Value) -> Scratch:
     rows, width = _rows(x).shape
     return {
         "hidden": emit.temporary("hidden", (rows, width), FLOAT),
@@ -160,7 +163,7 @@ def qkv_rope_cache(op: Op, emit: Emitter) -> None:
     table = _rope_table(op, emit, qkv.dtype)
     rotary_dim = table.dim(1)
     by_head = (tokens, heads, head_dim)
-    scratch = {
+    scratch: Scratch = {
         "table": emit.temporary("table", (tokens, fixed(rotary_dim)), qkv.dtype),
         "product": emit.temporary("product", (tokens, heads, fixed(rotary_dim // 2)), qkv.dtype),
         "turned": emit.temporary("turned", by_head, qkv.dtype),
@@ -231,7 +234,7 @@ def decode_attention(op: Op, emit: Emitter) -> None:
     )
 
 
-def _group_scratch(emit: Emitter, tokens: Extent, groups: int, top_groups: int) -> dict[str, Value]:
+def _group_scratch(emit: Emitter, tokens: Extent, groups: int, top_groups: int) -> Scratch:
     pairs = (tokens, fixed(groups), fixed(2))
     by_group, chosen = (tokens, fixed(groups)), (tokens, fixed(top_groups))
     return {
@@ -248,7 +251,7 @@ def moe_gate(op: Op, emit: Emitter) -> None:
     x, weight = _rows(op.tensor("x")), op.tensor("weight")
     groups, top_groups = op.integer("groups"), op.integer("top_groups")
     tokens, experts, top_k = x.shape[0], weight.shape[0], fixed(op.integer("top_k"))
-    scratch = {
+    scratch: Scratch = {
         "x_float": emit.temporary("x_float", x.shape, FLOAT),
         "logits": emit.temporary("logits", (tokens, experts), FLOAT),
         "choice": emit.temporary("choice", (tokens, experts), FLOAT),
@@ -280,7 +283,7 @@ def moe_ffn(op: Op, emit: Emitter) -> None:
     tokens, hidden = x.shape
     top_k, width = ids.dim(1), down.dim(2)
     rows = tokens * top_k
-    scratch = {
+    scratch: Scratch = {
         "gathered": emit.temporary("gathered", (rows, hidden), x.dtype),
         "results": emit.temporary("results", (rows, hidden), x.dtype),
         "merged": emit.temporary("merged", (rows, fixed(2 * width)), x.dtype),
