@@ -1,11 +1,12 @@
-"""transformers 4.57: what keeps its models from being traced on the meta device.
+"""transformers 4.57 to 5.0: what keeps their models from being traced on the meta device.
 
-The experts are a list of modules, walked by a data-dependent loop that torch.export can't trace. On
-our own meta copy of the model the list is replaced by stacked parameters with the names that
-transformers 5 uses, and the loop by the batched spelling, so everything later sees one form.
+Up to 4.57 the experts are a list of modules, walked by a data-dependent loop that torch.export
+can't trace. On our own meta copy of the model the list is replaced by stacked parameters with the
+names that transformers 5 uses, and the loop by the batched spelling, so everything later sees one
+form.
 
-The rope tables are computed with autocast switched off for the device of the hidden states, and
-torch knows no autocast for meta tensors.
+Up to 5.0 the rope tables are computed with autocast switched off for the device of the hidden
+states, and torch knows no autocast for meta tensors.
 """
 
 from __future__ import annotations
@@ -62,8 +63,11 @@ def _moe(self: Any, hidden: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
 
 @contextmanager
 def no_autocast_on_meta() -> Iterator[None]:
-    """``torch.autocast("meta", enabled=False)`` does nothing inside; torch would raise."""
-    original = torch.autocast
+    """``torch.autocast("meta", enabled=False)`` does nothing inside; torch would raise.
+
+    Nor would it answer ``torch.is_autocast_enabled("meta")``, which is False.
+    """
+    original, is_enabled = torch.autocast, torch.is_autocast_enabled
 
     class Autocast(original):  # type: ignore[misc, valid-type]
         def __new__(cls, device_type: str, *arguments: Any, **keywords: Any) -> Any:
@@ -71,8 +75,13 @@ def no_autocast_on_meta() -> Iterator[None]:
                 return nullcontext()
             return super().__new__(cls)
 
+    def is_autocast_enabled(*device_type: str) -> bool:
+        return device_type != ("meta",) and is_enabled(*device_type)
+
     torch.autocast = Autocast  # type: ignore[misc]
+    torch.is_autocast_enabled = is_autocast_enabled  # type: ignore[assignment]
     try:
         yield
     finally:
         torch.autocast = original  # type: ignore[misc]
+        torch.is_autocast_enabled = is_enabled
