@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
-from torch.fx import Graph, GraphModule, Node
+from torch.fx import Graph, Node
 
 from glmc.capture.layers import Folding, fold, instances, unfold
 from glmc.capture.legacy import no_autocast_on_meta
 from glmc.capture.model import CaptureOptions, build_on_meta, computed_buffers, decoder_layers
 from glmc.errors import CaptureError
-from glmc.ir.program import ModelShape, Program
+from glmc.ir.program import ModelShape, Program, graph_module
 from glmc.ir.rewrite import layer_of
 from glmc.weights.recipe import Constant, Recipe, Source, Weight
 
@@ -67,7 +67,7 @@ def capture(
     weights = _weights(exported, names, folding, buffers)
     used = {node.meta["weight"] for node in graph.nodes if "weight" in node.meta}
     program = Program(
-        GraphModule(nn.Module(), graph),
+        graph_module(graph),
         {name: weight for name, weight in weights.items() if name in used},
         shape,
         dtype,

@@ -7,17 +7,23 @@ in ``meta["module"]``, the layer number in ``meta["layer"]``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
 
 import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
+from torch.fx._lazy_graph_module import _LazyGraphModule
 
 from glmc.errors import InternalError
 from glmc.ir.symbols import Symbols
 from glmc.weights.recipe import Weight
+
+
+def graph_module(graph: Graph) -> GraphModule:
+    """A module around ``graph`` whose Python code is only made when it is first run."""
+    return _LazyGraphModule(torch.nn.Module(), graph)
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,7 @@ class Program:
     phase: str = "stateless"
     notes: dict[str, object] = field(default_factory=dict)
     symbols: Symbols | None = None
+    memo: dict[Hashable, object] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def graph(self) -> torch.fx.Graph:
@@ -87,9 +94,6 @@ class Program:
             result = self.graph_module(*arguments)
         return tuple(result) if isinstance(result, (tuple, list)) else (result,)
 
-    def with_graph(self, graph_module: GraphModule, **changes: object) -> Program:
-        return replace(self, graph_module=graph_module, **changes)  # type: ignore[arg-type]
-
     def copy(self) -> Program:
         """An independent program: its own nodes and weight table, the same fake values."""
         graph = Graph()
@@ -97,7 +101,10 @@ class Program:
         for node in self.graph.nodes:
             copies[node] = graph.node_copy(node, lambda old: copies[old])
             copies[node].meta = dict(node.meta)
-        graph_module = GraphModule(torch.nn.Module(), graph)
         return replace(
-            self, graph_module=graph_module, weights=dict(self.weights), notes=dict(self.notes)
+            self,
+            graph_module=graph_module(graph),
+            weights=dict(self.weights),
+            notes=dict(self.notes),
+            memo={},
         )

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
-from torch.fx import Graph, GraphModule, Node
+from torch.fx import Graph, Node
 
-from glmc.ir.program import Program
+from glmc.ir.fake import FakeKernels
+from glmc.ir.program import Program, graph_module
 from glmc.ir.symbols import Dimension, Symbols
 
 
@@ -22,6 +22,7 @@ class Rebuilder:
         self.pass_name = pass_name
         self.graph = Graph()
         self.symbols = Symbols()
+        self.fakes = FakeKernels(self.symbols.fake_mode)
         self.values: dict[Node, Node] = {}
 
     def input(self, name: str, dims: tuple[Dimension, ...], dtype: torch.dtype) -> Node:
@@ -39,7 +40,7 @@ class Rebuilder:
             new = self.graph.placeholder(old.name)
             new.meta = dict(old.meta)
             weight = self.program.weights[old.meta["weight"]]
-            new.meta["val"] = self.symbols.fake(weight.name, weight.shape, weight.dtype)
+            new.meta["val"] = self.fakes.weight(weight.shape, weight.dtype)
             self.values[old] = new
 
     def new(self, old: Any) -> Any:
@@ -53,9 +54,7 @@ class Rebuilder:
         node = self.graph.call_function(target, tuple(arguments))
         node.meta = {key: value for key, value in like.meta.items() if key != "val"}
         node.meta.update(changes)
-        fakes = torch.fx.node.map_arg(tuple(arguments), lambda item: item.meta["val"])
-        with self.symbols.fake_mode:
-            node.meta["val"] = target(*fakes)
+        node.meta["val"] = self.fakes.call(target, arguments)
         return node
 
     def item(self, node: Node, index: int) -> Node:
@@ -78,7 +77,7 @@ class Rebuilder:
         weights = {name: item for name, item in self.program.weights.items() if name in used}
         self.graph.lint()
         return Program(
-            GraphModule(nn.Module(), self.graph),
+            graph_module(self.graph),
             weights,
             self.program.model,
             self.program.dtype,

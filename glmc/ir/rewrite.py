@@ -10,6 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx import Graph, Node
 
 from glmc.errors import InternalError
+from glmc.ir.fake import FakeKernels
 from glmc.ir.program import Program
 from glmc.weights.recipe import Weight
 
@@ -39,8 +40,11 @@ class Rewriter:
         self.program = program
         self.graph = program.graph
         self.pass_name = pass_name
-        self._fake_mode = fake_mode_of(program.graph)
+        self._fakes = FakeKernels(fake_mode_of(program.graph))
         self._first = next(iter(self.graph.nodes))
+        self._weights = {
+            node.meta["weight"]: node for node in program.placeholders() if "weight" in node.meta
+        }
 
     def call(
         self,
@@ -64,8 +68,7 @@ class Rewriter:
         with context:
             node = self.graph.call_function(target, tuple(arguments))
         if value is None:
-            with self._fake_mode:
-                value = target(*_values(arguments))
+            value = self._fakes.call(target, arguments)
         node.meta["val"] = value
         self.describe(node, replaces)
         return node
@@ -98,21 +101,17 @@ class Rewriter:
 
     def weight(self, weight: Weight) -> Node:
         """The placeholder of a weight, made when it is not there yet."""
-        known: Node
-        for known in self.graph.nodes:
-            if known.op != "placeholder":
-                break
-            if known.meta.get("weight") == weight.name:
-                return known
+        if weight.name in self._weights:
+            return self._weights[weight.name]
         with self.graph.inserting_before(self._first):
             node = self.graph.placeholder("weight_" + _identifier(weight.name))
-        with self._fake_mode:
-            node.meta["val"] = torch.empty(weight.shape, dtype=weight.dtype)
+        node.meta["val"] = self._fakes.weight(weight.shape, weight.dtype)
         module = weight.name.rpartition(".")[0]
         node.meta.update(
             weight=weight.name, id=weight.name, module=module, layer=layer_of(module), source=None
         )
         self.program.weights[weight.name] = weight
+        self._weights[weight.name] = node
         return node
 
     def replace(self, old: Node, new: Node) -> None:
@@ -147,10 +146,6 @@ class Rewriter:
 
 def _identifier(name: str) -> str:
     return "".join(letter if letter.isalnum() else "_" for letter in name)
-
-
-def _values(arguments: Sequence[Any]) -> tuple[Any, ...]:
-    return torch.fx.node.map_arg(tuple(arguments), lambda node: node.meta["val"])
 
 
 def drop_dead_nodes(graph: Graph) -> int:

@@ -17,6 +17,7 @@ from glmc.ir import match as m
 from glmc.ir.ops.rotary import apply_rope, rope_table
 from glmc.ir.probe import evaluate, leaves
 from glmc.ir.program import Program
+from glmc.ir.signature import once, signature
 from glmc.weights.recipe import Constant
 
 _TABLE_SHAPES = (
@@ -83,6 +84,28 @@ def read_rotation(
         cos,
         "the table must be as wide as the rotated entries, or half as wide",
     )
+
+    def probe() -> bool:
+        return _pairing(program, x, root, (cos, sin), positions, frequencies, scaling, rotary_dim)
+
+    spelling = ("rotation", scaling, rotary_dim, signature(root, (x,)))
+    interleaved = once(program, spelling, probe)
+    return Rotation(x, root, positions, frequencies, interleaved, scaling, heads_first)
+
+
+def _pairing(
+    program: Program,
+    x: Node,
+    root: Node,
+    tables: tuple[Node, Node],
+    positions: Node,
+    frequencies: Node,
+    scaling: float,
+    rotary_dim: int,
+) -> bool:
+    """Whether pairs are interleaved; refuses when tables or rotation are something else."""
+    cos, sin = tables
+    heads_first = _heads_first(cos)
     found = {True, False}
     for probe in _probes(program, positions, frequencies):
         table = rope_table(probe.positions, probe.frequencies, scaling, m.dtype(x))
@@ -91,7 +114,7 @@ def read_rotation(
         found &= _turns(x, root, probe, values, heads_first, rotary_dim, found)
         if not found:
             m.refuse(root, "the pairs must be (i, i + half) or (2i, 2i + 1) in and out")
-    return Rotation(x, root, positions, frequencies, found.pop(), scaling, heads_first)
+    return found.pop()
 
 
 def _heads_first(table: Node) -> bool:

@@ -27,6 +27,7 @@ from glmc.ir.probe import evaluate
 from glmc.ir.program import Program
 from glmc.ir.region import require_private
 from glmc.ir.rewrite import Rewriter
+from glmc.ir.signature import once, signature
 from glmc.passes.base import AnchorPass
 from glmc.passes.eager_attention import read_eager
 from glmc.passes.layout import is_swap, same_shape, token_major, turned_back
@@ -66,7 +67,8 @@ def match(anchor: Node, program: Program) -> Attention:
     v = _unrepeated(repeated_v, q, program, grouped)
     m.require(same_shape(k, v), v, "keys and values must have one shape")
     require_private((q, k, v), inner, "attention")
-    _confirm(program, q, k, v, scale, inner)
+    spelling = ("attention", scale, signature(inner, (q, k, v)))
+    once(program, spelling, lambda: _confirm(program, q, k, v, scale, inner))
     root, turned = _behind(inner, q)
     return Attention(anchor, q, k, v, scale, root, turned)
 
@@ -80,7 +82,7 @@ def _sdpa(anchor: Node, program: Program) -> tuple[Node, Node, Node, float, Node
     m.require(not (causal and mask is not None), anchor, "is_causal must not stand beside a mask")
     m.require(causal or mask is not None, anchor, "attention without a mask is not causal")
     if isinstance(mask, Node):
-        require_causal(mask, program)
+        once(program, ("causal", signature(mask, ())), lambda: require_causal(mask, program))
     scale = anchor.kwargs.get("scale")
     if scale is None:
         width = m.shape(q)[-1]
@@ -120,7 +122,8 @@ def _unrepeated(node: Node, q: Node, program: Program, grouped: bool) -> Node:
     generator = torch.Generator().manual_seed(0)
     value = torch.randn(_BATCH, kv_heads, _TOKENS, int(width), generator=generator)
     value = value.to(m.dtype(found))
-    got = evaluate(node, {**known_inputs(program, _BATCH, _TOKENS), found: value})
+    known = {**known_inputs(program, _BATCH, _TOKENS), found: value}
+    got = once(program, signature(node, (found,)), lambda: evaluate(node, known))
     expected = value.repeat_interleave(int(heads) // kv_heads, 1)
     m.require(
         got.numel() == expected.numel() and torch.equal(got.reshape(expected.shape), expected),
