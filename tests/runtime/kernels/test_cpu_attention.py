@@ -148,6 +148,21 @@ def test_decode_attention(
         close(arguments["out"][row : row + 1], expected)
 
 
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("tables", [CONTIGUOUS, SCATTERED])
+def test_decode_attention_copies_no_context_inside_aten(
+    dtype: torch.dtype, tables: list[list[int]]
+) -> None:
+    """Below the dispatcher too: ATen itself must not clone a strided operand."""
+    thunk = find_binder("cpu.decode_attention")(decode_arguments(dtype, tables, [16, 7], (6, 2)))
+    thunk()
+    with torch.autograd.profiler.profile() as profile:
+        thunk()
+    names = {event.name for event in profile.function_events}
+    assert names & {"aten::mm", "aten::addmm"}
+    assert not names & {"aten::clone", "aten::contiguous", "aten::empty_like"}
+
+
 def test_decode_attention_follows_lengths_and_tables_between_calls() -> None:
     arguments = decode_arguments(torch.float32, CONTIGUOUS, [16, 16], (4, 2))
     thunk = find_binder("cpu.decode_attention")(arguments)
