@@ -129,6 +129,8 @@ def _weighted(weighted: Node, anchor: Node) -> tuple[Node, Node]:
     operands = [value for value in weighted.args if isinstance(value, Node)]
     products = [node for node in operands if m.is_op(_bare(node), *_PRODUCTS)]
     if len(products) != 1 or len(operands) != 2:
+        if any(_routed(node) for node in operands):
+            m.refuse(weighted, "the experts' results must be weighed as they are")
         m.unrelated(anchor)
     result, weights = products[0], m.other_operand(weighted, products[0])
     in_float32 = str(m.dtype(weighted)) == str(m.dtype(weights)) == "torch.float32"
@@ -139,6 +141,12 @@ def _weighted(weighted: Node, anchor: Node) -> tuple[Node, Node]:
     bare = m.skip(result, m.SHAPES)
     m.require(bare is _bare(result), bare, "the experts' results must not be cast before weighing")
     return result, weights
+
+
+def _routed(node: Node) -> bool:
+    """Whether a value is the gate's weights, reshaped, cast or sorted."""
+    weights = m.skip(node, (*m.SHAPES, *m.CASTS, "aten.index"))
+    return m.is_op(weights, "getitem") and m.is_op(weights.args[0], "glmc.moe_gate")
 
 
 def _bare(node: Node) -> Node:
