@@ -1,7 +1,8 @@
 """clean: take out nodes that compute nothing.
 
 Copies (``clone``, ``alias``, ``detach``), casts to the dtype that the value has, products with 1,
-sums with 0, and slices that keep everything. Bitwise. ``canonical`` must have run: it turns views
+differences with 0, whole-number sums with 0 (a float's -0.0 would lose its sign), and slices that
+keep everything. Bitwise. ``canonical`` must have run: it turns views
 into ``aten.reshape``, so a dropped ``clone`` never leaves a view of memory that it can't describe.
 """
 
@@ -33,13 +34,17 @@ def kept_value(node: Node) -> Node | None:
         return source
     if m.is_op(node, *m.CASTS):
         return source if m.dtype(node) == m.dtype(source) else None
-    if m.is_op(node, "aten.mul", "aten.div"):
+    if m.is_op(node, "aten.mul", "aten.div") and not node.kwargs:
         return source if m.number(node.args[1]) == 1 and _same(node, source) else None
-    if m.is_op(node, "aten.add", "aten.sub"):
+    if m.is_op(node, "aten.sub") or (m.is_op(node, "aten.add") and not _is_float(node)):
         return source if m.number(node.args[1]) == 0 and _same(node, source) else None
     if m.is_op(node, "aten.slice"):
         return source if _keeps_all(node) else None
     return None
+
+
+def _is_float(node: Node) -> bool:
+    return m.dtype(node).is_floating_point
 
 
 def _same(node: Node, source: Node) -> bool:

@@ -114,7 +114,7 @@ class NoWeight(RmsNorm):
 
 
 TWISTS: dict[type[RmsNorm], str] = {
-    WeightBeforeCast: "the normalised value must be cast back to the input's dtype",
+    WeightBeforeCast: "the scale must be a model weight",
     LowPrecision: "the norm must be computed in float32",
     OverTokens: "the mean must be over the last dimension only",
     OverAll: "the mean must be over the last dimension only",

@@ -1,0 +1,82 @@
+"""rms_norm: spellings, what must be refused, and bitwise equal results."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from glmc.passes import rms_norm
+from tests.support.traced import Traced, conditions, trace
+from tests.zoo.norm import SPELLINGS, TWISTS, RmsNorm
+
+torch.set_num_threads(1)
+HIDDEN = 24
+
+
+def traced(kind: type[RmsNorm], dtype: torch.dtype) -> Traced:
+    torch.manual_seed(0)
+    return trace(kind(HIDDEN).to(dtype), torch.randn(2, 5, HIDDEN).to(dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("kind", SPELLINGS, ids=lambda kind: kind.__name__)
+def test_fires(kind: type[RmsNorm], dtype: torch.dtype) -> None:
+    program = traced(kind, dtype)
+    inputs = [
+        torch.randn(1, 1, HIDDEN),
+        torch.randn(3, 50, HIDDEN),
+        torch.zeros(1, 3, HIDDEN),
+        1e4 * torch.randn(1, 3, HIDDEN),
+        1e-6 * torch.randn(1, 3, HIDDEN),
+    ]
+    inputs = [x.to(dtype) for x in inputs]
+    before = [program(x)[0] for x in inputs]
+    result = program.apply(rms_norm.PASS)
+    assert (len(result.matches), conditions(result)) == (1, [])
+    (node,) = program.nodes("glmc.rms_norm")
+    assert node.args[2] == kind.eps
+    assert not program.nodes("aten.rsqrt", "aten.mul", "aten._to_copy")
+    for x, old in zip(inputs, before, strict=True):
+        assert torch.equal(program(x)[0], old)
+        assert torch.equal(program(x)[0], program.eager(x)[0])
+    text = program.text()
+    again = program.apply(rms_norm.PASS)
+    assert (again.matches, again.near_misses, program.text()) == ([], [], text)
+
+
+@pytest.mark.parametrize("kind", TWISTS, ids=lambda kind: kind.__name__)
+def test_refuses(kind: type[RmsNorm]) -> None:
+    program = traced(kind, torch.bfloat16)
+    text = program.text()
+    result = program.apply(rms_norm.PASS)
+    assert not result.matches
+    (reason,) = conditions(result)
+    assert TWISTS[kind] in reason
+    assert program.text() == text
+
+
+def test_mixed_dtypes_are_refused() -> None:
+    """A float32 weight on a bfloat16 value gives float32: no GLM class does that."""
+
+    class Wide(RmsNorm):
+        def __init__(self, width: int) -> None:
+            super().__init__(width)
+            self.inner = nn.Linear(width, width, bias=False, dtype=torch.bfloat16)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(self.inner(x))
+
+    torch.manual_seed(0)
+    program = trace(Wide(HIDDEN), torch.randn(2, 5, HIDDEN).bfloat16())
+    (reason,) = conditions(program.apply(rms_norm.PASS))
+    assert reason == "weight and input must have the same dtype"
+
+
+def test_an_rsqrt_elsewhere_is_not_worth_telling() -> None:
+    class Root(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.abs().rsqrt() + (x + 1e-5).rsqrt()
+
+    result = trace(Root(), torch.randn(3, HIDDEN)).apply(rms_norm.PASS)
+    assert (result.matches, result.near_misses) == ([], [])
