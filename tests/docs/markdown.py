@@ -1,4 +1,4 @@
-"""Markdown files of the repository, their fenced blocks and their sections, for tests of documents."""
+"""The fenced blocks, prose and sections of the repository's markdown files, for tests."""
 
 from __future__ import annotations
 

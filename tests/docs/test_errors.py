@@ -1,0 +1,246 @@
+"""docs/errors.md names every error class with its code, and its examples are what users see."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import pkgutil
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.fx import Graph
+
+import glmc
+import glmc.errors
+import glmc_runtime
+import glmc_runtime.errors
+from glmc import pipeline
+from glmc.artifact.writer import write_artifact
+from glmc.capture.model import decoder_layers
+from glmc.compile import compile_plan
+from glmc.config import CompileOptions
+from glmc.errors import GlmcError
+from glmc.ir.match import NearMiss
+from glmc.ir.rewrite import fake_mode_of
+from glmc.passes.base import Match
+from glmc.presets.catalog import load_config
+from glmc.weights.checkpoint import open_checkpoint
+from glmc_kunlun_emulator import errors as emulator_errors
+from glmc_runtime import text
+from glmc_runtime.buckets import Buckets
+from glmc_runtime.guards import check_vendor_functions
+from glmc_runtime.kernels.vendor import Vendor
+from glmc_runtime.loader import load_artifact
+from glmc_runtime.manifest import Guards
+from glmc_runtime.plan import phase_from_json
+from glmc_runtime.sampling import Sampler, SamplingParameters, next_tokens
+from tests.docs.markdown import ROOT, blocks, section, table_rows
+
+PAGE = ROOT / "docs" / "errors.md"
+TINY = ROOT / "models" / "tiny-dense"
+
+
+def classes() -> list[type[GlmcError]]:
+    """GlmcError and everything derived from it, wherever the two packages define it."""
+    for package in (glmc, glmc_runtime):
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if not module.name.endswith("__main__"):
+                importlib.import_module(module.name)
+    found, todo = [], [GlmcError]
+    while todo:
+        one = todo.pop()
+        found.append(one)
+        todo.extend(one.__subclasses__())
+    ours = ("glmc.", "glmc_runtime.")
+    return sorted(
+        (each for each in found if each.__module__.startswith(ours)), key=lambda c: c.code
+    )
+
+
+CONCRETE = [each for each in classes() if each is not GlmcError]
+
+
+@dataclass
+class Scene:
+    """A place to go wrong in; its path is printed as CHECKPOINT."""
+
+    path: Path
+    vendor: Vendor = field(
+        default_factory=lambda: Vendor(
+            {"kunlun_ops": SimpleNamespace(rmsnorm=lambda x, weight, out, eps: None)},
+            False,
+            None,
+            "installed vendor libraries",
+        )
+    )
+
+    def checkpoint(self) -> Path:
+        return Path(shutil.copytree(TINY, self.path, dirs_exist_ok=True))
+
+
+def usage(scene: Scene) -> None:
+    CompileOptions(target="xpu", decode_buckets=(4, 2))
+
+
+def config(scene: Scene) -> None:
+    path = scene.checkpoint() / "config.json"
+    data = json.loads(path.read_text())
+    path.write_text(json.dumps({**data, "quantization_config": {"quant_method": "fp8"}}))
+    load_config(scene.path)
+
+
+def checkpoint(scene: Scene) -> None:
+    with (scene.checkpoint() / "model.safetensors").open("r+b") as file:
+        file.truncate(100_000)
+    open_checkpoint(scene.path, load_config(scene.path).fields)
+
+
+def capture(scene: Scene) -> None:
+    class GlmWithAnotherTrunk(nn.Module):
+        pass
+
+    decoder_layers(GlmWithAnotherTrunk())
+
+
+def match_count(scene: Scene) -> None:
+    gates = [f"model.layers.{layer}.mlp.gate" for layer in (1, 2, 3)]
+    matches = tuple(Match(f"{gate}#gather", gate, layer) for layer, gate in enumerate(gates[:2], 1))
+    miss = NearMiss(
+        "moe_gate",
+        anchor=f"{gates[2]}#gather",
+        node=f"{gates[2]}#sigmoid",
+        module=gates[2],
+        layer=3,
+        condition="the router must be computed in float32",
+        source="modeling_glm4_moe.py:301",
+    )
+    record = pipeline.PassRecord("moe_gate", "bitwise", 0.1, 301, 260, matches, (miss,))
+    pipeline.require_matches((record,), {"moe_gate": 3})
+
+
+def lowering(scene: Scene) -> None:
+    compile_plan(TINY, CompileOptions(target="xpu", block_size=48))
+
+
+def abi(scene: Scene) -> None:
+    compile_plan(TINY, CompileOptions(target="xpu", abi_profile="P-D"))
+
+
+def pack(scene: Scene) -> None:
+    nothing: Any = None
+    write_artifact(scene.checkpoint(), parts=nothing, phases={}, weights=[], source=None)
+
+
+def internal(scene: Scene) -> None:
+    fake_mode_of(Graph())
+
+
+def artifact(scene: Scene) -> None:
+    load_artifact(scene.checkpoint())
+
+
+def guard(scene: Scene) -> None:
+    keywords = {"kunlun_ops.rmsnorm": ("eps", "output", "weight", "x")}
+    check_vendor_functions(Guards("0.1", "2.5", "xpu", keywords), scene.vendor)
+
+
+def plan(scene: Scene) -> None:
+    phase_from_json({"schema_version": 2})
+
+
+def request(scene: Scene) -> None:
+    SamplingParameters(temperature=0.7, top_p=1.5)
+
+
+def capacity(scene: Scene) -> None:
+    Buckets("decode", (1, 2, 4)).choose(5)
+
+
+def vendor(scene: Scene) -> None:
+    scene.vendor.function("kunlun_ops.swiglu")
+
+
+def missing_package(scene: Scene) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(importlib.util, "find_spec", lambda name: None)
+        text._require("tokenizers", "text prompts")
+
+
+def numerics(scene: Scene) -> None:
+    next_tokens([Sampler(SamplingParameters())], torch.full((1, 4), float("nan")))
+
+
+EXAMPLES: dict[str, Callable[[Scene], None]] = {
+    "UsageError": usage,
+    "ConfigError": config,
+    "CheckpointError": checkpoint,
+    "CaptureError": capture,
+    "MatchCountError": match_count,
+    "LoweringError": lowering,
+    "AbiError": abi,
+    "PackError": pack,
+    "InternalError": internal,
+    "ArtifactError": artifact,
+    "GuardError": guard,
+    "PlanError": plan,
+    "RequestError": request,
+    "CapacityError": capacity,
+    "VendorError": vendor,
+    "MissingPackageError": missing_package,
+    "NumericsError": numerics,
+}
+
+
+def test_codes_are_unique_and_of_their_package() -> None:
+    codes = [each.code for each in CONCRETE]
+    assert len(codes) == len(set(codes)) >= 17
+    assert GlmcError.code not in codes
+    for each in CONCRETE:
+        family = "GLMC-2" if each.__module__.startswith("glmc_runtime.") else "GLMC-1"
+        assert each.code.startswith(family), each
+        assert each.__doc__ and each.exit_status in (1, 2), each
+
+
+def test_the_table_lists_each_class_with_code_and_exit_status() -> None:
+    rows = [tuple(row[:3]) for row in table_rows(section(PAGE, "All codes"))]
+    assert rows == [(each.code, f"`{each.__name__}`", str(each.exit_status)) for each in CONCRETE]
+
+
+def test_the_sections_are_the_classes() -> None:
+    titles = [line[3:] for line in PAGE.read_text().splitlines() if line.startswith("## GLMC")]
+    assert titles == [f"{each.code} {each.__name__}" for each in CONCRETE]
+
+
+@pytest.mark.parametrize("kind", CONCRETE, ids=lambda kind: kind.__name__)
+def test_the_example_is_what_is_raised(kind: type[GlmcError], tmp_path: Path) -> None:
+    scene = Scene(tmp_path / "given")
+    with pytest.raises(kind) as caught:
+        EXAMPLES[kind.__name__](scene)
+    assert type(caught.value) is kind
+    shown = str(caught.value).replace(str(scene.path), "CHECKPOINT")
+    heading = f"## {kind.code} {kind.__name__}"
+    lines = PAGE.read_text().splitlines()
+    start = lines.index(heading) + 1
+    example = next(block for block in blocks(PAGE, "text") if block.line > start)
+    assert example.text.rstrip("\n") == shown
+    body = section(PAGE, heading[3:])
+    assert "**Raised when**" in body
+    assert "**What to do**" in body
+
+
+def test_the_emulators_errors_are_listed() -> None:
+    body = section(PAGE, "Errors of the emulator")
+    for each in (
+        emulator_errors.VendorCheckError,
+        emulator_errors.GuardError,
+        emulator_errors.UnmodelledError,
+    ):
+        assert f"| {each.code} | `{each.__name__}` |" in body
