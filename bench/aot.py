@@ -45,7 +45,7 @@ def stepper(model: Any, prompts: list[list[int]], longest: int) -> Step:
     """Compile the step for this batch size and run it behind the prompts."""
     model.set_experts_implementation("batched_mm")
     cache = transformers.StaticCache(config=model.config, max_cache_len=longest)
-    with torch.inference_mode(False), torch.no_grad():
+    with torch.no_grad():
         model(torch.tensor(prompts), past_key_values=cache, use_cache=True)
         decode = _Decode(model, cache)
         example = (torch.zeros(len(prompts), 1, dtype=torch.int64), torch.tensor([len(prompts[0])]))

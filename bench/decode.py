@@ -110,7 +110,7 @@ def bench(
         given = prompts(batch, model.config["vocab_size"])
         for name, make in steppers(names, checkpoint, artifact, given):
             floor = model.weight_bytes(batch, 2) / bandwidth(clock)
-            with torch.inference_mode():
+            with torch.no_grad():
                 step = make()
                 median, best = measure(step, batch, steps, clock)
             del step
