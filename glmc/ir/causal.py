@@ -48,10 +48,11 @@ def require_causal(masked: Node, program: Program, scores: Node | None = None) -
                     user,
                     "the mask depends on the tokens: it hides padding",
                 )
-    sizes = [(batch, tokens, first) for batch, tokens in _SIZES for first in _OFFSETS]
-    sizes += [(1, tokens, 0) for tokens in _larger_sizes(region, program)]
-    for batch, tokens, first in sizes:
-        _check(masked, _evaluate(masked, program, scores, batch, tokens, first), tokens)
+    for batch, tokens in _SIZES:
+        for first in _OFFSETS:
+            _check(masked, _evaluate(masked, program, scores, batch, tokens, first), tokens)
+    for tokens in _larger_sizes(region, program):
+        _check(masked, _evaluate(masked, program, scores, 1, tokens, 0), tokens)
 
 
 def known_inputs(program: Program, batch: int, tokens: int, first: int = 0) -> dict[Node, Tensor]:

@@ -28,7 +28,7 @@ from glmc.passes.base import AnchorPass
 from glmc.passes.layout import token_major, turned_back
 
 _JOINS = ("aten.cat", "aten.stack", "aten.unsqueeze", "aten.reshape")
-_PICKS = ("aten.slice", "aten.select", "aten.squeeze", "aten.reshape", "getitem", "aten.unbind")
+_PICKS = ("aten.slice", "aten.select", "aten.unbind", "getitem", *m.SHAPES)
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def _with_neg(anchor: Node) -> tuple[Node, Node, Node, Node]:
     m.require(len(anchor.users) == 1, anchor, "a value inside the rotation is also read elsewhere")
     half = m.skip_down(joins[0], _JOINS)
     product = m.find_user(half, "aten.mul")
-    if product is None:
+    if product is None or anchor in _picked_from(half):
         m.unrelated(anchor)
     m.require(len(half.users) == 1, half, "a value inside the rotation is also read elsewhere")
     sin = m.other_operand(product, half)

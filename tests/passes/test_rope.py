@@ -1,0 +1,127 @@
+"""rope: each spelling of tables and pairs, what must be refused, and bitwise equal results."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from glmc.capture.model import CaptureOptions
+from glmc.ir import match as m
+from glmc.ir.program import Program
+from glmc.passes import canonical, clean, rms_norm, rope
+from tests.support.models import (
+    captured,
+    eager_logits,
+    example_inputs,
+    tiny_config,
+    tiny_model,
+    weights_of,
+)
+from tests.support.traced import conditions
+from tests.zoo.attention import Sizes, inputs, traced
+from tests.zoo.rotations import SPELLINGS, TWISTS
+
+torch.set_num_threads(1)
+DTYPES = (torch.float32, torch.bfloat16)
+BEFORE = (canonical.PASS, clean.PASS, rms_norm.PASS)
+
+
+@pytest.mark.parametrize("name", SPELLINGS)
+def test_fires(name: str) -> None:
+    parts, interleaved, scaling = SPELLINGS[name]
+    block = traced(parts)
+    before = block(*inputs())
+    result = block.apply(rope.PASS)
+    assert (len(result.matches), conditions(result)) == (2, [])
+    for node, heads in zip(block.nodes("glmc.rope"), (4, 2), strict=True):
+        assert m.shape(node)[2:] == (heads, 16)
+        assert m.is_op(node.args[0], "aten.reshape"), "the permute in front must be gone"
+        assert node.args[1].meta["input"] == "positions"  # type: ignore[union-attr]
+        assert node.args[2].meta["weight"] == "frequencies"  # type: ignore[union-attr]
+        assert node.args[3:] == (interleaved, scaling)
+    assert not block.nodes("aten.cos", "aten.sin", "aten.neg", "aten.sub", "aten.stack")
+    for old, new in zip(before, block(*inputs()), strict=True):
+        assert torch.equal(old, new)
+    text = block.text()
+    again = block.apply(rope.PASS)
+    assert (again.matches, again.near_misses, block.text()) == ([], [], text)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    "sizes",
+    [Sizes(4, 1), Sizes(4, 4), Sizes(2, 2, 64, 32), Sizes(rotary_dim=16), Sizes(rotary_dim=4)],
+    ids=str,
+)
+@pytest.mark.parametrize("name", ["neox", "interleaved_halves"])
+def test_sizes_and_dtypes(name: str, sizes: Sizes, dtype: torch.dtype) -> None:
+    block = traced(SPELLINGS[name][0], sizes, dtype)
+    many = [inputs(), inputs(1, 1), inputs(3, 200)]
+    many[2][1].mul_(300)
+    before = [block(*each)[0] for each in many]
+    assert len(block.apply(rope.PASS).matches) == 2
+    for each, old in zip(many, before, strict=True):
+        assert torch.equal(old, block(*each)[0])
+
+
+@pytest.mark.parametrize("name", TWISTS)
+def test_refuses(name: str) -> None:
+    parts, reason = TWISTS[name]
+    block = traced(parts)
+    text = block.text()
+    result = block.apply(rope.PASS)
+    assert not result.matches
+    assert len(conditions(result)) == 2
+    assert all(reason in condition for condition in conditions(result)), conditions(result)
+    assert block.text() == text
+
+
+def test_a_neg_or_sub_elsewhere_is_not_worth_telling() -> None:
+    def attend(block: Any, q: Any, k: Any, v: Any, tokens: Any) -> Any:
+        return torch.neg(q) - torch.cat((-q.exp(), -q), -1)[..., : q.shape[-1]]
+
+    parts = SPELLINGS["neox"][0]
+    result = traced(type(parts)(attend=attend)).apply(rope.PASS)
+    assert (len(result.matches), conditions(result)) == (1, [])
+
+
+@pytest.fixture(scope="module", params=["glm", "glm4", "glm4_moe"])
+def family(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module", params=DTYPES, ids=str)
+def model(request: pytest.FixtureRequest, family: str) -> tuple[Program, Any]:
+    config = tiny_config(family)
+    program = captured(config, request.param, CaptureOptions())
+    for each in BEFORE:
+        each.run(program)
+    return program, tiny_model(config, request.param)
+
+
+def test_fires_on_the_stock_classes(family: str, model: tuple[Program, Any]) -> None:
+    program, eager = model[0].copy(), model[1]
+    x = example_inputs()
+    before = program.run(x, weights_of(program, eager))[0]
+    result = rope.PASS.run(program)
+    assert len(result.matches) == 2 * program.model.layers
+    assert {match.layer for match in result.matches} == set(range(program.model.layers))
+    assert not result.near_misses
+    ropes = [node for node in program.graph.nodes if m.is_op(node, "glmc.rope")]
+    assert {node.args[3] for node in ropes} == {family != "glm4_moe"}
+    assert torch.equal(before, program.run(x, weights_of(program, eager))[0])
+
+
+def test_partial_factor_one_and_eager_attention() -> None:
+    config = tiny_config("glm4", partial_rotary_factor=1.0, head_dim=64, num_key_value_heads=1)
+    program, eager = captured(config), tiny_model(config)
+    x = example_inputs()
+    before = program.run(x, weights_of(program, eager))[0]
+    for each in BEFORE:
+        each.run(program)
+    assert len(rope.PASS.run(program).matches) == 4
+    after = program.run(x, weights_of(program, eager))[0]
+    assert torch.equal(before, after)
+    torch.testing.assert_close(after, eager_logits(eager, x), atol=1e-4, rtol=1e-4)
