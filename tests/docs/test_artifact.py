@@ -1,0 +1,139 @@
+"""docs/artifact.md against the dataclasses of the formats, the writer and the memory sums."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from glmc.artifact.memory import block_bytes, memory_use
+from glmc.artifact.reader import read_artifact
+from glmc.artifact.writer import TOKENIZER_FILES
+from glmc_runtime import manifest, plan
+from glmc_runtime.dtypes import dtype_of
+from tests.artifact.toy import write
+from tests.docs.markdown import ROOT, blocks, section, table_rows
+
+PAGE = ROOT / "docs" / "artifact.md"
+DOCUMENTED = (
+    manifest.Manifest,
+    manifest.ModelFacts,
+    manifest.CacheSpec,
+    manifest.Limits,
+    manifest.Guards,
+    manifest.WeightEntry,
+    manifest.FileEntry,
+    plan.PhasePlan,
+    plan.InputSpec,
+    plan.Buffer,
+    plan.Call,
+    plan.Segment,
+)
+
+
+def names(text: str) -> list[str]:
+    """Code spans in the first column of the text's tables."""
+    return [name for row in table_rows(text) for name in re.findall(r"`([^`]+)`", row[0])]
+
+
+@pytest.mark.parametrize("kind", DOCUMENTED, ids=lambda kind: kind.__name__)
+def test_fields_are_those_of_the_dataclass(kind: Any) -> None:
+    fields = [field.name for field in dataclasses.fields(kind)]
+    assert names(section(PAGE, f"{kind.__name__} fields")) == fields
+
+
+def test_every_dataclass_of_the_formats_is_documented() -> None:
+    text = PAGE.read_text()
+    for module in (manifest, plan):
+        for name, kind in vars(module).items():
+            if dataclasses.is_dataclass(kind) and name != "Extent":
+                assert f"{name} fields" in text or f"`{name}`" in text, name
+
+
+def test_arguments_and_step_inputs() -> None:
+    examples = (
+        plan.BufferArgument(0),
+        plan.WeightArgument("w"),
+        plan.InputArgument("token_ids"),
+        plan.CacheArgument("key", 0),
+        plan.ExtentArgument(plan.Extent(tokens=1)),
+        plan.ValueArgument(1),
+    )
+    rows = table_rows(section(PAGE, "Arguments"))
+    assert [row[:2] for row in rows] == [
+        [f"`{next(iter(plan._argument_to_json(each)))}`", f"`{type(each).__name__}`"]
+        for each in examples
+    ]
+    assert names(section(PAGE, "Step inputs")) == list(plan.STEP_INPUTS)
+
+
+def test_format_and_version() -> None:
+    text = section(PAGE, "Manifest")
+    assert f"`format` is `{manifest.FORMAT}`" in text
+    assert f"`schema_version` is {manifest.SCHEMA_VERSION}" in text
+    assert plan.Extent.parse("8*tokens+sequences+1") == plan.Extent(8, 1, 1)
+
+
+def test_layout_is_what_is_written(tmp_path: Path) -> None:
+    documented = section(PAGE, "Layout")
+    assert all(f"`{name}`" in documented for name in TOKENIZER_FILES)
+    patterns = [
+        name.replace("NNNNN", r"\d{5}").replace(".", r"\.") + (".*" if name.endswith("/") else "")
+        for name in names(documented)
+    ]
+    tokenizer = tmp_path / "tokenizer"
+    tokenizer.mkdir()
+    (tokenizer / "tokenizer.json").write_text("{}")
+    write(tmp_path / "toy", tokenizer_directory=tokenizer)
+    written = [
+        path.relative_to(tmp_path / "toy").as_posix()
+        for path in (tmp_path / "toy").rglob("*")
+        if path.is_file()
+    ]
+    unexplained = [
+        name for name in written if not any(re.fullmatch(each, name) for each in patterns)
+    ]
+    unused = [each for each in patterns if not any(re.fullmatch(each, name) for name in written)]
+    assert (unexplained, unused) == ([], [])
+
+
+@pytest.mark.parametrize(("batch", "context"), [(0, 0), (1, 1), (2, 17), (4, 48)])
+def test_the_memory_formula_is_the_one_in_use(tmp_path: Path, batch: int, context: int) -> None:
+    formulas: dict[str, Any] = {}
+    (block,) = blocks(PAGE, "python")
+    exec(block.text, formulas)
+    write(tmp_path / "toy")
+    contents = read_artifact(tmp_path / "toy")
+    facts = contents.manifest
+    cache, limits = facts.cache, facts.limits
+    per_block = formulas["block_bytes"](
+        cache.layers,
+        cache.kv_heads,
+        cache.block_size,
+        cache.head_dim,
+        dtype_of(cache.dtype).itemsize,
+    )
+    assert per_block == block_bytes(cache)
+    decode, prefill = limits.decode_buckets[-1], limits.prefill_buckets[-1]
+    steps = {"decode": (decode, decode), "prefill": (prefill, min(prefill, decode))}
+    expected = formulas["device_bytes"](
+        [prod(each.shape) * dtype_of(each.dtype).itemsize for each in facts.weights.values()],
+        [contents.plans[name].arena.evaluate(*step) for name, step in steps.items()],
+        [
+            prod(size.evaluate(*step) for size in spec.shape) * dtype_of(spec.dtype).itemsize
+            for name, step in steps.items()
+            for spec in contents.plans[name].inputs
+            if not spec.name.endswith("_host")
+        ],
+        per_block,
+        batch,
+        context,
+        cache.block_size,
+    )
+    used = memory_use(facts, contents.plans, min(batch, decode), min(context, limits.max_context))
+    assert (batch <= decode, context <= limits.max_context) == (True, True)
+    assert used.total == expected
