@@ -9,14 +9,14 @@ import torch
 
 from glmc_runtime.kernels import Thunk, register
 from glmc_runtime.kernels.cpu.common import flat, in_order, optional, require_dtype, require_shape
-from glmc_runtime.kernels.cpu.packed import PACKED_ROWS, accumulate, as_image, can_pack, pack
+from glmc_runtime.kernels.cpu.packed import accumulate, as_image, pack, prefers_packed
 
 
 @register("cpu.linear")
 def linear(arguments: dict[str, Any]) -> Thunk:
     """``out = x @ weight.T (+ bias)``: x [..., k], weight [n, k], bias [n] or None, out [..., n].
 
-    With at most ``PACKED_ROWS`` rows the weight is repacked here, once. All of one dtype.
+    Where :func:`prefers_packed` the weight is repacked here, once. All of one dtype.
     """
     x, weight, out = arguments["x"], arguments["weight"], arguments["out"]
     bias = optional(arguments, "bias")
@@ -26,7 +26,7 @@ def linear(arguments: dict[str, Any]) -> Thunk:
     require_shape("weight", weight, (out.shape[-1], x.shape[-1]))
     require_shape("out", out, (*x.shape[:-1], weight.shape[0]))
     x, out = flat(x), flat(out)
-    if x.shape[0] <= PACKED_ROWS and can_pack(x.dtype):
+    if prefers_packed(x.shape[0], x.dtype):
         start = out.zero_ if bias is None else partial(out.copy_, bias.expand_as(out))
         return in_order(start, accumulate(as_image(x), pack(weight), as_image(out)))
     if bias is None:

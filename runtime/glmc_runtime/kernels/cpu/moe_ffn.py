@@ -11,18 +11,21 @@ import torch
 from glmc_runtime.kernels import Thunk, register
 from glmc_runtime.kernels.cpu.activation import gated
 from glmc_runtime.kernels.cpu.common import in_order, require_dtype, require_shape
-from glmc_runtime.kernels.cpu.packed import PACKED_ROWS, accumulate, as_image, can_pack, pack
+from glmc_runtime.kernels.cpu.packed import PACKED_ROWS, accumulate, as_image, pack, prefers_packed
 
 _MAXIMUM_VIEWS = 4096
 
 
 class _ExpertLinear:
     """``out[rows] = x[rows] @ weight[expert].T`` for a range of rows; a thunk is made the first
-    time that an expert meets a range and kept for the next."""
+    time that an expert meets a range and kept for the next. An expert gets at most ``tokens``."""
 
-    def __init__(self, x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor) -> None:
+    def __init__(
+        self, x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor, tokens: int
+    ) -> None:
         self.x, self.out, self.weights = x, out, weight.unbind(0)
-        self.packed = [pack(part) for part in self.weights] if can_pack(x.dtype) else None
+        packs = prefers_packed(min(tokens, PACKED_ROWS), x.dtype)
+        self.packed = [pack(part) for part in self.weights] if packs else None
         self._thunks: dict[tuple[int, int, int], Thunk] = {}
 
     def thunk(self, expert: int, start: int, count: int) -> Thunk:
@@ -38,7 +41,7 @@ class _ExpertLinear:
         # A source of one row stands for all rows: the only token of the step.
         x = self.x if self.x.shape[0] == 1 else self.x.narrow(0, start, count)
         out = self.out.narrow(0, start, count)
-        if self.packed is None or count > PACKED_ROWS:
+        if self.packed is None or not prefers_packed(count, self.x.dtype):
             return partial(torch.mm, x, self.weights[expert].t(), out=out)
         return accumulate(as_image(x), self.packed[expert], as_image(out))
 
@@ -82,8 +85,8 @@ def moe_ffn(arguments: dict[str, Any]) -> Thunk:
     require_shape("products", products, (tokens, top_k, hidden))
 
     alone = tokens == 1
-    first = _ExpertLinear(x if alone else gathered, gate_up, merged)
-    second = _ExpertLinear(activated, down, results)
+    first = _ExpertLinear(x if alone else gathered, gate_up, merged, tokens)
+    second = _ExpertLinear(activated, down, results, tokens)
     activate = gated(merged[:, :width], merged[:, width:], activated)
     flat_ids = ids.view(-1)
     flat_products = products.view(-1, hidden)

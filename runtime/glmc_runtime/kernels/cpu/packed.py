@@ -2,7 +2,8 @@
 
 ``x @ weight.T`` for few rows is bound by reading the weight. ATen's ``mm`` hands oneDNN (bfloat16)
 or MKL (float32) the plain row-major weight, which is repacked or badly streamed on every call; a
-weight packed once at load runs at up to twice the speed (float32 with 4 to 16 rows: 3 to 4 times).
+weight packed once at load runs at 1.4 to 1.8 times the speed (float32, 4 to 16 rows: 2.5 to 4).
+Only one row of float32 is best left to ``mm``, which then reads at the memory's speed.
 ``mkldnn::_linear_pointwise`` has no ``out``; a 1x1 convolution over an image of one row of ``rows``
 pixels is the same product, and its ``add`` variant accumulates into a given tensor.
 ``bench/cpu_gemv.py`` measures all of these.
@@ -45,6 +46,13 @@ def can_pack(dtype: torch.dtype) -> bool:
     if dtype == torch.bfloat16:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     return dtype == torch.float32
+
+
+def prefers_packed(rows: int, dtype: torch.dtype) -> bool:
+    """Whether the packed product is the faster one for this many rows."""
+    if dtype == torch.float32 and rows == 1:
+        return False
+    return rows <= PACKED_ROWS and can_pack(dtype)
 
 
 def pack(weight: torch.Tensor) -> PackedWeight:
