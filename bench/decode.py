@@ -26,7 +26,7 @@ from rich.table import Table
 
 from bench import aot, peers
 from bench.models import BenchModel, bench_models
-from glmc.compile import compile_model
+from glmc.driver import compile_model
 from glmc.config import CompileOptions
 from glmc.weights.random_checkpoint import write_random_checkpoint
 

@@ -1,0 +1,37 @@
+"""glmc: compile GLM-4.x for Kunlun XPU and CPU.
+
+    import glmc
+    glmc.compile("models/tiny-moe", "out/tiny-moe.xpu", target="xpu")
+    session = glmc.load("out/tiny-moe.xpu")
+"""
+
+from __future__ import annotations
+
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from glmc.report import Report
+    from glmc_runtime import Session
+
+__all__ = ["compile", "load"]
+
+
+def compile(model: str | Path, output: str | Path, **options: Any) -> Report:
+    """Compile ``model``, a checkpoint directory or a preset's name, into the artifact ``output``.
+
+    ``options`` are the fields of :class:`glmc.config.CompileOptions`. Returns the report; raises a
+    :class:`glmc.errors.GlmcError`, and leaves nothing at ``output`` then.
+    """
+    from glmc.config import CompileOptions
+    from glmc.driver import compile_model
+
+    return compile_model(model, output, CompileOptions(**options))
+
+
+def load(path: str | PathLike[str], **options: Any) -> Session:
+    """Load an artifact for replay; ``options`` as for :func:`glmc_runtime.load`."""
+    import glmc_runtime
+
+    return glmc_runtime.load(path, **options)

@@ -61,7 +61,7 @@ def compile_command(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
 ) -> None:
     """Compile a GLM-4.x model into an artifact that glmc-runtime replays."""
-    from glmc.compile import compile_model
+    from glmc.driver import compile_model
 
     if no_weights and random_weights:
         raise UsageError("--no-weights and --random-weights exclude each other", remedy="drop one")
