@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from glmc.report import Report
-    from glmc_runtime import Session
+    from glmc_runtime.session import Session
 
 __all__ = ["compile", "load"]
 
