@@ -91,7 +91,7 @@ def compile_command(
         console.print(calls_table(result))
     console.print(phases_table(result))
     for line in summary_lines(result, path):
-        console.print(line, highlight=False, markup=False)
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _numbers(flag: str, text: str) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console, RenderableType
@@ -47,7 +47,7 @@ def inspect_command(
     console = Console()
     for part in _parts(contents, contents.plans[phase], layer, available):
         if isinstance(part, str):
-            console.print(part, highlight=False, markup=False)
+            console.print(part, highlight=False, markup=False, soft_wrap=True)
         else:
             console.print(part)
 
@@ -129,7 +129,8 @@ def _header(contents: ArtifactContents) -> Iterator[str]:
 def _layer_table(plan: PhasePlan, calls: list[Call], title: str) -> Table:
     table = Table(title=title)
     for column in ("call", "kernel", "writes", "captured", "op", "node"):
-        table.add_column(column, justify="right" if column == "call" else "left")
+        justify: Literal["right", "left"] = "right" if column == "call" else "left"
+        table.add_column(column, justify=justify, overflow="fold")
     positions = {id(call): index for index, call in enumerate(plan.calls)}
     for call in calls:
         table.add_row(
@@ -138,7 +139,7 @@ def _layer_table(plan: PhasePlan, calls: list[Call], title: str) -> Table:
             ", ".join(call.writes),
             "no" if call.host else "yes",
             call.origin,
-            call.node,
+            call.node.partition(f"layers.{call.layer}.")[2] or call.node,
         )
     return table
 
