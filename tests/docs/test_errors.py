@@ -25,8 +25,8 @@ import glmc_runtime.errors
 from glmc import pipeline
 from glmc.artifact.writer import write_artifact
 from glmc.capture.model import decoder_layers
-from glmc.driver import compile_plan
 from glmc.config import CompileOptions
+from glmc.driver import compile_plan
 from glmc.errors import GlmcError
 from glmc.ir.match import NearMiss
 from glmc.ir.rewrite import fake_mode_of

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -63,9 +64,13 @@ def write_card(run: Run) -> str:
     """The text of README.md."""
     name, summary = SUMMARY[run.kind]
     parts = [
-        f"# {name}\n\n{summary}\n\nStock class of transformers {version('transformers')}; bf16 "
-        "weights in Hugging Face layout. Made for tests of `glmc`: small enough to ship, real "
-        "enough that a wrong kernel shows in the text it writes.",
+        f"# {name}",
+        _paragraph(summary),
+        _paragraph(
+            f"Stock class of transformers {version('transformers')}; bf16 weights in Hugging Face "
+            "layout. Made for tests of `glmc`: small enough to ship, real enough that a wrong "
+            "kernel shows in the text it writes."
+        ),
         _training(run),
         _result(run),
     ]
@@ -77,6 +82,10 @@ def write_card(run: Run) -> str:
         f"## Limits\n\n{LIMITS.format(length=SEQUENCE_LENGTH)}",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _paragraph(text: str) -> str:
+    return textwrap.fill(text, 100, break_long_words=False, break_on_hyphens=False)
 
 
 def _training(run: Run) -> str:
@@ -136,9 +145,13 @@ def _routing(run: Run) -> str:
         "correction bias",
     )
     return (
-        "## Routing on the held-out text\n\nA uniform gate would give each expert 6.25% and an "
-        f"entropy ratio of 1. The bias was moved by at most {run.settings.bias_rate} a step "
-        "against the sign of the load's excess; there is no auxiliary loss.\n\n"
+        "## Routing on the held-out text\n\n"
+        + _paragraph(
+            "A uniform gate would give each expert 6.25% and an entropy ratio of 1. The bias was "
+            f"moved by at most {run.settings.bias_rate} a step against the sign of the load's "
+            "excess; there is no auxiliary loss."
+        )
+        + "\n\n"
         + _table(header, rows)
     )
 

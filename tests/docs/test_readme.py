@@ -1,0 +1,186 @@
+"""The commands that the README shows are run, and what it shows of their output must be there.
+
+``make`` is run as ``make -n``; of what it would do, glmc's own commands are run here, and the rest
+is compared with the Makefile. A checkpoint that is not there is replaced by models/tiny-dense.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import shlex
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import chdir, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from glmc.cli.main import main as glmc
+from glmc.presets.catalog import preset_names
+from glmc_runtime.cli import main as glmc_runtime
+from tests.docs.markdown import ROOT, blocks, section, table_rows
+
+PAGE = ROOT / "README.md"
+PROGRAMS = {"glmc": glmc, "glmc-runtime": glmc_runtime}
+BY_HAND = "Installing by hand"
+_VARYING = (
+    (re.compile(r"\d+(\.\d+)? s\b"), "# s"),
+    (re.compile(r"peak memory [\d.]+ \w+"), "peak memory #"),
+    (re.compile(r"[\u2500-\u257f]"), " "),
+    (re.compile(r"\s+"), " "),
+)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A command of the page and the lines of output below it."""
+
+    command: str
+    output: tuple[str, ...]
+
+
+def shown() -> Iterator[Shown]:
+    for block in blocks(PAGE, "console", "bash"):
+        command, output = "", list[str]()
+        for line in (*block.lines, "$ "):
+            if line.startswith("$ "):
+                if command:
+                    yield Shown(command, tuple(output))
+                command, output = line[2:], []
+            else:
+                output.append(line)
+
+
+ALL = list(shown())
+RUN = [each for each in ALL if each.command.split()[0] in PROGRAMS or each.command == "make demo"]
+
+
+def plain(line: str) -> str:
+    for pattern, word in _VARYING:
+        line = pattern.sub(word, line)
+    return line.strip()
+
+
+def lacking(expected: tuple[str, ...], output: str) -> list[str]:
+    """Shown lines that do not come in the output, in their order; '...' stands for any lines."""
+    lines = iter([plain(line) for line in output.splitlines()])
+    wanted = [plain(line) for line in expected if line.strip() not in ("", "...")]
+    return [line for line in wanted if line not in lines]
+
+
+def dry_run(target: str) -> list[str]:
+    """What ``make target`` would execute in a fresh checkout."""
+    if shutil.which("make") is None:
+        pytest.skip("make is not installed")
+    command = ["make", "--no-print-directory", "-n", "-B", target]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True
+    )
+    return [line.strip() for line in done.stdout.splitlines() if line.strip()]
+
+
+def makefile_recipes() -> set[str]:
+    """All recipe lines of the Makefile, variables filled in."""
+    text = (ROOT / "Makefile").read_text()
+    variables = dict(re.findall(r"^(\w+) [?:]= (.*)$", text, re.MULTILINE))
+    recipes = set()
+    for rule in re.split(r"\n(?=\S+:)", text):
+        variables["@"] = rule.split(":", maxsplit=1)[0]
+        for line in re.findall(r"^\t(.*)$", rule, re.MULTILINE):
+            while "$" in line:
+                line = re.sub(
+                    r"\$\((\w+)\)|\$(@)", lambda found: variables[found[1] or found[2]], line
+                )
+            recipes.add(line)
+    return recipes
+
+
+def run_here(command: str) -> tuple[int, str]:
+    """Run a command of glmc in this process; a checkpoint that is missing is the tiny one."""
+    program, *arguments = shlex.split(command)
+    if arguments[0] == "compile":
+        there = arguments[1] in preset_names() or Path(arguments[1]).exists()
+        arguments[1] = arguments[1] if there else "models/tiny-dense"
+    stream = io.StringIO()
+    with redirect_stdout(stream), redirect_stderr(stream):
+        status = PROGRAMS[Path(program).name](arguments)
+    return status, stream.getvalue()
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tuple[int, str]]]:
+    """Every command of the page that can run here, in the page's order, each once."""
+    folder = tmp_path_factory.mktemp("readme")
+    (folder / "models").symlink_to(ROOT / "models")
+    done: dict[str, tuple[int, str]] = {}
+    with pytest.MonkeyPatch.context() as patch, chdir(folder):
+        patch.setenv("COLUMNS", "200")
+        for command in dict.fromkeys(each.command for each in RUN):
+            if command != "make demo":
+                done[command] = run_here(command)
+                continue
+            lines = [line for line in dry_run("demo") if Path(line.split()[0]).name in PROGRAMS]
+            results = [run_here(line) for line in lines]
+            done[command] = max(r[0] for r in results), "".join(r[1] for r in results)
+        yield done
+
+
+@pytest.mark.parametrize("each", RUN, ids=lambda each: each.command)
+def test_the_command_does_what_is_shown(each: Shown, outputs: dict[str, tuple[int, str]]) -> None:
+    status, output = outputs[each.command]
+    assert status == 0, output
+    assert output.strip()
+    assert lacking(each.output, output) == [], output
+
+
+def test_the_python_of_the_page_runs(outputs: dict[str, tuple[int, str]]) -> None:
+    (block,) = blocks(PAGE, "python")
+    stream = io.StringIO()
+    with redirect_stdout(stream), redirect_stderr(io.StringIO()):
+        exec(compile(block.text, PAGE.name, "exec"), {})
+    assert stream.getvalue().strip()
+    assert stream.getvalue().strip() in outputs["make demo"][1]
+
+
+@pytest.mark.parametrize("target", ["demo", "test"])
+def test_make_does_what_the_makefile_says(target: str) -> None:
+    lines = dry_run(target)
+    assert set(lines) <= makefile_recipes()
+    assert lines[0].endswith(" -m venv .venv")
+    assert lines[-1].startswith(".venv/bin/")
+    assert any("--constraint constraints.txt" in line for line in lines)
+
+
+def test_every_command_is_known() -> None:
+    known = {each.command for each in RUN} | {"make demo", "make test"}
+    by_hand = [each.command for each in ALL if each.command not in known]
+    recipes = [line.replace(" --quiet", "") for line in dry_run("demo")]
+    assert by_hand == recipes[: len(by_hand)]
+    assert all(command in section(PAGE, BY_HAND) for command in by_hand)
+
+
+def test_the_page_is_two_screens_and_honest() -> None:
+    text = PAGE.read_text()
+    assert len(text.splitlines()) <= 140
+    assert "No Kunlun card was at hand" in text
+    states = {row[0]: row[1] for row in table_rows(section(PAGE, "Where we are")) if len(row) == 2}
+    assert "emulated" in states["Kunlun, `--target xpu`"]
+    assert states["missing"]
+
+
+def test_presets_of_the_page_exist() -> None:
+    for preset in preset_names():
+        family = preset.removesuffix("-0414").lower()
+        assert any(part in PAGE.read_text().lower() for part in (family, family[: len("glm-z1")]))
+
+
+def test_lost_output_is_noticed() -> None:
+    output = "a  1.5 s\n│ b │ 2 │\nc\n"
+    assert lacking(("a 9.7 s", "...", "b   2", "c"), output) == []
+    assert lacking(("b 3",), output) == ["b 3"]
+    assert lacking(("c", "b 2"), output) == ["b 2"]
