@@ -1,0 +1,57 @@
+"""The counts of docs/numbers.md are those of a compile; what can't be measured here is not checked.
+
+By default one preset is compiled; ``-m slow`` takes all of them.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from glmc.config import CompileOptions
+from glmc.driver import compile_plan
+from glmc.presets.catalog import load_config
+from tests.docs.markdown import ROOT, section, table_rows
+
+PAGE = ROOT / "docs" / "numbers.md"
+COUNTS = table_rows(section(PAGE, "Calls of a decode step"))
+COSTS = table_rows(section(PAGE, "Cost of a compile"))
+QUICK = "glm-4-9b-0414"
+MODELS = [
+    pytest.param(row, id=row[0], marks=() if row[0] == QUICK else pytest.mark.slow)
+    for row in COUNTS
+]
+
+
+@pytest.mark.parametrize("row", MODELS)
+def test_counts(row: list[str]) -> None:
+    model = row[0] if "/" not in row[0] else str(ROOT / row[0])
+    options = CompileOptions(target="xpu", weights="none", dtype="bfloat16")
+    report = compile_plan(model, options).report
+    decode = report.phases["decode"]
+    assert [int(cell) for cell in row[1:]] == [
+        report.eager["total"],
+        sum(decode["vendor_calls_by_layer"].values()),
+        sum(decode["helper_calls_by_layer"].values()),
+        decode["captured_segments"],
+    ]
+
+
+def test_the_tables_are_of_the_same_models() -> None:
+    assert QUICK in [row[0] for row in COUNTS]
+    assert [row[0] for row in COUNTS] == [row[0] for row in COSTS]
+
+
+@pytest.mark.parametrize("row", COSTS, ids=lambda row: row[0])
+def test_parameters(row: list[str]) -> None:
+    model = row[0] if "/" not in row[0] else str(ROOT / row[0])
+    assert row[1] == f"{load_config(model).shape.parameters / 1e9:.4g} B"
+
+
+def test_every_table_names_its_command() -> None:
+    text = PAGE.read_text()
+    sections = [line[3:] for line in text.splitlines() if line.startswith("## ")]
+    assert "2 cores" in text
+    for title in sections:
+        body = section(PAGE, title)
+        assert "glmc" in body or title == "Not measured", title
+    assert "**emulated**" in section(PAGE, "Emulated")
