@@ -95,7 +95,7 @@ def rewrite(rewriter: Rewriter, found: Projections) -> None:
     for node in found.linears:
         stop = start + int(m.shape(node)[axis])
         arguments = (merged, axis, start, stop)
-        part = rewriter.call(torch.ops.aten.slice.Tensor, arguments, replaces=(node,))
+        part = rewriter.call(torch.ops.aten.slice.Tensor, arguments, replaces=(node,), before=node)
         rewriter.replace(node, part)
         start = stop
 
