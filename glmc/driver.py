@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from glmc import pipeline
-from glmc.artifact.writer import ManifestParts, model_facts, write_artifact
+from glmc.artifact.writer import ManifestParts, check_destination, model_facts, write_artifact
 from glmc.backends import target_by_name
 from glmc.backends.base import LoweringOptions, Target
 from glmc.backends.lower import Lowered, lower
@@ -81,8 +81,11 @@ def compile_model(
     ``progress`` is told the stage and how far it is. Raises a GlmcError of the stage that failed;
     nothing is left at ``output`` then.
     """
-    compiled = compile_plan(model, options or CompileOptions(), progress)
-    return write_compiled(compiled, output, progress)
+    options = options or CompileOptions()
+    # A taken path and an incomplete checkpoint are known before the work begins, not after it.
+    check_destination(Path(output), options.force)
+    _weight_source(load_config(model), options)
+    return write_compiled(compile_plan(model, options, progress), output, progress)
 
 
 def write_compiled(
@@ -91,7 +94,7 @@ def write_compiled(
     progress: Progress = lambda stage, done, total: None,
 ) -> Report:
     """Pack the weights and write the artifact; returns the report with the time that took."""
-    weights = _weight_source(compiled)
+    weights = _weight_source(compiled.source, compiled.options)
     started = time.perf_counter()
     write_artifact(
         Path(output),
@@ -221,12 +224,11 @@ def _check_dtype(target: Target, dtype: torch.dtype) -> None:
         )
 
 
-def _weight_source(compiled: Compiled) -> WeightSource | None:
-    source, kind = compiled.source, compiled.options.weights
-    if kind == "none":
+def _weight_source(source: ModelSource, options: CompileOptions) -> WeightSource | None:
+    if options.weights == "none":
         return None
-    if kind == "random":
-        return RandomWeights(source.fields, compiled.lowering.dtype, compiled.options.seed)
+    if options.weights == "random":
+        return RandomWeights(source.fields, _dtype(source, options), options.seed)
     if source.directory is None:
         raise UsageError(
             f"'{source.name}' is a preset, which has no weights",

@@ -108,7 +108,7 @@ def write_artifact(
     left at ``path``, and :class:`CheckpointError` from the source.
     """
     path = Path(path)
-    _check_destination(path, force)
+    check_destination(path, force)
     specs = [TensorSpec(weight.name, weight.dtype, weight.shape) for weight in weights]
     _check_names(specs)
     shards = plan_shards(specs, shard_bytes)
@@ -188,7 +188,8 @@ def _entries(shards: Sequence[Sequence[TensorSpec]]) -> dict[str, WeightEntry]:
     }
 
 
-def _check_destination(path: Path, force: bool) -> None:
+def check_destination(path: Path, force: bool) -> None:
+    """Raise :class:`PackError` for a path that :func:`write_artifact` would refuse."""
     if path.is_symlink() or (path.exists() and not path.is_dir()):
         found, remedy = "a file or a link", "choose another path"
     elif not path.exists() or not any(path.iterdir()):

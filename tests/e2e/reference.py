@@ -50,7 +50,10 @@ def greedy(model: Any, texts: Sequence[Sequence[int]], count: int = NEW_TOKENS) 
 
 @torch.no_grad()
 def forced_logits(model: Any, text: Sequence[int], first: int) -> Tensor:
-    """float32 logits behind each of ``text[first - 1:]``, from one pass over the whole text."""
+    """float32 logits behind each of ``text[first - 1:]``, from one pass over the whole text.
+
+    Returns [len(text) - first + 1, vocabulary].
+    """
     output = model(input_ids=torch.tensor([list(text)]), use_cache=False)
     logits: Tensor = output.logits[0, first - 1 :]
     return logits.float()

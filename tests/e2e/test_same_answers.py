@@ -16,6 +16,7 @@ import torch
 from tests.e2e.build import CHUNKED, PLACES, UNCHUNKED, Builder, generated
 from tests.e2e.grid import GRID, Point, build, write_checkpoint
 from tests.e2e.reference import NEW_TOKENS, describe_difference, greedy, load_eager, prompts
+from glmc_runtime.session import Session
 
 AXES = {
     False: ("family", "bias", "kv_heads", "head_dim", "tied"),
@@ -73,12 +74,18 @@ def test_tokens_are_those_of_hugging_face(point: Point, tmp_path: Path) -> None:
         for way, buckets in (("whole", UNCHUNKED), ("chunked", CHUNKED)):
             session = builder.session(place, **buckets)
             found = generated(session, texts, NEW_TOKENS)
+            assert (_prefill_steps(session) == 1) is (way == "whole")
             problems += [
                 f"{place.name}, {way}: {describe_difference(model, text, one, two)}"
                 for text, one, two in zip(texts, expected, found, strict=True)
                 if one != two
             ]
     assert not problems, "\n".join(problems)
+
+
+def _prefill_steps(session: Session) -> int:
+    counts = session.statistics.buckets.items()
+    return sum(bucket.steps for (phase, _), bucket in counts if phase == "prefill")
 
 
 def _require_lively(texts: list[list[int]]) -> None:
