@@ -1,7 +1,7 @@
 """Lowering: the graph of one phase becomes kernel calls over planned buffers.
 
-Walks the graph once, asks the target's rule for each op, and keeps the books: which buffer holds
-which value, who still reads it, when it lives. Memory offsets come from passes/memory_plan.
+Walks the graph once, asks the target's rule for each op, and keeps the books: which storage holds
+which value and who still reads it. ``assemble.py`` makes the plan of what comes out.
 """
 
 from __future__ import annotations
@@ -13,32 +13,30 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch.fx import Node
 
+from glmc.backends.assemble import Scratch, dtype_name, phase_plan
 from glmc.backends.base import LoweringOptions, Op, Target, Value
 from glmc.errors import InternalError, LoweringError
 from glmc.ir import match as m
 from glmc.ir.ops import OPS
 from glmc.ir.program import Program
 from glmc.ir.symbols import Symbols
-from glmc.passes import memory_plan
 from glmc.weights.recipe import Weight
 from glmc_runtime.plan import (
     Argument,
-    Buffer,
     BufferArgument,
     CacheArgument,
     Call,
     Extent,
-    ExtentArgument,
     InputArgument,
     InputSpec,
     PhasePlan,
-    Segment,
     Shape,
     ValueArgument,
     WeightArgument,
 )
 
 _VIEWS = ("aten.reshape", "getitem")
+_Storage = BufferArgument | CacheArgument
 
 
 @dataclass(frozen=True)
@@ -51,13 +49,6 @@ class Lowered:
 
 
 @dataclass
-class _Buffer:
-    name: str
-    shape: Shape
-    dtype: torch.dtype
-
-
-@dataclass
 class _Lowering:
     """The emitter: state of one phase while it is lowered."""
 
@@ -67,13 +58,13 @@ class _Lowering:
     symbols: Symbols
     notes: dict[str, Value] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
-    buffers: list[_Buffer] = field(default_factory=list)
+    buffers: list[Scratch] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
     inputs: dict[str, InputSpec] = field(default_factory=dict)
     weights: dict[str, Weight] = field(default_factory=dict)
     values: dict[Node, Value] = field(default_factory=dict)
     outputs: dict[int, Value] = field(default_factory=dict)
-    holders: dict[int, list[Node]] = field(default_factory=lambda: defaultdict(list))
+    holders: dict[_Storage, list[Node]] = field(default_factory=lambda: defaultdict(list))
     order: dict[Node, int] = field(default_factory=dict)
     node: Node | None = None
     op: Op | None = None
@@ -81,7 +72,7 @@ class _Lowering:
     # What rules see: the Emitter protocol.
 
     def temporary(self, name: str, shape: Shape, dtype: torch.dtype) -> Value:
-        self.buffers.append(_Buffer(name, tuple(shape), dtype))
+        self.buffers.append(Scratch(name, tuple(shape), dtype))
         return Value(name, tuple(shape), dtype, BufferArgument(len(self.buffers) - 1))
 
     def result(self, index: int = 0) -> Value:
@@ -96,7 +87,7 @@ class _Lowering:
 
     def mutable(self, value: Value) -> Value:
         argument = value.argument
-        free = isinstance(argument, BufferArgument) and not self._read_later(argument.buffer)
+        free = isinstance(argument, BufferArgument) and not self._read_later(argument)
         if free and not any(self._shares(value, other) for other in self.outputs.values()):
             return value
         copy = self.temporary(f"{value.name}.copy", value.shape, value.dtype)
@@ -104,9 +95,10 @@ class _Lowering:
         return copy
 
     def weight(self, weight: Weight) -> Value:
-        known = self.weights.setdefault(weight.name, weight)
+        known = self.weights.get(weight.name) or self.program.weights.get(weight.name, weight)
         if known != weight:
             raise InternalError(f"two different weights are named {weight.name}")
+        self.weights[weight.name] = weight
         shape = tuple(Extent(constant=size) for size in weight.shape)
         return Value(weight.name, shape, weight.dtype, WeightArgument(weight.name))
 
@@ -120,7 +112,7 @@ class _Lowering:
         return known
 
     def input(self, name: str, dtype: torch.dtype, shape: Shape) -> Value:
-        spec = InputSpec(name, _dtype_name(dtype), tuple(shape))
+        spec = InputSpec(name, dtype_name(dtype), tuple(shape))
         if self.inputs.setdefault(name, spec) != spec:
             raise InternalError(f"step input {name} is used with two shapes or dtypes")
         return Value(name, tuple(shape), dtype, InputArgument(name))
@@ -140,9 +132,14 @@ class _Lowering:
         op = self._op()
         bound = {name: self._argument(value) for name, value in arguments.items()}
         for name in writes:
-            if not isinstance(bound.get(name), (BufferArgument, CacheArgument)):
+            written = bound.get(name)
+            if not isinstance(written, (BufferArgument, CacheArgument)):
                 raise InternalError(
                     f"{function} writes '{name}', which is no buffer", place=op.node
+                )
+            if self._read_later(written):
+                raise InternalError(
+                    f"{function} writes '{name}', which is still read later", place=op.node
                 )
         self.calls.append(
             Call(function, bound, writes, host, op.node, op.name, op.layer, op.module)
@@ -173,39 +170,29 @@ class _Lowering:
             and first.buffer == second.buffer
         )
 
-    def _read_later(self, buffer: int) -> bool:
-        """Whether a later node reads a value in this buffer."""
+    def _read_later(self, storage: _Storage) -> bool:
+        """Whether a later node reads a value that lies here now."""
         if self.node is None:
             raise InternalError("nothing is being lowered")
-        now = self.order[self.node]
-        return any(
-            self.order[user] > now for holder in self.holders[buffer] for user in holder.users
-        )
+        now, holders = self.order[self.node], self.holders[_whole(storage)]
+        return any(self.order[user] > now for holder in holders for user in holder.users)
 
-    def _argument(self, value: object) -> Argument:
-        if not isinstance(value, Value):
-            if isinstance(
-                value,
-                (
-                    BufferArgument,
-                    WeightArgument,
-                    InputArgument,
-                    CacheArgument,
-                    ExtentArgument,
-                    ValueArgument,
-                ),
-            ):
-                self._note_weight(value)
-                return value
+    def _argument(
+        self, value: Value | Argument | float | int | bool | str | list[int] | None
+    ) -> Argument:
+        if value is None or isinstance(value, (bool, int, float, str, list)):
             return ValueArgument(value)
-        argument = value.argument
+        argument = value.argument if isinstance(value, Value) else value
         self._note_weight(argument)
-        if isinstance(argument, BufferArgument):
-            own = self.buffers[argument.buffer].shape
+        if not isinstance(value, Value):
+            return argument
+        if isinstance(argument, (BufferArgument, InputArgument)):
+            if isinstance(argument, BufferArgument):
+                own = self.buffers[argument.buffer].shape
+            else:
+                own = self.inputs[argument.input].shape
             shape = value.shape if value.shape != own or argument.real else None
             return replace(argument, shape=argument.shape if argument.shape else shape)
-        if isinstance(argument, InputArgument) and argument.real and argument.shape is None:
-            return replace(argument, shape=value.shape)
         return argument
 
     def _note_weight(self, argument: Argument) -> None:
@@ -222,14 +209,29 @@ class _Lowering:
             if node.op == "placeholder":
                 self.values[node] = self._placeholder(node)
             elif node.op == "output":
-                output = self.values[node.args[0][0]]
+                output = self._output(node)
             elif m.is_op(node, *_VIEWS):
                 self._view(node)
             else:
                 self._lower(node)
         if output is None or not isinstance(output.argument, BufferArgument):
             raise InternalError("the output of the phase is no buffer")
-        return self._finish(output.argument.buffer)
+        inputs = tuple(self.inputs.values())
+        buffer = output.argument.buffer
+        plan = phase_plan(self.program.phase, inputs, self.buffers, self.calls, buffer)
+        return Lowered(plan, self.weights, tuple(self.remarks))
+
+    def _output(self, node: Node) -> Value:
+        results = node.args[0]
+        if not isinstance(results, (tuple, list)) or len(results) != 1:
+            raise InternalError("a phase has one output, the logits", found=str(results))
+        value = self.values[results[0]]  # type: ignore[index]
+        argument = value.argument
+        if isinstance(argument, BufferArgument):
+            whole = self.buffers[argument.buffer].shape
+            if value.shape != whole:
+                raise InternalError("the output of the phase is a view", expected=str(whole))
+        return value
 
     def _placeholder(self, node: Node) -> Value:
         fake = m.tensor(node)
@@ -240,7 +242,9 @@ class _Lowering:
         kind, dot, layer = name.partition("_cache.")
         if dot:
             sizes = (Extent(), *(Extent(constant=int(size)) for size in fake.shape[1:]))
-            return Value(name, sizes, fake.dtype, CacheArgument(kind, int(layer)))
+            cache = CacheArgument(kind, int(layer))
+            self.holders[cache].append(node)
+            return Value(name, sizes, fake.dtype, cache)
         return self.input(name, fake.dtype, self._input_shape(name, fake))
 
     def _input_shape(self, name: str, fake: torch.Tensor) -> Shape:
@@ -262,12 +266,19 @@ class _Lowering:
                 return
             raise InternalError(f"output {node.args[1]} of {source} was not bound by its rule")
         value = self.values[source]  # type: ignore[index]
+        if not isinstance(value.argument, (BufferArgument, InputArgument)):
+            raise LoweringError(
+                f"{value.name} can't be read in another shape",
+                place=node.meta["id"],
+                expected="a reshape of a value of the step",
+                found=m.op_name(node),
+            )
         self._hold(node, replace(value, shape=self._shape(m.tensor(node))))
 
     def _hold(self, node: Node, value: Value) -> None:
         self.values[node] = value
-        if isinstance(value.argument, BufferArgument):
-            self.holders[value.argument.buffer].append(node)
+        if isinstance(value.argument, (BufferArgument, CacheArgument)):
+            self.holders[_whole(value.argument)].append(node)
 
     def _lower(self, node: Node) -> None:
         name = m.op_name(node).removeprefix("glmc.").removeprefix("aten.")
@@ -295,6 +306,13 @@ class _Lowering:
     def _arguments(
         self, node: Node, name: str
     ) -> dict[str, Value | float | int | bool | str | None]:
+        if node.kwargs:
+            raise LoweringError(
+                f"no rule knows what {', '.join(node.kwargs)} of {m.op_name(node)} means",
+                place=node.meta["id"],
+                found=", ".join(f"{key}={value}" for key, value in node.kwargs.items()),
+                remedy="see which pass missed this node: glmc inspect ARTIFACT, 'not fused'",
+            )
         names: Iterable[str] = OPS[name].argument_names if name in OPS else ("x", "y", "z")
         bound: dict[str, Value | float | int | bool | str | None] = {}
         for key, argument in zip(names, node.args, strict=False):
@@ -317,37 +335,10 @@ class _Lowering:
         else:
             raise InternalError(f"the rule for {m.op_name(node)} gave no result")
 
-    def _finish(self, output: int) -> Lowered:
-        spans = _spans(self.calls, len(self.buffers), output)
-        used = [index for index, span in enumerate(spans) if span is not None]
-        requests = []
-        for index in used:
-            span, buffer = spans[index], self.buffers[index]
-            if span is not None:
-                requests.append(memory_plan.Request(index, _bytes(buffer), *span))
-        planned = memory_plan.plan(requests)
-        buffers = tuple(
-            Buffer(
-                request.id,
-                self.buffers[request.id].name,
-                _dtype_name(self.buffers[request.id].dtype),
-                self.buffers[request.id].shape,
-                planned.offsets[request.id],
-                request.first,
-                request.last,
-            )
-            for request in requests
-        )
-        plan = PhasePlan(
-            self.program.phase,
-            tuple(self.inputs.values()),
-            buffers,
-            tuple(self.calls),
-            _segments(self.calls),
-            output,
-            planned.arena,
-        )
-        return Lowered(plan, self.weights, tuple(self.remarks))
+
+def _whole(storage: _Storage) -> _Storage:
+    """The storage itself, however a view of it is shaped."""
+    return BufferArgument(storage.buffer) if isinstance(storage, BufferArgument) else storage
 
 
 def lower(program: Program, target: Target, options: LoweringOptions) -> Lowered:
@@ -356,45 +347,3 @@ def lower(program: Program, target: Target, options: LoweringOptions) -> Lowered
         raise InternalError("only a specialised program can be lowered")
     target.check(options, program.model)
     return _Lowering(program, target, options, program.symbols).run()
-
-
-def _dtype_name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
-def _bytes(buffer: _Buffer) -> Extent:
-    """Size in bytes; at most one dimension may follow the step."""
-    size = Extent(constant=1)
-    for extent in buffer.shape:
-        if extent.tokens or extent.sequences:
-            if size.tokens or size.sequences:
-                raise InternalError(f"buffer {buffer.name} has two dimensions that follow the step")
-            size = extent * size.constant
-        else:
-            size = size * extent.constant
-    return size * buffer.dtype.itemsize
-
-
-def _spans(calls: list[Call], buffers: int, output: int) -> list[tuple[int, int] | None]:
-    """First and last call that touches each buffer; the output lives to the end."""
-    spans: list[tuple[int, int] | None] = [None] * buffers
-    for index, call in enumerate(calls):
-        for argument in call.arguments.values():
-            if isinstance(argument, BufferArgument):
-                span = spans[argument.buffer]
-                spans[argument.buffer] = (span[0] if span else index, index)
-    last = spans[output]
-    if last is not None:
-        spans[output] = (last[0], len(calls) - 1)
-    return spans
-
-
-def _segments(calls: list[Call]) -> tuple[Segment, ...]:
-    """Maximal runs of calls that a device graph can hold, and of those that it can't."""
-    segments: list[Segment] = []
-    for index, call in enumerate(calls):
-        if segments and segments[-1].captured is not call.host:
-            segments[-1] = replace(segments[-1], last=index)
-        else:
-            segments.append(Segment(index, index, not call.host))
-    return tuple(segments)

@@ -1,0 +1,109 @@
+"""Assembly: the calls of a phase and the buffers that they touch become its plan.
+
+Lifetimes are read off the calls, memory offsets come from passes/memory_plan, and runs of calls
+that a device graph can hold become segments.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from glmc.errors import InternalError
+from glmc.passes import memory_plan
+from glmc_runtime.plan import (
+    Buffer,
+    BufferArgument,
+    Call,
+    Extent,
+    InputSpec,
+    PhasePlan,
+    Segment,
+    Shape,
+)
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """A buffer that has no place yet."""
+
+    name: str
+    shape: Shape
+    dtype: torch.dtype
+
+
+def phase_plan(
+    name: str,
+    inputs: tuple[InputSpec, ...],
+    buffers: list[Scratch],
+    calls: list[Call],
+    output: int,
+) -> PhasePlan:
+    """The plan of a phase; buffers that no call touches are left out. ``output`` lives to the end.
+
+    Raises InternalError when nothing writes the output.
+    """
+    spans = _spans(calls, len(buffers), output)
+    requests = [
+        memory_plan.Request(index, _bytes(buffers[index]), *span)
+        for index, span in enumerate(spans)
+        if span is not None
+    ]
+    planned = memory_plan.plan(requests)
+    placed = tuple(
+        Buffer(
+            request.id,
+            buffers[request.id].name,
+            dtype_name(buffers[request.id].dtype),
+            buffers[request.id].shape,
+            planned.offsets[request.id],
+            request.first,
+            request.last,
+        )
+        for request in requests
+    )
+    return PhasePlan(name, inputs, placed, tuple(calls), _segments(calls), output, planned.arena)
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _bytes(buffer: Scratch) -> Extent:
+    """Size in bytes; at most one dimension may follow the step."""
+    size = Extent(constant=1)
+    for extent in buffer.shape:
+        if extent.tokens or extent.sequences:
+            if size.tokens or size.sequences:
+                raise InternalError(f"buffer {buffer.name} has two dimensions that follow the step")
+            size = extent * size.constant
+        else:
+            size = size * extent.constant
+    return size * buffer.dtype.itemsize
+
+
+def _spans(calls: list[Call], buffers: int, output: int) -> list[tuple[int, int] | None]:
+    """First and last call that touches each buffer; the output lives to the end."""
+    spans: list[tuple[int, int] | None] = [None] * buffers
+    for index, call in enumerate(calls):
+        for argument in call.arguments.values():
+            if isinstance(argument, BufferArgument):
+                span = spans[argument.buffer]
+                spans[argument.buffer] = (span[0] if span else index, index)
+    last = spans[output]
+    if last is None:
+        raise InternalError("no call writes the output of the phase")
+    spans[output] = (last[0], len(calls) - 1)
+    return spans
+
+
+def _segments(calls: list[Call]) -> tuple[Segment, ...]:
+    """Maximal runs of calls that a device graph can hold, and of those that it can't."""
+    segments: list[Segment] = []
+    for index, call in enumerate(calls):
+        if segments and segments[-1].captured is not call.host:
+            segments[-1] = replace(segments[-1], last=index)
+        else:
+            segments.append(Segment(index, index, not call.host))
+    return tuple(segments)
