@@ -97,8 +97,8 @@ class Generation:
             while self._waiting or self._running:
                 admitted = self._admit()
                 if admitted:
+                    self._running += admitted  # first, so that a failing prefill leaks no block
                     logits = self._session.prefill([request.sequence for request in admitted])
-                    self._running += admitted
                     yield from self._take(admitted, logits)
                 elif self._make_room():
                     batch = list(self._running)

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 import glmc_runtime
-from glmc_runtime.errors import CapacityError, RequestError
+from glmc_runtime.errors import CapacityError, PlanError, RequestError
+from glmc_runtime.inputs import Step
 from glmc_runtime.sampling import SamplingParameters
 from glmc_runtime.session import Session
 from tests.runtime.toy import EOS, MAX_CONTEXT, reference_greedy
@@ -119,6 +120,18 @@ def test_blocks_held_by_the_caller_end_in_an_error_not_a_loop(toy_path: Path) ->
         session.generate([[2, 3, 4]], max_new_tokens=10, ignore_eos=True)
     session.release(mine)
     assert session.cache.allocator.available == 5
+
+
+def test_a_failing_prefill_gives_the_blocks_back(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(step: Step) -> None:
+        raise PlanError("boom")
+
+    monkeypatch.setattr(session._replays["prefill"], "run", fail)
+    with pytest.raises(PlanError, match="boom"):
+        session.generate(PROMPTS)
+    assert session.cache.allocator.available == session.cache.allocator.usable
 
 
 def test_leaving_the_stream_gives_the_blocks_back(session: Session) -> None:
