@@ -53,6 +53,8 @@ class PhaseReplay:
         bound = self._steps.get(symbols)
         if bound is None:
             bound = self._bind(symbols)
+        elif self._keep is not None:
+            self._steps.move_to_end(symbols)
         self._inputs.fill(step)
         self._statistics.count_step(self._plan.name, symbols)
         if self._statistics.timing:

@@ -83,6 +83,17 @@ def test_prefill_bindings_are_forgotten_in_time(
     assert max(len(thunks) for thunks in replay._binder._thunks) == 2
 
 
+def test_the_prefill_step_used_last_is_kept(
+    toy_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(assemble_module, "PREFILL_BINDINGS_KEPT", 2)
+    session = glmc_runtime.load(toy_path)
+    for length in (5, 6, 5, 7):
+        session.prefill([session.sequence([4] * length)])
+    kept = [symbols.real_tokens for symbols in session._replays["prefill"]._steps]
+    assert kept == [5, 7]
+
+
 def _break_call(session: Session, phase: str, position: int, error: Exception) -> None:
     """Make one bound call of every step of a phase fail."""
     binder = session._replays[phase]._binder
