@@ -88,8 +88,9 @@ class PhaseBinder:
 
     def output(self, symbols: Symbols) -> torch.Tensor:
         """The logits of the real sequences, [real_sequences, vocabulary], in the arena."""
-        logits: torch.Tensor = self._value(BufferArgument(self.plan.output), symbols)
-        return logits[: symbols.real_sequences]
+        with torch.inference_mode(False):  # the caller may change its logits in place
+            logits: torch.Tensor = self._value(BufferArgument(self.plan.output), symbols)
+            return logits[: symbols.real_sequences]
 
     def call_of(self, thunk: Thunk | None) -> Call | None:
         """The call that a thunk was bound for; None for a device graph."""

@@ -17,7 +17,7 @@ import torch
 
 from glmc_runtime.cache import SCRATCH_BLOCK
 from glmc_runtime.dtypes import dtype_of
-from glmc_runtime.errors import PlanError
+from glmc_runtime.errors import PlanError, RequestError
 from glmc_runtime.plan import STEP_INPUTS, InputSpec
 from glmc_runtime.sequences import Chunk
 
@@ -134,6 +134,13 @@ class _Field:
             old = self.rows[row]
             if old == blocks:
                 continue
+            if len(blocks) > self.width:
+                raise RequestError(
+                    "a sequence owns more blocks than its row of the block table has room for",
+                    expected=f"at most {self.width} blocks",
+                    found=f"{len(blocks)}",
+                    remedy="give it blocks for at most max_context tokens",
+                )
             padded = blocks + [0] * (len(old) - len(blocks))
             start = row * self.width
             self.values[start : start + len(padded)] = array(self.format, padded)

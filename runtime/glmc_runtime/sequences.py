@@ -52,8 +52,9 @@ def new_sequence(tokens: ListLike[int], max_context: int, vocabulary: int) -> Se
     return Sequence(prompt)
 
 
-def check_prefill(sequences: ListLike[Sequence], max_context: int) -> None:
-    """Refuse a prefill without new tokens, or beyond the context; raises :class:`RequestError`."""
+def check_prefill(sequences: ListLike[Sequence], max_context: int, vocabulary: int) -> None:
+    """Refuse a prefill without new tokens, with unknown ones, or beyond the context; raises
+    :class:`RequestError`."""
     _check_distinct(sequences)
     for sequence in sequences:
         if sequence.cached >= len(sequence):
@@ -67,7 +68,9 @@ def check_prefill(sequences: ListLike[Sequence], max_context: int) -> None:
                 "a sequence is longer than the context",
                 expected=f"at most {max_context} tokens",
                 found=f"{len(sequence)} tokens",
+                remedy="shorten it, or compile with a larger max_context",
             )
+        _check_tokens(sequence.tokens[sequence.cached :], vocabulary)
 
 
 def check_decode(

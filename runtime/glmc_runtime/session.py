@@ -75,9 +75,10 @@ class Session:
         Returns the logits of the last token of each, [len(sequences), vocabulary], in a tensor of
         the caller's own. Prompts are packed into as few steps as the largest prefill bucket
         allows; a longer one is cut into chunks. Raises :class:`CapacityError` when KV blocks are
-        short and :class:`RequestError` when there is nothing to cache; both change nothing.
+        short and :class:`RequestError` when there is nothing to cache or a token is not in the
+        vocabulary; both change nothing.
         """
-        check_prefill(sequences, self.max_context)
+        check_prefill(sequences, self.max_context, self.manifest.model.vocabulary)
         self._reserve(sequences, [len(sequence) for sequence in sequences])
         rows: list[torch.Tensor | None] = [None] * len(sequences)
         next_one = 0
@@ -96,7 +97,8 @@ class Session:
                 if sequences[place].cached == len(sequences[place]):
                     rows[place] = logits[row].clone()
                     next_one = place + 1
-        return torch.stack([row for row in rows if row is not None])
+        with torch.inference_mode(False):  # the caller may change its logits in place
+            return torch.stack([row for row in rows if row is not None])
 
     @torch.inference_mode()
     def decode(self, sequences: ListLike[Sequence], token_ids: ListLike[int]) -> torch.Tensor:

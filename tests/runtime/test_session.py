@@ -144,6 +144,31 @@ def test_the_context_ends(session: Session) -> None:
         session.decode([sequence], [2])
 
 
+def test_logits_may_be_changed_in_place(session: Session) -> None:
+    sequence = session.sequence([1, 2, 3])
+    first = session.prefill([sequence])
+    _same(first.div_(2.0)[0] * 2, reference_logits([1, 2, 3]))
+    second = session.decode([sequence], [4])
+    _same(second.div_(2.0)[0] * 2, reference_logits([1, 2, 3, 4]))
+
+
+def test_appended_tokens_are_checked(session: Session) -> None:
+    sequence = session.sequence([1])
+    session.prefill([sequence])
+    sequence.tokens.append(VOCABULARY)
+    with pytest.raises(RequestError, match="not in the vocabulary"):
+        session.prefill([sequence])
+    assert (sequence.cached, len(sequence.blocks)) == (1, 1)
+
+
+def test_more_blocks_than_a_table_holds_do_not_spill_into_the_next_row(session: Session) -> None:
+    mine, other = session.sequence([1]), session.sequence([2])
+    mine.blocks = session.cache.allocator.allocate(session.manifest.cache.blocks_per_sequence + 1)
+    with pytest.raises(RequestError, match="more blocks"):
+        session.prefill([other, mine])
+    assert mine.cached == other.cached == 0
+
+
 def test_release_gives_the_blocks_back_once(session: Session) -> None:
     free = session.cache.allocator.available
     sequence = session.sequence([1] * 20)
