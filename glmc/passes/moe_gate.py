@@ -165,7 +165,8 @@ def _weighing(gathered: Node) -> Weighing:
             m.refuse(gathered, "the weights must be divided once, by their own sum")
         total, result, normalize = sums[0], divisions[0], True
         m.require(
-            m.last_axis(gathered, m.argument(total, 1, "dim")) and bool(total.args[2:3]),
+            m.last_axis(gathered, m.argument(total, 1, "dim"))
+            and bool(m.argument(total, 2, "keepdim", False)),
             total,
             "the weights' sum must be over the experts of a token and keep its dimension",
         )

@@ -52,7 +52,8 @@ def is_inverse(index: Node, permutation: Node) -> bool:
         positions = index.args[2] if m.is_op(index, "aten.index_put") else index.args[3]
         at = index.args[1] if m.is_op(index, "aten.index_put") else [index.args[2]]
         plain = isinstance(at, (list, tuple)) and list(at) == [permutation]
-        return plain and counts_up(positions) and len(index.args) <= 4 and not index.kwargs
+        adds = m.is_op(index, "aten.index_put") and bool(m.argument(index, 3, "accumulate", False))
+        return plain and counts_up(positions) and not adds
     return sorted_input(index) is permutation
 
 
