@@ -62,8 +62,16 @@ class CompileOptions:
                     remedy=f"--{name}-buckets 1,2,4",
                 )
         if self.block_size < 1:
-            raise UsageError("a block must hold at least one token", found=str(self.block_size))
+            raise UsageError(
+                "a block must hold at least one token",
+                found=str(self.block_size),
+                remedy="--block-size 128",
+            )
         if self.max_context is not None and self.max_context < 1:
-            raise UsageError("the context must hold a token", found=str(self.max_context))
+            raise UsageError(
+                "the context must hold a token",
+                found=str(self.max_context),
+                remedy="choose a larger --max-context",
+            )
         if self.weights not in ("checkpoint", "random", "none"):
             raise UsageError("weights are checkpoint, random or none", found=self.weights)

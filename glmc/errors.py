@@ -22,24 +22,28 @@ class UsageError(GlmcError):
     """Options that contradict each other or name something unknown."""
 
     code = "GLMC-1001"
+    usual_remedy = "see the options of the command with --help"
 
 
 class ConfigError(GlmcError):
     """config.json is missing, lacks a field, or names an architecture that glmc does not know."""
 
     code = "GLMC-1002"
+    usual_remedy = "use the config.json that was published with the checkpoint"
 
 
 class CheckpointError(GlmcError):
     """Weight files are missing, truncated, or hold missing, surplus or misshapen tensors."""
 
     code = "GLMC-1003"
+    usual_remedy = "download the checkpoint again, or use the config.json that belongs to it"
 
 
 class CaptureError(GlmcError):
     """The model could not be traced into one graph."""
 
     code = "GLMC-1004"
+    usual_remedy = "report the model and the versions of torch and transformers"
 
 
 class MatchCountError(GlmcError):
@@ -52,6 +56,7 @@ class LoweringError(GlmcError):
     """An op of the graph has no kernel on the target, or breaks one of its limits."""
 
     code = "GLMC-1006"
+    usual_remedy = "compile for another target, or report the model and the op"
 
 
 class AbiError(GlmcError):
@@ -71,3 +76,4 @@ class InternalError(GlmcError):
 
     code = "GLMC-1999"
     exit_status = 1
+    usual_remedy = "report the command and the versions of glmc, torch and transformers"

@@ -1,4 +1,4 @@
-"""``glmc compile MODEL``: from a checkpoint or preset to an artifact, with progress and a report."""
+"""``glmc compile MODEL``: from a checkpoint or preset to an artifact, progress and a report."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from glmc.cli.tables import calls_table, passes_table, phases_table, summary_lines
+from glmc.cli.tables import calls_table, console, passes_table, phases_table, summary_lines
 from glmc.config import CompileOptions
 from glmc.errors import UsageError
 
@@ -85,13 +85,13 @@ def compile_command(
     if as_json:
         typer.echo(json.dumps({"artifact": str(path), **result}))
         return
-    console = Console()
+    out = console()
     if report:
-        console.print(passes_table(result))
-        console.print(calls_table(result))
-    console.print(phases_table(result))
+        out.print(passes_table(result))
+        out.print(calls_table(result))
+    out.print(phases_table(result))
     for line in summary_lines(result, path):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        out.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _numbers(flag: str, text: str) -> tuple[int, ...]:
@@ -99,7 +99,10 @@ def _numbers(flag: str, text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError as error:
         raise UsageError(
-            f"{flag} is no list of numbers", expected="such as 1,2,4", found=repr(text)
+            f"{flag} is no list of numbers",
+            expected="ascending numbers",
+            found=repr(text),
+            remedy=f"{flag} 1,2,4",
         ) from error
 
 

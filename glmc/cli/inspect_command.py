@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.table import Table
 
 from glmc.artifact.memory import fits, weight_bytes
 from glmc.artifact.reader import ArtifactContents, read_artifact
-from glmc.cli.tables import calls_table, human_bytes, passes_table, phases_table
+from glmc.cli.tables import calls_table, console, human_bytes, passes_table, phases_table
 from glmc.errors import UsageError
 from glmc_runtime.manifest import manifest_to_json
 from glmc_runtime.plan import Call, PhasePlan
@@ -44,12 +44,12 @@ def inspect_command(
     if as_json:
         typer.echo(json.dumps(_as_json(contents, available)))
         return
-    console = Console()
+    out = console()
     for part in _parts(contents, contents.plans[phase], layer, available):
         if isinstance(part, str):
-            console.print(part, highlight=False, markup=False, soft_wrap=True)
+            out.print(part, highlight=False, markup=False, soft_wrap=True)
         else:
-            console.print(part)
+            out.print(part)
 
 
 def parse_bytes(text: str) -> int:

@@ -6,9 +6,9 @@ import json
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from glmc.cli.tables import console
 from glmc.presets.catalog import load_preset, preset_names
 
 
@@ -44,4 +44,4 @@ def presets_command(
             str(preset.config["max_position_embeddings"]),
             str(preset.matches["moe_gate"]),
         )
-    Console().print(table)
+    console().print(table)

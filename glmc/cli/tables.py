@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import os
 import resource
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
 from rich.table import Table
 
+WIDTH = 160
+"""Columns where no terminal says otherwise: names stay whole for grep and for a log."""
+
 Report = Mapping[str, Any]
+
+
+def console() -> Console:
+    """The console for stdout."""
+    told = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return Console() if told else Console(width=WIDTH)
 
 
 def passes_table(report: Report) -> Table:
     """One row per pass: nodes, matches found and expected, near misses, time."""
     table = Table(title="Passes")
     for column in ("pass", "numerics"):
-        table.add_column(column)
+        table.add_column(column, no_wrap=True)
     for column in ("nodes before", "after", "matches", "expected", "near misses", "ms"):
         table.add_column(column, justify="right")
     expected = report["expected_matches"]
@@ -118,7 +130,8 @@ def summary_lines(report: Report, path: Path) -> Iterator[str]:
         if options["target"] == "xpu"
         else f"{vendor + helpers} kernel calls"
     )
-    yield f"decode step: {calls}, against {report['eager']['total']} ATen operations of the eager model"
+    eager = report["eager"]["total"]
+    yield f"decode step: {calls}, against {eager} ATen operations of the eager model"
     for remark in report["remarks"]:
         yield f"note: {remark}"
     missing = sum(len(row["near_misses"]) for row in report["passes"])

@@ -11,11 +11,13 @@ class GlmcError(Exception):
     """Base of all errors that glmc raises on purpose.
 
     ``code`` is stable between releases; scripts may test it. ``exit_status`` is what the command
-    line returns: 2 for a request that can't be served, 1 for everything else.
+    line returns: 2 for a request that can't be served, 1 for everything else. ``usual_remedy`` is
+    shown where an error is raised without a remedy of its own.
     """
 
     code = "GLMC-0000"
     exit_status = 2
+    usual_remedy = ""
 
     def __init__(
         self,
@@ -31,7 +33,7 @@ class GlmcError(Exception):
         self.place = place
         self.expected = expected
         self.found = found
-        self.remedy = remedy
+        self.remedy = remedy or self.usual_remedy
 
     def __str__(self) -> str:
         lines = [f"[{self.code}] {self.message}"]
@@ -49,42 +51,49 @@ class ArtifactError(GlmcError):
     """The artifact is missing, half written, damaged, tampered with or of another format."""
 
     code = "GLMC-2001"
+    usual_remedy = "copy the artifact again, complete and unchanged, or compile the model again"
 
 
 class GuardError(GlmcError):
     """A guard of the artifact does not hold here: runtime, torch, device or vendor library."""
 
     code = "GLMC-2002"
+    usual_remedy = "run it where the guards hold, or compile the model again for this machine"
 
 
 class PlanError(GlmcError):
     """A plan names something that the runtime does not know or that contradicts itself."""
 
     code = "GLMC-2003"
+    usual_remedy = "compile the model again with the glmc release of this glmc-runtime"
 
 
 class RequestError(GlmcError):
     """A request can't be served: empty or overlong prompt, bad sampling option, bad token."""
 
     code = "GLMC-2004"
+    usual_remedy = "change the request to what is expected"
 
 
 class CapacityError(GlmcError):
     """Memory is too small: KV blocks, arena, or a batch beyond the largest bucket."""
 
     code = "GLMC-2005"
+    usual_remedy = "send fewer or shorter requests, or load with more kv_blocks"
 
 
 class VendorError(GlmcError):
     """A vendor library lacks a function or keyword that the plan calls, or its call failed."""
 
     code = "GLMC-2006"
+    usual_remedy = "run 'glmc-runtime doctor ARTIFACT', which tries every vendor call by itself"
 
 
 class MissingPackageError(GlmcError):
     """An optional package that this request needs is not installed."""
 
     code = "GLMC-2007"
+    usual_remedy = "install the package that is named"
 
 
 class NumericsError(GlmcError):
@@ -92,3 +101,4 @@ class NumericsError(GlmcError):
 
     code = "GLMC-2008"
     exit_status = 1
+    usual_remedy = "compare the model with its float32 compile, and look for damaged weights"

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from glmc.driver import FrontEnd, back_end, front_end, write_compiled
 from glmc.config import CompileOptions
+from glmc.driver import FrontEnd, back_end, front_end, write_compiled
 from glmc.presets.catalog import load_config
 from glmc_runtime.session import Session
 

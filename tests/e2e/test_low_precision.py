@@ -14,10 +14,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from glmc_runtime.session import Session
 from tests.e2e.build import PLACES, Builder
 from tests.e2e.grid import GRID, Point, write_checkpoint
 from tests.e2e.reference import forced_logits, load_eager, prompts
-from glmc_runtime.session import Session
 
 ALLOWED = 1.25
 PROMPTS = (1, 4, 5, 15, 16, 17, 33, 40)

@@ -1,0 +1,129 @@
+"""The command line as a user meets it: compile, run, inspect, presets, on the shipped models."""
+
+from __future__ import annotations
+
+import json
+import resource
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.reference import greedy, load_eager
+from tests.support.command import ROOT, SMALL, Command, Outcome, command_of, in_a_process
+
+DENSE, MOE = ROOT / "models" / "tiny-dense", ROOT / "models" / "tiny-moe"
+PROMPT = "Return a new"
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Command:
+    return command_of(capsys)
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
+    """tiny-moe for the emulated vendor, compiled in a process of its own."""
+    path = tmp_path_factory.mktemp("moe") / "tiny-moe.xpu"
+    done = in_a_process("compile", MOE, "--target", "xpu", "-o", path, "--json", *SMALL)
+    assert done.status == 0, done.err
+    return path, done
+
+
+def test_compile_json_is_the_report(compiled: tuple[Path, Outcome]) -> None:
+    path, done = compiled
+    report = json.loads(done.out)
+    assert report["artifact"] == str(path)
+    assert report["options"]["abi_profile"] == "P-A"
+    counts = {entry["name"]: entry["matches"] for entry in report["passes"]}
+    assert report["expected_matches"].items() <= counts.items()
+    assert {"capture", "passes", "write"} <= set(report["seconds"])
+    assert json.loads((path / "report.json").read_text())["phases"] == report["phases"]
+
+
+def test_compile_report_is_text(tmp_path: Path, run: Command) -> None:
+    path = tmp_path / "dense"
+    done = run("compile", DENSE, "-o", path, "--report", *SMALL)
+    assert done.status == 0
+    for word in ("rms_norm", "attention", "kernel calls", "tiny-dense", "written in"):
+        assert word in done.out, word
+    assert done.err == ""
+    assert run("run", path, "--prompt", PROMPT, "--max-new-tokens", "4").status == 0
+
+
+def test_run_json_says_that_it_is_emulated(compiled: tuple[Path, Outcome], run: Command) -> None:
+    arguments = ("--prompt", PROMPT, "--max-new-tokens", "12", "--ignore-eos", "--json")
+    done = run("run", compiled[0], "--emulate", *arguments)
+    assert done.status == 0
+    result = json.loads(done.out)
+    assert result["emulated"] is True
+    (completion,) = result["completions"]
+    assert len(completion["tokens"]) == 12 and completion["text"].strip()
+    assert completion["finish_reason"] == "length"
+    assert result["statistics"]["vendor_calls"]
+
+
+def test_run_chat_goes_through_the_template(tmp_path: Path, run: Command) -> None:
+    """The completion is Hugging Face's for the tokens that its own template makes."""
+    import torch
+    from transformers import AutoTokenizer
+
+    path = tmp_path / "dense"
+    assert run("compile", DENSE, "-o", path, "--dtype", "float32", *SMALL).status == 0
+    arguments = ("--prompt", PROMPT, "--chat", "--max-new-tokens", "8", "--ignore-eos", "--json")
+    (completion,) = json.loads(run("run", path, *arguments).out)["completions"]
+    tokenizer = AutoTokenizer.from_pretrained(DENSE)
+    ids = tokenizer.apply_chat_template(
+        [{"role": "user", "content": PROMPT}], add_generation_prompt=True, return_dict=True
+    )["input_ids"]
+    assert [completion["tokens"]] == greedy(load_eager(DENSE, torch.float32), [ids], 8)
+
+
+def test_run_text_says_that_it_is_emulated(compiled: tuple[Path, Outcome], run: Command) -> None:
+    done = run("run", compiled[0], "--emulate", "--prompt", PROMPT, "--max-new-tokens", "4")
+    assert done.status == 0
+    assert done.out.startswith("[emulated")
+    assert "(emulated)" in done.err
+
+
+def test_inspect(compiled: tuple[Path, Outcome], run: Command) -> None:
+    path, _ = compiled
+    text = run("inspect", path)
+    assert text.status == 0
+    for word in ("tiny-moe", "Glm4MoeForCausalLM", "kunlun_ops.moe_fc", "ABI profile P-A"):
+        assert word in text.out, word
+    data = json.loads(run("inspect", path, "--json").out)
+    assert data["manifest"]["target"] == "xpu"
+    assert data["weight_bytes"] > 1_000_000
+    assert data["report"]["phases"]["decode"]["calls"] > 50
+    layer = run("inspect", path, "--layer", "1")
+    assert layer.status == 0 and "moe_fc" in layer.out
+    assert "moe_fc" not in run("inspect", path, "--layer", "0").out
+    missing = run("inspect", path, "--layer", "9")
+    assert missing.status == 2 and "GLMC-1001" in missing.err and "remedy:" in missing.err
+
+
+def test_presets(run: Command) -> None:
+    text, data = run("presets"), json.loads(run("presets", "--json").out)
+    assert text.status == 0 and "glm-4.7" in text.out
+    assert "glm-4.7" in json.dumps(data)
+
+
+def test_help_and_unknown_commands(run: Command) -> None:
+    assert run("--help").status == 0
+    assert "compile" in run("--help").out
+    wrong = run("compyle")
+    assert wrong.status == 2 and "Traceback" not in wrong.err
+
+
+@pytest.mark.slow
+def test_the_largest_preset_compiles_within_its_time_and_memory(tmp_path: Path) -> None:
+    """Without weights, imports included: at most 90 s and 4 GB."""
+    start = time.monotonic()
+    arguments = ("compile", "glm-4.7", "--target", "xpu", "--no-weights", "-o", tmp_path / "glm")
+    done = in_a_process(*arguments)
+    seconds = time.monotonic() - start
+    assert done.status == 0, done.err
+    assert seconds <= 90
+    # The largest child process so far; in KiB on Linux.
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 <= 4e9
