@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 
 demo: $(VENV)/.installed
 	$(BIN)/glmc compile models/tiny-moe --target xpu --output out/tiny-moe.xpu --force
-	$(BIN)/glmc run out/tiny-moe.xpu --prompt "Return a new" --max-new-tokens 64
+	$(BIN)/glmc run out/tiny-moe.xpu --prompt "The source code for a work means" --max-new-tokens 48
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest

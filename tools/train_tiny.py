@@ -23,7 +23,7 @@ from tiny.tokenizer import encode_documents, stop_ids, train_tokenizer
 from tiny.training import Settings, train
 
 MODELS = Path(__file__).resolve().parent.parent / "models"
-STEPS = {Kind.MOE: 2200, Kind.DENSE: 3200}
+STEPS = {Kind.MOE: 5000, Kind.DENSE: 3200}
 
 
 def main(
