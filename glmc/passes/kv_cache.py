@@ -7,11 +7,14 @@ layer ``glmc.qkv_rope_cache`` (which writes the new keys and values to their slo
 context_lod and a key and a value cache per layer.
 
 Every op outside attention treats each token alone, so packing changes no value. Anything between
-that is not known to do so is refused. Reordered: attention over the cache sums in another order.
+that is not known to do so is refused: other ops, products of tokens with tokens, sums that
+broadcast, and reshapes that move or join tokens. Reordered: attention over the cache sums in
+another order.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +45,17 @@ _PER_TOKEN = (
     "aten.silu",
     "getitem",
 )
+_ELEMENTWISE = ("aten.add", "aten.mul")
+# What of an op's operands follows the tokens; all others must be weights of the model.
+_TOKEN_OPERANDS = {
+    "glmc.embedding": (0,),
+    "glmc.linear": (0,),
+    "glmc.rms_norm": (0,),
+    "glmc.add_rms_norm": (0, 1),
+    "glmc.moe_gate": (0,),
+    "glmc.moe_ffn": (0, 1, 2),
+    "glmc.shared_expert": (0, 3),
+}
 
 
 @dataclass(frozen=True)
@@ -102,7 +116,7 @@ def _head(node: Node) -> Head:
     m.expect_op(node, node, "glmc.rope", "glmc.norm_rope")
     norm: Node | None = None
     eps = 0.0
-    x, *rest = node.args
+    rest = list(node.args[1:])
     if m.is_op(node, "glmc.norm_rope"):
         norm, eps = m.operand(node, 1), float(node.args[2])  # type: ignore[arg-type]
         rest = list(node.args[3:])
@@ -129,6 +143,8 @@ def _part(node: Node) -> tuple[Node, int, int]:
     part = m.expect_op(m.operand(node, 0), node, "aten.slice")
     qkv = m.expect_op(m.operand(part, 0), part, "glmc.linear")
     m.require(part.args[1] == len(m.shape(qkv)) - 1, part, "expected a slice of columns")
+    m.require(len(part.args) == 4, part, "the slice must take neighbouring columns")
+    m.require(all(map(m.is_static, m.shape(node)[2:])), node, "heads and head_dim must be fixed")
     start = m.number(part.args[2])
     m.require(start is not None, part, "the slice must start at a plain column")
     return qkv, int(start or 0), int(m.shape(node)[2])
@@ -152,7 +168,7 @@ class KvCache:
             except m.NoMatchError as miss:
                 raise LoweringError(
                     f"kv_cache can't page the attention {node.meta['id']}",
-                    place=f"{miss.node.meta.get('id')} {miss.node.meta.get('source') or ''}".strip(),
+                    place=_place(miss.node),
                     expected=miss.condition,
                     remedy="see which pass missed this layer: glmc compile --report",
                 ) from miss
@@ -229,23 +245,29 @@ class _Pager:
         elif m.is_op(node, "aten.reshape"):
             rebuilder.values[node] = self._reshape(node)
         elif m.is_op(node, *_PER_TOKEN):
+            _require_per_token(node, self.old)
             call: Any = node.target
             rebuilder.values[node] = rebuilder.call(call, rebuilder.new(node.args), node)
         else:
-            raise LoweringError(
-                f"kv_cache does not know how {m.op_name(node)} treats packed tokens",
-                place=f"{node.meta['id']} {node.meta.get('source') or ''}".strip(),
-                expected="one of " + ", ".join(_PER_TOKEN),
-                found=m.op_name(node),
-                remedy="a pass that should have fused this node missed it; see the report",
-            )
+            expected = "one of " + ", ".join(_PER_TOKEN)
+            raise _mixes(node, expected, m.op_name(node))
 
     def _reshape(self, node: Node) -> Node:
         """Leading batch and token dimensions fold into one; the rest must be plain numbers."""
+        sizes = m.shape(node)
+        tail = [size for size in sizes if m.is_static(size)]
+        follow = [size for size in sizes if not m.is_static(size)]
+        if [*follow, *tail] != [*sizes] or len(follow) not in (1, 2):
+            raise _mixes(node, "batch and tokens first, then fixed sizes", str(sizes))
         source = self.rebuilder.new(m.operand(node, 0))
-        tail = [size for size in m.shape(node) if m.is_static(size)]
-        if tuple(tail) == tuple(m.shape(source)[1:]):
+        first, *rest = m.shape(source)
+        if tail == rest:
             return source  # type: ignore[no-any-return]
+        width = self.rebuilder.symbols.extent(first).tokens * math.prod(map(int, rest))
+        if width % math.prod(map(int, tail)):
+            raise _mixes(
+                node, f"a whole number of rows for the {width} numbers of a token", str(tail)
+            )
         return self.rebuilder.call(torch.ops.aten.reshape.default, (source, [-1, *tail]), node)
 
     def _attention(self, layer: Layer) -> Node:
@@ -279,6 +301,37 @@ class _Pager:
         return self.rebuilder.call(
             PREFILL_ATTENTION.overload, arguments, layer.attention, **_merged((layer.attention,))
         )
+
+
+def _require_per_token(node: Node, program: Program) -> None:
+    """Refuses an op that treats tokens alone in general, but not with these operands."""
+    if node.kwargs:
+        raise _mixes(node, "no keyword", ", ".join(node.kwargs))
+    if m.is_op(node, *_ELEMENTWISE):
+        tensors = node.all_input_nodes
+        if not all(m.same_shape(node, each) for each in tensors):
+            found = ", ".join(str(tuple(m.shape(each))) for each in tensors)
+            raise _mixes(node, "operands of one shape", found)
+    operands = _TOKEN_OPERANDS.get(m.op_name(node))
+    for index, operand in enumerate(node.args if operands is not None else ()):
+        if not isinstance(operand, Node) or index in (operands or ()):
+            continue
+        if program.weight_of(operand) is None:
+            raise _mixes(node, "a weight of the model as its other operand", operand.name)
+
+
+def _place(node: Node) -> str:
+    return f"{node.meta.get('id')} {node.meta.get('source') or ''}".strip()
+
+
+def _mixes(node: Node, expected: str, found: str) -> LoweringError:
+    return LoweringError(
+        f"kv_cache does not know how {m.op_name(node)} treats packed tokens",
+        place=_place(node),
+        expected=expected,
+        found=found,
+        remedy="a pass that should have fused this node missed it; see the report",
+    )
 
 
 def _merged(nodes: tuple[Node, ...]) -> dict[str, Any]:
