@@ -83,3 +83,18 @@ def test_index_select_and_embedding(dtype: torch.dtype) -> None:
     assert torch.equal(out, table[rows.long()])
     _run("aten.embedding", ids=rows, weight=table, out=out.zero_())
     assert torch.equal(out, table[rows.long()])
+
+
+def test_an_out_of_another_shape_is_refused_and_never_resized() -> None:
+    x, wide = _random(4, 3), torch.zeros(4, 5)
+    rows = torch.tensor([0, 1])
+    for name, arguments in (
+        ("aten.add", {"x": x, "y": x, "out": wide}),
+        ("aten.copy", {"source": x, "out": wide}),
+        ("aten.index_select", {"x": x, "rows": rows, "out": x}),
+        ("aten.embedding", {"ids": rows, "weight": x, "out": _random(4, 3)}),
+        ("aten.concat_columns", {"part_0": x, "part_1": x, "out": wide}),
+        ("aten.linear", {"x": x, "weight": _random(5, 3), "out": torch.zeros(2, 5)}),
+    ):
+        with pytest.raises(PlanError, match=r"wrong (shape|size)"):
+            find_binder(name)(arguments)

@@ -18,6 +18,7 @@ from glmc_runtime.kernels import Thunk, register
 def copy(arguments: dict[str, Any]) -> Thunk:
     """``out[...] = source``; casts when the dtypes differ."""
     source, out = arguments["source"], arguments["out"]
+    _require_size("out", out, source.numel())
     return partial(out.copy_, source.view(out.shape))
 
 
@@ -31,7 +32,9 @@ def zero(arguments: dict[str, Any]) -> Thunk:
 @register("aten.add")
 def add(arguments: dict[str, Any]) -> Thunk:
     """``out = x + y``; y may broadcast."""
-    return partial(torch.add, arguments["x"], arguments["y"], out=arguments["out"])
+    x, y, out = arguments["x"], arguments["y"], arguments["out"]
+    _require_shape("out", out, torch.broadcast_shapes(x.shape, y.shape))
+    return partial(torch.add, x, y, out=out)
 
 
 @register("aten.linear")
@@ -47,6 +50,7 @@ def linear(arguments: dict[str, Any]) -> Thunk:
         )
     rows = x.view(-1, weight.shape[0])
     result = out.view(-1, weight.shape[1])
+    _require_shape("out", result, (rows.shape[0], weight.shape[1]))
     if bias is None:
         return partial(torch.mm, rows, weight, out=result)
     return partial(torch.addmm, bias, rows, weight, out=result)
@@ -55,7 +59,9 @@ def linear(arguments: dict[str, Any]) -> Thunk:
 @register("aten.index_select")
 def index_select(arguments: dict[str, Any]) -> Thunk:
     """``out = x[rows]``: x [m, ...], rows int32 or int64 [n]."""
-    return partial(torch.index_select, arguments["x"], 0, arguments["rows"], out=arguments["out"])
+    x, rows, out = arguments["x"], arguments["rows"], arguments["out"]
+    _require_shape("out", out, (rows.numel(), *x.shape[1:]))
+    return partial(torch.index_select, x, 0, rows, out=out)
 
 
 @register("aten.embedding")
@@ -63,7 +69,9 @@ def embedding(arguments: dict[str, Any]) -> Thunk:
     """``out = weight[ids]``: weight [vocabulary, hidden], ids [tokens]."""
     ids, out = arguments["ids"].view(-1), arguments["out"]
     weight = arguments["weight"]
-    return partial(torch.index_select, weight, 0, ids, out=out.view(-1, weight.shape[1]))
+    rows = out.view(-1, weight.shape[1])
+    _require_shape("out", rows, (ids.numel(), weight.shape[1]))
+    return partial(torch.index_select, weight, 0, ids, out=rows)
 
 
 @register("aten.split_columns")
@@ -83,4 +91,25 @@ def concat_columns(arguments: dict[str, Any]) -> Thunk:
     """``out = cat((part_0, part_1, ...), dim=1)``: parts [rows, n_i]."""
     count = sum(name.startswith("part_") for name in arguments)
     parts = [arguments[f"part_{number}"] for number in range(count)]
-    return partial(torch.cat, parts, 1, out=arguments["out"])
+    out = arguments["out"]
+    _require_shape("out", out, (parts[0].shape[0], sum(part.shape[1] for part in parts)))
+    return partial(torch.cat, parts, 1, out=out)
+
+
+def _require_shape(name: str, tensor: torch.Tensor, shape: tuple[int, ...]) -> None:
+    """torch would resize an ``out`` of another shape, into the memory of its neighbours."""
+    if tuple(tensor.shape) != tuple(shape):
+        raise PlanError(
+            f"'{name}' has the wrong shape",
+            expected=str(list(shape)),
+            found=str(list(tensor.shape)),
+        )
+
+
+def _require_size(name: str, tensor: torch.Tensor, size: int) -> None:
+    if tensor.numel() != size:
+        raise PlanError(
+            f"'{name}' has the wrong size",
+            expected=f"{size} elements",
+            found=f"{list(tensor.shape)}",
+        )
