@@ -118,18 +118,19 @@ class PhaseBinder:
         return {name: self._value(item, symbols) for name, item in arguments.items()}
 
     def _bind_call(self, position: int, symbols: Symbols) -> Thunk:
-        call, values = self.plan.calls[position], self.arguments(position, symbols)
+        call = self.plan.calls[position]
         try:
+            values = self.arguments(position, symbols)
             if not is_vendor(call.function):
                 return find_binder(call.function)(values)
             if self._memory.vendor is None:
                 raise PlanError("a plan calls the vendor, but no vendor library was looked for")
             return self._memory.vendor.bind(call.function, values)
-        except (KeyError, TypeError, RuntimeError, AttributeError) as error:
+        except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             raise PlanError(
                 f"'{call.function}' can't be bound: {error!r}",
                 place=place_of(call),
-                found=", ".join(sorted(values)),
+                found=", ".join(sorted(call.arguments)),
                 remedy="compile again with the glmc of this runtime's version",
             ) from error
 

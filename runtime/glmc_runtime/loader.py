@@ -65,7 +65,9 @@ def _read_json(root: Path, name: str) -> Any:
             place=str(root),
             remedy="the compile did not finish or this is no artifact: compile again",
         ) from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise unreadable(root / name, error) from error
+    except (ValueError, RecursionError) as error:  # also numbers of too many digits
         raise ArtifactError(
             f"{name} is not valid JSON: {error}",
             place=str(root / name),
@@ -145,9 +147,21 @@ def _check_files(root: Path, manifest: Manifest, verify_hashes: bool) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """Hexadecimal sha256 of a file, read in pieces."""
+    """Hexadecimal sha256 of a file, read in pieces; raises :class:`ArtifactError`."""
     digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while piece := stream.read(_HASH_CHUNK):
-            digest.update(piece)
+    try:
+        with path.open("rb") as stream:
+            while piece := stream.read(_HASH_CHUNK):
+                digest.update(piece)
+    except OSError as error:
+        raise unreadable(path, error) from error
     return digest.hexdigest()
+
+
+def unreadable(path: Path, error: OSError) -> ArtifactError:
+    """The error of a file that the system does not let us read."""
+    return ArtifactError(
+        f"{path.name} can't be read: {error.strerror or error}",
+        place=str(path),
+        remedy="check the disk and the file's permissions",
+    )

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from glmc_runtime.errors import ArtifactError
+from glmc_runtime.records import misfit
 
 FORMAT = "glmc-artifact"
 SCHEMA_VERSION = 1
@@ -119,7 +120,8 @@ def manifest_to_json(manifest: Manifest) -> dict[str, Any]:
 
 
 def manifest_from_json(data: Any) -> Manifest:
-    """Read a manifest; raises :class:`ArtifactError` for another format or a lost field."""
+    """Read a manifest; raises :class:`ArtifactError` for another format, a lost field, or one that
+    holds something else than its annotation says."""
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise ArtifactError(
             "this is no glmc artifact",
@@ -141,7 +143,7 @@ def manifest_from_json(data: Any) -> Manifest:
             data["limits"],
             data["guards"],
         )
-        return Manifest(
+        manifest = Manifest(
             target=data["target"],
             dtype=data["dtype"],
             abi_profile=data["abi_profile"],
@@ -166,12 +168,32 @@ def manifest_from_json(data: Any) -> Manifest:
                 name: WeightEntry(item["file"], item["dtype"], tuple(item["shape"]))
                 for name, item in data["weights"].items()
             },
-            weights_included=bool(data["weights_included"]),
+            weights_included=data["weights_included"],
             files={name: FileEntry(**item) for name, item in data["files"].items()},
             phases=tuple(data["phases"]),
         )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ArtifactError(
-            f"manifest.json is not well formed: {error!r}",
-            remedy="compile the model again",
-        ) from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _not_well_formed(repr(error)) from error
+    problem = misfit(manifest, Manifest, "manifest") or _impossible(manifest)
+    if problem is not None:
+        raise _not_well_formed(problem)
+    return manifest
+
+
+def _impossible(manifest: Manifest) -> str | None:
+    """A size that divides or multiplies something later must be at least 1."""
+    sizes = {
+        **{f"cache.{name}": getattr(manifest.cache, name) for name in _CACHE_SIZES},
+        "limits.max_context": manifest.limits.max_context,
+        "model.vocabulary": manifest.model.vocabulary,
+    }
+    return next((f"{name} is {size}" for name, size in sizes.items() if size < 1), None)
+
+
+_CACHE_SIZES = ("layers", "kv_heads", "head_dim", "block_size", "blocks_per_sequence")
+
+
+def _not_well_formed(problem: str) -> ArtifactError:
+    return ArtifactError(
+        f"manifest.json is not well formed: {problem}", remedy="compile the model again"
+    )

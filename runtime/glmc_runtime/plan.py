@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from typing import Any, Union
 
 from glmc_runtime.errors import PlanError
+from glmc_runtime.records import misfit
 
 SCHEMA_VERSION = 1
 
-_TERM = re.compile(r"^(?:(\d+)\*)?(tokens|sequences)$|^(\d+)$")
+_TERM = re.compile(r"^(?:(\d{1,18})\*)?(tokens|sequences)$|^(\d{1,18})$")
+_LARGEST = 1 << 48
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Extent:
     def parse(text: int | str) -> Extent:
         """Read ``128``, ``"tokens"``, ``"8*tokens"`` or ``"sequences+1"``."""
         if isinstance(text, int):
-            return Extent(constant=text)
+            return Extent(constant=text)._checked(text)
         total = Extent()
         for term in str(text).replace(" ", "").split("+"):
             match = _TERM.match(term)
@@ -65,7 +67,13 @@ class Extent:
                 total += Extent(tokens=int(factor or 1))
             else:
                 total += Extent(sequences=int(factor or 1))
-        return total
+        return total._checked(text)
+
+    def _checked(self, text: int | str) -> Extent:
+        """Refuse what no memory has, so that later sums stay within 64 bits."""
+        if not all(0 <= part <= _LARGEST for part in (self.tokens, self.sequences, self.constant)):
+            raise PlanError("a size is out of range", expected=f"0 to {_LARGEST}", found=str(text))
+        return self
 
     def to_json(self) -> int | str:
         return self.constant if not (self.tokens or self.sequences) else str(self)
@@ -218,6 +226,8 @@ def _shape_to_json(shape: Shape) -> list[int | str]:
 
 
 def _shape_from_json(data: Any) -> Shape:
+    if not isinstance(data, list):
+        raise TypeError(f"a shape is {data!r:.60} and not a list")
     return tuple(Extent.parse(item) for item in data)
 
 
@@ -249,16 +259,16 @@ def _argument_to_json(argument: Argument) -> dict[str, Any]:
 
 def _argument_from_json(data: dict[str, Any]) -> Argument:
     shape = _shape_from_json(data["shape"]) if "shape" in data else None
-    real = bool(data.get("real", False))
+    real = data.get("real", False)
     if "buffer" in data:
-        return BufferArgument(int(data["buffer"]), shape, real)
+        return BufferArgument(data["buffer"], shape, real)
     if "input" in data:
-        return InputArgument(str(data["input"]), shape, real)
+        return InputArgument(data["input"], shape, real)
     if "weight" in data:
         rows = data.get("rows")
-        return WeightArgument(str(data["weight"]), None if rows is None else (rows[0], rows[1]))
+        return WeightArgument(data["weight"], None if rows is None else tuple(rows))
     if "cache" in data:
-        return CacheArgument(str(data["cache"]), int(data["layer"]))
+        return CacheArgument(data["cache"], data["layer"])
     if "extent" in data:
         return ExtentArgument(Extent.parse(data["extent"]), real)
     if "value" in data:
@@ -321,7 +331,7 @@ def phase_from_json(data: dict[str, Any]) -> PhasePlan:
                 found=str(data["schema_version"]),
                 remedy="compile the model again with a glmc of this runtime's version",
             )
-        return PhasePlan(
+        plan = PhasePlan(
             name=data["name"],
             inputs=tuple(
                 InputSpec(item["name"], item["dtype"], _shape_from_json(item["shape"]))
@@ -358,5 +368,9 @@ def phase_from_json(data: dict[str, Any]) -> PhasePlan:
             output=data["output"],
             arena=Extent.parse(data["arena"]),
         )
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise PlanError(f"the plan is not well formed: {error!r}") from error
+    problem = misfit(plan, PhasePlan, "plan")
+    if problem is not None:
+        raise PlanError(f"the plan is not well formed: {problem}")
+    return plan
