@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from glmc_runtime.dtypes import dtype_of
+from glmc_runtime.check_buffers import check_buffers
 from glmc_runtime.errors import PlanError
+from glmc_runtime.inputs import check_input
+from glmc_runtime.kernels import find_binder, is_vendor
+from glmc_runtime.kernels.vendor import check_vendor_name
 from glmc_runtime.manifest import Manifest
 from glmc_runtime.plan import (
     Argument,
     BufferArgument,
     CacheArgument,
-    Extent,
     InputArgument,
     PhasePlan,
     WeightArgument,
@@ -19,7 +21,8 @@ from glmc_runtime.plan import (
 def check_plan(plan: PhasePlan, manifest: Manifest) -> None:
     """Raise :class:`PlanError` where a plan names what is not there or contradicts itself."""
     _check_segments(plan)
-    _check_buffers(plan)
+    check_buffers(plan)
+    _check_inputs(plan, manifest)
     buffers = {buffer.id for buffer in plan.buffers}
     if plan.output not in buffers:
         raise PlanError(f"the {plan.name} plan gives back an unknown buffer {plan.output}")
@@ -29,6 +32,15 @@ def check_plan(plan: PhasePlan, manifest: Manifest) -> None:
         unknown = set(call.writes) - set(call.arguments)
         if unknown:
             raise PlanError(f"a call writes '{min(unknown)}', which is no argument", place=place)
+        for name in call.writes:
+            if not isinstance(call.arguments[name], (BufferArgument, CacheArgument)):
+                raise PlanError(
+                    f"a call writes '{name}', which is neither a buffer nor a cache", place=place
+                )
+        if is_vendor(call.function):
+            check_vendor_name(call.function, place)
+        else:
+            find_binder(call.function)
         for name, argument in call.arguments.items():
             problem = _problem(argument, buffers, inputs, manifest)
             if problem:
@@ -73,37 +85,9 @@ def _check_segments(plan: PhasePlan) -> None:
         )
 
 
-def _check_buffers(plan: PhasePlan) -> None:
-    """Every buffer lies inside the arena for every step (all sizes are linear and not negative)."""
-    identifiers = [buffer.id for buffer in plan.buffers]
-    if len(set(identifiers)) != len(identifiers):
-        raise PlanError(f"two buffers of {plan.name} have the same id")
-    for buffer in plan.buffers:
-        size = Extent(constant=dtype_of(buffer.dtype).itemsize)
-        for extent in buffer.shape:
-            size = _times(size, extent, f"{plan.name}, buffer '{buffer.name}'")
-        end = buffer.offset + size
-        for field in ("tokens", "sequences", "constant"):
-            if getattr(buffer.offset, field) < 0:
-                raise PlanError(f"buffer '{buffer.name}' begins before the arena")
-        # Steps have 1 <= sequences <= tokens (equal in decode): the corner and both directions.
-        inside = (
-            end.evaluate(1, 1) <= plan.arena.evaluate(1, 1)
-            and end.tokens + end.sequences <= plan.arena.tokens + plan.arena.sequences
-            and (plan.name == "decode" or end.tokens <= plan.arena.tokens)
-        )
-        if not inside:
-            raise PlanError(
-                f"buffer '{buffer.name}' of {plan.name} reaches beyond the arena",
-                expected=f"end at most {plan.arena}",
-                found=str(end),
-                remedy="compile the model again",
-            )
-
-
-def _times(size: Extent, extent: Extent, place: str) -> Extent:
-    if not (extent.tokens or extent.sequences):
-        return size * extent.constant
-    if size.tokens or size.sequences:
-        raise PlanError("a buffer's size is not linear in the step", place=place)
-    return extent * size.constant
+def _check_inputs(plan: PhasePlan, manifest: Manifest) -> None:
+    names = [spec.name for spec in plan.inputs]
+    if len(set(names)) != len(names):
+        raise PlanError(f"{plan.name} has a step input twice")
+    for spec in plan.inputs:
+        check_input(spec, manifest.cache.blocks_per_sequence)

@@ -18,7 +18,7 @@ import torch
 from glmc_runtime.cache import SCRATCH_BLOCK
 from glmc_runtime.dtypes import dtype_of
 from glmc_runtime.errors import PlanError, RequestError
-from glmc_runtime.plan import STEP_INPUTS, InputSpec
+from glmc_runtime.plan import STEP_INPUTS, Extent, InputSpec
 from glmc_runtime.sequences import Chunk
 
 _FORMATS: dict[str, Literal["i", "q"]] = {"int32": "i", "int64": "q"}
@@ -100,14 +100,44 @@ _COLUMNS: dict[str, Callable[[Step], list[int]]] = {
 _TABLE = "block_tables"
 
 
+_TOKENS, _SEQUENCES = Extent(tokens=1), Extent(sequences=1)
+_ENDS = Extent(sequences=1, constant=1)
+_LENGTHS: dict[str, Extent] = {
+    "token_ids": _TOKENS,
+    "positions": _TOKENS,
+    "slot_mapping": _TOKENS,
+    "block_tables": _SEQUENCES,
+    "context_lengths": _SEQUENCES,
+    "query_lod": _ENDS,
+    "context_lod": _ENDS,
+    "last_rows": _SEQUENCES,
+}
+
+
+def check_input(spec: InputSpec, blocks_per_sequence: int) -> None:
+    """Raise :class:`PlanError` unless the runtime knows the input and fills all of its shape."""
+    if spec.name not in STEP_INPUTS:
+        raise PlanError(f"'{spec.name}' is no step input", expected=", ".join(STEP_INPUTS))
+    if spec.dtype not in _FORMATS:
+        raise PlanError(
+            f"step input '{spec.name}' can't be {spec.dtype}", expected="int32 or int64"
+        )
+    name = spec.name.removesuffix(HOST_SUFFIX)
+    shape: tuple[Extent, ...] = (_LENGTHS[name],)
+    if name == _TABLE:
+        shape += (Extent(constant=blocks_per_sequence),)
+    if spec.shape != shape:
+        raise PlanError(
+            f"step input '{spec.name}' has another shape",
+            expected=", ".join(map(str, shape)),
+            found=", ".join(map(str, spec.shape)),
+        )
+
+
 class _Field:
     """One input: where it lies in the phase's memory, and how a step's values get there."""
 
     def __init__(self, spec: InputSpec, offset: int, tokens: int, sequences: int) -> None:
-        if spec.name not in STEP_INPUTS:
-            raise PlanError(f"'{spec.name}' is no step input", expected=", ".join(STEP_INPUTS))
-        if spec.dtype not in _FORMATS:
-            raise PlanError(f"step input '{spec.name}' can't be {spec.dtype}", expected="int32/64")
         self.spec = spec
         self.name = spec.name.removesuffix(HOST_SUFFIX)
         self.on_host = spec.name.endswith(HOST_SUFFIX)
@@ -148,7 +178,10 @@ class _Field:
 
 
 class StepInputs:
-    """The inputs of one phase, for steps of up to ``tokens`` rows and ``sequences`` sequences."""
+    """The inputs of one phase, for steps of up to ``tokens`` rows and ``sequences`` sequences.
+
+    The specs have passed :func:`check_input`.
+    """
 
     def __init__(
         self, specs: tuple[InputSpec, ...], tokens: int, sequences: int, device: torch.device

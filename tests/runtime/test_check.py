@@ -101,6 +101,48 @@ def test_writes_must_be_arguments(manifest: Manifest) -> None:
         check_plan(replace(plan, calls=(call, *plan.calls[1:])), manifest)
 
 
+@pytest.mark.parametrize("argument", [WeightArgument("head"), InputArgument("positions")])
+def test_only_buffers_and_caches_are_written(manifest: Manifest, argument: Argument) -> None:
+    plan = toy_plan("decode")
+    call = plan.calls[0]
+    arguments = {**call.arguments, call.writes[0]: argument}
+    with pytest.raises(PlanError, match="neither a buffer nor a cache"):
+        check_plan(
+            replace(plan, calls=(replace(call, arguments=arguments), *plan.calls[1:])), manifest
+        )
+
+
+@pytest.mark.parametrize("function", ["kunlun_ops.CDLL", "xspeedgate_ops.load", "os.system"])
+def test_only_known_functions_are_called(manifest: Manifest, function: str) -> None:
+    plan = toy_plan("decode")
+    call = replace(plan.calls[0], function=function)
+    with pytest.raises(PlanError, match=r"calls no vendor function|has no kernel"):
+        check_plan(replace(plan, calls=(call, *plan.calls[1:])), manifest)
+
+
+def test_buffers_alive_at_once_share_no_memory(manifest: Manifest) -> None:
+    plan = toy_plan("prefill")
+    first, second = plan.buffers[0], plan.buffers[1]
+    over = replace(second, offset=first.offset)
+    with pytest.raises(PlanError, match="alive at once"):
+        check_plan(replace(plan, buffers=(first, over, *plan.buffers[2:])), manifest)
+    # One bucket alone would not show it: these two meet only when every token is a sequence.
+    by_sequence = replace(second, offset=Extent(sequences=first.shape[1].constant * 4))
+    with pytest.raises(PlanError, match="alive at once"):
+        check_plan(replace(plan, buffers=(first, by_sequence, *plan.buffers[2:])), manifest)
+
+
+def test_buffers_are_used_while_alive(manifest: Manifest) -> None:
+    plan = toy_plan("prefill")
+    with pytest.raises(PlanError, match="not alive"):
+        check_plan(_with_buffer(plan, first=1), manifest)
+    logits = next(buffer for buffer in plan.buffers if buffer.id == plan.output)
+    short = replace(logits, last=len(plan.calls) - 2)
+    buffers = tuple(short if buffer is logits else buffer for buffer in plan.buffers)
+    with pytest.raises(PlanError, match="not alive"):
+        check_plan(replace(plan, buffers=buffers), manifest)
+
+
 def test_arena_views_share_memory_and_stay_inside() -> None:
     arena = Arena(64, torch.device("cpu"))
     arena.view(8, torch.float32, (2, 3)).fill_(1.5)

@@ -7,7 +7,7 @@ import torch
 
 from glmc_runtime.buckets import Buckets
 from glmc_runtime.errors import ArtifactError, CapacityError, PlanError
-from glmc_runtime.inputs import Step, StepInputs
+from glmc_runtime.inputs import Step, StepInputs, check_input
 from glmc_runtime.plan import Extent, InputSpec
 from glmc_runtime.sequences import Chunk
 from tests.runtime.toy import toy_plan
@@ -65,10 +65,18 @@ def test_padding_is_spread_over_the_scratch_block() -> None:
 
 
 def test_unknown_inputs_and_dtypes_are_refused() -> None:
+    rows = (Extent(tokens=1),)
+    check_input(InputSpec("positions", "int32", rows), 16)
     with pytest.raises(PlanError, match="no step input"):
-        StepInputs((InputSpec("mood", "int32", (Extent(tokens=1),)),), 4, 4, CPU)
+        check_input(InputSpec("mood", "int32", rows), 16)
     with pytest.raises(PlanError, match="can't be float32"):
-        StepInputs((InputSpec("positions", "float32", (Extent(tokens=1),)),), 4, 4, CPU)
+        check_input(InputSpec("positions", "float32", rows), 16)
+    for shape in ((Extent(constant=1),), (Extent(sequences=1),), (*rows, Extent(constant=2)), ()):
+        with pytest.raises(PlanError, match="another shape"):
+            check_input(InputSpec("positions", "int64", shape), 16)
+    table = (Extent(sequences=1), Extent(constant=15))
+    with pytest.raises(PlanError, match="another shape"):
+        check_input(InputSpec("block_tables", "int32", table), 16)
     inputs = StepInputs(toy_plan("decode").inputs, 4, 4, CPU)
     with pytest.raises(PlanError, match="too large"):
         inputs.view("positions", (5,), (4, 4))

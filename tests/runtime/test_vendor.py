@@ -12,14 +12,14 @@ import torch
 
 import glmc_runtime
 from glmc_runtime.cli import main
-from glmc_runtime.errors import GuardError, VendorError
+from glmc_runtime.errors import ArtifactError, GuardError, VendorError
 from glmc_runtime.guards import check_vendor_functions, device_for
 from glmc_runtime.kernels.vendor import Vendor, find_vendor
 from glmc_runtime.manifest import Guards
 from glmc_runtime.session import Session
 from tests.runtime.toy_vendor import write_vendor_toy
 
-pytest.importorskip("glmc_kunlun_emulator")
+glmc_kunlun_emulator = pytest.importorskip("glmc_kunlun_emulator")
 PROMPTS = [[3, 14, 15], list(range(30)), [7], [9] * 11, [20, 21]]
 
 
@@ -118,6 +118,21 @@ def test_targets_and_their_devices(monkeypatch: pytest.MonkeyPatch) -> None:
             device_for(replace(guards, target=target), _vendor())
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert device_for(guards, _vendor()).type == "cuda"
+
+
+def test_the_emulator_under_the_vendors_name_is_still_emulated(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with glmc_kunlun_emulator.install("P-A"):
+        session = glmc_runtime.load(path)
+    assert session.emulated
+    assert "emulated" in capsys.readouterr().err
+
+
+def test_a_profile_that_nobody_knows() -> None:
+    for profile in ("P-Z", None):
+        with pytest.raises(ArtifactError, match="no ABI profile"):
+            find_vendor(profile, True)
 
 
 def test_a_broken_installation_is_an_error_and_never_emulated(

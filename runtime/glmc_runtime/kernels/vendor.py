@@ -4,19 +4,51 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import torch
-
-from glmc_runtime.errors import GuardError, VendorError
+from glmc_runtime.errors import ArtifactError, GuardError, PlanError, VendorError
 from glmc_runtime.kernels import Thunk
 
 EMULATOR = "glmc_kunlun_emulator"
 EMULATED_NOTICE = "emulated: vendor calls run on the CPU emulator, not on Kunlun hardware"
+
+
+# What a plan may call: never whatever else a vendor's module happens to hold, such as a loader of
+# libraries. A function that glmc lowers to is added here.
+FUNCTIONS = frozenset(
+    f"kunlun_ops.{name}"
+    for name in (
+        "add_rmsnorm",
+        "gen_block_statistic",
+        "matmul",
+        "moe_fc",
+        "moe_post",
+        "moe_pre_sorted",
+        "moe_sigmoid_group_topk_norm",
+        "paged_attention",
+        "prefill_attention",
+        "reshape_and_cache_flash",
+        "rmsnorm",
+        "rotary_embedding",
+        "speculative_attention",
+        "swiglu",
+    )
+)
+
+
+def check_vendor_name(name: str, place: str) -> None:
+    """Raise :class:`PlanError` for a function that no plan may call."""
+    if name not in FUNCTIONS:
+        raise PlanError(
+            f"this runtime calls no vendor function '{name}'",
+            place=place,
+            remedy="upgrade glmc-runtime, or do not use this artifact: it was changed",
+        )
 
 
 @dataclass(frozen=True)
@@ -29,7 +61,7 @@ class Vendor:
     description: str
 
     def function(self, name: str) -> Callable[..., Any]:
-        """``kunlun_ops.X`` or ``xspeedgate_ops.X``; raises :class:`VendorError`."""
+        """``kunlun_ops.X``; raises :class:`VendorError`."""
         library, _, attribute = name.partition(".")
         function = getattr(self.libraries.get(library), attribute, None)
         if function is None:
@@ -51,7 +83,7 @@ def find_vendor(profile: str | None, emulate: bool | None) -> Vendor:
     ``emulate`` True takes the emulator, False insists on the library. A library that is installed
     but does not import is an error, never a reason to emulate. Raises :class:`VendorError`.
     """
-    installed = importlib.util.find_spec("kunlun_ops") is not None
+    installed = "kunlun_ops" in sys.modules or importlib.util.find_spec("kunlun_ops") is not None
     if emulate is True or (emulate is None and not installed):
         return _emulator(profile)
     if not installed:
@@ -60,16 +92,15 @@ def find_vendor(profile: str | None, emulate: bool | None) -> Vendor:
             remedy="install the Kunlun wheels, or allow the emulator",
         )
     try:
-        libraries = {"kunlun_ops": importlib.import_module("kunlun_ops")}
-        if importlib.util.find_spec("xspeedgate_ops") is not None:
-            importlib.import_module("xspeedgate_ops")  # registers torch.ops.xspeedgate_ops
-            libraries["xspeedgate_ops"] = torch.ops.xspeedgate_ops
+        library = importlib.import_module("kunlun_ops")
     except (ImportError, OSError) as error:
         raise VendorError(
             f"the vendor's library is installed but does not import: {error}",
             remedy="check that the wheels, xpytorch and the driver belong together",
         ) from error
-    return Vendor(libraries, False, None, "installed vendor libraries")
+    if getattr(library, "emulated", False):  # the emulator under the vendor's name
+        return Vendor({"kunlun_ops": library}, True, None, str(library.__version__))
+    return Vendor({"kunlun_ops": library}, False, None, "installed vendor libraries")
 
 
 def _emulator(profile: str | None) -> Vendor:
@@ -78,9 +109,12 @@ def _emulator(profile: str | None) -> Vendor:
             "neither the vendor's library kunlun_ops nor the emulator is installed",
             remedy="install the Kunlun wheels, or a glmc-runtime that brings the emulator",
         )
-    emulator = importlib.import_module(EMULATOR).load(profile)
-    libraries = {
-        "kunlun_ops": emulator.kunlun_ops,
-        "xspeedgate_ops": emulator.xspeedgate_ops,
-    }
+    package = importlib.import_module(EMULATOR)
+    try:
+        emulator = package.load(profile)
+    except package.UnmodelledError as error:
+        raise ArtifactError(
+            "the artifact names no ABI profile that is known", found=repr(profile)
+        ) from error
+    libraries = {"kunlun_ops": emulator.kunlun_ops}
     return Vendor(libraries, True, emulator.calls, f"emulator, profile {profile}")

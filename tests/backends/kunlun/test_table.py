@@ -12,6 +12,7 @@ from glmc.backends.kunlun.table import ALL, CLUSTERS, VENDOR_FUNCTIONS, abi_prof
 from glmc.errors import AbiError
 from glmc.ir.ops import OPS
 from glmc_kunlun_emulator import contract, load, moe_gate
+from glmc_runtime.kernels.vendor import FUNCTIONS
 from tests.backends.kunlun.harness import Bench, Counts, options, tokens_by
 
 entries = pytest.mark.parametrize(
@@ -22,6 +23,10 @@ entries = pytest.mark.parametrize(
         for profile in function.variants
     ],
 )
+
+
+def test_the_runtime_calls_every_function_of_the_table_and_no_other() -> None:
+    assert {function.qualified for function in VENDOR_FUNCTIONS.values()} == FUNCTIONS
 
 
 @entries
