@@ -114,7 +114,7 @@ def test_fires_on_the_stock_classes(family: str, model: tuple[Program, Any]) -> 
     assert torch.equal(before, program.run(x, weights_of(program, eager))[0])
 
 
-def test_partial_factor_one_and_eager_attention() -> None:
+def test_a_whole_head_rotated_against_eager_logits() -> None:
     config = tiny_config("glm4", partial_rotary_factor=1.0, head_dim=64, num_key_value_heads=1)
     program, eager = captured(config), tiny_model(config)
     x = example_inputs()
