@@ -6,7 +6,7 @@ code, not a TypeError far away from its cause.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
 from functools import cache
 from types import UnionType
@@ -40,12 +40,11 @@ def misfit(value: Any, kind: Any, place: str) -> str | None:
     return None if fits else _wrong(value, kind, place)
 
 
-def _misfit_of_record(value: Any, kind: Hashable, place: str) -> str | None:
+def _misfit_of_record(value: Any, kind: Any, place: str) -> str | None:
+    hints = _hints(kind)
     if type(value) is not kind:
         return _wrong(value, kind, place)
-    return _first(
-        (getattr(value, name), hint, f"{place}.{name}") for name, hint in _hints(kind).items()
-    )
+    return _first((getattr(value, name), hint, f"{place}.{name}") for name, hint in hints.items())
 
 
 def _misfit_of_tuple(value: Any, kind: Any, place: str) -> str | None:
