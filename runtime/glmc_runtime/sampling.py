@@ -15,8 +15,9 @@ class SamplingParameters:
     """``temperature`` 0 is greedy: the argmax of the raw logits, and the rest is ignored.
 
     ``top_k`` 0 keeps all tokens; ``top_p`` keeps the smallest set of likeliest tokens whose
-    probability reaches it. With a ``seed`` a request draws the same tokens whatever else is in
-    its batch; None draws another seed each time.
+    probability reaches it. With a ``seed`` a request has random numbers of its own, whatever else
+    is in its batch (its logits may differ there in the last bits); None draws another seed each
+    time. Prompts that share one seed share its random numbers, too.
     """
 
     temperature: float = 0.0
@@ -99,7 +100,9 @@ def distribution(
     likeliest come first, and ties are ordered (and cut) by the token id. The whole vocabulary is
     sorted only when top-p reaches far into it.
     """
-    scaled = logits.to("cpu", torch.float64) / parameters.temperature
+    raw = logits.to("cpu", torch.float64)
+    # The largest becomes 0, so that no temperature, however low, makes an infinity of it.
+    scaled = (raw - raw.max()) / parameters.temperature
     vocabulary = scaled.numel()
     if parameters.top_k:
         order = _largest(scaled, parameters.top_k)

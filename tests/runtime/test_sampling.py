@@ -111,3 +111,9 @@ def test_low_precision_logits_are_sampled_in_double() -> None:
 def test_options_out_of_range(options: dict[str, Any]) -> None:
     with pytest.raises(RequestError, match=next(iter(options))):
         SamplingParameters(**options)
+
+
+@pytest.mark.parametrize("options", [{}, {"top_k": 2}, {"top_p": 0.5}])
+def test_a_temperature_close_to_zero_is_greedy(options: dict[str, float]) -> None:
+    parameters = SamplingParameters(temperature=1e-310, seed=1, **options)  # type: ignore[arg-type]
+    assert Sampler(parameters).sample(torch.tensor([1.0, 3.0, 2.0])) == 1
