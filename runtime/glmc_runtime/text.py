@@ -10,6 +10,15 @@ from typing import Any
 
 from glmc_runtime.errors import ArtifactError, MissingPackageError, RequestError
 
+# What the code of a template can raise beside jinja2's own errors.
+_TEMPLATE_ERRORS = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 # What a tokenizer writes for bytes that are not (yet) a character.
 _REPLACEMENT = "\ufffd"
 
@@ -47,15 +56,21 @@ class Text:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, special tokens as the tokenizer adds them."""
-        ids: list[int] = self.tokenizer.encode(text).ids
-        return ids
+        return self._encode(text, True)
 
     def encode_chat(self, messages: list[dict[str, str]]) -> list[int]:
         """Token ids of a chat (``role`` and ``content`` each) that asks for an answer.
 
         The template brings the special tokens itself.
         """
-        ids: list[int] = self.tokenizer.encode(self.chat(messages), add_special_tokens=False).ids
+        return self._encode(self.chat(messages), False)
+
+    def _encode(self, text: str, add_special_tokens: bool) -> list[int]:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise RequestError("the text is no valid Unicode", found=f"{error}") from error
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
         return ids
 
     def decode(self, tokens: list[int]) -> str:
@@ -84,15 +99,19 @@ class Text:
         environment.globals["raise_exception"] = refuse
         environment.filters["tojson"] = _to_json
         special = {
-            name: value["content"] if isinstance(value, dict) else value
+            name: value.get("content", "") if isinstance(value, dict) else value
             for name, value in settings.items()
             if name.endswith("_token") and isinstance(value, (str, dict))
         }
         try:
             rendered: str = environment.from_string(template).render(
-                messages=messages, add_generation_prompt=True, **special
+                messages=messages,
+                add_generation_prompt=True,
+                tools=None,  # templates ask whether they are None
+                documents=None,
+                **special,
             )
-        except TemplateError as error:
+        except (TemplateError, *_TEMPLATE_ERRORS) as error:
             raise RequestError(f"the chat template refuses these messages: {error}") from error
         return rendered
 
@@ -102,8 +121,10 @@ class Text:
             return {}
         try:
             settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ArtifactError(f"{path.name} is not valid JSON: {error}") from error
+        if not isinstance(settings, dict):
+            raise ArtifactError(f"{path.name} is no JSON object", place=str(path))
         return settings
 
     def _template(self, settings: dict[str, Any]) -> str:
@@ -112,8 +133,10 @@ class Text:
             return file.read_text(encoding="utf-8")
         template = settings.get("chat_template")
         if isinstance(template, list):  # several named ones
-            named = {item["name"]: item["template"] for item in template}
-            template = named.get("default")
+            named = [item for item in template if isinstance(item, dict)]
+            template = next(
+                (item.get("template") for item in named if item.get("name") == "default"), None
+            )
         if not isinstance(template, str):
             raise RequestError(
                 "the artifact has no chat template",
@@ -159,8 +182,21 @@ class TextStream:
         return new
 
 
-def _to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None) -> str:
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent)
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """The filter as transformers has it: no escapes for HTML."""
+    return json.dumps(
+        value,
+        ensure_ascii=ensure_ascii,
+        indent=indent,
+        separators=separators,
+        sort_keys=sort_keys,
+    )
 
 
 def _require(package: str, purpose: str) -> Any:

@@ -100,6 +100,44 @@ def test_a_template_may_refuse_and_can_not_reach_python(directory: Path) -> None
             Text(directory).chat([])
 
 
+@pytest.mark.parametrize(
+    "template",
+    ["{{ 1 + 'a' }}", "{{ 1 // 0 }}", "{% for i in range(1000000) %}{% endfor %}"],
+)
+def test_a_template_that_fails_is_an_error_of_the_request(directory: Path, template: str) -> None:
+    pytest.importorskip("jinja2")
+    (directory / "chat_template.jinja").write_text(template)
+    with pytest.raises(RequestError, match="chat template"):
+        Text(directory).chat([])
+
+
+def test_a_template_sees_what_transformers_shows_it(directory: Path) -> None:
+    pytest.importorskip("jinja2")
+    (directory / "chat_template.jinja").write_text(
+        "{% if tools is not none or documents is not none %}tools{% endif %}"
+        "{{ {'b': 'é', 'a': 1} | tojson(separators=(',', ':'), sort_keys=true) }}"
+    )
+    assert Text(directory).chat([]) == '{"a":1,"b":"é"}'
+
+
+def test_settings_of_another_kind(directory: Path) -> None:
+    pytest.importorskip("jinja2")
+    config = directory / "tokenizer_config.json"
+    config.write_text('{"eos_token": {"x": 1}, "chat_template": "a{{ eos_token }}b"}')
+    assert Text(directory).chat([]) == "ab"
+    config.write_text('{"chat_template": [3, {"name": "default"}]}')
+    with pytest.raises(RequestError, match="no chat template"):
+        Text(directory).chat([])
+    config.write_text("[]")
+    with pytest.raises(ArtifactError, match="no JSON object"):
+        Text(directory).chat([])
+
+
+def test_text_that_is_no_unicode(directory: Path) -> None:
+    with pytest.raises(RequestError, match="no valid Unicode"):
+        Text(directory).encode("a\udcff")
+
+
 def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = Text(tmp_path)
     assert not text.available
