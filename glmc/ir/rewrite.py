@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -100,7 +101,14 @@ class Rewriter:
         return picked
 
     def weight(self, weight: Weight) -> Node:
-        """The placeholder of a weight, made when it is not there yet."""
+        """The placeholder of a weight, made when it is not there yet.
+
+        Another weight may have the name already, since tied weights have one name in two places:
+        then a number is put behind it.
+        """
+        name, number = weight.name, 1
+        while self.program.weights.get(weight.name, weight) != weight:
+            weight, number = replace(weight, name=f"{name}.{number}"), number + 1
         if weight.name in self._weights:
             return self._weights[weight.name]
         with self.graph.inserting_before(self._first):

@@ -37,8 +37,8 @@ def give_caches(program: Program) -> Program:
     written: list[Node] = []
     for node in program.graph.nodes:
         if m.is_op(node, "glmc.qkv_rope_cache"):
-            written += sorted(m.users(node, "getitem"), key=lambda item: int(item.args[1]))[1:]
-    output.args = ((output.args[0][0], *written),)  # type: ignore[index]
+            written += [user for index in (1, 2) for user in node.users if user.args[1] == index]
+    output.args = ((output.args[0][0], *written),)
     program.graph_module.recompile()
     return program
 
