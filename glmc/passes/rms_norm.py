@@ -57,7 +57,9 @@ def match(anchor: Node, program: Program) -> Norm:
     back = m.skip_down(normalised, m.CASTS)
     root = m.sole_user(back, "aten.mul")
     weight = m.other_operand(root, back)
-    x = m.skip_casts(hidden) if m.dtype(back) != torch.float32 else hidden
+    # One cast only: an earlier one may have rounded, and the op would not.
+    cast = m.is_op(hidden, *m.CASTS) and m.dtype(back) != torch.float32
+    x = m.operand(hidden, 0) if cast else hidden
     m.require(
         m.dtype(back) == m.dtype(x),
         back,

@@ -80,3 +80,23 @@ def test_an_rsqrt_elsewhere_is_not_worth_telling() -> None:
 
     result = trace(Root(), torch.randn(3, HIDDEN)).apply(rms_norm.PASS)
     assert (result.matches, result.near_misses) == ([], [])
+
+
+class RoundedBefore(torch.nn.Module):
+    """float16 that goes through bfloat16: the norm of the input itself would be another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.randn(8, dtype=torch.float16))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = x.bfloat16().float()
+        normed = hidden * torch.rsqrt(hidden.pow(2).mean(-1, keepdim=True) + 1e-5)
+        return self.scale * normed.to(x.dtype)
+
+
+def test_a_cast_that_rounds_is_not_skipped() -> None:
+    traced = trace(RoundedBefore(), torch.randn(2, 3, 8).half())
+    result = traced.apply(rms_norm.PASS)
+    assert (len(result.matches), len(result.near_misses)) == (0, 1)
+    assert "cast back to the input's dtype" in result.near_misses[0].condition
