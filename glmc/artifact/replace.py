@@ -38,7 +38,8 @@ def put_in_place(finished: Path, path: Path) -> None:
     if _exchange(finished, path):
         old = finished
     else:
-        old = finished.with_name(finished.name + ".old")
+        # Not named like a partial directory: after a crash the next write would remove it.
+        old = path.with_name(f".{path.name}.replaced-{os.getpid()}")
         os.rename(path, old)
         try:
             os.rename(finished, path)

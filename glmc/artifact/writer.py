@@ -134,6 +134,7 @@ def write_artifact(
             for name in ("plans", "weights", "tokenizer", "."):
                 if (partial / name).is_dir():
                     sync_directory(partial / name)
+            check_destination(path, force)  # again: packing takes long
             put_in_place(partial, path)
     except OSError as error:
         raise _disk_error(error, path, needed) from error

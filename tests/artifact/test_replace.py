@@ -53,6 +53,28 @@ def test_the_old_one_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert (old / "manifest.json").read_text() == "old"
 
 
+def test_a_crash_between_the_renames_does_not_cost_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the crash leaves is not taken for a left-over of a write by the next one."""
+    old = folder(tmp_path / "toy", "old")
+    monkeypatch.setattr(replace, "_exchange", lambda first, second: False)
+    real = os.rename
+
+    def rename(source: Path, target: Path) -> None:
+        if target == old:
+            raise SystemExit
+        real(source, target)
+
+    with pytest.raises(SystemExit), partial_directory(old) as partial:
+        (partial / "manifest.json").write_text("new")
+        monkeypatch.setattr(os, "rename", rename)
+        put_in_place(partial, old)
+    with partial_directory(old):
+        pass
+    assert [item.read_text() for item in tmp_path.rglob("manifest.json")] == ["old"]
+
+
 def test_left_over_is_removed_but_not_what_is_being_written(tmp_path: Path) -> None:
     left = tmp_path / ".toy.partial-old"
     left.mkdir()

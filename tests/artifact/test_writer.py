@@ -135,6 +135,20 @@ def test_an_artifact_is_replaced_with_force_only(tmp_path: Path) -> None:
     assert names(tmp_path) == ["toy"]
 
 
+@pytest.mark.parametrize("force", [False, True])
+def test_what_appears_while_packing_is_never_overwritten(tmp_path: Path, force: bool) -> None:
+    path = tmp_path / "toy"
+
+    def appear(done: int, total: int) -> None:
+        path.mkdir(exist_ok=True)
+        (path / "thesis.txt").write_text("mine")
+
+    with pytest.raises(PackError, match="taken"):
+        write(path, force=force, progress=appear)
+    assert names(path) == ["thesis.txt"]
+    assert names(tmp_path) == ["toy"]
+
+
 def test_an_empty_directory_may_be_filled(tmp_path: Path) -> None:
     (tmp_path / "toy").mkdir()
     write(tmp_path / "toy")
