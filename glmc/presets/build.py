@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 
 from glmc.errors import ConfigError
 from glmc.presets.fields import ModelFields
@@ -45,9 +46,15 @@ def build_config(fields: ModelFields, data: Mapping[str, Any]) -> Any:
     else:
         values["rope_scaling"] = scaling
     values.update({name: data[name] for name in _CARRIED if name in data})
-    config = getattr(transformers, _CLASSES[architecture])(
-        **values, eos_token_id=eos or None, architectures=[architecture], use_cache=True
-    )
+    try:
+        config = getattr(transformers, _CLASSES[architecture])(
+            **values, eos_token_id=eos or None, architectures=[architecture], use_cache=True
+        )
+    except (StrictDataclassError, TypeError, ValueError, KeyError) as error:
+        raise ConfigError(
+            f"transformers {transformers.__version__} refuses the config: {error}",
+            remedy="compare config.json with the published one",
+        ) from error
     _compare(fields, config)
     return config
 

@@ -161,7 +161,7 @@ def _read_json(path: Path) -> dict[str, Any]:
             place=str(path.parent),
             remedy="pass the directory of a complete checkpoint",
         ) from error
-    except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(
             f"{path.name} can't be read: {error}",
             place=str(path),

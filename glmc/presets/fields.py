@@ -225,7 +225,8 @@ def _read_moe(reader: _Reader) -> MoeFields:
 
 
 def _architecture(data: Mapping[str, Any], place: str) -> str:
-    named = data.get("architectures") or []
+    given = data.get("architectures") or []
+    named = given if isinstance(given, list) else [given]
     found = named[0] if named else MODEL_TYPES.get(str(data.get("model_type")))
     if found in ARCHITECTURES and len(named) <= 1:
         return str(found)

@@ -69,7 +69,7 @@ def read_header(path: Path) -> dict[str, FileTensor]:
         ) from error
     try:
         entries = json.loads(text.decode("utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also numbers of too many digits
         raise _damaged(path, "a JSON header", str(error)) from error
     if not isinstance(entries, dict):
         raise _damaged(path, "a JSON object as header", type(entries).__name__)
@@ -104,7 +104,7 @@ def _tensor(path: Path, name: str, entry: Any, start: int, size: int) -> FileTen
         numbers = all(isinstance(value, int) and value >= 0 for value in (*shape, begin, end))
     except (KeyError, TypeError, ValueError) as error:
         raise _damaged(path, f"dtype, shape and data_offsets of '{name}'", repr(entry)) from error
-    if code not in DTYPE_OF_CODE:
+    if not isinstance(code, str) or code not in DTYPE_OF_CODE:
         raise CheckpointError(
             f"tensor '{name}' has a dtype that glmc can't read",
             place=str(path),

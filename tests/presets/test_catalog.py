@@ -80,10 +80,16 @@ def test_refusals(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ConfigError, match="can't be read"):
         load_config(tmp_path)
+    for text in ("[" * 100_000, '{"a": ' + "9" * 5000 + "}"):
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(ConfigError, match="can't be read"):
+            load_config(tmp_path)
     (tmp_path / "config.json").write_text("[]")
     with pytest.raises(ConfigError, match="no JSON object"):
         load_config(tmp_path)
     with pytest.raises(ConfigError, match="a file"):
         load_config(tmp_path / "config.json")
+    with pytest.raises(ConfigError, match="refuses the config"):
+        load_config(directory_with(tmp_path / "dropout", attention_dropout="x"))
     with pytest.raises(ConfigError, match="torch_dtype"):
         load_config(directory_with(tmp_path / "without", torch_dtype=None))

@@ -98,6 +98,8 @@ def test_all_missing_fields_are_in_one_error() -> None:
         ({"architectures": ["LlamaForCausalLM"]}, "Glm4MoeForCausalLM"),
         ({"architectures": ["Glm4MoeForCausalLM", "Other"]}, "Other"),
         ({"architectures": None, "model_type": "glm4v"}, "glm4v"),
+        ({"architectures": 4}, "4"),
+        ({"architectures": {"a": 1}}, "'a'"),
         ({"head_dim": 0}, "head_dim"),
         ({"head_dim": 16.0}, "head_dim"),
         ({"num_hidden_layers": True}, "num_hidden_layers"),

@@ -57,6 +57,8 @@ def test_encode_header_aligns_and_reads_back(tmp_path: Path) -> None:
         (struct.pack("<Q", 2) + b"[]", "JSON object"),
         (struct.pack("<Q", 4) + b"{abc", "JSON header"),
         (struct.pack("<Q", 2) + b"\xff\xfe", "JSON header"),
+        (struct.pack("<Q", 100_000) + b"[" * 100_000, "JSON header"),
+        (struct.pack("<Q", 5006) + b'{"a":' + b"9" * 5000 + b"}", "JSON header"),
     ],
 )
 def test_damaged_headers(tmp_path: Path, content: bytes, words: str) -> None:
