@@ -17,7 +17,9 @@ PROMPT = "Return a new"
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Command:
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Nobody says how wide the output is, as in a pipe."""
+    monkeypatch.delenv("COLUMNS", raising=False)
     return command_of(capsys)
 
 

@@ -25,12 +25,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "full": {"full_capture": True},
     "marked": {"marked": True},
     "grouped_mm": {"capture_experts": "grouped_mm"},
-    "eager_attention": {"capture_attention": "eager"},
-    "eager_grouped_full": {
-        "capture_attention": "eager",
-        "capture_experts": "grouped_mm",
-        "full_capture": True,
-    },
+    "eager": {"capture_attention": "eager"},
 }
 BUDGET_DENSE, BUDGET_EXPERTS = 12, 20
 

@@ -1,6 +1,6 @@
-"""The shipped models on real text: Hugging Face's greedy tokens, in the published dtype's weights.
+"""The shipped models on real text: Hugging Face's greedy tokens.
 
-float32, as bfloat16 has ties that no order of summation decides.
+In float32: logits rounded to bfloat16 have ties that the order of summation decides.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ def test_text_goes_in_and_comes_out(tmp_path: Path) -> None:
     """With the tokenizer and ends of the checkpoint: the decoded text is Hugging Face's."""
     from transformers import AutoTokenizer
 
-    tokenizer: Any = AutoTokenizer.from_pretrained(MODELS / "tiny-moe")
-    model = load_eager(MODELS / "tiny-moe", torch.float32)
-    session = Builder(MODELS / "tiny-moe", tmp_path).session(PLACES[0], "float32", max_context=256)
+    tokenizer: Any = AutoTokenizer.from_pretrained(MODELS / "tiny-dense")
+    model = load_eager(MODELS / "tiny-dense", torch.float32)
+    session = Builder(MODELS / "tiny-dense", tmp_path).session(PLACES[0], "float32", max_context=256)
     completions = session.generate(TEXTS[:2], max_new_tokens=24, ignore_eos=True)
     for text, completion in zip(TEXTS, completions, strict=False):
         ids = tokenizer(text)["input_ids"]
