@@ -50,7 +50,9 @@ def test_text_goes_in_and_comes_out(tmp_path: Path) -> None:
 
     tokenizer: Any = AutoTokenizer.from_pretrained(MODELS / "tiny-dense")
     model = load_eager(MODELS / "tiny-dense", torch.float32)
-    session = Builder(MODELS / "tiny-dense", tmp_path).session(PLACES[0], "float32", max_context=256)
+    session = Builder(MODELS / "tiny-dense", tmp_path).session(
+        PLACES[0], "float32", max_context=256
+    )
     completions = session.generate(TEXTS[:2], max_new_tokens=24, ignore_eos=True)
     for text, completion in zip(TEXTS, completions, strict=False):
         ids = tokenizer(text)["input_ids"]
