@@ -5,19 +5,20 @@ normal     canonical, clean                                         one spelling
 fuse       rms_norm, rope, qk_norm, attention, qkv_merge,
            moe_gate, moe_ffn, gate_up_merge, shared_expert, add_rms_norm
 page       kv_cache                                                 packed tokens, paged cache
-phase      specialise (select_last)                                 one graph each: prefill, decode
+phase      specialise                                               one graph each: prefill, decode
 lower      the target's table, then memory_plan                     glmc/backends/lower.py
 """
 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from glmc.errors import MatchCountError
-from glmc.ir.match import NearMiss
+from glmc.ir.match import NearMiss, is_op
 from glmc.ir.program import Program
 from glmc.passes import (
     add_rms_norm,
@@ -34,7 +35,7 @@ from glmc.passes import (
     shared_expert,
     specialise,
 )
-from glmc.passes.base import Match, Pass
+from glmc.passes.base import Match, Pass, match_at
 from glmc.passes.kv_cache import KvCache
 
 PASSES: tuple[Pass, ...] = (
@@ -103,15 +104,15 @@ def run(program: Program, block_size: int, watch: Watch = lambda name, program: 
         watch(one.name, program)
     start = time.perf_counter()
     prefill, decode = specialise.prefill(program), specialise.decode(program)
-    head = specialise.head_of(program)
+    decoded = [node for node in decode.graph.nodes if is_op(node, "glmc.decode_attention")]
     records.append(
         PassRecord(
-            "select_last",
+            specialise.NAME,
             specialise.NUMERICS.value,
             time.perf_counter() - start,
             len(program.graph.nodes),
-            len(prefill.graph.nodes),
-            (Match(head.meta["id"], head.meta["module"], None),),
+            len(decode.graph.nodes),
+            tuple(match_at(node) for node in decoded),
             (),
         )
     )
@@ -134,9 +135,22 @@ def check_matches(records: tuple[PassRecord, ...], expected: Mapping[str, int]) 
         shown = "; ".join(reasons[:3]) or "no near miss was seen"
         more = f"; and {len(reasons) - 3} more" if len(reasons) > 3 else ""
         problems.append(
-            f"{record.name}: expected {wanted}, found {len(record.matches)} ({shown}{more})"
+            f"{record.name}: expected {wanted}, found {len(record.matches)}"
+            f"{_poor_layers(record, records)} ({shown}{more})"
         )
     return problems
+
+
+def _poor_layers(record: PassRecord, records: tuple[PassRecord, ...]) -> str:
+    """The layers with fewer matches of this pass than the richest layer has, as a phrase."""
+    layers = {match.layer for other in records for match in other.matches} - {None}
+    counts = Counter(match.layer for match in record.matches)
+    most = max((counts[layer] for layer in layers), default=0)
+    poor = sorted(layer for layer in layers if layer is not None and counts[layer] < max(most, 1))
+    if not poor:
+        return ""
+    named = ", ".join(map(str, poor[:12])) + (" ..." if len(poor) > 12 else "")
+    return f", fewest in layer{'s' if len(poor) > 1 else ''} {named}"
 
 
 def require_matches(records: tuple[PassRecord, ...], expected: Mapping[str, int]) -> None:

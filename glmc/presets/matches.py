@@ -17,7 +17,8 @@ def expected_matches(config: ModelFields | Any) -> dict[str, int]:
     ``rms_norm`` counts every norm (those that ``add_rms_norm`` widens later included, and those of
     q and k), ``rope`` counts q and k apart, ``qk_norm`` the norms of q and k apart,
     ``gate_up_merge`` one per dense layer or shared expert, whether the model keeps the two
-    projections apart (``glm4_moe``) or merged them itself, ``kv_cache`` one per layer.
+    projections apart (``glm4_moe``) or merged them itself, ``kv_cache`` and ``specialise`` one per
+    layer.
     """
     fields = config if isinstance(config, ModelFields) else fields_of(config)
     layers = fields.num_hidden_layers
@@ -38,5 +39,5 @@ def expected_matches(config: ModelFields | Any) -> dict[str, int]:
         "moe_gate": experts,
         "moe_ffn": experts,
         "shared_expert": experts,
-        "select_last": 1,
+        "specialise": layers,
     }
