@@ -7,6 +7,9 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
+from typing import Any
+
+import torch
 
 from .contract import ALL_PROFILES, REGISTRY, bind
 from .errors import UnmodelledError
@@ -66,17 +69,29 @@ def load(profile: str, guard: bool = True) -> EmulatedVendor:
 
 @contextmanager
 def install(profile: str, guard: bool = True) -> Iterator[EmulatedVendor]:
-    """For tests: `import kunlun_ops` and `import xspeedgate_ops` find the emulator meanwhile."""
+    """For tests: meanwhile the emulator is where the vendor's libraries would be.
+
+    `import kunlun_ops`, `import xspeedgate_ops`, `torch.ops.xspeedgate_ops.NAME` and
+    `torch.ops._C.NAME`. A library that is really there is hidden until the end, then back. The
+    names under `torch.ops` are plain functions here: no dispatcher, no fakes, no tracing.
+    """
     vendor = load(profile, guard)
-    names = ("kunlun_ops", "xspeedgate_ops")
-    before = {name: sys.modules.get(name) for name in names}
-    sys.modules["kunlun_ops"] = vendor.kunlun_ops
-    sys.modules["xspeedgate_ops"] = vendor.xspeedgate_ops
-    try:
+    modules: dict[str, ModuleType] = {
+        "kunlun_ops": vendor.kunlun_ops,
+        "xspeedgate_ops": vendor.xspeedgate_ops,
+    }
+    operators: dict[str, ModuleType] = {"xspeedgate_ops": vendor.xspeedgate_ops, "_C": vendor._C}
+    with _replaced(sys.modules, modules), _replaced(vars(torch.ops), operators):
         yield vendor
+
+
+@contextmanager
+def _replaced(table: dict[str, Any], entries: dict[str, ModuleType]) -> Iterator[None]:
+    before = {name: table[name] for name in entries if name in table}
+    table.update(entries)
+    try:
+        yield
     finally:
-        for name, module in before.items():
-            if module is None:
-                sys.modules.pop(name, None)
-            else:
-                sys.modules[name] = module
+        for name in entries:
+            table.pop(name, None)
+        table.update(before)

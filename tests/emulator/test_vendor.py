@@ -82,3 +82,34 @@ def test_install_is_temporary() -> None:
         assert importlib.import_module("xspeedgate_ops") is vendor.xspeedgate_ops
     assert "kunlun_ops" not in sys.modules
     assert "xspeedgate_ops" not in sys.modules
+
+
+def test_install_serves_the_names_under_torch_ops() -> None:
+    before = dict(vars(torch.ops))
+    x, weight, out = torch.randn(2, 8), torch.ones(8), torch.empty(2, 8)
+    with install("P-A") as vendor:
+        torch.ops._C.rmsnorm(x, weight, out)
+        q = torch.empty(4)
+        torch.ops.xspeedgate_ops.inplace_exponential(q)
+        assert vendor.calls == {"_C.rmsnorm": 1, "xspeedgate_ops.inplace_exponential": 1}
+        with pytest.raises(AttributeError):
+            torch.ops._C.no_such_function(x)
+        assert torch.equal(torch.ops.aten.relu(x), x.relu())
+    torch.testing.assert_close(out, torch.nn.functional.rms_norm(x, (8,), eps=1e-5))
+    assert dict(vars(torch.ops)) == before
+
+
+def test_install_gives_back_what_it_hid(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = types.SimpleNamespace(rmsnorm="the real one")
+    monkeypatch.setitem(vars(torch.ops), "_C", real)
+    monkeypatch.setitem(sys.modules, "xspeedgate_ops", types.ModuleType("xspeedgate_ops"))
+    module = sys.modules["xspeedgate_ops"]
+    with pytest.raises(KeyError, match="in between"), install("P-A"):
+        with install("P-B") as inner:
+            assert torch.ops._C is inner._C
+        assert torch.ops._C is not inner._C
+        assert torch.ops._C is not real
+        raise KeyError("in between")
+    assert torch.ops._C is real
+    assert sys.modules["xspeedgate_ops"] is module
+    assert "kunlun_ops" not in sys.modules
