@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from time import perf_counter
@@ -20,6 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         status: int = options.action(options)
+        sys.stdout.flush()  # a closed pipe shows here and not when the interpreter ends
     except GlmcError as error:
         if options.debug:
             raise
@@ -27,7 +29,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_status
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # whoever read our output has seen enough, as in ``| head``
+        _discard_output()
+        return 141  # what a shell reports for a process that ended by SIGPIPE
     return status
+
+
+def _discard_output() -> None:
+    """Point stdout nowhere, so that the interpreter's flush at exit does not fail as well."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -96,3 +99,16 @@ def test_text_in_and_out(worded: Path, capsys: pytest.CaptureFixture[str], chat:
     assert main([*arguments, "--json"]) == 0
     completion = json.loads(capsys.readouterr().out)["completions"][0]
     assert completion["text"].split() == words
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_a_reader_that_has_seen_enough_is_no_error(toy_path: Path, options: list[str]) -> None:
+    arguments = ["run", str(toy_path), *IDS, "--max-new-tokens", "5", *options]
+    reader, writer = os.pipe()
+    os.close(reader)
+    program = "import sys, tests.runtime.toy, glmc_runtime.cli; sys.exit(glmc_runtime.cli.main())"
+    command = [sys.executable, "-c", program, *arguments]
+    result = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert result.returncode == 141
+    assert result.stderr == ""
