@@ -46,7 +46,7 @@ class ModelShape:
 
 @dataclass
 class Program:
-    """``phase`` is ``stateless`` as captured, ``paged`` after kv_cache, then ``prefill`` or ``decode``.
+    """``phase``: ``stateless`` as captured, ``paged`` after kv_cache, ``prefill`` or ``decode``.
 
     ``symbols`` names the step sizes once the graph is a phase's own (see ir/rebuild.py).
     """

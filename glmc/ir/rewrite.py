@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from dataclasses import replace
 from typing import Any
 
@@ -28,7 +29,7 @@ def fake_mode_of(graph: Graph) -> FakeTensorMode:
 def layer_of(module: str) -> int | None:
     """17 for ``model.layers.17.mlp``, None outside the layers."""
     parts = module.split(".")
-    for name, following in zip(parts, parts[1:], strict=False):
+    for name, following in pairwise(parts):
         if name == "layers" and following.isdigit():
             return int(following)
     return None
