@@ -26,8 +26,8 @@ from rich.table import Table
 
 from bench import aot, peers
 from bench.models import BenchModel, bench_models
-from glmc.driver import compile_model
 from glmc.config import CompileOptions
+from glmc.driver import compile_model
 from glmc.weights.random_checkpoint import write_random_checkpoint
 
 PROMPT, LONGEST = 64, 256

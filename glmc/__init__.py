@@ -1,8 +1,8 @@
 """glmc: compile GLM-4.x for Kunlun XPU and CPU.
 
-    import glmc
-    glmc.compile("models/tiny-moe", "out/tiny-moe.xpu", target="xpu")
-    session = glmc.load("out/tiny-moe.xpu")
+import glmc
+glmc.compile("models/tiny-moe", "out/tiny-moe.xpu", target="xpu")
+session = glmc.load("out/tiny-moe.xpu")
 """
 
 from __future__ import annotations

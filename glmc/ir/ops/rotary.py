@@ -39,7 +39,7 @@ def apply_rope(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor
 def rope(
     x: Tensor, positions: Tensor, inverse_frequencies: Tensor, interleaved: bool, scaling: float
 ) -> Tensor:
-    """x [..., heads, head_dim], positions int64 [...], inverse_frequencies float32 [rotary_dim/2]."""
+    """x [..., heads, head_dim], positions int64 [...], inverse_frequencies [rotary_dim / 2]."""
     cos, sin = rope_table(positions, inverse_frequencies, scaling, x.dtype)
     return apply_rope(x, cos, sin, interleaved)
 
