@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from glmc_runtime.errors import PlanError
 from glmc_runtime.kernels import find_binder
+from glmc_runtime.kernels.cpu import packed as packing
 from glmc_runtime.kernels.cpu.packed import PACKED_ROWS, can_pack, pack
 from tests.runtime.counting import FreshStorage
 from tests.runtime.kernels.harness import FLOATS, close, nan, random, run
@@ -120,6 +124,57 @@ def test_a_weight_is_packed_once_and_told_from_others() -> None:
     packed = pack(weight)
     assert pack(weight) is packed
     assert pack(weight[:4]) is not packed
+
+
+@pytest.fixture
+def asked_afresh() -> Iterator[None]:
+    packing.has_amx_tiles.cache_clear()
+    yield
+    packing.has_amx_tiles.cache_clear()
+
+
+@pytest.mark.parametrize("tiles", [False, True])
+def test_bfloat16_is_packed_only_without_amx(monkeypatch: pytest.MonkeyPatch, tiles: bool) -> None:
+    monkeypatch.setattr(packing, "has_amx_tiles", lambda: tiles)
+    monkeypatch.setattr(packing, "can_pack", lambda dtype: True)
+    for rows in (1, PACKED_ROWS):
+        assert packing.prefers_packed(rows, torch.bfloat16) is not tiles
+    assert packing.prefers_packed(PACKED_ROWS, torch.float32)
+    assert not packing.prefers_packed(1, torch.float32)
+    x, weight = random(2, 64, dtype=torch.bfloat16), random(32, 64, dtype=torch.bfloat16, seed=2)
+    out = nan(2, 32, dtype=torch.bfloat16)
+    weight /= 8
+    if not tiles and not can_pack(torch.bfloat16):
+        pytest.skip("oneDNN has no blocked bfloat16 here")
+    run("linear", x=x, weight=weight, bias=None, out=out)
+    close(out, x.double() @ weight.double().t())
+
+
+@pytest.mark.parametrize("tiles", [False, True])
+def test_amx_is_what_torch_says(
+    monkeypatch: pytest.MonkeyPatch, asked_afresh: None, tiles: bool
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: tiles, raising=False)
+    assert packing.has_amx_tiles() is tiles
+
+
+@pytest.mark.parametrize(
+    ("flags", "tiles"),
+    [("fma amx_bf16 amx_tile avx2", True), ("fma avx512_bf16 amx_tiles", False), (None, False)],
+)
+def test_amx_is_read_from_the_flags_where_torch_is_too_old(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    asked_afresh: None,
+    flags: str | None,
+    tiles: bool,
+) -> None:
+    monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported", raising=False)
+    listing = tmp_path / "cpuinfo"
+    if flags is not None:
+        listing.write_text(f"processor : 0\nflags : {flags}\n")
+    monkeypatch.setattr(packing, "_PROCESSOR", listing)
+    assert packing.has_amx_tiles() is tiles
 
 
 @pytest.mark.parametrize(
