@@ -7,8 +7,10 @@ layer's own weights. Cost then grows with the kinds and no longer with the layer
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
+from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -17,25 +19,47 @@ from torch.fx import Graph, Node
 
 from glmc.errors import CaptureError
 
-_PLAIN = (bool, int, float, str, type(None))
+# Told by their repr; a callable's names it, and two closures of one function apart.
+_BY_REPR = (
+    *(bool, int, float, complex, str, bytes, type),
+    *(tuple, list, dict, set, frozenset, range),
+    *(torch.dtype, torch.device, torch.Size),
+    *(BuiltinFunctionType, FunctionType, functools.partial),
+)
+# Of every module: parameters, buffers and submodules (told apart below), hooks and the like.
+_OF_EVERY_MODULE = frozenset((*vars(nn.Module()), "layer_idx"))
 
 
 def kind_of(layer: nn.Module) -> Hashable:
-    """Everything that may make two layers compute differently, the layer's number left out."""
+    """Everything that may make two layers compute differently, the layer's number left out.
+
+    Two layers with equal settings may come out different, such as by sets that were filled in
+    another order: that costs time. Attributes of other classes count by their class alone; the
+    config, which all layers share, is such a one.
+    """
     parts: list[Hashable] = []
     for path, module in layer.named_modules():
         settings = tuple(
             sorted(
-                (name, value)
+                (name, _setting(value))
                 for name, value in vars(module).items()
-                if isinstance(value, _PLAIN) and name not in ("layer_idx", "training")
-                if value is not None
+                if name not in _OF_EVERY_MODULE and value is not None
             )
         )
-        parts.append((path, type(module).__qualname__, repr(settings)))
+        parts.append((path, _name(type(module)), settings))
     for name, held in (*layer.named_parameters(), *layer.named_buffers()):
         parts.append((name, tuple(held.shape), str(held.dtype)))
     return tuple(parts)
+
+
+def _setting(value: object) -> str:
+    if isinstance(value, MethodType):
+        return f"method {_name(value.__func__)} of {_name(type(value.__self__))}"
+    return repr(value) if isinstance(value, _BY_REPR) else _name(type(value))
+
+
+def _name(value: Any) -> str:
+    return f"{value.__module__}.{value.__qualname__}"
 
 
 @dataclass(frozen=True)
