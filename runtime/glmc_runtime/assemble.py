@@ -14,7 +14,12 @@ from glmc_runtime.cache import SCRATCH_BLOCK, KVCache, choose_block_count
 from glmc_runtime.check import check_plan
 from glmc_runtime.errors import ArtifactError
 from glmc_runtime.graph import graphs_for
-from glmc_runtime.guards import check_vendor_functions, check_versions, device_for
+from glmc_runtime.guards import (
+    check_vendor_calls,
+    check_vendor_functions,
+    check_versions,
+    device_for,
+)
 from glmc_runtime.inputs import Step, StepInputs
 from glmc_runtime.kernels import is_vendor
 from glmc_runtime.kernels.vendor import EMULATED_NOTICE, Vendor, find_vendor
@@ -50,6 +55,7 @@ def assemble(
     """Check, load and bind; see :func:`glmc_runtime.load` for the options and errors."""
     manifest, plans = artifact.manifest, artifact.plans
     check_versions(manifest.guards)
+    check_vendor_calls(manifest.guards, plans.values())
     vendor = vendor_of(artifact, emulate)
     check_vendor_functions(manifest.guards, vendor)
     device = device_for(manifest.guards, vendor)

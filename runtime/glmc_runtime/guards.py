@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable
 
 import torch
 from packaging.version import InvalidVersion, Version
 
 from glmc_runtime import __version__
-from glmc_runtime.errors import ArtifactError, GuardError
+from glmc_runtime.errors import ArtifactError, GuardError, PlanError
+from glmc_runtime.kernels import is_vendor
 from glmc_runtime.kernels.vendor import Vendor
 from glmc_runtime.manifest import Guards
+from glmc_runtime.plan import PhasePlan
 
 TARGETS = ("cpu", "cuda", "xpu")
 
@@ -57,6 +60,39 @@ def device_for(guards: Guards, vendor: Vendor | None) -> torch.device:
             remedy="run it on a machine with the device, or compile with --target cpu",
         )
     return torch.device("cuda")
+
+
+def called_keywords(plans: Iterable[PhasePlan]) -> dict[str, set[str]]:
+    """Each vendor function of the plans with every keyword that some call passes."""
+    found: dict[str, set[str]] = {}
+    for plan in plans:
+        for call in plan.calls:
+            if is_vendor(call.function):
+                found.setdefault(call.function, set()).update(call.arguments)
+    return found
+
+
+def check_vendor_calls(guards: Guards, plans: Iterable[PhasePlan]) -> None:
+    """Raise :class:`PlanError` where the plans call the vendor otherwise than the guards say.
+
+    So the keywords that :func:`check_vendor_functions` tries are those of the calls themselves.
+    """
+    called = called_keywords(plans)
+    guarded = {name: set(keywords) for name, keywords in guards.vendor_functions.items()}
+    for name in sorted(called.keys() | guarded.keys()):
+        expected, found = guarded.get(name), called.get(name)
+        if expected != found:
+            raise PlanError(
+                f"the plans do not call {name} as the manifest's guards say",
+                place="manifest.json, guards.vendor_functions",
+                expected=_keywords(expected, "the guards do not name it"),
+                found=_keywords(found, "no plan calls it"),
+                remedy="do not use this artifact: it was changed; compile the model again",
+            )
+
+
+def _keywords(names: set[str] | None, otherwise: str) -> str:
+    return otherwise if names is None else ", ".join(sorted(names))
 
 
 def check_vendor_functions(guards: Guards, vendor: Vendor | None) -> None:

@@ -11,11 +11,14 @@ import pytest
 import torch
 
 import glmc_runtime
+from glmc_runtime.assemble import assemble
 from glmc_runtime.cli import main
-from glmc_runtime.errors import ArtifactError, GuardError, VendorError
+from glmc_runtime.errors import ArtifactError, GuardError, PlanError, VendorError
 from glmc_runtime.guards import check_vendor_functions, device_for
 from glmc_runtime.kernels.vendor import Vendor, find_vendor
+from glmc_runtime.loader import load_artifact
 from glmc_runtime.manifest import Guards
+from glmc_runtime.plan import ValueArgument
 from glmc_runtime.session import Session
 from tests.runtime.toy_vendor import write_vendor_toy
 
@@ -107,6 +110,42 @@ def test_a_missing_function_or_keyword_is_found_at_load() -> None:
         )
     with pytest.raises(VendorError, match="no function"):
         _vendor().function("xspeedgate_ops.fused_moe")
+
+
+@pytest.mark.parametrize(
+    ("function", "keywords", "text"),
+    [
+        ("kunlun_ops.swiglu", ("x",), "found:    x, y"),
+        ("kunlun_ops.swiglu", ("x", "y", "turn"), "expected: turn, x, y"),
+        ("kunlun_ops.swiglu", None, "the guards do not name it"),
+        ("kunlun_ops.matmul", ("x",), "no plan calls it"),
+    ],
+)
+def test_the_guards_must_name_the_keywords_of_the_calls(
+    path: Path, function: str, keywords: tuple[str, ...] | None, text: str
+) -> None:
+    artifact = load_artifact(path)
+    guards = artifact.manifest.guards
+    functions = {**guards.vendor_functions, function: keywords or ()}
+    if keywords is None:
+        del functions[function]
+    manifest = replace(artifact.manifest, guards=replace(guards, vendor_functions=functions))
+    with pytest.raises(PlanError, match="as the manifest's guards say") as caught:
+        assemble(replace(artifact, manifest=manifest), True, None, None, False)
+    assert text in str(caught.value)
+    assert function in str(caught.value)
+
+
+def test_the_keywords_of_all_calls_of_a_function_count(path: Path) -> None:
+    artifact = load_artifact(path)
+    plan = artifact.plans["decode"]
+    place = [call.function for call in plan.calls].index("kunlun_ops.swiglu")
+    call = plan.calls[place]
+    extra = replace(call, arguments={**call.arguments, "turn": ValueArgument(True)})
+    calls = (*plan.calls[:place], extra, *plan.calls[place + 1 :])
+    artifact.plans["decode"] = replace(plan, calls=calls)
+    with pytest.raises(PlanError, match=r"kunlun_ops\.swiglu"):
+        assemble(artifact, True, None, None, False)
 
 
 def test_targets_and_their_devices(monkeypatch: pytest.MonkeyPatch) -> None:

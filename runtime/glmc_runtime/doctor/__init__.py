@@ -19,7 +19,12 @@ from glmc_runtime.doctor.hostile import KINDS
 from glmc_runtime.doctor.references import PROBES, Outcome
 from glmc_runtime.doctor.report import Report
 from glmc_runtime.errors import GlmcError
-from glmc_runtime.guards import check_vendor_functions, check_versions, device_for
+from glmc_runtime.guards import (
+    check_vendor_calls,
+    check_vendor_functions,
+    check_versions,
+    device_for,
+)
 from glmc_runtime.kernels import is_vendor
 from glmc_runtime.loader import load_artifact
 from glmc_runtime.plan import Call
@@ -39,6 +44,7 @@ def examine(
     """Run all checks; raises what loading raises, but a failing call only fails its check."""
     artifact = load_artifact(path, verify_hashes=verify_hashes)
     check_versions(artifact.manifest.guards)
+    check_vendor_calls(artifact.manifest.guards, artifact.plans.values())
     vendor = vendor_of(artifact, emulate)
     check_vendor_functions(artifact.manifest.guards, vendor)
     device = device_for(artifact.manifest.guards, vendor)
