@@ -17,6 +17,8 @@ FLOAT = torch.float32
 INDEX = torch.int64
 Scratch = dict[str, Any]
 """Temporaries by the kernel's argument names."""
+GATHERED_BYTES = 2 << 20
+"""Keys, or values, of a layer gathered at most; up to here it took a quarter of the loop's time."""
 
 
 def _product(extents: Iterable[Extent]) -> Extent:
@@ -213,13 +215,32 @@ def prefill_attention(op: Op, emit: Emitter) -> None:
     )
 
 
+def _batch_scratch(op: Op, emit: Emitter) -> Scratch:
+    """Room to gather the contexts of all sequences while keys and values of a layer stay within
+    ``GATHERED_BYTES`` each; none where not even a block of each would."""
+    q, cache, block = op.tensor("q"), op.tensor("k_cache"), emit.options.block_size
+    token = cache.dim(2) * cache.dim(3) * q.dtype.itemsize
+    blocks = GATHERED_BYTES // (token * block * emit.options.max_sequences)
+    most = min(blocks, op.tensor("block_tables").dim(1)) * block
+    if not most:
+        return {}
+    context = (SEQUENCES * (cache.dim(2) * cache.dim(3) * most),)
+    scores = (SEQUENCES * (q.dim(1) * most),)
+    return {
+        "batch_context": emit.temporary("batch_context", context, q.dtype),
+        "batch_scores": emit.temporary("batch_scores", scores, q.dtype),
+        "batch_floats": emit.temporary("batch_floats", scores, FLOAT),
+    }
+
+
 def decode_attention(op: Op, emit: Emitter) -> None:
     q, tables = op.tensor("q"), op.tensor("block_tables")
     longest = tables.dim(1) * emit.options.block_size
     size = (fixed(q.dim(1) * longest),)
+    batch = _batch_scratch(op, emit)
     emit.call(
         "cpu.decode_attention",
-        writes=("out", "scores", "floats", "total"),
+        writes=("out", "scores", "floats", "total", *batch),
         host=True,
         query=q,
         key_cache=op.tensor("k_cache"),
@@ -231,6 +252,7 @@ def decode_attention(op: Op, emit: Emitter) -> None:
         scores=emit.temporary("scores", size, q.dtype),
         floats=emit.temporary("floats", size, FLOAT),
         total=emit.temporary("total", (q.shape[1], q.shape[2]), FLOAT),
+        **batch,
     )
 
 

@@ -8,6 +8,7 @@ import torch
 from glmc_runtime.errors import PlanError
 from glmc_runtime.kernels import find_binder
 from glmc_runtime.kernels.cpu.runs import find_runs, shared_runs
+from tests.runtime.counting import FreshStorage
 from tests.runtime.kernels.harness import FLOATS, close, nan, random, run
 from tests.runtime.kernels.test_cpu_dense import rms_norm
 
@@ -177,6 +178,67 @@ def test_decode_attention_follows_lengths_and_tables_between_calls() -> None:
             )
             expected = attend(arguments["query"][row : row + 1], keys, values, HEAD**-0.5)
             close(arguments["out"][row : row + 1], expected)
+
+
+def batch_scratch(arguments: dict[str, object], most: int) -> dict[str, torch.Tensor]:
+    query, cache = arguments["query"], arguments["key_cache"]
+    sequences, q_heads, head = query.shape
+    scores = sequences * q_heads * most
+    return {
+        "batch_context": nan(sequences * cache.shape[2] * most * head, dtype=query.dtype),
+        "batch_scores": nan(scores, dtype=query.dtype),
+        "batch_floats": nan(scores),
+    }
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("tables", [CONTIGUOUS, SCATTERED])
+@pytest.mark.parametrize("lengths", [[1, 1], [BLOCK, BLOCK + 1], [12, 7], [1, 11], [16, 7]])
+@pytest.mark.parametrize("heads", [(6, 2), (4, 4), (8, 1)])
+def test_short_contexts_are_one_batch(
+    dtype: torch.dtype, tables: list[list[int]], lengths: list[int], heads: tuple[int, int]
+) -> None:
+    """The last lengths don't fit, so the loop does them. NaN lies beyond every context."""
+    arguments = decode_arguments(dtype, tables, lengths, heads)
+    arguments |= batch_scratch(arguments, 3 * BLOCK)
+    run("decode_attention", **arguments)
+    assert torch.isnan(arguments["batch_floats"]).all() == (max(lengths) > 3 * BLOCK)
+    for row, (blocks, length) in enumerate(zip(tables, lengths, strict=True)):
+        keys, values = (context(arguments[f"{n}_cache"], blocks, length) for n in ("key", "value"))
+        expected = attend(arguments["query"][row : row + 1], keys, values, HEAD**-0.5)
+        close(arguments["out"][row : row + 1], expected)
+
+
+def test_a_batch_follows_lengths_and_tables_without_allocating() -> None:
+    arguments = decode_arguments(torch.float32, CONTIGUOUS, [16, 16], (4, 2))
+    arguments |= batch_scratch(arguments, 3 * BLOCK)
+    thunk = find_binder("cpu.decode_attention")(arguments)
+    thunk()
+    for tables, lengths in (
+        (CONTIGUOUS, [3, 5]),
+        ([[4, 2, 1, 3], [5, 6, 7, 8]], [9, 16]),
+        ([[4, 2, 1, 3], [8, 6, 7, 5]], [9, 12]),
+    ):
+        arguments["block_tables"].copy_(int32(tables))
+        arguments["context_lengths"].copy_(int32(lengths))
+        with FreshStorage() as counter:
+            thunk()
+        assert not counter.fresh
+        for row, (blocks, length) in enumerate(zip(tables, lengths, strict=True)):
+            keys, values = (
+                context(arguments[f"{n}_cache"], blocks, length) for n in ("key", "value")
+            )
+            expected = attend(arguments["query"][row : row + 1], keys, values, HEAD**-0.5)
+            close(arguments["out"][row : row + 1], expected)
+
+
+@pytest.mark.parametrize("change", ["batch_context", "batch_scores", "batch_floats"])
+def test_batch_scratch_of_the_wrong_size_is_refused(change: str) -> None:
+    arguments = decode_arguments(torch.float32, CONTIGUOUS, [1, 1], (4, 2))
+    arguments |= batch_scratch(arguments, 3 * BLOCK)
+    arguments[change] = arguments[change][1:]
+    with pytest.raises(PlanError):
+        find_binder("cpu.decode_attention")(arguments)
 
 
 def test_equal_scores_give_the_mean() -> None:

@@ -4,7 +4,8 @@ The query heads of one kv head are the columns of one product, so keys and value
 and never repeated. Scores are ``keys @ queries``, that way round, because oneDNN streams its left
 operand as it lies and would repack the right one. One product per kv head, not one batched
 product: ATen clones batched bfloat16 operands whose heads interleave, which would copy the context.
-The softmax is in float32. Nothing is gathered: each run of slots is read in place.
+The softmax is in float32. Nothing is gathered: each run of slots is read in place. Only short
+contexts of several sequences are, where calls cost more than bytes: ``gathered.py``.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import torch
 
 from glmc_runtime.errors import PlanError
 from glmc_runtime.kernels import Thunk, register
-from glmc_runtime.kernels.cpu.common import require_dtype, require_shape
+from glmc_runtime.kernels.cpu.common import optional, require_dtype, require_shape
+from glmc_runtime.kernels.cpu.gathered import gathered_attention, shared_index
 from glmc_runtime.kernels.cpu.runs import Run, shared_runs
 
 _MAXIMUM_VIEWS = 512
@@ -67,6 +69,8 @@ def decode_attention(arguments: dict[str, Any]) -> Thunk:
 
     Scratch: scores [q_heads * longest] in the dtype of the cache and floats of that size in
     float32, longest = blocks_per_sequence * block_size; total float32 [q_heads, head_dim].
+    Optionally batch_context, batch_scores and batch_floats as in ``gathered_attention``: several
+    sequences of at most that many tokens are then one batch.
     """
     query, out, scale = arguments["query"], arguments["out"], float(arguments["scale"])
     key_cache, value_cache = arguments["key_cache"], arguments["value_cache"]
@@ -121,7 +125,7 @@ def decode_attention(arguments: dict[str, Any]) -> Thunk:
             position += count
         out.copy_(total)
 
-    def run() -> None:
+    def loop() -> None:
         for runs, transposed, result in zip(contexts.current(), queries, results, strict=True):
             length = sum(count for _, count in runs)
             view = scratch.view(length)
@@ -133,5 +137,32 @@ def decode_attention(arguments: dict[str, Any]) -> Thunk:
                 view.copy.copy_(view.floats)
             for head, (weights, part) in enumerate(zip(view.weights, result, strict=True)):
                 weigh(head, runs, weights, part)
+
+    context = optional(arguments, "batch_context")
+    if context is None or sequences == 1:
+        return loop
+    most, rest = divmod(context.numel(), sequences * kv_heads * head_dim)
+    if rest or most % block_size:
+        raise PlanError(
+            "batch_context must hold whole blocks of every sequence",
+            expected=f"a multiple of {sequences * kv_heads * head_dim * block_size} elements",
+            found=str(context.numel()),
+        )
+    parts = (context, arguments["batch_scores"], arguments["batch_floats"])
+    require_dtype("batch_context", context, query.dtype)
+    for name, part, dtype in (
+        ("batch_scores", parts[1], query.dtype),
+        ("batch_floats", parts[2], torch.float32),
+    ):
+        require_dtype(name, part, dtype)
+        require_shape(name, part, (sequences * q_heads * most,))
+    index = shared_index(tables, lengths, block_size, kv_heads, most)
+    batched = gathered_attention(index, query, (key_cache, value_cache), parts, scale, out)
+
+    def run() -> None:
+        if index.fits():
+            batched()
+        else:
+            loop()
 
     return run
