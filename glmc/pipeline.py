@@ -3,7 +3,8 @@
 capture    one layer of each kind, instantiated                     glmc/capture
 normal     canonical, clean                                         one spelling for everything
 fuse       rms_norm, rope, qk_norm, attention, qkv_merge,
-           moe_gate, moe_ffn, gate_up_merge, shared_expert, add_rms_norm
+           moe_gate, moe_ffn, gate_up_merge, silu_mul, shared_expert,
+           add_rms_norm
 page       kv_cache                                                 packed tokens, paged cache
 phase      specialise                                               one graph each: prefill, decode
 lower      the target's table, then memory_plan                     glmc/backends/lower.py
@@ -33,6 +34,7 @@ from glmc.passes import (
     rms_norm,
     rope,
     shared_expert,
+    silu_mul,
     specialise,
 )
 from glmc.passes.base import Match, Pass, match_at
@@ -49,6 +51,7 @@ PASSES: tuple[Pass, ...] = (
     moe_gate.PASS,
     moe_ffn.PASS,
     gate_up_merge.PASS,
+    silu_mul.PASS,
     shared_expert.PASS,
     add_rms_norm.PASS,
 )
@@ -123,7 +126,12 @@ def run(program: Program, block_size: int, watch: Watch = lambda name, program: 
 
 def check_matches(records: tuple[PassRecord, ...], expected: Mapping[str, int]) -> list[str]:
     """Compare match counts with the model's; returns one line per pass that differs."""
-    problems = []
+    ran = {record.name for record in records}
+    problems = [
+        f"{name}: expected {wanted}, found 0 (the pass is not in the pipeline)"
+        for name, wanted in expected.items()
+        if wanted and name not in ran
+    ]
     for record in records:
         wanted = expected.get(record.name)
         if wanted is None or wanted == len(record.matches):

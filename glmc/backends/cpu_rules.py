@@ -69,6 +69,11 @@ def linear(op: Op, emit: Emitter) -> None:
     _linear(emit, op.tensor("x"), op.tensor("weight"), bias, emit.result())
 
 
+def add(op: Op, emit: Emitter) -> None:
+    """An addition that no fusion took; kv_cache has refused those that broadcast."""
+    emit.call("cpu.add", writes=("out",), x=op.tensor("x"), y=op.tensor("y"), out=emit.result())
+
+
 def _norm_scratch(emit: Emitter, x: Value) -> Scratch:
     rows, width = _rows(x).shape
     return {
@@ -347,6 +352,7 @@ def shared_expert(op: Op, emit: Emitter) -> None:
 RULES = {
     "embedding": embedding,
     "linear": linear,
+    "add": add,
     "rms_norm": rms_norm,
     "add_rms_norm": add_rms_norm,
     "swiglu": swiglu,

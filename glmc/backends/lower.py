@@ -7,7 +7,7 @@ which value and who still reads it. ``assemble.py`` makes the plan of what comes
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -313,9 +313,17 @@ class _Lowering:
                 found=", ".join(f"{key}={value}" for key, value in node.kwargs.items()),
                 remedy="see which pass missed this node: glmc inspect ARTIFACT, 'not fused'",
             )
-        names: Iterable[str] = OPS[name].argument_names if name in OPS else ("x", "y", "z")
+        names: Sequence[str] = OPS[name].argument_names if name in OPS else ("x", "y", "z")
+        if len(node.args) > len(names):
+            raise LoweringError(
+                f"no rule knows what all arguments of {m.op_name(node)} mean",
+                place=node.meta["id"],
+                expected=f"at most {len(names)}",
+                found=", ".join(map(str, node.args)),
+                remedy="see which pass missed this node: glmc inspect ARTIFACT, 'not fused'",
+            )
         bound: dict[str, Value | float | int | bool | str | None] = {}
-        for key, argument in zip(names, node.args, strict=False):
+        for key, argument in zip(names[: len(node.args)], node.args, strict=True):
             if isinstance(argument, Node):
                 bound[key] = self.values[argument]
             elif argument is None or isinstance(argument, (bool, int, float, str)):

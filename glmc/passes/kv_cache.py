@@ -116,12 +116,16 @@ def _head(node: Node) -> Head:
     m.expect_op(node, node, "glmc.rope", "glmc.norm_rope")
     norm: Node | None = None
     eps = 0.0
-    rest = list(node.args[1:])
+    x, rest = m.operand(node, 0), list(node.args[1:])
     if m.is_op(node, "glmc.norm_rope"):
         norm, eps = m.operand(node, 1), float(node.args[2])  # type: ignore[arg-type]
-        rest = list(node.args[3:])
+        rest = rest[2:]
+    elif m.is_op(x, "glmc.rms_norm"):
+        # What qk_norm left apart: the op over the cache does the same in the same order.
+        norm, eps = m.operand(x, 1), float(x.args[2])  # type: ignore[arg-type]
+        x = m.operand(x, 0)
     positions, frequencies, interleaved, scaling = rest
-    qkv, start, heads = _part(m.operand(node, 0))
+    qkv, start, heads = _part(x)
     return Head(
         node,
         qkv,

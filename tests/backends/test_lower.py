@@ -317,3 +317,11 @@ def test_an_output_in_another_shape_than_its_buffer_is_refused() -> None:
     with pytest.raises(InternalError, match="view"):
         lowered(target(), program)
     assert OPTIONS.abi_profile == "P-A"
+
+
+def test_more_arguments_than_a_rule_can_read_are_refused() -> None:
+    built = Built()
+    program = built.program(built.call(aten.slice.Tensor, hidden(built), 1, 0, 4, 2))
+    with pytest.raises(LoweringError, match="no rule knows what all arguments") as caught:
+        lowered(target(slice=silu), program)
+    assert (caught.value.expected, caught.value.found) == ("at most 3", "hidden, 1, 0, 4, 2")

@@ -90,6 +90,11 @@ def weight_rows(value: Value, start: int, stop: int, place: str) -> Value:
     )
 
 
+def add(op: Op, emit: Emitter) -> None:
+    """An addition that no fusion took; kv_cache has refused those that broadcast."""
+    emit.call("aten.add", writes=("out",), x=op.tensor("x"), y=op.tensor("y"), out=emit.result())
+
+
 def rms_norm(op: Op, emit: Emitter) -> None:
     norm(emit, op.tensor("x"), op.tensor("weight"), emit.result(), op.number("eps"))
 
@@ -162,6 +167,7 @@ RULES = {
     "embedding": embedding,
     "select_rows": select_rows,
     "linear": linear,
+    "add": add,
     "rms_norm": rms_norm,
     "add_rms_norm": add_rms_norm,
     "swiglu": swiglu,
