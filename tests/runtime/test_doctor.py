@@ -11,6 +11,8 @@ import pytest
 
 from glmc_runtime.cli import main
 from glmc_runtime.doctor import CHAIN_NAME, examine
+from glmc_runtime.doctor.references import Outcome
+from glmc_runtime.doctor.report import Report
 from glmc_runtime.kernels import vendor as vendor_module
 from glmc_runtime.kernels.vendor import Vendor
 from tests.runtime.toy_vendor import write_vendor_toy
@@ -155,5 +157,19 @@ def test_a_raising_kernel_fails_its_check_only(
 def test_an_artifact_without_vendor_calls_has_nothing_to_check(
     toy_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["doctor", str(toy_path)]) == 0
-    assert "nothing to check" in capsys.readouterr().out
+    assert main(["doctor", str(toy_path)]) == 1
+    text = capsys.readouterr().out
+    assert "nothing to check" in text
+    assert "verdict: incomplete" in text
+
+
+def test_a_report_passes_only_when_everything_was_checked() -> None:
+    report = Report("toy", None, "cpu")
+    assert (report.verdict, report.passed) == ("incomplete", False)
+    report.add("kunlun_ops.rmsnorm", "here", Outcome())
+    assert (report.verdict, report.passed) == ("pass", True)
+    report.unchecked.add("kunlun_ops.matmul")
+    assert (report.verdict, report.passed) == ("incomplete", False)
+    assert report.to_json()["verdict"] == "incomplete"
+    report.add("kunlun_ops.rmsnorm", "there", Outcome(problem="wrong"))
+    assert (report.verdict, report.passed) == ("FAIL", False)

@@ -46,8 +46,15 @@ class Report:
         return self.vendor is not None and self.vendor.emulated
 
     @property
+    def verdict(self) -> str:
+        """``FAIL``; else ``incomplete`` where nothing, or not every call, was checked; ``pass``."""
+        if not all(finding.passed for finding in self.findings.values()):
+            return "FAIL"
+        return "pass" if self.findings and not self.unchecked else "incomplete"
+
+    @property
     def passed(self) -> bool:
-        return all(finding.passed for finding in self.findings.values())
+        return self.verdict == "pass"
 
     @property
     def ran_on(self) -> str:
@@ -58,6 +65,7 @@ class Report:
             "artifact": self.artifact,
             "emulated": self.emulated,
             "vendor": None if self.vendor is None else self.vendor.description,
+            "verdict": self.verdict,
             "passed": self.passed,
             "unchecked": sorted(self.unchecked),
             "functions": {
@@ -78,7 +86,10 @@ class Report:
     def text(self) -> str:
         """A table, then the first failures of each function."""
         if self.vendor is None:
-            return f"{self.artifact}: no plan calls the vendor's library; nothing to check"
+            return (
+                f"{self.artifact}: no plan calls the vendor's library; nothing to check\n"
+                f"verdict: {self.verdict}"
+            )
         lines = [f"{self.artifact}: {self.vendor.description}"]
         if self.emulated:
             lines.append(EMULATED_NOTICE)
@@ -92,4 +103,5 @@ class Report:
         for name, finding in sorted(self.findings.items()):
             for where, problem in finding.failures[:3]:
                 lines.append(f"{name}: {problem}\n    at {where}")
+        lines.append(f"verdict: {self.verdict}" + (" (emulated)" if self.emulated else ""))
         return "\n".join(lines)
