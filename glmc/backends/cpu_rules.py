@@ -224,12 +224,14 @@ def _batch_scratch(op: Op, emit: Emitter) -> Scratch:
     """Room to gather the contexts of all sequences while keys and values of a layer stay within
     ``GATHERED_BYTES`` each; none where not even a block of each would."""
     q, cache, block = op.tensor("q"), op.tensor("k_cache"), emit.options.block_size
-    token = cache.dim(2) * cache.dim(3) * q.dtype.itemsize
+    # The graph's cache and the target's have their dimensions in different orders.
+    width = cache.dim(1) * cache.dim(2) * cache.dim(3) // block
+    token = width * q.dtype.itemsize
     blocks = GATHERED_BYTES // (token * block * emit.options.max_sequences)
     most = min(blocks, op.tensor("block_tables").dim(1)) * block
     if not most:
         return {}
-    context = (SEQUENCES * (cache.dim(2) * cache.dim(3) * most),)
+    context = (SEQUENCES * (width * most),)
     scores = (SEQUENCES * (q.dim(1) * most),)
     return {
         "batch_context": emit.temporary("batch_context", context, q.dtype),
