@@ -152,9 +152,10 @@ def build(point: Point, seed: int = 0, *, calm: bool = False) -> nn.Module:
     weights have random signs: with a tied embedding the last token would otherwise repeat itself.
 
     Such a model multiplies rounding errors. A ``calm`` one does not: its layers are weaker, and
-    its correction bias is so wide that rounding seldom makes a router choose another expert.
+    its correction biases are 1 apart, more than two sigmoids can differ, so that no rounding makes
+    a router choose another expert (the weights of the chosen ones still follow the token).
     """
-    gain, bias_deviation = (0.75, 2.0) if calm else (1.5, 0.1)
+    gain = 0.75 if calm else 1.5
     model = transformers.AutoModelForCausalLM.from_config(
         point.config(), attn_implementation="eager"
     )
@@ -168,7 +169,10 @@ def build(point: Point, seed: int = 0, *, calm: bool = False) -> nn.Module:
             continue
         columns = tensor.shape[-1] ** -0.5
         if name.endswith("e_score_correction_bias"):
-            draw(tensor, bias_deviation)
+            if calm:
+                tensor.copy_(torch.randperm(len(tensor), generator=generator))
+            else:
+                draw(tensor, 0.1)
         elif name.endswith("mlp.gate.weight"):
             draw(tensor, 2.0 * columns)
         elif name == "model.norm.weight":

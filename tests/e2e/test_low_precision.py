@@ -3,7 +3,10 @@
 Both compute on a checkpoint whose weights have been rounded to the dtype already, so that all
 error is arithmetic's. Texts are forced, so every row of logits has the same context on both sides.
 The measure is the root mean square over all logits of all rows: the largest single one says more
-about chance than about the arithmetic.
+about chance than about the arithmetic. For the same reason the routers of these models never
+stand between two experts: one that rounding tips over shifts a row by twenty times its error, in
+Hugging Face's runs and in ours, each in other rows. Which experts are chosen is held against
+Hugging Face in float32, token by token (test_same_answers.py).
 """
 
 from __future__ import annotations
@@ -38,8 +41,8 @@ def test_logits_are_as_near_as_hugging_face(
     texts = prompts(9, [length + FORCED for length in PROMPTS])
     exact = _eager(checkpoint, torch.float32, texts)
     own_error = _rms(_eager(checkpoint, dtype, texts) - exact)
-    # Far from saturation: where logits are unrelated, anything is within 1.25 times of anything.
-    assert 0 < own_error < 0.05 * float(exact.std())
+    # Far from unrelated logits (1.4 deviations apart), which are all equally wrong.
+    assert 0 < own_error < 0.1 * float(exact.std())
     builder = Builder(checkpoint, tmp_path / "artifacts")
     ratios = {
         place.name: _rms(_replayed(builder.session(place), texts) - exact) / own_error
