@@ -354,7 +354,7 @@ def shared_expert(op: Op, emit: Emitter) -> None:
 RULES = {
     "embedding": embedding,
     "linear": linear,
-    "add": add,
+    "aten.add": add,
     "rms_norm": rms_norm,
     "add_rms_norm": add_rms_norm,
     "swiglu": swiglu,

@@ -281,7 +281,7 @@ class _Lowering:
             self.holders[_whole(value.argument)].append(node)
 
     def _lower(self, node: Node) -> None:
-        name = m.op_name(node).removeprefix("glmc.").removeprefix("aten.")
+        name = m.op_name(node).removeprefix("glmc.")
         rule = self.target.rules.get(name)
         if rule is None:
             raise LoweringError(

@@ -41,7 +41,13 @@ def silu(op: Op, emit: Emitter) -> None:
 
 
 def target(**more: Rule) -> Target:
-    rules = {"add": add, "neg": neg, "silu": silu, "add_rms_norm": add_rms_norm, **more}
+    rules = {
+        "aten.add": add,
+        "aten.neg": neg,
+        "aten.silu": silu,
+        "add_rms_norm": add_rms_norm,
+        **more,
+    }
     return Target("toy", MappingProxyType(rules), "blocks_heads_tokens", (torch.float32,))
 
 
@@ -190,7 +196,7 @@ def test_segments_break_at_calls_that_read_the_host() -> None:
     value = hidden(built)
     for call in (aten.neg, aten.relu, aten.silu, aten.silu, aten.relu, aten.relu):
         value = built.call(call.default, value)
-    plan = lowered(target(relu=on_host), built.program(value)).plan
+    plan = lowered(target(**{"aten.relu": on_host}), built.program(value)).plan
     assert plan.segments == (
         Segment(0, 1, True),
         Segment(2, 2, False),
@@ -210,7 +216,7 @@ def test_a_rule_that_forgets_mutable_is_stopped() -> None:
     turned = built.call(aten.neg.default, x)
     program = built.program(built.call(aten.add.Tensor, turned, x))
     with pytest.raises(InternalError, match="is still read"):
-        lowered(target(neg=careless), program)
+        lowered(target(**{"aten.neg": careless}), program)
 
 
 def test_a_cache_that_is_still_read_is_not_written() -> None:
@@ -292,7 +298,7 @@ def test_a_rule_cannot_take_the_name_of_a_weight_of_the_model() -> None:
     built.weight("table", WIDTH)
     program = built.program(built.call(aten.silu.default, hidden(built)))
     with pytest.raises(InternalError, match="two different weights"):
-        lowered(target(silu=named), program)
+        lowered(target(**{"aten.silu": named}), program)
 
 
 def test_only_a_specialised_program_is_lowered() -> None:
@@ -323,5 +329,5 @@ def test_more_arguments_than_a_rule_can_read_are_refused() -> None:
     built = Built()
     program = built.program(built.call(aten.slice.Tensor, hidden(built), 1, 0, 4, 2))
     with pytest.raises(LoweringError, match="no rule knows what all arguments") as caught:
-        lowered(target(slice=silu), program)
+        lowered(target(**{"aten.slice": silu}), program)
     assert (caught.value.expected, caught.value.found) == ("at most 3", "hidden, 1, 0, 4, 2")

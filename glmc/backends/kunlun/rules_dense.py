@@ -167,7 +167,7 @@ RULES = {
     "embedding": embedding,
     "select_rows": select_rows,
     "linear": linear,
-    "add": add,
+    "aten.add": add,
     "rms_norm": rms_norm,
     "add_rms_norm": add_rms_norm,
     "swiglu": swiglu,

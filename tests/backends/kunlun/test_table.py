@@ -71,7 +71,7 @@ def test_each_entry_has_a_source_and_the_target_knows_its_profiles() -> None:
     assert all(function.source for function in VENDOR_FUNCTIONS.values())
     assert TARGET.profiles == ALL and TARGET.name == "xpu"
     assert moe_gate.CLUSTERS == CLUSTERS
-    assert set(TARGET.rules) <= set(OPS)
+    assert {name for name in TARGET.rules if not name.startswith("aten.")} <= set(OPS)
     assert not {"attention", "rope", "norm_rope"} & set(TARGET.rules), "gone before lowering"
 
 
