@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from glmc_runtime.arena import Arena
 from glmc_runtime.cache import KVCache
+from glmc_runtime.dependence import Dependence, Symbols
 from glmc_runtime.dtypes import dtype_of
 from glmc_runtime.errors import PlanError
 from glmc_runtime.inputs import StepInputs
@@ -26,7 +27,6 @@ from glmc_runtime.plan import (
     BufferArgument,
     CacheArgument,
     Call,
-    Extent,
     ExtentArgument,
     InputArgument,
     PhasePlan,
@@ -34,23 +34,6 @@ from glmc_runtime.plan import (
     ValueArgument,
     WeightArgument,
 )
-
-
-class Symbols(NamedTuple):
-    """The values that size a step: those of the bucket and the real ones."""
-
-    tokens: int
-    sequences: int
-    real_tokens: int
-    real_sequences: int
-
-    @property
-    def bucket(self) -> tuple[int, int]:
-        return self.tokens, self.sequences
-
-    @property
-    def real(self) -> tuple[int, int]:
-        return self.real_tokens, self.real_sequences
 
 
 @dataclass(frozen=True)
@@ -73,7 +56,8 @@ class PhaseBinder:
         self._memory = memory
         self._keep = keep
         self._buffers = {buffer.id: buffer for buffer in plan.buffers}
-        self._symbols = [self._symbols_of(call) for call in plan.calls]
+        dependence = Dependence(plan)
+        self._symbols = [dependence.symbols(call) for call in plan.calls]
         self._thunks: list[OrderedDict[tuple[int, ...], Thunk]] = [
             OrderedDict() for _ in plan.calls
         ]
@@ -81,10 +65,6 @@ class PhaseBinder:
     def bind(self, first: int, last: int, symbols: Symbols) -> tuple[Thunk, ...]:
         """Thunks of the calls ``first`` to ``last`` (inclusive); raises :class:`PlanError`."""
         return tuple(self._thunk(position, symbols) for position in range(first, last + 1))
-
-    def sees_real_counts(self, position: int) -> bool:
-        """Whether a call depends on how much of its bucket is real."""
-        return any(symbol >= 2 for symbol in self._symbols[position])
 
     def output(self, symbols: Symbols) -> torch.Tensor:
         """The logits of the real sequences, [real_sequences, vocabulary], in the arena."""
@@ -155,26 +135,6 @@ class PhaseBinder:
         offset = buffer.offset.evaluate(*symbols.bucket)
         return self._memory.arena.view(offset, dtype_of(buffer.dtype), shape)
 
-    def _symbols_of(self, call: Call) -> tuple[int, ...]:
-        """Positions in :class:`Symbols` that the arguments of a call depend on."""
-        used: set[int] = set()
-        for argument in call.arguments.values():
-            bucket_extents: list[Extent] = []
-            shape: Shape = ()
-            if isinstance(argument, BufferArgument):
-                buffer = self._buffers[argument.buffer]
-                bucket_extents = [buffer.offset]
-                shape = buffer.shape if argument.shape is None else argument.shape
-            elif isinstance(argument, InputArgument):
-                declared = {spec.name: spec.shape for spec in self.plan.inputs}
-                shape = declared[argument.input] if argument.shape is None else argument.shape
-            elif isinstance(argument, ExtentArgument):
-                shape = (argument.extent,)
-            else:
-                continue
-            used |= _symbols_in(bucket_extents, 0) | _symbols_in(shape, 2 * argument.real)
-        return tuple(sorted(used))
-
 
 def evaluate(shape: Shape, counts: tuple[int, int]) -> tuple[int, ...]:
     """A shape at (tokens, sequences)."""
@@ -185,13 +145,3 @@ def place_of(call: Call) -> str:
     """Where a call stands in the model, for an error message."""
     layer = "" if call.layer is None else f", layer {call.layer}"
     return f"call '{call.function}', node '{call.node}'{layer}, module '{call.module}'"
-
-
-def _symbols_in(extents: Shape | list[Extent], base: int) -> set[int]:
-    found = set()
-    for extent in extents:
-        if extent.tokens:
-            found.add(base)
-        if extent.sequences:
-            found.add(base + 1)
-    return found

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from glmc_runtime.bind import place_of
 from glmc_runtime.check_buffers import check_buffers
+from glmc_runtime.dependence import Dependence
 from glmc_runtime.errors import PlanError
 from glmc_runtime.inputs import check_input
 from glmc_runtime.kernels import find_binder, is_vendor
@@ -12,6 +14,7 @@ from glmc_runtime.plan import (
     Argument,
     BufferArgument,
     CacheArgument,
+    Call,
     InputArgument,
     PhasePlan,
     WeightArgument,
@@ -28,7 +31,7 @@ def check_plan(plan: PhasePlan, manifest: Manifest) -> None:
         raise PlanError(f"the {plan.name} plan gives back an unknown buffer {plan.output}")
     inputs = {spec.name for spec in plan.inputs}
     for call in plan.calls:
-        place = f"{plan.name}, call '{call.function}', node '{call.node}'"
+        place = _place(plan, call)
         unknown = set(call.writes) - set(call.arguments)
         if unknown:
             raise PlanError(f"a call writes '{min(unknown)}', which is no argument", place=place)
@@ -47,6 +50,11 @@ def check_plan(plan: PhasePlan, manifest: Manifest) -> None:
                 raise PlanError(
                     f"argument '{name}': {problem}", place=place, remedy="compile the model again"
                 )
+    _check_captured(plan)
+
+
+def _place(plan: PhasePlan, call: Call) -> str:
+    return f"{plan.name}, {place_of(call)}"
 
 
 def _problem(
@@ -83,6 +91,30 @@ def _check_segments(plan: PhasePlan) -> None:
             expected=f"calls 0 to {len(plan.calls) - 1}",
             found=str([(segment.first, segment.last) for segment in plan.segments]),
         )
+
+
+def _check_captured(plan: PhasePlan) -> None:
+    """A device graph repeats what it saw: no call in it may follow the host or the real counts.
+
+    Asked of every plan, also where nothing is captured, so that an artifact that loads on one
+    machine does on all.
+    """
+    dependence = Dependence(plan)
+    for segment in plan.segments:
+        if not segment.captured:
+            continue
+        for call in plan.calls[segment.first : segment.last + 1]:
+            real = dependence.sees_real_counts(call)
+            if call.host or real:
+                raise PlanError(
+                    "a captured segment holds a call that changes from step to step",
+                    place=_place(plan, call),
+                    expected="calls that depend on the bucket alone",
+                    found="a call that follows the real counts of its bucket"
+                    if real
+                    else "a call that reads host memory when it is called",
+                    remedy="compile again with a glmc of this runtime's version",
+                )
 
 
 def _check_inputs(plan: PhasePlan, manifest: Manifest) -> None:

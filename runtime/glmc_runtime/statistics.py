@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from glmc_runtime.bind import Symbols
+from glmc_runtime.dependence import Symbols
 
 
 @dataclass

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from glmc_runtime.arena import Arena
+from glmc_runtime.assemble import assemble
 from glmc_runtime.check import check_plan
 from glmc_runtime.errors import PlanError
 from glmc_runtime.kernels import find_binder, register
@@ -151,6 +152,64 @@ def test_arena_views_share_memory_and_stay_inside() -> None:
     for offset, shape in ((2, (1,)), (60, (2,)), (-4, (1,))):
         with pytest.raises(PlanError, match="outside the arena"):
             arena.view(offset, torch.float32, shape)
+
+
+def _captured_everywhere(plan: PhasePlan) -> PhasePlan:
+    segments = tuple(replace(segment, captured=True) for segment in plan.segments)
+    return replace(plan, segments=segments)
+
+
+def _real(argument: Argument) -> Argument:
+    assert isinstance(argument, BufferArgument)
+    return replace(argument, real=True)
+
+
+@pytest.mark.parametrize("phase", ["prefill", "decode"])
+def test_a_captured_segment_holds_no_call_that_changes(manifest: Manifest, phase: str) -> None:
+    plan = toy_plan(phase)
+    attention = next(number for number, call in enumerate(plan.calls) if call.host)
+    with pytest.raises(PlanError, match="changes from step to step") as caught:
+        check_plan(_captured_everywhere(plan), manifest)
+    assert plan.calls[attention].function in caught.value.place
+    assert "layer 0" in caught.value.place
+    # Not marked as a reader of host memory, it still follows the real counts.
+    unmarked = replace(plan.calls[attention], host=False)
+    calls = (*plan.calls[:attention], unmarked, *plan.calls[attention + 1 :])
+    with pytest.raises(PlanError, match="real counts"):
+        check_plan(_captured_everywhere(replace(plan, calls=calls)), manifest)
+
+
+def test_real_counts_without_a_symbol_may_be_captured(manifest: Manifest) -> None:
+    plan = toy_plan("decode")
+    call = plan.calls[0]
+    name = call.writes[0]
+    real = _real(call.arguments[name])
+    fixed = replace(real, shape=(Extent(constant=1),))
+    for argument, refused in ((real, True), (fixed, False)):
+        arguments = {**call.arguments, name: argument}
+        changed = replace(plan, calls=(replace(call, arguments=arguments), *plan.calls[1:]))
+        if refused:
+            with pytest.raises(PlanError, match="real counts"):
+                check_plan(changed, manifest)
+        else:
+            check_plan(changed, manifest)
+
+
+def test_an_input_of_the_plans_own_shape_counts_as_well(manifest: Manifest) -> None:
+    plan = toy_plan("decode")
+    call = plan.calls[0]
+    name = next(name for name, item in call.arguments.items() if isinstance(item, InputArgument))
+    arguments = {**call.arguments, name: InputArgument("token_ids", real=True)}
+    changed = replace(plan, calls=(replace(call, arguments=arguments), *plan.calls[1:]))
+    with pytest.raises(PlanError, match="real counts"):
+        check_plan(changed, manifest)
+
+
+def test_a_load_refuses_a_changing_call_in_a_segment_on_every_machine(toy_path: Path) -> None:
+    artifact = load_artifact(toy_path)
+    artifact.plans["decode"] = _captured_everywhere(artifact.plans["decode"])
+    with pytest.raises(PlanError, match="changes from step to step"):
+        assemble(artifact, None, None, None, False)
 
 
 def test_unknown_kernels_and_double_registration() -> None:

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 
 from glmc_runtime.arena import Arena
-from glmc_runtime.bind import Memory, PhaseBinder, Symbols
+from glmc_runtime.bind import Memory, PhaseBinder
 from glmc_runtime.cache import KVCache
 from glmc_runtime.check import check_plan
+from glmc_runtime.dependence import Symbols
 from glmc_runtime.doctor.hostile import fill_random
 from glmc_runtime.dtypes import dtype_of
 from glmc_runtime.inputs import Step, StepInputs
