@@ -7,14 +7,18 @@ imports glmc or transformers. Read the files in this order: ``plan``, ``manifest
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from os import PathLike
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from glmc_runtime.session import Session
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load"]
+__all__ = ["GUARD_STEPS", "__version__", "load"]
+
+GUARD_STEPS = 2  # steps of each phase whose vendor calls are checked, unless said otherwise
 
 
 def load(
@@ -24,25 +28,32 @@ def load(
     kv_blocks: int | None = None,
     kv_memory_bytes: int | None = None,
     emulate: bool | None = None,
+    device: str | None = None,
     timing: bool = False,
+    guard_steps: int = GUARD_STEPS,
+    progress: Callable[[int, int], object] | None = None,
 ) -> Session:
     """Load an artifact directory and make it ready to generate.
 
-    ``verify_hashes`` reads every file once and compares its sha256 with the manifest.
-    ``kv_blocks`` or ``kv_memory_bytes`` set the size of the KV cache (scratch block included); the
-    default holds the largest decode bucket at full context, up to 2 GiB on a CPU and half of the
-    free memory on a device. ``emulate`` forces the vendor emulator on (True) or refuses it (False);
-    None takes the vendor's library where it is installed. ``timing`` measures each segment.
+    ``verify_hashes`` reads every file once and compares its sha256 with the manifest; ``progress``
+    is called with the bytes that were read and those of all files. ``kv_blocks`` or
+    ``kv_memory_bytes`` set the size of the KV cache (scratch block included); the default holds
+    the largest decode bucket at full context, up to 2 GiB on a CPU and half of the free memory on
+    a device. ``emulate`` forces the vendor emulator on (True) or refuses it (False); None takes
+    the vendor's library where it is installed. ``device`` ("cpu" or "cuda") says where an emulated
+    artifact runs, in host memory unless given; all others run on their target's device. ``timing``
+    measures each segment. ``guard_steps`` is how many steps of each phase check what vendor calls
+    return and write, before they are replayed unchecked (:mod:`glmc_runtime.guard_steps`).
 
-    Raises ArtifactError, GuardError, PlanError, VendorError or CapacityError.
+    Raises ArtifactError, GuardError, PlanError, VendorError, CapacityError or RequestError (an
+    option out of range).
     """
+    from glmc_runtime.assemble import assemble
+    from glmc_runtime.loader import load_artifact
     from glmc_runtime.session import Session
 
-    return Session.load(
-        path,
-        verify_hashes=verify_hashes,
-        kv_blocks=kv_blocks,
-        kv_memory_bytes=kv_memory_bytes,
-        emulate=emulate,
-        timing=timing,
-    )
+    started = perf_counter()
+    artifact = load_artifact(path, verify_hashes=verify_hashes, progress=progress)
+    machine = assemble(artifact, emulate, kv_blocks, kv_memory_bytes, timing, device, guard_steps)
+    machine.statistics.load_seconds = perf_counter() - started
+    return Session(artifact, machine)

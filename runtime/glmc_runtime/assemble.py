@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import torch
 
+from glmc_runtime import GUARD_STEPS
 from glmc_runtime.arena import Arena
 from glmc_runtime.bind import Memory, PhaseBinder
 from glmc_runtime.buckets import Buckets
 from glmc_runtime.cache import SCRATCH_BLOCK, KVCache, choose_block_count
 from glmc_runtime.check import check_plan
-from glmc_runtime.errors import ArtifactError
+from glmc_runtime.errors import ArtifactError, RequestError
 from glmc_runtime.graph import graphs_for
 from glmc_runtime.guards import (
     check_vendor_calls,
@@ -51,14 +52,20 @@ def assemble(
     kv_blocks: int | None,
     kv_memory_bytes: int | None,
     timing: bool,
+    device_name: str | None = None,
+    guard_steps: int = GUARD_STEPS,
 ) -> Machine:
     """Check, load and bind; see :func:`glmc_runtime.load` for the options and errors."""
+    if guard_steps < 0:
+        raise RequestError(
+            "the number of guard steps is negative", expected="0 or more", found=str(guard_steps)
+        )
     manifest, plans = artifact.manifest, artifact.plans
     check_versions(manifest.guards)
     check_vendor_calls(manifest.guards, plans.values())
     vendor = vendor_of(artifact, emulate)
     check_vendor_functions(manifest.guards, vendor)
-    device = device_for(manifest.guards, vendor)
+    device = device_for(manifest.guards, vendor, device_name)
     prefill = Buckets("prefill", manifest.limits.prefill_buckets)
     decode = Buckets("decode", manifest.limits.decode_buckets)
     largest = {
@@ -85,9 +92,10 @@ def assemble(
         kv_memory_bytes=kv_memory_bytes,
     )
     cache = KVCache(manifest.cache, blocks, device)
-    statistics = Statistics(vendor is not None and vendor.emulated, timing)
+    emulated = vendor is not None and vendor.emulated
+    statistics = Statistics(emulated, timing)
     statistics.vendor_calls = None if vendor is None else vendor.calls
-    graphs = graphs_for(device)
+    graphs = graphs_for(device, emulated)
     replays = {}
     for phase, counts in largest.items():
         inputs = StepInputs(plans[phase].inputs, *counts, device)
@@ -95,7 +103,7 @@ def assemble(
         # A decode step has as many shapes as rows; prefill steps come in any shape.
         keep = PREFILL_BINDINGS_KEPT if phase == "prefill" else None
         binder = PhaseBinder(plans[phase], memory, keep)
-        replays[phase] = PhaseReplay(binder, inputs, graphs, statistics, keep)
+        replays[phase] = PhaseReplay(binder, inputs, graphs, statistics, keep, guard_steps)
     if graphs.on_device:
         _capture(replays["decode"], decode, manifest.cache.block_size)
     return Machine(device, cache, replays, prefill, decode, context, statistics)

@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from time import perf_counter
 from typing import Any
 
-from glmc_runtime import __version__
+from glmc_runtime import GUARD_STEPS, __version__, load
 from glmc_runtime.errors import GlmcError, RequestError
+from glmc_runtime.progress import shown_progress
 
 EMULATED_LINE = "[emulated: no Kunlun hardware was used]"
+PROGRESS_LABEL = "checking the artifact's files"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -64,6 +66,14 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--seed", type=int)
     run.add_argument("--ignore-eos", action="store_true")
     run.add_argument("--kv-blocks", type=int, help="blocks of the KV cache, scratch included")
+    run.add_argument(
+        "--guard-steps",
+        type=int,
+        default=GUARD_STEPS,
+        metavar="N",
+        help="check what vendor calls return and write in the first N steps of each phase "
+        "(default: %(default)s)",
+    )
     run.add_argument("--statistics", action="store_true", help="print counts and times at the end")
     run.add_argument("--json", action="store_true", help="one JSON object on stdout")
 
@@ -85,22 +95,28 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="force or refuse the vendor emulator",
     )
+    parser.add_argument(
+        "--device", metavar="cpu|cuda", help="where an emulated artifact runs (default: cpu)"
+    )
 
 
 def _run(options: argparse.Namespace) -> int:
     from glmc_runtime.sampling import SamplingParameters
-    from glmc_runtime.session import Session
 
     sampling = SamplingParameters(options.temperature, options.top_k, options.top_p, options.seed)
     if not options.prompt and not options.token_ids:
         raise RequestError("there is nothing to generate from", remedy="pass --prompt TEXT")
-    session = Session.load(
-        options.artifact,
-        verify_hashes=not options.no_verify,
-        kv_blocks=options.kv_blocks,
-        emulate=options.emulate,
-        timing=options.statistics,
-    )
+    with shown_progress(PROGRESS_LABEL) as progress:
+        session = load(
+            options.artifact,
+            verify_hashes=not options.no_verify,
+            kv_blocks=options.kv_blocks,
+            emulate=options.emulate,
+            device=options.device,
+            timing=options.statistics,
+            guard_steps=options.guard_steps,
+            progress=progress,
+        )
     prompts: list[Any] = [
         session.text.encode_chat([{"role": "user", "content": prompt}]) if options.chat else prompt
         for prompt in options.prompt
@@ -163,12 +179,15 @@ def _token_ids(text: str) -> list[int]:
 def _doctor(options: argparse.Namespace) -> int:
     from glmc_runtime.doctor import examine
 
-    report = examine(
-        options.artifact,
-        verify_hashes=not options.no_verify,
-        emulate=options.emulate,
-        seed=options.seed,
-    )
+    with shown_progress(PROGRESS_LABEL) as progress:
+        report = examine(
+            options.artifact,
+            verify_hashes=not options.no_verify,
+            emulate=options.emulate,
+            device=options.device,
+            seed=options.seed,
+            progress=progress,
+        )
     if options.json:
         print(json.dumps(report.to_json()))
     else:

@@ -22,16 +22,31 @@ class GraphCapture(Protocol):
         """Run the thunks once and return those that repeat them."""
         ...
 
+    def wait(self) -> None:
+        """Return when everything that was called has run."""
+        ...
+
 
 class CpuList:
-    """No capture: the bound list is replayed as it is."""
+    """No capture: the bound list is replayed as it is, call by call from the CPU.
+
+    Also for an emulated artifact on a CUDA device: the emulator allocates and reads results back,
+    which no device graph can hold.
+    """
 
     on_device = False
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
 
     def capture(self, thunks: tuple[Thunk, ...]) -> tuple[Thunk, ...]:
         for thunk in thunks:
             thunk()
         return thunks
+
+    def wait(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
 
 
 class CudaGraphs:
@@ -65,7 +80,10 @@ class CudaGraphs:
         caller.wait_stream(self._stream)
         return (graph.replay,)
 
+    def wait(self) -> None:
+        torch.cuda.synchronize()
 
-def graphs_for(device: torch.device) -> GraphCapture:
+
+def graphs_for(device: torch.device, emulated: bool) -> GraphCapture:
     """The capture of a device."""
-    return CudaGraphs() if device.type == "cuda" else CpuList()
+    return CudaGraphs() if device.type == "cuda" and not emulated else CpuList(device)

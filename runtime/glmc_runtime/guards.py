@@ -16,6 +16,7 @@ from glmc_runtime.manifest import Guards
 from glmc_runtime.plan import PhasePlan
 
 TARGETS = ("cpu", "cuda", "xpu")
+DEVICES = ("cpu", "cuda")
 
 
 def check_versions(guards: Guards) -> None:
@@ -38,10 +39,12 @@ def check_versions(guards: Guards) -> None:
             )
 
 
-def device_for(guards: Guards, vendor: Vendor | None) -> torch.device:
+def device_for(guards: Guards, vendor: Vendor | None, name: str | None = None) -> torch.device:
     """The torch device of the guards' target; raises :class:`GuardError` when it is not here.
 
-    Kunlun's torch calls its device ``cuda``. An emulated artifact runs in host memory.
+    Kunlun's torch calls its device ``cuda``. An emulated artifact runs in host memory, or where
+    ``name`` ("cpu" or "cuda") puts it; any other artifact runs on the device of its target alone,
+    and naming another one is an error.
     """
     if guards.target not in TARGETS:
         raise GuardError(
@@ -50,16 +53,35 @@ def device_for(guards: Guards, vendor: Vendor | None) -> torch.device:
             found=guards.target,
             remedy="upgrade glmc-runtime",
         )
-    if guards.target == "cpu" or (vendor is not None and vendor.emulated):
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
+    if name is not None and name not in DEVICES:
         raise GuardError(
-            f"the artifact is for {guards.target}, but torch sees no such device",
+            "there is no such device",
+            expected=" or ".join(DEVICES),
+            found=name,
+            remedy="name one of these, and choose among several cards by CUDA_VISIBLE_DEVICES",
+        )
+    emulated = vendor is not None and vendor.emulated
+    own = "cpu" if guards.target == "cpu" or emulated else "cuda"
+    if name not in (None, own) and not emulated:
+        raise GuardError(
+            f"the artifact is for {guards.target} and can't be put on another device",
+            expected=own,
+            found=str(name),
+            remedy="leave the device out, or compile for the other target",
+        )
+    chosen = name or own
+    if chosen == "cuda" and not torch.cuda.is_available():
+        raise GuardError(
+            f"the artifact is for {guards.target}, but torch sees no such device"
+            if name is None
+            else "the device 'cuda' was asked for, but torch sees none",
             expected="torch.cuda.is_available()",
             found="False",
-            remedy="run it on a machine with the device, or compile with --target cpu",
+            remedy="leave the device out: the emulator also runs in host memory"
+            if emulated
+            else "run it on a machine with the device, or compile with --target cpu",
         )
-    return torch.device("cuda")
+    return torch.device(chosen)
 
 
 def called_keywords(plans: Iterable[PhasePlan]) -> dict[str, set[str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path, PurePosixPath
@@ -15,6 +16,8 @@ from glmc_runtime.plan import PhasePlan, phase_from_json
 
 MANIFEST = "manifest.json"
 _HASH_CHUNK = 1 << 22
+
+Progress = Callable[[int, int], object]
 
 
 @dataclass(frozen=True)
@@ -31,11 +34,14 @@ class Artifact:
         return sorted({call.function for plan in self.plans.values() for call in plan.calls})
 
 
-def load_artifact(path: str | PathLike[str], *, verify_hashes: bool = True) -> Artifact:
+def load_artifact(
+    path: str | PathLike[str], *, verify_hashes: bool = True, progress: Progress | None = None
+) -> Artifact:
     """Read and check an artifact; raises :class:`ArtifactError` or :class:`PlanError`.
 
     The set of files and their sizes are always compared with the manifest; ``verify_hashes`` also
-    reads every byte. Links are refused, because their target is not covered by the directory.
+    reads every byte, and calls ``progress(bytes read, bytes of all files)`` after each 4 MiB.
+    Links are refused, because their target is not covered by the directory.
     """
     root = Path(path)
     if not root.is_dir():
@@ -46,7 +52,7 @@ def load_artifact(path: str | PathLike[str], *, verify_hashes: bool = True) -> A
         )
     manifest = manifest_from_json(_read_json(root, MANIFEST))
     _check_names(manifest)
-    _check_files(root, manifest, verify_hashes)
+    _check_files(root, manifest, verify_hashes, progress)
     plans = {}
     for phase in manifest.phases:
         name = f"plans/{phase}.json"
@@ -104,7 +110,9 @@ def _check_names(manifest: Manifest) -> None:
             raise ArtifactError(f"weight '{weight}' is in an unlisted file", found=entry.file)
 
 
-def _check_files(root: Path, manifest: Manifest, verify_hashes: bool) -> None:
+def _check_files(
+    root: Path, manifest: Manifest, verify_hashes: bool, progress: Progress | None
+) -> None:
     present = set()
     for path in root.rglob("*"):
         name = path.relative_to(root).as_posix()
@@ -137,7 +145,22 @@ def _check_files(root: Path, manifest: Manifest, verify_hashes: bool) -> None:
                 found=f"{size} bytes",
                 remedy="copy the artifact again",
             )
-        if verify_hashes and sha256_of(root / name) != entry.sha256:
+    if verify_hashes:
+        _check_hashes(root, manifest, progress)
+
+
+def _check_hashes(root: Path, manifest: Manifest, progress: Progress | None) -> None:
+    total = sum(entry.size for entry in manifest.files.values())
+    done = 0
+
+    def count(size: int) -> None:
+        nonlocal done
+        done += size
+        if progress is not None:
+            progress(done, total)
+
+    for name, entry in sorted(manifest.files.items()):
+        if sha256_of(root / name, count) != entry.sha256:
             raise ArtifactError(
                 "a file was changed after it was written: its sha256 differs",
                 place=name,
@@ -146,13 +169,18 @@ def _check_files(root: Path, manifest: Manifest, verify_hashes: bool) -> None:
             )
 
 
-def sha256_of(path: Path) -> str:
-    """Hexadecimal sha256 of a file, read in pieces; raises :class:`ArtifactError`."""
+def sha256_of(path: Path, read: Callable[[int], object] | None = None) -> str:
+    """Hexadecimal sha256 of a file; raises :class:`ArtifactError`.
+
+    The file is read in pieces, and ``read`` is called with the size of each.
+    """
     digest = hashlib.sha256()
     try:
         with path.open("rb") as stream:
             while piece := stream.read(_HASH_CHUNK):
                 digest.update(piece)
+                if read is not None:
+                    read(len(piece))
     except OSError as error:
         raise unreadable(path, error) from error
     return digest.hexdigest()

@@ -12,6 +12,7 @@ from glmc_runtime.bind import PhaseBinder, place_of
 from glmc_runtime.dependence import Symbols
 from glmc_runtime.errors import GlmcError, PlanError, VendorError
 from glmc_runtime.graph import GraphCapture
+from glmc_runtime.guard_steps import run_guarded
 from glmc_runtime.inputs import Step, StepInputs
 from glmc_runtime.kernels import Thunk, is_vendor
 from glmc_runtime.statistics import Statistics
@@ -29,7 +30,11 @@ class BoundStep:
 
 
 class PhaseReplay:
-    """One phase. Decode keeps every bound step; prefill keeps the ``keep`` used last."""
+    """One phase. Decode keeps every bound step; prefill keeps the ``keep`` used last.
+
+    The first ``guard_steps`` steps are guarded (see :mod:`glmc_runtime.guard_steps`), as far as
+    they are no device graphs; each bucket that becomes one is guarded once before its capture.
+    """
 
     def __init__(
         self,
@@ -38,6 +43,7 @@ class PhaseReplay:
         graphs: GraphCapture,
         statistics: Statistics,
         keep: int | None,
+        guard_steps: int = 0,
     ) -> None:
         self._binder = binder
         self._plan = binder.plan
@@ -47,9 +53,11 @@ class PhaseReplay:
         self._keep = keep
         self._steps: OrderedDict[Symbols, BoundStep] = OrderedDict()
         self._captured: dict[int, dict[int, tuple[Thunk, ...]]] = {}
+        calls_vendor = any(is_vendor(call.function) for call in binder.plan.calls)
+        self._guard_steps_left = guard_steps if calls_vendor else 0
 
     def run(self, step: Step) -> torch.Tensor:
-        """Logits [real sequences, vocabulary]: a view that the next step overwrites."""
+        """Logits [sequences, vocabulary] of ``last_rows``: a view that the next step overwrites."""
         symbols = Symbols(step.tokens, step.sequences, step.tokens - step.padding, len(step.chunks))
         bound = self._steps.get(symbols)
         if bound is None:
@@ -58,7 +66,10 @@ class PhaseReplay:
             self._steps.move_to_end(symbols)
         self._inputs.fill(step)
         self._statistics.count_step(self._plan.name, symbols)
-        if self._statistics.timing:
+        if self._guard_steps_left:
+            self._run_guarded(symbols, self._captured.get(symbols.tokens, {}))
+            self._guard_steps_left -= 1
+        elif self._statistics.timing:
             self._run_timed(bound, step.tokens)
         else:
             self._run(bound.thunks)
@@ -68,6 +79,8 @@ class PhaseReplay:
         """Run ``step`` once and keep each captured segment of its bucket as a device graph."""
         symbols = Symbols(step.tokens, step.sequences, step.tokens, step.sequences)
         self._inputs.fill(step)
+        if self._guard_steps_left:  # a replayed graph can't be looked into
+            self._run_guarded(symbols, {})
         captured: dict[int, tuple[Thunk, ...]] = {}
         started = perf_counter()
         for number, segment in enumerate(self._plan.segments):
@@ -112,12 +125,28 @@ class PhaseReplay:
         except KERNEL_ERRORS as error:
             raise self._explain(thunk, error) from error
 
+    def _run_guarded(self, symbols: Symbols, captured: dict[int, tuple[Thunk, ...]]) -> None:
+        for number, segment in enumerate(self._plan.segments):
+            if number in captured:
+                self._run(captured[number])
+                continue
+            for position in range(segment.first, segment.last + 1):
+                (thunk,) = self._binder.bind(position, position, symbols)
+                call = self._plan.calls[position]
+                if not is_vendor(call.function):
+                    self._run((thunk,))
+                    continue
+                try:
+                    run_guarded(call, self._binder.arguments(position, symbols), thunk)
+                except KERNEL_ERRORS as error:
+                    raise self._explain(thunk, error) from error
+        self._statistics.count_guard_step(self._plan.name)
+
     def _run_timed(self, bound: BoundStep, bucket: int) -> None:
         for number, thunks in enumerate(bound.segments):
             started = perf_counter()
             self._run(thunks)
-            if self._graphs.on_device:
-                torch.cuda.synchronize()
+            self._graphs.wait()
             elapsed = perf_counter() - started
             self._statistics.count_segment(self._plan.name, bucket, number, elapsed)
 

@@ -30,7 +30,10 @@ class Time:
 
 @dataclass
 class Statistics:
-    """``timing`` switches the time per segment on; on a device that synchronises each segment."""
+    """``timing`` switches the time per segment on; on a device that synchronises each segment.
+
+    ``guard_steps`` counts by phase the steps whose vendor calls were looked at; they are not timed.
+    """
 
     emulated: bool = False
     timing: bool = False
@@ -38,6 +41,7 @@ class Statistics:
     buckets: dict[tuple[str, int], BucketCounts] = field(default_factory=dict)
     captures: dict[tuple[str, int], Time] = field(default_factory=dict)
     segments: dict[tuple[str, int, int], Time] = field(default_factory=dict)
+    guard_steps: Counter[str] = field(default_factory=Counter)
     finished: Counter[str] = field(default_factory=Counter)
     preempted: int = 0
     vendor_calls: Counter[str] | None = None
@@ -52,6 +56,9 @@ class Statistics:
 
     def count_capture(self, phase: str, bucket: int, graphs: int, seconds: float) -> None:
         self.captures[(phase, bucket)] = Time(graphs, seconds)
+
+    def count_guard_step(self, phase: str) -> None:
+        self.guard_steps[phase] += 1
 
     def count_segment(self, phase: str, bucket: int, segment: int, seconds: float) -> None:
         self.segments.setdefault((phase, bucket, segment), Time()).add(seconds)
@@ -85,6 +92,7 @@ class Statistics:
                 }
                 for (phase, bucket, segment), time in sorted(self.segments.items())
             ],
+            "guard_steps": dict(sorted(self.guard_steps.items())),
             "finished": dict(sorted(self.finished.items())),
             "preempted": self.preempted,
             "vendor_calls": dict(sorted((self.vendor_calls or {}).items())),

@@ -164,13 +164,14 @@ class FakeGraphs:
 
         return (replay,)
 
+    def wait(self) -> None: ...
+
 
 @pytest.fixture
 def fake_graphs(monkeypatch: pytest.MonkeyPatch) -> FakeGraphs:
     graphs = FakeGraphs()
-    choose: Callable[[torch.device], FakeGraphs] = lambda device: graphs  # noqa: E731
+    choose: Callable[[torch.device, bool], FakeGraphs] = lambda device, emulated: graphs  # noqa: E731
     monkeypatch.setattr(assemble_module, "graphs_for", choose)
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     return graphs
 
 

@@ -26,7 +26,7 @@ from glmc_runtime.guards import (
     device_for,
 )
 from glmc_runtime.kernels import is_vendor
-from glmc_runtime.loader import load_artifact
+from glmc_runtime.loader import Progress, load_artifact
 from glmc_runtime.plan import Call
 from glmc_runtime.replay import KERNEL_ERRORS
 
@@ -39,51 +39,78 @@ def examine(
     *,
     verify_hashes: bool = True,
     emulate: bool | None = None,
+    device: str | None = None,
     seed: int = 0,
+    progress: Progress | None = None,
 ) -> Report:
-    """Run all checks; raises what loading raises, but a failing call only fails its check."""
-    artifact = load_artifact(path, verify_hashes=verify_hashes)
+    """Run all checks; raises what loading raises, but a failing call only fails its check.
+
+    The options are those of :func:`glmc_runtime.load`; ``seed`` is of the random inputs.
+    """
+    artifact = load_artifact(path, verify_hashes=verify_hashes, progress=progress)
     check_versions(artifact.manifest.guards)
     check_vendor_calls(artifact.manifest.guards, artifact.plans.values())
     vendor = vendor_of(artifact, emulate)
     check_vendor_functions(artifact.manifest.guards, vendor)
-    device = device_for(artifact.manifest.guards, vendor)
-    report = Report(artifact.path.name, vendor, str(device))
+    place = device_for(artifact.manifest.guards, vendor, device)
+    report = Report(artifact.path.name, vendor, str(place))
     if vendor is None:
         return report
     generator = torch.Generator().manual_seed(seed)
     with torch.inference_mode():
         for phase in artifact.plans:
             for step in steps_of(artifact, phase, generator):
-                bench = Bench(artifact, phase, step, vendor, device, generator)
+                bench = Bench(artifact, phase, step, vendor, place, generator)
                 _examine_step(bench, report)
     return report
 
 
 def _examine_step(bench: Bench, report: Report) -> None:
-    seen: set[str] = set()
-    in_chain = False
+    chains = _chains(bench)
+    chained = {position for members in chains.values() for position in members}
+    seen: set[tuple[str, ...]] = set()
     for position, call in enumerate(bench.plan.calls):
-        if not is_vendor(call.function):
+        members = chains.get(position, [position])
+        if not is_vendor(call.function) or (position in chained and position not in chains):
             continue
-        short = call.function.partition(".")[2]
-        in_chain = in_chain or short == CHAIN_FIRST
-        member = in_chain
-        in_chain = in_chain and short != CHAIN_LAST
-        key = bench.signature(position)
-        if (member and short != CHAIN_FIRST) or key in seen:
+        signature = tuple(bench.signature(member) for member in members)
+        if signature in seen:
             continue
-        seen.add(key)
-        if short == CHAIN_FIRST:
-            _examine_chain(bench, position, report)
-        elif short in _PROBES:
+        seen.add(signature)
+        if position in chains:
+            _examine_chain(bench, members, report)
+        elif _name(call) in _PROBES:
             _examine_call(bench, position, call, report)
         else:
             report.unchecked.add(call.function)
 
 
+def _name(call: Call) -> str:
+    """A vendor function without its family."""
+    return call.function.partition(".")[2]
+
+
+def _chains(bench: Bench) -> dict[int, list[int]]:
+    """The expert chains by their first call: the vendor calls of one node, up to the last kernel.
+
+    Calls of other nodes that stand between are no part of it and are checked by themselves.
+    """
+    chains: dict[int, list[int]] = {}
+    open_chains: dict[str, list[int]] = {}
+    for position, call in enumerate(bench.plan.calls):
+        if not is_vendor(call.function):
+            continue
+        if _name(call) == CHAIN_FIRST and call.node not in open_chains:
+            open_chains[call.node] = chains[position] = []
+        if call.node in open_chains:
+            open_chains[call.node].append(position)
+            if _name(call) == CHAIN_LAST:
+                del open_chains[call.node]
+    return chains
+
+
 def _examine_call(bench: Bench, position: int, call: Call, report: Report) -> None:
-    probe = _PROBES[call.function.partition(".")[2]]
+    probe = _PROBES[_name(call)]
     for kind in KINDS:
         try:
             arguments = bench.arguments(position)
@@ -97,13 +124,8 @@ def _examine_call(bench: Bench, position: int, call: Call, report: Report) -> No
         report.add(call.function, bench.place(call, kind), outcome)
 
 
-def _examine_chain(bench: Bench, first: int, report: Report) -> None:
-    calls = bench.plan.calls
-    members = [
-        position
-        for position in range(first, len(calls))
-        if calls[position].node == calls[first].node and is_vendor(calls[position].function)
-    ]
+def _examine_chain(bench: Bench, members: list[int], report: Report) -> None:
+    first = bench.plan.calls[members[0]]
     for kind in KINDS:
         try:
             chain = fill_chain(bench, members, kind)
@@ -112,4 +134,4 @@ def _examine_chain(bench: Bench, first: int, report: Report) -> None:
             outcome = judge_chain(chain)
         except (GlmcError, *KERNEL_ERRORS) as error:
             outcome = Outcome(problem=str(error).splitlines()[0])
-        report.add(CHAIN_NAME, bench.place(calls[first], kind), outcome)
+        report.add(CHAIN_NAME, bench.place(first, kind), outcome)
