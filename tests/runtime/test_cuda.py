@@ -8,9 +8,11 @@ import pytest
 import torch
 
 import glmc_runtime
+from glmc_runtime.doctor import examine
 from glmc_runtime.graph import CudaGraphs
 from glmc_runtime.manifest import Guards
 from tests.runtime.toy import reference_greedy, write_toy
+from tests.runtime.toy_vendor import write_vendor_toy
 
 pytestmark = [
     pytest.mark.cuda,
@@ -60,3 +62,40 @@ def test_what_can_not_be_captured_is_an_error_and_the_device_stays_usable(path: 
     before = float(x[0])
     replay()
     assert float(x[0]) == before + 1
+
+
+@pytest.fixture(scope="module")
+def emulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("glmc_kunlun_emulator")
+    return write_vendor_toy(tmp_path_factory.mktemp("emulated") / "toy")
+
+
+def test_an_emulated_artifact_makes_the_same_tokens_on_the_device(emulated: Path) -> None:
+    prompts = PROMPTS[:4]
+    tokens = {}
+    for device in ("cpu", "cuda"):
+        session = glmc_runtime.load(emulated, emulate=True, device=device, timing=True)
+        assert (session.device.type, session.emulated) == (device, True)
+        assert session.statistics.captures == {}
+        completions = session.generate(prompts, max_new_tokens=8, ignore_eos=True)
+        tokens[device] = [completion.tokens for completion in completions]
+        assert session.statistics.guard_steps["decode"] == 2
+    assert tokens["cuda"] == tokens["cpu"]
+
+
+def test_host_inputs_stay_in_host_memory(emulated: Path) -> None:
+    session = glmc_runtime.load(emulated, emulate=True, device="cuda")
+    session.generate(PROMPTS[:2], max_new_tokens=3, ignore_eos=True)
+    for replay in session._replays.values():
+        binder = replay._binder
+        for position in range(len(binder.plan.calls)):
+            for symbols in replay._steps:
+                for name, value in binder.arguments(position, symbols).items():
+                    if isinstance(value, torch.Tensor):
+                        assert value.is_cuda is not name.endswith("_cpu"), name
+
+
+def test_the_doctor_passes_on_the_device(emulated: Path) -> None:
+    report = examine(emulated, emulate=True, device="cuda")
+    assert report.passed, report.text()
+    assert report.device == "cuda"
