@@ -14,7 +14,8 @@ SCRATCH_BLOCK = 0
 class BlockAllocator:
     """Hands out blocks 1 .. count-1; block 0 is the scratch block of padded rows.
 
-    One byte per block (1 is free), so that a contiguous run is one search.
+    One byte per block (1 is free), so that a contiguous run is one search. A block is free again
+    when all its owners have given it back.
     """
 
     def __init__(self, count: int) -> None:
@@ -27,6 +28,7 @@ class BlockAllocator:
             )
         self.count = count
         self._free = bytearray(b"\x00" + b"\x01" * (count - 1))
+        self._owners = [0] * count
         self._available = count - 1
 
     @property
@@ -59,6 +61,7 @@ class BlockAllocator:
         blocks = list(range(start, start + number)) if start >= 0 else self._lowest(number)
         for block in blocks:
             self._free[block] = 0
+            self._owners[block] = 1
         self._available -= number
         return blocks
 
@@ -71,19 +74,34 @@ class BlockAllocator:
             position += 1
         return blocks
 
+    def owners(self, block: int) -> int:
+        """How many own a block; whoever writes to one of several owners copies it first."""
+        return self._owners[block]
+
+    def share(self, blocks: list[int]) -> None:
+        """Make one more owner of each block; a free block is refused, and then all are."""
+        self._check_owned(blocks, "shared")
+        for block in blocks:
+            self._owners[block] += 1
+
     def free(self, blocks: list[int]) -> None:
         """Give blocks back; a block that is not owned (or given twice) is refused as a whole."""
+        self._check_owned(blocks, "freed")
+        for block in blocks:
+            self._owners[block] -= 1
+            if not self._owners[block]:
+                self._free[block] = 1
+                self._available += 1
+
+    def _check_owned(self, blocks: list[int], done: str) -> None:
         if len(set(blocks)) != len(blocks) or any(
             not SCRATCH_BLOCK < block < self.count or self._free[block] for block in blocks
         ):
             raise PlanError(
-                "blocks of the KV cache are freed that nobody owns",
+                f"blocks of the KV cache are {done} that nobody owns",
                 found=str(blocks),
                 remedy="release each sequence once",
             )
-        for block in blocks:
-            self._free[block] = 1
-        self._available += len(blocks)
 
 
 class KVCache:
@@ -117,6 +135,11 @@ class KVCache:
         if caches is None or not 0 <= layer < len(caches):
             raise PlanError(f"there is no cache '{name}' of layer {layer}")
         return caches[layer]
+
+    def copy_block(self, source: int, target: int) -> None:
+        """Copy the keys and values of a block, in all layers."""
+        for cache in (*self.keys, *self.values):
+            cache[target].copy_(cache[source])
 
 
 def block_bytes(spec: CacheSpec) -> int:

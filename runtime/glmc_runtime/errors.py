@@ -76,7 +76,7 @@ class RequestError(GlmcError):
 
 
 class CapacityError(GlmcError):
-    """Memory is too small: KV blocks, arena, or a batch beyond the largest bucket."""
+    """Memory is too small: KV blocks, cache or arena."""
 
     code = "GLMC-2005"
     usual_remedy = "send fewer or shorter requests, or load with more kv_blocks"

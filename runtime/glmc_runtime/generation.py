@@ -1,4 +1,11 @@
-"""Generate for many requests: prompts enter as rows and blocks get free, finished ones leave."""
+"""Generate for many requests: prompts enter as rows and blocks get free, finished ones leave.
+
+The policy: every step decodes one token for each request whose prompt is cached, and beside them
+computes prompt tokens of the others, oldest request first. These prompt tokens are at most what the
+largest prefill bucket has room for beside the decoded ones (at least half a bucket, then in a
+second replay) and never more than ``prefill_tokens``, if given; so this bounds how long a prompt,
+however long, holds up the texts that are being written.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +18,7 @@ import torch
 
 from glmc_runtime.errors import CapacityError, RequestError
 from glmc_runtime.sampling import Sampler, SamplingParameters, next_tokens
-from glmc_runtime.sequences import Sequence, blocks_for
+from glmc_runtime.sequences import Part, Sequence, blocks_for
 from glmc_runtime.text import TextStream
 
 if TYPE_CHECKING:
@@ -63,13 +70,26 @@ class _Request:
     new_tokens: int = 0
     token: int = -1
 
+    @property
+    def prompt_left(self) -> int:
+        """Tokens to compute before the next one can be drawn, other than the one drawn last."""
+        return len(self.sequence) - self.sequence.cached
+
+    @property
+    def next_length(self) -> int:
+        """Tokens cached when the next one is drawn."""
+        return len(self.sequence) + (0 if self.prompt_left else 1)
+
 
 class Generation:
     """The requests of one ``stream`` call and the loop that serves them."""
 
-    def __init__(self, session: Session, stop: Stop) -> None:
+    def __init__(self, session: Session, stop: Stop, prefill_tokens: int | None = None) -> None:
         if stop.length < 1:
             raise RequestError("max_new_tokens is out of range", expected="at least 1")
+        if prefill_tokens is not None and prefill_tokens < 1:
+            raise RequestError("prefill_tokens is out of range", expected="at least 1, or None")
+        self._prefill_tokens = prefill_tokens
         self._session = session
         self._stop = stop
         self._waiting: deque[_Request] = deque()
@@ -95,18 +115,10 @@ class Generation:
         """Run until every request has finished. Closing the iterator gives all blocks back."""
         try:
             while self._waiting or self._running:
-                admitted = self._admit()
-                if admitted:
-                    self._running += admitted  # first, so that a failing prefill leaks no block
-                    logits = self._session.prefill([request.sequence for request in admitted])
-                    yield from self._take(admitted, logits)
-                elif self._make_room():
-                    batch = list(self._running)
-                    logits = self._session.decode(
-                        [request.sequence for request in batch],
-                        [request.token for request in batch],
-                    )
-                    yield from self._take(batch, logits)
+                self._admit()
+                if self._make_room():
+                    parts, drawing = self._next_step()
+                    yield from self._take(drawing, self._session.step(parts))
                 elif not self._admittable():
                     raise self._starved()
         finally:
@@ -114,21 +126,38 @@ class Generation:
                 self._session.release(request.sequence)
             self._running = []
 
-    def _admit(self) -> list[_Request]:
-        """Waiting requests that fit next to the running ones, in their order."""
+    def _admit(self) -> None:
+        """Let waiting requests in that fit next to the running ones, in their order."""
         session = self._session
-        admitted: list[_Request] = []
         # A block for each running request stays free, or the newcomer would be put back at once.
-        free = session.cache.allocator.available - len(self._running)
-        while self._waiting and (
-            len(self._running) + len(admitted) < session.decode_buckets.largest
-        ):
-            request = self._waiting[0]
-            free -= session.blocks_needed(request.sequence, len(request.sequence))
+        free = session.cache.allocator.available - sum(
+            max(1, session.blocks_needed(request.sequence, request.next_length))
+            for request in self._running
+        )
+        while self._waiting and len(self._running) < session.decode_buckets.largest:
+            sequence = self._waiting[0].sequence
+            free -= session.blocks_needed(sequence, len(sequence))
             if free < 0:
                 break
-            admitted.append(self._waiting.popleft())
-        return admitted
+            self._running.append(self._waiting.popleft())
+
+    def _next_step(self) -> tuple[list[Part], list[_Request]]:
+        """What the running requests do next, and those of them that then draw a token."""
+        decoding = [request for request in self._running if not request.prompt_left]
+        parts = [Part(request.sequence, (request.token,)) for request in decoding]
+        drawing = list(decoding)
+        largest = self._session.prefill_buckets.largest
+        space = max(largest - len(decoding), largest // 2, 1)
+        if self._prefill_tokens is not None:
+            space = min(space, self._prefill_tokens)
+        for request in self._running:
+            count = min(request.prompt_left, space)
+            if count:
+                ends = count == request.prompt_left
+                parts.append(Part(request.sequence, compute=count, logits=int(ends)))
+                drawing += [request] if ends else []
+                space -= count
+        return parts, drawing
 
     def _admittable(self) -> bool:
         """Whether the next waiting request has its blocks when nothing else runs."""
@@ -145,24 +174,24 @@ class Generation:
         )
 
     def _make_room(self) -> bool:
-        """Put the youngest requests back until the next decode step has its blocks.
+        """Put the youngest requests back until the others have the blocks for their next token.
 
-        Says whether any request is left to decode. One request alone always fits: ``add`` saw to
-        that.
+        Says whether any request is left. One request alone always fits: ``add`` saw to that.
         """
         session = self._session
         while self._running:
             needed = sum(
-                session.blocks_needed(request.sequence, len(request.sequence) + 1)
+                session.blocks_needed(request.sequence, request.next_length)
                 for request in self._running
             )
             if needed <= session.cache.allocator.available:
                 return True
             youngest = max(self._running, key=lambda request: request.number)
             self._running.remove(youngest)
+            if not youngest.prompt_left:
+                # Its drawn token is not cached yet, so it becomes the end of the new prompt.
+                youngest.sequence.tokens.append(youngest.token)
             session.release(youngest.sequence)
-            # Its drawn token is not cached yet, so it becomes the end of the new prompt.
-            youngest.sequence.tokens.append(youngest.token)
             self._waiting.appendleft(youngest)
             session.statistics.preempted += 1
         return False

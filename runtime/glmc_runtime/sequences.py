@@ -1,4 +1,4 @@
-"""A sequence: its tokens, its cache blocks, and how much of it is cached."""
+"""A sequence: its tokens, its cache blocks, how much of it is cached, and its part in a step."""
 
 from __future__ import annotations
 
@@ -21,12 +21,29 @@ class Sequence:
         return len(self.tokens)
 
 
+class Part(NamedTuple):
+    """What a step does with one sequence.
+
+    ``append`` is put behind its tokens. Of the tokens that are not cached yet the first ``compute``
+    are then computed and cached (None: all of them). Logits come back behind the last ``logits`` of
+    these: 1 to go on from the newest token, 0 for a chunk that does not end its prompt, more to
+    verify drafted tokens or to score a prompt.
+    """
+
+    sequence: Sequence
+    append: ListLike[int] = ()
+    compute: int | None = None
+    logits: int = 1
+
+
 class Chunk(NamedTuple):
-    """The share of one sequence in a step: new ``tokens``, the first at position ``start``."""
+    """The share of one sequence in a step: new ``tokens``, the first at position ``start``, and
+    the logits behind the last ``logits`` of them."""
 
     tokens: ListLike[int]
     start: int
     blocks: list[int]
+    logits: int = 1
 
 
 def blocks_for(tokens: int, block_size: int) -> int:
@@ -52,39 +69,52 @@ def new_sequence(tokens: ListLike[int], max_context: int, vocabulary: int) -> Se
     return Sequence(prompt)
 
 
-def check_prefill(sequences: ListLike[Sequence], max_context: int, vocabulary: int) -> None:
-    """Refuse a prefill without new tokens, with unknown ones, or beyond the context; raises
-    :class:`RequestError`."""
-    _check_distinct(sequences)
-    for sequence in sequences:
-        if sequence.cached >= len(sequence):
-            raise RequestError(
-                "a sequence has no new token to prefill",
-                found=f"all {len(sequence)} tokens are cached",
-                remedy="append tokens first, or decode",
-            )
-        if len(sequence) > max_context:
-            raise RequestError(
-                "a sequence is longer than the context",
-                expected=f"at most {max_context} tokens",
-                found=f"{len(sequence)} tokens",
-                remedy="shorten it, or compile with a larger max_context",
-            )
-        _check_tokens(sequence.tokens[sequence.cached :], vocabulary)
+def chunk_of(part: Part, max_context: int, vocabulary: int) -> Chunk:
+    """The chunk that a part asks for; raises :class:`RequestError` where it can't be right."""
+    sequence, append, count, logits = part
+    cached, length = sequence.cached, len(sequence) + len(append)
+    if length > max_context:
+        raise RequestError(
+            "the context is full: a sequence is longer than it",
+            expected=f"at most {max_context} tokens",
+            found=f"{length} tokens",
+            remedy="finish the sequence, or compile with a larger max_context",
+        )
+    fresh = length - cached
+    if fresh < 1:
+        raise RequestError(
+            "a sequence has no new token to compute",
+            found=f"all {length} tokens are cached",
+            remedy="append tokens",
+        )
+    if count is None:
+        count = fresh
+    if not 1 <= count <= fresh:
+        raise RequestError(
+            "a part computes another number of tokens than there are",
+            expected=f"compute of 1 to {fresh}",
+            found=str(count),
+        )
+    if not 0 <= logits <= count:
+        raise RequestError(
+            "logits exist only behind the tokens that a part computes",
+            expected=f"logits of 0 to {count}",
+            found=str(logits),
+        )
+    tokens = [*sequence.tokens[cached : cached + count], *append]
+    _check_tokens(tokens, vocabulary)
+    del tokens[count:]
+    return Chunk(tokens, cached, sequence.blocks, logits)
 
 
-def check_decode(
-    sequences: ListLike[Sequence], token_ids: ListLike[int], max_context: int, vocabulary: int
-) -> None:
-    """Refuse a decode step that can't be right; raises :class:`RequestError`."""
+def check_decode(sequences: ListLike[Sequence], token_ids: ListLike[int]) -> None:
+    """Refuse a decode step that is none; raises :class:`RequestError`."""
     if len(sequences) != len(token_ids):
         raise RequestError(
             "decode takes one token for each sequence",
             expected=str(len(sequences)),
             found=str(len(token_ids)),
         )
-    _check_distinct(sequences)
-    _check_tokens(token_ids, vocabulary)
     for sequence in sequences:
         if sequence.cached != len(sequence):
             raise RequestError(
@@ -92,18 +122,13 @@ def check_decode(
                 expected=f"{len(sequence)} tokens in the cache",
                 found=f"{sequence.cached}",
             )
-        if len(sequence) >= max_context:
-            raise RequestError(
-                "the context is full",
-                expected=f"at most {max_context} tokens",
-                remedy="finish the sequence, or compile with a larger max_context",
-            )
 
 
-def _check_distinct(sequences: ListLike[Sequence]) -> None:
-    if not sequences:
+def check_distinct(parts: ListLike[Part]) -> None:
+    """A step has at least one sequence and each once; raises :class:`RequestError`."""
+    if not parts:
         raise RequestError("the step has no sequence", expected="at least one")
-    if len({id(sequence) for sequence in sequences}) != len(sequences):
+    if len({id(part.sequence) for part in parts}) != len(parts):
         raise RequestError("the same sequence is twice in one step")
 
 

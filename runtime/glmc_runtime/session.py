@@ -1,7 +1,13 @@
-"""A session: one loaded artifact, its memory, and the two steps that an engine drives.
+"""A session: one loaded artifact, its memory, and the step that an engine drives.
 
-A session is used from one thread. The logits that ``prefill`` and ``decode`` return are valid
-until the next step.
+A session is used from one thread. An engine makes sequences, calls ``step`` as its scheduler likes
+(``prefill`` and ``decode`` are its common cases), and gives blocks back with ``release`` and
+``truncate``; ``fork`` shares them. What is refused changes nothing, and a step that fails leaves
+tokens and cached counts as they were.
+
+Logits are always the caller's own, to keep and to change. The copy of 16 rows of a vocabulary of
+151552 takes 0.1 ms in bfloat16 and 0.4 ms in float32 on two threads of a processor, where their
+argmax alone takes 2 ms.
 """
 
 from __future__ import annotations
@@ -14,17 +20,19 @@ from time import perf_counter
 import torch
 
 from glmc_runtime.assemble import Machine, assemble
-from glmc_runtime.errors import CapacityError, RequestError
+from glmc_runtime.errors import RequestError
 from glmc_runtime.generation import Completion, Event, Generation, Stop
-from glmc_runtime.inputs import Step
 from glmc_runtime.loader import Artifact, load_artifact
+from glmc_runtime.packing import pack, step_of
+from glmc_runtime.reservation import blocks_lacking, reserve
 from glmc_runtime.sampling import SamplingParameters
 from glmc_runtime.sequences import (
-    Chunk,
+    Part,
     Sequence,
     blocks_for,
     check_decode,
-    check_prefill,
+    check_distinct,
+    chunk_of,
     new_sequence,
 )
 from glmc_runtime.text import Text
@@ -69,58 +77,79 @@ class Session:
         return new_sequence(tokens, self.max_context, self.manifest.model.vocabulary)
 
     @torch.inference_mode()
+    def step(self, parts: ListLike[Part]) -> torch.Tensor:
+        """One step in which each part computes and caches new tokens of its sequence.
+
+        Returns the logits that the parts ask for, [sum of their ``logits``, vocabulary], in the
+        order of the parts and of the tokens of each, in a tensor of the caller's own.
+
+        A step of one token and its logits each runs in the decode plan, any other in the prefill
+        plan, whatever it mixes. It is one replay unless it is beyond the buckets: more tokens than
+        the largest prefill bucket, or more sequences, or rows of logits, than the largest decode
+        bucket. Of the rows beyond one per part, each also takes a row of the prefill bucket.
+
+        Raises :class:`RequestError` for a part that can't be right and :class:`CapacityError` when
+        KV blocks are short; both change nothing.
+        """
+        check_distinct(parts)
+        vocabulary = self.manifest.model.vocabulary
+        chunks = [chunk_of(part, self.max_context, vocabulary) for part in parts]
+        reserve(self.cache, chunks)
+        buckets = self.prefill_buckets, self.decode_buckets
+        kept: list[torch.Tensor] = []
+        for replayed in pack(chunks, *buckets):
+            phase, step = step_of(replayed, *buckets, self.manifest.cache.block_size)
+            logits = self._replays[phase].run(step)
+            with torch.inference_mode(False):  # the caller may change its logits in place
+                kept.append(logits[: sum([chunk.logits for chunk in replayed])].clone())
+        for part, chunk in zip(parts, chunks, strict=True):
+            part.sequence.tokens.extend(part.append)
+            part.sequence.cached += len(chunk.tokens)
+        with torch.inference_mode(False):
+            return kept[0] if len(kept) == 1 else torch.cat(kept)
+
     def prefill(self, sequences: ListLike[Sequence]) -> torch.Tensor:
-        """Cache all tokens of the sequences that are not cached yet.
+        """Cache all tokens of the sequences that are not cached yet; a :meth:`step`.
 
-        Returns the logits of the last token of each, [len(sequences), vocabulary], in a tensor of
-        the caller's own. Prompts are packed into as few steps as the largest prefill bucket
-        allows; a longer one is cut into chunks. Raises :class:`CapacityError` when KV blocks are
-        short and :class:`RequestError` when there is nothing to cache or a token is not in the
-        vocabulary; both change nothing.
+        Returns the logits of the last token of each, [len(sequences), vocabulary].
         """
-        check_prefill(sequences, self.max_context, self.manifest.model.vocabulary)
-        self._reserve(sequences, [len(sequence) for sequence in sequences])
-        rows: list[torch.Tensor | None] = [None] * len(sequences)
-        next_one = 0
-        while next_one < len(sequences):
-            chunks, places = self._pack(sequences, next_one)
-            count = sum(len(chunk.tokens) for chunk in chunks)
-            step = Step(
-                chunks,
-                self.prefill_buckets.choose(count),
-                len(chunks),
-                self.manifest.cache.block_size,
-            )
-            logits = self._replays["prefill"].run(step)
-            for row, (place, chunk) in enumerate(zip(places, chunks, strict=True)):
-                sequences[place].cached += len(chunk.tokens)
-                if sequences[place].cached == len(sequences[place]):
-                    rows[place] = logits[row].clone()
-                    next_one = place + 1
-        with torch.inference_mode(False):  # the caller may change its logits in place
-            return torch.stack([row for row in rows if row is not None])
+        return self.step([Part(sequence) for sequence in sequences])
 
-    @torch.inference_mode()
     def decode(self, sequences: ListLike[Sequence], token_ids: ListLike[int]) -> torch.Tensor:
-        """Append one token to each sequence and compute the logits behind it.
+        """Append one token to each sequence, all of whose tokens are cached; a :meth:`step`.
 
-        Returns [len(sequences), vocabulary]: a view of the arena that the next step overwrites.
-        Raises :class:`CapacityError` (KV blocks, or more sequences than the largest bucket) and
-        :class:`RequestError` (context exceeded, not prefilled); both change nothing.
+        Returns the logits behind these tokens, [len(sequences), vocabulary].
         """
-        bucket = self.decode_buckets.choose(len(sequences))
-        check_decode(sequences, token_ids, self.max_context, self.manifest.model.vocabulary)
-        self._reserve(sequences, [len(sequence) + 1 for sequence in sequences])
-        chunks = [
-            Chunk((token,), sequence.cached, sequence.blocks)
-            for sequence, token in zip(sequences, token_ids, strict=True)
-        ]
-        step = Step(chunks, bucket, bucket, self.manifest.cache.block_size)
-        logits = self._replays["decode"].run(step)
-        for sequence, token in zip(sequences, token_ids, strict=True):
-            sequence.tokens.append(token)
-            sequence.cached += 1
-        return logits
+        check_decode(sequences, token_ids)
+        pairs = zip(sequences, token_ids, strict=True)
+        return self.step([Part(sequence, (token,)) for sequence, token in pairs])
+
+    def fork(self, sequence: Sequence) -> Sequence:
+        """A second sequence with the same tokens that shares what is cached of them.
+
+        Nothing is copied now. A shared block that is partly filled is copied before one of its
+        owners writes to it, which takes one block more. Fork and :meth:`truncate` to share a
+        prefix.
+        """
+        blocks = sequence.blocks[: blocks_for(sequence.cached, self.manifest.cache.block_size)]
+        self.cache.allocator.share(blocks)
+        return Sequence(list(sequence.tokens), blocks, sequence.cached)
+
+    def truncate(self, sequence: Sequence, length: int) -> None:
+        """Forget the tokens beyond the first ``length``, such as rejected drafts, and give back
+        the blocks that only they used. Raises :class:`RequestError` for another length than 0 to
+        the number of tokens."""
+        if not 0 <= length <= len(sequence):
+            raise RequestError(
+                "a sequence can't be truncated to this length",
+                expected=f"0 to {len(sequence)}",
+                found=str(length),
+            )
+        kept = blocks_for(length, self.manifest.cache.block_size)
+        self.cache.allocator.free(sequence.blocks[kept:])
+        del sequence.blocks[kept:]
+        del sequence.tokens[length:]
+        sequence.cached = min(sequence.cached, length)
 
     def release(self, sequence: Sequence) -> None:
         """Give the blocks of a sequence back. Its tokens stay, so it can be prefilled again."""
@@ -129,9 +158,9 @@ class Session:
         sequence.cached = 0
 
     def blocks_needed(self, sequence: Sequence, length: int) -> int:
-        """Blocks that a sequence lacks to hold ``length`` tokens."""
-        needed = blocks_for(length, self.manifest.cache.block_size)
-        return max(0, needed - len(sequence.blocks))
+        """Free blocks that a sequence takes to grow to ``length`` tokens, copies of shared ones
+        counted."""
+        return blocks_lacking(self.cache, sequence.blocks, sequence.cached, length)
 
     def stream(
         self,
@@ -141,11 +170,14 @@ class Session:
         sampling: SamplingParameters | ListLike[SamplingParameters] | None = None,
         stop_token_ids: Iterable[int] = (),
         ignore_eos: bool = False,
+        prefill_tokens: int | None = None,
     ) -> Iterator[Event]:
         """Generate for all prompts (texts or token ids) and yield one event per new token.
 
         One ``sampling`` serves all prompts, or one each. Generation ends at any eos id of the
         model or of ``stop_token_ids``, after ``max_new_tokens``, or at the end of the context.
+        At most ``prefill_tokens`` tokens of prompts are computed between two tokens of a running
+        text (None: as many as the largest prefill bucket); fewer make texts steadier and slower.
         Requests are checked here, before the first event: raises :class:`RequestError` and, for a
         request that the KV cache can never hold, :class:`CapacityError`.
         """
@@ -154,7 +186,7 @@ class Session:
             frozenset(stop_token_ids)
             | (frozenset() if ignore_eos else frozenset(self.manifest.model.eos_token_ids)),
         )
-        generation = Generation(self, stop)
+        generation = Generation(self, stop, prefill_tokens)
         prompts = list(prompts)
         if sampling is None or isinstance(sampling, SamplingParameters):
             sampling = [sampling or SamplingParameters()] * len(prompts)
@@ -177,6 +209,7 @@ class Session:
         sampling: SamplingParameters | ListLike[SamplingParameters] | None = None,
         stop_token_ids: Iterable[int] = (),
         ignore_eos: bool = False,
+        prefill_tokens: int | None = None,
     ) -> list[Completion]:
         """Like :meth:`stream`, but collected: one completion per prompt, in their order."""
         prompts = list(prompts)
@@ -187,40 +220,7 @@ class Session:
             sampling=sampling,
             stop_token_ids=stop_token_ids,
             ignore_eos=ignore_eos,
+            prefill_tokens=prefill_tokens,
         ):
             completions[event.request].take(event)
         return completions
-
-    def _pack(self, sequences: ListLike[Sequence], start: int) -> tuple[list[Chunk], list[int]]:
-        """Chunks of the next prefill step, and the place of each one's sequence."""
-        space = self.prefill_buckets.largest
-        chunks: list[Chunk] = []
-        places: list[int] = []
-        for place in range(start, len(sequences)):
-            if not space or len(chunks) == self.decode_buckets.largest:
-                break
-            sequence = sequences[place]
-            tokens = sequence.tokens[sequence.cached : sequence.cached + space]
-            chunks.append(Chunk(tokens, sequence.cached, sequence.blocks))
-            places.append(place)
-            space -= len(tokens)
-        return chunks, places
-
-    def _reserve(self, sequences: ListLike[Sequence], lengths: list[int]) -> None:
-        """Give each sequence the blocks for its length, or raise and give none."""
-        needed = [
-            self.blocks_needed(sequence, length)
-            for sequence, length in zip(sequences, lengths, strict=True)
-        ]
-        allocator = self.cache.allocator
-        if sum(needed) > allocator.available:
-            raise CapacityError(
-                "the KV cache has too few free blocks for this step",
-                expected=f"{sum(needed)} blocks for {len(sequences)} sequences",
-                found=f"{allocator.available} free of {allocator.usable}",
-                remedy="release sequences, send fewer or shorter ones, or load with more kv_blocks",
-            )
-        for sequence, number in zip(sequences, needed, strict=True):
-            if number:
-                after = sequence.blocks[-1] if sequence.blocks else None
-                sequence.blocks.extend(allocator.allocate(number, after))

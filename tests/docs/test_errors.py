@@ -35,7 +35,7 @@ from glmc.presets.catalog import load_config
 from glmc.weights.checkpoint import open_checkpoint
 from glmc_kunlun_emulator import errors as emulator_errors
 from glmc_runtime import text
-from glmc_runtime.buckets import Buckets
+from glmc_runtime.cache import BlockAllocator
 from glmc_runtime.guards import check_vendor_functions
 from glmc_runtime.kernels.vendor import Vendor
 from glmc_runtime.loader import load_artifact
@@ -161,7 +161,7 @@ def request(scene: Scene) -> None:
 
 
 def capacity(scene: Scene) -> None:
-    Buckets("decode", (1, 2, 4)).choose(5)
+    BlockAllocator(4).allocate(9)
 
 
 def vendor(scene: Scene) -> None:

@@ -159,15 +159,15 @@ def refusal(action: Callable[[], object]) -> GlmcError:
 
 
 def test_a_session_goes_on_after_a_refusal(whole: Path) -> None:
-    """A batch beyond the largest bucket, a full context, a prompt too long: nothing is lost."""
+    """Too few blocks, a sequence twice, a full context, a prompt too long: nothing is lost."""
     session = Session.load(whole, kv_blocks=8)
     expected = session.generate([[5, 6, 7]], max_new_tokens=6, ignore_eos=True)[0].tokens
     free = session.cache.allocator.available
     sequences = [session.sequence([5, 6, 7]) for _ in range(3)]
     logits = session.prefill(sequences)
     tokens = [int(row.argmax()) for row in logits]
-    error = refusal(lambda: session.decode(sequences, tokens))
-    assert isinstance(error, CapacityError) and "3" in error.found and "2" in error.expected
+    error = refusal(lambda: session.prefill([session.sequence([5] * 64) for _ in range(5)]))
+    assert isinstance(error, CapacityError) and "4 free of 7" in error.found
     assert isinstance(refusal(lambda: session.sequence([])), RequestError)
     assert isinstance(refusal(lambda: session.sequence([5] * 65)), RequestError)
     assert isinstance(refusal(lambda: session.decode(sequences[:1] * 2, [1, 1])), RequestError)

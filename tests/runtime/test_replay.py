@@ -43,7 +43,7 @@ def test_a_replayed_decode_step_allocates_nothing(session: Session, number: int)
     with FreshStorage() as counter:
         for token in range(3):
             session.decode(sequences, [token] * number)
-    assert counter.fresh == []
+    assert counter.fresh == ["aten.clone.default"] * 3  # the caller's logits and nothing else
     assert counter.total > 30  # it did see the kernels
     assert binder.bound == bound  # and no view was computed again
 

@@ -103,12 +103,19 @@ def test_too_few_blocks_change_nothing(toy_path: Path) -> None:
     _same(again, reference_logits([1] * 8 + [3, 0, 1, 2]))
 
 
-def test_more_sequences_than_the_largest_bucket(session: Session) -> None:
-    sequences = [session.sequence([row]) for row in range(5)]
-    session.prefill(sequences)  # prefill takes several steps
-    with pytest.raises(CapacityError, match="beyond the largest bucket"):
-        session.decode(sequences, [1] * 5)
-    assert all(len(sequence) == 1 for sequence in sequences)
+def test_more_sequences_than_the_largest_bucket_take_several_replays(session: Session) -> None:
+    sequences = [session.sequence([row, 3]) for row in range(5)]
+    session.prefill(sequences)
+    logits = session.decode(sequences, [7, 8, 9, 10, 11])
+    for row, sequence in zip(logits, sequences, strict=True):
+        _same(row, reference_logits(sequence.tokens))
+    counts = session.statistics.buckets
+    assert {key: item.steps for key, item in counts.items()} == {
+        ("prefill", 8): 1,
+        ("decode", 1): 1,
+        ("decode", 4): 1,
+        ("prefill", 4): 1,
+    }
 
 
 def test_requests_that_can_not_be_right(session: Session) -> None:
@@ -144,12 +151,15 @@ def test_the_context_ends(session: Session) -> None:
         session.decode([sequence], [2])
 
 
-def test_logits_may_be_changed_in_place(session: Session) -> None:
+def test_logits_are_the_callers_to_keep_and_to_change(session: Session) -> None:
     sequence = session.sequence([1, 2, 3])
     first = session.prefill([sequence])
-    _same(first.div_(2.0)[0] * 2, reference_logits([1, 2, 3]))
+    first.div_(2.0)
     second = session.decode([sequence], [4])
-    _same(second.div_(2.0)[0] * 2, reference_logits([1, 2, 3, 4]))
+    second.div_(2.0)
+    session.decode([sequence], [5])
+    _same(first[0] * 2, reference_logits([1, 2, 3]))
+    _same(second[0] * 2, reference_logits([1, 2, 3, 4]))
 
 
 def test_appended_tokens_are_checked(session: Session) -> None:
