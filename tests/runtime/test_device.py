@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -12,11 +14,12 @@ import torch
 import glmc_runtime
 from glmc_runtime.cli import main
 from glmc_runtime.doctor import examine
-from glmc_runtime.errors import GuardError
+from glmc_runtime.errors import GuardError, VendorError
 from glmc_runtime.graph import CpuList, graphs_for
 from glmc_runtime.guards import device_for
 from glmc_runtime.kernels.vendor import Vendor
 from glmc_runtime.manifest import Guards
+from tests.runtime.broken_vendor import break_function
 from tests.runtime.toy_vendor import write_vendor_toy
 
 pytest.importorskip("glmc_kunlun_emulator")
@@ -113,3 +116,32 @@ def test_time_on_a_cuda_device_is_taken_after_the_calls(monkeypatch: pytest.Monk
     assert waited == []
     graphs_for(torch.device("cuda"), True).wait()
     assert waited == [torch.device("cuda")]
+
+
+def test_the_emulator_makes_tensors_on_the_device_of_its_arguments(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it made on the default device would meet the arguments there, and fail."""
+
+    def elsewhere(function: Callable[..., Any], arguments: dict[str, Any]) -> object:
+        with torch.device("meta"):
+            return function(**arguments)
+
+    right = glmc_runtime.load(path, emulate=True)
+    for name in right.manifest.guards.vendor_functions:
+        break_function(monkeypatch, name.partition(".")[2], elsewhere)
+    moved = glmc_runtime.load(path, emulate=True)
+    prompts = [[3, 14, 15], list(range(30)), [7]]
+    results = [
+        [completion.tokens for completion in session.generate(prompts, max_new_tokens=4)]
+        for session in (right, moved)
+    ]
+    assert results[0] == results[1]
+
+    def careless(**arguments: torch.Tensor) -> torch.Tensor:
+        return arguments["x"] + torch.ones(1)
+
+    break_function(monkeypatch, "swiglu", lambda _, arguments: elsewhere(careless, arguments))
+    careless_session = glmc_runtime.load(path, emulate=True)
+    with pytest.raises(VendorError, match="swiglu"):
+        careless_session.prefill([careless_session.sequence([1])])

@@ -13,8 +13,7 @@ from glmc_runtime.cli import main
 from glmc_runtime.doctor import CHAIN_NAME, examine
 from glmc_runtime.doctor.references import Outcome
 from glmc_runtime.doctor.report import Report
-from glmc_runtime.kernels import vendor as vendor_module
-from glmc_runtime.kernels.vendor import Vendor
+from tests.runtime.broken_vendor import Change, break_function
 from tests.runtime.toy_vendor import write_vendor_toy
 
 emulator = pytest.importorskip("glmc_kunlun_emulator")
@@ -42,9 +41,6 @@ def test_the_emulator_passes_every_check(path: Path) -> None:
     }
     assert all(finding.checks >= 8 for finding in report.findings.values())
     assert report.text().count("emulated") >= len(report.findings)
-
-
-Change = Callable[[Callable[..., Any], dict[str, Any]], None]
 
 
 def _scaled(name: str) -> Change:
@@ -113,19 +109,7 @@ def test_a_wrong_kernel_is_found_and_no_other_is_blamed(
     change: Change,
     finding: str | None,
 ) -> None:
-    find = vendor_module._emulator
-
-    def broken(profile: str | None) -> Vendor:
-        vendor = find(profile)
-        right = getattr(vendor.libraries["kunlun_ops"], function)
-
-        def wrong(**arguments: Any) -> None:
-            change(right, arguments)
-
-        setattr(vendor.libraries["kunlun_ops"], function, wrong)
-        return vendor
-
-    monkeypatch.setattr(vendor_module, "_emulator", broken)
+    break_function(monkeypatch, function, change)
     report = examine(path, emulate=True)
     failed = {name for name, item in report.findings.items() if not item.passed}
     assert failed == {finding or f"kunlun_ops.{function}"}
@@ -135,18 +119,10 @@ def test_a_wrong_kernel_is_found_and_no_other_is_blamed(
 def test_a_raising_kernel_fails_its_check_only(
     path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    find = vendor_module._emulator
+    def rmsnorm(function: Callable[..., Any], arguments: dict[str, Any]) -> None:
+        raise ValueError("Check 0 == ret failed")
 
-    def broken(profile: str | None) -> Vendor:
-        vendor = find(profile)
-
-        def rmsnorm(**arguments: Any) -> None:
-            raise ValueError("Check 0 == ret failed")
-
-        vendor.libraries["kunlun_ops"].rmsnorm = rmsnorm
-        return vendor
-
-    monkeypatch.setattr(vendor_module, "_emulator", broken)
+    break_function(monkeypatch, "rmsnorm", rmsnorm)
     assert main(["doctor", str(path), "--emulate", "--json"]) == 1
     report = json.loads(capsys.readouterr().out)
     assert report["passed"] is False
