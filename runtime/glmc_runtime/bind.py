@@ -67,10 +67,10 @@ class PhaseBinder:
         return tuple(self._thunk(position, symbols) for position in range(first, last + 1))
 
     def output(self, symbols: Symbols) -> torch.Tensor:
-        """The logits of all sequences, absent ones too, [sequences, vocabulary], in the arena."""
-        with torch.inference_mode(False):  # so that a copy of it can be changed in place
+        """The logits of the real sequences, [real_sequences, vocabulary], in the arena."""
+        with torch.inference_mode(False):  # the caller may change its logits in place
             logits: torch.Tensor = self._value(BufferArgument(self.plan.output), symbols)
-            return logits
+            return logits[: symbols.real_sequences]
 
     def call_of(self, thunk: Thunk | None) -> Call | None:
         """The call that a thunk was bound for; None for a device graph."""

@@ -29,9 +29,7 @@ HOST_SUFFIX = "_host"
 class Step:
     """What a step computes: chunks of sequences, padded to ``tokens`` rows.
 
-    ``sequences`` is the padded number of sequences: the bucket in decode; in prefill the real one,
-    and one more for each further row of logits. An absent sequence is one padding row over the
-    scratch block.
+    ``sequences`` is the padded number of sequences: the bucket in decode, the real one in prefill.
     """
 
     def __init__(self, chunks: list[Chunk], tokens: int, sequences: int, block_size: int) -> None:
@@ -87,15 +85,7 @@ def _context_lod(step: Step) -> list[int]:
 
 
 def _last_rows(step: Step) -> list[int]:
-    """A plan gathers one row of logits per sequence, whichever row that is: so those wanted come
-    first, chunk after chunk, and take the places of absent sequences, too."""
-    ends = step.column("query_lod")[1:]
-    wanted = [
-        row
-        for end, chunk in zip(ends, step.chunks, strict=False)
-        for row in range(end - chunk.logits, end)
-    ]
-    return wanted + [0] * (step.sequences - len(wanted))
+    return [end - 1 for end in step.column("query_lod")[1:]]
 
 
 _COLUMNS: dict[str, Callable[[Step], list[int]]] = {

@@ -1,11 +1,15 @@
 """Cut the chunks of a step into replays: one, unless the step is beyond the buckets.
 
-A plan gathers one row of logits per sequence. Further rows of logits of a chunk therefore each
-take the place of an absent sequence, which is one padding row: ``n`` rows of logits of one chunk
-cost ``n`` places of sequences and ``n - 1`` rows beside its tokens.
+A plan gives the logits behind the last token of each of its sequences. Where they are wanted behind
+several tokens of a chunk, it is cut there, and its pieces run side by side as if they were
+sequences: in every layer the keys and values of all rows are written before any attention reads
+them, so a piece sees the tokens of those before it. Drafted tokens to verify are then single tokens
+for the decode plan, like those of a plain decode step.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 from glmc_runtime.buckets import Buckets
 from glmc_runtime.inputs import Step
@@ -13,52 +17,50 @@ from glmc_runtime.sequences import Chunk
 
 
 def pack(chunks: list[Chunk], prefill: Buckets, decode: Buckets) -> list[list[Chunk]]:
-    """The chunks of each replay. Read one after the other they are ``chunks``, in their order,
-    with long ones cut, so the rows of logits keep their order, too."""
-    if is_decode(chunks):
+    """The chunks of each replay, each with logits behind its last token or none. Read one after
+    the other they are ``chunks``, in their order, so the rows of logits keep their order, too."""
+    pieces = [piece for chunk in chunks for piece in _pieces(chunk)]
+    if _is_decode(pieces):
         size = decode.largest
-        return [chunks[first : first + size] for first in range(0, len(chunks), size)]
+        return [pieces[first : first + size] for first in range(0, len(pieces), size)]
     replays: list[list[Chunk]] = []
     rows = places = 0
-    for chunk in chunks:
-        left = chunk
-        while left.tokens:
-            count, logits = _fitting(left, rows, places)
-            if not count:
+    for piece in pieces:
+        while piece.tokens:
+            if not rows or not places:
                 replays.append([])
                 rows, places = prefill.largest, decode.largest
-                continue
-            tokens = left.tokens
-            replays[-1].append(Chunk(tokens[:count], left.start, left.blocks, logits))
-            rows -= count + _further(logits)
-            places -= max(1, logits)
-            left = Chunk(tokens[count:], left.start + count, left.blocks, left.logits - logits)
+            first, piece = _cut(piece, rows)
+            replays[-1].append(first)
+            rows -= len(first.tokens)
+            places -= 1
     return replays
-
-
-def _fitting(chunk: Chunk, rows: int, places: int) -> tuple[int, int]:
-    """How many tokens of a chunk fit into what is left of a replay, and the logits among them."""
-    silent = len(chunk.tokens) - chunk.logits
-    logits = min(chunk.logits, places, (rows - silent + 1) // 2)
-    if logits > 0:
-        return silent + logits, logits
-    return (min(silent, rows) if places else 0), 0
-
-
-def _further(logits: int) -> int:
-    return max(0, logits - 1)
-
-
-def is_decode(chunks: list[Chunk]) -> bool:
-    """Whether the decode plan computes these: one token of each, and the logits behind it."""
-    return all([len(chunk.tokens) == 1 and chunk.logits == 1 for chunk in chunks])
 
 
 def step_of(chunks: list[Chunk], prefill: Buckets, decode: Buckets, size: int) -> tuple[str, Step]:
     """The phase that computes the chunks of one replay, and its step for blocks of ``size``."""
-    if is_decode(chunks):
+    if _is_decode(chunks):
         bucket = decode.choose(len(chunks))
         return decode.phase, Step(chunks, bucket, bucket, size)
-    further = sum(_further(chunk.logits) for chunk in chunks)
-    rows = sum(len(chunk.tokens) for chunk in chunks) + further
-    return prefill.phase, Step(chunks, prefill.choose(rows), len(chunks) + further, size)
+    rows = sum([len(chunk.tokens) for chunk in chunks])
+    return prefill.phase, Step(chunks, prefill.choose(rows), len(chunks), size)
+
+
+def _is_decode(chunks: list[Chunk]) -> bool:
+    """Whether the decode plan computes these: one token of each."""
+    return all([len(chunk.tokens) == 1 for chunk in chunks])
+
+
+def _pieces(chunk: Chunk) -> Iterator[Chunk]:
+    """Cut a chunk behind each token whose logits are wanted."""
+    first, rest = _cut(chunk, len(chunk.tokens) - max(0, chunk.logits - 1))
+    yield first._replace(logits=min(1, chunk.logits))
+    for place, token in enumerate(rest.tokens):
+        yield Chunk((token,), rest.start + place, rest.blocks)
+
+
+def _cut(chunk: Chunk, count: int) -> tuple[Chunk, Chunk]:
+    """The first ``count`` tokens of a chunk, without logits unless they are all, and the rest."""
+    tokens, start, blocks, logits = chunk
+    rest = Chunk(tokens[count:], start + count, blocks, logits)
+    return (Chunk(tokens[:count], start, blocks, 0) if rest.tokens else chunk), rest

@@ -153,8 +153,7 @@ STEP_INPUTS: dict[str, str] = {
     "query_lod_host": "the same in host memory",
     "context_lod": "prefix sums of context lengths (new tokens included), [sequences+1]",
     "context_lod_host": "the same in host memory",
-    "last_rows": "rows behind which logits are wanted, [sequences]: the last one of each sequence "
-    "or, with absent sequences, several of one; the tail is 0",
+    "last_rows": "row of the last token of each sequence, [sequences]",
 }
 
 

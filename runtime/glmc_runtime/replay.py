@@ -57,7 +57,7 @@ class PhaseReplay:
         self._guard_steps_left = guard_steps if calls_vendor else 0
 
     def run(self, step: Step) -> torch.Tensor:
-        """Logits [sequences, vocabulary] of ``last_rows``: a view that the next step overwrites."""
+        """Logits [real sequences, vocabulary]: a view that the next step overwrites."""
         symbols = Symbols(step.tokens, step.sequences, step.tokens - step.padding, len(step.chunks))
         bound = self._steps.get(symbols)
         if bound is None:

@@ -83,10 +83,10 @@ class Session:
         Returns the logits that the parts ask for, [sum of their ``logits``, vocabulary], in the
         order of the parts and of the tokens of each, in a tensor of the caller's own.
 
-        A step of one token and its logits each runs in the decode plan, any other in the prefill
-        plan, whatever it mixes. It is one replay unless it is beyond the buckets: more tokens than
-        the largest prefill bucket, or more sequences, or rows of logits, than the largest decode
-        bucket. Of the rows beyond one per part, each also takes a row of the prefill bucket.
+        Logits behind several tokens of a sequence cut it there into pieces that run side by side.
+        A step of single tokens, such pieces included, runs in the decode plan, any other in the
+        prefill plan, whatever it mixes. It is one replay unless it is beyond the buckets: more
+        tokens than the largest prefill bucket, or more pieces than the largest decode bucket.
 
         Raises :class:`RequestError` for a part that can't be right and :class:`CapacityError` when
         KV blocks are short; both change nothing.
@@ -100,8 +100,9 @@ class Session:
         for replayed in pack(chunks, *buckets):
             phase, step = step_of(replayed, *buckets, self.manifest.cache.block_size)
             logits = self._replays[phase].run(step)
+            wanted = [row for row, chunk in enumerate(replayed) if chunk.logits]
             with torch.inference_mode(False):  # the caller may change its logits in place
-                kept.append(logits[: sum([chunk.logits for chunk in replayed])].clone())
+                kept.append(logits.clone() if len(wanted) == len(replayed) else logits[wanted])
         for part, chunk in zip(parts, chunks, strict=True):
             part.sequence.tokens.extend(part.append)
             part.sequence.cached += len(chunk.tokens)

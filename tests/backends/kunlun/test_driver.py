@@ -177,7 +177,7 @@ class Session:
         counts = Counts(BUCKET, BUCKET, len(chunks), len(chunks))
         for thunk in self.binder.bind(0, len(self.plan.calls) - 1, counts):
             thunk()
-        return self.binder.output(counts)[: len(chunks)].clone()
+        return self.binder.output(counts).clone()
 
 
 def _packed(weight: Weight, data: dict[str, Tensor]) -> Tensor:
