@@ -63,6 +63,31 @@ def test_double_free_and_foreign_blocks_are_refused_as_a_whole() -> None:
     assert allocator.available == 5
 
 
+def test_a_shared_block_is_free_when_its_last_owner_gives_it_back() -> None:
+    allocator = BlockAllocator(8)
+    blocks = allocator.allocate(3)
+    for _ in range(300):  # more owners than a byte counts
+        allocator.share(blocks[:2])
+    assert [allocator.owners(block) for block in blocks] == [301, 301, 1]
+    for _ in range(300):
+        allocator.free(blocks[:2])
+    assert allocator.available == 4
+    allocator.free(blocks)
+    assert allocator.available == 7
+    for wrong in (blocks[:1], [0], [8]):
+        with pytest.raises(PlanError, match="nobody owns"):
+            allocator.share(wrong)
+
+
+def test_a_block_is_copied_in_all_layers() -> None:
+    cache = KVCache(SPEC, 4, CPU)
+    for number, tensor in enumerate((*cache.keys, *cache.values)):
+        tensor[2] = number + 1
+    cache.copy_block(2, 3)
+    for number, tensor in enumerate((*cache.keys, *cache.values)):
+        assert (tensor[3] == number + 1).all() and not tensor[1].any()
+
+
 def test_capacity_error_names_needed_and_free_blocks() -> None:
     allocator = BlockAllocator(4)
     with pytest.raises(CapacityError) as caught:

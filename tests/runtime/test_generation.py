@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 import glmc_runtime
 from glmc_runtime.errors import CapacityError, PlanError, RequestError
 from glmc_runtime.inputs import Step
 from glmc_runtime.sampling import SamplingParameters
+from glmc_runtime.sequences import Part
 from glmc_runtime.session import Session
 from tests.runtime.toy import EOS, MAX_CONTEXT, reference_greedy
 
@@ -152,3 +154,54 @@ def test_requests_are_checked_when_stream_is_called(session: Session) -> None:
     with pytest.raises(RequestError, match="no tokenizer"):
         session.stream(["text"])
     assert session.generate([]) == []
+
+
+LONG = list(range(5, 55))
+
+
+def test_a_long_prompt_does_not_hold_up_running_texts(session: Session) -> None:
+    """The first text writes on while 50 tokens of prompt are computed, 15 beside each token."""
+    events = list(session.stream([[3, 14], LONG], max_new_tokens=9, ignore_eos=True))
+    first = next(place for place, event in enumerate(events) if event.request == 1)
+    assert [event.request for event in events[:first]] == [0] * 4
+    for request, prompt in enumerate(([3, 14], LONG)):
+        tokens = [event.token for event in events if event.request == request]
+        assert tokens == reference_greedy(prompt, 9)
+    prefill = {key: item for key, item in session.statistics.buckets.items() if key[0] != "decode"}
+    assert {key: item.steps for key, item in prefill.items()} == {
+        ("prefill", 16): 3,
+        ("prefill", 8): 1,
+    }
+
+
+@pytest.mark.parametrize("limit", [1, 3, 7, 100])
+def test_the_tokens_of_prompts_between_two_tokens_of_a_text_are_bounded(
+    session: Session, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    chunks: list[int] = []
+    step = session.step
+
+    def watch(parts: list[Part]) -> torch.Tensor:
+        chunks.append(sum(part.compute for part in parts if part.compute is not None))
+        return step(parts)
+
+    monkeypatch.setattr(session, "step", watch)
+    prompts = [*PROMPTS, LONG]
+    completions = session.generate(prompts, max_new_tokens=5, ignore_eos=True, prefill_tokens=limit)
+    assert [item.tokens for item in completions] == [reference_greedy(p, 5) for p in prompts]
+    assert max(chunks) == min(limit, 16)
+    assert sum(chunks) == sum(map(len, prompts))
+
+
+def test_a_prompt_that_is_put_back_half_way_keeps_its_tokens(toy_path: Path) -> None:
+    session = glmc_runtime.load(toy_path, kv_blocks=17)
+    prompts = [[3, 14, 15], [1, 2], LONG[:40]]
+    completions = session.generate(prompts, max_new_tokens=18, ignore_eos=True, prefill_tokens=2)
+    assert [item.tokens for item in completions] == [reference_greedy(p, 18) for p in prompts]
+    assert session.statistics.preempted > 0
+    assert session.cache.allocator.available == 16
+
+
+def test_a_bound_on_prompts_is_checked(session: Session) -> None:
+    with pytest.raises(RequestError, match="prefill_tokens"):
+        session.stream([[1]], prefill_tokens=0)
