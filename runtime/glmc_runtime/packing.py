@@ -19,9 +19,13 @@ from glmc_runtime.sequences import Chunk
 def pack(chunks: list[Chunk], prefill: Buckets, decode: Buckets) -> list[list[Chunk]]:
     """The chunks of each replay, each with logits behind its last token or none. Read one after
     the other they are ``chunks``, in their order, so the rows of logits keep their order, too."""
-    pieces = [piece for chunk in chunks for piece in _pieces(chunk)]
+    pieces = chunks
+    if any([chunk.logits > 1 for chunk in chunks]):
+        pieces = [piece for chunk in chunks for piece in _pieces(chunk)]
     if _is_decode(pieces):
         size = decode.largest
+        if len(pieces) <= size:
+            return [pieces]
         return [pieces[first : first + size] for first in range(0, len(pieces), size)]
     replays: list[list[Chunk]] = []
     rows = places = 0

@@ -17,11 +17,11 @@ def reserve(cache: KVCache, chunks: list[Chunk]) -> None:
     needed = 0
     for chunk in chunks:
         blocks = chunk.blocks
-        end = blocks_for(chunk.start + len(chunk.tokens), size)
-        if end > len(blocks):
-            lacking.append((blocks, end - len(blocks)))
-            needed += end - len(blocks)
-        for place in range(chunk.start // size, min(end, len(blocks))):
+        held, end = len(blocks), blocks_for(chunk.start + len(chunk.tokens), size)
+        if end > held:
+            lacking.append((blocks, end - held))
+            needed += end - held
+        for place in range(chunk.start // size, min(end, held)):
             block = blocks[place]
             number = owners.get(block) or allocator.owners(block)
             if number > 1:

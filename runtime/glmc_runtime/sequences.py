@@ -103,8 +103,7 @@ def chunk_of(part: Part, max_context: int, vocabulary: int) -> Chunk:
         )
     tokens = [*sequence.tokens[cached : cached + count], *append]
     _check_tokens(tokens, vocabulary)
-    del tokens[count:]
-    return Chunk(tokens, cached, sequence.blocks, logits)
+    return Chunk(tokens[:count], cached, sequence.blocks, logits)
 
 
 def check_decode(sequences: ListLike[Sequence], token_ids: ListLike[int]) -> None:
