@@ -14,15 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as ListLike
-from os import PathLike
-from time import perf_counter
 
 import torch
 
-from glmc_runtime.assemble import Machine, assemble
+from glmc_runtime.assemble import Machine
 from glmc_runtime.errors import RequestError
 from glmc_runtime.generation import Completion, Event, Generation, Stop
-from glmc_runtime.loader import Artifact, load_artifact
+from glmc_runtime.loader import Artifact
 from glmc_runtime.packing import pack, step_of
 from glmc_runtime.reservation import blocks_lacking, reserve
 from glmc_runtime.sampling import SamplingParameters
@@ -39,7 +37,7 @@ from glmc_runtime.text import Text
 
 
 class Session:
-    """See :meth:`load`. ``emulated`` is True when vendor calls run on the CPU emulator."""
+    """Made by :func:`glmc_runtime.load`; ``emulated`` says that vendor calls run on the emulator."""
 
     def __init__(self, artifact: Artifact, machine: Machine) -> None:
         self.artifact = artifact
@@ -53,24 +51,6 @@ class Session:
         self.prefill_buckets = machine.prefill_buckets
         self.max_context = machine.max_context
         self._replays = machine.replays
-
-    @classmethod
-    def load(
-        cls,
-        path: str | PathLike[str],
-        *,
-        verify_hashes: bool = True,
-        kv_blocks: int | None = None,
-        kv_memory_bytes: int | None = None,
-        emulate: bool | None = None,
-        timing: bool = False,
-    ) -> Session:
-        """Load an artifact; see :func:`glmc_runtime.load` for the options and errors."""
-        started = perf_counter()
-        artifact = load_artifact(path, verify_hashes=verify_hashes)
-        machine = assemble(artifact, emulate, kv_blocks, kv_memory_bytes, timing)
-        machine.statistics.load_seconds = perf_counter() - started
-        return cls(artifact, machine)
 
     def sequence(self, tokens: ListLike[int]) -> Sequence:
         """A new sequence; raises :class:`RequestError` for an empty or overlong prompt."""
@@ -119,8 +99,10 @@ class Session:
     def decode(self, sequences: ListLike[Sequence], token_ids: ListLike[int]) -> torch.Tensor:
         """Append one token to each sequence, all of whose tokens are cached; a :meth:`step`.
 
-        Returns the logits behind these tokens, [len(sequences), vocabulary].
+        Returns the logits behind these tokens, [len(sequences), vocabulary]. It is one replay, so
+        it also raises :class:`CapacityError` for more sequences than the largest decode bucket.
         """
+        self.decode_buckets.choose(len(sequences))
         check_decode(sequences, token_ids)
         pairs = zip(sequences, token_ids, strict=True)
         return self.step([Part(sequence, (token,)) for sequence, token in pairs])

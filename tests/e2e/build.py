@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import glmc_runtime
 from glmc.config import CompileOptions
 from glmc.driver import FrontEnd, back_end, front_end, write_compiled
 from glmc.presets.catalog import load_config
@@ -65,7 +66,7 @@ class Builder:
     def session(self, place: Place, dtype: str | None = None, **more: Any) -> Session:
         """A loaded session; the emulator is asked for exactly where the target is ``xpu``."""
         path = self.artifact(place, dtype, **more)
-        session = Session.load(path, emulate=True if place.target == "xpu" else None)
+        session = glmc_runtime.load(path, emulate=True if place.target == "xpu" else None)
         assert session.emulated is (place.target == "xpu")
         return session
 

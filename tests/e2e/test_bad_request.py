@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import torch
 
+import glmc_runtime
 from glmc.cli.main import main
 from glmc_runtime.errors import CapacityError, GlmcError, RequestError
-from glmc_runtime.session import Session
 from tests.support.command import ROOT, SMALL, Command, command_of, in_a_process, require_refusal
 
 PROMPT = ("--prompt", "Return", "--max-new-tokens", "4")
@@ -159,13 +159,16 @@ def refusal(action: Callable[[], object]) -> GlmcError:
 
 
 def test_a_session_goes_on_after_a_refusal(whole: Path) -> None:
-    """Too few blocks, a sequence twice, a full context, a prompt too long: nothing is lost."""
-    session = Session.load(whole, kv_blocks=8)
+    """A batch too large, too few blocks, a sequence twice, a full context, a prompt too long:
+    nothing is lost."""
+    session = glmc_runtime.load(whole, kv_blocks=8)
     expected = session.generate([[5, 6, 7]], max_new_tokens=6, ignore_eos=True)[0].tokens
     free = session.cache.allocator.available
     sequences = [session.sequence([5, 6, 7]) for _ in range(3)]
     logits = session.prefill(sequences)
     tokens = [int(row.argmax()) for row in logits]
+    error = refusal(lambda: session.decode(sequences, tokens))
+    assert isinstance(error, CapacityError) and "3" in error.found and "2" in error.expected
     error = refusal(lambda: session.prefill([session.sequence([5] * 64) for _ in range(5)]))
     assert isinstance(error, CapacityError) and "4 free of 7" in error.found
     assert isinstance(refusal(lambda: session.sequence([])), RequestError)

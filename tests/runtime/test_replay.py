@@ -12,6 +12,7 @@ import glmc_runtime
 from glmc_runtime import assemble as assemble_module
 from glmc_runtime.dependence import Symbols
 from glmc_runtime.errors import GlmcError, PlanError
+from glmc_runtime.inputs import Step
 from glmc_runtime.kernels import Thunk
 from glmc_runtime.session import Session
 from tests.runtime.counting import FreshStorage
@@ -34,16 +35,29 @@ def test_the_counter_sees_what_it_must_see() -> None:
 
 
 @pytest.mark.parametrize("number", [1, 3, 4])
-def test_a_replayed_decode_step_allocates_nothing(session: Session, number: int) -> None:
+def test_a_replayed_decode_step_allocates_nothing(
+    session: Session, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sequences = [session.sequence([row + 1] * 6) for row in range(number)]
     session.prefill(sequences)
     session.decode(sequences, [1] * number)  # binds
     binder = session._replays["decode"]._binder
     bound = binder.bound
+    inside: list[list[str]] = []
+    replay = session._replays["decode"].run
+
+    def counted(step: Step) -> torch.Tensor:
+        before = len(counter.fresh)
+        logits = replay(step)
+        inside.append(counter.fresh[before:])
+        return logits
+
+    monkeypatch.setattr(session._replays["decode"], "run", counted)
     with FreshStorage() as counter:
         for token in range(3):
             session.decode(sequences, [token] * number)
-    assert counter.fresh == ["aten.clone.default"] * 3  # the caller's logits and nothing else
+    assert inside == [[], [], []]
+    assert counter.fresh == ["aten.clone.default"] * 3  # afterwards: the caller's own logits
     assert counter.total > 30  # it did see the kernels
     assert binder.bound == bound  # and no view was computed again
 

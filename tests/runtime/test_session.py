@@ -9,6 +9,7 @@ import torch
 
 import glmc_runtime
 from glmc_runtime.errors import CapacityError, PlanError, RequestError
+from glmc_runtime.sequences import Part
 from glmc_runtime.session import Session
 from tests.runtime.toy import MAX_CONTEXT, VOCABULARY, reference_logits
 
@@ -103,10 +104,14 @@ def test_too_few_blocks_change_nothing(toy_path: Path) -> None:
     _same(again, reference_logits([1] * 8 + [3, 0, 1, 2]))
 
 
-def test_more_sequences_than_the_largest_bucket_take_several_replays(session: Session) -> None:
+def test_more_sequences_than_the_largest_bucket(session: Session) -> None:
+    """A decode is one replay and refuses them; a step takes several replays."""
     sequences = [session.sequence([row, 3]) for row in range(5)]
     session.prefill(sequences)
-    logits = session.decode(sequences, [7, 8, 9, 10, 11])
+    with pytest.raises(CapacityError, match="beyond the largest bucket"):
+        session.decode(sequences, [7, 8, 9, 10, 11])
+    assert all(len(sequence) == 2 for sequence in sequences)
+    logits = session.step([Part(one, (7 + row,)) for row, one in enumerate(sequences)])
     for row, sequence in zip(logits, sequences, strict=True):
         _same(row, reference_logits(sequence.tokens))
     counts = session.statistics.buckets
