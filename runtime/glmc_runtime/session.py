@@ -37,7 +37,7 @@ from glmc_runtime.text import Text
 
 
 class Session:
-    """Made by :func:`glmc_runtime.load`; ``emulated`` says that vendor calls run on the emulator."""
+    """Made by :func:`glmc_runtime.load`; ``emulated`` says whether the emulator runs."""
 
     def __init__(self, artifact: Artifact, machine: Machine) -> None:
         self.artifact = artifact
