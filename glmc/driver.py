@@ -75,17 +75,22 @@ def compile_model(
     output: str | Path,
     options: CompileOptions | None = None,
     progress: Progress = lambda stage, done, total: None,
+    watch: pipeline.Watch = lambda name, program: None,
+    planned: Callable[[Compiled], None] = lambda compiled: None,
 ) -> Report:
     """Compile ``model`` (a preset's name or a checkpoint directory) into ``output``.
 
-    ``progress`` is told the stage and how far it is. Raises a GlmcError of the stage that failed;
+    ``progress`` is told the stage and how far it is, ``watch`` sees the program after each pass
+    and ``planned`` the plan before weights are packed. Raises a GlmcError of the stage that failed;
     nothing is left at ``output`` then.
     """
     options = options or CompileOptions()
     # A taken path and an incomplete checkpoint are known before the work begins, not after it.
     check_destination(Path(output), options.force)
     _weight_source(load_config(model), options)
-    return write_compiled(compile_plan(model, options, progress), output, progress)
+    compiled = compile_plan(model, options, progress, watch)
+    planned(compiled)
+    return write_compiled(compiled, output, progress)
 
 
 def write_compiled(

@@ -87,7 +87,7 @@ def run_pass(one: Pass, program: Program) -> PassRecord:
     """Run a pass on a program in place and take its time and counts."""
     before, start = len(program.graph.nodes), time.perf_counter()
     result = one.run(program)
-    return PassRecord(
+    record = PassRecord(
         one.name,
         one.numerics.value,
         time.perf_counter() - start,
@@ -97,6 +97,8 @@ def run_pass(one: Pass, program: Program) -> PassRecord:
         tuple(result.near_misses),
         result.detail,
     )
+    program.notes["record"] = record  # for whoever watches
+    return record
 
 
 def run(program: Program, block_size: int, watch: Watch = lambda name, program: None) -> Phases:

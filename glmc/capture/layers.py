@@ -8,6 +8,7 @@ layer's own weights. Cost then grows with the kinds and no longer with the layer
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from types import BuiltinFunctionType, FunctionType, MethodType
@@ -182,8 +183,8 @@ def _renumber(node: Node, old: int, new: int) -> None:
     node.meta = dict(node.meta)
     node.meta["layer"] = new
     for key in ("id", "module"):
-        text = f"{node.meta[key]}."
-        node.meta[key] = _renamed(text, old, new)[:-1]
+        # An id may name the layer itself, as in ``model.layers.3#add``.
+        node.meta[key] = re.sub(rf"layers\.{old}(?!\d)", f"layers.{new}", node.meta[key], count=1)
 
 
 def _weight_of_layer(graph: Graph, old: Node, layer: int, weights: dict[str, Node]) -> Node:

@@ -59,9 +59,36 @@ def compile_command(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    dump: Annotated[
+        Path | None, typer.Option(help="Folder for what each pass leaves: text, Python, JSON.")
+    ] = None,
+    dump_before: Annotated[
+        list[str] | None, typer.Option(help="Dump only in front of this pass; repeatable.")
+    ] = None,
+    dump_after: Annotated[
+        list[str] | None, typer.Option(help="Dump only behind this pass; repeatable.")
+    ] = None,
+    dump_changed: Annotated[
+        bool, typer.Option("--dump-changed", help="Leave out passes that changed nothing.")
+    ] = False,
+    dump_on_failure: Annotated[
+        bool,
+        typer.Option("--dump-on-failure", help="Dump the program when a stage fails."),
+    ] = False,
+    dump_full: Annotated[
+        bool, typer.Option("--dump-full", help="Dump every layer, not one of each kind.")
+    ] = False,
+    dump_onnx: Annotated[
+        bool, typer.Option("--dump-onnx", help="Also dump ONNX files, for Netron.")
+    ] = False,
+    dump_picture: Annotated[
+        int | None, typer.Option(help="Also draw this layer (DOT; SVG where Graphviz is).")
+    ] = None,
 ) -> None:
     """Compile a GLM-4.x model into an artifact that glmc-runtime replays."""
     from glmc.driver import compile_model
+    from glmc.dump.dumper import Dumper
+    from glmc.dump.options import DumpOptions
 
     if no_weights and random_weights:
         raise UsageError("--no-weights and --random-weights exclude each other", remedy="drop one")
@@ -80,8 +107,24 @@ def compile_command(
         full_capture=full_capture,
     )
     path = output or Path(f"{Path(model).name}.{target}.glmc")
-    with _progress(quiet=as_json) as advance:
-        result = compile_model(model, path, options, advance).to_json()
+    dumps = DumpOptions(
+        directory=dump,
+        before=tuple(dump_before or ()),
+        after=tuple(dump_after or ()),
+        changed=dump_changed,
+        on_failure=dump_on_failure,
+        failure_directory=Path(f"{Path(model).name}.{target}.failure"),
+        full=dump_full,
+        onnx=dump_onnx,
+        picture=dump_picture,
+    )
+    dumper = Dumper(dumps)
+    with _progress(quiet=as_json) as advance, dumper:
+        result = compile_model(
+            model, path, options, dumper.progress(advance), dumper.watch, dumper.planned
+        ).to_json()
+    for remark in dumper.remarks:
+        typer.echo(f"dump: {remark}", err=True)
     if as_json:
         typer.echo(json.dumps({"artifact": str(path), **result}))
         return

@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except GlmcError as error:
         if debug:
             raise
-        typer.echo(str(error), err=True)
+        typer.echo("\n".join((str(error), *getattr(error, "__notes__", ()))), err=True)
         return error.exit_status
     except typer.Exit as stop:
         return stop.exit_code

@@ -1,0 +1,167 @@
+"""Watches a compile and writes what it is asked for; see docs/debugging.md."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+from glmc.driver import Compiled, Progress
+from glmc.dump.blocks import Block, blocks
+from glmc.dump.folder import TIMES, check_folder, clean_folder, write_file
+from glmc.dump.options import DumpOptions
+from glmc.dump.plan import plan_record, plan_text
+from glmc.dump.records import to_json
+from glmc.dump.stages import PHASES, Step, following, plan_step, step
+from glmc.dump.step_files import NOT_VERIFIED, Files, Snapshot, files_of
+from glmc.dump.values import Values
+from glmc.errors import GlmcError, MatchCountError
+from glmc.ir.program import Program
+from glmc.passes import specialise
+from glmc.pipeline import PassRecord
+
+_LOWERING = "lower "
+
+
+@dataclass
+class Dumper:
+    """Give :meth:`watch`, :meth:`progress` and :meth:`planned` to the driver, inside ``with``.
+
+    When something raises in between, the program is written as it then stands, and a note on the
+    error names the file. ``verdicts`` of a verifier, by pass, are printed where there are any;
+    ``remarks`` say what could not be written and why. Raises PackError for a folder that holds
+    anything but an earlier dump.
+    """
+
+    options: DumpOptions
+    verdicts: dict[str, str] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
+    _programs: dict[str, Program] = field(default_factory=dict)
+    _last: str = ""  # the last step that was watched
+    _doing: str = ""  # the stage that the driver has told
+    _lines: list[Sequence[str]] = field(default_factory=list)
+    _times: dict[str, dict[str, float]] = field(default_factory=lambda: {"compile": {}, "dump": {}})
+
+    def __post_init__(self) -> None:
+        if self.options.root is not None:
+            check_folder(self.options.root)
+
+    def __enter__(self) -> Dumper:
+        if self.options.root is not None:
+            clean_folder(self.options.root)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if isinstance(error, Exception) and self._doing and self.options.root is not None:
+            error.add_note(self._failed(error, self.options.root))
+
+    # What the driver is given.
+
+    def watch(self, name: str, program: Program) -> None:
+        """Write what is asked for of the program that the step ``name`` has left."""
+        self._last = name
+        self._programs[name] = program
+        options = self.options
+        if options.directory is None:
+            return
+        started = time.perf_counter()
+        record = program.notes.get("record")
+        known = isinstance(record, PassRecord) and record.name == name
+        snapshot = Snapshot(
+            step(name),
+            program,
+            values := Values(program),
+            blocks(program, values, fold=not options.full),
+            record if known and isinstance(record, PassRecord) else None,
+            self.verdicts.get(name, NOT_VERIFIED),
+        )
+        changed = self._changes(snapshot.blocks)
+        if self._after(name) and (changed or not options.changed):
+            self._put(options.directory, files_of(snapshot, options, self.remarks))
+        for later in following(name):
+            if _called(later) & set(options.before):
+                before = Snapshot(step(later), program, values, snapshot.blocks, suffix=".before")
+                self._put(options.directory, files_of(before, options, self.remarks))
+        if snapshot.record is not None:
+            self._times["compile"][snapshot.label] = snapshot.record.seconds
+        self._times["dump"][snapshot.label] = time.perf_counter() - started
+
+    def progress(self, inner: Progress) -> Progress:
+        """``inner``, listened to: it tells which phase is being lowered."""
+
+        def advance(stage: str, done: int, total: int) -> None:
+            self._doing = stage
+            inner(stage, done, total)
+
+        return advance
+
+    def planned(self, compiled: Compiled) -> None:
+        """Write the kernel calls of both phases, and the times."""
+        self._doing = ""
+        folder, fold = self.options.directory, not self.options.full
+        if folder is None:
+            return
+        files: Files = {}
+        for name, plan in compiled.phases.items():
+            if not self.options.all and "lower" not in self.options.after:
+                continue
+            label, program = plan_step(name).label, self._programs.get(name)
+            title = f"{label}: {compiled.source.shape.name}, {name} for {compiled.target.name}"
+            facts = {"step": label, "stage": "lower", "model": compiled.source.shape.name}
+            files[f"{label}.txt"] = plan_text([title], plan, program, fold)
+            facts["target"] = compiled.target.name
+            files[f"{label}.json"] = plan_record(facts, plan, program, fold)
+        self._times["compile"].update(compiled.report.seconds)
+        self._put(folder, {**files, TIMES: to_json(self._times)})
+
+    # The rest.
+
+    def _after(self, name: str) -> bool:
+        return self.options.all or bool(_called(name) & set(self.options.after))
+
+    def _changes(self, made: Sequence[Block]) -> bool:
+        """Whether the program reads another way than after the step before."""
+        lines: list[Sequence[str]] = [
+            (block.name, str(block.like), *block.lines) for block in made
+        ]
+        changed, self._lines = lines != self._lines, lines
+        return changed
+
+    def _failed(self, error: Exception, folder: Path) -> str:
+        """Write the program as it stands; returns the note for the error."""
+        phase = self._doing.removeprefix(_LOWERING)
+        if not self._last:
+            return f"  dump:     none: {self._doing} raised before there was a graph"
+        name = phase if phase in PHASES else self._last
+        if phase in PHASES:
+            here = plan_step(phase)
+        elif isinstance(error, MatchCountError):
+            here = Step(step(self._last).number, "match", "counts")
+        else:
+            here = step(next(iter(following(self._last)), self._last))
+        program = self._programs[name]
+        values = Values(program)
+        made = blocks(program, values, fold=not self.options.full)
+        snapshot = Snapshot(here, program, values, made, suffix=".failed")
+        try:
+            files = files_of(snapshot, self.options, self.remarks)
+            self._put(folder, files)
+        except GlmcError as trouble:
+            return f"  dump:     none: {trouble.message}"
+        return f"  dump:     {folder / next(iter(files))}"
+
+    def _put(self, folder: Path, files: Files) -> None:
+        for name, data in files.items():
+            write_file(folder, name, data)
+
+
+def _called(name: str) -> set[str]:
+    """The names that mean a step: its own, and for a phase the pass that makes both."""
+    return {name, specialise.NAME} if name in PHASES else {name}

@@ -1,0 +1,88 @@
+"""The files of one step: text, script and record, and on request ONNX and a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from glmc.dump.blocks import Block
+from glmc.dump.options import DumpOptions
+from glmc.dump.records import program_record
+from glmc.dump.script import script
+from glmc.dump.stages import Step
+from glmc.dump.text import program_text
+from glmc.dump.values import Values
+from glmc.errors import InternalError
+from glmc.ir.program import Program
+from glmc.pipeline import PassRecord
+
+NOT_VERIFIED = "not verified"
+Files = dict[str, str | bytes]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A program at one step. ``record`` is what the step's pass did, where one did."""
+
+    step: Step
+    program: Program
+    values: Values
+    blocks: Sequence[Block]
+    record: PassRecord | None = None
+    verdict: str = NOT_VERIFIED
+    suffix: str = ""
+
+    @property
+    def label(self) -> str:
+        return f"{self.step.label}{self.suffix}"
+
+    def facts(self) -> dict[str, Any]:
+        """What is known of the step, no times among it."""
+        record = self.record
+        facts: dict[str, Any] = {"step": self.label, "stage": self.step.stage}
+        facts |= {"pass": self.step.name, "model": self.program.model.name}
+        if record is not None:
+            facts |= {
+                "numerics": record.numerics,
+                "verdict": self.verdict,
+                "nodes_before": record.nodes_before,
+                "nodes_after": record.nodes_after,
+                "matches": [match.node for match in record.matches],
+                "near_misses": [
+                    {"node": miss.node, "layer": miss.layer, "condition": miss.condition}
+                    | {"source": miss.source}
+                    for miss in record.near_misses
+                ],
+            }
+        return facts
+
+    def header(self) -> list[str]:
+        """The same in a few lines, for text and scripts."""
+        program, record = self.program, self.record
+        lines = [f"{self.label}: {program.model.name}, {program.phase}, {self._count()} nodes"]
+        if record is not None:
+            lines.append(
+                f"pass {record.name}: {len(record.matches)} matches, "
+                f"{len(record.near_misses)} near misses, {record.nodes_before} -> "
+                f"{record.nodes_after} nodes; {record.numerics}, {self.verdict}"
+            )
+        return lines
+
+    def _count(self) -> int:
+        return len(self.program.graph.nodes)
+
+
+def files_of(snapshot: Snapshot, options: DumpOptions, remarks: list[str]) -> Files:
+    """The files by name. What a step can't be written as is said in ``remarks``."""
+    label, program = snapshot.label, snapshot.program
+    made, values, header = snapshot.blocks, snapshot.values, snapshot.header()
+    files: Files = {
+        f"{label}.txt": program_text(header, program, made),
+        f"{label}.json": program_record(snapshot.facts(), program, made, values),
+    }
+    try:
+        files[f"{label}.py"] = script(header, program, made, values)
+    except InternalError as error:
+        remarks.append(f"{label}.py was not written: {error.message}")
+    return files
