@@ -80,6 +80,13 @@ def blocks(program: Program, values: Values, *, fold: bool = True) -> list[Block
     ]
 
 
+def block_of_layer(program: Program, values: Values, layer: int) -> Block | None:
+    """The block of one layer, folded or not; None when the program has no such layer."""
+    nodes = [node for node in program.graph.nodes if layer_of_node(node) == layer]
+    lines = tuple(line(node, layer, values) for node in nodes)
+    return Block(layer, tuple(nodes), lines) if nodes else None
+
+
 def in_order(layers: Iterable[int | None]) -> list[int | None]:
     """The outside first, then the layers by number."""
     return sorted(layers, key=lambda layer: -1 if layer is None else layer)

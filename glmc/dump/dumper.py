@@ -128,9 +128,7 @@ class Dumper:
 
     def _changes(self, made: Sequence[Block]) -> bool:
         """Whether the program reads another way than after the step before."""
-        lines: list[Sequence[str]] = [
-            (block.name, str(block.like), *block.lines) for block in made
-        ]
+        lines: list[Sequence[str]] = [(block.name, str(block.like), *block.lines) for block in made]
         changed, self._lines = lines != self._lines, lines
         return changed
 

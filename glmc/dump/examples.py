@@ -10,7 +10,9 @@ _PREFILL = ((0,), (0, 1, 2))  # new positions of two sequences
 _DECODE = ((2,), (0,))
 
 
-def step_inputs(phase: str, block_size: int, table: int, batch: int, length: int) -> dict[str, object]:
+def step_inputs(
+    phase: str, block_size: int, table: int, batch: int, length: int
+) -> dict[str, object]:
     """Nested lists for every step input by name.
 
     ``stateless`` graphs take ``batch`` rows of ``length`` tokens. The others take two packed

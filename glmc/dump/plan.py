@@ -51,7 +51,9 @@ def plan_text(header: Sequence[str], plan: PhasePlan, program: Program | None, f
 def plan_record(facts: dict[str, Any], plan: PhasePlan, program: Program | None, fold: bool) -> str:
     """The calls as the artifact holds them, with index, origins, passes and source."""
     nodes, layers = _nodes(program), _by_layer(plan)
-    lines = {layer: tuple(_line(call, plan, nodes) for _, call in layers[layer]) for layer in layers}
+    lines = {
+        layer: tuple(_line(call, plan, nodes) for _, call in layers[layer]) for layer in layers
+    }
     like = like_layers(lines) if fold else {layer: () for layer in in_order(lines)}
     calls = phase_to_json(plan)["calls"]
     blocks = [
@@ -66,7 +68,9 @@ def plan_record(facts: dict[str, Any], plan: PhasePlan, program: Program | None,
         for layer, same in like.items()
     ]
     arena = plan.arena.to_json()
-    return to_json({"format": FORMAT, **facts, "phase": plan.name, "arena": arena, "blocks": blocks})
+    return to_json(
+        {"format": FORMAT, **facts, "phase": plan.name, "arena": arena, "blocks": blocks}
+    )
 
 
 def _by_layer(plan: PhasePlan) -> _Layers:

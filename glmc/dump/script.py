@@ -35,7 +35,7 @@ def random(*shape, dtype):
     return values
 
 '''
-_MAIN = '''
+_MAIN = """
 def main(names):
     for name in names or PARTS:
         if name not in PARTS:
@@ -51,12 +51,10 @@ def main(names):
 
 if __name__ == "__main__":
     main(sys.argv[1:])
-'''
+"""
 
 
-def script(
-    header: Sequence[str], program: Program, made: Sequence[Block], values: Values
-) -> str:
+def script(header: Sequence[str], program: Program, made: Sequence[Block], values: Values) -> str:
     """A Python file with one function a block. ``python FILE [PART ...]`` runs them.
 
     Raises InternalError for a graph that holds more than calls of functions.

@@ -6,14 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from glmc.dump.blocks import Block
+from glmc.dump.blocks import Block, block_of_layer
+from glmc.dump.onnx_model import part_model
 from glmc.dump.options import DumpOptions
+from glmc.dump.picture import dot_picture, svg_of
 from glmc.dump.records import program_record
 from glmc.dump.script import script
 from glmc.dump.stages import Step
 from glmc.dump.text import program_text
 from glmc.dump.values import Values
-from glmc.errors import InternalError
+from glmc.errors import InternalError, UsageError
 from glmc.ir.program import Program
 from glmc.pipeline import PassRecord
 
@@ -74,7 +76,10 @@ class Snapshot:
 
 
 def files_of(snapshot: Snapshot, options: DumpOptions, remarks: list[str]) -> Files:
-    """The files by name. What a step can't be written as is said in ``remarks``."""
+    """The files by name. What a step can't be written as is said in ``remarks``.
+
+    Raises UsageError when the model lacks the layer to be drawn.
+    """
     label, program = snapshot.label, snapshot.program
     made, values, header = snapshot.blocks, snapshot.values, snapshot.header()
     files: Files = {
@@ -85,4 +90,29 @@ def files_of(snapshot: Snapshot, options: DumpOptions, remarks: list[str]) -> Fi
         files[f"{label}.py"] = script(header, program, made, values)
     except InternalError as error:
         remarks.append(f"{label}.py was not written: {error.message}")
+    if options.onnx:
+        for block in made:
+            if any(node.op != "placeholder" for node in block.nodes):
+                files[f"{label}.{block.name}.onnx"] = part_model(block, values)
+    if options.picture is not None:
+        _draw(snapshot, options.picture, files, remarks)
     return files
+
+
+def _draw(snapshot: Snapshot, layer: int, files: Files, remarks: list[str]) -> None:
+    block = block_of_layer(snapshot.program, snapshot.values, layer)
+    if block is None:
+        layers = snapshot.program.model.layers
+        raise UsageError(
+            f"the model has no layer {layer}",
+            expected=f"0 to {layers - 1}",
+            found=f"--dump-picture {layer}",
+            remedy="choose another layer",
+        )
+    name = f"{snapshot.label}.{block.name}"
+    files[f"{name}.dot"] = dot = dot_picture(block, snapshot.values)
+    svg = svg_of(dot)
+    if isinstance(svg, bytes):
+        files[f"{name}.svg"] = svg
+    elif (text := f"only .dot files were written, no .svg: {svg}") not in remarks:
+        remarks.append(text)
