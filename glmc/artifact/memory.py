@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from math import prod
 
 from glmc.errors import UsageError
+from glmc_runtime.cache import block_bytes
 from glmc_runtime.dtypes import dtype_of
-from glmc_runtime.manifest import CacheSpec, Manifest
+from glmc_runtime.manifest import Manifest
 from glmc_runtime.plan import PhasePlan
 
 
@@ -100,12 +101,6 @@ def weight_bytes(manifest: Manifest) -> int:
     return sum(
         prod(entry.shape) * dtype_of(entry.dtype).itemsize for entry in manifest.weights.values()
     )
-
-
-def block_bytes(cache: CacheSpec) -> int:
-    """Bytes of one block over all layers, keys and values."""
-    elements = 2 * cache.layers * cache.kv_heads * cache.block_size * cache.head_dim
-    return elements * dtype_of(cache.dtype).itemsize
 
 
 def _largest_step(manifest: Manifest, phase: str) -> tuple[int, int]:

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 import glmc_runtime
-from glmc.artifact.memory import Fit, block_bytes, fits, largest_context, memory_use, weight_bytes
+from glmc.artifact.memory import Fit, fits, largest_context, memory_use, weight_bytes
 from glmc.artifact.reader import read_artifact
 from glmc.errors import UsageError
+from glmc_runtime.cache import block_bytes
 from glmc_runtime.manifest import CacheSpec, Guards, Limits, Manifest, WeightEntry
 from glmc_runtime.plan import Extent, InputSpec, PhasePlan
 from tests.artifact.toy import parts, write
