@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from glmc.backends import plain, target_by_name
+from glmc.backends import cpu_rules, plain, target_by_name
 from glmc.backends.base import SEQUENCES, TOKENS, LoweringOptions, Op, Value, fixed
 from glmc.backends.cpu import TARGET
 from glmc.errors import LoweringError
@@ -303,3 +303,32 @@ def test_attention(name: str) -> None:
     expected = OPS[name].reference(*(in_graph[key] for key in OPS[name].argument_names))
     torch.testing.assert_close(found[0], expected)
     assert runner.calls == [(f"cpu.{name}", True)]
+
+
+@pytest.mark.parametrize(
+    ("bytes_allowed", "blocks"), [(4095, 0), (4096, 1), (8200, 2), (1 << 20, 3)]
+)
+def test_room_to_gather_contexts_is_bounded_in_bytes(
+    bytes_allowed: int, blocks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A block of 4 tokens, 2 kv heads of 16 in float32, for 8 sequences is 4096 bytes."""
+    monkeypatch.setattr(cpu_rules, "GATHERED_BYTES", bytes_allowed)
+    given: dict[str, Shape] = {}
+
+    class Recorder(Runner):
+        def temporary(self, name: str, shape: Shape, dtype: torch.dtype) -> Value:
+            given[name] = shape
+            return super().temporary(name, shape, dtype)
+
+    runner = Recorder(2, torch.float32)
+    runner.inputs = {"context_lengths_host": torch.tensor([5, 9], dtype=torch.int32)}
+    keys, values = caches(torch.float32)
+    arguments = {
+        "q": random(2, 4, 16),
+        "k_cache": keys,
+        "v_cache": values,
+        "block_tables": torch.tensor([[3, 4, 0], [7, 1, 2]], dtype=torch.int32),
+        "scale": 0.25,
+    }
+    lower("decode_attention", runner, arguments, [((TOKENS, fixed(4), fixed(16)), torch.float32)])
+    assert given.get("batch_context") == ((SEQUENCES * (2 * 16 * 4 * blocks),) if blocks else None)
