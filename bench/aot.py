@@ -23,6 +23,7 @@ from glmc.config import CompileOptions
 from glmc.driver import front_end
 from glmc.ir.ops import OPS
 from glmc.ir.ops.linear import swiglu
+from glmc.ir.ops.norms import rms_norm
 from glmc.ir.ops.rotary import rope
 from glmc.ir.program import Program
 from glmc.presets.catalog import load_config
@@ -64,10 +65,10 @@ def _qkv_rope_cache(
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The reference without its copies of the caches."""
-    if q_norm is not None or k_norm is not None:
-        raise NotImplementedError("the benchmark's models have no qk-norm")
     heads = [q_heads, kv_heads, kv_heads]
     q, k, v = qkv.view(qkv.shape[0], -1, head_dim).split(heads, 1)
+    if q_norm is not None and k_norm is not None:
+        q, k = rms_norm(q, q_norm, eps), rms_norm(k, k_norm, eps)
     q, k = (rope(part, positions, frequencies, interleaved, scaling) for part in (q, k))
     blocks, offsets = slots // keys.shape[2], slots % keys.shape[2]
     keys[blocks, :, offsets] = k
