@@ -69,14 +69,10 @@ def largest_context(
     plans: Mapping[str, PhasePlan],
     batch: int,
     device_bytes: int,
-    reserved_bytes: int = 0,
 ) -> int:
-    """The longest context for ``batch`` sequences, whole blocks up to the artifact's limit.
-
-    ``reserved_bytes`` is what the driver, its graphs and others take of ``device_bytes``.
-    """
+    """The longest context for ``batch`` sequences, whole blocks up to the artifact's limit."""
     empty = memory_use(manifest, plans, batch, 0).total
-    room = device_bytes - reserved_bytes - empty
+    room = device_bytes - empty
     if room < 0:
         return 0
     blocks = room // block_bytes(manifest.cache) // max(batch, 1)
@@ -87,11 +83,10 @@ def fits(
     manifest: Manifest,
     plans: Mapping[str, PhasePlan],
     device_bytes: int,
-    reserved_bytes: int = 0,
 ) -> tuple[Fit, ...]:
     """One :class:`Fit` per decode bucket, ascending."""
     return tuple(
-        Fit(bucket, largest_context(manifest, plans, bucket, device_bytes, reserved_bytes))
+        Fit(bucket, largest_context(manifest, plans, bucket, device_bytes))
         for bucket in manifest.limits.decode_buckets
     )
 

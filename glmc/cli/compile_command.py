@@ -79,7 +79,7 @@ def compile_command(
         force=force,
         full_capture=full_capture,
     )
-    path = output or Path(f"{Path(model).name}.{target}.glmc")
+    path = output or default_output(model, target)
     with _progress(quiet=as_json) as advance:
         result = compile_model(model, path, options, advance).to_json()
     if as_json:
@@ -92,6 +92,12 @@ def compile_command(
     out.print(phases_table(result))
     for line in summary_lines(result, path):
         out.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def default_output(model: str, target: str) -> Path:
+    """Where an artifact goes unless said otherwise: beside us, named like the model."""
+    name = Path(model).resolve().name  # '.' has no name of its own
+    return Path(f"{name or 'model'}.{target}.glmc")
 
 
 def _numbers(flag: str, text: str) -> tuple[int, ...]:
