@@ -76,13 +76,17 @@ def prompts(batch: int, vocabulary: int) -> list[list[int]]:
 
 
 def steppers(
-    names: list[str], checkpoint: Path, artifact: Path, given: list[list[int]]
+    names: list[str],
+    checkpoint: Path,
+    artifact: Path,
+    options: CompileOptions,
+    given: list[list[int]],
 ) -> Iterator[tuple[str, Callable[[], peers.Step]]]:
     """Peers by name; each is made when it is asked for and dropped after its measurement."""
     everything: dict[str, Callable[[], peers.Step]] = {
         "eager": lambda: peers.eager(peers.load_eager(checkpoint), given),
         "torch.compile": lambda: peers.compiled(peers.load_eager(checkpoint), given, LONGEST),
-        "AOTInductor": lambda: aot.stepper(peers.load_eager(checkpoint), given, LONGEST),
+        "AOTInductor": lambda: aot.stepper(checkpoint, artifact, options, given),
         "glmc": lambda: peers.ours(artifact, given),
     }
     return ((name, everything[name]) for name in names)
@@ -96,8 +100,9 @@ def bench(
     folder: Path,
     clock: Callable[[], float],
 ) -> Iterator[Timing]:
-    checkpoint, artifact = folder / "checkpoint", folder / "artifact"
-    write_random_checkpoint(checkpoint, model.config)
+    checkpoint, artifact = model.checkpoint or folder / "checkpoint", folder / "artifact"
+    if model.checkpoint is None:
+        write_random_checkpoint(checkpoint, model.config)
     options = CompileOptions(
         target="cpu",
         dtype="bfloat16",
@@ -108,7 +113,7 @@ def bench(
     compile_model(checkpoint, artifact, options)
     for batch in batches:
         given = prompts(batch, model.config["vocab_size"])
-        for name, make in steppers(names, checkpoint, artifact, given):
+        for name, make in steppers(names, checkpoint, artifact, options, given):
             floor = model.weight_bytes(batch, 2) / bandwidth(clock)
             with torch.no_grad():
                 step = make()
@@ -147,7 +152,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="models of a few million parameters")
     parser.add_argument("--batches", default="1,4,16")
     parser.add_argument("--peers", default="eager,torch.compile,AOTInductor,glmc")
-    parser.add_argument("--models", default="dense,moe")
+    parser.add_argument("--models", default="dense,moe", help="also: tiny-dense, tiny-moe")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument(
@@ -162,7 +167,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     timings: list[Timing] = []
     for model in bench_models(options.quick):
-        if model.name.split()[0].rstrip(",") not in options.models.split(","):
+        if model.key not in options.models.split(","):
             continue
         with tempfile.TemporaryDirectory() as folder:
             batches = [int(batch) for batch in options.batches.split(",")]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 _COMMON: dict[str, Any] = {
@@ -39,10 +41,16 @@ _MOE = {
 
 @dataclass(frozen=True)
 class BenchModel:
-    """A model by its config.json data."""
+    """A model by its config.json data; its weights are random unless it has a checkpoint."""
 
     name: str
     config: dict[str, Any]
+    checkpoint: Path | None = None
+
+    @property
+    def key(self) -> str:
+        """The first word of the name, by which it is asked for."""
+        return self.name.split()[0].rstrip(",")
 
     def weight_bytes(self, batch: int, itemsize: int) -> float:
         """Bytes of weights that one decode step must read: everything but the embedding, and of
@@ -62,8 +70,18 @@ class BenchModel:
         return float(total * itemsize)
 
 
-def bench_models(quick: bool) -> tuple[BenchModel, BenchModel]:
-    """The dense and the MoE model: 1.2 and 2.5 billion parameters, or a few million."""
+def bench_models(quick: bool) -> tuple[BenchModel, ...]:
+    """The dense and the MoE model: 1.2 and 2.5 billion parameters, or a few million; and the two
+    trained ones of this repository."""
+    return (*_random(quick), *(_shipped(name) for name in ("tiny-dense", "tiny-moe")))
+
+
+def _shipped(name: str) -> BenchModel:
+    checkpoint = Path(__file__).parents[1] / "models" / name
+    return BenchModel(name, json.loads((checkpoint / "config.json").read_text()), checkpoint)
+
+
+def _random(quick: bool) -> tuple[BenchModel, BenchModel]:
     if quick:
         small = {
             "hidden_size": 256,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from glmc.errors import UsageError
 
-TARGETS = ("cpu", "xpu", "cuda")
+TARGETS = ("cpu", "xpu")
 DTYPES = ("float32", "bfloat16", "float16")
 DEFAULT_PROFILE = "P-A"
 

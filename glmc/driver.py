@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +20,19 @@ from glmc.capture.export import capture
 from glmc.capture.model import CaptureOptions
 from glmc.config import DEFAULT_PROFILE, CompileOptions
 from glmc.errors import InternalError, LoweringError, UsageError
+from glmc.ir.program import Program
 from glmc.presets.catalog import ModelSource, load_config
 from glmc.report import Report, build_report, eager_operations
 from glmc.weights.checkpoint import open_checkpoint
 from glmc.weights.random import RandomWeights
 from glmc.weights.recipe import Weight
 from glmc.weights.source import WeightSource
+from glmc_runtime.kernels import is_vendor
 from glmc_runtime.manifest import CacheSpec, Guards, Limits
 from glmc_runtime.plan import PhasePlan
 
 MINIMUM_TORCH = "2.5"
 LONGEST_DEFAULT_CONTEXT = 8192
-_VENDOR = ("kunlun_ops.", "xspeedgate_ops.")
 
 Progress = Callable[[str, int, int], None]
 
@@ -133,20 +134,40 @@ def front_end(
     progress: Progress = lambda stage, done, total: None,
     watch: pipeline.Watch = lambda name, program: None,
 ) -> FrontEnd:
-    """Capture and passes; no target is asked. Raises CaptureError and MatchCountError."""
+    """Capture and passes; no target is asked.
+
+    Raises CaptureError, MatchCountError, ConfigError for heads that are not the config's, and
+    LoweringError where ``allow_missing`` lets a fusion be lost that has no plain form.
+    """
     dtype, how = _dtype(source, options), _capture_options(options)
     progress("capture", 0, 4)
     start = time.perf_counter()
     program = capture(source.config, source.shape, dtype, how)
-    program.notes["eager_operations"] = eager_operations(program.graph)
+    program.notes["eager_operations"] = _eager_operations(source, dtype, how, program)
     captured = time.perf_counter()
     watch("capture", program)
     progress("passes", 1, 4)
-    phases = pipeline.run(program, options.block_size, watch)
-    seconds = {"capture": captured - start, "passes": time.perf_counter() - captured}
+    expected = source.expected_matches
+    fused = pipeline.fuse(program, watch)
     if not options.allow_missing:
-        pipeline.require_matches(phases.records, source.expected_matches)
+        pipeline.require_matches(fused, pipeline.before_paging(expected))
+    try:
+        phases = pipeline.page(program, options.block_size, fused, watch)
+    except LoweringError as error:
+        raise pipeline.no_plain_form(error, fused, expected) from error
+    if not options.allow_missing:
+        pipeline.require_matches(phases.records, expected)
+    seconds = {"capture": captured - start, "passes": time.perf_counter() - captured}
     return FrontEnd(source, dtype, options.block_size, how, phases, seconds)
+
+
+def _eager_operations(
+    source: ModelSource, dtype: torch.dtype, how: CaptureOptions, program: Program
+) -> dict[str, Any]:
+    """Counted in eager code: a marker hides what it stands for, so the model is traced again."""
+    if how.marked:
+        program = capture(source.config, source.shape, dtype, replace(how, marked=False))
+    return eager_operations(program.graph)
 
 
 def back_end(
@@ -167,7 +188,11 @@ def back_end(
     for step, program in enumerate((phases.prefill, phases.decode), 2):
         progress(f"lower {program.phase}", step, 4)
         start = time.perf_counter()
-        lowered.append(lower(program, target, lowering))
+        try:
+            lowered.append(lower(program, target, lowering))
+        except LoweringError as error:
+            expected = source.expected_matches
+            raise pipeline.no_plain_form(error, phases.records, expected) from error
         seconds[f"lower {program.phase}"] = time.perf_counter() - start
     progress("lower decode", 4, 4)
     prefill, decode = lowered
@@ -283,6 +308,6 @@ def _vendor_functions(plans: Any) -> dict[str, tuple[str, ...]]:
     found: dict[str, set[str]] = {}
     for plan in plans:
         for call in plan.calls:
-            if call.function.startswith(_VENDOR):
+            if is_vendor(call.function):
                 found.setdefault(call.function, set()).update(call.arguments)
     return {name: tuple(sorted(keywords)) for name, keywords in sorted(found.items())}

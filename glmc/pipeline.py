@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from glmc.errors import MatchCountError
+from glmc.errors import LoweringError, MatchCountError
 from glmc.ir.match import NearMiss, is_op
 from glmc.ir.program import Program
 from glmc.passes import (
@@ -38,6 +38,7 @@ from glmc.passes import (
     specialise,
 )
 from glmc.passes.base import Match, Pass, match_at
+from glmc.passes.kv_cache import NAME as NAME_OF_PAGING
 from glmc.passes.kv_cache import KvCache
 
 PASSES: tuple[Pass, ...] = (
@@ -103,10 +104,27 @@ def run_pass(one: Pass, program: Program) -> PassRecord:
 
 def run(program: Program, block_size: int, watch: Watch = lambda name, program: None) -> Phases:
     """From the captured program to both phases; ``watch`` sees the program after each pass."""
+    return page(program, block_size, fuse(program, watch), watch)
+
+
+def fuse(program: Program, watch: Watch = lambda name, program: None) -> tuple[PassRecord, ...]:
+    """The passes over the stateless program; nothing is refused here, only missed."""
     records = []
-    for one in (*PASSES, KvCache(block_size)):
+    for one in PASSES:
         records.append(run_pass(one, program))
         watch(one.name, program)
+    return tuple(records)
+
+
+def page(
+    program: Program,
+    block_size: int,
+    fused: tuple[PassRecord, ...],
+    watch: Watch = lambda name, program: None,
+) -> Phases:
+    """From the fused program to both phases; raises LoweringError for what can't be paged."""
+    records = [*fused, run_pass(KvCache(block_size), program)]
+    watch(records[-1].name, program)
     start = time.perf_counter()
     prefill, decode = specialise.prefill(program), specialise.decode(program)
     decoded = [node for node in decode.graph.nodes if is_op(node, "glmc.decode_attention")]
@@ -161,6 +179,28 @@ def _poor_layers(record: PassRecord, records: tuple[PassRecord, ...]) -> str:
         return ""
     named = ", ".join(map(str, poor[:12])) + (" ..." if len(poor) > 12 else "")
     return f", fewest in layer{'s' if len(poor) > 1 else ''} {named}"
+
+
+def before_paging(expected: Mapping[str, int]) -> dict[str, int]:
+    """The counts of the passes that ``fuse`` runs."""
+    later = (NAME_OF_PAGING, specialise.NAME)
+    return {name: wanted for name, wanted in expected.items() if name not in later}
+
+
+def no_plain_form(
+    error: LoweringError, records: tuple[PassRecord, ...], expected: Mapping[str, int]
+) -> LoweringError:
+    """``error`` with the lost fusions that led to it; the same error when none was lost."""
+    lost = check_matches(records, before_paging(expected))
+    if not lost:
+        return error
+    return LoweringError(
+        "a lost fusion has no plain form, so --allow-missing can't help here",
+        place=error.place,
+        expected=f"matches of {', '.join(line.split(':', maxsplit=1)[0] for line in lost)}",
+        found="\n             ".join((f"{error.message}: {error.found or error.expected}", *lost)),
+        remedy="report the model and the transformers version, with the reasons above",
+    )
 
 
 def require_matches(records: tuple[PassRecord, ...], expected: Mapping[str, int]) -> None:

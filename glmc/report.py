@@ -18,6 +18,7 @@ from glmc.config import CompileOptions
 from glmc.ir import match as m
 from glmc.pipeline import PassRecord, Phases
 from glmc.presets.catalog import ModelSource
+from glmc_runtime.kernels import is_vendor
 from glmc_runtime.plan import PhasePlan
 
 # ATen calls that only describe memory; eager PyTorch launches no kernel for them.
@@ -28,8 +29,8 @@ _VIEWS = frozenset(
         "split_with_sizes chunk alias detach sym_size"
     ).split()
 )
-# Runtime helpers that stand where a vendor call would: linear layers are the vendor's own road.
-_VENDOR_PREFIXES = ("kunlun_ops.", "xspeedgate_ops.", "aten.linear")
+# A helper that stands where a vendor call would: linear layers are the vendor's own road.
+_LINEAR = "aten.linear"
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def phase_report(plan: PhasePlan, options: CompileOptions) -> dict[str, Any]:
     kernels: Counter[str] = Counter()
     for call in plan.calls:
         kernels[call.function] += 1
-        side = vendor if call.function.startswith(_VENDOR_PREFIXES) else helper
+        side = vendor if is_vendor(call.function) or call.function == _LINEAR else helper
         side[_layer_name(call.layer)] += 1
     buckets = options.prefill_buckets if plan.name == "prefill" else options.decode_buckets
     return {

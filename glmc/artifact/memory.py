@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from math import prod
 
 from glmc.errors import UsageError
+from glmc_runtime.cache import block_bytes
 from glmc_runtime.dtypes import dtype_of
-from glmc_runtime.manifest import CacheSpec, Manifest
+from glmc_runtime.manifest import Manifest
 from glmc_runtime.plan import PhasePlan
 
 
@@ -68,14 +69,10 @@ def largest_context(
     plans: Mapping[str, PhasePlan],
     batch: int,
     device_bytes: int,
-    reserved_bytes: int = 0,
 ) -> int:
-    """The longest context for ``batch`` sequences, whole blocks up to the artifact's limit.
-
-    ``reserved_bytes`` is what the driver, its graphs and others take of ``device_bytes``.
-    """
+    """The longest context for ``batch`` sequences, whole blocks up to the artifact's limit."""
     empty = memory_use(manifest, plans, batch, 0).total
-    room = device_bytes - reserved_bytes - empty
+    room = device_bytes - empty
     if room < 0:
         return 0
     blocks = room // block_bytes(manifest.cache) // max(batch, 1)
@@ -86,11 +83,10 @@ def fits(
     manifest: Manifest,
     plans: Mapping[str, PhasePlan],
     device_bytes: int,
-    reserved_bytes: int = 0,
 ) -> tuple[Fit, ...]:
     """One :class:`Fit` per decode bucket, ascending."""
     return tuple(
-        Fit(bucket, largest_context(manifest, plans, bucket, device_bytes, reserved_bytes))
+        Fit(bucket, largest_context(manifest, plans, bucket, device_bytes))
         for bucket in manifest.limits.decode_buckets
     )
 
@@ -100,12 +96,6 @@ def weight_bytes(manifest: Manifest) -> int:
     return sum(
         prod(entry.shape) * dtype_of(entry.dtype).itemsize for entry in manifest.weights.values()
     )
-
-
-def block_bytes(cache: CacheSpec) -> int:
-    """Bytes of one block over all layers, keys and values."""
-    elements = 2 * cache.layers * cache.kv_heads * cache.block_size * cache.head_dim
-    return elements * dtype_of(cache.dtype).itemsize
 
 
 def _largest_step(manifest: Manifest, phase: str) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from glmc_runtime.errors import ArtifactError
-from glmc_runtime.loader import load_artifact
+from glmc_runtime.loader import load_artifact, sha256_of
 from glmc_runtime.manifest import Manifest
 from glmc_runtime.plan import PhasePlan
 
@@ -27,14 +27,25 @@ class ArtifactContents:
 def read_artifact(path: Path, *, verify_hashes: bool = False) -> ArtifactContents:
     """Read and check an artifact as the runtime does, by default without reading the weights.
 
+    The report is read by no other check, so its hash is compared always.
+
     Raises :class:`ArtifactError` or :class:`PlanError`.
     """
     artifact = load_artifact(path, verify_hashes=verify_hashes)
     report: Any = {}
     if "report.json" in artifact.manifest.files:
+        if (
+            sha256_of(artifact.path / "report.json")
+            != artifact.manifest.files["report.json"].sha256
+        ):
+            raise ArtifactError(
+                "report.json was changed after it was written: its sha256 differs",
+                place=str(artifact.path),
+                remedy="copy the artifact again, or compile again",
+            )
         try:
             report = json.loads((artifact.path / "report.json").read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ArtifactError(
                 f"report.json is not valid JSON: {error}",
                 place=str(artifact.path),

@@ -191,9 +191,13 @@ def _entries(shards: Sequence[Sequence[TensorSpec]]) -> dict[str, WeightEntry]:
 
 def check_destination(path: Path, force: bool) -> None:
     """Raise :class:`PackError` for a path that :func:`write_artifact` would refuse."""
+    try:
+        empty = not path.exists() or (path.is_dir() and not any(path.iterdir()))
+    except OSError as error:  # a name too long, a directory that can't be listed
+        raise _disk_error(error, path, 0) from error
     if path.is_symlink() or (path.exists() and not path.is_dir()):
         found, remedy = "a file or a link", "choose another path"
-    elif not path.exists() or not any(path.iterdir()):
+    elif empty:
         return
     elif not is_artifact(path):
         found, remedy = "a directory that is no glmc artifact", "choose another path"

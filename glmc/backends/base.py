@@ -64,7 +64,7 @@ class Op:
     node: str
     module: str
     layer: int | None
-    arguments: Mapping[str, Value | float | int | bool | str | None]
+    arguments: Mapping[str, Value | float | int | bool | str | list[int] | None]
     phase: str
 
     def tensor(self, name: str) -> Value:
@@ -111,7 +111,9 @@ class Emitter(Protocol):
         """Output ``index`` is ``value``: an operand written in place, or a cache."""
 
     def mutable(self, value: Value) -> Value:
-        """``value`` itself when no later node reads it, else a copy made by ``aten.copy``."""
+        """``value`` itself when no later node reads it, else a copy made by ``aten.copy``.
+
+        Asked for twice by one rule, the second is a copy; ask before the first call writes."""
 
     def weight(self, weight: Weight) -> Value:
         """A weight that the rule makes, such as a rope table; shared by name."""

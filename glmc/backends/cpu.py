@@ -10,12 +10,13 @@ from types import MappingProxyType
 
 import torch
 
+from glmc.backends import plain
 from glmc.backends.base import Target
 from glmc.backends.cpu_rules import RULES
 
 TARGET = Target(
     name="cpu",
-    rules=MappingProxyType(dict(RULES)),
+    rules=MappingProxyType({**plain.RULES, **RULES}),
     cache_layout="blocks_tokens_heads",
     dtypes=(torch.float32, torch.bfloat16, torch.float16),
 )

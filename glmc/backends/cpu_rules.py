@@ -2,66 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any
 
 import torch
 
 from glmc.backends.base import SEQUENCES, Emitter, Op, Value, fixed
-from glmc.errors import LoweringError
-from glmc.weights.recipe import Constant, RopeTable, Weight
+from glmc.backends.values import as_rows, flat, rope_table, view
 from glmc_runtime.plan import Extent
 
 FLOAT = torch.float32
 INDEX = torch.int64
 Scratch = dict[str, Any]
 """Temporaries by the kernel's argument names."""
-GATHERED_BYTES = 2 << 20
-"""Keys, or values, of a layer gathered at most; up to here it took a quarter of the loop's time."""
-
-
-def _product(extents: Iterable[Extent]) -> Extent:
-    """The product of sizes of which at most one follows the step."""
-    total = fixed(1)
-    for extent in extents:
-        if total.tokens or total.sequences:
-            if extent.tokens or extent.sequences:
-                raise LoweringError(
-                    "a size would be quadratic in the step", found=f"({total}) * ({extent})"
-                )
-            total = total * extent.constant
-        else:
-            total = extent * total.constant
-    return total
-
-
-def _view(value: Value, *shape: Extent) -> Value:
-    return replace(value, shape=shape)
-
-
-def _flat(value: Value) -> Value:
-    return _view(value, _product(value.shape))
-
-
-def _rows(value: Value) -> Value:
-    return _view(value, _product(value.shape[:-1]), value.shape[-1])
+GATHERED_BYTES = 16 << 20
+"""Keys, or values, of a layer gathered at most: a bound of memory, gathering is always faster."""
 
 
 def embedding(op: Op, emit: Emitter) -> None:
     out = emit.result()
-    token_ids = _flat(op.tensor("token_ids"))
+    token_ids = flat(op.tensor("token_ids"))
     emit.call(
         "cpu.embedding",
         writes=("out",),
         token_ids=token_ids,
         weight=op.tensor("weight"),
-        out=_view(out, token_ids.shape[0], out.shape[-1]),
+        out=view(out, token_ids.shape[0], out.shape[-1]),
     )
 
 
 def _linear(emit: Emitter, x: Value, weight: Value, bias: Value | None, out: Value) -> None:
-    emit.call("cpu.linear", writes=("out",), x=_rows(x), weight=weight, bias=bias, out=_rows(out))
+    emit.call(
+        "cpu.linear", writes=("out",), x=as_rows(x), weight=weight, bias=bias, out=as_rows(out)
+    )
 
 
 def linear(op: Op, emit: Emitter) -> None:
@@ -69,13 +41,8 @@ def linear(op: Op, emit: Emitter) -> None:
     _linear(emit, op.tensor("x"), op.tensor("weight"), bias, emit.result())
 
 
-def add(op: Op, emit: Emitter) -> None:
-    """An addition that no fusion took; kv_cache has refused those that broadcast."""
-    emit.call("cpu.add", writes=("out",), x=op.tensor("x"), y=op.tensor("y"), out=emit.result())
-
-
 def _norm_scratch(emit: Emitter, x: Value) -> Scratch:
-    rows, width = _rows(x).shape
+    rows, width = as_rows(x).shape
     return {
         "hidden": emit.temporary("hidden", (rows, width), FLOAT),
         "square": emit.temporary("square", (rows, width), FLOAT),
@@ -87,35 +54,35 @@ _NORM_WRITES = ("hidden", "square", "variance")
 
 
 def rms_norm(op: Op, emit: Emitter) -> None:
-    x = _rows(op.tensor("x"))
+    x = as_rows(op.tensor("x"))
     emit.call(
         "cpu.rms_norm",
         writes=("out", *_NORM_WRITES),
         x=x,
         weight=op.tensor("weight"),
         eps=op.number("eps"),
-        out=_rows(emit.result()),
+        out=as_rows(emit.result()),
         **_norm_scratch(emit, x),
     )
 
 
 def add_rms_norm(op: Op, emit: Emitter) -> None:
-    x = _rows(op.tensor("x"))
+    x = as_rows(op.tensor("x"))
     emit.call(
         "cpu.add_rms_norm",
         writes=("out", "total", *_NORM_WRITES),
         x=x,
-        residual=_rows(op.tensor("residual")),
+        residual=as_rows(op.tensor("residual")),
         weight=op.tensor("weight"),
         eps=op.number("eps"),
-        out=_rows(emit.result(0)),
-        total=_rows(emit.result(1)),
+        out=as_rows(emit.result(0)),
+        total=as_rows(emit.result(1)),
         **_norm_scratch(emit, x),
     )
 
 
 def swiglu(op: Op, emit: Emitter) -> None:
-    x, out = _rows(op.tensor("x")), _rows(emit.result())
+    x, out = as_rows(op.tensor("x")), as_rows(emit.result())
     emit.call("cpu.swiglu", writes=("out",), x=x, out=out)
 
 
@@ -139,35 +106,13 @@ def select_rows(op: Op, emit: Emitter) -> None:
     )
 
 
-def _rope_table(op: Op, emit: Emitter, dtype: torch.dtype) -> Value:
-    """cos then sin of all positions up to the context limit."""
-    frequencies = emit.recipe(op.tensor("inverse_frequencies"))
-    if not isinstance(frequencies.recipe, Constant):
-        raise LoweringError(
-            "the inverse frequencies must be known at compile time",
-            place=op.node,
-            expected="a constant",
-            found=type(frequencies.recipe).__name__,
-        )
-    values, rows = frequencies.recipe.values, emit.options.max_context
-    scaling = op.number("rope_scaling")
-    return emit.weight(
-        Weight(
-            f"{frequencies.name}.cos_sin_{rows}_{scaling:g}",
-            (rows, 2 * len(values)),
-            dtype,
-            RopeTable(values, rows, scaling),
-        )
-    )
-
-
 def qkv_rope_cache(op: Op, emit: Emitter) -> None:
-    qkv = _rows(op.tensor("qkv"))
+    qkv = as_rows(op.tensor("qkv"))
     q_norm, k_norm = op.optional_tensor("q_norm"), op.optional_tensor("k_norm")
     heads = fixed(op.integer("q_heads") + op.integer("kv_heads"))
     head_dim = fixed(op.integer("head_dim"))
     tokens = qkv.shape[0]
-    table = _rope_table(op, emit, qkv.dtype)
+    table = rope_table(op, emit, qkv.dtype)
     rotary_dim = table.dim(1)
     by_head = (tokens, heads, head_dim)
     scratch: Scratch = {
@@ -190,11 +135,11 @@ def qkv_rope_cache(op: Op, emit: Emitter) -> None:
         q_norm=q_norm,
         k_norm=k_norm,
         cos_sin=table,
-        positions=_flat(op.tensor("positions")),
-        slot_mapping=_flat(op.tensor("slot_mapping")),
+        positions=flat(op.tensor("positions")),
+        slot_mapping=flat(op.tensor("slot_mapping")),
         key_cache=op.tensor("k_cache"),
         value_cache=op.tensor("v_cache"),
-        query=_view(emit.result(0), tokens, q_heads, head_dim),
+        query=view(emit.result(0), tokens, q_heads, head_dim),
         interleaved=op.flag("interleaved"),
         norm_eps=op.number("norm_eps"),
         **scratch,
@@ -277,7 +222,7 @@ def _group_scratch(emit: Emitter, tokens: Extent, groups: int, top_groups: int) 
 
 
 def moe_gate(op: Op, emit: Emitter) -> None:
-    x, weight = _rows(op.tensor("x")), op.tensor("weight")
+    x, weight = as_rows(op.tensor("x")), op.tensor("weight")
     groups, top_groups = op.integer("groups"), op.integer("top_groups")
     tokens, experts, top_k = x.shape[0], weight.shape[0], fixed(op.integer("top_k"))
     scratch: Scratch = {
@@ -308,7 +253,7 @@ def moe_gate(op: Op, emit: Emitter) -> None:
 
 
 def moe_ffn(op: Op, emit: Emitter) -> None:
-    x, ids, down = _rows(op.tensor("x")), op.tensor("ids"), op.tensor("down")
+    x, ids, down = as_rows(op.tensor("x")), op.tensor("ids"), op.tensor("down")
     tokens, hidden = x.shape
     top_k, width = ids.dim(1), down.dim(2)
     rows = tokens * top_k
@@ -332,15 +277,15 @@ def moe_ffn(op: Op, emit: Emitter) -> None:
         ids=ids,
         gate_up=op.tensor("gate_up"),
         down=down,
-        out=_rows(emit.result()),
+        out=as_rows(emit.result()),
         **scratch,
     )
 
 
 def shared_expert(op: Op, emit: Emitter) -> None:
     """``routed + linear(swiglu(linear(x)))``, with each step rounded as in eager code."""
-    x, gate_up, down = _rows(op.tensor("x")), op.tensor("gate_up"), op.tensor("down")
-    routed = _rows(op.tensor("routed"))
+    x, gate_up, down = as_rows(op.tensor("x")), op.tensor("gate_up"), op.tensor("down")
+    routed = as_rows(op.tensor("routed"))
     rows, width = x.shape[0], down.dim(1)
     merged = emit.temporary("merged", (rows, fixed(2 * width)), x.dtype)
     activated = emit.temporary("activated", (rows, fixed(width)), x.dtype)
@@ -348,13 +293,12 @@ def shared_expert(op: Op, emit: Emitter) -> None:
     _linear(emit, x, gate_up, None, merged)
     emit.call("cpu.swiglu", writes=("out",), x=merged, out=activated)
     _linear(emit, activated, down, None, projected)
-    emit.call("cpu.add", writes=("out",), x=routed, y=projected, out=_rows(emit.result()))
+    emit.call("cpu.add", writes=("out",), x=routed, y=projected, out=as_rows(emit.result()))
 
 
 RULES = {
     "embedding": embedding,
     "linear": linear,
-    "aten.add": add,
     "rms_norm": rms_norm,
     "add_rms_norm": add_rms_norm,
     "swiglu": swiglu,

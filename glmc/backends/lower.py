@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch.fx import Node
 
+from glmc.backends import plain
 from glmc.backends.assemble import Scratch, dtype_name, phase_plan
 from glmc.backends.base import LoweringOptions, Op, Target, Value
 from glmc.errors import InternalError, LoweringError
@@ -66,6 +67,9 @@ class _Lowering:
     outputs: dict[int, Value] = field(default_factory=dict)
     holders: dict[_Storage, list[Node]] = field(default_factory=lambda: defaultdict(list))
     order: dict[Node, int] = field(default_factory=dict)
+    # Of the node that is being lowered: buffers given away by ``mutable``, and written since.
+    granted: set[int] = field(default_factory=set)
+    overwritten: set[int] = field(default_factory=set)
     node: Node | None = None
     op: Op | None = None
 
@@ -87,9 +91,18 @@ class _Lowering:
 
     def mutable(self, value: Value) -> Value:
         argument = value.argument
-        free = isinstance(argument, BufferArgument) and not self._read_later(argument)
-        if free and not any(self._shares(value, other) for other in self.outputs.values()):
-            return value
+        if isinstance(argument, BufferArgument):
+            if argument.buffer in self.overwritten:
+                raise InternalError(
+                    f"{value.name} is asked for again after it was overwritten",
+                    place=self._op().node,
+                    remedy="ask for every mutable operand before the first call",
+                )
+            taken = argument.buffer in self.granted
+            taken = taken or any(self._shares(value, other) for other in self.outputs.values())
+            if not taken and not self._read_later(argument):
+                self.granted.add(argument.buffer)
+                return value
         copy = self.temporary(f"{value.name}.copy", value.shape, value.dtype)
         self.call("aten.copy", writes=("out",), source=value, out=copy)
         return copy
@@ -141,6 +154,8 @@ class _Lowering:
                 raise InternalError(
                     f"{function} writes '{name}', which is still read later", place=op.node
                 )
+            if isinstance(written, BufferArgument) and written.buffer in self.granted:
+                self.overwritten.add(written.buffer)
         self.calls.append(
             Call(function, bound, writes, host, op.node, op.name, op.layer, op.module)
         )
@@ -292,6 +307,7 @@ class _Lowering:
                 remedy="see which pass missed this node: glmc inspect ARTIFACT, 'not fused'",
             )
         self.node, self.outputs = node, {}
+        self.granted, self.overwritten = set(), set()
         self.op = Op(
             name,
             node.meta["id"],
@@ -305,15 +321,19 @@ class _Lowering:
 
     def _arguments(
         self, node: Node, name: str
-    ) -> dict[str, Value | float | int | bool | str | None]:
-        if node.kwargs:
+    ) -> dict[str, Value | float | int | bool | str | list[int] | None]:
+        implied = plain.IMPLIED.get(name, ())
+        unknown = {key: value for key, value in node.kwargs.items() if key not in implied}
+        if unknown:
             raise LoweringError(
-                f"no rule knows what {', '.join(node.kwargs)} of {m.op_name(node)} means",
+                f"no rule knows what {', '.join(unknown)} of {m.op_name(node)} means",
                 place=node.meta["id"],
-                found=", ".join(f"{key}={value}" for key, value in node.kwargs.items()),
+                found=", ".join(f"{key}={value}" for key, value in unknown.items()),
                 remedy="see which pass missed this node: glmc inspect ARTIFACT, 'not fused'",
             )
-        names: Sequence[str] = OPS[name].argument_names if name in OPS else ("x", "y", "z")
+        names: Sequence[str] = plain.ARGUMENTS.get(name, ("x", "y", "z"))
+        if name in OPS:
+            names = OPS[name].argument_names
         if len(node.args) > len(names):
             raise LoweringError(
                 f"no rule knows what all arguments of {m.op_name(node)} mean",
@@ -322,12 +342,14 @@ class _Lowering:
                 found=", ".join(map(str, node.args)),
                 remedy="see which pass missed this node: glmc inspect ARTIFACT, 'not fused'",
             )
-        bound: dict[str, Value | float | int | bool | str | None] = {}
+        bound: dict[str, Value | float | int | bool | str | list[int] | None] = {}
         for key, argument in zip(names[: len(node.args)], node.args, strict=True):
             if isinstance(argument, Node):
                 bound[key] = self.values[argument]
             elif argument is None or isinstance(argument, (bool, int, float, str)):
                 bound[key] = argument
+            elif isinstance(argument, (list, tuple)) and all(isinstance(i, int) for i in argument):
+                bound[key] = [int(i) for i in argument if isinstance(i, int)]
             else:
                 raise InternalError(f"{node.meta['id']} has an argument of {type(argument)}")
         return bound

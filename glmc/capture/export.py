@@ -6,6 +6,7 @@ bit-exact; keeps linear, silu and scaled_dot_product_attention whole). No weight
 
 from __future__ import annotations
 
+import copy
 import re
 import warnings
 from typing import Any
@@ -57,6 +58,7 @@ def capture(
     vocabulary] of ``dtype``. Raises CaptureError when the model does not trace into one graph.
     """
     options = options or CaptureOptions()
+    config = copy.deepcopy(config)  # folding and transformers write into it
     model = build_on_meta(config, dtype, options)
     buffers = computed_buffers(model, config)
     layers = decoder_layers(model)

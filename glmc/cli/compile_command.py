@@ -106,14 +106,14 @@ def compile_command(
         force=force,
         full_capture=full_capture,
     )
-    path = output or Path(f"{Path(model).name}.{target}.glmc")
+    path = output or default_output(model, target)
     dumps = DumpOptions(
         directory=dump,
         before=tuple(dump_before or ()),
         after=tuple(dump_after or ()),
         changed=dump_changed,
         on_failure=dump_on_failure,
-        failure_directory=Path(f"{Path(model).name}.{target}.failure"),
+        failure_directory=default_output(model, target).with_suffix(".failure"),
         full=dump_full,
         onnx=dump_onnx,
         picture=dump_picture,
@@ -135,6 +135,12 @@ def compile_command(
     out.print(phases_table(result))
     for line in summary_lines(result, path):
         out.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def default_output(model: str, target: str) -> Path:
+    """Where an artifact goes unless said otherwise: beside us, named like the model."""
+    name = Path(model).resolve().name  # '.' has no name of its own
+    return Path(f"{name or 'model'}.{target}.glmc")
 
 
 def _numbers(flag: str, text: str) -> tuple[int, ...]:

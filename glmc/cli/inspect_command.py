@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import asdict
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,7 +23,8 @@ from glmc_runtime.plan import Call, PhasePlan
 
 # Device memory of one P800 card: 96 GiB, as its driver reports it (docs/kunlun.md).
 _DEVICE_MEMORY = "96GiB"
-_UNITS = {"": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "KB": 1e3, "MB": 1e6, "GB": 1e9}
+_UNITS = {"": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "KB": 10**3}
+_UNITS.update(MB=10**6, GB=10**9)
 
 
 def inspect_command(
@@ -59,7 +61,7 @@ def parse_bytes(text: str) -> int:
         raise UsageError(
             "that is no amount of memory", expected="such as 96GiB or 24000MB", found=text
         )
-    return int(float(match[1]) * _UNITS[match[2]])
+    return int(Decimal(match[1]) * _UNITS[match[2]])
 
 
 def _as_json(contents: ArtifactContents, available: int) -> dict[str, Any]:

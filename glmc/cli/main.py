@@ -13,6 +13,7 @@ from glmc.cli.inspect_command import inspect_command
 from glmc.cli.presets_command import presets_command
 from glmc.cli.run_command import run_command
 from glmc.errors import GlmcError
+from glmc_runtime.output import status_of
 
 app = typer.Typer(
     name="glmc",
@@ -40,11 +41,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     try:
         result = app(given, standalone_mode=False)
+        sys.stdout.flush()  # a closed pipe shows here and not when the interpreter ends
     except GlmcError as error:
         if debug:
             raise
         typer.echo("\n".join((str(error), *getattr(error, "__notes__", ()))), err=True)
         return error.exit_status
+    except OSError as error:
+        if debug and not isinstance(error, BrokenPipeError):
+            raise
+        return status_of(error)
+    except SystemExit as stop:
+        if isinstance(stop.__context__, BrokenPipeError):  # typer's own answer to a closed pipe
+            return status_of(stop.__context__)
+        raise
     except typer.Exit as stop:
         return stop.exit_code
     except (typer.Abort, KeyboardInterrupt):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,13 +18,19 @@ class FakeKernels:
         self.mode = mode
         self._values: dict[Hashable, Any] = {}
 
-    def call(self, target: Callable[..., Any], arguments: Sequence[Any]) -> Any:
-        """The fake value of ``target(*arguments)``; nodes stand for their values."""
+    def call(
+        self,
+        target: Callable[..., Any],
+        arguments: Sequence[Any],
+        keywords: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """The fake value of a call; nodes among the positional arguments stand for their values."""
+        constants = dict(keywords or {})
         values: Any = torch.fx.node.map_arg(tuple(arguments), lambda node: node.meta["val"])
-        key = (target, value_key(values))
+        key = (target, value_key(values), repr(constants))
         if key not in self._values:
             with self.mode:
-                self._values[key] = target(*values)
+                self._values[key] = target(*values, **constants)
         return self._values[key]
 
     def weight(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:

@@ -181,15 +181,15 @@ def find_user(start: Node, name: str) -> Node | None:
     return next((user for user in start.users if is_op(user, name)), None)
 
 
+def same_size(first: int | SymInt, second: int | SymInt) -> bool:
+    """Whether two sizes are known to agree; never adds a guard on a symbolic one."""
+    return bool(statically_known_true(first == second))  # type: ignore[no-untyped-call, unused-ignore]
+
+
 def same_shape(first: object, second: object) -> bool:
-    """Whether two shapes are known to agree; never adds a guard on a symbolic size."""
+    """Whether two shapes are known to agree, as :func:`same_size`."""
     sizes, others = shape(first), shape(second)
-    if len(sizes) != len(others):
-        return False
-    return all(
-        statically_known_true(size == other)  # type: ignore[no-untyped-call, unused-ignore]
-        for size, other in zip(sizes, others, strict=True)
-    )
+    return len(sizes) == len(others) and all(map(same_size, sizes, others))
 
 
 def is_scaling(node: object) -> bool:

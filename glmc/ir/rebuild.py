@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -48,13 +48,21 @@ class Rebuilder:
         return torch.fx.node.map_arg(old, lambda node: self.values[node])
 
     def call(
-        self, target: Callable[..., Any], arguments: Sequence[Any], like: Node, **changes: Any
+        self,
+        target: Callable[..., Any],
+        arguments: Sequence[Any],
+        like: Node,
+        *,
+        keywords: Mapping[str, Any] | None = None,
+        **changes: Any,
     ) -> Node:
-        """Append a call that stands for ``like`` and keeps its id and provenance."""
-        node = self.graph.call_function(target, tuple(arguments))
+        """Append a call that stands for ``like`` and keeps its id and provenance.
+
+        ``keywords`` are constants, such as the dtype of a cast."""
+        node = self.graph.call_function(target, tuple(arguments), dict(keywords or {}))
         node.meta = {key: value for key, value in like.meta.items() if key != "val"}
         node.meta.update(changes)
-        node.meta["val"] = self.fakes.call(target, arguments)
+        node.meta["val"] = self.fakes.call(target, arguments, keywords)
         return node
 
     def item(self, node: Node, index: int) -> Node:

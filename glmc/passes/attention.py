@@ -30,7 +30,7 @@ from glmc.ir.rewrite import Rewriter
 from glmc.ir.signature import once, signature
 from glmc.passes.base import AnchorPass
 from glmc.passes.eager_attention import read_eager
-from glmc.passes.layout import is_swap, same_shape, token_major, turned_back
+from glmc.passes.layout import is_swap, token_major, turned_back
 
 _REPEATS = ("aten.expand", "aten.unsqueeze", "aten.reshape", "aten.repeat_interleave", "aten.index")
 _BATCH, _TOKENS = 2, 5
@@ -65,7 +65,7 @@ def match(anchor: Node, program: Program) -> Attention:
     grouped = bool(anchor.kwargs.get("enable_gqa", False))
     k = _unrepeated(repeated_k, q, program, grouped)
     v = _unrepeated(repeated_v, q, program, grouped)
-    m.require(same_shape(k, v), v, "keys and values must have one shape")
+    m.require(m.same_shape(k, v), v, "keys and values must have one shape")
     require_private((q, k, v), inner, "attention")
     spelling = ("attention", scale, signature(inner, (q, k, v)))
     once(program, spelling, lambda: _confirm(program, q, k, v, scale, inner))
@@ -158,7 +158,7 @@ def _behind(root: Node, q: Node) -> tuple[Node, bool]:
     """The last node of the block, and whether it is token-major: past the permute, if alone."""
     if len(root.users) == 1:
         user = next(iter(root.users))
-        if m.is_op(user, "aten.reshape") and same_shape(user, q):
+        if m.is_op(user, "aten.reshape") and m.same_shape(user, q):
             return _behind(user, q)
         if is_swap(user):
             return user, True

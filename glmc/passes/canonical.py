@@ -7,7 +7,7 @@
 | split, split_with_sizes, chunk, unbind-free getitem of them | ``aten.slice`` with plain bounds |
 | slice with negative or open bounds on a static dimension | ``aten.slice`` with plain bounds |
 | to, type_as | ``aten._to_copy`` with the dtype only |
-| linear; mm, addmm or matmul with a transposed matrix | ``glmc.linear`` |
+| linear; mm, addmm or matmul with a transposed matrix: of a weight | ``glmc.linear`` |
 | embedding | ``glmc.embedding`` |
 
 Bitwise: no arithmetic changes. Symbolic sizes stay as they are.
@@ -125,8 +125,32 @@ def _cast(rewriter: Rewriter, node: Node) -> Node | None:
     return new
 
 
+# A weight seen through these is still one: no step input can have come in.
+_OF_A_WEIGHT = (
+    *(*m.CASTS, *m.SHAPES, *_RESHAPES, *_SPLITS, "getitem"),
+    *("aten.permute", "aten.transpose", "aten.t", "aten.slice", "aten.select", "aten.unbind"),
+    *("aten.clone", "aten.contiguous", "aten.detach", "aten.alias", "aten.chunk"),
+    *("aten.mul", "aten.div", "aten.add"),
+)
+
+
+def _is_weight(node: Node, program: Program) -> bool:
+    """Whether a value is computed from weights and numbers alone."""
+    stack, seen = [node], set[Node]()
+    while stack:
+        current = stack.pop()
+        if current not in seen and program.weight_of(current) is None:
+            if not m.is_op(current, *_OF_A_WEIGHT):
+                return False
+            stack.extend(current.all_input_nodes)
+        seen.add(current)
+    return True
+
+
 def _linear(rewriter: Rewriter, node: Node) -> Node | None:
     if m.is_op(node, "aten.linear"):
+        if not _is_weight(m.operand(node, 1), rewriter.program):
+            return None
         bias = node.args[2] if len(node.args) > 2 else None
         arguments: tuple[object, ...] = (node.args[0], node.args[1], bias)
         return rewriter.call(
@@ -141,7 +165,7 @@ def _linear(rewriter: Rewriter, node: Node) -> Node | None:
     if not m.is_op(turned, "aten.permute", "aten.t", "aten.transpose"):
         return None
     weight = m.operand(turned, 0)  # type: ignore[arg-type]
-    if len(m.shape(weight)) != 2:
+    if len(m.shape(weight)) != 2 or not _is_weight(weight, rewriter.program):
         return None
     return rewriter.call(
         LINEAR.overload, (x, weight, bias), replaces=(node,), before=node, value=node.meta["val"]

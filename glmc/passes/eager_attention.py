@@ -11,7 +11,6 @@ from torch.fx import Node
 from glmc.ir import match as m
 from glmc.ir.causal import require_causal
 from glmc.ir.program import Program
-from glmc.passes.layout import same_shape
 
 _DROPOUTS = ("aten.dropout", "aten.native_dropout")
 
@@ -78,7 +77,7 @@ def _factor(node: Node) -> Node:
     """A factor before it was folded to three dimensions for bmm."""
     if len(m.shape(node)) == 3 and m.is_op(node, "aten.reshape"):
         node = m.operand(node, 0)
-    while m.is_op(node, "aten.expand") and same_shape(node, m.operand(node, 0)):
+    while m.is_op(node, "aten.expand") and m.same_shape(node, m.operand(node, 0)):
         node = m.operand(node, 0)
     return node
 
@@ -105,7 +104,7 @@ def _second_product(anchor: Node) -> tuple[Node, Node]:
         if m.is_op(user, *_DROPOUTS):
             _no_dropout(user)
         elif m.is_op(user, "aten.expand"):
-            m.require(same_shape(user, node), user, "the weights must not be repeated")
+            m.require(m.same_shape(user, node), user, "the weights must not be repeated")
         elif not m.is_op(user, *m.CASTS, "aten.reshape", "getitem"):
             m.refuse(user, f"expected the product with the values but found {m.op_name(user)}")
         node = user

@@ -6,10 +6,11 @@ layer ``glmc.qkv_rope_cache`` (which writes the new keys and values to their slo
 ``glmc.prefill_attention`` over the cache. New inputs: slot_mapping, block_tables, query_lod,
 context_lod and a key and a value cache per layer.
 
+Where q, k and v are not the columns of one projection, ``glmc.join_qkv`` copies them side by side.
+
 Every op outside attention treats each token alone, so packing changes no value. Anything between
-that is not known to do so is refused: other ops, products of tokens with tokens, sums that
-broadcast, and reshapes that move or join tokens. Reordered: attention over the cache sums in
-another order.
+that is not known to do so (per_token.py) is refused, and so are reshapes that move or join tokens.
+Reordered: attention over the cache sums in another order.
 """
 
 from __future__ import annotations
@@ -21,50 +22,25 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from glmc.errors import LoweringError
+from glmc.errors import ConfigError, LoweringError
 from glmc.ir import match as m
 from glmc.ir.ops import Numerics
 from glmc.ir.ops.attention import PREFILL_ATTENTION, QKV_ROPE_CACHE
+from glmc.ir.ops.linear import JOIN_QKV
 from glmc.ir.program import Program
 from glmc.ir.rebuild import Rebuilder
 from glmc.passes.base import PassResult, match_at
+from glmc.passes.per_token import mixes, packed_arguments, place, require_per_token
 
 NAME = "kv_cache"
-_PER_TOKEN = (
-    "glmc.embedding",
-    "glmc.linear",
-    "glmc.rms_norm",
-    "glmc.add_rms_norm",
-    "glmc.swiglu",
-    "glmc.silu_mul",
-    "glmc.moe_gate",
-    "glmc.moe_ffn",
-    "glmc.shared_expert",
-    "aten.add",
-    "aten.mul",
-    "aten.silu",
-    "getitem",
-)
-_ELEMENTWISE = ("aten.add", "aten.mul")
-# What of an op's operands follows the tokens; all others must be weights of the model.
-_TOKEN_OPERANDS = {
-    "glmc.embedding": (0,),
-    "glmc.linear": (0,),
-    "glmc.rms_norm": (0,),
-    "glmc.add_rms_norm": (0, 1),
-    "glmc.moe_gate": (0,),
-    "glmc.moe_ffn": (0, 1, 2),
-    "glmc.shared_expert": (0, 3),
-}
 
 
 @dataclass(frozen=True)
 class Head:
-    """q or k: where it starts in qkv, and how it is normed and rotated."""
+    """q or k: ``source`` [batch, tokens, heads, head_dim], and how it is normed and rotated."""
 
     node: Node
-    qkv: Node
-    start: int
+    source: Node
     heads: int
     norm: Node | None
     eps: float
@@ -76,26 +52,29 @@ class Head:
 
 @dataclass(frozen=True)
 class Layer:
-    """One attention with everything between the merged projection and its output."""
+    """One attention with everything between its projection and its output.
+
+    ``qkv`` is None when the three do not lie side by side in one projection: they are then joined.
+    """
 
     attention: Node
+    qkv: Node | None
     q: Head
     k: Head
+    v: Node
     head_dim: int
     scale: float
 
+    @property
+    def operands(self) -> tuple[Node, ...]:
+        """What of the values in front of the attention must be computed."""
+        return (self.q.source, self.k.source, self.v) if self.qkv is None else (self.qkv,)
 
-def match(attention: Node) -> Layer:
+
+def match(attention: Node, program: Program) -> Layer:
     q, k = _head(m.operand(attention, 0)), _head(m.operand(attention, 1))
-    v_qkv, v_start, kv_heads = _part(m.operand(attention, 2))
-    at = attention
-    m.require(q.qkv is k.qkv and k.qkv is v_qkv, at, "q, k and v must come from one projection")
-    head_dim = int(m.shape(attention)[-1])
-    m.require(
-        (q.start, k.start, v_start) == (0, q.heads * head_dim, (q.heads + k.heads) * head_dim),
-        at,
-        "the projection must hold q, k and v in this order",
-    )
+    v, at = m.operand(attention, 2), attention
+    kv_heads, head_dim = _heads(v)
     m.require(k.heads == kv_heads, at, "k and v must have the same number of heads")
     m.require(
         (q.positions, q.frequencies, q.interleaved, q.scaling)
@@ -109,7 +88,8 @@ def match(attention: Node) -> Layer:
     scale = m.number(attention.args[3])
     if scale is None:
         m.refuse(attention, "the scale must be a number")
-    return Layer(attention, q, k, head_dim, float(scale))
+    qkv = _merged_projection(q.source, k.source, v)
+    return Layer(attention, qkv, q, k, v, head_dim, float(scale))
 
 
 def _head(node: Node) -> Head:
@@ -125,12 +105,10 @@ def _head(node: Node) -> Head:
         norm, eps = m.operand(x, 1), float(x.args[2])  # type: ignore[arg-type]
         x = m.operand(x, 0)
     positions, frequencies, interleaved, scaling = rest
-    qkv, start, heads = _part(x)
     return Head(
         node,
-        qkv,
-        start,
-        heads,
+        x,
+        _heads(x)[0],
         norm,
         eps,
         positions,  # type: ignore[arg-type]
@@ -140,18 +118,31 @@ def _head(node: Node) -> Head:
     )
 
 
-def _part(node: Node) -> tuple[Node, int, int]:
-    """(projection, first column, heads) of a reshaped column slice of a merged projection."""
-    m.expect_op(node, node, "aten.reshape")
-    m.require(len(m.shape(node)) == 4, node, "expected [batch, tokens, heads, head_dim]")
-    part = m.expect_op(m.operand(node, 0), node, "aten.slice")
-    qkv = m.expect_op(m.operand(part, 0), part, "glmc.linear")
-    m.require(part.args[1] == len(m.shape(qkv)) - 1, part, "expected a slice of columns")
-    m.require(len(part.args) == 4, part, "the slice must take neighbouring columns")
-    m.require(all(map(m.is_static, m.shape(node)[2:])), node, "heads and head_dim must be fixed")
-    start = m.number(part.args[2])
-    m.require(start is not None, part, "the slice must start at a plain column")
-    return qkv, int(start or 0), int(m.shape(node)[2])
+def _heads(node: Node) -> tuple[int, int]:
+    """Heads and head_dim of a value [batch, tokens, heads, head_dim]."""
+    sizes = m.shape(node)
+    m.require(len(sizes) == 4, node, "expected [batch, tokens, heads, head_dim]")
+    m.require(all(map(m.is_static, sizes[2:])), node, "heads and head_dim must be fixed")
+    return int(sizes[2]), int(sizes[3])
+
+
+def _merged_projection(q: Node, k: Node, v: Node) -> Node | None:
+    """The linear whose columns are q, then k, then v and nothing else, or None."""
+    found: set[Node] = set()
+    start = 0
+    for node in (q, k, v):
+        part = node.args[0] if m.is_op(node, "aten.reshape") else None
+        if not isinstance(part, Node) or not m.is_op(part, "aten.slice"):
+            return None
+        projection = m.operand(part, 0)
+        heads, head_dim = _heads(node)
+        bounds = (len(m.shape(projection)) - 1, start, start + heads * head_dim)
+        if not m.is_op(projection, "glmc.linear") or part.args[1:] != bounds:
+            return None
+        found.add(projection)
+        start += heads * head_dim
+    merged = found.pop()
+    return merged if not found and m.shape(merged)[-1] == start else None
 
 
 class KvCache:
@@ -165,14 +156,17 @@ class KvCache:
 
     def run(self, program: Program) -> PassResult:
         found = [node for node in program.graph.nodes if m.is_op(node, "glmc.attention")]
+        _require_all_layers(found, program)
+        for node in found:
+            _require_heads_of_config(node, program)
         layers: dict[Node, Layer] = {}
         for node in found:
             try:
-                layers[node] = match(node)
+                layers[node] = match(node, program)
             except m.NoMatchError as miss:
                 raise LoweringError(
                     f"kv_cache can't page the attention {node.meta['id']}",
-                    place=_place(miss.node),
+                    place=place(miss.node),
                     expected=miss.condition,
                     remedy="see which pass missed this layer: glmc compile --report",
                 ) from miss
@@ -182,6 +176,37 @@ class KvCache:
         program.weights, program.symbols = paged.weights, paged.symbols
         program.phase = "paged"
         return PassResult(matches=matches)
+
+
+def _require_all_layers(attentions: list[Node], program: Program) -> None:
+    present = {node.meta["layer"] for node in attentions}
+    missing = [layer for layer in range(program.model.layers) if layer not in present]
+    if missing:
+        layers = ", ".join(map(str, missing[:12])) + (" ..." if len(missing) > 12 else "")
+        raise LoweringError(
+            "kv_cache can't page a layer whose attention was not recognised",
+            place=f"layer {missing[0]}",
+            expected=f"glmc.attention in each of {program.model.layers} layers",
+            found=f"none in layer{'s' if len(missing) > 1 else ''} {layers}",
+            remedy="see which pass missed this layer: glmc compile --report",
+        )
+
+
+def _require_heads_of_config(attention: Node, program: Program) -> None:
+    """The cache is sized by the config and filled by the graph."""
+    model = program.model
+    expected = (model.query_heads, model.kv_heads, model.head_dim)
+    query, keys = m.shape(attention.args[0]), m.shape(attention.args[1])
+    found = (query[2], keys[2], query[3])
+    if found != expected or keys[3] != model.head_dim:
+        raise ConfigError(
+            "the model's attention has other heads than its config says",
+            place=place(attention),
+            expected="{} query heads and {} KV heads of size {}".format(*expected),
+            found="{} query heads and {} KV heads of size {}".format(*found),
+            remedy="correct num_attention_heads, num_key_value_heads or head_dim in config.json, "
+            "or report the model: its code reads them in another way",
+        )
 
 
 class _Pager:
@@ -235,7 +260,7 @@ class _Pager:
             needed.add(node)
             layer = self.layers.get(node)
             if layer is not None:
-                stack.append(layer.q.qkv)
+                stack.extend(layer.operands)
             elif m.is_op(node, "aten.reshape"):
                 stack.append(m.operand(node, 0))
             else:
@@ -248,13 +273,11 @@ class _Pager:
             rebuilder.values[node] = self._attention(self.layers[node])
         elif m.is_op(node, "aten.reshape"):
             rebuilder.values[node] = self._reshape(node)
-        elif m.is_op(node, *_PER_TOKEN):
-            _require_per_token(node, self.old)
-            call: Any = node.target
-            rebuilder.values[node] = rebuilder.call(call, rebuilder.new(node.args), node)
         else:
-            expected = "one of " + ", ".join(_PER_TOKEN)
-            raise _mixes(node, expected, m.op_name(node))
+            require_per_token(node, self.old)
+            call: Any = node.target
+            arguments = rebuilder.new(packed_arguments(node))
+            rebuilder.values[node] = rebuilder.call(call, arguments, node, keywords=node.kwargs)
 
     def _reshape(self, node: Node) -> Node:
         """Leading batch and token dimensions fold into one; the rest must be plain numbers."""
@@ -262,17 +285,24 @@ class _Pager:
         tail = [size for size in sizes if m.is_static(size)]
         follow = [size for size in sizes if not m.is_static(size)]
         if [*follow, *tail] != [*sizes] or len(follow) not in (1, 2):
-            raise _mixes(node, "batch and tokens first, then fixed sizes", str(sizes))
+            raise mixes(node, "batch and tokens first, then fixed sizes", str(sizes))
         source = self.rebuilder.new(m.operand(node, 0))
         first, *rest = m.shape(source)
         if tail == rest:
             return source  # type: ignore[no-any-return]
         width = self.rebuilder.symbols.extent(first).tokens * math.prod(map(int, rest))
         if width % math.prod(map(int, tail)):
-            raise _mixes(
+            raise mixes(
                 node, f"a whole number of rows for the {width} numbers of a token", str(tail)
             )
         return self.rebuilder.call(torch.ops.aten.reshape.default, (source, [-1, *tail]), node)
+
+    def _qkv(self, layer: Layer) -> Any:
+        """The merged projection, or q, k and v copied side by side."""
+        if layer.qkv is not None:
+            return self.rebuilder.new(layer.qkv)
+        parts, at = self.rebuilder.new(layer.operands), layer.attention
+        return self.rebuilder.call(JOIN_QKV.overload, parts, at, id=f"{at.meta['id']}.qkv")
 
     def _attention(self, layer: Layer) -> Node:
         new, inputs = self.rebuilder.new, self.inputs
@@ -281,7 +311,7 @@ class _Pager:
         written = self.rebuilder.call(
             QKV_ROPE_CACHE.overload,
             (
-                new(q.qkv),
+                self._qkv(layer),
                 None if q.norm is None else new(q.norm),
                 None if k.norm is None else new(k.norm),
                 inputs["positions"],
@@ -305,37 +335,6 @@ class _Pager:
         return self.rebuilder.call(
             PREFILL_ATTENTION.overload, arguments, layer.attention, **_merged((layer.attention,))
         )
-
-
-def _require_per_token(node: Node, program: Program) -> None:
-    """Refuses an op that treats tokens alone in general, but not with these operands."""
-    if node.kwargs:
-        raise _mixes(node, "no keyword", ", ".join(node.kwargs))
-    if m.is_op(node, *_ELEMENTWISE):
-        tensors = node.all_input_nodes
-        if not all(m.same_shape(node, each) for each in tensors):
-            found = ", ".join(str(tuple(m.shape(each))) for each in tensors)
-            raise _mixes(node, "operands of one shape", found)
-    operands = _TOKEN_OPERANDS.get(m.op_name(node))
-    for index, operand in enumerate(node.args if operands is not None else ()):
-        if not isinstance(operand, Node) or index in (operands or ()):
-            continue
-        if program.weight_of(operand) is None:
-            raise _mixes(node, "a weight of the model as its other operand", operand.name)
-
-
-def _place(node: Node) -> str:
-    return f"{node.meta.get('id')} {node.meta.get('source') or ''}".strip()
-
-
-def _mixes(node: Node, expected: str, found: str) -> LoweringError:
-    return LoweringError(
-        f"kv_cache does not know how {m.op_name(node)} treats packed tokens",
-        place=_place(node),
-        expected=expected,
-        found=found,
-        remedy="a pass that should have fused this node missed it; see the report",
-    )
 
 
 def _merged(nodes: tuple[Node, ...]) -> dict[str, Any]:

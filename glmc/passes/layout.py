@@ -32,8 +32,3 @@ def token_major(rewriter: Rewriter, node: Node) -> Node:
 def turned_back(rewriter: Rewriter, node: Node, replaced: Node) -> Node:
     """The token-major value ``node`` in heads-first layout, in place of ``replaced``."""
     return rewriter.call(torch.ops.aten.permute.default, (node, SWAP), replaces=(replaced,))
-
-
-def same_shape(first: Node, second: Node) -> bool:
-    """Equal sizes, symbols compared as expressions (no guard is set)."""
-    return [str(size) for size in m.shape(first)] == [str(size) for size in m.shape(second)]

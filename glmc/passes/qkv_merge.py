@@ -6,8 +6,8 @@ other (recipe Concatenate), and a slice for each. One match per layer; a model t
 one projection has nothing to merge. Anchor: ``glmc.attention``. Pays wherever a launch or a pass
 over the input costs: three products become one. Reordered: a library may sum a wider product
 otherwise.
-Refuses when only some have a bias, when the weights are no plain weights of one dtype, and when a
-projection is read elsewhere.
+A projection without a bias beside others that have one gets a bias of zeros, which is exact.
+Refuses when the weights are no plain weights of one dtype, and when a projection is read elsewhere.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from glmc.ir.ops.linear import LINEAR
 from glmc.ir.program import Program
 from glmc.ir.rewrite import Rewriter
 from glmc.passes.base import AnchorPass
-from glmc.weights.recipe import Concatenate, Weight
+from glmc.weights.recipe import Concatenate, Constant, Weight
 
 _BETWEEN = ("glmc.rope", "glmc.norm_rope", "glmc.rms_norm", "aten.permute", *m.SHAPES)
 
 
 @dataclass(frozen=True)
 class Projections:
-    """``bias`` is None when none of the three has one."""
+    """``bias`` is None when none of the three has one; zeros stand for those that lack it."""
 
     linears: tuple[Node, ...]
     weight: Weight
@@ -53,9 +53,8 @@ def match(anchor: Node, program: Program) -> Projections:
         m.require(len(node.users) == 1, node, "the projection is also read elsewhere")
     module = f"{_owner(anchor, first, program)}.qkv_proj"
     weight = _merged(program, linears, 1, f"{module}.weight")
-    biased = [node.args[2] is not None for node in linears]
-    m.require(all(biased) or not any(biased), first, "q, k and v must all have a bias, or none")
-    bias = _merged(program, linears, 2, f"{module}.bias") if all(biased) else None
+    biased = any(node.args[2] is not None for node in linears)
+    bias = _merged(program, linears, 2, f"{module}.bias") if biased else None
     return Projections(linears, weight, bias)
 
 
@@ -70,6 +69,9 @@ def _owner(anchor: Node, linear: Node, program: Program) -> str:
 def _merged(program: Program, linears: tuple[Node, ...], index: int, name: str) -> Weight:
     weights: list[Weight] = []
     for node in linears:
+        if node.args[index] is None:
+            weights.append(_zeros(node, name))
+            continue
         weight = program.weight_of(node.args[index])
         if weight is None:
             m.refuse(node, "the projection must be a model weight")
@@ -81,6 +83,14 @@ def _merged(program: Program, linears: tuple[Node, ...], index: int, name: str) 
     rows = sum(weight.shape[0] for weight in weights)
     recipe = Concatenate(tuple(weight.recipe for weight in weights))
     return Weight(name, (rows, *first.shape[1:]), first.dtype, recipe)
+
+
+def _zeros(linear: Node, name: str) -> Weight:
+    """The bias of a projection that has none, beside others that have one."""
+    width = m.shape(linear)[-1]
+    m.require(m.is_static(width), linear, "the projection must have a fixed width")
+    rows = int(width)
+    return Weight(name, (rows,), m.dtype(linear), Constant((0.0,) * rows))
 
 
 def rewrite(rewriter: Rewriter, found: Projections) -> None:

@@ -117,7 +117,9 @@ def _begin(
 
 def _repeat(rebuilder: Rebuilder, node: Node) -> None:
     call: Any = node.target
-    rebuilder.values[node] = rebuilder.call(call, rebuilder.new(node.args), node)
+    rebuilder.values[node] = rebuilder.call(
+        call, rebuilder.new(node.args), node, keywords=node.kwargs
+    )
 
 
 def _finish(rebuilder: Rebuilder, program: Program, phase: str) -> Program:

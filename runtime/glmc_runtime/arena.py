@@ -15,7 +15,7 @@ class Arena:
     def __init__(self, size: int, device: torch.device) -> None:
         try:
             self.memory = torch.zeros(max(size, 1), dtype=torch.uint8, device=device)
-        except RuntimeError as error:
+        except (RuntimeError, TypeError) as error:  # TypeError: beyond 64 bits
             raise CapacityError(
                 "the arena does not fit into memory",
                 expected=f"{size} bytes",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 from glmc_runtime.dtypes import dtype_of
@@ -114,6 +116,15 @@ class KVCache:
             shape = (blocks, spec.block_size, spec.kv_heads, spec.head_dim)
         else:
             raise PlanError(f"'{spec.layout}' is no layout of the KV cache")
+        size, memory = blocks * block_bytes(spec), _memory_of(device)
+        if size > memory:
+            raise CapacityError(
+                "the KV cache is larger than all memory",
+                expected=f"at most {memory} bytes",
+                found=f"{size} bytes for {blocks} blocks",
+                place=str(device),
+                remedy="load with fewer kv_blocks",
+            )
         self.spec = spec
         self.allocator = BlockAllocator(blocks)
         dtype = dtype_of(spec.dtype)
@@ -140,6 +151,13 @@ class KVCache:
         """Copy the keys and values of a block, in all layers."""
         for cache in (*self.keys, *self.values):
             cache[target].copy_(cache[source])
+
+
+def _memory_of(device: torch.device) -> int:
+    """All memory of a device, in use or not, in bytes."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[1]
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def block_bytes(spec: CacheSpec) -> int:

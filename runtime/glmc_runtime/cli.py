@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from time import perf_counter
@@ -12,6 +11,7 @@ from typing import Any
 
 from glmc_runtime import GUARD_STEPS, __version__, load
 from glmc_runtime.errors import GlmcError, RequestError
+from glmc_runtime.output import status_of
 from glmc_runtime.progress import shown_progress
 
 EMULATED_LINE = "[emulated: no Kunlun hardware was used]"
@@ -31,17 +31,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_status
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # whoever read our output has seen enough, as in ``| head``
-        _discard_output()
-        return 141  # what a shell reports for a process that ended by SIGPIPE
+    except OSError as error:
+        if options.debug and not isinstance(error, BrokenPipeError):
+            raise
+        return status_of(error)
     return status
-
-
-def _discard_output() -> None:
-    """Point stdout nowhere, so that the interpreter's flush at exit does not fail as well."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -102,3 +102,11 @@ class NumericsError(GlmcError):
     code = "GLMC-2008"
     exit_status = 1
     usual_remedy = "compare the model with its float32 compile, and look for damaged weights"
+
+
+class FileError(GlmcError):
+    """The system refused to read or write: a full disk behind the output, a lost file."""
+
+    code = "GLMC-2009"
+    exit_status = 1
+    usual_remedy = "check the disk, the path and its permissions"

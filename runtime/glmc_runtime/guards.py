@@ -29,8 +29,16 @@ def check_versions(guards: Guards) -> None:
             needed = Version(minimum)
         except InvalidVersion as error:
             raise ArtifactError(f"the guard for {package} is no version: '{minimum}'") from error
-        # A release candidate or nightly build of the needed release counts as that release.
-        if Version(Version(installed).base_version) < needed:
+        try:
+            # A release candidate or nightly build of the needed release counts as that release.
+            old = Version(Version(installed).base_version) < needed
+        except InvalidVersion as error:
+            raise GuardError(
+                f"the version of the installed {package} can't be read",
+                expected=f">= {minimum}",
+                found=installed,
+            ) from error
+        if old:
             raise GuardError(
                 f"the artifact needs a newer {package}",
                 expected=f">= {minimum}",

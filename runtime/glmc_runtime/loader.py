@@ -44,15 +44,18 @@ def load_artifact(
     Links are refused, because their target is not covered by the directory.
     """
     root = Path(path)
-    if not root.is_dir():
-        raise ArtifactError(
-            "there is no such artifact directory",
-            place=str(root),
-            remedy="pass a directory written by 'glmc compile'",
-        )
-    manifest = manifest_from_json(_read_json(root, MANIFEST))
-    _check_names(manifest)
-    _check_files(root, manifest, verify_hashes, progress)
+    try:
+        if not root.is_dir():
+            raise ArtifactError(
+                "there is no such artifact directory",
+                place=str(root),
+                remedy="pass a directory written by 'glmc compile'",
+            )
+        manifest = manifest_from_json(_read_json(root, MANIFEST))
+        _check_names(manifest)
+        _check_files(root, manifest, verify_hashes, progress)
+    except OSError as error:  # a path too long, a folder that can't be listed
+        raise unreadable(root, error) from error
     plans = {}
     for phase in manifest.phases:
         name = f"plans/{phase}.json"

@@ -98,13 +98,23 @@ class Statistics:
             "vendor_calls": dict(sorted((self.vendor_calls or {}).items())),
         }
 
+    def _seconds(self, phase: str, bucket: int) -> float:
+        return sum(
+            time.seconds for key, time in self.segments.items() if key[:2] == (phase, bucket)
+        )
+
     def summary(self) -> str:
         """A short table for people."""
         lines = ["emulated: no Kunlun hardware was used"] if self.emulated else []
-        lines.append(f"{'phase':<9}{'bucket':>7}{'steps':>8}{'rows':>9}{'padding':>9}")
+        header = f"{'phase':<9}{'bucket':>7}{'steps':>8}{'rows':>9}{'padding':>9}"
+        lines.append(header + (f"{'seconds':>10}" if self.timing else ""))
         for (phase, bucket), counts in sorted(self.buckets.items()):
             padding = 100.0 * (counts.rows - counts.real_rows) / counts.rows
-            lines.append(f"{phase:<9}{bucket:>7}{counts.steps:>8}{counts.rows:>9}{padding:>8.1f}%")
+            row = f"{phase:<9}{bucket:>7}{counts.steps:>8}{counts.rows:>9}{padding:>8.1f}%"
+            lines.append(row + (f"{self._seconds(phase, bucket):>10.3f}" if self.timing else ""))
+        if self.guard_steps:
+            total = sum(self.guard_steps.values())
+            lines.append(f"{total} guard steps, whose vendor calls were checked and not timed")
         if self.captures:
             graphs = sum(time.count for time in self.captures.values())
             seconds = sum(time.seconds for time in self.captures.values())

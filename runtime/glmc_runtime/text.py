@@ -130,7 +130,10 @@ class Text:
     def _template(self, settings: dict[str, Any]) -> str:
         file = self._directory / "chat_template.jinja"
         if file.is_file():
-            return file.read_text(encoding="utf-8")
+            try:
+                return file.read_text(encoding="utf-8")
+            except (OSError, ValueError) as error:
+                raise ArtifactError(f"{file.name} can't be read: {error}") from error
         template = settings.get("chat_template")
         if isinstance(template, list):  # several named ones
             named = [item for item in template if isinstance(item, dict)]

@@ -8,7 +8,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from glmc_runtime.dtypes import dtype_of
-from glmc_runtime.errors import ArtifactError
+from glmc_runtime.errors import ArtifactError, CapacityError
 from glmc_runtime.manifest import Manifest
 
 
@@ -16,7 +16,7 @@ def load_weights(root: Path, manifest: Manifest, device: torch.device) -> dict[s
     """Every weight of the manifest on ``device``; on a CPU the tensors share the mapped file.
 
     Raises :class:`ArtifactError` for an artifact without weights, an unreadable file, or a tensor
-    whose dtype or shape is not the manifest's.
+    whose dtype or shape is not the manifest's, and :class:`CapacityError` where they do not fit.
     """
     if not manifest.weights_included:
         raise ArtifactError(
@@ -37,6 +37,13 @@ def load_weights(root: Path, manifest: Manifest, device: torch.device) -> dict[s
                 f"a weight file can't be read: {error}",
                 place=file,
                 remedy="copy the artifact again",
+            ) from error
+        except RuntimeError as error:
+            raise CapacityError(
+                "the weights do not fit into memory",
+                place=str(device),
+                found=str(error).splitlines()[0],
+                remedy="use a device with more memory, or compile with a smaller dtype",
             ) from error
     for name, entry in manifest.weights.items():
         tensor = weights[name]

@@ -53,6 +53,14 @@ def test_damaged_report(tmp_path: Path) -> None:
         read_artifact(tmp_path / "toy")
 
 
+def test_a_changed_report_is_found_without_reading_the_weights(tmp_path: Path) -> None:
+    write(tmp_path / "toy")
+    report = tmp_path / "toy" / "report.json"
+    report.write_text('{"passes": 3}'.ljust(report.stat().st_size))
+    with pytest.raises(ArtifactError, match=r"report\.json was changed"):
+        read_artifact(tmp_path / "toy")
+
+
 def test_needs_no_torch() -> None:
     code = "import sys, glmc.artifact.reader; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -245,3 +245,8 @@ def test_killed_midway(tmp_path: Path, existing: bool) -> None:
     write(path, force=True)
     load_artifact(path)
     assert names(tmp_path) == ["toy"]
+
+
+def test_a_name_too_long_for_the_system(tmp_path: Path) -> None:
+    with pytest.raises(PackError, match="can't be written: File name too long"):
+        write(tmp_path / ("a" * 300))

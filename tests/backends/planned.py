@@ -52,13 +52,15 @@ class Built:
 
     def weight(self, name: str, *shape: int) -> Node:
         self.weights[name] = Weight(name, shape, torch.float32, Source(name, shape))
-        return self._placeholder(name, self.fakes.weight(shape, torch.float32), weight=name)
+        with self.symbols.fake_mode:
+            value = torch.empty(shape, device="meta")  # as the inputs are
+        return self._placeholder(name, value, weight=name)
 
     def call(self, target: Callable[..., Any], *arguments: Any, **keywords: Any) -> Node:
         node = self.graph.call_function(target, arguments, keywords)
         self.count += 1
         node.meta.update(id=f"node{self.count}", module="", layer=None, source=None)
-        node.meta["val"] = self.fakes.call(target, arguments)
+        node.meta["val"] = self.fakes.call(target, arguments, keywords)
         return node
 
     def item(self, node: Node, index: int) -> Node:

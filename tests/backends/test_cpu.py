@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from glmc.backends import target_by_name
+from glmc.backends import cpu_rules, plain, target_by_name
 from glmc.backends.base import SEQUENCES, TOKENS, LoweringOptions, Op, Value, fixed
 from glmc.backends.cpu import TARGET
 from glmc.errors import LoweringError
@@ -163,7 +163,6 @@ def case(name: str, tokens: int, dtype: torch.dtype) -> tuple[dict[str, Any], li
             {"x": x, "residual": x * 2, "weight": norm, "eps": 1e-5},
             [like_x, like_x],
         ),
-        "aten.add": ({"x": x, "y": x * 3}, [like_x]),
         "swiglu": ({"x": wide}, [(matrix(12), dtype)]),
         "silu_mul": ({"gate": x, "up": x + 1}, [like_x]),
         "select_rows": ({"x": x, "rows": torch.arange(tokens).flip(0)}, [like_x]),
@@ -183,13 +182,12 @@ def case(name: str, tokens: int, dtype: torch.dtype) -> tuple[dict[str, Any], li
     return cases[name]
 
 
-# Rules for ATen ops that a lost fusion leaves in the graph.
-ATEN: dict[str, Any] = {"aten.add": lambda x, y: x + y}
-SIMPLE = sorted(set(TARGET.rules) - {"qkv_rope_cache", "prefill_attention", "decode_attention"})
+PAGED = {"qkv_rope_cache", "prefill_attention", "decode_attention"}
+SIMPLE = sorted(set(TARGET.rules) - set(plain.RULES) - PAGED)
 
 
 def test_every_op_that_survives_the_passes_has_a_rule() -> None:
-    assert set(OPS) - GONE_AFTER_THE_PASSES <= set(TARGET.rules) <= set(OPS) | set(ATEN)
+    assert set(OPS) - GONE_AFTER_THE_PASSES <= set(TARGET.rules) <= set(OPS) | set(plain.RULES)
     assert target_by_name("cpu") is TARGET
     assert TARGET.cache_layout == "blocks_tokens_heads"
 
@@ -201,12 +199,7 @@ def test_rule_agrees_with_the_reference(name: str, tokens: int, dtype: torch.dty
     arguments, results = case(name, tokens, dtype)
     runner = Runner(tokens, dtype)
     found = lower(name, runner, arguments, results)
-    reference = ATEN[name] if name in ATEN else OPS[name].reference
-    expected = (
-        reference(**arguments)
-        if name in ATEN
-        else reference(*(arguments[key] for key in OPS[name].argument_names))
-    )
+    expected = OPS[name].reference(*(arguments[key] for key in OPS[name].argument_names))
     expected = expected if isinstance(expected, tuple) else (expected,)
     tolerance = 1e-5 if dtype == torch.float32 else 3e-2
     for one, other in zip(found, expected, strict=True):
@@ -215,7 +208,7 @@ def test_rule_agrees_with_the_reference(name: str, tokens: int, dtype: torch.dty
 
 def test_calls_per_op() -> None:
     expected = {
-        name: ["cpu." + name.removeprefix("aten.")] for name in SIMPLE if name != "shared_expert"
+        name: [f"cpu.{name}"] for name in SIMPLE if name != "shared_expert"
     } | {"shared_expert": ["cpu.linear", "cpu.swiglu", "cpu.linear", "cpu.add"]}  # fmt: skip
     for name in SIMPLE:
         runner = Runner(2, torch.float32)
@@ -310,3 +303,32 @@ def test_attention(name: str) -> None:
     expected = OPS[name].reference(*(in_graph[key] for key in OPS[name].argument_names))
     torch.testing.assert_close(found[0], expected)
     assert runner.calls == [(f"cpu.{name}", True)]
+
+
+@pytest.mark.parametrize(
+    ("bytes_allowed", "blocks"), [(4095, 0), (4096, 1), (8200, 2), (1 << 20, 3)]
+)
+def test_room_to_gather_contexts_is_bounded_in_bytes(
+    bytes_allowed: int, blocks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A block of 4 tokens, 2 kv heads of 16 in float32, for 8 sequences is 4096 bytes."""
+    monkeypatch.setattr(cpu_rules, "GATHERED_BYTES", bytes_allowed)
+    given: dict[str, Shape] = {}
+
+    class Recorder(Runner):
+        def temporary(self, name: str, shape: Shape, dtype: torch.dtype) -> Value:
+            given[name] = shape
+            return super().temporary(name, shape, dtype)
+
+    runner = Recorder(2, torch.float32)
+    runner.inputs = {"context_lengths_host": torch.tensor([5, 9], dtype=torch.int32)}
+    keys, values = caches(torch.float32)
+    arguments = {
+        "q": random(2, 4, 16),
+        "k_cache": keys,
+        "v_cache": values,
+        "block_tables": torch.tensor([[3, 4, 0], [7, 1, 2]], dtype=torch.int32),
+        "scale": 0.25,
+    }
+    lower("decode_attention", runner, arguments, [((TOKENS, fixed(4), fixed(16)), torch.float32)])
+    assert given.get("batch_context") == ((SEQUENCES * (2 * 16 * 4 * blocks),) if blocks else None)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.fx import Node
 
+from glmc.backends import plain
 from glmc.backends.base import Emitter, Op, Rule, Target, fixed
 from glmc.backends.kunlun.rules_dense import add_rms_norm
 from glmc.errors import InternalError, LoweringError
@@ -325,9 +326,49 @@ def test_an_output_in_another_shape_than_its_buffer_is_refused() -> None:
     assert OPTIONS.abi_profile == "P-A"
 
 
-def test_more_arguments_than_a_rule_can_read_are_refused() -> None:
+@pytest.mark.parametrize(
+    ("call", "most"), [((aten.slice.Tensor, 1, 0, 4, 2), 4), ((aten.mean.dim, [1], True), 3)]
+)
+def test_more_arguments_than_a_rule_can_read_are_refused(
+    call: tuple[Any, ...], most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     built = Built()
-    program = built.program(built.call(aten.slice.Tensor, hidden(built), 1, 0, 4, 2))
+    program = built.program(built.call(call[0], hidden(built), *call[1:]))
+    name = call[0]._schema.name.replace("::", ".")
+    if name == "aten.mean":
+        monkeypatch.setattr(plain, "ARGUMENTS", {name: ("x", "axes")})
+        most = 2
     with pytest.raises(LoweringError, match="no rule knows what all arguments") as caught:
-        lowered(target(**{"aten.slice": silu}), program)
-    assert (caught.value.expected, caught.value.found) == ("at most 3", "hidden, 1, 0, 4, 2")
+        lowered(target(**{name: silu}), program)
+    assert caught.value.expected == f"at most {most}"
+    assert caught.value.found == ", ".join(["hidden", *map(str, call[1:])])
+
+
+def test_two_mutable_copies_of_one_value_are_two_buffers() -> None:
+    """A rule that writes an operand twice over must not write into its own other copy."""
+
+    def both(op: Op, emit: Emitter) -> None:
+        first, second = emit.mutable(op.tensor("x")), emit.mutable(op.tensor("x"))
+        assert first.argument != second.argument
+        emit.call("toy.negate", writes=("x",), x=first)
+        emit.call("toy.add_to", writes=("x",), x=second, y=second)
+        emit.call("toy.add_to", writes=("x",), x=first, y=second)
+        emit.bind(0, first)
+
+    built = Built()
+    x = built.call(aten.silu.default, hidden(built))
+    plan = same(built, built.call(aten.clone.default, x), target(**{"aten.clone": both}))
+    assert functions(plan).count("aten.copy") == 1
+
+
+def test_mutable_after_the_value_was_overwritten_is_stopped() -> None:
+    def late(op: Op, emit: Emitter) -> None:
+        first = emit.mutable(op.tensor("x"))
+        emit.call("toy.negate", writes=("x",), x=first)
+        emit.bind(0, emit.mutable(op.tensor("x")))
+
+    built = Built()
+    x = built.call(aten.silu.default, hidden(built))
+    program = built.program(built.call(aten.neg.default, x))
+    with pytest.raises(InternalError, match="asked for again"):
+        lowered(target(**{"aten.neg": late}), program)

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from glmc.artifact.memory import block_bytes, memory_use
+from glmc.artifact.memory import memory_use
 from glmc.artifact.reader import read_artifact
 from glmc.artifact.writer import TOKENIZER_FILES
 from glmc_runtime import manifest, plan
+from glmc_runtime.cache import block_bytes
 from glmc_runtime.dtypes import dtype_of
 from tests.artifact.toy import write
 from tests.docs.markdown import ROOT, blocks, section, table_rows

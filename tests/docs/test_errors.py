@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import importlib.util
 import json
+import os
 import pkgutil
 import shutil
 from collections.abc import Callable
@@ -40,6 +42,7 @@ from glmc_runtime.guards import check_vendor_functions
 from glmc_runtime.kernels.vendor import Vendor
 from glmc_runtime.loader import load_artifact
 from glmc_runtime.manifest import Guards
+from glmc_runtime.output import file_error
 from glmc_runtime.plan import phase_from_json
 from glmc_runtime.sampling import Sampler, SamplingParameters, next_tokens
 from tests.docs.markdown import ROOT, blocks, section, table_rows
@@ -178,6 +181,10 @@ def numerics(scene: Scene) -> None:
     next_tokens([Sampler(SamplingParameters())], torch.full((1, 4), float("nan")))
 
 
+def file(scene: Scene) -> None:
+    raise file_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+
+
 EXAMPLES: dict[str, Callable[[Scene], None]] = {
     "UsageError": usage,
     "ConfigError": config,
@@ -196,6 +203,7 @@ EXAMPLES: dict[str, Callable[[Scene], None]] = {
     "VendorError": vendor,
     "MissingPackageError": missing_package,
     "NumericsError": numerics,
+    "FileError": file,
 }
 
 

@@ -2,74 +2,88 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.fx import Node
 
 from glmc import pipeline
 from glmc.config import CompileOptions
 from glmc.driver import front_end
-from glmc.errors import MatchCountError
+from glmc.errors import LoweringError, MatchCountError
+from glmc.ir import match as m
+from glmc.ir.program import Program
+from glmc.passes import rope
 from glmc.presets.catalog import load_config
-from tests.e2e.build import CPU, EMULATED, Builder, generated
+from tests.e2e.build import CPU, EMULATED, Builder, Place, generated
 from tests.e2e.reference import describe_difference, greedy, load_eager, prompts
 from tests.support.models import tiny_config, tiny_model
 
 COUNT = 24
-# What is lost, and which kernels of each target then do its work.
-PLAIN = {
-    "add_rms_norm": ("cpu.add", "aten.add"),
-    "shared_expert": ("cpu.add", "aten.add"),
-    "gate_up_merge": ("cpu.silu_mul", "aten.concat_columns"),
-    "qk_norm": ("cpu.qkv_rope_cache", "aten.linear"),
+# What is lost, of which family, and which kernels of each target then do its work.
+PLAIN: dict[str, tuple[str, str, str]] = {
+    "add_rms_norm": ("glm4_moe", "aten.add", "aten.add"),
+    "shared_expert": ("glm4_moe", "aten.add", "aten.add"),
+    "gate_up_merge": ("glm4_moe", "cpu.silu_mul", "aten.concat_columns"),
+    "gate_up_merge silu_mul": ("glm4_moe", "aten.silu", "aten.mul"),
+    "qk_norm": ("glm4_moe", "cpu.qkv_rope_cache", "aten.linear"),
+    "qkv_merge": ("glm4_moe", "aten.concat_columns", "aten.concat_columns"),
+    "rms_norm": ("glm4_moe", "aten.rsqrt", "aten.mean_columns"),
+    "rms_norm gate_up_merge": ("glm4", "aten.slice_columns", "aten.slice_columns"),
+    "rms_norm qkv_merge silu_mul": ("glm", "aten.pow", "aten.concat_columns"),
 }
+NO_PLAIN_FORM = ("attention", "rope", "moe_gate", "moe_ffn")
+Expected = tuple[Path, Any, list[list[int]], list[list[int]]]
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Glm4Moe with a dense layer, two of experts, and norms of q and k."""
-    directory = tmp_path_factory.mktemp("mixture")
-    model: Any = tiny_model(tiny_config("glm4_moe", vocab_size=200, head_dim=32))
-    model.save_pretrained(directory)
-    return directory
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Expected]:
+    """A checkpoint of each family with prompts and Hugging Face's answers; Glm4Moe has a dense
+    layer, two of experts, and norms of q and k."""
+    found: dict[str, Expected] = {}
+    for family in ("glm", "glm4", "glm4_moe"):
+        directory = tmp_path_factory.mktemp(family)
+        config = tiny_config(family, vocab_size=200, head_dim=32)
+        tiny_model(config).save_pretrained(directory)  # type: ignore[operator]
+        model, texts = load_eager(directory, torch.float32), prompts(lengths=(1, 5, 17, 33))
+        found[family] = (directory, model, texts, greedy(model, texts, COUNT))
+    return found
 
 
-@pytest.fixture(scope="module")
-def expected(checkpoint: Path) -> tuple[Any, list[list[int]], list[list[int]]]:
-    model, texts = load_eager(checkpoint, torch.float32), prompts(lengths=(1, 5, 17, 33))
-    return model, texts, greedy(model, texts, COUNT)
-
-
-def lose(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    kept = tuple(each for each in pipeline.PASSES if each.name != name)
-    assert len(kept) == len(pipeline.PASSES) - 1
+def lose(monkeypatch: pytest.MonkeyPatch, names: str) -> None:
+    lost = names.split()
+    kept = tuple(each for each in pipeline.PASSES if each.name not in lost)
+    assert len(kept) == len(pipeline.PASSES) - len(lost)
     monkeypatch.setattr(pipeline, "PASSES", kept)
 
 
-@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("names", [*PLAIN, *NO_PLAIN_FORM])
 def test_a_lost_fusion_is_refused_by_name(
-    name: str, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+    names: str, models: dict[str, Expected], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lose(monkeypatch, name)
+    lose(monkeypatch, names)
+    family = PLAIN[names][0] if names in PLAIN else "glm4_moe"
     with pytest.raises(MatchCountError) as caught:
-        front_end(load_config(checkpoint), CompileOptions(dtype="float32"))
-    assert name in str(caught.value.place)
+        front_end(load_config(models[family][0]), CompileOptions(dtype="float32"))
+    assert names.split()[0] in str(caught.value.place)
 
 
-@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("names", PLAIN)
 def test_allow_missing_gives_the_tokens_of_hugging_face(
-    name: str,
-    checkpoint: Path,
-    expected: tuple[Any, list[list[int]], list[list[int]]],
+    names: str,
+    models: dict[str, Expected],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    lose(monkeypatch, name)
-    builder, (model, texts, tokens) = Builder(checkpoint, tmp_path, block_size=16), expected
+    lose(monkeypatch, names)
+    family, *kernels = PLAIN[names]
+    checkpoint, model, texts, tokens = models[family]
+    builder = Builder(checkpoint, tmp_path, block_size=16)
     problems: list[str] = []
-    for place, plain in zip((CPU, EMULATED[0]), PLAIN[name], strict=True):
+    for place, plain in zip((CPU, EMULATED[0]), kernels, strict=True):
         session = builder.session(place, "float32", max_context=128, allow_missing=True)
         assert plain in session.artifact.functions
         problems += [
@@ -78,3 +92,50 @@ def test_allow_missing_gives_the_tokens_of_hugging_face(
             if one != two
         ]
     assert not problems, "\n".join(problems)
+
+
+@pytest.mark.parametrize("place", (CPU, EMULATED[0]), ids=lambda place: place.name)
+def test_low_precision_keeps_its_casts(
+    place: Place, models: dict[str, Expected], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """In bfloat16 the casts of a lost norm stay in the plan; tokens are as many as asked for."""
+    lose(monkeypatch, "rms_norm")
+    checkpoint, _, texts, _ = models["glm4_moe"]
+    builder = Builder(checkpoint, tmp_path, block_size=16)
+    session = builder.session(place, "bfloat16", max_context=128, allow_missing=True)
+    assert "aten.copy" in session.artifact.functions
+    assert [len(each) for each in generated(session, texts, 4)] == [4] * len(texts)
+
+
+@pytest.mark.parametrize("name", NO_PLAIN_FORM)
+def test_what_has_no_plain_form_is_refused_with_pass_layer_and_reason(
+    name: str, models: dict[str, Expected], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lose(monkeypatch, name)
+    options = CompileOptions(dtype="float32", allow_missing=True)
+    with pytest.raises(LoweringError) as caught:
+        front_end(load_config(models["glm4_moe"][0]), options)
+    error = caught.value
+    assert "--allow-missing can't help here" in error.message
+    assert name in error.expected and f"{name}: expected" in error.found
+    assert "layer" in error.place
+    assert "--allow-missing" not in error.remedy
+
+
+def test_a_near_miss_is_told_where_no_plain_form_exists(
+    models: dict[str, Expected], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def strict(anchor: Node, program: Program) -> Any:
+        if anchor.meta["layer"] == 1:
+            m.refuse(anchor, "this layer is spelled in a way of its own")
+        return rope.match(anchor, program)
+
+    stricter = replace(rope.PASS, match=strict)
+    page = tuple(stricter if each is rope.PASS else each for each in pipeline.PASSES)
+    monkeypatch.setattr(pipeline, "PASSES", page)
+    options = CompileOptions(dtype="float32", allow_missing=True)
+    with pytest.raises(LoweringError) as caught:
+        front_end(load_config(models["glm"][0]), options)
+    assert "model.layers.1." in caught.value.place
+    assert "layer 1: " in caught.value.found
+    assert "spelled in a way of its own" in caught.value.found

@@ -95,6 +95,10 @@ def test_dimensions_count_from_zero() -> None:
 
 
 KEPT: dict[str, Callable[..., Tensor]] = {
+    "linear of two values": lambda x, _: F.linear(x, x[0]),
+    "matmul of two values": lambda x, _: x @ x[0].t(),
+    "mm of two values": lambda x, _: torch.mm(x[0], x[1].t()),
+    "linear of a weight times a value": lambda x, m: F.linear(x, m.weight * x[0, 0]),
     "scaled addmm": lambda x, m: torch.addmm(m.bias, x[0], m.weight.t(), alpha=2),
     "product of two values": lambda x, _: x @ x.transpose(-1, -2),
     "product with a plain matrix": lambda x, m: x[..., :3] @ m.weight,

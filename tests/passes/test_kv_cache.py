@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch.fx import Node
 
-from glmc.errors import LoweringError
+from glmc.errors import ConfigError, LoweringError
 from glmc.ir import match as m
 from glmc.ir.program import Program
 from glmc.ir.rewrite import Rewriter
@@ -99,6 +100,24 @@ def over_all_tokens(call: Callable[..., Node], hidden: Node) -> Node:
     return call(aten.sub.Tensor, hidden, call(aten.mean.dim, hidden, [1], True))
 
 
+def difference(call: Callable[..., Node], hidden: Node) -> Node:
+    return call(aten.sub.Tensor, hidden, call(aten.mean.dim, hidden, [-1], True))
+
+
+def without_its_dimension(call: Callable[..., Node], hidden: Node) -> Node:
+    mean = call(aten.unsqueeze.default, call(aten.mean.dim, hidden, [-1]), -1)
+    return call(aten.mul.Tensor, hidden, mean)
+
+
+def slice_of_tokens(call: Callable[..., Node], hidden: Node) -> Node:
+    return call(aten.add.Tensor, hidden, call(aten.slice.Tensor, hidden, 1, 0, 1))
+
+
+def columns_with_gaps(call: Callable[..., Node], hidden: Node) -> Node:
+    half = call(aten.slice.Tensor, hidden, 2, 0, 64, 64)
+    return call(aten.mul.Tensor, hidden, half)
+
+
 def between_tokens(call: Callable[..., Node], hidden: Node) -> Node:
     """A product of tokens with tokens, which as an op is an ordinary linear."""
     flat = call(aten.reshape.default, hidden, [-1, 64])
@@ -116,7 +135,11 @@ def broadcast(call: Callable[..., Node], hidden: Node) -> Node:
 
 TWISTS = {
     heads_before_tokens: "batch and tokens first",
-    over_all_tokens: "one of glmc.embedding",
+    over_all_tokens: "the last dimension",
+    difference: "one of glmc.embedding",
+    without_its_dimension: "a mean that keeps its dimension",
+    slice_of_tokens: "the last dimension",
+    columns_with_gaps: "neighbouring columns",
     between_tokens: "a weight of the model",
     broadcast: "does not know",
 }
@@ -153,10 +176,8 @@ def change_argument(name: str, index: int, value: Any, which: int = 0) -> Progra
     [
         (lambda: change_argument("glmc.rope", 3, False), "q and k must be rotated alike"),
         (lambda: change_argument("glmc.rope", 4, 2.0, 1), "q and k must be rotated alike"),
-        (lambda: change_argument("aten.slice", 2, 1), "q, k and v in this order"),
-        (lambda: change_argument("aten.slice", 4, 2), "must take neighbouring columns"),
     ],
-    ids=["pairing", "scaling", "start", "step"],
+    ids=["pairing", "scaling"],
 )
 def test_a_layer_that_the_cached_op_cannot_mean_is_refused(
     program: Callable[[], Program], reason: str
@@ -165,3 +186,58 @@ def test_a_layer_that_the_cached_op_cannot_mean_is_refused(
         KvCache(BLOCK).run(program())
     assert reason in caught.value.expected
     assert "layers.0" in str(caught.value)
+
+
+def test_columns_with_gaps_in_front_of_an_attention_are_refused() -> None:
+    with pytest.raises(LoweringError, match="neighbouring columns"):
+        KvCache(BLOCK).run(change_argument("aten.slice", 4, 2))
+
+
+def test_a_projection_in_another_order_is_joined_anew() -> None:
+    """q and k of the same width, exchanged: the columns are copied into the order of the op."""
+    config = tiny_config("glm", num_key_value_heads=4)
+    program = fused(config)
+    for layer in range(config.num_hidden_layers):
+        attention = [node for node in program.graph.nodes if m.is_op(node, "glmc.attention")][layer]
+        q, k = attention.args[0], attention.args[1]
+        attention.args = (k, q, *attention.args[2:])  # type: ignore[assignment]
+    program.graph_module.recompile()
+    batch = Batch(tiny_model(config), (3, 1, 9))
+    expected = batch.alone(program)
+    KvCache(BLOCK).run(program)
+    names = [m.op_name(node) for node in program.graph.nodes]
+    assert names.count("glmc.join_qkv") == config.num_hidden_layers
+    logits = batch.step(give_caches(program), (3, 1, 9))
+    found = logits.split([3, 1, 9])
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+def test_a_layer_without_attention_is_named() -> None:
+    program = fused(tiny_config("glm"))
+    for node in program.graph.nodes:
+        if m.is_op(node, "glmc.attention") and node.meta["layer"] == 1:
+            node.meta["layer"] = 0
+    with pytest.raises(LoweringError) as caught:
+        KvCache(BLOCK).run(program)
+    assert (caught.value.place, caught.value.found) == ("layer 1", "none in layer 1")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("kv_heads", 4, "4 KV heads of size 16"),
+        ("query_heads", 8, "8 query heads"),
+        ("head_dim", 32, "of size 32"),
+    ],
+)
+def test_heads_that_are_not_the_configs_are_a_users_error(
+    field: str, value: int, words: str
+) -> None:
+    program = fused(tiny_config("glm"))
+    program.model = replace(program.model, **{field: value})
+    with pytest.raises(ConfigError) as caught:
+        KvCache(BLOCK).run(program)
+    assert words in caught.value.expected
+    assert caught.value.found == "4 query heads and 2 KV heads of size 16"
+    assert "layers.0" in caught.value.place and "config.json" in caught.value.remedy

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from glmc.ir import match as m
 from glmc.passes import attention, canonical, clean, qk_norm, qkv_merge, rms_norm, rope
-from glmc.weights.recipe import Concatenate, sources
+from glmc.weights.recipe import Concatenate, Constant, sources
 from tests.support.models import captured, example_inputs, tiny_config, tiny_model, weights_of
 from tests.support.traced import conditions
 from tests.zoo.attention import Block, Parts, Sizes, inputs, traced
@@ -123,9 +123,20 @@ def activated(block: Block, x: Tensor) -> Projected:
     return block.q_proj(x), block.k_proj(x), block.v_proj(x).sigmoid()
 
 
+def test_a_bias_that_some_lack_is_merged_with_zeros() -> None:
+    block = traced(Parts(project=one_bias_missing), before=BEFORE)
+    many = inputs()
+    before = block(*many)[0]
+    assert len(block.apply(qkv_merge.PASS).matches) == 1
+    (name,) = [name for name in block.program.weights if name.endswith("qkv_proj.bias")]
+    recipe = block.program.weights[name].recipe
+    assert isinstance(recipe, Concatenate)
+    assert recipe.parts[1] == Constant((0.0,) * 32)
+    assert close(block(*many)[0], before)
+
+
 TWISTS = {
     other_input: "projected from one value",
-    one_bias_missing: "must all have a bias, or none",
     read_elsewhere: "the projection is also read elsewhere",
     computed_weight: "the projection must be a model weight",
     shared: "must have a projection each",

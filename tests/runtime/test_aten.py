@@ -56,6 +56,35 @@ def test_add_in_place_and_broadcast() -> None:
     assert torch.equal(x, expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_a_lost_fusion_leaves(dtype: torch.dtype) -> None:
+    x = _random(5, 8, dtype=dtype)
+    row, column = _random(8, dtype=dtype), _random(5, 1, dtype=dtype)
+    cases: dict[str, tuple[dict[str, Any], torch.Tensor]] = {
+        "aten.mul": ({"x": row, "y": x}, row * x),
+        "aten.add": ({"x": x, "y": 0.5}, x + 0.5),
+        "aten.pow": ({"x": x, "exponent": 2.0}, x.pow(2)),
+        "aten.rsqrt": ({"x": x.abs()}, x.abs().rsqrt()),
+        "aten.silu": ({"x": x}, torch.nn.functional.silu(x)),
+        "aten.mean_columns": ({"x": x}, x.mean(-1, keepdim=True)),
+        "aten.slice_columns": ({"x": x, "start": 2, "stop": 7}, x[:, 2:7]),
+    }
+    for name, (arguments, expected) in cases.items():
+        out = torch.full(expected.shape, torch.nan, dtype=dtype)
+        _run(name, **arguments, out=out)
+        assert torch.equal(out, expected), name
+    out = torch.empty(5, 8, dtype=dtype)
+    _run("aten.mul", x=x, y=column, out=out)
+    assert torch.equal(out, x * column)
+
+
+@pytest.mark.parametrize(("start", "stop"), [(-1, 3), (2, 2), (0, 9)])
+def test_columns_that_do_not_exist_are_refused(start: int, stop: int) -> None:
+    arguments = {"x": _random(2, 8), "start": start, "stop": stop, "out": _random(2, 3)}
+    with pytest.raises(PlanError, match="do not exist"):
+        find_binder("aten.slice_columns")(arguments)
+
+
 @pytest.mark.parametrize("rows", [1, 4])
 def test_split_and_concat_columns(rows: int) -> None:
     x = _random(rows, 9)

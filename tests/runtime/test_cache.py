@@ -108,6 +108,13 @@ def test_layouts_and_sizes() -> None:
             cache.tensor(name, layer)
 
 
+@pytest.mark.parametrize("blocks", [1 << 40, 10**30])
+def test_a_cache_larger_than_all_memory_is_refused_before_anything_is_taken(blocks: int) -> None:
+    with pytest.raises(CapacityError, match="larger than all memory") as caught:
+        KVCache(SPEC, blocks, CPU)
+    assert f"{blocks * block_bytes(SPEC)} bytes for {blocks} blocks" in str(caught.value)
+
+
 def test_block_count() -> None:
     def choose(blocks: int | None = None, memory: int | None = None, context: int = 64) -> int:
         return choose_block_count(SPEC, context, 8, CPU, kv_blocks=blocks, kv_memory_bytes=memory)

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from glmc_runtime.cli import main
+from glmc_runtime.dependence import Symbols
 from glmc_runtime.errors import ArtifactError
+from glmc_runtime.statistics import Statistics
 from tests.runtime.toy import reference_greedy, write_toy
 
 IDS = ["--token-ids", "3,14,15", "--ignore-eos"]
@@ -54,6 +56,8 @@ def test_several_prompts(toy_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         (["--token-ids", "1", "--temperature", "-1"], "GLMC-2004"),
         (["--token-ids", "1", "--kv-blocks", "1"], "GLMC-2005"),
         (["--token-ids", "1", "--kv-blocks", "3"], "GLMC-2005"),
+        (["--token-ids", "1", "--kv-blocks", "-5"], "GLMC-2005"),
+        (["--token-ids", "1", "--kv-blocks", "9" * 30], "GLMC-2005"),
     ],
 )
 def test_errors_are_text_and_an_exit_status(
@@ -112,3 +116,44 @@ def test_a_reader_that_has_seen_enough_is_no_error(toy_path: Path, options: list
     os.close(writer)
     assert result.returncode == 141
     assert result.stderr == ""
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_a_full_disk_behind_the_output_is_an_error_with_a_code(
+    toy_path: Path, options: list[str]
+) -> None:
+    arguments = ["run", str(toy_path), *IDS, "--max-new-tokens", "5", *options]
+    program = "import sys, tests.runtime.toy, glmc_runtime.cli; sys.exit(glmc_runtime.cli.main())"
+    command = [sys.executable, "-c", program, *arguments]
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert result.returncode == 1
+    assert result.stderr.startswith("[GLMC-2009]")
+    assert "Traceback" not in result.stderr
+
+
+def test_statistics_show_times_and_guard_steps() -> None:
+    statistics = Statistics(timing=True)
+    statistics.count_step("decode", Symbols(4, 4, 3, 3))
+    statistics.count_segment("decode", 4, 0, 1.5)
+    statistics.count_segment("decode", 4, 1, 0.25)
+    statistics.count_segment("decode", 8, 0, 7.0)
+    statistics.count_guard_step("prefill")
+    header, decode, guarded = statistics.summary().splitlines()
+    assert header.split() == ["phase", "bucket", "steps", "rows", "padding", "seconds"]
+    assert decode.split() == ["decode", "4", "1", "4", "25.0%", "1.750"]
+    assert guarded.startswith("1 guard steps")
+    statistics.timing = False
+    assert "seconds" not in statistics.summary()
+
+
+def test_a_path_too_long_is_no_artifact(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "a" * 5000, "--token-ids", "1"]) == 2
+    assert capsys.readouterr().err.startswith("[GLMC-2001]")
+
+
+def test_the_doctor_refuses_a_seed_of_too_many_bits(
+    toy_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["doctor", str(toy_path), "--seed", str(1 << 63)]) == 2
+    assert capsys.readouterr().err.startswith("[GLMC-2004]")

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import glmc_runtime
-from glmc_runtime.errors import ArtifactError, GlmcError, GuardError, PlanError
+from glmc_runtime.errors import ArtifactError, CapacityError, GlmcError, GuardError, PlanError
 from glmc_runtime.loader import load_artifact
 from glmc_runtime.manifest import Guards
 from tests.runtime.toy import write_toy
@@ -145,6 +146,22 @@ def test_guards_that_do_not_hold(tmp_path: Path, guards: Guards, text: str) -> N
 def test_a_guard_that_is_no_version(tmp_path: Path) -> None:
     root = write_toy(tmp_path / "toy", guards=Guards("new", "2.5", "cpu"))
     _refuses(root, ArtifactError, "is no version")
+
+
+def test_an_installed_version_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = write_toy(tmp_path / "toy")
+    monkeypatch.setattr(torch, "__version__", "2.5.1-vendor")
+    _refuses(root, GuardError, "version of the installed torch can't be read")
+
+
+def test_weights_beyond_the_memory_are_a_capacity_error(
+    toy_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object, **options: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr("glmc_runtime.weights.safe_open", full)
+    _refuses(toy_path, CapacityError, "the weights do not fit into memory")
 
 
 def test_an_artifact_without_weights_can_not_run(tmp_path: Path) -> None:

@@ -87,6 +87,12 @@ def test_chat_templates(directory: Path, form: str) -> None:
     assert len(text.encode_chat(messages)) == 4
 
 
+def test_a_template_of_no_text_is_an_artifact_error(directory: Path) -> None:
+    (directory / "chat_template.jinja").write_bytes(b"\xff\xfe")
+    with pytest.raises(ArtifactError, match=r"chat_template\.jinja can't be read"):
+        Text(directory).chat([{"role": "user", "content": "hi"}])
+
+
 def test_a_template_may_refuse_and_can_not_reach_python(directory: Path) -> None:
     pytest.importorskip("jinja2")
     path = directory / "chat_template.jinja"

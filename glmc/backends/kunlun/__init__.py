@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
+from glmc.backends import plain
 from glmc.backends.base import Target
 from glmc.backends.kunlun import limits, rules_attention, rules_dense, rules_moe, table
 
 TARGET = Target(
     name="xpu",
     rules=MappingProxyType(
-        {**rules_dense.RULES, **rules_attention.RULES, **rules_moe.RULES},
+        {**plain.RULES, **rules_dense.RULES, **rules_attention.RULES, **rules_moe.RULES},
     ),
     cache_layout="blocks_heads_tokens",
     dtypes=limits.DTYPES,

@@ -1,17 +1,16 @@
-"""Small helpers of the rules: vendor calls through the table, and views of values."""
+"""Small helpers of the rules: vendor calls through the table, zeroed and cast values."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 from typing import Union
 
 import torch
 
-from glmc.backends.base import Emitter, Value, fixed
+from glmc.backends.base import Emitter, Value
 from glmc.backends.kunlun.table import abi_profile
 from glmc.errors import LoweringError
-from glmc_runtime.plan import Argument, BufferArgument, Extent, InputArgument, Shape, WeightArgument
+from glmc_runtime.plan import Argument, BufferArgument, InputArgument, Shape, WeightArgument
 
 Passed = Union[Value, Argument, float, int, bool, str, list[int], None]
 
@@ -32,30 +31,6 @@ def vendor(emit: Emitter, name: str, **arguments: Passed) -> None:
         host=any(key in given for key in function.host),
         **{spelled[key]: value for key, value in arguments.items()},
     )
-
-
-def product(extents: Iterable[Extent]) -> Extent:
-    """The product of sizes of which at most one follows the step."""
-    total = fixed(1)
-    for extent in extents:
-        moving = total.tokens or total.sequences
-        if (extent.tokens or extent.sequences) and moving:
-            raise LoweringError(
-                "a size would be quadratic in the step", found=f"({total}) * ({extent})"
-            )
-        total = total * extent.constant if moving else extent * total.constant
-    return total
-
-
-def view(value: Value, *shape: Extent | int) -> Value:
-    """The same storage in another shape."""
-    extents: Shape = tuple(fixed(size) if isinstance(size, int) else size for size in shape)
-    return replace(value, shape=extents)
-
-
-def rows(value: Value) -> Value:
-    """[rows, width]: all dimensions but the last as one, as the vendor wants it."""
-    return view(value, product(value.shape[:-1]), value.shape[-1])
 
 
 def real(value: Value) -> Argument:

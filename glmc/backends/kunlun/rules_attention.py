@@ -6,11 +6,10 @@ import torch
 
 from glmc.backends.base import SEQUENCES, Emitter, Op, Value, fixed
 from glmc.backends.kunlun import limits
-from glmc.backends.kunlun.emit import Passed, product, real, vendor, view
+from glmc.backends.kunlun.emit import Passed, real, vendor
 from glmc.backends.kunlun.rules_dense import norm
 from glmc.backends.kunlun.table import abi_profile
-from glmc.errors import LoweringError
-from glmc.weights.recipe import Constant, RopeTable, Weight
+from glmc.backends.values import product, rope_table, view
 from glmc_runtime.plan import ExtentArgument
 
 PAGED_DECODE_PROFILE = "P-B"
@@ -47,6 +46,8 @@ def qkv_rope_cache(op: Op, emit: Emitter) -> None:
     if q_norm is not None and k_norm is not None:
         norm(emit, raw_q, q_norm, q, op.number("norm_eps"))
         norm(emit, raw_k, k_norm, k, op.number("norm_eps"))
+    table = rope_table(op, emit, qkv.dtype)
+    limits.check_rotary(table.dim(1), head_dim, op.node)
     positions, slots = op.tensor("positions"), op.tensor("slot_mapping")
     limits.check_index_dtype(positions.dtype, torch.int64, "positions", op.node)
     vendor(
@@ -56,7 +57,7 @@ def qkv_rope_cache(op: Op, emit: Emitter) -> None:
         query=view(q, tokens, sizes[0]),
         key=view(k, tokens, sizes[1]),
         head_size=head_dim,
-        cos_sin_cache=_rope_table(op, emit, head_dim, qkv.dtype),
+        cos_sin_cache=table,
         is_neox=not op.flag("interleaved"),
     )
     vendor(
@@ -71,29 +72,6 @@ def qkv_rope_cache(op: Op, emit: Emitter) -> None:
     )
     emit.bind(1, op.tensor("k_cache"))
     emit.bind(2, op.tensor("v_cache"))
-
-
-def _rope_table(op: Op, emit: Emitter, head_dim: int, dtype: torch.dtype) -> Value:
-    """cos then sin of all positions up to the context limit, in the dtype of the query."""
-    frequencies = emit.recipe(op.tensor("inverse_frequencies"))
-    if not isinstance(frequencies.recipe, Constant):
-        raise LoweringError(
-            "the inverse frequencies must be known at compile time",
-            place=op.node,
-            expected="a constant",
-            found=type(frequencies.recipe).__name__,
-        )
-    rotary_dim, scaling = 2 * len(frequencies.recipe.values), op.number("rope_scaling")
-    limits.check_rotary(rotary_dim, head_dim, op.node)
-    table_rows = emit.options.max_context
-    return emit.weight(
-        Weight(
-            f"{frequencies.name}.table_{table_rows}_{scaling:g}",
-            (table_rows, rotary_dim),
-            dtype,
-            RopeTable(frequencies.recipe.values, table_rows, scaling),
-        )
-    )
 
 
 def prefill_attention(op: Op, emit: Emitter) -> None:

@@ -8,7 +8,8 @@ import torch
 
 from glmc.backends.base import Emitter, Op, Value, fixed
 from glmc.backends.kunlun import limits
-from glmc.backends.kunlun.emit import Passed, cast_weight, rows, vendor, view
+from glmc.backends.kunlun.emit import Passed, cast_weight, vendor
+from glmc.backends.values import as_rows, view
 from glmc.errors import LoweringError
 from glmc_runtime.plan import WeightArgument
 
@@ -41,19 +42,19 @@ def linear(op: Op, emit: Emitter) -> None:
     out = emit.result()
     columns = weight.dim(0)
     if x.dtype != torch.float16 or columns <= limits.FLOAT16_COLUMNS:
-        matmul(emit, rows(x), weight, bias, rows(out))
+        matmul(emit, as_rows(x), weight, bias, as_rows(out))
         return
     starts = range(0, columns, limits.FLOAT16_COLUMNS)
     parts: dict[str, Value] = {}
     for number, start in enumerate(starts):
         stop = min(start + limits.FLOAT16_COLUMNS, columns)
         part = emit.temporary(
-            f"columns_{number}", (rows(x).shape[0], fixed(stop - start)), out.dtype
+            f"columns_{number}", (as_rows(x).shape[0], fixed(stop - start)), out.dtype
         )
         part_bias = None if bias is None else weight_rows(bias, start, stop, op.node)
-        matmul(emit, rows(x), weight_rows(weight, start, stop, op.node), part_bias, part)
+        matmul(emit, as_rows(x), weight_rows(weight, start, stop, op.node), part_bias, part)
         parts[f"part_{number}"] = part
-    emit.call("aten.concat_columns", writes=("out",), host=False, **parts, out=rows(out))
+    emit.call("aten.concat_columns", writes=("out",), host=False, **parts, out=as_rows(out))
     emit.remark(
         f"float16 product of {columns} columns cut in {len(starts)}: one with 248320 columns is "
         "known to be wrong on the hardware"
@@ -90,36 +91,28 @@ def weight_rows(value: Value, start: int, stop: int, place: str) -> Value:
     )
 
 
-def add(op: Op, emit: Emitter) -> None:
-    """An addition that no fusion took; kv_cache has refused those that broadcast."""
-    emit.call("aten.add", writes=("out",), x=op.tensor("x"), y=op.tensor("y"), out=emit.result())
-
-
 def rms_norm(op: Op, emit: Emitter) -> None:
     norm(emit, op.tensor("x"), op.tensor("weight"), emit.result(), op.number("eps"))
 
 
 def norm(emit: Emitter, x: Value, weight: Value, out: Value, eps: float) -> None:
     """Norm of each row of x in its last dimension."""
-    vendor(emit, "rmsnorm", x=rows(x), weight=weight, output=rows(out), eps=eps)
+    vendor(emit, "rmsnorm", x=as_rows(x), weight=weight, output=as_rows(out), eps=eps)
 
 
 def add_rms_norm(op: Op, emit: Emitter) -> None:
     """In place, as every public caller does: the norm lands in x, the sum in the residual."""
     branch = emit.mutable(op.tensor("x"))
     total = emit.mutable(op.tensor("residual"))
-    if branch.argument == total.argument:
-        source, branch = branch, emit.temporary("branch", branch.shape, branch.dtype)
-        emit.call("aten.copy", writes=("out",), source=source, out=branch)
     vendor(
         emit,
         "add_rmsnorm",
-        x=rows(branch),
-        y=rows(total),
+        x=as_rows(branch),
+        y=as_rows(total),
         weight=op.tensor("weight"),
-        output=rows(branch),
+        output=as_rows(branch),
         eps=op.number("eps"),
-        residual_output=rows(total),
+        residual_output=as_rows(total),
     )
     emit.bind(0, branch)
     emit.bind(1, total)
@@ -137,7 +130,7 @@ def gate_times_up(emit: Emitter, x: Value, out: Value, place: str) -> None:
 
 def silu_mul(op: Op, emit: Emitter) -> None:
     """The halves are put side by side first: the vendor's kernel takes one tensor."""
-    gate, up, out = rows(op.tensor("gate")), rows(op.tensor("up")), rows(emit.result())
+    gate, up, out = as_rows(op.tensor("gate")), as_rows(op.tensor("up")), as_rows(emit.result())
     both = emit.temporary("gate_up", (gate.shape[0], gate.shape[1] * 2), gate.dtype)
     emit.call("aten.concat_columns", writes=("out",), part_0=gate, part_1=up, out=both)
     emit.remark("gate and up are separate: one copy more than a merged projection")
@@ -145,12 +138,12 @@ def silu_mul(op: Op, emit: Emitter) -> None:
 
 
 def shared_expert(op: Op, emit: Emitter) -> None:
-    x, gate_up, down = rows(op.tensor("x")), op.tensor("gate_up"), op.tensor("down")
+    x, gate_up, down = as_rows(op.tensor("x")), op.tensor("gate_up"), op.tensor("down")
     out = emit.result()
     width = gate_up.dim(0) // 2
     both = emit.temporary("gate_up", (x.shape[0], fixed(2 * width)), x.dtype)
     activated = emit.temporary("activated", (x.shape[0], fixed(width)), x.dtype)
-    shared = emit.temporary("shared", rows(out).shape, out.dtype)
+    shared = emit.temporary("shared", as_rows(out).shape, out.dtype)
     matmul(emit, x, gate_up, None, both)
     gate_times_up(emit, both, activated, op.node)
     matmul(emit, activated, down, None, shared)
@@ -167,7 +160,6 @@ RULES = {
     "embedding": embedding,
     "select_rows": select_rows,
     "linear": linear,
-    "aten.add": add,
     "rms_norm": rms_norm,
     "add_rms_norm": add_rms_norm,
     "swiglu": swiglu,

@@ -6,9 +6,10 @@ import torch
 
 from glmc.backends.base import Emitter, Op, Value, fixed
 from glmc.backends.kunlun import limits
-from glmc.backends.kunlun.emit import Passed, cast, cast_weight, product, rows, vendor, view, zeroed
+from glmc.backends.kunlun.emit import Passed, cast, cast_weight, vendor, zeroed
 from glmc.backends.kunlun.rules_dense import gate_times_up
 from glmc.backends.kunlun.table import CLUSTERS
+from glmc.backends.values import as_rows, product, view
 from glmc.weights.recipe import Constant, Weight
 from glmc_runtime.plan import Extent
 
@@ -18,7 +19,7 @@ def moe_gate(op: Op, emit: Emitter) -> None:
 
     The choice of experts comes out as int32, the only index dtype of the vendor's expert kernels.
     """
-    x, bias = rows(op.tensor("x")), op.tensor("bias")
+    x, bias = as_rows(op.tensor("x")), op.tensor("bias")
     weight = cast_weight(emit, op.tensor("weight"), torch.float32)
     tokens, experts, top_k = x.shape[0], weight.dim(0), op.integer("top_k")
     limits.check_experts(experts, op.node)
@@ -89,7 +90,7 @@ def moe_ffn(op: Op, emit: Emitter) -> None:
     Between the first and the last call rows are in the order of the experts; nothing else may
     read them. The fused activation stays off: it is known to be wrong from 1024 tokens.
     """
-    x, weights = rows(op.tensor("x")), op.tensor("weights")
+    x, weights = as_rows(op.tensor("x")), op.tensor("weights")
     gate_up, down = op.tensor("gate_up"), op.tensor("down")
     ids = cast(emit, op.tensor("ids"), torch.int32)
     experts, hidden, width = gate_up.dim(0), gate_up.dim(2), down.dim(2)
@@ -136,7 +137,7 @@ def moe_ffn(op: Op, emit: Emitter) -> None:
         moe_index=view(index, tokens, top_k),
         normed_scale=weights,
         dequant_scale=_ones(emit, tokens, top_k),
-        y=rows(emit.result()),
+        y=as_rows(emit.result()),
     )
 
 

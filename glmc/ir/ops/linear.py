@@ -1,4 +1,4 @@
-"""Embedding, linear, SwiGLU and the choice of rows in front of the head."""
+"""Embedding, linear, SwiGLU, columns side by side, and the choice of rows in front of the head."""
 
 from __future__ import annotations
 
@@ -35,6 +35,11 @@ def select_rows(x: Tensor, rows: Tensor) -> Tensor:
     return x.index_select(0, rows)
 
 
+def join_qkv(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """[tokens, heads, head_dim] each -> [tokens, all heads * head_dim]: q, then k, then v."""
+    return torch.cat([part.flatten(1) for part in (q, k, v)], 1)
+
+
 EMBEDDING = define(
     "embedding(Tensor token_ids, Tensor weight) -> Tensor",
     Numerics.BITWISE,
@@ -64,4 +69,12 @@ SELECT_ROWS = define(
     Numerics.BITWISE,
     select_rows,
     lambda x, rows: x.new_empty((rows.shape[0], *x.shape[1:])),
+)
+JOIN_QKV = define(
+    "join_qkv(Tensor q, Tensor k, Tensor v) -> Tensor",
+    Numerics.BITWISE,
+    join_qkv,
+    lambda q, k, v: q.new_empty(
+        (q.shape[0], q.shape[1] * q.shape[2] + 2 * k.shape[1] * k.shape[2])
+    ),
 )

@@ -18,7 +18,7 @@ from glmc_runtime.doctor.experts import CHAIN_FIRST, CHAIN_LAST, fill_chain, jud
 from glmc_runtime.doctor.hostile import KINDS
 from glmc_runtime.doctor.references import PROBES, Outcome
 from glmc_runtime.doctor.report import Report
-from glmc_runtime.errors import GlmcError
+from glmc_runtime.errors import GlmcError, RequestError
 from glmc_runtime.guards import (
     check_vendor_calls,
     check_vendor_functions,
@@ -47,6 +47,8 @@ def examine(
 
     The options are those of :func:`glmc_runtime.load`; ``seed`` is of the random inputs.
     """
+    if not -(2**63) <= seed < 2**63:
+        raise RequestError("the seed is out of range", expected="a 64-bit integer", found=str(seed))
     artifact = load_artifact(path, verify_hashes=verify_hashes, progress=progress)
     check_versions(artifact.manifest.guards)
     check_vendor_calls(artifact.manifest.guards, artifact.plans.values())

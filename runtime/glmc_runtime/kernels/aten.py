@@ -5,6 +5,7 @@ All tensors are contiguous. Nothing here allocates when the thunk runs.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -31,10 +32,55 @@ def zero(arguments: dict[str, Any]) -> Thunk:
 
 @register("aten.add")
 def add(arguments: dict[str, Any]) -> Thunk:
-    """``out = x + y``; y may broadcast."""
-    x, y, out = arguments["x"], arguments["y"], arguments["out"]
-    _require_shape("out", out, torch.broadcast_shapes(x.shape, y.shape))
-    return partial(torch.add, x, y, out=out)
+    """``out = x + y``; y may be a number, and either may broadcast."""
+    return _of_two(torch.add, arguments)
+
+
+@register("aten.mul")
+def mul(arguments: dict[str, Any]) -> Thunk:
+    """``out = x * y``; y may be a number, and either may broadcast."""
+    return _of_two(torch.mul, arguments)
+
+
+@register("aten.pow")
+def power(arguments: dict[str, Any]) -> Thunk:
+    """``out = x ** exponent``, a number."""
+    return _of_one(torch.pow, arguments, float(arguments["exponent"]))
+
+
+@register("aten.rsqrt")
+def rsqrt(arguments: dict[str, Any]) -> Thunk:
+    """``out = 1 / sqrt(x)``."""
+    return _of_one(torch.rsqrt, arguments)
+
+
+@register("aten.silu")
+def silu(arguments: dict[str, Any]) -> Thunk:
+    """``out = x * sigmoid(x)``."""
+    return _of_one(torch.ops.aten.silu.out, arguments)
+
+
+@register("aten.mean_columns")
+def mean_columns(arguments: dict[str, Any]) -> Thunk:
+    """x [rows, width] -> out [rows, 1], the mean of each row."""
+    x, out = arguments["x"], arguments["out"]
+    _require_shape("out", out, (*x.shape[:-1], 1))
+    return partial(torch.mean, x, -1, True, out=out)
+
+
+@register("aten.slice_columns")
+def slice_columns(arguments: dict[str, Any]) -> Thunk:
+    """``out = x[:, start:stop]``: x [rows, width]."""
+    x, out = arguments["x"], arguments["out"]
+    start, stop = int(arguments["start"]), int(arguments["stop"])
+    if not 0 <= start < stop <= x.shape[-1]:
+        raise PlanError(
+            "the columns do not exist",
+            expected=f"within 0:{x.shape[-1]}",
+            found=f"{start}:{stop}",
+        )
+    _require_shape("out", out, (*x.shape[:-1], stop - start))
+    return partial(out.copy_, x[..., start:stop])
 
 
 @register("aten.linear")
@@ -94,6 +140,19 @@ def concat_columns(arguments: dict[str, Any]) -> Thunk:
     out = arguments["out"]
     _require_shape("out", out, (parts[0].shape[0], sum(part.shape[1] for part in parts)))
     return partial(torch.cat, parts, 1, out=out)
+
+
+def _of_one(function: Callable[..., Any], arguments: dict[str, Any], *more: float) -> Thunk:
+    x, out = arguments["x"], arguments["out"]
+    _require_shape("out", out, tuple(x.shape))
+    return partial(function, x, *more, out=out)
+
+
+def _of_two(function: Callable[..., Any], arguments: dict[str, Any]) -> Thunk:
+    x, y, out = arguments["x"], arguments["y"], arguments["out"]
+    other = y.shape if isinstance(y, torch.Tensor) else ()
+    _require_shape("out", out, torch.broadcast_shapes(x.shape, other))
+    return partial(function, x, y, out=out)
 
 
 def _require_shape(name: str, tensor: torch.Tensor, shape: tuple[int, ...]) -> None:

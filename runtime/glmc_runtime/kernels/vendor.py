@@ -15,7 +15,7 @@ from glmc_runtime.errors import ArtifactError, GuardError, PlanError, VendorErro
 from glmc_runtime.kernels import Thunk
 
 EMULATOR = "glmc_kunlun_emulator"
-EMULATED_NOTICE = "emulated: vendor calls run on the CPU emulator, not on Kunlun hardware"
+EMULATED_NOTICE = "emulated: vendor calls run on the emulator, not on Kunlun hardware"
 
 
 # What a plan may call: never whatever else a vendor's module happens to hold, such as a loader of

@@ -81,7 +81,7 @@ def test_qkv_rope_cache(
     assert calls["kunlun_ops.rmsnorm"] == (2 if normed else 0)
     assert sum(calls.values()) == (5 if normed else 3)
     assert not any(call.host for call in at.calls)
-    assert at.weights["rope.table_96_1.25"][1].shape == (96, rotary_dim)
+    assert at.weights["rope.cos_sin_96_1.25"][1].shape == (96, rotary_dim)
 
 
 def test_rope_tables_of_one_model_are_shared_and_others_are_not() -> None:
@@ -93,10 +93,10 @@ def test_rope_tables_of_one_model_are_shared_and_others_are_not() -> None:
             _rope_arguments(at, name, scaling, k_cache, v_cache),
             [(HEAD_SHAPE, torch.float32)] + [((), torch.float32)] * 2,
         )
-    assert sorted(name for name in at.weights if ".table" in name) == [
-        "other.table_96_1",
-        "rope.table_96_1",
-        "rope.table_96_2",
+    assert sorted(name for name in at.weights if ".cos_sin" in name) == [
+        "other.cos_sin_96_1",
+        "rope.cos_sin_96_1",
+        "rope.cos_sin_96_2",
     ]
 
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from glmc_runtime.errors import PlanError
 from glmc_runtime.kernels import find_binder
 from glmc_runtime.kernels.cpu import packed as packing
-from glmc_runtime.kernels.cpu.packed import PACKED_ROWS, can_pack, pack
+from glmc_runtime.kernels.cpu.packed import PACKED_ROWS, PackedWeight, can_pack, pack
 from tests.runtime.counting import FreshStorage
 from tests.runtime.kernels.harness import FLOATS, close, nan, random, run
 
@@ -115,6 +115,27 @@ def test_linear_over_the_rows_of_a_larger_weight() -> None:
     weight, x, out = random(32, 16), random(2, 16, seed=2), nan(2, 8)
     run("linear", x=x, weight=weight[8:16], bias=None, out=out)
     close(out, x @ weight[8:16].t())
+
+
+def test_a_weight_is_packed_once_for_all_buckets(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not can_pack(torch.float32):
+        pytest.skip("no oneDNN for float32 here")
+    made: list[torch.Tensor] = []
+    original = PackedWeight.__init__
+
+    def count(self: PackedWeight, weight: torch.Tensor) -> None:
+        made.append(weight)
+        original(self, weight)
+
+    monkeypatch.setattr(PackedWeight, "__init__", count)
+    weight = random(24, 16)
+    thunks = [
+        find_binder("cpu.linear")({"x": random(rows, 16), "weight": weight, "out": nan(rows, 24)})
+        for rows in (2, 4, 8)
+    ]
+    for thunk in thunks:
+        thunk()
+    assert len(made) == 1
 
 
 def test_a_weight_is_packed_once_and_told_from_others() -> None:

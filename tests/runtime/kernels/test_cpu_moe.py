@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from glmc_runtime.errors import PlanError
 from glmc_runtime.kernels import find_binder
+from glmc_runtime.kernels.cpu.moe_gate import shared_router
 from tests.runtime.kernels.harness import FLOATS, close, nan, random, run
 
 HIDDEN, EXPERTS, TOP_K, WIDTH = 24, 16, 4, 12
@@ -159,3 +160,10 @@ def test_an_expert_that_does_not_exist_is_an_error() -> None:
     arguments = ffn_arguments(2, torch.float32, torch.full((2, 1), EXPERTS))
     with pytest.raises(IndexError):
         find_binder("cpu.moe_ffn")(arguments)()
+
+
+def test_a_router_is_in_float32_once_for_all_buckets() -> None:
+    weight = random(8, 16, dtype=torch.bfloat16)
+    one = shared_router(weight)
+    assert shared_router(weight) is one and shared_router(weight[:4]) is not one
+    assert torch.equal(one.transposed, weight.float().t())

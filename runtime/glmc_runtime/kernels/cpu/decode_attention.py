@@ -4,8 +4,8 @@ The query heads of one kv head are the columns of one product, so keys and value
 and never repeated. Scores are ``keys @ queries``, that way round, because oneDNN streams its left
 operand as it lies and would repack the right one. One product per kv head, not one batched
 product: ATen clones batched bfloat16 operands whose heads interleave, which would copy the context.
-The softmax is in float32. Nothing is gathered: each run of slots is read in place. Only short
-contexts of several sequences are, where calls cost more than bytes: ``gathered.py``.
+The softmax is in float32. Nothing is gathered: each run of slots is read in place, however long the
+context. Contexts that fit into the scratch of ``gathered.py`` go there.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def decode_attention(arguments: dict[str, Any]) -> Thunk:
                 weigh(head, runs, weights, part)
 
     context = optional(arguments, "batch_context")
-    if context is None or sequences == 1:
+    if context is None:
         return loop
     most, rest = divmod(context.numel(), sequences * kv_heads * head_dim)
     if rest or most % block_size:

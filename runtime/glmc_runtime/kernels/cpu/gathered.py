@@ -1,9 +1,10 @@
-"""Short contexts of several sequences as one batch: gathered once, then one product for all heads.
+"""All sequences as one batch: contexts gathered once, then one product for all heads.
 
-Per sequence and kv head the loop of ``decode_attention`` makes two ATen calls; for small models
-those cost more than the work. On two threads of an AVX-512 processor, bfloat16, microseconds of the
-loop and gathered: 16 sequences of 70 tokens, 2 kv heads of 64: 1770 and 140; of 250 tokens, 2 kv
-heads of 128: 2120 and 500; of 100 tokens, 8 kv heads of 128: 6800 and 810. Same bits each time.
+Per sequence and kv head the loop of ``decode_attention`` makes two ATen calls, and each length is a
+product that oneDNN compiles anew; both cost more than to copy the context. One thread of an AVX-512
+processor, bfloat16, microseconds of the loop and gathered, contexts in scattered blocks: 1 sequence
+of 250 tokens, 2 kv heads of 128: 254 and 118; 16 of them: 4251 and 612; 16 of 500 tokens, 8 kv
+heads of 128 (16 MiB of keys): 33559 and 10836; 32 of them: 68052 and 23337. No case lost.
 
 A position beyond a sequence's length reads the sequence's last token instead, so nothing stale is
 ever touched; its score becomes -inf and its weight exactly zero.
@@ -17,6 +18,10 @@ import torch
 
 from glmc_runtime.kernels import Thunk
 
+WIDTH_STEP = 32
+"""Widths are multiples of this: oneDNN compiles a product anew for each width that it meets, which
+takes about as long as a decode step of a small model."""
+
 
 class GatherIndex:
     """Rows of the caches, seen as [blocks * block_size * kv_heads, head_dim], in the order
@@ -29,6 +34,7 @@ class GatherIndex:
         self.tables, self.lengths = tables, lengths
         self.block_size, self.kv_heads, self.most = block_size, kv_heads, most
         self.width = 0
+        self._fits = False
         self.rows = torch.empty(0, dtype=torch.int64)
         self.beyond = torch.empty(0, dtype=torch.bool)
         self._seen_tables = torch.full_like(tables, -1)
@@ -45,17 +51,17 @@ class GatherIndex:
 
     def fits(self) -> bool:
         """Whether all contexts are short enough; if so ``rows`` int64 [sequences * kv_heads *
-        width] and ``beyond`` bool [sequences, width] are those of this step. ``width`` is whole
-        blocks, so that it seldom changes."""
+        width] and ``beyond`` bool [sequences, width] are those of this step."""
         same = torch.equal(self.lengths, self._seen_lengths)
         if not (same and torch.equal(self.tables, self._seen_tables)):
             self._seen_lengths.copy_(self.lengths)
             self._seen_tables.copy_(self.tables)
             longest = max(self._seen_lengths.tolist())
-            self.width = -(-longest // self.block_size) * self.block_size
-            if self.width <= self.most:
+            self._fits = longest <= self.most
+            if self._fits:
+                self.width = min(-(-longest // WIDTH_STEP) * WIDTH_STEP, self.most)
                 self._find()
-        return self.width <= self.most
+        return self._fits
 
     def _find(self) -> None:
         shape = (self._last.shape[0], self.width)

@@ -4,12 +4,36 @@ from __future__ import annotations
 
 from functools import partial
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 
 from glmc_runtime.errors import PlanError
 from glmc_runtime.kernels import Thunk, register
 from glmc_runtime.kernels.cpu.common import in_order, require_dtype, require_shape
+
+
+class _Router:
+    """A router's weight and its transpose in float32, shared by all buckets of a layer."""
+
+    def __init__(self, weight: torch.Tensor) -> None:
+        self.weight = weight  # kept, so that its address, the key below, stays its own
+        self.transposed = weight.float().t()
+
+    def score(self, x: torch.Tensor, logits: torch.Tensor) -> None:
+        torch.mm(x, self.transposed, out=logits)
+
+
+_ROUTERS: WeakValueDictionary[tuple[int, torch.Size, torch.dtype], _Router] = WeakValueDictionary()
+
+
+def shared_router(weight: torch.Tensor) -> _Router:
+    """The float32 form of a router, made once while something is bound to it."""
+    key = (weight.data_ptr(), weight.shape, weight.dtype)
+    router = _ROUTERS.get(key)
+    if router is None:
+        router = _ROUTERS[key] = _Router(weight)
+    return router
 
 
 def _keep_best_groups(
@@ -42,7 +66,7 @@ def moe_gate(arguments: dict[str, Any]) -> Thunk:
     float32 [tokens, top_k], sums float32 [tokens, 1]; with groups also best_scores float32 and
     best_ids int64 [tokens, groups, 2], group_scores float32 and dropped bool [tokens, groups],
     chosen_scores float32 and chosen_groups int64 [tokens, top_groups]. The weight is turned into
-    float32 here, once.
+    float32 here, once for all bindings.
     """
     x, weight, bias = arguments["x"], arguments["weight"], arguments["bias"]
     weights, ids = arguments["weights"], arguments["ids"]
@@ -63,7 +87,7 @@ def moe_gate(arguments: dict[str, Any]) -> Thunk:
         )
     steps: list[Thunk] = [
         partial(x_float.copy_, x),
-        partial(torch.mm, x_float, weight.float().t(), out=logits),
+        partial(shared_router(weight).score, x_float, logits),
         partial(torch.sigmoid, logits, out=logits),
         partial(torch.add, logits, bias, out=choice),
     ]

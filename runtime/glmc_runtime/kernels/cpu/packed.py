@@ -92,7 +92,7 @@ def as_image(rows: torch.Tensor) -> torch.Tensor:
 def accumulate(x: torch.Tensor, weight: PackedWeight, out: torch.Tensor) -> Thunk:
     """``out += x @ weight.T`` for images x [1, k, rows, 1] and out [1, n, rows, 1]; the sum is
     rounded once."""
-    return partial(
+    thunk = partial(
         torch.ops.mkldnn._convolution_pointwise_.binary,
         out,
         x,
@@ -108,3 +108,6 @@ def accumulate(x: torch.Tensor, weight: PackedWeight, out: torch.Tensor) -> Thun
         [],
         None,
     )
+    # The thunk owns the packed weight, so that the next bucket finds it and none is packed twice.
+    thunk.__dict__["weight"] = weight
+    return thunk

@@ -1,0 +1,75 @@
+"""Options of ``glmc`` that the commands read themselves, and what its output can do to it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from glmc.cli.compile_command import default_output
+from glmc.cli.inspect_command import parse_bytes
+from glmc.errors import UsageError
+
+GLMC = (sys.executable, "-m", "glmc.cli.main")
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("96GiB", 96 << 30),
+        ("1.5 KiB", 1536),
+        ("24000MB", 24_000_000_000),
+        ("7", 7),
+        ("7B", 7),
+        ("9" * 400 + "GiB", int("9" * 400) << 30),
+    ],
+)
+def test_amounts_of_memory(text: str, size: int) -> None:
+    found = parse_bytes(text)
+    # More digits than a Decimal computes with are rounded, not refused.
+    assert found == size if len(text) < 20 else abs(found - size) * 10**20 < size
+
+
+@pytest.mark.parametrize("text", ["", "-1GiB", "1e9", "GiB", "1TiB", "1iB", "1GiBB", "nan"])
+def test_what_is_no_amount_of_memory(text: str) -> None:
+    with pytest.raises(UsageError, match="no amount of memory"):
+        parse_bytes(text)
+
+
+def test_the_artifact_is_named_like_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "some-model").mkdir()
+    monkeypatch.chdir(tmp_path / "some-model")
+    assert default_output("glm-4.6", "xpu") == Path("glm-4.6.xpu.glmc")
+    assert default_output("..", "cpu") == Path(f"{tmp_path.name}.cpu.glmc")
+    assert default_output(".", "cpu") == Path("some-model.cpu.glmc")
+    assert default_output("/", "cpu") == Path("model.cpu.glmc")
+
+
+def test_a_full_disk_behind_the_output_is_an_error_with_a_code() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([*GLMC, "presets"], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("[GLMC-2009]")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [*GLMC, "presets", "--json"]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert done.returncode == 141
+    assert done.stderr == ""
+
+
+def test_a_path_too_long_is_an_error_with_a_code() -> None:
+    for command in ("compile", "inspect"):
+        done = subprocess.run([*GLMC, command, "a" * 5000], capture_output=True, text=True)
+        assert "[GLMC-" in done.stderr and "Traceback" not in done.stderr
+        assert done.returncode in (1, 2)

@@ -1,0 +1,69 @@
+"""The report: eager operations by either road of capture, and calls told apart by owner."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from torch.fx import Graph
+
+from glmc.config import CompileOptions
+from glmc.driver import front_end
+from glmc.presets.catalog import load_config
+from glmc.report import Report, eager_operations, phase_report
+from glmc_runtime.plan import Call, Extent, PhasePlan, Segment
+from tests.support.checkpoints import tiny_checkpoint
+from tests.support.models import captured, tiny_config
+
+
+@pytest.mark.parametrize("preset", ["glm-4-9b-0414", "glm-4.7"])
+def test_both_roads_of_capture_report_the_same_eager_operations(
+    preset: str, tmp_path: Path
+) -> None:
+    source = load_config(tiny_checkpoint(tmp_path / "model", preset))
+    counts = [
+        front_end(source, CompileOptions(dtype="float32", marked=marked)).phases.decode.notes[
+            "eager_operations"
+        ]
+        for marked in (False, True)
+    ]
+    assert counts[0] == counts[1]
+    assert isinstance(counts[0], dict) and counts[0]["total"] > 50
+
+
+def test_views_are_no_operations() -> None:
+    program = captured(tiny_config("glm"))
+    counts = eager_operations(program.graph)
+    assert set(counts["by_layer"]) == {"outside", "0", "1"}
+    assert counts["by_layer"]["0"] == counts["by_layer"]["1"]
+    assert counts["total"] == sum(counts["by_layer"].values())
+    assert eager_operations(Graph()) == {"by_layer": {}, "total": 0}
+
+
+def call(function: str, layer: int | None) -> Call:
+    return Call(function, {}, (), False, "node", "op", layer, "module")
+
+
+def test_linear_layers_count_as_the_vendors_and_other_helpers_do_not() -> None:
+    calls = (
+        call("kunlun_ops.rmsnorm", 0),
+        call("xspeedgate_ops.any", 0),
+        call("aten.linear", 0),
+        call("aten.add", 0),
+        call("cpu.linear", None),
+    )
+    plan = PhasePlan(
+        "decode", (), (), calls, (Segment(0, 4, True),), 0, Extent(sequences=64, constant=1)
+    )
+    found = phase_report(plan, CompileOptions())
+    assert found["vendor_calls_by_layer"] == {"0": 3}
+    assert found["helper_calls_by_layer"] == {"0": 1, "outside": 1}
+    assert (found["calls"], found["segments"], found["captured_segments"]) == (5, 1, 1)
+    assert found["arena_bytes"]["1"] == 65
+
+
+def test_a_report_keeps_its_times() -> None:
+    report = Report({}, {}, (), {}, {}, {}, (), {"capture": 1.0})
+    assert report.timed("write", 2.0).seconds == {"capture": 1.0, "write": 2.0}
+    assert replace(report).to_json()["seconds"] == {"capture": 1.0}
