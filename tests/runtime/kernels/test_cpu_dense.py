@@ -97,11 +97,29 @@ def test_add_in_place(dtype: torch.dtype) -> None:
     assert torch.equal(out, expected)
 
 
+@pytest.fixture
+def packs_small_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if they were large, and whatever oneDNN takes for them."""
+    monkeypatch.setattr(packing, "PACKED_ELEMENTS", 0)
+    monkeypatch.setattr(packing, "has_fast_product", lambda *shape: True)
+
+
+@pytest.mark.parametrize("elements", [0, packing.PACKED_ELEMENTS])
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("rows", [1, 2, 4, PACKED_ROWS, PACKED_ROWS + 1, 40])
 @pytest.mark.parametrize(("size", "depth"), [(6, 8), (64, 48), (33, 17), (256, 96), (1, 64)])
 @pytest.mark.parametrize("with_bias", [False, True])
-def test_linear(dtype: torch.dtype, rows: int, size: int, depth: int, with_bias: bool) -> None:
+def test_linear(
+    dtype: torch.dtype,
+    rows: int,
+    size: int,
+    depth: int,
+    with_bias: bool,
+    elements: int,
+    packs_small_weights: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(packing, "PACKED_ELEMENTS", elements)
     x, weight = random(rows, depth, dtype=dtype), random(size, depth, dtype=dtype, seed=2)
     weight = weight / depth**0.5
     bias = random(size, dtype=dtype, seed=3) if with_bias else None
@@ -117,7 +135,9 @@ def test_linear_over_the_rows_of_a_larger_weight() -> None:
     close(out, x @ weight[8:16].t())
 
 
-def test_a_weight_is_packed_once_for_all_buckets(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_weight_is_packed_once_for_all_buckets(
+    packs_small_weights: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if not can_pack(torch.float32):
         pytest.skip("no oneDNN for float32 here")
     made: list[torch.Tensor] = []
@@ -155,13 +175,16 @@ def asked_afresh() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("tiles", [False, True])
-def test_bfloat16_is_packed_only_without_amx(monkeypatch: pytest.MonkeyPatch, tiles: bool) -> None:
+def test_bfloat16_is_packed_only_without_amx(
+    monkeypatch: pytest.MonkeyPatch, packs_small_weights: None, tiles: bool
+) -> None:
     monkeypatch.setattr(packing, "has_amx_tiles", lambda: tiles)
     monkeypatch.setattr(packing, "can_pack", lambda dtype: True)
+    any_weight = random(8, 8)
     for rows in (1, PACKED_ROWS):
-        assert packing.prefers_packed(rows, torch.bfloat16) is not tiles
-    assert packing.prefers_packed(PACKED_ROWS, torch.float32)
-    assert not packing.prefers_packed(1, torch.float32)
+        assert packing.prefers_packed(rows, any_weight.bfloat16()) is not tiles
+    assert packing.prefers_packed(PACKED_ROWS, any_weight)
+    assert not packing.prefers_packed(1, any_weight)
     x, weight = random(2, 64, dtype=torch.bfloat16), random(32, 64, dtype=torch.bfloat16, seed=2)
     out = nan(2, 32, dtype=torch.bfloat16)
     weight /= 8
@@ -169,6 +192,27 @@ def test_bfloat16_is_packed_only_without_amx(monkeypatch: pytest.MonkeyPatch, ti
         pytest.skip("oneDNN has no blocked bfloat16 here")
     run("linear", x=x, weight=weight, bias=None, out=out)
     close(out, x.double() @ weight.double().t())
+
+
+def test_small_weights_and_shapes_of_a_reference_kernel_are_not_packed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(packing, "can_pack", lambda dtype: True)
+    monkeypatch.setattr(packing, "has_fast_product", lambda *shape: shape[0] != 8)
+    large = torch.zeros(512, packing.PACKED_ELEMENTS // 512)
+    assert packing.prefers_packed(4, large) and not packing.prefers_packed(8, large)
+    assert not packing.prefers_packed(4, large[:-1])
+
+
+@pytest.mark.parametrize(("factor", "fast"), [(1, True), (50, False)])
+def test_a_reference_kernel_is_known_by_its_time(
+    monkeypatch: pytest.MonkeyPatch, factor: int, fast: bool
+) -> None:
+    if not can_pack(torch.float32):
+        pytest.skip("oneDNN is off")
+    times = iter([float(factor), 1.0])
+    monkeypatch.setattr(packing, "_best", lambda thunk: next(times))
+    assert packing.has_fast_product.__wrapped__(2, 8, 8, torch.float32) is fast
 
 
 @pytest.mark.parametrize("tiles", [False, True])

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from glmc_runtime.errors import PlanError
 from glmc_runtime.kernels import find_binder
+from glmc_runtime.kernels.cpu import packed as packing
 from glmc_runtime.kernels.cpu.moe_gate import shared_router
 from tests.runtime.kernels.harness import FLOATS, close, nan, random, run
 
@@ -138,7 +139,14 @@ def choices(kind: str, tokens: int) -> torch.Tensor:
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("tokens", [1, 2, 5, 16, 37])
 @pytest.mark.parametrize("kind", ["random", "one expert", "same experts"])
-def test_experts(dtype: torch.dtype, tokens: int, kind: str) -> None:
+@pytest.mark.parametrize("packs", [False, True])
+def test_experts(
+    dtype: torch.dtype, tokens: int, kind: str, packs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``packs``: as if the weights were large, but for an odd count of rows."""
+    if packs:
+        monkeypatch.setattr(packing, "PACKED_ELEMENTS", 0)
+        monkeypatch.setattr(packing, "has_fast_product", lambda *shape: shape[0] % 2 == 0)
     arguments = ffn_arguments(tokens, dtype, choices(kind, tokens))
     run("moe_ffn", **arguments)
     inputs = (arguments[name] for name in ("x", "weights", "ids", "gate_up", "down"))

@@ -26,7 +26,7 @@ def linear(arguments: dict[str, Any]) -> Thunk:
     require_shape("weight", weight, (out.shape[-1], x.shape[-1]))
     require_shape("out", out, (*x.shape[:-1], weight.shape[0]))
     x, out = flat(x), flat(out)
-    if prefers_packed(x.shape[0], x.dtype):
+    if prefers_packed(x.shape[0], weight):
         start = out.zero_ if bias is None else partial(out.copy_, bias.expand_as(out))
         return in_order(start, accumulate(as_image(x), pack(weight), as_image(out)))
     if bias is None:

@@ -24,8 +24,10 @@ class _ExpertLinear:
         self, x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor, tokens: int
     ) -> None:
         self.x, self.out, self.weights = x, out, weight.unbind(0)
-        packs = prefers_packed(min(tokens, PACKED_ROWS), x.dtype)
-        self.packed = [pack(part) for part in self.weights] if packs else None
+        # Asked for every count now, so that no step has to find out.
+        counts = range(1, min(tokens, PACKED_ROWS) + 1)
+        self.packed_counts = {count for count in counts if prefers_packed(count, weight[0])}
+        self.packed = [pack(part) for part in self.weights] if self.packed_counts else []
         self._thunks: dict[tuple[int, int, int], Thunk] = {}
 
     def thunk(self, expert: int, start: int, count: int) -> Thunk:
@@ -41,7 +43,7 @@ class _ExpertLinear:
         # A source of one row stands for all rows: the only token of the step.
         x = self.x if self.x.shape[0] == 1 else self.x.narrow(0, start, count)
         out = self.out.narrow(0, start, count)
-        if self.packed is None or not prefers_packed(count, self.x.dtype):
+        if count not in self.packed_counts:
             return partial(torch.mm, x, self.weights[expert].t(), out=out)
         return accumulate(as_image(x), self.packed[expert], as_image(out))
 
