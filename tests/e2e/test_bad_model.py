@@ -191,7 +191,7 @@ def test_a_full_disk_leaves_the_old_artifact(
     model = tiny_checkpoint(tmp_path / "model", "glm-4-9b-0414")
     # One plan serves all attempts: it is the packing that fails here.
     plan = driver.compile_plan(model, CompileOptions(max_context=64))
-    monkeypatch.setattr(driver, "compile_plan", lambda _, options, progress: plan_of(options))
+    monkeypatch.setattr(driver, "compile_plan", lambda _, options, *watchers: plan_of(options))
 
     def plan_of(options: CompileOptions) -> driver.Compiled:
         return replace(plan, options=options)
