@@ -18,6 +18,7 @@ class CompileOptions:
     ``decode_buckets`` are batch sizes, ``prefill_buckets`` numbers of packed tokens.
     ``capture_attention``, ``capture_experts`` and ``marked`` choose how the model is spelled while
     it is traced; the plan must not depend on it. ``full_capture`` traces every layer.
+    ``passes_off`` names passes that are left out, ``pipeline`` the file that lists all passes.
     """
 
     target: str = "cpu"
@@ -35,6 +36,8 @@ class CompileOptions:
     capture_attention: str = "sdpa"
     capture_experts: str = "batched_mm"
     marked: bool = False
+    passes_off: tuple[str, ...] = ()
+    pipeline: str | None = None
 
     def __post_init__(self) -> None:
         if self.target not in TARGETS:

@@ -140,6 +140,7 @@ def front_end(
     LoweringError where ``allow_missing`` lets a fusion be lost that has no plain form.
     """
     dtype, how = _dtype(source, options), _capture_options(options)
+    passes = pipeline.chosen(options)
     progress("capture", 0, 4)
     start = time.perf_counter()
     program = capture(source.config, source.shape, dtype, how)
@@ -148,7 +149,7 @@ def front_end(
     watch("capture", program)
     progress("passes", 1, 4)
     expected = source.expected_matches
-    fused = pipeline.fuse(program, watch)
+    fused = pipeline.fuse(program, watch, passes)
     if not options.allow_missing:
         pipeline.require_matches(fused, pipeline.before_paging(expected))
     try:

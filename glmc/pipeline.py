@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from glmc.config import CompileOptions
 from glmc.errors import LoweringError, MatchCountError
 from glmc.ir.match import NearMiss, is_op
 from glmc.ir.program import Program
@@ -102,15 +103,24 @@ def run_pass(one: Pass, program: Program) -> PassRecord:
     return record
 
 
+def chosen(options: CompileOptions) -> tuple[Pass, ...]:
+    """The passes that ``fuse`` runs for these options, in order; raises UsageError."""
+    return tuple(one for one in PASSES if one.name not in options.passes_off)
+
+
 def run(program: Program, block_size: int, watch: Watch = lambda name, program: None) -> Phases:
     """From the captured program to both phases; ``watch`` sees the program after each pass."""
     return page(program, block_size, fuse(program, watch), watch)
 
 
-def fuse(program: Program, watch: Watch = lambda name, program: None) -> tuple[PassRecord, ...]:
+def fuse(
+    program: Program,
+    watch: Watch = lambda name, program: None,
+    passes: tuple[Pass, ...] = PASSES,
+) -> tuple[PassRecord, ...]:
     """The passes over the stateless program; nothing is refused here, only missed."""
     records = []
-    for one in PASSES:
+    for one in passes:
         records.append(run_pass(one, program))
         watch(one.name, program)
     return tuple(records)

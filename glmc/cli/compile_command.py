@@ -89,6 +89,7 @@ def compile_command(
     from glmc.driver import compile_model
     from glmc.dump.dumper import Dumper
     from glmc.dump.options import DumpOptions
+    from glmc.pipeline import chosen
 
     if no_weights and random_weights:
         raise UsageError("--no-weights and --random-weights exclude each other", remedy="drop one")
@@ -117,6 +118,7 @@ def compile_command(
         full=dump_full,
         onnx=dump_onnx,
         picture=dump_picture,
+        passes=tuple(one.name for one in chosen(options)),
     )
     dumper = Dumper(dumps)
     with _progress(quiet=as_json) as advance, dumper:

@@ -75,7 +75,7 @@ class Dumper:
         record = program.notes.get("record")
         known = isinstance(record, PassRecord) and record.name == name
         snapshot = Snapshot(
-            step(name),
+            step(name, options.passes),
             program,
             values := Values(program),
             blocks(program, values, fold=not options.full),
@@ -85,9 +85,10 @@ class Dumper:
         changed = self._changes(snapshot.blocks)
         if self._after(name) and (changed or not options.changed):
             self._put(options.directory, files_of(snapshot, options, self.remarks))
-        for later in following(name):
+        for later in following(name, options.passes):
             if _called(later) & set(options.before):
-                before = Snapshot(step(later), program, values, snapshot.blocks, suffix=".before")
+                here = step(later, options.passes)
+                before = Snapshot(here, program, values, snapshot.blocks, suffix=".before")
                 self._put(options.directory, files_of(before, options, self.remarks))
         if snapshot.record is not None:
             self._times["compile"][snapshot.label] = snapshot.record.seconds
@@ -112,7 +113,8 @@ class Dumper:
         for name, plan in compiled.phases.items():
             if not self.options.all and "lower" not in self.options.after:
                 continue
-            label, program = plan_step(name).label, self._programs.get(name)
+            label = plan_step(name, self.options.passes).label
+            program = self._programs.get(name)
             title = f"{label}: {compiled.source.shape.name}, {name} for {compiled.target.name}"
             facts = {"step": label, "stage": "lower", "model": compiled.source.shape.name}
             files[f"{label}.txt"] = plan_text([title], plan, program, fold)
@@ -138,12 +140,13 @@ class Dumper:
         if not self._last:
             return f"  dump:     none: {self._doing} raised before there was a graph"
         name = phase if phase in PHASES else self._last
+        passes = self.options.passes
         if phase in PHASES:
-            here = plan_step(phase)
+            here = plan_step(phase, passes)
         elif isinstance(error, MatchCountError):
-            here = Step(step(self._last).number, "match", "counts")
+            here = Step(step(self._last, passes).number, "match", "counts")
         else:
-            here = step(next(iter(following(self._last)), self._last))
+            here = step(next(iter(following(self._last, passes)), self._last), passes)
         program = self._programs[name]
         values = Values(program)
         made = blocks(program, values, fold=not self.options.full)

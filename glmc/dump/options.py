@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from glmc.dump.stages import known_names
+from glmc.dump.stages import ALL, known_names
 from glmc.errors import UsageError
 from glmc_runtime.errors import MissingPackageError
 
@@ -18,7 +18,8 @@ class DumpOptions:
 
     ``changed`` leaves out passes that changed nothing. ``full`` writes every layer and not one of
     each kind. ``picture`` is the layer that is drawn. Without ``directory`` only a failure is
-    written, and only with ``on_failure``; it goes to ``failure_directory``.
+    written, and only with ``on_failure``; it goes to ``failure_directory``. ``passes`` are
+    the fusing passes that run, in order: steps are numbered by them.
     """
 
     directory: Path | None = None
@@ -30,9 +31,10 @@ class DumpOptions:
     full: bool = False
     onnx: bool = False
     picture: int | None = None
+    passes: tuple[str, ...] = ALL
 
     def __post_init__(self) -> None:
-        known = known_names()
+        known = known_names(self.passes)
         for flag, names in (("--dump-before", self.before), ("--dump-after", self.after)):
             _require_known(flag, names, known)
         used = {
