@@ -18,9 +18,12 @@ EMULATED_LINE = "[emulated: no Kunlun hardware was used]"
 PROGRESS_LABEL = "checking the artifact's files"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status (0, or that of the error)."""
-    options = _parser().parse_args(arguments)
+def main(arguments: Sequence[str] | None = None, program: str = "glmc-runtime") -> int:
+    """Entry point; returns the exit status (0, or that of the error).
+
+    ``program`` is what the user typed, for usage lines.
+    """
+    options = _parser(program).parse_args(arguments)
     try:
         status: int = options.action(options)
         sys.stdout.flush()  # a closed pipe shows here and not when the interpreter ends
@@ -38,9 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(program: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="glmc-runtime", description="Replay an artifact that glmc compiled."
+        prog=program, description="Replay an artifact that glmc compiled."
     )
     parser.add_argument("--version", action="version", version=f"glmc-runtime {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")

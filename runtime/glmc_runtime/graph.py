@@ -6,6 +6,7 @@ graph the bound list is the graph.
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any, Protocol
 
 import torch
@@ -75,8 +76,12 @@ class CudaGraphs:
             try:
                 for thunk in thunks:
                     thunk()
-            finally:
-                graph.capture_end()
+            except BaseException:
+                # The capture is void by now, and saying so must not hide the kernel's own error.
+                with contextlib.suppress(RuntimeError):
+                    graph.capture_end()
+                raise
+            graph.capture_end()
         caller.wait_stream(self._stream)
         return (graph.replay,)
 

@@ -12,6 +12,7 @@ import pytest
 from glmc.cli.compile_command import default_output
 from glmc.cli.inspect_command import parse_bytes
 from glmc.errors import UsageError
+from glmc_runtime.cli import main as runtime_main
 
 GLMC = (sys.executable, "-m", "glmc.cli.main")
 
@@ -73,3 +74,10 @@ def test_a_path_too_long_is_an_error_with_a_code() -> None:
         done = subprocess.run([*GLMC, command, "a" * 5000], capture_output=True, text=True)
         assert "[GLMC-" in done.stderr and "Traceback" not in done.stderr
         assert done.returncode in (1, 2)
+
+
+def test_usage_lines_name_the_program_that_was_typed(capsys: pytest.CaptureFixture[str]) -> None:
+    for program in ("glmc-runtime", "glmc"):
+        with pytest.raises(SystemExit):
+            runtime_main(["run"], program)
+        assert capsys.readouterr().err.startswith(f"usage: {program} run")
