@@ -44,6 +44,9 @@ class Rewriter:
         self.pass_name = pass_name
         self._fakes = FakeKernels(fake_mode_of(program.graph))
         self._first = next(iter(self.graph.nodes))
+        # Which node reads as which: what a proof of the pass compares (glmc/verify).
+        self._replaced: dict[str, str] = {}
+        program.notes["replaced"] = self._replaced
         self._weights = {
             node.meta["weight"]: node for node in program.placeholders() if "weight" in node.meta
         }
@@ -125,6 +128,7 @@ class Rewriter:
 
     def replace(self, old: Node, new: Node) -> None:
         """Let every user of ``old`` read ``new``."""
+        self._replaced[new.name] = old.name
         old.replace_all_uses_with(new)
 
     def finish(self) -> None:
