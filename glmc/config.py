@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from glmc.errors import UsageError
+from glmc_runtime.entry_points import entries
 
 TARGETS = ("cpu", "xpu")
 DTYPES = ("float32", "bfloat16", "float16")
@@ -18,7 +19,8 @@ class CompileOptions:
     ``decode_buckets`` are batch sizes, ``prefill_buckets`` numbers of packed tokens.
     ``capture_attention``, ``capture_experts`` and ``marked`` choose how the model is spelled while
     it is traced; the plan must not depend on it. ``full_capture`` traces every layer.
-    ``passes_off`` names passes that are left out, ``pipeline`` the file that lists all passes.
+    ``pipeline`` is a file that lists the passes, ``passes_on`` names installed passes of others to
+    run too, ``passes_off`` passes to leave out.
     """
 
     target: str = "cpu"
@@ -36,15 +38,16 @@ class CompileOptions:
     capture_attention: str = "sdpa"
     capture_experts: str = "batched_mm"
     marked: bool = False
+    passes_on: tuple[str, ...] = ()
     passes_off: tuple[str, ...] = ()
     pipeline: str | None = None
 
     def __post_init__(self) -> None:
-        if self.target not in TARGETS:
+        if self.target not in TARGETS and self.target not in entries("glmc.targets"):
             raise UsageError(
                 f"there is no target '{self.target}'",
-                expected=", ".join(TARGETS),
-                remedy="--target",
+                expected=", ".join((*TARGETS, *entries("glmc.targets"))),
+                remedy="name one of these, or install the distribution that brings it",
             )
         if self.dtype is not None and self.dtype not in DTYPES:
             raise UsageError(

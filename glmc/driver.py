@@ -20,9 +20,11 @@ from glmc.capture.export import capture
 from glmc.capture.model import CaptureOptions
 from glmc.config import DEFAULT_PROFILE, CompileOptions
 from glmc.errors import InternalError, LoweringError, UsageError
+from glmc.extensions import with_rules
 from glmc.ir.program import Program
 from glmc.presets.catalog import ModelSource, load_config
 from glmc.report import Report, build_report, eager_operations
+from glmc.selection import Selection
 from glmc.weights.checkpoint import open_checkpoint
 from glmc.weights.random import RandomWeights
 from glmc.weights.recipe import Weight
@@ -48,6 +50,7 @@ class FrontEnd:
     how: CaptureOptions
     phases: pipeline.Phases
     seconds: Mapping[str, float]
+    selection: Selection
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,8 @@ def compile_plan(
 ) -> Compiled:
     """Everything but the weights: capture, passes, lowering, plan and report."""
     source = load_config(model)
-    _target(source, options)  # what the target refuses is refused before the work begins
+    # What the target refuses is refused before the work begins.
+    _target(source, options, pipeline.selection(options))
     return back_end(front_end(source, options, progress, watch), options, progress)
 
 
@@ -140,7 +144,7 @@ def front_end(
     LoweringError where ``allow_missing`` lets a fusion be lost that has no plain form.
     """
     dtype, how = _dtype(source, options), _capture_options(options)
-    passes = pipeline.chosen(options)
+    selection = pipeline.selection(options)
     progress("capture", 0, 4)
     start = time.perf_counter()
     program = capture(source.config, source.shape, dtype, how)
@@ -148,18 +152,18 @@ def front_end(
     captured = time.perf_counter()
     watch("capture", program)
     progress("passes", 1, 4)
-    expected = source.expected_matches
-    fused = pipeline.fuse(program, watch, passes)
+    expected = pipeline.still_expected(source.expected_matches, selection)
+    fused = pipeline.fuse(program, watch, selection.passes)
     if not options.allow_missing:
         pipeline.require_matches(fused, pipeline.before_paging(expected))
     try:
         phases = pipeline.page(program, options.block_size, fused, watch)
     except LoweringError as error:
-        raise pipeline.no_plain_form(error, fused, expected) from error
+        raise pipeline.no_plain_form(error, fused, expected, selection.off) from error
     if not options.allow_missing:
         pipeline.require_matches(phases.records, expected)
     seconds = {"capture": captured - start, "passes": time.perf_counter() - captured}
-    return FrontEnd(source, dtype, options.block_size, how, phases, seconds)
+    return FrontEnd(source, dtype, options.block_size, how, phases, seconds, selection)
 
 
 def _eager_operations(
@@ -181,10 +185,11 @@ def back_end(
     Raises LoweringError and AbiError, and InternalError when ``options`` are of another front end.
     """
     source, seconds = front.source, dict(front.seconds)
-    wanted = (_dtype(source, options), options.block_size, _capture_options(options))
-    if wanted != (front.dtype, front.block_size, front.how):
+    selection = pipeline.selection(options)
+    wanted = (_dtype(source, options), options.block_size, _capture_options(options), selection)
+    if wanted != (front.dtype, front.block_size, front.how, front.selection):
         raise InternalError("a front end was made with other options", found=str(wanted))
-    target, lowering = _target(source, options)
+    target, lowering = _target(source, options, selection)
     phases, lowered = front.phases, []
     for step, program in enumerate((phases.prefill, phases.decode), 2):
         progress(f"lower {program.phase}", step, 4)
@@ -192,12 +197,13 @@ def back_end(
         try:
             lowered.append(lower(program, target, lowering))
         except LoweringError as error:
-            expected = source.expected_matches
-            raise pipeline.no_plain_form(error, phases.records, expected) from error
+            expected = pipeline.still_expected(source.expected_matches, selection)
+            off = selection.off
+            raise pipeline.no_plain_form(error, phases.records, expected, off) from error
         seconds[f"lower {program.phase}"] = time.perf_counter() - start
     progress("lower decode", 4, 4)
     prefill, decode = lowered
-    report = build_report(source, options, lowering, phases, prefill, decode, seconds)
+    report = build_report(source, options, lowering, phases, prefill, decode, seconds, selection)
     return Compiled(source, options, lowering, target, prefill, decode, report)
 
 
@@ -214,9 +220,12 @@ def _dtype(source: ModelSource, options: CompileOptions) -> torch.dtype:
     return getattr(torch, options.dtype) if options.dtype else source.dtype
 
 
-def _target(source: ModelSource, options: CompileOptions) -> tuple[Target, LoweringOptions]:
-    """The target and its options; raises for what the target is known to refuse."""
-    target = target_by_name(options.target)
+def _target(
+    source: ModelSource, options: CompileOptions, selection: Selection
+) -> tuple[Target, LoweringOptions]:
+    """The target with the rules of added passes, and its options; raises for what the target is
+    known to refuse."""
+    target = with_rules(target_by_name(options.target), selection.added)
     lowering = _lowering_options(source, options)
     _check_dtype(target, lowering.dtype)
     target.check(lowering, source.shape)

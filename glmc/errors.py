@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from glmc_runtime.errors import GlmcError
+from glmc_runtime.errors import ExtensionError, GlmcError
 
 __all__ = [
     "AbiError",
     "CaptureError",
     "CheckpointError",
     "ConfigError",
+    "ExtensionError",
     "GlmcError",
     "InternalError",
     "LoweringError",

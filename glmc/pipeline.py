@@ -1,4 +1,4 @@
-"""The page: every pass, in order. Nothing runs that is not listed here.
+"""The page: every pass, in order. Nothing else runs unasked.
 
 capture    one layer of each kind, instantiated                     glmc/capture
 normal     canonical, clean                                         one spelling for everything
@@ -8,6 +8,8 @@ fuse       rms_norm, rope, qk_norm, attention, qkv_merge,
 page       kv_cache                                                 packed tokens, paged cache
 phase      specialise                                               one graph each: prefill, decode
 lower      the target's table, then memory_plan                     glmc/backends/lower.py
+
+A compile may switch fusions off, reorder them and add passes of other distributions: selection.py.
 """
 
 from __future__ import annotations
@@ -16,10 +18,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from glmc.config import CompileOptions
 from glmc.errors import LoweringError, MatchCountError
+from glmc.extensions import require_references, targets_of
 from glmc.ir.match import NearMiss, is_op
 from glmc.ir.program import Program
 from glmc.passes import (
@@ -41,6 +45,7 @@ from glmc.passes import (
 from glmc.passes.base import Match, Pass, match_at
 from glmc.passes.kv_cache import NAME as NAME_OF_PAGING
 from glmc.passes.kv_cache import KvCache
+from glmc.selection import Selection, Selector
 
 PASSES: tuple[Pass, ...] = (
     canonical.PASS,
@@ -56,6 +61,27 @@ PASSES: tuple[Pass, ...] = (
     silu_mul.PASS,
     shared_expert.PASS,
     add_rms_norm.PASS,
+)
+
+# What no compile can do without, and why.
+FIXED: Mapping[str, str] = MappingProxyType(
+    {
+        canonical.NAME: "every other pass reads its spelling",
+        clean.NAME: "the other passes don't look through what it removes",
+        NAME_OF_PAGING: "the runtime replays a graph over its cache",
+        specialise.NAME: "each phase has a plan of its own",
+        "memory_plan": "a plan needs a place for each buffer",
+    }
+)
+# Passes that find nothing, or less, where one of these was switched off.
+NEEDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "qk_norm": ("rms_norm", "rope"),
+        "qkv_merge": ("rms_norm", "rope", "attention"),
+        "moe_ffn": ("moe_gate",),
+        "shared_expert": ("moe_gate", "moe_ffn", "gate_up_merge"),
+        "add_rms_norm": ("rms_norm",),
+    }
 )
 
 
@@ -87,8 +113,11 @@ Watch = Callable[[str, Program], None]
 
 def run_pass(one: Pass, program: Program) -> PassRecord:
     """Run a pass on a program in place and take its time and counts."""
+    called = None if one in PASSES else targets_of(program.graph)
     before, start = len(program.graph.nodes), time.perf_counter()
     result = one.run(program)
+    if called is not None:
+        require_references(one.name, program.graph, called)
     record = PassRecord(
         one.name,
         one.numerics.value,
@@ -103,9 +132,21 @@ def run_pass(one: Pass, program: Program) -> PassRecord:
     return record
 
 
+def selection(options: CompileOptions) -> Selection:
+    """What these options choose; raises UsageError and ExtensionError."""
+    return Selector(PASSES, FIXED).select(options)
+
+
 def chosen(options: CompileOptions) -> tuple[Pass, ...]:
-    """The passes that ``fuse`` runs for these options, in order; raises UsageError."""
-    return tuple(one for one in PASSES if one.name not in options.passes_off)
+    """The passes that ``fuse`` runs for these options, in order."""
+    return selection(options).passes
+
+
+def still_expected(expected: Mapping[str, int], chosen: Selection) -> dict[str, int]:
+    """The counts that hold although passes are off or share their matches with a user's pass."""
+    unsure = {*chosen.off, *chosen.uncounted}
+    unsure |= {name for name, needs in NEEDS.items() if unsure & set(needs)}
+    return {name: wanted for name, wanted in expected.items() if name not in unsure}
 
 
 def run(program: Program, block_size: int, watch: Watch = lambda name, program: None) -> Phases:
@@ -198,10 +239,22 @@ def before_paging(expected: Mapping[str, int]) -> dict[str, int]:
 
 
 def no_plain_form(
-    error: LoweringError, records: tuple[PassRecord, ...], expected: Mapping[str, int]
+    error: LoweringError,
+    records: tuple[PassRecord, ...],
+    expected: Mapping[str, int],
+    off: tuple[str, ...] = (),
 ) -> LoweringError:
-    """``error`` with the lost fusions that led to it; the same error when none was lost."""
+    """``error`` with the lost fusions that led to it, or the passes that were switched off; the
+    same error when there are neither."""
     lost = check_matches(records, before_paging(expected))
+    if off and not lost:
+        return LoweringError(
+            error.message,
+            place=error.place,
+            expected=error.expected,
+            found=f"{error.found}\n             switched off: {', '.join(off)}".lstrip(),
+            remedy="leave on what is switched off, or add a pass that does its work",
+        )
     if not lost:
         return error
     return LoweringError(

@@ -1,13 +1,24 @@
-"""Targets by name. A backend knows no model; adding one is one package and one line here."""
+"""Targets by name. A backend knows no model; one of another distribution needs no line here."""
 
 from __future__ import annotations
 
 from glmc.backends.base import Target
+from glmc.backends.installed import TARGETS, load_target
 from glmc.errors import UsageError
+from glmc_runtime.entry_points import entries
+
+OWN = ("cpu", "cuda", "xpu")
+"""Names that no other distribution may take; cuda is not built yet."""
 
 
 def target_by_name(name: str) -> Target:
-    """The target called ``name``; raises UsageError for one that does not exist yet."""
+    """The target called ``name``: glmc's own, or an installed one (``installed.py``).
+
+    Raises UsageError for one that does not exist, ExtensionError for one that can't be used.
+    """
+    installed = load_target(name, OWN)
+    if installed is not None:
+        return installed
     if name == "cpu":
         from glmc.backends import cpu
 
@@ -18,7 +29,7 @@ def target_by_name(name: str) -> Target:
         return kunlun.TARGET
     raise UsageError(
         f"target '{name}' is not built yet",
-        expected="cpu or xpu",
+        expected=", ".join(("cpu", "xpu", *entries(TARGETS))),
         found=name,
         remedy="compile with --target cpu or --target xpu",
     )

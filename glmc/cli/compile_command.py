@@ -20,7 +20,7 @@ from glmc.errors import UsageError
 
 def compile_command(
     model: Annotated[str, typer.Argument(help="A checkpoint directory or a preset's name.")],
-    target: Annotated[str, typer.Option(help="cpu or xpu.")] = "cpu",
+    target: Annotated[str, typer.Option(help="cpu, xpu or an installed one.")] = "cpu",
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Artifact directory to write.")
     ] = None,
@@ -59,6 +59,16 @@ def compile_command(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    passes_off: Annotated[
+        list[str] | None, typer.Option(help="Leave this pass out; repeatable.")
+    ] = None,
+    passes_on: Annotated[
+        list[str] | None,
+        typer.Option(help="Also run this pass of an installed distribution; repeatable."),
+    ] = None,
+    pipeline: Annotated[
+        Path | None, typer.Option(help="YAML file: which passes run, in which order.")
+    ] = None,
     dump: Annotated[
         Path | None, typer.Option(help="Folder for what each pass leaves: text, Python, JSON.")
     ] = None,
@@ -106,6 +116,9 @@ def compile_command(
         allow_missing=allow_missing,
         force=force,
         full_capture=full_capture,
+        passes_on=tuple(passes_on or ()),
+        passes_off=tuple(passes_off or ()),
+        pipeline=None if pipeline is None else str(pipeline),
     )
     path = output or default_output(model, target)
     dumps = DumpOptions(

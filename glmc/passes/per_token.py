@@ -1,6 +1,7 @@
 """What treats each token alone, so that tokens of several sequences can be packed.
 
-The semantic ops do by definition, when their other operands are weights. The ATen ops are those
+The semantic ops do by definition, when their other operands are weights; an op that is
+not named here says so where it is defined (``token_operands``). The ATen ops are those
 that a lost fusion leaves behind; each is held to the form in which it can't mix tokens, because
 packing makes one dimension of two.
 """
@@ -13,6 +14,7 @@ from torch.fx import Node
 
 from glmc.errors import LoweringError
 from glmc.ir import match as m
+from glmc.ir.ops import semantic_op
 from glmc.ir.program import Program
 
 _TWO = ("aten.add", "aten.mul")
@@ -48,7 +50,9 @@ _KEYWORDS = {"aten._to_copy": ("dtype",)}
 
 def require_per_token(node: Node, program: Program) -> None:
     """Refuses what may mix tokens: other ops, and known ones with operands that do."""
-    if not m.is_op(node, *PER_TOKEN):
+    op = semantic_op(node.target)
+    declared = op.token_operands if op is not None else None
+    if not m.is_op(node, *PER_TOKEN) and declared is None:
         raise mixes(node, "one of " + ", ".join(PER_TOKEN), m.op_name(node))
     keywords = [key for key in node.kwargs if key not in _KEYWORDS.get(m.op_name(node), ())]
     if keywords:
@@ -57,7 +61,7 @@ def require_per_token(node: Node, program: Program) -> None:
         _require_aligned(node, program)
     elif m.is_op(node, *_COLUMNS):
         _require_columns(node)
-    operands = _TOKEN_OPERANDS.get(m.op_name(node))
+    operands = _TOKEN_OPERANDS.get(m.op_name(node), declared)
     for index, operand in enumerate(node.args if operands is not None else ()):
         if not isinstance(operand, Node) or index in (operands or ()):
             continue

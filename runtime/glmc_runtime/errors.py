@@ -110,3 +110,10 @@ class FileError(GlmcError):
     code = "GLMC-2009"
     exit_status = 1
     usual_remedy = "check the disk, the path and its permissions"
+
+
+class ExtensionError(GlmcError):
+    """A pass, target or kernel that an installed distribution brings can't be used."""
+
+    code = "GLMC-2010"
+    usual_remedy = "see docs/writing_a_pass.md and docs/writing_a_target.md"

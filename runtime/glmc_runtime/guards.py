@@ -9,8 +9,9 @@ import torch
 from packaging.version import InvalidVersion, Version
 
 from glmc_runtime import __version__
-from glmc_runtime.errors import ArtifactError, GuardError, PlanError
-from glmc_runtime.kernels import is_vendor
+from glmc_runtime.entry_points import KERNELS, entries
+from glmc_runtime.errors import ArtifactError, ExtensionError, GuardError, PlanError
+from glmc_runtime.kernels import import_family, is_vendor
 from glmc_runtime.kernels.vendor import Vendor
 from glmc_runtime.manifest import Guards
 from glmc_runtime.plan import PhasePlan
@@ -54,13 +55,7 @@ def device_for(guards: Guards, vendor: Vendor | None, name: str | None = None) -
     ``name`` ("cpu" or "cuda") puts it; any other artifact runs on the device of its target alone,
     and naming another one is an error.
     """
-    if guards.target not in TARGETS:
-        raise GuardError(
-            "the artifact is for an unknown target",
-            expected=", ".join(TARGETS),
-            found=guards.target,
-            remedy="upgrade glmc-runtime",
-        )
+    home = _device_of_target(guards.target)
     if name is not None and name not in DEVICES:
         raise GuardError(
             "there is no such device",
@@ -69,7 +64,7 @@ def device_for(guards: Guards, vendor: Vendor | None, name: str | None = None) -
             remedy="name one of these, and choose among several cards by CUDA_VISIBLE_DEVICES",
         )
     emulated = vendor is not None and vendor.emulated
-    own = "cpu" if guards.target == "cpu" or emulated else "cuda"
+    own = "cpu" if emulated else home
     if name not in (None, own) and not emulated:
         raise GuardError(
             f"the artifact is for {guards.target} and can't be put on another device",
@@ -90,6 +85,29 @@ def device_for(guards: Guards, vendor: Vendor | None, name: str | None = None) -
             else "run it on a machine with the device, or compile with --target cpu",
         )
     return torch.device(chosen)
+
+
+def _device_of_target(target: str) -> str:
+    """The device of a target; that of an installed one stands in its family of kernels."""
+    if target in TARGETS:
+        return "cpu" if target == "cpu" else "cuda"
+    family = import_family(target)
+    if family is None:
+        raise GuardError(
+            "the artifact is for an unknown target",
+            expected=", ".join((*TARGETS, *entries(KERNELS))),
+            found=target,
+            remedy="upgrade glmc-runtime, or install the distribution that brings the target",
+        )
+    device = getattr(family, "DEVICE", None)
+    if device not in DEVICES:
+        raise ExtensionError(
+            f"the kernels of target '{target}' do not say where they run",
+            place=family.__name__,
+            expected="DEVICE = 'cpu' or 'cuda'",
+            found=repr(device),
+        )
+    return str(device)
 
 
 def called_keywords(plans: Iterable[PhasePlan]) -> dict[str, set[str]]:

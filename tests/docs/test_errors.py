@@ -31,6 +31,8 @@ from glmc.config import CompileOptions
 from glmc.driver import compile_plan
 from glmc.errors import GlmcError
 from glmc.ir.match import NearMiss
+from glmc.ir.ops.linear import SWIGLU
+from glmc.ir.ops.registry import define
 from glmc.ir.rewrite import fake_mode_of
 from glmc.passes.base import Match
 from glmc.presets.catalog import load_config
@@ -185,6 +187,10 @@ def file(scene: Scene) -> None:
     raise file_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
 
 
+def extension(scene: Scene) -> None:
+    define(SWIGLU.schema, SWIGLU.numerics, SWIGLU.reference, SWIGLU.reference)
+
+
 EXAMPLES: dict[str, Callable[[Scene], None]] = {
     "UsageError": usage,
     "ConfigError": config,
@@ -204,6 +210,7 @@ EXAMPLES: dict[str, Callable[[Scene], None]] = {
     "MissingPackageError": missing_package,
     "NumericsError": numerics,
     "FileError": file,
+    "ExtensionError": extension,
 }
 
 

@@ -41,10 +41,13 @@ def command_of(capsys: pytest.CaptureFixture[str]) -> Command:
     return run
 
 
-def in_a_process(*arguments: object, before: tuple[str, ...] = ()) -> Outcome:
-    """``python -m glmc.cli.main`` from the repository's root; ``before`` goes before it."""
+def in_a_process(
+    *arguments: object, before: tuple[str, ...] = (), path: Path | None = None
+) -> Outcome:
+    """``python -m glmc.cli.main`` from the repository's root, behind ``before``; ``path`` holds
+    distributions."""
     command = [*before, sys.executable, "-m", "glmc.cli.main", *map(str, arguments)]
-    paths = [str(ROOT), str(ROOT / "runtime"), os.environ.get("PYTHONPATH", "")]
+    paths = [str(ROOT), str(ROOT / "runtime"), str(path or ""), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     done = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300

@@ -1,7 +1,8 @@
 """Kernels by name. A binder turns one call's arguments into a thunk without arguments.
 
 A thunk is called once per step, so a binder does everything that can be done before: it makes
-views, transposes and checks shapes. Families are imported when a plan names one of their kernels.
+views, transposes and checks shapes. Families are imported when a plan names one of their kernels;
+those that are not the runtime's own, only from installed distributions that registered them.
 """
 
 from __future__ import annotations
@@ -9,14 +10,17 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
-from glmc_runtime.errors import PlanError
+from glmc_runtime import entry_points
+from glmc_runtime.errors import ExtensionError, PlanError
 
 Thunk = Callable[[], Any]
 Binder = Callable[[dict[str, Any]], Thunk]
 
 _BINDERS: dict[str, Binder] = {}
+OWN_FAMILIES = ("aten", "cpu", "cuda", "xpu")
 VENDOR_FAMILIES = ("kunlun_ops", "xspeedgate_ops")
 
 
@@ -33,17 +37,47 @@ def register(name: str) -> Callable[[Binder], Binder]:
 
 
 def find_binder(name: str) -> Binder:
-    """The binder of a kernel; imports its family first. Raises :class:`PlanError`."""
+    """The binder of a kernel; imports its family first.
+
+    A family is a module of this package or an entry point of ``glmc_runtime.kernels``. Raises
+    :class:`PlanError`, and :class:`ExtensionError` where an installed family can't be used.
+    """
     if name not in _BINDERS:
-        family = f"{__name__}.{name.partition('.')[0]}"
-        if family.rpartition(".")[2].isidentifier() and importlib.util.find_spec(family):
-            importlib.import_module(family)
+        family = name.partition(".")[0]
+        if family.isidentifier() and importlib.util.find_spec(f"{__name__}.{family}"):
+            importlib.import_module(f"{__name__}.{family}")
+        else:
+            import_family(family)
     if name not in _BINDERS:
         raise PlanError(
             f"this runtime has no kernel '{name}'",
-            remedy="upgrade glmc-runtime, or compile for another target",
+            remedy="upgrade glmc-runtime, install what the artifact was compiled with, or compile "
+            "for another target",
         )
     return _BINDERS[name]
+
+
+def import_family(family: str) -> ModuleType | None:
+    """The module of an installed distribution that registers ``family.*``, or None.
+
+    Raises :class:`ExtensionError` when it does not import or registers kernels of other families.
+    """
+    entry = entry_points.find(entry_points.KERNELS, family, (*OWN_FAMILIES, *VENDOR_FAMILIES))
+    if entry is None:
+        return None
+    known = set(_BINDERS)
+    module = entry.load()
+    foreign = sorted(name for name in set(_BINDERS) - known if name.partition(".")[0] != family)
+    for name in foreign:
+        del _BINDERS[name]
+    if foreign or not isinstance(module, ModuleType):
+        raise ExtensionError(
+            f"'{family}' is no family of kernels",
+            place=entry.place,
+            expected=f"a module that registers kernels named '{family}.*'",
+            found=", ".join(foreign) or type(module).__name__,
+        )
+    return module
 
 
 def is_vendor(name: str) -> bool:

@@ -1,0 +1,60 @@
+"""Targets of other installed distributions: entry points of the group ``glmc.targets``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from glmc.backends.base import Target
+from glmc.errors import ExtensionError
+from glmc_runtime.entry_points import find
+
+TARGETS = "glmc.targets"
+LAYOUTS = ("blocks_tokens_heads", "blocks_heads_tokens")
+"""What the runtime's cache knows (glmc_runtime/cache.py)."""
+
+
+def load_target(name: str, reserved: tuple[str, ...]) -> Target | None:
+    """The installed target of that name, or None.
+
+    ``reserved`` are the names of glmc's own targets. Raises ExtensionError for one that can't be
+    used.
+    """
+    entry = find(TARGETS, name, reserved)
+    if entry is None:
+        return None
+    found = entry.load()
+    problem, expected = _problem(found, name)
+    if problem:
+        raise ExtensionError(
+            f"'{name}' can't be used as a target: {problem}", place=entry.place, expected=expected
+        )
+    target: Target = found
+    return target
+
+
+def _problem(found: object, name: str) -> tuple[str, str]:
+    """(what is wrong, what is expected) of an object that should be a target; '' for nothing."""
+    if not isinstance(found, Target):
+        kind = found.__name__ if isinstance(found, type) else type(found).__name__
+        return f"{kind} is no target", "a glmc.backends.base.Target"
+    if found.name != name:
+        return f"its name is {found.name!r}", f"'{name}', the name of the entry point"
+    if not are_rules({name: found.rules}):
+        return "its rules are no rules", "{op: function(op, emit)}"
+    if not found.dtypes or not all(isinstance(one, torch.dtype) for one in found.dtypes):
+        return f"its dtypes are {found.dtypes!r}", "a tuple of torch dtypes"
+    if found.cache_layout not in LAYOUTS:
+        return f"its cache layout is {found.cache_layout!r}", " or ".join(LAYOUTS)
+    return "", ""
+
+
+def are_rules(rules: object) -> bool:
+    """Whether this is {target: {op: rule}}."""
+    return isinstance(rules, Mapping) and all(
+        isinstance(target, str)
+        and isinstance(table, Mapping)
+        and all(isinstance(op, str) and callable(rule) for op, rule in table.items())
+        for target, table in rules.items()
+    )
