@@ -22,6 +22,7 @@ from glmc.errors import UsageError
 KEYS = ("passes", "off")
 _FORM = "a mapping with 'passes' and 'off', each a list of names of passes"
 _LARGEST = 1 << 20
+_PLAIN = "tag:yaml.org,2002:"  # of YAML's own kinds; others would name a Python type
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def read_pipeline(path: str) -> PipelineFile:
     """Read the file; names are not looked up. Raises UsageError for any other form."""
     lists: dict[str, tuple[Named, ...]] = {}
     root = _parse(path)
-    if not isinstance(root, yaml.MappingNode):
+    if not isinstance(root, yaml.MappingNode) or root.tag != f"{_PLAIN}map":
         raise _wrong(path, root, "the file is no mapping", _FORM)
     for key, value in root.value:
         name = key.value if isinstance(key, yaml.ScalarNode) else ""
@@ -78,11 +79,11 @@ def _parse(path: str) -> Any:
 
 
 def _names(path: str, key: str, node: Any) -> tuple[Named, ...]:
-    if not isinstance(node, yaml.SequenceNode):
+    if not isinstance(node, yaml.SequenceNode) or node.tag != f"{_PLAIN}seq":
         raise _wrong(path, node, f"'{key}' is no list", f"{key}: [name, name]")
     found: list[Named] = []
     for item in node.value:
-        text = isinstance(item, yaml.ScalarNode) and item.tag == "tag:yaml.org,2002:str"
+        text = isinstance(item, yaml.ScalarNode) and item.tag == f"{_PLAIN}str"
         if not text:
             raise _wrong(path, item, f"an entry of '{key}' is no name", "the name of a pass")
         if any(item.value == other.name for other in found):

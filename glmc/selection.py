@@ -149,8 +149,10 @@ class Selector:
                 )
         place = len(names) if before is None else names.index(before)
         if after is not None:
-            place = names.index(after) + 1
-            while place < len(names) and _stands_after(loaded.get(names[place]), after):
+            first = names.index(after)
+            place = first + 1
+            # Behind those that were put here before, and those that stand behind these.
+            while place < len(names) and _after(loaded.get(names[place])) in names[first:place]:
                 place += 1
         if before is not None and place > names.index(before):
             raise ExtensionError(
@@ -188,8 +190,8 @@ class Selector:
         )
 
 
-def _stands_after(one: AddedPass | None, name: str) -> bool:
-    return one is not None and one.extension.after == name
+def _after(one: AddedPass | None) -> str | None:
+    return None if one is None else one.extension.after
 
 
 def _contradiction(message: str, place: str) -> UsageError:

@@ -4,10 +4,25 @@ from __future__ import annotations
 
 import pytest
 
-from glmc.errors import MatchCountError
+from glmc.config import CompileOptions
+from glmc.driver import compile_plan
+from glmc.errors import LoweringError, MatchCountError
 from glmc.ir.match import NearMiss
+from glmc.ir.program import Program
 from glmc.passes.base import Match
-from glmc.pipeline import PASSES, PassRecord, check_matches, require_matches
+from glmc.pipeline import (
+    FIXED,
+    NEEDS,
+    PASSES,
+    PassRecord,
+    check_matches,
+    fuse,
+    no_plain_form,
+    require_matches,
+    still_expected,
+)
+from glmc.selection import Selection
+from tests.support.models import captured, tiny_config
 
 
 def record(name: str, layers: list[int], misses: tuple[NearMiss, ...] = ()) -> PassRecord:
@@ -54,3 +69,54 @@ def test_many_reasons_are_counted() -> None:
 def test_a_pass_is_on_the_page_once() -> None:
     names = [one.name for one in PASSES]
     assert len(names) == len(set(names))
+
+
+@pytest.fixture(scope="module")
+def program() -> Program:
+    return captured(tiny_config("glm4_moe"))
+
+
+def counts(program: Program, off: str | None = None) -> dict[str, int]:
+    passes = tuple(one for one in PASSES if one.name != off)
+    records = fuse(program.copy(), passes=passes)
+    return {record.name: len(record.matches) for record in records}
+
+
+def test_what_a_pass_needs_is_what_it_loses_without(program: Program) -> None:
+    """NEEDS says for each pass which others must run, no more and no less."""
+    whole = counts(program)
+    expected = {name: number for name, number in whole.items() if number and name not in FIXED}
+    for one in PASSES:
+        if one.name in FIXED:
+            continue
+        without = counts(program, one.name)
+        lost = {name for name, number in expected.items() if without.get(name, number) < number}
+        assert lost == {name for name, needs in NEEDS.items() if one.name in needs}, one.name
+        kept = still_expected(expected, Selection((), (one.name,)))
+        assert check_matches(fuse_without(program, one.name), kept) == []
+        assert set(expected) - set(kept) == lost | ({one.name} & set(expected))
+
+
+def fuse_without(program: Program, off: str) -> tuple[PassRecord, ...]:
+    return fuse(program.copy(), passes=tuple(one for one in PASSES if one.name != off))
+
+
+def test_a_pass_that_is_off_is_not_missing() -> None:
+    options = CompileOptions(target="xpu", passes_off=("add_rms_norm",), weights="none")
+    report = compile_plan("models/tiny-moe", options).report
+    assert "switched off: add_rms_norm" in report.remarks
+    assert "add_rms_norm" not in report.expected_matches
+    assert "add_rms_norm" not in [row["name"] for row in report.passes]
+    assert report.options["passes_off"] == ("add_rms_norm",)
+    kernels = report.phases["decode"]["kernels"]
+    assert kernels["aten.add"] >= 8 and not any("add_rms" in name for name in kernels)
+
+
+def test_what_is_off_and_has_no_plain_form_fails_with_its_reason(program: Program) -> None:
+    left = program.copy()
+    fused = fuse_without(left, "attention")
+    error = LoweringError("no", place="layer 0", expected="attention", found="none")
+    told = no_plain_form(error, fused, {}, ("attention",))
+    assert (told.message, told.place, told.expected) == ("no", "layer 0", "attention")
+    assert told.found.endswith("switched off: attention")
+    assert no_plain_form(error, fused, {}) is error

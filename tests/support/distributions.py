@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import tomllib
-
 
 def install(
     folder: Path,
@@ -34,6 +32,8 @@ def install(
 
 def install_project(folder: Path, pyproject: str, modules: Mapping[str, str]) -> Path:
     """The same from the text of a pyproject.toml."""
+    import tomllib  # not in Python 3.10, where the tests of the runtime run as well
+
     project = tomllib.loads(pyproject)["project"]
     return install(
         folder, project["name"], project["entry-points"], modules, version=project["version"]

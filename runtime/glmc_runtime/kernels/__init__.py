@@ -65,18 +65,22 @@ def import_family(family: str) -> ModuleType | None:
     entry = entry_points.find(entry_points.KERNELS, family, (*OWN_FAMILIES, *VENDOR_FAMILIES))
     if entry is None:
         return None
-    known = set(_BINDERS)
-    module = entry.load()
-    foreign = sorted(name for name in set(_BINDERS) - known if name.partition(".")[0] != family)
-    for name in foreign:
-        del _BINDERS[name]
-    if foreign or not isinstance(module, ModuleType):
-        raise ExtensionError(
-            f"'{family}' is no family of kernels",
-            place=entry.place,
-            expected=f"a module that registers kernels named '{family}.*'",
-            found=", ".join(foreign) or type(module).__name__,
-        )
+    before = dict(_BINDERS)
+    try:
+        module = entry.load()
+        names = set(_BINDERS) - set(before)
+        foreign = sorted(name for name in names if name.partition(".")[0] != family)
+        if foreign or not isinstance(module, ModuleType):
+            raise ExtensionError(
+                f"'{family}' is no family of kernels",
+                place=entry.place,
+                expected=f"a module that registers kernels named '{family}.*'",
+                found=", ".join(foreign) or type(module).__name__,
+            )
+    except ExtensionError:
+        _BINDERS.clear()
+        _BINDERS.update(before)
+        raise
     return module
 
 
