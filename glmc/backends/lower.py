@@ -304,7 +304,7 @@ class _Lowering:
                 place=f"{node.meta['id']} {node.meta.get('source') or ''}".strip(),
                 expected="one of " + ", ".join(sorted(self.target.rules)),
                 found=m.op_name(node),
-                remedy="see which pass missed this node: glmc inspect ARTIFACT, 'not fused'",
+                remedy="see which pass made or missed this node: glmc compile ... --report",
             )
         self.node, self.outputs = node, {}
         self.granted, self.overwritten = set(), set()

@@ -14,8 +14,10 @@ from glmc.dump.parts import Part, part_of
 from glmc.dump.values import Values, arguments, dtype_name
 from glmc.errors import InternalError
 from glmc.ir.match import op_name
+from glmc.ir.ops import semantic_op
 from glmc.ir.program import Program
 
+_OPS = "import glmc.ir.ops  # the glmc:: ops\n"
 _PRELUDE = '''
 import operator
 import sys
@@ -67,7 +69,7 @@ def script(header: Sequence[str], program: Program, made: Sequence[Block], value
     for block in made:
         if block.like:
             text += f"# {block.name} stands for layers {', '.join(map(str, block.like))} too\n"
-    text += _PRELUDE
+    text += _PRELUDE.replace(_OPS, _OPS + _imports(program))
     for part in parts:
         text += _function(part, values) + "\n\n" + _example(part, values, literals) + "\n\n"
     text += "PARTS = {\n"
@@ -76,6 +78,14 @@ def script(header: Sequence[str], program: Program, made: Sequence[Block], value
         text += f'    "{part.name}": (\n        {part.name},\n        example_{part.name},\n'
         text += f"        {expected!r},\n    ),\n"
     return text + "}\n\n" + _MAIN
+
+
+def _imports(program: Program) -> str:
+    """Modules of others that define ops of this program."""
+    ops = (semantic_op(node.target) for node in program.graph.nodes)
+    modules = {op.reference.__module__ for op in ops if op is not None}
+    foreign = sorted(name for name in modules if name.partition(".")[0] != "glmc")
+    return "".join(f"import {name}  # more glmc:: ops\n" for name in foreign)
 
 
 def _is_tensor(node: Node) -> bool:

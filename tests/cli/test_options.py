@@ -13,6 +13,7 @@ from glmc.cli.compile_command import default_output
 from glmc.cli.inspect_command import parse_bytes
 from glmc.errors import UsageError
 from glmc_runtime.cli import main as runtime_main
+from tests.support.command import command_of, require_refusal
 
 GLMC = (sys.executable, "-m", "glmc.cli.main")
 
@@ -49,6 +50,23 @@ def test_the_artifact_is_named_like_the_model(
     assert default_output("..", "cpu") == Path(f"{tmp_path.name}.cpu.glmc")
     assert default_output(".", "cpu") == Path("some-model.cpu.glmc")
     assert default_output("/", "cpu") == Path("model.cpu.glmc")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--passes-off", "rms-norm"), ("--passes-off", "rms_norm, rope")),
+        (("--passes-off", "silu_mul", "--passes-off", "clean"), ("can't be switched off",)),
+        (("--passes-on", "nowhere"), ("--passes-on", "no pass 'nowhere'")),
+        (("--pipeline", "nowhere.yaml"), ("nowhere.yaml", "can't be read")),
+        (("--target", "nowhere"), ("no target 'nowhere'", "cpu, xpu")),
+    ],
+)
+def test_what_runs_is_chosen_among_what_there_is(
+    arguments: tuple[str, ...], words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    outcome = command_of(capsys)("compile", "models/tiny-dense", *arguments)
+    require_refusal(outcome, "GLMC-1001", *words)
 
 
 def test_a_full_disk_behind_the_output_is_an_error_with_a_code() -> None:

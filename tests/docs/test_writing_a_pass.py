@@ -52,7 +52,8 @@ def test_the_command_of_the_page_shows_that_the_pass_fires(package: Path, tmp_pa
     (_, (program, *arguments)) = commands()
     assert program == "glmc"
     output = tmp_path / "artifact"
-    outcome = in_a_process(*arguments, *SMALL, "--output", output, path=package)
+    dump = ("--dump", tmp_path / "dump", "--dump-after", NAME)
+    outcome = in_a_process(*arguments, *SMALL, *dump, "--output", output, path=package)
     assert outcome.status == 0, outcome.err
     row = next(line for line in outcome.out.splitlines() if NAME in line)
     assert [cell.strip() for cell in row.split("│")[1:7]] == [
@@ -64,6 +65,7 @@ def test_the_command_of_the_page_shows_that_the_pass_fires(package: Path, tmp_pa
         "-",
     ]
     assert f"pass {NAME} comes from glmc-swiglu-linear 0.1.0" in outcome.out
+    assert f"import {NAME}  # " in (tmp_path / "dump" / f"013_fuse_{NAME}.py").read_text()
     report = json.loads((output / "report.json").read_text())
     assert report["options"]["passes_on"] == [NAME]
     assert [one["layers"] for one in report["passes"] if one["name"] == NAME] == [[0]]
