@@ -203,7 +203,12 @@ def back_end(
         seconds[f"lower {program.phase}"] = time.perf_counter() - start
     progress("lower decode", 4, 4)
     prefill, decode = lowered
-    report = build_report(source, options, lowering, phases, prefill, decode, seconds, selection)
+    report = build_report(source, options, lowering, phases, prefill, decode, seconds)
+    report = replace(
+        report,
+        expected_matches=pipeline.still_expected(source.expected_matches, selection),
+        remarks=(*selection.remarks(), *report.remarks),
+    )
     return Compiled(source, options, lowering, target, prefill, decode, report)
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from glmc_runtime.errors import ExtensionError, GlmcError
+from glmc_runtime.errors import GlmcError
 
 __all__ = [
     "AbiError",
     "CaptureError",
     "CheckpointError",
     "ConfigError",
-    "ExtensionError",
     "GlmcError",
     "InternalError",
     "LoweringError",

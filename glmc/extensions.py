@@ -16,10 +16,10 @@ from torch.fx import Graph
 
 from glmc.backends.base import Rule, Target
 from glmc.backends.installed import are_rules
-from glmc.errors import ExtensionError
 from glmc.ir.ops import Numerics, semantic_op
 from glmc.passes.base import Pass
 from glmc_runtime.entry_points import Entry, entries, find
+from glmc_runtime.errors import ExtensionError
 
 PASSES = "glmc.passes"
 

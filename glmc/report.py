@@ -6,7 +6,7 @@ Plain data; ``report.json`` of the artifact and every table of the command line 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -16,9 +16,8 @@ from glmc.backends.base import LoweringOptions
 from glmc.backends.lower import Lowered
 from glmc.config import CompileOptions
 from glmc.ir import match as m
-from glmc.pipeline import PassRecord, Phases, still_expected
+from glmc.pipeline import PassRecord, Phases
 from glmc.presets.catalog import ModelSource
-from glmc.selection import Selection
 from glmc_runtime.kernels import is_vendor
 from glmc_runtime.plan import PhasePlan
 
@@ -72,10 +71,8 @@ def build_report(
     prefill: Lowered,
     decode: Lowered,
     seconds: Mapping[str, float],
-    selection: Selection,
 ) -> Report:
     """Gather the report of one compile."""
-    remarks = (*_choices(selection), *prefill.remarks, *decode.remarks)
     eager = phases.decode.notes.get("eager_operations")
     return Report(
         model={**asdict(source.shape)},
@@ -86,25 +83,14 @@ def build_report(
             "abi_profile": lowering.abi_profile,
         },
         passes=tuple(_pass(record) for record in phases.records),
-        expected_matches=still_expected(source.expected_matches, selection),
+        expected_matches=dict(source.expected_matches),
         phases={
             lowered.plan.name: phase_report(lowered.plan, options) for lowered in (prefill, decode)
         },
         eager=eager if isinstance(eager, dict) else {},
-        remarks=tuple(dict.fromkeys(remarks)),
+        remarks=tuple(dict.fromkeys((*prefill.remarks, *decode.remarks))),
         seconds=dict(seconds),
     )
-
-
-def _choices(selection: Selection) -> Iterator[str]:
-    """What was asked for that shapes the plan, for whoever meets the artifact later."""
-    if selection.off:
-        yield f"switched off: {', '.join(selection.off)}"
-    for one in selection.added:
-        yield f"pass {one.name} comes from {one.entry.distribution}"
-    if selection.uncounted:
-        names = ", ".join(sorted(selection.uncounted))
-        yield f"matches of {names} are not counted: an added pass may take them"
 
 
 def phase_report(plan: PhasePlan, options: CompileOptions) -> dict[str, Any]:

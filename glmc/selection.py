@@ -6,14 +6,15 @@ pass of another distribution runs only if it is named.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from glmc.config import CompileOptions
-from glmc.errors import ExtensionError, GlmcError, UsageError
+from glmc.errors import GlmcError, UsageError
 from glmc.extensions import AddedPass, installed_passes, load_pass
 from glmc.passes.base import Pass
 from glmc.pipeline_file import Named, PipelineFile, read_pipeline
+from glmc_runtime.errors import ExtensionError
 
 # Names that dumps and reports give to steps that are no pass.
 STEPS = ("capture", "prefill", "decode", "lower", "match")
@@ -31,6 +32,16 @@ class Selection:
     def uncounted(self) -> frozenset[str]:
         """Passes that a user's pass may take matches from."""
         return frozenset(name for one in self.added for name in one.extension.takes)
+
+    def remarks(self) -> Iterator[str]:
+        """What was asked for that shapes the plan, for whoever meets the artifact later."""
+        if self.off:
+            yield f"switched off: {', '.join(self.off)}"
+        for one in self.added:
+            yield f"pass {one.name} comes from {one.entry.distribution}"
+        if self.uncounted:
+            names = ", ".join(sorted(self.uncounted))
+            yield f"matches of {names} are not counted: an added pass may take them"
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ import torch
 from torch.fx import Graph
 
 from glmc.backends import cpu
-from glmc.errors import ExtensionError
 from glmc.extensions import (
     PASSES,
     PassExtension,
@@ -24,6 +23,7 @@ from glmc.ir.ops import OPS, Numerics
 from glmc.ir.ops.linear import SWIGLU
 from glmc.ir.ops.registry import define
 from glmc.passes import clean
+from glmc_runtime.errors import ExtensionError
 from tests.support.distributions import install
 
 PASS = """

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from glmc.config import CompileOptions
-from glmc.errors import ExtensionError, GlmcError, UsageError
+from glmc.errors import GlmcError, UsageError
 from glmc.extensions import PASSES as GROUP
 from glmc.pipeline import PASSES, chosen, selection
+from glmc_runtime.errors import ExtensionError
 from tests.support.distributions import install
 
 PAGE = [one.name for one in PASSES]

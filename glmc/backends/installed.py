@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import torch
 
 from glmc.backends.base import Target
-from glmc.errors import ExtensionError
 from glmc_runtime.entry_points import find
+from glmc_runtime.errors import ExtensionError
 
 TARGETS = "glmc.targets"
 LAYOUTS = ("blocks_tokens_heads", "blocks_heads_tokens")

@@ -10,7 +10,8 @@ import pytest
 from glmc.backends import target_by_name
 from glmc.backends.installed import TARGETS
 from glmc.config import CompileOptions
-from glmc.errors import ExtensionError, UsageError
+from glmc.errors import UsageError
+from glmc_runtime.errors import ExtensionError
 from tests.support.distributions import install
 
 MODULE = """

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from glmc.errors import ExtensionError
+from glmc_runtime.errors import ExtensionError
 
 _LIBRARY = torch.library.Library("glmc", "DEF")
 
