@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -37,6 +37,19 @@ MINIMUM_TORCH = "2.5"
 LONGEST_DEFAULT_CONTEXT = 8192
 
 Progress = Callable[[str, int, int], None]
+
+
+class Prover(Protocol):
+    """Verifies a compile while it goes on; raises VerificationError. See glmc/verify."""
+
+    def prepare(self) -> None:
+        """What can be proved before the compile begins."""
+
+    def watch(self, name: str, program: Program) -> None:
+        """Called with the program after each pass, before anyone else sees it."""
+
+    def planned(self, compiled: Compiled) -> Mapping[str, str]:
+        """Called with the plan; the verdicts of all steps."""
 
 
 @dataclass(frozen=True)
@@ -81,20 +94,39 @@ def compile_model(
     progress: Progress = lambda stage, done, total: None,
     watch: pipeline.Watch = lambda name, program: None,
     planned: Callable[[Compiled], None] = lambda compiled: None,
+    prover: Prover | None = None,
 ) -> Report:
     """Compile ``model`` (a preset's name or a checkpoint directory) into ``output``.
 
     ``progress`` is told the stage and how far it is, ``watch`` sees the program after each pass
-    and ``planned`` the plan before weights are packed. Raises a GlmcError of the stage that failed;
-    nothing is left at ``output`` then.
+    and ``planned`` the plan before weights are packed; ``prover`` is asked in front of both.
+    Raises a GlmcError of the stage that failed; nothing is left at ``output`` then.
     """
     options = options or CompileOptions()
     # A taken path and an incomplete checkpoint are known before the work begins, not after it.
     check_destination(Path(output), options.force)
     _weight_source(load_config(model), options)
+    if prover is not None:
+        prover.prepare()
+        watch = _both(prover.watch, watch)
     compiled = compile_plan(model, options, progress, watch)
+    if prover is not None:
+        verdicts = prover.planned(compiled)
+        compiled = replace(compiled, report=compiled.report.verified(verdicts))
     planned(compiled)
     return write_compiled(compiled, output, progress)
+
+
+def _both(first: pipeline.Watch, second: pipeline.Watch) -> pipeline.Watch:
+    """Call both, the second even when the first raises: it may write what went wrong."""
+
+    def watch(name: str, program: Program) -> None:
+        try:
+            first(name, program)
+        finally:
+            second(name, program)
+
+    return watch
 
 
 def write_compiled(

@@ -15,6 +15,7 @@ __all__ = [
     "MatchCountError",
     "PackError",
     "UsageError",
+    "VerificationError",
 ]
 
 
@@ -69,6 +70,14 @@ class PackError(GlmcError):
     """The artifact could not be written; nothing is left behind."""
 
     code = "GLMC-1008"
+
+
+class VerificationError(GlmcError):
+    """What a pass left, or the replayed plan, computes something else than its class allows."""
+
+    code = "GLMC-1010"
+    exit_status = 1
+    usual_remedy = "report the model and the versions of glmc, torch and transformers"
 
 
 class InternalError(GlmcError):

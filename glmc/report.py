@@ -22,7 +22,7 @@ from glmc_runtime.kernels import is_vendor
 from glmc_runtime.plan import PhasePlan
 
 # ATen calls that only describe memory; eager PyTorch launches no kernel for them.
-_VIEWS = frozenset(
+VIEWS = frozenset(
     f"aten.{name}"
     for name in (
         "view _unsafe_view reshape permute transpose t expand unsqueeze squeeze slice select split "
@@ -49,6 +49,16 @@ class Report:
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
+    def verified(self, verdicts: Mapping[str, str]) -> Report:
+        """With the verdict of each pass; what belongs to no pass is a remark."""
+        passes = tuple(
+            {**one, "verdict": verdicts[one["name"]]} if one["name"] in verdicts else one
+            for one in self.passes
+        )
+        named = {one["name"] for one in self.passes}
+        remarks = tuple(f"{name}: {text}" for name, text in verdicts.items() if name not in named)
+        return replace(self, passes=passes, remarks=(*self.remarks, *remarks))
+
     def timed(self, stage: str, seconds: float) -> Report:
         return replace(self, seconds={**self.seconds, stage: seconds})
 
@@ -58,7 +68,7 @@ def eager_operations(graph: Graph) -> dict[str, Any]:
     by_layer: Counter[str] = Counter()
     for node in graph.nodes:
         name = m.op_name(node)
-        if name.startswith("aten.") and name not in _VIEWS:
+        if name.startswith("aten.") and name not in VIEWS:
             by_layer[_layer_name(node.meta["layer"])] += 1
     return {"by_layer": dict(by_layer), "total": sum(by_layer.values())}
 

@@ -58,6 +58,9 @@ def compile_command(
         bool, typer.Option("--report", help="Also show passes and calls per layer.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Prove each pass, and the plan, on real tensors.")
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
     passes_off: Annotated[
         list[str] | None, typer.Option(help="Leave this pass out; repeatable.")
@@ -100,6 +103,8 @@ def compile_command(
     from glmc.dump.dumper import Dumper
     from glmc.dump.options import DumpOptions
     from glmc.pipeline import chosen
+    from glmc.presets.catalog import load_config
+    from glmc.verify.proof import Proof
 
     if no_weights and random_weights:
         raise UsageError("--no-weights and --random-weights exclude each other", remedy="drop one")
@@ -134,9 +139,10 @@ def compile_command(
         passes=tuple(one.name for one in chosen(options)),
     )
     dumper = Dumper(dumps)
+    proof = Proof(load_config(model), options, dumper.verdicts, _tell) if verify else None
     with _progress(quiet=as_json) as advance, dumper:
         result = compile_model(
-            model, path, options, dumper.progress(advance), dumper.watch, dumper.planned
+            model, path, options, dumper.progress(advance), dumper.watch, dumper.planned, proof
         ).to_json()
     for remark in dumper.remarks:
         typer.echo(f"dump: {remark}", err=True)
@@ -150,6 +156,11 @@ def compile_command(
     out.print(phases_table(result))
     for line in summary_lines(result, path):
         out.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _tell(name: str, text: str) -> None:
+    """A line for each verdict; on stderr, as it is no result."""
+    typer.echo(f"verify {name:<16} {text}", err=True)
 
 
 def default_output(model: str, target: str) -> Path:

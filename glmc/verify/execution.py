@@ -1,9 +1,10 @@
-"""Running a program, or both halves of a region, on real tensors."""
+"""Running a program on real tensors beside the regions that a pass has put into it."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections import ChainMap, Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,48 +14,46 @@ from torch.fx import Node
 from glmc.errors import InternalError
 from glmc.ir.program import Program
 from glmc.verify.regions import Region
+from glmc.verify.tolerance import condition_of
 
-Values = dict[Node, Any]
-
-
-def placeholder_values(
-    program: Program, inputs: Mapping[str, Tensor], weights: Mapping[str, Tensor]
-) -> Values:
-    """The step inputs by name and the weights by name, for the placeholders of a program."""
-    values: Values = {}
-    for node in program.placeholders():
-        meta = node.meta
-        if "weight" in meta:
-            values[node] = weights[meta["weight"]]
-        elif "input" in meta:
-            values[node] = inputs[meta["input"]]
-        else:
-            raise InternalError(f"placeholder {node.name} is neither an input nor a weight")
-    return values
+Values = Mapping[Node, Any]
 
 
-def values_at(program: Program, wanted: Collection[Node], given: Values) -> Values:
-    """Run ``program`` and keep the values of ``wanted``; all others are freed after their use."""
-    left = Counter(operand for node in program.graph.nodes for operand in node.all_input_nodes)
-    left.update(list(wanted))
-    values = dict(given)
-    missing = set(wanted) - set(values)
-    with torch.no_grad():
-        for node in program.graph.nodes:
-            if not missing:
-                break
-            if node.op in ("placeholder", "output"):
-                continue
-            values[node] = call(node, values)
-            missing.discard(node)
-            for operand in node.all_input_nodes:
-                left[operand] -= 1
-                if not left[operand]:
-                    values.pop(operand, None)
-    return {node: values[node] for node in wanted}
+@dataclass(frozen=True)
+class Ran:
+    """The values of a region's ends before and after; ``condition`` as in tolerance.py."""
+
+    region: Region
+    pairs: list[tuple[Any, Any]]
+    condition: float
 
 
-def call(node: Node, values: Mapping[Node, Any]) -> Any:
+class Given(Mapping[Node, Any]):
+    """The placeholders of a program: step inputs by name, and weights that are only made when they
+    are read."""
+
+    def __init__(
+        self, program: Program, inputs: Mapping[str, Tensor], weights: Mapping[str, Tensor]
+    ) -> None:
+        self._nodes = list(program.placeholders())
+        self._inputs = inputs
+        self._weights = weights
+
+    def __getitem__(self, node: Node) -> Tensor:
+        if "weight" in node.meta:
+            return self._weights[node.meta["weight"]]
+        if "input" in node.meta:
+            return self._inputs[node.meta["input"]]
+        raise KeyError(node)
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self._nodes)
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+
+def call(node: Node, values: Values) -> Any:
     """One call on the values of its operands."""
     if node.op != "call_function":
         raise InternalError(f"{node.name} is a {node.op} and no call", place=node.name)
@@ -65,25 +64,55 @@ def call(node: Node, values: Mapping[Node, Any]) -> Any:
     return target(*arguments, **keywords)
 
 
-def borders(regions: Iterable[Region]) -> dict[Node, None]:
-    """The nodes of the program before whose values the regions begin with or are compared with."""
-    found: dict[Node, None] = {}
-    for region in regions:
-        for pair in (*region.starts, *region.ends):
-            if pair.before.op != "placeholder":
-                found[pair.before] = None
-    return found
+def each_region(
+    program: Program, regions: Sequence[Region], before: Values, after: Values
+) -> Iterator[Ran]:
+    """Run ``program``; each region as soon as what it needs is there, with the values of its ends
+    before and after. What nobody needs any more is freed.
 
-
-def run_added(region: Region, before: Values, weights: Values) -> list[tuple[Any, Any]]:
-    """For each end of a region, its value before the pass and the one the added nodes compute.
-
-    ``before`` holds the values of :func:`borders` and of the placeholders of the program before,
-    ``weights`` those of the placeholders of the program after.
+    ``before`` and ``after`` hold the placeholders of the programs before and after the pass.
     """
-    values = dict(weights)
-    values.update({pair.after: before[pair.before] for pair in region.starts})
+    place = {node: number for number, node in enumerate(program.graph.nodes)}
+    due: dict[Node, list[Region]] = defaultdict(list)
+    left = Counter(operand for node in program.graph.nodes for operand in node.all_input_nodes)
+    for region in regions:
+        needed = _borders(region)
+        left.update(needed)
+        due[max(needed, key=place.__getitem__)].append(region)
+    own: dict[Node, Any] = {}
+    values: MutableMapping[Node, Any] = ChainMap(own, before)  # type: ignore[arg-type]
+
+    def use(nodes: Sequence[Node]) -> None:
+        for node in nodes:
+            left[node] -= 1
+            if not left[node]:
+                own.pop(node, None)
+
+    waiting = len(regions)
     with torch.no_grad():
-        for node in region.added:
-            values[node] = call(node, values)
-    return [(before[pair.before], values[pair.after]) for pair in region.ends]
+        for node in program.graph.nodes:
+            if not waiting:
+                break
+            if node.op == "call_function":
+                own[node] = call(node, values)
+                use(node.all_input_nodes)
+            for region in due[node]:
+                yield _run(region, values, after)
+                use(_borders(region))
+                waiting -= 1
+
+
+def _borders(region: Region) -> list[Node]:
+    """What a region begins with or is compared with, each once."""
+    return list(dict.fromkeys(pair.before for pair in (*region.starts, *region.ends)))
+
+
+def _run(region: Region, before: Values, after: Values) -> Ran:
+    own: dict[Node, Any] = {pair.after: before[pair.before] for pair in region.starts}
+    values: MutableMapping[Node, Any] = ChainMap(own, after)  # type: ignore[arg-type]
+    condition = 1.0
+    for node in region.added:
+        own[node] = call(node, values)
+        condition = max(condition, condition_of(node, values))
+    pairs = [(before[pair.before], values[pair.after]) for pair in region.ends]
+    return Ran(region, pairs, condition)

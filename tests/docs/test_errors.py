@@ -36,6 +36,7 @@ from glmc.ir.ops.registry import define
 from glmc.ir.rewrite import fake_mode_of
 from glmc.passes.base import Match
 from glmc.presets.catalog import load_config
+from glmc.verify.verdict import Verdict, Violation, require_verdict
 from glmc.weights.checkpoint import open_checkpoint
 from glmc_kunlun_emulator import errors as emulator_errors
 from glmc_runtime import text
@@ -144,6 +145,22 @@ def pack(scene: Scene) -> None:
     write_artifact(scene.checkpoint(), parts=nothing, phases={}, weights=[], source=None)
 
 
+def verification(scene: Scene) -> None:
+    gate = "model.layers.2.mlp.gate"
+    violation = Violation(
+        "moe_gate",
+        "bitwise",
+        f"{gate}#gather",
+        f"{gate}#mul",
+        2,
+        "ties in scores",
+        0.25,
+        0.0,
+        "modeling_glm4_moe.py:301 forward",
+    )
+    require_verdict(Verdict("moe_gate", "bitwise", "", (violation,)))
+
+
 def internal(scene: Scene) -> None:
     fake_mode_of(Graph())
 
@@ -200,6 +217,7 @@ EXAMPLES: dict[str, Callable[[Scene], None]] = {
     "LoweringError": lowering,
     "AbiError": abi,
     "PackError": pack,
+    "VerificationError": verification,
     "InternalError": internal,
     "ArtifactError": artifact,
     "GuardError": guard,

@@ -9,7 +9,7 @@ import torch
 
 from glmc import pipeline
 from glmc.ir.program import Program
-from glmc.verify.execution import borders, placeholder_values, run_added, values_at
+from glmc.verify.execution import Given, each_region
 from glmc.verify.regions import Region, regions
 from tests.support.models import captured, example_inputs, tiny_config, tiny_model, weights_of
 
@@ -54,16 +54,18 @@ def test_every_match_is_a_region_of_its_own(steps: dict[str, Step], name: str) -
 def test_both_halves_agree_on_the_values_of_the_model(steps: dict[str, Step], config: Any) -> None:
     model, inputs, compared = tiny_model(config), example_inputs(), 0
     for before, after, found in steps.values():
-        known = placeholder_values(before, inputs, weights_of(before, model))
-        values = known | values_at(before, borders(found), known)
-        packed = placeholder_values(after, inputs, weights_of(after, model))
-        for region in found:
-            for was, now in run_added(region, values, packed):
+        known = Given(before, inputs, weights_of(before, model))
+        packed = Given(after, inputs, weights_of(after, model))
+        seen = []
+        for ran in each_region(before, found, known, packed):
+            seen.append(ran.region)
+            for was, now in ran.pairs:
                 if isinstance(was, torch.Tensor):
                     torch.testing.assert_close(now, was, rtol=1e-5, atol=1e-6)
                     compared += 1
                 else:
                     assert now == was
+        assert len(seen) == len(found) and set(seen) == set(found)
     assert compared > 150
 
 

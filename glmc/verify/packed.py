@@ -1,0 +1,81 @@
+"""The same tokens in three layouts: rows of a batch, packed behind each other, in a paged cache."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Sequence i computes the positions ``starts[i] : stops[i]`` of row i of ``token_ids``.
+
+    What lies in front of ``starts`` is cached already. ``token_ids`` int64 [batch, tokens] may be
+    longer: attention is causal, so what is behind changes nothing.
+    """
+
+    token_ids: Tensor
+    starts: tuple[int, ...]
+    stops: tuple[int, ...]
+    block_size: int
+
+    @property
+    def batch(self) -> int:
+        return len(self.stops)
+
+    @property
+    def table(self) -> Tensor:
+        """int32 [sequences, table]: blocks in no order; block 0 is nobody's."""
+        width = -(-max(self.stops) // self.block_size)
+        generator = torch.Generator().manual_seed(7)
+        blocks = torch.randperm(self.batch * width, generator=generator) + 1
+        return blocks.view(self.batch, width).int()
+
+    def inputs(self) -> dict[str, Tensor]:
+        """Every step input of a packed program but the caches."""
+        rows = self.rows()
+        tokens = self.token_ids.shape[1]
+        positions = rows % tokens
+        counts = torch.tensor(self.stops) - torch.tensor(self.starts)
+        lengths = torch.tensor(self.stops)
+        zero = torch.zeros(1, dtype=torch.int64)
+        query_lod = torch.cat((zero, counts.cumsum(0)))
+        return {
+            "token_ids": self.token_ids.flatten()[rows],
+            "positions": positions,
+            "slot_mapping": self._slots(rows // tokens, positions),
+            "block_tables": self.table,
+            "query_lod": query_lod.int(),
+            "context_lod": torch.cat((zero, lengths.cumsum(0))).int(),
+            "context_lengths": lengths.int(),
+            "last_rows": query_lod[1:] - 1,
+        }
+
+    def rows(self) -> Tensor:
+        """int64 [new tokens]: the row of each in a value [batch * tokens, ...]."""
+        tokens = self.token_ids.shape[1]
+        bounds = zip(self.starts, self.stops, strict=True)
+        return torch.cat(
+            [row * tokens + torch.arange(start, stop) for row, (start, stop) in enumerate(bounds)]
+        )
+
+    def cache(self, value: Tensor, *, written: bool) -> Tensor:
+        """Keys or values [batch, tokens, heads, head_dim] as a cache holds them.
+
+        [blocks, heads, block_size, head_dim]; slots that hold nothing are NaN. The new tokens are
+        only there when ``written``.
+        """
+        heads, size = value.shape[2:]
+        blocks = self.table.numel() + 1
+        found = value.new_full((blocks, heads, self.block_size, size), torch.nan)
+        for row, stop in enumerate(self.stops if written else self.starts):
+            slots = self._slots(torch.full((stop,), row), torch.arange(stop))
+            place, offset = slots // self.block_size, slots % self.block_size
+            found[place, :, offset] = value[row, :stop]
+        return found
+
+    def _slots(self, row: Tensor, position: Tensor) -> Tensor:
+        block = self.table[row, position // self.block_size].long()
+        return block * self.block_size + position % self.block_size

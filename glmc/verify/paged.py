@@ -1,0 +1,286 @@
+"""The passes that change a program's interface: kv_cache and specialise.
+
+Both programs run on the same tokens. Each node of the program after is run on the values of the
+program before wherever these are known, so that a difference is the node's own. Known are: nodes
+with the same id and op, the operands of each attention, what the caches must hold, the logits.
+Whatever sums nothing up must be equal; the rest is reordered.
+"""
+
+from __future__ import annotations
+
+from collections import ChainMap
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+from glmc.ir import match as m
+from glmc.ir.ops import Numerics
+from glmc.ir.program import Program
+from glmc.pipeline import PassRecord
+from glmc.verify.cases import Case
+from glmc.verify.execution import Given, call
+from glmc.verify.packed import Packed
+from glmc.verify.tolerance import (
+    Deviation,
+    Tolerance,
+    compare,
+    condition_of,
+    reduction_terms,
+    stored_values,
+)
+from glmc.verify.verdict import Verdict, Violation, verdict_text
+from glmc.verify.weights import ModelWeights
+
+Expected = Mapping[Node, Any]
+
+
+def verify_paging(
+    before: Program,
+    after: Program,
+    record: PassRecord,
+    cases: Sequence[Case],
+    weights: ModelWeights,
+) -> Verdict:
+    """kv_cache: ``before`` takes rows of tokens, ``after`` packed tokens and a paged cache.
+
+    Every case runs twice: all tokens at once, and the second half behind a filled cache.
+    """
+    judge = _Judge(record)
+    known = _same_nodes(before, after)
+    used = [case for case in cases if case.decided]
+    for case in used:
+        altered = weights.altered(case.alteration)
+        wanted = {*known.values(), *_around_attention(before), _output(before)}
+        values = _values(before, Given(before, case.inputs, altered.table(before)), wanted)
+        for packed in _layouts(case.token_ids, block_size(after)):
+            expected: dict[Node, Any] = {}
+            for new, old in known.items():
+                found = _rows(values[old], packed, new)
+                if found is not None:
+                    expected[new] = found
+            caches = _attention(before, after, values, packed, expected)
+            expected[_output(after)] = _rows(values[_output(before)], packed, _output(after))
+            given = Given(after, {**packed.inputs(), **caches}, altered.table(after))
+            judge.run(after, given, expected, case)
+    return judge.verdict(len(used))
+
+
+def verify_phase(
+    before: Program,
+    after: Program,
+    record: PassRecord,
+    cases: Sequence[Case],
+    weights: ModelWeights,
+) -> Verdict:
+    """specialise: ``before`` is the paged program, ``after`` that of prefill or decode."""
+    judge = _Judge(record)
+    known = _same_nodes(before, after)
+    used = [case for case in cases if case.decided]
+    for case in used:
+        altered = weights.altered(case.alteration)
+        layouts = _layouts(case.token_ids, block_size(before))
+        for packed in layouts if after.phase == "prefill" else _last_tokens(layouts):
+            inputs = {**packed.inputs(), **_random_caches(before, packed)}
+            table = altered.table(before)
+            wanted = {*known.values(), _output(before)}
+            values = _values(before, Given(before, inputs, table), wanted)
+            expected = {new: values[old] for new, old in known.items()}
+            logits = values[_output(before)]
+            if after.phase == "prefill":
+                logits = logits[inputs["last_rows"]]
+            expected[_output(after)] = logits
+            judge.run(after, Given(after, inputs, altered.table(after)), expected, case)
+    return judge.verdict(len(used))
+
+
+def block_size(program: Program) -> int:
+    """Tokens of a block of a paged program's caches."""
+    return next(int(m.shape(node)[2]) for node in _caches(program))
+
+
+class _Judge:
+    """Runs programs on expected values and collects what differs."""
+
+    def __init__(self, record: PassRecord) -> None:
+        self.record = record
+        self.violations: dict[str, Violation] = {}
+        self.compared: set[str] = set()
+        self.largest = 0.0
+
+    def run(
+        self, program: Program, given: Mapping[Node, Any], expected: Expected, case: Case
+    ) -> None:
+        own: dict[Node, Any] = {}
+        values = ChainMap(own, given)  # type: ignore[arg-type]
+        with torch.no_grad():
+            for node in program.graph.nodes:
+                if node.op != "call_function":
+                    continue
+                own[node] = call(node, values)
+                if node in expected:
+                    tolerance = replace(_tolerance(node), condition=condition_of(node, values))
+                    self._compare(node, expected[node], own[node], tolerance, case)
+                    own[node] = expected[node]
+
+    def _compare(self, node: Node, was: Any, now: Any, tolerance: Tolerance, case: Case) -> None:
+        pairs = zip(was, now, strict=True) if isinstance(was, tuple) else ((was, now),)
+        deviations = [compare(old, new, tolerance) for old, new in pairs]
+        worst = max(deviations, key=lambda one: one.share)
+        name = node.meta["id"]
+        self.compared.add(name)
+        self.largest = max(self.largest, worst.share)
+        if not worst.allowed and name not in self.violations:
+            self.violations[name] = self._violation(node, case, worst)
+
+    def _violation(self, node: Node, case: Case, deviation: Deviation) -> Violation:
+        producer = node.args[0] if m.is_op(node, "getitem") else node
+        names = {node.meta["id"], *producer.meta.get("origins", ())}  # type: ignore[union-attr]
+        match = next((one for one in self.record.matches if one.node in names), None)
+        return Violation(
+            self.record.name,
+            self.record.numerics,
+            None if match is None else match.node,
+            node.meta["id"],
+            node.meta.get("layer"),
+            case.name,
+            deviation.error,
+            deviation.bound,
+            node.meta.get("source") or "",
+        )
+
+    def verdict(self, cases: int) -> Verdict:
+        found = tuple(self.violations.values())
+        numerics = Numerics(self.record.numerics)
+        text = verdict_text(numerics, f"{len(self.compared)} values", cases, self.largest, found)
+        return Verdict(self.record.name, self.record.numerics, text, found)
+
+
+def _tolerance(node: Node) -> Tolerance:
+    """An output of several is judged as what computes it."""
+    if m.is_op(node, "getitem"):
+        node = m.operand(node, 0)
+    terms = reduction_terms([node])
+    if not terms:
+        return Tolerance(Numerics.BITWISE)
+    return Tolerance(Numerics.REORDERED, terms, max(1, stored_values([node])))
+
+
+def _values(program: Program, given: Mapping[Node, Any], wanted: set[Node]) -> dict[Node, Any]:
+    """The values of some nodes; others are freed after their use."""
+    own: dict[Node, Any] = {}
+    values = ChainMap(own, given)  # type: ignore[arg-type]
+    left = {node: len(node.users) for node in program.graph.nodes}
+    with torch.no_grad():
+        for node in program.graph.nodes:
+            if node.op == "call_function":
+                own[node] = call(node, values)
+                for operand in node.all_input_nodes:
+                    left[operand] -= 1
+                    if not left[operand] and operand not in wanted:
+                        own.pop(operand, None)
+    return {node: values[node] for node in wanted}
+
+
+def _same_nodes(before: Program, after: Program) -> dict[Node, Node]:
+    """Nodes after to nodes before: the same id and op, once in each program."""
+    olds, news = _unique(before), _unique(after)
+    return {node: olds[key] for key, node in news.items() if key in olds}
+
+
+def _unique(program: Program) -> dict[tuple[str, str], Node]:
+    found: dict[tuple[str, str], Node | None] = {}
+    for node in program.graph.nodes:
+        if node.op == "call_function":
+            key = (node.meta["id"], m.op_name(node))
+            found[key] = None if key in found else node
+    return {key: node for key, node in found.items() if node is not None}
+
+
+def _output(program: Program) -> Node:
+    output = next(node for node in reversed(program.graph.nodes) if node.op == "output")
+    return output.args[0][0]  # type: ignore[no-any-return]
+
+
+def _caches(program: Program) -> Iterator[Node]:
+    return (node for node in program.inputs() if "_cache." in node.meta["input"])
+
+
+def _around_attention(program: Program) -> Iterator[Node]:
+    for node in program.graph.nodes:
+        if m.is_op(node, "glmc.attention"):
+            yield from (node, *node.all_input_nodes)
+
+
+def _attention(
+    before: Program,
+    after: Program,
+    values: Mapping[Node, Any],
+    packed: Packed,
+    expected: dict[Node, Any],
+) -> dict[str, Tensor]:
+    """What goes into the attention over each cache, by the stateless one; the caches' old content
+    by input name."""
+    stateless = {
+        node.meta["id"]: node for node in before.graph.nodes if m.is_op(node, "glmc.attention")
+    }
+    caches: dict[str, Tensor] = {}
+    for node in after.graph.nodes:
+        if not m.is_op(node, "glmc.prefill_attention"):
+            continue
+        old = stateless[node.meta["id"]]
+        query, keys, held = (values[m.operand(old, index)] for index in range(3))
+        expected[m.operand(node, 0)] = query.flatten(0, 1)[packed.rows()]
+        expected[node] = values[old].flatten(0, 1)[packed.rows()]
+        for index, value in ((1, keys), (2, held)):
+            expected[m.operand(node, index)] = packed.cache(value, written=True)
+        written = m.operand(m.operand(node, 1), 0)
+        for index, value in ((6, keys), (7, held)):
+            name = m.operand(written, index).meta["input"]
+            caches[name] = packed.cache(value, written=False)
+    return caches
+
+
+def _rows(value: Any, packed: Packed, new: Node) -> Tensor | None:
+    """The packed rows of a value by token, or None when it is nothing of the kind."""
+    if not isinstance(value, Tensor) or not isinstance(new.meta["val"], Tensor):
+        return None
+    batch, tokens = packed.token_ids.shape
+    tail = tuple(new.meta["val"].shape[1:])
+    if tuple(value.shape) == (batch, tokens, *tail):
+        return value.flatten(0, 1)[packed.rows()]
+    if tuple(value.shape) == (batch * tokens, *tail):
+        return value[packed.rows()]
+    return None
+
+
+def _layouts(token_ids: Tensor, block: int) -> list[Packed]:
+    """Ragged sequences, all tokens new, and the second halves behind the first."""
+    batch, tokens = token_ids.shape
+    stops = tuple(max(1, tokens - 3 * row) for row in range(batch))
+    found = [Packed(token_ids, (0,) * batch, stops, block)]
+    if tokens > 1:
+        found.append(Packed(token_ids, tuple(stop // 2 for stop in stops), stops, block))
+    return found
+
+
+def _last_tokens(layouts: Sequence[Packed]) -> list[Packed]:
+    """Decode: one new token for each sequence."""
+    first = layouts[0]
+    starts = tuple(stop - 1 for stop in first.stops)
+    return [Packed(first.token_ids, starts, first.stops, first.block_size)]
+
+
+def _random_caches(program: Program, packed: Packed) -> dict[str, Tensor]:
+    """Old content for each cache; what is beyond it is NaN."""
+    generator = torch.Generator().manual_seed(11)
+    caches: dict[str, Tensor] = {}
+    for node in _caches(program):
+        _, heads, _, size = m.shape(node)
+        shape = (*packed.token_ids.shape, int(heads), int(size))
+        value = torch.randn(shape, generator=generator).to(m.dtype(node))
+        caches[node.meta["input"]] = packed.cache(value, written=False)
+    return caches

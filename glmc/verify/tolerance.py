@@ -1,0 +1,198 @@
+"""How far two computations of one value may be apart, by the numerics class of the pass.
+
+* bitwise: not at all; NaN equals NaN.
+* reordered: sums may be formed in another order and intermediates rounded at other places. With
+  independent errors, n of them add up to about sqrt(n) (Higham and Mary, "A new approach to
+  probabilistic rounding error analysis", SIAM Journal on Scientific Computing 41(5), 2019).
+  Kernels accumulate in float32 at least, and each stored value is rounded to its dtype. So
+
+      bound = CONFIDENCE * (condition * (sqrt(terms) * u_float32 + scores * u_dtype)
+                            + sqrt(roundings) * u_dtype) * magnitude
+
+  where ``terms`` adds up the lengths of all reductions of the longer half, ``roundings`` counts the
+  values that it computes and stores, u is the unit roundoff and ``magnitude`` the root mean square
+  of the value's row, or of the whole value where that is larger: errors come from the summands,
+  which may be larger than their sum. A softmax turns an absolute error of its scores into a
+  relative one of its result: ``condition`` is 1 + the largest score that there can be (the product
+  of the longest query, the longest key and the scale) where attention is computed, 1 elsewhere;
+  ``scores`` is 1 where they are stored in the dtype of the values on the way, as eager code does.
+* approximate: as reordered; no pass of ours declares it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+from glmc.ir import match as m
+from glmc.ir.ops import Numerics
+from glmc.report import VIEWS
+from glmc.verify.regions import Region
+
+CONFIDENCE = 6.0
+# Keys of the longest input that is compared (see cases.py).
+LONGEST = 64
+# The operand whose size along the axis is summed over; of a product, of what a reduction reads.
+_SUMMED = {
+    "aten.linear": (1, -1),
+    "glmc.linear": (1, -1),
+    "glmc.moe_gate": (1, -1),
+    "aten.mm": (1, -2),
+    "aten.bmm": (1, -2),
+    "aten.matmul": (1, -2),
+    "aten._grouped_mm": (1, -2),
+    "aten.addmm": (2, -2),
+    "aten.baddbmm": (2, -2),
+    "aten.sum": (0, -1),
+    "aten.mean": (0, -1),
+    "aten._softmax": (0, -1),
+    "aten.softmax": (0, -1),
+    "glmc.rms_norm": (0, -1),
+    "glmc.add_rms_norm": (0, -1),
+    "glmc.norm_rope": (0, -1),
+    "aten.scaled_dot_product_attention": (0, -1),
+}
+_SOFTMAX = ("aten._softmax", "aten.softmax", "aten._safe_softmax")
+_ATTENTION = ("_attention", ".attention")
+_EXPERTS = ("glmc.moe_ffn", "glmc.marked_experts", "glmc.shared_expert")
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """The parts of the bound as above, of one region or one node."""
+
+    numerics: Numerics
+    terms: int = 0
+    roundings: int = 0
+    scores: int = 0
+    condition: float = 1.0
+
+    def bound(self, value: Tensor) -> Tensor:
+        """The largest allowed difference for each element of ``value``, broadcastable to it."""
+        if self.numerics is Numerics.BITWISE or not value.is_floating_point():
+            return torch.zeros((), dtype=torch.float64)
+        exact = value.double()
+        whole = _root_mean_square(exact.flatten(), -1)
+        rows = _root_mean_square(exact, -1) if exact.dim() else whole
+        magnitude = torch.maximum(rows, whole)
+        stored = roundoff(value.dtype)
+        relative = math.sqrt(self.terms) * roundoff(torch.float32) + self.scores * stored
+        relative = self.condition * relative + math.sqrt(self.roundings) * stored
+        return CONFIDENCE * relative * magnitude
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """Where two values differ most for what is allowed there. ``share`` of the bound: 1 is all."""
+
+    error: float
+    bound: float
+    share: float
+
+    @property
+    def allowed(self) -> bool:
+        return self.share <= 1.0
+
+
+NONE = Deviation(0.0, 0.0, 0.0)
+_ANOTHER_KIND = Deviation(math.inf, 0.0, math.inf)
+
+
+def tolerance_of(numerics: Numerics, region: Region) -> Tolerance:
+    """What the longer half of a region adds up and stores."""
+    if numerics is Numerics.BITWISE:
+        return Tolerance(numerics)
+    halves = (region.removed, region.added)
+    return Tolerance(
+        numerics,
+        max(map(reduction_terms, halves)),
+        max(1, *map(stored_values, halves)),
+        scores=int(any(m.is_op(node, *_SOFTMAX) for half in halves for node in half)),
+    )
+
+
+def condition_of(node: Node, values: Mapping[Node, Any]) -> float:
+    """How much an attention amplifies the errors of its scores; 1 for any other node."""
+    name = m.op_name(node)
+    if not name.endswith(_ATTENTION):
+        return 1.0
+    longest = 1.0
+    for operand in node.args[:2]:
+        value = values[operand]  # type: ignore[index]
+        longest *= float(value.float().nan_to_num(nan=0.0).norm(dim=-1).max())
+    return 1.0 + longest * abs(float(node.args[-1]))  # type: ignore[arg-type]
+
+
+def compare(before: object, after: object, tolerance: Tolerance) -> Deviation:
+    """How far ``after`` is from ``before``. Shapes and dtypes must agree, NaN equals NaN."""
+    if not isinstance(before, Tensor) or not isinstance(after, Tensor):
+        return NONE if type(before) is type(after) and before == after else _ANOTHER_KIND
+    if before.shape != after.shape or before.dtype != after.dtype:
+        return _ANOTHER_KIND
+    if not before.numel() or torch.equal(before, after):
+        return NONE
+    was, now = before.double(), after.double()
+    same = (was == now) | (was.isnan() & now.isnan())
+    difference = (was - now).abs().masked_fill(same, 0.0).nan_to_num(nan=math.inf, posinf=math.inf)
+    bound = tolerance.bound(before).nan_to_num(nan=0.0, posinf=math.inf).expand_as(difference)
+    shares = (difference / bound).masked_fill(same, 0.0).nan_to_num(nan=math.inf, posinf=math.inf)
+    place = int(shares.flatten().argmax())
+    error, allowed, share = (float(one.flatten()[place]) for one in (difference, bound, shares))
+    return Deviation(error, allowed, share)
+
+
+def roundoff(dtype: torch.dtype) -> float:
+    """Unit roundoff: half the distance from 1 to the next number."""
+    return torch.finfo(dtype).eps / 2
+
+
+def reduction_terms(nodes: Iterable[Node]) -> int:
+    """How many summands the reductions of ``nodes`` have, each reduction counted once."""
+    return sum(map(_terms, nodes))
+
+
+def stored_values(nodes: Iterable[Node]) -> int:
+    """How many floating-point values ``nodes`` compute and round; views of others are none.
+
+    An attention rounds three: the scaled query, the weights behind the softmax, and the result.
+    """
+    return sum(
+        3 if m.op_name(node).endswith(_ATTENTION) else 1
+        for node in nodes
+        if isinstance(value := node.meta.get("val"), Tensor)
+        and value.is_floating_point()
+        and m.op_name(node) not in VIEWS
+    )
+
+
+def _terms(node: Node) -> int:
+    name = m.op_name(node)
+    if name.endswith(_ATTENTION):
+        return _size(node.args[0], -1) + LONGEST
+    if name in _EXPERTS:
+        return sum(_size(item, -1) for item in node.args)
+    if name in _SUMMED:
+        operand, axis = _SUMMED[name]
+        return _size(node.args[operand], axis)
+    return 0
+
+
+def _size(node: object, axis: int) -> int:
+    if not isinstance(node, Node) or not isinstance(node.meta.get("val"), Tensor):
+        return 0
+    shape = node.meta["val"].shape
+    if not len(shape):
+        return 0
+    size = shape[axis] if len(shape) >= -axis else shape[-1]
+    return size if isinstance(size, int) else LONGEST
+
+
+def _root_mean_square(value: Tensor, axis: int) -> Tensor:
+    finite = value.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+    return finite.square().mean(axis, keepdim=value.dim() > 0).sqrt()

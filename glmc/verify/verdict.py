@@ -1,0 +1,99 @@
+"""What a proof says: a line for each pass, and every place where its class was violated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from glmc.errors import VerificationError
+from glmc.ir.ops import Numerics
+
+
+@dataclass(frozen=True)
+class Violation:
+    """``match`` is the anchor's id and ``node`` the id of the value that is wrong.
+
+    ``error`` and ``bound`` are absolute, both at the element that is furthest beyond its bound;
+    an infinite error stands for another shape, dtype or a NaN. ``source`` is a line of the model.
+    """
+
+    pass_name: str
+    numerics: str
+    match: str | None
+    node: str
+    layer: int | None
+    case: str
+    error: float
+    bound: float
+    source: str
+
+    def __str__(self) -> str:
+        where = "" if self.layer is None else f" in layer {self.layer}"
+        match = "" if self.match is None else f", rewritten at {self.match},"
+        return (
+            f"{self.node}{where}{match} is off by {self.error:.3g} "
+            f"(allowed {self.bound:.3g}) on: {self.case}"
+        )
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """``text`` is for people, such as ``bitwise: 13 rewrites equal on 6 inputs``."""
+
+    pass_name: str
+    numerics: str
+    text: str
+    violations: tuple[Violation, ...] = ()
+
+    @property
+    def holds(self) -> bool:
+        return not self.violations
+
+
+def verdict_text(
+    numerics: Numerics,
+    compared: str,
+    cases: int,
+    largest: float,
+    violations: Sequence[Violation],
+) -> str:
+    """``largest`` is the largest share of a bound that a difference took."""
+    inputs = f"{cases} input{'' if cases == 1 else 's'}"
+    if violations:
+        places = f"{len(violations)} value{'' if len(violations) == 1 else 's'}"
+        return f"VIOLATED: {places} beyond {numerics.value} on {inputs}; {violations[0]}"
+    if numerics is Numerics.BITWISE:
+        return f"bitwise: {compared} equal on {inputs}"
+    return f"{numerics.value}: {compared} within {largest:.0%} of the bound on {inputs}"
+
+
+def require_verdict(verdict: Verdict) -> None:
+    """Raise VerificationError for a verdict with violations; names the first and counts them."""
+    if verdict.holds:
+        return
+    first = verdict.violations[0]
+    raise VerificationError(
+        f"{verdict.pass_name} is declared {verdict.numerics} and changes values",
+        place=_place(first),
+        expected=f"a difference of at most {first.bound:.3g}",
+        found="\n             ".join(_few(verdict.violations)),
+    )
+
+
+def _place(violation: Violation) -> str:
+    parts = [f"pass {violation.pass_name}"]
+    if violation.match is not None:
+        parts.append(f"match {violation.match}")
+    parts.append(f"node {violation.node}")
+    if violation.layer is not None:
+        parts.append(f"layer {violation.layer}")
+    if violation.source:
+        parts.append(violation.source)
+    return ", ".join(parts)
+
+
+def _few(violations: Sequence[Violation], shown: int = 4) -> list[str]:
+    lines = [str(item) for item in violations[:shown]]
+    if len(violations) > shown:
+        lines.append(f"and {len(violations) - shown} more")
+    return lines

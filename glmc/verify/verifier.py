@@ -1,0 +1,71 @@
+"""Watches a compile and proves each pass: the graph before and after it, on the same inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from glmc.errors import InternalError
+from glmc.ir.program import Program
+from glmc.passes import specialise
+from glmc.pipeline import PassRecord
+from glmc.verify.cases import Case
+from glmc.verify.fused import verify_rewrites
+from glmc.verify.paged import verify_paging, verify_phase
+from glmc.verify.verdict import Verdict, require_verdict
+from glmc.verify.weights import ModelWeights
+
+PHASES = ("prefill", "decode")
+
+
+def verify_pass(
+    before: Program,
+    after: Program,
+    record: PassRecord,
+    cases: Sequence[Case],
+    weights: ModelWeights,
+) -> Verdict:
+    """Whether ``after`` computes what ``before`` does, as ``record.numerics`` says.
+
+    ``after`` must stand as its pass left it. Neither program is changed.
+    """
+    verify = verify_rewrites
+    if before.phase != after.phase:
+        verify = verify_paging if before.phase == "stateless" else verify_phase
+    return verify(before, after, record, cases, weights)
+
+
+@dataclass
+class Verifier:
+    """Give :meth:`watch` to the pipeline. ``verdicts`` are by step, in order.
+
+    Raises VerificationError behind the pass that violates its class, unless ``strict`` is False.
+    """
+
+    cases: Sequence[Case]
+    weights: ModelWeights
+    strict: bool = True
+    verdicts: dict[str, Verdict] = field(default_factory=dict)
+    _last: Program | None = None
+
+    def watch(self, name: str, program: Program) -> None:
+        """Compare with the program that the step in front of this one has left."""
+        before = self._last
+        if name not in PHASES:  # both phases are made of the paged program
+            self._last = program.copy()
+        if before is None:
+            return
+        verdict = verify_pass(before, program, _record(name, program), self.cases, self.weights)
+        self.verdicts[name] = verdict
+        if self.strict:
+            require_verdict(verdict)
+
+
+def _record(name: str, program: Program) -> PassRecord:
+    if name in PHASES:
+        nodes = len(program.graph.nodes)
+        return PassRecord(specialise.NAME, specialise.NUMERICS.value, 0.0, nodes, nodes, (), ())
+    record = program.notes.get("record")
+    if not isinstance(record, PassRecord) or record.name != name:
+        raise InternalError(f"the step {name} left no record")
+    return record
