@@ -13,14 +13,13 @@ NOT_VERIFIED = "not verified"
 
 @dataclass(frozen=True)
 class StepRow:
-    """One step in words. ``share_nodes`` and ``share_time`` are of the largest, in percent."""
+    """One step in words. ``share_nodes`` is of the largest graph, in percent."""
 
     number: int
     stage: str
     name: str
     numerics: str
     time: str
-    share_time: float
     nodes: str
     change: str
     share_nodes: float
@@ -29,6 +28,16 @@ class StepRow:
     kept: bool
     near_misses: int
     verdict: str
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number at the head of the page; ``view`` is where it is shown at length."""
+
+    name: str
+    text: str
+    more: str = ""
+    view: str = ""
 
 
 @dataclass(frozen=True)
@@ -42,11 +51,10 @@ class Guard:
 def step_rows(history: History) -> list[StepRow]:
     """The rows of the pipeline, one a step."""
     most = max((step.nodes_after for step in history.steps), default=0) or 1
-    longest = max((step.seconds or 0.0 for step in history.steps), default=0.0) or 1.0
-    return [_row(step, most, longest) for step in history.steps]
+    return [_row(step, most) for step in history.steps]
 
 
-def _row(step: StepHistory, most: int, longest: float) -> StepRow:
+def _row(step: StepHistory, most: int) -> StepRow:
     found = len(step.matches)
     rewrites = step.numerics is not None
     before = step.nodes_before
@@ -57,7 +65,6 @@ def _row(step: StepHistory, most: int, longest: float) -> StepRow:
         name=step.name,
         numerics=step.numerics or "",
         time=duration(step.seconds),
-        share_time=round(100 * (step.seconds or 0.0) / longest, 1),
         nodes=str(step.nodes_after),
         change=change.replace("-", "\N{MINUS SIGN}") if change != "+0" else "",
         share_nodes=round(100 * step.nodes_after / most, 1),
@@ -67,6 +74,32 @@ def _row(step: StepHistory, most: int, longest: float) -> StepRow:
         near_misses=len(step.near_misses),
         verdict=(step.verdict or NOT_VERIFIED) if rewrites else "",
     )
+
+
+def figures(history: History) -> list[Figure]:
+    """The compile in a few numbers."""
+    made: list[Figure] = []
+    if history.steps:
+        first, last = history.steps[0], history.steps[-1]
+        made.append(Figure("nodes", f"{first.nodes_after} to {last.nodes_after}"))
+    counted = [step for step in history.steps if step.expected is not None]
+    wrong = [step.name for step in counted if step.expected != len(step.matches)]
+    wrong += lost(history)
+    if wrong:
+        made.append(Figure("match counts", f"{len(wrong)} differ", ", ".join(wrong), "checks"))
+    elif counted:
+        made.append(Figure("match counts", "as expected", f"{len(counted)} passes", "checks"))
+    else:
+        made.append(Figure("match counts", "none expected", view="checks"))
+    misses = sum(len(step.near_misses) for step in history.steps)
+    made.append(Figure("near misses", str(misses), view="checks"))
+    for plan in history.plans:
+        calls = sum(len(block.calls) * (1 + len(block.like)) for block in plan.blocks)
+        more = f"calls, arena {plan.arena_bytes / 2**20:.1f} MiB"
+        made.append(Figure(plan.phase, str(calls), more, f"kernels={plan.phase}"))
+    if not history.plans:
+        made.append(Figure("kernel calls", "not lowered"))
+    return made
 
 
 def duration(seconds: float | None) -> str:

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from glmc.history.record import History
 from glmc.page.data import page_data
-from glmc.page.facts import guard_rows, lost, step_rows
+from glmc.page.facts import figures, guard_rows, lost, step_rows
 from glmc_runtime.manifest import Guards, Limits
 
 PAGE = "index.html"
@@ -38,6 +38,7 @@ def page(history: History, guards: Guards | None = None, limits: Limits | None =
     scripts = [(files / f"{name}.js").read_text(encoding="utf-8") for name in _SCRIPTS]
     return environment.get_template("page.html").render(
         history=history,
+        figures=figures(history),
         steps=step_rows(history),
         lost=lost(history),
         guards=guard_rows(guards, limits),

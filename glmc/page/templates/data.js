@@ -5,7 +5,7 @@ const steps = DATA.steps;
 const plans = DATA.plans;
 const LAYER = /^(?:\w+\.)*?layers\.(\d+)(?:\.|(?=[#[])|$)/;
 const CACHE = /^(\w+_cache)\.(\d+)$/;
-const SCALAR_STEPS = new Set(["prefill", "decode"]);
+const PHASES = new Set(["prefill", "decode"]);
 
 const nodes = [];
 function nodeAt(index) {
@@ -26,10 +26,12 @@ const isTensor = (node) => node.value.startsWith("[");
 
 const stepNamed = (name) => steps.find((step) => step.name === name || step.label === name);
 const lastStep = () => steps[steps.length - 1];
+// Both phases are made by one pass, which is no step of its own.
+const passOf = (step) => (PHASES.has(step.name) ? "specialise" : step.name);
 // Both phases start from the program before them.
 function before(step) {
   const earlier = steps.slice(0, steps.indexOf(step));
-  return earlier.reverse().find((other) => !SCALAR_STEPS.has(other.name)) || null;
+  return earlier.reverse().find((other) => !PHASES.has(other.name)) || null;
 }
 
 const holds = (block, layer) => block.layer === layer || block.like.includes(layer);

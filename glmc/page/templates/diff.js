@@ -131,10 +131,13 @@ function sides(step, group, layer, chosen) {
   }
   const visible = group.changes ? group.rows.map((row, at) =>
     group.rows.slice(Math.max(0, at - CONTEXT), at + CONTEXT + 1).some((one) => one.kind !== "same")) : group.rows.map(() => true);
+  let next = 0;
   for (let at = 0; at < group.rows.length;) {
     if (visible[at]) {
-      table.append(...rowOf(step, group.rows[at], layer, chosen));
-      at += 1;
+      const start = at;
+      while (at < group.rows.length && visible[at] && alone(group.rows[at])) at += 1;
+      if (at - start > 2) table.append(...runOf(step, group.rows.slice(start, at), layer, chosen, into));
+      else for (at = Math.max(at, start + 1), next = start; next < at; next += 1) table.append(...rowOf(step, group.rows[next], layer, chosen));
       continue;
     }
     const start = at;
@@ -147,7 +150,34 @@ function sides(step, group, layer, chosen) {
     table.append(more);
   }
   joinLater(table, into);
-  return table;
+  return el("div", {}, group.changes ? legend() : null, table);
+}
+
+const legend = () => el("p", { class: "legend" }, [["removed", "gone, or part of another node"], ["added", "new"], ["changed", "rewritten"], ["rewired", "operands or shape changed"]]
+  .map(([kind, text]) => el("span", {}, el("i", { class: `cell ${kind}` }), text)));
+
+const alone = (row) => row.kind === "moved" && row.left && !row.right;
+
+// Nodes that went away, with what stands for them now at their side.
+function runOf(step, rows, layer, chosen, into) {
+  const became = new Map();
+  for (const { left } of rows) {
+    const targets = into.get(left.id) || [];
+    const target = targets.find((node) => node.op !== "getitem") || targets[0] || null;
+    if (!became.has(target)) became.set(target, []);
+    became.get(target).push(left.id);
+  }
+  const notes = [...became].map(([target, some]) => el("div", { class: `became${target ? "" : " none"}`, "data-from": some.join("\n"), "data-to": target ? target.id : "" },
+    target ? [`${plural(some.length, "node")} of these now: `, nodeLink(whole(target.id, layer), target.id), " ", el("b", {}, target.op)]
+      : `${plural(some.length, "node")} gone: nothing reads what they made`));
+  return rows.flatMap((row, at) => {
+    const [left, gutter, right] = rowOf(step, row, layer, chosen);
+    if (at) return [left, gutter];
+    right.style.gridRow = `span ${rows.length}`;
+    right.classList.add("run");
+    right.append(...notes);
+    return [left, gutter, right];
+  });
 }
 
 function rowOf(step, row, layer, chosen) {
@@ -179,12 +209,14 @@ function join(table, into) {
   if (!gutter || !table.isConnected) return;
   const [box, between] = [table.getBoundingClientRect(), gutter.getBoundingClientRect()];
   const right = new Map([...table.querySelectorAll(".cell.right[data-id]")].map((cell) => [cell.dataset.id, cell]));
+  const notes = [...table.querySelectorAll(".became")];
   const drawing = svg("svg", { class: "joins", width: between.width, height: box.height,
     style: `left:${between.left - box.left}px` });
   for (const cell of table.querySelectorAll(".cell.left.removed[data-id], .cell.left.changed[data-id]")) {
-    const targets = (into.get(cell.dataset.id) || []).map((node) => right.get(node.id)).filter((one) => one && !one.classList.contains("same"));
+    const note = notes.find((one) => one.dataset.from.split("\n").includes(cell.dataset.id));
+    const targets = note ? [note] : (into.get(cell.dataset.id) || []).map((node) => right.get(node.id)).filter((one) => one && !one.classList.contains("same"));
     if (!targets.length) cell.title = "nothing stands for this node any more";
-    for (const target of targets) {
+    for (const target of note && !note.dataset.to ? [] : targets) {
       const height = (one) => { const r = one.getBoundingClientRect(); return r.top - box.top + Math.min(r.height / 2, 14); };
       const [a, b, w] = [height(cell), height(target), between.width];
       const path = svg("path", { d: `M0 ${a} C${w / 2} ${a} ${w / 2} ${b} ${w} ${b}` });

@@ -24,7 +24,7 @@ function showGraph(address) {
       el("span", { class: "keys" }, el("kbd", {}, "["), el("kbd", {}, "]"), " step")),
     block ? el("p", { class: "muted" },
       `${layerSpan([block.layer, ...block.like])}: ${nodesOf(block).filter((node) => !isWeight(node)).length} nodes, `,
-      `${plural(nodesOf(block).filter(isWeight).length, "weight")} (named in the boxes that read them). Tinted boxes were touched by ${step.name}.`) : null,
+      `${plural(nodesOf(block).filter(isWeight).length, "weight")} (named in the boxes that read them). Tinted boxes were touched by ${passOf(step)}.`) : null,
     block ? drawing(step, block, layer, address.node) : el("p", { class: "absent" }, "This step has no such layer."));
 }
 
@@ -69,7 +69,7 @@ function pieces(step, block, layer) {
       else if (!there || isTensor(there)) edges.push([pill(`in ${id}`, id, operand), node.id]);
     }
     const lines = [node.op, node.id, node.value, ...weights.map((id) => `· ${id}`)].map((line) => short(line, 52));
-    boxes.push({ key: node.id, id: whole(node.id, layer), lines, made: node.passes.includes(step.name),
+    boxes.push({ key: node.id, id: whole(node.id, layer), lines, made: node.passes.includes(passOf(step)),
       scalar: !isTensor(node), width: Math.max(...lines.map((line) => line.length)) * LETTER + 20, height: lines.length * LINE + 10 });
   }
   const outs = readersElsewhere(step, layer, own).filter(([id]) => !isWeight(own.get(id)) && !isInput(own.get(id)));
@@ -105,7 +105,8 @@ function curve(route) {
   for (let at = 1; at < route.length; at += 1) {
     const [a, b] = [route[at - 1], route[at]];
     const half = (a.y + b.y) / 2;
-    d += `C${a.x} ${half} ${b.x} ${half} ${b.x} ${b.y}`;
+    if (a.x === b.x) d += `V${b.y}`;
+    else d += `C${a.x} ${half} ${b.x} ${half} ${b.x} ${b.y}`;
   }
   return d;
 }

@@ -43,7 +43,7 @@ function callTable(plan, block, layer, calling) {
         el("div", { class: "muted" }, TEXT[call.op]),
         call.host ? el("div", { class: "tag" }, "host") : null),
       el("td", { class: "passes" }, call.passes.length ? call.passes.map((at, place) => [place ? ", " : "",
-        el("a", { href: addressOf({ pass: TEXT[at], layer: layerKey(layer), node: id }) }, TEXT[at])]) : "–",
+        stepNamed(TEXT[at]) ? el("a", { href: addressOf({ pass: TEXT[at], layer: layerKey(layer), node: id }) }, TEXT[at]) : TEXT[at]]) : "–",
         el("div", { class: "muted source" }, TEXT[call.source])));
     if (number === calling) requestAnimationFrame(() => row.scrollIntoView({ block: "center" }));
     return row;

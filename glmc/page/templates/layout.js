@@ -20,16 +20,21 @@ function layout(boxes, edges) {
   let y = 0;
   for (const rank of ranks) {
     const height = Math.max(...rank.map((cell) => cell.height));
-    for (const cell of rank) cell.y = y + height / 2;
+    for (const cell of rank) Object.assign(cell, { y: y + height / 2, top: y, bottom: y + height });
     y += height + GAP_Y;
   }
   for (const cell of cells.values()) Object.assign(cell.box, { x: cell.x, y: cell.y });
   return {
     width: Math.max(...all.map((cell) => cell.x + cell.width / 2)), height: y - GAP_Y,
-    routes: routes.map((route) => route.map(({ x, y: at, height, thin }, index) => ({
-      x, y: thin ? at : index ? at - height / 2 : at + height / 2,
-    }))),
+    routes: routes.map((route) => route.flatMap((cell, index) => points(cell, index, route.length))),
   };
+}
+
+// A line leaves the whole row before it turns, so that it passes behind no box of its row.
+function points({ x, y, top, bottom, height, thin }, index, count) {
+  if (thin) return [{ x, y: top }, { x, y: bottom }];
+  if (index === 0) return [{ x, y: y + height / 2 }, { x, y: bottom }];
+  return index === count - 1 ? [{ x, y: top }, { x, y: y - height / 2 }] : [];
 }
 
 // The nodes come in the order of the graph, so that operands stand before their users.

@@ -1,6 +1,7 @@
 // The arena over the schedule: a bar for each buffer, calls to the right, bytes upwards.
 const TALL = 300;
 const FOOT = 26;
+const AROUND = 14; // calls shown on each side of the peak
 
 function buffersOf(plan) {
   return (plan.made ||= plan.buffers.map(([name, dtype, shape, offset, start, size, first, last]) => (
@@ -37,20 +38,20 @@ function showMemory(address) {
   const { calls, most, peak } = alive(plan);
   const wanted = layerOfKey(address.layer);
   const at = stretches(plan).find((one) => one.layer === wanted) ||
-    stretches(plan).find((one) => one.first <= peak && peak <= one.last) || { layer: null, first: 0, last: calls - 1 };
+    { layer: null, first: Math.max(0, peak - AROUND), last: Math.min(calls - 1, peak + AROUND) };
   const near = { first: Math.max(0, at.first - 1), last: Math.min(calls - 1, at.last + 1) };
   return el("section", { class: "memory" },
     el("div", { class: "bar" },
       segmented("phase", plans.map((one) => [one.phase, one.phase]), plan.phase, (phase) => addressOf({ memory: phase, layer: address.layer || null })),
-      select("layer", layers.map((one) => [layerKey(one), layerName(one)]), layerKey(at.layer),
-        (key) => go(addressOf({ memory: plan.phase, layer: key }))),
-      el("a", { href: addressOf({ kernels: plan.phase, layer: layerKey(at.layer), call: peak >= at.first && peak <= at.last ? peak : null }) }, "calls of this layer")),
+      select("layer", [["", "around the peak"], ...layers.map((one) => [layerKey(one), layerName(one)])], at.layer ?? "",
+        (key) => go(addressOf({ memory: plan.phase, layer: key || null }))),
+      el("a", { href: addressOf({ kernels: plan.phase, layer: layerKey(at.layer), call: peak >= at.first && peak <= at.last ? peak : null }) }, "the calls")),
     el("p", { class: "muted" }, "At the largest bucket (", el("b", {}, `${plural(plan.tokens, "token")}, ${plural(plan.sequences, "sequence")}`),
       "): arena ", el("b", {}, bytes(plan.arenaBytes)), ` (${plan.arena} bytes at any bucket), `, plural(plan.buffers.length, "buffer"), ", at most ",
       el("b", {}, bytes(most)), ` alive at once, at call ${peak}. Computed from the plan, not measured.`),
     el("h3", {}, "Whole schedule"),
     chart(plan, { first: 0, last: calls - 1 }, at, false, address),
-    el("h3", {}, at.layer === null ? "All calls" : `Layer ${at.layer}, calls ${at.first} to ${at.last}`),
+    el("h3", {}, `${at.layer === null ? "Around the peak" : `Layer ${at.layer}`}, calls ${at.first} to ${at.last}`),
     chart(plan, near, null, true, address),
     bufferTable(plan, near, address));
 }
@@ -62,7 +63,7 @@ function chart(plan, range, marked, close, address) {
   const x = (call) => left + ((call - range.first) / count) * (width - left - 8);
   const y = (place) => TALL - (place / (plan.arenaBytes || 1)) * (TALL - 16);
   const { live, peak } = alive(plan);
-  const picture = svg("svg", { class: `chart${close ? " close" : ""}`, width, height: TALL + FOOT, role: "img",
+  const picture = svg("svg", { class: `chart${close ? " near" : ""}`, width, height: TALL + FOOT, role: "img",
     "aria-label": close ? "buffers of the layer" : "buffers of all calls" });
   for (let part = 0; part <= 4; part += 1) {
     const place = (plan.arenaBytes * part) / 4;
@@ -82,10 +83,9 @@ function chart(plan, range, marked, close, address) {
     if (buffer.last < range.first || buffer.first > range.last) continue;
     picture.append(barOf(plan, buffer, range, x, y, close, address));
   }
-  if (!close) {
-    const path = live.map((size, call) => `${call ? "L" : "M"}${x(call).toFixed(1)} ${y(size).toFixed(1)}H${x(call + 1).toFixed(1)}`).join("");
-    picture.append(svg("path", { class: "live", d: path }));
-  } else {
+  if (close) {
+    const path = live.slice(range.first, range.last + 1).map((size, call) => `${call ? "V" : `M${x(range.first)} `}${y(size).toFixed(1)}H${x(range.first + call + 1).toFixed(1)}`).join("");
+    picture.append(svg("path", { class: "live", d: path }, svg("title", {}, "bytes alive")));
     const every = Math.max(1, Math.ceil(count / 24));
     for (let call = range.first; call <= range.last; call += every) {
       picture.append(svg("text", { x: x(call + 0.5), y: TALL + 17, "text-anchor": "middle" }, call));

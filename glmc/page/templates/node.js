@@ -28,7 +28,7 @@ function showNode(id) {
       ["value", el("code", {}, node.value || "none")],
       ["module", el("code", {}, node.module ? whole(node.module, place.layer) : "none")],
       ["layer", layerFacts(block, place.layer)],
-      ["last seen", el("span", {}, stepLink(last, place.layer), last === lastStep() || SCALAR_STEPS.has(last.name) ? "" : " (its own id ends there)")],
+      ["now", standsFor(id, last, place.layer)],
     ]),
     el("p", { class: "actions" },
       el("a", { href: addressOf({ graph: layerKey(place.layer), step: last.name, node: id }) }, "in the graph"),
@@ -49,6 +49,15 @@ function layerFacts(block, layer) {
   if (layer === null) return "outside the layers";
   const like = [block.layer, ...block.like].filter((other) => other !== layer);
   return `${layer}${like.length ? `, the same in ${layerSpan(like)}` : ""}`;
+}
+
+// What the last step knows the node as.
+function standsFor(id, last, layer) {
+  if (last === lastStep() || PHASES.has(last.name)) return el("span", {}, "in the last graph, after ", stepLink(last, layer));
+  const now = carriers(lastStep(), id);
+  const until = [" (own id until ", stepLink(last, layer), ")"];
+  if (!now.length) return el("span", {}, "in no later graph", until);
+  return el("span", {}, "part of ", nodeLink(whole(now[0].node.id, now[0].layer)), ` ${now[0].node.op}`, until);
 }
 
 const stepLink = (step, layer) =>
@@ -82,7 +91,7 @@ function origins(node, layer) {
     el("div", { class: "source" }, line),
     some.map(({ id, found }) => el("div", { class: "was" },
       nodeLink(id, split(id).id), found ? el("code", {}, found.op) : null,
-      found ? el("span", { class: "muted" }, found.value) : null))));
+      found ? el("code", {}, found.value) : null))));
   return el("section", {},
     el("h3", {}, "Source line and capture"),
     count ? null : el("p", { class: "absent" }, "The capture has no such node: a pass made it."),
@@ -119,7 +128,7 @@ function firstOrigin(node, layer, id) {
 }
 
 function roadStep(step, now, earlier, layer) {
-  const touched = now.some((one) => one.node.passes.includes(step.name) &&
+  const touched = now.some((one) => one.node.passes.includes(passOf(step)) &&
     !earlier.some((old) => old.node.id === one.node.id && old.node.passes.length === one.node.passes.length));
   const what = !now.length ? "gone: nothing reads it any more"
     : !earlier.length ? "made here" : touched ? "rewritten" : "operands or shape changed";
@@ -127,7 +136,7 @@ function roadStep(step, now, earlier, layer) {
     el("div", {}, el("b", {}, stepLink(step, now.length ? now[0].layer : layer)), " ", el("span", { class: "muted" }, what)),
     now.map((one) => el("div", { class: "was" },
       nodeLink(whole(one.node.id, one.layer), one.layer === layer ? one.node.id : whole(one.node.id, one.layer)),
-      el("code", {}, one.node.op), el("span", { class: "muted" }, one.node.value))));
+      el("code", { class: "op" }, one.node.op), el("code", {}, one.node.value))));
 }
 
 function kernels(id) {
@@ -138,12 +147,17 @@ function kernels(id) {
       found.map(({ call, layer, block }) => el("div", { class: "was call" },
         el("a", { class: "kernel", href: addressOf({ kernels: plan.phase, layer: layerKey(layer), call: callNumber(block, call, layer), node: id }) },
           `#${callNumber(block, call, layer)} ${TEXT[call.function]}`),
-        el("span", { class: "muted" }, call.host ? "called from the host" : "in a captured segment"))));
+        el("span", { class: "muted" }, segmentOf(plan, callNumber(block, call, layer))))));
   });
   return el("section", {},
     el("h3", {}, "Kernel calls"),
     rows.length ? el("ol", { class: "road" }, rows)
       : el("p", { class: "absent" }, "The compile has no plan: it was not lowered."));
+}
+
+function segmentOf(plan, number) {
+  const segment = plan.segments.find(([first, last]) => first <= number && number <= last);
+  return !segment ? "in no segment" : segment[2] ? "in a device graph" : "called one by one";
 }
 
 function wiring(step, node, place) {
