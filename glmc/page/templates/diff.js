@@ -168,8 +168,8 @@ function runOf(step, rows, layer, chosen, into) {
     became.get(target).push(left.id);
   }
   const notes = [...became].map(([target, some]) => el("div", { class: `became${target ? "" : " none"}`, "data-from": some.join("\n"), "data-to": target ? target.id : "" },
-    target ? [`${plural(some.length, "node")} of these now: `, nodeLink(whole(target.id, layer), target.id), " ", el("b", {}, target.op)]
-      : `${plural(some.length, "node")} gone: nothing reads what they made`));
+    target ? [some.length === 1 ? "one of these is now " : `${some.length} of these are now `, nodeLink(whole(target.id, layer), target.id), " ", el("b", {}, target.op)]
+      : `${plural(some.length, "node")} gone: nothing reads ${some.length === 1 ? "it" : "them"} any more`));
   return rows.flatMap((row, at) => {
     const [left, gutter, right] = rowOf(step, row, layer, chosen);
     if (at) return [left, gutter];

@@ -24,7 +24,7 @@ function showGraph(address) {
       el("span", { class: "keys" }, el("kbd", {}, "["), el("kbd", {}, "]"), " step")),
     block ? el("p", { class: "muted" },
       `${layerSpan([block.layer, ...block.like])}: ${nodesOf(block).filter((node) => !isWeight(node)).length} nodes, `,
-      `${plural(nodesOf(block).filter(isWeight).length, "weight")} (named in the boxes that read them). Tinted boxes were touched by ${passOf(step)}.`) : null,
+      `${plural(nodesOf(block).filter(isWeight).length, "weight")} (named in the boxes that read them).`, at ? ` Tinted boxes were made by ${passOf(step)}.` : "") : null,
     block ? drawing(step, block, layer, address.node) : el("p", { class: "absent" }, "This step has no such layer."));
 }
 

@@ -48,10 +48,12 @@ function rankCells(all, edges, cells) {
   for (const cell of all) {
     cell.rank = Math.max(0, ...(into.get(cell.key) || []).map((key) => cells.get(key).rank + 1));
   }
-  // What has a single reader goes right above it; long lines say less than short ones.
+  // Where that makes lines shorter, a cell goes down to right above its first reader.
   for (const cell of [...all].reverse()) {
     const readers = (from.get(cell.key) || []).map((key) => cells.get(key).rank);
-    if (readers.length && (into.get(cell.key) || []).length === 0) cell.rank = Math.min(...readers) - 1;
+    const operands = into.get(cell.key) || [];
+    const free = operands.every((key) => !into.has(key));
+    if (readers.length && (operands.length < readers.length || free)) cell.rank = Math.min(...readers) - 1;
   }
 }
 

@@ -20,7 +20,7 @@ function alive(plan) {
   let now = 0;
   const live = Array.from({ length: calls }, (_, at) => (now += change[at]));
   const most = Math.max(0, ...live);
-  plan.alive = { calls, live, most, peak: live.indexOf(most) };
+  plan.alive = { calls, most, peak: live.indexOf(most) };
   return plan.alive;
 }
 
@@ -62,7 +62,7 @@ function chart(plan, range, marked, close, address) {
   const count = range.last - range.first + 1;
   const x = (call) => left + ((call - range.first) / count) * (width - left - 8);
   const y = (place) => TALL - (place / (plan.arenaBytes || 1)) * (TALL - 16);
-  const { live, peak } = alive(plan);
+  const { peak } = alive(plan);
   const picture = svg("svg", { class: `chart${close ? " near" : ""}`, width, height: TALL + FOOT, role: "img",
     "aria-label": close ? "buffers of the layer" : "buffers of all calls" });
   for (let part = 0; part <= 4; part += 1) {
@@ -77,15 +77,14 @@ function chart(plan, range, marked, close, address) {
     if (!close) picture.append(svg("a", { href: addressOf({ memory: plan.phase, layer: layerKey(one.layer) }) },
       svg("rect", { class: `stretch${current ? " current" : ""}`, x: x(one.first), y: 0, width: wide, height: TALL + FOOT }, svg("title", {}, `layer ${one.layer}`))));
     const every = Math.max(1, Math.ceil(26 / Math.max(wide, 0.1)));
-    if (!close && (one.layer % every === 0 || current)) picture.append(svg("text", { class: current ? "current" : "", x: x(one.first) + wide / 2, y: TALL + 17, "text-anchor": "middle" }, one.layer));
+    const clear = !marked || marked.layer === null || Math.abs(one.layer - marked.layer) >= every;
+    if (!close && ((one.layer % every === 0 && clear) || current)) picture.append(svg("text", { class: current ? "current" : "", x: x(one.first) + wide / 2, y: TALL + 17, "text-anchor": "middle" }, one.layer));
   }
   for (const buffer of buffersOf(plan)) {
     if (buffer.last < range.first || buffer.first > range.last) continue;
     picture.append(barOf(plan, buffer, range, x, y, close, address));
   }
   if (close) {
-    const path = live.slice(range.first, range.last + 1).map((size, call) => `${call ? "V" : `M${x(range.first)} `}${y(size).toFixed(1)}H${x(range.first + call + 1).toFixed(1)}`).join("");
-    picture.append(svg("path", { class: "live", d: path }, svg("title", {}, "bytes alive")));
     const every = Math.max(1, Math.ceil(count / 24));
     for (let call = range.first; call <= range.last; call += every) {
       picture.append(svg("text", { x: x(call + 0.5), y: TALL + 17, "text-anchor": "middle" }, call));

@@ -16,7 +16,7 @@ function showNode(id) {
     const near = byText(split(id).id).slice(0, 8);
     panel.append(el("p", { class: "absent" }, "No step of this compile has a node with this id."),
       near.length ? el("p", {}, "Close to it: ") : null,
-      el("ul", {}, near.map((hit) => el("li", {}, nodeLink(whole(hit.id, hit.layer))))));
+      el("ul", {}, near.map((hit) => el("li", {}, nodeLink(whole(hit.id, hit.layers.includes(split(id).layer) ? split(id).layer : hit.layers[0]))))));
     return;
   }
   const place = split(id);

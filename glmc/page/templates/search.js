@@ -3,27 +3,38 @@ const box = document.getElementById("search");
 const list = document.getElementById("results");
 const MOST = 60;
 
-// Every node once, under the last step that has it, folded layers together.
+// Layers that read the same at every step; each with what stands for it.
+function kinds() {
+  const found = new Map();
+  for (const layer of [null, ...layers]) {
+    const key = layer === null ? "outside" : steps.map((step) => blockOf(step, layer)?.layer).join();
+    if (!found.has(key)) found.set(key, []);
+    found.get(key).push(layer);
+  }
+  return [...found.values()];
+}
+
+// Every node once, under the last step that has it, layers that say the same of it together.
 let index = null;
 function everything() {
   if (index) return index;
-  const seen = new Map();
-  for (const step of [...steps].reverse()) {
-    for (const block of step.blocks) {
-      for (const node of nodesOf(block)) {
-        const key = `${block.layer}/${node.id}`;
-        if (seen.has(key)) seen.get(key).ops.add(node.op);
-        else seen.set(key, { id: node.id, layer: block.layer, like: block.like, ops: new Set([node.op]), step, value: node.value });
+  const hits = new Map();
+  for (const some of kinds()) {
+    const seen = new Map();
+    for (const step of [...steps].reverse()) {
+      for (const node of nodesOf(blockOf(step, some[0]))) {
+        if (seen.has(node.id)) seen.get(node.id).ops.add(node.op);
+        else seen.set(node.id, { id: node.id, ops: new Set([node.op]), step });
       }
     }
+    for (const hit of seen.values()) {
+      const key = [some[0] === null ? "outside" : "", hit.id, ...hit.ops, hit.step.name].join("/");
+      if (!hits.has(key)) hits.set(key, { ...hit, layers: [] });
+      hits.get(key).layers.push(...some);
+    }
   }
-  const kinds = new Map();
-  for (const hit of seen.values()) {
-    const key = `${hit.id}/${[...hit.ops].join()}/${hit.step.name}`;
-    if (hit.layer === null || !kinds.has(key)) kinds.set(hit.layer === null ? `outside/${key}` : key, { ...hit, layers: [hit.layer, ...hit.like] });
-    else kinds.get(key).layers = [...new Set([...kinds.get(key).layers, hit.layer, ...hit.like])].sort((a, b) => a - b);
-  }
-  index = [...kinds.values()];
+  for (const hit of hits.values()) hit.layers.sort((one, other) => one - other);
+  index = [...hits.values()];
   return index;
 }
 
@@ -43,16 +54,19 @@ function find(text) {
     hits.push({ kind: "layer", title: `layer ${layer}`, detail: "graph", address: { graph: String(layer) } });
     for (const plan of plans) hits.push({ kind: "layer", title: `layer ${layer}`, detail: `kernels of ${plan.phase}`, address: { kernels: plan.phase, layer: String(layer) } });
   }
+  const passes = [];
   if (rest.length) {
-    for (const step of steps) if (has([step.name])) hits.push({ kind: "pass", title: step.name, detail: step.stage, address: { pass: step.name, layer: layer === null ? null : String(layer) } });
+    for (const step of steps) if (has([step.name])) passes.push({ kind: "pass", title: step.name, detail: step.stage, address: { pass: step.name, layer: layer === null ? null : String(layer) } });
   }
   const nodeHits = rest.length || layer !== null ? everything().filter((hit) => (layer === null || hit.layers.includes(layer)) && has([hit.id, ...hit.ops])) : [];
   nodeHits.sort((a, b) => score(b, rest) - score(a, rest));
+  if (layer === null) hits.push(...passes);
   for (const hit of nodeHits.slice(0, MOST)) {
     const shown = layer === null ? hit.layers[0] : layer;
-    hits.push({ kind: "node", title: hit.id, op: [...hit.ops][0], detail: `${layerSpan(hit.layers)} · ${[...hit.ops].join(", ")} · last in ${hit.step.name}`,
+    hits.push({ kind: "node", title: hit.id, op: [...hit.ops][0], detail: `${layer === null ? layerSpan(hit.layers) : layerName(layer)} · ${[...hit.ops].join(", ")} · last in ${hit.step.name}`,
       address: { node: whole(hit.id, shown) } });
   }
+  if (layer !== null) hits.push(...passes);
   if (rest.length) hits.push(...kernelHits(has, layer));
   return hits;
 }
@@ -61,7 +75,7 @@ function find(text) {
 function score(hit, words) {
   const ops = [...hit.ops];
   return steps.indexOf(hit.step) + (words.some((word) => ops.some((op) => op.endsWith(`.${word}`) || op.endsWith(`_${word}`))) ? 40 : 0) -
-    (ops[0] === "weight" ? 30 : 0) - hit.id.length / 100;
+    (ops[0] === "weight" || ops[0] === "input" ? 30 : 0) - hit.id.length / 100;
 }
 
 function kernelHits(has, layer) {
