@@ -41,8 +41,9 @@ function drawing(step, block, layer, chosen) {
   const frame = el("div", { class: "frame", tabindex: "0" }, picture);
   requestAnimationFrame(() => {
     const there = picture.querySelector(".chosen");
-    if (there) there.scrollIntoView({ block: "center", inline: "center" });
-    else frame.scrollLeft = (frame.scrollWidth - frame.clientWidth) / 2;
+    // The panel may lie over the right half.
+    if (there) there.scrollIntoView({ block: "center", inline: innerWidth < 1100 ? "start" : "center" });
+    else frame.scrollLeft = boxes.find((box) => !box.pill).x - frame.clientWidth / 2;
   });
   return frame;
 }
