@@ -36,7 +36,7 @@ def page(history: History, guards: Guards | None = None, limits: Limits | None =
     )
     files = resources.files("glmc.page") / "templates"
     scripts = [(files / f"{name}.js").read_text(encoding="utf-8") for name in _SCRIPTS]
-    return environment.get_template("page.html").render(
+    html: str = environment.get_template("page.html").render(
         history=history,
         figures=figures(history),
         steps=step_rows(history),
@@ -47,6 +47,7 @@ def page(history: History, guards: Guards | None = None, limits: Limits | None =
         script=Markup("".join(scripts)),
         data=script_json(page_data(history)),
     )
+    return html
 
 
 def script_json(data: Any) -> Markup:
