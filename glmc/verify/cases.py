@@ -7,7 +7,7 @@
 | many tokens | longer than a block of keys; more rows than an expert is asked for elsewhere |
 | one token repeated | equal rows |
 | ties | pairs of experts with the same scores, all without a correction bias |
-| all scores equal | a router of zeros |
+| all scores equal | experts of one row, which makes all scores 0 or all 1 |
 | large negative scores | every biased score far below 0, where a fill of 0 would win |
 | quiet | activations so small that the eps of a norm decides |
 | loud | scores so far apart that a softmax chooses one key |
@@ -119,7 +119,9 @@ def _ties(name: str, value: Tensor) -> Tensor:
 
 
 def _equal(name: str, value: Tensor) -> Tensor:
-    return torch.zeros_like(value) if name.endswith((_ROUTER, _BIAS)) else value
+    if name.endswith(_ROUTER):
+        return value[:1].expand_as(value) * 4096.0
+    return torch.zeros_like(value) if name.endswith(_BIAS) else value
 
 
 def _negative(name: str, value: Tensor) -> Tensor:

@@ -21,11 +21,23 @@ Values = Mapping[Node, Any]
 
 @dataclass(frozen=True)
 class Ran:
-    """The values of a region's ends before and after; ``condition`` as in tolerance.py."""
+    """The values of a region's ends before and after; ``condition`` as in tolerance.py.
+
+    Where a node of the region can't be computed, its error stands for every value after.
+    """
 
     region: Region
     pairs: list[tuple[Any, Any]]
     condition: float
+
+
+class NodeError(Exception):
+    """A call that refused its operands: ``str`` is what it said."""
+
+    def __init__(self, node: Node, error: Exception) -> None:
+        first = str(error).strip().partition("\n")[0]
+        super().__init__(f"{type(error).__name__}: {first}")
+        self.node = node
 
 
 class Given(Mapping[Node, Any]):
@@ -54,14 +66,17 @@ class Given(Mapping[Node, Any]):
 
 
 def call(node: Node, values: Values) -> Any:
-    """One call on the values of its operands."""
+    """One call on the values of its operands; raises NodeError."""
     if node.op != "call_function":
         raise InternalError(f"{node.name} is a {node.op} and no call", place=node.name)
     arguments, keywords = torch.fx.node.map_arg(
         (node.args, dict(node.kwargs)), lambda operand: values[operand]
     )
     target: Callable[..., Any] = node.target  # type: ignore[assignment]
-    return target(*arguments, **keywords)
+    try:
+        return target(*arguments, **keywords)
+    except (RuntimeError, LookupError, TypeError, ValueError, NotImplementedError) as error:
+        raise NodeError(node, error) from error
 
 
 def each_region(
@@ -111,8 +126,11 @@ def _run(region: Region, before: Values, after: Values) -> Ran:
     own: dict[Node, Any] = {pair.after: before[pair.before] for pair in region.starts}
     values: MutableMapping[Node, Any] = ChainMap(own, after)  # type: ignore[arg-type]
     condition = 1.0
-    for node in region.added:
-        own[node] = call(node, values)
-        condition = max(condition, condition_of(node, values))
+    try:
+        for node in region.added:
+            own[node] = call(node, values)
+            condition = max(condition, condition_of(node, values))
+    except NodeError as error:
+        return Ran(region, [(before[pair.before], error) for pair in region.ends], condition)
     pairs = [(before[pair.before], values[pair.after]) for pair in region.ends]
     return Ran(region, pairs, condition)

@@ -10,7 +10,7 @@ from glmc.ir.program import Program
 from glmc.passes.base import Match
 from glmc.pipeline import PassRecord
 from glmc.verify.cases import Case
-from glmc.verify.execution import Given, each_region
+from glmc.verify.execution import Given, NodeError, each_region
 from glmc.verify.regions import Region, regions
 from glmc.verify.tolerance import Deviation, compare, tolerance_of
 from glmc.verify.verdict import Verdict, Violation, verdict_text
@@ -41,16 +41,22 @@ def verify_rewrites(
             for number, (was, now) in enumerate(ran.pairs):
                 deviation = compare(was, now, tolerance)
                 largest = max(largest, deviation.share)
+                failure = str(now) if isinstance(now, NodeError) else ""
                 place = (order[region], number)
                 if not deviation.allowed and place not in violations:
-                    violations[place] = _violation(record, region, number, case, deviation)
+                    violations[place] = _violation(record, region, number, case, deviation, failure)
     ordered = tuple(violations[place] for place in sorted(violations))
     text = verdict_text(numerics, f"{len(found)} rewrites", len(cases), largest, ordered)
     return Verdict(record.name, record.numerics, text, ordered)
 
 
 def _violation(
-    record: PassRecord, region: Region, number: int, case: Case, deviation: Deviation
+    record: PassRecord,
+    region: Region,
+    number: int,
+    case: Case,
+    deviation: Deviation,
+    failure: str,
 ) -> Violation:
     match = match_of(region, record.matches)
     end = region.ends[number].before
@@ -64,9 +70,15 @@ def _violation(
         deviation.error,
         deviation.bound,
         end.meta.get("source") or "",
+        failure,
     )
 
 
 def match_of(region: Region, matches: Sequence[Match]) -> Match | None:
-    """The match that made a region: its anchor is among what the region stands for."""
-    return next((match for match in matches if match.node in region.ids), None)
+    """The match that made a region: its anchor is among what the region stands for, or it is the
+    only one of the layer (the anchor of a merge may lie behind what is merged)."""
+    for match in matches:
+        if match.node in region.ids:
+            return match
+    of_layer = [match for match in matches if match.layer == region.layer]
+    return of_layer[0] if len(of_layer) == 1 else None

@@ -27,7 +27,7 @@ class Packed:
 
     @property
     def table(self) -> Tensor:
-        """int32 [sequences, table]: blocks in no order; block 0 is nobody's."""
+        """int32 [sequences, table]: blocks in no order; the first and the last are nobody's."""
         width = -(-max(self.stops) // self.block_size)
         generator = torch.Generator().manual_seed(7)
         blocks = torch.randperm(self.batch * width, generator=generator) + 1
@@ -68,7 +68,7 @@ class Packed:
         only there when ``written``.
         """
         heads, size = value.shape[2:]
-        blocks = self.table.numel() + 1
+        blocks = self.table.numel() + 2
         found = value.new_full((blocks, heads, self.block_size, size), torch.nan)
         for row, stop in enumerate(self.stops if written else self.starts):
             slots = self._slots(torch.full((stop,), row), torch.arange(stop))

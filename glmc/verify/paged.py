@@ -22,9 +22,10 @@ from glmc.ir.ops import Numerics
 from glmc.ir.program import Program
 from glmc.pipeline import PassRecord
 from glmc.verify.cases import Case
-from glmc.verify.execution import Given, call
+from glmc.verify.execution import Given, NodeError, call
 from glmc.verify.packed import Packed
 from glmc.verify.tolerance import (
+    ANOTHER_KIND,
     Deviation,
     Tolerance,
     compare,
@@ -120,7 +121,11 @@ class _Judge:
             for node in program.graph.nodes:
                 if node.op != "call_function":
                     continue
-                own[node] = call(node, values)
+                try:
+                    own[node] = call(node, values)
+                except NodeError as error:
+                    self._note(node, case, ANOTHER_KIND, str(error))
+                    return
                 if node in expected:
                     tolerance = replace(_tolerance(node), condition=condition_of(node, values))
                     self._compare(node, expected[node], own[node], tolerance, case)
@@ -133,14 +138,14 @@ class _Judge:
         name = node.meta["id"]
         self.compared.add(name)
         self.largest = max(self.largest, worst.share)
-        if not worst.allowed and name not in self.violations:
-            self.violations[name] = self._violation(node, case, worst)
+        if not worst.allowed:
+            self._note(node, case, worst)
 
-    def _violation(self, node: Node, case: Case, deviation: Deviation) -> Violation:
+    def _note(self, node: Node, case: Case, deviation: Deviation, failure: str = "") -> None:
         producer = node.args[0] if m.is_op(node, "getitem") else node
         names = {node.meta["id"], *producer.meta.get("origins", ())}  # type: ignore[union-attr]
         match = next((one for one in self.record.matches if one.node in names), None)
-        return Violation(
+        violation = Violation(
             self.record.name,
             self.record.numerics,
             None if match is None else match.node,
@@ -150,7 +155,9 @@ class _Judge:
             deviation.error,
             deviation.bound,
             node.meta.get("source") or "",
+            failure,
         )
+        self.violations.setdefault(violation.node, violation)
 
     def verdict(self, cases: int) -> Verdict:
         found = tuple(self.violations.values())

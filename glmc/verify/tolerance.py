@@ -101,7 +101,7 @@ class Deviation:
 
 
 NONE = Deviation(0.0, 0.0, 0.0)
-_ANOTHER_KIND = Deviation(math.inf, 0.0, math.inf)
+ANOTHER_KIND = Deviation(math.inf, 0.0, math.inf)
 
 
 def tolerance_of(numerics: Numerics, region: Region) -> Tolerance:
@@ -132,9 +132,9 @@ def condition_of(node: Node, values: Mapping[Node, Any]) -> float:
 def compare(before: object, after: object, tolerance: Tolerance) -> Deviation:
     """How far ``after`` is from ``before``. Shapes and dtypes must agree, NaN equals NaN."""
     if not isinstance(before, Tensor) or not isinstance(after, Tensor):
-        return NONE if type(before) is type(after) and before == after else _ANOTHER_KIND
+        return NONE if type(before) is type(after) and before == after else ANOTHER_KIND
     if before.shape != after.shape or before.dtype != after.dtype:
-        return _ANOTHER_KIND
+        return ANOTHER_KIND
     if not before.numel() or torch.equal(before, after):
         return NONE
     was, now = before.double(), after.double()

@@ -14,7 +14,8 @@ class Violation:
     """``match`` is the anchor's id and ``node`` the id of the value that is wrong.
 
     ``error`` and ``bound`` are absolute, both at the element that is furthest beyond its bound;
-    an infinite error stands for another shape, dtype or a NaN. ``source`` is a line of the model.
+    an infinite error stands for another shape or dtype, for a NaN, and for a value that can't be
+    computed: ``failure`` then says why. ``source`` is a line of the model.
     """
 
     pass_name: str
@@ -26,14 +27,15 @@ class Violation:
     error: float
     bound: float
     source: str
+    failure: str = ""
 
     def __str__(self) -> str:
         where = "" if self.layer is None else f" in layer {self.layer}"
         match = "" if self.match is None else f", rewritten at {self.match},"
-        return (
-            f"{self.node}{where}{match} is off by {self.error:.3g} "
-            f"(allowed {self.bound:.3g}) on: {self.case}"
-        )
+        what = f"is off by {self.error:.3g} (allowed {self.bound:.3g})"
+        if self.failure:
+            what = f"can't be computed ({self.failure})"
+        return f"{self.node}{where}{match} {what} on: {self.case}"
 
 
 @dataclass(frozen=True)

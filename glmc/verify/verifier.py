@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from glmc.errors import InternalError
+from glmc.errors import InternalError, VerificationError
 from glmc.ir.program import Program
 from glmc.passes import specialise
 from glmc.pipeline import PassRecord
 from glmc.verify.cases import Case
+from glmc.verify.execution import NodeError
 from glmc.verify.fused import verify_rewrites
 from glmc.verify.paged import verify_paging, verify_phase
 from glmc.verify.verdict import Verdict, require_verdict
@@ -27,12 +28,20 @@ def verify_pass(
 ) -> Verdict:
     """Whether ``after`` computes what ``before`` does, as ``record.numerics`` says.
 
-    ``after`` must stand as its pass left it. Neither program is changed.
+    ``after`` must stand as its pass left it. Neither program is changed. Raises VerificationError
+    only where ``before`` can't be run.
     """
     verify = verify_rewrites
     if before.phase != after.phase:
         verify = verify_paging if before.phase == "stateless" else verify_phase
-    return verify(before, after, record, cases, weights)
+    try:
+        return verify(before, after, record, cases, weights)
+    except NodeError as error:
+        raise VerificationError(
+            f"the graph in front of {record.name} can't be computed",
+            place=f"node {error.node.meta.get('id')}, {error.node.meta.get('source')}",
+            found=str(error),
+        ) from error
 
 
 @dataclass

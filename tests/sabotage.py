@@ -1,0 +1,203 @@
+"""Passes broken on purpose, one way each, for the tools that must find them.
+
+Each runs the real pass and then edits what it has just inserted, in every layer or in those of
+``layers``. ``SABOTAGES`` names them all; ``sabotaged(name, layers)`` makes one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+import torch
+from torch.fx import Node
+
+from glmc import pipeline
+from glmc.ir import match as m
+from glmc.ir.program import Program
+from glmc.ir.rewrite import Rewriter
+from glmc.passes.base import AnchorPass, Pass, PassResult
+from glmc.passes.kv_cache import KvCache
+from glmc.weights.recipe import Concatenate
+
+aten = torch.ops.aten
+Edit = Callable[[Rewriter, Node], None]
+
+
+@dataclass(frozen=True)
+class Sabotage:
+    """``passes`` are for ``pipeline.fuse``, ``paging`` stands for ``pipeline.KvCache``."""
+
+    name: str
+    pass_name: str
+    passes: tuple[Pass, ...]
+    paging: type[KvCache] = KvCache
+
+    def install(self, patch: pytest.MonkeyPatch) -> None:
+        """Make every compile run the broken pass."""
+        patch.setattr(pipeline, "PASSES", self.passes)
+        patch.setattr(pipeline, "KvCache", self.paging)
+
+
+def sabotaged(name: str, layers: Collection[int] | None = None) -> Sabotage:
+    """The sabotage of that name, in the given layers only."""
+    pass_name, op, edit = _EDITS[name]
+
+    def edit_new(rewriter: Rewriter, nodes: Sequence[Node]) -> None:
+        for node in nodes:
+            if m.is_op(node, op) and (layers is None or node.meta["layer"] in layers):
+                edit(rewriter, node)
+
+    if pass_name == KvCache.name:
+        return Sabotage(name, pass_name, pipeline.PASSES, _paging(edit_new))
+    passes = tuple(
+        _broken(one, edit_new) if one.name == pass_name else one for one in pipeline.PASSES
+    )
+    return Sabotage(name, pass_name, passes)
+
+
+def _broken(one: Pass, edit_new: Callable[[Rewriter, Sequence[Node]], None]) -> Pass:
+    assert isinstance(one, AnchorPass)
+
+    def rewrite(rewriter: Rewriter, binding: Any) -> None:
+        old = set(rewriter.graph.nodes)
+        one.rewrite(rewriter, binding)
+        edit_new(rewriter, [node for node in rewriter.graph.nodes if node not in old])
+
+    return replace(one, rewrite=rewrite)
+
+
+def _paging(edit_new: Callable[[Rewriter, Sequence[Node]], None]) -> type[KvCache]:
+    class Broken(KvCache):
+        def run(self, program: Program) -> PassResult:
+            result = super().run(program)
+            replaced = program.notes.get("replaced")
+            rewriter = Rewriter(program, KvCache.name)
+            program.notes["replaced"] = replaced
+            edit_new(rewriter, list(program.graph.nodes))
+            rewriter.finish()
+            return result
+
+    return Broken
+
+
+def _argument(index: int, change: Callable[[Any], Any]) -> Edit:
+    """Put something else in place of a constant."""
+
+    def edit(rewriter: Rewriter, node: Node) -> None:
+        node.update_arg(index, change(node.args[index]))
+
+    return edit
+
+
+def _operand(index: int, *calls: tuple[Any, ...]) -> Edit:
+    """Put an operand through calls, each a target and what follows the operand."""
+
+    def edit(rewriter: Rewriter, node: Node) -> None:
+        value = node.args[index]
+        for target, *more in calls:
+            value = rewriter.call(target, (value, *more), replaces=(node,), before=node)
+        node.update_arg(index, value)
+
+    return edit
+
+
+def _rows(order: tuple[int, ...]) -> Edit:
+    """Put the parts of a merged weight, and of its bias, below each other in another order."""
+
+    def edit(rewriter: Rewriter, node: Node) -> None:
+        weights = rewriter.program.weights
+        for operand in node.args[1:]:
+            if isinstance(operand, Node):
+                weight = weights[operand.meta["weight"]]
+                assert isinstance(weight.recipe, Concatenate)
+                parts = tuple(weight.recipe.parts[index] for index in order)
+                weights[weight.name] = replace(weight, recipe=Concatenate(parts))
+
+    return edit
+
+
+def _half_turned(rewriter: Rewriter, node: Node) -> None:
+    """The second half of each rotated head first."""
+    half = int(m.shape(node.args[2])[0])
+    x = node.args[0]
+    second = rewriter.call(
+        aten.slice.Tensor, (x, -1, half, 2 * half), replaces=(node,), before=node
+    )
+    first = rewriter.call(aten.slice.Tensor, (x, -1, 0, half), replaces=(node,), before=node)
+    rest = rewriter.call(
+        aten.slice.Tensor, (x, -1, 2 * half, 1 << 40), replaces=(node,), before=node
+    )
+    joined = rewriter.call(
+        aten.cat.default, ([second, first, rest], -1), replaces=(node,), before=node
+    )
+    node.update_arg(0, joined)
+
+
+def _gate_spelled(biased: bool, rounded: bool) -> Edit:
+    """The weights of the chosen experts from plain calls: biased scores, or a bfloat16 router."""
+
+    def edit(rewriter: Rewriter, gate: Node) -> None:
+        x, weight, bias, *_, normalize, eps, scale = gate.args
+        weights, ids = (
+            next(user for user in gate.users if user.args[1] == index) for index in (0, 1)
+        )
+
+        def call(target: Callable[..., Any], *arguments: Any) -> Node:
+            return rewriter.call(target, arguments, replaces=(gate,), before=weights.next)
+
+        dtype = torch.bfloat16 if rounded else torch.float32
+        x, weight = call(aten.to.dtype, x, dtype), call(aten.to.dtype, weight, dtype)
+        logits = call(aten.to.dtype, call(aten.linear.default, x, weight), torch.float32)
+        scores = call(aten.sigmoid.default, logits)
+        if biased:
+            scores = call(aten.add.Tensor, scores, bias)
+        chosen = call(aten.gather.default, scores, 1, ids)
+        if normalize:
+            total = call(aten.sum.dim_IntList, chosen, [-1], True)
+            chosen = call(aten.div.Tensor, chosen, call(aten.add.Tensor, total, eps))
+        chosen = call(aten.mul.Tensor, chosen, scale)
+        rewriter.replace(weights, chosen)
+
+    return edit
+
+
+def _routed_alone(rewriter: Rewriter, node: Node) -> None:
+    rewriter.replace(node, node.args[3])  # type: ignore[arg-type]
+
+
+_GATE = ("moe_gate", "glmc.moe_gate")
+_EDITS: dict[str, tuple[str, str, Edit]] = {
+    "wrong_norm_eps": ("rms_norm", "glmc.rms_norm", _argument(2, lambda eps: eps / 10)),
+    "interleaved_rope": ("rope", "glmc.rope", _argument(3, lambda interleaved: not interleaved)),
+    "swapped_rope_halves": ("rope", "glmc.rope", _half_turned),
+    "rope_scaling_off": ("rope", "glmc.rope", _argument(4, lambda scaling: scaling * 1.01)),
+    "missing_attention_scale": ("attention", "glmc.attention", _argument(3, lambda scale: 1.0)),
+    "wrong_qkv_order": ("qkv_merge", "glmc.linear", _rows((0, 2, 1))),
+    "biased_scores_as_weights": (*_GATE, _gate_spelled(biased=True, rounded=False)),
+    "router_in_bfloat16": (*_GATE, _gate_spelled(biased=False, rounded=True)),
+    "routed_scale_missing": (*_GATE, _argument(9, lambda scale: 1.0)),
+    "routed_scale_twice": (*_GATE, _argument(9, lambda scale: scale * scale)),
+    "normalise_eps_dropped": (*_GATE, _argument(8, lambda eps: 0.0)),
+    "expert_weights_in_bfloat16": (
+        *("moe_ffn", "glmc.moe_ffn"),
+        _operand(1, (aten.to.dtype, torch.bfloat16), (aten.to.dtype, torch.float32)),
+    ),
+    "swapped_gate_up": ("gate_up_merge", "glmc.linear", _rows((1, 0))),
+    "shared_expert_dropped": ("shared_expert", "glmc.shared_expert", _routed_alone),
+    "residual_twice": (
+        *("add_rms_norm", "glmc.add_rms_norm"),
+        _operand(0, (aten.mul.Tensor, 2.0)),
+    ),
+    "cache_slot_off_by_one": (
+        *("kv_cache", "glmc.qkv_rope_cache"),
+        _operand(5, (aten.add.Tensor, 1)),
+    ),
+    "cache_rope_interleaved": (
+        *("kv_cache", "glmc.qkv_rope_cache"),
+        _argument(11, lambda interleaved: not interleaved),
+    ),
+}
+SABOTAGES = tuple(_EDITS)
