@@ -150,6 +150,7 @@ function sides(step, group, layer, chosen) {
     table.append(more);
   }
   joinLater(table, into);
+  requestAnimationFrame(() => table.querySelector(".chosen")?.scrollIntoView({ block: "center" }));
   return el("div", {}, group.changes ? legend() : null, table);
 }
 
