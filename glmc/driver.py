@@ -139,7 +139,7 @@ def write_compiled(
     started = time.perf_counter()
     write_artifact(
         Path(output),
-        parts=_manifest_parts(compiled),
+        parts=manifest_parts(compiled),
         phases=compiled.phases,
         weights=list(compiled.weights.values()),
         source=weights,
@@ -315,7 +315,8 @@ def _weight_source(source: ModelSource, options: CompileOptions) -> WeightSource
     return open_checkpoint(source.directory, source.fields)
 
 
-def _manifest_parts(compiled: Compiled) -> ManifestParts:
+def manifest_parts(compiled: Compiled) -> ManifestParts:
+    """What the manifest says of a compile, weights aside."""
     source, lowering = compiled.source, compiled.lowering
     shape = source.shape
     dtype = str(lowering.dtype).removeprefix("torch.")

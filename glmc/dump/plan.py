@@ -29,9 +29,9 @@ _Layers = dict[int | None, list[tuple[int, Call]]]
 
 def plan_text(header: Sequence[str], plan: PhasePlan, program: Program | None, fold: bool) -> str:
     """One line a call: function, arguments (``*`` marks what it writes), node and origins."""
-    nodes, layers = _nodes(program), _by_layer(plan)
+    nodes, layers = nodes_by_id(program), calls_by_layer(plan)
     lines = {
-        layer: tuple(_line(call, plan, nodes) for _, call in layers[layer])
+        layer: tuple(call_line(call, plan, nodes) for _, call in layers[layer])
         for layer in in_order(layers)
     }
     like = like_layers(lines) if fold else {layer: () for layer in lines}
@@ -50,9 +50,9 @@ def plan_text(header: Sequence[str], plan: PhasePlan, program: Program | None, f
 
 def plan_record(facts: dict[str, Any], plan: PhasePlan, program: Program | None, fold: bool) -> str:
     """The calls as the artifact holds them, with index, origins, passes and source."""
-    nodes, layers = _nodes(program), _by_layer(plan)
+    nodes, layers = nodes_by_id(program), calls_by_layer(plan)
     lines = {
-        layer: tuple(_line(call, plan, nodes) for _, call in layers[layer]) for layer in layers
+        layer: tuple(call_line(call, plan, nodes) for _, call in layers[layer]) for layer in layers
     }
     like = like_layers(lines) if fold else {layer: () for layer in in_order(lines)}
     calls = phase_to_json(plan)["calls"]
@@ -61,7 +61,7 @@ def plan_record(facts: dict[str, Any], plan: PhasePlan, program: Program | None,
             "layer": layer,
             "like": list(same),
             "calls": [
-                {"index": index, **calls[index], **_provenance(call, nodes)}
+                {"index": index, **calls[index], **provenance(call, nodes)}
                 for index, call in layers[layer]
             ],
         }
@@ -73,14 +73,14 @@ def plan_record(facts: dict[str, Any], plan: PhasePlan, program: Program | None,
     )
 
 
-def _by_layer(plan: PhasePlan) -> _Layers:
+def calls_by_layer(plan: PhasePlan) -> _Layers:
     layers: _Layers = defaultdict(list)
     for index, call in enumerate(plan.calls):
         layers[call.layer].append((index, call))
     return layers
 
 
-def _nodes(program: Program | None) -> _Origins:
+def nodes_by_id(program: Program | None) -> _Origins:
     """The nodes by id; of several with one id the first, whose meaning the id is."""
     nodes: _Origins = {}
     for node in program.graph.nodes if program is not None else ():
@@ -88,7 +88,7 @@ def _nodes(program: Program | None) -> _Origins:
     return nodes
 
 
-def _provenance(call: Call, nodes: _Origins) -> dict[str, Any]:
+def provenance(call: Call, nodes: _Origins) -> dict[str, Any]:
     node = nodes.get(call.node)
     meta = node.meta if node is not None else {}
     return {
@@ -98,19 +98,19 @@ def _provenance(call: Call, nodes: _Origins) -> dict[str, Any]:
     }
 
 
-def _line(call: Call, plan: PhasePlan, nodes: _Origins) -> str:
+def call_line(call: Call, plan: PhasePlan, nodes: _Origins) -> str:
     parts = [
-        f"{name}{'*' if name in call.writes else ''}={_argument(value, plan, call.layer)}"
+        f"{name}{'*' if name in call.writes else ''}={argument_text(value, plan, call.layer)}"
         for name, value in call.arguments.items()
     ]
     text = f"{call.function}({', '.join(parts)})  {relative(call.node, call.layer)}"
-    origins = [relative(item, call.layer) for item in _provenance(call, nodes)["origins"]]
+    origins = [relative(item, call.layer) for item in provenance(call, nodes)["origins"]]
     if origins != [relative(call.node, call.layer)]:
         text += f"  from {', '.join(origins)}"
     return text + ("  host" if call.host else "")
 
 
-def _argument(value: Argument, plan: PhasePlan, layer: int | None) -> str:
+def argument_text(value: Argument, plan: PhasePlan, layer: int | None) -> str:
     if isinstance(value, (BufferArgument, InputArgument)):
         if isinstance(value, BufferArgument):
             name = relative(plan.buffers[value.buffer].name, layer)
