@@ -35,11 +35,12 @@ def part_of(block: Block) -> Part:
         for node in calls
         if not node.users or any(user not in inside or user.op == "output" for user in node.users)
     )
-    names = _names((*inputs, *calls), block.layer)
+    names = names_of((*inputs, *calls), block.layer)
     return Part(block.name, block.layer, inputs, calls, outputs, names)
 
 
-def _names(nodes: Iterable[Node], layer: int | None) -> dict[Node, str]:
+def names_of(nodes: Iterable[Node], layer: int | None) -> dict[Node, str]:
+    """A Python name for each node, by its id as its ``layer`` calls it."""
     names: dict[Node, str] = {}
     taken: set[str] = {"torch", "operator", "float", "slice"}
     for node in nodes:

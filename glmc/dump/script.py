@@ -71,7 +71,7 @@ def script(header: Sequence[str], program: Program, made: Sequence[Block], value
             text += f"# {block.name} stands for layers {', '.join(map(str, block.like))} too\n"
     text += _PRELUDE.replace(_OPS, _OPS + _imports(program))
     for part in parts:
-        text += _function(part, values) + "\n\n" + _example(part, values, literals) + "\n\n"
+        text += function_text(part, values) + "\n\n" + _example(part, values, literals) + "\n\n"
     text += "PARTS = {\n"
     for part in parts:
         expected = [_expected(node, values) for node in part.outputs if _is_tensor(node)]
@@ -97,13 +97,20 @@ def _expected(node: Node, values: Values) -> str:
     return f"{list(values.shape(value))} {value.dtype}"
 
 
-def _function(part: Part, values: Values) -> str:
+def function_text(part: Part, values: Values, *, single: bool = False) -> str:
+    """A part as a Python function that returns the list of its outputs, or the ``single`` one.
+
+    Raises InternalError for a part that holds more than calls of functions.
+    """
     lines = [f"def {part.name}("]
     for node in part.inputs:
         lines.append(f"    {part.names[node]},  # {node_id(node)} {_shape(node, values)}")
     lines.append("):")
     for node in part.calls:
         lines.append(f"    {part.names[node]} = {_call(part, node)}  # {node_id(node)}")
+    if single:
+        lines.append(f"    return {part.names[part.outputs[0]]}")
+        return "\n".join(lines) + "\n"
     results = [part.names[node] for node in part.outputs if _is_tensor(node)]
     lines.append(f"    return [{', '.join(results)}]")
     return "\n".join(lines) + "\n"
