@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch.fx import Node
 
 from glmc.verify.execution import call
-from glmc.verify.tolerance import Deviation, Tolerance, compare
+from glmc.verify.tolerance import Deviation, Tolerance, compare, condition_of
 
 Values = Mapping[Node, Any]
 
@@ -26,13 +26,15 @@ class Half:
     starts: tuple[Node, ...]
     end: Node
 
-    def run(self, values: Values) -> Any:
-        """The value of the end from those of the starts."""
+    def run(self, values: Values) -> tuple[Any, float]:
+        """The value of the end from those of the starts, and how much it amplifies errors."""
         held = {start: values[start] for start in self.starts}
+        condition = 1.0
         with torch.no_grad():
             for node in self.calls:
                 held[node] = call(node, held)
-        return held[self.end]
+                condition = max(condition, condition_of(node, held))
+        return held[self.end], condition
 
 
 @dataclass(frozen=True)
@@ -53,12 +55,19 @@ class Evidence:
 
     def deviation(self, values: Values | None = None) -> Deviation:
         """How far the two are apart, on other values of the starts when they are given."""
+        expected, found, tolerance = self.outcome(values)
+        return compare(expected, found, tolerance)
+
+    def outcome(self, values: Values | None = None) -> tuple[Any, Any, Tolerance]:
+        """What is expected, what is found, and the tolerance on these values."""
         values = self.values if values is None else values
+        found, condition = self.after.run(values)
         expected = self.expected
         if self.before is not None:
             known = {old: values[new] for new, old in self.same.items()}
-            expected = self.before.run({**values, **known})
-        return compare(expected, self.after.run(values), self.tolerance)
+            expected, other = self.before.run({**values, **known})
+            condition = max(condition, other)
+        return expected, found, replace(self.tolerance, condition=condition)
 
 
 def half(end: Node, known: Iterable[Node], order: Iterable[Node]) -> Half:

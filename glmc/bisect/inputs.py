@@ -69,6 +69,8 @@ def choose(evidence: Evidence) -> dict[Node, Input]:
     Weights and activations are drawn with the mean and deviation that they had.
     """
     exact: dict[Node, Input] = {node: Recorded(item) for node, item in evidence.values.items()}
+    if evidence.before is None:
+        return exact  # what must come out was recorded for these inputs
     drawn = {node: _drawn(item) for node, item in evidence.values.items()}
     all_drawn = {node: drawn[node] or exact[node] for node in exact}
     if shows(evidence, all_drawn):

@@ -15,9 +15,7 @@ from glmc.dump.parts import Part, names_of
 from glmc.dump.script import function_text
 from glmc.dump.values import Values
 from glmc.errors import InternalError
-from glmc.ir.ops import Numerics
 from glmc.ir.program import Program
-from glmc.verify.tolerance import relative_bound
 
 _PRELUDE = """
 import base64
@@ -89,11 +87,8 @@ def repro(
     """
     if not drawing.shows(evidence, inputs):
         raise InternalError("the chosen inputs do not show the fault", place=place)
-    relative = (
-        0.0
-        if evidence.tolerance.numerics is Numerics.BITWISE
-        else relative_bound(evidence.tolerance, _dtype(evidence))
-    )
+    *_, tolerance = evidence.outcome(drawing.values_of(inputs))
+    relative = tolerance.relative(_dtype(evidence))
     names = names_of(tuple(inputs), None)
     text = "\n".join(f"# {line}".rstrip() for line in title) + "\n"
     text += "# python repro.py exits with 1 as long as the two differ beyond the bound.\n"

@@ -71,3 +71,16 @@ def _evidence(
     values |= {old: held[old] for old in olds.starts if old not in same.values()}
     tolerance = tolerance_of(numerics, region)
     return Evidence(olds, news, same, values, None, tolerance, case.name)
+
+
+def first_node(verdict: Verdict) -> Evidence:
+    """The first node of a paged program that computes another value than the program before.
+
+    Raises InternalError when the verdict kept none.
+    """
+    wrong = verdict.wrong
+    if wrong is None:
+        raise InternalError("a violated verdict names no node", place=verdict.pass_name)
+    news = half(wrong.node, wrong.known, wrong.node.graph.nodes)
+    values = {start: wrong.values[start] for start in news.starts}
+    return Evidence(None, news, {}, values, wrong.expected, wrong.tolerance, wrong.case)

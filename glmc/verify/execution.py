@@ -134,3 +134,19 @@ def _run(region: Region, before: Values, after: Values) -> Ran:
         return Ran(region, [(before[pair.before], error) for pair in region.ends], condition)
     pairs = [(before[pair.before], values[pair.after]) for pair in region.ends]
     return Ran(region, pairs, condition)
+
+
+def values_of(program: Program, given: Mapping[Node, Any], wanted: set[Node]) -> dict[Node, Any]:
+    """The values of some nodes; others are freed after their use."""
+    own: dict[Node, Any] = {}
+    values = ChainMap(own, given)  # type: ignore[arg-type]
+    left = {node: len(node.users) for node in program.graph.nodes}
+    with torch.no_grad():
+        for node in program.graph.nodes:
+            if node.op == "call_function":
+                own[node] = call(node, values)
+                for operand in node.all_input_nodes:
+                    left[operand] -= 1
+                    if not left[operand] and operand not in wanted:
+                        own.pop(operand, None)
+    return {node: values[node] for node in wanted}

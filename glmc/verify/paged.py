@@ -22,7 +22,7 @@ from glmc.ir.ops import Numerics
 from glmc.ir.program import Program
 from glmc.pipeline import PassRecord
 from glmc.verify.cases import Case
-from glmc.verify.execution import Given, NodeError, call
+from glmc.verify.execution import Given, NodeError, call, values_of
 from glmc.verify.packed import Packed
 from glmc.verify.tolerance import (
     ANOTHER_KIND,
@@ -33,7 +33,7 @@ from glmc.verify.tolerance import (
     reduction_terms,
     stored_values,
 )
-from glmc.verify.verdict import Verdict, Violation, verdict_text
+from glmc.verify.verdict import Verdict, Violation, Wrong, verdict_text
 from glmc.verify.weights import ModelWeights
 
 Expected = Mapping[Node, Any]
@@ -56,7 +56,7 @@ def verify_paging(
     for case in used:
         altered = weights.altered(case.alteration)
         wanted = {*known.values(), *_around_attention(before), _output(before)}
-        values = _values(before, Given(before, case.inputs, altered.table(before)), wanted)
+        values = values_of(before, Given(before, case.inputs, altered.table(before)), wanted)
         for packed in _layouts(case.token_ids, block_size(after)):
             expected: dict[Node, Any] = {}
             for new, old in known.items():
@@ -88,7 +88,7 @@ def verify_phase(
             inputs = {**packed.inputs(), **_random_caches(before, packed)}
             table = altered.table(before)
             wanted = {*known.values(), _output(before)}
-            values = _values(before, Given(before, inputs, table), wanted)
+            values = values_of(before, Given(before, inputs, table), wanted)
             expected = {new: values[old] for new, old in known.items()}
             logits = values[_output(before)]
             if after.phase == "prefill":
@@ -111,6 +111,7 @@ class _Judge:
         self.violations: dict[str, Violation] = {}
         self.compared: set[str] = set()
         self.largest = 0.0
+        self.wrong: Wrong | None = None
 
     def run(
         self, program: Program, given: Mapping[Node, Any], expected: Expected, case: Case
@@ -129,6 +130,9 @@ class _Judge:
                 if node in expected:
                     tolerance = replace(_tolerance(node), condition=condition_of(node, values))
                     self._compare(node, expected[node], own[node], tolerance, case)
+                    if self.violations and self.wrong is None:
+                        known, wanted = frozenset(expected), expected[node]
+                        self.wrong = Wrong(node, values, known, wanted, tolerance, case.name)
                     own[node] = expected[node]
 
     def _compare(self, node: Node, was: Any, now: Any, tolerance: Tolerance, case: Case) -> None:
@@ -163,7 +167,7 @@ class _Judge:
         found = tuple(self.violations.values())
         numerics = Numerics(self.record.numerics)
         text = verdict_text(numerics, f"{len(self.compared)} values", cases, self.largest, found)
-        return Verdict(self.record.name, self.record.numerics, text, found)
+        return Verdict(self.record.name, self.record.numerics, text, found, self.wrong)
 
 
 def _tolerance(node: Node) -> Tolerance:
@@ -174,22 +178,6 @@ def _tolerance(node: Node) -> Tolerance:
     if not terms:
         return Tolerance(Numerics.BITWISE)
     return Tolerance(Numerics.REORDERED, terms, max(1, stored_values([node])))
-
-
-def _values(program: Program, given: Mapping[Node, Any], wanted: set[Node]) -> dict[Node, Any]:
-    """The values of some nodes; others are freed after their use."""
-    own: dict[Node, Any] = {}
-    values = ChainMap(own, given)  # type: ignore[arg-type]
-    left = {node: len(node.users) for node in program.graph.nodes}
-    with torch.no_grad():
-        for node in program.graph.nodes:
-            if node.op == "call_function":
-                own[node] = call(node, values)
-                for operand in node.all_input_nodes:
-                    left[operand] -= 1
-                    if not left[operand] and operand not in wanted:
-                        own.pop(operand, None)
-    return {node: values[node] for node in wanted}
 
 
 def _same_nodes(before: Program, after: Program) -> dict[Node, Node]:

@@ -81,10 +81,15 @@ class Tolerance:
         whole = _root_mean_square(exact.flatten(), -1)
         rows = _root_mean_square(exact, -1) if exact.dim() else whole
         magnitude = torch.maximum(rows, whole)
-        stored = roundoff(value.dtype)
+        return self.relative(value.dtype) * magnitude
+
+    def relative(self, dtype: torch.dtype) -> float:
+        """The bound of a floating-point value of ``dtype`` and magnitude 1."""
+        if self.numerics is Numerics.BITWISE:
+            return 0.0
+        stored = roundoff(dtype)
         relative = math.sqrt(self.terms) * roundoff(torch.float32) + self.scores * stored
-        relative = self.condition * relative + math.sqrt(self.roundings) * stored
-        return CONFIDENCE * relative * magnitude
+        return CONFIDENCE * (self.condition * relative + math.sqrt(self.roundings) * stored)
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch.fx import Node
 
 from glmc.errors import VerificationError
 from glmc.ir.ops import Numerics
+from glmc.verify.tolerance import Tolerance
 
 
 @dataclass(frozen=True)
@@ -39,13 +43,32 @@ class Violation:
 
 
 @dataclass(frozen=True)
+class Wrong:
+    """A node that computes ``found`` from ``values`` where it should compute ``expected``.
+
+    ``known`` are the nodes whose values are those of the program before.
+    """
+
+    node: Node
+    values: Mapping[Node, Any]
+    known: frozenset[Node]
+    expected: Any
+    tolerance: Tolerance
+    case: str
+
+
+@dataclass(frozen=True)
 class Verdict:
-    """``text`` is for people, such as ``bitwise: 13 rewrites equal on 6 inputs``."""
+    """``text`` is for people, such as ``bitwise: 13 rewrites equal on 6 inputs``.
+
+    ``wrong`` is the first violation of a pass that is judged node by node.
+    """
 
     pass_name: str
     numerics: str
     text: str
     violations: tuple[Violation, ...] = ()
+    wrong: Wrong | None = field(default=None, compare=False, repr=False)
 
     @property
     def holds(self) -> bool:
