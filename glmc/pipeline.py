@@ -142,6 +142,11 @@ def chosen(options: CompileOptions) -> tuple[Pass, ...]:
     return selection(options).passes
 
 
+def road(options: CompileOptions) -> tuple[Pass, ...]:
+    """Every pass for these options, paging included, in order."""
+    return (*chosen(options), KvCache(options.block_size))
+
+
 def still_expected(expected: Mapping[str, int], chosen: Selection) -> dict[str, int]:
     """The counts that hold although passes are off or share their matches with a user's pass."""
     unsure = {*chosen.off, *chosen.uncounted}

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from glmc.verify.execution import call
+from glmc.ir import match as m
+from glmc.verify.execution import NodeError, call
 from glmc.verify.tolerance import Deviation, Tolerance, compare, condition_of
 
 Values = Mapping[Node, Any]
@@ -33,7 +34,8 @@ class Half:
         with torch.no_grad():
             for node in self.calls:
                 held[node] = call(node, held)
-                condition = max(condition, condition_of(node, held))
+                if m.op_name(node).startswith("glmc."):
+                    condition = max(condition, condition_of(node, held))
         return held[self.end], condition
 
 
@@ -49,7 +51,7 @@ class Evidence:
     after: Half
     same: Mapping[Node, Node]
     values: Values
-    expected: Any
+    expected: Any  # None where ``after`` raises
     tolerance: Tolerance
     case: str
 
@@ -61,7 +63,10 @@ class Evidence:
     def outcome(self, values: Values | None = None) -> tuple[Any, Any, Tolerance]:
         """What is expected, what is found, and the tolerance on these values."""
         values = self.values if values is None else values
-        found, condition = self.after.run(values)
+        try:
+            found, condition = self.after.run(values)
+        except NodeError as error:  # it must compute something, so this is as wrong as can be
+            found, condition = error, 1.0
         expected = self.expected
         if self.before is not None:
             known = {old: values[new] for new, old in self.same.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -36,3 +37,8 @@ class Finding:
         else:
             parts.append(f"{path} shows it; python {path} fails.")
         return textwrap.fill(" ".join(parts), 100, break_long_words=False, break_on_hyphens=False)
+
+
+def commented(lines: Iterable[str]) -> str:
+    """The head of a reproduction."""
+    return "\n".join(f"# {line}".rstrip() for line in lines) + "\n"

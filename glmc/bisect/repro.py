@@ -9,6 +9,7 @@ from torch.fx import Node
 
 from glmc.bisect import inputs as drawing
 from glmc.bisect.evidence import Evidence, Half
+from glmc.bisect.finding import commented
 from glmc.bisect.inputs import Input, Recorded
 from glmc.dump.blocks import node_id
 from glmc.dump.parts import Part, names_of
@@ -90,7 +91,7 @@ def repro(
     *_, tolerance = evidence.outcome(drawing.values_of(inputs))
     relative = tolerance.relative(_dtype(evidence))
     names = names_of(tuple(inputs), None)
-    text = "\n".join(f"# {line}".rstrip() for line in title) + "\n"
+    text = commented(title)
     text += "# python repro.py exits with 1 as long as the two differ beyond the bound.\n"
     text += _PRELUDE.format(seed=drawing.SEED)
     text += f"# {evidence.tolerance.numerics.value}; see glmc/verify/tolerance.py for the bound\n"

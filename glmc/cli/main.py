@@ -1,4 +1,4 @@
-"""``glmc``: compile, run, inspect, presets. Errors are shown as text; ``--debug`` shows traces."""
+"""``glmc``: its commands. Errors are shown as text; ``--debug`` shows traces."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import typer
 
+from glmc.cli.bisect_command import bisect_command
 from glmc.cli.compile_command import compile_command
 from glmc.cli.inspect_command import inspect_command
 from glmc.cli.presets_command import presets_command
@@ -30,6 +31,7 @@ app.command(
     help="Generate text from an artifact (the runtime's own command; try 'glmc run --help').",
 )(run_command)
 app.command("inspect")(inspect_command)
+app.command("bisect")(bisect_command)
 app.command("presets")(presets_command)
 
 

@@ -121,16 +121,23 @@ def _shape(node: Node, values: Values) -> str:
 
 
 def _call(part: Part, node: Node) -> str:
-    if node.op != "call_function":
-        raise InternalError(f"{node_id(node)} is a {node.op} and no call", place=node_id(node))
-    inner = arguments(node, lambda item: part.names[item])
     if op_name(node) == "getitem":
         return f"{part.names[node.args[0]]}[{node.args[1]!r}]"  # type: ignore[index]
+    return f"{target_text(node)}({arguments(node, lambda item: part.names[item])})"
+
+
+def target_text(node: Node) -> str:
+    """What a node calls, as Python over ``torch`` and ``operator``.
+
+    Raises InternalError for a node that is no call of a function.
+    """
+    if node.op != "call_function":
+        raise InternalError(f"{node_id(node)} is a {node.op} and no call", place=node_id(node))
     target = node.target
     if isinstance(target, torch._ops.OpOverload):
-        return f"torch.ops.{target}({inner})"
+        return f"torch.ops.{target}"
     module = str(getattr(target, "__module__", "torch")).replace("_operator", "operator")
-    return f"{module}.{getattr(target, '__name__', target)}({inner})"
+    return f"{module}.{getattr(target, '__name__', target)}"
 
 
 def _example(part: Part, values: Values, literals: dict[str, object]) -> str:

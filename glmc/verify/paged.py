@@ -126,14 +126,21 @@ class _Judge:
                     own[node] = call(node, values)
                 except NodeError as error:
                     self._note(node, case, ANOTHER_KIND, str(error))
+                    self._keep(node, values, expected, Tolerance(Numerics.BITWISE), case)
                     return
                 if node in expected:
                     tolerance = replace(_tolerance(node), condition=condition_of(node, values))
                     self._compare(node, expected[node], own[node], tolerance, case)
-                    if self.violations and self.wrong is None:
-                        known, wanted = frozenset(expected), expected[node]
-                        self.wrong = Wrong(node, values, known, wanted, tolerance, case.name)
+                    self._keep(node, values, expected, tolerance, case)
                     own[node] = expected[node]
+
+    def _keep(
+        self, node: Node, values: Expected, expected: Expected, tolerance: Tolerance, case: Case
+    ) -> None:
+        """Hold on to what the first violation can be seen again with."""
+        if self.violations and self.wrong is None:
+            wanted = expected.get(node)
+            self.wrong = Wrong(node, values, frozenset(expected), wanted, tolerance, case.name)
 
     def _compare(self, node: Node, was: Any, now: Any, tolerance: Tolerance, case: Case) -> None:
         pairs = zip(was, now, strict=True) if isinstance(was, tuple) else ((was, now),)

@@ -12,7 +12,7 @@ from glmc.driver import Compiled, front_end
 from glmc.ir.program import Program
 from glmc.passes import specialise
 from glmc.presets.catalog import ModelSource
-from glmc.verify.cases import cases, real_prompts
+from glmc.verify.cases import Case, cases, real_prompts
 from glmc.verify.verdict import Verdict
 from glmc.verify.verifier import PHASES, Verifier
 from glmc.verify.weights import ModelWeights
@@ -74,22 +74,25 @@ class Proof:
         self.verdicts[name] = text
         self.tell(name, text)
 
-    @property
-    def _dtype(self) -> torch.dtype:
-        dtype = self.options.dtype
-        return getattr(torch, dtype) if dtype else self.source.dtype
-
     def _new(self, weights: ModelWeights) -> Verifier:
-        source = self.source
-        found = cases(
-            source.shape.vocabulary,
-            routed=source.fields.moe_layers > 0,
-            texts=real_prompts(source.directory),
-        )
-        return Verifier(found, weights)
+        return Verifier(model_cases(self.source), weights)
 
     def _weights(self) -> ModelWeights:
-        source = self.source
-        if source.directory is not None and self.options.weights == "checkpoint":
-            return ModelWeights.of(open_checkpoint(source.directory, source.fields))
-        return ModelWeights.of(RandomWeights(source.fields, self._dtype, self.options.seed))
+        return model_weights(self.source, self.options)
+
+
+def model_cases(source: ModelSource) -> tuple[Case, ...]:
+    """The inputs for a model: real prompts where it has a tokenizer."""
+    return cases(
+        source.shape.vocabulary,
+        routed=source.fields.moe_layers > 0,
+        texts=real_prompts(source.directory),
+    )
+
+
+def model_weights(source: ModelSource, options: CompileOptions) -> ModelWeights:
+    """Those of the checkpoint, or random ones where there is none or none are wanted."""
+    if source.directory is not None and options.weights == "checkpoint":
+        return ModelWeights.of(open_checkpoint(source.directory, source.fields))
+    dtype = getattr(torch, options.dtype) if options.dtype else source.dtype
+    return ModelWeights.of(RandomWeights(source.fields, dtype, options.seed))

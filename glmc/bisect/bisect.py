@@ -1,0 +1,198 @@
+"""From a model that comes out wrong, or does not come out, to the first rewrite that is to blame.
+
+The steps are proved one by one as ``--verify`` does, first in float32, where bounds are tightest,
+then in the dtype of the compile. The first that fails is cut down: to its first wrong rewrite, on
+the shortest input that shows it, with drawn in place of recorded numbers where they show it too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+
+from glmc import pipeline
+from glmc.bisect import inputs as drawing
+from glmc.bisect.crash import anchor_of, crash_repro, smallest
+from glmc.bisect.evidence import Evidence
+from glmc.bisect.finding import Finding
+from glmc.bisect.repro import repro
+from glmc.bisect.search import first_node, first_rewrite
+from glmc.bisect.whole import fewest_layers, whole_repro
+from glmc.config import CompileOptions
+from glmc.driver import compile_plan, front_end
+from glmc.errors import (
+    AbiError,
+    CheckpointError,
+    ConfigError,
+    MatchCountError,
+    UsageError,
+)
+from glmc.ir.program import Program
+from glmc.passes.base import Pass
+from glmc.presets.catalog import ModelSource
+from glmc.verify.proof import SMALL_BLOCK, model_cases, model_weights
+from glmc.verify.verdict import Verdict
+from glmc.verify.verifier import PHASES, Verifier
+
+# What the user must mend; there is nothing to bisect.
+_NOT_OURS = (UsageError, ConfigError, CheckpointError, AbiError, MatchCountError)
+MARKER = "# Written by glmc bisect."
+
+
+class _Violated(Exception):  # noqa: N818 - ends the compile at the step that was found
+    def __init__(self, name: str, before: Program, after: Program, verdict: Verdict) -> None:
+        super().__init__(name)
+        self.name, self.before, self.after, self.verdict = name, before, after, verdict
+
+
+@dataclass
+class _Hunt:
+    """Watches a compile; raises _Violated at the first step that changes a value."""
+
+    verifier: Verifier
+    tell: Callable[[str, str], None]
+    steps: list[str] = field(default_factory=list)
+    last: Program | None = None
+
+    def watch(self, name: str, program: Program) -> None:
+        before = self.last
+        self.verifier.watch(name, program)
+        verdict = self.verifier.verdicts.get(name)
+        if verdict is not None:
+            self.tell(name, verdict.text)
+        if verdict is not None and not verdict.holds and before is not None:
+            raise _Violated(name, before, program.copy(), verdict)
+        self.steps.append(name)
+        if name not in PHASES:
+            self.last = program.copy()
+
+
+def bisect(
+    source: ModelSource,
+    options: CompileOptions,
+    tell: Callable[[str, str], None] = lambda name, text: None,
+) -> Finding | None:
+    """The first step, rewrite and nodes that are wrong; None when all of them are right.
+
+    ``tell`` hears each step with its verdict. Errors that the user must mend (options, config,
+    checkpoint, lost fusions) are raised as a compile raises them.
+    """
+    for chosen in _both_dtypes(source, options):
+        tell("", f"in {chosen.dtype}:")
+        found = _graph(source, chosen, tell)
+        if found is not None:
+            return found
+    try:
+        compile_plan(source.directory or source.name, options)
+    except _NOT_OURS:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is what is looked for
+        return _elsewhere(source, options, "lowering", error)
+    return None
+
+
+def _both_dtypes(source: ModelSource, options: CompileOptions) -> Iterator[CompileOptions]:
+    own = options.dtype or str(source.dtype).removeprefix("torch.")
+    yield replace(options, dtype="float32", block_size=SMALL_BLOCK)
+    if own != "float32":
+        yield replace(options, dtype=own)
+
+
+def _graph(
+    source: ModelSource, options: CompileOptions, tell: Callable[[str, str], None]
+) -> Finding | None:
+    weights = model_weights(source, options)
+    hunt = _Hunt(Verifier(model_cases(source), weights, strict=False), tell)
+    try:
+        front_end(source, options, watch=hunt.watch)
+    except _NOT_OURS:
+        raise
+    except _Violated as wrong:
+        return _violated(wrong, hunt, source, options)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is what is looked for
+        return _crashed(hunt, source, options, error)
+    return None
+
+
+def _violated(
+    wrong: _Violated, hunt: _Hunt, source: ModelSource, options: CompileOptions
+) -> Finding:
+    verifier, verdict = hunt.verifier, wrong.verdict
+    evidence: Evidence
+    if wrong.before.phase == wrong.after.phase:
+        evidence = first_rewrite(
+            wrong.before, wrong.after, verdict, verifier.cases, verifier.weights
+        )
+    else:
+        evidence = first_node(verdict)
+    first = verdict.violations[0]
+    inputs = drawing.choose(evidence)
+    shown = evidence.deviation(drawing.values_of(inputs))
+    what = (
+        f"{first.node} is off by {shown.error:.3g} where {shown.bound:.3g} is allowed "
+        f"({verdict.numerics}, {options.dtype}, on: {evidence.case})."
+    )
+    title = _title(source, options, wrong.name, first.match, what)
+    text = repro(title, f"{wrong.name}, {first.node}", evidence, inputs, wrong.before, wrong.after)
+    size = len(evidence.after.calls) + (len(evidence.before.calls) if evidence.before else 0)
+    return Finding(wrong.name, what, text, first.match, first.node, first.layer, first.source, size)
+
+
+def _crashed(
+    hunt: _Hunt, source: ModelSource, options: CompileOptions, error: Exception
+) -> Finding:
+    one = _following(hunt.steps, options)
+    what = f"It raises {type(error).__name__}: {_first_line(error)}"
+    if one is not None and hunt.last is not None:
+        anchor = anchor_of(hunt.last, one, error)
+        piece = smallest(hunt.last, one, anchor, error)
+        if piece is not None:
+            title = _title(source, options, one.name, anchor, what)
+            text = crash_repro(title, piece, one, repr(options), error)
+            layer = next(
+                (
+                    node.meta.get("layer")
+                    for node in hunt.last.graph.nodes
+                    if node.meta.get("id") == anchor
+                ),
+                None,
+            )
+            size = sum(node.op == "call_function" for node in piece.graph.nodes)
+            return Finding(one.name, what, text, anchor, anchor, layer, "", size)
+    step = one.name if one is not None else "capture" if not hunt.steps else "specialise"
+    return _elsewhere(source, options, step, error)
+
+
+def _following(steps: list[str], options: CompileOptions) -> Pass | None:
+    """The pass behind the last step that was watched."""
+    order: tuple[Pass, ...] = pipeline.road(options)
+    done = len(steps) - 1  # the first step is the capture
+    return order[done] if 0 <= done < len(order) else None
+
+
+def _elsewhere(
+    source: ModelSource, options: CompileOptions, step: str, error: Exception
+) -> Finding:
+    what = f"It raises {type(error).__name__}: {_first_line(error)}"
+    config = fewest_layers(source, options, error)
+    if config is None:
+        raise error
+    title = _title(source, options, step, None, what)
+    what += f" A model of {config['num_hidden_layers']} layers is enough."
+    return Finding(step, what, whole_repro(title, config, options, error))
+
+
+def _title(
+    source: ModelSource, options: CompileOptions, step: str, match: str | None, what: str
+) -> list[str]:
+    where = step if match is None else f"{step}, match {match}"
+    return [
+        MARKER.removeprefix("# "),
+        f"{source.name} for {options.target}: {where}",
+        *what.splitlines(),
+    ]
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else "no message"

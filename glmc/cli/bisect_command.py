@@ -1,0 +1,77 @@
+"""``glmc bisect MODEL``: which pass, match and nodes make a model come out wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from glmc.cli.tables import console
+from glmc.config import CompileOptions
+from glmc.errors import UsageError
+
+
+def bisect_command(
+    model: Annotated[str, typer.Argument(help="A checkpoint directory or a preset's name.")],
+    target: Annotated[str, typer.Option(help="cpu, xpu or an installed one.")] = "cpu",
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Where the reproduction is written.")
+    ] = Path("repro.py"),
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, bfloat16 or float16; default: the checkpoint's.")
+    ] = None,
+    abi_profile: Annotated[
+        str | None, typer.Option(help="P-A, P-B or P-C: which vendor wheel will be called.")
+    ] = None,
+    passes_on: Annotated[
+        list[str] | None, typer.Option(help="Also run this installed pass; repeatable.")
+    ] = None,
+    passes_off: Annotated[
+        list[str] | None, typer.Option(help="Leave out this pass; repeatable.")
+    ] = None,
+    pipeline: Annotated[
+        str | None, typer.Option(help="YAML file with the passes to run, in order.")
+    ] = None,
+    random_weights: Annotated[
+        bool, typer.Option("--random-weights", help="Use random weights.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Seed of the random weights.")] = 0,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> int:
+    """Find the first pass, match and nodes that are wrong, or that crash; write repro.py.
+
+    Exits with 0 when nothing is wrong and with 1 when something was found.
+    """
+    from glmc.bisect.bisect import MARKER, bisect
+    from glmc.presets.catalog import load_config
+
+    if output.exists() and MARKER not in output.read_text(errors="replace")[:80]:
+        raise UsageError(
+            f"{output} exists and is no reproduction of ours",
+            expected="a new file, or one that glmc bisect wrote",
+            remedy="--output another.py",
+        )
+    source = load_config(model)
+    options = CompileOptions(
+        target=target,
+        dtype=dtype,
+        abi_profile=abi_profile,
+        passes_on=tuple(passes_on or ()),
+        passes_off=tuple(passes_off or ()),
+        pipeline=pipeline,
+        weights="random" if random_weights or source.directory is None else "checkpoint",
+        seed=seed,
+    )
+    out = console()
+
+    def tell(name: str, text: str) -> None:
+        typer.echo(f"{name:<16} {text}" if name else text, err=True)
+
+    found = bisect(source, options, tell)
+    if found is None:
+        out.print("Nothing is wrong: every step is proved, and the plan is made.")
+        return 0
+    output.write_text(found.repro, encoding="utf-8")
+    out.print(found.paragraph(str(output)), highlight=False, markup=False, soft_wrap=True)
+    return 1
