@@ -58,7 +58,7 @@ class HistoryCollector:
             name=name,
             label=here.label,
             numerics=None,
-            verdict=self.verdicts.get(name),
+            verdict=None,
             seconds=None,
             phase=program.phase,
             nodes_before=None,
@@ -81,6 +81,7 @@ class HistoryCollector:
             replace(
                 one,
                 expected=expected.get(one.name),
+                verdict=self.verdicts.get(one.name),
                 seconds=one.seconds if one.name != "capture" else seconds.get("capture"),
             )
             for one in self._steps

@@ -100,7 +100,7 @@ function passFacts(step) {
   const total = step.matches.reduce((sum, [, some]) => sum + some.length, 0);
   return el("div", { class: "pass-facts" },
     el("p", {}, el("b", {}, step.name), ` · ${step.stage} · `,
-      step.numerics === null ? "no rewriting pass" : `${step.numerics}, ${step.verdict || "not verified"}`, " · ",
+      step.numerics === null ? `no rewriting pass${step.verdict ? `, ${step.verdict}` : ""}` : `${step.numerics}, ${step.verdict || "not verified"}`, " · ",
       step.seconds === null ? "no time recorded" : `${(step.seconds * 1000).toFixed(0)} ms`, " · ",
       step.before === null ? `${step.after} nodes` : `${step.before} → ${step.after} nodes`),
     matches === null ? null : el("details", {},

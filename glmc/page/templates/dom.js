@@ -24,7 +24,7 @@ const svg = (tag, attributes, ...children) =>
 // The address of a view: "#pass=moe_gate&layer=3&node=model.layers.3.mlp.gate%23gather".
 function parseAddress(text) {
   const address = {};
-  for (const part of text.replace(/^#/, "").split("&")) {
+  for (const part of text.replace(/^#+/, "").split("&")) {
     const at = part.indexOf("=");
     if (!part) continue;
     const [name, value] = at < 0 ? [part, ""] : [part.slice(0, at), part.slice(at + 1)];
