@@ -133,9 +133,13 @@ def write_compiled(
     compiled: Compiled,
     output: str | Path,
     progress: Progress = lambda stage, done, total: None,
+    weights: WeightSource | None = None,
 ) -> Report:
-    """Pack the weights and write the artifact; returns the report with the time that took."""
-    weights = _weight_source(compiled.source, compiled.options)
+    """Pack the weights and write the artifact; returns the report with the time that took.
+
+    ``weights`` are taken in place of those that the options name.
+    """
+    weights = weights or _weight_source(compiled.source, compiled.options)
     started = time.perf_counter()
     write_artifact(
         Path(output),

@@ -1,7 +1,8 @@
 """Passes broken on purpose, one way each, for the tools that must find them.
 
 Each runs the real pass and then edits what it has just inserted, in every layer or in those of
-``layers``. ``SABOTAGES`` names them all; ``sabotaged(name, layers)`` makes one.
+``layers``. ``SABOTAGES`` names them all; ``sabotaged(name, layers)`` makes one. What a lowering may
+get wrong is in ``PLAN_SABOTAGES``, by target; see :func:`with_wrong_constant`.
 """
 
 from __future__ import annotations
@@ -15,12 +16,15 @@ import torch
 from torch.fx import Node
 
 from glmc import pipeline
+from glmc.backends.lower import Lowered
+from glmc.driver import Compiled
 from glmc.ir import match as m
 from glmc.ir.program import Program
 from glmc.ir.rewrite import Rewriter
 from glmc.passes.base import AnchorPass, Pass, PassResult
 from glmc.passes.kv_cache import KvCache
 from glmc.weights.recipe import Concatenate
+from glmc_runtime.plan import Call, ValueArgument
 
 aten = torch.ops.aten
 Edit = Callable[[Rewriter, Node], None]
@@ -201,3 +205,45 @@ _EDITS: dict[str, tuple[str, str, Edit]] = {
     ),
 }
 SABOTAGES = tuple(_EDITS)
+
+_PLAN_EDITS: dict[str, tuple[tuple[str, ...], str, Callable[[Any], Any]]] = {
+    "plan_norm_eps": (("norm",), "eps", lambda eps: eps / 10),
+    "plan_decode_scale": (
+        *(("decode_attention", "speculative_attention"), "scale"),
+        lambda scale: scale * 1.02,
+    ),
+    "plan_routed_scale": (("moe_gate", "moe_sigmoid_group_topk_norm"), "scale", lambda _: 1.0),
+    "plan_rope_interleaved": (
+        *(("qkv_rope_cache",), "interleaved"),
+        lambda interleaved: not interleaved,
+    ),
+    "plan_rope_neox": (("rotary_embedding",), "is_neox", lambda neox: not neox),
+}
+_PLAN_EDITS["plan_without_eps"] = (("norm",), "eps", lambda eps: None)  # a call that fails
+PLAN_SABOTAGES = {
+    "cpu": tuple(name for name in _PLAN_EDITS if name != "plan_rope_neox"),
+    "xpu": tuple(name for name in _PLAN_EDITS if name != "plan_rope_interleaved"),
+}
+
+
+def with_wrong_constant(compiled: Compiled, name: str) -> Compiled:
+    """A compile whose lowering put a wrong constant into every call of a kind."""
+    functions, argument, change = _PLAN_EDITS[name]
+    edited = 0
+
+    def call(one: Call) -> Call:
+        nonlocal edited
+        value = one.arguments.get(argument)
+        if not one.function.endswith(functions) or not isinstance(value, ValueArgument):
+            return one
+        edited += 1
+        return replace(
+            one, arguments={**one.arguments, argument: ValueArgument(change(value.value))}
+        )
+
+    def lowered(one: Lowered) -> Lowered:
+        return replace(one, plan=replace(one.plan, calls=tuple(map(call, one.plan.calls))))
+
+    wrong = replace(compiled, prefill=lowered(compiled.prefill), decode=lowered(compiled.decode))
+    assert edited
+    return wrong

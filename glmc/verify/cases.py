@@ -24,6 +24,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from glmc.verify.random_weights import scaled
 from glmc.verify.tolerance import LONGEST
 from glmc.verify.weights import Alteration
 from glmc_runtime.text import Text
@@ -84,7 +85,7 @@ def cases(
         Case("one token", random(1, 1)),
         Case("many tokens", random(1, longest)),
         Case("one token repeated", random(1, 1).expand(1, few).contiguous()),
-        Case("quiet activations", short, _quiet),
+        Case("quiet activations", short, quiet),
         Case("loud scores", short, _loud),
     ]
     if routed:
@@ -128,12 +129,12 @@ def _negative(name: str, value: Tensor) -> Tensor:
     return value - 64.0 if name.endswith(_BIAS) else value
 
 
-def _quiet(name: str, value: Tensor) -> Tensor:
-    """Residuals, queries and keys near the square root of an eps."""
+def quiet(name: str, value: Tensor) -> Tensor:
+    """An alteration: residuals, queries and keys near the square root of an eps."""
     kept = ("norm.weight", _ROUTER, _BIAS, "lm_head.weight")
-    return value if name.endswith(kept) else value * 2.0**-8
+    return value if name.endswith(kept) else scaled(value, 2.0**-8)
 
 
 def _loud(name: str, value: Tensor) -> Tensor:
     louder = ("q_proj.weight", "k_proj.weight", "q_norm.weight", "k_norm.weight")
-    return value * 8.0 if name.endswith(louder) else value
+    return scaled(value, 8.0) if name.endswith(louder) else value

@@ -46,7 +46,7 @@ def verify_rewrites(
                 if not deviation.allowed and place not in violations:
                     violations[place] = _violation(record, region, number, case, deviation, failure)
     ordered = tuple(violations[place] for place in sorted(violations))
-    text = verdict_text(numerics, f"{len(found)} rewrites", len(cases), largest, ordered)
+    text = verdict_text(numerics, len(found), "rewrite", len(cases), largest, ordered)
     return Verdict(record.name, record.numerics, text, ordered)
 
 

@@ -173,7 +173,7 @@ class _Judge:
     def verdict(self, cases: int) -> Verdict:
         found = tuple(self.violations.values())
         numerics = Numerics(self.record.numerics)
-        text = verdict_text(numerics, f"{len(self.compared)} values", cases, self.largest, found)
+        text = verdict_text(numerics, len(self.compared), "value", cases, self.largest, found)
         return Verdict(self.record.name, self.record.numerics, text, found, self.wrong)
 
 

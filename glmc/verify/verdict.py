@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch.fx import Node
@@ -75,21 +76,46 @@ class Verdict:
         return not self.violations
 
 
+def renumbered(verdict: Verdict, layers: Mapping[int, int]) -> Verdict:
+    """A verdict on a part of a model, with the layers' numbers in the model: ``layers`` maps."""
+
+    def name(text: str) -> str:
+        return re.sub(r"(?<=layers\.)\d+", lambda found: str(layers[int(found[0])]), text)
+
+    def violation(one: Violation) -> Violation:
+        return replace(
+            one,
+            match=None if one.match is None else name(one.match),
+            node=name(one.node),
+            layer=None if one.layer is None else layers[one.layer],
+        )
+
+    return replace(
+        verdict,
+        text=name(verdict.text),
+        violations=tuple(map(violation, verdict.violations)),
+    )
+
+
 def verdict_text(
     numerics: Numerics,
-    compared: str,
+    compared: int,
+    noun: str,
     cases: int,
     largest: float,
     violations: Sequence[Violation],
 ) -> str:
-    """``largest`` is the largest share of a bound that a difference took."""
+    """``compared`` counts what was, ``largest`` is the largest share of a bound that was taken."""
     inputs = f"{cases} input{'' if cases == 1 else 's'}"
     if violations:
         places = f"{len(violations)} value{'' if len(violations) == 1 else 's'}"
         return f"VIOLATED: {places} beyond {numerics.value} on {inputs}; {violations[0]}"
+    if not compared:
+        return f"{numerics.value}: nothing changed"
+    things = f"{compared} {noun}{'' if compared == 1 else 's'}"
     if numerics is Numerics.BITWISE:
-        return f"bitwise: {compared} equal on {inputs}"
-    return f"{numerics.value}: {compared} within {largest:.0%} of the bound on {inputs}"
+        return f"bitwise: {things} equal on {inputs}"
+    return f"{numerics.value}: {things} within {largest:.0%} of the bound on {inputs}"
 
 
 def require_verdict(verdict: Verdict) -> None:

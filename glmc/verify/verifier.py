@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from glmc.errors import InternalError, VerificationError
@@ -13,7 +13,7 @@ from glmc.verify.cases import Case
 from glmc.verify.execution import NodeError
 from glmc.verify.fused import verify_rewrites
 from glmc.verify.paged import verify_paging, verify_phase
-from glmc.verify.verdict import Verdict, require_verdict
+from glmc.verify.verdict import Verdict, renumbered, require_verdict
 from glmc.verify.weights import ModelWeights
 
 PHASES = ("prefill", "decode")
@@ -49,11 +49,15 @@ class Verifier:
     """Give :meth:`watch` to the pipeline. ``verdicts`` are by step, in order.
 
     Raises VerificationError behind the pass that violates its class, unless ``strict`` is False.
+    ``layers`` maps the layers of a part of a model to the model's. ``captured`` is the program
+    that came first.
     """
 
     cases: Sequence[Case]
     weights: ModelWeights
     strict: bool = True
+    layers: Mapping[int, int] | None = None
+    captured: Program | None = None
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     _last: Program | None = None
 
@@ -63,8 +67,11 @@ class Verifier:
         if name not in PHASES:  # both phases are made of the paged program
             self._last = program.copy()
         if before is None:
+            self.captured = self._last
             return
         verdict = verify_pass(before, program, _record(name, program), self.cases, self.weights)
+        if self.layers is not None:
+            verdict = renumbered(verdict, self.layers)
         self.verdicts[name] = verdict
         if self.strict:
             require_verdict(verdict)

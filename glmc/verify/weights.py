@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from math import prod
 
+import torch
 from torch import Tensor
 
 from glmc.ir.program import Program
+from glmc.verify.random_weights import RandomPool
 from glmc.weights.evaluate import evaluate
-from glmc.weights.recipe import Weight, sources
+from glmc.weights.recipe import Source, Weight
 from glmc.weights.source import WeightSource
 
 Alteration = Callable[[str, Tensor], Tensor]
@@ -19,28 +21,36 @@ Alteration = Callable[[str, Tensor], Tensor]
 
 @dataclass
 class ModelWeights:
-    """``read`` gives a parameter by its qualified name. What was made is kept where ``keep``."""
+    """Weights of programs, from a source and what a case changes of it.
 
-    read: Callable[[str], Tensor]
+    What was made is kept where ``keep``. It is a :class:`~glmc.weights.source.WeightSource` too.
+    """
+
+    source: WeightSource
     keep: bool = True
     alteration: Alteration | None = None
     _made: dict[Weight, Tensor] = field(default_factory=dict)
 
-    @classmethod
-    def of(cls, source: WeightSource) -> ModelWeights:
-        """Those of a checkpoint or random ones."""
+    @property
+    def description(self) -> str:
+        return self.source.description
 
-        def read(name: str) -> Tensor:
-            shape = source.shape(name)
-            return source.read(name, 0, prod(shape)).reshape(shape)
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self.source.shape(name)
 
-        return cls(read)
+    def dtype(self, name: str) -> torch.dtype:
+        return self.source.dtype(name)
+
+    def read(self, name: str, begin: int, count: int) -> Tensor:
+        if self.alteration is None:
+            return self.source.read(name, begin, count)
+        return self._parameter(name).flatten()[begin : begin + count].clone()
 
     def altered(self, alteration: Alteration | None) -> ModelWeights:
         """The same weights with some of them changed."""
         if alteration is None:
             return self
-        return ModelWeights(self.read, self.keep, alteration)
+        return ModelWeights(self.source, self.keep, alteration)
 
     def table(self, program: Program) -> Mapping[str, Tensor]:
         """The weights of a program by name, each made when it is asked for."""
@@ -50,19 +60,26 @@ class ModelWeights:
         """The tensor of a weight."""
         if weight in self._made:
             return self._made[weight]
-        value = evaluate(weight, self._parameter)
+        value = self._whole(weight)
+        if value is None:
+            value = evaluate(weight, self._parameter)
         if self.keep:
             self._made[weight] = value
         return value
 
-    def reads(self, program: Program) -> set[str]:
-        """The parameters that the weights of a program are made of."""
-        return {
-            source.name for weight in program.weights.values() for source in sources(weight.recipe)
-        }
+    def _whole(self, weight: Weight) -> Tensor | None:
+        """A parameter that is the weight as it is; no memory is taken for it."""
+        if not isinstance(weight.recipe, Source):
+            return None
+        value = self._parameter(weight.recipe.name)
+        return value if (value.dtype, tuple(value.shape)) == (weight.dtype, weight.shape) else None
 
     def _parameter(self, name: str) -> Tensor:
-        value = self.read(name)
+        if isinstance(self.source, RandomPool):
+            value = self.source.parameter(name)  # no memory of its own
+        else:
+            shape = self.source.shape(name)
+            value = self.source.read(name, 0, prod(shape)).reshape(shape)
         return value if self.alteration is None else self.alteration(name, value)
 
 

@@ -23,7 +23,7 @@ from glmc.passes import moe_gate, specialise
 from glmc.passes.base import AnchorPass, Pass
 from glmc.presets.catalog import ModelSource, load_config
 from glmc.verify.cases import Case
-from glmc.verify.proof import model_cases
+from glmc.verify.scope import model_cases
 from tests.sabotage import SABOTAGES, sabotaged
 from tests.support.checkpoints import tiny_checkpoint
 

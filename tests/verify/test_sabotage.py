@@ -25,7 +25,7 @@ from tests.sabotage import SABOTAGES, Sabotage, sabotaged
 MODEL = Path(__file__).parents[2] / "models" / "tiny-moe"
 SOURCE = load_config(MODEL)
 CASES = cases(SOURCE.shape.vocabulary, routed=True, texts=real_prompts(MODEL))
-WEIGHTS = ModelWeights.of(open_checkpoint(MODEL, SOURCE.fields))
+WEIGHTS = ModelWeights(open_checkpoint(MODEL, SOURCE.fields))
 LAYER = 2
 # Within one rounding of bfloat16: only the proof in float32 can see it.
 FINE = ("expert_weights_in_bfloat16",)

@@ -23,7 +23,7 @@ from glmc.weights.checkpoint import open_checkpoint
 MODEL = Path(__file__).parents[2] / "models" / "tiny-moe"
 SOURCE = load_config(MODEL)
 CASES = cases(SOURCE.shape.vocabulary, routed=True, texts=real_prompts(MODEL))
-WEIGHTS = ModelWeights.of(open_checkpoint(MODEL, SOURCE.fields))
+WEIGHTS = ModelWeights(open_checkpoint(MODEL, SOURCE.fields))
 
 
 @pytest.fixture(scope="module", params=[torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
