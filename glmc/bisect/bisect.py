@@ -30,7 +30,8 @@ from glmc.errors import (
 from glmc.ir.program import Program
 from glmc.passes.base import Pass
 from glmc.presets.catalog import ModelSource
-from glmc.verify.proof import SMALL_BLOCK, model_cases, model_weights
+from glmc.verify.proof import SMALL_BLOCK
+from glmc.verify.scope import model_cases, model_weights
 from glmc.verify.verdict import Verdict
 from glmc.verify.verifier import PHASES, Verifier
 
