@@ -98,8 +98,10 @@ def _region(
         for operand in node.all_input_nodes:
             if operand in reads_as and (operand not in inside or operand.op == "placeholder"):
                 starts[operand] = Pair(reads_as[operand], operand)
-    if not added:  # the users were only led to other values, which both programs have
-        starts = {end.after: Pair(reads_as[end.after], end.after) for end in ends}
+    if not added:  # the users were only led to other values: of both programs, or new weights
+        both = set(still.values())
+        read = [end.after for end in ends if end.after in both or end.after.op != "placeholder"]
+        starts = {node: Pair(reads_as[node], node) for node in read}
     known = {pair.before for pair in starts.values()}
     removed: set[Node] = set()
     stack = [end.before for end in ends]
@@ -173,14 +175,15 @@ def _corresponding(before: Program, after: Program) -> dict[Node, Node]:
 def _by_key(program: Program) -> dict[Hashable, list[Node]]:
     groups: dict[Hashable, list[Node]] = defaultdict(list)
     for node in program.graph.nodes:
-        groups[_key(node)].append(node)
+        groups[_key(node, program)].append(node)
     return groups
 
 
-def _key(node: Node) -> Hashable:
+def _key(node: Node, program: Program) -> Hashable:
     meta = node.meta
     if node.op == "placeholder":
-        return ("weight", meta["weight"]) if "weight" in meta else ("input", meta.get("input"))
+        weight = program.weight_of(node)
+        return ("input", meta.get("input")) if weight is None else ("weight", weight)
     constants: list[Hashable] = []
 
     def note(item: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -83,3 +84,21 @@ def test_a_constant_that_was_edited_in_place_is_a_region(config: Any) -> None:
     (found,) = regions(program, changed)
     assert [item.meta["id"] for item in found.added] == [shifted.meta["id"]]
     assert len(found.removed) == 1
+
+
+def test_a_weight_that_was_exchanged_is_a_region(config: Any) -> None:
+    """The same name with another recipe, and a value that became a weight."""
+    program = captured(config)
+    pipeline.run_pass(pipeline.PASSES[0], program)
+    changed = program.copy()
+    name = next(name for name in changed.weights if name.endswith("up_proj.weight"))
+    other = name.replace("up_proj", "gate_proj")
+    changed.weights[name] = replace(changed.weights[other], name=name)
+    (found,) = regions(program, changed)
+    assert not found.added and found.ends[0].after.meta["weight"] == name
+    model, inputs = tiny_model(config), example_inputs()
+    known = Given(program, inputs, weights_of(program, model))
+    packed = Given(changed, inputs, weights_of(changed, model))
+    ((was, now),) = next(each_region(program, (found,), known, packed)).pairs
+    torch.testing.assert_close(was, known[found.ends[0].before])
+    assert not torch.equal(was, now)
