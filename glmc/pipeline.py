@@ -87,7 +87,8 @@ NEEDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 
 @dataclass(frozen=True)
 class PassRecord:
-    """What one pass did to one program. ``seconds`` is wall time."""
+    """What one pass did to one program. ``seconds`` is wall time; ``budget`` is that of an
+    approximate pass."""
 
     name: str
     numerics: str
@@ -97,6 +98,7 @@ class PassRecord:
     matches: tuple[Match, ...]
     near_misses: tuple[NearMiss, ...]
     detail: Mapping[str, Any] = field(default_factory=dict)
+    budget: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,7 @@ def run_pass(one: Pass, program: Program) -> PassRecord:
         tuple(result.matches),
         tuple(result.near_misses),
         result.detail,
+        getattr(one, "budget", 0.0),
     )
     program.notes["record"] = record  # for whoever watches
     return record

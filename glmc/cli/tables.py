@@ -25,12 +25,16 @@ def console() -> Console:
 
 
 def passes_table(report: Report) -> Table:
-    """One row per pass: nodes, matches found and expected, near misses, time."""
+    """One row per pass: nodes, matches found and expected, near misses, time; the first of its
+    verdicts where there are any."""
     table = Table(title="Passes")
+    verified = any("verdict" in row for row in report["passes"])
     for column in ("pass", "numerics"):
         table.add_column(column, no_wrap=True)
     for column in ("nodes before", "after", "matches", "expected", "near misses", "ms"):
         table.add_column(column, justify="right")
+    if verified:
+        table.add_column("verdict")
     expected = report["expected_matches"]
     for row in report["passes"]:
         table.add_row(
@@ -42,6 +46,7 @@ def passes_table(report: Report) -> Table:
             str(expected.get(row["name"], "-")),
             str(len(row["near_misses"])),
             f"{row['seconds'] * 1e3:.0f}",
+            *([row.get("verdict", "").partition(";")[0]] if verified else []),
         )
     return table
 

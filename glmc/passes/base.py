@@ -56,6 +56,8 @@ class AnchorPass(Generic[Binding]):
 
     ``match`` returns what it found or raises NoMatchError (through require, refuse, unrelated);
     ``rewrite`` edits the graph. Nodes that an earlier match has taken out of use are skipped.
+    ``budget`` is how far the values of an approximate pass may be off, relative to their root mean
+    square and beyond what reordering explains; no other class has one.
     """
 
     name: str
@@ -63,6 +65,7 @@ class AnchorPass(Generic[Binding]):
     anchors: tuple[str, ...]
     match: Callable[[Node, Program], Binding]
     rewrite: Callable[[Rewriter, Binding], None]
+    budget: float = 0.0
 
     def run(self, program: Program) -> PassResult:
         result = PassResult()

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from glmc.errors import InternalError
+from glmc.ir.match import is_op
 from glmc.ir.program import Program
 from glmc.verify.regions import Region
 from glmc.verify.tolerance import condition_of
@@ -69,11 +70,15 @@ def call(node: Node, values: Values) -> Any:
     """One call on the values of its operands; raises NodeError."""
     if node.op != "call_function":
         raise InternalError(f"{node.name} is a {node.op} and no call", place=node.name)
-    arguments, keywords = torch.fx.node.map_arg(
+    mapped: Any = torch.fx.node.map_arg(
         (node.args, dict(node.kwargs)), lambda operand: values[operand]
     )
+    arguments, keywords = mapped
     target: Callable[..., Any] = node.target  # type: ignore[assignment]
     try:
+        if is_op(node, "aten.histc") and not arguments[0].is_floating_point():
+            # Counts of whole numbers, as a device has them; the CPU's kernel takes no such.
+            return target(arguments[0].double(), *arguments[1:], **keywords).to(arguments[0].dtype)
         return target(*arguments, **keywords)
     except (RuntimeError, LookupError, TypeError, ValueError, NotImplementedError) as error:
         raise NodeError(node, error) from error

@@ -28,7 +28,7 @@ def verify_rewrites(
     numerics = Numerics(record.numerics)
     found = regions(before, after)
     order = {region: number for number, region in enumerate(found)}
-    tolerances = {region: tolerance_of(numerics, region) for region in found}
+    tolerances = {region: tolerance_of(numerics, region, record.budget) for region in found}
     violations: dict[tuple[int, int], Violation] = {}
     largest = 0.0
     for case in cases:

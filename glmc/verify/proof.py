@@ -100,11 +100,11 @@ class Proof:
     def _report(self, name: str) -> None:
         found = [] if self._compiling is None else [("", self._compiling)]
         found += [(f"{part.label}: ", part.verifier) for part in self._parts]
-        texts = [
-            f"{label}{verifier.verdicts[name].text}"
-            for label, verifier in found
-            if name in verifier.verdicts
-        ]
+        texts: list[str] = []
+        for label, verifier in found:
+            if name in verifier.verdicts:
+                text = verifier.verdicts[name].text
+                texts.append(label + ("the same" if texts and texts[0].endswith(text) else text))
         if texts:
             self._say(name, "; ".join(texts))
 

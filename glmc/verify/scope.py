@@ -119,21 +119,21 @@ def _one_of_each_kind(fields: ModelFields) -> tuple[ModelFields, dict[int, int]]
         fields,
         num_hidden_layers=len(layers),
         vocab_size=min(fields.vocab_size, VOCABULARY),
-        eos_token_ids=(),
+        eos_token_ids=(1,),
         moe=moe,
     )
     return fields, dict(enumerate(layers))
 
 
 def _source(source: ModelSource, fields: ModelFields) -> ModelSource:
-    shape = model_shape(fields, source.name, ())
+    shape = model_shape(fields, source.name, (1,))
     return replace(
         source,
         directory=None,
         fields=fields,
         config=build_config(fields, {"pad_token_id": 0}),
         shape=replace(shape, parameters=parameter_count(fields)),
-        eos_token_ids=(),
+        eos_token_ids=(1,),
         expected_matches=expected_matches(fields),
     )
 

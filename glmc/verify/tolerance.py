@@ -16,7 +16,8 @@
   relative one of its result: ``condition`` is 1 + the largest score that there can be (the product
   of the longest query, the longest key and the scale) where attention is computed, 1 elsewhere;
   ``scores`` is 1 where they are stored in the dtype of the values on the way, as eager code does.
-* approximate: as reordered; no pass of ours declares it.
+* approximate: as reordered, and the pass's ``budget`` times the magnitude more. No pass of ours
+  declares it.
 """
 
 from __future__ import annotations
@@ -72,6 +73,7 @@ class Tolerance:
     roundings: int = 0
     scores: int = 0
     condition: float = 1.0
+    budget: float = 0.0
 
     def bound(self, value: Tensor) -> Tensor:
         """The largest allowed difference for each element of ``value``, broadcastable to it."""
@@ -89,7 +91,8 @@ class Tolerance:
             return 0.0
         stored = roundoff(dtype)
         relative = math.sqrt(self.terms) * roundoff(torch.float32) + self.scores * stored
-        return CONFIDENCE * (self.condition * relative + math.sqrt(self.roundings) * stored)
+        relative = CONFIDENCE * (self.condition * relative + math.sqrt(self.roundings) * stored)
+        return relative + (self.budget if self.numerics is Numerics.APPROXIMATE else 0.0)
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,7 @@ NONE = Deviation(0.0, 0.0, 0.0)
 ANOTHER_KIND = Deviation(math.inf, 0.0, math.inf)
 
 
-def tolerance_of(numerics: Numerics, region: Region) -> Tolerance:
+def tolerance_of(numerics: Numerics, region: Region, budget: float = 0.0) -> Tolerance:
     """What the longer half of a region adds up and stores."""
     if numerics is Numerics.BITWISE:
         return Tolerance(numerics)
@@ -119,6 +122,7 @@ def tolerance_of(numerics: Numerics, region: Region) -> Tolerance:
         max(map(reduction_terms, halves)),
         max(1, *map(stored_values, halves)),
         scores=int(any(m.is_op(node, *_SOFTMAX) for half in halves for node in half)),
+        budget=budget,
     )
 
 
