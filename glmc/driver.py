@@ -77,6 +77,7 @@ class Compiled:
     prefill: Lowered
     decode: Lowered
     report: Report
+    history: History | None = None
 
     @property
     def weights(self) -> dict[str, Weight]:
@@ -109,10 +110,14 @@ def compile_model(
     if prover is not None:
         prover.prepare()
         watch = _both(prover.watch, watch)
-    compiled = compile_plan(model, options, progress, watch)
+    collector = HistoryCollector(pipeline.chosen(options))
+    compiled = compile_plan(model, options, progress, _both(collector.watch, watch))
+    verdicts: Mapping[str, str] = {}
     if prover is not None:
         verdicts = prover.planned(compiled)
         compiled = replace(compiled, report=compiled.report.verified(verdicts))
+    history = collector.planned(compiled, manifest_parts(compiled).versions, verdicts)
+    compiled = replace(compiled, history=history)
     planned(compiled)
     return write_compiled(compiled, output, progress)
 
@@ -149,6 +154,7 @@ def write_compiled(
         source=weights,
         tokenizer_directory=compiled.source.directory,
         report=compiled.report.to_json(),
+        history=None if compiled.history is None else history_to_json(compiled.history),
         force=compiled.options.force,
         progress=lambda done, total: progress("weights", done, total),
     )

@@ -95,6 +95,7 @@ def write_artifact(
     source: WeightSource | None,
     tokenizer_directory: Path | None = None,
     report: Mapping[str, Any] | None = None,
+    history: Mapping[str, Any] | None = None,
     force: bool = False,
     progress: Progress = lambda done, total: None,
     shard_bytes: int = SHARD_BYTES,
@@ -118,7 +119,7 @@ def write_artifact(
         _check_space(path.parent, needed)
         with partial_directory(path) as partial:
             files: dict[str, FileEntry] = {}
-            _write_json_files(partial, files, phases, report or {})
+            _write_json_files(partial, files, phases, report or {}, history)
             _copy_tokenizer(partial, files, tokenizer_directory)
             if source is not None:
                 pack = _Packer(weights, source, chunk_bytes, progress)
@@ -255,10 +256,13 @@ def _write_json_files(
     files: dict[str, FileEntry],
     phases: Mapping[str, PhasePlan],
     report: Mapping[str, Any],
+    history: Mapping[str, Any] | None,
 ) -> None:
     (root / "plans").mkdir()
     contents = {f"plans/{name}.json": _json(phase_to_json(plan)) for name, plan in phases.items()}
     contents["report.json"] = _json(report)
+    if history is not None:
+        contents["history.json"] = _json(history, indent=None)
     for name, data in contents.items():
         files[name] = _write_bytes(root / name, data)
 
@@ -273,8 +277,8 @@ def _copy_tokenizer(root: Path, files: dict[str, FileEntry], directory: Path | N
         files[f"tokenizer/{name}"] = _write_bytes(root / "tokenizer" / name, data)
 
 
-def _json(data: Any) -> bytes:
-    return (json.dumps(data, indent=1, ensure_ascii=False) + "\n").encode()
+def _json(data: Any, indent: int | None = 1) -> bytes:
+    return (json.dumps(data, indent=indent, ensure_ascii=False) + "\n").encode()
 
 
 def _write_bytes(path: Path, data: bytes) -> FileEntry:

@@ -18,7 +18,6 @@ from glmc.dump.stages import PHASES, Step, following, plan_step, step
 from glmc.dump.step_files import NOT_VERIFIED, Files, Snapshot, files_of
 from glmc.dump.values import Values
 from glmc.errors import GlmcError, MatchCountError
-from glmc.history.collect import HistoryCollector
 from glmc.ir.program import Program
 from glmc.page.render import PAGE, page
 from glmc.passes import specialise
@@ -44,13 +43,11 @@ class Dumper:
     _last: str = ""  # the last step that was watched
     _doing: str = ""  # the stage that the driver has told
     _lines: list[Sequence[str]] = field(default_factory=list)
-    _history: HistoryCollector = field(init=False)
     _times: dict[str, dict[str, float]] = field(default_factory=lambda: {"compile": {}, "dump": {}})
 
     def __post_init__(self) -> None:
         if self.options.root is not None:
             check_folder(self.options.root)
-        self._history = HistoryCollector(self.options.passes, self.verdicts)
 
     def __enter__(self) -> Dumper:
         if self.options.root is not None:
@@ -76,8 +73,6 @@ class Dumper:
         if options.directory is None:
             return
         started = time.perf_counter()
-        if options.all:
-            self._history.watch(name, program)
         record = program.notes.get("record")
         known = isinstance(record, PassRecord) and record.name == name
         snapshot = Snapshot(
@@ -126,18 +121,15 @@ class Dumper:
             files[f"{label}.txt"] = plan_text([title], plan, program, fold)
             facts["target"] = compiled.target.name
             files[f"{label}.json"] = plan_record(facts, plan, program, fold)
-        if self.options.all:
+        if self.options.all and compiled.history is not None:
             started = time.perf_counter()
-            files[PAGE] = self._page(compiled)
+            parts = manifest_parts(compiled)
+            files[PAGE] = page(compiled.history, parts.guards, parts.limits)
             self._times["dump"]["page"] = time.perf_counter() - started
         self._times["compile"].update(compiled.report.seconds)
         self._put(folder, {**files, TIMES: to_json(self._times)})
 
     # The rest.
-
-    def _page(self, compiled: Compiled) -> str:
-        parts = manifest_parts(compiled)
-        return page(self._history.planned(compiled), parts.guards, parts.limits)
 
     def _after(self, name: str) -> bool:
         return self.options.all or bool(_called(name) & set(self.options.after))

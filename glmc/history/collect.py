@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
+from typing import TYPE_CHECKING
 
 import torch
 from torch.fx import Node
 
-from glmc.driver import Compiled, manifest_parts
 from glmc.dump.blocks import Block, blocks, in_order, like_layers, node_id, relative
 from glmc.dump.plan import argument_text, call_line, calls_by_layer, nodes_by_id, provenance
-from glmc.dump.stages import ALL, Names, step
+from glmc.dump.stages import PHASES, step
 from glmc.dump.values import Values, arguments
 from glmc.history.record import (
     FORMAT,
@@ -29,8 +29,13 @@ from glmc.history.record import (
 )
 from glmc.ir.match import op_name
 from glmc.ir.program import Program
+from glmc.passes import specialise
+from glmc.passes.base import AnchorPass, Pass
 from glmc.pipeline import PassRecord
 from glmc_runtime.plan import Buffer, Call, PhasePlan
+
+if TYPE_CHECKING:
+    from glmc.driver import Compiled
 
 PREFIX = "model.layers"
 
@@ -39,18 +44,17 @@ PREFIX = "model.layers"
 class HistoryCollector:
     """Give :meth:`watch` to the driver; :meth:`planned` makes the history of it.
 
-    ``passes`` are the fusing passes that run, ``verdicts`` those of a verifier, by pass.
+    ``passes`` are those that run.
     """
 
-    passes: Names = ALL
-    verdicts: Mapping[str, str] = field(default_factory=dict)
+    passes: Sequence[Pass]
     _steps: list[StepHistory] = field(default_factory=list)
     _programs: dict[str, Program] = field(default_factory=dict)
 
     def watch(self, name: str, program: Program) -> None:
         """Keep what the step ``name`` has left."""
         self._programs[name] = program
-        values, here = Values(program), step(name, self.passes)
+        values, here = Values(program), step(name, tuple(one.name for one in self.passes))
         record = program.notes.get("record")
         made = StepHistory(
             number=here.number,
@@ -63,7 +67,7 @@ class HistoryCollector:
             phase=program.phase,
             nodes_before=None,
             nodes_after=len(program.graph.nodes),
-            anchors=(),
+            anchors=self._anchors(name),
             expected=None,
             matches=(),
             near_misses=(),
@@ -73,32 +77,46 @@ class HistoryCollector:
             made = _with_record(made, record)
         self._steps.append(made)
 
-    def planned(self, compiled: Compiled) -> History:
-        """The history, with the kernel calls of both phases."""
-        expected = compiled.report.expected_matches
-        seconds = compiled.report.seconds
+    def history(
+        self,
+        model: str,
+        versions: Mapping[str, str],
+        expected: Mapping[str, int],
+        seconds: Mapping[str, float],
+    ) -> History:
+        """The history of a front end, without kernel calls."""
         steps = tuple(
             replace(
                 one,
                 expected=expected.get(one.name),
-                verdict=self.verdicts.get(one.name),
                 seconds=one.seconds if one.name != "capture" else seconds.get("capture"),
             )
             for one in self._steps
         )
-        return History(
-            format=FORMAT,
-            model=compiled.source.shape.name,
-            target=compiled.target.name,
-            prefix=PREFIX,
-            versions=dict(manifest_parts(compiled).versions),
-            expected_matches=dict(expected),
-            steps=steps,
-            plans=tuple(
-                _plan(plan, self._programs.get(name), compiled)
-                for name, plan in compiled.phases.items()
-            ),
+        return History(FORMAT, model, "", PREFIX, dict(versions), dict(expected), steps, ())
+
+    def planned(
+        self, compiled: Compiled, versions: Mapping[str, str], verdicts: Mapping[str, str]
+    ) -> History:
+        """The history of a compile; ``verdicts`` of a verifier are by pass."""
+        report = compiled.report
+        made = self.history(
+            compiled.source.shape.name, versions, report.expected_matches, report.seconds
         )
+        steps = tuple(replace(one, verdict=_verdict(one.name, verdicts)) for one in made.steps)
+        plans = tuple(
+            _plan(plan, self._programs.get(name), compiled)
+            for name, plan in compiled.phases.items()
+        )
+        return replace(made, target=compiled.target.name, steps=steps, plans=plans)
+
+    def _anchors(self, name: str) -> tuple[str, ...]:
+        found = next((one for one in self.passes if one.name == name), None)
+        return found.anchors if isinstance(found, AnchorPass) else ()
+
+
+def _verdict(name: str, verdicts: Mapping[str, str]) -> str | None:
+    return verdicts.get(name, verdicts.get(specialise.NAME) if name in PHASES else None)
 
 
 def _with_record(made: StepHistory, record: PassRecord) -> StepHistory:
@@ -112,7 +130,8 @@ def _with_record(made: StepHistory, record: PassRecord) -> StepHistory:
         ),
         near_misses=tuple(
             MissHistory(
-                *(miss.anchor, miss.node, miss.module, miss.layer, miss.condition, miss.source, ())
+                *(miss.anchor, miss.node, miss.module, miss.layer, miss.condition, miss.source),
+                miss.held,
             )
             for miss in record.near_misses
         ),

@@ -133,8 +133,7 @@ def _read_step(data: Mapping[str, Any], nodes: list[NodeHistory]) -> StepHistory
                 for layer in layers
             ),
             "near_misses": tuple(
-                MissHistory(**{**miss, "reached": tuple(miss["reached"])})
-                for miss in data["near_misses"]
+                MissHistory(**miss) for miss in data["near_misses"]
             ),
             "blocks": tuple(
                 BlockHistory(

@@ -55,7 +55,7 @@ class MatchHistory:
 class MissHistory:
     """What a pass almost did. ``anchor`` and ``node`` are whole ids, ``source`` as in a node.
 
-    ``reached`` grows with what had held when ``condition`` failed: the largest is the nearest.
+    ``held`` counts the conditions that held before ``condition`` failed: the most is the nearest.
     """
 
     anchor: str
@@ -64,7 +64,7 @@ class MissHistory:
     layer: int | None
     condition: str
     source: str
-    reached: tuple[int, ...]
+    held: int
 
 
 @dataclass(frozen=True)

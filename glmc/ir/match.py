@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -31,6 +32,11 @@ class NearMiss:
     layer: int | None
     condition: str
     source: str
+    held: int = 0  # conditions of the pass that held before this one: the more, the nearer
+
+
+# Conditions that have held since the matcher began with its anchor.
+HELD: ContextVar[int] = ContextVar("held", default=0)
 
 
 class NoMatchError(Exception):
@@ -57,6 +63,7 @@ def require(holds: object, node: Node, condition: str) -> None:
     """``condition`` is the text of what should have held, as the user will read it."""
     if not holds:
         refuse(node, condition)
+    HELD.set(HELD.get() + 1)
 
 
 def op_name(node: object) -> str:

@@ -12,7 +12,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from torch.fx import Node
 
-from glmc.ir.match import NearMiss, NoMatchError, is_op
+from glmc.ir.match import HELD, NearMiss, NoMatchError, is_op
 from glmc.ir.ops import Numerics
 from glmc.ir.program import Program
 from glmc.ir.rewrite import Rewriter
@@ -73,6 +73,7 @@ class AnchorPass(Generic[Binding]):
         for anchor in [node for node in program.graph.nodes if is_op(node, *self.anchors)]:
             if not anchor.users:
                 continue
+            HELD.set(0)
             try:
                 binding = self.match(anchor, program)
             except NoMatchError as miss:
@@ -99,4 +100,5 @@ def near_miss(pass_name: str, anchor: Node, miss: NoMatchError) -> NearMiss:
         layer=anchor.meta["layer"],
         condition=miss.condition,
         source=meta.get("source") or "",
+        held=HELD.get(),
     )
