@@ -21,6 +21,9 @@ from glmc.capture.model import CaptureOptions
 from glmc.config import DEFAULT_PROFILE, CompileOptions
 from glmc.errors import InternalError, LoweringError, UsageError
 from glmc.extensions import with_rules
+from glmc.history.collect import HistoryCollector
+from glmc.history.encode import history_to_json
+from glmc.history.record import History
 from glmc.ir.program import Program
 from glmc.presets.catalog import ModelSource, load_config
 from glmc.report import Report, build_report, eager_operations

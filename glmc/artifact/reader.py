@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from glmc.history.encode import NAME as HISTORY
+from glmc.history.encode import history_from_json
+from glmc.history.record import History
 from glmc_runtime.errors import ArtifactError
-from glmc_runtime.loader import load_artifact, sha256_of
+from glmc_runtime.loader import Artifact, load_artifact, sha256_of
 from glmc_runtime.manifest import Manifest
 from glmc_runtime.plan import PhasePlan
 
@@ -32,25 +35,47 @@ def read_artifact(path: Path, *, verify_hashes: bool = False) -> ArtifactContent
     Raises :class:`ArtifactError` or :class:`PlanError`.
     """
     artifact = load_artifact(path, verify_hashes=verify_hashes)
-    report: Any = {}
-    if "report.json" in artifact.manifest.files:
-        if (
-            sha256_of(artifact.path / "report.json")
-            != artifact.manifest.files["report.json"].sha256
-        ):
-            raise ArtifactError(
-                "report.json was changed after it was written: its sha256 differs",
-                place=str(artifact.path),
-                remedy="copy the artifact again, or compile again",
-            )
-        try:
-            report = json.loads((artifact.path / "report.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
-            raise ArtifactError(
-                f"report.json is not valid JSON: {error}",
-                place=str(artifact.path),
-                remedy="copy the artifact again",
-            ) from error
-    if not isinstance(report, dict):
-        raise ArtifactError("report.json is no JSON object", place=str(artifact.path))
+    report = _document(artifact, "report.json") or {}
     return ArtifactContents(artifact.path, artifact.manifest, artifact.plans, report)
+
+
+def read_history(path: Path) -> History:
+    """The history that an artifact keeps of its compile.
+
+    Raises :class:`ArtifactError`, also for an artifact that was written without one.
+    """
+    artifact = load_artifact(path, verify_hashes=False)
+    data = _document(artifact, HISTORY)
+    if data is None:
+        raise ArtifactError(
+            f"the artifact has no {HISTORY}",
+            place=str(artifact.path),
+            expected="an artifact that glmc compile wrote",
+            remedy="compile the model again",
+        )
+    return history_from_json(data)
+
+
+def _document(artifact: Artifact, name: str) -> dict[str, Any] | None:
+    """A JSON file that only the compiler reads; None where the artifact has none."""
+    entry = artifact.manifest.files.get(name)
+    if entry is None:
+        return None
+    path = artifact.path / name
+    if sha256_of(path) != entry.sha256:
+        raise ArtifactError(
+            f"{name} was changed after it was written: its sha256 differs",
+            place=str(artifact.path),
+            remedy="copy the artifact again, or compile again",
+        )
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ArtifactError(
+            f"{name} is not valid JSON: {error}",
+            place=str(artifact.path),
+            remedy="copy the artifact again",
+        ) from error
+    if not isinstance(data, dict):
+        raise ArtifactError(f"{name} is no JSON object", place=str(artifact.path))
+    return data

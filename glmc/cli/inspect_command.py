@@ -16,6 +16,7 @@ from rich.table import Table
 
 from glmc.artifact.memory import fits, weight_bytes
 from glmc.artifact.reader import ArtifactContents, read_artifact
+from glmc.cli.inspect_history import HistoryQuestion, inspect_history
 from glmc.cli.tables import calls_table, console, human_bytes, passes_table, phases_table
 from glmc.errors import UsageError
 from glmc_runtime.manifest import manifest_to_json
@@ -28,8 +29,20 @@ _UNITS.update(MB=10**6, GB=10**9)
 
 
 def inspect_command(
-    artifact: Annotated[Path, typer.Argument(help="Directory written by glmc compile.")],
-    layer: Annotated[int | None, typer.Option(help="Show the calls of this layer.")] = None,
+    artifact: Annotated[
+        str,
+        typer.Argument(help="Directory written by glmc compile; for --why-not also a model."),
+    ],
+    layer: Annotated[
+        int | None, typer.Option(help="Show the calls of this layer; with --why-not only it.")
+    ] = None,
+    node: Annotated[
+        str | None, typer.Option(help="Follow this id from the model to its kernel calls.")
+    ] = None,
+    why_not: Annotated[
+        str | None, typer.Option(help="Say why this pass did not match, nearest miss first.")
+    ] = None,
+    page: Annotated[Path | None, typer.Option(help="Write the compile as an HTML page.")] = None,
     phase: Annotated[str, typer.Option(help="prefill or decode.")] = "decode",
     device_memory: Annotated[
         str, typer.Option(help="Memory of one device, for what fits.")
@@ -39,7 +52,10 @@ def inspect_command(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
 ) -> None:
     """Show passes, kernels per layer, memory, limits, guards and what was not fused."""
-    contents = read_artifact(artifact, verify_hashes=verify)
+    if node is not None or why_not is not None or page is not None:
+        inspect_history(HistoryQuestion(artifact, layer, node, why_not, page), as_json=as_json)
+        return
+    contents = read_artifact(Path(artifact), verify_hashes=verify)
     available = parse_bytes(device_memory)
     if phase not in contents.plans:
         raise UsageError(f"the artifact has no phase '{phase}'", expected=", ".join(contents.plans))

@@ -77,6 +77,11 @@ class HistoryCollector:
             made = _with_record(made, record)
         self._steps.append(made)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The steps that were watched."""
+        return tuple(one.name for one in self._steps)
+
     def history(
         self,
         model: str,

@@ -132,9 +132,7 @@ def _read_step(data: Mapping[str, Any], nodes: list[NodeHistory]) -> StepHistory
                 for own, layers in data["matches"].items()
                 for layer in layers
             ),
-            "near_misses": tuple(
-                MissHistory(**miss) for miss in data["near_misses"]
-            ),
+            "near_misses": tuple(MissHistory(**miss) for miss in data["near_misses"]),
             "blocks": tuple(
                 BlockHistory(
                     block["layer"],

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -47,6 +48,7 @@ class Rewriter:
         # Which node reads as which: what a proof of the pass compares (glmc/verify).
         self._replaced: dict[str, str] = {}
         program.notes["replaced"] = self._replaced
+        self._heirs: dict[Node, Node] = {}
         self._weights = {
             node.meta["weight"]: node for node in program.placeholders() if "weight" in node.meta
         }
@@ -95,8 +97,6 @@ class Rewriter:
 
     def item(self, node: Node, index: int) -> Node:
         """``node[index]`` right behind a node with several outputs."""
-        import operator
-
         with self.graph.inserting_after(node):
             picked = self.graph.call_function(operator.getitem, (node, index))
         picked.meta.update({key: value for key, value in node.meta.items() if key != "val"})
@@ -129,11 +129,13 @@ class Rewriter:
     def replace(self, old: Node, new: Node) -> None:
         """Let every user of ``old`` read ``new``."""
         self._replaced[new.name] = old.name
+        self._heirs[old] = new
         old.replace_all_uses_with(new)
 
     def finish(self) -> None:
         """Sort, drop what nobody reads, drop unused weights, check and recompile."""
         sort_topologically(self.graph)
+        hand_down_origins(self.graph, self._heirs)
         drop_dead_nodes(self.graph)
         used = {node.meta["weight"] for node in self.graph.nodes if "weight" in node.meta}
         for name in [name for name in self.program.weights if name not in used]:
@@ -159,6 +161,41 @@ class Rewriter:
 
 def _identifier(name: str) -> str:
     return "".join(letter if letter.isalnum() else "_" for letter in name)
+
+
+def hand_down_origins(graph: Graph, heirs: Mapping[Node, Node]) -> None:
+    """Let what is about to be dropped be remembered by the node that stands for it.
+
+    ``heirs`` maps replaced nodes to their replacements; a dead node that only dead nodes read is
+    inherited by what replaced those. So no pass has to name every node that it makes superfluous.
+    """
+    dying: dict[Node, dict[Node, None]] = {}
+    origins: dict[Node, dict[str, None]] = {}
+    for node in reversed(list(graph.nodes)):
+        dead = all(user in dying for user in node.users)
+        if node.op != "call_function" or not dead:
+            continue
+        own = _producer(heirs.get(node))
+        takers = dict.fromkeys(taker for user in node.users for taker in dying[user])
+        dying[node] = {own: None} if own is not None else takers
+        for taker in dying[node]:
+            names = node.meta.get("origins", (node.meta["id"],))
+            origins.setdefault(taker, {}).update(dict.fromkeys(reversed(names)))
+    for taker, names in origins.items():
+        known = taker.meta.get("origins")
+        if known is None:  # it stood there before, as what a removed cast handed through
+            continue
+        first = dict.fromkeys((*known, *reversed(names)))
+        for node in (taker, *taker.users):
+            if node is taker or node.target is operator.getitem:
+                node.meta["origins"] = tuple(first)
+
+
+def _producer(node: Node | None) -> Node | None:
+    """What computes a node: for one of several outputs, the call that has them."""
+    if node is not None and node.target is operator.getitem and isinstance(node.args[0], Node):
+        return node.args[0]
+    return node
 
 
 def drop_dead_nodes(graph: Graph) -> int:

@@ -73,7 +73,7 @@ def history() -> History:
         2,
         "expected one user but found 0",
         SOURCE,
-        (12, 3),
+        12,
     )
     call = CallHistory(
         *("cpu.rms_norm", "x=token_ids, out*=norm#mul", ("out",), False, "rms_norm", "norm#mul"),

@@ -116,7 +116,7 @@ def history() -> History:
     """Capture, a pass without and one with matches, both phases, and their plans."""
     miss = MissHistory(
         *("model.layers.2.mlp.gate#topk", "model.layers.2.mlp.gate#sigmoid"),
-        *("model.layers.2.mlp.gate", 2, "the scores have one reader", SOURCE, (3,)),
+        *("model.layers.2.mlp.gate", 2, "the scores have one reader", SOURCE, 3),
     )
     fused = step(
         2,

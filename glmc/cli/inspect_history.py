@@ -1,0 +1,154 @@
+"""``glmc inspect`` on the history of a compile: ``--node``, ``--why-not`` and ``--page``."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import typer
+
+from glmc.artifact.reader import read_artifact, read_history
+from glmc.config import CompileOptions
+from glmc.driver import front_end
+from glmc.errors import LoweringError, UsageError
+from glmc.history.collect import HistoryCollector
+from glmc.history.lineage import Lineage, lineage
+from glmc.history.record import History
+from glmc.history.source_text import source_text
+from glmc.history.why_not import WhyNot, why_not
+from glmc.page.render import page
+from glmc.pipeline import chosen
+from glmc.presets.catalog import load_config
+
+_SHOWN = 8  # near misses in full; more of them are counted
+
+
+@dataclass(frozen=True)
+class HistoryQuestion:
+    """What is asked of ``source``: an artifact, or for ``why_not`` a model."""
+
+    source: str
+    layer: int | None
+    node: str | None
+    why_not: str | None
+    page: Path | None
+
+
+def inspect_history(question: HistoryQuestion, *, as_json: bool) -> None:
+    """Answer one question; raises UsageError for two at once and for what does not exist."""
+    asked = [question.node, question.why_not, question.page]
+    if sum(item is not None for item in asked) > 1:
+        raise UsageError("--node, --why-not and --page are separate questions", remedy="ask one")
+    history = _history(question)
+    if question.page is not None:
+        _write_page(question.page, Path(question.source), history)
+        return
+    if question.node is not None:
+        life = lineage(history, question.node)
+        answer, lines = asdict(life), node_lines(life, history)
+    else:
+        reasons = why_not(history, str(question.why_not), question.layer)
+        answer, lines = asdict(reasons), why_not_lines(reasons, history)
+    typer.echo(json.dumps(answer) if as_json else "\n".join(lines))
+
+
+def _history(question: HistoryQuestion) -> History:
+    path = Path(question.source)
+    if question.why_not is None or (path / "manifest.json").is_file():
+        return read_history(path)
+    source, options = load_config(question.source), CompileOptions(allow_missing=True)
+    collector = HistoryCollector(chosen(options))
+    try:
+        front_end(source, options, watch=collector.watch)
+    except LoweringError:
+        # A lost fusion may have no plain form, but the passes that ran can be asked all the same.
+        if question.why_not not in collector.names:
+            raise
+    versions = {"transformers": importlib.metadata.version("transformers")}
+    return collector.history(source.shape.name, versions, source.expected_matches, {})
+
+
+def _write_page(target: Path, artifact: Path, history: History) -> None:
+    contents = read_artifact(artifact)
+    html = page(history, contents.manifest.guards, contents.manifest.limits)
+    try:
+        target.write_text(html, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(
+            f"the page can't be written: {error.strerror}", place=str(target), remedy="--page FILE"
+        ) from error
+    typer.echo(f"{target} written")
+
+
+def node_lines(life: Lineage, history: History) -> Iterator[str]:
+    """The answer to ``--node`` in lines."""
+    yield life.id
+    if life.module:
+        yield f"  module    {life.module}"
+    if life.source:
+        yield f"  source    {_with_text(life.source, history)}"
+    if life.origins:
+        yield "  stands for"
+        for origin, source in life.origins:
+            yield f"            {origin}  {source}".rstrip()
+    yield "  steps"
+    for event in life.events:
+        if not event.nodes:
+            yield f"    {event.step:<16} dropped it"
+        for number, (whole, text) in enumerate(event.nodes):
+            word = event.what if number == 0 else ""
+            named = "" if whole == life.id else f"{whole}: "
+            yield f"    {event.step if number == 0 else '':<16} {word:<9}{named}{text}"
+    yield "  kernel calls" if life.calls else "  kernel calls: none"
+    for call in life.calls:
+        where = "captured" if call.captured else "not captured"
+        writes = f", writes {', '.join(call.writes)}" if call.writes else ""
+        yield f"    {call.phase:<16} {call.index:>5}  {call.function}{writes}, {where}"
+
+
+def why_not_lines(reasons: WhyNot, history: History) -> Iterator[str]:
+    """The answer to ``--why-not`` in lines."""
+    where = "" if reasons.layer is None else f" in layer {reasons.layer}"
+    expected = "" if reasons.expected is None else f", {reasons.expected} expected"
+    yield f"{reasons.pass_name}: {reasons.found} matches in the model{expected}"
+    if reasons.layer is not None or not reasons.misses:
+        count = len(reasons.matches)
+        yield f"It matched {'once' if count == 1 else f'{count} times'}{where}."
+        for whole in reasons.matches[:_SHOWN]:
+            yield f"    {whole}"
+        if len(reasons.matches) > _SHOWN:
+            yield f"    and {len(reasons.matches) - _SHOWN} more"
+    if not reasons.misses:
+        yield from _nothing_near(reasons, where)
+        return
+    yield f"{len(reasons.misses)} near misses{where}, the nearest first:"
+    for miss in reasons.misses[:_SHOWN]:
+        layer = "" if miss.layer is None else f"layer {miss.layer}: "
+        yield f"    {layer}{miss.node}"
+        yield f"        {miss.condition}"
+        yield f"        anchor {miss.anchor}, {miss.held} conditions held before"
+        if miss.source:
+            yield f"        {_with_text(miss.source, history)}"
+    if len(reasons.misses) > _SHOWN:
+        yield f"    and {len(reasons.misses) - _SHOWN} more"
+
+
+def _nothing_near(reasons: WhyNot, where: str) -> Iterator[str]:
+    if reasons.matches:
+        return
+    if reasons.seen is None:
+        yield f"This pass looks at all nodes and found nothing to do{where}."
+        return
+    anchors = " or ".join(reasons.anchors)
+    if reasons.seen == 0:
+        yield f"There is no {anchors}{where} in front of it, which is where it begins to look."
+    else:
+        yield f"The {reasons.seen} nodes {anchors}{where} belong to something else."
+
+
+def _with_text(source: str, history: History) -> str:
+    text = source_text(source, history.versions)
+    return f"{source}: {text}" if text else source

@@ -1,0 +1,140 @@
+"""What became of one node: where it comes from, who changed it, which kernel calls it ends in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from glmc.history.ids import Place, calls_of, nodes_of, require_known, whole_id
+from glmc.history.record import CallHistory, History, NodeHistory, StepHistory
+
+
+@dataclass(frozen=True)
+class Event:
+    """What a step did: ``captured``, ``made``, ``changed``, ``became`` others, or ``dropped`` it.
+
+    ``nodes`` are whole ids with op, arguments and value of what is there after the step.
+    """
+
+    step: str
+    what: str
+    nodes: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class KernelCall:
+    """``index`` is the place in the plan of ``phase``; ``captured`` in a device graph's segment."""
+
+    phase: str
+    index: int
+    function: str
+    writes: tuple[str, ...]
+    captured: bool
+    node: str
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """The life of the node ``id``. ``origins`` are its ids at capture with their source lines."""
+
+    id: str
+    module: str
+    source: str
+    origins: tuple[tuple[str, str], ...]
+    events: tuple[Event, ...]
+    calls: tuple[KernelCall, ...]
+
+
+def lineage(history: History, whole: str) -> Lineage:
+    """Follow an id through every step to the kernel calls; raises UsageError for an unknown one."""
+    place = require_known(history, whole)
+    first = next(
+        node
+        for step in history.steps
+        for node in nodes_of(step, place.layer)
+        if node.id == place.id
+    )
+    return Lineage(
+        whole_id(history, place),
+        whole_id(history, Place(place.layer, first.module)) if first.module else "",
+        first.source,
+        tuple(_origins(history, place, first)),
+        tuple(_events(history, place)),
+        tuple(_calls(history, place)),
+    )
+
+
+def _origins(history: History, place: Place, node: NodeHistory) -> Iterator[tuple[str, str]]:
+    for own in node.origins:
+        origin = Place(place.layer, own)
+        if own == place.id:
+            continue
+        yield whole_id(history, origin), _source_at_capture(history, origin)
+
+
+def _source_at_capture(history: History, place: Place) -> str:
+    from glmc.history.ids import place_of
+
+    place = place_of(history, whole_id(history, place))
+    for node in nodes_of(history.steps[0], place.layer):
+        if node.id == place.id:
+            return node.source
+    return ""
+
+
+def _events(history: History, place: Place) -> Iterator[Event]:
+    """One for each step that did something to the node or to what stands for it."""
+    before: tuple[tuple[str, str], ...] = ()
+    for step in history.steps:
+        itself, heirs = _standing(history, step, place)
+        now = itself or heirs
+        described = tuple((whole, text) for whole, text in now)
+        if described == before:
+            continue
+        if not before:
+            what = "captured" if step is history.steps[0] else "made"
+        elif not now:
+            what = "dropped"
+        elif itself and any(whole == before[0][0] for whole, _ in itself):
+            what = "changed"
+        else:
+            what = "became"
+        yield Event(step.name, what, described)
+        if what == "dropped":
+            return
+        before = described
+
+
+def _standing(
+    history: History, step: StepHistory, place: Place
+) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """The node itself in a step, and the nodes that have it among their origins."""
+    itself: list[tuple[str, str]] = []
+    heirs: list[tuple[str, str]] = []
+    for node in nodes_of(step, place.layer):
+        if node.op == "getitem" and node.id != place.id:
+            continue  # one of the outputs of a node that is named itself
+        if node.id == place.id:
+            itself.append((whole_id(history, place), _text(node)))
+        elif place.id in node.origins:
+            heirs.append((whole_id(history, Place(place.layer, node.id)), _text(node)))
+    return itself, heirs
+
+
+def _text(node: NodeHistory) -> str:
+    call = f"{node.op}({node.arguments})" if node.arguments else node.op
+    return f"{call} -> {node.value}"
+
+
+def _calls(history: History, place: Place) -> Iterator[KernelCall]:
+    for plan in history.plans:
+        for index, call in calls_of(plan, place.layer):
+            if call.node == place.id or place.id in call.origins:
+                yield _call(history, plan.phase, index, call, place)
+
+
+def _call(history: History, phase: str, index: int, call: CallHistory, place: Place) -> KernelCall:
+    plan = next(one for one in history.plans if one.phase == phase)
+    captured = any(first <= index <= last and held for first, last, held in plan.segments)
+    whole = whole_id(history, Place(place.layer, call.node))
+    return KernelCall(phase, index, call.function, call.writes, captured, whole)

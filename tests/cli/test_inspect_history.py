@@ -1,0 +1,97 @@
+"""``glmc inspect --node``, ``--why-not`` and ``--page``: words, JSON and refusals."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from torch.fx import Node
+
+from glmc import pipeline
+from glmc.cli.main import main
+from glmc.ir import match as m
+from glmc.ir.program import Program
+from glmc.passes import moe_gate
+from tests.support.checkpoints import tiny_checkpoint
+
+GATE = "model.layers.2.mlp.gate"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_checkpoint(tmp_path_factory.mktemp("inspect") / "model", "glm-4.7")
+
+
+@pytest.fixture(scope="module")
+def artifact(checkpoint: Path) -> Path:
+    path = checkpoint.parent / "out"
+    assert main(["compile", str(checkpoint), "-o", str(path), "--max-context", "64"]) == 0
+    return path
+
+
+def test_a_node_is_followed_from_its_line_to_its_calls(
+    artifact: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["inspect", str(artifact), "--node", f"{GATE}#sigmoid"]) == 0
+    said = capsys.readouterr().out
+    assert "modeling_glm4_moe.py:" in said
+    assert "router_logits.sigmoid()" in said  # the line itself, from the installed file
+    assert f"became   {GATE}#gather: glmc.moe_gate(" in said
+    assert "cpu.moe_gate" in said
+    assert main(["inspect", str(artifact), "--node", f"{GATE}#sigmoid", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["events"][1]["what"] == "became"
+    assert {call["phase"] for call in answer["calls"]} == {"prefill", "decode"}
+
+
+def test_the_page_of_an_artifact(artifact: Path, tmp_path: Path) -> None:
+    target = tmp_path / "page.html"
+    assert main(["inspect", str(artifact), "--page", str(target)]) == 0
+    assert target.read_text(encoding="utf-8").startswith("<!")
+    assert main(["inspect", str(artifact), "--page", str(tmp_path / "no" / "page.html")]) == 2
+
+
+def test_two_questions_at_once_are_refused(
+    artifact: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["inspect", str(artifact), "--node", "a", "--why-not", "b"]) == 2
+    assert "separate questions" in capsys.readouterr().err
+
+
+def test_a_changed_history_is_refused(artifact: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = artifact / "history.json"
+    whole = path.read_bytes()
+    try:
+        path.write_bytes(whole.replace(b"mlp.gate", b"mlp.gite", 1))
+        assert main(["inspect", str(artifact), "--node", f"{GATE}#sigmoid"]) == 2
+        assert "history.json was changed" in capsys.readouterr().err
+    finally:
+        path.write_bytes(whole)
+
+
+def test_a_near_miss_is_named_with_node_condition_and_line(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The matcher refuses layer 2 late and layer 1 early: the late one is nearer."""
+
+    def match(anchor: Node, program: Program) -> moe_gate.Gate:
+        if anchor.meta["layer"] == 1:
+            m.refuse(anchor, "too early")
+        found = moe_gate.PASS.match(anchor, program)
+        m.require(anchor.meta["layer"] != 2, found.router.scores, "layers must not be the second")
+        return found
+
+    broken = replace(moe_gate.PASS, match=match)
+    passes = tuple(broken if one.name == "moe_gate" else one for one in pipeline.PASSES)
+    # What is behind the gate can't be paged without it, and is not asked for.
+    monkeypatch.setattr(pipeline, "PASSES", passes)
+    assert main(["inspect", str(checkpoint), "--why-not", "moe_gate"]) == 0
+    said = capsys.readouterr().out
+    assert "0 matches in the model, 2 expected" in said
+    assert said.index("layers must not be the second") < said.index("too early")
+    assert f"layer 2: {GATE}#sigmoid" in said
+    assert "scores = router_logits.sigmoid()" in said
+    assert main(["inspect", str(checkpoint), "--why-not", "moe_gate", "--layer", "1"]) == 0
+    assert "layers must not be the second" not in capsys.readouterr().out
