@@ -31,6 +31,7 @@ def load(
     device: str | None = None,
     timing: bool = False,
     guard_steps: int = GUARD_STEPS,
+    profile_ranges: bool = False,
     progress: Callable[[int, int], object] | None = None,
 ) -> Session:
     """Load an artifact directory and make it ready to generate.
@@ -44,6 +45,8 @@ def load(
     artifact runs, in host memory unless given; all others run on their target's device. ``timing``
     measures each segment. ``guard_steps`` is how many steps of each phase check what vendor calls
     return and write, before they are replayed unchecked (:mod:`glmc_runtime.guard_steps`).
+    ``profile_ranges`` names each replayed call in the timeline of a profiler that runs around the
+    session (:mod:`glmc_runtime.ranges`), for about a microsecond a call.
 
     Raises ArtifactError, GuardError, PlanError, VendorError, CapacityError or RequestError (an
     option out of range).
@@ -54,6 +57,15 @@ def load(
 
     started = perf_counter()
     artifact = load_artifact(path, verify_hashes=verify_hashes, progress=progress)
-    machine = assemble(artifact, emulate, kv_blocks, kv_memory_bytes, timing, device, guard_steps)
+    machine = assemble(
+        artifact,
+        emulate,
+        kv_blocks,
+        kv_memory_bytes,
+        timing,
+        device,
+        guard_steps,
+        profile_ranges,
+    )
     machine.statistics.load_seconds = perf_counter() - started
     return Session(artifact, machine)

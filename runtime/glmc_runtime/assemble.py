@@ -54,6 +54,7 @@ def assemble(
     timing: bool,
     device_name: str | None = None,
     guard_steps: int = GUARD_STEPS,
+    profile_ranges: bool = False,
 ) -> Machine:
     """Check, load and bind; see :func:`glmc_runtime.load` for the options and errors."""
     if guard_steps < 0:
@@ -102,7 +103,7 @@ def assemble(
         memory = Memory(arena, inputs, weights, cache, vendor)
         # A decode step has as many shapes as rows; prefill steps come in any shape.
         keep = PREFILL_BINDINGS_KEPT if phase == "prefill" else None
-        binder = PhaseBinder(plans[phase], memory, keep)
+        binder = PhaseBinder(plans[phase], memory, keep, profile_ranges)
         replays[phase] = PhaseReplay(binder, inputs, graphs, statistics, keep, guard_steps)
     if graphs.on_device:
         _capture(replays["decode"], decode, manifest.cache.block_size)

@@ -34,6 +34,7 @@ from glmc_runtime.plan import (
     ValueArgument,
     WeightArgument,
 )
+from glmc_runtime.ranges import call_range, in_range
 
 
 @dataclass(frozen=True)
@@ -48,10 +49,16 @@ class Memory:
 
 
 class PhaseBinder:
-    """Binds the calls of one phase; keeps at most ``keep`` bindings of each call (None: all)."""
+    """Binds the calls of one phase; keeps at most ``keep`` bindings of each call (None: all).
 
-    def __init__(self, plan: PhasePlan, memory: Memory, keep: int | None) -> None:
+    With ``ranges`` each call shows in a profiler's timeline (:mod:`glmc_runtime.ranges`).
+    """
+
+    def __init__(
+        self, plan: PhasePlan, memory: Memory, keep: int | None, ranges: bool = False
+    ) -> None:
         self.plan = plan
+        self.ranges = ranges
         self.bound = 0
         self._memory = memory
         self._keep = keep
@@ -84,7 +91,10 @@ class PhaseBinder:
         thunks = self._thunks[position]
         thunk = thunks.get(key)
         if thunk is None:
-            thunk = thunks[key] = self._bind_call(position, symbols)
+            thunk = self._bind_call(position, symbols)
+            if self.ranges:
+                thunk = in_range(call_range(self.plan.calls[position]), thunk)
+            thunks[key] = thunk
             self.bound += 1
             if self._keep is not None and len(thunks) > self._keep:
                 thunks.popitem(last=False)

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from time import perf_counter
 from typing import Any
 
@@ -72,6 +73,11 @@ def _parser(program: str) -> argparse.ArgumentParser:
         "(default: %(default)s)",
     )
     run.add_argument("--statistics", action="store_true", help="print counts and times at the end")
+    run.add_argument(
+        "--profile",
+        metavar="FILE",
+        help="write a timeline with a range for each kernel call, for Perfetto (ui.perfetto.dev)",
+    )
     run.add_argument("--json", action="store_true", help="one JSON object on stdout")
 
     doctor = commands.add_parser("doctor", help="check each vendor call on this machine")
@@ -112,6 +118,7 @@ def _run(options: argparse.Namespace) -> int:
             device=options.device,
             timing=options.statistics,
             guard_steps=options.guard_steps,
+            profile_ranges=options.profile is not None,
             progress=progress,
         )
     prompts: list[Any] = [
@@ -126,6 +133,20 @@ def _run(options: argparse.Namespace) -> int:
     }
     if session.emulated and not options.json:
         print(EMULATED_LINE)
+    with _profiled(options.profile, session.emulated):
+        _generate(options, session, prompts, settings)
+    return 0
+
+
+def _profiled(path: str | None, emulated: bool) -> AbstractContextManager[None]:
+    from glmc_runtime.ranges import timeline
+
+    return nullcontext() if path is None else timeline(path, emulated)
+
+
+def _generate(
+    options: argparse.Namespace, session: Any, prompts: list[Any], settings: dict[str, Any]
+) -> None:
     started = perf_counter()
     if options.json:
         completions = session.generate(prompts, **settings)
@@ -136,14 +157,13 @@ def _run(options: argparse.Namespace) -> int:
             "statistics": session.statistics.to_json(),
         }
         print(json.dumps(result, ensure_ascii=False))
-        return 0
+        return
     count = _print_stream(session, prompts, settings)
     seconds = perf_counter() - started
     note = " (emulated)" if session.emulated else ""
     print(f"{count} tokens in {seconds:.2f} s{note}", file=sys.stderr)
     if options.statistics:
         print(session.statistics.summary(), file=sys.stderr)
-    return 0
 
 
 def _print_stream(session: Any, prompts: list[Any], settings: dict[str, Any]) -> int:

@@ -15,6 +15,7 @@ from glmc_runtime.graph import GraphCapture
 from glmc_runtime.guard_steps import run_guarded
 from glmc_runtime.inputs import Step, StepInputs
 from glmc_runtime.kernels import Thunk, is_vendor
+from glmc_runtime.ranges import graph_range, in_range
 from glmc_runtime.statistics import Statistics
 
 KERNEL_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, AssertionError)
@@ -89,7 +90,7 @@ class PhaseReplay:
                 self._run(thunks)
                 continue
             try:
-                captured[number] = self._graphs.capture(thunks)
+                replayed = self._graphs.capture(thunks)
             except KERNEL_ERRORS as error:
                 raise PlanError(
                     f"a segment can't be captured as a device graph: {error}",
@@ -97,6 +98,11 @@ class PhaseReplay:
                     f"{step.tokens}",
                     remedy="compile again without capture",
                 ) from error
+            if self._binder.ranges:
+                calls = self._plan.calls
+                name = graph_range(calls[segment.first], calls[segment.last])
+                replayed = tuple(in_range(name, thunk) for thunk in replayed)
+            captured[number] = replayed
         self._captured[step.tokens] = captured
         self._statistics.count_capture(
             self._plan.name, step.tokens, len(captured), perf_counter() - started
