@@ -8,9 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from glmc.history.encode import NAME as HISTORY
-from glmc.history.encode import history_from_json
-from glmc.history.record import History
 from glmc_runtime.errors import ArtifactError
 from glmc_runtime.loader import Artifact, load_artifact, sha256_of
 from glmc_runtime.manifest import Manifest
@@ -35,29 +32,15 @@ def read_artifact(path: Path, *, verify_hashes: bool = False) -> ArtifactContent
     Raises :class:`ArtifactError` or :class:`PlanError`.
     """
     artifact = load_artifact(path, verify_hashes=verify_hashes)
-    report = _document(artifact, "report.json") or {}
+    report = json_document(artifact, "report.json") or {}
     return ArtifactContents(artifact.path, artifact.manifest, artifact.plans, report)
 
 
-def read_history(path: Path) -> History:
-    """The history that an artifact keeps of its compile.
+def json_document(artifact: Artifact, name: str) -> dict[str, Any] | None:
+    """A JSON file that only the compiler reads; None where the artifact has none.
 
-    Raises :class:`ArtifactError`, also for an artifact that was written without one.
+    Raises :class:`ArtifactError` when it was changed or is no JSON object.
     """
-    artifact = load_artifact(path, verify_hashes=False)
-    data = _document(artifact, HISTORY)
-    if data is None:
-        raise ArtifactError(
-            f"the artifact has no {HISTORY}",
-            place=str(artifact.path),
-            expected="an artifact that glmc compile wrote",
-            remedy="compile the model again",
-        )
-    return history_from_json(data)
-
-
-def _document(artifact: Artifact, name: str) -> dict[str, Any] | None:
-    """A JSON file that only the compiler reads; None where the artifact has none."""
     entry = artifact.manifest.files.get(name)
     if entry is None:
         return None

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import typer
 
-from glmc.artifact.reader import read_artifact, read_history
+from glmc.artifact.reader import read_artifact
 from glmc.config import CompileOptions
 from glmc.driver import front_end
 from glmc.errors import LoweringError, UsageError
@@ -18,6 +18,7 @@ from glmc.history.collect import HistoryCollector
 from glmc.history.lineage import Lineage, lineage
 from glmc.history.record import History
 from glmc.history.source_text import source_text
+from glmc.history.stored import read_history
 from glmc.history.why_not import WhyNot, why_not
 from glmc.page.render import page
 from glmc.pipeline import chosen

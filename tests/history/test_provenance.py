@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from glmc.artifact.reader import read_history
 from glmc.config import CompileOptions
 from glmc.driver import compile_model
 from glmc.errors import UsageError
 from glmc.history.ids import Place, calls_of, layers_of, nodes_of, place_of, whole_id
 from glmc.history.lineage import lineage
 from glmc.history.record import CallHistory, History
+from glmc.history.stored import read_history
 from glmc.history.why_not import why_not
 from tests.support.checkpoints import tiny_file
 
