@@ -22,6 +22,7 @@ from tests.e2e.build import CPU, EMULATED, Builder, Place, generated
 from tests.e2e.reference import describe_difference, greedy, load_eager, prompts
 from tests.support.models import tiny_config, tiny_model
 
+pytestmark = pytest.mark.usefixtures("shared_captures")
 COUNT = 24
 # What is lost, of which family, and which kernels of each target then do its work.
 PLAIN: dict[str, tuple[str, str, str]] = {

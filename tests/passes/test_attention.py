@@ -24,7 +24,7 @@ from tests.support.models import (
 )
 from tests.support.traced import conditions
 from tests.zoo.attends import SPELLINGS, TWISTS
-from tests.zoo.attention import Parts, Sizes, inputs, traced
+from tests.zoo.attention import Parts, Sizes, inputs, traced, unrotated
 
 torch.set_num_threads(1)
 BEFORE = (canonical.PASS, clean.PASS, rms_norm.PASS, rope.PASS, qk_norm.PASS)
@@ -40,13 +40,13 @@ def close(new: torch.Tensor, old: torch.Tensor) -> bool:
 @pytest.mark.parametrize("name", SPELLINGS)
 def test_fires(name: str) -> None:
     attend, scale = SPELLINGS[name]
-    block = traced(Parts(attend=attend), before=(rope.PASS,))
+    block = traced(Parts(attend=attend, rotate=unrotated))
     before = block(*inputs())
     result = block.apply(attention.PASS)
     assert (len(result.matches), conditions(result)) == (1, [])
     (node,) = block.nodes("glmc.attention")
     assert node.args[3] == pytest.approx(scale or 16**-0.5)
-    assert [m.op_name(value) for value in node.args[:3]] == ["glmc.rope"] * 2 + ["aten.reshape"]
+    assert [m.op_name(value) for value in node.args[:3]] == ["aten.reshape"] * 3
     assert [m.shape(value)[2:] for value in node.args[:3]] == [(4, 16), (2, 16), (2, 16)]
     gone = ("permute", "expand", "arange", "le", "softmax", "matmul", "bmm", "where", "unsqueeze")
     assert not block.nodes(*(f"aten.{each}" for each in gone))
@@ -64,21 +64,16 @@ def test_sizes_and_dtypes(name: str, sizes: Sizes, dtype: torch.dtype) -> None:
     many = [inputs(), inputs(1, 1), inputs(3, 40)]
     before = [block(*each)[0] for each in many]
     assert len(block.apply(attention.PASS).matches) == 1
+    (node,) = block.nodes("glmc.attention")
+    assert [m.op_name(value) for value in node.args[:3]] == ["glmc.rope"] * 2 + ["aten.reshape"]
     for each, old in zip(many, before, strict=True):
         assert close(block(*each)[0], old)
-
-
-def test_fires_without_rope_in_front() -> None:
-    block = traced(Parts(rotate=lambda block, x, cos, sin: x))
-    before = block(*inputs())[0]
-    assert len(block.apply(attention.PASS).matches) == 1
-    assert close(block(*inputs())[0], before)
 
 
 @pytest.mark.parametrize("name", TWISTS)
 def test_refuses(name: str) -> None:
     attend, reason = TWISTS[name]
-    block = traced(Parts(attend=attend), before=(rope.PASS,))
+    block = traced(Parts(attend=attend, rotate=unrotated))
     text = block.text()
     result = block.apply(attention.PASS)
     assert not result.matches

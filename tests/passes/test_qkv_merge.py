@@ -13,7 +13,7 @@ from glmc.passes import attention, canonical, clean, qk_norm, qkv_merge, rms_nor
 from glmc.weights.recipe import Concatenate, Constant, sources
 from tests.support.models import captured, example_inputs, tiny_config, tiny_model, weights_of
 from tests.support.traced import conditions
-from tests.zoo.attention import Block, Parts, Sizes, inputs, traced
+from tests.zoo.attention import Block, Parts, Sizes, inputs, traced, unrotated
 from tests.zoo.rotations import interleaved_from_halves
 
 torch.set_num_threads(1)
@@ -35,7 +35,7 @@ SPELLINGS = {
     "plain": Parts(),
     "interleaved": Parts(rotate=interleaved_from_halves),
     "normed": Parts(norm=normed),
-    "without_rope": Parts(rotate=lambda block, x, cos, sin: x),
+    "without_rope": Parts(rotate=unrotated),
 }
 
 

@@ -8,10 +8,10 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from glmc.capture.export import capture
 from glmc.capture.model import CaptureOptions
 from glmc.ir.program import ModelShape, Program
 from glmc.weights.evaluate import evaluate
+from tests.support.captures import remembered
 
 MODERN = int(transformers.__version__.split(".", maxsplit=1)[0]) >= 5
 
@@ -116,10 +116,8 @@ def model_shape(config: Any) -> ModelShape:
 def captured(
     config: Any, dtype: torch.dtype = torch.float32, options: CaptureOptions | None = None
 ) -> Program:
-    """The stateless program of a config."""
-    import copy
-
-    return capture(copy.deepcopy(config), model_shape(config), dtype, options)
+    """The stateless program of a config; traced once in a process, then copied."""
+    return remembered(config, model_shape(config), dtype, options)
 
 
 def weights_of(program: Program, model: nn.Module) -> dict[str, Tensor]:

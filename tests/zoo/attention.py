@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -85,8 +86,12 @@ def repeated(block: Block, x: Tensor) -> Tensor:
 
 
 def sdpa(block: Block, q: Tensor, k: Tensor, v: Tensor, tokens: Tensor) -> Tensor:
-    k, v = repeated(block, k), repeated(block, v)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=causal(tokens), scale=block.scale)
+    """The shortest spelling, which costs least to trace; the others are in attends.py."""
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+
+
+def unrotated(block: Block, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    return x
 
 
 @dataclass(frozen=True)
@@ -164,6 +169,15 @@ def traced(
     before: tuple[Pass, ...] = (),
 ) -> Traced:
     """The block as a program with symbolic batch and length, canonical, after ``before``."""
+    kept = _traced(parts, sizes, dtype, bias)
+    result = Traced(kept.program.copy(), kept.module)
+    for each in before:
+        result.apply(each)
+    return result
+
+
+@cache
+def _traced(parts: Parts, sizes: Sizes, dtype: torch.dtype, bias: bool) -> Traced:
     torch.manual_seed(0)
     module = Block(parts, sizes, dtype, bias).eval()
     module.requires_grad_(False)
@@ -202,7 +216,7 @@ def traced(
     )  # fmt: skip
     program = Program(GraphModule(nn.Module(), graph), weights, model, dtype)
     result = Traced(program, module)
-    result.apply(canonical.PASS, clean.PASS, canonical.PASS, clean.PASS, rms_norm.PASS, *before)
+    result.apply(canonical.PASS, clean.PASS, canonical.PASS, clean.PASS, rms_norm.PASS)
     return result
 
 

@@ -1,0 +1,31 @@
+"""Captures of one process, kept: tracing is nine tenths of what a compile of a tiny model costs.
+
+Tests of capture itself, and those that change transformers or the model's code, trace anew.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Hashable
+from typing import Any
+
+import torch
+
+from glmc.capture.export import capture
+from glmc.capture.model import CaptureOptions
+from glmc.ir.program import ModelShape, Program
+
+_LOCK = threading.Lock()
+_KEPT: dict[Hashable, Program] = {}
+
+
+def remembered(
+    config: Any, shape: ModelShape, dtype: torch.dtype, options: CaptureOptions | None = None
+) -> Program:
+    """As :func:`glmc.capture.export.capture`; a copy of the program when it was traced before."""
+    options = options or CaptureOptions()
+    key = (type(config), config.to_json_string(use_diff=False), shape, dtype, options)
+    with _LOCK:
+        if key not in _KEPT:
+            _KEPT[key] = capture(config, shape, dtype, options)
+        return _KEPT[key].copy()
