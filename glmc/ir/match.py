@@ -199,6 +199,15 @@ def same_shape(first: object, second: object) -> bool:
     return len(sizes) == len(others) and all(map(same_size, sizes, others))
 
 
+def counts_up(node: object) -> bool:
+    """0, 1, 2, ..."""
+    if not isinstance(node, Node) or not is_op(node, "aten.arange"):
+        return False
+    if len(node.args) == 1:
+        return True
+    return number(node.args[0]) == 0 and number(argument(node, 2, "step", 1)) == 1
+
+
 def is_scaling(node: object) -> bool:
     """A product with, or a quotient by, a literal number."""
     return (

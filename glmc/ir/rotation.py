@@ -135,6 +135,8 @@ def _trigonometry(table: Node, name: str) -> tuple[Node, float]:
     while not m.is_op(node, name):
         if m.is_op(node, "aten.cat", "aten.stack"):
             node = node.args[0][0]  # type: ignore[index, assignment]
+        elif m.is_op(node, "aten.select"):
+            node = _selected(node)
         elif m.is_op(node, "aten.mul"):
             factor = m.number(node.args[1])
             if factor is None:
@@ -147,6 +149,18 @@ def _trigonometry(table: Node, name: str) -> tuple[Node, float]:
             found = m.op_name(node) or node.op
             m.refuse(node, f"the table must come from {name} but comes from {found}")
     return m.operand(node, 0), scaling
+
+
+def _selected(select: Node) -> Node:
+    """What a select came from: of a stack along the same dimension, the part that it picks."""
+    source, axis, index = m.operand(select, 0), select.args[1], select.args[2]
+    if not m.is_op(source, "aten.stack"):
+        return source
+    parts, rank = source.args[0], len(m.shape(source))
+    stacked = m.argument(source, 1, "dim", 0)
+    if int(axis) % rank != int(stacked) % rank:  # type: ignore[call-overload, arg-type]
+        return source
+    return parts[index]  # type: ignore[index, return-value]
 
 
 def _frequencies(program: Program, cos: Node, sin: Node) -> Node:

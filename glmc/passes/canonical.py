@@ -9,6 +9,8 @@
 | to, type_as | ``aten._to_copy`` with the dtype only |
 | linear; mm, addmm or matmul with a transposed matrix: of a weight | ``glmc.linear`` |
 | embedding | ``glmc.embedding`` |
+| einsum of two operands | ``glmc.linear`` or ``aten.matmul``: see einsums.py |
+| take_along_dim; ``x[arange(rows)[:, None], ids]`` | ``aten.gather`` |
 
 Bitwise: no arithmetic changes. Symbolic sizes stay as they are.
 """
@@ -26,6 +28,7 @@ from glmc.ir.ops import Numerics
 from glmc.ir.ops.linear import EMBEDDING, LINEAR
 from glmc.ir.program import Program
 from glmc.ir.rewrite import Rewriter
+from glmc.passes import einsums
 from glmc.passes.base import PassResult, match_at
 
 aten = torch.ops.aten
@@ -183,6 +186,50 @@ def _embedding(rewriter: Rewriter, node: Node) -> Node | None:
     )
 
 
+def _einsum(rewriter: Rewriter, node: Node) -> Node | None:
+    return einsums.product(rewriter, node, lambda weight: _is_weight(weight, rewriter.program))
+
+
+def _take_along(rewriter: Rewriter, node: Node) -> Node | None:
+    """gather broadcasts nothing, so all dimensions but the picked one must agree."""
+    x, ids, axis = m.operand(node, 0), m.operand(node, 1), m.argument(node, 2, "dim")
+    if not isinstance(axis, int) or len(m.shape(x)) != len(m.shape(ids)):
+        return None
+    axis %= len(m.shape(x))
+    sizes = zip(m.shape(x), m.shape(ids), strict=True)
+    if not all(m.same_size(*pair) for at, pair in enumerate(sizes) if at != axis):
+        return None
+    return _gather(rewriter, node, x, axis, ids)
+
+
+def _index(rewriter: Rewriter, node: Node) -> Node | None:
+    """Of each row the columns that ``ids`` names for it."""
+    x, indices = m.operand(node, 0), node.args[1]
+    if not isinstance(indices, (list, tuple)) or len(indices) != 2:
+        return None
+    rows, ids = indices
+    if not isinstance(rows, Node) or not isinstance(ids, Node):
+        return None
+    if not len(m.shape(x)) == len(m.shape(rows)) == len(m.shape(ids)) == 2:
+        return None
+    count, column = m.shape(rows)
+    counter = m.skip(rows, (*m.SHAPES, "aten.slice"))
+    if not m.counts_up(counter) or not (m.is_static(column) and column == 1):
+        return None
+    # As long as the counter itself, so no slice left anything out.
+    lengths = [m.shape(each)[0] for each in (counter, x, ids)]
+    if not all(m.same_size(count, length) for length in lengths):
+        return None
+    return _gather(rewriter, node, x, 1, ids)
+
+
+def _gather(rewriter: Rewriter, node: Node, x: Node, axis: int, ids: Node) -> Node:
+    arguments = (x, axis, ids)
+    return rewriter.call(
+        aten.gather.default, arguments, replaces=(node,), before=node, value=node.meta["val"]
+    )
+
+
 _HANDLERS: dict[str, Callable[[Rewriter, Node], Node | None]] = {
     **dict.fromkeys(_RESHAPES, _reshape),
     **dict.fromkeys(("aten.transpose", "aten.t", "aten.permute"), _permute),
@@ -191,6 +238,9 @@ _HANDLERS: dict[str, Callable[[Rewriter, Node], Node | None]] = {
     "getitem": _split_item,
     "aten.slice": _slice,
     "aten.embedding": _embedding,
+    "aten.einsum": _einsum,
+    "aten.take_along_dim": _take_along,
+    "aten.index": _index,
 }
 
 

@@ -1,7 +1,8 @@
 """The eager spelling of attention: product, scale, mask, softmax, product.
 
 A part of the pass ``attention``. Scale and mask may come in any order and form (``mul``, ``div``,
-``add``, ``masked_fill``, ``where``); the products may be ``matmul`` or ``bmm`` of reshaped values.
+``add``, ``masked_fill``, ``where``), the scale also on queries and keys; the products may be
+``matmul`` or ``bmm`` of reshaped values.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ def read_eager(anchor: Node, program: Program) -> tuple[Node, Node, Node, float,
     require_causal(masked, program, product)
     q, turned = (_factor(node) for node in _factors(product))
     q, factor = _scaled(q)
+    turned, behind = _scaled(turned)
     k = m.expect_op(turned, product, "aten.permute")
     order = list(k.args[1])  # type: ignore[arg-type]
     rank = len(order)
@@ -37,7 +39,8 @@ def read_eager(anchor: Node, program: Program) -> tuple[Node, Node, Node, float,
     weights, root = _second_product(anchor)
     v = _factors(root)[1]
     m.require(_factors(root)[0] is weights, root, "the softmax must multiply the values")
-    return q, m.operand(k, 0), v, scale * factor, root
+    k, before = _scaled(m.operand(k, 0))
+    return q, k, v, scale * factor * behind * before, root
 
 
 def _scores(node: Node) -> tuple[Node, float] | None:
@@ -82,14 +85,14 @@ def _factor(node: Node) -> Node:
     return node
 
 
-def _scaled(q: Node) -> tuple[Node, float]:
-    """Queries that are scaled before the product."""
-    if m.is_op(q, "aten.mul", "aten.div"):
-        factor = m.number(q.args[1])
-        if factor is not None:
-            scale = float(factor) if m.is_op(q, "aten.mul") else 1.0 / factor
-            return m.operand(q, 0), scale
-    return q, 1.0
+def _scaled(factor: Node) -> tuple[Node, float]:
+    """Queries or keys that are scaled before the product."""
+    if m.is_op(factor, "aten.mul", "aten.div"):
+        by = m.number(factor.args[1])
+        if by is not None:
+            scale = float(by) if m.is_op(factor, "aten.mul") else 1.0 / by
+            return m.operand(factor, 0), scale
+    return factor, 1.0
 
 
 def _second_product(anchor: Node) -> tuple[Node, Node]:

@@ -1,6 +1,7 @@
 """moe_ffn: the routed experts become one ``glmc.moe_ffn``.
 
-Before, batched: each chosen expert's matrices gathered by ``index`` and multiplied by ``bmm``.
+Before, batched: each chosen expert's matrices gathered by ``index`` and multiplied by ``bmm`` or
+``matmul`` with the rows, repeated for each choice or broadcast over the choices.
 Grouped: rows sorted by expert, two grouped products, sorted back. Marked: one node that
 transformers' registry of experts functions left. In all of them silu, product with the float32
 routing weights, sum over the choices. After: one node. Anchor: the sum over the choices, or the
@@ -26,6 +27,7 @@ from glmc.ir.ops.moe import MOE_FFN
 from glmc.ir.program import Program
 from glmc.ir.rewrite import Rewriter
 from glmc.passes.base import AnchorPass
+from glmc.passes.moe_batched import BATCHED, Parts, read_batched
 from glmc.passes.moe_order import (
     Order,
     indexed,
@@ -39,7 +41,7 @@ from glmc.passes.moe_parts import halves, results_of_gate, same_value
 
 MARKED = "glmc.marked_experts"
 _GROUPED = ("aten._grouped_mm", "transformers.grouped_mm_fallback")
-_PRODUCTS = ("aten.bmm", *_GROUPED)
+_PRODUCTS = (*BATCHED, *_GROUPED)
 
 
 @dataclass(frozen=True)
@@ -75,9 +77,9 @@ def _spelled(anchor: Node) -> Experts:
     weighted, more = _unmasked(restored[0] if restored is not None else rows)
     result, weights = _weighted(weighted, anchor)
     product = m.skip(result, m.SHAPES)
-    if m.is_op(product, "aten.bmm"):
+    if m.is_op(product, *BATCHED):
         m.require(restored is None, rows, "batched experts must keep the order of their rows")
-        parts = _batched(product)
+        parts = read_batched(product)
     else:
         parts = _grouped(product)
     order, inputs = parts.order, parts.rows
@@ -96,7 +98,7 @@ def _spelled(anchor: Node) -> Experts:
     order = Order(order.ids, int(gate.args[3]), order.permutation)  # type: ignore[arg-type]
     if parts.offsets is not None:
         require_offsets(parts.offsets, order, _experts(gate))
-    x = source_of_rows(inputs, order)
+    x = inputs if parts.broadcast else source_of_rows(inputs, order)
     return Experts(
         x,
         gate,
@@ -105,19 +107,6 @@ def _spelled(anchor: Node) -> Experts:
         _in_dtype_of(x, anchor),
         (anchor, parts.first, product, weighted),
     )
-
-
-@dataclass(frozen=True)
-class _Parts:
-    """Two products with the activation between; ``rows`` go in, ``first`` is the first product."""
-
-    rows: Node
-    gate_up: Node
-    down: Node
-    first: Node
-    order: Order
-    masks: tuple[Node, ...] = ()
-    offsets: Node | None = None
 
 
 def _weighted(weighted: Node, anchor: Node) -> tuple[Node, Node]:
@@ -153,30 +142,7 @@ def _bare(node: Node) -> Node:
     return m.skip(node, (*m.SHAPES, *m.CASTS))
 
 
-def _batched(product: Node) -> _Parts:
-    down, ids, masks = _gathered(product)
-    activated = m.skip(m.operand(product, 1), m.SHAPES)
-    both = m.skip(halves(activated), m.SHAPES)
-    m.expect_op(both, activated, "aten.bmm")
-    gate_up, same, more = _gathered(both)
-    m.require(same is ids, both, "both products must be of the same chosen experts")
-    rows = m.skip(m.operand(both, 1), ("aten.unsqueeze",))
-    return _Parts(rows, gate_up, down, both, Order(ids, 0), (*masks, *more))
-
-
-def _gathered(product: Node) -> tuple[Node, Node, tuple[Node, ...]]:
-    """(stacked weight, ids, clamps) of ``bmm(weight[ids], rows)``."""
-    found = indexed(m.operand(product, 0))
-    if found is None:
-        m.refuse(product, "the chosen experts' weights must be the first operand of bmm")
-    weight, index = found
-    index = m.skip(index, m.SHAPES)
-    if m.is_op(index, "aten.clamp"):
-        return weight, m.skip(m.operand(index, 0), m.SHAPES), (index,)
-    return weight, index, ()
-
-
-def _grouped(product: Node) -> _Parts:
+def _grouped(product: Node) -> Parts:
     activated, down, offsets = _grouped_operands(product)
     activated, masks = _unmasked(activated)
     both = halves(activated)
@@ -186,7 +152,7 @@ def _grouped(product: Node) -> _Parts:
     m.require(same is offsets, both, "both products must have the same groups")
     rows, further = _unmasked(rows)
     order = _order_of(rows)
-    return _Parts(rows, gate_up, down, both, order, (*masks, *more, *further), offsets)
+    return Parts(rows, gate_up, down, both, order, (*masks, *more, *further), offsets)
 
 
 def _grouped_operands(product: Node) -> tuple[Node, Node, Node]:

@@ -164,13 +164,15 @@ def _weighing(gathered: Node) -> Weighing:
         if len(sums) != 1 or len(divisions) != 1 or divisions[0].args[0] is not gathered:
             m.refuse(gathered, "the weights must be divided once, by their own sum")
         total, result, normalize = sums[0], divisions[0], True
+        denominator = m.operand(result, 1)
         m.require(
             m.last_axis(gathered, m.argument(total, 1, "dim"))
-            and bool(m.argument(total, 2, "keepdim", False)),
+            and len(m.shape(denominator)) == 2
+            and m.shape(denominator)[1] == 1,
             total,
             "the weights' sum must be over the experts of a token and keep its dimension",
         )
-        eps = _eps(m.operand(result, 1), total)
+        eps = _eps(denominator, total)
     scale = 1.0
     following = m.users(result)
     if len(following) == 1 and m.is_op(following[0], "aten.mul") and m.is_scaling(following[0]):
@@ -180,12 +182,14 @@ def _weighing(gathered: Node) -> Weighing:
 
 
 def _eps(denominator: Node, total: Node) -> float:
-    """The constant in ``sum + eps``; 0.0 for the bare sum."""
+    """The constant in ``sum + eps``; 0.0 for the bare sum. The sum may be reshaped anywhere."""
+    denominator = m.skip(denominator, m.SHAPES)
     if denominator is total:
         return 0.0
     m.expect_op(denominator, total, "aten.add")
     eps = m.number(denominator.args[1])
-    if denominator.args[0] is not total or eps is None or denominator.kwargs:
+    summed = m.skip(m.operand(denominator, 0), m.SHAPES)
+    if summed is not total or eps is None or denominator.kwargs:
         m.refuse(denominator, "the weights must be divided by their sum plus a literal eps")
     return float(eps)
 
@@ -211,9 +215,9 @@ def _require_scaled_once(weighing: Weighing) -> None:
 
 def _total_of(division: Node) -> object:
     """What was summed to make the denominator of a division, or None."""
-    denominator = m.operand(division, 1)
+    denominator = m.skip(m.operand(division, 1), m.SHAPES)
     if m.is_op(denominator, "aten.add"):
-        denominator = m.operand(denominator, 0)
+        denominator = m.skip(m.operand(denominator, 0), m.SHAPES)
     return denominator.args[0] if m.is_op(denominator, "aten.sum") else None
 
 

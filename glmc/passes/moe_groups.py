@@ -1,8 +1,9 @@
 """The group stage of a router: which mask keeps the experts of the best groups.
 
 Shared by nothing but ``moe_gate``; apart because it is a pattern of its own. Spellings: the group
-mask made by ``scatter``, widened to the experts by ``expand`` or ``repeat_interleave``, applied by
-``masked_fill`` or ``where``, in [tokens, experts] or [tokens, groups, experts of a group].
+mask made by ``scatter`` (ones over zeros or zeros over ones) or ``one_hot``, widened to the experts
+by ``expand``, ``repeat_interleave`` or broadcasting, applied by ``masked_fill`` or ``where``, in
+[tokens, experts] or [tokens, groups, experts of a group].
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from torch.fx import Node
 from glmc.ir import match as m
 
 _ZEROS = ("aten.zeros_like", "aten.new_zeros", "aten.zeros")
+_ONES = ("aten.ones_like", "aten.new_ones", "aten.ones")
 _FULLS = {"aten.full": 1, "aten.full_like": 1, "aten.scalar_tensor": 0, "aten.new_full": 2}
 
 
@@ -47,7 +49,7 @@ def match_groups(choice: Node) -> tuple[Groups, Node]:
         m.refuse(node, "the group mask must select between scores and a literal")
     biased = m.skip(values, m.SHAPES)
     experts = m.shape(m.skip(biased, m.SHAPES))[-1]
-    count, chosen = _mask(mask, biased, experts, keeps)
+    count, chosen = _mask(mask, values, biased, experts, keeps)
     return (NO_GROUPS if count == chosen else Groups(count, chosen, float(fill))), biased
 
 
@@ -58,10 +60,17 @@ def constant(value: object) -> m.Number | None:
     return m.number(value)
 
 
-def _mask(mask: Node, biased: Node, experts: object, keeps: bool) -> tuple[int, int]:
+def _filled(value: object) -> m.Number | None:
+    """As :func:`constant`, also of tensors of zeros or ones, with True as 1."""
+    if m.is_op(value, *_ZEROS, *_ONES):
+        return int(m.is_op(value, *_ONES))
+    return int(value) if isinstance(value, bool) else constant(value)
+
+
+def _mask(mask: Node, values: Node, biased: Node, experts: object, keeps: bool) -> tuple[int, int]:
     """(groups, chosen groups); ``keeps``: the mask is True where scores stay."""
     node, inverted, widened = mask, False, None
-    while not m.is_op(node, "aten.scatter"):
+    while not m.is_op(node, "aten.scatter", "aten.sum"):
         if m.is_op(node, "aten.bitwise_not", "aten.logical_not", "aten.eq"):
             inverted = not inverted
         elif m.is_op(node, "aten.expand", "aten.repeat_interleave"):
@@ -70,15 +79,21 @@ def _mask(mask: Node, biased: Node, experts: object, keeps: bool) -> tuple[int, 
         if m.is_op(node, "aten.eq", "aten.ne", "aten.gt"):
             m.require(m.number(node.args[1]) == 0, node, "the group mask must be compared with 0")
         elif not m.is_op(node, *_ABOVE_MASK):
-            m.refuse(node, "the group mask must be built by scatter")
+            m.refuse(node, "the group mask must be built by scatter or one_hot")
         node = m.operand(node, 0)
-    m.require(inverted is not keeps, mask, "the best groups must be kept and the others filled")
-    count, chosen = _scattered(node, biased)
+    count, chosen, drops = _scattered(node, biased)
+    m.require(
+        (inverted is not drops) is not keeps,
+        mask,
+        "the best groups must be kept and the others filled",
+    )
     if not isinstance(experts, int) or experts % count:
         m.refuse(biased, "the groups must divide the experts")
     if count != chosen:
+        members = experts // count
+        spread = _ends(mask, count, 1) and _ends(values, count, members)
         m.require(
-            widened is not None and _widens(widened, count, experts // count),
+            spread if widened is None else _widens(widened, count, members),
             widened or mask,
             "the group mask must be widened to contiguous groups of experts",
         )
@@ -110,27 +125,49 @@ def _ends(node: Node, *sizes: int) -> bool:
     return len(found) == len(sizes) + 1 and tuple(found[1:]) == sizes
 
 
-def _scattered(scatter: Node, biased: Node) -> tuple[int, int]:
-    """Ones scattered to the chosen groups over zeros."""
-    zeros, axis, index, value = scatter.args[:4]
-    m.require(
-        m.is_op(zeros, *_ZEROS) or constant(zeros) == 0, scatter, "the group mask must start at 0"
-    )
-    m.require(
-        m.number(value) == 1 and m.last_axis(scatter, axis),
-        scatter,
-        "the group mask must be 1 at the chosen groups",
-    )
-    item = m.expect_op(index, scatter, "getitem")
-    best = m.expect_op(item.args[0], scatter, "aten.topk")
-    m.require(item.args[1] == 1, item, "the group mask must be scattered to top-k's indices")
+def _scattered(node: Node, biased: Node) -> tuple[int, int, bool]:
+    """(groups, chosen groups, whether the mask is 0 at the chosen ones and 1 elsewhere)."""
+    index, drops = _one_hot(node) if m.is_op(node, "aten.sum") else _written(node)
+    item = m.expect_op(index, node, "getitem")
+    best = m.expect_op(item.args[0], node, "aten.topk")
+    m.require(item.args[1] == 1, item, "the group mask must be made of top-k's indices")
     scores = m.operand(best, 0)
     chosen, count = m.argument(best, 1, "k"), m.shape(scores)[-1]
     if not isinstance(chosen, int) or not isinstance(count, int):
         m.refuse(best, "the numbers of groups must be literals")
     _require_largest_last(best)
     _require_two_best(scores, biased, count)
-    return count, chosen
+    sizes = m.shape(node)
+    m.require(
+        len(sizes) == 2 and sizes[1] == count, node, "the group mask must have one value a group"
+    )
+    return count, chosen, drops
+
+
+def _written(scatter: Node) -> tuple[object, bool]:
+    """(index, drops) of a constant scattered over its opposite."""
+    start, axis, index, value = scatter.args[:4]
+    outside, inside = _filled(start), _filled(value)
+    if outside not in (0, 1):
+        m.refuse(scatter, "the group mask must start at 0 or at 1")
+    opposite = 0 if outside else 1
+    m.require(
+        inside == opposite and m.last_axis(scatter, axis),
+        scatter,
+        f"the group mask must be {opposite} at the chosen groups",
+    )
+    return index, outside == 1
+
+
+def _one_hot(total: Node) -> tuple[object, bool]:
+    """(index, False) of the sum of one_hot over the chosen groups."""
+    hot = m.expect_op(total.args[0], total, "aten.one_hot")
+    m.require(
+        m.argument(total, 1, "dim") in ([1], [-2]) and len(m.shape(hot)) == 3,
+        total,
+        "one_hot must be summed over the chosen groups",
+    )
+    return hot.args[0], False
 
 
 def _require_two_best(scores: Node, biased: Node, count: int) -> None:

@@ -25,8 +25,10 @@ class Order:
 
 def indexed(node: object) -> tuple[Node, Node] | None:
     """(values, index) of ``values[index]`` along dimension 0, or None."""
-    if not isinstance(node, Node) or not m.is_op(node, "aten.index"):
+    if not isinstance(node, Node) or not m.is_op(node, "aten.index", "aten.index_select"):
         return None
+    if m.is_op(node, "aten.index_select"):
+        return (m.operand(node, 0), m.operand(node, 2)) if node.args[1] == 0 else None
     values, indices = node.args[0], node.args[1]
     if not isinstance(values, Node) or not isinstance(indices, (list, tuple)) or len(indices) != 1:
         return None
@@ -53,25 +55,15 @@ def is_inverse(index: Node, permutation: Node) -> bool:
         at = index.args[1] if m.is_op(index, "aten.index_put") else [index.args[2]]
         plain = isinstance(at, (list, tuple)) and list(at) == [permutation]
         adds = m.is_op(index, "aten.index_put") and bool(m.argument(index, 3, "accumulate", False))
-        return plain and counts_up(positions) and not adds
+        return plain and m.counts_up(positions) and not adds
     return sorted_input(index) is permutation
-
-
-def counts_up(node: object) -> bool:
-    """0, 1, 2, ..."""
-    if not isinstance(node, Node) or not m.is_op(node, "aten.arange"):
-        return False
-    if len(node.args) == 1:
-        return True
-    step = m.number(m.argument(node, 2, "step", 1))
-    return m.number(node.args[0]) == 0 and step == 1
 
 
 def token_of_slot(node: Node, top_k: int) -> bool:
     """Each token's number ``top_k`` times, in slot order."""
     if m.is_op(node, "aten.floor_divide", "aten.repeat_interleave"):
-        return m.number(node.args[1]) == top_k and counts_up(node.args[0])
-    return _widened_by(node, top_k) and counts_up(m.skip(node, _WIDENING))
+        return m.number(node.args[1]) == top_k and m.counts_up(node.args[0])
+    return _widened_by(node, top_k) and m.counts_up(m.skip(node, _WIDENING))
 
 
 def source_of_rows(rows: Node, order: Order) -> Node:

@@ -1,9 +1,11 @@
 """rms_norm: the six to eight nodes of RMSNorm become one ``glmc.rms_norm``.
 
-Before: cast to float32, pow 2, mean, add eps, rsqrt, mul, cast back, mul by the weight. After: one
-node. Anchor: ``rsqrt``. Bitwise: the reference repeats the same operations in the same order.
+Before: cast to float32, pow 2, mean, add eps, rsqrt, mul, cast back, mul by the weight; or torch's
+own ``rms_norm``. After: one node. Anchors: ``rsqrt``, ``rms_norm``; ``sqrt`` and ``pow`` only to say
+why not. Bitwise: the reference repeats the same operations in the same order.
 Refuses when the mean is not over the last dimension, when the normalised value is used elsewhere,
-or when the weight is multiplied in before the cast back (that rounds differently).
+when the weight is multiplied in before the cast back (that rounds differently; torch's ``rms_norm``
+does so in any dtype but float32), or when the root divides or is a power.
 """
 
 from __future__ import annotations
@@ -20,6 +22,9 @@ from glmc.ir.program import Program
 from glmc.ir.rewrite import Rewriter
 from glmc.passes.base import AnchorPass
 
+FUSED = "aten.rms_norm"
+_REDUCED = "the mean must be over the last dimension only"
+
 
 @dataclass(frozen=True)
 class Norm:
@@ -31,22 +36,58 @@ class Norm:
 
 
 def match(anchor: Node, program: Program) -> Norm:
-    shifted = m.operand(anchor, 0)
-    if not m.is_op(shifted, "aten.add") or not m.is_op(shifted.args[0], "aten.mean"):
+    return _fused(anchor, program) if m.is_op(anchor, FUSED) else _spelled(anchor, program)
+
+
+def _fused(anchor: Node, program: Program) -> Norm:
+    x, eps = m.operand(anchor, 0), m.number(m.argument(anchor, 3, "eps"))
+    m.require(m.argument(anchor, 1, "normalized_shape") == [m.shape(x)[-1]], anchor, _REDUCED)
+    m.require(
+        m.dtype(x) == torch.float32,
+        anchor,
+        "torch's rms_norm multiplies by the weight before it rounds, so it must be in float32",
+    )
+    if eps is None:
+        m.refuse(anchor, "eps must be a number")
+    weight = m.argument(anchor, 2, "weight")
+    if not isinstance(weight, Node):
+        m.refuse(anchor, "the scale must be a model weight")
+    _require_weight(weight, x, anchor, program)
+    return Norm(x, weight, float(eps), anchor, anchor)
+
+
+def _spelled(anchor: Node, program: Program) -> Norm:
+    shifted = anchor.args[0]
+    if m.is_op(anchor, "aten.pow") and m.number(anchor.args[1]) not in (0.5, -0.5):
         m.unrelated(anchor)
+    if not isinstance(shifted, Node) or not m.is_op(shifted, "aten.add"):
+        m.unrelated(anchor)
+    averaged = m.skip(m.operand(shifted, 0), ("aten.unsqueeze",))
+    if not m.is_op(averaged, "aten.mean"):
+        m.unrelated(anchor)
+    m.require(
+        m.is_op(anchor, "aten.rsqrt"),
+        anchor,
+        "the root must be rsqrt: a square root and a quotient, or a power, round differently",
+    )
     eps = m.number(shifted.args[1])
     if eps is None:
         m.refuse(shifted, "eps must be a number")
-    mean = m.operand(shifted, 0)
+    mean = averaged
     hidden = _squared(m.operand(mean, 0), mean)
     rank = len(m.shape(hidden))
     dimensions = m.argument(mean, 1, "dim", [])
     m.require(
         isinstance(dimensions, list) and [axis % rank for axis in dimensions] == [rank - 1],
         mean,
-        "the mean must be over the last dimension only",
+        _REDUCED,
     )
-    m.require(bool(m.argument(mean, 2, "keepdim", False)), mean, "the mean must keep its dimension")
+    kept = m.shape(m.operand(shifted, 0))
+    m.require(
+        len(kept) == rank and m.is_static(kept[-1]) and kept[-1] == 1,
+        mean,
+        "the mean must keep its dimension",
+    )
     m.require(m.dtype(hidden) == torch.float32, hidden, "the norm must be computed in float32")
     normalised = m.sole_user(anchor, "aten.mul")
     m.require(
@@ -65,10 +106,18 @@ def match(anchor: Node, program: Program) -> Norm:
         back,
         "the normalised value must be cast back to the input's dtype before the weight",
     )
+    _require_weight(weight, x, root, program)
+    return Norm(x, weight, float(eps), root, anchor)
+
+
+def _require_weight(weight: Node, x: Node, root: Node, program: Program) -> None:
     m.require(program.weight_of(weight) is not None, root, "the scale must be a model weight")
     m.require(m.shape(weight) == (m.shape(x)[-1],), root, "the weight must be as wide as the input")
-    m.require(m.dtype(root) == m.dtype(x), root, "weight and input must have the same dtype")
-    return Norm(x, weight, float(eps), root, anchor)
+    m.require(
+        m.dtype(root) == m.dtype(weight) == m.dtype(x),
+        root,
+        "weight and input must have the same dtype",
+    )
 
 
 def _squared(node: Node, at: Node) -> Node:
@@ -86,10 +135,16 @@ def rewrite(rewriter: Rewriter, norm: Norm) -> None:
     new = rewriter.call(
         RMS_NORM.overload,
         (norm.x, norm.weight, norm.eps),
-        replaces=(norm.anchor, norm.root),
+        replaces=tuple(dict.fromkeys((norm.anchor, norm.root))),
         value=norm.root.meta["val"],
     )
     rewriter.replace(norm.root, new)
 
 
-PASS = AnchorPass("rms_norm", Numerics.BITWISE, ("aten.rsqrt",), match, rewrite)
+PASS = AnchorPass(
+    "rms_norm",
+    Numerics.BITWISE,
+    ("aten.rsqrt", FUSED, "aten.sqrt", "aten.pow"),
+    match,
+    rewrite,
+)

@@ -5,15 +5,18 @@ cosine table, their rotated halves (``cat`` or ``stack`` with a ``neg``, or ``q1
 sine table; the rest of the head passes. After: one node in [batch, tokens, heads, head_dim] with a
 permute behind it, which ``attention`` takes away. One match per rotated tensor.
 
-Anchor: the ``neg``, or the ``sub`` of the spelling without one. What the tables hold and which
+Anchor: the ``neg``, or the ``sub`` of the spelling without one; ``view_as_real`` only to say why
+not. What the tables hold and which
 entries make a pair is not read off the spelling but probed: see ir/rotation.py. Bitwise.
 Refuses tables that are not cos and sin of positions times constant frequencies, pairs that are
-neither (i, i + half) nor (2i, 2i + 1), and rotations whose inner values are read elsewhere.
+neither (i, i + half) nor (2i, 2i + 1), rotations whose inner values are read elsewhere, and
+products of complex numbers.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NoReturn
 
 from torch.fx import Node
 
@@ -38,12 +41,22 @@ class Rope:
 
 
 def match(anchor: Node, program: Program) -> Rope:
+    if m.is_op(anchor, "aten.view_as_real"):
+        _refuse_complex(anchor)
     spelling = _without_neg if m.is_op(anchor, "aten.sub") else _with_neg
     part, cos, sin, turned = spelling(anchor)
     x, root = _with_passed_part(part, turned)
     m.require(len(m.shape(x)) == 4, x, "the rotated value must have four dimensions")
     require_private((x,), root, "rotation")
     return Rope(anchor, read_rotation(program, x, root, cos, sin, int(m.shape(turned)[-1])))
+
+
+def _refuse_complex(anchor: Node) -> NoReturn:
+    product = m.operand(anchor, 0)
+    factors = [m.skip(factor, m.SHAPES) for factor in product.all_input_nodes]
+    if not any(m.is_op(factor, "aten.view_as_complex") for factor in factors):
+        m.unrelated(anchor)
+    m.refuse(product, "the rotation must be of real numbers, not a product of complex ones")
 
 
 def _with_neg(anchor: Node) -> tuple[Node, Node, Node, Node]:
@@ -58,7 +71,7 @@ def _with_neg(anchor: Node) -> tuple[Node, Node, Node, Node]:
         m.unrelated(anchor)
     m.require(len(half.users) == 1, half, "a value inside the rotation is also read elsewhere")
     sin = m.other_operand(product, half)
-    total = m.sole_user(product, "aten.add")
+    total = m.sole_user(product, "aten.add", "aten.sub")
     straight = m.expect_op(m.other_operand(total, product), total, "aten.mul")
     above = _picked_from(m.operand(anchor, 0))
     for index in (0, 1):
@@ -141,4 +154,6 @@ def rewrite(rewriter: Rewriter, found: Rope) -> None:
     rewriter.replace(rotation.root, new)
 
 
-PASS = AnchorPass("rope", Numerics.BITWISE, ("aten.neg", "aten.sub"), match, rewrite)
+PASS = AnchorPass(
+    "rope", Numerics.BITWISE, ("aten.neg", "aten.sub", "aten.view_as_real"), match, rewrite
+)
