@@ -1,8 +1,8 @@
 """rms_norm: the six to eight nodes of RMSNorm become one ``glmc.rms_norm``.
 
 Before: cast to float32, pow 2, mean, add eps, rsqrt, mul, cast back, mul by the weight; or torch's
-own ``rms_norm``. After: one node. Anchors: ``rsqrt``, ``rms_norm``; ``sqrt`` and ``pow`` only to say
-why not. Bitwise: the reference repeats the same operations in the same order.
+own ``rms_norm``. After: one node. Anchors: ``rsqrt``, ``rms_norm``, and for a reason only ``sqrt``
+and ``pow``. Bitwise: the reference repeats the same operations in the same order.
 Refuses when the mean is not over the last dimension, when the normalised value is used elsewhere,
 when the weight is multiplied in before the cast back (that rounds differently; torch's ``rms_norm``
 does so in any dtype but float32), or when the root divides or is a power.

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tests.zoo.gate import EXPERTS, TOP_K, Gate
+from tests.zoo.gate import EXPERTS, TOP_K, Dropping, Gate
 
 
 class LowPrecision(Gate):
@@ -90,10 +90,32 @@ class DropsTheBest(Gate):
 
 
 class TwosInMask(Gate):
-    def group_mask(self, choice: Tensor) -> Tensor:
-        scores = self.group_scores(self.by_group(choice))
-        best = torch.topk(scores, k=self.top_groups, dim=-1, sorted=False)[1]
+    def marked(self, scores: Tensor, best: Tensor) -> Tensor:
         return torch.zeros_like(scores).scatter_(1, best, 2)
+
+
+class DroppingTheBest(Dropping):
+    """True at the groups that stay, and these are filled."""
+
+    def marked(self, scores: Tensor, best: Tensor) -> Tensor:
+        return super().marked(scores, best).logical_not()
+
+
+class OneHotOfExperts(Gate):
+    """Counts experts where groups should be counted."""
+
+    def marked(self, scores: Tensor, best: Tensor) -> Tensor:
+        return F.one_hot(best, EXPERTS).sum(1)
+
+    def widened(self, mask: Tensor) -> Tensor:
+        return mask
+
+
+class Exponential(Gate):
+    """Equal on paper; the rounding is another one."""
+
+    def scores(self, logits: Tensor) -> Tensor:
+        return 1 / (1 + torch.exp(-logits))
 
 
 class ClampedSum(Gate):
@@ -135,6 +157,7 @@ class ScaledOutput(Gate):
     """The second factor sits on the routed output."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        x = self.tokens(x)
         weights, ids, _, _ = self.route(x)
         rows = x.repeat_interleave(TOP_K, 0) * weights.reshape(-1, 1)
         return rows.view(-1, TOP_K, x.shape[-1]).sum(1) * 2.5, ids
@@ -157,6 +180,9 @@ TWISTS: dict[type[Gate], str] = {
     Interleaved: "the group mask must be widened to contiguous groups of experts",
     DropsTheBest: "the best groups must be kept and the others filled",
     TwosInMask: "the group mask must be 1 at the chosen groups",
+    DroppingTheBest: "the best groups must be kept and the others filled",
+    OneHotOfExperts: "the group mask must have one value a group",
+    Exponential: "expected aten.sigmoid but found aten.reciprocal",
     ClampedSum: "expected aten.add but found aten.clamp_min",
     LearnedEps: "the weights must be divided by their sum plus a literal eps",
     Reciprocal: "the weights must be divided once, by their own sum",

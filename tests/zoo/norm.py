@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -39,15 +40,13 @@ class Square(RmsNorm):
 
 
 class WeightLast(RmsNorm):
-    eps = 1e-6
-
     def forward(self, x: Tensor) -> Tensor:
         return self.normed(x.float()).type_as(x) * self.weight
 
 
 class RootFirst(RmsNorm):
     def normed(self, hidden: Tensor) -> Tensor:
-        return torch.rsqrt(self.mean(self.square(hidden)) + self.eps) * hidden
+        return torch.rsqrt(self.eps + self.mean(self.square(hidden))) * hidden
 
 
 class LastByNumber(RmsNorm):
@@ -55,7 +54,36 @@ class LastByNumber(RmsNorm):
         return squares.mean(squares.dim() - 1, keepdim=True)
 
 
-SPELLINGS = (RmsNorm, TimesItself, Square, WeightLast, RootFirst, LastByNumber)
+class Unsqueezed(RmsNorm):
+    def mean(self, squares: Tensor) -> Tensor:
+        return squares.mean(-1).unsqueeze(-1)
+
+
+class InPlace(RmsNorm):
+    def normed(self, hidden: Tensor) -> Tensor:
+        return hidden.mul(self.mean(self.square(hidden)).add_(self.eps).rsqrt_())
+
+
+class TorchNorm(RmsNorm):
+    """In float32 only: elsewhere it rounds once, and is a twist."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+
+
+# spelling -> where it comes from
+SPELLINGS: dict[type[RmsNorm], str] = {
+    RmsNorm: "transformers 4.57 to 5.23, every GLM class",
+    TimesItself: "user rewrite: a product in place of the power",
+    Square: "user rewrite: torch.square",
+    WeightLast: "user rewrite: type_as, the weight on the right",
+    RootFirst: "user rewrite: the root and eps on the left",
+    LastByNumber: "user rewrite: the last dimension counted from 0",
+    Unsqueezed: "user rewrite: a mean without keepdim, then unsqueeze",
+    InPlace: "user rewrite: add_ and rsqrt_",
+    TorchNorm: "user rewrite: torch's rms_norm, in float32",
+}
+FLOAT32_ONLY = (TorchNorm,)
 
 
 class WeightBeforeCast(RmsNorm):
@@ -113,6 +141,23 @@ class NoWeight(RmsNorm):
         return self.normed(x.float()).to(x.dtype) * x
 
 
+class DividedByRoot(RmsNorm):
+    """Equal on paper; the rounding is another one."""
+
+    def normed(self, hidden: Tensor) -> Tensor:
+        return hidden / torch.sqrt(self.mean(self.square(hidden)) + self.eps)
+
+
+class PowerOfHalf(RmsNorm):
+    """Equal on paper; the rounding is another one."""
+
+    def normed(self, hidden: Tensor) -> Tensor:
+        return hidden * (self.mean(self.square(hidden)) + self.eps).pow(-0.5)
+
+
+_ROOT = "the root must be rsqrt: a square root and a quotient, or a power, round differently"
+
+# All in bfloat16.
 TWISTS: dict[type[RmsNorm], str] = {
     WeightBeforeCast: "the scale must be a model weight",
     LowPrecision: "the norm must be computed in float32",
@@ -124,4 +169,7 @@ TWISTS: dict[type[RmsNorm], str] = {
     LearnedEps: "eps must be a number",
     ReadTwice: "expected one user but found 2",
     NoWeight: "the scale must be a model weight",
+    DividedByRoot: _ROOT,
+    PowerOfHalf: _ROOT,
+    TorchNorm: "torch's rms_norm multiplies by the weight before it rounds, so it must be in float32",
 }
