@@ -9,7 +9,7 @@ import pytest
 # Tiny graphs trace faster without torch's cache of fake results: it never pays for its keys.
 os.environ.setdefault("TORCH_FAKE_TENSOR_DISPATCH_CACHE", "0")
 
-import torch  # noqa: E402
+import torch
 
 torch.set_num_threads(1)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

@@ -29,7 +29,7 @@ from glmc.ir.region import require_private
 from glmc.ir.rewrite import Rewriter
 from glmc.ir.signature import once, signature
 from glmc.passes.base import AnchorPass
-from glmc.passes.eager_attention import read_eager
+from glmc.passes.eager_attention import read_eager, unscaled
 from glmc.passes.layout import is_swap, token_major, turned_back
 
 _REPEATS = ("aten.expand", "aten.unsqueeze", "aten.reshape", "aten.repeat_interleave", "aten.index")
@@ -59,11 +59,14 @@ def match(anchor: Node, program: Program) -> Attention:
         q, repeated_k, repeated_v, scale, inner = _sdpa(anchor, program)
     else:
         q, repeated_k, repeated_v, scale, inner = read_eager(anchor, program)
+    q, by_queries = unscaled(q)
+    repeated_k, by_keys = unscaled(repeated_k)
     m.require(len(m.shape(q)) == 4, q, "the queries must be [batch, heads, tokens, head_dim]")
     heads = m.shape(q)[1]
     m.require(m.is_static(heads), q, "the number of heads must be fixed")
     grouped = bool(anchor.kwargs.get("enable_gqa", False))
-    k = _unrepeated(repeated_k, q, program, grouped)
+    k, by_unrepeated = unscaled(_unrepeated(repeated_k, q, program, grouped))
+    scale *= by_queries * by_keys * by_unrepeated
     v = _unrepeated(repeated_v, q, program, grouped)
     m.require(m.same_shape(k, v), v, "keys and values must have one shape")
     require_private((q, k, v), inner, "attention")

@@ -28,8 +28,7 @@ def read_eager(anchor: Node, program: Program) -> tuple[Node, Node, Node, float,
     m.require(masked is not product, anchor, "attention without a mask is not causal")
     require_causal(masked, program, product)
     q, turned = (_factor(node) for node in _factors(product))
-    q, factor = _scaled(q)
-    turned, behind = _scaled(turned)
+    turned, factor = unscaled(turned)
     k = m.expect_op(turned, product, "aten.permute")
     order = list(k.args[1])  # type: ignore[arg-type]
     rank = len(order)
@@ -39,8 +38,7 @@ def read_eager(anchor: Node, program: Program) -> tuple[Node, Node, Node, float,
     weights, root = _second_product(anchor)
     v = _factors(root)[1]
     m.require(_factors(root)[0] is weights, root, "the softmax must multiply the values")
-    k, before = _scaled(m.operand(k, 0))
-    return q, k, v, scale * factor * behind * before, root
+    return q, m.operand(k, 0), v, scale * factor, root
 
 
 def _scores(node: Node) -> tuple[Node, float] | None:
@@ -85,8 +83,8 @@ def _factor(node: Node) -> Node:
     return node
 
 
-def _scaled(factor: Node) -> tuple[Node, float]:
-    """Queries or keys that are scaled before the product."""
+def unscaled(factor: Node) -> tuple[Node, float]:
+    """(value, scale) of queries or keys that are scaled before the product."""
     if m.is_op(factor, "aten.mul", "aten.div"):
         by = m.number(factor.args[1])
         if by is not None:

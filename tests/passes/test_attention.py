@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import Any
 
 import pytest
@@ -22,9 +23,10 @@ from tests.support.models import (
     tiny_model,
     weights_of,
 )
+from tests.support.structure import structure
 from tests.support.traced import conditions
-from tests.zoo.attends import SPELLINGS, TWISTS
-from tests.zoo.attention import Parts, Sizes, inputs, traced, unrotated
+from tests.zoo.attends import SPELLINGS, TWISTS, parts
+from tests.zoo.attention import Parts, Sizes, inputs, traced
 
 torch.set_num_threads(1)
 BEFORE = (canonical.PASS, clean.PASS, rms_norm.PASS, rope.PASS, qk_norm.PASS)
@@ -37,15 +39,25 @@ def close(new: torch.Tensor, old: torch.Tensor) -> bool:
     return bool((new.float() - old.float()).abs().max() <= limit)
 
 
+@cache
+def first_spelling(sizes: Sizes) -> list[str]:
+    """What the stock classes' attention becomes."""
+    block = traced(parts(SPELLINGS["sdpa"].attend), sizes)
+    assert len(block.apply(attention.PASS).matches) == 1
+    return structure(block.program)
+
+
 @pytest.mark.parametrize("name", SPELLINGS)
 def test_fires(name: str) -> None:
-    attend, scale = SPELLINGS[name]
-    block = traced(Parts(attend=attend, rotate=unrotated))
+    attend, _, scaled = SPELLINGS[name]
+    sizes = Sizes(scale=0.3125 if scaled else None)
+    block = traced(parts(attend), sizes)
     before = block(*inputs())
     result = block.apply(attention.PASS)
     assert (len(result.matches), conditions(result)) == (1, [])
     (node,) = block.nodes("glmc.attention")
-    assert node.args[3] == pytest.approx(scale or 16**-0.5)
+    assert node.args[3] == (sizes.scale or 16**-0.5)
+    assert structure(block.program) == first_spelling(sizes)
     assert [m.op_name(value) for value in node.args[:3]] == ["aten.reshape"] * 3
     assert [m.shape(value)[2:] for value in node.args[:3]] == [(4, 16), (2, 16), (2, 16)]
     gone = ("permute", "expand", "arange", "le", "softmax", "matmul", "bmm", "where", "unsqueeze")
@@ -58,22 +70,29 @@ def test_fires(name: str) -> None:
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("sizes", [Sizes(4, 1), Sizes(4, 4), Sizes(6, 2, 64, 32)], ids=str)
-@pytest.mark.parametrize("name", ["expand_mask", "eager_add"])
+@pytest.mark.parametrize("name", ["sdpa", "eager"])
 def test_sizes_and_dtypes(name: str, sizes: Sizes, dtype: torch.dtype) -> None:
-    block = traced(Parts(attend=SPELLINGS[name][0]), sizes, dtype, before=(rope.PASS,))
+    block = traced(parts(SPELLINGS[name].attend), sizes, dtype)
     many = [inputs(), inputs(1, 1), inputs(3, 40)]
     before = [block(*each)[0] for each in many]
     assert len(block.apply(attention.PASS).matches) == 1
-    (node,) = block.nodes("glmc.attention")
-    assert [m.op_name(value) for value in node.args[:3]] == ["glmc.rope"] * 2 + ["aten.reshape"]
     for each, old in zip(many, before, strict=True):
         assert close(block(*each)[0], old)
+
+
+def test_reads_rotated_values_where_rope_leaves_them() -> None:
+    block = traced(Parts(attend=SPELLINGS["eager"].attend), before=(rope.PASS,))
+    before = block(*inputs())[0]
+    assert len(block.apply(attention.PASS).matches) == 1
+    (node,) = block.nodes("glmc.attention")
+    assert [m.op_name(value) for value in node.args[:3]] == ["glmc.rope"] * 2 + ["aten.reshape"]
+    assert close(block(*inputs())[0], before)
 
 
 @pytest.mark.parametrize("name", TWISTS)
 def test_refuses(name: str) -> None:
     attend, reason = TWISTS[name]
-    block = traced(Parts(attend=attend, rotate=unrotated))
+    block = traced(parts(attend))
     text = block.text()
     result = block.apply(attention.PASS)
     assert not result.matches
@@ -92,22 +111,6 @@ def lowered(program: Program) -> Program:
     for each in (*BEFORE, attention.PASS, qkv_merge.PASS):
         each.run(program)
     return program
-
-
-def structure(program: Program) -> list[str]:
-    """The lines of attention and projections, with nodes numbered in order of appearance."""
-    nodes: dict[Any, str] = {}
-    lines = []
-    for node in program.graph.nodes:
-        if "weight" in node.meta:
-            nodes[node] = node.meta["weight"]
-        elif "input" in node.meta:
-            nodes[node] = node.meta["input"]
-        elif node.op == "call_function" and not m.is_op(node, "aten.sym_size"):
-            nodes[node] = f"%{len(lines)}"
-            arguments = torch.fx.node.map_arg(node.args, lambda old: nodes.get(old, "size"))
-            lines.append(f"{m.op_name(node)}{arguments}")
-    return lines
 
 
 @pytest.fixture(scope="module", params=FAMILIES)

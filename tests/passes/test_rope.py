@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import pytest
@@ -19,22 +21,33 @@ from tests.support.models import (
     tiny_model,
     weights_of,
 )
+from tests.support.structure import structure
 from tests.support.traced import conditions
-from tests.zoo.attention import Sizes, inputs, traced
-from tests.zoo.rotations import SPELLINGS, TWISTS
+from tests.zoo.attention import Parts, Sizes, inputs, traced
+from tests.zoo.rotations import SCALED, SPELLINGS, TWISTS
 
 torch.set_num_threads(1)
 DTYPES = (torch.float32, torch.bfloat16)
 BEFORE = (canonical.PASS, clean.PASS, rms_norm.PASS)
 
 
-@pytest.mark.parametrize("name", SPELLINGS)
+@cache
+def first_spelling(interleaved: bool) -> list[str]:
+    """What the stock classes' block becomes whose pairs lie like this."""
+    parts = next(each.parts for each in SPELLINGS.values() if each.interleaved is interleaved)
+    block = traced(parts)
+    assert len(block.apply(rope.PASS).matches) == 2
+    return structure(block.program)
+
+
+@pytest.mark.parametrize("name", [*SPELLINGS, "scaled"])
 def test_fires(name: str) -> None:
-    parts, interleaved, scaling = SPELLINGS[name]
+    parts, interleaved, _, scaling = SPELLINGS.get(name, SCALED)
     block = traced(parts)
     before = block(*inputs())
     result = block.apply(rope.PASS)
     assert (len(result.matches), conditions(result)) == (2, [])
+    assert (structure(block.program) == first_spelling(interleaved)) is (scaling == 1.0)
     for node, heads in zip(block.nodes("glmc.rope"), (4, 2), strict=True):
         assert m.shape(node)[2:] == (heads, 16)
         assert m.is_op(node.args[0], "aten.reshape"), "the permute in front must be gone"
@@ -55,13 +68,15 @@ def test_fires(name: str) -> None:
     [Sizes(4, 1), Sizes(4, 4), Sizes(2, 2, 64, 32), Sizes(rotary_dim=16), Sizes(rotary_dim=4)],
     ids=str,
 )
-@pytest.mark.parametrize("name", ["neox", "interleaved_halves"])
-def test_sizes_and_dtypes(name: str, sizes: Sizes, dtype: torch.dtype) -> None:
-    block = traced(SPELLINGS[name][0], sizes, dtype)
+def test_sizes_and_dtypes(sizes: Sizes, dtype: torch.dtype) -> None:
+    """Queries of one kind and keys of the other: each needs a trace only once."""
+    pairs, halves = SPELLINGS["interleaved"].parts, SPELLINGS["neox"].parts
+    block = traced(replace(halves, rotate_keys=pairs.rotate), sizes, dtype)
     many = [inputs(), inputs(1, 1), inputs(3, 200)]
     many[2][1].mul_(300)
     before = [block(*each)[0] for each in many]
     assert len(block.apply(rope.PASS).matches) == 2
+    assert [node.args[3] for node in block.nodes("glmc.rope")] == [False, True]
     for each, old in zip(many, before, strict=True):
         assert torch.equal(old, block(*each)[0])
 
@@ -82,8 +97,7 @@ def test_a_neg_or_sub_elsewhere_is_not_worth_telling() -> None:
     def attend(block: Any, q: Any, k: Any, v: Any, tokens: Any) -> Any:
         return torch.neg(q) - torch.cat((-q.exp(), -q), -1)[..., : q.shape[-1]]
 
-    parts = SPELLINGS["neox"][0]
-    result = traced(type(parts)(attend=attend)).apply(rope.PASS)
+    result = traced(Parts(attend=attend)).apply(rope.PASS)
     assert (len(result.matches), conditions(result)) == (1, [])
 
 

@@ -1,7 +1,7 @@
 """What a program computes, in text that does not depend on how its nodes came to be.
 
-Two programs that compute the same by the same ops have equal lines, whatever their nodes are called,
-in which order they stand and in how many steps a value was reshaped.
+Two programs that compute the same by the same ops have equal lines, whatever their nodes are
+called, in which order they stand and in how many steps a value was reshaped.
 """
 
 from __future__ import annotations

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tests.zoo.attention import Attend, Block, causal, repeated
+from glmc.ir.ops.marked import MARKED_ATTENTION
+from tests.zoo.attention import Attend, Block, Parts, causal, no_table, repeated, unrotated
 
 Combine = Callable[["Block", Tensor, Tensor], Tensor]
 
@@ -29,6 +31,41 @@ def _additive(mask: Tensor, dtype: torch.dtype, hidden: float | None = None) -> 
     return torch.where(mask, torch.zeros((), dtype=dtype), low)
 
 
+def stock_sdpa(block: Block, q: Tensor, k: Tensor, v: Tensor, tokens: Tensor) -> Tensor:
+    """The mask of the stock classes: causal and a padding mask of ones."""
+    k, v = repeated(block, k), repeated(block, v)
+    mask = causal(tokens) & torch.ones_like(tokens).bool()[:, None, None, :]
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=block.scale)
+
+
+def stock_maskless(block: Block, q: Tensor, k: Tensor, v: Tensor, tokens: Tensor) -> Tensor:
+    out = F.scaled_dot_product_attention(
+        q, k, v, is_causal=True, scale=block.scale, enable_gqa=True
+    )
+    return out.reshape(out.shape[0], -1, q.shape[2], v.shape[-1])
+
+
+def stock_eager(block: Block, q: Tensor, k: Tensor, v: Tensor, tokens: Tensor) -> Tensor:
+    return _stock_eager(block, q, k, v, _additive(causal(tokens), q.dtype))
+
+
+def stock_eager_sliced(block: Block, q: Tensor, k: Tensor, v: Tensor, tokens: Tensor) -> Tensor:
+    mask = _additive(causal(tokens), q.dtype)[:, :, :, : k.shape[-2]]
+    return _stock_eager(block, q, k, v, mask)
+
+
+def _stock_eager(block: Block, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    k, v = repeated(block, k), repeated(block, v)
+    scores = torch.matmul(q, k.transpose(2, 3)) * block.scale + mask
+    weights = F.softmax(scores, dim=-1, dtype=torch.float32).to(q.dtype)
+    return torch.matmul(F.dropout(weights, p=0.0, training=False), v)
+
+
+def marked(block: Block, q: Tensor, k: Tensor, v: Tensor, tokens: Tensor) -> Tensor:
+    call: Any = MARKED_ATTENTION.overload
+    return call(q, k, v, block.scale)  # type: ignore[no-any-return]
+
+
 def is_causal(block: Block, q: Tensor, k: Tensor, v: Tensor, tokens: Tensor) -> Tensor:
     k, v = repeated(block, k), repeated(block, v)
     return F.scaled_dot_product_attention(q, k, v, is_causal=True)
@@ -42,20 +79,13 @@ def repeat_interleave(block: Block, q: Tensor, k: Tensor, v: Tensor, tokens: Ten
     times = block.sizes.heads // block.sizes.kv_heads
     k, v = (each.repeat_interleave(times, 1) for each in (k, v))
     mask = torch.ones(q.shape[2], q.shape[2], dtype=torch.bool).tril()
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=0.3)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=block.scale)
 
 
 def additive_sdpa(block: Block, q: Tensor, k: Tensor, v: Tensor, tokens: Tensor) -> Tensor:
     k, v = repeated(block, k), repeated(block, v)
     mask = torch.full((q.shape[2], q.shape[2]), -torch.inf, dtype=q.dtype).triu(1)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-
-
-def expand_mask(block: Block, q: Tensor, k: Tensor, v: Tensor, tokens: Tensor) -> Tensor:
-    """The mask of the stock classes: causal and a padding mask of ones."""
-    k, v = repeated(block, k), repeated(block, v)
-    mask = causal(tokens) & torch.ones_like(tokens).bool()[:, None, None, :]
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=block.scale)
 
 
 def bmm(block: Block, q: Tensor, k: Tensor, v: Tensor, tokens: Tensor) -> Tensor:
@@ -69,26 +99,71 @@ def bmm(block: Block, q: Tensor, k: Tensor, v: Tensor, tokens: Tensor) -> Tensor
     return out.view(batch, heads, length, width)
 
 
+def einsum(block: Block, q: Tensor, k: Tensor, v: Tensor, tokens: Tensor) -> Tensor:
+    k, v = repeated(block, k), repeated(block, v)
+    scores = torch.einsum("bhqd,bhkd->bhqk", q, k) * block.scale
+    weights = (scores + _additive(causal(tokens), q.dtype)).softmax(-1)
+    return torch.einsum("bhqk,bhkd->bhqd", weights, v)
+
+
 def scaled_queries(block: Block, q: Tensor, k: Tensor, v: Tensor, tokens: Tensor) -> Tensor:
     k, v = repeated(block, k), repeated(block, v)
     scores = (q * block.scale) @ k.transpose(2, 3) + _additive(causal(tokens), q.dtype)
     return F.dropout(scores.softmax(-1), 0.5, training=False) @ v
 
 
-# name -> (attend, scale or None for head_dim^-0.5)
-SPELLINGS: dict[str, tuple[Attend, float | None]] = {
-    "expand_mask": (expand_mask, None),
-    "is_causal": (is_causal, None),
-    "enable_gqa": (enable_gqa, None),
-    "repeat_interleave": (repeat_interleave, 0.3),
-    "additive_sdpa": (additive_sdpa, None),
-    "eager_add": (_eager(lambda b, s, mask: s * b.scale + _additive(mask, s.dtype)), None),
-    "eager_add_first": (_eager(lambda b, s, mask: _additive(mask, s.dtype) + s / 5.0), 0.2),
-    "eager_where": (_eager(lambda b, s, mask: torch.where(mask, s * b.scale, -torch.inf)), None),
-    "eager_fill": (_eager(lambda b, s, mask: (s * 0.3).masked_fill(~mask, -torch.inf)), 0.3),
-    "bmm": (bmm, None),
-    "scaled_queries": (scaled_queries, None),
+def scaled_both(block: Block, q: Tensor, k: Tensor, v: Tensor, tokens: Tensor) -> Tensor:
+    """A power of two on the keys, so that the product of both factors is exact."""
+    k, v = repeated(block, k * 0.5), repeated(block, v)
+    scores = (q * (block.scale * 2)) @ k.transpose(2, 3) + _additive(causal(tokens), q.dtype)
+    return scores.softmax(-1) @ v
+
+
+class Spelling(NamedTuple):
+    """``scaled``: it has a scale of its own, which the pass must read."""
+
+    attend: Attend
+    origin: str
+    scaled: bool = True
+
+
+SPELLINGS: dict[str, Spelling] = {
+    "sdpa": Spelling(stock_sdpa, "transformers 4.57 to 5.23: sdpa with a mask"),
+    "sdpa_without_mask": Spelling(stock_maskless, "transformers 5.23: sdpa without a mask"),
+    "eager_sliced": Spelling(
+        stock_eager_sliced, "transformers 4.57 and 5.0: eager, the mask cut to the keys"
+    ),
+    "eager": Spelling(stock_eager, "transformers 5.5 to 5.23: eager"),
+    "marked": Spelling(marked, "a function in transformers' registry of attention functions"),
+    "is_causal": Spelling(is_causal, "user rewrite: is_causal, the scale left out", False),
+    "enable_gqa": Spelling(enable_gqa, "user rewrite: enable_gqa and a mask", False),
+    "repeat_interleave": Spelling(
+        repeat_interleave, "user rewrite: repeat_interleave, a mask by tril"
+    ),
+    "additive_sdpa": Spelling(additive_sdpa, "user rewrite: sdpa with a mask of -inf", False),
+    "eager_add_first": Spelling(
+        _eager(lambda b, s, mask: _additive(mask, s.dtype) + s / (1 / b.scale)),
+        "user rewrite: the mask on the left, the scores divided",
+    ),
+    "eager_where": Spelling(
+        _eager(lambda b, s, mask: torch.where(mask, s * b.scale, -torch.inf)),
+        "user rewrite: the mask by where",
+    ),
+    "eager_fill": Spelling(
+        _eager(lambda b, s, mask: (s * b.scale).masked_fill(~mask, -torch.inf)),
+        "user rewrite: the mask by masked_fill",
+    ),
+    "bmm": Spelling(bmm, "user rewrite: bmm of batch times heads"),
+    "einsum": Spelling(einsum, "user rewrite: einsum"),
+    "scaled_queries": Spelling(scaled_queries, "user rewrite: the queries scaled"),
+    "scaled_both": Spelling(scaled_both, "user rewrite: queries and keys scaled"),
 }
+
+
+def parts(attend: Attend) -> Parts:
+    """The block around a spelling or twist: nothing else that would have to be traced."""
+    token_major = attend is marked
+    return Parts(table=no_table, rotate=unrotated, attend=attend, token_major=token_major)
 
 
 def _sdpa_with(mask: Callable[[Block, Tensor], Tensor | None], dropout: float = 0.0) -> Attend:
@@ -167,25 +242,34 @@ def _biased(block: Block, scores: Tensor, mask: Tensor) -> Tensor:
     return scores * block.scale + slope + _additive(mask, scores.dtype)
 
 
-# name -> (attend, part of the reason)
+# name -> (attend, reason)
 TWISTS: dict[str, tuple[Attend, str]] = {
-    "no_mask": (_sdpa_with(lambda block, tokens: None), "without a mask is not causal"),
+    "no_mask": (
+        _sdpa_with(lambda block, tokens: None),
+        "attention without a mask is not causal",
+    ),
     "window": (_sdpa_with(_window(4)), "the mask must be causal: at 8 tokens, 4 hides 0"),
     "wide_window": (_sdpa_with(_window(1500)), "the mask must be causal: at 1502 tokens"),
-    "huge_window": (_sdpa_with(_window(9000)), "9000, which is too large to probe"),
-    "shifted": (_sdpa_with(_shifted), "0 does not hide 1"),
-    "padding": (_sdpa_with(_padding), "the mask depends on the tokens"),
+    "huge_window": (
+        _sdpa_with(_window(9000)),
+        "the mask compares with 9000, which is too large to probe",
+    ),
+    "shifted": (_sdpa_with(_shifted), "tokens, 0 does not hide 1"),
+    "padding": (_sdpa_with(_padding), "the mask depends on the tokens: it hides padding"),
     "per_sequence": (_sdpa_with(_per_sequence), "the mask must be causal"),
-    "dropout": (_sdpa_with(lambda block, tokens: causal(tokens), 0.1), "dropout"),
+    "dropout": (
+        _sdpa_with(lambda block, tokens: causal(tokens), 0.1),
+        "dropout must be 0, not 0.1",
+    ),
     "dropped_weights": (_dropped, "dropout must be 0, not 0.5"),
-    "tiled": (_tiled, "repeated for neighbouring query heads"),
+    "tiled": (_tiled, "must be repeated for neighbouring query heads"),
     "weak": (
         _eager(lambda b, s, mask: s * b.scale + _additive(mask, s.dtype, -1.0)),
-        "hidden keys, not -1",
+        "the mask must add -inf or the lowest float to hidden keys, not -1",
     ),
     "weak_sdpa": (
         _sdpa_with(lambda block, tokens: _additive(causal(tokens), torch.float32, -1e4)),
-        "hidden keys, not -10000",
+        "the mask must add -inf or the lowest float to hidden keys, not -10000",
     ),
     "distance": (_eager(_biased), "the mask must be causal"),
     "scale_is_a_tensor": (
@@ -199,6 +283,6 @@ TWISTS: dict[str, tuple[Attend, str]] = {
         "the softmax must be over the keys",
     ),
     "weights_read_elsewhere": (_leaking, "expected one user but found 2"),
-    "keys_read_elsewhere": (_leaking_keys, "inside the attention is also read"),
+    "keys_read_elsewhere": (_leaking_keys, "a value inside the attention is also read"),
     "hardened": (_hardened, "expected the product with the values"),
 }

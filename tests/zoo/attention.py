@@ -33,6 +33,7 @@ class Sizes:
     kv_heads: int = 2
     head_dim: int = 16
     rotary_dim: int = 8
+    scale: float | None = None  # None is head_dim^-0.5
 
 
 Table = Callable[["Block", Tensor], tuple[Tensor, Tensor]]
@@ -61,6 +62,11 @@ def neox(block: Block, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         return part * cos + torch.cat((-second, first), -1) * sin
 
     return partial(block, x, rotated)
+
+
+def no_table(block: Block, positions: Tensor) -> tuple[Tensor, Tensor]:
+    """For blocks that rotate nothing: a table would only have to be traced."""
+    return positions, positions
 
 
 def project(block: Block, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -100,10 +106,12 @@ class Parts:
 
     table: Table = plain_table
     rotate: Rotate = neox
+    rotate_keys: Rotate | None = None  # None: as the queries
     attend: Attend = sdpa
     project: Project = project
     norm: Callable[[Block, Tensor, Tensor], tuple[Tensor, Tensor]] = no_norm
     heads_first: bool = True
+    token_major: bool = False  # attend gives [batch, tokens, heads, head_dim]
 
 
 class Norm(nn.Module):
@@ -125,7 +133,7 @@ class Block(nn.Module):
     def __init__(self, parts: Parts, sizes: Sizes, dtype: torch.dtype, bias: bool = True) -> None:
         super().__init__()
         self.parts, self.sizes = parts, sizes
-        self.scale = sizes.head_dim**-0.5
+        self.scale = sizes.scale or sizes.head_dim**-0.5
         width = sizes.heads * sizes.head_dim
         kv_width = sizes.kv_heads * sizes.head_dim
         self.embed = nn.Embedding(VOCABULARY, HIDDEN, dtype=dtype)
@@ -152,11 +160,14 @@ class Block(nn.Module):
         cos, sin = (each.to(x.dtype) for each in self.parts.table(self, positions))
         if self.parts.heads_first:
             q, k = q.transpose(1, 2), k.transpose(1, 2)
-        q, k = (self.parts.rotate(self, each, cos, sin) for each in (q, k))
+        q = self.parts.rotate(self, q, cos, sin)
+        k = (self.parts.rotate_keys or self.parts.rotate)(self, k, cos, sin)
         if not self.parts.heads_first:
             q, k = q.transpose(1, 2), k.transpose(1, 2)
         out = self.parts.attend(self, q, k, v.transpose(1, 2), token_ids)
-        out = self.o_proj(out.transpose(1, 2).reshape(batch, tokens, -1))
+        if not self.parts.token_major:
+            out = out.transpose(1, 2)
+        out = self.o_proj(out.reshape(batch, tokens, -1))
         return out, *self.leaks
 
 

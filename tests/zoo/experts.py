@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from glmc.capture.legacy import StackedExperts
 from tests.zoo.gate import EXPERTS, HIDDEN, TOP_K, Gate
 
 WIDTH = 8
 
 
 class Batched(nn.Module):
-    """transformers 5.8 and later: the chosen experts' matrices are gathered."""
+    """The chosen experts' matrices are gathered."""
 
     def __init__(self, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
@@ -53,28 +55,52 @@ class Batched(nn.Module):
         return weighted.sum(dim=1)
 
 
-class Batched55(Batched):
-    """transformers 5.0 to 5.5: rows by index, ids clamped, slots without an expert masked."""
-
-    def experts(self, x: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
-        self.invalid = ids.reshape(-1) >= EXPERTS
-        return super().experts(x, ids, weights)
+class Batched512(Batched):
+    """Ids beyond the last expert stand for experts on other devices."""
 
     def ids(self, ids: Tensor) -> Tensor:
         return ids.reshape(-1).clamp(0, EXPERTS - 1)
 
+
+class Batched58(Batched):
+    def ids(self, ids: Tensor) -> Tensor:
+        return ids.reshape(-1).clamp_(0, EXPERTS - 1)
+
+
+def _token_of_slot(x: Tensor) -> Tensor:
+    return torch.arange(x.shape[0]).unsqueeze(1).expand(-1, TOP_K).reshape(-1)
+
+
+class Batched55(Batched512):
+    def experts(self, x: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
+        self.invalid = ids.reshape(-1) >= EXPERTS
+        return super().experts(x, ids, weights)
+
     def rows(self, x: Tensor) -> Tensor:
-        token = torch.arange(x.shape[0]).unsqueeze(1).expand(-1, TOP_K).reshape(-1)
-        return x[token]
+        return x[_token_of_slot(x)]
 
     def weighted(self, result: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
         weighted = result * weights.unsqueeze(-1)
         return weighted.masked_fill_(self.invalid.unsqueeze(-1), 0.0)
 
 
-class BatchedExpanded(Batched):
-    """Rows by expand, up * silu(gate), the weights on the left."""
+class Batched50(Batched):
+    def rows(self, x: Tensor) -> Tensor:
+        return x[_token_of_slot(x)]
 
+    def weighted(self, result: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
+        return result * weights.reshape(-1, 1)
+
+
+class Stacked457(Batched):
+    """transformers 4.57 walks a list of modules; capture puts this in its place."""
+
+    def experts(self, x: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
+        stacked: Any = SimpleNamespace(gate_up_proj=self.gate_up, down_proj=self.down)
+        return StackedExperts.forward(stacked, x, ids, weights)
+
+
+class BatchedExpanded(Batched):
     def rows(self, x: Tensor) -> Tensor:
         return x.unsqueeze(1).expand(-1, TOP_K, -1).reshape(-1, HIDDEN)
 
@@ -85,22 +111,68 @@ class BatchedExpanded(Batched):
         return weights.reshape(-1, 1) * result
 
 
+class WeighedByToken(Batched):
+    def experts(self, x: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
+        chosen = self.ids(ids)
+        both = self.product(self.gate_up, chosen, self.rows(x))
+        result = self.product(self.down, chosen, self.activated(both)).view(-1, TOP_K, HIDDEN)
+        return (weights.unsqueeze(-1) * result).sum(-2).to(x.dtype)
+
+
+class Broadcast(Batched):
+    """No row is repeated and nothing is flattened: all in [tokens, top_k]."""
+
+    def experts(self, x: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
+        both = (self.gate_up[ids] @ x[:, None, :, None]).squeeze(-1)
+        result = (self.down[ids] @ self.activated(both).unsqueeze(-1)).squeeze(-1)
+        return (result * weights.unsqueeze(-1)).sum(1).to(x.dtype)
+
+
+class RowsInFront(Batched):
+    def product(self, weight: Tensor, chosen: Tensor, rows: Tensor) -> Tensor:
+        return torch.bmm(rows.unsqueeze(1), weight[chosen].mT).squeeze(1)
+
+
+class Einsum(Batched):
+    def product(self, weight: Tensor, chosen: Tensor, rows: Tensor) -> Tensor:
+        return torch.einsum("soi,si->so", weight[chosen], rows)
+
+
+class IndexSelect(Batched):
+    def product(self, weight: Tensor, chosen: Tensor, rows: Tensor) -> Tensor:
+        return (weight.index_select(0, chosen) @ rows.unsqueeze(-1)).squeeze(-1)
+
+
 class Grouped(Batched):
-    """transformers 5.20: rows sorted by expert, two grouped products."""
+    """Rows sorted by expert, two grouped products."""
 
     def experts(self, x: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
         flat = ids.reshape(-1)
-        ordered, permutation = torch.sort(flat)
+        ordered, permutation = self.ordered(flat)
         ends = self.offsets(ordered)
-        both = self.grouped(self.sorted_rows(x, permutation), self.gate_up, ends)
+        self.beyond = self.bounded(ordered)
+        rows = self.masked(self.sorted_rows(x, permutation))
+        both = self.grouped(rows, self.gate_up, ends)
         result = self.grouped(self.activated(both), self.down, ends)
-        weighted = result * self.sorted_weights(weights.reshape(-1), permutation).unsqueeze(-1)
+        sorted_weights = self.sorted_weights(weights.reshape(-1), permutation)
+        weighted = self.masked(result * sorted_weights.unsqueeze(-1))
         weighted = self.restored(weighted, permutation)
         return self.total(weighted.view(-1, TOP_K, HIDDEN)).to(x.dtype)
+
+    def ordered(self, flat: Tensor) -> tuple[Tensor, Tensor]:
+        ordered, permutation = torch.sort(flat)
+        return ordered, permutation
 
     def offsets(self, ordered: Tensor) -> Tensor:
         counts = torch.histc(ordered.float(), bins=EXPERTS, min=0, max=EXPERTS - 1)
         return torch.cumsum(counts, dim=0, dtype=torch.int32)
+
+    def bounded(self, ordered: Tensor) -> Tensor | None:
+        """Which slots have no expert here; None: all have one."""
+        return None
+
+    def masked(self, rows: Tensor) -> Tensor:
+        return rows if self.beyond is None else rows.masked_fill_(self.beyond, 0.0)
 
     def grouped(self, rows: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
         """transformers spells anything but bfloat16 with an op of its own while it is traced."""
@@ -124,22 +196,30 @@ class Grouped(Batched):
         return weighted[inverse]
 
 
-class Grouped55(Grouped):
-    """transformers 5.0 to 5.5: argsort, the token of each slot by index."""
+class Grouped58(Grouped):
+    """Ids beyond the last expert stand for experts on other devices: rows masked twice."""
 
-    def experts(self, x: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
-        flat = ids.reshape(-1)
+    def bounded(self, ordered: Tensor) -> Tensor | None:
+        beyond = (ordered >= EXPERTS).unsqueeze(-1)
+        ordered.clamp_(max=EXPERTS - 1)
+        return beyond
+
+
+class Grouped55(Grouped):
+    def ordered(self, flat: Tensor) -> tuple[Tensor, Tensor]:
         permutation = torch.argsort(flat)
-        ends = self.offsets(flat[permutation])
-        both = self.grouped(self.sorted_rows(x, permutation), self.gate_up, ends)
-        result = self.grouped(self.activated(both), self.down, ends)
-        weighted = result * self.sorted_weights(weights.reshape(-1), permutation).unsqueeze(-1)
-        weighted = weighted[torch.argsort(permutation)]
-        return self.total(weighted.view(-1, TOP_K, HIDDEN)).to(x.dtype)
+        return flat[permutation], permutation
 
     def sorted_rows(self, x: Tensor, permutation: Tensor) -> Tensor:
-        token = torch.arange(x.shape[0]).unsqueeze(1).expand(-1, TOP_K).reshape(-1)
-        return x[token[permutation]]
+        return x[_token_of_slot(x)[permutation]]
+
+
+class Grouped50(Grouped55):
+    def sorted_rows(self, x: Tensor, permutation: Tensor) -> Tensor:
+        return x[_token_of_slot(x)][permutation]
+
+    def restored(self, weighted: Tensor, permutation: Tensor) -> Tensor:
+        return weighted[torch.argsort(permutation)]
 
 
 class Marked(Batched):
@@ -152,11 +232,23 @@ class Marked(Batched):
         return call(x, ids, weights, self.gate_up, self.down)  # type: ignore[no-any-return]
 
 
-SPELLINGS: tuple[type[Batched], ...] = (
-    Batched,
-    Batched55,
-    BatchedExpanded,
-    Grouped,
-    Grouped55,
-    Marked,
-)
+# spelling -> where it comes from
+SPELLINGS: dict[type[Batched], str] = {
+    Batched: "transformers 5.23: batched_mm",
+    Batched512: "transformers 5.12: batched_mm, ids clamped",
+    Batched58: "transformers 5.8: batched_mm, ids clamped in place",
+    Batched55: "transformers 5.5: batched_mm, rows by index, slots without an expert masked",
+    Batched50: "transformers 5.0: batched_mm, rows by index",
+    Stacked457: "transformers 4.57: the loop over experts, as capture stacks it",
+    Grouped: "transformers 5.23: grouped_mm",
+    Grouped58: "transformers 5.8 to 5.12: grouped_mm, slots without an expert masked",
+    Grouped55: "transformers 5.5: grouped_mm by argsort",
+    Grouped50: "transformers 5.0: grouped_mm by argsort, sorted back by another",
+    Marked: "a function in transformers' registry of experts functions",
+    BatchedExpanded: "user rewrite: rows by expand, operands the other way round",
+    WeighedByToken: "user rewrite: weighed in [tokens, top_k]",
+    Broadcast: "user rewrite: matrices of [tokens, top_k], rows broadcast",
+    RowsInFront: "user rewrite: rows in front of transposed matrices",
+    Einsum: "user rewrite: einsum",
+    IndexSelect: "user rewrite: index_select and matmul",
+}

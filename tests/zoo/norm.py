@@ -155,6 +155,7 @@ class PowerOfHalf(RmsNorm):
         return hidden * (self.mean(self.square(hidden)) + self.eps).pow(-0.5)
 
 
+_TORCH = "torch's rms_norm multiplies by the weight before it rounds, so it must be in float32"
 _ROOT = "the root must be rsqrt: a square root and a quotient, or a power, round differently"
 
 # All in bfloat16.
@@ -171,5 +172,5 @@ TWISTS: dict[type[RmsNorm], str] = {
     NoWeight: "the scale must be a model weight",
     DividedByRoot: _ROOT,
     PowerOfHalf: _ROOT,
-    TorchNorm: "torch's rms_norm multiplies by the weight before it rounds, so it must be in float32",
+    TorchNorm: _TORCH,
 }

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import torch
 from torch import Tensor
 
-from tests.zoo.attention import Block, Parts, neox, partial, plain_table
+from tests.zoo.attention import Block, Parts, Rotate, Table, neox, partial, plain_table
 
 
 def _angles(block: Block, positions: Tensor) -> Tensor:
@@ -17,12 +19,27 @@ def half_table(block: Block, positions: Tensor) -> tuple[Tensor, Tensor]:
     return angles.cos(), angles.sin()
 
 
+def newest_table(block: Block, positions: Tensor) -> tuple[Tensor, Tensor]:
+    cos, sin = plain_table(block, positions)
+    return cos * 1.0, sin * 1.0
+
+
 def matmul_table(block: Block, positions: Tensor) -> tuple[Tensor, Tensor]:
-    """Up to transformers 5.16."""
     frequencies = block.frequencies[None, :, None].float().expand(positions.shape[0], -1, 1)
     angles = (frequencies @ positions[:, None, :].float()).transpose(1, 2)
     angles = torch.cat((angles, angles), -1)
     return angles.cos() * 1.0, angles.sin() * 1.0
+
+
+def einsum_table(block: Block, positions: Tensor) -> tuple[Tensor, Tensor]:
+    angles = torch.einsum("bt,d->btd", positions.float(), block.frequencies).repeat(1, 1, 2)
+    return angles.cos(), angles.sin()
+
+
+def stacked_table(block: Block, positions: Tensor) -> tuple[Tensor, Tensor]:
+    """One tensor of both, as a cache holds them."""
+    table = torch.stack(half_table(block, positions), -1)
+    return table[..., 0], table[..., 1]
 
 
 def scaled_table(block: Block, positions: Tensor) -> tuple[Tensor, Tensor]:
@@ -35,14 +52,37 @@ def interleaved_table(block: Block, positions: Tensor) -> tuple[Tensor, Tensor]:
     return cos.repeat_interleave(2, -1), sin.repeat_interleave(2, -1)
 
 
-def multiaxis_table(block: Block, positions: Tensor) -> tuple[Tensor, Tensor]:
-    """Three rows of positions that are one and the same, as text has them."""
+def _of_three(block: Block, values: Tensor, copies: int = 1) -> Tensor:
+    """Of three rows of positions the one that each part of the frequencies belongs to."""
+    sections = [1, 1, block.sizes.rotary_dim // 2 - 2] * copies
+    parts = values.split(sections, -1)
+    return torch.cat([part[index % 3] for index, part in enumerate(parts)], -1)
+
+
+def _three_angles(block: Block, positions: Tensor) -> Tensor:
+    """Three rows of positions that are one and the same, as text has them: by a product."""
     rows = positions[None].expand(3, -1, -1)
-    angles = rows[..., None].float() * block.frequencies
-    parts = angles.split([1, 1, block.sizes.rotary_dim // 2 - 2], -1)
-    angles = torch.cat([part[index] for index, part in enumerate(parts)], -1)
+    frequencies = block.frequencies[None, None, :, None].float()
+    frequencies = frequencies.expand(3, positions.shape[0], -1, 1)
+    return (frequencies @ rows[:, :, None, :].float()).transpose(2, 3)
+
+
+def sections_of_tables(block: Block, positions: Tensor) -> tuple[Tensor, Tensor]:
+    angles = _three_angles(block, positions)
     angles = torch.cat((angles, angles), -1)
-    return angles.cos(), angles.sin()
+    return _of_three(block, angles.cos() * 1.0, 2), _of_three(block, angles.sin() * 1.0, 2)
+
+
+def sections_of_angles(block: Block, positions: Tensor) -> tuple[Tensor, Tensor]:
+    angles = _of_three(block, _three_angles(block, positions))
+    angles = torch.cat((angles, angles), -1)
+    return angles.cos() * 1.0, angles.sin() * 1.0
+
+
+def sections_of_halves(block: Block, positions: Tensor) -> tuple[Tensor, Tensor]:
+    angles = _angles(block, positions[None].expand(3, -1, -1))
+    cos, sin = (_of_three(block, each * 1.0) for each in (angles.cos(), angles.sin()))
+    return torch.cat((cos, cos), -1), torch.cat((sin, sin), -1)
 
 
 def interleaved(block: Block, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -56,10 +96,30 @@ def interleaved(block: Block, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def interleaved_from_halves(block: Block, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """The spelling of glm and glm4: tables cut in half and repeated."""
+    """Tables cut in half and repeated."""
     width = cos.shape[-1] // 2
     cos, sin = (each[..., :width].repeat_interleave(2, -1) for each in (cos, sin))
     return interleaved(block, x, cos, sin)
+
+
+def neox_slices(block: Block, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
+
+    def rotated(part: Tensor) -> Tensor:
+        first, second = part[..., : part.shape[-1] // 2], part[..., part.shape[-1] // 2 :]
+        return part * cos + torch.cat((-second, first), -1) * sin
+
+    return partial(block, x, rotated)
+
+
+def neox_subtracted(block: Block, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
+
+    def rotated(part: Tensor) -> Tensor:
+        first, second = part.chunk(2, -1)
+        return part * cos - torch.cat((second, -first), -1) * sin
+
+    return partial(block, x, rotated)
 
 
 def neox_without_neg(block: Block, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -94,27 +154,85 @@ def neox_token_major(block: Block, x: Tensor, cos: Tensor, sin: Tensor) -> Tenso
     return partial(block, x, rotated)
 
 
-# name -> (parts, interleaved, scaling)
-SPELLINGS: dict[str, tuple[Parts, bool, float]] = {
-    "neox": (Parts(), False, 1.0),
-    "neox_matmul": (Parts(table=matmul_table), False, 1.0),
-    "neox_scaled": (Parts(table=scaled_table), False, 1.25),
-    "neox_without_neg": (Parts(table=half_table, rotate=neox_without_neg), False, 1.0),
-    "neox_token_major": (Parts(rotate=neox_token_major, heads_first=False), False, 1.0),
-    "neox_three_equal_rows": (Parts(table=multiaxis_table), False, 1.0),
-    "interleaved": (Parts(table=interleaved_table, rotate=interleaved), True, 1.0),
-    "interleaved_halves": (Parts(rotate=interleaved_from_halves), True, 1.0),
-    "interleaved_halves_matmul": (
-        Parts(table=matmul_table, rotate=interleaved_from_halves),
-        True,
-        1.0,
+def keys_and_queries(block: Block, q: Tensor, k: Tensor, v: Tensor, tokens: Tensor) -> Tensor:
+    """No attention, which would only have to be traced: both rotated values, as wide as q."""
+    times = block.sizes.heads // block.sizes.kv_heads
+    return q + k.repeat(1, times, 1, 1)
+
+
+class Spelling(NamedTuple):
+    """``interleaved`` and ``scaling`` are what the canonical node must say."""
+
+    parts: Parts
+    interleaved: bool
+    origin: str
+    scaling: float = 1.0
+
+
+def _parts(table: Table = plain_table, rotate: Rotate = neox, heads_first: bool = True) -> Parts:
+    return Parts(table=table, rotate=rotate, attend=keys_and_queries, heads_first=heads_first)
+
+
+def _neox(origin: str, **parts: Any) -> Spelling:
+    return Spelling(_parts(**parts), False, origin)
+
+
+def _pairs(origin: str, **parts: Any) -> Spelling:
+    return Spelling(_parts(**parts), True, origin)
+
+
+SPELLINGS: dict[str, Spelling] = {
+    "neox": _neox("transformers 5.23: glm4_moe", table=newest_table, rotate=neox_slices),
+    "neox_matmul": _neox(
+        "transformers 4.57 to 5.12: glm4_moe, the table by a product",
+        table=matmul_table,
+        rotate=neox_slices,
     ),
-    "interleaved_without_neg": (
-        Parts(table=half_table, rotate=interleaved_without_neg),
-        True,
-        1.0,
+    "neox_sections_of_tables": _neox(
+        "transformers 4.57: glm4v_moe on text, rows picked from the tables",
+        table=sections_of_tables,
+        rotate=neox_slices,
+    ),
+    "neox_sections_of_angles": _neox(
+        "transformers 5.0 to 5.12: glm4v_moe on text, rows picked from the angles",
+        table=sections_of_angles,
+        rotate=neox_slices,
+    ),
+    "neox_sections_of_halves": _neox(
+        "transformers 5.23: glm4v_moe on text, rows picked from half the tables",
+        table=sections_of_halves,
+        rotate=neox_slices,
+    ),
+    "neox_chunks": _neox("user rewrite: halves by chunk"),
+    "neox_einsum": _neox("user rewrite: the table by einsum and repeat", table=einsum_table),
+    "neox_without_neg": _neox(
+        "user rewrite: each half by itself", table=half_table, rotate=neox_without_neg
+    ),
+    "neox_subtracted": _neox("user rewrite: the sine part subtracted", rotate=neox_subtracted),
+    "neox_token_major": _neox(
+        "user rewrite: rotated before the transpose", rotate=neox_token_major, heads_first=False
+    ),
+    "interleaved": _pairs(
+        "transformers 5.23: glm and glm4", table=newest_table, rotate=interleaved_from_halves
+    ),
+    "interleaved_matmul": _pairs(
+        "transformers 4.57 to 5.12: glm and glm4, the table by a product",
+        table=matmul_table,
+        rotate=interleaved_from_halves,
+    ),
+    "interleaved_wide_table": _pairs(
+        "user rewrite: the table made of pairs", table=interleaved_table, rotate=interleaved
+    ),
+    "interleaved_without_neg": _pairs(
+        "user rewrite: each half by itself", table=half_table, rotate=interleaved_without_neg
+    ),
+    "interleaved_stacked": _pairs(
+        "user rewrite: as in ChatGLM's own code, cosine and sine stacked",
+        table=stacked_table,
+        rotate=interleaved_without_neg,
     ),
 }
+SCALED = Spelling(_parts(table=scaled_table), False, "", 1.25)
 
 
 def _trained(block: Block, positions: Tensor) -> tuple[Tensor, Tensor]:
@@ -145,9 +263,7 @@ def _scaled_apart(block: Block, positions: Tensor) -> tuple[Tensor, Tensor]:
 
 def _different_rows(block: Block, positions: Tensor) -> tuple[Tensor, Tensor]:
     rows = torch.stack((positions, positions + 1, positions // 2))
-    angles = rows[..., None].float() * block.frequencies
-    parts = angles.split([1, 1, block.sizes.rotary_dim // 2 - 2], -1)
-    angles = torch.cat([part[index] for index, part in enumerate(parts)], -1)
+    angles = _of_three(block, _angles(block, rows))
     angles = torch.cat((angles, angles), -1)
     return angles.cos(), angles.sin()
 
@@ -201,23 +317,49 @@ def _read_elsewhere(block: Block, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor
     return partial(block, x, rotated)
 
 
+def _complex(block: Block, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    table = torch.complex(cos.float(), sin.float()).unsqueeze(1)
+
+    def rotated(part: Tensor) -> Tensor:
+        pairs = torch.view_as_complex(part.float().reshape(*part.shape[:-1], -1, 2))
+        return torch.view_as_real(pairs * table).flatten(-2).to(part.dtype)
+
+    return partial(block, x, rotated)
+
+
 def _in_float32(block: Block, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return neox(block, x, cos.double(), sin.double()).to(x.dtype)
 
 
-# name -> (parts, part of the reason)
+_PAIRS = "the pairs must be (i, i + half) or (2i, 2i + 1) in and out"
+_TABLE = "the table must hold cos and sin of positions times frequencies"
+
+# name -> (parts, reason)
 TWISTS: dict[str, tuple[Parts, str]] = {
-    "trained_frequencies": (Parts(table=_trained), "must be constant, not a parameter"),
-    "learned_table": (Parts(table=_learned), "the table must come from aten.cos"),
-    "shifted_angle": (Parts(table=_shifted), "cos and sin of positions times frequencies"),
-    "scaled_by_a_tensor": (Parts(table=_scaled_by_a_tensor), "scaling of the table must be a num"),
-    "scaled_apart": (Parts(table=_scaled_apart), "scaled alike"),
-    "different_rows": (Parts(table=_different_rows), "the positions must be [batch, tokens]"),
-    "swapped": (Parts(table=_swapped), "the table must come from aten.cos"),
-    "clipped": (Parts(table=_clipped), "cos and sin of positions times frequencies"),
-    "deinterleaved": (Parts(table=half_table, rotate=_deinterleaved), "pairs must be"),
-    "other_way": (Parts(rotate=_other_way), "pairs must be"),
-    "backwards": (Parts(rotate=_backwards), "the table must come from aten.sin"),
-    "read_elsewhere": (Parts(rotate=_read_elsewhere), "inside the rotation is also read"),
-    "wider_table": (Parts(rotate=_in_float32), "the table must have x's dtype"),
+    "trained_frequencies": (
+        _parts(table=_trained),
+        "the frequencies must be constant, not a parameter",
+    ),
+    "learned_table": (_parts(table=_learned), "the table must come from aten.cos"),
+    "shifted_angle": (_parts(table=_shifted), _TABLE),
+    "scaled_by_a_tensor": (
+        _parts(table=_scaled_by_a_tensor),
+        "the scaling of the table must be a number",
+    ),
+    "scaled_apart": (_parts(table=_scaled_apart), "cos and sin must be scaled alike"),
+    "different_rows": (_parts(table=_different_rows), "the positions must be [batch, tokens]"),
+    "swapped": (_parts(table=_swapped), "the table must come from aten.cos"),
+    "clipped": (_parts(table=_clipped), _TABLE),
+    "deinterleaved": (_parts(table=half_table, rotate=_deinterleaved), _PAIRS),
+    "other_way": (_parts(rotate=_other_way), _PAIRS),
+    "backwards": (_parts(rotate=_backwards), "the table must come from aten.sin"),
+    "read_elsewhere": (
+        _parts(rotate=_read_elsewhere),
+        "a value inside the rotation is also read",
+    ),
+    "wider_table": (_parts(rotate=_in_float32), "the table must have x's dtype"),
+    "complex": (
+        _parts(table=half_table, rotate=_complex),
+        "the rotation must be of real numbers, not a product of complex ones",
+    ),
 }
