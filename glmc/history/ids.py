@@ -66,8 +66,13 @@ def layers_of(history: History) -> int:
     return max(numbers, default=-1) + 1
 
 
-def require_known(history: History, whole: str) -> Place:
-    """The place of an id that some step has; raises UsageError with what is nearest."""
+def require_known(history: History, name: str) -> Place:
+    """The place of an id that some step has, or of the one glmc op that is left of a module.
+
+    ``model.`` in front may be left out. Raises UsageError with what is nearest.
+    """
+    stem, _, collection = history.prefix.rpartition(".")
+    whole = f"{stem}.{name}" if stem and name.startswith(f"{collection}.") else name
     place = place_of(history, whole)
     known: dict[str, None] = {}
     for step in history.steps:
@@ -75,6 +80,9 @@ def require_known(history: History, whole: str) -> Place:
             if node.id == place.id:
                 return place
             known[whole_id(history, Place(place.layer, node.id))] = None
+    left = list(dict.fromkeys(_left_of_module(history, place)))
+    if len(left) == 1:
+        return Place(place.layer, left[0])
     count = layers_of(history)
     if place.layer is not None and place.layer >= count:
         raise UsageError(
@@ -87,10 +95,20 @@ def require_known(history: History, whole: str) -> Place:
                 known.update(
                     (whole_id(history, Place(layer, node.id)), None) for node in block.nodes
                 )
-    near = difflib.get_close_matches(whole, known, n=4, cutoff=0.5)
+    near = [whole_id(history, Place(place.layer, own)) for own in left[:4]]
+    near = near or difflib.get_close_matches(whole, known, n=4, cutoff=0.5)
     raise UsageError(
         "no step has a node of that id",
         expected="an id as dumps, reports and the page print it",
         found=whole,
         remedy=f"try {', '.join(near)}" if near else "glmc inspect ARTIFACT --layer 0 lists ids",
     )
+
+
+def _left_of_module(history: History, place: Place) -> Iterator[str]:
+    """Ids of the ``glmc`` ops that the last step of a phase has of a module itself."""
+    last = {step.phase: step for step in history.steps}
+    for step in last.values():
+        for node in nodes_of(step, place.layer):
+            if node.id.partition("#")[0] == place.id and node.op.startswith("glmc."):
+                yield node.id

@@ -105,6 +105,17 @@ def test_unknown_ids_get_the_nearest_ones(history: History) -> None:
         lineage(history, f"{history.prefix}.99.self_attn.o_proj#linear")
 
 
+def test_a_module_stands_for_the_one_op_that_is_left_of_it(history: History) -> None:
+    last = layers_of(history) - 1
+    whole = lineage(history, f"{history.prefix}.{last}.self_attn.o_proj#linear")
+    short = history.prefix.rpartition(".")[2]
+    assert lineage(history, f"{history.prefix}.{last}.self_attn.o_proj") == whole
+    assert lineage(history, f"{short}.{last}.self_attn.o_proj") == whole
+    with pytest.raises(UsageError, match="no step has a node") as caught:
+        lineage(history, f"{short}.{last}.self_attn")
+    assert f"{history.prefix}.{last}.self_attn#" in (caught.value.remedy or "")
+
+
 def test_whole_and_relative_ids_are_each_other_s_inverse(history: History) -> None:
     for whole in ("lm_head#linear", "model.layers.3#add", "model.layers.12.mlp.gate#gather"):
         assert whole_id(history, place_of(history, whole)) == whole
