@@ -62,8 +62,8 @@ def _spelled(anchor: Node, program: Program) -> Norm:
         m.unrelated(anchor)
     if not isinstance(shifted, Node) or not m.is_op(shifted, "aten.add"):
         m.unrelated(anchor)
-    averaged = m.skip(m.operand(shifted, 0), ("aten.unsqueeze",))
-    if not m.is_op(averaged, "aten.mean"):
+    mean = m.skip(m.operand(shifted, 0), ("aten.unsqueeze",))
+    if not m.is_op(mean, "aten.mean"):
         m.unrelated(anchor)
     m.require(
         m.is_op(anchor, "aten.rsqrt"),
@@ -73,7 +73,6 @@ def _spelled(anchor: Node, program: Program) -> Norm:
     eps = m.number(shifted.args[1])
     if eps is None:
         m.refuse(shifted, "eps must be a number")
-    mean = averaged
     hidden = _squared(m.operand(mean, 0), mean)
     rank = len(m.shape(hidden))
     dimensions = m.argument(mean, 1, "dim", [])

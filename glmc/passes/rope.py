@@ -6,8 +6,8 @@ sine table; the rest of the head passes. After: one node in [batch, tokens, head
 permute behind it, which ``attention`` takes away. One match per rotated tensor.
 
 Anchor: the ``neg``, or the ``sub`` of the spelling without one; ``view_as_real`` only to say why
-not. What the tables hold and which
-entries make a pair is not read off the spelling but probed: see ir/rotation.py. Bitwise.
+not. What the tables hold and which entries make a pair is not read off the spelling but probed:
+see ir/rotation.py. Bitwise.
 Refuses tables that are not cos and sin of positions times constant frequencies, pairs that are
 neither (i, i + half) nor (2i, 2i + 1), rotations whose inner values are read elsewhere, and
 products of complex numbers.

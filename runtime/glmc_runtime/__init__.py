@@ -46,7 +46,7 @@ def load(
     measures each segment. ``guard_steps`` is how many steps of each phase check what vendor calls
     return and write, before they are replayed unchecked (:mod:`glmc_runtime.guard_steps`).
     ``profile_ranges`` names each replayed call in the timeline of a profiler that runs around the
-    session (:mod:`glmc_runtime.ranges`), for about a microsecond a call.
+    session (:mod:`glmc_runtime.ranges`), for several microseconds a call.
 
     Raises ArtifactError, GuardError, PlanError, VendorError, CapacityError or RequestError (an
     option out of range).
