@@ -90,8 +90,9 @@ def test_before_and_after(here: Opened) -> None:
     ]
     view.wait_for_selector(".joins path", state="attached")
     view.keyboard.press("]")
-    view.wait_for_function("location.hash.includes('prefill')")
-    assert "before, as moe_gate left it" in view.locator(".diff").inner_text()
+    # The address changes first, the view a task later.
+    view.wait_for_selector(".diff:has-text('before, as moe_gate left it')")
+    assert "pass=prefill" in view.url
 
 
 def test_picture_reads_from_top_to_bottom(here: Opened) -> None:
