@@ -4,7 +4,10 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow lint clean
+# Older transformers that must lead to the plans and answers of the one in constraints.txt.
+OLDER := 4.57.6 5.0.0 5.5.4
+
+.PHONY: demo test test-slow test-versions lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/glmc compile models/tiny-moe --target xpu --output out/tiny-moe.xpu --force
@@ -17,13 +20,17 @@ test: $(VENV)/.installed-dev
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slow
 
+# A minute; each older version lies in a folder of its own, beside the same torch.
+test-versions: $(VENV)/.installed-dev $(OLDER:%=.versions/%/.installed)
+	GLMC_TRANSFORMERS="$(OLDER:%=.versions/%)" $(BIN)/python -m pytest -m versions tests/versions
+
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) out
+	rm -rf $(VENV) .versions out
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -34,4 +41,8 @@ $(VENV)/.installed: $(VENV)/bin/python pyproject.toml runtime/pyproject.toml con
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+.versions/%/.installed: $(VENV)/bin/python
+	$(BIN)/pip install --quiet --target .versions/$* transformers==$*
 	touch $@

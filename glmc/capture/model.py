@@ -45,6 +45,8 @@ def build_on_meta(config: Any, dtype: torch.dtype, options: CaptureOptions) -> n
         model = transformers.AutoModelForCausalLM.from_config(
             config, dtype=dtype, attn_implementation=attention
         )
+    # transformers 5.0 leaves tied weights apart on the meta device: they would be stored twice.
+    model.tie_weights()
     model.config._experts_implementation = experts
     stack_experts(model)
     model.eval()

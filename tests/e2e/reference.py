@@ -11,6 +11,7 @@ import transformers
 from torch import Tensor
 
 from tests.e2e.grid import VOCABULARY
+from tests.support.models import MODERN
 
 LENGTHS = (1, 2, 3, 4, 5, 7, 8, 11, 15, 16, 17, 22, 29, 33, 37, 40)
 """Ragged: around a bucket of 4 and of 16, and around one, two and three blocks of 16."""
@@ -25,8 +26,10 @@ def prompts(seed: int = 5, lengths: Sequence[int] = LENGTHS) -> list[list[int]]:
 
 def load_eager(directory: Path, dtype: torch.dtype) -> Any:
     """The stock model of a checkpoint in eager spelling, experts as a plain loop."""
+    # transformers 4 knows no other experts than the loop.
+    experts = {"experts_implementation": "eager"} if MODERN else {}
     model = transformers.AutoModelForCausalLM.from_pretrained(
-        directory, dtype=dtype, attn_implementation="eager", experts_implementation="eager"
+        directory, dtype=dtype, attn_implementation="eager", **experts
     )
     return model.requires_grad_(False).eval()
 
