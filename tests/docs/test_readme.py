@@ -92,8 +92,9 @@ def makefile_recipes() -> set[str]:
     for rule in re.split(r"\n(?=\S+:)", text):
         variables["@"] = rule.split(":", maxsplit=1)[0]
         for line in re.findall(r"^\t(.*)$", rule, re.MULTILINE):
-            while "$" in line:
-                line = re.sub(
+            filled = ""
+            while filled != line:  # what is still a variable then is one of a pattern rule
+                filled, line = line, re.sub(
                     r"\$\((\w+)\)|\$(@)", lambda found: variables[found[1] or found[2]], line
                 )
             recipes.add(line)
