@@ -94,8 +94,11 @@ def makefile_recipes() -> set[str]:
         for line in re.findall(r"^\t(.*)$", rule, re.MULTILINE):
             filled = ""
             while filled != line:  # what is still a variable then is one of a pattern rule
-                filled, line = line, re.sub(
-                    r"\$\((\w+)\)|\$(@)", lambda found: variables[found[1] or found[2]], line
+                filled, line = (
+                    line,
+                    re.sub(
+                        r"\$\((\w+)\)|\$(@)", lambda found: variables[found[1] or found[2]], line
+                    ),
                 )
             recipes.add(line)
     return recipes

@@ -28,20 +28,30 @@ pytestmark = pytest.mark.versions
 
 
 @pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, tuple[Any, Path]]:
+    """All older versions at work side by side: a process each, and the file that it writes."""
+    started = {}
+    for folder in OLDER:
+        file = tmp_path_factory.mktemp("probe") / "found.json"
+        paths = [str(folder), str(REPOSITORY), str(REPOSITORY / "runtime")]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.versions.probe", str(file)],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
+        )
+        started[folder] = process, file
+    return started
+
+
+@pytest.fixture(scope="module")
 def newest() -> dict[str, Any]:
     return json.loads(json.dumps(probe()))  # type: ignore[no-any-return]
 
 
 @pytest.fixture(scope="module", params=OLDER, ids=lambda folder: folder.name)
-def older(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def older(request: pytest.FixtureRequest, running: dict[Path, tuple[Any, Path]]) -> Any:
     """What the folder's transformers leads to; the folder is named after its version."""
-    file = tmp_path_factory.mktemp("probe") / "found.json"
-    paths = [str(request.param), str(REPOSITORY), str(REPOSITORY / "runtime")]
-    subprocess.run(
-        [sys.executable, "-m", "tests.versions.probe", str(file)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-        check=True,
-    )
+    process, file = running[request.param]
+    assert process.wait() == 0
     found = json.loads(file.read_text(encoding="utf-8"))
     assert found["transformers"] == request.param.name
     return found
