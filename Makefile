@@ -22,7 +22,7 @@ test-slow: $(VENV)/.installed-dev
 
 # A minute; each older version lies in a folder of its own, beside the same torch.
 test-versions: $(VENV)/.installed-dev $(OLDER:%=.versions/%/.installed)
-	GLMC_TRANSFORMERS="$(OLDER:%=.versions/%)" $(BIN)/python -m pytest -m versions tests/versions
+	GLMC_TRANSFORMERS="$(OLDER:%=.versions/%)" $(BIN)/python -m pytest -n 0 -m versions tests/versions
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
