@@ -48,7 +48,9 @@ def newest() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module", params=OLDER, ids=lambda folder: folder.name)
-def older(request: pytest.FixtureRequest, running: dict[Path, tuple[Any, Path]]) -> Any:
+def older(
+    request: pytest.FixtureRequest, running: dict[Path, tuple[Any, Path]], newest: dict[str, Any]
+) -> Any:
     """What the folder's transformers leads to; the folder is named after its version."""
     process, file = running[request.param]
     assert process.wait() == 0
