@@ -7,7 +7,7 @@ which value and who still reads it. ``assemble.py`` makes the plan of what comes
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -37,16 +37,21 @@ from glmc_runtime.plan import (
 )
 
 _VIEWS = ("aten.reshape", "getitem")
-_Storage = BufferArgument | CacheArgument
+Storage = BufferArgument | CacheArgument
 
 
 @dataclass(frozen=True)
 class Lowered:
-    """The plan of a phase, the weights it binds, and what the rules wrote down."""
+    """The plan of a phase, the weights it binds, and what the rules wrote down.
+
+    ``outputs``: by the last call of each node, the names of the graph's values that are whole
+    behind it, and where each lies; what bisect looks at, not a part of the artifact.
+    """
 
     plan: PhasePlan
     weights: dict[str, Weight]
     remarks: tuple[str, ...]
+    outputs: Mapping[int, tuple[tuple[str, Storage], ...]]
 
 
 @dataclass
@@ -65,8 +70,9 @@ class _Lowering:
     weights: dict[str, Weight] = field(default_factory=dict)
     values: dict[Node, Value] = field(default_factory=dict)
     outputs: dict[int, Value] = field(default_factory=dict)
-    holders: dict[_Storage, list[Node]] = field(default_factory=lambda: defaultdict(list))
+    holders: dict[Storage, list[Node]] = field(default_factory=lambda: defaultdict(list))
     order: dict[Node, int] = field(default_factory=dict)
+    written: dict[int, list[tuple[str, Storage]]] = field(default_factory=lambda: defaultdict(list))
     # Of the node that is being lowered: buffers given away by ``mutable``, and written since.
     granted: set[int] = field(default_factory=set)
     overwritten: set[int] = field(default_factory=set)
@@ -185,7 +191,7 @@ class _Lowering:
             and first.buffer == second.buffer
         )
 
-    def _read_later(self, storage: _Storage) -> bool:
+    def _read_later(self, storage: Storage) -> bool:
         """Whether a later node reads a value that lies here now."""
         if self.node is None:
             raise InternalError("nothing is being lowered")
@@ -234,7 +240,8 @@ class _Lowering:
         inputs = tuple(self.inputs.values())
         buffer = output.argument.buffer
         plan = phase_plan(self.program.phase, inputs, self.buffers, self.calls, buffer)
-        return Lowered(plan, self.weights, tuple(self.remarks))
+        written = {position: tuple(values) for position, values in self.written.items()}
+        return Lowered(plan, self.weights, tuple(self.remarks), written)
 
     def _output(self, node: Node) -> Value:
         results = node.args[0]
@@ -359,14 +366,19 @@ class _Lowering:
             for user in node.users:
                 index = user.args[1]
                 if isinstance(index, int) and index in self.outputs:
-                    self._hold(user, self.outputs[index])
+                    self._keep(user, self.outputs[index])
         elif 0 in self.outputs:
-            self._hold(node, self.outputs[0])
+            self._keep(node, self.outputs[0])
         else:
             raise InternalError(f"the rule for {m.op_name(node)} gave no result")
 
+    def _keep(self, node: Node, value: Value) -> None:
+        self._hold(node, value)
+        if isinstance(value.argument, (BufferArgument, CacheArgument)):
+            self.written[len(self.calls) - 1].append((node.name, _whole(value.argument)))
 
-def _whole(storage: _Storage) -> _Storage:
+
+def _whole(storage: Storage) -> Storage:
     """The storage itself, however a view of it is shaped."""
     return BufferArgument(storage.buffer) if isinstance(storage, BufferArgument) else storage
 

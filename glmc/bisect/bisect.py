@@ -3,6 +3,7 @@
 The steps are proved one by one as ``--verify`` does, first in float32, where bounds are tightest,
 then in the dtype of the compile. The first that fails is cut down: to its first wrong rewrite, on
 the shortest input that shows it, with drawn in place of recorded numbers where they show it too.
+Where all hold, the plan is replayed call by call (replayed.py).
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from glmc.bisect import inputs as drawing
 from glmc.bisect.crash import anchor_of, crash_repro, smallest
 from glmc.bisect.evidence import Evidence
 from glmc.bisect.finding import Finding
+from glmc.bisect.replayed import REPLAYED, WrongCall, wrong_call
 from glmc.bisect.repro import repro
 from glmc.bisect.search import first_node, first_rewrite
-from glmc.bisect.whole import fewest_layers, whole_repro
+from glmc.bisect.whole import call_repro, fewest_layers, whole_repro
 from glmc.config import CompileOptions
 from glmc.driver import compile_plan, front_end
 from glmc.errors import (
@@ -73,7 +75,8 @@ def bisect(
     options: CompileOptions,
     tell: Callable[[str, str], None] = lambda name, text: None,
 ) -> Finding | None:
-    """The first step, rewrite and nodes that are wrong; None when all of them are right.
+    """The first step, rewrite and nodes that are wrong, or the first kernel call; None when all of
+    them are right.
 
     ``tell`` hears each step with its verdict. Errors that the user must mend (options, config,
     checkpoint, lost fusions) are raised as a compile raises them.
@@ -89,7 +92,20 @@ def bisect(
         raise
     except Exception as error:  # noqa: BLE001 - whatever it is, it is what is looked for
         return _elsewhere(source, options, "lowering", error)
-    return None
+    if options.target not in REPLAYED:
+        tell("replayed plan", f"not replayed: {options.target} is not on every machine")
+        return None
+    wrong = wrong_call(source, options)
+    tell("replayed plan", "float32: every call computes its node" if wrong is None else str(wrong))
+    return None if wrong is None else _miscomputed(source, options, wrong)
+
+
+def _miscomputed(source: ModelSource, options: CompileOptions, wrong: WrongCall) -> Finding:
+    step = f"{wrong.name}, called for {wrong.node}"
+    what = f"{wrong}. Every pass is right: it is the kernel, what it is given, or the memory plan."
+    title = _title(source, options, step, None, what)
+    text = call_repro(title, source, options, wrong)
+    return Finding(step, what, text, None, wrong.node, wrong.layer)
 
 
 def _both_dtypes(source: ModelSource, options: CompileOptions) -> Iterator[CompileOptions]:

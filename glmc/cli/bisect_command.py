@@ -44,6 +44,7 @@ def bisect_command(
     Exits with 0 when nothing is wrong and with 1 when something was found.
     """
     from glmc.bisect.bisect import MARKER, bisect
+    from glmc.bisect.replayed import REPLAYED
     from glmc.presets.catalog import load_config
 
     if output.exists() and MARKER not in output.read_text(errors="replace")[:80]:
@@ -70,7 +71,10 @@ def bisect_command(
 
     found = bisect(source, options, tell)
     if found is None:
-        out.print("Nothing is wrong: every step is proved, and the plan is made.")
+        out.print(
+            "Nothing is wrong: every step is proved, and the plan "
+            + ("computes the same." if target in REPLAYED else "is made, but was not replayed.")
+        )
         return 0
     output.write_text(found.repro, encoding="utf-8")
     out.print(found.paragraph(str(output)), highlight=False, markup=False, soft_wrap=True)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from time import perf_counter
+from typing import Any
 
 import torch
 
@@ -15,6 +17,7 @@ from glmc_runtime.graph import GraphCapture
 from glmc_runtime.guard_steps import run_guarded
 from glmc_runtime.inputs import Step, StepInputs
 from glmc_runtime.kernels import Thunk, is_vendor
+from glmc_runtime.plan import Call
 from glmc_runtime.ranges import graph_range, in_range
 from glmc_runtime.statistics import Statistics
 
@@ -75,6 +78,17 @@ class PhaseReplay:
         else:
             self._run(bound.thunks)
         return bound.logits
+
+    def trace(self, step: Step) -> Iterator[tuple[Call, dict[str, Any]]]:
+        """Run ``step`` call by call; each call with what it was bound to, as soon as it has run.
+
+        What it wrote may be changed before the next call runs. Device graphs are left aside.
+        """
+        symbols = Symbols(step.tokens, step.sequences, step.tokens - step.padding, len(step.chunks))
+        self._inputs.fill(step)
+        for position, call in enumerate(self._plan.calls):
+            self._run(self._binder.bind(position, position, symbols))
+            yield call, self._binder.arguments(position, symbols)
 
     def capture(self, step: Step) -> None:
         """Run ``step`` once and keep each captured segment of its bucket as a device graph."""
