@@ -163,8 +163,11 @@ class _Replay:
         plan = lowered.plan
         last = {buffer.id: buffer.last for buffer in plan.buffers}
         held: dict[int, tuple[Tensor, Node]] = {}
+        views: dict[int, Tensor] = {}
         traced = self.machine.replays[program.phase].trace(step)
         for position, (one, arguments) in enumerate(traced):
+            for each, view in _views(one, arguments):
+                views[each] = max(views.get(each, view), view, key=Tensor.numel)
             for each in _buffers_written(one):
                 held.pop(each, None)
             calls = tuple(each.function for each in plan.calls[: position + 1] if _same(each, one))
@@ -175,10 +178,11 @@ class _Replay:
                     found = self._paged(self.machine.cache.tensor(storage.cache, storage.layer))
                     self.caches[f"{storage.cache}_cache.{storage.layer}"] = values[node]
                 else:
-                    seen = _seen(one, arguments, storage)
-                    if seen is None:
-                        continue  # nothing of it is bound here: it was judged where it was made
-                    found = seen.flatten()[: values[node].numel()].view(values[node].shape)
+                    found = (
+                        views[storage.buffer]
+                        .flatten()[: values[node].numel()]
+                        .view(values[node].shape)
+                    )
                     held[storage.buffer] = found, node
                 whole[node] = found
             for node, (expected, found) in _comparable(whole, values).items():
@@ -280,11 +284,8 @@ def _buffers_written(one: Call) -> Iterator[int]:
             yield argument.buffer
 
 
-def _seen(one: Call, arguments: Mapping[str, Any], storage: BufferArgument) -> Tensor | None:
-    """The largest view of a buffer that a call is bound to; views begin where buffers do."""
-    views = [
-        arguments[name]
-        for name, argument in one.arguments.items()
-        if isinstance(argument, BufferArgument) and argument.buffer == storage.buffer
-    ]
-    return max(views, key=lambda view: int(view.numel()), default=None)
+def _views(one: Call, arguments: Mapping[str, Any]) -> Iterator[tuple[int, Tensor]]:
+    """By buffer, what a call is bound to; views begin where their buffers do."""
+    for name, argument in one.arguments.items():
+        if isinstance(argument, BufferArgument):
+            yield argument.buffer, arguments[name]

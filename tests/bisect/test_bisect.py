@@ -103,7 +103,7 @@ def test_a_right_model_has_nothing_to_find(source: ModelSource) -> None:
     heard: list[str] = []
     assert bisect(source, OPTIONS, lambda name, text: heard.append(name)) is None
     assert heard[1:4] == ["canonical", "clean", "rms_norm"]
-    assert heard[-2:] == ["prefill", "decode"]
+    assert heard[-3:] == ["prefill", "decode", "replayed plan"]
 
 
 def crashing(layer: int, where: str) -> tuple[Pass, ...]:
