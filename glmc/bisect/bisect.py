@@ -159,7 +159,7 @@ def _crashed(
     hunt: _Hunt, source: ModelSource, options: CompileOptions, error: Exception
 ) -> Finding:
     one = _following(hunt.steps, options)
-    what = f"It raises {type(error).__name__}: {_first_line(error)}"
+    what = f"It raises {type(error).__name__}: {_first_line(error)}."
     if one is not None and hunt.last is not None:
         anchor = anchor_of(hunt.last, one, error)
         piece = smallest(hunt.last, one, anchor, error)
@@ -190,7 +190,7 @@ def _following(steps: list[str], options: CompileOptions) -> Pass | None:
 def _elsewhere(
     source: ModelSource, options: CompileOptions, step: str, error: Exception
 ) -> Finding:
-    what = f"It raises {type(error).__name__}: {_first_line(error)}"
+    what = f"It raises {type(error).__name__}: {_first_line(error)}."
     config = fewest_layers(source, options, error)
     if config is None:
         raise error
@@ -212,4 +212,4 @@ def _title(
 
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
-    return lines[0] if lines else "no message"
+    return lines[0].rstrip(".") if lines else "no message"

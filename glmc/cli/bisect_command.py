@@ -47,6 +47,12 @@ def bisect_command(
     from glmc.bisect.replayed import REPLAYED
     from glmc.presets.catalog import load_config
 
+    if output.is_dir() or not output.resolve().parent.is_dir():
+        raise UsageError(
+            f"{output} can't be written",
+            expected="a file in a folder that exists",
+            remedy="-o FILE",
+        )
     if output.exists() and MARKER not in output.read_text(errors="replace")[:80]:
         raise UsageError(
             f"{output} exists and is no reproduction of ours",
@@ -71,11 +77,13 @@ def bisect_command(
 
     found = bisect(source, options, tell)
     if found is None:
-        out.print(
-            "Nothing is wrong: every step is proved, and the plan "
-            + ("computes the same." if target in REPLAYED else "is made, but was not replayed.")
-        )
+        out.print("Nothing is wrong: every step is proved, and the plan is made.")
+        if target in REPLAYED:
+            out.print("Replayed in float32 at one small bucket, every call computes its node.")
+            out.print("glmc compile --verify replays the plan as it is.")
+        else:
+            out.print(f"It was not replayed: {target} is not on every machine.")
         return 0
-    output.write_text(found.repro, encoding="utf-8")
     out.print(found.paragraph(str(output)), highlight=False, markup=False, soft_wrap=True)
+    output.write_text(found.repro, encoding="utf-8")
     return 1

@@ -52,6 +52,12 @@ def inspect_command(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
 ) -> None:
     """Show passes, kernels per layer, memory, limits, guards and what was not fused."""
+    if layer is not None and why_not is None and (node is not None or page is not None or as_json):
+        raise UsageError(
+            "--layer chooses rows of the tables, and goes with --why-not",
+            found="--layer with --node, --page or --json",
+            remedy="leave it out; an id names its layer: --node layers.17.mlp.gate",
+        )
     if node is not None or why_not is not None or page is not None:
         inspect_history(HistoryQuestion(artifact, layer, node, why_not, page), as_json=as_json)
         return

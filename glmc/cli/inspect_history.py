@@ -24,6 +24,7 @@ from glmc.page.render import page
 from glmc.pipeline import chosen
 from glmc.presets.catalog import load_config
 
+GENERATOR = 'name="generator" content="glmc"'
 _SHOWN = 8  # near misses in full; more of them are counted
 
 
@@ -73,6 +74,21 @@ def _history(question: HistoryQuestion) -> History:
 
 
 def _write_page(target: Path, artifact: Path, history: History) -> None:
+    if target.resolve().is_relative_to(artifact.resolve()):
+        raise UsageError(
+            "the page would lie in the artifact, whose files are all listed and hashed",
+            place=str(target),
+            remedy="--page FILE elsewhere",
+        )
+    if target.exists() and (
+        not target.is_file() or GENERATOR not in target.read_text(errors="replace")[:400]
+    ):
+        raise UsageError(
+            "the file exists and is no page of ours",
+            place=str(target),
+            expected="a new file, or a page that glmc wrote",
+            remedy="--page another.html",
+        )
     contents = read_artifact(artifact)
     html = page(history, contents.manifest.guards, contents.manifest.limits)
     try:

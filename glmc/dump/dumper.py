@@ -41,6 +41,7 @@ class Dumper:
     remarks: list[str] = field(default_factory=list)
     _programs: dict[str, Program] = field(default_factory=dict)
     _last: str = ""  # the last step that was watched
+    _cleaned: bool = False
     _doing: str = ""  # the stage that the driver has told
     _lines: list[Sequence[str]] = field(default_factory=list)
     _times: dict[str, dict[str, float]] = field(default_factory=lambda: {"compile": {}, "dump": {}})
@@ -50,9 +51,15 @@ class Dumper:
             check_folder(self.options.root)
 
     def __enter__(self) -> Dumper:
-        if self.options.root is not None:
-            clean_folder(self.options.root)
+        if self.options.directory is None:
+            self._clean()
         return self
+
+    def _clean(self) -> None:
+        """Remove an earlier dump, once: not before there is something to put in its place."""
+        if self.options.root is not None and not self._cleaned:
+            clean_folder(self.options.root)
+        self._cleaned = True
 
     def __exit__(
         self,
@@ -61,6 +68,7 @@ class Dumper:
         trace: TracebackType | None,
     ) -> None:
         if isinstance(error, Exception) and self._doing and self.options.root is not None:
+            self._clean()
             error.add_note(self._failed(error, self.options.root))
 
     # What the driver is given.
@@ -72,6 +80,7 @@ class Dumper:
         options = self.options
         if options.directory is None:
             return
+        self._clean()
         started = time.perf_counter()
         record = program.notes.get("record")
         known = isinstance(record, PassRecord) and record.name == name

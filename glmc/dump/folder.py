@@ -9,7 +9,7 @@ from glmc.errors import PackError
 
 MARKER = ".glmc-dump"
 TIMES = "times.json"
-_OURS = re.compile(r"^\d{3}_[\w.]+$|^times\.json$|^index\.html$")
+_OURS = re.compile(r"\d{3}_[\w.]+\.(txt|py|json|onnx|dot|svg)|times\.json|index\.html")
 _TEXT = "Files of this folder are written, and removed, by glmc compile --dump.\n"
 
 
@@ -34,7 +34,7 @@ def clean_folder(path: Path) -> None:
     if not (path / MARKER).is_file():
         return
     for file in path.iterdir():
-        if _OURS.match(file.name) and (file.is_file() or file.is_symlink()):
+        if _OURS.fullmatch(file.name) and (file.is_file() or file.is_symlink()):
             file.unlink()
 
 

@@ -108,6 +108,8 @@ def history_from_json(data: Any) -> History:
         )
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise _not_well_formed(repr(error)) from error
+    if not history.steps:
+        raise _not_well_formed("it has no step")
     problem = misfit(history, History, "history")
     if problem is not None:
         raise _not_well_formed(problem)

@@ -58,14 +58,21 @@ def lineage(history: History, whole: str) -> Lineage:
         whole_id(history, place),
         whole_id(history, Place(place.layer, first.module)) if first.module else "",
         first.source,
-        tuple(_origins(history, place, first)),
+        tuple(_origins(history, place)),
         tuple(_events(history, place)),
         tuple(_calls(history, place)),
     )
 
 
-def _origins(history: History, place: Place, node: NodeHistory) -> Iterator[tuple[str, str]]:
-    for own in node.origins:
+def _origins(history: History, place: Place) -> Iterator[tuple[str, str]]:
+    """Of the last step that has the id: a fused node goes by the id of a captured one."""
+    last = next(
+        node
+        for step in reversed(history.steps)
+        for node in nodes_of(step, place.layer)
+        if node.id == place.id
+    )
+    for own in last.origins:
         origin = Place(place.layer, own)
         if own == place.id:
             continue
@@ -111,14 +118,23 @@ def _standing(
     """The node itself in a step, and the nodes that have it among their origins."""
     itself: list[tuple[str, str]] = []
     heirs: list[tuple[str, str]] = []
-    for node in nodes_of(step, place.layer):
-        if node.op == "getitem" and node.id != place.id:
-            continue  # one of the outputs of a node that is named itself
-        if node.id == place.id:
-            itself.append((whole_id(history, place), _text(node)))
-        elif place.id in node.origins:
-            heirs.append((whole_id(history, Place(place.layer, node.id)), _text(node)))
+    for layer, name in _names(history, place):
+        for node in nodes_of(step, layer):
+            if node.op == "getitem" and (layer, node.id) != (place.layer, place.id):
+                continue  # one of the outputs of a node that is named itself
+            if (layer, node.id) == (place.layer, place.id):
+                itself.append((whole_id(history, place), _text(node)))
+            elif name in node.origins:
+                heirs.append((whole_id(history, Place(layer, node.id)), _text(node)))
     return itself, heirs
+
+
+def _names(history: History, place: Place) -> Iterator[tuple[int | None, str]]:
+    """What a node is called in its own layer, in the next one and outside the layers."""
+    yield place.layer, place.id
+    if place.layer is not None:
+        yield place.layer + 1, f"previous:{place.id}"
+        yield None, whole_id(history, place)
 
 
 def _text(node: NodeHistory) -> str:
@@ -128,13 +144,16 @@ def _text(node: NodeHistory) -> str:
 
 def _calls(history: History, place: Place) -> Iterator[KernelCall]:
     for plan in history.plans:
-        for index, call in calls_of(plan, place.layer):
-            if call.node == place.id or place.id in call.origins:
-                yield _call(history, plan.phase, index, call, place)
+        for layer, name in _names(history, place):
+            for index, call in calls_of(plan, layer):
+                if name in (call.node, *call.origins):
+                    yield _call(history, plan.phase, index, call, layer)
 
 
-def _call(history: History, phase: str, index: int, call: CallHistory, place: Place) -> KernelCall:
+def _call(
+    history: History, phase: str, index: int, call: CallHistory, layer: int | None
+) -> KernelCall:
     plan = next(one for one in history.plans if one.phase == phase)
     captured = any(first <= index <= last and held for first, last, held in plan.segments)
-    whole = whole_id(history, Place(place.layer, call.node))
+    whole = whole_id(history, Place(layer, call.node))
     return KernelCall(phase, index, call.function, call.writes, captured, whole)

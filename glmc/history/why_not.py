@@ -8,6 +8,9 @@ from glmc.errors import UsageError
 from glmc.history.ids import Place, layers_of, nodes_of, whole_id
 from glmc.history.record import History, MissHistory, StepHistory
 
+# Steps that match nothing: they make a program of their own.
+PHASES = ("prefill", "decode")
+
 
 @dataclass(frozen=True)
 class WhyNot:
@@ -29,16 +32,17 @@ class WhyNot:
 
 def why_not(history: History, name: str, layer: int | None = None) -> WhyNot:
     """Raises UsageError for a pass that did not run and a layer that does not exist."""
-    number = next((at for at, step in enumerate(history.steps) if step.name == name), None)
-    if number is None or number == 0:
+    passes = [step.name for step in history.steps[1:] if step.name not in PHASES]
+    if name not in passes:
         raise UsageError(
             f"no pass '{name}' ran",
-            expected=", ".join(step.name for step in history.steps[1:]),
+            expected=", ".join(passes),
             found=name,
         )
     count = layers_of(history)
     if layer is not None and not 0 <= layer < count:
         raise UsageError(f"there is no layer {layer}", expected=f"0 to {count - 1}")
+    number = next(at for at, step in enumerate(history.steps) if step.name == name)
     step = history.steps[number]
     here = [match for match in step.matches if layer is None or match.layer == layer]
     misses = [miss for miss in step.near_misses if layer is None or miss.layer == layer]

@@ -52,3 +52,11 @@ def test_nothing_wrong_is_status_0(
     assert main(["bisect", "glm-4.7", "-o", str(tmp_path / "repro.py")]) == 0
     assert "Nothing is wrong" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("where", ["missing/repro.py", "."])
+def test_an_output_that_cannot_be_is_refused_before_the_search(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bisection, "bisect", lambda source, options, tell: pytest.fail("searched"))
+    assert main(["bisect", "glm-4.7", "-o", str(tmp_path / where)]) == 2

@@ -95,3 +95,53 @@ def test_a_near_miss_is_named_with_node_condition_and_line(
     assert "scores = router_logits.sigmoid()" in said
     assert main(["inspect", str(checkpoint), "--why-not", "moe_gate", "--layer", "1"]) == 0
     assert "layers must not be the second" not in capsys.readouterr().out
+
+
+def test_a_sum_that_the_next_layer_took_up_keeps_its_calls(
+    artifact: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The second sum of a layer goes into the next layer's norm, that of the last into the final
+    norm."""
+    layers = json.loads((artifact / "report.json").read_text())["model"]["layers"]
+    for layer, heir in ((0, "layers.1.input_layernorm"), (layers - 1, "model.norm")):
+        assert main(["inspect", str(artifact), "--node", f"layers.{layer}#add.1"]) == 0
+        said = capsys.readouterr().out
+        assert "dropped" not in said and "kernel calls: none" not in said
+        assert f"{heir}#rsqrt: glmc.add_rms_norm(" in said
+
+
+def test_a_fused_node_stands_for_all_that_it_was_made_of(
+    artifact: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["inspect", str(artifact), "--node", "layers.1.mlp.gate", "--json"]) == 0
+    origins = [name for name, _ in json.loads(capsys.readouterr().out)["origins"]]
+    assert "model.layers.1.mlp.gate#sigmoid" in origins and len(origins) > 5
+
+
+@pytest.mark.parametrize("name", ["prefill", "decode", "capture", "nothing"])
+def test_only_passes_are_asked_why_not(
+    name: str, artifact: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["inspect", str(artifact), "--why-not", name]) == 2
+    said = capsys.readouterr().err
+    assert f"no pass '{name}' ran" in said and "prefill," not in said
+
+
+def test_a_page_is_written_over_no_other_file(
+    artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    notes, manifest = tmp_path / "notes.html", (artifact / "manifest.json").read_bytes()
+    notes.write_text("<p>mine</p>")
+    assert main(["inspect", str(artifact), "--page", str(notes)]) == 2
+    assert main(["inspect", str(artifact), "--page", str(artifact / "manifest.json")]) == 2
+    assert main(["inspect", str(artifact), "--page", str(artifact / "new.html")]) == 2
+    assert notes.read_text() == "<p>mine</p>"
+    assert (artifact / "manifest.json").read_bytes() == manifest
+    page = tmp_path / "page.html"
+    for _ in range(2):  # its own page is written again
+        assert main(["inspect", str(artifact), "--page", str(page)]) == 0
+
+
+def test_a_layer_is_refused_where_it_chooses_nothing(artifact: Path) -> None:
+    for question in (["--node", "layers.1.mlp.gate"], ["--json"]):
+        assert main(["inspect", str(artifact), "--layer", "1", *question]) == 2

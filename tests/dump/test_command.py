@@ -58,3 +58,13 @@ def test_refusals(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     unknown = run(*out, "--dump", tmp_path / "d", "--dump-after", "moe_gates")
     require_refusal(unknown, "GLMC-1001", "no pass 'moe_gates'", "moe_gate, moe_ffn")
     assert (folder / "work.txt").read_text() == "mine" and not (tmp_path / "out").exists()
+
+
+def test_a_compile_that_is_refused_leaves_the_earlier_dump(tmp_path: Path) -> None:
+    dump, output = tmp_path / "dump", tmp_path / "out"
+    command = ["compile", "models/tiny-moe", "--no-weights", "-o", str(output), "--dump", str(dump)]
+    assert main([*command, "--dump-after", "moe_gate"]) == 0
+    written = sorted(dump.iterdir())
+    assert len(written) > 3
+    assert main(command) != 0  # the output path is taken
+    assert sorted(dump.iterdir()) == written

@@ -49,9 +49,9 @@ def test_a_link_is_removed_and_not_what_it_points_to(tmp_path: Path) -> None:
     other.write_text("mine")
     folder = tmp_path / "dump"
     write_file(folder, "000_capture.txt", "")
-    (folder / "001_link").symlink_to(other)
+    (folder / "001_link.txt").symlink_to(other)
     clean_folder(folder)
-    assert other.read_text() == "mine" and not (folder / "001_link").is_symlink()
+    assert other.read_text() == "mine" and not (folder / "001_link.txt").is_symlink()
 
 
 def test_what_cannot_be_written_says_where(tmp_path: Path) -> None:

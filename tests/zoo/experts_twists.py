@@ -106,8 +106,8 @@ class RepeatsByChoice(Batched):
         return x.unsqueeze(0).expand(TOP_K, -1, -1).reshape(-1, HIDDEN)
 
 
-class Float32Sum(Batched):
-    """The sum leaves in float32 although the model is bfloat16."""
+class Exponential(Batched):
+    """Something else than a cast stands behind the sum."""
 
     def experts(self, x: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
         chosen = self.ids(ids)
@@ -166,7 +166,7 @@ TWISTS: dict[type[Batched], str] = {
     ClampsReal: "only ids beyond the last expert may be masked",
     SumsTokens: "the sum must be over the experts of a token",
     RepeatsByChoice: "each token's row must be repeated in place",
-    Float32Sum: "expected aten._to_copy or aten.to or aten.type_as but found aten.exp",
+    Exponential: "expected aten._to_copy or aten.to or aten.type_as but found aten.exp",
     NotRestored: "the experts' results must be put back into the order of the tokens",
     RestoredByItself: "the experts' results must be put back into the order of the tokens",
     UnsortedWeights: "the routing weights must be sorted like the rows",
@@ -174,4 +174,4 @@ TWISTS: dict[type[Batched], str] = {
     OtherRows: "the rows must be sorted like the chosen experts",
     MarkedLowPrecision: "the results of the gate must not be cast",
 }
-IN_BFLOAT16 = (LowPrecisionWeights, Float32Sum)
+IN_BFLOAT16 = (LowPrecisionWeights, Exponential)

@@ -21,9 +21,10 @@ What each pattern pass recognises and what it refuses, as transformers and users
 row is a program under `tests/zoo/`. A spelling is traced, the pass fires once, and the program
 behind it must be line by line the program that the first spelling leaves (of rope, the first whose
 pairs lie the same way); then both are run and compared. A twist looks like a spelling but computes
-something else, or rounds elsewhere: the pass must leave it as it is and give the reason below,
-which is also what a dump and `glmc inspect ARTIFACT --why-not PASS` print. Versions are those of
-transformers whose own classes are written this way.
+something else, or rounds elsewhere: the pass must leave it as it is and give a reason with the
+words below; a dump and `glmc inspect ARTIFACT --why-not PASS` print the whole of it. Versions are
+those of transformers whose own classes are written this way, read in their source; the tests run
+the newest, and `make test-versions` three older ones.
 
 A model of yours is refused though it computes the same? That is a spelling that is missing here:
 `--why-not` names the node and the condition.
