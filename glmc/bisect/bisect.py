@@ -19,7 +19,7 @@ from glmc.bisect.finding import Finding
 from glmc.bisect.replayed import REPLAYED, WrongCall, wrong_call
 from glmc.bisect.repro import repro
 from glmc.bisect.search import first_node, first_rewrite
-from glmc.bisect.whole import call_repro, fewest_layers, whole_repro
+from glmc.bisect.whole import call_repro, fewest_layers, verified_repro, whole_repro
 from glmc.config import CompileOptions
 from glmc.driver import compile_plan, front_end
 from glmc.errors import (
@@ -32,7 +32,9 @@ from glmc.errors import (
 from glmc.ir.program import Program
 from glmc.passes.base import Pass
 from glmc.presets.catalog import ModelSource
+from glmc.verify.cases import real_prompts
 from glmc.verify.proof import SMALL_BLOCK
+from glmc.verify.replay import Reference, verify_replay
 from glmc.verify.scope import model_cases, model_weights
 from glmc.verify.verdict import Verdict
 from glmc.verify.verifier import PHASES, Verifier
@@ -81,13 +83,14 @@ def bisect(
     ``tell`` hears each step with its verdict. Errors that the user must mend (options, config,
     checkpoint, lost fusions) are raised as a compile raises them.
     """
+    captured: list[Program] = []
     for chosen in _both_dtypes(source, options):
         tell("", f"in {chosen.dtype}:")
-        found = _graph(source, chosen, tell)
+        found = _graph(source, chosen, tell, captured)
         if found is not None:
             return found
     try:
-        compile_plan(source.directory or source.name, options)
+        compiled = compile_plan(source.directory or source.name, options)
     except _NOT_OURS:
         raise
     except Exception as error:  # noqa: BLE001 - whatever it is, it is what is looked for
@@ -97,7 +100,23 @@ def bisect(
         return None
     wrong = wrong_call(source, options)
     tell("replayed plan", "float32: every call computes its node" if wrong is None else str(wrong))
-    return None if wrong is None else _miscomputed(source, options, wrong)
+    if wrong is not None:
+        return _miscomputed(source, options, wrong)
+    reference = Reference(captured[-1], captured[0], model_weights(source, options))
+    texts = () if source.directory is None else real_prompts(source.directory)
+    verdict = verify_replay(compiled, reference, texts)
+    tell("", verdict.text)
+    return None if verdict.holds else _unplaced(source, options, verdict)
+
+
+def _unplaced(source: ModelSource, options: CompileOptions, verdict: Verdict) -> Finding:
+    """The plan as it is goes wrong, though no call of the small one in float32 does."""
+    what = (
+        f"{verdict.text}. In float32, at one small bucket, every call computes its node: what is "
+        "wrong depends on the dtype, the bucket or the block size."
+    )
+    title = _title(source, options, verdict.pass_name, None, what)
+    return Finding(verdict.pass_name, what, verified_repro(title, source, options))
 
 
 def _miscomputed(source: ModelSource, options: CompileOptions, wrong: WrongCall) -> Finding:
@@ -116,7 +135,10 @@ def _both_dtypes(source: ModelSource, options: CompileOptions) -> Iterator[Compi
 
 
 def _graph(
-    source: ModelSource, options: CompileOptions, tell: Callable[[str, str], None]
+    source: ModelSource,
+    options: CompileOptions,
+    tell: Callable[[str, str], None],
+    captured: list[Program],
 ) -> Finding | None:
     weights = model_weights(source, options)
     hunt = _Hunt(Verifier(model_cases(source), weights, strict=False), tell)
@@ -128,6 +150,8 @@ def _graph(
         return _violated(wrong, hunt, source, options)
     except Exception as error:  # noqa: BLE001 - whatever it is, it is what is looked for
         return _crashed(hunt, source, options, error)
+    if hunt.verifier.captured is not None:
+        captured.append(hunt.verifier.captured)
     return None
 
 

@@ -73,6 +73,30 @@ def call_repro(
     return commented(title) + _CALL_TEXT.format(options=options, model=f"model = {name!r}")
 
 
+_VERIFY_TEXT = """
+import sys
+import tempfile
+
+from glmc.cli.main import main
+
+arguments = {arguments!r}
+with tempfile.TemporaryDirectory() as folder:
+    sys.exit(main([*arguments, "--output", folder + "/artifact"]))  # the plan is verified
+"""
+
+
+def verified_repro(title: Sequence[str], source: ModelSource, options: CompileOptions) -> str:
+    """The text of ``repro.py`` that compiles the model itself and verifies the replayed plan."""
+    model = str(source.directory.resolve()) if source.directory else source.name
+    arguments = ["compile", model, "--target", options.target, "--verify", "--no-weights"]
+    for flag, value in (("--dtype", options.dtype), ("--abi-profile", options.abi_profile)):
+        arguments += [flag, value] if value else []
+    for flag, names in (("--passes-on", options.passes_on), ("--passes-off", options.passes_off)):
+        arguments += [part for name in names for part in (flag, name)]
+    arguments += ["--pipeline", options.pipeline] if options.pipeline else []
+    return commented(title) + _VERIFY_TEXT.format(arguments=arguments)
+
+
 def _with_fewer_layers(source: ModelSource) -> Iterator[dict[str, Any]]:
     config: dict[str, Any] = json.loads(json.dumps(source.config.to_dict(), default=str))
     for layers in range(1, source.shape.layers + 1):

@@ -77,12 +77,8 @@ def bisect_command(
 
     found = bisect(source, options, tell)
     if found is None:
-        out.print("Nothing is wrong: every step is proved, and the plan is made.")
-        if target in REPLAYED:
-            out.print("Replayed in float32 at one small bucket, every call computes its node.")
-            out.print("glmc compile --verify replays the plan as it is.")
-        else:
-            out.print(f"It was not replayed: {target} is not on every machine.")
+        replayed = "replayed right" if target in REPLAYED else "made, but can't be replayed here"
+        out.print(f"Nothing is wrong: every step is proved, and the plan is {replayed}.")
         return 0
     out.print(found.paragraph(str(output)), highlight=False, markup=False, soft_wrap=True)
     output.write_text(found.repro, encoding="utf-8")

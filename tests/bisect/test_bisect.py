@@ -17,6 +17,7 @@ from glmc.bisect import bisect as bisection
 from glmc.bisect.bisect import MARKER, bisect
 from glmc.bisect.finding import Finding
 from glmc.config import CompileOptions
+from glmc.driver import Compiled
 from glmc.errors import MatchCountError
 from glmc.ir.program import Program
 from glmc.passes import moe_gate, specialise
@@ -24,7 +25,7 @@ from glmc.passes.base import AnchorPass, Pass
 from glmc.presets.catalog import ModelSource, load_config
 from glmc.verify.cases import Case
 from glmc.verify.scope import model_cases
-from tests.sabotage import SABOTAGES, sabotaged
+from tests.sabotage import SABOTAGES, sabotaged, with_wrong_constant
 from tests.support.checkpoints import tiny_checkpoint
 
 # One of each way to go wrong; the others take the same road and run with the slow tests.
@@ -103,7 +104,22 @@ def test_a_right_model_has_nothing_to_find(source: ModelSource) -> None:
     heard: list[str] = []
     assert bisect(source, OPTIONS, lambda name, text: heard.append(name)) is None
     assert heard[1:4] == ["canonical", "clean", "rms_norm"]
-    assert heard[-3:] == ["prefill", "decode", "replayed plan"]
+    assert heard[-4:-1] == ["prefill", "decode", "replayed plan"]
+
+
+def test_a_fault_of_the_bfloat16_plan_alone_is_found(
+    source: ModelSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = bisection.compile_plan
+
+    def wrong(*arguments: Any) -> Compiled:
+        return with_wrong_constant(real(*arguments), "plan_routed_scale")
+
+    monkeypatch.setattr(bisection, "compile_plan", wrong)
+    found = bisect(source, replace(OPTIONS, dtype="bfloat16", decode_buckets=(1, 8)))
+    assert found is not None and found.step == "replayed plan"
+    assert "VIOLATED" in found.what and "every call computes its node" in found.what
+    assert "'--verify'" in found.repro
 
 
 def crashing(layer: int, where: str) -> tuple[Pass, ...]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from glmc.cli.main import main
 from tests.support.checkpoints import tiny_checkpoint
 from tests.support.command import SMALL, command_of, require_refusal
 
@@ -60,9 +61,12 @@ def test_refusals(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert (folder / "work.txt").read_text() == "mine" and not (tmp_path / "out").exists()
 
 
+MODEL = Path(__file__).parents[2] / "models" / "tiny-moe"
+
+
 def test_a_compile_that_is_refused_leaves_the_earlier_dump(tmp_path: Path) -> None:
     dump, output = tmp_path / "dump", tmp_path / "out"
-    command = ["compile", "models/tiny-moe", "--no-weights", "-o", str(output), "--dump", str(dump)]
+    command = ["compile", str(MODEL), "--no-weights", "-o", str(output), "--dump", str(dump)]
     assert main([*command, "--dump-after", "moe_gate"]) == 0
     written = sorted(dump.iterdir())
     assert len(written) > 3
