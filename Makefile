@@ -20,7 +20,7 @@ test: $(VENV)/.installed-dev
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slow
 
-# A minute; each older version lies in a folder of its own, beside the same torch.
+# A minute or two; each older version lies in a folder of its own, beside the same torch.
 test-versions: $(VENV)/.installed-dev $(OLDER:%=.versions/%/.installed)
 	GLMC_TRANSFORMERS="$(OLDER:%=.versions/%)" $(BIN)/python -m pytest -n 0 -m versions tests/versions
 
