@@ -31,7 +31,7 @@ class Value:
     def dim(self, index: int) -> int:
         """A dimension that must be a plain number."""
         extent = self.shape[index]
-        if extent.tokens or extent.sequences:
+        if extent.moves:
             raise LoweringError(
                 f"dimension {index} of {self.name} must be static",
                 expected="a number",

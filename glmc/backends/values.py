@@ -14,15 +14,10 @@ from glmc_runtime.plan import Extent, Shape
 
 
 def product(extents: Iterable[Extent]) -> Extent:
-    """The product of sizes of which at most one follows the step; raises LoweringError."""
+    """The product of sizes; raises PlanError where two of them follow the step of an artifact."""
     total = fixed(1)
     for extent in extents:
-        moving = total.tokens or total.sequences
-        if (extent.tokens or extent.sequences) and moving:
-            raise LoweringError(
-                "a size would be quadratic in the step", found=f"({total}) * ({extent})"
-            )
-        total = total * extent.constant if moving else extent * total.constant
+        total = total.times(extent)
     return total
 
 

@@ -114,7 +114,7 @@ def _read(exported: ExportedProgram) -> tuple[Graph, dict[Node, str]]:
     names: dict[Node, str] = {}
     counts: dict[str, int] = {}
     for node in exported.graph_module.graph.nodes:
-        if _is_assertion(node):
+        if is_assertion(node):
             continue
         copy = graph.node_copy(node, lambda old: copies[old])
         copies[node] = copy
@@ -124,7 +124,7 @@ def _read(exported: ExportedProgram) -> tuple[Graph, dict[Node, str]]:
         if node.op == "placeholder":
             names[copy] = _describe_placeholder(copy, by_argument[node.name])
         elif node.op == "call_function":
-            _describe_call(copy, node, counts)
+            describe_call(copy, node, counts, _module_of(node))
         else:
             copy.meta.update(id="output", module="", layer=None, source=None)
     for copy in reversed(list(graph.nodes)):
@@ -135,7 +135,8 @@ def _read(exported: ExportedProgram) -> tuple[Graph, dict[Node, str]]:
     return graph, {node: name for node, name in names.items() if name}
 
 
-def _is_assertion(node: Node) -> bool:
+def is_assertion(node: Node) -> bool:
+    """Whether a node only checks something, such as the dtype of a value before a cast."""
     return node.op == "call_function" and "assert" in str(node.target)
 
 
@@ -156,12 +157,15 @@ def _describe_placeholder(copy: Node, spec: Any) -> str:
     return name
 
 
-def _describe_call(copy: Node, node: Node, counts: dict[str, int]) -> None:
+def _module_of(node: Node) -> str:
     stack = node.meta.get("nn_module_stack") or {}
     paths = [str(path) for path, _ in stack.values()]
     module = (paths[-1] if paths else "").removeprefix("model").removeprefix(".")
-    if "metadata_hook" in module:
-        module = ""
+    return "" if "metadata_hook" in module else module
+
+
+def describe_call(copy: Node, node: Node, counts: dict[str, int], module: str) -> None:
+    """Give a call its id, module, layer and source line; ``counts`` numbers ids that repeat."""
     base = f"{module}#{str(node.target).split('.')[1] if '.' in str(node.target) else 'getitem'}"
     count = counts.get(base, 0)
     counts[base] = count + 1

@@ -11,10 +11,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import SymInt, Tensor
 from torch.fx import Node
 
 from glmc.ir.match import refuse
+from glmc.ir.program import Program
 
 
 def leaves(root: Node) -> set[Node]:
@@ -61,6 +62,31 @@ def evaluate(root: Node, known: Mapping[Node, Any]) -> Any:
         with torch.no_grad():
             values[node] = target(*arguments, **keywords)
     return values[root]
+
+
+def example_size(size: int | SymInt) -> int:
+    """A size, or the example behind a symbol: what a program is probed with whose sizes are baked
+    in, or hang together."""
+    if isinstance(size, SymInt):
+        hint = size.node.hint
+        if hint is None:
+            raise ValueError(f"size {size} has no example")
+        return int(hint)
+    return size
+
+
+def example_shape(node: Node) -> tuple[int, ...]:
+    """The shape of a node's value with examples for symbols."""
+    return tuple(example_size(size) for size in node.meta["val"].shape)
+
+
+def known_sizes(program: Program) -> dict[Node, int]:
+    """Examples of the inputs of a traced program that are sizes."""
+    return {
+        node: example_size(node.meta["val"])
+        for node in program.placeholders()
+        if isinstance(node.meta.get("val"), (int, SymInt))
+    }
 
 
 def step_inputs(batch: int, tokens: int, first: int = 0) -> dict[str, Tensor]:

@@ -46,7 +46,8 @@ class ModelShape:
 
 @dataclass
 class Program:
-    """``phase``: ``stateless`` as captured, ``paged`` after kv_cache, ``prefill`` or ``decode``.
+    """``phase``: ``stateless`` as captured, ``paged`` after kv_cache, ``prefill`` or ``decode``;
+    ``traced`` for what Dynamo hands over, which has its own inputs, cache, mask and sizes.
 
     ``symbols`` names the step sizes once the graph is a phase's own (see ir/rebuild.py).
     """

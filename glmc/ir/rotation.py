@@ -15,7 +15,7 @@ from torch.fx import Node
 
 from glmc.ir import match as m
 from glmc.ir.ops.rotary import apply_rope, rope_table
-from glmc.ir.probe import evaluate, leaves
+from glmc.ir.probe import evaluate, example_shape, known_sizes, leaves
 from glmc.ir.program import Program
 from glmc.ir.signature import once, signature
 from glmc.weights.recipe import Constant
@@ -73,8 +73,11 @@ def read_rotation(
     positions = _positions(angle)
     m.require(_positions(sin_angle) is positions, sin, "cos and sin must be of the same positions")
     batch, tokens = m.shape(x)[0], m.shape(x)[2 if heads_first else 1]
+    # What a program was traced with may have one row of positions for the whole batch.
+    rows = (str(batch), "1") if program.phase == "traced" else (str(batch),)
     m.require(
-        [str(size) for size in m.shape(positions)] == [str(batch), str(tokens)],
+        [str(size) for size in m.shape(positions)[1:]] == [str(tokens)]
+        and str(m.shape(positions)[0]) in rows,
         positions,
         "the positions must be [batch, tokens]",
     )
@@ -111,7 +114,7 @@ def _pairing(
         table = rope_table(probe.positions, probe.frequencies, scaling, m.dtype(x))
         values = tuple(_table_values(node, probe, heads_first) for node in (cos, sin))
         found &= _pairings(values, table, cos, sin, rotary_dim)
-        found &= _turns(x, root, probe, values, heads_first, rotary_dim, found)
+        found &= _turns(program, x, root, probe, values, heads_first, rotary_dim, found)
         if not found:
             m.refuse(root, "the pairs must be (i, i + half) or (2i, 2i + 1) in and out")
     return found.pop()
@@ -180,12 +183,26 @@ def _positions(angle: Node) -> Node:
     queue, seen = [angle], {angle}
     for node in queue:
         if not node.meta["val"].dtype.is_floating_point:
-            return m.skip(node, _POSITION_SHAPES)
+            return _rows_of_positions(node)
         for operand in node.all_input_nodes:
             if operand not in seen and isinstance(operand.meta.get("val"), Tensor):
                 seen.add(operand)
                 queue.append(operand)
     m.refuse(angle, "the table must depend on integer positions")
+
+
+def _rows_of_positions(node: Node) -> Node:
+    """The first value above ``node`` that holds the same integers, [batch, tokens] if there is
+    one: what a program computes its positions from may have another rank."""
+    first, rows = node, None
+    while True:
+        if len(m.shape(first)) == 2:
+            rows = first
+        if not m.is_op(first, *_POSITION_SHAPES) or not isinstance(
+            m.operand(first, 0).meta.get("val"), Tensor
+        ):
+            return rows or first
+        first = m.operand(first, 0)
 
 
 def _probes(program: Program, positions: Node, frequencies: Node) -> list[_Probe]:
@@ -196,12 +213,16 @@ def _probes(program: Program, positions: Node, frequencies: Node) -> list[_Probe
     generator = torch.Generator().manual_seed(0)
     limit = max(program.model.maximum_positions, 8)
     probes = []
-    for batch, tokens in _SIZES:
-        high = (limit,) if batch != 1 else (2,)
+    sizes = _SIZES
+    if program.phase == "traced":  # its sizes are baked in
+        sizes = (example_shape(positions),) * 3  # type: ignore[assignment]
+    for number, (batch, tokens) in enumerate(sizes):
+        high = (limit,) if number else (2,)
         at = torch.randint(0, *high, (batch, tokens), generator=generator)
         token_ids = torch.randint(0, 100, (batch, tokens), generator=generator)
         known = {node: token_ids for node in program.inputs() if node.meta["input"] == "token_ids"}
         known |= {node: at for node in program.inputs() if node.meta["input"] == "positions"}
+        known |= known_sizes(program)  # type: ignore[arg-type]
         known |= {positions: at, frequencies: values.reshape(weight.shape)}
         probes.append(_Probe(known, at, values.flatten()))
     return probes
@@ -244,6 +265,7 @@ def _close(value: Tensor, expected: Tensor) -> bool:
 
 
 def _turns(
+    program: Program,
     x: Node,
     root: Node,
     probe: _Probe,
@@ -255,7 +277,10 @@ def _turns(
     """Those of ``candidates`` that give what the graph gives, bit for bit."""
     heads, width = m.shape(x)[1 if heads_first else 2], m.shape(x)[-1]
     generator = torch.Generator().manual_seed(1)
-    random = torch.randn(*probe.positions.shape, int(heads), int(width), generator=generator)
+    leading = probe.positions.shape
+    if program.phase == "traced":
+        leading = torch.Size((example_shape(x)[0], *leading[1:]))
+    random = torch.randn(*leading, int(heads), int(width), generator=generator)
     value = random.to(m.dtype(x))
     turned = evaluate(root, {**probe.known, x: value.transpose(1, 2) if heads_first else value})
     got = turned.transpose(1, 2) if heads_first else turned

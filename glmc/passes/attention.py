@@ -7,7 +7,9 @@ head_dim], no permute and no mask. Anchors: the sdpa, the softmax, the marked no
 layer. Reordered: the op sums in the order of whatever kernel it becomes.
 
 The mask and the repetition are not read off their spelling but evaluated (see ir/causal.py), and
-the whole block is evaluated on random values before it is replaced. Refuses sliding windows,
+the whole block is evaluated on random values before it is replaced. A traced program (one of
+``torch.compile``) has a cache and a mask of its own: there the mask is kept, whatever it hides, and
+the block becomes ``glmc.masked_attention`` over keys and values as they lie. Refuses sliding windows,
 padding masks, masks that don't hide, dropout, scales that are no number, and inner values that are
 read elsewhere.
 """
@@ -15,6 +17,7 @@ read elsewhere.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.fx import Node
@@ -23,7 +26,8 @@ from glmc.ir import match as m
 from glmc.ir.causal import known_inputs, require_causal
 from glmc.ir.ops import Numerics
 from glmc.ir.ops.attention import ATTENTION
-from glmc.ir.probe import evaluate
+from glmc.ir.ops.masked_attention import MASKED_ATTENTION
+from glmc.ir.probe import evaluate, example_shape, known_sizes
 from glmc.ir.program import Program
 from glmc.ir.region import require_private
 from glmc.ir.rewrite import Rewriter
@@ -49,6 +53,8 @@ class Attention:
     scale: float
     root: Node
     token_major: bool
+    mask: Node | None = None
+    causal: bool = True
 
 
 def match(anchor: Node, program: Program) -> Attention:
@@ -56,9 +62,9 @@ def match(anchor: Node, program: Program) -> Attention:
         q, k, v = (m.operand(anchor, index) for index in range(3))
         return Attention(anchor, q, k, v, _number(anchor, anchor.args[3]), anchor, True)
     if m.is_op(anchor, "aten.scaled_dot_product_attention"):
-        q, repeated_k, repeated_v, scale, inner = _sdpa(anchor, program)
+        q, repeated_k, repeated_v, scale, mask, inner = _sdpa(anchor, program)
     else:
-        q, repeated_k, repeated_v, scale, inner = read_eager(anchor, program)
+        q, repeated_k, repeated_v, scale, mask, inner = read_eager(anchor, program)
     q, by_queries = unscaled(q)
     repeated_k, by_keys = unscaled(repeated_k)
     m.require(len(m.shape(q)) == 4, q, "the queries must be [batch, heads, tokens, head_dim]")
@@ -69,6 +75,12 @@ def match(anchor: Node, program: Program) -> Attention:
     scale *= by_queries * by_keys * by_unrepeated
     v = _unrepeated(repeated_v, q, program, grouped)
     m.require(m.same_shape(k, v), v, "keys and values must have one shape")
+    causal = bool(m.argument(inner, 5, "is_causal", False)) if inner is anchor else False
+    if program.phase == "traced":
+        inside = (q, k, v) if mask is None else (q, k, v, mask)
+        require_private(inside, inner, "attention")
+        root, turned = _behind(inner, q)
+        return Attention(anchor, q, k, v, scale, root, turned, mask, causal)
     require_private((q, k, v), inner, "attention")
     spelling = ("attention", scale, signature(inner, (q, k, v)))
     once(program, spelling, lambda: _confirm(program, q, k, v, scale, inner))
@@ -76,22 +88,27 @@ def match(anchor: Node, program: Program) -> Attention:
     return Attention(anchor, q, k, v, scale, root, turned)
 
 
-def _sdpa(anchor: Node, program: Program) -> tuple[Node, Node, Node, float, Node]:
+def _sdpa(
+    anchor: Node, program: Program
+) -> tuple[Node, Node, Node, float, Node | None, Node]:
     q, k, v = (m.operand(anchor, index) for index in range(3))
     mask = m.argument(anchor, 3, "attn_mask")
     dropout = m.argument(anchor, 4, "dropout_p", 0.0)
     m.require(dropout == 0, anchor, f"dropout must be 0, not {dropout}")
     causal = bool(m.argument(anchor, 5, "is_causal", False))
     m.require(not (causal and mask is not None), anchor, "is_causal must not stand beside a mask")
-    m.require(causal or mask is not None, anchor, "attention without a mask is not causal")
-    if isinstance(mask, Node):
+    kept = program.phase == "traced"
+    m.require(
+        kept or causal or mask is not None, anchor, "attention without a mask is not causal"
+    )
+    if isinstance(mask, Node) and not kept:
         once(program, ("causal", signature(mask, ())), lambda: require_causal(mask, program))
     scale = anchor.kwargs.get("scale")
     if scale is None:
         width = m.shape(q)[-1]
         m.require(m.is_static(width), q, "head_dim must be fixed")
         scale = float(int(width) ** -0.5)
-    return q, k, v, _number(anchor, scale), anchor
+    return q, k, v, _number(anchor, scale), mask if isinstance(mask, Node) else None, anchor
 
 
 def _number(node: Node, value: object) -> float:
@@ -102,8 +119,12 @@ def _number(node: Node, value: object) -> float:
 
 
 def _unrepeated(node: Node, q: Node, program: Program, grouped: bool) -> Node:
-    """What ``node`` repeats for each query head: [batch, kv_heads, tokens, head_dim]."""
+    """What ``node`` repeats for each query head: [batch, kv_heads, tokens, head_dim]; in a traced
+    program as many tokens as its cache has."""
     batch, heads, tokens, width = (str(size) for size in m.shape(q))
+    traced = program.phase == "traced"
+    if traced:
+        tokens = str(m.shape(node)[2])
     source, chain = node, [node]
     while m.is_op(source, *_REPEATS):
         source = m.operand(source, 0)
@@ -123,9 +144,14 @@ def _unrepeated(node: Node, q: Node, program: Program, grouped: bool) -> Node:
     if grouped and found is node:
         return found
     generator = torch.Generator().manual_seed(0)
-    value = torch.randn(_BATCH, kv_heads, _TOKENS, int(width), generator=generator)
-    value = value.to(m.dtype(found))
-    known = {**known_inputs(program, _BATCH, _TOKENS), found: value}
+    if traced:  # bytes, since the cache may be large and nothing but shapes is at work here
+        sizes = example_shape(found)
+        value = torch.randint(0, 256, sizes, generator=generator, dtype=torch.uint8)
+        known: dict[Node, Any] = {**known_sizes(program), found: value}
+    else:
+        value = torch.randn(_BATCH, kv_heads, _TOKENS, int(width), generator=generator)
+        value = value.to(m.dtype(found))
+        known = {**known_inputs(program, _BATCH, _TOKENS), found: value}
     got = once(program, signature(node, (found,)), lambda: evaluate(node, known))
     expected = value.repeat_interleave(int(heads) // kv_heads, 1)
     m.require(
@@ -169,9 +195,14 @@ def _behind(root: Node, q: Node) -> tuple[Node, bool]:
 
 
 def rewrite(rewriter: Rewriter, found: Attention) -> None:
-    q, k, v = (token_major(rewriter, node) for node in (found.q, found.k, found.v))
     replaces = (found.anchor, found.root)
-    new = rewriter.call(ATTENTION.overload, (q, k, v, found.scale), replaces=replaces)
+    if rewriter.program.phase == "traced":
+        q = token_major(rewriter, found.q)
+        over = (q, found.k, found.v, found.mask, found.scale, found.causal)
+        new = rewriter.call(MASKED_ATTENTION.overload, over, replaces=replaces)
+    else:
+        q, k, v = (token_major(rewriter, node) for node in (found.q, found.k, found.v))
+        new = rewriter.call(ATTENTION.overload, (q, k, v, found.scale), replaces=replaces)
     if not found.token_major:
         new = turned_back(rewriter, new, found.root)
     rewriter.replace(found.root, new)

@@ -16,8 +16,13 @@ from glmc.ir.program import Program
 _DROPOUTS = ("aten.dropout", "aten.native_dropout")
 
 
-def read_eager(anchor: Node, program: Program) -> tuple[Node, Node, Node, float, Node]:
-    """(q, repeated k, repeated v, scale, root) around a softmax; unrelated when it is none."""
+def read_eager(
+    anchor: Node, program: Program
+) -> tuple[Node, Node, Node, float, Node | None, Node]:
+    """(q, repeated k, repeated v, scale, mask, root) around a softmax; unrelated when it is none.
+
+    The mask is None where it was proved causal; that of a traced program is what is added.
+    """
     masked = m.skip_casts(m.operand(anchor, 0))
     found = _scores(masked)
     if found is None or len(m.shape(anchor)) != 4:
@@ -25,8 +30,12 @@ def read_eager(anchor: Node, program: Program) -> tuple[Node, Node, Node, float,
     product, scale = found
     last = m.argument(anchor, 1, "dim")
     m.require(last in (-1, 3), anchor, "the softmax must be over the keys")
-    m.require(masked is not product, anchor, "attention without a mask is not causal")
-    require_causal(masked, program, product)
+    mask = None
+    if program.phase == "traced":
+        mask = _added(masked, product)
+    else:
+        m.require(masked is not product, anchor, "attention without a mask is not causal")
+        require_causal(masked, program, product)
     q, turned = (_factor(node) for node in _factors(product))
     turned, factor = unscaled(turned)
     k = m.expect_op(turned, product, "aten.permute")
@@ -38,7 +47,22 @@ def read_eager(anchor: Node, program: Program) -> tuple[Node, Node, Node, float,
     weights, root = _second_product(anchor)
     v = _factors(root)[1]
     m.require(_factors(root)[0] is weights, root, "the softmax must multiply the values")
-    return q, m.operand(k, 0), v, scale * factor, root
+    return q, m.operand(k, 0), v, scale * factor, mask, root
+
+
+def _added(masked: Node, product: Node) -> Node | None:
+    """What is added to the scaled product, once and last; None where nothing is."""
+    if m.is_op(masked, "aten.add"):
+        for index in (0, 1):
+            scores, mask = m.operand(masked, index), m.operand(masked, 1 - index)
+            found = _scores(scores)
+            if found is not None and found[0] is product:
+                plain = m.skip(scores, ("aten.mul", "aten.div")) is product
+                m.require(plain, scores, "the mask must be added to the scaled product")
+                return mask
+    plain = m.skip(masked, ("aten.mul", "aten.div")) is product
+    m.require(plain, masked, "the mask must be added to the scaled product")
+    return None
 
 
 def _scores(node: Node) -> tuple[Node, float] | None:

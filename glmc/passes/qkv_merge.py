@@ -1,9 +1,9 @@
 """qkv_merge: the three projections in front of one attention become one.
 
 Before: three ``glmc.linear`` of one value that lead, through reshapes, norms and rotations, to q, k
-and v of one ``glmc.attention``. After: one ``glmc.linear`` with the rows of q, k and v below each
+and v of one ``glmc.attention``, or of a ``glmc.masked_attention`` through the cache. After: one ``glmc.linear`` with the rows of q, k and v below each
 other (recipe Concatenate), and a slice for each. One match per layer; a model that is stored with
-one projection has nothing to merge. Anchor: ``glmc.attention``. Pays wherever a launch or a pass
+one projection has nothing to merge. Anchor: the attention. Pays wherever a launch or a pass
 over the input costs: three products become one. Reordered: a library may sum a wider product
 otherwise.
 A projection without a bias beside others that have one gets a bias of zeros, which is exact.
@@ -38,7 +38,7 @@ class Projections:
 
 
 def match(anchor: Node, program: Program) -> Projections:
-    linears = tuple(m.skip(m.operand(anchor, index), _BETWEEN) for index in range(3))
+    linears = tuple(_projection(m.operand(anchor, index)) for index in range(3))
     parts = [m.skip(node, ("aten.slice",)) for node in linears]
     if len(set(parts)) == 1 and m.is_op(parts[0], "glmc.linear"):
         m.unrelated(anchor)
@@ -56,6 +56,18 @@ def match(anchor: Node, program: Program) -> Projections:
     biased = any(node.args[2] is not None for node in linears)
     bias = _merged(program, linears, 2, f"{module}.bias") if biased else None
     return Projections(linears, weight, bias)
+
+
+def _projection(node: Node) -> Node:
+    """What q, k or v is made of; of keys and values in a cache, what was written last."""
+    node = m.skip(node, _BETWEEN)
+    if m.is_op(node, "aten.index_copy"):
+        return m.skip(m.operand(node, 3), _BETWEEN)
+    if m.is_op(node, "aten.cat"):
+        parts = node.args[0]
+        if isinstance(parts, (list, tuple)) and isinstance(parts[-1], Node):
+            return m.skip(parts[-1], _BETWEEN)
+    return node
 
 
 def _owner(anchor: Node, linear: Node, program: Program) -> str:
@@ -110,4 +122,6 @@ def rewrite(rewriter: Rewriter, found: Projections) -> None:
         start = stop
 
 
-PASS = AnchorPass("qkv_merge", Numerics.REORDERED, ("glmc.attention",), match, rewrite)
+PASS = AnchorPass(
+    "qkv_merge", Numerics.REORDERED, ("glmc.attention", "glmc.masked_attention"), match, rewrite
+)

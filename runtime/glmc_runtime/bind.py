@@ -8,9 +8,10 @@ oldest of these are forgotten.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, Union
 
 import torch
 
@@ -21,20 +22,26 @@ from glmc_runtime.dtypes import dtype_of
 from glmc_runtime.errors import PlanError
 from glmc_runtime.inputs import StepInputs
 from glmc_runtime.kernels import Thunk, find_binder, is_vendor
+from glmc_runtime.kernels.any_op import aten
 from glmc_runtime.kernels.vendor import Vendor
 from glmc_runtime.plan import (
     Argument,
     BufferArgument,
     CacheArgument,
     Call,
+    Extent,
     ExtentArgument,
     InputArgument,
+    ListArgument,
     PhasePlan,
     Shape,
     ValueArgument,
+    ViewArgument,
     WeightArgument,
 )
 from glmc_runtime.ranges import call_range, in_range
+
+Counts = Union[tuple[int, int], tuple[int, int, Mapping[str, int]]]
 
 
 @dataclass(frozen=True)
@@ -132,6 +139,10 @@ class PhaseBinder:
             return weight if argument.rows is None else weight[slice(*argument.rows)]
         if isinstance(argument, CacheArgument):
             return self._memory.cache.tensor(argument.cache, argument.layer)
+        if isinstance(argument, ViewArgument):
+            return self._view(argument, symbols)
+        if isinstance(argument, ListArgument):
+            return [self._value(item, symbols) for item in argument.items]
         counts = symbols.real if argument.real else symbols.bucket
         if isinstance(argument, ExtentArgument):
             return argument.extent.evaluate(*counts)
@@ -145,9 +156,23 @@ class PhaseBinder:
         offset = buffer.offset.evaluate(*symbols.bucket)
         return self._memory.arena.view(offset, dtype_of(buffer.dtype), shape)
 
+    def _view(self, argument: ViewArgument, symbols: Symbols) -> Any:
+        source = self._value(argument.source, symbols)
+        parameters = [_at(parameter, symbols.bucket) for parameter in argument.parameters]
+        view = aten(argument.operation)(source, *parameters)
+        return view if argument.item is None else view[argument.item]
 
-def evaluate(shape: Shape, counts: tuple[int, int]) -> tuple[int, ...]:
-    """A shape at (tokens, sequences)."""
+
+def _at(parameter: Any, counts: Counts) -> Any:
+    if isinstance(parameter, Extent):
+        return parameter.evaluate(*counts)
+    if isinstance(parameter, (list, tuple)):
+        return [_at(item, counts) for item in parameter]
+    return parameter
+
+
+def evaluate(shape: Shape, counts: Counts) -> tuple[int, ...]:
+    """A shape at (tokens, sequences) and, where the plan has them, sizes by name."""
     return tuple(extent.evaluate(*counts) for extent in shape)
 
 

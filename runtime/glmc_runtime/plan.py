@@ -8,7 +8,10 @@ everything: ``tokens`` (rows of the packed step) and ``sequences`` (requests in 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from math import prod
+from types import MappingProxyType
 from typing import Any, Union
 
 from glmc_runtime.errors import PlanError
@@ -20,30 +23,75 @@ _TERM = re.compile(r"^(?:(\d{1,18})\*)?(tokens|sequences)$|^(\d{1,18})$")
 _LARGEST = 1 << 48
 
 
+Sizes = tuple[str, ...]
+"""A product of named sizes, sorted: ``("s0", "s1")`` is s0 * s1."""
+
+
 @dataclass(frozen=True)
 class Extent:
-    """A size that is linear in the step: ``tokens * a + sequences * b + constant``."""
+    """A size that is linear in the step: ``tokens * a + sequences * b + constant``.
+
+    A plan that was not made for an artifact has sizes of other names instead, and products of
+    them: ``named`` holds each with its factor, sorted. Such an extent has no JSON form.
+    """
 
     tokens: int = 0
     sequences: int = 0
     constant: int = 0
+    named: tuple[tuple[Sizes, int], ...] = ()
 
-    def evaluate(self, tokens: int, sequences: int) -> int:
-        return self.tokens * tokens + self.sequences * sequences + self.constant
+    def evaluate(
+        self, tokens: int, sequences: int, sizes: Mapping[str, int] = MappingProxyType({})
+    ) -> int:
+        total = self.tokens * tokens + self.sequences * sequences + self.constant
+        for names, factor in self.named:
+            total += factor * prod([sizes[name] for name in names])
+        return total
+
+    @property
+    def moves(self) -> bool:
+        """Whether the size is another one in another step."""
+        return bool(self.tokens or self.sequences or self.named)
 
     def __add__(self, other: Extent) -> Extent:
         return Extent(
             self.tokens + other.tokens,
             self.sequences + other.sequences,
             self.constant + other.constant,
+            _sum((*self.named, *other.named)) if self.named or other.named else (),
         )
 
     def __mul__(self, factor: int) -> Extent:
-        return Extent(self.tokens * factor, self.sequences * factor, self.constant * factor)
+        return Extent(
+            self.tokens * factor,
+            self.sequences * factor,
+            self.constant * factor,
+            _sum((names, number * factor) for names, number in self.named) if self.named else (),
+        )
+
+    def times(self, other: Extent) -> Extent:
+        """The product; raises :class:`PlanError` where tokens or sequences meet another size."""
+        if not other.moves:
+            return self * other.constant
+        if not self.moves:
+            return other * self.constant
+        if self.tokens or self.sequences or other.tokens or other.sequences:
+            raise PlanError("a size would be quadratic in the step", found=f"({self}) * ({other})")
+        terms = [
+            (tuple(sorted((*one, *two))), first * second)
+            for one, first in (*self.named, ((), self.constant))
+            for two, second in (*other.named, ((), other.constant))
+        ]
+        constant = sum(number for names, number in terms if not names)
+        return Extent(constant=constant, named=_sum(term for term in terms if term[0]))
 
     def __str__(self) -> str:
         terms = []
-        for factor, name in ((self.tokens, "tokens"), (self.sequences, "sequences")):
+        for factor, name in (
+            (self.tokens, "tokens"),
+            (self.sequences, "sequences"),
+            *((factor, "*".join(names)) for names, factor in self.named),
+        ):
             if factor:
                 terms.append(name if factor == 1 else f"{factor}*{name}")
         if self.constant or not terms:
@@ -76,7 +124,15 @@ class Extent:
         return self
 
     def to_json(self) -> int | str:
-        return self.constant if not (self.tokens or self.sequences) else str(self)
+        return str(self) if self.moves else self.constant
+
+
+def _sum(terms: Iterable[tuple[Sizes, int]]) -> tuple[tuple[Sizes, int], ...]:
+    """Like terms added up, sorted; those that vanish are left out."""
+    total: dict[Sizes, int] = {}
+    for names, factor in terms:
+        total[names] = total.get(names, 0) + factor
+    return tuple(sorted((names, factor) for names, factor in total.items() if factor))
 
 
 Shape = tuple[Extent, ...]
@@ -135,9 +191,52 @@ class ValueArgument:
     value: Any
 
 
+@dataclass(frozen=True)
+class ViewArgument:
+    """A view of another argument, made once when the call is bound; in no artifact.
+
+    ``operation`` is the full name of an ATen op, such as ``aten.permute.default``; ``parameters``
+    are what it takes behind the tensor: numbers, extents, lists of them and None. Of an op with
+    several results ``item`` says which.
+    """
+
+    source: Argument
+    operation: str
+    parameters: tuple[Any, ...]
+    item: int | None = None
+
+
+@dataclass(frozen=True)
+class ListArgument:
+    """Several arguments as one list, such as the tensors of a concatenation; in no artifact."""
+
+    items: tuple[Argument, ...]
+
+
 Argument = Union[
-    BufferArgument, WeightArgument, InputArgument, CacheArgument, ExtentArgument, ValueArgument
+    BufferArgument,
+    WeightArgument,
+    InputArgument,
+    CacheArgument,
+    ExtentArgument,
+    ValueArgument,
+    ViewArgument,
+    ListArgument,
 ]
+
+
+def storage_of(argument: Argument) -> Argument:
+    """What a view is a view of; other arguments are their own storage."""
+    while isinstance(argument, ViewArgument):
+        argument = argument.source
+    return argument
+
+
+def parts_of(argument: Argument) -> tuple[Argument, ...]:
+    """The storages that an argument points into."""
+    if isinstance(argument, ListArgument):
+        return tuple(part for item in argument.items for part in parts_of(item))
+    return (storage_of(argument),)
 
 # name -> what the runtime fills in. ``*_host`` lives in host memory; all others on the device.
 # Whether a phase uses an input, its dtype and its shape are said by the phase's InputSpec.
@@ -254,6 +353,8 @@ def _argument_to_json(argument: Argument) -> dict[str, Any]:
         if argument.real:
             data["real"] = True
         return data
+    if isinstance(argument, (ViewArgument, ListArgument)):
+        raise PlanError(f"a {type(argument).__name__} is in no artifact")
     return {"value": argument.value}
 
 

@@ -12,7 +12,9 @@ from typing import Any
 import torch
 
 from glmc_runtime.errors import PlanError
-from glmc_runtime.kernels import Thunk, register
+from glmc_runtime.kernels import Thunk, any_op, register
+
+__all__ = ["any_op"]
 
 
 @register("aten.copy")

@@ -1,0 +1,238 @@
+"""What Dynamo hands over becomes a :class:`Program` in the form that every pass reads.
+
+Dynamo's graph is of torch functions and mutates its inputs: parameters, caches, whatever the
+program touches. Exported ahead of dispatch it is the same functional ATen graph as that of
+``capture``: linear, silu and scaled_dot_product_attention stay whole, and what is written in place
+becomes an output of its own. Sizes keep the symbols of Dynamo's own ShapeEnv, so that whatever is
+concluded from a size is guarded.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._functorch.aot_autograd import aot_export_module
+from torch.fx import Graph, GraphModule, Node
+
+from glmc.capture.export import describe_call, is_assertion
+from glmc.errors import CaptureError
+from glmc.ir.program import ModelShape, Program, graph_module
+from glmc.ir.rewrite import layer_of
+from glmc.weights.recipe import Constant, Recipe, Source, Weight
+
+# A buffer of that many numbers at most may be a constant, such as the frequencies of rope.
+LARGEST_CONSTANT = 4096
+_PART = re.compile(r"\['([^']+)'\]|\[(\d+)\]|\.([A-Za-z_]\w*)")
+_TABLES = ("_modules", "_parameters", "_buffers")
+_OWNER = re.compile(r"^L\[['\"]\w+['\"]\]\.?|^L__\w*?___?")
+
+
+@dataclass(frozen=True)
+class Placeholder:
+    """One argument of the compiled function. ``kind``: weight, input, or size (an integer)."""
+
+    name: str
+    kind: str
+    node: Node
+
+
+@dataclass(frozen=True)
+class Traced:
+    """``outputs`` are nodes, numbers and None, in the order in which the function returns them;
+    ``mutated`` maps the name of an input to the node whose value it holds afterwards."""
+
+    program: Program
+    placeholders: tuple[Placeholder, ...]
+    outputs: tuple[Any, ...]
+    mutated: dict[str, Node]
+    constants: dict[str, Tensor]
+
+
+def normal_form(module: GraphModule, examples: Sequence[Any]) -> Traced:
+    """Export Dynamo's ``module``; ``examples`` are its real arguments, of which small constant
+    buffers are read. Raises CaptureError for what does not become one functional graph."""
+    heads = [node for node in module.graph.nodes if node.op == "placeholder"]
+    fakes = [_fake_of(node, example) for node, example in zip(heads, examples, strict=True)]
+    exported, signature = _export(module, fakes)
+    mutated = dict(signature.user_inputs_to_mutate)
+    if signature.buffers_to_mutate or signature.parameters:
+        raise CaptureError(
+            "the graph holds state of its own that it changes",
+            found=", ".join(map(str, signature.buffers_to_mutate.values())),
+        )
+    graph, copies = _copy(exported)
+    names = [str(node.target) for node in exported.graph.nodes if node.op == "placeholder"]
+    own = [str(buffer) for buffer in signature.buffers]
+    changed = set(mutated.values())
+    placeholders: list[Placeholder] = []
+    weights: dict[str, Weight] = {}
+    constants: dict[str, Tensor] = {}
+    taken: set[str] = set()
+    nodes = [copies[node] for node in exported.graph.nodes if node.op == "placeholder"]
+    state = dict(signature.inputs_to_buffers)
+    held = {
+        **dict(module.named_buffers()),
+        **{name: getattr(module, name) for name in own if hasattr(module, name)},
+    }
+    for node, name in zip(nodes[: len(own)], names[: len(own)], strict=True):
+        value = held[state.get(name, name)]
+        constant = _unique(str(state.get(name, name)), taken)
+        constants[constant] = value
+        weights[constant] = _describe_weight(node, constant, value, value)
+    for node, head, name, example in zip(
+        nodes[len(own) :], heads, names[len(own) :], examples, strict=True
+    ):
+        qualified = _unique(_name_of(head), taken)
+        if not isinstance(node.meta["val"], Tensor):
+            kind = "size"
+            node.meta.update(input=qualified, id=qualified, module="", layer=None, source=None)
+        elif _is_weight(head, example) and name not in changed:
+            kind = "weight"
+            weights[qualified] = _describe_weight(node, qualified, node.meta["val"], example)
+        else:
+            kind = "input"
+            node.meta.update(input=qualified, id=qualified, module="", layer=None, source=None)
+        placeholders.append(Placeholder(qualified, kind, node))
+    output = next(node for node in reversed(graph.nodes) if node.op == "output")
+    results = tuple(output.args[0])  # type: ignore[arg-type]
+    by_name = {placeholder.node.name: placeholder.name for placeholder in placeholders}
+    kept = {by_name[name]: results[index] for index, name in enumerate(mutated.values())}
+    _keep_tensors(output, results)
+    program = Program(
+        graph_module(graph), weights, _shape_of(module, weights), _dtype(weights), "traced"
+    )
+    graph.lint()
+    return Traced(program, tuple(placeholders), results[len(mutated) :], kept, constants)
+
+
+def _fake_of(node: Node, example: Any) -> Any:
+    value = node.meta.get("example_value", node.meta.get("val"))
+    return example if value is None else value
+
+
+def _export(module: GraphModule, fakes: list[Any]) -> tuple[GraphModule, Any]:
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            exported, signature = aot_export_module(
+                module, fakes, trace_joint=False, pre_dispatch=True, decompositions={}
+            )
+    except (RuntimeError, ValueError, NotImplementedError) as error:
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise CaptureError(
+            "the graph that Dynamo made does not become functional",
+            found=first_line,
+            remedy="put torch.compiler.disable around what is named here, or report it",
+        ) from error
+    return exported, signature
+
+
+def _copy(exported: GraphModule) -> tuple[Graph, dict[Node, Node]]:
+    graph = Graph()
+    copies: dict[Node, Node] = {}
+    counts: dict[str, int] = {}
+    for node in exported.graph.nodes:
+        if is_assertion(node) or (node.op == "call_function" and _is_grad_switch(node)):
+            continue
+        copy = graph.node_copy(node, lambda old: copies[old])
+        copies[node] = copy
+        copy.meta = {"val": node.meta.get("val")}
+        if node.op == "call_function":
+            describe_call(copy, node, counts, _module_of(node))
+        elif node.op == "output":
+            copy.meta.update(id="output", module="", layer=None, source=None)
+    for copy in reversed(list(graph.nodes)):
+        if not copy.users and copy.op not in ("output", "placeholder"):
+            graph.erase_node(copy)
+    return graph, copies
+
+
+def _is_grad_switch(node: Node) -> bool:
+    return node.target is torch._C._set_grad_enabled
+
+
+def _module_of(node: Node) -> str:
+    stack = node.meta.get("nn_module_stack") or {}
+    path = str(next(reversed(stack.values()))[0]) if stack else ""
+    return _OWNER.sub("", path).replace("['", ".").replace("']", "").lstrip(".")
+
+
+def _name_of(head: Node) -> str:
+    """The qualified name of a parameter, or the user's own words for an input."""
+    source = getattr(head, "_dynamo_source", None) or getattr(
+        head.meta.get("grapharg"), "source", None
+    )
+    text = str(getattr(source, "name", "")) if source is not None else ""
+    if callable(getattr(source, "name", None)):
+        text = str(source.name())  # type: ignore[union-attr]
+    parts = [next(filter(None, groups)) for groups in _PART.findall(text)]
+    parts = [part for part in parts if part not in _TABLES]
+    first = text.startswith(("L['self']", "L['kwargs']", "L['args']"))
+    return ".".join(parts[1:] if first else parts) or head.name
+
+
+def _unique(name: str, taken: set[str]) -> str:
+    found, number = name, 1
+    while found in taken:
+        found, number = f"{name}.{number}", number + 1
+    taken.add(found)
+    return found
+
+
+def _is_weight(head: Node, example: Any) -> bool:
+    source = str(getattr(head, "_dynamo_source", "") or "")
+    named = getattr(getattr(head, "_dynamo_source", None), "name", "")
+    text = str(named() if callable(named) else named) or source
+    owned = "_parameters[" in text or "_buffers[" in text
+    return isinstance(example, torch.nn.Parameter) or owned
+
+
+def _describe_weight(node: Node, name: str, value: Tensor, example: Any) -> Weight:
+    module = name.rpartition(".")[0]
+    node.meta.update(weight=name, id=name, module=module, layer=layer_of(module), source=None)
+    shape = tuple(int(size) for size in value.shape)
+    recipe: Recipe = Source(name, shape)
+    small = value.numel() <= LARGEST_CONSTANT and not isinstance(example, torch.nn.Parameter)
+    if small and value.dtype.is_floating_point and isinstance(example, Tensor):
+        recipe = Constant(tuple(example.detach().double().flatten().tolist()))
+    return Weight(name, shape, value.dtype, recipe)
+
+
+def _keep_tensors(output: Node, results: tuple[Any, ...]) -> None:
+    """The graph's output holds nodes only; what the function returns besides is kept aside."""
+    nodes = tuple(item for item in results if isinstance(item, Node))
+    output.args = (nodes,)
+
+
+def _dtype(weights: dict[str, Weight]) -> torch.dtype:
+    for weight in weights.values():
+        if weight.dtype.is_floating_point and isinstance(weight.recipe, Source):
+            return weight.dtype
+    return torch.float32
+
+
+def _shape_of(module: GraphModule, weights: dict[str, Weight]) -> ModelShape:
+    layers = {layer_of(name) for name in weights} - {None}
+    parameters = sum(torch.Size(weight.shape).numel() for weight in weights.values())
+    return ModelShape(
+        name=type(module).__name__,
+        architecture="traced",
+        layers=len(layers),
+        vocabulary=0,
+        hidden=0,
+        query_heads=0,
+        kv_heads=0,
+        head_dim=0,
+        maximum_positions=4096,
+        eos_token_ids=(),
+        parameters=parameters,
+        tied_embeddings=False,
+    )
+
+

@@ -1,0 +1,40 @@
+"""Attention over keys and values that lie where the program keeps them, under the program's mask.
+
+What ``torch.compile`` hands over owns its cache, its padding and its mask. So this op takes all
+three as they are; ``glmc.attention`` is the causal one without a cache.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from glmc.ir.ops.registry import Numerics, define
+
+
+def masked_attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, causal: bool
+) -> Tensor:
+    """q [batch, tokens, q_heads, head_dim]; k and v [batch, kv_heads, length, head_dim], of any
+    strides; mask broadcasts to [batch, q_heads, tokens, length], bool (True: seen) or added to the
+    scores. ``causal`` as ``is_causal`` of torch: query i sees keys 0 to i. Like q.
+    """
+    repeat = q.shape[2] // k.shape[1]
+    out = F.scaled_dot_product_attention(
+        q.transpose(1, 2),
+        k.repeat_interleave(repeat, 1),
+        v.repeat_interleave(repeat, 1),
+        attn_mask=mask,
+        is_causal=causal,
+        scale=scale,
+    )
+    return out.transpose(1, 2).contiguous()
+
+
+MASKED_ATTENTION = define(
+    "masked_attention(Tensor q, Tensor k, Tensor v, Tensor? mask, float scale, bool causal) "
+    "-> Tensor",
+    Numerics.REORDERED,
+    masked_attention,
+    lambda q, k, v, mask, scale, causal: q.new_empty(q.shape),
+)

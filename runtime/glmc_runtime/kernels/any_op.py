@@ -1,0 +1,79 @@
+"""Any ATen op by its full name, in the form that writes into given memory where there is one.
+
+A plan falls back to it op by op where no kernel of ours took a node. ``glmc::`` ops, where the
+compiler is loaded and has defined them, are found the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache, partial
+from typing import Any
+
+import torch
+
+from glmc_runtime.errors import PlanError
+from glmc_runtime.kernels import Thunk, register
+
+
+@cache
+def aten(name: str) -> Any:
+    """The overload ``namespace.op.overload``; raises :class:`PlanError` when torch has none."""
+    namespace, _, rest = name.partition(".")
+    packet, _, overload = rest.partition(".")
+    try:
+        return getattr(getattr(getattr(torch.ops, namespace), packet), overload)
+    except (AttributeError, RuntimeError) as error:
+        raise PlanError(f"torch {torch.__version__} has no op '{name}'") from error
+
+
+@cache
+def _writing_form(name: str) -> tuple[Any, tuple[str, ...]] | None:
+    """The overload that takes the same arguments and its results as well, and their names."""
+    own = aten(name)._schema
+    namespace, packet, _ = name.split(".")
+    candidates = getattr(getattr(torch.ops, namespace), packet)
+    wanted = [(argument.name, str(argument.type)) for argument in own.arguments]
+    for overload in candidates.overloads():
+        candidate = getattr(candidates, overload)
+        arguments = candidate._schema.arguments
+        outs = [item.name for item in arguments if getattr(item, "is_out", False)]
+        given = [(item.name, str(item.type)) for item in arguments if item.name not in outs]
+        if outs and len(outs) == len(own.returns) and given == wanted:
+            return candidate, tuple(outs)
+    return None
+
+
+@register("aten.any")
+def any_op(arguments: dict[str, Any]) -> Thunk:
+    """Run ``op`` on ``operands`` and ``keywords``; its results land in ``results``, in order.
+
+    ``operands`` and ``keywords`` hold tensors and constants, lists of them included.
+    """
+    name, operands = str(arguments["op"]), list(arguments["operands"])
+    names, values = list(arguments["keyword_names"]), list(arguments["keyword_values"])
+    keywords = dict(zip(names, values, strict=True))
+    results: list[torch.Tensor] = list(arguments["results"])
+    form = _writing_form(name)
+    # A factory's dtype and device say what the given memory already says.
+    unsaid = {key for key in keywords if key in ("dtype", "layout", "device", "pin_memory")}
+    if form is None or unsaid:
+        return _copied(partial(aten(name), *operands, **keywords), results)
+    writing, outs = form
+    return partial(writing, *operands, **keywords, **dict(zip(outs, results, strict=True)))
+
+
+def _copied(compute: Callable[[], Any], results: list[torch.Tensor]) -> Thunk:
+    if len(results) == 1:
+        (only,) = results
+
+        def run_one() -> None:
+            only.copy_(compute())
+
+        return run_one
+
+    def run() -> None:
+        for target, value in zip(results, compute(), strict=True):
+            target.copy_(value)
+
+    return run
