@@ -6,6 +6,7 @@ that a device graph can hold become segments.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -21,6 +22,7 @@ from glmc_runtime.plan import (
     PhasePlan,
     Segment,
     Shape,
+    parts_of,
 )
 
 
@@ -44,9 +46,23 @@ def phase_plan(
 
     Raises InternalError when nothing writes the output.
     """
-    spans = _spans(calls, len(buffers), output)
+    placed, arena = place(buffers, calls, (output,))
+    return PhasePlan(name, inputs, placed, tuple(calls), segments_of(calls), output, arena)
+
+
+def place(
+    buffers: list[Scratch],
+    calls: list[Call],
+    outputs: Iterable[int],
+    size: Callable[[Extent], Extent] = lambda size: size,
+) -> tuple[tuple[Buffer, ...], Extent]:
+    """Where each buffer that a call touches lies, and the size of the arena in bytes.
+
+    ``size`` makes of a buffer's size what is planned for it. ``outputs`` live to the end.
+    """
+    spans = _spans(calls, len(buffers), outputs)
     requests = [
-        memory_plan.Request(index, _bytes(buffers[index]), *span)
+        memory_plan.Request(index, size(_bytes(buffers[index])), *span)
         for index, span in enumerate(spans)
         if span is not None
     ]
@@ -63,7 +79,7 @@ def phase_plan(
         )
         for request in requests
     )
-    return PhasePlan(name, inputs, placed, tuple(calls), _segments(calls), output, planned.arena)
+    return placed, planned.arena
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -71,34 +87,32 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def _bytes(buffer: Scratch) -> Extent:
-    """Size in bytes; at most one dimension may follow the step."""
+    """Size in bytes; of an artifact's buffer at most one dimension may follow the step."""
     size = Extent(constant=1)
     for extent in buffer.shape:
-        if extent.tokens or extent.sequences:
-            if size.tokens or size.sequences:
-                raise InternalError(f"buffer {buffer.name} has two dimensions that follow the step")
-            size = extent * size.constant
-        else:
-            size = size * extent.constant
+        size = size.times(extent)
     return size * buffer.dtype.itemsize
 
 
-def _spans(calls: list[Call], buffers: int, output: int) -> list[tuple[int, int] | None]:
-    """First and last call that touches each buffer; the output lives to the end."""
+def _spans(
+    calls: list[Call], buffers: int, outputs: Iterable[int]
+) -> list[tuple[int, int] | None]:
+    """First and last call that touches each buffer; outputs live to the end."""
     spans: list[tuple[int, int] | None] = [None] * buffers
     for index, call in enumerate(calls):
-        for argument in call.arguments.values():
-            if isinstance(argument, BufferArgument):
-                span = spans[argument.buffer]
-                spans[argument.buffer] = (span[0] if span else index, index)
-    last = spans[output]
-    if last is None:
-        raise InternalError("no call writes the output of the phase")
-    spans[output] = (last[0], len(calls) - 1)
+        for part in (part for item in call.arguments.values() for part in parts_of(item)):
+            if isinstance(part, BufferArgument):
+                span = spans[part.buffer]
+                spans[part.buffer] = (span[0] if span else index, index)
+    for output in outputs:
+        last = spans[output]
+        if last is None:
+            raise InternalError("no call writes the output of the phase")
+        spans[output] = (last[0], len(calls) - 1)
     return spans
 
 
-def _segments(calls: list[Call]) -> tuple[Segment, ...]:
+def segments_of(calls: list[Call]) -> tuple[Segment, ...]:
     """Maximal runs of calls that a device graph can hold, and of those that it can't."""
     segments: list[Segment] = []
     for index, call in enumerate(calls):

@@ -13,10 +13,11 @@ import torch
 from glmc.backends import plain
 from glmc.backends.base import Target
 from glmc.backends.cpu_rules import RULES
+from glmc.backends.cpu_traced_rules import RULES as TRACED_RULES
 
 TARGET = Target(
     name="cpu",
-    rules=MappingProxyType({**plain.RULES, **RULES}),
+    rules=MappingProxyType({**plain.RULES, **RULES, **TRACED_RULES}),
     cache_layout="blocks_tokens_heads",
     dtypes=(torch.float32, torch.bfloat16, torch.float16),
 )

@@ -34,10 +34,11 @@ from glmc_runtime.plan import (
     Shape,
     ValueArgument,
     WeightArgument,
+    storage_of,
 )
 
 _VIEWS = ("aten.reshape", "getitem")
-Storage = BufferArgument | CacheArgument
+Storage = BufferArgument | CacheArgument | InputArgument
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Lowered:
 
 
 @dataclass
-class _Lowering:
+class Lowering:
     """The emitter: state of one phase while it is lowered."""
 
     program: Program
@@ -152,11 +153,11 @@ class _Lowering:
         bound = {name: self._argument(value) for name, value in arguments.items()}
         for name in writes:
             written = bound.get(name)
-            if not isinstance(written, (BufferArgument, CacheArgument)):
+            if written is None or not self._writable(written):
                 raise InternalError(
                     f"{function} writes '{name}', which is no buffer", place=op.node
                 )
-            if self._read_later(written):
+            if self._read_later(storage_of(written)):  # type: ignore[arg-type]
                 raise InternalError(
                     f"{function} writes '{name}', which is still read later", place=op.node
                 )
@@ -167,6 +168,13 @@ class _Lowering:
         )
 
     # The books.
+
+    def _writable(self, argument: Argument) -> bool:
+        return isinstance(argument, (BufferArgument, CacheArgument))
+
+    def _ready(self, op: Op) -> Op:
+        """The op with its arguments as rules expect them."""
+        return op
 
     def _op(self) -> Op:
         if self.op is None:
@@ -217,6 +225,7 @@ class _Lowering:
         return argument
 
     def _note_weight(self, argument: Argument) -> None:
+        argument = storage_of(argument)
         if isinstance(argument, WeightArgument) and argument.weight not in self.weights:
             self.weights[argument.weight] = self.program.weights[argument.weight]
 
@@ -299,8 +308,9 @@ class _Lowering:
 
     def _hold(self, node: Node, value: Value) -> None:
         self.values[node] = value
-        if isinstance(value.argument, (BufferArgument, CacheArgument)):
-            self.holders[_whole(value.argument)].append(node)
+        storage = storage_of(value.argument)
+        if isinstance(storage, (BufferArgument, CacheArgument, InputArgument)):
+            self.holders[_whole(storage)].append(node)
 
     def _lower(self, node: Node) -> None:
         name = m.op_name(node).removeprefix("glmc.")
@@ -323,6 +333,7 @@ class _Lowering:
             self._arguments(node, name),
             self.program.phase,
         )
+        self.op = self._ready(self.op)
         rule(self.op, self)
         self._keep_outputs(node)
 
@@ -380,6 +391,8 @@ class _Lowering:
 
 def _whole(storage: Storage) -> Storage:
     """The storage itself, however a view of it is shaped."""
+    if isinstance(storage, InputArgument):
+        return InputArgument(storage.input)
     return BufferArgument(storage.buffer) if isinstance(storage, BufferArgument) else storage
 
 
@@ -388,4 +401,4 @@ def lower(program: Program, target: Target, options: LoweringOptions) -> Lowered
     if program.symbols is None:
         raise InternalError("only a specialised program can be lowered")
     target.check(options, program.model)
-    return _Lowering(program, target, options, program.symbols).run()
+    return Lowering(program, target, options, program.symbols).run()

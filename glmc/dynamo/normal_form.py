@@ -43,15 +43,28 @@ class Placeholder:
 
 
 @dataclass(frozen=True)
+class Result:
+    """One output of the program's graph."""
+
+    index: int
+
+
+@dataclass(frozen=True)
 class Traced:
-    """``outputs`` are nodes, numbers and None, in the order in which the function returns them;
-    ``mutated`` maps the name of an input to the node whose value it holds afterwards."""
+    """``outputs``: what the function returns, in order: :class:`Result`, numbers and None.
+    ``mutated`` maps the name of an input to the result that it holds afterwards."""
 
     program: Program
     placeholders: tuple[Placeholder, ...]
     outputs: tuple[Any, ...]
-    mutated: dict[str, Node]
+    mutated: dict[str, Result]
     constants: dict[str, Tensor]
+
+    def node(self, result: Result) -> Node:
+        """The node of a result as the program is now; passes replace nodes."""
+        output = next(node for node in reversed(self.program.graph.nodes) if node.op == "output")
+        found: Node = output.args[0][result.index]  # type: ignore[index, assignment]
+        return found
 
 
 def normal_form(module: GraphModule, examples: Sequence[Any]) -> Traced:
@@ -102,8 +115,8 @@ def normal_form(module: GraphModule, examples: Sequence[Any]) -> Traced:
     output = next(node for node in reversed(graph.nodes) if node.op == "output")
     results = tuple(output.args[0])  # type: ignore[arg-type]
     by_name = {placeholder.node.name: placeholder.name for placeholder in placeholders}
+    results = _keep_tensors(output, results)
     kept = {by_name[name]: results[index] for index, name in enumerate(mutated.values())}
-    _keep_tensors(output, results)
     program = Program(
         graph_module(graph), weights, _shape_of(module, weights), _dtype(weights), "traced"
     )
@@ -204,10 +217,12 @@ def _describe_weight(node: Node, name: str, value: Tensor, example: Any) -> Weig
     return Weight(name, shape, value.dtype, recipe)
 
 
-def _keep_tensors(output: Node, results: tuple[Any, ...]) -> None:
+def _keep_tensors(output: Node, results: tuple[Any, ...]) -> tuple[Any, ...]:
     """The graph's output holds nodes only; what the function returns besides is kept aside."""
     nodes = tuple(item for item in results if isinstance(item, Node))
     output.args = (nodes,)
+    order = iter(range(len(nodes)))
+    return tuple(Result(next(order)) if isinstance(item, Node) else item for item in results)
 
 
 def _dtype(weights: dict[str, Weight]) -> torch.dtype:
@@ -217,15 +232,31 @@ def _dtype(weights: dict[str, Weight]) -> torch.dtype:
     return torch.float32
 
 
+def _width(module: GraphModule) -> int:
+    """The width of the residual stream: of the embedding, or of what a later graph begins with."""
+    widths = [0]
+    for node in module.graph.nodes:
+        value = node.meta.get("example_value")
+        if not isinstance(value, Tensor):
+            continue
+        if node.op == "call_function" and "embedding" in str(node.target):
+            return int(value.shape[-1])
+        if node.op == "placeholder" and value.dim() == 3 and value.dtype.is_floating_point:
+            last = value.shape[-1]
+            widths.append(int(last) if isinstance(last, int) else 0)
+    return max(widths)
+
+
 def _shape_of(module: GraphModule, weights: dict[str, Weight]) -> ModelShape:
     layers = {layer_of(name) for name in weights} - {None}
+    hidden = _width(module)
     parameters = sum(torch.Size(weight.shape).numel() for weight in weights.values())
     return ModelShape(
         name=type(module).__name__,
         architecture="traced",
         layers=len(layers),
         vocabulary=0,
-        hidden=0,
+        hidden=hidden,
         query_heads=0,
         kv_heads=0,
         head_dim=0,

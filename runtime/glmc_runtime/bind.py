@@ -8,7 +8,7 @@ oldest of these are forgotten.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Union
@@ -70,11 +70,15 @@ class PhaseBinder:
         self._memory = memory
         self._keep = keep
         self._buffers = {buffer.id: buffer for buffer in plan.buffers}
-        dependence = Dependence(plan)
-        self._symbols = [dependence.symbols(call) for call in plan.calls]
+        self._symbols = self.dependencies(plan)
         self._thunks: list[OrderedDict[tuple[int, ...], Thunk]] = [
             OrderedDict() for _ in plan.calls
         ]
+
+    def dependencies(self, plan: PhasePlan) -> Sequence[tuple[Any, ...]]:
+        """For each call, the keys of what it depends on in the symbols that it is bound with."""
+        dependence = Dependence(plan)
+        return [dependence.symbols(call) for call in plan.calls]
 
     def bind(self, first: int, last: int, symbols: Symbols) -> tuple[Thunk, ...]:
         """Thunks of the calls ``first`` to ``last`` (inclusive); raises :class:`PlanError`."""

@@ -77,3 +77,12 @@ def _copied(compute: Callable[[], Any], results: list[torch.Tensor]) -> Thunk:
             target.copy_(value)
 
     return run
+
+
+@register("aten.any_in_place")
+def any_in_place(arguments: dict[str, Any]) -> Thunk:
+    """Run ``op``, an op that changes its first operand, on ``target`` and ``operands``."""
+    names, values = list(arguments["keyword_names"]), list(arguments["keyword_values"])
+    keywords = dict(zip(names, values, strict=True))
+    operands = (arguments["target"], *arguments["operands"])
+    return partial(aten(str(arguments["op"])), *operands, **keywords)

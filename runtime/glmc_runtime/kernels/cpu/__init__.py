@@ -9,11 +9,13 @@ from glmc_runtime.kernels.cpu import (
     activation,
     decode_attention,
     linear,
+    masked_attention,
     moe_ffn,
     moe_gate,
     norms,
     prefill_attention,
     qkv_rope_cache,
+    rope,
     rows,
 )
 
@@ -21,10 +23,12 @@ __all__ = [
     "activation",
     "decode_attention",
     "linear",
+    "masked_attention",
     "moe_ffn",
     "moe_gate",
     "norms",
     "prefill_attention",
     "qkv_rope_cache",
+    "rope",
     "rows",
 ]

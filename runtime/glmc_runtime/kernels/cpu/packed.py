@@ -111,11 +111,20 @@ def _best(thunk: Thunk) -> float:
 
 def pack(weight: torch.Tensor) -> PackedWeight:
     """The packed form of a weight, made once however many phases and buckets use it."""
-    key = (weight.data_ptr(), weight.shape, weight.dtype)
+    key = _key(weight)
     packed = _PACKED.get(key)
     if packed is None:
         packed = _PACKED[key] = PackedWeight(weight)
     return packed
+
+
+def forget(weight: torch.Tensor) -> None:
+    """Have a weight packed anew by the next that asks: its values are others now."""
+    _PACKED.pop(_key(weight), None)
+
+
+def _key(weight: torch.Tensor) -> _Key:
+    return weight.data_ptr(), weight.shape, weight.dtype
 
 
 def as_image(rows: torch.Tensor) -> torch.Tensor:

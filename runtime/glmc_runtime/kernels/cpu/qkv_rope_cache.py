@@ -19,17 +19,17 @@ def _pairs(heads: torch.Tensor, half: int, interleaved: bool) -> tuple[torch.Ten
     return heads[..., :half], heads[..., half : 2 * half]
 
 
-def _rotate(
+def rotate(
     source: torch.Tensor,
     turned: torch.Tensor,
     table: torch.Tensor,
     product: torch.Tensor,
     interleaved: bool,
 ) -> list[Thunk]:
-    """source and turned [tokens, heads, head_dim], table [tokens, rotary_dim] (cos, then sin),
-    product [tokens, heads, rotary_dim / 2]. Each product is rounded, as in eager code."""
-    half = table.shape[1] // 2
-    cos, sin = table[:, None, :half], table[:, None, half:]
+    """source and turned [..., tokens, heads, head_dim], table [..., tokens, rotary_dim] (cos, then
+    sin), product [..., tokens, heads, rotary_dim / 2]. Each product is rounded, as in eager code."""
+    half = table.shape[-1] // 2
+    cos, sin = table[..., None, :half], table[..., None, half:]
     first, second = _pairs(source, half, interleaved)
     new_first, new_second = _pairs(turned, half, interleaved)
     steps: list[Thunk] = [
@@ -95,7 +95,7 @@ def qkv_rope_cache(arguments: dict[str, Any]) -> Thunk:
         normed = arguments["normed"]
         steps += _norm_heads(arguments, source, q_heads, normed)
         source = normed
-    steps += _rotate(source, turned, table, product, bool(arguments["interleaved"]))
+    steps += rotate(source, turned, table, product, bool(arguments["interleaved"]))
     keys_by_slot, values_by_slot = (
         cache.view(-1, kv_heads, head_dim) for cache in (key_cache, value_cache)
     )

@@ -1,0 +1,146 @@
+"""The backend: ``torch.compile(model, backend="kunlun")``.
+
+Dynamo calls it once per graph. The graph takes the road of ``glmc compile``: normal form, the
+passes of ``pipeline.py``, the target's rules, a memory plan, a replay; only the end differs, where
+the caller's tensors are bound instead of an artifact's.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+
+from glmc import pipeline
+from glmc.backends import target_by_name
+from glmc.backends.base import LoweringOptions
+from glmc.dynamo.checks import eager_experts_in, refuse_gradients
+from glmc.dynamo.lower import TracedPlan, lower_traced
+from glmc.dynamo.normal_form import normal_form
+from glmc.dynamo.options import DynamoOptions, read_options
+from glmc.dynamo.replay import TracedReplay
+from glmc.dynamo.watch import watcher
+from glmc.dynamo.weights import LiveWeights
+from glmc.errors import UsageError
+from glmc.pipeline import PassRecord
+from glmc_runtime.kernels import is_vendor
+from glmc_runtime.kernels.vendor import find_vendor
+
+
+@dataclass(frozen=True)
+class CompiledGraph:
+    """One graph of Dynamo after its compile: what the passes did and what replays."""
+
+    target: str
+    records: tuple[PassRecord, ...]
+    plan: TracedPlan
+    replay: TracedReplay
+    seconds: Mapping[str, float]
+    emulated: bool
+
+
+Listener = Callable[[CompiledGraph], None]
+LISTENERS: ContextVar[tuple[Listener, ...]] = ContextVar("listeners", default=())
+"""Called with each graph that is compiled, such as by ``explain``."""
+
+
+def kunlun(
+    module: GraphModule,
+    examples: Sequence[Any],
+    *,
+    options: Mapping[str, Any] | None = None,
+    mode: str | None = None,
+) -> Callable[..., Any]:
+    """Compile one graph of Dynamo; see :class:`DynamoOptions` for ``options``.
+
+    Raises UsageError for an unknown option, a mode or a graph that needs gradients, CaptureError
+    and LoweringError for what can't be compiled.
+    """
+    if mode not in (None, "default"):
+        raise UsageError(
+            f"backend 'kunlun' has no mode '{mode}'",
+            place="torch.compile(..., mode=...)",
+            expected="no mode; what can be chosen is in options",
+            found=mode,
+        )
+    return compile_graph(module, examples, read_options(options)).replay
+
+
+def compile_graph(
+    module: GraphModule, examples: Sequence[Any], options: DynamoOptions
+) -> CompiledGraph:
+    """The road of one graph, from Dynamo's module to the replay."""
+    refuse_gradients(examples)
+    place = eager_experts_in(module)
+    if place is not None:
+        warnings.warn(place, stacklevel=2)
+    device = _device_of(examples)
+    name = options.target or _target_of(device)
+    target = target_by_name(name)
+    start = time.perf_counter()
+    traced = normal_form(module, examples)
+    captured = time.perf_counter()
+    watch = watcher(options, traced)
+    records = pipeline.fuse(traced.program, watch)
+    fused = time.perf_counter()
+    lowering = LoweringOptions(
+        dtype=traced.program.dtype,
+        max_context=traced.program.model.maximum_positions,
+        block_size=16,
+        max_sequences=1,
+        max_tokens=1,
+        abi_profile=options.abi_profile if name == "xpu" else None,
+    )
+    plan = lower_traced(traced, target, lowering)
+    lowered = time.perf_counter()
+    calls_vendor = any(is_vendor(call.function) for call in plan.calls)
+    vendor = find_vendor(options.abi_profile, None) if calls_vendor else None
+    weights = LiveWeights(plan.weights, traced.placeholders, traced.constants)
+    replay = TracedReplay(
+        plan,
+        traced.placeholders,
+        frozenset(traced.mutated),
+        weights,
+        device,
+        vendor,
+        module.forward,
+    )
+    seconds = {
+        "normal form": captured - start,
+        "passes": fused - captured,
+        "lowering": lowered - fused,
+    }
+    emulated = vendor is not None and vendor.emulated
+    compiled = CompiledGraph(name, records, plan, replay, seconds, emulated)
+    for listener in LISTENERS.get():
+        listener(compiled)
+    return compiled
+
+
+def _device_of(examples: Sequence[Any]) -> torch.device:
+    devices = {item.device for item in examples if isinstance(item, Tensor)}
+    # A scalar on the CPU goes with tensors of any device.
+    others = {device for device in devices if device.type != "cpu"}
+    if len(others) > 1:
+        raise UsageError(
+            "one graph has tensors on several devices",
+            expected="all on one device",
+            found=", ".join(sorted(map(str, devices))),
+        )
+    return next(iter(others or devices), torch.device("cpu"))
+
+
+def _target_of(device: torch.device) -> str:
+    """The target that a device asks for. A Kunlun card calls itself cuda."""
+    if device.type == "cuda":
+        from importlib.util import find_spec
+
+        return "xpu" if find_spec("torch_xmlir") is not None else "cuda"
+    return device.type

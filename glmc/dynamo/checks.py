@@ -1,0 +1,70 @@
+"""What is looked at before a graph is compiled: gradients, loops over experts, a mocked compile."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+
+from glmc.errors import UsageError
+
+# Facts: vllm-kunlun issue 489, and the openwiki of torch_xmlir on its replacements.
+XMLIR_VARIABLES = {
+    "XMLIR_FORCE_USE_XPU_GRAPH": "1",
+    "XMLIR_ENABLE_MOCK_TORCH_COMPILE": "false",
+    "XMLIR_DYNAMO_WORKAROUND": "1",
+}
+
+
+def refuse_gradients(examples: Sequence[Any]) -> None:
+    """Raise UsageError where a graph would have to be differentiated."""
+    wanted = [item for item in examples if isinstance(item, Tensor) and item.requires_grad]
+    if wanted and torch.is_grad_enabled():
+        raise UsageError(
+            "backend 'kunlun' is for inference only: this graph needs gradients",
+            place="torch.compile(..., backend='kunlun')",
+            expected="torch.no_grad() or torch.inference_mode() around the call",
+            found=f"{len(wanted)} inputs or parameters that require gradients",
+            remedy="call the model under torch.no_grad(), or model.requires_grad_(False)",
+        )
+
+
+def eager_experts_in(module: GraphModule) -> str | None:
+    """A sentence for the user where the graph ends inside a loop over the experts that were hit:
+    Dynamo breaks there, since how many there are depends on the data."""
+    for node in module.graph.nodes:
+        if node.op != "call_function" or node.target is not torch.nn.functional.one_hot:
+            continue
+        stack = node.meta.get("nn_module_stack") or {}
+        for path, owner in stack.values():
+            if "experts" in str(path).rpartition(".")[2].lower() or "Moe" in str(owner):
+                return (
+                    f"{path}: the eager experts loop over those that were hit, which depends on "
+                    "the data, so the graph breaks in every MoE layer and no experts are fused; "
+                    "call model.set_experts_implementation('batched_mm') before torch.compile "
+                    "('grouped_mm' works too)"
+                )
+    return None
+
+
+def mocked_compile() -> str | None:
+    """Why ``torch.compile`` does nothing on this machine, or None where it works.
+
+    torch_xmlir, the Kunlun shim, replaces ``torch.compile`` by a decorator that returns the model
+    as it is, so no backend is ever called.
+    """
+    module = getattr(torch.compile, "__module__", "") or ""
+    if module == "torch" or module.startswith("torch._"):
+        return None
+    wrong = [
+        f"{name}={value}" for name, value in XMLIR_VARIABLES.items() if os.environ.get(name) != value
+    ]
+    return (
+        f"torch.compile is replaced by {module}, which returns the model as it is: backend "
+        f"'kunlun' is never called. Set {', '.join(wrong or map('='.join, XMLIR_VARIABLES.items()))}"
+        " before Python starts"
+    )

@@ -1,0 +1,70 @@
+"""What ``torch.compile(..., options={...})`` may say to the backend."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from glmc.backends import TARGETS
+from glmc.config import DEFAULT_PROFILE
+from glmc.errors import UsageError
+
+
+@dataclass(frozen=True)
+class DynamoOptions:
+    """``target``: xpu, cpu or cuda, by default what the inputs are on. ``dump``: a folder for the
+    program after each pass. ``verify``: prove each pass on each graph and compare the first replay
+    with the graph itself. ``abi_profile``: of the vendor's library, for xpu. ``graph_capture``:
+    replay decode as a device graph where the device has them (None: where it can).
+    """
+
+    target: str | None = None
+    dump: Path | None = None
+    verify: bool = False
+    abi_profile: str = DEFAULT_PROFILE
+    graph_capture: bool | None = None
+
+
+_KINDS: Mapping[str, tuple[type, ...]] = {
+    "target": (str,),
+    "dump": (str, Path),
+    "verify": (bool,),
+    "abi_profile": (str,),
+    "graph_capture": (bool,),
+}
+
+
+def read_options(given: Mapping[str, Any] | None) -> DynamoOptions:
+    """Check and read; raises UsageError for an unknown option or a value of the wrong kind."""
+    given = dict(given or {})
+    known = [field.name for field in fields(DynamoOptions)]
+    unknown = [name for name in given if name not in known]
+    if unknown:
+        raise UsageError(
+            f"backend 'kunlun' has no option {', '.join(map(repr, unknown))}",
+            place="torch.compile(..., options={...})",
+            expected="one of " + ", ".join(known),
+            found=", ".join(unknown),
+        )
+    for name, value in given.items():
+        if value is not None and not isinstance(value, _KINDS[name]):
+            raise UsageError(
+                f"option '{name}' of backend 'kunlun' has the wrong kind",
+                place="torch.compile(..., options={...})",
+                expected=" or ".join(kind.__name__ for kind in _KINDS[name]),
+                found=repr(value),
+            )
+    present = {name: value for name, value in given.items() if value is not None}
+    if "dump" in present:
+        present["dump"] = Path(present["dump"])
+    target = present.get("target")
+    if target is not None and target not in (*TARGETS, "cuda"):
+        raise UsageError(
+            f"backend 'kunlun' has no target '{target}'",
+            place="torch.compile(..., options={...})",
+            expected="one of " + ", ".join((*TARGETS, "cuda")),
+            found=target,
+        )
+    return DynamoOptions(**present)

@@ -1,0 +1,366 @@
+"""Replay of a traced program: the caller's tensors are bound where they lie, and the calls run.
+
+A call of the compiled function compares the addresses of what it is given with those of the call
+before. Calls over other memory, or over other sizes, are bound again; all others are kept.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from glmc.backends.assemble import place, segments_of
+from glmc.dynamo.lower import TracedPlan
+from glmc.dynamo.normal_form import Placeholder
+from glmc.dynamo.weights import LiveWeights
+from glmc.errors import InternalError
+from glmc_runtime.arena import Arena
+from glmc_runtime.bind import Memory, PhaseBinder, evaluate, place_of
+from glmc_runtime.errors import GlmcError, PlanError
+from glmc_runtime.kernels import Thunk
+from glmc_runtime.kernels.vendor import Vendor
+from glmc_runtime.plan import (
+    BufferArgument,
+    Extent,
+    ExtentArgument,
+    InputArgument,
+    ListArgument,
+    PhasePlan,
+    ViewArgument,
+    parts_of,
+)
+from glmc_runtime.replay import KERNEL_ERRORS
+
+# Inputs of at most that many bytes are copied to a place of their own: that is cheaper than to
+# bind what reads them again.
+STAGED_BYTES = 1 << 14
+# Bindings kept of each call. One: older ones would keep the caller's old caches alive.
+_KEPT = 1
+
+
+class State(dict[str, int]):
+    """What calls depend on: sizes by name, and how often an input has moved."""
+
+    sizes: Mapping[str, int]
+
+    @property
+    def bucket(self) -> tuple[int, int, Mapping[str, int]]:
+        return 0, 0, self
+
+    real = bucket
+
+
+class _Inputs:
+    """The inputs of a call, by name."""
+
+    def __init__(self) -> None:
+        self.tensors: dict[str, Tensor] = {}
+
+    def view(self, name: str, shape: tuple[int, ...] | None, step: object) -> Tensor:
+        tensor = self.tensors[name]
+        if shape is None or tuple(tensor.shape) == tuple(shape):
+            return tensor
+        return tensor.view(shape)
+
+
+class _Binder(PhaseBinder):
+    """Binds calls by the sizes and inputs that each depends on."""
+
+    def dependencies(self, plan: PhasePlan) -> list[tuple[str, ...]]:
+        buffers = {buffer.id: buffer for buffer in plan.buffers}
+        return [
+            tuple(sorted(_dependencies(call.arguments.values(), buffers))) for call in plan.calls
+        ]
+
+
+def _dependencies(arguments: Any, buffers: Mapping[int, Any]) -> set[str]:
+    found: set[str] = set()
+    for argument in arguments:
+        found |= _sizes_in(argument)
+        for part in parts_of(argument):
+            if isinstance(part, InputArgument):
+                found.add(f"@{part.input}")
+            found |= _sizes_in(part)
+            if isinstance(part, BufferArgument) and part.shape is None:
+                found |= _sizes_in(buffers[part.buffer].shape)
+    return found
+
+
+def _sizes_in(item: Any) -> set[str]:
+    if isinstance(item, Extent):
+        return {name for names, _ in item.named for name in names}
+    if isinstance(item, ExtentArgument):
+        return _sizes_in(item.extent)
+    if isinstance(item, (BufferArgument, InputArgument)):
+        return _sizes_in(item.shape or ())
+    if isinstance(item, ViewArgument):
+        return _sizes_in(item.parameters) | _sizes_in(item.source)
+    if isinstance(item, ListArgument):
+        return _sizes_in(item.items)
+    if isinstance(item, (list, tuple)):
+        return set().union(*map(_sizes_in, item)) if item else set()
+    return set()
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """What becomes of one argument of the compiled function."""
+
+    position: int
+    name: str
+    staged: bool
+
+
+class TracedReplay:
+    """The compiled function: called with the arguments of Dynamo's graph, returns its outputs."""
+
+    def __init__(
+        self,
+        plan: TracedPlan,
+        placeholders: Sequence[Placeholder],
+        mutated: frozenset[str],
+        weights: LiveWeights,
+        device: torch.device,
+        vendor: Vendor | None,
+        eager: Callable[..., Any],
+    ) -> None:
+        self.plan = plan
+        self._device = device
+        self._vendor = vendor
+        self._weights = weights
+        self._eager = eager
+        self._lock = threading.Lock()
+        self._inputs = _Inputs()
+        self._staged: dict[str, Tensor] = {}
+        self._state = State()
+        self._places: dict[str, tuple[Any, ...]] = {}
+        self._mutated = mutated
+        # What the function hands back must be the caller's own tensor, not a staged copy.
+        handed = {
+            part.input
+            for item in plan.outputs
+            if isinstance(item, (BufferArgument, InputArgument, ViewArgument))
+            for part in parts_of(item)
+            if isinstance(part, InputArgument)
+        }
+        self._sizes = [
+            (index, item.node.meta["val"])
+            for index, item in enumerate(placeholders)
+            if item.kind == "size"
+        ]
+        symbols = tuple(
+            str(value.node.expr) if hasattr(value, "node") else f"_{index}"
+            for index, (_, value) in enumerate(self._sizes)
+        )
+        self._evaluate = plan.sizes.evaluator(symbols)
+        self._at: tuple[int, ...] | None = None
+        self._slots = [
+            _Slot(index, item.name, item.name not in mutated and item.name not in handed)
+            for index, item in enumerate(placeholders)
+            if item.kind == "input"
+        ]
+        self._capacity: dict[str, int] = {}
+        self._binder: _Binder | None = None
+        self._bound: OrderedDict[tuple[Any, ...], tuple[Thunk, ...]] = OrderedDict()
+        self.calls = 0
+        self.replanned = 0
+
+    def __call__(self, *arguments: Any) -> list[Any]:
+        with self._lock:
+            autocast = torch.is_autocast_enabled(self._device.type)
+            # Casts were traced into the graph: kernels must not cast again.
+            off = torch.autocast(self._device.type, enabled=False) if autocast else nullcontext()
+            with off, torch.no_grad():
+                return self._call(arguments)
+
+    def _call(self, arguments: tuple[Any, ...]) -> list[Any]:
+        self.calls += 1
+        if self._weights.refresh(arguments):
+            self._forget()
+        sizes = tuple(int(arguments[index]) for index, _ in self._sizes)
+        if sizes != self._at:
+            self._resize(sizes)
+        if self._take(arguments) and self._overlap(arguments):
+            return list(self._eager(*arguments))
+        key = tuple(self._state.items())
+        thunks = self._bound.get(key)
+        if thunks is None:
+            thunks = self._bind(key)
+        thunk = None
+        try:
+            for thunk in thunks:
+                thunk()
+        except GlmcError:
+            raise
+        except KERNEL_ERRORS as error:
+            raise self._explain(thunk, error) from error
+        return [self._returned(item) for item in self.plan.outputs]
+
+    # Sizes.
+
+    def _resize(self, sizes: tuple[int, ...]) -> None:
+        values = self._evaluate(sizes)
+        self._state.update(values)
+        self._at = sizes
+        if self._binder is not None and self._fits():
+            return
+        self._capacity = {
+            name: max(self._capacity.get(name, 0), value, _room(value))
+            for name, value in values.items()
+        }
+        self._make_plan()
+        if not self._fits():  # a size that shrinks as another grows
+            self._capacity = {name: max(self._capacity[name], values[name]) for name in values}
+            raise InternalError("the plan has no room for the sizes of this call")
+
+    def _fits(self) -> bool:
+        if self._binder is None:
+            return False
+        return all(
+            prod(evaluate(shape, self._state.bucket)) <= room for shape, room in self._rooms
+        )
+
+    def _make_plan(self) -> None:
+        largest = State(self._capacity)
+
+        def planned(size: Extent) -> Extent:
+            return Extent(constant=size.evaluate(*largest.bucket))
+
+        outputs = [
+            part.buffer
+            for item in self.plan.outputs
+            if isinstance(item, (BufferArgument, InputArgument, ViewArgument))
+            for part in parts_of(item)
+            if isinstance(part, BufferArgument)
+        ]
+        buffers, arena = place(list(self.plan.buffers), list(self.plan.calls), outputs, planned)
+        self._rooms = [
+            (buffer.shape, prod(evaluate(buffer.shape, largest.bucket)))
+            for buffer in buffers
+            if any(extent.moves for extent in buffer.shape)
+        ]
+        calls = self.plan.calls
+        phase = PhasePlan("traced", (), buffers, calls, segments_of(list(calls)), -1, arena)
+        with torch.inference_mode(False):
+            memory = Memory(
+                Arena(arena.constant, self._device),
+                self._inputs,  # type: ignore[arg-type]
+                self._weights.tensors,
+                None,  # type: ignore[arg-type]
+                self._vendor,
+            )
+        self._binder = _Binder(phase, memory, _KEPT)
+        self._bound.clear()
+        self.replanned += 1
+
+    @property
+    def arena_bytes(self) -> int:
+        return 0 if self._binder is None else self._binder._memory.arena.size
+
+    # Inputs.
+
+    def _take(self, arguments: tuple[Any, ...]) -> bool:
+        """Note the inputs of this call; whether one that is bound where it lies has moved."""
+        moved = False
+        for slot in self._slots:
+            tensor = arguments[slot.position]
+            if slot.staged and tensor.numel() * tensor.element_size() <= STAGED_BYTES:
+                staged = self._staged.get(slot.name)
+                if staged is not None and staged.shape == tensor.shape:
+                    staged.copy_(tensor)
+                    continue
+                with torch.inference_mode(False):
+                    staged = torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device)
+                staged.copy_(tensor)
+                self._staged[slot.name] = self._inputs.tensors[slot.name] = staged
+                where: tuple[Any, ...] = (staged.data_ptr(), tuple(staged.shape), staged.stride())
+            else:
+                self._staged.pop(slot.name, None)
+                where = (tensor.data_ptr(), tensor.shape, tensor.stride())
+            if self._places.get(slot.name) != where:
+                if slot.name not in self._staged:
+                    self._inputs.tensors[slot.name] = tensor
+                    moved = True
+                self._places[slot.name] = where
+                counted = self._state.get(f"@{slot.name}", 0)
+                self._state[f"@{slot.name}"] = counted + 1
+            elif slot.name not in self._staged:
+                # The same memory under another tensor: what is handed back must be this one.
+                self._inputs.tensors[slot.name] = tensor
+        return moved
+
+    def _overlap(self, arguments: tuple[Any, ...]) -> bool:
+        """Whether a tensor that is written shares memory with another one: then the order of reads
+        and writes is the program's business, and its own code runs."""
+        spans: dict[int, list[tuple[int, int, bool]]] = {}
+        for slot in self._slots:
+            tensor = arguments[slot.position]
+            if tensor.numel() == 0 or slot.name in self._staged:
+                continue
+            start = tensor.data_ptr()
+            reach = sum(
+                (size - 1) * stride
+                for size, stride in zip(tensor.shape, tensor.stride(), strict=True)
+            )
+            stop = start + (reach + 1) * tensor.element_size()
+            spans.setdefault(tensor.untyped_storage().data_ptr(), []).append(
+                (start, stop, slot.name in self._mutated)
+            )
+        return any(
+            (one[2] or other[2]) and one[0] < other[1] and other[0] < one[1]
+            for group in spans.values()
+            for index, one in enumerate(group)
+            for other in group[:index]
+        )
+
+    # Calls.
+
+    def _bind(self, key: tuple[Any, ...]) -> tuple[Thunk, ...]:
+        if self._binder is None:
+            self._make_plan()
+        if self._binder is None:
+            raise InternalError("a traced program has no plan")
+        state: Any = self._state
+        calls = len(self.plan.calls)
+        thunks = self._binder.bind(0, calls - 1, state) if calls else ()
+        self._bound[key] = thunks
+        if len(self._bound) > _KEPT:
+            self._bound.popitem(last=False)
+        return thunks
+
+    def _forget(self) -> None:
+        """Weights lie elsewhere or hold something else: nothing bound to them is right."""
+        self._bound.clear()
+        self._at = None
+        self._binder = None
+
+    def _returned(self, item: Any) -> Any:
+        if isinstance(item, Extent):
+            return item.evaluate(*self._state.bucket)
+        if item is None or isinstance(item, (int, float, bool)):
+            return item
+        if self._binder is None:
+            self._make_plan()
+        state: Any = self._state
+        value = self._binder._value(item, state)  # type: ignore[union-attr]
+        if any(isinstance(part, BufferArgument) for part in parts_of(item)):
+            return value.clone()
+        return value
+
+    def _explain(self, thunk: Thunk | None, error: BaseException) -> GlmcError:
+        call = None if self._binder is None else self._binder.call_of(thunk)
+        place = "a traced program" if call is None else place_of(call)
+        return PlanError(f"a kernel failed: {error}", place=place)
+
+
+def _room(value: int) -> int:
+    """The next power of two: a size that grows step by step is planned anew only rarely."""
+    return 1 << max(value - 1, 0).bit_length()

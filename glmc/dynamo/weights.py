@@ -1,0 +1,91 @@
+"""The weights of a traced program: the caller's own tensors, and what is derived from them.
+
+Parameters are read where they lie. What a pass puts together (q, k and v in one projection) is a
+copy; it is made again when one of its sources was written in place or lies elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+from weakref import WeakValueDictionary
+
+import torch
+from torch import Tensor
+
+from glmc.dynamo.normal_form import Placeholder
+from glmc.weights.evaluate import evaluate
+from glmc.weights.recipe import Concatenate, Recipe, Source, Stack, Weight
+from glmc_runtime.kernels.cpu.packed import forget
+
+
+class LiveWeights:
+    """``tensors`` by name, for the binder. ``constants`` belong to the graph itself."""
+
+    def __init__(
+        self,
+        wanted: Mapping[str, Weight],
+        placeholders: Sequence[Placeholder],
+        constants: Mapping[str, Tensor],
+    ) -> None:
+        self.tensors: dict[str, Tensor] = {name: value.detach() for name, value in constants.items()}
+        self._wanted = wanted
+        self._own = [
+            (index, item.name) for index, item in enumerate(placeholders) if item.kind == "weight"
+        ]
+        names = {name for _, name in self._own} | set(constants)
+        self._derived = [weight for name, weight in wanted.items() if name not in names]
+        self._seen: list[tuple[int, int]] = []
+
+    def refresh(self, arguments: Sequence[Any]) -> bool:
+        """Look at the weights of a call; whether any has moved or changed since the last one."""
+        now = [_mark(arguments[index]) for index, _ in self._own]
+        if now == self._seen:
+            return False
+        first = not self._seen
+        self._seen = now
+        for index, name in self._own:
+            tensor: Tensor = arguments[index].detach()
+            self.tensors[name] = tensor if tensor.is_contiguous() else tensor.contiguous()
+            if not first:
+                forget(self.tensors[name])
+        marks = dict(zip((name for _, name in self._own), now, strict=True))
+        for weight in self._derived:
+            self.tensors[weight.name] = self._make(weight, marks)
+        return True
+
+    def _make(self, weight: Weight, marks: Mapping[str, tuple[int, int]]) -> Tensor:
+        """A derived weight; programs of the same model share it."""
+        key = (weight, tuple(marks.get(name) for name in _sources(weight.recipe)))
+        made = _MADE.get(key)
+        if made is None:
+            with torch.inference_mode(False), torch.no_grad():
+                made = evaluate(weight, self.tensors.__getitem__)
+            _MADE[key] = made
+        return made
+
+    @property
+    def derived_bytes(self) -> int:
+        """Memory of what was made beside the caller's own weights."""
+        return sum(
+            self.tensors[weight.name].nbytes
+            for weight in self._derived
+            if weight.name in self.tensors
+        )
+
+
+_MADE: WeakValueDictionary[Hashable, Tensor] = WeakValueDictionary()
+
+
+def _sources(recipe: Recipe) -> tuple[str, ...]:
+    if isinstance(recipe, Source):
+        return (recipe.name,)
+    if isinstance(recipe, (Concatenate, Stack)):
+        return tuple(name for part in recipe.parts for name in _sources(part))
+    return ()
+
+
+def _mark(tensor: Tensor) -> tuple[int, int]:
+    """Where a weight lies and how often it was written; the latter is not counted for tensors
+    made in inference mode."""
+    return tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version

@@ -1,0 +1,111 @@
+"""Attention over the caller's own keys and values, under the caller's mask."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from glmc_runtime.errors import PlanError
+from glmc_runtime.kernels import Thunk, register
+from glmc_runtime.kernels.cpu.common import in_order, optional, require_dtype, require_shape
+
+
+@register("cpu.masked_attention")
+def masked_attention(arguments: dict[str, Any]) -> Thunk:
+    """query [batch, tokens, q_heads, head_dim], keys and values [batch, kv_heads, length,
+    head_dim], all of any strides -> out like query, without gaps.
+
+    mask [batch or 1, q_heads or 1, tokens, length], bool or added to the scores, or None. Scratch
+    for one token: scores like query and floats in float32, both [batch * q_heads, length].
+    """
+    query, keys, values = (arguments[name] for name in ("query", "keys", "values"))
+    mask, out, scale = optional(arguments, "mask"), arguments["out"], float(arguments["scale"])
+    causal = bool(arguments["causal"])
+    require_dtype("query", query)
+    require_dtype("keys", keys, query.dtype)
+    require_dtype("values", values, query.dtype)
+    require_shape("out", out, tuple(query.shape))
+    if query.shape[2] % keys.shape[1] or keys.shape != values.shape:
+        raise PlanError(
+            "keys and values do not fit the queries",
+            expected=f"[batch, kv_heads, length, {query.shape[3]}]",
+            found=f"{list(keys.shape)} and {list(values.shape)}",
+        )
+    narrow = mask is None or (mask.shape[1] == 1 and mask.dtype == query.dtype)
+    if query.shape[1] == 1 and narrow:  # one token sees all that its mask shows: causal hides none
+        return _by_group(arguments, mask, scale)
+    heads_first, target = query.transpose(1, 2), out.transpose(1, 2)
+    grouped = query.shape[2] != keys.shape[1]
+
+    def run() -> None:
+        target.copy_(
+            F.scaled_dot_product_attention(
+                heads_first,
+                keys,
+                values,
+                attn_mask=mask,
+                is_causal=causal,
+                scale=scale,
+                enable_gqa=grouped,
+            )
+        )
+
+    return run
+
+
+def _by_group(arguments: dict[str, Any], mask: torch.Tensor | None, scale: float) -> Thunk:
+    """One query per sequence: the query heads of a group are the rows of one product, so that keys
+    and values are read once for all of them. Two to eighteen times as fast as the library's
+    kernel, which has no path for few queries."""
+    query, keys, values = (arguments[name] for name in ("query", "keys", "values"))
+    scores, floats, out = arguments["scores"], arguments["floats"], arguments["out"]
+    batch, _, q_heads, head_dim = query.shape
+    kv_heads, length = keys.shape[1:3]
+    groups, rows = batch * kv_heads, q_heads // kv_heads
+    require_shape("scores", scores, (batch * q_heads, length))
+    require_shape("floats", floats, (batch * q_heads, length))
+    weights = scores.view(groups, rows, length)
+    wide = floats.view(groups, rows, length)
+    queries = query.reshape(batch, q_heads, head_dim)  # a view: there is one token
+    first, target = queries.view(groups, rows, head_dim), out.view(groups, rows, head_dim)
+    if keys.stride(0) == kv_heads * keys.stride(1) and values.stride(0) == kv_heads * values.stride(
+        1
+    ):
+        pairs = [(first, keys.flatten(0, 1), values.flatten(0, 1), weights, target)]
+    else:  # a slice of a larger cache: each sequence by itself
+        parts = (tensor.view(batch, kv_heads, *tensor.shape[1:]) for tensor in (first, weights))
+        split, scored = parts
+        pairs = [
+            (split[row], keys[row], values[row], scored[row], target.view_as(split)[row])
+            for row in range(batch)
+        ]
+    steps: list[Thunk] = [
+        partial(torch.bmm, q, k.transpose(1, 2), out=score) for q, k, _, score, _ in pairs
+    ]
+    steps.append(partial(weights.mul_, scale))
+    if mask is not None:
+        shown = mask.expand(batch, 1, 1, length)
+        steps.append(partial(weights.view(batch, q_heads, 1, length).add_, shown))
+    steps.append(partial(torch.softmax, weights, -1, torch.float32, out=wide))
+    if mask is not None:  # a query that sees nothing gets nothing
+        steps.append(partial(torch.nan_to_num, wide, 0.0, out=wide))
+    steps.append(partial(weights.copy_, wide))
+    steps += [partial(torch.bmm, score, v, out=o) for _, _, v, score, o in pairs]
+    return in_order(*steps)
+
+
+@register("cpu.additive_mask")
+def additive_mask(arguments: dict[str, Any]) -> Thunk:
+    """mask bool, True: seen, of any strides -> out of its shape: 0 where seen, else -inf."""
+    mask, out = arguments["mask"], arguments["out"]
+    require_dtype("mask", mask, torch.bool)
+    seen = torch.zeros((), dtype=out.dtype)
+    hidden = torch.full((), -torch.inf, dtype=out.dtype)
+
+    def run() -> None:
+        torch.where(mask, seen, hidden, out=out)
+
+    return run
