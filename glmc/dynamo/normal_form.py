@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._functorch.aot_autograd import aot_export_module
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx import Graph, GraphModule, Node
 
 from glmc.capture.export import describe_call, is_assertion
@@ -79,7 +80,7 @@ def normal_form(module: GraphModule, examples: Sequence[Any]) -> Traced:
             "the graph holds state of its own that it changes",
             found=", ".join(map(str, signature.buffers_to_mutate.values())),
         )
-    graph, copies = _copy(exported)
+    graph, copies, tensors = _copy(exported)
     names = [str(node.target) for node in exported.graph.nodes if node.op == "placeholder"]
     own = [str(buffer) for buffer in signature.buffers]
     changed = set(mutated.values())
@@ -112,6 +113,10 @@ def normal_form(module: GraphModule, examples: Sequence[Any]) -> Traced:
             kind = "input"
             node.meta.update(input=qualified, id=qualified, module="", layer=None, source=None)
         placeholders.append(Placeholder(qualified, kind, node))
+    for node, value in tensors.items():
+        constant = _unique(node.name, taken)
+        constants[constant] = value
+        weights[constant] = _describe_weight(node, constant, value, value)
     output = next(node for node in reversed(graph.nodes) if node.op == "output")
     results = tuple(output.args[0])  # type: ignore[arg-type]
     by_name = {placeholder.node.name: placeholder.name for placeholder in placeholders}
@@ -146,11 +151,25 @@ def _export(module: GraphModule, fakes: list[Any]) -> tuple[GraphModule, Any]:
     return exported, signature
 
 
-def _copy(exported: GraphModule) -> tuple[Graph, dict[Node, Node]]:
+def _copy(exported: GraphModule) -> tuple[Graph, dict[Node, Node], dict[Node, Tensor]]:
+    """A copy of the graph, its nodes by the old ones, and the tensors that it holds itself, which
+    become placeholders as well."""
     graph = Graph()
     copies: dict[Node, Node] = {}
     counts: dict[str, int] = {}
+    tensors: dict[Node, Tensor] = {}
+    mode = next(
+        node.meta["val"].fake_mode
+        for node in exported.graph.nodes
+        if isinstance(node.meta.get("val"), FakeTensor)
+    )
     for node in exported.graph.nodes:
+        if node.op == "get_attr":
+            value = getattr(exported, str(node.target))
+            copy = graph.placeholder(str(node.target).strip("_"))
+            copy.meta = {"val": mode.from_tensor(value, static_shapes=True)}
+            copies[node], tensors[copy] = copy, value
+            continue
         if is_assertion(node) or (node.op == "call_function" and _is_grad_switch(node)):
             continue
         copy = graph.node_copy(node, lambda old: copies[old])
@@ -163,7 +182,15 @@ def _copy(exported: GraphModule) -> tuple[Graph, dict[Node, Node]]:
     for copy in reversed(list(graph.nodes)):
         if not copy.users and copy.op not in ("output", "placeholder"):
             graph.erase_node(copy)
-    return graph, copies
+    _place_first(graph, tensors)
+    return graph, copies, tensors
+
+
+def _place_first(graph: Graph, placeholders: dict[Node, Tensor]) -> None:
+    first = next((node for node in graph.nodes if node.op != "placeholder"), None)
+    for node in placeholders:
+        if first is not None:
+            first.prepend(node)
 
 
 def _is_grad_switch(node: Node) -> bool:

@@ -69,17 +69,26 @@ def _by_group(arguments: dict[str, Any], mask: torch.Tensor | None, scale: float
     require_shape("floats", floats, (batch * q_heads, length))
     weights = scores.view(groups, rows, length)
     wide = floats.view(groups, rows, length)
-    queries = query.reshape(batch, q_heads, head_dim)  # a view: there is one token
-    first, target = queries.view(groups, rows, head_dim), out.view(groups, rows, head_dim)
-    if keys.stride(0) == kv_heads * keys.stride(1) and values.stride(0) == kv_heads * values.stride(
-        1
-    ):
-        pairs = [(first, keys.flatten(0, 1), values.flatten(0, 1), weights, target)]
-    else:  # a slice of a larger cache: each sequence by itself
-        parts = (tensor.view(batch, kv_heads, *tensor.shape[1:]) for tensor in (first, weights))
-        split, scored = parts
+    by_head = (kv_heads, rows, head_dim)
+    if batch == 1 or all(_merge(tensor, 0, 1) for tensor in (keys, values)) and _merge(query, 0, 2):
         pairs = [
-            (split[row], keys[row], values[row], scored[row], target.view_as(split)[row])
+            (
+                query[:, 0].view(groups, rows, head_dim),
+                keys.flatten(0, 1),
+                values.flatten(0, 1),
+                weights,
+                out.view(groups, rows, head_dim),
+            )
+        ]
+    else:  # slices of something larger: each sequence by itself
+        pairs = [
+            (
+                query[row, 0].view(by_head),
+                keys[row],
+                values[row],
+                weights[kv_heads * row :][:kv_heads],
+                out[row, 0].view(by_head),
+            )
             for row in range(batch)
         ]
     steps: list[Thunk] = [
@@ -95,6 +104,11 @@ def _by_group(arguments: dict[str, Any], mask: torch.Tensor | None, scale: float
     steps.append(partial(weights.copy_, wide))
     steps += [partial(torch.bmm, score, v, out=o) for _, _, v, score, o in pairs]
     return in_order(*steps)
+
+
+def _merge(tensor: torch.Tensor, first: int, second: int) -> bool:
+    """Whether two dimensions, those between them of size 1, are one in memory."""
+    return tensor.stride(first) == tensor.shape[second] * tensor.stride(second)
 
 
 @register("cpu.additive_mask")
