@@ -238,7 +238,7 @@ class _TracedLowering(Lowering):
                     layout: Any = self._layout(source).view(sizes)
                 else:
                     layout = node.target(self._layout(source), *given, **keywords)  # type: ignore[operator]
-        except RuntimeError:  # gaps: it must be copied together
+        except (RuntimeError, ValueError):  # gaps: it must be copied together
             self._enter(node)
             value = self._together(value)
             layout = None

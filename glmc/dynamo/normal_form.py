@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import SymFloat, Tensor
 from torch._functorch.aot_autograd import aot_export_module
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx import Graph, GraphModule, Node
@@ -71,6 +71,7 @@ class Traced:
 def normal_form(module: GraphModule, examples: Sequence[Any]) -> Traced:
     """Export Dynamo's ``module``; ``examples`` are its real arguments, of which small constant
     buffers are read. Raises CaptureError for what does not become one functional graph."""
+    module = _with_numbers(module)
     heads = [node for node in module.graph.nodes if node.op == "placeholder"]
     fakes = [_fake_of(node, example) for node, example in zip(heads, examples, strict=True)]
     exported, signature = _export(module, fakes)
@@ -127,6 +128,33 @@ def normal_form(module: GraphModule, examples: Sequence[Any]) -> Traced:
     )
     graph.lint()
     return Traced(program, tuple(placeholders), results[len(mutated) :], kept, constants)
+
+
+def _with_numbers(module: GraphModule) -> GraphModule:
+    """Dynamo may carry a float, such as an epsilon, as a tensor that the graph reads: it becomes
+    the number that it is. Asking for the number guards it."""
+    read = [
+        node
+        for node in module.graph.nodes
+        if node.op == "call_method"
+        and node.target == "item"
+        and isinstance(node.meta.get("example_value"), SymFloat)
+    ]
+    if not read:
+        return module
+    graph = Graph()
+    copies: dict[Node, Any] = {}
+    for node in module.graph.nodes:
+        if node in read:
+            copies[node] = float(node.meta["example_value"])
+            continue
+        copy = graph.node_copy(node, lambda old: copies[old])
+        copy.meta = node.meta
+        for name in ("_dynamo_source",):
+            if hasattr(node, name):
+                setattr(copy, name, getattr(node, name))
+        copies[node] = copy
+    return GraphModule(module, graph)
 
 
 def _fake_of(node: Node, example: Any) -> Any:

@@ -199,6 +199,13 @@ def same_shape(first: object, second: object) -> bool:
     return len(sizes) == len(others) and all(map(same_size, sizes, others))
 
 
+def agreed_shape(first: object, second: object) -> bool:
+    """Like :func:`same_shape`, for values that make sense together only when they agree: sizes of
+    a traced program that agree now are guarded to agree, and become one symbol."""
+    one, other = shape(first), shape(second)  # type: ignore[arg-type]
+    return len(one) == len(other) and all(bool(a == b) for a, b in zip(one, other, strict=True))
+
+
 def counts_up(node: object) -> bool:
     """0, 1, 2, ..."""
     if not isinstance(node, Node) or not is_op(node, "aten.arange"):

@@ -74,7 +74,8 @@ def match(anchor: Node, program: Program) -> Attention:
     k, by_unrepeated = unscaled(_unrepeated(repeated_k, q, program, grouped))
     scale *= by_queries * by_keys * by_unrepeated
     v = _unrepeated(repeated_v, q, program, grouped)
-    m.require(m.same_shape(k, v), v, "keys and values must have one shape")
+    same = m.agreed_shape if program.phase == "traced" else m.same_shape
+    m.require(same(k, v), v, "keys and values must have one shape")
     causal = bool(m.argument(inner, 5, "is_causal", False)) if inner is anchor else False
     if program.phase == "traced":
         inside = (q, k, v) if mask is None else (q, k, v, mask)
