@@ -102,7 +102,8 @@ def compile_graph(
     lowered = time.perf_counter()
     calls_vendor = any(is_vendor(call.function) for call in plan.calls)
     vendor = find_vendor(options.abi_profile, None) if calls_vendor else None
-    weights = LiveWeights(plan.weights, traced.placeholders, traced.constants)
+    constants = {**traced.constants, **plan.constants}
+    weights = LiveWeights(plan.weights, traced.placeholders, constants)
     replay = TracedReplay(
         plan,
         traced.placeholders,

@@ -13,6 +13,7 @@ from typing import Any, get_args
 
 import torch
 from torch import SymBool, SymFloat, SymInt, Tensor
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.fx import Node
 
 from glmc.backends.assemble import Scratch
@@ -45,6 +46,8 @@ _VIEWS = frozenset(
     aten.view_as_complex aten.real aten.flatten aten.unflatten aten.movedim aten.lift_fresh
     """.split()  # noqa: SIM905
 )
+# Without operands these give the same in each step: they are computed once.
+_CONSTANT = ("aten.arange", "aten.zeros", "aten.ones", "aten.full", "aten.scalar_tensor")
 # What becomes another shape of the same memory, where that lies without gaps.
 _RESHAPES = ("aten.reshape", "aten.view", "aten.unsqueeze", "aten.squeeze", "aten.alias")
 _IN_PLACE = {
@@ -71,6 +74,7 @@ class TracedPlan:
     sizes: TracedSizes
     plain: tuple[Call, ...]
     """The calls that are ATen ops one by one."""
+    constants: Mapping[str, Tensor]
 
 
 @dataclass
@@ -81,6 +85,7 @@ class _TracedLowering(Lowering):
     sizes: TracedSizes = field(default_factory=TracedSizes)
     layouts: dict[Node, Tensor] = field(default_factory=dict)
     several: dict[Node, list[Value]] = field(default_factory=dict)
+    constants: dict[str, Tensor] = field(default_factory=dict)
 
     def lowered(self) -> TracedPlan:
         nodes = list(self.program.graph.nodes)
@@ -133,6 +138,7 @@ class _TracedLowering(Lowering):
             tuple(self.remarks),
             self.sizes,
             plain,
+            self.constants,
         )
 
     def _store(self, value: Value, target: InputArgument) -> None:
@@ -185,6 +191,8 @@ class _TracedLowering(Lowering):
             self._plain(node)
         elif m.op_name(node).startswith("glmc.") and self._rule(node) is not None:
             self._lower(node)
+        elif m.op_name(node) in _CONSTANT and self._is_constant(node):
+            self._compute(node)
         elif m.op_name(node) in _IN_PLACE:
             self._write(node)
         else:
@@ -213,6 +221,20 @@ class _TracedLowering(Lowering):
             self._hold(node, self.several[source][index])
             return
         raise InternalError(f"output {index} of {source} was not bound by its rule")
+
+    @staticmethod
+    def _is_constant(node: Node) -> bool:
+        return not node.all_input_nodes and all(map(m.is_static, m.shape(node)))
+
+    def _compute(self, node: Node) -> None:
+        """A value without operands, computed here; the same values are one constant."""
+        target: Any = node.target
+        with torch.inference_mode(False), unset_fake_temporarily(), torch.no_grad():
+            value = target(*node.args, **node.kwargs)
+        key = f"constant {node.target} {node.args} {sorted(node.kwargs.items(), key=str)}"
+        self.constants.setdefault(key, value)
+        shape = self._shape(m.tensor(node))
+        self.values[node] = Value(node.name, shape, value.dtype, WeightArgument(key))
 
     # Views.
 
@@ -277,6 +299,11 @@ class _TracedLowering(Lowering):
         for index, layout in enumerate(layouts):
             view = ViewArgument(self._pinned(value), str(node.target), parameters, index)
             self.several[node].append(Value(value.name, self._shape(layout), layout.dtype, view))
+
+    def _note_weight(self, argument: Argument) -> None:
+        storage = storage_of(argument)
+        if not (isinstance(storage, WeightArgument) and storage.weight in self.constants):
+            super()._note_weight(argument)
 
     def _pinned(self, value: Value) -> Argument:
         """The argument with the value's own shape, for views of it."""

@@ -91,13 +91,27 @@ def _by_group(arguments: dict[str, Any], mask: torch.Tensor | None, scale: float
             )
             for row in range(batch)
         ]
-    steps: list[Thunk] = [
-        partial(torch.bmm, q, k.transpose(1, 2), out=score) for q, k, _, score, _ in pairs
-    ]
-    steps.append(partial(weights.mul_, scale))
-    if mask is not None:
-        shown = mask.expand(batch, 1, 1, length)
-        steps.append(partial(weights.view(batch, q_heads, 1, length).add_, shown))
+    steps: list[Thunk] = []
+    for row, (q, k, _, score, _) in enumerate(pairs):
+        keys_across = k.transpose(1, 2)
+        if mask is None:
+            steps.append(
+                partial(torch.baddbmm, score, q, keys_across, beta=0, alpha=scale, out=score)
+            )
+            continue
+        shown = mask.expand(batch, -1, -1, -1)
+        if len(pairs) == 1:  # [batch, 1, 1, length], for each group of its sequence
+            shown = shown.expand(batch, kv_heads, rows, length)
+            if batch > 1:  # only a copy has one stride over sequences and groups
+                steps += [
+                    partial(score.view(shown.shape).copy_, shown),
+                    partial(torch.baddbmm, score, q, keys_across, alpha=scale, out=score),
+                ]
+                continue
+            shown = shown[0]
+        else:
+            shown = shown[row].expand(kv_heads, rows, length)
+        steps.append(partial(torch.baddbmm, shown, q, keys_across, alpha=scale, out=score))
     steps.append(partial(torch.softmax, weights, -1, torch.float32, out=wide))
     if mask is not None:  # a query that sees nothing gets nothing
         steps.append(partial(torch.nan_to_num, wide, 0.0, out=wide))

@@ -1,0 +1,170 @@
+"""``torch.compile`` of a decode step: backend "kunlun" beside eager and Inductor.
+
+    python -m bench.torch_compile                 # 1.2 B dense and 2.5 B MoE, bfloat16, batch 1
+    python -m bench.torch_compile --quick         # models of a few million parameters
+
+Each contender has a process of its own, with Inductor's caches empty: a static cache, an eager
+prefill of 64 tokens, then the compiled forward, step by step. Prints the median time per step of
+all rounds, its ratio to eager, the floor (weight bytes that a step must read over the memory
+bandwidth of the same run), the seconds of the first call, compile included, and the memory that
+the process has beside the weights. Rounds are interleaved.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from bench.decode import LONGEST, PROMPT, bandwidth, prompts
+from bench.models import BenchModel, bench_models
+from bench.peers import load_eager
+from glmc.weights.random_checkpoint import write_random_checkpoint
+
+CONTENDERS = ("eager", "inductor", "inductor max-autotune", "kunlun")
+_MIB = 1 << 20
+
+
+def _compiled(model: Any, contender: str) -> Any:
+    if contender == "eager":
+        return model.forward
+    if contender == "kunlun":
+        return torch.compile(model.forward, backend="kunlun", dynamic=False, fullgraph=True)
+    mode = contender.partition(" ")[2] or "default"
+    return torch.compile(model.forward, mode=mode, dynamic=False, fullgraph=True)
+
+
+def _resident() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _most_resident() -> int:
+    """Of this process since it began; ``getrusage`` would count its parent's as well."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+
+
+@torch.no_grad()
+def work(checkpoint: Path, contender: str, batch: int, steps: int) -> dict[str, float]:
+    """One contender, in this process: seconds of the first call and per step, bytes of memory."""
+    import transformers
+
+    model = load_eager(checkpoint)
+    weights = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+    cache = transformers.StaticCache(config=model.config, max_cache_len=LONGEST)
+    given = torch.tensor(prompts(batch, model.config.vocab_size))
+    logits = model(given, past_key_values=cache, use_cache=True).logits
+    forward = _compiled(model, contender)
+    times = []
+    for _ in range(steps + 4):
+        tokens = logits[:, -1:].argmax(-1)
+        started = time.perf_counter()
+        logits = forward(input_ids=tokens, past_key_values=cache, use_cache=True).logits
+        times.append(time.perf_counter() - started)
+    peak = _most_resident()
+    return {
+        "first": times[0],
+        "step": statistics.median(times[4:]),
+        "resident": _resident() - weights,
+        "peak": peak - weights,
+    }
+
+
+def _in_process(checkpoint: Path, contender: str, batch: int, steps: int) -> dict[str, float]:
+    with tempfile.TemporaryDirectory() as caches:
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "bench.torch_compile", "--worker", contender),
+                *(str(checkpoint), str(batch), str(steps)),
+            ],
+            check=True,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "TORCHINDUCTOR_CACHE_DIR": caches},
+        )
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def bench(
+    model: BenchModel, contenders: list[str], batch: int, steps: int, rounds: int, folder: Path
+) -> Table:
+    """All rounds of one model as a table."""
+    checkpoint = model.checkpoint or folder / "checkpoint"
+    if model.checkpoint is None:
+        write_random_checkpoint(checkpoint, model.config)
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in contenders}
+    floors = []
+    for _ in range(rounds):
+        floors.append(model.weight_bytes(batch, 2) / bandwidth(time.perf_counter))
+        for name in contenders:
+            runs[name].append(_in_process(checkpoint, name, batch, steps))
+    table = Table(
+        title=f"{model.name}, bfloat16, batch {batch}, {torch.get_num_threads()} threads, "
+        f"torch {torch.__version__}, {rounds} rounds of {steps} steps, "
+        f"load average {os.getloadavg()[0]:.1f}"
+    )
+    for title in ("", "ms/step", "x eager", "floor", "first call s", "MiB beside weights", "peak"):
+        table.add_column(title, justify="right")
+    middle = {
+        name: {key: statistics.median(run[key] for run in found) for key in found[0]}
+        for name, found in runs.items()
+    }
+    floor = statistics.median(floors)
+    eager = middle.get("eager", {}).get("step")
+    for name, found in middle.items():
+        table.add_row(
+            name,
+            f"{found['step'] * 1e3:.2f}",
+            f"{eager / found['step']:.2f}" if eager else "",
+            f"{floor / found['step']:.0%}",
+            f"{found['first']:.1f}",
+            f"{found['resident'] / _MIB:.0f}",
+            f"{found['peak'] / _MIB:.0f}",
+        )
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser.add_argument("--worker", nargs=4, metavar=("NAME", "CHECKPOINT", "BATCH", "STEPS"))
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--models", nargs="+", default=["dense", "moe"])
+    parser.add_argument("--contenders", nargs="+", default=list(CONTENDERS))
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=3)
+    arguments = parser.parse_args()
+    if arguments.worker:
+        name, checkpoint, batch, steps = arguments.worker
+        print(json.dumps(work(Path(checkpoint), name, int(batch), int(steps))))
+        return
+    for model in bench_models(arguments.quick):
+        if model.key not in arguments.models:
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            table = bench(
+                model,
+                arguments.contenders,
+                arguments.batch,
+                arguments.steps,
+                arguments.rounds,
+                Path(folder),
+            )
+        Console(width=120).print(table)
+
+
+if __name__ == "__main__":
+    main()
