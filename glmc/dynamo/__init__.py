@@ -6,5 +6,6 @@ Installed as an entry point of ``torch_dynamo_backends``, so that nothing has to
 from __future__ import annotations
 
 from glmc.dynamo.backend import kunlun
+from glmc.dynamo.explain import Explanation, explain
 
-__all__ = ["kunlun"]
+__all__ = ["Explanation", "explain", "kunlun"]

@@ -7,11 +7,13 @@ the caller's tensors are bound instead of an artifact's.
 
 from __future__ import annotations
 
+import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -25,13 +27,14 @@ from glmc.dynamo.checks import eager_experts_in, refuse_gradients
 from glmc.dynamo.lower import TracedPlan, lower_traced
 from glmc.dynamo.normal_form import normal_form
 from glmc.dynamo.options import DynamoOptions, read_options
+from glmc.dynamo.prove import Verified
 from glmc.dynamo.replay import TracedReplay
 from glmc.dynamo.watch import watcher
 from glmc.dynamo.weights import LiveWeights
 from glmc.errors import UsageError
 from glmc.pipeline import PassRecord
 from glmc_runtime.kernels import is_vendor
-from glmc_runtime.kernels.vendor import find_vendor
+from glmc_runtime.kernels.vendor import EMULATED_NOTICE, find_vendor
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,10 @@ class CompiledGraph:
     replay: TracedReplay
     seconds: Mapping[str, float]
     emulated: bool
+    broken: str | None
+    """Why Dynamo ended the graph here, with the line of the program; None at the end of it."""
+    function: Callable[..., Any]
+    """What Dynamo calls: the replay, or one that is verified first."""
 
 
 Listener = Callable[[CompiledGraph], None]
@@ -70,7 +77,7 @@ def kunlun(
             expected="no mode; what can be chosen is in options",
             found=mode,
         )
-    return compile_graph(module, examples, read_options(options)).replay
+    return compile_graph(module, examples, read_options(options)).function
 
 
 def compile_graph(
@@ -82,6 +89,7 @@ def compile_graph(
     if place is not None:
         warnings.warn(place, stacklevel=2)
     device = _device_of(examples)
+    _refuse_capture(options, device)
     name = options.target or _target_of(device)
     target = target_by_name(name)
     start = time.perf_counter()
@@ -119,10 +127,42 @@ def compile_graph(
         "lowering": lowered - fused,
     }
     emulated = vendor is not None and vendor.emulated
-    compiled = CompiledGraph(name, records, plan, replay, seconds, emulated)
+    if emulated:
+        _say_emulated()
+    function: Callable[..., Any] = replay
+    if options.verify:
+        names = [item.name for item in traced.placeholders]
+        function = Verified(replay, module.forward, names)
+    compiled = CompiledGraph(
+        name, records, plan, replay, seconds, emulated, _break_of(module), function
+    )
     for listener in LISTENERS.get():
         listener(compiled)
     return compiled
+
+
+@cache
+def _say_emulated() -> None:
+    print(f"glmc: {EMULATED_NOTICE}", file=sys.stderr)
+
+
+def _break_of(module: GraphModule) -> str | None:
+    reason = getattr(module, "compile_subgraph_reason", None)
+    if reason is None or not reason.graph_break:
+        return None
+    lines = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in reason.user_stack[-1:]]
+    first = str(reason.reason).strip().splitlines()[0]
+    return " ".join((first, *lines))
+
+
+def _refuse_capture(options: DynamoOptions, device: torch.device) -> None:
+    if options.graph_capture and device.type == "cpu":
+        raise UsageError(
+            "option 'graph_capture' asks for device graphs, and the inputs are on the CPU",
+            expected="inputs on a device that has graphs",
+            found=str(device),
+            remedy="leave the option out: graphs are captured where the device has them",
+        )
 
 
 def _device_of(examples: Sequence[Any]) -> torch.device:

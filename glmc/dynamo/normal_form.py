@@ -29,6 +29,8 @@ from glmc.weights.recipe import Constant, Recipe, Source, Weight
 
 # A buffer of that many numbers at most may be a constant, such as the frequencies of rope.
 LARGEST_CONSTANT = 4096
+# Positions that a table of rotations has rows for: those of GLM-4.5. A graph doesn't say.
+LONGEST_CONTEXT = 131072
 _PART = re.compile(r"\['([^']+)'\]|\[(\d+)\]|\.([A-Za-z_]\w*)")
 _TABLES = ("_modules", "_parameters", "_buffers")
 _OWNER = re.compile(r"^L\[['\"]\w+['\"]\]\.?|^L__\w*?___?")
@@ -315,7 +317,7 @@ def _shape_of(module: GraphModule, weights: dict[str, Weight]) -> ModelShape:
         query_heads=0,
         kv_heads=0,
         head_dim=0,
-        maximum_positions=4096,
+        maximum_positions=LONGEST_CONTEXT,
         eos_token_ids=(),
         parameters=parameters,
         tied_embeddings=False,

@@ -262,8 +262,18 @@ class TracedReplay:
         self.replanned += 1
 
     @property
+    def bindings(self) -> int:
+        """How often a call was bound since memory was planned: once each while nothing moves."""
+        return 0 if self._binder is None else self._binder.bound
+
+    @property
     def arena_bytes(self) -> int:
         return 0 if self._binder is None else self._binder._memory.arena.size
+
+    @property
+    def copied_bytes(self) -> int:
+        """Weights that were made beside the caller's own."""
+        return self._weights.derived_bytes
 
     # Inputs.
 

@@ -11,12 +11,25 @@ from types import MappingProxyType
 
 from glmc.backends import plain
 from glmc.backends.base import Target
-from glmc.backends.kunlun import limits, rules_attention, rules_dense, rules_moe, table
+from glmc.backends.kunlun import (
+    limits,
+    rules_attention,
+    rules_dense,
+    rules_moe,
+    rules_traced,
+    table,
+)
 
 TARGET = Target(
     name="xpu",
     rules=MappingProxyType(
-        {**plain.RULES, **rules_dense.RULES, **rules_attention.RULES, **rules_moe.RULES},
+        {
+            **plain.RULES,
+            **rules_dense.RULES,
+            **rules_attention.RULES,
+            **rules_moe.RULES,
+            **rules_traced.RULES,
+        },
     ),
     cache_layout="blocks_heads_tokens",
     dtypes=limits.DTYPES,

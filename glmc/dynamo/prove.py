@@ -1,0 +1,80 @@
+"""``verify``: the first call of each graph is compared with Dynamo's own module, run as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from glmc.errors import VerificationError
+
+# Of the largest value: the kernels sum in another order than eager code, layer upon layer.
+_LIMITS = {torch.float32: 1e-3, torch.bfloat16: 1e-1, torch.float16: 2e-2, torch.float64: 1e-9}
+
+
+class Verified:
+    """A replay whose first call is proved. Raises VerificationError at the first output, or
+    changed input, that is further off than its dtype allows."""
+
+    def __init__(
+        self, replay: Callable[..., list[Any]], eager: Callable[..., Any], names: Sequence[str]
+    ) -> None:
+        self._replay, self._eager, self._names = replay, eager, names
+        self.proved = False
+
+    def __call__(self, *arguments: Any) -> list[Any]:
+        if self.proved:
+            return self._replay(*arguments)
+        twins = [_twin(item) for item in arguments]
+        with torch.no_grad():
+            expected = list(self._eager(*twins))
+        found = self._replay(*arguments)
+        for index, (one, other) in enumerate(zip(expected, found, strict=True)):
+            _compare(f"output {index}", one, other)
+        for name, one, other in zip(self._names, twins, arguments, strict=True):
+            _compare(f"input {name}, as it is afterwards", one, other)
+        self.proved = True
+        return found
+
+
+def _twin(item: Any) -> Any:
+    """A copy with the same strides; parameters are not written and stay as they are."""
+    if not isinstance(item, Tensor) or isinstance(item, torch.nn.Parameter):
+        return item
+    twin = torch.empty_strided(item.shape, item.stride(), dtype=item.dtype, device=item.device)
+    return twin.copy_(item)
+
+
+def _compare(place: str, expected: Any, found: Any) -> None:
+    if not isinstance(expected, Tensor):
+        if expected != found:
+            raise _wrong(place, str(expected), str(found))
+        return
+    if expected.shape != found.shape or expected.dtype != found.dtype:
+        raise _wrong(
+            place,
+            f"{expected.dtype} {list(expected.shape)}",
+            f"{found.dtype} {list(found.shape)}",
+        )
+    limit = _LIMITS.get(expected.dtype)
+    if limit is None:
+        if not torch.equal(expected, found):
+            raise _wrong(place, "equal values", f"{int((expected != found).sum())} others")
+        return
+    if expected.numel() == 0:
+        return
+    largest = expected.nan_to_num(0, 0, 0).abs().max().item()
+    off = (expected - found).nan_to_num(0, 0, 0).abs().max().item()
+    if off > limit * max(largest, 1e-30) or not torch.equal(expected.isnan(), found.isnan()):
+        raise _wrong(place, f"at most {limit:g} of the largest value", f"{off / largest:.2g} of it")
+
+
+def _wrong(place: str, expected: str, found: str) -> VerificationError:
+    return VerificationError(
+        "the replay computes something else than the graph that it was made of",
+        place=place,
+        expected=expected,
+        found=found,
+    )

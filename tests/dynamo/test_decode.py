@@ -1,0 +1,124 @@
+"""Decode over a static cache: one graph, all fusions, the answers of eager code."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from glmc.dynamo.backend import CompiledGraph
+from glmc.pipeline import fuse
+from tests.dynamo.compiled import (
+    breaks,
+    decode,
+    fusions,
+    model_of,
+    prompt,
+    static_cache,
+    watched,
+)
+from tests.support.models import captured
+
+COUNTED = ("rms_norm", "rope", "qk_norm", "attention", "moe_gate", "moe_ffn", "gate_up_merge")
+COUNTED += ("qkv_merge", "shared_expert", "add_rms_norm", "silu_mul")
+
+
+def run(
+    kind: str, steps: int, experts: str = "batched_mm", attention: str = "sdpa", batch: int = 1
+) -> tuple[torch.Tensor, torch.Tensor, list[CompiledGraph]]:
+    model = model_of(kind, experts, attention)
+    length = 8 + steps
+    expected = decode(model, model.forward, steps, static_cache(model, length), prompt(batch))
+    with watched() as graphs:
+        forward = torch.compile(model.forward, backend="kunlun", fullgraph=True)
+        found = decode(model, forward, steps, static_cache(model, length), prompt(batch))
+    return expected, found, graphs
+
+
+@pytest.mark.parametrize("kind", ["glm4_moe", "glm4", "glm", "llama", "gpt2"])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_float32_tokens_are_identical_over_64_steps(kind: str, batch: int) -> None:
+    expected, found, graphs = run(kind, 64, batch=batch)
+    assert torch.equal(expected.argmax(-1), found.argmax(-1))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert len(graphs) == 1
+
+
+@pytest.mark.parametrize("experts", ["batched_mm", "grouped_mm"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_every_fusion_of_the_artifact_road_fires(experts: str, attention: str) -> None:
+    model = model_of("glm4_moe", experts, attention)
+    records = fuse(captured(model.config))
+    wanted = {record.name: len(record.matches) for record in records}
+    _, _, graphs = run("glm4_moe", 2, experts, attention)
+    (graph,) = graphs
+    found = fusions(graph)
+    assert {name: found[name] for name in COUNTED} == {name: wanted[name] for name in COUNTED}
+    assert wanted["moe_ffn"] > 0
+    assert [miss for record in graph.records for miss in record.near_misses] == []
+
+
+@pytest.mark.parametrize("kind", ["glm4", "glm"])
+def test_every_fusion_fires_in_dense_models(kind: str) -> None:
+    model = model_of(kind)
+    wanted = {record.name: len(record.matches) for record in fuse(captured(model.config))}
+    _, _, (graph,) = run(kind, 2)
+    found = fusions(graph)
+    assert {name: found[name] for name in COUNTED} == {name: wanted[name] for name in COUNTED}
+
+
+def test_200_steps_recompile_nothing() -> None:
+    model = model_of("glm4_moe")
+    cache = static_cache(model, 256)
+    with watched() as graphs:
+        forward = torch.compile(model.forward, backend="kunlun", fullgraph=True)
+        decode(model, forward, 200, cache, prompt(1))
+    assert len(graphs) == 1
+    assert breaks() == 0
+    assert graphs[0].replay.calls == 200
+    assert graphs[0].replay.replanned == 1
+    assert graphs[0].replay.bindings == len(graphs[0].plan.calls)
+
+
+def test_a_growing_dynamic_cache_makes_one_more_program() -> None:
+    import transformers
+
+    model = model_of("glm4_moe")
+    cache = transformers.DynamicCache(config=model.config)
+    expected = decode(
+        model, model.forward, 40, transformers.DynamicCache(config=model.config), prompt(1)
+    )
+    with watched() as graphs:
+        forward = torch.compile(model.forward, backend="kunlun", fullgraph=True)
+        found = decode(model, forward, 40, cache, prompt(1))
+    assert torch.equal(expected.argmax(-1), found.argmax(-1))
+    assert [graph.replay.calls for graph in graphs] == [1, 39]
+    assert graphs[1].replay.replanned <= 4  # only at powers of two
+
+
+@pytest.mark.parametrize("kind", ["glm4_moe", "glm4"])
+def test_bfloat16_is_as_near_to_float32_as_eager_bfloat16(kind: str) -> None:
+    exact = model_of(kind)
+    model = model_of(kind, dtype=torch.bfloat16)
+    ids = prompt(4)
+    steps = 6
+    truth = decode(exact, exact.forward, 0, static_cache(exact), ids)
+    tokens = [truth.argmax(-1)]
+    forward = torch.compile(model.forward, backend="kunlun", fullgraph=True)
+    torch._dynamo.reset()
+    errors = {"eager": 0.0, "kunlun": 0.0}
+    caches = {name: static_cache(model) for name in errors}
+    cache = static_cache(exact)
+    with torch.no_grad():
+        exact(ids, past_key_values=cache, use_cache=True)
+        for name in errors:
+            model(ids, past_key_values=caches[name], use_cache=True)
+        for _ in range(steps):
+            step = {"input_ids": tokens[-1], "use_cache": True}
+            wanted = exact(past_key_values=cache, **step).logits
+            for name, call in (("eager", model.forward), ("kunlun", forward)):
+                got = call(past_key_values=caches[name], **step).logits
+                errors[name] += float((got.float() - wanted).square().mean())
+            tokens.append(wanted.argmax(-1))
+    assert errors["kunlun"] ** 0.5 <= 1.25 * errors["eager"] ** 0.5
+
+
