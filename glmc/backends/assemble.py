@@ -94,9 +94,7 @@ def _bytes(buffer: Scratch) -> Extent:
     return size * buffer.dtype.itemsize
 
 
-def _spans(
-    calls: list[Call], buffers: int, outputs: Iterable[int]
-) -> list[tuple[int, int] | None]:
+def _spans(calls: list[Call], buffers: int, outputs: Iterable[int]) -> list[tuple[int, int] | None]:
     """First and last call that touches each buffer; outputs live to the end."""
     spans: list[tuple[int, int] | None] = [None] * buffers
     for index, call in enumerate(calls):

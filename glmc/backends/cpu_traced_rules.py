@@ -17,6 +17,10 @@ def _table(op: Op, emit: Emitter, dtype: torch.dtype) -> Value:
     known = emit.notes.get(key)
     if known is not None:
         return known
+    if frequencies.dtype != FLOAT:  # of a model that was cast whole: angles are in float32
+        wide = emit.temporary("frequencies", frequencies.shape, FLOAT)
+        emit.call("aten.copy", writes=("out",), source=frequencies, out=wide)
+        frequencies = wide
     rows = flat(positions)
     half = frequencies.dim(0)
     by_pair = (rows.shape[0], fixed(half))
@@ -106,4 +110,3 @@ def _added(mask: Value, dtype: torch.dtype, emit: Emitter) -> Value:
 
 
 RULES = {"rope": rope, "norm_rope": norm_rope, "masked_attention": masked_attention}
-

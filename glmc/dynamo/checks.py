@@ -61,7 +61,9 @@ def mocked_compile() -> str | None:
     if module == "torch" or module.startswith("torch._"):
         return None
     wrong = [
-        f"{name}={value}" for name, value in XMLIR_VARIABLES.items() if os.environ.get(name) != value
+        f"{name}={value}"
+        for name, value in XMLIR_VARIABLES.items()
+        if os.environ.get(name) != value
     ]
     return (
         f"torch.compile is replaced by {module}, which returns the model as it is: backend "

@@ -118,6 +118,8 @@ class _TracedLowering(Lowering):
     def _finish(self, output: Node) -> TracedPlan:
         self.node = output
         self.op = Op("output", "output", "", None, {}, self.program.phase)
+        # What is handed back of a value that an input took is the caller's memory, not ours.
+        stored: dict[int, InputArgument] = {}
         for name, result in self.traced.mutated.items():
             node = self.traced.node(result)
             value = self.values[node]
@@ -125,9 +127,9 @@ class _TracedLowering(Lowering):
             if value.argument != target:
                 self.order[output] = len(self.order)
                 self._store(value, target)
-                if not isinstance(storage_of(value.argument), InputArgument):
-                    self.values[node] = replace(value, argument=target)
-        outputs = tuple(self._returned(item) for item in self.traced.outputs)
+                if isinstance(value.argument, BufferArgument):
+                    stored[value.argument.buffer] = target
+        outputs = tuple(self._returned(item, stored) for item in self.traced.outputs)
         self._note_outputs(outputs)
         plain = tuple(call for call in self.calls if call.function.startswith("aten.any"))
         return TracedPlan(
@@ -162,7 +164,7 @@ class _TracedLowering(Lowering):
             )
         )
 
-    def _returned(self, item: Any) -> Any:
+    def _returned(self, item: Any, stored: Mapping[int, InputArgument]) -> Any:
         if not isinstance(item, Result):
             return item
         item = self.traced.node(item)
@@ -171,8 +173,8 @@ class _TracedLowering(Lowering):
             return self.sizes.extent(value)
         argument = self.values[item].argument
         if isinstance(argument, (BufferArgument, InputArgument)):
-            return replace(argument, shape=self.values[item].shape)
-        return argument
+            argument = replace(argument, shape=self.values[item].shape)
+        return _moved(argument, stored)
 
     def _note_outputs(self, outputs: tuple[Any, ...]) -> None:
         for item in outputs:
@@ -279,9 +281,7 @@ class _TracedLowering(Lowering):
             view = ViewArgument(self._pinned(value), "aten.view.default", (list(shape),))
         else:
             if node.kwargs:
-                raise LoweringError(
-                    f"no view of {name} with keywords", place=node.meta["id"]
-                )
+                raise LoweringError(f"no view of {name} with keywords", place=node.meta["id"])
             overload = str(node.target)
             parameters = tuple(self._parameter(item) for item in rest)
             view = ViewArgument(self._pinned(value), overload, parameters)
@@ -478,6 +478,15 @@ class _TracedLowering(Lowering):
 
     def _shape(self, fake: Tensor) -> tuple[Extent, ...]:
         return tuple(self.sizes.extent(size) for size in fake.shape)
+
+
+def _moved(argument: Argument, stored: Mapping[int, InputArgument]) -> Argument:
+    """An argument over a buffer whose value an input took, over the input instead."""
+    if isinstance(argument, ViewArgument):
+        return replace(argument, source=_moved(argument.source, stored))
+    if isinstance(argument, BufferArgument) and argument.buffer in stored:
+        return replace(stored[argument.buffer], shape=argument.shape)
+    return argument
 
 
 def lower_traced(traced: Traced, target: Target, options: LoweringOptions) -> TracedPlan:

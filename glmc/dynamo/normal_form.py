@@ -22,6 +22,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx import Graph, GraphModule, Node
 
 from glmc.capture.export import describe_call, is_assertion
+from glmc.dynamo.autocast import spell_autocast
 from glmc.errors import CaptureError
 from glmc.ir.program import ModelShape, Program, graph_module
 from glmc.ir.rewrite import layer_of
@@ -76,7 +77,7 @@ def normal_form(module: GraphModule, examples: Sequence[Any]) -> Traced:
     module = _with_numbers(module)
     heads = [node for node in module.graph.nodes if node.op == "placeholder"]
     fakes = [_fake_of(node, example) for node, example in zip(heads, examples, strict=True)]
-    exported, signature = _export(module, fakes)
+    exported, signature = _export(module, _apart(fakes))
     mutated = dict(signature.user_inputs_to_mutate)
     if signature.buffers_to_mutate or signature.parameters:
         raise CaptureError(
@@ -129,6 +130,7 @@ def normal_form(module: GraphModule, examples: Sequence[Any]) -> Traced:
         graph_module(graph), weights, _shape_of(module, weights), _dtype(weights), "traced"
     )
     graph.lint()
+    spell_autocast(program, _device_type(examples))
     return Traced(program, tuple(placeholders), results[len(mutated) :], kept, constants)
 
 
@@ -157,6 +159,28 @@ def _with_numbers(module: GraphModule) -> GraphModule:
                 setattr(copy, name, getattr(node, name))
         copies[node] = copy
     return GraphModule(module, graph)
+
+
+def _device_type(examples: Sequence[Any]) -> str:
+    types = {item.device.type for item in examples if isinstance(item, Tensor)} - {"cpu"}
+    return next(iter(types), "cpu")
+
+
+def _apart(fakes: list[Any]) -> list[Any]:
+    """The same without shared memory: whether inputs overlap is looked at in each call."""
+    seen: set[int] = set()
+    found = []
+    for fake in fakes:
+        if isinstance(fake, FakeTensor):
+            storage = fake.untyped_storage()._cdata
+            if storage in seen:
+                with fake.fake_mode:
+                    fake = torch.empty_strided(
+                        fake.shape, fake.stride(), dtype=fake.dtype, device=fake.device
+                    )
+            seen.add(storage)
+        found.append(fake)
+    return found
 
 
 def _fake_of(node: Node, example: Any) -> Any:
@@ -200,7 +224,7 @@ def _copy(exported: GraphModule) -> tuple[Graph, dict[Node, Node], dict[Node, Te
             copy.meta = {"val": mode.from_tensor(value, static_shapes=True)}
             copies[node], tensors[copy] = copy, value
             continue
-        if is_assertion(node) or (node.op == "call_function" and _is_grad_switch(node)):
+        if is_assertion(node) or (node.op == "call_function" and _is_switch(node)):
             continue
         copy = graph.node_copy(node, lambda old: copies[old])
         copies[node] = copy
@@ -223,8 +247,13 @@ def _place_first(graph: Graph, placeholders: dict[Node, Tensor]) -> None:
             first.prepend(node)
 
 
-def _is_grad_switch(node: Node) -> bool:
-    return node.target is torch._C._set_grad_enabled
+def _is_switch(node: Node) -> bool:
+    """Whether a node only switches gradients or autocast, whose effect is in the values."""
+    return node.target in (
+        torch._C._set_grad_enabled,
+        torch.amp.autocast_mode._enter_autocast,
+        torch.amp.autocast_mode._exit_autocast,
+    )
 
 
 def _module_of(node: Node) -> str:
@@ -322,5 +351,3 @@ def _shape_of(module: GraphModule, weights: dict[str, Weight]) -> ModelShape:
         parameters=parameters,
         tied_embeddings=False,
     )
-
-

@@ -167,6 +167,10 @@ class TracedReplay:
             for index, item in enumerate(placeholders)
             if item.kind == "input"
         ]
+        # What is written comes first: it decides what may be staged.
+        self._slots.sort(key=lambda slot: slot.name not in mutated)
+        self._written: set[int] = set()
+        self._overlapping = False
         self._capacity: dict[str, int] = {}
         self._binder: _Binder | None = None
         self._bound: OrderedDict[tuple[Any, ...], tuple[Thunk, ...]] = OrderedDict()
@@ -188,7 +192,9 @@ class TracedReplay:
         sizes = tuple(int(arguments[index]) for index, _ in self._sizes)
         if sizes != self._at:
             self._resize(sizes)
-        if self._take(arguments) and self._overlap(arguments):
+        if self._take(arguments):
+            self._overlapping = self._overlap(arguments)
+        if self._overlapping:
             return list(self._eager(*arguments))
         key = tuple(self._state.items())
         thunks = self._bound.get(key)
@@ -224,9 +230,7 @@ class TracedReplay:
     def _fits(self) -> bool:
         if self._binder is None:
             return False
-        return all(
-            prod(evaluate(shape, self._state.bucket)) <= room for shape, room in self._rooms
-        )
+        return all(prod(evaluate(shape, self._state.bucket)) <= room for shape, room in self._rooms)
 
     def _make_plan(self) -> None:
         largest = State(self._capacity)
@@ -282,7 +286,12 @@ class TracedReplay:
         moved = False
         for slot in self._slots:
             tensor = arguments[slot.position]
-            if slot.staged and tensor.numel() * tensor.element_size() <= STAGED_BYTES:
+            small = tensor.numel() * tensor.element_size() <= STAGED_BYTES
+            if (
+                slot.staged
+                and small
+                and not (self._written and tensor.untyped_storage().data_ptr() in self._written)
+            ):
                 staged = self._staged.get(slot.name)
                 if staged is not None and staged.shape == tensor.shape:
                     staged.copy_(tensor)
@@ -299,6 +308,12 @@ class TracedReplay:
                 if slot.name not in self._staged:
                     self._inputs.tensors[slot.name] = tensor
                     moved = True
+                    if slot.name in self._mutated:
+                        self._written = {
+                            arguments[one.position].untyped_storage().data_ptr()
+                            for one in self._slots
+                            if one.name in self._mutated
+                        }
                 self._places[slot.name] = where
                 counted = self._state.get(f"@{slot.name}", 0)
                 self._state[f"@{slot.name}"] = counted + 1

@@ -28,7 +28,9 @@ class LiveWeights:
         placeholders: Sequence[Placeholder],
         constants: Mapping[str, Tensor],
     ) -> None:
-        self.tensors: dict[str, Tensor] = {name: value.detach() for name, value in constants.items()}
+        self.tensors: dict[str, Tensor] = {
+            name: value.detach() for name, value in constants.items()
+        }
         self._wanted = wanted
         self._own = [
             (index, item.name) for index, item in enumerate(placeholders) if item.kind == "weight"

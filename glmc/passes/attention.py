@@ -89,9 +89,7 @@ def match(anchor: Node, program: Program) -> Attention:
     return Attention(anchor, q, k, v, scale, root, turned)
 
 
-def _sdpa(
-    anchor: Node, program: Program
-) -> tuple[Node, Node, Node, float, Node | None, Node]:
+def _sdpa(anchor: Node, program: Program) -> tuple[Node, Node, Node, float, Node | None, Node]:
     q, k, v = (m.operand(anchor, index) for index in range(3))
     mask = m.argument(anchor, 3, "attn_mask")
     dropout = m.argument(anchor, 4, "dropout_p", 0.0)
@@ -99,9 +97,7 @@ def _sdpa(
     causal = bool(m.argument(anchor, 5, "is_causal", False))
     m.require(not (causal and mask is not None), anchor, "is_causal must not stand beside a mask")
     kept = program.phase == "traced"
-    m.require(
-        kept or causal or mask is not None, anchor, "attention without a mask is not causal"
-    )
+    m.require(kept or causal or mask is not None, anchor, "attention without a mask is not causal")
     if isinstance(mask, Node) and not kept:
         once(program, ("causal", signature(mask, ())), lambda: require_causal(mask, program))
     scale = anchor.kwargs.get("scale")

@@ -16,9 +16,7 @@ from glmc.ir.program import Program
 _DROPOUTS = ("aten.dropout", "aten.native_dropout")
 
 
-def read_eager(
-    anchor: Node, program: Program
-) -> tuple[Node, Node, Node, float, Node | None, Node]:
+def read_eager(anchor: Node, program: Program) -> tuple[Node, Node, Node, float, Node | None, Node]:
     """(q, repeated k, repeated v, scale, mask, root) around a softmax; unrelated when it is none.
 
     The mask is None where it was proved causal; that of a traced program is what is added.

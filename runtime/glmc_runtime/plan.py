@@ -238,6 +238,7 @@ def parts_of(argument: Argument) -> tuple[Argument, ...]:
         return tuple(part for item in argument.items for part in parts_of(item))
     return (storage_of(argument),)
 
+
 # name -> what the runtime fills in. ``*_host`` lives in host memory; all others on the device.
 # Whether a phase uses an input, its dtype and its shape are said by the phase's InputSpec.
 STEP_INPUTS: dict[str, str] = {

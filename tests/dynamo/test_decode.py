@@ -120,5 +120,3 @@ def test_bfloat16_is_as_near_to_float32_as_eager_bfloat16(kind: str) -> None:
                 errors[name] += float((got.float() - wanted).square().mean())
             tokens.append(wanted.argmax(-1))
     assert errors["kunlun"] ** 0.5 <= 1.25 * errors["eager"] ** 0.5
-
-

@@ -52,9 +52,7 @@ def test_two_caches_in_turn() -> None:
     forward = compiled(model.forward)
     caches = [static_cache(model), static_cache(model)]
     ids = [prompt(1), prompt(1).flip(-1)]
-    expected = [
-        decode(model, model.forward, 6, static_cache(model), one).argmax(-1) for one in ids
-    ]
+    expected = [decode(model, model.forward, 6, static_cache(model), one).argmax(-1) for one in ids]
     with torch.no_grad():
         tokens = [
             [model(one, past_key_values=cache, use_cache=True).logits[:, -1:].argmax(-1)]
