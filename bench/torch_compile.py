@@ -27,7 +27,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from bench.decode import LONGEST, PROMPT, bandwidth, prompts
+from bench.decode import LONGEST, bandwidth, prompts
 from bench.models import BenchModel, bench_models
 from bench.peers import load_eager
 from glmc.weights.random_checkpoint import write_random_checkpoint

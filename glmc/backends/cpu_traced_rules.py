@@ -39,7 +39,7 @@ def _table(op: Op, emit: Emitter, dtype: torch.dtype) -> Value:
     return table
 
 
-def _rope(op: Op, emit: Emitter, scratch: Scratch, **norm: Value | float) -> None:
+def _rope(op: Op, emit: Emitter, scratch: Scratch, norm: Scratch) -> None:
     x = op.tensor("x")
     table = _table(op, emit, x.dtype)
     pairs = (*x.shape[:-1], fixed(table.dim(1) // 2))
@@ -58,7 +58,7 @@ def _rope(op: Op, emit: Emitter, scratch: Scratch, **norm: Value | float) -> Non
 
 
 def rope(op: Op, emit: Emitter) -> None:
-    _rope(op, emit, {})
+    _rope(op, emit, {}, {})
 
 
 def norm_rope(op: Op, emit: Emitter) -> None:
@@ -69,7 +69,7 @@ def norm_rope(op: Op, emit: Emitter) -> None:
         "square": emit.temporary("square", x.shape, FLOAT),
         "variance": emit.temporary("variance", (*x.shape[:-1], fixed(1)), FLOAT),
     }
-    _rope(op, emit, scratch, weight=op.tensor("weight"), eps=op.number("eps"))
+    _rope(op, emit, scratch, {"weight": op.tensor("weight"), "eps": op.number("eps")})
 
 
 def masked_attention(op: Op, emit: Emitter) -> None:

@@ -37,7 +37,7 @@ from glmc_runtime.cache import SCRATCH_BLOCK
 from glmc_runtime.errors import GlmcError
 from glmc_runtime.inputs import Step
 from glmc_runtime.loader import load_artifact
-from glmc_runtime.plan import BufferArgument, CacheArgument, Call
+from glmc_runtime.plan import BufferArgument, CacheArgument, Call, InputArgument
 from glmc_runtime.sequences import Chunk, blocks_for
 
 # Targets whose plans every machine can replay.
@@ -174,6 +174,8 @@ class _Replay:
             whole: dict[Node, Tensor] = {}
             for name, storage in lowered.outputs.get(position, ()):
                 node = nodes[name]
+                if isinstance(storage, InputArgument):
+                    continue  # of a traced program only
                 if isinstance(storage, CacheArgument):
                     found = self._paged(self.machine.cache.tensor(storage.cache, storage.layer))
                     self.caches[f"{storage.cache}_cache.{storage.layer}"] = values[node]

@@ -18,7 +18,9 @@ from glmc_runtime.plan import (
     Call,
     ExtentArgument,
     InputArgument,
+    ListArgument,
     PhasePlan,
+    ViewArgument,
     WeightArgument,
     phase_to_json,
 )
@@ -123,4 +125,9 @@ def argument_text(value: Argument, plan: PhasePlan, layer: int | None) -> str:
         return f"{relative(value.weight, layer)}{rows}"
     if isinstance(value, CacheArgument):
         return relative(f"{value.cache}_cache.{value.layer}", layer)
+    if isinstance(value, ViewArgument):
+        view = value.operation.split(".")[1] + "".join(f" {item}" for item in value.parameters)
+        return f"({argument_text(value.source, plan, layer)} {view})"
+    if isinstance(value, ListArgument):
+        return f"[{', '.join(argument_text(item, plan, layer) for item in value.items)}]"
     return str(value.extent) if isinstance(value, ExtentArgument) else repr(value.value)

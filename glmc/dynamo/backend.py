@@ -29,7 +29,7 @@ from glmc.dynamo.normal_form import normal_form
 from glmc.dynamo.options import DynamoOptions, read_options
 from glmc.dynamo.prove import Verified
 from glmc.dynamo.replay import TracedReplay
-from glmc.dynamo.watch import watcher
+from glmc.dynamo.watch import GraphDump
 from glmc.dynamo.weights import LiveWeights
 from glmc.errors import UsageError
 from glmc.pipeline import PassRecord
@@ -95,8 +95,9 @@ def compile_graph(
     start = time.perf_counter()
     traced = normal_form(module, examples)
     captured = time.perf_counter()
-    watch = watcher(options, traced)
-    records = pipeline.fuse(traced.program, watch)
+    dump = GraphDump(options.dump)
+    dump("normal", traced.program)
+    records = pipeline.fuse(traced.program, dump)
     fused = time.perf_counter()
     lowering = LoweringOptions(
         dtype=traced.program.dtype,
@@ -129,6 +130,7 @@ def compile_graph(
     emulated = vendor is not None and vendor.emulated
     if emulated:
         _say_emulated()
+    dump.planned(plan, traced.program, name, emulated)
     function: Callable[..., Any] = replay
     if options.verify:
         names = [item.name for item in traced.placeholders]

@@ -64,9 +64,8 @@ def mocked_compile() -> str | None:
         f"{name}={value}"
         for name, value in XMLIR_VARIABLES.items()
         if os.environ.get(name) != value
-    ]
+    ] or [f"{name}={value}" for name, value in XMLIR_VARIABLES.items()]
     return (
         f"torch.compile is replaced by {module}, which returns the model as it is: backend "
-        f"'kunlun' is never called. Set {', '.join(wrong or map('='.join, XMLIR_VARIABLES.items()))}"
-        " before Python starts"
+        f"'kunlun' is never called. Set {', '.join(wrong)} before Python starts"
     )

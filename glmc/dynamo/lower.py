@@ -7,7 +7,7 @@ that no kernel of ours takes, which are called one by one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
@@ -18,9 +18,9 @@ from torch.fx import Node
 
 from glmc.backends.assemble import Scratch
 from glmc.backends.base import LoweringOptions, Op, Target, Value
-from glmc.backends.lower import Lowering
 from glmc.dynamo.normal_form import Result, Traced
 from glmc.dynamo.sizes import TracedSizes
+from glmc.dynamo.views import VIEWS, ViewLowering
 from glmc.errors import InternalError, LoweringError
 from glmc.ir import match as m
 from glmc.ir.rewrite import fake_mode_of
@@ -29,7 +29,6 @@ from glmc_runtime.plan import (
     Argument,
     BufferArgument,
     Call,
-    Extent,
     ExtentArgument,
     InputArgument,
     ListArgument,
@@ -39,26 +38,11 @@ from glmc_runtime.plan import (
     storage_of,
 )
 
-_VIEWS = frozenset(
-    """aten.reshape aten.permute aten.slice aten.select aten.unsqueeze aten.squeeze aten.expand
-    aten.alias aten.detach aten.transpose aten.t aten.view aten.narrow aten.unbind aten.split
-    aten.split_with_sizes aten.chunk aten.diagonal aten.unfold aten.view_as_real
-    aten.view_as_complex aten.real aten.flatten aten.unflatten aten.movedim aten.lift_fresh
-    """.split()  # noqa: SIM905
-)
 # Without operands these give the same in each step: they are computed once.
 _CONSTANT = ("aten.arange", "aten.zeros", "aten.ones", "aten.full", "aten.scalar_tensor")
-# What becomes another shape of the same memory, where that lies without gaps.
-_RESHAPES = ("aten.reshape", "aten.view", "aten.unsqueeze", "aten.squeeze", "aten.alias")
 _IN_PLACE = {
     "aten.index_copy": "aten.index_copy_.default",
     "aten.index_put": "aten.index_put_.default",
-}
-# Operands that kernels take with any strides; all others are copied together first.
-_STRIDED = {
-    "rope": ("x",),
-    "norm_rope": ("x",),
-    "masked_attention": ("q", "k", "v", "mask"),
 }
 
 
@@ -78,13 +62,10 @@ class TracedPlan:
 
 
 @dataclass
-class _TracedLowering(Lowering):
+class _TracedLowering(ViewLowering):
     """See the module's text. ``mutable_inputs`` are what the program changes."""
 
     traced: Traced = None  # type: ignore[assignment]
-    sizes: TracedSizes = field(default_factory=TracedSizes)
-    layouts: dict[Node, Tensor] = field(default_factory=dict)
-    several: dict[Node, list[Value]] = field(default_factory=dict)
     constants: dict[str, Tensor] = field(default_factory=dict)
 
     def lowered(self) -> TracedPlan:
@@ -187,7 +168,7 @@ class _TracedLowering(Lowering):
         source = node.args[0] if node.args else None
         if m.is_op(node, "getitem"):
             self._item(node)
-        elif m.op_name(node) in _VIEWS and isinstance(source, Node) and source in self.values:
+        elif m.op_name(node) in VIEWS and isinstance(source, Node) and source in self.values:
             self._see(node, source)
         elif isinstance(source, Node) and m.op_name(node) in ("aten.clone", "aten.contiguous"):
             self._plain(node)
@@ -203,27 +184,6 @@ class _TracedLowering(Lowering):
     def _rule(self, node: Node) -> object:
         return self.target.rules.get(m.op_name(node).removeprefix("glmc."))
 
-    def _enter(self, node: Node) -> None:
-        self.node, self.outputs = node, {}
-        self.granted, self.overwritten = set(), set()
-        self.op = Op(
-            m.op_name(node),
-            node.meta["id"],
-            node.meta["module"],
-            node.meta["layer"],
-            {},
-            self.program.phase,
-        )
-
-    def _item(self, node: Node) -> None:
-        source, index = node.args[0], node.args[1]
-        if node in self.values:
-            return
-        if isinstance(source, Node) and source in self.several and isinstance(index, int):
-            self._hold(node, self.several[source][index])
-            return
-        raise InternalError(f"output {index} of {source} was not bound by its rule")
-
     @staticmethod
     def _is_constant(node: Node) -> bool:
         return not node.all_input_nodes and all(map(m.is_static, m.shape(node)))
@@ -238,123 +198,12 @@ class _TracedLowering(Lowering):
         shape = self._shape(m.tensor(node))
         self.values[node] = Value(node.name, shape, value.dtype, WeightArgument(key))
 
-    # Views.
-
-    def _layout(self, node: Node) -> Tensor:
-        """A fake tensor that lies as our value of ``node`` does."""
-        known = self.layouts.get(node)
-        if known is None:
-            fake = m.tensor(node)
-            with self.mode:
-                known = torch.empty(fake.shape, dtype=fake.dtype, device=fake.device)
-            self.layouts[node] = known
-        return known
-
-    def _see(self, node: Node, source: Node) -> None:
-        name, rest = m.op_name(node), node.args[1:]
-        given = [self._fake_argument(item) for item in rest]
-        keywords = {key: self._fake_argument(item) for key, item in node.kwargs.items()}
-        value = self.values[source]
-        sizes = list(m.tensor(node).shape) if isinstance(node.meta["val"], Tensor) else []
-        try:
-            with self.mode:
-                if name in ("aten.reshape", "aten.view", "aten.flatten", "aten.unflatten"):
-                    layout: Any = self._layout(source).view(sizes)
-                else:
-                    layout = node.target(self._layout(source), *given, **keywords)  # type: ignore[operator]
-        except (RuntimeError, ValueError):  # gaps: it must be copied together
-            self._enter(node)
-            value = self._together(value)
-            layout = None
-        if isinstance(layout, (tuple, list)):
-            self._see_several(node, value, layout, rest)
-            return
-        shape = self._shape(m.tensor(node))
-        whole = isinstance(value.argument, (BufferArgument, InputArgument))
-        whole = whole and (layout is None or self._layout(source).is_contiguous())
-        if layout is not None:
-            self.layouts[node] = layout
-        if whole and name in (*_RESHAPES, "aten.flatten", "aten.unflatten"):
-            self._hold(node, replace(value, shape=shape))
-            return
-        if name in ("aten.reshape", "aten.view", "aten.flatten", "aten.unflatten"):
-            view = ViewArgument(self._pinned(value), "aten.view.default", (list(shape),))
-        else:
-            if node.kwargs:
-                raise LoweringError(f"no view of {name} with keywords", place=node.meta["id"])
-            overload = str(node.target)
-            parameters = tuple(self._parameter(item) for item in rest)
-            view = ViewArgument(self._pinned(value), overload, parameters)
-        self._hold(node, Value(value.name, shape, m.tensor(node).dtype, view))
-
-    def _see_several(
-        self, node: Node, value: Value, layouts: Sequence[Tensor], rest: Sequence[Any]
-    ) -> None:
-        parameters = tuple(self._parameter(item) for item in rest)
-        self.several[node] = []
-        for user in node.users:
-            index = user.args[1]
-            if isinstance(index, int):
-                self.layouts[user] = layouts[index]
-        for index, layout in enumerate(layouts):
-            view = ViewArgument(self._pinned(value), str(node.target), parameters, index)
-            self.several[node].append(Value(value.name, self._shape(layout), layout.dtype, view))
+    # Ops.
 
     def _note_weight(self, argument: Argument) -> None:
         storage = storage_of(argument)
         if not (isinstance(storage, WeightArgument) and storage.weight in self.constants):
             super()._note_weight(argument)
-
-    def _pinned(self, value: Value) -> Argument:
-        """The argument with the value's own shape, for views of it."""
-        if isinstance(value.argument, (BufferArgument, InputArgument)):
-            return replace(value.argument, shape=value.shape)
-        return value.argument
-
-    def _fake_argument(self, item: Any) -> Any:
-        return torch.fx.node.map_arg(item, lambda node: node.meta["val"])
-
-    def _parameter(self, item: Any) -> Any:
-        """An argument of a view as plain data: numbers, extents and lists of them."""
-        if isinstance(item, Node):
-            item = item.meta["val"]
-        if isinstance(item, SymInt):
-            extent = self.sizes.extent(item)
-            return extent if extent.moves else extent.constant
-        if isinstance(item, (list, tuple)):
-            return [self._parameter(one) for one in item]
-        return item
-
-    def _together(self, value: Value) -> Value:
-        """A copy without gaps."""
-        copy = self.temporary(f"{value.name}.together", value.shape, value.dtype)
-        self.call("aten.copy", writes=("out",), source=value, out=copy)
-        return copy
-
-    # Ops.
-
-    def _ready(self, op: Op) -> Op:
-        """Operands with gaps are copied together, but for kernels that take them as they lie."""
-        strided = _STRIDED.get(op.name, ())
-        arguments = {
-            key: self._together(item)
-            if isinstance(item, Value) and key not in strided and self._has_gaps(item)
-            else item
-            for key, item in op.arguments.items()
-        }
-        return replace(op, arguments=arguments)
-
-    def _has_gaps(self, value: Value) -> bool:
-        if isinstance(value.argument, ViewArgument):
-            return True
-        if isinstance(value.argument, InputArgument):
-            node = next(
-                node
-                for node in self.program.placeholders()
-                if node.meta.get("input") == value.argument.input
-            )
-            return not m.tensor(node).is_contiguous()
-        return False
 
     def _argument(self, value: Any) -> Argument:
         if isinstance(value, Value) and isinstance(value.argument, (ViewArgument, ListArgument)):
@@ -475,9 +324,6 @@ class _TracedLowering(Lowering):
         if isinstance(argument, InputArgument):
             return argument.input in self.traced.mutated
         return super()._writable(argument)
-
-    def _shape(self, fake: Tensor) -> tuple[Extent, ...]:
-        return tuple(self.sizes.extent(size) for size in fake.shape)
 
 
 def _moved(argument: Argument, stored: Mapping[int, InputArgument]) -> Argument:

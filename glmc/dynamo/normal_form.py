@@ -67,7 +67,7 @@ class Traced:
     def node(self, result: Result) -> Node:
         """The node of a result as the program is now; passes replace nodes."""
         output = next(node for node in reversed(self.program.graph.nodes) if node.op == "output")
-        found: Node = output.args[0][result.index]  # type: ignore[index, assignment]
+        found: Node = output.args[0][result.index]
         return found
 
 
@@ -122,7 +122,7 @@ def normal_form(module: GraphModule, examples: Sequence[Any]) -> Traced:
         constants[constant] = value
         weights[constant] = _describe_weight(node, constant, value, value)
     output = next(node for node in reversed(graph.nodes) if node.op == "output")
-    results = tuple(output.args[0])  # type: ignore[arg-type]
+    results: tuple[Any, ...] = tuple(output.args[0])
     by_name = {placeholder.node.name: placeholder.name for placeholder in placeholders}
     results = _keep_tensors(output, results)
     kept = {by_name[name]: results[index] for index, name in enumerate(mutated.values())}
@@ -192,6 +192,7 @@ def _export(module: GraphModule, fakes: list[Any]) -> tuple[GraphModule, Any]:
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            exported: Any
             exported, signature = aot_export_module(
                 module, fakes, trace_joint=False, pre_dispatch=True, decompositions={}
             )

@@ -7,9 +7,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from glmc.backends import TARGETS
+from glmc.backends import OWN
+from glmc.backends.installed import TARGETS
 from glmc.config import DEFAULT_PROFILE
 from glmc.errors import UsageError
+from glmc_runtime.entry_points import entries
 
 
 @dataclass(frozen=True)
@@ -60,11 +62,12 @@ def read_options(given: Mapping[str, Any] | None) -> DynamoOptions:
     if "dump" in present:
         present["dump"] = Path(present["dump"])
     target = present.get("target")
-    if target is not None and target not in (*TARGETS, "cuda"):
+    targets = (*OWN, *entries(TARGETS))
+    if target is not None and target not in targets:
         raise UsageError(
             f"backend 'kunlun' has no target '{target}'",
             place="torch.compile(..., options={...})",
-            expected="one of " + ", ".join((*TARGETS, "cuda")),
+            expected="one of " + ", ".join(targets),
             found=target,
         )
     return DynamoOptions(**present)

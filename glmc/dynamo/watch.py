@@ -1,33 +1,60 @@
-"""Who watches the passes of a traced program: the dump."""
+"""The dump of a traced program: a folder per graph, a file per pass that changed something, and the
+kernel calls."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 
-from glmc.dynamo.normal_form import Traced
-from glmc.dynamo.options import DynamoOptions
+from glmc.backends.assemble import dtype_name
+from glmc.dump.blocks import blocks
+from glmc.dump.plan import plan_text
+from glmc.dump.text import program_text
+from glmc.dump.values import Values
+from glmc.dynamo.lower import TracedPlan
 from glmc.ir.program import Program
-
-_GRAPHS = count()
-
-
-def watcher(options: DynamoOptions, traced: Traced) -> Callable[[str, Program], None]:
-    """What is called with the program after each pass."""
-    if options.dump is None:
-        return lambda name, program: None
-    folder = Path(options.dump) / f"graph_{next(_GRAPHS):02d}"
-    folder.mkdir(parents=True, exist_ok=True)
-    steps = count(1)
-    (folder / "00_normal.txt").write_text(_text(traced.program), encoding="utf-8")
-
-    def watch(name: str, program: Program) -> None:
-        path = folder / f"{next(steps):02d}_{name}.txt"
-        path.write_text(_text(program), encoding="utf-8")
-
-    return watch
+from glmc_runtime.plan import Buffer, Extent, PhasePlan
 
 
-def _text(program: Program) -> str:
-    return str(program.graph) + "\n"
+class GraphDump:
+    """Writes into ``graph_NN`` below ``folder``, the first number that is free; without a folder
+    it writes nothing."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder: Path | None = None
+        self._step = count()
+        self._last = ""
+        if folder is not None:
+            free = (folder / f"graph_{number:02d}" for number in count())
+            self._folder = next(path for path in free if not path.exists())
+            self._folder.mkdir(parents=True)
+
+    def __call__(self, name: str, program: Program) -> None:
+        """The program after the pass ``name``."""
+        number = next(self._step)
+        if self._folder is None:
+            return
+        made = blocks(program, Values(program))
+        text = program_text((f"{number:02d}_{name}: a graph of torch.compile",), program, made)
+        body = text.partition("\n")[2]
+        if body != self._last:
+            self._write(f"{number:02d}_{name}.txt", text)
+        self._last = body
+
+    def planned(self, plan: TracedPlan, program: Program, target: str, emulated: bool) -> None:
+        """The kernel calls, in order."""
+        number = next(self._step)
+        if self._folder is None:
+            return
+        title = f"{number:02d}_calls: kernel calls for {target}{' (emulated)' * emulated}"
+        # Offsets hang on the sizes of a call, so they are not told here.
+        buffers = tuple(
+            Buffer(index, one.name, dtype_name(one.dtype), one.shape, Extent(), 0, 0)
+            for index, one in enumerate(plan.buffers)
+        )
+        phase = PhasePlan("traced", (), buffers, plan.calls, (), -1, Extent())
+        self._write(f"{number:02d}_calls.txt", plan_text([title], phase, program, True))
+
+    def _write(self, name: str, text: str) -> None:
+        if self._folder is not None:
+            (self._folder / name).write_text(text, encoding="utf-8")

@@ -202,7 +202,7 @@ def same_shape(first: object, second: object) -> bool:
 def agreed_shape(first: object, second: object) -> bool:
     """Like :func:`same_shape`, for values that make sense together only when they agree: sizes of
     a traced program that agree now are guarded to agree, and become one symbol."""
-    one, other = shape(first), shape(second)  # type: ignore[arg-type]
+    one, other = shape(first), shape(second)
     return len(one) == len(other) and all(bool(a == b) for a, b in zip(one, other, strict=True))
 
 

@@ -9,9 +9,9 @@ layer. Reordered: the op sums in the order of whatever kernel it becomes.
 The mask and the repetition are not read off their spelling but evaluated (see ir/causal.py), and
 the whole block is evaluated on random values before it is replaced. A traced program (one of
 ``torch.compile``) has a cache and a mask of its own: there the mask is kept, whatever it hides, and
-the block becomes ``glmc.masked_attention`` over keys and values as they lie. Refuses sliding windows,
-padding masks, masks that don't hide, dropout, scales that are no number, and inner values that are
-read elsewhere.
+the block becomes ``glmc.masked_attention`` over keys and values as they lie. Refuses sliding
+windows, padding masks and masks that don't hide (but for traced programs), dropout, scales that are
+no number, and inner values that are read elsewhere.
 """
 
 from __future__ import annotations

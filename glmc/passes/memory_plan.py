@@ -49,9 +49,16 @@ def plan(requests: Iterable[Request]) -> MemoryPlan:
     for lane in ("tokens", "sequences", "constant"):
         placed, height = _place(lanes[lane])
         for identifier, offset in placed.items():
-            offsets[identifier] = base + Extent(**{lane: offset})
-        base += Extent(**{lane: height})
+            offsets[identifier] = base + _along(lane, offset)
+        base += _along(lane, height)
     return MemoryPlan(offsets, base)
+
+
+def _along(lane: str, size: int) -> Extent:
+    """``size`` in units of a lane's symbol."""
+    if lane == "tokens":
+        return Extent(tokens=size)
+    return Extent(sequences=size) if lane == "sequences" else Extent(constant=size)
 
 
 def _lane(size: Extent) -> tuple[str, int]:

@@ -1,11 +1,11 @@
 """qkv_merge: the three projections in front of one attention become one.
 
 Before: three ``glmc.linear`` of one value that lead, through reshapes, norms and rotations, to q, k
-and v of one ``glmc.attention``, or of a ``glmc.masked_attention`` through the cache. After: one ``glmc.linear`` with the rows of q, k and v below each
-other (recipe Concatenate), and a slice for each. One match per layer; a model that is stored with
-one projection has nothing to merge. Anchor: the attention. Pays wherever a launch or a pass
-over the input costs: three products become one. Reordered: a library may sum a wider product
-otherwise.
+and v of one ``glmc.attention``, or of a ``glmc.masked_attention`` through the cache. After: one
+``glmc.linear`` with the rows of q, k and v below each other (recipe Concatenate), and a slice for
+each. One match per layer; a model that is stored with one projection has nothing to merge. Anchor:
+the attention. Pays wherever a launch or a pass over the input costs: three products become one.
+Reordered: a library may sum a wider product otherwise.
 A projection without a bias beside others that have one gets a bias of zeros, which is exact.
 Refuses when the weights are no plain weights of one dtype, and when a projection is read elsewhere.
 """

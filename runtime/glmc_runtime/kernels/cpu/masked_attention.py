@@ -70,7 +70,8 @@ def _by_group(arguments: dict[str, Any], mask: torch.Tensor | None, scale: float
     weights = scores.view(groups, rows, length)
     wide = floats.view(groups, rows, length)
     by_head = (kv_heads, rows, head_dim)
-    if batch == 1 or all(_merge(tensor, 0, 1) for tensor in (keys, values)) and _merge(query, 0, 2):
+    whole = all(_merge(tensor, 0, 1) for tensor in (keys, values)) and _merge(query, 0, 2)
+    if batch == 1 or whole:
         pairs = [
             (
                 query[:, 0].view(groups, rows, head_dim),

@@ -27,7 +27,7 @@ def rotate(
     interleaved: bool,
 ) -> list[Thunk]:
     """source and turned [..., tokens, heads, head_dim], table [..., tokens, rotary_dim] (cos, then
-    sin), product [..., tokens, heads, rotary_dim / 2]. Each product is rounded, as in eager code."""
+    sin), product [..., tokens, heads, rotary_dim / 2]. Each product is rounded as in eager code."""
     half = table.shape[-1] // 2
     cos, sin = table[..., None, :half], table[..., None, half:]
     first, second = _pairs(source, half, interleaved)
