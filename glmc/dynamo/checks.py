@@ -34,21 +34,20 @@ def refuse_gradients(examples: Sequence[Any]) -> None:
 
 
 def eager_experts_in(module: GraphModule) -> str | None:
-    """A sentence for the user where the graph ends inside a loop over the experts that were hit:
-    Dynamo breaks there, since how many there are depends on the data."""
-    for node in module.graph.nodes:
-        if node.op != "call_function" or node.target is not torch.nn.functional.one_hot:
-            continue
-        stack = node.meta.get("nn_module_stack") or {}
-        for path, owner in stack.values():
-            if "experts" in str(path).rpartition(".")[2].lower() or "Moe" in str(owner):
-                return (
-                    f"{path}: the eager experts loop over those that were hit, which depends on "
-                    "the data, so the graph breaks in every MoE layer and no experts are fused; "
-                    "call model.set_experts_implementation('batched_mm') before torch.compile "
-                    "('grouped_mm' works too)"
-                )
-    return None
+    """A sentence for the user where Dynamo ended the graph at a loop over the experts that were
+    hit: how many there are depends on the data."""
+    reason = getattr(module, "compile_subgraph_reason", None)
+    if reason is None or not reason.graph_break or not reason.user_stack:
+        return None
+    frame = reason.user_stack[-1]
+    if "nonzero" not in str(reason.reason) or "expert" not in (frame.line or ""):
+        return None
+    return (
+        f"{frame.filename}:{frame.lineno}: the eager experts loop over those that were hit, which "
+        "depends on the data, so the graph breaks in every MoE layer and no experts are fused; "
+        "call model.set_experts_implementation('batched_mm') before torch.compile ('grouped_mm' "
+        "works too)"
+    )
 
 
 def mocked_compile() -> str | None:

@@ -178,8 +178,47 @@ def case(name: str, tokens: int, dtype: torch.dtype) -> tuple[dict[str, Any], li
             {"x": x, "gate_up": routed["gate_up"][0], "down": routed["down"][0], "routed": x + 1},
             [like_x],
         ),
+        **traced_cases(tokens, dtype),
     }
     return cases[name]
+
+
+def traced_cases(tokens: int, dtype: torch.dtype) -> dict[str, tuple[dict[str, Any], list[Any]]]:
+    """Two sequences of ``tokens``, one of them with its first keys hidden."""
+    heads = random(2, tokens, 8, 16, dtype=dtype)
+    like = [(tuple(map(fixed, (2, tokens, 4, 16))), dtype)]
+    rotated = {
+        "positions": torch.arange(3, 3 + tokens).repeat(2, 1),
+        "inverse_frequencies": torch.tensor(FREQUENCIES),
+        "interleaved": False,
+        "scaling": 1.5,
+    }
+    mask = torch.ones(2, 1, tokens, 7, dtype=torch.bool)
+    mask[1, :, :, :3] = False
+    cache = random(2, 2, 7, 16, dtype=dtype, seed=8)
+    return {
+        "rope": ({"x": heads[:, :, :4].contiguous(), **rotated}, like),
+        "norm_rope": (
+            {
+                "x": heads[:, :, 4:].contiguous(),
+                "weight": random(16, dtype=dtype, seed=3),
+                "eps": 1e-5,
+                **rotated,
+            },
+            like,
+        ),
+        "masked_attention": (
+            {
+                "q": heads[:, :, :4].contiguous(),
+                "k": cache,
+                "v": cache.flip(2),
+                "mask": mask,
+                "scale": 0.3,
+                "causal": False,
+            },
+            like,
+        ),
+    }
 
 
 PAGED = {"qkv_rope_cache", "prefill_attention", "decode_attention"}
@@ -208,8 +247,12 @@ def test_rule_agrees_with_the_reference(name: str, tokens: int, dtype: torch.dty
 
 def test_calls_per_op() -> None:
     expected = {
-        name: [f"cpu.{name}"] for name in SIMPLE if name != "shared_expert"
-    } | {"shared_expert": ["cpu.linear", "cpu.swiglu", "cpu.linear", "cpu.add"]}  # fmt: skip
+        **{name: [f"cpu.{name}"] for name in SIMPLE},
+        "shared_expert": ["cpu.linear", "cpu.swiglu", "cpu.linear", "cpu.add"],
+        "rope": ["cpu.rope_table", "cpu.rope"],
+        "norm_rope": ["cpu.rope_table", "cpu.rope"],
+        "masked_attention": ["cpu.additive_mask", "cpu.masked_attention"],
+    }
     for name in SIMPLE:
         runner = Runner(2, torch.float32)
         lower(name, runner, *case(name, 2, torch.float32))

@@ -71,19 +71,35 @@ def test_the_xpu_target_runs_on_the_emulator(
     profile: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = model_of("glm4_moe", dtype=torch.bfloat16, **WIDE)
-    expected = decode(model, model.forward, 4, static_cache(model), prompt(2))
+    exact = model_of("glm4_moe", **WIDE)
     with watched() as graphs:
         forward = torch.compile(
             model.forward, fullgraph=True, **options_of(target="xpu", abi_profile=profile)
         )
-        found = decode(model, forward, 4, static_cache(model), prompt(2))
+        logits = {
+            name: one_step(prefilled, call)
+            for name, prefilled, call in (
+                ("exact", exact, exact.forward),
+                ("eager", model, model.forward),
+                ("xpu", model, forward),
+            )
+        }
     (graph,) = graphs
     assert graph.emulated
     called = {call.function for call in graph.plan.calls}
     assert {"kunlun_ops.rotary_embedding", "kunlun_ops.moe_fc"} <= called
     assert fusions(graph)["attention"] == model.config.num_hidden_layers
-    error = (found - expected).float().square().mean().sqrt()
-    assert error < 0.1 * expected.float().square().mean().sqrt()
+    errors = {name: (one - logits["exact"]).square().mean() for name, one in logits.items()}
+    assert errors["xpu"].sqrt() <= 1.25 * errors["eager"].sqrt()
+
+
+@torch.no_grad()
+def one_step(model: nn.Module, forward: Any) -> Tensor:
+    """float32 logits of one given token behind the prompt."""
+    cache = static_cache(model)
+    model(prompt(2), past_key_values=cache, use_cache=True)
+    tokens = torch.tensor([[5], [9]])
+    return forward(input_ids=tokens, past_key_values=cache, use_cache=True).logits.float()
 
 
 # Shapes that the vendor's kernels take.
@@ -128,7 +144,7 @@ def test_verify_finds_a_wrong_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
         return run
 
     monkeypatch.setitem(_BINDERS, "cpu.swiglu", wrong)
-    model = model_of("glm4")
+    model = model_of("glm4_moe")
     torch._dynamo.reset()
     forward = torch.compile(model.forward, **options_of(verify=True))
     with torch.no_grad(), pytest.raises(VerificationError, match="output 0"):
@@ -146,7 +162,7 @@ def test_verify_finds_an_input_that_is_left_wrong() -> None:
     verified: Any = graphs[0].function
     verified.proved = False
     verified._replay = lambda cache, x: [x + 1]
-    with pytest.raises(VerificationError, match="input .*afterwards"):
+    with pytest.raises(VerificationError, match=r"input .*afterwards"):
         verified(torch.zeros(3), torch.ones(3))
 
 
@@ -165,7 +181,7 @@ def test_the_mock_of_the_kunlun_shim_is_named(monkeypatch: pytest.MonkeyPatch) -
     assert "XMLIR_ENABLE_MOCK_TORCH_COMPILE=false" in text
     assert "XMLIR_DYNAMO_WORKAROUND=1" in text
     assert "XMLIR_FORCE_USE_XPU_GRAPH" not in text  # it is set already
-    with pytest.raises(UsageError, match="torch.compile does nothing"):
+    with pytest.raises(UsageError, match=r"torch\.compile does nothing"):
         explain(nn.Linear(2, 2), torch.ones(1, 2))
     assert len(XMLIR_VARIABLES) == 3
 
