@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
 from glmc.cli.main import main as glmc
 from glmc.presets.catalog import preset_names
@@ -143,12 +144,26 @@ def test_the_command_does_what_is_shown(each: Shown, outputs: dict[str, tuple[in
 
 
 def test_the_python_of_the_page_runs(outputs: dict[str, tuple[int, str]]) -> None:
-    (block,) = blocks(PAGE, "python")
+    session, compiled = blocks(PAGE, "python")
+    assert printed_by(session.text) in outputs["make demo"][1]
+    eager = "\n".join(line for line in compiled.text.splitlines() if "torch.compile" not in line)
+    assert eager.count("\n") == compiled.text.count("\n") - 2
+    assert printed_by(compiled.text) == printed_by(eager)
+
+
+@pytest.mark.parametrize("number", range(2))
+def test_the_python_of_the_page_on_torch_compile_runs(number: int) -> None:
+    text = blocks(ROOT / "docs" / "torch_compile.md", "python")[number].text
+    assert printed_by(text)
+
+
+def printed_by(source: str) -> str:
     stream = io.StringIO()
+    torch._dynamo.reset()
     with redirect_stdout(stream), redirect_stderr(io.StringIO()):
-        exec(compile(block.text, PAGE.name, "exec"), {})
+        exec(compile(source, PAGE.name, "exec"), {})
     assert stream.getvalue().strip()
-    assert stream.getvalue().strip() in outputs["make demo"][1]
+    return stream.getvalue().strip()
 
 
 @pytest.mark.parametrize("target", ["demo", "test"])

@@ -1,0 +1,101 @@
+"""Attention over the caller's own cache: against torch's, for memory of any strides."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from glmc_runtime.errors import PlanError
+from glmc_runtime.kernels import find_binder
+
+HEADS, KV_HEADS, HEAD_DIM, LENGTH = 4, 2, 16, 9
+NONE, ADDED, HIDDEN = "no mask", "mask", "one query that sees nothing"
+
+
+def random(*shape: int, seed: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def memory(layout: str, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Keys and values [batch, kv_heads, length, head_dim]."""
+    shape = (batch, KV_HEADS, LENGTH, HEAD_DIM)
+    parts = []
+    for seed in (1, 2):
+        if layout == "cache":
+            parts.append(random(*shape, seed=seed))
+        elif layout == "rows of a longer cache":
+            parts.append(random(batch, KV_HEADS, LENGTH + 7, HEAD_DIM, seed=seed)[:, :, :LENGTH])
+        elif layout == "every second sequence":
+            parts.append(random(2 * batch, KV_HEADS, LENGTH, HEAD_DIM, seed=seed)[::2])
+        else:  # tokens first
+            parts.append(random(batch, LENGTH, KV_HEADS, HEAD_DIM, seed=seed).transpose(1, 2))
+    return parts[0], parts[1]
+
+
+def run(query: torch.Tensor, mask: torch.Tensor | None, causal: bool, **over: Any) -> torch.Tensor:
+    out = torch.full(query.shape, torch.nan)
+    size = (query.shape[0] * HEADS, LENGTH)
+    find_binder("cpu.masked_attention")(
+        {
+            "query": query,
+            "mask": mask,
+            "scale": 0.3,
+            "causal": causal,
+            "scores": torch.full(size, torch.nan),
+            "floats": torch.full(size, torch.nan),
+            "out": out,
+            **over,
+        }
+    )()
+    return out
+
+
+@pytest.mark.parametrize(
+    "layout", ["cache", "rows of a longer cache", "every second sequence", "tokens first"]
+)
+@pytest.mark.parametrize("tokens", [1, 3])
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("masked", [NONE, ADDED, HIDDEN])
+@pytest.mark.parametrize("strided", [False, True])
+def test_against_torch(layout: str, tokens: int, batch: int, masked: str, strided: bool) -> None:
+    keys, values = memory(layout, batch)
+    query = random(batch, tokens, 2 * HEADS, HEAD_DIM, seed=3)[:, :, :HEADS]
+    query = query if strided else query.contiguous()
+    mask = None
+    if masked != NONE:
+        mask = torch.zeros(batch, 1, tokens, LENGTH)
+        mask[:, :, :, LENGTH - 2 :] = -torch.inf
+        if masked == HIDDEN:
+            mask[0, :, 0] = -torch.inf
+    expected = F.scaled_dot_product_attention(
+        query.transpose(1, 2),
+        keys.repeat_interleave(2, 1),
+        values.repeat_interleave(2, 1),
+        attn_mask=mask,
+        scale=0.3,
+    ).transpose(1, 2)
+    found = run(query, mask, False, keys=keys, values=values)
+    torch.testing.assert_close(found, expected.nan_to_num(0.0))
+
+
+def test_causal_without_a_mask() -> None:
+    keys, values = memory("cache", 2)
+    query = random(2, LENGTH, HEADS, HEAD_DIM, seed=3)
+    expected = F.scaled_dot_product_attention(
+        query.transpose(1, 2),
+        keys.repeat_interleave(2, 1),
+        values.repeat_interleave(2, 1),
+        is_causal=True,
+        scale=0.3,
+    ).transpose(1, 2)
+    torch.testing.assert_close(run(query, None, True, keys=keys, values=values), expected)
+
+
+def test_keys_that_do_not_fit_are_refused() -> None:
+    keys, values = memory("cache", 1)
+    query = random(1, 1, HEADS, HEAD_DIM, seed=3)
+    with pytest.raises(PlanError, match="do not fit"):
+        run(query, None, False, keys=keys[:, :, 1:], values=values)
