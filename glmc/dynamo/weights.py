@@ -7,6 +7,7 @@ copy; it is made again when one of its sources was written in place or lies else
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from glmc.dynamo.normal_form import Placeholder
 from glmc.weights.evaluate import evaluate
-from glmc.weights.recipe import Concatenate, Recipe, Source, Stack, Weight
+from glmc.weights.recipe import Concatenate, Recipe, RopeTable, Source, Stack, Weight
 from glmc_runtime.kernels.cpu.packed import forget
 
 
@@ -58,6 +59,7 @@ class LiveWeights:
 
     def _make(self, weight: Weight, marks: Mapping[str, tuple[int, int]]) -> Tensor:
         """A derived weight; programs of the same model share it."""
+        weight = self._as_it_is(weight)
         key = (weight, tuple(marks.get(name) for name in _sources(weight.recipe)))
         made = _MADE.get(key)
         if made is None:
@@ -65,6 +67,14 @@ class LiveWeights:
                 made = evaluate(weight, self.tensors.__getitem__)
             _MADE[key] = made
         return made
+
+    def _as_it_is(self, weight: Weight) -> Weight:
+        """A table of rotations, of the frequencies that the model has now."""
+        live = self.tensors.get(weight.name.partition(".cos_sin_")[0])
+        if not isinstance(weight.recipe, RopeTable) or live is None:
+            return weight
+        frequencies = tuple(live.double().flatten().tolist())
+        return replace(weight, recipe=replace(weight.recipe, inverse_frequencies=frequencies))
 
     @property
     def derived_bytes(self) -> int:

@@ -266,6 +266,22 @@ def test_weights_that_are_written_in_place() -> None:
         torch.testing.assert_close(forward(prompt(2)).logits, model(prompt(2)).logits)
 
 
+@pytest.mark.parametrize("target", ["cpu", "xpu"])
+def test_frequencies_that_are_written_in_place(target: str) -> None:
+    """On xpu (emulated) they are in a table of the plan's own."""
+    model = model_of("glm4_moe", dtype=torch.float16, hidden_size=128, head_dim=64)
+    forward = compiled(model.forward, options={"target": target})
+    frequencies = model.model.rotary_emb.inv_freq  # type: ignore[union-attr]
+    found = []
+    with torch.no_grad():
+        for factor in (1.0, 0.5):
+            frequencies.mul_(factor)  # type: ignore[union-attr, operator]
+            found.append(forward(prompt(1)).logits)
+            expected = model(prompt(1)).logits
+            torch.testing.assert_close(found[-1], expected, rtol=2e-2, atol=2e-2)
+    assert not torch.allclose(*found, rtol=2e-2, atol=2e-2)
+
+
 def test_a_model_that_is_retyped() -> None:
     model = model_of("glm4")
     torch._dynamo.reset()

@@ -48,7 +48,7 @@ def test_the_values_are_those_of_the_op(
     results = [torch.zeros_like(one) for one in several]
     pointers = [one.data_ptr() for one in results]
     run(name, *operands, results=results, **keywords)
-    assert all(torch.equal(one, other) for one, other in zip(results, several))
+    assert all(torch.equal(one, other) for one, other in zip(results, several, strict=True))
     assert [one.data_ptr() for one in results] == pointers
 
 
