@@ -67,6 +67,7 @@ class _TracedLowering(ViewLowering):
 
     traced: Traced = None  # type: ignore[assignment]
     constants: dict[str, Tensor] = field(default_factory=dict)
+    copied: dict[Node, Value] = field(default_factory=dict)
 
     def lowered(self) -> TracedPlan:
         nodes = list(self.program.graph.nodes)
@@ -99,14 +100,12 @@ class _TracedLowering(ViewLowering):
     def _finish(self, output: Node) -> TracedPlan:
         self.node = output
         self.op = Op("output", "output", "", None, {}, self.program.phase)
+        self._set_apart()
         # What is handed back of a value that an input took is the caller's memory, not ours.
         stored: dict[int, InputArgument] = {}
-        for name, result in self.traced.mutated.items():
-            node = self.traced.node(result)
-            value = self.values[node]
+        for name, value in self._new_values().items():
             target = InputArgument(name)
             if value.argument != target:
-                self.order[output] = len(self.order)
                 self._store(value, target)
                 if isinstance(value.argument, BufferArgument):
                     stored[value.argument.buffer] = target
@@ -123,6 +122,30 @@ class _TracedLowering(ViewLowering):
             plain,
             self.constants,
         )
+
+    def _new_values(self) -> dict[str, Value]:
+        """What each input that the program changes holds afterwards."""
+        found = self.traced.mutated.items()
+        return {name: self.values[self.traced.node(result)] for name, result in found}
+
+    def _set_apart(self) -> None:
+        """Copies, before any input takes its new value: of outputs that lie in memory of the caller
+        or of the plan though the program made them new, and of new values that lie in another
+        input that will be written."""
+        for item in self.traced.outputs:
+            if not isinstance(item, Result) or item.aliases:
+                continue
+            node = self.traced.node(item)
+            value = self.values.get(node)
+            if value is not None and not isinstance(storage_of(value.argument), BufferArgument):
+                self.copied[node] = self._together(value)
+        for name, value in self._new_values().items():
+            storage = storage_of(value.argument)
+            if not isinstance(storage, InputArgument) or value.argument == InputArgument(name):
+                continue
+            if storage.input in self.traced.mutated:
+                node = self.traced.node(self.traced.mutated[name])
+                self.values[node] = self._together(value)
 
     def _store(self, value: Value, target: InputArgument) -> None:
         """The new value of an input that the program changes, where it is not there yet."""
@@ -148,14 +171,15 @@ class _TracedLowering(ViewLowering):
     def _returned(self, item: Any, stored: Mapping[int, InputArgument]) -> Any:
         if not isinstance(item, Result):
             return item
-        item = self.traced.node(item)
-        value = item.meta["val"]
-        if isinstance(value, (int, SymInt)):
-            return self.sizes.extent(value)
-        argument = self.values[item].argument
+        node = self.traced.node(item)
+        size = node.meta["val"]
+        if isinstance(size, (int, SymInt)):
+            return self.sizes.extent(size)
+        value = self.values[node] if item.aliases else self.copied.get(node, self.values[node])
+        argument = value.argument
         if isinstance(argument, (BufferArgument, InputArgument)):
-            argument = replace(argument, shape=self.values[item].shape)
-        return _moved(argument, stored)
+            argument = replace(argument, shape=value.shape)
+        return _moved(argument, stored) if item.aliases else argument
 
     def _note_outputs(self, outputs: tuple[Any, ...]) -> None:
         for item in outputs:

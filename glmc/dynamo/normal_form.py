@@ -9,6 +9,7 @@ concluded from a size is guarded.
 
 from __future__ import annotations
 
+import operator
 import re
 import warnings
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from typing import Any
 import torch
 from torch import SymFloat, Tensor
 from torch._functorch.aot_autograd import aot_export_module
+from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx import Graph, GraphModule, Node
 
@@ -48,9 +50,11 @@ class Placeholder:
 
 @dataclass(frozen=True)
 class Result:
-    """One output of the program's graph."""
+    """One output of the program's graph. ``aliases``: in the program it is an input, or a view of
+    one; every other output is memory of its own."""
 
     index: int
+    aliases: bool
 
 
 @dataclass(frozen=True)
@@ -124,7 +128,7 @@ def normal_form(module: GraphModule, examples: Sequence[Any]) -> Traced:
     output = next(node for node in reversed(graph.nodes) if node.op == "output")
     results: tuple[Any, ...] = tuple(output.args[0])
     by_name = {placeholder.node.name: placeholder.name for placeholder in placeholders}
-    results = _keep_tensors(output, results)
+    results = _keep_tensors(output, results, set(results[: len(mutated)]))
     kept = {by_name[name]: results[index] for index, name in enumerate(mutated.values())}
     program = Program(
         graph_module(graph), weights, _shape_of(module, weights), _dtype(weights), "traced"
@@ -304,12 +308,31 @@ def _describe_weight(node: Node, name: str, value: Tensor, example: Any) -> Weig
     return Weight(name, shape, value.dtype, recipe)
 
 
-def _keep_tensors(output: Node, results: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The graph's output holds nodes only; what the function returns besides is kept aside."""
+def _keep_tensors(output: Node, results: tuple[Any, ...], written: set[Node]) -> tuple[Any, ...]:
+    """The graph's output holds nodes only; what the function returns besides is kept aside.
+
+    ``written`` are the new values of inputs. Passes take copies out, so whether an output is the
+    caller's memory must be read off here."""
     nodes = tuple(item for item in results if isinstance(item, Node))
     output.args = (nodes,)
     order = iter(range(len(nodes)))
-    return tuple(Result(next(order)) if isinstance(item, Node) else item for item in results)
+    return tuple(
+        Result(next(order), _aliases(item, written)) if isinstance(item, Node) else item
+        for item in results
+    )
+
+
+def _aliases(node: Node, written: set[Node]) -> bool:
+    """Whether a value is an input, or the new value of one, or a view of those."""
+    while node.op == "call_function" and node not in written:
+        target = node.target
+        views = isinstance(target, OpOverload) and any(
+            result.alias_info is not None for result in target._schema.returns
+        )
+        if not views and target is not operator.getitem:
+            return False
+        node = node.args[0]  # type: ignore[assignment]  # a view's first operand is its source
+    return True
 
 
 def _dtype(weights: dict[str, Weight]) -> torch.dtype:

@@ -49,8 +49,6 @@ _KEPT = 1
 class State(dict[str, int]):
     """What calls depend on: sizes by name, and how often an input has moved."""
 
-    sizes: Mapping[str, int]
-
     @property
     def bucket(self) -> tuple[int, int, Mapping[str, int]]:
         return 0, 0, self
@@ -223,8 +221,7 @@ class TracedReplay:
             for name, value in values.items()
         }
         self._make_plan()
-        if not self._fits():  # a size that shrinks as another grows
-            self._capacity = {name: max(self._capacity[name], values[name]) for name in values}
+        if not self._fits():
             raise InternalError("the plan has no room for the sizes of this call")
 
     def _fits(self) -> bool:
@@ -307,13 +304,13 @@ class TracedReplay:
             if self._places.get(slot.name) != where:
                 if slot.name not in self._staged:
                     self._inputs.tensors[slot.name] = tensor
-                    moved = True
                     if slot.name in self._mutated:
                         self._written = {
                             arguments[one.position].untyped_storage().data_ptr()
                             for one in self._slots
                             if one.name in self._mutated
                         }
+                moved = True
                 self._places[slot.name] = where
                 counted = self._state.get(f"@{slot.name}", 0)
                 self._state[f"@{slot.name}"] = counted + 1

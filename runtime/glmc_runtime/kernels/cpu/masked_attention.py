@@ -34,8 +34,8 @@ def masked_attention(arguments: dict[str, Any]) -> Thunk:
             expected=f"[batch, kv_heads, length, {query.shape[3]}]",
             found=f"{list(keys.shape)} and {list(values.shape)}",
         )
-    narrow = mask is None or (mask.shape[1] == 1 and mask.dtype == query.dtype)
-    if query.shape[1] == 1 and narrow:  # one token sees all that its mask shows: causal hides none
+    narrow = mask is None or (mask.dim() == 4 and mask.shape[1] == 1 and mask.dtype == query.dtype)
+    if query.shape[1] == 1 and narrow and not causal:
         return _by_group(arguments, mask, scale)
     heads_first, target = query.transpose(1, 2), out.transpose(1, 2)
     grouped = query.shape[2] != keys.shape[1]
