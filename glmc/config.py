@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from glmc.errors import UsageError
 from glmc_runtime.entry_points import entries
 
-TARGETS = ("cpu", "xpu")
+TARGETS = ("cpu", "cuda", "xpu")
 DTYPES = ("float32", "bfloat16", "float16")
 DEFAULT_PROFILE = "P-A"
 

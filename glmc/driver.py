@@ -236,11 +236,13 @@ def back_end(
         raise InternalError("a front end was made with other options", found=str(wanted))
     target, lowering = _target(source, options, selection)
     phases, lowered = front.phases, []
+    merges: tuple[pipeline.PassRecord, ...] = ()
     for step, program in enumerate((phases.prefill, phases.decode), 2):
         progress(f"lower {program.phase}", step, 4)
         start = time.perf_counter()
         try:
-            lowered.append(lower(program, target, lowering))
+            merged, merges = pipeline.merge(program, target.rules)
+            lowered.append(lower(merged, target, lowering))
         except LoweringError as error:
             expected = pipeline.still_expected(source.expected_matches, selection)
             off = selection.off
@@ -248,6 +250,7 @@ def back_end(
         seconds[f"lower {program.phase}"] = time.perf_counter() - start
     progress("lower decode", 4, 4)
     prefill, decode = lowered
+    phases = replace(phases, records=(*phases.records, *merges))  # as they are in decode
     report = build_report(source, options, lowering, phases, prefill, decode, seconds)
     report = replace(
         report,

@@ -7,6 +7,8 @@ fuse       rms_norm, rope, qk_norm, attention, qkv_merge,
            add_rms_norm
 page       kv_cache                                                 packed tokens, paged cache
 phase      specialise                                               one graph each: prefill, decode
+merge      norm_add_rms_norm, linear_swiglu, moe_ffn_shared,        where the target has one kernel
+           rope_decode_attention                                    for both
 lower      the target's table, then memory_plan                     glmc/backends/lower.py
 
 A compile may switch fusions off, reorder them and add passes of other distributions: selection.py.
@@ -16,7 +18,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -32,12 +34,16 @@ from glmc.passes import (
     canonical,
     clean,
     gate_up_merge,
+    linear_swiglu,
     moe_ffn,
+    moe_ffn_shared,
     moe_gate,
+    norm_add_rms_norm,
     qk_norm,
     qkv_merge,
     rms_norm,
     rope,
+    rope_decode_attention,
     shared_expert,
     silu_mul,
     specialise,
@@ -61,6 +67,15 @@ PASSES: tuple[Pass, ...] = (
     silu_mul.PASS,
     shared_expert.PASS,
     add_rms_norm.PASS,
+)
+
+# Each makes the op of its name out of two neighbours. They run on a copy of a phase, and only those
+# whose op the target has a rule for: to be rid of a merge is to be rid of that rule.
+MERGES: tuple[Pass, ...] = (
+    norm_add_rms_norm.PASS,
+    linear_swiglu.PASS,
+    moe_ffn_shared.PASS,
+    rope_decode_attention.PASS,
 )
 
 # What no compile can do without, and why.
@@ -115,7 +130,7 @@ Watch = Callable[[str, Program], None]
 
 def run_pass(one: Pass, program: Program) -> PassRecord:
     """Run a pass on a program in place and take its time and counts."""
-    called = None if one in PASSES else targets_of(program.graph)
+    called = None if one in (*PASSES, *MERGES) else targets_of(program.graph)
     before, start = len(program.graph.nodes), time.perf_counter()
     result = one.run(program)
     if called is not None:
@@ -201,6 +216,15 @@ def page(
     watch("prefill", prefill)
     watch("decode", decode)
     return Phases(prefill, decode, tuple(records))
+
+
+def merge(program: Program, ops: Container[str]) -> tuple[Program, tuple[PassRecord, ...]]:
+    """A phase with the merges whose op is among ``ops``; ``program`` itself stays as it is."""
+    wanted = [one for one in MERGES if one.name in ops]
+    if not wanted:
+        return program, ()
+    merged = program.copy()
+    return merged, tuple(run_pass(one, merged) for one in wanted)
 
 
 def check_matches(records: tuple[PassRecord, ...], expected: Mapping[str, int]) -> list[str]:

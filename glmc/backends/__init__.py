@@ -8,7 +8,7 @@ from glmc.errors import UsageError
 from glmc_runtime.entry_points import entries
 
 OWN = ("cpu", "cuda", "xpu")
-"""Names that no other distribution may take; cuda is not built yet."""
+"""Names that no other distribution may take."""
 
 
 def target_by_name(name: str) -> Target:
@@ -23,13 +23,17 @@ def target_by_name(name: str) -> Target:
         from glmc.backends import cpu
 
         return cpu.TARGET
+    if name == "cuda":
+        from glmc.backends import cuda
+
+        return cuda.TARGET
     if name == "xpu":
         from glmc.backends import kunlun
 
         return kunlun.TARGET
     raise UsageError(
-        f"target '{name}' is not built yet",
-        expected=", ".join(("cpu", "xpu", *entries(TARGETS))),
+        f"there is no target '{name}'",
+        expected=", ".join((*OWN, *entries(TARGETS))),
         found=name,
-        remedy="compile with --target cpu or --target xpu",
+        remedy="name one of these, or install the distribution that brings it",
     )

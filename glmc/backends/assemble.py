@@ -41,13 +41,16 @@ def phase_plan(
     buffers: list[Scratch],
     calls: list[Call],
     output: int,
+    greedy: int | None = None,
 ) -> PhasePlan:
-    """The plan of a phase; buffers that no call touches are left out. ``output`` lives to the end.
+    """The plan of a phase; buffers that no call touches are left out. ``output`` and ``greedy``
+    live to the end.
 
     Raises InternalError when nothing writes the output.
     """
-    placed, arena = place(buffers, calls, (output,))
-    return PhasePlan(name, inputs, placed, tuple(calls), segments_of(calls), output, arena)
+    kept = (output,) if greedy is None else (output, greedy)
+    placed, arena = place(buffers, calls, kept)
+    return PhasePlan(name, inputs, placed, tuple(calls), segments_of(calls), output, arena, greedy)
 
 
 def place(

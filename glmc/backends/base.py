@@ -143,7 +143,8 @@ class Target:
     """A backend: its rules, cache layout and checks.
 
     ``check`` sees the options and the model's shape before anything is lowered and raises
-    LoweringError for what the target can't do.
+    LoweringError for what the target can't do. ``greedy`` is the kernel that ends each phase with
+    the greedy token of each row of logits, where the target has one.
     """
 
     name: str
@@ -152,6 +153,7 @@ class Target:
     dtypes: tuple[torch.dtype, ...]
     profiles: tuple[str, ...] = ()
     check: Callable[[LoweringOptions, object], None] = field(default=lambda options, model: None)
+    greedy: str | None = None
 
 
 TOKENS = Extent(tokens=1)

@@ -247,10 +247,18 @@ class Lowering:
         if output is None or not isinstance(output.argument, BufferArgument):
             raise InternalError("the output of the phase is no buffer")
         inputs = tuple(self.inputs.values())
-        buffer = output.argument.buffer
-        plan = phase_plan(self.program.phase, inputs, self.buffers, self.calls, buffer)
+        buffer, greedy = output.argument.buffer, self._greedy(output)
+        plan = phase_plan(self.program.phase, inputs, self.buffers, self.calls, buffer, greedy)
         written = {position: tuple(values) for position, values in self.written.items()}
         return Lowered(plan, self.weights, tuple(self.remarks), written)
+
+    def _greedy(self, logits: Value) -> int | None:
+        """The buffer that the target's own kernel fills with the greedy tokens."""
+        if self.target.greedy is None:
+            return None
+        tokens = self.temporary("greedy", logits.shape[:1], torch.int64)
+        self.call(self.target.greedy, writes=("out",), logits=logits, out=tokens)
+        return len(self.buffers) - 1
 
     def _output(self, node: Node) -> Value:
         results = node.args[0]

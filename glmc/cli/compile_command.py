@@ -20,7 +20,7 @@ from glmc.errors import UsageError
 
 def compile_command(
     model: Annotated[str, typer.Argument(help="A checkpoint directory or a preset's name.")],
-    target: Annotated[str, typer.Option(help="cpu, xpu or an installed one.")] = "cpu",
+    target: Annotated[str, typer.Option(help="cpu, cuda, xpu or an installed one.")] = "cpu",
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Artifact directory to write.")
     ] = None,

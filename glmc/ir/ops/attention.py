@@ -122,6 +122,49 @@ def decode_attention(
     return out
 
 
+def rope_decode_attention(
+    qkv: Tensor,
+    q_norm: Tensor | None,
+    k_norm: Tensor | None,
+    positions: Tensor,
+    inverse_frequencies: Tensor,
+    slot_mapping: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    q_heads: int,
+    kv_heads: int,
+    head_dim: int,
+    interleaved: bool,
+    rope_scaling: float,
+    norm_eps: float,
+    block_tables: Tensor,
+    context_lengths: Tensor,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``qkv_rope_cache`` and the ``decode_attention`` that reads it.
+
+    Returns the attended [sequences, q_heads, head_dim] and the caches with the slots written.
+    """
+    query, k_cache, v_cache = qkv_rope_cache(
+        qkv,
+        q_norm,
+        k_norm,
+        positions,
+        inverse_frequencies,
+        slot_mapping,
+        k_cache,
+        v_cache,
+        q_heads,
+        kv_heads,
+        head_dim,
+        interleaved,
+        rope_scaling,
+        norm_eps,
+    )
+    out = decode_attention(query, k_cache, v_cache, block_tables, context_lengths, scale)
+    return out, k_cache, v_cache
+
+
 def _qkv_rope_cache_fake(
     qkv: Tensor,
     q_norm: Tensor | None,
@@ -168,4 +211,14 @@ DECODE_ATTENTION = define(
     Numerics.REORDERED,
     decode_attention,
     lambda q, k_cache, v_cache, block_tables, context_lengths, scale: q.new_empty(q.shape),
+)
+ROPE_DECODE_ATTENTION = define(
+    "rope_decode_attention(Tensor qkv, Tensor? q_norm, Tensor? k_norm, Tensor positions, "
+    "Tensor inverse_frequencies, Tensor slot_mapping, Tensor k_cache, Tensor v_cache, "
+    "int q_heads, int kv_heads, int head_dim, bool interleaved, float rope_scaling, "
+    "float norm_eps, Tensor block_tables, Tensor context_lengths, float scale) "
+    "-> (Tensor, Tensor, Tensor)",
+    Numerics.REORDERED,
+    rope_decode_attention,
+    _qkv_rope_cache_fake,
 )

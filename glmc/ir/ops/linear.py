@@ -25,6 +25,11 @@ def swiglu(x: Tensor) -> Tensor:
     return F.silu(gate) * up
 
 
+def linear_swiglu(x: Tensor, weight: Tensor) -> Tensor:
+    """``swiglu(linear(x, weight, None))``: x [..., in], weight [2 * width, in] -> [..., width]."""
+    return swiglu(F.linear(x, weight))
+
+
 def silu_mul(gate: Tensor, up: Tensor) -> Tensor:
     """``silu(gate) * up`` of two separate tensors of one shape."""
     return F.silu(gate) * up
@@ -57,6 +62,12 @@ SWIGLU = define(
     Numerics.BITWISE,
     swiglu,
     lambda x: x.new_empty((*x.shape[:-1], x.shape[-1] // 2)),
+)
+LINEAR_SWIGLU = define(
+    "linear_swiglu(Tensor x, Tensor weight) -> Tensor",
+    Numerics.BITWISE,
+    linear_swiglu,
+    lambda x, weight: x.new_empty((*x.shape[:-1], weight.shape[0] // 2)),
 )
 SILU_MUL = define(
     "silu_mul(Tensor gate, Tensor up) -> Tensor",

@@ -66,6 +66,20 @@ def shared_expert(x: Tensor, gate_up: Tensor, down: Tensor, routed: Tensor) -> T
     return routed + F.linear(swiglu(F.linear(x, gate_up)), down)
 
 
+def moe_ffn_shared(
+    x: Tensor,
+    weights: Tensor,
+    ids: Tensor,
+    gate_up: Tensor,
+    down: Tensor,
+    shared_gate_up: Tensor,
+    shared_down: Tensor,
+) -> Tensor:
+    """``moe_ffn`` of the routed experts plus the shared expert, both over x [tokens, hidden]."""
+    routed = moe_ffn(x, weights, ids, gate_up, down)
+    return shared_expert(x, shared_gate_up, shared_down, routed)
+
+
 def _gate_fake(
     x: Tensor, weight: Tensor, bias: Tensor, top_k: int, *_: object
 ) -> tuple[Tensor, Tensor]:
@@ -96,5 +110,14 @@ SHARED_EXPERT = define(
     shared_expert,
     lambda x, gate_up, down, routed: torch.empty_like(
         routed, memory_format=torch.contiguous_format
+    ),
+)
+MOE_FFN_SHARED = define(
+    "moe_ffn_shared(Tensor x, Tensor weights, Tensor ids, Tensor gate_up, Tensor down, "
+    "Tensor shared_gate_up, Tensor shared_down) -> Tensor",
+    Numerics.REORDERED,
+    moe_ffn_shared,
+    lambda x, weights, ids, gate_up, down, shared_gate_up, shared_down: torch.empty_like(
+        x, memory_format=torch.contiguous_format
     ),
 )

@@ -25,6 +25,18 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tup
     return rms_norm(total, weight, eps), total
 
 
+def norm_add_rms_norm(
+    x: Tensor,
+    norm_weight: Tensor,
+    norm_eps: float,
+    residual: Tensor,
+    weight: Tensor,
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    """``total = residual + rms_norm(x, norm_weight)``; returns ``(rms_norm(total), total)``."""
+    return add_rms_norm(rms_norm(x, norm_weight, norm_eps), residual, weight, eps)
+
+
 RMS_NORM = define(
     "rms_norm(Tensor x, Tensor weight, float eps) -> Tensor",
     Numerics.BITWISE,
@@ -36,6 +48,16 @@ ADD_RMS_NORM = define(
     Numerics.BITWISE,
     add_rms_norm,
     lambda x, residual, weight, eps: (
+        torch.empty_like(x, memory_format=torch.contiguous_format),
+        torch.empty_like(x, memory_format=torch.contiguous_format),
+    ),
+)
+NORM_ADD_RMS_NORM = define(
+    "norm_add_rms_norm(Tensor x, Tensor norm_weight, float norm_eps, Tensor residual, "
+    "Tensor weight, float eps) -> (Tensor, Tensor)",
+    Numerics.BITWISE,
+    norm_add_rms_norm,
+    lambda x, norm_weight, norm_eps, residual, weight, eps: (
         torch.empty_like(x, memory_format=torch.contiguous_format),
         torch.empty_like(x, memory_format=torch.contiguous_format),
     ),

@@ -1,0 +1,24 @@
+"""The CUDA backend: ``--target cuda``. Triton kernels of our own, cuBLAS where many rows meet.
+
+It takes the road of the Kunlun target with a twin of each fused vendor call. Lengths are read on
+the device, so a decode step has no host call and is one device graph, its greedy tokens included.
+Compiling needs neither a GPU nor Triton.
+"""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+import torch
+
+from glmc.backends import plain
+from glmc.backends.base import Target
+from glmc.backends.cuda_rules import RULES
+
+TARGET = Target(
+    name="cuda",
+    rules=MappingProxyType({**plain.RULES, **RULES}),
+    cache_layout="blocks_heads_tokens",
+    dtypes=(torch.float32, torch.bfloat16, torch.float16),
+    greedy="cuda.greedy",
+)

@@ -1,0 +1,51 @@
+"""norm_add_rms_norm: the norm of a branch joins the residual addition and norm behind it.
+
+Before: ``add_rms_norm(rms_norm(branch), stream)``, as the sandwich norms of ``glm4`` have it twice
+a layer. After: ``glmc.norm_add_rms_norm`` with both results, for a target that does both norms in
+one launch. Anchor: ``glmc.add_rms_norm``. Bitwise: the reference repeats both operations.
+
+Refuses a normed branch that is read elsewhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch.fx import Node
+
+from glmc.ir import match as m
+from glmc.ir.ops import Numerics
+from glmc.ir.ops.norms import NORM_ADD_RMS_NORM
+from glmc.ir.program import Program
+from glmc.ir.rewrite import Rewriter
+from glmc.passes.base import AnchorPass
+
+NAME = "norm_add_rms_norm"
+
+
+@dataclass(frozen=True)
+class Sandwich:
+    norm: Node
+    add_norm: Node
+
+
+def match(anchor: Node, program: Program) -> Sandwich:
+    norm = m.operand(anchor, 0)
+    if not m.is_op(norm, "glmc.rms_norm"):
+        m.unrelated(anchor)
+    m.require(len(norm.users) == 1, norm, "the normed branch is also read elsewhere")
+    return Sandwich(norm, anchor)
+
+
+def rewrite(rewriter: Rewriter, found: Sandwich) -> None:
+    arguments = (*found.norm.args[:3], *found.add_norm.args[1:4])
+    new = rewriter.call(
+        NORM_ADD_RMS_NORM.overload,
+        arguments,
+        replaces=(found.add_norm, found.norm),
+        value=found.add_norm.meta["val"],
+    )
+    rewriter.replace(found.add_norm, new)
+
+
+PASS = AnchorPass(NAME, Numerics.BITWISE, ("glmc.add_rms_norm",), match, rewrite)
