@@ -319,6 +319,7 @@ class PhasePlan:
     segments: tuple[Segment, ...]
     output: int
     arena: Extent
+    greedy: int | None = None
 
 
 def _shape_to_json(shape: Shape) -> list[int | str]:

@@ -36,7 +36,7 @@ def give_caches(program: Program) -> Program:
     output = next(node for node in reversed(program.graph.nodes) if node.op == "output")
     written: list[Node] = []
     for node in program.graph.nodes:
-        if m.is_op(node, "glmc.qkv_rope_cache"):
+        if m.is_op(node, "glmc.qkv_rope_cache", "glmc.rope_decode_attention"):
             written += [user for index in (1, 2) for user in node.users if user.args[1] == index]
     output.args = ((output.args[0][0], *written),)
     program.graph_module.recompile()

@@ -1,0 +1,42 @@
+"""moe_ffn_shared: every mixture with a shared expert, bitwise; refuses other inputs and users."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from glmc.ir.ops.moe import MOE_FFN, SHARED_EXPERT
+from glmc.passes import moe_ffn_shared
+from tests.backends.planned import WIDTH, Built
+from tests.passes.merges import conditions, fires
+
+PASS = moe_ffn_shared.PASS
+
+
+@pytest.mark.parametrize("phase", ["prefill", "decode"])
+@pytest.mark.parametrize(("family", "expected"), [("glm4_moe", 2), ("glm4", 0)])
+def test_fires_on_every_mixture(family: str, expected: int, phase: str) -> None:
+    fires(PASS, family, phase, expected)
+
+
+@pytest.mark.parametrize(
+    ("other", "observed", "reason"),
+    [
+        (True, False, "the shared expert must read what the routed ones read"),
+        (False, True, "the routed experts are also read elsewhere"),
+    ],
+)
+def test_refuses(other: bool, observed: bool, reason: str) -> None:
+    built = Built()
+    x = built.input("x", "tokens", WIDTH)
+    y = built.input("y", "tokens", WIDTH) if other else x
+    weights = built.input("weights", "tokens", 2)
+    ids = built.input("ids", "tokens", 2, dtype=torch.int64)
+    gate_up, down = built.weight("gu", 3, 8, WIDTH), built.weight("d", 3, WIDTH, 4)
+    routed = built.call(MOE_FFN.overload, x, weights, ids, gate_up, down)
+    shared = (built.weight("sgu", 8, WIDTH), built.weight("sd", WIDTH, 4))
+    out = built.call(SHARED_EXPERT.overload, y, *shared, routed)
+    program = built.program(out, routed) if observed else built.program(out)
+    result = PASS.run(program)
+    assert not result.matches
+    assert conditions(result) == [reason]
