@@ -7,12 +7,14 @@ imports glmc or transformers. Read the files in this order: ``plan``, ``manifest
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from os import PathLike
 from time import perf_counter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import torch
+
     from glmc_runtime.session import Session
 
 __version__ = "0.1.0"
@@ -33,6 +35,7 @@ def load(
     guard_steps: int = GUARD_STEPS,
     profile_ranges: bool = False,
     progress: Callable[[int, int], object] | None = None,
+    weights: Mapping[str, torch.Tensor] | None = None,
 ) -> Session:
     """Load an artifact directory and make it ready to generate.
 
@@ -46,7 +49,9 @@ def load(
     measures each segment. ``guard_steps`` is how many steps of each phase check what vendor calls
     return and write, before they are replayed unchecked (:mod:`glmc_runtime.guard_steps`).
     ``profile_ranges`` names each replayed call in the timeline of a profiler that runs around the
-    session (:mod:`glmc_runtime.ranges`), for several microseconds a call.
+    session (:mod:`glmc_runtime.ranges`), for several microseconds a call. ``weights`` are the
+    caller's own tensors by the names of the manifest, in place of the artifact's, which may then
+    have none.
 
     Raises ArtifactError, GuardError, PlanError, VendorError, CapacityError or RequestError (an
     option out of range).
@@ -66,6 +71,7 @@ def load(
         device,
         guard_steps,
         profile_ranges,
+        weights,
     )
     machine.statistics.load_seconds = perf_counter() - started
     return Session(artifact, machine)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -28,7 +29,7 @@ from glmc_runtime.loader import Artifact
 from glmc_runtime.replay import PhaseReplay
 from glmc_runtime.sequences import Chunk
 from glmc_runtime.statistics import Statistics
-from glmc_runtime.weights import load_weights
+from glmc_runtime.weights import given_weights, load_weights
 
 PREFILL_BINDINGS_KEPT = 64
 
@@ -55,6 +56,7 @@ def assemble(
     device_name: str | None = None,
     guard_steps: int = GUARD_STEPS,
     profile_ranges: bool = False,
+    given: Mapping[str, torch.Tensor] | None = None,
 ) -> Machine:
     """Check, load and bind; see :func:`glmc_runtime.load` for the options and errors."""
     if guard_steps < 0:
@@ -78,7 +80,10 @@ def assemble(
             raise ArtifactError(f"the artifact has no phase '{phase}'", found=", ".join(plans))
         check_plan(plans[phase], manifest)
 
-    weights = load_weights(artifact.path, manifest, device)
+    if given is None:
+        weights = load_weights(artifact.path, manifest, device)
+    else:
+        weights = given_weights(given, manifest, device)
     arena = Arena(max(plans[name].arena.evaluate(*largest[name]) for name in largest), device)
     context = min(
         manifest.limits.max_context,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -45,6 +46,38 @@ def load_weights(root: Path, manifest: Manifest, device: torch.device) -> dict[s
                 found=str(error).splitlines()[0],
                 remedy="use a device with more memory, or compile with a smaller dtype",
             ) from error
+    _check(weights, manifest)
+    return weights
+
+
+def given_weights(
+    weights: Mapping[str, torch.Tensor], manifest: Manifest, device: torch.device
+) -> dict[str, torch.Tensor]:
+    """The caller's own tensors in place of an artifact's; shared with him, not copied.
+
+    Raises :class:`ArtifactError` for one that is missing, elsewhere, not contiguous, or has
+    another dtype or shape than the manifest says.
+    """
+    missing = sorted(set(manifest.weights) - set(weights))
+    if missing:
+        raise ArtifactError(
+            "weights are missing among those given",
+            expected=f"{len(manifest.weights)} weights",
+            found=f"no {', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}",
+        )
+    chosen = {name: weights[name].detach() for name in manifest.weights}
+    for name, tensor in chosen.items():
+        if tensor.device.type != device.type or not tensor.is_contiguous():
+            raise ArtifactError(
+                f"weight '{name}' can't be used where it lies",
+                expected=f"contiguous, on {device.type}",
+                found=f"strides {list(tensor.stride())}, on {tensor.device}",
+            )
+    _check(chosen, manifest)
+    return chosen
+
+
+def _check(weights: Mapping[str, torch.Tensor], manifest: Manifest) -> None:
     for name, entry in manifest.weights.items():
         tensor = weights[name]
         if tensor.dtype != dtype_of(entry.dtype) or tuple(tensor.shape) != entry.shape:
@@ -55,4 +88,3 @@ def load_weights(root: Path, manifest: Manifest, device: torch.device) -> dict[s
                 found=f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}",
                 remedy="compile the model again",
             )
-    return weights
