@@ -210,7 +210,9 @@ def moe_gate(op: Op, emit: Emitter) -> None:
     )
 
 
-def _moe_ffn(op: Op, emit: Emitter, shared_gate_up: Value | None, shared_down: Value | None) -> None:
+def _moe_ffn(
+    op: Op, emit: Emitter, shared_gate_up: Value | None, shared_down: Value | None
+) -> None:
     emit.call(
         "cuda.moe_ffn",
         writes=("out",),
@@ -239,9 +241,7 @@ def shared_expert(op: Op, emit: Emitter) -> None:
     activated = emit.temporary("activated", (x.shape[0], down.shape[1]), x.dtype)
     projected = emit.temporary("projected", x.shape, x.dtype)
     _linear_swiglu(emit, x, gate_up, activated)
-    emit.call(
-        "cuda.linear", writes=("out",), x=activated, weight=down, bias=None, out=projected
-    )
+    emit.call("cuda.linear", writes=("out",), x=activated, weight=down, bias=None, out=projected)
     emit.call(
         "aten.add",
         writes=("out",),

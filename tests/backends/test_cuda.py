@@ -1,0 +1,108 @@
+"""--target cuda: how many calls a layer takes, what a device graph holds, what a plan may ask for.
+
+Compiling needs no GPU. The kernels themselves are tested in tests/runtime/kernels/cuda.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+import torch
+
+from glmc.backends import cuda, target_by_name
+from glmc.backends.cuda_rules import RULES
+from glmc.config import CompileOptions
+from glmc.driver import Compiled, compile_plan
+from glmc.pipeline import MERGES
+from glmc_runtime.plan import BufferArgument, PhasePlan, phase_from_json, phase_to_json
+
+DENSE = [
+    "cuda.norm_add_rms_norm",
+    "cuda.linear",
+    "cuda.rope_decode_attention",
+    "cuda.linear",
+    "cuda.norm_add_rms_norm",
+    "cuda.linear_swiglu",
+    "cuda.linear",
+]
+MIXTURE = [
+    "cuda.add_rms_norm",
+    "cuda.linear",
+    "cuda.rope_decode_attention",
+    "cuda.linear",
+    "cuda.add_rms_norm",
+    "cuda.moe_gate",
+    "cuda.moe_ffn",
+]
+
+
+@functools.cache
+def _compiled(model: str) -> Compiled:
+    return compile_plan(model, CompileOptions(target="cuda", weights="none"))
+
+
+def _layer(plan: PhasePlan, layer: int) -> list[str]:
+    return [call.function for call in plan.calls if call.layer == layer]
+
+
+def test_the_target_has_a_name_and_its_twins() -> None:
+    assert target_by_name("cuda") is cuda.TARGET
+    assert {one.name for one in MERGES} <= set(RULES)
+
+
+@pytest.mark.parametrize(
+    ("model", "layer", "expected"),
+    [("glm-4-9b-0414", 3, DENSE), ("glm-4.5-air", 1, MIXTURE), ("glm-4.6", 50, MIXTURE)],
+)
+def test_calls_of_a_decode_layer(model: str, layer: int, expected: list[str]) -> None:
+    plan = _compiled(model).decode.plan
+    assert _layer(plan, layer) == expected
+    others = {len(_layer(plan, index)) for index in range(3, _compiled(model).source.shape.layers)}
+    assert others == {len(expected)}
+
+
+@pytest.mark.parametrize("model", ["glm-4-9b-0414", "glm-4.5-air"])
+def test_a_decode_step_is_one_device_graph_and_ends_with_its_tokens(model: str) -> None:
+    plan = _compiled(model).decode.plan
+    assert [segment.captured for segment in plan.segments] == [True]
+    assert not any(spec.name.endswith("_host") for spec in plan.inputs)
+    last = plan.calls[-1]
+    assert last.function == "cuda.greedy"
+    assert last.arguments["logits"] == BufferArgument(plan.output)
+    assert last.arguments["out"] == BufferArgument(plan.greedy)  # type: ignore[arg-type]
+    buffers = {buffer.id: buffer for buffer in plan.buffers}
+    tokens = buffers[plan.greedy]  # type: ignore[index]
+    assert (tokens.dtype, tokens.last) == ("int64", len(plan.calls) - 1)
+    assert phase_from_json(phase_to_json(plan)) == plan
+
+
+def test_prefill_reads_its_lengths_on_the_host_in_attention_alone() -> None:
+    plan = _compiled("glm-4.5-air").prefill.plan
+    assert {call.function for call in plan.calls if call.host} == {"cuda.prefill_attention"}
+
+
+def test_the_head_of_prefill_sees_the_last_position_of_each_sequence_alone() -> None:
+    plan = _compiled("glm-4-9b-0414").prefill.plan
+    buffers = {buffer.id: buffer for buffer in plan.buffers}
+    head = plan.calls[-2]
+    x = head.arguments["x"]
+    assert head.function == "cuda.linear" and isinstance(x, BufferArgument)
+    assert [str(extent) for extent in buffers[x.buffer].shape] == ["sequences", "4096"]
+
+
+def test_the_report_counts_the_merges() -> None:
+    passes = {one["name"]: one["matches"] for one in _compiled("glm-4.5-air").report.passes}
+    assert passes["rope_decode_attention"] == 46
+    assert (passes["moe_ffn_shared"], passes["linear_swiglu"]) == (45, 1)
+
+
+def test_other_targets_merge_nothing() -> None:
+    compiled = compile_plan("glm-4.5-air", CompileOptions(target="cpu", weights="none"))
+    names = {one["name"] for one in compiled.report.passes}
+    assert not names & {one.name for one in MERGES}
+    assert compiled.decode.plan.greedy is None
+
+
+def test_computes_in_three_dtypes() -> None:
+    assert set(cuda.TARGET.dtypes) == {torch.float32, torch.bfloat16, torch.float16}
