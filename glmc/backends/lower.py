@@ -15,7 +15,7 @@ from torch.fx import Node
 
 from glmc.backends import plain
 from glmc.backends.assemble import Scratch, dtype_name, phase_plan
-from glmc.backends.base import LoweringOptions, Op, Target, Value
+from glmc.backends.base import SEQUENCES, LoweringOptions, Op, Target, Value
 from glmc.errors import InternalError, LoweringError
 from glmc.ir import match as m
 from glmc.ir.ops import OPS
@@ -256,7 +256,7 @@ class Lowering:
         """The buffer that the target's own kernel fills with the greedy tokens."""
         if self.target.greedy is None:
             return None
-        tokens = self.temporary("greedy", logits.shape[:1], torch.int64)
+        tokens = self.temporary("greedy", (SEQUENCES,), torch.int64)
         self.call(self.target.greedy, writes=("out",), logits=logits, out=tokens)
         return len(self.buffers) - 1
 

@@ -1,0 +1,78 @@
+"""Checks of shapes, dtypes and places that every binder of this family makes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from glmc_runtime.errors import PlanError
+from glmc_runtime.kernels import Thunk
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def in_order(*thunks: Thunk) -> Thunk:
+    """One thunk that calls ``thunks`` one after the other."""
+
+    def run() -> None:
+        for thunk in thunks:
+            thunk()
+
+    return run
+
+
+def require_shape(name: str, tensor: torch.Tensor, shape: tuple[int, ...]) -> None:
+    """Raise :class:`PlanError` unless ``tensor`` is contiguous and has ``shape``."""
+    if tuple(tensor.shape) != shape or not tensor.is_contiguous():
+        raise PlanError(
+            f"'{name}' has the wrong shape",
+            expected=f"contiguous {list(shape)}",
+            found=f"{list(tensor.shape)}, strides {list(tensor.stride())}",
+            remedy="compile the model again",
+        )
+
+
+def require_dtype(name: str, tensor: torch.Tensor, *dtypes: torch.dtype) -> None:
+    """Raise :class:`PlanError` unless ``tensor`` has one of ``dtypes`` (default: float kinds)."""
+    allowed = dtypes or DTYPES
+    if tensor.dtype not in allowed:
+        raise PlanError(
+            f"the kernel has no version for the dtype of '{name}'",
+            expected=" or ".join(str(dtype).removeprefix("torch.") for dtype in allowed),
+            found=str(tensor.dtype).removeprefix("torch."),
+            remedy="compile with bfloat16, float16 or float32",
+        )
+
+
+def require_like(name: str, tensor: torch.Tensor, other: torch.Tensor) -> None:
+    """Raise unless ``tensor`` has the shape and the dtype of ``other``."""
+    require_shape(name, tensor, tuple(other.shape))
+    require_dtype(name, tensor, other.dtype)
+
+
+def require_one_device(*tensors: torch.Tensor | None) -> None:
+    """Raise :class:`PlanError` unless all of ``tensors`` (None left out) lie on one device."""
+    devices = sorted({str(tensor.device) for tensor in tensors if tensor is not None})
+    if len(devices) > 1:
+        raise PlanError(
+            "the tensors of one kernel lie on several devices",
+            expected="one device",
+            found=", ".join(devices),
+        )
+
+
+def flat(tensor: torch.Tensor) -> torch.Tensor:
+    """[..., width] as [rows, width], a view."""
+    return tensor.view(-1, tensor.shape[-1])
+
+
+def optional(arguments: dict[str, Any], name: str) -> torch.Tensor | None:
+    """A tensor argument that may be None or absent."""
+    value = arguments.get(name)
+    return value if isinstance(value, torch.Tensor) else None
+
+
+def power_of_two(size: int) -> int:
+    """The smallest power of two that is at least ``size``."""
+    return 1 << max(size - 1, 0).bit_length()

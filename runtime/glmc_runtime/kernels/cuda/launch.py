@@ -1,0 +1,59 @@
+"""How a kernel is launched: on the device or interpreted, and with a head start or without.
+
+The head start is programmatic dependent launch: a kernel may begin while the one before it still
+runs, to load weights, and waits (``gdc_wait``) before it reads or writes anything that others
+touch. A kernel that is launched so must wait in every program, or the order of the chain is lost.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+
+PDL = False  # what a binder assumes where nobody asks the device
+
+
+def interpreted() -> bool:
+    """Whether kernels run in Triton's interpreter: decided when Triton was imported."""
+    return not isinstance(_probe, triton.runtime.JITFunction)
+
+
+@triton.jit
+def _probe():
+    pass
+
+
+@functools.cache
+def _has_head_start(capability: tuple[int, int]) -> bool:
+    cuda = getattr(getattr(tl, "extra", None), "cuda", None)
+    return capability >= (9, 0) and hasattr(cuda, "gdc_wait")
+
+
+def pdl_enabled(device: torch.device) -> bool:
+    """Whether kernels on ``device`` get a head start: from Hopper on, unless GLMC_CUDA_PDL=0."""
+    if device.type != "cuda" or interpreted() or os.environ.get("GLMC_CUDA_PDL") == "0":
+        return PDL
+    return _has_head_start(torch.cuda.get_device_capability(device))
+
+
+@functools.cache
+def multiprocessors(device: torch.device) -> int:
+    """How many multiprocessors ``device`` has; under the interpreter a small number that differs
+    from every block size."""
+    if device.type != "cuda":
+        return 3
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)
+
+
+def launch(kernel: Any, grid: tuple[int, ...], *args: Any, pdl: bool, **meta: Any) -> None:
+    """Run ``kernel`` over ``grid``. It takes ``PDL`` as a constant; ``meta`` holds its other
+    keyword arguments, num_warps and num_stages among them."""
+    if pdl and not interpreted():
+        kernel[grid](*args, PDL=True, launch_pdl=True, **meta)
+    else:
+        kernel[grid](*args, PDL=False, **meta)

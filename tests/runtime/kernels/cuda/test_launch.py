@@ -1,0 +1,68 @@
+"""The head start is given only on a device that has it, and can be switched off."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from glmc_runtime.kernels.cuda import launch as module
+from glmc_runtime.kernels.cuda.launch import launch, multiprocessors, pdl_enabled
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
+
+
+class Recorder:
+    """Stands for a kernel: remembers how it was launched."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Any:
+        return lambda *args, **meta: self.calls.append((grid, args, meta))
+
+
+@pytest.fixture
+def hopper(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GLMC_CUDA_PDL", raising=False)
+    monkeypatch.setattr(module, "interpreted", lambda: False)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+
+
+@pytest.mark.parametrize("interpreted", [False, True])
+@pytest.mark.parametrize("pdl", [False, True])
+def test_the_kernel_is_told_what_it_gets(
+    interpreted: bool, pdl: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "interpreted", lambda: interpreted)
+    kernel = Recorder()
+    launch(kernel, (2, 3), 1, "x", pdl=pdl, BLOCK=4)
+    [(grid, args, meta)] = kernel.calls
+    assert grid == (2, 3) and args == (1, "x") and meta["BLOCK"] == 4
+    given = pdl and not interpreted
+    assert meta["PDL"] is given and meta.get("launch_pdl", False) is given
+
+
+def test_on_hopper_there_is_a_head_start_unless_switched_off(
+    hopper: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert pdl_enabled(GPU)
+    assert not pdl_enabled(CPU)
+    monkeypatch.setenv("GLMC_CUDA_PDL", "0")
+    assert not pdl_enabled(GPU)
+
+
+def test_no_head_start_on_older_devices_or_interpreted(
+    hopper: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 6))
+    assert not pdl_enabled(GPU)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(module, "interpreted", lambda: True)
+    assert not pdl_enabled(GPU)
+
+
+def test_the_suite_interprets_where_no_device_is() -> None:
+    assert module.interpreted() is not torch.cuda.is_available()
+    assert multiprocessors(CPU) == 3
