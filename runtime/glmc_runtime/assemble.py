@@ -23,6 +23,7 @@ from glmc_runtime.guards import (
     device_for,
 )
 from glmc_runtime.inputs import Step, StepInputs
+from glmc_runtime.interpreter import INTERPRETED_NOTICE, check_triton, is_interpreted
 from glmc_runtime.kernels import is_vendor
 from glmc_runtime.kernels.vendor import EMULATED_NOTICE, Vendor, find_vendor
 from glmc_runtime.loader import Artifact
@@ -69,6 +70,7 @@ def assemble(
     vendor = vendor_of(artifact, emulate)
     check_vendor_functions(manifest.guards, vendor)
     device = device_for(manifest.guards, vendor, device_name)
+    check_triton(artifact.functions, device)
     prefill = Buckets("prefill", manifest.limits.prefill_buckets)
     decode = Buckets("decode", manifest.limits.decode_buckets)
     largest = {
@@ -100,6 +102,9 @@ def assemble(
     cache = KVCache(manifest.cache, blocks, device)
     emulated = vendor is not None and vendor.emulated
     statistics = Statistics(emulated, timing)
+    statistics.interpreted = is_interpreted(manifest.guards.target, device)
+    if statistics.interpreted:
+        print(f"glmc-runtime: {INTERPRETED_NOTICE} (by Triton's interpreter)", file=sys.stderr)
     statistics.vendor_calls = None if vendor is None else vendor.calls
     graphs = graphs_for(device, emulated)
     replays = {}

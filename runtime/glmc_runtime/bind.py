@@ -86,9 +86,16 @@ class PhaseBinder:
 
     def output(self, symbols: Symbols) -> torch.Tensor:
         """The logits of the real sequences, [real_sequences, vocabulary], in the arena."""
+        return self._real_rows(self.plan.output, symbols)
+
+    def greedy(self, symbols: Symbols) -> torch.Tensor | None:
+        """The greedy tokens of the real sequences, [real_sequences], where the plan has them."""
+        return None if self.plan.greedy is None else self._real_rows(self.plan.greedy, symbols)
+
+    def _real_rows(self, buffer: int, symbols: Symbols) -> torch.Tensor:
         with torch.inference_mode(False):  # the caller may change its logits in place
-            logits: torch.Tensor = self._value(BufferArgument(self.plan.output), symbols)
-            return logits[: symbols.real_sequences]
+            rows: torch.Tensor = self._value(BufferArgument(buffer), symbols)
+            return rows[: symbols.real_sequences]
 
     def call_of(self, thunk: Thunk | None) -> Call | None:
         """The call that a thunk was bound for; None for a device graph."""

@@ -15,6 +15,7 @@ from glmc_runtime.plan import (
     BufferArgument,
     CacheArgument,
     Call,
+    Extent,
     InputArgument,
     PhasePlan,
     WeightArgument,
@@ -29,6 +30,7 @@ def check_plan(plan: PhasePlan, manifest: Manifest) -> None:
     buffers = {buffer.id for buffer in plan.buffers}
     if plan.output not in buffers:
         raise PlanError(f"the {plan.name} plan gives back an unknown buffer {plan.output}")
+    _check_greedy(plan)
     inputs = {spec.name for spec in plan.inputs}
     for call in plan.calls:
         place = _place(plan, call)
@@ -77,6 +79,30 @@ def _problem(
             if not entry.shape or not 0 <= first <= last <= entry.shape[0]:
                 return f"weight '{argument.weight}' has no rows {first} to {last}"
     return None
+
+
+def _check_greedy(plan: PhasePlan) -> None:
+    """The greedy tokens are int64 [sequences], and the last call writes them."""
+    if plan.greedy is None:
+        return
+    buffer = next((buffer for buffer in plan.buffers if buffer.id == plan.greedy), None)
+    if buffer is None:
+        raise PlanError(f"the {plan.name} plan has its greedy tokens in no buffer: {plan.greedy}")
+    if buffer.dtype != "int64" or buffer.shape != (Extent(sequences=1),):
+        raise PlanError(
+            f"the greedy tokens of {plan.name} are no token ids",
+            place=f"buffer '{buffer.name}'",
+            expected="int64 [sequences]",
+            found=f"{buffer.dtype} [{', '.join(map(str, buffer.shape))}]",
+        )
+    last = plan.calls[-1]
+    written = [last.arguments.get(name) for name in last.writes]
+    if not any(isinstance(item, BufferArgument) and item.buffer == buffer.id for item in written):
+        raise PlanError(
+            f"the greedy tokens of {plan.name} are not what its last call writes",
+            place=_place(plan, last),
+            expected=f"buffer '{buffer.name}' among what it writes",
+        )
 
 
 def _check_segments(plan: PhasePlan) -> None:

@@ -59,7 +59,7 @@ def _at_most(plan: PhasePlan, left: Extent, right: Extent) -> bool:
 
 
 def _check_lives(plan: PhasePlan) -> None:
-    """Calls use a buffer only while it is alive, and the logits outlive the last call."""
+    """Calls use a buffer only while it is alive; logits and tokens outlive the last call."""
     lives = {buffer.id: buffer for buffer in plan.buffers}
     uses = [
         (argument.buffer, position)
@@ -67,7 +67,8 @@ def _check_lives(plan: PhasePlan) -> None:
         for argument in call.arguments.values()
         if isinstance(argument, BufferArgument) and argument.buffer in lives
     ]
-    uses += [(plan.output, len(plan.calls) - 1)] if plan.output in lives else []
+    kept = [plan.output] if plan.greedy is None else [plan.output, plan.greedy]
+    uses += [(identifier, len(plan.calls) - 1) for identifier in kept if identifier in lives]
     for identifier, position in uses:
         buffer = lives[identifier]
         if not buffer.first <= position <= buffer.last:

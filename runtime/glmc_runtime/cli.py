@@ -12,10 +12,12 @@ from typing import Any
 
 from glmc_runtime import GUARD_STEPS, __version__, load
 from glmc_runtime.errors import GlmcError, RequestError
+from glmc_runtime.interpreter import INTERPRETED_NOTICE
 from glmc_runtime.output import status_of
 from glmc_runtime.progress import shown_progress
 
 EMULATED_LINE = "[emulated: no Kunlun hardware was used]"
+INTERPRETED_LINE = f"[{INTERPRETED_NOTICE}]"
 PROGRESS_LABEL = "checking the artifact's files"
 
 
@@ -133,15 +135,19 @@ def _run(options: argparse.Namespace) -> int:
     }
     if session.emulated and not options.json:
         print(EMULATED_LINE)
-    with _profiled(options.profile, session.emulated):
+    if session.interpreted and not options.json:
+        print(INTERPRETED_LINE)
+    with _profiled(options.profile, session):
         _generate(options, session, prompts, settings)
     return 0
 
 
-def _profiled(path: str | None, emulated: bool) -> AbstractContextManager[None]:
+def _profiled(path: str | None, session: Any) -> AbstractContextManager[None]:
     from glmc_runtime.ranges import timeline
 
-    return nullcontext() if path is None else timeline(path, emulated)
+    if path is None:
+        return nullcontext()
+    return timeline(path, session.emulated, session.interpreted)
 
 
 def _generate(
@@ -152,6 +158,7 @@ def _generate(
         completions = session.generate(prompts, **settings)
         result = {
             "emulated": session.emulated,
+            "interpreted": session.interpreted,
             "seconds": perf_counter() - started,
             "completions": [vars(completion) for completion in completions],
             "statistics": session.statistics.to_json(),
@@ -160,7 +167,7 @@ def _generate(
         return
     count = _print_stream(session, prompts, settings)
     seconds = perf_counter() - started
-    note = " (emulated)" if session.emulated else ""
+    note = " (emulated)" if session.emulated else " (interpreted)" if session.interpreted else ""
     print(f"{count} tokens in {seconds:.2f} s{note}", file=sys.stderr)
     if options.statistics:
         print(session.statistics.summary(), file=sys.stderr)

@@ -5,6 +5,10 @@ computes prompt tokens of the others, oldest request first. These prompt tokens 
 largest prefill bucket has room for beside the decoded ones (at least half a bucket, then in a
 second replay) and never more than ``prefill_tokens``, if given; so this bounds how long a prompt,
 however long, holds up the texts that are being written.
+
+Where the plans compute the greedy tokens, no logits are copied for a step that draws only these;
+and while all requests are greedy and none has prompt left or waits, the device runs a step ahead
+(:mod:`glmc_runtime.run_ahead`).
 """
 
 from __future__ import annotations
@@ -13,8 +17,6 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-
-import torch
 
 from glmc_runtime.errors import CapacityError, RequestError
 from glmc_runtime.sampling import Sampler, SamplingParameters, next_tokens
@@ -116,11 +118,14 @@ class Generation:
         try:
             while self._waiting or self._running:
                 self._admit()
-                if self._make_room():
+                if not self._make_room():
+                    if not self._admittable():
+                        raise self._starved()
+                elif self._may_run_ahead():
+                    yield from self._run_ahead()
+                else:
                     parts, drawing = self._next_step()
-                    yield from self._take(drawing, self._session.step(parts))
-                elif not self._admittable():
-                    raise self._starved()
+                    yield from self._take(drawing, self._draw(parts, drawing))
         finally:
             for request in self._running:
                 self._session.release(request.sequence)
@@ -196,9 +201,42 @@ class Generation:
             session.statistics.preempted += 1
         return False
 
-    def _take(self, batch: list[_Request], logits: torch.Tensor) -> Iterator[Event]:
-        """Draw each request's next token; those that finish leave before their event is seen."""
-        drawn = next_tokens([request.sampler for request in batch], logits)
+    def _may_run_ahead(self) -> bool:
+        return (
+            self._session.greedy
+            and not self._waiting
+            and all(item.sampler.greedy and not item.prompt_left for item in self._running)
+        )
+
+    def _run_ahead(self) -> Iterator[Event]:
+        """Decode until no step is ahead: one of the requests ended, or blocks are short."""
+        session, batch = self._session, list(self._running)
+        sequences = [request.sequence for request in batch]
+        with session.greedy_steps(sequences, [request.token for request in batch]) as steps:
+            while True:
+                ends = any([self._ends_next(request) for request in batch])
+                yield from self._take(batch, steps.step(ahead=not ends))
+                for request in set(batch).difference(self._running):
+                    steps.leave(request.sequence)
+                batch = list(self._running)
+                if not batch or not steps.ahead:
+                    return
+
+    def _ends_next(self, request: _Request) -> bool:
+        """Whether the next token is a request's last, whatever it is."""
+        if request.new_tokens + 1 >= self._stop.length:
+            return True
+        return len(request.sequence) + 1 >= self._session.max_context
+
+    def _draw(self, parts: list[Part], drawing: list[_Request]) -> list[int]:
+        """Run a step and choose the next token of each request that draws one."""
+        samplers = [request.sampler for request in drawing]
+        if self._session.greedy and all([sampler.greedy for sampler in samplers]):
+            return self._session.step_greedy(parts)
+        return next_tokens(samplers, self._session.step(parts))
+
+    def _take(self, batch: list[_Request], drawn: list[int]) -> Iterator[Event]:
+        """Note each request's next token; those that finish leave before their event is seen."""
         for request, token in zip(batch, drawn, strict=True):
             request.token = token
             request.new_tokens += 1

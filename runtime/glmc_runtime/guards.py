@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import torch
 from packaging.version import InvalidVersion, Version
 
-from glmc_runtime import __version__
+from glmc_runtime import __version__, interpreter
 from glmc_runtime.entry_points import KERNELS, entries
 from glmc_runtime.errors import ArtifactError, ExtensionError, GuardError, PlanError
 from glmc_runtime.kernels import import_family, is_vendor
@@ -53,7 +53,8 @@ def device_for(guards: Guards, vendor: Vendor | None, name: str | None = None) -
 
     Kunlun's torch calls its device ``cuda``. An emulated artifact runs in host memory, or where
     ``name`` ("cpu" or "cuda") puts it; any other artifact runs on the device of its target alone,
-    and naming another one is an error.
+    and naming another one is an error. Where Triton's interpreter is on, one for cuda runs in host
+    memory (:mod:`glmc_runtime.interpreter`).
     """
     home = _device_of_target(guards.target)
     if name is not None and name not in DEVICES:
@@ -64,8 +65,12 @@ def device_for(guards: Guards, vendor: Vendor | None, name: str | None = None) -
             remedy="name one of these, and choose among several cards by CUDA_VISIBLE_DEVICES",
         )
     emulated = vendor is not None and vendor.emulated
-    own = "cpu" if emulated else home
-    if name not in (None, own) and not emulated:
+    interpreted = guards.target == interpreter.TARGET and interpreter.interpreting()
+    own = "cpu" if emulated or interpreted else home
+    if guards.target == interpreter.TARGET and not emulated and not torch.cuda.is_available():
+        if name == "cuda" or not interpreted:
+            raise interpreter.no_device(name == "cuda")
+    elif name not in (None, own) and not emulated:
         raise GuardError(
             f"the artifact is for {guards.target} and can't be put on another device",
             expected=own,

@@ -310,7 +310,11 @@ class Segment:
 @dataclass(frozen=True)
 class PhasePlan:
     """One phase. ``arena`` is its size in bytes; ``output`` the buffer of the logits,
-    [sequences, vocabulary]."""
+    [sequences, vocabulary].
+
+    ``greedy`` is, where there is one, the int64 buffer [sequences] that the last call fills with
+    the argmax of each row of logits, -1 where the largest is not finite.
+    """
 
     name: str
     inputs: tuple[InputSpec, ...]
@@ -320,6 +324,16 @@ class PhasePlan:
     output: int
     arena: Extent
     greedy: int | None = None
+
+    @property
+    def rows_apart(self) -> bool:
+        """Whether some call writes the cache and attends over it in one launch, so that no row of
+        a step sees the keys and values that another row writes."""
+        return any(
+            "block_tables" in call.arguments
+            and any(isinstance(call.arguments[name], CacheArgument) for name in call.writes)
+            for call in self.calls
+        )
 
 
 def _shape_to_json(shape: Shape) -> list[int | str]:
@@ -386,6 +400,7 @@ def phase_to_json(plan: PhasePlan) -> dict[str, Any]:
         "name": plan.name,
         "arena": plan.arena.to_json(),
         "output": plan.output,
+        **({} if plan.greedy is None else {"greedy": plan.greedy}),
         "inputs": [
             {"name": spec.name, "dtype": spec.dtype, "shape": _shape_to_json(spec.shape)}
             for spec in plan.inputs
@@ -470,6 +485,7 @@ def phase_from_json(data: dict[str, Any]) -> PhasePlan:
             ),
             output=data["output"],
             arena=Extent.parse(data["arena"]),
+            greedy=data.get("greedy"),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise PlanError(f"the plan is not well formed: {error!r}") from error

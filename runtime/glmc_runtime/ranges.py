@@ -41,11 +41,14 @@ def in_range(name: str, thunk: Thunk) -> Thunk:
 
 
 @contextmanager
-def timeline(path: str | PathLike[str], emulated: bool) -> Iterator[None]:
+def timeline(
+    path: str | PathLike[str], emulated: bool, interpreted: bool = False
+) -> Iterator[None]:
     """Profile the body and write a timeline that chrome://tracing and Perfetto open.
 
-    It holds the processor's ops and, where torch can see it, the device's kernels. An emulated run
-    says so in the metadata of the file. Raises :class:`RequestError` when it can't be written.
+    It holds the processor's ops and, where torch can see it, the device's kernels. An emulated or
+    interpreted run says so in the metadata of the file. Raises :class:`RequestError` when it can't
+    be written.
     """
     wanted = {ProfilerActivity.CPU, ProfilerActivity.CUDA} & set(supported_activities())
     if not torch.cuda.is_available():
@@ -54,6 +57,8 @@ def timeline(path: str | PathLike[str], emulated: bool) -> Iterator[None]:
     with profile(activities=sorted(wanted, key=str)) as profiler:
         if emulated:
             profiler.add_metadata("emulated", "no Kunlun hardware was used")
+        if interpreted:
+            profiler.add_metadata("interpreted", "no GPU was used")
         yield
     profiler.export_chrome_trace(str(path))
 

@@ -26,11 +26,16 @@ KERNEL_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, AssertionError
 
 @dataclass(frozen=True)
 class BoundStep:
-    """A step ready to run. ``segments`` hold the same thunks as ``thunks``, by segment."""
+    """A step ready to run. ``segments`` hold the same thunks as ``thunks``, by segment.
+
+    ``logits`` and, where the plan has them, the ``greedy`` tokens are those of the real sequences:
+    views that the next step overwrites.
+    """
 
     thunks: tuple[Thunk, ...]
     segments: tuple[tuple[Thunk, ...], ...]
     logits: torch.Tensor
+    greedy: torch.Tensor | None
 
 
 class PhaseReplay:
@@ -60,15 +65,31 @@ class PhaseReplay:
         calls_vendor = any(is_vendor(call.function) for call in binder.plan.calls)
         self._guard_steps_left = guard_steps if calls_vendor else 0
 
+    @property
+    def has_greedy(self) -> bool:
+        """Whether the plan computes the greedy tokens."""
+        return self._plan.greedy is not None
+
     def run(self, step: Step) -> torch.Tensor:
         """Logits [real sequences, vocabulary]: a view that the next step overwrites."""
+        return self._run_step(step, None).logits
+
+    def run_greedy(self, step: Step, tokens: torch.Tensor | None = None) -> torch.Tensor:
+        """The greedy tokens, int64 [real sequences], -1 where the logits are not finite: a view
+        that the next step overwrites. ``tokens`` as for :meth:`StepInputs.fill`."""
+        greedy = self._run_step(step, tokens).greedy
+        if greedy is None:
+            raise PlanError(f"the {self._plan.name} plan has no greedy tokens")
+        return greedy
+
+    def _run_step(self, step: Step, tokens: torch.Tensor | None) -> BoundStep:
         symbols = Symbols(step.tokens, step.sequences, step.tokens - step.padding, len(step.chunks))
         bound = self._steps.get(symbols)
         if bound is None:
             bound = self._bind(symbols)
         elif self._keep is not None:
             self._steps.move_to_end(symbols)
-        self._inputs.fill(step)
+        self._inputs.fill(step, tokens)
         self._statistics.count_step(self._plan.name, symbols)
         if self._guard_steps_left:
             self._run_guarded(symbols, self._captured.get(symbols.tokens, {}))
@@ -77,7 +98,7 @@ class PhaseReplay:
             self._run_timed(bound, step.tokens)
         else:
             self._run(bound.thunks)
-        return bound.logits
+        return bound
 
     def trace(self, step: Step) -> Iterator[tuple[Call, dict[str, Any]]]:
         """Run ``step`` call by call; each call with what it was bound to, as soon as it has run.
@@ -129,7 +150,9 @@ class PhaseReplay:
             for number, segment in enumerate(self._plan.segments)
         )
         thunks = tuple(thunk for segment in segments for thunk in segment)
-        bound = BoundStep(thunks, segments, self._binder.output(symbols))
+        bound = BoundStep(
+            thunks, segments, self._binder.output(symbols), self._binder.greedy(symbols)
+        )
         self._steps[symbols] = bound
         if self._keep is not None and len(self._steps) > self._keep:
             self._steps.popitem(last=False)

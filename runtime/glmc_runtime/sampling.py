@@ -80,15 +80,20 @@ def next_tokens(samplers: list[Sampler], logits: torch.Tensor) -> list[int]:
     """
     largest, best = logits.max(-1)
     if not bool(largest.isfinite().all()):
-        raise NumericsError(
-            "the model's logits are not finite: no token can be chosen",
-            found=f"largest logits {largest.tolist()[:4]}",
-            remedy="compile with another dtype, or compare the layers with a reference",
-        )
+        raise not_finite(f"largest logits {largest.tolist()[:4]}")
     return [
         token if sampler.greedy else sampler.sample(row)
         for sampler, token, row in zip(samplers, best.tolist(), logits, strict=True)
     ]
+
+
+def not_finite(found: str) -> NumericsError:
+    """The error of a step after which no token can be chosen."""
+    return NumericsError(
+        "the model's logits are not finite: no token can be chosen",
+        found=found,
+        remedy="compile with another dtype, or compare the layers with a reference",
+    )
 
 
 def distribution(

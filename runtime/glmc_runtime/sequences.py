@@ -11,11 +11,16 @@ from glmc_runtime.errors import RequestError
 
 @dataclass(eq=False)
 class Sequence:
-    """One request's tokens. ``cached`` counts the leading tokens whose keys are in ``blocks``."""
+    """One request's tokens. ``cached`` counts the leading tokens whose keys are in ``blocks``.
+
+    ``changes`` counts what was done to it other than by :mod:`glmc_runtime.run_ahead`, which so
+    sees whether a step that is under way is still the next one.
+    """
 
     tokens: list[int]
     blocks: list[int] = field(default_factory=list)
     cached: int = 0
+    changes: int = field(default=0, repr=False)
 
     def __len__(self) -> int:
         return len(self.tokens)

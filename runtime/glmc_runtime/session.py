@@ -3,7 +3,7 @@
 A session is used from one thread. An engine makes sequences, calls ``step`` as its scheduler likes
 (``prefill`` and ``decode`` are its common cases), and gives blocks back with ``release`` and
 ``truncate``; ``fork`` shares them. What is refused changes nothing, and a step that fails leaves
-tokens and cached counts as they were.
+tokens and cached counts as they were. ``greedy_steps`` decodes without waiting for the device.
 
 Logits are always the caller's own, to keep and to change. The copy of 16 rows of a vocabulary of
 151552 takes 0.1 ms in bfloat16 and 0.4 ms in float32 on two threads of a processor, where their
@@ -12,18 +12,22 @@ argmax alone takes 2 ms.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Sequence as ListLike
+from typing import TypeVar
 
 import torch
 
 from glmc_runtime.assemble import Machine
 from glmc_runtime.errors import RequestError
 from glmc_runtime.generation import Completion, Event, Generation, Stop
+from glmc_runtime.inputs import Step
 from glmc_runtime.loader import Artifact
 from glmc_runtime.packing import pack, step_of
+from glmc_runtime.replay import PhaseReplay
 from glmc_runtime.reservation import blocks_lacking, reserve
-from glmc_runtime.sampling import SamplingParameters
+from glmc_runtime.run_ahead import GreedySteps
+from glmc_runtime.sampling import SamplingParameters, not_finite
 from glmc_runtime.sequences import (
     Part,
     Sequence,
@@ -35,22 +39,32 @@ from glmc_runtime.sequences import (
 )
 from glmc_runtime.text import Text
 
+Taken = TypeVar("Taken")
+
 
 class Session:
-    """Made by :func:`glmc_runtime.load`; ``emulated`` says whether the emulator runs."""
+    """Made by :func:`glmc_runtime.load`.
+
+    ``emulated`` says whether the vendor's emulator runs, ``interpreted`` whether Triton's
+    interpreter does, and ``greedy`` whether the plans compute the likeliest tokens themselves.
+    """
 
     def __init__(self, artifact: Artifact, machine: Machine) -> None:
         self.artifact = artifact
         self.manifest = artifact.manifest
         self.device = machine.device
         self.emulated = machine.statistics.emulated
+        self.interpreted = machine.statistics.interpreted
         self.statistics = machine.statistics
         self.cache = machine.cache
         self.text = Text(artifact.path / "tokenizer")
         self.decode_buckets = machine.decode_buckets
         self.prefill_buckets = machine.prefill_buckets
         self.max_context = machine.max_context
+        self.greedy = all(replay.has_greedy for replay in machine.replays.values())
+        self._rows_apart = artifact.plans["decode"].rows_apart
         self._replays = machine.replays
+        self._machine = machine
 
     def sequence(self, tokens: ListLike[int]) -> Sequence:
         """A new sequence; raises :class:`RequestError` for an empty or overlong prompt."""
@@ -71,23 +85,57 @@ class Session:
         Raises :class:`RequestError` for a part that can't be right and :class:`CapacityError` when
         KV blocks are short; both change nothing.
         """
+
+        def take(replay: PhaseReplay, step: Step, wanted: list[int]) -> torch.Tensor:
+            logits = replay.run(step)
+            with torch.inference_mode(False):  # the caller may change its logits in place
+                return logits.clone() if len(wanted) == len(step.chunks) else logits[wanted]
+
+        kept = self._run(parts, take)
+        with torch.inference_mode(False):
+            return kept[0] if len(kept) == 1 else torch.cat(kept)
+
+    @torch.inference_mode()
+    def step_greedy(self, parts: ListLike[Part]) -> list[int]:
+        """A :meth:`step` that returns the likeliest tokens in place of the logits, without a copy
+        of these; for an artifact whose plans compute them (``greedy``).
+
+        Raises :class:`NumericsError` where logits are not finite, and what ``step`` raises.
+        """
+
+        def take(
+            replay: PhaseReplay, step: Step, wanted: list[int]
+        ) -> tuple[torch.Tensor, list[int]]:
+            return replay.run_greedy(step).clone(), wanted
+
+        kept = [(tokens.tolist(), wanted) for tokens, wanted in self._run(parts, take)]
+        chosen: list[int] = [tokens[row] for tokens, wanted in kept for row in wanted]
+        if any([token < 0 for token in chosen]):
+            raise not_finite(f"greedy tokens {chosen[:4]}, of which -1 is none")
+        return chosen
+
+    def _run(
+        self, parts: ListLike[Part], take: Callable[[PhaseReplay, Step, list[int]], Taken]
+    ) -> list[Taken]:
+        """Check and run a step; what ``take`` got from each of its replays. It runs the replay, and
+        is told which rows' logits are wanted."""
         check_distinct(parts)
         vocabulary = self.manifest.model.vocabulary
         chunks = [chunk_of(part, self.max_context, vocabulary) for part in parts]
         reserve(self.cache, chunks)
+        for part in parts:
+            part.sequence.changes += 1
         buckets = self.prefill_buckets, self.decode_buckets
-        kept: list[torch.Tensor] = []
-        for replayed in pack(chunks, *buckets):
-            phase, step = step_of(replayed, *buckets, self.manifest.cache.block_size)
-            logits = self._replays[phase].run(step)
+        size, apart = self.manifest.cache.block_size, self._rows_apart
+        kept: list[Taken] = []
+        for replayed in pack(chunks, *buckets, apart):
+            phase, step = step_of(replayed, *buckets, size, apart)
             wanted = [row for row, chunk in enumerate(replayed) if chunk.logits]
-            with torch.inference_mode(False):  # the caller may change its logits in place
-                kept.append(logits.clone() if len(wanted) == len(replayed) else logits[wanted])
+            kept.append(take(self._replays[phase], step, wanted))
         for part, chunk in zip(parts, chunks, strict=True):
             part.sequence.tokens.extend(part.append)
             part.sequence.cached += len(chunk.tokens)
-        with torch.inference_mode(False):
-            return kept[0] if len(kept) == 1 else torch.cat(kept)
+        return kept
 
     def prefill(self, sequences: ListLike[Sequence]) -> torch.Tensor:
         """Cache all tokens of the sequences that are not cached yet; a :meth:`step`.
@@ -106,6 +154,25 @@ class Session:
         check_decode(sequences, token_ids)
         pairs = zip(sequences, token_ids, strict=True)
         return self.step([Part(sequence, (token,)) for sequence, token in pairs])
+
+    def greedy_steps(self, sequences: ListLike[Sequence], token_ids: ListLike[int]) -> GreedySteps:
+        """Decode a batch greedily, on a device one step ahead of the tokens that are handed out.
+
+        Iterate over it: each turn appends ``token_ids``, then the tokens of the turn before, to the
+        sequences and gives the likeliest tokens behind them, as :meth:`decode` and an argmax of its
+        logits would. Between two turns the session may be used for anything; what is done to a
+        sequence of the batch throws the step away that is under way. ``leave`` lets a sequence out,
+        ``close`` (or leaving a ``with``) all of them, which gives back the blocks of such a step.
+
+        Raises what ``decode`` does, and :class:`RequestError` for an artifact whose plans do not
+        compute the likeliest tokens (``greedy``).
+        """
+        if not self._replays["decode"].has_greedy:
+            raise RequestError(
+                "the artifact's decode plan does not compute the likeliest tokens",
+                remedy="use decode, or compile for a target that has them, such as cuda",
+            )
+        return GreedySteps(self._machine, self.manifest.model.vocabulary, sequences, token_ids)
 
     def fork(self, sequence: Sequence) -> Sequence:
         """A second sequence with the same tokens that shares what is cached of them.
@@ -128,6 +195,7 @@ class Session:
                 expected=f"0 to {len(sequence)}",
                 found=str(length),
             )
+        sequence.changes += 1
         kept = blocks_for(length, self.manifest.cache.block_size)
         self.cache.allocator.free(sequence.blocks[kept:])
         del sequence.blocks[kept:]
@@ -137,6 +205,7 @@ class Session:
     def release(self, sequence: Sequence) -> None:
         """Give the blocks of a sequence back. Its tokens stay, so it can be prefilled again."""
         self.cache.allocator.free(sequence.blocks)
+        sequence.changes += 1
         sequence.blocks = []
         sequence.cached = 0
 

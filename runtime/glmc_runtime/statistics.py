@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from glmc_runtime.dependence import Symbols
+from glmc_runtime.interpreter import INTERPRETED_NOTICE
 
 
 @dataclass
@@ -29,6 +30,21 @@ class Time:
 
 
 @dataclass
+class RunAhead:
+    """Greedy decode a step ahead: ``steps`` whose tokens were handed out, those of them that were
+    enqueued ``ahead`` (or thrown away since), and tokens ``discarded``: computed for nobody.
+
+    ``seconds`` is all time in these steps, of which the host ``waited`` for tokens.
+    """
+
+    steps: int = 0
+    ahead: int = 0
+    discarded: int = 0
+    seconds: float = 0.0
+    waited: float = 0.0
+
+
+@dataclass
 class Statistics:
     """``timing`` switches the time per segment on; on a device that synchronises each segment.
 
@@ -45,6 +61,8 @@ class Statistics:
     finished: Counter[str] = field(default_factory=Counter)
     preempted: int = 0
     vendor_calls: Counter[str] | None = None
+    interpreted: bool = False
+    run_ahead: RunAhead = field(default_factory=RunAhead)
 
     def count_step(self, phase: str, symbols: Symbols) -> None:
         counts = self.buckets.get((phase, symbols.tokens))
@@ -67,6 +85,7 @@ class Statistics:
         """Plain data; seconds are floats, rows and steps are counts."""
         return {
             "emulated": self.emulated,
+            "interpreted": self.interpreted,
             "load_seconds": self.load_seconds,
             "buckets": [
                 {
@@ -95,6 +114,13 @@ class Statistics:
             "guard_steps": dict(sorted(self.guard_steps.items())),
             "finished": dict(sorted(self.finished.items())),
             "preempted": self.preempted,
+            "run_ahead": {
+                "steps": self.run_ahead.steps,
+                "ahead": self.run_ahead.ahead,
+                "discarded_tokens": self.run_ahead.discarded,
+                "seconds": self.run_ahead.seconds,
+                "waited_seconds": self.run_ahead.waited,
+            },
             "vendor_calls": dict(sorted((self.vendor_calls or {}).items())),
         }
 
@@ -106,6 +132,7 @@ class Statistics:
     def summary(self) -> str:
         """A short table for people."""
         lines = ["emulated: no Kunlun hardware was used"] if self.emulated else []
+        lines += [INTERPRETED_NOTICE] if self.interpreted else []
         header = f"{'phase':<9}{'bucket':>7}{'steps':>8}{'rows':>9}{'padding':>9}"
         lines.append(header + (f"{'seconds':>10}" if self.timing else ""))
         for (phase, bucket), counts in sorted(self.buckets.items()):
@@ -119,6 +146,12 @@ class Statistics:
             graphs = sum(time.count for time in self.captures.values())
             seconds = sum(time.seconds for time in self.captures.values())
             lines.append(f"captured {graphs} graphs in {seconds:.2f} s")
+        if self.run_ahead.steps:
+            ahead = self.run_ahead
+            lines.append(
+                f"{ahead.steps} greedy steps in {ahead.seconds:.3f} s, {ahead.waited:.3f} s of it "
+                f"waiting for tokens; {ahead.ahead} ran ahead, {ahead.discarded} tokens discarded"
+            )
         if self.preempted:
             lines.append(f"{self.preempted} requests were put back for lack of KV blocks")
         return "\n".join(lines)

@@ -106,3 +106,9 @@ def test_other_targets_merge_nothing() -> None:
 
 def test_computes_in_three_dtypes() -> None:
     assert set(cuda.TARGET.dtypes) == {torch.float32, torch.bfloat16, torch.float16}
+
+
+def test_rows_of_a_decode_step_do_not_see_each_other() -> None:
+    """They are written and attended over in one launch, unlike those of prefill."""
+    compiled = _compiled("glm-4.5-air")
+    assert compiled.decode.plan.rows_apart and not compiled.prefill.plan.rows_apart

@@ -127,3 +127,20 @@ def test_an_out_of_another_shape_is_refused_and_never_resized() -> None:
     ):
         with pytest.raises(PlanError, match=r"wrong (shape|size)"):
             find_binder(name)(arguments)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_argmax_rows(dtype: torch.dtype) -> None:
+    x = _random(7, 9, dtype=dtype)
+    x[0, 3] = x[0, 5] = 9  # of equal ones the first
+    x[1, 4] = torch.nan
+    x[2] = -torch.inf
+    x[3, 2] = torch.inf
+    x[4, 1:] = -torch.inf  # one finite number is the largest
+    out = torch.full((7,), 99)
+    _run("aten.argmax_rows", x=x, out=out)
+    assert out[:5].tolist() == [3, -1, -1, -1, 0]
+    assert torch.equal(out[5:], x[5:].argmax(-1))
+    for wrong in (torch.zeros(6, dtype=torch.int64), torch.zeros(7, dtype=torch.int32)):
+        with pytest.raises(PlanError):
+            find_binder("aten.argmax_rows")({"x": x, "out": wrong})

@@ -25,6 +25,8 @@ from glmc_runtime.plan import (
     PhasePlan,
     Segment,
     WeightArgument,
+    phase_from_json,
+    phase_to_json,
 )
 from tests.runtime.toy import toy_plan
 
@@ -37,6 +39,7 @@ def manifest(toy_path: Path) -> Manifest:
 def test_the_toy_is_legal(manifest: Manifest) -> None:
     for phase in ("prefill", "decode"):
         check_plan(toy_plan(phase), manifest)
+        check_plan(toy_plan(phase, greedy=True), manifest)
 
 
 @pytest.mark.parametrize(
@@ -93,6 +96,39 @@ def test_buffers_must_lie_in_the_arena(manifest: Manifest) -> None:
         check_plan(_with_buffer(plan, dtype="float7"), manifest)
     with pytest.raises(PlanError, match="unknown buffer"):
         check_plan(replace(plan, output=99), manifest)
+
+
+def test_greedy_tokens_are_what_the_last_call_writes_and_live_to_the_end(
+    manifest: Manifest,
+) -> None:
+    plan = toy_plan("decode", greedy=True)
+    assert phase_from_json(phase_to_json(plan)) == plan
+    assert "greedy" not in phase_to_json(toy_plan("decode"))
+    chosen = plan.buffers[-1]
+    assert plan.greedy == chosen.id
+
+    def refused(plan: PhasePlan, text: str) -> None:
+        with pytest.raises(PlanError, match=text):
+            check_plan(plan, manifest)
+
+    for changes in (
+        {"dtype": "int32"},
+        {"shape": (Extent(tokens=1),)},
+        {"shape": (Extent(sequences=1), Extent(constant=1))},
+    ):
+        other = replace(chosen, **changes)
+        refused(replace(plan, buffers=(*plan.buffers[:-1], other)), "no token ids")
+    refused(replace(plan, greedy=99), "in no buffer")
+    refused(replace(plan, greedy=plan.output), "no token ids")
+    refused(replace(toy_plan("decode"), greedy=plan.output), "no token ids")
+    early = replace(chosen, last=len(plan.calls) - 2)
+    refused(replace(plan, buffers=(*plan.buffers[:-1], early)), "not alive")
+    segments = (*plan.segments[:-1], replace(plan.segments[-1], last=len(plan.calls) - 2))
+    refused(
+        replace(plan, calls=plan.calls[:-1], segments=segments), "not what its last call writes"
+    )
+    with pytest.raises(PlanError, match="not well formed"):
+        phase_from_json({**phase_to_json(plan), "greedy": "last"})
 
 
 def test_writes_must_be_arguments(manifest: Manifest) -> None:

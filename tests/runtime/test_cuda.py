@@ -10,6 +10,7 @@ import torch
 import glmc_runtime
 from glmc_runtime.doctor import examine
 from glmc_runtime.graph import CudaGraphs
+from glmc_runtime.inputs import STAGES
 from glmc_runtime.manifest import Guards
 from tests.runtime.toy import reference_greedy, write_toy
 from tests.runtime.toy_vendor import write_vendor_toy
@@ -99,3 +100,52 @@ def test_the_doctor_passes_on_the_device(emulated: Path) -> None:
     report = examine(emulated, emulate=True, device="cuda")
     assert report.passed, report.text()
     assert report.device == "cuda"
+
+
+@pytest.fixture(scope="module")
+def greedy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("greedy") / "toy"
+    return write_toy(root, greedy=True, target="cuda", guards=Guards("0.1.0", "2.5", "cuda"))
+
+
+def test_running_ahead_on_the_device_gives_the_same_tokens(greedy: Path) -> None:
+    session = glmc_runtime.load(greedy)
+    assert session.greedy
+    for number in (1, 2, 3, 4, 7):
+        completions = session.generate(PROMPTS[:number], max_new_tokens=12, ignore_eos=True)
+        assert [item.tokens for item in completions] == [
+            reference_greedy(prompt, 12) for prompt in PROMPTS[:number]
+        ]
+    assert session.statistics.run_ahead.ahead > 20
+    assert session.cache.allocator.available == session.cache.allocator.usable
+
+
+def test_a_step_ahead_waits_for_nothing_but_its_tokens(greedy: Path) -> None:
+    """Steps leave and come while the device computes: no call of torch synchronises, and none
+    takes device memory."""
+    session = glmc_runtime.load(greedy)
+    sequences = [session.sequence(prompt) for prompt in PROMPTS[:4]]
+    tokens = session.prefill(sequences).argmax(-1).tolist()
+    texts = [[token] for token in tokens]
+    with session.greedy_steps(sequences, tokens) as steps:
+        next(steps)
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_stats()["allocation.all.allocated"]
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            for _ in range(20):
+                for text, token in zip(texts, next(steps), strict=True):
+                    text.append(token)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        assert torch.cuda.memory_stats()["allocation.all.allocated"] == before
+    for prompt, text in zip(PROMPTS, texts, strict=False):
+        expected = reference_greedy(prompt, 22)
+        assert text == [expected[0], *expected[2:]]
+
+
+def test_host_memory_that_is_copied_from_is_pinned(greedy: Path) -> None:
+    session = glmc_runtime.load(greedy)
+    stages = session._replays["decode"]._inputs._stages
+    assert len(stages) == STAGES
+    assert all(stage.memory.is_pinned() for stage in stages)

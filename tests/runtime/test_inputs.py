@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import random
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from glmc_runtime.buckets import Buckets
 from glmc_runtime.errors import ArtifactError, CapacityError, PlanError
-from glmc_runtime.inputs import Step, StepInputs, check_input
+from glmc_runtime.inputs import STAGES, Step, StepInputs, check_input
 from glmc_runtime.plan import Extent, InputSpec
 from glmc_runtime.sequences import Chunk
 from tests.runtime.toy import toy_plan
@@ -62,6 +65,91 @@ def test_padding_is_spread_over_the_scratch_block() -> None:
     step = Step([Chunk([1], 0, [2])], 8, 1, 4)
     inputs.fill(step)
     assert _values(inputs, "slot_mapping", step)[1:] == [0, 1, 2, 3, 0, 1, 2]
+
+
+STAGED = pytest.mark.parametrize("staged", [False, True])
+
+
+def _random_step(choose: random.Random, phase: str) -> Step:
+    count = choose.randint(1, 4)
+    lengths = [1 if phase == "decode" else choose.randint(1, 4) for _ in range(count)]
+    chunks = [
+        Chunk(
+            [choose.randrange(64) for _ in range(length)],
+            choose.randrange(40),
+            [choose.randrange(1, 99) for _ in range(choose.randint(11, 16))],
+        )
+        for length in lengths
+    ]
+    if phase == "decode":
+        return Step(chunks, 4, 4, 4)
+    return Step(chunks, 16, count, 4)
+
+
+@STAGED
+@pytest.mark.parametrize("phase", ["prefill", "decode"])
+def test_every_step_reads_its_own_values(phase: str, staged: bool) -> None:
+    """Whichever block of host memory they come from, and whatever it held before."""
+    choose = random.Random(3)
+    specs = toy_plan(phase).inputs
+    inputs = StepInputs(specs, 16, 4, CPU, staged)
+    for number in range(4 * STAGES):
+        step = _random_step(choose, phase)
+        given = None
+        if number % 2:
+            given = torch.tensor([choose.randrange(64) for _ in range(16)])
+        inputs.fill(step, given)
+        fresh = StepInputs(specs, 16, 4, CPU, False)
+        fresh.fill(step)
+        for spec in specs:
+            expected = _values(fresh, spec.name, step)
+            if spec.name == "token_ids" and given is not None:
+                expected = given[: step.tokens].tolist()
+            assert _values(inputs, spec.name, step) == expected, spec.name
+
+
+@STAGED
+def test_ids_from_the_device_are_cast_and_those_of_the_step_not_looked_at(staged: bool) -> None:
+    specs = (
+        InputSpec("positions", "int64", (Extent(tokens=1),)),
+        InputSpec("token_ids", "int32", (Extent(tokens=1),)),
+    )
+    inputs = StepInputs(specs, 4, 4, CPU, staged)
+    step = Step([Chunk((-5,), 3, [1])], 2, 2, 4)
+    inputs.fill(step, torch.tensor([7, 8, 9]))
+    assert _values(inputs, "token_ids", step) == [7, 8]
+    assert _values(inputs, "positions", step) == [3, 0]
+    with pytest.raises(PlanError, match="does not declare"):
+        StepInputs(specs[:1], 4, 4, CPU, staged).fill(step, torch.tensor([1, 2]))
+
+
+def test_a_stage_is_written_again_only_when_its_copy_has_run() -> None:
+    inputs = StepInputs(toy_plan("decode").inputs, 4, 4, CPU, True)
+    log: list[str] = []
+    for number, stage in enumerate(inputs._stages):
+        stage.copied = SimpleNamespace(
+            synchronize=lambda number=number: log.append(f"wait {number}"),
+            record=lambda number=number: log.append(f"copy {number}"),
+        )
+        table = next(writer for writer in stage.writers if writer.field.width)
+        write = table._write_table
+        table._write_table = lambda step, number=number, write=write: (  # type: ignore[method-assign]
+            log.append(f"write {number}"),
+            write(step),
+        )[1]
+    step = Step([Chunk((9,), 5, [3, 1])], 4, 4, 4)
+    for _ in range(STAGES + 1):
+        inputs.fill(step)
+    turns = [f"{verb} {number}" for number in range(STAGES) for verb in ("wait", "write", "copy")]
+    assert log == [*turns, "wait 0", "write 0", "copy 0"]
+
+
+def test_host_inputs_stay_where_they_are_and_are_those_of_the_last_step() -> None:
+    inputs = StepInputs(toy_plan("decode").inputs, 4, 4, CPU, True)
+    view = inputs.view("context_lengths_host", (4,), (4, 4))
+    for start in range(2 * STAGES):
+        inputs.fill(Step([Chunk((9,), start, [3, 1, 2])], 4, 4, 4))
+        assert view.tolist() == [start + 1, 1, 1, 1]
 
 
 def test_unknown_inputs_and_dtypes_are_refused() -> None:

@@ -84,3 +84,11 @@ def test_drafted_tokens_run_in_the_decode_plan() -> None:
     assert (phase, step.tokens, step.sequences) == ("decode", 4, 4)
     assert step.column("positions") == [8, 9, 10, 2]
     assert step.column("context_lengths") == [9, 10, 11, 3]
+
+
+def test_pieces_of_one_sequence_leave_a_decode_plan_whose_rows_are_apart() -> None:
+    drafts, other = _chunk(3, 3, 8), _chunk(1, 1, 2)._replace(blocks=[7])
+    (replay,) = pack([drafts, other], PREFILL, DECODE, apart=True)
+    assert step_of(replay, PREFILL, DECODE, 4, apart=True)[0] == "prefill"
+    (replay,) = pack([_chunk(1, 1, 7), other], PREFILL, DECODE, apart=True)
+    assert step_of(replay, PREFILL, DECODE, 4, apart=True)[0] == "decode"

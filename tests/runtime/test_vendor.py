@@ -150,6 +150,7 @@ def test_the_keywords_of_all_calls_of_a_function_count(path: Path) -> None:
 
 def test_targets_and_their_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     guards = Guards("0.1.0", "2.5", "xpu")
     assert device_for(guards, replace(_vendor(), emulated=True)).type == "cpu"
     for target in ("xpu", "cuda"):

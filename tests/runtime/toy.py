@@ -71,13 +71,19 @@ class PhaseBuilder:
         self.end += rows * (columns * 4)
         return BufferArgument(number)
 
+    def tokens(self, name: str) -> BufferArgument:
+        number = len(self.buffers)
+        self.buffers.append(Buffer(number, name, "int64", (_SEQUENCES,), self.end, 0, 99))
+        self.end += _SEQUENCES * 8
+        return BufferArgument(number)
+
     def call(
         self, function: str, writes: tuple[str, ...], host: bool = False, **arguments: Argument
     ) -> None:
         node = f"{function.partition('.')[2]}_{len(self.calls)}"
         self.calls.append(Call(function, arguments, writes, host, node, node, 0, "model.layers.0"))
 
-    def finish(self, output: BufferArgument) -> PhasePlan:
+    def finish(self, output: BufferArgument, greedy: BufferArgument | None = None) -> PhasePlan:
         segments: list[Segment] = []
         for number, call in enumerate(self.calls):
             captured = not call.host
@@ -93,11 +99,12 @@ class PhaseBuilder:
             tuple(segments),
             output.buffer,
             self.end,
+            None if greedy is None else greedy.buffer,
         )
 
 
-def toy_plan(name: str) -> PhasePlan:
-    """The plan of a phase."""
+def toy_plan(name: str, greedy: bool = False) -> PhasePlan:
+    """The plan of a phase; with ``greedy`` its last call chooses the tokens."""
     decode = name == "decode"
     lod = (Extent(sequences=1, constant=1),)
     inputs = [
@@ -191,7 +198,11 @@ def toy_plan(name: str) -> PhasePlan:
         bias=ValueArgument(None),
         out=logits,
     )
-    return build.finish(logits)
+    if not greedy:
+        return build.finish(logits)
+    chosen = build.tokens("chosen")
+    build.call("aten.argmax_rows", ("out",), x=logits, out=chosen)
+    return build.finish(logits, chosen)
 
 
 def toy_weights() -> dict[str, torch.Tensor]:
@@ -235,12 +246,13 @@ def reference_greedy(prompt: list[int], number: int) -> list[int]:
     return tokens[len(prompt) :]
 
 
-def write_toy(root: Path, **changes: Any) -> Path:
+def write_toy(root: Path, greedy: bool = False, **changes: Any) -> Path:
     """Write the artifact to ``root``; ``changes`` replace fields of its manifest."""
     for folder in ("plans", "weights"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     for name in ("prefill", "decode"):
-        (root / "plans" / f"{name}.json").write_text(json.dumps(phase_to_json(toy_plan(name))))
+        plan = json.dumps(phase_to_json(toy_plan(name, greedy)))
+        (root / "plans" / f"{name}.json").write_text(plan)
     weights = toy_weights()
     save_file(weights, str(root / "weights" / "all.safetensors"))
     facts = ModelFacts(

@@ -70,6 +70,26 @@ def mean_columns(arguments: dict[str, Any]) -> Thunk:
     return partial(torch.mean, x, -1, True, out=out)
 
 
+@register("aten.argmax_rows")
+def argmax_rows(arguments: dict[str, Any]) -> Thunk:
+    """x [rows, width] -> out int64 [rows], the place of the largest of each row, the first of
+    equal ones; -1 where it is not finite or the row holds NaN."""
+    x, out = arguments["x"], arguments["out"]
+    _require_shape("out", out, (x.shape[0],))
+    if out.dtype != torch.int64:
+        raise PlanError("'out' has the wrong dtype", expected="int64", found=str(out.dtype))
+    largest = x.new_empty(x.shape[0])
+    lost = torch.empty_like(largest, dtype=torch.bool)
+
+    def thunk() -> None:
+        torch.max(x, 1, out=(largest, out))
+        torch.sub(largest, largest, out=largest)  # 0, or NaN where it is not finite
+        torch.ne(largest, 0, out=lost)
+        out.masked_fill_(lost, -1)
+
+    return thunk
+
+
 @register("aten.slice_columns")
 def slice_columns(arguments: dict[str, Any]) -> Thunk:
     """``out = x[:, start:stop]``: x [rows, width]."""

@@ -1,0 +1,305 @@
+"""Attention of one new token per sequence over the paged cache.
+
+One program reads a stretch of one sequence's keys and values of one kv head, once for all query
+heads of the group. The grid is fixed when the call is bound, since it is captured in a graph;
+lengths are on the device, and programs behind the end of their sequence leave without touching
+memory. ``split_attention`` says how the stretches are merged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+
+from glmc_runtime.errors import PlanError
+from glmc_runtime.kernels import Thunk, register
+from glmc_runtime.kernels.cuda import tuned, workspace
+from glmc_runtime.kernels.cuda.checks import (
+    power_of_two,
+    require_dtype,
+    require_like,
+    require_one_device,
+    require_shape,
+)
+from glmc_runtime.kernels.cuda.launch import interpreted, launch, multiprocessors, pdl_enabled
+from glmc_runtime.kernels.cuda.split_attention import attend, finish, stretch
+from glmc_runtime.kernels.cuda.tuned import Configuration
+
+LOG2_E = 1.4426950408889634
+MOST_SPLITS = 128
+REACHES = (2048, 32768, 131072)
+"""Longest contexts that are tuned apart: one configuration serves every length of a call."""
+_CONSTANTS = ("BLOCK", "SHORTEST", "FAN", "TOGETHER", "num_warps", "num_stages")
+
+
+@triton.jit(do_not_specialize=["table_stride", "splits"])
+def decode_attention_kernel(
+    query,
+    key_cache,
+    value_cache,
+    tables,
+    lengths,
+    out,
+    parts,
+    statistics,
+    tickets,
+    table_stride,
+    splits,
+    scale,
+    KV_HEADS: tl.constexpr,
+    GROUP: tl.constexpr,
+    ROWS: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    WIDTH: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+    BLOCK: tl.constexpr,
+    SHORTEST: tl.constexpr,
+    FAN: tl.constexpr,
+    TOGETHER: tl.constexpr,
+    WIDEN: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    split, kv_head, sequence = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    if PDL:
+        tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
+    length = tl.load(lengths + sequence)
+    begin, end, active = stretch(length, split, splits, BLOCK, SHORTEST)
+    if split >= active:
+        return
+    row = tl.arange(0, ROWS)[:, None]
+    columns = tl.arange(0, WIDTH)[None, :]
+    pair = sequence * KV_HEADS + kv_head
+    heads = tl.load(
+        query + (pair * GROUP + row) * HEAD_DIM + columns,
+        mask=(row < GROUP) & (columns < HEAD_DIM),
+        other=0.0,
+    )
+    total = tl.zeros([ROWS, WIDTH], dtype=tl.float32)
+    top = tl.full([ROWS], float("-inf"), dtype=tl.float32)
+    weight = tl.zeros([ROWS], dtype=tl.float32)
+    total, top, weight = attend(
+        heads,
+        key_cache,
+        value_cache,
+        tables + sequence.to(tl.int64) * table_stride,
+        kv_head,
+        begin,
+        end,
+        end,
+        scale,
+        total,
+        top,
+        weight,
+        KV_HEADS,
+        BLOCK_SIZE,
+        HEAD_DIM,
+        WIDTH,
+        BLOCK,
+        WIDEN,
+    )
+    finish(
+        out + pair * GROUP * HEAD_DIM,
+        parts,
+        statistics,
+        tickets,
+        pair,
+        split,
+        splits,
+        active,
+        total,
+        top,
+        weight,
+        GROUP,
+        ROWS,
+        HEAD_DIM,
+        WIDTH,
+        FAN,
+        TOGETHER,
+    )
+
+
+class Shape(NamedTuple):
+    """What decides how a call is cut: ``longest`` is the longest context it can meet."""
+
+    sequences: int
+    q_heads: int
+    kv_heads: int
+    head_dim: int
+    longest: int
+    dtype: torch.dtype
+
+    @property
+    def key(self) -> str:
+        reach = next((reach for reach in REACHES if reach >= self.longest), REACHES[-1])
+        return f"{self.q_heads}x{self.kv_heads}x{self.head_dim}@{reach}"
+
+
+def count_splits(shape: Shape, processors: int, waves: int, shortest: int) -> int:
+    """As many splits as make ``waves`` programs per multiprocessor, none in vain for any length.
+
+    Rounded down: where two programs fit on a multiprocessor at a time, one more would cost a second
+    round. Where pairs alone are about as many, twice the programs keep the last round short.
+    """
+    pairs = shape.sequences * shape.kv_heads
+    splits = waves * processors // pairs
+    if splits < 2:
+        splits = -(-2 * waves * processors // pairs)
+    return max(1, min(splits, MOST_SPLITS, -(-shape.longest // shortest)))
+
+
+def default(shape: Shape) -> Configuration:
+    """Keys and values of 32 KiB per round and memory for three rounds in each of two programs per
+    multiprocessor: at least 128 KiB are in flight."""
+    size = torch.empty(0, dtype=shape.dtype).element_size()
+    block = 1 << max(4, min(7, (16384 // (size * power_of_two(shape.head_dim))).bit_length() - 1))
+    return _configuration(shape, 2, block, 2 * block, 16, 4, 4)
+
+
+def _configuration(
+    shape: Shape, waves: int, block: int, shortest: int, fan: int, warps: int, stages: int
+) -> Configuration:
+    """``WAVES``: programs per multiprocessor; the rest are constants of the kernel."""
+    return {
+        "WAVES": waves,
+        "BLOCK": block,
+        "SHORTEST": shortest,
+        "FAN": fan,
+        "TOGETHER": 8 if warps >= 4 and shape.q_heads <= 16 * shape.kv_heads else 4,
+        "num_warps": warps,
+        "num_stages": stages,
+    }
+
+
+def candidates(shape: Shape) -> Iterator[Configuration]:
+    """What to try for a shape, the default first."""
+    seen = []
+    first = default(shape)
+    sizes = (
+        (2, 64, 64, 16, 4, 3),
+        (2, 64, 128, 16, 4, 3),
+        (2, 64, 128, 8, 4, 4),
+        (2, 64, 256, 16, 4, 3),
+        (3, 64, 128, 16, 4, 2),
+        (4, 64, 128, 16, 4, 3),
+        (4, 32, 64, 16, 4, 3),
+        (4, 32, 128, 16, 2, 4),
+        (2, 32, 64, 16, 4, 5),
+        (2, 128, 128, 16, 8, 2),
+        (1, 64, 128, 16, 4, 5),
+        (1, 128, 128, 16, 8, 3),
+        (1, 128, 256, 16, 4, 3),
+        (2, 128, 128, 16, 4, 2),
+    )
+    widest = 16384 // power_of_two(shape.head_dim)
+    if shape.dtype == torch.float32:
+        widest //= 2
+    more = (_configuration(shape, *size) for size in sizes if size[1] <= widest)
+    for found in (first, *more):
+        if found not in seen:
+            seen.append(found)
+            yield found
+
+
+def choose(
+    kernel: str, arguments: dict[str, Any], shape: Shape, device: torch.device
+) -> Configuration:
+    """The configuration that was given, or was measured, or the default; with its ``splits``."""
+    chosen: Configuration = (
+        arguments.get("configuration")
+        or tuned.configuration(kernel, shape.dtype, shape.key, shape.sequences)
+        or default(shape)
+    )
+    if "splits" in chosen:
+        return chosen
+    processors = multiprocessors(device)
+    splits = count_splits(shape, processors, chosen["WAVES"], chosen["SHORTEST"])
+    return chosen | {"splits": splits}
+
+
+def shape_of(arguments: dict[str, Any]) -> Shape:
+    """Check the tensors that both kernels of a decode step share; their shape from ``out``."""
+    out, key_cache, tables = arguments["out"], arguments["key_cache"], arguments["block_tables"]
+    lengths = arguments["context_lengths"]
+    sequences, q_heads, head_dim = out.shape
+    blocks, kv_heads, block_size = key_cache.shape[:3]
+    if q_heads % kv_heads:
+        raise PlanError(
+            "the query heads do not divide among the kv heads",
+            expected=f"a multiple of {kv_heads}",
+            found=str(q_heads),
+        )
+    require_dtype("out", out)
+    require_shape("out", out, (sequences, q_heads, head_dim))
+    for name in ("key_cache", "value_cache"):
+        require_shape(name, arguments[name], (blocks, kv_heads, block_size, head_dim))
+        require_dtype(name, arguments[name], out.dtype)
+    require_shape("block_tables", tables, (sequences, tables.shape[-1]))
+    require_shape("context_lengths", lengths, (sequences,))
+    for name in ("block_tables", "context_lengths"):
+        require_dtype(name, arguments[name], torch.int32)
+    require_one_device(out, key_cache, arguments["value_cache"], tables, lengths)
+    longest = tables.shape[1] * block_size
+    return Shape(sequences, q_heads, kv_heads, head_dim, longest, out.dtype)
+
+
+def reserve(
+    shape: Shape, chosen: Configuration, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """parts, statistics and tickets of ``split_attention.finish``."""
+    pairs, group = shape.sequences * shape.kv_heads, shape.q_heads // shape.kv_heads
+    groups = triton.cdiv(chosen["splits"], chosen["FAN"])
+    rows = pairs * (chosen["splits"] + groups) * group if chosen["splits"] > 1 else 1
+    memory = workspace.floats(device, rows * (shape.head_dim + 2))
+    tickets = workspace.tickets(device, pairs * (1 + groups))
+    return memory[: rows * shape.head_dim], memory[rows * shape.head_dim :], tickets
+
+
+def constants(shape: Shape, chosen: Configuration, block_size: int) -> dict[str, Any]:
+    """What both kernels of a decode step are compiled for."""
+    group = shape.q_heads // shape.kv_heads
+    return {
+        "KV_HEADS": shape.kv_heads,
+        "GROUP": group,
+        "ROWS": max(16, power_of_two(group)),
+        "HEAD_DIM": shape.head_dim,
+        "WIDTH": max(16, power_of_two(shape.head_dim)),
+        "BLOCK_SIZE": block_size,
+        **{name: chosen[name] for name in _CONSTANTS},
+        "WIDEN": interpreted(),
+        "enable_fp_fusion": shape.dtype != torch.float32,
+    }
+
+
+@register("cuda.decode_attention")
+def decode_attention(arguments: dict[str, Any]) -> Thunk:
+    """query and out [sequences, q_heads, head_dim]; key_cache and value_cache [blocks, kv_heads,
+    block_size, head_dim]; block_tables int32 [sequences, blocks_per_sequence]; context_lengths
+    int32 [sequences] on the device, at least 1, the new token counted."""
+    query, out, tables = arguments["query"], arguments["out"], arguments["block_tables"]
+    shape = shape_of(arguments)
+    require_like("query", query, out)
+    require_one_device(query, out)
+    chosen = choose("decode_attention", arguments, shape, out.device)
+    return partial(
+        launch,
+        decode_attention_kernel,
+        (chosen["splits"], shape.kv_heads, shape.sequences),
+        query,
+        arguments["key_cache"],
+        arguments["value_cache"],
+        tables,
+        arguments["context_lengths"],
+        out,
+        *reserve(shape, chosen, out.device),
+        tables.shape[1],
+        chosen["splits"],
+        float(arguments["scale"]) * LOG2_E,
+        **constants(shape, chosen, arguments["key_cache"].shape[2]),
+        pdl=pdl_enabled(out.device),
+    )
