@@ -146,7 +146,7 @@ class Bench:
         kv_tokens: int,
         block_size: int = 128,
     ) -> Session:
-        """Compile a plan and load it over the shared weights; ``kv_tokens`` is for all sequences."""
+        """Compile a plan and load it over the shared weights; ``kv_tokens`` fit into its cache."""
         options = CompileOptions(
             target=self.target,
             dtype="bfloat16",

@@ -71,9 +71,7 @@ def random_ids(model: GpuModel, shape: tuple[int, ...], device: torch.device) ->
 def _filled(model: GpuModel, hugging_face: Any, plan: Plan, static: bool) -> Any:
     device = next(hugging_face.parameters()).device
     if static:
-        cache = transformers.StaticCache(
-            config=hugging_face.config, max_cache_len=plan.longest
-        )
+        cache = transformers.StaticCache(config=hugging_face.config, max_cache_len=plan.longest)
     else:
         cache = transformers.DynamicCache(config=hugging_face.config)
     for layer in range(model.layers):
@@ -131,8 +129,6 @@ def decode(model: GpuModel, hugging_face: Any, peer: str, plan: Plan) -> dict[st
             step()
         times = host_times(step, device, plan.repeats, plan.steps)
     more = {"first_s": first, "peak_gib": peak_gib(device), "experts": experts}
-    del cache, forward
-    cleared()
     return {"times": times, "logits": logits, "more": more}
 
 

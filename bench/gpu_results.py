@@ -157,7 +157,8 @@ class Results:
             return None
         try:
             return work()
-        except Exception as error:  # noqa: BLE001: kept with its trace; other parts still count
+        # Kept with its trace, whatever it is: the other parts still count.
+        except Exception as error:  # noqa: BLE001
             self.data["errors"].append(
                 {
                     "name": name,

@@ -25,23 +25,36 @@ def distinct_ids(tokens: int, device: torch.device, generator: torch.Generator) 
     return torch.cat(orders)[: tokens * TOP_K].view(tokens, TOP_K).contiguous()
 
 
-@functools.lru_cache(maxsize=1)
+@functools.cache
+def _memory(dtype: torch.dtype, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Numbers for gate_up and for down, enough for any width: shapes and copies share them."""
+    generator = torch.Generator(device).manual_seed(1)
+    widest = max(width for width, _ in SHAPES)
+    size = (EXPERTS + 1) * HIDDEN * widest
+    first = torch.empty(2 * size, dtype=dtype, device=device)
+    second = torch.empty(size, dtype=dtype, device=device)
+    first.normal_(0.0, HIDDEN**-0.5, generator=generator)
+    second.normal_(0.0, widest**-0.5, generator=generator)
+    return first, second
+
+
 def _weights(
     width: int, shared_width: int, dtype: torch.dtype, device: torch.device
 ) -> dict[str, torch.Tensor | None]:
-    """Of all copies: what a call reads differs by its experts."""
-    generator = torch.Generator(device).manual_seed(width)
-
-    def draw(*shape: int) -> torch.Tensor:
-        drawn = torch.empty(shape, dtype=dtype, device=device)
-        return drawn.normal_(0.0, shape[-1] ** -0.5, generator=generator)
-
-    return {
-        "gate_up": draw(EXPERTS, 2 * width, HIDDEN),
-        "down": draw(EXPERTS, HIDDEN, width),
-        "shared_gate_up": draw(2 * shared_width, HIDDEN) if shared_width else None,
-        "shared_down": draw(HIDDEN, shared_width) if shared_width else None,
+    """The same in all copies: what a call reads differs by its experts."""
+    first, second = _memory(dtype, device)
+    up, down = first[: EXPERTS * 2 * width * HIDDEN], second[: EXPERTS * width * HIDDEN]
+    weights: dict[str, torch.Tensor | None] = {
+        "gate_up": up.view(EXPERTS, 2 * width, HIDDEN),
+        "down": down.view(EXPERTS, HIDDEN, width),
+        "shared_gate_up": None,
+        "shared_down": None,
     }
+    if shared_width:
+        behind_up, behind_down = first[up.numel() :], second[down.numel() :]
+        weights["shared_gate_up"] = behind_up[: 2 * shared_width * HIDDEN].view(-1, HIDDEN)
+        weights["shared_down"] = behind_down[: shared_width * HIDDEN].view(HIDDEN, -1)
+    return weights
 
 
 def _make_ffn(

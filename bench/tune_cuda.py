@@ -65,7 +65,7 @@ def all_tunables(options: argparse.Namespace) -> list[Tunable]:
 
 
 def candidates(tunable: Tunable, options: argparse.Namespace) -> list[Configuration]:
-    found = list(itertools.islice(tunable.candidates(), 4 if options.quick else None))
+    found = list(itertools.islice(tunable.candidates(), 4 if options.quick else options.most))
     if tunable.library is not None and tunable.library not in found:
         found.append(tunable.library)
     return found
@@ -199,6 +199,7 @@ def compile_all(options: argparse.Namespace, seconds: float) -> None:
     command = [sys.executable, "-m", "bench.tune_cuda", "--output", os.devnull]
     command += ["--only", options.only, "--rows", options.rows]
     command += ["--quick"] if options.quick else []
+    command += ["--most", str(options.most)] if options.most else []
     running = [
         subprocess.Popen([*command, "--compile", f"{part}/{options.processes}"])
         for part in range(options.processes)
@@ -227,6 +228,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--only", default="", help="kernels, by comma")
     parser.add_argument("--rows", default="", help="rows, by comma")
     parser.add_argument("--quick", action="store_true", help="1 and 16 rows, four candidates")
+    parser.add_argument("--most", type=int, help="candidates of each shape at most")
     parser.add_argument("--seconds", type=float, default=500.0, help="wall time for everything")
     parser.add_argument("--processes", type=int, default=min(12, os.cpu_count() or 1))
     parser.add_argument("--verbose", action="store_true", help="the time of each candidate")

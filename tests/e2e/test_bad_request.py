@@ -101,12 +101,14 @@ def test_what_a_crash_leaves_behind_is_no_artifact(artifact: Path, run: Command)
 def test_an_artifact_for_another_place(
     artifact: Path,
     run: Command,
+    monkeypatch: pytest.MonkeyPatch,
     change: Callable[[dict[str, Any]], None],
     code: str,
     word: str,
 ) -> None:
     if word == "cuda" and torch.cuda.is_available():
         pytest.skip("this machine has the device that the artifact asks for")
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     change_manifest(artifact, change)
     refused = run("run", artifact, *PROMPT)
     if code.endswith("-200"):

@@ -102,7 +102,7 @@ def candidates(
 def _gemv_candidates(
     dtype: torch.dtype, n: int, rows: int, is_gated: bool
 ) -> Iterator[Configuration]:
-    if rows > (gemv.MOST_ROWS if dtype == torch.float32 else 2):
+    if rows > gemv.MOST_ROWS:
         return
     # At least 64 elements of k per warp: x comes by asynchronous copies of no less than 4 bytes.
     for block_n, block_k, split, warps, stages in (
@@ -147,6 +147,22 @@ def _skinny_candidates(
         most = _most_parts(block_n, padded, warps)
         split = _splits(triton.cdiv(n, block_n), k, waves * processors, 2 * block_k, most)
         yield _configuration("skinny", block_n, block_k, split, warps, stages)
+    # Narrow tiles need no split, and so no ticket, but load x more often: for few rows only.
+    for block_n, block_k, split, warps, stages in (
+        (32, 256, 1, 4, 6),
+        (32, 128, 1, 4, 8),
+        (32, 256, 1, 2, 4),
+        (32, 512, 1, 4, 4),
+        (32, 256, 2, 4, 4),
+        (16, 256, 1, 2, 5),
+        (16, 512, 1, 4, 4),
+        (16, 256, 2, 2, 4),
+        (64, 256, 1, 4, 5),
+        (64, 128, 2, 4, 6),
+    ):
+        padded = max(16, power_of_two(rows))
+        if 2 * block_k * (block_n + padded) * stages <= 220_000 and rows <= 32:
+            yield _configuration("skinny", block_n, block_k, split, warps, stages)
 
 
 def product(
