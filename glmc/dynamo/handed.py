@@ -108,7 +108,7 @@ def hand_back(
 
 
 def _storage(fake: Tensor) -> int:
-    return fake.untyped_storage()._cdata
+    return int(fake.untyped_storage()._cdata)
 
 
 def _alike(one: Tensor, other: Tensor) -> bool:
@@ -133,7 +133,7 @@ def _layout(fake: Tensor, base: Tensor | None, sizes: TracedSizes) -> Layout:
 def _view(base: Tensor, layout: Layout | None, counts: Counts) -> Tensor:
     if layout is None:
         return base
-    start = base.storage_offset() * base.element_size()
+    start = int(base.storage_offset()) * base.element_size()
     if layout.dtype != base.dtype:
         return _at(base.untyped_storage(), layout, start, counts)
     offset = (layout.offset.evaluate(*counts) + start) // base.element_size()
@@ -146,7 +146,7 @@ def _at(storage: Any, layout: Layout, start: int, counts: Counts) -> Tensor:
     offset = (layout.offset.evaluate(*counts) + start) // layout.dtype.itemsize
     size, stride = evaluate(layout.size, counts), evaluate(layout.stride, counts)
     empty = torch.empty(0, dtype=layout.dtype, device=storage.device)
-    return empty.set_(storage, offset, size, stride)  # type: ignore[call-overload, no-any-return]
+    return empty.set_(storage, offset, size, stride)
 
 
 def _storages(
@@ -165,7 +165,10 @@ def _storages(
             first, last = spans.get(item.group, (start, stop))
             spans[item.group] = min(first, start), max(last, stop)
     return {
-        group: (torch.empty(stop - start, dtype=torch.uint8, device=device).untyped_storage(), start)
+        group: (
+            torch.empty(stop - start, dtype=torch.uint8, device=device).untyped_storage(),
+            start,
+        )
         for group, (start, stop) in spans.items()
     }
 

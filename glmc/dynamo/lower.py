@@ -172,6 +172,10 @@ class _TracedLowering(ViewLowering):
         size = node.meta["val"]
         if isinstance(size, (int, SymInt)):
             return self.sizes.extent(size)
+        if isinstance(size, SymFloat):
+            return self.sizes.number(size)
+        if isinstance(size, SymBool):
+            return bool(size)  # asking guards it
         if handed is None:
             raise InternalError("an output has no layout", place=node.meta["id"])
         if handed.position is not None:
@@ -245,8 +249,10 @@ class _TracedLowering(ViewLowering):
         if isinstance(item, SymInt):
             extent = self.sizes.extent(item)
             return ExtentArgument(extent) if extent.moves else ValueArgument(extent.constant)
-        if isinstance(item, (SymFloat, SymBool)):
-            raise LoweringError("a number that follows the sizes has no kernel", found=str(item))
+        if isinstance(item, SymFloat):
+            return ExtentArgument(self.sizes.number(item))
+        if isinstance(item, SymBool):
+            return ValueArgument(bool(item))  # asking guards it
         if isinstance(item, (list, tuple)):
             return ListArgument(tuple(self._operand(one) for one in item))
         return ValueArgument(item)

@@ -22,7 +22,9 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx import Graph, GraphModule, Node
 
 from glmc.capture.export import describe_call, is_assertion
-from glmc.dynamo.autocast import spell_autocast
+from glmc.dynamo.autocast import restored, spell_autocast, switches, switching
+from glmc.dynamo.checks import handed_back
+from glmc.dynamo.copies import copy_node
 from glmc.errors import CaptureError
 from glmc.ir.program import ModelShape, Program, graph_module
 from glmc.ir.rewrite import layer_of
@@ -79,9 +81,12 @@ def normal_form(module: GraphModule, examples: Sequence[Any]) -> Traced:
     """Export Dynamo's ``module``; ``examples`` are its real arguments, of which small constant
     buffers are read. Raises CaptureError for what does not become one functional graph."""
     module = _with_numbers(module)
+    device = _device_type(examples)
+    cast = torch.is_autocast_enabled(device) or switches(module)
     heads = [node for node in module.graph.nodes if node.op == "placeholder"]
     fakes = [_fake_of(node, example) for node, example in zip(heads, examples, strict=True)]
-    exported, signature = _export(module, _apart(fakes))
+    with restored(device):
+        exported, signature = _export(switching(module), _apart(fakes))
     mutated = dict(signature.user_inputs_to_mutate)
     if signature.buffers_to_mutate or signature.parameters:
         raise CaptureError(
@@ -129,14 +134,15 @@ def normal_form(module: GraphModule, examples: Sequence[Any]) -> Traced:
     results: tuple[Any, ...] = tuple(output.args[0])
     by_name = {placeholder.node.name: placeholder.name for placeholder in placeholders}
     given = tuple(node.meta.get("example_value") for node in heads)
-    handed = [None] * len(mutated) + _values_handed_back(module)
+    handed = [None] * len(mutated) + handed_back(module)
     results = _keep_tensors(output, results, handed)
     kept = {by_name[name]: results[index] for index, name in enumerate(mutated.values())}
     program = Program(
         graph_module(graph), weights, _shape_of(module, weights), _dtype(weights), "traced"
     )
     graph.lint()
-    spell_autocast(program, _device_type(examples))
+    if cast:
+        spell_autocast(program, device)
     return Traced(program, tuple(placeholders), results[len(mutated) :], kept, constants, given)
 
 
@@ -158,12 +164,7 @@ def _with_numbers(module: GraphModule) -> GraphModule:
         if node in read:
             copies[node] = float(node.meta["example_value"])
             continue
-        copy = graph.node_copy(node, lambda old: copies[old])
-        copy.meta = node.meta
-        for name in ("_dynamo_source",):
-            if hasattr(node, name):
-                setattr(copy, name, getattr(node, name))
-        copies[node] = copy
+        copies[node] = copy_node(graph, node, copies)
     return GraphModule(module, graph)
 
 
@@ -310,18 +311,7 @@ def _describe_weight(node: Node, name: str, value: Tensor, example: Any) -> Weig
     return Weight(name, shape, value.dtype, recipe)
 
 
-def _values_handed_back(module: GraphModule) -> list[Any]:
-    """Dynamo's values of what its ``module`` returns, in order."""
-    output = next(node for node in reversed(module.graph.nodes) if node.op == "output")
-    items, _ = torch.utils._pytree.tree_flatten(output.args[0])
-    return [
-        item.meta.get("example_value") if isinstance(item, Node) else item for item in items
-    ]
-
-
-def _keep_tensors(
-    output: Node, results: tuple[Any, ...], fakes: Sequence[Any]
-) -> tuple[Any, ...]:
+def _keep_tensors(output: Node, results: tuple[Any, ...], fakes: Sequence[Any]) -> tuple[Any, ...]:
     """The graph's output holds nodes only; what the function returns besides is kept aside."""
     nodes = tuple(item for item in results if isinstance(item, Node))
     output.args = (nodes,)

@@ -162,6 +162,7 @@ class TracedReplay:
         # What is written comes first: it decides what may be staged.
         self._slots.sort(key=lambda slot: slot.name not in mutated)
         self._written: set[int] = set()
+        self._own = [index for index, item in enumerate(placeholders) if item.kind == "weight"]
         self._overlapping = False
         self._capacity: dict[str, int] = {}
         self._binder: _Binder | None = None
@@ -184,12 +185,13 @@ class TracedReplay:
     def _call(self, arguments: tuple[Any, ...]) -> list[Any] | None:
         """The outputs, or None where the program's own code must run."""
         self.calls += 1
-        if self._weights.refresh(arguments):
+        changed = self._weights.refresh(arguments)
+        if changed:
             self._forget()
         sizes = tuple(int(arguments[index]) for index, _ in self._sizes)
         if sizes != self._at:
             self._resize(sizes)
-        if self._take(arguments):
+        if self._take(arguments) or changed:
             self._overlapping = self._overlap(arguments)
         if self._overlapping:
             return None
@@ -219,6 +221,7 @@ class TracedReplay:
         self._capacity = {
             name: max(self._capacity.get(name, 0), value, _room(value))
             for name, value in values.items()
+            if name not in self.plan.sizes.fractions
         }
         self._make_plan()
         if not self._fits():
@@ -317,8 +320,10 @@ class TracedReplay:
         return moved
 
     def _overlap(self, arguments: tuple[Any, ...]) -> bool:
-        """Whether a tensor that is written shares memory with another one: then the order of reads
-        and writes is the program's business, and its own code runs."""
+        """Whether a tensor that is written shares memory with another one, or with a weight: then
+        the order of reads and writes is the program's business, and its own code runs."""
+        if any(arguments[at].untyped_storage().data_ptr() in self._written for at in self._own):
+            return True  # a weight under another name
         spans: dict[int, list[tuple[int, int, bool]]] = {}
         for slot in self._slots:
             tensor = arguments[slot.position]
