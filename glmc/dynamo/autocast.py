@@ -8,13 +8,17 @@ without autocast, compute the same. A weight that is cast is a weight of its own
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import SymInt, Tensor
-from torch.fx import Node
+from torch.amp.autocast_mode import _enter_autocast, _exit_autocast
+from torch.fx import Graph, GraphModule, Node
 
+from glmc.dynamo.copies import copy_node
 from glmc.ir.match import is_op
 from glmc.ir.probe import example_size
 from glmc.ir.program import Program
@@ -35,10 +39,48 @@ _PRODUCTS = (
 )
 
 
+def switches(module: GraphModule) -> bool:
+    """Whether the program itself turns autocast on or off."""
+    return any(node.target is _enter_autocast for node in module.graph.nodes)
+
+
+def switching(module: GraphModule) -> GraphModule:
+    """The same with switches that act while the graph is traced: torch's own are only noted, and
+    ops behind them would be traced with the wrong dtypes."""
+    if not switches(module):
+        return module
+    graph = Graph()
+    copies: dict[Node, Any] = {}
+    for node in module.graph.nodes:
+        copy = copies[node] = copy_node(graph, node, copies)
+        copy.target = {_enter_autocast: _enter, _exit_autocast: _exit}.get(node.target, node.target)
+    return GraphModule(module, graph)
+
+
+def _enter(*arguments: Any) -> torch.autocast:
+    device, dtype, enabled, cached = arguments
+    switch = torch.autocast(device, dtype=dtype, enabled=enabled, cache_enabled=cached)
+    switch.__enter__()
+    return switch
+
+
+def _exit(switch: torch.autocast) -> None:
+    switch.__exit__(None, None, None)
+
+
+@contextmanager
+def restored(device: str) -> Iterator[None]:
+    """Autocast is afterwards as it was, also where a trace fails between two switches."""
+    enabled, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+    try:
+        yield
+    finally:
+        torch.set_autocast_enabled(device, enabled)
+        torch.set_autocast_dtype(device, dtype)
+
+
 def spell_autocast(program: Program, device: str) -> None:
-    """Insert the casts; changes nothing where autocast is off."""
-    if not torch.is_autocast_enabled(device):
-        return
+    """Insert the casts of a program that was traced under autocast, or that switches it."""
     rewriter = Rewriter(program, NAME)
     for node in list(program.graph.nodes):
         if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):

@@ -76,6 +76,7 @@ def kunlun(
             place="torch.compile(..., mode=...)",
             expected="no mode; what can be chosen is in options",
             found=mode,
+            remedy="leave mode out; in a CompileConfig of transformers say mode='default'",
         )
     return compile_graph(module, examples, read_options(options)).function
 
@@ -84,7 +85,7 @@ def compile_graph(
     module: GraphModule, examples: Sequence[Any], options: DynamoOptions
 ) -> CompiledGraph:
     """The road of one graph, from Dynamo's module to the replay."""
-    refuse_gradients(examples)
+    refuse_gradients(module, examples)
     place = eager_experts_in(module)
     if place is not None:
         warnings.warn(place, stacklevel=2)

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
+from torch.utils._pytree import tree_flatten
 
 from glmc.errors import UsageError
 
@@ -20,10 +21,11 @@ XMLIR_VARIABLES = {
 }
 
 
-def refuse_gradients(examples: Sequence[Any]) -> None:
-    """Raise UsageError where a graph would have to be differentiated."""
+def refuse_gradients(module: GraphModule, examples: Sequence[Any]) -> None:
+    """Raise UsageError where a graph would have to be differentiated: one of its results, as
+    Dynamo saw them, carries gradients."""
     wanted = [item for item in examples if isinstance(item, Tensor) and item.requires_grad]
-    if wanted and torch.is_grad_enabled():
+    if wanted and torch.is_grad_enabled() and any(map(_carries_gradients, handed_back(module))):
         raise UsageError(
             "backend 'kunlun' is for inference only: this graph needs gradients",
             place="torch.compile(..., backend='kunlun')",
@@ -31,6 +33,17 @@ def refuse_gradients(examples: Sequence[Any]) -> None:
             found=f"{len(wanted)} inputs or parameters that require gradients",
             remedy="call the model under torch.no_grad(), or model.requires_grad_(False)",
         )
+
+
+def handed_back(module: GraphModule) -> list[Any]:
+    """Dynamo's values of what its ``module`` returns, in order: fake tensors, numbers, None."""
+    output = next(node for node in reversed(module.graph.nodes) if node.op == "output")
+    items, _ = tree_flatten(output.args[0])
+    return [item.meta.get("example_value") if isinstance(item, Node) else item for item in items]
+
+
+def _carries_gradients(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.requires_grad
 
 
 def eager_experts_in(module: GraphModule) -> str | None:

@@ -7,9 +7,9 @@ that no kernel of ours takes, which are called one by one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import SymBool, SymFloat, SymInt, Tensor
@@ -18,6 +18,7 @@ from torch.fx import Node
 
 from glmc.backends.assemble import Scratch
 from glmc.backends.base import LoweringOptions, Op, Target, Value
+from glmc.dynamo.handed import Handed, places
 from glmc.dynamo.normal_form import Result, Traced
 from glmc.dynamo.sizes import TracedSizes
 from glmc.dynamo.views import VIEWS, ViewLowering
@@ -48,7 +49,7 @@ _IN_PLACE = {
 
 @dataclass(frozen=True)
 class TracedPlan:
-    """Calls over buffers, and what the compiled function returns: arguments, sizes, None."""
+    """Calls over buffers, and what the compiled function returns: :class:`Handed`, sizes, None."""
 
     buffers: tuple[Scratch, ...]
     calls: tuple[Call, ...]
@@ -100,17 +101,14 @@ class _TracedLowering(ViewLowering):
     def _finish(self, output: Node) -> TracedPlan:
         self.node = output
         self.op = Op("output", "output", "", None, {}, self.program.phase)
-        self._set_apart()
-        # What is handed back of a value that an input took is the caller's memory, not ours.
-        stored: dict[int, InputArgument] = {}
+        fakes = [getattr(item, "fake", None) for item in self.traced.outputs]
+        handed = places(self.traced.given, fakes, self.sizes)
+        self._set_apart(handed)
         for name, value in self._new_values().items():
             target = InputArgument(name)
             if value.argument != target:
                 self._store(value, target)
-                if isinstance(value.argument, BufferArgument):
-                    stored[value.argument.buffer] = target
-        outputs = tuple(self._returned(item, stored) for item in self.traced.outputs)
-        self._note_outputs(outputs)
+        outputs = tuple(map(self._returned, self.traced.outputs, handed))
         plain = tuple(call for call in self.calls if call.function.startswith("aten.any"))
         return TracedPlan(
             tuple(self.buffers),
@@ -128,17 +126,16 @@ class _TracedLowering(ViewLowering):
         found = self.traced.mutated.items()
         return {name: self.values[self.traced.node(result)] for name, result in found}
 
-    def _set_apart(self) -> None:
-        """Copies, before any input takes its new value: of outputs that lie in memory of the caller
-        or of the plan though the program made them new, and of new values that lie in another
-        input that will be written."""
-        for item in self.traced.outputs:
-            if not isinstance(item, Result) or item.aliases:
+    def _set_apart(self, handed: Sequence[Handed | None]) -> None:
+        """Copies, before any input takes its new value: of outputs with memory of their own whose
+        value is in an input that will be written, and of such new values of other inputs."""
+        for item, place in zip(self.traced.outputs, handed, strict=True):
+            if place is None or place.position is not None:
                 continue
             node = self.traced.node(item)
-            value = self.values.get(node)
-            if value is not None and not isinstance(storage_of(value.argument), BufferArgument):
-                self.copied[node] = self._together(value)
+            storage = storage_of(self.values[node].argument)
+            if isinstance(storage, InputArgument) and storage.input in self.traced.mutated:
+                self.copied[node] = self._together(self.values[node])
         for name, value in self._new_values().items():
             storage = storage_of(value.argument)
             if not isinstance(storage, InputArgument) or value.argument == InputArgument(name):
@@ -168,23 +165,27 @@ class _TracedLowering(ViewLowering):
             )
         )
 
-    def _returned(self, item: Any, stored: Mapping[int, InputArgument]) -> Any:
+    def _returned(self, item: Any, handed: Handed | None) -> Any:
         if not isinstance(item, Result):
             return item
         node = self.traced.node(item)
         size = node.meta["val"]
         if isinstance(size, (int, SymInt)):
             return self.sizes.extent(size)
-        value = self.values[node] if item.aliases else self.copied.get(node, self.values[node])
+        if isinstance(size, SymFloat):
+            return self.sizes.number(size)
+        if isinstance(size, SymBool):
+            return bool(size)  # asking guards it
+        if handed is None:
+            raise InternalError("an output has no layout", place=node.meta["id"])
+        if handed.position is not None:
+            return handed
+        value = self.copied.get(node, self.values[node])
         argument = value.argument
         if isinstance(argument, (BufferArgument, InputArgument)):
             argument = replace(argument, shape=value.shape)
-        return _moved(argument, stored) if item.aliases else argument
-
-    def _note_outputs(self, outputs: tuple[Any, ...]) -> None:
-        for item in outputs:
-            if isinstance(item, get_args(Argument)):
-                self._note_weight(item)
+        self._note_weight(argument)
+        return replace(handed, argument=argument)
 
     # One node.
 
@@ -248,8 +249,10 @@ class _TracedLowering(ViewLowering):
         if isinstance(item, SymInt):
             extent = self.sizes.extent(item)
             return ExtentArgument(extent) if extent.moves else ValueArgument(extent.constant)
-        if isinstance(item, (SymFloat, SymBool)):
-            raise LoweringError("a number that follows the sizes has no kernel", found=str(item))
+        if isinstance(item, SymFloat):
+            return ExtentArgument(self.sizes.number(item))
+        if isinstance(item, SymBool):
+            return ValueArgument(bool(item))  # asking guards it
         if isinstance(item, (list, tuple)):
             return ListArgument(tuple(self._operand(one) for one in item))
         return ValueArgument(item)
@@ -348,15 +351,6 @@ class _TracedLowering(ViewLowering):
         if isinstance(argument, InputArgument):
             return argument.input in self.traced.mutated
         return super()._writable(argument)
-
-
-def _moved(argument: Argument, stored: Mapping[int, InputArgument]) -> Argument:
-    """An argument over a buffer whose value an input took, over the input instead."""
-    if isinstance(argument, ViewArgument):
-        return replace(argument, source=_moved(argument.source, stored))
-    if isinstance(argument, BufferArgument) and argument.buffer in stored:
-        return replace(stored[argument.buffer], shape=argument.shape)
-    return argument
 
 
 def lower_traced(traced: Traced, target: Target, options: LoweringOptions) -> TracedPlan:

@@ -9,7 +9,6 @@ concluded from a size is guarded.
 
 from __future__ import annotations
 
-import operator
 import re
 import warnings
 from collections.abc import Sequence
@@ -19,12 +18,13 @@ from typing import Any
 import torch
 from torch import SymFloat, Tensor
 from torch._functorch.aot_autograd import aot_export_module
-from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx import Graph, GraphModule, Node
 
 from glmc.capture.export import describe_call, is_assertion
-from glmc.dynamo.autocast import spell_autocast
+from glmc.dynamo.autocast import restored, spell_autocast, switches, switching
+from glmc.dynamo.checks import handed_back
+from glmc.dynamo.copies import copy_node
 from glmc.errors import CaptureError
 from glmc.ir.program import ModelShape, Program, graph_module
 from glmc.ir.rewrite import layer_of
@@ -50,23 +50,25 @@ class Placeholder:
 
 @dataclass(frozen=True)
 class Result:
-    """One output of the program's graph. ``aliases``: in the program it is an input, or a view of
-    one; every other output is memory of its own."""
+    """One output of the program's graph. ``fake``: Dynamo's value, which lies as eager code's
+    does; passes may have the node lie in another way."""
 
     index: int
-    aliases: bool
+    fake: Any = None
 
 
 @dataclass(frozen=True)
 class Traced:
     """``outputs``: what the function returns, in order: :class:`Result`, numbers and None.
-    ``mutated`` maps the name of an input to the result that it holds afterwards."""
+    ``mutated`` maps the name of an input to the result that it holds afterwards. ``given``:
+    Dynamo's values of the placeholders."""
 
     program: Program
     placeholders: tuple[Placeholder, ...]
     outputs: tuple[Any, ...]
     mutated: dict[str, Result]
     constants: dict[str, Tensor]
+    given: tuple[Any, ...]
 
     def node(self, result: Result) -> Node:
         """The node of a result as the program is now; passes replace nodes."""
@@ -79,9 +81,12 @@ def normal_form(module: GraphModule, examples: Sequence[Any]) -> Traced:
     """Export Dynamo's ``module``; ``examples`` are its real arguments, of which small constant
     buffers are read. Raises CaptureError for what does not become one functional graph."""
     module = _with_numbers(module)
+    device = _device_type(examples)
+    cast = torch.is_autocast_enabled(device) or switches(module)
     heads = [node for node in module.graph.nodes if node.op == "placeholder"]
     fakes = [_fake_of(node, example) for node, example in zip(heads, examples, strict=True)]
-    exported, signature = _export(module, _apart(fakes))
+    with restored(device):
+        exported, signature = _export(switching(module), _apart(fakes))
     mutated = dict(signature.user_inputs_to_mutate)
     if signature.buffers_to_mutate or signature.parameters:
         raise CaptureError(
@@ -128,14 +133,17 @@ def normal_form(module: GraphModule, examples: Sequence[Any]) -> Traced:
     output = next(node for node in reversed(graph.nodes) if node.op == "output")
     results: tuple[Any, ...] = tuple(output.args[0])
     by_name = {placeholder.node.name: placeholder.name for placeholder in placeholders}
-    results = _keep_tensors(output, results, set(results[: len(mutated)]))
+    given = tuple(node.meta.get("example_value") for node in heads)
+    handed = [None] * len(mutated) + handed_back(module)
+    results = _keep_tensors(output, results, handed)
     kept = {by_name[name]: results[index] for index, name in enumerate(mutated.values())}
     program = Program(
         graph_module(graph), weights, _shape_of(module, weights), _dtype(weights), "traced"
     )
     graph.lint()
-    spell_autocast(program, _device_type(examples))
-    return Traced(program, tuple(placeholders), results[len(mutated) :], kept, constants)
+    if cast:
+        spell_autocast(program, device)
+    return Traced(program, tuple(placeholders), results[len(mutated) :], kept, constants, given)
 
 
 def _with_numbers(module: GraphModule) -> GraphModule:
@@ -156,12 +164,7 @@ def _with_numbers(module: GraphModule) -> GraphModule:
         if node in read:
             copies[node] = float(node.meta["example_value"])
             continue
-        copy = graph.node_copy(node, lambda old: copies[old])
-        copy.meta = node.meta
-        for name in ("_dynamo_source",):
-            if hasattr(node, name):
-                setattr(copy, name, getattr(node, name))
-        copies[node] = copy
+        copies[node] = copy_node(graph, node, copies)
     return GraphModule(module, graph)
 
 
@@ -308,31 +311,15 @@ def _describe_weight(node: Node, name: str, value: Tensor, example: Any) -> Weig
     return Weight(name, shape, value.dtype, recipe)
 
 
-def _keep_tensors(output: Node, results: tuple[Any, ...], written: set[Node]) -> tuple[Any, ...]:
-    """The graph's output holds nodes only; what the function returns besides is kept aside.
-
-    ``written`` are the new values of inputs. Passes take copies out, so whether an output is the
-    caller's memory must be read off here."""
+def _keep_tensors(output: Node, results: tuple[Any, ...], fakes: Sequence[Any]) -> tuple[Any, ...]:
+    """The graph's output holds nodes only; what the function returns besides is kept aside."""
     nodes = tuple(item for item in results if isinstance(item, Node))
     output.args = (nodes,)
     order = iter(range(len(nodes)))
     return tuple(
-        Result(next(order), _aliases(item, written)) if isinstance(item, Node) else item
-        for item in results
+        Result(next(order), fake) if isinstance(item, Node) else item
+        for item, fake in zip(results, fakes, strict=True)
     )
-
-
-def _aliases(node: Node, written: set[Node]) -> bool:
-    """Whether a value is an input, or the new value of one, or a view of those."""
-    while node.op == "call_function" and node not in written:
-        target = node.target
-        views = isinstance(target, OpOverload) and any(
-            result.alias_info is not None for result in target._schema.returns
-        )
-        if not views and target is not operator.getitem:
-            return False
-        node = node.args[0]  # type: ignore[assignment]  # a view's first operand is its source
-    return True
 
 
 def _dtype(weights: dict[str, Weight]) -> torch.dtype:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from glmc.backends.assemble import place, segments_of
+from glmc.dynamo.handed import Handed, hand_back
 from glmc.dynamo.lower import TracedPlan
 from glmc.dynamo.normal_form import Placeholder
 from glmc.dynamo.weights import LiveWeights
@@ -28,6 +29,7 @@ from glmc_runtime.errors import GlmcError, PlanError
 from glmc_runtime.kernels import Thunk
 from glmc_runtime.kernels.vendor import Vendor
 from glmc_runtime.plan import (
+    Argument,
     BufferArgument,
     Extent,
     ExtentArgument,
@@ -141,14 +143,6 @@ class TracedReplay:
         self._state = State()
         self._places: dict[str, tuple[Any, ...]] = {}
         self._mutated = mutated
-        # What the function hands back must be the caller's own tensor, not a staged copy.
-        handed = {
-            part.input
-            for item in plan.outputs
-            if isinstance(item, (BufferArgument, InputArgument, ViewArgument))
-            for part in parts_of(item)
-            if isinstance(part, InputArgument)
-        }
         self._sizes = [
             (index, item.node.meta["val"])
             for index, item in enumerate(placeholders)
@@ -161,13 +155,14 @@ class TracedReplay:
         self._evaluate = plan.sizes.evaluator(symbols)
         self._at: tuple[int, ...] | None = None
         self._slots = [
-            _Slot(index, item.name, item.name not in mutated and item.name not in handed)
+            _Slot(index, item.name, item.name not in mutated)
             for index, item in enumerate(placeholders)
             if item.kind == "input"
         ]
         # What is written comes first: it decides what may be staged.
         self._slots.sort(key=lambda slot: slot.name not in mutated)
         self._written: set[int] = set()
+        self._own = [index for index, item in enumerate(placeholders) if item.kind == "weight"]
         self._overlapping = False
         self._capacity: dict[str, int] = {}
         self._binder: _Binder | None = None
@@ -181,19 +176,25 @@ class TracedReplay:
             # Casts were traced into the graph: kernels must not cast again.
             off = torch.autocast(self._device.type, enabled=False) if autocast else nullcontext()
             with off, torch.no_grad():
-                return self._call(arguments)
+                found = self._call(arguments)
+            if found is None:
+                with torch.no_grad():
+                    found = list(self._eager(*arguments))
+            return found
 
-    def _call(self, arguments: tuple[Any, ...]) -> list[Any]:
+    def _call(self, arguments: tuple[Any, ...]) -> list[Any] | None:
+        """The outputs, or None where the program's own code must run."""
         self.calls += 1
-        if self._weights.refresh(arguments):
+        changed = self._weights.refresh(arguments)
+        if changed:
             self._forget()
         sizes = tuple(int(arguments[index]) for index, _ in self._sizes)
         if sizes != self._at:
             self._resize(sizes)
-        if self._take(arguments):
+        if self._take(arguments) or changed:
             self._overlapping = self._overlap(arguments)
         if self._overlapping:
-            return list(self._eager(*arguments))
+            return None
         key = tuple(self._state.items())
         thunks = self._bound.get(key)
         if thunks is None:
@@ -206,7 +207,8 @@ class TracedReplay:
             raise
         except KERNEL_ERRORS as error:
             raise self._explain(thunk, error) from error
-        return [self._returned(item) for item in self.plan.outputs]
+        counts = self._state.bucket
+        return hand_back(self.plan.outputs, arguments, self._value, counts, self._device)
 
     # Sizes.
 
@@ -219,6 +221,7 @@ class TracedReplay:
         self._capacity = {
             name: max(self._capacity.get(name, 0), value, _room(value))
             for name, value in values.items()
+            if name not in self.plan.sizes.fractions
         }
         self._make_plan()
         if not self._fits():
@@ -238,8 +241,8 @@ class TracedReplay:
         outputs = [
             part.buffer
             for item in self.plan.outputs
-            if isinstance(item, (BufferArgument, InputArgument, ViewArgument))
-            for part in parts_of(item)
+            if isinstance(item, Handed) and item.argument is not None
+            for part in parts_of(item.argument)
             if isinstance(part, BufferArgument)
         ]
         buffers, arena = place(list(self.plan.buffers), list(self.plan.calls), outputs, planned)
@@ -314,14 +317,13 @@ class TracedReplay:
                 self._places[slot.name] = where
                 counted = self._state.get(f"@{slot.name}", 0)
                 self._state[f"@{slot.name}"] = counted + 1
-            elif slot.name not in self._staged:
-                # The same memory under another tensor: what is handed back must be this one.
-                self._inputs.tensors[slot.name] = tensor
         return moved
 
     def _overlap(self, arguments: tuple[Any, ...]) -> bool:
-        """Whether a tensor that is written shares memory with another one: then the order of reads
-        and writes is the program's business, and its own code runs."""
+        """Whether a tensor that is written shares memory with another one, or with a weight: then
+        the order of reads and writes is the program's business, and its own code runs."""
+        if any(arguments[at].untyped_storage().data_ptr() in self._written for at in self._own):
+            return True  # a weight under another name
         spans: dict[int, list[tuple[int, int, bool]]] = {}
         for slot in self._slots:
             tensor = arguments[slot.position]
@@ -364,17 +366,11 @@ class TracedReplay:
         self._at = None
         self._binder = None
 
-    def _returned(self, item: Any) -> Any:
-        if isinstance(item, Extent):
-            return item.evaluate(*self._state.bucket)
-        if item is None or isinstance(item, (int, float, bool)):
-            return item
+    def _value(self, argument: Argument) -> Tensor:
         if self._binder is None:
-            self._make_plan()
+            raise InternalError("a traced program has no plan")
         state: Any = self._state
-        value = self._binder._value(item, state)  # type: ignore[union-attr]
-        if any(isinstance(part, BufferArgument) for part in parts_of(item)):
-            return value.clone()
+        value: Tensor = self._binder._value(argument, state)
         return value
 
     def _explain(self, thunk: Thunk | None, error: BaseException) -> GlmcError:

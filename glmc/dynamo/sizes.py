@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import sympy
-from torch import SymInt
+from torch import SymFloat, SymInt
 
 from glmc_runtime.plan import Extent
 
@@ -16,16 +16,24 @@ from glmc_runtime.plan import Extent
 class TracedSizes:
     """Reads sizes as extents over *atoms*: symbols, and whatever is no sum or product of them.
 
-    ``atoms`` maps the name of an atom to its expression in Dynamo's symbols.
+    ``atoms`` maps the name of an atom to its expression in Dynamo's symbols. Those in ``fractions``
+    are no sizes but numbers that follow them, such as a scale.
     """
 
     atoms: dict[str, sympy.Expr] = field(default_factory=dict)
+    fractions: set[str] = field(default_factory=set)
 
     def extent(self, size: int | SymInt) -> Extent:
         """A size as a sum of products of atoms."""
         if isinstance(size, int):
             return Extent(constant=size)
         return self.read(size.node.expr)
+
+    def number(self, value: SymFloat) -> Extent:
+        """A number that follows the sizes, as an extent that has its value."""
+        extent = self._atom(value.node.expr)
+        self.fractions.add(str(value.node.expr))
+        return extent
 
     def read(self, expression: sympy.Expr) -> Extent:
         if expression.is_Integer:
@@ -54,7 +62,7 @@ class TracedSizes:
         self.atoms[name] = expression
         return Extent(named=(((name,), 1),))
 
-    def evaluator(self, symbols: tuple[str, ...]) -> Callable[[tuple[int, ...]], dict[str, int]]:
+    def evaluator(self, symbols: tuple[str, ...]) -> Callable[[tuple[int, ...]], dict[str, Any]]:
         """From the values of ``symbols`` to the values of all atoms."""
         names = list(self.atoms)
         arguments = [sympy.Symbol(name, integer=True) for name in symbols]
@@ -66,11 +74,14 @@ class TracedSizes:
             )
             functions.append((expression in known.values(), renamed))
 
-        def values(given: tuple[int, ...]) -> dict[str, int]:
+        def values(given: tuple[int, ...]) -> dict[str, Any]:
             at: Mapping[Any, int] = dict(zip(arguments, given, strict=True))
-            found = {}
+            found: dict[str, Any] = {}
             for name, (_, expression) in zip(names, functions, strict=True):
-                found[name] = at[expression] if expression in at else int(expression.subs(at))
+                if name in self.fractions:
+                    found[name] = float(expression.subs(at))
+                else:
+                    found[name] = at[expression] if expression in at else int(expression.subs(at))
             return found
 
         return values

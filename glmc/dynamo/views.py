@@ -26,7 +26,8 @@ VIEWS = frozenset(
     """aten.reshape aten.permute aten.slice aten.select aten.unsqueeze aten.squeeze aten.expand
     aten.alias aten.detach aten.transpose aten.t aten.view aten.narrow aten.unbind aten.split
     aten.split_with_sizes aten.chunk aten.diagonal aten.unfold aten.view_as_real
-    aten.view_as_complex aten.real aten.flatten aten.unflatten aten.movedim aten.lift_fresh
+    aten.view_as_complex aten.view.dtype aten.real aten.flatten
+    aten.unflatten aten.movedim aten.lift_fresh
     """.split()
 )
 # What becomes another shape of the same memory, where that lies without gaps.

@@ -67,10 +67,13 @@ def require(holds: object, node: Node, condition: str) -> None:
 
 
 def op_name(node: object) -> str:
-    """``aten.mul``, ``glmc.linear``, ``getitem``; the overload does not matter. '' for no call."""
+    """``aten.mul``, ``glmc.linear``, ``getitem``; the overload does not matter, but for
+    ``aten.view.dtype``, which is no other shape but other numbers. '' for no call."""
     if not isinstance(node, Node) or node.op != "call_function":
         return ""
     target = node.target
+    if target is torch.ops.aten.view.dtype:
+        return "aten.view.dtype"
     if isinstance(target, torch._ops.OpOverload):
         return target._schema.name.replace("::", ".")
     return "getitem" if target is operator.getitem else getattr(target, "__name__", str(target))

@@ -195,6 +195,19 @@ def test_gradients_are_refused() -> None:
         torch.testing.assert_close(forward(prompt(1)).logits, model(prompt(1)).logits)
 
 
+def test_gradients_that_nobody_asks_for() -> None:
+    """Parameters require gradients, and grad mode is on where the model is called."""
+    linear = nn.Linear(4, 4)
+
+    def function(x: Tensor) -> Tensor:
+        with torch.no_grad():
+            return linear(x) * 2  # type: ignore[no-any-return]
+
+    x = torch.randn(2, 4, requires_grad=True)
+    torch.testing.assert_close(compiled(function)(x), function(x))
+    assert torch.equal(compiled(lambda x: x.argmax(-1))(x), x.argmax(-1))
+
+
 def test_a_reset_of_dynamo() -> None:
     model = model_of("glm4")
     forward = torch.compile(model.forward, backend="kunlun")
@@ -202,6 +215,10 @@ def test_a_reset_of_dynamo() -> None:
         first = forward(prompt(1)).logits
         torch._dynamo.reset()
         assert torch.equal(forward(prompt(1)).logits, first)
+        for parameter in model.parameters():
+            parameter.mul_(1.25)
+        torch._dynamo.reset()
+        torch.testing.assert_close(forward(prompt(1)).logits, model(prompt(1)).logits)
 
 
 def test_two_threads() -> None:

@@ -81,9 +81,33 @@ def test_against_torch(layout: str, tokens: int, batch: int, masked: str, stride
     torch.testing.assert_close(found, expected.nan_to_num(0.0))
 
 
-def test_causal_without_a_mask() -> None:
+@pytest.mark.parametrize("masked", [NONE, ADDED])
+def test_a_query_that_is_no_number_gives_none(masked: str) -> None:
+    """Only a query that sees nothing gets nothing."""
     keys, values = memory("cache", 2)
-    query = random(2, LENGTH, HEADS, HEAD_DIM, seed=3)
+    query = random(2, 1, HEADS, HEAD_DIM, seed=3)
+    query[1] = torch.nan
+    mask = None if masked == NONE else torch.zeros(2, 1, 1, LENGTH)
+    found = run(query, mask, False, keys=keys, values=values)
+    assert found[1].isnan().all()
+    assert not found[0].isnan().any()
+
+
+def test_a_mask_without_a_dimension_of_heads() -> None:
+    keys, values = memory("cache", 2)
+    query = random(2, 1, HEADS, HEAD_DIM, seed=3)
+    mask = torch.zeros(1, LENGTH)
+    mask[:, 4:] = -torch.inf
+    found = run(query, mask, False, keys=keys, values=values)
+    expected = run(query, mask[None, None], False, keys=keys, values=values)
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("tokens", [1, LENGTH])
+def test_causal_without_a_mask(tokens: int) -> None:
+    """Query i sees keys 0 to i, whatever the length: one query sees one key."""
+    keys, values = memory("cache", 2)
+    query = random(2, tokens, HEADS, HEAD_DIM, seed=3)
     expected = F.scaled_dot_product_attention(
         query.transpose(1, 2),
         keys.repeat_interleave(2, 1),

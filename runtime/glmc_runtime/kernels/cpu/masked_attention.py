@@ -114,11 +114,20 @@ def _by_group(arguments: dict[str, Any], mask: torch.Tensor | None, scale: float
             shown = shown[row].expand(kv_heads, rows, length)
         steps.append(partial(torch.baddbmm, shown, q, keys_across, alpha=scale, out=score))
     steps.append(partial(torch.softmax, weights, -1, torch.float32, out=wide))
-    if mask is not None:  # a query that sees nothing gets nothing
-        steps.append(partial(torch.nan_to_num, wide, 0.0, out=wide))
+    if mask is not None:
+        steps.append(_nothing_where_nothing_is_seen(mask, floats.view(batch, q_heads, 1, length)))
     steps.append(partial(weights.copy_, wide))
     steps += [partial(torch.bmm, score, v, out=o) for _, _, v, score, o in pairs]
     return in_order(*steps)
+
+
+def _nothing_where_nothing_is_seen(mask: torch.Tensor, weights: torch.Tensor) -> Thunk:
+    """A query that sees nothing gets nothing, as from torch; every other NaN stays one."""
+
+    def run() -> None:
+        weights.masked_fill_(mask.amax(-1, keepdim=True) == -torch.inf, 0.0)
+
+    return run
 
 
 def _merge(tensor: torch.Tensor, first: int, second: int) -> bool:
