@@ -27,7 +27,7 @@ from glmc_runtime.kernels.cuda.checks import (
     require_shape,
 )
 from glmc_runtime.kernels.cuda.launch import interpreted, launch, multiprocessors, pdl_enabled
-from glmc_runtime.kernels.cuda.split_attention import attend, finish, stretch
+from glmc_runtime.kernels.cuda.split_attention import attend, finish, merge_kernel, stretch
 from glmc_runtime.kernels.cuda.tuned import Configuration
 
 LOG2_E = 1.4426950408889634
@@ -47,6 +47,7 @@ def decode_attention_kernel(
     out,
     parts,
     statistics,
+    new_scores,
     tickets,
     table_stride,
     splits,
@@ -61,6 +62,8 @@ def decode_attention_kernel(
     SHORTEST: tl.constexpr,
     FAN: tl.constexpr,
     TOGETHER: tl.constexpr,
+    TICKETS: tl.constexpr,
+    LEVELS: tl.constexpr,
     WIDEN: tl.constexpr,
     PDL: tl.constexpr,
 ):
@@ -108,6 +111,8 @@ def decode_attention_kernel(
         parts,
         statistics,
         tickets,
+        new_scores,
+        query,
         pair,
         split,
         splits,
@@ -121,6 +126,9 @@ def decode_attention_kernel(
         WIDTH,
         FAN,
         TOGETHER,
+        TICKETS,
+        LEVELS,
+        False,
     )
 
 
@@ -140,65 +148,95 @@ class Shape(NamedTuple):
         return f"{self.q_heads}x{self.kv_heads}x{self.head_dim}@{reach}"
 
 
-def count_splits(shape: Shape, processors: int, waves: int, shortest: int) -> int:
+def count_splits(shape: Shape, processors: int, waves: int, shortest: int, least: int = 2) -> int:
     """As many splits as make ``waves`` programs per multiprocessor, none in vain for any length.
 
     Rounded down: where two programs fit on a multiprocessor at a time, one more would cost a second
-    round. Where pairs alone are about as many, twice the programs keep the last round short.
+    round. Where that leaves less than ``least``, pairs alone are about as many: twice the programs
+    keep the last round short.
     """
     pairs = shape.sequences * shape.kv_heads
     splits = waves * processors // pairs
-    if splits < 2:
+    if splits < least:
         splits = -(-2 * waves * processors // pairs)
     return max(1, min(splits, MOST_SPLITS, -(-shape.longest // shortest)))
 
 
 def default(shape: Shape) -> Configuration:
-    """Keys and values of 32 KiB per round and memory for three rounds in each of two programs per
-    multiprocessor: at least 128 KiB are in flight."""
+    """Keys and values of 32 KiB per round and memory for two rounds in each of two programs per
+    multiprocessor: at least 64 KiB are in flight."""
     size = torch.empty(0, dtype=shape.dtype).element_size()
     block = 1 << max(4, min(7, (16384 // (size * power_of_two(shape.head_dim))).bit_length() - 1))
-    return _configuration(shape, 2, block, 2 * block, 16, 4, 4)
+    return _configuration(shape, 2, block, 2 * block, 16, 4, 3)
 
 
 def _configuration(
-    shape: Shape, waves: int, block: int, shortest: int, fan: int, warps: int, stages: int
+    shape: Shape,
+    waves: int,
+    block: int,
+    shortest: int,
+    fan: int,
+    warps: int,
+    stages: int,
+    together: int = 8,
+    merge: str = "ticket",
+    least: int = 2,
 ) -> Configuration:
-    """``WAVES``: programs per multiprocessor; the rest are constants of the kernel."""
+    """``WAVES``: programs per multiprocessor, and ``LEAST``: see ``count_splits``; ``MERGE``:
+    "ticket" or "launch"; the rest are constants of the kernel."""
+    wide = warps >= 4 and shape.q_heads <= 16 * shape.kv_heads
     return {
         "WAVES": waves,
         "BLOCK": block,
         "SHORTEST": shortest,
         "FAN": fan,
-        "TOGETHER": 8 if warps >= 4 and shape.q_heads <= 16 * shape.kv_heads else 4,
+        "TOGETHER": together if wide else min(together, 4),
+        "MERGE": merge,
+        "LEAST": least,
         "num_warps": warps,
         "num_stages": stages,
     }
+
+
+# What follows the shape in _configuration. Short contexts: a tile or two per program.
+_SHORT = (
+    (2, 64, 64, 32, 4, 3, 8),
+    (2, 64, 64, 32, 4, 3, 8, "launch"),
+    (2, 64, 128, 16, 4, 3, 8, "launch"),
+    (2, 64, 128, 16, 4, 3, 4),
+    (2, 128, 128, 16, 4, 2, 8),
+    (2, 128, 128, 16, 4, 2, 8, "launch"),
+    (1, 128, 128, 16, 8, 3, 8),
+    (1, 128, 128, 16, 8, 3, 8, "launch"),
+    (1, 128, 256, 16, 4, 3, 4, "ticket", 1),
+    (1, 64, 128, 16, 4, 5, 4, "ticket", 1),
+    (4, 32, 64, 32, 2, 3, 4, "launch"),
+    (4, 32, 128, 16, 2, 4, 4),
+    (3, 64, 128, 16, 4, 3, 4, "launch"),
+)
+_LONG = (
+    (2, 64, 128, 16, 4, 3, 8, "launch"),
+    (2, 64, 256, 16, 4, 3, 4),
+    (1, 128, 256, 16, 4, 3, 4),
+    (1, 128, 256, 16, 4, 3, 4, "launch"),
+    (1, 64, 256, 16, 4, 5, 4, "launch"),
+    (2, 128, 128, 16, 4, 2, 4),
+    (2, 128, 128, 16, 4, 2, 4, "launch"),
+    (1, 128, 256, 16, 8, 3, 8, "launch"),
+    (3, 64, 128, 16, 4, 3, 4, "launch"),
+    (4, 32, 128, 16, 2, 4, 4),
+    (4, 32, 128, 16, 2, 4, 4, "launch"),
+)
 
 
 def candidates(shape: Shape) -> Iterator[Configuration]:
     """What to try for a shape, the default first."""
     seen = []
     first = default(shape)
-    sizes = (
-        (2, 64, 64, 16, 4, 3),
-        (2, 64, 128, 16, 4, 3),
-        (2, 64, 128, 8, 4, 4),
-        (2, 64, 256, 16, 4, 3),
-        (3, 64, 128, 16, 4, 2),
-        (4, 64, 128, 16, 4, 3),
-        (4, 32, 64, 16, 4, 3),
-        (4, 32, 128, 16, 2, 4),
-        (2, 32, 64, 16, 4, 5),
-        (2, 128, 128, 16, 8, 2),
-        (1, 64, 128, 16, 4, 5),
-        (1, 128, 128, 16, 8, 3),
-        (1, 128, 256, 16, 4, 3),
-        (2, 128, 128, 16, 4, 2),
-    )
     widest = 16384 // power_of_two(shape.head_dim)
     if shape.dtype == torch.float32:
         widest //= 2
+    sizes = _SHORT if shape.longest <= REACHES[0] else _LONG
     more = (_configuration(shape, *size) for size in sizes if size[1] <= widest)
     for found in (first, *more):
         if found not in seen:
@@ -218,7 +256,9 @@ def choose(
     if "splits" in chosen:
         return chosen
     processors = multiprocessors(device)
-    splits = count_splits(shape, processors, chosen["WAVES"], chosen["SHORTEST"])
+    splits = count_splits(
+        shape, processors, chosen["WAVES"], chosen["SHORTEST"], chosen.get("LEAST", 2)
+    )
     return chosen | {"splits": splits}
 
 
@@ -248,16 +288,71 @@ def shape_of(arguments: dict[str, Any]) -> Shape:
     return Shape(sequences, q_heads, kv_heads, head_dim, longest, out.dtype)
 
 
-def reserve(
-    shape: Shape, chosen: Configuration, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """parts, statistics and tickets of ``split_attention.finish``."""
+class Room(NamedTuple):
+    """Workspace of ``split_attention.finish``."""
+
+    parts: torch.Tensor
+    statistics: torch.Tensor
+    new_scores: torch.Tensor
+    tickets: torch.Tensor
+
+
+def has_tickets(chosen: Configuration) -> bool:
+    return bool(chosen.get("MERGE", "ticket") == "ticket")
+
+
+def reserve(shape: Shape, chosen: Configuration, device: torch.device) -> Room:
     pairs, group = shape.sequences * shape.kv_heads, shape.q_heads // shape.kv_heads
-    groups = triton.cdiv(chosen["splits"], chosen["FAN"])
-    rows = pairs * (chosen["splits"] + groups) * group if chosen["splits"] > 1 else 1
-    memory = workspace.floats(device, rows * (shape.head_dim + 2))
-    tickets = workspace.tickets(device, pairs * (1 + groups))
-    return memory[: rows * shape.head_dim], memory[rows * shape.head_dim :], tickets
+    groups = triton.cdiv(chosen["splits"], chosen["FAN"]) if has_tickets(chosen) else 0
+    rows = pairs * (chosen["splits"] + groups) * group
+    memory = workspace.floats(device, rows * (shape.head_dim + 1) + pairs * group)
+    parts, statistics, new_scores = memory.split((rows * shape.head_dim, rows, pairs * group))
+    return Room(parts, statistics, new_scores, workspace.tickets(device, pairs * (1 + groups)))
+
+
+def with_merge(
+    attend: Thunk,
+    shape: Shape,
+    chosen: Configuration,
+    room: Room,
+    lengths: torch.Tensor,
+    out: torch.Tensor,
+    new_values: torch.Tensor | None,
+) -> Thunk:
+    """``attend``, and where it has no tickets the launch that merges; ``new_values`` [sequences,
+    kv_heads * head_dim or more] of tokens that are not cached."""
+    if has_tickets(chosen):
+        return attend
+    most, width = power_of_two(chosen["splits"]), max(16, power_of_two(shape.head_dim))
+    merge = partial(
+        launch,
+        merge_kernel,
+        (shape.q_heads, shape.sequences),
+        room.parts,
+        room.statistics,
+        room.new_scores,
+        out if new_values is None else new_values,
+        lengths,
+        out,
+        chosen["splits"],
+        0 if new_values is None else new_values.stride(0),
+        Q_HEADS=shape.q_heads,
+        GROUP=shape.q_heads // shape.kv_heads,
+        HEAD_DIM=shape.head_dim,
+        WIDTH=width,
+        BLOCK=chosen["BLOCK"],
+        SHORTEST=chosen["SHORTEST"],
+        MOST=most,
+        NEW=new_values is not None,
+        num_warps=max(1, min(8, most * width // 2048)),
+        pdl=pdl_enabled(out.device),
+    )
+
+    def both() -> None:
+        attend()
+        merge()
+
+    return both
 
 
 def constants(shape: Shape, chosen: Configuration, block_size: int) -> dict[str, Any]:
@@ -271,6 +366,8 @@ def constants(shape: Shape, chosen: Configuration, block_size: int) -> dict[str,
         "WIDTH": max(16, power_of_two(shape.head_dim)),
         "BLOCK_SIZE": block_size,
         **{name: chosen[name] for name in _CONSTANTS},
+        "TICKETS": has_tickets(chosen),
+        "LEVELS": 1 if chosen["splits"] <= chosen["FAN"] else 2,
         "WIDEN": interpreted(),
         "enable_fp_fusion": shape.dtype != torch.float32,
     }
@@ -286,7 +383,8 @@ def decode_attention(arguments: dict[str, Any]) -> Thunk:
     require_like("query", query, out)
     require_one_device(query, out)
     chosen = choose("decode_attention", arguments, shape, out.device)
-    return partial(
+    room = reserve(shape, chosen, out.device)
+    attend_all = partial(
         launch,
         decode_attention_kernel,
         (chosen["splits"], shape.kv_heads, shape.sequences),
@@ -296,10 +394,14 @@ def decode_attention(arguments: dict[str, Any]) -> Thunk:
         tables,
         arguments["context_lengths"],
         out,
-        *reserve(shape, chosen, out.device),
+        room.parts,
+        room.statistics,
+        room.new_scores,
+        room.tickets,
         tables.shape[1],
         chosen["splits"],
         float(arguments["scale"]) * LOG2_E,
         **constants(shape, chosen, arguments["key_cache"].shape[2]),
         pdl=pdl_enabled(out.device),
     )
+    return with_merge(attend_all, shape, chosen, room, arguments["context_lengths"], out, None)

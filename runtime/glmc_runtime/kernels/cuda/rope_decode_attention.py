@@ -1,12 +1,13 @@
 """A decode step's rotation, cache write and attention in one launch, for one token per sequence.
 
 Every program norms and rotates the query heads of its group in registers. The program of the first
-split does so with the new key too, writes it and the new value to the cache, and begins its softmax
-with them; nobody reads the new slot, so that no program waits for another.
+split does so with the new key too, writes it and the new value to the cache, and leaves the new
+token's score to who merges the splits; nobody reads the new slot, so that no program waits for
+another.
 
-What is cached was written by earlier steps, and lengths and tables before this step: with a head
-start, all of it is read, and the keys and values are asked for, while the kernel before still
-multiplies. Only ``qkv`` is waited for.
+What is cached was written by earlier steps, and lengths, slots and tables before this step: with a
+head start, all of it is read, the first tile of keys and values is loaded and more are asked for,
+while the kernel before still multiplies. Only ``qkv`` is waited for.
 """
 
 from __future__ import annotations
@@ -23,17 +24,31 @@ from glmc_runtime.kernels.cuda import decode_attention
 from glmc_runtime.kernels.cuda.checks import optional, require_one_device
 from glmc_runtime.kernels.cuda.decode_attention import (
     LOG2_E,
+    REACHES,
     Shape,
     choose,
     constants,
     reserve,
     shape_of,
+    with_merge,
 )
 from glmc_runtime.kernels.cuda.launch import launch, pdl_enabled
 from glmc_runtime.kernels.cuda.products import prefetch
 from glmc_runtime.kernels.cuda.qkv_rope_cache import rope_arguments
-from glmc_runtime.kernels.cuda.rotary import load_waves, norm_rotate, partner_columns
-from glmc_runtime.kernels.cuda.split_attention import attend, cache_rows, finish, stretch
+from glmc_runtime.kernels.cuda.rotary import (
+    load_partners,
+    load_waves,
+    norm_rotate,
+    partner_columns,
+)
+from glmc_runtime.kernels.cuda.split_attention import (
+    attend,
+    attend_first,
+    cache_rows,
+    finish,
+    first_tile,
+    stretch,
+)
 from glmc_runtime.kernels.cuda.tuned import Configuration
 
 _LINE = 128  # bytes that the second-level cache loads at once
@@ -79,6 +94,7 @@ def rope_decode_attention_kernel(
     out,
     parts,
     statistics,
+    new_scores,
     tickets,
     table_stride,
     splits,
@@ -98,38 +114,55 @@ def rope_decode_attention_kernel(
     SHORTEST: tl.constexpr,
     FAN: tl.constexpr,
     TOGETHER: tl.constexpr,
+    TICKETS: tl.constexpr,
+    LEVELS: tl.constexpr,
     PREFETCH: tl.constexpr,
     LINE: tl.constexpr,
     WIDEN: tl.constexpr,
     PDL: tl.constexpr,
 ):
     split, kv_head, sequence = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    if PDL:
+        tl.extra.cuda.gdc_launch_dependents()
     cached = tl.load(lengths + sequence) - 1
     position = tl.load(positions + sequence)
+    slot = tl.load(slot_mapping + sequence)
     begin, end, active = stretch(cached, split, splits, BLOCK, SHORTEST)
     if split >= active:
         return
     table = tables + sequence.to(tl.int64) * table_stride
+    keys, values = first_tile(
+        key_cache,
+        value_cache,
+        table,
+        kv_head,
+        begin,
+        end,
+        KV_HEADS,
+        BLOCK_SIZE,
+        HEAD_DIM,
+        WIDTH,
+        BLOCK,
+    )
     row = tl.arange(0, ROWS)[:, None]
     columns = tl.arange(0, WIDTH)[None, :]
-    others = partner_columns(columns, ROTARY, INTERLEAVED)
     in_head = columns < HEAD_DIM
-    inside = (row < GROUP) & in_head
     cos, sin = load_waves(cos_sin + position * ROTARY, columns, ROTARY, INTERLEAVED)
     q_weight, q_other, k_weight, k_other = 1.0, 1.0, 1.0, 1.0
     if NORM:
+        others = partner_columns(columns, ROTARY, INTERLEAVED)
         q_weight = tl.load(q_norm + columns, mask=in_head, other=0.0)
         q_other = tl.load(q_norm + others, mask=in_head, other=0.0)
         k_weight = tl.load(k_norm + columns, mask=in_head, other=0.0)
         k_other = tl.load(k_norm + others, mask=in_head, other=0.0)
     if PDL:
-        if PREFETCH > 0:
+        if PREFETCH > 0 and end - begin > BLOCK:
             ask_for_rows(
                 key_cache,
                 value_cache,
                 table,
                 kv_head,
-                begin,
+                begin + BLOCK,
                 end,
                 KV_HEADS,
                 BLOCK_SIZE,
@@ -138,58 +171,62 @@ def rope_decode_attention_kernel(
                 LINE,
             )
         tl.extra.cuda.gdc_wait()
-        tl.extra.cuda.gdc_launch_dependents()
     first = qkv + sequence.to(tl.int64) * ((Q_HEADS + 2 * KV_HEADS) * HEAD_DIM)
     source = first + (kv_head * GROUP + row) * HEAD_DIM
+    inside = (row < GROUP) & in_head
     heads = tl.load(source + columns, mask=inside, other=0.0)
-    partners = tl.load(source + others, mask=inside, other=0.0)
+    partners = load_partners(source, heads, columns, inside, HEAD_DIM, ROTARY, INTERLEAVED)
+    # The new key once per row, as the queries lie: no entry moves between threads.
+    source = first + (Q_HEADS + kv_head) * HEAD_DIM + row * 0
+    new_value = first + (Q_HEADS + KV_HEADS + kv_head) * HEAD_DIM
+    inside = (row < tl.where(split == 0, ROWS, 0)) & in_head
+    key = tl.load(source + columns, mask=inside, other=0.0)
+    key_partners = load_partners(source, key, columns, inside, HEAD_DIM, ROTARY, INTERLEAVED)
+    value = tl.load(new_value + row * 0 + columns, mask=inside, other=0.0)
     query = norm_rotate(
         heads, partners, q_weight, q_other, eps, cos, sin, columns, NORM, HEAD_DIM, ROTARY
     )
-    total = tl.zeros([ROWS, WIDTH], dtype=tl.float32)
-    top = tl.full([ROWS], float("-inf"), dtype=tl.float32)
-    weight = tl.zeros([ROWS], dtype=tl.float32)
-    if split == 0:
-        new = first + (Q_HEADS + kv_head) * HEAD_DIM
-        key = tl.load(new + columns, mask=in_head, other=0.0)
-        partner = tl.load(new + others, mask=in_head, other=0.0)
-        value = tl.load(new + KV_HEADS * HEAD_DIM + columns, mask=in_head, other=0.0)
-        key = norm_rotate(
-            key, partner, k_weight, k_other, eps, cos, sin, columns, NORM, HEAD_DIM, ROTARY
-        )
-        slot = tl.load(slot_mapping + sequence)
-        place = cache_rows(slot // BLOCK_SIZE, slot, kv_head, KV_HEADS, BLOCK_SIZE) * HEAD_DIM
-        tl.store(key_cache + place + columns, key, mask=in_head)
-        tl.store(value_cache + place + columns, value, mask=in_head)
-        top = tl.sum(query.to(tl.float32) * key.to(tl.float32), axis=1) * scale
-        weight = tl.full([ROWS], 1.0, dtype=tl.float32)
-        total = tl.broadcast_to(value.to(tl.float32), [ROWS, WIDTH])
-    total, top, weight = attend(
-        query,
-        key_cache,
-        value_cache,
-        table,
-        kv_head,
-        begin,
-        end,
-        end,
-        scale,
-        total,
-        top,
-        weight,
-        KV_HEADS,
-        BLOCK_SIZE,
-        HEAD_DIM,
-        WIDTH,
-        BLOCK,
-        WIDEN,
-    )
     pair = sequence * KV_HEADS + kv_head
+    if split == 0:
+        key = norm_rotate(
+            key, key_partners, k_weight, k_other, eps, cos, sin, columns, NORM, HEAD_DIM, ROTARY
+        )
+        score = tl.sum(query.to(tl.float32) * key.to(tl.float32), axis=1) * scale
+        rows = tl.arange(0, ROWS)
+        tl.store(new_scores + pair * GROUP + rows, score, mask=rows < GROUP)
+        place = cache_rows(slot // BLOCK_SIZE, slot, kv_head, KV_HEADS, BLOCK_SIZE) * HEAD_DIM
+        once = in_head & (row == 0)
+        tl.store(key_cache + place + row * 0 + columns, key, mask=once)
+        tl.store(value_cache + place + row * 0 + columns, value, mask=once)
+    total, top, weight = attend_first(query, keys, values, begin, end, scale, BLOCK, WIDEN)
+    if begin + BLOCK < end:
+        total, top, weight = attend(
+            query,
+            key_cache,
+            value_cache,
+            table,
+            kv_head,
+            begin + BLOCK,
+            end,
+            end,
+            scale,
+            total,
+            top,
+            weight,
+            KV_HEADS,
+            BLOCK_SIZE,
+            HEAD_DIM,
+            WIDTH,
+            BLOCK,
+            WIDEN,
+        )
     finish(
         out + pair * GROUP * HEAD_DIM,
         parts,
         statistics,
         tickets,
+        new_scores + pair * GROUP,
+        new_value,
         pair,
         split,
         splits,
@@ -203,17 +240,18 @@ def rope_decode_attention_kernel(
         WIDTH,
         FAN,
         TOGETHER,
+        TICKETS,
+        LEVELS,
+        True,
     )
 
 
 def candidates(shape: Shape) -> Iterator[Configuration]:
-    """Those of ``cuda.decode_attention``, and the first with other lengths asked for ahead."""
-    plain = decode_attention.candidates(shape)
-    first = next(plain)
-    yield first
-    for tokens in (0, 64, 256):
-        yield first | {"PREFETCH": tokens}
-    yield from plain
+    """Those of ``cuda.decode_attention``; where contexts are long, and the first with nothing asked
+    for ahead."""
+    yield from decode_attention.candidates(shape)
+    if shape.longest > REACHES[0]:
+        yield decode_attention.default(shape) | {"PREFETCH": 0}
 
 
 @register("cuda.rope_decode_attention")
@@ -235,7 +273,8 @@ def rope_decode_attention(arguments: dict[str, Any]) -> Thunk:
     if shape.head_dim % line or shape.head_dim & (shape.head_dim - 1) or ahead & (ahead - 1):
         ahead = 0
     meta = constants(shape, chosen, shared["BLOCK_SIZE"]) | shared
-    return partial(
+    room = reserve(shape, chosen, out.device)
+    attend = partial(
         launch,
         rope_decode_attention_kernel,
         (chosen["splits"], shape.kv_heads, shape.sequences),
@@ -250,7 +289,10 @@ def rope_decode_attention(arguments: dict[str, Any]) -> Thunk:
         tables,
         arguments["context_lengths"],
         out,
-        *reserve(shape, chosen, out.device),
+        room.parts,
+        room.statistics,
+        room.new_scores,
+        room.tickets,
         tables.shape[1],
         chosen["splits"],
         float(arguments["scale"]) * LOG2_E,
@@ -258,3 +300,5 @@ def rope_decode_attention(arguments: dict[str, Any]) -> Thunk:
         **(meta | {"PREFETCH": ahead, "LINE": line}),
         pdl=pdl_enabled(out.device),
     )
+    values = qkv[:, (shape.q_heads + shape.kv_heads) * shape.head_dim :]
+    return with_merge(attend, shape, chosen, room, arguments["context_lengths"], out, values)

@@ -22,6 +22,29 @@ def partner_columns(columns, ROTARY: tl.constexpr, INTERLEAVED: tl.constexpr):
 
 
 @triton.jit
+def swap_pairs(rows):
+    """``rows`` with the entries of each pair of neighbours swapped, without leaving the thread."""
+    firsts, seconds = tl.split(tl.reshape(rows, [rows.shape[0], rows.shape[1] // 2, 2]))
+    return tl.reshape(tl.join(seconds, firsts), rows.shape)
+
+
+@triton.jit
+def load_partners(
+    place, rows, columns, mask, HEAD_DIM: tl.constexpr, ROTARY: tl.constexpr,
+    INTERLEAVED: tl.constexpr,
+):  # fmt: skip
+    """The partners of heads ``rows``, which were loaded from ``place + columns`` under ``mask``."""
+    if INTERLEAVED:
+        partners = swap_pairs(rows)
+    else:
+        others = partner_columns(columns, ROTARY, INTERLEAVED)
+        if ROTARY % 16 == 0 and HEAD_DIM % 8 == 0:
+            others = tl.max_contiguous(tl.multiple_of(others, (1, 8)), (1, 8))
+        partners = tl.load(place + others, mask=mask, other=0.0)
+    return partners
+
+
+@triton.jit
 def load_waves(row, columns, ROTARY: tl.constexpr, INTERLEAVED: tl.constexpr):
     """float32 cos and signed sin like ``columns``, from the pointer to one row of the table."""
     HALF: tl.constexpr = ROTARY // 2

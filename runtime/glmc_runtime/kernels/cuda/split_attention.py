@@ -1,10 +1,15 @@
 """Attention of a few query rows over a stretch of a paged cache, and how the stretches are merged.
 
 The sequence is cut into at most ``splits`` stretches; how many are active is known only on the
-device. Each active split leaves what it summed (its values, its largest score and its weights) in
-the workspace. The last of each FAN neighbours to arrive merges them, and the last of those groups
-merges the groups: two small steps, spread over programs, instead of one that reads everything.
-Everything is summed in one fixed order, whoever arrives last. Scores are in powers of two.
+device. Each active split leaves a part in the workspace: its result, and the logarithm of the sum
+of its weights. Parts are merged by tickets or by another launch. By tickets: the last of each FAN
+neighbours to arrive merges them, and the last of those groups merges the groups: two small steps,
+spread over programs, instead of one that reads everything. By a launch: one program per query head
+reads all parts at once, which needs no fence and no ticket, but one launch more. Either way
+everything is summed in one fixed order, whoever arrives last. Logarithms and scores are in powers
+of two.
+
+A new token whose key and value are not cached takes part in the merge as its score and its value.
 """
 
 from __future__ import annotations
@@ -39,6 +44,22 @@ def load_row(pointers, columns, HEAD_DIM: tl.constexpr, WIDTH: tl.constexpr):
     else:
         rows = tl.load(pointers, mask=columns < HEAD_DIM, other=0.0)
     return rows
+
+
+@triton.jit
+def weigh(
+    query, keys, start, end, limit, scale, top, weight, BLOCK: tl.constexpr, WIDEN: tl.constexpr
+):
+    """Weights [rows, BLOCK] of the tokens from ``start`` on, by how much what was summed before
+    shrinks, and the new top and weight [rows]. ``limit`` and ``end`` as for ``attend``."""
+    scores = tl.zeros([query.shape[0], BLOCK], dtype=tl.float32)
+    scores = dot(query, tl.trans(keys), scores, WIDEN) * scale
+    position = (start + tl.arange(0, BLOCK))[None, :]
+    scores = tl.where((position <= limit) & (position < end), scores, float("-inf"))
+    new_top = tl.maximum(top, tl.max(scores, axis=1))
+    shrink = tl.exp2(top - new_top)
+    weights = tl.exp2(scores - new_top[:, None])
+    return weights, shrink, new_top, weight * shrink + tl.sum(weights, axis=1)
 
 
 @triton.jit
@@ -80,18 +101,59 @@ def attend(
         places = rows[:, None] * HEAD_DIM + columns
         blocks = tl.load(table + tl.minimum(start + BLOCK + step, last) // BLOCK_SIZE)
         keys = load_row(key_cache + places, columns, HEAD_DIM, WIDTH)
-        scores = tl.zeros([query.shape[0], BLOCK], dtype=tl.float32)
-        scores = dot(query, tl.trans(keys), scores, WIDEN) * scale
-        position = (start + step)[None, :]
-        scores = tl.where((position <= limit) & (position < end), scores, float("-inf"))
-        new_top = tl.maximum(top, tl.max(scores, axis=1))
-        shrink = tl.exp2(top - new_top)
-        weights = tl.exp2(scores - new_top[:, None])
+        weights, shrink, top, weight = weigh(
+            query, keys, start, end, limit, scale, top, weight, BLOCK, WIDEN
+        )
         values = load_row(value_cache + places, columns, HEAD_DIM, WIDTH)
         total = dot(weights.to(values.dtype), values, total * shrink[:, None], WIDEN)
-        weight = weight * shrink + tl.sum(weights, axis=1)
-        top = new_top
     return total, top, weight
+
+
+@triton.jit
+def first_tile(
+    key_cache,
+    value_cache,
+    table,
+    kv_head,
+    begin,
+    end,
+    KV_HEADS: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    WIDTH: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Keys and values [BLOCK, WIDTH] of the tokens from ``begin`` on, zero from ``end`` on."""
+    tokens = begin + tl.arange(0, BLOCK)
+    columns = tl.arange(0, WIDTH)[None, :]
+    blocks = tl.load(table + tokens // BLOCK_SIZE, mask=tokens < end, other=0)
+    rows = cache_rows(blocks, tokens, kv_head, KV_HEADS, BLOCK_SIZE)
+    places = rows[:, None] * HEAD_DIM + columns
+    present = (tokens < end)[:, None] & (columns < HEAD_DIM)
+    keys = tl.load(key_cache + places, mask=present, other=0.0)
+    values = tl.load(value_cache + places, mask=present, other=0.0)
+    return keys, values
+
+
+@triton.jit
+def attend_first(query, keys, values, begin, end, scale, BLOCK: tl.constexpr, WIDEN: tl.constexpr):
+    """total, top and weight of a softmax that begins with ``first_tile``; without tokens, a total
+    and weight of zero."""
+    scores = tl.zeros([query.shape[0], BLOCK], dtype=tl.float32)
+    scores = dot(query, tl.trans(keys), scores, WIDEN) * scale
+    position = (begin + tl.arange(0, BLOCK))[None, :]
+    scores = tl.where(position < end, scores, float("-inf"))
+    top = tl.max(scores, axis=1)
+    weights = tl.exp2(scores - finite(top)[:, None])
+    total = tl.zeros([query.shape[0], values.shape[1]], dtype=tl.float32)
+    total = dot(weights.to(values.dtype), values, total, WIDEN)
+    return total, top, tl.sum(weights, axis=1)
+
+
+@triton.jit
+def finite(top):
+    """``top``, and 0 where there was no score: a difference from it is never NaN."""
+    return tl.where(top == float("-inf"), 0.0, top)
 
 
 @triton.jit
@@ -107,13 +169,14 @@ def store_part(
     HEAD_DIM: tl.constexpr,
     WIDTH: tl.constexpr,
 ):
-    """parts float32 [slots, GROUP, HEAD_DIM], statistics float32 [slots, 2, GROUP]."""
+    """parts float32 [slots, GROUP, HEAD_DIM], statistics float32 [slots, GROUP]."""
     row = tl.arange(0, ROWS)
     columns = tl.arange(0, WIDTH)[None, :]
     place = (slot * GROUP + row[:, None]) * HEAD_DIM + columns
-    tl.store(parts + place, total, mask=(row[:, None] < GROUP) & (columns < HEAD_DIM))
-    tl.store(statistics + slot * (2 * GROUP) + row, top, mask=row < GROUP)
-    tl.store(statistics + slot * (2 * GROUP) + GROUP + row, weight, mask=row < GROUP)
+    weight = tl.where(weight > 0.0, weight, 1.0)  # without tokens, total is 0 and top -inf
+    part = total * (1.0 / weight)[:, None]
+    tl.store(parts + place, part, mask=(row[:, None] < GROUP) & (columns < HEAD_DIM))
+    tl.store(statistics + slot * GROUP + row, top + tl.log2(weight), mask=row < GROUP)
 
 
 @triton.jit
@@ -128,32 +191,32 @@ def merge_parts(
     WIDTH: tl.constexpr,
     TOGETHER: tl.constexpr,
 ):
-    """total, top and weight of ``count`` neighbours from ``slot`` on, TOGETHER loaded at once."""
-    row = tl.arange(0, ROWS)
-    columns = tl.arange(0, WIDTH)
+    """total, top and weight of ``count`` neighbours from ``slot`` on, TOGETHER loaded at once.
+
+    Parts are the axis in the middle: so the compiler gives each thread all parts of its entries,
+    and sums them without a shuffle.
+    """
+    row = tl.arange(0, ROWS)[:, None]
+    columns = tl.arange(0, WIDTH)[None, None, :]
     total = tl.zeros([ROWS, WIDTH], dtype=tl.float32)
     top = tl.full([ROWS], float("-inf"), dtype=tl.float32)
     weight = tl.zeros([ROWS], dtype=tl.float32)
     for first in range(0, count, TOGETHER):
-        index = first + tl.arange(0, TOGETHER)
-        present = (index < count)[:, None] & (row < GROUP)[None, :]
-        where = statistics + (slot + index)[:, None] * (2 * GROUP) + row[None, :]
-        tops = tl.load(where, mask=present, other=float("-inf"), cache_modifier=".cg")
-        weights = tl.load(where + GROUP, mask=present, other=0.0, cache_modifier=".cg")
-        place = ((slot + index)[:, None] * GROUP + row[None, :]) * HEAD_DIM
+        index = first + tl.arange(0, TOGETHER)[None, :]
+        present = (row < GROUP) & (index < count)
+        where = (slot + index) * GROUP + row
+        tops = tl.load(statistics + where, mask=present, other=float("-inf"), cache_modifier=".cg")
         totals = tl.load(
-            parts + place[:, :, None] + columns[None, None, :],
-            mask=present[:, :, None] & (columns < HEAD_DIM)[None, None, :],
+            parts + where[:, :, None] * HEAD_DIM + columns,
+            mask=present[:, :, None] & (columns < HEAD_DIM),
             other=0.0,
             cache_modifier=".cg",
         )
-        new_top = tl.maximum(top, tl.max(tops, axis=0))
-        # Rows behind GROUP have no scores at all: any finite number keeps NaN away.
-        new_top = tl.where(row < GROUP, new_top, 0.0)
-        shrink = tl.exp2(top - new_top)
-        factors = tl.exp2(tops - new_top[None, :])
-        total = total * shrink[:, None] + tl.sum(totals * factors[:, :, None], axis=0)
-        weight = weight * shrink + tl.sum(weights * factors, axis=0)
+        new_top = tl.maximum(top, tl.max(tops, axis=1))
+        shrink = tl.exp2(top - finite(new_top))
+        factors = tl.exp2(tops - finite(new_top)[:, None])
+        total = total * shrink[:, None] + tl.sum(totals * factors[:, :, None], axis=1)
+        weight = weight * shrink + tl.sum(factors, axis=1)
         top = new_top
     return total, top, weight
 
@@ -171,8 +234,8 @@ def store_result(
     """``out`` [GROUP, HEAD_DIM] = total / weight."""
     row = tl.arange(0, ROWS)[:, None]
     columns = tl.arange(0, WIDTH)[None, :]
-    weight = tl.where(row < GROUP, weight[:, None], 1.0)
-    result = (total / weight).to(out.dtype.element_ty)
+    share = 1.0 / tl.where(weight > 0.0, weight, 1.0)
+    result = (total * share[:, None]).to(out.dtype.element_ty)
     mask = (row < GROUP) & (columns < HEAD_DIM)
     tl.store(out + row * HEAD_DIM + columns, result, mask=mask)
 
@@ -191,11 +254,19 @@ def arrives_last(ticket, count):
 
 
 @triton.jit
+def slots_per_pair(splits, FAN: tl.constexpr, TICKETS: tl.constexpr):
+    """Slots of parts: the splits, then with tickets the groups of FAN."""
+    return splits + tl.cdiv(splits, FAN) if TICKETS else splits
+
+
+@triton.jit
 def finish(
     out,
     parts,
     statistics,
     tickets,
+    new_score,
+    new_value,
     pair,
     split,
     splits,
@@ -209,23 +280,42 @@ def finish(
     WIDTH: tl.constexpr,
     FAN: tl.constexpr,
     TOGETHER: tl.constexpr,
+    TICKETS: tl.constexpr,
+    LEVELS: tl.constexpr,
+    NEW: tl.constexpr,
 ):
-    """Write ``out`` [GROUP, HEAD_DIM] if this is the last program of its ``pair`` (sequence and kv
-    head), else leave the part for it. Per pair, slots: the splits, then the groups of FAN; tickets:
-    one of the pair, then one per group."""
-    if active == 1:
-        store_result(out, total, weight, GROUP, ROWS, HEAD_DIM, WIDTH)
-    else:
-        most_groups = tl.cdiv(splits, FAN)
-        first_slot = pair * (splits + most_groups)
-        first_ticket = tickets + pair * (1 + most_groups)
-        store_part(
-            parts, statistics, first_slot + split, total, top, weight, GROUP, ROWS, HEAD_DIM, WIDTH
-        )
+    """Leave the part of this split; with TICKETS, write ``out`` [GROUP, HEAD_DIM] if this is the
+    last program of its ``pair`` (sequence and kv head).
+
+    With NEW, ``new_score`` [GROUP], which split 0 has stored, and ``new_value`` [HEAD_DIM] are of
+    a token that no split has. LEVELS is 1 where all splits fit into one group of FAN. Tickets
+    per pair: one of the pair, then one per group.
+    """
+    first_slot = pair * slots_per_pair(splits, FAN, TICKETS)
+    store_part(
+        parts, statistics, first_slot + split, total, top, weight, GROUP, ROWS, HEAD_DIM, WIDTH
+    )
+    if TICKETS:
+        first_ticket = tickets + pair * (1 + tl.cdiv(splits, FAN))
         group = split // FAN
         members = tl.minimum(active - group * FAN, FAN)
-        if arrives_last(first_ticket + 1 + group, members):
-            merged, merged_top, merged_weight = merge_parts(
+        is_last = active == 1
+        if is_last:
+            tl.debug_barrier()
+        else:
+            is_last = arrives_last(first_ticket + 1 + group, members)
+        if is_last:
+            if NEW:
+                row = tl.arange(0, ROWS)
+                columns = tl.arange(0, WIDTH)[None, :]
+                score = tl.load(
+                    new_score + row,
+                    mask=row < tl.where(group == 0, GROUP, 0),
+                    other=float("-inf"),
+                    cache_modifier=".cg",
+                )
+                value = tl.load(new_value + columns, mask=columns < HEAD_DIM, other=0.0)
+            whole, whole_top, whole_weight = merge_parts(
                 parts,
                 statistics,
                 first_slot + group * FAN,
@@ -236,33 +326,105 @@ def finish(
                 WIDTH,
                 TOGETHER,
             )
-            groups = tl.cdiv(active, FAN)
-            if groups == 1:
-                store_result(out, merged, merged_weight, GROUP, ROWS, HEAD_DIM, WIDTH)
-            else:
-                first_group = first_slot + splits
-                store_part(
-                    parts,
-                    statistics,
-                    first_group + group,
-                    merged,
-                    merged_top,
-                    merged_weight,
-                    GROUP,
-                    ROWS,
-                    HEAD_DIM,
-                    WIDTH,
-                )
-                if arrives_last(first_ticket, groups):
-                    whole, _, whole_weight = merge_parts(
+            if NEW:
+                new_top = tl.maximum(whole_top, score)
+                shrink = tl.exp2(whole_top - finite(new_top))
+                factor = tl.exp2(score - finite(new_top))
+                whole = whole * shrink[:, None] + value.to(tl.float32) * factor[:, None]
+                whole_weight = whole_weight * shrink + factor
+                whole_top = new_top
+            if LEVELS > 1:
+                groups = tl.cdiv(active, FAN)
+                if groups > 1:
+                    first_group = first_slot + splits
+                    store_part(
                         parts,
                         statistics,
-                        first_group,
-                        groups,
+                        first_group + group,
+                        whole,
+                        whole_top,
+                        whole_weight,
                         GROUP,
                         ROWS,
                         HEAD_DIM,
                         WIDTH,
-                        TOGETHER,
                     )
-                    store_result(out, whole, whole_weight, GROUP, ROWS, HEAD_DIM, WIDTH)
+                    is_last = arrives_last(first_ticket, groups)
+                    if is_last:
+                        whole, whole_top, whole_weight = merge_parts(
+                            parts,
+                            statistics,
+                            first_group,
+                            groups,
+                            GROUP,
+                            ROWS,
+                            HEAD_DIM,
+                            WIDTH,
+                            TOGETHER,
+                        )
+            if is_last:
+                store_result(out, whole, whole_weight, GROUP, ROWS, HEAD_DIM, WIDTH)
+
+
+@triton.jit(do_not_specialize=["splits", "value_stride"])
+def merge_kernel(
+    parts,
+    statistics,
+    new_scores,
+    new_values,
+    lengths,
+    out,
+    splits,
+    value_stride,
+    Q_HEADS: tl.constexpr,
+    GROUP: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    WIDTH: tl.constexpr,
+    BLOCK: tl.constexpr,
+    SHORTEST: tl.constexpr,
+    MOST: tl.constexpr,
+    NEW: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    """The merge of all parts, at most MOST, of one query head, for ``finish`` without tickets.
+
+    new_scores [sequences, Q_HEADS]; new_values [KV_HEADS, HEAD_DIM] of the first sequence, those of
+    the next ``value_stride`` behind.
+    """
+    head, sequence = tl.program_id(0), tl.program_id(1)
+    tokens = tl.load(lengths + sequence)
+    if NEW:
+        tokens -= 1
+    _, _, active = stretch(tokens, 0, splits, BLOCK, SHORTEST)
+    index = tl.arange(0, MOST)
+    columns = tl.arange(0, WIDTH)
+    kv_head = head // GROUP
+    slot = (sequence * (Q_HEADS // GROUP) + kv_head) * splits + index
+    where = slot * GROUP + head % GROUP
+    if PDL:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
+    tops = tl.load(
+        statistics + where, mask=index < active, other=float("-inf"), cache_modifier=".cg"
+    )
+    totals = tl.load(
+        parts + where[:, None] * HEAD_DIM + columns[None, :],
+        mask=(index < active)[:, None] & (columns < HEAD_DIM)[None, :],
+        other=0.0,
+        cache_modifier=".cg",
+    )
+    top = tl.max(tops, axis=0)
+    if NEW:
+        score = tl.load(new_scores + sequence * Q_HEADS + head, cache_modifier=".cg")
+        place = sequence.to(tl.int64) * value_stride + kv_head * HEAD_DIM + columns
+        value = tl.load(new_values + place, mask=columns < HEAD_DIM, other=0.0).to(tl.float32)
+        top = tl.maximum(top, score)
+    factors = tl.exp2(tops - top)
+    weight = tl.sum(factors, axis=0)
+    total = tl.sum(totals * factors[:, None], axis=0)
+    if NEW:
+        factor = tl.exp2(score - top)
+        weight += factor
+        total += value * factor
+    place = (sequence * Q_HEADS + head) * HEAD_DIM + columns
+    tl.store(out + place, (total / weight).to(out.dtype.element_ty), mask=columns < HEAD_DIM)

@@ -26,13 +26,16 @@ from tests.runtime.kernels.harness import close, nan, random
 SCALE = 0.21
 
 
-def cut(splits: int, fan: int = 2, block: int = 16, shortest: int = 16) -> dict[str, Any]:
+def cut(
+    splits: int, fan: int = 2, block: int = 16, shortest: int = 16, merge: str = "ticket"
+) -> dict[str, Any]:
     return {
         "splits": splits,
         "BLOCK": block,
         "SHORTEST": shortest,
         "FAN": fan,
         "TOGETHER": 2,
+        "MERGE": merge,
         "num_warps": 4,
         "num_stages": 2,
     }
@@ -86,6 +89,13 @@ def test_lengths(lengths: list[int], splits: int) -> None:
 def test_merges(fan: int, length: int) -> None:
     arguments = case([length, 1, 40])
     close(attend(arguments, cut(8, fan)), reference(arguments))
+
+
+@pytest.mark.parametrize("splits", [1, 3, 8])
+@pytest.mark.parametrize("length", [1, 20, 129])
+def test_merge_by_a_launch(splits: int, length: int) -> None:
+    arguments = case([length, 1, 40], 12, 3)
+    close(attend(arguments, cut(splits, merge="launch")), reference(arguments))
 
 
 @pytest.mark.parametrize(

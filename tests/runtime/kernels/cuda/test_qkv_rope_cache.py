@@ -83,16 +83,22 @@ def rows(cache: Tensor, slots: Tensor) -> Tensor:
 
 
 def reference(arguments: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+    """query and both caches, computed on the CPU: so is the table of cos and sin, whose last bit
+    differs on a GPU."""
     query, key_cache = arguments["query"], arguments["key_cache"]
+    names = ("qkv", "q_norm", "k_norm", "positions", "slot_mapping", "key_cache", "value_cache")
+    on_cpu = {
+        name: None if arguments[name] is None else arguments[name].cpu().clone() for name in names
+    }
     result: tuple[Tensor, Tensor, Tensor] = OPS["qkv_rope_cache"].reference(
-        arguments["qkv"],
-        arguments["q_norm"],
-        arguments["k_norm"],
-        arguments["positions"],
-        frequencies(arguments["cos_sin"].shape[1]).to(DEVICE),
-        arguments["slot_mapping"],
-        key_cache,
-        arguments["value_cache"],
+        on_cpu["qkv"],
+        on_cpu["q_norm"],
+        on_cpu["k_norm"],
+        on_cpu["positions"],
+        frequencies(arguments["cos_sin"].shape[1]),
+        on_cpu["slot_mapping"],
+        on_cpu["key_cache"],
+        on_cpu["value_cache"],
         query.shape[1],
         key_cache.shape[1],
         query.shape[2],
@@ -100,7 +106,8 @@ def reference(arguments: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
         1.0,
         EPS,
     )
-    return result
+    found, keys, values = (tensor.to(DEVICE) for tensor in result)
+    return found, keys, values
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

@@ -22,7 +22,8 @@ from tests.runtime.kernels.cuda.paged import (
     unchanged,
 )
 from tests.runtime.kernels.cuda.test_decode_attention import cut
-from tests.runtime.kernels.cuda.test_qkv_rope_cache import EPS, cos_sin, frequencies, rows
+from tests.runtime.kernels.cuda.test_qkv_rope_cache import EPS, cos_sin, rows
+from tests.runtime.kernels.cuda.test_qkv_rope_cache import reference as rotation
 from tests.runtime.kernels.harness import close, nan, random
 
 SCALE = 0.21
@@ -72,24 +73,7 @@ def case(
 
 def rotated(arguments: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
     """The query and both caches."""
-    out, key_cache = arguments["out"], arguments["key_cache"]
-    found: tuple[Tensor, Tensor, Tensor] = OPS["qkv_rope_cache"].reference(
-        arguments["qkv"],
-        arguments["q_norm"],
-        arguments["k_norm"],
-        arguments["positions"],
-        frequencies(arguments["cos_sin"].shape[1]).to(DEVICE),
-        arguments["slot_mapping"],
-        key_cache,
-        arguments["value_cache"],
-        out.shape[1],
-        key_cache.shape[1],
-        out.shape[2],
-        arguments["interleaved"],
-        1.0,
-        EPS,
-    )
-    return found
+    return rotation(arguments | {"query": arguments["out"]})
 
 
 def reference(arguments: dict[str, Any], wide: bool = False) -> tuple[Tensor, Tensor, Tensor]:
@@ -170,6 +154,17 @@ def test_same_bits_each_time() -> None:
     first = arguments["out"].clone()
     check(arguments, cut(8))
     assert torch.equal(arguments["out"], first)
+
+
+@pytest.mark.parametrize("lengths", [[1], [2], [17, 1], [65, 130, 20]])
+@pytest.mark.parametrize("splits", [1, 8])
+def test_merge_by_a_launch(lengths: list[int], splits: int) -> None:
+    check(case(lengths, 24, 2, with_norms=True), cut(splits, merge="launch"))
+
+
+@pytest.mark.parametrize("fan", [1, 3, 16])
+def test_merge_in_one_step_and_in_two(fan: int) -> None:
+    check(case([130, 1, 40]), cut(8, fan))
 
 
 def test_default_configuration() -> None:
