@@ -71,9 +71,12 @@ def _slot_mapping(step: Step) -> list[int]:
     size = step.block_size
     slots: list[int] = []
     for chunk in step.chunks:
-        blocks = chunk.blocks
-        for position in range(chunk.start, chunk.start + len(chunk.tokens)):
-            slots.append(blocks[position // size] * size + position % size)
+        position, end = chunk.start, chunk.start + len(chunk.tokens)
+        while position < end:  # a block at a time: prompts are long
+            first = chunk.blocks[position // size] * size + position % size
+            count = min(end - position, size - position % size)
+            slots.extend(range(first, first + count))
+            position += count
     # Spread over the scratch block, so that no two of its slots are fought over needlessly.
     return slots + [SCRATCH_BLOCK * size + row % size for row in range(step.padding)]
 

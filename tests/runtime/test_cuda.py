@@ -40,7 +40,7 @@ def test_captured_decode_matches_plain_torch_in_every_bucket(path: Path) -> None
         ]
 
 
-def test_a_replayed_step_takes_no_device_memory(path: Path) -> None:
+def test_a_replayed_step_takes_no_device_memory_but_the_logits_it_hands_over(path: Path) -> None:
     session = glmc_runtime.load(path)
     sequences = [session.sequence(prompt) for prompt in PROMPTS[:3]]
     session.prefill(sequences)
@@ -50,7 +50,7 @@ def test_a_replayed_step_takes_no_device_memory(path: Path) -> None:
     for token in range(5):
         session.decode(sequences, [token] * 3)
     torch.cuda.synchronize()
-    assert torch.cuda.memory_stats()["allocation.all.allocated"] == before
+    assert torch.cuda.memory_stats()["allocation.all.allocated"] == before + 5
 
 
 def test_what_can_not_be_captured_is_an_error_and_the_device_stays_usable(path: Path) -> None:

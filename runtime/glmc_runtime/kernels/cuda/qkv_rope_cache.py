@@ -25,7 +25,12 @@ from glmc_runtime.kernels.cuda.checks import (
     require_shape,
 )
 from glmc_runtime.kernels.cuda.launch import launch, pdl_enabled
-from glmc_runtime.kernels.cuda.rotary import load_waves, norm_rotate, partner_columns
+from glmc_runtime.kernels.cuda.rotary import (
+    load_partners,
+    load_waves,
+    norm_rotate,
+    partner_columns,
+)
 from glmc_runtime.kernels.cuda.tuned import Configuration
 
 
@@ -55,12 +60,12 @@ def qkv_rope_cache_kernel(
     token = tl.program_id(0).to(tl.int64)
     head = (tl.program_id(1) * HEADS + tl.arange(0, HEADS))[:, None]
     columns = tl.arange(0, WIDTH)[None, :]
-    others = partner_columns(columns, ROTARY, INTERLEAVED)
     is_query = head < Q_HEADS
     is_value = head >= Q_HEADS + KV_HEADS
     in_head = columns < HEAD_DIM
     weight, other_weight = 1.0, 1.0
     if NORM:
+        others = partner_columns(columns, ROTARY, INTERLEAVED)
         weight = tl.where(
             is_query,
             tl.load(q_norm + columns, mask=in_head, other=0.0),
@@ -79,7 +84,7 @@ def qkv_rope_cache_kernel(
     inside = (head < Q_HEADS + 2 * KV_HEADS) & in_head
     source = qkv + (token * (Q_HEADS + 2 * KV_HEADS) + head) * HEAD_DIM
     heads = tl.load(source + columns, mask=inside, other=0.0)
-    partners = tl.load(source + others, mask=inside, other=0.0)
+    partners = load_partners(source, heads, columns, inside, HEAD_DIM, ROTARY, INTERLEAVED)
     turned = norm_rotate(
         heads, partners, weight, other_weight, eps, cos, sin, columns, NORM, HEAD_DIM, ROTARY
     )

@@ -273,6 +273,7 @@ def rope_decode_attention(arguments: dict[str, Any]) -> Thunk:
     if shape.head_dim % line or shape.head_dim & (shape.head_dim - 1) or ahead & (ahead - 1):
         ahead = 0
     meta = constants(shape, chosen, shared["BLOCK_SIZE"]) | shared
+    meta["enable_fp_fusion"] = False  # eager code rounds each product of a rotation
     room = reserve(shape, chosen, out.device)
     attend = partial(
         launch,

@@ -159,6 +159,8 @@ def serves(way: str, dtype: torch.dtype, tokens: int) -> bool:
     ],
 )
 def test_ways(way: str, dtype: torch.dtype, tokens: int, kind: str, shared_width: int) -> None:
+    if torch.cuda.is_available() and way in ("experts even", "sorted even"):
+        pytest.skip("a dot on a device is at least 16 deep, and so small a block is not")
     check(call(choices(kind, tokens), dtype, shared_width), WAYS[way])
 
 
