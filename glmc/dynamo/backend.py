@@ -21,6 +21,12 @@ from glmc.backends import target_by_name
 from glmc.backends.base import LoweringOptions
 from glmc.dynamo.checks import eager_experts_in, refuse_gradients
 from glmc.dynamo.device import device_of, refuse_capture, refuse_device, target_of
+from glmc.dynamo.device_graph import (
+    SteadyGraph,
+    capture_for,
+    in_host_memory,
+    obstacles,
+)
 from glmc.dynamo.lower import TracedPlan, lower_traced
 from glmc.dynamo.normal_form import normal_form
 from glmc.dynamo.options import DynamoOptions, read_options
@@ -119,6 +125,14 @@ def compile_graph(
     vendor = find_vendor(options.abi_profile, None) if calls_vendor else None
     constants = {**traced.constants, **plan.constants}
     weights = LiveWeights(plan.weights, traced.placeholders, constants)
+    emulated = vendor is not None and vendor.emulated
+    named = [item.name for item in traced.placeholders]
+    hosts = in_host_memory(zip(named, examples, strict=True), device)
+    against = obstacles(traced.program, hosts)
+    graph = SteadyGraph(
+        capture_for(device, options.graph_capture, against, emulated),
+        insist=bool(options.graph_capture),
+    )
     replay = TracedReplay(
         plan,
         traced.placeholders,
@@ -127,13 +141,13 @@ def compile_graph(
         device,
         vendor,
         module.forward,
+        graph,
     )
     seconds = {
         "normal form": captured - start,
         "passes": fused - captured,
         "lowering": lowered - fused,
     }
-    emulated = vendor is not None and vendor.emulated
     if emulated:
         say_once(EMULATED_NOTICE)
     if is_interpreted(name, device):
@@ -141,8 +155,7 @@ def compile_graph(
     dump.planned(plan, traced.program, name, emulated)
     function: Callable[..., Any] = replay
     if options.verify:
-        names = [item.name for item in traced.placeholders]
-        function = Verified(replay, module.forward, names)
+        function = Verified(replay, module.forward, named)
     compiled = CompiledGraph(
         name, records, plan, replay, seconds, emulated, _break_of(module), function
     )
