@@ -6,6 +6,8 @@ what a plan can size lies in the arena.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from glmc.backends.base import SEQUENCES, Emitter, Op, Value, fixed
@@ -126,7 +128,7 @@ def qkv_rope_cache(op: Op, emit: Emitter) -> None:
     emit.bind(2, op.tensor("v_cache"))
 
 
-def _written(op: Op, emit: Emitter, qkv: Value) -> dict[str, Value | float | bool | None]:
+def _written(op: Op, emit: Emitter, qkv: Value) -> dict[str, Any]:
     """What rotates the heads of a projection and writes keys and values to the cache."""
     return {
         "q_norm": op.optional_tensor("q_norm"),

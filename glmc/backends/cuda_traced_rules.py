@@ -1,9 +1,9 @@
 """Rules of CUDA in a traced program, where a weight may be a value of the step.
 
 Kernels for CUDA read their weights before the kernel in front of them has ended (see
-``kernels/cuda/launch.py``). That is right for what nobody writes in a step; what the program itself
-computes, or the caller gives as an input, is copied by torch first, behind which no kernel starts
-early. They also take one dtype only; a mix, such as norms in float32, is left to ATen.
+``kernels/cuda/launch.py``). That is right for what nobody writes in a step, and for nothing else:
+with any other weight a node is left to ATen. So is one of several dtypes, such as a norm whose
+weight is in float32.
 """
 
 from __future__ import annotations
@@ -26,30 +26,21 @@ _ANY_DTYPE = {"moe_gate": ("x", "weight")}
 
 
 def settled(rule: Rule) -> Rule:
-    """``rule`` with operands that lie still; the rule itself where the program is an artifact's."""
+    """``rule`` for what its kernels take; the rule itself where the program is an artifact's."""
 
     def traced(op: Op, emit: Emitter) -> None:
         if op.phase == "traced":
+            _check_weights(op)
             _check_dtypes(op)
             wide = _FLOAT32.get(op.name, ())
             arguments = {
-                name: _still(name, _wide(item, emit) if name in wide else item, emit)
+                name: _wide(item, emit) if name in wide else item
                 for name, item in op.arguments.items()
             }
             op = replace(op, arguments=arguments)
         rule(op, emit)
 
     return traced
-
-
-def _still(name: str, item: Any, emit: Emitter) -> Any:
-    if not isinstance(item, Value) or name not in _WEIGHTS:
-        return item
-    if isinstance(storage_of(item.argument), WeightArgument):
-        return item
-    copy = emit.temporary(f"{item.name}.still", item.shape, item.dtype)
-    emit.call("aten.copy", writes=("out",), source=item, out=copy)
-    return copy
 
 
 def _wide(item: Any, emit: Emitter) -> Any:
@@ -61,6 +52,13 @@ def _wide(item: Any, emit: Emitter) -> Any:
     copy = emit.temporary(f"{item.name}.wide", item.shape, torch.float32)
     emit.call("aten.copy", writes=("out",), source=item, out=copy)
     return copy
+
+
+def _check_weights(op: Op) -> None:
+    for name in _WEIGHTS:
+        item = op.arguments.get(name)
+        if isinstance(item, Value) and not isinstance(storage_of(item.argument), WeightArgument):
+            raise Declined(f"{op.name} reads '{name}' early, and the step may write it")
 
 
 def _check_dtypes(op: Op) -> None:

@@ -13,7 +13,6 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch.fx import GraphModule
 
 from glmc import pipeline
@@ -155,7 +154,7 @@ def compile_graph(
     dump.planned(plan, traced.program, name, emulated)
     function: Callable[..., Any] = replay
     if options.verify:
-        function = Verified(replay, module.forward, named)
+        function = Verified(replay, module.forward, named, len(plan.calls))
     compiled = CompiledGraph(
         name, records, plan, replay, seconds, emulated, _break_of(module), function
     )
@@ -171,4 +170,3 @@ def _break_of(module: GraphModule) -> str | None:
     lines = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in reason.user_stack[-1:]]
     first = str(reason.reason).strip().splitlines()[0]
     return " ".join((first, *lines))
-

@@ -17,7 +17,7 @@ from glmc_runtime.entry_points import entries
 @dataclass(frozen=True)
 class DynamoOptions:
     """``target``: xpu, cpu or cuda, by default what the inputs are on. ``dump``: a folder for the
-    program after each pass. ``verify``: prove each pass on each graph and compare the first replay
+    program after each pass. ``verify``: compare the first replay of each graph
     with the graph itself. ``abi_profile``: of the vendor's library, for xpu. ``graph_capture``:
     replay decode as a device graph where the device has them (None: where it can).
     """

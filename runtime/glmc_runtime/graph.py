@@ -60,7 +60,7 @@ class CudaGraphs:
     on_device = True
 
     def __init__(self, thread_local: bool = False) -> None:
-        self._mode = {"capture_error_mode": "thread_local"} if thread_local else {}
+        self._mode: dict[str, Any] = {"capture_error_mode": "thread_local"} if thread_local else {}
         self._pool: Any = torch.cuda.graph_pool_handle()
         self._stream: torch.cuda.Stream = torch.cuda.Stream()
 

@@ -94,7 +94,7 @@ def test_a_capture_that_fails_is_not_tried_again() -> None:
 
 def test_a_capture_that_fails_is_an_error_where_it_is_insisted_on() -> None:
     graph = SteadyGraph(lambda: FakeCapture(fails=True), insist=True)
-    with pytest.raises(PlanError, match="could not be captured.*stream is capturing"):
+    with pytest.raises(PlanError, match=r"could not be captured.*stream is capturing"):
         for _ in range(STEADY):
             run(graph, "here", lambda: None)
 
