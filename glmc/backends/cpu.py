@@ -13,11 +13,11 @@ import torch
 from glmc.backends import plain
 from glmc.backends.base import Target
 from glmc.backends.cpu_rules import RULES
-from glmc.backends.cpu_traced_rules import RULES as TRACED_RULES
+from glmc.backends.traced_rules import TracedRules
 
 TARGET = Target(
     name="cpu",
-    rules=MappingProxyType({**plain.RULES, **RULES, **TRACED_RULES}),
+    rules=MappingProxyType({**plain.RULES, **RULES, **TracedRules("cpu").rules()}),
     cache_layout="blocks_tokens_heads",
     dtypes=(torch.float32, torch.bfloat16, torch.float16),
 )

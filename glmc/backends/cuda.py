@@ -14,10 +14,11 @@ import torch
 from glmc.backends import plain
 from glmc.backends.base import Target
 from glmc.backends.cuda_rules import RULES
+from glmc.backends.cuda_traced_rules import traced_rules
 
 TARGET = Target(
     name="cuda",
-    rules=MappingProxyType({**plain.RULES, **RULES}),
+    rules=MappingProxyType({**plain.RULES, **traced_rules(RULES)}),
     cache_layout="blocks_heads_tokens",
     dtypes=(torch.float32, torch.bfloat16, torch.float16),
     greedy="cuda.greedy",

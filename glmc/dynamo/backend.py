@@ -7,32 +7,36 @@ the caller's tensors are bound instead of an artifact's.
 
 from __future__ import annotations
 
-import sys
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-from torch import Tensor
 from torch.fx import GraphModule
 
 from glmc import pipeline
 from glmc.backends import target_by_name
 from glmc.backends.base import LoweringOptions
 from glmc.dynamo.checks import eager_experts_in, refuse_gradients
+from glmc.dynamo.device import device_of, refuse_capture, refuse_device, target_of
+from glmc.dynamo.device_graph import (
+    SteadyGraph,
+    capture_for,
+    in_host_memory,
+    obstacles,
+)
 from glmc.dynamo.lower import TracedPlan, lower_traced
 from glmc.dynamo.normal_form import normal_form
 from glmc.dynamo.options import DynamoOptions, read_options
 from glmc.dynamo.prove import Verified
 from glmc.dynamo.replay import TracedReplay
+from glmc.dynamo.say import say_once, warn_once
 from glmc.dynamo.watch import GraphDump
 from glmc.dynamo.weights import LiveWeights
 from glmc.errors import UsageError
 from glmc.pipeline import PassRecord
+from glmc_runtime.interpreter import INTERPRETED_NOTICE, check_triton, is_interpreted
 from glmc_runtime.kernels import is_vendor
 from glmc_runtime.kernels.vendor import EMULATED_NOTICE, find_vendor
 
@@ -88,10 +92,11 @@ def compile_graph(
     refuse_gradients(module, examples)
     place = eager_experts_in(module)
     if place is not None:
-        warnings.warn(place, stacklevel=2)
-    device = _device_of(examples)
-    _refuse_capture(options, device)
-    name = options.target or _target_of(device)
+        warn_once(place)
+    device = device_of(examples)
+    refuse_capture(options, device)
+    name = options.target or target_of(device)
+    refuse_device(name, device)
     target = target_by_name(name)
     start = time.perf_counter()
     traced = normal_form(module, examples)
@@ -99,6 +104,10 @@ def compile_graph(
     dump = GraphDump(options.dump)
     dump("normal", traced.program)
     records = pipeline.fuse(traced.program, dump)
+    merged, more = pipeline.merge(traced.program, target.rules)
+    if more:
+        traced, records = replace(traced, program=merged), (*records, *more)
+        dump("merged", merged)
     fused = time.perf_counter()
     lowering = LoweringOptions(
         dtype=traced.program.dtype,
@@ -109,11 +118,20 @@ def compile_graph(
         abi_profile=options.abi_profile if name == "xpu" else None,
     )
     plan = lower_traced(traced, target, lowering)
+    check_triton({call.function for call in plan.calls}, device)
     lowered = time.perf_counter()
     calls_vendor = any(is_vendor(call.function) for call in plan.calls)
     vendor = find_vendor(options.abi_profile, None) if calls_vendor else None
     constants = {**traced.constants, **plan.constants}
     weights = LiveWeights(plan.weights, traced.placeholders, constants)
+    emulated = vendor is not None and vendor.emulated
+    named = [item.name for item in traced.placeholders]
+    hosts = in_host_memory(zip(named, examples, strict=True), device)
+    against = obstacles(traced.program, hosts)
+    graph = SteadyGraph(
+        capture_for(device, options.graph_capture, against, emulated),
+        insist=bool(options.graph_capture),
+    )
     replay = TracedReplay(
         plan,
         traced.placeholders,
@@ -122,31 +140,27 @@ def compile_graph(
         device,
         vendor,
         module.forward,
+        graph,
     )
     seconds = {
         "normal form": captured - start,
         "passes": fused - captured,
         "lowering": lowered - fused,
     }
-    emulated = vendor is not None and vendor.emulated
     if emulated:
-        _say_emulated()
+        say_once(EMULATED_NOTICE)
+    if is_interpreted(name, device):
+        say_once(INTERPRETED_NOTICE)
     dump.planned(plan, traced.program, name, emulated)
     function: Callable[..., Any] = replay
     if options.verify:
-        names = [item.name for item in traced.placeholders]
-        function = Verified(replay, module.forward, names)
+        function = Verified(replay, module.forward, named, len(plan.calls))
     compiled = CompiledGraph(
         name, records, plan, replay, seconds, emulated, _break_of(module), function
     )
     for listener in LISTENERS.get():
         listener(compiled)
     return compiled
-
-
-@cache
-def _say_emulated() -> None:
-    print(f"glmc: {EMULATED_NOTICE}", file=sys.stderr)
 
 
 def _break_of(module: GraphModule) -> str | None:
@@ -156,35 +170,3 @@ def _break_of(module: GraphModule) -> str | None:
     lines = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in reason.user_stack[-1:]]
     first = str(reason.reason).strip().splitlines()[0]
     return " ".join((first, *lines))
-
-
-def _refuse_capture(options: DynamoOptions, device: torch.device) -> None:
-    if options.graph_capture and device.type == "cpu":
-        raise UsageError(
-            "option 'graph_capture' asks for device graphs, and the inputs are on the CPU",
-            expected="inputs on a device that has graphs",
-            found=str(device),
-            remedy="leave the option out: graphs are captured where the device has them",
-        )
-
-
-def _device_of(examples: Sequence[Any]) -> torch.device:
-    devices = {item.device for item in examples if isinstance(item, Tensor)}
-    # A scalar on the CPU goes with tensors of any device.
-    others = {device for device in devices if device.type != "cpu"}
-    if len(others) > 1:
-        raise UsageError(
-            "one graph has tensors on several devices",
-            expected="all on one device",
-            found=", ".join(sorted(map(str, devices))),
-        )
-    return next(iter(others or devices), torch.device("cpu"))
-
-
-def _target_of(device: torch.device) -> str:
-    """The target that a device asks for. A Kunlun card calls itself cuda."""
-    if device.type == "cuda":
-        from importlib.util import find_spec
-
-        return "xpu" if find_spec("torch_xmlir") is not None else "cuda"
-    return device.type

@@ -50,8 +50,10 @@ class Explanation:
     def __str__(self) -> str:
         text = StringIO()
         console = Console(file=text, width=100, highlight=False)
-        table = Table(title=f"{len(self.graphs)} graphs, {len(self.breaks)} breaks")
-        for title in ("graph", "target", "calls", "fusions", "ATen, one by one", "MiB"):
+        table = Table(
+            title=f"{_many(len(self.graphs), 'graph')}, {_many(len(self.breaks), 'break')}"
+        )
+        for title in ("graph", "target", "calls", "fusions", "ATen, one by one", "MiB added"):
             table.add_column(title)
         for number, graph in enumerate(self.graphs):
             table.add_row(
@@ -63,6 +65,7 @@ class Explanation:
                 f"{(graph.arena_bytes + graph.copied_bytes) / (1 << 20):.1f}",
             )
         console.print(table)
+        console.print("MiB added: temporaries, and weights put together beside the model's own")
         for number, graph in enumerate(self.graphs):
             if graph.broken:
                 console.print(f"break behind graph {number}: {graph.broken}", markup=False)
@@ -85,7 +88,11 @@ def explain(
     """
     mocked = mocked_compile()
     if mocked is not None:
-        raise UsageError("torch.compile does nothing on this machine", found=mocked)
+        raise UsageError(
+            "torch.compile does nothing on this machine",
+            found=mocked,
+            remedy="set these variables in the shell that starts Python",
+        )
     graphs: list[CompiledGraph] = []
     token = LISTENERS.set((*LISTENERS.get(), graphs.append))
     try:
@@ -117,6 +124,10 @@ def _explained(graph: CompiledGraph) -> GraphExplanation:
         copied_bytes=graph.replay.copied_bytes,
         seconds=sum(graph.seconds.values()),
     )
+
+
+def _many(number: int, thing: str) -> str:
+    return f"{number} {thing}" + "s" * (number != 1)
 
 
 def _counts(counts: Mapping[str, int]) -> str:

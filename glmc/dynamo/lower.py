@@ -16,8 +16,8 @@ from torch import SymBool, SymFloat, SymInt, Tensor
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.fx import Node
 
-from glmc.backends.assemble import Scratch
-from glmc.backends.base import LoweringOptions, Op, Target, Value
+from glmc.backends.assemble import Scratch, dtype_name
+from glmc.backends.base import Declined, LoweringOptions, Op, Target, Value
 from glmc.dynamo.handed import Handed, places
 from glmc.dynamo.normal_form import Result, Traced
 from glmc.dynamo.sizes import TracedSizes
@@ -198,13 +198,32 @@ class _TracedLowering(ViewLowering):
         elif isinstance(source, Node) and m.op_name(node) in ("aten.clone", "aten.contiguous"):
             self._plain(node)
         elif m.op_name(node).startswith("glmc.") and self._rule(node) is not None:
-            self._lower(node)
+            self._fused(node)
         elif m.op_name(node) in _CONSTANT and self._is_constant(node):
             self._compute(node)
         elif m.op_name(node) in _IN_PLACE:
             self._write(node)
         else:
             self._plain(node)
+
+    def _fused(self, node: Node) -> None:
+        """By the target's rule, or by the op's own reference where its kernels lack the dtype."""
+        before = len(self.calls)
+        try:
+            self._require_dtypes(node)
+            self._lower(node)
+        except Declined as reason:
+            del self.calls[before:]
+            self.remark(f"left to ATen: {reason}")
+            self._plain(node)
+
+    def _require_dtypes(self, node: Node) -> None:
+        for source in node.all_input_nodes:
+            value = source.meta["val"]
+            if not isinstance(value, Tensor) or not value.dtype.is_floating_point:
+                continue
+            if value.dtype not in self.target.dtypes:
+                raise Declined(f"{m.op_name(node)} has no kernel for {dtype_name(value.dtype)}")
 
     def _rule(self, node: Node) -> object:
         return self.target.rules.get(m.op_name(node).removeprefix("glmc."))

@@ -17,7 +17,7 @@ from glmc_runtime.entry_points import entries
 @dataclass(frozen=True)
 class DynamoOptions:
     """``target``: xpu, cpu or cuda, by default what the inputs are on. ``dump``: a folder for the
-    program after each pass. ``verify``: prove each pass on each graph and compare the first replay
+    program after each pass. ``verify``: compare the first replay of each graph
     with the graph itself. ``abi_profile``: of the vendor's library, for xpu. ``graph_capture``:
     replay decode as a device graph where the device has them (None: where it can).
     """
@@ -29,12 +29,21 @@ class DynamoOptions:
     graph_capture: bool | None = None
 
 
+PLACE = "torch.compile(..., options={...})"
+
 _KINDS: Mapping[str, tuple[type, ...]] = {
     "target": (str,),
     "dump": (str, Path),
     "verify": (bool,),
     "abi_profile": (str,),
     "graph_capture": (bool,),
+}
+_EXAMPLES: Mapping[str, str] = {
+    "target": "'cpu'",
+    "dump": "'some/folder'",
+    "verify": "True",
+    "abi_profile": f"'{DEFAULT_PROFILE}'",
+    "graph_capture": "False",
 }
 
 
@@ -45,18 +54,20 @@ def read_options(given: Mapping[str, Any] | None) -> DynamoOptions:
     unknown = [name for name in given if name not in known]
     if unknown:
         raise UsageError(
-            f"backend 'kunlun' has no option {', '.join(map(repr, unknown))}",
-            place="torch.compile(..., options={...})",
+            f"backend 'kunlun' has no option {_named(unknown)}",
+            place=PLACE,
             expected="one of " + ", ".join(known),
             found=", ".join(unknown),
+            remedy=f"rename or leave out {_named(unknown)} in options={{...}}",
         )
     for name, value in given.items():
         if value is not None and not isinstance(value, _KINDS[name]):
             raise UsageError(
                 f"option '{name}' of backend 'kunlun' has the wrong kind",
-                place="torch.compile(..., options={...})",
+                place=PLACE,
                 expected=" or ".join(kind.__name__ for kind in _KINDS[name]),
                 found=repr(value),
+                remedy=f"write options={{'{name}': {_EXAMPLES[name]}}}",
             )
     present = {name: value for name, value in given.items() if value is not None}
     if "dump" in present:
@@ -66,8 +77,14 @@ def read_options(given: Mapping[str, Any] | None) -> DynamoOptions:
     if target is not None and target not in targets:
         raise UsageError(
             f"backend 'kunlun' has no target '{target}'",
-            place="torch.compile(..., options={...})",
+            place=PLACE,
             expected="one of " + ", ".join(targets),
             found=target,
+            remedy="write options={'target': 'cpu'}, say, or leave it out: the device of the "
+            "inputs decides",
         )
     return DynamoOptions(**present)
+
+
+def _named(names: list[str]) -> str:
+    return ", ".join(map(repr, names))

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from glmc.backends.assemble import place, segments_of
+from glmc.dynamo.device_graph import SteadyGraph
 from glmc.dynamo.handed import Handed, hand_back
 from glmc.dynamo.lower import TracedPlan
 from glmc.dynamo.normal_form import Placeholder
@@ -44,6 +45,8 @@ from glmc_runtime.replay import KERNEL_ERRORS
 # Inputs of at most that many bytes are copied to a place of their own: that is cheaper than to
 # bind what reads them again.
 STAGED_BYTES = 1 << 14
+# A copy on the device costs one launch, and what moves can't be part of a device graph.
+STAGED_BYTES_ON_DEVICE = 1 << 20
 # Bindings kept of each call. One: older ones would keep the caller's old caches alive.
 _KEPT = 1
 
@@ -131,13 +134,18 @@ class TracedReplay:
         device: torch.device,
         vendor: Vendor | None,
         eager: Callable[..., Any],
+        graph: SteadyGraph | None = None,
     ) -> None:
         self.plan = plan
         self._device = device
         self._vendor = vendor
         self._weights = weights
         self._eager = eager
+        self.graph = SteadyGraph(None) if graph is None else graph
         self._lock = threading.Lock()
+        on_device = device.type == "cuda"
+        self._guard = (lambda: torch.cuda.device(device)) if on_device else nullcontext
+        self._staged_bytes = STAGED_BYTES_ON_DEVICE if on_device else STAGED_BYTES
         self._inputs = _Inputs()
         self._staged: dict[str, Tensor] = {}
         self._state = State()
@@ -175,7 +183,7 @@ class TracedReplay:
             autocast = torch.is_autocast_enabled(self._device.type)
             # Casts were traced into the graph: kernels must not cast again.
             off = torch.autocast(self._device.type, enabled=False) if autocast else nullcontext()
-            with off, torch.no_grad():
+            with off, torch.no_grad(), self._guard():
                 found = self._call(arguments)
             if found is None:
                 with torch.no_grad():
@@ -201,7 +209,7 @@ class TracedReplay:
             thunks = self._bind(key)
         thunk = None
         try:
-            for thunk in thunks:
+            for thunk in self.graph.thunks(key, thunks):
                 thunk()
         except GlmcError:
             raise
@@ -261,6 +269,7 @@ class TracedReplay:
                 None,  # type: ignore[arg-type]
                 self._vendor,
             )
+        self.graph.drop()
         self._binder = _Binder(phase, memory, _KEPT)
         self._bound.clear()
         self.replanned += 1
@@ -286,7 +295,7 @@ class TracedReplay:
         moved = False
         for slot in self._slots:
             tensor = arguments[slot.position]
-            small = tensor.numel() * tensor.element_size() <= STAGED_BYTES
+            small = tensor.numel() * tensor.element_size() <= self._staged_bytes
             if (
                 slot.staged
                 and small
@@ -354,6 +363,7 @@ class TracedReplay:
             raise InternalError("a traced program has no plan")
         state: Any = self._state
         calls = len(self.plan.calls)
+        self.graph.drop()  # it holds addresses of what the older binding keeps alive
         thunks = self._binder.bind(0, calls - 1, state) if calls else ()
         self._bound[key] = thunks
         if len(self._bound) > _KEPT:
@@ -362,6 +372,7 @@ class TracedReplay:
 
     def _forget(self) -> None:
         """Weights lie elsewhere or hold something else: nothing bound to them is right."""
+        self.graph.drop()
         self._bound.clear()
         self._at = None
         self._binder = None

@@ -12,6 +12,8 @@ from glmc.dump.plan import plan_text
 from glmc.dump.text import program_text
 from glmc.dump.values import Values
 from glmc.dynamo.lower import TracedPlan
+from glmc.dynamo.options import PLACE
+from glmc.errors import UsageError
 from glmc.ir.program import Program
 from glmc_runtime.plan import Buffer, Extent, PhasePlan
 
@@ -26,8 +28,11 @@ class GraphDump:
         self._last = ""
         if folder is not None:
             free = (folder / f"graph_{number:02d}" for number in count())
-            self._folder = next(path for path in free if not path.exists())
-            self._folder.mkdir(parents=True)
+            try:
+                self._folder = next(path for path in free if not path.exists())
+                self._folder.mkdir(parents=True)
+            except OSError as error:
+                raise _unusable(folder, error) from error
 
     def __call__(self, name: str, program: Program) -> None:
         """The program after the pass ``name``."""
@@ -56,5 +61,19 @@ class GraphDump:
         self._write(f"{number:02d}_calls.txt", plan_text([title], phase, program, True))
 
     def _write(self, name: str, text: str) -> None:
-        if self._folder is not None:
+        if self._folder is None:
+            return
+        try:
             (self._folder / name).write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise _unusable(self._folder, error) from error
+
+
+def _unusable(folder: Path, error: OSError) -> UsageError:
+    return UsageError(
+        "option 'dump' names a folder that can't be written to",
+        place=PLACE,
+        expected="a folder, or a path where one can be made",
+        found=f"{folder}: {error.strerror or error}",
+        remedy="name another one: options={'dump': 'some/folder'}",
+    )

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch.fx import Node
 
 from glmc.ir import match as m
@@ -21,22 +22,33 @@ from glmc.ir.rewrite import Rewriter
 from glmc.passes.base import AnchorPass
 
 NAME = "moe_ffn_shared"
+_RESHAPES = ("aten.reshape", "aten.view")
 
 
 @dataclass(frozen=True)
 class Experts:
+    """``between``: reshapes from the routed result to the shape that the shared expert adds in."""
+
     routed: Node
+    between: tuple[Node, ...]
     shared: Node
 
 
 def match(anchor: Node, program: Program) -> Experts:
-    routed = m.operand(anchor, 3)
+    shaped = m.operand(anchor, 3)
+    routed = m.skip(shaped, _RESHAPES)
     if not m.is_op(routed, "glmc.moe_ffn"):
         m.unrelated(anchor)
-    m.require(len(routed.users) == 1, routed, "the routed experts are also read elsewhere")
-    same = m.operand(anchor, 0) is m.operand(routed, 0)
+    between = []
+    node = shaped
+    while node is not routed:
+        between.append(node)
+        node = m.operand(node, 0)
+    alone = all(len(node.users) == 1 for node in (routed, *between))
+    m.require(alone, routed, "the routed experts are also read elsewhere")
+    same = m.skip(m.operand(anchor, 0), m.SHAPES) is m.skip(m.operand(routed, 0), m.SHAPES)
     m.require(same, anchor, "the shared expert must read what the routed ones read")
-    return Experts(routed, anchor)
+    return Experts(routed, tuple(between), anchor)
 
 
 def rewrite(rewriter: Rewriter, found: Experts) -> None:
@@ -45,8 +57,17 @@ def rewrite(rewriter: Rewriter, found: Experts) -> None:
         MOE_FFN_SHARED.overload,
         arguments,
         replaces=(found.routed, found.shared),
-        value=found.shared.meta["val"],
+        value=found.routed.meta["val"],
     )
+    if found.between:
+        last = found.between[0]
+        new = rewriter.call(
+            torch.ops.aten.reshape.default,
+            (new, last.args[1]),
+            replaces=found.between,
+            before=found.shared,
+            value=found.shared.meta["val"],
+        )
     rewriter.replace(found.shared, new)
 
 

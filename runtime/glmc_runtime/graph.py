@@ -53,12 +53,14 @@ class CpuList:
 class CudaGraphs:
     """``torch.cuda.CUDAGraph`` with one memory pool for all graphs, so capture large ones first.
 
-    Kunlun's torch offers the same class under the same name.
+    Kunlun's torch offers the same class under the same name. ``thread_local``: other threads of the
+    program may go on using the device while one is captured.
     """
 
     on_device = True
 
-    def __init__(self) -> None:
+    def __init__(self, thread_local: bool = False) -> None:
+        self._mode: dict[str, Any] = {"capture_error_mode": "thread_local"} if thread_local else {}
         self._pool: Any = torch.cuda.graph_pool_handle()
         self._stream: torch.cuda.Stream = torch.cuda.Stream()
 
@@ -72,7 +74,7 @@ class CudaGraphs:
             for thunk in thunks:  # lazy set-up of libraries must not fall into the capture
                 thunk()
             torch.cuda.synchronize()
-            graph.capture_begin(pool=self._pool)
+            graph.capture_begin(pool=self._pool, **self._mode)
             try:
                 for thunk in thunks:
                     thunk()

@@ -47,7 +47,7 @@ def check_triton(functions: Iterable[str], device: torch.device) -> None:
         return
     if not triton_found():
         raise GuardError(
-            "the artifact's kernels are written in Triton, which is not installed",
+            "the kernels for cuda are written in Triton, which is not installed",
             expected=NEEDED,
             found="no package 'triton'",
             remedy=f"pip install '{NEEDED.replace(' ', '')}', the one that your torch asks for",

@@ -14,6 +14,7 @@ from glmc.dynamo import explain
 from glmc.dynamo.backend import compile_graph
 from glmc.dynamo.checks import XMLIR_VARIABLES, mocked_compile
 from glmc.dynamo.options import read_options
+from glmc.dynamo.say import warn_once
 from glmc.errors import UsageError, VerificationError
 from tests.dynamo.compiled import decode, fusions, model_of, prompt, static_cache, watched
 
@@ -59,10 +60,29 @@ def test_device_graphs_on_the_cpu_are_refused() -> None:
         function(torch.ones(2))
 
 
-def test_the_cuda_target_says_that_it_is_missing() -> None:
+@pytest.mark.parametrize(
+    ("options", "remedy"),
+    [
+        ({"targt": "cpu"}, r"leave out 'targt' in options=\{"),
+        ({"target": "tpu"}, r"options=\{'target': 'cpu'\}"),
+        ({"verify": 1}, r"options=\{'verify': True\}"),
+        ({"graph_capture": True}, "leave 'graph_capture' out of options"),
+    ],
+)
+def test_remedies_say_what_to_write(options: dict[str, Any], remedy: str) -> None:
     torch._dynamo.reset()
-    function = torch.compile(lambda x: x + 1, **options_of(target="cuda"))
-    with pytest.raises(Exception, match="'cuda' is not built yet"):
+    function = torch.compile(lambda x: x + 1, **options_of(**options))
+    with pytest.raises(Exception, match=remedy) as caught:
+        function(torch.ones(2))
+    assert "--help" not in str(caught.value)
+
+
+def test_a_dump_that_is_no_folder_is_an_error_of_the_option(tmp_path: Path) -> None:
+    taken = tmp_path / "file"
+    taken.write_text("")
+    torch._dynamo.reset()
+    function = torch.compile(lambda x: x + 1, **options_of(dump=taken / "below"))
+    with pytest.raises(Exception, match=r"(?s)'dump'.*Not a directory.*'dump': 'some/folder'"):
         function(torch.ones(2))
 
 
@@ -121,12 +141,15 @@ def test_a_dump_has_a_folder_per_graph(tmp_path: Path) -> None:
     assert "cpu.masked_attention" in (tmp_path / "graph_00" / names[-1]).read_text()
 
 
-def test_verify_accepts_what_is_right() -> None:
+def test_verify_accepts_what_is_right(capsys: pytest.CaptureFixture[str]) -> None:
     model = model_of("glm4_moe")
     with watched() as graphs:
         forward = torch.compile(model.forward, fullgraph=True, **options_of(verify=True))
         decode(model, forward, 3, static_cache(model), prompt(1))
     assert graphs[0].function.proved  # type: ignore[attr-defined]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("glmc: verify: a graph of")
+    assert "is right" in line
 
 
 def test_verify_finds_a_wrong_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,9 +212,12 @@ def test_the_mock_of_the_kunlun_shim_is_named(monkeypatch: pytest.MonkeyPatch) -
 def test_eager_experts_are_named_and_still_right() -> None:
     model = model_of("glm4_moe", experts="eager")
     torch._dynamo.reset()
+    warn_once.cache_clear()
     forward = torch.compile(model.forward, backend="kunlun")
-    with torch.no_grad(), pytest.warns(UserWarning, match="set_experts_implementation"):
+    with torch.no_grad(), pytest.warns(UserWarning, match="set_experts_implementation") as said:
         found = forward(prompt(1)).logits
+    ours = [one for one in said if "set_experts_implementation" in str(one.message)]
+    assert len(ours) == 1  # although two layers have experts
     torch.testing.assert_close(found, model(prompt(1)).logits)
 
 
@@ -202,6 +228,8 @@ def test_explain_a_model_without_breaks() -> None:
     assert made.breaks == ()
     assert graph.fusions["attention"] == model.config.num_hidden_layers
     assert graph.misses == ()
+    assert "1 graph, 0 breaks" in str(made)
+    assert "MiB added: temporaries" in str(made)
     assert "attention 3" in str(made).replace("\n", " ")
 
 

@@ -140,8 +140,8 @@ def additive_mask(arguments: dict[str, Any]) -> Thunk:
     """mask bool, True: seen, of any strides -> out of its shape: 0 where seen, else -inf."""
     mask, out = arguments["mask"], arguments["out"]
     require_dtype("mask", mask, torch.bool)
-    seen = torch.zeros((), dtype=out.dtype)
-    hidden = torch.full((), -torch.inf, dtype=out.dtype)
+    seen = torch.zeros((), dtype=out.dtype, device=out.device)
+    hidden = torch.full((), -torch.inf, dtype=out.dtype, device=out.device)
 
     def run() -> None:
         torch.where(mask, seen, hidden, out=out)

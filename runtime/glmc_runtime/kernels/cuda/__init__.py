@@ -16,6 +16,7 @@ from glmc_runtime.kernels.cuda import (
     prefill_attention,
     qkv_rope_cache,
     rope_decode_attention,
+    traced,
 )
 
 __all__ = [
@@ -29,4 +30,5 @@ __all__ = [
     "prefill_attention",
     "qkv_rope_cache",
     "rope_decode_attention",
+    "traced",
 ]

@@ -1,0 +1,126 @@
+"""Rules for what only traced programs have: heads and caches that lie anywhere.
+
+The kernels are plain torch calls, so each family of kernels that registers them under its own name
+has the same rules.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from glmc.backends.base import Emitter, Op, Rule, Value, fixed
+from glmc.backends.values import flat
+
+FLOAT = torch.float32
+Scratch = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class TracedRules:
+    """The rules, with kernels called ``family.rope`` and so on."""
+
+    family: str
+
+    def rules(self) -> dict[str, Rule]:
+        return {
+            "rope": self.rope,
+            "norm_rope": self.norm_rope,
+            "masked_attention": self.masked_attention,
+        }
+
+    def _table(self, op: Op, emit: Emitter, dtype: torch.dtype) -> Value:
+        """cos and sin of the step's positions, made once for all layers that read them."""
+        positions, frequencies = op.tensor("positions"), op.tensor("inverse_frequencies")
+        scaling = op.number("scaling")
+        key = f"rope {positions.argument} {frequencies.name} {scaling} {dtype}"
+        known = emit.notes.get(key)
+        if known is not None:
+            return known
+        if frequencies.dtype != FLOAT:  # of a model that was cast whole: angles are in float32
+            wide = emit.temporary("frequencies", frequencies.shape, FLOAT)
+            emit.call("aten.copy", writes=("out",), source=frequencies, out=wide)
+            frequencies = wide
+        rows = flat(positions)
+        half = frequencies.dim(0)
+        by_pair = (rows.shape[0], fixed(half))
+        table = emit.temporary("rope_table", (rows.shape[0], fixed(2 * half)), dtype)
+        emit.call(
+            f"{self.family}.rope_table",
+            writes=("out", "angles", "waves"),
+            positions=rows,
+            frequencies=frequencies,
+            scaling=scaling,
+            angles=emit.temporary("angles", by_pair, FLOAT),
+            waves=emit.temporary("waves", by_pair, FLOAT),
+            out=table,
+        )
+        emit.notes[key] = table
+        return table
+
+    def _rope(self, op: Op, emit: Emitter, scratch: Scratch, norm: Scratch) -> None:
+        x = op.tensor("x")
+        table = self._table(op, emit, x.dtype)
+        pairs = (*x.shape[:-1], fixed(table.dim(1) // 2))
+        product = emit.temporary("product", pairs, x.dtype)
+        emit.call(
+            f"{self.family}.rope",
+            writes=("out", "product", *scratch),
+            x=x,
+            table=table,
+            product=product,
+            interleaved=op.flag("interleaved"),
+            out=emit.result(),
+            **norm,
+            **scratch,
+        )
+
+    def rope(self, op: Op, emit: Emitter) -> None:
+        self._rope(op, emit, {}, {})
+
+    def norm_rope(self, op: Op, emit: Emitter) -> None:
+        x = op.tensor("x")
+        scratch: Scratch = {
+            "normed": emit.temporary("normed", x.shape, x.dtype),
+            "hidden": emit.temporary("hidden", x.shape, FLOAT),
+            "square": emit.temporary("square", x.shape, FLOAT),
+            "variance": emit.temporary("variance", (*x.shape[:-1], fixed(1)), FLOAT),
+        }
+        self._rope(op, emit, scratch, {"weight": op.tensor("weight"), "eps": op.number("eps")})
+
+    def masked_attention(self, op: Op, emit: Emitter) -> None:
+        q, mask = op.tensor("q"), op.optional_tensor("mask")
+        if mask is not None and mask.dtype == torch.bool:
+            mask = self._added(mask, q.dtype, emit)
+        keys = op.tensor("k")
+        scratch: Scratch = {}
+        if q.shape[1] == fixed(1):
+            size = (q.shape[0] * q.dim(2), keys.shape[2])
+            scratch = {
+                "scores": emit.temporary("scores", size, q.dtype),
+                "floats": emit.temporary("floats", size, FLOAT),
+            }
+        emit.call(
+            f"{self.family}.masked_attention",
+            writes=("out", *scratch),
+            query=q,
+            keys=keys,
+            values=op.tensor("v"),
+            mask=mask,
+            scale=op.number("scale"),
+            causal=op.flag("causal"),
+            out=emit.result(),
+            **scratch,
+        )
+
+    def _added(self, mask: Value, dtype: torch.dtype, emit: Emitter) -> Value:
+        """What is added to the scores for a mask of what is seen, made once for all layers."""
+        key = f"mask {mask.argument} {dtype}"
+        known = emit.notes.get(key)
+        if known is None:
+            known = emit.temporary("mask", mask.shape, dtype)
+            emit.call(f"{self.family}.additive_mask", writes=("out",), mask=mask, out=known)
+            emit.notes[key] = known
+        return known
