@@ -28,6 +28,7 @@ TEXTS = (
     "module heapq\n\nHeap queue algorithm",
 )
 ALLOWED = 1.25  # our error over Hugging Face's own in the same dtype
+ALLOWED_INTERPRETED = 2.0  # Triton's interpreter cuts to bfloat16 where a device rounds
 LENGTHS = (1, 4, 5, 15, 16, 17, 33, 40)
 FORCED = 20
 
@@ -219,9 +220,10 @@ def _low_precision(
         rows.append(session.decode(sequences, tokens).float())
     ours = _rms(torch.stack(rows, 1).to(exact.device) - exact)
     spread = float(exact.std())
+    allowed = ALLOWED_INTERPRETED if session.interpreted else ALLOWED
     results.check(
-        f"{name}, bfloat16: error at most {ALLOWED} of Hugging Face's own",
-        own > 0 and own < 0.1 * spread and ours <= ALLOWED * own,
+        f"{name}, bfloat16: error at most {allowed} of Hugging Face's own",
+        own > 0 and own < 0.1 * spread and ours <= allowed * own,
         ratio=ours / own if own else None,
         own_error=own,
         logits_deviate=spread,

@@ -12,14 +12,14 @@ from bench import gpu_ours, gpu_peers
 from bench.gpu_models import Bench, GpuModel
 from bench.gpu_peers import MODES, Plan
 from bench.gpu_results import Results, clean
-from bench.gpu_timing import peak_gib, reset_peak
+from bench.gpu_timing import Peak
 from glmc_runtime.session import Session
 
 CONTEXT = 1024
 PREFILL = {"9b": (2048, 8192), "air": (2048, 8192)}
 # Relative error of logits between two bfloat16 computations of one random model. A router of a
 # random model often stands between two experts, and each choice that tips over moves the logits.
-AGREE = {"9b": 0.06, "air": 0.3}
+AGREE = {"9b": 0.1, "air": 0.3}
 # Seconds that a measurement needs at least, so that it is left out and not killed half done.
 NEEDS = {"eager": 15.0, "compile": 90.0, "max-autotune": 150.0}
 
@@ -68,12 +68,19 @@ def hugging_face(
             plan = plan_of(batch, results.quick)
             name = f"{model.key} decode {batch} {peer}"
 
-            def work(peer: str = peer, plan: Plan = plan) -> dict[str, Any]:
-                return gpu_peers.decode(model, bench.hugging_face, peer, plan)
+            def work(peer: str = peer, plan: Plan = plan) -> Any:
+                try:
+                    return gpu_peers.decode(model, bench.hugging_face, peer, plan)
+                except torch.OutOfMemoryError:
+                    # A limit of the peer, which copies the weights of all chosen experts.
+                    return "out of memory"
 
             found = results.attempt(name, work, 0.0 if results.quick else NEEDS[peer])
             if found is None:
                 gpu_peers.cleared()
+                continue
+            if found == "out of memory":
+                results.leave_out(name, found)
                 continue
             results.time(
                 found["times"],
@@ -111,7 +118,7 @@ def _ours(
     results: Results, bench: Bench, session: Session, batch: int, eager: Tensor | None
 ) -> None:
     model, plan = bench.model, plan_of(batch, results.quick)
-    reset_peak(session.device)
+    peak = Peak(session.device)
     sequences = gpu_ours.filled(model, session, batch, plan.first)
     ids = gpu_peers.random_ids(model, (plan.total, batch, 1), torch.device("cpu"))
     started = time.perf_counter()
@@ -146,8 +153,9 @@ def _ours(
         times,
         peer="glmc",
         first_s=first,
-        peak_gib=peak_gib(session.device),
+        peak_gib=bench.session_gib + (peak.gib or 0.0),
         compile_s=bench.compile_seconds,
+        load_s=bench.load_seconds,
         calls=len(session.artifact.plans["decode"].calls),
         **common,
     )
@@ -205,7 +213,7 @@ def long_context(results: Results, bench: Bench, contexts: tuple[int, ...]) -> N
         times = gpu_ours.replay_times(session, ready, plan)
         results.time(times, peer="glmc replay", **common)
         times = gpu_ours.greedy_times(session, sequences, plan)
-        results.time(times, peer="glmc", peak_gib=peak_gib(session.device), **common)
+        results.time(times, peer="glmc", peak_gib=bench.session_gib, **common)
         del session, sequences, ready
 
 

@@ -18,6 +18,7 @@ import torch
 import transformers
 
 import glmc_runtime
+from bench.gpu_timing import GIB, allocated
 from bench.models import BenchModel
 from glmc.config import CompileOptions
 from glmc.driver import Compiled, FrontEnd, back_end, front_end, write_compiled
@@ -66,13 +67,13 @@ class GpuModel:
     def token_bytes(self) -> int:
         """Keys and values of one token in all layers."""
         heads = self.config["num_key_value_heads"] * self.config["head_dim"]
-        return 2 * self.layers * heads * ITEMSIZE
+        return int(2 * self.layers * heads * ITEMSIZE)
 
     def step_bytes(self, batch: int, context: int) -> float:
         """What a decode step must read: weights once (of the experts those that independent tokens
         choose on average) and the keys and values of every sequence."""
         weights = BenchModel(self.title, dict(self.config)).weight_bytes(batch, ITEMSIZE)
-        return weights + batch * context * self.token_bytes
+        return float(weights + batch * context * self.token_bytes)
 
     def expected_experts(self, batch: int) -> float | None:
         """Distinct experts that a layer reads for ``batch`` independent tokens, on average."""
@@ -89,7 +90,7 @@ class GpuModel:
         config = self.config
         expert = 3 * config["hidden_size"] * config["moe_intermediate_size"] * ITEMSIZE
         layers = self.layers - config["first_k_dense_replace"]
-        return self.step_bytes(batch, context) + layers * (experts - expected) * expert
+        return float(self.step_bytes(batch, context) + layers * (experts - expected) * expert)
 
     def prefill_operations(self, tokens: int) -> float:
         """Multiplications and additions of a causal prefill, logits of the last token alone."""
@@ -107,7 +108,7 @@ class GpuModel:
             weights += (self.layers - dense_layers) * layer
         # Each token attends to itself and those before it, with q k and p v.
         attention = self.layers * 4 * query * tokens * (tokens + 1) / 2
-        return 2.0 * tokens * weights + attention + 2.0 * hidden * config["vocab_size"]
+        return float(2.0 * tokens * weights + attention + 2.0 * hidden * config["vocab_size"])
 
 
 def gpu_model(key: str, quick: bool) -> GpuModel:
@@ -135,7 +136,7 @@ class Bench:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.json").write_text(json.dumps(dict(model.config)), encoding="utf-8")
         self.hugging_face = random_model(load_config(folder).config, device)
-        self.compile_seconds = 0.0
+        self.compile_seconds = self.load_seconds = self.session_gib = 0.0
 
     def session(
         self,
@@ -146,7 +147,11 @@ class Bench:
         kv_tokens: int,
         block_size: int = 128,
     ) -> Session:
-        """Compile a plan and load it over the shared weights; ``kv_tokens`` fit into its cache."""
+        """Compile a plan and load it over the shared weights; ``kv_tokens`` fit into its cache.
+
+        How long both took, device graphs included, and what memory the session has, cache
+        included, is kept in ``compile_seconds``, ``load_seconds`` and ``session_gib``.
+        """
         options = CompileOptions(
             target=self.target,
             dtype="bfloat16",
@@ -162,10 +167,15 @@ class Bench:
         compiled = back_end(self._fronts, options)
         path = self._folder / f"artifact.{max_context}.{decode[-1]}.{prefill[-1]}"
         write_compiled(compiled, path)
+        weights = self.weights(compiled)
         self.compile_seconds = time.perf_counter() - started
+        before, started = allocated(self.device), time.perf_counter()
         # A partly filled block more for each sequence, and the scratch block.
         blocks = 1 + decode[-1] + -(-kv_tokens // block_size)
-        return load_over(path, self.weights(compiled), kv_blocks=blocks)
+        session = load_over(path, weights, kv_blocks=blocks)
+        self.load_seconds = time.perf_counter() - started
+        self.session_gib = (allocated(self.device) - before) / GIB
+        return session
 
     @torch.no_grad()
     def weights(self, compiled: Compiled) -> dict[str, torch.Tensor]:
@@ -185,8 +195,7 @@ class Bench:
 
 def load_over(path: Path, weights: Mapping[str, torch.Tensor] | None, **more: Any) -> Session:
     """Load an artifact over tensors that are in memory already, or over its own."""
-    given = {} if weights is None else {"weights": weights}
-    return glmc_runtime.load(path, verify_hashes=False, **given, **more)
+    return glmc_runtime.load(path, verify_hashes=False, weights=weights, **more)
 
 
 def random_model(config: Any, device: torch.device, seed: int = 0) -> Any:

@@ -19,6 +19,7 @@ from glmc_runtime.kernels import find_binder
 
 TOKENS = (1, 2, 8, 16, 32, 64)
 WORST_ERROR = 1e-2  # relative; results are rounded to bfloat16
+INTERPRETED_ERROR = 3e-2  # Triton's interpreter cuts to bfloat16 where a device rounds
 
 
 @dataclass(frozen=True)
@@ -158,9 +159,10 @@ def _measure(
         _check_gate(results, layer, x, weights, ids)
     expected = reference(layer, x, weights, ids)
     error = float((out.float() - expected).norm() / expected.norm())
-    passed = bool(out.isfinite().all()) and error <= WORST_ERROR
+    limit = WORST_ERROR if device.type == "cuda" else INTERPRETED_ERROR
+    passed = bool(out.isfinite().all()) and error <= limit
     name = f"{what} of {tokens} tokens against float32"
-    results.check(name, passed, relative_error=error, limit=WORST_ERROR)
+    results.check(name, passed, relative_error=error, limit=limit)
 
 
 def _gate(layer: Layer, x: Tensor, weights: Tensor, ids: Tensor) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import transformers
 from torch import Tensor
 
 from bench.gpu_models import GpuModel
-from bench.gpu_timing import host_times, peak_gib, reset_peak, wait
+from bench.gpu_timing import Peak, host_times, wait
 
 # How a peer compiles the forward; None runs it as it is.
 MODES: dict[str, str | None] = {
@@ -98,11 +98,12 @@ def experts_for_decode(hugging_face: Any) -> Iterator[str | None]:
 
 @torch.no_grad()
 def decode(model: GpuModel, hugging_face: Any, peer: str, plan: Plan) -> dict[str, Any]:
-    """Measure one peer: times per step, seconds of the first call, memory, the first logits."""
+    """Measure one peer: times per step, seconds of the first call, memory beside the weights, the
+    first logits."""
     device = next(hugging_face.parameters()).device
     mode = MODES[peer]
     cleared()
-    reset_peak(device)
+    peak = Peak(device)
     cache = _filled(model, hugging_face, plan, static=mode is not None)
     ids = random_ids(model, (plan.total, plan.batch, 1), device).unbind(0)
     forward = hugging_face.forward
@@ -128,7 +129,7 @@ def decode(model: GpuModel, hugging_face: Any, peer: str, plan: Plan) -> dict[st
         for _ in range(plan.warm - 1):
             step()
         times = host_times(step, device, plan.repeats, plan.steps)
-    more = {"first_s": first, "peak_gib": peak_gib(device), "experts": experts}
+    more = {"first_s": first, "peak_gib": peak.gib, "experts": experts}
     return {"times": times, "logits": logits, "more": more}
 
 
@@ -137,7 +138,7 @@ def prefill(model: GpuModel, hugging_face: Any, tokens: int, repeats: int) -> di
     """Eager prefill of one prompt to the logits of its last token."""
     device = next(hugging_face.parameters()).device
     ids = random_ids(model, (1, tokens), device)
-    reset_peak(device)
+    peak = Peak(device)
 
     def step() -> None:
         hugging_face(input_ids=ids, use_cache=True, logits_to_keep=1)
@@ -148,7 +149,7 @@ def prefill(model: GpuModel, hugging_face: Any, tokens: int, repeats: int) -> di
     first = time.perf_counter() - started
     step()
     times = host_times(step, device, repeats, 1)
-    return {"times": times, "more": {"first_s": first, "peak_gib": peak_gib(device)}}
+    return {"times": times, "more": {"first_s": first, "peak_gib": peak.gib}}
 
 
 def cleared() -> None:

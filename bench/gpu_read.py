@@ -10,7 +10,7 @@ import triton.language as tl
 
 
 @triton.jit
-def _read(data, out, per_program, BLOCK: tl.constexpr):  # noqa: N803
+def _read(data, out, per_program, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: N803
     """Each program ors its own stretch, ``BLOCK`` words at a time, and stores one number."""
     program = tl.program_id(0)
     start = program.to(tl.int64) * per_program

@@ -138,7 +138,8 @@ class Results:
             **more,
         }
         self.data["measurements"].append(item)
-        self._say(f"{model} {what} {size} {peer}: {median:.4f} ms, floor {floor:.4f} ms")
+        label = more.get("stage", peer)
+        self._say(f"{model} {what} {size} {label}: {median:.4f} ms, floor {floor:.4f} ms")
         return item
 
     def check(self, name: str, passed: bool, **numbers: Any) -> None:
@@ -152,8 +153,7 @@ class Results:
         It is left out, and that is kept too, when fewer than ``needs`` seconds are left.
         """
         if self.left < needs:
-            self.data["left_out"].append({"name": name, "needs_s": needs, "left_s": self.left})
-            self._say(f"left out for lack of time: {name}")
+            self.leave_out(name, f"{self.left:.0f} s were left, it needs {needs:.0f}")
             return None
         try:
             return work()
@@ -170,6 +170,11 @@ class Results:
             return None
         finally:
             clean()
+
+    def leave_out(self, name: str, reason: str) -> None:
+        """Keep that something was not measured, and why."""
+        self.data["left_out"].append({"name": name, "reason": reason})
+        self._say(f"left out: {name}: {reason}")
 
     def flush(self) -> None:
         """Write the file whole; a reader never sees half of it."""

@@ -167,7 +167,7 @@ def stages(results: Results, model: GpuModel, session: Session, plan: Plan) -> N
     whole = statistics.median(replay_times(session, prepared(session, sequences, tokens), plan))
     calls = session.artifact.plans["decode"].calls
     last = max(call.layer for call in calls if call.layer is not None)
-    total, launches = 0.0, 0.0
+    total, launches, unknown = 0.0, 0.0, False
     by_layer: dict[int | None, float] = defaultdict(float)
     for stage in stages_of(calls):
         found = results.attempt(
@@ -178,6 +178,7 @@ def stages(results: Results, model: GpuModel, session: Session, plan: Plan) -> N
             continue
         count = len(stage.positions)
         total += found["ms"] * count
+        unknown |= found["launches"] is None
         each = found["launches"] or 1.0
         launches += each * count
         for place in stage.positions:
@@ -199,6 +200,7 @@ def stages(results: Results, model: GpuModel, session: Session, plan: Plan) -> N
         by_layer[last] <= most,
         launches=by_layer[last],
         limit=most,
+        counted="calls of the plan" if unknown else "nodes of device graphs",
     )
     released(session, sequences)
 

@@ -5,7 +5,7 @@ No number is typed by hand: what stands in the document is what the JSON of the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ TITLES = {
     "air": "GLM-4.5-Air, 12 of 46 layers",
     "moe": "MoE layer",
 }
+FIRST_MARK, LAST_MARK = "<!-- measured -->", "<!-- end of what was measured -->"
 PEERS = ("eager", "compile", "max-autotune", "glmc", "glmc session", "glmc replay")
 
 
@@ -24,7 +25,7 @@ class Section:
 
     title: str
     columns: tuple[str, ...]
-    rows: list[tuple[str, ...]]
+    rows: Sequence[tuple[str, ...]]
     note: str = ""
 
 
@@ -48,6 +49,7 @@ def sections(runs: list[dict[str, Any]]) -> list[Section]:
             _steps(list(items.values()), "decode", "batch"),
             _steps(list(items.values()), "prefill", "tokens"),
             _steps(list(items.values()), "long", "context"),
+            _starts(list(items.values())),
             _moe(list(items.values())),
             *_stages(list(items.values())),
         ):
@@ -103,7 +105,7 @@ def _steps(items: list[Item], what: str, size_name: str) -> Section:
         floor = next(iter(row.values()))["floor_ms"]
         rows.append(
             (
-                TITLES.get(model, model),
+                str(TITLES.get(model, model)),
                 str(size),
                 *(_number(row[peer]["ms"]) if peer in row else "" for peer in peers),
                 _number(floor),
@@ -116,6 +118,31 @@ def _steps(items: list[Item], what: str, size_name: str) -> Section:
         )
     ends = ("floor", "of the floor", "bar", "bar, of the floor", "", "experts read")
     return Section(f"{what.capitalize()}, milliseconds", ("model", size_name, *peers, *ends), rows)
+
+
+def _starts(items: list[Item]) -> Section:
+    """What comes before the steps of a decode, and the memory it takes."""
+    rows = [
+        (
+            str(TITLES.get(item["model"], item["model"])),
+            str(item["size"]),
+            item["peer"],
+            _number(item.get("compile_s"), 1),
+            _number(item.get("load_s"), 1),
+            _number(item["first_s"], 1),
+            _number(item.get("peak_gib"), 2),
+        )
+        for item in items
+        if item["what"] == "decode" and "first_s" in item
+    ]
+    columns = ("model", "batch", "", "compile", "load", "first step", "GiB beside weights")
+    return Section(
+        "Before the steps of a decode, seconds, and memory",
+        columns,
+        rows,
+        "Hugging Face compiles in the first step. Ours has one session for all batches and for "
+        "prefill.",
+    )
 
 
 def _experts(item: Item) -> str:
@@ -183,10 +210,7 @@ def _checks(runs: list[dict[str, Any]]) -> Section:
             text = ", ".join(f"{name} {_short(value)}" for name, value in numbers.items())
             rows.append((item["name"], "passed" if item["passed"] else "**FAILED**", text))
         rows += [(item["name"], "**ERROR**", item["error"][:200]) for item in run["errors"]]
-        rows += [
-            (item["name"], "left out", f"{item['left_s']:.0f} s were left")
-            for item in run["left_out"]
-        ]
+        rows += [(item["name"], "left out", item["reason"]) for item in run["left_out"]]
     return Section("Checks", ("what", "", "numbers"), rows)
 
 
@@ -209,6 +233,15 @@ def markdown(found: list[Section]) -> str:
         if section.note:
             lines += [section.note, ""]
     return "\n".join(lines)
+
+
+def between_marks(document: str, text: str) -> str:
+    """The document with ``text`` between its two marks; raises ValueError without them."""
+    first, found, rest = document.partition(FIRST_MARK)
+    _, ended, last = rest.partition(LAST_MARK)
+    if not found or not ended:
+        raise ValueError(f"the document has no '{FIRST_MARK}' with a '{LAST_MARK}' behind it")
+    return f"{first}{FIRST_MARK}\n\n{text.strip()}\n\n{LAST_MARK}{last}"
 
 
 def _cell(text: str) -> str:

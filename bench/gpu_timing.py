@@ -9,6 +9,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ def captured(thunks: Sequence[Thunk], device: torch.device) -> Captured:
 
     if device.type != "cuda":
         return Captured(run, None)
-    stream = torch.cuda.Stream()
+    stream = _stream()
     stream.wait_stream(torch.cuda.current_stream())
     graph, kept = _empty_graph()
     with torch.cuda.stream(stream):
@@ -90,6 +91,12 @@ def captured(thunks: Sequence[Thunk], device: torch.device) -> Captured:
     if kept:
         graph.instantiate()
     return Captured(graph.replay, nodes)
+
+
+@cache
+def _stream() -> torch.cuda.Stream:
+    """One for all captures: cuBLAS keeps memory for each stream that it ran on."""
+    return torch.cuda.Stream()
 
 
 def _empty_graph() -> tuple[Any, bool]:
@@ -123,14 +130,26 @@ def _runtimes() -> list[Any]:
     return found
 
 
-def peak_gib(device: torch.device) -> float | None:
-    """The most memory that tensors had since :func:`reset_peak`; None on a CPU."""
-    return torch.cuda.max_memory_allocated(device) / GIB if device.type == "cuda" else None
+class Peak:
+    """The most memory that tensors have from here on, beside what they have now."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        self._before = allocated(device)
+
+    @property
+    def gib(self) -> float | None:
+        """None on a CPU."""
+        if self._device.type != "cuda":
+            return None
+        return (torch.cuda.max_memory_allocated(self._device) - self._before) / GIB
 
 
-def reset_peak(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+def allocated(device: torch.device) -> int:
+    """Bytes of all tensors on a device; 0 on a CPU, where nobody counts them."""
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
 
 
 def read_bandwidth(device: torch.device, quick: bool) -> dict[str, float]:

@@ -3,6 +3,7 @@
     python -m bench.h200 --output results.json                 # all parts; a part at a time fits
     python -m bench.h200 --output a.json --parts moe,correct   # better into a lease of 10 minutes
     python -m bench.h200 --table a.json b.json                 # markdown of what was measured
+    python -m bench.h200 --table a.json b.json --into docs/performance.md
     TRITON_INTERPRET=1 python -m bench.h200 --quick --output q.json    # tiny shapes, without a GPU
 
 Decode: GLM-4-9B-0414 with all 40 layers and 12 of the 46 of GLM-4.5-Air, random bfloat16 weights
@@ -25,7 +26,7 @@ from typing import Any
 import torch
 
 from bench.gpu_results import Machine, Results, clean, load_results
-from bench.gpu_table import markdown, sections, show
+from bench.gpu_table import between_marks, markdown, sections, show
 from bench.gpu_timing import product_rate, read_bandwidth
 
 PARTS = ("correct", "moe", "decode-9b", "decode-air", "prefill", "stages", "long")
@@ -48,6 +49,7 @@ def arguments(given: list[str]) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="tiny shapes; says nothing of speed")
     parser.add_argument("--target", help="cuda, or cpu to try the benchmark itself")
     parser.add_argument("--table", type=Path, nargs="+", help="print the tables of these and end")
+    parser.add_argument("--into", type=Path, help="put them between the marks of this document")
     found = parser.parse_args(given)
     if found.table is None and found.output is None:
         parser.error("--output or --table is needed")
@@ -129,7 +131,7 @@ def measure(results: Results, options: argparse.Namespace, folder: Path) -> None
 
 
 def _parts_of(key: str, parts: list[str]) -> set[str]:
-    found = {part for part in ("prefill", "stages") if part in parts}
+    found: set[str] = {part for part in ("prefill", "stages") if part in parts}
     if f"decode-{key}" in parts:
         found.add("decode")
     if key == "9b" and "long" in parts:
@@ -187,12 +189,17 @@ def main(given: list[str] | None = None) -> int:
     given = sys.argv[1:] if given is None else given
     options = arguments(given)
     if options.table is not None:
-        print(markdown(sections(load_results(options.table))))
+        text = markdown(sections(load_results(options.table)))
+        if options.into is None:
+            print(text)
+        else:
+            options.into.write_text(between_marks(options.into.read_text("utf-8"), text), "utf-8")
         return 0
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     results = Results(options.output, options.seconds, options.quick)
-    results.data["command"] = "python -m bench.h200 " + shlex.join(given)
+    shown = [Path(word).name if "/" in word else word for word in given]
+    results.data["command"] = "python -m bench.h200 " + shlex.join(shown)
     with tempfile.TemporaryDirectory() as folder:
         results.attempt("run", lambda: measure(results, options, Path(folder)))
     results.flush()
