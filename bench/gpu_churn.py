@@ -59,6 +59,7 @@ def churn(results: Results, name: str, folder: Path, target: str) -> None:
             rows.append((list(live[place].tokens), logits[place].float().cpu()))
         if session.greedy and draw.random() < 0.1:
             _greedy(session, live, logits, draw, seen)
+        del logits  # as many rows as there are sequences now: no memory of the session
         if step in (steps // 3, 2 * steps // 3, steps - 1):
             memory.append(_memory(session))
     free = session.cache.allocator.available

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-# The bars of the issue hold for a card that reads this much, and multiplies at this rate.
+# The bars hold for a card that reads this much, and multiplies at this rate.
 BAR_BANDWIDTH = 4.26e12
 BAR_RATE = 800e12
 # (model, what, batch or tokens) -> milliseconds at most, on that card.
@@ -54,7 +54,7 @@ class Machine:
 
 
 def bar(machine: Machine, model: str, what: str, size: int, floor_ms: float) -> float | None:
-    """Milliseconds that the issue allows, translated to this machine; None without a bar.
+    """Milliseconds that the bar allows, translated to this machine; None without a bar.
 
     What is bound by memory scales with the bandwidth of a plain read, prefill with the rate of a
     large matrix product, so the share of the floor that is asked for stays the same.

@@ -305,8 +305,9 @@ class TracedReplay:
                 if staged is not None and staged.shape == tensor.shape:
                     staged.copy_(tensor)
                     continue
+                # A scalar on the CPU beside tensors of a device is read by kernels of that device.
                 with torch.inference_mode(False):
-                    staged = torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device)
+                    staged = torch.empty(tensor.shape, dtype=tensor.dtype, device=self._device)
                 staged.copy_(tensor)
                 self._staged[slot.name] = self._inputs.tensors[slot.name] = staged
                 where: tuple[Any, ...] = (staged.data_ptr(), tuple(staged.shape), staged.stride())

@@ -57,10 +57,18 @@ def any_op(arguments: dict[str, Any]) -> Thunk:
     form = _writing_form(name)
     # A factory's dtype and device say what the given memory already says.
     unsaid = {key for key in keywords if key in ("dtype", "layout", "device", "pin_memory")}
-    if form is None or unsaid:
+    if form is None or unsaid or _elsewhere([*operands, *values], results):
         return _copied(partial(aten(name), *operands, **keywords), results)
     writing, outs = form
     return partial(writing, *operands, **keywords, **dict(zip(outs, results, strict=True)))
+
+
+def _elsewhere(operands: list[Any], results: list[torch.Tensor]) -> bool:
+    """Whether all operands are scalars of the CPU and the results lie on a device: torch computes
+    on the CPU then, and writes to no other memory."""
+    tensors = [item for item in operands if isinstance(item, torch.Tensor)]
+    on_cpu = bool(tensors) and all(item.device.type == "cpu" for item in tensors)
+    return on_cpu and any(item.device.type != "cpu" for item in results)
 
 
 def _copied(compute: Callable[[], Any], results: list[torch.Tensor]) -> Thunk:

@@ -77,3 +77,18 @@ def test_an_op_that_changes_its_first_operand() -> None:
 def test_an_unknown_op_is_refused(name: str) -> None:
     with pytest.raises(PlanError, match="has no op"):
         aten(name)
+
+
+def test_scalars_of_the_cpu_are_computed_there_and_copied() -> None:
+    """As a cache's counter beside its tensors on a device; torch's own out= refuses that."""
+    out = torch.empty((), dtype=torch.int64, device="meta")
+    thunk = find_binder("aten.any")(
+        {
+            "op": "aten.add.Tensor",
+            "operands": [torch.tensor(3), torch.tensor(4)],
+            "keyword_names": [],
+            "keyword_values": [],
+            "results": [out],
+        }
+    )
+    thunk()

@@ -11,6 +11,7 @@ from torch import Tensor
 from glmc.ir.ops import OPS
 from glmc_runtime.errors import PlanError
 from glmc_runtime.kernels import find_binder
+from glmc_runtime.kernels.cuda.launch import interpreted
 from tests.runtime.kernels.cuda.paged import (
     DEVICE,
     cuts_off,
@@ -179,7 +180,11 @@ def test_same_as_the_two_kernels() -> None:
     apart = arguments | {"key_cache": keys, "value_cache": values, "query": query}
     find_binder("cuda.qkv_rope_cache")(apart)()
     for name in ("key_cache", "value_cache"):
-        assert unchanged(arguments[name], apart[name], int32([]).long())
+        if interpreted():
+            assert unchanged(arguments[name], apart[name], int32([]).long())
+        else:  # threads add up the squares of a head in each kernel's own order
+            one, other = (each[name].nan_to_num(nan=7.0) for each in (arguments, apart))
+            torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
     together = arguments["out"].clone()
     find_binder("cuda.decode_attention")(apart | {"configuration": cut(8)})()
     close(together, arguments["out"])
