@@ -58,7 +58,7 @@ def test_an_unknown_target_is_answered_with_the_known_ones(
     installed(tmp_path, monkeypatch)
     with pytest.raises(UsageError) as caught:
         CompileOptions(target="yours")
-    assert caught.value.expected == "cpu, xpu, mine"
+    assert caught.value.expected == "cpu, cuda, xpu, mine"
 
 
 @pytest.mark.parametrize("name", WRONG)
