@@ -59,7 +59,7 @@ def test_the_artifact_is_named_like_the_model(
         (("--passes-off", "silu_mul", "--passes-off", "clean"), ("can't be switched off",)),
         (("--passes-on", "nowhere"), ("--passes-on", "no pass 'nowhere'")),
         (("--pipeline", "nowhere.yaml"), ("nowhere.yaml", "can't be read")),
-        (("--target", "nowhere"), ("no target 'nowhere'", "cpu, xpu")),
+        (("--target", "nowhere"), ("no target 'nowhere'", "cpu, cuda, xpu")),
     ],
 )
 def test_what_runs_is_chosen_among_what_there_is(
