@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import torch
 
+from glmc_runtime.errors import PlanError
+
 _SMALLEST = 1 << 14
 
 _floats: dict[torch.device, torch.Tensor] = {}
@@ -21,7 +23,14 @@ def _shared(
     found = kept.get(device)
     if found is None or found.numel() < count:
         size = max(count, _SMALLEST, 0 if found is None else 2 * found.numel())
-        found = kept[device] = torch.zeros(size, dtype=dtype, device=device)
+        if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+            # Its zeros would be a node of that graph, and its memory the graph's own.
+            raise PlanError(
+                "a kernel's work memory can't be made while a device graph is captured",
+                remedy="call once with these shapes before the capture",
+            )
+        with torch.inference_mode(False):  # whoever asks next may not be in inference mode
+            found = kept[device] = torch.zeros(size, dtype=dtype, device=device)
     return found[:count]
 
 
