@@ -26,6 +26,7 @@ from glmc.dynamo.weights import LiveWeights
 from glmc.errors import InternalError
 from glmc_runtime.arena import Arena
 from glmc_runtime.bind import Memory, PhaseBinder, evaluate, place_of
+from glmc_runtime.current_device import made_current
 from glmc_runtime.errors import GlmcError, PlanError
 from glmc_runtime.kernels import Thunk
 from glmc_runtime.kernels.vendor import Vendor
@@ -144,7 +145,6 @@ class TracedReplay:
         self.graph = SteadyGraph(None) if graph is None else graph
         self._lock = threading.Lock()
         on_device = device.type == "cuda"
-        self._guard = (lambda: torch.cuda.device(device)) if on_device else nullcontext
         self._staged_bytes = STAGED_BYTES_ON_DEVICE if on_device else STAGED_BYTES
         self._inputs = _Inputs()
         self._staged: dict[str, Tensor] = {}
@@ -183,7 +183,7 @@ class TracedReplay:
             autocast = torch.is_autocast_enabled(self._device.type)
             # Casts were traced into the graph: kernels must not cast again.
             off = torch.autocast(self._device.type, enabled=False) if autocast else nullcontext()
-            with off, torch.no_grad(), self._guard():
+            with off, torch.no_grad(), made_current(self._device):
                 found = self._call(arguments)
             if found is None:
                 with torch.no_grad():

@@ -14,6 +14,7 @@ from glmc_runtime.bind import Memory, PhaseBinder
 from glmc_runtime.buckets import Buckets
 from glmc_runtime.cache import SCRATCH_BLOCK, KVCache, choose_block_count
 from glmc_runtime.check import check_plan
+from glmc_runtime.current_device import indexed
 from glmc_runtime.errors import ArtifactError, RequestError
 from glmc_runtime.graph import graphs_for
 from glmc_runtime.guards import (
@@ -69,7 +70,7 @@ def assemble(
     check_vendor_calls(manifest.guards, plans.values())
     vendor = vendor_of(artifact, emulate)
     check_vendor_functions(manifest.guards, vendor)
-    device = device_for(manifest.guards, vendor, device_name)
+    device = indexed(device_for(manifest.guards, vendor, device_name))
     check_triton(artifact.functions, device)
     prefill = Buckets("prefill", manifest.limits.prefill_buckets)
     decode = Buckets("decode", manifest.limits.decode_buckets)

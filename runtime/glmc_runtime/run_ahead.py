@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from glmc_runtime.errors import GlmcError
+from glmc_runtime.current_device import made_current
+from glmc_runtime.errors import CapacityError, GlmcError
 from glmc_runtime.inputs import Step
 from glmc_runtime.reservation import reserve
 from glmc_runtime.sampling import not_finite
@@ -97,6 +98,7 @@ class GreedySteps:
         self._replay = machine.replays["decode"]
         self._counts = machine.statistics.run_ahead
         self._flight: _Flight | None = None
+        self._failure: GlmcError | None = None
         self._mailboxes = [_Mailbox(rows, machine.device) for _ in range(2)]
         # The tokens of the newest step; rows of padding hold 0.
         self._next = torch.zeros(rows, dtype=torch.int64, device=machine.device)
@@ -115,7 +117,14 @@ class GreedySteps:
         Raises what :meth:`glmc_runtime.session.Session.decode` does and, with the sequences as
         decode leaves them, :class:`NumericsError` where logits are not finite; that ends it.
         """
+        with made_current(self._machine.device):
+            return self._step(ahead)
+
+    def _step(self, ahead: bool) -> list[int]:
         started = perf_counter()
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
         flight, self._flight = self._flight, None
         if flight is not None and not self._holds(flight):
             self._counts.discarded += len(flight.sequences)
@@ -187,8 +196,8 @@ class GreedySteps:
     def _launch_ahead(self, flight: _Flight) -> None:
         """Enqueue the step behind ``flight``.
 
-        Where that fails, as for lack of blocks, nothing is ahead: the same step is tried again when
-        its turn comes, and raises then what there is to raise.
+        Where blocks are short, nothing is ahead: the same step is tried again when its turn comes.
+        Any other error waits until the tokens of ``flight`` are handed out, and is raised then.
         """
         if max(flight.starts) + 2 > self._machine.max_context:
             return
@@ -198,7 +207,10 @@ class GreedySteps:
         ]
         try:
             self._flight = self._launch(chunks, self._next)
-        except GlmcError:
+        except CapacityError:
+            return
+        except GlmcError as error:
+            self._failure = error
             return
         self._counts.ahead += 1
 

@@ -19,6 +19,7 @@ from typing import TypeVar
 import torch
 
 from glmc_runtime.assemble import Machine
+from glmc_runtime.current_device import made_current
 from glmc_runtime.errors import RequestError
 from glmc_runtime.generation import Completion, Event, Generation, Stop
 from glmc_runtime.inputs import Step
@@ -29,6 +30,7 @@ from glmc_runtime.reservation import blocks_lacking, reserve
 from glmc_runtime.run_ahead import GreedySteps
 from glmc_runtime.sampling import SamplingParameters, not_finite
 from glmc_runtime.sequences import (
+    Chunk,
     Part,
     Sequence,
     blocks_for,
@@ -91,7 +93,8 @@ class Session:
             with torch.inference_mode(False):  # the caller may change its logits in place
                 return logits.clone() if len(wanted) == len(step.chunks) else logits[wanted]
 
-        kept = self._run(parts, take)
+        chunks, kept = self._run(parts, take)
+        _book(parts, chunks)
         with torch.inference_mode(False):
             return kept[0] if len(kept) == 1 else torch.cat(kept)
 
@@ -100,7 +103,8 @@ class Session:
         """A :meth:`step` that returns the likeliest tokens in place of the logits, without a copy
         of these; for an artifact whose plans compute them (``greedy``).
 
-        Raises :class:`NumericsError` where logits are not finite, and what ``step`` raises.
+        Raises :class:`NumericsError` where logits are not finite, with the sequences as they were,
+        and what ``step`` raises.
         """
 
         def take(
@@ -108,17 +112,19 @@ class Session:
         ) -> tuple[torch.Tensor, list[int]]:
             return replay.run_greedy(step).clone(), wanted
 
-        kept = [(tokens.tolist(), wanted) for tokens, wanted in self._run(parts, take)]
-        chosen: list[int] = [tokens[row] for tokens, wanted in kept for row in wanted]
+        chunks, kept = self._run(parts, take)
+        read = [(tokens.tolist(), wanted) for tokens, wanted in kept]
+        chosen: list[int] = [tokens[row] for tokens, wanted in read for row in wanted]
         if any([token < 0 for token in chosen]):
             raise not_finite(f"greedy tokens {chosen[:4]}, of which -1 is none")
+        _book(parts, chunks)
         return chosen
 
     def _run(
         self, parts: ListLike[Part], take: Callable[[PhaseReplay, Step, list[int]], Taken]
-    ) -> list[Taken]:
-        """Check and run a step; what ``take`` got from each of its replays. It runs the replay, and
-        is told which rows' logits are wanted."""
+    ) -> tuple[list[Chunk], list[Taken]]:
+        """Check and run a step; its chunks, and what ``take`` got from each of its replays. It runs
+        the replay, and is told which rows' logits are wanted."""
         check_distinct(parts)
         vocabulary = self.manifest.model.vocabulary
         chunks = [chunk_of(part, self.max_context, vocabulary) for part in parts]
@@ -128,14 +134,12 @@ class Session:
         buckets = self.prefill_buckets, self.decode_buckets
         size, apart = self.manifest.cache.block_size, self._rows_apart
         kept: list[Taken] = []
-        for replayed in pack(chunks, *buckets, apart):
-            phase, step = step_of(replayed, *buckets, size, apart)
-            wanted = [row for row, chunk in enumerate(replayed) if chunk.logits]
-            kept.append(take(self._replays[phase], step, wanted))
-        for part, chunk in zip(parts, chunks, strict=True):
-            part.sequence.tokens.extend(part.append)
-            part.sequence.cached += len(chunk.tokens)
-        return kept
+        with made_current(self.device):
+            for replayed in pack(chunks, *buckets, apart):
+                phase, step = step_of(replayed, *buckets, size, apart)
+                wanted = [row for row, chunk in enumerate(replayed) if chunk.logits]
+                kept.append(take(self._replays[phase], step, wanted))
+        return chunks, kept
 
     def prefill(self, sequences: ListLike[Sequence]) -> torch.Tensor:
         """Cache all tokens of the sequences that are not cached yet; a :meth:`step`.
@@ -276,3 +280,10 @@ class Session:
         ):
             completions[event.request].take(event)
         return completions
+
+
+def _book(parts: ListLike[Part], chunks: list[Chunk]) -> None:
+    """Note what a step that has succeeded appended and cached."""
+    for part, chunk in zip(parts, chunks, strict=True):
+        part.sequence.tokens.extend(part.append)
+        part.sequence.cached += len(chunk.tokens)

@@ -303,7 +303,7 @@ def test_a_step_that_fails_ahead_fails_when_its_turn_comes(
 
     def flaky(*arguments: Any) -> torch.Tensor:
         calls[0] += 1
-        if calls[0] in (2, 3):
+        if calls[0] == 2:
             raise VendorError("boom")
         return run(*arguments)
 
@@ -354,9 +354,10 @@ def test_a_greedy_step_is_the_argmax_of_a_step(session: Session, ahead: Session)
             else:
                 assert each.step_greedy(batch) == chosen.pop(0)
     ahead._replays["decode"]._binder._memory.weights["head"][5] = float("nan")
+    before = _state([one])
     with pytest.raises(NumericsError, match="not finite"):
         ahead.step_greedy([Part(one, (1,))])
-    assert one.tokens[-1] == 1  # as after a step whose logits nobody can use
+    assert _state([one]) == before
 
 
 @pytest.mark.parametrize("seed", range(12))

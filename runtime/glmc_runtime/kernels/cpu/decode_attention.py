@@ -16,7 +16,7 @@ import torch
 
 from glmc_runtime.errors import PlanError
 from glmc_runtime.kernels import Thunk, register
-from glmc_runtime.kernels.cpu.common import optional, require_dtype, require_shape
+from glmc_runtime.kernels.checks import optional, require_dtype, require_shape
 from glmc_runtime.kernels.cpu.gathered import gathered_attention, shared_index
 from glmc_runtime.kernels.cpu.runs import Run, shared_runs
 

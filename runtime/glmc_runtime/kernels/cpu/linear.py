@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from glmc_runtime.kernels import Thunk, register
-from glmc_runtime.kernels.cpu.common import flat, in_order, optional, require_dtype, require_shape
+from glmc_runtime.kernels.checks import flat, in_order, optional, require_dtype, require_shape
 from glmc_runtime.kernels.cpu.packed import accumulate, as_image, pack, prefers_packed
 
 

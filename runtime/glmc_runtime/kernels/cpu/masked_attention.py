@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from glmc_runtime.errors import PlanError
 from glmc_runtime.kernels import Thunk, register
-from glmc_runtime.kernels.cpu.common import in_order, optional, require_dtype, require_shape
+from glmc_runtime.kernels.checks import in_order, optional, require_dtype, require_shape
 
 
 @register("cpu.masked_attention")

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from glmc_runtime.kernels import Thunk, register
+from glmc_runtime.kernels.checks import in_order, require_dtype, require_shape
 from glmc_runtime.kernels.cpu.activation import gated
-from glmc_runtime.kernels.cpu.common import in_order, require_dtype, require_shape
 from glmc_runtime.kernels.cpu.packed import PACKED_ROWS, accumulate, as_image, pack, prefers_packed
 
 _MAXIMUM_VIEWS = 4096

@@ -10,7 +10,7 @@ import torch
 
 from glmc_runtime.errors import PlanError
 from glmc_runtime.kernels import Thunk, register
-from glmc_runtime.kernels.cpu.common import in_order, require_dtype, require_shape
+from glmc_runtime.kernels.checks import in_order, require_dtype, require_shape
 
 
 class _Router:

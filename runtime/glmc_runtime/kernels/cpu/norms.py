@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from glmc_runtime.kernels import Thunk, register
-from glmc_runtime.kernels.cpu.common import flat, in_order, require_dtype, require_shape
+from glmc_runtime.kernels.checks import flat, in_order, require_dtype, require_shape
 
 
 def normalize(

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from glmc_runtime.kernels import Thunk, register
-from glmc_runtime.kernels.cpu.common import require_dtype, require_shape
+from glmc_runtime.kernels.checks import require_dtype, require_shape
 from glmc_runtime.kernels.cpu.runs import Run, find_runs
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from glmc_runtime.kernels import Thunk, register
-from glmc_runtime.kernels.cpu.common import in_order, optional, require_dtype, require_shape
+from glmc_runtime.kernels.checks import in_order, optional, require_dtype, require_shape
 from glmc_runtime.kernels.cpu.norms import normalize
 from glmc_runtime.kernels.cpu.qkv_rope_cache import rotate
 

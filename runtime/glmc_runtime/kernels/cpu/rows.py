@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from glmc_runtime.kernels import Thunk, register
-from glmc_runtime.kernels.cpu.common import flat, require_dtype, require_shape
+from glmc_runtime.kernels.checks import flat, require_dtype, require_shape
 
 
 @register("cpu.embedding")

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from glmc_runtime.kernels import Thunk, register
-from glmc_runtime.kernels.cuda.checks import (
+from glmc_runtime.kernels.checks import (
     flat,
     require_dtype,
     require_like,

@@ -18,14 +18,14 @@ import triton.language as tl
 
 from glmc_runtime.errors import PlanError
 from glmc_runtime.kernels import Thunk, register
-from glmc_runtime.kernels.cuda import tuned, workspace
-from glmc_runtime.kernels.cuda.checks import (
+from glmc_runtime.kernels.checks import (
     power_of_two,
     require_dtype,
     require_like,
     require_one_device,
     require_shape,
 )
+from glmc_runtime.kernels.cuda import tuned, workspace
 from glmc_runtime.kernels.cuda.launch import interpreted, launch, multiprocessors, pdl_enabled
 from glmc_runtime.kernels.cuda.split_attention import attend, finish, merge_kernel, stretch
 from glmc_runtime.kernels.cuda.tuned import Configuration

@@ -14,13 +14,13 @@ import triton
 import triton.language as tl
 
 from glmc_runtime.kernels import Thunk, register
-from glmc_runtime.kernels.cuda import workspace
-from glmc_runtime.kernels.cuda.checks import (
+from glmc_runtime.kernels.checks import (
     power_of_two,
     require_dtype,
     require_one_device,
     require_shape,
 )
+from glmc_runtime.kernels.cuda import workspace
 from glmc_runtime.kernels.cuda.launch import launch, pdl_enabled
 from glmc_runtime.kernels.cuda.products import arrives_last
 

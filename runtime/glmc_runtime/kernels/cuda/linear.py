@@ -16,9 +16,7 @@ import triton
 
 from glmc_runtime.errors import PlanError
 from glmc_runtime.kernels import Thunk, register
-from glmc_runtime.kernels.cuda import gemv, skinny, tuned, workspace
-from glmc_runtime.kernels.cuda.activation import multiply
-from glmc_runtime.kernels.cuda.checks import (
+from glmc_runtime.kernels.checks import (
     flat,
     in_order,
     optional,
@@ -27,6 +25,9 @@ from glmc_runtime.kernels.cuda.checks import (
     require_one_device,
     require_shape,
 )
+from glmc_runtime.kernels.cuda import gemv, skinny, tuned, workspace
+from glmc_runtime.kernels.cuda.activation import multiply
+from glmc_runtime.kernels.cuda.exact import exact
 from glmc_runtime.kernels.cuda.launch import interpreted, launch, multiprocessors, pdl_enabled
 from glmc_runtime.kernels.cuda.tuned import Configuration
 
@@ -249,6 +250,17 @@ def _checked(arguments: dict[str, Any], outputs: int) -> tuple[torch.Tensor, ...
     return flat(x), weight, flat(out)
 
 
+def _library_product(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor
+) -> Thunk:
+    """By cuBLAS."""
+    if bias is None:
+        thunk = partial(torch.mm, x, weight.t(), out=out)
+    else:
+        thunk = partial(torch.addmm, bias, x, weight.t(), out=out)
+    return exact(thunk) if x.dtype == torch.float32 else thunk
+
+
 @register("cuda.linear")
 def linear(arguments: dict[str, Any]) -> Thunk:
     """``out = x @ weight.T + bias``: x [..., k], weight [n, k], bias [n] or None, out [..., n]."""
@@ -261,9 +273,7 @@ def linear(arguments: dict[str, Any]) -> Thunk:
     chosen = _chosen("linear", arguments, x, weight)
     if chosen["way"] != "cublas":
         return product(x, weight, bias, out, chosen, is_gated=False)
-    if bias is None:
-        return partial(torch.mm, x, weight.t(), out=out)
-    return partial(torch.addmm, bias, x, weight.t(), out=out)
+    return _library_product(x, weight, bias, out)
 
 
 @register("cuda.linear_swiglu")
@@ -282,6 +292,6 @@ def linear_swiglu(arguments: dict[str, Any]) -> Thunk:
     require_one_device(x, merged)
     merged = flat(merged)
     return in_order(
-        partial(torch.mm, x, weight.t(), out=merged),
+        _library_product(x, weight, None, merged),
         multiply(merged[:, :width], merged[:, width:], out),
     )

@@ -12,14 +12,14 @@ import triton.language as tl
 
 from glmc_runtime.errors import PlanError
 from glmc_runtime.kernels import Thunk
-from glmc_runtime.kernels.cuda import workspace
-from glmc_runtime.kernels.cuda.checks import (
+from glmc_runtime.kernels.checks import (
     optional,
     power_of_two,
     require_dtype,
     require_one_device,
     require_shape,
 )
+from glmc_runtime.kernels.cuda import workspace
 from glmc_runtime.kernels.cuda.launch import launch, pdl_enabled
 
 Configuration = dict[str, Any]
@@ -211,19 +211,19 @@ def combine_kernel(
     BLOCK_N: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """The sum over each token's experts as a launch of its own: grid (column blocks, tokens)."""
+    """The sum over each token's experts as a launch of its own: grid (tokens, column blocks)."""
     if PDL:
         tl.extra.cuda.gdc_wait()
         tl.extra.cuda.gdc_launch_dependents()
-    token = tl.program_id(1) * BLOCK_T + tl.arange(0, BLOCK_T)
-    column = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    token = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)
+    column = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     sum_of_pairs(results, weights, out, token, column, tokens, pairs, TOP_K, H, SHARED)
 
 
 def bind_combine(call: Experts, results: torch.Tensor) -> Thunk:
     """The launch that sums ``results`` [pairs + tokens, hidden] into the call's out."""
     block_n = min(power_of_two(call.hidden), 1024)
-    grid = (triton.cdiv(call.hidden, block_n), call.tokens)
+    grid = (call.tokens, triton.cdiv(call.hidden, block_n))
     arguments = (results, call.weights, call.out, call.tokens, call.pairs)
     meta: dict[str, Any] = {
         "TOP_K": call.top_k,

@@ -17,9 +17,9 @@ import triton
 import triton.language as tl
 
 from glmc_runtime.kernels import Thunk
+from glmc_runtime.kernels.checks import power_of_two
 from glmc_runtime.kernels.cuda import workspace
 from glmc_runtime.kernels.cuda.activation import gated
-from glmc_runtime.kernels.cuda.checks import power_of_two
 from glmc_runtime.kernels.cuda.launch import interpreted, launch
 from glmc_runtime.kernels.cuda.moe_common import (
     Configuration,

@@ -18,14 +18,15 @@ import triton.language as tl
 
 from glmc_runtime.errors import PlanError
 from glmc_runtime.kernels import Thunk, register
-from glmc_runtime.kernels.cuda import workspace
-from glmc_runtime.kernels.cuda.checks import (
+from glmc_runtime.kernels.checks import (
     in_order,
     power_of_two,
     require_dtype,
     require_one_device,
     require_shape,
 )
+from glmc_runtime.kernels.cuda import workspace
+from glmc_runtime.kernels.cuda.exact import exact
 from glmc_runtime.kernels.cuda.launch import launch, pdl_enabled
 from glmc_runtime.kernels.cuda.moe_choice import choose_experts, choose_kernel
 from glmc_runtime.kernels.cuda.moe_common import Configuration, varied
@@ -360,7 +361,7 @@ def _bind_library(arguments: dict[str, Any], constants: dict[str, Any]) -> Thunk
             cast = memory[: rows.shape[0]]
             steps.append(partial(cast.copy_, rows))
             rows = cast
-        steps.append(partial(torch.mm, rows, transposed, out=out))
+        steps.append(exact(partial(torch.mm, rows, transposed, out=out)))
     read = (logits, arguments["bias"], arguments["weights"], arguments["ids"])
     given = (*read, tokens, float(arguments["scale"]))
     meta = {**constants, "BLOCK_T": 4, "num_warps": 4}

@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 
 from glmc_runtime.kernels import Thunk
-from glmc_runtime.kernels.cuda.checks import power_of_two
+from glmc_runtime.kernels.checks import power_of_two
 from glmc_runtime.kernels.cuda.launch import launch
 from glmc_runtime.kernels.cuda.moe_common import Experts
 

@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 
 from glmc_runtime.kernels import Thunk, register
-from glmc_runtime.kernels.cuda.checks import (
+from glmc_runtime.kernels.checks import (
     flat,
     power_of_two,
     require_dtype,

@@ -11,6 +11,7 @@ Not captured in a graph: the lods are read on the host when the call runs.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -20,14 +21,14 @@ import triton.language as tl
 
 from glmc_runtime.errors import PlanError
 from glmc_runtime.kernels import Thunk, register
-from glmc_runtime.kernels.cuda import tuned
-from glmc_runtime.kernels.cuda.checks import (
+from glmc_runtime.kernels.checks import (
     power_of_two,
     require_dtype,
     require_like,
     require_one_device,
     require_shape,
 )
+from glmc_runtime.kernels.cuda import tuned
 from glmc_runtime.kernels.cuda.decode_attention import LOG2_E
 from glmc_runtime.kernels.cuda.launch import interpreted, launch, pdl_enabled
 from glmc_runtime.kernels.cuda.split_attention import attend, cache_rows
@@ -212,6 +213,12 @@ def choose_way(wanted: str, lods: _Lods) -> str:
     return wanted
 
 
+def lacks_kernel(error: RuntimeError) -> bool:
+    """Whether cuDNN says that it has no kernel for a call, which it does only when it is called."""
+    said = str(error).lower()
+    return "cudnn" in said and not isinstance(error, torch.cuda.OutOfMemoryError)
+
+
 def default(dtype: torch.dtype, head_dim: int) -> Configuration:
     """Blocks of our own kernel, for the tensor cores of Hopper; float32 has none."""
     if dtype == torch.float32 or head_dim > 128:
@@ -368,9 +375,11 @@ def prefill_attention(arguments: dict[str, Any]) -> Thunk:
             way = choose_way(wanted, lods)
             try:
                 ways[way](call, lods)
-            except RuntimeError:  # cuDNN says only when it is called that it has no such kernel
-                if way != "cudnn" or is_asked_for:
+            except RuntimeError as error:
+                if way != "cudnn" or is_asked_for or not lacks_kernel(error):
                     raise
+                message = f"{error}, so flash attention runs in its place"
+                warnings.warn(message.replace("\n", " "), stacklevel=2)
                 wanted = "flash"
                 _flash(call, lods)
         if lods.queries[-1] < tokens:

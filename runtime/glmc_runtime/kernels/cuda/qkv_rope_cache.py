@@ -16,14 +16,14 @@ import triton.language as tl
 
 from glmc_runtime.errors import PlanError
 from glmc_runtime.kernels import Thunk, register
-from glmc_runtime.kernels.cuda import tuned
-from glmc_runtime.kernels.cuda.checks import (
+from glmc_runtime.kernels.checks import (
     optional,
     power_of_two,
     require_dtype,
     require_one_device,
     require_shape,
 )
+from glmc_runtime.kernels.cuda import tuned
 from glmc_runtime.kernels.cuda.launch import launch, pdl_enabled
 from glmc_runtime.kernels.cuda.rotary import (
     load_partners,

@@ -20,8 +20,8 @@ import triton
 import triton.language as tl
 
 from glmc_runtime.kernels import Thunk, register
+from glmc_runtime.kernels.checks import optional, require_one_device
 from glmc_runtime.kernels.cuda import decode_attention
-from glmc_runtime.kernels.cuda.checks import optional, require_one_device
 from glmc_runtime.kernels.cuda.decode_attention import (
     LOG2_E,
     REACHES,

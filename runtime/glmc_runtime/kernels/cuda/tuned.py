@@ -25,10 +25,14 @@ def slug(device_name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", device_name.lower()).strip("-")
 
 
-@functools.cache
 def device_name() -> str | None:
     """What the driver calls the current device, or None without one."""
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return _name_of(torch.cuda.current_device()) if torch.cuda.is_available() else None
+
+
+@functools.cache
+def _name_of(index: int) -> str:
+    return torch.cuda.get_device_name(index)
 
 
 @functools.cache

@@ -1,8 +1,9 @@
-"""Memory that all calls on a device share: partial sums of split reductions, and their tickets.
+"""Memory that the calls of a stream share: partial sums of split reductions, and their tickets.
 
-Kernels run one after the other on one stream and none leaves anything behind for the next, so one
-piece of memory per device serves them all. It grows by a new tensor: who holds the old one keeps
-it. Tickets are zero between calls, because the program that arrives last sets its ticket back.
+Kernels of one stream run one after the other and none leaves anything behind for the next, so one
+piece of memory per device and stream serves them all. It grows by a new tensor: who holds the old
+one keeps it. Tickets are zero between calls, because the program that arrives last sets its ticket
+back. Calls that are bound on one stream must not run beside others of that stream on a second one.
 """
 
 from __future__ import annotations
@@ -13,25 +14,41 @@ from glmc_runtime.errors import PlanError
 
 _SMALLEST = 1 << 14
 
-_floats: dict[torch.device, torch.Tensor] = {}
-_tickets: dict[torch.device, torch.Tensor] = {}
+Place = tuple[torch.device, int]
+"""A device and the handle of a stream on it, 0 on the host."""
+
+_floats: dict[Place, torch.Tensor] = {}
+_tickets: dict[Place, torch.Tensor] = {}
+
+
+def _place(device: torch.device) -> Place:
+    return device, torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
 
 
 def _shared(
-    kept: dict[torch.device, torch.Tensor], device: torch.device, count: int, dtype: torch.dtype
+    kept: dict[Place, torch.Tensor], device: torch.device, count: int, dtype: torch.dtype
 ) -> torch.Tensor:
-    found = kept.get(device)
+    place = _place(device)
+    found = kept.get(place)
     if found is None or found.numel() < count:
-        size = max(count, _SMALLEST, 0 if found is None else 2 * found.numel())
         if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-            # Its zeros would be a node of that graph, and its memory the graph's own.
-            raise PlanError(
-                "a kernel's work memory can't be made while a device graph is captured",
-                remedy="call once with these shapes before the capture",
-            )
+            return _known(kept, device, count)
+        size = max(count, _SMALLEST, 0 if found is None else 2 * found.numel())
         with torch.inference_mode(False):  # whoever asks next may not be in inference mode
-            found = kept[device] = torch.zeros(size, dtype=dtype, device=device)
+            found = kept[place] = torch.zeros(size, dtype=dtype, device=device)
     return found[:count]
+
+
+def _known(kept: dict[Place, torch.Tensor], device: torch.device, count: int) -> torch.Tensor:
+    """That of the stream on which the caller warmed up: new zeros would be a node of the graph that
+    he captures, and their memory the graph's own."""
+    for (where, _), memory in kept.items():
+        if where == device and memory.numel() >= count:
+            return memory[:count]
+    raise PlanError(
+        "a kernel's work memory can't be made while a device graph is captured",
+        remedy="call once with these shapes before the capture",
+    )
 
 
 def floats(device: torch.device, count: int) -> torch.Tensor:

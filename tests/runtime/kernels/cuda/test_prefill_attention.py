@@ -153,20 +153,29 @@ def test_gather(least: int) -> None:
 
 def test_what_cudnn_refuses_goes_to_flash(monkeypatch: pytest.MonkeyPatch) -> None:
     arguments, calls = case([(9, 0)]), []
+    error: RuntimeError = RuntimeError("cuDNN Frontend error: no engine")
 
     def refuse(*_: object) -> None:
         calls.append("cudnn")
-        raise RuntimeError("no engine")
+        raise error
 
     monkeypatch.setattr(module, "library_way", lambda query: "cudnn")
     monkeypatch.setattr(module, "_cudnn", refuse)
     monkeypatch.setattr(module, "_flash", lambda *_: calls.append("flash"))
     thunk = find_binder("cuda.prefill_attention")(arguments)
-    thunk()
+    with pytest.warns(UserWarning, match="no engine, so flash attention"):
+        thunk()
     thunk()
     assert calls == ["cudnn", "flash", "flash"]
     with pytest.raises(RuntimeError, match="engine"):
         check(arguments, {"way": "cudnn"})
+    for error in (torch.cuda.OutOfMemoryError("cuDNN: out of memory"), RuntimeError("a bug")):
+        thunk = find_binder("cuda.prefill_attention")(arguments)
+        for _ in range(2):  # what fails for another reason is tried again
+            calls.clear()
+            with pytest.raises(RuntimeError, match=str(error)):
+                thunk()
+            assert calls == ["cudnn"]
 
 
 def test_way_of_a_step() -> None:

@@ -1,4 +1,4 @@
-"""What the CPU kernels share: thunks in a row, and the checks of shapes and dtypes."""
+"""What the binders of all families share: checks of shapes, dtypes and places, thunks in a row."""
 
 from __future__ import annotations
 
@@ -38,10 +38,27 @@ def require_dtype(name: str, tensor: torch.Tensor, *dtypes: torch.dtype) -> None
     allowed = dtypes or DTYPES
     if tensor.dtype not in allowed:
         raise PlanError(
-            f"the CPU kernel has no version for the dtype of '{name}'",
+            f"the kernel has no version for the dtype of '{name}'",
             expected=" or ".join(str(dtype).removeprefix("torch.") for dtype in allowed),
             found=str(tensor.dtype).removeprefix("torch."),
-            remedy="compile for the CPU with float32 or bfloat16",
+            remedy="compile the model again, with one of these",
+        )
+
+
+def require_like(name: str, tensor: torch.Tensor, other: torch.Tensor) -> None:
+    """Raise unless ``tensor`` has the shape and the dtype of ``other``."""
+    require_shape(name, tensor, tuple(other.shape))
+    require_dtype(name, tensor, other.dtype)
+
+
+def require_one_device(*tensors: torch.Tensor | None) -> None:
+    """Raise :class:`PlanError` unless all of ``tensors`` (None left out) lie on one device."""
+    devices = sorted({str(tensor.device) for tensor in tensors if tensor is not None})
+    if len(devices) > 1:
+        raise PlanError(
+            "the tensors of one kernel lie on several devices",
+            expected="one device",
+            found=", ".join(devices),
         )
 
 
@@ -54,3 +71,8 @@ def optional(arguments: dict[str, Any], name: str) -> torch.Tensor | None:
     """A tensor argument that may be None or absent."""
     value = arguments.get(name)
     return value if isinstance(value, torch.Tensor) else None
+
+
+def power_of_two(size: int) -> int:
+    """The smallest power of two that is at least ``size``."""
+    return 1 << max(size - 1, 0).bit_length()
