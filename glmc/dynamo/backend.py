@@ -122,11 +122,13 @@ def compile_graph(
     lowered = time.perf_counter()
     calls_vendor = any(is_vendor(call.function) for call in plan.calls)
     vendor = find_vendor(options.abi_profile, None) if calls_vendor else None
-    constants = {**traced.constants, **plan.constants}
+    constants = {
+        name: value.to(device) for name, value in {**traced.constants, **plan.constants}.items()
+    }
     weights = LiveWeights(plan.weights, traced.placeholders, constants)
     emulated = vendor is not None and vendor.emulated
     named = [item.name for item in traced.placeholders]
-    hosts = in_host_memory(zip(named, examples, strict=True), device)
+    hosts = in_host_memory(traced.placeholders, examples, traced.mutated, device)
     against = obstacles(traced.program, hosts)
     graph = SteadyGraph(
         capture_for(device, options.graph_capture, against, emulated),

@@ -7,7 +7,7 @@ is dropped, and counting begins anew.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Container, Hashable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -15,12 +15,14 @@ from torch import Tensor
 from torch._ops import OpOverload
 from torch.fx import Node
 
+from glmc.dynamo.normal_form import Placeholder
 from glmc.dynamo.options import PLACE
+from glmc.dynamo.say import say
 from glmc.errors import UsageError
 from glmc.ir import match as m
 from glmc.ir.program import Program
 from glmc_runtime.errors import PlanError
-from glmc_runtime.graph import CudaGraphs, GraphCapture
+from glmc_runtime.graph import CaptureFailed, CudaGraphs, GraphCapture
 from glmc_runtime.kernels import Thunk
 
 STEADY = 3
@@ -59,7 +61,7 @@ class SteadyGraph:
 
     def thunks(self, key: Hashable, bound: tuple[Thunk, ...]) -> tuple[Thunk, ...]:
         """What is left to call for one call of the program over ``bound``, which ``key`` names."""
-        if self._make is None or not bound or _inside_capture():
+        if self._make is None or not bound or inside_capture():
             return bound
         if key != self._key:
             self.drop()
@@ -76,19 +78,11 @@ class SteadyGraph:
         self, make: Callable[[], GraphCapture], bound: tuple[Thunk, ...]
     ) -> tuple[Thunk, ...]:
         """Capture, which runs ``bound`` once: nothing is left to call."""
-        ran = False
-
-        def mark() -> None:
-            nonlocal ran
-            ran = True
-
         if self._capture is None:
             self._capture = make()
         try:
-            self._graph = self._capture.capture((*bound, mark))
-        except RuntimeError as error:
-            if not ran:  # no matter of the capture: a kernel failed, as it would without
-                raise
+            self._graph = self._capture.capture(bound)
+        except CaptureFailed as error:
             self._make, self.failure = None, str(error)
             if self._insist:
                 raise PlanError(
@@ -96,12 +90,13 @@ class SteadyGraph:
                     place=PLACE,
                     remedy="leave 'graph_capture' out of options: calls go one by one then",
                 ) from error
+            say(f"no device graph, so calls go one by one: {error}")
             return ()
         self.captures += 1
         return ()
 
 
-def _inside_capture() -> bool:
+def inside_capture() -> bool:
     """Whether the caller captures a graph of his own, of which these calls become a part."""
     return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
 
@@ -169,8 +164,15 @@ def _indices(node: Node) -> tuple[Any, ...]:
     return tuple(given) if isinstance(given, (list, tuple)) else ()
 
 
-def in_host_memory(values: Iterable[tuple[str, Any]], device: torch.device) -> Iterator[str]:
-    """Names of the tensors that do not lie on ``device``: a graph would freeze their values."""
-    for name, value in values:
-        if isinstance(value, Tensor) and value.device.type != device.type:
-            yield name
+def in_host_memory(
+    placeholders: Iterable[Placeholder],
+    examples: Iterable[Any],
+    written: Container[str],
+    device: torch.device,
+) -> Iterator[str]:
+    """Names of the weights and of the inputs that are ``written`` that do not lie on ``device``: a
+    graph would freeze their values. Other inputs are copied to the device before each call."""
+    for item, value in zip(placeholders, examples, strict=True):
+        stays = item.kind == "weight" or item.name in written
+        if stays and isinstance(value, Tensor) and value.device.type != device.type:
+            yield item.name

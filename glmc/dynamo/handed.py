@@ -36,11 +36,13 @@ class Handed:
 
     ``position``: of the argument whose memory it is, None for memory of its own. ``layout`` is None
     where it is that whole argument, or lies without gaps in a storage of its own. ``group`` numbers
-    storages of several outputs. ``argument``: where the value is, in memory of its own only.
+    storages of several outputs. ``argument``: where the value is, in memory of its own only, which
+    is on ``device``: the program may have moved it there.
     """
 
     position: int | None
     layout: Layout | None
+    device: torch.device
     group: int = -1
     argument: Argument | None = None
 
@@ -66,16 +68,17 @@ def places(
             if isinstance(given, Tensor) and _storage(given) == storage and _alike(given, fake)
         ]
         if fake.is_conj() or fake.is_neg():  # lazy bits, which a copy resolves
-            found.append(Handed(None, None))
+            found.append(Handed(None, None, fake.device))
         elif same:
-            found.append(Handed(same[0], None))
+            found.append(Handed(same[0], None, fake.device))
         elif storage in positions:
             position = positions[storage]
-            found.append(Handed(position, _layout(fake, inputs[position], sizes)))
+            found.append(Handed(position, _layout(fake, inputs[position], sizes), fake.device))
         elif own.count(storage) > 1 or not fake.is_contiguous():
-            found.append(Handed(None, _layout(fake, None, sizes), own.index(storage)))
+            layout = _layout(fake, None, sizes)
+            found.append(Handed(None, layout, fake.device, own.index(storage)))
         else:
-            found.append(Handed(None, None))
+            found.append(Handed(None, None, fake.device))
     return tuple(found)
 
 
@@ -84,10 +87,9 @@ def hand_back(
     arguments: Sequence[Any],
     value_of: Callable[[Argument], Tensor],
     counts: Counts,
-    device: torch.device,
 ) -> list[Any]:
     """The outputs of one call, whose sizes are ``counts``; ``value_of`` reads the arena."""
-    storages = _storages(outputs, counts, device)
+    storages = _storages(outputs, counts)
     found: list[Any] = []
     for item in outputs:
         if isinstance(item, Extent):
@@ -98,7 +100,8 @@ def hand_back(
             found.append(_view(arguments[item.position], item.layout, counts))
         elif item.argument is not None and item.layout is None:
             value = value_of(item.argument)
-            found.append(value.clone(memory_format=torch.contiguous_format))
+            own = torch.empty(value.shape, dtype=value.dtype, device=item.device)
+            found.append(own.copy_(value))
         elif item.argument is not None and item.layout is not None:
             storage, start = storages[item.group]
             place = _at(storage, item.layout, -start, counts)
@@ -149,11 +152,10 @@ def _at(storage: Any, layout: Layout, start: int, counts: Counts) -> Tensor:
     return empty.set_(storage, offset, size, stride)
 
 
-def _storages(
-    outputs: Sequence[Any], counts: Counts, device: torch.device
-) -> dict[int, tuple[Any, int]]:
+def _storages(outputs: Sequence[Any], counts: Counts) -> dict[int, tuple[Any, int]]:
     """For each group memory for all of it, and the byte at which the group begins."""
     spans: dict[int, tuple[int, int]] = {}
+    devices: dict[int, torch.device] = {}
     for item in outputs:
         if isinstance(item, Handed) and item.position is None and item.layout is not None:
             start = item.layout.offset.evaluate(*counts)
@@ -164,13 +166,12 @@ def _storages(
             stop = start + (reach if 0 not in size else 0) * item.layout.dtype.itemsize
             first, last = spans.get(item.group, (start, stop))
             spans[item.group] = min(first, start), max(last, stop)
-    return {
-        group: (
-            torch.empty(stop - start, dtype=torch.uint8, device=device).untyped_storage(),
-            start,
-        )
+            devices[item.group] = item.device
+    memory = {
+        group: torch.empty(stop - start, dtype=torch.uint8, device=devices[group])
         for group, (start, stop) in spans.items()
     }
+    return {group: (memory[group].untyped_storage(), span[0]) for group, span in spans.items()}
 
 
 def _fill(place: Tensor, value: Tensor) -> None:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from glmc.backends.assemble import place, segments_of
-from glmc.dynamo.device_graph import SteadyGraph
+from glmc.dynamo.device_graph import SteadyGraph, inside_capture
 from glmc.dynamo.handed import Handed, hand_back
 from glmc.dynamo.lower import TracedPlan
 from glmc.dynamo.normal_form import Placeholder
@@ -175,6 +175,8 @@ class TracedReplay:
         self._capacity: dict[str, int] = {}
         self._binder: _Binder | None = None
         self._bound: OrderedDict[tuple[Any, ...], tuple[Thunk, ...]] = OrderedDict()
+        # A graph that the caller captures over these calls goes on reading what they hold.
+        self._pinned: list[tuple[Thunk, ...]] = []
         self.calls = 0
         self.replanned = 0
 
@@ -207,6 +209,8 @@ class TracedReplay:
         thunks = self._bound.get(key)
         if thunks is None:
             thunks = self._bind(key)
+        if inside_capture() and (not self._pinned or self._pinned[-1] is not thunks):
+            self._pinned.append(thunks)
         thunk = None
         try:
             for thunk in self.graph.thunks(key, thunks):
@@ -216,7 +220,7 @@ class TracedReplay:
         except KERNEL_ERRORS as error:
             raise self._explain(thunk, error) from error
         counts = self._state.bucket
-        return hand_back(self.plan.outputs, arguments, self._value, counts, self._device)
+        return hand_back(self.plan.outputs, arguments, self._value, counts)
 
     # Sizes.
 
@@ -296,16 +300,17 @@ class TracedReplay:
         for slot in self._slots:
             tensor = arguments[slot.position]
             small = tensor.numel() * tensor.element_size() <= self._staged_bytes
+            elsewhere = tensor.device.type != self._device.type
             if (
                 slot.staged
-                and small
+                and (small or elsewhere)
                 and not (self._written and tensor.untyped_storage().data_ptr() in self._written)
             ):
                 staged = self._staged.get(slot.name)
                 if staged is not None and staged.shape == tensor.shape:
                     staged.copy_(tensor)
                     continue
-                # A scalar on the CPU beside tensors of a device is read by kernels of that device.
+                # What is on the CPU beside tensors of a device is read by kernels of that device.
                 with torch.inference_mode(False):
                     staged = torch.empty(tensor.shape, dtype=tensor.dtype, device=self._device)
                 staged.copy_(tensor)

@@ -14,13 +14,20 @@ import torch
 from glmc_runtime.kernels import Thunk
 
 
+class CaptureFailed(RuntimeError):
+    """The thunks ran, to their end on the device, but could not be captured."""
+
+
 class GraphCapture(Protocol):
     """``on_device`` says whether a capture freezes the segment (addresses, shapes, scalars)."""
 
     on_device: bool
 
     def capture(self, thunks: tuple[Thunk, ...]) -> tuple[Thunk, ...]:
-        """Run the thunks once and return those that repeat them."""
+        """Run the thunks once and return those that repeat them.
+
+        Raises :class:`CaptureFailed`, and whatever a thunk raises when it runs.
+        """
         ...
 
     def wait(self) -> None:
@@ -74,18 +81,24 @@ class CudaGraphs:
             for thunk in thunks:  # lazy set-up of libraries must not fall into the capture
                 thunk()
             torch.cuda.synchronize()
-            graph.capture_begin(pool=self._pool, **self._mode)
             try:
-                for thunk in thunks:
-                    thunk()
-            except BaseException:
-                # The capture is void by now, and saying so must not hide the kernel's own error.
-                with contextlib.suppress(RuntimeError):
-                    graph.capture_end()
-                raise
-            graph.capture_end()
+                self._record(graph, thunks)
+            except RuntimeError as error:
+                raise CaptureFailed(str(error)) from error
         caller.wait_stream(self._stream)
         return (graph.replay,)
+
+    def _record(self, graph: torch.cuda.CUDAGraph, thunks: tuple[Thunk, ...]) -> None:
+        graph.capture_begin(pool=self._pool, **self._mode)
+        try:
+            for thunk in thunks:
+                thunk()
+        except BaseException:
+            # The capture is void by now, and saying so must not hide the kernel's own error.
+            with contextlib.suppress(RuntimeError):
+                graph.capture_end()
+            raise
+        graph.capture_end()
 
     def wait(self) -> None:
         torch.cuda.synchronize()

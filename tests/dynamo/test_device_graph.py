@@ -11,8 +11,10 @@ from torch import Tensor
 
 from glmc.dynamo import device_graph
 from glmc.dynamo.device_graph import STEADY, SteadyGraph, capture_for, in_host_memory, obstacles
+from glmc.dynamo.normal_form import Placeholder
 from glmc.errors import UsageError
 from glmc_runtime.errors import PlanError
+from glmc_runtime.graph import CaptureFailed
 from glmc_runtime.kernels import Thunk
 from tests.dynamo.compiled import decode, model_of, prompt, static_cache, watched
 
@@ -30,7 +32,7 @@ class FakeCapture:
         for thunk in thunks:
             thunk()
         if self.fails:
-            raise RuntimeError("operation not permitted when stream is capturing")
+            raise CaptureFailed("operation not permitted when stream is capturing")
         self.captures += 1
 
         def replay() -> None:
@@ -82,7 +84,9 @@ def test_another_key_drops_the_graph() -> None:
     assert graph.captures == 2
 
 
-def test_a_capture_that_fails_is_not_tried_again() -> None:
+def test_a_capture_that_fails_is_said_and_not_tried_again(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     graph = SteadyGraph(lambda: FakeCapture(fails=True))
     count, thunk = counted()
     for _ in range(STEADY + 2):
@@ -90,6 +94,7 @@ def test_a_capture_that_fails_is_not_tried_again() -> None:
     assert len(count) == STEADY + 2
     assert graph.failure is not None
     assert not graph.held
+    assert capsys.readouterr().err.count("no device graph, so calls go one by one: operation") == 1
 
 
 def test_a_capture_that_fails_is_an_error_where_it_is_insisted_on() -> None:
@@ -108,6 +113,19 @@ def test_a_kernel_that_fails_is_no_matter_of_the_capture() -> None:
     graph.thunks("here", (broken,))
     with pytest.raises(RuntimeError, match="the kernel's own"):
         graph.thunks("here", (broken,))
+    assert graph.failure is None
+
+
+def test_an_error_that_comes_when_the_device_is_waited_for_is_no_matter_of_the_capture() -> None:
+    class Late(FakeCapture):
+        def capture(self, thunks: tuple[Thunk, ...]) -> tuple[Thunk, ...]:
+            super().capture(thunks)
+            raise RuntimeError("an illegal memory access")
+
+    graph = SteadyGraph(Late)
+    with pytest.raises(RuntimeError, match="illegal"):
+        for _ in range(STEADY):
+            run(graph, "here", lambda: None)
     assert graph.failure is None
 
 
@@ -191,7 +209,12 @@ def test_what_the_host_reads_is_an_obstacle() -> None:
 
 
 def test_a_value_in_host_memory_is_an_obstacle() -> None:
-    assert list(in_host_memory([("x", torch.ones(())), ("n", 3)], CUDA)) == ["x"]
+    node = torch.fx.Graph().placeholder("any")
+    kinds = {"read": "input", "written": "input", "there": "input", "w": "weight", "n": "size"}
+    items = [Placeholder(name, kind, node) for name, kind in kinds.items()]
+    values = [torch.ones(()), torch.ones(2), torch.ones(2, device="meta"), torch.ones(2), 3]
+    device = torch.device("meta")  # any other than the host's
+    assert list(in_host_memory(items, values, {"written", "there"}, device)) == ["written", "w"]
     assert capture_for(CUDA, None, ["'x' is in host memory"], False) is None
     with pytest.raises(UsageError, match="'x' is in host memory"):
         capture_for(CUDA, True, ["'x' is in host memory"], False)
@@ -208,8 +231,31 @@ def test_where_graphs_are_made() -> None:
 
 
 def test_calls_inside_a_graph_of_the_caller_go_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device_graph, "_inside_capture", lambda: True)
+    monkeypatch.setattr(device_graph, "inside_capture", lambda: True)
     graph = SteadyGraph(FakeCapture)
     for _ in range(STEADY + 1):
         run(graph, "here", lambda: None)
     assert graph.captures == 0
+
+
+def test_a_graph_of_the_caller_keeps_what_its_calls_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    with watched() as graphs:
+        double = torch.compile(lambda x: (x * 2).cumsum(0) + 1, backend="kunlun", dynamic=True)
+        double(torch.ones(3))
+        replay = graphs[0].replay
+        assert replay._pinned == []
+        monkeypatch.setattr("glmc.dynamo.replay.inside_capture", lambda: True)
+        double(torch.ones(3))
+        (pinned,) = replay._pinned
+        double(torch.ones(3))
+        assert replay._pinned == [pinned]
+        double(torch.ones(9000))  # another arena
+        assert len(replay._pinned) == 2 and replay._pinned[0] is pinned
+
+
+def test_a_result_is_handed_back_where_the_program_puts_it() -> None:
+    with watched():
+        move = torch.compile(lambda x: ((x + 1).to("meta"), x * 2), backend="kunlun")
+        moved, doubled = move(torch.ones(3))
+    assert (moved.device.type, moved.shape, doubled.device.type) == ("meta", (3,), "cpu")
+    assert torch.equal(doubled, torch.full((3,), 2.0))

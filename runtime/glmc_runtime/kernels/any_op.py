@@ -50,10 +50,13 @@ def any_op(arguments: dict[str, Any]) -> Thunk:
 
     ``operands`` and ``keywords`` hold tensors and constants, lists of them included.
     """
-    name, operands = str(arguments["op"]), list(arguments["operands"])
-    names, values = list(arguments["keyword_names"]), list(arguments["keyword_values"])
+    name, results = str(arguments["op"]), list(arguments["results"])
+    names = list(arguments["keyword_names"])
+    operands = _where(results, arguments["operands"])
+    values = _where(results, arguments["keyword_values"])
     keywords = dict(zip(names, values, strict=True))
-    results: list[torch.Tensor] = list(arguments["results"])
+    if keywords.get("pin_memory"):
+        keywords["pin_memory"] = False  # memory is given
     form = _writing_form(name)
     # A factory's dtype and device say what the given memory already says.
     unsaid = {key for key in keywords if key in ("dtype", "layout", "device", "pin_memory")}
@@ -61,6 +64,13 @@ def any_op(arguments: dict[str, Any]) -> Thunk:
         return _copied(partial(aten(name), *operands, **keywords), results)
     writing, outs = form
     return partial(writing, *operands, **keywords, **dict(zip(outs, results, strict=True)))
+
+
+def _where(results: list[torch.Tensor], items: Any) -> list[Any]:
+    """``items`` with the device of the results for any other: the values of a plan lie on its
+    device, wherever the program puts them. What torch computed in host memory in between would be
+    frozen in a device graph."""
+    return [results[0].device if isinstance(item, torch.device) else item for item in items]
 
 
 def _elsewhere(operands: list[Any], results: list[torch.Tensor]) -> bool:

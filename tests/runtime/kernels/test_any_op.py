@@ -52,6 +52,21 @@ def test_the_values_are_those_of_the_op(
     assert [one.data_ptr() for one in results] == pointers
 
 
+@pytest.mark.parametrize(
+    ("name", "operands", "keywords"),
+    [
+        ("aten.full.default", ([2, 2], 7.0), {"device": torch.device("meta"), "pin_memory": True}),
+        ("aten.to.device", (X + 4, torch.device("meta"), torch.float32), {}),
+    ],
+)
+def test_values_stay_on_the_device_of_the_plan(
+    name: str, operands: tuple[Any, ...], keywords: dict[str, Any]
+) -> None:
+    result = torch.zeros(2, 2)
+    run(name, *operands, results=[result], **keywords)
+    assert torch.equal(result, operands[0] if name == "aten.to.device" else torch.full((2, 2), 7.0))
+
+
 def test_the_form_that_writes_is_found() -> None:
     form, outs = _writing_form("aten.topk.default") or (None, ())
     assert form is torch.ops.aten.topk.values
