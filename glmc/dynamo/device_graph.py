@@ -22,7 +22,7 @@ from glmc.errors import UsageError
 from glmc.ir import match as m
 from glmc.ir.program import Program
 from glmc_runtime.errors import PlanError
-from glmc_runtime.graph import CaptureFailed, CudaGraphs, GraphCapture
+from glmc_runtime.graph import CudaGraphs, GraphCapture, GraphCaptureError
 from glmc_runtime.kernels import Thunk
 
 STEADY = 3
@@ -82,7 +82,7 @@ class SteadyGraph:
             self._capture = make()
         try:
             self._graph = self._capture.capture(bound)
-        except CaptureFailed as error:
+        except GraphCaptureError as error:
             self._make, self.failure = None, str(error)
             if self._insist:
                 raise PlanError(

@@ -14,7 +14,7 @@ import torch
 from glmc_runtime.kernels import Thunk
 
 
-class CaptureFailed(RuntimeError):
+class GraphCaptureError(RuntimeError):
     """The thunks ran, to their end on the device, but could not be captured."""
 
 
@@ -26,7 +26,7 @@ class GraphCapture(Protocol):
     def capture(self, thunks: tuple[Thunk, ...]) -> tuple[Thunk, ...]:
         """Run the thunks once and return those that repeat them.
 
-        Raises :class:`CaptureFailed`, and whatever a thunk raises when it runs.
+        Raises :class:`GraphCaptureError`, and whatever a thunk raises when it runs.
         """
         ...
 
@@ -84,7 +84,7 @@ class CudaGraphs:
             try:
                 self._record(graph, thunks)
             except RuntimeError as error:
-                raise CaptureFailed(str(error)) from error
+                raise GraphCaptureError(str(error)) from error
         caller.wait_stream(self._stream)
         return (graph.replay,)
 

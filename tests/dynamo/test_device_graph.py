@@ -14,7 +14,7 @@ from glmc.dynamo.device_graph import STEADY, SteadyGraph, capture_for, in_host_m
 from glmc.dynamo.normal_form import Placeholder
 from glmc.errors import UsageError
 from glmc_runtime.errors import PlanError
-from glmc_runtime.graph import CaptureFailed
+from glmc_runtime.graph import GraphCaptureError
 from glmc_runtime.kernels import Thunk
 from tests.dynamo.compiled import decode, model_of, prompt, static_cache, watched
 
@@ -32,7 +32,7 @@ class FakeCapture:
         for thunk in thunks:
             thunk()
         if self.fails:
-            raise CaptureFailed("operation not permitted when stream is capturing")
+            raise GraphCaptureError("operation not permitted when stream is capturing")
         self.captures += 1
 
         def replay() -> None:
