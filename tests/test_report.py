@@ -12,7 +12,8 @@ from glmc.config import CompileOptions
 from glmc.driver import front_end
 from glmc.presets.catalog import load_config
 from glmc.report import Report, eager_operations, phase_report
-from glmc_runtime.plan import Call, Extent, PhasePlan, Segment
+from glmc_runtime.extent import Extent
+from glmc_runtime.plan import Call, PhasePlan, Segment
 from tests.support.checkpoints import tiny_checkpoint
 from tests.support.models import captured, tiny_config
 

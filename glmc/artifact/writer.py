@@ -43,7 +43,8 @@ from glmc_runtime.manifest import (
     WeightEntry,
     manifest_to_json,
 )
-from glmc_runtime.plan import PhasePlan, phase_to_json
+from glmc_runtime.plan import PhasePlan
+from glmc_runtime.plan_json import phase_to_json
 
 TOKENIZER_FILES = (
     "tokenizer.json",

@@ -13,17 +13,8 @@ import torch
 
 from glmc.errors import InternalError
 from glmc.passes import memory_plan
-from glmc_runtime.plan import (
-    Buffer,
-    BufferArgument,
-    Call,
-    Extent,
-    InputSpec,
-    PhasePlan,
-    Segment,
-    Shape,
-    parts_of,
-)
+from glmc_runtime.extent import Extent, Shape
+from glmc_runtime.plan import Buffer, BufferArgument, Call, InputSpec, PhasePlan, Segment, parts_of
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ import torch
 
 from glmc.errors import LoweringError
 from glmc.weights.recipe import Weight
-from glmc_runtime.plan import Argument, Extent, Shape
+from glmc_runtime.extent import Extent, Shape
+from glmc_runtime.plan import Argument
 
 
 @dataclass(frozen=True)

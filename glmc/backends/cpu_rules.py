@@ -8,7 +8,7 @@ import torch
 
 from glmc.backends.base import SEQUENCES, Emitter, Op, Value, fixed
 from glmc.backends.values import as_rows, flat, rope_table, view
-from glmc_runtime.plan import Extent
+from glmc_runtime.extent import Extent
 
 FLOAT = torch.float32
 INDEX = torch.int64

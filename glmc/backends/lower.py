@@ -22,16 +22,15 @@ from glmc.ir.ops import OPS
 from glmc.ir.program import Program
 from glmc.ir.symbols import Symbols
 from glmc.weights.recipe import Weight
+from glmc_runtime.extent import Extent, Shape
 from glmc_runtime.plan import (
     Argument,
     BufferArgument,
     CacheArgument,
     Call,
-    Extent,
     InputArgument,
     InputSpec,
     PhasePlan,
-    Shape,
     ValueArgument,
     WeightArgument,
     storage_of,

@@ -10,7 +10,7 @@ import torch
 from glmc.backends.base import Emitter, Op, Value, fixed
 from glmc.errors import LoweringError
 from glmc.weights.recipe import Constant, RopeTable, Weight
-from glmc_runtime.plan import Extent, Shape
+from glmc_runtime.extent import Extent, Shape
 
 
 def product(extents: Iterable[Extent]) -> Extent:

@@ -22,8 +22,8 @@ from glmc_runtime.plan import (
     PhasePlan,
     ViewArgument,
     WeightArgument,
-    phase_to_json,
 )
+from glmc_runtime.plan_json import phase_to_json
 
 _Origins = dict[str, Node]
 _Layers = dict[int | None, list[tuple[int, Call]]]

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from glmc.dynamo.sizes import TracedSizes
 from glmc_runtime.bind import Counts, evaluate
-from glmc_runtime.plan import Argument, Extent, Shape
+from glmc_runtime.extent import Extent, Shape
+from glmc_runtime.plan import Argument
 
 
 @dataclass(frozen=True)

@@ -28,12 +28,12 @@ from glmc_runtime.arena import Arena
 from glmc_runtime.bind import Memory, PhaseBinder, evaluate, place_of
 from glmc_runtime.current_device import made_current
 from glmc_runtime.errors import GlmcError, PlanError
+from glmc_runtime.extent import Extent
 from glmc_runtime.kernels import Thunk
 from glmc_runtime.kernels.vendor import Vendor
 from glmc_runtime.plan import (
     Argument,
     BufferArgument,
-    Extent,
     ExtentArgument,
     InputArgument,
     ListArgument,

@@ -9,7 +9,7 @@ from typing import Any
 import sympy
 from torch import SymFloat, SymInt
 
-from glmc_runtime.plan import Extent
+from glmc_runtime.extent import Extent
 
 
 @dataclass

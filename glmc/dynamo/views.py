@@ -20,7 +20,8 @@ from glmc.backends.lower import Lowering
 from glmc.dynamo.sizes import TracedSizes
 from glmc.errors import InternalError, LoweringError
 from glmc.ir import match as m
-from glmc_runtime.plan import Argument, BufferArgument, Extent, InputArgument, ViewArgument
+from glmc_runtime.extent import Extent
+from glmc_runtime.plan import Argument, BufferArgument, InputArgument, ViewArgument
 
 VIEWS = frozenset(
     """aten.reshape aten.permute aten.slice aten.select aten.unsqueeze aten.squeeze aten.expand

@@ -15,7 +15,8 @@ from glmc.dynamo.lower import TracedPlan
 from glmc.dynamo.options import PLACE
 from glmc.errors import UsageError
 from glmc.ir.program import Program
-from glmc_runtime.plan import Buffer, Extent, PhasePlan
+from glmc_runtime.extent import Extent
+from glmc_runtime.plan import Buffer, PhasePlan
 
 
 class GraphDump:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from glmc.errors import InternalError
-from glmc_runtime.plan import Extent
+from glmc_runtime.extent import Extent
 
 NAME = "memory_plan"
 # Bytes per row (or of a fixed buffer) are rounded up to this, so that every offset is aligned.

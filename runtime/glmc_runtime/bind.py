@@ -20,6 +20,7 @@ from glmc_runtime.cache import KVCache
 from glmc_runtime.dependence import Dependence, Symbols
 from glmc_runtime.dtypes import dtype_of
 from glmc_runtime.errors import PlanError
+from glmc_runtime.extent import Extent, Shape
 from glmc_runtime.inputs import StepInputs
 from glmc_runtime.kernels import Thunk, find_binder, is_vendor
 from glmc_runtime.kernels.any_op import aten
@@ -29,12 +30,10 @@ from glmc_runtime.plan import (
     BufferArgument,
     CacheArgument,
     Call,
-    Extent,
     ExtentArgument,
     InputArgument,
     ListArgument,
     PhasePlan,
-    Shape,
     ValueArgument,
     ViewArgument,
     WeightArgument,

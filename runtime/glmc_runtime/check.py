@@ -6,6 +6,7 @@ from glmc_runtime.bind import place_of
 from glmc_runtime.check_buffers import check_buffers
 from glmc_runtime.dependence import Dependence
 from glmc_runtime.errors import PlanError
+from glmc_runtime.extent import Extent
 from glmc_runtime.inputs import check_input
 from glmc_runtime.kernels import find_binder, is_vendor
 from glmc_runtime.kernels.vendor import check_vendor_name
@@ -15,7 +16,6 @@ from glmc_runtime.plan import (
     BufferArgument,
     CacheArgument,
     Call,
-    Extent,
     InputArgument,
     PhasePlan,
     WeightArgument,

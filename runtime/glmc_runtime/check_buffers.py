@@ -10,7 +10,8 @@ from heapq import heappop, heappush
 
 from glmc_runtime.dtypes import dtype_of
 from glmc_runtime.errors import PlanError
-from glmc_runtime.plan import Buffer, BufferArgument, Extent, PhasePlan
+from glmc_runtime.extent import Extent
+from glmc_runtime.plan import Buffer, BufferArgument, PhasePlan
 
 
 def check_buffers(plan: PhasePlan) -> None:

@@ -9,15 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from glmc_runtime.plan import (
-    BufferArgument,
-    Call,
-    Extent,
-    ExtentArgument,
-    InputArgument,
-    PhasePlan,
-    Shape,
-)
+from glmc_runtime.extent import Extent, Shape
+from glmc_runtime.plan import BufferArgument, Call, ExtentArgument, InputArgument, PhasePlan
 
 
 class Symbols(NamedTuple):

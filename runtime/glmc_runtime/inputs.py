@@ -24,7 +24,8 @@ import torch
 from glmc_runtime.cache import SCRATCH_BLOCK
 from glmc_runtime.dtypes import dtype_of
 from glmc_runtime.errors import PlanError, RequestError
-from glmc_runtime.plan import STEP_INPUTS, Extent, InputSpec
+from glmc_runtime.extent import Extent
+from glmc_runtime.plan import STEP_INPUTS, InputSpec
 from glmc_runtime.sequences import Chunk
 
 _FORMATS: dict[str, Literal["i", "q"]] = {"int32": "i", "int64": "q"}

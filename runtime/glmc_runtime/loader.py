@@ -12,7 +12,8 @@ from typing import Any
 
 from glmc_runtime.errors import ArtifactError, PlanError
 from glmc_runtime.manifest import Manifest, manifest_from_json
-from glmc_runtime.plan import PhasePlan, phase_from_json
+from glmc_runtime.plan import PhasePlan
+from glmc_runtime.plan_json import phase_from_json
 
 MANIFEST = "manifest.json"
 _HASH_CHUNK = 1 << 22

@@ -12,8 +12,9 @@ from glmc.artifact.memory import Fit, fits, largest_context, memory_use, weight_
 from glmc.artifact.reader import read_artifact
 from glmc.errors import UsageError
 from glmc_runtime.cache import block_bytes
+from glmc_runtime.extent import Extent
 from glmc_runtime.manifest import CacheSpec, Guards, Limits, Manifest, WeightEntry
-from glmc_runtime.plan import Extent, InputSpec, PhasePlan
+from glmc_runtime.plan import InputSpec, PhasePlan
 from tests.artifact.toy import parts, write
 
 

@@ -16,8 +16,9 @@ from glmc.ir.ops import OPS
 from glmc.ir.ops.rotary import rope_table
 from glmc.pipeline import MERGES
 from glmc.weights.recipe import Constant, RopeTable, Source, Weight
+from glmc_runtime.extent import Shape
 from glmc_runtime.kernels import find_binder
-from glmc_runtime.plan import BufferArgument, Shape, WeightArgument
+from glmc_runtime.plan import BufferArgument, WeightArgument
 
 GONE_AFTER_THE_PASSES = {"attention", "rope", "norm_rope", "marked_attention", "marked_experts"}
 BLOCK, BLOCKS_PER_SEQUENCE = 4, 3

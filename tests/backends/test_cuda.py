@@ -15,7 +15,8 @@ from glmc.backends.cuda_rules import RULES
 from glmc.config import CompileOptions
 from glmc.driver import Compiled, compile_plan
 from glmc.pipeline import MERGES
-from glmc_runtime.plan import BufferArgument, PhasePlan, phase_from_json, phase_to_json
+from glmc_runtime.plan import BufferArgument, PhasePlan
+from glmc_runtime.plan_json import phase_from_json, phase_to_json
 
 DENSE = [
     "cuda.norm_add_rms_norm",

@@ -17,7 +17,8 @@ from glmc.errors import InternalError, LoweringError
 from glmc.ir.ops.attention import QKV_ROPE_CACHE
 from glmc.ir.ops.norms import ADD_RMS_NORM
 from glmc.weights.recipe import Constant, Weight
-from glmc_runtime.plan import Extent, PhasePlan, Segment
+from glmc_runtime.extent import Extent
+from glmc_runtime.plan import PhasePlan, Segment
 from tests.backends.planned import OPTIONS, TOKENS, WIDTH, Built, lowered, run
 
 aten = torch.ops.aten

@@ -13,9 +13,10 @@ import pytest
 from glmc.artifact.memory import memory_use
 from glmc.artifact.reader import read_artifact
 from glmc.artifact.writer import TOKENIZER_FILES
-from glmc_runtime import manifest, plan
+from glmc_runtime import manifest, plan, plan_json
 from glmc_runtime.cache import block_bytes
 from glmc_runtime.dtypes import dtype_of
+from glmc_runtime.extent import Extent
 from tests.artifact.toy import write
 from tests.docs.markdown import ROOT, blocks, section, table_rows
 
@@ -65,12 +66,12 @@ def test_arguments_and_step_inputs() -> None:
         plan.WeightArgument("w"),
         plan.InputArgument("token_ids"),
         plan.CacheArgument("key", 0),
-        plan.ExtentArgument(plan.Extent(tokens=1)),
+        ExtentArgument(Extent(tokens=1)),
         plan.ValueArgument(1),
     )
     rows = table_rows(section(PAGE, "Arguments"))
     assert [row[:2] for row in rows] == [
-        [f"`{next(iter(plan._argument_to_json(each)))}`", f"`{type(each).__name__}`"]
+        [f"`{next(iter(plan_json._argument_to_json(each)))}`", f"`{type(each).__name__}`"]
         for each in examples
     ]
     assert names(section(PAGE, "Step inputs")) == list(plan.STEP_INPUTS)
@@ -80,7 +81,7 @@ def test_format_and_version() -> None:
     text = section(PAGE, "Manifest")
     assert f"`format` is `{manifest.FORMAT}`" in text
     assert f"`schema_version` is {manifest.SCHEMA_VERSION}" in text
-    assert plan.Extent.parse("8*tokens+sequences+1") == plan.Extent(8, 1, 1)
+    assert Extent.parse("8*tokens+sequences+1") == Extent(8, 1, 1)
 
 
 def test_layout_is_what_is_written(tmp_path: Path) -> None:

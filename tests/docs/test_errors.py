@@ -46,7 +46,7 @@ from glmc_runtime.kernels.vendor import Vendor
 from glmc_runtime.loader import load_artifact
 from glmc_runtime.manifest import Guards
 from glmc_runtime.output import file_error
-from glmc_runtime.plan import phase_from_json
+from glmc_runtime.plan_json import phase_from_json
 from glmc_runtime.sampling import Sampler, SamplingParameters, next_tokens
 from tests.docs.markdown import ROOT, blocks, section, table_rows
 

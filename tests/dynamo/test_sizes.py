@@ -7,7 +7,7 @@ import sympy
 
 from glmc.dynamo.sizes import TracedSizes
 from glmc_runtime.errors import PlanError
-from glmc_runtime.plan import Extent
+from glmc_runtime.extent import Extent
 
 s, t = sympy.symbols("s t", integer=True, positive=True)
 

@@ -14,7 +14,7 @@ import pytest
 from glmc.config import CompileOptions
 from glmc.driver import FrontEnd, back_end, front_end
 from glmc.presets.catalog import load_config
-from glmc_runtime.plan import phase_to_json
+from glmc_runtime.plan_json import phase_to_json
 from tests.e2e.build import PLACES, Place
 from tests.e2e.grid import GRID, Point
 

@@ -8,7 +8,7 @@ import pytest
 
 from glmc.errors import InternalError
 from glmc.passes.memory_plan import ALIGNMENT, MemoryPlan, Request, plan
-from glmc_runtime.plan import Extent
+from glmc_runtime.extent import Extent
 
 
 def random_requests(seed: int, count: int = 60) -> list[Request]:

@@ -13,6 +13,7 @@ from glmc_runtime.arena import Arena
 from glmc_runtime.assemble import assemble
 from glmc_runtime.check import check_plan
 from glmc_runtime.errors import PlanError
+from glmc_runtime.extent import Extent
 from glmc_runtime.kernels import find_binder, register
 from glmc_runtime.loader import load_artifact
 from glmc_runtime.manifest import Manifest
@@ -20,14 +21,12 @@ from glmc_runtime.plan import (
     Argument,
     BufferArgument,
     CacheArgument,
-    Extent,
     InputArgument,
     PhasePlan,
     Segment,
     WeightArgument,
-    phase_from_json,
-    phase_to_json,
 )
+from glmc_runtime.plan_json import phase_from_json, phase_to_json
 from tests.runtime.toy import toy_plan
 
 

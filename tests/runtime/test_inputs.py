@@ -10,8 +10,9 @@ import torch
 
 from glmc_runtime.buckets import Buckets
 from glmc_runtime.errors import ArtifactError, CapacityError, PlanError
+from glmc_runtime.extent import Extent
 from glmc_runtime.inputs import STAGES, Step, StepInputs, check_input
-from glmc_runtime.plan import Extent, InputSpec
+from glmc_runtime.plan import InputSpec
 from glmc_runtime.sequences import Chunk
 from tests.runtime.toy import toy_plan
 

@@ -14,8 +14,9 @@ import pytest
 
 import glmc_runtime
 from glmc_runtime.errors import GlmcError
+from glmc_runtime.extent import Extent
 from glmc_runtime.manifest import CacheSpec
-from glmc_runtime.plan import Extent, WeightArgument
+from glmc_runtime.plan import WeightArgument
 from glmc_runtime.records import misfit
 
 HOSTILE = [None, True, -1, 0, 10**30, 1.5, "x", "-3", "9" * 5000, [], [[]], {}, {"a": 1}]

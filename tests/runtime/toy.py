@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from glmc_runtime.extent import Extent
 from glmc_runtime.kernels import Thunk, register
 from glmc_runtime.loader import sha256_of
 from glmc_runtime.manifest import (
@@ -33,7 +34,6 @@ from glmc_runtime.plan import (
     BufferArgument,
     CacheArgument,
     Call,
-    Extent,
     ExtentArgument,
     InputArgument,
     InputSpec,
@@ -41,8 +41,8 @@ from glmc_runtime.plan import (
     Segment,
     ValueArgument,
     WeightArgument,
-    phase_to_json,
 )
+from glmc_runtime.plan_json import phase_to_json
 
 VOCABULARY, HIDDEN, HEADS, HEAD_DIM = 64, 16, 2, 8
 BLOCK_SIZE, BLOCKS_PER_SEQUENCE, MAX_CONTEXT = 4, 16, 60

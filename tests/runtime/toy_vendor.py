@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from glmc_runtime.extent import Extent, Shape
 from glmc_runtime.loader import load_artifact
 from glmc_runtime.manifest import CacheSpec, Guards, Manifest, ModelFacts, WeightEntry
 from glmc_runtime.plan import (
@@ -17,17 +18,15 @@ from glmc_runtime.plan import (
     BufferArgument,
     CacheArgument,
     Call,
-    Extent,
     ExtentArgument,
     InputArgument,
     InputSpec,
     PhasePlan,
     Segment,
-    Shape,
     ValueArgument,
     WeightArgument,
-    phase_to_json,
 )
+from glmc_runtime.plan_json import phase_to_json
 from tests.runtime.toy import (
     BLOCK_SIZE,
     BLOCKS_PER_SEQUENCE,

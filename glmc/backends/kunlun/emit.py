@@ -10,7 +10,8 @@ import torch
 from glmc.backends.base import Emitter, Value
 from glmc.backends.kunlun.table import abi_profile
 from glmc.errors import LoweringError
-from glmc_runtime.plan import Argument, BufferArgument, InputArgument, Shape, WeightArgument
+from glmc_runtime.extent import Shape
+from glmc_runtime.plan import Argument, BufferArgument, InputArgument, WeightArgument
 
 Passed = Union[Value, Argument, float, int, bool, str, list[int], None]
 

@@ -11,7 +11,7 @@ from glmc.backends.kunlun.rules_dense import gate_times_up
 from glmc.backends.kunlun.table import CLUSTERS
 from glmc.backends.values import as_rows, product, view
 from glmc.weights.recipe import Constant, Weight
-from glmc_runtime.plan import Extent
+from glmc_runtime.extent import Extent
 
 
 def moe_gate(op: Op, emit: Emitter) -> None:

@@ -21,16 +21,15 @@ from glmc.ir.ops import OPS
 from glmc.ir.ops.rotary import rope_table
 from glmc.weights.recipe import Constant, RopeTable, Source, Weight
 from glmc_kunlun_emulator import load
+from glmc_runtime.extent import Extent, Shape
 from glmc_runtime.kernels import find_binder, is_vendor
 from glmc_runtime.kernels.vendor import Vendor
 from glmc_runtime.plan import (
     Argument,
     BufferArgument,
     CacheArgument,
-    Extent,
     ExtentArgument,
     InputArgument,
-    Shape,
     ValueArgument,
     WeightArgument,
 )

@@ -28,7 +28,7 @@ from glmc_runtime.cache import KVCache
 from glmc_runtime.inputs import Step, StepInputs
 from glmc_runtime.kernels.vendor import find_vendor
 from glmc_runtime.manifest import CacheSpec
-from glmc_runtime.plan import phase_from_json, phase_to_json
+from glmc_runtime.plan_json import phase_from_json, phase_to_json
 from glmc_runtime.sequences import Chunk
 from tests.backends.kunlun.harness import PROFILES, random
 

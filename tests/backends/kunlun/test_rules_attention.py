@@ -8,7 +8,7 @@ from torch import Tensor
 
 from glmc.backends.base import SEQUENCES, TOKENS, Value, fixed
 from glmc.errors import LoweringError
-from glmc_runtime.plan import Extent
+from glmc_runtime.extent import Extent
 from tests.backends.kunlun.harness import (
     DTYPES,
     PROFILES,

@@ -6,7 +6,7 @@ import torch
 from glmc.backends.base import TOKENS, fixed
 from glmc.backends.kunlun import limits
 from glmc.errors import LoweringError
-from glmc_runtime.plan import Extent
+from glmc_runtime.extent import Extent
 from tests.backends.kunlun.harness import (
     DTYPES,
     PROFILES,
