@@ -10,8 +10,8 @@ import torch
 from bench.tunable import Arguments, Tunable
 from glmc.ir.ops.attention import gather_cache
 from glmc.ir.ops.rotary import apply_rope
-from glmc_runtime.kernels.cuda import decode_attention, rope_decode_attention
-from glmc_runtime.kernels.cuda.decode_attention import REACHES, Shape
+from glmc_runtime.kernels.cuda import decode_splits, rope_decode_attention
+from glmc_runtime.kernels.cuda.decode_splits import REACHES, Shape
 
 SEQUENCES = (1, 16, 64)
 CONTEXTS = (1024, *REACHES[1:])  # the first in tables for REACHES[0] tokens
@@ -112,7 +112,7 @@ def _rotated(arguments: Arguments) -> tuple[torch.Tensor, torch.Tensor, torch.Te
 
 def _tunable(model: Model, sequences: int, context: int, reach: int, is_fused: bool) -> Tunable:
     shape = Shape(sequences, model.q_heads, model.kv_heads, HEAD_DIM, reach, torch.bfloat16)
-    candidates = rope_decode_attention.candidates if is_fused else decode_attention.candidates
+    candidates = rope_decode_attention.candidates if is_fused else decode_splits.candidates
     rows = 2 * sequences * context * model.kv_heads + 2 * sequences * model.q_heads
     return Tunable(
         kernel="rope_decode_attention" if is_fused else "decode_attention",

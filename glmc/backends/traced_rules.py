@@ -13,6 +13,7 @@ import torch
 
 from glmc.backends.base import Emitter, Op, Rule, Value, fixed
 from glmc.backends.values import flat
+from glmc_runtime.kernels.cpu.wide_attention import multiplies
 
 FLOAT = torch.float32
 Scratch = dict[str, Any]
@@ -98,10 +99,12 @@ class TracedRules:
         scratch: Scratch = {}
         if q.shape[1] == fixed(1):
             size = (q.shape[0] * q.dim(2), keys.shape[2])
-            scratch = {
-                "scores": emit.temporary("scores", size, q.dtype),
-                "floats": emit.temporary("floats", size, FLOAT),
-            }
+            scratch = {"floats": emit.temporary("floats", size, FLOAT)}
+            # What is traced runs on the machine that traces it.
+            if self.family == "cpu" and not multiplies(q.dtype):
+                scratch["wide"] = emit.temporary("wide", keys.shape, FLOAT)
+            else:
+                scratch["scores"] = emit.temporary("scores", size, q.dtype)
         emit.call(
             f"{self.family}.masked_attention",
             writes=("out", *scratch),

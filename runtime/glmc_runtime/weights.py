@@ -67,10 +67,10 @@ def given_weights(
         )
     chosen = {name: weights[name].detach() for name in manifest.weights}
     for name, tensor in chosen.items():
-        if tensor.device.type != device.type or not tensor.is_contiguous():
+        if tensor.device != device or not tensor.is_contiguous():
             raise ArtifactError(
                 f"weight '{name}' can't be used where it lies",
-                expected=f"contiguous, on {device.type}",
+                expected=f"contiguous, on {device}",
                 found=f"strides {list(tensor.stride())}, on {tensor.device}",
             )
     _check(chosen, manifest)

@@ -66,7 +66,7 @@ def test_arguments_and_step_inputs() -> None:
         plan.WeightArgument("w"),
         plan.InputArgument("token_ids"),
         plan.CacheArgument("key", 0),
-        ExtentArgument(Extent(tokens=1)),
+        plan.ExtentArgument(Extent(tokens=1)),
         plan.ValueArgument(1),
     )
     rows = table_rows(section(PAGE, "Arguments"))

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from glmc_runtime.errors import PlanError
 from glmc_runtime.kernels import find_binder
+from glmc_runtime.kernels.cpu.wide_attention import multiplies
 
 HEADS, KV_HEADS, HEAD_DIM, LENGTH = 4, 2, 16, 9
 NONE, ADDED, HIDDEN = "no mask", "mask", "one query that sees nothing"
@@ -60,7 +61,10 @@ def run(query: torch.Tensor, mask: torch.Tensor | None, causal: bool, **over: An
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("masked", [NONE, ADDED, HIDDEN])
 @pytest.mark.parametrize("strided", [False, True])
-def test_against_torch(layout: str, tokens: int, batch: int, masked: str, strided: bool) -> None:
+@pytest.mark.parametrize("wide", [False, True])
+def test_against_torch(
+    layout: str, tokens: int, batch: int, masked: str, strided: bool, wide: bool
+) -> None:
     keys, values = memory(layout, batch)
     query = random(batch, tokens, 2 * HEADS, HEAD_DIM, seed=3)[:, :, :HEADS]
     query = query if strided else query.contiguous()
@@ -77,7 +81,8 @@ def test_against_torch(layout: str, tokens: int, batch: int, masked: str, stride
         attn_mask=mask,
         scale=0.3,
     ).transpose(1, 2)
-    found = run(query, mask, False, keys=keys, values=values)
+    more = {"wide": torch.full(keys.shape, torch.nan), "scores": None} if wide else {}
+    found = run(query, mask, False, keys=keys, values=values, **more)
     torch.testing.assert_close(found, expected.nan_to_num(0.0))
 
 
@@ -123,3 +128,29 @@ def test_keys_that_do_not_fit_are_refused() -> None:
     query = random(1, 1, HEADS, HEAD_DIM, seed=3)
     with pytest.raises(PlanError, match="do not fit"):
         run(query, None, False, keys=keys[:, :, 1:], values=values)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_wide_one_rounds_nothing_but_the_result(dtype: torch.dtype) -> None:
+    keys, values = (part.to(dtype) for part in memory("rows of a longer cache", 2))
+    query = random(2, 1, HEADS, HEAD_DIM, seed=3).to(dtype)
+    mask = torch.zeros(2, 1, 1, LENGTH, dtype=dtype)
+    mask[0, :, :, :4] = -torch.inf
+    wide = torch.full(keys.shape, torch.nan)
+    out = torch.full(query.shape, torch.nan, dtype=dtype)
+    run(query, mask, False, keys=keys, values=values, wide=wide, scores=None, out=out)
+    expected = F.scaled_dot_product_attention(
+        query.transpose(1, 2).double(),
+        keys.double().repeat_interleave(2, 1),
+        values.double().repeat_interleave(2, 1),
+        attn_mask=mask.double(),
+        scale=0.3,
+    ).transpose(1, 2)
+    error = (out.double() - expected).abs()
+    assert bool((error <= torch.finfo(dtype).eps / 2 * expected.abs() + 1e-6).all())
+
+
+def test_what_a_processor_multiplies() -> None:
+    assert multiplies(torch.float32)
+    for dtype in (torch.bfloat16, torch.float16):
+        assert isinstance(multiplies(dtype), bool)

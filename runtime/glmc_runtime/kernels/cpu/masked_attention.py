@@ -11,6 +11,10 @@ import torch.nn.functional as F
 from glmc_runtime.errors import PlanError
 from glmc_runtime.kernels import Thunk, register
 from glmc_runtime.kernels.checks import in_order, optional, require_dtype, require_shape
+from glmc_runtime.kernels.cpu.wide_attention import (
+    nothing_where_nothing_is_seen,
+    wide_attention,
+)
 
 
 @register("cpu.masked_attention")
@@ -19,7 +23,8 @@ def masked_attention(arguments: dict[str, Any]) -> Thunk:
     head_dim], all of any strides -> out like query, without gaps.
 
     mask [batch or 1, q_heads or 1, tokens, length], bool or added to the scores, or None. Scratch
-    for one token: scores like query and floats in float32, both [batch * q_heads, length].
+    for one token: scores like query and floats in float32, both [batch * q_heads, length]; wide
+    float32 like keys, in place of scores, has it computed in float32 throughout.
     """
     query, keys, values = (arguments[name] for name in ("query", "keys", "values"))
     mask, out, scale = optional(arguments, "mask"), arguments["out"], float(arguments["scale"])
@@ -36,6 +41,8 @@ def masked_attention(arguments: dict[str, Any]) -> Thunk:
         )
     narrow = mask is None or (mask.dim() == 4 and mask.shape[1] == 1 and mask.dtype == query.dtype)
     if query.shape[1] == 1 and narrow and not causal:
+        if optional(arguments, "wide") is not None:
+            return wide_attention(arguments, mask, scale)
         return _by_group(arguments, mask, scale)
     heads_first, target = query.transpose(1, 2), out.transpose(1, 2)
     grouped = query.shape[2] != keys.shape[1]
@@ -115,19 +122,10 @@ def _by_group(arguments: dict[str, Any], mask: torch.Tensor | None, scale: float
         steps.append(partial(torch.baddbmm, shown, q, keys_across, alpha=scale, out=score))
     steps.append(partial(torch.softmax, weights, -1, torch.float32, out=wide))
     if mask is not None:
-        steps.append(_nothing_where_nothing_is_seen(mask, floats.view(batch, q_heads, 1, length)))
+        steps.append(nothing_where_nothing_is_seen(mask, floats.view(batch, q_heads, 1, length)))
     steps.append(partial(weights.copy_, wide))
     steps += [partial(torch.bmm, score, v, out=o) for _, _, v, score, o in pairs]
     return in_order(*steps)
-
-
-def _nothing_where_nothing_is_seen(mask: torch.Tensor, weights: torch.Tensor) -> Thunk:
-    """A query that sees nothing gets nothing, as from torch; every other NaN stays one."""
-
-    def run() -> None:
-        weights.masked_fill_(mask.amax(-1, keepdim=True) == -torch.inf, 0.0)
-
-    return run
 
 
 def _merge(tensor: torch.Tensor, first: int, second: int) -> bool:

@@ -29,9 +29,8 @@ from glmc_runtime.kernels.checks import (
     require_shape,
 )
 from glmc_runtime.kernels.cuda import tuned
-from glmc_runtime.kernels.cuda.decode_attention import LOG2_E
+from glmc_runtime.kernels.cuda.attend import LOG2_E, attend, cache_rows
 from glmc_runtime.kernels.cuda.launch import interpreted, launch, pdl_enabled
-from glmc_runtime.kernels.cuda.split_attention import attend, cache_rows
 from glmc_runtime.kernels.cuda.tuned import Configuration
 
 WAYS = ("flash", "cudnn", "triton")

@@ -21,17 +21,17 @@ import triton.language as tl
 
 from glmc_runtime.kernels import Thunk, register
 from glmc_runtime.kernels.checks import optional, require_one_device
-from glmc_runtime.kernels.cuda import decode_attention
-from glmc_runtime.kernels.cuda.decode_attention import (
+from glmc_runtime.kernels.cuda import decode_splits
+from glmc_runtime.kernels.cuda.attend import (
     LOG2_E,
-    REACHES,
-    Shape,
-    choose,
-    constants,
-    reserve,
-    shape_of,
-    with_merge,
+    attend,
+    attend_first,
+    cache_rows,
+    first_tile,
+    stretch,
 )
+from glmc_runtime.kernels.cuda.decode_attention import constants, reserve, shape_of, with_merge
+from glmc_runtime.kernels.cuda.decode_splits import REACHES, Shape, choose
 from glmc_runtime.kernels.cuda.launch import launch, pdl_enabled
 from glmc_runtime.kernels.cuda.products import prefetch
 from glmc_runtime.kernels.cuda.qkv_rope_cache import rope_arguments
@@ -41,14 +41,7 @@ from glmc_runtime.kernels.cuda.rotary import (
     norm_rotate,
     partner_columns,
 )
-from glmc_runtime.kernels.cuda.split_attention import (
-    attend,
-    attend_first,
-    cache_rows,
-    finish,
-    first_tile,
-    stretch,
-)
+from glmc_runtime.kernels.cuda.split_attention import finish
 from glmc_runtime.kernels.cuda.tuned import Configuration
 
 _LINE = 128  # bytes that the second-level cache loads at once
@@ -249,9 +242,9 @@ def rope_decode_attention_kernel(
 def candidates(shape: Shape) -> Iterator[Configuration]:
     """Those of ``cuda.decode_attention``; where contexts are long, and the first with nothing asked
     for ahead."""
-    yield from decode_attention.candidates(shape)
+    yield from decode_splits.candidates(shape)
     if shape.longest > REACHES[0]:
-        yield decode_attention.default(shape) | {"PREFETCH": 0}
+        yield decode_splits.default(shape) | {"PREFETCH": 0}
 
 
 @register("cuda.rope_decode_attention")

@@ -11,8 +11,8 @@ from torch import Tensor
 from glmc.ir.ops import OPS
 from glmc_runtime.errors import PlanError
 from glmc_runtime.kernels import find_binder
-from glmc_runtime.kernels.cuda import decode_attention, rope_decode_attention
-from glmc_runtime.kernels.cuda.decode_attention import Shape, count_splits, default
+from glmc_runtime.kernels.cuda import decode_splits, rope_decode_attention
+from glmc_runtime.kernels.cuda.decode_splits import Shape, count_splits, default
 from tests.runtime.kernels.cuda.paged import (
     DEVICE,
     eager,
@@ -174,7 +174,7 @@ def test_grid_is_about_two_programs_per_multiprocessor(
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("module", [decode_attention, rope_decode_attention])
+@pytest.mark.parametrize("module", [decode_splits, rope_decode_attention])
 def test_candidates_are_different_and_begin_with_the_default(
     module: Any, dtype: torch.dtype
 ) -> None:
