@@ -91,9 +91,10 @@ def work(
     times = []
     for _ in range(steps + _WARM):
         tokens = logits[:, -1:].argmax(-1)
+        if contender.startswith("inductor"):
+            torch.compiler.cudagraph_mark_step_begin()
         wait(device)
         started = time.perf_counter()
-        torch.compiler.cudagraph_mark_step_begin()
         logits = forward(input_ids=tokens, past_key_values=cache, use_cache=True).logits
         wait(device)
         times.append(time.perf_counter() - started)
@@ -115,11 +116,16 @@ def _in_process(
                 *(sys.executable, "-m", "bench.torch_compile", "--worker", contender),
                 *(str(checkpoint), str(batch), str(steps), "--device", device.type),
             ],
-            check=True,
-            capture_output=True,
+            stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "TORCHINDUCTOR_CACHE_DIR": caches},
+            env={
+                **os.environ,
+                "TORCHINDUCTOR_CACHE_DIR": caches,
+                "TRITON_CACHE_DIR": f"{caches}/triton",
+            },
         )
+    if done.returncode:  # what it said is on stderr
+        raise SystemExit(f"{contender} ended with status {done.returncode}")
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found
 

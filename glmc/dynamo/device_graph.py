@@ -60,9 +60,12 @@ class SteadyGraph:
         self._key, self._seen, self._graph = None, 0, None
 
     def thunks(self, key: Hashable, bound: tuple[Thunk, ...]) -> tuple[Thunk, ...]:
-        """What is left to call for one call of the program over ``bound``, which ``key`` names."""
-        if self._make is None or not bound or inside_capture():
+        """What is left to call for one call of the program over ``bound``, which ``key`` names; not
+        to be asked while the caller captures a graph of his own."""
+        if self._make is None or not bound:
             return bound
+        if self.failure is not None:  # where a graph is insisted on
+            raise self._refusal()
         if key != self._key:
             self.drop()
             self._key = key
@@ -83,17 +86,21 @@ class SteadyGraph:
         try:
             self._graph = self._capture.capture(bound)
         except GraphCaptureError as error:
-            self._make, self.failure = None, str(error)
+            self.failure = str(error)
             if self._insist:
-                raise PlanError(
-                    f"the device graph could not be captured: {error}",
-                    place=PLACE,
-                    remedy="leave 'graph_capture' out of options: calls go one by one then",
-                ) from error
+                raise self._refusal() from error
+            self._make = None
             say(f"no device graph, so calls go one by one: {error}")
             return ()
         self.captures += 1
         return ()
+
+    def _refusal(self) -> PlanError:
+        return PlanError(
+            f"the device graph could not be captured: {self.failure}",
+            place=PLACE,
+            remedy="leave 'graph_capture' out of options: calls go one by one then",
+        )
 
 
 def inside_capture() -> bool:
@@ -114,7 +121,7 @@ def capture_for(
     if emulated:
         against.insert(0, "the vendor's library is emulated on the host")
     if not against:
-        return lambda: CudaGraphs(thread_local=True)
+        return lambda: CudaGraphs(one_at_a_time=True)
     if wanted:
         raise UsageError(
             "option 'graph_capture' asks for a device graph, which this graph can't be",

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from glmc.backends.assemble import place, segments_of
-from glmc.dynamo.device_graph import SteadyGraph, inside_capture
+from glmc.dynamo.device_graph import SteadyGraph
 from glmc.dynamo.handed import Handed, hand_back
 from glmc.dynamo.lower import TracedPlan
 from glmc.dynamo.normal_form import Placeholder
@@ -26,7 +26,7 @@ from glmc.dynamo.weights import LiveWeights
 from glmc.errors import InternalError
 from glmc_runtime.arena import Arena
 from glmc_runtime.bind import Memory, PhaseBinder, evaluate, place_of
-from glmc_runtime.current_device import made_current
+from glmc_runtime.current_device import Turns
 from glmc_runtime.errors import GlmcError, PlanError
 from glmc_runtime.extent import Extent
 from glmc_runtime.kernels import Thunk
@@ -144,6 +144,7 @@ class TracedReplay:
         self._eager = eager
         self.graph = SteadyGraph(None) if graph is None else graph
         self._lock = threading.Lock()
+        self._turns = Turns(device)
         on_device = device.type == "cuda"
         self._staged_bytes = STAGED_BYTES_ON_DEVICE if on_device else STAGED_BYTES
         self._inputs = _Inputs()
@@ -185,15 +186,16 @@ class TracedReplay:
             autocast = torch.is_autocast_enabled(self._device.type)
             # Casts were traced into the graph: kernels must not cast again.
             off = torch.autocast(self._device.type, enabled=False) if autocast else nullcontext()
-            with off, torch.no_grad(), made_current(self._device):
-                found = self._call(arguments)
+            with off, torch.no_grad(), self._turns.taken() as captured:
+                found = self._call(arguments, captured)
             if found is None:
                 with torch.no_grad():
                     found = list(self._eager(*arguments))
             return found
 
-    def _call(self, arguments: tuple[Any, ...]) -> list[Any] | None:
-        """The outputs, or None where the program's own code must run."""
+    def _call(self, arguments: tuple[Any, ...], captured: bool) -> list[Any] | None:
+        """The outputs, or None where the program's own code must run. ``captured``: into a graph
+        of the caller's."""
         self.calls += 1
         changed = self._weights.refresh(arguments)
         if changed:
@@ -209,11 +211,11 @@ class TracedReplay:
         thunks = self._bound.get(key)
         if thunks is None:
             thunks = self._bind(key)
-        if inside_capture() and (not self._pinned or self._pinned[-1] is not thunks):
+        if captured and (not self._pinned or self._pinned[-1] is not thunks):
             self._pinned.append(thunks)
         thunk = None
         try:
-            for thunk in self.graph.thunks(key, thunks):
+            for thunk in thunks if captured else self.graph.thunks(key, thunks):
                 thunk()
         except GlmcError:
             raise

@@ -14,9 +14,11 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor
 
+from glmc.dynamo.device_graph import inside_capture
 from glmc.dynamo.normal_form import Placeholder
 from glmc.weights.evaluate import evaluate
 from glmc.weights.recipe import Concatenate, Recipe, RopeTable, Source, Stack, Weight
+from glmc_runtime.errors import PlanError
 from glmc_runtime.kernels.cpu.packed import forget
 
 
@@ -63,6 +65,11 @@ class LiveWeights:
         key = (weight, tuple(marks.get(name) for name in _sources(weight.recipe)))
         made = _MADE.get(key)
         if made is None:
+            if inside_capture():  # it would be computed only when the graph is replayed
+                raise PlanError(
+                    "weights can't be put together while a device graph is captured",
+                    remedy="call once before the capture",
+                )
             with torch.inference_mode(False), torch.no_grad():
                 made = evaluate(weight, self.tensors.__getitem__)
             _MADE[key] = made

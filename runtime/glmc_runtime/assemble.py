@@ -14,7 +14,7 @@ from glmc_runtime.bind import Memory, PhaseBinder
 from glmc_runtime.buckets import Buckets
 from glmc_runtime.cache import SCRATCH_BLOCK, KVCache, choose_block_count
 from glmc_runtime.check import check_plan
-from glmc_runtime.current_device import indexed
+from glmc_runtime.current_device import Turns, indexed
 from glmc_runtime.errors import ArtifactError, RequestError
 from glmc_runtime.graph import graphs_for
 from glmc_runtime.guards import (
@@ -38,7 +38,7 @@ PREFILL_BINDINGS_KEPT = 64
 
 @dataclass(frozen=True)
 class Machine:
-    """Everything that a session runs on. ``replays`` is by phase."""
+    """Everything that a session runs on. ``replays`` is by phase; ``turns`` orders the steps."""
 
     device: torch.device
     cache: KVCache
@@ -47,6 +47,7 @@ class Machine:
     decode_buckets: Buckets
     max_context: int
     statistics: Statistics
+    turns: Turns
 
 
 def assemble(
@@ -116,9 +117,11 @@ def assemble(
         keep = PREFILL_BINDINGS_KEPT if phase == "prefill" else None
         binder = PhaseBinder(plans[phase], memory, keep, profile_ranges)
         replays[phase] = PhaseReplay(binder, inputs, graphs, statistics, keep, guard_steps)
+    turns = Turns(device)
     if graphs.on_device:
-        _capture(replays["decode"], decode, manifest.cache.block_size)
-    return Machine(device, cache, replays, prefill, decode, context, statistics)
+        with turns.taken():
+            _capture(replays["decode"], decode, manifest.cache.block_size)
+    return Machine(device, cache, replays, prefill, decode, context, statistics, turns)
 
 
 def vendor_of(artifact: Artifact, emulate: bool | None) -> Vendor | None:

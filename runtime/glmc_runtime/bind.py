@@ -24,6 +24,7 @@ from glmc_runtime.extent import Extent, Shape
 from glmc_runtime.inputs import StepInputs
 from glmc_runtime.kernels import Thunk, find_binder, is_vendor
 from glmc_runtime.kernels.any_op import aten
+from glmc_runtime.kernels.owner import owned_by
 from glmc_runtime.kernels.vendor import Vendor
 from glmc_runtime.plan import (
     Argument,
@@ -129,7 +130,8 @@ class PhaseBinder:
         try:
             values = self.arguments(position, symbols)
             if not is_vendor(call.function):
-                return find_binder(call.function)(values)
+                with owned_by(self._memory.arena):
+                    return find_binder(call.function)(values)
             if self._memory.vendor is None:
                 raise PlanError("a plan calls the vendor, but no vendor library was looked for")
             return self._memory.vendor.bind(call.function, values)

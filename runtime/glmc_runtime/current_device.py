@@ -1,8 +1,9 @@
-"""Which of several cards is meant: the one that was current when memory was made on it."""
+"""Which of several cards is meant, and the order of calls that share memory on it."""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -14,6 +15,27 @@ def indexed(device: torch.device) -> torch.device:
     return device
 
 
-def made_current(device: torch.device) -> AbstractContextManager[object]:
-    """Kernels, streams and tuned configurations of a call are those of the current device."""
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+class Turns:
+    """Calls that share an arena: each on ``device``, each behind the one before it, on whatever
+    streams they are made. For calls that a lock or a single thread keeps apart on the host."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._on_device = device.type == "cuda"
+        self._last: torch.cuda.Stream | None = None
+
+    @contextmanager
+    def taken(self) -> Iterator[bool]:
+        """A turn, in which the device is the current one: kernels, streams and tuned configurations
+        are of that. Says whether the caller captures a graph, whose order is his own."""
+        if not self._on_device:
+            yield False
+            return
+        with torch.cuda.device(self._device):
+            captured = torch.cuda.is_current_stream_capturing()
+            if not captured:
+                stream = torch.cuda.current_stream()
+                if self._last is not None and self._last != stream:
+                    stream.wait_stream(self._last)
+                self._last = stream
+            yield captured

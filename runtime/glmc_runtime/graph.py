@@ -60,15 +60,21 @@ class CpuList:
 class CudaGraphs:
     """``torch.cuda.CUDAGraph`` with one memory pool for all graphs, so capture large ones first.
 
-    Kunlun's torch offers the same class under the same name. ``thread_local``: other threads of the
-    program may go on using the device while one is captured.
+    Kunlun's torch offers the same class under the same name. ``one_at_a_time``: a graph is let go
+    of before the next is captured, each has a pool of its own (torch gives up a pool whose last
+    graph is gone), and other threads of the program may go on using the device meanwhile.
+
+    Where a capture fails, torch before 2.12 leaves its allocator and its random numbers in it.
     """
 
     on_device = True
 
-    def __init__(self, thread_local: bool = False) -> None:
-        self._mode: dict[str, Any] = {"capture_error_mode": "thread_local"} if thread_local else {}
-        self._pool: Any = torch.cuda.graph_pool_handle()
+    def __init__(self, one_at_a_time: bool = False) -> None:
+        self._mode: dict[str, Any] = (
+            {"capture_error_mode": "thread_local"}
+            if one_at_a_time
+            else {"pool": torch.cuda.graph_pool_handle()}
+        )
         self._stream: torch.cuda.Stream = torch.cuda.Stream()
 
     def capture(self, thunks: tuple[Thunk, ...]) -> tuple[Thunk, ...]:
@@ -77,19 +83,21 @@ class CudaGraphs:
         caller = torch.cuda.current_stream()
         self._stream.wait_stream(caller)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.stream(self._stream):
-            for thunk in thunks:  # lazy set-up of libraries must not fall into the capture
-                thunk()
-            torch.cuda.synchronize()
-            try:
-                self._record(graph, thunks)
-            except RuntimeError as error:
-                raise GraphCaptureError(str(error)) from error
-        caller.wait_stream(self._stream)
+        try:
+            with torch.cuda.stream(self._stream):
+                for thunk in thunks:  # lazy set-up of libraries must not fall into the capture
+                    thunk()
+                torch.cuda.synchronize()
+                try:
+                    self._record(graph, thunks)
+                except Exception as error:
+                    raise GraphCaptureError(str(error)) from error
+        finally:
+            caller.wait_stream(self._stream)
         return (graph.replay,)
 
     def _record(self, graph: torch.cuda.CUDAGraph, thunks: tuple[Thunk, ...]) -> None:
-        graph.capture_begin(pool=self._pool, **self._mode)
+        graph.capture_begin(**self._mode)
         try:
             for thunk in thunks:
                 thunk()

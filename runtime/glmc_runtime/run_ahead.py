@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from glmc_runtime.current_device import made_current
 from glmc_runtime.errors import CapacityError, GlmcError
 from glmc_runtime.inputs import Step
 from glmc_runtime.reservation import reserve
@@ -117,7 +116,7 @@ class GreedySteps:
         Raises what :meth:`glmc_runtime.session.Session.decode` does and, with the sequences as
         decode leaves them, :class:`NumericsError` where logits are not finite; that ends it.
         """
-        with made_current(self._machine.device):
+        with self._machine.turns.taken():
             return self._step(ahead)
 
     def _step(self, ahead: bool) -> list[int]:
@@ -145,13 +144,14 @@ class GreedySteps:
         """Let a sequence out; its row of a step that is under way is thrown away."""
         row = self.sequences.index(sequence)
         del self.sequences[row], self._tokens[row]
+        self._failure = None  # of a batch that is no more
         self._give_back(sequence)
 
     def close(self) -> None:
         """Let all sequences out, each as decode would have left it."""
         if self._flight is not None:
             self._counts.discarded += len(self._flight.sequences)
-        self._flight = None
+        self._flight = self._failure = None
         for sequence in self.sequences:
             self._give_back(sequence)
         self.sequences, self._tokens = [], []

@@ -19,7 +19,6 @@ from typing import TypeVar
 import torch
 
 from glmc_runtime.assemble import Machine
-from glmc_runtime.current_device import made_current
 from glmc_runtime.errors import RequestError
 from glmc_runtime.generation import Completion, Event, Generation, Stop
 from glmc_runtime.inputs import Step
@@ -134,7 +133,7 @@ class Session:
         buckets = self.prefill_buckets, self.decode_buckets
         size, apart = self.manifest.cache.block_size, self._rows_apart
         kept: list[Taken] = []
-        with made_current(self.device):
+        with self._machine.turns.taken():
             for replayed in pack(chunks, *buckets, apart):
                 phase, step = step_of(replayed, *buckets, size, apart)
                 wanted = [row for row, chunk in enumerate(replayed) if chunk.logits]

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from glmc.dynamo import device_graph
 from glmc.dynamo.device_graph import STEADY, SteadyGraph, capture_for, in_host_memory, obstacles
 from glmc.dynamo.normal_form import Placeholder
 from glmc.errors import UsageError
+from glmc_runtime.current_device import Turns
 from glmc_runtime.errors import PlanError
 from glmc_runtime.graph import GraphCaptureError
 from glmc_runtime.kernels import Thunk
@@ -99,8 +100,9 @@ def test_a_capture_that_fails_is_said_and_not_tried_again(
 
 def test_a_capture_that_fails_is_an_error_where_it_is_insisted_on() -> None:
     graph = SteadyGraph(lambda: FakeCapture(fails=True), insist=True)
-    with pytest.raises(PlanError, match=r"could not be captured.*stream is capturing"):
-        for _ in range(STEADY):
+    for call in range(1, STEADY + 3):  # every call says so, not the first alone
+        refused = pytest.raises(PlanError, match=r"could not be captured.*stream is capturing")
+        with refused if call >= STEADY else nullcontext():
             run(graph, "here", lambda: None)
 
 
@@ -230,27 +232,35 @@ def test_where_graphs_are_made() -> None:
         capture_for(CUDA, True, [], True)
 
 
-def test_calls_inside_a_graph_of_the_caller_go_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device_graph, "inside_capture", lambda: True)
-    graph = SteadyGraph(FakeCapture)
-    for _ in range(STEADY + 1):
-        run(graph, "here", lambda: None)
-    assert graph.captures == 0
+def test_a_graph_of_the_caller_keeps_what_its_calls_read(
+    capture: FakeCapture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Capturing(Turns):
+        @contextmanager
+        def taken(self) -> Iterator[bool]:
+            yield True
 
-
-def test_a_graph_of_the_caller_keeps_what_its_calls_read(monkeypatch: pytest.MonkeyPatch) -> None:
     with watched() as graphs:
         double = torch.compile(lambda x: (x * 2).cumsum(0) + 1, backend="kunlun", dynamic=True)
         double(torch.ones(3))
         replay = graphs[0].replay
         assert replay._pinned == []
-        monkeypatch.setattr("glmc.dynamo.replay.inside_capture", lambda: True)
-        double(torch.ones(3))
+        monkeypatch.setattr(replay, "_turns", Capturing(torch.device("cpu")))
+        for _ in range(2 * STEADY):
+            double(torch.ones(3))
         (pinned,) = replay._pinned
-        double(torch.ones(3))
-        assert replay._pinned == [pinned]
+        assert (capture.captures, capture.replays) == (0, 0)  # calls go one by one into his graph
         double(torch.ones(9000))  # another arena
         assert len(replay._pinned) == 2 and replay._pinned[0] is pinned
+
+
+def test_weights_are_not_put_together_inside_a_capture(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of("glm4", num_hidden_layers=1)
+    with watched():
+        forward = torch.compile(model.forward, backend="kunlun")
+        monkeypatch.setattr("glmc.dynamo.weights.inside_capture", lambda: True)
+        with torch.no_grad(), pytest.raises(PlanError, match="while a device graph is captured"):
+            forward(prompt(1))
 
 
 def test_a_result_is_handed_back_where_the_program_puts_it() -> None:

@@ -52,8 +52,9 @@ def any_op(arguments: dict[str, Any]) -> Thunk:
     """
     name, results = str(arguments["op"]), list(arguments["results"])
     names = list(arguments["keyword_names"])
-    operands = _where(results, arguments["operands"])
-    values = _where(results, arguments["keyword_values"])
+    operands, values = list(arguments["operands"]), list(arguments["keyword_values"])
+    if torch.Tag.nondeterministic_seeded not in aten(name).tags:  # each device draws its own
+        operands, values = _where(results, operands), _where(results, values)
     keywords = dict(zip(names, values, strict=True))
     if keywords.get("pin_memory"):
         keywords["pin_memory"] = False  # memory is given

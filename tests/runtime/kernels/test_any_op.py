@@ -67,6 +67,16 @@ def test_values_stay_on_the_device_of_the_plan(
     assert torch.equal(result, operands[0] if name == "aten.to.device" else torch.full((2, 2), 7.0))
 
 
+def test_random_numbers_are_those_of_the_device_that_the_program_names() -> None:
+    torch.manual_seed(0)
+    result = torch.zeros(4)
+    run("aten.rand.default", [4], results=[result], device=torch.device("cpu"))
+    torch.manual_seed(0)
+    assert torch.equal(result, torch.rand(4))
+    with pytest.raises((RuntimeError, NotImplementedError)):  # asked of it, and has none to copy
+        run("aten.rand.default", [4], results=[result], device=torch.device("meta"))
+
+
 def test_the_form_that_writes_is_found() -> None:
     form, outs = _writing_form("aten.topk.default") or (None, ())
     assert form is torch.ops.aten.topk.values

@@ -31,7 +31,7 @@ def wide_attention(arguments: dict[str, Any], mask: torch.Tensor | None, scale: 
     """As ``cpu.masked_attention`` for one token; nothing but the result is rounded.
 
     Scratch: floats [batch * q_heads, length] and wide [batch, kv_heads, length, head_dim], both
-    float32.
+    float32. Queries and results in float32 lie in memory of the call's own.
     """
     query, keys, values = (arguments[name] for name in ("query", "keys", "values"))
     floats, wide, out = arguments["floats"], arguments["wide"], arguments["out"]
@@ -42,7 +42,9 @@ def wide_attention(arguments: dict[str, Any], mask: torch.Tensor | None, scale: 
         require_dtype(name, tensor, torch.float32)
     require_shape("floats", floats, (batch * q_heads, length))
     require_shape("wide", wide, tuple(keys.shape))
-    queries, results = torch.empty(2, batch, q_heads, head_dim)
+    with torch.inference_mode(False):  # the next call may not be in inference mode
+        small = torch.empty(2, batch, q_heads, head_dim, dtype=torch.float32, device=query.device)
+    queries, results = small
     context = wide.view(groups, length, head_dim)
     weights = floats.view(groups, rows, length)
     by_group = (groups, rows, head_dim)

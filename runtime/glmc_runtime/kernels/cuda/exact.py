@@ -1,45 +1,32 @@
 """Float32 products in float32, whatever the program allows torch elsewhere.
 
-torch has one switch per process by which products of float32 may be rounded to TF32. An artifact
-gives the same answers wherever it is loaded, so its products do not follow it; of the router's last
-bits experts hang.
+torch has switches for the whole process by which products of float32 may be rounded to TF32. A
+linear layer of a plan does not follow them, so that an artifact gives the same answers wherever it
+is loaded, nor does the router, of whose last bits experts hang.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import Lock
 
 import torch
 
 from glmc_runtime.kernels import Thunk
 
+_ONE_AT_A_TIME = Lock()  # what one thread restores must not be seen by another's product
+
 
 @contextmanager
 def exact_float32() -> Iterator[None]:
-    """No TF32 in cuBLAS inside."""
-    try:
-        before, exactly, choose = (
-            torch.get_float32_matmul_precision(),
-            "highest",
-            torch.set_float32_matmul_precision,
-        )
-    except RuntimeError:
-        # The program uses the switch that torch has beside this one since 2.9. To set the one where
-        # the other was set is an error at the next product.
-        before, exactly, choose = torch.backends.cuda.matmul.fp32_precision, "ieee", _choose_newer
-    if before == exactly:
-        yield
-        return
-    choose(exactly)
-    try:
-        yield
-    finally:
-        choose(before)
-
-
-def _choose_newer(precision: str) -> None:
-    torch.backends.cuda.matmul.fp32_precision = precision
+    """No TF32 in cuBLAS inside; behind it every switch is as it was."""
+    with _ONE_AT_A_TIME:
+        restore = _switch_off()
+        try:
+            yield
+        finally:
+            restore()
 
 
 def exact(thunk: Thunk) -> Thunk:
@@ -50,3 +37,47 @@ def exact(thunk: Thunk) -> Thunk:
             thunk()
 
     return run
+
+
+def _switch_off() -> Callable[[], None]:
+    """Have cuBLAS multiply exactly; what undoes it."""
+    switches = torch.backends.cuda.matmul
+    try:
+        allowed = switches.allow_tf32
+    except RuntimeError:
+        # The program uses the names that torch has beside the older ones since 2.9. To set the one
+        # where the other was set is an error at the next product.
+        return _switch_off_newer()
+    if not allowed:
+        return _nothing
+    try:
+        precision = torch.get_float32_matmul_precision()
+    except RuntimeError:  # another backend is switched by its newer name
+        precision = "high"
+    switches.allow_tf32 = False
+
+    def restore() -> None:
+        switches.allow_tf32 = True  # which means "high"
+        if precision == "medium":
+            torch.set_float32_matmul_precision(precision)
+
+    return restore
+
+
+def _switch_off_newer() -> Callable[[], None]:
+    switches = torch.backends.cuda.matmul
+    before = switches.fp32_precision
+    if before == "ieee":
+        return _nothing
+    # Read without a value of its own, it answers that of all backends, and must go on doing so.
+    inherited = getattr(torch.backends, "fp32_precision", None) == before
+    switches.fp32_precision = "ieee"
+
+    def restore() -> None:
+        switches.fp32_precision = "none" if inherited else before
+
+    return restore
+
+
+def _nothing() -> None:
+    pass

@@ -215,7 +215,8 @@ def choose_way(wanted: str, lods: _Lods) -> str:
 def lacks_kernel(error: RuntimeError) -> bool:
     """Whether cuDNN says that it has no kernel for a call, which it does only when it is called."""
     said = str(error).lower()
-    return "cudnn" in said and not isinstance(error, torch.cuda.OutOfMemoryError)
+    failed = isinstance(error, torch.cuda.OutOfMemoryError) or "execution_failed" in said
+    return "cudnn" in said and not failed
 
 
 def default(dtype: torch.dtype, head_dim: int) -> Configuration:

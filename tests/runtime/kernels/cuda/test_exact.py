@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+import multiprocessing
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -12,43 +15,84 @@ from glmc_runtime.kernels.cuda import linear, moe_gate
 from glmc_runtime.kernels.cuda.exact import exact_float32
 from tests.runtime.kernels.harness import nan, random
 
-
-@pytest.fixture(params=["highest", "high", "medium"])
-def precision(request: pytest.FixtureRequest) -> Iterator[str]:
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(request.param)
-    yield request.param
-    torch.set_float32_matmul_precision(before)
+SWITCHES = torch.backends.cuda.matmul
+NEWER = hasattr(SWITCHES, "fp32_precision")  # since torch 2.9
 
 
-def allowed() -> bool:
-    return bool(torch.backends.cuda.matmul.allow_tf32)
+def _state() -> list[object]:
+    """What each switch says, those included that refuse to answer."""
+    found: list[object] = []
+    reads: list[Callable[[], object]] = [
+        lambda: SWITCHES.allow_tf32,
+        torch.get_float32_matmul_precision,
+    ]
+    if NEWER:
+        reads += [
+            lambda: SWITCHES.fp32_precision,
+            lambda: torch.backends.mkldnn.matmul.fp32_precision,
+            lambda: torch.backends.fp32_precision,
+        ]
+    for read in reads:
+        try:
+            found.append(read())
+        except RuntimeError:
+            found.append("refused")
+    return found
 
 
-def test_the_switch_is_off_inside_and_as_before_behind(precision: str) -> None:
-    assert allowed() is (precision != "highest")
+def _older(precision: str) -> None:
+    torch.set_float32_matmul_precision(precision)
+
+
+def _allowed() -> None:
+    SWITCHES.allow_tf32 = True
+
+
+def _newer(*places: Any) -> None:
+    for place in places:
+        place.fp32_precision = "tf32"
+
+
+def _mixed() -> None:
+    _older("high")
+    torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+
+
+CHOICES: dict[str, Callable[[], None]] = {
+    "none": lambda: None,
+    "high": lambda: _older("high"),
+    "medium": lambda: _older("medium"),
+    "allow_tf32": _allowed,
+}
+if NEWER:
+    CHOICES |= {
+        "newer": lambda: _newer(SWITCHES),
+        "newer, of all backends": lambda: _newer(torch.backends),
+        "both, of other backends": _mixed,
+    }
+
+
+def _check(choice: str) -> None:
+    CHOICES[choice]()
+    before = _state()
     with exact_float32():
-        assert not allowed()
-    assert allowed() is (precision != "highest")
-    with pytest.raises(ZeroDivisionError), exact_float32():
+        assert SWITCHES.allow_tf32 is False  # raises where the two names disagree
+    assert _state() == before
+    with contextlib.suppress(ZeroDivisionError), exact_float32():
         raise ZeroDivisionError
-    assert allowed() is (precision != "highest")
-    assert torch.get_float32_matmul_precision() == precision
+    assert _state() == before
+    if choice == "newer, of all backends":
+        torch.backends.fp32_precision = "ieee"
+        assert SWITCHES.fp32_precision == "ieee"  # still that of all
 
 
-@pytest.mark.skipif(
-    not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="torch has the one switch"
-)
-def test_the_newer_switch() -> None:
-    before = torch.backends.cuda.matmul.fp32_precision
-    torch.backends.cuda.matmul.fp32_precision = "tf32"
-    try:
-        with exact_float32():
-            assert torch.backends.cuda.matmul.fp32_precision == "ieee"
-            assert not allowed()  # raises where both switches disagree
-        assert torch.backends.cuda.matmul.fp32_precision == "tf32"
-    finally:
-        torch.backends.cuda.matmul.fp32_precision = before
+@pytest.mark.parametrize("choice", CHOICES)
+def test_every_switch_is_off_inside_and_as_before_behind(choice: str) -> None:
+    """In a process of its own: what was switched once can't be had back as it began."""
+    child = multiprocessing.get_context("fork").Process(target=_check, args=(choice,))
+    child.start()
+    child.join(60)
+    assert child.exitcode == 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -1,20 +1,30 @@
-"""Memory that calls share: kept while it suffices, replaced when not, tickets zero."""
+"""Memory that calls share: kept while it suffices, replaced when not, tickets zero, per owner."""
 
 from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from weakref import WeakKeyDictionary
 
 import pytest
 import torch
 
 from glmc_runtime.errors import PlanError
 from glmc_runtime.kernels.cuda import workspace
+from glmc_runtime.kernels.owner import owned_by
 
 CPU = torch.device("cpu")
 
 
+class Owner:
+    pass
+
+
 @pytest.fixture(autouse=True)
-def empty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workspace, "_floats", {})
-    monkeypatch.setattr(workspace, "_tickets", {})
+def empty(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(workspace, "_KEPT", WeakKeyDictionary())
+    with owned_by(Owner()):
+        yield
 
 
 def test_memory_is_shared_until_it_is_too_small() -> None:
@@ -28,29 +38,36 @@ def test_memory_is_shared_until_it_is_too_small() -> None:
     assert workspace.floats(CPU, 10).data_ptr() == larger.data_ptr()
 
 
-def test_each_stream_has_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    places = []
-    for stream in (0, 7, 0):
-        monkeypatch.setattr(workspace, "_place", lambda device, stream=stream: (device, stream))
-        places.append((workspace.floats(CPU, 5).data_ptr(), workspace.tickets(CPU, 5).data_ptr()))
-    assert places[0] == places[2]
-    assert not set(places[0]) & set(places[1])
-
-
-def test_nothing_is_made_inside_a_capture(monkeypatch: pytest.MonkeyPatch) -> None:
-    gpu = torch.device("cuda", 0)
-    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
-    monkeypatch.setattr(workspace, "_place", lambda device: (device, 7))
-    with pytest.raises(PlanError, match="can't be made while"):
-        workspace.tickets(gpu, 3)
-    workspace._tickets[gpu, 0] = torch.zeros(9, dtype=torch.int32)  # of the stream of warm-up
-    assert workspace.tickets(gpu, 9).data_ptr() == workspace._tickets[gpu, 0].data_ptr()
-    with pytest.raises(PlanError, match="can't be made while"):
-        workspace.tickets(gpu, 10)
-
-
 def test_tickets_are_zero_integers_of_their_own() -> None:
     tickets = workspace.tickets(CPU, 5)
     assert tickets.dtype == torch.int32 and not tickets.any()
     assert tickets.data_ptr() != workspace.floats(CPU, 5).data_ptr()
     assert not workspace.tickets(CPU, 1 << 16).any()
+
+
+def test_each_owner_has_its_own_and_leaves_nothing() -> None:
+    one, other = Owner(), Owner()
+    places = []
+    for owner in (one, other, one):
+        with owned_by(owner):
+            pieces = workspace.floats(CPU, 5), workspace.tickets(CPU, 5)
+        places.append([piece.data_ptr() for piece in pieces])
+    assert places[0] == places[2]
+    assert not set(places[0]) & set(places[1])
+    assert len(workspace._KEPT) == 2
+    del owner, one, other
+    gc.collect()
+    assert len(workspace._KEPT) == 0
+
+
+def test_nothing_is_made_inside_a_capture(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = torch.device("cuda", 0)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    with owned_by(owner := Owner()):
+        with pytest.raises(PlanError, match="can't be made while"):
+            workspace.tickets(gpu, 3)
+        warm = torch.zeros(9, dtype=torch.int32)
+        workspace._KEPT[owner][gpu, torch.int32] = warm
+        assert workspace.tickets(gpu, 9).data_ptr() == warm.data_ptr()
+        with pytest.raises(PlanError, match="can't be made while"):
+            workspace.tickets(gpu, 10)
