@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
 
@@ -20,9 +21,11 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
-@pytest.fixture
-def shared_captures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compiles of this test share captures with others; for tests of what comes behind capture."""
+@pytest.fixture(scope="module")
+def shared_captures() -> Iterator[None]:
+    """Compiles of this module share captures with others; for tests of what is behind capture."""
     from tests.support.captures import remembered
 
-    monkeypatch.setattr("glmc.driver.capture", remembered)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("glmc.driver.capture", remembered)
+        yield

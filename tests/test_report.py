@@ -17,6 +17,8 @@ from glmc_runtime.plan import Call, PhasePlan, Segment
 from tests.support.checkpoints import tiny_checkpoint
 from tests.support.models import captured, tiny_config
 
+pytestmark = pytest.mark.usefixtures("shared_captures")
+
 
 @pytest.mark.parametrize("preset", ["glm-4-9b-0414", "glm-4.7"])
 def test_both_roads_of_capture_report_the_same_eager_operations(

@@ -6,6 +6,9 @@ Compiling needs no GPU. The kernels themselves are tested in tests/runtime/kerne
 from __future__ import annotations
 
 import functools
+import json
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +18,7 @@ from glmc.backends.cuda_rules import RULES
 from glmc.config import CompileOptions
 from glmc.driver import Compiled, compile_plan
 from glmc.pipeline import MERGES
+from glmc.presets.catalog import load_preset
 from glmc_runtime.plan import BufferArgument, PhasePlan
 from glmc_runtime.plan_json import phase_from_json, phase_to_json
 
@@ -38,9 +42,25 @@ MIXTURE = [
 ]
 
 
+pytestmark = pytest.mark.usefixtures("shared_captures")
+# Layers of one kind are lowered alike however many there are: these have some of each kind.
+LAYERS = 6
+
+
+def _compiled(model: str, layers: int | None = LAYERS, target: str = "cuda") -> Compiled:
+    """A preset cut to its first layers, or whole."""
+    return _made(model, layers, target)
+
+
 @functools.cache
-def _compiled(model: str) -> Compiled:
-    return compile_plan(model, CompileOptions(target="cuda", weights="none"))
+def _made(model: str, layers: int | None, target: str) -> Compiled:
+    options = CompileOptions(target=target, weights="none")
+    if layers is None:
+        return compile_plan(model, options)
+    with tempfile.TemporaryDirectory() as folder:
+        config = {**load_preset(model).config, "num_hidden_layers": layers}
+        (Path(folder) / "config.json").write_text(json.dumps(config))
+        return compile_plan(folder, options)
 
 
 def _layer(plan: PhasePlan, layer: int) -> list[str]:
@@ -53,13 +73,23 @@ def test_the_target_has_a_name_and_its_twins() -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "layer", "expected"),
-    [("glm-4-9b-0414", 3, DENSE), ("glm-4.5-air", 1, MIXTURE), ("glm-4.6", 50, MIXTURE)],
+    ("model", "layers", "layer", "expected"),
+    [
+        ("glm-4-9b-0414", LAYERS, 3, DENSE),
+        ("glm-4.5-air", LAYERS, 1, MIXTURE),
+        ("glm-4.6", LAYERS, 5, MIXTURE),
+        pytest.param("glm-4-9b-0414", None, 3, DENSE, marks=pytest.mark.slow),
+        pytest.param("glm-4.5-air", None, 1, MIXTURE, marks=pytest.mark.slow),
+        pytest.param("glm-4.6", None, 50, MIXTURE, marks=pytest.mark.slow),
+    ],
 )
-def test_calls_of_a_decode_layer(model: str, layer: int, expected: list[str]) -> None:
-    plan = _compiled(model).decode.plan
+def test_calls_of_a_decode_layer(
+    model: str, layers: int | None, layer: int, expected: list[str]
+) -> None:
+    compiled = _compiled(model, layers)
+    plan = compiled.decode.plan
     assert _layer(plan, layer) == expected
-    others = {len(_layer(plan, index)) for index in range(3, _compiled(model).source.shape.layers)}
+    others = {len(_layer(plan, index)) for index in range(3, compiled.source.shape.layers)}
     assert others == {len(expected)}
 
 
@@ -94,12 +124,12 @@ def test_the_head_of_prefill_sees_the_last_position_of_each_sequence_alone() -> 
 
 def test_the_report_counts_the_merges() -> None:
     passes = {one["name"]: one["matches"] for one in _compiled("glm-4.5-air").report.passes}
-    assert passes["rope_decode_attention"] == 46
-    assert (passes["moe_ffn_shared"], passes["linear_swiglu"]) == (45, 1)
+    assert passes["rope_decode_attention"] == LAYERS
+    assert (passes["moe_ffn_shared"], passes["linear_swiglu"]) == (LAYERS - 1, 1)
 
 
 def test_other_targets_merge_nothing() -> None:
-    compiled = compile_plan("glm-4.5-air", CompileOptions(target="cpu", weights="none"))
+    compiled = _compiled("glm-4.5-air", target="cpu")
     names = {one["name"] for one in compiled.report.passes}
     assert not names & {one.name for one in MERGES}
     assert compiled.decode.plan.greedy is None

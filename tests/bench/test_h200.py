@@ -20,6 +20,7 @@ from glmc.config import CompileOptions
 from glmc.driver import compile_plan
 from glmc.presets.catalog import load_config
 
+pytestmark = pytest.mark.usefixtures("shared_captures")
 CPU = torch.device("cpu")
 FACTS = {
     "device": "a card",

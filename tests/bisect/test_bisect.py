@@ -28,6 +28,7 @@ from glmc.verify.scope import model_cases
 from tests.sabotage import SABOTAGES, sabotaged, with_wrong_constant
 from tests.support.checkpoints import tiny_checkpoint
 
+pytestmark = pytest.mark.usefixtures("shared_captures")
 # One of each way to go wrong; the others take the same road and run with the slow tests.
 QUICK = ("biased_scores_as_weights", "cache_slot_off_by_one")
 ENOUGH = ("one token", "all scores equal")

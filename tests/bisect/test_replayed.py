@@ -19,6 +19,7 @@ from glmc_runtime import bind as bind_module
 from glmc_runtime.kernels import find_binder
 from tests.sabotage import PLAN_SABOTAGES, with_wrong_constant
 
+pytestmark = pytest.mark.usefixtures("shared_captures")
 SOURCE = load_config(Path(__file__).parents[2] / "models" / "tiny-moe")
 # Sabotage to the call that must be named, by target.
 EXPECTED = {

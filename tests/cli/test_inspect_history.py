@@ -16,6 +16,7 @@ from glmc.ir.program import Program
 from glmc.passes import moe_gate
 from tests.support.checkpoints import tiny_checkpoint
 
+pytestmark = pytest.mark.usefixtures("shared_captures")
 GATE = "model.layers.2.mlp.gate"
 
 

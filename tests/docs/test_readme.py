@@ -25,6 +25,7 @@ from glmc.presets.catalog import preset_names
 from glmc_runtime.cli import main as glmc_runtime
 from tests.docs.markdown import ROOT, blocks, section, table_rows
 
+pytestmark = pytest.mark.usefixtures("shared_captures")
 PAGE = ROOT / "README.md"
 PROGRAMS = {"glmc": glmc, "glmc-runtime": glmc_runtime}
 BY_HAND = "Installing by hand"

@@ -14,6 +14,7 @@ from tests.docs.pages import install_page, shown_files
 from tests.support.command import SMALL, command_of, require_refusal
 
 PAGE = ROOT / "docs" / "writing_a_target.md"
+pytestmark = pytest.mark.usefixtures("shared_captures")
 
 
 @pytest.fixture(scope="module")

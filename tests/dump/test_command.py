@@ -10,6 +10,8 @@ from glmc.cli.main import main
 from tests.support.checkpoints import tiny_checkpoint
 from tests.support.command import SMALL, command_of, require_refusal
 
+pytestmark = pytest.mark.usefixtures("shared_captures")
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -21,6 +21,7 @@ from glmc.ir.program import Program
 from glmc_runtime.errors import MissingPackageError
 from tests.support.checkpoints import tiny_checkpoint
 
+pytestmark = pytest.mark.usefixtures("shared_captures")
 OPTIONS = CompileOptions(decode_buckets=(1, 2), prefill_buckets=(16,), max_context=64)
 
 

@@ -25,13 +25,18 @@ def model_of(
     dtype: torch.dtype = torch.float32,
     **overrides: Any,
 ) -> nn.Module:
-    """A tiny model; ``llama`` and ``gpt2`` are no GLM. No end-of-sequence token."""
+    """A tiny model; ``llama`` and ``gpt2`` are no GLM. No end-of-sequence token.
+
+    Two layers if nothing else is said, of GLM-4.5 one dense and one with experts: Dynamo traces
+    each layer anew.
+    """
     torch.manual_seed(0)
+    layers = overrides.setdefault("num_hidden_layers", 2)
     if kind == "llama":
         config: Any = transformers.LlamaConfig(
             hidden_size=64,
             intermediate_size=96,
-            num_hidden_layers=2,
+            num_hidden_layers=layers,
             num_attention_heads=4,
             num_key_value_heads=2,
             max_position_embeddings=256,
@@ -39,7 +44,9 @@ def model_of(
         )
         model = transformers.AutoModelForCausalLM.from_config(config).to(dtype)
     elif kind == "gpt2":
-        config = transformers.GPT2Config(n_embd=64, n_layer=2, n_head=4, n_positions=256, **_SMALL)
+        config = transformers.GPT2Config(
+            n_embd=64, n_layer=layers, n_head=4, n_positions=256, **_SMALL
+        )
         model = transformers.AutoModelForCausalLM.from_config(config).to(dtype)
     else:
         config = tiny_config(kind, **overrides)

@@ -210,7 +210,7 @@ def test_the_mock_of_the_kunlun_shim_is_named(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_eager_experts_are_named_and_still_right() -> None:
-    model = model_of("glm4_moe", experts="eager")
+    model = model_of("glm4_moe", experts="eager", num_hidden_layers=3, n_routed_experts=4)
     torch._dynamo.reset()
     warn_once.cache_clear()
     forward = torch.compile(model.forward, backend="kunlun")
@@ -222,7 +222,7 @@ def test_eager_experts_are_named_and_still_right() -> None:
 
 
 def test_explain_a_model_without_breaks() -> None:
-    model = model_of("glm4_moe")
+    model = model_of("glm4_moe", num_hidden_layers=3)
     made = explain(model, prompt(1))
     (graph,) = made.graphs
     assert made.breaks == ()

@@ -39,7 +39,7 @@ def test_a_cache_is_written_in_place_where_it_lies() -> None:
 
 
 def test_a_cache_that_is_reset_and_used_again() -> None:
-    model = model_of("glm4_moe")
+    model = model_of("glm4")
     forward = compiled(model.forward)
     cache = static_cache(model)
     first = decode(model, forward, 6, cache, prompt(1))
@@ -48,7 +48,7 @@ def test_a_cache_that_is_reset_and_used_again() -> None:
 
 
 def test_two_caches_in_turn() -> None:
-    model = model_of("glm4_moe")
+    model = model_of("glm4")
     forward = compiled(model.forward)
     caches = [static_cache(model), static_cache(model)]
     ids = [prompt(1), prompt(1).flip(-1)]

@@ -22,6 +22,8 @@ from glmc.presets.catalog import load_preset
 from tests.support.checkpoints import tiny_checkpoint, tiny_file
 from tests.support.command import SMALL, Command, command_of, in_a_process, require_refusal
 
+pytestmark = pytest.mark.usefixtures("shared_captures")
+
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Command:

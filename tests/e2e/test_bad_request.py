@@ -19,6 +19,7 @@ from glmc.cli.main import main
 from glmc_runtime.errors import CapacityError, GlmcError, RequestError
 from tests.support.command import ROOT, SMALL, Command, command_of, in_a_process, require_refusal
 
+pytestmark = pytest.mark.usefixtures("shared_captures")
 PROMPT = ("--prompt", "Return", "--max-new-tokens", "4")
 
 

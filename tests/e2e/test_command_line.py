@@ -12,6 +12,7 @@ import pytest
 from tests.e2e.reference import greedy, load_eager
 from tests.support.command import ROOT, SMALL, Command, Outcome, command_of, in_a_process
 
+pytestmark = pytest.mark.usefixtures("shared_captures")
 DENSE, MOE = ROOT / "models" / "tiny-dense", ROOT / "models" / "tiny-moe"
 PROMPT = "Return a new"
 

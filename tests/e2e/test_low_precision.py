@@ -22,18 +22,24 @@ from tests.e2e.build import PLACES, Builder
 from tests.e2e.grid import GRID, Point, write_checkpoint
 from tests.e2e.reference import forced_logits, load_eager, prompts
 
+pytestmark = pytest.mark.usefixtures("shared_captures")
 ALLOWED = 1.25
 PROMPTS = (1, 4, 5, 15, 16, 17, 33, 40)
 FORCED = 20
-DEFAULT = (GRID[0], GRID[14])
-POINTS = [
-    pytest.param(point, id=point.name, marks=() if point in DEFAULT else pytest.mark.slow)
+# A dense model and a mixture, and both dtypes.
+DEFAULT = ((GRID[0], torch.float16), (GRID[14], torch.bfloat16))
+CASES = [
+    pytest.param(
+        *(point, dtype),
+        id=f"{point.name}-{dtype}".replace("torch.", ""),
+        marks=() if (point, dtype) in DEFAULT else pytest.mark.slow,
+    )
     for point in GRID[::2]
+    for dtype in (torch.bfloat16, torch.float16)
 ]
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
-@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize(("point", "dtype"), CASES)
 def test_logits_are_as_near_as_hugging_face(
     point: Point, dtype: torch.dtype, tmp_path: Path
 ) -> None:

@@ -18,6 +18,7 @@ from glmc_runtime.plan_json import phase_to_json
 from tests.e2e.build import PLACES, Place
 from tests.e2e.grid import GRID, Point
 
+pytestmark = pytest.mark.usefixtures("shared_captures")
 # Two leading dense layers, two of experts; the first with groups, the second with q/k norm.
 MIXTURES = (GRID[13], GRID[10])
 DENSE = (GRID[0], GRID[1])

@@ -13,6 +13,7 @@ from glmc_runtime.session import Session
 from tests.e2e.build import PLACES, Builder, Place
 from tests.e2e.reference import load_eager
 
+pytestmark = pytest.mark.usefixtures("shared_captures")
 MODEL = Path(__file__).parents[2] / "models" / "tiny-moe"
 SMALL = {"prefill_buckets": (4, 16, 32), "decode_buckets": (1, 4, 8), "max_context": 128}
 TEXTS = [[40, 50, 60, 70, 80], list(range(100, 137)), [33] * 3 + [44] * 15]

@@ -14,6 +14,7 @@ import torch
 from tests.e2e.build import PLACES, Builder, generated
 from tests.e2e.reference import describe_difference, greedy, load_eager
 
+pytestmark = pytest.mark.usefixtures("shared_captures")
 MODELS = Path(__file__).parents[2] / "models"
 COUNT = 48
 TEXTS = (

@@ -18,6 +18,7 @@ from glmc.history.stored import read_history
 from glmc.history.why_not import why_not
 from tests.support.checkpoints import tiny_file
 
+pytestmark = pytest.mark.usefixtures("shared_captures")
 ARCHITECTURES = ("glm-4-9b-0414", "glm-4.5")
 
 

@@ -11,6 +11,7 @@ from tests.page.browser import Opened, running
 from tests.page.test_render import embedded
 from tests.support.command import ROOT, SMALL
 
+pytestmark = pytest.mark.usefixtures("shared_captures")
 GATE = "model.layers.2.mlp.gate#gather"
 
 

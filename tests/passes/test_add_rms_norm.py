@@ -90,8 +90,18 @@ def traced(kind: type[nn.Module], dtype: torch.dtype = torch.float32) -> Traced:
     return program
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("kind", [Stack, BranchFirst, Sandwich])
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [
+        (Stack, torch.float32),
+        (Stack, torch.bfloat16),
+        pytest.param(BranchFirst, torch.float32, marks=pytest.mark.slow),
+        (BranchFirst, torch.bfloat16),
+        (Sandwich, torch.float32),
+        pytest.param(Sandwich, torch.bfloat16, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
 def test_fires(kind: type[Stack], dtype: torch.dtype) -> None:
     program = traced(kind, dtype)
     inputs = [torch.randint(VOCABULARY, size) for size in ((1, 1), (3, 40))]

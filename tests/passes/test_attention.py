@@ -68,9 +68,25 @@ def test_fires(name: str) -> None:
     assert (again.matches, again.near_misses, block.text()) == ([], [], text)
 
 
-@pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize("sizes", [Sizes(4, 1), Sizes(4, 4), Sizes(6, 2, 64, 32)], ids=str)
-@pytest.mark.parametrize("name", ["sdpa", "eager"])
+# Every size in both spellings, and each of those in both dtypes, of which eager has more casts.
+QUICK = {"sdpa": (torch.bfloat16, torch.float32, torch.float32)}
+QUICK["eager"] = (torch.float32, torch.bfloat16, torch.bfloat16)
+MANY = (Sizes(4, 1), Sizes(4, 4), Sizes(6, 2, 64, 32))
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "dtype"),
+    [
+        pytest.param(
+            *(name, sizes, dtype),
+            id=f"{name}-{sizes}-{dtype}",
+            marks=() if dtype == quick else pytest.mark.slow,
+        )
+        for name in QUICK
+        for sizes, quick in zip(MANY, QUICK[name], strict=True)
+        for dtype in TOLERANCE
+    ],
+)
 def test_sizes_and_dtypes(name: str, sizes: Sizes, dtype: torch.dtype) -> None:
     block = traced(parts(SPELLINGS[name].attend), sizes, dtype)
     many = [inputs(), inputs(1, 1), inputs(3, 40)]
@@ -138,8 +154,18 @@ def test_both_roads_of_capture_meet(roads: tuple[Any, Program, Program]) -> None
     assert attentions[0] == attentions[1]
 
 
-@pytest.mark.parametrize("kind", ["sdpa", "eager"])
-@pytest.mark.parametrize("family", FAMILIES)
+# The attention of glm and glm4 is spelled alike: of each, another way of calling it.
+STOCK = (("glm", "eager"), ("glm4", "sdpa"), ("glm4_moe", "eager"), ("glm4_moe", "sdpa"))
+
+
+@pytest.mark.parametrize(
+    ("family", "kind"),
+    [
+        pytest.param(family, kind, marks=() if (family, kind) in STOCK else pytest.mark.slow)
+        for family in FAMILIES
+        for kind in ("sdpa", "eager")
+    ],
+)
 def test_fires_on_the_stock_classes_in_bfloat16(family: str, kind: str) -> None:
     if kind == "eager" and not MODERN:
         pytest.skip("this transformers builds the eager mask from a tensor that export lifts")

@@ -39,9 +39,27 @@ SPELLINGS = {
 }
 
 
-@pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("name", SPELLINGS)
+# Each spelling with and without bias, each of those in both dtypes.
+QUICK = {
+    "plain": ((True, torch.float32), (False, torch.bfloat16)),
+    "interleaved": ((True, torch.bfloat16), (False, torch.float32)),
+    "normed": ((True, torch.float32), (False, torch.bfloat16)),
+    "without_rope": ((True, torch.bfloat16), (False, torch.float32)),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "bias", "dtype"),
+    [
+        pytest.param(
+            *(name, bias, dtype), marks=() if (bias, dtype) in QUICK[name] else pytest.mark.slow
+        )
+        for name in SPELLINGS
+        for bias in (True, False)
+        for dtype in TOLERANCE
+    ],
+    ids=str,
+)
 def test_fires(name: str, bias: bool, dtype: torch.dtype) -> None:
     block = traced(SPELLINGS[name], dtype=dtype, bias=bias, before=BEFORE)
     many = [inputs(), inputs(1, 1), inputs(3, 40)]

@@ -9,9 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from glmc.capture.model import CaptureOptions
 from glmc.ir import match as m
-from glmc.ir.program import Program
 from glmc.passes import canonical, clean, rms_norm, rope
 from tests.support.models import (
     captured,
@@ -62,10 +60,22 @@ def test_fires(name: str) -> None:
     assert (again.matches, again.near_misses, block.text()) == ([], [], text)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+MANY = {
+    Sizes(4, 1): torch.float32,
+    Sizes(4, 4): torch.bfloat16,
+    Sizes(2, 2, 64, 32): torch.float32,
+    Sizes(rotary_dim=16): torch.bfloat16,
+    Sizes(rotary_dim=4): torch.bfloat16,
+}
+
+
 @pytest.mark.parametrize(
-    "sizes",
-    [Sizes(4, 1), Sizes(4, 4), Sizes(2, 2, 64, 32), Sizes(rotary_dim=16), Sizes(rotary_dim=4)],
+    ("sizes", "dtype"),
+    [
+        pytest.param(sizes, dtype, marks=() if dtype == quick else pytest.mark.slow)
+        for sizes, quick in MANY.items()
+        for dtype in DTYPES
+    ],
     ids=str,
 )
 def test_sizes_and_dtypes(sizes: Sizes, dtype: torch.dtype) -> None:
@@ -101,22 +111,25 @@ def test_a_neg_or_sub_elsewhere_is_not_worth_telling() -> None:
     assert (len(result.matches), conditions(result)) == (1, [])
 
 
-@pytest.fixture(scope="module", params=["glm", "glm4", "glm4_moe"])
-def family(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+# Both ways in which pairs lie, each in both dtypes.
+STOCK = [("glm", torch.float32), ("glm4", torch.bfloat16)]
+STOCK += [("glm4_moe", dtype) for dtype in DTYPES]
 
 
-@pytest.fixture(scope="module", params=DTYPES, ids=str)
-def model(request: pytest.FixtureRequest, family: str) -> tuple[Program, Any]:
+@pytest.mark.parametrize(
+    ("family", "dtype"),
+    [
+        pytest.param(family, dtype, marks=() if (family, dtype) in STOCK else pytest.mark.slow)
+        for family in ("glm", "glm4", "glm4_moe")
+        for dtype in DTYPES
+    ],
+    ids=str,
+)
+def test_fires_on_the_stock_classes(family: str, dtype: torch.dtype) -> None:
     config = tiny_config(family)
-    program = captured(config, request.param, CaptureOptions())
+    program, eager = captured(config, dtype), tiny_model(config, dtype)
     for each in BEFORE:
         each.run(program)
-    return program, tiny_model(config, request.param)
-
-
-def test_fires_on_the_stock_classes(family: str, model: tuple[Program, Any]) -> None:
-    program, eager = model[0].copy(), model[1]
     x = example_inputs()
     before = program.run(x, weights_of(program, eager))[0]
     result = rope.PASS.run(program)

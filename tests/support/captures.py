@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Hashable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -24,8 +25,12 @@ def remembered(
 ) -> Program:
     """As :func:`glmc.capture.export.capture`; a copy of the program when it was traced before."""
     options = options or CaptureOptions()
-    key = (type(config), config.to_json_string(use_diff=False), shape, dtype, options)
+    # A model's name is only handed through: the same config from another folder is the same graph.
+    text = config.to_json_string(use_diff=False)
+    key = (type(config), text, replace(shape, name=""), dtype, options)
     with _LOCK:
         if key not in _KEPT:
             _KEPT[key] = capture(config, shape, dtype, options)
-        return _KEPT[key].copy()
+        program = _KEPT[key].copy()
+    program.model = shape
+    return program

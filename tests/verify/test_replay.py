@@ -18,6 +18,7 @@ from glmc.verify.weights import ModelWeights
 from glmc.weights.checkpoint import open_checkpoint
 from tests.sabotage import PLAN_SABOTAGES, with_wrong_constant
 
+pytestmark = pytest.mark.usefixtures("shared_captures")
 MODEL = Path(__file__).parents[2] / "models" / "tiny-moe"
 SOURCE = load_config(MODEL)
 WEIGHTS = ModelWeights(open_checkpoint(MODEL, SOURCE.fields))

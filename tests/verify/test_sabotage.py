@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from glmc import pipeline
-from glmc.capture.export import capture
 from glmc.errors import VerificationError
 from glmc.ir import match as m
 from glmc.ir.program import Program
@@ -21,6 +20,7 @@ from glmc.verify.verifier import verify_pass
 from glmc.verify.weights import ModelWeights
 from glmc.weights.checkpoint import open_checkpoint
 from tests.sabotage import SABOTAGES, Sabotage, sabotaged
+from tests.support.captures import remembered
 
 MODEL = Path(__file__).parents[2] / "models" / "tiny-moe"
 SOURCE = load_config(MODEL)
@@ -37,7 +37,7 @@ Steps = dict[str, Program]
 @pytest.fixture(scope="module", params=["float32", "bfloat16"])
 def steps(request: pytest.FixtureRequest) -> Steps:
     """The program in front of each pass."""
-    program = capture(SOURCE.config, SOURCE.shape, getattr(torch, request.param))
+    program = remembered(SOURCE.config, SOURCE.shape, getattr(torch, request.param))
     found = {}
     for one in (*pipeline.PASSES, KvCache(16)):
         found[one.name] = program.copy()

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from glmc import pipeline
-from glmc.capture.export import capture
 from glmc.errors import VerificationError
 from glmc.ir.program import Program
 from glmc.passes import rms_norm
@@ -19,6 +18,7 @@ from glmc.verify.cases import Case, cases, real_prompts
 from glmc.verify.verifier import Verifier
 from glmc.verify.weights import ModelWeights
 from glmc.weights.checkpoint import open_checkpoint
+from tests.support.captures import remembered
 
 MODEL = Path(__file__).parents[2] / "models" / "tiny-moe"
 SOURCE = load_config(MODEL)
@@ -28,7 +28,7 @@ WEIGHTS = ModelWeights(open_checkpoint(MODEL, SOURCE.fields))
 
 @pytest.fixture(scope="module", params=[torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 def captured(request: pytest.FixtureRequest) -> Program:
-    return capture(SOURCE.config, SOURCE.shape, request.param)
+    return remembered(SOURCE.config, SOURCE.shape, request.param)
 
 
 def verified(captured: Program, passes: tuple[Pass, ...], some: tuple[Case, ...]) -> Verifier:
