@@ -72,8 +72,9 @@ def no_device(asked: bool) -> GuardError:
         else "the artifact is for cuda, but torch sees no such device",
         expected=f"an NVIDIA GPU, a torch built for CUDA and {NEEDED}",
         found="missing: " + ", ".join(missing),
-        remedy="run it on a machine with these, compile with --target cpu, or set "
-        f"{VARIABLE}=1 before Python starts: Triton's interpreter runs it in host memory, slowly",
+        remedy="run it on a machine with these, compile with --target cpu, or, with Triton "
+        f"installed, set {VARIABLE}=1 before Python starts: Triton's interpreter runs it in host "
+        "memory, slowly",
     )
 
 
