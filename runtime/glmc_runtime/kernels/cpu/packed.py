@@ -32,6 +32,7 @@ from weakref import WeakValueDictionary
 import torch
 
 from glmc_runtime.kernels import Thunk
+from glmc_runtime.kernels.cpu.wide_attention import multiplies
 
 PACKED_ROWS = 16
 PACKED_ELEMENTS = 1 << 18
@@ -57,11 +58,8 @@ _PACKED: WeakValueDictionary[_Key, PackedWeight] = WeakValueDictionary()
 
 def can_pack(dtype: torch.dtype) -> bool:
     """Whether oneDNN has blocked products of this dtype on this processor."""
-    if not torch.backends.mkldnn.is_available():
-        return False
-    if dtype == torch.bfloat16:
-        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    return dtype == torch.float32
+    packable = dtype in (torch.bfloat16, torch.float32)
+    return packable and torch.backends.mkldnn.is_available() and multiplies(dtype)
 
 
 @cache

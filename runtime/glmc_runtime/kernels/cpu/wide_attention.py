@@ -18,13 +18,14 @@ from glmc_runtime.kernels.checks import in_order, require_dtype, require_shape
 
 def multiplies(dtype: torch.dtype) -> bool:
     """Whether this processor has products of ``dtype`` that oneDNN uses."""
+    if dtype not in (torch.bfloat16, torch.float16):
+        return True
+    if not torch.backends.mkldnn.is_available():
+        return False
+    narrow = torch.ops.mkldnn
     if dtype == torch.bfloat16:
-        mkldnn = torch.backends.mkldnn.is_available()
-        return mkldnn and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    if dtype == torch.float16:
-        mkldnn = torch.backends.mkldnn.is_available()
-        return mkldnn and bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
-    return True
+        return bool(narrow._is_mkldnn_bf16_supported())
+    return bool(narrow._is_mkldnn_fp16_supported())
 
 
 def wide_attention(arguments: dict[str, Any], mask: torch.Tensor | None, scale: float) -> Thunk:
