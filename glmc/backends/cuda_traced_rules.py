@@ -16,7 +16,8 @@ import torch
 
 from glmc.backends.assemble import dtype_name
 from glmc.backends.base import Declined, Emitter, Op, Rule, Value
-from glmc.backends.traced_rules import TracedRules
+from glmc.backends.traced_rules import Scratch, TracedRules
+from glmc_runtime.extent import Extent
 from glmc_runtime.plan import WeightArgument, storage_of
 
 _WEIGHTS = ("weight", "bias", "norm_weight", "gate_up", "down", "shared_gate_up", "shared_down")
@@ -73,7 +74,15 @@ def _check_dtypes(op: Op) -> None:
 
 
 def traced_rules(rules: Mapping[str, Rule]) -> dict[str, Rule]:
-    """The rules of an artifact made fit for a traced program, and those that only such a one has.
+    """The rules of an artifact fit for a traced program, and those that only such a one has."""
+    return {name: settled(rule) for name, rule in rules.items()} | _OwnMemory("cuda").rules()
 
-    Heads and caches of the program lie anywhere; torch reads them where they lie."""
-    return {name: settled(rule) for name, rule in rules.items()} | TracedRules("cuda").rules()
+
+class _OwnMemory(TracedRules):
+    """Kernels that keep in registers what others need memory for."""
+
+    def rope_scratch(self, x: Value, pairs: Extent, normed: bool, emit: Emitter) -> Scratch:
+        return {}
+
+    def attention_scratch(self, q: Value, keys: Value, emit: Emitter) -> Scratch:
+        return {}

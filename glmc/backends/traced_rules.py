@@ -1,7 +1,6 @@
 """Rules for what only traced programs have: heads and caches that lie anywhere.
 
-The kernels are plain torch calls, so each family of kernels that registers them under its own name
-has the same rules.
+The same for each family of kernels that has these; what memory a kernel works in is the family's.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import torch
 
 from glmc.backends.base import Emitter, Op, Rule, Value, fixed
 from glmc.backends.values import flat
+from glmc_runtime.extent import Extent
 from glmc_runtime.kernels.cpu.wide_attention import multiplies
 
 FLOAT = torch.float32
@@ -61,17 +61,15 @@ class TracedRules:
         emit.notes[key] = table
         return table
 
-    def _rope(self, op: Op, emit: Emitter, scratch: Scratch, norm: Scratch) -> None:
+    def _rope(self, op: Op, emit: Emitter, norm: Scratch) -> None:
         x = op.tensor("x")
         table = self._table(op, emit, x.dtype)
-        pairs = (*x.shape[:-1], fixed(table.dim(1) // 2))
-        product = emit.temporary("product", pairs, x.dtype)
+        scratch = self.rope_scratch(x, fixed(table.dim(1) // 2), bool(norm), emit)
         emit.call(
             f"{self.family}.rope",
-            writes=("out", "product", *scratch),
+            writes=("out", *scratch),
             x=x,
             table=table,
-            product=product,
             interleaved=op.flag("interleaved"),
             out=emit.result(),
             **norm,
@@ -79,32 +77,30 @@ class TracedRules:
         )
 
     def rope(self, op: Op, emit: Emitter) -> None:
-        self._rope(op, emit, {}, {})
+        self._rope(op, emit, {})
 
     def norm_rope(self, op: Op, emit: Emitter) -> None:
-        x = op.tensor("x")
-        scratch: Scratch = {
+        self._rope(op, emit, {"weight": op.tensor("weight"), "eps": op.number("eps")})
+
+    def rope_scratch(self, x: Value, pairs: Extent, normed: bool, emit: Emitter) -> Scratch:
+        """For a rotation of ``pairs`` of entries in each head of ``x``, ``normed`` or not."""
+        product = emit.temporary("product", (*x.shape[:-1], pairs), x.dtype)
+        if not normed:
+            return {"product": product}
+        return {
+            "product": product,
             "normed": emit.temporary("normed", x.shape, x.dtype),
             "hidden": emit.temporary("hidden", x.shape, FLOAT),
             "square": emit.temporary("square", x.shape, FLOAT),
             "variance": emit.temporary("variance", (*x.shape[:-1], fixed(1)), FLOAT),
         }
-        self._rope(op, emit, scratch, {"weight": op.tensor("weight"), "eps": op.number("eps")})
 
     def masked_attention(self, op: Op, emit: Emitter) -> None:
         q, mask = op.tensor("q"), op.optional_tensor("mask")
         if mask is not None and mask.dtype == torch.bool:
             mask = self._added(mask, q.dtype, emit)
         keys = op.tensor("k")
-        scratch: Scratch = {}
-        if q.shape[1] == fixed(1):
-            size = (q.shape[0] * q.dim(2), keys.shape[2])
-            scratch = {"floats": emit.temporary("floats", size, FLOAT)}
-            # What is traced runs on the machine that traces it.
-            if self.family == "cpu" and not multiplies(q.dtype):
-                scratch["wide"] = emit.temporary("wide", keys.shape, FLOAT)
-            else:
-                scratch["scores"] = emit.temporary("scores", size, q.dtype)
+        scratch = self.attention_scratch(q, keys, emit)
         emit.call(
             f"{self.family}.masked_attention",
             writes=("out", *scratch),
@@ -117,6 +113,17 @@ class TracedRules:
             out=emit.result(),
             **scratch,
         )
+
+    def attention_scratch(self, q: Value, keys: Value, emit: Emitter) -> Scratch:
+        """For the attention of ``q`` to ``keys``."""
+        if q.shape[1] != fixed(1):
+            return {}
+        size = (q.shape[0] * q.dim(2), keys.shape[2])
+        scratch = {"floats": emit.temporary("floats", size, FLOAT)}
+        # What is traced runs on the machine that traces it.
+        if multiplies(q.dtype):
+            return {**scratch, "scores": emit.temporary("scores", size, q.dtype)}
+        return {**scratch, "wide": emit.temporary("wide", keys.shape, FLOAT)}
 
     def _added(self, mask: Value, dtype: torch.dtype, emit: Emitter) -> Value:
         """What is added to the scores for a mask of what is seen, made once for all layers."""

@@ -10,7 +10,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -20,6 +19,7 @@ from torch import Tensor
 from glmc.backends.assemble import place, segments_of
 from glmc.dynamo.device_graph import SteadyGraph
 from glmc.dynamo.handed import Handed, hand_back
+from glmc.dynamo.inputs import Inputs
 from glmc.dynamo.lower import TracedPlan
 from glmc.dynamo.normal_form import Placeholder
 from glmc.dynamo.weights import LiveWeights
@@ -43,11 +43,6 @@ from glmc_runtime.plan import (
 )
 from glmc_runtime.replay import KERNEL_ERRORS
 
-# Inputs of at most that many bytes are copied to a place of their own: that is cheaper than to
-# bind what reads them again.
-STAGED_BYTES = 1 << 14
-# A copy on the device costs one launch, and what moves can't be part of a device graph.
-STAGED_BYTES_ON_DEVICE = 1 << 20
 # Bindings kept of each call. One: older ones would keep the caller's old caches alive.
 _KEPT = 1
 
@@ -60,19 +55,6 @@ class State(dict[str, int]):
         return 0, 0, self
 
     real = bucket
-
-
-class _Inputs:
-    """The inputs of a call, by name."""
-
-    def __init__(self) -> None:
-        self.tensors: dict[str, Tensor] = {}
-
-    def view(self, name: str, shape: tuple[int, ...] | None, step: object) -> Tensor:
-        tensor = self.tensors[name]
-        if shape is None or tuple(tensor.shape) == tuple(shape):
-            return tensor
-        return tensor.view(shape)
 
 
 class _Binder(PhaseBinder):
@@ -114,15 +96,6 @@ def _sizes_in(item: Any) -> set[str]:
     return set()
 
 
-@dataclass(frozen=True)
-class _Slot:
-    """What becomes of one argument of the compiled function."""
-
-    position: int
-    name: str
-    staged: bool
-
-
 class TracedReplay:
     """The compiled function: called with the arguments of Dynamo's graph, returns its outputs."""
 
@@ -145,13 +118,9 @@ class TracedReplay:
         self.graph = SteadyGraph(None) if graph is None else graph
         self._lock = threading.Lock()
         self._turns = Turns(device)
-        on_device = device.type == "cuda"
-        self._staged_bytes = STAGED_BYTES_ON_DEVICE if on_device else STAGED_BYTES
-        self._inputs = _Inputs()
-        self._staged: dict[str, Tensor] = {}
+        self._inputs = Inputs(placeholders, mutated, device)
         self._state = State()
-        self._places: dict[str, tuple[Any, ...]] = {}
-        self._mutated = mutated
+        self._key: tuple[Any, ...] | None = None
         self._sizes = [
             (index, item.node.meta["val"])
             for index, item in enumerate(placeholders)
@@ -163,15 +132,6 @@ class TracedReplay:
         )
         self._evaluate = plan.sizes.evaluator(symbols)
         self._at: tuple[int, ...] | None = None
-        self._slots = [
-            _Slot(index, item.name, item.name not in mutated)
-            for index, item in enumerate(placeholders)
-            if item.kind == "input"
-        ]
-        # What is written comes first: it decides what may be staged.
-        self._slots.sort(key=lambda slot: slot.name not in mutated)
-        self._written: set[int] = set()
-        self._own = [index for index, item in enumerate(placeholders) if item.kind == "weight"]
         self._overlapping = False
         self._capacity: dict[str, int] = {}
         self._binder: _Binder | None = None
@@ -203,11 +163,17 @@ class TracedReplay:
         sizes = tuple(int(arguments[index]) for index, _ in self._sizes)
         if sizes != self._at:
             self._resize(sizes)
-        if self._take(arguments) or changed:
-            self._overlapping = self._overlap(arguments)
+        moved = self._inputs.take(arguments)
+        if moved or changed:
+            self._overlapping = self._inputs.overlap(arguments)
+        for name in moved:
+            self._state[f"@{name}"] = self._state.get(f"@{name}", 0) + 1
+            self._key = None
         if self._overlapping:
             return None
-        key = tuple(self._state.items())
+        if self._key is None:
+            self._key = tuple(self._state.items())
+        key = self._key
         thunks = self._bound.get(key)
         if thunks is None:
             thunks = self._bind(key)
@@ -229,7 +195,7 @@ class TracedReplay:
     def _resize(self, sizes: tuple[int, ...]) -> None:
         values = self._evaluate(sizes)
         self._state.update(values)
-        self._at = sizes
+        self._at, self._key = sizes, None
         if self._binder is not None and self._fits():
             return
         self._capacity = {
@@ -293,74 +259,6 @@ class TracedReplay:
     def copied_bytes(self) -> int:
         """Weights that were made beside the caller's own."""
         return self._weights.derived_bytes
-
-    # Inputs.
-
-    def _take(self, arguments: tuple[Any, ...]) -> bool:
-        """Note the inputs of this call; whether one that is bound where it lies has moved."""
-        moved = False
-        for slot in self._slots:
-            tensor = arguments[slot.position]
-            small = tensor.numel() * tensor.element_size() <= self._staged_bytes
-            elsewhere = tensor.device.type != self._device.type
-            if (
-                slot.staged
-                and (small or elsewhere)
-                and not (self._written and tensor.untyped_storage().data_ptr() in self._written)
-            ):
-                staged = self._staged.get(slot.name)
-                if staged is not None and staged.shape == tensor.shape:
-                    staged.copy_(tensor)
-                    continue
-                # What is on the CPU beside tensors of a device is read by kernels of that device.
-                with torch.inference_mode(False):
-                    staged = torch.empty(tensor.shape, dtype=tensor.dtype, device=self._device)
-                staged.copy_(tensor)
-                self._staged[slot.name] = self._inputs.tensors[slot.name] = staged
-                where: tuple[Any, ...] = (staged.data_ptr(), tuple(staged.shape), staged.stride())
-            else:
-                self._staged.pop(slot.name, None)
-                where = (tensor.data_ptr(), tensor.shape, tensor.stride())
-            if self._places.get(slot.name) != where:
-                if slot.name not in self._staged:
-                    self._inputs.tensors[slot.name] = tensor
-                    if slot.name in self._mutated:
-                        self._written = {
-                            arguments[one.position].untyped_storage().data_ptr()
-                            for one in self._slots
-                            if one.name in self._mutated
-                        }
-                moved = True
-                self._places[slot.name] = where
-                counted = self._state.get(f"@{slot.name}", 0)
-                self._state[f"@{slot.name}"] = counted + 1
-        return moved
-
-    def _overlap(self, arguments: tuple[Any, ...]) -> bool:
-        """Whether a tensor that is written shares memory with another one, or with a weight: then
-        the order of reads and writes is the program's business, and its own code runs."""
-        if any(arguments[at].untyped_storage().data_ptr() in self._written for at in self._own):
-            return True  # a weight under another name
-        spans: dict[int, list[tuple[int, int, bool]]] = {}
-        for slot in self._slots:
-            tensor = arguments[slot.position]
-            if tensor.numel() == 0 or slot.name in self._staged:
-                continue
-            start = tensor.data_ptr()
-            reach = sum(
-                (size - 1) * stride
-                for size, stride in zip(tensor.shape, tensor.stride(), strict=True)
-            )
-            stop = start + (reach + 1) * tensor.element_size()
-            spans.setdefault(tensor.untyped_storage().data_ptr(), []).append(
-                (start, stop, slot.name in self._mutated)
-            )
-        return any(
-            (one[2] or other[2]) and one[0] < other[1] and other[0] < one[1]
-            for group in spans.values()
-            for index, one in enumerate(group)
-            for other in group[:index]
-        )
 
     # Calls.
 

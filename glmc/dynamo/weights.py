@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
+from operator import attrgetter
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -20,6 +21,9 @@ from glmc.weights.evaluate import evaluate
 from glmc.weights.recipe import Concatenate, Recipe, RopeTable, Source, Stack, Weight
 from glmc_runtime.errors import PlanError
 from glmc_runtime.kernels.cpu.packed import forget
+
+Marks = tuple[list[int], list[int]]
+_ADDRESS, _VERSION = Tensor.data_ptr, attrgetter("_version")
 
 
 class LiveWeights:
@@ -40,21 +44,21 @@ class LiveWeights:
         ]
         names = {name for _, name in self._own} | set(constants)
         self._derived = [weight for name, weight in wanted.items() if name not in names]
-        self._seen: list[tuple[int, int]] = []
+        self._seen: Marks | None = None
 
     def refresh(self, arguments: Sequence[Any]) -> bool:
         """Look at the weights of a call; whether any has moved or changed since the last one."""
-        now = [_mark(arguments[index]) for index, _ in self._own]
+        now = _marks([arguments[index] for index, _ in self._own])
         if now == self._seen:
             return False
-        first = not self._seen
+        first = self._seen is None
         self._seen = now
         for index, name in self._own:
             tensor: Tensor = arguments[index].detach()
             self.tensors[name] = tensor if tensor.is_contiguous() else tensor.contiguous()
             if not first:
                 forget(self.tensors[name])
-        marks = dict(zip((name for _, name in self._own), now, strict=True))
+        marks = dict(zip((name for _, name in self._own), zip(*now, strict=True), strict=True))
         for weight in self._derived:
             self.tensors[weight.name] = self._make(weight, marks)
         return True
@@ -104,7 +108,11 @@ def _sources(recipe: Recipe) -> tuple[str, ...]:
     return ()
 
 
-def _mark(tensor: Tensor) -> tuple[int, int]:
-    """Where a weight lies and how often it was written; the latter is not counted for tensors
-    made in inference mode."""
-    return tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version
+def _marks(tensors: Sequence[Tensor]) -> Marks:
+    """Where weights lie and how often each was written; the latter is not counted for tensors
+    made in inference mode. Looked at in each call, so without Python's own loops."""
+    addresses = list(map(_ADDRESS, tensors))
+    try:
+        return addresses, list(map(_VERSION, tensors))
+    except RuntimeError:
+        return addresses, [0 if each.is_inference() else each._version for each in tensors]

@@ -26,24 +26,37 @@ def masked_attention(arguments: dict[str, Any]) -> Thunk:
     for one token: scores like query and floats in float32, both [batch * q_heads, length]; wide
     float32 like keys, in place of scores, has it computed in float32 throughout.
     """
+    query, mask, scale = arguments["query"], optional(arguments, "mask"), float(arguments["scale"])
+    require_fit(arguments)
+    narrow = mask is None or (mask.dim() == 4 and mask.shape[1] == 1 and mask.dtype == query.dtype)
+    if query.shape[1] == 1 and narrow and not bool(arguments["causal"]):
+        if optional(arguments, "wide") is not None:
+            return wide_attention(arguments, mask, scale)
+        return _by_group(arguments, mask, scale)
+    return library_attention(arguments)
+
+
+def require_fit(arguments: dict[str, Any]) -> None:
+    """Raise :class:`PlanError` unless query, keys, values and out of a masked attention go
+    together."""
     query, keys, values = (arguments[name] for name in ("query", "keys", "values"))
-    mask, out, scale = optional(arguments, "mask"), arguments["out"], float(arguments["scale"])
-    causal = bool(arguments["causal"])
     require_dtype("query", query)
     require_dtype("keys", keys, query.dtype)
     require_dtype("values", values, query.dtype)
-    require_shape("out", out, tuple(query.shape))
+    require_shape("out", arguments["out"], tuple(query.shape))
     if query.shape[2] % keys.shape[1] or keys.shape != values.shape:
         raise PlanError(
             "keys and values do not fit the queries",
             expected=f"[batch, kv_heads, length, {query.shape[3]}]",
             found=f"{list(keys.shape)} and {list(values.shape)}",
         )
-    narrow = mask is None or (mask.dim() == 4 and mask.shape[1] == 1 and mask.dtype == query.dtype)
-    if query.shape[1] == 1 and narrow and not causal:
-        if optional(arguments, "wide") is not None:
-            return wide_attention(arguments, mask, scale)
-        return _by_group(arguments, mask, scale)
+
+
+def library_attention(arguments: dict[str, Any]) -> Thunk:
+    """A masked attention by torch's own kernel, for any number of tokens and any mask."""
+    query, keys, values = (arguments[name] for name in ("query", "keys", "values"))
+    mask, out, scale = optional(arguments, "mask"), arguments["out"], float(arguments["scale"])
+    causal = bool(arguments["causal"])
     heads_first, target = query.transpose(1, 2), out.transpose(1, 2)
     grouped = query.shape[2] != keys.shape[1]
 

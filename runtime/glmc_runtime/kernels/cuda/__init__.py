@@ -10,13 +10,14 @@ from glmc_runtime.kernels.cuda import (
     decode_attention,
     greedy,
     linear,
+    masked_attention,
     moe_ffn,
     moe_gate,
     norms,
     prefill_attention,
     qkv_rope_cache,
+    rope,
     rope_decode_attention,
-    traced,
 )
 
 __all__ = [
@@ -24,11 +25,12 @@ __all__ = [
     "decode_attention",
     "greedy",
     "linear",
+    "masked_attention",
     "moe_ffn",
     "moe_gate",
     "norms",
     "prefill_attention",
     "qkv_rope_cache",
+    "rope",
     "rope_decode_attention",
-    "traced",
 ]
