@@ -76,6 +76,7 @@ def _spelled(anchor: Node) -> Experts:
     restored = indexed(rows)
     weighted, more = _unmasked(restored[0] if restored is not None else rows)
     result, weights = _weighted(weighted, anchor)
+    result, below = _unmasked(result)
     product = m.skip(result, m.SHAPES)
     if m.is_op(product, *BATCHED):
         m.require(restored is None, rows, "batched experts must keep the order of their rows")
@@ -93,7 +94,7 @@ def _spelled(anchor: Node) -> Experts:
     source, weight_masks = _unmasked(m.skip(weights, m.SHAPES))
     gate = results_of_gate(order.ids, m.skip(source, m.SHAPES), anchor)
     _require_sum(anchor, gate)
-    for mask in (*masks, *more, *weight_masks, *parts.masks):
+    for mask in (*masks, *more, *below, *weight_masks, *parts.masks):
         _require_never(mask, order, gate)
     order = Order(order.ids, int(gate.args[3]), order.permutation)  # type: ignore[arg-type]
     if parts.offsets is not None:
@@ -116,7 +117,7 @@ def _weighted(weighted: Node, anchor: Node) -> tuple[Node, Node]:
     if not m.is_op(weighted, "aten.mul"):
         m.unrelated(anchor)
     operands = [value for value in weighted.args if isinstance(value, Node)]
-    products = [node for node in operands if m.is_op(_bare(node), *_PRODUCTS)]
+    products = [node for node in operands if m.is_op(_bare(_unmasked(node)[0]), *_PRODUCTS)]
     if len(products) != 1 or len(operands) != 2:
         if any(_routed(node) for node in operands):
             m.refuse(weighted, "the experts' results must be weighed as they are")
@@ -127,8 +128,8 @@ def _weighted(weighted: Node, anchor: Node) -> tuple[Node, Node]:
     m.require(
         m.shape(weights)[-1] == 1, weighted, "each row must be multiplied by one routing weight"
     )
-    bare = m.skip(result, m.SHAPES)
-    m.require(bare is _bare(result), bare, "the experts' results must not be cast before weighing")
+    bare = m.skip(_unmasked(result)[0], m.SHAPES)
+    m.require(bare is _bare(bare), bare, "the experts' results must not be cast before weighing")
     return result, weights
 
 

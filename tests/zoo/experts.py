@@ -155,7 +155,7 @@ class Grouped(Batched):
         both = self.grouped(rows, self.gate_up, ends)
         result = self.grouped(self.activated(both), self.down, ends)
         sorted_weights = self.sorted_weights(weights.reshape(-1), permutation)
-        weighted = self.masked(result * sorted_weights.unsqueeze(-1))
+        weighted = self.weighed(result, sorted_weights.unsqueeze(-1))
         weighted = self.restored(weighted, permutation)
         return self.total(weighted.view(-1, TOP_K, HIDDEN)).to(x.dtype)
 
@@ -173,6 +173,9 @@ class Grouped(Batched):
 
     def masked(self, rows: Tensor) -> Tensor:
         return rows if self.beyond is None else rows.masked_fill_(self.beyond, 0.0)
+
+    def weighed(self, result: Tensor, weights: Tensor) -> Tensor:
+        return self.masked(result * weights)
 
     def grouped(self, rows: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
         """transformers spells anything but bfloat16 with an op of its own while it is traced."""
@@ -203,6 +206,17 @@ class Grouped58(Grouped):
         beyond = (ordered >= EXPERTS).unsqueeze(-1)
         ordered.clamp_(max=EXPERTS - 1)
         return beyond
+
+
+class Grouped517(Grouped58):
+    """The results of both products are masked, the second in front of its weights."""
+
+    def grouped(self, rows: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
+        assert self.beyond is not None
+        return super().grouped(rows, weight, ends).masked_fill(self.beyond, 0.0)
+
+    def weighed(self, result: Tensor, weights: Tensor) -> Tensor:
+        return result * weights
 
 
 class Grouped55(Grouped):
@@ -242,6 +256,7 @@ SPELLINGS: dict[type[Batched], str] = {
     Stacked457: "transformers 4.57: the loop over experts, as capture stacks it",
     Grouped: "transformers 5.23: grouped_mm",
     Grouped58: "transformers 5.8 to 5.12: grouped_mm, slots without an expert masked",
+    Grouped517: "transformers 5.17: grouped_mm, the results of both products masked",
     Grouped55: "transformers 5.5: grouped_mm by argsort",
     Grouped50: "transformers 5.0: grouped_mm by argsort, sorted back by another",
     Marked: "a function in transformers' registry of experts functions",

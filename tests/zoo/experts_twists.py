@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tests.zoo.experts import WIDTH, Batched, Grouped, Marked
+from tests.zoo.experts import WIDTH, Batched, Grouped, Grouped517, Marked
 from tests.zoo.gate import EXPERTS, HIDDEN, TOP_K, Gate
 
 
@@ -145,6 +145,13 @@ class OtherRows(Grouped):
         return x[permutation // (TOP_K + 1)]
 
 
+class MasksReal(Grouped517):
+    """The last expert's results are masked as well."""
+
+    def bounded(self, ordered: Tensor) -> Tensor | None:
+        return (ordered >= EXPERTS - 1).unsqueeze(-1)
+
+
 class MarkedLowPrecision(Marked):
     def experts(self, x: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
         return super().experts(x, ids, weights.bfloat16())
@@ -164,6 +171,7 @@ TWISTS: dict[type[Batched], str] = {
     TwoGates: _GATE,
     Biased: "the experts' results must be weighed as they are",
     ClampsReal: "only ids beyond the last expert may be masked",
+    MasksReal: "only ids beyond the last expert may be masked",
     SumsTokens: "the sum must be over the experts of a token",
     RepeatsByChoice: "each token's row must be repeated in place",
     Exponential: "expected aten._to_copy or aten.to or aten.type_as but found aten.exp",
