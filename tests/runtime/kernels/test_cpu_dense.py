@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from glmc_runtime.errors import PlanError
 from glmc_runtime.kernels import find_binder
 from glmc_runtime.kernels.cpu import packed as packing
+from glmc_runtime.kernels.cpu.narrow import prefers_narrow
 from glmc_runtime.kernels.cpu.packed import PACKED_ROWS, PackedWeight, can_pack, pack
 from tests.runtime.counting import FreshStorage
 from tests.runtime.kernels.harness import FLOATS, close, nan, random, run
@@ -124,7 +125,8 @@ def test_linear(
     weight = weight / depth**0.5
     bias = random(size, dtype=dtype, seed=3) if with_bias else None
     out = nan(rows, size, dtype=dtype)
-    run("linear", x=x, weight=weight, bias=bias, out=out)
+    ours = prefers_narrow(weight) and not packing.prefers_packed(rows, weight)
+    run("linear", by_torch=not ours, x=x, weight=weight, bias=bias, out=out)
     expected = x.double() @ weight.double().t()
     close(out, expected if bias is None else expected + bias.double())
 
@@ -190,7 +192,7 @@ def test_bfloat16_is_packed_only_without_amx(
     weight /= 8
     if not tiles and not can_pack(torch.bfloat16):
         pytest.skip("oneDNN has no blocked bfloat16 here")
-    run("linear", x=x, weight=weight, bias=None, out=out)
+    run("linear", by_torch=not prefers_narrow(weight), x=x, weight=weight, bias=None, out=out)
     close(out, x.double() @ weight.double().t())
 
 

@@ -1,4 +1,5 @@
-"""The linear layer: packed for few rows, ``mm`` for many."""
+"""The linear layer: packed for few rows, ``mm`` for many, and a kernel of ours where the processor
+has no products of the dtype."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ import torch
 
 from glmc_runtime.kernels import Thunk, register
 from glmc_runtime.kernels.checks import flat, in_order, optional, require_dtype, require_shape
+from glmc_runtime.kernels.cpu.narrow import narrow_product, prefers_narrow
 from glmc_runtime.kernels.cpu.packed import accumulate, as_image, pack, prefers_packed
 
 
@@ -29,6 +31,8 @@ def linear(arguments: dict[str, Any]) -> Thunk:
     if prefers_packed(x.shape[0], weight):
         start = out.zero_ if bias is None else partial(out.copy_, bias.expand_as(out))
         return in_order(start, accumulate(as_image(x), pack(weight), as_image(out)))
+    if prefers_narrow(weight):
+        return narrow_product(x, weight, bias, out)
     if bias is None:
         return partial(torch.mm, x, weight.t(), out=out)
     return partial(torch.addmm, bias, x, weight.t(), out=out)

@@ -11,6 +11,7 @@ import torch
 from glmc_runtime.kernels import Thunk, register
 from glmc_runtime.kernels.checks import in_order, require_dtype, require_shape
 from glmc_runtime.kernels.cpu.activation import gated
+from glmc_runtime.kernels.cpu.narrow import narrow_product, prefers_narrow
 from glmc_runtime.kernels.cpu.packed import PACKED_ROWS, accumulate, as_image, pack, prefers_packed
 
 _MAXIMUM_VIEWS = 4096
@@ -28,6 +29,7 @@ class _ExpertLinear:
         counts = range(1, min(tokens, PACKED_ROWS) + 1)
         self.packed_counts = {count for count in counts if prefers_packed(count, weight[0])}
         self.packed = [pack(part) for part in self.weights] if self.packed_counts else []
+        self.narrow = prefers_narrow(weight[0])
         self._thunks: dict[tuple[int, int, int], Thunk] = {}
 
     def thunk(self, expert: int, start: int, count: int) -> Thunk:
@@ -43,6 +45,8 @@ class _ExpertLinear:
         # A source of one row stands for all rows: the only token of the step.
         x = self.x if self.x.shape[0] == 1 else self.x.narrow(0, start, count)
         out = self.out.narrow(0, start, count)
+        if self.narrow:
+            return narrow_product(x, self.weights[expert], None, out)
         if count not in self.packed_counts:
             return partial(torch.mm, x, self.weights[expert].t(), out=out)
         return accumulate(as_image(x), self.packed[expert], as_image(out))

@@ -1,0 +1,155 @@
+"""Our product of bfloat16, on whatever processor: sums, rounding, and who takes it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from glmc_runtime.errors import PlanError
+from glmc_runtime.kernels import find_binder
+from glmc_runtime.kernels.cpu import narrow
+from glmc_runtime.kernels.cpu.compiled import SOURCES, NoLibraryError, build
+from tests.runtime.kernels.harness import nan, random
+
+BFLOAT16 = torch.bfloat16
+HALF_ULP = 2.0**-8  # of bfloat16, at most, relative to the number
+
+
+def _why_not() -> str | None:
+    try:
+        build(SOURCES / "bfloat16_product.c")
+    except NoLibraryError as reason:
+        return str(reason)
+    return None
+
+
+pytestmark = pytest.mark.skipif(_why_not() is not None, reason=f"can't be compiled: {_why_not()}")
+
+
+def narrowed(*shape: int, seed: int) -> Tensor:
+    return random(*shape, dtype=BFLOAT16, seed=seed)
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    out = nan(x.shape[0], weight.shape[0], dtype=BFLOAT16)
+    narrow.narrow_product(x, weight, bias, out)()
+    return out
+
+
+def require_right(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    """Each entry is its sum in float32, rounded once."""
+    exact = x.double() @ weight.double().t()
+    scale = x.double().abs() @ weight.double().abs().t()
+    if bias is not None:
+        exact, scale = exact + bias.double(), scale + bias.double().abs()
+    most = HALF_ULP * exact.abs() + 2.0**-22 * math.sqrt(x.shape[1]) * scale
+    assert bool(((out.double() - exact).abs() <= most).all())
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 7, 8, 64, 65, 131])
+@pytest.mark.parametrize(("size", "depth"), [(1, 16), (7, 48), (16, 32), (37, 2048), (100, 176)])
+@pytest.mark.parametrize("biased", [False, True])
+def test_sums(rows: int, size: int, depth: int, biased: bool) -> None:
+    x, weight = narrowed(rows, depth, seed=1), narrowed(size, depth, seed=2)
+    bias = narrowed(size, seed=3) if biased else None
+    require_right(product(x, weight, bias), x, weight, bias)
+
+
+def test_a_row_has_the_same_bits_beside_any_other() -> None:
+    x, weight = narrowed(71, 512, seed=1), narrowed(45, 512, seed=2)
+    alone = torch.cat([product(row[None], weight) for row in x])
+    for rows in (2, 3, 4, 6, 71):
+        assert torch.equal(product(x[:rows], weight), alone[:rows])
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("threads")
+def test_any_number_of_threads_gives_the_same_bits() -> None:
+    x, weight = narrowed(3, 512, seed=1), narrowed(301, 512, seed=2)
+    found = []
+    for count in (1, 2, 5):
+        torch.set_num_threads(count)
+        found.append(product(x, weight))
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+
+
+def test_ties_go_to_the_even_neighbour() -> None:
+    """A sum in the middle between two numbers of bfloat16: 1 + 2^-8, and one step above it."""
+    x, weight = torch.zeros(1, 16, dtype=BFLOAT16), torch.zeros(3, 16, dtype=BFLOAT16)
+    x[0, :2] = torch.tensor([1.0, 2.0**-8])
+    weight[:, :2] = torch.tensor([[1.0, 1.0], [1.0 + 2.0**-7, 1.0], [-1.0, -1.0]])
+    assert product(x, weight)[0].tolist() == [1.0, 1.0 + 2.0**-6, -1.0]
+
+
+def test_what_is_not_finite() -> None:
+    x, weight = narrowed(2, 32, seed=1), narrowed(5, 32, seed=2)
+    x[1, 7], weight[2, 3] = torch.inf, torch.nan
+    out = product(x, weight)
+    assert out[:, 2].isnan().all() and not out[0, [0, 1, 3, 4]].isnan().any()
+    assert torch.equal(out[1, [0, 1, 3, 4]], torch.inf * weight[[0, 1, 3, 4], 7].sign())
+    huge = torch.full((1, 16), 3e38, dtype=BFLOAT16)
+    assert product(huge, huge).item() == torch.inf
+
+
+def test_every_entry_has_a_place_of_its_own() -> None:
+    """Each element of k at its place, of those at even and at odd ones."""
+    x, weight = torch.eye(48, dtype=BFLOAT16), narrowed(21, 48, seed=2)
+    assert torch.equal(product(x, weight), weight.t())
+
+
+REFUSED: dict[str, dict[str, Any]] = {
+    "another dtype": {"x": torch.zeros(2, 32)},
+    "k is no multiple": {
+        "x": torch.zeros(2, 24, dtype=BFLOAT16),
+        "weight": torch.zeros(3, 24, dtype=BFLOAT16),
+    },
+    "with gaps": {"x": torch.zeros(2, 64, dtype=BFLOAT16)[:, ::2]},
+    "another k": {"weight": torch.zeros(3, 16, dtype=BFLOAT16)},
+    "another n": {"out": torch.zeros(2, 4, dtype=BFLOAT16)},
+    "another bias": {"bias": torch.zeros(2, dtype=BFLOAT16)},
+}
+
+
+@pytest.mark.parametrize("change", REFUSED.values(), ids=REFUSED)
+def test_what_does_not_fit_is_refused(change: dict[str, Any]) -> None:
+    given = {
+        "x": torch.zeros(2, 32, dtype=BFLOAT16),
+        "weight": torch.zeros(3, 32, dtype=BFLOAT16),
+        "bias": None,
+        "out": torch.zeros(2, 3, dtype=BFLOAT16),
+    }
+    with pytest.raises(PlanError, match="narrow products"):
+        narrow.narrow_product(**{**given, **change})
+
+
+def test_who_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = torch.zeros(4, 32, dtype=BFLOAT16)
+    monkeypatch.setattr(narrow, "multiplies", lambda dtype: True)
+    assert not narrow.prefers_narrow(weight), "oneDNN has products of its own"
+    monkeypatch.setattr(narrow, "multiplies", lambda dtype: False)
+    assert narrow.prefers_narrow(weight)
+    assert not narrow.prefers_narrow(weight.half())
+    assert not narrow.prefers_narrow(weight[:, :24])
+    monkeypatch.setattr(narrow, "_product", lambda: None)
+    assert not narrow.prefers_narrow(weight), "nothing was compiled"
+
+
+@pytest.mark.parametrize("rows", [1, 5])
+def test_the_linear_layer_takes_it(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(narrow, "multiplies", lambda dtype: False)
+    x, weight, bias = narrowed(1, rows, 64, seed=1), narrowed(9, 64, seed=2), narrowed(9, seed=3)
+    for added in (None, bias):
+        out = nan(1, rows, 9, dtype=BFLOAT16)
+        find_binder("cpu.linear")({"x": x, "weight": weight, "bias": added, "out": out})()
+        assert torch.equal(out[0], product(x[0], weight, added))
