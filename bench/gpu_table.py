@@ -201,14 +201,16 @@ def _stages(items: list[Item]) -> Iterable[Section]:
 
 
 def _checks(runs: list[dict[str, Any]]) -> Section:
+    """The later of two alike, as of measurements."""
     rows = []
+    checks = {
+        (run["machine"]["device"], item["name"]): item for run in runs for item in run["checks"]
+    }
+    for item in checks.values():
+        numbers = {name: value for name, value in item.items() if name not in ("name", "passed")}
+        text = ", ".join(f"{name} {_short(value)}" for name, value in numbers.items())
+        rows.append((item["name"], "passed" if item["passed"] else "**FAILED**", text))
     for run in runs:
-        for item in run["checks"]:
-            numbers = {
-                name: value for name, value in item.items() if name not in ("name", "passed")
-            }
-            text = ", ".join(f"{name} {_short(value)}" for name, value in numbers.items())
-            rows.append((item["name"], "passed" if item["passed"] else "**FAILED**", text))
         rows += [(item["name"], "**ERROR**", item["error"][:200]) for item in run["errors"]]
         rows += [(item["name"], "left out", item["reason"]) for item in run["left_out"]]
     return Section("Checks", ("what", "", "numbers"), rows)

@@ -113,7 +113,10 @@ def test_the_table_shows_bars_and_errors(results: Results) -> None:
     # A later run of the same wins; another card has tables of its own.
     later = json.loads(json.dumps(results.data))
     later["measurements"][1]["ms"] = 6.5
-    assert "| 41.00 | 6.50 |" in markdown(sections([results.data, later]))
+    later["checks"][0]["passed"] = True
+    text = markdown(sections([results.data, later]))
+    assert "| 41.00 | 6.50 |" in text
+    assert "| a check | passed | error 0.5 |" in text and "FAILED" not in text
     later["machine"]["device"] = "another card"
     assert "another card" in markdown(sections([results.data, later]))
 
