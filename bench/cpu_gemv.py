@@ -1,4 +1,5 @@
-"""Which call multiplies few rows by a large weight fastest: ATen, oneDNN packed, 1x1 convolution.
+"""Which call multiplies few rows by a large weight fastest: ATen, oneDNN packed, 1x1 convolution,
+or ours in C where the processor has no products of bfloat16.
 
     python -m bench.cpu_gemv [--threads N] [--cpu-clock] [--rows 1,4,16]
 
@@ -18,6 +19,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from glmc_runtime.kernels.cpu.narrow import narrow_product, prefers_narrow
 from glmc_runtime.kernels.cpu.packed import accumulate, as_image, can_pack, pack
 
 SHAPES = ((4096, 4096), (13696, 4096), (4096, 13696))
@@ -56,6 +58,8 @@ def candidates(
             partial(torch.ops.mkldnn._linear_pointwise, x, linear, None, "none", [], ""),
         )
         yield "packed 1x1 convolution", accumulate(as_image(x), pack(weight), as_image(out))
+    if prefers_narrow(weight):
+        yield "ours in C", narrow_product(x, weight, None, out)
 
 
 def main() -> None:

@@ -72,6 +72,8 @@ class Inputs:
         places = _places([arguments[position] for position in self._in_place])
         steady = places == self._as_before
         moved = self._moved  # not empty where the call before raised below
+        if not steady:
+            self._as_before = None  # until all are noted
         for slot in self._copied if steady else self._slots:
             tensor = arguments[slot.position]
             where = self._stage(slot, tensor) if self._may_stage(slot, tensor) else None

@@ -45,23 +45,36 @@ class LiveWeights:
         names = {name for _, name in self._own} | set(constants)
         self._derived = [weight for name, weight in wanted.items() if name not in names]
         self._seen: Marks | None = None
+        self._all_count = True
 
     def refresh(self, arguments: Sequence[Any]) -> bool:
         """Look at the weights of a call; whether any has moved or changed since the last one."""
-        now = _marks([arguments[index] for index, _ in self._own])
+        now = self._marks([arguments[index] for index, _ in self._own])
         if now == self._seen:
             return False
-        first = self._seen is None
-        self._seen = now
+        self._seen = None  # until all are made
         for index, name in self._own:
             tensor: Tensor = arguments[index].detach()
+            known = name in self.tensors
             self.tensors[name] = tensor if tensor.is_contiguous() else tensor.contiguous()
-            if not first:
+            if known:
                 forget(self.tensors[name])
         marks = dict(zip((name for _, name in self._own), zip(*now, strict=True), strict=True))
         for weight in self._derived:
             self.tensors[weight.name] = self._make(weight, marks)
+        self._seen = now
         return True
+
+    def _marks(self, tensors: Sequence[Tensor]) -> Marks:
+        """Where weights lie and how often each was written; the latter is not counted for tensors
+        made in inference mode. Looked at in each call, so without Python's own loops."""
+        addresses = list(map(_ADDRESS, tensors))
+        if self._all_count:
+            try:
+                return addresses, list(map(_VERSION, tensors))
+            except RuntimeError:
+                self._all_count = False
+        return addresses, [0 if each.is_inference() else each._version for each in tensors]
 
     def _make(self, weight: Weight, marks: Mapping[str, tuple[int, int]]) -> Tensor:
         """A derived weight; programs of the same model share it."""
@@ -106,13 +119,3 @@ def _sources(recipe: Recipe) -> tuple[str, ...]:
     if isinstance(recipe, (Concatenate, Stack)):
         return tuple(name for part in recipe.parts for name in _sources(part))
     return ()
-
-
-def _marks(tensors: Sequence[Tensor]) -> Marks:
-    """Where weights lie and how often each was written; the latter is not counted for tensors
-    made in inference mode. Looked at in each call, so without Python's own loops."""
-    addresses = list(map(_ADDRESS, tensors))
-    try:
-        return addresses, list(map(_VERSION, tensors))
-    except RuntimeError:
-        return addresses, [0 if each.is_inference() else each._version for each in tensors]

@@ -146,10 +146,14 @@ class OtherRows(Grouped):
 
 
 class MasksReal(Grouped517):
-    """The last expert's results are masked as well."""
+    """The last expert's results are masked as well, in front of their weights and only there."""
+
+    def weighed(self, result: Tensor, weights: Tensor) -> Tensor:
+        return result.masked_fill(self.real, 0.0) * weights
 
     def bounded(self, ordered: Tensor) -> Tensor | None:
-        return (ordered >= EXPERTS - 1).unsqueeze(-1)
+        self.real = (ordered >= EXPERTS - 1).unsqueeze(-1)
+        return super().bounded(ordered)
 
 
 class MarkedLowPrecision(Marked):

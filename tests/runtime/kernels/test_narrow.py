@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -12,23 +12,18 @@ from torch import Tensor
 
 from glmc_runtime.errors import PlanError
 from glmc_runtime.kernels import find_binder
-from glmc_runtime.kernels.cpu import narrow
-from glmc_runtime.kernels.cpu.compiled import SOURCES, NoLibraryError, build
-from tests.runtime.kernels.harness import nan, random
+from glmc_runtime.kernels.cpu import moe_ffn, narrow
+from tests.runtime.kernels import test_cpu_moe
+from tests.runtime.kernels.harness import close, nan, random
 
 BFLOAT16 = torch.bfloat16
 HALF_ULP = 2.0**-8  # of bfloat16, at most, relative to the number
 
 
-def _why_not() -> str | None:
-    try:
-        build(SOURCES / "bfloat16_product.c")
-    except NoLibraryError as reason:
-        return str(reason)
-    return None
-
-
-pytestmark = pytest.mark.skipif(_why_not() is not None, reason=f"can't be compiled: {_why_not()}")
+@pytest.fixture(autouse=True)
+def _compiled() -> None:
+    if narrow._product() is None:
+        pytest.skip("nothing can be compiled here")
 
 
 def narrowed(*shape: int, seed: int) -> Tensor:
@@ -133,6 +128,17 @@ def test_what_does_not_fit_is_refused(change: dict[str, Any]) -> None:
         narrow.narrow_product(**{**given, **change})
 
 
+def test_memory_that_a_storage_is_given_later_is_read() -> None:
+    x, weight, out = torch.ones(1, 16), torch.ones(2, 16), nan(1, 2, dtype=BFLOAT16)
+    x, weight = x.to(BFLOAT16), weight.to(BFLOAT16)
+    thunk = narrow.narrow_product(x, weight, None, out)
+    thunk()
+    weight.share_memory_()
+    weight.fill_(2.0)
+    thunk()
+    assert out.tolist() == [[32.0, 32.0]]
+
+
 def test_who_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
     weight = torch.zeros(4, 32, dtype=BFLOAT16)
     monkeypatch.setattr(narrow, "multiplies", lambda dtype: True)
@@ -143,6 +149,28 @@ def test_who_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not narrow.prefers_narrow(weight[:, :24])
     monkeypatch.setattr(narrow, "_product", lambda: None)
     assert not narrow.prefers_narrow(weight), "nothing was compiled"
+
+
+@pytest.mark.parametrize("tokens", [1, 5])
+def test_the_experts_take_it(tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(narrow, "multiplies", lambda dtype: False)
+    monkeypatch.setattr(test_cpu_moe, "HIDDEN", 32)
+    monkeypatch.setattr(test_cpu_moe, "WIDTH", 16)
+    taken: list[int] = []
+
+    def counted(
+        x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor
+    ) -> Callable[[], object]:
+        taken.append(out.shape[0])
+        return narrow.narrow_product(x, weight, bias, out)
+
+    monkeypatch.setattr(moe_ffn, "narrow_product", counted)
+    ids = test_cpu_moe.choices("random", tokens)
+    arguments = test_cpu_moe.ffn_arguments(tokens, BFLOAT16, ids)
+    find_binder("cpu.moe_ffn")(arguments)()
+    inputs = (arguments[name] for name in ("x", "weights", "ids", "gate_up", "down"))
+    close(arguments["out"], test_cpu_moe.experts(*inputs))
+    assert sum(taken) == 2 * ids.numel()
 
 
 @pytest.mark.parametrize("rows", [1, 5])

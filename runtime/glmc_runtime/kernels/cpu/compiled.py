@@ -2,10 +2,10 @@
 
 Only for what torch has no good kernel for on this processor: without a compiler, torch's kernel
 serves, and a warning says so once. A library is kept in the user's cache under the hash of what it
-was made of, so that it is compiled once per machine. ``GLMC_CACHE`` names another folder,
+was made of, the compiler and torch's OpenMP among it. ``GLMC_CACHE`` names another folder,
 ``GLMC_CPU_COMPILE=0`` leaves all of it to torch.
 
-Threads are those of torch: the library is linked against the OpenMP that torch has loaded, since
+Threads are those of torch: the library is linked against the OpenMP that torch itself uses, since
 two of them would take the processors from each other.
 """
 
@@ -15,8 +15,9 @@ import ctypes
 import hashlib
 import os
 import platform
-import re
+import shlex
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -24,12 +25,14 @@ import warnings
 from functools import cache
 from pathlib import Path
 
+import torch
+
 SOURCES = Path(__file__).parent / "native"
 FLAGS = ("-O3", "-march=native", "-fPIC", "-fopenmp")
+_LINK = ("-shared", "-Wl,-z,defs")  # a function that nobody has is an error now, not when loaded
 _COMPILERS = ("cc", "gcc", "clang")
-_OPENMP = re.compile(r"/\S*/lib(?:gomp|iomp5|omp)\b[^/\s]*\.so[^/\s]*")
 _SECONDS = 60
-_MAPS, _PROCESSOR = Path("/proc/self/maps"), Path("/proc/cpuinfo")
+_PROCESSOR = Path("/proc/cpuinfo")
 
 
 class NoLibraryError(RuntimeError):
@@ -43,11 +46,16 @@ def library(name: str) -> ctypes.CDLL | None:
     if os.environ.get("GLMC_CPU_COMPILE") == "0":
         return None
     try:
-        return ctypes.CDLL(str(build(SOURCES / f"{name}.c")))
+        found = build(SOURCES / f"{name}.c")
+        try:
+            return ctypes.CDLL(str(found))
+        except OSError:  # cut short, or of another system
+            found.unlink(missing_ok=True)
+            return ctypes.CDLL(str(build(SOURCES / f"{name}.c")))
     except (NoLibraryError, OSError) as reason:
         warnings.warn(
-            f"glmc: no {name} for this processor, torch's own product is up to three times as "
-            f"slow: {reason}",
+            f"glmc: no {name} for this processor, torch's own product is slower by a third for "
+            f"one row and several times for more: {reason}",
             stacklevel=2,
         )
         return None
@@ -57,27 +65,39 @@ def build(source: Path) -> Path:
     """The library of ``source``, from the cache or compiled into it; raises NoLibraryError."""
     if sys.byteorder != "little":
         raise NoLibraryError("the kernels are written for little-endian processors")
-    compiler, openmp = _compiler(), _openmp()
-    made_of = (source.read_text(), _version(compiler), " ".join(FLAGS), openmp, _processor())
-    key = hashlib.sha256("\0".join(made_of).encode()).hexdigest()[:24]
-    folder = _folder()
+    openmp, folder = _openmp(), _folder()
+    reasons = []
+    for compiler in _compilers():
+        try:
+            return _built(compiler, source, openmp, folder)
+        except (NoLibraryError, OSError) as reason:
+            reasons.append(str(reason))
+    raise NoLibraryError("; ".join(reasons))
+
+
+def _built(compiler: tuple[str, ...], source: Path, openmp: str, folder: Path) -> Path:
+    version = _run([*compiler, "--version"])
+    flags = " ".join((*compiler, *FLAGS, *_LINK))
+    made_of = (source.read_text(), version, flags, openmp, _processor())
+    key = hashlib.sha256("\0".join(made_of).encode(errors="replace")).hexdigest()[:24]
     found = folder / f"{source.stem}-{key}.so"
-    if not found.is_file():
-        _compile(compiler, source, openmp, found)
-    return found
-
-
-def _compile(compiler: str, source: Path, openmp: str, target: Path) -> None:
-    with tempfile.TemporaryDirectory(dir=target.parent) as work:
+    if found.is_file():
+        _require_own(found)
+        return found
+    with tempfile.TemporaryDirectory(dir=folder) as work:
         compiled, linked = Path(work) / "kernel.o", Path(work) / "kernel.so"
-        _run([compiler, *FLAGS, "-c", str(source), "-o", str(compiled)])
-        _run([compiler, "-shared", str(compiled), openmp, "-o", str(linked)])
-        linked.replace(target)  # whole for whoever else looks
+        _run([*compiler, *FLAGS, "-c", str(source), "-o", str(compiled)])
+        _run([*compiler, *_LINK, str(compiled), openmp, "-o", str(linked)])
+        linked.chmod(0o700)
+        linked.replace(found)  # whole for whoever else looks
+    return found
 
 
 def _run(command: list[str]) -> str:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS)
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=_SECONDS
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise NoLibraryError(str(error)) from error
     if done.returncode:
@@ -86,44 +106,69 @@ def _run(command: list[str]) -> str:
     return done.stdout
 
 
-def _compiler() -> str:
-    for name in filter(None, (os.environ.get("CC"), *_COMPILERS)):
-        path = shutil.which(name)
-        if path is not None:
-            return path
-    raise NoLibraryError("there is no C compiler (CC, cc, gcc or clang)")
+def _compilers() -> list[tuple[str, ...]]:
+    """Each as the words of its command; that of ``CC`` may have several."""
+    asked = os.environ.get("CC")
+    if asked:
+        return [tuple(shlex.split(asked))]
+    found = [path for path in map(shutil.which, _COMPILERS) if path is not None]
+    if not found:
+        raise NoLibraryError("there is no C compiler (CC, cc, gcc or clang)")
+    return [(path,) for path in found]
 
 
-def _version(compiler: str) -> str:
-    return compiler + _run([compiler, "--version"])
+class _Place(ctypes.Structure):
+    """``Dl_info`` of dlfcn.h."""
+
+    _fields_ = (
+        ("file", ctypes.c_char_p),
+        ("base", ctypes.c_void_p),
+        ("symbol", ctypes.c_char_p),
+        ("address", ctypes.c_void_p),
+    )
 
 
 def _openmp() -> str:
-    """The OpenMP library that torch has loaded."""
-    if not _MAPS.is_file():
-        raise NoLibraryError("which OpenMP torch has loaded is only known on Linux")
-    found = _OPENMP.search(_MAPS.read_text())
-    if found is None:
-        raise NoLibraryError("torch has loaded no OpenMP library")
-    return found.group()
+    """The OpenMP library that torch is linked with: of others that are loaded it knows nothing."""
+    path = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
+    place = _Place()
+    try:
+        function = ctypes.CDLL(str(path)).omp_get_max_threads
+        dladdr = ctypes.CDLL(None).dladdr
+        dladdr.argtypes = [ctypes.c_void_p, ctypes.POINTER(_Place)]
+        known = dladdr(ctypes.cast(function, ctypes.c_void_p), ctypes.byref(place))
+    except (OSError, AttributeError) as error:
+        raise NoLibraryError(f"torch's OpenMP was not found: {error}") from error
+    if not known or place.file is None:
+        raise NoLibraryError("torch's OpenMP was not found")
+    return os.fsdecode(place.file)
 
 
 def _processor() -> str:
     """What ``-march=native`` depends on: a home may be shared between machines."""
     if not _PROCESSOR.is_file():
         return platform.processor()
-    lines = _PROCESSOR.read_text().splitlines()
+    lines = _PROCESSOR.read_text(errors="replace").splitlines()
     kinds = ("flags", "Features", "model name", "model\t")
     return "\n".join(sorted({line for line in lines if line.startswith(kinds)}))
 
 
 def _folder() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    folder = Path(os.environ.get("GLMC_CACHE") or Path(home) / "glmc") / "kernels"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise NoLibraryError(
-            f"{folder} can't be made, GLMC_CACHE names another: {error}"
-        ) from error
+        named = os.environ.get("GLMC_CACHE")
+        home = os.environ.get("XDG_CACHE_HOME")
+        above = Path(named) if named else Path(home or Path.home() / ".cache") / "glmc"
+        folder = above / "kernels"
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except (OSError, RuntimeError) as error:
+        reason = f"no folder for the library, GLMC_CACHE names one: {error}"
+        raise NoLibraryError(reason) from error
+    _require_own(folder)
     return folder
+
+
+def _require_own(path: Path) -> None:
+    """What others may write is not loaded."""
+    found = path.stat()
+    if found.st_uid != os.getuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise NoLibraryError(f"{path} is not this user's alone, GLMC_CACHE names another folder")

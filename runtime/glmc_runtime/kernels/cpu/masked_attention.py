@@ -44,12 +44,30 @@ def require_fit(arguments: dict[str, Any]) -> None:
     require_dtype("keys", keys, query.dtype)
     require_dtype("values", values, query.dtype)
     require_shape("out", arguments["out"], tuple(query.shape))
-    if query.shape[2] % keys.shape[1] or keys.shape != values.shape:
+    batch, tokens, q_heads, head_dim = query.shape
+    kv_heads, length = keys.shape[1:3]
+    fitting = (batch, kv_heads, length, head_dim)
+    if not tuple(keys.shape) == tuple(values.shape) == fitting or q_heads % kv_heads:
         raise PlanError(
             "keys and values do not fit the queries",
-            expected=f"[batch, kv_heads, length, {query.shape[3]}]",
+            expected=f"[{batch}, a divisor of {q_heads}, length, {head_dim}]",
             found=f"{list(keys.shape)} and {list(values.shape)}",
         )
+    mask = optional(arguments, "mask")
+    if mask is not None and not _widens(mask.shape, (batch, q_heads, tokens, length)):
+        raise PlanError(
+            "the mask does not fit the queries and keys",
+            expected=f"what broadcasts to {[batch, q_heads, tokens, length]}",
+            found=str(list(mask.shape)),
+        )
+
+
+def _widens(shape: torch.Size, wide: tuple[int, ...]) -> bool:
+    """Whether a tensor of ``shape`` broadcasts to ``wide``."""
+    ends = wide[len(wide) - len(shape) :]
+    return len(shape) <= len(wide) and all(
+        size in (1, wanted) for size, wanted in zip(shape, ends, strict=True)
+    )
 
 
 def library_attention(arguments: dict[str, Any]) -> Thunk:

@@ -45,11 +45,11 @@ class _ExpertLinear:
         # A source of one row stands for all rows: the only token of the step.
         x = self.x if self.x.shape[0] == 1 else self.x.narrow(0, start, count)
         out = self.out.narrow(0, start, count)
+        if count in self.packed_counts:
+            return accumulate(as_image(x), self.packed[expert], as_image(out))
         if self.narrow:
             return narrow_product(x, self.weights[expert], None, out)
-        if count not in self.packed_counts:
-            return partial(torch.mm, x, self.weights[expert].t(), out=out)
-        return accumulate(as_image(x), self.packed[expert], as_image(out))
+        return partial(torch.mm, x, self.weights[expert].t(), out=out)
 
 
 def _group(ids: list[int]) -> list[tuple[int, int, int]]:

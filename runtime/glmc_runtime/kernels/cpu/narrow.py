@@ -1,8 +1,7 @@
 """Products of bfloat16 on processors that have none: a kernel of ours in C.
 
 ATen reads a weight at half the memory's speed there, and with more rows than one it reads it again
-for each. On two threads of an AVX2 EPYC, a weight [16384, 2048], milliseconds of ATen and of this:
-3.9 and 2.9 for one row, 7.4 and 3.3 for two, 93 and 18 for 16, 202 and 72 for 64.
+for each. ``bench/cpu_gemv.py`` measures both.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ def _product() -> Any | None:
     if found is None:
         return None
     product = found.bfloat16_product
-    product.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_long] * 3
+    product.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_long] * 3 + [ctypes.c_int]
     product.restype = ctypes.c_int
     return product
 
@@ -50,19 +49,29 @@ def narrow_product(
     fits = weight.shape == (size, depth) and out.shape == (rows, size) and depth % _TOGETHER == 0
     if bias is not None:
         fits = fits and bias.shape == (size,)
-    plain = all(one.dtype == torch.bfloat16 and one.is_contiguous() for one in given)
+    plain = all(
+        one.dtype == torch.bfloat16 and one.is_contiguous() and one.device.type == "cpu"
+        for one in given
+    )
     if product is None or not fits or not plain:
         raise PlanError(
             "the kernel for narrow products does not take these operands",
             expected=f"bfloat16 without gaps, k a multiple of {_TOGETHER}, a compiled kernel",
             found=", ".join(f"{str(one.dtype)[6:]} {list(one.shape)}" for one in given),
         )
-    pointers = [
-        x.data_ptr(), weight.data_ptr(), None if bias is None else bias.data_ptr(), out.data_ptr()
-    ]  # fmt: skip
 
-    def run(_keep: list[torch.Tensor] = given) -> None:
-        if product(*pointers, rows, size, depth):
+    def run() -> None:
+        failed = product(
+            x.data_ptr(),  # asked for each time: a storage may be given other memory
+            weight.data_ptr(),
+            None if bias is None else bias.data_ptr(),
+            out.data_ptr(),
+            rows,
+            size,
+            depth,
+            torch.get_num_threads(),
+        )
+        if failed:
             raise RuntimeError(f"no memory for {rows} rows of {depth} elements in float32")
 
     return run

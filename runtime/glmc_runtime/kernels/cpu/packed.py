@@ -12,7 +12,8 @@ Where the processor has AMX tiles, bfloat16 stays with ``mm``: oneDNN's plain pr
 and the packed one lost. ``bench/decode.py`` on two threads of such a Xeon, a dense model of 1.2 B
 parameters, milliseconds per step of eager Hugging Face and of packed weights: 211 and 257 at batch
 1, 220 and 284 at 4, 240 and 335 at 16, that is 0.82 to 0.72 of eager's speed. The choice follows
-from the processor alone, so that the same machine always computes the same bits.
+from the processor alone, so that the same machine always computes the same bits; without products
+of bfloat16 it follows from the compiler at hand as well, see ``narrow.py``.
 
 Beyond ``PACKED_ROWS`` rows the product is bound by arithmetic and the convolution loses to
 ``mm``; so it does for weights below ``PACKED_ELEMENTS``, which stay in a processor's cache.

@@ -164,31 +164,6 @@ def _skinny_candidates(
         padded = max(16, power_of_two(rows))
         if 2 * block_k * (block_n + padded) * stages <= 220_000 and rows <= 32:
             yield _configuration("skinny", block_n, block_k, split, warps, stages)
-    # All tiles of a large weight at once, however they fall on the multiprocessors.
-    for block_n, block_k, split, warps, stages in (
-        (128, 64, 1, 4, 6),
-        (128, 64, 1, 8, 6),
-        (128, 64, 1, 8, 4),
-        (128, 128, 1, 8, 3),
-        (128, 128, 1, 8, 5),
-        (128, 128, 1, 4, 3),
-        (128, 256, 1, 8, 3),
-        (64, 64, 1, 4, 6),
-        (64, 64, 1, 4, 8),
-        (64, 64, 1, 2, 6),
-        (64, 128, 1, 4, 3),
-        (64, 128, 1, 4, 4),
-        (64, 128, 1, 2, 4),
-        (64, 256, 1, 8, 4),
-        (32, 128, 1, 2, 6),
-        (32, 256, 1, 4, 3),
-        (32, 256, 1, 4, 4),
-        (128, 64, 2, 8, 6),
-        (64, 64, 2, 4, 8),
-    ):
-        padded = max(16, power_of_two(rows))
-        if 2 * block_k * (block_n + padded) * stages <= 220_000 and gemv.MOST_ROWS < rows <= 32:
-            yield _configuration("skinny", block_n, block_k, split, warps, stages)
 
 
 def product(

@@ -1,9 +1,9 @@
 """Attention over a program's own keys and values, under its own mask.
 
 For one token per sequence one program reads a stretch of one kv head's keys and values, once for
-all query heads of the group, as in ``decode_attention``; the mask says which tokens count. What
-lies before the first or behind the last visible token of a stretch is not read: a static cache
-costs what it holds, not what it has room for. More tokens at once go to torch's own kernel.
+all query heads of the group, as in ``decode_attention``; the mask says which tokens count. Keys and
+values before the first token of a stretch that -inf does not hide, or behind the last, are not
+read. Stretches are cut by the length of the caches. More tokens at once go to torch's own kernel.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-import torch
 import triton
 import triton.language as tl
 
@@ -33,6 +32,7 @@ from glmc_runtime.kernels.cuda.decode_attention import constants, reserve
 from glmc_runtime.kernels.cuda.decode_splits import Shape, count_splits, default
 from glmc_runtime.kernels.cuda.launch import launch, multiprocessors, pdl_enabled
 from glmc_runtime.kernels.cuda.products import dot
+from glmc_runtime.kernels.cuda.side_by_side import side_by_side
 from glmc_runtime.kernels.cuda.split_attention import finish
 
 _SCAN = 1024  # entries of the mask that are looked at together
@@ -188,7 +188,7 @@ def masked_attention(arguments: dict[str, Any]) -> Thunk:
     query, keys, values = (arguments[name] for name in ("query", "keys", "values"))
     mask, out = optional(arguments, "mask"), arguments["out"]
     require_fit(arguments)
-    if query.shape[1] != 1 or bool(arguments["causal"]) or keys.shape[2] == 0:
+    if query.shape[1] != 1 or bool(arguments["causal"]) or keys.shape[2] == 0 or out.numel() == 0:
         return library_attention(arguments)
     if mask is not None and not mask.dtype.is_floating_point:
         raise PlanError(
@@ -202,7 +202,7 @@ def masked_attention(arguments: dict[str, Any]) -> Thunk:
     shape = Shape(batch, q_heads, kv_heads, head_dim, length, query.dtype)
     chosen = default(shape)
     chosen["SHORTEST"] = chosen["BLOCK"]
-    chosen |= arguments.get("configuration") or {}
+    chosen |= (arguments.get("configuration") or {}) | {"MERGE": "ticket"}
     processors = multiprocessors(out.device)
     splits = chosen.get("splits") or count_splits(
         shape, processors, chosen["WAVES"], chosen["SHORTEST"]
@@ -211,7 +211,7 @@ def masked_attention(arguments: dict[str, Any]) -> Thunk:
     chosen["splits"] = splits = -(-length // size)
     room = reserve(shape, chosen, out.device)
     steps: list[Thunk] = []
-    query, keys, values = (_rows(tensor, steps) for tensor in (query, keys, values))
+    query, keys, values = (side_by_side(tensor, steps) for tensor in (query, keys, values))
     shown = query if mask is None else mask.expand(batch, q_heads, 1, length)
     meta = constants(shape, chosen, 1)
     for name in ("BLOCK_SIZE", "SHORTEST", "TICKETS"):
@@ -248,13 +248,3 @@ def masked_attention(arguments: dict[str, Any]) -> Thunk:
         pdl=pdl_enabled(out.device),
     )
     return in_order(*steps, attend) if steps else attend
-
-
-def _rows(tensor: torch.Tensor, steps: list[Thunk]) -> torch.Tensor:
-    """``tensor`` if the entries of a head lie side by side, else a copy that ``steps`` makes."""
-    if tensor.stride(-1) == 1:
-        return tensor
-    with torch.inference_mode(False):
-        copy = torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device)
-    steps.append(partial(copy.copy_, tensor))
-    return copy

@@ -10,7 +10,6 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-import torch
 import triton
 import triton.language as tl
 
@@ -33,6 +32,7 @@ from glmc_runtime.kernels.cuda.rotary import (
     norm_rotate,
     partner_columns,
 )
+from glmc_runtime.kernels.cuda.side_by_side import side_by_side
 
 register("cuda.rope_table")(rope_table)
 
@@ -109,12 +109,10 @@ def rope(arguments: dict[str, Any]) -> Thunk:
             found=str(list(table.shape)),
         )
     require_one_device(x, weight, table, out)
-    if x.stride(-1) != 1:
-        with torch.inference_mode(False):
-            packed = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-        return in_order(partial(packed.copy_, x), rope(arguments | {"x": packed}))
+    steps: list[Thunk] = []
+    x = side_by_side(x, steps)
     chosen = qkv_rope_cache.default(heads, batch * tokens)
-    return partial(
+    rotate = partial(
         launch,
         rope_kernel,
         (batch * tokens, triton.cdiv(heads, chosen["HEADS"])),
@@ -137,3 +135,4 @@ def rope(arguments: dict[str, Any]) -> Thunk:
         enable_fp_fusion=False,  # eager code rounds each product
         pdl=pdl_enabled(out.device),
     )
+    return in_order(*steps, rotate) if steps else rotate

@@ -11,12 +11,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-typedef uint32_t words __attribute__((vector_size(32), aligned(2)));
-typedef float floats __attribute__((vector_size(32), aligned(4)));
+typedef uint32_t words __attribute__((vector_size(32), aligned(2), may_alias));
+typedef float floats __attribute__((vector_size(32), aligned(4), may_alias));
 
 #define INLINE static inline __attribute__((always_inline))
 
-INLINE uint16_t narrow(float value) {
+INLINE uint16_t rounded(float value) {
     uint32_t bits;
     memcpy(&bits, &value, 4);
     if ((bits & 0x7fffffff) > 0x7f800000) return 0x7fc0; /* not a number */
@@ -69,7 +69,7 @@ INLINE void tile(const uint16_t *weight, const float *wide, uint16_t *out, const
             floats sum = sums[one][row];
             float total = ((sum[0] + sum[4]) + (sum[1] + sum[5])) +
                           ((sum[2] + sum[6]) + (sum[3] + sum[7]));
-            out[row * n + one] = narrow(bias ? total + widen(bias[one]) : total);
+            out[row * n + one] = rounded(bias ? total + widen(bias[one]) : total);
         }
 }
 
@@ -86,7 +86,7 @@ INLINE void rows_of_x(const uint16_t *weight, const float *wide, uint16_t *out,
 
 /* 0, or 1 where there is no memory. ``bias`` may be null. */
 int bfloat16_product(const uint16_t *x, const uint16_t *weight, const uint16_t *bias,
-                     uint16_t *out, long rows, long n, long k) {
+                     uint16_t *out, long rows, long n, long k, int threads) {
     const long block = 16;   /* rows of the weight that stay in the cache for all rows of x */
     const long together = 64; /* rows of x for which the weight is read once */
     const long most = rows < together ? rows : together;
@@ -95,7 +95,7 @@ int bfloat16_product(const uint16_t *x, const uint16_t *weight, const uint16_t *
     for (long first = 0; first < rows; first += together) {
         const long count = rows - first < together ? rows - first : together;
         split(x + first * k, wide, count * k);
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) num_threads(threads)
         for (long start = 0; start < n; start += block) {
             const long width = n - start < block ? n - start : block;
             const uint16_t *part = weight + start * k, *shift = bias ? bias + start : 0;
