@@ -55,6 +55,10 @@ def test_sums(rows: int, size: int, depth: int, biased: bool) -> None:
     require_right(product(x, weight, bias), x, weight, bias)
 
 
+def test_no_rows() -> None:
+    assert product(narrowed(0, 32, seed=1), narrowed(5, 32, seed=2)).shape == (0, 5)
+
+
 def test_a_row_has_the_same_bits_beside_any_other() -> None:
     x, weight = narrowed(71, 512, seed=1), narrowed(45, 512, seed=2)
     alone = torch.cat([product(row[None], weight) for row in x])

@@ -89,6 +89,7 @@ int bfloat16_product(const uint16_t *x, const uint16_t *weight, const uint16_t *
                      uint16_t *out, long rows, long n, long k, int threads) {
     const long block = 16;   /* rows of the weight that stay in the cache for all rows of x */
     const long together = 64; /* rows of x for which the weight is read once */
+    if (rows == 0) return 0;
     const long most = rows < together ? rows : together;
     float *wide = malloc((size_t)(most * k) * sizeof(float));
     if (!wide) return 1;
