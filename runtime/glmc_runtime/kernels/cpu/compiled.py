@@ -2,8 +2,8 @@
 
 Only for what torch has no good kernel for on this processor: without a compiler, torch's kernel
 serves, and a warning says so once. A library is kept in the user's cache under the hash of what it
-was made of, the compiler and torch's OpenMP among it. ``GLMC_CACHE`` names another folder,
-``GLMC_CPU_COMPILE=0`` leaves all of it to torch.
+was made for: the source, the processor and torch's OpenMP. Once it is there no compiler is needed.
+``GLMC_CACHE`` names another folder, ``GLMC_CPU_COMPILE=0`` leaves all of it to torch.
 
 Threads are those of torch: the library is linked against the OpenMP that torch itself uses, since
 two of them would take the processors from each other.
@@ -40,9 +40,9 @@ class NoLibraryError(RuntimeError):
 
 
 @cache
-def library(name: str) -> ctypes.CDLL | None:
-    """The library made of ``native/<name>.c``, or None, with a warning, where there can't be one;
-    None without a word where ``GLMC_CPU_COMPILE=0``."""
+def library(name: str, without: str) -> ctypes.CDLL | None:
+    """The library made of ``native/<name>.c``, or None, with a warning that begins with
+    ``without``, where there can't be one; None without a word where ``GLMC_CPU_COMPILE=0``."""
     if os.environ.get("GLMC_CPU_COMPILE") == "0":
         return None
     try:
@@ -54,9 +54,9 @@ def library(name: str) -> ctypes.CDLL | None:
             return ctypes.CDLL(str(build(SOURCES / f"{name}.c")))
     except (NoLibraryError, OSError) as reason:
         warnings.warn(
-            f"glmc: no {name} for this processor, torch's own product is slower by a third for "
-            f"one row and several times for more: {reason}",
-            stacklevel=2,
+            f"glmc: {without}; results stay right. Why: {reason}. GLMC_CPU_COMPILE=0 says that "
+            "nothing is to be compiled, and silences this",
+            stacklevel=3,
         )
         return None
 
@@ -66,34 +66,32 @@ def build(source: Path) -> Path:
     if sys.byteorder != "little":
         raise NoLibraryError("the kernels are written for little-endian processors")
     openmp, folder = _openmp(), _folder()
+    made_for = (source.read_text(), " ".join((*FLAGS, *_LINK)), openmp, _processor())
+    key = hashlib.sha256("\0".join(made_for).encode(errors="replace")).hexdigest()[:24]
+    found = folder / f"{source.stem}-{key}.so"
+    if found.is_file():
+        _require_own(found)
+        return found
     reasons = []
     for compiler in _compilers():
         try:
-            return _built(compiler, source, openmp, folder)
+            _compile(compiler, source, openmp, found)
+            return found
         except (NoLibraryError, OSError) as reason:
             reasons.append(str(reason))
     raise NoLibraryError("; ".join(reasons))
 
 
-def _built(compiler: tuple[str, ...], source: Path, openmp: str, folder: Path) -> Path:
-    version = _run([*compiler, "--version"])
-    flags = " ".join((*compiler, *FLAGS, *_LINK))
-    made_of = (source.read_text(), version, flags, openmp, _processor())
-    key = hashlib.sha256("\0".join(made_of).encode(errors="replace")).hexdigest()[:24]
-    found = folder / f"{source.stem}-{key}.so"
-    if found.is_file():
-        _require_own(found)
-        return found
-    with tempfile.TemporaryDirectory(dir=folder) as work:
+def _compile(compiler: tuple[str, ...], source: Path, openmp: str, target: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=target.parent) as work:
         compiled, linked = Path(work) / "kernel.o", Path(work) / "kernel.so"
         _run([*compiler, *FLAGS, "-c", str(source), "-o", str(compiled)])
         _run([*compiler, *_LINK, str(compiled), openmp, "-o", str(linked)])
         linked.chmod(0o700)
-        linked.replace(found)  # whole for whoever else looks
-    return found
+        linked.replace(target)  # whole for whoever else looks
 
 
-def _run(command: list[str]) -> str:
+def _run(command: list[str]) -> None:
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, errors="replace", timeout=_SECONDS
@@ -102,18 +100,20 @@ def _run(command: list[str]) -> str:
         raise NoLibraryError(str(error)) from error
     if done.returncode:
         said = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
-        raise NoLibraryError(f"{command[0]}: {said[0]}")
-    return done.stdout
+        raise NoLibraryError(f"the C compiler {command[0]} failed: {said[0]}")
 
 
 def _compilers() -> list[tuple[str, ...]]:
     """Each as the words of its command; that of ``CC`` may have several."""
     asked = os.environ.get("CC")
     if asked:
-        return [tuple(shlex.split(asked))]
+        words = tuple(shlex.split(asked))
+        if not words or shutil.which(words[0]) is None:
+            raise NoLibraryError(f"CC names '{asked}', which can't be found")
+        return [words]
     found = [path for path in map(shutil.which, _COMPILERS) if path is not None]
     if not found:
-        raise NoLibraryError("there is no C compiler (CC, cc, gcc or clang)")
+        raise NoLibraryError("no C compiler was found: install cc, gcc or clang, or name one in CC")
     return [(path,) for path in found]
 
 
@@ -161,7 +161,7 @@ def _folder() -> Path:
         folder = above / "kernels"
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except (OSError, RuntimeError) as error:
-        reason = f"no folder for the library, GLMC_CACHE names one: {error}"
+        reason = f"there is no folder to keep it in ({error}): set GLMC_CACHE to one"
         raise NoLibraryError(reason) from error
     _require_own(folder)
     return folder
@@ -171,4 +171,5 @@ def _require_own(path: Path) -> None:
     """What others may write is not loaded."""
     found = path.stat()
     if found.st_uid != os.getuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise NoLibraryError(f"{path} is not this user's alone, GLMC_CACHE names another folder")
+        reason = f"{path} belongs to others or they may write it: set GLMC_CACHE to another folder"
+        raise NoLibraryError(reason)
