@@ -6,7 +6,7 @@ each input: a decode step has two caches a layer.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
@@ -141,9 +141,8 @@ class Inputs:
         )
 
 
-def _places(tensors: Iterable[Tensor]) -> Places:
-    given = list(tensors)
-    return list(map(_ADDRESS, given)), list(map(_SHAPE, given)), list(map(_STRIDE, given))
+def _places(tensors: Sequence[Tensor]) -> Places:
+    return list(map(_ADDRESS, tensors)), list(map(_SHAPE, tensors)), list(map(_STRIDE, tensors))
 
 
 def _storage(tensor: Tensor) -> int:

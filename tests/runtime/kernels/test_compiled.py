@@ -122,7 +122,7 @@ def test_cc_may_be_several_words(monkeypatch: pytest.MonkeyPatch) -> None:
     library.cache_clear()
 
 
-@pytest.mark.parametrize("asked", ["no-such-compiler -O2", " "])
+@pytest.mark.parametrize("asked", ["no-such-compiler -O2", " ", "'gcc"])
 def test_cc_that_is_not_there(asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CC", asked)
     with pytest.raises(NoLibraryError, match="CC names"):

@@ -107,7 +107,10 @@ def _compilers() -> list[tuple[str, ...]]:
     """Each as the words of its command; that of ``CC`` may have several."""
     asked = os.environ.get("CC")
     if asked:
-        words = tuple(shlex.split(asked))
+        try:
+            words = tuple(shlex.split(asked))
+        except ValueError:  # a quote that does not end
+            words = ()
         if not words or shutil.which(words[0]) is None:
             raise NoLibraryError(f"CC names '{asked}', which can't be found")
         return [words]
