@@ -13,11 +13,11 @@ from bench.gpu_models import GpuModel
 from bench.gpu_peers import Plan, random_ids, random_rows
 from bench.gpu_timing import Thunk, device_times, host_times, wait
 from glmc_runtime.dependence import Symbols
-from glmc_runtime.inputs import Step
 from glmc_runtime.packing import pack, step_of
 from glmc_runtime.reservation import reserve
 from glmc_runtime.sequences import Part, Sequence, blocks_for, chunk_of
 from glmc_runtime.session import Session
+from glmc_runtime.step import Step
 
 
 @torch.no_grad()

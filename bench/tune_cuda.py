@@ -161,7 +161,7 @@ def measure(
     return None, library
 
 
-def write(path: Path, device_name: str, tunable: Tunable, best: Measured) -> None:
+def write(path: Path, device_name: str, tunable: Tunable, configuration: Configuration) -> None:
     """Put one winner into the table at ``path``, which is whole at any time."""
     content: dict[str, Any] = {"device": device_name, "kernels": {}}
     if path.is_file():
@@ -171,7 +171,7 @@ def write(path: Path, device_name: str, tunable: Tunable, best: Measured) -> Non
     by_rows = content["kernels"]
     for name in (tunable.kernel, tunable.dtype_name, tunable.key):
         by_rows = by_rows.setdefault(name, {})
-    by_rows[str(tunable.rows)] = best.configuration
+    by_rows[str(tunable.rows)] = configuration
     ordered = sorted(by_rows.items(), key=lambda item: int(item[0]))
     by_rows.clear()
     by_rows.update(ordered)
@@ -267,7 +267,7 @@ def main() -> None:
         print(f"{tunable.kernel:22} {tunable.key:>16} {tunable.rows:>4} {best.us:8.2f} "
               f"{rate / 1e9:6.0f} {rate / bandwidth:6.1%} {beside}  "
               f"{brief(best.configuration)}", flush=True)  # fmt: skip
-        write(options.output, name, tunable, best)
+        write(options.output, name, tunable, best.configuration)
     print(f"{time.monotonic() - began:.0f} s")
 
 

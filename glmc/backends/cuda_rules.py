@@ -20,7 +20,7 @@ def embedding(op: Op, emit: Emitter) -> None:
     out = emit.result()
     ids = flat(op.tensor("token_ids"))
     emit.call(
-        "aten.embedding",
+        "cuda.embedding",
         writes=("out",),
         ids=ids,
         weight=op.tensor("weight"),

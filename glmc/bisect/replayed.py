@@ -35,10 +35,10 @@ from glmc.verify.weights import ModelWeights
 from glmc_runtime.assemble import assemble
 from glmc_runtime.cache import SCRATCH_BLOCK
 from glmc_runtime.errors import GlmcError
-from glmc_runtime.inputs import Step
 from glmc_runtime.loader import load_artifact
 from glmc_runtime.plan import BufferArgument, CacheArgument, Call, InputArgument
 from glmc_runtime.sequences import Chunk, blocks_for
+from glmc_runtime.step import Step
 
 # Targets whose plans every machine can replay.
 REPLAYED = ("cpu", "xpu")

@@ -23,7 +23,7 @@ from glmc_runtime.guards import (
     check_versions,
     device_for,
 )
-from glmc_runtime.inputs import Step, StepInputs
+from glmc_runtime.inputs import StepInputs
 from glmc_runtime.interpreter import INTERPRETED_NOTICE, check_triton, is_interpreted
 from glmc_runtime.kernels import is_vendor
 from glmc_runtime.kernels.vendor import EMULATED_NOTICE, Vendor, find_vendor
@@ -31,6 +31,7 @@ from glmc_runtime.loader import Artifact
 from glmc_runtime.replay import PhaseReplay
 from glmc_runtime.sequences import Chunk
 from glmc_runtime.statistics import Statistics
+from glmc_runtime.step import Step
 from glmc_runtime.weights import given_weights, load_weights
 
 PREFILL_BINDINGS_KEPT = 64

@@ -14,19 +14,16 @@ from __future__ import annotations
 
 import ctypes
 from array import array
-from collections.abc import Callable
-from itertools import accumulate
 from math import prod
 from typing import Literal
 
 import torch
 
-from glmc_runtime.cache import SCRATCH_BLOCK
 from glmc_runtime.dtypes import dtype_of
 from glmc_runtime.errors import PlanError, RequestError
 from glmc_runtime.extent import Extent
 from glmc_runtime.plan import STEP_INPUTS, InputSpec
-from glmc_runtime.sequences import Chunk
+from glmc_runtime.step import Step
 
 _FORMATS: dict[str, Literal["i", "q"]] = {"int32": "i", "int64": "q"}
 _ALIGNMENT = 64
@@ -34,80 +31,6 @@ HOST_SUFFIX = "_host"
 STAGES = 3
 
 
-class Step:
-    """What a step computes: chunks of sequences, padded to ``tokens`` rows.
-
-    ``sequences`` is the padded number of sequences: the bucket in decode, the real one in prefill.
-    """
-
-    def __init__(self, chunks: list[Chunk], tokens: int, sequences: int, block_size: int) -> None:
-        self.chunks = chunks
-        self.tokens = tokens
-        self.sequences = sequences
-        self.block_size = block_size
-        self.padding = tokens - sum([len(chunk.tokens) for chunk in chunks])
-        self.absent = sequences - len(chunks)
-        self._columns: dict[str, list[int]] = {}
-
-    def column(self, name: str) -> list[int]:
-        """The values of a step input; computed once, though host and device both want some."""
-        column = self._columns.get(name)
-        if column is None:
-            column = self._columns[name] = _COLUMNS[name](self)
-        return column
-
-
-def _token_ids(step: Step) -> list[int]:
-    return [token for chunk in step.chunks for token in chunk.tokens] + [0] * step.padding
-
-
-def _positions(step: Step) -> list[int]:
-    positions: list[int] = []
-    for chunk in step.chunks:
-        positions.extend(range(chunk.start, chunk.start + len(chunk.tokens)))
-    return positions + [0] * step.padding
-
-
-def _slot_mapping(step: Step) -> list[int]:
-    size = step.block_size
-    slots: list[int] = []
-    for chunk in step.chunks:
-        position, end = chunk.start, chunk.start + len(chunk.tokens)
-        while position < end:  # a block at a time: prompts are long
-            first = chunk.blocks[position // size] * size + position % size
-            count = min(end - position, size - position % size)
-            slots.extend(range(first, first + count))
-            position += count
-    # Spread over the scratch block, so that no two of its slots are fought over needlessly.
-    return slots + [SCRATCH_BLOCK * size + row % size for row in range(step.padding)]
-
-
-def _context_lengths(step: Step) -> list[int]:
-    return [chunk.start + len(chunk.tokens) for chunk in step.chunks] + [1] * step.absent
-
-
-def _query_lod(step: Step) -> list[int]:
-    lengths = [len(chunk.tokens) for chunk in step.chunks] + [1] * step.absent
-    return list(accumulate(lengths, initial=0))
-
-
-def _context_lod(step: Step) -> list[int]:
-    return list(accumulate(step.column("context_lengths"), initial=0))
-
-
-def _last_rows(step: Step) -> list[int]:
-    return [end - 1 for end in step.column("query_lod")[1:]]
-
-
-_COLUMNS: dict[str, Callable[[Step], list[int]]] = {
-    "token_ids": _token_ids,
-    "positions": _positions,
-    "slot_mapping": _slot_mapping,
-    "context_lengths": _context_lengths,
-    "query_lod": _query_lod,
-    "context_lod": _context_lod,
-    "last_rows": _last_rows,
-}
 _TABLE = "block_tables"
 _IDS = "token_ids"
 
@@ -178,7 +101,9 @@ class _Writer:
         if field.width:
             self._write_table(step)
             return
-        column = array(field.format, step.column(field.name))
+        column = step.column(field.name)
+        if not isinstance(column, array) or column.typecode != field.format:
+            column = array(field.format, column)
         self._values[: len(column)] = column
 
     def _write_table(self, step: Step) -> None:

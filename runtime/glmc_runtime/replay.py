@@ -15,11 +15,12 @@ from glmc_runtime.dependence import Symbols
 from glmc_runtime.errors import GlmcError, PlanError, VendorError
 from glmc_runtime.graph import GraphCapture
 from glmc_runtime.guard_steps import run_guarded
-from glmc_runtime.inputs import Step, StepInputs
+from glmc_runtime.inputs import StepInputs
 from glmc_runtime.kernels import Thunk, is_vendor
 from glmc_runtime.plan import Call
 from glmc_runtime.ranges import graph_range, in_range
 from glmc_runtime.statistics import Statistics
+from glmc_runtime.step import Step
 
 KERNEL_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, AssertionError)
 

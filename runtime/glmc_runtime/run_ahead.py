@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from glmc_runtime.errors import CapacityError, GlmcError
-from glmc_runtime.inputs import Step
 from glmc_runtime.reservation import reserve
 from glmc_runtime.sampling import not_finite
 from glmc_runtime.sequences import (
@@ -32,6 +31,7 @@ from glmc_runtime.sequences import (
     check_distinct,
     chunk_of,
 )
+from glmc_runtime.step import Step
 
 if TYPE_CHECKING:
     from glmc_runtime.assemble import Machine

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+from array import array
 from collections.abc import Sequence as ListLike
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import torch
+
 from glmc_runtime.errors import RequestError
+
+_LONG = 64  # tokens from which an array pays
 
 
 @dataclass(eq=False)
@@ -58,7 +64,8 @@ def blocks_for(tokens: int, block_size: int) -> int:
 
 def new_sequence(tokens: ListLike[int], max_context: int, vocabulary: int) -> Sequence:
     """A sequence of a prompt; raises :class:`RequestError`."""
-    prompt = list(map(int, tokens))
+    ids = _packed(tokens) if isinstance(tokens, list) else tokens
+    prompt = ids.tolist() if isinstance(ids, array) else list(map(int, tokens))
     if not prompt:
         raise RequestError(
             "the prompt is empty", expected="at least one token", remedy="pass a prompt"
@@ -70,7 +77,7 @@ def new_sequence(tokens: ListLike[int], max_context: int, vocabulary: int) -> Se
             found=f"{len(prompt)} tokens",
             remedy="shorten the prompt, or compile with a larger max_context",
         )
-    _check_tokens(prompt, vocabulary)
+    _check_tokens(ids if isinstance(ids, array) else prompt, vocabulary)
     return Sequence(prompt)
 
 
@@ -106,7 +113,7 @@ def chunk_of(part: Part, max_context: int, vocabulary: int) -> Chunk:
             expected=f"logits of 0 to {count}",
             found=str(logits),
         )
-    tokens = [*sequence.tokens[cached : cached + count], *append]
+    tokens = _packed([*sequence.tokens[cached : cached + count], *append])
     _check_tokens(tokens, vocabulary)
     return Chunk(tokens[:count], cached, sequence.blocks, logits)
 
@@ -136,9 +143,24 @@ def check_distinct(parts: ListLike[Part]) -> None:
         raise RequestError("the same sequence is twice in one step")
 
 
+def _packed(tokens: list[int]) -> ListLike[int]:
+    """A long list as an array, whose ends torch finds at once and which a step copies as it is;
+    others as they are, and those with what is no integer of 64 bits."""
+    if len(tokens) >= _LONG:
+        with contextlib.suppress(TypeError, OverflowError):
+            return array("q", tokens)
+    return tokens
+
+
 def _check_tokens(tokens: ListLike[int], vocabulary: int) -> None:
-    # Both ends of a long prompt are found ten times faster than each token is looked at.
-    for token in (min(tokens), max(tokens)) if tokens else ():
+    ends: tuple[int, ...] = ()
+    if isinstance(tokens, array):
+        least, most = torch.frombuffer(tokens, dtype=torch.int64).aminmax()
+        ends = int(least), int(most)
+    elif tokens:
+        # Both ends are found ten times faster than each token is looked at.
+        ends = min(tokens), max(tokens)
+    for token in ends:
         if not 0 <= token < vocabulary:
             raise RequestError(
                 "a token id is not in the vocabulary",

@@ -21,7 +21,6 @@ import torch
 from glmc_runtime.assemble import Machine
 from glmc_runtime.errors import RequestError
 from glmc_runtime.generation import Completion, Event, Generation, Stop
-from glmc_runtime.inputs import Step
 from glmc_runtime.loader import Artifact
 from glmc_runtime.packing import pack, step_of
 from glmc_runtime.replay import PhaseReplay
@@ -38,6 +37,7 @@ from glmc_runtime.sequences import (
     chunk_of,
     new_sequence,
 )
+from glmc_runtime.step import Step
 from glmc_runtime.text import Text
 
 Taken = TypeVar("Taken")

@@ -9,10 +9,10 @@ import torch
 
 import glmc_runtime
 from glmc_runtime.errors import CapacityError, PlanError, RequestError
-from glmc_runtime.inputs import Step
 from glmc_runtime.sampling import SamplingParameters
 from glmc_runtime.sequences import Part
 from glmc_runtime.session import Session
+from glmc_runtime.step import Step
 from tests.runtime.toy import EOS, MAX_CONTEXT, reference_greedy
 
 PROMPTS = [[3, 14, 15], [9, 2, 6, 5, 3, 5], [1], list(range(30)), [8, 9], [40, 41], [50]]

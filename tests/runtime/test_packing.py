@@ -82,7 +82,7 @@ def test_drafted_tokens_run_in_the_decode_plan() -> None:
     (replay,) = pack([_chunk(3, 3, 8), _chunk(1, 1, 2)], PREFILL, DECODE)
     phase, step = step_of(replay, PREFILL, DECODE, 4)
     assert (phase, step.tokens, step.sequences) == ("decode", 4, 4)
-    assert step.column("positions") == [8, 9, 10, 2]
+    assert list(step.column("positions")) == [8, 9, 10, 2]
     assert step.column("context_lengths") == [9, 10, 11, 3]
 
 

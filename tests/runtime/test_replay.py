@@ -12,9 +12,9 @@ import glmc_runtime
 from glmc_runtime import assemble as assemble_module
 from glmc_runtime.dependence import Symbols
 from glmc_runtime.errors import GlmcError, PlanError
-from glmc_runtime.inputs import Step
 from glmc_runtime.kernels import Thunk
 from glmc_runtime.session import Session
+from glmc_runtime.step import Step
 from tests.runtime.counting import FreshStorage
 from tests.runtime.toy import reference_greedy, reference_logits
 

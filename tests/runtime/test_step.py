@@ -11,9 +11,9 @@ import torch
 
 import glmc_runtime
 from glmc_runtime.errors import CapacityError, GlmcError, PlanError, RequestError
-from glmc_runtime.inputs import Step
 from glmc_runtime.sequences import Part, Sequence
 from glmc_runtime.session import Session
+from glmc_runtime.step import Step
 from tests.runtime.toy import BLOCK_SIZE, MAX_CONTEXT, VOCABULARY, reference_logits
 
 PROMPTS = [[1, 9], [2, 3, 4, 5, 6], list(range(10, 43)), [5] * 9]

@@ -14,12 +14,13 @@ from glmc_runtime.check import check_plan
 from glmc_runtime.dependence import Symbols
 from glmc_runtime.doctor.hostile import fill_random
 from glmc_runtime.dtypes import dtype_of
-from glmc_runtime.inputs import Step, StepInputs
+from glmc_runtime.inputs import StepInputs
 from glmc_runtime.kernels.vendor import Vendor
 from glmc_runtime.loader import Artifact
 from glmc_runtime.manifest import Manifest
 from glmc_runtime.plan import Call
 from glmc_runtime.sequences import Chunk, blocks_for
+from glmc_runtime.step import Step
 
 MANY_SEQUENCES = 16
 MANY_TOKENS = 64

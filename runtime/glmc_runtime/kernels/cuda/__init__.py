@@ -8,6 +8,7 @@ put together in a fixed order: the same inputs give the same bits.
 from glmc_runtime.kernels.cuda import (
     activation,
     decode_attention,
+    embedding,
     greedy,
     linear,
     masked_attention,
@@ -23,6 +24,7 @@ from glmc_runtime.kernels.cuda import (
 __all__ = [
     "activation",
     "decode_attention",
+    "embedding",
     "greedy",
     "linear",
     "masked_attention",

@@ -90,13 +90,13 @@ def test_nothing_wins_where_nothing_is_right(timed: None) -> None:
 def test_tables_are_merged(tmp_path: Path) -> None:
     path = tmp_path / "table.json"
     for rows, device in ((16, "A"), (2, "A"), (16, "A")):
-        measured = tune_cuda.Measured({"seconds": rows}, 1.0)
-        tune_cuda.write(path, device, tunable(rows=rows), measured)
+        configuration = {"seconds": rows}
+        tune_cuda.write(path, device, tunable(rows=rows), configuration)
     content = json.loads(path.read_text())
     expected = {"2": {"seconds": 2}, "16": {"seconds": 16}}
     assert content == {"device": "A", "kernels": {"double": {"float32": {"4": expected}}}}
     assert list(content["kernels"]["double"]["float32"]["4"]) == ["2", "16"]
-    tune_cuda.write(path, "B", tunable(), tune_cuda.Measured({"seconds": 1}, 1.0))
+    tune_cuda.write(path, "B", tunable(), {"seconds": 1})
     assert json.loads(path.read_text())["device"] == "B"
 
 
