@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from array import array
 from types import SimpleNamespace
 
 import pytest
@@ -18,6 +19,7 @@ from glmc_runtime.step import Step
 from tests.runtime.toy import toy_plan
 
 CPU = torch.device("cpu")
+LONG = (("token_ids", "int64"), ("positions", "int32"), ("slot_mapping", "int64"))
 
 
 def _values(inputs: StepInputs, name: str, step: Step) -> list[int]:
@@ -67,6 +69,34 @@ def test_padding_is_spread_over_the_scratch_block() -> None:
     step = Step([Chunk([1], 0, [2])], 8, 1, 4)
     inputs.fill(step)
     assert _values(inputs, "slot_mapping", step)[1:] == [0, 1, 2, 3, 0, 1, 2]
+
+
+@pytest.mark.parametrize("as_array", [False, True])
+def test_long_chunks_over_blocks_that_lie_anyhow(as_array: bool) -> None:
+    choose = random.Random(5)
+    specs = tuple(InputSpec(name, kind, (Extent(tokens=1),)) for name, kind in LONG)
+    inputs = StepInputs(specs, 800, 4, CPU)
+    for _ in range(8):
+        chunks = []
+        for _ in range(choose.randint(1, 3)):
+            blocks = choose.sample(range(1, 5000), 40)
+            run = choose.randrange(30)
+            blocks[run : run + 8] = range(blocks[run], blocks[run] + 8)
+            tokens = [choose.randrange(99) for _ in range(choose.randint(1, 250))]
+            start = choose.randrange(300)
+            chunks.append(Chunk(array("q", tokens) if as_array else tokens, start, blocks))
+        step = Step(chunks, 800, len(chunks), 16)
+        inputs.fill(step)
+        rows = [(chunk, place) for chunk in chunks for place in range(len(chunk.tokens))]
+        padding = [0] * step.padding
+        assert _values(inputs, "token_ids", step) == [c.tokens[at] for c, at in rows] + padding
+        positions = [chunk.start + place for chunk, place in rows]
+        assert _values(inputs, "positions", step) == positions + padding
+        slots = [
+            chunk.blocks[position // 16] * 16 + position % 16
+            for (chunk, _), position in zip(rows, positions, strict=True)
+        ]
+        assert _values(inputs, "slot_mapping", step)[: len(rows)] == slots
 
 
 STAGED = pytest.mark.parametrize("staged", [False, True])

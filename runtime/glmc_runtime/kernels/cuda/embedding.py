@@ -43,8 +43,9 @@ def embedding_kernel(
         tl.extra.cuda.gdc_wait()
         tl.extra.cuda.gdc_launch_dependents()
     token = tl.load(ids + row).to(tl.int64)
-    known = (token >= 0) & (token < VOCABULARY)
-    found = tl.load(weight + token * WIDTH + column, mask=inside & known, other=float("nan"))
+    known = tl.minimum(tl.maximum(token, 0), VOCABULARY - 1)
+    found = tl.load(weight + known * WIDTH + column, mask=inside, other=0.0)
+    found = tl.where(token == known, found, float("nan"))
     tl.store(out + row * WIDTH + column, found, mask=inside)
 
 
