@@ -103,7 +103,7 @@ def draw(runs: list[dict[str, Any]], batch: int, output: Path) -> list[str]:
             f"{device}: {sum(times):.1f} us, floor {sum(floors):.1f} us",
             fontsize=10,
         )
-        axis.legend(loc="lower right", fontsize=8)
+        axis.legend(loc="upper right", fontsize=8)
         axis.spines[["top", "right"]].set_visible(False)
     output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(output, dpi=130)
