@@ -64,21 +64,22 @@ def blocks_for(tokens: int, block_size: int) -> int:
 
 def new_sequence(tokens: ListLike[int], max_context: int, vocabulary: int) -> Sequence:
     """A sequence of a prompt; raises :class:`RequestError`."""
-    ids = _packed(tokens) if isinstance(tokens, list) else tokens
-    prompt = ids.tolist() if isinstance(ids, array) else list(map(int, tokens))
-    if not prompt:
+    ids: ListLike[int] = _packed(tokens) if isinstance(tokens, list) else ()
+    if not isinstance(ids, array):
+        ids = _packed(list(map(int, tokens)))
+    if not ids:
         raise RequestError(
             "the prompt is empty", expected="at least one token", remedy="pass a prompt"
         )
-    if len(prompt) > max_context:
+    if len(ids) > max_context:
         raise RequestError(
             "the prompt is longer than the context",
             expected=f"at most {max_context} tokens",
-            found=f"{len(prompt)} tokens",
+            found=f"{len(ids)} tokens",
             remedy="shorten the prompt, or compile with a larger max_context",
         )
-    _check_tokens(ids if isinstance(ids, array) else prompt, vocabulary)
-    return Sequence(prompt)
+    _check_tokens(ids, vocabulary)
+    return Sequence(list(ids))
 
 
 def chunk_of(part: Part, max_context: int, vocabulary: int) -> Chunk:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from typing import Any
 
 import pytest
@@ -23,9 +24,10 @@ LENGTHS = pytest.mark.parametrize("length", [3, 200])
         torch.tensor,
         lambda ids: list(torch.tensor(ids)),
         lambda ids: [float(token) for token in ids],
-        lambda ids: bytes(token % 250 for token in ids),
+        bytes,
+        lambda ids: array("i", ids),
     ],
-    ids=["list", "tuple", "tensor", "tensors", "floats", "bytes"],
+    ids=["list", "tuple", "tensor", "tensors", "floats", "bytes", "array"],
 )
 def test_tokens_become_plain_integers(kind: Any, length: int) -> None:
     ids = [number * 7 % 250 for number in range(length)]
