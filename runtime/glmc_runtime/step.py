@@ -88,7 +88,7 @@ def _extend(column: array[int], first: int, number: int) -> None:
     start = len(column)
     column.frombytes(bytes(number * column.itemsize))
     added = torch.frombuffer(column, dtype=torch.int64)[start:]
-    torch.arange(first, first + number, out=added)
+    torch.arange(first, first + number, out=added, device="cpu")
 
 
 def _context_lengths(step: Step) -> Column:

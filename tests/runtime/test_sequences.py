@@ -10,6 +10,7 @@ import torch
 
 from glmc_runtime.errors import RequestError
 from glmc_runtime.sequences import Part, chunk_of, new_sequence
+from glmc_runtime.step import Step
 
 VOCABULARY = 1000
 LENGTHS = pytest.mark.parametrize("length", [3, 200])
@@ -62,3 +63,12 @@ def test_a_chunk_has_the_tokens_that_are_not_cached(length: int) -> None:
     chunk = chunk_of(Part(sequence, (7, 8), compute=1), 512, VOCABULARY)
     assert list(chunk.tokens) == ids[2:3]
     assert sequence.tokens == ids
+
+
+def test_a_default_device_of_the_program_changes_nothing() -> None:
+    with torch.device("meta"):
+        sequence = new_sequence(list(range(200)), 512, VOCABULARY)
+        chunk = chunk_of(Part(sequence), 512, VOCABULARY)._replace(blocks=list(range(3, 16)))
+        step = Step([chunk], 200, 1, 16)
+        assert list(step.column("positions")) == list(range(200))
+        assert list(step.column("slot_mapping")) == list(range(48, 248))
