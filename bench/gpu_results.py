@@ -133,7 +133,6 @@ class Results:
             "floor_ms": floor,
             "share": floor / median if median else None,
             "bar_ms": allowed,
-            "bar_share": None if allowed is None else floor / allowed,
             "met": None if allowed is None else median <= allowed,
             **more,
         }

@@ -30,7 +30,6 @@ _ALIGNMENT = 64
 HOST_SUFFIX = "_host"
 STAGES = 3
 
-
 _TABLE = "block_tables"
 _IDS = "token_ids"
 

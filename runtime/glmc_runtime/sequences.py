@@ -12,7 +12,7 @@ import torch
 
 from glmc_runtime.errors import RequestError
 
-_LONG = 64  # tokens from which an array pays
+_LONG = 256  # tokens from which an array was faster than a list
 
 
 @dataclass(eq=False)
@@ -48,8 +48,8 @@ class Part(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """The share of one sequence in a step: new ``tokens``, the first at position ``start``, and
-    the logits behind the last ``logits`` of them."""
+    """The share of one sequence in a step: new ``tokens`` (an array has 64-bit integers), the
+    first at position ``start``, and the logits behind the last ``logits`` of them."""
 
     tokens: ListLike[int]
     start: int
@@ -145,8 +145,8 @@ def check_distinct(parts: ListLike[Part]) -> None:
 
 
 def _packed(tokens: list[int]) -> ListLike[int]:
-    """A long list as an array, whose ends torch finds at once and which a step copies as it is;
-    others as they are, and those with what is no integer of 64 bits."""
+    """A long list as an array, whose ends torch finds at once and which a step copies whole. A
+    short list comes back as it is, as does one that holds anything but integers of 64 bits."""
     if len(tokens) >= _LONG:
         with contextlib.suppress(TypeError, OverflowError):
             return array("q", tokens)

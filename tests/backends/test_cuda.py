@@ -98,6 +98,7 @@ def test_a_decode_step_is_one_device_graph_and_ends_with_its_tokens(model: str) 
     plan = _compiled(model).decode.plan
     assert [segment.captured for segment in plan.segments] == [True]
     assert not any(spec.name.endswith("_host") for spec in plan.inputs)
+    assert plan.calls[0].function == "cuda.embedding"
     last = plan.calls[-1]
     assert last.function == "cuda.greedy"
     assert last.arguments["logits"] == BufferArgument(plan.output)

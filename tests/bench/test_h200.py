@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,9 @@ def test_the_table_shows_bars_and_errors(results: Results) -> None:
     results.attempt("a part", lambda: [][1])
     results.data["command"] = "python -m bench.h200"
     text = markdown(sections([results.data]))
+    head = "| model | batch | eager | glmc | floor | of the floor |"
     row = "| GLM-4-9B-0414, 40 layers | 1 | 41.00 | 6.90 | 5.87 | 85% |"
+    assert f"{head} bar |  | bar, scaled |  | experts read |" in text
     assert f"{row} 4.90 | **missed** | 6.96 | met |  |" in text
     assert "| a check | **FAILED** | error 0.5 |" in text
     assert "| a part | **ERROR** | IndexError: list index out of range |" in text
@@ -117,6 +120,40 @@ def test_the_table_shows_bars_and_errors(results: Results) -> None:
     assert "| a check | passed | error 0.5 |" in text and "FAILED" not in text
     later["machine"]["device"] = "another card"
     assert "another card" in markdown(sections([results.data, later]))
+
+
+def test_the_bar_as_set_is_not_the_one_scaled_to_a_card_that_reads_faster(
+    results: Results,
+) -> None:
+    results.machine = replace(results.machine, bandwidth=4.6e12)
+    _decode(results, [4.8])
+    assert "| 4.80 | 3.83 | 80% | 4.90 | met | 4.54 | **missed** |  |" in _table(results)
+    _decode(results, [4.95])
+    assert "| 4.95 | 3.83 | 77% | 4.90 | **missed** | 4.54 | **missed** |  |" in _table(results)
+    _decode(results, [0.08], model="moe", what="moe_ffn", read=3e8, experts_read=8.0)
+    row = "| moe_ffn | 1 | 8.0 | 80.0 | 65.2 | 82% | 82.0 | met | 75.9 | **missed** |"
+    assert row in _table(results)
+
+
+def test_a_quick_run_shows_no_bars(results: Results) -> None:
+    results.quick = True
+    _decode(results, [4.8])
+    assert "| 4.80 | 5.87 | 122% |  |  |  |  |  |" in _table(results)
+
+
+def test_the_floor_of_a_row_is_that_of_our_own_run(results: Results) -> None:
+    _decode(results, [41.0], peer="eager")
+    other = json.loads(json.dumps(results.data))
+    results.data["measurements"].clear()
+    results.machine = replace(results.machine, bandwidth=4.6e12)
+    _decode(results, [4.8])
+    for runs in ([other, results.data], [results.data, other]):
+        assert "| 41.00 | 4.80 | 3.83 | 80% |" in markdown(sections(runs))
+    assert "| 41.00 | 5.87 |" in markdown(sections([other]))
+
+
+def _table(results: Results) -> str:
+    return markdown(sections([results.data | {"command": ""}]))
 
 
 def test_tables_go_between_the_marks_of_a_document(results: Results, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from glmc.backends.cuda_traced_rules import traced_rules
 from glmc.dynamo.backend import CompiledGraph
 from glmc.dynamo.say import say_once
 from glmc_runtime import interpreter
+from glmc_runtime.errors import GlmcError
 from glmc_runtime.interpreter import INTERPRETED_NOTICE
 from glmc_runtime.plan import BufferArgument, WeightArgument
 from tests.dynamo.compiled import decode, fusions, model_of, prompt, static_cache, watched
@@ -55,6 +56,20 @@ def test_a_model_cast_whole_to_bfloat16() -> None:
         found = decode(model, forward, 1, static_cache(model, 16), prompt(1))
     assert {"cuda.rms_norm", "cuda.rope"} <= called(graphs[0])
     torch.testing.assert_close(found, expected, rtol=0.1, atol=0.1)
+
+
+def test_an_id_outside_of_the_vocabulary_is_an_error_as_in_eager_code() -> None:
+    """Nobody has checked the ids of a program, and our own kernel would give NaN."""
+    model = torch.nn.Sequential(torch.nn.Embedding(20, 16), torch.nn.Linear(16, 8))
+    model.requires_grad_(False)
+    with watched() as graphs:
+        forward = torch.compile(model, **CUDA)
+        ids = torch.tensor([3, 19])
+        torch.testing.assert_close(forward(ids), model(ids))
+    assert "aten.embedding" in called(graphs[0])
+    for wrong in (20, -1):
+        with pytest.raises(GlmcError, match="index out of range"):
+            forward(torch.tensor([3, wrong]))
 
 
 def test_a_weight_that_is_none_is_declined() -> None:

@@ -1,6 +1,7 @@
-"""Rows of the embedding by token id.
+"""Rows of the embedding by token id, for ids that were checked.
 
-torch's own selection takes 8 to 13 us for the few rows of a decode step.
+torch's own selection for few rows takes 13 us for 16 of them on an H200, and starts only when the
+kernel before it has ended.
 """
 
 from __future__ import annotations
@@ -51,10 +52,11 @@ def embedding_kernel(
 
 @register("cuda.embedding")
 def embedding(arguments: dict[str, Any]) -> Thunk:
-    """``out = weight[ids]``: ids int32 or int64 [...], weight [vocabulary, width], out [...,
-    width]. A row whose id is outside of the vocabulary comes out as NaN."""
+    """``out = weight[ids]``: ids int32 or int64 [...], weight [vocabulary, width],
+    out [..., width]. A row whose id is outside of the vocabulary comes out as NaN. Raises
+    :class:`PlanError` for other shapes, dtypes or places."""
     ids, weight, out = arguments["ids"], arguments["weight"], arguments["out"]
-    vocabulary, width = weight.shape
+    vocabulary, width = weight.shape[0], weight.shape[-1]
     require_dtype("ids", ids, torch.int64, torch.int32)
     require_dtype("weight", weight)
     require_dtype("out", out, weight.dtype)

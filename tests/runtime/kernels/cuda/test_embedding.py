@@ -58,9 +58,13 @@ def test_an_id_outside_of_the_vocabulary_gives_nan(outside: int) -> None:
         {"out": nan(3, 8)},
         {"out": nan(2, 8).half()},
         {"ids": torch.zeros(2)},
+        {"ids": torch.zeros(4, dtype=torch.int64)[::2]},
         {"weight": random(8, 6).t()},
+        {"weight": random(6, 8).double(), "out": nan(2, 8).double()},
+        {"weight": random(8)},
+        {"out": nan(2, 8).to("meta")},
     ],
-    ids=["rows", "dtype", "ids", "strides"],
+    ids=["rows", "dtype", "ids", "gaps", "strides", "double", "vector", "elsewhere"],
 )
 def test_what_does_not_fit_is_refused(change: dict[str, torch.Tensor]) -> None:
     ids = torch.zeros(2, dtype=torch.int64)
