@@ -121,6 +121,8 @@ def test_one_that_is_only_sometimes_faster_does_not_win() -> None:
     assert chosen(known(q=[lucky])) == {}
     steady = {"ms": chain([4.0, 4.0], repeat(9.0))}
     assert chosen(known(q=[steady])) == {Q: steady}
+    steady = {"ms": chain([4.0, 4.0], repeat(9.0))}
+    assert chosen(known(q=[steady, {"ms": 8.0}])) == {Q: {"ms": 8.0}}
 
 
 @pytest.mark.usefixtures("installed")
