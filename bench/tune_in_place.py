@@ -39,7 +39,7 @@ from glmc_runtime.session import Session
 
 FINALISTS = 3
 ROUNDS = 3
-LEAST_GAIN = 1e-3  # of a step: what the same graph differed by within one run
+LEAST_GAIN = 1e-3  # of a step: about what one graph differs by within a run
 
 Thunks = tuple[Thunk, ...]
 Which = tuple[str, str]  # kernel and key, as in a table

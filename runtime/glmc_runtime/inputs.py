@@ -4,7 +4,7 @@ The inputs that lie on the device share one block of its memory, so that a step 
 comes from one of a few blocks of pinned host memory, used in turn: the host writes the next step
 while the copy of this one is pending, and waits for nothing but a copy that is as many steps old.
 On a CPU the step reads what the host writes, and nothing is copied. Values are written through
-memoryviews: no tensor is made and no torch function is called.
+memoryviews: a decode step makes no tensor and calls no torch function for them.
 
 ``*_host`` inputs have a fixed place. Host kernels read them as they are called, so they belong to
 the step that was filled last.

@@ -17,7 +17,7 @@ from glmc_runtime.cache import SCRATCH_BLOCK
 from glmc_runtime.sequences import Chunk
 
 Column = Union[list[int], "array[int]"]
-_LONG = 64  # numbers in a row from which torch counts faster than a range does
+_LONG = 128  # numbers in a row from which torch counts faster than a range does
 
 
 class Step:
