@@ -25,11 +25,13 @@ from glmc.dynamo.normal_form import Placeholder
 from glmc.dynamo.weights import LiveWeights
 from glmc.errors import InternalError
 from glmc_runtime.arena import Arena
-from glmc_runtime.bind import Memory, PhaseBinder, evaluate, place_of
+from glmc_runtime.bind import Counts, Memory, PhaseBinder, evaluate, place_of
 from glmc_runtime.current_device import Turns
 from glmc_runtime.errors import GlmcError, PlanError
 from glmc_runtime.extent import Extent
-from glmc_runtime.kernels import Thunk
+from glmc_runtime.kernels import Binder, Thunk
+from glmc_runtime.kernels.any_op import aten
+from glmc_runtime.kernels.traced import find_traced_binder
 from glmc_runtime.kernels.vendor import Vendor
 from glmc_runtime.plan import (
     Argument,
@@ -65,6 +67,29 @@ class _Binder(PhaseBinder):
         return [
             tuple(sorted(_dependencies(call.arguments.values(), buffers))) for call in plan.calls
         ]
+
+    def find(self, function: str) -> Binder:
+        return find_traced_binder(function)
+
+    def value(self, argument: Argument, symbols: Any) -> Any:
+        """Views and lists are of traced programs alone."""
+        if isinstance(argument, ListArgument):
+            return [self.value(item, symbols) for item in argument.items]
+        if not isinstance(argument, ViewArgument):
+            return super().value(argument, symbols)
+        source = self.value(argument.source, symbols)
+        parameters = [_at(parameter, symbols.bucket) for parameter in argument.parameters]
+        view = aten(argument.operation)(source, *parameters)
+        return view if argument.item is None else view[argument.item]
+
+
+def _at(parameter: Any, counts: Counts) -> Any:
+    """A parameter of a view with its sizes as numbers."""
+    if isinstance(parameter, Extent):
+        return parameter.evaluate(*counts)
+    if isinstance(parameter, (list, tuple)):
+        return [_at(item, counts) for item in parameter]
+    return parameter
 
 
 def _dependencies(arguments: Any, buffers: Mapping[int, Any]) -> set[str]:
@@ -287,7 +312,7 @@ class TracedReplay:
         if self._binder is None:
             raise InternalError("a traced program has no plan")
         state: Any = self._state
-        value: Tensor = self._binder._value(argument, state)
+        value: Tensor = self._binder.value(argument, state)
         return value
 
     def _explain(self, thunk: Thunk | None, error: BaseException) -> GlmcError:

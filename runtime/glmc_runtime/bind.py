@@ -20,10 +20,9 @@ from glmc_runtime.cache import KVCache
 from glmc_runtime.dependence import Dependence, Symbols
 from glmc_runtime.dtypes import dtype_of
 from glmc_runtime.errors import PlanError
-from glmc_runtime.extent import Extent, Shape
+from glmc_runtime.extent import Shape
 from glmc_runtime.inputs import StepInputs
-from glmc_runtime.kernels import Thunk, find_binder, is_vendor
-from glmc_runtime.kernels.any_op import aten
+from glmc_runtime.kernels import Binder, Thunk, find_binder, is_vendor
 from glmc_runtime.kernels.owner import owned_by
 from glmc_runtime.kernels.vendor import Vendor
 from glmc_runtime.plan import (
@@ -94,7 +93,7 @@ class PhaseBinder:
 
     def _real_rows(self, buffer: int, symbols: Symbols) -> torch.Tensor:
         with torch.inference_mode(False):  # the caller may change its logits in place
-            rows: torch.Tensor = self._value(BufferArgument(buffer), symbols)
+            rows: torch.Tensor = self.value(BufferArgument(buffer), symbols)
             return rows[: symbols.real_sequences]
 
     def call_of(self, thunk: Thunk | None) -> Call | None:
@@ -123,7 +122,11 @@ class PhaseBinder:
     def arguments(self, position: int, symbols: Symbols) -> dict[str, Any]:
         """The tensors and constants that a call is bound to."""
         arguments = self.plan.calls[position].arguments
-        return {name: self._value(item, symbols) for name, item in arguments.items()}
+        return {name: self.value(item, symbols) for name, item in arguments.items()}
+
+    def find(self, function: str) -> Binder:
+        """The binder of a kernel that is not the vendor's."""
+        return find_binder(function)
 
     def _bind_call(self, position: int, symbols: Symbols) -> Thunk:
         call = self.plan.calls[position]
@@ -131,7 +134,7 @@ class PhaseBinder:
             values = self.arguments(position, symbols)
             if not is_vendor(call.function):
                 with owned_by(self._memory.arena):
-                    return find_binder(call.function)(values)
+                    return self.find(call.function)(values)
             if self._memory.vendor is None:
                 raise PlanError("a plan calls the vendor, but no vendor library was looked for")
             return self._memory.vendor.bind(call.function, values)
@@ -143,7 +146,8 @@ class PhaseBinder:
                 remedy="compile again with the glmc of this runtime's version",
             ) from error
 
-    def _value(self, argument: Argument, symbols: Symbols) -> Any:
+    def value(self, argument: Argument, symbols: Symbols) -> Any:
+        """The tensor or constant that an argument stands for."""
         if isinstance(argument, ValueArgument):
             return argument.value
         if isinstance(argument, WeightArgument):
@@ -151,10 +155,8 @@ class PhaseBinder:
             return weight if argument.rows is None else weight[slice(*argument.rows)]
         if isinstance(argument, CacheArgument):
             return self._memory.cache.tensor(argument.cache, argument.layer)
-        if isinstance(argument, ViewArgument):
-            return self._view(argument, symbols)
-        if isinstance(argument, ListArgument):
-            return [self._value(item, symbols) for item in argument.items]
+        if isinstance(argument, (ViewArgument, ListArgument)):
+            raise PlanError(f"a {type(argument).__name__} is in no artifact")
         counts = symbols.real if argument.real else symbols.bucket
         if isinstance(argument, ExtentArgument):
             return argument.extent.evaluate(*counts)
@@ -167,20 +169,6 @@ class PhaseBinder:
             raise PlanError(f"a view of buffer '{buffer.name}' is too large", found=str(shape))
         offset = buffer.offset.evaluate(*symbols.bucket)
         return self._memory.arena.view(offset, dtype_of(buffer.dtype), shape)
-
-    def _view(self, argument: ViewArgument, symbols: Symbols) -> Any:
-        source = self._value(argument.source, symbols)
-        parameters = [_at(parameter, symbols.bucket) for parameter in argument.parameters]
-        view = aten(argument.operation)(source, *parameters)
-        return view if argument.item is None else view[argument.item]
-
-
-def _at(parameter: Any, counts: Counts) -> Any:
-    if isinstance(parameter, Extent):
-        return parameter.evaluate(*counts)
-    if isinstance(parameter, (list, tuple)):
-        return [_at(item, counts) for item in parameter]
-    return parameter
 
 
 def evaluate(shape: Shape, counts: Counts) -> tuple[int, ...]:

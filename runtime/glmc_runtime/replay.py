@@ -22,7 +22,16 @@ from glmc_runtime.ranges import graph_range, in_range
 from glmc_runtime.statistics import Statistics
 from glmc_runtime.step import Step
 
-KERNEL_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, AssertionError)
+KERNEL_ERRORS = (
+    RuntimeError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+    MemoryError,
+)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from glmc.ir.ops.norms import rms_norm
 from glmc.ir.program import ModelShape, Program, graph_module
 from glmc.ir.symbols import Symbols
 from glmc.weights.recipe import Source, Weight
-from glmc_runtime.kernels import find_binder
+from glmc_runtime.kernels.traced import find_traced_binder
 from glmc_runtime.plan import (
     BufferArgument,
     CacheArgument,
@@ -137,5 +137,5 @@ def run(
         if call.function in KERNELS:
             KERNELS[call.function](arguments)
         else:
-            find_binder(call.function)(arguments)()
+            find_traced_binder(call.function)(arguments)()
     return value(BufferArgument(plan.output)).clone()  # type: ignore[no-any-return]

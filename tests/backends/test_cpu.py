@@ -17,7 +17,7 @@ from glmc.ir.ops.rotary import rope_table
 from glmc.pipeline import MERGES
 from glmc.weights.recipe import Constant, RopeTable, Source, Weight
 from glmc_runtime.extent import Shape
-from glmc_runtime.kernels import find_binder
+from glmc_runtime.kernels.traced import find_traced_binder
 from glmc_runtime.plan import BufferArgument, WeightArgument
 
 GONE_AFTER_THE_PASSES = {"attention", "rope", "norm_rope", "marked_attention", "marked_experts"}
@@ -90,7 +90,7 @@ class Runner:
             for name, value in bound.items()
             if isinstance(value, torch.Tensor) and name not in writes
         }
-        find_binder(function)(bound)()
+        find_traced_binder(function)(bound)()
         for name, value in before.items():
             assert torch.equal(bound[name].nan_to_num(), value.nan_to_num()), f"{name} was written"
         self.calls.append((function, host))

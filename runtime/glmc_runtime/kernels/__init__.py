@@ -3,13 +3,16 @@
 A thunk is called once per step, so a binder does everything that can be done before: it makes
 views, transposes and checks shapes. Families are imported when a plan names one of their kernels;
 those that are not the runtime's own, only from installed distributions that registered them.
+
+Kernels that only traced programs need, such as any ATen op by its name, are kept apart: no plan of
+an artifact finds them (:mod:`glmc_runtime.kernels.traced`).
 """
 
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from collections.abc import Callable
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -20,34 +23,37 @@ Thunk = Callable[[], Any]
 Binder = Callable[[dict[str, Any]], Thunk]
 
 _BINDERS: dict[str, Binder] = {}
-OWN_FAMILIES = ("aten", "cpu", "cuda", "xpu")
+_TRACED: dict[str, Binder] = {}
+OWN_FAMILIES = ("aten", "cpu", "cuda", "router")
 VENDOR_FAMILIES = ("kunlun_ops", "xspeedgate_ops")
+RESERVED = (*OWN_FAMILIES, *VENDOR_FAMILIES, "xpu")
 
 
 def register(name: str) -> Callable[[Binder], Binder]:
     """Decorator: make a binder known as ``family.kernel``."""
 
-    def keep(binder: Binder) -> Binder:
-        if name in _BINDERS:
-            raise PlanError(f"kernel '{name}' is registered twice")
-        _BINDERS[name] = binder
-        return binder
+    return partial(_keep, _BINDERS, name)
 
-    return keep
+
+def register_traced(name: str) -> Callable[[Binder], Binder]:
+    """Decorator: as :func:`register`, for traced programs alone; an artifact can't name it."""
+    return partial(_keep, _TRACED, name)
+
+
+def _keep(registry: dict[str, Binder], name: str, binder: Binder) -> Binder:
+    if name in _BINDERS or name in _TRACED:
+        raise PlanError(f"kernel '{name}' is registered twice")
+    registry[name] = binder
+    return binder
 
 
 def find_binder(name: str) -> Binder:
-    """The binder of a kernel; imports its family first.
+    """The binder of a kernel that an artifact may name; imports its family first.
 
     A family is a module of this package or an entry point of ``glmc_runtime.kernels``. Raises
     :class:`PlanError`, and :class:`ExtensionError` where an installed family can't be used.
     """
-    if name not in _BINDERS:
-        family = name.partition(".")[0]
-        if family.isidentifier() and importlib.util.find_spec(f"{__name__}.{family}"):
-            importlib.import_module(f"{__name__}.{family}")
-        else:
-            import_family(family)
+    load_family(name)
     if name not in _BINDERS:
         raise PlanError(
             f"this runtime has no kernel '{name}'",
@@ -57,12 +63,23 @@ def find_binder(name: str) -> Binder:
     return _BINDERS[name]
 
 
+def load_family(name: str) -> None:
+    """Import what registers the kernel ``name``, unless that is done."""
+    if name in _BINDERS or name in _TRACED:
+        return
+    family = name.partition(".")[0]
+    if family in OWN_FAMILIES:
+        importlib.import_module(f"{__name__}.{family}")
+    else:
+        import_family(family)
+
+
 def import_family(family: str) -> ModuleType | None:
     """The module of an installed distribution that registers ``family.*``, or None.
 
     Raises :class:`ExtensionError` when it does not import or registers kernels of other families.
     """
-    entry = entry_points.find(entry_points.KERNELS, family, (*OWN_FAMILIES, *VENDOR_FAMILIES))
+    entry = entry_points.find(entry_points.KERNELS, family, RESERVED)
     if entry is None:
         return None
     before = dict(_BINDERS)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from glmc_runtime.errors import PlanError
-from glmc_runtime.kernels import Thunk, register
+from glmc_runtime.kernels import Thunk, register_traced
 
 
 @cache
@@ -44,7 +44,7 @@ def _writing_form(name: str) -> tuple[Any, tuple[str, ...]] | None:
     return None
 
 
-@register("aten.any")
+@register_traced("aten.any")
 def any_op(arguments: dict[str, Any]) -> Thunk:
     """Run ``op`` on ``operands`` and ``keywords``; its results land in ``results``, in order.
 
@@ -98,7 +98,7 @@ def _copied(compute: Callable[[], Any], results: list[torch.Tensor]) -> Thunk:
     return run
 
 
-@register("aten.any_in_place")
+@register_traced("aten.any_in_place")
 def any_in_place(arguments: dict[str, Any]) -> Thunk:
     """Run ``op``, an op that changes its first operand, on ``target`` and ``operands``."""
     names, values = list(arguments["keyword_names"]), list(arguments["keyword_values"])

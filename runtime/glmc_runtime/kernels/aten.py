@@ -12,9 +12,7 @@ from typing import Any
 import torch
 
 from glmc_runtime.errors import PlanError
-from glmc_runtime.kernels import Thunk, any_op, register
-
-__all__ = ["any_op"]
+from glmc_runtime.kernels import Thunk, register
 
 
 @register("aten.copy")

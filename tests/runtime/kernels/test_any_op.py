@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from glmc_runtime.errors import PlanError
-from glmc_runtime.kernels import find_binder
 from glmc_runtime.kernels.any_op import _writing_form, aten
+from glmc_runtime.kernels.traced import find_traced_binder
 
 X = torch.tensor([[3.0, -1.0], [0.5, 2.0]])
 
 
 def run(name: str, *operands: Any, results: list[torch.Tensor], **keywords: Any) -> None:
-    find_binder("aten.any")(
+    find_traced_binder("aten.any")(
         {
             "op": name,
             "operands": list(operands),
@@ -86,7 +86,7 @@ def test_the_form_that_writes_is_found() -> None:
 
 def test_an_op_that_changes_its_first_operand() -> None:
     target = torch.zeros(4)
-    find_binder("aten.any_in_place")(
+    find_traced_binder("aten.any_in_place")(
         {
             "op": "aten.index_copy_.default",
             "target": target,
@@ -107,7 +107,7 @@ def test_an_unknown_op_is_refused(name: str) -> None:
 def test_scalars_of_the_cpu_are_computed_there_and_copied() -> None:
     """As a cache's counter beside its tensors on a device; torch's own out= refuses that."""
     out = torch.empty((), dtype=torch.int64, device="meta")
-    thunk = find_binder("aten.any")(
+    thunk = find_traced_binder("aten.any")(
         {
             "op": "aten.add.Tensor",
             "operands": [torch.tensor(3), torch.tensor(4)],

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from glmc_runtime.errors import PlanError
-from glmc_runtime.kernels import find_binder
 from glmc_runtime.kernels.cpu.wide_attention import multiplies
+from glmc_runtime.kernels.traced import find_traced_binder
 
 HEADS, KV_HEADS, HEAD_DIM, LENGTH = 4, 2, 16, 9
 NONE, ADDED, HIDDEN = "no mask", "mask", "one query that sees nothing"
@@ -39,7 +39,7 @@ def memory(layout: str, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
 def run(query: torch.Tensor, mask: torch.Tensor | None, causal: bool, **over: Any) -> torch.Tensor:
     out = torch.full(query.shape, torch.nan)
     size = (query.shape[0] * HEADS, LENGTH)
-    find_binder("cpu.masked_attention")(
+    find_traced_binder("cpu.masked_attention")(
         {
             "query": query,
             "mask": mask,

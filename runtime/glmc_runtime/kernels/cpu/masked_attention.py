@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from glmc_runtime.errors import PlanError
-from glmc_runtime.kernels import Thunk, register
+from glmc_runtime.kernels import Thunk, register_traced
 from glmc_runtime.kernels.checks import in_order, optional, require_dtype, require_shape
 from glmc_runtime.kernels.cpu.wide_attention import (
     nothing_where_nothing_is_seen,
@@ -17,7 +17,7 @@ from glmc_runtime.kernels.cpu.wide_attention import (
 )
 
 
-@register("cpu.masked_attention")
+@register_traced("cpu.masked_attention")
 def masked_attention(arguments: dict[str, Any]) -> Thunk:
     """query [batch, tokens, q_heads, head_dim], keys and values [batch, kv_heads, length,
     head_dim], all of any strides -> out like query, without gaps.
@@ -164,7 +164,7 @@ def _merge(tensor: torch.Tensor, first: int, second: int) -> bool:
     return tensor.stride(first) == tensor.shape[second] * tensor.stride(second)
 
 
-@register("cpu.additive_mask")
+@register_traced("cpu.additive_mask")
 def additive_mask(arguments: dict[str, Any]) -> Thunk:
     """mask bool, True: seen, of any strides -> out of its shape: 0 where seen, else -inf."""
     mask, out = arguments["mask"], arguments["out"]

@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
-from glmc_runtime.kernels import Thunk, register
+from glmc_runtime.kernels import Thunk, register_traced
 from glmc_runtime.kernels.checks import in_order, optional, require_dtype, require_shape
 from glmc_runtime.kernels.cpu.norms import normalize
 from glmc_runtime.kernels.cpu.qkv_rope_cache import rotate
 
 
-@register("cpu.rope_table")
+@register_traced("cpu.rope_table")
 def rope_table(arguments: dict[str, Any]) -> Thunk:
     """positions int64 [rows], frequencies [half] -> out [rows, 2 * half]: cos, then sin, times
     ``scaling``. angles and waves: float32 scratch [rows, half]. Rounded as in eager code: in
@@ -37,7 +37,7 @@ def rope_table(arguments: dict[str, Any]) -> Thunk:
     return in_order(*steps)
 
 
-@register("cpu.rope")
+@register_traced("cpu.rope")
 def rope(arguments: dict[str, Any]) -> Thunk:
     """x [batch, tokens, heads, head_dim] of any strides -> out like x without gaps.
 

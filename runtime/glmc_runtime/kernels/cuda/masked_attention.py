@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 
 from glmc_runtime.errors import PlanError
-from glmc_runtime.kernels import Thunk, register
+from glmc_runtime.kernels import Thunk, register_traced
 from glmc_runtime.kernels.checks import (
     in_order,
     optional,
@@ -40,7 +40,7 @@ _SIZES = ("length", "splits", "size")
 # Some masks hide by the smallest number of their dtype, which has no multiple.
 _LEAST = -3.0e38
 
-register("cuda.additive_mask")(additive_mask)
+register_traced("cuda.additive_mask")(additive_mask)
 
 
 @triton.jit
@@ -177,7 +177,7 @@ def masked_attention_kernel(
     )
 
 
-@register("cuda.masked_attention")
+@register_traced("cuda.masked_attention")
 def masked_attention(arguments: dict[str, Any]) -> Thunk:
     """query [batch, tokens, q_heads, head_dim], keys and values [batch, kv_heads, length,
     head_dim], all of any strides -> out like query, without gaps.

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 
 from glmc_runtime.errors import PlanError
-from glmc_runtime.kernels import Thunk, register
+from glmc_runtime.kernels import Thunk, register_traced
 from glmc_runtime.kernels.checks import (
     in_order,
     optional,
@@ -34,7 +34,7 @@ from glmc_runtime.kernels.cuda.rotary import (
 )
 from glmc_runtime.kernels.cuda.side_by_side import side_by_side
 
-register("cuda.rope_table")(rope_table)
+register_traced("cuda.rope_table")(rope_table)
 
 
 @triton.jit(do_not_specialize=["tokens", "rows"])
@@ -82,7 +82,7 @@ def rope_kernel(
     tl.store(out + (token * ALL + head) * HEAD_DIM + columns, turned, mask=inside)
 
 
-@register("cuda.rope")
+@register_traced("cuda.rope")
 def rope(arguments: dict[str, Any]) -> Thunk:
     """x [batch, tokens, heads, head_dim] of any strides -> out like x without gaps.
 

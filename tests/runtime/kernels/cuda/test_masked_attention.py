@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from glmc_runtime.errors import PlanError
-from glmc_runtime.kernels import find_binder
+from glmc_runtime.kernels.traced import find_traced_binder
 from tests.runtime.kernels.cuda.paged import DEVICE, not_worse, tickets_are_zero
 from tests.runtime.kernels.harness import close, nan, random
 from tests.runtime.kernels.test_masked_attention import memory
@@ -34,7 +34,7 @@ def attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, **o
         name: value.to(DEVICE) if isinstance(value, Tensor) else value
         for name, value in {**arguments, **over}.items()
     }
-    thunk = find_binder("cuda.masked_attention")({**given, "out": out})
+    thunk = find_traced_binder("cuda.masked_attention")({**given, "out": out})
     thunk()
     first = out.clone()
     out.fill_(torch.nan)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from glmc_runtime.errors import PlanError
-from glmc_runtime.kernels import find_binder
+from glmc_runtime.kernels.traced import find_traced_binder
 from tests.runtime.kernels.cuda.paged import DEVICE
 from tests.runtime.kernels.harness import close, nan, random
 
@@ -43,7 +43,7 @@ def turn(
             name: value.to(DEVICE) if isinstance(value, Tensor) else value
             for name, value in arguments.items()
         }
-    find_binder(f"{family}.rope")(arguments)()
+    find_traced_binder(f"{family}.rope")(arguments)()
     out: Tensor = arguments["out"]
     return out.cpu()
 
