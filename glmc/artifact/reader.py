@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from glmc_runtime.errors import ArtifactError
-from glmc_runtime.loader import Artifact, load_artifact, sha256_of
+from glmc_runtime.loader import Artifact, load_artifact
 from glmc_runtime.manifest import Manifest
 from glmc_runtime.plan import PhasePlan
 
@@ -41,19 +41,11 @@ def json_document(artifact: Artifact, name: str) -> dict[str, Any] | None:
 
     Raises :class:`ArtifactError` when it was changed or is no JSON object.
     """
-    entry = artifact.manifest.files.get(name)
-    if entry is None:
+    if name not in artifact.files:
         return None
-    path = artifact.path / name
-    if sha256_of(path) != entry.sha256:
-        raise ArtifactError(
-            f"{name} was changed after it was written: its sha256 differs",
-            place=str(artifact.path),
-            remedy="copy the artifact again, or compile again",
-        )
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        data = json.loads(artifact.files.read(name, compare=True).decode("utf-8"))
+    except (ValueError, RecursionError) as error:
         raise ArtifactError(
             f"{name} is not valid JSON: {error}",
             place=str(artifact.path),

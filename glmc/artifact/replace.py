@@ -9,6 +9,8 @@ import shutil
 import sys
 from pathlib import Path
 
+from glmc_runtime.artifact_files import read_manifest
+from glmc_runtime.errors import ArtifactError
 from glmc_runtime.manifest import FORMAT
 
 _AT_FDCWD = -100
@@ -18,8 +20,8 @@ _RENAME_EXCHANGE = 2  # linux/fs.h
 def is_artifact(path: Path) -> bool:
     """True for a directory with the manifest of a glmc artifact, of whatever version."""
     try:
-        data = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        data = json.loads(read_manifest(path).decode("utf-8"))
+    except (ArtifactError, OSError, ValueError, RecursionError):
         return False
     return isinstance(data, dict) and data.get("format") == FORMAT
 

@@ -2,32 +2,45 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable
+import os
+import re
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from glmc_runtime.artifact_files import (
+    MANIFEST,
+    ArtifactFiles,
+    Progress,
+    check_size,
+    read_manifest,
+    require_plain,
+    require_size,
+    sha256_of,
+    unreadable,
+)
 from glmc_runtime.errors import ArtifactError, PlanError
 from glmc_runtime.manifest import Manifest, manifest_from_json
 from glmc_runtime.plan import PhasePlan
 from glmc_runtime.plan_json import phase_from_json
 
-MANIFEST = "manifest.json"
-_HASH_CHUNK = 1 << 22
+__all__ = ["Artifact", "Progress", "is_unfinished", "load_artifact", "sha256_of"]
 
-Progress = Callable[[int, int], object]
+# A folder in which an artifact grows, or into which a replaced one was moved to be removed.
+_UNFINISHED = re.compile(r"\..*\.(partial|replaced)-")
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A checked artifact. ``plans`` has one entry per phase of the manifest."""
+    """A checked artifact. ``plans`` has one entry per phase of the manifest; ``files`` hands out
+    the bytes that were hashed."""
 
     path: Path
     manifest: Manifest
     plans: dict[str, PhasePlan]
+    files: ArtifactFiles
 
     @property
     def functions(self) -> list[str]:
@@ -41,8 +54,9 @@ def load_artifact(
     """Read and check an artifact; raises :class:`ArtifactError` or :class:`PlanError`.
 
     The set of files and their sizes are always compared with the manifest; ``verify_hashes`` also
-    reads every byte, and calls ``progress(bytes read, bytes of all files)`` after each 4 MiB.
-    Links are refused, because their target is not covered by the directory.
+    reads every byte, and calls ``progress(bytes read, bytes of all files)`` after each 4 MiB. What
+    the runtime reads of them later, weights aside, are the bytes of that one read. Only ``path``
+    itself may be a link: what is in the directory is plain files and folders, or refused.
     """
     root = Path(path)
     try:
@@ -52,31 +66,43 @@ def load_artifact(
                 place=str(root),
                 remedy="pass a directory written by 'glmc compile'",
             )
-        manifest = manifest_from_json(_read_json(root, MANIFEST))
+        manifest = manifest_from_json(_json(root, MANIFEST, read_manifest(root)))
+        _check_finished(root)
         _check_names(manifest)
-        _check_files(root, manifest, verify_hashes, progress)
+        _check_files(root, manifest)
     except OSError as error:  # a path too long, a folder that can't be listed
         raise unreadable(root, error) from error
+    files = ArtifactFiles(root, manifest.files)
+    if verify_hashes:
+        files.hash_all(lambda name: name.startswith(("plans/", "tokenizer/")), progress)
     plans = {}
     for phase in manifest.phases:
         name = f"plans/{phase}.json"
-        if name not in manifest.files:
+        if name not in files:
             raise ArtifactError(f"the manifest lists no plan of phase '{phase}'", expected=name)
-        plans[phase] = _read_plan(root, name, phase)
-    return Artifact(root, manifest, plans)
+        plans[phase] = _plan(files, name, phase)
+    return Artifact(root, manifest, plans, files)
 
 
-def _read_json(root: Path, name: str) -> Any:
-    try:
-        return json.loads((root / name).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+def is_unfinished(path: Path) -> bool:
+    """Whether a directory has the name of one that the compiler writes to and renames, or moves
+    the old artifact to: what is left of them when a compile is killed is nobody's artifact."""
+    return _UNFINISHED.match(os.path.basename(os.path.realpath(path))) is not None
+
+
+def _check_finished(root: Path) -> None:
+    if is_unfinished(root):
         raise ArtifactError(
-            f"{name} is missing",
+            "this is what a compile that was ended left behind, or is still writing",
             place=str(root),
-            remedy="the compile did not finish or this is no artifact: compile again",
-        ) from error
-    except OSError as error:
-        raise unreadable(root / name, error) from error
+            expected="an artifact under the name that it was compiled to",
+            remedy="compile again: the next compile to that name removes it",
+        )
+
+
+def _json(root: Path, name: str, data: bytes) -> Any:
+    try:
+        return json.loads(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:  # also numbers of too many digits
         raise ArtifactError(
             f"{name} is not valid JSON: {error}",
@@ -85,8 +111,8 @@ def _read_json(root: Path, name: str) -> Any:
         ) from error
 
 
-def _read_plan(root: Path, name: str, phase: str) -> PhasePlan:
-    data = _read_json(root, name)
+def _plan(files: ArtifactFiles, name: str, phase: str) -> PhasePlan:
+    data = _json(files.root, name, files.take(name))
     if not isinstance(data, dict):
         raise PlanError("the plan is not well formed", place=name, expected="a JSON object")
     plan = phase_from_json(data)
@@ -114,19 +140,11 @@ def _check_names(manifest: Manifest) -> None:
             raise ArtifactError(f"weight '{weight}' is in an unlisted file", found=entry.file)
 
 
-def _check_files(
-    root: Path, manifest: Manifest, verify_hashes: bool, progress: Progress | None
-) -> None:
-    present = set()
-    for path in root.rglob("*"):
-        name = path.relative_to(root).as_posix()
-        if path.is_symlink():
-            raise ArtifactError("the artifact holds a link", place=name, expected="plain files")
-        if path.is_file():
-            present.add(name)
-    present.discard(MANIFEST)
-    missing = sorted(set(manifest.files) - present)
-    surplus = sorted(present - set(manifest.files))
+def _check_files(root: Path, manifest: Manifest) -> None:
+    present = _plain_files(root)
+    present.pop(MANIFEST, None)
+    missing = sorted(set(manifest.files) - set(present))
+    surplus = sorted(set(present) - set(manifest.files))
     if missing or surplus:
         raise ArtifactError(
             "the files are not those that the manifest lists",
@@ -139,61 +157,25 @@ def _check_files(
             ),
             remedy="copy the artifact again, complete and unchanged",
         )
+    weights = {entry.file for entry in manifest.weights.values()}
     for name, entry in sorted(manifest.files.items()):
-        size = (root / name).stat().st_size
-        if size != entry.size:
-            raise ArtifactError(
-                "a file has another size than when it was written",
-                place=name,
-                expected=f"{entry.size} bytes",
-                found=f"{size} bytes",
-                remedy="copy the artifact again",
-            )
-    if verify_hashes:
-        _check_hashes(root, manifest, progress)
+        if name not in weights:
+            check_size(name, entry.size)
+        require_size(name, entry.size, present[name])
 
 
-def _check_hashes(root: Path, manifest: Manifest, progress: Progress | None) -> None:
-    total = sum(entry.size for entry in manifest.files.values())
-    done = 0
-
-    def count(size: int) -> None:
-        nonlocal done
-        done += size
-        if progress is not None:
-            progress(done, total)
-
-    for name, entry in sorted(manifest.files.items()):
-        if sha256_of(root / name, count) != entry.sha256:
-            raise ArtifactError(
-                "a file was changed after it was written: its sha256 differs",
-                place=name,
-                expected=entry.sha256,
-                remedy="copy the artifact again, or compile again",
-            )
-
-
-def sha256_of(path: Path, read: Callable[[int], object] | None = None) -> str:
-    """Hexadecimal sha256 of a file; raises :class:`ArtifactError`.
-
-    The file is read in pieces, and ``read`` is called with the size of each.
-    """
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as stream:
-            while piece := stream.read(_HASH_CHUNK):
-                digest.update(piece)
-                if read is not None:
-                    read(len(piece))
-    except OSError as error:
-        raise unreadable(path, error) from error
-    return digest.hexdigest()
-
-
-def unreadable(path: Path, error: OSError) -> ArtifactError:
-    """The error of a file that the system does not let us read."""
-    return ArtifactError(
-        f"{path.name} can't be read: {error.strerror or error}",
-        place=str(path),
-        remedy="check the disk and the file's permissions",
-    )
+def _plain_files(root: Path) -> dict[str, int]:
+    """Names and sizes of all files; raises ArtifactError for what is neither file nor folder."""
+    found, folders = {}, [""]
+    while folders:
+        above = folders.pop()
+        with os.scandir(root / above) as entries:
+            for entry in entries:
+                name = f"{above}{entry.name}"
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(f"{name}/")
+                    continue
+                status = entry.stat(follow_symlinks=False)
+                require_plain(name, status.st_mode)
+                found[name] = status.st_size
+    return found
