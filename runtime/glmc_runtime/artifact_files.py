@@ -99,6 +99,10 @@ class ArtifactFiles:
         self._bytes.pop(name, None)
         return data
 
+    def below(self, folder: str) -> Mapping[str, bytes]:
+        """The files of a folder by their names in it, each read when it is asked for."""
+        return _Below(self, f"{folder}/", list(self._entries))
+
     def hash_all(self, kept: Callable[[str], bool], progress: Progress | None = None) -> None:
         """Compare every hash; the bytes of the files that ``kept`` chooses are handed out later.
 
@@ -136,6 +140,23 @@ class ArtifactFiles:
             yield descriptor, before
             if not before.holds(FileState.of(os.fstat(descriptor))):
                 raise _moved(name)
+
+
+class _Below(Mapping[str, bytes]):
+    def __init__(self, files: ArtifactFiles, prefix: str, names: list[str]) -> None:
+        self._files, self._prefix = files, prefix
+        self._names = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
+
+    def __getitem__(self, name: str) -> bytes:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._files.read(f"{self._prefix}{name}")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 def read_manifest(root: Path) -> bytes:

@@ -32,7 +32,7 @@ from glmc_runtime.replay import PhaseReplay
 from glmc_runtime.sequences import Chunk
 from glmc_runtime.statistics import Statistics
 from glmc_runtime.step import Step
-from glmc_runtime.weights import given_weights, load_weights
+from glmc_runtime.weights import WeightWatch, given_weights, load_weights
 
 PREFILL_BINDINGS_KEPT = 64
 
@@ -85,8 +85,9 @@ def assemble(
             raise ArtifactError(f"the artifact has no phase '{phase}'", found=", ".join(plans))
         check_plan(plans[phase], manifest)
 
+    watch = WeightWatch()
     if given is None:
-        weights = load_weights(artifact.path, manifest, device)
+        weights = load_weights(artifact.path, manifest, device, files=artifact.files, watch=watch)
     else:
         weights = given_weights(given, manifest, device)
     arena = Arena(max(plans[name].arena.evaluate(*largest[name]) for name in largest), device)
@@ -117,7 +118,7 @@ def assemble(
         # A decode step has as many shapes as rows; prefill steps come in any shape.
         keep = PREFILL_BINDINGS_KEPT if phase == "prefill" else None
         binder = PhaseBinder(plans[phase], memory, keep, profile_ranges)
-        replays[phase] = PhaseReplay(binder, inputs, graphs, statistics, keep, guard_steps)
+        replays[phase] = PhaseReplay(binder, inputs, graphs, statistics, keep, guard_steps, watch)
     turns = Turns(device)
     if graphs.on_device:
         with turns.taken():

@@ -21,6 +21,7 @@ from glmc_runtime.plan import Call
 from glmc_runtime.ranges import graph_range, in_range
 from glmc_runtime.statistics import Statistics
 from glmc_runtime.step import Step
+from glmc_runtime.weights import WeightWatch
 
 KERNEL_ERRORS = (
     RuntimeError,
@@ -63,6 +64,7 @@ class PhaseReplay:
         statistics: Statistics,
         keep: int | None,
         guard_steps: int = 0,
+        watch: WeightWatch | None = None,
     ) -> None:
         self._binder = binder
         self._plan = binder.plan
@@ -70,6 +72,7 @@ class PhaseReplay:
         self._graphs = graphs
         self._statistics = statistics
         self._keep = keep
+        self._watch = watch or WeightWatch()
         self._steps: OrderedDict[Symbols, BoundStep] = OrderedDict()
         self._captured: dict[int, dict[int, tuple[Thunk, ...]]] = {}
         calls_vendor = any(is_vendor(call.function) for call in binder.plan.calls)
@@ -93,6 +96,7 @@ class PhaseReplay:
         return greedy
 
     def _run_step(self, step: Step, tokens: torch.Tensor | None) -> BoundStep:
+        self._watch.check()  # what was cut short must not be touched
         symbols = Symbols(step.tokens, step.sequences, step.tokens - step.padding, len(step.chunks))
         bound = self._steps.get(symbols)
         if bound is None:
@@ -108,6 +112,7 @@ class PhaseReplay:
             self._run_timed(bound, step.tokens)
         else:
             self._run(bound.thunks)
+        self._watch.check()  # nor is what was computed while a weight changed handed out
         return bound
 
     def trace(self, step: Step) -> Iterator[tuple[Call, dict[str, Any]]]:

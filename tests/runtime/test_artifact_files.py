@@ -185,10 +185,14 @@ def test_the_bytes_that_were_hashed_are_handed_out_later(copy: Path) -> None:
     listed(copy, name, b"first")
     files = load_artifact(copy).files
     (copy / name).write_bytes(b"other")
+    assert dict(files.below("tokenizer")) == {"chat_template.jinja": b"first"}
     assert files.read(name) == files.take(name) == b"first"
     with pytest.raises(ArtifactError, match="sha256 differs"):
         files.read(name, compare=True)
     assert name in files and "tokenizer/tokenizer.json" not in files
+    assert list(files.below("tokenizer")) == ["chat_template.jinja"]
+    with pytest.raises(KeyError):
+        files.below("tokenizer")["tokenizer.json"]
 
 
 @pytest.mark.parametrize(
