@@ -16,6 +16,7 @@ from glmc_runtime.cache import SCRATCH_BLOCK, KVCache, choose_block_count
 from glmc_runtime.check import check_plan
 from glmc_runtime.current_device import Turns, indexed
 from glmc_runtime.errors import ArtifactError, RequestError
+from glmc_runtime.exclusive import Exclusive
 from glmc_runtime.graph import graphs_for
 from glmc_runtime.guards import (
     check_vendor_calls,
@@ -39,7 +40,8 @@ PREFILL_BINDINGS_KEPT = 64
 
 @dataclass(frozen=True)
 class Machine:
-    """Everything that a session runs on. ``replays`` is by phase; ``turns`` orders the steps."""
+    """Everything that a session runs on. ``replays`` is by phase; ``exclusive`` keeps the steps of
+    several threads apart, and ``turns`` orders those of several streams of a device."""
 
     device: torch.device
     cache: KVCache
@@ -49,6 +51,7 @@ class Machine:
     max_context: int
     statistics: Statistics
     turns: Turns
+    exclusive: Exclusive
 
 
 def assemble(
@@ -123,7 +126,8 @@ def assemble(
     if graphs.on_device:
         with turns.taken():
             _capture(replays["decode"], decode, manifest.cache.block_size)
-    return Machine(device, cache, replays, prefill, decode, context, statistics, turns)
+    exclusive = Exclusive()
+    return Machine(device, cache, replays, prefill, decode, context, statistics, turns, exclusive)
 
 
 def vendor_of(artifact: Artifact, emulate: bool | None) -> Vendor | None:

@@ -7,14 +7,19 @@ import json
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from glmc_runtime import GUARD_STEPS, __version__, load
 from glmc_runtime.errors import GlmcError, RequestError
 from glmc_runtime.interpreter import INTERPRETED_NOTICE
 from glmc_runtime.output import status_of
 from glmc_runtime.progress import shown_progress
+from glmc_runtime.request_flags import add_request_flags, request_settings
+
+if TYPE_CHECKING:
+    from glmc_runtime.events import Completion
 
 EMULATED_LINE = "[emulated: no Kunlun hardware was used]"
 INTERPRETED_LINE = f"[{INTERPRETED_NOTICE}]"
@@ -59,12 +64,7 @@ def _parser(program: str) -> argparse.ArgumentParser:
         "--token-ids", action="append", default=[], help="a prompt as ids, such as 1,2,3"
     )
     run.add_argument("--chat", action="store_true", help="put prompts through the chat template")
-    run.add_argument("--max-new-tokens", type=int, default=128)
-    run.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
-    run.add_argument("--top-k", type=int, default=0, help="0 keeps all tokens (default)")
-    run.add_argument("--top-p", type=float, default=1.0)
-    run.add_argument("--seed", type=int)
-    run.add_argument("--ignore-eos", action="store_true")
+    add_request_flags(run)
     run.add_argument("--kv-blocks", type=int, help="blocks of the KV cache, scratch included")
     run.add_argument(
         "--guard-steps",
@@ -106,9 +106,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from glmc_runtime.sampling import SamplingParameters
-
-    sampling = SamplingParameters(options.temperature, options.top_k, options.top_p, options.seed)
+    settings = request_settings(options)
     if not options.prompt and not options.token_ids:
         raise RequestError("there is nothing to generate from", remedy="pass --prompt TEXT")
     with shown_progress(PROGRESS_LABEL) as progress:
@@ -128,11 +126,6 @@ def _run(options: argparse.Namespace) -> int:
         for prompt in options.prompt
     ]
     prompts += [_token_ids(text) for text in options.token_ids]
-    settings: dict[str, Any] = {
-        "max_new_tokens": options.max_new_tokens,
-        "sampling": sampling,
-        "ignore_eos": options.ignore_eos,
-    }
     if session.emulated and not options.json:
         print(EMULATED_LINE)
     if session.interpreted and not options.json:
@@ -155,12 +148,16 @@ def _generate(
 ) -> None:
     started = perf_counter()
     if options.json:
-        completions = session.generate(prompts, **settings)
+        stream = session.stream(prompts, **settings)
+        completions = stream.completions()
         result = {
             "emulated": session.emulated,
             "interpreted": session.interpreted,
             "seconds": perf_counter() - started,
-            "completions": [vars(completion) for completion in completions],
+            "completions": [
+                {"prompt": number, "choice": choice, **asdict(completion)}
+                for (number, choice), completion in zip(stream.answers, completions, strict=True)
+            ],
             "statistics": session.statistics.to_json(),
         }
         print(json.dumps(result, ensure_ascii=False))
@@ -176,19 +173,26 @@ def _generate(
 def _print_stream(session: Any, prompts: list[Any], settings: dict[str, Any]) -> int:
     """Print a single prompt as it comes, several one after the other. Returns the token count."""
     readable = session.text.available
-    if len(prompts) > 1:
-        completions = session.generate(prompts, **settings)
-        for number, completion in enumerate(completions):
-            ids = " ".join(map(str, completion.tokens))
-            print(f"--- prompt {number} ({completion.finish_reason})")
-            print(completion.text if readable else ids)
-        return sum(len(completion.tokens) for completion in completions)
+    stream = session.stream(prompts, **settings)
+    if len(stream.answers) > 1:
+        return _print_each(stream.answers, stream.completions(), readable)
     count = 0
-    for event in session.stream(prompts, **settings):
+    for event in stream:
         print(event.text if readable else f"{event.token} ", end="", flush=True)
         count += 1
     print()
     return count
+
+
+def _print_each(
+    answers: list[tuple[int, int]], completions: list[Completion], readable: bool
+) -> int:
+    several = any(choice for _, choice in answers)
+    for (number, choice), completion in zip(answers, completions, strict=True):
+        name = f"prompt {number}" + (f", answer {choice}" if several else "")
+        print(f"--- {name} ({completion.finish_reason})")
+        print(completion.text if readable else " ".join(map(str, completion.tokens)))
+    return sum(len(completion.tokens) for completion in completions)
 
 
 def _token_ids(text: str) -> list[int]:

@@ -9,68 +9,47 @@ however long, holds up the texts that are being written.
 Where the plans compute the greedy tokens, no logits are copied for a step that draws only these;
 and while all requests are greedy and none has prompt left or waits, the device runs a step ahead
 (:mod:`glmc_runtime.run_ahead`).
+
+Several answers of one prompt share its blocks: it is computed once, and the others are forks of it
+that wait behind it, each with the token that it drew from the same logits.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from glmc_runtime.errors import CapacityError, RequestError
-from glmc_runtime.sampling import Sampler, SamplingParameters, next_tokens
+from glmc_runtime.errors import CapacityError
+from glmc_runtime.events import Event
+from glmc_runtime.options import Settings
+from glmc_runtime.sampling import Sampler, next_tokens
 from glmc_runtime.sequences import Part, Sequence, blocks_for
+from glmc_runtime.stop_strings import StopStrings, special_tokens
 from glmc_runtime.text import TextStream
 
 if TYPE_CHECKING:
+    from glmc_runtime.run_ahead import GreedySteps
     from glmc_runtime.session import Session
-
-
-@dataclass(frozen=True)
-class Event:
-    """One new token of request number ``request``.
-
-    ``text`` is what became readable with it (empty without a tokenizer and inside a character).
-    ``finish_reason`` is None, or on the last token ``stop``, ``length`` or ``context``.
-    """
-
-    request: int
-    token: int
-    text: str
-    finish_reason: str | None
-
-
-@dataclass
-class Completion:
-    """All of one request: its new tokens (the eos id included), their text, why it ended."""
-
-    tokens: list[int]
-    text: str
-    finish_reason: str
-
-    def take(self, event: Event) -> None:
-        self.tokens.append(event.token)
-        self.text += event.text
-        self.finish_reason = event.finish_reason or self.finish_reason
-
-
-@dataclass(frozen=True)
-class Stop:
-    """When a request ends: ``length`` new tokens, or any of ``token_ids``."""
-
-    length: int
-    token_ids: frozenset[int]
 
 
 @dataclass(eq=False)
 class _Request:
+    """One answer to a prompt. ``number`` orders all of them. ``others`` are further answers to the
+    same prompt; they begin, with its blocks, when it has been computed."""
+
     number: int
+    prompt: int
+    choice: int
+    settings: Settings
     sequence: Sequence
     sampler: Sampler
     text: TextStream
+    stop: StopStrings | None
+    others: list[_Request] = field(default_factory=list)
     new_tokens: int = 0
     token: int = -1
+    forked: bool = False
 
     @property
     def prompt_left(self) -> int:
@@ -84,23 +63,20 @@ class _Request:
 
 
 class Generation:
-    """The requests of one ``stream`` call and the loop that serves them."""
+    """The requests of one ``stream`` call and what is done for them next."""
 
-    def __init__(self, session: Session, stop: Stop, prefill_tokens: int | None = None) -> None:
-        if stop.length < 1:
-            raise RequestError("max_new_tokens is out of range", expected="at least 1")
-        if prefill_tokens is not None and prefill_tokens < 1:
-            raise RequestError("prefill_tokens is out of range", expected="at least 1, or None")
+    def __init__(self, session: Session, prefill_tokens: int | None = None) -> None:
         self._prefill_tokens = prefill_tokens
         self._session = session
-        self._stop = stop
         self._waiting: deque[_Request] = deque()
         self._running: list[_Request] = []
+        self._steps: GreedySteps | None = None
+        self._count = self._prompts = 0
 
-    def add(self, sequence: Sequence, parameters: SamplingParameters) -> None:
+    def add(self, sequence: Sequence, settings: Settings) -> None:
         """Queue a request; raises :class:`CapacityError` when the cache can never hold it."""
         session = self._session
-        longest = min(len(sequence) + self._stop.length - 1, session.max_context)
+        longest = min(len(sequence) + settings.max_new_tokens - 1, session.max_context)
         needed = blocks_for(longest, session.manifest.cache.block_size)
         usable = session.cache.allocator.usable
         if needed > usable:
@@ -110,26 +86,70 @@ class Generation:
                 found=f"{usable} blocks in all",
                 remedy="shorten the prompt, lower max_new_tokens, or load with more kv_blocks",
             )
-        number = len(self._waiting)
-        self._waiting.append(_Request(number, sequence, Sampler(parameters), session.text.stream()))
+        answers = [self._answer(choice, sequence, settings) for choice in range(settings.n)]
+        answers[0].others = answers[1:]
+        self._waiting.append(answers[0])
+        self._prompts += 1
 
-    def events(self) -> Iterator[Event]:
-        """Run until every request has finished. Closing the iterator gives all blocks back."""
-        try:
-            while self._waiting or self._running:
-                self._admit()
-                if not self._make_room():
-                    if not self._admittable():
-                        raise self._starved()
-                elif self._may_run_ahead():
-                    yield from self._run_ahead()
-                else:
-                    parts, drawing = self._next_step()
-                    yield from self._take(drawing, self._draw(parts, drawing))
-        finally:
-            for request in self._running:
-                self._session.release(request.sequence)
-            self._running = []
+    def _answer(self, choice: int, sequence: Sequence, settings: Settings) -> _Request:
+        text = self._session.text
+        self._count += 1
+        return _Request(
+            self._count,
+            self._prompts,
+            choice,
+            settings,
+            sequence,
+            Sampler(
+                settings.sampling_of(choice), sequence.tokens, settings.ends, settings.logprobs
+            ),
+            text.stream(),
+            StopStrings(settings.stop, special_tokens(text.tokenizer), settings.include_stop)
+            if settings.stop
+            else None,
+        )
+
+    @property
+    def answers(self) -> list[tuple[int, int]]:
+        """Number of the prompt and of its answer, for each that is to come."""
+        return [
+            (request.prompt, answer.choice)
+            for request in self._waiting
+            for answer in (request, *request.others)
+        ]
+
+    def turn(self) -> list[Event]:
+        """Run steps until one draws tokens; their events, none when all requests have finished."""
+        while self._waiting or self._running:
+            steps = self._steps
+            events = self._step() if steps is None else self._step_ahead(steps)
+            if events:
+                return events
+        return []
+
+    def close(self) -> None:
+        """Give all blocks back; nothing is left to do then."""
+        steps, self._steps = self._steps, None
+        if steps is not None:
+            steps.close()
+        for request in (*self._running, *self._waiting):
+            self._session.release(request.sequence)
+        self._running = []
+        self._waiting.clear()
+
+    def _step(self) -> list[Event]:
+        self._admit()
+        if not self._make_room():
+            if not self._admittable():
+                raise self._starved()
+            return []
+        if self._may_run_ahead():
+            sequences = [request.sequence for request in self._running]
+            tokens = [request.token for request in self._running]
+            self._steps = self._session.greedy_steps(sequences, tokens)
+            return self._step_ahead(self._steps)
+        parts, drawing = self._next_step()
+        return self._draw(parts, drawing)
 
     def _admit(self) -> None:
         """Let waiting requests in that fit next to the running ones, in their order."""
@@ -167,8 +187,12 @@ class Generation:
     def _admittable(self) -> bool:
         """Whether the next waiting request has its blocks when nothing else runs."""
         sequence = self._waiting[0].sequence
-        needed = self._session.blocks_needed(sequence, len(sequence))
-        return needed <= self._session.cache.allocator.available
+        while True:
+            needed = self._session.blocks_needed(sequence, len(sequence))
+            if needed <= self._session.cache.allocator.available:
+                return True
+            if not self._give_up_waiting():
+                return False
 
     def _starved(self) -> CapacityError:
         allocator = self._session.cache.allocator
@@ -191,6 +215,8 @@ class Generation:
             )
             if needed <= session.cache.allocator.available:
                 return True
+            if self._give_up_waiting():
+                continue
             youngest = max(self._running, key=lambda request: request.number)
             self._running.remove(youngest)
             if not youngest.prompt_left:
@@ -201,59 +227,98 @@ class Generation:
             session.statistics.preempted += 1
         return False
 
+    def _give_up_waiting(self) -> bool:
+        """Take the blocks of the youngest answer that waits with those of its prompt."""
+        holding = [request for request in self._waiting if request.sequence.blocks]
+        if not holding:
+            return False
+        youngest = max(holding, key=lambda request: request.number)
+        self._session.release(youngest.sequence)
+        self._session.statistics.preempted += 1
+        return True
+
     def _may_run_ahead(self) -> bool:
         return (
             self._session.greedy
             and not self._waiting
-            and all(item.sampler.greedy and not item.prompt_left for item in self._running)
+            and not any(item.sampler.needs_logits or item.prompt_left for item in self._running)
         )
 
-    def _run_ahead(self) -> Iterator[Event]:
-        """Decode until no step is ahead: one of the requests ended, or blocks are short."""
-        session, batch = self._session, list(self._running)
-        sequences = [request.sequence for request in batch]
-        with session.greedy_steps(sequences, [request.token for request in batch]) as steps:
-            while True:
-                ends = any([self._ends_next(request) for request in batch])
-                yield from self._take(batch, steps.step(ahead=not ends))
-                for request in set(batch).difference(self._running):
-                    steps.leave(request.sequence)
-                batch = list(self._running)
-                if not batch or not steps.ahead:
-                    return
+    def _step_ahead(self, steps: GreedySteps) -> list[Event]:
+        """Decode by steps that run ahead, until none is: a request ended, or blocks are short."""
+        batch = list(self._running)
+        ends = any([self._ends_next(request) for request in batch])
+        events = self._take(batch, steps.step(ahead=not ends))
+        for request in set(batch).difference(self._running):
+            steps.leave(request.sequence)
+        if not self._running or not steps.ahead:
+            steps.close()
+            self._steps = None
+        return events
 
     def _ends_next(self, request: _Request) -> bool:
         """Whether the next token is a request's last, whatever it is."""
-        if request.new_tokens + 1 >= self._stop.length:
+        if request.new_tokens + 1 >= request.settings.max_new_tokens:
             return True
         return len(request.sequence) + 1 >= self._session.max_context
 
-    def _draw(self, parts: list[Part], drawing: list[_Request]) -> list[int]:
+    def _draw(self, parts: list[Part], drawing: list[_Request]) -> list[Event]:
         """Run a step and choose the next token of each request that draws one."""
-        samplers = [request.sampler for request in drawing]
-        if self._session.greedy and all([sampler.greedy for sampler in samplers]):
-            return self._session.step_greedy(parts)
-        return next_tokens(samplers, self._session.step(parts))
+        session = self._session
+        if session.greedy and not any([request.sampler.needs_logits for request in drawing]):
+            return self._take(drawing, session.step_greedy(parts))
+        logits = session.step(parts)
+        rows = [row for row, request in enumerate(drawing) for _ in (request, *request.others)]
+        first = [request for request in drawing if request.others]
+        drawing = [answer for request in drawing for answer in (request, *request.others)]
+        if first:
+            logits = logits[rows]
+        tokens = next_tokens([request.sampler for request in drawing], logits)
+        for request in first:
+            self._fork(request)
+        return self._take(drawing, tokens)
 
-    def _take(self, batch: list[_Request], drawn: list[int]) -> Iterator[Event]:
-        """Note each request's next token; those that finish leave before their event is seen."""
-        for request, token in zip(batch, drawn, strict=True):
-            request.token = token
-            request.new_tokens += 1
-            reason = self._finish_reason(request)
-            text = request.text.feed(token)
-            if reason is not None:
-                self._running.remove(request)
-                self._session.release(request.sequence)
-                self._session.statistics.finished[reason] += 1
-                text += request.text.finish()
-            yield Event(request.number, token, text, reason)
+    def _fork(self, request: _Request) -> None:
+        """Let the other answers begin behind the prompt that is computed now, with its blocks."""
+        for other in request.others:
+            other.sequence = self._session.fork(request.sequence)
+            other.forked = True
+        self._waiting.extendleft(reversed(request.others))
+        request.others = []
 
-    def _finish_reason(self, request: _Request) -> str | None:
-        if request.token in self._stop.token_ids:
-            return "stop"
-        if request.new_tokens >= self._stop.length:
-            return "length"
+    def _take(self, batch: list[_Request], drawn: list[int]) -> list[Event]:
+        """Note each request's next token; those that finish leave."""
+        return [self._note(request, token) for request, token in zip(batch, drawn, strict=True)]
+
+    def _note(self, request: _Request, token: int) -> Event:
+        request.token = token
+        request.new_tokens += 1
+        reason, why = self._finish_reason(request)
+        text = request.text.feed(token)
+        stop = request.stop
+        if stop is not None:
+            text = stop.feed(token, text)
+            if reason is not None and stop.found is None:
+                text += stop.finish(request.text.finish())
+            if stop.found is not None:
+                reason, why = "stop", stop.found
+        elif reason is not None:
+            text += request.text.finish()
+        forked, request.forked = request.forked, False
+        if reason is not None:
+            (self._waiting if forked else self._running).remove(request)
+            self._session.release(request.sequence)
+            self._session.statistics.finished[reason] += 1
+        elif forked:
+            request.sequence.tokens.append(token)  # computed when it is let in
+        logprobs = request.sampler.logprobs
+        return Event(request.prompt, token, text, reason, request.choice, why, logprobs)
+
+    def _finish_reason(self, request: _Request) -> tuple[str | None, str | int | None]:
+        if request.token in request.settings.ends:
+            return "stop", request.token
+        if request.new_tokens >= request.settings.max_new_tokens:
+            return "length", None
         if len(request.sequence) >= self._session.max_context:
-            return "context"
-        return None
+            return "context", None
+        return None, None

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from glmc_runtime.errors import CapacityError, GlmcError
+from glmc_runtime.arguments import shown
+from glmc_runtime.errors import CapacityError, GlmcError, RequestError
 from glmc_runtime.reservation import reserve
 from glmc_runtime.sampling import not_finite
 from glmc_runtime.sequences import (
@@ -88,10 +89,10 @@ class GreedySteps:
         token_ids: ListLike[int],
     ) -> None:
         check_distinct([Part(sequence) for sequence in sequences])
-        check_decode(sequences, token_ids)
+        ids = check_decode(sequences, token_ids)
         rows = machine.decode_buckets.choose(len(sequences))
         self.sequences = list(sequences)
-        self._tokens = list(token_ids)
+        self._tokens = ids
         self._machine = machine
         self._vocabulary = vocabulary
         self._replay = machine.replays["decode"]
@@ -116,7 +117,7 @@ class GreedySteps:
         Raises what :meth:`glmc_runtime.session.Session.decode` does and, with the sequences as
         decode leaves them, :class:`NumericsError` where logits are not finite; that ends it.
         """
-        with self._machine.turns.taken():
+        with self._machine.exclusive, self._machine.turns.taken():
             return self._step(ahead)
 
     def _step(self, ahead: bool) -> list[int]:
@@ -142,27 +143,32 @@ class GreedySteps:
 
     def leave(self, sequence: Sequence) -> None:
         """Let a sequence out; its row of a step that is under way is thrown away."""
-        row = self.sequences.index(sequence)
-        del self.sequences[row], self._tokens[row]
-        self._failure = None  # of a batch that is no more
-        self._give_back(sequence)
+        with self._machine.exclusive:
+            if sequence not in self.sequences:
+                raise RequestError("the sequence is none of this batch", found=shown(sequence))
+            row = self.sequences.index(sequence)
+            del self.sequences[row], self._tokens[row]
+            self._failure = None  # of a batch that is no more
+            self._give_back(sequence)
 
     def close(self) -> None:
         """Let all sequences out, each as decode would have left it."""
-        if self._flight is not None:
-            self._counts.discarded += len(self._flight.sequences)
-        self._flight = self._failure = None
-        for sequence in self.sequences:
-            self._give_back(sequence)
-        self.sequences, self._tokens = [], []
+        with self._machine.exclusive:
+            if self._flight is not None:
+                self._counts.discarded += len(self._flight.sequences)
+            self._flight = self._failure = None
+            for sequence in self.sequences:
+                self._give_back(sequence)
+            self.sequences, self._tokens = [], []
 
     def __iter__(self) -> GreedySteps:
         return self
 
     def __next__(self) -> list[int]:
-        if not self.sequences:
-            raise StopIteration
-        return self.step()
+        with self._machine.exclusive:
+            if not self.sequences:
+                raise StopIteration
+            return self.step()
 
     def __enter__(self) -> GreedySteps:
         return self

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 
+from glmc_runtime.arguments import integer, items_of, shown, token_ids
 from glmc_runtime.errors import RequestError
 
 _LONG = 256  # tokens from which an array was faster than a list
@@ -64,9 +65,7 @@ def blocks_for(tokens: int, block_size: int) -> int:
 
 def new_sequence(tokens: ListLike[int], max_context: int, vocabulary: int) -> Sequence:
     """A sequence of a prompt; raises :class:`RequestError`."""
-    ids: ListLike[int] = _packed(tokens) if isinstance(tokens, list) else ()
-    if not isinstance(ids, array):
-        ids = _packed(list(map(int, tokens)))
+    ids = _packed(token_ids("the prompt", tokens))
     if not ids:
         raise RequestError(
             "the prompt is empty", expected="at least one token", remedy="pass a prompt"
@@ -100,32 +99,36 @@ def chunk_of(part: Part, max_context: int, vocabulary: int) -> Chunk:
             found=f"all {length} tokens are cached",
             remedy="append tokens",
         )
-    if count is None:
-        count = fresh
+    count = fresh if count is None else integer("compute", count)
     if not 1 <= count <= fresh:
         raise RequestError(
             "a part computes another number of tokens than there are",
             expected=f"compute of 1 to {fresh}",
             found=str(count),
         )
+    logits = integer("logits", logits)
     if not 0 <= logits <= count:
         raise RequestError(
             "logits exist only behind the tokens that a part computes",
             expected=f"logits of 0 to {count}",
             found=str(logits),
         )
-    tokens = _packed([*sequence.tokens[cached : cached + count], *append])
+    fresh_ids = [*sequence.tokens[cached : cached + count], *append]
+    if set(map(type, fresh_ids)) != {int}:
+        fresh_ids = token_ids("the sequence", fresh_ids)
+    tokens = _packed(fresh_ids)
     _check_tokens(tokens, vocabulary)
     return Chunk(tokens[:count], cached, sequence.blocks, logits)
 
 
-def check_decode(sequences: ListLike[Sequence], token_ids: ListLike[int]) -> None:
-    """Refuse a decode step that is none; raises :class:`RequestError`."""
-    if len(sequences) != len(token_ids):
+def check_decode(sequences: ListLike[Sequence], tokens: ListLike[int]) -> list[int]:
+    """Refuse a decode step that is none; the tokens. Raises :class:`RequestError`."""
+    ids = token_ids("the tokens of decode", tokens)
+    if len(sequences) != len(ids):
         raise RequestError(
             "decode takes one token for each sequence",
             expected=str(len(sequences)),
-            found=str(len(token_ids)),
+            found=str(len(ids)),
         )
     for sequence in sequences:
         if sequence.cached != len(sequence):
@@ -134,6 +137,45 @@ def check_decode(sequences: ListLike[Sequence], token_ids: ListLike[int]) -> Non
                 expected=f"{len(sequence)} tokens in the cache",
                 found=f"{sequence.cached}",
             )
+    return ids
+
+
+def sequences_of(value: object) -> list[Sequence]:
+    """Sequences in a list; a lone one is meant as one. Raises :class:`RequestError`."""
+    if isinstance(value, Sequence):
+        return [value]
+    found = items_of("sequences", value, "sequences")
+    for item in found:
+        sequence_of(item)
+    return found
+
+
+def sequence_of(value: object) -> Sequence:
+    """Raises :class:`RequestError` for what is no sequence."""
+    if not isinstance(value, Sequence):
+        raise RequestError(
+            "this is no sequence",
+            expected="what session.sequence or session.fork returned",
+            found=shown(value),
+        )
+    return value
+
+
+def parts_of(value: object) -> list[Part]:
+    """The parts of a step, their tokens as lists of int. Raises :class:`RequestError`."""
+    parts = [value] if isinstance(value, Part) else items_of("parts", value, "parts")
+    for place, part in enumerate(parts):
+        if not isinstance(part, Part):
+            raise RequestError(
+                "a step takes parts",
+                expected="Part(sequence, ...) for each of its sequences",
+                found=shown(part),
+            )
+        sequence_of(part.sequence)
+        if type(part.append) is not tuple or set(map(type, part.append)) - {int}:
+            append = token_ids("append", part.append)
+            parts[place] = part._replace(append=tuple(append))
+    return parts
 
 
 def check_distinct(parts: ListLike[Part]) -> None:
@@ -146,9 +188,9 @@ def check_distinct(parts: ListLike[Part]) -> None:
 
 def _packed(tokens: list[int]) -> ListLike[int]:
     """A long list as an array, whose ends torch finds at once and which a step copies whole. A
-    short list comes back as it is, as does one that holds anything but integers of 64 bits."""
+    short list comes back as it is, as does one that holds an integer of more than 64 bits."""
     if len(tokens) >= _LONG:
-        with contextlib.suppress(TypeError, OverflowError):
+        with contextlib.suppress(OverflowError):
             return array("q", tokens)
     return tokens
 
@@ -166,5 +208,5 @@ def _check_tokens(tokens: ListLike[int], vocabulary: int) -> None:
             raise RequestError(
                 "a token id is not in the vocabulary",
                 expected=f"0 to {vocabulary - 1}",
-                found=str(token),
+                found=shown(token),
             )

@@ -1,9 +1,11 @@
 """A session: one loaded artifact, its memory, and the step that an engine drives.
 
-A session is used from one thread. An engine makes sequences, calls ``step`` as its scheduler likes
-(``prefill`` and ``decode`` are its common cases), and gives blocks back with ``release`` and
-``truncate``; ``fork`` shares them. What is refused changes nothing, and a step that fails leaves
-tokens and cached counts as they were. ``greedy_steps`` decodes without waiting for the device.
+Threads may share a session: each step is run whole before the next one begins, whoever asks for it
+(:mod:`glmc_runtime.exclusive`). A fork of the process may not use it. An engine makes sequences,
+calls ``step`` as its scheduler likes (``prefill`` and ``decode`` are its common cases), and gives
+blocks back with ``release`` and ``truncate``; ``fork`` shares them. What is refused changes
+nothing, and a step that fails leaves tokens and cached counts as they were. ``greedy_steps``
+decodes without waiting for the device.
 
 Logits are always the caller's own, to keep and to change. The copy of 16 rows of a vocabulary of
 151552 takes 0.1 ms in bfloat16 and 0.4 ms in float32 on two threads of a processor, where their
@@ -12,16 +14,21 @@ argmax alone takes 2 ms.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from collections.abc import Sequence as ListLike
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
+from glmc_runtime.arguments import flag, integer, prompts_of
 from glmc_runtime.assemble import Machine
+from glmc_runtime.bad_words import spellings
 from glmc_runtime.errors import RequestError
-from glmc_runtime.generation import Completion, Event, Generation, Stop
+from glmc_runtime.events import Completion
+from glmc_runtime.generation import Generation
+from glmc_runtime.generation_config import Defaults, read_defaults, settle
 from glmc_runtime.loader import Artifact
+from glmc_runtime.options import RequestOptions, Settings, options_for
 from glmc_runtime.packing import pack, step_of
 from glmc_runtime.replay import PhaseReplay
 from glmc_runtime.reservation import blocks_lacking, reserve
@@ -36,8 +43,12 @@ from glmc_runtime.sequences import (
     check_distinct,
     chunk_of,
     new_sequence,
+    parts_of,
+    sequence_of,
+    sequences_of,
 )
 from glmc_runtime.step import Step
+from glmc_runtime.stream import EventStream
 from glmc_runtime.text import Text
 
 Taken = TypeVar("Taken")
@@ -66,6 +77,7 @@ class Session:
         self._rows_apart = artifact.plans["decode"].rows_apart
         self._replays = machine.replays
         self._machine = machine
+        self._defaults: Defaults | None = None
 
     def sequence(self, tokens: ListLike[int]) -> Sequence:
         """A new sequence; raises :class:`RequestError` for an empty or overlong prompt."""
@@ -92,8 +104,10 @@ class Session:
             with torch.inference_mode(False):  # the caller may change its logits in place
                 return logits.clone() if len(wanted) == len(step.chunks) else logits[wanted]
 
-        chunks, kept = self._run(parts, take)
-        _book(parts, chunks)
+        parts = parts_of(parts)
+        with self._machine.exclusive:
+            chunks, kept = self._run(parts, take)
+            _book(parts, chunks)
         with torch.inference_mode(False):
             return kept[0] if len(kept) == 1 else torch.cat(kept)
 
@@ -111,12 +125,14 @@ class Session:
         ) -> tuple[torch.Tensor, list[int]]:
             return replay.run_greedy(step).clone(), wanted
 
-        chunks, kept = self._run(parts, take)
-        read = [(tokens.tolist(), wanted) for tokens, wanted in kept]
-        chosen: list[int] = [tokens[row] for tokens, wanted in read for row in wanted]
-        if any([token < 0 for token in chosen]):
-            raise not_finite(f"greedy tokens {chosen[:4]}, of which -1 is none")
-        _book(parts, chunks)
+        parts = parts_of(parts)
+        with self._machine.exclusive:
+            chunks, kept = self._run(parts, take)
+            read = [(tokens.tolist(), wanted) for tokens, wanted in kept]
+            chosen: list[int] = [tokens[row] for tokens, wanted in read for row in wanted]
+            if any([token < 0 for token in chosen]):
+                raise not_finite(f"greedy tokens {chosen[:4]}, of which -1 is none")
+            _book(parts, chunks)
         return chosen
 
     def _run(
@@ -145,7 +161,7 @@ class Session:
 
         Returns the logits of the last token of each, [len(sequences), vocabulary].
         """
-        return self.step([Part(sequence) for sequence in sequences])
+        return self.step([Part(sequence) for sequence in sequences_of(sequences)])
 
     def decode(self, sequences: ListLike[Sequence], token_ids: ListLike[int]) -> torch.Tensor:
         """Append one token to each sequence, all of whose tokens are cached; a :meth:`step`.
@@ -153,10 +169,11 @@ class Session:
         Returns the logits behind these tokens, [len(sequences), vocabulary]. It is one replay, so
         it also raises :class:`CapacityError` for more sequences than the largest decode bucket.
         """
+        sequences = sequences_of(sequences)
         self.decode_buckets.choose(len(sequences))
-        check_decode(sequences, token_ids)
-        pairs = zip(sequences, token_ids, strict=True)
-        return self.step([Part(sequence, (token,)) for sequence, token in pairs])
+        with self._machine.exclusive:
+            pairs = zip(sequences, check_decode(sequences, token_ids), strict=True)
+            return self.step([Part(sequence, (token,)) for sequence, token in pairs])
 
     def greedy_steps(self, sequences: ListLike[Sequence], token_ids: ListLike[int]) -> GreedySteps:
         """Decode a batch greedily, on a device one step ahead of the tokens that are handed out.
@@ -175,7 +192,9 @@ class Session:
                 "the artifact's decode plan does not compute the likeliest tokens",
                 remedy="use decode, or compile for a target that has them, such as cuda",
             )
-        return GreedySteps(self._machine, self.manifest.model.vocabulary, sequences, token_ids)
+        vocabulary = self.manifest.model.vocabulary
+        with self._machine.exclusive:
+            return GreedySteps(self._machine, vocabulary, sequences_of(sequences), token_ids)
 
     def fork(self, sequence: Sequence) -> Sequence:
         """A second sequence with the same tokens that shares what is cached of them.
@@ -184,101 +203,122 @@ class Session:
         owners writes to it, which takes one block more. Fork and :meth:`truncate` to share a
         prefix.
         """
-        blocks = sequence.blocks[: blocks_for(sequence.cached, self.manifest.cache.block_size)]
-        self.cache.allocator.share(blocks)
-        return Sequence(list(sequence.tokens), blocks, sequence.cached)
+        sequence_of(sequence)
+        with self._machine.exclusive:
+            blocks = sequence.blocks[: blocks_for(sequence.cached, self.manifest.cache.block_size)]
+            self.cache.allocator.share(blocks)
+            return Sequence(list(sequence.tokens), blocks, sequence.cached)
 
     def truncate(self, sequence: Sequence, length: int) -> None:
         """Forget the tokens beyond the first ``length``, such as rejected drafts, and give back
         the blocks that only they used. Raises :class:`RequestError` for another length than 0 to
         the number of tokens."""
-        if not 0 <= length <= len(sequence):
-            raise RequestError(
-                "a sequence can't be truncated to this length",
-                expected=f"0 to {len(sequence)}",
-                found=str(length),
-            )
-        sequence.changes += 1
-        kept = blocks_for(length, self.manifest.cache.block_size)
-        self.cache.allocator.free(sequence.blocks[kept:])
-        del sequence.blocks[kept:]
-        del sequence.tokens[length:]
-        sequence.cached = min(sequence.cached, length)
+        sequence_of(sequence)
+        length = integer("length", length)
+        with self._machine.exclusive:
+            if not 0 <= length <= len(sequence):
+                raise RequestError(
+                    "a sequence can't be truncated to this length",
+                    expected=f"0 to {len(sequence)}",
+                    found=str(length),
+                )
+            sequence.changes += 1
+            kept = blocks_for(length, self.manifest.cache.block_size)
+            self.cache.allocator.free(sequence.blocks[kept:])
+            del sequence.blocks[kept:]
+            del sequence.tokens[length:]
+            sequence.cached = min(sequence.cached, length)
 
     def release(self, sequence: Sequence) -> None:
         """Give the blocks of a sequence back. Its tokens stay, so it can be prefilled again."""
-        self.cache.allocator.free(sequence.blocks)
-        sequence.changes += 1
-        sequence.blocks = []
-        sequence.cached = 0
+        sequence_of(sequence)
+        with self._machine.exclusive:
+            self.cache.allocator.free(sequence.blocks)
+            sequence.changes += 1
+            sequence.blocks = []
+            sequence.cached = 0
 
     def blocks_needed(self, sequence: Sequence, length: int) -> int:
         """Free blocks that a sequence takes to grow to ``length`` tokens, copies of shared ones
         counted."""
-        return blocks_lacking(self.cache, sequence.blocks, sequence.cached, length)
+        with self._machine.exclusive:
+            return blocks_lacking(self.cache, sequence.blocks, sequence.cached, length)
 
     def stream(
         self,
-        prompts: Iterable[str | ListLike[int]],
+        prompts: str | ListLike[int] | ListLike[str | ListLike[int]],
         *,
-        max_new_tokens: int = 128,
+        options: RequestOptions | ListLike[RequestOptions | None] | None = None,
         sampling: SamplingParameters | ListLike[SamplingParameters] | None = None,
-        stop_token_ids: Iterable[int] = (),
-        ignore_eos: bool = False,
+        generation_config: bool = True,
         prefill_tokens: int | None = None,
-    ) -> Iterator[Event]:
+        **common: Any,
+    ) -> EventStream:
         """Generate for all prompts (texts or token ids) and yield one event per new token.
 
-        One ``sampling`` serves all prompts, or one each. Generation ends at any eos id of the
-        model or of ``stop_token_ids``, after ``max_new_tokens``, or at the end of the context.
+        What a request may ask for are the fields of :class:`glmc_runtime.options.RequestOptions`:
+        as keywords for all prompts (``max_new_tokens=32, stop=["\n\n"]``), or as ``options``, one
+        for all or a list with one each; ``sampling`` is the same for the parameters that choose
+        tokens alone. What is left out has the value of the checkpoint's generation_config.json,
+        which ``generation_config`` False ignores; see docs/requests.md for all of it.
+
         At most ``prefill_tokens`` tokens of prompts are computed between two tokens of a running
         text (None: as many as the largest prefill bucket); fewer make texts steadier and slower.
         Requests are checked here, before the first event: raises :class:`RequestError` and, for a
         request that the KV cache can never hold, :class:`CapacityError`.
         """
-        stop = Stop(
-            max_new_tokens,
-            frozenset(stop_token_ids)
-            | (frozenset() if ignore_eos else frozenset(self.manifest.model.eos_token_ids)),
-        )
-        generation = Generation(self, stop, prefill_tokens)
-        prompts = list(prompts)
-        if sampling is None or isinstance(sampling, SamplingParameters):
-            sampling = [sampling or SamplingParameters()] * len(prompts)
-        if len(sampling) != len(prompts):
-            raise RequestError(
-                "the number of sampling options is not that of the prompts",
-                expected=str(len(prompts)),
-                found=str(len(sampling)),
-            )
-        for prompt, parameters in zip(prompts, sampling, strict=True):
+        limit = None
+        if prefill_tokens is not None:
+            limit = integer("prefill_tokens", prefill_tokens, least=1)
+        defaults = self._defaults_of(flag("generation_config", generation_config))
+        asked = prompts_of(prompts)
+        each = options_for(len(asked), options, sampling, common)
+        generation = Generation(self, limit)
+        for prompt, own in zip(asked, each, strict=True):
             tokens = self.text.encode(prompt) if isinstance(prompt, str) else prompt
-            generation.add(self.sequence(tokens), parameters)
-        return generation.events()
+            sequence = self.sequence(tokens)
+            generation.add(sequence, self._settings(own, defaults, len(sequence)))
+        return EventStream(generation, self._machine.exclusive)
 
     def generate(
         self,
-        prompts: Iterable[str | ListLike[int]],
+        prompts: str | ListLike[int] | ListLike[str | ListLike[int]],
         *,
-        max_new_tokens: int = 128,
+        options: RequestOptions | ListLike[RequestOptions | None] | None = None,
         sampling: SamplingParameters | ListLike[SamplingParameters] | None = None,
-        stop_token_ids: Iterable[int] = (),
-        ignore_eos: bool = False,
+        generation_config: bool = True,
         prefill_tokens: int | None = None,
+        **common: Any,
     ) -> list[Completion]:
-        """Like :meth:`stream`, but collected: one completion per prompt, in their order."""
-        prompts = list(prompts)
-        completions = [Completion([], "", "") for _ in prompts]
-        for event in self.stream(
+        """Like :meth:`stream`, but collected: one completion per prompt, in their order; with ``n``
+        as many for each, side by side."""
+        stream = self.stream(
             prompts,
-            max_new_tokens=max_new_tokens,
+            options=options,
             sampling=sampling,
-            stop_token_ids=stop_token_ids,
-            ignore_eos=ignore_eos,
+            generation_config=generation_config,
             prefill_tokens=prefill_tokens,
-        ):
-            completions[event.request].take(event)
-        return completions
+            **common,
+        )
+        return stream.completions()
+
+    def _defaults_of(self, wanted: bool) -> Defaults:
+        """What the checkpoint's generation_config.json says, read when it is first asked for."""
+        if not wanted:
+            return Defaults()
+        if self._defaults is None:
+            self._defaults = read_defaults(self.artifact.path / "tokenizer")
+        return self._defaults
+
+    def _settings(self, options: RequestOptions, defaults: Defaults, prompt: int) -> Settings:
+        return settle(
+            options,
+            defaults,
+            prompt,
+            self.manifest.model.eos_token_ids,
+            self.manifest.model.vocabulary,
+            lambda word: spellings(self.text.tokenizer, word),
+        )
 
 
 def _book(parts: ListLike[Part], chunks: list[Chunk]) -> None:

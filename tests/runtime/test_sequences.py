@@ -26,10 +26,9 @@ LENGTHS = pytest.mark.parametrize("length", [3, 300])
         torch.tensor,
         lambda ids: list(torch.tensor(ids)),
         lambda ids: [float(token) for token in ids],
-        bytes,
         *(partial(array, kind) for kind in "iBHqQd"),
     ],
-    ids=["list", "tuple", "tensor", "tensors", "floats", "bytes", *"iBHqQd"],
+    ids=["list", "tuple", "tensor", "tensors", "floats", *"iBHqQd"],
 )
 def test_tokens_become_plain_integers(kind: Any, length: int) -> None:
     ids = [number * 7 % 250 for number in range(length)]

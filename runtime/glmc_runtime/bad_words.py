@@ -1,0 +1,27 @@
+"""Bad words that are texts, as token ids."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Sequence as ListLike
+from typing import Any
+
+
+def spellings(tokenizer: Any, word: str) -> list[list[int]]:
+    """The token ids of a word at the beginning of a text and behind a space, where they differ."""
+    found: list[list[int]] = []
+    for text in (word, f" {word.lstrip()}"):
+        ids = [int(token) for token in tokenizer.encode(text, add_special_tokens=False).ids]
+        if ids and ids not in found:
+            found.append(ids)
+    return found
+
+
+def spelled(
+    words: ListLike[str | tuple[int, ...]], spell: Callable[[str], list[list[int]]]
+) -> list[list[int]]:
+    """All words as lists of token ids."""
+    ids: list[list[int]] = []
+    for word in words:
+        ids += spell(word) if isinstance(word, str) else [list(word)]
+    return ids
