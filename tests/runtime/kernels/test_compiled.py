@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from glmc_runtime.kernels.cpu import compiled, narrow
+from glmc_runtime.kernels.cpu import compiled, kept, narrow
 from glmc_runtime.kernels.cpu.compiled import SOURCES, NoLibraryError, build, library
 
 NAME = "bfloat16_product"
@@ -136,12 +136,113 @@ def test_a_compiler_that_hangs_is_left(monkeypatch: pytest.MonkeyPatch, tmp_path
         build(SOURCE)
 
 
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A kept library of one function, which is compiled in no time."""
+    source = tmp_path / "sources" / "one.c"
+    source.parent.mkdir()
+    source.write_text("int one(void) { return 1; }")
+    monkeypatch.setattr(compiled, "SOURCES", source.parent)
+    return build(source)
+
+
+def works() -> bool:
+    library.cache_clear()
+    found = library("one", "slow")
+    return found is not None and found.one() == 1
+
+
 @has_compiler
-def test_what_was_cut_short_is_made_again() -> None:
-    found = build(SOURCE)
-    found.write_bytes(found.read_bytes()[:100])
-    assert library(NAME, "slow") is not None
-    assert found.stat().st_size > 100
+@pytest.mark.parametrize("share", [0, 0.01, 0.5, 0.9])
+@pytest.mark.parametrize("behind", [b"", b"\0"], ids=["cut", "zeros"])
+def test_what_was_cut_short_is_made_again(small: Path, share: float, behind: bytes) -> None:
+    whole = small.read_bytes()
+    size = int(len(whole) * share)
+    small.write_bytes(whole[:size] + behind * (len(whole) - size))
+    with pytest.raises(kept.DamagedError):
+        kept.load(small)
+    assert works()
+    assert small.read_bytes() == whole
+
+
+@has_compiler
+def test_so_is_what_has_other_bytes(
+    small: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    whole = small.read_bytes()
+    for change in (whole[:-1] + bytes([whole[-1] ^ 1]), whole[1:], whole + b"more"):
+        small.write_bytes(change)
+        assert works()
+        assert small.read_bytes() == whole
+    small.write_bytes(b"")
+    no_compiler(monkeypatch, tmp_path)
+    with pytest.warns(UserWarning, match="no C compiler"):
+        assert not works()
+
+
+@has_compiler
+@pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
+def test_what_is_no_plain_file_is_not_loaded(small: Path, kind: str, tmp_path: Path) -> None:
+    found, other = small, tmp_path / "other.so"
+    found.rename(other)
+    if kind == "link":
+        found.symlink_to(other)
+    elif kind == "pipe":
+        os.mkfifo(found)
+    else:
+        found.mkdir()
+    if kind == "folder":
+        with pytest.warns(UserWarning, match="Is a directory"):
+            assert not works()
+    else:
+        assert works()
+        assert found.is_file() and not found.is_symlink()
+
+
+@has_compiler
+def test_a_loaded_library_is_no_longer_the_file(small: Path) -> None:
+    """Another process may cut the file short or write it anew while this one calls into it."""
+    loaded, again = kept.load(small), kept.load(small)
+    os.truncate(small, 0)
+    assert loaded.one() == again.one() == 1
+    assert str(small) not in Path("/proc/self/maps").read_text()
+
+
+@has_compiler
+def test_where_memory_can_not_be_loaded_from_the_file_is(
+    small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = ctypes.CDLL
+
+    def refuse(name: str) -> ctypes.CDLL:
+        if name.startswith("/proc/"):
+            raise OSError("failed to map segment: Operation not permitted")
+        return real(name)
+
+    monkeypatch.setattr(ctypes, "CDLL", refuse)
+    assert kept.load(small).one() == 1
+
+
+def test_a_library_is_on_the_disk_before_it_has_its_name(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    done: list[str] = []
+    sync, rename = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda descriptor: done.append("sync") or sync(descriptor))
+    monkeypatch.setattr(os, "replace", lambda *names: done.append("rename") or rename(*names))
+    library, target = tmp_path / "one", tmp_path / "kept"
+    library.write_bytes(b"code")
+    kept.keep(library, target)
+    assert done == ["sync", "rename", "sync"]
+    assert target.read_bytes().startswith(b"code")
+
+    def full(descriptor: int) -> None:
+        raise OSError("no space")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="no space"):
+        kept.keep(library, tmp_path / "second")
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["kept", "one"]
 
 
 def test_a_folder_that_can_not_be_made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -174,6 +275,59 @@ def test_what_others_may_write_is_not_loaded(monkeypatch: pytest.MonkeyPatch) ->
             build(SOURCE)
         path.chmod(before)
     assert build(SOURCE) == found
+
+
+@pytest.mark.parametrize("above", [0, 1])
+@pytest.mark.parametrize("mode", [0o777, 0o775, 0o703])
+def test_nor_from_below_a_folder_that_others_may_write(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, above: int, mode: int
+) -> None:
+    cache = tmp_path / "shared" / "cache"
+    cache.mkdir(parents=True)
+    (cache, cache.parent)[above].chmod(mode)
+    monkeypatch.setenv("GLMC_CACHE", str(cache))
+    with pytest.warns(UserWarning, match="they may write it"):
+        assert library(NAME, "slow") is None
+
+
+def test_a_sticky_folder_keeps_others_from_what_is_in_it(tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    assert kept.own_folder(shared / "cache" / "kernels") == shared / "cache" / "kernels"
+    with pytest.raises(kept.NotOwnError):
+        kept.own_folder(shared)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes folders of another user")
+def test_a_folder_of_another_user(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir(mode=0o755)
+    os.chown(other, 65534, 65534)
+    with pytest.raises(kept.NotOwnError, match="belongs to others"):
+        kept.own_folder(other / "kernels")
+
+
+def test_a_link_counts_as_what_it_leads_to(tmp_path: Path) -> None:
+    shared, private = tmp_path / "shared", tmp_path / "private"
+    for folder in (shared, private):
+        folder.mkdir()
+    (tmp_path / "good").symlink_to(private)
+    (tmp_path / "bad").symlink_to(shared)
+    shared.chmod(0o777)
+    assert kept.own_folder(tmp_path / "good" / "kernels") == private / "kernels"
+    with pytest.raises(kept.NotOwnError):
+        kept.own_folder(tmp_path / "bad" / "kernels")
+
+
+def test_folders_that_are_made_are_private_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        folder = kept.own_folder(tmp_path / "a" / "b" / "kernels")
+    finally:
+        os.umask(before)
+    made = (folder, *folder.parents[:2])
+    assert [path.stat().st_mode & 0o777 for path in made] == [0o700] * 3
 
 
 _PRODUCT = """

@@ -3,7 +3,9 @@
 Only for what torch has no good kernel for on this processor: without a compiler, torch's kernel
 serves, and a warning says so once. A library is kept in the user's cache under the hash of what it
 was made for: the source, the processor and torch's OpenMP. Once it is there no compiler is needed.
-``GLMC_CACHE`` names another folder, ``GLMC_CPU_COMPILE=0`` leaves all of it to torch.
+One that is not what was kept is compiled anew; none is loaded from below a folder that others may
+write (see ``kept.py``). ``GLMC_CACHE`` names another folder, ``GLMC_CPU_COMPILE=0`` leaves all of
+it to torch.
 
 Threads are those of torch: the library is linked against the OpenMP that torch itself uses, since
 two of them would take the processors from each other.
@@ -17,7 +19,6 @@ import os
 import platform
 import shlex
 import shutil
-import stat
 import subprocess
 import sys
 import tempfile
@@ -26,6 +27,8 @@ from functools import cache
 from pathlib import Path
 
 import torch
+
+from glmc_runtime.kernels.cpu import kept
 
 SOURCES = Path(__file__).parent / "native"
 FLAGS = ("-O3", "-march=native", "-fPIC", "-fopenmp")
@@ -48,11 +51,11 @@ def library(name: str, without: str) -> ctypes.CDLL | None:
     try:
         found = build(SOURCES / f"{name}.c")
         try:
-            return ctypes.CDLL(str(found))
-        except OSError:  # cut short, or of another system
+            return kept.load(found)
+        except (kept.DamagedError, OSError):  # cut short, or of another system
             found.unlink(missing_ok=True)
-            return ctypes.CDLL(str(build(SOURCES / f"{name}.c")))
-    except (NoLibraryError, OSError) as reason:
+            return kept.load(build(SOURCES / f"{name}.c"))
+    except (NoLibraryError, kept.DamagedError, kept.NotOwnError, OSError) as reason:
         warnings.warn(
             f"glmc: {without}; results stay right. Why: {reason}. GLMC_CPU_COMPILE=0 says that "
             "nothing is to be compiled, and silences this",
@@ -69,8 +72,11 @@ def build(source: Path) -> Path:
     made_for = (source.read_text(), " ".join((*FLAGS, *_LINK)), openmp, _processor())
     key = hashlib.sha256("\0".join(made_for).encode(errors="replace")).hexdigest()[:24]
     found = folder / f"{source.stem}-{key}.so"
-    if found.is_file():
-        _require_own(found)
+    if found.is_file() and not found.is_symlink():
+        try:
+            kept.require_own(found)
+        except kept.NotOwnError as error:
+            raise NoLibraryError(str(error)) from error
         return found
     reasons = []
     for compiler in _compilers():
@@ -87,8 +93,7 @@ def _compile(compiler: tuple[str, ...], source: Path, openmp: str, target: Path)
         compiled, linked = Path(work) / "kernel.o", Path(work) / "kernel.so"
         _run([*compiler, *FLAGS, "-c", str(source), "-o", str(compiled)])
         _run([*compiler, *_LINK, str(compiled), openmp, "-o", str(linked)])
-        linked.chmod(0o700)
-        linked.replace(target)  # whole for whoever else looks
+        kept.keep(linked, target)
 
 
 def _run(command: list[str]) -> None:
@@ -161,18 +166,9 @@ def _folder() -> Path:
         named = os.environ.get("GLMC_CACHE")
         home = os.environ.get("XDG_CACHE_HOME")
         above = Path(named) if named else Path(home or Path.home() / ".cache") / "glmc"
-        folder = above / "kernels"
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return kept.own_folder(above / "kernels")
     except (OSError, RuntimeError) as error:
         reason = f"there is no folder to keep it in ({error}): set GLMC_CACHE to one"
         raise NoLibraryError(reason) from error
-    _require_own(folder)
-    return folder
-
-
-def _require_own(path: Path) -> None:
-    """What others may write is not loaded."""
-    found = path.stat()
-    if found.st_uid != os.getuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        reason = f"{path} belongs to others or they may write it: set GLMC_CACHE to another folder"
-        raise NoLibraryError(reason)
+    except kept.NotOwnError as error:
+        raise NoLibraryError(str(error)) from error
