@@ -28,6 +28,7 @@ from glmc.ir.program import Program
 from glmc.presets.catalog import ModelSource, load_config
 from glmc.report import Report, build_report, eager_operations
 from glmc.selection import Selection
+from glmc.tokenizer import TokenizerFiles, tokenizer_files
 from glmc.weights.checkpoint import open_checkpoint
 from glmc.weights.random import RandomWeights
 from glmc.weights.recipe import Weight
@@ -109,7 +110,9 @@ def compile_model(
     options = options or CompileOptions()
     # A taken path and an incomplete checkpoint are known before the work begins, not after it.
     check_destination(Path(output), options.force)
-    _weight_source(load_config(model), options)
+    source = load_config(model)
+    _weight_source(source, options)
+    tokenizer = tokenizer_files(source.directory, source.config)
     if prover is not None:
         prover.prepare()
         watch = _both(prover.watch, watch)
@@ -122,7 +125,7 @@ def compile_model(
     history = collector.planned(compiled, manifest_parts(compiled).versions, verdicts)
     compiled = replace(compiled, history=history)
     planned(compiled)
-    return write_compiled(compiled, output, progress)
+    return write_compiled(compiled, output, progress, tokenizer=tokenizer)
 
 
 def _both(first: pipeline.Watch, second: pipeline.Watch) -> pipeline.Watch:
@@ -142,12 +145,17 @@ def write_compiled(
     output: str | Path,
     progress: Progress = lambda stage, done, total: None,
     weights: WeightSource | None = None,
+    tokenizer: TokenizerFiles | None = None,
 ) -> Report:
     """Pack the weights and write the artifact; returns the report with the time that took.
 
-    ``weights`` are taken in place of those that the options name.
+    ``weights`` are taken in place of those that the options name, ``tokenizer`` in place of what
+    the checkpoint has.
     """
-    weights = weights or _weight_source(compiled.source, compiled.options)
+    source, report = compiled.source, compiled.report
+    weights = weights or _weight_source(source, compiled.options)
+    tokenizer = tokenizer or tokenizer_files(source.directory, source.config)
+    report = replace(report, remarks=(*report.remarks, *tokenizer.remarks))
     started = time.perf_counter()
     write_artifact(
         Path(output),
@@ -155,13 +163,13 @@ def write_compiled(
         phases=compiled.phases,
         weights=list(compiled.weights.values()),
         source=weights,
-        tokenizer_directory=compiled.source.directory,
-        report=compiled.report.to_json(),
+        tokenizer=tokenizer.files,
+        report=report.to_json(),
         history=None if compiled.history is None else history_to_json(compiled.history),
         force=compiled.options.force,
         progress=lambda done, total: progress("weights", done, total),
     )
-    return compiled.report.timed("write", time.perf_counter() - started)
+    return report.timed("write", time.perf_counter() - started)
 
 
 def compile_plan(

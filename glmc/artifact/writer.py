@@ -46,13 +46,6 @@ from glmc_runtime.manifest import (
 from glmc_runtime.plan import PhasePlan
 from glmc_runtime.plan_json import phase_to_json
 
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-    "generation_config.json",
-)
 Progress = Callable[[int, int], None]
 
 
@@ -94,7 +87,7 @@ def write_artifact(
     phases: Mapping[str, PhasePlan],
     weights: Sequence[Weight],
     source: WeightSource | None,
-    tokenizer_directory: Path | None = None,
+    tokenizer: Mapping[str, bytes] | None = None,
     report: Mapping[str, Any] | None = None,
     history: Mapping[str, Any] | None = None,
     force: bool = False,
@@ -121,7 +114,7 @@ def write_artifact(
         with partial_directory(path) as partial:
             files: dict[str, FileEntry] = {}
             _write_json_files(partial, files, phases, report or {}, history)
-            _copy_tokenizer(partial, files, tokenizer_directory)
+            _write_tokenizer(partial, files, tokenizer or {})
             if source is not None:
                 pack = _Packer(weights, source, chunk_bytes, progress)
                 pack.write(partial, files, shards)
@@ -133,7 +126,7 @@ def write_artifact(
                 phases=tuple(phases),
             )
             _write_bytes(partial / "manifest.json", _json(manifest_to_json(manifest)))
-            for name in ("plans", "weights", "tokenizer", "."):
+            for name in ("plans", "weights", "tokenizer/chat_templates", "tokenizer", "."):
                 if (partial / name).is_dir():
                     sync_directory(partial / name)
             check_destination(path, force)  # again: packing takes long
@@ -268,14 +261,13 @@ def _write_json_files(
         files[name] = _write_bytes(root / name, data)
 
 
-def _copy_tokenizer(root: Path, files: dict[str, FileEntry], directory: Path | None) -> None:
-    present = [
-        name for name in TOKENIZER_FILES if directory is not None and (directory / name).is_file()
-    ]
-    for name in present:
-        (root / "tokenizer").mkdir(exist_ok=True)
-        data = (directory / name).read_bytes() if directory is not None else b""
-        files[f"tokenizer/{name}"] = _write_bytes(root / "tokenizer" / name, data)
+def _write_tokenizer(
+    root: Path, files: dict[str, FileEntry], contents: Mapping[str, bytes]
+) -> None:
+    for name, data in contents.items():
+        path = root / "tokenizer" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files[f"tokenizer/{name}"] = _write_bytes(path, data)
 
 
 def _json(data: Any, indent: int | None = 1) -> bytes:

@@ -85,17 +85,13 @@ def test_without_weights(tmp_path: Path) -> None:
         load_weights(tmp_path / "bare", bare, torch.device("cpu"))
 
 
-def test_tokenizer_files_are_copied(tmp_path: Path) -> None:
-    source = tmp_path / "checkpoint"
-    source.mkdir()
-    (tmp_path / "blob").write_text("{}")
-    (source / "tokenizer.json").symlink_to(tmp_path / "blob")
-    (source / "chat_template.jinja").write_text("[gMASK]<sop>")
-    (source / "modeling.py").write_text("raise SystemExit")
-    manifest = write(tmp_path / "toy", tokenizer_directory=source)
-    copied = {name for name in manifest.files if name.startswith("tokenizer/")}
-    assert copied == {"tokenizer/tokenizer.json", "tokenizer/chat_template.jinja"}
-    assert not (tmp_path / "toy" / "tokenizer" / "tokenizer.json").is_symlink()
+def test_tokenizer_files_are_written_and_listed(tmp_path: Path) -> None:
+    files = {"tokenizer.json": b"{}", "chat_templates/tool_use.jinja": b"[gMASK]<sop>"}
+    manifest = write(tmp_path / "toy", tokenizer=files)
+    written = {name for name in manifest.files if name.startswith("tokenizer/")}
+    assert written == {f"tokenizer/{name}" for name in files}
+    for name, data in files.items():
+        assert (tmp_path / "toy" / "tokenizer" / name).read_bytes() == data
     load_artifact(tmp_path / "toy")
 
 

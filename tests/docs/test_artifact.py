@@ -12,11 +12,11 @@ import pytest
 
 from glmc.artifact.memory import memory_use
 from glmc.artifact.reader import read_artifact
-from glmc.artifact.writer import TOKENIZER_FILES
 from glmc_runtime import manifest, plan, plan_json
 from glmc_runtime.cache import block_bytes
 from glmc_runtime.dtypes import dtype_of
 from glmc_runtime.extent import Extent
+from glmc_runtime.text.files import SETTINGS, TEMPLATE, TOKENIZER
 from tests.artifact.toy import write
 from tests.docs.markdown import ROOT, blocks, section, table_rows
 
@@ -86,15 +86,12 @@ def test_format_and_version() -> None:
 
 def test_layout_is_what_is_written(tmp_path: Path) -> None:
     documented = section(PAGE, "Layout")
-    assert all(f"`{name}`" in documented for name in TOKENIZER_FILES)
+    assert all(f"`{name}`" in documented for name in (TOKENIZER, SETTINGS, TEMPLATE))
     patterns = [
         name.replace("NNNNN", r"\d{5}").replace(".", r"\.") + (".*" if name.endswith("/") else "")
         for name in names(documented)
     ]
-    tokenizer = tmp_path / "tokenizer"
-    tokenizer.mkdir()
-    (tokenizer / "tokenizer.json").write_text("{}")
-    write(tmp_path / "toy", tokenizer_directory=tokenizer)
+    write(tmp_path / "toy", tokenizer={TOKENIZER: b"{}"})
     written = [
         path.relative_to(tmp_path / "toy").as_posix()
         for path in (tmp_path / "toy").rglob("*")
