@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from glmc.errors import UsageError
 from glmc_runtime.entry_points import entries
@@ -81,3 +83,8 @@ class CompileOptions:
             )
         if self.weights not in ("checkpoint", "random", "none"):
             raise UsageError("weights are checkpoint, random or none", found=self.weights)
+
+    @property
+    def supplied(self) -> Mapping[str, Any]:
+        """Fields of config.json that these options give when the file does not have them."""
+        return {"dtype": self.dtype, "max_position_embeddings": self.max_context}

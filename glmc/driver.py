@@ -110,7 +110,7 @@ def compile_model(
     options = options or CompileOptions()
     # A taken path and an incomplete checkpoint are known before the work begins, not after it.
     check_destination(Path(output), options.force)
-    source = load_config(model)
+    source = load_config(model, options.supplied)
     _weight_source(source, options)
     tokenizer = tokenizer_files(source.directory, source.config)
     if prover is not None:
@@ -179,7 +179,7 @@ def compile_plan(
     watch: pipeline.Watch = lambda name, program: None,
 ) -> Compiled:
     """Everything but the weights: capture, passes, lowering, plan and report."""
-    source = load_config(model)
+    source = load_config(model, options.supplied)
     # What the target refuses is refused before the work begins.
     _target(source, options, pipeline.selection(options))
     return back_end(front_end(source, options, progress, watch), options, progress)
@@ -299,9 +299,10 @@ def _lowering_options(source: ModelSource, options: CompileOptions) -> LoweringO
     if context > published:
         raise UsageError(
             "the model does not know positions that far",
-            expected=f"at most {published}",
-            found=str(context),
-            remedy="choose a smaller --max-context",
+            expected=f"at most {published}: max_position_embeddings of config.json, or as far as "
+            "the factor of its rope reaches",
+            found=f"--max-context {context}",
+            remedy="choose a smaller --max-context, or switch YaRN on as the model card says",
         )
     profile = (options.abi_profile or DEFAULT_PROFILE) if options.target == "xpu" else None
     return LoweringOptions(

@@ -44,7 +44,7 @@ from glmc.presets.catalog import load_config
 options = {options}
 with tempfile.TemporaryDirectory() as folder:
     {model}
-    wrong = wrong_call(load_config(model), options)
+    wrong = wrong_call(load_config(model, options.supplied), options)
 print(wrong or "every call computes its node")
 sys.exit(1 if wrong else 0)
 """

@@ -59,7 +59,7 @@ def bisect_command(
             expected="a new file, or one that glmc bisect wrote",
             remedy="--output another.py",
         )
-    source = load_config(model)
+    source = load_config(model, {"dtype": dtype})
     options = CompileOptions(
         target=target,
         dtype=dtype,

@@ -139,7 +139,8 @@ def compile_command(
         passes=tuple(one.name for one in chosen(options)),
     )
     dumper = Dumper(dumps)
-    proof = Proof(load_config(model), options, dumper.verdicts, _tell) if verify else None
+    source = load_config(model, options.supplied) if verify else None
+    proof = None if source is None else Proof(source, options, dumper.verdicts, _tell)
     with _progress(quiet=as_json) as advance, dumper:
         result = compile_model(
             model, path, options, dumper.progress(advance), dumper.watch, dumper.planned, proof

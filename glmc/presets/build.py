@@ -17,8 +17,10 @@ _CLASSES = {
     "Glm4ForCausalLM": "Glm4Config",
     "Glm4MoeForCausalLM": "Glm4MoeConfig",
 }
-# Kept from the file as they are: they do not change the result of inference.
-_CARRIED = ("initializer_range", "pad_token_id", "bos_token_id", "attention_dropout")
+
+# Kept from the file as they are: they do not change the result of inference. The id of padding,
+# which does not either, is left out: one outside the vocabulary keeps the class from being built.
+_CARRIED = ("initializer_range", "bos_token_id", "attention_dropout")
 
 
 def build_config(fields: ModelFields, data: Mapping[str, Any]) -> Any:
@@ -45,10 +47,15 @@ def build_config(fields: ModelFields, data: Mapping[str, Any]) -> Any:
         }
     else:
         values["rope_scaling"] = scaling
+        _require_factor_obeyed(fields)
     values.update({name: data[name] for name in _CARRIED if name in data})
     try:
         config = getattr(transformers, _CLASSES[architecture])(
-            **values, eos_token_id=eos or None, architectures=[architecture], use_cache=True
+            **values,
+            pad_token_id=None,
+            eos_token_id=eos or None,
+            architectures=[architecture],
+            use_cache=True,
         )
     except (StrictDataclassError, TypeError, ValueError, KeyError) as error:
         raise ConfigError(
@@ -57,6 +64,21 @@ def build_config(fields: ModelFields, data: Mapping[str, Any]) -> Any:
         ) from error
     _compare(fields, config)
     return config
+
+
+def _require_factor_obeyed(fields: ModelFields) -> None:
+    """transformers 4 takes YaRN's factor from the two lengths, whatever the block says."""
+    scaling = fields.rope_scaling
+    if scaling is None or scaling["rope_type"] != "yarn":
+        return
+    implied = fields.max_position_embeddings / scaling["original_max_position_embeddings"]
+    if implied != scaling["factor"]:
+        raise ConfigError(
+            f"transformers {transformers.__version__} ignores the factor of rope_scaling",
+            expected=f"max_position_embeddings / original_max_position_embeddings = {implied:g}",
+            found=f"factor {scaling['factor']:g}",
+            remedy="install transformers 5, which obeys the factor",
+        )
 
 
 def _compare(fields: ModelFields, config: Any) -> None:

@@ -14,7 +14,8 @@ import torch
 
 from glmc.errors import ConfigError
 from glmc.ir.program import ModelShape
-from glmc.presets.fields import ModelFields, read_fields, token_ids
+from glmc.presets.absent import SUPPLIED_BY
+from glmc.presets.fields import ModelFields, read_fields, stop_ids
 from glmc.presets.matches import expected_matches
 from glmc.presets.parameters import parameter_count
 
@@ -79,22 +80,25 @@ def load_preset(name: str) -> Preset:
     )
 
 
-def load_config(source: str | Path) -> ModelSource:
+def load_config(source: str | Path, supplied: Mapping[str, Any] | None = None) -> ModelSource:
     """Read a preset by name or the config.json of a checkpoint directory.
 
-    A directory wins over a preset of the same name only when it is written as a path (with a
-    separator). Raises :class:`ConfigError`: see :func:`glmc.presets.fields.read_fields`.
+    ``supplied`` are fields that options give where the file has none: dtype and
+    max_position_embeddings. A directory wins over a preset of the same name only when it is
+    written as a path (with a separator). Raises :class:`ConfigError`: see
+    :func:`glmc.presets.fields.read_fields`.
     """
     if isinstance(source, str) and source in preset_names():
         preset = load_preset(source)
-        return _model_source(source, None, preset.config, preset.config.get("eos_token_id"))
+        ends = preset.config.get("eos_token_id")
+        return _model_source(source, None, preset.config, ends, supplied)
     directory = Path(source)
     if not directory.is_dir():
         raise ConfigError(
             f"'{source}' is neither a preset nor a checkpoint directory",
             expected=f"a directory with config.json, or one of: {', '.join(preset_names())}",
             found="a file" if directory.is_file() else "nothing at that path",
-            remedy="pass the directory of a downloaded checkpoint, or a preset name",
+            remedy=_how_to_get(str(source)),
         )
     data = _read_json(directory / "config.json")
     generation = directory / "generation_config.json"
@@ -102,7 +106,7 @@ def load_config(source: str | Path) -> ModelSource:
     ends = _read_json(generation).get("eos_token_id") if generation.is_file() else None
     if ends is None:
         ends = data.get("eos_token_id")
-    return _model_source(directory.resolve().name, directory, data, ends)
+    return _model_source(directory.resolve().name, directory, data, ends, supplied)
 
 
 def model_shape(fields: ModelFields, name: str, eos_token_ids: tuple[int, ...]) -> ModelShape:
@@ -116,7 +120,7 @@ def model_shape(fields: ModelFields, name: str, eos_token_ids: tuple[int, ...]) 
         query_heads=fields.num_attention_heads,
         kv_heads=fields.num_key_value_heads,
         head_dim=fields.head_dim,
-        maximum_positions=fields.max_position_embeddings,
+        maximum_positions=fields.longest_context,
         eos_token_ids=eos_token_ids,
         parameters=parameter_count(fields),
         tied_embeddings=fields.tie_word_embeddings,
@@ -124,22 +128,25 @@ def model_shape(fields: ModelFields, name: str, eos_token_ids: tuple[int, ...]) 
 
 
 def _model_source(
-    name: str, directory: Path | None, data: Mapping[str, Any], ends: Any
+    name: str,
+    directory: Path | None,
+    data: Mapping[str, Any],
+    ends: Any,
+    supplied: Mapping[str, Any] | None,
 ) -> ModelSource:
     from glmc.presets.build import build_config
 
     place = name if directory is None else str(directory / "config.json")
-    fields = read_fields(data, place=place)
+    fields = read_fields(data, place=place, supplied=supplied)
     if fields.dtype is None:
         raise ConfigError(
             "config.json does not name the dtype of the weights",
             place=place,
             expected="'dtype' or 'torch_dtype'",
-            remedy='add "torch_dtype": "bfloat16" as in the published checkpoints',
+            remedy=f'pass {SUPPLIED_BY["dtype"]}, or add "dtype": "bfloat16" as in the published '
+            "checkpoints",
         )
-    eos = token_ids(ends, place=place)
-    if not all(0 <= token < fields.vocab_size for token in eos):
-        raise ConfigError("eos_token_id lies outside the vocabulary", place=place, found=str(eos))
+    eos = stop_ids(fields, ends, place=place)
     return ModelSource(
         name=name,
         directory=directory,
@@ -170,3 +177,15 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ConfigError(f"{path.name} is no JSON object", place=str(path))
     return data
+
+
+def _how_to_get(source: str) -> str:
+    """A remedy for what is no directory: a file of another format, or the name of a repository."""
+    path = Path(source)
+    if path.suffix == ".gguf":
+        return "glmc reads no GGUF file: pass the directory of the model's safetensors checkpoint"
+    if path.is_file():
+        return f"pass the directory of the checkpoint: {path.parent}"
+    if source.count("/") == 1 and not source.startswith((".", "/", "~")):
+        return f"download it first: hf download {source} --local-dir {path.name}"
+    return "pass the directory of a downloaded checkpoint, or a preset name"

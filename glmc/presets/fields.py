@@ -1,8 +1,6 @@
-"""The fields of a config.json that change the mathematics, all of them read, none assumed.
+"""The fields of a config.json that change the mathematics, all of them read, none guessed.
 
-The defaults of the config classes differ from the published models (``rope_theta`` 1e4 against
-1e6, ``attention_bias`` False against True, a ``head_dim`` of hidden / heads against 128), so a
-field that is absent is an error and never a default.
+A field that is absent has the meaning of ``absent.py``, or is an error.
 """
 
 from __future__ import annotations
@@ -14,15 +12,14 @@ from typing import Any
 import torch
 
 from glmc.errors import ConfigError
+from glmc.presets.absent import ABSENT, advice
+from glmc.presets.architectures import ARCHITECTURES, MODEL_TYPES, read_architecture
+from glmc.presets.quantised import refuse_quantised
+from glmc.presets.rope import longest_context, resolve_rope
 
-MODEL_TYPES: dict[str, str] = {
-    "glm": "GlmForCausalLM",
-    "glm4": "Glm4ForCausalLM",
-    "glm4_moe": "Glm4MoeForCausalLM",
-}
-ARCHITECTURES: tuple[str, ...] = tuple(MODEL_TYPES.values())
-# Rope variants whose frequencies do not change with the length of the sequence.
-ROPE_TYPES = ("default", "linear", "yarn", "llama3")
+__all__ = ["ARCHITECTURES", "MODEL_TYPES", "ModelFields", "MoeFields", "fields_of", "read_fields"]
+# The only file of weights that config.json may name; see glmc/weights/files.py.
+WEIGHTS = "model.safetensors"
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
@@ -44,8 +41,8 @@ class MoeFields:
 
 @dataclass(frozen=True)
 class ModelFields:
-    """A config in one spelling. ``rope_scaling`` is None for the plain table, else the published
-    mapping with ``rope_type`` and its constants. ``dtype`` is None when the config names none."""
+    """A config in one spelling. ``rope_scaling`` is None for the plain table, else ``rope_type``
+    with all constants of that kind. ``dtype`` is None when the config names none."""
 
     architecture: str
     vocab_size: int
@@ -82,23 +79,39 @@ class ModelFields:
     def moe_layers(self) -> int:
         return self.num_hidden_layers - self.dense_layers
 
+    @property
+    def longest_context(self) -> int:
+        """``max_position_embeddings``, or as far as the scaling of the rope goes beyond it."""
+        return longest_context(self.rope_scaling, self.max_position_embeddings)
+
 
 def fields_of(config: Any) -> ModelFields:
     """The fields of a transformers config object of a supported architecture."""
     return read_fields(config.to_dict(), place=type(config).__name__)
 
 
-def read_fields(data: Mapping[str, Any], *, place: str) -> ModelFields:
+def read_fields(
+    data: Mapping[str, Any], *, place: str, supplied: Mapping[str, Any] | None = None
+) -> ModelFields:
     """Read config.json data; ``place`` is named in errors.
 
-    Takes the spelling of transformers 4.57 (``rope_theta``, ``partial_rotary_factor``,
-    ``rope_scaling``, ``torch_dtype``) and of 5.x (``rope_parameters``, ``dtype``). Raises
-    :class:`ConfigError` with every missing field, for a field of the wrong kind or out of range,
-    and for an architecture, activation, rope variant or quantisation that glmc does not compile.
+    Takes the spelling of transformers 4 (``rope_theta``, ``partial_rotary_factor``,
+    ``rope_scaling``, ``torch_dtype``) and of 5 (``rope_parameters``, ``dtype``). ``supplied`` are
+    values of options for fields that the file lacks. Raises :class:`ConfigError` with every missing
+    field, for a field of the wrong kind or out of range, and for an architecture, activation, rope
+    variant or quantisation that glmc does not compile.
     """
-    architecture = _architecture(data, place)
-    _refuse_quantised(data, place)
-    flat = _with_flat_rope(data, place)
+    architecture = read_architecture(data, place)
+    refuse_quantised(data, place)
+    _refuse_unread(data, place)
+    flat = {name: value for name, value in data.items() if value is not None}
+    given = {name: value for name, value in (supplied or {}).items() if value is not None}
+    if "max_position_embeddings" in given:
+        flat.setdefault("max_position_embeddings", given["max_position_embeddings"])
+    # A null is told from an absent field here: transformers reads it in a way of its own.
+    partial = ABSENT[architecture]["partial_rotary_factor"]
+    rope = resolve_rope({**data, **flat}, partial=partial, place=place)
+    flat.update(rope_theta=rope.theta, partial_rotary_factor=rope.partial)
     reader = _Reader(flat, place)
     moe = architecture == "Glm4MoeForCausalLM"
     values: dict[str, Any] = {name: reader.size(name) for name in _SIZES}
@@ -110,14 +123,26 @@ def read_fields(data: Mapping[str, Any], *, place: str) -> ModelFields:
     reader.finish()
     fields = ModelFields(
         architecture=architecture,
-        rope_scaling=flat.get("rope_scaling"),
+        rope_scaling=rope.scaling,
         eos_token_ids=token_ids(flat.get("eos_token_id"), place=place),
-        dtype=_dtype(flat, place),
+        dtype=_dtype(flat, given.get("dtype"), place),
         moe=experts,
         **values,
     )
     _check(fields, place)
     return fields
+
+
+def stop_ids(fields: ModelFields, given: Any, *, place: str) -> tuple[int, ...]:
+    """The ids that end a text, from ``eos_token_id``; absent, those of the architecture, as far as
+    the vocabulary has them. Raises :class:`ConfigError` for ids that it does not have."""
+    if given is None:
+        usual = ABSENT[fields.architecture]["eos_token_id"]
+        return usual if all(token < fields.vocab_size for token in usual) else ()
+    eos = token_ids(given, place=place)
+    if not all(0 <= token < fields.vocab_size for token in eos):
+        raise ConfigError("eos_token_id lies outside the vocabulary", place=place, found=str(eos))
+    return eos
 
 
 _SIZES = (
@@ -165,6 +190,18 @@ class _Reader:
             remedy="compare config.json with the published one",
         )
 
+    def alias(self, name: str, other: str) -> None:
+        """Read ``other``, transformers' second name of the field, where ``name`` is absent."""
+        if other in self.data:
+            if self.data.get(name, self.data[other]) != self.data[other]:
+                raise ConfigError(
+                    f"'{name}' and '{other}' are one field, given with two values",
+                    place=self.place,
+                    found=f"{self.data[name]!r} and {self.data[other]!r}",
+                    remedy=f"remove '{other}' from config.json",
+                )
+            self.data = {**self.data, name: self.data[other]}
+
     def size(self, name: str, minimum: int = 1) -> int:
         value = self._get(name)
         if value is None:
@@ -200,16 +237,18 @@ class _Reader:
                 place=self.place,
                 expected="a value for each: the class defaults are not those of the models",
                 found="missing: " + ", ".join(self.missing),
-                remedy="take config.json from the published checkpoint, or add the fields",
+                remedy=advice(self.missing),
             )
 
 
 def _read_moe(reader: _Reader) -> MoeFields:
-    if "n_routed_experts" not in reader.data and "num_local_experts" in reader.data:
-        reader.data = {**reader.data, "n_routed_experts": reader.data["num_local_experts"]}
+    for name, other in (
+        ("n_routed_experts", "num_local_experts"),
+        ("num_nextn_predict_layers", "num_mtp_layers"),
+    ):
+        reader.alias(name, other)
     # The modules of transformers leave these layers out, so absent means one, as published.
-    extra = reader.data.get("num_nextn_predict_layers", reader.data.get("num_mtp_layers", 1))
-    reader.data = {**reader.data, "num_nextn_predict_layers": extra}
+    reader.data = {"num_nextn_predict_layers": 1, **reader.data}
     return MoeFields(
         moe_intermediate_size=reader.size("moe_intermediate_size"),
         n_routed_experts=reader.size("n_routed_experts"),
@@ -224,80 +263,41 @@ def _read_moe(reader: _Reader) -> MoeFields:
     )
 
 
-def _architecture(data: Mapping[str, Any], place: str) -> str:
-    given = data.get("architectures") or []
-    named = given if isinstance(given, list) else [given]
-    found = named[0] if named else MODEL_TYPES.get(str(data.get("model_type")))
-    if found in ARCHITECTURES and len(named) <= 1:
-        return str(found)
-    raise ConfigError(
-        "glmc does not compile this architecture",
-        place=place,
-        expected=" or ".join(ARCHITECTURES),
-        found=", ".join(map(str, named)) or f"model_type {data.get('model_type')!r}",
-        remedy="use a GLM-4-0414, GLM-Z1, GLM-4.5, 4.5-Air, 4.6 or 4.7 checkpoint",
-    )
-
-
-def _refuse_quantised(data: Mapping[str, Any], place: str) -> None:
-    quantisation = data.get("quantization_config")
-    if quantisation is not None:
-        method = quantisation.get("quant_method") if isinstance(quantisation, dict) else None
+def _refuse_unread(data: Mapping[str, Any], place: str) -> None:
+    """Fields with which transformers changes layers or files, and which glmc does not read."""
+    if data.get("per_layer_config"):
         raise ConfigError(
-            "the checkpoint is quantised",
-            place=place,
-            expected="bfloat16, float16 or float32 weights",
-            found=f"quantization_config with method {method!r}",
-            remedy="use the unquantised checkpoint of the same model",
+            "glmc does not compile layers with a config of their own",
+            place=f"{place}, field 'per_layer_config'",
+            expected="one config for all layers",
+            found=str(data["per_layer_config"]),
+            remedy="no GLM-4 has that: compare config.json with the published one",
+        )
+    if data.get("transformers_weights", WEIGHTS) != WEIGHTS:
+        raise ConfigError(
+            "config.json names another file of weights",
+            place=f"{place}, field 'transformers_weights'",
+            expected=WEIGHTS,
+            found=repr(data["transformers_weights"]),
+            remedy=f"rename that file to {WEIGHTS} and remove the field",
         )
 
 
-def _with_flat_rope(data: Mapping[str, Any], place: str) -> dict[str, Any]:
-    """Bring ``rope_parameters`` of transformers 5.x to the top level; contradictions are errors."""
-    flat = dict(data)
-    nested = data.get("rope_parameters")
-    scaling = data.get("rope_scaling")
-    if isinstance(nested, Mapping):
-        for name in ("rope_theta", "partial_rotary_factor"):
-            if nested.get(name) is None:
-                continue
-            if flat.get(name) is not None and flat[name] != nested[name]:
-                raise ConfigError(
-                    f"'{name}' is given twice with two values",
-                    place=place,
-                    expected=f"{nested[name]} as in rope_parameters",
-                    found=repr(flat[name]),
-                    remedy="remove one of the two from config.json",
-                )
-            flat[name] = nested[name]
-        plain = ("rope_theta", "partial_rotary_factor")
-        scaling = {key: value for key, value in nested.items() if key not in plain} or scaling
-    if scaling is not None:
-        kind = scaling.get("rope_type", scaling.get("type")) if isinstance(scaling, dict) else None
-        if kind not in ROPE_TYPES:
-            raise ConfigError(
-                "glmc does not compile this kind of rope",
-                place=place,
-                expected=", ".join(ROPE_TYPES),
-                found=repr(kind),
-                remedy="set rope_scaling to null for the published context length",
-            )
-        scaling = None if kind == "default" else {**scaling, "rope_type": kind}
-    flat["rope_scaling"] = scaling
-    return flat
-
-
-def _dtype(data: Mapping[str, Any], place: str) -> torch.dtype | None:
-    value = data.get("dtype", data.get("torch_dtype"))
+def _dtype(data: Mapping[str, Any], supplied: Any, place: str) -> torch.dtype | None:
+    """The dtype of the weights; with both names transformers obeys ``dtype``."""
+    value = data.get("dtype", data.get("torch_dtype", supplied))
     if value is None:
         return None
     name = str(value).removeprefix("torch.")
+    if name not in DTYPES and supplied is not None:
+        name = str(supplied)
     if name not in DTYPES:
         raise ConfigError(
             "glmc does not compile weights of this dtype",
             place=place,
             expected=", ".join(DTYPES),
             found=name,
+            remedy="name the dtype to compute in by --dtype, or use the bfloat16 checkpoint",
         )
     return DTYPES[name]
 

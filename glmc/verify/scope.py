@@ -131,7 +131,7 @@ def _source(source: ModelSource, fields: ModelFields) -> ModelSource:
         source,
         directory=None,
         fields=fields,
-        config=build_config(fields, {"pad_token_id": 0}),
+        config=build_config(fields, {}),
         shape=replace(shape, parameters=parameter_count(fields)),
         eos_token_ids=(1,),
         expected_matches=expected_matches(fields),

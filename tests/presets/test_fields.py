@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import transformers
 
 from glmc.errors import ConfigError
-from glmc.presets.fields import read_fields
+from glmc.presets.absent import ABSENT
+from glmc.presets.catalog import load_preset
+from glmc.presets.fields import MODEL_TYPES, read_fields, stop_ids
 from tests.support.checkpoints import tiny_file
 
 REQUIRED_DENSE = (
@@ -21,7 +26,6 @@ REQUIRED_DENSE = (
     "num_attention_heads",
     "num_hidden_layers",
     "num_key_value_heads",
-    "partial_rotary_factor",
     "rms_norm_eps",
     "rope_theta",
     "tie_word_embeddings",
@@ -130,9 +134,89 @@ def test_refusals(changes: dict[str, Any], words: str) -> None:
     assert "config of the test" in str(caught.value)
 
 
-def test_scaled_rope_keeps_its_constants() -> None:
-    scaling = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
-    fields = read_fields(tiny_file("glm-4-9b-0414", rope_scaling=scaling), place="test")
-    assert fields.rope_scaling == {**scaling, "rope_type": "yarn"}
-    plain = tiny_file("glm-4-9b-0414", rope_scaling={"rope_type": "default"})
-    assert read_fields(plain, place="test").rope_scaling is None
+def test_an_absent_field_means_what_transformers_takes(tmp_path: Path) -> None:
+    """Each value of the table against the class of transformers, given a file without the field."""
+    for architecture, values in ABSENT.items():
+        kind = next(kind for kind, name in MODEL_TYPES.items() if name == architecture)
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+        config = transformers.AutoConfig.from_pretrained(tmp_path)
+        rope = getattr(config, "rope_parameters", None) or {}
+        partial = rope.get("partial_rotary_factor", getattr(config, "partial_rotary_factor", None))
+        assert partial == values["partial_rotary_factor"], architecture
+        assert tuple(config.eos_token_id or ()) == values["eos_token_id"], architecture
+
+
+@pytest.mark.parametrize("architecture", ABSENT)
+def test_an_absent_rotary_factor_is_a_half(architecture: str) -> None:
+    kind = next(kind for kind, name in MODEL_TYPES.items() if name == architecture)
+    preset = "glm-4.7" if kind == "glm4_moe" else "glm-4-9b-0414"
+    data = tiny_file(preset, architectures=[architecture], model_type=kind)
+    del data["partial_rotary_factor"]
+    assert read_fields(data, place="test").partial_rotary_factor == 0.5
+    data["partial_rotary_factor"] = None
+    with pytest.raises(ConfigError, match="partial_rotary_factor"):
+        read_fields(data, place="test")
+
+
+@pytest.mark.parametrize("null", [False, True])
+def test_an_option_supplies_what_is_absent(null: bool) -> None:
+    data = tiny_file("glm-4-9b-0414", torch_dtype=None, max_position_embeddings=None)
+    if not null:
+        del data["torch_dtype"], data["max_position_embeddings"]
+    with pytest.raises(ConfigError, match="--max-context"):
+        read_fields(data, place="test")
+    options = {"dtype": "float16", "max_position_embeddings": 64}
+    fields = read_fields(data, place="test", supplied=options)
+    assert (fields.dtype, fields.max_position_embeddings) == (torch.float16, 64)
+    data |= {"dtype": None, "torch_dtype": "float32", "max_position_embeddings": 32}
+    fields = read_fields(data, place="test", supplied=options)
+    assert (fields.dtype, fields.max_position_embeddings) == (torch.float32, 32)
+
+
+def test_a_dtype_that_an_option_replaces() -> None:
+    data = tiny_file("glm-4-9b-0414", torch_dtype="float64")
+    with pytest.raises(ConfigError, match="--dtype"):
+        read_fields(data, place="test")
+    assert read_fields(data, place="test", supplied={"dtype": "float32"}).dtype is torch.float32
+
+
+def test_second_names_of_fields() -> None:
+    data = tiny_file("glm-4.7", num_local_experts=6)
+    assert (
+        read_fields(data, place="test").moe == read_fields(tiny_file("glm-4.7"), place="test").moe
+    )
+    data["n_routed_experts"] = None
+    experts = read_fields(data, place="test").moe
+    assert experts is not None and experts.n_routed_experts == 6
+    with pytest.raises(ConfigError, match="num_local_experts"):
+        read_fields(tiny_file("glm-4.7", num_local_experts=4), place="test")
+
+
+def test_published_values_are_told(tmp_path: Path) -> None:
+    data = tiny_file("glm-4.7")
+    del data["rope_theta"]
+    with pytest.raises(ConfigError, match=r"rope_theta: published is 10000\.0 in GLM-4-0414"):
+        read_fields(data, place="test")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"per_layer_config": {"0": {"hidden_size": 8}}}, "per_layer_config"),
+        ({"transformers_weights": "other.safetensors"}, r"other\.safetensors"),
+    ],
+)
+def test_what_transformers_reads_and_glmc_does_not(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        read_fields(tiny_file("glm-4.7", **changes), place="test")
+
+
+def test_stops_of_a_file_without_any() -> None:
+    """GlmConfig and Glm4Config fill in the published ids, the mixtures of experts none."""
+    large = read_fields(load_preset("glm-4-9b-0414").config, place="test")
+    assert stop_ids(large, None, place="test") == (151329, 151336, 151338)
+    small = read_fields(tiny_file("glm-4-9b-0414"), place="test")
+    assert stop_ids(small, None, place="test") == ()
+    assert stop_ids(small, 7, place="test") == (7,)
+    experts = read_fields(load_preset("glm-4.7").config, place="test")
+    assert stop_ids(experts, None, place="test") == ()
