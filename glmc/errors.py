@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from glmc_runtime.errors import GlmcError
+from glmc_runtime.errors import GlmcError, Lines
 
 __all__ = [
     "AbiError",
@@ -11,6 +11,7 @@ __all__ = [
     "ConfigError",
     "GlmcError",
     "InternalError",
+    "Lines",
     "LoweringError",
     "MatchCountError",
     "PackError",

@@ -24,7 +24,7 @@ from types import MappingProxyType
 from typing import Any
 
 from glmc.config import CompileOptions
-from glmc.errors import LoweringError, MatchCountError
+from glmc.errors import Lines, LoweringError, MatchCountError
 from glmc.extensions import require_references, targets_of
 from glmc.ir.match import NearMiss, is_op
 from glmc.ir.program import Program
@@ -284,7 +284,7 @@ def no_plain_form(
             error.message,
             place=error.place,
             expected=error.expected,
-            found=f"{error.found}\n             switched off: {', '.join(off)}".lstrip(),
+            found=Lines.of(filter(None, (error.found, f"switched off: {', '.join(off)}"))),
             remedy="leave on what is switched off, or add a pass that does its work",
         )
     if not lost:
@@ -293,7 +293,7 @@ def no_plain_form(
         "a lost fusion has no plain form, so --allow-missing can't help here",
         place=error.place,
         expected=f"matches of {', '.join(line.split(':', maxsplit=1)[0] for line in lost)}",
-        found="\n             ".join((f"{error.message}: {error.found or error.expected}", *lost)),
+        found=Lines.of((f"{error.message}: {error.found or error.expected}", *lost)),
         remedy="report the model and the transformers version, with the reasons above",
     )
 
@@ -306,6 +306,6 @@ def require_matches(records: tuple[PassRecord, ...], expected: Mapping[str, int]
             "fusions were lost (or found where none should be)",
             place="; ".join(problem.split(":", maxsplit=1)[0] for problem in problems),
             expected="the counts that this model's config implies",
-            found="\n             ".join(problems),
+            found=Lines.of(problems),
             remedy="report the model and transformers version, or go on with --allow-missing",
         )

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from glmc.cli.tables import console
+from glmc.cli.say import console, say
 from glmc.config import CompileOptions
 from glmc.errors import UsageError
 
@@ -73,13 +73,13 @@ def bisect_command(
     out = console()
 
     def tell(name: str, text: str) -> None:
-        typer.echo(f"{name:<16} {text}" if name else text, err=True)
+        say(f"{name:<16} {text}" if name else text, err=True)
 
     found = bisect(source, options, tell)
     if found is None:
         replayed = "replayed right" if target in REPLAYED else "made, but can't be replayed here"
         out.print(f"Nothing is wrong: every step is proved, and the plan is {replayed}.")
         return 0
-    out.print(found.paragraph(str(output)), highlight=False, markup=False, soft_wrap=True)
+    say(found.paragraph(str(output)))
     output.write_text(found.repro, encoding="utf-8")
     return 1

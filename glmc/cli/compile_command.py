@@ -13,7 +13,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from glmc.cli.tables import calls_table, console, passes_table, phases_table, summary_lines
+from glmc.cli.say import console, say
+from glmc.cli.tables import calls_table, passes_table, phases_table, summary_lines
 from glmc.config import CompileOptions
 from glmc.errors import UsageError
 
@@ -146,7 +147,7 @@ def compile_command(
             model, path, options, dumper.progress(advance), dumper.watch, dumper.planned, proof
         ).to_json()
     for remark in dumper.remarks:
-        typer.echo(f"dump: {remark}", err=True)
+        say(f"dump: {remark}", err=True)
     if as_json:
         typer.echo(json.dumps({"artifact": str(path), **result}))
         return
@@ -156,12 +157,12 @@ def compile_command(
         out.print(calls_table(result))
     out.print(phases_table(result))
     for line in summary_lines(result, path):
-        out.print(line, highlight=False, markup=False, soft_wrap=True)
+        out.print(line, highlight=False, soft_wrap=True)
 
 
 def _tell(name: str, text: str) -> None:
     """A line for each verdict; on stderr, as it is no result."""
-    typer.echo(f"verify {name:<16} {text}", err=True)
+    say(f"verify {name:<16} {text}", err=True)
 
 
 def default_output(model: str, target: str) -> Path:

@@ -17,7 +17,8 @@ from rich.table import Table
 from glmc.artifact.memory import fits, weight_bytes
 from glmc.artifact.reader import ArtifactContents, read_artifact
 from glmc.cli.inspect_history import HistoryQuestion, inspect_history
-from glmc.cli.tables import calls_table, console, human_bytes, passes_table, phases_table
+from glmc.cli.say import console
+from glmc.cli.tables import calls_table, human_bytes, passes_table, phases_table
 from glmc.errors import UsageError
 from glmc_runtime.manifest import manifest_to_json
 from glmc_runtime.plan import Call, PhasePlan
@@ -71,7 +72,7 @@ def inspect_command(
     out = console()
     for part in _parts(contents, contents.plans[phase], layer, available):
         if isinstance(part, str):
-            out.print(part, highlight=False, markup=False, soft_wrap=True)
+            out.print(part, highlight=False, soft_wrap=True)
         else:
             out.print(part)
 

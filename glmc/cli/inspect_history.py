@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import typer
-
 from glmc.artifact.reader import read_artifact
+from glmc.cli.say import say
 from glmc.config import CompileOptions
 from glmc.driver import front_end
 from glmc.errors import LoweringError, UsageError
@@ -23,6 +22,7 @@ from glmc.history.why_not import WhyNot, why_not
 from glmc.page.render import page
 from glmc.pipeline import chosen
 from glmc.presets.catalog import load_config
+from glmc_runtime.printable import printable
 
 GENERATOR = 'name="generator" content="glmc"'
 _SHOWN = 8  # near misses in full; more of them are counted
@@ -54,7 +54,7 @@ def inspect_history(question: HistoryQuestion, *, as_json: bool) -> None:
     else:
         reasons = why_not(history, str(question.why_not), question.layer)
         answer, lines = asdict(reasons), why_not_lines(reasons, history)
-    typer.echo(json.dumps(answer) if as_json else "\n".join(lines))
+    say(json.dumps(answer) if as_json else "\n".join(map(printable, lines)))
 
 
 def _history(question: HistoryQuestion) -> History:
@@ -97,7 +97,7 @@ def _write_page(target: Path, artifact: Path, history: History) -> None:
         raise UsageError(
             f"the page can't be written: {error.strerror}", place=str(target), remedy="--page FILE"
         ) from error
-    typer.echo(f"{target} written")
+    say(f"{target} written")
 
 
 def node_lines(life: Lineage, history: History) -> Iterator[str]:

@@ -13,8 +13,10 @@ from glmc.cli.compile_command import compile_command
 from glmc.cli.inspect_command import inspect_command
 from glmc.cli.presets_command import presets_command
 from glmc.cli.run_command import run_command
+from glmc.cli.say import say
 from glmc.errors import GlmcError
-from glmc_runtime.output import status_of
+from glmc_runtime.output import printable_logs, status_of
+from glmc_runtime.printable import printable
 
 app = typer.Typer(
     name="glmc",
@@ -42,12 +44,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # No model hub is ever asked: a model is a directory or a preset.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     try:
-        result = app(given, standalone_mode=False)
+        with printable_logs():
+            result = app(given, standalone_mode=False)
         sys.stdout.flush()  # a closed pipe shows here and not when the interpreter ends
     except GlmcError as error:
         if debug:
             raise
-        typer.echo("\n".join((str(error), *getattr(error, "__notes__", ()))), err=True)
+        say("\n".join((str(error), *map(printable, getattr(error, "__notes__", ())))), err=True)
         return error.exit_status
     except OSError as error:
         if debug and not isinstance(error, BrokenPipeError):
@@ -62,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (typer.Abort, KeyboardInterrupt):
         return 130
     except typer.TyperException as error:
-        typer.echo(f"glmc: {error.format_message()}", err=True)
+        say(f"glmc: {printable(error.format_message())}", err=True)
         return error.exit_code
     return result if isinstance(result, int) else 0
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from glmc.cli.tables import console
+from glmc.cli.say import console
 from glmc.presets.catalog import load_preset, preset_names
 
 

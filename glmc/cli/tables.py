@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import resource
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
-WIDTH = 160
-"""Columns where no terminal says otherwise: names stay whole for grep and for a log."""
-
 Report = Mapping[str, Any]
-
-
-def console() -> Console:
-    """The console for stdout."""
-    told = sys.stdout.isatty() or "COLUMNS" in os.environ
-    return Console() if told else Console(width=WIDTH)
 
 
 def passes_table(report: Report) -> Table:

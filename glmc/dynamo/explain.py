@@ -9,9 +9,9 @@ from io import StringIO
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
+from glmc.console import PlainConsole
 from glmc.dynamo.backend import LISTENERS, CompiledGraph
 from glmc.dynamo.checks import mocked_compile
 from glmc.errors import UsageError
@@ -49,7 +49,7 @@ class Explanation:
 
     def __str__(self) -> str:
         text = StringIO()
-        console = Console(file=text, width=100, highlight=False)
+        console = PlainConsole(file=text, width=100, highlight=False)
         table = Table(
             title=f"{_many(len(self.graphs), 'graph')}, {_many(len(self.breaks), 'break')}"
         )
@@ -68,12 +68,11 @@ class Explanation:
         console.print("MiB added: temporaries, and weights put together beside the model's own")
         for number, graph in enumerate(self.graphs):
             if graph.broken:
-                console.print(f"break behind graph {number}: {graph.broken}", markup=False)
+                console.print(f"break behind graph {number}: {graph.broken}")
             for miss in graph.misses:
                 console.print(
                     f"graph {number}, not fused: {miss.pass_name} at {miss.node}: "
                     f"{miss.condition} {miss.source}".rstrip(),
-                    markup=False,
                 )
         return text.getvalue()
 

@@ -6,6 +6,8 @@ import sys
 import warnings
 from functools import cache
 
+from glmc_runtime.printable import printable_lines
+
 
 @cache
 def say_once(text: str) -> None:
@@ -14,9 +16,9 @@ def say_once(text: str) -> None:
 
 
 def say(text: str) -> None:
-    print(f"glmc: {text}", file=sys.stderr)
+    print(f"glmc: {printable_lines(text)}", file=sys.stderr)
 
 
 @cache
 def warn_once(text: str) -> None:
-    warnings.warn(text, stacklevel=3)
+    warnings.warn(printable_lines(text), stacklevel=3)

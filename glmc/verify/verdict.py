@@ -9,7 +9,7 @@ from typing import Any
 
 from torch.fx import Node
 
-from glmc.errors import VerificationError
+from glmc.errors import Lines, VerificationError
 from glmc.ir.ops import Numerics
 from glmc.verify.tolerance import Tolerance
 
@@ -127,7 +127,7 @@ def require_verdict(verdict: Verdict) -> None:
         f"{verdict.pass_name} is declared {verdict.numerics} and changes values",
         place=_place(first),
         expected=f"a difference of at most {first.bound:.3g}",
-        found="\n             ".join(_few(verdict.violations)),
+        found=Lines.of(_few(verdict.violations)),
     )
 
 

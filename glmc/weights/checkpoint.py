@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from glmc.errors import CheckpointError
+from glmc.errors import CheckpointError, Lines
 from glmc.presets.fields import ModelFields
 from glmc.presets.parameters import parameter_shapes
 from glmc.weights.layout import NamedShape, expert_parts
@@ -127,7 +127,7 @@ def open_checkpoint(directory: Path, fields: ModelFields) -> Checkpoint:
             "the checkpoint does not fit its config.json",
             place=str(directory),
             expected=f"the {len(wanted)} parameters of {fields.architecture}",
-            found="\n    ".join(["", *problems[:LISTED], *_rest(problems)]),
+            found=Lines.of([*problems[:LISTED], *_rest(problems)]),
             remedy="complete the download, or use the config.json that belongs to these files",
         )
     if fields.tie_word_embeddings:

@@ -152,6 +152,9 @@ class _Below(Mapping[str, bytes]):
             raise KeyError(name)
         return self._files.read(f"{self._prefix}{name}")
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
 

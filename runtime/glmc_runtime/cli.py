@@ -12,9 +12,11 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from glmc_runtime import GUARD_STEPS, __version__, load
+from glmc_runtime.chat_flags import Chat, add_chat_flags
 from glmc_runtime.errors import GlmcError, RequestError
 from glmc_runtime.interpreter import INTERPRETED_NOTICE
-from glmc_runtime.output import status_of
+from glmc_runtime.output import generated, printable_logs, status_of
+from glmc_runtime.printable import json_text, printable_lines
 from glmc_runtime.progress import shown_progress
 from glmc_runtime.request_flags import add_request_flags, request_settings
 
@@ -33,7 +35,8 @@ def main(arguments: Sequence[str] | None = None, program: str = "glmc-runtime") 
     """
     options = _parser(program).parse_args(arguments)
     try:
-        status: int = options.action(options)
+        with printable_logs():
+            status: int = options.action(options)
         sys.stdout.flush()  # a closed pipe shows here and not when the interpreter ends
     except GlmcError as error:
         if options.debug:
@@ -63,7 +66,7 @@ def _parser(program: str) -> argparse.ArgumentParser:
     run.add_argument(
         "--token-ids", action="append", default=[], help="a prompt as ids, such as 1,2,3"
     )
-    run.add_argument("--chat", action="store_true", help="put prompts through the chat template")
+    add_chat_flags(run)
     add_request_flags(run)
     run.add_argument("--kv-blocks", type=int, help="blocks of the KV cache, scratch included")
     run.add_argument(
@@ -106,7 +109,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    settings = request_settings(options)
+    settings, chat = request_settings(options), Chat(options)
     if not options.prompt and not options.token_ids:
         raise RequestError("there is nothing to generate from", remedy="pass --prompt TEXT")
     with shown_progress(PROGRESS_LABEL) as progress:
@@ -121,10 +124,7 @@ def _run(options: argparse.Namespace) -> int:
             profile_ranges=options.profile is not None,
             progress=progress,
         )
-    prompts: list[Any] = [
-        session.text.encode_chat([{"role": "user", "content": prompt}]) if options.chat else prompt
-        for prompt in options.prompt
-    ]
+    prompts: list[Any] = [chat.prompt(session.text, prompt) for prompt in options.prompt]
     prompts += [_token_ids(text) for text in options.token_ids]
     if session.emulated and not options.json:
         print(EMULATED_LINE)
@@ -160,7 +160,7 @@ def _generate(
             ],
             "statistics": session.statistics.to_json(),
         }
-        print(json.dumps(result, ensure_ascii=False))
+        print(json_text(result))
         return
     count = _print_stream(session, prompts, settings)
     seconds = perf_counter() - started
@@ -178,7 +178,7 @@ def _print_stream(session: Any, prompts: list[Any], settings: dict[str, Any]) ->
         return _print_each(stream.answers, stream.completions(), readable)
     count = 0
     for event in stream:
-        print(event.text if readable else f"{event.token} ", end="", flush=True)
+        print(generated(event.text) if readable else f"{event.token} ", end="", flush=True)
         count += 1
     print()
     return count
@@ -191,7 +191,7 @@ def _print_each(
     for (number, choice), completion in zip(answers, completions, strict=True):
         name = f"prompt {number}" + (f", answer {choice}" if several else "")
         print(f"--- {name} ({completion.finish_reason})")
-        print(completion.text if readable else " ".join(map(str, completion.tokens)))
+        print(generated(completion.text) if readable else " ".join(map(str, completion.tokens)))
     return sum(len(completion.tokens) for completion in completions)
 
 
@@ -219,7 +219,7 @@ def _doctor(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(report.to_json()))
     else:
-        print(report.text())
+        print(printable_lines(report.text()))
     return 0 if report.passed else 1
 
 

@@ -1,10 +1,26 @@
 """Every error a user of the runtime can meet, as a class with a stable code.
 
 The text always answers five questions: which rule (code), where, what was expected, what was
-found, and what to do about it.
+found, and what to do about it. Names in it are written so that no terminal obeys them.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+
+from glmc_runtime.printable import printable, printable_lines
+
+
+class Lines(str):
+    """A detail of an error that stands on several lines; any other stands on one."""
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, texts: Iterable[str]) -> Lines:
+        """One line for each text, set under the first; the lines of one that is some stay."""
+        shown = (text if isinstance(text, Lines) else printable(text) for text in texts)
+        return cls("\n             ".join(shown))
 
 
 class GlmcError(Exception):
@@ -36,15 +52,19 @@ class GlmcError(Exception):
         self.remedy = remedy or self.usual_remedy
 
     def __str__(self) -> str:
-        lines = [f"[{self.code}] {self.message}"]
+        lines = [f"[{self.code}] {_shown(self.message)}"]
         details = (
             ("where", self.place),
             ("expected", self.expected),
             ("found", self.found),
             ("remedy", self.remedy),
         )
-        lines += [f"  {label + ':':<10}{text}" for label, text in details if text]
+        lines += [f"  {label + ':':<10}{_shown(text)}" for label, text in details if text]
         return "\n".join(lines)
+
+
+def _shown(text: str) -> str:
+    return printable_lines(text) if isinstance(text, Lines) else printable(str(text))
 
 
 class ArtifactError(GlmcError):

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 from glmc_runtime.errors import FileError
+from glmc_runtime.printable import printable_lines, terminal_text
 
 _READER_LEFT = 141  # what a shell reports for a process that ended by SIGPIPE
 
@@ -29,6 +35,37 @@ def file_error(error: OSError) -> FileError:
         f"the system refused to read or write: {error.strerror or error}",
         place="output" if error.filename is None else str(error.filename),
     )
+
+
+def generated(text: str) -> str:
+    """What a model says, for stdout: exact in a file or a pipe, and on a terminal without the
+    characters that a terminal obeys."""
+    return terminal_text(text) if sys.stdout.isatty() else text
+
+
+class PrintableRecord(logging.LogRecord):
+    """A record whose text no terminal obeys."""
+
+    def getMessage(self) -> str:  # noqa: N802 - as logging has it
+        return printable_lines(super().getMessage())
+
+
+@contextmanager
+def printable_logs() -> Iterator[None]:
+    """Let loggers and warnings write printable text: libraries name what they found in a
+    checkpoint."""
+    made, written = logging.getLogRecordFactory(), warnings.formatwarning
+
+    def warning(*values: Any, **named: Any) -> str:
+        return printable_lines(written(*values, **named))
+
+    logging.setLogRecordFactory(PrintableRecord)
+    warnings.formatwarning = warning
+    try:
+        yield
+    finally:
+        logging.setLogRecordFactory(made)
+        warnings.formatwarning = written
 
 
 def _discard_output() -> None:

@@ -69,7 +69,7 @@ class Session:
         self.interpreted = machine.statistics.interpreted
         self.statistics = machine.statistics
         self.cache = machine.cache
-        self.text = Text(artifact.path / "tokenizer")
+        self.text = Text(artifact.files.below("tokenizer"))
         self.decode_buckets = machine.decode_buckets
         self.prefill_buckets = machine.prefill_buckets
         self.max_context = machine.max_context

@@ -39,7 +39,6 @@ from glmc.presets.catalog import load_config
 from glmc.verify.verdict import Verdict, Violation, require_verdict
 from glmc.weights.checkpoint import open_checkpoint
 from glmc_kunlun_emulator import errors as emulator_errors
-from glmc_runtime import text
 from glmc_runtime.cache import BlockAllocator
 from glmc_runtime.guards import check_vendor_functions
 from glmc_runtime.kernels.vendor import Vendor
@@ -48,6 +47,7 @@ from glmc_runtime.manifest import Guards
 from glmc_runtime.output import file_error
 from glmc_runtime.plan_json import phase_from_json
 from glmc_runtime.sampling import Sampler, SamplingParameters, next_tokens
+from glmc_runtime.text import packages
 from tests.docs.markdown import ROOT, blocks, section, table_rows
 
 PAGE = ROOT / "docs" / "errors.md"
@@ -193,7 +193,7 @@ def vendor(scene: Scene) -> None:
 def missing_package(scene: Scene) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(importlib.util, "find_spec", lambda name: None)
-        text._require("tokenizers", "text prompts")
+        packages.require("tokenizers", "text prompts")
 
 
 def numerics(scene: Scene) -> None:

@@ -1,0 +1,26 @@
+"""What the commands print, with every name as a terminal may show it."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+from rich.console import Console
+
+from glmc.console import PlainConsole
+from glmc_runtime.printable import printable_lines
+
+WIDTH = 160
+"""Columns where no terminal says otherwise: names stay whole for grep and for a log."""
+
+
+def console() -> Console:
+    """The console for stdout."""
+    told = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return PlainConsole() if told else PlainConsole(width=WIDTH)
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Print lines."""
+    typer.echo(printable_lines(text), err=err)
