@@ -97,7 +97,10 @@ class Emitter(Protocol):
     options: LoweringOptions
     notes: dict[str, Value]
     """What one rule leaves for a later one, by a key of the backend's own; such a value lives
-    until the last call that uses it."""
+    until the last call that uses it. A key of what was made of other values has their stamps."""
+
+    def stamp(self, value: Value) -> str:
+        """A key for what ``value`` holds now, which changes when its memory is written."""
 
     def remark(self, text: str) -> None:
         """Say in the report how this node was lowered, when that is not the usual way."""
@@ -109,7 +112,9 @@ class Emitter(Protocol):
         """A new buffer for output ``index``, with the shape and dtype of the graph."""
 
     def bind(self, index: int, value: Value) -> None:
-        """Output ``index`` is ``value``: an operand written in place, or a cache."""
+        """Output ``index`` is ``value``: an operand written in place, a cache, or what the target
+        makes in a dtype of its own. Whoever reads that gets a cast, but for the operands that
+        :attr:`Target.as_made` names."""
 
     def mutable(self, value: Value) -> Value:
         """``value`` itself when no later node reads it, else a copy made by ``aten.copy``.
@@ -150,7 +155,8 @@ class Target:
 
     ``check`` sees the options and the model's shape before anything is lowered and raises
     LoweringError for what the target can't do. ``greedy`` is the kernel that ends each phase with
-    the greedy token of each row of logits, where the target has one.
+    the greedy token of each row of logits, where the target has one. ``as_made``: (op, operand)
+    whose rule takes a value of another rule in whatever dtype that made it.
     """
 
     name: str
@@ -160,6 +166,7 @@ class Target:
     profiles: tuple[str, ...] = ()
     check: Callable[[LoweringOptions, object], None] = field(default=lambda options, model: None)
     greedy: str | None = None
+    as_made: frozenset[tuple[str, str]] = frozenset()
 
 
 TOKENS = Extent(tokens=1)

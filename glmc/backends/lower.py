@@ -16,6 +16,7 @@ from torch.fx import Node
 from glmc.backends import plain
 from glmc.backends.assemble import Scratch, dtype_name, phase_plan
 from glmc.backends.base import SEQUENCES, LoweringOptions, Op, Target, Value
+from glmc.backends.written import Calls, whole
 from glmc.errors import InternalError, LoweringError
 from glmc.ir import match as m
 from glmc.ir.ops import OPS
@@ -65,10 +66,12 @@ class Lowering:
     notes: dict[str, Value] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
     buffers: list[Scratch] = field(default_factory=list)
-    calls: list[Call] = field(default_factory=list)
+    calls: Calls = field(default_factory=Calls)
     inputs: dict[str, InputSpec] = field(default_factory=dict)
     weights: dict[str, Weight] = field(default_factory=dict)
     values: dict[Node, Value] = field(default_factory=dict)
+    # Copies of values that a rule made in another dtype than the graph's, for whoever reads them.
+    cast: dict[Node, Value] = field(default_factory=dict)
     outputs: dict[int, Value] = field(default_factory=dict)
     holders: dict[Storage, list[Node]] = field(default_factory=lambda: defaultdict(list))
     order: dict[Node, int] = field(default_factory=dict)
@@ -136,6 +139,9 @@ class Lowering:
             raise InternalError(f"step input {name} is used with two shapes or dtypes")
         return Value(name, tuple(shape), dtype, InputArgument(name))
 
+    def stamp(self, value: Value) -> str:
+        return self.calls.stamp(value)
+
     def remark(self, text: str) -> None:
         if text not in self.remarks:
             self.remarks.append(text)
@@ -202,7 +208,7 @@ class Lowering:
         """Whether a later node reads a value that lies here now."""
         if self.node is None:
             raise InternalError("nothing is being lowered")
-        now, holders = self.order[self.node], self.holders[_whole(storage)]
+        now, holders = self.order[self.node], self.holders[whole(storage)]  # type: ignore[index]
         return any(self.order[user] > now for holder in holders for user in holder.users)
 
     def _argument(
@@ -263,7 +269,7 @@ class Lowering:
         results = node.args[0]
         if not isinstance(results, (tuple, list)) or len(results) != 1:
             raise InternalError("a phase has one output, the logits", found=str(results))
-        value = self.values[results[0]]  # type: ignore[index]
+        value = self.value_of(results[0])  # type: ignore[arg-type]
         argument = value.argument
         if isinstance(argument, BufferArgument):
             whole = self.buffers[argument.buffer].shape
@@ -303,7 +309,7 @@ class Lowering:
             if node in self.values:
                 return
             raise InternalError(f"output {node.args[1]} of {source} was not bound by its rule")
-        value = self.values[source]  # type: ignore[index]
+        value = self.value_of(source)  # type: ignore[arg-type]
         if not isinstance(value.argument, (BufferArgument, InputArgument)):
             raise LoweringError(
                 f"{value.name} can't be read in another shape",
@@ -313,11 +319,45 @@ class Lowering:
             )
         self._hold(node, replace(value, shape=self._shape(m.tensor(node))))
 
-    def _hold(self, node: Node, value: Value) -> None:
+    def value_of(self, node: Node) -> Value:
+        """What a node holds, in the dtype that the program gave it."""
+        value, wanted = self.values[node], m.tensor(node).dtype
+        if value.dtype == wanted:
+            return value
+        if node not in self.cast:
+            out = self.temporary(f"{value.name}_{dtype_name(wanted)}", value.shape, wanted)
+            bound = {"source": self._argument(value), "out": self._argument(out)}
+            meta = node.meta
+            place = (meta["id"], m.op_name(node), meta["layer"], meta["module"])
+            self.calls.append(Call("aten.copy", bound, ("out",), False, *place))
+            self.cast[node] = out
+            self.holders[whole(out.argument)].append(node)  # type: ignore[index]
+        return self.cast[node]
+
+    def _hold(self, node: Node, value: Value, made: bool = False) -> None:
+        """Note where a node's value lies. Only what a rule ``made`` may have a dtype of its own."""
+        self._check_held(node, value, made)
         self.values[node] = value
         storage = storage_of(value.argument)
         if isinstance(storage, (BufferArgument, CacheArgument, InputArgument)):
-            self.holders[_whole(storage)].append(node)
+            self.holders[whole(storage)].append(node)  # type: ignore[index]
+
+    def _check_held(self, node: Node, value: Value, made: bool) -> None:
+        fake = m.tensor(node)
+        if isinstance(value.argument, CacheArgument):  # in the target's own layout
+            return
+        shape = self._shape(fake)
+        fits = len(shape) == len(value.shape) and all(
+            one == other or one.moves or other.moves
+            for one, other in zip(shape, value.shape, strict=True)
+        )
+        if not fits or (fake.dtype != value.dtype and not made):
+            raise InternalError(
+                f"the plan holds {m.op_name(node)} as another tensor than the program's",
+                place=node.meta["id"],
+                expected=f"{dtype_name(fake.dtype)} {list(map(str, shape))}",
+                found=f"{dtype_name(value.dtype)} {list(map(str, value.shape))}",
+            )
 
     def _lower(self, node: Node) -> None:
         name = m.op_name(node).removeprefix("glmc.")
@@ -370,7 +410,8 @@ class Lowering:
         bound: dict[str, Value | float | int | bool | str | list[int] | None] = {}
         for key, argument in zip(names[: len(node.args)], node.args, strict=True):
             if isinstance(argument, Node):
-                bound[key] = self.values[argument]
+                as_made = (name, key) in self.target.as_made
+                bound[key] = self.values[argument] if as_made else self.value_of(argument)
             elif argument is None or isinstance(argument, (bool, int, float, str)):
                 bound[key] = argument
             elif isinstance(argument, (list, tuple)) and all(isinstance(i, int) for i in argument):
@@ -391,16 +432,10 @@ class Lowering:
             raise InternalError(f"the rule for {m.op_name(node)} gave no result")
 
     def _keep(self, node: Node, value: Value) -> None:
-        self._hold(node, value)
+        self._hold(node, value, made=True)
         if isinstance(value.argument, (BufferArgument, CacheArgument)):
-            self.written[len(self.calls) - 1].append((node.name, _whole(value.argument)))
-
-
-def _whole(storage: Storage) -> Storage:
-    """The storage itself, however a view of it is shaped."""
-    if isinstance(storage, InputArgument):
-        return InputArgument(storage.input)
-    return BufferArgument(storage.buffer) if isinstance(storage, BufferArgument) else storage
+            place = (node.name, whole(value.argument))
+            self.written[len(self.calls) - 1].append(place)  # type: ignore[arg-type]
 
 
 def lower(program: Program, target: Target, options: LoweringOptions) -> Lowered:

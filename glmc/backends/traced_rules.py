@@ -36,7 +36,7 @@ class TracedRules:
         """cos and sin of the step's positions, made once for all layers that read them."""
         positions, frequencies = op.tensor("positions"), op.tensor("inverse_frequencies")
         scaling = op.number("scaling")
-        key = f"rope {positions.argument} {frequencies.name} {scaling} {dtype}"
+        key = f"rope {emit.stamp(positions)} {emit.stamp(frequencies)} {scaling} {dtype}"
         known = emit.notes.get(key)
         if known is not None:
             return known
@@ -127,7 +127,7 @@ class TracedRules:
 
     def _added(self, mask: Value, dtype: torch.dtype, emit: Emitter) -> Value:
         """What is added to the scores for a mask of what is seen, made once for all layers."""
-        key = f"mask {mask.argument} {dtype}"
+        key = f"mask {emit.stamp(mask)} {dtype}"
         known = emit.notes.get(key)
         if known is None:
             known = emit.temporary("mask", mask.shape, dtype)

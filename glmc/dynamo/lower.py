@@ -22,7 +22,7 @@ from glmc.dynamo.handed import Handed, places
 from glmc.dynamo.normal_form import Result, Traced
 from glmc.dynamo.sizes import TracedSizes
 from glmc.dynamo.views import VIEWS, ViewLowering
-from glmc.errors import InternalError, LoweringError
+from glmc.errors import AbiError, InternalError, LoweringError
 from glmc.ir import match as m
 from glmc.ir.rewrite import fake_mode_of
 from glmc.weights.recipe import Weight
@@ -124,7 +124,7 @@ class _TracedLowering(ViewLowering):
     def _new_values(self) -> dict[str, Value]:
         """What each input that the program changes holds afterwards."""
         found = self.traced.mutated.items()
-        return {name: self.values[self.traced.node(result)] for name, result in found}
+        return {name: self.value_of(self.traced.node(result)) for name, result in found}
 
     def _set_apart(self, handed: Sequence[Handed | None]) -> None:
         """Copies, before any input takes its new value: of outputs with memory of their own whose
@@ -133,9 +133,10 @@ class _TracedLowering(ViewLowering):
             if place is None or place.position is not None:
                 continue
             node = self.traced.node(item)
-            storage = storage_of(self.values[node].argument)
+            value = self.value_of(node)
+            storage = storage_of(value.argument)
             if isinstance(storage, InputArgument) and storage.input in self.traced.mutated:
-                self.copied[node] = self._together(self.values[node])
+                self.copied[node] = self._together(value)
         for name, value in self._new_values().items():
             storage = storage_of(value.argument)
             if not isinstance(storage, InputArgument) or value.argument == InputArgument(name):
@@ -152,7 +153,7 @@ class _TracedLowering(ViewLowering):
                 {
                     "op": ValueArgument("aten.copy_.default"),
                     "target": target,
-                    "operands": ListArgument((value.argument,)),
+                    "operands": ListArgument((self._pinned(value),)),
                     "keyword_names": ValueArgument([]),
                     "keyword_values": ListArgument(()),
                 },
@@ -180,7 +181,7 @@ class _TracedLowering(ViewLowering):
             raise InternalError("an output has no layout", place=node.meta["id"])
         if handed.position is not None:
             return handed
-        value = self.copied.get(node, self.values[node])
+        value = self.copied.get(node) or self.value_of(node)
         argument = value.argument
         if isinstance(argument, (BufferArgument, InputArgument)):
             argument = replace(argument, shape=value.shape)
@@ -208,12 +209,13 @@ class _TracedLowering(ViewLowering):
 
     def _fused(self, node: Node) -> None:
         """By the target's rule, or by the op's own reference where its kernels lack the dtype."""
-        before = len(self.calls)
+        before, notes, cast = len(self.calls), dict(self.notes), dict(self.cast)
         try:
             self._require_dtypes(node)
             self._lower(node)
-        except Declined as reason:
+        except (Declined, LoweringError, AbiError) as reason:
             del self.calls[before:]
+            self.notes, self.cast = notes, cast  # what these calls would have made
             self.remark(f"left to ATen: {reason}")
             self._plain(node)
 
@@ -262,7 +264,7 @@ class _TracedLowering(ViewLowering):
     def _operand(self, item: Any) -> Argument:
         """An argument of an ATen op, tensors and sizes in lists included."""
         if isinstance(item, Node) and item in self.values:
-            return self._argument(self.values[item])
+            return self._argument(self.value_of(item))
         if isinstance(item, Node):
             item = item.meta["val"]
         if isinstance(item, SymInt):
@@ -331,7 +333,7 @@ class _TracedLowering(ViewLowering):
         source = node.args[0]
         if not isinstance(source, Node):
             raise InternalError("an op that writes has no tensor to write to")
-        target = self.mutable(self.values[source])
+        target = self.mutable(self.value_of(source))
         self.calls.append(
             Call(
                 "aten.any_in_place",

@@ -28,12 +28,8 @@ from glmc.dynamo.copies import copy_node
 from glmc.errors import CaptureError
 from glmc.ir.program import ModelShape, Program, graph_module
 from glmc.ir.rewrite import layer_of
-from glmc.weights.recipe import Constant, Recipe, Source, Weight
+from glmc.weights.recipe import Source, Weight
 
-# A buffer of that many numbers at most may be a constant, such as the frequencies of rope.
-LARGEST_CONSTANT = 4096
-# Positions that a table of rotations has rows for: those of GLM-4.5. A graph doesn't say.
-LONGEST_CONTEXT = 131072
 _PART = re.compile(r"\['([^']+)'\]|\[(\d+)\]|\.([A-Za-z_]\w*)")
 _TABLES = ("_modules", "_parameters", "_buffers")
 _OWNER = re.compile(r"^L\[['\"]\w+['\"]\]\.?|^L__\w*?___?")
@@ -78,8 +74,8 @@ class Traced:
 
 
 def normal_form(module: GraphModule, examples: Sequence[Any]) -> Traced:
-    """Export Dynamo's ``module``; ``examples`` are its real arguments, of which small constant
-    buffers are read. Raises CaptureError for what does not become one functional graph."""
+    """Export Dynamo's ``module``; ``examples`` are its real arguments, of which no value is read.
+    Raises CaptureError for what does not become one functional graph."""
     module = _with_numbers(module)
     device = _device_type(examples)
     cast = torch.is_autocast_enabled(device) or switches(module)
@@ -111,7 +107,7 @@ def normal_form(module: GraphModule, examples: Sequence[Any]) -> Traced:
         value = held[state.get(name, name)]
         constant = _unique(str(state.get(name, name)), taken)
         constants[constant] = value
-        weights[constant] = _describe_weight(node, constant, value, value)
+        weights[constant] = _describe_weight(node, constant, value)
     for node, head, name, example in zip(
         nodes[len(own) :], heads, names[len(own) :], examples, strict=True
     ):
@@ -121,7 +117,7 @@ def normal_form(module: GraphModule, examples: Sequence[Any]) -> Traced:
             node.meta.update(input=qualified, id=qualified, module="", layer=None, source=None)
         elif _is_weight(head, example) and name not in changed:
             kind = "weight"
-            weights[qualified] = _describe_weight(node, qualified, node.meta["val"], example)
+            weights[qualified] = _describe_weight(node, qualified, node.meta["val"])
         else:
             kind = "input"
             node.meta.update(input=qualified, id=qualified, module="", layer=None, source=None)
@@ -129,7 +125,7 @@ def normal_form(module: GraphModule, examples: Sequence[Any]) -> Traced:
     for node, value in tensors.items():
         constant = _unique(node.name, taken)
         constants[constant] = value
-        weights[constant] = _describe_weight(node, constant, value, value)
+        weights[constant] = _describe_weight(node, constant, value)
     output = next(node for node in reversed(graph.nodes) if node.op == "output")
     results: tuple[Any, ...] = tuple(output.args[0])
     by_name = {placeholder.node.name: placeholder.name for placeholder in placeholders}
@@ -300,15 +296,13 @@ def _is_weight(head: Node, example: Any) -> bool:
     return isinstance(example, torch.nn.Parameter) or owned
 
 
-def _describe_weight(node: Node, name: str, value: Tensor, example: Any) -> Weight:
+def _describe_weight(node: Node, name: str, value: Tensor) -> Weight:
+    """Whatever its values are, they may be others in the next call: what is made of them is made of
+    the tensor itself."""
     module = name.rpartition(".")[0]
     node.meta.update(weight=name, id=name, module=module, layer=layer_of(module), source=None)
     shape = tuple(int(size) for size in value.shape)
-    recipe: Recipe = Source(name, shape)
-    small = value.numel() <= LARGEST_CONSTANT and not isinstance(example, torch.nn.Parameter)
-    if small and value.dtype.is_floating_point and isinstance(example, Tensor):
-        recipe = Constant(tuple(example.detach().double().flatten().tolist()))
-    return Weight(name, shape, value.dtype, recipe)
+    return Weight(name, shape, value.dtype, Source(name, shape))
 
 
 def _keep_tensors(output: Node, results: tuple[Any, ...], fakes: Sequence[Any]) -> tuple[Any, ...]:
@@ -323,10 +317,9 @@ def _keep_tensors(output: Node, results: tuple[Any, ...], fakes: Sequence[Any]) 
 
 
 def _dtype(weights: dict[str, Weight]) -> torch.dtype:
-    for weight in weights.values():
-        if weight.dtype.is_floating_point and isinstance(weight.recipe, Source):
-            return weight.dtype
-    return torch.float32
+    """Of the largest weight: frequencies and biases may be in float32 beside all others."""
+    floating = [weight for weight in weights.values() if weight.dtype.is_floating_point]
+    return max(floating, key=lambda weight: weight.bytes).dtype if floating else torch.float32
 
 
 def _width(module: GraphModule) -> int:
@@ -357,7 +350,7 @@ def _shape_of(module: GraphModule, weights: dict[str, Weight]) -> ModelShape:
         query_heads=0,
         kv_heads=0,
         head_dim=0,
-        maximum_positions=LONGEST_CONTEXT,
+        maximum_positions=0,  # a graph doesn't say: no table may rely on one
         eos_token_ids=(),
         parameters=parameters,
         tied_embeddings=False,

@@ -86,7 +86,7 @@ class ViewLowering(Lowering):
         name, rest = m.op_name(node), node.args[1:]
         given = [self._fake_argument(item) for item in rest]
         keywords = {key: self._fake_argument(item) for key, item in node.kwargs.items()}
-        value = self.values[source]
+        value = self.value_of(source)
         sizes = list(m.tensor(node).shape) if isinstance(node.meta["val"], Tensor) else []
         try:
             with self.mode:

@@ -1,13 +1,13 @@
 """The weights of a traced program: the caller's own tensors, and what is derived from them.
 
-Parameters are read where they lie. What a pass puts together (q, k and v in one projection) is a
-copy; it is made again when one of its sources was written in place or lies elsewhere.
+Parameters and buffers are read where they lie. What a pass puts together (q, k and v in one
+projection) is a copy; it is made again when one of its sources was written in place or lies
+elsewhere.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import replace
 from operator import attrgetter
 from typing import Any
 from weakref import WeakValueDictionary
@@ -18,9 +18,8 @@ from torch import Tensor
 from glmc.dynamo.device_graph import inside_capture
 from glmc.dynamo.normal_form import Placeholder
 from glmc.weights.evaluate import evaluate
-from glmc.weights.recipe import Concatenate, Recipe, RopeTable, Source, Stack, Weight
+from glmc.weights.recipe import Weight, sources
 from glmc_runtime.errors import PlanError
-from glmc_runtime.kernels.cpu.packed import forget
 
 Marks = tuple[list[int], list[int]]
 _ADDRESS, _VERSION = Tensor.data_ptr, attrgetter("_version")
@@ -44,22 +43,25 @@ class LiveWeights:
         ]
         names = {name for _, name in self._own} | set(constants)
         self._derived = [weight for name, weight in wanted.items() if name not in names]
+        read = {source.name for weight in self._derived for source in sources(weight.recipe)}
+        self._held = [name for name in constants if name in read]
+        self._names = [*(name for _, name in self._own), *self._held]
+        # Where the weights of the last call lie: their memory is nobody else's while this is.
+        self._lying: list[Tensor] = []
         self._seen: Marks | None = None
         self._all_count = True
 
     def refresh(self, arguments: Sequence[Any]) -> bool:
         """Look at the weights of a call; whether any has moved or changed since the last one."""
-        now = self._marks([arguments[index] for index, _ in self._own])
+        given = [arguments[index] for index, _ in self._own]
+        now = self._marks([*given, *map(self.tensors.__getitem__, self._held)])
         if now == self._seen:
             return False
         self._seen = None  # until all are made
-        for index, name in self._own:
-            tensor: Tensor = arguments[index].detach()
-            known = name in self.tensors
+        self._lying = [tensor.detach() for tensor in given]
+        for name, tensor in zip(self._names, self._lying, strict=False):
             self.tensors[name] = tensor if tensor.is_contiguous() else tensor.contiguous()
-            if known:
-                forget(self.tensors[name])
-        marks = dict(zip((name for _, name in self._own), zip(*now, strict=True), strict=True))
+        marks = dict(zip(self._names, zip(*now, strict=True), strict=True))
         for weight in self._derived:
             self.tensors[weight.name] = self._make(weight, marks)
         self._seen = now
@@ -78,8 +80,7 @@ class LiveWeights:
 
     def _make(self, weight: Weight, marks: Mapping[str, tuple[int, int]]) -> Tensor:
         """A derived weight; programs of the same model share it."""
-        weight = self._as_it_is(weight)
-        key = (weight, tuple(marks.get(name) for name in _sources(weight.recipe)))
+        key = (weight, tuple(marks[source.name] for source in sources(weight.recipe)))
         made = _MADE.get(key)
         if made is None:
             if inside_capture():  # it would be computed only when the graph is replayed
@@ -92,14 +93,6 @@ class LiveWeights:
             _MADE[key] = made
         return made
 
-    def _as_it_is(self, weight: Weight) -> Weight:
-        """A table of rotations, of the frequencies that the model has now."""
-        live = self.tensors.get(weight.name.partition(".cos_sin_")[0])
-        if not isinstance(weight.recipe, RopeTable) or live is None:
-            return weight
-        frequencies = tuple(live.double().flatten().tolist())
-        return replace(weight, recipe=replace(weight.recipe, inverse_frequencies=frequencies))
-
     @property
     def derived_bytes(self) -> int:
         """Memory of what was made beside the caller's own weights."""
@@ -111,11 +104,3 @@ class LiveWeights:
 
 
 _MADE: WeakValueDictionary[Hashable, Tensor] = WeakValueDictionary()
-
-
-def _sources(recipe: Recipe) -> tuple[str, ...]:
-    if isinstance(recipe, Source):
-        return (recipe.name,)
-    if isinstance(recipe, (Concatenate, Stack)):
-        return tuple(name for part in recipe.parts for name in _sources(part))
-    return ()

@@ -2,7 +2,8 @@
 
 The tables are evaluated at several sizes and at small, large and unordered positions and compared
 with ``rope_table``; then the rotation itself is evaluated on random values and compared, bit for
-bit, with ``apply_rope``.
+bit, with ``apply_rope``. A traced program may be given other frequencies and any positions in its
+next call: there both are random.
 """
 
 from __future__ import annotations
@@ -31,8 +32,10 @@ _TABLE_SHAPES = (
     "aten.stack",
     "aten.index",
 )
-_POSITION_SHAPES = (*m.CASTS, *m.SHAPES, "aten.expand", "aten.permute")
+_POSITION_SHAPES = (*m.SHAPES, "aten.expand", "aten.permute")
 _SIZES = ((1, 1), (2, 5), (3, 4))
+# Traced programs are probed up to there, on both sides of 0: beyond the context of any model.
+_FARTHEST = 1 << 20
 _TABLE_TOLERANCE = 1e-6
 
 
@@ -171,11 +174,17 @@ def _frequencies(program: Program, cos: Node, sin: Node) -> Node:
     m.require(len(weights) == 1, cos, "the table must read one constant, the frequencies")
     weight = program.weight_of(weights[0])
     m.require(
-        weight is not None and isinstance(weight.recipe, Constant),
+        weight is not None and (_is_live(program) or isinstance(weight.recipe, Constant)),
         weights[0],
         "the frequencies must be constant, not a parameter",
     )
+    m.require(m.dtype(weights[0]).is_floating_point, weights[0], "the frequencies must be floats")
     return weights[0]
+
+
+def _is_live(program: Program) -> bool:
+    """Whether the frequencies are read in each call, and not built into a table."""
+    return program.phase == "traced"
 
 
 def _positions(angle: Node) -> Node:
@@ -183,7 +192,9 @@ def _positions(angle: Node) -> Node:
     queue, seen = [angle], {angle}
     for node in queue:
         if not node.meta["val"].dtype.is_floating_point:
-            return _rows_of_positions(node)
+            rows = _rows_of_positions(node)
+            m.require(m.dtype(rows) == torch.int64, rows, "the positions must be int64")
+            return rows
         for operand in node.all_input_nodes:
             if operand not in seen and isinstance(operand.meta.get("val"), Tensor):
                 seen.add(operand)
@@ -198,18 +209,22 @@ def _rows_of_positions(node: Node) -> Node:
     while True:
         if len(m.shape(first)) == 2:
             rows = first
-        if not m.is_op(first, *_POSITION_SHAPES) or not isinstance(
-            m.operand(first, 0).meta.get("val"), Tensor
-        ):
+        if not (m.is_op(first, *_POSITION_SHAPES) or _widens(first)):
+            return rows or first
+        if not isinstance(m.operand(first, 0).meta.get("val"), Tensor):
             return rows or first
         first = m.operand(first, 0)
 
 
+def _widens(node: Node) -> bool:
+    """A cast of int64 to itself. From anything else it may round, or give another dtype than that
+    which kernels read."""
+    if not m.is_op(node, *m.CASTS):
+        return False
+    return m.dtype(node) == m.dtype(m.operand(node, 0)) == torch.int64
+
+
 def _probes(program: Program, positions: Node, frequencies: Node) -> list[_Probe]:
-    weight = program.weight_of(frequencies)
-    if weight is None or not isinstance(weight.recipe, Constant):
-        m.refuse(frequencies, "the frequencies must be constant, not a parameter")
-    values = torch.tensor(weight.recipe.values, dtype=torch.float64).to(weight.dtype)
     generator = torch.Generator().manual_seed(0)
     limit = max(program.model.maximum_positions, 8)
     probes = []
@@ -217,15 +232,29 @@ def _probes(program: Program, positions: Node, frequencies: Node) -> list[_Probe
     if program.phase == "traced":  # its sizes are baked in
         sizes = (example_shape(positions),) * 3  # type: ignore[assignment]
     for number, (batch, tokens) in enumerate(sizes):
-        high = (limit,) if number else (2,)
-        at = torch.randint(0, *high, (batch, tokens), generator=generator)
+        low, high = (0, limit) if number else (0, 2)
+        if number and _is_live(program):
+            low, high = -_FARTHEST, _FARTHEST
+        at = torch.randint(low, high, (batch, tokens), generator=generator)
+        values = _some_frequencies(program, frequencies, generator)
         token_ids = torch.randint(0, 100, (batch, tokens), generator=generator)
         known = {node: token_ids for node in program.inputs() if node.meta["input"] == "token_ids"}
         known |= {node: at for node in program.inputs() if node.meta["input"] == "positions"}
         known |= known_sizes(program)  # type: ignore[arg-type]
-        known |= {positions: at, frequencies: values.reshape(weight.shape)}
+        known |= {positions: at, frequencies: values}
         probes.append(_Probe(known, at, values.flatten()))
     return probes
+
+
+def _some_frequencies(program: Program, node: Node, generator: torch.Generator) -> Tensor:
+    """The program's own where they are constant, else random ones."""
+    weight = program.weight_of(node)
+    if weight is None:
+        m.refuse(node, "the frequencies must be a weight")
+    if isinstance(weight.recipe, Constant):
+        values = torch.tensor(weight.recipe.values, dtype=torch.float64)
+        return values.to(weight.dtype).reshape(weight.shape)
+    return torch.randn(weight.shape, generator=generator).to(weight.dtype)
 
 
 def _table_values(node: Node, probe: _Probe, heads_first: bool) -> Tensor:

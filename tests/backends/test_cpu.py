@@ -64,6 +64,9 @@ class Runner:
     def mutable(self, value: Value) -> Value:
         return value
 
+    def stamp(self, value: Value) -> str:
+        return f"{value.argument}"  # one op is lowered at a time
+
     def remark(self, text: str) -> None:
         raise AssertionError(text)
 

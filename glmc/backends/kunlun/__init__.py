@@ -35,4 +35,5 @@ TARGET = Target(
     dtypes=limits.DTYPES,
     profiles=table.ALL,
     check=limits.check,
+    as_made=rules_moe.AS_MADE,
 )

@@ -17,7 +17,8 @@ from glmc_runtime.extent import Extent
 def moe_gate(op: Op, emit: Emitter) -> None:
     """float32 logits, then the vendor's router where it can keep the op's meaning, else ours.
 
-    The choice of experts comes out as int32, the only index dtype of the vendor's expert kernels.
+    The choice of experts comes out as int32, the only index dtype of the vendor's expert kernels;
+    other readers of it get a cast.
     """
     x, bias = as_rows(op.tensor("x")), op.tensor("bias")
     weight = cast_weight(emit, op.tensor("weight"), torch.float32)
@@ -68,7 +69,7 @@ def moe_gate(op: Op, emit: Emitter) -> None:
             ids=ids,
         )
         vendor(emit, "gen_block_statistic", topk_ids=ids, block_statistic=statistic)
-    emit.notes[_statistic_key(ids)] = statistic
+    emit.notes[_statistic_key(ids, emit)] = statistic
     emit.bind(1, ids)
 
 
@@ -98,7 +99,7 @@ def moe_ffn(op: Op, emit: Emitter) -> None:
     tokens, top_k = ids.shape[0], ids.dim(1)
     slots = tokens * top_k
     int32 = torch.int32
-    statistic = emit.notes.get(_statistic_key(ids))
+    statistic = emit.notes.get(_statistic_key(ids, emit))
     if statistic is None:
         statistic = _zeroed_statistic(emit, experts)
         vendor(emit, "gen_block_statistic", topk_ids=ids, block_statistic=statistic)
@@ -145,9 +146,9 @@ def _zeroed_statistic(emit: Emitter, experts: int) -> Value:
     return zeroed(emit, "block_statistic", (fixed(CLUSTERS), fixed(experts)), torch.int32)
 
 
-def _statistic_key(ids: Value) -> str:
-    """By storage: views of the ids share it, and names of temporaries are not unique."""
-    return f"block_statistic of {ids.argument}"
+def _statistic_key(ids: Value, emit: Emitter) -> str:
+    """By storage: names of temporaries are not unique."""
+    return f"block_statistic of {emit.stamp(ids)}"
 
 
 def _ones(emit: Emitter, tokens: Extent, top_k: int) -> Value:
@@ -163,3 +164,4 @@ def _ones(emit: Emitter, tokens: Extent, top_k: int) -> Value:
 
 
 RULES = {"moe_gate": moe_gate, "moe_ffn": moe_ffn}
+AS_MADE = frozenset({("moe_ffn", "ids")})

@@ -1,19 +1,21 @@
 """Rules of Kunlun for what only traced programs have: heads that lie anywhere are copied together,
 normed and rotated in place. Attention over the caller's own cache has no vendor call that takes a
-mask; it stays with ATen."""
+mask; it stays with ATen.
+
+A graph does not say how far its positions go, and the vendor's rotation reads its table wherever
+a position points to. So the table has one row for each position of the step, in their order, and
+the vendor is given the numbers of the rows."""
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 import torch
 
 from glmc.backends.base import Emitter, Op, Value, fixed
 from glmc.backends.kunlun import limits
-from glmc.backends.kunlun.emit import vendor
+from glmc.backends.kunlun.emit import cast, vendor, zeroed
 from glmc.backends.kunlun.rules_dense import norm
-from glmc.backends.values import flat, product, rope_table, view
-from glmc_runtime.plan import ListArgument, ValueArgument
+from glmc.backends.values import flat, product, view
+from glmc_runtime.plan import Argument, ListArgument, ValueArgument
 
 
 def rope(op: Op, emit: Emitter) -> None:
@@ -34,17 +36,14 @@ def _rotate(op: Op, emit: Emitter, heads: Value) -> None:
     """In place. The vendor rotates queries and keys in one call: one key head stands in."""
     width = heads.shape[-1].constant
     rows = product(heads.shape[:2])
-    table_op = replace(op, arguments={**op.arguments, "rope_scaling": op.number("scaling")})
-    table = rope_table(table_op, emit, heads.dtype)
-    limits.check_rotary(table.dim(1), width, op.node)
-    positions = op.tensor("positions")
-    limits.check_index_dtype(positions.dtype, torch.int64, "positions", op.node)
+    limits.check_rotary(2 * op.tensor("inverse_frequencies").dim(0), width, op.node)
+    table = _table(op, emit, heads.dtype)
     key = emit.temporary("no_key", (rows, fixed(width)), heads.dtype)
     emit.call("aten.zero", writes=("out",), out=key)
     vendor(
         emit,
         "rotary_embedding",
-        positions=_of_all_rows(positions, heads, emit),
+        positions=_of_all_rows(_row_numbers(op.tensor("positions"), emit), heads, emit),
         query=view(heads, rows, product(heads.shape[2:])),
         key=key,
         head_size=width,
@@ -53,21 +52,63 @@ def _rotate(op: Op, emit: Emitter, heads: Value) -> None:
     )
 
 
-def _of_all_rows(positions: Value, heads: Value, emit: Emitter) -> Value:
-    """One position per row of the heads; a batch may share one row of positions."""
-    if positions.shape == heads.shape[:2]:
-        return flat(positions)
-    spread = emit.temporary("positions", heads.shape[:2], positions.dtype)
+def _table(op: Op, emit: Emitter, dtype: torch.dtype) -> Value:
+    """[positions of the step, rotary_dim]: cos, then sin, made once for all layers that read them.
+    Rounded as in eager code: in float32, cast at the end."""
+    positions, scaling = flat(op.tensor("positions")), op.number("scaling")
+    frequencies = op.tensor("inverse_frequencies")
+    key = f"rope {emit.stamp(positions)} {emit.stamp(frequencies)} {scaling} {dtype}"
+    known = emit.notes.get(key)
+    if known is not None:
+        return known
+    frequencies = flat(cast(emit, frequencies, torch.float32))
+    (rows,), half = positions.shape, frequencies.shape[0]
+    at = cast(emit, positions, torch.float32)
+    parts = {}
+    for index, wave in enumerate(("aten.cos_.default", "aten.sin_.default")):
+        part = parts[f"part_{index}"] = emit.temporary("waves", (rows, half), torch.float32)
+        emit.call("aten.mul", writes=("out",), x=view(at, rows, 1), y=frequencies, out=part)
+        _in_place(emit, wave, part)
+        if scaling != 1.0:
+            emit.call("aten.mul", writes=("out",), x=part, y=scaling, out=part)
+    table = emit.temporary("rope_table", (rows, half * 2), torch.float32)
+    emit.call("aten.concat_columns", writes=("out",), host=False, **parts, out=table)
+    emit.notes[key] = cast(emit, table, dtype)
+    return emit.notes[key]
+
+
+def _row_numbers(positions: Value, emit: Emitter) -> Value:
+    """0, 1, 2, ... in the shape of the positions; made once for all steps of that many."""
+    key = f"row numbers {positions.shape}"
+    if key not in emit.notes:
+        numbers = zeroed(emit, "row_numbers", positions.shape, torch.int64)
+        emit.call("aten.add", writes=("out",), x=numbers, y=1, out=numbers)
+        _in_place(emit, "aten.cumsum_.default", flat(numbers), 0)
+        emit.call("aten.add", writes=("out",), x=numbers, y=-1, out=numbers)
+        emit.notes[key] = numbers
+    return emit.notes[key]
+
+
+def _of_all_rows(numbers: Value, heads: Value, emit: Emitter) -> Value:
+    """One row of the table per row of the heads; a batch may share one row of positions."""
+    if numbers.shape == heads.shape[:2]:
+        return flat(numbers)
+    spread = emit.temporary("rows", heads.shape[:2], numbers.dtype)
+    _in_place(emit, "aten.copy_.default", spread, numbers.argument)
+    return flat(spread)
+
+
+def _in_place(emit: Emitter, op: str, target: Value, *operands: Argument | int) -> None:
+    given = (ValueArgument(item) if isinstance(item, int) else item for item in operands)
     emit.call(
         "aten.any_in_place",
         writes=("target",),
-        op="aten.copy_.default",
-        target=spread,
-        operands=ListArgument((positions.argument,)),
+        op=op,
+        target=target,
+        operands=ListArgument(tuple(given)),
         keyword_names=ValueArgument([]),
         keyword_values=ListArgument(()),
     )
-    return flat(spread)
 
 
 RULES = {"rope": rope, "norm_rope": norm_rope}

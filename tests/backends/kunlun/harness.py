@@ -32,6 +32,7 @@ from glmc_runtime.plan import (
     InputArgument,
     ValueArgument,
     WeightArgument,
+    storage_of,
 )
 
 PROFILES = ("P-A", "P-B", "P-C")
@@ -127,6 +128,17 @@ class Bench:
         return [self._outputs[index] for index in range(len(results))]
 
     # The Emitter protocol.
+
+    def stamp(self, value: Value) -> str:
+        return f"{value.argument} written by {len(self._writers(value))}"
+
+    def _writers(self, value: Value) -> list[Recorded]:
+        storage = storage_of(value.argument)
+        return [
+            call
+            for call in self.calls
+            if any(storage == storage_of(call.arguments[name]) for name in call.writes)
+        ]
 
     def remark(self, text: str) -> None:
         self.remarks.append(text)

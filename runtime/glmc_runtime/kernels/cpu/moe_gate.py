@@ -11,6 +11,7 @@ import torch
 from glmc_runtime.errors import PlanError
 from glmc_runtime.kernels import Thunk, register
 from glmc_runtime.kernels.checks import in_order, require_dtype, require_shape
+from glmc_runtime.kernels.cpu.packed import Contents, contents
 
 
 class _Router:
@@ -24,12 +25,12 @@ class _Router:
         torch.mm(x, self.transposed, out=logits)
 
 
-_ROUTERS: WeakValueDictionary[tuple[int, torch.Size, torch.dtype], _Router] = WeakValueDictionary()
+_ROUTERS: WeakValueDictionary[Contents, _Router] = WeakValueDictionary()
 
 
 def shared_router(weight: torch.Tensor) -> _Router:
     """The float32 form of a router, made once while something is bound to it."""
-    key = (weight.data_ptr(), weight.shape, weight.dtype)
+    key = contents(weight)
     router = _ROUTERS.get(key)
     if router is None:
         router = _ROUTERS[key] = _Router(weight)

@@ -53,8 +53,8 @@ class PackedWeight:
         )
 
 
-_Key = tuple[int, torch.Size, torch.dtype]
-_PACKED: WeakValueDictionary[_Key, PackedWeight] = WeakValueDictionary()
+Contents = tuple[int, torch.Size, torch.dtype, int]
+_PACKED: WeakValueDictionary[Contents, PackedWeight] = WeakValueDictionary()
 
 
 def can_pack(dtype: torch.dtype) -> bool:
@@ -110,20 +110,18 @@ def _best(thunk: Thunk) -> float:
 
 def pack(weight: torch.Tensor) -> PackedWeight:
     """The packed form of a weight, made once however many phases and buckets use it."""
-    key = _key(weight)
+    key = contents(weight)
     packed = _PACKED.get(key)
     if packed is None:
         packed = _PACKED[key] = PackedWeight(weight)
     return packed
 
 
-def forget(weight: torch.Tensor) -> None:
-    """Have a weight packed anew by the next that asks: its values are others now."""
-    _PACKED.pop(_key(weight), None)
-
-
-def _key(weight: torch.Tensor) -> _Key:
-    return weight.data_ptr(), weight.shape, weight.dtype
+def contents(weight: torch.Tensor) -> Contents:
+    """A key for what is made of a weight while the weight is kept: where it lies, as what, and how
+    often that memory was written, which torch does not count in inference mode."""
+    written = 0 if weight.is_inference() else weight._version
+    return weight.data_ptr(), weight.shape, weight.dtype, written
 
 
 def as_image(rows: torch.Tensor) -> torch.Tensor:
