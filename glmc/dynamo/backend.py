@@ -13,12 +13,13 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch.fx import GraphModule
 
 from glmc import pipeline
 from glmc.backends import target_by_name
 from glmc.backends.base import LoweringOptions
-from glmc.dynamo.checks import eager_experts_in, refuse_gradients
+from glmc.dynamo.checks import any_fake, eager_experts_in, refuse_gradients, strided_reader
 from glmc.dynamo.device import device_of, refuse_capture, refuse_device, target_of
 from glmc.dynamo.device_graph import (
     SteadyGraph,
@@ -27,7 +28,7 @@ from glmc.dynamo.device_graph import (
     obstacles,
 )
 from glmc.dynamo.lower import TracedPlan, lower_traced
-from glmc.dynamo.normal_form import normal_form
+from glmc.dynamo.normal_form import Traced, normal_form
 from glmc.dynamo.options import DynamoOptions, read_options
 from glmc.dynamo.prove import Verified
 from glmc.dynamo.replay import TracedReplay
@@ -117,33 +118,18 @@ def compile_graph(
         max_tokens=1,
         abi_profile=options.abi_profile if name == "xpu" else None,
     )
-    plan = lower_traced(traced, target, lowering)
-    check_triton({call.function for call in plan.calls}, device)
+    declined: dict[str, str] = {}
+    while True:
+        plan = lower_traced(traced, target, lowering, declined)
+        check_triton({call.function for call in plan.calls}, device)
+        replay = _replay(module, examples, options, traced, plan, device)
+        refused = None if any_fake(examples) else replay.refused(examples)
+        if refused is None or refused[0].node in declined:
+            break  # what ATen refuses as well, the program's own code does too
+        declined[refused[0].node] = refused[1].message
     lowered = time.perf_counter()
-    calls_vendor = any(is_vendor(call.function) for call in plan.calls)
-    vendor = find_vendor(options.abi_profile, None) if calls_vendor else None
-    constants = {
-        name: value.to(device) for name, value in {**traced.constants, **plan.constants}.items()
-    }
-    weights = LiveWeights(plan.weights, traced.placeholders, constants)
-    emulated = vendor is not None and vendor.emulated
+    emulated = replay.emulated
     named = [item.name for item in traced.placeholders]
-    hosts = in_host_memory(traced.placeholders, examples, traced.mutated, device)
-    against = obstacles(traced.program, hosts)
-    graph = SteadyGraph(
-        capture_for(device, options.graph_capture, against, emulated),
-        insist=bool(options.graph_capture),
-    )
-    replay = TracedReplay(
-        plan,
-        traced.placeholders,
-        frozenset(traced.mutated),
-        weights,
-        device,
-        vendor,
-        module.forward,
-        graph,
-    )
     seconds = {
         "normal form": captured - start,
         "passes": fused - captured,
@@ -163,6 +149,43 @@ def compile_graph(
     for listener in LISTENERS.get():
         listener(compiled)
     return compiled
+
+
+def _replay(
+    module: GraphModule,
+    examples: Sequence[Any],
+    options: DynamoOptions,
+    traced: Traced,
+    plan: TracedPlan,
+    device: torch.device,
+) -> TracedReplay:
+    calls_vendor = any(is_vendor(call.function) for call in plan.calls)
+    vendor = find_vendor(options.abi_profile, None) if calls_vendor else None
+    constants = {
+        name: value.to(device) for name, value in {**traced.constants, **plan.constants}.items()
+    }
+    weights = LiveWeights(plan.weights, traced.placeholders, constants, device)
+    hosts = in_host_memory(traced.placeholders, examples, traced.mutated, device)
+    against = obstacles(traced.program, hosts)
+    emulated = vendor is not None and vendor.emulated
+    graph = SteadyGraph(
+        capture_for(device, options.graph_capture, against, emulated),
+        insist=bool(options.graph_capture),
+    )
+    reader = strided_reader(traced.program)
+    if reader is not None:
+        warn_once(reader)
+    return TracedReplay(
+        plan,
+        traced.placeholders,
+        frozenset(traced.mutated),
+        weights,
+        device,
+        vendor,
+        module.forward,
+        graph,
+        left=reader is not None,
+    )
 
 
 def _break_of(module: GraphModule) -> str | None:

@@ -8,10 +8,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx import GraphModule, Node
 from torch.utils._pytree import tree_flatten
 
+from glmc.dynamo.views import VIEWS
 from glmc.errors import UsageError
+from glmc.ir import match as m
+from glmc.ir.program import Program
 
 # Facts: vllm-kunlun issue 489, and the openwiki of torch_xmlir on its replacements.
 XMLIR_VARIABLES = {
@@ -61,6 +65,26 @@ def eager_experts_in(module: GraphModule) -> str | None:
         "call model.set_experts_implementation('batched_mm') before torch.compile ('grouped_mm' "
         "works too)"
     )
+
+
+def any_fake(examples: Sequence[Any]) -> bool:
+    """Whether a graph is compiled without the tensors of its first call."""
+    return any(isinstance(item, FakeTensor) for item in examples)
+
+
+def strided_reader(program: Program) -> str | None:
+    """A sentence for the user where an op reads memory by strides that another value than its
+    operand has in a plan: in eager code an operand may lie with gaps, or in a part of a storage."""
+    for node in program.graph.nodes:
+        if not m.is_op(node, "aten.as_strided", "aten.as_strided_scatter", "aten.as_strided_copy"):
+            continue
+        read = m.operand(node, 0)
+        value = m.tensor(read)
+        whole = read.op == "call_function" and m.op_name(read) not in VIEWS
+        if not (whole and value.is_contiguous() and value.storage_offset() == 0):
+            place = node.meta.get("source") or node.meta["id"]
+            return f"{place}: as_strided reads memory by strides, so this graph runs as eager code"
+    return None
 
 
 def mocked_compile() -> str | None:

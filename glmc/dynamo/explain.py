@@ -111,6 +111,7 @@ def _explained(graph: CompiledGraph) -> GraphExplanation:
         if record.matches and record.name not in (CANONICAL, CLEAN)
     }
     misses = [miss for record in graph.records for miss in record.near_misses]
+    misses += graph.plan.left
     return GraphExplanation(
         target=graph.target,
         emulated=graph.emulated,

@@ -24,6 +24,7 @@ from glmc.dynamo.sizes import TracedSizes
 from glmc.dynamo.views import VIEWS, ViewLowering
 from glmc.errors import AbiError, InternalError, LoweringError
 from glmc.ir import match as m
+from glmc.ir.match import NearMiss
 from glmc.ir.rewrite import fake_mode_of
 from glmc.weights.recipe import Weight
 from glmc_runtime.plan import (
@@ -60,15 +61,19 @@ class TracedPlan:
     plain: tuple[Call, ...]
     """The calls that are ATen ops one by one."""
     constants: Mapping[str, Tensor]
+    left: tuple[NearMiss, ...]
+    """What was fused and is done by ATen all the same, since no kernel of the target takes it."""
 
 
 @dataclass
 class _TracedLowering(ViewLowering):
-    """See the module's text. ``mutable_inputs`` are what the program changes."""
+    """See the module's text. ``declined``: why no kernel can be bound to a node, by its id."""
 
     traced: Traced = None  # type: ignore[assignment]
+    declined: Mapping[str, str] = field(default_factory=dict)
     constants: dict[str, Tensor] = field(default_factory=dict)
     copied: dict[Node, Value] = field(default_factory=dict)
+    left: list[NearMiss] = field(default_factory=list)
 
     def lowered(self) -> TracedPlan:
         nodes = list(self.program.graph.nodes)
@@ -119,6 +124,7 @@ class _TracedLowering(ViewLowering):
             self.sizes,
             plain,
             self.constants,
+            tuple(self.left),
         )
 
     def _new_values(self) -> dict[str, Value]:
@@ -211,13 +217,32 @@ class _TracedLowering(ViewLowering):
         """By the target's rule, or by the op's own reference where its kernels lack the dtype."""
         before, notes, cast = len(self.calls), dict(self.notes), dict(self.cast)
         try:
+            if node.meta["id"] in self.declined:
+                raise Declined(self.declined[node.meta["id"]])
             self._require_dtypes(node)
             self._lower(node)
         except (Declined, LoweringError, AbiError) as reason:
             del self.calls[before:]
             self.notes, self.cast = notes, cast  # what these calls would have made
-            self.remark(f"left to ATen: {reason}")
+            self._leave(node, reason)
             self._plain(node)
+
+    def _leave(self, node: Node, reason: Exception) -> None:
+        text = getattr(reason, "message", str(reason))
+        self.remark(f"left to ATen: {text}")
+        meta = node.meta
+        passes = meta.get("passes") or (m.op_name(node),)
+        self.left.append(
+            NearMiss(
+                passes[-1],
+                anchor=meta["id"],
+                node=meta["id"],
+                module=meta["module"],
+                layer=meta["layer"],
+                condition=f"{self.target.name}: {text}",
+                source=meta.get("source") or "",
+            )
+        )
 
     def _require_dtypes(self, node: Node) -> None:
         for source in node.all_input_nodes:
@@ -374,8 +399,11 @@ class _TracedLowering(ViewLowering):
         return super()._writable(argument)
 
 
-def lower_traced(traced: Traced, target: Target, options: LoweringOptions) -> TracedPlan:
-    """Lower a traced program after its passes; raises LoweringError."""
+def lower_traced(
+    traced: Traced, target: Target, options: LoweringOptions, declined: Mapping[str, str]
+) -> TracedPlan:
+    """Lower a traced program after its passes; raises LoweringError. ``declined``: by the id of a
+    node that is left to ATen, why."""
     lowering = _TracedLowering(traced.program, target, options, None)  # type: ignore[arg-type]
-    lowering.traced = traced
+    lowering.traced, lowering.declined = traced, declined
     return lowering.lowered()

@@ -36,6 +36,7 @@ from glmc_runtime.kernels.vendor import Vendor
 from glmc_runtime.plan import (
     Argument,
     BufferArgument,
+    Call,
     ExtentArgument,
     InputArgument,
     ListArgument,
@@ -134,8 +135,10 @@ class TracedReplay:
         vendor: Vendor | None,
         eager: Callable[..., Any],
         graph: SteadyGraph | None = None,
+        left: bool = False,
     ) -> None:
         self.plan = plan
+        self._left = left  # to the program's own code
         self._device = device
         self._vendor = vendor
         self._weights = weights
@@ -178,10 +181,50 @@ class TracedReplay:
                     found = list(self._eager(*arguments))
             return found
 
+    def refused(self, arguments: Sequence[Any]) -> tuple[Call, PlanError] | None:
+        """Bind all calls for the program's first call, before anything runs: the one that can't be,
+        and why; None if all can."""
+        with self._lock, torch.no_grad(), self._turns.taken():
+            key = self._enter(arguments)
+            if key is None or self._binder is None:
+                return None
+            state: Any = self._state
+            for position, call in enumerate(self.plan.calls):
+                try:
+                    self._binder.bind(position, position, state)
+                except PlanError as error:
+                    return call, error
+            self._bind(key)
+            return None
+
     def _call(self, arguments: tuple[Any, ...], captured: bool) -> list[Any] | None:
         """The outputs, or None where the program's own code must run. ``captured``: into a graph
         of the caller's."""
         self.calls += 1
+        key = self._enter(arguments)
+        if key is None:
+            return None
+        thunks = self._bound.get(key)
+        if thunks is None:
+            thunks = self._bind(key)
+        if captured and (not self._pinned or self._pinned[-1] is not thunks):
+            self._pinned.append(thunks)
+        thunk = None
+        try:
+            for thunk in thunks if captured else self.graph.thunks(key, thunks):
+                thunk()
+        except GlmcError:
+            raise
+        except KERNEL_ERRORS as error:
+            raise self._explain(thunk, error) from error
+        counts = self._state.bucket
+        return hand_back(self.plan.outputs, arguments, self._value, counts)
+
+    def _enter(self, arguments: Sequence[Any]) -> tuple[Any, ...] | None:
+        """Note what is given; a key of all that calls are bound to, or None where the program's own
+        code must run."""
+        if self._left:
+            return None
         changed = self._weights.refresh(arguments)
         if changed:
             self._forget()
@@ -198,22 +241,7 @@ class TracedReplay:
             return None
         if self._key is None:
             self._key = tuple(self._state.items())
-        key = self._key
-        thunks = self._bound.get(key)
-        if thunks is None:
-            thunks = self._bind(key)
-        if captured and (not self._pinned or self._pinned[-1] is not thunks):
-            self._pinned.append(thunks)
-        thunk = None
-        try:
-            for thunk in thunks if captured else self.graph.thunks(key, thunks):
-                thunk()
-        except GlmcError:
-            raise
-        except KERNEL_ERRORS as error:
-            raise self._explain(thunk, error) from error
-        counts = self._state.bucket
-        return hand_back(self.plan.outputs, arguments, self._value, counts)
+        return self._key
 
     # Sizes.
 
@@ -270,6 +298,10 @@ class TracedReplay:
         self._binder = _Binder(phase, memory, _KEPT)
         self._bound.clear()
         self.replanned += 1
+
+    @property
+    def emulated(self) -> bool:
+        return self._vendor is not None and self._vendor.emulated
 
     @property
     def bindings(self) -> int:

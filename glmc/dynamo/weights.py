@@ -33,7 +33,9 @@ class LiveWeights:
         wanted: Mapping[str, Weight],
         placeholders: Sequence[Placeholder],
         constants: Mapping[str, Tensor],
+        device: torch.device | None = None,
     ) -> None:
+        self._device = device or torch.device("cpu")  # where numbers of a recipe itself are put
         self.tensors: dict[str, Tensor] = {
             name: value.detach() for name, value in constants.items()
         }
@@ -88,7 +90,7 @@ class LiveWeights:
                     "weights can't be put together while a device graph is captured",
                     remedy="call once before the capture",
                 )
-            with torch.inference_mode(False), torch.no_grad():
+            with torch.inference_mode(False), torch.no_grad(), self._device:
                 made = evaluate(weight, self.tensors.__getitem__)
             _MADE[key] = made
         return made

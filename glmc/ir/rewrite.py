@@ -11,9 +11,12 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx import Graph, Node
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from glmc.errors import InternalError
+from glmc.ir.computable import require_computable
 from glmc.ir.fake import FakeKernels
+from glmc.ir.match import require
 from glmc.ir.program import Program
 from glmc.weights.recipe import Weight
 
@@ -78,6 +81,8 @@ class Rewriter:
             value = self._fakes.call(target, arguments)
         node.meta["val"] = value
         self.describe(node, replaces)
+        if self.program.phase == "traced":
+            require_computable(self.program, target, arguments, value, replaces[0])
         return node
 
     def describe(self, node: Node, replaces: Sequence[Node]) -> None:
@@ -127,7 +132,16 @@ class Rewriter:
         return node
 
     def replace(self, old: Node, new: Node) -> None:
-        """Let every user of ``old`` read ``new``."""
+        """Let every user of ``old`` read ``new``, which must be a tensor of the same kind."""
+        was, now = old.meta["val"], new.meta["val"]
+        if isinstance(was, torch.Tensor) and isinstance(now, torch.Tensor):
+            differ = any(map(_known_to_differ, was.shape, now.shape)) or was.dim() != now.dim()
+            require(
+                was.dtype == now.dtype and not differ,
+                old,
+                f"what replaces it must be {was.dtype} {list(was.shape)}, "
+                f"not {now.dtype} {list(now.shape)}",
+            )
         self._replaced[new.name] = old.name
         self._heirs[old] = new
         old.replace_all_uses_with(new)
@@ -157,6 +171,10 @@ class Rewriter:
             while latest.next.op == "placeholder":
                 latest = latest.next
         return latest
+
+
+def _known_to_differ(one: int | torch.SymInt, other: int | torch.SymInt) -> bool:
+    return bool(statically_known_true(one != other))  # type: ignore[no-untyped-call, unused-ignore]
 
 
 def _identifier(name: str) -> str:

@@ -55,7 +55,8 @@ class AnchorPass(Generic[Binding]):
     """A pass that starts at nodes of the ops ``anchors``.
 
     ``match`` returns what it found or raises NoMatchError (through require, refuse, unrelated);
-    ``rewrite`` edits the graph. Nodes that an earlier match has taken out of use are skipped.
+    ``rewrite`` edits the graph, and may still miss: the op must take its operands, and what
+    replaces a value must be of its kind. Nodes that an earlier match has taken out of use are skipped.
     ``budget`` is how far the values of an approximate pass may be off, relative to their root mean
     square and beyond what reordering explains; no other class has one.
     """
@@ -75,12 +76,11 @@ class AnchorPass(Generic[Binding]):
                 continue
             HELD.set(0)
             try:
-                binding = self.match(anchor, program)
+                self.rewrite(rewriter, self.match(anchor, program))
             except NoMatchError as miss:
                 if miss.near:
                     result.near_misses.append(near_miss(self.name, anchor, miss))
                 continue
-            self.rewrite(rewriter, binding)
             result.matches.append(match_at(anchor))
         rewriter.finish()
         return result

@@ -29,7 +29,7 @@ from glmc.ir.ops.linear import EMBEDDING, LINEAR
 from glmc.ir.program import Program
 from glmc.ir.rewrite import Rewriter
 from glmc.passes import einsums
-from glmc.passes.base import PassResult, match_at
+from glmc.passes.base import PassResult, match_at, near_miss
 
 aten = torch.ops.aten
 NAME = "canonical"
@@ -255,10 +255,15 @@ class Canonical:
         rewriter = Rewriter(program, NAME)
         for node in list(program.graph.nodes):
             handler = _HANDLERS.get(m.op_name(node))
-            new = handler(rewriter, node) if handler is not None and node.users else None
-            if new is not None:
-                result.matches.append(match_at(node))
-                rewriter.replace(node, new)
+            if handler is None or not node.users:
+                continue
+            try:
+                new = handler(rewriter, node)
+                if new is not None:
+                    rewriter.replace(node, new)
+                    result.matches.append(match_at(node))
+            except m.NoMatchError as miss:
+                result.near_misses.append(near_miss(NAME, node, miss))
         rewriter.finish()
         return result
 

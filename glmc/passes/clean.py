@@ -17,7 +17,7 @@ from glmc.ir import match as m
 from glmc.ir.ops import Numerics
 from glmc.ir.program import Program
 from glmc.ir.rewrite import Rewriter
-from glmc.passes.base import PassResult, match_at
+from glmc.passes.base import PassResult, match_at, near_miss
 
 _COPIES = ("aten.clone", "aten.alias", "aten.detach", "aten.lift_fresh_copy", "aten.contiguous")
 NAME = "clean"
@@ -70,8 +70,12 @@ class Clean:
             kept = kept_value(node)
             if kept is None or not node.users:
                 continue
+            try:
+                rewriter.replace(node, kept)
+            except m.NoMatchError as miss:
+                result.near_misses.append(near_miss(NAME, node, miss))
+                continue
             result.matches.append(match_at(node))
-            rewriter.replace(node, kept)
         rewriter.finish()
         return result
 
