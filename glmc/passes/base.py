@@ -56,9 +56,9 @@ class AnchorPass(Generic[Binding]):
 
     ``match`` returns what it found or raises NoMatchError (through require, refuse, unrelated);
     ``rewrite`` edits the graph, and may still miss: the op must take its operands, and what
-    replaces a value must be of its kind. Nodes that an earlier match has taken out of use are skipped.
-    ``budget`` is how far the values of an approximate pass may be off, relative to their root mean
-    square and beyond what reordering explains; no other class has one.
+    replaces a value must be of its kind. Nodes that an earlier match has taken out of use are
+    skipped. ``budget`` is how far the values of an approximate pass may be off, relative to their
+    root mean square and beyond what reordering explains; no other class has one.
     """
 
     name: str
