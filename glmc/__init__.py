@@ -24,10 +24,14 @@ def compile(model: str | Path, output: str | Path, **options: Any) -> Report:
     ``options`` are the fields of :class:`glmc.config.CompileOptions`. Returns the report; raises a
     :class:`glmc.errors.GlmcError`, and leaves nothing at ``output`` then.
     """
-    from glmc.config import CompileOptions
+    from glmc.config import compile_options
     from glmc.driver import compile_model
+    from glmc.errors import UsageError
+    from glmc_runtime.arguments import path
 
-    return compile_model(model, output, CompileOptions(**options))
+    chosen = compile_options(options)
+    source = model if isinstance(model, Path) else path("model", model, refuse=UsageError)
+    return compile_model(source, path("output", output, refuse=UsageError), chosen)
 
 
 def load(path: str | PathLike[str], **options: Any) -> Session:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from typing import Any
 
 from glmc.errors import UsageError
+from glmc_runtime.arguments import flag, integer, items_of, path, text, texts
 from glmc_runtime.entry_points import entries
+from glmc_runtime.errors import GlmcError
 
 TARGETS = ("cpu", "cuda", "xpu")
 DTYPES = ("float32", "bfloat16", "float16")
@@ -45,6 +48,10 @@ class CompileOptions:
     pipeline: str | None = None
 
     def __post_init__(self) -> None:
+        for name, kind in _KINDS.items():
+            value = getattr(self, name)
+            if value is not None or name not in _OPTIONAL:
+                object.__setattr__(self, name, kind(name, value, refuse=UsageError))
         if self.target not in TARGETS and self.target not in entries("glmc.targets"):
             raise UsageError(
                 f"there is no target '{self.target}'",
@@ -88,3 +95,54 @@ class CompileOptions:
     def supplied(self) -> Mapping[str, Any]:
         """Fields of config.json that these options give when the file does not have them."""
         return {"dtype": self.dtype, "max_position_embeddings": self.max_context}
+
+
+def compile_options(options: Mapping[str, object]) -> CompileOptions:
+    """Options by name; raises :class:`UsageError` for a name that is none."""
+    known = [each.name for each in fields(CompileOptions)]
+    for name in options:
+        if name not in known:
+            raise UsageError(
+                f"glmc.compile has no option '{name}'",
+                expected=", ".join(get_close_matches(str(name), known) or known),
+            )
+    return CompileOptions(**options)  # type: ignore[arg-type]
+
+
+def _numbers(name: str, value: object, refuse: type[GlmcError]) -> tuple[int, ...]:
+    if isinstance(value, int):
+        return (integer(name, value, refuse=refuse),)
+    items = items_of(name, value, "numbers", refuse=refuse)
+    return tuple(
+        integer(f"{name}[{place}]", item, refuse=refuse) for place, item in enumerate(items)
+    )
+
+
+def _dtype(name: str, value: object, refuse: type[GlmcError]) -> str:
+    """A dtype by its name, or as torch has it."""
+    if type(value).__module__ == "torch" and type(value).__name__ == "dtype":
+        return str(value).removeprefix("torch.")
+    return text(name, value, refuse=refuse)
+
+
+_OPTIONAL = ("dtype", "abi_profile", "max_context", "pipeline")
+_KINDS: dict[str, Callable[..., object]] = {
+    "target": text,
+    "dtype": _dtype,
+    "abi_profile": text,
+    "max_context": integer,
+    "block_size": integer,
+    "decode_buckets": _numbers,
+    "prefill_buckets": _numbers,
+    "weights": text,
+    "seed": integer,
+    "allow_missing": flag,
+    "force": flag,
+    "full_capture": flag,
+    "capture_attention": text,
+    "capture_experts": text,
+    "marked": flag,
+    "passes_on": texts,
+    "passes_off": texts,
+    "pipeline": path,
+}

@@ -30,7 +30,7 @@ def load(
     kv_blocks: int | None = None,
     kv_memory_bytes: int | None = None,
     emulate: bool | None = None,
-    device: str | None = None,
+    device: str | torch.device | None = None,
     timing: bool = False,
     guard_steps: int = GUARD_STEPS,
     profile_ranges: bool = False,
@@ -54,24 +54,38 @@ def load(
     have none.
 
     Raises ArtifactError, GuardError, PlanError, VendorError, CapacityError or RequestError (an
-    option out of range).
+    option out of range or of another kind).
     """
+    from glmc_runtime import arguments as kinds
     from glmc_runtime.assemble import assemble
     from glmc_runtime.loader import load_artifact
     from glmc_runtime.session import Session
 
     started = perf_counter()
-    artifact = load_artifact(path, verify_hashes=verify_hashes, progress=progress)
+    place = kinds.path("path", path)
+    emulate = kinds.optional(kinds.flag, "emulate", emulate)
+    kv_blocks = kinds.optional(kinds.integer, "kv_blocks", kv_blocks)
+    kv_memory_bytes = kinds.optional(kinds.integer, "kv_memory_bytes", kv_memory_bytes)
+    timing = kinds.flag("timing", timing)
+    device_name = kinds.optional(kinds.device_name, "device", device)
+    guard_steps = kinds.integer("guard_steps", guard_steps)
+    profile_ranges = kinds.flag("profile_ranges", profile_ranges)
+    given = kinds.optional(kinds.tensors, "weights", weights)
+    artifact = load_artifact(
+        place,
+        verify_hashes=kinds.flag("verify_hashes", verify_hashes),
+        progress=kinds.optional(kinds.function, "progress", progress),
+    )
     machine = assemble(
         artifact,
         emulate,
         kv_blocks,
         kv_memory_bytes,
         timing,
-        device,
+        device_name,
         guard_steps,
         profile_ranges,
-        weights,
+        given,
     )
     machine.statistics.load_seconds = perf_counter() - started
     return Session(artifact, machine)

@@ -9,13 +9,12 @@ from __future__ import annotations
 import math
 import operator
 import os
-from collections.abc import Iterable, Mapping, Set
-from typing import Any
-
-import torch
+from collections.abc import Callable, Iterable, Mapping, Set
+from typing import Any, TypeVar
 
 from glmc_runtime.errors import GlmcError, RequestError
 
+Kind = TypeVar("Kind")
 _LONGEST = 60  # characters of a value that an error shows
 _TEXTS = (bytes, bytearray, memoryview)
 
@@ -133,7 +132,7 @@ def prompts_of(value: object) -> list[str | list[int]]:
     if isinstance(value, str):
         return [value]
     items = items_of("prompts", value, "prompts")
-    if items and all([_index(item) is not None for item in items]):
+    if items and all([isinstance(item, float) or _index(item) is not None for item in items]):
         return [token_ids("the prompt", items)]
     return [
         str(item) if isinstance(item, str) else token_ids(f"prompt {number}", _prompt(number, item))
@@ -190,10 +189,39 @@ def _is_truth(value: object) -> bool:
     return str(getattr(value, "dtype", "")).endswith(("bool", "bool_"))
 
 
-def device_name(value: object) -> str | None:
-    """The name of a device: None, a text, or a torch.device."""
-    if value is None or isinstance(value, str):
-        return value
+def optional(kind: Callable[..., Kind], name: str, value: object, **how: Any) -> Kind | None:
+    """None, or what ``kind`` makes of the value."""
+    return None if value is None else kind(name, value, **how)
+
+
+def device_name(name: str, value: object) -> str:
+    """The name of a device: a text, or a torch.device."""
+    import torch
+
     if isinstance(value, torch.device):
-        return value.type if value.index in (None, 0) and value.type == "cpu" else str(value)
-    raise RequestError("device is no name of a device", expected="cpu or cuda", found=shown(value))
+        first = value.type == "cpu" and value.index in (None, 0)
+        return value.type if first else str(value)
+    return text(name, value)
+
+
+def function(name: str, value: object) -> Callable[..., object]:
+    """What can be called."""
+    if callable(value):
+        return value
+    raise RequestError(f"{name} can't be called", expected="a function", found=shown(value))
+
+
+def tensors(name: str, value: object) -> Mapping[str, Any]:
+    """Tensors by their names."""
+    import torch
+
+    if not isinstance(value, Mapping):
+        raise RequestError(
+            f"{name} are no mapping", expected="tensors by their names", found=shown(value)
+        )
+    for key, item in value.items():
+        if not isinstance(item, torch.Tensor):
+            raise RequestError(
+                f"{name} hold something else than tensors", place=shown(key), found=shown(item)
+            )
+    return value

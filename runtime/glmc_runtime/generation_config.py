@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from glmc_runtime.arguments import flag, integer, shown
@@ -75,21 +74,20 @@ class Defaults:
     min_length: int = 0
 
 
-def read_defaults(directory: Path) -> Defaults:
-    """The defaults of a tokenizer directory; none where it has no such file.
+def read_defaults(files: Mapping[str, bytes]) -> Defaults:
+    """The defaults among the files beside the tokenizer; none where there is no such file.
 
-    Raises :class:`ArtifactError` for a file that can't be read and :class:`RequestError` for a
+    Raises :class:`ArtifactError` for a file that is no JSON object and :class:`RequestError` for a
     value that can't be followed.
     """
-    path = directory / FILE
-    if not path.is_file():
+    if FILE not in files:
         return Defaults()
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ArtifactError(f"{FILE} is not valid JSON: {error}", place=str(path)) from error
+        data = json.loads(files[FILE].decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError(f"{FILE} is not valid JSON: {error}") from error
     if not isinstance(data, dict):
-        raise ArtifactError(f"{FILE} is no JSON object", place=str(path))
+        raise ArtifactError(f"{FILE} is no JSON object")
     try:
         return _defaults(data)
     except GlmcError as error:

@@ -307,7 +307,7 @@ class Session:
         if not wanted:
             return Defaults()
         if self._defaults is None:
-            self._defaults = read_defaults(self.artifact.path / "tokenizer")
+            self._defaults = read_defaults(self.artifact.files.below("tokenizer"))
         return self._defaults
 
     def _settings(self, options: RequestOptions, defaults: Defaults, prompt: int) -> Settings:

@@ -130,12 +130,7 @@ class _BadWords:
 
     def __call__(self, row: torch.Tensor, history: History) -> torch.Tensor:
         tokens = history.tokens
-        # As in transformers, a word with more tokens than there are yet is not looked for.
-        banned = [
-            word[-1]
-            for word in self._behind
-            if len(word) <= len(tokens) and tuple(tokens[1 - len(word) :]) == word[:-1]
-        ]
+        banned = [word[-1] for word in self._behind if tuple(tokens[1 - len(word) :]) == word[:-1]]
         return _without(row, [*self._always, *banned])
 
 

@@ -43,20 +43,26 @@ class Sampler:
 
     def choose(self, row: torch.Tensor) -> int:
         """The next token from one row of raw logits [vocabulary]."""
-        scores = row
-        if self._processors:
-            scores = row.to(torch.float32)
-            for process in self._processors:
-                scores = process(scores, self._history)
-            largest = float(scores.max())
-            if not math.isfinite(largest):
-                raise _nothing_left(largest)
+        scores = self.processed(row)
         token = int(scores.argmax()) if self.parameters.greedy else self.sample(scores)
         if self._processors:
             self._history.add(token)
         if self._named is not None:
             self.logprobs = token_logprobs(row, token, self._named)
         return token
+
+    def processed(self, row: torch.Tensor) -> torch.Tensor:
+        """The logits as the options change them; raises :class:`RequestError` where no token is
+        left."""
+        if not self._processors:
+            return row
+        scores = row.to(torch.float32)
+        for process in self._processors:
+            scores = process(scores, self._history)
+        largest = float(scores.max())
+        if not math.isfinite(largest):
+            raise _nothing_left(largest)
+        return scores
 
     def sample(self, logits: torch.Tensor) -> int:
         """One token id from ``logits`` [vocabulary]; one uniform number is drawn per token."""
