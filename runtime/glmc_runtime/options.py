@@ -134,7 +134,9 @@ def options_of(values: Mapping[str, Any]) -> RequestOptions:
                 found=shown(name),
             )
         if own in named:
-            raise RequestError(f"the option {own} is given twice", found=f"{name} beside it")
+            raise RequestError(
+                f"the option {own} is given twice", expected="one of its names", found=str(name)
+            )
         named[own] = value
     return RequestOptions(**named)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import glmc_runtime
 from glmc_runtime.cli import main
 from glmc_runtime.dependence import Symbols
 from glmc_runtime.errors import ArtifactError
@@ -157,3 +158,69 @@ def test_the_doctor_refuses_a_seed_of_too_many_bits(
 ) -> None:
     assert main(["doctor", str(toy_path), "--seed", str(1 << 63)]) == 2
     assert capsys.readouterr().err.startswith("[GLMC-2004]")
+
+
+def test_options_of_requests_are_flags(toy_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--temperature", "1.2", "--seed", "3", "--n", "2", "--min-p", "0.01", "--top-p", "0.9"]
+    flags += ["--repetition-penalty", "1.1", "--logit-bias", "5=-1.5", "--logit-bias", "6=2"]
+    flags += ["--presence-penalty", "0.1", "--frequency-penalty", "0.1", "--max-new-tokens", "6"]
+    flags += ["--stop-token-ids", "9", "--min-new-tokens", "2", "--ignore-generation-config"]
+    assert main(["run", str(toy_path), *IDS, *flags, "--json", "--logprobs", "1"]) == 0
+    completions = json.loads(capsys.readouterr().out)["completions"]
+    expected = glmc_runtime.load(toy_path).generate(
+        [3, 14, 15],
+        n=2,
+        temperature=1.2,
+        seed=3,
+        min_p=0.01,
+        top_p=0.9,
+        repetition_penalty=1.1,
+        logit_bias={5: -1.5, 6: 2},
+        presence_penalty=0.1,
+        frequency_penalty=0.1,
+        max_new_tokens=6,
+        stop_token_ids=[9],
+        min_new_tokens=2,
+        ignore_eos=True,
+    )
+    assert [item["tokens"] for item in completions] == [item.tokens for item in expected]
+    assert [(item["prompt"], item["choice"]) for item in completions] == [(0, 0), (0, 1)]
+    assert [len(item["logprobs"]) for item in completions] == [
+        len(item.tokens) for item in expected
+    ]
+    assert main(["run", str(toy_path), *IDS, *flags]) == 0
+    assert "--- prompt 0, answer 1 (" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--logit-bias", "5"],
+        ["--logit-bias", "a=1"],
+        ["--logit-bias", "5=nan"],
+        ["--logprobs", "1"],
+        ["--n", "2"],
+        ["--temperature", "nan"],
+        ["--stop", ""],
+        ["--do-sample", "--temperature", "0"],
+        ["--seed", "9" * 30],
+        ["--max-new-tokens", "0"],
+    ],
+    ids=" ".join,
+)
+def test_flags_that_can_not_be_meant(
+    toy_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str]
+) -> None:
+    assert main(["run", str(toy_path), *IDS, *flags]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("[GLMC-2004]") and captured.out == ""
+
+
+def test_a_stop_string_is_not_printed(worded: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [f"w{token}" for token in reference_greedy([3, 14], 8)]
+    stop = " ".join(words[3:6])
+    arguments = ["run", str(worded), "--prompt", "w3 w14", "--ignore-eos", "--stop", stop]
+    assert main(arguments) == 0
+    assert capsys.readouterr().out.split() == words[:3]
+    assert main([*arguments, "--include-stop-str-in-output"]) == 0
+    assert capsys.readouterr().out.split() == words[:6]
