@@ -189,6 +189,15 @@ def traced(
 
 @cache
 def _traced(parts: Parts, sizes: Sizes, dtype: torch.dtype, bias: bool) -> Traced:
+    result = exported(parts, sizes, dtype, bias)
+    result.apply(canonical.PASS, clean.PASS, canonical.PASS, clean.PASS, rms_norm.PASS)
+    return result
+
+
+def exported(
+    parts: Parts, sizes: Sizes = Sizes(), dtype: torch.dtype = torch.float32, bias: bool = True
+) -> Traced:
+    """The block as torch.export leaves it, before any pass."""
     torch.manual_seed(0)
     module = Block(parts, sizes, dtype, bias).eval()
     module.requires_grad_(False)
@@ -196,14 +205,14 @@ def _traced(parts: Parts, sizes: Sizes, dtype: torch.dtype, bias: bool) -> Trace
     dynamic = ({0: Dim.AUTO, 1: Dim.AUTO},) * 2
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        exported = torch.export.export(
+        found = torch.export.export(
             module, (example, example.clone()), strict=False, dynamic_shapes=dynamic
         ).run_decompositions({})
-    specs = {spec.arg.name: spec for spec in exported.graph_signature.input_specs}
+    specs = {spec.arg.name: spec for spec in found.graph_signature.input_specs}
     graph = Graph()
     copies: dict[Node, Node] = {}
     weights: dict[str, Weight] = {}
-    for node in exported.graph_module.graph.nodes:
+    for node in found.graph_module.graph.nodes:
         if "assert" in str(node.target):
             continue
         copy = copies[node] = graph.node_copy(node, lambda old: copies[old])
@@ -225,10 +234,7 @@ def _traced(parts: Parts, sizes: Sizes, dtype: torch.dtype, bias: bool) -> Trace
         "zoo", "zoo", 1, VOCABULARY, HIDDEN, sizes.heads, sizes.kv_heads, sizes.head_dim, 1 << 16,
         (), 0, False,
     )  # fmt: skip
-    program = Program(GraphModule(nn.Module(), graph), weights, model, dtype)
-    result = Traced(program, module)
-    result.apply(canonical.PASS, clean.PASS, canonical.PASS, clean.PASS, rms_norm.PASS)
-    return result
+    return Traced(Program(GraphModule(nn.Module(), graph), weights, model, dtype), module)
 
 
 def inputs(batch: int = 2, tokens: int = 9) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,59 @@
+"""``python -m tests.mutation``: judge mutants, print the summary, or reproduce one by its name."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import warnings
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+os.environ.setdefault("TORCH_FAKE_TENSOR_DISPATCH_CACHE", "0")
+
+import torch
+
+from tests.mutation.judge import FAULTS, Verdict, by_name, judge, mutated, verdicts_of
+from tests.mutation.subjects import SUBJECTS, base
+from tests.mutation.summary import faults, in_full, summary
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.mutation")
+    parser.add_argument("--mutant", help="judge this one and print its program")
+    parser.add_argument("--subject", default="", help="only spellings whose name contains this")
+    parser.add_argument("--limit", type=int, default=3, help="mutants of a spelling and kind")
+    parser.add_argument("--all", action="store_true", help="every mutant")
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--write", type=Path, help="a file for spellings by kinds")
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    if arguments.mutant:
+        return _one(arguments.mutant)
+    names = [name for name in SUBJECTS if arguments.subject in name]
+    limit = None if arguments.all else arguments.limit
+    found: list[Verdict] = []
+    with ProcessPoolExecutor(arguments.jobs, mp_context=get_context("spawn")) as pool:
+        for of_one in pool.map(partial(verdicts_of, limit=limit), names):
+            print("\n".join(faults(of_one)), file=sys.stderr, end="\n" if faults(of_one) else "")
+            found += of_one
+    print(summary(found))
+    if arguments.write:
+        arguments.write.write_text(f"{summary(found)}\n\n{in_full(found)}\n", encoding="utf-8")
+    return int(any(each.outcome in FAULTS for each in found))
+
+
+def _one(name: str) -> int:
+    subject, mutation = by_name(name)
+    print(mutated(base(subject), mutation).graph)
+    verdict = judge(subject, mutation)
+    print(f"{verdict.name}\n{verdict.outcome.value}: {verdict.text}")
+    print(f"by itself it computes {'other' if verdict.changes else 'the same'} values")
+    return int(verdict.outcome in FAULTS)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
