@@ -12,6 +12,7 @@ from typing import Any
 
 from torch.fx import Graph
 
+from glmc.artifact.report_form import SCHEMA_VERSION
 from glmc.backends.base import LoweringOptions
 from glmc.backends.lower import Lowered
 from glmc.config import CompileOptions
@@ -47,7 +48,7 @@ class Report:
     seconds: dict[str, float]
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return {"schema_version": SCHEMA_VERSION, **asdict(self)}
 
     def verified(self, verdicts: Mapping[str, str]) -> Report:
         """With the verdict of each pass; what belongs to no pass is a remark."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from glmc.artifact import report_form
 from glmc_runtime.errors import ArtifactError
+from glmc_runtime.json_file import json_of
 from glmc_runtime.loader import Artifact, load_artifact
 from glmc_runtime.manifest import Manifest
 from glmc_runtime.plan import PhasePlan
@@ -32,7 +33,8 @@ def read_artifact(path: Path, *, verify_hashes: bool = False) -> ArtifactContent
     Raises :class:`ArtifactError` or :class:`PlanError`.
     """
     artifact = load_artifact(path, verify_hashes=verify_hashes)
-    report = json_document(artifact, "report.json") or {}
+    report = json_document(artifact, report_form.NAME) or {}
+    report_form.require_report(report)
     return ArtifactContents(artifact.path, artifact.manifest, artifact.plans, report)
 
 
@@ -43,14 +45,7 @@ def json_document(artifact: Artifact, name: str) -> dict[str, Any] | None:
     """
     if name not in artifact.files:
         return None
-    try:
-        data = json.loads(artifact.files.read(name, compare=True).decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ArtifactError(
-            f"{name} is not valid JSON: {error}",
-            place=str(artifact.path),
-            remedy="copy the artifact again",
-        ) from error
+    data = json_of(artifact.files.read(name, compare=True), name, str(artifact.path / name))
     if not isinstance(data, dict):
         raise ArtifactError(f"{name} is no JSON object", place=str(artifact.path))
     return data

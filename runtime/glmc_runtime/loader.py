@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from glmc_runtime.artifact_files import (
     MANIFEST,
@@ -22,6 +20,7 @@ from glmc_runtime.artifact_files import (
     unreadable,
 )
 from glmc_runtime.errors import ArtifactError, PlanError
+from glmc_runtime.json_file import json_of
 from glmc_runtime.manifest import Manifest, manifest_from_json
 from glmc_runtime.plan import PhasePlan
 from glmc_runtime.plan_json import phase_from_json
@@ -66,7 +65,7 @@ def load_artifact(
                 place=str(root),
                 remedy="pass a directory written by 'glmc compile'",
             )
-        manifest = manifest_from_json(_json(root, MANIFEST, read_manifest(root)))
+        manifest = manifest_from_json(json_of(read_manifest(root), MANIFEST, str(root / MANIFEST)))
         _check_finished(root)
         _check_names(manifest)
         _check_files(root, manifest)
@@ -100,19 +99,8 @@ def _check_finished(root: Path) -> None:
         )
 
 
-def _json(root: Path, name: str, data: bytes) -> Any:
-    try:
-        return json.loads(data.decode("utf-8"))
-    except (ValueError, RecursionError) as error:  # also numbers of too many digits
-        raise ArtifactError(
-            f"{name} is not valid JSON: {error}",
-            place=str(root / name),
-            remedy="the file is damaged: copy the artifact again or compile again",
-        ) from error
-
-
 def _plan(files: ArtifactFiles, name: str, phase: str) -> PhasePlan:
-    data = _json(files.root, name, files.take(name))
+    data = json_of(files.take(name), name, str(files.root / name))
     if not isinstance(data, dict):
         raise PlanError("the plan is not well formed", place=name, expected="a JSON object")
     plan = phase_from_json(data)

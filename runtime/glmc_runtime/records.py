@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
 from functools import cache
+from math import isfinite
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -17,7 +18,7 @@ def misfit(value: Any, kind: Any, place: str) -> str | None:
     """Where ``value`` is not of ``kind`` and what is there instead; None when it fits.
 
     Knows what records are made of: dataclasses, tuples of one kind, a pair, dicts by name, unions,
-    and plain types. A bool is no int.
+    and plain types. A bool is no int, an int has 64 bits, and a float is finite.
     """
     origin = get_origin(kind)
     if origin in (Union, UnionType):
@@ -37,7 +38,13 @@ def misfit(value: Any, kind: Any, place: str) -> str | None:
     if kind is Any:
         return None
     fits = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
-    return None if fits else _wrong(value, kind, place)
+    return None if fits and _usable(value, kind) else _wrong(value, kind, place)
+
+
+def _usable(value: Any, kind: Any) -> bool:
+    if kind is int:
+        return bool(-(2**63) <= value < 2**63)
+    return kind is not float or isfinite(value)
 
 
 def _misfit_of_record(value: Any, kind: Any, place: str) -> str | None:

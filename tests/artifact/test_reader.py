@@ -12,7 +12,7 @@ from glmc.artifact.reader import read_artifact
 from glmc_runtime.errors import ArtifactError
 from glmc_runtime.loader import sha256_of
 from glmc_runtime.manifest import FileEntry, Manifest
-from tests.artifact.toy import write
+from tests.artifact.toy import REPORT, write
 from tests.runtime.toy import toy_plan, write_manifest
 
 
@@ -28,7 +28,7 @@ def test_reads_back(tmp_path: Path) -> None:
     contents = read_artifact(tmp_path / "toy")
     assert contents.manifest == manifest
     assert contents.plans == {name: toy_plan(name) for name in ("prefill", "decode")}
-    assert contents.report == {"passes": [1, 2]}
+    assert contents.report == REPORT
 
 
 def test_weights_are_only_read_to_verify(tmp_path: Path) -> None:

@@ -14,6 +14,51 @@ from glmc.weights.recipe import Concatenate, Source, Weight
 from glmc_runtime.manifest import CacheSpec, Guards, Limits, Manifest, ModelFacts
 from tests.runtime import toy
 
+_PHASE = {
+    "calls": 3,
+    "vendor_calls_by_layer": {"0": 1},
+    "helper_calls_by_layer": {"0": 1, "outside": 1},
+    "kernels": {"cpu.linear": 3},
+    "segments": 1,
+    "captured_segments": 0,
+    "buffers": 2,
+    "arena": "8*tokens",
+    "arena_bytes": {"1": 8, "4": 32},
+}
+_MISS = {
+    "pass_name": "moe_gate",
+    "anchor": "mlp.gate#topk",
+    "node": "mlp.gate#sigmoid",
+    "module": "mlp.gate",
+    "layer": 0,
+    "condition": "the scores are sorted",
+    "source": "modeling_glm4_moe.py:283 forward",
+    "held": 2,
+}
+REPORT: dict[str, Any] = {
+    "schema_version": 1,
+    "model": {"name": "toy", "architecture": "Toy", "layers": 1, "parameters": 1},
+    "options": {"target": "cpu", "dtype": "float32", "abi_profile": None},
+    "passes": [
+        {
+            "name": "moe_gate",
+            "numerics": "bitwise",
+            "seconds": 0.5,
+            "nodes_before": 9,
+            "nodes_after": 3,
+            "matches": 1,
+            "layers": [0],
+            "near_misses": [_MISS],
+            "detail": {},
+        }
+    ],
+    "expected_matches": {"moe_gate": 1},
+    "phases": {"prefill": _PHASE, "decode": _PHASE},
+    "eager": {"by_layer": {"0": 9, "outside": 1}, "total": 10},
+    "remarks": ["a remark"],
+    "seconds": {"capture": 0.25},
+}
+
 
 class ToyWeights:
     """The toy's tensors as a weight source; ``before`` is called before each read."""
@@ -95,7 +140,7 @@ def write(path: Path, source: ToyWeights | None = None, **options: Any) -> Manif
         "phases": {name: toy.toy_plan(name) for name in ("prefill", "decode")},
         "weights": source.weights(),
         "source": source,
-        "report": {"passes": [1, 2]},
+        "report": REPORT,
         "shard_bytes": 5000,
         "chunk_bytes": 500,
     }
