@@ -25,6 +25,7 @@ from glmc.history.collect import HistoryCollector
 from glmc.history.encode import history_to_json
 from glmc.history.record import History
 from glmc.ir.program import Program
+from glmc.out_of_memory import Stage, memory_errors
 from glmc.presets.catalog import ModelSource, load_config
 from glmc.report import Report, build_report, eager_operations
 from glmc.selection import Selection
@@ -107,7 +108,20 @@ def compile_model(
     and ``planned`` the plan before weights are packed; ``prover`` is asked in front of both.
     Raises a GlmcError of the stage that failed; nothing is left at ``output`` then.
     """
-    options = options or CompileOptions()
+    stage = Stage("reading the checkpoint", progress)
+    with memory_errors(lambda: stage.name):
+        return _compile(model, output, options or CompileOptions(), stage, watch, planned, prover)
+
+
+def _compile(
+    model: str | Path,
+    output: str | Path,
+    options: CompileOptions,
+    progress: Progress,
+    watch: pipeline.Watch,
+    planned: Callable[[Compiled], None],
+    prover: Prover | None,
+) -> Report:
     # A taken path and an incomplete checkpoint are known before the work begins, not after it.
     check_destination(Path(output), options.force)
     source = load_config(model, options.supplied)

@@ -14,6 +14,7 @@ __all__ = [
     "Lines",
     "LoweringError",
     "MatchCountError",
+    "OutOfMemoryError",
     "PackError",
     "UsageError",
     "VerificationError",
@@ -79,6 +80,13 @@ class VerificationError(GlmcError):
     code = "GLMC-1010"
     exit_status = 1
     usual_remedy = "report the model and the versions of glmc, torch and transformers"
+
+
+class OutOfMemoryError(GlmcError):
+    """Memory ran out while a model was compiled; the place is the stage that asked for it."""
+
+    code = "GLMC-1011"
+    usual_remedy = "compile where more memory is free, or raise its limit (ulimit -v, cgroup)"
 
 
 class InternalError(GlmcError):

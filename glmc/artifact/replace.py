@@ -5,10 +5,13 @@ from __future__ import annotations
 import ctypes
 import json
 import os
-import shutil
 import sys
+import warnings
+from glob import escape
 from pathlib import Path
 
+from glmc.artifact.ending import held_back
+from glmc.artifact.partial import remove
 from glmc_runtime.artifact_files import read_manifest
 from glmc_runtime.errors import ArtifactError
 from glmc_runtime.manifest import FORMAT
@@ -41,16 +44,27 @@ def put_in_place(finished: Path, path: Path) -> None:
         old = finished
     else:
         # Not named like a partial directory: after a crash the next write would remove it.
-        old = path.with_name(f".{path.name}.replaced-{os.getpid()}")
-        os.rename(path, old)
-        try:
-            os.rename(finished, path)
-        except OSError:
-            os.rename(old, path)
-            raise
+        old = path.with_name(f"{_replaced(path)}{os.getpid()}")
+        with held_back():
+            os.rename(path, old)
+            try:
+                os.rename(finished, path)
+            except BaseException:
+                os.rename(old, path)
+                raise
     sync_directory(path.parent)
     # The new artifact is in place: failing to remove the old one must not fail the compile.
-    shutil.rmtree(old, ignore_errors=True)
+    remove(old)
+    for left in {*path.parent.glob(f"{escape(_replaced(path))}*")} - {old}:
+        warnings.warn(
+            f"glmc: {left} is an artifact that a compile was replacing when it was ended: it does "
+            f"not load under this name, and {path} is newer",
+            stacklevel=2,
+        )
+
+
+def _replaced(path: Path) -> str:
+    return f".{path.name}.replaced-"
 
 
 def sync_directory(path: Path) -> None:

@@ -1,17 +1,17 @@
 """Write an artifact directory: all of it or nothing.
 
 Everything goes into a sibling directory ``.NAME.partial-*`` first, the manifest last; after fsync
-one rename puts it in place. What a crash leaves behind has no manifest and so never loads.
+one rename puts it in place. What a crash leaves behind never loads: nothing does under such a name.
 """
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any
 
 from torch import Tensor
 
+from glmc.artifact.disk import disk_error
 from glmc.artifact.partial import partial_directory
 from glmc.artifact.replace import is_artifact, put_in_place, sync_directory
 from glmc.errors import PackError
@@ -33,6 +34,8 @@ from glmc.weights.safetensors_writer import (
 )
 from glmc.weights.source import WeightSource
 from glmc.weights.stream import CHUNK_BYTES, stream_weight
+from glmc_runtime.artifact_files import MANIFEST, largest_size
+from glmc_runtime.loader import is_unfinished
 from glmc_runtime.manifest import (
     CacheSpec,
     FileEntry,
@@ -108,13 +111,15 @@ def write_artifact(
     _check_names(specs)
     shards = plan_shards(specs, shard_bytes)
     needed = sum(file_size(shard) for shard in shards) if source is not None else 0
-    try:
+    with _disk_errors(path, needed):
         path.parent.mkdir(parents=True, exist_ok=True)
         _check_space(path.parent, needed)
-        with partial_directory(path) as partial:
+        # Inside as well: what the disk lacked is there again once the directory is removed.
+        with partial_directory(path) as partial, _disk_errors(path, needed):
             files: dict[str, FileEntry] = {}
             _write_json_files(partial, files, phases, report or {}, history)
             _write_tokenizer(partial, files, tokenizer or {})
+            _check_sizes(files)
             if source is not None:
                 pack = _Packer(weights, source, chunk_bytes, progress)
                 pack.write(partial, files, shards)
@@ -125,14 +130,13 @@ def write_artifact(
                 files=files,
                 phases=tuple(phases),
             )
-            _write_bytes(partial / "manifest.json", _json(manifest_to_json(manifest)))
+            written = _write_bytes(partial / MANIFEST, _json(manifest_to_json(manifest)))
+            _check_sizes({MANIFEST: written})
             for name in ("plans", "weights", "tokenizer/chat_templates", "tokenizer", "."):
                 if (partial / name).is_dir():
                     sync_directory(partial / name)
             check_destination(path, force)  # again: packing takes long
             put_in_place(partial, path)
-    except OSError as error:
-        raise _disk_error(error, path, needed) from error
     return manifest
 
 
@@ -187,9 +191,11 @@ def _entries(shards: Sequence[Sequence[TensorSpec]]) -> dict[str, WeightEntry]:
 def check_destination(path: Path, force: bool) -> None:
     """Raise :class:`PackError` for a path that :func:`write_artifact` would refuse."""
     try:
+        if is_unfinished(path):
+            raise _taken(path, "a name that unfinished artifacts have", "choose another path")
         empty = not path.exists() or (path.is_dir() and not any(path.iterdir()))
     except OSError as error:  # a name too long, a directory that can't be listed
-        raise _disk_error(error, path, 0) from error
+        raise disk_error(error, path, 0) from error
     if path.is_symlink() or (path.exists() and not path.is_dir()):
         found, remedy = "a file or a link", "choose another path"
     elif empty:
@@ -200,7 +206,11 @@ def check_destination(path: Path, force: bool) -> None:
         found, remedy = "an artifact", "choose another path, or pass --force to replace it"
     else:
         return
-    raise PackError(
+    raise _taken(path, found, remedy)
+
+
+def _taken(path: Path, found: str, remedy: str) -> PackError:
+    return PackError(
         "the output path is taken",
         place=str(path),
         expected="a path where nothing is yet",
@@ -228,21 +238,25 @@ def _check_space(directory: Path, needed: int) -> None:
         )
 
 
-def _disk_error(error: OSError, path: Path, needed: int) -> PackError:
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+def _check_sizes(files: Mapping[str, FileEntry]) -> None:
+    """What the runtime would refuse to read is not written."""
+    for name, entry in files.items():
+        if entry.size > largest_size(name):
+            raise PackError(
+                "a file is too large for an artifact",
+                place=name,
+                expected=f"at most {largest_size(name)} bytes",
+                found=f"{entry.size} bytes",
+                remedy="look into the checkpoint's file of that name, or report this",
+            )
+
+
+@contextmanager
+def _disk_errors(path: Path, needed: int) -> Iterator[None]:
     try:
-        free = f"{shutil.disk_usage(path.parent).free} bytes free"
-    except OSError:
-        free = "unknown"
-    return PackError(
-        "the disk is full" if full else f"the artifact can't be written: {error.strerror}",
-        place=str(error.filename or path),
-        expected=f"{needed} bytes of weights" if full else "a directory that can be written to",
-        found=free if full else str(error),
-        remedy="free some space or choose an output path on another disk"
-        if full
-        else "check the path and its permissions",
-    )
+        yield
+    except OSError as error:
+        raise disk_error(error, path, needed) from error
 
 
 def _write_json_files(

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import typer
 
+from glmc.artifact.ending import unwound_when_ended
 from glmc.cli.bisect_command import bisect_command
 from glmc.cli.compile_command import compile_command
 from glmc.cli.inspect_command import inspect_command
@@ -15,6 +16,7 @@ from glmc.cli.presets_command import presets_command
 from glmc.cli.run_command import run_command
 from glmc.cli.say import say
 from glmc.errors import GlmcError
+from glmc.out_of_memory import memory_errors
 from glmc_runtime.output import printable_logs, status_of
 from glmc_runtime.printable import printable
 
@@ -39,12 +41,17 @@ app.command("presets")(presets_command)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status: 0, 1 for our faults, 2 for a request's."""
+    with unwound_when_ended():
+        return _main(arguments)
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
     # No model hub is ever asked: a model is a directory or a preset.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     try:
-        with printable_logs():
+        with memory_errors(lambda: " ".join(("glmc", *given[:1]))), printable_logs():
             result = app(given, standalone_mode=False)
         sys.stdout.flush()  # a closed pipe shows here and not when the interpreter ends
     except GlmcError as error:

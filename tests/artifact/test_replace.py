@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,22 @@ def test_is_artifact(tmp_path: Path) -> None:
     assert not is_artifact(folder(tmp_path / "b", "[]"))
     assert not is_artifact(folder(tmp_path / "c", '{"format": "other"}'))
     assert is_artifact(folder(tmp_path / "d", '{"format": "glmc-artifact", "schema_version": 99}'))
+
+
+def test_a_manifest_is_not_waited_for(tmp_path: Path) -> None:
+    text = '{"format": "glmc-artifact"}'
+    for name, make in (
+        ("pipe", os.mkfifo),
+        ("zero", lambda path: path.symlink_to("/dev/zero")),
+        ("link", lambda path: path.symlink_to(tmp_path / "text")),
+        ("folder", Path.mkdir),
+        ("deep", lambda path: path.write_text("[" * 100_000)),
+        ("endless", lambda path: (path.touch(), os.truncate(path, 1 << 40))),
+    ):
+        (tmp_path / "text").write_text(text)
+        (tmp_path / name).mkdir()
+        make(tmp_path / name / "manifest.json")
+        assert not is_artifact(tmp_path / name), name
 
 
 @pytest.mark.parametrize("exchange", [True, False])
@@ -51,6 +68,33 @@ def test_the_old_one_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(PermissionError):
         put_in_place(new, old)
     assert (old / "manifest.json").read_text() == "old"
+
+
+def test_a_signal_does_not_come_between_the_renames(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new, old = folder(tmp_path / "new", "new"), folder(tmp_path / "old", "old")
+    monkeypatch.setattr(replace, "_exchange", lambda first, second: False)
+    real = os.rename
+
+    def rename(source: Path, target: Path) -> None:
+        real(source, target)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(os, "rename", rename)
+    with pytest.raises(KeyboardInterrupt):
+        put_in_place(new, old)
+    assert (old / "manifest.json").read_text() == "new"
+
+
+def test_an_artifact_that_such_a_crash_left_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new, old = folder(tmp_path / "new", "new"), folder(tmp_path / "old", "old")
+    left = folder(tmp_path / ".old.replaced-1", "older")
+    with pytest.warns(UserWarning, match=r"\.old\.replaced-1 is an artifact that a compile was"):
+        put_in_place(new, old)
+    assert left.is_dir()
 
 
 def test_a_crash_between_the_renames_does_not_cost_the_old_one(

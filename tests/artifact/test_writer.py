@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import torch
 import glmc_runtime
 from glmc.artifact import writer
 from glmc.errors import CheckpointError, PackError
+from glmc_runtime import artifact_files
 from glmc_runtime.errors import ArtifactError
 from glmc_runtime.loader import load_artifact
 from glmc_runtime.manifest import Guards
@@ -241,6 +243,127 @@ def test_killed_midway(tmp_path: Path, existing: bool) -> None:
     write(path, force=True)
     load_artifact(path)
     assert names(tmp_path) == ["toy"]
+
+
+def killed(path: Path, when: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kill a fork of us that replaces the artifact, before it is put in place or just behind it."""
+    ready, tell = os.pipe()
+    with monkeypatch.context() as patch:
+        put = writer.put_in_place
+
+        def hang(*given: Any) -> None:
+            os.write(tell, b"x")
+            time.sleep(60)
+
+        if when == "before":
+            patch.setattr(writer, "put_in_place", hang)
+        else:
+            patch.setitem(put.__globals__, "remove", hang)
+        child = os.fork()
+        if child == 0:
+            try:
+                write(path, force=True)
+            finally:
+                os._exit(1)
+    assert os.read(ready, 1) == b"x"
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    os.close(ready)
+    os.close(tell)
+
+
+@pytest.mark.parametrize("when", ["before", "behind"])
+def test_what_is_killed_at_the_rename_does_not_load_but_under_its_name(
+    tmp_path: Path, when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The new artifact is whole before it, and the old one behind it, both under hidden names."""
+    path = tmp_path / "toy"
+    write(path, report={"number": 1})
+    killed(path, when, monkeypatch)
+    (left,) = (item for item in tmp_path.iterdir() if item != path)
+    assert (left / "manifest.json").is_file()
+    (tmp_path / "link").symlink_to(left)
+    for name in (left, tmp_path / "link", left / "."):
+        with pytest.raises(ArtifactError, match="what a compile that was ended left behind"):
+            load_artifact(name)
+    report = json.loads((path / "report.json").read_text())
+    assert report == ({"number": 1} if when == "before" else {"passes": [1, 2]})
+    load_artifact(path)
+    shutil.copytree(left, tmp_path / "saved")
+    load_artifact(tmp_path / "saved")
+    write(path, force=True)
+    assert names(tmp_path) == ["link", "saved", "toy"]
+
+
+@pytest.mark.parametrize("name", [".toy.partial-1", ".toy.replaced-1"])
+def test_nothing_is_written_to_a_name_that_does_not_load(tmp_path: Path, name: str) -> None:
+    with pytest.raises(PackError, match="output path is taken"):
+        write(tmp_path / name)
+
+
+def test_an_old_artifact_that_can_not_be_removed_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "toy", report={"number": 1})
+    monkeypatch.setattr(shutil, "rmtree", lambda path, ignore_errors: None)
+    with pytest.warns(UserWarning, match=r"\.toy\.partial-.* is left over"):
+        write(tmp_path / "toy", report={"number": 2}, force=True)
+    assert json.loads((tmp_path / "toy" / "report.json").read_text()) == {"number": 2}
+    (left,) = (item for item in tmp_path.iterdir() if item.name != "toy")
+    with pytest.raises(ArtifactError, match="left behind"):
+        load_artifact(left)
+
+
+class Disk:
+    """What the system says of a disk: full while something is being written, and not before."""
+
+    def __init__(self, root: Path, inodes: int, free_inodes: int) -> None:
+        self.root, self.f_files, self.free_inodes = root, inodes, free_inodes
+        self.f_frsize, self.f_bavail = 4096, 1 << 30
+
+    @property
+    def f_favail(self) -> int:
+        return self.free_inodes if any(self.root.glob(".toy.partial-*")) else 100
+
+
+@pytest.mark.parametrize(
+    ("number", "inodes", "free", "words"),
+    [
+        (errno.ENOSPC, 1000, 0, "no inodes left"),
+        (errno.ENOSPC, 1000, 5, "disk is full"),
+        (errno.ENOSPC, 0, 0, "disk is full"),  # a file system without a fixed number of them
+        (errno.EDQUOT, 1000, 5, "quota"),
+        (errno.EROFS, 1000, 5, "can't be written: Read-only file system"),
+    ],
+)
+def test_what_the_disk_lacks(
+    tmp_path: Path,
+    number: int,
+    inodes: int,
+    free: int,
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def lack(name: str) -> None:
+        if name == "head":
+            raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "statvfs", lambda path: Disk(tmp_path, inodes, free))
+    monkeypatch.setattr(writer, "_check_space", lambda path, needed: None)
+    with pytest.raises(PackError, match=words) as caught:
+        write(tmp_path / "toy", ToyWeights(lack))
+    assert caught.value.remedy
+    assert names(tmp_path) == []
+
+
+def test_a_file_that_the_runtime_would_not_read_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(artifact_files._LARGEST, "plans", 1000)
+    with pytest.raises(PackError, match="too large for an artifact") as caught:
+        write(tmp_path / "toy")
+    assert caught.value.place.startswith("plans/")
+    assert names(tmp_path) == []
 
 
 def test_a_name_too_long_for_the_system(tmp_path: Path) -> None:

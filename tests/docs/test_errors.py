@@ -34,6 +34,7 @@ from glmc.ir.match import NearMiss
 from glmc.ir.ops.linear import SWIGLU
 from glmc.ir.ops.registry import define
 from glmc.ir.rewrite import fake_mode_of
+from glmc.out_of_memory import memory_errors
 from glmc.passes.base import Match
 from glmc.presets.catalog import load_config
 from glmc.verify.verdict import Verdict, Violation, require_verdict
@@ -161,6 +162,11 @@ def verification(scene: Scene) -> None:
     require_verdict(Verdict("moe_gate", "bitwise", "", (violation,)))
 
 
+def out_of_memory(scene: Scene) -> None:
+    with memory_errors(lambda: "capture"):
+        raise RuntimeError("can't allocate memory: you tried to allocate 68719476736 bytes")
+
+
 def internal(scene: Scene) -> None:
     fake_mode_of(Graph())
 
@@ -218,6 +224,7 @@ EXAMPLES: dict[str, Callable[[Scene], None]] = {
     "AbiError": abi,
     "PackError": pack,
     "VerificationError": verification,
+    "OutOfMemoryError": out_of_memory,
     "InternalError": internal,
     "ArtifactError": artifact,
     "GuardError": guard,

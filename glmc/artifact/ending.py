@@ -1,0 +1,107 @@
+"""Signals that end the process: what they must not leave behind, and not interrupt."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+# A scheduler or a container's end, and a terminal that was closed.
+ENDING = (signal.SIGTERM, signal.SIGHUP)
+
+_remembered: set[Path] = set()
+
+
+@contextmanager
+def removed_when_ended() -> Iterator[Callable[[Path], None]]:
+    """Within the block, a signal that ends the process first removes the folders that were named
+    to what the block is given.
+
+    Only where the system's default holds, which runs no ``finally``: a program that handles the
+    signal itself, such as the command line, is left to its own handler. Afterwards the process
+    ends by the signal as it would have. Nothing is changed outside the main thread, which alone
+    may set handlers.
+    """
+    own: list[Path] = []
+
+    def remember(path: Path) -> None:
+        own.append(path)
+        _remembered.add(path)
+
+    owner = os.getpid()
+
+    def end(number: int, frame: FrameType | None) -> None:
+        if os.getpid() == owner:  # and not a fork, whose parent goes on writing
+            for path in tuple(_remembered):
+                shutil.rmtree(path, ignore_errors=True)
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    taken = [number for number in ENDING if _in_main_thread() and _has_default(number)]
+    for number in taken:
+        signal.signal(number, end)
+    try:
+        yield remember
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
+        _remembered.difference_update(own)
+
+
+@contextmanager
+def held_back() -> Iterator[None]:
+    """Signals that come within the block take effect at its end, Ctrl-C too.
+
+    By handlers and not by the mask of a thread, since the system gives a signal to any thread.
+    """
+    if not _in_main_thread():
+        yield
+        return
+    came: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, *ENDING)}
+    # None is a handler that another language has set.
+    held = {name: old for name, old in before.items() if old not in (None, signal.SIG_IGN)}
+    for number in held:
+        signal.signal(number, note)
+    try:
+        yield
+    finally:
+        for number, old in held.items():
+            signal.signal(number, old)
+        for one in dict.fromkeys(came):
+            signal.raise_signal(one)
+
+
+@contextmanager
+def unwound_when_ended() -> Iterator[None]:
+    """For a command: within the block such a signal raises SystemExit, with the status that a shell
+    reports for it, so that everything is cleaned up as on Ctrl-C."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    taken = [number for number in ENDING if _in_main_thread() and _has_default(number)]
+    for number in taken:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+def _has_default(number: signal.Signals) -> bool:
+    return signal.getsignal(number) is signal.SIG_DFL
