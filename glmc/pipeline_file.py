@@ -75,7 +75,7 @@ def _parse(path: str) -> Any:
         place = f"{path}:{mark.line + 1}" if mark is not None else path
         raise _refused(place, f"the file is no YAML: {error.problem or error}") from error
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise _refused(path, f"the file is no YAML: {error}") from error
+        raise _refused(path, f"the file is no YAML: {' '.join(str(error).split())}") from error
 
 
 def _names(path: str, key: str, node: Any) -> tuple[Named, ...]:

@@ -110,10 +110,20 @@ def history_from_json(data: Any) -> History:
         raise _not_well_formed(repr(error)) from error
     if not history.steps:
         raise _not_well_formed("it has no step")
-    problem = misfit(history, History, "history")
+    problem = misfit(history, History, "history") or _contradiction(history)
     if problem is not None:
         raise _not_well_formed(problem)
     return history
+
+
+def _contradiction(history: History) -> str | None:
+    """A block of calls that does not say for each of its layers where each call stands."""
+    for plan in history.plans:
+        for block in plan.blocks:
+            counts = [len(numbers) for numbers in block.indices]
+            if counts != [len(block.calls)] * (1 + len(block.like)):
+                return f"the calls of layer {block.layer} in {plan.phase} have other indices"
+    return None
 
 
 def _node(row: Any) -> NodeHistory:

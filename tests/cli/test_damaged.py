@@ -151,3 +151,13 @@ def test_a_report_of_another_form_is_an_artifact_error(
     status = inspect(tmp_path / "toy", "report.json", {**REPORT, **change}, (), tmp_path)
     said = capsys.readouterr().err
     assert status == 2 and said.startswith("[GLMC-2001]") and word in said
+
+
+def test_calls_without_their_indices(
+    artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(artifact, tmp_path / "toy")
+    data = json.loads((artifact / "history.json").read_text())
+    data["plans"][0]["blocks"][0]["indices"][0].append(7)
+    assert inspect(tmp_path / "toy", "history.json", data, QUESTIONS[4], tmp_path) == 2
+    assert "have other indices" in capsys.readouterr().err

@@ -75,6 +75,22 @@ def words(directory: Path) -> None:
     made.save(str(directory / "tokenizer.json"))
 
 
+def pieces(model: Any) -> Edit:
+    """A tokenizer as sentencepiece makes them: blanks are letters, and one stands in front."""
+
+    def edit(directory: Path) -> None:
+        made = tokenizers.Tokenizer(model)
+        made.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
+        made.decoder = tokenizers.decoders.Metaspace()
+        made.add_special_tokens(SPECIAL)
+        made.save(str(directory / "tokenizer.json"))
+
+    return edit
+
+
+LETTERS = ["<unk>", "\u2581", *"abcdefghijklmnopqrstuvwxyz.,?!='Hd1"]
+
+
 def several(*edits: Edit) -> Edit:
     def edit(directory: Path) -> None:
         for one in edits:
@@ -142,6 +158,20 @@ EDITS: dict[str, Edit] = {
     ),
     "word pieces": words,
     "word pieces, cleaned": several(words, settings(clean_up_tokenization_spaces=True)),
+    "unigram": pieces(tokenizers.models.Unigram([(one, -1.0) for one in LETTERS], unk_id=0)),
+    "pairs of bytes with blanks as letters": pieces(
+        tokenizers.models.BPE(
+            {one: number for number, one in enumerate([*LETTERS, "\u2581i", "lo"])},
+            [("\u2581", "i"), ("l", "o")],
+            unk_token="<unk>",
+            fuse_unk=True,
+        )
+    ),
+    "of another class": settings(tokenizer_class="LlamaTokenizerFast", add_bos_token=True),
+    "of a class that only the checkpoint has": settings(
+        tokenizer_class="ChatGLM4Tokenizer",
+        auto_map={"AutoTokenizer": ["tokenization_chatglm.ChatGLM4Tokenizer", None]},
+    ),
     "legacy": settings(legacy=False, add_prefix_space=True, use_default_system_prompt=False),
     "no settings": lambda directory: (directory / "tokenizer_config.json").unlink(),
 }
@@ -151,7 +181,7 @@ EDITS: dict[str, Edit] = {
 def test_ids_and_texts_are_those_of_auto_tokenizer(tmp_path: Path, name: str) -> None:
     write_tokenizer(tmp_path)
     EDITS[name](tmp_path)
-    peer = AutoTokenizer.from_pretrained(tmp_path)
+    peer = AutoTokenizer.from_pretrained(tmp_path, trust_remote_code=False)
     made = tokenizer_files(tmp_path)
     assert made.remarks == ()
     text = Text(made.files)
@@ -168,7 +198,7 @@ def test_ids_and_texts_are_those_of_auto_tokenizer(tmp_path: Path, name: str) ->
     for file, data in made.files.items():
         (again / file).write_bytes(data)
     (again / "config.json").write_bytes((tmp_path / "config.json").read_bytes())
-    read = AutoTokenizer.from_pretrained(again)
+    read = AutoTokenizer.from_pretrained(again, trust_remote_code=False)
     assert [read(given)["input_ids"] for given in TEXTS] == [
         peer(given)["input_ids"] for given in TEXTS
     ]

@@ -86,11 +86,8 @@ def templates_of(files: Mapping[str, bytes], settings: Mapping[str, Any]) -> dic
     if found:
         return found
     given = settings.get("chat_template")
-    items = given if isinstance(given, list) else [{"name": "default", "template": given}]
-    return {
-        item["name"]: item["template"]
-        for item in items
-        if isinstance(item, dict)
-        and isinstance(item.get("name"), str)
-        and isinstance(item.get("template"), str)
-    }
+    if isinstance(given, list):
+        items = [item for item in given if isinstance(item, dict)]
+        given = {str(item.get("name")): item.get("template") for item in items}
+    named = given if isinstance(given, dict) else {"default": given}
+    return {name: text for name, text in named.items() if isinstance(text, str)}

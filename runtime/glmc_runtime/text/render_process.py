@@ -7,7 +7,7 @@ the kernel gives a limit of memory (RLIMIT_AS) and of processor time (a timer wh
 process, in C code too).
 
 :mod:`glmc_runtime.text.rendering` starts this file by its path: it imports jinja2 and the standard
-library only, which takes a twentieth of a second. A frame is its length in eight bytes and then
+library only, which takes a tenth of a second. A frame is its length in eight bytes and then
 its content. A request is a template with its variables, as marshal writes them; a reply is JSON,
 so that nothing that a template could make is more than text to the reader.
 """
@@ -19,6 +19,7 @@ import marshal
 import os
 import signal
 import sys
+from contextlib import suppress
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
@@ -31,6 +32,7 @@ MEMORY = 256 << 20
 MEMORY_PER_BYTE = 16  # of the request
 TEXT = 16 << 20
 TEXT_PER_BYTE = 4  # of the request
+_HELD = 256 << 20  # address space of this program, where the system does not say
 _MESSAGE = 2000  # characters of an error that are told
 
 
@@ -70,14 +72,15 @@ def bound(size: int) -> None:
 
     signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS + CPU_SECONDS_PER_BYTE * size)
     try:
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
-    except OSError:  # no Linux: RLIMIT_AS means little there
-        return
-    limit = pages * resource.getpagesize() + MEMORY + MEMORY_PER_BYTE * size
+        held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    except OSError:  # /proc is not there
+        held = _HELD
+    limit = held + MEMORY + MEMORY_PER_BYTE * size
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
     if hard != resource.RLIM_INFINITY:
         limit = min(limit, hard)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    with suppress(OSError, ValueError):  # another system than Linux may not have it
+        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
 
 
 def unbound() -> None:
@@ -86,7 +89,8 @@ def unbound() -> None:
 
     signal.setitimer(signal.ITIMER_PROF, 0)
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-    resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
 
 
 def _answer(source: str, variables: dict[str, Any], size: int) -> dict[str, str]:
