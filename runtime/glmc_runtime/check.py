@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from glmc_runtime.bind import place_of
 from glmc_runtime.check_buffers import check_buffers
+from glmc_runtime.check_calls import CallCheck
 from glmc_runtime.dependence import Dependence
 from glmc_runtime.errors import PlanError
 from glmc_runtime.extent import Extent
 from glmc_runtime.inputs import check_input
-from glmc_runtime.kernels import find_binder, is_vendor
-from glmc_runtime.kernels.vendor import check_vendor_name
+from glmc_runtime.kernels.schema import FLOATS
 from glmc_runtime.manifest import Manifest
 from glmc_runtime.plan import (
     Argument,
@@ -28,8 +28,7 @@ def check_plan(plan: PhasePlan, manifest: Manifest) -> None:
     check_buffers(plan)
     _check_inputs(plan, manifest)
     buffers = {buffer.id for buffer in plan.buffers}
-    if plan.output not in buffers:
-        raise PlanError(f"the {plan.name} plan gives back an unknown buffer {plan.output}")
+    _check_output(plan, manifest)
     _check_greedy(plan)
     inputs = {spec.name for spec in plan.inputs}
     for call in plan.calls:
@@ -42,10 +41,6 @@ def check_plan(plan: PhasePlan, manifest: Manifest) -> None:
                 raise PlanError(
                     f"a call writes '{name}', which is neither a buffer nor a cache", place=place
                 )
-        if is_vendor(call.function):
-            check_vendor_name(call.function, place)
-        else:
-            find_binder(call.function)
         for name, argument in call.arguments.items():
             problem = _problem(argument, buffers, inputs, manifest)
             if problem:
@@ -53,6 +48,7 @@ def check_plan(plan: PhasePlan, manifest: Manifest) -> None:
                     f"argument '{name}': {problem}", place=place, remedy="compile the model again"
                 )
     _check_captured(plan)
+    CallCheck(plan, manifest).check()
 
 
 def _place(plan: PhasePlan, call: Call) -> str:
@@ -79,6 +75,25 @@ def _problem(
             if not entry.shape or not 0 <= first <= last <= entry.shape[0]:
                 return f"weight '{argument.weight}' has no rows {first} to {last}"
     return None
+
+
+def _check_output(plan: PhasePlan, manifest: Manifest) -> None:
+    """The logits are a float for each sequence and token of the vocabulary."""
+    buffer = next((buffer for buffer in plan.buffers if buffer.id == plan.output), None)
+    if buffer is None:
+        raise PlanError(f"the {plan.name} plan gives back an unknown buffer {plan.output}")
+    rows, *columns = buffer.shape or (Extent(),)
+    in_decode = plan.name == "decode" and rows == Extent(tokens=1)
+    right = (rows == Extent(sequences=1) or in_decode) and columns == [
+        Extent(constant=manifest.model.vocabulary)
+    ]
+    if not right or buffer.dtype not in FLOATS:
+        raise PlanError(
+            f"the output of {plan.name} is no logits",
+            place=f"buffer '{buffer.name}'",
+            expected=f"{' or '.join(FLOATS)} [sequences, {manifest.model.vocabulary}]",
+            found=f"{buffer.dtype} [{', '.join(map(str, buffer.shape))}]",
+        )
 
 
 def _check_greedy(plan: PhasePlan) -> None:

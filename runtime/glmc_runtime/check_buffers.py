@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from heapq import heappop, heappush
 
+from glmc_runtime.call_arguments import MOST_DIMENSIONS
 from glmc_runtime.dtypes import dtype_of
 from glmc_runtime.errors import PlanError
 from glmc_runtime.extent import Extent
@@ -22,6 +23,7 @@ def check_buffers(plan: PhasePlan) -> None:
         raise PlanError(f"two buffers of {plan.name} have the same id")
     ends = {buffer.id: _end(plan, buffer) for buffer in plan.buffers}
     for buffer in plan.buffers:
+        _check_shape(plan, buffer)
         if min(buffer.offset.tokens, buffer.offset.sequences, buffer.offset.constant) < 0:
             raise PlanError(f"buffer '{buffer.name}' begins before the arena")
         if not _at_most(plan, ends[buffer.id], plan.arena):
@@ -33,6 +35,26 @@ def check_buffers(plan: PhasePlan) -> None:
             )
     _check_lives(plan)
     _check_overlap(plan, ends)
+
+
+def _check_shape(plan: PhasePlan, buffer: Buffer) -> None:
+    """At most eight dimensions, none of them empty, at an offset that fits the dtype."""
+    place = f"{plan.name}, buffer '{buffer.name}'"
+    if len(buffer.shape) > MOST_DIMENSIONS or any(extent == Extent() for extent in buffer.shape):
+        raise PlanError(
+            "a buffer has no shape that a tensor can have",
+            place=place,
+            expected=f"at most {MOST_DIMENSIONS} dimensions, each of 1 or more",
+            found=f"[{', '.join(map(str, buffer.shape[:20]))}]",
+        )
+    itemsize, offset = dtype_of(buffer.dtype).itemsize, buffer.offset
+    if any(part % itemsize for part in (offset.tokens, offset.sequences, offset.constant)):
+        raise PlanError(
+            "a buffer is not aligned to its dtype",
+            place=place,
+            expected=f"an offset of multiples of {itemsize}",
+            found=str(offset),
+        )
 
 
 def _end(plan: PhasePlan, buffer: Buffer) -> Extent:

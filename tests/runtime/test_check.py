@@ -207,11 +207,6 @@ def _captured_everywhere(plan: PhasePlan) -> PhasePlan:
     return replace(plan, segments=segments)
 
 
-def _real(argument: Argument) -> Argument:
-    assert isinstance(argument, BufferArgument)
-    return replace(argument, real=True)
-
-
 @pytest.mark.parametrize("phase", ["prefill", "decode"])
 def test_a_captured_segment_holds_no_call_that_changes(manifest: Manifest, phase: str) -> None:
     plan = toy_plan(phase)
@@ -229,13 +224,17 @@ def test_a_captured_segment_holds_no_call_that_changes(manifest: Manifest, phase
 
 def test_real_counts_without_a_symbol_may_be_captured(manifest: Manifest) -> None:
     plan = toy_plan("decode")
-    call = plan.calls[0]
-    name = call.writes[0]
-    real = _real(call.arguments[name])
-    fixed = replace(real, shape=(Extent(constant=1),))
-    for argument, refused in ((real, True), (fixed, False)):
-        arguments = {**call.arguments, name: argument}
-        changed = replace(plan, calls=(replace(call, arguments=arguments), *plan.calls[1:]))
+    buffer = replace(plan.buffers[0], id=98, shape=(Extent(constant=1),), offset=plan.arena)
+    plan = replace(plan, buffers=(*plan.buffers, buffer), arena=plan.arena + Extent(constant=4))
+    last = replace(plan.segments[-1], last=len(plan.calls))
+    assert last.captured
+    for number, refused in ((plan.buffers[0].id, True), (98, False)):
+        zero = replace(
+            plan.calls[2],
+            function="aten.zero",
+            arguments={"out": BufferArgument(number, real=True)},
+        )
+        changed = replace(plan, calls=(*plan.calls, zero), segments=(*plan.segments[:-1], last))
         if refused:
             with pytest.raises(PlanError, match="real counts"):
                 check_plan(changed, manifest)

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 
 from glmc_runtime.extent import Extent
 from glmc_runtime.kernels import Thunk, register
+from glmc_runtime.kernels.schema import KernelSchema, integer, schema, tensor, written
 from glmc_runtime.loader import sha256_of
 from glmc_runtime.manifest import (
     CacheSpec,
@@ -302,7 +303,35 @@ def write_manifest(root: Path, manifest: Manifest) -> None:
     (root / "manifest.json").write_text(json.dumps(data))
 
 
-@register("test.cache_write")
+_CACHE = "blocks block_size heads head_dim"
+
+
+def _attention(on_host: bool) -> KernelSchema:
+    return schema(
+        tensor("query", "tokens width"),
+        written("out", "tokens width", like="query"),
+        tensor("key_cache", _CACHE, like="query"),
+        tensor("value_cache", _CACHE, like="query"),
+        tensor("block_tables", "sequences table", "int32", holds="block_tables"),
+        tensor("context_lengths", "sequences", "int32", holds="context_lengths", on_host=on_host),
+        tensor("query_lod", "sequences+1", "int32", holds="query_lod", on_host=True),
+        integer("sequences", equals="sequences"),
+        relations=("heads*head_dim == width",),
+        host=True,
+    )
+
+
+@register(
+    "test.cache_write",
+    schema(
+        tensor("key", "tokens width"),
+        tensor("value", "tokens width", like="key"),
+        written("key_cache", _CACHE, like="key", reads=True),
+        written("value_cache", _CACHE, like="key", reads=True),
+        tensor("slots", "tokens", "int64", holds="slot_mapping"),
+        relations=("heads*head_dim == width",),
+    ),
+)
 def _cache_write(arguments: dict[str, Any]) -> Thunk:
     slots = arguments["slots"]
     width = HEADS * HEAD_DIM
@@ -317,7 +346,7 @@ def _cache_write(arguments: dict[str, Any]) -> Thunk:
     return thunk
 
 
-@register("test.prefill_attention")
+@register("test.prefill_attention", _attention(on_host=True))
 def _prefill_attention(arguments: dict[str, Any]) -> Thunk:
     """Reads lengths on the host, as the vendor's kernel does."""
 
@@ -341,7 +370,7 @@ def _prefill_attention(arguments: dict[str, Any]) -> Thunk:
     return thunk
 
 
-@register("test.decode_attention")
+@register("test.decode_attention", _attention(on_host=False))
 def _decode_attention(arguments: dict[str, Any]) -> Thunk:
     """One token per sequence over the whole table; every temporary is made when it is bound."""
     rows = arguments["sequences"]

@@ -14,25 +14,38 @@ import importlib
 from collections.abc import Callable
 from functools import partial
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from glmc_runtime import entry_points
 from glmc_runtime.errors import ExtensionError, PlanError
+
+if TYPE_CHECKING:
+    from glmc_runtime.kernels.schema import KernelSchema
 
 Thunk = Callable[[], Any]
 Binder = Callable[[dict[str, Any]], Thunk]
 
 _BINDERS: dict[str, Binder] = {}
 _TRACED: dict[str, Binder] = {}
+_SCHEMAS: dict[str, KernelSchema] = {}
 OWN_FAMILIES = ("aten", "cpu", "cuda", "router")
 VENDOR_FAMILIES = ("kunlun_ops", "xspeedgate_ops")
 RESERVED = (*OWN_FAMILIES, *VENDOR_FAMILIES, "xpu")
 
 
-def register(name: str) -> Callable[[Binder], Binder]:
-    """Decorator: make a binder known as ``family.kernel``."""
+def register(name: str, schema: KernelSchema | None = None) -> Callable[[Binder], Binder]:
+    """Decorator: make a binder known as ``family.kernel``.
 
-    return partial(_keep, _BINDERS, name)
+    ``schema`` says what an artifact may call it with; without one no artifact may name it.
+    """
+
+    def keep(binder: Binder) -> Binder:
+        kept = _keep(_BINDERS, name, binder)
+        if schema is not None:
+            _SCHEMAS[name] = schema
+        return kept
+
+    return keep
 
 
 def register_traced(name: str) -> Callable[[Binder], Binder]:
@@ -61,6 +74,11 @@ def find_binder(name: str) -> Binder:
             "for another target",
         )
     return _BINDERS[name]
+
+
+def schema_of(name: str) -> KernelSchema | None:
+    """The schema that a kernel was registered with."""
+    return _SCHEMAS.get(name)
 
 
 def load_family(name: str) -> None:

@@ -13,9 +13,35 @@ import torch
 
 from glmc_runtime.errors import PlanError
 from glmc_runtime.kernels import Thunk, register
+from glmc_runtime.kernels.schema import (
+    ANY_DTYPE,
+    INDICES,
+    integer,
+    integers,
+    number,
+    schema,
+    tensor,
+    written,
+)
+
+# Either may broadcast; the second may be a number. What is written may be what is read.
+_TWO = schema(
+    tensor("x", "...x"),
+    tensor("y", "...y", or_number=True),
+    written("out", "...out"),
+    broadcast=("x", "y", "out"),
+    aliases=(("out", "x"), ("out", "y")),
+)
 
 
-@register("aten.copy")
+@register(
+    "aten.copy",
+    schema(
+        tensor("source", "...source", *ANY_DTYPE),
+        written("out", "...out", *ANY_DTYPE, source="source"),
+        relations=("source.size == out.size",),
+    ),
+)
 def copy(arguments: dict[str, Any]) -> Thunk:
     """``out[...] = source``; casts when the dtypes differ."""
     source, out = arguments["source"], arguments["out"]
@@ -23,44 +49,65 @@ def copy(arguments: dict[str, Any]) -> Thunk:
     return partial(out.copy_, source.view(out.shape))
 
 
-@register("aten.zero")
+@register(
+    "aten.zero",
+    schema(written("out", "...", *ANY_DTYPE, leaves="zeros", below="1")),
+)
 def zero(arguments: dict[str, Any]) -> Thunk:
     """``out[...] = 0``."""
     out: torch.Tensor = arguments["out"]
     return out.zero_
 
 
-@register("aten.add")
+@register(
+    "aten.add",
+    _TWO,
+)
 def add(arguments: dict[str, Any]) -> Thunk:
     """``out = x + y``; y may be a number, and either may broadcast."""
     return _of_two(torch.add, arguments)
 
 
-@register("aten.mul")
+@register(
+    "aten.mul",
+    _TWO,
+)
 def mul(arguments: dict[str, Any]) -> Thunk:
     """``out = x * y``; y may be a number, and either may broadcast."""
     return _of_two(torch.mul, arguments)
 
 
-@register("aten.pow")
+@register(
+    "aten.pow",
+    schema(tensor("x", "..."), number("exponent"), written("out", "...")),
+)
 def power(arguments: dict[str, Any]) -> Thunk:
     """``out = x ** exponent``, a number."""
     return _of_one(torch.pow, arguments, float(arguments["exponent"]))
 
 
-@register("aten.rsqrt")
+@register(
+    "aten.rsqrt",
+    schema(tensor("x", "..."), written("out", "...")),
+)
 def rsqrt(arguments: dict[str, Any]) -> Thunk:
     """``out = 1 / sqrt(x)``."""
     return _of_one(torch.rsqrt, arguments)
 
 
-@register("aten.silu")
+@register(
+    "aten.silu",
+    schema(tensor("x", "..."), written("out", "...", like="x")),
+)
 def silu(arguments: dict[str, Any]) -> Thunk:
     """``out = x * sigmoid(x)``."""
     return _of_one(torch.ops.aten.silu.out, arguments)
 
 
-@register("aten.mean_columns")
+@register(
+    "aten.mean_columns",
+    schema(tensor("x", "... width"), written("out", "... 1", like="x")),
+)
 def mean_columns(arguments: dict[str, Any]) -> Thunk:
     """x [rows, width] -> out [rows, 1], the mean of each row."""
     x, out = arguments["x"], arguments["out"]
@@ -68,7 +115,13 @@ def mean_columns(arguments: dict[str, Any]) -> Thunk:
     return partial(torch.mean, x, -1, True, out=out)
 
 
-@register("aten.argmax_rows")
+@register(
+    "aten.argmax_rows",
+    schema(
+        tensor("x", "rows width"),
+        written("out", "rows", "int64", leaves="greedy"),
+    ),
+)
 def argmax_rows(arguments: dict[str, Any]) -> Thunk:
     """x [rows, width] -> out int64 [rows], the place of the largest of each row, the first of
     equal ones; -1 where it is not finite or the row holds NaN."""
@@ -88,7 +141,16 @@ def argmax_rows(arguments: dict[str, Any]) -> Thunk:
     return thunk
 
 
-@register("aten.slice_columns")
+@register(
+    "aten.slice_columns",
+    schema(
+        tensor("x", "... width"),
+        integer("start"),
+        integer("stop", 1),
+        written("out", "... columns", like="x"),
+        relations=("start+columns == stop", "stop <= width"),
+    ),
+)
 def slice_columns(arguments: dict[str, Any]) -> Thunk:
     """``out = x[:, start:stop]``: x [rows, width]."""
     x, out = arguments["x"], arguments["out"]
@@ -103,7 +165,15 @@ def slice_columns(arguments: dict[str, Any]) -> Thunk:
     return partial(out.copy_, x[..., start:stop])
 
 
-@register("aten.linear")
+@register(
+    "aten.linear",
+    schema(
+        tensor("x", "... k"),
+        tensor("weight", "n k", like="x"),
+        tensor("bias", "n", like="x", required=False),
+        written("out", "... n", like="x"),
+    ),
+)
 def linear(arguments: dict[str, Any]) -> Thunk:
     """``out = x @ weight.T (+ bias)``: x [rows, k], weight [n, k], bias [n] or None."""
     x, out, bias = arguments["x"], arguments["out"], arguments.get("bias")
@@ -122,7 +192,14 @@ def linear(arguments: dict[str, Any]) -> Thunk:
     return partial(torch.addmm, bias, rows, weight, out=result)
 
 
-@register("aten.index_select")
+@register(
+    "aten.index_select",
+    schema(
+        tensor("x", "places width"),
+        tensor("rows", "rows", *INDICES, below="places"),
+        written("out", "rows width", like="x"),
+    ),
+)
 def index_select(arguments: dict[str, Any]) -> Thunk:
     """``out = x[rows]``: x [m, ...], rows int32 or int64 [n]."""
     x, rows, out = arguments["x"], arguments["rows"], arguments["out"]
@@ -130,7 +207,14 @@ def index_select(arguments: dict[str, Any]) -> Thunk:
     return partial(torch.index_select, x, 0, rows, out=out)
 
 
-@register("aten.embedding")
+@register(
+    "aten.embedding",
+    schema(
+        tensor("ids", "...", *INDICES, below="places"),
+        tensor("weight", "places width"),
+        written("out", "... width", like="weight"),
+    ),
+)
 def embedding(arguments: dict[str, Any]) -> Thunk:
     """``out = weight[ids]``: weight [vocabulary, hidden], ids [tokens]."""
     ids, out = arguments["ids"].view(-1), arguments["out"]
@@ -140,7 +224,15 @@ def embedding(arguments: dict[str, Any]) -> Thunk:
     return partial(torch.index_select, weight, 0, ids, out=rows)
 
 
-@register("aten.split_columns")
+@register(
+    "aten.split_columns",
+    schema(
+        tensor("x", "rows _"),
+        integers("sizes", equals="out"),
+        written("out", "rows _", like="x", numbered=True),
+        relations=("out.columns == x.columns",),
+    ),
+)
 def split_columns(arguments: dict[str, Any]) -> Thunk:
     """Copy the column ranges ``sizes`` of x [rows, sum] into ``out_0``, ``out_1``, ..."""
     x, sizes = arguments["x"], list(arguments["sizes"])
@@ -152,7 +244,14 @@ def split_columns(arguments: dict[str, Any]) -> Thunk:
     return partial(torch.split_with_sizes_copy, x, sizes, 1, out=outputs)
 
 
-@register("aten.concat_columns")
+@register(
+    "aten.concat_columns",
+    schema(
+        tensor("part", "rows _", numbered=True),
+        written("out", "rows _", like="part_0"),
+        relations=("part.columns == out.columns",),
+    ),
+)
 def concat_columns(arguments: dict[str, Any]) -> Thunk:
     """``out = cat((part_0, part_1, ...), dim=1)``: parts [rows, n_i]."""
     count = sum(name.startswith("part_") for name in arguments)

@@ -8,9 +8,31 @@ import torch
 
 from glmc_runtime.errors import PlanError
 from glmc_runtime.kernels import Thunk, register
+from glmc_runtime.kernels.schema import INDICES, flag, integer, number, schema, tensor, written
 
 
-@register("router.sigmoid_group_topk")
+@register(
+    "router.sigmoid_group_topk",
+    schema(
+        tensor("logits", "tokens experts", "float32"),
+        tensor("bias", "experts", "float32"),
+        integer("top_k", 1, equals="chosen"),
+        integer("groups", 1),
+        integer("top_groups", 1),
+        number("fill", infinite=True),
+        flag("normalize"),
+        number("eps", 0, 1),
+        number("scale"),
+        written("weights", "tokens chosen", "float32"),
+        written("ids", "tokens chosen", *INDICES, below="experts"),
+        relations=(
+            "experts % groups == 0",
+            "top_groups <= groups",
+            "chosen <= experts",
+            "groups == top_groups or 2*groups <= experts",
+        ),
+    ),
+)
 def sigmoid_group_topk(arguments: dict[str, Any]) -> Thunk:
     """Choose experts by biased sigmoid scores and weigh them with the unbiased ones.
 

@@ -11,44 +11,17 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from glmc_runtime.errors import ArtifactError, GuardError, PlanError, VendorError
+from glmc_runtime.errors import ArtifactError, GuardError, VendorError
 from glmc_runtime.kernels import Thunk
+from glmc_runtime.kernels.vendor_functions import SCHEMAS
 
 EMULATOR = "glmc_kunlun_emulator"
 EMULATED_NOTICE = "emulated: vendor calls run on the emulator, not on Kunlun hardware"
 
 
 # What a plan may call: never whatever else a vendor's module happens to hold, such as a loader of
-# libraries. A function that glmc lowers to is added here.
-FUNCTIONS = frozenset(
-    f"kunlun_ops.{name}"
-    for name in (
-        "add_rmsnorm",
-        "gen_block_statistic",
-        "matmul",
-        "moe_fc",
-        "moe_post",
-        "moe_pre_sorted",
-        "moe_sigmoid_group_topk_norm",
-        "paged_attention",
-        "prefill_attention",
-        "reshape_and_cache_flash",
-        "rmsnorm",
-        "rotary_embedding",
-        "speculative_attention",
-        "swiglu",
-    )
-)
-
-
-def check_vendor_name(name: str, place: str) -> None:
-    """Raise :class:`PlanError` for a function that no plan may call."""
-    if name not in FUNCTIONS:
-        raise PlanError(
-            f"this runtime calls no vendor function '{name}'",
-            place=place,
-            remedy="upgrade glmc-runtime, or do not use this artifact: it was changed",
-        )
+# libraries.
+FUNCTIONS = frozenset(SCHEMAS)
 
 
 @dataclass(frozen=True)

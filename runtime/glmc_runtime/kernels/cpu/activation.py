@@ -9,6 +9,7 @@ import torch
 
 from glmc_runtime.kernels import Thunk, register
 from glmc_runtime.kernels.checks import flat, in_order, require_shape
+from glmc_runtime.kernels.schema import schema, tensor, written
 
 
 def gated(gate: torch.Tensor, up: torch.Tensor, out: torch.Tensor) -> Thunk:
@@ -16,7 +17,10 @@ def gated(gate: torch.Tensor, up: torch.Tensor, out: torch.Tensor) -> Thunk:
     return in_order(partial(torch.ops.aten.silu.out, gate, out=out), partial(out.mul_, up))
 
 
-@register("cpu.swiglu")
+@register(
+    "cpu.swiglu",
+    schema(tensor("x", "... 2*width"), written("out", "... width", like="x")),
+)
 def swiglu(arguments: dict[str, Any]) -> Thunk:
     """x [..., 2 * width], the gate first; out [..., width]."""
     x, out = arguments["x"], arguments["out"]
@@ -26,7 +30,12 @@ def swiglu(arguments: dict[str, Any]) -> Thunk:
     return gated(rows[:, :width], rows[:, width:], flat(out))
 
 
-@register("cpu.silu_mul")
+@register(
+    "cpu.silu_mul",
+    schema(
+        tensor("gate", "..."), tensor("up", "...", like="gate"), written("out", "...", like="gate")
+    ),
+)
 def silu_mul(arguments: dict[str, Any]) -> Thunk:
     """gate, up and out of one shape; out must not be up."""
     gate, up, out = arguments["gate"], arguments["up"], arguments["out"]

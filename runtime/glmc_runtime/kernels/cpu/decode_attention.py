@@ -19,6 +19,7 @@ from glmc_runtime.kernels import Thunk, register
 from glmc_runtime.kernels.checks import optional, require_dtype, require_shape
 from glmc_runtime.kernels.cpu.gathered import gathered_attention, shared_index
 from glmc_runtime.kernels.cpu.runs import Run, shared_runs
+from glmc_runtime.kernels.schema import number, schema, scratch, tensor, written
 
 _MAXIMUM_VIEWS = 512
 
@@ -61,7 +62,34 @@ class _Scratch:
         return found
 
 
-@register("cpu.decode_attention")
+@register(
+    "cpu.decode_attention",
+    schema(
+        tensor("query", "sequences q_heads head_dim"),
+        tensor("key_cache", "blocks block_size kv_heads head_dim", like="query"),
+        tensor("value_cache", "blocks block_size kv_heads head_dim", like="query"),
+        tensor("block_tables", "sequences table", "int32", holds="block_tables"),
+        tensor("context_lengths", "sequences", "int32", holds="context_lengths", on_host=True),
+        number("scale"),
+        written("out", "sequences q_heads head_dim", like="query"),
+        written("scores", "q_heads*table*block_size", like="query"),
+        written("floats", "q_heads*table*block_size", "float32"),
+        written("total", "q_heads head_dim", "float32"),
+        scratch("batch_context", "_", like="query"),
+        scratch("batch_scores", "_", like="query"),
+        scratch("batch_floats", "_", "float32"),
+        relations=(
+            "q_heads % kv_heads == 0",
+            "not batch_context.given or batch_context.size*q_heads"
+            " == batch_scores.size*kv_heads*head_dim",
+            "not batch_context.given or batch_scores.size == batch_floats.size",
+            "not batch_context.given or batch_context.size"
+            " % (sequences*kv_heads*head_dim*block_size) == 0",
+        ),
+        together=(("batch_context", "batch_scores", "batch_floats"),),
+        host=True,
+    ),
+)
 def decode_attention(arguments: dict[str, Any]) -> Thunk:
     """query and out [sequences, q_heads, head_dim]; key_cache and value_cache [blocks, block_size,
     kv_heads, head_dim]; block_tables int32 [sequences, blocks_per_sequence]; context_lengths int32

@@ -13,6 +13,7 @@ from glmc_runtime.kernels.checks import in_order, require_dtype, require_shape
 from glmc_runtime.kernels.cpu.activation import gated
 from glmc_runtime.kernels.cpu.narrow import narrow_product, prefers_narrow
 from glmc_runtime.kernels.cpu.packed import PACKED_ROWS, accumulate, as_image, pack, prefers_packed
+from glmc_runtime.kernels.schema import schema, tensor, written
 
 _MAXIMUM_VIEWS = 4096
 
@@ -62,7 +63,27 @@ def _group(ids: list[int]) -> list[tuple[int, int, int]]:
     return groups
 
 
-@register("cpu.moe_ffn")
+@register(
+    "cpu.moe_ffn",
+    schema(
+        tensor("x", "tokens hidden"),
+        tensor("weights", "tokens top_k", "float32"),
+        tensor("ids", "tokens top_k", "int64", below="experts"),
+        tensor("gate_up", "experts 2*width hidden", like="x"),
+        tensor("down", "experts hidden width", like="x"),
+        written("out", "tokens hidden", like="x"),
+        written("gathered", "tokens*top_k hidden", like="x"),
+        written("results", "tokens*top_k hidden", like="x"),
+        written("merged", "tokens*top_k 2*width", like="x"),
+        written("activated", "tokens*top_k width", like="x"),
+        written("products", "tokens top_k hidden", "float32"),
+        written("total", "tokens hidden", "float32"),
+        written("sorted_ids", "tokens*top_k", "int64"),
+        written("order", "tokens*top_k", "int64"),
+        written("rows", "tokens*top_k", "int64"),
+        host=True,
+    ),
+)
 def moe_ffn(arguments: dict[str, Any]) -> Thunk:
     """x and out [tokens, hidden], weights float32 and ids int64 [tokens, top_k], gate_up [experts,
     2 * width, hidden], down [experts, hidden, width].
@@ -83,8 +104,8 @@ def moe_ffn(arguments: dict[str, Any]) -> Thunk:
     experts, hidden, width = down.shape
     require_dtype("x", x)
     require_dtype("ids", ids, torch.int64)
-    for name, tensor in (("gate_up", gate_up), ("down", down), ("merged", merged)):
-        require_dtype(name, tensor, x.dtype)
+    for name, like in (("gate_up", gate_up), ("down", down), ("merged", merged)):
+        require_dtype(name, like, x.dtype)
     require_shape("x", x, (tokens, hidden))
     require_shape("gate_up", gate_up, (experts, 2 * width, hidden))
     require_shape("merged", merged, (tokens * top_k, 2 * width))

@@ -12,6 +12,7 @@ from glmc_runtime.errors import PlanError
 from glmc_runtime.kernels import Thunk, register
 from glmc_runtime.kernels.checks import in_order, require_dtype, require_shape
 from glmc_runtime.kernels.cpu.packed import Contents, contents
+from glmc_runtime.kernels.schema import flag, integer, number, schema, scratch, tensor, written
 
 
 class _Router:
@@ -58,7 +59,50 @@ def _keep_best_groups(
     ]
 
 
-@register("cpu.moe_gate")
+@register(
+    "cpu.moe_gate",
+    schema(
+        tensor("x", "tokens hidden"),
+        tensor("weight", "experts hidden"),
+        tensor("bias", "experts", "float32"),
+        integer("groups", 1),
+        integer("top_groups", 1),
+        number("group_fill", infinite=True),
+        flag("normalize"),
+        number("normalize_eps", 0, 1),
+        number("scale"),
+        written("weights", "tokens top_k", "float32"),
+        written("ids", "tokens top_k", "int64", below="experts"),
+        written("x_float", "tokens hidden", "float32"),
+        written("logits", "tokens experts", "float32"),
+        written("choice", "tokens experts", "float32"),
+        written("chosen_values", "tokens top_k", "float32"),
+        written("sums", "tokens 1", "float32"),
+        scratch("best_scores", "tokens groups 2", "float32"),
+        scratch("best_ids", "tokens groups 2", "int64"),
+        scratch("group_scores", "tokens groups", "float32"),
+        scratch("dropped", "tokens groups", "bool"),
+        scratch("chosen_scores", "tokens top_groups", "float32"),
+        scratch("chosen_groups", "tokens top_groups", "int64"),
+        relations=(
+            "experts % groups == 0",
+            "top_groups <= groups",
+            "top_k <= experts",
+            "groups == top_groups or best_scores.given",
+            "groups == top_groups or 2*groups <= experts",
+        ),
+        together=(
+            (
+                "best_scores",
+                "best_ids",
+                "group_scores",
+                "dropped",
+                "chosen_scores",
+                "chosen_groups",
+            ),
+        ),
+    ),
+)
 def moe_gate(arguments: dict[str, Any]) -> Thunk:
     """x [tokens, hidden], weight [experts, hidden], bias float32 [experts] -> weights float32 and
     ids int64 [tokens, top_k]; constants as in the semantic op.

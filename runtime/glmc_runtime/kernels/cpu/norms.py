@@ -9,6 +9,15 @@ import torch
 
 from glmc_runtime.kernels import Thunk, register
 from glmc_runtime.kernels.checks import flat, in_order, require_dtype, require_shape
+from glmc_runtime.kernels.schema import number, schema, tensor, written
+
+_NORM = (
+    tensor("weight", "width", like="x"),
+    number("eps", 0, 1),
+    written("hidden", "rows width", "float32"),
+    written("square", "rows width", "float32"),
+    written("variance", "rows 1", "float32"),
+)
 
 
 def normalize(
@@ -50,7 +59,10 @@ def _scratch(arguments: dict[str, Any], shape: tuple[int, ...]) -> tuple[torch.T
     return arguments["hidden"], arguments["square"], arguments["variance"]
 
 
-@register("cpu.rms_norm")
+@register(
+    "cpu.rms_norm",
+    schema(tensor("x", "rows width"), written("out", "rows width", like="x"), *_NORM),
+)
 def rms_norm(arguments: dict[str, Any]) -> Thunk:
     """x and out [..., width], weight [width], eps; float32 scratch hidden and square
     [rows, width] and variance [rows, 1]."""
@@ -62,7 +74,17 @@ def rms_norm(arguments: dict[str, Any]) -> Thunk:
     return normalize(flat(x), weight, float(arguments["eps"]), flat(out), hidden, square, variance)
 
 
-@register("cpu.add_rms_norm")
+@register(
+    "cpu.add_rms_norm",
+    schema(
+        tensor("x", "rows width"),
+        tensor("residual", "rows width", like="x"),
+        written("out", "rows width", like="x"),
+        written("total", "rows width", like="x"),
+        *_NORM,
+        aliases=(("total", "x"), ("total", "residual")),
+    ),
+)
 def add_rms_norm(arguments: dict[str, Any]) -> Thunk:
     """``total = residual + x; out = rms_norm(total)``; scratch as for ``cpu.rms_norm``."""
     x, residual, total = arguments["x"], arguments["residual"], arguments["total"]

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from glmc_runtime.kernels import Thunk, register
 from glmc_runtime.kernels.checks import require_dtype, require_shape
 from glmc_runtime.kernels.cpu.runs import Run, find_runs
+from glmc_runtime.kernels.schema import number, schema, tensor, written
 
 
 def _context(slots: torch.Tensor, runs: tuple[Run, ...], group: int) -> torch.Tensor:
@@ -24,7 +25,21 @@ def _context(slots: torch.Tensor, runs: tuple[Run, ...], group: int) -> torch.Te
     return tokens.transpose(0, 1).unsqueeze(1).expand(-1, group, -1, -1)
 
 
-@register("cpu.prefill_attention")
+@register(
+    "cpu.prefill_attention",
+    schema(
+        tensor("query", "tokens q_heads head_dim"),
+        tensor("key_cache", "blocks block_size kv_heads head_dim", like="query"),
+        tensor("value_cache", "blocks block_size kv_heads head_dim", like="query"),
+        tensor("block_tables", "sequences table", "int32", holds="block_tables"),
+        tensor("query_lod", "sequences+1", "int32", holds="query_lod", on_host=True),
+        tensor("context_lod", "sequences+1", "int32", holds="context_lod", on_host=True),
+        number("scale"),
+        written("out", "tokens q_heads head_dim", like="query"),
+        relations=("q_heads % kv_heads == 0",),
+        host=True,
+    ),
+)
 def prefill_attention(arguments: dict[str, Any]) -> Thunk:
     """query and out [tokens, q_heads, head_dim]; caches as for ``cpu.decode_attention``;
     block_tables int32 [sequences, blocks_per_sequence]; query_lod and context_lod int32

@@ -11,6 +11,9 @@ from glmc_runtime.errors import PlanError
 from glmc_runtime.kernels import Thunk, register
 from glmc_runtime.kernels.checks import in_order, optional, require_dtype, require_shape
 from glmc_runtime.kernels.cpu.norms import normalize
+from glmc_runtime.kernels.schema import flag, number, schema, scratch, tensor, written
+
+_CACHE = "blocks block_size kv_heads head_dim"
 
 
 def _pairs(heads: torch.Tensor, half: int, interleaved: bool) -> tuple[torch.Tensor, torch.Tensor]:
@@ -60,7 +63,31 @@ def _norm_heads(
     return steps
 
 
-@register("cpu.qkv_rope_cache")
+@register(
+    "cpu.qkv_rope_cache",
+    schema(
+        tensor("qkv", "tokens (q_heads+2*kv_heads)*head_dim"),
+        written("query", "tokens q_heads head_dim", like="qkv"),
+        written("key_cache", _CACHE, like="qkv", reads=True),
+        written("value_cache", _CACHE, like="qkv", reads=True),
+        tensor("q_norm", "head_dim", like="qkv", required=False),
+        tensor("k_norm", "head_dim", like="qkv", required=False),
+        tensor("cos_sin", "places 2*half", like="qkv"),
+        tensor("positions", "tokens", "int64", holds="positions", below="places"),
+        tensor("slot_mapping", "tokens", "int64", holds="slot_mapping"),
+        flag("interleaved"),
+        number("norm_eps", 0, 1),
+        written("table", "tokens 2*half", like="qkv"),
+        written("product", "tokens q_heads+kv_heads half", like="qkv"),
+        written("turned", "tokens q_heads+kv_heads head_dim", like="qkv"),
+        scratch("normed", "tokens q_heads+kv_heads head_dim", like="qkv"),
+        scratch("hidden", "tokens q_heads+kv_heads head_dim", "float32"),
+        scratch("square", "tokens q_heads+kv_heads head_dim", "float32"),
+        scratch("variance", "tokens q_heads+kv_heads 1", "float32"),
+        relations=("2*half <= head_dim",),
+        together=(("q_norm", "k_norm", "normed", "hidden", "square", "variance"),),
+    ),
+)
 def qkv_rope_cache(arguments: dict[str, Any]) -> Thunk:
     """qkv [tokens, (q_heads + 2 * kv_heads) * head_dim] -> query [tokens, q_heads, head_dim], and
     keys and values at slot_mapping of the caches [blocks, block_size, kv_heads, head_dim].
@@ -78,9 +105,9 @@ def qkv_rope_cache(arguments: dict[str, Any]) -> Thunk:
     rotated = q_heads + kv_heads
     table, product, turned = (arguments[name] for name in ("table", "product", "turned"))
     require_dtype("qkv", qkv)
-    for name, tensor in (("positions", positions), ("slot_mapping", slots)):
-        require_dtype(name, tensor, torch.int64)
-        require_shape(name, tensor, (tokens,))
+    for name, index in (("positions", positions), ("slot_mapping", slots)):
+        require_dtype(name, index, torch.int64)
+        require_shape(name, index, (tokens,))
     require_shape("qkv", qkv, (tokens, (rotated + kv_heads) * head_dim))
     require_shape("value_cache", value_cache, tuple(key_cache.shape))
     require_shape("turned", turned, (tokens, rotated, head_dim))

@@ -18,6 +18,7 @@ from glmc_runtime.kernels.checks import (
     require_shape,
 )
 from glmc_runtime.kernels.cuda.launch import launch, pdl_enabled
+from glmc_runtime.kernels.schema import schema, tensor, written
 
 _BLOCK = 1024
 
@@ -67,7 +68,10 @@ def multiply(gate: torch.Tensor, up: torch.Tensor, out: torch.Tensor) -> Thunk:
     )
 
 
-@register("cuda.swiglu")
+@register(
+    "cuda.swiglu",
+    schema(tensor("x", "... 2*width"), written("out", "... width", like="x")),
+)
 def swiglu(arguments: dict[str, Any]) -> Thunk:
     """x [..., 2 * width], the gate first; out [..., width]."""
     x, out = arguments["x"], arguments["out"]
@@ -81,7 +85,15 @@ def swiglu(arguments: dict[str, Any]) -> Thunk:
     return multiply(rows[:, :width], rows[:, width:], flat(out))
 
 
-@register("cuda.silu_mul")
+@register(
+    "cuda.silu_mul",
+    schema(
+        tensor("gate", "..."),
+        tensor("up", "...", like="gate"),
+        written("out", "...", like="gate"),
+        aliases=(("out", "gate"), ("out", "up")),
+    ),
+)
 def silu_mul(arguments: dict[str, Any]) -> Thunk:
     """gate, up and out of one shape; out may be gate or up."""
     gate, up, out = arguments["gate"], arguments["up"], arguments["out"]

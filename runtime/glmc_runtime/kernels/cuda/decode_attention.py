@@ -26,6 +26,7 @@ from glmc_runtime.kernels.checks import (
 )
 from glmc_runtime.kernels.cuda import workspace
 from glmc_runtime.kernels.cuda.attend import LOG2_E, attend, stretch
+from glmc_runtime.kernels.cuda.attention_schema import DECODE
 from glmc_runtime.kernels.cuda.decode_splits import Shape, choose
 from glmc_runtime.kernels.cuda.launch import interpreted, launch, pdl_enabled
 from glmc_runtime.kernels.cuda.split_attention import finish, merge_kernel
@@ -240,7 +241,7 @@ def constants(shape: Shape, chosen: Configuration, block_size: int) -> dict[str,
     }
 
 
-@register("cuda.decode_attention")
+@register("cuda.decode_attention", DECODE)
 def decode_attention(arguments: dict[str, Any]) -> Thunk:
     """query and out [sequences, q_heads, head_dim]; key_cache and value_cache [blocks, kv_heads,
     block_size, head_dim]; block_tables int32 [sequences, blocks_per_sequence]; context_lengths

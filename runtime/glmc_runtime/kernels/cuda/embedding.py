@@ -22,6 +22,7 @@ from glmc_runtime.kernels.checks import (
     require_shape,
 )
 from glmc_runtime.kernels.cuda.launch import launch, pdl_enabled
+from glmc_runtime.kernels.schema import INDICES, schema, tensor, written
 
 _BLOCK = 1024
 
@@ -50,7 +51,14 @@ def embedding_kernel(
     tl.store(out + row * WIDTH + column, found, mask=inside)
 
 
-@register("cuda.embedding")
+@register(
+    "cuda.embedding",
+    schema(
+        tensor("ids", "...", *INDICES),
+        tensor("weight", "vocabulary width"),
+        written("out", "... width", like="weight"),
+    ),
+)
 def embedding(arguments: dict[str, Any]) -> Thunk:
     """``out = weight[ids]``: ids int32 or int64 [...], weight [vocabulary, width],
     out [..., width]. A row whose id is outside of the vocabulary comes out as NaN. Raises

@@ -23,6 +23,7 @@ from glmc_runtime.kernels.checks import (
 from glmc_runtime.kernels.cuda import workspace
 from glmc_runtime.kernels.cuda.launch import launch, pdl_enabled
 from glmc_runtime.kernels.cuda.products import arrives_last
+from glmc_runtime.kernels.schema import schema, tensor, written
 
 _BLOCK = 4096
 _BEHIND = tl.constexpr(2**31 - 1)  # more than any id
@@ -69,7 +70,13 @@ def greedy_kernel(
         tl.store(out + row, tl.where(finite, first, -1).to(tl.int64))
 
 
-@register("cuda.greedy")
+@register(
+    "cuda.greedy",
+    schema(
+        tensor("logits", "rows vocabulary"),
+        written("out", "rows", "int64", leaves="greedy"),
+    ),
+)
 def greedy(arguments: dict[str, Any]) -> Thunk:
     """logits [rows, vocabulary], out int64 [rows]: the lowest id of the largest logit, or -1 where
     the largest is not finite or a logit is NaN."""

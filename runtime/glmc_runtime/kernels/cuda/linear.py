@@ -30,6 +30,7 @@ from glmc_runtime.kernels.cuda.activation import multiply
 from glmc_runtime.kernels.cuda.exact import exact
 from glmc_runtime.kernels.cuda.launch import interpreted, launch, multiprocessors, pdl_enabled
 from glmc_runtime.kernels.cuda.tuned import Configuration
+from glmc_runtime.kernels.schema import schema, tensor, written
 
 
 def _configuration(
@@ -261,7 +262,15 @@ def _library_product(
     return exact(thunk) if x.dtype == torch.float32 else thunk
 
 
-@register("cuda.linear")
+@register(
+    "cuda.linear",
+    schema(
+        tensor("x", "... k"),
+        tensor("weight", "n k", like="x"),
+        tensor("bias", "n", like="x", required=False),
+        written("out", "... n", like="x"),
+    ),
+)
 def linear(arguments: dict[str, Any]) -> Thunk:
     """``out = x @ weight.T + bias``: x [..., k], weight [n, k], bias [n] or None, out [..., n]."""
     x, weight, out = _checked(arguments, arguments["weight"].shape[0])
@@ -276,7 +285,15 @@ def linear(arguments: dict[str, Any]) -> Thunk:
     return _library_product(x, weight, bias, out)
 
 
-@register("cuda.linear_swiglu")
+@register(
+    "cuda.linear_swiglu",
+    schema(
+        tensor("x", "... k"),
+        tensor("weight", "2*width k", like="x"),
+        written("merged", "... 2*width", like="x"),
+        written("out", "... width", like="x"),
+    ),
+)
 def linear_swiglu(arguments: dict[str, Any]) -> Thunk:
     """``out = silu(gate) * up`` with ``[gate, up] = x @ weight.T``: x [..., k], weight
     [2 * width, k], gates first, out [..., width]; merged [..., 2 * width] is scratch."""

@@ -11,6 +11,7 @@ from glmc_runtime.kernels import Thunk, register
 from glmc_runtime.kernels.cuda import moe_experts, moe_few, moe_grouped, moe_sorted
 from glmc_runtime.kernels.cuda.moe_common import Configuration, Experts, read_call
 from glmc_runtime.kernels.cuda.tuned import configuration as tuned_configuration
+from glmc_runtime.kernels.schema import schema, tensor, written
 
 WAYS: dict[str, ModuleType] = {
     "few": moe_few,
@@ -57,7 +58,20 @@ def choose(call: Experts, override: Configuration | None) -> Configuration:
     return {**base, **found}
 
 
-@register("cuda.moe_ffn")
+@register(
+    "cuda.moe_ffn",
+    schema(
+        tensor("x", "tokens hidden"),
+        tensor("weights", "tokens top_k", "float32"),
+        tensor("ids", "tokens top_k", "int64", below="experts"),
+        tensor("gate_up", "experts 2*width hidden", like="x"),
+        tensor("down", "experts hidden width", like="x"),
+        tensor("shared_gate_up", "2*shared_width hidden", like="x", required=False),
+        tensor("shared_down", "hidden shared_width", like="x", required=False),
+        written("out", "tokens hidden", like="x"),
+        together=(("shared_gate_up", "shared_down"),),
+    ),
+)
 def moe_ffn(arguments: dict[str, Any]) -> Thunk:
     """x and out [tokens, hidden], weights float32 and ids int64 [tokens, top_k], gate_up [experts,
     2 * width, hidden] (gate rows first), down [experts, hidden, width]; both or neither of

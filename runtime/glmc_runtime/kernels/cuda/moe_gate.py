@@ -31,6 +31,7 @@ from glmc_runtime.kernels.cuda.launch import launch, pdl_enabled
 from glmc_runtime.kernels.cuda.moe_choice import choose_experts, choose_kernel
 from glmc_runtime.kernels.cuda.moe_common import Configuration, varied
 from glmc_runtime.kernels.cuda.tuned import configuration as tuned_configuration
+from glmc_runtime.kernels.schema import flag, integer, number, schema, tensor, written
 
 MOST_ROWS = 16  # tokens up to which each is multiplied alone
 MOST_TILED = 512
@@ -257,7 +258,29 @@ def _check(arguments: dict[str, Any]) -> None:
         )
 
 
-@register("cuda.moe_gate")
+@register(
+    "cuda.moe_gate",
+    schema(
+        tensor("x", "tokens hidden"),
+        tensor("weight", "experts hidden"),
+        tensor("bias", "experts", "float32"),
+        integer("groups", 1),
+        integer("top_groups", 1),
+        number("group_fill", infinite=True),
+        flag("normalize"),
+        number("normalize_eps", 0, 1),
+        number("scale"),
+        written("logits", "tokens experts", "float32"),
+        written("weights", "tokens top_k", "float32"),
+        written("ids", "tokens top_k", "int64", below="experts"),
+        relations=(
+            "experts % groups == 0",
+            "top_groups <= groups",
+            "top_k <= experts",
+            "groups == top_groups or 2*groups <= experts",
+        ),
+    ),
+)
 def moe_gate(arguments: dict[str, Any]) -> Thunk:
     """x [tokens, hidden], weight [experts, hidden], bias float32 [experts] -> weights float32 and
     ids int64 [tokens, top_k], the best first; constants as in the semantic op.

@@ -24,6 +24,7 @@ from glmc_runtime.kernels.checks import (
     require_shape,
 )
 from glmc_runtime.kernels.cuda.launch import launch, pdl_enabled
+from glmc_runtime.kernels.schema import number, schema, tensor, written
 
 
 @triton.jit
@@ -99,7 +100,16 @@ def _meta(x: torch.Tensor) -> dict[str, Any]:
     }
 
 
-@register("cuda.rms_norm")
+@register(
+    "cuda.rms_norm",
+    schema(
+        tensor("x", "... width"),
+        tensor("weight", "width", like="x"),
+        number("eps", 0, 1),
+        written("out", "... width", like="x"),
+        aliases=(("out", "x"),),
+    ),
+)
 def rms_norm(arguments: dict[str, Any]) -> Thunk:
     """x and out [..., width], weight [width], eps; out may be x."""
     x, weight, out = arguments["x"], arguments["weight"], arguments["out"]
@@ -113,6 +123,16 @@ def rms_norm(arguments: dict[str, Any]) -> Thunk:
     return partial(
         launch, rms_norm_kernel, (x.shape[0],), x, weight, out, float(arguments["eps"]), **_meta(x)
     )
+
+
+_ADD_NORM = (
+    tensor("x", "... width"),
+    tensor("residual", "... width", like="x"),
+    tensor("weight", "width", like="x"),
+    number("eps", 0, 1),
+    written("out", "... width", like="x"),
+    written("total", "... width", like="x"),
+)
 
 
 def _add_rms_norm(arguments: dict[str, Any], norm_weight: torch.Tensor | None) -> Thunk:
@@ -146,13 +166,19 @@ def _add_rms_norm(arguments: dict[str, Any], norm_weight: torch.Tensor | None) -
     )
 
 
-@register("cuda.add_rms_norm")
+@register(
+    "cuda.add_rms_norm",
+    schema(*_ADD_NORM),
+)
 def add_rms_norm(arguments: dict[str, Any]) -> Thunk:
     """``total = residual + x; out = rms_norm(total)``: all [..., width], weight [width]."""
     return _add_rms_norm(arguments, None)
 
 
-@register("cuda.norm_add_rms_norm")
+@register(
+    "cuda.norm_add_rms_norm",
+    schema(*_ADD_NORM, tensor("norm_weight", "width", like="x"), number("norm_eps", 0, 1)),
+)
 def norm_add_rms_norm(arguments: dict[str, Any]) -> Thunk:
     """``total = residual + rms_norm(x, norm_weight, norm_eps)`` and ``out = rms_norm(total, weight,
     eps)``: where one sandwich of norms ends and the next begins."""

@@ -30,6 +30,7 @@ from glmc_runtime.kernels.checks import (
 )
 from glmc_runtime.kernels.cuda import tuned
 from glmc_runtime.kernels.cuda.attend import LOG2_E, attend, cache_rows
+from glmc_runtime.kernels.cuda.attention_schema import PREFILL
 from glmc_runtime.kernels.cuda.launch import interpreted, launch, pdl_enabled
 from glmc_runtime.kernels.cuda.tuned import Configuration
 
@@ -335,7 +336,7 @@ def _check(arguments: dict[str, Any]) -> None:
     require_one_device(query, *(arguments[name] for name in device_names))
 
 
-@register("cuda.prefill_attention")
+@register("cuda.prefill_attention", PREFILL)
 def prefill_attention(arguments: dict[str, Any]) -> Thunk:
     """query and out [tokens, q_heads, head_dim]; caches as for ``cuda.decode_attention``;
     block_tables int32 [sequences, blocks_per_sequence]; query_lod and context_lod int32

@@ -32,6 +32,7 @@ from glmc_runtime.kernels.cuda.rotary import (
     partner_columns,
 )
 from glmc_runtime.kernels.cuda.tuned import Configuration
+from glmc_runtime.kernels.schema import flag, number, schema, tensor, written
 
 
 @triton.jit
@@ -112,7 +113,30 @@ def candidates(heads: int, tokens: int) -> Iterator[Configuration]:
                 yield found
 
 
-@register("cuda.qkv_rope_cache")
+ROPE_ARGUMENTS = (
+    tensor("qkv", "tokens (q_heads+2*kv_heads)*head_dim"),
+    written("key_cache", "blocks kv_heads block_size head_dim", like="qkv", reads=True),
+    written("value_cache", "blocks kv_heads block_size head_dim", like="qkv", reads=True),
+    tensor("q_norm", "head_dim", like="qkv", required=False),
+    tensor("k_norm", "head_dim", like="qkv", required=False),
+    tensor("cos_sin", "places rotary", like="qkv"),
+    tensor("positions", "tokens", "int64", holds="positions", below="places"),
+    tensor("slot_mapping", "tokens", "int64", holds="slot_mapping"),
+    flag("interleaved"),
+    number("norm_eps", 0, 1),
+)
+ROPE_RELATIONS = ("rotary <= head_dim", "rotary % 2 == 0")
+
+
+@register(
+    "cuda.qkv_rope_cache",
+    schema(
+        *ROPE_ARGUMENTS,
+        written("query", "tokens q_heads head_dim", like="qkv"),
+        relations=ROPE_RELATIONS,
+        together=(("q_norm", "k_norm"),),
+    ),
+)
 def qkv_rope_cache(arguments: dict[str, Any]) -> Thunk:
     """qkv [tokens, (q_heads + 2 * kv_heads) * head_dim] -> query [tokens, q_heads, head_dim], and
     keys and values at slot_mapping of the caches [blocks, kv_heads, block_size, head_dim].

@@ -34,7 +34,11 @@ from glmc_runtime.kernels.cuda.decode_attention import constants, reserve, shape
 from glmc_runtime.kernels.cuda.decode_splits import REACHES, Shape, choose
 from glmc_runtime.kernels.cuda.launch import launch, pdl_enabled
 from glmc_runtime.kernels.cuda.products import prefetch
-from glmc_runtime.kernels.cuda.qkv_rope_cache import rope_arguments
+from glmc_runtime.kernels.cuda.qkv_rope_cache import (
+    ROPE_ARGUMENTS,
+    ROPE_RELATIONS,
+    rope_arguments,
+)
 from glmc_runtime.kernels.cuda.rotary import (
     load_partners,
     load_waves,
@@ -43,6 +47,7 @@ from glmc_runtime.kernels.cuda.rotary import (
 )
 from glmc_runtime.kernels.cuda.split_attention import finish
 from glmc_runtime.kernels.cuda.tuned import Configuration
+from glmc_runtime.kernels.schema import number, schema, tensor, written
 
 _LINE = 128  # bytes that the second-level cache loads at once
 
@@ -247,7 +252,18 @@ def candidates(shape: Shape) -> Iterator[Configuration]:
         yield decode_splits.default(shape) | {"PREFETCH": 0}
 
 
-@register("cuda.rope_decode_attention")
+@register(
+    "cuda.rope_decode_attention",
+    schema(
+        *ROPE_ARGUMENTS,
+        tensor("block_tables", "tokens table", "int32", holds="block_tables"),
+        tensor("context_lengths", "tokens", "int32", holds="context_lengths"),
+        number("scale"),
+        written("out", "tokens q_heads head_dim", like="qkv"),
+        relations=("q_heads % kv_heads == 0", *ROPE_RELATIONS),
+        together=(("q_norm", "k_norm"),),
+    ),
+)
 def rope_decode_attention(arguments: dict[str, Any]) -> Thunk:
     """``cuda.qkv_rope_cache`` and ``cuda.decode_attention`` in one, for one new token per sequence.
 

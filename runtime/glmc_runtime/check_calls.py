@@ -1,0 +1,250 @@
+"""Check every call of a plan against the schema of its kernel, and what it reads against what was
+written.
+
+A kernel believes its arguments: an index that points outside of its table, or a buffer that nobody
+has filled, would have it read and write other memory. So this follows what each buffer holds from
+call to call, without computing anything.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Union
+
+from glmc_runtime.bind import place_of
+from glmc_runtime.call_arguments import ArgumentFacts, Facts, TensorFacts
+from glmc_runtime.call_fit import Fit, Misfit, fit
+from glmc_runtime.errors import PlanError
+from glmc_runtime.extent import Extent
+from glmc_runtime.inputs import HOST_SUFFIX
+from glmc_runtime.kernels.allowed import allowed_kernels
+from glmc_runtime.kernels.expressions import at_most
+from glmc_runtime.kernels.schema import INDICES, ArgumentSchema, KernelSchema
+from glmc_runtime.manifest import Manifest
+from glmc_runtime.plan import BufferArgument, Call, PhasePlan, ValueArgument
+
+GREEDY = "greedy"
+"""What a kernel that chooses the likeliest token of each row leaves."""
+
+
+@dataclass(frozen=True)
+class _Content:
+    """What memory holds: how many elements of it are written, and of integers what they are."""
+
+    size: Extent
+    holds: str = ""
+    below: Extent | None = None
+
+
+_Storage = tuple[str, Union[str, int]]
+
+
+class CallCheck:
+    """Checks the calls of one plan, in order. All that they name is known to be there."""
+
+    def __init__(self, plan: PhasePlan, manifest: Manifest) -> None:
+        self._plan = plan
+        self._facts = ArgumentFacts(plan, manifest)
+        self._schema_of = allowed_kernels(manifest)
+        self._fits: dict[object, Fit] = {}
+        self._contents = _inputs(plan, manifest, self._facts)
+
+    def check(self) -> None:
+        """Raise :class:`PlanError` for the first call that its kernel's schema refuses, or that
+        reads what is not there, and for an output that is not written."""
+        for call in self._plan.calls:
+            place = f"{self._plan.name}, {place_of(call)}"
+            try:
+                self._check(call, place)
+            except Misfit as error:
+                raise PlanError(
+                    f"{call.function}: {error.problem}",
+                    place=place,
+                    expected=error.expected,
+                    found=error.found,
+                ) from error
+        self._check_outputs()
+
+    def _check(self, call: Call, place: str) -> None:
+        schema = self._schema_of(call.function, place)
+        given = self._given(call)
+        key = (call.function, tuple(given.items()))
+        found = self._fits.get(key)
+        if found is None:
+            found = self._fits[key] = fit(schema, given)
+        _check_writes(schema, call, given)
+        tensors = {
+            name: (argument, facts)
+            for name, facts in given.items()
+            if isinstance(facts, TensorFacts) and (argument := schema.argument(name)) is not None
+        }
+        _check_aliases(schema, tensors)
+        for name, (argument, facts) in tensors.items():
+            if argument.reads:
+                self._check_read(argument, name, facts, found)
+        after = [
+            (facts, self._written(argument, name, facts, found, given))
+            for name, (argument, facts) in tensors.items()
+            if argument.writes
+        ]
+        for facts, content in after:
+            self._write(facts, content)
+
+    def _given(self, call: Call) -> dict[str, Facts]:
+        given: dict[str, Facts] = {}
+        for name, argument in call.arguments.items():
+            if isinstance(argument, ValueArgument):
+                given[name] = self._facts.value(argument)
+                continue
+            try:
+                given[name] = self._facts.of(argument)
+            except PlanError as error:
+                raise Misfit(f"'{name}': {error.message}", error.expected, error.found) from error
+        return given
+
+    def _check_read(
+        self, argument: ArgumentSchema, name: str, facts: TensorFacts, found: Fit
+    ) -> None:
+        kind, _ = facts.storage
+        if kind == "cache":
+            return
+        content = self._contents.get(facts.storage)
+        if kind == "buffer" and content is None:
+            raise Misfit(f"'{name}' is read before anything was written to it")
+        if facts.dtype not in INDICES:  # rows of padding may be left as they are
+            return
+        if content is not None and not any(
+            at_most(size, content.size) for size in (facts.size, facts.room)
+        ):
+            raise Misfit(
+                f"'{name}' is read in part before anything was written to it",
+                f"at most {content.size} elements",
+                str(facts.size),
+            )
+        holds = "" if content is None else content.holds
+        if argument.holds and holds not in argument.holds:
+            raise Misfit(
+                f"'{name}' does not hold what the kernel reads there",
+                " or ".join(argument.holds),
+                holds or "other integers",
+            )
+        if name in found.below and not argument.writes:
+            below = None if content is None else content.below
+            if below is None or not at_most(below, found.below[name]):
+                raise Misfit(
+                    f"'{name}' may point outside of what the kernel reads with it",
+                    f"integers below {found.below[name]}",
+                    "any integers" if below is None else f"integers below {below}",
+                )
+
+    def _written(
+        self,
+        argument: ArgumentSchema,
+        name: str,
+        facts: TensorFacts,
+        found: Fit,
+        given: dict[str, Facts],
+    ) -> _Content:
+        """What the memory of a written argument holds behind the call."""
+        if argument.source is not None:
+            source = given[argument.source]
+            there = self._contents.get(source.storage) if isinstance(source, TensorFacts) else None
+            if there is not None and isinstance(source, TensorFacts) and source.dtype in INDICES:
+                return _Content(facts.size, there.holds, there.below)
+        return _Content(facts.size, argument.leaves, found.below.get(name))
+
+    def _write(self, facts: TensorFacts, content: _Content) -> None:
+        """Where only a part is written, the whole holds what both have in common."""
+        if facts.storage[0] != "buffer":
+            return
+        before = self._contents.get(facts.storage)
+        if before is not None and not at_most(before.size, content.size):
+            same = before.holds == content.holds
+            bounds = [one for one in (before.below, content.below) if one is not None]
+            below = None
+            if len(bounds) == 2:
+                below = next((one for one in bounds if all(at_most(x, one) for x in bounds)), None)
+            content = _Content(before.size, content.holds if same else "", below)
+        self._contents[facts.storage] = content
+
+    def _check_outputs(self) -> None:
+        plan = self._plan
+        for identifier, name in ((plan.output, "logits"), (plan.greedy, "greedy tokens")):
+            if identifier is None:
+                continue
+            content = self._contents.get(("buffer", identifier))
+            if content is None or not at_most(self._facts.whole(identifier), content.size):
+                raise PlanError(f"no call of {plan.name} writes all of its {name}")
+            if identifier == plan.greedy and content.holds != GREEDY:
+                raise PlanError(
+                    f"the greedy tokens of {plan.name} come from no kernel that chooses tokens",
+                    found=content.holds or "other integers",
+                )
+
+
+def _inputs(plan: PhasePlan, manifest: Manifest, facts: ArgumentFacts) -> dict[_Storage, _Content]:
+    """What the runtime fills in: an input holds what its name says, wherever it lies."""
+    cache = manifest.cache
+    context = min(manifest.limits.max_context, cache.blocks_per_sequence * cache.block_size)
+    bounds = {
+        "token_ids": Extent(constant=manifest.model.vocabulary),
+        "positions": Extent(constant=context),
+        "last_rows": Extent(tokens=1),
+    }
+    found: dict[_Storage, _Content] = {}
+    for spec in plan.inputs:
+        name = spec.name.removesuffix(HOST_SUFFIX)
+        size = facts.size(tuple(facts.normal(extent) for extent in spec.shape))
+        found["input", spec.name] = _Content(size, name, bounds.get(name))
+    return found
+
+
+def _check_writes(schema: KernelSchema, call: Call, given: dict[str, Facts]) -> None:
+    written = {
+        name
+        for name, facts in given.items()
+        if isinstance(facts, TensorFacts)
+        and (argument := schema.argument(name)) is not None
+        and argument.writes
+    }
+    if set(call.writes) != written or len(call.writes) != len(written):
+        raise Misfit(
+            "the call does not write what its kernel writes",
+            ", ".join(sorted(written)),
+            ", ".join(call.writes),
+        )
+    for name in call.writes:
+        if (
+            not isinstance(call.arguments[name], BufferArgument)
+            and (
+                given_kind := given[name].storage[0]  # type: ignore[union-attr]
+            )
+            != "cache"
+        ):
+            raise Misfit(f"'{name}' is written and is neither a buffer nor a cache", "", given_kind)
+    if call.host != schema.host:
+        raise Misfit(
+            "the call is marked wrongly as to whether it reads host memory",
+            f"host {schema.host}",
+            f"host {call.host}",
+        )
+
+
+def _check_aliases(
+    schema: KernelSchema, tensors: dict[str, tuple[ArgumentSchema, TensorFacts]]
+) -> None:
+    """Memory that is written is no other argument's, unless the kernel allows it."""
+    first: dict[_Storage, list[str]] = {}
+    for name, (_, facts) in tensors.items():
+        first.setdefault(facts.storage, []).append(name)
+    for names in first.values():
+        for place, name in enumerate(names):
+            for other in names[place + 1 :]:
+                pair = {(name, other), (other, name)}
+                is_written = tensors[name][0].writes or tensors[other][0].writes
+                if is_written and not pair & schema.aliases:
+                    raise Misfit(
+                        f"'{name}' and '{other}' lie in the same memory, and one is written",
+                        "memory of its own for each",
+                        str(tensors[name][1].storage),
+                    )

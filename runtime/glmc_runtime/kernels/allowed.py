@@ -1,0 +1,91 @@
+"""Which kernels an artifact may name, by its target: an allow-list, never what happens to be there.
+
+A target names the helpers common to all (``aten``) and its own family. Kernels of other installed
+distributions may be named by any artifact, for a pass may bring them; what the distribution has not
+registered with a schema may not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from types import MappingProxyType
+
+from glmc_runtime.errors import ExtensionError, PlanError
+from glmc_runtime.kernels import (
+    RESERVED,
+    VENDOR_FAMILIES,
+    find_binder,
+    import_family,
+    schema_of,
+)
+from glmc_runtime.kernels.schema import KernelSchema
+from glmc_runtime.kernels.vendor_functions import SCHEMAS
+from glmc_runtime.manifest import Manifest
+
+FAMILIES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "cpu": ("aten", "cpu"),
+        "cuda": ("aten", "cuda"),
+        "xpu": ("aten", "router", "kunlun_ops"),
+    }
+)
+"""Of the runtime and the vendor."""
+
+
+def allowed_kernels(manifest: Manifest) -> Callable[[str, str], KernelSchema]:
+    """A function of a kernel's name and the place of a call that gives the kernel's schema, or
+    raises :class:`PlanError` where an artifact of this target may not name it."""
+    families = _families(manifest.target)
+    profile = manifest.abi_profile or ""
+
+    @cache
+    def known(name: str) -> KernelSchema | None:
+        family = name.partition(".")[0]
+        if family in RESERVED and family not in families:
+            return None
+        if family in VENDOR_FAMILIES:
+            return SCHEMAS.get(name, {}).get(profile)
+        find_binder(name)
+        found = schema_of(name)
+        if found is None:
+            raise ExtensionError(
+                f"kernel '{name}' has no schema, so no artifact may name it",
+                expected=f"register('{name}', schema(...)), with all of its arguments",
+                remedy="see docs/writing_a_target.md, or uninstall what brings it",
+            )
+        return found
+
+    def find(name: str, place: str) -> KernelSchema:
+        found = known(name)
+        if found is None:
+            is_vendor = name.partition(".")[0] in VENDOR_FAMILIES
+            raise PlanError(
+                f"this runtime calls no vendor function '{name}'"
+                + (f" of profile {profile}" if profile else "")
+                if is_vendor
+                else f"an artifact for {manifest.target} has no kernel '{name}'",
+                place=place,
+                expected=f"one of {', '.join(f'{family}.*' for family in families)}",
+                remedy="upgrade glmc-runtime, or do not use this artifact: it was changed",
+            )
+        return found
+
+    return find
+
+
+def _families(target: str) -> tuple[str, ...]:
+    """Of a target that a distribution brings: its own, and those that its module names."""
+    if target in FAMILIES:
+        return FAMILIES[target]
+    module = import_family(target)
+    named = getattr(module, "FAMILIES", ())
+    known = sorted({family for families in FAMILIES.values() for family in families})
+    if not isinstance(named, tuple) or not set(named) <= set(known):
+        raise ExtensionError(
+            f"the kernels of target '{target}' do not say which others its artifacts may name",
+            place=getattr(module, "__name__", target),
+            expected=f"FAMILIES = a tuple of {', '.join(known)}",
+            found=repr(named)[:80],
+        )
+    return ("aten", target, *named)

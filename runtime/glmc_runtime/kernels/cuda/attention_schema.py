@@ -1,0 +1,33 @@
+"""What attention over the paged cache may be called with."""
+
+from __future__ import annotations
+
+from glmc_runtime.kernels.schema import number, schema, tensor, written
+
+_CACHE = "blocks kv_heads block_size head_dim"
+_CACHES = (
+    tensor("key_cache", _CACHE, like="query"),
+    tensor("value_cache", _CACHE, like="query"),
+    tensor("block_tables", "sequences table", "int32", holds="block_tables"),
+)
+
+PREFILL = schema(
+    tensor("query", "tokens q_heads head_dim"),
+    *_CACHES,
+    tensor("query_lod", "sequences+1", "int32", holds="query_lod"),
+    tensor("context_lod", "sequences+1", "int32", holds="context_lod"),
+    tensor("query_lod_host", "sequences+1", "int32", holds="query_lod", on_host=True),
+    tensor("context_lod_host", "sequences+1", "int32", holds="context_lod", on_host=True),
+    number("scale"),
+    written("out", "tokens q_heads head_dim", like="query"),
+    relations=("q_heads % kv_heads == 0",),
+    host=True,
+)
+DECODE = schema(
+    tensor("query", "sequences q_heads head_dim"),
+    *_CACHES,
+    tensor("context_lengths", "sequences", "int32", holds="context_lengths"),
+    number("scale"),
+    written("out", "sequences q_heads head_dim", like="query"),
+    relations=("q_heads % kv_heads == 0",),
+)
