@@ -28,12 +28,16 @@ BLOCKS = Extent(named=((("blocks of the cache",), 1),))
 _REAL = (("real tokens",), ("real sequences",))
 
 
+Storage = tuple[str, Union[str, int]]
+"""Which memory: a kind of it and a number or name."""
+
+
 @dataclass(frozen=True)
 class TensorFacts:
-    """What is known of a tensor before there is one. ``storage`` is the memory that it lies in;
-    two with the same share it. ``room`` is its ``size`` if all of its bucket were real."""
+    """What is known of a tensor before there is one, wherever it lies. ``room`` is its ``size`` if
+    all of its bucket were real."""
 
-    storage: tuple[str, Union[str, int]]
+    kind: str
     dtype: str
     shape: Shape
     on_host: bool
@@ -61,6 +65,7 @@ class ArgumentFacts:
         self._buffers = {buffer.id: buffer for buffer in plan.buffers}
         self._inputs = {spec.name: spec for spec in plan.inputs}
         self._decode = plan.name == "decode"
+        self._known: dict[TensorFacts, TensorFacts] = {}
         self.of = cache(self._of)
         self.size = cache(self._size)
 
@@ -93,12 +98,13 @@ class ArgumentFacts:
     def _shape(self, shape: Shape, real: bool) -> Shape:
         return tuple(self.normal(extent, real) for extent in shape)
 
-    def _of(self, argument: Argument) -> Facts:
-        """The facts of an argument that names what is there; raises :class:`PlanError` for a view
-        that is larger than what it is a view of."""
+    def _of(self, argument: Argument) -> tuple[Facts, Storage | None]:
+        """The facts of an argument that names what is there, and where it lies; raises
+        :class:`PlanError` for a view that is larger than what it is a view of. Equal facts of
+        tensors are one object."""
         if isinstance(argument, ExtentArgument):
             extent = self.normal(argument.extent, argument.real)
-            return ValueFacts(extent, "extent")
+            return ValueFacts(extent, "extent"), None
         if isinstance(argument, WeightArgument):
             entry = self._manifest.weights[argument.weight]
             sizes = entry.shape
@@ -151,16 +157,18 @@ class ArgumentFacts:
 
     def _tensor(
         self,
-        storage: tuple[str, Union[str, int]],
+        storage: Storage,
         dtype: str,
         shape: Shape,
         on_host: bool,
         room: Extent | None = None,
-    ) -> TensorFacts:
+    ) -> tuple[TensorFacts, Storage]:
         if any(extent == Extent() for extent in shape):
             raise PlanError("a tensor has a dimension of size 0", found=shown(shape))
         size = self.size(shape)
-        return TensorFacts(storage, dtype, shape, on_host, size, size if room is None else room)
+        room = size if room is None else room
+        facts = TensorFacts(storage[0], dtype, shape, on_host, size, room)
+        return self._known.setdefault(facts, facts), storage
 
 
 def _fixed(sizes: tuple[int, ...]) -> Shape:

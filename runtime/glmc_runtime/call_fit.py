@@ -26,12 +26,18 @@ class Misfit(Exception):  # noqa: N818 - caught by the check, which knows the pl
 
 @dataclass
 class Fit:
-    """What a call's arguments fix. ``below`` are the bounds of what integer tensors hold or must
-    hold, by argument."""
+    """What a call's arguments fix. ``tensors`` are those that are given, with their schemas;
+    ``below`` the bounds of what integer tensors hold or must hold, by argument."""
 
     sizes: dict[str, Value] = field(default_factory=dict)
     leading: dict[str, Shape] = field(default_factory=dict)
     below: dict[str, Extent] = field(default_factory=dict)
+    tensors: tuple[tuple[ArgumentSchema, str, TensorFacts], ...] = ()
+
+    @property
+    def written(self) -> set[str]:
+        """Names of the tensors that the kernel writes."""
+        return {name for argument, name, _ in self.tensors if argument.writes}
 
 
 def fit(schema: KernelSchema, given: Given) -> Fit:
@@ -43,9 +49,9 @@ def fit(schema: KernelSchema, given: Given) -> Fit:
             _check_tensor(argument, name, facts, given)
         else:
             _check_value(argument, name, facts, found)
-    tensors = [
+    tensors = found.tensors = tuple(
         (argument, name, facts) for argument, name, facts in pairs if isinstance(facts, TensorFacts)
-    ]
+    )
     for argument, name, facts in tensors:
         _bind_sizes(argument, name, facts, found)
     for argument, name, facts in tensors:
@@ -85,7 +91,7 @@ def _paired(schema: KernelSchema, given: Given) -> list[tuple[ArgumentSchema, st
 
 def _check_tensor(argument: ArgumentSchema, name: str, facts: TensorFacts, given: Given) -> None:
     if argument.kind != "tensor":
-        raise Misfit(f"'{name}' is a tensor", argument.expected, f"a {facts.storage[0]}")
+        raise Misfit(f"'{name}' is a tensor", argument.expected, f"a {facts.kind}")
     allowed = argument.dtypes
     if argument.like is not None:
         other = given.get(argument.like)

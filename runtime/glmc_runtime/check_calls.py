@@ -9,10 +9,9 @@ call to call, without computing anything.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Union
 
 from glmc_runtime.bind import place_of
-from glmc_runtime.call_arguments import ArgumentFacts, Facts, TensorFacts
+from glmc_runtime.call_arguments import ArgumentFacts, Facts, Storage, TensorFacts
 from glmc_runtime.call_fit import Fit, Misfit, fit
 from glmc_runtime.errors import PlanError
 from glmc_runtime.extent import Extent
@@ -21,7 +20,7 @@ from glmc_runtime.kernels.allowed import allowed_kernels
 from glmc_runtime.kernels.expressions import at_most
 from glmc_runtime.kernels.schema import INDICES, ArgumentSchema, KernelSchema
 from glmc_runtime.manifest import Manifest
-from glmc_runtime.plan import BufferArgument, Call, PhasePlan, ValueArgument
+from glmc_runtime.plan import Argument, Call, PhasePlan, ValueArgument
 
 GREEDY = "greedy"
 """What a kernel that chooses the likeliest token of each row leaves."""
@@ -36,9 +35,6 @@ class _Content:
     below: Extent | None = None
 
 
-_Storage = tuple[str, Union[str, int]]
-
-
 class CallCheck:
     """Checks the calls of one plan, in order. All that they name is known to be there."""
 
@@ -46,7 +42,7 @@ class CallCheck:
         self._plan = plan
         self._facts = ArgumentFacts(plan, manifest)
         self._schema_of = allowed_kernels(manifest)
-        self._fits: dict[object, Fit] = {}
+        self._fits: dict[tuple[object, ...], Fit] = {}  # layers repeat each other
         self._contents = _inputs(plan, manifest, self._facts)
 
     def check(self) -> None:
@@ -67,49 +63,52 @@ class CallCheck:
 
     def _check(self, call: Call, place: str) -> None:
         schema = self._schema_of(call.function, place)
-        given = self._given(call)
-        key = (call.function, tuple(given.items()))
-        found = self._fits.get(key)
+        given: dict[str, Facts] = {}
+        storages: dict[str, Storage] = {}
+        key: list[object] = [call.function]
+        for name, argument in call.arguments.items():
+            facts, storage = self._describe(name, argument)
+            given[name] = facts
+            if storage is None:
+                key += (name, facts)
+            else:
+                storages[name] = storage
+                key += (name, id(facts))
+        known = tuple(key)
+        found = self._fits.get(known)
         if found is None:
-            found = self._fits[key] = fit(schema, given)
-        _check_writes(schema, call, given)
-        tensors = {
-            name: (argument, facts)
-            for name, facts in given.items()
-            if isinstance(facts, TensorFacts) and (argument := schema.argument(name)) is not None
-        }
-        _check_aliases(schema, tensors)
-        for name, (argument, facts) in tensors.items():
+            found = self._fits[known] = fit(schema, given)
+        _check_writes(schema, call, found, storages)
+        _check_aliases(schema, found, storages)
+        for argument, name, facts in found.tensors:
             if argument.reads:
-                self._check_read(argument, name, facts, found)
+                self._check_read(argument, name, facts, storages[name], found)
         after = [
-            (facts, self._written(argument, name, facts, found, given))
-            for name, (argument, facts) in tensors.items()
+            (storages[name], self._written(argument, name, facts, found, given, storages))
+            for argument, name, facts in found.tensors
             if argument.writes
         ]
-        for facts, content in after:
-            self._write(facts, content)
+        for storage, content in after:
+            self._write(storage, content)
 
-    def _given(self, call: Call) -> dict[str, Facts]:
-        given: dict[str, Facts] = {}
-        for name, argument in call.arguments.items():
-            if isinstance(argument, ValueArgument):
-                given[name] = self._facts.value(argument)
-                continue
-            try:
-                given[name] = self._facts.of(argument)
-            except PlanError as error:
-                raise Misfit(f"'{name}': {error.message}", error.expected, error.found) from error
-        return given
+    def _describe(self, name: str, argument: Argument) -> tuple[Facts, Storage | None]:
+        if isinstance(argument, ValueArgument):
+            return self._facts.value(argument), None
+        try:
+            return self._facts.of(argument)
+        except PlanError as error:
+            raise Misfit(f"'{name}': {error.message}", error.expected, error.found) from error
 
     def _check_read(
-        self, argument: ArgumentSchema, name: str, facts: TensorFacts, found: Fit
+        self,
+        argument: ArgumentSchema,
+        name: str,
+        facts: TensorFacts,
+        storage: Storage,
+        found: Fit,
     ) -> None:
-        kind, _ = facts.storage
-        if kind == "cache":
-            return
-        content = self._contents.get(facts.storage)
-        if kind == "buffer" and content is None:
+        content = self._contents.get(storage)
+        if facts.kind == "buffer" and content is None:
             raise Misfit(f"'{name}' is read before anything was written to it")
         if facts.dtype not in INDICES:  # rows of padding may be left as they are
             return
@@ -144,20 +143,21 @@ class CallCheck:
         facts: TensorFacts,
         found: Fit,
         given: dict[str, Facts],
+        storages: dict[str, Storage],
     ) -> _Content:
         """What the memory of a written argument holds behind the call."""
-        if argument.source is not None:
-            source = given[argument.source]
-            there = self._contents.get(source.storage) if isinstance(source, TensorFacts) else None
-            if there is not None and isinstance(source, TensorFacts) and source.dtype in INDICES:
+        source = argument.source
+        if source is not None and source in storages:
+            there, read = self._contents.get(storages[source]), given[source]
+            if there is not None and isinstance(read, TensorFacts) and read.dtype in INDICES:
                 return _Content(facts.size, there.holds, there.below)
         return _Content(facts.size, argument.leaves, found.below.get(name))
 
-    def _write(self, facts: TensorFacts, content: _Content) -> None:
+    def _write(self, storage: Storage, content: _Content) -> None:
         """Where only a part is written, the whole holds what both have in common."""
-        if facts.storage[0] != "buffer":
+        if storage[0] != "buffer":
             return
-        before = self._contents.get(facts.storage)
+        before = self._contents.get(storage)
         if before is not None and not at_most(before.size, content.size):
             same = before.holds == content.holds
             bounds = [one for one in (before.below, content.below) if one is not None]
@@ -165,7 +165,7 @@ class CallCheck:
             if len(bounds) == 2:
                 below = next((one for one in bounds if all(at_most(x, one) for x in bounds)), None)
             content = _Content(before.size, content.holds if same else "", below)
-        self._contents[facts.storage] = content
+        self._contents[storage] = content
 
     def _check_outputs(self) -> None:
         plan = self._plan
@@ -182,7 +182,7 @@ class CallCheck:
                 )
 
 
-def _inputs(plan: PhasePlan, manifest: Manifest, facts: ArgumentFacts) -> dict[_Storage, _Content]:
+def _inputs(plan: PhasePlan, manifest: Manifest, facts: ArgumentFacts) -> dict[Storage, _Content]:
     """What the runtime fills in: an input holds what its name says, wherever it lies."""
     cache = manifest.cache
     context = min(manifest.limits.max_context, cache.blocks_per_sequence * cache.block_size)
@@ -191,7 +191,7 @@ def _inputs(plan: PhasePlan, manifest: Manifest, facts: ArgumentFacts) -> dict[_
         "positions": Extent(constant=context),
         "last_rows": Extent(tokens=1),
     }
-    found: dict[_Storage, _Content] = {}
+    found: dict[Storage, _Content] = {}
     for spec in plan.inputs:
         name = spec.name.removesuffix(HOST_SUFFIX)
         size = facts.size(tuple(facts.normal(extent) for extent in spec.shape))
@@ -199,14 +199,10 @@ def _inputs(plan: PhasePlan, manifest: Manifest, facts: ArgumentFacts) -> dict[_
     return found
 
 
-def _check_writes(schema: KernelSchema, call: Call, given: dict[str, Facts]) -> None:
-    written = {
-        name
-        for name, facts in given.items()
-        if isinstance(facts, TensorFacts)
-        and (argument := schema.argument(name)) is not None
-        and argument.writes
-    }
+def _check_writes(
+    schema: KernelSchema, call: Call, found: Fit, storages: dict[str, Storage]
+) -> None:
+    written = found.written
     if set(call.writes) != written or len(call.writes) != len(written):
         raise Misfit(
             "the call does not write what its kernel writes",
@@ -214,14 +210,10 @@ def _check_writes(schema: KernelSchema, call: Call, given: dict[str, Facts]) -> 
             ", ".join(call.writes),
         )
     for name in call.writes:
-        if (
-            not isinstance(call.arguments[name], BufferArgument)
-            and (
-                given_kind := given[name].storage[0]  # type: ignore[union-attr]
+        if storages[name][0] not in ("buffer", "cache"):
+            raise Misfit(
+                f"'{name}' is written and is neither a buffer nor a cache", found=storages[name][0]
             )
-            != "cache"
-        ):
-            raise Misfit(f"'{name}' is written and is neither a buffer nor a cache", "", given_kind)
     if call.host != schema.host:
         raise Misfit(
             "the call is marked wrongly as to whether it reads host memory",
@@ -230,21 +222,17 @@ def _check_writes(schema: KernelSchema, call: Call, given: dict[str, Facts]) -> 
         )
 
 
-def _check_aliases(
-    schema: KernelSchema, tensors: dict[str, tuple[ArgumentSchema, TensorFacts]]
-) -> None:
+def _check_aliases(schema: KernelSchema, found: Fit, storages: dict[str, Storage]) -> None:
     """Memory that is written is no other argument's, unless the kernel allows it."""
-    first: dict[_Storage, list[str]] = {}
-    for name, (_, facts) in tensors.items():
-        first.setdefault(facts.storage, []).append(name)
-    for names in first.values():
-        for place, name in enumerate(names):
-            for other in names[place + 1 :]:
-                pair = {(name, other), (other, name)}
-                is_written = tensors[name][0].writes or tensors[other][0].writes
-                if is_written and not pair & schema.aliases:
-                    raise Misfit(
-                        f"'{name}' and '{other}' lie in the same memory, and one is written",
-                        "memory of its own for each",
-                        str(tensors[name][1].storage),
-                    )
+    if len(set(storages.values())) == len(storages):
+        return
+    for argument, name, _ in found.tensors:
+        for other, storage in storages.items():
+            if not argument.writes or other == name or storage != storages[name]:
+                continue
+            if not {(name, other), (other, name)} & schema.aliases:
+                raise Misfit(
+                    f"'{name}' and '{other}' lie in the same memory, and one is written",
+                    "memory of its own for each",
+                    " ".join(map(str, storage)),
+                )

@@ -56,10 +56,18 @@ def _other_norm_inside(calls: list[Call]) -> list[Call]:
     return [*calls[:inside], replace(norm, node="other", arguments=arguments), *calls[inside:]]
 
 
+def _zeros(calls: list[Call]) -> list[Call]:
+    """The calls that zero what the kernels of the experts count up in."""
+    sorts = calls[_place(calls, "moe_pre_sorted")].arguments
+    counted = [sorts[name] for name in ("expert_m", "sorted_tokens_num_lod")]
+    zeros = [call for call in calls if call.function == "aten.zero"]
+    return [call for call in zeros if call.arguments["out"] in counted]
+
+
 def _second_chain(calls: list[Call]) -> list[Call]:
     """The experts again as a second node, with a word more in its grouped products."""
     first, last = _place(calls, "moe_pre_sorted"), _place(calls, "moe_post")
-    again = []
+    again = _zeros(calls)
     for call in calls[first : last + 1]:
         arguments = dict(call.arguments)
         if call.function == "kunlun_ops.moe_fc":
@@ -73,8 +81,9 @@ def _interleaved(calls: list[Call]) -> list[Call]:
     calls = _second_chain(calls)
     second = next(n for n, call in enumerate(calls) if call.node == "experts_again")
     post = _place(calls, "moe_post")
-    begin = calls.pop(second)
-    return [*calls[:post], begin, *calls[post:]]
+    start = second - len(_zeros(calls)) // 2
+    begin = calls[start : second + 1]
+    return [*calls[:post], *begin, *calls[post:start], *calls[second + 1 :]]
 
 
 def test_a_call_of_another_node_inside_a_chain_is_checked_by_itself(
@@ -137,7 +146,7 @@ def test_equal_chains_are_checked_once(tmp_path: Path, monkeypatch: pytest.Monke
     def twice(calls: list[Call]) -> list[Call]:
         first, last = _place(calls, "moe_pre_sorted"), _place(calls, "moe_post")
         again = [replace(call, node="experts_again") for call in calls[first : last + 1]]
-        return [*calls[: last + 1], *again, *calls[last + 1 :]]
+        return [*calls[: last + 1], *_zeros(calls), *again, *calls[last + 1 :]]
 
     report = examine(_write(tmp_path, monkeypatch, twice), emulate=True)
     one_chain = examine(_write_plain(tmp_path, monkeypatch), emulate=True)

@@ -238,6 +238,7 @@ SCHEMAS: Mapping[str, Mapping[str, KernelSchema]] = MappingProxyType(
                 ),
                 integer("moe_topk", 1),
                 nothing("act"),
+                flag("sort_mode", only=True, required=False),
             )
         ),
         "kunlun_ops.moe_post": _same(
