@@ -12,13 +12,14 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from glmc.artifact.check import check_plans
 from glmc.artifact.disk import disk_error
 from glmc.artifact.partial import partial_directory
 from glmc.artifact.replace import is_artifact, put_in_place, sync_directory
@@ -103,7 +104,8 @@ def write_artifact(
     Without a ``source`` the weights are listed but not written. An existing artifact is replaced,
     in one step, only with ``force``; anything else at ``path`` is never touched. ``progress`` is
     told bytes of weights done and in total. Raises :class:`PackError`, after which nothing new is
-    left at ``path``, and :class:`CheckpointError` from the source.
+    left at ``path``, :class:`CheckpointError` from the source, and :class:`InternalError` for a
+    plan that the runtime would refuse.
     """
     path = Path(path)
     check_destination(path, force)
@@ -111,6 +113,14 @@ def write_artifact(
     _check_names(specs)
     shards = plan_shards(specs, shard_bytes)
     needed = sum(file_size(shard) for shard in shards) if source is not None else 0
+    manifest = Manifest(
+        **vars(parts),
+        weights=_entries(shards),
+        weights_included=source is not None,
+        files={},
+        phases=tuple(phases),
+    )
+    check_plans(phases, manifest)
     with _disk_errors(path, needed):
         path.parent.mkdir(parents=True, exist_ok=True)
         _check_space(path.parent, needed)
@@ -123,13 +133,7 @@ def write_artifact(
             if source is not None:
                 pack = _Packer(weights, source, chunk_bytes, progress)
                 pack.write(partial, files, shards)
-            manifest = Manifest(
-                **vars(parts),
-                weights=_entries(shards),
-                weights_included=source is not None,
-                files=files,
-                phases=tuple(phases),
-            )
+            manifest = replace(manifest, files=files)
             written = _write_bytes(partial / MANIFEST, _json(manifest_to_json(manifest)))
             _check_sizes({MANIFEST: written})
             for name in ("plans", "weights", "tokenizer/chat_templates", "tokenizer", "."):

@@ -216,9 +216,7 @@ def _check_together(
         try:
             holds = relation.evaluate(found.sizes)
         except UnknownSizeError as error:
-            raise Misfit(
-                f"the sizes do not fit together: {error.message}", str(relation)
-            ) from error
+            raise Misfit(f"the sizes do not fit together: {error}", str(relation)) from error
         if not holds:
             used = {key: size for key, size in found.sizes.items() if key in str(relation)}
             words = ", ".join(f"{key} = {size}" for key, size in used.items())
@@ -264,7 +262,7 @@ def _size(expression: Expression, found: Fit) -> Extent:
     try:
         value = expression.evaluate(found.sizes)
     except UnknownSizeError as error:
-        raise Misfit(f"the shapes do not fit together: {error.message}", str(expression)) from error
+        raise Misfit(f"the shapes do not fit together: {error}", str(expression)) from error
     except PlanError as error:  # quadratic in the step
         raise Misfit(error.message, str(expression), error.found) from error
     if isinstance(value, bool) or abs(value.constant) > _LARGEST:

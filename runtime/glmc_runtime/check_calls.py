@@ -66,8 +66,8 @@ class CallCheck:
         given: dict[str, Facts] = {}
         storages: dict[str, Storage] = {}
         key: list[object] = [call.function]
-        for name, argument in call.arguments.items():
-            facts, storage = self._describe(name, argument)
+        for name, passed in call.arguments.items():
+            facts, storage = self._describe(name, passed)
             given[name] = facts
             if storage is None:
                 key += (name, facts)

@@ -14,7 +14,7 @@ import importlib
 from collections.abc import Callable
 from functools import partial
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from glmc_runtime import entry_points
 from glmc_runtime.errors import ExtensionError, PlanError
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 Thunk = Callable[[], Any]
 Binder = Callable[[dict[str, Any]], Thunk]
+_Kept = TypeVar("_Kept")
 
 _BINDERS: dict[str, Binder] = {}
 _TRACED: dict[str, Binder] = {}
@@ -100,7 +101,7 @@ def import_family(family: str) -> ModuleType | None:
     entry = entry_points.find(entry_points.KERNELS, family, RESERVED)
     if entry is None:
         return None
-    before = dict(_BINDERS)
+    before, schemas = dict(_BINDERS), dict(_SCHEMAS)
     try:
         module = entry.load()
         names = set(_BINDERS) - set(before)
@@ -113,10 +114,15 @@ def import_family(family: str) -> ModuleType | None:
                 found=", ".join(foreign) or type(module).__name__,
             )
     except ExtensionError:
-        _BINDERS.clear()
-        _BINDERS.update(before)
+        _restore(_BINDERS, before)
+        _restore(_SCHEMAS, schemas)
         raise
     return module
+
+
+def _restore(registry: dict[str, _Kept], before: dict[str, _Kept]) -> None:
+    registry.clear()
+    registry.update(before)
 
 
 def is_vendor(name: str) -> bool:

@@ -19,8 +19,8 @@ LEADING = "..."
 ANY = "_"
 
 
-class UnknownSizeError(PlanError):
-    """An expression names a size that the call does not have."""
+class UnknownSizeError(Exception):
+    """An expression has no value: it names a size that the call does not have."""
 
 
 @dataclass(frozen=True)
