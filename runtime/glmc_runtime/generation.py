@@ -17,6 +17,7 @@ that wait behind it, each with the token that it drew from the same logits.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -71,6 +72,8 @@ class Generation:
         self._waiting: deque[_Request] = deque()
         self._running: list[_Request] = []
         self._steps: GreedySteps | None = None
+        # Called where others hold all blocks; says whether some may have come free since.
+        self.wait: Callable[[], bool] = lambda: False
         self._count = self._prompts = 0
 
     def add(self, sequence: Sequence, settings: Settings) -> None:
@@ -140,7 +143,7 @@ class Generation:
     def _step(self) -> list[Event]:
         self._admit()
         if not self._make_room():
-            if not self._admittable():
+            if not self._admittable() and not self.wait():
                 raise self._starved()
             return []
         if self._may_run_ahead():

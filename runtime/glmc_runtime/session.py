@@ -83,7 +83,6 @@ class Session:
         """A new sequence; raises :class:`RequestError` for an empty or overlong prompt."""
         return new_sequence(tokens, self.max_context, self.manifest.model.vocabulary)
 
-    @torch.inference_mode()
     def step(self, parts: ListLike[Part]) -> torch.Tensor:
         """One step in which each part computes and caches new tokens of its sequence.
 
@@ -98,13 +97,15 @@ class Session:
         Raises :class:`RequestError` for a part that can't be right and :class:`CapacityError` when
         KV blocks are short; both change nothing.
         """
+        return self._step(parts_of(parts))
 
+    @torch.inference_mode()
+    def _step(self, parts: ListLike[Part]) -> torch.Tensor:
         def take(replay: PhaseReplay, step: Step, wanted: list[int]) -> torch.Tensor:
             logits = replay.run(step)
             with torch.inference_mode(False):  # the caller may change its logits in place
                 return logits.clone() if len(wanted) == len(step.chunks) else logits[wanted]
 
-        parts = parts_of(parts)
         with self._machine.exclusive:
             chunks, kept = self._run(parts, take)
             _book(parts, chunks)
@@ -173,7 +174,7 @@ class Session:
         self.decode_buckets.choose(len(sequences))
         with self._machine.exclusive:
             pairs = zip(sequences, check_decode(sequences, token_ids), strict=True)
-            return self.step([Part(sequence, (token,)) for sequence, token in pairs])
+            return self._step([Part(sequence, (token,)) for sequence, token in pairs])
 
     def greedy_steps(self, sequences: ListLike[Sequence], token_ids: ListLike[int]) -> GreedySteps:
         """Decode a batch greedily, on a device one step ahead of the tokens that are handed out.

@@ -49,9 +49,10 @@ class EventStream(Iterator[Event]):
 
     def completions(self) -> list[Completion]:
         """Run all to the end: a completion for each of ``answers``. Leaving early, by an error,
-        gives all blocks back."""
+        gives all blocks back. Where other threads that do the same hold all blocks, it waits."""
         found = {answer: Completion([], "", "") for answer in self.answers}
-        with self:
+        self._generation.wait = self._exclusive.wait
+        with self, self._exclusive.working():
             for event in self:
                 found[event.request, event.choice].take(event)
         return list(found.values())

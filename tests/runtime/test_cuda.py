@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -149,3 +151,50 @@ def test_host_memory_that_is_copied_from_is_pinned(greedy: Path) -> None:
     stages = session._replays["decode"]._inputs._stages
     assert len(stages) == STAGES
     assert all(stage.memory.is_pinned() for stage in stages)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"repetition_penalty": 1.3, "no_repeat_ngram_size": 2, "bad_words": [[5], [3, 14]]},
+        {"presence_penalty": 0.7, "frequency_penalty": 0.4, "logit_bias": {9: 3.0, 11: -4.0}},
+        {"temperature": 1.1, "top_k": 20, "top_p": 0.9, "min_p": 0.01, "seed": 5, "n": 3},
+        {"suppress_tokens": [3, 4], "min_new_tokens": 9, "logprobs": 3},
+    ],
+    ids=repr,
+)
+def test_options_of_requests_on_a_device_give_the_tokens_of_the_host(
+    path: Path, toy_path: Path, options: dict[str, Any]
+) -> None:
+    host, device = glmc_runtime.load(toy_path), glmc_runtime.load(path)
+    expected = host.generate(PROMPTS, max_new_tokens=12, **options)
+    found = device.generate(PROMPTS, max_new_tokens=12, **options)
+    assert [item.tokens for item in found] == [item.tokens for item in expected]
+    for one, two in zip(found, expected, strict=True):
+        for mine, theirs in zip(one.logprobs or (), two.logprobs or (), strict=True):
+            assert mine.logprob == pytest.approx(theirs.logprob, abs=1e-3)
+    assert device.cache.allocator.available == device.cache.allocator.usable
+
+
+@pytest.mark.parametrize("greedy", [False, True])
+def test_threads_share_a_session_each_on_a_stream_of_its_own(tmp_path: Path, greedy: bool) -> None:
+    guards = Guards("0.1.0", "2.5", "cuda")
+    root = write_toy(tmp_path / "toy", greedy=greedy, target="cuda", guards=guards)
+    session = glmc_runtime.load(root)
+    expected = [reference_greedy(prompt, 12) for prompt in PROMPTS]
+
+    def work(thread: int) -> bool:
+        stream = torch.cuda.Stream() if thread % 2 else torch.cuda.current_stream()
+        with torch.cuda.stream(stream):
+            for turn in range(8):
+                numbers = [(thread + turn) % 7, (3 * thread + turn) % 7]
+                found = session.generate(
+                    [PROMPTS[number] for number in numbers], max_new_tokens=12, ignore_eos=True
+                )
+                if [item.tokens for item in found] != [expected[number] for number in numbers]:
+                    return False
+        return True
+
+    with ThreadPoolExecutor(6) as pool:
+        assert all(pool.map(work, range(6)))
+    assert session.cache.allocator.available == session.cache.allocator.usable

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import glmc_runtime
-from glmc_runtime.errors import RequestError
+from glmc_runtime.errors import CapacityError, RequestError
 from glmc_runtime.exclusive import Exclusive
 from glmc_runtime.replay import PhaseReplay
 from glmc_runtime.sampling import SamplingParameters
@@ -131,6 +131,40 @@ def test_a_seeded_request_is_the_same_whatever_other_threads_do(shared: Session)
 
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(work, range(6)))
+
+
+@pytest.mark.parametrize("greedy", [False, True])
+@pytest.mark.parametrize("kv_blocks", [9, 12])
+def test_threads_wait_for_blocks_that_others_of_them_hold(
+    tmp_path: Path, greedy: bool, kv_blocks: int
+) -> None:
+    """Each needs nearly all blocks to end; no one is refused, and no token changes."""
+    session = glmc_runtime.load(write_toy(tmp_path / "toy", greedy=greedy), kv_blocks=kv_blocks)
+    expected = [reference_greedy(prompt, 26) for prompt in PROMPTS[:3]]
+
+    def work(thread: int) -> list[bool]:
+        found = [
+            session.generate([PROMPTS[n], PROMPTS[(n + 1) % 3]], max_new_tokens=26, ignore_eos=True)
+            for n in ((thread + turn) % 3 for turn in range(3))
+        ]
+        wanted = [(thread + turn) % 3 for turn in range(3)]
+        return [
+            [one.tokens for one in pair] == [expected[n], expected[(n + 1) % 3]]
+            for pair, n in zip(found, wanted, strict=True)
+        ]
+
+    with ThreadPoolExecutor(4) as pool:
+        assert [right for rights in pool.map(work, range(4)) for right in rights] == [True] * 12
+    assert session.cache.allocator.available == kv_blocks - 1
+    held = session.sequence([1] * 16)
+    session.prefill([held])
+    with (
+        ThreadPoolExecutor(2) as pool,
+        pytest.raises(CapacityError, match="held by other sequences"),
+    ):
+        list(pool.map(work, range(2)))  # no one who works will ever give these back
+    session.release(held)
+    assert session.cache.allocator.available == kv_blocks - 1
 
 
 def test_the_body_of_a_loop_may_generate(shared: Session) -> None:
