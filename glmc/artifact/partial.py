@@ -91,7 +91,7 @@ def _remove_left_over(parent: Path, prefix: str) -> None:
 def remove(path: Path) -> None:
     """Remove a folder if it is there; a warning says so where that can't be done."""
     shutil.rmtree(path, ignore_errors=True)
-    if path.exists():
+    if os.path.lexists(path):
         warnings.warn(
             f"glmc: {path} is left over and can't be removed: it is no artifact, and takes room",
             stacklevel=1,  # twice for one folder is said once

@@ -10,6 +10,7 @@ import typer
 from glmc.cli.say import console, say
 from glmc.config import CompileOptions
 from glmc.errors import UsageError
+from glmc.plain_file import begins_with
 
 
 def bisect_command(
@@ -53,7 +54,7 @@ def bisect_command(
             expected="a file in a folder that exists",
             remedy="-o FILE",
         )
-    if output.exists() and MARKER not in output.read_text(errors="replace")[:80]:
+    if output.exists() and not begins_with(output, MARKER, 80):
         raise UsageError(
             f"{output} exists and is no reproduction of ours",
             expected="a new file, or one that glmc bisect wrote",

@@ -21,6 +21,7 @@ from glmc.history.stored import read_history
 from glmc.history.why_not import WhyNot, why_not
 from glmc.page.render import page
 from glmc.pipeline import chosen
+from glmc.plain_file import begins_with
 from glmc.presets.catalog import load_config
 from glmc_runtime.printable import printable
 
@@ -80,9 +81,7 @@ def _write_page(target: Path, artifact: Path, history: History) -> None:
             place=str(target),
             remedy="--page FILE elsewhere",
         )
-    if target.exists() and (
-        not target.is_file() or GENERATOR not in target.read_text(errors="replace")[:400]
-    ):
+    if target.exists() and not begins_with(target, GENERATOR, 400):
         raise UsageError(
             "the file exists and is no page of ours",
             place=str(target),

@@ -14,6 +14,7 @@ import torch
 
 from glmc.errors import ConfigError
 from glmc.ir.program import ModelShape
+from glmc.plain_file import read_plain
 from glmc.presets.absent import SUPPLIED_BY
 from glmc.presets.fields import ModelFields, read_fields, stop_ids
 from glmc.presets.matches import expected_matches
@@ -161,7 +162,7 @@ def _model_source(
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(read_plain(path).decode("utf-8"))
     except FileNotFoundError as error:
         raise ConfigError(
             f"{path.name} is missing",

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from glmc.errors import CheckpointError, Lines
+from glmc.plain_file import open_plain, read_plain
 from glmc.presets.fields import ModelFields
 from glmc.presets.parameters import parameter_shapes
 from glmc.weights.layout import NamedShape, expert_parts
@@ -166,7 +167,7 @@ def read_tensors(directory: Path) -> dict[str, FileTensor]:
 
 def _read_indexed(directory: Path, index: Path) -> dict[str, FileTensor]:
     try:
-        data = json.loads(index.read_text(encoding="utf-8"))
+        data = json.loads(read_plain(index).decode("utf-8"))
         files: dict[str, str] = {name: str(file) for name, file in data["weight_map"].items()}
         names = sorted(set(files.values()))
     except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -254,7 +255,7 @@ def _single_experts(name: str, location: _Location) -> dict[str, _Location]:
 def _read_into(target: Tensor, tensor: FileTensor, offset: int) -> None:
     memory = target.view(torch.uint8).numpy().data
     try:
-        with tensor.path.open("rb", buffering=0) as file:
+        with open_plain(tensor.path) as file:
             file.seek(tensor.begin + offset * tensor.dtype.itemsize)
             done = 0
             while done < len(memory):

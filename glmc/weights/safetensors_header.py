@@ -7,6 +7,7 @@ data_offsets from the end of the header), then the data.
 from __future__ import annotations
 
 import json
+import os
 import struct
 from dataclasses import dataclass
 from math import prod
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 
 from glmc.errors import CheckpointError
+from glmc.plain_file import open_plain
 
 DTYPE_OF_CODE: dict[str, torch.dtype] = {
     "F64": torch.float64,
@@ -55,8 +57,8 @@ def read_header(path: Path) -> dict[str, FileTensor]:
     shape or the file.
     """
     try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
+        with open_plain(path) as file:
+            size = os.fstat(file.fileno()).st_size
             length = int.from_bytes(file.read(8), "little")
             if size < 8 or length > size - 8 or length > MAXIMUM_HEADER:
                 raise _damaged(path, "header", f"{length} bytes in a file of {size} bytes")
