@@ -181,12 +181,17 @@ def manifest_from_json(data: Any) -> Manifest:
 
 
 def _impossible(manifest: Manifest) -> str | None:
-    """A size that divides or multiplies something later must be at least 1."""
+    """A size that divides or multiplies something later must be at least 1, and some bucket the
+    largest."""
     sizes = {
         **{f"cache.{name}": getattr(manifest.cache, name) for name in _CACHE_SIZES},
         "limits.max_context": manifest.limits.max_context,
         "model.vocabulary": manifest.model.vocabulary,
     }
+    for name in ("decode_buckets", "prefill_buckets"):
+        buckets = getattr(manifest.limits, name)
+        if not buckets or buckets[0] < 1 or list(buckets) != sorted(set(buckets)):
+            return f"limits.{name} is {buckets}, and not ascending from 1"
     return next((f"{name} is {size}" for name, size in sizes.items() if size < 1), None)
 
 

@@ -161,3 +161,16 @@ def test_calls_without_their_indices(
     data["plans"][0]["blocks"][0]["indices"][0].append(7)
     assert inspect(tmp_path / "toy", "history.json", data, QUESTIONS[4], tmp_path) == 2
     assert "have other indices" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("buckets", [[], [0, 1], [4, 1], [2, 2]])
+def test_buckets_of_which_none_is_the_largest(
+    artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], buckets: list[int]
+) -> None:
+    shutil.copytree(artifact, tmp_path / "toy")
+    path = tmp_path / "toy" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["limits"]["prefill_buckets"] = buckets
+    path.write_text(json.dumps(manifest))
+    assert main(["inspect", str(tmp_path / "toy")]) == 2
+    assert "prefill_buckets" in capsys.readouterr().err
