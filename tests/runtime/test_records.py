@@ -85,5 +85,5 @@ def test_json_that_no_parser_can_hold(toy_path: Path, tmp_path: Path) -> None:
             glmc_runtime.load(root)
     (root / "manifest.json").unlink()
     (root / "manifest.json").mkdir()
-    with pytest.raises(GlmcError, match="can't be read"):
+    with pytest.raises(GlmcError, match="directory in the place of a file"):
         glmc_runtime.load(root)
