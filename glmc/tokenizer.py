@@ -138,8 +138,12 @@ def _settings(tokenizer: Any, directory: Path) -> bytes:
         own = (directory / SETTINGS).read_bytes()
         settings = json.loads(own)
     kept = {name: value for name, value in settings.items() if name != "chat_template"}
+    cleans, forced, _ = _SETTINGS
+    # transformers before 5 has no setting for a BPE: it cleans whatever the model is.
+    unsaid = {forced: getattr(tokenizer, cleans, False)}
     for name in _SETTINGS:
-        if (value := bool(getattr(tokenizer, name, False))) != bool(kept.get(name, False)):
+        value = bool(getattr(tokenizer, name, unsaid.get(name, False)))
+        if value != bool(kept.get(name, False)):
             kept[name] = value
     kept.update(tokenizer.special_tokens_map)
     return (
