@@ -107,7 +107,10 @@ def items_of(
     """The items of a list or of anything that is gone through in an order of its own."""
     wrong = isinstance(value, (str, *_TEXTS, Mapping, Set))
     if not wrong and hasattr(value, "tolist"):  # an array of NumPy, torch or the standard library
-        value = value.tolist()
+        try:
+            value = value.tolist()
+        except (RuntimeError, TypeError, ValueError):  # a tensor without values, or a sparse one
+            wrong = True
     if wrong or not isinstance(value, Iterable):
         raise refuse(
             f"{name} is no list of {kind}", expected=f"a list of {kind}", found=shown(value)

@@ -10,6 +10,7 @@ import difflib
 from collections.abc import Mapping
 from collections.abc import Sequence as ListLike
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any
 
 from glmc_runtime.arguments import flag, integer, items_of, shown, texts, token_ids
@@ -65,12 +66,12 @@ class RequestOptions:
 
     def __post_init__(self) -> None:
         """Everything that can be told without the model is checked here."""
-        for name, least in _COUNTS.items():
-            self._change(name, lambda name, value, least=least: integer(name, value, least=least))
+        for name, bounds in _COUNTS.items():
+            self._change(name, partial(integer, **bounds))
         for name in ("do_sample", "include_stop_str_in_output", "ignore_eos"):
             self._change(name, flag)
         self._change("stop", _stop_strings)
-        self._change("stop_token_ids", lambda name, value: tuple(token_ids(name, value)))
+        self._change("stop_token_ids", _ids)
         self._change("bad_words", _bad_words)
         SamplingParameters(**self._sampling())
         if self.do_sample and self.temperature == 0:
@@ -96,7 +97,12 @@ class RequestOptions:
 
 _SAMPLING = {each.name for each in fields(SamplingParameters)}
 _NEUTRAL = SamplingParameters()
-_COUNTS = {"max_new_tokens": 1, "min_new_tokens": 0, "logprobs": 0, "n": 1}
+_COUNTS: dict[str, dict[str, Any]] = {
+    "max_new_tokens": {"least": 1},
+    "min_new_tokens": {"least": 0},
+    "logprobs": {"least": 0},
+    "n": {"least": 1, "most": 1024},
+}
 
 
 @dataclass(frozen=True)
@@ -205,6 +211,12 @@ def _one_each(name: str, value: object, number: int, kinds: tuple[type, ...]) ->
                 found=shown(item),
             )
     return items
+
+
+def _ids(name: str, value: object) -> tuple[int, ...]:
+    if isinstance(value, int):
+        return (integer(name, value),)
+    return tuple(token_ids(name, value))
 
 
 def _stop_strings(name: str, value: object) -> tuple[str, ...]:

@@ -61,7 +61,7 @@ GREEDY: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             {"sequence_bias": [[[token], 4.0 - token % 9] for token in range(0, 1536, 5)]},
             {"logit_bias": {token: 4.0 - token % 9 for token in range(0, 1536, 5)}},
         ),
-        ("minimum", {"min_new_tokens": 30, "suppress_tokens": list(range(1, 1530))}, None),
+        ("minimum", {"min_new_tokens": 20, "suppress_tokens": list(range(1, 1530))}, None),
         (
             "all",
             {

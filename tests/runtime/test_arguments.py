@@ -71,6 +71,8 @@ NO_IDS: list[Any] = [
     torch.tensor(3),
     np.array(3),
     torch.tensor([[3, 4]]),
+    torch.zeros(3, dtype=torch.int64, device="meta"),
+    torch.tensor([3, 0, 4]).to_sparse(),
     {3, 4},
     {3: 4},
     None,

@@ -169,6 +169,7 @@ WRONG: dict[str, Callable[[Session], object]] = {
     ),
     "greedy answers": lambda session: session.stream([1], n=2),
     "no answer": lambda session: session.stream([1], n=0, temperature=1),
+    "a billion answers": lambda session: session.stream([1], n=10**9, temperature=1),
     "no token": lambda session: session.stream([1], max_new_tokens=0),
     "a negative minimum": lambda session: session.stream([1], min_new_tokens=-1),
     "negative logprobs": lambda session: session.stream([1], logprobs=-1),
@@ -209,6 +210,9 @@ def test_options_that_leave_no_token(session: Session) -> None:
 
 def test_stop_ids_that_no_model_has_do_nothing(session: Session) -> None:
     assert len(session.generate([1], stop_token_ids=[99], **DRAWN)[0].tokens) == 10
+    (first,) = session.generate([1], max_new_tokens=1)
+    (lone,) = session.generate([1], stop_token_ids=first.tokens[0])
+    assert (lone.tokens, lone.stop_reason) == (first.tokens, first.tokens[0])
 
 
 @pytest.mark.parametrize(
