@@ -81,7 +81,13 @@ GREEDY: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("name", GREEDY)
+_SLOW = ("reward", "n-gram of one", "suppressed")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow) if name in _SLOW else name for name in GREEDY],
+)
 def test_greedy_tokens_are_those_of_transformers(model: Any, session: Session, name: str) -> None:
     theirs, ours = GREEDY[name]
     expected = [_expected(model, prompt, **theirs) for prompt in PROMPTS]
@@ -204,6 +210,7 @@ def test_log_probabilities_are_those_of_the_model(model: Any, session: Session) 
             )
 
 
+@pytest.mark.slow
 def test_the_file_of_the_checkpoint_decides_as_in_transformers(tmp_path: Path) -> None:
     """Through a compile: what a request leaves out is that of generation_config.json."""
     folder = tmp_path / "model"

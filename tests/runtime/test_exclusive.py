@@ -102,7 +102,7 @@ WAYS = (_generate, _stream, _leave, _drop, _decode, _ahead)
 
 def test_many_threads_in_many_ways(shared: Session) -> None:
     def work(thread: int) -> list[str]:
-        jobs = [(WAYS[(thread + turn) % len(WAYS)], (3 * thread + turn) % 7) for turn in range(12)]
+        jobs = [(WAYS[(thread + turn) % len(WAYS)], (3 * thread + turn) % 7) for turn in range(7)]
         return [f"{way.__name__} {number}" for way, number in jobs if not way(shared, number)]
 
     with ThreadPoolExecutor(6) as pool:
