@@ -4,8 +4,10 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-# Older transformers that must lead to the plans and answers of the one in constraints.txt.
-OLDER := 4.57.6 5.0.0 5.5.4
+# Versions of transformers, and of torch with the newest transformers, that must lead to the plans
+# of those in constraints.txt and to the answers of their own eager code.
+NEWEST := 5.24.0
+VERSIONS := $(addprefix transformers-,4.57.6 5.0.0 5.5.4 5.19.0 5.20.2 $(NEWEST)) torch-2.14.1
 
 .PHONY: demo test test-slow test-versions lint clean
 
@@ -20,9 +22,9 @@ test: $(VENV)/.installed-dev
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slow
 
-# A minute or two; each older version lies in a folder of its own, beside the same torch.
-test-versions: $(VENV)/.installed-dev $(OLDER:%=.versions/%/.installed)
-	GLMC_TRANSFORMERS="$(OLDER:%=.versions/%)" $(BIN)/python -m pytest -n 0 -m versions tests/versions
+# A few minutes; each version is installed into a folder of its own, 6 GB for a torch with CUDA.
+test-versions: $(VENV)/.installed-dev $(VERSIONS:%=.versions/%/.installed)
+	GLMC_VERSIONS="$(VERSIONS:%=.versions/%)" $(BIN)/python -m pytest -n 0 -m versions tests/versions
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -43,6 +45,10 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-.versions/%/.installed: $(VENV)/bin/python
-	$(BIN)/pip install --quiet --target .versions/$* transformers==$*
+.versions/transformers-%/.installed: $(VENV)/bin/python
+	$(BIN)/pip install --quiet --target $(@D) transformers==$*
+	touch $@
+
+.versions/torch-%/.installed: $(VENV)/bin/python
+	$(BIN)/pip install --quiet --target $(@D) torch==$* transformers==$(NEWEST)
 	touch $@

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from bench.gpu_models import GpuModel
 from bench.gpu_timing import Peak, host_times, wait
+from bench.hugging_face import with_cache
 
 # How a peer compiles the forward; None runs it as it is.
 MODES: dict[str, str | None] = {
@@ -115,7 +116,7 @@ def decode(model: GpuModel, hugging_face: Any, peer: str, plan: Plan) -> dict[st
         nonlocal count
         if mode is not None:
             torch.compiler.cudagraph_mark_step_begin()
-        result = forward(input_ids=ids[count], past_key_values=cache, use_cache=True)
+        result = forward(input_ids=ids[count], **with_cache(cache))
         logits: Tensor = result.logits[:, -1]
         logits.argmax(-1)
         count += 1

@@ -13,6 +13,7 @@ import torch
 import transformers
 
 import glmc_runtime
+from bench.hugging_face import cache_of, with_cache
 
 Step = Callable[[list[int]], list[int]]
 
@@ -30,11 +31,11 @@ def _greedy(logits: torch.Tensor) -> list[int]:
 
 def eager(model: Any, prompts: list[list[int]]) -> Step:
     """``model.forward`` with a DynamicCache, prompts of one length."""
-    past = model(torch.tensor(prompts), use_cache=True).past_key_values
+    past = cache_of(model(torch.tensor(prompts), use_cache=True))
 
     def step(tokens: list[int]) -> list[int]:
         ids = torch.tensor(tokens).unsqueeze(1)
-        return _greedy(model(ids, past_key_values=past, use_cache=True).logits[:, -1])
+        return _greedy(model(ids, **with_cache(past)).logits[:, -1])
 
     return step
 
@@ -42,7 +43,7 @@ def eager(model: Any, prompts: list[list[int]]) -> Step:
 def _static(model: Any, prompts: list[list[int]], longest: int) -> tuple[Any, torch.Tensor]:
     cache = transformers.StaticCache(config=model.config, max_cache_len=longest)
     positions = torch.arange(len(prompts[0]))
-    model(torch.tensor(prompts), past_key_values=cache, cache_position=positions, use_cache=True)
+    model(torch.tensor(prompts), cache_position=positions, **with_cache(cache))
     return cache, torch.tensor([len(prompts[0])])
 
 
@@ -56,10 +57,9 @@ def compiled(model: Any, prompts: list[list[int]], longest: int) -> Step:
         ids = torch.tensor(tokens).unsqueeze(1)
         result = forward(
             ids,
-            past_key_values=cache,
             cache_position=position,
             position_ids=position.expand(len(tokens), 1),
-            use_cache=True,
+            **with_cache(cache),
         )
         position.add_(1)
         return _greedy(result.logits[:, -1])

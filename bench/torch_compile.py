@@ -30,6 +30,7 @@ from rich.table import Table
 
 from bench.decode import LONGEST, bandwidth, prompts
 from bench.gpu_timing import read_bandwidth, wait
+from bench.hugging_face import with_cache
 from bench.models import BenchModel, bench_models
 from bench.peers import load_eager
 from glmc.weights.random_checkpoint import write_random_checkpoint
@@ -86,7 +87,7 @@ def work(
     weights = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
     cache = transformers.StaticCache(config=model.config, max_cache_len=LONGEST)
     given = torch.tensor(prompts(batch, model.config.vocab_size), device=device)
-    logits = model(given, past_key_values=cache, use_cache=True).logits
+    logits = model(given, **with_cache(cache)).logits
     forward = _compiled(model, contender)
     times = []
     for _ in range(steps + _WARM):
@@ -95,7 +96,7 @@ def work(
             torch.compiler.cudagraph_mark_step_begin()
         wait(device)
         started = time.perf_counter()
-        logits = forward(input_ids=tokens, past_key_values=cache, use_cache=True).logits
+        logits = forward(input_ids=tokens, **with_cache(cache)).logits
         wait(device)
         times.append(time.perf_counter() - started)
     now, peak = _memory(device)

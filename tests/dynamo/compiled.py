@@ -11,6 +11,7 @@ import transformers
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
+from bench.hugging_face import with_cache
 from glmc.dynamo.backend import LISTENERS, CompiledGraph
 from tests.support.models import tiny_config, tiny_model
 
@@ -87,10 +88,10 @@ def static_cache(model: nn.Module, length: int = 96) -> Any:
 @torch.no_grad()
 def decode(model: nn.Module, forward: Any, steps: int, cache: Any, ids: Tensor) -> Tensor:
     """Logits of the prompt's last token and of ``steps`` greedy ones: [batch, steps + 1, vocab]."""
-    found = [model(input_ids=ids, past_key_values=cache, use_cache=True).logits[:, -1:]]
+    found = [model(input_ids=ids, **with_cache(cache)).logits[:, -1:]]
     for _ in range(steps):
         chosen = found[-1].argmax(-1)
-        found.append(forward(input_ids=chosen, past_key_values=cache, use_cache=True).logits)
+        found.append(forward(input_ids=chosen, **with_cache(cache)).logits)
     return torch.cat(found, 1)
 
 

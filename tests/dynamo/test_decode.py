@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from bench.hugging_face import with_cache
 from glmc.dynamo.backend import CompiledGraph
 from glmc.pipeline import fuse
 from tests.dynamo.compiled import (
@@ -133,14 +134,14 @@ def test_bfloat16_is_as_near_to_float32_as_eager_bfloat16(kind: str) -> None:
     caches = {name: static_cache(model) for name in errors}
     cache = static_cache(exact)
     with torch.no_grad():
-        exact(ids, past_key_values=cache, use_cache=True)
+        exact(ids, **with_cache(cache))
         for name in errors:
-            model(ids, past_key_values=caches[name], use_cache=True)
+            model(ids, **with_cache(caches[name]))
         for _ in range(steps):
-            step = {"input_ids": tokens[-1], "use_cache": True}
-            wanted = exact(past_key_values=cache, **step).logits
+            step = {"input_ids": tokens[-1]}
+            wanted = exact(**with_cache(cache), **step).logits
             for name, call in (("eager", model.forward), ("kunlun", forward)):
-                got = call(past_key_values=caches[name], **step).logits
+                got = call(**with_cache(caches[name]), **step).logits
                 errors[name] += float((got.float() - wanted).square().mean())
             tokens.append(wanted.argmax(-1))
     assert errors["kunlun"] ** 0.5 <= 1.25 * errors["eager"] ** 0.5

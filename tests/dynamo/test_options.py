@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from bench.hugging_face import with_cache
 from glmc.dynamo import explain
 from glmc.dynamo.backend import compile_graph
 from glmc.dynamo.checks import XMLIR_VARIABLES, mocked_compile
@@ -117,9 +118,9 @@ def test_the_xpu_target_runs_on_the_emulator(
 def one_step(model: nn.Module, forward: Any) -> Tensor:
     """float32 logits of one given token behind the prompt."""
     cache = static_cache(model)
-    model(prompt(2), past_key_values=cache, use_cache=True)
+    model(prompt(2), **with_cache(cache))
     tokens = torch.tensor([[5], [9]])
-    return forward(input_ids=tokens, past_key_values=cache, use_cache=True).logits.float()
+    return forward(input_ids=tokens, **with_cache(cache)).logits.float()
 
 
 # Shapes that the vendor's kernels take.

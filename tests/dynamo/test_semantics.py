@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from bench.hugging_face import with_cache
 from tests.dynamo.compiled import decode, model_of, prompt, static_cache, watched
 
 
@@ -26,7 +27,7 @@ def test_a_cache_is_written_in_place_where_it_lies() -> None:
     decode(model, model.forward, 5, twin, prompt(1))
     pointers = None
     with torch.no_grad():
-        model(prompt(1), past_key_values=cache, use_cache=True)
+        model(prompt(1), **with_cache(cache))
         pointers = [layer.keys.data_ptr() for layer in cache.layers]
     forward = compiled(model.forward)
     cache.reset()
@@ -55,12 +56,12 @@ def test_two_caches_in_turn() -> None:
     expected = [decode(model, model.forward, 6, static_cache(model), one).argmax(-1) for one in ids]
     with torch.no_grad():
         tokens = [
-            [model(one, past_key_values=cache, use_cache=True).logits[:, -1:].argmax(-1)]
+            [model(one, **with_cache(cache)).logits[:, -1:].argmax(-1)]
             for one, cache in zip(ids, caches, strict=True)
         ]
         for _ in range(6):
             for cache, made in zip(caches, tokens, strict=True):
-                logits = forward(input_ids=made[-1], past_key_values=cache, use_cache=True).logits
+                logits = forward(input_ids=made[-1], **with_cache(cache)).logits
                 made.append(logits.argmax(-1))
     assert [torch.cat(made, 1).tolist() for made in tokens] == [one.tolist() for one in expected]
 

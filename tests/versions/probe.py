@@ -1,7 +1,7 @@
-"""What glmc makes of small models with the transformers that is installed.
+"""What glmc makes of small models with the torch and transformers that are installed.
 
-``python -m tests.versions.probe FILE`` writes it as JSON, for a process that has another
-transformers to compare.
+``python -m tests.versions.probe FILE`` writes it as JSON, for a process that has other versions
+to compare.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ import torch
 import transformers
 
 import glmc_runtime
+from tests.dynamo.compiled import decode, model_of, prompt, static_cache
 from tests.e2e.build import CPU, EMULATED, UNCHUNKED, Builder, generated
 from tests.e2e.grid import GRID, Point, write_checkpoint
 from tests.e2e.reference import greedy, load_eager, prompts
+from tests.support.models import MODERN
 
 # Interleaved rope; sandwich norms; groups of experts; q/k norm and no groups.
 POINTS = (GRID[0], GRID[2], GRID[9], GRID[14])
@@ -28,10 +30,29 @@ NEW_TOKENS = 24
 
 
 def probe() -> dict[str, Any]:
-    """The version and, by the name of each point, what :func:`compiled` tells of it."""
+    """The versions, what :func:`traced` tells and, by the name of each point, :func:`compiled`."""
     with tempfile.TemporaryDirectory() as directory:
         models = {point.name: compiled(point, Path(directory, point.name)) for point in POINTS}
-    return {"transformers": transformers.__version__, "models": models}
+    return {
+        "transformers": transformers.__version__,
+        "torch": torch.__version__.partition("+")[0],
+        "models": models,
+        "traced": traced(),
+    }
+
+
+def traced() -> dict[str, list[int]]:
+    """Greedy tokens over a static cache, by eager code and by ``torch.compile`` with this backend.
+
+    The model has experts, but where transformers walks them in a loop that no graph holds.
+    """
+    model = model_of("glm4_moe" if MODERN else "glm4")
+    forward = torch.compile(model.forward, backend="kunlun", fullgraph=True)
+    found = {}
+    for name, step in (("eager", model.forward), ("kunlun", forward)):
+        logits = decode(model, step, NEW_TOKENS, static_cache(model), prompt(1))
+        found[name] = logits.argmax(-1)[0].tolist()
+    return found
 
 
 def compiled(point: Point, directory: Path) -> dict[str, Any]:
@@ -52,13 +73,23 @@ def compiled(point: Point, directory: Path) -> dict[str, Any]:
             "tokens": generated(session, texts, NEW_TOKENS),
             "matches": {one["name"]: one["matches"] for one in report["passes"]},
             "expected": report["expected_matches"],
-            "plans": {
-                plan.stem: nameless(json.loads(plan.read_text()), {})
-                for plan in sorted(path.glob("plans/*.json"))
-            },
+            "plans": plans_of(path),
         }
     tokens = greedy(load_eager(checkpoint, torch.float32), texts, NEW_TOKENS)
-    return {"tokens": tokens, "targets": targets}
+    # transformers 5.24 keeps the weight of a router in float32 beside others in bfloat16.
+    rounded = plans_of(builder.artifact(CPU, "bfloat16", **UNCHUNKED))
+    return {"tokens": tokens, "targets": targets, "bfloat16": rounded}
+
+
+def plans_of(artifact: Path) -> dict[str, Any]:
+    """Its plans by phase, without names of the traced code, and the kinds of its weights."""
+    manifest = json.loads((artifact / "manifest.json").read_text())
+    plans = {
+        plan.stem: nameless(json.loads(plan.read_text()), {})
+        for plan in sorted(artifact.glob("plans/*.json"))
+    }
+    weights = sorted((one["dtype"], one["shape"]) for one in manifest["weights"].values())
+    return {**plans, "weights": weights}
 
 
 def nameless(found: Any, seen: dict[str, int]) -> Any:

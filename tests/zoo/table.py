@@ -24,7 +24,7 @@ pairs lie the same way); then both are run and compared. A twist looks like a sp
 something else, or rounds elsewhere: the pass must leave it as it is and give a reason with the
 words below; a dump and `glmc inspect ARTIFACT --why-not PASS` print the whole of it. Versions are
 those of transformers whose own classes are written this way, read in their source; the tests run
-the newest, and `make test-versions` three older ones.
+those of constraints.txt, and `make test-versions` six others.
 
 A model of yours is refused though it computes the same? That is a spelling that is missing here:
 `--why-not` names the node and the condition.
