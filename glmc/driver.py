@@ -18,6 +18,7 @@ from glmc.backends.base import LoweringOptions, Target
 from glmc.backends.lower import Lowered, lower
 from glmc.capture.export import capture
 from glmc.capture.model import CaptureOptions
+from glmc.capture.routers import ROUTER, router_dtype, store_routers
 from glmc.config import DEFAULT_PROFILE, CompileOptions
 from glmc.errors import InternalError, LoweringError, UsageError
 from glmc.extensions import with_rules
@@ -30,7 +31,7 @@ from glmc.presets.catalog import ModelSource, load_config
 from glmc.report import Report, build_report, eager_operations
 from glmc.selection import Selection
 from glmc.tokenizer import TokenizerFiles, tokenizer_files
-from glmc.weights.checkpoint import open_checkpoint
+from glmc.weights.checkpoint import Checkpoint, open_checkpoint
 from glmc.weights.random import RandomWeights
 from glmc.weights.recipe import Weight
 from glmc.weights.source import WeightSource
@@ -125,13 +126,15 @@ def _compile(
     # A taken path and an incomplete checkpoint are known before the work begins, not after it.
     check_destination(Path(output), options.force)
     source = load_config(model, options.supplied)
-    _weight_source(source, options)
+    weights = _weight_source(source, options)
     tokenizer = tokenizer_files(source.directory, source.config)
     if prover is not None:
         prover.prepare()
         watch = _both(prover.watch, watch)
     collector = HistoryCollector(pipeline.chosen(options))
     compiled = compile_plan(model, options, progress, _both(collector.watch, watch))
+    if isinstance(weights, Checkpoint):
+        compiled = replace(compiled, report=compiled.report.noted(*weights.remarks))
     verdicts: Mapping[str, str] = {}
     if prover is not None:
         verdicts = prover.planned(compiled)
@@ -215,6 +218,7 @@ def front_end(
     progress("capture", 0, 4)
     start = time.perf_counter()
     program = capture(source.config, source.shape, dtype, how)
+    store_routers(program, _router_dtype(source, options))
     program.notes["eager_operations"] = _eager_operations(source, dtype, how, program)
     captured = time.perf_counter()
     watch("capture", program)
@@ -280,6 +284,15 @@ def back_end(
         remarks=(*selection.remarks(), *report.remarks),
     )
     return Compiled(source, options, lowering, target, prefill, decode, report)
+
+
+def _router_dtype(source: ModelSource, options: CompileOptions) -> torch.dtype:
+    dtype = _dtype(source, options)
+    if options.weights != "checkpoint" or source.directory is None:
+        return dtype
+    weights = open_checkpoint(source.directory, source.fields)
+    routers = (weights.dtype(name) for name in weights.names if name.endswith(ROUTER))
+    return router_dtype(routers, dtype)
 
 
 def _capture_options(options: CompileOptions) -> CaptureOptions:

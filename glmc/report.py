@@ -50,6 +50,10 @@ class Report:
     def to_json(self) -> dict[str, Any]:
         return {"schema_version": SCHEMA_VERSION, **asdict(self)}
 
+    def noted(self, *remarks: str) -> Report:
+        """The report with more remarks."""
+        return replace(self, remarks=(*self.remarks, *remarks))
+
     def verified(self, verdicts: Mapping[str, str]) -> Report:
         """With the verdict of each pass; what belongs to no pass is a remark."""
         passes = tuple(

@@ -231,10 +231,9 @@ def _magnitude(factor: float, block: Mapping[str, Any]) -> float:
 
 def _number(holder: Mapping[str, Any], key: str, name: str, place: str) -> float:
     value = holder.get(key)
-    usable = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not usable or not 0 < value < math.inf:
-        raise _unusable(place, f"{key} of {name}", "a number above 0", repr(value))
-    return float(value)
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf:
+        return float(value)
+    raise _unusable(place, f"{key} of {name}", "a number above 0", repr(value))
 
 
 def _unusable(place: str, what: str, expected: str, found: str) -> ConfigError:

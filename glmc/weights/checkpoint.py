@@ -6,9 +6,10 @@ reads only the bytes that are asked for.
 
 from __future__ import annotations
 
-import json
+import functools
+import re
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate
 from math import prod
@@ -17,23 +18,24 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from glmc.errors import CheckpointError, Lines
-from glmc.plain_file import open_plain, read_plain
+from glmc.errors import CheckpointError
+from glmc.plain_file import open_plain
 from glmc.presets.fields import ModelFields
 from glmc.presets.parameters import parameter_shapes
-from glmc.weights.layout import NamedShape, expert_parts
-from glmc.weights.safetensors_header import FileTensor, read_header
+from glmc.weights.files import read_files, same_content
+from glmc.weights.fit import Problem, misfits, missing, refuse, surplus
+from glmc.weights.layout import expert_parts
+from glmc.weights.safetensors_header import FileTensor
 
-INDEX = "model.safetensors.index.json"
-# A wrong directory would list a hundred thousand names.
-LISTED = 1000
-FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+_PREFIX, _HEAD, _EMBEDDING = "model.", "lm_head.weight", "model.embed_tokens.weight"
+_LAYER = re.compile(r"model\.layers\.(\d+)\.")
 
 
 @dataclass(frozen=True)
 class _Location:
     """A parameter as elements of file tensors, one after the other in row-major order.
 
+    ``dtype`` holds the values of every part exactly, whichever dtypes these are stored in.
     ``ends`` are the running sums of the parts' element counts.
     """
 
@@ -45,7 +47,8 @@ class _Location:
     @staticmethod
     def of(shape: tuple[int, ...], parts: tuple[FileTensor, ...]) -> _Location:
         ends = tuple(accumulate(prod(part.shape) for part in parts))
-        return _Location(shape, parts[0].dtype, parts, ends)
+        dtype = functools.reduce(torch.promote_types, (part.dtype for part in parts))
+        return _Location(shape, dtype, parts, ends)
 
 
 class Checkpoint:
@@ -53,18 +56,38 @@ class Checkpoint:
 
     ``ignored`` names the tensors that are left out on purpose: multi-token prediction layers,
     stored inverse frequencies, a stored ``lm_head`` of a model that ties it to the embedding.
+    ``unread`` names safetensors files that transformers does not load either.
     """
 
     def __init__(
-        self, directory: Path, locations: Mapping[str, _Location], ignored: tuple[str, ...]
+        self,
+        directory: Path,
+        locations: Mapping[str, _Location],
+        ignored: tuple[str, ...],
+        unread: tuple[str, ...],
     ) -> None:
         self.directory = directory
         self.ignored = ignored
+        self.unread = unread
         self._locations = dict(locations)
 
     @property
     def description(self) -> str:
         return f"checkpoint {self.directory.name}"
+
+    @property
+    def remarks(self) -> Iterator[str]:
+        """What lies in the directory and is no part of the compiled model."""
+        if self.unread:
+            yield f"weights not read, as transformers does not: {', '.join(self.unread)}"
+        extra = [name for name in self.ignored if _LAYER.match(name)]
+        if extra:
+            predicting = any(name.endswith(".eh_proj.weight") for name in extra)
+            layers = sorted({int(match[1]) for name in extra if (match := _LAYER.match(name))})
+            yield (
+                f"{len(extra)} tensors of layer {', '.join(map(str, layers))} not read: "
+                + ("multi-token prediction" if predicting else "beyond num_hidden_layers")
+            )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -106,131 +129,81 @@ def open_checkpoint(directory: Path, fields: ModelFields) -> Checkpoint:
 
     Parameters are found under their own name; stacked experts are made of per-expert tensors, and
     per-expert parameters (transformers 4.57) of stacked ones. All missing, surplus, misshapen and
-    quantised tensors are listed in one error.
+    quantised tensors are listed in one error, with a remedy for each kind.
     """
-    tensors = read_tensors(directory)
+    files = read_files(directory)
+    tensors = _with_names_of_the_model(files.tensors)
     wanted = parameter_shapes(fields)
     ignored, present = _split_ignored(tensors, fields)
-    problems: list[str] = []
+    if fields.tie_word_embeddings:
+        _tie(tensors, present, directory)
+    problems: list[Problem] = []
     locations: dict[str, _Location] = {}
     used: set[str] = set()
     for name, shape in wanted.items():
         parts = [(name, shape)] if name in present else expert_parts(name, shape)
-        absent = [part for part, _ in parts if part not in present]
         used.update(part for part, _ in parts)
-        problems += [f"missing: {part} {list(size)}" for part, size in parts if part in absent]
-        problems += _misfits(present, [pair for pair in parts if pair[0] not in absent])
+        absent = [part for part in parts if part[0] not in present]
+        problems += [missing(part, fields) for part in absent]
+        for part in parts:
+            if part not in absent:
+                problems += misfits(part, present[part[0]], fields)
         if not absent:
             locations[name] = _Location.of(shape, tuple(present[part] for part, _ in parts))
-    problems += [f"surplus: {name}" for name in present if name not in used]
+    problems += [surplus(tensor, fields) for name, tensor in present.items() if name not in used]
     if problems:
-        raise CheckpointError(
-            "the checkpoint does not fit its config.json",
-            place=str(directory),
-            expected=f"the {len(wanted)} parameters of {fields.architecture}",
-            found=Lines.of([*problems[:LISTED], *_rest(problems)]),
-            remedy="complete the download, or use the config.json that belongs to these files",
-        )
+        expected = f"the {len(wanted)} parameters of {fields.architecture}"
+        raise refuse(problems, present, directory, fields, expected, files.unread)
     if fields.tie_word_embeddings:
-        locations["lm_head.weight"] = locations["model.embed_tokens.weight"]
+        locations["lm_head.weight"] = locations[_EMBEDDING]
     for name, location in list(locations.items()):
         locations.update(_single_experts(name, location))
-    return Checkpoint(directory, locations, tuple(sorted(ignored)))
+    return Checkpoint(directory, locations, tuple(sorted(ignored)), files.unread)
 
 
-def read_tensors(directory: Path) -> dict[str, FileTensor]:
-    """All tensors of a checkpoint directory, with or without an index."""
-    index = directory / INDEX
-    if index.is_file():
-        return _read_indexed(directory, index)
-    files = sorted(directory.glob("*.safetensors"))
-    if not files:
+def _with_names_of_the_model(tensors: Mapping[str, FileTensor]) -> dict[str, FileTensor]:
+    """The trunk saved alone has no 'model.' before its names; transformers adds it."""
+    trunk = ("layers.", "embed_tokens.", "norm.")
+    return {
+        _PREFIX + name
+        if name.startswith(trunk) and _PREFIX + name not in tensors
+        else name.removeprefix(_PREFIX)
+        if name == _PREFIX + _HEAD and _HEAD not in tensors
+        else name: tensor
+        for name, tensor in tensors.items()
+    }
+
+
+def _tie(
+    tensors: Mapping[str, FileTensor], present: dict[str, FileTensor], directory: Path
+) -> None:
+    """One matrix for embedding and head, under whichever name it is stored."""
+    head, embedding = tensors.get(_HEAD), present.get(_EMBEDDING)
+    if head is not None and embedding is None:
+        present[_EMBEDDING] = head
+    elif head is not None and embedding is not None and not same_content(head, embedding):
         raise CheckpointError(
-            "the directory holds no weights",
+            "tie_word_embeddings is true, and the files hold a head of another content",
             place=str(directory),
-            expected=f"*.safetensors, with {INDEX} when there are several",
-            remedy="download the weights, or compile with random weights",
+            expected=f"no {_HEAD}, or the same values as {_EMBEDDING}",
+            found=f"{_HEAD} in {head.path.name}, {_EMBEDDING} in {embedding.path.name}",
+            remedy="set tie_word_embeddings to false in config.json to use the head, as "
+            "transformers 5 does, or remove it from the file",
         )
-    tensors: dict[str, FileTensor] = {}
-    for path in files:
-        for name, tensor in read_header(path).items():
-            if name in tensors:
-                raise CheckpointError(
-                    f"tensor '{name}' is in two files and no index says which one counts",
-                    place=str(directory),
-                    found=f"{tensors[name].path.name} and {path.name}",
-                    remedy=f"add {INDEX}, or remove the file that does not belong",
-                )
-            tensors[name] = tensor
-    return tensors
-
-
-def _read_indexed(directory: Path, index: Path) -> dict[str, FileTensor]:
-    try:
-        data = json.loads(read_plain(index).decode("utf-8"))
-        files: dict[str, str] = {name: str(file) for name, file in data["weight_map"].items()}
-        names = sorted(set(files.values()))
-    except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(
-            f"the index of the weights can't be read: {error!r}",
-            place=str(index),
-            expected="a JSON object with 'weight_map'",
-            remedy="download the index again",
-        ) from error
-    absent = [name for name in names if not (directory / name).is_file()]
-    outside = [name for name in names if Path(name).name != name]
-    if absent or outside:
-        raise CheckpointError(
-            "the index names files that are not in the directory",
-            place=str(index),
-            found=", ".join(absent or outside),
-            remedy="complete the download",
-        )
-    headers = {name: read_header(directory / name) for name in names}
-    lost = [tensor for tensor, file in files.items() if tensor not in headers[file]]
-    if lost:
-        raise CheckpointError(
-            "files lack tensors that the index places there",
-            place=str(index),
-            found=", ".join(f"{tensor} in {files[tensor]}" for tensor in lost),
-            remedy="download the files and the index again",
-        )
-    return {tensor: headers[file][tensor] for tensor, file in files.items()}
-
-
-def _rest(problems: list[str]) -> list[str]:
-    return [f"... and {len(problems) - LISTED} more"] if len(problems) > LISTED else []
 
 
 def _split_ignored(
     tensors: Mapping[str, FileTensor], fields: ModelFields
 ) -> tuple[set[str], dict[str, FileTensor]]:
-    layers = fields.num_hidden_layers
-    extra = 0 if fields.moe is None else fields.moe.num_nextn_predict_layers
-    prefixes = tuple(f"model.layers.{layers + i}." for i in range(extra))
+    """Layers at or beyond ``num_hidden_layers`` predict further tokens, whatever a field says."""
     ignored = {
         name
         for name in tensors
-        if name.startswith(prefixes)
+        if ((match := _LAYER.match(name)) and int(match[1]) >= fields.num_hidden_layers)
         or name.endswith("rotary_emb.inv_freq")
-        or (fields.tie_word_embeddings and name == "lm_head.weight")
+        or (fields.tie_word_embeddings and name == _HEAD)
     }
     return ignored, {name: item for name, item in tensors.items() if name not in ignored}
-
-
-def _misfits(present: Mapping[str, FileTensor], parts: Sequence[NamedShape]) -> list[str]:
-    problems: list[str] = []
-    first = parts[0][0] if parts else ""
-    for name, shape in parts:
-        tensor = present[name]
-        if tensor.shape != shape:
-            problems.append(f"misshapen: {name} {list(tensor.shape)}, expected {list(shape)}")
-        dtype = str(tensor.dtype).removeprefix("torch.")
-        if tensor.dtype not in FLOATS:
-            problems.append(f"quantised: {name} is {dtype}, expected a float of 16 bits or more")
-        elif tensor.dtype != present[first].dtype:
-            problems.append(f"mixed: {name} is {dtype}, expected {present[first].dtype} as {first}")
-    return problems
 
 
 def _single_experts(name: str, location: _Location) -> dict[str, _Location]:
@@ -253,6 +226,11 @@ def _single_experts(name: str, location: _Location) -> dict[str, _Location]:
 
 
 def _read_into(target: Tensor, tensor: FileTensor, offset: int) -> None:
+    if target.dtype != tensor.dtype:
+        stored = torch.empty(target.shape, dtype=tensor.dtype)
+        _read_into(stored, tensor, offset)
+        target.copy_(stored)
+        return
     memory = target.view(torch.uint8).numpy().data
     try:
         with open_plain(tensor.path) as file:

@@ -14,7 +14,7 @@ from torch import Tensor
 from glmc.errors import ConfigError
 from glmc.presets.fields import read_fields
 from glmc.presets.parameters import parameter_shapes
-from glmc.weights.checkpoint import INDEX
+from glmc.weights.files import INDEX
 from glmc.weights.random import RandomWeights
 from glmc.weights.safetensors_writer import (
     SHARD_BYTES,

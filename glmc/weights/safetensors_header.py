@@ -26,16 +26,23 @@ DTYPE_OF_CODE: dict[str, torch.dtype] = {
     "BF16": torch.bfloat16,
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
+    "F8_E8M0": torch.float8_e8m0fnu,
     "I64": torch.int64,
     "I32": torch.int32,
     "I16": torch.int16,
     "I8": torch.int8,
     "U8": torch.uint8,
+    "U16": torch.uint16,
+    "U32": torch.uint32,
+    "U64": torch.uint64,
     "BOOL": torch.bool,
 }
 CODE_OF_DTYPE = {dtype: code for code, dtype in DTYPE_OF_CODE.items()}
 # The limit of the safetensors library itself; a larger number is no header.
 MAXIMUM_HEADER = 100_000_000
+
+
+_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,7 @@ def read_header(path: Path) -> dict[str, FileTensor]:
     shape or the file.
     """
     try:
+        refuse_pointer(path)
         with open_plain(path) as file:
             size = os.fstat(file.fileno()).st_size
             length = int.from_bytes(file.read(8), "little")
@@ -100,6 +108,29 @@ def encode_header(tensors: list[tuple[str, torch.dtype, tuple[int, ...]]]) -> by
     return struct.pack("<Q", len(text)) + text
 
 
+def refuse_pointer(path: Path) -> None:
+    """Raise for a file of Git LFS that stands for one that was not fetched, and for a web page that
+    was saved under the file's name."""
+    with open_plain(path) as file:
+        start = file.read(64).lstrip()
+    if start.startswith(_POINTER):
+        raise CheckpointError(
+            "a file is only the Git LFS pointer to its content",
+            place=str(path),
+            expected="the content",
+            found=f"{path.stat().st_size} bytes of pointer",
+            remedy="fetch the content: git lfs pull, or hf download REPOSITORY --local-dir DIR",
+        )
+    if start[:9].lower() == b"<!doctype" or start[:5].lower() == b"<html":
+        raise CheckpointError(
+            "a file is a web page and no weights",
+            place=str(path),
+            expected="a safetensors file",
+            found=start[:20].decode(errors="replace"),
+            remedy="download it by hf download REPOSITORY --local-dir DIR",
+        )
+
+
 def _tensor(path: Path, name: str, entry: Any, start: int, size: int) -> FileTensor:
     try:
         code, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
@@ -112,7 +143,8 @@ def _tensor(path: Path, name: str, entry: Any, start: int, size: int) -> FileTen
             place=str(path),
             expected=", ".join(DTYPE_OF_CODE),
             found=repr(code),
-            remedy="use the bfloat16 checkpoint of the model",
+            remedy="use the unquantised checkpoint of the same model: this dtype is of no float of "
+            "16 bits or more",
         )
     dtype = DTYPE_OF_CODE[code]
     if not numbers or end - begin != prod(shape) * dtype.itemsize:

@@ -15,7 +15,8 @@ from torch import Tensor
 from glmc.errors import CheckpointError
 from glmc.presets.catalog import load_config
 from glmc.presets.fields import read_fields
-from glmc.weights.checkpoint import INDEX, Checkpoint, open_checkpoint
+from glmc.weights.checkpoint import Checkpoint, open_checkpoint
+from glmc.weights.files import INDEX
 from glmc.weights.random_checkpoint import write_random_checkpoint
 from tests.support.checkpoints import tiny_checkpoint, tiny_file
 
@@ -82,10 +83,23 @@ def test_tied_embeddings(tmp_path: Path) -> None:
     checkpoint = opened(tmp_path)
     embedding = whole(checkpoint, "model.embed_tokens.weight")
     assert torch.equal(whole(checkpoint, "lm_head.weight"), embedding)
-    edited(tmp_path, lambda t: t.update({"lm_head.weight": torch.ones(96, 32)}))
+    edited(tmp_path, lambda t: t.update({"lm_head.weight": embedding.clone()}))
     checkpoint = opened(tmp_path)
     assert checkpoint.ignored == ("lm_head.weight",)
     assert torch.equal(whole(checkpoint, "lm_head.weight"), embedding)
+    edited(tmp_path, lambda t: t.pop("model.embed_tokens.weight"))
+    checkpoint = opened(tmp_path)
+    assert torch.equal(whole(checkpoint, "model.embed_tokens.weight"), embedding)
+    assert torch.equal(whole(checkpoint, "lm_head.weight"), embedding)
+
+
+def test_a_tied_head_of_another_content(tmp_path: Path) -> None:
+    """transformers 5 uses such a head, transformers 4 drops it."""
+    write_random_checkpoint(tmp_path, tiny_file("glm-4-9b-0414", tie_word_embeddings=True))
+    edited(tmp_path, lambda t: t.update({"lm_head.weight": torch.ones(96, 32).bfloat16()}))
+    with pytest.raises(CheckpointError, match="set tie_word_embeddings to false") as caught:
+        opened(tmp_path)
+    assert "lm_head.weight in model.safetensors" in caught.value.found
 
 
 def test_untied_without_head_is_missing(tmp_path: Path) -> None:
@@ -94,16 +108,22 @@ def test_untied_without_head_is_missing(tmp_path: Path) -> None:
         opened(tmp_path)
 
 
-def test_prediction_layer_is_ignored_by_name(tmp_path: Path) -> None:
+def test_prediction_layers_are_ignored_whatever_a_field_says(tmp_path: Path) -> None:
     extra = {
         "model.layers.3.eh_proj.weight": torch.ones(2, 2),
+        "model.layers.3.mlp.experts.0.up_proj.weight": torch.ones(2, dtype=torch.int8),
+        "model.layers.10.input_layernorm.weight": torch.ones(2),
         "a.rotary_emb.inv_freq": torch.ones(2),
     }
     edited(tiny_checkpoint(tmp_path), lambda t: t.update(extra))
-    assert opened(tmp_path).ignored == tuple(sorted(extra))
-    config = tiny_file("glm-4.7", num_nextn_predict_layers=0)
-    with pytest.raises(CheckpointError, match=r"surplus: model\.layers\.3\.eh_proj\.weight"):
-        open_checkpoint(tmp_path, read_fields(config, place="test"))
+    data = tiny_file("glm-4.7")
+    del data["num_nextn_predict_layers"]
+    for field in ({}, *({"num_nextn_predict_layers": value} for value in (1, 0, None))):
+        fields = read_fields(data | field, place="test")
+        checkpoint = open_checkpoint(tmp_path, fields)
+        assert checkpoint.ignored == tuple(sorted(extra))
+        (remark,) = checkpoint.remarks
+        assert remark == "3 tensors of layer 3, 10 not read: multi-token prediction"
 
 
 def test_all_problems_are_in_one_error(tmp_path: Path) -> None:
@@ -112,7 +132,6 @@ def test_all_problems_are_in_one_error(tmp_path: Path) -> None:
     def damage(tensors: dict[str, Tensor]) -> None:
         del tensors[expert], tensors["model.norm.weight"]
         tensors["model.layers.0.self_attn.q_proj.weight"] = torch.ones(64, 31)
-        tensors["model.layers.1.mlp.experts.5.down_proj.weight"] = torch.ones(32, 24)
         tensors["model.layers.0.self_attn.k_proj.weight"] = torch.ones(32, 32, dtype=torch.int8)
         tensors["model.layers.0.self_attn.k_proj.weight_scale"] = torch.ones(1)
 
@@ -123,13 +142,13 @@ def test_all_problems_are_in_one_error(tmp_path: Path) -> None:
     assert lines == {
         f"missing: {expert} [24, 32]",
         "missing: model.norm.weight [32]",
-        "misshapen: model.layers.0.self_attn.q_proj.weight [64, 31], expected [64, 32]",
-        "mixed: model.layers.1.mlp.experts.5.down_proj.weight is float32, "
-        "expected torch.bfloat16 as model.layers.1.mlp.experts.0.down_proj.weight",
-        "quantised: model.layers.0.self_attn.k_proj.weight is int8, "
+        "misshapen: model.layers.0.self_attn.q_proj.weight [64, 31] in model.safetensors, "
+        "expected [64, 32]",
+        "quantised: model.layers.0.self_attn.k_proj.weight in model.safetensors is int8, "
         "expected a float of 16 bits or more",
-        "surplus: model.layers.0.self_attn.k_proj.weight_scale",
+        "surplus: model.layers.0.self_attn.k_proj.weight_scale in model.safetensors",
     }
+    assert "unquantised" in str(caught.value)
 
 
 def test_index_problems(tmp_path: Path) -> None:
@@ -149,17 +168,42 @@ def test_index_problems(tmp_path: Path) -> None:
     refuse(json.dumps({"weight_map": {name: "absent.safetensors"}}), r"absent\.safetensors")
     refuse(json.dumps({"weight_map": {name: "../" + tmp_path.name + "/" + file}}), "not in the dir")
     refuse(json.dumps({"weight_map": {"stranger": file}}), f"stranger in {file}")
+    refuse(json.dumps({"weight_map": {}}), "no file in 'weight_map'")
+    refuse("version https://git-lfs.github.com/spec/v1\noid sha256:0", "Git LFS")
     index.unlink()
     assert opened(tmp_path).names
 
 
-def test_no_weights_and_doubled_weights(tmp_path: Path) -> None:
+def test_no_weights(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no weights"):
         open_checkpoint(tmp_path, load_config("glm-4.7").fields)
-    tiny_checkpoint(tmp_path)
-    save_file({"model.norm.weight": torch.ones(32)}, tmp_path / "other.safetensors")
-    with pytest.raises(CheckpointError, match="in two files"):
-        opened(tmp_path)
+
+
+def test_mixed_dtypes_are_cast_as_transformers_casts_them(tmp_path: Path) -> None:
+    """A wide expert among narrow ones, a wide norm, a wide router and its correction."""
+    kinds = {
+        "model.layers.1.mlp.experts.5.down_proj.weight": torch.float32,
+        "model.layers.1.mlp.experts.2.up_proj.weight": torch.float16,
+        "model.layers.1.mlp.gate.weight": torch.float32,
+        "model.layers.0.self_attn.q_proj.weight": torch.float64,
+        "model.norm.weight": torch.float16,
+    }
+
+    def widen(tensors: dict[str, Tensor]) -> None:
+        for name, dtype in kinds.items():
+            tensors[name] = (tensors[name].double() * (1 + 2**-10)).to(dtype)
+
+    edited(tiny_checkpoint(tmp_path), widen)
+    checkpoint = opened(tmp_path)
+    for dtype in (torch.float32, torch.bfloat16):
+        state = transformers.AutoModelForCausalLM.from_pretrained(
+            tmp_path, dtype=dtype
+        ).state_dict()
+        for name, tensor in state.items():
+            stored = whole(checkpoint, name)
+            assert torch.equal(stored.to(tensor.dtype), tensor), name
+    correction = "model.layers.1.mlp.gate.e_score_correction_bias"
+    assert checkpoint.dtype(correction) is torch.float32
 
 
 def test_file_that_shrinks_while_it_is_read(tmp_path: Path) -> None:
