@@ -8,14 +8,14 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 
 # A tokenizer of the family takes 20 MiB, an index of 92 layers of experts 10 MiB.
 LARGEST = 256 << 20
 
 
-def open_plain(path: Path) -> BinaryIO:
+def open_plain(path: Path) -> FileIO:
     """A regular file for reading; raises OSError for a pipe, which would be waited for, a device
     or whatever else is none."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)

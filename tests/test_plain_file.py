@@ -13,7 +13,8 @@ from glmc.cli.main import main
 from glmc.errors import CheckpointError, ConfigError
 from glmc.plain_file import begins_with, read_plain
 from glmc.presets.catalog import load_config
-from glmc.weights.checkpoint import INDEX, open_checkpoint
+from glmc.weights.checkpoint import open_checkpoint
+from glmc.weights.files import INDEX
 
 TINY = Path(__file__).resolve().parents[1] / "models" / "tiny-dense"
 
@@ -43,9 +44,12 @@ def test_a_config(checkpoint: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", ["model.safetensors", "second.safetensors", INDEX])
+@pytest.mark.parametrize("name", ["model.safetensors", "model-00001-of-00002.safetensors", INDEX])
 def test_weights(checkpoint: Path, kind: str, name: str) -> None:
     fields = load_config(checkpoint).fields
+    if "-of-" in name:
+        shard = checkpoint / "model-00002-of-00002.safetensors"
+        (checkpoint / "model.safetensors").rename(shard)
     replaced(checkpoint / name, kind)
     if name == INDEX:  # is looked for, and then it is none
         open_checkpoint(checkpoint, fields)
