@@ -60,7 +60,7 @@ _NOT_DONE: dict[str, tuple[Any, ...]] = {
     "encoder_repetition_penalty": (1, 1.0),
     "encoder_no_repeat_ngram_size": (0,),
     "token_healing": (False,),
-    "remove_invalid_values": (False,),
+    "max_time": (),
 }
 
 
@@ -104,7 +104,7 @@ def read_defaults(files: Mapping[str, bytes]) -> Defaults:
 def _defaults(data: Mapping[str, Any]) -> Defaults:
     for name, harmless in _NOT_DONE.items():
         value = data.get(name)
-        if value is not None and value not in harmless:
+        if value is not None and value != [] and value not in harmless:
             raise RequestError(f"'{name}' is not done by this runtime", found=shown(value))
     values = {name: data[name] for name in _FOLLOWED if data.get(name) is not None}
     if "do_sample" in values and not flag("do_sample", values["do_sample"]):

@@ -13,6 +13,7 @@ from glmc_runtime.cli import main
 from glmc_runtime.doctor import CHAIN_NAME, examine
 from glmc_runtime.doctor.references import Outcome
 from glmc_runtime.doctor.report import Report
+from glmc_runtime.errors import RequestError
 from tests.runtime.broken_vendor import Change, break_function
 from tests.runtime.toy_vendor import write_vendor_toy
 
@@ -149,3 +150,13 @@ def test_a_report_passes_only_when_everything_was_checked() -> None:
     assert report.to_json()["verdict"] == "incomplete"
     report.add("kunlun_ops.rmsnorm", "there", Outcome(problem="wrong"))
     assert (report.verdict, report.passed) == ("FAIL", False)
+
+
+@pytest.mark.parametrize(
+    "options", [{"seed": 1.5}, {"seed": True}, {"emulate": 1}, {"verify_hashes": "no"}], ids=repr
+)
+def test_options_of_other_kinds_are_refused_by_name(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
+    with pytest.raises(RequestError, match=next(iter(options))):
+        examine(tmp_path, **options)

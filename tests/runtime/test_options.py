@@ -57,6 +57,7 @@ def test_a_file_gives_what_a_request_leaves_out() -> None:
     defaults = _file(
         do_sample=True, temperature=0.6, top_p=0.8, repetition_penalty=1.1, max_new_tokens=7,
         eos_token_id=[1], pad_token_id=2, transformers_version="5.0", use_cache=True, num_beams=1,
+        begin_suppress_tokens=[], suppress_tokens=[], penalty_alpha=0.0, guidance_scale=1.0,
     )  # fmt: skip
     found = _settled(RequestOptions(), defaults)
     assert found.sampling == SamplingParameters(0.6, 50, 0.8, repetition_penalty=1.1)
@@ -93,6 +94,8 @@ def test_lengths_of_a_file_count_the_prompt() -> None:
         {"num_beams": 4},
         {"guidance_scale": 1.5},
         {"forced_eos_token_id": 3},
+        {"begin_suppress_tokens": [3]},
+        {"max_time": 2.0},
         {"temperature": "hot"},
         {"temperature": math.nan},
         {"do_sample": True, "temperature": 0.0},

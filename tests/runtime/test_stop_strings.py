@@ -147,6 +147,21 @@ def test_each_request_has_its_own(worded: Session) -> None:
     assert found[3].text == texts[3] and found[3].finish_reason == "length"
 
 
+def test_each_of_several_answers_stops_for_itself(worded: Session) -> None:
+    drawn = {"n": 5, "temperature": 1.5, "seed": 2, "ignore_eos": True, "max_new_tokens": LENGTH}
+    free = worded.generate(PROMPTS[:2], **drawn)
+    stops = (free[0].text[6:9], free[3].text[10:13], free[7].text[3:5])
+    found = worded.generate(PROMPTS[:2], stop=stops, **drawn)
+    cuts = [_cut(completion.text, stops) for completion in free]
+    assert [(one.text, one.stop_reason) for one in found] == cuts
+    assert len({stop for _, stop in cuts}) > 1
+    given = dict.fromkeys([(prompt, choice) for prompt in range(2) for choice in range(5)], "")
+    for event in worded.stream(PROMPTS[:2], stop=stops, **drawn):
+        given[event.request, event.choice] += event.text
+    assert list(given.values()) == [text for text, _ in cuts]
+    assert worded.cache.allocator.available == worded.cache.allocator.usable
+
+
 def test_a_stop_string_does_not_keep_greedy_texts_from_running_ahead(worded: Session) -> None:
     worded.generate(PROMPTS[0], max_new_tokens=LENGTH, ignore_eos=True, stop="never")
     assert (worded.statistics.run_ahead.steps > 0) == worded.greedy

@@ -11,6 +11,7 @@ from os import PathLike
 
 import torch
 
+from glmc_runtime import arguments as kinds
 from glmc_runtime.assemble import vendor_of
 from glmc_runtime.doctor.attention import ATTENTION_PROBES
 from glmc_runtime.doctor.bench import Bench, steps_of
@@ -18,7 +19,7 @@ from glmc_runtime.doctor.experts import CHAIN_FIRST, CHAIN_LAST, fill_chain, jud
 from glmc_runtime.doctor.hostile import KINDS
 from glmc_runtime.doctor.references import PROBES, Outcome
 from glmc_runtime.doctor.report import Report
-from glmc_runtime.errors import GlmcError, RequestError
+from glmc_runtime.errors import GlmcError
 from glmc_runtime.guards import (
     check_vendor_calls,
     check_vendor_functions,
@@ -39,7 +40,7 @@ def examine(
     *,
     verify_hashes: bool = True,
     emulate: bool | None = None,
-    device: str | None = None,
+    device: str | torch.device | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Report:
@@ -47,9 +48,14 @@ def examine(
 
     The options are those of :func:`glmc_runtime.load`; ``seed`` is of the random inputs.
     """
-    if not -(2**63) <= seed < 2**63:
-        raise RequestError("the seed is out of range", expected="a 64-bit integer", found=str(seed))
-    artifact = load_artifact(path, verify_hashes=verify_hashes, progress=progress)
+    seed = kinds.integer("seed", seed, least=-(2**63), most=2**63 - 1)
+    emulate = kinds.optional(kinds.flag, "emulate", emulate)
+    device = kinds.optional(kinds.device_name, "device", device)
+    artifact = load_artifact(
+        kinds.path("path", path),
+        verify_hashes=kinds.flag("verify_hashes", verify_hashes),
+        progress=kinds.optional(kinds.function, "progress", progress),
+    )
     check_versions(artifact.manifest.guards)
     check_vendor_calls(artifact.manifest.guards, artifact.plans.values())
     vendor = vendor_of(artifact, emulate)
