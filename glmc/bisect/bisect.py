@@ -30,6 +30,7 @@ from glmc.errors import (
     UsageError,
 )
 from glmc.ir.program import Program
+from glmc.out_of_memory import shortage_behind
 from glmc.passes.base import Pass
 from glmc.presets.catalog import ModelSource
 from glmc.verify.cases import real_prompts
@@ -93,7 +94,9 @@ def bisect(
         compiled = compile_plan(source.directory or source.name, options)
     except _NOT_OURS:
         raise
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is what is looked for
+    except Exception as error:  # whatever it is, it is what is looked for, but for lack of memory
+        if shortage_behind(error) is not None:
+            raise
         return _elsewhere(source, options, "lowering", error)
     if options.target not in REPLAYED:
         tell("replayed plan", f"not replayed: {options.target} is not on every machine")
@@ -148,7 +151,9 @@ def _graph(
         raise
     except _Violated as wrong:
         return _violated(wrong, hunt, source, options)
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is what is looked for
+    except Exception as error:  # whatever it is, it is what is looked for, but for lack of memory
+        if shortage_behind(error) is not None:
+            raise
         return _crashed(hunt, source, options, error)
     if hunt.verifier.captured is not None:
         captured.append(hunt.verifier.captured)

@@ -26,6 +26,7 @@ from glmc.driver import Compiled, back_end, front_end, write_compiled
 from glmc.ir import match as m
 from glmc.ir.ops import Numerics
 from glmc.ir.program import Program
+from glmc.out_of_memory import shortage_behind
 from glmc.presets.catalog import ModelSource
 from glmc.verify.execution import Given, call
 from glmc.verify.proof import SMALL_BLOCK
@@ -103,6 +104,8 @@ def wrong_call(source: ModelSource, options: CompileOptions) -> WrongCall | None
         try:
             return _Replay(compiled, path, weights).run(front.phases.prefill, front.phases.decode)
         except GlmcError as error:
+            if shortage_behind(error) is not None:
+                raise
             return _failed(error)
 
 

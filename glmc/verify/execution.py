@@ -14,6 +14,7 @@ from torch.fx import Node
 from glmc.errors import InternalError
 from glmc.ir.match import is_op
 from glmc.ir.program import Program
+from glmc.out_of_memory import shortage_behind
 from glmc.verify.regions import Region
 from glmc.verify.tolerance import condition_of
 
@@ -81,6 +82,8 @@ def call(node: Node, values: Values) -> Any:
             return target(arguments[0].double(), *arguments[1:], **keywords).to(arguments[0].dtype)
         return target(*arguments, **keywords)
     except (RuntimeError, LookupError, TypeError, ValueError, NotImplementedError) as error:
+        if shortage_behind(error) is not None:
+            raise  # says nothing of the node
         raise NodeError(node, error) from error
 
 

@@ -29,6 +29,7 @@ from glmc.driver import Compiled, write_compiled
 from glmc.errors import GlmcError
 from glmc.ir.ops import Numerics
 from glmc.ir.program import Program
+from glmc.out_of_memory import shortage_behind
 from glmc.verify.tolerance import Tolerance, reduction_terms, stored_values
 from glmc.verify.verdict import Verdict, Violation
 from glmc.verify.weights import ModelWeights
@@ -77,6 +78,8 @@ def verify_replay(
         text = f"not replayed: {error.message}"
         return Verdict(NAME, numerics.value, text)
     except (GlmcError, RuntimeError, TypeError, ValueError) as error:
+        if shortage_behind(error) is not None:
+            raise
         return _failed(numerics, compiled, error)
     target = f"{compiled.target.name}{' (emulated)' if emulated else ''}"
     what = f"{target}, {len(prompts)} sequences, {len(found.names)} rows"

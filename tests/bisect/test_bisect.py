@@ -14,6 +14,7 @@ from torch.fx import Node
 
 from glmc import pipeline
 from glmc.bisect import bisect as bisection
+from glmc.bisect import replayed
 from glmc.bisect.bisect import MARKER, bisect
 from glmc.bisect.finding import Finding
 from glmc.config import CompileOptions
@@ -25,6 +26,7 @@ from glmc.passes.base import AnchorPass, Pass
 from glmc.presets.catalog import ModelSource, load_config
 from glmc.verify.cases import Case
 from glmc.verify.scope import model_cases
+from glmc_runtime.errors import CapacityError
 from tests.sabotage import SABOTAGES, sabotaged, with_wrong_constant
 from tests.support.checkpoints import tiny_checkpoint
 
@@ -121,6 +123,37 @@ def test_a_fault_of_the_bfloat16_plan_alone_is_found(
     assert found is not None and found.step == "replayed plan"
     assert "VIOLATED" in found.what and "every call computes its node" in found.what
     assert "'--verify'" in found.repro
+
+
+@pytest.mark.parametrize("step", ["front_end", "compile_plan", "wrong_call"])
+def test_memory_that_runs_out_is_no_finding(
+    step: str, source: ModelSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is wrong with a pass, a lowering or a call that got no memory."""
+
+    def short(*given: object, **named: object) -> None:
+        raise RuntimeError("can't allocate memory: you tried to allocate 68719476736 bytes")
+
+    if step != "front_end":
+        monkeypatch.setattr(bisection, "_graph", lambda *given: None)
+    if step == "wrong_call":
+        monkeypatch.setattr(bisection, "compile_plan", lambda *given: None)
+        for name in ("front_end", "back_end", "model_weights", "write_compiled"):
+            monkeypatch.setattr(replayed, name, lambda *given, **named: None)
+
+        def load(*given: object, **named: object) -> None:
+            try:
+                short()
+            except RuntimeError as error:
+                raise CapacityError("the weights do not fit into memory") from error
+
+        monkeypatch.setattr(replayed, "_Replay", load)
+        with pytest.raises(CapacityError):
+            bisect(source, OPTIONS)
+        return
+    monkeypatch.setattr(bisection, step, short)
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
+        bisect(source, OPTIONS)
 
 
 def crashing(layer: int, where: str) -> tuple[Pass, ...]:
