@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from math import prod
 
 import torch
@@ -13,15 +15,21 @@ class Arena:
     """``size`` bytes, zeroed once so that padded rows never read NaN from fresh memory."""
 
     def __init__(self, size: int, device: torch.device) -> None:
+        if device.type == "cpu" and size > _memory():
+            raise self._too_large(size, device)
         try:
             self.memory = torch.zeros(max(size, 1), dtype=torch.uint8, device=device)
         except (RuntimeError, TypeError) as error:  # TypeError: beyond 64 bits
-            raise CapacityError(
-                "the arena does not fit into memory",
-                expected=f"{size} bytes",
-                place=str(device),
-                remedy="compile with a smaller largest prefill or decode bucket",
-            ) from error
+            raise self._too_large(size, device) from error
+
+    @staticmethod
+    def _too_large(size: int, device: torch.device) -> CapacityError:
+        return CapacityError(
+            "the arena does not fit into memory",
+            expected=f"{size} bytes",
+            place=str(device),
+            remedy="compile with a smaller largest prefill or decode bucket",
+        )
 
     @property
     def size(self) -> int:
@@ -39,3 +47,10 @@ class Arena:
                 remedy="compile the model again",
             )
         return self.memory[offset : offset + length].view(dtype).view(shape)
+
+
+def _memory() -> int:
+    """Bytes of this machine. More can be promised but not given: whoever fills it is killed."""
+    if not hasattr(os, "sysconf"):
+        return sys.maxsize
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -19,7 +19,7 @@ from glmc_runtime.arena import Arena
 from glmc_runtime.cache import KVCache
 from glmc_runtime.dependence import Dependence, Symbols
 from glmc_runtime.dtypes import dtype_of
-from glmc_runtime.errors import PlanError
+from glmc_runtime.errors import GlmcError, PlanError
 from glmc_runtime.extent import Shape
 from glmc_runtime.inputs import StepInputs
 from glmc_runtime.kernels import Binder, Thunk, find_binder, is_vendor
@@ -138,7 +138,9 @@ class PhaseBinder:
             if self._memory.vendor is None:
                 raise PlanError("a plan calls the vendor, but no vendor library was looked for")
             return self._memory.vendor.bind(call.function, values)
-        except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        except GlmcError:
+            raise
+        except Exception as error:  # code of others may raise whatever it likes
             raise PlanError(
                 f"'{call.function}' can't be bound: {error!r}",
                 place=place_of(call),

@@ -35,7 +35,8 @@ Storage = tuple[str, Union[str, int]]
 @dataclass(frozen=True)
 class TensorFacts:
     """What is known of a tensor before there is one, wherever it lies. ``room`` is its ``size`` if
-    all of its bucket were real."""
+    all of its bucket were real. ``whole`` says that it has the shape that it was declared with, so
+    that rows are rows."""
 
     kind: str
     dtype: str
@@ -43,6 +44,7 @@ class TensorFacts:
     on_host: bool
     size: Extent
     room: Extent
+    whole: bool
 
 
 @dataclass(frozen=True)
@@ -79,14 +81,20 @@ class ArgumentFacts:
         named = tuple(sorted((name, factor) for name, factor in counts if factor))
         return Extent(constant=extent.constant, named=named)
 
-    def whole(self, buffer: int) -> Extent:
+    def elements(self, buffer: int) -> Extent:
         """The number of elements of a buffer."""
         return self.size(self._shape(self._buffers[buffer].shape, False))
 
     def value(self, argument: ValueArgument) -> ValueFacts:
         value = argument.value
-        if isinstance(value, list):
+        if isinstance(value, list) and all(type(item) is int for item in value):
             return ValueFacts(tuple(value), "list")
+        if value is not None and not isinstance(value, (bool, int, float, str)):
+            raise PlanError(
+                "a constant is of no kind that a plan has",
+                expected="None, a bool, a number, a string or a list of integers",
+                found=type(value).__name__,
+            )
         return ValueFacts(value, type(value).__name__)
 
     def _size(self, shape: Shape) -> Extent:
@@ -120,13 +128,16 @@ class ArgumentFacts:
             own = buffer.shape
             shape = self._view(own, argument.shape, argument.real)
             room = self.size(self._shape(argument.shape or own, False))
-            return self._tensor(("buffer", argument.buffer), buffer.dtype, shape, False, room)
+            whole = argument.shape in (None, own)
+            place: Storage = ("buffer", argument.buffer)
+            return self._tensor(place, buffer.dtype, shape, False, room, whole)
         if isinstance(argument, InputArgument):
             spec = self._inputs[argument.input]
             shape = self._view(spec.shape, argument.shape, argument.real)
             on_host = spec.name.endswith(HOST_SUFFIX)
             room = self.size(self._shape(argument.shape or spec.shape, False))
-            return self._tensor(("input", spec.name), spec.dtype, shape, on_host, room)
+            whole = shape == self._shape(spec.shape, argument.real)
+            return self._tensor(("input", spec.name), spec.dtype, shape, on_host, room, whole)
         raise PlanError(f"a {type(argument).__name__} is in no artifact")
 
     def _cache(self) -> Shape:
@@ -162,12 +173,13 @@ class ArgumentFacts:
         shape: Shape,
         on_host: bool,
         room: Extent | None = None,
+        whole: bool = True,
     ) -> tuple[TensorFacts, Storage]:
         if any(extent == Extent() for extent in shape):
             raise PlanError("a tensor has a dimension of size 0", found=shown(shape))
         size = self.size(shape)
         room = size if room is None else room
-        facts = TensorFacts(storage[0], dtype, shape, on_host, size, room)
+        facts = TensorFacts(storage[0], dtype, shape, on_host, size, room, whole)
         return self._known.setdefault(facts, facts), storage
 
 

@@ -40,9 +40,10 @@ class Fit:
         return {name for argument, name, _ in self.tensors if argument.writes}
 
 
-def fit(schema: KernelSchema, given: Given) -> Fit:
-    """Hold a call's arguments against the schema; raises :class:`Misfit`."""
-    found = Fit()
+def fit(schema: KernelSchema, given: Given, steps: Mapping[str, Value]) -> Fit:
+    """Hold a call's arguments against the schema; raises :class:`Misfit`. ``steps`` are the sizes
+    of the step that relations may name."""
+    found = Fit(dict(steps))
     pairs = _paired(schema, given)
     for argument, name, facts in pairs:
         if isinstance(facts, TensorFacts):
@@ -185,8 +186,8 @@ def _misshapen(
 ) -> Misfit:
     expected = f"[{argument.shape}]"
     if found is not None:
-        known = {key: size for key, size in found.sizes.items() if "." not in key}
-        words = [f"{key} = {size}" for key, size in known.items() if key in str(argument.shape)]
+        known = {key: size for key, size in found.sizes.items() if key in str(argument.shape)}
+        words = [f"{key} = {size}" for key, size in known.items()]
         expected += f" with {', '.join(words)}" if words else ""
     return Misfit(f"'{name}' has the wrong shape", expected, shown(facts.shape))
 

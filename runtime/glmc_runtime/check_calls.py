@@ -11,13 +11,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from glmc_runtime.bind import place_of
-from glmc_runtime.call_arguments import ArgumentFacts, Facts, Storage, TensorFacts
+from glmc_runtime.call_arguments import ArgumentFacts, Facts, Storage, TensorFacts, shown
 from glmc_runtime.call_fit import Fit, Misfit, fit
 from glmc_runtime.errors import PlanError
 from glmc_runtime.extent import Extent
 from glmc_runtime.inputs import HOST_SUFFIX
 from glmc_runtime.kernels.allowed import allowed_kernels
-from glmc_runtime.kernels.expressions import at_most
+from glmc_runtime.kernels.expressions import Value, at_most
 from glmc_runtime.kernels.schema import INDICES, ArgumentSchema, KernelSchema
 from glmc_runtime.manifest import Manifest
 from glmc_runtime.plan import Argument, Call, PhasePlan, ValueArgument
@@ -28,11 +28,14 @@ GREEDY = "greedy"
 
 @dataclass(frozen=True)
 class _Content:
-    """What memory holds: how many elements of it are written, and of integers what they are."""
+    """What memory holds: how many elements of it are written, and of integers what they are.
+    ``writer`` is the number of the call that wrote it, ``of`` the writer of what it was made of."""
 
     size: Extent
     holds: str = ""
     below: Extent | None = None
+    writer: int = -1
+    of: int | None = None
 
 
 class CallCheck:
@@ -44,11 +47,17 @@ class CallCheck:
         self._schema_of = allowed_kernels(manifest)
         self._fits: dict[tuple[object, ...], Fit] = {}  # layers repeat each other
         self._contents = _inputs(plan, manifest, self._facts)
+        self._number = 0
+        self._steps: dict[str, Value] = {
+            "step.tokens": self._facts.normal(Extent(tokens=1)),
+            "step.real_tokens": self._facts.normal(Extent(tokens=1), real=True),
+        }
 
     def check(self) -> None:
         """Raise :class:`PlanError` for the first call that its kernel's schema refuses, or that
         reads what is not there, and for an output that is not written."""
-        for call in self._plan.calls:
+        for number, call in enumerate(self._plan.calls):
+            self._number = number
             place = f"{self._plan.name}, {place_of(call)}"
             try:
                 self._check(call, place)
@@ -77,12 +86,12 @@ class CallCheck:
         known = tuple(key)
         found = self._fits.get(known)
         if found is None:
-            found = self._fits[known] = fit(schema, given)
+            found = self._fits[known] = fit(schema, given, self._steps)
         _check_writes(schema, call, found, storages)
         _check_aliases(schema, found, storages)
         for argument, name, facts in found.tensors:
             if argument.reads:
-                self._check_read(argument, name, facts, storages[name], found)
+                self._check_read(argument, name, facts, storages, found)
         after = [
             (storages[name], self._written(argument, name, facts, found, given, storages))
             for argument, name, facts in found.tensors
@@ -92,9 +101,9 @@ class CallCheck:
             self._write(storage, content)
 
     def _describe(self, name: str, argument: Argument) -> tuple[Facts, Storage | None]:
-        if isinstance(argument, ValueArgument):
-            return self._facts.value(argument), None
         try:
+            if isinstance(argument, ValueArgument):
+                return self._facts.value(argument), None
             return self._facts.of(argument)
         except PlanError as error:
             raise Misfit(f"'{name}': {error.message}", error.expected, error.found) from error
@@ -104,10 +113,10 @@ class CallCheck:
         argument: ArgumentSchema,
         name: str,
         facts: TensorFacts,
-        storage: Storage,
+        storages: dict[str, Storage],
         found: Fit,
     ) -> None:
-        content = self._contents.get(storage)
+        content = self._contents.get(storages[name])
         if facts.kind == "buffer" and content is None:
             raise Misfit(f"'{name}' is read before anything was written to it")
         if facts.dtype not in INDICES:  # rows of padding may be left as they are
@@ -127,6 +136,16 @@ class CallCheck:
                 " or ".join(argument.holds),
                 holds or "other integers",
             )
+        if argument.holds and facts.kind == "input" and not facts.whole:
+            raise Misfit(
+                f"'{name}' is a part of a step input, or its rows in another order",
+                "the shape that the plan declares",
+                shown(facts.shape),
+            )
+        if argument.of is not None and not argument.writes:
+            made_of = self._contents.get(storages.get(argument.of, ("", "")))
+            if content is None or made_of is None or content.of != made_of.writer:
+                raise Misfit(f"'{name}' was not made of what '{argument.of}' holds now")
         if name in found.below and not argument.writes:
             below = None if content is None else content.below
             if below is None or not at_most(below, found.below[name]):
@@ -150,8 +169,14 @@ class CallCheck:
         if source is not None and source in storages:
             there, read = self._contents.get(storages[source]), given[source]
             if there is not None and isinstance(read, TensorFacts) and read.dtype in INDICES:
-                return _Content(facts.size, there.holds, there.below)
-        return _Content(facts.size, argument.leaves, found.below.get(name))
+                return _Content(facts.size, there.holds, there.below, self._number)
+        made_of = None
+        if argument.of is not None and argument.of in storages:
+            there = self._contents.get(storages[argument.of])
+            is_new = argument.of in found.written
+            made_of = self._number if is_new or there is None else there.writer
+        below = found.below.get(name)
+        return _Content(facts.size, argument.leaves, below, self._number, made_of)
 
     def _write(self, storage: Storage, content: _Content) -> None:
         """Where only a part is written, the whole holds what both have in common."""
@@ -164,7 +189,8 @@ class CallCheck:
             below = None
             if len(bounds) == 2:
                 below = next((one for one in bounds if all(at_most(x, one) for x in bounds)), None)
-            content = _Content(before.size, content.holds if same else "", below)
+            holds = content.holds if same else ""
+            content = _Content(before.size, holds, below, self._number)
         self._contents[storage] = content
 
     def _check_outputs(self) -> None:
@@ -173,7 +199,7 @@ class CallCheck:
             if identifier is None:
                 continue
             content = self._contents.get(("buffer", identifier))
-            if content is None or not at_most(self._facts.whole(identifier), content.size):
+            if content is None or not at_most(self._facts.elements(identifier), content.size):
                 raise PlanError(f"no call of {plan.name} writes all of its {name}")
             if identifier == plan.greedy and content.holds != GREEDY:
                 raise PlanError(

@@ -23,16 +23,8 @@ from glmc_runtime.statistics import Statistics
 from glmc_runtime.step import Step
 from glmc_runtime.weights import WeightWatch
 
-KERNEL_ERRORS = (
-    RuntimeError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    ArithmeticError,
-    AssertionError,
-    MemoryError,
-)
+# Code of others, such as a vendor's library or Triton's compiler, may raise whatever it likes.
+KERNEL_ERRORS = (Exception,)
 
 
 @dataclass(frozen=True)
@@ -141,6 +133,8 @@ class PhaseReplay:
                 continue
             try:
                 replayed = self._graphs.capture(thunks)
+            except GlmcError:
+                raise
             except KERNEL_ERRORS as error:
                 raise PlanError(
                     f"a segment can't be captured as a device graph: {error}",
@@ -196,6 +190,8 @@ class PhaseReplay:
                     continue
                 try:
                     run_guarded(call, self._binder.arguments(position, symbols), thunk)
+                except GlmcError:
+                    raise
                 except KERNEL_ERRORS as error:
                     raise self._explain(thunk, error) from error
         self._statistics.count_guard_step(self._plan.name)

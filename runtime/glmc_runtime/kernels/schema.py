@@ -8,7 +8,8 @@ Shapes are strings of sizes, such as ``"tokens 2*width"``. A name stands for one
 call; ``...`` in front for any number of leading dimensions, the same ones throughout, and
 ``...name`` for others; ``_`` for any size. Relations are comparisons of such sizes and of integer
 arguments, all of which must hold; they may also ask ``x.size`` (the number of elements),
-``x.columns`` (the last size, of numbered arguments their sum) and ``x.given``.
+``x.columns`` (the last size, of numbered arguments their sum), ``x.given``, and ``step.tokens`` or
+``step.real_tokens``.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ LARGEST_INTEGER = 1 << 31
 LARGEST_NUMBER = 1e30
 MOST_PARTS = 64
 """Of one argument that comes in numbered parts."""
+ROWS_OF_THE_STEP = "tokens == step.tokens or tokens == step.real_tokens"
+"""Of a kernel whose prefix sums say which rows it reads."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,8 @@ class ArgumentSchema:
     ``holds`` names what an integer tensor must hold when it is read: a step input, or what another
     kernel ``leaves``. ``below`` is a size that all of its values must stay below when it is read,
     or do once it is written. ``source`` names the argument whose content a written tensor takes
-    over. ``equals`` is the size that an integer must be.
+    over; ``of`` names the one that a written tensor was computed from, or that a read tensor must
+    have been computed from as it is now. ``equals`` is the size that an integer must be.
     """
 
     name: str
@@ -58,6 +62,7 @@ class ArgumentSchema:
     leaves: str = ""
     below: Expression | None = None
     source: str | None = None
+    of: str | None = None
     equals: Expression | None = None
     minimum: float = -LARGEST_NUMBER
     maximum: float = LARGEST_NUMBER
@@ -146,6 +151,7 @@ def tensor(
     on_host: bool = False,
     holds: str = "",
     below: str | None = None,
+    of: str | None = None,
 ) -> ArgumentSchema:
     """A tensor that is read. Without ``dtypes`` it is one of the float kinds; ``like`` names the
     argument whose dtype it has. ``holds`` are the names of what it may hold, with spaces."""
@@ -162,6 +168,7 @@ def tensor(
         on_host=on_host,
         holds=tuple(holds.split()),
         below=None if below is None else expression(below),
+        of=of,
     )
 
 
@@ -177,6 +184,7 @@ def written(
     leaves: str = "",
     below: str | None = None,
     source: str | None = None,
+    of: str | None = None,
 ) -> ArgumentSchema:
     """A tensor that is written, and read before that only with ``reads``; ``leaves`` names what
     integers lie there afterwards."""
@@ -194,6 +202,7 @@ def written(
         leaves=leaves,
         below=None if below is None else expression(below),
         source=source,
+        of=of,
     )
 
 

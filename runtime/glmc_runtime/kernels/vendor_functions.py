@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from glmc_runtime.kernels.schema import (
+    ROWS_OF_THE_STEP,
     ArgumentSchema,
     KernelSchema,
     flag,
@@ -53,7 +54,7 @@ def _prefill(alpha: bool) -> KernelSchema:
         _index("context_qlen_lod_xpu", "sequences+1", "query_lod"),
         _index("context_kvlen_lod_cpu", "sequences+1", "context_lod", on_host=True),
         _index("context_kvlen_lod_xpu", "sequences+1", "context_lod"),
-        relations=_GROUPED,
+        relations=(*_GROUPED, ROWS_OF_THE_STEP),
         host=True,
     )
 
@@ -102,7 +103,7 @@ def _router(histogram: str) -> KernelSchema:
         tensor("x", "tokens experts", "float32"),
         written("topk_index", "tokens top_k", "int32", below="experts"),
         written("norm_score", "tokens top_k", "float32"),
-        _histogram(histogram),
+        _histogram(histogram, "topk_index"),
         tensor("bias", "experts", "float32"),
         number("scale"),
         integer("n_group", choices=(1,)),
@@ -111,13 +112,17 @@ def _router(histogram: str) -> KernelSchema:
     )
 
 
-def _zeroed(name: str, shape: str, leaves: str, below: str | None = None) -> ArgumentSchema:
+def _zeroed(
+    name: str, shape: str, leaves: str, below: str | None = None, of: str | None = None
+) -> ArgumentSchema:
     """Integers that a kernel adds to: they are zeros before."""
-    return written(name, shape, "int32", reads=True, holds="zeros", leaves=leaves, below=below)
+    return written(
+        name, shape, "int32", reads=True, holds="zeros", leaves=leaves, below=below, of=of
+    )
 
 
-def _histogram(name: str) -> ArgumentSchema:
-    return _zeroed(name, f"{CLUSTERS} experts", "block_statistic")
+def _histogram(name: str, ids: str) -> ArgumentSchema:
+    return _zeroed(name, f"{CLUSTERS} experts", "block_statistic", of=ids)
 
 
 SCHEMAS: Mapping[str, Mapping[str, KernelSchema]] = MappingProxyType(
@@ -196,14 +201,20 @@ SCHEMAS: Mapping[str, Mapping[str, KernelSchema]] = MappingProxyType(
         "kunlun_ops.gen_block_statistic": _same(
             schema(
                 tensor("topk_ids", "tokens top_k", "int32", below="experts"),
-                _histogram("block_statistic"),
+                _histogram("block_statistic", "topk_ids"),
             )
         ),
         "kunlun_ops.moe_pre_sorted": _same(
             schema(
                 tensor("x", "tokens hidden"),
                 tensor("topk_index", "tokens top_k", "int32", below="experts"),
-                _index("block_statistic", f"{CLUSTERS} experts", "block_statistic"),
+                tensor(
+                    "block_statistic",
+                    f"{CLUSTERS} experts",
+                    "int32",
+                    holds="block_statistic",
+                    of="topk_index",
+                ),
                 written("moe_expand", "tokens*top_k hidden", like="x"),
                 written(
                     "moe_index",

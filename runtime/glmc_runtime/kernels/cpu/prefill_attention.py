@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from glmc_runtime.kernels import Thunk, register
 from glmc_runtime.kernels.checks import require_dtype, require_shape
 from glmc_runtime.kernels.cpu.runs import Run, find_runs
-from glmc_runtime.kernels.schema import number, schema, tensor, written
+from glmc_runtime.kernels.schema import ROWS_OF_THE_STEP, number, schema, tensor, written
 
 
 def _context(slots: torch.Tensor, runs: tuple[Run, ...], group: int) -> torch.Tensor:
@@ -36,7 +36,7 @@ def _context(slots: torch.Tensor, runs: tuple[Run, ...], group: int) -> torch.Te
         tensor("context_lod", "sequences+1", "int32", holds="context_lod", on_host=True),
         number("scale"),
         written("out", "tokens q_heads head_dim", like="query"),
-        relations=("q_heads % kv_heads == 0",),
+        relations=("q_heads % kv_heads == 0", ROWS_OF_THE_STEP),
         host=True,
     ),
 )

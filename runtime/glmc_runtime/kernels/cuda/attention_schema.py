@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from glmc_runtime.kernels.schema import number, schema, tensor, written
+from glmc_runtime.kernels.schema import ROWS_OF_THE_STEP, number, schema, tensor, written
 
 _CACHE = "blocks kv_heads block_size head_dim"
 _CACHES = (
@@ -20,7 +20,7 @@ PREFILL = schema(
     tensor("context_lod_host", "sequences+1", "int32", holds="context_lod", on_host=True),
     number("scale"),
     written("out", "tokens q_heads head_dim", like="query"),
-    relations=("q_heads % kv_heads == 0",),
+    relations=("q_heads % kv_heads == 0", ROWS_OF_THE_STEP),
     host=True,
 )
 DECODE = schema(
