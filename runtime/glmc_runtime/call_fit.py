@@ -87,7 +87,8 @@ def _paired(schema: KernelSchema, given: Given) -> list[tuple[ArgumentSchema, st
             missing = argument.required and argument.name not in given
         if missing:
             raise Misfit(f"the call lacks '{argument.name}'", argument.expected, "nothing")
-    return pairs
+    order = {argument.name: place for place, argument in enumerate(schema.arguments)}
+    return sorted(pairs, key=lambda pair: order[pair[0].name])
 
 
 def _check_tensor(argument: ArgumentSchema, name: str, facts: TensorFacts, given: Given) -> None:

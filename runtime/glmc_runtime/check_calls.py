@@ -20,7 +20,7 @@ from glmc_runtime.kernels.allowed import allowed_kernels
 from glmc_runtime.kernels.expressions import Value, at_most
 from glmc_runtime.kernels.schema import INDICES, ArgumentSchema, KernelSchema
 from glmc_runtime.manifest import Manifest
-from glmc_runtime.plan import Argument, Call, PhasePlan, ValueArgument
+from glmc_runtime.plan import Argument, Call, ListArgument, PhasePlan, ValueArgument, ViewArgument
 
 GREEDY = "greedy"
 """What a kernel that chooses the likeliest token of each row leaves."""
@@ -101,6 +101,8 @@ class CallCheck:
             self._write(storage, content)
 
     def _describe(self, name: str, argument: Argument) -> tuple[Facts, Storage | None]:
+        if isinstance(argument, (ViewArgument, ListArgument)):
+            raise Misfit(f"'{name}': a {type(argument).__name__} is in no artifact")
         try:
             if isinstance(argument, ValueArgument):
                 return self._facts.value(argument), None

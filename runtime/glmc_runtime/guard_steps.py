@@ -23,7 +23,7 @@ So a kernel in place that does nothing is not found here; ``glmc-runtime doctor`
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -31,6 +31,7 @@ import torch
 from glmc_runtime.bind import place_of
 from glmc_runtime.errors import VendorError
 from glmc_runtime.kernels import Thunk
+from glmc_runtime.kernels.vendor_functions import SCHEMAS
 from glmc_runtime.plan import BufferArgument, Call
 
 Arguments = dict[str, Any]
@@ -67,27 +68,26 @@ def _all_rows_have_an_expert(call: Call, arguments: Arguments) -> bool:
     return arguments.get("act") is None and int(ends[-1]) == arguments["x"].shape[0]
 
 
-@dataclass(frozen=True)
-class _Outputs:
-    """Arguments that a function writes in full and does not read, where ``certain`` holds."""
-
-    names: tuple[str, ...]
-    certain: Callable[[Call, Arguments], bool] = _always
-
-
-_OUTPUTS: dict[str, _Outputs] = {
-    "kunlun_ops.rmsnorm": _Outputs(("output",)),
-    "kunlun_ops.add_rmsnorm": _Outputs(("output", "residual_output")),
-    "kunlun_ops.swiglu": _Outputs(("y",)),
-    "kunlun_ops.matmul": _Outputs(("out",), _not_added),
-    "kunlun_ops.prefill_attention": _Outputs(("out",), _real_rows),
-    "kunlun_ops.speculative_attention": _Outputs(("out",), _real_rows),
-    "kunlun_ops.paged_attention": _Outputs(("out",), _real_rows),
-    "kunlun_ops.moe_sigmoid_group_topk_norm": _Outputs(("topk_index", "norm_score")),
-    "kunlun_ops.moe_pre_sorted": _Outputs(("moe_expand", "moe_index"), _no_foreign_experts),
-    "kunlun_ops.moe_fc": _Outputs(("y",), _all_rows_have_an_expert),
-    "kunlun_ops.moe_post": _Outputs(("y",)),
+_CERTAIN: dict[str, Callable[[Call, Arguments], bool]] = {
+    "kunlun_ops.matmul": _not_added,
+    "kunlun_ops.prefill_attention": _real_rows,
+    "kunlun_ops.speculative_attention": _real_rows,
+    "kunlun_ops.paged_attention": _real_rows,
+    "kunlun_ops.moe_pre_sorted": _no_foreign_experts,
+    "kunlun_ops.moe_fc": _all_rows_have_an_expert,
 }
+"""When a function writes all of its outputs; always, of those that are not here."""
+
+
+@cache
+def _outputs(function: str) -> frozenset[str]:
+    """The arguments of a function, in any profile, that it writes and does not read."""
+    return frozenset(
+        argument.name
+        for schema in SCHEMAS.get(function, {}).values()
+        for argument in schema.arguments
+        if argument.writes and not argument.reads
+    )
 
 
 def run_guarded(call: Call, arguments: Arguments, thunk: Thunk) -> None:
@@ -120,13 +120,11 @@ def check_return(call: Call, result: object) -> None:
 
 
 def _pure_outputs(call: Call, arguments: Arguments) -> list[str]:
-    outputs = _OUTPUTS.get(call.function)
-    if outputs is None:
-        return []
+    outputs = _outputs(call.function)
     names = [
         name
-        for name in outputs.names
-        if name in call.writes and arguments[name].dtype in _POISON and arguments[name].numel()
+        for name in call.writes
+        if name in outputs and arguments[name].dtype in _POISON and arguments[name].numel()
     ]
     spans = {
         name: _span(value) for name, value in arguments.items() if isinstance(value, torch.Tensor)
@@ -136,7 +134,8 @@ def _pure_outputs(call: Call, arguments: Arguments) -> list[str]:
         for name in names
         if not any(other != name and _overlap(spans[name], span) for other, span in spans.items())
     ]
-    return names if names and outputs.certain(call, arguments) else []
+    certain = _CERTAIN.get(call.function, _always)
+    return names if names and certain(call, arguments) else []
 
 
 def _poison(tensor: torch.Tensor) -> tuple[torch.Tensor, int]:

@@ -13,17 +13,16 @@ from types import MappingProxyType
 
 from glmc.backends.kunlun.abi import AbiProfile, Keyword, Variant, VendorFunction
 from glmc.errors import AbiError
+from glmc_runtime.kernels.vendor_functions import CLUSTERS, P_A, P_B, P_C
+from glmc_runtime.kernels.vendor_functions import PROFILES as ALL
 
-P_A, P_B, P_C = "P-A", "P-B", "P-C"
-ALL = (P_A, P_B, P_C)
+__all__ = ["ALL", "CLUSTERS", "PROFILES", "P_A", "P_B", "P_C", "VENDOR_FUNCTIONS", "abi_profile"]
+
 WHEELS = {
     P_A: "torch 2.5.1, kunlun_ops of the 0.1.58 era",
     P_B: "torch 2.9, wheels of August 2026",
     P_C: "newer kunlun_ops, as sglang-kunlun and vllm-kunlun 0.25.1 call it",
 }
-CLUSTERS = 12
-"""Rows of the expert histogram: one per cluster of the chip."""
-
 _OPS = "vllm-kunlun: vllm_kunlun/ops/_custom_ops.py"
 _EXPERTS = "vllm-kunlun: vllm_kunlun/ops/_kunlun_ops.py (fused_moe)"
 _ATTENTION = "vllm-kunlun: vllm_kunlun/v1/attention/backends/kunlun_attn.py"

@@ -13,6 +13,7 @@ from glmc.errors import AbiError
 from glmc.ir.ops import OPS
 from glmc_kunlun_emulator import contract, load, moe_gate
 from glmc_runtime.kernels.vendor import FUNCTIONS
+from glmc_runtime.kernels.vendor_functions import SCHEMAS
 from tests.backends.kunlun.harness import Bench, Counts, options, tokens_by
 
 entries = pytest.mark.parametrize(
@@ -58,6 +59,20 @@ def test_mutation_marks_are_the_emulators(function: VendorFunction, profile: str
     written = {variant.spelled(name) for name in function.mutates}
     assert written == set(operation.outputs) | set(operation.in_place)
     assert set(function.aliases) == set(operation.aliases)
+
+
+@entries
+def test_the_schema_of_the_runtime_agrees(function: VendorFunction, profile: str) -> None:
+    variant, found = function.variants[profile], SCHEMAS[function.qualified][profile]
+    names = {argument.name for argument in found.arguments}
+    assert {argument.name for argument in found.arguments if argument.required} <= names
+    assert set(variant.required) <= names <= set(variant.names)
+    written = {argument.name for argument in found.arguments if argument.writes}
+    assert written == {variant.spelled(name) for name in function.mutates} & names
+    on_host = {argument.name for argument in found.arguments if argument.on_host}
+    assert on_host == set(function.host) & names
+    assert found.host == bool(on_host)
+    assert found.aliases == set(function.aliases)
 
 
 @entries

@@ -1,0 +1,57 @@
+"""What the compiler emits is what the runtime takes, for every target."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from glmc.artifact.check import check_plans
+from glmc.config import CompileOptions
+from glmc.driver import Compiled, back_end, front_end, manifest_parts
+from glmc.errors import InternalError
+from glmc.presets.catalog import load_config
+from glmc_runtime.interpreter import triton_found
+from glmc_runtime.manifest import Manifest, WeightEntry
+from glmc_runtime.plan import ValueArgument
+
+MODELS = Path(__file__).parents[2] / "models"
+PLACES = (("cpu", None), ("cuda", None), ("xpu", "P-A"), ("xpu", "P-B"), ("xpu", "P-C"))
+pytestmark = pytest.mark.usefixtures("shared_captures")
+
+
+def manifest(compiled: Compiled) -> Manifest:
+    entries = {
+        name: WeightEntry("none", str(weight.dtype).removeprefix("torch."), weight.shape)
+        for name, weight in compiled.weights.items()
+    }
+    parts = vars(manifest_parts(compiled))
+    return Manifest(**parts, weights=entries, weights_included=False, files={})
+
+
+@pytest.mark.parametrize(
+    ("model", "dtype"),
+    [
+        ("tiny-moe", "bfloat16"),
+        pytest.param("tiny-moe", "float32", marks=pytest.mark.slow),
+        pytest.param("tiny-dense", "bfloat16", marks=pytest.mark.slow),
+        pytest.param("tiny-dense", "float32", marks=pytest.mark.slow),
+    ],
+)
+def test_the_plans_of_each_target_pass(model: str, dtype: str) -> None:
+    source = load_config(str(MODELS / model))
+    front = front_end(source, CompileOptions(dtype=dtype))
+    for target, profile in PLACES:
+        if target == "cuda" and not triton_found():
+            continue
+        options = CompileOptions(target=target, abi_profile=profile, dtype=dtype)
+        compiled = back_end(front, options)
+        check_plans(compiled.phases, manifest(compiled))
+    phases = dict(compiled.phases)
+    first, *others = phases["decode"].calls
+    wrong = replace(first, arguments={**first.arguments, "surplus": ValueArgument(1)})
+    phases["decode"] = replace(phases["decode"], calls=(wrong, *others))
+    with pytest.raises(InternalError, match="no argument 'surplus'") as caught:
+        check_plans(phases, manifest(compiled))
+    assert first.function in caught.value.place
