@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from glmc_runtime.sampling.parameters import SamplingParameters
@@ -33,7 +35,11 @@ def distribution(
             probabilities = torch.exp(scaled[order] - total)
             if float(probabilities.sum()) >= parameters.top_p:
                 break
-    elif parameters.min_p or parameters.typical_p < 1:
+    elif parameters.min_p:
+        likely = (scaled >= math.log(parameters.min_p)).nonzero().view(-1)
+        order = likely[_largest(scaled[likely], len(likely))]
+        probabilities = torch.softmax(scaled[order], 0)
+    elif parameters.typical_p < 1:
         order = _largest(scaled, vocabulary)
         probabilities = torch.softmax(scaled[order], 0)
     else:
