@@ -8,6 +8,7 @@ from pathlib import Path
 
 from glmc.errors import PackError
 
+_FEW = 8
 _ELSEWHERE = "or choose an output path on another disk"
 
 
@@ -17,7 +18,11 @@ def disk_error(error: OSError, path: Path, needed: int) -> PackError:
     To be asked while what was written is still there: once it is removed, the disk has room again.
     """
     place, weights = str(error.filename or path), f"{needed} bytes of weights"
-    free, inodes = _free(path)
+    room, inodes = _free(path)
+    free = "unknown" if room is None else f"{room} bytes free"
+    # A few are free again where a folder was removed already that could not be filled.
+    few = inodes is not None and inodes < _FEW
+    no_inodes = inodes == 0 or (few and room is not None and room > needed)
     if error.errno == errno.EDQUOT:
         return PackError(
             "the quota of this disk is used up",
@@ -26,12 +31,12 @@ def disk_error(error: OSError, path: Path, needed: int) -> PackError:
             found=f"{free}, for those with quota left",
             remedy=f"remove files of yours, {_ELSEWHERE}",
         )
-    if error.errno == errno.ENOSPC and inodes == 0:
+    if error.errno == errno.ENOSPC and no_inodes:
         return PackError(
             "the disk has no inodes left",
             place=place,
             expected="an inode for each file and folder",
-            found=f"none, with {free}",
+            found=f"{inodes} left, with {free}",
             remedy=f"remove files from it, whatever their size, {_ELSEWHERE}",
         )
     if error.errno == errno.ENOSPC:
@@ -51,13 +56,13 @@ def disk_error(error: OSError, path: Path, needed: int) -> PackError:
     )
 
 
-def _free(path: Path) -> tuple[str, int | None]:
-    """Free bytes in words, and free inodes; None where the file system does not count them."""
+def _free(path: Path) -> tuple[int | None, int | None]:
+    """Free bytes and free inodes; None where they are not known, or not counted."""
     for folder in path.absolute().parents:
         try:
             found = os.statvfs(folder)
         except OSError:
             continue
         inodes = found.f_favail if found.f_files else None
-        return f"{found.f_bavail * found.f_frsize} bytes free", inodes
-    return "unknown", None
+        return found.f_bavail * found.f_frsize, inodes
+    return None, None

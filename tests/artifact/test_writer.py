@@ -330,7 +330,8 @@ class Disk:
     ("number", "inodes", "free", "words"),
     [
         (errno.ENOSPC, 1000, 0, "no inodes left"),
-        (errno.ENOSPC, 1000, 5, "disk is full"),
+        (errno.ENOSPC, 1000, 1, "no inodes left"),
+        (errno.ENOSPC, 1000, 100, "disk is full"),
         (errno.ENOSPC, 0, 0, "disk is full"),  # a file system without a fixed number of them
         (errno.EDQUOT, 1000, 5, "quota"),
         (errno.EROFS, 1000, 5, "can't be written: Read-only file system"),
