@@ -166,3 +166,21 @@ def test_a_damaged_tokenizer_is_an_artifact_error(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(ArtifactError, match=r"tokenizer\.json"):
         Text(tmp_path).encode("a")
+
+
+def test_a_prompt_is_neither_cut_nor_filled(directory: Path) -> None:
+    text = Text(directory)
+    whole = text.encode(SAMPLE)
+    made = tokenizers.Tokenizer.from_file(str(directory / "tokenizer.json"))
+    made.enable_truncation(4)
+    made.enable_padding(length=300)
+    made.save(str(directory / "tokenizer.json"))
+    assert Text(directory).encode(SAMPLE) == whole
+    files = {"tokenizer.json": (directory / "tokenizer.json").read_bytes()}
+    assert Text(files).encode(SAMPLE) == whole  # bytes that were read before serve as well
+
+
+def test_special_tokens_are_split_where_the_settings_say_so(directory: Path) -> None:
+    assert len(Text(directory).encode("<|user|>")) == 1
+    (directory / "tokenizer_config.json").write_text('{"split_special_tokens": true}')
+    assert len(Text(directory).encode("<|user|>")) > 1
