@@ -69,6 +69,10 @@ def require_nothing(output: Path) -> None:
         ({"torch_dtype": "float64", "dtype": "float64"}, "float64"),
         ({"hidden_act": "gelu"}, "gelu"),
         ({"quantization_config": {"quant_method": "fp8"}}, "fp8"),
+        ({"quantization": {"group_size": 64, "bits": 4}}, "MLX"),
+        ({"model_type": "glm4"}, "model_type"),
+        ({"rope_scaling": {"type": "yarn"}}, "factor of rope_scaling"),
+        ({"torch_dtype": None}, "--dtype"),
     ],
 )
 def test_a_config_that_can_not_be_compiled(
