@@ -20,6 +20,7 @@ from glmc_runtime.loader import load_artifact
 from glmc_runtime.manifest import Guards
 from glmc_runtime.plan import ValueArgument
 from glmc_runtime.session import Session
+from tests.runtime.broken_vendor import break_function
 from tests.runtime.toy_vendor import write_vendor_toy
 
 glmc_kunlun_emulator = pytest.importorskip("glmc_kunlun_emulator")
@@ -87,6 +88,20 @@ def test_a_failing_vendor_call_names_call_node_and_layer(session: Session) -> No
     text = str(caught.value)
     assert "kunlun_ops.moe_fc" in text
     assert "node 'experts', layer 0" in text
+
+
+@pytest.mark.parametrize("kind", [AttributeError, KeyError, MemoryError, OverflowError, OSError])
+def test_whatever_a_vendor_call_raises_has_a_code(
+    path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
+) -> None:
+    def fail(function: object, arguments: object) -> None:
+        raise kind("of the library's own")
+
+    break_function(monkeypatch, "moe_fc", fail)
+    session = glmc_runtime.load(path, emulate=True)
+    with pytest.raises(VendorError, match="of the library's own") as caught:
+        session.prefill([session.sequence([1])])
+    assert "layer 0" in caught.value.place
 
 
 def _vendor(**functions: object) -> Vendor:

@@ -81,7 +81,7 @@ def _families(target: str) -> tuple[str, ...]:
     module = import_family(target)
     named = getattr(module, "FAMILIES", ())
     known = sorted({family for families in FAMILIES.values() for family in families})
-    if not isinstance(named, tuple) or not set(named) <= set(known):
+    if not isinstance(named, tuple) or not all(family in known for family in named):
         raise ExtensionError(
             f"the kernels of target '{target}' do not say which others its artifacts may name",
             place=getattr(module, "__name__", target),
