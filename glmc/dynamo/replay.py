@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from math import prod
 from typing import Any
 
@@ -171,10 +171,7 @@ class TracedReplay:
 
     def __call__(self, *arguments: Any) -> list[Any]:
         with self._lock:
-            autocast = torch.is_autocast_enabled(self._device.type)
-            # Casts were traced into the graph: kernels must not cast again.
-            off = torch.autocast(self._device.type, enabled=False) if autocast else nullcontext()
-            with off, torch.no_grad(), self._turns.taken() as captured:
+            with self._without_casts(), torch.no_grad(), self._turns.taken() as captured:
                 found = self._call(arguments, captured)
             if found is None:
                 with torch.no_grad():
@@ -184,7 +181,7 @@ class TracedReplay:
     def refused(self, arguments: Sequence[Any]) -> tuple[Call, PlanError] | None:
         """Bind all calls for the program's first call, before anything runs: the one that can't be,
         and why; None if all can."""
-        with self._lock, torch.no_grad(), self._turns.taken():
+        with self._lock, self._without_casts(), torch.no_grad(), self._turns.taken():
             key = self._enter(arguments)
             if key is None or self._binder is None:
                 return None
@@ -196,6 +193,11 @@ class TracedReplay:
                     return call, error
             self._bind(key)
             return None
+
+    def _without_casts(self) -> AbstractContextManager[Any]:
+        """Casts of autocast were traced into the graph: kernels must not cast again."""
+        autocast = torch.is_autocast_enabled(self._device.type)
+        return torch.autocast(self._device.type, enabled=False) if autocast else nullcontext()
 
     def _call(self, arguments: tuple[Any, ...], captured: bool) -> list[Any] | None:
         """The outputs, or None where the program's own code must run. ``captured``: into a graph

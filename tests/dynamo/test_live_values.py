@@ -229,16 +229,14 @@ def test_a_mask_that_is_written_between_two_attentions(target: str) -> None:
 
 
 @TARGETS
-@pytest.mark.parametrize(
-    "change", [lambda at: at.add_(3), lambda at: at.view(-1)[1:].mul_(2), lambda at: None]
-)
+@pytest.mark.parametrize("change", [lambda at: at.add_(3), lambda at: at.view(-1)[1:].mul_(2)])
 @torch.no_grad()
 def test_positions_that_are_written_between_two_rotations(target: str, change: Any) -> None:
     same(Rotated(change), target, random(2, 2, 3, 32), torch.tensor([[0, 1, 2], [4, 5, 6]]))
 
 
 @TARGETS
-@pytest.mark.parametrize("start", [-2, 131_071, 202_751, 1 << 21])
+@pytest.mark.parametrize("start", [-2, 202_751])
 @torch.no_grad()
 def test_positions_have_no_longest(target: str, start: int) -> None:
     model = Rotated(lambda at: None)
@@ -252,9 +250,7 @@ def test_positions_have_no_longest(target: str, start: int) -> None:
 
 
 @TARGETS
-@pytest.mark.parametrize(
-    "read", [torch.Tensor.int, lambda at: (at / 4).long(), lambda at: (at > 1).long()]
-)
+@pytest.mark.parametrize("read", [torch.Tensor.int, lambda at: (at / 4).long()])
 @torch.no_grad()
 def test_positions_that_a_cast_rounds_or_narrows(target: str, read: Any) -> None:
     class Read(Rotated):
@@ -271,12 +267,8 @@ def test_positions_that_a_cast_rounds_or_narrows(target: str, read: Any) -> None
 @pytest.mark.parametrize(
     "use",
     [
-        lambda ids: ids,
-        lambda ids: (ids.t(), ids[:, :1] + 2**40),
-        lambda ids: F.one_hot(ids, 8).sum((0, 1)),
-        lambda ids: torch.arange(8.0)[ids] + ids,
-        lambda ids: ids.flatten().bincount(minlength=8),
-        lambda ids: ids.view(torch.int32),
+        lambda ids: (ids, ids.t(), ids[:, :1] + 2**40, torch.arange(8.0)[ids] + ids),
+        lambda ids: (F.one_hot(ids, 8).sum((0, 1)), ids.view(torch.int32)),
         lambda ids: ids.index_fill_(1, torch.tensor([0]), 3),
     ],
 )
