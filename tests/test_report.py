@@ -20,7 +20,9 @@ from tests.support.models import captured, tiny_config
 pytestmark = pytest.mark.usefixtures("shared_captures")
 
 
-@pytest.mark.parametrize("preset", ["glm-4-9b-0414", "glm-4.7"])
+@pytest.mark.parametrize(
+    "preset", [pytest.param("glm-4-9b-0414", marks=pytest.mark.slow), "glm-4.7"]
+)
 def test_both_roads_of_capture_report_the_same_eager_operations(
     preset: str, tmp_path: Path
 ) -> None:

@@ -220,7 +220,7 @@ write(Path(sys.argv[1]), ToyWeights(hang), force=True)
 """
 
 
-@pytest.mark.parametrize("existing", [False, True])
+@pytest.mark.parametrize("existing", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_killed_midway(tmp_path: Path, existing: bool) -> None:
     path = tmp_path / "toy"
     if existing:

@@ -77,7 +77,7 @@ def test_the_target_has_a_name_and_its_twins() -> None:
     [
         ("glm-4-9b-0414", LAYERS, 3, DENSE),
         ("glm-4.5-air", LAYERS, 1, MIXTURE),
-        ("glm-4.6", LAYERS, 5, MIXTURE),
+        pytest.param("glm-4.6", LAYERS, 5, MIXTURE, marks=pytest.mark.slow),
         pytest.param("glm-4-9b-0414", None, 3, DENSE, marks=pytest.mark.slow),
         pytest.param("glm-4.5-air", None, 1, MIXTURE, marks=pytest.mark.slow),
         pytest.param("glm-4.6", None, 50, MIXTURE, marks=pytest.mark.slow),

@@ -66,7 +66,10 @@ def test_a_body_means_what_the_op_means(name: str) -> None:
         torch.testing.assert_close(torch.from_numpy(found), wanted, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("family", ["glm", "glm4", "glm4_moe"])
+@pytest.mark.parametrize(
+    "family",
+    ["glm4_moe", *(pytest.param(each, marks=pytest.mark.slow) for each in ("glm", "glm4"))],
+)
 def test_every_step_passes_the_checker_and_repeats_itself(family: str) -> None:
     for program in steps(family).values():
         values, made = cut(program)

@@ -22,7 +22,10 @@ def written(program: Program, path: Path, *, fold: bool = True) -> dict[str, Any
     return runpy.run_path(str(path))
 
 
-@pytest.mark.parametrize("family", ["glm", "glm4", "glm4_moe"])
+@pytest.mark.parametrize(
+    "family",
+    ["glm4_moe", *(pytest.param(each, marks=pytest.mark.slow) for each in ("glm", "glm4"))],
+)
 def test_scripts_of_all_steps_run(family: str, tmp_path: Path, capsys: Any) -> None:
     for name, program in steps(family).items():
         written(program, tmp_path / f"{name}.py")["main"]([])

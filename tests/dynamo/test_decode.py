@@ -41,8 +41,8 @@ def run(
     return expected, found, graphs
 
 
-# Each kind of model, and GLM-4.5 with both batches: its experts see the rows apart.
-QUICK = (("glm4_moe", 1), ("glm4_moe", 2), ("glm4", 2), ("glm", 1), ("llama", 2), ("gpt2", 1))
+# Kinds that generate with another cache in a test of their own are not repeated here.
+QUICK = (("glm4_moe", 2), ("glm4", 2), ("gpt2", 1))
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_float32_tokens_are_identical_over_64_steps(kind: str, batch: int) -> No
     ("experts", "attention"),
     [
         ("batched_mm", "sdpa"),
-        ("grouped_mm", "eager"),
+        pytest.param("grouped_mm", "eager", marks=pytest.mark.slow),
         pytest.param("batched_mm", "eager", marks=pytest.mark.slow),
         pytest.param("grouped_mm", "sdpa", marks=pytest.mark.slow),
     ],

@@ -231,6 +231,7 @@ def _own_mounts() -> bool:
     return tried.returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not _own_mounts(), reason="needs a file system of its own to fill")
 def test_a_disk_that_really_fills_up(tmp_path: Path) -> None:
     """A file system of 256 KiB, in a process that sees it alone: weights fit, the rest does not."""

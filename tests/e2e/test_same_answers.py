@@ -35,8 +35,9 @@ VALUES: dict[str, tuple[Any, ...]] = {
 }
 # Interleaved rope; tied and sandwich norms; no q/k norm with groups; q/k norm with everything.
 DEFAULT = (GRID[0], GRID[2], GRID[9], GRID[14])
+QUICK = (GRID[0], GRID[14])
 POINTS = [
-    pytest.param(point, id=point.name, marks=() if point in DEFAULT else pytest.mark.slow)
+    pytest.param(point, id=point.name, marks=() if point in QUICK else pytest.mark.slow)
     for point in GRID
 ]
 

@@ -106,7 +106,7 @@ def test_text_in_and_out(worded: Path, capsys: pytest.CaptureFixture[str], chat:
     assert completion["text"].split() == words
 
 
-@pytest.mark.parametrize("options", [[], ["--json"]])
+@pytest.mark.parametrize("options", [[], pytest.param(["--json"], marks=pytest.mark.slow)])
 def test_a_reader_that_has_seen_enough_is_no_error(toy_path: Path, options: list[str]) -> None:
     arguments = ["run", str(toy_path), *IDS, "--max-new-tokens", "5", *options]
     reader, writer = os.pipe()
@@ -119,7 +119,7 @@ def test_a_reader_that_has_seen_enough_is_no_error(toy_path: Path, options: list
     assert result.stderr == ""
 
 
-@pytest.mark.parametrize("options", [[], ["--json"]])
+@pytest.mark.parametrize("options", [[], pytest.param(["--json"], marks=pytest.mark.slow)])
 def test_a_full_disk_behind_the_output_is_an_error_with_a_code(
     toy_path: Path, options: list[str]
 ) -> None:

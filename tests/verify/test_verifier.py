@@ -26,7 +26,13 @@ CASES = cases(SOURCE.shape.vocabulary, routed=True, texts=real_prompts(MODEL))
 WEIGHTS = ModelWeights(open_checkpoint(MODEL, SOURCE.fields))
 
 
-@pytest.fixture(scope="module", params=[torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(torch.float32, id="float32", marks=pytest.mark.slow),
+        pytest.param(torch.bfloat16, id="bfloat16"),
+    ],
+)
 def captured(request: pytest.FixtureRequest) -> Program:
     return remembered(SOURCE.config, SOURCE.shape, request.param)
 
