@@ -17,19 +17,12 @@ from glmc.backends.base import LoweringOptions
 from glmc.backends.lower import Lowered
 from glmc.config import CompileOptions
 from glmc.ir import match as m
+from glmc.ir.tolerance import VIEWS
 from glmc.pipeline import PassRecord, Phases
 from glmc.presets.catalog import ModelSource
 from glmc_runtime.kernels import is_vendor
 from glmc_runtime.plan import PhasePlan
 
-# ATen calls that only describe memory; eager PyTorch launches no kernel for them.
-VIEWS = frozenset(
-    f"aten.{name}"
-    for name in (
-        "view _unsafe_view reshape permute transpose t expand unsqueeze squeeze slice select split "
-        "split_with_sizes chunk alias detach sym_size"
-    ).split()
-)
 # A helper that stands where a vendor call would: linear layers are the vendor's own road.
 _LINEAR = "aten.linear"
 

@@ -10,8 +10,8 @@ import torch
 from torch.fx import Node
 
 from glmc.ir import match as m
+from glmc.ir.tolerance import Deviation, Tolerance, compare, condition_of
 from glmc.verify.execution import NodeError, call
-from glmc.verify.tolerance import Deviation, Tolerance, compare, condition_of
 
 Values = Mapping[Node, Any]
 

@@ -26,12 +26,12 @@ from glmc.driver import Compiled, back_end, front_end, write_compiled
 from glmc.ir import match as m
 from glmc.ir.ops import Numerics
 from glmc.ir.program import Program
+from glmc.ir.tolerance import Tolerance, compare, condition_of, reduction_terms, stored_values
 from glmc.out_of_memory import shortage_behind
 from glmc.presets.catalog import ModelSource
 from glmc.verify.execution import Given, call
 from glmc.verify.proof import SMALL_BLOCK
 from glmc.verify.scope import model_weights
-from glmc.verify.tolerance import Tolerance, compare, condition_of, reduction_terms, stored_values
 from glmc.verify.weights import ModelWeights
 from glmc_runtime.assemble import assemble
 from glmc_runtime.cache import SCRATCH_BLOCK

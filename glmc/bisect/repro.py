@@ -94,7 +94,7 @@ def repro(
     text = commented(title)
     text += "# python repro.py exits with 1 as long as the two differ beyond the bound.\n"
     text += _PRELUDE.format(seed=drawing.SEED)
-    text += f"# {evidence.tolerance.numerics.value}; see glmc/verify/tolerance.py for the bound\n"
+    text += f"# {evidence.tolerance.numerics.value}; see glmc/ir/tolerance.py for the bound\n"
     text += f"RELATIVE_BOUND = {relative!r}\n\n# The inputs: {evidence.case}.\n"
     for node, item in inputs.items():
         text += f"{names[node].upper()} = {item.text()}  # {node_id(node)}\n"

@@ -10,10 +10,10 @@ from glmc.bisect.evidence import Evidence, half
 from glmc.errors import InternalError
 from glmc.ir.ops import Numerics
 from glmc.ir.program import Program
+from glmc.ir.tolerance import tolerance_of
 from glmc.verify.cases import Case
 from glmc.verify.execution import Given, values_of
 from glmc.verify.regions import Pair, Region, regions
-from glmc.verify.tolerance import tolerance_of
 from glmc.verify.verdict import Verdict
 from glmc.verify.weights import ModelWeights
 
@@ -69,7 +69,7 @@ def _evidence(
         new: held[partner[new]] if new in partner else packed[new] for new in news.starts
     }
     values |= {old: held[old] for old in olds.starts if old not in same.values()}
-    tolerance = tolerance_of(numerics, region)
+    tolerance = tolerance_of(numerics, region.halves)
     return Evidence(olds, news, same, values, None, tolerance, case.name)
 
 

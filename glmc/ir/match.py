@@ -2,7 +2,8 @@
 
 A matcher starts at the one node that can't be spelled otherwise and walks to producers and users.
 Each condition goes through :func:`require`, so that a graph which nearly matches says which node
-and which condition failed.
+and which condition failed. Arguments are read through the accessors below (:func:`operand`,
+:func:`argument`, :func:`literal`, ...), which note what was read: see accounting.py.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import torch
 from torch import SymInt
 from torch.fx import Node
 from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+from glmc.ir.accounting import given, note, parameters
 
 Number = int | float
 
@@ -104,7 +107,11 @@ def shape(node: object) -> tuple[int | SymInt, ...]:
 
 
 def dtype(node: object) -> torch.dtype:
-    return tensor(node).dtype
+    """The dtype of a node's value, which says what a ``dtype`` argument of it asks for."""
+    found = tensor(node).dtype
+    if isinstance(node, Node):
+        note(node, "dtype")
+    return found
 
 
 def is_static(size: int | SymInt) -> bool:
@@ -118,11 +125,26 @@ def number(value: object) -> Number | None:
     return None
 
 
-def argument(node: Node, index: int, name: str, default: object = None) -> object:
-    """A positional or keyword argument of an ATen call, as it may be spelled either way."""
-    if len(node.args) > index:
-        return node.args[index]
-    return node.kwargs.get(name, default)
+def argument(node: Node, index: int, name: str = "", default: object = None) -> object:
+    """An argument of a call, passed by place or by keyword. Where the schema is known, ``name``
+    decides: overloads have it at other places, or not at all."""
+    names = [each.name for each in parameters(node.target)]
+    if not names:
+        note(node, name or str(index), str(index))
+        return node.args[index] if len(node.args) > index else node.kwargs.get(name, default)
+    name = name or (names[index] if index < len(names) else str(index))
+    note(node, name)
+    return given(node).get(name, default)
+
+
+def arguments(node: Node) -> tuple[object, ...]:
+    """All positional arguments of a call."""
+    return tuple(argument(node, index) for index in range(len(node.args)))
+
+
+def literal(node: Node) -> Number | None:
+    """The number among the operands of an addition, a product or a quotient, or None."""
+    return next((value for value in map(number, arguments(node)[:2]) if value is not None), None)
 
 
 def users(node: Node, *names: str) -> list[Node]:
@@ -136,12 +158,22 @@ def sole_user(node: Node, *names: str) -> Node:
     found = list(node.users)
     if len(found) != 1:
         refuse(node, f"expected one user but found {len(found)}")
-    return expect_op(found[0], node, *names) if names else found[0]
+    if names:
+        expect_op(found[0], node, *names)
+    note_reader(found[0], node)
+    return found[0]
+
+
+def note_reader(user: Node, node: Node) -> None:
+    """``user`` was found by the one argument through which it reads ``node``."""
+    names = [name for name, value in given(user).items() if value is node]
+    if len(names) == 1:
+        note(user, *names)
 
 
 def other_operand(node: Node, one: Node) -> Node:
     """The operand of a two-operand node that is not ``one``; must be a node."""
-    return operand(node, 1 if node.args[0] is one else 0)
+    return operand(node, 1 if operand(node, 0) is one else 0)
 
 
 CASTS = ("aten._to_copy", "aten.to", "aten.type_as")
@@ -150,18 +182,31 @@ SHAPES = ("aten.reshape", "aten.view", "aten._unsafe_view", "aten.unsqueeze", "a
 
 def operand(node: Node, index: int) -> Node:
     """Positional operand ``index``, which must be a node."""
-    value = node.args[index] if len(node.args) > index else None
+    value = argument(node, index)
     if not isinstance(value, Node):
         refuse(node, f"operand {index} must be a tensor")
     return value
 
 
 def skip(node: Node, names: Iterable[str]) -> Node:
-    """Walk up through single-input nodes of the given ops."""
+    """Walk up through single-input nodes of the given ops.
+
+    What a reshape does is left to the evaluation of the region, and a cast that only widens does
+    nothing; any other argument of what was walked over is not read by this.
+    """
     allowed = tuple(names)
     while is_op(node, *allowed):
-        node = operand(node, 0)
+        source = operand(node, 0)
+        if is_op(node, *CASTS) and holds(tensor(node).dtype, tensor(source).dtype):
+            note(node, "dtype", "other")
+        node = source
     return node
+
+
+def holds(wide: torch.dtype, narrow: torch.dtype) -> bool:
+    """Whether each number of the dtype ``narrow`` is one of ``wide``, floats among floats."""
+    same_kind = wide.is_floating_point == narrow.is_floating_point
+    return same_kind and torch.promote_types(wide, narrow) == wide
 
 
 def skip_casts(node: Node) -> Node:
@@ -169,16 +214,22 @@ def skip_casts(node: Node) -> Node:
 
 
 def skip_down(node: Node, names: Iterable[str]) -> Node:
-    """Walk down through sole users of the given ops."""
-    allowed = tuple(names)
+    """Walk down through sole users of the given ops. The last of several casts may round, as the
+    caller reads its dtype; what one before it rounds would be lost."""
+    allowed, first = tuple(names), node
     while len(node.users) == 1 and is_op(user := next(iter(node.users)), *allowed):
+        note_reader(user, node)
+        if is_op(user, *CASTS):
+            note(user, "other")
+            if holds(tensor(user).dtype, tensor(first).dtype):
+                note(user, "dtype")
         node = user
     return node
 
 
 def commutative(node: Node, *names: str) -> tuple[Node, object]:
     """(operand that is one of ``names``, the other operand) of an add or mul, in either order."""
-    first, second = node.args[0], node.args[1]
+    first, second = argument(node, 0), argument(node, 1)
     if isinstance(first, Node) and is_op(first, *names):
         return first, second
     if isinstance(second, Node) and is_op(second, *names):
@@ -213,9 +264,8 @@ def counts_up(node: object) -> bool:
     """0, 1, 2, ..."""
     if not isinstance(node, Node) or not is_op(node, "aten.arange"):
         return False
-    if len(node.args) == 1:
-        return True
-    return number(node.args[0]) == 0 and number(argument(node, 2, "step", 1)) == 1
+    note(node, "end", "dtype")  # as the shape and the dtype of the value say
+    return number(argument(node, 0, "start", 0)) == 0 and number(argument(node, 2, "step", 1)) == 1
 
 
 def is_scaling(node: object) -> bool:

@@ -14,6 +14,7 @@ import torch
 from torch import SymInt, Tensor
 from torch.fx import Node
 
+from glmc.ir.accounting import note_all
 from glmc.ir.match import refuse
 from glmc.ir.program import Program
 
@@ -58,9 +59,14 @@ def evaluate(root: Node, known: Mapping[Node, Any]) -> Any:
         )
         if keywords.get("device") is not None:
             keywords = {**keywords, "device": torch.device("cpu")}
+        note_all(node)
         target: Callable[..., Any] = node.target  # type: ignore[assignment]
-        with torch.no_grad():
-            values[node] = target(*arguments, **keywords)
+        try:
+            with torch.no_grad():
+                values[node] = target(*arguments, **keywords)
+        except (RuntimeError, LookupError, TypeError, ValueError, NotImplementedError) as error:
+            first = str(error).strip().partition("\n")[0]
+            refuse(node, f"the values can't be computed at other sizes: {first}")
     return values[root]
 
 

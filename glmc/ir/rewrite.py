@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch.fx.experimental.symbolic_shapes import statically_known_true
 from glmc.errors import InternalError
 from glmc.ir.computable import require_computable
 from glmc.ir.fake import FakeKernels
-from glmc.ir.match import require
+from glmc.ir.match import SHAPES, is_op, require
 from glmc.ir.program import Program
 from glmc.weights.recipe import Weight
 
@@ -39,8 +39,44 @@ def layer_of(module: str) -> int | None:
     return None
 
 
+@dataclass
+class Attempt:
+    """A rewrite that does not stand yet: what was inserted, and what is to read what."""
+
+    inserted: dict[Node, None] = field(default_factory=dict)
+    replaced: dict[Node, Node] = field(default_factory=dict)
+
+    @property
+    def starts(self) -> set[Node]:
+        """What of the graph as it was the new nodes read, or stands for what is replaced; and what
+        that is another shape of."""
+        return self._read() | self.sources
+
+    @property
+    def sources(self) -> set[Node]:
+        """As :attr:`starts`, of several shapes of one value the value alone."""
+        return set(map(_unshaped, self._read()))
+
+    def _read(self) -> set[Node]:
+        read = {node for new in self.inserted for node in new.all_input_nodes}
+        read |= set(self.replaced.values())
+        # Of one of several results, what computes them stands as it did.
+        read |= {node.all_input_nodes[0] for node in read if node.target is operator.getitem}
+        return read - set(self.inserted)
+
+
+def _unshaped(node: Node) -> Node:
+    while is_op(node, *SHAPES) and isinstance(node.args[0], Node):
+        node = node.args[0]
+    return node
+
+
 class Rewriter:
-    """Edits one program's graph for one pass; call :meth:`finish` at the end."""
+    """Edits one program's graph for one pass; call :meth:`finish` at the end.
+
+    Between :meth:`begin` and :meth:`commit` nothing reads what was inserted, and
+    :meth:`abandon` takes it out again.
+    """
 
     def __init__(self, program: Program, pass_name: str) -> None:
         self.program = program
@@ -52,6 +88,7 @@ class Rewriter:
         self._replaced: dict[str, str] = {}
         program.notes["replaced"] = self._replaced
         self._heirs: dict[Node, Node] = {}
+        self.attempt: Attempt | None = None
         self._weights = {
             node.meta["weight"]: node for node in program.placeholders() if "weight" in node.meta
         }
@@ -64,21 +101,24 @@ class Rewriter:
         replaces: Sequence[Node],
         before: Node | None = None,
         value: Any = None,
+        keywords: Mapping[str, Any] | None = None,
     ) -> Node:
         """Insert a call in front of ``before`` (default: right after the latest operand).
 
         ``replaces`` are the nodes whose meaning the new node takes over; the first names it: its
         id, module path and source line are kept. ``value`` is the fake value where it is known
-        (the replaced node's own, say), which spares running the fake kernel.
+        (the replaced node's own, say), which spares running the fake kernel. ``keywords`` are
+        constants, such as the dtype of a cast.
         """
         if before is not None:
             context = self.graph.inserting_before(before)
         else:
             context = self.graph.inserting_after(self._latest(arguments))
         with context:
-            node = self.graph.call_function(target, tuple(arguments))
+            node = self.graph.call_function(target, tuple(arguments), dict(keywords or {}))
+        self._note_inserted(node)
         if value is None:
-            value = self._fakes.call(target, arguments)
+            value = self._fakes.call(target, arguments, keywords)
         node.meta["val"] = value
         self.describe(node, replaces)
         if self.program.phase == "traced":
@@ -104,6 +144,7 @@ class Rewriter:
         """``node[index]`` right behind a node with several outputs."""
         with self.graph.inserting_after(node):
             picked = self.graph.call_function(operator.getitem, (node, index))
+        self._note_inserted(picked)
         picked.meta.update({key: value for key, value in node.meta.items() if key != "val"})
         picked.meta["id"] = f"{node.meta['id']}[{index}]"
         picked.meta["val"] = node.meta["val"][index]
@@ -122,6 +163,7 @@ class Rewriter:
             return self._weights[weight.name]
         with self.graph.inserting_before(self._first):
             node = self.graph.placeholder("weight_" + _identifier(weight.name))
+        self._note_inserted(node)
         node.meta["val"] = self._fakes.weight(weight.shape, weight.dtype)
         module = weight.name.rpartition(".")[0]
         node.meta.update(
@@ -132,7 +174,8 @@ class Rewriter:
         return node
 
     def replace(self, old: Node, new: Node) -> None:
-        """Let every user of ``old`` read ``new``, which must be a tensor of the same kind."""
+        """Let every user of ``old`` read ``new``, which must be a tensor of the same kind; what an
+        attempt has inserted keeps what it was given."""
         was, now = old.meta["val"], new.meta["val"]
         if isinstance(was, torch.Tensor) and isinstance(now, torch.Tensor):
             differ = any(map(_known_to_differ, was.shape, now.shape)) or was.dim() != now.dim()
@@ -142,9 +185,40 @@ class Rewriter:
                 f"what replaces it must be {was.dtype} {list(was.shape)}, "
                 f"not {now.dtype} {list(now.shape)}",
             )
+        if self.attempt is not None:
+            self.attempt.replaced[old] = new
+            return
+        self._stand(old, new, ())
+
+    def begin(self) -> Attempt:
+        """From here on, an attempt."""
+        self.attempt = Attempt()
+        return self.attempt
+
+    def commit(self) -> None:
+        """The attempt stands."""
+        attempt, self.attempt = self.attempt, None
+        if attempt is not None:
+            for old, new in attempt.replaced.items():
+                self._stand(old, new, attempt.inserted)
+
+    def abandon(self) -> None:
+        """Take out what the attempt has inserted."""
+        attempt, self.attempt = self.attempt, None
+        for node in reversed(attempt.inserted if attempt is not None else {}):
+            if node.op == "placeholder":
+                del self.program.weights[node.meta["weight"]]
+                del self._weights[node.meta["weight"]]
+            self.graph.erase_node(node)
+
+    def _stand(self, old: Node, new: Node, inserted: Container[Node]) -> None:
         self._replaced[new.name] = old.name
         self._heirs[old] = new
-        old.replace_all_uses_with(new)
+        old.replace_all_uses_with(new, delete_user_cb=lambda user: user not in inserted)
+
+    def _note_inserted(self, node: Node) -> None:
+        if self.attempt is not None:
+            self.attempt.inserted[node] = None
 
     def finish(self) -> None:
         """Sort, drop what nobody reads, drop unused weights, check and recompile."""

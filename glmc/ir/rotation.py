@@ -140,11 +140,11 @@ def _trigonometry(table: Node, name: str) -> tuple[Node, float]:
     node, scaling = table, 1.0
     while not m.is_op(node, name):
         if m.is_op(node, "aten.cat", "aten.stack"):
-            node = node.args[0][0]  # type: ignore[index, assignment]
+            node = m.argument(node, 0)[0]  # type: ignore[index]
         elif m.is_op(node, "aten.select"):
             node = _selected(node)
         elif m.is_op(node, "aten.mul"):
-            factor = m.number(node.args[1])
+            factor = m.number(m.argument(node, 1))
             if factor is None:
                 m.refuse(node, "the scaling of the table must be a number")
             scaling *= float(factor)
@@ -159,14 +159,14 @@ def _trigonometry(table: Node, name: str) -> tuple[Node, float]:
 
 def _selected(select: Node) -> Node:
     """What a select came from: of a stack along the same dimension, the part that it picks."""
-    source, axis, index = m.operand(select, 0), select.args[1], select.args[2]
+    source, axis, index = m.operand(select, 0), m.argument(select, 1), m.argument(select, 2)
     if not m.is_op(source, "aten.stack"):
         return source
-    parts, rank = source.args[0], len(m.shape(source))
+    parts, rank = m.argument(source, 0), len(m.shape(source))
     stacked = m.argument(source, 1, "dim", 0)
-    if int(axis) % rank != int(stacked) % rank:  # type: ignore[call-overload, arg-type]
+    if int(axis) % rank != int(stacked) % rank:  # type: ignore[call-overload]
         return source
-    return parts[index]  # type: ignore[index, return-value]
+    return parts[index]  # type: ignore[index, no-any-return]
 
 
 def _frequencies(program: Program, cos: Node, sin: Node) -> Node:

@@ -13,6 +13,7 @@ import torch
 from torch import SymInt
 from torch.fx import Node
 
+from glmc.ir.accounting import note_all
 from glmc.ir.program import Program
 
 Result = TypeVar("Result")
@@ -21,7 +22,8 @@ Result = TypeVar("Result")
 def signature(root: Node, operands: Sequence[Node]) -> Hashable:
     """The spelling of ``root`` in terms of ``operands``, which count by place, dtype and shape.
 
-    Placeholders other than the operands count by identity.
+    Placeholders other than the operands count by identity. A signature is the key of a probe, which
+    computes all these nodes or has computed others like them: their arguments count as read.
     """
     numbers: dict[Node, int] = {}
     lines: list[Hashable] = []
@@ -45,6 +47,7 @@ def signature(root: Node, operands: Sequence[Node]) -> Hashable:
                 described = torch.fx.node.map_arg(
                     (node.args, dict(node.kwargs)), lambda item: f"%{numbers[item]}"
                 )
+                note_all(node)
                 lines.append((str(node.target), repr(described)))
             numbers[node] = len(numbers)
             stack.pop()

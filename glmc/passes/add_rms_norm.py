@@ -42,7 +42,8 @@ def match(anchor: Node, program: Program) -> ResidualNorm:
     if m.shape(anchor)[-1] != program.model.hidden:
         m.unrelated(anchor)
     first, second = m.operand(total, 0), m.operand(total, 1)
-    m.require(not total.kwargs, total, "the residual addition must be unscaled")
+    alpha = m.argument(total, 2, "alpha", 1)
+    m.require(alpha == 1, total, "the residual addition must be unscaled")
     m.require(m.same_shape(first, second), total, "the residual addition must not broadcast")
     m.require(
         m.dtype(first) == m.dtype(second), total, "stream and branch must have the same dtype"
@@ -65,15 +66,15 @@ def is_stream(node: Node) -> bool:
         current = todo.pop()
         if m.is_op(current, "glmc.embedding") or "input" in current.meta:
             return True
-        if m.is_op(current, "getitem") and m.is_op(current.args[0], _FUSED):
-            return m.number(current.args[1]) == 1
+        if m.is_op(current, "getitem") and m.is_op(m.argument(current, 0), _FUSED):
+            return m.number(m.argument(current, 1)) == 1
         if m.is_op(current, "aten.add"):
-            todo.extend(value for value in current.args[:2] if isinstance(value, Node))
+            todo.extend(value for value in m.arguments(current) if isinstance(value, Node))
     return False
 
 
 def rewrite(rewriter: Rewriter, norm: ResidualNorm) -> None:
-    arguments = (norm.branch, norm.stream, norm.anchor.args[1], norm.anchor.args[2])
+    arguments = (norm.branch, norm.stream, *m.arguments(norm.anchor)[1:])
     new = rewriter.call(ADD_RMS_NORM.overload, arguments, replaces=(norm.anchor, norm.total))
     rewriter.replace(norm.anchor, rewriter.item(new, 0))
     rewriter.replace(norm.total, rewriter.item(new, 1))

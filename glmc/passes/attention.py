@@ -37,6 +37,7 @@ from glmc.passes.eager_attention import read_eager, unscaled
 from glmc.passes.layout import is_swap, token_major, turned_back
 
 _REPEATS = ("aten.expand", "aten.unsqueeze", "aten.reshape", "aten.repeat_interleave", "aten.index")
+_FOUR = "queries, keys and values must be [batch, heads, tokens, head_dim]"
 _BATCH, _TOKENS = 2, 5
 # Of the largest value; the block and the op may sum in different orders.
 _TOLERANCES = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 4e-2}
@@ -60,17 +61,18 @@ class Attention:
 def match(anchor: Node, program: Program) -> Attention:
     if m.is_op(anchor, "glmc.marked_attention"):
         q, k, v = (m.operand(anchor, index) for index in range(3))
-        return Attention(anchor, q, k, v, _number(anchor, anchor.args[3]), anchor, True)
+        m.require(len(m.shape(q)) == len(m.shape(k)) == len(m.shape(v)) == 4, anchor, _FOUR)
+        return Attention(anchor, q, k, v, _number(anchor, m.argument(anchor, 3)), anchor, True)
     if m.is_op(anchor, "aten.scaled_dot_product_attention"):
         q, repeated_k, repeated_v, scale, mask, inner = _sdpa(anchor, program)
     else:
         q, repeated_k, repeated_v, scale, mask, inner = read_eager(anchor, program)
     q, by_queries = unscaled(q)
     repeated_k, by_keys = unscaled(repeated_k)
-    m.require(len(m.shape(q)) == 4, q, "the queries must be [batch, heads, tokens, head_dim]")
+    m.require(len(m.shape(q)) == 4, q, _FOUR)
     heads = m.shape(q)[1]
     m.require(m.is_static(heads), q, "the number of heads must be fixed")
-    grouped = bool(anchor.kwargs.get("enable_gqa", False))
+    grouped = bool(m.argument(anchor, 7, "enable_gqa", False))
     k, by_unrepeated = unscaled(_unrepeated(repeated_k, q, program, grouped))
     scale *= by_queries * by_keys * by_unrepeated
     v = _unrepeated(repeated_v, q, program, grouped)
@@ -79,6 +81,8 @@ def match(anchor: Node, program: Program) -> Attention:
     causal = bool(m.argument(inner, 5, "is_causal", False)) if inner is anchor else False
     if program.phase == "traced":
         inside = (q, k, v) if mask is None else (q, k, v, mask)
+        if mask is not None:
+            _require_readable(mask, q, k)
         require_private(inside, inner, "attention")
         root, turned = _behind(inner, q)
         return Attention(anchor, q, k, v, scale, root, turned, mask, causal)
@@ -87,6 +91,18 @@ def match(anchor: Node, program: Program) -> Attention:
     once(program, spelling, lambda: _confirm(program, q, k, v, scale, inner))
     root, turned = _behind(inner, q)
     return Attention(anchor, q, k, v, scale, root, turned)
+
+
+def _require_readable(mask: Node, q: Node, k: Node) -> None:
+    """A mask as the op takes it: of a dtype of its own kernels, and of the scores' own sizes."""
+    added = m.dtype(mask) == m.dtype(q)
+    m.require(added or m.dtype(mask) == torch.bool, mask, "the mask must have the scores' dtype")
+    scores, sizes = (*m.shape(q)[:3], m.shape(k)[2]), m.shape(mask)
+    fits = 2 <= len(sizes) <= 4 and all(
+        m.same_size(size, 1) or bool(size == wanted)
+        for size, wanted in zip(reversed(sizes), reversed(scores), strict=False)
+    )
+    m.require(fits, mask, "the mask must be [batch, heads, tokens, keys] of the scores, or of 1")
 
 
 def _sdpa(anchor: Node, program: Program) -> tuple[Node, Node, Node, float, Node | None, Node]:
@@ -100,7 +116,7 @@ def _sdpa(anchor: Node, program: Program) -> tuple[Node, Node, Node, float, Node
     m.require(kept or causal or mask is not None, anchor, "attention without a mask is not causal")
     if isinstance(mask, Node) and not kept:
         once(program, ("causal", signature(mask, ())), lambda: require_causal(mask, program))
-    scale = anchor.kwargs.get("scale")
+    scale = m.argument(anchor, 6, "scale")
     if scale is None:
         width = m.shape(q)[-1]
         m.require(m.is_static(width), q, "head_dim must be fixed")
@@ -183,7 +199,7 @@ def _confirm(program: Program, q: Node, k: Node, v: Node, scale: float, root: No
 def _behind(root: Node, q: Node) -> tuple[Node, bool]:
     """The last node of the block, and whether it is token-major: past the permute, if alone."""
     if len(root.users) == 1:
-        user = next(iter(root.users))
+        user = m.sole_user(root)
         if m.is_op(user, "aten.reshape") and m.same_shape(user, q):
             return _behind(user, q)
         if is_swap(user):

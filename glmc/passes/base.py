@@ -1,21 +1,26 @@
 """What a pass is: a name, a numerics class, an anchor, a matcher and a rewrite.
 
 The driver walks the anchors once, in graph order, and collects matches and near misses; sorting,
-dead code and checks come after. Matchers only read; rewrites go through the Rewriter.
+dead code and checks come after. Matchers only read; rewrites go through the Rewriter. A rewrite
+stands when every argument of what it replaces was read (see glmc/ir/accounting.py) and when both
+sides compute the same of the same values (glmc/ir/evaluation.py).
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 from torch.fx import Node
 
-from glmc.ir.match import HELD, NearMiss, NoMatchError, is_op
+from glmc.ir.accounting import Log, accounting, unread
+from glmc.ir.evaluation import Outcome, Rewritten, evaluate
+from glmc.ir.match import HELD, NearMiss, NoMatchError, is_op, refuse
 from glmc.ir.ops import Numerics
 from glmc.ir.program import Program
-from glmc.ir.rewrite import Rewriter
+from glmc.ir.rewrite import Attempt, Rewriter
 
 Binding = TypeVar("Binding")
 
@@ -31,11 +36,14 @@ class Match:
 
 @dataclass
 class PassResult:
-    """What a pass did. ``detail`` holds facts for the report that are no matches."""
+    """What a pass did. ``detail`` holds facts for the report that are no matches; ``evaluations``
+    are the instances that ran, one for each kind of region."""
 
     matches: list[Match] = field(default_factory=list)
     near_misses: list[NearMiss] = field(default_factory=list)
     detail: dict[str, Any] = field(default_factory=dict)
+    evaluations: list[str] = field(default_factory=list)
+    evaluation_seconds: float = 0.0
 
 
 class Pass(Protocol):
@@ -74,16 +82,60 @@ class AnchorPass(Generic[Binding]):
         for anchor in [node for node in program.graph.nodes if is_op(node, *self.anchors)]:
             if not anchor.users:
                 continue
-            HELD.set(0)
-            try:
-                self.rewrite(rewriter, self.match(anchor, program))
-            except NoMatchError as miss:
-                if miss.near:
-                    result.near_misses.append(near_miss(self.name, anchor, miss))
-                continue
-            result.matches.append(match_at(anchor))
+            attempt(self, rewriter, anchor, result, lambda at: self._rewritten(rewriter, at))
         rewriter.finish()
         return result
+
+    def _rewritten(self, rewriter: Rewriter, anchor: Node) -> bool:
+        self.rewrite(rewriter, self.match(anchor, rewriter.program))
+        return True
+
+
+def attempt(
+    one: Pass,
+    rewriter: Rewriter,
+    anchor: Node,
+    result: PassResult,
+    rewritten: Callable[[Node], bool],
+) -> None:
+    """One rewrite, all or nothing: ``rewritten(anchor)`` matches, inserts and replaces, or raises
+    NoMatchError, or gives False when there is nothing to do."""
+    HELD.set(0)
+    tried = rewriter.begin()
+    with accounting() as log:
+        try:
+            if rewritten(anchor):
+                _require_accounted(tried, log)
+                _require_same(one, rewriter.program, tried, result)
+                rewriter.commit()
+                result.matches.append(match_at(anchor))
+        except NoMatchError as miss:
+            if miss.near:
+                result.near_misses.append(near_miss(rewriter.pass_name, anchor, miss))
+        finally:
+            rewriter.abandon()
+
+
+def _require_accounted(tried: Attempt, log: Log) -> None:
+    found = unread(tried.replaced, tried.starts, log)
+    if found is not None:
+        refuse(*found)
+
+
+def _require_same(one: Pass, program: Program, tried: Attempt, result: PassResult) -> None:
+    """Evaluate both sides, once for each kind of region in a program."""
+    start = time.perf_counter()
+    rewritten = Rewritten.of(tried)
+    key = ("evaluated", one.name, rewritten.kind(program))
+    if key not in program.memo:
+        budget = getattr(one, "budget", 0.0)
+        found = evaluate(rewritten, program, one.numerics, budget)
+        program.memo[key] = found
+        result.evaluations.append(found.instance)
+    outcome = program.memo[key]
+    result.evaluation_seconds += time.perf_counter() - start
+    if isinstance(outcome, Outcome) and outcome.difference:
+        refuse(rewritten.pairs[0][0], outcome.difference)
 
 
 def match_at(node: Node) -> Match:

@@ -24,12 +24,13 @@ import torch
 from torch.fx import Node
 
 from glmc.ir import match as m
+from glmc.ir.accounting import note
 from glmc.ir.ops import Numerics
 from glmc.ir.ops.linear import EMBEDDING, LINEAR
 from glmc.ir.program import Program
 from glmc.ir.rewrite import Rewriter
 from glmc.passes import einsums
-from glmc.passes.base import PassResult, match_at, near_miss
+from glmc.passes.base import PassResult, attempt
 
 aten = torch.ops.aten
 NAME = "canonical"
@@ -39,7 +40,7 @@ _RESHAPES = ("aten.view", "aten._unsafe_view", "aten.reshape", "aten.flatten")
 
 def _reshape(rewriter: Rewriter, node: Node) -> Node | None:
     source = m.skip(node, _RESHAPES)
-    if m.is_op(node, "aten.reshape") and source is node.args[0]:
+    if m.is_op(node, "aten.reshape") and source is m.operand(node, 0):
         return None
     if m.is_op(node, "aten.flatten"):
         return (
@@ -47,7 +48,7 @@ def _reshape(rewriter: Rewriter, node: Node) -> Node | None:
             if any(not m.is_static(size) for size in m.shape(node))
             else _to(rewriter, node, source, list(m.shape(node)))
         )
-    return _to(rewriter, node, source, node.args[1])
+    return _to(rewriter, node, source, m.argument(node, 1))
 
 
 def _to(rewriter: Rewriter, node: Node, source: Node, sizes: object) -> Node:
@@ -61,14 +62,14 @@ def _permute(rewriter: Rewriter, node: Node) -> Node | None:
     rank = len(m.shape(source))
     order = list(range(rank))
     if m.is_op(node, "aten.transpose"):
-        first, second = (int(axis) % rank for axis in node.args[1:3])  # type: ignore[arg-type]
+        first, second = (int(axis) % rank for axis in m.arguments(node)[1:3])  # type: ignore[call-overload]
         order[first], order[second] = order[second], order[first]
     elif m.is_op(node, "aten.t"):
         order.reverse()
     else:
-        given = node.args[1]
-        order = [axis % rank for axis in given]  # type: ignore[union-attr, operator, misc]
-        if order == list(given):  # type: ignore[arg-type]
+        given = m.argument(node, 1)
+        order = [axis % rank for axis in given]  # type: ignore[attr-defined]
+        if order == list(given):  # type: ignore[call-overload]
             return None
     arguments = (source, order)
     return rewriter.call(
@@ -77,7 +78,7 @@ def _permute(rewriter: Rewriter, node: Node) -> Node | None:
 
 
 def _split_item(rewriter: Rewriter, node: Node) -> Node | None:
-    split, index = m.operand(node, 0), node.args[1]
+    split, index = m.operand(node, 0), m.argument(node, 1)
     if not m.is_op(split, *_SPLITS) or not isinstance(index, int):
         return None
     source = m.operand(split, 0)
@@ -86,6 +87,7 @@ def _split_item(rewriter: Rewriter, node: Node) -> Node | None:
     widths = [part.shape[axis] for part in split.meta["val"]]
     if not all(m.is_static(width) for width in widths):
         return None
+    m.argument(split, 1)  # as the widths of the parts say
     start = sum(widths[:index])
     arguments = (source, axis, start, start + widths[index])
     return rewriter.call(
@@ -119,13 +121,17 @@ def _slice(rewriter: Rewriter, node: Node) -> Node | None:
 def _cast(rewriter: Rewriter, node: Node) -> Node | None:
     if m.is_op(node, "aten._to_copy") and set(node.kwargs) == {"dtype"}:
         return None
-    new = rewriter.graph.call_function(
-        aten._to_copy.default, (m.operand(node, 0),), {"dtype": m.dtype(node)}
+    source = m.operand(node, 0)
+    if not m.is_op(node, "aten._to_copy"):
+        m.argument(node, 1, "other")  # a value whose dtype is meant
+    return rewriter.call(
+        aten._to_copy.default,
+        (source,),
+        keywords={"dtype": m.dtype(node)},
+        replaces=(node,),
+        before=node,
+        value=node.meta["val"],
     )
-    node.append(new)
-    new.meta["val"] = node.meta["val"]
-    rewriter.describe(new, (node,))
-    return new
 
 
 # A weight seen through these is still one: no step input can have come in.
@@ -154,21 +160,23 @@ def _linear(rewriter: Rewriter, node: Node) -> Node | None:
     if m.is_op(node, "aten.linear"):
         if not _is_weight(m.operand(node, 1), rewriter.program):
             return None
-        bias = node.args[2] if len(node.args) > 2 else None
-        arguments: tuple[object, ...] = (node.args[0], node.args[1], bias)
+        x, weight, bias = (m.argument(node, index) for index in range(3))
+        if len(m.shape(weight)) != 2:
+            return None
+        arguments: tuple[object, ...] = (x, weight, bias)
         return rewriter.call(
             LINEAR.overload, arguments, replaces=(node,), before=node, value=node.meta["val"]
         )
     if m.is_op(node, "aten.addmm"):
-        if node.kwargs:
+        bias, x, turned = m.arguments(node)[:3]
+        if len(m.shape(bias)) != 1:
             return None
-        bias, x, turned = node.args
     else:
-        bias, (x, turned) = None, node.args
-    if not m.is_op(turned, "aten.permute", "aten.t", "aten.transpose"):
+        bias, (x, turned) = None, m.arguments(node)[:2]
+    if not isinstance(turned, Node) or not m.is_op(turned, "aten.permute"):
         return None
-    weight = m.operand(turned, 0)  # type: ignore[arg-type]
-    if len(m.shape(weight)) != 2 or not _is_weight(weight, rewriter.program):
+    weight = m.operand(turned, 0)
+    if m.argument(turned, 1) != [1, 0] or not _is_weight(weight, rewriter.program):
         return None
     return rewriter.call(
         LINEAR.overload, (x, weight, bias), replaces=(node,), before=node, value=node.meta["val"]
@@ -176,7 +184,9 @@ def _linear(rewriter: Rewriter, node: Node) -> Node | None:
 
 
 def _embedding(rewriter: Rewriter, node: Node) -> Node | None:
-    weight, token_ids = node.args[:2]
+    weight, token_ids = m.arguments(node)[:2]
+    # These three concern gradients only.
+    note(node, "padding_idx", "scale_grad_by_freq", "sparse")
     return rewriter.call(
         EMBEDDING.overload,
         (token_ids, weight),
@@ -204,7 +214,7 @@ def _take_along(rewriter: Rewriter, node: Node) -> Node | None:
 
 def _index(rewriter: Rewriter, node: Node) -> Node | None:
     """Of each row the columns that ``ids`` names for it."""
-    x, indices = m.operand(node, 0), node.args[1]
+    x, indices = m.operand(node, 0), m.argument(node, 1)
     if not isinstance(indices, (list, tuple)) or len(indices) != 2:
         return None
     rows, ids = indices
@@ -213,7 +223,11 @@ def _index(rewriter: Rewriter, node: Node) -> Node | None:
     if not len(m.shape(x)) == len(m.shape(rows)) == len(m.shape(ids)) == 2:
         return None
     count, column = m.shape(rows)
-    counter = m.skip(rows, (*m.SHAPES, "aten.slice"))
+    counter = rows
+    while m.is_op(counter, *m.SHAPES, "aten.slice"):
+        if m.is_op(counter, "aten.slice"):
+            note(counter, "dim", "start", "end", "step")  # as the lengths below say
+        counter = m.operand(counter, 0)
     if not m.counts_up(counter) or not (m.is_static(column) and column == 1):
         return None
     # As long as the counter itself, so no slice left anything out.
@@ -254,18 +268,17 @@ class Canonical:
         result = PassResult()
         rewriter = Rewriter(program, NAME)
         for node in list(program.graph.nodes):
-            handler = _HANDLERS.get(m.op_name(node))
-            if handler is None or not node.users:
-                continue
-            try:
-                new = handler(rewriter, node)
-                if new is not None:
-                    rewriter.replace(node, new)
-                    result.matches.append(match_at(node))
-            except m.NoMatchError as miss:
-                result.near_misses.append(near_miss(NAME, node, miss))
+            if m.op_name(node) in _HANDLERS and node.users:
+                attempt(self, rewriter, node, result, lambda at: _rewritten(rewriter, at))
         rewriter.finish()
         return result
+
+
+def _rewritten(rewriter: Rewriter, node: Node) -> bool:
+    new = _HANDLERS[m.op_name(node)](rewriter, node)
+    if new is not None:
+        rewriter.replace(node, new)
+    return new is not None
 
 
 PASS = Canonical()

@@ -14,10 +14,11 @@ import torch
 from torch.fx import Node
 
 from glmc.ir import match as m
+from glmc.ir.accounting import note
 from glmc.ir.ops import Numerics
 from glmc.ir.program import Program
 from glmc.ir.rewrite import Rewriter
-from glmc.passes.base import PassResult, match_at, near_miss
+from glmc.passes.base import PassResult, attempt
 
 _COPIES = ("aten.clone", "aten.alias", "aten.detach", "aten.lift_fresh_copy", "aten.contiguous")
 NAME = "clean"
@@ -27,17 +28,18 @@ def kept_value(node: Node) -> Node | None:
     """The operand that the node only hands through, or None."""
     if node.op != "call_function" or not isinstance(node.meta.get("val"), torch.Tensor):
         return None
-    source = node.args[0] if node.args else None
+    source = m.argument(node, 0) if node.args else None
     if not isinstance(source, Node) or not isinstance(source.meta.get("val"), torch.Tensor):
         return None
     if m.is_op(node, *_COPIES):
         return source
     if m.is_op(node, *m.CASTS):
         return source if m.dtype(node) == m.dtype(source) else None
-    if m.is_op(node, "aten.mul", "aten.div") and not node.kwargs:
-        return source if m.number(node.args[1]) == 1 and _same(node, source) else None
+    if m.is_op(node, "aten.mul", "aten.div"):
+        return source if m.number(m.argument(node, 1)) == 1 and _same(node, source) else None
     if m.is_op(node, "aten.sub") or (m.is_op(node, "aten.add") and not _is_float(node)):
-        return source if m.number(node.args[1]) == 0 and _same(node, source) else None
+        note(node, "alpha")  # of nothing
+        return source if m.number(m.argument(node, 1)) == 0 and _same(node, source) else None
     if m.is_op(node, "aten.slice"):
         return source if _keeps_all(node) else None
     return None
@@ -52,7 +54,8 @@ def _same(node: Node, source: Node) -> bool:
 
 
 def _keeps_all(node: Node) -> bool:
-    start, stop, step = (m.argument(node, index, "") for index in (2, 3, 4))
+    m.argument(node, 1)  # any dimension
+    start, stop, step = (m.argument(node, index, "", "") for index in (2, 3, 4))
     whole = stop in (None, "", sys.maxsize)
     return start in (None, "", 0) and whole and step in (None, "", 1)
 
@@ -67,17 +70,17 @@ class Clean:
         result = PassResult()
         rewriter = Rewriter(program, NAME)
         for node in list(program.graph.nodes):
-            kept = kept_value(node)
-            if kept is None or not node.users:
-                continue
-            try:
-                rewriter.replace(node, kept)
-            except m.NoMatchError as miss:
-                result.near_misses.append(near_miss(NAME, node, miss))
-                continue
-            result.matches.append(match_at(node))
+            if node.users:
+                attempt(self, rewriter, node, result, lambda at: _rewritten(rewriter, at))
         rewriter.finish()
         return result
+
+
+def _rewritten(rewriter: Rewriter, node: Node) -> bool:
+    kept = kept_value(node)
+    if kept is not None:
+        rewriter.replace(node, kept)
+    return kept is not None
 
 
 PASS = Clean()

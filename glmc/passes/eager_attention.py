@@ -13,6 +13,8 @@ from glmc.ir import match as m
 from glmc.ir.causal import require_causal
 from glmc.ir.program import Program
 
+_FLOATING = "the mask that is added must be of floating-point numbers"
+_ROUNDED = "the weights must not be rounded to less than the dtype of the values"
 _DROPOUTS = ("aten.dropout", "aten.native_dropout")
 
 
@@ -31,13 +33,14 @@ def read_eager(anchor: Node, program: Program) -> tuple[Node, Node, Node, float,
     mask = None
     if program.phase == "traced":
         mask = _added(masked, product)
+        m.require(mask is None or m.dtype(mask).is_floating_point, anchor, _FLOATING)
     else:
         m.require(masked is not product, anchor, "attention without a mask is not causal")
         require_causal(masked, program, product)
     q, turned = (_factor(node) for node in _factors(product))
     turned, factor = unscaled(turned)
     k = m.expect_op(turned, product, "aten.permute")
-    order = list(k.args[1])  # type: ignore[arg-type]
+    order = list(m.argument(k, 1))  # type: ignore[call-overload]
     rank = len(order)
     m.require(
         order == [*range(rank - 2), rank - 1, rank - 2], k, "the keys must be transposed once"
@@ -67,18 +70,17 @@ def _scores(node: Node) -> tuple[Node, float] | None:
     """(product of q and k, scale) above the masked scores, or None when there is no product."""
     if _is_product(node):
         return node, 1.0
-    operands = [value for value in node.args if isinstance(value, Node)]
     if m.is_op(node, *m.CASTS, "aten.masked_fill"):
-        return _scores(operands[0])
+        return _scores(m.skip_casts(node) if m.is_op(node, *m.CASTS) else m.operand(node, 0))
     if m.is_op(node, "aten.add", "aten.where"):
-        found = [scores for scores in map(_scores, operands) if scores is not None]
+        found = [scores for scores in map(_scores, node.all_input_nodes) if scores is not None]
         return found[0] if len(found) == 1 else None
     if m.is_op(node, "aten.mul", "aten.div"):
-        found = [scores for scores in map(_scores, operands) if scores is not None]
+        found = [scores for scores in map(_scores, node.all_input_nodes) if scores is not None]
         if len(found) != 1:
             return None
-        factor = next((value for value in map(m.number, node.args) if value is not None), None)
-        if factor is None or not isinstance(node.args[0], Node):
+        factor = m.literal(node)
+        if factor is None or not isinstance(m.argument(node, 0), Node):
             m.refuse(node, "the scale must be a number")
         product, scale = found[0]
         return product, scale * factor if m.is_op(node, "aten.mul") else scale / factor
@@ -87,7 +89,7 @@ def _scores(node: Node) -> tuple[Node, float] | None:
 
 def _is_product(node: Node) -> bool:
     if m.is_op(node, "aten.reshape"):
-        return m.is_op(node.args[0], "aten.bmm")
+        return m.is_op(m.argument(node, 0), "aten.bmm")
     return m.is_op(node, "aten.matmul")
 
 
@@ -108,7 +110,7 @@ def _factor(node: Node) -> Node:
 def unscaled(factor: Node) -> tuple[Node, float]:
     """(value, scale) of queries or keys that are scaled before the product."""
     if m.is_op(factor, "aten.mul", "aten.div"):
-        by = m.number(factor.args[1])
+        by = m.number(m.argument(factor, 1))
         if by is not None:
             scale = float(by) if m.is_op(factor, "aten.mul") else 1.0 / by
             return m.operand(factor, 0), scale
@@ -117,14 +119,16 @@ def unscaled(factor: Node) -> tuple[Node, float]:
 
 def _second_product(anchor: Node) -> tuple[Node, Node]:
     """(weights as they enter the product, product) below the softmax."""
-    node = anchor
+    node, casts = anchor, list[Node]()
     while True:
         user = m.sole_user(node)
-        if m.is_op(user, "aten.matmul"):
-            return node, user
-        if m.is_op(user, "aten.bmm"):
-            return node, m.sole_user(user, "aten.reshape")
-        if m.is_op(user, *_DROPOUTS):
+        if m.is_op(user, "aten.matmul", "aten.bmm"):
+            for cast in casts:
+                m.require(m.holds(m.dtype(cast), m.dtype(user)), cast, _ROUNDED)
+            return node, m.sole_user(user, "aten.reshape") if m.is_op(user, "aten.bmm") else user
+        if m.is_op(user, *m.CASTS):
+            casts.append(user)
+        elif m.is_op(user, *_DROPOUTS):
             _no_dropout(user)
         elif m.is_op(user, "aten.expand"):
             m.require(m.same_shape(user, node), user, "the weights must not be repeated")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch.fx import Node
 
+from glmc.ir import match as m
 from glmc.ir.ops.linear import LINEAR
 from glmc.ir.rewrite import Rewriter
 
@@ -34,26 +35,28 @@ class _Labels:
 
 def product(rewriter: Rewriter, node: Node, is_weight: Callable[[Node], bool]) -> Node | None:
     """What stands for the einsum ``node``, or None when it is no plain product."""
-    operands = node.args[1]
+    operands = m.argument(node, 1)
     if not isinstance(operands, (list, tuple)) or len(operands) != 2:
         return None
-    labels = _labels(str(node.args[0]))
+    labels = _labels(str(m.argument(node, 0)))
     if labels is None or not all(isinstance(operand, Node) for operand in operands):
         return None
     left, right = operands
+    if not _fits(labels, left, right):
+        return None
     if not labels.batch and labels.right == labels.columns + labels.summed:
-        if labels.left != labels.rows + labels.summed or not is_weight(right):  # type: ignore[arg-type]
+        if labels.left != labels.rows + labels.summed or not is_weight(right):
             return None
         return rewriter.call(
             LINEAR.overload, (left, right, None), replaces=(node,), value=node.meta["val"]
         )
     if not labels.batch or len(labels.rows) > 1 or len(labels.columns) > 1:
         return None
-    left = _arranged(rewriter, node, left, labels.left, labels.batch + labels.rows + labels.summed)  # type: ignore[arg-type]
+    left = _arranged(rewriter, node, left, labels.left, labels.batch + labels.rows + labels.summed)
     right = _arranged(
         rewriter,
         node,
-        right,  # type: ignore[arg-type]
+        right,
         labels.right,
         labels.batch + labels.summed + labels.columns,
     )
@@ -66,6 +69,14 @@ def product(rewriter: Rewriter, node: Node, is_weight: Callable[[Node], bool]) -
     inner = _helper(rewriter, node, "product", aten.matmul.default, (left, right))
     axis = -1 if labels.rows else len(labels.batch)
     return rewriter.call(aten.squeeze.dim, (inner, axis), replaces=(node,))
+
+
+def _fits(labels: _Labels, left: Node, right: Node) -> bool:
+    """Whether sizes of one letter agree: einsum repeats a size of 1, a product doesn't."""
+    sizes = dict(zip(labels.left, m.shape(left), strict=False))
+    others = dict(zip(labels.right, m.shape(right), strict=False))
+    ranks = (len(labels.left), len(labels.right)) == (len(m.shape(left)), len(m.shape(right)))
+    return ranks and all(m.same_size(sizes[each], others[each]) for each in sizes.keys() & others)
 
 
 def _labels(equation: str) -> _Labels | None:

@@ -50,7 +50,7 @@ def match(anchor: Node, program: Program) -> Pair:
         m.unrelated(anchor)
     result = m.sole_user(anchor, "aten.mul")
     up = m.expect_op(m.other_operand(result, anchor), result, _LINEAR)
-    m.require(up.args[0] is gate.args[0], up, "gate and up must read the same value")
+    m.require(m.argument(up, 0) is m.argument(gate, 0), up, "gate and up must read the same value")
     m.require(len(gate.users) == 1, gate, "the gate projection must be read by silu only")
     m.require(len(up.users) == 1, up, "the up projection must be read by the product only")
     _require_alike(gate, up, program)
@@ -68,7 +68,7 @@ def _merged(anchor: Node, gate: Node) -> Pair:
 
 def _require_alike(gate: Node, up: Node, program: Program) -> None:
     for index, what in ((1, "weight"), (2, "bias")):
-        first, second = gate.args[index], up.args[index]
+        first, second = m.argument(gate, index), m.argument(up, index)
         if first is None and second is None:
             continue
         m.require(
@@ -91,7 +91,7 @@ def rewrite(rewriter: Rewriter, pair: Pair) -> None:
     if not pair.merged:
         weight, bias = (_stacked(rewriter, pair, index) for index in (1, 2))
         linear = rewriter.call(
-            LINEAR.overload, (pair.gate.args[0], weight, bias), replaces=(pair.gate, pair.up)
+            LINEAR.overload, (m.argument(pair.gate, 0), weight, bias), replaces=(pair.gate, pair.up)
         )
     new = rewriter.call(SWIGLU.overload, (linear,), replaces=(pair.result, pair.silu))
     rewriter.replace(pair.result, new)
@@ -99,8 +99,8 @@ def rewrite(rewriter: Rewriter, pair: Pair) -> None:
 
 def _stacked(rewriter: Rewriter, pair: Pair, index: int) -> Node | None:
     """The placeholder of both weights (index 1) or biases (index 2), gate rows first."""
-    gate = rewriter.program.weight_of(pair.gate.args[index])
-    up = rewriter.program.weight_of(pair.up.args[index])
+    gate = rewriter.program.weight_of(m.argument(pair.gate, index))
+    up = rewriter.program.weight_of(m.argument(pair.up, index))
     if gate is None or up is None:
         return None
     return rewriter.weight(

@@ -17,7 +17,12 @@ SWAP = [0, 2, 1, 3]
 
 def is_swap(node: object) -> bool:
     """A permute that exchanges heads and tokens."""
-    return m.is_op(node, "aten.permute") and list(node.args[1]) == SWAP  # type: ignore[attr-defined]
+    return m.is_op(node, "aten.permute") and _order(node) == SWAP
+
+
+def _order(permute: object) -> list[int]:
+    order = m.argument(permute, 1)  # type: ignore[arg-type]
+    return list(order)  # type: ignore[call-overload, no-any-return]
 
 
 def token_major(rewriter: Rewriter, node: Node) -> Node:

@@ -33,7 +33,7 @@ def match(anchor: Node, program: Program) -> Activated:
     linear = m.operand(anchor, 0)
     if not m.is_op(linear, "glmc.linear"):
         m.unrelated(anchor)
-    m.require(linear.args[2] is None, linear, "the projection must have no bias")
+    m.require(m.argument(linear, 2) is None, linear, "the projection must have no bias")
     m.require(len(linear.users) == 1, linear, "the projection is also read elsewhere")
     return Activated(linear, anchor)
 
@@ -41,7 +41,7 @@ def match(anchor: Node, program: Program) -> Activated:
 def rewrite(rewriter: Rewriter, found: Activated) -> None:
     new = rewriter.call(
         LINEAR_SWIGLU.overload,
-        found.linear.args[:2],
+        m.arguments(found.linear)[:2],
         replaces=(found.linear, found.swiglu),
         value=found.swiglu.meta["val"],
     )

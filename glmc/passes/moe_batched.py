@@ -64,7 +64,7 @@ def _read(product: Node) -> _Product:
     matrix, vector, axis = left, right, -1
     if indexed(left) is None and m.is_op(right, "aten.permute"):
         matrix, vector, axis = m.operand(right, 0), left, -2
-        order = list(right.args[1])  # type: ignore[arg-type]
+        order = list(m.argument(right, 1))  # type: ignore[call-overload]
         rank = len(order)
         m.require(
             order == [*range(rank - 2), rank - 1, rank - 2],

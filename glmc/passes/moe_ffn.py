@@ -96,7 +96,7 @@ def _spelled(anchor: Node) -> Experts:
     _require_sum(anchor, gate)
     for mask in (*masks, *more, *below, *weight_masks, *parts.masks):
         _require_never(mask, order, gate)
-    order = Order(order.ids, int(gate.args[3]), order.permutation)  # type: ignore[arg-type]
+    order = Order(order.ids, int(m.argument(gate, 3)), order.permutation)  # type: ignore[call-overload]
     if parts.offsets is not None:
         require_offsets(parts.offsets, order, _experts(gate))
     x = inputs if parts.broadcast else source_of_rows(inputs, order)
@@ -116,7 +116,7 @@ def _weighted(weighted: Node, anchor: Node) -> tuple[Node, Node]:
         m.refuse(anchor, "the routing weights must multiply the results of the experts")
     if not m.is_op(weighted, "aten.mul"):
         m.unrelated(anchor)
-    operands = [value for value in weighted.args if isinstance(value, Node)]
+    operands = [value for value in m.arguments(weighted) if isinstance(value, Node)]
     products = [node for node in operands if m.is_op(_bare(_unmasked(node)[0]), *_PRODUCTS)]
     if len(products) != 1 or len(operands) != 2:
         if any(_routed(node) for node in operands):
@@ -136,7 +136,7 @@ def _weighted(weighted: Node, anchor: Node) -> tuple[Node, Node]:
 def _routed(node: Node) -> bool:
     """Whether a value is the gate's weights, reshaped, cast or sorted."""
     weights = m.skip(node, (*m.SHAPES, *m.CASTS, "aten.index"))
-    return m.is_op(weights, "getitem") and m.is_op(weights.args[0], "glmc.moe_gate")
+    return m.is_op(weights, "getitem") and m.is_op(m.argument(weights, 0), "glmc.moe_gate")
 
 
 def _bare(node: Node) -> Node:
@@ -161,12 +161,12 @@ def _grouped_operands(product: Node) -> tuple[Node, Node, Node]:
     turned = m.operand(product, 1)
     m.expect_op(turned, product, "aten.permute")
     m.require(
-        list(turned.args[1]) == [0, 2, 1],  # type: ignore[arg-type]
+        list(m.argument(turned, 1)) == [0, 2, 1],  # type: ignore[call-overload]
         turned,
         "the experts' weights must be stored as [experts, out, in]",
     )
     offsets = m.argument(product, 2, "offs")
-    if not isinstance(offsets, Node) or len(product.args) > 3:
+    if not isinstance(offsets, Node) or m.argument(product, 3, "bias") is not None:
         m.refuse(product, "the grouped product must have offsets and no bias")
     return m.operand(product, 0), m.operand(turned, 0), offsets
 
@@ -192,7 +192,7 @@ def _sorted_like_rows(weights: Node, permutation: Node) -> Node:
 def _unmasked(node: Node) -> tuple[Node, tuple[Node, ...]]:
     """Strip masks that put 0 at slots without an expert; the masks are checked by the caller."""
     masks: list[Node] = []
-    while m.is_op(node, "aten.masked_fill") and m.number(node.args[2]) == 0:
+    while m.is_op(node, "aten.masked_fill") and m.number(m.argument(node, 2)) == 0:
         masks.append(m.skip(m.operand(node, 1), m.SHAPES))
         node = m.operand(node, 0)
     return node, tuple(masks)
@@ -203,10 +203,10 @@ def _require_never(mask: Node, order: Order, gate: Node) -> None:
     experts = _experts(gate)
     ids = m.skip(m.operand(mask, 0), m.SHAPES)
     if m.is_op(mask, "aten.clamp"):
-        low, high = m.number(mask.args[1]), m.number(m.argument(mask, 2, "max"))
+        low, high = m.number(m.argument(mask, 1, "min")), m.number(m.argument(mask, 2, "max"))
         harmless = (low is None or low <= 0) and (high is None or high >= experts - 1)
     else:
-        bound = m.number(mask.args[1]) if m.is_op(mask, "aten.ge") else None
+        bound = m.number(m.argument(mask, 1)) if m.is_op(mask, "aten.ge") else None
         harmless = bound is not None and bound >= experts
     m.require(
         harmless and is_ids(ids, order), mask, "only ids beyond the last expert may be masked"
@@ -214,18 +214,18 @@ def _require_never(mask: Node, order: Order, gate: Node) -> None:
 
 
 def _experts(gate: Node) -> int:
-    return int(m.shape(gate.args[1])[0])
+    return int(m.shape(m.operand(gate, 1))[0])
 
 
 def _require_sum(anchor: Node, gate: Node) -> None:
     axis, keeps = m.argument(anchor, 1, "dim"), m.argument(anchor, 2, "keepdim", False)
     by_choice = list(axis) in ([1], [-2]) if isinstance(axis, (list, tuple)) else False
     m.require(
-        by_choice and not keeps and m.shape(anchor.args[0])[1] == gate.args[3],
+        by_choice and not keeps and m.shape(m.operand(anchor, 0))[1] == m.argument(gate, 3),
         anchor,
         "the sum must be over the experts of a token",
     )
-    m.require(not anchor.kwargs, anchor, "the sum must not change the dtype")
+    m.require(m.argument(anchor, 3, "dtype") is None, anchor, "the sum must not change the dtype")
 
 
 def _in_dtype_of(x: Node, anchor: Node) -> Node:
@@ -262,7 +262,7 @@ def _require_weights(experts: Experts, program: Program) -> None:
 def rewrite(rewriter: Rewriter, experts: Experts) -> None:
     seen = m.operand(experts.gate, 0)
     x = seen if same_value(seen, experts.x) else experts.x
-    results = {int(user.args[1]): user for user in m.users(experts.gate, "getitem")}  # type: ignore[arg-type]
+    results = {int(m.argument(user, 1)): user for user in m.users(experts.gate, "getitem")}  # type: ignore[call-overload]
     arguments = (x, results[0], results[1], experts.gate_up, experts.down)
     new = rewriter.call(MOE_FFN.overload, arguments, replaces=experts.inner)
     rewriter.replace(experts.result, new)

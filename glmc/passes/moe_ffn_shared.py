@@ -52,7 +52,7 @@ def match(anchor: Node, program: Program) -> Experts:
 
 
 def rewrite(rewriter: Rewriter, found: Experts) -> None:
-    arguments = (*found.routed.args, *found.shared.args[1:3])
+    arguments = (*m.arguments(found.routed), *m.arguments(found.shared)[1:3])
     new = rewriter.call(
         MOE_FFN_SHARED.overload,
         arguments,
@@ -63,7 +63,7 @@ def rewrite(rewriter: Rewriter, found: Experts) -> None:
         last = found.between[0]
         new = rewriter.call(
             torch.ops.aten.reshape.default,
-            (new, last.args[1]),
+            (new, m.argument(last, 1)),
             replaces=found.between,
             before=found.shared,
             value=found.shared.meta["val"],

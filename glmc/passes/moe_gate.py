@@ -73,19 +73,24 @@ class Gate:
 
 
 def match(anchor: Node, program: Program) -> Gate:
-    ids = anchor.args[2]
-    if not isinstance(ids, Node) or not m.is_op(ids, "getitem") or ids.args[1] != 1:
+    ids = m.argument(anchor, 2)
+    if not m.is_op(ids, "getitem") or not isinstance(ids, Node) or m.argument(ids, 1) != 1:
         m.unrelated(anchor)
     topk = m.operand(ids, 0)
     if not m.is_op(topk, "aten.topk"):
         m.unrelated(anchor)
     m.require(
-        len(m.shape(anchor)) == 2 and m.last_axis(anchor, anchor.args[1]),
+        len(m.shape(anchor)) == 2 and m.last_axis(anchor, m.argument(anchor, 1)),
         anchor,
         "the scores of [tokens, experts] must be gathered along the experts",
     )
     router = _router(anchor, program)
     top_k, choice = _top_k(topk)
+    m.require(
+        m.same_size(m.shape(choice)[-1], m.shape(router.logits)[-1]),
+        topk,
+        "top-k must be over all experts of a token",
+    )
     groups, biased = match_groups(choice)
     bias = _bias(biased, router, program)
     weighing = _weighing(anchor)
@@ -94,7 +99,8 @@ def match(anchor: Node, program: Program) -> Gate:
 
 
 def _router(anchor: Node, program: Program) -> Router:
-    scores = m.skip(m.operand(anchor, 0), m.SHAPES)
+    gathered = m.operand(anchor, 0)
+    scores = m.skip(gathered, m.SHAPES)
     m.require(
         not m.is_op(scores, "aten.add", "aten.masked_fill", "aten.where"),
         scores,
@@ -109,7 +115,13 @@ def _router(anchor: Node, program: Program) -> Router:
         computed,
         "the router must be computed in float32",
     )
-    m.require(logits.args[2] is None, logits, "the router must have no bias in its linear")
+    m.require(m.argument(logits, 2) is None, logits, "the router must have no bias in its linear")
+    experts = m.shape(logits)[-1]
+    m.require(
+        m.same_size(m.shape(gathered)[-1], experts),
+        gathered,
+        "the scores must be gathered among all experts of a token",
+    )
     x, weight = _uncast(m.operand(logits, 0)), _uncast(m.operand(logits, 1))
     m.require(program.weight_of(weight) is not None, logits, "the router must be a model weight")
     return Router(x, weight, logits, scores)
@@ -127,7 +139,9 @@ def _top_k(topk: Node) -> tuple[int, Node]:
     top_k = m.argument(topk, 1, "k")
     if not isinstance(top_k, int):
         m.refuse(topk, "the number of experts of a token must be a literal")
-    m.require(m.last_axis(topk.args[0], m.argument(topk, 2, "dim", -1)), topk, "top-k over experts")  # type: ignore[arg-type]
+    m.require(
+        m.last_axis(m.operand(topk, 0), m.argument(topk, 2, "dim", -1)), topk, "top-k over experts"
+    )
     m.require(bool(m.argument(topk, 3, "largest", True)), topk, "top-k must take the largest")
     m.require(
         not m.argument(topk, 4, "sorted", True),
@@ -142,7 +156,8 @@ def _bias(biased: Node, router: Router, program: Program) -> Node:
         biased is not router.scores, biased, "experts must be chosen by scores plus a correction"
     )
     m.expect_op(biased, router.scores, "aten.add")
-    m.require(not biased.kwargs, biased, "the correction bias must be added unscaled")
+    alpha = m.argument(biased, 2, "alpha", 1)
+    m.require(alpha == 1, biased, "the correction bias must be added unscaled")
     operands = [m.skip(m.operand(biased, index), m.SHAPES) for index in (0, 1)]
     if router.scores not in operands:
         m.refuse(biased, "experts must be chosen by the scores that weigh them, plus a correction")
@@ -161,10 +176,11 @@ def _weighing(gathered: Node) -> Weighing:
     sums = m.users(gathered, "aten.sum")
     divisions = m.users(gathered, "aten.div")
     if sums or divisions:
-        if len(sums) != 1 or len(divisions) != 1 or divisions[0].args[0] is not gathered:
+        if len(sums) != 1 or len(divisions) != 1 or m.argument(divisions[0], 0) is not gathered:
             m.refuse(gathered, "the weights must be divided once, by their own sum")
         total, result, normalize = sums[0], divisions[0], True
-        denominator = m.operand(result, 1)
+        denominator, _ = m.operand(result, 1), m.operand(total, 0)
+        m.argument(total, 2, "keepdim")  # as the shape says
         m.require(
             m.last_axis(gathered, m.argument(total, 1, "dim"))
             and len(m.shape(denominator)) == 2
@@ -177,7 +193,7 @@ def _weighing(gathered: Node) -> Weighing:
     following = m.users(result)
     if len(following) == 1 and m.is_op(following[0], "aten.mul") and m.is_scaling(following[0]):
         result = following[0]
-        scale = float(next(filter(None, map(m.number, result.args)), 0.0))
+        scale = float(m.literal(result) or 0.0)
     return Weighing(result, normalize, eps, scale)
 
 
@@ -187,9 +203,9 @@ def _eps(denominator: Node, total: Node) -> float:
     if denominator is total:
         return 0.0
     m.expect_op(denominator, total, "aten.add")
-    eps = m.number(denominator.args[1])
+    eps = m.number(m.argument(denominator, 1))
     summed = m.skip(m.operand(denominator, 0), m.SHAPES)
-    if summed is not total or eps is None or denominator.kwargs:
+    if summed is not total or eps is None or m.argument(denominator, 2, "alpha", 1) != 1:
         m.refuse(denominator, "the weights must be divided by their sum plus a literal eps")
     return float(eps)
 
@@ -218,7 +234,7 @@ def _total_of(division: Node) -> object:
     denominator = m.skip(m.operand(division, 1), m.SHAPES)
     if m.is_op(denominator, "aten.add"):
         denominator = m.skip(m.operand(denominator, 0), m.SHAPES)
-    return denominator.args[0] if m.is_op(denominator, "aten.sum") else None
+    return m.argument(denominator, 0) if m.is_op(denominator, "aten.sum") else None
 
 
 def rewrite(rewriter: Rewriter, gate: Gate) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from torch.fx import Node
 
 from glmc.ir import match as m
+from glmc.ir.accounting import given, note
 
 _ZEROS = ("aten.zeros_like", "aten.new_zeros", "aten.zeros")
 _ONES = ("aten.ones_like", "aten.new_ones", "aten.ones")
@@ -35,9 +36,10 @@ def match_groups(choice: Node) -> tuple[Groups, Node]:
     """The group stage above ``choice`` (NO_GROUPS when there is none), and the biased scores."""
     node = m.skip(choice, m.SHAPES)
     if m.is_op(node, "aten.masked_fill"):
-        values, mask, fill, keeps = node.args[0], node.args[1], constant(node.args[2]), False
+        values, mask, fill = m.arguments(node)[:3]
+        fill, keeps = constant(fill), False
     elif m.is_op(node, "aten.where"):
-        mask, values, other = node.args[:3]
+        mask, values, other = m.arguments(node)[:3]
         fill, keeps = constant(other), True
         if fill is None:
             values, fill, keeps = other, constant(values), False
@@ -56,13 +58,17 @@ def match_groups(choice: Node) -> tuple[Groups, Node]:
 def constant(value: object) -> m.Number | None:
     """A literal, or the literal that a constant tensor is filled with."""
     if isinstance(value, Node) and m.op_name(value) in _FULLS:
-        value = value.args[_FULLS[m.op_name(value)]]
+        filled, value = value, m.number(m.argument(value, _FULLS[m.op_name(value)]))
+        whole = value is None or int(m.dtype(filled).is_floating_point) or value == int(value)
+        note(filled, "self", "size")  # as its shape says
+        return value if whole else None
     return m.number(value)
 
 
 def _filled(value: object) -> m.Number | None:
     """As :func:`constant`, also of tensors of zeros or ones, with True as 1."""
     if m.is_op(value, *_ZEROS, *_ONES):
+        note(value, *given(value))  # type: ignore[arg-type]  # as its shape says
         return int(m.is_op(value, *_ONES))
     return int(value) if isinstance(value, bool) else constant(value)
 
@@ -77,9 +83,13 @@ def _mask(mask: Node, values: Node, biased: Node, experts: object, keeps: bool) 
             m.require(widened is None, node, "the group mask must be widened once")
             widened = node
         if m.is_op(node, "aten.eq", "aten.ne", "aten.gt"):
-            m.require(m.number(node.args[1]) == 0, node, "the group mask must be compared with 0")
+            m.require(
+                m.number(m.argument(node, 1)) == 0, node, "the group mask must be compared with 0"
+            )
         elif not m.is_op(node, *_ABOVE_MASK):
             m.refuse(node, "the group mask must be built by scatter or one_hot")
+        elif m.is_op(node, *m.CASTS):
+            note(node, "dtype", "other")  # 0 and 1 are what they are in every dtype
         node = m.operand(node, 0)
     count, chosen, drops = _scattered(node, biased)
     m.require(
@@ -115,7 +125,7 @@ def _widens(node: Node, count: int, members: int) -> bool:
     source = m.operand(node, 0)
     if m.is_op(node, "aten.repeat_interleave"):
         axis = m.argument(node, 2, "dim")
-        repeats = m.number(node.args[1])
+        repeats = m.number(m.argument(node, 1))
         return repeats == members and m.last_axis(source, axis) and _ends(source, count)
     return _ends(source, count, 1) and _ends(node, count, members)
 
@@ -129,8 +139,8 @@ def _scattered(node: Node, biased: Node) -> tuple[int, int, bool]:
     """(groups, chosen groups, whether the mask is 0 at the chosen ones and 1 elsewhere)."""
     index, drops = _one_hot(node) if m.is_op(node, "aten.sum") else _written(node)
     item = m.expect_op(index, node, "getitem")
-    best = m.expect_op(item.args[0], node, "aten.topk")
-    m.require(item.args[1] == 1, item, "the group mask must be made of top-k's indices")
+    best = m.expect_op(m.argument(item, 0), node, "aten.topk")
+    m.require(m.argument(item, 1) == 1, item, "the group mask must be made of top-k's indices")
     scores = m.operand(best, 0)
     chosen, count = m.argument(best, 1, "k"), m.shape(scores)[-1]
     if not isinstance(chosen, int) or not isinstance(count, int):
@@ -146,7 +156,7 @@ def _scattered(node: Node, biased: Node) -> tuple[int, int, bool]:
 
 def _written(scatter: Node) -> tuple[object, bool]:
     """(index, drops) of a constant scattered over its opposite."""
-    start, axis, index, value = scatter.args[:4]
+    start, axis, index, value = m.arguments(scatter)[:4]
     outside, inside = _filled(start), _filled(value)
     if outside not in (0, 1):
         m.refuse(scatter, "the group mask must start at 0 or at 1")
@@ -161,22 +171,25 @@ def _written(scatter: Node) -> tuple[object, bool]:
 
 def _one_hot(total: Node) -> tuple[object, bool]:
     """(index, False) of the sum of one_hot over the chosen groups."""
-    hot = m.expect_op(total.args[0], total, "aten.one_hot")
+    hot = m.expect_op(m.argument(total, 0), total, "aten.one_hot")
     m.require(
         m.argument(total, 1, "dim") in ([1], [-2]) and len(m.shape(hot)) == 3,
         total,
         "one_hot must be summed over the chosen groups",
     )
-    return hot.args[0], False
+    m.argument(hot, 1, "num_classes")  # as the shape of the mask says
+    m.dtype(total)
+    return m.argument(hot, 0), False
 
 
 def _require_two_best(scores: Node, biased: Node, count: int) -> None:
     """A group's score is the sum of its two best biased scores."""
     reason = "the score of a group must be the sum of its two best scores"
     m.require(m.is_op(scores, "aten.sum"), scores, reason)
-    item = m.expect_op(scores.args[0], scores, "getitem")
-    best = m.expect_op(item.args[0], item, "aten.topk")
-    m.require(item.args[1] == 0 and m.argument(best, 1, "k") == 2, best, reason)
+    item = m.expect_op(m.argument(scores, 0), scores, "getitem")
+    best = m.expect_op(m.argument(item, 0), item, "aten.topk")
+    m.require(m.argument(item, 1) == 0 and m.argument(best, 1, "k") == 2, best, reason)
+    m.argument(scores, 2, "keepdim")  # as the shape of the groups says
     m.require(m.last_axis(item, m.argument(scores, 1, "dim")), scores, reason)
     _require_largest_last(best)
     by_group = m.operand(best, 0)
@@ -189,5 +202,6 @@ def _require_two_best(scores: Node, biased: Node, count: int) -> None:
 
 def _require_largest_last(topk: Node) -> None:
     holds = bool(m.argument(topk, 3, "largest", True))
+    m.argument(topk, 4, "sorted")  # a set of groups, or a sum of two
     last = m.last_axis(m.operand(topk, 0), m.argument(topk, 2, "dim", -1))
     m.require(holds and last, topk, "top-k must take the largest of the last dimension")

@@ -34,8 +34,8 @@ def halves(activated: Node) -> Node:
 
 def half_bounds(node: Node) -> tuple[object, object] | None:
     """(start, stop) of a plain slice of the last dimension."""
-    axis, start, stop, step = (*node.args[1:], 1)[:4]
-    if step != 1 or not m.last_axis(node, axis):
+    axis, start, stop, step = (m.argument(node, index) for index in (1, 2, 3, 4))
+    if step not in (None, 1) or not m.last_axis(node, axis):
         return None
     return start, stop
 
@@ -45,9 +45,9 @@ def results_of_gate(ids: Node, weights: Node, at: Node) -> Node:
     reason = "experts and routing weights must be the two results of one moe_gate"
     for node, index in ((ids, 1), (weights, 0)):
         m.require(not m.is_op(node, *m.CASTS), node, "the results of the gate must not be cast")
-        m.require(m.is_op(node, "getitem") and node.args[1] == index, at, reason)
-        m.require(m.is_op(node.args[0], "glmc.moe_gate"), at, reason)
-    m.require(ids.args[0] is weights.args[0], at, reason)
+        m.require(m.is_op(node, "getitem") and m.argument(node, 1) == index, at, reason)
+        m.require(m.is_op(m.argument(node, 0), "glmc.moe_gate"), at, reason)
+    m.require(m.argument(ids, 0) is m.argument(weights, 0), at, reason)
     return m.operand(ids, 0)
 
 

@@ -38,7 +38,7 @@ def match(anchor: Node, program: Program) -> Sandwich:
 
 
 def rewrite(rewriter: Rewriter, found: Sandwich) -> None:
-    arguments = (*found.norm.args[:3], *found.add_norm.args[1:4])
+    arguments = (*m.arguments(found.norm), *m.arguments(found.add_norm)[1:])
     new = rewriter.call(
         NORM_ADD_RMS_NORM.overload,
         arguments,

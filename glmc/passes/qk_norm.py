@@ -45,8 +45,8 @@ def match(anchor: Node, program: Program) -> NormedRope:
 
 
 def rewrite(rewriter: Rewriter, found: NormedRope) -> None:
-    x, weight, eps = found.norm.args
-    arguments = (x, weight, eps, *found.rope.args[1:])
+    x, weight, eps = m.arguments(found.norm)
+    arguments = (x, weight, eps, *m.arguments(found.rope)[1:])
     new = rewriter.call(NORM_ROPE.overload, arguments, replaces=(found.rope, found.norm))
     rewriter.replace(found.rope, new)
 

@@ -48,12 +48,14 @@ def match(anchor: Node, program: Program) -> Projections:
     first = linears[0]
     for node in linears:
         m.require(
-            node.args[0] is first.args[0], node, "q, k and v must be projected from one value"
+            m.argument(node, 0) is m.argument(first, 0),
+            node,
+            "q, k and v must be projected from one value",
         )
         m.require(len(node.users) == 1, node, "the projection is also read elsewhere")
     module = f"{_owner(anchor, first, program)}.qkv_proj"
     weight = _merged(program, linears, 1, f"{module}.weight")
-    biased = any(node.args[2] is not None for node in linears)
+    biased = any(m.argument(node, 2) is not None for node in linears)
     bias = _merged(program, linears, 2, f"{module}.bias") if biased else None
     return Projections(linears, weight, bias)
 
@@ -64,7 +66,7 @@ def _projection(node: Node) -> Node:
     if m.is_op(node, "aten.index_copy"):
         return m.skip(m.operand(node, 3), _BETWEEN)
     if m.is_op(node, "aten.cat"):
-        parts = node.args[0]
+        parts = m.argument(node, 0)
         if isinstance(parts, (list, tuple)) and isinstance(parts[-1], Node):
             return m.skip(parts[-1], _BETWEEN)
     return node
@@ -72,7 +74,7 @@ def _projection(node: Node) -> Node:
 
 def _owner(anchor: Node, linear: Node, program: Program) -> str:
     """The attention's module: the parent of the projection's."""
-    weight = program.weight_of(linear.args[1])
+    weight = program.weight_of(m.argument(linear, 1))
     if weight is None:
         m.refuse(linear, "the projection must be a model weight")
     return weight.name.rpartition(".")[0].rpartition(".")[0] or str(anchor.meta["module"])
@@ -81,10 +83,10 @@ def _owner(anchor: Node, linear: Node, program: Program) -> str:
 def _merged(program: Program, linears: tuple[Node, ...], index: int, name: str) -> Weight:
     weights: list[Weight] = []
     for node in linears:
-        if node.args[index] is None:
+        if m.argument(node, index) is None:
             weights.append(_zeros(node, name))
             continue
-        weight = program.weight_of(node.args[index])
+        weight = program.weight_of(m.argument(node, index))
         if weight is None:
             m.refuse(node, "the projection must be a model weight")
         weights.append(weight)
@@ -110,7 +112,7 @@ def rewrite(rewriter: Rewriter, found: Projections) -> None:
     weight = rewriter.weight(found.weight)
     bias = None if found.bias is None else rewriter.weight(found.bias)
     merged = rewriter.call(
-        LINEAR.overload, (first.args[0], weight, bias), replaces=found.linears, before=first
+        LINEAR.overload, (m.argument(first, 0), weight, bias), replaces=found.linears, before=first
     )
     merged.meta["id"] = f"{found.weight.name.removesuffix('.weight')}#linear"
     axis, start = len(m.shape(merged)) - 1, 0

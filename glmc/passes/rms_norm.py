@@ -57,12 +57,13 @@ def _fused(anchor: Node, program: Program) -> Norm:
 
 
 def _spelled(anchor: Node, program: Program) -> Norm:
-    shifted = anchor.args[0]
-    if m.is_op(anchor, "aten.pow") and m.number(anchor.args[1]) not in (0.5, -0.5):
+    shifted = m.argument(anchor, 0)
+    if m.is_op(anchor, "aten.pow") and m.number(m.argument(anchor, 1)) not in (0.5, -0.5):
         m.unrelated(anchor)
     if not isinstance(shifted, Node) or not m.is_op(shifted, "aten.add"):
         m.unrelated(anchor)
-    mean = m.skip(m.operand(shifted, 0), ("aten.unsqueeze",))
+    mean, eps = m.operand(shifted, 0), m.number(m.argument(shifted, 1))
+    mean = m.skip(mean, ("aten.unsqueeze",))
     if not m.is_op(mean, "aten.mean"):
         m.unrelated(anchor)
     m.require(
@@ -70,7 +71,6 @@ def _spelled(anchor: Node, program: Program) -> Norm:
         anchor,
         "the root must be rsqrt: a square root and a quotient, or a power, round differently",
     )
-    eps = m.number(shifted.args[1])
     if eps is None:
         m.refuse(shifted, "eps must be a number")
     hidden = _squared(m.operand(mean, 0), mean)
@@ -81,6 +81,7 @@ def _spelled(anchor: Node, program: Program) -> Norm:
         mean,
         _REDUCED,
     )
+    m.argument(mean, 2, "keepdim")  # as the shape says
     kept = m.shape(m.operand(shifted, 0))
     m.require(
         len(kept) == rank and m.is_static(kept[-1]) and kept[-1] == 1,
@@ -124,9 +125,9 @@ def _squared(node: Node, at: Node) -> Node:
     m.expect_op(node, at, "aten.pow", "aten.mul", "aten.square")
     base = m.operand(node, 0)
     if m.is_op(node, "aten.pow"):
-        m.require(node.args[1] == 2, node, "the exponent must be 2")
+        m.require(m.argument(node, 1) == 2, node, "the exponent must be 2")
     elif m.is_op(node, "aten.mul"):
-        m.require(node.args[1] is base, node, "the mean must be of a value times itself")
+        m.require(m.argument(node, 1) is base, node, "the mean must be of a value times itself")
     return base
 
 

@@ -83,7 +83,7 @@ def _with_neg(anchor: Node) -> tuple[Node, Node, Node, Node]:
 
 def _without_neg(anchor: Node) -> tuple[Node, Node, Node, Node]:
     """``join(x1*cos - x2*sin, x2*cos + x1*sin)``: (x or its rotated part, cos, sin, join)."""
-    first, second = anchor.args[0], anchor.args[1]
+    first, second = m.argument(anchor, 0), m.argument(anchor, 1)
     if not (isinstance(first, Node) and isinstance(second, Node)):
         m.unrelated(anchor)
     joins = m.users(anchor, "aten.cat", "aten.stack", "aten.unsqueeze")
@@ -120,16 +120,16 @@ def _with_passed_part(part: Node, turned: Node) -> tuple[Node, Node]:
     """(x, root) with the entries that pass unchanged, where there are such."""
     width = m.shape(turned)[-1]
     for user in m.users(turned, "aten.cat"):
-        pieces = user.args[0]
+        pieces = m.argument(user, 0)
         if not isinstance(pieces, (list, tuple)) or len(pieces) != 2 or pieces[0] is not turned:
             continue
         passed = pieces[1]
         sources = _picked_from(part)[:2]
-        if m.is_op(passed, "aten.slice") and m.operand(passed, 0) in sources:  # type: ignore[arg-type]
+        if m.is_op(passed, "aten.slice") and m.operand(passed, 0) in sources:
             m.require(
                 len(turned.users) == 1, turned, "a value inside the rotation is also read elsewhere"
             )
-            return m.operand(passed, 0), user  # type: ignore[arg-type]
+            return m.operand(passed, 0), user
     m.require(
         m.shape(part)[-1] == width,
         turned,

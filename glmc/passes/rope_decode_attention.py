@@ -33,21 +33,21 @@ class WrittenAndRead:
 
 def match(anchor: Node, program: Program) -> WrittenAndRead:
     query = m.operand(anchor, 0)
-    if not m.is_op(query, "getitem") or not m.is_op(query.args[0], _WRITTEN):
+    if not m.is_op(query, "getitem") or not m.is_op(m.argument(query, 0), _WRITTEN):
         m.unrelated(anchor)
     write = m.operand(query, 0)
-    m.require(query.args[1] == 0, query, "the query must be the first result")
+    m.require(m.argument(query, 1) == 0, query, "the query must be the first result")
     m.require(len(query.users) == 1, query, "the query is also read elsewhere")
     for index, name in ((1, "keys"), (2, "values")):
         cache = m.operand(anchor, index)
-        own = m.is_op(cache, "getitem") and cache.args[0] is write and cache.args[1] == index
+        own = m.is_op(cache, "getitem") and m.arguments(cache) == (write, index)
         m.require(own, cache, f"the {name} must be those of the cache that was just written")
     return WrittenAndRead(write, anchor)
 
 
 def rewrite(rewriter: Rewriter, found: WrittenAndRead) -> None:
     caches = [m.operand(found.attention, index) for index in (1, 2)]
-    arguments = (*found.write.args, *found.attention.args[3:])
+    arguments = (*m.arguments(found.write), *m.arguments(found.attention)[3:])
     fakes = (found.attention.meta["val"], *(cache.meta["val"] for cache in caches))
     new = rewriter.call(
         ROPE_DECODE_ATTENTION.overload,

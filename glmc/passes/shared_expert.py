@@ -45,12 +45,13 @@ def match(anchor: Node, program: Program) -> SharedExpert:
     if scaled is not None:
         m.refuse(scaled, "neither the routed nor the shared experts may be scaled")
     m.require(m.is_op(experts, _ROUTED), routed, "the routed experts must not be cast")
-    m.require(not anchor.kwargs, anchor, "the addition must be unscaled")
+    alpha = m.argument(anchor, 2, "alpha", 1)
+    m.require(alpha == 1, anchor, "the addition must be unscaled")
     down = m.skip(shared, m.SHAPES)
     activated = m.expect_op(m.skip(m.operand(down, 0), m.SHAPES), down, "glmc.swiglu")
     gate_up = m.expect_op(m.operand(activated, 0), activated, _LINEAR)
     for linear in (gate_up, down):
-        m.require(linear.args[2] is None, linear, "the shared expert must have no bias")
+        m.require(m.argument(linear, 2) is None, linear, "the shared expert must have no bias")
         m.require(len(linear.users) == 1, linear, "the shared expert must be read here only")
     m.require(len(activated.users) == 1, activated, "the shared expert must be read here only")
     x = m.operand(gate_up, 0)
@@ -73,7 +74,7 @@ def match(anchor: Node, program: Program) -> SharedExpert:
 
 def _sides(anchor: Node) -> tuple[Node, Node]:
     """(routed, shared) operands of the addition; unrelated unless one is routed, one a linear."""
-    if not all(isinstance(value, Node) for value in anchor.args[:2]):
+    if not all(isinstance(value, Node) for value in m.arguments(anchor)[:2]):
         m.unrelated(anchor)
     for index in (0, 1):
         routed, shared = m.operand(anchor, index), m.operand(anchor, 1 - index)
@@ -115,7 +116,7 @@ def _shaped_like(rewriter: Rewriter, shared: SharedExpert) -> Node:
             return candidate
     sizes: object = [-1, m.shape(source)[-1]]
     if m.is_op(shared.routed, "aten.reshape"):
-        sizes = shared.routed.args[1]
+        sizes = m.argument(shared.routed, 1)
     return rewriter.call(
         torch.ops.aten.reshape.default, (source, sizes), replaces=(shared.inner[1],)
     )

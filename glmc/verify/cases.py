@@ -24,8 +24,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from glmc.ir.tolerance import LONGEST
 from glmc.verify.random_weights import scaled
-from glmc.verify.tolerance import LONGEST
 from glmc.verify.weights import Alteration
 from glmc_runtime.text import Text
 

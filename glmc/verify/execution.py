@@ -14,9 +14,9 @@ from torch.fx import Node
 from glmc.errors import InternalError
 from glmc.ir.match import is_op
 from glmc.ir.program import Program
+from glmc.ir.tolerance import condition_of
 from glmc.out_of_memory import shortage_behind
 from glmc.verify.regions import Region
-from glmc.verify.tolerance import condition_of
 
 Values = Mapping[Node, Any]
 

@@ -7,12 +7,12 @@ from dataclasses import replace
 
 from glmc.ir.ops import Numerics
 from glmc.ir.program import Program
+from glmc.ir.tolerance import Deviation, compare, tolerance_of
 from glmc.passes.base import Match
 from glmc.pipeline import PassRecord
 from glmc.verify.cases import Case
 from glmc.verify.execution import Given, NodeError, each_region
 from glmc.verify.regions import Region, regions
-from glmc.verify.tolerance import Deviation, compare, tolerance_of
 from glmc.verify.verdict import Verdict, Violation, verdict_text
 from glmc.verify.weights import ModelWeights
 
@@ -28,7 +28,7 @@ def verify_rewrites(
     numerics = Numerics(record.numerics)
     found = regions(before, after)
     order = {region: number for number, region in enumerate(found)}
-    tolerances = {region: tolerance_of(numerics, region, record.budget) for region in found}
+    tolerances = {region: tolerance_of(numerics, region.halves, record.budget) for region in found}
     violations: dict[tuple[int, int], Violation] = {}
     largest = 0.0
     for case in cases:

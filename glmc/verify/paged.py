@@ -20,11 +20,7 @@ from torch.fx import Node
 from glmc.ir import match as m
 from glmc.ir.ops import Numerics
 from glmc.ir.program import Program
-from glmc.pipeline import PassRecord
-from glmc.verify.cases import Case
-from glmc.verify.execution import Given, NodeError, call, values_of
-from glmc.verify.packed import Packed
-from glmc.verify.tolerance import (
+from glmc.ir.tolerance import (
     ANOTHER_KIND,
     Deviation,
     Tolerance,
@@ -33,6 +29,10 @@ from glmc.verify.tolerance import (
     reduction_terms,
     stored_values,
 )
+from glmc.pipeline import PassRecord
+from glmc.verify.cases import Case
+from glmc.verify.execution import Given, NodeError, call, values_of
+from glmc.verify.packed import Packed
 from glmc.verify.verdict import Verdict, Violation, Wrong, verdict_text
 from glmc.verify.weights import ModelWeights
 

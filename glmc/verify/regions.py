@@ -43,6 +43,10 @@ class Region:
     ends: tuple[Pair, ...]
 
     @property
+    def halves(self) -> tuple[tuple[Node, ...], tuple[Node, ...]]:
+        return self.removed, self.added
+
+    @property
     def layer(self) -> int | None:
         layer = self.ends[0].after.meta.get("layer")
         return layer if isinstance(layer, int) else None

@@ -29,8 +29,8 @@ from glmc.driver import Compiled, write_compiled
 from glmc.errors import GlmcError
 from glmc.ir.ops import Numerics
 from glmc.ir.program import Program
+from glmc.ir.tolerance import Tolerance, reduction_terms, stored_values
 from glmc.out_of_memory import shortage_behind
-from glmc.verify.tolerance import Tolerance, reduction_terms, stored_values
 from glmc.verify.verdict import Verdict, Violation
 from glmc.verify.weights import ModelWeights
 from glmc_runtime.errors import GuardError

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from glmc.config import CompileOptions
+from glmc.ir.tolerance import LONGEST
 from glmc.presets.build import build_config
 from glmc.presets.catalog import ModelSource, model_shape
 from glmc.presets.fields import ModelFields
@@ -15,7 +16,6 @@ from glmc.presets.matches import expected_matches
 from glmc.presets.parameters import parameter_count
 from glmc.verify.cases import Case, cases, real_prompts
 from glmc.verify.random_weights import RandomPool
-from glmc.verify.tolerance import LONGEST
 from glmc.verify.weights import ModelWeights
 from glmc.weights.checkpoint import open_checkpoint
 

@@ -11,7 +11,7 @@ from torch.fx import Node
 
 from glmc.errors import Lines, VerificationError
 from glmc.ir.ops import Numerics
-from glmc.verify.tolerance import Tolerance
+from glmc.ir.tolerance import Tolerance
 
 
 @dataclass(frozen=True)

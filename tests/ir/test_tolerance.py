@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from glmc.ir.ops import Numerics
-from glmc.verify.tolerance import Tolerance, compare
+from glmc.ir.tolerance import Tolerance, compare
 
 BITWISE = Tolerance(Numerics.BITWISE)
 

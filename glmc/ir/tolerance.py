@@ -23,8 +23,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -33,9 +33,15 @@ from torch.fx import Node
 
 from glmc.ir import match as m
 from glmc.ir.ops import Numerics
-from glmc.report import VIEWS
-from glmc.verify.regions import Region
 
+# ATen calls that only describe memory; eager PyTorch launches no kernel for them.
+VIEWS = frozenset(
+    f"aten.{name}"
+    for name in (
+        "view _unsafe_view reshape permute transpose t expand unsqueeze squeeze slice select split "
+        "split_with_sizes chunk alias detach sym_size"
+    ).split()
+)
 CONFIDENCE = 6.0
 # Keys of the longest input that is compared (see cases.py).
 LONGEST = 64
@@ -85,6 +91,9 @@ class Tolerance:
         magnitude = torch.maximum(rows, whole)
         return self.relative(value.dtype) * magnitude
 
+    def with_condition(self, condition: float) -> Tolerance:
+        return replace(self, condition=condition)
+
     def relative(self, dtype: torch.dtype) -> float:
         """The bound of a floating-point value of ``dtype`` and magnitude 1."""
         if self.numerics is Numerics.BITWISE:
@@ -112,11 +121,12 @@ NONE = Deviation(0.0, 0.0, 0.0)
 ANOTHER_KIND = Deviation(math.inf, 0.0, math.inf)
 
 
-def tolerance_of(numerics: Numerics, region: Region, budget: float = 0.0) -> Tolerance:
-    """What the longer half of a region adds up and stores."""
+def tolerance_of(
+    numerics: Numerics, halves: tuple[Collection[Node], Collection[Node]], budget: float = 0.0
+) -> Tolerance:
+    """What the longer half of a region, removed or added, adds up and stores."""
     if numerics is Numerics.BITWISE:
         return Tolerance(numerics)
-    halves = (region.removed, region.added)
     return Tolerance(
         numerics,
         max(map(reduction_terms, halves)),

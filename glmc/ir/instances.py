@@ -1,0 +1,292 @@
+"""Instances: concrete sizes for a region, and values of its operands that are made to go wrong."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import sympy
+import torch
+from torch import SymInt, Tensor
+from torch.fx import Node
+
+from glmc.ir.accounting import given, parameters
+from glmc.ir.match import CASTS, SHAPES, is_op
+from glmc.ir.program import Program
+from glmc.weights.recipe import Constant
+
+FULL, SMALL = "full", "small"
+# Step sizes of a phase's own graph: every slot of a sequence lies in one of its blocks.
+_STEP = {"tokens": 3, "sequences": 3, "sequences+1": 4, "blocks": 8, "table": 2}
+_OTHERS = ((2, 5, 3, 7), (1, 1, 1, 1), (3, 17, 2, 5))
+_BLOCK = 65521  # random numbers of a large value; a prime, so that no two rows are equal
+_SMALL_WEIGHT = 2**16
+
+
+@dataclass(frozen=True)
+class Values:
+    """``name`` says what kind of values ``nodes`` hold."""
+
+    name: str
+    nodes: dict[Node, Any]
+
+
+@dataclass(frozen=True)
+class Instance:
+    """Sizes by symbol; sizes from ``large`` on are divided by ``divisor`` where that goes."""
+
+    symbols: dict[sympy.Symbol, int] = field(default_factory=dict)
+    large: int = 0
+    divisor: int = 1
+    hostile: bool = True
+    known: dict[sympy.Expr, int] = field(default_factory=dict, compare=False)
+
+    @property
+    def name(self) -> str:
+        return FULL if self.divisor == 1 else SMALL
+
+    def divided(self, large: int, divisor: int) -> Instance:
+        return replace(self, large=large, divisor=divisor, known={})
+
+    def mapped(self, size: int) -> int:
+        if self.divisor == 1 or size < self.large or size % self.divisor or size >= 2**40:
+            return size
+        return size // self.divisor
+
+    def size(self, size: int | SymInt) -> int:
+        if isinstance(size, SymInt):
+            expression = size.node.expr
+            if expression not in self.known:
+                value = self.symbols.get(expression)
+                found = expression.subs(self.symbols) if value is None else value
+                self.known[expression] = self.mapped(int(found))
+            return self.known[expression]
+        return self.mapped(size)
+
+    def shape(self, fake: Tensor) -> tuple[int, ...]:
+        return tuple(map(self.size, fake.shape))
+
+    def bytes(self, node: Node) -> int:
+        fake = node.meta.get("val")
+        if not isinstance(fake, Tensor):
+            return 0
+        return math.prod(self.shape(fake)) * fake.dtype.itemsize
+
+    def constants(self, node: Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of a call with its sizes as they are here; other numbers stay."""
+        if self.divisor == 1:
+            return node.args, dict(node.kwargs)
+        types = {each.name: each.whole for each in parameters(node.target)}
+        names = list(types)
+        args = tuple(
+            self._sized(value) if index < len(names) and types[names[index]] else value
+            for index, value in enumerate(node.args)
+        )
+        keywords = {
+            name: self._sized(value) if types.get(name) else value
+            for name, value in node.kwargs.items()
+        }
+        return args, keywords
+
+    def _sized(self, value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            return type(value)(map(self._sized, value))
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        return self.mapped(value) if whole else value
+
+    def all_values(self, program: Program, leaves: Sequence[Node]) -> Iterator[Values]:
+        """Kinds of values, the ordinary one first."""
+        generator = torch.Generator().manual_seed(0)
+        held: dict[Node, Any] = {}
+        for name in _KINDS if self.hostile else _KINDS[:1]:
+            made = _Made(self, program, generator, name, held)
+            yield Values(name, {leaf: made.value(leaf) for leaf in leaves})
+
+
+_KINDS = ("random", "equal", "small", "large", "negative", "tied")
+
+
+def sizes_of(program: Program, nodes: Sequence[Node]) -> tuple[Instance, ...]:
+    """The sizes to try: of a traced program those that it was traced with, and others."""
+    found: dict[sympy.Symbol, int] = {}
+    for node in nodes:
+        value = node.meta.get("val")
+        sizes = value.shape if isinstance(value, Tensor) else (value,)
+        for size in sizes:
+            if isinstance(size, SymInt):
+                for symbol in sorted(sympy.sympify(size.node.expr).free_symbols, key=str):
+                    hint = size.node.shape_env.backed_var_to_val.get(symbol, 2)
+                    found.setdefault(symbol, int(hint))
+    if not found:
+        return (Instance(),)
+    if program.symbols is not None:
+        names = program.symbols.names
+        return (Instance({each: _STEP.get(names.get(each, ""), 3) for each in found}),)
+    order = sorted(found, key=str)
+    others = [
+        Instance({symbol: sizes[at % 4] for at, symbol in enumerate(order)}, hostile=number == 0)
+        for number, sizes in enumerate(_OTHERS)
+    ]
+    if program.phase != "traced":
+        return tuple(others)
+    return (Instance(found), *(replace(each, hostile=False) for each in others))
+
+
+@dataclass(frozen=True)
+class _Made:
+    """Values of one kind; weights of many numbers are made once, in ``held``."""
+
+    instance: Instance
+    program: Program
+    generator: torch.Generator
+    kind: str
+    held: dict[Node, Any]
+
+    def value(self, node: Node) -> Any:
+        if node in self.held:
+            return self.held[node]
+        fake = node.meta.get("val")
+        if isinstance(fake, SymInt):
+            return self.instance.size(fake)
+        if not isinstance(fake, Tensor):
+            return self._above(node)
+        weight, shape = self.program.weight_of(node), self.instance.shape(fake)
+        if weight is not None and isinstance(weight.recipe, Constant):
+            values = torch.tensor(weight.recipe.values, dtype=torch.float64).to(fake.dtype)
+            if values.numel() == math.prod(shape):
+                self.held[node] = values.reshape(shape)
+                return self.held[node]
+        if not fake.dtype.is_floating_point:
+            return self._integers(node, fake, shape)
+        large = weight is not None and math.prod(shape) > _SMALL_WEIGHT
+        made = self._floats(shape, "random" if large else self.kind, weight is not None)
+        if _is_mask(node):
+            made = made.masked_fill(self._hidden(shape), torch.finfo(fake.dtype).min)
+        made = made.to(fake.dtype)
+        if large:
+            self.held[node] = made
+        return made
+
+    def _floats(self, shape: tuple[int, ...], kind: str, weight: bool) -> Tensor:
+        count = math.prod(shape)
+        block = torch.randn(min(count, _BLOCK), generator=self.generator)
+        value = block.repeat(-(-count // max(len(block), 1)))[:count].reshape(shape)
+        if kind == "equal":
+            return torch.full(shape, 0.5)
+        if kind == "small":
+            return value if weight else value * 2.0**-12
+        if kind == "large":
+            return value if weight else value * 64.0
+        if kind == "negative":
+            return -value.abs() - (64.0 if weight and len(shape) < 2 else 0.0)
+        if kind == "tied":
+            return (value * 2).round() / 2
+        return value
+
+    def _hidden(self, shape: tuple[int, ...]) -> Tensor:
+        """Some entries of each row, never the first."""
+        hidden = torch.rand(shape, generator=self.generator) > 0.6
+        if shape and shape[-1]:
+            hidden[..., 0] = False
+        return hidden
+
+    def _integers(self, node: Node, fake: Tensor, shape: tuple[int, ...]) -> Any:
+        if fake.dtype == torch.bool:
+            return ~self._hidden(shape)
+        if node.op == "call_function":
+            return self._above(node)
+        name = node.meta.get("input", "")
+        if self.program.phase != "traced":
+            known = self._step_input(name, fake.dtype, shape)
+            if known is not None:
+                return known
+        limit, distinct = _range(node, self.instance)
+        if distinct:
+            count = torch.arange(math.prod(shape)).reshape(shape) % limit
+            return count.to(fake.dtype)
+        return torch.randint(0, limit, shape, generator=self.generator).to(fake.dtype)
+
+    def _step_input(self, name: str, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor | None:
+        """What the runtime would hand over: three sequences, the last slots of each are new."""
+        if name == "positions" and len(shape) == 2:
+            return torch.arange(shape[1]).expand(shape).to(dtype).contiguous()
+        if self.program.symbols is None:
+            return None
+        block = next(
+            (m.shape[2] for m in self._fakes() if len(m.shape) == 4),
+            16,
+        )
+        lengths = torch.tensor([block + 1, 2, block])
+        tables = torch.tensor([[3, 0], [5, 1], [2, 7]])
+        last = lengths - 1
+        blocks = tables.gather(1, (last // block).unsqueeze(1)).squeeze(1)
+        values = {
+            "positions": last,
+            "slot_mapping": blocks * block + last % block,
+            "block_tables": tables,
+            "context_lengths": lengths,
+        }
+        found = values.get(name)
+        return found.to(dtype) if found is not None and tuple(found.shape) == shape else None
+
+    def _fakes(self) -> Iterator[Tensor]:
+        return (
+            node.meta["val"]
+            for node in self.program.inputs()
+            if isinstance(node.meta.get("val"), Tensor)
+        )
+
+    def _above(self, node: Node) -> Any:
+        """A value of whole numbers, or several values, computed from what they were made of."""
+        if node.op != "call_function":
+            raise ValueError(f"{node.name} holds a value of no known kind")
+        known: dict[Node, Any] = {}
+        stack = [node]
+        while stack:
+            current = stack[-1]
+            fake = current.meta.get("val")
+            if current in known:
+                stack.pop()
+            elif current is not node and (
+                current.op != "call_function"
+                or (isinstance(fake, Tensor) and fake.is_floating_point())
+                or isinstance(fake, SymInt)
+            ):
+                known[current] = self.value(current)
+                stack.pop()
+            elif missing := [each for each in current.all_input_nodes if each not in known]:
+                stack.extend(missing)
+            else:
+                args, keywords = self.instance.constants(current)
+                args, keywords = torch.fx.node.map_arg((args, keywords), lambda each: known[each])
+                with torch.no_grad():
+                    known[current] = current.target(*args, **keywords)  # type: ignore[operator]
+                stack.pop()
+        return known[node]
+
+
+def _is_mask(node: Node) -> bool:
+    """Whether an op or an attention of torch adds the value to scores."""
+    return any(
+        given(user).get(name) is node for user in node.users for name in ("mask", "attn_mask")
+    )
+
+
+def _range(node: Node, instance: Instance) -> tuple[int, bool]:
+    """(how many whole numbers a value may hold, whether each only once), by its readers."""
+    stack, seen = [node], {node}
+    while stack:
+        for user in stack.pop().users:
+            held = given(user)
+            if is_op(user, "aten.embedding", "glmc.embedding"):
+                return instance.size(held["weight"].meta["val"].shape[0]), False
+            if is_op(user, "aten.index_copy", "aten.index_select", "aten.gather"):
+                size = held["self"].meta["val"].shape[held["dim"]]
+                return instance.size(size), is_op(user, "aten.index_copy")
+            passes = is_op(user, *CASTS, *SHAPES, "aten.expand", "aten.slice", "aten.clone")
+            if passes and user not in seen:
+                seen.add(user)
+                stack.append(user)
+    return 1000, False
