@@ -103,7 +103,7 @@ NEEDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 @dataclass(frozen=True)
 class PassRecord:
     """What one pass did to one program. ``seconds`` is wall time; ``budget`` is that of an
-    approximate pass."""
+    approximate pass; ``evaluations`` are the instances that each kind of region was run as."""
 
     name: str
     numerics: str
@@ -114,6 +114,8 @@ class PassRecord:
     near_misses: tuple[NearMiss, ...]
     detail: Mapping[str, Any] = field(default_factory=dict)
     budget: float = 0.0
+    evaluations: tuple[str, ...] = ()
+    evaluation_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -145,6 +147,8 @@ def run_pass(one: Pass, program: Program) -> PassRecord:
         tuple(result.near_misses),
         result.detail,
         getattr(one, "budget", 0.0),
+        tuple(result.evaluations),
+        result.evaluation_seconds,
     )
     program.notes["record"] = record  # for whoever watches
     return record

@@ -17,6 +17,7 @@ from glmc.backends.base import LoweringOptions
 from glmc.backends.lower import Lowered
 from glmc.config import CompileOptions
 from glmc.ir import match as m
+from glmc.ir.instances import SMALL
 from glmc.ir.tolerance import VIEWS
 from glmc.pipeline import PassRecord, Phases
 from glmc.presets.catalog import ModelSource
@@ -143,4 +144,9 @@ def _pass(record: PassRecord) -> dict[str, Any]:
         "layers": layers,
         "near_misses": [asdict(miss) for miss in record.near_misses],
         "detail": dict(record.detail),
+        "evaluated": {
+            "kinds": len(record.evaluations),
+            "small": record.evaluations.count(SMALL),
+            "seconds": record.evaluation_seconds,
+        },
     }

@@ -13,13 +13,21 @@ Report = Mapping[str, Any]
 
 
 def passes_table(report: Report) -> Table:
-    """One row per pass: nodes, matches found and expected, near misses, time; the first of its
-    verdicts where there are any."""
+    """One row per pass: nodes, matches found and expected, near misses, time, kinds of regions that
+    were evaluated; the first of its verdicts where there are any."""
     table = Table(title="Passes")
     verified = any("verdict" in row for row in report["passes"])
     for column in ("pass", "numerics"):
         table.add_column(column, no_wrap=True)
-    for column in ("nodes before", "after", "matches", "expected", "near misses", "ms"):
+    for column in (
+        "nodes before",
+        "after",
+        "matches",
+        "expected",
+        "near misses",
+        "ms",
+        "evaluated",
+    ):
         table.add_column(column, justify="right")
     if verified:
         table.add_column("verdict")
@@ -34,9 +42,18 @@ def passes_table(report: Report) -> Table:
             str(expected.get(row["name"], "-")),
             str(len(row["near_misses"])),
             f"{row['seconds'] * 1e3:.0f}",
+            _evaluated(row.get("evaluated")),
             *([row.get("verdict", "").partition(";")[0]] if verified else []),
         )
     return table
+
+
+def _evaluated(found: Mapping[str, Any] | None) -> str:
+    """Kinds of regions, those of them that were run as a small instance, and the time."""
+    if not found or not found["kinds"]:
+        return "-"
+    small = f", {found['small']} small" if found["small"] else ""
+    return f"{found['kinds']}{small}, {found['seconds'] * 1e3:.0f} ms"
 
 
 def calls_table(report: Report) -> Table:

@@ -11,23 +11,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import SymInt, Tensor
 from torch.fx import Node
 
-from glmc.ir.instances import SMALL, Instance, sizes_of
+from glmc.ir.instances import FULL, SMALL, Instance, sizes_of
 from glmc.ir.match import is_op, op_name
 from glmc.ir.ops import Numerics
 from glmc.ir.program import Program
 from glmc.ir.rewrite import Attempt
 from glmc.ir.signature import signature, value_key
-from glmc.ir.tolerance import compare, condition_of, tolerance_of
+from glmc.ir.tolerance import Tolerance, compare, condition_of, tolerance_of
 from glmc.weights.recipe import Concatenate, Constant, Recipe, Stack
 
 LARGEST = 64 * 2**20
+_QUICK = 2**20
 _KERNEL_ERRORS = (RuntimeError, LookupError, TypeError, ValueError, NotImplementedError)
 _DIVISORS = (128, 64, 32, 16, 8, 4, 2)
 _LARGE_SIZES = (1024, 256, 64)
@@ -91,22 +92,42 @@ def evaluate(
     if exact and any(is_op(node, *_PRODUCTS) for node in (*rewritten.old, *rewritten.new)):
         numerics = Numerics.REORDERED
     tolerance = tolerance_of(numerics, (rewritten.old, rewritten.new), budget)
-    reason = ""
-    for scale in _scales(rewritten, program):
-        ran = False
+    every = sizes_of(program, (*rewritten.leaves, *rewritten.old, *rewritten.new))
+    wide = [instance.bytes(leaf) for instance in every[:1] for leaf in rewritten.leaves]
+    if max(wide, default=0) > LARGEST:
+        return _first_that_runs(rewritten, program, tolerance, [*_small(rewritten, every, LARGEST)])
+    if sum(wide) <= _QUICK:
+        return _first_that_runs(rewritten, program, tolerance, [every])
+    # Ordinary values at the region's own sizes, all the others at sizes that take no time.
+    plain = tuple(replace(instance, hostile=False) for instance in every[:2])
+    outcome = _first_that_runs(rewritten, program, tolerance, [plain])
+    if outcome.difference:
+        return outcome
+    small = [*_small(rewritten, every, _QUICK), every]
+    return replace(_first_that_runs(rewritten, program, tolerance, small), instance=FULL)
+
+
+def _first_that_runs(
+    rewritten: Rewritten,
+    program: Program,
+    tolerance: Tolerance,
+    scales: Sequence[tuple[Instance, ...]],
+) -> Outcome:
+    """The outcome of the first of ``scales`` at whose first sizes the region itself runs; where it
+    does not run at others, these are no sizes of the program."""
+    reason = "it needs too much memory"
+    for scale in scales:
         for number, instance in enumerate(scale):
-            outcome = _run(rewritten, program, instance, tolerance)
-            if isinstance(outcome, _Unusable):
-                reason = reason or outcome.reason
+            found = _run(rewritten, program, instance, tolerance)
+            if isinstance(found, _Unusable):
+                reason = found.reason if scale is scales[0] and number == 0 else reason
                 if number == 0:
                     break
-                continue
-            ran = True
-            if outcome:
-                return Outcome(instance.name, outcome)
-        if ran:
+            elif found:
+                return Outcome(instance.name, found)
+        else:
             return Outcome(scale[0].name)
-    return Outcome("none", f"the region can't be evaluated: {reason or 'it needs too much memory'}")
+    return Outcome("none", f"the region can't be evaluated: {reason}")
 
 
 @dataclass(frozen=True)
@@ -117,7 +138,7 @@ class _Unusable:
 
 
 def _run(
-    rewritten: Rewritten, program: Program, instance: Instance, tolerance: Any
+    rewritten: Rewritten, program: Program, instance: Instance, tolerance: Tolerance
 ) -> str | _Unusable:
     for values in instance.all_values(program, rewritten.leaves):
         held = values.nodes
@@ -186,21 +207,18 @@ def _as_expected(value: Any, node: Node, instance: Instance) -> bool:
     return tuple(value.shape) == instance.shape(fake)
 
 
-def _scales(rewritten: Rewritten, program: Program) -> Iterator[tuple[Instance, ...]]:
-    """What to try: the region's own sizes, or smaller and smaller divisors of large ones."""
-    every = sizes_of(program, (*rewritten.leaves, *rewritten.old, *rewritten.new))
-    largest = max((every[0].bytes(leaf) for leaf in rewritten.leaves), default=0)
-    if largest <= LARGEST:
-        yield every
-        return
+def _small(
+    rewritten: Rewritten, every: tuple[Instance, ...], limit: int
+) -> Iterator[tuple[Instance, ...]]:
+    """Instances with no operand above ``limit`` bytes; then the region's own sizes, if memory
+    allows."""
     for large in _LARGE_SIZES:
         for divisor in _DIVISORS:
             small = tuple(each.divided(large, divisor) for each in every)
-            if max(small[0].bytes(leaf) for leaf in rewritten.leaves) <= LARGEST:
+            if max(small[0].bytes(leaf) for leaf in rewritten.leaves) <= limit:
                 yield small
-    total = sum(every[0].bytes(leaf) for leaf in rewritten.leaves)
-    if 4 * total < _free_memory():
-        yield every[:1]
+    if limit == LARGEST and 4 * sum(map(every[0].bytes, rewritten.leaves)) < _free_memory():
+        yield (replace(every[0], hostile=False),)
 
 
 def _free_memory() -> int:

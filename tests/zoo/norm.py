@@ -155,6 +155,21 @@ class PowerOfHalf(RmsNorm):
         return hidden * (self.mean(self.square(hidden)) + self.eps).pow(-0.5)
 
 
+class ScaledEps(RmsNorm):
+    """Four times eps, by a keyword of the addition."""
+
+    def normed(self, hidden: Tensor) -> Tensor:
+        shifted = torch.add(self.mean(self.square(hidden)), self.eps, alpha=4)
+        return hidden * torch.rsqrt(shifted)
+
+
+class RoundedTwice(RmsNorm):
+    """Through float16 on the way back."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.weight * self.normed(x.float()).half().to(x.dtype)
+
+
 _TORCH = "torch's rms_norm multiplies by the weight before it rounds, so it must be in float32"
 _ROOT = "the root must be rsqrt: a square root and a quotient, or a power, round differently"
 
@@ -173,4 +188,6 @@ TWISTS: dict[type[RmsNorm], str] = {
     DividedByRoot: _ROOT,
     PowerOfHalf: _ROOT,
     TorchNorm: _TORCH,
+    ScaledEps: "argument 'alpha' = 4 of aten.add is not read by this pass",
+    RoundedTwice: "argument 'dtype' = torch.float16 of aten._to_copy is not read by this pass",
 }
