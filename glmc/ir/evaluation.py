@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -164,13 +165,19 @@ def _run(
             return f"{op_name(node)} does not take what the block takes: {_first_line(error)}"
         for old, new in rewritten.pairs:
             allowed = tolerance.with_condition(condition)
-            found = compare(held[old], own[new], allowed)
-            if not found.allowed:
-                return (
-                    f"the block and {_op_of(new)} differ by {found.error:.3g} where "
-                    f"{found.bound:.3g} is allowed, on {values.name} values"
-                )
+            for was, now in zip_longest(_results(held[old]), _results(own[new])):
+                found = compare(was, now, allowed)
+                if not found.allowed:
+                    return (
+                        f"the block and {_op_of(new)} differ by {found.error:.3g} where "
+                        f"{found.bound:.3g} is allowed, on {values.name} values"
+                    )
     return ""
+
+
+def _results(value: Any) -> Sequence[Any]:
+    """One value, or each of several."""
+    return value if isinstance(value, (list, tuple)) else (value,)
 
 
 def _op_of(node: Node) -> str:

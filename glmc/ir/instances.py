@@ -282,6 +282,8 @@ def _range(node: Node, instance: Instance) -> tuple[int, bool]:
             held = given(user)
             if is_op(user, "aten.embedding", "glmc.embedding"):
                 return instance.size(held["weight"].meta["val"].shape[0]), False
+            if "ids" in held and "gate_up" in held:
+                return instance.size(held["gate_up"].meta["val"].shape[0]), False
             if is_op(user, "aten.index_copy", "aten.index_select", "aten.gather"):
                 size = held["self"].meta["val"].shape[held["dim"]]
                 return instance.size(size), is_op(user, "aten.index_copy")

@@ -139,7 +139,7 @@ def tolerance_of(
 def condition_of(node: Node, values: Mapping[Node, Any]) -> float:
     """How much an attention amplifies the errors of its scores; 1 for any other node."""
     name = m.op_name(node)
-    if not name.endswith(_ATTENTION):
+    if not name.endswith(_ATTENTION) or not all(isinstance(each, Node) for each in node.args[:2]):
         return 1.0
     longest = 1.0
     for operand in node.args[:2]:
