@@ -32,6 +32,7 @@ from glmc.report import Report, build_report, eager_operations
 from glmc.selection import Selection
 from glmc.tokenizer import TokenizerFiles, tokenizer_files
 from glmc.weights.checkpoint import Checkpoint, open_checkpoint
+from glmc.weights.files import read_files
 from glmc.weights.random import RandomWeights
 from glmc.weights.recipe import Weight
 from glmc.weights.source import WeightSource
@@ -287,12 +288,12 @@ def back_end(
 
 
 def _router_dtype(source: ModelSource, options: CompileOptions) -> torch.dtype:
-    dtype = _dtype(source, options)
-    if options.weights != "checkpoint" or source.directory is None:
+    """From the headers alone: a plan can also be made where there is only config.json."""
+    dtype, folder = _dtype(source, options), source.directory
+    if options.weights != "checkpoint" or folder is None or not any(folder.glob("*.safetensors")):
         return dtype
-    weights = open_checkpoint(source.directory, source.fields)
-    routers = (weights.dtype(name) for name in weights.names if name.endswith(ROUTER))
-    return router_dtype(routers, dtype)
+    tensors = read_files(folder).tensors.items()
+    return router_dtype((one.dtype for name, one in tensors if name.endswith(ROUTER)), dtype)
 
 
 def _capture_options(options: CompileOptions) -> CaptureOptions:
