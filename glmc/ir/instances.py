@@ -161,18 +161,16 @@ class _Made:
         if not fake.dtype.is_floating_point:
             return self._integers(node, fake, shape)
         large = weight is not None and math.prod(shape) > _SMALL_WEIGHT
-        made = self._floats(shape, "random" if large else self.kind, weight is not None)
+        if large:  # in its own dtype from the first: these are many
+            self.held[node] = self._random(shape, fake.dtype)
+            return self.held[node]
+        made = self._floats(shape, self.kind, weight is not None)
         if _is_mask(node):
             made = made.masked_fill(self._hidden(shape), torch.finfo(fake.dtype).min)
-        made = made.to(fake.dtype)
-        if large:
-            self.held[node] = made
-        return made
+        return made.to(fake.dtype)
 
     def _floats(self, shape: tuple[int, ...], kind: str, weight: bool) -> Tensor:
-        count = math.prod(shape)
-        block = torch.randn(min(count, _BLOCK), generator=self.generator)
-        value = block.repeat(-(-count // max(len(block), 1)))[:count].reshape(shape)
+        value = self._random(shape, torch.float32)
         if kind == "equal":
             return torch.full(shape, 0.5)
         if kind == "small":
@@ -184,6 +182,11 @@ class _Made:
         if kind == "tied":
             return (value * 2).round() / 2
         return value
+
+    def _random(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        count = math.prod(shape)
+        block = torch.randn(min(count, _BLOCK), generator=self.generator).to(dtype)
+        return block.repeat(-(-count // max(len(block), 1)))[:count].reshape(shape)
 
     def _hidden(self, shape: tuple[int, ...]) -> Tensor:
         """Some entries of each row, never the first."""
