@@ -38,11 +38,13 @@ def main() -> int:
     found: list[Verdict] = []
     with ProcessPoolExecutor(arguments.jobs, mp_context=get_context("spawn")) as pool:
         for of_one in pool.map(partial(verdicts_of, limit=limit), names):
-            print("\n".join(faults(of_one)), file=sys.stderr, end="\n" if faults(of_one) else "")
             found += of_one
+            for line in faults(of_one):
+                print(line, file=sys.stderr, flush=True)
+            if arguments.write:
+                text = f"{summary(found)}\n\n{in_full(found)}\n"
+                arguments.write.write_text(text, encoding="utf-8")
     print(summary(found))
-    if arguments.write:
-        arguments.write.write_text(f"{summary(found)}\n\n{in_full(found)}\n", encoding="utf-8")
     return int(any(each.outcome in FAULTS for each in found))
 
 

@@ -18,7 +18,7 @@ from glmc.ir.program import Program
 from glmc.ir.rewrite import fake_mode_of
 from tests.mutation import programs
 from tests.mutation.mutations import Mutation, mutations
-from tests.mutation.subjects import OPS, SUBJECTS, Base, Case, Subject, base, fused_count
+from tests.mutation.subjects import SUBJECTS, Base, Case, Subject, base, fused_count
 
 # Of the largest value: what sums in another order may differ by in float32.
 TOLERANCE = 2e-5
@@ -117,19 +117,19 @@ def _judged(subject: Subject, mutation: Mutation) -> tuple[Outcome, str, bool]:
         programs.update(program, start.program)
         program.graph.lint()
     except Exception as error:  # noqa: BLE001 (whatever torch says to odd arguments)
-        return Outcome.INVALID, _said(error), False
-    changes = any(map(_difference, expected, start.results))
+        return Outcome.INVALID, said(error), False
+    changes = any(map(difference, expected, start.results))
     try:
         records = fused(program, start)
     except Exception as error:  # noqa: BLE001 (a pass that crashes is what is looked for)
-        return Outcome.FAILED, _said(error), changes
+        return Outcome.FAILED, said(error), changes
     for case, given in zip(start.cases, expected, strict=True):
         try:
             found = programs.run(program, case.inputs, case.held)
         except Exception as error:  # noqa: BLE001
-            return Outcome.FAILED, f"{case.name}: {_said(error)}", changes
-        reason = _difference(found, given)
-        if reason and not _within_condition(mutated(start, mutation), case, found, given):
+            return Outcome.FAILED, f"{case.name}: {said(error)}", changes
+        reason = difference(found, given)
+        if reason and not within_condition(mutated(start, mutation), case, found, given):
             return Outcome.SILENT, f"{case.name}: {reason}", changes
     return (*_equal(subject, start, program, records), changes)
 
@@ -166,17 +166,17 @@ def _equal(
     left = [
         node.name
         for node in program.graph.nodes
-        if node.meta.get("id") in start.anchors and not m.is_op(node, *OPS[subject.family])
+        if (node.meta.get("id"), m.op_name(node)) in start.anchors
     ]
     return (Outcome.UNEXPLAINED, ", ".join(left)) if left else (Outcome.GONE, "")
 
 
-def _said(error: BaseException) -> str:
+def said(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0] if lines else ''}"[:200]
 
 
-def _difference(found: tuple[Any, ...], expected: tuple[Any, ...]) -> str:
+def difference(found: tuple[Any, ...], expected: tuple[Any, ...]) -> str:
     """Why the values are not the same; '' when they are."""
     if len(found) != len(expected):
         return f"{len(found)} results for {len(expected)}"
@@ -214,7 +214,7 @@ def _share(new: Tensor, old: Tensor) -> float:
     return off / largest if largest > 0 else (0.0 if off == 0 else float("inf"))
 
 
-def _within_condition(
+def within_condition(
     mutant: Program, case: Case, found: tuple[Any, ...], expected: tuple[Any, ...]
 ) -> bool:
     """Whether operands that are rounded elsewhere move the values as far as the passes did."""

@@ -6,7 +6,7 @@ and those that tensor programs add: keywords of a schema that nobody gave, axes,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import permutations, takewhile
 from typing import Any
@@ -100,7 +100,7 @@ def cast(node: Node) -> Iterator[tuple[str, Edit]]:
     """An operand in another dtype."""
     for index, operand in _operands(node):
         for dtype in _DTYPES.get(m.dtype(operand), ()):
-            yield f"{index} to {dtype}", before(node, index, casting(dtype))
+            yield f"{index} to {dtype}", before(node, index, *casting(dtype))
 
 
 def rounded(node: Node) -> Iterator[tuple[str, Edit]]:
@@ -262,6 +262,21 @@ def operand(node: Node) -> Iterator[tuple[str, Edit]]:
             yield f"{index}={each.name}", read
 
 
+def in_place(node: Node) -> Iterator[tuple[str, Edit]]:
+    """The op writes its result into its first operand. No program that passes see has such ops,
+    but what is handed to ``torch.compile`` may."""
+    name = m.op_name(node).removeprefix("aten.")
+    packet = getattr(aten, f"{name}_", None) if name else None
+    first = node.args[0] if node.args else None
+    if packet is None or not isinstance(first, Node) or first.op == "placeholder":
+        return
+    found = getattr(node.target, "_overloadname", "")
+    value = node.meta["val"]
+    kept = isinstance(value, Tensor) and value.dtype == m.dtype(first)
+    if found in packet.overloads() and kept and m.same_shape(node, first):
+        yield name, retarget(node, getattr(packet, found))
+
+
 OPERATORS: dict[str, Operator] = {
     "literal": literal,
     "keyword": keyword,
@@ -282,12 +297,14 @@ OPERATORS: dict[str, Operator] = {
 }
 
 
-def mutations(graph: Graph, names: tuple[str, ...]) -> Iterator[Mutation]:
+def mutations(
+    graph: Graph, names: tuple[str, ...], operators: Mapping[str, Operator] = OPERATORS
+) -> Iterator[Mutation]:
     """Every mutation of the nodes of these names, in graph order."""
     wanted = set(names)
     for node in graph.nodes:
         if node.name in wanted:
-            for kind, operator_of in OPERATORS.items():
+            for kind, operator_of in operators.items():
                 for detail, edit in operator_of(node):
                     yield Mutation(kind, node.name, detail.replace(" ", "_"), edit)
 

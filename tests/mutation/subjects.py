@@ -72,7 +72,7 @@ class Base:
     results: tuple[tuple[Any, ...], ...]
     inside: tuple[str, ...]
     count: int
-    anchors: frozenset[str]
+    anchors: frozenset[tuple[str, str]]
     misses: int
 
 
@@ -95,7 +95,11 @@ def base(subject: Subject) -> Base:
         tuple(programs.run(program, case.inputs, case.held) for case in cases),
         _inside(program, fused, subject.family),
         fused_count(fused, subject.family),
-        frozenset(match.node for match in record.matches),
+        frozenset(
+            (node.meta["id"], m.op_name(node))
+            for node in program.graph.nodes
+            if node.meta["id"] in {match.node for match in record.matches}
+        ),
         len(record.near_misses),
     )
 
@@ -176,7 +180,9 @@ def _drawn(name: str, node: Node, scale: float, generator: torch.Generator) -> T
         return torch.randint(0, 20000, shape, generator=generator)
     if not value.is_floating_point():
         return torch.randint(0, 20, shape, generator=generator)
-    return (scale * torch.randn(shape, generator=generator)).to(value.dtype)
+    drawn = (scale * torch.randn(shape, generator=generator)).to(value.dtype)
+    # A mask of zeros as well: as flags it has both of them.
+    return drawn.relu() if name == "mask" else drawn
 
 
 class Masked(nn.Module):

@@ -21,9 +21,11 @@ SAMPLED = (
     "attention.mask_given.traced",
     "attention.sdpa_without_mask.stateless",
     "rope.neox_without_neg.traced",
+    "moe_gate.NoGroups.traced",
     "moe_ffn.Stacked457.traced",
     "rms_norm.RmsNorm.stateless",
     "gate_up_merge.Mlp.traced",
+    "canonical.matmul.traced",
 )
 VALID = 8
 # Of each kind of mutation and spelling in the whole.
