@@ -8,6 +8,7 @@ import sys
 import warnings
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from itertools import groupby
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -34,10 +35,12 @@ def main() -> int:
     if arguments.mutant:
         return _one(arguments.mutant)
     names = [name for name in SUBJECTS if arguments.subject in name]
+    # A spelling is traced once for both phases.
+    spellings = [tuple(group) for _, group in groupby(names, lambda name: name.rpartition(".")[0])]
     limit = None if arguments.all else arguments.limit
     found: list[Verdict] = []
     with ProcessPoolExecutor(arguments.jobs, mp_context=get_context("spawn")) as pool:
-        for of_one in pool.map(partial(verdicts_of, limit=limit), names):
+        for of_one in pool.map(partial(verdicts_of, limit=limit), spellings):
             found += of_one
             for line in faults(of_one):
                 print(line, file=sys.stderr, flush=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -95,11 +95,11 @@ def verdicts(subject: Subject, limit: int | None = None) -> Iterator[Verdict]:
             yield verdict
 
 
-def verdicts_of(name: str, limit: int | None = None) -> list[Verdict]:
-    """As :func:`verdicts`, by the subject's name, for a process of its own."""
+def verdicts_of(names: Sequence[str], limit: int | None = None) -> list[Verdict]:
+    """As :func:`verdicts`, by the subjects' names, for a process of its own."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    return list(verdicts(SUBJECTS[name], limit))
+    return [each for name in names for each in verdicts(SUBJECTS[name], limit)]
 
 
 def judge(subject: Subject, mutation: Mutation) -> Verdict:
