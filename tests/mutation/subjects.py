@@ -252,16 +252,6 @@ def _all() -> Iterator[Subject]:
         for phase in phases:
             yield Subject(family, spelling, phase, make)
 
-    for name, each in attends.SPELLINGS.items():
-        sizes = Sizes(scale=0.3125 if each.scaled else None)
-        parts = attends.parts(each.attend)
-        phases = both[:1] if name == "marked" else both
-        yield from of("attention", name, _block(parts, sizes), phases)
-    for name, sdpa in (("mask_given", False), ("mask_given_sdpa", True)):
-        x, mask = torch.randn(2, 7, 16), torch.randn(2, 1, 7, 7)
-        yield from of("attention", name, _masked(sdpa, x, mask))
-    for name, turned in rotations.SPELLINGS.items():
-        yield from of("rope", name, _block(turned.parts, Sizes()), both)
     x = torch.randn(2, 5, gate.HIDDEN)
     for kind in (*gate.SPELLINGS, *gate.SETTINGS):
         yield from of("moe_gate", kind.__name__, _seeded(kind, x), _phases(kind is gate.Gate))
@@ -283,6 +273,16 @@ def _all() -> Iterator[Subject]:
     x = torch.randn(2, 5, 6)
     for name, function in _PRODUCTS.items():
         yield from of("canonical", name, _seeded(_square(function), x))
+    for name, each in attends.SPELLINGS.items():
+        sizes = Sizes(scale=0.3125 if each.scaled else None)
+        parts = attends.parts(each.attend)
+        phases = both[:1] if name == "marked" else both
+        yield from of("attention", name, _block(parts, sizes), phases)
+    for name, sdpa in (("mask_given", False), ("mask_given_sdpa", True)):
+        x, mask = torch.randn(2, 7, 16), torch.randn(2, 1, 7, 7)
+        yield from of("attention", name, _masked(sdpa, x, mask))
+    for name, turned in rotations.SPELLINGS.items():
+        yield from of("rope", name, _block(turned.parts, Sizes()), both)
 
 
 def _phases(first: bool) -> tuple[str, ...]:
