@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
+import os
 import re
 import resource
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -84,6 +87,19 @@ def _is_shortage(error: BaseException) -> bool:
     # unless there was nothing left to give.
     unexplained = isinstance(error, SystemError) or type(error).__name__ == "PanicException"
     return unexplained and _is_at_the_limit()
+
+
+def leave_at_the_limit(status: int) -> None:
+    """At the end of the program, leave without taking the interpreter apart where there was no
+    memory left: libraries in C that failed half way have been seen to hang there."""
+    if _is_at_the_limit():
+        atexit.register(_leave, status)
+
+
+def _leave(status: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _is_at_the_limit() -> bool:

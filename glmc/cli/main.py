@@ -15,8 +15,8 @@ from glmc.cli.inspect_command import inspect_command
 from glmc.cli.presets_command import presets_command
 from glmc.cli.run_command import run_command
 from glmc.cli.say import say
-from glmc.errors import GlmcError
-from glmc.out_of_memory import memory_errors
+from glmc.errors import GlmcError, OutOfMemoryError
+from glmc.out_of_memory import leave_at_the_limit, memory_errors
 from glmc_runtime.output import printable_logs, status_of
 from glmc_runtime.printable import printable
 
@@ -58,6 +58,8 @@ def _main(arguments: Sequence[str] | None) -> int:
         if debug:
             raise
         say("\n".join((str(error), *map(printable, getattr(error, "__notes__", ())))), err=True)
+        if isinstance(error, OutOfMemoryError):
+            leave_at_the_limit(error.exit_status)
         return error.exit_status
     except OSError as error:
         if debug and not isinstance(error, BrokenPipeError):
