@@ -150,7 +150,11 @@ def literal(node: Node) -> Number | None:
 def users(node: Node, *names: str) -> list[Node]:
     """The node's users, or those of the given ops."""
     found = list(node.users)
-    return [user for user in found if is_op(user, *names)] if names else found
+    if names:
+        found = [user for user in found if is_op(user, *names)]
+        for user in found:
+            note_reader(user, node)
+    return found
 
 
 def sole_user(node: Node, *names: str) -> Node:
