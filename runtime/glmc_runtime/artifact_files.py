@@ -41,7 +41,7 @@ Progress = Callable[[int, int], object]
 @dataclass(frozen=True)
 class FileState:
     """What of a file changes when its bytes do. ``kept`` are owner, mode and number of names:
-    a change of these moves ``changed`` as well, and says nothing of the bytes."""
+    a change of these moves ``changed`` as well."""
 
     device: int
     inode: int
@@ -57,12 +57,17 @@ class FileState:
         return cls(*identity, found.st_mtime_ns, found.st_ctime_ns, kept)
 
     def holds(self, later: FileState) -> bool:
-        """Whether the file that is now ``later`` has the bytes that it had."""
-        if (self.device, self.inode, self.size, self.modified) != (
-            (later.device, later.inode, later.size, later.modified)
-        ):
-            return False
-        return self.changed == later.changed or self.kept != later.kept
+        """Whether nobody has touched the file that is now ``later``."""
+        return self.changed == later.changed and self._looks_like(later)
+
+    def may_hold(self, later: FileState) -> bool:
+        """Whether a new mode, owner or name can be all that happened. Bytes may have been written
+        besides, and the time put back: only a hash tells."""
+        return self.kept != later.kept and self._looks_like(later)
+
+    def _looks_like(self, later: FileState) -> bool:
+        mine = (self.device, self.inode, self.size, self.modified)
+        return mine == (later.device, later.inode, later.size, later.modified)
 
 
 class ArtifactFiles:
@@ -128,6 +133,10 @@ class ArtifactFiles:
             if keep:
                 self._bytes[name] = b"".join(pieces)
 
+    def compared_hash(self, name: str) -> str | None:
+        """The sha256 that the file was found to have; None where hashes were not compared."""
+        return self._entries[name].sha256 if name in self._hashed else None
+
     @contextmanager
     def hashed_file(self, name: str) -> Iterator[tuple[int, FileState]]:
         """A descriptor of the file whose hash was compared, and its state; unchanged since then
@@ -137,7 +146,12 @@ class ArtifactFiles:
             require_size(name, self._entries[name].size, before.size)
             if not self._hashed.get(name, before).holds(before):
                 raise _moved(name)
-            yield descriptor, before
+            try:
+                yield descriptor, before
+            except Exception as error:
+                if not before.holds(FileState.of(os.fstat(descriptor))):
+                    raise _moved(name) from error  # and that is why
+                raise
             if not before.holds(FileState.of(os.fstat(descriptor))):
                 raise _moved(name)
 

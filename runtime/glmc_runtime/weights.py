@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import json
 import os
 import weakref
@@ -21,6 +22,7 @@ from glmc_runtime.manifest import Manifest
 # On a CPU, weights of at most so many bytes in all are copied to memory of the process. Larger ones
 # stay mapped: the copy would be counted against the process, and no other could share it.
 COPIED_BYTES = 1 << 30
+_PIECE = 1 << 22
 
 
 class WeightWatch:
@@ -33,15 +35,17 @@ class WeightWatch:
     def __init__(self) -> None:
         self._states: dict[int, FileState] = {}
         self._names: dict[int, str] = {}
+        self._hashes: dict[int, str | None] = {}
 
-    def add(self, name: str, descriptor: int, state: FileState) -> None:
-        """Watch a file from now on."""
+    def add(self, name: str, descriptor: int, state: FileState, sha256: str | None = None) -> None:
+        """Watch a file from now on; ``sha256`` is what its bytes were found to have, if known."""
         own = os.dup(descriptor)
         weakref.finalize(self, os.close, own)
-        self._states[own], self._names[own] = state, name
+        self._states[own], self._names[own], self._hashes[own] = state, name, sha256
 
     def check(self) -> None:
-        """Raise ArtifactError when a file has changed; takes a few microseconds for each."""
+        """Raise ArtifactError when a file has changed; takes a few microseconds for each, and a
+        hash of one that got another mode, owner or name."""
         for descriptor, state in self._states.items():
             try:
                 found = os.fstat(descriptor)
@@ -50,7 +54,7 @@ class WeightWatch:
             if found.st_ctime_ns == state.changed and found.st_size == state.size:
                 continue
             now = FileState.of(found)
-            if not state.holds(now):
+            if not (state.may_hold(now) and self._has_its_bytes(descriptor)):
                 raise ArtifactError(
                     "the weights changed on disk while they were in use",
                     place=self._names[descriptor],
@@ -60,6 +64,20 @@ class WeightWatch:
                     "'glmc compile --force' does, and never write into it",
                 )
             self._states[descriptor] = now
+
+    def _has_its_bytes(self, descriptor: int) -> bool:
+        """Whether the hash is the one that was found; yes where none was asked for."""
+        known = self._hashes[descriptor]
+        if known is None:
+            return True
+        digest, place = hashlib.sha256(), 0
+        try:
+            while piece := os.pread(descriptor, _PIECE, place):
+                digest.update(piece)
+                place += len(piece)
+        except OSError as error:
+            raise unreadable(Path(self._names[descriptor]), error) from error
+        return digest.hexdigest() == known
 
 
 def _time(nanoseconds: int) -> str:
@@ -117,7 +135,7 @@ def load_weights(
                     remedy="use a device with more memory, or compile with a smaller dtype",
                 ) from error
             if device.type == "cpu" and mapped is not None:
-                mapped.add(file, descriptor, state)
+                mapped.add(file, descriptor, state, files.compared_hash(file))
         weights.update(found)
     _check(weights, manifest)
     return weights

@@ -196,19 +196,19 @@ def test_the_bytes_that_were_hashed_are_handed_out_later(copy: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "same"),
+    ("change", "holds", "may_hold"),
     [
-        (lambda path: path.read_bytes(), True),
-        (lambda path: path.chmod(0o600), True),
-        (lambda path: os.link(path, path.with_name("second")), True),
-        (lambda path: path.write_bytes(b"B" * 100), False),
-        (lambda path: os.truncate(path, 5), False),
-        (lambda path: os.truncate(path, 500), False),
-        (lambda path: path.touch(), False),
+        (lambda path: path.read_bytes(), True, False),
+        (lambda path: path.chmod(0o600), False, True),
+        (lambda path: os.link(path, path.with_name("second")), False, True),
+        (lambda path: path.write_bytes(b"B" * 100), False, False),
+        (lambda path: os.truncate(path, 5), False, False),
+        (lambda path: os.truncate(path, 500), False, False),
+        (lambda path: path.touch(), False, False),
     ],
     ids=["read", "mode", "a second name", "bytes", "shorter", "longer", "time"],
 )
-def test_states(tmp_path: Path, change: Make, same: bool) -> None:
+def test_states(tmp_path: Path, change: Make, holds: bool, may_hold: bool) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"A" * 100)
     past = path.stat().st_mtime_ns - 10**9
@@ -217,7 +217,20 @@ def test_states(tmp_path: Path, change: Make, same: bool) -> None:
         before = FileState.of(os.fstat(file.fileno()))
         change(path)
         after = FileState.of(os.fstat(file.fileno()))
-    assert before.holds(after) is same
+    assert (before.holds(after), before.may_hold(after)) == (holds, may_hold)
+
+
+@pytest.mark.parametrize(("size", "wanted"), [(100, ValueError), (5, ArtifactError)])
+def test_what_fails_because_a_file_changed_is_said_to_be_that(
+    tmp_path: Path, size: int, wanted: type[Exception]
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"A" * 100)
+    files = ArtifactFiles(tmp_path, {"file": FileEntry("", 100)})
+    with pytest.raises(wanted, match=r"no tensor|changed while"), files.hashed_file("file"):
+        if size != 100:
+            os.truncate(path, size)
+        raise ValueError("no tensor is read from this")
 
 
 def test_a_time_that_was_put_back_does_not_hide_a_change(tmp_path: Path) -> None:

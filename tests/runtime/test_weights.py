@@ -90,6 +90,12 @@ def overwrite_and_put_the_time_back(root: Path) -> None:
     os.utime(root / FILE, ns=(found.st_atime_ns, found.st_mtime_ns))
 
 
+def overwrite_behind_a_new_mode(root: Path) -> None:
+    """A mode moves the time of the last change as well, and is no reason to believe the rest."""
+    overwrite_and_put_the_time_back(root)
+    (root / FILE).chmod(0o640)
+
+
 def cut(root: Path) -> None:
     os.truncate(root / FILE, 4096)
 
@@ -99,7 +105,13 @@ def lengthen(root: Path) -> None:
         file.write(b"more")
 
 
-CHANGES = (overwrite, overwrite_and_put_the_time_back, cut, lengthen)
+CHANGES = (
+    overwrite,
+    overwrite_and_put_the_time_back,
+    overwrite_behind_a_new_mode,
+    cut,
+    lengthen,
+)
 
 
 @pytest.mark.parametrize("change", CHANGES)
