@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Sequence as ListLike
-from typing import Any
 
 
-def spellings(tokenizer: Any, word: str) -> list[list[int]]:
-    """The token ids of a word at the beginning of a text and behind a space, where they differ."""
+def spellings(encode: Callable[[str], list[int]], word: str) -> list[list[int]]:
+    """The token ids of a word at the beginning of a text and behind a space, where they differ.
+    ``encode`` adds no special tokens."""
     found: list[list[int]] = []
     for text in (word, f" {word.lstrip()}"):
-        ids = [int(token) for token in tokenizer.encode(text, add_special_tokens=False).ids]
+        ids = encode(text)
         if ids and ids not in found:
             found.append(ids)
     return found

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Sequence as ListLike
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -318,7 +319,7 @@ class Session:
             prompt,
             self.manifest.model.eos_token_ids,
             self.manifest.model.vocabulary,
-            lambda word: spellings(self.text.tokenizer, word),
+            lambda word: spellings(partial(self.text.encode, add_special_tokens=False), word),
         )
 
 

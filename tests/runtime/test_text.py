@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from glmc_runtime.bad_words import spellings
 from glmc_runtime.errors import ArtifactError, MissingPackageError, RequestError
 from glmc_runtime.text import Text
 
@@ -166,6 +170,54 @@ def test_a_damaged_tokenizer_is_an_artifact_error(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(ArtifactError, match=r"tokenizer\.json"):
         Text(tmp_path).encode("a")
+
+
+def _refuse_long_words(data: Any) -> None:
+    data["pre_tokenizer"] = {"type": "FixedLength", "length": 0}
+
+
+def _name_no_token(data: Any) -> None:
+    one = [{"Sequence": {"id": "B", "type_id": 0}}]
+    data["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": one,
+        "pair": [],
+        "special_tokens": {},
+    }
+
+
+def _have_no_unknown_token(data: Any) -> None:
+    data["model"] = {"type": "WordLevel", "unk_token": "[UNK]", "vocab": {"a": 0}}
+
+
+@pytest.mark.parametrize("damage", [_refuse_long_words, _name_no_token, _have_no_unknown_token])
+def test_a_tokenizer_that_fails_on_a_text_is_an_artifact_error(
+    directory: Path, damage: Callable[[Any], None]
+) -> None:
+    path = directory / "tokenizer.json"
+    data = json.loads(path.read_text())
+    damage(data)
+    path.write_text(json.dumps(data))
+    with pytest.raises(ArtifactError, match=r"tokenizer\.json can't encode this text"):
+        Text(directory).encode("b c")
+
+
+def test_a_tokenizer_that_fails_on_tokens_is_an_artifact_error(directory: Path) -> None:
+    path = directory / "tokenizer.json"
+    data = json.loads(path.read_text())
+    data["decoder"] = {"type": "Strip", "content": "a", "start": 5, "stop": 5}
+    path.write_text(json.dumps(data))
+    text = Text(directory)
+    with pytest.raises(ArtifactError, match=r"tokenizer\.json can't decode these tokens"):
+        text.stream().feed(text.encode("a")[0])
+
+
+def test_what_no_tokenizer_takes_is_an_error_of_the_request(directory: Path) -> None:
+    text = Text(directory)
+    with pytest.raises(RequestError, match="can't decode"):
+        text.decode([1 << 70])
+    with pytest.raises(RequestError, match="no valid Unicode"):
+        spellings(partial(text.encode, add_special_tokens=False), "\ud800")
 
 
 def test_a_prompt_is_neither_cut_nor_filled(directory: Path) -> None:

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from glmc_runtime.errors import ArtifactError, RequestError
+from glmc_runtime.errors import RequestError
 from glmc_runtime.text.files import (
     TOKENIZER,
     Folder,
@@ -18,7 +18,7 @@ from glmc_runtime.text.files import (
     templates_of,
 )
 from glmc_runtime.text.messages import continuation, plain_messages, plain_variables
-from glmc_runtime.text.packages import require
+from glmc_runtime.text.packages import answered, require
 from glmc_runtime.text.rendering import render
 from glmc_runtime.text.stream import TextStream, cleaned
 
@@ -56,34 +56,31 @@ class Text:
             )
         require("tokenizers", "text prompts")
         module = importlib.import_module("tokenizers")
-        try:
-            made = module.Tokenizer.from_buffer(self._files[TOKENIZER])
-        except Exception as error:
-            raise ArtifactError(f"{TOKENIZER} can't be read: {error}") from error
+        made = answered("be read", module.Tokenizer.from_buffer, self._files[TOKENIZER])
         # A prompt reaches the model whole and alone, whatever the file was saved with.
         made.no_truncation()
         made.no_padding()
         made.encode_special_tokens = bool(self._settings.get("split_special_tokens", False))
         return made
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Token ids of a text, special tokens as the tokenizer adds them."""
-        return self._encode(text, True)
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise RequestError("the text is no valid Unicode", found=f"{error}") from error
+        encoding = answered(
+            "encode this text", self.tokenizer.encode, text, add_special_tokens=add_special_tokens
+        )
+        ids: list[int] = encoding.ids
+        return ids
 
     def encode_chat(self, messages: Sequence[Any], **options: Any) -> list[int]:
         """Token ids of a chat that asks for an answer; ``options`` as in :meth:`chat`.
 
         The template brings the special tokens itself.
         """
-        return self._encode(self.chat(messages, **options), False)
-
-    def _encode(self, text: str, add_special_tokens: bool) -> list[int]:
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise RequestError("the text is no valid Unicode", found=f"{error}") from error
-        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
-        return ids
+        return self.encode(self.chat(messages, **options), add_special_tokens=False)
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of tokens, special ones left out."""
@@ -91,7 +88,9 @@ class Text:
         return cleaned(text) if self._cleans else text
 
     def _decode(self, tokens: Sequence[int]) -> str:
-        text: str = self.tokenizer.decode(tokens, skip_special_tokens=True)
+        text: str = answered(
+            "decode these tokens", self.tokenizer.decode, tokens, skip_special_tokens=True
+        )
         return text
 
     def stream(self) -> TextStream:
