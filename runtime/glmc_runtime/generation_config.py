@@ -156,11 +156,12 @@ def settle(
         **{name: known[name] for name in _PLAIN if name in known},
     )
     check_ids(parameters, vocabulary)
-    ends = frozenset(known.get("stop_token_ids", ()))
+    ends = {*known.get("stop_token_ids", ()), *(() if known.get("ignore_eos") else eos)}
     return Settings(
         parameters,
         _length(known.get("max_new_tokens"), defaults.max_length, prompt),
-        ends if known.get("ignore_eos") else ends | frozenset(eos),
+        # Ids that the model has no logits for end nothing, and can't be forbidden either.
+        frozenset(token for token in ends if 0 <= token < vocabulary),
         known.get("stop", ()),
         known.get("include_stop_str_in_output", False),
         known.get("logprobs"),

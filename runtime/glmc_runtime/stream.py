@@ -31,9 +31,10 @@ class EventStream(Iterator[Event]):
         with self._reading:
             if not self._ready and not self._over:
                 self._run()
-            if not self._ready:
-                raise StopIteration
-            return self._ready.popleft()
+            try:
+                return self._ready.popleft()
+            except IndexError:  # also where another thread has just closed the stream
+                raise StopIteration from None
 
     def _run(self) -> None:
         try:

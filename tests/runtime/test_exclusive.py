@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 
 import glmc_runtime
 from glmc_runtime.errors import CapacityError, RequestError
+from glmc_runtime.events import Event
 from glmc_runtime.exclusive import Exclusive
 from glmc_runtime.replay import PhaseReplay
 from glmc_runtime.sampling import SamplingParameters
@@ -118,6 +120,19 @@ def test_threads_that_share_one_stream_get_each_event_once(shared: Session) -> N
     for number in range(4):
         tokens = [event.token for event in events if event.request == number]
         assert sorted(tokens) == sorted(RIGHT[number])
+
+
+def test_a_stream_that_is_closed_while_an_event_is_taken_ends(shared: Session) -> None:
+    class Full(deque[Event]):
+        """As it was when it was looked at, just before another thread closed the stream."""
+
+        def __bool__(self) -> bool:
+            return True
+
+    stream = shared.stream(PROMPTS[:1], max_new_tokens=2)
+    stream._ready = Full()
+    assert list(stream) == []
+    stream.close()
 
 
 def test_a_seeded_request_is_the_same_whatever_other_threads_do(shared: Session) -> None:

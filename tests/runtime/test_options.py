@@ -212,7 +212,12 @@ def test_options_that_leave_no_token(session: Session) -> None:
 
 
 def test_stop_ids_that_no_model_has_do_nothing(session: Session) -> None:
-    assert len(session.generate([1], stop_token_ids=[99], **DRAWN)[0].tokens) == 10
+    (drawn,) = session.generate([1], **DRAWN)
+    assert len(drawn.tokens) == 10
+    for token in (99, -1, 1 << 70):
+        for shortest in (0, 4):
+            ends = {"stop_token_ids": [token], "min_new_tokens": shortest}
+            assert session.generate([1], **ends, **DRAWN)[0].tokens == drawn.tokens
     (first,) = session.generate([1], max_new_tokens=1)
     (lone,) = session.generate([1], stop_token_ids=first.tokens[0])
     assert (lone.tokens, lone.stop_reason) == (first.tokens, first.tokens[0])
