@@ -16,8 +16,15 @@ ALLOWED = {
     "glmc/ir": {"glmc.ir", "glmc.errors", "glmc.weights", "glmc_runtime"},
     "glmc/capture": {"glmc.capture", "glmc.ir", "glmc.errors", "glmc.weights", "glmc_runtime"},
     "glmc/passes": {"glmc.passes", "glmc.ir", "glmc.errors", "glmc.weights", "glmc_runtime"},
-    "glmc/weights": {"glmc.weights", "glmc.ir", "glmc.errors", "glmc.presets", "glmc_runtime"},
-    "glmc/presets": {"glmc.presets", "glmc.ir", "glmc.errors"},
+    "glmc/weights": {
+        "glmc.weights",
+        "glmc.ir",
+        "glmc.errors",
+        "glmc.plain_file",
+        "glmc.presets",
+        "glmc_runtime",
+    },
+    "glmc/presets": {"glmc.presets", "glmc.ir", "glmc.errors", "glmc.plain_file"},
     "glmc/backends": {
         "glmc.backends",
         "glmc.ir",

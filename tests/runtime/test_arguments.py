@@ -141,7 +141,7 @@ def test_ids_in_any_list_are_a_prompt_with_or_without_a_list_around(value: Any) 
         assert found == IDS and {type(token) for token in found} == {int}
 
 
-@pytest.mark.parametrize("value", NO_IDS, ids=repr)
+@pytest.mark.parametrize("value", NO_IDS, ids=lambda value: type(value).__name__)
 def test_what_are_no_ids_are_refused(value: Any, session: Session) -> None:
     for action in (
         lambda: token_ids("ids", value),
