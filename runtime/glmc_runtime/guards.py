@@ -28,7 +28,7 @@ def check_versions(guards: Guards) -> None:
     ):
         try:
             needed = Version(minimum)
-        except InvalidVersion as error:
+        except ValueError as error:  # InvalidVersion, and numbers of thousands of digits
             raise ArtifactError(f"the guard for {package} is no version: '{minimum}'") from error
         try:
             # A release candidate or nightly build of the needed release counts as that release.

@@ -182,7 +182,9 @@ def manifest_from_json(data: Any) -> Manifest:
 
 def _impossible(manifest: Manifest) -> str | None:
     """A size that divides or multiplies something later must be at least 1, and some bucket the
-    largest."""
+    largest. The target says which kernels may be named, and that of the guards where they run."""
+    if manifest.target != manifest.guards.target:
+        return f"target is {manifest.target!r}, and guards.target is {manifest.guards.target!r}"
     sizes = {
         **{f"cache.{name}": getattr(manifest.cache, name) for name in _CACHE_SIZES},
         "limits.max_context": manifest.limits.max_context,

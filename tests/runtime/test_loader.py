@@ -140,11 +140,18 @@ def _sha(root: Path) -> str:
     ],
 )
 def test_guards_that_do_not_hold(tmp_path: Path, guards: Guards, text: str) -> None:
-    _refuses(write_toy(tmp_path / "toy", guards=guards), GuardError, text)
+    root = write_toy(tmp_path / "toy", guards=guards, target=guards.target)
+    _refuses(root, GuardError, text)
 
 
-def test_a_guard_that_is_no_version(tmp_path: Path) -> None:
-    root = write_toy(tmp_path / "toy", guards=Guards("new", "2.5", "cpu"))
+@pytest.mark.parametrize("target", ["cuda", "xpu", "abacus"])
+def test_the_target_of_the_kernels_is_that_of_the_device(tmp_path: Path, target: str) -> None:
+    _refuses(write_toy(tmp_path / "toy", target=target), ArtifactError, "guards.target is 'cpu'")
+
+
+@pytest.mark.parametrize("version", ["new", "9" * 5000])
+def test_a_guard_that_is_no_version(tmp_path: Path, version: str) -> None:
+    root = write_toy(tmp_path / "toy", guards=Guards(version, "2.5", "cpu"))
     _refuses(root, ArtifactError, "is no version")
 
 
