@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 from torch.fx import Graph
 
+from glmc.artifact.report_form import EvaluatedForm, PassForm, PhaseForm, ReportForm
 from glmc.config import CompileOptions
 from glmc.driver import front_end
+from glmc.pipeline import PassRecord
 from glmc.presets.catalog import load_config
-from glmc.report import Report, eager_operations, phase_report
+from glmc.report import Report, _pass, eager_operations, phase_report
 from glmc_runtime.extent import Extent
 from glmc_runtime.plan import Call, PhasePlan, Segment
 from tests.support.checkpoints import tiny_checkpoint
@@ -72,3 +74,15 @@ def test_a_report_keeps_its_times() -> None:
     report = Report({}, {}, (), {}, {}, {}, (), {"capture": 1.0})
     assert report.timed("write", 2.0).seconds == {"capture": 1.0, "write": 2.0}
     assert replace(report).to_json()["seconds"] == {"capture": 1.0}
+
+
+def test_the_form_that_reports_are_read_in_is_that_of_the_reports() -> None:
+    plan = PhasePlan("decode", (), (), (), (), 0, Extent(constant=1))
+    one = _pass(PassRecord("gate", "bitwise", 0.1, 5, 4, (), ()))
+    for found, form in (
+        ({**one, "verdict": ""}, PassForm),
+        (one["evaluated"], EvaluatedForm),
+        (phase_report(plan, CompileOptions()), PhaseForm),
+        (Report({}, {}, (), {}, {}, {}, (), {}).to_json(), ReportForm),
+    ):
+        assert set(found) == {field.name for field in fields(form)}

@@ -31,6 +31,13 @@ class MissForm:
 
 
 @dataclass(frozen=True)
+class EvaluatedForm:
+    kinds: int
+    small: int
+    seconds: float
+
+
+@dataclass(frozen=True)
 class PassForm:
     name: str
     numerics: str
@@ -42,6 +49,7 @@ class PassForm:
     near_misses: tuple[MissForm, ...]
     detail: dict[str, Any]
     verdict: str = ""
+    evaluated: EvaluatedForm = EvaluatedForm(0, 0, 0.0)
 
 
 @dataclass(frozen=True)
