@@ -17,7 +17,7 @@ from glmc.cli.run_command import run_command
 from glmc.cli.say import say
 from glmc.errors import GlmcError, OutOfMemoryError
 from glmc.out_of_memory import leave_at_the_limit, memory_errors
-from glmc_runtime.output import printable_logs, status_of
+from glmc_runtime.output import printable_logs, printable_traces, status_of
 from glmc_runtime.printable import printable
 
 app = typer.Typer(
@@ -56,6 +56,7 @@ def _main(arguments: Sequence[str] | None) -> int:
         sys.stdout.flush()  # a closed pipe shows here and not when the interpreter ends
     except GlmcError as error:
         if debug:
+            printable_traces()  # here, since typer sets a hook of its own
             raise
         say("\n".join((str(error), *map(printable, getattr(error, "__notes__", ())))), err=True)
         if isinstance(error, OutOfMemoryError):
@@ -63,6 +64,7 @@ def _main(arguments: Sequence[str] | None) -> int:
         return error.exit_status
     except OSError as error:
         if debug and not isinstance(error, BrokenPipeError):
+            printable_traces()
             raise
         return status_of(error)
     except SystemExit as stop:

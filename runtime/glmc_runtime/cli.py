@@ -15,7 +15,7 @@ from glmc_runtime import GUARD_STEPS, __version__, load
 from glmc_runtime.chat_flags import Chat, add_chat_flags
 from glmc_runtime.errors import GlmcError, RequestError
 from glmc_runtime.interpreter import INTERPRETED_NOTICE
-from glmc_runtime.output import generated, printable_logs, status_of
+from glmc_runtime.output import generated, printable_logs, printable_traces, status_of
 from glmc_runtime.printable import json_text, printable_lines
 from glmc_runtime.progress import shown_progress
 from glmc_runtime.request_flags import add_request_flags, request_settings
@@ -34,6 +34,8 @@ def main(arguments: Sequence[str] | None = None, program: str = "glmc-runtime") 
     ``program`` is what the user typed, for usage lines.
     """
     options = _parser(program).parse_args(arguments)
+    if options.debug:
+        printable_traces()
     try:
         with printable_logs():
             status: int = options.action(options)

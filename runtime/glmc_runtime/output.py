@@ -8,6 +8,8 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from traceback import format_exception
+from types import TracebackType
 from typing import Any
 
 from glmc_runtime.errors import FileError
@@ -66,6 +68,18 @@ def printable_logs() -> Iterator[None]:
     finally:
         logging.setLogRecordFactory(made)
         warnings.formatwarning = written
+
+
+def printable_traces() -> None:
+    """Let the trace of an error that ends the process be printable: whatever it was caused by may
+    quote a file."""
+
+    def show(
+        kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+    ) -> None:
+        print(printable_lines("".join(format_exception(kind, error, traceback))), file=sys.stderr)
+
+    sys.excepthook = show
 
 
 def _discard_output() -> None:

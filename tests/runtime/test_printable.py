@@ -7,12 +7,17 @@ import json
 import logging
 import sys
 import warnings
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+import glmc.cli.main
+import glmc_runtime.cli
 from glmc_runtime.errors import ArtifactError, Lines
 from glmc_runtime.output import generated, printable_logs
 from glmc_runtime.printable import json_text, printable, terminal_text
+from tests.runtime.toy import write_toy
 
 # Escape sequences, C1 controls, a bell, turned text, hidden tags, separators, half a character.
 HOSTILE = "\x1b]0;title\x07\x1b[2J\x9b31m\x7f\r\b\u202eabc\u2066\u200b\U000e0041\u2028\x85\ud800"
@@ -24,6 +29,27 @@ def test_what_is_not_visible_is_an_escape() -> None:
     assert shown.startswith("名 é \\x1b]0;title\\x07")
     assert shown.encode()
     assert printable("a\nb\tc") == "a\\nb\\tc"
+
+
+@pytest.mark.parametrize("command", [glmc.cli.main.main, glmc_runtime.cli.main])
+def test_a_trace_is_printable(
+    command: Callable[[list[str]], int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    manifest = write_toy(tmp_path / "toy") / "manifest.json"
+    data = json.loads(manifest.read_text())
+    data["cache"]["\x1b]0;title\x07\x9b31m"] = 1
+    manifest.write_text(json.dumps(data))
+    with pytest.raises(ArtifactError) as caught:
+        command(["run", str(manifest.parent), "--token-ids", "1", "--debug"])
+    assert not str(caught.value.__cause__).isprintable()  # what it quotes is as it was
+    sys.excepthook(caught.type, caught.value, caught.tb)
+    lines = capsys.readouterr().err.splitlines()
+    assert all(line.isprintable() for line in lines)
+    assert any("unexpected keyword" in line for line in lines)
 
 
 def test_an_error_is_printable_and_keeps_its_own_lines() -> None:
