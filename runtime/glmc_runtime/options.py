@@ -71,7 +71,8 @@ class RequestOptions:
         for name in ("do_sample", "include_stop_str_in_output", "ignore_eos"):
             self._change(name, flag)
         self._change("stop", _stop_strings)
-        self._change("stop_token_ids", _ids)
+        for name in ("stop_token_ids", "suppress_tokens"):
+            self._change(name, _ids)
         self._change("bad_words", _bad_words)
         SamplingParameters(**self._sampling())
         if self.do_sample and self.temperature == 0:

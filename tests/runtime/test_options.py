@@ -203,6 +203,17 @@ def test_what_can_not_be_meant_is_refused(session: Session, name: str) -> None:
     assert caught.value.expected
 
 
+def test_what_can_be_gone_through_once_is_kept(session: Session) -> None:
+    (free,) = session.generate([1], max_new_tokens=4, ignore_eos=True)
+    prompts = [[1], [1]]
+    for name in ("suppress_tokens", "stop_token_ids", "bad_words"):
+        once: dict[str, Any] = {
+            name: iter([[free.tokens[0]]] if name == "bad_words" else free.tokens[:1])
+        }
+        for found in session.generate(prompts, max_new_tokens=4, ignore_eos=True, **once):
+            assert found.tokens != free.tokens, name
+
+
 def test_options_that_leave_no_token(session: Session) -> None:
     with pytest.raises(RequestError, match="forbid every token"):
         session.generate([1], suppress_tokens=range(64))
