@@ -214,6 +214,9 @@ def test_a_tokenizer_that_fails_on_tokens_is_an_artifact_error(directory: Path) 
 
 def test_what_no_tokenizer_takes_is_an_error_of_the_request(directory: Path) -> None:
     text = Text(directory)
+    for other in (5, b"bytes", None):
+        with pytest.raises(RequestError, match="is no text"):
+            text.encode(other)  # type: ignore[arg-type]
     with pytest.raises(RequestError, match="can't decode"):
         text.decode([1 << 70])
     with pytest.raises(RequestError, match="no valid Unicode"):

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from glmc_runtime import arguments
 from glmc_runtime.errors import RequestError
 from glmc_runtime.text.files import (
     TOKENIZER,
@@ -65,6 +66,7 @@ class Text:
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Token ids of a text, special tokens as the tokenizer adds them."""
+        text = arguments.text("the text", text)
         try:
             text.encode()
         except UnicodeEncodeError as error:
