@@ -25,6 +25,12 @@ LAYOUT = frozenset(
     f"aten.{name}"
     for name in "reshape view _unsafe_view unsqueeze squeeze expand flatten unflatten".split()
 )
+# What does nothing at most values: to have computed it on some says nothing of the others.
+_AT_SOME_VALUES = frozenset(
+    f"aten.{name}"
+    for name in "clamp clamp_min clamp_max minimum maximum hardtanh threshold nan_to_num "
+    "remainder fmod".split()
+)
 # What changes no number: where and how a result lies in memory.
 _OF_MEMORY = frozenset(
     "device layout pin_memory memory_format non_blocking copy requires_grad implicit".split()
@@ -72,8 +78,9 @@ def note(node: Node, *names: str) -> None:
 
 
 def note_all(node: Node) -> None:
-    """The attempt has computed the node, with all its arguments."""
-    if _LOG.get() is not None:
+    """The attempt has computed the node, with all its arguments; a limit, which it may not have
+    met, is for the matcher to read."""
+    if _LOG.get() is not None and _op_name(node) not in _AT_SOME_VALUES:
         note(node, *given(node))
 
 
@@ -117,7 +124,7 @@ def unread(roots: Collection[Node], starts: Collection[Node], log: Log) -> tuple
                 continue
             if name in defaults and _equal(value, defaults[name]):
                 continue
-            if _op_name(node) in LAYOUT and not isinstance(value, Node):
+            if _only_moves(node) and not isinstance(value, Node):
                 continue
             if isinstance(value, Node) and _is_size(value):
                 continue
@@ -140,6 +147,11 @@ def _equal(value: object, default: object) -> bool:
 def _same_number(value: object, default: object) -> bool:
     numbers = isinstance(value, (int, float)) and isinstance(default, (int, float))
     return numbers and not isinstance(value, bool) and value == default
+
+
+def _only_moves(node: Node) -> bool:
+    """A view as another dtype holds other numbers."""
+    return _op_name(node) in LAYOUT and node.target is not torch.ops.aten.view.dtype
 
 
 def _op_name(node: Node) -> str:

@@ -19,6 +19,7 @@ from glmc.ir.fake import FakeKernels
 from glmc.ir.match import SHAPES, is_op, require
 from glmc.ir.program import Program
 from glmc.weights.recipe import Weight
+from glmc_runtime.errors import ExtensionError
 
 
 def fake_mode_of(graph: Graph) -> FakeTensorMode:
@@ -174,8 +175,9 @@ class Rewriter:
         return node
 
     def replace(self, old: Node, new: Node) -> None:
-        """Let every user of ``old`` read ``new``, which must be a tensor of the same kind; what an
-        attempt has inserted keeps what it was given."""
+        """Let every user of ``old`` read ``new``, which must be a tensor of the same kind, once the
+        attempt stands; what it has inserted keeps what it was given. Outside of an attempt nothing
+        would check the rewrite, so there it is refused."""
         was, now = old.meta["val"], new.meta["val"]
         if isinstance(was, torch.Tensor) and isinstance(now, torch.Tensor):
             differ = any(map(_known_to_differ, was.shape, now.shape)) or was.dim() != now.dim()
@@ -185,10 +187,15 @@ class Rewriter:
                 f"what replaces it must be {was.dtype} {list(was.shape)}, "
                 f"not {now.dtype} {list(now.shape)}",
             )
-        if self.attempt is not None:
-            self.attempt.replaced[old] = new
-            return
-        self._stand(old, new, ())
+        if self.attempt is None:
+            raise ExtensionError(
+                f"pass '{self.pass_name}' replaces a value without having it checked",
+                place=f"node {old.name}",
+                expected="a rewrite inside of an attempt, which is accounted for and evaluated",
+                found="Rewriter.replace outside of one",
+                remedy="make it an AnchorPass, or hand each anchor to attempt of glmc.passes.base",
+            )
+        self.attempt.replaced[old] = new
 
     def begin(self) -> Attempt:
         """From here on, an attempt."""

@@ -10,7 +10,7 @@
 | linear; mm, addmm or matmul with a transposed matrix: of a weight | ``glmc.linear`` |
 | embedding | ``glmc.embedding`` |
 | einsum of two operands | ``glmc.linear`` or ``aten.matmul``: see einsums.py |
-| take_along_dim; ``x[arange(rows)[:, None], ids]`` | ``aten.gather`` |
+| take_along_dim; ``x[arange(rows)[:, None], ids]``: of what top-k found | ``aten.gather`` |
 
 Bitwise: no arithmetic changes. Symbolic sizes stay as they are.
 """
@@ -205,6 +205,8 @@ def _take_along(rewriter: Rewriter, node: Node) -> Node | None:
     x, ids, axis = m.operand(node, 0), m.operand(node, 1), m.argument(node, 2, "dim")
     if not isinstance(axis, int) or len(m.shape(x)) != len(m.shape(ids)):
         return None
+    if not _counts_from_zero(ids):
+        return None
     axis %= len(m.shape(x))
     sizes = zip(m.shape(x), m.shape(ids), strict=True)
     if not all(m.same_size(*pair) for at, pair in enumerate(sizes) if at != axis):
@@ -218,7 +220,7 @@ def _index(rewriter: Rewriter, node: Node) -> Node | None:
     if not isinstance(indices, (list, tuple)) or len(indices) != 2:
         return None
     rows, ids = indices
-    if not isinstance(rows, Node) or not isinstance(ids, Node):
+    if not isinstance(rows, Node) or not isinstance(ids, Node) or not _counts_from_zero(ids):
         return None
     if not len(m.shape(x)) == len(m.shape(rows)) == len(m.shape(ids)) == 2:
         return None
@@ -235,6 +237,17 @@ def _index(rewriter: Rewriter, node: Node) -> Node | None:
     if not all(m.same_size(count, length) for length in lengths):
         return None
     return _gather(rewriter, node, x, 1, ids)
+
+
+def _counts_from_zero(ids: Node) -> bool:
+    """Places that an op has found. Of any others some may be counted from the end, by numbers below
+    0, which gather does not take."""
+    while m.is_op(ids, *m.SHAPES, *m.CASTS, "aten.slice", "aten.expand", "aten.permute"):
+        ids = m.operand(ids, 0)
+    if m.is_op(ids, "getitem"):
+        several = m.operand(ids, 0)
+        return m.argument(ids, 1) == 1 and m.is_op(several, "aten.topk", "aten.sort")
+    return m.is_op(ids, "aten.argsort", "aten.argmax", "aten.argmin")
 
 
 def _gather(rewriter: Rewriter, node: Node, x: Node, axis: int, ids: Node) -> Node:

@@ -15,6 +15,7 @@ from glmc.ir.ops import Numerics
 from glmc.ir.ops.linear import SILU_MUL
 from glmc.ir.program import Program
 from glmc.ir.rewrite import Rewriter
+from glmc.ir.signature import signature
 from glmc.passes.base import AnchorPass
 from tests.support.traced import Traced, conditions, trace
 
@@ -72,6 +73,35 @@ def test_an_operand_must_be_read_too() -> None:
 def test_a_keyword_is_found_by_its_name() -> None:
     traced = traced_sum(lambda x, y: torch.add(x, y, alpha=3))
     assert left_over(traced, lambda node: (both(node), m.argument(node, 2, "alpha"))) is None
+
+
+def test_numbers_seen_as_another_dtype_are_no_other_shape() -> None:
+    traced = trace(Sum(lambda x, y: x.view(torch.int32) + y), torch.ones(SHAPE), torch.ones(SHAPE))
+    (node,) = [node for node in traced.program.graph.nodes if "view" in str(node.target)]
+    with accounting() as log:
+        m.operand(node, 0)
+        found = unread([node], node.all_input_nodes, log)
+    assert found is not None and "argument 'dtype'" in found[1]
+
+
+@pytest.mark.parametrize(
+    ("limited", "left"),
+    [
+        (lambda x, y: x.sin() + y, None),
+        (lambda x, y: x.clamp(max=1e9) + y, "aten.clamp"),
+        (lambda x, y: torch.remainder(x, 1e9) + y, "aten.remainder"),
+    ],
+    ids=["no limit", "clamp", "remainder"],
+)
+def test_a_limit_is_not_read_by_computing_it(
+    limited: Callable[[Tensor, Tensor], Tensor], left: str | None
+) -> None:
+    traced = traced_sum(limited)
+    (node,) = traced.nodes("aten.add")
+    with accounting() as log:
+        signature(node, traced.program.inputs())
+        found = unread([node], traced.program.inputs(), log)
+    assert found is None if left is None else found is not None and left in found[1]
 
 
 def test_outside_an_attempt_nothing_is_noted() -> None:

@@ -1,13 +1,16 @@
-"""The rewriter: weights of one name that differ stay apart."""
+"""The rewriter: weights of one name that differ stay apart; nothing is replaced unchecked."""
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
+from glmc.ir.rewrite import Rewriter
 from glmc.passes import gate_up_merge
 from glmc.weights.evaluate import evaluate
+from glmc_runtime.errors import ExtensionError
 from tests.support.traced import trace
 
 
@@ -47,3 +50,11 @@ def test_merged_weights_of_a_tied_projection_are_not_taken_for_each_other() -> N
     assert len(traced.apply(gate_up_merge.PASS).matches) == 2
     assert len({node.args[1] for node in traced.nodes("glmc.linear")}) == 2
     torch.testing.assert_close(run(), before)
+
+
+def test_a_pass_that_replaces_without_an_attempt_is_refused() -> None:
+    traced = trace(TiedGates(), torch.randn(2, 3, 8))
+    text, activated = traced.text(), traced.nodes("aten.silu")[0]
+    with pytest.raises(ExtensionError, match="without having it checked"):
+        Rewriter(traced.program, "alone").replace(activated, activated.all_input_nodes[0])
+    assert traced.text() == text

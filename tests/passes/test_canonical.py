@@ -115,6 +115,31 @@ def test_other_products_stay(name: str) -> None:
     assert torch.equal(program(x)[0], before)
 
 
+PICKED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "take_along_dim": lambda x, ids: torch.take_along_dim(x, ids, -1),
+    "index": lambda x, ids: x[torch.arange(x.shape[0])[:, None], ids],
+}
+
+
+class Picked(nn.Module):
+    def __init__(self, name: str, found: bool) -> None:
+        super().__init__()
+        self.pick, self.found = PICKED[name], found
+
+    def forward(self, x: Tensor, ids: Tensor) -> Tensor:
+        return self.pick(x, x.topk(2, -1)[1] if self.found else ids)
+
+
+@pytest.mark.parametrize("name", PICKED)
+def test_only_places_that_an_op_found_are_gathered(name: str) -> None:
+    """Others may be counted from the end, which gather refuses."""
+    x, ids = torch.randn(4, 6), torch.zeros(4, 2, dtype=torch.int64)
+    found, given = (trace(Picked(name, each), x, ids) for each in (True, False))
+    assert found.nodes("aten.gather")
+    assert not given.nodes("aten.gather")
+    assert torch.equal(given(x, ids - 2)[0], x[:, -2:-1].expand(4, 2))
+
+
 def test_what_it_replaces_names_the_new_node() -> None:
     program = traced(lambda x, m: F.linear(x, m.weight), torch.randn(2, 4, 6))
     (old,) = program.nodes("aten.linear")
