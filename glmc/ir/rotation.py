@@ -75,6 +75,7 @@ def read_rotation(
     frequencies = _frequencies(program, cos, sin)
     positions = _positions(angle)
     m.require(_positions(sin_angle) is positions, sin, "cos and sin must be of the same positions")
+    _require_one_branch((cos, sin), {positions, frequencies})
     batch, tokens = m.shape(x)[0], m.shape(x)[2 if heads_first else 1]
     # What a program was traced with may have one row of positions for the whole batch.
     rows = (str(batch), "1") if program.phase == "traced" else (str(batch),)
@@ -180,6 +181,19 @@ def _frequencies(program: Program, cos: Node, sin: Node) -> Node:
     )
     m.require(m.dtype(weights[0]).is_floating_point, weights[0], "the frequencies must be floats")
     return weights[0]
+
+
+def _require_one_branch(tables: tuple[Node, Node], starts: set[Node]) -> None:
+    """A frequency or position of the next call may take a branch that no probe has taken."""
+    stack, seen = list(tables), set(starts)
+    while stack:
+        node = stack.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        branches = m.is_op(node, "aten.where", "aten.masked_fill")
+        m.require(not branches, node, "the table must be computed alike of all positions")
+        stack.extend(node.all_input_nodes)
 
 
 def _is_live(program: Program) -> bool:

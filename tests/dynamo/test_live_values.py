@@ -211,6 +211,21 @@ class Rotated(nn.Module):
         return first, second, self.turn(q, positions, self.other)  # type: ignore[arg-type]
 
 
+class Branching(Rotated):
+    """Frequencies that differ beyond a limit which random ones stay within."""
+
+    def turn(self, q: Tensor, positions: Tensor, inverse: Tensor) -> Tensor:
+        limited = torch.where(inverse > 40, inverse / 8, inverse)
+        return super().turn(q, positions, limited.clamp(max=60))
+
+
+@torch.no_grad()
+def test_a_branch_of_the_frequencies_that_no_probe_takes() -> None:
+    module = Branching(lambda _: None)
+    module.get_buffer("other")[:2] = torch.tensor((50.0, 1000.0))
+    same(module, "cpu", random(1, 2, 3, 32), torch.arange(3)[None])
+
+
 def same(module: nn.Module, target: str, *inputs: Tensor) -> None:
     """Two calls: values, dtypes, and the inputs as they are afterwards."""
     function = compiled(module, target)
