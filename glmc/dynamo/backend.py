@@ -19,7 +19,7 @@ from torch.fx import GraphModule
 from glmc import pipeline
 from glmc.backends import target_by_name
 from glmc.backends.base import LoweringOptions
-from glmc.dynamo.checks import any_fake, eager_experts_in, refuse_gradients, strided_reader
+from glmc.dynamo.checks import eager_experts_in, first_call, refuse_gradients, strided_reader
 from glmc.dynamo.device import device_of, refuse_capture, refuse_device, target_of
 from glmc.dynamo.device_graph import (
     SteadyGraph,
@@ -119,11 +119,12 @@ def compile_graph(
         abi_profile=options.abi_profile if name == "xpu" else None,
     )
     declined: dict[str, str] = {}
+    first = first_call(examples)
     while True:
         plan = lower_traced(traced, target, lowering, declined)
         check_triton({call.function for call in plan.calls}, device)
         replay = _replay(module, examples, options, traced, plan, device)
-        refused = None if any_fake(examples) else replay.refused(examples)
+        refused = None if first is None else replay.refused(first)
         if refused is None or refused[0].node in declined:
             break  # what ATen refuses as well, the program's own code does too
         declined[refused[0].node] = refused[1].message

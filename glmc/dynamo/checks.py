@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import SymInt, Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx import GraphModule, Node
 from torch.utils._pytree import tree_flatten
@@ -67,9 +67,18 @@ def eager_experts_in(module: GraphModule) -> str | None:
     )
 
 
-def any_fake(examples: Sequence[Any]) -> bool:
-    """Whether a graph is compiled without the tensors of its first call."""
-    return any(isinstance(item, FakeTensor) for item in examples)
+def first_call(examples: Sequence[Any]) -> list[Any] | None:
+    """The tensors and numbers of a graph's first call; None for one that is compiled without them.
+
+    A symbolic size is read by its hint: as an int it would guard the graph to that one size.
+    """
+    found: list[Any] = []
+    for item in examples:
+        known = item.node.hint if isinstance(item, SymInt) else item
+        if isinstance(item, FakeTensor) or (isinstance(item, SymInt) and known is None):
+            return None
+        found.append(known)
+    return found
 
 
 def strided_reader(program: Program) -> str | None:

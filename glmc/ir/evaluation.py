@@ -162,7 +162,13 @@ def _run(
                 _compute(node, own, instance)
                 condition = max(condition, condition_of(node, own))
         except _KERNEL_ERRORS as error:
+            if instance.name == SMALL:  # the region's own sizes decide
+                return _Unusable(f"{op_name(node)}: {_first_line(error)}")
             return f"{op_name(node)} does not take what the block takes: {_first_line(error)}"
+        # Sizes that are sums, such as rows of merged weights, must have shrunk as their parts did.
+        for node in (*rewritten.made, *rewritten.new) if instance.name == SMALL else ():
+            if not _as_expected(own[node], node, instance):
+                return _Unusable(f"{op_name(node)}: the sizes of a small instance don't fit")
         for old, new in rewritten.pairs:
             allowed = tolerance.with_condition(condition)
             for was, now in zip_longest(_results(held[old]), _results(own[new])):

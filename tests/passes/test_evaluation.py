@@ -19,6 +19,8 @@ from glmc.ir.program import Program
 from glmc.ir.rewrite import Rewriter
 from glmc.passes import gate_up_merge
 from glmc.passes.base import AnchorPass, PassResult
+from glmc.pipeline import fuse
+from tests.support.models import captured, tiny_config
 from tests.support.traced import Traced, conditions, trace
 
 SHAPE = (2, 3, 8)
@@ -161,3 +163,13 @@ def test_an_attempt_can_be_evaluated_alone() -> None:
     outcome = evaluate(Rewritten.of(tried), traced.program, Numerics.BITWISE)
     rewriter.abandon()
     assert (outcome.instance, outcome.difference) == (FULL, "")
+
+
+def test_a_small_instance_whose_sums_shrink_otherwise_is_no_difference() -> None:
+    """Rows of q are divided, those of k and v stay: their sum, which is divided too, fits nothing,
+    and the next divisor must be tried."""
+    wide = {"hidden_size": 1024, "num_attention_heads": 16, "head_dim": 64, "num_hidden_layers": 1}
+    program = captured(tiny_config("glm4", num_key_value_heads=2, **wide))
+    records = {record.name: record for record in fuse(program)}
+    assert len(records["qkv_merge"].matches) == 1
+    assert records["qkv_merge"].near_misses == ()
