@@ -182,7 +182,10 @@ class TracedReplay:
         """Bind all calls for the program's first call, before anything runs: the one that can't be,
         and why; None if all can."""
         with self._lock, self._without_casts(), torch.no_grad(), self._turns.taken():
-            key = self._enter(arguments)
+            try:
+                key = self._enter(arguments)
+            except PlanError:  # the call is refused in the same words, as an error of its own
+                return None
             if key is None or self._binder is None:
                 return None
             state: Any = self._state

@@ -60,10 +60,15 @@ class Instance:
             expression = size.node.expr
             if expression not in self.known:
                 value = self.symbols.get(expression)
-                found = expression.subs(self.symbols) if value is None else value
+                found = value if value is not None else expression.subs(self._of(size))
                 self.known[expression] = self.mapped(int(found))
             return self.known[expression]
         return self.mapped(size)
+
+    def _of(self, size: SymInt) -> dict[sympy.Symbol, int]:
+        """Every symbol of a size; one that no value of the region has is as it was traced."""
+        symbols = sorted(sympy.sympify(size.node.expr).free_symbols, key=str)
+        return {each: self.symbols.get(each, _hint(size, each)) for each in symbols}
 
     def shape(self, fake: Tensor) -> tuple[int, ...]:
         return tuple(map(self.size, fake.shape))
@@ -108,6 +113,11 @@ class Instance:
 _KINDS = ("random", "equal", "small", "large", "negative", "tied")
 
 
+def _hint(size: SymInt, symbol: sympy.Symbol) -> int:
+    """The value that a symbol of ``size`` was traced with."""
+    return int(size.node.shape_env.backed_var_to_val.get(symbol, 2))
+
+
 def sizes_of(program: Program, nodes: Sequence[Node]) -> tuple[Instance, ...]:
     """The sizes to try: of a traced program those that it was traced with, and others."""
     found: dict[sympy.Symbol, int] = {}
@@ -117,8 +127,7 @@ def sizes_of(program: Program, nodes: Sequence[Node]) -> tuple[Instance, ...]:
         for size in sizes:
             if isinstance(size, SymInt):
                 for symbol in sorted(sympy.sympify(size.node.expr).free_symbols, key=str):
-                    hint = size.node.shape_env.backed_var_to_val.get(symbol, 2)
-                    found.setdefault(symbol, int(hint))
+                    found.setdefault(symbol, _hint(size, symbol))
     if not found:
         return (Instance(),)
     if program.symbols is not None:

@@ -287,7 +287,8 @@ def test_what_is_killed_at_the_rename_does_not_load_but_under_its_name(
         with pytest.raises(ArtifactError, match="what a compile that was ended left behind"):
             load_artifact(name)
     report = json.loads((path / "report.json").read_text())
-    assert report == ({"number": 1} if when == "before" else {"passes": [1, 2]})
+    assert (report == {"number": 1}) is (when == "before")
+    assert ("passes" in report) is (when != "before")
     load_artifact(path)
     shutil.copytree(left, tmp_path / "saved")
     load_artifact(tmp_path / "saved")
