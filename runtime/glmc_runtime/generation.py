@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from glmc_runtime.errors import CapacityError
@@ -78,10 +78,13 @@ class Generation:
 
     def add(self, sequence: Sequence, settings: Settings) -> None:
         """Queue a request; raises :class:`CapacityError` when the cache can never hold it."""
-        session = self._session
-        longest = min(len(sequence) + settings.max_new_tokens - 1, session.max_context)
-        needed = blocks_for(longest, session.manifest.cache.block_size)
+        session, size = self._session, self._session.manifest.cache.block_size
         usable = session.cache.allocator.usable
+        if not settings.length_said:  # a checkpoint may say 128000, and the cache hold less
+            room = max(1, usable * size - len(sequence) + 1)
+            settings = replace(settings, max_new_tokens=min(settings.max_new_tokens, room))
+        longest = min(len(sequence) + settings.max_new_tokens - 1, session.max_context)
+        needed = blocks_for(longest, size)
         if needed > usable:
             raise CapacityError(
                 "a request can't ever fit into the KV cache",

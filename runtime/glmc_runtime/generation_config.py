@@ -166,6 +166,7 @@ def settle(
         known.get("include_stop_str_in_output", False),
         known.get("logprobs"),
         choices,
+        "max_new_tokens" in said,
     )
 
 

@@ -108,7 +108,10 @@ _COUNTS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Settings:
-    """What the options of one request came to, every value known. ``ends`` are token ids."""
+    """What the options of one request came to, every value known. ``ends`` are token ids.
+
+    ``length_said``: the request itself says ``max_new_tokens``; any other length is a bound.
+    """
 
     sampling: SamplingParameters
     max_new_tokens: int
@@ -117,6 +120,7 @@ class Settings:
     include_stop: bool = False
     logprobs: int | None = None
     n: int = 1
+    length_said: bool = True
 
     def sampling_of(self, choice: int) -> SamplingParameters:
         """The parameters of answer number ``choice``: each draws by a seed of its own."""

@@ -9,6 +9,7 @@ import torch
 
 import glmc_runtime
 from glmc_runtime.errors import CapacityError, PlanError, RequestError
+from glmc_runtime.generation_config import Defaults
 from glmc_runtime.sampling import SamplingParameters
 from glmc_runtime.sequences import Part
 from glmc_runtime.session import Session
@@ -104,6 +105,18 @@ def test_a_seeded_request_is_the_same_alone_and_in_any_batch(session: Session) -
     )
     assert mixed[0].tokens == reference_greedy(PROMPTS[0], 10)
     assert mixed[1].tokens[: len(alone.tokens)] == alone.tokens
+
+
+def test_a_length_that_only_the_file_says_is_cut_to_the_cache(toy_path: Path) -> None:
+    session = glmc_runtime.load(toy_path, kv_blocks=3)
+    file = Defaults(max_length=128000)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(session), "_defaults_of", lambda self, wanted: file)
+        (completion,) = session.generate([[1, 2, 3]], ignore_eos=True)
+        assert completion.finish_reason == "length"
+        assert len(completion.tokens) + 2 == 2 * session.manifest.cache.block_size
+        with pytest.raises(CapacityError, match="can't ever fit"):
+            session.generate([[1, 2, 3]], ignore_eos=True, max_new_tokens=100)
 
 
 def test_a_request_that_never_fits_is_refused_before_the_first_token(toy_path: Path) -> None:
