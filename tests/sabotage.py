@@ -1,8 +1,10 @@
 """Passes broken on purpose, one way each, for the tools that must find them.
 
 Each runs the real pass and then edits what it has just inserted, in every layer or in those of
-``layers``. ``SABOTAGES`` names them all; ``sabotaged(name, layers)`` makes one. What a lowering may
-get wrong is in ``PLAN_SABOTAGES``, by target; see :func:`with_wrong_constant`.
+``layers``. ``SABOTAGES`` names them all; ``sabotaged(name, layers)`` makes one. A compile refuses
+nearly all of them by itself, since no rewrite stands before it was accounted for and evaluated;
+``--verify`` and ``bisect`` are the second net, so what tests them runs the broken pass unchecked.
+What a lowering may get wrong is in ``PLAN_SABOTAGES``, by target; see :func:`with_wrong_constant`.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from glmc.driver import Compiled
 from glmc.ir import match as m
 from glmc.ir.program import Program
 from glmc.ir.rewrite import Rewriter
+from glmc.passes import base
 from glmc.passes.base import AnchorPass, Pass, PassResult
 from glmc.passes.kv_cache import KvCache
 from glmc.weights.recipe import Concatenate
@@ -45,8 +48,23 @@ class Sabotage:
         patch.setattr(pipeline, "KvCache", self.paging)
 
 
+class Unchecked(AnchorPass[Any]):
+    """A pass whose rewrites stand unseen: the compile's own accounting and evaluation are off while
+    it runs, so that only the second net can find what it does wrong."""
+
+    def run(self, program: Program) -> PassResult:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(base, "_require_accounted", lambda *given: None)
+            patch.setattr(base, "_require_same", lambda *given: None)
+            return super().run(program)
+
+
+def unchecked(one: AnchorPass[Any]) -> Unchecked:
+    return Unchecked(one.name, one.numerics, one.anchors, one.match, one.rewrite, one.budget)
+
+
 def sabotaged(name: str, layers: Collection[int] | None = None) -> Sabotage:
-    """The sabotage of that name, in the given layers only."""
+    """The sabotage of that name, in the given layers only, hidden from the compile's own checks."""
     pass_name, op, edit = _EDITS[name]
 
     def edit_new(rewriter: Rewriter, nodes: Sequence[Node]) -> None:
@@ -57,12 +75,19 @@ def sabotaged(name: str, layers: Collection[int] | None = None) -> Sabotage:
     if pass_name == KvCache.name:
         return Sabotage(name, pass_name, pipeline.PASSES, _paging(edit_new))
     passes = tuple(
-        _broken(one, edit_new) if one.name == pass_name else one for one in pipeline.PASSES
+        unchecked(_broken(one, edit_new)) if one.name == pass_name else one
+        for one in pipeline.PASSES
     )
     return Sabotage(name, pass_name, passes)
 
 
-def _broken(one: Pass, edit_new: Callable[[Rewriter, Sequence[Node]], None]) -> Pass:
+def checked(sabotage: Sabotage) -> AnchorPass[Any]:
+    """The broken pass as a compile would run it, with its checks on."""
+    (one,) = (one for one in sabotage.passes if isinstance(one, Unchecked))
+    return AnchorPass(one.name, one.numerics, one.anchors, one.match, one.rewrite, one.budget)
+
+
+def _broken(one: Pass, edit_new: Callable[[Rewriter, Sequence[Node]], None]) -> AnchorPass[Any]:
     assert isinstance(one, AnchorPass)
 
     def rewrite(rewriter: Rewriter, binding: Any) -> None:
@@ -81,7 +106,8 @@ def _paging(edit_new: Callable[[Rewriter, Sequence[Node]], None]) -> type[KvCach
             rewriter = Rewriter(program, KvCache.name)
             program.notes["replaced"] = replaced
             edit_new(rewriter, list(program.graph.nodes))
-            rewriter.finish()
+            program.graph.lint()
+            program.graph_module.recompile()
             return result
 
     return Broken
@@ -212,6 +238,8 @@ _PLAN_EDITS: dict[str, tuple[tuple[str, ...], str, Callable[[Any], Any]]] = {
         *(("decode_attention", "speculative_attention"), "scale"),
         lambda scale: scale * 1.02,
     ),
+    "plan_prefill_scale": (("prefill_attention",), "scale", lambda scale: scale * 1.02),
+    "plan_prefill_alpha": (("prefill_attention",), "alpha", lambda alpha: alpha * 1.02),
     "plan_routed_scale": (("moe_gate", "moe_sigmoid_group_topk_norm"), "scale", lambda _: 1.0),
     "plan_rope_interleaved": (
         *(("qkv_rope_cache",), "interleaved"),
@@ -219,11 +247,20 @@ _PLAN_EDITS: dict[str, tuple[tuple[str, ...], str, Callable[[Any], Any]]] = {
     ),
     "plan_rope_neox": (("rotary_embedding",), "is_neox", lambda neox: not neox),
 }
-_PLAN_EDITS["plan_without_eps"] = (("norm",), "eps", lambda eps: None)  # a call that fails
-PLAN_SABOTAGES = {
-    "cpu": tuple(name for name in _PLAN_EDITS if name != "plan_rope_neox"),
-    "xpu": tuple(name for name in _PLAN_EDITS if name != "plan_rope_interleaved"),
+_OF_ONE_TARGET = {
+    "cpu": ("plan_prefill_scale", "plan_rope_interleaved"),
+    "xpu": ("plan_prefill_alpha", "plan_rope_neox"),
 }
+PLAN_SABOTAGES = {
+    target: tuple(
+        name
+        for name in _PLAN_EDITS
+        if not any(name in names for other, names in _OF_ONE_TARGET.items() if other != target)
+    )
+    for target in _OF_ONE_TARGET
+}
+# A call that fails. No artifact has it, since the schema of the kernel refuses it.
+_PLAN_EDITS["plan_without_eps"] = (("norm",), "eps", lambda eps: None)
 
 
 def with_wrong_constant(compiled: Compiled, name: str) -> Compiled:

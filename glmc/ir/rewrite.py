@@ -18,6 +18,7 @@ from glmc.ir.computable import require_computable
 from glmc.ir.fake import FakeKernels
 from glmc.ir.match import SHAPES, is_op, require
 from glmc.ir.program import Program
+from glmc.ir.snapshot import Snapshot
 from glmc.weights.recipe import Weight
 from glmc_runtime.errors import ExtensionError
 
@@ -42,10 +43,12 @@ def layer_of(module: str) -> int | None:
 
 @dataclass
 class Attempt:
-    """A rewrite that does not stand yet: what was inserted, and what is to read what."""
+    """A rewrite that does not stand yet: what was inserted, and what is to read what.
+    ``editing`` is set where a matcher is through and code that may edit anything runs."""
 
     inserted: dict[Node, None] = field(default_factory=dict)
     replaced: dict[Node, Node] = field(default_factory=dict)
+    editing: bool = False
 
     @property
     def starts(self) -> set[Node]:
@@ -90,6 +93,7 @@ class Rewriter:
         program.notes["replaced"] = self._replaced
         self._heirs: dict[Node, Node] = {}
         self.attempt: Attempt | None = None
+        self._before: Snapshot | None = None
         self._weights = {
             node.meta["weight"]: node for node in program.placeholders() if "weight" in node.meta
         }
@@ -199,29 +203,59 @@ class Rewriter:
 
     def begin(self) -> Attempt:
         """From here on, an attempt."""
+        if self._before is None:
+            self._before = Snapshot(self.program)
         self.attempt = Attempt()
         return self.attempt
 
     def commit(self) -> None:
-        """The attempt stands."""
-        attempt, self.attempt = self.attempt, None
-        if attempt is not None:
-            for old, new in attempt.replaced.items():
-                self._stand(old, new, attempt.inserted)
+        """The attempt stands. Nothing but what replaces a value may be read by the old nodes, since
+        nothing else was compared; ExtensionError otherwise, and :meth:`abandon` takes it back."""
+        if self.attempt is None or self._before is None:
+            return
+        attempt = self.attempt
+        for node in attempt.inserted:
+            for user in node.users:
+                if user not in attempt.inserted:
+                    raise self._edited(user)
+        self.attempt = None
+        self._before.keep(attempt.inserted)
+        for old, new in attempt.replaced.items():
+            self._before.keep(self._stand(old, new, attempt.inserted))
 
     def abandon(self) -> None:
-        """Take out what the attempt has inserted."""
+        """Make the program what it was at :meth:`begin`, whatever the rewrite has inserted or
+        rewired until it failed. Without an attempt there is nothing to do."""
         attempt, self.attempt = self.attempt, None
-        for node in reversed(attempt.inserted if attempt is not None else {}):
+        if attempt is None or self._before is None:
+            return
+        if not (attempt.inserted or attempt.replaced or attempt.editing):
+            return  # most anchors miss in the matcher, which only reads
+        for node in attempt.inserted:
             if node.op == "placeholder":
-                del self.program.weights[node.meta["weight"]]
-                del self._weights[node.meta["weight"]]
-            self.graph.erase_node(node)
+                self._weights.pop(node.meta.get("weight"), None)
+        self._before.restore(self.pass_name)
 
-    def _stand(self, old: Node, new: Node, inserted: Container[Node]) -> None:
+    def _stand(self, old: Node, new: Node, inserted: Container[Node]) -> list[Node]:
         self._replaced[new.name] = old.name
         self._heirs[old] = new
-        old.replace_all_uses_with(new, delete_user_cb=lambda user: user not in inserted)
+        return old.replace_all_uses_with(new, delete_user_cb=lambda user: user not in inserted)
+
+    def require_unedited(self) -> None:
+        """Raise ExtensionError when operands were changed in another way than by :meth:`replace`,
+        between nodes that were there before, say, which :meth:`commit` does not look for."""
+        node = None if self._before is None else self._before.edited()
+        if node is not None:
+            raise self._edited(node)
+
+    def _edited(self, node: Node) -> ExtensionError:
+        return ExtensionError(
+            f"pass '{self.pass_name}' rewired a node without having it checked",
+            place=f"node {node.name}",
+            expected="operands that are changed by Rewriter.replace, which is evaluated",
+            found=f"the operands {node.all_input_nodes}",
+            remedy="insert what is to be computed instead, and replace the value by it",
+        )
 
     def _note_inserted(self, node: Node) -> None:
         if self.attempt is not None:

@@ -83,11 +83,15 @@ class AnchorPass(Generic[Binding]):
             if not anchor.users:
                 continue
             attempt(self, rewriter, anchor, result, lambda at: self._rewritten(rewriter, at))
+        rewriter.require_unedited()
         rewriter.finish()
         return result
 
     def _rewritten(self, rewriter: Rewriter, anchor: Node) -> bool:
-        self.rewrite(rewriter, self.match(anchor, rewriter.program))
+        found = self.match(anchor, rewriter.program)
+        if rewriter.attempt is not None:
+            rewriter.attempt.editing = True
+        self.rewrite(rewriter, found)
         return True
 
 

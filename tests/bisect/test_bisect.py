@@ -79,6 +79,8 @@ def test_a_sabotage_is_found_and_its_repro_fails(
     layer = 0 if sabotaged(name).pass_name not in ("moe_gate", "moe_ffn", "shared_expert") else 2
     sabotage = sabotaged(name, (layer,))
     sabotage.install(monkeypatch)
+    if name == "cache_rope_interleaved":  # the first position is not turned at all
+        give_cases(monkeypatch, *ENOUGH, "random tokens")
     found = found_in(source)
     assert (found.step, found.layer) == (sabotage.pass_name, layer)
     assert found.match is not None

@@ -28,7 +28,8 @@ EXPECTED = {
     "plan_routed_scale": ("cpu.moe_gate", "kunlun_ops.moe_sigmoid_group_topk_norm"),
     "plan_rope_interleaved": ("cpu.qkv_rope_cache", ""),
     "plan_rope_neox": ("", "kunlun_ops.rotary_embedding"),
-    "plan_without_eps": ("cpu.rms_norm", "kunlun_ops.rmsnorm"),
+    "plan_prefill_scale": ("cpu.prefill_attention", ""),
+    "plan_prefill_alpha": ("", "kunlun_ops.prefill_attention"),
 }
 Edit = Callable[[Compiled], Compiled]
 
@@ -68,9 +69,22 @@ def test_a_wrong_constant_is_found_in_its_call(
     wrong = found(target, lambda compiled: with_wrong_constant(compiled, name), monkeypatch)
     assert wrong is not None
     assert EXPECTED[name][target == "xpu"] in wrong.functions, wrong
-    assert wrong.phase == {"plan_decode_scale": "decode", "plan_without_eps": "replay"}.get(
-        name, "prefill"
-    )
+    assert wrong.phase == ("decode" if name == "plan_decode_scale" else "prefill")
+
+
+def test_a_call_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails() -> None:
+        raise RuntimeError("no such instruction")
+
+    def broken(function: str) -> Any:
+        bind = find_binder(function)
+        return (lambda arguments: fails) if function == "cpu.rms_norm" else bind
+
+    monkeypatch.setattr(bind_module, "find_binder", broken)
+    wrong = wrong_call(SOURCE, CompileOptions())
+    assert wrong is not None and (wrong.phase, wrong.functions) == ("replay", ("cpu.rms_norm",))
+    assert str(wrong).startswith("cpu.rms_norm for model.layers.0.input_layernorm")
+    assert " fails: " in str(wrong)
 
 
 def test_a_call_that_writes_over_a_value_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from glmc.verify.cases import Case, cases, real_prompts
 from glmc.verify.verifier import Verifier
 from glmc.verify.weights import ModelWeights
 from glmc.weights.checkpoint import open_checkpoint
+from tests.sabotage import unchecked
 from tests.support.captures import remembered
 
 MODEL = Path(__file__).parents[2] / "models" / "tiny-moe"
@@ -59,7 +60,7 @@ def test_a_broken_pass_is_named(captured: Program) -> None:
         wrong = replace(found, eps=1e-3) if found.anchor.meta["layer"] == 2 else found  # type: ignore
         rms_norm.rewrite(rewriter, wrong)  # type: ignore[arg-type]
 
-    broken = replace(rms_norm.PASS, rewrite=rewrite)
+    broken = unchecked(replace(rms_norm.PASS, rewrite=rewrite))
     passes = tuple(broken if one.name == "rms_norm" else one for one in pipeline.PASSES)
     with pytest.raises(VerificationError) as caught:
         verified(captured, passes, CASES)
