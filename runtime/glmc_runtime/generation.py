@@ -80,7 +80,7 @@ class Generation:
         """Queue a request; raises :class:`CapacityError` when the cache can never hold it."""
         session, size = self._session, self._session.manifest.cache.block_size
         usable = session.cache.allocator.usable
-        if not settings.length_said:  # a checkpoint may say 128000, and the cache hold less
+        if settings.length_of_file:  # it may say 128000, and the cache hold less
             room = max(1, usable * size - len(sequence) + 1)
             settings = replace(settings, max_new_tokens=min(settings.max_new_tokens, room))
         longest = min(len(sequence) + settings.max_new_tokens - 1, session.max_context)

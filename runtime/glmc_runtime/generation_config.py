@@ -166,7 +166,8 @@ def settle(
         known.get("include_stop_str_in_output", False),
         known.get("logprobs"),
         choices,
-        "max_new_tokens" in said,
+        "max_new_tokens" not in said
+        and ("max_new_tokens" in known or defaults.max_length is not None),
     )
 
 

@@ -110,7 +110,7 @@ _COUNTS: dict[str, dict[str, Any]] = {
 class Settings:
     """What the options of one request came to, every value known. ``ends`` are token ids.
 
-    ``length_said``: the request itself says ``max_new_tokens``; any other length is a bound.
+    ``length_of_file``: the length is that of the checkpoint's generation_config.json, a bound.
     """
 
     sampling: SamplingParameters
@@ -120,7 +120,7 @@ class Settings:
     include_stop: bool = False
     logprobs: int | None = None
     n: int = 1
-    length_said: bool = True
+    length_of_file: bool = False
 
     def sampling_of(self, choice: int) -> SamplingParameters:
         """The parameters of answer number ``choice``: each draws by a seed of its own."""

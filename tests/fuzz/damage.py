@@ -70,6 +70,8 @@ def apply(folder: Path, seed: str) -> tuple[str, bool]:
 def put_hashes_right(folder: Path) -> None:
     """Let the manifest list the plain files that are there, with their sizes and hashes."""
     path = folder / MANIFEST
+    if path.is_symlink() or not path.is_file():
+        return  # a pipe would be waited for
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         manifest["files"] = {
