@@ -112,10 +112,11 @@ def _factor(node: Node) -> Node:
 def unscaled(factor: Node) -> tuple[Node, float]:
     """(value, scale) of queries or keys that are scaled before the product."""
     if m.is_op(factor, "aten.mul", "aten.div"):
-        by = m.number(m.argument(factor, 1))
-        if by is not None:
+        value, by = m.operand(factor, 0), m.number(m.argument(factor, 1))
+        # A bool or a whole number becomes a float by the scale: without it no kernel takes it.
+        if by is not None and m.dtype(value) == m.dtype(factor):
             scale = float(by) if m.is_op(factor, "aten.mul") else 1.0 / by
-            return m.operand(factor, 0), scale
+            return value, scale
     return factor, 1.0
 
 
