@@ -67,6 +67,9 @@ def test_other_versions_are_named() -> None:
 
 
 def test_torch_compile(other: Any) -> None:
+    assert (other["traced"] is None) is (int(other["transformers"].split(".")[0]) < 5)
+    if other["traced"] is None:
+        pytest.skip("Dynamo does not trace the models of transformers before 5 as one graph")
     assert other["traced"]["kunlun"] == other["traced"]["eager"]
     assert len(set(other["traced"]["eager"])) > 5
 
