@@ -14,6 +14,7 @@ from glmc.errors import CaptureError
 from glmc.ir import match as m
 from glmc.ir.program import Program
 from glmc.passes import attention, canonical, clean, qk_norm, qkv_merge, rms_norm, rope
+from glmc.passes.eager_attention import unscaled
 from tests.support.models import (
     MODERN,
     captured,
@@ -200,3 +201,13 @@ def test_markers_refuse_what_they_do_not_mean() -> None:
     out, _ = _attention(module, q, q, q, None)
     expected = torch.nn.functional.scaled_dot_product_attention(q, q, q, is_causal=True)
     torch.testing.assert_close(out, expected.transpose(1, 2))
+
+
+@pytest.mark.parametrize(("dtype", "taken"), [(torch.float32, True), (torch.bool, False)])
+def test_a_scale_that_makes_a_float_is_left_in_front(dtype: torch.dtype, taken: bool) -> None:
+    graph = torch.fx.Graph()
+    value = graph.placeholder("value")
+    value.meta["val"] = torch.ones(2, dtype=dtype, device="meta")
+    scaled = graph.call_function(torch.ops.aten.mul.Tensor, (value, 0.5))
+    scaled.meta["val"] = torch.ones(2, device="meta")
+    assert unscaled(scaled) == ((value, 0.5) if taken else (scaled, 1.0))
