@@ -205,6 +205,7 @@ def page(
     watch(records[-1].name, program)
     start = time.perf_counter()
     prefill, decode = specialise.prefill(program), specialise.decode(program)
+    result = specialise.require_same(program, prefill, decode)
     decoded = [node for node in decode.graph.nodes if is_op(node, "glmc.decode_attention")]
     records.append(
         PassRecord(
@@ -215,6 +216,8 @@ def page(
             len(decode.graph.nodes),
             tuple(match_at(node) for node in decoded),
             (),
+            evaluations=tuple(result.evaluations),
+            evaluation_seconds=result.evaluation_seconds,
         )
     )
     watch("prefill", prefill)

@@ -23,14 +23,16 @@ from glmc.driver import Compiled
 from glmc.ir import match as m
 from glmc.ir.program import Program
 from glmc.ir.rewrite import Rewriter
-from glmc.passes import base
+from glmc.passes import base, kv_cache
 from glmc.passes.base import AnchorPass, Pass, PassResult
-from glmc.passes.kv_cache import KvCache
+from glmc.passes.kv_cache import KvCache, Layer
+from glmc.passes.paging_evaluation import Replaced
 from glmc.weights.recipe import Concatenate
 from glmc_runtime.plan import Call, ValueArgument
 
 aten = torch.ops.aten
 Edit = Callable[[Rewriter, Node], None]
+EditNew = Callable[[Rewriter, Sequence[Node]], None]
 
 
 @dataclass(frozen=True)
@@ -65,20 +67,30 @@ def unchecked(one: AnchorPass[Any]) -> Unchecked:
 
 def sabotaged(name: str, layers: Collection[int] | None = None) -> Sabotage:
     """The sabotage of that name, in the given layers only, hidden from the compile's own checks."""
-    pass_name, op, edit = _EDITS[name]
+    pass_name, edit_new = _EDITS[name][0], _edit_new(name, layers)
+    if pass_name == KvCache.name:
+        return Sabotage(name, pass_name, pipeline.PASSES, _unseen(_paging(edit_new)))
+    passes = tuple(
+        unchecked(_broken(one, edit_new)) if one.name == pass_name else one
+        for one in pipeline.PASSES
+    )
+    return Sabotage(name, pass_name, passes)
+
+
+def _edit_new(name: str, layers: Collection[int] | None) -> EditNew:
+    _, op, edit = _EDITS[name]
 
     def edit_new(rewriter: Rewriter, nodes: Sequence[Node]) -> None:
         for node in nodes:
             if m.is_op(node, op) and (layers is None or node.meta["layer"] in layers):
                 edit(rewriter, node)
 
-    if pass_name == KvCache.name:
-        return Sabotage(name, pass_name, pipeline.PASSES, _paging(edit_new))
-    passes = tuple(
-        unchecked(_broken(one, edit_new)) if one.name == pass_name else one
-        for one in pipeline.PASSES
-    )
-    return Sabotage(name, pass_name, passes)
+    return edit_new
+
+
+def checked_paging(name: str, layers: Collection[int] | None = None) -> type[KvCache]:
+    """The broken kv_cache of that name as a compile would run it, with its checks on."""
+    return _paging(_edit_new(name, layers))
 
 
 def checked(sabotage: Sabotage) -> AnchorPass[Any]:
@@ -87,7 +99,7 @@ def checked(sabotage: Sabotage) -> AnchorPass[Any]:
     return AnchorPass(one.name, one.numerics, one.anchors, one.match, one.rewrite, one.budget)
 
 
-def _broken(one: Pass, edit_new: Callable[[Rewriter, Sequence[Node]], None]) -> AnchorPass[Any]:
+def _broken(one: Pass, edit_new: EditNew) -> AnchorPass[Any]:
     assert isinstance(one, AnchorPass)
 
     def rewrite(rewriter: Rewriter, binding: Any) -> None:
@@ -98,19 +110,31 @@ def _broken(one: Pass, edit_new: Callable[[Rewriter, Sequence[Node]], None]) -> 
     return replace(one, rewrite=rewrite)
 
 
-def _paging(edit_new: Callable[[Rewriter, Sequence[Node]], None]) -> type[KvCache]:
+def _paging(edit_new: EditNew) -> type[KvCache]:
     class Broken(KvCache):
-        def run(self, program: Program) -> PassResult:
-            result = super().run(program)
-            replaced = program.notes.get("replaced")
-            rewriter = Rewriter(program, KvCache.name)
-            program.notes["replaced"] = replaced
-            edit_new(rewriter, list(program.graph.nodes))
-            program.graph.lint()
-            program.graph_module.recompile()
-            return result
+        def rebuilt(
+            self, program: Program, layers: dict[Node, Layer]
+        ) -> tuple[Program, list[Replaced]]:
+            after, sides = super().rebuilt(program, layers)
+            edit_new(Rewriter(after, KvCache.name), list(after.graph.nodes))
+            after.graph.lint()
+            after.graph_module.recompile()
+            return after, sides
 
     return Broken
+
+
+def _unseen(broken: type[KvCache]) -> type[KvCache]:
+    """As :class:`Unchecked`, for what rebuilds the graph whole."""
+
+    class Unseen(broken):  # type: ignore[misc, valid-type]
+        def run(self, program: Program) -> PassResult:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(kv_cache, "require_same", lambda *given: PassResult())
+                result: PassResult = super().run(program)
+                return result
+
+    return Unseen
 
 
 def _argument(index: int, change: Callable[[Any], Any]) -> Edit:

@@ -19,7 +19,7 @@ import torch
 from torch import SymInt, Tensor
 from torch.fx import Node
 
-from glmc.ir.instances import FULL, SMALL, Instance, sizes_of
+from glmc.ir.instances import FULL, SMALL, Instance, sizes_of, smaller
 from glmc.ir.match import is_op, op_name
 from glmc.ir.ops import Numerics
 from glmc.ir.program import Program
@@ -30,9 +30,7 @@ from glmc.weights.recipe import Concatenate, Constant, Recipe, Stack
 
 LARGEST = 64 * 2**20
 _QUICK = 2**20
-_KERNEL_ERRORS = (RuntimeError, LookupError, TypeError, ValueError, NotImplementedError)
-_DIVISORS = (128, 64, 32, 16, 8, 4, 2)
-_LARGE_SIZES = (1024, 256, 64)
+KERNEL_ERRORS = (RuntimeError, LookupError, TypeError, ValueError, NotImplementedError)
 # Which kernel of torch computes a product depends on how its operands lie.
 _PRODUCTS = (
     *("aten.mm", "aten.bmm", "aten.addmm", "aten.matmul", "aten.linear", "aten.einsum"),
@@ -63,10 +61,10 @@ class Rewritten:
     def of(cls, tried: Attempt) -> Rewritten:
         pairs = tuple(tried.replaced.items())
         sources = tried.sources
-        old, leaves = _cone([before for before, _ in pairs], sources)
+        old, leaves = cone([before for before, _ in pairs], sources)
         made = tuple(node for node in tried.inserted if node.op == "placeholder")
         wanted = [after for _, after in pairs]
-        new, others = _cone(wanted, {*sources, *made})
+        new, others = cone(wanted, {*sources, *made})
         leaves.update(dict.fromkeys(node for node in others if node not in made))
         return cls(pairs, tuple(leaves), tuple(old), tuple(new), made)
 
@@ -145,9 +143,9 @@ def _run(
         held = values.nodes
         try:
             for node in rewritten.old:
-                _compute(node, held, instance)
-        except _KERNEL_ERRORS as error:
-            return _Unusable(f"{op_name(node)}: {_first_line(error)}")
+                compute(node, held, instance)
+        except KERNEL_ERRORS as error:
+            return _Unusable(f"{op_name(node)}: {first_line(error)}")
         for node in rewritten.old if instance.name == SMALL else ():
             if not _as_expected(held[node], node, instance):
                 return _Unusable(f"{op_name(node)}: the sizes of a small instance don't fit")
@@ -159,12 +157,12 @@ def _run(
                 known = {_recipe(program, leaf): held[leaf] for leaf in rewritten.leaves}
                 own[node] = _merged(recipe, known, node, instance)
             for node in rewritten.new:
-                _compute(node, own, instance)
+                compute(node, own, instance)
                 condition = max(condition, condition_of(node, own))
-        except _KERNEL_ERRORS as error:
+        except KERNEL_ERRORS as error:
             if instance.name == SMALL:  # the region's own sizes decide
-                return _Unusable(f"{op_name(node)}: {_first_line(error)}")
-            return f"{op_name(node)} does not take what the block takes: {_first_line(error)}"
+                return _Unusable(f"{op_name(node)}: {first_line(error)}")
+            return f"{op_name(node)} does not take what the block takes: {first_line(error)}"
         # Sizes that are sums, such as rows of merged weights, must have shrunk as their parts did.
         for node in (*rewritten.made, *rewritten.new) if instance.name == SMALL else ():
             if not _as_expected(own[node], node, instance):
@@ -175,7 +173,7 @@ def _run(
                 found = compare(was, now, allowed)
                 if not found.allowed:
                     return (
-                        f"the block and {_op_of(new)} differ by {found.error:.3g} where "
+                        f"the block and {op_of(new)} differ by {found.error:.3g} where "
                         f"{found.bound:.3g} is allowed, on {values.name} values"
                     )
     return ""
@@ -186,13 +184,13 @@ def _results(value: Any) -> Sequence[Any]:
     return value if isinstance(value, (list, tuple)) else (value,)
 
 
-def _op_of(node: Node) -> str:
+def op_of(node: Node) -> str:
     if is_op(node, "getitem"):
         return op_name(node.args[0])
     return op_name(node) or node.name
 
 
-def _compute(node: Node, held: dict[Node, Any], instance: Instance) -> None:
+def compute(node: Node, held: dict[Node, Any], instance: Instance) -> None:
     if node in held:
         return
     value = node.meta.get("val")
@@ -225,11 +223,7 @@ def _small(
 ) -> Iterator[tuple[Instance, ...]]:
     """Instances with no operand above ``limit`` bytes; then the region's own sizes, if memory
     allows."""
-    for large in _LARGE_SIZES:
-        for divisor in _DIVISORS:
-            small = tuple(each.divided(large, divisor) for each in every)
-            if max(small[0].bytes(leaf) for leaf in rewritten.leaves) <= limit:
-                yield small
+    yield from smaller(every, rewritten.leaves, limit)
     if limit == LARGEST and 4 * sum(map(every[0].bytes, rewritten.leaves)) < _free_memory():
         yield (replace(every[0], hostile=False),)
 
@@ -238,7 +232,7 @@ def _free_memory() -> int:
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def _cone(roots: Sequence[Node], stops: set[Node]) -> tuple[list[Node], dict[Node, None]]:
+def cone(roots: Sequence[Node], stops: set[Node]) -> tuple[list[Node], dict[Node, None]]:
     """(calls from ``stops`` and placeholders to the roots, in order; where that ended)."""
     order: dict[Node, None] = {}
     leaves: dict[Node, None] = {}
@@ -297,5 +291,5 @@ def _merged(
     raise ValueError("the parts of a merged weight must be read by what it replaces")
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0]

@@ -23,6 +23,8 @@ _STEP = {"tokens": 3, "sequences": 3, "sequences+1": 4, "blocks": 8, "table": 2}
 _OTHERS = ((2, 5, 3, 7), (1, 1, 1, 1), (3, 17, 2, 5))
 _BLOCK = 65521  # random numbers of a large value; a prime, so that no two rows are equal
 _SMALL_WEIGHT = 2**16
+_DIVISORS = (128, 64, 32, 16, 8, 4, 2)
+_LARGE_SIZES = (1024, 256, 64)
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,17 @@ def sizes_of(program: Program, nodes: Sequence[Node]) -> tuple[Instance, ...]:
     if program.phase != "traced":
         return tuple(others)
     return (Instance(found), *(replace(each, hostile=False) for each in others))
+
+
+def smaller(
+    every: tuple[Instance, ...], leaves: Sequence[Node], limit: int
+) -> Iterator[tuple[Instance, ...]]:
+    """Instances with no operand above ``limit`` bytes, those divided most first."""
+    for large in _LARGE_SIZES:
+        for divisor in _DIVISORS:
+            small = tuple(each.divided(large, divisor) for each in every)
+            if max(map(small[0].bytes, leaves)) <= limit:
+                yield small
 
 
 @dataclass(frozen=True)

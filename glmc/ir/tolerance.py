@@ -136,6 +136,17 @@ def tolerance_of(
     )
 
 
+def tolerance_of_call(node: Node) -> Tolerance:
+    """Of one node alone: what sums nothing up must be equal. An output of several is judged as
+    what computes it."""
+    if m.is_op(node, "getitem"):
+        node = m.operand(node, 0)
+    terms = reduction_terms([node])
+    if not terms:
+        return Tolerance(Numerics.BITWISE)
+    return Tolerance(Numerics.REORDERED, terms, max(1, stored_values([node])))
+
+
 def condition_of(node: Node, values: Mapping[Node, Any]) -> float:
     """How much an attention amplifies the errors of its scores; 1 for any other node."""
     name = m.op_name(node)

@@ -9,18 +9,21 @@ sides compute the same of the same values (glmc/ir/evaluation.py).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 from torch.fx import Node
 
+from glmc.errors import LoweringError
 from glmc.ir.accounting import Log, accounting, unread
 from glmc.ir.evaluation import Outcome, Rewritten, evaluate
 from glmc.ir.match import HELD, NearMiss, NoMatchError, is_op, refuse
 from glmc.ir.ops import Numerics
 from glmc.ir.program import Program
 from glmc.ir.rewrite import Attempt, Rewriter
+from glmc.ir.threads import one_thread
+from glmc.passes.per_token import place
 
 Binding = TypeVar("Binding")
 
@@ -121,9 +124,36 @@ def attempt(
 
 
 def _require_accounted(tried: Attempt, log: Log) -> None:
-    found = unread(tried.replaced, tried.starts, log)
+    require_accounted(tried.replaced, tried.starts, log)
+
+
+def require_accounted(roots: Collection[Node], starts: Collection[Node], log: Log) -> None:
+    """Every argument of what lies between ``starts`` and ``roots`` must have been read."""
+    found = unread(roots, starts, log)
     if found is not None:
         refuse(*found)
+
+
+def read_whole(
+    message: str,
+    root: Node,
+    read: Callable[[], Binding],
+    starts: Callable[[Binding], Collection[Node]],
+) -> Binding:
+    """What ``read`` finds at ``root``, for a pass that rebuilds the graph and has nothing to fall
+    back on: a condition that fails and an argument that nobody read are errors."""
+    with accounting() as log:
+        try:
+            found = read()
+            require_accounted([root], starts(found), log)
+        except NoMatchError as miss:
+            raise LoweringError(
+                message,
+                place=place(miss.node),
+                expected=miss.condition,
+                remedy="see which pass missed this layer: glmc compile --report",
+            ) from miss
+    return found
 
 
 def _require_same(one: Pass, program: Program, tried: Attempt, result: PassResult) -> None:
@@ -133,7 +163,8 @@ def _require_same(one: Pass, program: Program, tried: Attempt, result: PassResul
     key = ("evaluated", one.name, rewritten.kind(program))
     if key not in program.memo:
         budget = getattr(one, "budget", 0.0)
-        found = evaluate(rewritten, program, one.numerics, budget)
+        with one_thread():
+            found = evaluate(rewritten, program, one.numerics, budget)
         program.memo[key] = found
         result.evaluations.append(found.instance)
     outcome = program.memo[key]

@@ -29,7 +29,8 @@ from glmc.ir.ops.attention import PREFILL_ATTENTION, QKV_ROPE_CACHE
 from glmc.ir.ops.linear import JOIN_QKV
 from glmc.ir.program import Program
 from glmc.ir.rebuild import Rebuilder
-from glmc.passes.base import PassResult, match_at
+from glmc.passes.base import PassResult, match_at, read_whole
+from glmc.passes.paging_evaluation import Replaced, Side, paged, require_same
 from glmc.passes.per_token import mixes, packed_arguments, place, require_per_token
 
 NAME = "kv_cache"
@@ -85,7 +86,7 @@ def match(attention: Node, program: Program) -> Layer:
     m.require((q.norm is None) == (k.norm is None), at, "q and k must both be normed, or none")
     m.require(q.eps == k.eps, at, "the norms of q and k must have one eps")
     m.require("input" in q.positions.meta, q.node, "the positions must be the step's")
-    scale = m.number(attention.args[3])
+    scale = m.number(m.argument(attention, 3))
     if scale is None:
         m.refuse(attention, "the scale must be a number")
     qkv = _merged_projection(q.source, k.source, v)
@@ -96,26 +97,29 @@ def _head(node: Node) -> Head:
     m.expect_op(node, node, "glmc.rope", "glmc.norm_rope")
     norm: Node | None = None
     eps = 0.0
-    x, rest = m.operand(node, 0), list(node.args[1:])
+    x, at = m.operand(node, 0), 1
     if m.is_op(node, "glmc.norm_rope"):
-        norm, eps = m.operand(node, 1), float(node.args[2])  # type: ignore[arg-type]
-        rest = rest[2:]
+        norm, eps, at = m.operand(node, 1), _eps(node), 3
     elif m.is_op(x, "glmc.rms_norm"):
         # What qk_norm left apart: the op over the cache does the same in the same order.
-        norm, eps = m.operand(x, 1), float(x.args[2])  # type: ignore[arg-type]
+        norm, eps = m.operand(x, 1), _eps(x)
         x = m.operand(x, 0)
-    positions, frequencies, interleaved, scaling = rest
+    interleaved, scaling = m.argument(node, at + 2), m.argument(node, at + 3)
     return Head(
         node,
         x,
         _heads(x)[0],
         norm,
         eps,
-        positions,  # type: ignore[arg-type]
-        frequencies,  # type: ignore[arg-type]
+        m.operand(node, at),
+        m.operand(node, at + 1),
         bool(interleaved),
         float(scaling),  # type: ignore[arg-type]
     )
+
+
+def _eps(norm: Node) -> float:
+    return float(m.argument(norm, 2))  # type: ignore[arg-type]
 
 
 def _heads(node: Node) -> tuple[int, int]:
@@ -131,13 +135,13 @@ def _merged_projection(q: Node, k: Node, v: Node) -> Node | None:
     found: set[Node] = set()
     start = 0
     for node in (q, k, v):
-        part = node.args[0] if m.is_op(node, "aten.reshape") else None
+        part = m.argument(node, 0) if m.is_op(node, "aten.reshape") else None
         if not isinstance(part, Node) or not m.is_op(part, "aten.slice"):
             return None
         projection = m.operand(part, 0)
         heads, head_dim = _heads(node)
         bounds = (len(m.shape(projection)) - 1, start, start + heads * head_dim)
-        if not m.is_op(projection, "glmc.linear") or part.args[1:] != bounds:
+        if not m.is_op(projection, "glmc.linear") or m.arguments(part)[1:] != bounds:
             return None
         found.add(projection)
         start += heads * head_dim
@@ -159,23 +163,35 @@ class KvCache:
         _require_all_layers(found, program)
         for node in found:
             _require_heads_of_config(node, program)
-        layers: dict[Node, Layer] = {}
-        for node in found:
-            try:
-                layers[node] = match(node, program)
-            except m.NoMatchError as miss:
-                raise LoweringError(
-                    f"kv_cache can't page the attention {node.meta['id']}",
-                    place=place(miss.node),
-                    expected=miss.condition,
-                    remedy="see which pass missed this layer: glmc compile --report",
-                ) from miss
-        paged = _Pager(program, layers, self.block_size).run()
-        matches = [match_at(node) for node in found]
-        program.graph_module = paged.graph_module
-        program.weights, program.symbols = paged.weights, paged.symbols
+        layers = {node: _read(node, program) for node in found}
+        after, sides = self.rebuilt(program, layers)
+        result = require_same(NAME, sides)
+        result.matches = [match_at(node) for node in found]
+        program.graph_module = after.graph_module
+        program.weights, program.symbols = after.weights, after.symbols
         program.phase = "paged"
-        return PassResult(matches=matches)
+        return result
+
+    def rebuilt(
+        self, program: Program, layers: dict[Node, Layer]
+    ) -> tuple[Program, list[Replaced]]:
+        """The paged program beside ``program``, and its attentions beside those that were."""
+        pager = _Pager(program, layers, self.block_size)
+        after, new = pager.run(), pager.rebuilder.new
+        sides = []
+        for layer in layers.values():
+            old = Side(program, layer.attention, layer.operands)
+            paging = Side(after, new(layer.attention), new(layer.operands))
+            sides.append(Replaced(old, paging, paged))
+        return after, sides
+
+
+def _read(attention: Node, program: Program) -> Layer:
+    """What was matched, with every argument of it read."""
+    message = f"kv_cache can't page the attention {attention.meta['id']}"
+    return read_whole(
+        message, attention, lambda: match(attention, program), lambda found: found.operands
+    )
 
 
 def _require_all_layers(attentions: list[Node], program: Program) -> None:

@@ -8,7 +8,9 @@ and sequences are one symbol. Bitwise for everything outside attention.
 
 from __future__ import annotations
 
-from typing import Any
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch.fx import Node
@@ -21,9 +23,13 @@ from glmc.ir.ops.linear import SELECT_ROWS
 from glmc.ir.program import Program
 from glmc.ir.rebuild import Rebuilder
 from glmc.ir.symbols import Dimension
+from glmc.passes.base import PassResult, read_whole
+from glmc.passes.paging_evaluation import Cases, Replaced, Side, decoded, last_rows
+from glmc.passes.paging_evaluation import require_same as evaluated
 
 NAME = "specialise"
 NUMERICS = Numerics.REORDERED
+Read = TypeVar("Read")
 
 _INT64, _INT32 = torch.int64, torch.int32
 _PREFILL: dict[str, tuple[tuple[Dimension, ...], torch.dtype]] = {
@@ -61,18 +67,18 @@ def prefill(program: Program) -> Program:
     """The prefill phase of a paged program; logits [sequences, vocabulary]."""
     rebuilder, inputs = _begin(program, _PREFILL)
     head = head_of(program)
+    hidden, rest = _read(head, _head)
     for node in program.graph.nodes:
         if node.op != "call_function":
             continue
         if node is head:
-            hidden = rebuilder.new(node.args[0])
-            arguments = (hidden, inputs["last_rows"])
+            arguments = (rebuilder.new(hidden), inputs["last_rows"])
             rows = rebuilder.call(
                 SELECT_ROWS.overload, arguments, node, id=f"{node.meta['id']}.rows"
             )
             call = rebuilder.call(
                 node.target,  # type: ignore[arg-type]
-                (rows, *rebuilder.new(node.args[1:])),
+                (rows, *rebuilder.new(rest)),
                 node,
             )
             rebuilder.values[node] = call
@@ -88,15 +94,75 @@ def decode(program: Program) -> Program:
         if node.op != "call_function":
             continue
         if m.is_op(node, "glmc.prefill_attention"):
-            query, keys, values = rebuilder.new(node.args[:3])
+            operands, scale = _read(node, _attention)
             tables, lengths = inputs["block_tables"], inputs["context_lengths"]
-            arguments = (query, keys, values, tables, lengths, node.args[-1])
+            arguments = (*rebuilder.new(operands), tables, lengths, scale)
             passes = (*node.meta.get("passes", ()), NAME)
             call = rebuilder.call(DECODE_ATTENTION.overload, arguments, node, passes=passes)
             rebuilder.values[node] = call
         else:
             _repeat(rebuilder, node)
     return _finish(rebuilder, program, "decode")
+
+
+def require_same(program: Program, prefill: Program, decode: Program) -> PassResult:
+    """Evaluate what the phases have in place of the paged program's nodes, once for each kind;
+    raises VerificationError."""
+    head, attentions = head_of(program), _of_op(program, "glmc.prefill_attention")
+    sides = _replaced((program, [head]), (prefill, [head_of(prefill)]), 1, last_rows)
+    phase = (decode, _of_op(decode, "glmc.decode_attention"))
+    sides += _replaced((program, attentions), phase, 3, decoded)
+    return evaluated(NAME, sides)
+
+
+def _of_op(program: Program, name: str) -> list[Node]:
+    return [node for node in program.graph.nodes if m.is_op(node, name)]
+
+
+def _replaced(
+    before: tuple[Program, list[Node]],
+    after: tuple[Program, list[Node]],
+    operands: int,
+    cases: Cases,
+) -> list[Replaced]:
+    """What stands for each node of ``before``, from what stands for its first operands on."""
+    numbers = {node: key for key, node in _numbered(before[0]).items()}
+    known, sides = _numbered(after[0]), []
+    for old, new in zip(before[1], after[1], strict=True):
+        starts = tuple(m.operand(old, index) for index in range(operands))
+        twins = tuple(known[numbers[start]] for start in starts)
+        sides.append(Replaced(Side(before[0], old, starts), Side(after[0], new, twins), cases))
+    return sides
+
+
+def _numbered(program: Program) -> dict[tuple[str, str, int], Node]:
+    """Nodes by id and op, and by how many had these before: a phase repeats nodes in order."""
+    seen: Counter[tuple[str, str]] = Counter()
+    found = {}
+    for node in program.graph.nodes:
+        name = (node.meta["id"], m.op_name(node))
+        found[(*name, seen[name])] = node
+        seen[name] += 1
+    return found
+
+
+def _read(node: Node, read: Callable[[Node], Read]) -> Read:
+    """What a node that is replaced reads, every argument of it."""
+    message = f"specialise can't replace {node.meta['id']}"
+    return read_whole(message, node, lambda: read(node), lambda found: node.all_input_nodes)
+
+
+def _head(node: Node) -> tuple[Node, tuple[object, ...]]:
+    return m.operand(node, 0), m.arguments(node)[1:]
+
+
+def _attention(node: Node) -> tuple[tuple[Node, ...], object]:
+    """(query and caches, scale); decode has one table and one length for each query instead of
+    the rest, which must be the step's."""
+    for index, name in ((3, "block_tables"), (4, "query_lod"), (5, "context_lod")):
+        given = m.operand(node, index).meta.get("input")
+        m.require(given == name, node, f"operand {index} must be the step's {name}")
+    return tuple(m.operand(node, index) for index in range(3)), m.argument(node, 6)
 
 
 def _begin(

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import ChainMap
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from torch.fx import Node
 
 from glmc.ir import match as m
 from glmc.ir.ops import Numerics
+from glmc.ir.packed import Packed, around_attention, last_tokens, layouts
 from glmc.ir.program import Program
 from glmc.ir.tolerance import (
     ANOTHER_KIND,
@@ -26,13 +26,11 @@ from glmc.ir.tolerance import (
     Tolerance,
     compare,
     condition_of,
-    reduction_terms,
-    stored_values,
+    tolerance_of_call,
 )
 from glmc.pipeline import PassRecord
 from glmc.verify.cases import Case
 from glmc.verify.execution import Given, NodeError, call, values_of
-from glmc.verify.packed import Packed
 from glmc.verify.verdict import Verdict, Violation, Wrong, verdict_text
 from glmc.verify.weights import ModelWeights
 
@@ -57,7 +55,7 @@ def verify_paging(
         altered = weights.altered(case.alteration)
         wanted = {*known.values(), *_around_attention(before), _output(before)}
         values = values_of(before, Given(before, case.inputs, altered.table(before)), wanted)
-        for packed in _layouts(case.token_ids, block_size(after)):
+        for packed in layouts(case.token_ids, block_size(after)):
             expected: dict[Node, Any] = {}
             for new, old in known.items():
                 found = _rows(values[old], packed, new)
@@ -83,8 +81,8 @@ def verify_phase(
     used = [case for case in cases if case.decided]
     for case in used:
         altered = weights.altered(case.alteration)
-        layouts = _layouts(case.token_ids, block_size(before))
-        for packed in layouts if after.phase == "prefill" else _last_tokens(layouts):
+        found = layouts(case.token_ids, block_size(before))
+        for packed in found if after.phase == "prefill" else last_tokens(found):
             inputs = {**packed.inputs(), **_random_caches(before, packed)}
             table = altered.table(before)
             wanted = {*known.values(), _output(before)}
@@ -129,7 +127,7 @@ class _Judge:
                     self._keep(node, values, expected, Tolerance(Numerics.BITWISE), case)
                     return
                 if node in expected:
-                    tolerance = replace(_tolerance(node), condition=condition_of(node, values))
+                    tolerance = tolerance_of_call(node).with_condition(condition_of(node, values))
                     self._compare(node, expected[node], own[node], tolerance, case)
                     self._keep(node, values, expected, tolerance, case)
                     own[node] = expected[node]
@@ -177,16 +175,6 @@ class _Judge:
         return Verdict(self.record.name, self.record.numerics, text, found, self.wrong)
 
 
-def _tolerance(node: Node) -> Tolerance:
-    """An output of several is judged as what computes it."""
-    if m.is_op(node, "getitem"):
-        node = m.operand(node, 0)
-    terms = reduction_terms([node])
-    if not terms:
-        return Tolerance(Numerics.BITWISE)
-    return Tolerance(Numerics.REORDERED, terms, max(1, stored_values([node])))
-
-
 def _same_nodes(before: Program, after: Program) -> dict[Node, Node]:
     """Nodes after to nodes before: the same id and op, once in each program."""
     olds, news = _unique(before), _unique(after)
@@ -231,18 +219,10 @@ def _attention(
     }
     caches: dict[str, Tensor] = {}
     for node in after.graph.nodes:
-        if not m.is_op(node, "glmc.prefill_attention"):
-            continue
-        old = stateless[node.meta["id"]]
-        query, keys, held = (values[m.operand(old, index)] for index in range(3))
-        expected[m.operand(node, 0)] = query.flatten(0, 1)[packed.rows()]
-        expected[node] = values[old].flatten(0, 1)[packed.rows()]
-        for index, value in ((1, keys), (2, held)):
-            expected[m.operand(node, index)] = packed.cache(value, written=True)
-        written = m.operand(m.operand(node, 1), 0)
-        for index, value in ((6, keys), (7, held)):
-            name = m.operand(written, index).meta["input"]
-            caches[name] = packed.cache(value, written=False)
+        if m.is_op(node, "glmc.prefill_attention"):
+            found, held = around_attention(stateless[node.meta["id"]], node, values, packed)
+            expected.update(found)
+            caches.update(held)
     return caches
 
 
@@ -257,23 +237,6 @@ def _rows(value: Any, packed: Packed, new: Node) -> Tensor | None:
     if tuple(value.shape) == (batch * tokens, *tail):
         return value[packed.rows()]
     return None
-
-
-def _layouts(token_ids: Tensor, block: int) -> list[Packed]:
-    """Ragged sequences, all tokens new, and the second halves behind the first."""
-    batch, tokens = token_ids.shape
-    stops = tuple(max(1, tokens - 3 * row) for row in range(batch))
-    found = [Packed(token_ids, (0,) * batch, stops, block)]
-    if tokens > 1:
-        found.append(Packed(token_ids, tuple(stop // 2 for stop in stops), stops, block))
-    return found
-
-
-def _last_tokens(layouts: Sequence[Packed]) -> list[Packed]:
-    """Decode: one new token for each sequence."""
-    first = layouts[0]
-    starts = tuple(stop - 1 for stop in first.stops)
-    return [Packed(first.token_ids, starts, first.stops, first.block_size)]
 
 
 def _random_caches(program: Program, packed: Packed) -> dict[str, Tensor]:

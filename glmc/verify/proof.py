@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -12,6 +12,7 @@ from glmc.config import CompileOptions
 from glmc.driver import Compiled, FrontEnd, back_end, front_end
 from glmc.errors import InternalError
 from glmc.ir.program import Program
+from glmc.ir.threads import one_thread
 from glmc.passes import specialise
 from glmc.presets.catalog import ModelSource
 from glmc.verify.cases import quiet, real_prompts
@@ -75,14 +76,14 @@ class Proof:
         program.notes["verdicts"] = self.verdicts
         try:
             if self._compiling is not None:
-                with _one_thread():
+                with one_thread():
                     self._compiling.watch(name, program)
         finally:
             self._report(name)
 
     def planned(self, compiled: Compiled) -> Mapping[str, str]:
         """Replay; the verdicts by pass, for the report."""
-        with _one_thread():
+        with one_thread():
             self._replay(compiled)
         found = {name: text for name, text in self.verdicts.items() if name not in PHASES}
         both = (f"{name} {self.verdicts[name]}" for name in PHASES if name in self.verdicts)
@@ -93,7 +94,7 @@ class Proof:
         if scope.dtype is torch.float32:
             options = replace(options, block_size=min(options.block_size, SMALL_BLOCK))
         verifier = _verifier(scope)
-        with _one_thread() if label != "full width" else nullcontext():
+        with one_thread() if label != "full width" else nullcontext():
             front = front_end(scope.source, options, watch=verifier.watch)
         self._parts.append(Part(label, scope, options, verifier, front))
 
@@ -150,14 +151,3 @@ def _captured(verifier: Verifier) -> Program:
     if verifier.captured is None:
         raise InternalError("a plan was made of a program that was never captured")
     return verifier.captured
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Small tensors are slower on several, and sums stay in one order."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

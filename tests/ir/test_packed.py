@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from glmc.verify.packed import Packed
+from glmc.ir.packed import Packed
 
 TOKENS = torch.arange(40).view(2, 20)
 PACKED = Packed(TOKENS, (3, 0), (20, 11), 8)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx import Node
+
+from glmc.ir import match as m
 
 
 @dataclass(frozen=True)
@@ -79,3 +84,40 @@ class Packed:
     def _slots(self, row: Tensor, position: Tensor) -> Tensor:
         block = self.table[row, position // self.block_size].long()
         return block * self.block_size + position % self.block_size
+
+
+def layouts(token_ids: Tensor, block: int) -> list[Packed]:
+    """Ragged sequences, all tokens new, and the second halves behind the first."""
+    batch, tokens = token_ids.shape
+    stops = tuple(max(1, tokens - 3 * row) for row in range(batch))
+    found = [Packed(token_ids, (0,) * batch, stops, block)]
+    if tokens > 1:
+        found.append(Packed(token_ids, tuple(stop // 2 for stop in stops), stops, block))
+    return found
+
+
+def last_tokens(found: Sequence[Packed]) -> list[Packed]:
+    """Decode: one new token for each sequence."""
+    first = found[0]
+    starts = tuple(stop - 1 for stop in first.stops)
+    return [Packed(first.token_ids, starts, first.stops, first.block_size)]
+
+
+def around_attention(
+    old: Node, new: Node, values: Mapping[Node, Any], packed: Packed
+) -> tuple[dict[Node, Any], dict[str, Tensor]]:
+    """What must go into and come out of ``new``, a ``glmc.prefill_attention``, by the values of
+    the stateless ``old``; and the old content of its caches by input name."""
+    query, keys, held = (values[m.operand(old, index)] for index in range(3))
+    expected = {
+        m.operand(new, 0): query.flatten(0, 1)[packed.rows()],
+        m.operand(new, 1): packed.cache(keys, written=True),
+        m.operand(new, 2): packed.cache(held, written=True),
+        new: values[old].flatten(0, 1)[packed.rows()],
+    }
+    written = m.operand(m.operand(new, 1), 0)
+    caches = {
+        m.operand(written, index).meta["input"]: packed.cache(value, written=False)
+        for index, value in ((6, keys), (7, held))
+    }
+    return expected, caches
