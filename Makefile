@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 NEWEST := 5.24.0
 VERSIONS := $(addprefix transformers-,4.57.6 5.0.0 5.5.4 5.19.0 5.20.2 $(NEWEST)) torch-2.14.1
 
-.PHONY: demo test test-slow test-versions lint clean
+.PHONY: demo test test-slow test-versions plans lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/glmc compile models/tiny-moe --target xpu --output out/tiny-moe.xpu --force
@@ -25,6 +25,10 @@ test-slow: $(VENV)/.installed-dev
 # A few minutes; each version is installed into a folder of its own, 6 GB for a torch with CUDA.
 test-versions: $(VENV)/.installed-dev $(VERSIONS:%=.versions/%/.installed)
 	GLMC_VERSIONS="$(VERSIONS:%=.versions/%)" $(BIN)/python -m pytest -n 0 -m versions tests/versions
+
+# Every preset and shipped model, for every target: whether a plan differs from its stored digest.
+plans: $(VENV)/.installed-dev
+	$(BIN)/python -m tools.plan_replay
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
