@@ -30,7 +30,14 @@ _TABLE_SHAPES = (
     "aten.cat",
     "aten.permute",
     "aten.stack",
+    "aten.select",
     "aten.index",
+    "aten.repeat",
+)
+# Polynomials, cosines and sines agree at all positions where they agree at many.
+_ARITHMETIC = (
+    *("aten.mul", "aten.div", "aten.add", "aten.sub", "aten.neg", "aten.cos", "aten.sin"),
+    *("aten.mm", "aten.bmm", "aten.matmul", "aten.einsum"),
 )
 _POSITION_SHAPES = (*m.SHAPES, "aten.expand", "aten.permute")
 _SIZES = ((1, 1), (2, 5), (3, 4))
@@ -75,7 +82,7 @@ def read_rotation(
     frequencies = _frequencies(program, cos, sin)
     positions = _positions(angle)
     m.require(_positions(sin_angle) is positions, sin, "cos and sin must be of the same positions")
-    _require_one_branch((cos, sin), {positions, frequencies})
+    _require_smooth((cos, sin), {positions, frequencies})
     batch, tokens = m.shape(x)[0], m.shape(x)[2 if heads_first else 1]
     # What a program was traced with may have one row of positions for the whole batch.
     rows = (str(batch), "1") if program.phase == "traced" else (str(batch),)
@@ -183,17 +190,26 @@ def _frequencies(program: Program, cos: Node, sin: Node) -> Node:
     return weights[0]
 
 
-def _require_one_branch(tables: tuple[Node, Node], starts: set[Node]) -> None:
-    """A frequency or position of the next call may take a branch that no probe has taken."""
+def _require_smooth(tables: tuple[Node, Node], starts: set[Node]) -> None:
+    """A frequency or position of the next call may take a branch that no probe has taken: so
+    nothing rounds, limits or compares between ``starts`` and the tables."""
     stack, seen = list(tables), set(starts)
     while stack:
         node = stack.pop()
-        if node in seen:
+        if node in seen or not isinstance(node.meta.get("val"), Tensor):
             continue
         seen.add(node)
-        branches = m.is_op(node, "aten.where", "aten.masked_fill")
-        m.require(not branches, node, "the table must be computed alike of all positions")
         stack.extend(node.all_input_nodes)
+        m.require(_is_smooth(node), node, "the table must be computed alike of all positions")
+
+
+def _is_smooth(node: Node) -> bool:
+    if m.is_op(node, *_ARITHMETIC):
+        tensors = all(isinstance(each.meta.get("val"), Tensor) for each in node.all_input_nodes)
+        return tensors and m.dtype(node).is_floating_point
+    if m.is_op(node, *m.CASTS) and m.dtype(m.operand(node, 0)).is_floating_point:
+        return m.dtype(node).is_floating_point
+    return m.is_op(node, *_TABLE_SHAPES)
 
 
 def _is_live(program: Program) -> bool:

@@ -280,6 +280,14 @@ def _clipped(block: Block, positions: Tensor) -> tuple[Tensor, Tensor]:
     return angles.cos(), angles.sin()
 
 
+def _stepped(block: Block, positions: Tensor) -> tuple[Tensor, Tensor]:
+    """Other angles from position 4,194,304 on, without a comparison."""
+    rounds = torch.floor(positions[:, :, None].float() / 2**22)
+    angles = _angles(block, positions) * (rounds + 1.0)
+    angles = torch.cat((angles, angles), -1)
+    return angles.cos(), angles.sin()
+
+
 def _deinterleaved(block: Block, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Reads pairs (2i, 2i + 1) and writes (i, i + half), as MLA models do."""
     cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
@@ -349,7 +357,8 @@ TWISTS: dict[str, tuple[Parts, str]] = {
     "scaled_apart": (_parts(table=_scaled_apart), "cos and sin must be scaled alike"),
     "different_rows": (_parts(table=_different_rows), "the positions must be [batch, tokens]"),
     "swapped": (_parts(table=_swapped), "the table must come from aten.cos"),
-    "clipped": (_parts(table=_clipped), _TABLE),
+    "clipped": (_parts(table=_clipped), "the table must be computed alike of all positions"),
+    "stepped": (_parts(table=_stepped), "the table must be computed alike of all positions"),
     "deinterleaved": (_parts(table=half_table, rotate=_deinterleaved), _PAIRS),
     "other_way": (_parts(rotate=_other_way), _PAIRS),
     "backwards": (_parts(rotate=_backwards), "the table must come from aten.sin"),
