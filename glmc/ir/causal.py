@@ -1,13 +1,11 @@
 """Is a mask causal? Decided by evaluating its subgraph, whatever its spelling.
 
 Causal: query i sees keys 0 to i and no others, in every sequence of the batch. Masks are evaluated
-at several sizes, and around every larger number in their subgraph, since a sliding window shows
-only beyond its width.
+at several sizes, and around every larger number at which they may change, since a sliding window
+shows only beyond its width.
 """
 
 from __future__ import annotations
-
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -17,6 +15,7 @@ from glmc.ir import match as m
 from glmc.ir.ops.attention import causal_mask
 from glmc.ir.probe import evaluate, step_inputs
 from glmc.ir.program import Program
+from glmc.ir.thresholds import thresholds
 
 _SIZES = ((1, 1), (2, 3), (1, 8), (3, 17))
 _OFFSETS = (0, 5)
@@ -51,7 +50,7 @@ def require_causal(masked: Node, program: Program, scores: Node | None = None) -
     for batch, tokens in _SIZES:
         for first in _OFFSETS:
             _check(masked, _evaluate(masked, program, scores, batch, tokens, first), tokens)
-    for tokens in _larger_sizes(region, program):
+    for tokens in _larger_sizes(masked, program, scores):
         _check(masked, _evaluate(masked, program, scores, 1, tokens, 0), tokens)
 
 
@@ -104,28 +103,14 @@ def _above(root: Node, stop: Node | None) -> set[Node]:
     return region
 
 
-def _larger_sizes(region: set[Node], program: Program) -> list[int]:
-    """Sizes around each number in the subgraph that the ordinary sizes don't reach."""
+def _larger_sizes(masked: Node, program: Program, scores: Node | None) -> list[int]:
+    """Sizes around each threshold of the mask that the ordinary sizes don't reach."""
     probed = max(tokens for _, tokens in _SIZES)
     sizes: dict[int, None] = {}
-    for node in sorted(region):
-        for value in _numbers(node):
-            if not probed - 2 < value < program.model.maximum_positions:
-                continue
-            if value > _LARGEST_PROBE:
-                m.refuse(node, f"the mask compares with {value:g}, which is too large to probe")
-            sizes[int(value) + 2] = None
+    for value in thresholds(masked, scores):
+        if not probed - 2 < value < program.model.maximum_positions:
+            continue
+        if value > _LARGEST_PROBE:
+            m.refuse(masked, f"the mask compares with {value:g}, which is too large to probe")
+        sizes[int(value) + 2] = None
     return list(sizes)
-
-
-def _numbers(node: Node) -> Iterator[float]:
-    found: list[float] = []
-
-    def collect(argument: object) -> object:
-        value = m.number(argument)
-        if value is not None:
-            found.append(abs(float(value)))
-        return argument
-
-    torch.fx.node.map_aggregate((node.args, dict(node.kwargs)), collect)  # type: ignore[arg-type]
-    return iter(found)

@@ -185,6 +185,37 @@ def _window(width: int) -> Callable[[Block, Tensor], Tensor]:
     return mask
 
 
+def _summed_window(block: Block, tokens: Tensor) -> Tensor:
+    """A window of 1500, which no number in it tells."""
+    at = torch.arange(tokens.shape[1])
+    return causal(tokens) & (at[:, None] - at[None, :] - 1000 < 500)
+
+
+def _divided_window(block: Block, tokens: Tensor) -> Tensor:
+    at = torch.arange(tokens.shape[1])
+    return causal(tokens) & ((at[:, None] - at[None, :]) // 128 < 12)
+
+
+def _compared_sizes(block: Block, tokens: Tensor) -> Tensor:
+    """Everything is seen until a text has 3000 tokens."""
+    at = torch.arange(tokens.shape[1])
+    return causal(tokens) & (at[:, None] - at[None, :] < 3000 - tokens.shape[1] // 2)
+
+
+def _far_slope(block: Block, scores: Tensor, mask: Tensor) -> Tensor:
+    """A slope that begins at a distance of 2000."""
+    at = torch.arange(scores.shape[-1])
+    slope = torch.floor((at[None, :] - at[:, None]).to(scores.dtype) / 2000 + 1.0)
+    return scores * block.scale + slope.clamp(max=0.0) + _additive(mask, scores.dtype)
+
+
+def _five_numbers(block: Block, tokens: Tensor) -> Tensor:
+    at = torch.arange(tokens.shape[1])
+    far = at[:, None] - at[None, :]
+    holes = [far != width for width in (1100, 1200, 1300, 1400, 1500)]
+    return causal(tokens) & holes[0] & holes[1] & holes[2] & holes[3] & holes[4]
+
+
 def _shifted(block: Block, tokens: Tensor) -> Tensor:
     at = torch.arange(tokens.shape[1])
     return at[None, :] < at[:, None] + 2
@@ -254,6 +285,11 @@ TWISTS: dict[str, tuple[Attend, str]] = {
         _sdpa_with(_window(9000)),
         "the mask compares with 9000, which is too large to probe",
     ),
+    "summed_window": (_sdpa_with(_summed_window), "the mask must be causal: at 1502 tokens"),
+    "divided_window": (_sdpa_with(_divided_window), "which no probe covers"),
+    "compared_sizes": (_sdpa_with(_compared_sizes), "which no probe covers"),
+    "far_slope": (_eager(_far_slope), "which no probe covers"),
+    "five_numbers": (_sdpa_with(_five_numbers), "of which at most 4 can be probed"),
     "shifted": (_sdpa_with(_shifted), "tokens, 0 does not hide 1"),
     "padding": (_sdpa_with(_padding), "the mask depends on the tokens: it hides padding"),
     "per_sequence": (_sdpa_with(_per_sequence), "the mask must be causal"),
