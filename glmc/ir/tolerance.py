@@ -32,6 +32,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from glmc.ir import match as m
+from glmc.ir.accounting import given
 from glmc.ir.ops import Numerics
 
 # ATen calls that only describe memory; eager PyTorch launches no kernel for them.
@@ -156,7 +157,10 @@ def condition_of(node: Node, values: Mapping[Node, Any]) -> float:
     for operand in node.args[:2]:
         value = values[operand]  # type: ignore[index]
         longest *= float(value.float().nan_to_num(nan=0.0).norm(dim=-1).max())
-    return 1.0 + longest * abs(float(node.args[-1]))  # type: ignore[arg-type]
+    scale = given(node).get("scale")
+    if scale is None:  # as torch's own attention has it
+        scale = _size(node.args[0], -1) ** -0.5
+    return 1.0 + longest * abs(float(scale))
 
 
 def compare(before: object, after: object, tolerance: Tolerance) -> Deviation:

@@ -7,9 +7,10 @@ import math
 import pytest
 import torch
 from torch import Tensor
+from torch.fx import Graph
 
 from glmc.ir.ops import Numerics
-from glmc.ir.tolerance import Tolerance, compare
+from glmc.ir.tolerance import Tolerance, compare, condition_of
 
 BITWISE = Tolerance(Numerics.BITWISE)
 
@@ -79,6 +80,39 @@ def test_the_bound_follows_the_row_that_is_larger() -> None:
     value = torch.cat((normal(1, 64), 1e3 * normal(1, 64, seed=1)))
     bound = reordered(64).bound(value)
     assert bound.shape == (2, 1) and bound[1] > bound[0] > 0
+
+
+def test_nan_in_another_row_is_a_difference_and_in_the_same_is_none() -> None:
+    """As of a query that sees nothing: what it gives is NaN or zeros, which is not the same."""
+    value = normal(3, 4, 8)
+    value[1, 2] = math.nan
+    moved = normal(3, 4, 8)
+    moved[1, 3] = math.nan
+    for wrong in (value.nan_to_num(0.0), moved):
+        assert math.isinf(compare(value, wrong, reordered(8)).share)
+        assert math.isinf(compare(wrong, value, reordered(8)).share)
+    assert compare(value, value * (1 + 1e-7), reordered(8)).allowed
+    assert math.isinf(compare(value, torch.full_like(value, math.nan), reordered(8)).share)
+
+
+@pytest.mark.parametrize("scale", [None, 0.25, -2.0])
+def test_the_condition_of_an_attention_takes_its_scale_wherever_that_stands(
+    scale: float | None,
+) -> None:
+    q, k = normal(1, 3, 2, 16), normal(1, 2, 5, 16, seed=1)
+    graph = Graph()
+    q_node, k_node = (graph.placeholder(name) for name in "qk")
+    for node, value in ((q_node, q), (k_node, k)):
+        node.meta["val"] = value
+    ops = torch.ops
+    if scale is None:
+        target, rest = ops.aten.scaled_dot_product_attention.default, ()
+    else:
+        target, rest = ops.glmc.masked_attention.default, (None, scale, False, True)
+    node = graph.call_function(target, (q_node, k_node, k_node, *rest))
+    longest = float(q.norm(dim=-1).max() * k.norm(dim=-1).max())
+    expected = 1 + longest * abs(0.25 if scale is None else scale)
+    assert condition_of(node, {q_node: q, k_node: k}) == pytest.approx(expected)
 
 
 def test_a_softmax_amplifies_and_a_budget_is_for_approximate_passes_alone() -> None:
