@@ -110,6 +110,7 @@ class TracedRules:
             mask=mask,
             scale=op.number("scale"),
             causal=op.flag("causal"),
+            safe_softmax=op.flag("safe_softmax"),
             out=emit.result(),
             **scratch,
         )

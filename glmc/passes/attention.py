@@ -3,15 +3,16 @@
 Before: permutes to [batch, heads, tokens, head_dim], keys and values repeated for each query head,
 a mask, then ``scaled_dot_product_attention``, or two products with a softmax between, or the node
 of the marked capture; a permute back. After: ``glmc.attention`` of q, k, v [batch, tokens, heads,
-head_dim], no permute and no mask. Anchors: the sdpa, the softmax, the marked node. One match per
-layer. Reordered: the op sums in the order of whatever kernel it becomes.
+head_dim], no permute and no mask. Anchors: the sdpa, the softmax (safe or not), the marked node.
+One match per layer. Reordered: the op sums in the order of whatever kernel it becomes.
 
 The mask and the repetition are not read off their spelling but evaluated (see ir/causal.py), and
 the whole block is evaluated on random values before it is replaced. A traced program (one of
 ``torch.compile``) has a cache and a mask of its own: there the mask is kept, whatever it hides, and
-the block becomes ``glmc.masked_attention`` over keys and values as they lie. Refuses sliding
-windows, padding masks and masks that don't hide (but for traced programs), dropout, scales that are
-no number, and inner values that are read elsewhere.
+the block becomes ``glmc.masked_attention`` over keys and values as they lie; as such a mask may
+hide every key of a query, the op says whether that gives zeros or NaN. Refuses sliding windows,
+padding masks and masks that don't hide (but for traced programs), dropout, scales that are no
+number, and inner values that are read elsewhere.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ from glmc.passes.eager_attention import read_eager, unscaled
 from glmc.passes.layout import is_swap, token_major, turned_back
 
 _REPEATS = ("aten.expand", "aten.unsqueeze", "aten.reshape", "aten.repeat_interleave", "aten.index")
+# Of nothing but -inf they give NaN, where sdpa and the safe softmax give zeros.
+_UNSAFE = ("aten.softmax", "aten._softmax")
 _FOUR = "queries, keys and values must be [batch, heads, tokens, head_dim]"
 _BATCH, _TOKENS = 2, 5
 # Of the largest value; the block and the op may sum in different orders.
@@ -56,6 +59,7 @@ class Attention:
     token_major: bool
     mask: Node | None = None
     causal: bool = True
+    safe_softmax: bool = True
 
 
 def match(anchor: Node, program: Program) -> Attention:
@@ -85,7 +89,8 @@ def match(anchor: Node, program: Program) -> Attention:
             _require_readable(mask, q, k)
         require_private(inside, inner, "attention")
         root, turned = _behind(inner, q)
-        return Attention(anchor, q, k, v, scale, root, turned, mask, causal)
+        safe = not m.is_op(anchor, *_UNSAFE)
+        return Attention(anchor, q, k, v, scale, root, turned, mask, causal, safe)
     require_private((q, k, v), inner, "attention")
     spelling = ("attention", scale, signature(inner, (q, k, v)))
     once(program, spelling, lambda: _confirm(program, q, k, v, scale, inner))
@@ -211,7 +216,7 @@ def rewrite(rewriter: Rewriter, found: Attention) -> None:
     replaces = (found.anchor, found.root)
     if rewriter.program.phase == "traced":
         q = token_major(rewriter, found.q)
-        over = (q, found.k, found.v, found.mask, found.scale, found.causal)
+        over = (q, found.k, found.v, found.mask, found.scale, found.causal, found.safe_softmax)
         new = rewriter.call(MASKED_ATTENTION.overload, over, replaces=replaces)
     else:
         q, k, v = (token_major(rewriter, node) for node in (found.q, found.k, found.v))
@@ -226,8 +231,8 @@ PASS = AnchorPass(
     Numerics.REORDERED,
     (
         "aten.scaled_dot_product_attention",
-        "aten.softmax",
-        "aten._softmax",
+        *_UNSAFE,
+        "aten._safe_softmax",
         "glmc.marked_attention",
     ),
     match,

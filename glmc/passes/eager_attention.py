@@ -30,7 +30,7 @@ def read_eager(anchor: Node, program: Program) -> tuple[Node, Node, Node, float,
     product, scale = found
     last = m.argument(anchor, 1, "dim")
     m.require(last in (-1, 3), anchor, "the softmax must be over the keys")
-    m.argument(anchor, 2, "half_to_float")  # as its dtype says
+    m.argument(anchor, 2, "half_to_float")  # or the dtype: as that of the node says
     m.require(m.holds(m.dtype(anchor), m.dtype(product)), anchor, _ROUNDED)
     mask = None
     if program.phase == "traced":

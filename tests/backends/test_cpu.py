@@ -220,6 +220,7 @@ def traced_cases(tokens: int, dtype: torch.dtype) -> dict[str, tuple[dict[str, A
                 "mask": mask,
                 "scale": 0.3,
                 "causal": False,
+                "safe_softmax": True,
             },
             like,
         ),
@@ -250,6 +251,20 @@ def test_rule_agrees_with_the_reference(name: str, tokens: int, dtype: torch.dty
     tolerance = 1e-5 if dtype == torch.float32 else 3e-2
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("tokens", [1, 5])
+@pytest.mark.parametrize("safe", [True, False])
+def test_a_query_that_sees_nothing(safe: bool, tokens: int) -> None:
+    """The mask of what is seen is made into one that is added; -inf stands for what is not."""
+    arguments, results = case("masked_attention", tokens, torch.float32)
+    arguments["mask"][1, :, -1] = False
+    arguments["safe_softmax"] = safe
+    (found,) = lower("masked_attention", Runner(tokens, torch.float32), arguments, results)
+    assert bool(found[1, -1].isnan().all()) is not safe and not found[0].isnan().any()
+    op = OPS["masked_attention"]
+    expected = op.reference(*(arguments[key] for key in op.argument_names))
+    torch.testing.assert_close(found, expected, equal_nan=True)
 
 
 def test_calls_per_op() -> None:

@@ -69,7 +69,7 @@ def test_operands_that_an_op_does_not_take_are_no_match(mask: Tensor) -> None:
     program.phase = "traced"
     last = program.graph.find_nodes(op="output")[0].prev
     q, k, added = program.inputs()
-    rewriter, arguments = Rewriter(program, "test"), (q, k, k, added, 1.0, False)
+    rewriter, arguments = Rewriter(program, "test"), (q, k, k, added, 1.0, False, True)
     if mask.shape == (2, 3) and mask.dtype == torch.float32:
         made = rewriter.call(MASKED_ATTENTION.overload, arguments, replaces=(last,))
         with pytest.raises(NoMatchError, match="what replaces it must be"):

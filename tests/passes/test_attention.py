@@ -25,7 +25,8 @@ from tests.support.models import (
     weights_of,
 )
 from tests.support.structure import structure
-from tests.support.traced import conditions
+from tests.support.traced import conditions, trace
+from tests.zoo import masked
 from tests.zoo.attends import SPELLINGS, TWISTS, parts
 from tests.zoo.attention import Parts, Sizes, inputs, traced
 
@@ -116,6 +117,22 @@ def test_refuses(name: str) -> None:
     assert len(conditions(result)) == 1
     assert reason in conditions(result)[0]
     assert block.text() == text
+
+
+@pytest.mark.parametrize("name", masked.SPELLINGS)
+def test_a_traced_one_says_what_a_query_gets_that_sees_nothing(name: str) -> None:
+    """The mask is the program's own and may hide every key: then softmax gives NaN."""
+    given = masked.operands(5)
+    block = trace(masked.Masked(name), *given)
+    block.program.phase = "traced"
+    before = block(*given)[0]
+    result = block.apply(attention.PASS)
+    assert (len(result.matches), conditions(result)) == (1, [])
+    (node,) = block.nodes("glmc.masked_attention")
+    safe = masked.SPELLINGS[name].safe
+    assert node.args[4:] == (0.25, False, safe)
+    assert bool(before[1, :, -1].isnan().all()) is not safe
+    torch.testing.assert_close(block(*given)[0], before, equal_nan=True)
 
 
 def test_a_softmax_elsewhere_is_not_worth_telling() -> None:

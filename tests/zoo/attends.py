@@ -119,6 +119,13 @@ def scaled_both(block: Block, q: Tensor, k: Tensor, v: Tensor, tokens: Tensor) -
     return scores.softmax(-1) @ v
 
 
+def safe_softmax(block: Block, q: Tensor, k: Tensor, v: Tensor, tokens: Tensor) -> Tensor:
+    k, v = repeated(block, k), repeated(block, v)
+    scores = q @ k.transpose(2, 3) * block.scale + _additive(causal(tokens), q.dtype, -torch.inf)
+    weights: Tensor = torch.ops.aten._safe_softmax.default(scores, -1)
+    return weights @ v
+
+
 class Spelling(NamedTuple):
     """``scaled``: it has a scale of its own, which the pass must read."""
 
@@ -156,6 +163,7 @@ SPELLINGS: dict[str, Spelling] = {
     "bmm": Spelling(bmm, "user rewrite: bmm of batch times heads"),
     "einsum": Spelling(einsum, "user rewrite: einsum"),
     "scaled_queries": Spelling(scaled_queries, "user rewrite: the queries scaled"),
+    "safe_softmax": Spelling(safe_softmax, "user rewrite: torch's safe softmax, a mask of -inf"),
     "scaled_both": Spelling(scaled_both, "user rewrite: queries and keys scaled"),
 }
 

@@ -6,6 +6,7 @@ three as they are; ``glmc.attention`` is the causal one without a cache.
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -13,11 +14,19 @@ from glmc.ir.ops.registry import Numerics, define
 
 
 def masked_attention(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, causal: bool
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    scale: float,
+    causal: bool,
+    safe_softmax: bool,
 ) -> Tensor:
     """q [batch, tokens, q_heads, head_dim]; k and v [batch, kv_heads, length, head_dim], of any
     strides; mask broadcasts to [batch, q_heads, tokens, length], bool (True: seen) or added to the
-    scores. ``causal`` as ``is_causal`` of torch: query i sees keys 0 to i. Like q.
+    scores. ``causal`` as ``is_causal`` of torch: query i sees keys 0 to i. ``safe_softmax``: a
+    query whose keys the mask all hides (False, or -inf added) gives zeros, as torch's
+    ``scaled_dot_product_attention``; without it NaN, as a softmax of nothing but -inf. Like q.
     """
     repeat = q.shape[2] // k.shape[1]
     out = F.scaled_dot_product_attention(
@@ -28,13 +37,16 @@ def masked_attention(
         is_causal=causal,
         scale=scale,
     )
+    if mask is not None and k.shape[2] and not safe_softmax:
+        hidden = ~mask if mask.dtype == torch.bool else mask == -torch.inf
+        out = out.masked_fill(hidden.all(-1, keepdim=True), torch.nan)
     return out.transpose(1, 2).contiguous()
 
 
 MASKED_ATTENTION = define(
-    "masked_attention(Tensor q, Tensor k, Tensor v, Tensor? mask, float scale, bool causal) "
-    "-> Tensor",
+    "masked_attention(Tensor q, Tensor k, Tensor v, Tensor? mask, float scale, bool causal, "
+    "bool safe_softmax) -> Tensor",
     Numerics.REORDERED,
     masked_attention,
-    lambda q, k, v, mask, scale, causal: q.new_empty(q.shape),
+    lambda q, k, v, mask, scale, causal, safe_softmax: q.new_empty(q.shape),
 )

@@ -45,6 +45,7 @@ def run(query: torch.Tensor, mask: torch.Tensor | None, causal: bool, **over: An
             "mask": mask,
             "scale": 0.3,
             "causal": causal,
+            "safe_softmax": True,
             "scores": torch.full(size, torch.nan),
             "floats": torch.full(size, torch.nan),
             "out": out,
@@ -84,6 +85,39 @@ def test_against_torch(
     more = {"wide": torch.full(keys.shape, torch.nan), "scores": None} if wide else {}
     found = run(query, mask, False, keys=keys, values=values, **more)
     torch.testing.assert_close(found, expected.nan_to_num(0.0))
+
+
+@pytest.mark.parametrize("layout", ["cache", "every second sequence"])
+@pytest.mark.parametrize("tokens", [1, 3])
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("shown", [False, True])
+@pytest.mark.parametrize("wide", [False, True])
+def test_without_a_safe_softmax_a_query_that_sees_nothing_gives_nan(
+    layout: str, tokens: int, batch: int, shown: bool, wide: bool
+) -> None:
+    """``shown``: the mask says what is seen, and is not added."""
+    keys, values = memory(layout, batch)
+    query = random(batch, tokens, HEADS, HEAD_DIM, seed=3)
+    mask = torch.zeros(batch, 1, tokens, LENGTH)
+    mask[:, :, :, LENGTH - 2 :] = -torch.inf
+    mask[0, :, 0] = -torch.inf
+    scores = query.transpose(1, 2) @ keys.repeat_interleave(2, 1).mT * 0.3 + mask
+    expected = (scores.softmax(-1) @ values.repeat_interleave(2, 1)).transpose(1, 2)
+    more = {"wide": torch.full(keys.shape, torch.nan), "scores": None} if wide else {}
+    given = mask == 0 if shown else mask
+    found = run(query, given, False, keys=keys, values=values, safe_softmax=False, **more)
+    torch.testing.assert_close(found, expected, equal_nan=True)
+    assert found[0, 0].isnan().all() and int(found.isnan().sum()) == HEADS * HEAD_DIM
+
+
+@pytest.mark.parametrize("safe", [True, False])
+@pytest.mark.parametrize("tokens", [1, 3])
+def test_no_keys_give_zeros(tokens: int, safe: bool) -> None:
+    """As a softmax of nothing, and a product with it, do."""
+    keys, values = (part[:, :, :0] for part in memory("cache", 2))
+    query, mask = random(2, tokens, HEADS, HEAD_DIM, seed=3), torch.zeros(2, 1, tokens, 0)
+    found = run(query, mask, False, keys=keys, values=values, safe_softmax=safe)
+    assert torch.equal(found, torch.zeros_like(found))
 
 
 @pytest.mark.parametrize("masked", [NONE, ADDED])

@@ -13,6 +13,7 @@ from glmc_runtime.kernels import Thunk, register_traced
 from glmc_runtime.kernels.checks import in_order, optional, require_dtype, require_shape
 from glmc_runtime.kernels.cpu.wide_attention import (
     nothing_where_nothing_is_seen,
+    sees_nothing,
     wide_attention,
 )
 
@@ -22,14 +23,16 @@ def masked_attention(arguments: dict[str, Any]) -> Thunk:
     """query [batch, tokens, q_heads, head_dim], keys and values [batch, kv_heads, length,
     head_dim], all of any strides -> out like query, without gaps.
 
-    mask [batch or 1, q_heads or 1, tokens, length], bool or added to the scores, or None. Scratch
+    mask [batch or 1, q_heads or 1, tokens, length], bool or added to the scores, or None. A query
+    that sees nothing gets zeros with ``safe_softmax``, else NaN. Scratch
     for one token: scores like query and floats in float32, both [batch * q_heads, length]; wide
     float32 like keys, in place of scores, has it computed in float32 throughout.
     """
     query, mask, scale = arguments["query"], optional(arguments, "mask"), float(arguments["scale"])
+    keys = arguments["keys"]
     require_fit(arguments)
     narrow = mask is None or (mask.dim() == 4 and mask.shape[1] == 1 and mask.dtype == query.dtype)
-    if query.shape[1] == 1 and narrow and not bool(arguments["causal"]):
+    if query.shape[1] == 1 and keys.shape[2] and narrow and not bool(arguments["causal"]):
         if optional(arguments, "wide") is not None:
             return wide_attention(arguments, mask, scale)
         return _by_group(arguments, mask, scale)
@@ -74,24 +77,32 @@ def library_attention(arguments: dict[str, Any]) -> Thunk:
     """A masked attention by torch's own kernel, for any number of tokens and any mask."""
     query, keys, values = (arguments[name] for name in ("query", "keys", "values"))
     mask, out, scale = optional(arguments, "mask"), arguments["out"], float(arguments["scale"])
-    causal = bool(arguments["causal"])
     heads_first, target = query.transpose(1, 2), out.transpose(1, 2)
-    grouped = query.shape[2] != keys.shape[1]
+    attend = partial(
+        F.scaled_dot_product_attention,
+        heads_first,
+        keys,
+        values,
+        attn_mask=mask,
+        is_causal=bool(arguments["causal"]),
+        scale=scale,
+        enable_gqa=query.shape[2] != keys.shape[1],
+    )
 
     def run() -> None:
-        target.copy_(
-            F.scaled_dot_product_attention(
-                heads_first,
-                keys,
-                values,
-                attn_mask=mask,
-                is_causal=causal,
-                scale=scale,
-                enable_gqa=grouped,
-            )
-        )
+        target.copy_(attend())
 
-    return run
+    if mask is None or keys.shape[2] == 0 or bool(arguments["safe_softmax"]):
+        return run
+    # To add -0.0 changes nothing, and costs little more than the copy that is made anyway.
+    undefined = torch.full((), torch.nan, dtype=out.dtype, device=out.device)
+    unchanged = torch.full((), -0.0, dtype=out.dtype, device=out.device)
+
+    def run_unsafe() -> None:
+        rows = torch.where(sees_nothing(mask), undefined, unchanged)
+        torch.add(attend(), rows, out=target)
+
+    return run_unsafe
 
 
 def _by_group(arguments: dict[str, Any], mask: torch.Tensor | None, scale: float) -> Thunk:
@@ -152,7 +163,7 @@ def _by_group(arguments: dict[str, Any], mask: torch.Tensor | None, scale: float
             shown = shown[row].expand(kv_heads, rows, length)
         steps.append(partial(torch.baddbmm, shown, q, keys_across, alpha=scale, out=score))
     steps.append(partial(torch.softmax, weights, -1, torch.float32, out=wide))
-    if mask is not None:
+    if mask is not None and bool(arguments["safe_softmax"]):
         steps.append(nothing_where_nothing_is_seen(mask, floats.view(batch, q_heads, 1, length)))
     steps.append(partial(weights.copy_, wide))
     steps += [partial(torch.bmm, score, v, out=o) for _, _, v, score, o in pairs]

@@ -59,7 +59,7 @@ def wide_attention(arguments: dict[str, Any], mask: torch.Tensor | None, scale: 
     if mask is not None:
         steps.append(partial(by_sequence.add_, mask))
     steps.append(partial(torch.ops.aten._softmax.out, weights, -1, False, out=weights))
-    if mask is not None:
+    if mask is not None and bool(arguments["safe_softmax"]):
         steps.append(nothing_where_nothing_is_seen(mask, by_sequence))
     return in_order(
         *steps,
@@ -73,6 +73,12 @@ def nothing_where_nothing_is_seen(mask: torch.Tensor, weights: torch.Tensor) -> 
     """A query that sees nothing gets nothing, as from torch; every other NaN stays one."""
 
     def run() -> None:
-        weights.masked_fill_(mask.amax(-1, keepdim=True) == -torch.inf, 0.0)
+        weights.masked_fill_(sees_nothing(mask), 0.0)
 
     return run
+
+
+def sees_nothing(mask: torch.Tensor) -> torch.Tensor:
+    """Whether a mask, bool or added, hides every key of a query; like it, with one key."""
+    most = mask.amax(-1, keepdim=True)
+    return most.logical_not() if mask.dtype == torch.bool else most == -torch.inf

@@ -104,6 +104,7 @@ def masked_attention_kernel(
     LEAST: tl.constexpr,
     WIDEN: tl.constexpr,
     PDL: tl.constexpr,
+    SAFE: tl.constexpr,
 ):
     split, kv_head = tl.program_id(0), tl.program_id(1)
     sequence = tl.program_id(2).to(tl.int64)
@@ -174,6 +175,7 @@ def masked_attention_kernel(
         True,
         LEVELS,
         False,
+        SAFE,
     )
 
 
@@ -183,7 +185,7 @@ def masked_attention(arguments: dict[str, Any]) -> Thunk:
     head_dim], all of any strides -> out like query, without gaps.
 
     mask [batch or 1, q_heads or 1, tokens, length], added to the scores, or None. A query that sees
-    nothing gets zeros.
+    nothing gets zeros with ``safe_softmax``, else NaN.
     """
     query, keys, values = (arguments[name] for name in ("query", "keys", "values"))
     mask, out = optional(arguments, "mask"), arguments["out"]
@@ -245,6 +247,7 @@ def masked_attention(arguments: dict[str, Any]) -> Thunk:
         MASKED=mask is not None,
         BY_HEAD=mask is not None and shown.stride(1) != 0,
         LEAST=_LEAST,
+        SAFE=bool(arguments["safe_softmax"]),
         pdl=pdl_enabled(out.device),
     )
     return in_order(*steps, attend) if steps else attend

@@ -94,11 +94,14 @@ def store_result(
     ROWS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     WIDTH: tl.constexpr,
+    SAFE: tl.constexpr,
 ):
-    """``out`` [GROUP, HEAD_DIM] = total / weight."""
+    """``out`` [GROUP, HEAD_DIM] = total / weight; without a weight 0, or NaN if not SAFE."""
     row = tl.arange(0, ROWS)[:, None]
     columns = tl.arange(0, WIDTH)[None, :]
     share = 1.0 / tl.where(weight > 0.0, weight, 1.0)
+    if not SAFE:
+        share = tl.where(weight > 0.0, share, float("nan"))
     result = (total * share[:, None]).to(out.dtype.element_ty)
     mask = (row < GROUP) & (columns < HEAD_DIM)
     tl.store(out + row * HEAD_DIM + columns, result, mask=mask)
@@ -147,6 +150,7 @@ def finish(
     TICKETS: tl.constexpr,
     LEVELS: tl.constexpr,
     NEW: tl.constexpr,
+    SAFE: tl.constexpr = True,
 ):
     """Leave the part of this split; with TICKETS, write ``out`` [GROUP, HEAD_DIM] if this is the
     last program of its ``pair`` (sequence and kv head).
@@ -227,7 +231,7 @@ def finish(
                             TOGETHER,
                         )
             if is_last:
-                store_result(out, whole, whole_weight, GROUP, ROWS, HEAD_DIM, WIDTH)
+                store_result(out, whole, whole_weight, GROUP, ROWS, HEAD_DIM, WIDTH, SAFE)
 
 
 @triton.jit(do_not_specialize=["splits", "value_stride"])

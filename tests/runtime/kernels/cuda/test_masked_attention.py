@@ -28,6 +28,7 @@ def attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, **o
         "mask": mask,
         "scale": SCALE,
         "causal": False,
+        "safe_softmax": True,
         "out": out,
     }
     given = {
@@ -140,6 +141,35 @@ def test_a_query_that_sees_nothing_gets_nothing() -> None:
     found = attend(query, keys, values, mask, configuration={"splits": 3, "BLOCK": 16})
     close(found, reference(query, keys, values, mask).nan_to_num(0.0))
     assert not found[0].any()
+
+
+@pytest.mark.parametrize("splits", [1, 3, 8])
+@pytest.mark.parametrize("fan", [2, 16])
+@pytest.mark.parametrize("by_head", [False, True])
+def test_without_a_safe_softmax_a_query_that_sees_nothing_gives_nan(
+    splits: int, fan: int, by_head: bool
+) -> None:
+    """Stretches without a token that is seen still give nothing to one that has any."""
+    query, keys, values = case(70, 2)
+    mask = window(2, 70, (0, 0), (33, 50))
+    if by_head:  # of the second sequence every head but the first sees something
+        mask = mask.repeat(1, 4, 1, 1)
+        mask[1, 0] = -torch.inf
+    cut = {"splits": splits, "BLOCK": 16, "FAN": fan}
+    found = attend(query, keys, values, mask, safe_softmax=False, configuration=cut)
+    scores = query.transpose(1, 2) @ keys.repeat_interleave(2, 1).mT * SCALE + mask
+    expected = (scores.softmax(-1) @ values.repeat_interleave(2, 1)).transpose(1, 2)
+    torch.testing.assert_close(found, expected, equal_nan=True)
+    assert found[0].isnan().all()
+    assert found[1, 0].isnan().all(-1).tolist() == [by_head, False, False, False]
+
+
+def test_several_tokens_without_a_safe_softmax() -> None:
+    keys, values = memory("cache", 2)
+    query, mask = random(2, 3, 4, 16), torch.zeros(2, 1, 3, 9)
+    mask[1, :, 2] = -torch.inf
+    found = attend(query, keys, values, mask, safe_softmax=False)
+    assert found[1, 2].isnan().all() and int(found.isnan().sum()) == 4 * 16
 
 
 def test_scores_that_are_all_far_below_are_still_weighed() -> None:
