@@ -107,12 +107,17 @@ class Instance:
         """Kinds of values, the ordinary one first."""
         generator = torch.Generator().manual_seed(0)
         held: dict[Node, Any] = {}
+        masked = any(map(_is_mask, leaves))
         for name in _KINDS if self.hostile else _KINDS[:1]:
+            if name == _HIDDEN and not masked:
+                continue
             made = _Made(self, program, generator, name, held)
             yield Values(name, {leaf: made.value(leaf) for leaf in leaves})
 
 
-_KINDS = ("random", "equal", "small", "large", "negative", "tied")
+# Of masks alone: -inf hides, and of one query every key.
+_HIDDEN = "hidden"
+_KINDS = ("random", "equal", "small", "large", "negative", "tied", _HIDDEN)
 
 
 def _hint(size: SymInt, symbol: sympy.Symbol) -> int:
@@ -188,7 +193,8 @@ class _Made:
             return self.held[node]
         made = self._floats(shape, self.kind, weight is not None)
         if _is_mask(node):
-            made = made.masked_fill(self._hidden(shape), torch.finfo(fake.dtype).min)
+            low = -torch.inf if self.kind == _HIDDEN else torch.finfo(fake.dtype).min
+            made = made.masked_fill(self._hidden_by(node, shape), low)
         return made.to(fake.dtype)
 
     def _floats(self, shape: tuple[int, ...], kind: str, weight: bool) -> Tensor:
@@ -217,9 +223,16 @@ class _Made:
             hidden[..., 0] = False
         return hidden
 
+    def _hidden_by(self, node: Node, shape: tuple[int, ...]) -> Tensor:
+        """As above; of the kind that is for masks, the whole of a mask's last row as well."""
+        hidden = self._hidden(shape)
+        if self.kind == _HIDDEN and shape and _is_mask(node):
+            hidden.view(-1, shape[-1])[-1:] = True
+        return hidden
+
     def _integers(self, node: Node, fake: Tensor, shape: tuple[int, ...]) -> Any:
         if fake.dtype == torch.bool:
-            return ~self._hidden(shape)
+            return ~self._hidden_by(node, shape)
         if node.op == "call_function":
             return self._above(node)
         name = node.meta.get("input", "")

@@ -76,6 +76,8 @@ def overload(node: Node) -> Iterator[tuple[str, Edit]]:
             yield f"rounding_mode={mode}", retarget(node, _rounded(node), rounding_mode=mode)
     if m.is_op(node, "aten.add", "aten.sub") and all(isinstance(v, Node) for v in node.args[:2]):
         yield "alpha=-1", with_keyword(node, "alpha", -1)
+    if m.is_op(node, "aten.softmax"):
+        yield "safe", retarget(node, aten._safe_softmax.default)
 
 
 def order(node: Node) -> Iterator[tuple[str, Edit]]:

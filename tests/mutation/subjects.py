@@ -139,7 +139,8 @@ def _inside(program: Program, fused: Program, family: str) -> tuple[str, ...]:
 
 def _cases(subject: Subject, program: Program, module: nn.Module) -> Iterator[Case]:
     """Random values; quiet ones, where an eps decides; loud ones, where one score wins; equal
-    rows; and corrections of both signs, which tell one fill of masked groups from another."""
+    rows; corrections of both signs, which tell one fill of masked groups from another; and a mask
+    that leaves a query nothing to see."""
     generator = torch.Generator().manual_seed(7)
     held = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     held = {name: value.detach() for name, value in held.items()}
@@ -153,6 +154,8 @@ def _cases(subject: Subject, program: Program, module: nn.Module) -> Iterator[Ca
     yield Case("loud", drawn(20.0), _altered(held, _loud))
     if any(name.endswith("bias") and "gate" in subject.family for name in held):
         yield Case("signs", drawn(1.0), _altered(held, _signs))
+    if "mask" in nodes:
+        yield Case("hidden", _altered(drawn(1.0), _hidden), held)
 
 
 def _altered(held: Mapping[str, Tensor], alter: Alter) -> dict[str, Tensor]:
@@ -165,6 +168,15 @@ def _quiet(name: str, value: Tensor) -> Tensor:
 
 def _loud(name: str, value: Tensor) -> Tensor:
     return value * 6 if name.endswith(("q_proj.weight", "embedding.weight")) else value
+
+
+def _hidden(name: str, value: Tensor) -> Tensor:
+    """Of the last query every key, of the others some."""
+    if name != "mask":
+        return value
+    hidden = value > 0.5
+    hidden[-1, ..., -1, :] = True
+    return value.masked_fill(hidden, -torch.inf)
 
 
 def _signs(name: str, value: Tensor) -> Tensor:

@@ -17,8 +17,8 @@ from glmc.ir import match as m
 from glmc.ir import rewrite
 from glmc.ir.ops.linear import LINEAR
 from glmc.ir.rewrite import Rewriter
+from glmc.passes import attention, canonical
 from glmc.passes import base as driver
-from glmc.passes import canonical
 from tests.mutation.judge import FAULTS, Outcome, by_name, judge
 
 torch.set_num_threads(1)
@@ -87,6 +87,26 @@ def test_silent_when_nothing_holds_it_back(name: str, monkeypatch: Patch) -> Non
     mutant = by_name(name)
     forget(monkeypatch, TWISTS[name])
     without_accounting(monkeypatch)
+    without_evaluation(monkeypatch)
+    assert judge(*mutant).outcome is Outcome.SILENT
+
+
+@pytest.mark.parametrize("evaluated", [True, False])
+def test_every_softmax_read_as_a_safe_one(evaluated: bool, monkeypatch: Patch) -> None:
+    """No condition, but what the match says of a query that sees nothing."""
+    mutant = by_name("attention.mask_given.traced:swapped:add_57:0,1")
+    assert judge(*mutant).outcome is Outcome.FUSED
+    monkeypatch.setattr(attention, "_UNSAFE", ())
+    if not evaluated:
+        without_evaluation(monkeypatch)
+    assert judge(*mutant).outcome is (Outcome.REFUSED if evaluated else Outcome.SILENT)
+
+
+def test_a_safe_softmax_in_the_place_of_a_plain_one(monkeypatch: Patch) -> None:
+    mutant = by_name("attention.mask_given.traced:overload:softmax:safe")
+    verdict = judge(*mutant)
+    assert verdict.changes and verdict.outcome is Outcome.FUSED
+    monkeypatch.setattr(attention, "_UNSAFE", ("aten._safe_softmax",))
     without_evaluation(monkeypatch)
     assert judge(*mutant).outcome is Outcome.SILENT
 

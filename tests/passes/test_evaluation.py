@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,11 +18,12 @@ from glmc.ir.ops import Numerics
 from glmc.ir.ops.linear import SILU_MUL
 from glmc.ir.program import Program
 from glmc.ir.rewrite import Rewriter
-from glmc.passes import gate_up_merge
+from glmc.passes import attention, gate_up_merge
 from glmc.passes.base import AnchorPass, PassResult
 from glmc.pipeline import fuse
 from tests.support.models import captured, tiny_config
 from tests.support.traced import Traced, conditions, trace
+from tests.zoo import masked
 
 SHAPE = (2, 3, 8)
 
@@ -144,6 +146,25 @@ def test_a_small_instance_tells_a_swapped_merge() -> None:
     (reason,) = conditions(traced.apply(wrong))
     assert "the block and glmc.swiglu differ by" in reason
     assert not [name for name in traced.program.weights if "gate_up" in name]
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"), [*((name, False) for name in masked.SPELLINGS), ("sdpa", True)]
+)
+def test_what_a_query_gets_that_sees_nothing_is_found_out(name: str, shown: bool) -> None:
+    """An attention that has it the other way round: only a mask that hides a whole row tells.
+    ``shown``: the mask says what is seen, and is not added."""
+    *given, mask = masked.operands(5)
+    traced = trace(masked.Masked(name), *given, mask == 0 if shown else mask)
+    traced.program.phase = "traced"
+
+    def turned(rewriter: Rewriter, found: attention.Attention) -> None:
+        attention.rewrite(rewriter, replace(found, safe_softmax=not found.safe_softmax))
+
+    wrong = replace(attention.PASS, rewrite=turned)
+    (reason,) = conditions(traced.apply(wrong))
+    assert "differ by inf" in reason and reason.endswith("on hidden values")
+    assert not traced.nodes("glmc.masked_attention")
 
 
 def test_a_refused_rewrite_leaves_the_graph_as_it_was() -> None:
