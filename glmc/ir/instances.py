@@ -117,7 +117,7 @@ class Instance:
 
 # Of masks alone: -inf hides, and of one query every key.
 _HIDDEN = "hidden"
-_KINDS = ("random", "equal", "small", "large", "negative", "tied", _HIDDEN)
+_KINDS = ("random", "equal", "small", "large", "negative", "tied", "opposed", _HIDDEN)
 
 
 def _hint(size: SymInt, symbol: sympy.Symbol) -> int:
@@ -207,6 +207,8 @@ class _Made:
             return value if weight else value * 64.0
         if kind == "negative":
             return -value.abs() - (64.0 if weight and len(shape) < 2 else 0.0)
+        if kind == "opposed":  # every product far below zero, where each sigmoid underflows
+            return -value.abs() if weight and len(shape) > 1 else value.abs() * 64.0
         if kind == "tied":
             return (value * 2).round() / 2
         return value
