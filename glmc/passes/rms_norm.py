@@ -24,6 +24,9 @@ from glmc.passes.base import AnchorPass
 
 FUSED = "aten.rms_norm"
 _REDUCED = "the mean must be over the last dimension only"
+_SHIFTED = "the root must be that of a mean plus a number"
+_REDUCTIONS = tuple(f"aten.{name}" for name in "mean sum amax amin prod var std norm".split())
+_NEAR = 6
 
 
 @dataclass(frozen=True)
@@ -58,14 +61,15 @@ def _fused(anchor: Node, program: Program) -> Norm:
 
 def _spelled(anchor: Node, program: Program) -> Norm:
     shifted = m.argument(anchor, 0)
-    if m.is_op(anchor, "aten.pow") and m.number(m.argument(anchor, 1)) not in (0.5, -0.5):
+    exponent = m.number(m.argument(anchor, 1)) if m.is_op(anchor, "aten.pow") else None
+    if exponent in (2, 3) or not isinstance(shifted, Node) or not _reduced(anchor):
         m.unrelated(anchor)
-    if not isinstance(shifted, Node) or not m.is_op(shifted, "aten.add"):
-        m.unrelated(anchor)
+    if m.is_op(anchor, "aten.pow"):
+        m.require(exponent in (0.5, -0.5), anchor, "the exponent of a root must be 0.5 or -0.5")
+    m.require(m.is_op(shifted, "aten.add"), anchor, _SHIFTED)
     mean, eps = m.operand(shifted, 0), m.number(m.argument(shifted, 1))
     mean = m.skip(mean, ("aten.unsqueeze",))
-    if not m.is_op(mean, "aten.mean"):
-        m.unrelated(anchor)
+    m.require(m.is_op(mean, "aten.mean"), shifted, _SHIFTED)
     m.require(
         m.is_op(anchor, "aten.rsqrt"),
         anchor,
@@ -108,6 +112,17 @@ def _spelled(anchor: Node, program: Program) -> Norm:
     )
     _require_weight(weight, x, root, program)
     return Norm(x, weight, float(eps), root, anchor)
+
+
+def _reduced(root: Node) -> bool:
+    """Whether the operand of a root is made of a reduction, a few nodes above at most: any other
+    has nothing to do with a norm."""
+    level = root.all_input_nodes
+    for _ in range(_NEAR):
+        if any(m.is_op(node, *_REDUCTIONS) for node in level):
+            return True
+        level = list(dict.fromkeys(each for node in level for each in node.all_input_nodes))
+    return False
 
 
 def _require_weight(weight: Node, x: Node, root: Node, program: Program) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 
 import pytest
@@ -102,6 +103,29 @@ def test_an_rsqrt_elsewhere_is_not_worth_telling() -> None:
 
     result = trace(Root(), torch.randn(3, HIDDEN)).apply(rms_norm.PASS)
     assert (result.matches, result.near_misses) == ([], [])
+
+
+ROOTS: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], str]] = {
+    "of a sum": (lambda x: (x.square().sum(-1, True) + 1e-5).rsqrt(), "a mean plus a number"),
+    "of a mean": (lambda x: x.square().mean(-1, True).rsqrt(), "a mean plus a number"),
+    "scaled": (lambda x: (x.square().mean(-1, True) * 2 + 1e-5).rsqrt(), "a mean plus a number"),
+    "power": (lambda x: (x.square().mean(-1, True) + 1e-5) ** -0.4, "must be 0.5 or -0.5"),
+}
+
+
+@pytest.mark.parametrize("name", ROOTS)
+def test_a_root_of_something_else_has_a_reason(name: str) -> None:
+    root, reason = ROOTS[name]
+
+    class Norm(RmsNorm):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.weight * (x * root(x))
+
+    program = traced(Norm, torch.float32)
+    result = program.apply(rms_norm.PASS)
+    assert not result.matches
+    (found,) = conditions(result)
+    assert reason in found
 
 
 class RoundedBefore(torch.nn.Module):
