@@ -35,7 +35,7 @@ class _Seen:
 
 def churn(results: Results, name: str, folder: Path, target: str) -> None:
     """Drive one session at random; hold its logits against those of a fresh one."""
-    from bench.gpu_correct import MODELS, make_session
+    from bench.gpu_sessions import MODELS, make_session
 
     steps = 30 if results.quick else STEPS
     session, path = make_session(

@@ -10,15 +10,12 @@ import torch
 import transformers
 from torch import Tensor
 
-import glmc_runtime
 from bench.gpu_decode import bitwise
 from bench.gpu_ours import prepared, released, traced_logits
 from bench.gpu_results import Results
-from glmc.config import CompileOptions
-from glmc.driver import compile_model
+from bench.gpu_sessions import MODELS, make_session
 from glmc_runtime.session import Session
 
-MODELS = Path(__file__).parents[1] / "models"
 NAMES = ("tiny-dense", "tiny-moe")
 TEXTS = (
     "Return",
@@ -39,22 +36,6 @@ def load_eager(directory: Path, dtype: torch.dtype, device: torch.device) -> Any
         directory, dtype=dtype, attn_implementation="eager", experts_implementation="eager"
     )
     return model.to(device).requires_grad_(False).eval()
-
-
-def make_session(
-    checkpoint: Path, path: Path, dtype: str, target: str, **more: Any
-) -> tuple[Session, Path]:
-    options = CompileOptions(
-        target=target,
-        dtype=dtype,
-        block_size=32,
-        max_context=512,
-        decode_buckets=(1, 4, 8),
-        prefill_buckets=(16, 64, 512),
-    )
-    if not path.exists():
-        compile_model(checkpoint, path, options)
-    return glmc_runtime.load(path, verify_hashes=False, **more), path
 
 
 @torch.no_grad()

@@ -20,8 +20,9 @@ import transformers
 import glmc_runtime
 from bench.gpu_timing import GIB, allocated
 from bench.models import BenchModel
+from glmc.compiled import Compiled, FrontEnd
 from glmc.config import CompileOptions
-from glmc.driver import Compiled, FrontEnd, back_end, front_end, write_compiled
+from glmc.driver import back_end, front_end, write_compiled
 from glmc.presets.catalog import load_config, load_preset
 from glmc.weights.evaluate import evaluate
 from glmc.weights.recipe import Recipe, Source, Weight, sources

@@ -15,9 +15,9 @@ from bench.gpu_timing import Thunk, device_times, host_times, wait
 from glmc_runtime.dependence import Symbols
 from glmc_runtime.packing import pack, step_of
 from glmc_runtime.reservation import reserve
-from glmc_runtime.sequences import Part, Sequence, blocks_for, chunk_of
+from glmc_runtime.sequences import Part, Sequence, chunk_of
 from glmc_runtime.session import Session
-from glmc_runtime.step import Step
+from glmc_runtime.step import Step, blocks_for
 
 
 @torch.no_grad()

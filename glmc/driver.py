@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
 from glmc import pipeline
-from glmc.artifact.writer import ManifestParts, check_destination, model_facts, write_artifact
+from glmc.artifact.writer import check_destination, write_artifact
 from glmc.backends import target_by_name
 from glmc.backends.base import LoweringOptions, Target
-from glmc.backends.lower import Lowered, lower
+from glmc.backends.lower import lower
 from glmc.capture.export import capture
 from glmc.capture.model import CaptureOptions
 from glmc.capture.routers import ROUTER, router_dtype, store_routers
+from glmc.compiled import Compiled, FrontEnd, Progress, manifest_parts
 from glmc.config import DEFAULT_PROFILE, CompileOptions
 from glmc.errors import InternalError, LoweringError, UsageError
 from glmc.extensions import with_rules
@@ -34,16 +34,11 @@ from glmc.tokenizer import TokenizerFiles, tokenizer_files
 from glmc.weights.checkpoint import Checkpoint, open_checkpoint
 from glmc.weights.files import read_files
 from glmc.weights.random import RandomWeights
-from glmc.weights.recipe import Weight
 from glmc.weights.source import WeightSource
-from glmc_runtime.kernels import is_vendor
-from glmc_runtime.manifest import CacheSpec, Guards, Limits
-from glmc_runtime.plan import PhasePlan
 
-MINIMUM_TORCH = "2.5"
 LONGEST_DEFAULT_CONTEXT = 8192
 
-Progress = Callable[[str, int, int], None]
+Planned = Callable[[Compiled, History], None]
 
 
 class Prover(Protocol):
@@ -59,55 +54,20 @@ class Prover(Protocol):
         """Called with the plan; the verdicts of all steps."""
 
 
-@dataclass(frozen=True)
-class FrontEnd:
-    """A model after capture and passes. Targets that agree on dtype, block size and the way of
-    capture can share it."""
-
-    source: ModelSource
-    dtype: torch.dtype
-    block_size: int
-    how: CaptureOptions
-    phases: pipeline.Phases
-    seconds: Mapping[str, float]
-    selection: Selection
-
-
-@dataclass(frozen=True)
-class Compiled:
-    """The result of a compile before it is written."""
-
-    source: ModelSource
-    options: CompileOptions
-    lowering: LoweringOptions
-    target: Target
-    prefill: Lowered
-    decode: Lowered
-    report: Report
-    history: History | None = None
-
-    @property
-    def weights(self) -> dict[str, Weight]:
-        return {**self.prefill.weights, **self.decode.weights}
-
-    @property
-    def phases(self) -> dict[str, PhasePlan]:
-        return {"prefill": self.prefill.plan, "decode": self.decode.plan}
-
-
 def compile_model(
     model: str | Path,
     output: str | Path,
     options: CompileOptions | None = None,
     progress: Progress = lambda stage, done, total: None,
     watch: pipeline.Watch = lambda name, program: None,
-    planned: Callable[[Compiled], None] = lambda compiled: None,
+    planned: Planned = lambda compiled, history: None,
     prover: Prover | None = None,
 ) -> Report:
     """Compile ``model`` (a preset's name or a checkpoint directory) into ``output``.
 
     ``progress`` is told the stage and how far it is, ``watch`` sees the program after each pass
-    and ``planned`` the plan before weights are packed; ``prover`` is asked in front of both.
+    and ``planned`` the plan and its history before weights are packed; ``prover`` is asked before
+    both.
     Raises a GlmcError of the stage that failed; nothing is left at ``output`` then.
     """
     stage = Stage("reading the checkpoint", progress)
@@ -121,7 +81,7 @@ def _compile(
     options: CompileOptions,
     progress: Progress,
     watch: pipeline.Watch,
-    planned: Callable[[Compiled], None],
+    planned: Planned,
     prover: Prover | None,
 ) -> Report:
     # A taken path and an incomplete checkpoint are known before the work begins, not after it.
@@ -141,9 +101,8 @@ def _compile(
         verdicts = prover.planned(compiled)
         compiled = replace(compiled, report=compiled.report.verified(verdicts))
     history = collector.planned(compiled, manifest_parts(compiled).versions, verdicts)
-    compiled = replace(compiled, history=history)
-    planned(compiled)
-    return write_compiled(compiled, output, progress, tokenizer=tokenizer)
+    planned(compiled, history)
+    return write_compiled(compiled, output, progress, tokenizer=tokenizer, history=history)
 
 
 def _both(first: pipeline.Watch, second: pipeline.Watch) -> pipeline.Watch:
@@ -164,6 +123,7 @@ def write_compiled(
     progress: Progress = lambda stage, done, total: None,
     weights: WeightSource | None = None,
     tokenizer: TokenizerFiles | None = None,
+    history: History | None = None,
 ) -> Report:
     """Pack the weights and write the artifact; returns the report with the time that took.
 
@@ -183,7 +143,7 @@ def write_compiled(
         source=weights,
         tokenizer=tokenizer.files,
         report=report.to_json(),
-        history=None if compiled.history is None else history_to_json(compiled.history),
+        history=None if history is None else history_to_json(history),
         force=compiled.options.force,
         progress=lambda done, total: progress("weights", done, total),
     )
@@ -366,49 +326,3 @@ def _weight_source(source: ModelSource, options: CompileOptions) -> WeightSource
             remedy="add --no-weights to compile the plan alone",
         )
     return open_checkpoint(source.directory, source.fields)
-
-
-def manifest_parts(compiled: Compiled) -> ManifestParts:
-    """What the manifest says of a compile, weights aside."""
-    source, lowering = compiled.source, compiled.lowering
-    shape = source.shape
-    dtype = str(lowering.dtype).removeprefix("torch.")
-    versions = {name: importlib.metadata.version(name) for name in ("glmc", "transformers")}
-    runtime = importlib.metadata.version("glmc-runtime")
-    return ManifestParts(
-        target=compiled.target.name,
-        dtype=dtype,
-        abi_profile=lowering.abi_profile,
-        versions={**versions, "torch": torch.__version__, "glmc-runtime": runtime},
-        model=model_facts(shape),
-        cache=CacheSpec(
-            layers=shape.layers,
-            kv_heads=shape.kv_heads,
-            head_dim=shape.head_dim,
-            dtype=dtype,
-            block_size=lowering.block_size,
-            blocks_per_sequence=lowering.blocks_per_sequence,
-            layout=compiled.target.cache_layout,
-        ),
-        limits=Limits(
-            lowering.max_context,
-            compiled.options.decode_buckets,
-            compiled.options.prefill_buckets,
-        ),
-        guards=Guards(
-            minimum_runtime=runtime,
-            minimum_torch=MINIMUM_TORCH,
-            target=compiled.target.name,
-            vendor_functions=_vendor_functions(compiled.phases.values()),
-        ),
-    )
-
-
-def _vendor_functions(plans: Any) -> dict[str, tuple[str, ...]]:
-    """Each vendor function of the plans with all keywords that it is called with."""
-    found: dict[str, set[str]] = {}
-    for plan in plans:
-        for call in plan.calls:
-            if is_vendor(call.function):
-                found.setdefault(call.function, set()).update(call.arguments)
-    return {name: tuple(sorted(keywords)) for name, keywords in sorted(found.items())}

@@ -19,7 +19,7 @@ from torch.fx import Node
 
 from glmc import pipeline
 from glmc.backends.lower import Lowered
-from glmc.driver import Compiled
+from glmc.compiled import Compiled
 from glmc.ir import match as m
 from glmc.ir.program import Program
 from glmc.ir.rewrite import Rewriter

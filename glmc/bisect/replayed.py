@@ -21,8 +21,9 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
+from glmc.compiled import Compiled
 from glmc.config import CompileOptions
-from glmc.driver import Compiled, back_end, front_end, write_compiled
+from glmc.driver import back_end, front_end, write_compiled
 from glmc.ir import match as m
 from glmc.ir.ops import Numerics
 from glmc.ir.program import Program
@@ -38,8 +39,7 @@ from glmc_runtime.cache import SCRATCH_BLOCK
 from glmc_runtime.errors import GlmcError
 from glmc_runtime.loader import load_artifact
 from glmc_runtime.plan import BufferArgument, CacheArgument, Call, InputArgument
-from glmc_runtime.sequences import Chunk, blocks_for
-from glmc_runtime.step import Step
+from glmc_runtime.step import Chunk, Step, blocks_for
 
 # Targets whose plans every machine can replay.
 REPLAYED = ("cpu", "xpu")

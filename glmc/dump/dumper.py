@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
-from glmc.driver import Compiled, Progress, manifest_parts
+from glmc.compiled import Compiled, Progress, manifest_parts
 from glmc.dump.blocks import Block, blocks
 from glmc.dump.folder import TIMES, check_folder, clean_folder, write_file
 from glmc.dump.options import DumpOptions
@@ -18,6 +18,7 @@ from glmc.dump.stages import PHASES, Step, following, plan_step, step
 from glmc.dump.step_files import NOT_VERIFIED, Files, Snapshot, files_of
 from glmc.dump.values import Values
 from glmc.errors import GlmcError, MatchCountError
+from glmc.history.record import History
 from glmc.ir.program import Program
 from glmc.page.render import PAGE, page
 from glmc.passes import specialise
@@ -113,7 +114,7 @@ class Dumper:
 
         return advance
 
-    def planned(self, compiled: Compiled) -> None:
+    def planned(self, compiled: Compiled, history: History | None = None) -> None:
         """Write the kernel calls of both phases, the page and the times."""
         self._doing = ""
         folder, fold = self.options.directory, not self.options.full
@@ -130,10 +131,10 @@ class Dumper:
             files[f"{label}.txt"] = plan_text([title], plan, program, fold)
             facts["target"] = compiled.target.name
             files[f"{label}.json"] = plan_record(facts, plan, program, fold)
-        if self.options.all and compiled.history is not None:
+        if self.options.all and history is not None:
             started = time.perf_counter()
             parts = manifest_parts(compiled)
-            files[PAGE] = page(compiled.history, parts.guards, parts.limits)
+            files[PAGE] = page(history, parts.guards, parts.limits)
             self._times["dump"]["page"] = time.perf_counter() - started
         self._times["compile"].update(compiled.report.seconds)
         self._put(folder, {**files, TIMES: to_json(self._times)})

@@ -25,7 +25,7 @@ from glmc.dynamo.normal_form import Placeholder
 from glmc.dynamo.weights import LiveWeights
 from glmc.errors import InternalError
 from glmc_runtime.arena import Arena
-from glmc_runtime.bind import Counts, Memory, PhaseBinder, evaluate, place_of
+from glmc_runtime.bind import Counts, Memory, PhaseBinder, evaluate
 from glmc_runtime.current_device import Turns
 from glmc_runtime.errors import GlmcError, PlanError
 from glmc_runtime.extent import Extent
@@ -43,6 +43,7 @@ from glmc_runtime.plan import (
     PhasePlan,
     ViewArgument,
     parts_of,
+    place_of,
 )
 from glmc_runtime.replay import KERNEL_ERRORS
 

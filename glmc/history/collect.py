@@ -35,7 +35,7 @@ from glmc.pipeline import PassRecord
 from glmc_runtime.plan import Buffer, Call, PhasePlan
 
 if TYPE_CHECKING:
-    from glmc.driver import Compiled
+    from glmc.compiled import Compiled
 
 PREFIX = "model.layers"
 

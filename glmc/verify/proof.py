@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from glmc.compiled import Compiled, FrontEnd
 from glmc.config import CompileOptions
-from glmc.driver import Compiled, FrontEnd, back_end, front_end
+from glmc.driver import back_end, front_end
 from glmc.errors import InternalError
 from glmc.ir.program import Program
 from glmc.ir.threads import one_thread

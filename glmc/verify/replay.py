@@ -25,7 +25,8 @@ import torch
 from torch import Tensor
 
 import glmc_runtime
-from glmc.driver import Compiled, write_compiled
+from glmc.compiled import Compiled
+from glmc.driver import write_compiled
 from glmc.errors import GlmcError
 from glmc.ir.ops import Numerics
 from glmc.ir.program import Program

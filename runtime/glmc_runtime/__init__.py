@@ -12,15 +12,15 @@ from os import PathLike
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+from glmc_runtime.defaults import GUARD_STEPS
+from glmc_runtime.version import __version__
+
 if TYPE_CHECKING:
     import torch
 
     from glmc_runtime.session import Session
 
-__version__ = "0.1.0"
 __all__ = ["GUARD_STEPS", "__version__", "load"]
-
-GUARD_STEPS = 2  # steps of each phase whose vendor calls are checked, unless said otherwise
 
 
 def load(

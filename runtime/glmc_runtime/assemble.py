@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 import torch
 
-from glmc_runtime import GUARD_STEPS
 from glmc_runtime.arena import Arena
 from glmc_runtime.bind import Memory, PhaseBinder
 from glmc_runtime.buckets import Buckets
 from glmc_runtime.cache import SCRATCH_BLOCK, KVCache, choose_block_count
 from glmc_runtime.check import check_plan
 from glmc_runtime.current_device import Turns, indexed
+from glmc_runtime.defaults import GUARD_STEPS
 from glmc_runtime.errors import ArtifactError, RequestError
 from glmc_runtime.exclusive import Exclusive
 from glmc_runtime.graph import graphs_for
@@ -30,10 +30,10 @@ from glmc_runtime.kernels import is_vendor
 from glmc_runtime.kernels.vendor import EMULATED_NOTICE, Vendor, find_vendor
 from glmc_runtime.loader import Artifact
 from glmc_runtime.replay import PhaseReplay
-from glmc_runtime.sequences import Chunk
 from glmc_runtime.statistics import Statistics
-from glmc_runtime.step import Step
-from glmc_runtime.weights import WeightWatch, given_weights, load_weights
+from glmc_runtime.step import Chunk, Step
+from glmc_runtime.weight_watch import WeightWatch
+from glmc_runtime.weights import given_weights, load_weights
 
 PREFILL_BINDINGS_KEPT = 64
 

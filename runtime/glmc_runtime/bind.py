@@ -37,6 +37,7 @@ from glmc_runtime.plan import (
     ValueArgument,
     ViewArgument,
     WeightArgument,
+    place_of,
 )
 from glmc_runtime.ranges import call_range, in_range
 
@@ -176,9 +177,3 @@ class PhaseBinder:
 def evaluate(shape: Shape, counts: Counts) -> tuple[int, ...]:
     """A shape at (tokens, sequences) and, where the plan has them, sizes by name."""
     return tuple(extent.evaluate(*counts) for extent in shape)
-
-
-def place_of(call: Call) -> str:
-    """Where a call stands in the model, for an error message."""
-    layer = "" if call.layer is None else f", layer {call.layer}"
-    return f"call '{call.function}', node '{call.node}'{layer}, module '{call.module}'"

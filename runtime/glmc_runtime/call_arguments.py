@@ -8,10 +8,10 @@ from typing import Union
 
 from glmc_runtime.errors import PlanError
 from glmc_runtime.extent import Extent, Shape
-from glmc_runtime.inputs import HOST_SUFFIX
 from glmc_runtime.kernels.expressions import at_most
 from glmc_runtime.manifest import Manifest
 from glmc_runtime.plan import (
+    HOST_SUFFIX,
     Argument,
     BufferArgument,
     CacheArgument,

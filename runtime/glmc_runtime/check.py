@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from glmc_runtime.bind import place_of
 from glmc_runtime.check_buffers import check_buffers
 from glmc_runtime.check_calls import CallCheck
 from glmc_runtime.dependence import Dependence
@@ -19,6 +18,7 @@ from glmc_runtime.plan import (
     InputArgument,
     PhasePlan,
     WeightArgument,
+    place_of,
 )
 
 

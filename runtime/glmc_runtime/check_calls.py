@@ -10,17 +10,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from glmc_runtime.bind import place_of
 from glmc_runtime.call_arguments import ArgumentFacts, Facts, Storage, TensorFacts, shown
 from glmc_runtime.call_fit import Fit, Misfit, fit
 from glmc_runtime.errors import PlanError
 from glmc_runtime.extent import Extent
-from glmc_runtime.inputs import HOST_SUFFIX
 from glmc_runtime.kernels.allowed import allowed_kernels
 from glmc_runtime.kernels.expressions import Value, at_most
 from glmc_runtime.kernels.schema import INDICES, ArgumentSchema, KernelSchema
 from glmc_runtime.manifest import Manifest
-from glmc_runtime.plan import Argument, Call, ListArgument, PhasePlan, ValueArgument, ViewArgument
+from glmc_runtime.plan import (
+    HOST_SUFFIX,
+    Argument,
+    Call,
+    ListArgument,
+    PhasePlan,
+    ValueArgument,
+    ViewArgument,
+    place_of,
+)
 
 GREEDY = "greedy"
 """What a kernel that chooses the likeliest token of each row leaves."""

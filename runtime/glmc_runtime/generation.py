@@ -25,13 +25,14 @@ from glmc_runtime.errors import CapacityError
 from glmc_runtime.events import Event
 from glmc_runtime.options import Settings
 from glmc_runtime.sampling import Sampler, next_tokens
-from glmc_runtime.sequences import Part, Sequence, blocks_for
+from glmc_runtime.sequences import Part, Sequence
+from glmc_runtime.step import blocks_for
 from glmc_runtime.stop_strings import StopStrings, special_tokens
-from glmc_runtime.text import TextStream
+from glmc_runtime.text import Text, TextStream
 
 if TYPE_CHECKING:
+    from glmc_runtime.engine import Engine
     from glmc_runtime.run_ahead import GreedySteps
-    from glmc_runtime.session import Session
 
 
 @dataclass(eq=False)
@@ -66,9 +67,10 @@ class _Request:
 class Generation:
     """The requests of one ``stream`` call and what is done for them next."""
 
-    def __init__(self, session: Session, prefill_tokens: int | None = None) -> None:
+    def __init__(self, engine: Engine, text: Text, prefill_tokens: int | None = None) -> None:
         self._prefill_tokens = prefill_tokens
-        self._session = session
+        self._engine = engine
+        self._text = text
         self._waiting: deque[_Request] = deque()
         self._running: list[_Request] = []
         self._steps: GreedySteps | None = None
@@ -78,12 +80,12 @@ class Generation:
 
     def add(self, sequence: Sequence, settings: Settings) -> None:
         """Queue a request; raises :class:`CapacityError` when the cache can never hold it."""
-        session, size = self._session, self._session.manifest.cache.block_size
-        usable = session.cache.allocator.usable
+        engine, size = self._engine, self._engine.manifest.cache.block_size
+        usable = engine.cache.allocator.usable
         if settings.length_of_file:  # it may say 128000, and the cache hold less
             room = max(1, usable * size - len(sequence) + 1)
             settings = replace(settings, max_new_tokens=min(settings.max_new_tokens, room))
-        longest = min(len(sequence) + settings.max_new_tokens - 1, session.max_context)
+        longest = min(len(sequence) + settings.max_new_tokens - 1, engine.max_context)
         needed = blocks_for(longest, size)
         if needed > usable:
             raise CapacityError(
@@ -98,7 +100,7 @@ class Generation:
         self._prompts += 1
 
     def _answer(self, choice: int, sequence: Sequence, settings: Settings) -> _Request:
-        text = self._session.text
+        text = self._text
         self._count += 1
         return _Request(
             self._count,
@@ -139,7 +141,7 @@ class Generation:
         if steps is not None:
             steps.close()
         for request in (*self._running, *self._waiting):
-            self._session.release(request.sequence)
+            self._engine.release(request.sequence)
         self._running = []
         self._waiting.clear()
 
@@ -152,22 +154,22 @@ class Generation:
         if self._may_run_ahead():
             sequences = [request.sequence for request in self._running]
             tokens = [request.token for request in self._running]
-            self._steps = self._session.greedy_steps(sequences, tokens)
+            self._steps = self._engine.greedy_steps(sequences, tokens)
             return self._step_ahead(self._steps)
         parts, drawing = self._next_step()
         return self._draw(parts, drawing)
 
     def _admit(self) -> None:
         """Let waiting requests in that fit next to the running ones, in their order."""
-        session = self._session
+        engine = self._engine
         # A block for each running request stays free, or the newcomer would be put back at once.
-        free = session.cache.allocator.available - sum(
-            max(1, session.blocks_needed(request.sequence, request.next_length))
+        free = engine.cache.allocator.available - sum(
+            max(1, engine.blocks_needed(request.sequence, request.next_length))
             for request in self._running
         )
-        while self._waiting and len(self._running) < session.decode_buckets.largest:
+        while self._waiting and len(self._running) < engine.decode_buckets.largest:
             sequence = self._waiting[0].sequence
-            free -= session.blocks_needed(sequence, len(sequence))
+            free -= engine.blocks_needed(sequence, len(sequence))
             if free < 0:
                 break
             self._running.append(self._waiting.popleft())
@@ -177,7 +179,7 @@ class Generation:
         decoding = [request for request in self._running if not request.prompt_left]
         parts = [Part(request.sequence, (request.token,)) for request in decoding]
         drawing = list(decoding)
-        largest = self._session.prefill_buckets.largest
+        largest = self._engine.prefill_buckets.largest
         space = max(largest - len(decoding), largest // 2, 1)
         if self._prefill_tokens is not None:
             space = min(space, self._prefill_tokens)
@@ -194,14 +196,14 @@ class Generation:
         """Whether the next waiting request has its blocks when nothing else runs."""
         sequence = self._waiting[0].sequence
         while True:
-            needed = self._session.blocks_needed(sequence, len(sequence))
-            if needed <= self._session.cache.allocator.available:
+            needed = self._engine.blocks_needed(sequence, len(sequence))
+            if needed <= self._engine.cache.allocator.available:
                 return True
             if not self._give_up_waiting():
                 return False
 
     def _starved(self) -> CapacityError:
-        allocator = self._session.cache.allocator
+        allocator = self._engine.cache.allocator
         return CapacityError(
             "no request can go on: the KV cache is held by other sequences of the session",
             found=f"{allocator.available} free of {allocator.usable} blocks",
@@ -213,13 +215,13 @@ class Generation:
 
         Says whether any request is left. One request alone always fits: ``add`` saw to that.
         """
-        session = self._session
+        engine = self._engine
         while self._running:
             needed = sum(
-                session.blocks_needed(request.sequence, request.next_length)
+                engine.blocks_needed(request.sequence, request.next_length)
                 for request in self._running
             )
-            if needed <= session.cache.allocator.available:
+            if needed <= engine.cache.allocator.available:
                 return True
             if self._give_up_waiting():
                 continue
@@ -228,9 +230,9 @@ class Generation:
             if not youngest.prompt_left:
                 # Its drawn token is not cached yet, so it becomes the end of the new prompt.
                 youngest.sequence.tokens.append(youngest.token)
-            session.release(youngest.sequence)
+            engine.release(youngest.sequence)
             self._waiting.appendleft(youngest)
-            session.statistics.preempted += 1
+            engine.statistics.preempted += 1
         return False
 
     def _give_up_waiting(self) -> bool:
@@ -239,13 +241,13 @@ class Generation:
         if not holding:
             return False
         youngest = max(holding, key=lambda request: request.number)
-        self._session.release(youngest.sequence)
-        self._session.statistics.preempted += 1
+        self._engine.release(youngest.sequence)
+        self._engine.statistics.preempted += 1
         return True
 
     def _may_run_ahead(self) -> bool:
         return (
-            self._session.greedy
+            self._engine.greedy
             and not self._waiting
             and not any(item.sampler.needs_logits or item.prompt_left for item in self._running)
         )
@@ -266,14 +268,14 @@ class Generation:
         """Whether the next token is a request's last, whatever it is."""
         if request.new_tokens + 1 >= request.settings.max_new_tokens:
             return True
-        return len(request.sequence) + 1 >= self._session.max_context
+        return len(request.sequence) + 1 >= self._engine.max_context
 
     def _draw(self, parts: list[Part], drawing: list[_Request]) -> list[Event]:
         """Run a step and choose the next token of each request that draws one."""
-        session = self._session
-        if session.greedy and not any([request.sampler.needs_logits for request in drawing]):
-            return self._take(drawing, session.step_greedy(parts))
-        logits = session.step(parts)
+        engine = self._engine
+        if engine.greedy and not any([request.sampler.needs_logits for request in drawing]):
+            return self._take(drawing, engine.step_greedy(parts))
+        logits = engine.step(parts)
         rows = [row for row, request in enumerate(drawing) for _ in (request, *request.others)]
         first = [request for request in drawing if request.others]
         drawing = [answer for request in drawing for answer in (request, *request.others)]
@@ -287,7 +289,7 @@ class Generation:
     def _fork(self, request: _Request) -> None:
         """Let the other answers begin behind the prompt that is computed now, with its blocks."""
         for other in request.others:
-            other.sequence = self._session.fork(request.sequence)
+            other.sequence = self._engine.fork(request.sequence)
             other.forked = True
         self._waiting.extendleft(reversed(request.others))
         request.others = []
@@ -313,8 +315,8 @@ class Generation:
         forked, request.forked = request.forked, False
         if reason is not None:
             (self._waiting if forked else self._running).remove(request)
-            self._session.release(request.sequence)
-            self._session.statistics.finished[reason] += 1
+            self._engine.release(request.sequence)
+            self._engine.statistics.finished[reason] += 1
         elif forked:
             request.sequence.tokens.append(token)  # computed when it is let in
         logprobs = request.sampler.logprobs
@@ -325,6 +327,6 @@ class Generation:
             return "stop", request.token
         if request.new_tokens >= request.settings.max_new_tokens:
             return "length", None
-        if len(request.sequence) >= self._session.max_context:
+        if len(request.sequence) >= self._engine.max_context:
             return "context", None
         return None, None

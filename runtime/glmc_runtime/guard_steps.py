@@ -28,11 +28,10 @@ from typing import Any
 
 import torch
 
-from glmc_runtime.bind import place_of
 from glmc_runtime.errors import VendorError
 from glmc_runtime.kernels import Thunk
 from glmc_runtime.kernels.vendor_functions import SCHEMAS
-from glmc_runtime.plan import BufferArgument, Call
+from glmc_runtime.plan import BufferArgument, Call, place_of
 
 Arguments = dict[str, Any]
 

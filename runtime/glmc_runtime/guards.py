@@ -8,13 +8,14 @@ from collections.abc import Iterable
 import torch
 from packaging.version import InvalidVersion, Version
 
-from glmc_runtime import __version__, interpreter
+from glmc_runtime import interpreter
 from glmc_runtime.entry_points import KERNELS, entries
 from glmc_runtime.errors import ArtifactError, ExtensionError, GuardError, PlanError
 from glmc_runtime.kernels import import_family, is_vendor
 from glmc_runtime.kernels.vendor import Vendor
 from glmc_runtime.manifest import Guards
 from glmc_runtime.plan import PhasePlan
+from glmc_runtime.version import __version__
 
 TARGETS = ("cpu", "cuda", "xpu")
 DEVICES = ("cpu", "cuda")

@@ -22,12 +22,11 @@ import torch
 from glmc_runtime.dtypes import dtype_of
 from glmc_runtime.errors import PlanError, RequestError
 from glmc_runtime.extent import Extent
-from glmc_runtime.plan import STEP_INPUTS, InputSpec
+from glmc_runtime.plan import HOST_SUFFIX, STEP_INPUTS, InputSpec
 from glmc_runtime.step import Step
 
 _FORMATS: dict[str, Literal["i", "q"]] = {"int32": "i", "int64": "q"}
 _ALIGNMENT = 64
-HOST_SUFFIX = "_host"
 STAGES = 3
 
 _TABLE = "block_tables"

@@ -13,8 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from glmc_runtime.buckets import Buckets
-from glmc_runtime.sequences import Chunk
-from glmc_runtime.step import Step
+from glmc_runtime.step import Chunk, Step
 
 
 def pack(

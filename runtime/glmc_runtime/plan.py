@@ -12,6 +12,8 @@ from typing import Any, Union
 
 from glmc_runtime.extent import Extent, Shape
 
+HOST_SUFFIX = "_host"
+
 
 @dataclass(frozen=True)
 class BufferArgument:
@@ -209,3 +211,9 @@ class PhasePlan:
             and any(isinstance(call.arguments[name], CacheArgument) for name in call.writes)
             for call in self.calls
         )
+
+
+def place_of(call: Call) -> str:
+    """Where a call stands in the model, for an error message."""
+    layer = "" if call.layer is None else f", layer {call.layer}"
+    return f"call '{call.function}', node '{call.node}'{layer}, module '{call.module}'"

@@ -10,18 +10,18 @@ from typing import Any
 
 import torch
 
-from glmc_runtime.bind import PhaseBinder, place_of
+from glmc_runtime.bind import PhaseBinder
 from glmc_runtime.dependence import Symbols
 from glmc_runtime.errors import GlmcError, PlanError, VendorError
 from glmc_runtime.graph import GraphCapture
 from glmc_runtime.guard_steps import run_guarded
 from glmc_runtime.inputs import StepInputs
 from glmc_runtime.kernels import Thunk, is_vendor
-from glmc_runtime.plan import Call
+from glmc_runtime.plan import Call, place_of
 from glmc_runtime.ranges import graph_range, in_range
 from glmc_runtime.statistics import Statistics
 from glmc_runtime.step import Step
-from glmc_runtime.weights import WeightWatch
+from glmc_runtime.weight_watch import WeightWatch
 
 # Code of others, such as a vendor's library or Triton's compiler, may raise whatever it likes.
 KERNEL_ERRORS = (Exception,)

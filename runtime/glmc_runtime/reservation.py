@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from glmc_runtime.cache import KVCache
 from glmc_runtime.errors import CapacityError
-from glmc_runtime.sequences import Chunk, blocks_for
+from glmc_runtime.step import Chunk, blocks_for
 
 
 def reserve(cache: KVCache, chunks: list[Chunk]) -> None:

@@ -23,16 +23,8 @@ from glmc_runtime.arguments import shown
 from glmc_runtime.errors import CapacityError, GlmcError, RequestError
 from glmc_runtime.reservation import reserve
 from glmc_runtime.sampling import not_finite
-from glmc_runtime.sequences import (
-    Chunk,
-    Part,
-    Sequence,
-    blocks_for,
-    check_decode,
-    check_distinct,
-    chunk_of,
-)
-from glmc_runtime.step import Step
+from glmc_runtime.sequences import Part, Sequence, check_decode, check_distinct, chunk_of
+from glmc_runtime.step import Chunk, Step, blocks_for
 
 if TYPE_CHECKING:
     from glmc_runtime.assemble import Machine

@@ -12,6 +12,7 @@ import torch
 
 from glmc_runtime.arguments import integer, items_of, shown, token_ids
 from glmc_runtime.errors import RequestError
+from glmc_runtime.step import Chunk
 
 _LONG = 256  # tokens from which an array was faster than a list
 
@@ -46,21 +47,6 @@ class Part(NamedTuple):
     append: ListLike[int] = ()
     compute: int | None = None
     logits: int = 1
-
-
-class Chunk(NamedTuple):
-    """The share of one sequence in a step: new ``tokens`` (an array has 64-bit integers), the
-    first at position ``start``, and the logits behind the last ``logits`` of them."""
-
-    tokens: ListLike[int]
-    start: int
-    blocks: list[int]
-    logits: int = 1
-
-
-def blocks_for(tokens: int, block_size: int) -> int:
-    """Blocks that hold ``tokens`` tokens."""
-    return -(-tokens // block_size)
 
 
 def new_sequence(tokens: ListLike[int], max_context: int, vocabulary: int) -> Sequence:

@@ -7,17 +7,26 @@ What has a value for each token is an array, filled and copied at once: for 8192
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import accumulate
-from typing import Union
+from typing import NamedTuple, Union
 
 import torch
 
 from glmc_runtime.cache import SCRATCH_BLOCK
-from glmc_runtime.sequences import Chunk
 
 Column = Union[list[int], "array[int]"]
 _LONG = 128  # numbers in a row from which torch counts faster than a range does
+
+
+class Chunk(NamedTuple):
+    """The share of one sequence in a step: new ``tokens`` (an array has 64-bit integers), the
+    first at position ``start``, and the logits behind the last ``logits`` of them."""
+
+    tokens: Sequence[int]
+    start: int
+    blocks: list[int]
+    logits: int = 1
 
 
 class Step:
@@ -118,3 +127,8 @@ _COLUMNS: dict[str, Callable[[Step], Column]] = {
     "context_lod": _context_lod,
     "last_rows": _last_rows,
 }
+
+
+def blocks_for(tokens: int, block_size: int) -> int:
+    """Blocks that hold ``tokens`` tokens."""
+    return -(-tokens // block_size)

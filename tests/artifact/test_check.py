@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from glmc.artifact.check import check_plans
+from glmc.compiled import Compiled, manifest_parts
 from glmc.config import CompileOptions
-from glmc.driver import Compiled, back_end, front_end, manifest_parts
+from glmc.driver import back_end, front_end
 from glmc.errors import InternalError
 from glmc.presets.catalog import load_config
 from glmc_runtime.interpreter import triton_found

@@ -15,8 +15,9 @@ import torch
 
 from glmc.backends import cuda, target_by_name
 from glmc.backends.cuda_rules import RULES
+from glmc.compiled import Compiled
 from glmc.config import CompileOptions
-from glmc.driver import Compiled, compile_plan
+from glmc.driver import compile_plan
 from glmc.pipeline import MERGES
 from glmc.presets.catalog import load_preset
 from glmc_runtime.plan import BufferArgument, PhasePlan

@@ -17,8 +17,8 @@ from glmc.bisect import bisect as bisection
 from glmc.bisect import replayed
 from glmc.bisect.bisect import MARKER, bisect
 from glmc.bisect.finding import Finding
+from glmc.compiled import Compiled
 from glmc.config import CompileOptions
-from glmc.driver import Compiled
 from glmc.errors import MatchCountError
 from glmc.ir.program import Program
 from glmc.passes import moe_gate, specialise

@@ -12,8 +12,9 @@ import torch
 from glmc.bisect import replayed
 from glmc.bisect.bisect import _miscomputed
 from glmc.bisect.replayed import WrongCall, wrong_call
+from glmc.compiled import Compiled, FrontEnd
 from glmc.config import CompileOptions
-from glmc.driver import Compiled, FrontEnd, back_end, front_end
+from glmc.driver import back_end, front_end
 from glmc.presets.catalog import load_config
 from glmc_runtime import bind as bind_module
 from glmc_runtime.kernels import find_binder

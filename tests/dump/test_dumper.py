@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from glmc import pipeline
+from glmc.compiled import Compiled
 from glmc.config import CompileOptions
-from glmc.driver import Compiled, compile_plan
+from glmc.driver import compile_plan
 from glmc.dump.dumper import Dumper
 from glmc.dump.folder import MARKER
 from glmc.dump.options import DumpOptions

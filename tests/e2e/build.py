@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import glmc_runtime
+from glmc.compiled import FrontEnd
 from glmc.config import CompileOptions
-from glmc.driver import FrontEnd, back_end, front_end, write_compiled
+from glmc.driver import back_end, front_end, write_compiled
 from glmc.presets.catalog import load_config
 from glmc_runtime.session import Session
 

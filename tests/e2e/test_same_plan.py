@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from glmc.compiled import FrontEnd
 from glmc.config import CompileOptions
-from glmc.driver import FrontEnd, back_end, front_end
+from glmc.driver import back_end, front_end
 from glmc.presets.catalog import load_config
 from glmc_runtime.plan_json import phase_to_json
 from tests.e2e.build import PLACES, Place

@@ -14,8 +14,7 @@ from glmc_runtime.errors import ArtifactError, CapacityError, PlanError
 from glmc_runtime.extent import Extent
 from glmc_runtime.inputs import STAGES, StepInputs, check_input
 from glmc_runtime.plan import InputSpec
-from glmc_runtime.sequences import Chunk
-from glmc_runtime.step import Step
+from glmc_runtime.step import Chunk, Step
 from tests.runtime.toy import toy_plan
 
 CPU = torch.device("cpu")

@@ -8,7 +8,7 @@ import pytest
 
 from glmc_runtime.buckets import Buckets
 from glmc_runtime.packing import pack, step_of
-from glmc_runtime.sequences import Chunk
+from glmc_runtime.step import Chunk
 
 BLOCKS = list(range(1, 200))
 PREFILL, DECODE = Buckets("prefill", (4, 16)), Buckets("decode", (1, 2, 4))

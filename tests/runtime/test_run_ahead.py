@@ -13,9 +13,9 @@ import torch
 import glmc_runtime
 from glmc_runtime.errors import CapacityError, NumericsError, RequestError, VendorError
 from glmc_runtime.sampling import SamplingParameters
-from glmc_runtime.sequences import Part, Sequence, blocks_for
+from glmc_runtime.sequences import Part, Sequence
 from glmc_runtime.session import Session
-from glmc_runtime.step import Step
+from glmc_runtime.step import Step, blocks_for
 from tests.runtime.toy import (
     BLOCK_SIZE,
     MAX_CONTEXT,

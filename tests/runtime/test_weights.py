@@ -16,7 +16,8 @@ from glmc_runtime import weights
 from glmc_runtime.errors import ArtifactError
 from glmc_runtime.loader import load_artifact
 from glmc_runtime.session import Session
-from glmc_runtime.weights import WeightWatch, load_weights
+from glmc_runtime.weight_watch import WeightWatch
+from glmc_runtime.weights import load_weights
 from tests.runtime.toy import reference_greedy
 
 Weights = dict[str, torch.Tensor]

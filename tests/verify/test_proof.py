@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from glmc.compiled import FrontEnd
 from glmc.config import CompileOptions
-from glmc.driver import FrontEnd, back_end, front_end
+from glmc.driver import back_end, front_end
 from glmc.presets.catalog import load_config, preset_names
 from glmc.verify.cases import quiet, real_prompts
 from glmc.verify.replay import Reference, verify_replay

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from glmc.compiled import Compiled
 from glmc.config import CompileOptions
-from glmc.driver import Compiled, back_end, front_end
+from glmc.driver import back_end, front_end
 from glmc.errors import VerificationError
 from glmc.ir.program import Program
 from glmc.presets.catalog import load_config

@@ -19,8 +19,7 @@ from glmc_runtime.kernels.vendor import Vendor
 from glmc_runtime.loader import Artifact
 from glmc_runtime.manifest import Manifest
 from glmc_runtime.plan import Call
-from glmc_runtime.sequences import Chunk, blocks_for
-from glmc_runtime.step import Step
+from glmc_runtime.step import Chunk, Step, blocks_for
 
 MANY_SEQUENCES = 16
 MANY_TOKENS = 64

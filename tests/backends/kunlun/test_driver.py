@@ -29,8 +29,7 @@ from glmc_runtime.inputs import StepInputs
 from glmc_runtime.kernels.vendor import find_vendor
 from glmc_runtime.manifest import CacheSpec
 from glmc_runtime.plan_json import phase_from_json, phase_to_json
-from glmc_runtime.sequences import Chunk
-from glmc_runtime.step import Step
+from glmc_runtime.step import Chunk, Step
 from tests.backends.kunlun.harness import PROFILES, random
 
 LAYERS, HIDDEN, HEADS, KV_HEADS, D, WIDTH, EXPERTS, TOP_K, VOCABULARY = (
