@@ -1,8 +1,7 @@
-"""A block as an ONNX model: opens in Netron, and runs where every op has a meaning in ONNX.
+"""A block as an ONNX model, for Netron: names, edges, shapes and attributes.
 
-glmc:: ops stand in the domain ``glmc`` with a function body where there is one; aten ops become
-ONNX's own where onnx_aten.py knows how, and stand in the domain ``aten`` otherwise. Weights are
-inputs of the model, so that files stay small.
+Ops are in the domains ``glmc`` and ``aten``, with the names and arguments that they have in the
+program; no ONNX runtime computes them. Weights are inputs of the model, so that files stay small.
 """
 
 from __future__ import annotations
@@ -14,14 +13,15 @@ from torch import SymInt
 from torch.fx import Node
 
 from glmc.dump.blocks import Block, node_id
-from glmc.dump.onnx_aten import translate
-from glmc.dump.onnx_functions import DOMAIN, OPSET, body, has_body, onnx_type
 from glmc.dump.parts import Part, part_of
 from glmc.dump.values import Values, constant, dtype_name
 from glmc.ir.match import op_name
 from glmc.ir.ops import semantic_op
 
 IR_VERSION = 9  # the first that all readers of opset 18 know
+OPSET = 18
+_TYPES = {"float32": 1, "uint8": 2, "int8": 3, "int32": 6, "int64": 7, "bool": 9, "float16": 10}
+_TYPES |= {"float64": 11, "bfloat16": 16}
 
 
 class Builder:
@@ -35,38 +35,25 @@ class Builder:
         self.values = values
         self.names: dict[Node, str] = dict(part.names)
         self.nodes: list[Any] = []
-        self.functions: dict[str, Any] = {}
-        self._made = 0
 
-    def add(
-        self, op: str, inputs: list[str], outputs: list[str], domain: str = "", **more: Any
-    ) -> None:
+    def add(self, op: str, inputs: list[str], outputs: list[str], domain: str, **more: Any) -> None:
         """One ONNX node; ``more`` are its attributes, those that are None left out."""
         attributes = {key: value for key, value in more.items() if value is not None}
         made = self.helper.make_node(op, inputs, outputs, domain=domain, **attributes)
         made.name = outputs[0]
         self.nodes.append(made)
 
-    def constant(self, numbers: list[int] | list[float] | int | float, dtype: str = "int64") -> str:
-        """The name of a constant; a list is one-dimensional, a number a scalar."""
-        several = isinstance(numbers, list)
-        flat = numbers if isinstance(numbers, list) else [numbers]
-        shape = [len(flat)] if several else []
-        self._made += 1
-        name = f"constant_{self._made}"
-        tensor = self.helper.make_tensor(name, onnx_type(dtype), shape, flat)
-        self.add("Constant", [], [name], value=tensor)
-        return name
-
     def emit(self, node: Node) -> None:
         """The ONNX nodes of one call."""
         count = len(self.nodes)
         if op_name(node) == "getitem" and isinstance(node.args[0], Node):
             self.names[node] = f"{self.names[node.args[0]]}_{node.args[1]}"
-        elif semantic_op(node.target) is not None:
-            self._semantic(node)
-        elif not translate(self, node):
-            self._foreign(node)
+        else:
+            inputs, attributes = self._bound(node)
+            op = semantic_op(node.target)
+            name = op_name(node).rpartition(".")[2] if op is None else op.name
+            domain = "aten" if op is None else "glmc"
+            self.add(name, inputs, self.outputs_of(node), domain, **attributes)
         for made in self.nodes[count:]:
             made.doc_string = f"{node_id(node)} {node.meta.get('source') or ''}".strip()
 
@@ -77,23 +64,6 @@ class Builder:
         if isinstance(value, (tuple, list)):
             return [f"{name}_{index}" for index in range(len(value))]
         return [name]
-
-    def _semantic(self, node: Node) -> None:
-        op = semantic_op(node.target)
-        if op is None:
-            return
-        inputs, attributes = self._bound(node)
-        name = op.name
-        if name == "linear" and len(inputs) == 3:
-            name = "linear_bias"
-        if has_body(name):
-            self.functions[name] = body(name)
-        self.add(name, inputs, self.outputs_of(node), DOMAIN, **attributes)
-
-    def _foreign(self, node: Node) -> None:
-        inputs, attributes = self._bound(node)
-        name = op_name(node).rpartition(".")[2]
-        self.add(name, inputs, self.outputs_of(node), "aten", **attributes)
 
     def _bound(self, node: Node) -> tuple[list[str], dict[str, Any]]:
         """Operands, trailing absent ones left out, and the rest as attributes by name."""
@@ -138,7 +108,6 @@ class Builder:
         domains = {"": OPSET} | {node.domain: 1 for node in self.nodes if node.domain}
         model = self.helper.make_model(
             graph,
-            functions=[self.functions[name] for name in sorted(self.functions)],
             opset_imports=[
                 self.helper.make_opsetid(domain, version)
                 for domain, version in sorted(domains.items())
@@ -154,10 +123,10 @@ class Builder:
             shape = [
                 size if isinstance(size, int) else self.values.size(size) for size in value.shape
             ]
-            kind = onnx_type(dtype_name(value.dtype))
+            kind = _TYPES[dtype_name(value.dtype)]
             return self.helper.make_tensor_value_info(name, kind, shape)
         if isinstance(value, SymInt):
-            return self.helper.make_tensor_value_info(name, onnx_type("int64"), [1])
+            return self.helper.make_tensor_value_info(name, _TYPES["int64"], [1])
         return self.helper.make_empty_tensor_value_info(name)
 
 
