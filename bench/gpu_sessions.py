@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import glmc_runtime
+from glmc.compiler import compile_model
 from glmc.config import CompileOptions
-from glmc.driver import compile_model
-from glmc_runtime.session import Session
+from glmc_runtime.generate.session import Session
 
 MODELS = Path(__file__).parents[1] / "models"
 

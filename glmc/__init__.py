@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from glmc.report import Report
-    from glmc_runtime.session import Session
+    from glmc_runtime.generate.session import Session
 
 __all__ = ["compile", "load"]
 
@@ -24,8 +24,8 @@ def compile(model: str | Path, output: str | Path, **options: Any) -> Report:
     ``options`` are the fields of :class:`glmc.config.CompileOptions`. Returns the report; raises a
     :class:`glmc.errors.GlmcError`, and leaves nothing at ``output`` then.
     """
+    from glmc.compiler import compile_model
     from glmc.config import compile_options
-    from glmc.driver import compile_model
     from glmc.errors import UsageError
     from glmc_runtime.arguments import path
 

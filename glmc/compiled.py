@@ -9,19 +9,19 @@ from typing import Any
 
 import torch
 
-from glmc import pipeline
 from glmc.artifact.writer import ManifestParts, model_facts
-from glmc.backends.base import LoweringOptions, Target
-from glmc.backends.lower import Lowered
 from glmc.capture.model import CaptureOptions
 from glmc.config import CompileOptions
+from glmc.ir.recipe import Weight
+from glmc.lowering.lower import Lowered
+from glmc.lowering.target import LoweringOptions, Target
+from glmc.pipeline import stages as pipeline
+from glmc.pipeline.selection import Selection
 from glmc.presets.catalog import ModelSource
 from glmc.report import Report
-from glmc.selection import Selection
-from glmc.weights.recipe import Weight
+from glmc_runtime.format.manifest import CacheSpec, Guards, Limits
+from glmc_runtime.format.plan import PhasePlan
 from glmc_runtime.kernels import is_vendor
-from glmc_runtime.manifest import CacheSpec, Guards, Limits
-from glmc_runtime.plan import PhasePlan
 
 Progress = Callable[[str, int, int], None]
 

@@ -13,16 +13,16 @@ from typing import Any
 from torch.fx import Graph
 
 from glmc.artifact.report_form import SCHEMA_VERSION
-from glmc.backends.base import LoweringOptions
-from glmc.backends.lower import Lowered
 from glmc.config import CompileOptions
 from glmc.ir import match as m
 from glmc.ir.instances import SMALL
 from glmc.ir.tolerance import VIEWS
-from glmc.pipeline import PassRecord, Phases
+from glmc.lowering.lower import Lowered
+from glmc.lowering.target import LoweringOptions
+from glmc.pipeline.stages import PassRecord, Phases
 from glmc.presets.catalog import ModelSource
+from glmc_runtime.format.plan import PhasePlan
 from glmc_runtime.kernels import is_vendor
-from glmc_runtime.plan import PhasePlan
 
 # A helper that stands where a vendor call would: linear layers are the vendor's own road.
 _LINEAR = "aten.linear"

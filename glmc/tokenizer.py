@@ -18,8 +18,8 @@ from typing import Any
 
 from glmc.errors import CheckpointError
 from glmc_runtime.errors import GlmcError
-from glmc_runtime.text import Text
-from glmc_runtime.text.files import SETTINGS, TEMPLATE, TEMPLATES, TOKENIZER
+from glmc_runtime.generate.text import Text
+from glmc_runtime.generate.text.files import SETTINGS, TEMPLATE, TEMPLATES, TOKENIZER
 
 # Copied as it is: how the published model is meant to be sampled.
 _COPIED = ("generation_config.json",)

@@ -27,5 +27,5 @@ def shared_captures() -> Iterator[None]:
     from tests.support.captures import remembered
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("glmc.driver.capture", remembered)
+        patch.setattr("glmc.compiler.capture", remembered)
         yield

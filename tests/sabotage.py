@@ -17,18 +17,18 @@ import pytest
 import torch
 from torch.fx import Node
 
-from glmc import pipeline
-from glmc.backends.lower import Lowered
 from glmc.compiled import Compiled
 from glmc.ir import match as m
 from glmc.ir.program import Program
+from glmc.ir.recipe import Concatenate
 from glmc.ir.rewrite import Rewriter
+from glmc.lowering.lower import Lowered
 from glmc.passes import base, kv_cache
 from glmc.passes.base import AnchorPass, Pass, PassResult
 from glmc.passes.kv_cache import KvCache, Layer
 from glmc.passes.paging_evaluation import Replaced
-from glmc.weights.recipe import Concatenate
-from glmc_runtime.plan import Call, ValueArgument
+from glmc.pipeline import stages as pipeline
+from glmc_runtime.format.plan import Call, ValueArgument
 
 aten = torch.ops.aten
 Edit = Callable[[Rewriter, Node], None]

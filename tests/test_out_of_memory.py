@@ -12,7 +12,8 @@ import pytest
 import torch
 
 import glmc
-from glmc import driver, out_of_memory
+from glmc import compiler as driver
+from glmc import out_of_memory
 from glmc.cli.main import main
 from glmc.errors import CaptureError, CheckpointError, OutOfMemoryError
 from glmc.out_of_memory import Stage, memory_errors

@@ -9,13 +9,13 @@ import pytest
 from torch.fx import Graph
 
 from glmc.artifact.report_form import EvaluatedForm, PassForm, PhaseForm, ReportForm
+from glmc.compiler import front_end
 from glmc.config import CompileOptions
-from glmc.driver import front_end
-from glmc.pipeline import PassRecord
+from glmc.pipeline.stages import PassRecord
 from glmc.presets.catalog import load_config
 from glmc.report import Report, _pass, eager_operations, phase_report
-from glmc_runtime.extent import Extent
-from glmc_runtime.plan import Call, PhasePlan, Segment
+from glmc_runtime.format.extent import Extent
+from glmc_runtime.format.plan import Call, PhasePlan, Segment
 from tests.support.checkpoints import tiny_checkpoint
 from tests.support.models import captured, tiny_config
 

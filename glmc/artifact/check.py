@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from glmc.errors import InternalError
-from glmc_runtime.check import check_plan
 from glmc_runtime.entry_points import KERNELS, entries
 from glmc_runtime.errors import PlanError
-from glmc_runtime.interpreter import TARGET as OF_TRITON
-from glmc_runtime.interpreter import triton_found
+from glmc_runtime.format.manifest import Manifest
+from glmc_runtime.format.plan import PhasePlan
 from glmc_runtime.kernels import RESERVED
-from glmc_runtime.manifest import Manifest
-from glmc_runtime.plan import PhasePlan
+from glmc_runtime.kernels.interpreter import TARGET as OF_TRITON
+from glmc_runtime.kernels.interpreter import triton_found
+from glmc_runtime.load.check import check_plan
 
 
 def check_plans(phases: Mapping[str, PhasePlan], manifest: Manifest) -> None:

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from math import prod
 
 from glmc.errors import UsageError
-from glmc_runtime.cache import block_bytes
-from glmc_runtime.dtypes import dtype_of
-from glmc_runtime.manifest import Manifest
-from glmc_runtime.plan import PhasePlan
+from glmc_runtime.format.dtypes import dtype_of
+from glmc_runtime.format.manifest import Manifest
+from glmc_runtime.format.plan import PhasePlan
+from glmc_runtime.replay.cache import block_bytes
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from typing import Any
 
 from glmc.artifact import report_form
 from glmc_runtime.errors import ArtifactError
-from glmc_runtime.json_file import json_of
-from glmc_runtime.loader import Artifact, load_artifact
-from glmc_runtime.manifest import Manifest
-from glmc_runtime.plan import PhasePlan
+from glmc_runtime.format.json_file import json_of
+from glmc_runtime.format.manifest import Manifest
+from glmc_runtime.format.plan import PhasePlan
+from glmc_runtime.load.loader import Artifact, load_artifact
 
 
 @dataclass(frozen=True)

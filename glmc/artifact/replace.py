@@ -12,9 +12,9 @@ from pathlib import Path
 
 from glmc.artifact.ending import held_back
 from glmc.artifact.partial import remove
-from glmc_runtime.artifact_files import read_manifest
 from glmc_runtime.errors import ArtifactError
-from glmc_runtime.manifest import FORMAT
+from glmc_runtime.format.artifact_files import read_manifest
+from glmc_runtime.format.manifest import FORMAT
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2  # linux/fs.h

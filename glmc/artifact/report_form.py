@@ -11,7 +11,7 @@ from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import Any, get_args, get_origin, get_type_hints
 
 from glmc_runtime.errors import ArtifactError
-from glmc_runtime.records import misfit
+from glmc_runtime.format.records import misfit
 
 NAME = "report.json"
 SCHEMA_VERSION = 1

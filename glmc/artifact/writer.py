@@ -25,7 +25,7 @@ from glmc.artifact.partial import partial_directory
 from glmc.artifact.replace import is_artifact, put_in_place, sync_directory
 from glmc.errors import PackError
 from glmc.ir.program import ModelShape
-from glmc.weights.recipe import Weight
+from glmc.ir.recipe import Weight
 from glmc.weights.safetensors_writer import (
     SHARD_BYTES,
     TensorSpec,
@@ -35,9 +35,8 @@ from glmc.weights.safetensors_writer import (
 )
 from glmc.weights.source import WeightSource
 from glmc.weights.stream import CHUNK_BYTES, stream_weight
-from glmc_runtime.artifact_files import MANIFEST, largest_size
-from glmc_runtime.loader import is_unfinished
-from glmc_runtime.manifest import (
+from glmc_runtime.format.artifact_files import MANIFEST, largest_size
+from glmc_runtime.format.manifest import (
     CacheSpec,
     FileEntry,
     Guards,
@@ -47,8 +46,9 @@ from glmc_runtime.manifest import (
     WeightEntry,
     manifest_to_json,
 )
-from glmc_runtime.plan import PhasePlan
-from glmc_runtime.plan_json import phase_to_json
+from glmc_runtime.format.plan import PhasePlan
+from glmc_runtime.format.plan_json import phase_to_json
+from glmc_runtime.load.loader import is_unfinished
 
 Progress = Callable[[int, int], None]
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from glmc.backends.base import Target
 from glmc.backends.installed import TARGETS, load_target
 from glmc.errors import UsageError
+from glmc.lowering.target import Target
 from glmc_runtime.entry_points import entries
 
 OWN = ("cpu", "cuda", "xpu")
@@ -20,11 +20,11 @@ def target_by_name(name: str) -> Target:
     if installed is not None:
         return installed
     if name == "cpu":
-        from glmc.backends import cpu
+        from glmc.backends.cpu import target as cpu
 
         return cpu.TARGET
     if name == "cuda":
-        from glmc.backends import cuda
+        from glmc.backends.cuda import target as cuda
 
         return cuda.TARGET
     if name == "xpu":

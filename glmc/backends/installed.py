@@ -6,13 +6,13 @@ from collections.abc import Mapping
 
 import torch
 
-from glmc.backends.base import Target
+from glmc.lowering.target import Target
 from glmc_runtime.entry_points import find
 from glmc_runtime.errors import ExtensionError
 
 TARGETS = "glmc.targets"
 LAYOUTS = ("blocks_tokens_heads", "blocks_heads_tokens")
-"""What the runtime's cache knows (glmc_runtime/cache.py)."""
+"""What the runtime's cache knows (glmc_runtime/replay/cache.py)."""
 
 
 def load_target(name: str, reserved: tuple[str, ...]) -> Target | None:
@@ -38,7 +38,7 @@ def _problem(found: object, name: str) -> tuple[str, str]:
     """(what is wrong, what is expected) of an object that should be a target; '' for nothing."""
     if not isinstance(found, Target):
         kind = found.__name__ if isinstance(found, type) else type(found).__name__
-        return f"{kind} is no target", "a glmc.backends.base.Target"
+        return f"{kind} is no target", "a glmc.lowering.target.Target"
     if found.name != name:
         return f"its name is {found.name!r}", f"'{name}', the name of the entry point"
     if not are_rules({name: found.rules}):

@@ -22,8 +22,8 @@ from glmc.capture.legacy import no_autocast_on_meta
 from glmc.capture.model import CaptureOptions, build_on_meta, computed_buffers, decoder_layers
 from glmc.errors import CaptureError
 from glmc.ir.program import ModelShape, Program, graph_module
+from glmc.ir.recipe import Constant, Recipe, Source, Weight
 from glmc.ir.rewrite import layer_of
-from glmc.weights.recipe import Constant, Recipe, Source, Weight
 
 # Sizes of the example inputs. Not 0 or 1, which torch.export treats as special, and not equal.
 _BATCH, _TOKENS = 2, 7

@@ -44,8 +44,8 @@ def bisect_command(
 
     Exits with 0 when nothing is wrong and with 1 when something was found.
     """
-    from glmc.bisect.bisect import MARKER, bisect
-    from glmc.bisect.replayed import REPLAYED
+    from glmc.check.bisect.bisect import MARKER, bisect
+    from glmc.check.bisect.replayed import REPLAYED
     from glmc.presets.catalog import load_config
 
     if output.is_dir() or not output.resolve().parent.is_dir():

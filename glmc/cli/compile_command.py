@@ -100,12 +100,12 @@ def compile_command(
     ] = None,
 ) -> None:
     """Compile a GLM-4.x model into an artifact that glmc-runtime replays."""
-    from glmc.driver import compile_model
-    from glmc.dump.dumper import Dumper
-    from glmc.dump.options import DumpOptions
-    from glmc.pipeline import chosen
+    from glmc.check.verify.proof import Proof
+    from glmc.compiler import compile_model
+    from glmc.observe.dump.dumper import Dumper
+    from glmc.observe.dump.options import DumpOptions
+    from glmc.pipeline.stages import chosen
     from glmc.presets.catalog import load_config
-    from glmc.verify.proof import Proof
 
     if no_weights and random_weights:
         raise UsageError("--no-weights and --random-weights exclude each other", remedy="drop one")

@@ -20,8 +20,8 @@ from glmc.cli.inspect_history import HistoryQuestion, inspect_history
 from glmc.cli.say import console
 from glmc.cli.tables import calls_table, human_bytes, passes_table, phases_table
 from glmc.errors import UsageError
-from glmc_runtime.manifest import manifest_to_json
-from glmc_runtime.plan import Call, PhasePlan
+from glmc_runtime.format.manifest import manifest_to_json
+from glmc_runtime.format.plan import Call, PhasePlan
 
 # Device memory of one P800 card: 96 GiB, as its driver reports it (docs/kunlun.md).
 _DEVICE_MEMORY = "96GiB"

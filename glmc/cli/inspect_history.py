@@ -10,17 +10,17 @@ from pathlib import Path
 
 from glmc.artifact.reader import read_artifact
 from glmc.cli.say import say
+from glmc.compiler import front_end
 from glmc.config import CompileOptions
-from glmc.driver import front_end
 from glmc.errors import LoweringError, UsageError
-from glmc.history.collect import HistoryCollector
-from glmc.history.lineage import Lineage, lineage
-from glmc.history.record import History
-from glmc.history.source_text import source_text
-from glmc.history.stored import read_history
-from glmc.history.why_not import WhyNot, why_not
-from glmc.page.render import page
-from glmc.pipeline import chosen
+from glmc.observe.history.collect import HistoryCollector
+from glmc.observe.history.lineage import Lineage, lineage
+from glmc.observe.history.record import History
+from glmc.observe.history.source_text import source_text
+from glmc.observe.history.stored import read_history
+from glmc.observe.history.why_not import WhyNot, why_not
+from glmc.observe.page.render import page
+from glmc.pipeline.stages import chosen
 from glmc.plain_file import begins_with
 from glmc.presets.catalog import load_config
 from glmc_runtime.printable import printable

@@ -16,29 +16,29 @@ from typing import Any
 import torch
 from torch.fx import GraphModule
 
-from glmc import pipeline
 from glmc.backends import target_by_name
-from glmc.backends.base import LoweringOptions
-from glmc.dynamo.checks import eager_experts_in, first_call, refuse_gradients, strided_reader
-from glmc.dynamo.device import device_of, refuse_capture, refuse_device, target_of
-from glmc.dynamo.device_graph import (
-    SteadyGraph,
-    capture_for,
-    in_host_memory,
-    obstacles,
+from glmc.dynamo.compile.checks import (
+    eager_experts_in,
+    first_call,
+    refuse_gradients,
+    strided_reader,
 )
-from glmc.dynamo.lower import TracedPlan, lower_traced
-from glmc.dynamo.normal_form import Traced, normal_form
+from glmc.dynamo.compile.lower import TracedPlan, lower_traced
+from glmc.dynamo.compile.normal_form import Traced, normal_form
+from glmc.dynamo.device import device_of, refuse_capture, refuse_device, target_of
 from glmc.dynamo.options import DynamoOptions, read_options
-from glmc.dynamo.prove import Verified
-from glmc.dynamo.replay import TracedReplay
+from glmc.dynamo.run.device_graph import SteadyGraph, capture_for, in_host_memory, obstacles
+from glmc.dynamo.run.prove import Verified
+from glmc.dynamo.run.replay import TracedReplay
+from glmc.dynamo.run.weights import LiveWeights
 from glmc.dynamo.say import say_once, warn_once
 from glmc.dynamo.watch import GraphDump
-from glmc.dynamo.weights import LiveWeights
 from glmc.errors import UsageError
-from glmc.pipeline import PassRecord
-from glmc_runtime.interpreter import INTERPRETED_NOTICE, check_triton, is_interpreted
+from glmc.lowering.target import LoweringOptions
+from glmc.pipeline import stages as pipeline
+from glmc.pipeline.stages import PassRecord
 from glmc_runtime.kernels import is_vendor
+from glmc_runtime.kernels.interpreter import INTERPRETED_NOTICE, check_triton, is_interpreted
 from glmc_runtime.kernels.vendor import EMULATED_NOTICE, find_vendor
 
 

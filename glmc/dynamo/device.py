@@ -11,7 +11,7 @@ from torch import Tensor
 
 from glmc.dynamo.options import PLACE, DynamoOptions
 from glmc.errors import UsageError
-from glmc_runtime import interpreter
+from glmc_runtime.kernels import interpreter
 
 
 def device_of(examples: Sequence[Any]) -> torch.device:

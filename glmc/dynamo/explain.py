@@ -13,7 +13,7 @@ from rich.table import Table
 
 from glmc.console import PlainConsole
 from glmc.dynamo.backend import LISTENERS, CompiledGraph
-from glmc.dynamo.checks import mocked_compile
+from glmc.dynamo.compile.checks import mocked_compile
 from glmc.errors import UsageError
 from glmc.ir.match import NearMiss
 from glmc.passes.canonical import NAME as CANONICAL

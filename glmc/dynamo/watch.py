@@ -6,17 +6,17 @@ from __future__ import annotations
 from itertools import count
 from pathlib import Path
 
-from glmc.backends.assemble import dtype_name
-from glmc.dump.blocks import blocks
-from glmc.dump.plan import plan_text
-from glmc.dump.text import program_text
-from glmc.dump.values import Values
-from glmc.dynamo.lower import TracedPlan
+from glmc.dynamo.compile.lower import TracedPlan
 from glmc.dynamo.options import PLACE
 from glmc.errors import UsageError
 from glmc.ir.program import Program
-from glmc_runtime.extent import Extent
-from glmc_runtime.plan import Buffer, PhasePlan
+from glmc.lowering.assemble import dtype_name
+from glmc.observe.dump.blocks import blocks
+from glmc.observe.dump.plan import plan_text
+from glmc.observe.dump.text import program_text
+from glmc.observe.dump.values import Values
+from glmc_runtime.format.extent import Extent
+from glmc_runtime.format.plan import Buffer, PhasePlan
 
 
 class GraphDump:

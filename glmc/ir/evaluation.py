@@ -23,10 +23,10 @@ from glmc.ir.instances import FULL, SMALL, Instance, sizes_of, smaller
 from glmc.ir.match import is_op, op_name
 from glmc.ir.ops import Numerics
 from glmc.ir.program import Program
+from glmc.ir.recipe import Concatenate, Constant, Recipe, Stack
 from glmc.ir.rewrite import Attempt
 from glmc.ir.signature import signature, value_key
 from glmc.ir.tolerance import Tolerance, compare, condition_of, tolerance_of
-from glmc.weights.recipe import Concatenate, Constant, Recipe, Stack
 
 LARGEST = 64 * 2**20
 _QUICK = 2**20

@@ -15,7 +15,7 @@ from torch.fx import Node
 from glmc.ir.accounting import given, parameters
 from glmc.ir.match import CASTS, SHAPES, is_op
 from glmc.ir.program import Program
-from glmc.weights.recipe import Constant
+from glmc.ir.recipe import Constant
 
 FULL, SMALL = "full", "small"
 # Step sizes of a phase's own graph: every slot of a sequence lies in one of its blocks.

@@ -17,8 +17,8 @@ from torch.fx import Graph, GraphModule, Node
 from torch.fx._lazy_graph_module import _LazyGraphModule
 
 from glmc.errors import InternalError
+from glmc.ir.recipe import Weight
 from glmc.ir.symbols import Symbols
-from glmc.weights.recipe import Weight
 
 
 def graph_module(graph: Graph) -> GraphModule:

@@ -18,8 +18,8 @@ from glmc.ir.computable import require_computable
 from glmc.ir.fake import FakeKernels
 from glmc.ir.match import SHAPES, is_op, require
 from glmc.ir.program import Program
+from glmc.ir.recipe import Weight
 from glmc.ir.snapshot import Snapshot
-from glmc.weights.recipe import Weight
 from glmc_runtime.errors import ExtensionError
 
 
@@ -88,7 +88,7 @@ class Rewriter:
         self.pass_name = pass_name
         self._fakes = FakeKernels(fake_mode_of(program.graph))
         self._first = next(iter(self.graph.nodes))
-        # Which node reads as which: what a proof of the pass compares (glmc/verify).
+        # Which node reads as which: what a proof of the pass compares (glmc/check/verify).
         self._replaced: dict[str, str] = {}
         program.notes["replaced"] = self._replaced
         self._heirs: dict[Node, Node] = {}

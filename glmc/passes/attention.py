@@ -6,8 +6,8 @@ of the marked capture; a permute back. After: ``glmc.attention`` of q, k, v [bat
 head_dim], no permute and no mask. Anchors: the sdpa, the softmax (safe or not), the marked node.
 One match per layer. Reordered: the op sums in the order of whatever kernel it becomes.
 
-The mask and the repetition are not read off their spelling but evaluated (see ir/causal.py), and
-the whole block is evaluated on random values before it is replaced. A traced program (one of
+The mask and the repetition are not read off their spelling but evaluated (see patterns/causal.py),
+and the whole block is evaluated on random values before it is replaced. A traced program (one of
 ``torch.compile``) has a cache and a mask of its own: there the mask is kept, whatever it hides, and
 the block becomes ``glmc.masked_attention`` over keys and values as they lie; as such a mask may
 hide every key of a query, the op says whether that gives zeros or NaN. Refuses sliding windows,
@@ -24,18 +24,18 @@ import torch
 from torch.fx import Node
 
 from glmc.ir import match as m
-from glmc.ir.causal import known_inputs, require_causal
 from glmc.ir.ops import Numerics
 from glmc.ir.ops.attention import ATTENTION
 from glmc.ir.ops.masked_attention import MASKED_ATTENTION
 from glmc.ir.probe import evaluate, example_shape, known_sizes
 from glmc.ir.program import Program
-from glmc.ir.region import require_private
 from glmc.ir.rewrite import Rewriter
 from glmc.ir.signature import once, signature
 from glmc.passes.base import AnchorPass
-from glmc.passes.eager_attention import read_eager, unscaled
-from glmc.passes.layout import is_swap, token_major, turned_back
+from glmc.patterns.causal import known_inputs, require_causal
+from glmc.patterns.eager_attention import read_eager, unscaled
+from glmc.patterns.layout import is_swap, token_major, turned_back
+from glmc.patterns.region import require_private
 
 _REPEATS = ("aten.expand", "aten.unsqueeze", "aten.reshape", "aten.repeat_interleave", "aten.index")
 # Of nothing but -inf they give NaN, where sdpa and the safe softmax give zeros.

@@ -23,7 +23,7 @@ from glmc.ir.ops import Numerics
 from glmc.ir.program import Program
 from glmc.ir.rewrite import Attempt, Rewriter
 from glmc.ir.threads import one_thread
-from glmc.passes.per_token import place
+from glmc.patterns.per_token import place
 
 Binding = TypeVar("Binding")
 

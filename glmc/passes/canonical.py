@@ -29,8 +29,8 @@ from glmc.ir.ops import Numerics
 from glmc.ir.ops.linear import EMBEDDING, LINEAR
 from glmc.ir.program import Program
 from glmc.ir.rewrite import Rewriter
-from glmc.passes import einsums
 from glmc.passes.base import PassResult, attempt
+from glmc.patterns import einsum as einsums
 
 aten = torch.ops.aten
 NAME = "canonical"

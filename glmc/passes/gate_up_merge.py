@@ -20,10 +20,10 @@ from glmc.ir import match as m
 from glmc.ir.ops import Numerics
 from glmc.ir.ops.linear import LINEAR, SWIGLU
 from glmc.ir.program import Program
+from glmc.ir.recipe import Concatenate, Weight
 from glmc.ir.rewrite import Rewriter
 from glmc.passes.base import AnchorPass
-from glmc.passes.moe_parts import halves
-from glmc.weights.recipe import Concatenate, Weight
+from glmc.patterns.expert_parts import halves
 
 _LINEAR = "glmc.linear"
 

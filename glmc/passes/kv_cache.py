@@ -31,7 +31,7 @@ from glmc.ir.program import Program
 from glmc.ir.rebuild import Rebuilder
 from glmc.passes.base import PassResult, match_at, read_whole
 from glmc.passes.paging_evaluation import Replaced, Side, paged, require_same
-from glmc.passes.per_token import mixes, packed_arguments, place, require_per_token
+from glmc.patterns.per_token import mixes, packed_arguments, place, require_per_token
 
 NAME = "kv_cache"
 

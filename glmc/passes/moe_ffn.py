@@ -27,8 +27,8 @@ from glmc.ir.ops.moe import MOE_FFN
 from glmc.ir.program import Program
 from glmc.ir.rewrite import Rewriter
 from glmc.passes.base import AnchorPass
-from glmc.passes.moe_batched import BATCHED, Parts, read_batched
-from glmc.passes.moe_order import (
+from glmc.patterns.batched_experts import BATCHED, Parts, read_batched
+from glmc.patterns.expert_order import (
     Order,
     indexed,
     is_ids,
@@ -37,7 +37,7 @@ from glmc.passes.moe_order import (
     sorted_input,
     source_of_rows,
 )
-from glmc.passes.moe_parts import halves, results_of_gate, same_value
+from glmc.patterns.expert_parts import halves, results_of_gate, same_value
 
 MARKED = "glmc.marked_experts"
 _GROUPED = ("aten._grouped_mm", "transformers.grouped_mm_fallback")

@@ -25,7 +25,7 @@ from glmc.ir.ops.moe import MOE_GATE
 from glmc.ir.program import Program
 from glmc.ir.rewrite import Rewriter
 from glmc.passes.base import AnchorPass
-from glmc.passes.moe_groups import Groups, match_groups
+from glmc.patterns.router_groups import Groups, match_groups
 
 _TO_EXPERTS = (
     *m.SHAPES,

@@ -24,12 +24,12 @@ from glmc.ir.evaluation import KERNEL_ERRORS, LARGEST, compute, cone, first_line
 from glmc.ir.instances import Instance, smaller
 from glmc.ir.packed import Packed, around_attention, last_tokens, layouts
 from glmc.ir.program import Program
+from glmc.ir.recipe import Constant
 from glmc.ir.signature import signature, value_key
 from glmc.ir.threads import one_thread
 from glmc.ir.tolerance import compare, condition_of, tolerance_of_call
 from glmc.passes.base import PassResult
-from glmc.passes.per_token import place
-from glmc.weights.recipe import Constant
+from glmc.patterns.per_token import place
 
 # Three sequences of at most nine tokens, of which four fit a block.
 _TOKEN_IDS = torch.zeros(3, 9, dtype=torch.int64)

@@ -21,9 +21,9 @@ from glmc.ir import match as m
 from glmc.ir.ops import Numerics
 from glmc.ir.ops.linear import LINEAR
 from glmc.ir.program import Program
+from glmc.ir.recipe import Concatenate, Constant, Weight
 from glmc.ir.rewrite import Rewriter
 from glmc.passes.base import AnchorPass
-from glmc.weights.recipe import Concatenate, Constant, Weight
 
 _BETWEEN = ("glmc.rope", "glmc.norm_rope", "glmc.rms_norm", "aten.permute", *m.SHAPES)
 

@@ -7,7 +7,7 @@ permute behind it, which ``attention`` takes away. One match per rotated tensor.
 
 Anchor: the ``neg``, or the ``sub`` of the spelling without one; ``view_as_real`` only to say why
 not. What the tables hold and which entries make a pair is not read off the spelling but probed:
-see ir/rotation.py. Bitwise.
+see patterns/rotation.py. Bitwise.
 Refuses tables that are not cos and sin of positions times constant frequencies, pairs that are
 neither (i, i + half) nor (2i, 2i + 1), rotations whose inner values are read elsewhere, and
 products of complex numbers.
@@ -24,11 +24,11 @@ from glmc.ir import match as m
 from glmc.ir.ops import Numerics
 from glmc.ir.ops.rotary import ROPE
 from glmc.ir.program import Program
-from glmc.ir.region import require_private
 from glmc.ir.rewrite import Rewriter
-from glmc.ir.rotation import Rotation, read_rotation
 from glmc.passes.base import AnchorPass
-from glmc.passes.layout import token_major, turned_back
+from glmc.patterns.layout import token_major, turned_back
+from glmc.patterns.region import require_private
+from glmc.patterns.rotation import Rotation, read_rotation
 
 _JOINS = ("aten.cat", "aten.stack", "aten.unsqueeze", "aten.reshape")
 _PICKS = ("aten.slice", "aten.select", "aten.unbind", "getitem", *m.SHAPES)

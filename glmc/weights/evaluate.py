@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from glmc.ir.ops.rotary import rope_table
-from glmc.weights.recipe import Concatenate, Constant, Recipe, RopeTable, Source, Stack, Weight
+from glmc.ir.recipe import Concatenate, Constant, Recipe, RopeTable, Source, Stack, Weight
 
 
 def evaluate(weight: Weight, read: Callable[[str], Tensor]) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from glmc.errors import CheckpointError, PackError
 from glmc.ir.ops.rotary import rope_table
-from glmc.weights.recipe import Concatenate, Constant, Recipe, RopeTable, Source, Stack, Weight
+from glmc.ir.recipe import Concatenate, Constant, Recipe, RopeTable, Source, Stack, Weight
 from glmc.weights.source import WeightSource
 
 CHUNK_BYTES = 64 << 20

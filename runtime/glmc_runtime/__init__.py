@@ -1,8 +1,8 @@
 """The thin runtime: loads an artifact that glmc compiled and replays it.
 
-``load(path)`` returns a :class:`glmc_runtime.session.Session`. Nothing here traces, compiles or
-imports glmc or transformers. Read the files in this order: ``plan``, ``manifest``, ``loader``,
-``arena``, ``inputs``, ``cache``, ``bind``, ``replay``, ``session``, ``generation``.
+``load(path)`` returns a :class:`glmc_runtime.generate.session.Session`. Nothing here traces,
+compiles or imports glmc or transformers. Read the files in this order: ``plan``, ``manifest``,
+``loader``, ``arena``, ``inputs``, ``cache``, ``bind``, ``replay``, ``session``, ``generation``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from glmc_runtime.version import __version__
 if TYPE_CHECKING:
     import torch
 
-    from glmc_runtime.session import Session
+    from glmc_runtime.generate.session import Session
 
 __all__ = ["GUARD_STEPS", "__version__", "load"]
 
@@ -47,19 +47,19 @@ def load(
     the vendor's library where it is installed. ``device`` ("cpu" or "cuda") says where an emulated
     artifact runs, in host memory unless given; all others run on their target's device. ``timing``
     measures each segment. ``guard_steps`` is how many steps of each phase check what vendor calls
-    return and write, before they are replayed unchecked (:mod:`glmc_runtime.guard_steps`).
+    return and write, before they are replayed unchecked (:mod:`glmc_runtime.replay.guard_steps`).
     ``profile_ranges`` names each replayed call in the timeline of a profiler that runs around the
-    session (:mod:`glmc_runtime.ranges`), for several microseconds a call. ``weights`` are the
-    caller's own tensors by the names of the manifest, in place of the artifact's, which may then
-    have none.
+    session (:mod:`glmc_runtime.replay.profile`), for several microseconds a call. ``weights`` are
+    the caller's own tensors by the names of the manifest, in place of the artifact's, which may
+    then have none.
 
     Raises ArtifactError, GuardError, PlanError, VendorError, CapacityError or RequestError (an
     option out of range or of another kind).
     """
     from glmc_runtime import arguments as kinds
-    from glmc_runtime.assemble import assemble
-    from glmc_runtime.loader import load_artifact
-    from glmc_runtime.session import Session
+    from glmc_runtime.engine.assemble import assemble
+    from glmc_runtime.generate.session import Session
+    from glmc_runtime.load.loader import load_artifact
 
     started = perf_counter()
     place = kinds.path("path", path)

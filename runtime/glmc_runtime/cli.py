@@ -12,16 +12,16 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from glmc_runtime import GUARD_STEPS, __version__, load
-from glmc_runtime.chat_flags import Chat, add_chat_flags
 from glmc_runtime.errors import GlmcError, RequestError
-from glmc_runtime.interpreter import INTERPRETED_NOTICE
+from glmc_runtime.generate.chat_flags import Chat, add_chat_flags
+from glmc_runtime.generate.request_flags import add_request_flags, request_settings
+from glmc_runtime.kernels.interpreter import INTERPRETED_NOTICE
+from glmc_runtime.load.progress import shown_progress
 from glmc_runtime.output import generated, printable_logs, printable_traces, status_of
 from glmc_runtime.printable import json_text, printable_lines
-from glmc_runtime.progress import shown_progress
-from glmc_runtime.request_flags import add_request_flags, request_settings
 
 if TYPE_CHECKING:
-    from glmc_runtime.events import Completion
+    from glmc_runtime.generate.events import Completion
 
 EMULATED_LINE = "[emulated: no Kunlun hardware was used]"
 INTERPRETED_LINE = f"[{INTERPRETED_NOTICE}]"
@@ -138,7 +138,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _profiled(path: str | None, session: Any) -> AbstractContextManager[None]:
-    from glmc_runtime.ranges import timeline
+    from glmc_runtime.replay.profile import timeline
 
     if path is None:
         return nullcontext()

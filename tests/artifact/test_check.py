@@ -9,13 +9,13 @@ import pytest
 
 from glmc.artifact.check import check_plans
 from glmc.compiled import Compiled, manifest_parts
+from glmc.compiler import back_end, front_end
 from glmc.config import CompileOptions
-from glmc.driver import back_end, front_end
 from glmc.errors import InternalError
 from glmc.presets.catalog import load_config
-from glmc_runtime.interpreter import triton_found
-from glmc_runtime.manifest import Manifest, WeightEntry
-from glmc_runtime.plan import ValueArgument
+from glmc_runtime.format.manifest import Manifest, WeightEntry
+from glmc_runtime.format.plan import ValueArgument
+from glmc_runtime.kernels.interpreter import triton_found
 
 MODELS = Path(__file__).parents[2] / "models"
 PLACES = (("cpu", None), ("cuda", None), ("xpu", "P-A"), ("xpu", "P-B"), ("xpu", "P-C"))

@@ -11,10 +11,10 @@ import glmc_runtime
 from glmc.artifact.memory import Fit, fits, largest_context, memory_use, weight_bytes
 from glmc.artifact.reader import read_artifact
 from glmc.errors import UsageError
-from glmc_runtime.cache import block_bytes
-from glmc_runtime.extent import Extent
-from glmc_runtime.manifest import CacheSpec, Guards, Limits, Manifest, WeightEntry
-from glmc_runtime.plan import InputSpec, PhasePlan
+from glmc_runtime.format.extent import Extent
+from glmc_runtime.format.manifest import CacheSpec, Guards, Limits, Manifest, WeightEntry
+from glmc_runtime.format.plan import InputSpec, PhasePlan
+from glmc_runtime.replay.cache import block_bytes
 from tests.artifact.toy import parts, write
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from glmc.artifact.writer import ManifestParts, write_artifact
-from glmc.weights.recipe import Concatenate, Source, Weight
-from glmc_runtime.manifest import CacheSpec, Guards, Limits, Manifest, ModelFacts
+from glmc.ir.recipe import Concatenate, Source, Weight
+from glmc_runtime.format.manifest import CacheSpec, Guards, Limits, Manifest, ModelFacts
 from tests.runtime import toy
 
 _PHASE = {

@@ -10,15 +10,14 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, Node
 
-from glmc.backends.base import LoweringOptions, Target
-from glmc.backends.lower import Lowered, lower
 from glmc.ir.fake import FakeKernels
 from glmc.ir.ops.norms import rms_norm
 from glmc.ir.program import ModelShape, Program, graph_module
+from glmc.ir.recipe import Source, Weight
 from glmc.ir.symbols import Symbols
-from glmc.weights.recipe import Source, Weight
-from glmc_runtime.kernels.traced import find_traced_binder
-from glmc_runtime.plan import (
+from glmc.lowering.lower import Lowered, lower
+from glmc.lowering.target import LoweringOptions, Target
+from glmc_runtime.format.plan import (
     BufferArgument,
     CacheArgument,
     InputArgument,
@@ -26,6 +25,7 @@ from glmc_runtime.plan import (
     ValueArgument,
     WeightArgument,
 )
+from glmc_runtime.kernels.traced import find_traced_binder
 
 OPTIONS = LoweringOptions(torch.float32, 96, 16, 8, 32, "P-A")
 TOKENS, WIDTH = 5, 8

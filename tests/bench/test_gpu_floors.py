@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bench.gpu_models import gpu_model
-from bench.gpu_moe import Shape, distinct_ids
-from bench.gpu_results import BAR_BANDWIDTH, BAR_RATE, BARS, Machine, bar
-from bench.gpu_stages import cost, stages_of
-from glmc_runtime.plan import (
+from bench.gpu.gpu_models import gpu_model
+from bench.gpu.gpu_moe import Shape, distinct_ids
+from bench.gpu.gpu_results import BAR_BANDWIDTH, BAR_RATE, BARS, Machine, bar
+from bench.gpu.gpu_stages import cost, stages_of
+from glmc_runtime.format.plan import (
     BufferArgument,
     CacheArgument,
     Call,

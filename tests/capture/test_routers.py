@@ -11,13 +11,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from glmc import pipeline
 from glmc.capture import export
 from glmc.capture.export import capture
 from glmc.capture.routers import ROUTER, router_dtype, store_routers
+from glmc.compiler import _router_dtype
 from glmc.config import CompileOptions
-from glmc.driver import _router_dtype
 from glmc.ir.program import Program
+from glmc.pipeline import stages as pipeline
 from glmc.presets.catalog import load_config
 from glmc.weights.checkpoint import open_checkpoint
 from glmc.weights.evaluate import evaluate

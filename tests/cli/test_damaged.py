@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from glmc.cli.main import main
-from glmc.history.encode import history_to_json
-from glmc_runtime.loader import sha256_of
+from glmc.observe.history.encode import history_to_json
+from glmc_runtime.load.loader import sha256_of
 from tests.artifact.toy import REPORT, write
-from tests.page.sample import history
+from tests.observe.page.sample import history
 
 VALUES: list[Any] = [
     *(None, True, -1, 0, 2**70, 10**300, 1.5, float("nan"), float("inf"), "", "x", "\x1b[2J\u202e"),

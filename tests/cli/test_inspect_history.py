@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from torch.fx import Node
 
-from glmc import pipeline
 from glmc.cli.main import main
 from glmc.ir import match as m
 from glmc.ir.program import Program
 from glmc.passes import moe_gate
+from glmc.pipeline import stages as pipeline
 from tests.support.checkpoints import tiny_checkpoint
 
 pytestmark = pytest.mark.usefixtures("shared_captures")

@@ -12,11 +12,11 @@ import pytest
 
 from glmc.artifact.memory import memory_use
 from glmc.artifact.reader import read_artifact
-from glmc_runtime import manifest, plan, plan_json
-from glmc_runtime.cache import block_bytes
-from glmc_runtime.dtypes import dtype_of
-from glmc_runtime.extent import Extent
-from glmc_runtime.text.files import SETTINGS, TEMPLATE, TOKENIZER
+from glmc_runtime.format import manifest, plan, plan_json
+from glmc_runtime.format.dtypes import dtype_of
+from glmc_runtime.format.extent import Extent
+from glmc_runtime.generate.text.files import SETTINGS, TEMPLATE, TOKENIZER
+from glmc_runtime.replay.cache import block_bytes
 from tests.artifact.toy import write
 from tests.docs.markdown import ROOT, blocks, section, table_rows
 

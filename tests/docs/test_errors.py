@@ -24,11 +24,11 @@ import glmc
 import glmc.errors
 import glmc_runtime
 import glmc_runtime.errors
-from glmc import pipeline
 from glmc.artifact.writer import write_artifact
 from glmc.capture.model import decoder_layers
+from glmc.check.verify.verdict import Verdict, Violation, require_verdict
+from glmc.compiler import compile_plan
 from glmc.config import CompileOptions
-from glmc.driver import compile_plan
 from glmc.errors import GlmcError
 from glmc.ir.match import NearMiss
 from glmc.ir.ops.linear import SWIGLU
@@ -36,19 +36,19 @@ from glmc.ir.ops.registry import define
 from glmc.ir.rewrite import fake_mode_of
 from glmc.out_of_memory import memory_errors
 from glmc.passes.base import Match
+from glmc.pipeline import stages as pipeline
 from glmc.presets.catalog import load_config
-from glmc.verify.verdict import Verdict, Violation, require_verdict
 from glmc.weights.checkpoint import open_checkpoint
 from glmc_kunlun_emulator import errors as emulator_errors
-from glmc_runtime.cache import BlockAllocator
-from glmc_runtime.guards import check_vendor_functions
+from glmc_runtime.engine.sampling import Sampler, SamplingParameters, next_tokens
+from glmc_runtime.format.manifest import Guards
+from glmc_runtime.format.plan_json import phase_from_json
+from glmc_runtime.generate.text import packages
 from glmc_runtime.kernels.vendor import Vendor
-from glmc_runtime.loader import load_artifact
-from glmc_runtime.manifest import Guards
+from glmc_runtime.load.guards import check_vendor_functions
+from glmc_runtime.load.loader import load_artifact
 from glmc_runtime.output import file_error
-from glmc_runtime.plan_json import phase_from_json
-from glmc_runtime.sampling import Sampler, SamplingParameters, next_tokens
-from glmc_runtime.text import packages
+from glmc_runtime.replay.cache import BlockAllocator
 from tests.docs.markdown import ROOT, blocks, section, table_rows
 
 PAGE = ROOT / "docs" / "errors.md"

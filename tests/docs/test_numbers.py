@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import pytest
 
+from glmc.compiler import compile_plan
 from glmc.config import CompileOptions
-from glmc.driver import compile_plan
 from glmc.presets.catalog import load_config
 from tests.docs.markdown import ROOT, section, table_rows
 

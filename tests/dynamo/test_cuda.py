@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from glmc.backends.base import Declined, Op, Value, fixed
-from glmc.backends.cuda_traced_rules import traced_rules
+from glmc.backends.cuda.dynamo_rules import traced_rules
 from glmc.dynamo.backend import CompiledGraph
 from glmc.dynamo.say import say_once
-from glmc_runtime import interpreter
+from glmc.lowering.target import Declined, Op, Value, fixed
 from glmc_runtime.errors import GlmcError
-from glmc_runtime.interpreter import INTERPRETED_NOTICE
-from glmc_runtime.plan import BufferArgument, WeightArgument
+from glmc_runtime.format.plan import BufferArgument, WeightArgument
+from glmc_runtime.kernels import interpreter
+from glmc_runtime.kernels.interpreter import INTERPRETED_NOTICE
 from tests.dynamo.compiled import decode, fusions, model_of, prompt, static_cache, watched
 
 CUDA: dict[str, Any] = {"backend": "kunlun", "fullgraph": True, "options": {"target": "cuda"}}

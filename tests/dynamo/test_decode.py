@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bench.hugging_face import with_cache
+from bench.gpu.hugging_face import with_cache
 from glmc.dynamo.backend import CompiledGraph
-from glmc.pipeline import fuse
+from glmc.pipeline.stages import fuse
 from tests.dynamo.compiled import (
     KINDS,
     breaks,

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.hugging_face import with_cache
+from bench.gpu.hugging_face import with_cache
 from glmc.dynamo import explain
 from glmc.dynamo.backend import compile_graph
-from glmc.dynamo.checks import XMLIR_VARIABLES, mocked_compile
+from glmc.dynamo.compile.checks import XMLIR_VARIABLES, mocked_compile
 from glmc.dynamo.options import read_options
 from glmc.dynamo.say import warn_once
 from glmc.errors import UsageError, VerificationError

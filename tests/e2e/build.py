@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import glmc_runtime
 from glmc.compiled import FrontEnd
+from glmc.compiler import back_end, front_end, write_compiled
 from glmc.config import CompileOptions
-from glmc.driver import back_end, front_end, write_compiled
 from glmc.presets.catalog import load_config
-from glmc_runtime.session import Session
+from glmc_runtime.generate.session import Session
 
 BLOCK_SIZE = 16
 # The decode batch of 16 and the packed prompts are padded in both.

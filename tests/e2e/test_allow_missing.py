@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch.fx import Node
 
-from glmc import pipeline
+from glmc.compiler import front_end
 from glmc.config import CompileOptions
-from glmc.driver import front_end
 from glmc.errors import LoweringError, MatchCountError
 from glmc.ir import match as m
 from glmc.ir.program import Program
 from glmc.passes import rope
+from glmc.pipeline import stages as pipeline
 from glmc.presets.catalog import load_config
 from tests.e2e.build import CPU, EMULATED, Builder, Place, generated
 from tests.e2e.reference import describe_difference, greedy, load_eager, prompts

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import torch
 
-from glmc import driver
+from glmc import compiler as driver
 from glmc.artifact import writer
-from glmc.backends import cpu
+from glmc.backends.cpu import target as cpu
 from glmc.config import CompileOptions
 from glmc.presets.catalog import load_preset
 from tests.support.checkpoints import tiny_checkpoint, tiny_file

@@ -12,8 +12,8 @@ from transformers.utils import get_json_schema
 
 from glmc.tokenizer import tokenizer_files
 from glmc_runtime.errors import RequestError
-from glmc_runtime.text import Text
-from glmc_runtime.text.tools import function_schema
+from glmc_runtime.generate.text import Text
+from glmc_runtime.generate.text.tools import function_schema
 from tests.e2e.test_tokenizer import in_json, write_tokenizer
 
 # In the manner of GLM-4.5: tools, thinking that can be switched off, what was thought before.

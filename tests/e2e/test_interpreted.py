@@ -12,11 +12,11 @@ import pytest
 import torch
 
 import glmc_runtime
+from glmc.compiler import compile_model
 from glmc.config import CompileOptions
-from glmc.driver import compile_model
 from glmc.weights.random_checkpoint import write_random_checkpoint
-from glmc_runtime.sequences import Part
-from glmc_runtime.session import Session
+from glmc_runtime.engine.sequences import Part
+from glmc_runtime.generate.session import Session
 from tests.e2e.reference import greedy, load_eager
 from tests.support.checkpoints import tiny_file
 

@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from glmc_runtime.session import Session
+from glmc_runtime.generate.session import Session
 from tests.e2e.build import PLACES, Builder
 from tests.e2e.grid import GRID, Point, write_checkpoint
 from tests.e2e.reference import forced_logits, load_eager, prompts

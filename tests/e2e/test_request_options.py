@@ -12,10 +12,10 @@ import torch
 import transformers
 from torch import Tensor
 
-from glmc_runtime.generation_config import Defaults, settle
-from glmc_runtime.options import RequestOptions
-from glmc_runtime.sampling import Sampler, distribution
-from glmc_runtime.session import Session
+from glmc_runtime.engine.sampling import Sampler, distribution
+from glmc_runtime.generate.generation_config import Defaults, settle
+from glmc_runtime.generate.options import RequestOptions
+from glmc_runtime.generate.session import Session
 from tests.e2e.build import CPU, Builder
 from tests.e2e.reference import load_eager
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from glmc_runtime.session import Session
+from glmc_runtime.generate.session import Session
 from tests.e2e.build import CHUNKED, PLACES, UNCHUNKED, Builder, generated
 from tests.e2e.grid import GRID, Point, build, write_checkpoint
 from tests.e2e.reference import NEW_TOKENS, describe_difference, greedy, load_eager, prompts

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from glmc.compiled import FrontEnd
+from glmc.compiler import back_end, front_end
 from glmc.config import CompileOptions
-from glmc.driver import back_end, front_end
 from glmc.presets.catalog import load_config
-from glmc_runtime.plan_json import phase_to_json
+from glmc_runtime.format.plan_json import phase_to_json
 from tests.e2e.build import PLACES, Place
 from tests.e2e.grid import GRID, Point
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from glmc_runtime.sequences import Part
-from glmc_runtime.session import Session
+from glmc_runtime.engine.sequences import Part
+from glmc_runtime.generate.session import Session
 from tests.e2e.build import PLACES, Builder, Place
 from tests.e2e.reference import load_eager
 

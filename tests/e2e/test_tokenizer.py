@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 
 from glmc.errors import CheckpointError
 from glmc.tokenizer import tokenizer_files
-from glmc_runtime.text import Text
+from glmc_runtime.generate.text import Text
 
 SPECIAL = ["<|endoftext|>", "<|system|>", "<|user|>", "<|assistant|>", "[gMASK]", "<sop>"]
 TEXTS = (

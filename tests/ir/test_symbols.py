@@ -7,7 +7,7 @@ import torch
 
 from glmc.errors import InternalError
 from glmc.ir.symbols import Symbols
-from glmc_runtime.extent import Extent
+from glmc_runtime.format.extent import Extent
 
 
 def sizes() -> tuple[Symbols, torch.SymInt, torch.SymInt, torch.SymInt]:

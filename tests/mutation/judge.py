@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from glmc import pipeline
 from glmc.ir import match as m
 from glmc.ir.program import Program
 from glmc.ir.rewrite import fake_mode_of
+from glmc.pipeline import stages as pipeline
 from tests.mutation import programs
 from tests.mutation.mutations import Mutation, mutations
 from tests.mutation.subjects import SUBJECTS, Base, Case, Subject, base, fused_count

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import Node
 
-from glmc import pipeline
 from glmc.ir import match as m
 from glmc.ir.program import Program
+from glmc.pipeline import stages as pipeline
 from tests.mutation import programs
 from tests.passes.test_add_rms_norm import BranchFirst, Stack
 from tests.passes.test_gate_up_merge import Fused, Mlp, UpFirst

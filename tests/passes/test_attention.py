@@ -14,7 +14,7 @@ from glmc.errors import CaptureError
 from glmc.ir import match as m
 from glmc.ir.program import Program
 from glmc.passes import attention, canonical, clean, qk_norm, qkv_merge, rms_norm, rope
-from glmc.passes.eager_attention import unscaled
+from glmc.patterns.eager_attention import unscaled
 from tests.support.models import (
     MODERN,
     captured,

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from glmc.ir.recipe import Concatenate, Source
 from glmc.passes import gate_up_merge
-from glmc.weights.recipe import Concatenate, Source
 from tests.support.traced import Traced, conditions, trace
 
 torch.set_num_threads(1)

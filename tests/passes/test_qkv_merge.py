@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from glmc.ir import match as m
+from glmc.ir.recipe import Concatenate, Constant, sources
 from glmc.passes import attention, canonical, clean, qk_norm, qkv_merge, rms_norm, rope
-from glmc.weights.recipe import Concatenate, Constant, sources
 from tests.support.models import captured, example_inputs, tiny_config, tiny_model, weights_of
 from tests.support.traced import conditions
 from tests.zoo.attention import Block, Parts, Sizes, inputs, traced, unrotated

@@ -1,16 +1,16 @@
 """A pass that is broken on purpose is refused by the compile itself, and what it inserted is gone.
 
-The second net, for what a compile may overlook, is tested in tests/verify and tests/bisect.
+The second net, for what a compile may overlook, is tested in tests/check/verify and tests/bisect.
 """
 
 from __future__ import annotations
 
 import pytest
 
-from glmc import pipeline
 from glmc.errors import VerificationError
 from glmc.ir.program import Program
 from glmc.passes.kv_cache import KvCache
+from glmc.pipeline import stages as pipeline
 from tests.sabotage import SABOTAGES, checked, checked_paging, sabotaged
 from tests.support.models import captured, tiny_config
 

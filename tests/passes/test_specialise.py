@@ -8,7 +8,7 @@ import torch
 from glmc.errors import LoweringError
 from glmc.ir import match as m
 from glmc.passes import specialise
-from glmc_runtime.extent import Extent
+from glmc_runtime.format.extent import Extent
 from tests.support.models import tiny_config, tiny_model
 from tests.support.packed import Batch, fused, give_caches, paged
 

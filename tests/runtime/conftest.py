@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import glmc_runtime
-from glmc_runtime.session import Session
+from glmc_runtime.generate.session import Session
 from tests.runtime.toy import write_toy
 
 torch.set_num_threads(1)

@@ -16,10 +16,10 @@ import torch
 
 import glmc_runtime
 from glmc_runtime.arguments import flag, integer, path, prompts_of, real, shown, texts, token_ids
+from glmc_runtime.engine.sampling import SamplingParameters
+from glmc_runtime.engine.sequences import Part
 from glmc_runtime.errors import RequestError
-from glmc_runtime.sampling import SamplingParameters
-from glmc_runtime.sequences import Part
-from glmc_runtime.session import Session
+from glmc_runtime.generate.session import Session
 from tests.runtime.toy import reference_greedy
 
 IDS = [3, 14, 15]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from glmc_runtime.errors import ArtifactError, GlmcError, RequestError
-from glmc_runtime.text import Text, rendering
+from glmc_runtime.generate.text import Text, rendering
 
 pytest.importorskip("jinja2")
 HELLO = [{"role": "user", "content": "hi"}]

@@ -12,9 +12,9 @@ import pytest
 
 import glmc_runtime
 from glmc_runtime.cli import main
-from glmc_runtime.dependence import Symbols
 from glmc_runtime.errors import ArtifactError
-from glmc_runtime.statistics import Statistics
+from glmc_runtime.format.dependence import Symbols
+from glmc_runtime.replay.statistics import Statistics
 from tests.runtime.toy import reference_greedy, write_toy
 
 IDS = ["--token-ids", "3,14,15", "--ignore-eos"]

@@ -11,9 +11,9 @@ import torch
 
 import glmc_runtime
 from glmc_runtime.doctor import examine
-from glmc_runtime.graph import CudaGraphs
-from glmc_runtime.inputs import STAGES
-from glmc_runtime.manifest import Guards
+from glmc_runtime.format.manifest import Guards
+from glmc_runtime.replay.graph import CudaGraphs
+from glmc_runtime.replay.inputs import STAGES
 from tests.runtime.toy import reference_greedy, write_toy
 from tests.runtime.toy_vendor import write_vendor_toy
 

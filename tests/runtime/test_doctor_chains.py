@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from glmc_runtime.doctor import CHAIN_NAME, examine
-from glmc_runtime.plan import Call, PhasePlan, Segment, ValueArgument
+from glmc_runtime.format.plan import Call, PhasePlan, Segment, ValueArgument
 from tests.runtime import toy_vendor
 from tests.runtime.broken_vendor import break_function
 from tests.runtime.toy_vendor import write_vendor_toy

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 import glmc_runtime
+from glmc_runtime.engine.sequences import Part, Sequence
 from glmc_runtime.errors import CapacityError
-from glmc_runtime.sequences import Part, Sequence
-from glmc_runtime.session import Session
-from tests.runtime.test_step import same, state
+from glmc_runtime.generate.session import Session
+from tests.runtime.replay.test_step import same, state
 from tests.runtime.toy import BLOCK_SIZE, MAX_CONTEXT, VOCABULARY, reference_logits
 
 PROMPT = [7, 3, 9, 1, 5, 5, 2, 8, 6, 4]  # two full blocks of four and a half one

@@ -51,7 +51,8 @@ def test_no_file_names_a_forbidden_package() -> None:
 
 
 def test_the_package_itself_imports_without_torch() -> None:
-    code = "import sys, glmc_runtime.plan, glmc_runtime.manifest; sys.exit('torch' in sys.modules)"
+    modules = "glmc_runtime.format.plan, glmc_runtime.format.manifest"
+    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     result = subprocess.run(
         [sys.executable, "-S", "-c", code],
         check=False,

@@ -11,15 +11,15 @@ import pytest
 import torch
 
 import glmc_runtime
-from glmc_runtime.assemble import assemble
 from glmc_runtime.cli import main
+from glmc_runtime.engine.assemble import assemble
 from glmc_runtime.errors import ArtifactError, GuardError, PlanError, VendorError
-from glmc_runtime.guards import check_vendor_functions, device_for
+from glmc_runtime.format.manifest import Guards
+from glmc_runtime.format.plan import ValueArgument
+from glmc_runtime.generate.session import Session
 from glmc_runtime.kernels.vendor import Vendor, find_vendor
-from glmc_runtime.loader import load_artifact
-from glmc_runtime.manifest import Guards
-from glmc_runtime.plan import ValueArgument
-from glmc_runtime.session import Session
+from glmc_runtime.load.guards import check_vendor_functions, device_for
+from glmc_runtime.load.loader import load_artifact
 from tests.runtime.broken_vendor import break_function
 from tests.runtime.toy_vendor import write_vendor_toy
 

@@ -15,11 +15,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from glmc_runtime.extent import Extent
-from glmc_runtime.kernels import Thunk, register
-from glmc_runtime.kernels.schema import KernelSchema, integer, schema, tensor, written
-from glmc_runtime.loader import sha256_of
-from glmc_runtime.manifest import (
+from glmc_runtime.format.extent import Extent
+from glmc_runtime.format.manifest import (
     CacheSpec,
     FileEntry,
     Guards,
@@ -29,7 +26,7 @@ from glmc_runtime.manifest import (
     WeightEntry,
     manifest_to_json,
 )
-from glmc_runtime.plan import (
+from glmc_runtime.format.plan import (
     Argument,
     Buffer,
     BufferArgument,
@@ -43,7 +40,10 @@ from glmc_runtime.plan import (
     ValueArgument,
     WeightArgument,
 )
-from glmc_runtime.plan_json import phase_to_json
+from glmc_runtime.format.plan_json import phase_to_json
+from glmc_runtime.kernels import Thunk, register
+from glmc_runtime.kernels.schema import KernelSchema, integer, schema, tensor, written
+from glmc_runtime.load.loader import sha256_of
 
 VOCABULARY, HIDDEN, HEADS, HEAD_DIM = 64, 16, 2, 8
 BLOCK_SIZE, BLOCKS_PER_SEQUENCE, MAX_CONTEXT = 4, 16, 60

@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from glmc_runtime.extent import Extent, Shape
-from glmc_runtime.loader import load_artifact
-from glmc_runtime.manifest import CacheSpec, Guards, Manifest, ModelFacts, WeightEntry
-from glmc_runtime.plan import (
+from glmc_runtime.format.extent import Extent, Shape
+from glmc_runtime.format.manifest import CacheSpec, Guards, Manifest, ModelFacts, WeightEntry
+from glmc_runtime.format.plan import (
     Buffer,
     BufferArgument,
     CacheArgument,
@@ -26,7 +25,8 @@ from glmc_runtime.plan import (
     ValueArgument,
     WeightArgument,
 )
-from glmc_runtime.plan_json import phase_to_json
+from glmc_runtime.format.plan_json import phase_to_json
+from glmc_runtime.load.loader import load_artifact
 from tests.runtime.toy import (
     BLOCK_SIZE,
     BLOCKS_PER_SEQUENCE,

@@ -11,7 +11,7 @@ from torch.fx import Node
 from glmc.ir import match as m
 from glmc.ir.program import Program
 from glmc.passes.kv_cache import KvCache
-from glmc.pipeline import PASSES
+from glmc.pipeline.stages import PASSES
 from tests.support.models import captured, weights_of
 
 BLOCK = 8

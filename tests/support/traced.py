@@ -14,10 +14,10 @@ from torch.fx import Graph, GraphModule, Node
 
 from glmc.ir import match as m
 from glmc.ir.program import ModelShape, Program
+from glmc.ir.recipe import Source, Weight
 from glmc.passes import canonical, clean
 from glmc.passes.base import Pass, PassResult
 from glmc.weights.evaluate import evaluate
-from glmc.weights.recipe import Source, Weight
 
 
 @dataclass

@@ -7,18 +7,10 @@ import torch
 from torch import Tensor
 
 from glmc.errors import CheckpointError, PackError
+from glmc.ir.recipe import Concatenate, Constant, Recipe, RopeTable, Source, Stack, Weight
 from glmc.presets.catalog import load_config
 from glmc.weights.checkpoint import Checkpoint, open_checkpoint
 from glmc.weights.evaluate import evaluate
-from glmc.weights.recipe import (
-    Concatenate,
-    Constant,
-    Recipe,
-    RopeTable,
-    Source,
-    Stack,
-    Weight,
-)
 from glmc.weights.stream import recipe_shape, stream_weight
 from tests.support.checkpoints import tiny_checkpoint
 

@@ -19,9 +19,9 @@ from torch.export.graph_signature import InputKind
 from torch.fx import Graph, GraphModule, Node
 
 from glmc.ir.program import ModelShape, Program
+from glmc.ir.recipe import Constant, Recipe, Source, Weight
 from glmc.passes import canonical, clean, rms_norm
 from glmc.passes.base import Pass
-from glmc.weights.recipe import Constant, Recipe, Source, Weight
 from tests.support.traced import Traced
 
 HIDDEN, VOCABULARY = 32, 50

@@ -19,11 +19,11 @@ from typing import Any
 import torch
 
 from glmc.backends import target_by_name
+from glmc.compiler import back_end, front_end
 from glmc.config import TARGETS, CompileOptions
-from glmc.driver import back_end, front_end
 from glmc.errors import GlmcError
 from glmc.presets.catalog import load_config, preset_names
-from glmc_runtime.plan_json import phase_to_json
+from glmc_runtime.format.plan_json import phase_to_json
 
 Files = dict[str, dict[str, str]]
 """By target the files of its phases; under ``error`` why there are none."""

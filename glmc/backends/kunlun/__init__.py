@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-from glmc.backends import plain
-from glmc.backends.base import Target
 from glmc.backends.kunlun import (
     limits,
     rules_attention,
@@ -19,6 +17,8 @@ from glmc.backends.kunlun import (
     rules_traced,
     table,
 )
+from glmc.lowering import plain
+from glmc.lowering.target import Target
 
 TARGET = Target(
     name="xpu",

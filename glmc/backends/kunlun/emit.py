@@ -7,11 +7,11 @@ from typing import Union
 
 import torch
 
-from glmc.backends.base import Emitter, Value
 from glmc.backends.kunlun.table import abi_profile
 from glmc.errors import LoweringError
-from glmc_runtime.extent import Shape
-from glmc_runtime.plan import Argument, BufferArgument, InputArgument, WeightArgument
+from glmc.lowering.target import Emitter, Value
+from glmc_runtime.format.extent import Shape
+from glmc_runtime.format.plan import Argument, BufferArgument, InputArgument, WeightArgument
 
 Passed = Union[Value, Argument, float, int, bool, str, list[int], None]
 

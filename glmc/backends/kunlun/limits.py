@@ -10,10 +10,10 @@ import math
 
 import torch
 
-from glmc.backends.base import LoweringOptions
 from glmc.backends.kunlun.table import abi_profile
 from glmc.errors import InternalError, LoweringError
 from glmc.ir.program import ModelShape
+from glmc.lowering.target import LoweringOptions
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 HEAD_SIZES = (32, 64, 80, 96, 112, 120, 128, 192, 256, 512)

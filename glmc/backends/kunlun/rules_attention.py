@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from glmc.backends.base import SEQUENCES, Emitter, Op, Value, fixed
 from glmc.backends.kunlun import limits
 from glmc.backends.kunlun.emit import Passed, real, vendor
 from glmc.backends.kunlun.rules_dense import norm
 from glmc.backends.kunlun.table import abi_profile
-from glmc.backends.values import product, rope_table, view
-from glmc_runtime.plan import ExtentArgument
+from glmc.lowering.target import SEQUENCES, Emitter, Op, Value, fixed
+from glmc.lowering.values import product, rope_table, view
+from glmc_runtime.format.plan import ExtentArgument
 
 PAGED_DECODE_PROFILE = "P-B"
 

@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import torch
 
-from glmc.backends.base import Emitter, Op, Value, fixed
 from glmc.backends.kunlun import limits
 from glmc.backends.kunlun.emit import Passed, cast_weight, vendor
-from glmc.backends.values import as_rows, view
 from glmc.errors import LoweringError
-from glmc_runtime.plan import WeightArgument
+from glmc.lowering.target import Emitter, Op, Value, fixed
+from glmc.lowering.values import as_rows, view
+from glmc_runtime.format.plan import WeightArgument
 
 MATMUL_PROFILE = "P-C"
 

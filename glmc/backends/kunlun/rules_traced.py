@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import torch
 
-from glmc.backends.base import Emitter, Op, Value, fixed
 from glmc.backends.kunlun import limits
 from glmc.backends.kunlun.emit import cast, vendor, zeroed
 from glmc.backends.kunlun.rules_dense import norm
-from glmc.backends.values import flat, product, view
-from glmc_runtime.plan import Argument, ListArgument, ValueArgument
+from glmc.lowering.target import Emitter, Op, Value, fixed
+from glmc.lowering.values import flat, product, view
+from glmc_runtime.format.plan import Argument, ListArgument, ValueArgument
 
 
 def rope(op: Op, emit: Emitter) -> None:

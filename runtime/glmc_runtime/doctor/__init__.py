@@ -12,24 +12,24 @@ from os import PathLike
 import torch
 
 from glmc_runtime import arguments as kinds
-from glmc_runtime.assemble import vendor_of
 from glmc_runtime.doctor.attention import ATTENTION_PROBES
 from glmc_runtime.doctor.bench import Bench, steps_of
 from glmc_runtime.doctor.experts import CHAIN_FIRST, CHAIN_LAST, fill_chain, judge_chain
 from glmc_runtime.doctor.hostile import KINDS
 from glmc_runtime.doctor.references import PROBES, Outcome
 from glmc_runtime.doctor.report import Report
+from glmc_runtime.engine.assemble import vendor_of
 from glmc_runtime.errors import GlmcError
-from glmc_runtime.guards import (
+from glmc_runtime.format.plan import Call
+from glmc_runtime.kernels import is_vendor
+from glmc_runtime.load.guards import (
     check_vendor_calls,
     check_vendor_functions,
     check_versions,
     device_for,
 )
-from glmc_runtime.kernels import is_vendor
-from glmc_runtime.loader import Progress, load_artifact
-from glmc_runtime.plan import Call
-from glmc_runtime.replay import KERNEL_ERRORS
+from glmc_runtime.load.loader import Progress, load_artifact
+from glmc_runtime.replay.phase import KERNEL_ERRORS
 
 _PROBES = {**PROBES, **ATTENTION_PROBES}
 CHAIN_NAME = "experts (moe_pre_sorted .. moe_post)"

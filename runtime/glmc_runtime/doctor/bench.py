@@ -7,19 +7,19 @@ from typing import Any
 
 import torch
 
-from glmc_runtime.arena import Arena
-from glmc_runtime.bind import Memory, PhaseBinder
-from glmc_runtime.cache import KVCache
-from glmc_runtime.check import check_plan
-from glmc_runtime.dependence import Symbols
 from glmc_runtime.doctor.hostile import fill_random
-from glmc_runtime.dtypes import dtype_of
-from glmc_runtime.inputs import StepInputs
+from glmc_runtime.format.dependence import Symbols
+from glmc_runtime.format.dtypes import dtype_of
+from glmc_runtime.format.manifest import Manifest
+from glmc_runtime.format.plan import Call
 from glmc_runtime.kernels.vendor import Vendor
-from glmc_runtime.loader import Artifact
-from glmc_runtime.manifest import Manifest
-from glmc_runtime.plan import Call
-from glmc_runtime.step import Chunk, Step, blocks_for
+from glmc_runtime.load.check import check_plan
+from glmc_runtime.load.loader import Artifact
+from glmc_runtime.replay.arena import Arena
+from glmc_runtime.replay.bind import Memory, PhaseBinder
+from glmc_runtime.replay.cache import KVCache
+from glmc_runtime.replay.inputs import StepInputs
+from glmc_runtime.replay.step import Chunk, Step, blocks_for
 
 MANY_SEQUENCES = 16
 MANY_TOKENS = 64

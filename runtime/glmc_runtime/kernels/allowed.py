@@ -12,6 +12,7 @@ from functools import cache
 from types import MappingProxyType
 
 from glmc_runtime.errors import ExtensionError, PlanError
+from glmc_runtime.format.manifest import Manifest
 from glmc_runtime.kernels import (
     RESERVED,
     VENDOR_FAMILIES,
@@ -21,7 +22,6 @@ from glmc_runtime.kernels import (
 )
 from glmc_runtime.kernels.schema import KernelSchema
 from glmc_runtime.kernels.vendor_functions import SCHEMAS
-from glmc_runtime.manifest import Manifest
 
 FAMILIES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Union
 
 from glmc_runtime.errors import PlanError
-from glmc_runtime.extent import Extent
+from glmc_runtime.format.extent import Extent
 
 Value = Union[Extent, bool]
 Scope = Mapping[str, Value]

@@ -14,17 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from glmc.backends.base import LoweringOptions, Op, Value, fixed
 from glmc.backends.kunlun import TARGET
 from glmc.errors import LoweringError
 from glmc.ir.ops import OPS
 from glmc.ir.ops.rotary import rope_table
-from glmc.weights.recipe import Constant, RopeTable, Source, Weight
+from glmc.ir.recipe import Constant, RopeTable, Source, Weight
+from glmc.lowering.target import LoweringOptions, Op, Value, fixed
 from glmc_kunlun_emulator import load
-from glmc_runtime.extent import Extent, Shape
-from glmc_runtime.kernels import find_binder, is_vendor
-from glmc_runtime.kernels.vendor import Vendor
-from glmc_runtime.plan import (
+from glmc_runtime.format.extent import Extent, Shape
+from glmc_runtime.format.plan import (
     Argument,
     BufferArgument,
     CacheArgument,
@@ -34,6 +32,8 @@ from glmc_runtime.plan import (
     WeightArgument,
     storage_of,
 )
+from glmc_runtime.kernels import find_binder, is_vendor
+from glmc_runtime.kernels.vendor import Vendor
 
 PROFILES = ("P-A", "P-B", "P-C")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)

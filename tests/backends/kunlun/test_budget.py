@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from glmc.backends.base import SEQUENCES, TOKENS, Value, fixed
+from glmc.lowering.target import SEQUENCES, TOKENS, Value, fixed
 from tests.backends.kunlun.harness import (
     PROFILES,
     Bench,

@@ -14,22 +14,22 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
-from glmc.backends.base import LoweringOptions
 from glmc.backends.kunlun import TARGET
-from glmc.backends.lower import Lowered, lower
 from glmc.ir.ops import OPS
 from glmc.ir.program import ModelShape, Program
+from glmc.ir.recipe import Constant, Source, Weight
 from glmc.ir.symbols import Symbols
-from glmc.weights.recipe import Constant, Source, Weight
-from glmc_runtime.arena import Arena
-from glmc_runtime.bind import Memory, PhaseBinder
-from glmc_runtime.bind import Symbols as Counts
-from glmc_runtime.cache import KVCache
-from glmc_runtime.inputs import StepInputs
+from glmc.lowering.lower import Lowered, lower
+from glmc.lowering.target import LoweringOptions
+from glmc_runtime.format.manifest import CacheSpec
+from glmc_runtime.format.plan_json import phase_from_json, phase_to_json
 from glmc_runtime.kernels.vendor import find_vendor
-from glmc_runtime.manifest import CacheSpec
-from glmc_runtime.plan_json import phase_from_json, phase_to_json
-from glmc_runtime.step import Chunk, Step
+from glmc_runtime.replay.arena import Arena
+from glmc_runtime.replay.bind import Memory, PhaseBinder
+from glmc_runtime.replay.bind import Symbols as Counts
+from glmc_runtime.replay.cache import KVCache
+from glmc_runtime.replay.inputs import StepInputs
+from glmc_runtime.replay.step import Chunk, Step
 from tests.backends.kunlun.harness import PROFILES, random
 
 LAYERS, HIDDEN, HEADS, KV_HEADS, D, WIDTH, EXPERTS, TOP_K, VOCABULARY = (

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from glmc.backends.base import SEQUENCES, TOKENS, Value, fixed
 from glmc.errors import LoweringError
-from glmc_runtime.extent import Extent
+from glmc.lowering.target import SEQUENCES, TOKENS, Value, fixed
+from glmc_runtime.format.extent import Extent
 from tests.backends.kunlun.harness import (
     DTYPES,
     PROFILES,

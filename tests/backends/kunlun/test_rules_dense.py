@@ -3,10 +3,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from glmc.backends.base import TOKENS, fixed
 from glmc.backends.kunlun import limits
 from glmc.errors import LoweringError
-from glmc_runtime.extent import Extent
+from glmc.lowering.target import TOKENS, fixed
+from glmc_runtime.format.extent import Extent
 from tests.backends.kunlun.harness import (
     DTYPES,
     PROFILES,

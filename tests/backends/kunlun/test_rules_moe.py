@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from glmc.backends.base import TOKENS, Value, fixed
 from glmc.errors import LoweringError
+from glmc.lowering.target import TOKENS, Value, fixed
 from tests.backends.kunlun.harness import (
     DTYPES,
     PROFILES,

@@ -10,9 +10,9 @@ import pytest
 
 from glmc_runtime import kernels
 from glmc_runtime.errors import PlanError
-from glmc_runtime.extent import Extent
-from glmc_runtime.interpreter import triton_found
+from glmc_runtime.format.extent import Extent
 from glmc_runtime.kernels.expressions import ANY, UnknownSizeError, at_most, expression, pattern
+from glmc_runtime.kernels.interpreter import triton_found
 from glmc_runtime.kernels.schema import KernelSchema, flag, integer, schema, tensor, written
 from glmc_runtime.kernels.vendor_functions import SCHEMAS
 

@@ -13,8 +13,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from glmc.compiler import compile_model
 from glmc.config import CompileOptions
-from glmc.driver import compile_model
 from glmc.errors import InternalError
 from glmc.presets.catalog import preset_names
 from tests.sabotage import sabotaged

@@ -1,7 +1,7 @@
 """Products of bfloat16 on processors that have none: a kernel of ours in C.
 
 ATen reads a weight at half the memory's speed there, and with more rows than one it reads it again
-for each. ``bench/cpu_gemv.py`` measures both.
+for each. ``bench/cpu/cpu_gemv.py`` measures both.
 """
 
 from __future__ import annotations

@@ -6,14 +6,14 @@ weight packed once at load runs at 1.4 to 1.8 times the speed (float32, 4 to 16 
 Only one row of float32 is best left to ``mm``, which then reads at the memory's speed.
 ``mkldnn::_linear_pointwise`` has no ``out``; a 1x1 convolution over an image of one row of ``rows``
 pixels is the same product, and its ``add`` variant accumulates into a given tensor.
-``bench/cpu_gemv.py`` measures all of these.
+``bench/cpu/cpu_gemv.py`` measures all of these.
 
 Where the processor has AMX tiles, bfloat16 stays with ``mm``: oneDNN's plain product uses the tiles
-and the packed one lost. ``bench/decode.py`` on two threads of such a Xeon, a dense model of 1.2 B
-parameters, milliseconds per step of eager Hugging Face and of packed weights: 211 and 257 at batch
-1, 220 and 284 at 4, 240 and 335 at 16, that is 0.82 to 0.72 of eager's speed. The choice follows
-from the processor alone, so that the same machine always computes the same bits; without products
-of bfloat16 it follows from the compiler at hand as well, see ``narrow.py``.
+and the packed one lost. ``bench/cpu/decode.py`` on two threads of such a Xeon, a dense model of 1.2
+B parameters, milliseconds per step of eager Hugging Face and of packed weights: 211 and 257 at
+batch 1, 220 and 284 at 4, 240 and 335 at 16, that is 0.82 to 0.72 of eager's speed. The choice
+follows from the processor alone, so that the same machine always computes the same bits; without
+products of bfloat16 it follows from the compiler at hand as well, see ``narrow.py``.
 
 Beyond ``PACKED_ROWS`` rows the product is bound by arithmetic and the convolution loses to
 ``mm``; so it does for weights below ``PACKED_ELEMENTS``, which stay in a processor's cache.

@@ -22,7 +22,7 @@ from glmc_runtime.kernels.checks import (
 )
 from glmc_runtime.kernels.cuda import workspace
 from glmc_runtime.kernels.cuda.launch import launch, pdl_enabled
-from glmc_runtime.kernels.cuda.products import arrives_last
+from glmc_runtime.kernels.cuda.linear.tiles import arrives_last
 from glmc_runtime.kernels.schema import schema, tensor, written
 
 _BLOCK = 4096

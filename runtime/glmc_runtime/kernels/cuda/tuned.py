@@ -1,5 +1,5 @@
-"""Configurations that were measured, by device: data in ``tables``, written by bench.tune_cuda
-and bench.tune_in_place.
+"""Configurations that were measured, by device: data in ``tables``, written by tuning.tune_cuda
+and tuning.tune_in_place.
 
 A table is ``{"device": name, "kernels": {kernel: {dtype: {key: {rows: configuration}}}}}`` in the
 file ``tables/<slug of the device's name>.json``; ``key`` names the sizes that do not change, such

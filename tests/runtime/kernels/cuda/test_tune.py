@@ -1,4 +1,4 @@
-"""bench.tune_cuda keeps what is fast and right, and writes it as the runtime reads it."""
+"""tuning.tune_cuda keeps what is fast and right, and writes it as the runtime reads it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import torch
 
-from bench import tunables_dense, tune_cuda
-from bench.tunable import Arguments, Tunable
+from tuning import tunables_dense, tune_cuda
+from tuning.tunable import Arguments, Tunable
 
 OPTIONS = argparse.Namespace(quick=False, most=None, verbose=False, only="", rows="")
 CPU = torch.device("cpu")

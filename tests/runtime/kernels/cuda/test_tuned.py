@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from glmc_runtime.kernels.cuda import tuned
-from glmc_runtime.kernels.cuda.linear import linear
+from glmc_runtime.kernels.cuda.linear.linear import linear
 from tests.runtime.kernels.harness import close, nan, random
 
 

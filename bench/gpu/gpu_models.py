@@ -1,0 +1,242 @@
+"""The models of the GPU benchmark: random weights made on the device, shared by all contenders.
+
+The Hugging Face model is made first. Our weights are its very tensors; where ours are merged (q, k
+and v, gate and up) the merged tensor is made and the model's parameters become rows of it, so
+nothing is twice in memory and every contender reads the same numbers.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+import glmc_runtime
+from bench.cpu.models import BenchModel
+from bench.gpu.gpu_timing import GIB, allocated
+from glmc.compiled import Compiled, FrontEnd
+from glmc.compiler import back_end, front_end, write_compiled
+from glmc.config import CompileOptions
+from glmc.ir.recipe import Recipe, Source, Weight, sources
+from glmc.presets.catalog import load_config, load_preset
+from glmc.weights.evaluate import evaluate
+from glmc_runtime.generate.session import Session
+
+ITEMSIZE = 2
+_TINY: dict[str, Any] = {
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "intermediate_size": 96,
+    "vocab_size": 512,
+    "head_dim": 32,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "eos_token_id": [1],
+    "pad_token_id": 0,
+}
+_TINY_MOE: dict[str, Any] = {
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32,
+}
+_POSITIONS = 1 << 18  # the presets know fewer positions than the long contexts have
+
+
+@dataclass(frozen=True)
+class GpuModel:
+    """``key`` is how bars and options name it; ``config`` the data of its config.json."""
+
+    key: str
+    title: str
+    config: Mapping[str, Any]
+
+    @property
+    def routed(self) -> bool:
+        return "n_routed_experts" in self.config
+
+    @property
+    def layers(self) -> int:
+        return int(self.config["num_hidden_layers"])
+
+    @property
+    def token_bytes(self) -> int:
+        """Keys and values of one token in all layers."""
+        heads = self.config["num_key_value_heads"] * self.config["head_dim"]
+        return int(2 * self.layers * heads * ITEMSIZE)
+
+    def step_bytes(self, batch: int, context: int) -> float:
+        """What a decode step must read: weights once (of the experts those that independent tokens
+        choose on average) and the keys and values of every sequence."""
+        weights = BenchModel(self.title, dict(self.config)).weight_bytes(batch, ITEMSIZE)
+        return float(weights + batch * context * self.token_bytes)
+
+    def expected_experts(self, batch: int) -> float | None:
+        """Distinct experts that a layer reads for ``batch`` independent tokens, on average."""
+        if not self.routed:
+            return None
+        experts, top_k = self.config["n_routed_experts"], self.config["num_experts_per_tok"]
+        return float(experts * (1 - (1 - top_k / experts) ** batch))
+
+    def step_bytes_read(self, batch: int, context: int, experts: float) -> float:
+        """The same for a step that reads ``experts`` distinct experts in each layer of them."""
+        expected = self.expected_experts(batch)
+        if expected is None:
+            return self.step_bytes(batch, context)
+        config = self.config
+        expert = 3 * config["hidden_size"] * config["moe_intermediate_size"] * ITEMSIZE
+        layers = self.layers - config["first_k_dense_replace"]
+        return float(self.step_bytes(batch, context) + layers * (experts - expected) * expert)
+
+    def prefill_operations(self, tokens: int) -> float:
+        """Multiplications and additions of a causal prefill, logits of the last token alone."""
+        config = self.config
+        hidden, head_dim = config["hidden_size"], config["head_dim"]
+        query = config["num_attention_heads"] * head_dim
+        merged = query + 2 * config["num_key_value_heads"] * head_dim
+        dense_layers = config.get("first_k_dense_replace", self.layers)
+        weights = self.layers * hidden * (merged + query)
+        weights += dense_layers * 3 * hidden * config["intermediate_size"]
+        if self.routed:
+            active = config["num_experts_per_tok"] + config["n_shared_experts"]
+            layer = 3 * hidden * config["moe_intermediate_size"] * active
+            layer += hidden * config["n_routed_experts"]
+            weights += (self.layers - dense_layers) * layer
+        # Each token attends to itself and those before it, with q k and p v.
+        attention = self.layers * 4 * query * tokens * (tokens + 1) / 2
+        return float(2.0 * tokens * weights + attention + 2.0 * hidden * config["vocab_size"])
+
+
+def gpu_model(key: str, quick: bool) -> GpuModel:
+    """``9b``: GLM-4-9B-0414 whole; ``air``: 12 of the 46 layers of GLM-4.5-Air."""
+    preset, layers = {"9b": ("glm-4-9b-0414", 40), "air": ("glm-4.5-air", 12)}[key]
+    config = {**load_preset(preset).config, "num_hidden_layers": layers}
+    config["max_position_embeddings"] = _POSITIONS
+    title = "GLM-4-9B-0414" if key == "9b" else "GLM-4.5-Air, 12 of 46 layers"
+    if quick:
+        config |= _TINY | (_TINY_MOE if key == "air" else {})
+        title += " (tiny)"
+    return GpuModel(key, title, config)
+
+
+class Bench:
+    """One model on the device: Hugging Face's and sessions of ours over the same weights."""
+
+    def __init__(self, model: GpuModel, folder: Path, device: torch.device, target: str) -> None:
+        self.model = model
+        self.device = device
+        self.target = target
+        self._folder = folder
+        self._fronts: FrontEnd | None = None
+        self._merged: dict[str, torch.Tensor] = {}
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.json").write_text(json.dumps(dict(model.config)), encoding="utf-8")
+        self.hugging_face = random_model(load_config(folder).config, device)
+        self.compile_seconds = self.load_seconds = self.session_gib = 0.0
+
+    def session(
+        self,
+        *,
+        decode: tuple[int, ...],
+        prefill: tuple[int, ...],
+        max_context: int,
+        kv_tokens: int,
+        block_size: int = 128,
+    ) -> Session:
+        """Compile a plan and load it over the shared weights; ``kv_tokens`` fit into its cache.
+
+        How long both took, device graphs included, and what memory the session has, cache
+        included, is kept in ``compile_seconds``, ``load_seconds`` and ``session_gib``.
+        """
+        options = CompileOptions(
+            target=self.target,
+            dtype="bfloat16",
+            weights="none",
+            block_size=block_size,
+            decode_buckets=decode,
+            prefill_buckets=prefill,
+            max_context=max_context,
+        )
+        started = time.perf_counter()
+        if self._fronts is None:
+            self._fronts = front_end(load_config(self._folder), options)
+        compiled = back_end(self._fronts, options)
+        path = self._folder / f"artifact.{max_context}.{decode[-1]}.{prefill[-1]}"
+        write_compiled(compiled, path)
+        weights = self.weights(compiled)
+        self.compile_seconds = time.perf_counter() - started
+        before, started = allocated(self.device), time.perf_counter()
+        # A partly filled block more for each sequence, and the scratch block.
+        blocks = 1 + decode[-1] + -(-kv_tokens // block_size)
+        session = load_over(path, weights, kv_blocks=blocks)
+        self.load_seconds = time.perf_counter() - started
+        self.session_gib = (allocated(self.device) - before) / GIB
+        return session
+
+    @torch.no_grad()
+    def weights(self, compiled: Compiled) -> dict[str, torch.Tensor]:
+        """Every weight of the artifact; the model's own tensors, or what they become rows of."""
+        parameters = dict(self.hugging_face.named_parameters())
+        parameters |= dict(self.hugging_face.named_buffers())
+        found = {}
+        for name, weight in compiled.weights.items():
+            if name not in self._merged and _is_merged(weight, parameters):
+                self._merged[name] = _merge(weight, parameters)
+            if name in self._merged:
+                found[name] = self._merged[name]
+            else:
+                found[name] = evaluate(weight, parameters.__getitem__).detach().to(self.device)
+        return found
+
+
+def load_over(path: Path, weights: Mapping[str, torch.Tensor] | None, **more: Any) -> Session:
+    """Load an artifact over tensors that are in memory already, or over its own."""
+    return glmc_runtime.load(path, verify_hashes=False, weights=weights, **more)
+
+
+def random_model(config: Any, device: torch.device, seed: int = 0) -> Any:
+    """The stock model with normal weights, made where they stay; norms are ones.
+
+    The router's correction bias is small beside the spread of its scores, so experts are chosen
+    about evenly.
+    """
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(
+            config, dtype=torch.bfloat16, attn_implementation="sdpa"
+        )
+    model = model.to_empty(device=device).requires_grad_(False).eval()
+    rotary = model.model.rotary_emb
+    model.model.rotary_emb = type(rotary)(config).to(device)
+    generator = torch.Generator(device).manual_seed(seed)
+    for name, tensor in model.named_parameters():
+        if name.endswith("norm.weight"):
+            tensor.data.fill_(1.0)
+        else:
+            tensor.data.normal_(0.0, 0.02, generator=generator)
+    for name, tensor in model.named_buffers():
+        if name.endswith("e_score_correction_bias"):
+            tensor.normal_(0.0, 0.01, generator=generator)
+    return model
+
+
+def _is_merged(weight: Weight, parameters: Mapping[str, torch.Tensor]) -> bool:
+    parts: tuple[Recipe, ...] = getattr(weight.recipe, "parts", ())
+    return bool(parts) and all(
+        isinstance(part, Source) and parameters[part.name].dtype == weight.dtype for part in parts
+    )
+
+
+def _merge(weight: Weight, parameters: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Evaluate a concatenation and make its sources views of it."""
+    merged = evaluate(weight, parameters.__getitem__).detach()
+    begin = 0
+    for source in sources(weight.recipe):
+        part = parameters[source.name]
+        part.data = merged.view(-1)[begin : begin + part.numel()].view(part.shape)
+        begin += part.numel()
+    return merged

@@ -1,0 +1,215 @@
+"""The GPU benchmark: every bar of the CUDA target, its peers and its floors, in one run.
+
+    python -m bench.gpu.h200 --output results.json                # all parts; a part at a time fits
+    python -m bench.gpu.h200 --output a.json --parts moe,correct # better into a lease of 10 minutes
+    python -m bench.gpu.h200 --table a.json b.json                 # markdown of what was measured
+    python -m bench.gpu.h200 --table a.json b.json --into docs/performance.md
+    TRITON_INTERPRET=1 python -m bench.gpu.h200 --quick --output q.json # tiny shapes, without a GPU
+
+Decode: GLM-4-9B-0414 with all 40 layers and 12 of the 46 of GLM-4.5-Air, random bfloat16 weights
+that all contenders share, caches filled with random keys and values, context 1024. A floor is the
+bytes that must be read over the bandwidth of a plain read, or operations over the rate of a large
+matrix product, both measured in the same run. Exits with 1 when a check or a part failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import shlex
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.gpu.gpu_results import Machine, Results, clean, load_results
+from bench.gpu.gpu_table import between_marks, markdown, sections, show
+from bench.gpu.gpu_timing import product_rate, read_bandwidth
+
+PARTS = ("correct", "moe", "decode-9b", "decode-air", "prefill", "stages", "long")
+PEERS = ("eager", "compile", "max-autotune", "glmc")
+LONG = (32768, 131072)
+LONG_QUICK = (96, 160)
+
+
+def arguments(given: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--output", type=Path, help="the JSON, written after each measurement")
+    parser.add_argument("--parts", type=_names(PARTS), default=list(PARTS))
+    parser.add_argument("--models", type=_names(("9b", "air")), default=["9b", "air"])
+    parser.add_argument("--peers", type=_names(PEERS), default=list(PEERS))
+    parser.add_argument("--batches", type=_numbers, default=(1, 16, 64))
+    parser.add_argument("--contexts", type=_numbers, help="of part long")
+    parser.add_argument("--seconds", type=float, default=540.0, help="what the run may take")
+    parser.add_argument("--quick", action="store_true", help="tiny shapes; says nothing of speed")
+    parser.add_argument("--target", help="cuda, or cpu to try the benchmark itself")
+    parser.add_argument("--table", type=Path, nargs="+", help="print the tables of these and end")
+    parser.add_argument("--into", type=Path, help="put them between the marks of this document")
+    found = parser.parse_args(given)
+    if found.table is None and found.output is None:
+        parser.error("--output or --table is needed")
+    if not torch.cuda.is_available() and found.table is None and not found.quick:
+        parser.error("torch sees no CUDA device: only --quick runs here")
+    return found
+
+
+def _names(known: tuple[str, ...]) -> Any:
+    def parse(text: str) -> list[str]:
+        names = text.split(",")
+        for name in names:
+            if name not in known:
+                raise argparse.ArgumentTypeError(f"'{name}' is none of {', '.join(known)}")
+        return names
+
+    return parse
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(sorted({int(number) for number in text.split(",")}))
+
+
+def describe(results: Results, device: torch.device) -> None:
+    """Measure the two ceilings and note what the numbers are of."""
+    import transformers
+
+    bandwidth = read_bandwidth(device, results.quick)
+    rate = product_rate(device, results.quick)
+    clean()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
+    name = (name or "a CPU") + (", tiny shapes" if results.quick else "")
+    results.describe(
+        Machine(name, bandwidth["best"], rate),
+        {
+            "device": name,
+            "bandwidth": bandwidth["best"],
+            "bandwidth_by_reader": bandwidth,
+            "rate": rate,
+            "torch": torch.__version__,
+            "triton": _triton_version(),
+            "transformers": transformers.__version__,
+            "python": platform.python_version(),
+            "threads": torch.get_num_threads(),
+        },
+    )
+
+
+def _triton_version() -> str | None:
+    try:
+        import triton
+    except ImportError:
+        return None
+    return str(triton.__version__)
+
+
+def measure(results: Results, options: argparse.Namespace, folder: Path) -> None:
+    """All parts that were asked for, in an order in which little is lost when time runs out."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    target = options.target or "cuda"
+    describe(results, device)
+    if "correct" in options.parts:
+        from bench.soak.gpu_correct import correct
+
+        results.attempt("correct", lambda: correct(results, folder / "tiny", device, target))
+    if "moe" in options.parts:
+        from bench.gpu.gpu_moe import moe
+
+        results.attempt("moe", lambda: moe(results, device, target))
+    for key in options.models:
+        parts = _parts_of(key, options.parts)
+        if parts:
+            results.attempt(
+                f"model {key}",
+                lambda key=key, parts=parts: _model(
+                    results, options, folder, key, parts, device, target
+                ),
+            )
+
+
+def _parts_of(key: str, parts: list[str]) -> set[str]:
+    found: set[str] = {part for part in ("prefill", "stages") if part in parts}
+    if f"decode-{key}" in parts:
+        found.add("decode")
+    if key == "9b" and "long" in parts:
+        found.add("long")
+    return found
+
+
+def _model(
+    results: Results,
+    options: argparse.Namespace,
+    folder: Path,
+    key: str,
+    parts: set[str],
+    device: torch.device,
+    target: str,
+) -> None:
+    from bench.gpu import gpu_decode, gpu_stages
+    from bench.gpu.gpu_models import Bench, gpu_model
+
+    bench = Bench(gpu_model(key, results.quick), folder / key, device, target)
+    batches, session = options.batches, None
+    if "glmc" in options.peers and parts & {"decode", "prefill", "stages"}:
+        # In front of the peers: the model's parameters become views of the merged tensors.
+        session = results.attempt(
+            f"{key} compile and load",
+            lambda: gpu_decode.make_session(bench, batches, results.quick),
+        )
+    eager: dict[int, torch.Tensor] = {}
+    others = [peer for peer in options.peers if peer != "glmc"]
+    if "decode" in parts and "eager" in others:
+        eager = gpu_decode.hugging_face(results, bench, ["eager"], batches)
+    if "decode" in parts and session is not None:
+        gpu_decode.ours(results, bench, session, batches, eager)
+    if "stages" in parts and session is not None:
+        for batch in batches:
+            plan = gpu_decode.plan_of(batch, results.quick)
+            results.attempt(
+                f"{key} stages {batch}",
+                lambda plan=plan: gpu_stages.stages(results, bench.model, session, plan),
+            )
+    if "prefill" in parts:
+        gpu_decode.prefill(results, bench, session, options.peers)
+    session = None
+    clean()
+    if "long" in parts and "glmc" in options.peers:
+        contexts = options.contexts or (LONG_QUICK if results.quick else LONG)
+        results.attempt(f"{key} long", lambda: gpu_decode.long_context(results, bench, contexts))
+    compiled = [peer for peer in others if peer != "eager"]
+    if "decode" in parts and compiled:
+        # Last: their compiles take minutes, and leave the least behind when time runs out.
+        gpu_decode.hugging_face(results, bench, compiled, batches, eager)
+
+
+def main(given: list[str] | None = None) -> int:
+    given = sys.argv[1:] if given is None else given
+    options = arguments(given)
+    if options.table is not None:
+        text = markdown(sections(load_results(options.table)))
+        if options.into is None:
+            print(text)
+        else:
+            options.into.write_text(between_marks(options.into.read_text("utf-8"), text), "utf-8")
+        return 0
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    results = Results(options.output, options.seconds, options.quick)
+    shown = [Path(word).name if "/" in word else word for word in given]
+    results.data["command"] = "python -m bench.gpu.h200 " + shlex.join(shown)
+    with tempfile.TemporaryDirectory() as folder:
+        results.attempt("run", lambda: measure(results, options, Path(folder)))
+    results.flush()
+    if "machine" in results.data:
+        show(sections([results.data]))
+    missed = [item for item in results.data["measurements"] if item["met"] is False]
+    for item in missed:
+        print(f"bar missed: {item['model']} {item['what']} {item['size']}: {item['ms']:.4f} ms")
+    return int(results.failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

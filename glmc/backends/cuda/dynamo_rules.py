@@ -1,0 +1,88 @@
+"""Rules of CUDA in a traced program, where a weight may be a value of the step.
+
+Kernels for CUDA read their weights before the kernel in front of them has ended (see
+``kernels/cuda/launch.py``). That is right for what nobody writes in a step, and for nothing else:
+with any other weight a node is left to ATen. So is one of several dtypes, such as a norm whose
+weight is in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from glmc.backends.dynamo_rules import Scratch, TracedRules
+from glmc.lowering.assemble import dtype_name
+from glmc.lowering.target import Declined, Emitter, Op, Rule, Value
+from glmc_runtime.format.extent import Extent
+from glmc_runtime.format.plan import WeightArgument, storage_of
+
+_WEIGHTS = ("weight", "bias", "norm_weight", "gate_up", "down", "shared_gate_up", "shared_down")
+# What kernels take in float32 beside operands of another dtype.
+_FLOAT32 = {"moe_gate": ("bias",), "moe_ffn": ("weights",), "moe_ffn_shared": ("weights",)}
+_ANY_DTYPE = {"moe_gate": ("x", "weight")}
+
+
+def settled(rule: Rule) -> Rule:
+    """``rule`` for what its kernels take; the rule itself where the program is an artifact's."""
+
+    def traced(op: Op, emit: Emitter) -> None:
+        if op.phase == "traced":
+            _check_weights(op)
+            _check_dtypes(op)
+            wide = _FLOAT32.get(op.name, ())
+            arguments = {
+                name: _wide(item, emit) if name in wide else item
+                for name, item in op.arguments.items()
+            }
+            op = replace(op, arguments=arguments)
+        rule(op, emit)
+
+    return traced
+
+
+def _wide(item: Any, emit: Emitter) -> Any:
+    """In float32, into which it goes without a loss."""
+    if not isinstance(item, Value):
+        return item
+    if item.dtype == torch.float32:
+        return item
+    copy = emit.temporary(f"{item.name}.wide", item.shape, torch.float32)
+    emit.call("aten.copy", writes=("out",), source=item, out=copy)
+    return copy
+
+
+def _check_weights(op: Op) -> None:
+    for name in _WEIGHTS:
+        item = op.arguments.get(name)
+        if isinstance(item, Value) and not isinstance(storage_of(item.argument), WeightArgument):
+            raise Declined(f"{op.name} reads '{name}' early, and the step may write it")
+
+
+def _check_dtypes(op: Op) -> None:
+    free = (*_FLOAT32.get(op.name, ()), *_ANY_DTYPE.get(op.name, ()))
+    found = [
+        item.dtype
+        for name, item in op.arguments.items()
+        if isinstance(item, Value) and item.dtype.is_floating_point and name not in free
+    ]
+    if len(set(found)) > 1:
+        raise Declined(f"{op.name} takes one dtype, not {', '.join(map(dtype_name, found))}")
+
+
+def traced_rules(rules: Mapping[str, Rule]) -> dict[str, Rule]:
+    """The rules of an artifact fit for a traced program, and those that only such a one has."""
+    return {name: settled(rule) for name, rule in rules.items()} | _OwnMemory("cuda").rules()
+
+
+class _OwnMemory(TracedRules):
+    """Kernels that keep in registers what others need memory for."""
+
+    def rope_scratch(self, x: Value, pairs: Extent, normed: bool, emit: Emitter) -> Scratch:
+        return {}
+
+    def attention_scratch(self, q: Value, keys: Value, emit: Emitter) -> Scratch:
+        return {}

@@ -1,0 +1,244 @@
+"""From a model that comes out wrong, or does not come out, to the first rewrite that is to blame.
+
+The steps are proved one by one as ``--verify`` does, first in float32, where bounds are tightest,
+then in the dtype of the compile. The first that fails is cut down: to its first wrong rewrite, on
+the shortest input that shows it, with drawn in place of recorded numbers where they show it too.
+Where all hold, the plan is replayed call by call (replayed.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+
+from glmc.check.bisect import inputs as drawing
+from glmc.check.bisect.crash import anchor_of, crash_repro, smallest
+from glmc.check.bisect.evidence import Evidence
+from glmc.check.bisect.finding import Finding
+from glmc.check.bisect.replayed import REPLAYED, WrongCall, wrong_call
+from glmc.check.bisect.repro import repro
+from glmc.check.bisect.search import first_node, first_rewrite
+from glmc.check.bisect.whole import call_repro, fewest_layers, verified_repro, whole_repro
+from glmc.check.verify.cases import real_prompts
+from glmc.check.verify.proof import SMALL_BLOCK
+from glmc.check.verify.replay import Reference, verify_replay
+from glmc.check.verify.scope import model_cases, model_weights
+from glmc.check.verify.verdict import Verdict
+from glmc.check.verify.verifier import PHASES, Verifier
+from glmc.compiler import compile_plan, front_end
+from glmc.config import CompileOptions
+from glmc.errors import (
+    AbiError,
+    CheckpointError,
+    ConfigError,
+    MatchCountError,
+    UsageError,
+)
+from glmc.ir.program import Program
+from glmc.out_of_memory import shortage_behind
+from glmc.passes.base import Pass
+from glmc.pipeline import stages as pipeline
+from glmc.presets.catalog import ModelSource
+
+# What the user must mend; there is nothing to bisect.
+_NOT_OURS = (UsageError, ConfigError, CheckpointError, AbiError, MatchCountError)
+MARKER = "# Written by glmc bisect."
+
+
+class _Violated(Exception):  # noqa: N818 - ends the compile at the step that was found
+    def __init__(self, name: str, before: Program, after: Program, verdict: Verdict) -> None:
+        super().__init__(name)
+        self.name, self.before, self.after, self.verdict = name, before, after, verdict
+
+
+@dataclass
+class _Hunt:
+    """Watches a compile; raises _Violated at the first step that changes a value."""
+
+    verifier: Verifier
+    tell: Callable[[str, str], None]
+    steps: list[str] = field(default_factory=list)
+    last: Program | None = None
+
+    def watch(self, name: str, program: Program) -> None:
+        before = self.last
+        self.verifier.watch(name, program)
+        verdict = self.verifier.verdicts.get(name)
+        if verdict is not None:
+            self.tell(name, verdict.text)
+        if verdict is not None and not verdict.holds and before is not None:
+            raise _Violated(name, before, program.copy(), verdict)
+        self.steps.append(name)
+        if name not in PHASES:
+            self.last = program.copy()
+
+
+def bisect(
+    source: ModelSource,
+    options: CompileOptions,
+    tell: Callable[[str, str], None] = lambda name, text: None,
+) -> Finding | None:
+    """The first step, rewrite and nodes that are wrong, or the first kernel call; None when all of
+    them are right.
+
+    ``tell`` hears each step with its verdict. Errors that the user must mend (options, config,
+    checkpoint, lost fusions) are raised as a compile raises them.
+    """
+    captured: list[Program] = []
+    for chosen in _both_dtypes(source, options):
+        tell("", f"in {chosen.dtype}:")
+        found = _graph(source, chosen, tell, captured)
+        if found is not None:
+            return found
+    try:
+        compiled = compile_plan(source.directory or source.name, options)
+    except _NOT_OURS:
+        raise
+    except Exception as error:  # whatever it is, it is what is looked for, but for lack of memory
+        if shortage_behind(error) is not None:
+            raise
+        return _elsewhere(source, options, "lowering", error)
+    if options.target not in REPLAYED:
+        tell("replayed plan", f"not replayed: {options.target} is not on every machine")
+        return None
+    wrong = wrong_call(source, options)
+    tell("replayed plan", "float32: every call computes its node" if wrong is None else str(wrong))
+    if wrong is not None:
+        return _miscomputed(source, options, wrong)
+    reference = Reference(captured[-1], captured[0], model_weights(source, options))
+    texts = () if source.directory is None else real_prompts(source.directory)
+    verdict = verify_replay(compiled, reference, texts)
+    tell("", verdict.text)
+    return None if verdict.holds else _unplaced(source, options, verdict)
+
+
+def _unplaced(source: ModelSource, options: CompileOptions, verdict: Verdict) -> Finding:
+    """The plan as it is goes wrong, though no call of the small one in float32 does."""
+    what = (
+        f"{verdict.text}. In float32, at one small bucket, every call computes its node: what is "
+        "wrong depends on the dtype, the bucket or the block size."
+    )
+    title = _title(source, options, verdict.pass_name, None, what)
+    return Finding(verdict.pass_name, what, verified_repro(title, source, options))
+
+
+def _miscomputed(source: ModelSource, options: CompileOptions, wrong: WrongCall) -> Finding:
+    step = f"{wrong.name}, called for {wrong.node}"
+    what = f"{wrong}. Every pass is right: it is the kernel, what it is given, or the memory plan."
+    title = _title(source, options, step, None, what)
+    text = call_repro(title, source, options, wrong)
+    return Finding(step, what, text, None, wrong.node, wrong.layer)
+
+
+def _both_dtypes(source: ModelSource, options: CompileOptions) -> Iterator[CompileOptions]:
+    own = options.dtype or str(source.dtype).removeprefix("torch.")
+    yield replace(options, dtype="float32", block_size=SMALL_BLOCK)
+    if own != "float32":
+        yield replace(options, dtype=own)
+
+
+def _graph(
+    source: ModelSource,
+    options: CompileOptions,
+    tell: Callable[[str, str], None],
+    captured: list[Program],
+) -> Finding | None:
+    weights = model_weights(source, options)
+    hunt = _Hunt(Verifier(model_cases(source), weights, strict=False), tell)
+    try:
+        front_end(source, options, watch=hunt.watch)
+    except _NOT_OURS:
+        raise
+    except _Violated as wrong:
+        return _violated(wrong, hunt, source, options)
+    except Exception as error:  # whatever it is, it is what is looked for, but for lack of memory
+        if shortage_behind(error) is not None:
+            raise
+        return _crashed(hunt, source, options, error)
+    if hunt.verifier.captured is not None:
+        captured.append(hunt.verifier.captured)
+    return None
+
+
+def _violated(
+    wrong: _Violated, hunt: _Hunt, source: ModelSource, options: CompileOptions
+) -> Finding:
+    verifier, verdict = hunt.verifier, wrong.verdict
+    evidence: Evidence
+    if wrong.before.phase == wrong.after.phase:
+        evidence = first_rewrite(
+            wrong.before, wrong.after, verdict, verifier.cases, verifier.weights
+        )
+    else:
+        evidence = first_node(verdict)
+    first = verdict.violations[0]
+    inputs = drawing.choose(evidence)
+    shown = evidence.deviation(drawing.values_of(inputs))
+    what = (
+        f"{first.node} is off by {shown.error:.3g} where {shown.bound:.3g} is allowed "
+        f"({verdict.numerics}, {options.dtype}, on: {evidence.case})."
+    )
+    title = _title(source, options, wrong.name, first.match, what)
+    text = repro(title, f"{wrong.name}, {first.node}", evidence, inputs, wrong.before, wrong.after)
+    size = len(evidence.after.calls) + (len(evidence.before.calls) if evidence.before else 0)
+    return Finding(wrong.name, what, text, first.match, first.node, first.layer, first.source, size)
+
+
+def _crashed(
+    hunt: _Hunt, source: ModelSource, options: CompileOptions, error: Exception
+) -> Finding:
+    one = _following(hunt.steps, options)
+    what = f"It raises {type(error).__name__}: {_first_line(error)}."
+    if one is not None and hunt.last is not None:
+        anchor = anchor_of(hunt.last, one, error)
+        piece = smallest(hunt.last, one, anchor, error)
+        if piece is not None:
+            title = _title(source, options, one.name, anchor, what)
+            text = crash_repro(title, piece, one, repr(options), error)
+            layer = next(
+                (
+                    node.meta.get("layer")
+                    for node in hunt.last.graph.nodes
+                    if node.meta.get("id") == anchor
+                ),
+                None,
+            )
+            size = sum(node.op == "call_function" for node in piece.graph.nodes)
+            return Finding(one.name, what, text, anchor, anchor, layer, "", size)
+    step = one.name if one is not None else "capture" if not hunt.steps else "specialise"
+    return _elsewhere(source, options, step, error)
+
+
+def _following(steps: list[str], options: CompileOptions) -> Pass | None:
+    """The pass behind the last step that was watched."""
+    order: tuple[Pass, ...] = pipeline.road(options)
+    done = len(steps) - 1  # the first step is the capture
+    return order[done] if 0 <= done < len(order) else None
+
+
+def _elsewhere(
+    source: ModelSource, options: CompileOptions, step: str, error: Exception
+) -> Finding:
+    what = f"It raises {type(error).__name__}: {_first_line(error)}."
+    config = fewest_layers(source, options, error)
+    if config is None:
+        raise error
+    title = _title(source, options, step, None, what)
+    what += f" A model of {config['num_hidden_layers']} layers is enough."
+    return Finding(step, what, whole_repro(title, config, options, error))
+
+
+def _title(
+    source: ModelSource, options: CompileOptions, step: str, match: str | None, what: str
+) -> list[str]:
+    where = step if match is None else f"{step}, match {match}"
+    return [
+        MARKER.removeprefix("# "),
+        f"{source.name} for {options.target}: {where}",
+        *what.splitlines(),
+    ]
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else "no message"

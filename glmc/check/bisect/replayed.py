@@ -1,0 +1,296 @@
+"""The first kernel call that computes something else than its node does.
+
+Where every pass is right and the model is not, a lowering, a kernel, a packed weight or the memory
+plan is to blame. The plan is compiled in float32 and replayed call by call, a ragged prefill and a
+decode step, beside the program that it was made of. What a call leaves is compared with the value
+of its node and then replaced by it, so that the next call starts from right values: whatever is
+off is the call's own. Values that are still needed are looked at after every call, since a call may
+write where it should not.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+from glmc.check.verify.execution import Given, call
+from glmc.check.verify.proof import SMALL_BLOCK
+from glmc.check.verify.scope import model_weights
+from glmc.check.verify.weights import ModelWeights
+from glmc.compiled import Compiled
+from glmc.compiler import back_end, front_end, write_compiled
+from glmc.config import CompileOptions
+from glmc.ir import match as m
+from glmc.ir.ops import Numerics
+from glmc.ir.program import Program
+from glmc.ir.tolerance import Tolerance, compare, condition_of, reduction_terms, stored_values
+from glmc.out_of_memory import shortage_behind
+from glmc.presets.catalog import ModelSource
+from glmc_runtime.engine.assemble import assemble
+from glmc_runtime.errors import GlmcError
+from glmc_runtime.format.plan import BufferArgument, CacheArgument, Call, InputArgument
+from glmc_runtime.load.loader import load_artifact
+from glmc_runtime.replay.cache import SCRATCH_BLOCK
+from glmc_runtime.replay.step import Chunk, Step, blocks_for
+
+# Targets whose plans every machine can replay.
+REPLAYED = ("cpu", "xpu")
+LENGTHS = (5, 1, 11)
+# A kernel may round between the parts of what is one node; in float32 that costs next to nothing.
+_ROUNDINGS = 16
+_TERMS = 1024
+_UNTOUCHED = Tolerance(Numerics.BITWISE)
+
+
+@dataclass(frozen=True)
+class WrongCall:
+    """``value`` is the id of what is wrong. ``functions`` are the calls for ``node`` up to the one
+    that left it so: what passes between them is the kernels' own and is not compared."""
+
+    phase: str
+    functions: tuple[str, ...]
+    node: str
+    layer: int | None
+    value: str
+    error: float
+    bound: float
+    failure: str = ""
+
+    @property
+    def name(self) -> str:
+        """The call, or the calls of which one is wrong."""
+        names = " or ".join(dict.fromkeys(self.functions))
+        return names or "the plan"
+
+    def __str__(self) -> str:
+        if self.failure:
+            return f"{self.name} for {self.node} fails: {self.failure}"
+        what = "" if self.value.partition("[")[0] == self.node else f"writes over {self.value}: "
+        return (
+            f"{self.name} for {self.node} in {self.phase}: {what}off by {self.error:.3g} where "
+            f"{self.bound:.3g} is allowed"
+        )
+
+
+def wrong_call(source: ModelSource, options: CompileOptions) -> WrongCall | None:
+    """Compile in float32, replay call by call; None when every call computes its node.
+
+    Raises what a compile raises.
+    """
+    tokens = sum(LENGTHS)
+    context = min(source.shape.maximum_positions, 2 * tokens)
+    options = replace(
+        options,
+        dtype="float32",
+        block_size=SMALL_BLOCK,
+        max_context=context,
+        prefill_buckets=(tokens,),
+        decode_buckets=(len(LENGTHS),),
+    )
+    front = front_end(source, options)
+    compiled = back_end(front, options)
+    weights = model_weights(source, options)
+    with tempfile.TemporaryDirectory(prefix="glmc-bisect-") as folder:
+        path = Path(folder) / "artifact"
+        write_compiled(compiled, path, weights=weights)
+        try:
+            return _Replay(compiled, path, weights).run(front.phases.prefill, front.phases.decode)
+        except GlmcError as error:
+            if shortage_behind(error) is not None:
+                raise
+            return _failed(error)
+
+
+def _failed(error: GlmcError) -> WrongCall:
+    """A call that can't be bound or that raises; the error names it."""
+    words = dict(
+        part.strip().split(" ", 1) for part in (error.place or "").split(",") if " " in part.strip()
+    )
+    named = {name: value.strip("'") for name, value in words.items()}
+    layer = int(named["layer"]) if named.get("layer", "").isdigit() else None
+    functions, node = (named["call"],) if "call" in named else (), named.get("node", "any node")
+    return WrongCall("replay", functions, node, layer, node, math.inf, 0.0, error.message)
+
+
+class _Replay:
+    def __init__(self, compiled: Compiled, path: Path, weights: ModelWeights) -> None:
+        self.compiled, self.weights = compiled, weights
+        self.size = compiled.lowering.block_size
+        width = compiled.lowering.blocks_per_sequence
+        self.blocks = width * len(LENGTHS) + 1
+        self.machine = assemble(
+            load_artifact(path, verify_hashes=False),
+            emulate=True if compiled.target.name == "xpu" else None,
+            kv_blocks=self.blocks,
+            kv_memory_bytes=None,
+            timing=False,
+            guard_steps=0,
+        )
+        self.caches: dict[str, Tensor] = {}
+
+    @torch.inference_mode()
+    def run(self, prefill: Program, decode: Program) -> WrongCall | None:
+        """Prefill of ragged sequences, then one more token for each."""
+        generator = torch.Generator().manual_seed(7)
+        vocabulary = self.compiled.source.shape.vocabulary
+        chunks, following, first = [], [], SCRATCH_BLOCK + 1
+        for length in LENGTHS:
+            tokens = torch.randint(0, vocabulary, (length + 1,), generator=generator).tolist()
+            count = blocks_for(length + 1, self.size)
+            owned = list(range(first, first + count))
+            first += count
+            chunks.append(Chunk(tokens[:length], 0, owned))
+            following.append(Chunk(tokens[length:], length, owned))
+        steps = (
+            (prefill, Step(chunks, sum(LENGTHS), len(LENGTHS), self.size)),
+            (decode, Step(following, len(LENGTHS), len(LENGTHS), self.size)),
+        )
+        for program, step in steps:
+            found = self._phase(program, step)
+            if found is not None:
+                return found
+        return None
+
+    def _phase(self, program: Program, step: Step) -> WrongCall | None:
+        values = self._values(program, step)
+        nodes = {node.name: node for node in values}
+        lowered = {"prefill": self.compiled.prefill, "decode": self.compiled.decode}[program.phase]
+        plan = lowered.plan
+        last = {buffer.id: buffer.last for buffer in plan.buffers}
+        held: dict[int, tuple[Tensor, Node]] = {}
+        views: dict[int, Tensor] = {}
+        traced = self.machine.replays[program.phase].trace(step)
+        for position, (one, arguments) in enumerate(traced):
+            for each, view in _views(one, arguments):
+                views[each] = max(views.get(each, view), view, key=Tensor.numel)
+            for each in _buffers_written(one):
+                held.pop(each, None)
+            calls = tuple(each.function for each in plan.calls[: position + 1] if _same(each, one))
+            whole: dict[Node, Tensor] = {}
+            for name, storage in lowered.outputs.get(position, ()):
+                node = nodes[name]
+                if isinstance(storage, InputArgument):
+                    continue  # of a traced program only
+                if isinstance(storage, CacheArgument):
+                    found = self._paged(self.machine.cache.tensor(storage.cache, storage.layer))
+                    self.caches[f"{storage.cache}_cache.{storage.layer}"] = values[node]
+                else:
+                    found = (
+                        views[storage.buffer]
+                        .flatten()[: values[node].numel()]
+                        .view(values[node].shape)
+                    )
+                    held[storage.buffer] = found, node
+                whole[node] = found
+            for node, (expected, found) in _comparable(whole, values).items():
+                wrong = _judge(one, calls, program, node, expected, found, _tolerance(node, values))
+                if wrong is not None:
+                    return wrong
+            for node, found in whole.items():
+                found.copy_(values[node])
+            held = {each: kept for each, kept in held.items() if last[each] > position}
+            for kept, node in held.values():
+                wrong = _judge(one, (one.function,), program, node, values[node], kept, _UNTOUCHED)
+                if wrong is not None:
+                    return wrong
+        return None
+
+    def _values(self, program: Program, step: Step) -> dict[Node, Any]:
+        """Every node of the program, on the inputs of the step."""
+        inputs: dict[str, Tensor] = {}
+        for node in program.inputs():
+            name = node.meta["input"]
+            dtype = node.meta["val"].dtype
+            if "_cache." in name:
+                tail = tuple(map(int, m.shape(node)[1:]))
+                empty = torch.zeros((self.blocks, *tail), dtype=dtype)
+                inputs[name] = self.caches.get(name, empty)
+            elif name == "block_tables":
+                rows = torch.zeros(step.sequences, self.compiled.lowering.blocks_per_sequence)
+                for row, chunk in enumerate(step.chunks):
+                    rows[row, : len(chunk.blocks)] = torch.tensor(chunk.blocks)
+                inputs[name] = rows.to(dtype)
+            else:
+                inputs[name] = torch.tensor(step.column(name), dtype=dtype)
+        given = Given(program, inputs, self.weights.table(program))
+        values: dict[Node, Any] = {node: given[node] for node in program.placeholders()}
+        for node in program.graph.nodes:
+            if node.op == "call_function":
+                values[node] = call(node, values)
+        return values
+
+    def _paged(self, cache: Tensor) -> Tensor:
+        """A view of a cache [blocks, heads, tokens, head_dim], as programs have it."""
+        if self.compiled.target.cache_layout == "blocks_tokens_heads":
+            return cache.transpose(1, 2)
+        return cache
+
+
+def _judge(
+    one: Call,
+    functions: tuple[str, ...],
+    program: Program,
+    node: Node,
+    expected: Tensor,
+    found: Tensor,
+    tolerance: Tolerance,
+) -> WrongCall | None:
+    deviation = compare(expected, found.to(expected.dtype), tolerance)
+    if deviation.allowed:
+        return None
+    value, error, bound = node.meta["id"], deviation.error, deviation.bound
+    return WrongCall(program.phase, functions, one.node, one.layer, value, error, bound)
+
+
+def _same(one: Call, other: Call) -> bool:
+    return (one.node, one.origin) == (other.node, other.origin)
+
+
+def _comparable(
+    whole: Mapping[Node, Tensor], values: Mapping[Node, Any]
+) -> dict[Node, tuple[Tensor, Tensor]]:
+    """What is expected and what is found. A router may name its experts in any order: they and
+    their weights are compared in that of the experts."""
+    pairs = {node: (values[node], found) for node, found in whole.items()}
+    routed = [node for node in whole if m.is_op(node.args[0], "glmc.moe_gate")]
+    if len(routed) == 2:
+        (ids,) = (node for node in routed if node.args[1] == 1)
+        orders = [side.argsort(-1) for side in pairs[ids]]
+        for node in routed:
+            expected, found = pairs[node]
+            pairs[node] = expected.gather(-1, orders[0]), found.gather(-1, orders[1])
+    return pairs
+
+
+def _tolerance(node: Node, values: Mapping[Node, Any]) -> Tolerance:
+    """As for a rewrite of the node; an output of several is judged as what computes it."""
+    if m.is_op(node, "getitem"):
+        node = m.operand(node, 0)
+    return Tolerance(
+        Numerics.REORDERED,
+        max(_TERMS, reduction_terms([node])),
+        _ROUNDINGS + stored_values([node]),
+        condition=condition_of(node, values),
+    )
+
+
+def _buffers_written(one: Call) -> Iterator[int]:
+    for name in one.writes:
+        argument = one.arguments[name]
+        if isinstance(argument, BufferArgument):
+            yield argument.buffer
+
+
+def _views(one: Call, arguments: Mapping[str, Any]) -> Iterator[tuple[int, Tensor]]:
+    """By buffer, what a call is bound to; views begin where their buffers do."""
+    for name, argument in one.arguments.items():
+        if isinstance(argument, BufferArgument):
+            yield argument.buffer, arguments[name]

@@ -1,0 +1,154 @@
+"""The proof of one compile: what is verified, with which inputs and weights, and what came out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from glmc.check.verify.cases import quiet, real_prompts
+from glmc.check.verify.replay import NAME, Reference, verify_replay
+from glmc.check.verify.scope import Scope, full_width, is_whole, narrow, whole
+from glmc.check.verify.verdict import require_verdict
+from glmc.check.verify.verifier import PHASES, Verifier
+from glmc.check.verify.weights import ModelWeights
+from glmc.compiled import Compiled, FrontEnd
+from glmc.compiler import back_end, front_end
+from glmc.config import CompileOptions
+from glmc.errors import InternalError
+from glmc.ir.program import Program
+from glmc.ir.threads import one_thread
+from glmc.passes import specialise
+from glmc.presets.catalog import ModelSource
+
+SMALL_BLOCK = 16
+"""Tokens of a block of the cache in float32, so that a sequence has several."""
+SCOPE = "verified"
+
+
+@dataclass(frozen=True)
+class Part:
+    """What was compiled beside the compile itself, and verified."""
+
+    label: str
+    scope: Scope
+    options: CompileOptions
+    verifier: Verifier
+    front: FrontEnd
+
+
+@dataclass
+class Proof:
+    """Give it to the driver. Raises VerificationError for the first class that is violated.
+
+    A small model is verified whole, as it is compiled. Of a big one, one layer of each kind is
+    compiled beside it: narrow for all cases and the replay, and at full width for a few tokens.
+    All is also done in float32, where the bounds are the tightest. ``tell`` is called with each
+    step and its verdict, as soon as it is known.
+    """
+
+    source: ModelSource
+    options: CompileOptions
+    verdicts: dict[str, str] = field(default_factory=dict)
+    tell: Callable[[str, str], None] = lambda name, text: None
+    _parts: list[Part] = field(default_factory=list)
+    _compiling: Verifier | None = None
+
+    def prepare(self) -> None:
+        """Verify what is compiled beside the compile: float32, and the parts of a big model."""
+        dtype = self._dtype
+        if is_whole(self.source):
+            scope = whole(self.source, self.options, dtype)
+            self._compiling = _verifier(scope)
+            self._say(SCOPE, scope.text)
+            self._compile("float32", replace(scope, dtype=torch.float32))
+            return
+        scope, full = narrow(self.source, torch.float32), full_width(self.source, dtype)
+        self._say(SCOPE, f"{full.text}; {scope.text}")
+        self._compile("narrow, float32", scope)
+        if dtype is not torch.float32:
+            self._compile("narrow", replace(scope, dtype=dtype))
+        self._compile("full width", full)
+
+    def watch(self, name: str, program: Program) -> None:
+        """Verify the step that has just left ``program``, or repeat what is known of it."""
+        program.notes["verdicts"] = self.verdicts
+        try:
+            if self._compiling is not None:
+                with one_thread():
+                    self._compiling.watch(name, program)
+        finally:
+            self._report(name)
+
+    def planned(self, compiled: Compiled) -> Mapping[str, str]:
+        """Replay; the verdicts by pass, for the report."""
+        with one_thread():
+            self._replay(compiled)
+        found = {name: text for name, text in self.verdicts.items() if name not in PHASES}
+        both = (f"{name} {self.verdicts[name]}" for name in PHASES if name in self.verdicts)
+        return {**found, specialise.NAME: "; ".join(both)}
+
+    def _compile(self, label: str, scope: Scope) -> None:
+        options = scope.options(self.options)
+        if scope.dtype is torch.float32:
+            options = replace(options, block_size=min(options.block_size, SMALL_BLOCK))
+        verifier = _verifier(scope)
+        with one_thread() if label != "full width" else nullcontext():
+            front = front_end(scope.source, options, watch=verifier.watch)
+        self._parts.append(Part(label, scope, options, verifier, front))
+
+    def _report(self, name: str) -> None:
+        found = [] if self._compiling is None else [("", self._compiling)]
+        found += [(f"{part.label}: ", part.verifier) for part in self._parts]
+        texts: list[str] = []
+        for label, verifier in found:
+            if name in verifier.verdicts:
+                text = verifier.verdicts[name].text
+                texts.append(label + ("the same" if texts and texts[0].endswith(text) else text))
+        if texts:
+            self._say(name, "; ".join(texts))
+
+    def _say(self, name: str, text: str) -> None:
+        self.verdicts[name] = text
+        self.tell(name, text)
+
+    def _replay(self, compiled: Compiled) -> None:
+        """In float32 with the weights as they are and with quiet ones, then in the dtype."""
+        exact = self._parts[0]
+        weights, texts = exact.scope.weights, real_prompts(exact.scope.source.directory)
+        runs: list[tuple[Compiled, Verifier, ModelWeights]] = []
+        if torch.float32 in compiled.target.dtypes:
+            plan = back_end(exact.front, exact.options)
+            quieter = weights.altered(quiet)
+            runs += [(plan, exact.verifier, weights), (plan, exact.verifier, quieter)]
+        if self._compiling is not None:
+            runs.append((compiled, self._compiling, weights))
+        elif self._dtype is not torch.float32:
+            small = self._parts[1]
+            runs.append((back_end(small.front, small.options), small.verifier, weights))
+        said: dict[str, None] = {}
+        label = "" if self._compiling is not None else "narrow: "
+        for plan, verifier, used in runs:
+            reference = Reference(_captured(verifier), _captured(exact.verifier), used)
+            verdict = verify_replay(plan, reference, texts)
+            said[label + verdict.text] = None
+            self.verdicts[NAME] = "; ".join(said)
+            require_verdict(verdict)
+        self.tell(NAME, self.verdicts[NAME])
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        dtype = self.options.dtype
+        return getattr(torch, dtype) if dtype else self.source.dtype
+
+
+def _verifier(scope: Scope) -> Verifier:
+    return Verifier(scope.cases, scope.weights, layers=scope.layers)
+
+
+def _captured(verifier: Verifier) -> Program:
+    if verifier.captured is None:
+        raise InternalError("a plan was made of a program that was never captured")
+    return verifier.captured

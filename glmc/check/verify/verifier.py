@@ -1,0 +1,87 @@
+"""Watches a compile and proves each pass: the graph before and after it, on the same inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from glmc.check.verify.cases import Case
+from glmc.check.verify.execution import NodeError
+from glmc.check.verify.fused import verify_rewrites
+from glmc.check.verify.paged import verify_paging, verify_phase
+from glmc.check.verify.verdict import Verdict, renumbered, require_verdict
+from glmc.check.verify.weights import ModelWeights
+from glmc.errors import InternalError, VerificationError
+from glmc.ir.program import Program
+from glmc.passes import specialise
+from glmc.pipeline.stages import PassRecord
+
+PHASES = ("prefill", "decode")
+
+
+def verify_pass(
+    before: Program,
+    after: Program,
+    record: PassRecord,
+    cases: Sequence[Case],
+    weights: ModelWeights,
+) -> Verdict:
+    """Whether ``after`` computes what ``before`` does, as ``record.numerics`` says.
+
+    ``after`` must stand as its pass left it. Neither program is changed. Raises VerificationError
+    only where ``before`` can't be run.
+    """
+    verify = verify_rewrites
+    if before.phase != after.phase:
+        verify = verify_paging if before.phase == "stateless" else verify_phase
+    try:
+        return verify(before, after, record, cases, weights)
+    except NodeError as error:
+        raise VerificationError(
+            f"the graph in front of {record.name} can't be computed",
+            place=f"node {error.node.meta.get('id')}, {error.node.meta.get('source')}",
+            found=str(error),
+        ) from error
+
+
+@dataclass
+class Verifier:
+    """Give :meth:`watch` to the pipeline. ``verdicts`` are by step, in order.
+
+    Raises VerificationError behind the pass that violates its class, unless ``strict`` is False.
+    ``layers`` maps the layers of a part of a model to the model's. ``captured`` is the program
+    that came first.
+    """
+
+    cases: Sequence[Case]
+    weights: ModelWeights
+    strict: bool = True
+    layers: Mapping[int, int] | None = None
+    captured: Program | None = None
+    verdicts: dict[str, Verdict] = field(default_factory=dict)
+    _last: Program | None = None
+
+    def watch(self, name: str, program: Program) -> None:
+        """Compare with the program that the step in front of this one has left."""
+        before = self._last
+        if name not in PHASES:  # both phases are made of the paged program
+            self._last = program.copy()
+        if before is None:
+            self.captured = self._last
+            return
+        verdict = verify_pass(before, program, _record(name, program), self.cases, self.weights)
+        if self.layers is not None:
+            verdict = renumbered(verdict, self.layers)
+        self.verdicts[name] = verdict
+        if self.strict:
+            require_verdict(verdict)
+
+
+def _record(name: str, program: Program) -> PassRecord:
+    if name in PHASES:
+        nodes = len(program.graph.nodes)
+        return PassRecord(specialise.NAME, specialise.NUMERICS.value, 0.0, nodes, nodes, (), ())
+    record = program.notes.get("record")
+    if not isinstance(record, PassRecord) or record.name != name:
+        raise InternalError(f"the step {name} left no record")
+    return record

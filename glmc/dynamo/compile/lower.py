@@ -1,0 +1,409 @@
+"""Lowering of a traced program: the same emitter and rules, with the program's own memory.
+
+What an artifact's plan does not have: inputs that belong to the caller (read and written where
+they lie, in their own strides), views with gaps, several outputs, sizes of any name, and ATen ops
+that no kernel of ours takes, which are called one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import SymBool, SymFloat, SymInt, Tensor
+from torch._subclasses.fake_tensor import unset_fake_temporarily
+from torch.fx import Node
+
+from glmc.dynamo.compile.normal_form import Result, Traced
+from glmc.dynamo.compile.sizes import TracedSizes
+from glmc.dynamo.compile.views import VIEWS, ViewLowering
+from glmc.dynamo.run.outputs import Handed, places
+from glmc.errors import AbiError, InternalError, LoweringError
+from glmc.ir import match as m
+from glmc.ir.match import NearMiss
+from glmc.ir.recipe import Weight
+from glmc.ir.rewrite import fake_mode_of
+from glmc.lowering.assemble import Scratch, dtype_name
+from glmc.lowering.target import Declined, LoweringOptions, Op, Target, Value
+from glmc_runtime.format.plan import (
+    Argument,
+    BufferArgument,
+    Call,
+    ExtentArgument,
+    InputArgument,
+    ListArgument,
+    ValueArgument,
+    ViewArgument,
+    WeightArgument,
+    storage_of,
+)
+
+# Without operands these give the same in each step: they are computed once.
+_CONSTANT = ("aten.arange", "aten.zeros", "aten.ones", "aten.full", "aten.scalar_tensor")
+_IN_PLACE = {
+    "aten.index_copy": "aten.index_copy_.default",
+    "aten.index_put": "aten.index_put_.default",
+}
+
+
+@dataclass(frozen=True)
+class TracedPlan:
+    """Calls over buffers, and what the compiled function returns: :class:`Handed`, sizes, None."""
+
+    buffers: tuple[Scratch, ...]
+    calls: tuple[Call, ...]
+    outputs: tuple[Any, ...]
+    weights: Mapping[str, Weight]
+    remarks: tuple[str, ...]
+    sizes: TracedSizes
+    plain: tuple[Call, ...]
+    """The calls that are ATen ops one by one."""
+    constants: Mapping[str, Tensor]
+    left: tuple[NearMiss, ...]
+    """What was fused and is done by ATen all the same, since no kernel of the target takes it."""
+
+
+@dataclass
+class _TracedLowering(ViewLowering):
+    """See the module's text. ``declined``: why no kernel can be bound to a node, by its id."""
+
+    traced: Traced = None  # type: ignore[assignment]
+    declined: Mapping[str, str] = field(default_factory=dict)
+    constants: dict[str, Tensor] = field(default_factory=dict)
+    copied: dict[Node, Value] = field(default_factory=dict)
+    left: list[NearMiss] = field(default_factory=list)
+
+    def lowered(self) -> TracedPlan:
+        nodes = list(self.program.graph.nodes)
+        self.order = {node: index for index, node in enumerate(nodes)}
+        self.mode = fake_mode_of(self.program.graph)
+        for node in nodes:
+            if node.op == "placeholder":
+                if isinstance(node.meta["val"], Tensor):
+                    self._begin(node)
+            elif node.op == "call_function":
+                if isinstance(node.meta["val"], (int, SymInt, SymBool, SymFloat, bool, float)):
+                    continue  # a size: read off the value itself where it is used
+                self._step(node)
+            elif node.op == "output":
+                return self._finish(node)
+        raise InternalError("a traced graph has no output")
+
+    # Inputs and outputs.
+
+    def _begin(self, node: Node) -> None:
+        fake = m.tensor(node)
+        shape = self._shape(fake)
+        self.layouts[node] = fake
+        if "weight" in node.meta:
+            name = node.meta["weight"]
+            self.values[node] = Value(name, shape, fake.dtype, WeightArgument(name))
+        else:
+            self._hold(node, self.input(node.meta["input"], fake.dtype, shape))
+
+    def _finish(self, output: Node) -> TracedPlan:
+        self.node = output
+        self.op = Op("output", "output", "", None, {}, self.program.phase)
+        fakes = [getattr(item, "fake", None) for item in self.traced.outputs]
+        handed = places(self.traced.given, fakes, self.sizes)
+        self._set_apart(handed)
+        for name, value in self._new_values().items():
+            target = InputArgument(name)
+            if value.argument != target:
+                self._store(value, target)
+        outputs = tuple(map(self._returned, self.traced.outputs, handed))
+        plain = tuple(call for call in self.calls if call.function.startswith("aten.any"))
+        return TracedPlan(
+            tuple(self.buffers),
+            tuple(self.calls),
+            outputs,
+            self.weights,
+            tuple(self.remarks),
+            self.sizes,
+            plain,
+            self.constants,
+            tuple(self.left),
+        )
+
+    def _new_values(self) -> dict[str, Value]:
+        """What each input that the program changes holds afterwards."""
+        found = self.traced.mutated.items()
+        return {name: self.value_of(self.traced.node(result)) for name, result in found}
+
+    def _set_apart(self, handed: Sequence[Handed | None]) -> None:
+        """Copies, before any input takes its new value: of outputs with memory of their own whose
+        value is in an input that will be written, and of such new values of other inputs."""
+        for item, place in zip(self.traced.outputs, handed, strict=True):
+            if place is None or place.position is not None:
+                continue
+            node = self.traced.node(item)
+            value = self.value_of(node)
+            storage = storage_of(value.argument)
+            if isinstance(storage, InputArgument) and storage.input in self.traced.mutated:
+                self.copied[node] = self._together(value)
+        for name, value in self._new_values().items():
+            storage = storage_of(value.argument)
+            if not isinstance(storage, InputArgument) or value.argument == InputArgument(name):
+                continue
+            if storage.input in self.traced.mutated:
+                node = self.traced.node(self.traced.mutated[name])
+                self.values[node] = self._together(value)
+
+    def _store(self, value: Value, target: InputArgument) -> None:
+        """The new value of an input that the program changes, where it is not there yet."""
+        self.calls.append(
+            Call(
+                "aten.any_in_place",
+                {
+                    "op": ValueArgument("aten.copy_.default"),
+                    "target": target,
+                    "operands": ListArgument((self._pinned(value),)),
+                    "keyword_names": ValueArgument([]),
+                    "keyword_values": ListArgument(()),
+                },
+                ("target",),
+                False,
+                "output",
+                "output",
+                None,
+                "",
+            )
+        )
+
+    def _returned(self, item: Any, handed: Handed | None) -> Any:
+        if not isinstance(item, Result):
+            return item
+        node = self.traced.node(item)
+        size = node.meta["val"]
+        if isinstance(size, (int, SymInt)):
+            return self.sizes.extent(size)
+        if isinstance(size, SymFloat):
+            return self.sizes.number(size)
+        if isinstance(size, SymBool):
+            return bool(size)  # asking guards it
+        if handed is None:
+            raise InternalError("an output has no layout", place=node.meta["id"])
+        if handed.position is not None:
+            return handed
+        value = self.copied.get(node) or self.value_of(node)
+        argument = value.argument
+        if isinstance(argument, (BufferArgument, InputArgument)):
+            argument = replace(argument, shape=value.shape)
+        self._note_weight(argument)
+        return replace(handed, argument=argument)
+
+    # One node.
+
+    def _step(self, node: Node) -> None:
+        source = node.args[0] if node.args else None
+        if m.is_op(node, "getitem"):
+            self._item(node)
+        elif m.op_name(node) in VIEWS and isinstance(source, Node) and source in self.values:
+            self._see(node, source)
+        elif isinstance(source, Node) and m.op_name(node) in ("aten.clone", "aten.contiguous"):
+            self._plain(node)
+        elif m.op_name(node).startswith("glmc.") and self._rule(node) is not None:
+            self._fused(node)
+        elif m.op_name(node) in _CONSTANT and self._is_constant(node):
+            self._compute(node)
+        elif m.op_name(node) in _IN_PLACE:
+            self._write(node)
+        else:
+            self._plain(node)
+
+    def _fused(self, node: Node) -> None:
+        """By the target's rule, or by the op's own reference where its kernels lack the dtype."""
+        before, notes, cast = len(self.calls), dict(self.notes), dict(self.cast)
+        try:
+            if node.meta["id"] in self.declined:
+                raise Declined(self.declined[node.meta["id"]])
+            self._require_dtypes(node)
+            self._lower(node)
+        except (Declined, LoweringError, AbiError) as reason:
+            del self.calls[before:]
+            self.notes, self.cast = notes, cast  # what these calls would have made
+            self._leave(node, reason)
+            self._plain(node)
+
+    def _leave(self, node: Node, reason: Exception) -> None:
+        text = getattr(reason, "message", str(reason))
+        self.remark(f"left to ATen: {text}")
+        meta = node.meta
+        passes = meta.get("passes") or (m.op_name(node),)
+        self.left.append(
+            NearMiss(
+                passes[-1],
+                anchor=meta["id"],
+                node=meta["id"],
+                module=meta["module"],
+                layer=meta["layer"],
+                condition=f"{self.target.name}: {text}",
+                source=meta.get("source") or "",
+            )
+        )
+
+    def _require_dtypes(self, node: Node) -> None:
+        for source in node.all_input_nodes:
+            value = source.meta["val"]
+            if not isinstance(value, Tensor) or not value.dtype.is_floating_point:
+                continue
+            if value.dtype not in self.target.dtypes:
+                raise Declined(f"{m.op_name(node)} has no kernel for {dtype_name(value.dtype)}")
+
+    def _rule(self, node: Node) -> object:
+        return self.target.rules.get(m.op_name(node).removeprefix("glmc."))
+
+    @staticmethod
+    def _is_constant(node: Node) -> bool:
+        return not node.all_input_nodes and all(map(m.is_static, m.shape(node)))
+
+    def _compute(self, node: Node) -> None:
+        """A value without operands, computed here; the same values are one constant."""
+        target: Any = node.target
+        with torch.inference_mode(False), unset_fake_temporarily(), torch.no_grad():
+            value = target(*node.args, **node.kwargs)
+        key = f"constant {node.target} {node.args} {sorted(node.kwargs.items(), key=str)}"
+        self.constants.setdefault(key, value)
+        shape = self._shape(m.tensor(node))
+        self.values[node] = Value(node.name, shape, value.dtype, WeightArgument(key))
+
+    # Ops.
+
+    def _note_weight(self, argument: Argument) -> None:
+        storage = storage_of(argument)
+        if not (isinstance(storage, WeightArgument) and storage.weight in self.constants):
+            super()._note_weight(argument)
+
+    def _argument(self, value: Any) -> Argument:
+        if isinstance(value, Value) and isinstance(value.argument, (ViewArgument, ListArgument)):
+            self._note_weight(value.argument)
+            return value.argument
+        if isinstance(value, ListArgument):
+            for item in value.items:
+                self._note_weight(item)
+            return value
+        return super()._argument(value)
+
+    def _operand(self, item: Any) -> Argument:
+        """An argument of an ATen op, tensors and sizes in lists included."""
+        if isinstance(item, Node) and item in self.values:
+            return self._argument(self.value_of(item))
+        if isinstance(item, Node):
+            item = item.meta["val"]
+        if isinstance(item, SymInt):
+            extent = self.sizes.extent(item)
+            return ExtentArgument(extent) if extent.moves else ValueArgument(extent.constant)
+        if isinstance(item, SymFloat):
+            return ExtentArgument(self.sizes.number(item))
+        if isinstance(item, SymBool):
+            return ValueArgument(bool(item))  # asking guards it
+        if isinstance(item, (list, tuple)):
+            return ListArgument(tuple(self._operand(one) for one in item))
+        return ValueArgument(item)
+
+    def _plain(self, node: Node) -> None:
+        """Any op, by its name: a launch and a pass over memory that no kernel of ours saved."""
+        self._enter(node)
+        if not isinstance(node.target, torch._ops.OpOverload):
+            raise LoweringError(
+                f"{m.op_name(node) or node.target} has no kernel",
+                place=f"{node.meta['id']} {node.meta.get('source') or ''}".strip(),
+                expected="an op of torch that computes tensors",
+                remedy="put torch.compiler.disable around it",
+            )
+        value = node.meta["val"]
+        fakes = value if isinstance(value, (tuple, list)) else (value,)
+        operands = ListArgument(tuple(self._operand(item) for item in node.args))
+        keywords = ListArgument(tuple(self._operand(item) for item in node.kwargs.values()))
+        results = []
+        for index, fake in enumerate(fakes):
+            if not isinstance(fake, Tensor):
+                raise LoweringError(
+                    f"{m.op_name(node)} gives something that is no tensor",
+                    place=node.meta["id"],
+                    found=type(fake).__name__,
+                    remedy="put torch.compiler.disable around it",
+                )
+            results.append(self.result(index))
+        written = {f"result_{index}": self._argument(one) for index, one in enumerate(results)}
+        self.calls.append(
+            Call(
+                "aten.any",
+                {
+                    "op": ValueArgument(str(node.target)),
+                    "operands": operands,
+                    "keyword_names": ValueArgument(list(node.kwargs)),
+                    "keyword_values": keywords,
+                    "results": ListArgument(tuple(written.values())),
+                },
+                ("results",),
+                False,
+                node.meta["id"],
+                m.op_name(node),
+                node.meta["layer"],
+                node.meta["module"],
+            )
+        )
+        if isinstance(value, (tuple, list)):
+            self.several[node] = results
+        else:
+            self._hold(node, results[0])
+
+    def _write(self, node: Node) -> None:
+        """An op that has a form which writes into its first operand: there, if nobody reads the
+        old value later and it is ours to write, else into a copy."""
+        self._enter(node)
+        source = node.args[0]
+        if not isinstance(source, Node):
+            raise InternalError("an op that writes has no tensor to write to")
+        target = self.mutable(self.value_of(source))
+        self.calls.append(
+            Call(
+                "aten.any_in_place",
+                {
+                    "op": ValueArgument(_IN_PLACE[m.op_name(node)]),
+                    "target": self._argument(target),
+                    "operands": ListArgument(tuple(self._operand(arg) for arg in node.args[1:])),
+                    "keyword_names": ValueArgument(list(node.kwargs)),
+                    "keyword_values": ListArgument(
+                        tuple(self._operand(arg) for arg in node.kwargs.values())
+                    ),
+                },
+                ("target",),
+                False,
+                node.meta["id"],
+                m.op_name(node),
+                node.meta["layer"],
+                node.meta["module"],
+            )
+        )
+        if isinstance(target.argument, InputArgument):
+            self.layouts[node] = self._layout(source)
+        self._hold(node, target)
+
+    def mutable(self, value: Value) -> Value:
+        argument = value.argument
+        if isinstance(argument, InputArgument) and argument.input in self.traced.mutated:
+            if not self._read_later(argument):
+                return value
+            copy = self.temporary(f"{value.name}.copy", value.shape, value.dtype)
+            self.call("aten.copy", writes=("out",), source=value, out=copy)
+            return copy
+        return super().mutable(value)
+
+    def _writable(self, argument: Argument) -> bool:
+        if isinstance(argument, InputArgument):
+            return argument.input in self.traced.mutated
+        return super()._writable(argument)
+
+
+def lower_traced(
+    traced: Traced, target: Target, options: LoweringOptions, declined: Mapping[str, str]
+) -> TracedPlan:
+    """Lower a traced program after its passes; raises LoweringError. ``declined``: by the id of a
+    node that is left to ATen, why."""
+    lowering = _TracedLowering(traced.program, target, options, None)  # type: ignore[arg-type]
+    lowering.traced, lowering.declined = traced, declined
+    return lowering.lowered()

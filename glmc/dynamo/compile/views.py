@@ -1,0 +1,185 @@
+"""Values that lie with gaps: views of what a traced program reads and makes.
+
+A view costs nothing in a step: it is made when a call is bound. What can't be a view, and what a
+kernel wants without gaps, is copied together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import SymInt, Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx import Node
+
+from glmc.dynamo.compile.sizes import TracedSizes
+from glmc.errors import InternalError, LoweringError
+from glmc.ir import match as m
+from glmc.lowering.lower import Lowering
+from glmc.lowering.target import Op, Value
+from glmc_runtime.format.extent import Extent
+from glmc_runtime.format.plan import Argument, BufferArgument, InputArgument, ViewArgument
+
+VIEWS = frozenset(
+    """aten.reshape aten.permute aten.slice aten.select aten.unsqueeze aten.squeeze aten.expand
+    aten.alias aten.detach aten.transpose aten.t aten.view aten.narrow aten.unbind aten.split
+    aten.split_with_sizes aten.chunk aten.diagonal aten.unfold aten.view_as_real
+    aten.view_as_complex aten.view.dtype aten.real aten.flatten
+    aten.unflatten aten.movedim aten.lift_fresh
+    """.split()
+)
+# What becomes another shape of the same memory, where that lies without gaps.
+_RESHAPES = ("aten.reshape", "aten.view", "aten.unsqueeze", "aten.squeeze", "aten.alias")
+# Operands that kernels take with any strides; all others are copied together first.
+_STRIDED = {
+    "rope": ("x",),
+    "norm_rope": ("x",),
+    "masked_attention": ("q", "k", "v", "mask"),
+}
+
+
+@dataclass
+class ViewLowering(Lowering):
+    """The part of a traced lowering that knows how values lie. ``layouts`` holds fake tensors that
+    lie as our values do, ``several`` the outputs of ops that have several."""
+
+    sizes: TracedSizes = field(default_factory=TracedSizes)
+    layouts: dict[Node, Tensor] = field(default_factory=dict)
+    several: dict[Node, list[Value]] = field(default_factory=dict)
+    mode: FakeTensorMode = field(default_factory=FakeTensorMode)
+
+    def _enter(self, node: Node) -> None:
+        self.node, self.outputs = node, {}
+        self.granted, self.overwritten = set(), set()
+        self.op = Op(
+            m.op_name(node),
+            node.meta["id"],
+            node.meta["module"],
+            node.meta["layer"],
+            {},
+            self.program.phase,
+        )
+
+    def _item(self, node: Node) -> None:
+        source, index = node.args[0], node.args[1]
+        if node in self.values:
+            return
+        if isinstance(source, Node) and source in self.several and isinstance(index, int):
+            self._hold(node, self.several[source][index])
+            return
+        raise InternalError(f"output {index} of {source} was not bound by its rule")
+
+    def _layout(self, node: Node) -> Tensor:
+        """A fake tensor that lies as our value of ``node`` does."""
+        known = self.layouts.get(node)
+        if known is None:
+            fake = m.tensor(node)
+            with self.mode:
+                known = torch.empty(fake.shape, dtype=fake.dtype, device=fake.device)
+            self.layouts[node] = known
+        return known
+
+    def _see(self, node: Node, source: Node) -> None:
+        name, rest = m.op_name(node), node.args[1:]
+        given = [self._fake_argument(item) for item in rest]
+        keywords = {key: self._fake_argument(item) for key, item in node.kwargs.items()}
+        value = self.value_of(source)
+        sizes = list(m.tensor(node).shape) if isinstance(node.meta["val"], Tensor) else []
+        try:
+            with self.mode:
+                if name in ("aten.reshape", "aten.view", "aten.flatten", "aten.unflatten"):
+                    layout: Any = self._layout(source).view(sizes)
+                else:
+                    layout = node.target(self._layout(source), *given, **keywords)  # type: ignore[operator]
+        except (RuntimeError, ValueError):  # gaps: it must be copied together
+            self._enter(node)
+            value = self._together(value)
+            layout = None
+        if isinstance(layout, (tuple, list)):
+            self._see_several(node, value, layout, rest)
+            return
+        shape = self._shape(m.tensor(node))
+        whole = isinstance(value.argument, (BufferArgument, InputArgument))
+        whole = whole and (layout is None or self._layout(source).is_contiguous())
+        if layout is not None:
+            self.layouts[node] = layout
+        if whole and name in (*_RESHAPES, "aten.flatten", "aten.unflatten"):
+            self._hold(node, replace(value, shape=shape))
+            return
+        if name in ("aten.reshape", "aten.view", "aten.flatten", "aten.unflatten"):
+            view = ViewArgument(self._pinned(value), "aten.view.default", (list(shape),))
+        else:
+            if node.kwargs:
+                raise LoweringError(f"no view of {name} with keywords", place=node.meta["id"])
+            overload = str(node.target)
+            parameters = tuple(self._parameter(item) for item in rest)
+            view = ViewArgument(self._pinned(value), overload, parameters)
+        self._hold(node, Value(value.name, shape, m.tensor(node).dtype, view))
+
+    def _see_several(
+        self, node: Node, value: Value, layouts: Sequence[Tensor], rest: Sequence[Any]
+    ) -> None:
+        parameters = tuple(self._parameter(item) for item in rest)
+        self.several[node] = []
+        for user in node.users:
+            index = user.args[1]
+            if isinstance(index, int):
+                self.layouts[user] = layouts[index]
+        for index, layout in enumerate(layouts):
+            view = ViewArgument(self._pinned(value), str(node.target), parameters, index)
+            self.several[node].append(Value(value.name, self._shape(layout), layout.dtype, view))
+
+    def _pinned(self, value: Value) -> Argument:
+        """The argument with the value's own shape, for views of it."""
+        if isinstance(value.argument, (BufferArgument, InputArgument)):
+            return replace(value.argument, shape=value.shape)
+        return value.argument
+
+    def _fake_argument(self, item: Any) -> Any:
+        return torch.fx.node.map_arg(item, lambda node: node.meta["val"])
+
+    def _parameter(self, item: Any) -> Any:
+        """An argument of a view as plain data: numbers, extents and lists of them."""
+        if isinstance(item, Node):
+            item = item.meta["val"]
+        if isinstance(item, SymInt):
+            extent = self.sizes.extent(item)
+            return extent if extent.moves else extent.constant
+        if isinstance(item, (list, tuple)):
+            return [self._parameter(one) for one in item]
+        return item
+
+    def _together(self, value: Value) -> Value:
+        """A copy without gaps."""
+        copy = self.temporary(f"{value.name}.together", value.shape, value.dtype)
+        self.call("aten.copy", writes=("out",), source=value, out=copy)
+        return copy
+
+    def _ready(self, op: Op) -> Op:
+        """Operands with gaps are copied together, but for kernels that take them as they lie."""
+        strided = _STRIDED.get(op.name, ())
+        arguments = {
+            key: self._together(item)
+            if isinstance(item, Value) and key not in strided and self._has_gaps(item)
+            else item
+            for key, item in op.arguments.items()
+        }
+        return replace(op, arguments=arguments)
+
+    def _has_gaps(self, value: Value) -> bool:
+        if isinstance(value.argument, ViewArgument):
+            return True
+        if isinstance(value.argument, InputArgument):
+            node = next(
+                node
+                for node in self.program.placeholders()
+                if node.meta.get("input") == value.argument.input
+            )
+            return not m.tensor(node).is_contiguous()
+        return False
+
+    def _shape(self, fake: Tensor) -> tuple[Extent, ...]:
+        return tuple(self.sizes.extent(size) for size in fake.shape)

@@ -1,0 +1,92 @@
+"""memory_plan: lifetimes of buffers become offsets in one arena.
+
+Sizes are linear in the step, so offsets must be too: buffers that grow with tokens, buffers that
+grow with sequences and fixed ones get a lane each, and inside a lane everything is a multiple of
+one symbol. A plan that is free of overlap for one bucket is then free of it for all. Within a lane
+the largest buffer goes first, to the lowest offset where nothing alive at the same time lies.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from glmc.errors import InternalError
+from glmc_runtime.format.extent import Extent
+
+NAME = "memory_plan"
+# Bytes per row (or of a fixed buffer) are rounded up to this, so that every offset is aligned.
+ALIGNMENT = 64
+
+
+@dataclass(frozen=True)
+class Request:
+    """A buffer of ``size`` bytes that lives from call ``first`` to call ``last``, both counted."""
+
+    id: int
+    size: Extent
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Offset of each buffer by id, and the size of the arena, all in bytes."""
+
+    offsets: Mapping[int, Extent]
+    arena: Extent
+
+
+def plan(requests: Iterable[Request]) -> MemoryPlan:
+    """Place all buffers; raises InternalError for a size that mixes symbols."""
+    lanes: dict[str, list[tuple[int, Request]]] = defaultdict(list)
+    for request in requests:
+        lane, coefficient = _lane(request.size)
+        lanes[lane].append((-(-coefficient // ALIGNMENT) * ALIGNMENT, request))
+    offsets: dict[int, Extent] = {}
+    base = Extent()
+    for lane in ("tokens", "sequences", "constant"):
+        placed, height = _place(lanes[lane])
+        for identifier, offset in placed.items():
+            offsets[identifier] = base + _along(lane, offset)
+        base += _along(lane, height)
+    return MemoryPlan(offsets, base)
+
+
+def _along(lane: str, size: int) -> Extent:
+    """``size`` in units of a lane's symbol."""
+    if lane == "tokens":
+        return Extent(tokens=size)
+    return Extent(sequences=size) if lane == "sequences" else Extent(constant=size)
+
+
+def _lane(size: Extent) -> tuple[str, int]:
+    parts = {
+        name: value
+        for name in ("tokens", "sequences", "constant")
+        if (value := getattr(size, name))
+    }
+    if len(parts) > 1:
+        raise InternalError(f"a buffer of {size} bytes mixes step sizes")
+    return next(iter(parts.items()), ("constant", 0))
+
+
+def _place(requests: Sequence[tuple[int, Request]]) -> tuple[dict[int, int], int]:
+    """Offsets by id in units of the lane's symbol, and the lane's height."""
+    alive: dict[int, list[int]] = defaultdict(list)
+    spans: dict[int, tuple[int, int]] = {}
+    height = 0
+    for size, request in sorted(requests, key=lambda item: (-item[0], item[1].first, item[1].id)):
+        calls = range(request.first, request.last + 1)
+        neighbours = {identifier for call in calls for identifier in alive[call]}
+        offset = 0
+        for start, stop in sorted(spans[identifier] for identifier in neighbours):
+            if start - offset >= size:
+                break
+            offset = max(offset, stop)
+        spans[request.id] = (offset, offset + size)
+        for call in calls:
+            alive[call].append(request.id)
+        height = max(height, offset + size)
+    return {identifier: start for identifier, (start, _) in spans.items()}, height

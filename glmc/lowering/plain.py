@@ -1,0 +1,128 @@
+"""ATen ops that no fusion took, as single torch calls: the same rules for every target.
+
+They are what keeps a compile with ``--allow-missing`` correct; each is a launch and a pass over
+memory that the fused kernel would have saved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from glmc.errors import LoweringError
+from glmc.lowering.target import Emitter, Op, Rule, Value, fixed
+from glmc.lowering.values import as_rows, view
+
+# Names of the positional arguments; one more than are here is refused, not left out.
+ARGUMENTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "aten.slice": ("x", "axis", "start", "stop"),
+        "aten.mean": ("x", "axes", "keep"),
+        "aten.pow": ("x", "exponent"),
+    }
+)
+# Keywords that the graph's own value of the node already tells.
+IMPLIED: Mapping[str, tuple[str, ...]] = MappingProxyType({"aten._to_copy": ("dtype",)})
+
+
+def _one(function: str) -> Rule:
+    def rule(op: Op, emit: Emitter) -> None:
+        emit.call(function, writes=("out",), x=op.tensor("x"), out=emit.result())
+
+    return rule
+
+
+def _two(function: str) -> Rule:
+    """x is a tensor, y a tensor or a number; either may broadcast."""
+
+    def rule(op: Op, emit: Emitter) -> None:
+        other = op.arguments["y"]
+        y = other if isinstance(other, Value) else op.number("y")
+        emit.call(function, writes=("out",), x=op.tensor("x"), y=y, out=emit.result())
+
+    return rule
+
+
+def cast(op: Op, emit: Emitter) -> None:
+    emit.call("aten.copy", writes=("out",), source=op.tensor("x"), out=emit.result())
+
+
+def power(op: Op, emit: Emitter) -> None:
+    emit.call(
+        "aten.pow",
+        writes=("out",),
+        x=op.tensor("x"),
+        exponent=op.number("exponent"),
+        out=emit.result(),
+    )
+
+
+def mean(op: Op, emit: Emitter) -> None:
+    """Of each row, which stays as a column."""
+    x, axes = op.tensor("x"), op.arguments["axes"]
+    last = isinstance(axes, list) and axes in ([-1], [len(x.shape) - 1])
+    if not last or not op.arguments.get("keep"):
+        raise LoweringError(
+            "only a mean over the last dimension, which is kept, has a kernel",
+            place=op.node,
+            expected="mean(x, [-1], True)",
+            found=f"mean(x, {axes}, {op.arguments.get('keep')})",
+        )
+    emit.call("aten.mean_columns", writes=("out",), x=as_rows(x), out=as_rows(emit.result()))
+
+
+def columns(op: Op, emit: Emitter) -> None:
+    """Neighbouring columns, copied: a plan has no view with gaps."""
+    x, axis = op.tensor("x"), op.integer("axis")
+    if axis not in (-1, len(x.shape) - 1):
+        raise LoweringError(
+            "only a slice of columns has a kernel",
+            place=op.node,
+            expected=f"axis {len(x.shape) - 1}",
+            found=f"axis {axis}",
+        )
+    start, stop, _ = slice(op.integer("start"), op.integer("stop")).indices(x.dim(-1))
+    out = emit.result()
+    if out.shape[-1] != fixed(stop - start):
+        raise LoweringError(
+            "the slice has other columns than its bounds say",
+            place=op.node,
+            expected=str(stop - start),
+            found=str(out.shape[-1]),
+        )
+    emit.call(
+        "aten.slice_columns",
+        writes=("out",),
+        x=as_rows(x),
+        start=start,
+        stop=stop,
+        out=as_rows(out),
+    )
+
+
+def join_qkv(op: Op, emit: Emitter) -> None:
+    """Queries, keys and values that do not lie in one projection, put side by side."""
+    q, k, v = (op.tensor(name) for name in ("q", "k", "v"))
+    parts: dict[str, Value] = {}
+    for index, part in enumerate((q, k, v)):
+        tokens, heads, head_dim = part.shape
+        parts[f"part_{index}"] = view(part, tokens, heads * head_dim.constant)
+    emit.remark("q, k and v are not in one projection: they are copied side by side")
+    emit.call(
+        "aten.concat_columns", writes=("out",), host=False, **parts, out=as_rows(emit.result())
+    )
+
+
+RULES: Mapping[str, Rule] = MappingProxyType(
+    {
+        "aten._to_copy": cast,
+        "aten.add": _two("aten.add"),
+        "aten.mul": _two("aten.mul"),
+        "aten.silu": _one("aten.silu"),
+        "aten.rsqrt": _one("aten.rsqrt"),
+        "aten.pow": power,
+        "aten.mean": mean,
+        "aten.slice": columns,
+        "join_qkv": join_qkv,
+    }
+)

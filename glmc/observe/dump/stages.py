@@ -1,0 +1,63 @@
+"""The road of a program as dumps count it: a number, a stage and a name for each step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from glmc.passes import specialise
+from glmc.passes.kv_cache import NAME as NAME_OF_PAGING
+from glmc.pipeline import stages as pipeline
+
+Names = tuple[str, ...]
+ALL: Names = tuple(each.name for each in pipeline.PASSES)
+"""The fusing passes of a compile that switches none off and adds none."""
+
+PHASES = ("prefill", "decode")
+LOWER = "lower"
+_STAGES = {"capture": "capture", "canonical": "normal", "clean": "normal", "kv_cache": "page"}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step; ``name`` is a pass, ``capture`` or a phase."""
+
+    number: int
+    stage: str
+    name: str
+
+    @property
+    def label(self) -> str:
+        """``007_fuse_rope``: how the step's files begin."""
+        stage = "" if self.stage == self.name else f"_{self.name}"
+        return f"{self.number:03d}_{self.stage}{stage}"
+
+
+def step_names(passes: Names = ALL) -> tuple[str, ...]:
+    """Every step in order, up to the two phases, of a compile that fuses with ``passes``."""
+    return ("capture", *passes, NAME_OF_PAGING, *PHASES)
+
+
+def known_names(passes: Names = ALL) -> tuple[str, ...]:
+    """What may be named: each step, ``specialise``, which makes both phases, and ``lower``."""
+    return (*step_names(passes), specialise.NAME, LOWER)
+
+
+def step(name: str, passes: Names = ALL) -> Step:
+    """The step of that name; one that is not run comes after all that are."""
+    names = step_names(passes)
+    number = names.index(name) if name in names else len(names)
+    return Step(number, "phase" if name in PHASES else _STAGES.get(name, "fuse"), name)
+
+
+def following(name: str, passes: Names = ALL) -> tuple[str, ...]:
+    """The steps that start from the program that ``name`` left."""
+    names = step_names(passes)
+    if name not in names or name in PHASES:
+        return ()
+    place = names.index(name)
+    return PHASES if names[place + 1] in PHASES else (names[place + 1],)
+
+
+def plan_step(phase: str, passes: Names = ALL) -> Step:
+    """The step in which a phase is lowered."""
+    return Step(len(step_names(passes)) + PHASES.index(phase), LOWER, phase)

@@ -1,0 +1,231 @@
+"""Watches a compile and keeps its history, in the style of glmc/observe/dump/dumper.py."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import prod
+from typing import TYPE_CHECKING
+
+import torch
+from torch.fx import Node
+
+from glmc.ir.match import op_name
+from glmc.ir.program import Program
+from glmc.observe.dump.blocks import Block, blocks, in_order, like_layers, node_id, relative
+from glmc.observe.dump.plan import argument_text, call_line, calls_by_layer, nodes_by_id, provenance
+from glmc.observe.dump.stages import PHASES, step
+from glmc.observe.dump.values import Values, arguments
+from glmc.observe.history.record import (
+    FORMAT,
+    BlockHistory,
+    BufferHistory,
+    CallBlock,
+    CallHistory,
+    History,
+    MatchHistory,
+    MissHistory,
+    NodeHistory,
+    PlanHistory,
+    StepHistory,
+)
+from glmc.passes import specialise
+from glmc.passes.base import AnchorPass, Pass
+from glmc.pipeline.stages import PassRecord
+from glmc_runtime.format.plan import Buffer, Call, PhasePlan
+
+if TYPE_CHECKING:
+    from glmc.compiled import Compiled
+
+PREFIX = "model.layers"
+
+
+@dataclass
+class HistoryCollector:
+    """Give :meth:`watch` to the driver; :meth:`planned` makes the history of it.
+
+    ``passes`` are those that run.
+    """
+
+    passes: Sequence[Pass]
+    _steps: list[StepHistory] = field(default_factory=list)
+    _programs: dict[str, Program] = field(default_factory=dict)
+
+    def watch(self, name: str, program: Program) -> None:
+        """Keep what the step ``name`` has left."""
+        self._programs[name] = program
+        values, here = Values(program), step(name, tuple(one.name for one in self.passes))
+        record = program.notes.get("record")
+        made = StepHistory(
+            number=here.number,
+            stage=here.stage,
+            name=name,
+            label=here.label,
+            numerics=None,
+            verdict=None,
+            seconds=None,
+            phase=program.phase,
+            nodes_before=None,
+            nodes_after=len(program.graph.nodes),
+            anchors=self._anchors(name),
+            expected=None,
+            matches=(),
+            near_misses=(),
+            blocks=tuple(_block(block, values) for block in blocks(program, values)),
+        )
+        if isinstance(record, PassRecord) and record.name == name:
+            made = _with_record(made, record)
+        self._steps.append(made)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The steps that were watched."""
+        return tuple(one.name for one in self._steps)
+
+    def history(
+        self,
+        model: str,
+        versions: Mapping[str, str],
+        expected: Mapping[str, int],
+        seconds: Mapping[str, float],
+    ) -> History:
+        """The history of a front end, without kernel calls."""
+        steps = tuple(
+            replace(
+                one,
+                expected=expected.get(one.name),
+                seconds=one.seconds if one.name != "capture" else seconds.get("capture"),
+            )
+            for one in self._steps
+        )
+        return History(FORMAT, model, "", PREFIX, dict(versions), dict(expected), steps, ())
+
+    def planned(
+        self, compiled: Compiled, versions: Mapping[str, str], verdicts: Mapping[str, str]
+    ) -> History:
+        """The history of a compile; ``verdicts`` of a verifier are by pass."""
+        report = compiled.report
+        made = self.history(
+            compiled.source.shape.name, versions, report.expected_matches, report.seconds
+        )
+        steps = tuple(replace(one, verdict=_verdict(one.name, verdicts)) for one in made.steps)
+        plans = tuple(
+            _plan(plan, self._programs.get(name), compiled)
+            for name, plan in compiled.phases.items()
+        )
+        return replace(made, target=compiled.target.name, steps=steps, plans=plans)
+
+    def _anchors(self, name: str) -> tuple[str, ...]:
+        found = next((one for one in self.passes if one.name == name), None)
+        return found.anchors if isinstance(found, AnchorPass) else ()
+
+
+def _verdict(name: str, verdicts: Mapping[str, str]) -> str | None:
+    return verdicts.get(name, verdicts.get(specialise.NAME) if name in PHASES else None)
+
+
+def _with_record(made: StepHistory, record: PassRecord) -> StepHistory:
+    return replace(
+        made,
+        numerics=record.numerics,
+        seconds=record.seconds,
+        nodes_before=record.nodes_before,
+        matches=tuple(
+            MatchHistory(relative(match.node, match.layer), match.layer) for match in record.matches
+        ),
+        near_misses=tuple(
+            MissHistory(
+                *(miss.anchor, miss.node, miss.module, miss.layer, miss.condition, miss.source),
+                miss.held,
+            )
+            for miss in record.near_misses
+        ),
+    )
+
+
+def _block(block: Block, values: Values) -> BlockHistory:
+    nodes = tuple(_node(node, block.layer, values) for node in block.nodes)
+    return BlockHistory(block.layer, block.like, nodes)
+
+
+def _node(node: Node, layer: int | None, values: Values) -> NodeHistory:
+    def own(other: Node) -> str:
+        return relative(node_id(other), layer)
+
+    meta = node.meta
+    kind = "weight" if "weight" in meta else "input" if "input" in meta else node.op
+    return NodeHistory(
+        id=own(node),
+        op=op_name(node) or kind,
+        arguments="" if node.op == "placeholder" else arguments(node, own),
+        operands=tuple(own(other) for other in node.all_input_nodes),
+        value=values.text(meta.get("val")),
+        module=relative(str(meta.get("module") or ""), layer),
+        source=str(meta.get("source") or ""),
+        origins=tuple(relative(one, layer) for one in meta.get("origins", (node_id(node),))),
+        passes=tuple(meta.get("passes", ())),
+    )
+
+
+def _plan(plan: PhasePlan, program: Program | None, compiled: Compiled) -> PlanHistory:
+    options, nodes, layers = compiled.options, nodes_by_id(program), calls_by_layer(plan)
+    prefill = plan.name == "prefill"
+    tokens = (options.prefill_buckets if prefill else options.decode_buckets)[-1]
+    sequences = min(tokens, options.decode_buckets[-1])
+    lines = {
+        layer: tuple(call_line(call, plan, nodes) for _, call in layers[layer])
+        for layer in in_order(layers)
+    }
+    made = tuple(
+        CallBlock(
+            layer,
+            like,
+            tuple(_call(call, plan, nodes) for _, call in layers[layer]),
+            tuple(tuple(index for index, _ in layers[one]) for one in (layer, *like)),
+        )
+        for layer, like in like_layers(lines).items()
+    )
+    return PlanHistory(
+        phase=plan.name,
+        tokens=tokens,
+        sequences=sequences,
+        arena=str(plan.arena),
+        arena_bytes=plan.arena.evaluate(tokens, sequences),
+        blocks=made,
+        buffers=tuple(_buffer(buffer, tokens, sequences) for buffer in plan.buffers),
+        segments=tuple((one.first, one.last, one.captured) for one in plan.segments),
+    )
+
+
+def _call(call: Call, plan: PhasePlan, nodes: dict[str, Node]) -> CallHistory:
+    known = provenance(call, nodes)
+    values = (
+        f"{name}={argument_text(value, plan, call.layer)}" for name, value in call.arguments.items()
+    )
+    return CallHistory(
+        function=call.function,
+        arguments=", ".join(values),
+        writes=call.writes,
+        host=call.host,
+        op=call.origin,
+        node=relative(call.node, call.layer),
+        module=relative(call.module, call.layer),
+        source=str(known["source"] or ""),
+        origins=tuple(relative(one, call.layer) for one in known["origins"]),
+        passes=tuple(known["passes"]),
+    )
+
+
+def _buffer(buffer: Buffer, tokens: int, sequences: int) -> BufferHistory:
+    dtype: torch.dtype = getattr(torch, buffer.dtype)
+    sizes = (extent.evaluate(tokens, sequences) for extent in buffer.shape)
+    return BufferHistory(
+        name=buffer.name,
+        dtype=buffer.dtype,
+        shape=f"[{', '.join(map(str, buffer.shape))}]",
+        offset=str(buffer.offset),
+        start=buffer.offset.evaluate(tokens, sequences),
+        bytes=prod(sizes) * dtype.itemsize,
+        first=buffer.first,
+        last=buffer.last,
+    )

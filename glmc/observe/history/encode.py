@@ -1,0 +1,195 @@
+"""``history.json``: a history as JSON data and back.
+
+A node that several steps left alone is written once: blocks name their nodes by number in one
+table. Matches of one id are written once with their layers.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from typing import Any
+
+from glmc.observe.history.record import (
+    FORMAT,
+    BlockHistory,
+    BufferHistory,
+    CallBlock,
+    CallHistory,
+    History,
+    MatchHistory,
+    MissHistory,
+    NodeHistory,
+    PlanHistory,
+    StepHistory,
+)
+from glmc_runtime.errors import ArtifactError
+from glmc_runtime.format.records import misfit
+
+NAME = "history.json"
+
+
+def history_to_json(history: History) -> dict[str, Any]:
+    """The history as JSON data; :func:`history_from_json` reads it back to an equal value.
+
+    Matches of a step come back sorted by where their id was first seen, then in order.
+    """
+    table: dict[NodeHistory, int] = {}
+    steps = [_step(step, table) for step in history.steps]
+    return {
+        **{field.name: getattr(history, field.name) for field in fields(history)},
+        "nodes": [_row(node) for node in table],
+        "steps": steps,
+        "plans": [_plan(plan) for plan in history.plans],
+    }
+
+
+def _row(record: Any) -> list[Any]:
+    """The values of a record in the order of its fields."""
+    return [getattr(record, field.name) for field in fields(record)]
+
+
+def _step(step: StepHistory, table: dict[NodeHistory, int]) -> dict[str, Any]:
+    plain = {field.name: getattr(step, field.name) for field in fields(step)}
+    layers: dict[str, list[int | None]] = defaultdict(list)
+    for match in step.matches:
+        layers[match.id].append(match.layer)
+    return {
+        **plain,
+        "matches": dict(layers),
+        "near_misses": [asdict(miss) for miss in step.near_misses],
+        "blocks": [
+            {
+                "layer": block.layer,
+                "like": list(block.like),
+                "nodes": [table.setdefault(node, len(table)) for node in block.nodes],
+            }
+            for block in step.blocks
+        ],
+    }
+
+
+def _plan(plan: PlanHistory) -> dict[str, Any]:
+    plain = {field.name: getattr(plan, field.name) for field in fields(plan)}
+    blocks = [
+        {
+            "layer": block.layer,
+            "like": list(block.like),
+            "calls": [_row(call) for call in block.calls],
+            "indices": [list(numbers) for numbers in block.indices],
+        }
+        for block in plan.blocks
+    ]
+    return {**plain, "blocks": blocks, "buffers": [_row(buffer) for buffer in plan.buffers]}
+
+
+def history_from_json(data: Any) -> History:
+    """Read a history; raises :class:`ArtifactError` for another format, a lost field, or one that
+    holds something else than its annotation says."""
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise ArtifactError(
+            f"{NAME} has another format",
+            expected=str(FORMAT),
+            found=repr(data.get("format") if isinstance(data, dict) else type(data).__name__),
+            remedy="inspect it with the glmc that compiled it, or compile again",
+        )
+    try:
+        nodes = [_node(row) for row in data["nodes"]]
+        history = History(
+            format=data["format"],
+            model=data["model"],
+            target=data["target"],
+            prefix=data["prefix"],
+            versions=dict(data["versions"]),
+            expected_matches=dict(data["expected_matches"]),
+            steps=tuple(_read_step(step, nodes) for step in data["steps"]),
+            plans=tuple(_read_plan(plan) for plan in data["plans"]),
+        )
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise _not_well_formed(repr(error)) from error
+    if not history.steps:
+        raise _not_well_formed("it has no step")
+    problem = misfit(history, History, "history") or _contradiction(history)
+    if problem is not None:
+        raise _not_well_formed(problem)
+    return history
+
+
+def _contradiction(history: History) -> str | None:
+    """A block of calls that does not say for each of its layers where each call stands."""
+    for plan in history.plans:
+        for block in plan.blocks:
+            counts = [len(numbers) for numbers in block.indices]
+            if counts != [len(block.calls)] * (1 + len(block.like)):
+                return f"the calls of layer {block.layer} in {plan.phase} have other indices"
+    return None
+
+
+def _node(row: Any) -> NodeHistory:
+    own, op, arguments, operands, value, module, source, origins, passes = row
+    return NodeHistory(
+        *(own, op, arguments, tuple(operands), value, module, source),
+        *(tuple(origins), tuple(passes)),
+    )
+
+
+def _read_step(data: Mapping[str, Any], nodes: list[NodeHistory]) -> StepHistory:
+    return StepHistory(
+        **{
+            **data,
+            "anchors": tuple(data["anchors"]),
+            "matches": tuple(
+                MatchHistory(own, layer)
+                for own, layers in data["matches"].items()
+                for layer in layers
+            ),
+            "near_misses": tuple(MissHistory(**miss) for miss in data["near_misses"]),
+            "blocks": tuple(
+                BlockHistory(
+                    block["layer"],
+                    tuple(block["like"]),
+                    tuple(nodes[_place(number)] for number in block["nodes"]),
+                )
+                for block in data["blocks"]
+            ),
+        }
+    )
+
+
+def _place(number: Any) -> int:
+    """A number of the table; a negative one would name a node from its end."""
+    if not isinstance(number, int) or number < 0:
+        raise ValueError(f"{number!r} is no number of a node")
+    return number
+
+
+def _read_plan(data: Mapping[str, Any]) -> PlanHistory:
+    return PlanHistory(
+        **{
+            **data,
+            "blocks": tuple(
+                CallBlock(
+                    block["layer"],
+                    tuple(block["like"]),
+                    tuple(_call(row) for row in block["calls"]),
+                    tuple(tuple(numbers) for numbers in block["indices"]),
+                )
+                for block in data["blocks"]
+            ),
+            "buffers": tuple(BufferHistory(*row) for row in data["buffers"]),
+            "segments": tuple((first, last, held) for first, last, held in data["segments"]),
+        }
+    )
+
+
+def _call(row: Any) -> CallHistory:
+    function, arguments, writes, host, op, node, module, source, origins, passes = row
+    return CallHistory(
+        *(function, arguments, tuple(writes), host, op, node, module, source),
+        *(tuple(origins), tuple(passes)),
+    )
+
+
+def _not_well_formed(problem: str) -> ArtifactError:
+    return ArtifactError(f"{NAME} is not well formed: {problem}", remedy="compile the model again")

@@ -1,0 +1,64 @@
+"""Why a pass did not match: what it found instead, the nearest miss first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from glmc.errors import UsageError
+from glmc.observe.history.ids import Place, layers_of, nodes_of, whole_id
+from glmc.observe.history.record import History, MissHistory, StepHistory
+
+# Steps that match nothing: they make a program of their own.
+PHASES = ("prefill", "decode")
+
+
+@dataclass(frozen=True)
+class WhyNot:
+    """``matches`` are whole ids; ``misses`` come nearest first.
+
+    ``anchors`` are the ops at which the pass begins, ``seen`` how many nodes of these ops there
+    were in front of it; both are empty and None for a pass that looks at all nodes.
+    """
+
+    pass_name: str
+    layer: int | None
+    found: int
+    expected: int | None
+    matches: tuple[str, ...]
+    misses: tuple[MissHistory, ...]
+    anchors: tuple[str, ...]
+    seen: int | None
+
+
+def why_not(history: History, name: str, layer: int | None = None) -> WhyNot:
+    """Raises UsageError for a pass that did not run and a layer that does not exist."""
+    passes = [step.name for step in history.steps[1:] if step.name not in PHASES]
+    if name not in passes:
+        raise UsageError(
+            f"no pass '{name}' ran",
+            expected=", ".join(passes),
+            found=name,
+        )
+    count = layers_of(history)
+    if layer is not None and not 0 <= layer < count:
+        raise UsageError(f"there is no layer {layer}", expected=f"0 to {count - 1}")
+    number = next(at for at, step in enumerate(history.steps) if step.name == name)
+    step = history.steps[number]
+    here = [match for match in step.matches if layer is None or match.layer == layer]
+    misses = [miss for miss in step.near_misses if layer is None or miss.layer == layer]
+    misses.sort(key=lambda miss: (-miss.held, miss.layer or 0))
+    return WhyNot(
+        name,
+        layer,
+        len(step.matches),
+        step.expected,
+        tuple(whole_id(history, Place(match.layer, match.id)) for match in here),
+        tuple(misses),
+        step.anchors,
+        _seen(history.steps[number - 1], step.anchors, layer, count) if step.anchors else None,
+    )
+
+
+def _seen(before: StepHistory, anchors: tuple[str, ...], layer: int | None, count: int) -> int:
+    layers: tuple[int | None, ...] = (layer,) if layer is not None else (None, *range(count))
+    return sum(node.op in anchors for one in layers for node in nodes_of(before, one))

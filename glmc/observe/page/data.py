@@ -1,0 +1,162 @@
+"""What the page's script reads: the history with each text and each node held once.
+
+Rows are lists in a fixed order, texts and nodes are numbers of a table, and layers that read the
+same stand once, so that a model of 92 layers is some hundred kilobytes.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+from glmc.observe.history.record import (
+    BlockHistory,
+    CallBlock,
+    CallHistory,
+    History,
+    MatchHistory,
+    NodeHistory,
+    PlanHistory,
+    StepHistory,
+)
+
+
+class _Tables:
+    """The texts and nodes so far; each is numbered when it is first seen."""
+
+    def __init__(self) -> None:
+        self.texts: dict[str, int] = {}
+        self.nodes: dict[NodeHistory, int] = {}
+
+    def text(self, text: str) -> int:
+        return self.texts.setdefault(text, len(self.texts))
+
+    def all(self, texts: Iterable[str]) -> list[int]:
+        return [self.text(text) for text in texts]
+
+    def node(self, node: NodeHistory) -> int:
+        return self.nodes.setdefault(node, len(self.nodes))
+
+
+def page_data(history: History) -> dict[str, Any]:
+    """The data as plain JSON; the same history gives the same data."""
+    tables = _Tables()
+    steps = [_step(step, tables) for step in history.steps]
+    plans = [_plan(plan, tables) for plan in history.plans]
+    nodes = [_node(node, tables) for node in tables.nodes]
+    return {
+        "model": history.model,
+        "target": history.target,
+        "prefix": f"{history.prefix}." if history.prefix else "",
+        "steps": steps,
+        "plans": plans,
+        "nodes": nodes,
+        "strings": list(tables.texts),
+    }
+
+
+def _node(node: NodeHistory, tables: _Tables) -> list[Any]:
+    return [
+        *tables.all((node.id, node.op, node.arguments)),
+        tables.all(node.operands),
+        *tables.all((node.value, node.module, node.source)),
+        tables.all(node.origins),
+        tables.all(node.passes),
+    ]
+
+
+def _step(step: StepHistory, tables: _Tables) -> dict[str, Any]:
+    return {
+        "number": step.number,
+        "stage": step.stage,
+        "name": step.name,
+        "label": step.label,
+        "numerics": step.numerics,
+        "verdict": step.verdict,
+        "seconds": step.seconds,
+        "phase": step.phase,
+        "before": step.nodes_before,
+        "after": step.nodes_after,
+        "expected": step.expected,
+        "matches": _matches(step.matches),
+        "near": [
+            {
+                "node": miss.node,
+                "layer": miss.layer,
+                "condition": miss.condition,
+                "source": miss.source,
+            }
+            for miss in step.near_misses
+        ],
+        "blocks": [_block(block, tables) for block in step.blocks],
+    }
+
+
+def _matches(matches: Iterable[MatchHistory]) -> list[list[Any]]:
+    """Each id with all its layers, ``None`` among them for what lies outside."""
+    layers: dict[str, list[int | None]] = defaultdict(list)
+    for match in matches:
+        layers[match.id].append(match.layer)
+    return [[own, some] for own, some in layers.items()]
+
+
+def _block(block: BlockHistory, tables: _Tables) -> dict[str, Any]:
+    return {
+        "layer": block.layer,
+        "like": list(block.like),
+        "nodes": [tables.node(node) for node in block.nodes],
+    }
+
+
+def _plan(plan: PlanHistory, tables: _Tables) -> dict[str, Any]:
+    return {
+        "phase": plan.phase,
+        "tokens": plan.tokens,
+        "sequences": plan.sequences,
+        "arena": plan.arena,
+        "arenaBytes": plan.arena_bytes,
+        "blocks": [_calls(block, tables) for block in plan.blocks],
+        "buffers": [
+            [
+                *tables.all((buffer.name, buffer.dtype, buffer.shape, buffer.offset)),
+                *(buffer.start, buffer.bytes, buffer.first, buffer.last),
+            ]
+            for buffer in plan.buffers
+        ],
+        "segments": [list(segment) for segment in plan.segments],
+    }
+
+
+def _calls(block: CallBlock, tables: _Tables) -> dict[str, Any]:
+    return {
+        "layer": block.layer,
+        "like": list(block.like),
+        "calls": [_call(call, tables) for call in block.calls],
+        "indices": [_runs(numbers) for numbers in block.indices],
+    }
+
+
+def _call(call: CallHistory, tables: _Tables) -> dict[str, Any]:
+    return {
+        "function": tables.text(call.function),
+        "arguments": tables.text(call.arguments),
+        "writes": tables.all(call.writes),
+        "host": call.host,
+        "op": tables.text(call.op),
+        "node": tables.text(call.node),
+        "source": tables.text(call.source),
+        "origins": tables.all(call.origins),
+        "passes": tables.all(call.passes),
+    }
+
+
+def _runs(numbers: tuple[int, ...]) -> list[list[int]]:
+    """Ascending numbers as [first, count]: the calls of a layer mostly stand in one row."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][0] + runs[-1][1]:
+            runs[-1][1] += 1
+        else:
+            runs.append([number, 1])
+    return runs

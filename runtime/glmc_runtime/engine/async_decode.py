@@ -1,0 +1,254 @@
+"""Greedy decode that runs a step ahead: one is enqueued before the tokens of the last are read.
+
+Positions, slots, lengths and blocks of the next step are known without its tokens, and those go
+from one step to the next on the device. So the host prepares a step while the device computes the
+one before it, and waits only for the tokens that it hands out.
+
+A step that is under way when a sequence leaves computes one token too many for it, which is thrown
+away. The blocks that it wrote to can be given to others at once: whatever they do with them comes
+later on the same stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as ListLike
+from dataclasses import dataclass
+from time import perf_counter
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import torch
+
+from glmc_runtime.arguments import shown
+from glmc_runtime.engine.block_allocation import reserve
+from glmc_runtime.engine.sampling import not_finite
+from glmc_runtime.engine.sequences import Part, Sequence, check_decode, check_distinct, chunk_of
+from glmc_runtime.errors import CapacityError, GlmcError, RequestError
+from glmc_runtime.replay.step import Chunk, Step, blocks_for
+
+if TYPE_CHECKING:
+    from glmc_runtime.engine.assemble import Machine
+
+
+class _Mailbox:
+    """Host memory that the tokens of one step are sent to."""
+
+    def __init__(self, rows: int, device: torch.device) -> None:
+        on_device = device.type == "cuda"
+        self._ids = torch.zeros(rows, dtype=torch.int64, pin_memory=on_device)
+        self._sent = torch.cuda.Event() if on_device else None
+
+    def send(self, tokens: torch.Tensor) -> None:
+        self._ids[: len(tokens)].copy_(tokens, non_blocking=True)
+        if self._sent is not None:
+            self._sent.record()
+
+    def read(self, rows: int) -> list[int]:
+        """Wait for the tokens; the one synchronisation of a step."""
+        if self._sent is not None:
+            self._sent.synchronize()
+        ids: list[int] = self._ids[:rows].tolist()
+        return ids
+
+
+@dataclass(frozen=True)
+class _Flight:
+    """A step that is enqueued: its rows, the position of each, and where its tokens arrive."""
+
+    sequences: list[Sequence]
+    changes: list[int]
+    starts: list[int]
+    mailbox: _Mailbox
+
+    def untouched(self, sequence: Sequence, row: int) -> bool:
+        """Whether the sequence is as it was before the step, but for what the step does to it."""
+        start = self.starts[row]
+        same = sequence.changes == self.changes[row]
+        return same and sequence.cached == len(sequence) == start
+
+
+class GreedySteps:
+    """Decodes a batch greedily; see :meth:`glmc_runtime.generate.session.Session.greedy_steps`.
+
+    ``sequences`` are those that are still in, in their order.
+    """
+
+    def __init__(
+        self,
+        machine: Machine,
+        vocabulary: int,
+        sequences: ListLike[Sequence],
+        token_ids: ListLike[int],
+    ) -> None:
+        check_distinct([Part(sequence) for sequence in sequences])
+        ids = check_decode(sequences, token_ids)
+        rows = machine.decode_buckets.choose(len(sequences))
+        self.sequences = list(sequences)
+        self._tokens = ids
+        self._machine = machine
+        self._vocabulary = vocabulary
+        self._replay = machine.replays["decode"]
+        self._counts = machine.statistics.run_ahead
+        self._flight: _Flight | None = None
+        self._failure: GlmcError | None = None
+        self._mailboxes = [_Mailbox(rows, machine.device) for _ in range(2)]
+        # The tokens of the newest step; rows of padding hold 0.
+        self._next = torch.zeros(rows, dtype=torch.int64, device=machine.device)
+        self._rows = len(self.sequences)
+
+    @property
+    def ahead(self) -> bool:
+        """Whether a step is under way whose tokens were not handed out yet."""
+        return self._flight is not None
+
+    @torch.inference_mode()
+    def step(self, ahead: bool = True) -> list[int]:
+        """Decode the newest token of each sequence and return the tokens behind them.
+
+        With ``ahead`` the step behind this one is enqueued, too, where context and blocks allow it.
+        Raises what :meth:`glmc_runtime.generate.session.Session.decode` does and, with the
+        sequences as decode leaves them, :class:`NumericsError` where logits are not finite; that
+        ends it.
+        """
+        with self._machine.exclusive, self._machine.turns.taken():
+            return self._step(ahead)
+
+    def _step(self, ahead: bool) -> list[int]:
+        started = perf_counter()
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
+        flight, self._flight = self._flight, None
+        if flight is not None and not self._holds(flight):
+            self._counts.discarded += len(flight.sequences)
+            flight = None
+        if flight is None:
+            flight = self._launch(self._first_chunks(), None)
+        if ahead and len(flight.sequences) == len(self.sequences):
+            self._launch_ahead(flight)
+        waiting = perf_counter()
+        ids = flight.mailbox.read(len(flight.sequences))
+        ended = perf_counter()
+        self._counts.steps += 1
+        self._counts.waited += ended - waiting
+        self._counts.seconds += ended - started
+        return self._book(flight, ids)
+
+    def leave(self, sequence: Sequence) -> None:
+        """Let a sequence out; its row of a step that is under way is thrown away."""
+        with self._machine.exclusive:
+            if sequence not in self.sequences:
+                raise RequestError("the sequence is none of this batch", found=shown(sequence))
+            row = self.sequences.index(sequence)
+            del self.sequences[row], self._tokens[row]
+            self._failure = None  # of a batch that is no more
+            self._give_back(sequence)
+
+    def close(self) -> None:
+        """Let all sequences out, each as decode would have left it."""
+        with self._machine.exclusive:
+            if self._flight is not None:
+                self._counts.discarded += len(self._flight.sequences)
+            self._flight = self._failure = None
+            for sequence in self.sequences:
+                self._give_back(sequence)
+            self.sequences, self._tokens = [], []
+
+    def __iter__(self) -> GreedySteps:
+        return self
+
+    def __next__(self) -> list[int]:
+        with self._machine.exclusive:
+            if not self.sequences:
+                raise StopIteration
+            return self.step()
+
+    def __enter__(self) -> GreedySteps:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _holds(self, flight: _Flight) -> bool:
+        """Whether a step is still that of its sequences: nothing else was done to one since."""
+        inside = {id(sequence) for sequence in self.sequences}
+        return all(
+            flight.untouched(sequence, row)
+            for row, sequence in enumerate(flight.sequences)
+            if id(sequence) in inside
+        )
+
+    def _first_chunks(self) -> list[Chunk]:
+        """The chunks of a step whose tokens are on the host."""
+        check_distinct([Part(sequence) for sequence in self.sequences])
+        check_decode(self.sequences, self._tokens)
+        return [
+            chunk_of(Part(sequence, (token,)), self._machine.max_context, self._vocabulary)
+            for sequence, token in zip(self.sequences, self._tokens, strict=True)
+        ]
+
+    def _launch_ahead(self, flight: _Flight) -> None:
+        """Enqueue the step behind ``flight``.
+
+        Where blocks are short, nothing is ahead: the same step is tried again when its turn comes.
+        Any other error waits until the tokens of ``flight`` are handed out, and is raised then.
+        """
+        if max(flight.starts) + 2 > self._machine.max_context:
+            return
+        chunks = [
+            Chunk((0,), start + 1, sequence.blocks)
+            for sequence, start in zip(flight.sequences, flight.starts, strict=True)
+        ]
+        try:
+            self._flight = self._launch(chunks, self._next)
+        except CapacityError:
+            return
+        except GlmcError as error:
+            self._failure = error
+            return
+        self._counts.ahead += 1
+
+    def _launch(self, chunks: list[Chunk], tokens: torch.Tensor | None) -> _Flight:
+        machine, rows = self._machine, len(chunks)
+        reserve(machine.cache, chunks)
+        bucket = machine.decode_buckets.choose(rows)
+        step = Step(chunks, bucket, bucket, machine.cache.spec.block_size)
+        greedy = self._replay.run_greedy(step, tokens)
+        mailbox = self._mailboxes[0]
+        mailbox.send(greedy)
+        self._mailboxes.reverse()
+        if rows != self._rows:
+            self._next.zero_()
+            self._rows = rows
+        # Where logits are not finite the token is -1, which no embedding has.
+        torch.clamp(greedy, min=0, out=self._next[:rows])
+        changes = [sequence.changes for sequence in self.sequences]
+        return _Flight(list(self.sequences), changes, [chunk.start for chunk in chunks], mailbox)
+
+    def _book(self, flight: _Flight, ids: list[int]) -> list[int]:
+        """Leave the sequences as decode would, with the new tokens to be decoded next."""
+        places = {id(sequence): place for place, sequence in enumerate(self.sequences)}
+        for sequence, token in zip(flight.sequences, ids, strict=True):
+            place = places.get(id(sequence))
+            if place is None:
+                self._counts.discarded += 1
+                continue
+            sequence.tokens.append(self._tokens[place])
+            sequence.cached += 1
+            self._tokens[place] = token
+        if any(token < 0 for token in self._tokens):
+            error = not_finite(f"greedy tokens {self._tokens[:4]}, of which -1 is none")
+            self.close()
+            raise error
+        return list(self._tokens)
+
+    def _give_back(self, sequence: Sequence) -> None:
+        """Free the block that a sequence was given for a step that it does not take."""
+        kept = blocks_for(sequence.cached, self._machine.cache.spec.block_size)
+        self._machine.cache.allocator.free(sequence.blocks[kept:])
+        del sequence.blocks[kept:]

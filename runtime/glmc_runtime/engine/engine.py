@@ -1,0 +1,243 @@
+"""The engine: one loaded artifact, its memory, and the steps over sequences that schedulers drive.
+
+Threads may share an engine: each step is run whole before the next one begins, whoever asks for it
+(:mod:`glmc_runtime.engine.exclusive`). A fork of the process may not use it. A scheduler makes
+sequences, calls ``step`` as it likes (``prefill`` and ``decode`` are its common cases), and gives
+blocks back with ``release`` and ``truncate``; ``fork`` shares them. What is refused changes
+nothing, and a step that fails leaves tokens and cached counts as they were. ``greedy_steps``
+decodes without waiting for the device. No text is read or made here: see
+:mod:`glmc_runtime.generate.session`.
+
+Logits are always the caller's own, to keep and to change. The copy of 16 rows of a vocabulary of
+151552 takes 0.1 ms in bfloat16 and 0.4 ms in float32 on two threads of a processor, where their
+argmax alone takes 2 ms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Sequence as ListLike
+from typing import TypeVar
+
+import torch
+
+from glmc_runtime.arguments import integer
+from glmc_runtime.engine.assemble import Machine
+from glmc_runtime.engine.async_decode import GreedySteps
+from glmc_runtime.engine.block_allocation import blocks_lacking, reserve
+from glmc_runtime.engine.packing import pack, step_of
+from glmc_runtime.engine.sampling import not_finite
+from glmc_runtime.engine.sequences import (
+    Part,
+    Sequence,
+    check_decode,
+    check_distinct,
+    chunk_of,
+    new_sequence,
+    parts_of,
+    sequence_of,
+    sequences_of,
+)
+from glmc_runtime.errors import RequestError
+from glmc_runtime.load.loader import Artifact
+from glmc_runtime.replay.phase import PhaseReplay
+from glmc_runtime.replay.step import Chunk, Step, blocks_for
+
+Taken = TypeVar("Taken")
+
+
+class Engine:
+    """Steps of an artifact over sequences of token ids.
+
+    ``emulated`` says whether the vendor's emulator runs, ``interpreted`` whether Triton's
+    interpreter does, and ``greedy`` whether the plans compute the likeliest tokens themselves.
+    """
+
+    def __init__(self, artifact: Artifact, machine: Machine) -> None:
+        self.artifact = artifact
+        self.manifest = artifact.manifest
+        self.device = machine.device
+        self.emulated = machine.statistics.emulated
+        self.interpreted = machine.statistics.interpreted
+        self.statistics = machine.statistics
+        self.cache = machine.cache
+        self.decode_buckets = machine.decode_buckets
+        self.prefill_buckets = machine.prefill_buckets
+        self.max_context = machine.max_context
+        self.greedy = all(replay.has_greedy for replay in machine.replays.values())
+        self._rows_apart = artifact.plans["decode"].rows_apart
+        self._replays = machine.replays
+        self._machine = machine
+
+    def sequence(self, tokens: ListLike[int]) -> Sequence:
+        """A new sequence; raises :class:`RequestError` for an empty or overlong prompt."""
+        return new_sequence(tokens, self.max_context, self.manifest.model.vocabulary)
+
+    def step(self, parts: ListLike[Part]) -> torch.Tensor:
+        """One step in which each part computes and caches new tokens of its sequence.
+
+        Returns the logits that the parts ask for, [sum of their ``logits``, vocabulary], in the
+        order of the parts and of the tokens of each, in a tensor of the caller's own.
+
+        Logits behind several tokens of a sequence cut it there into pieces that run side by side.
+        A step of single tokens, such pieces included, runs in the decode plan, any other in the
+        prefill plan, whatever it mixes. It is one replay unless it is beyond the buckets: more
+        tokens than the largest prefill bucket, or more pieces than the largest decode bucket.
+
+        Raises :class:`RequestError` for a part that can't be right and :class:`CapacityError` when
+        KV blocks are short; both change nothing.
+        """
+        return self._step(parts_of(parts))
+
+    @torch.inference_mode()
+    def _step(self, parts: ListLike[Part]) -> torch.Tensor:
+        def take(replay: PhaseReplay, step: Step, wanted: list[int]) -> torch.Tensor:
+            logits = replay.run(step)
+            with torch.inference_mode(False):  # the caller may change its logits in place
+                return logits.clone() if len(wanted) == len(step.chunks) else logits[wanted]
+
+        with self._machine.exclusive:
+            chunks, kept = self._run(parts, take)
+            _book(parts, chunks)
+        with torch.inference_mode(False):
+            return kept[0] if len(kept) == 1 else torch.cat(kept)
+
+    @torch.inference_mode()
+    def step_greedy(self, parts: ListLike[Part]) -> list[int]:
+        """A :meth:`step` that returns the likeliest tokens in place of the logits, without a copy
+        of these; for an artifact whose plans compute them (``greedy``).
+
+        Raises :class:`NumericsError` where logits are not finite, with the sequences as they were,
+        and what ``step`` raises.
+        """
+
+        def take(
+            replay: PhaseReplay, step: Step, wanted: list[int]
+        ) -> tuple[torch.Tensor, list[int]]:
+            return replay.run_greedy(step).clone(), wanted
+
+        parts = parts_of(parts)
+        with self._machine.exclusive:
+            chunks, kept = self._run(parts, take)
+            read = [(tokens.tolist(), wanted) for tokens, wanted in kept]
+            chosen: list[int] = [tokens[row] for tokens, wanted in read for row in wanted]
+            if any([token < 0 for token in chosen]):
+                raise not_finite(f"greedy tokens {chosen[:4]}, of which -1 is none")
+            _book(parts, chunks)
+        return chosen
+
+    def _run(
+        self, parts: ListLike[Part], take: Callable[[PhaseReplay, Step, list[int]], Taken]
+    ) -> tuple[list[Chunk], list[Taken]]:
+        """Check and run a step; its chunks, and what ``take`` got from each of its replays. It runs
+        the replay, and is told which rows' logits are wanted."""
+        check_distinct(parts)
+        vocabulary = self.manifest.model.vocabulary
+        chunks = [chunk_of(part, self.max_context, vocabulary) for part in parts]
+        reserve(self.cache, chunks)
+        for part in parts:
+            part.sequence.changes += 1
+        buckets = self.prefill_buckets, self.decode_buckets
+        size, apart = self.manifest.cache.block_size, self._rows_apart
+        kept: list[Taken] = []
+        with self._machine.turns.taken():
+            for replayed in pack(chunks, *buckets, apart):
+                phase, step = step_of(replayed, *buckets, size, apart)
+                wanted = [row for row, chunk in enumerate(replayed) if chunk.logits]
+                kept.append(take(self._replays[phase], step, wanted))
+        return chunks, kept
+
+    def prefill(self, sequences: ListLike[Sequence]) -> torch.Tensor:
+        """Cache all tokens of the sequences that are not cached yet; a :meth:`step`.
+
+        Returns the logits of the last token of each, [len(sequences), vocabulary].
+        """
+        return self.step([Part(sequence) for sequence in sequences_of(sequences)])
+
+    def decode(self, sequences: ListLike[Sequence], token_ids: ListLike[int]) -> torch.Tensor:
+        """Append one token to each sequence, all of whose tokens are cached; a :meth:`step`.
+
+        Returns the logits behind these tokens, [len(sequences), vocabulary]. It is one replay, so
+        it also raises :class:`CapacityError` for more sequences than the largest decode bucket.
+        """
+        sequences = sequences_of(sequences)
+        self.decode_buckets.choose(len(sequences))
+        with self._machine.exclusive:
+            pairs = zip(sequences, check_decode(sequences, token_ids), strict=True)
+            return self._step([Part(sequence, (token,)) for sequence, token in pairs])
+
+    def greedy_steps(self, sequences: ListLike[Sequence], token_ids: ListLike[int]) -> GreedySteps:
+        """Decode a batch greedily, on a device one step ahead of the tokens that are handed out.
+
+        Iterate over it: each turn appends ``token_ids``, then the tokens of the turn before, to the
+        sequences and gives the likeliest tokens behind them, as :meth:`decode` and an argmax of its
+        logits would. Between two turns the session may be used for anything; what is done to a
+        sequence of the batch throws the step away that is under way. ``leave`` lets a sequence out,
+        ``close`` (or leaving a ``with``) all of them, which gives back the blocks of such a step.
+
+        Raises what ``decode`` does, and :class:`RequestError` for an artifact whose plans do not
+        compute the likeliest tokens (``greedy``).
+        """
+        if not self._replays["decode"].has_greedy:
+            raise RequestError(
+                "the artifact's decode plan does not compute the likeliest tokens",
+                remedy="use decode, or compile for a target that has them, such as cuda",
+            )
+        vocabulary = self.manifest.model.vocabulary
+        with self._machine.exclusive:
+            return GreedySteps(self._machine, vocabulary, sequences_of(sequences), token_ids)
+
+    def fork(self, sequence: Sequence) -> Sequence:
+        """A second sequence with the same tokens that shares what is cached of them.
+
+        Nothing is copied now. A shared block that is partly filled is copied before one of its
+        owners writes to it, which takes one block more. Fork and :meth:`truncate` to share a
+        prefix.
+        """
+        sequence_of(sequence)
+        with self._machine.exclusive:
+            blocks = sequence.blocks[: blocks_for(sequence.cached, self.manifest.cache.block_size)]
+            self.cache.allocator.share(blocks)
+            return Sequence(list(sequence.tokens), blocks, sequence.cached)
+
+    def truncate(self, sequence: Sequence, length: int) -> None:
+        """Forget the tokens beyond the first ``length``, such as rejected drafts, and give back
+        the blocks that only they used. Raises :class:`RequestError` for another length than 0 to
+        the number of tokens."""
+        sequence_of(sequence)
+        length = integer("length", length)
+        with self._machine.exclusive:
+            if not 0 <= length <= len(sequence):
+                raise RequestError(
+                    "a sequence can't be truncated to this length",
+                    expected=f"0 to {len(sequence)}",
+                    found=str(length),
+                )
+            sequence.changes += 1
+            kept = blocks_for(length, self.manifest.cache.block_size)
+            self.cache.allocator.free(sequence.blocks[kept:])
+            del sequence.blocks[kept:]
+            del sequence.tokens[length:]
+            sequence.cached = min(sequence.cached, length)
+
+    def release(self, sequence: Sequence) -> None:
+        """Give the blocks of a sequence back. Its tokens stay, so it can be prefilled again."""
+        sequence_of(sequence)
+        with self._machine.exclusive:
+            self.cache.allocator.free(sequence.blocks)
+            sequence.changes += 1
+            sequence.blocks = []
+            sequence.cached = 0
+
+    def blocks_needed(self, sequence: Sequence, length: int) -> int:
+        """Free blocks that a sequence takes to grow to ``length`` tokens, copies of shared ones
+        counted."""
+        with self._machine.exclusive:
+            return blocks_lacking(self.cache, sequence.blocks, sequence.cached, length)
+
+
+def _book(parts: ListLike[Part], chunks: list[Chunk]) -> None:
+    """Note what a step that has succeeded appended and cached."""
+    for part, chunk in zip(parts, chunks, strict=True):
+        part.sequence.tokens.extend(part.append)
+        part.sequence.cached += len(chunk.tokens)

@@ -1,0 +1,206 @@
+"""``manifest.json``: what an artifact is, what it needs, and the hash of each of its files.
+
+Layout of an artifact directory::
+
+    manifest.json
+    plans/prefill.json  plans/decode.json
+    weights/*.safetensors           names and shapes as in ``weights`` below
+    tokenizer/                      tokenizer.json, tokenizer_config.json, ... (may be absent)
+    report.json                     what the compiler did; not read by the runtime
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from glmc_runtime.errors import ArtifactError
+from glmc_runtime.format.records import misfit
+
+FORMAT = "glmc-artifact"
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What the runtime must know of the model; ``maximum_positions`` is the published limit."""
+
+    name: str
+    architecture: str
+    layers: int
+    vocabulary: int
+    hidden: int
+    query_heads: int
+    kv_heads: int
+    head_dim: int
+    parameters: int
+    maximum_positions: int
+    eos_token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class CacheSpec:
+    """Key and value cache, one tensor each per layer.
+
+    ``layout`` is ``blocks_heads_tokens`` ([blocks, kv_heads, block_size, head_dim], the vendor's)
+    or ``blocks_tokens_heads`` ([blocks, block_size, kv_heads, head_dim]). Block 0 is scratch for
+    padded rows. ``blocks_per_sequence`` is the width of a block table.
+    """
+
+    layers: int
+    kv_heads: int
+    head_dim: int
+    dtype: str
+    block_size: int
+    blocks_per_sequence: int
+    layout: str
+
+
+@dataclass(frozen=True)
+class Limits:
+    """``decode_buckets`` and ``prefill_buckets`` ascend; the last is the largest step."""
+
+    max_context: int
+    decode_buckets: tuple[int, ...]
+    prefill_buckets: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class WeightEntry:
+    """``file`` is relative to the artifact; it holds the tensor under the entry's name."""
+
+    file: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Guards:
+    """What must hold where the artifact is loaded.
+
+    ``minimum_torch`` and ``minimum_runtime`` are dotted versions. ``vendor_functions`` maps each
+    vendor function that a plan calls to the keywords it is called with: the installed library
+    must accept them all.
+    """
+
+    minimum_runtime: str
+    minimum_torch: str
+    target: str
+    vendor_functions: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """``target`` is cpu, xpu or cuda. ``weights_included`` is False for a compile without weights:
+    such an artifact can be inspected but not run. ``abi_profile`` is P-A, P-B or P-C on xpu."""
+
+    target: str
+    dtype: str
+    abi_profile: str | None
+    versions: dict[str, str]
+    model: ModelFacts
+    cache: CacheSpec
+    limits: Limits
+    guards: Guards
+    weights: dict[str, WeightEntry]
+    weights_included: bool
+    files: dict[str, FileEntry]
+    phases: tuple[str, ...] = ("prefill", "decode")
+
+
+def manifest_to_json(manifest: Manifest) -> dict[str, Any]:
+    """The manifest as JSON data; :func:`manifest_from_json` reads it back to an equal value."""
+    return {"format": FORMAT, "schema_version": SCHEMA_VERSION, **asdict(manifest)}
+
+
+def manifest_from_json(data: Any) -> Manifest:
+    """Read a manifest; raises :class:`ArtifactError` for another format, a lost field, or one that
+    holds something else than its annotation says."""
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise ArtifactError(
+            "this is no glmc artifact",
+            expected=f"format '{FORMAT}' in manifest.json",
+            found=repr(data.get("format") if isinstance(data, dict) else type(data).__name__),
+            remedy="pass a directory written by 'glmc compile'",
+        )
+    if data.get("schema_version") != SCHEMA_VERSION:
+        raise ArtifactError(
+            "the artifact has another schema version",
+            expected=str(SCHEMA_VERSION),
+            found=str(data.get("schema_version")),
+            remedy="compile again with a glmc that matches this glmc-runtime",
+        )
+    try:
+        model, cache, limits, guards = (
+            data["model"],
+            data["cache"],
+            data["limits"],
+            data["guards"],
+        )
+        manifest = Manifest(
+            target=data["target"],
+            dtype=data["dtype"],
+            abi_profile=data["abi_profile"],
+            versions=dict(data["versions"]),
+            model=ModelFacts(**{**model, "eos_token_ids": tuple(model["eos_token_ids"])}),
+            cache=CacheSpec(**cache),
+            limits=Limits(
+                limits["max_context"],
+                tuple(limits["decode_buckets"]),
+                tuple(limits["prefill_buckets"]),
+            ),
+            guards=Guards(
+                **{
+                    **guards,
+                    "vendor_functions": {
+                        name: tuple(keywords)
+                        for name, keywords in guards["vendor_functions"].items()
+                    },
+                }
+            ),
+            weights={
+                name: WeightEntry(item["file"], item["dtype"], tuple(item["shape"]))
+                for name, item in data["weights"].items()
+            },
+            weights_included=data["weights_included"],
+            files={name: FileEntry(**item) for name, item in data["files"].items()},
+            phases=tuple(data["phases"]),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _not_well_formed(repr(error)) from error
+    problem = misfit(manifest, Manifest, "manifest") or _impossible(manifest)
+    if problem is not None:
+        raise _not_well_formed(problem)
+    return manifest
+
+
+def _impossible(manifest: Manifest) -> str | None:
+    """A size that divides or multiplies something later must be at least 1, and some bucket the
+    largest. The target says which kernels may be named, and that of the guards where they run."""
+    if manifest.target != manifest.guards.target:
+        return f"target is {manifest.target!r}, and guards.target is {manifest.guards.target!r}"
+    sizes = {
+        **{f"cache.{name}": getattr(manifest.cache, name) for name in _CACHE_SIZES},
+        "limits.max_context": manifest.limits.max_context,
+        "model.vocabulary": manifest.model.vocabulary,
+    }
+    for name in ("decode_buckets", "prefill_buckets"):
+        buckets = getattr(manifest.limits, name)
+        if not buckets or buckets[0] < 1 or list(buckets) != sorted(set(buckets)):
+            return f"limits.{name} is {buckets}, and not ascending from 1"
+    return next((f"{name} is {size}" for name, size in sizes.items() if size < 1), None)
+
+
+_CACHE_SIZES = ("layers", "kv_heads", "head_dim", "block_size", "blocks_per_sequence")
+
+
+def _not_well_formed(problem: str) -> ArtifactError:
+    return ArtifactError(
+        f"manifest.json is not well formed: {problem}", remedy="compile the model again"
+    )

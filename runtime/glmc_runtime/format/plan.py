@@ -1,0 +1,219 @@
+"""The plan: what the compiler emits and the runtime replays, as plain data.
+
+A phase (``prefill`` or ``decode``) is a list of calls over buffers of one arena. Two symbols size
+everything: ``tokens`` (rows of the packed step) and ``sequences`` (requests in the step; equal to
+``tokens`` in decode). Every size and offset is linear in them, so one plan serves every bucket.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Union
+
+from glmc_runtime.format.extent import Extent, Shape
+
+HOST_SUFFIX = "_host"
+
+
+@dataclass(frozen=True)
+class BufferArgument:
+    """A contiguous view of an arena buffer.
+
+    ``shape`` overrides the buffer's own. With ``real`` it is evaluated with the real numbers of
+    tokens and sequences and not with the bucket's, so that padded rows are not seen.
+    """
+
+    buffer: int
+    shape: Shape | None = None
+    real: bool = False
+
+
+@dataclass(frozen=True)
+class WeightArgument:
+    """A packed weight, or rows ``rows[0]:rows[1]`` of it (dimension 0, a view)."""
+
+    weight: str
+    rows: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class InputArgument:
+    """A step input by name (see :data:`STEP_INPUTS`); ``shape`` and ``real`` as for buffers."""
+
+    input: str
+    shape: Shape | None = None
+    real: bool = False
+
+
+@dataclass(frozen=True)
+class CacheArgument:
+    """The key or value cache of one layer, in the manifest's layout."""
+
+    cache: str
+    layer: int
+
+
+@dataclass(frozen=True)
+class ExtentArgument:
+    """An int that follows the step, such as the number of sequences."""
+
+    extent: Extent
+    real: bool = False
+
+
+@dataclass(frozen=True)
+class ValueArgument:
+    """A constant: None, bool, int, float, str or a list of ints."""
+
+    value: Any
+
+
+@dataclass(frozen=True)
+class ViewArgument:
+    """A view of another argument, made once when the call is bound; in no artifact.
+
+    ``operation`` is the full name of an ATen op, such as ``aten.permute.default``; ``parameters``
+    are what it takes behind the tensor: numbers, extents, lists of them and None. Of an op with
+    several results ``item`` says which.
+    """
+
+    source: Argument
+    operation: str
+    parameters: tuple[Any, ...]
+    item: int | None = None
+
+
+@dataclass(frozen=True)
+class ListArgument:
+    """Several arguments as one list, such as the tensors of a concatenation; in no artifact."""
+
+    items: tuple[Argument, ...]
+
+
+Argument = Union[
+    BufferArgument,
+    WeightArgument,
+    InputArgument,
+    CacheArgument,
+    ExtentArgument,
+    ValueArgument,
+    ViewArgument,
+    ListArgument,
+]
+
+
+def storage_of(argument: Argument) -> Argument:
+    """What a view is a view of; other arguments are their own storage."""
+    while isinstance(argument, ViewArgument):
+        argument = argument.source
+    return argument
+
+
+def parts_of(argument: Argument) -> tuple[Argument, ...]:
+    """The storages that an argument points into."""
+    if isinstance(argument, ListArgument):
+        return tuple(part for item in argument.items for part in parts_of(item))
+    return (storage_of(argument),)
+
+
+# name -> what the runtime fills in. ``*_host`` lives in host memory; all others on the device.
+# Whether a phase uses an input, its dtype and its shape are said by the phase's InputSpec.
+STEP_INPUTS: dict[str, str] = {
+    "token_ids": "ids of the step's tokens, [tokens]; padding rows hold 0",
+    "positions": "position of each token in its sequence, [tokens]; padding rows hold 0",
+    "slot_mapping": "block * block_size + offset of each token, [tokens]; padding rows point into "
+    "the scratch block (block 0)",
+    "block_tables": "blocks of each sequence, [sequences, blocks_per_sequence]; the tail is 0",
+    "context_lengths": "tokens in the cache after this step, [sequences]; padding rows hold 1",
+    "context_lengths_host": "the same in host memory",
+    "query_lod": "prefix sums of new tokens, [sequences+1]",
+    "query_lod_host": "the same in host memory",
+    "context_lod": "prefix sums of context lengths (new tokens included), [sequences+1]",
+    "context_lod_host": "the same in host memory",
+    "last_rows": "row of the last token of each sequence, [sequences]",
+}
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    name: str
+    dtype: str
+    shape: Shape
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """A temporary: bytes ``offset`` into the arena, alive from call ``first`` to ``last``."""
+
+    id: int
+    name: str
+    dtype: str
+    shape: Shape
+    offset: Extent
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
+class Call:
+    """One kernel call.
+
+    ``function`` is a runtime kernel (``cpu.linear``, ``aten.copy``) or a vendor function
+    (``kunlun_ops.rmsnorm``). ``arguments`` are keywords in the kernel's own words. ``writes``
+    names the arguments that the kernel writes. ``host`` marks a call that reads host memory when
+    it is called, so it can't be part of a captured device graph. ``node`` is the id that the
+    value had since capture; ``origin`` the semantic op.
+    """
+
+    function: str
+    arguments: dict[str, Argument]
+    writes: tuple[str, ...]
+    host: bool
+    node: str
+    origin: str
+    layer: int | None
+    module: str
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Calls ``first`` to ``last``, both counted: one device graph, or called one by one."""
+
+    first: int
+    last: int
+    captured: bool
+
+
+@dataclass(frozen=True)
+class PhasePlan:
+    """One phase. ``arena`` is its size in bytes; ``output`` the buffer of the logits,
+    [sequences, vocabulary].
+
+    ``greedy`` is, where there is one, the int64 buffer [sequences] that the last call fills with
+    the argmax of each row of logits, -1 where the largest is not finite.
+    """
+
+    name: str
+    inputs: tuple[InputSpec, ...]
+    buffers: tuple[Buffer, ...]
+    calls: tuple[Call, ...]
+    segments: tuple[Segment, ...]
+    output: int
+    arena: Extent
+    greedy: int | None = None
+
+    @property
+    def rows_apart(self) -> bool:
+        """Whether some call writes the cache and attends over it in one launch, so that no row of
+        a step sees the keys and values that another row writes."""
+        return any(
+            "block_tables" in call.arguments
+            and any(isinstance(call.arguments[name], CacheArgument) for name in call.writes)
+            for call in self.calls
+        )
+
+
+def place_of(call: Call) -> str:
+    """Where a call stands in the model, for an error message."""
+    layer = "" if call.layer is None else f", layer {call.layer}"
+    return f"call '{call.function}', node '{call.node}'{layer}, module '{call.module}'"

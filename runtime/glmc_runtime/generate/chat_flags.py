@@ -1,0 +1,88 @@
+"""Chats on the command line: what stands around a prompt, and what its template is told."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from glmc_runtime.errors import RequestError
+
+if TYPE_CHECKING:
+    from glmc_runtime.generate.text import Text
+
+_OWN = frozenset({"messages", "tools", "documents", "chat_template"})
+
+
+def add_chat_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the group of flags."""
+    group = parser.add_argument_group("chat options", "How a --prompt becomes a chat.")
+    group.add_argument("--chat", action="store_true", help="put prompts through the chat template")
+    group.add_argument("--system", metavar="TEXT", help="a system message in front of each prompt")
+    group.add_argument(
+        "--tools", metavar="FILE", help="JSON list of the tools that the model may call"
+    )
+    group.add_argument(
+        "--chat-template", metavar="NAME", help="one of several templates, or a template itself"
+    )
+    group.add_argument(
+        "--chat-variable",
+        action="append",
+        default=[],
+        metavar="NAME=JSON",
+        help="a variable of the template, such as enable_thinking=false; may be repeated",
+    )
+
+
+class Chat:
+    """What the flags say; raises :class:`RequestError` for flags that can't be right."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.asked: bool = options.chat
+        self._system: str | None = options.system
+        self._options: dict[str, Any] = dict(map(_variable, options.chat_variable))
+        if options.tools is not None:
+            self._options["tools"] = _tools(options.tools)
+        if options.chat_template is not None:
+            self._options["chat_template"] = options.chat_template
+        if not self.asked and (self._options or self._system is not None):
+            raise RequestError(
+                "--system, --tools, --chat-template and --chat-variable are of a chat",
+                remedy="add --chat",
+            )
+
+    def prompt(self, text: Text, prompt: str) -> str | list[int]:
+        """The prompt, as the token ids of a chat where one was asked for."""
+        if not self.asked:
+            return prompt
+        system = [] if self._system is None else [{"role": "system", "content": self._system}]
+        return text.encode_chat([*system, {"role": "user", "content": prompt}], **self._options)
+
+
+def _variable(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not name or not equals or name in _OWN:
+        raise RequestError(
+            "--chat-variable is no variable of a template",
+            expected="such as enable_thinking=false",
+            found=repr(text),
+        )
+    try:
+        return name, json.loads(value)
+    except (ValueError, RecursionError) as error:
+        raise RequestError(
+            f"the value of --chat-variable {name} is no JSON: {error}",
+            expected="such as false, 3 or '\"a text in quotes\"'",
+            found=repr(value),
+        ) from error
+
+
+def _tools(file: str) -> list[Any]:
+    try:
+        tools = json.loads(Path(file).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"--tools is no JSON file: {error}", place=file) from error
+    if not isinstance(tools, list):
+        raise RequestError("--tools holds no list of tools", place=file, expected="a JSON list")
+    return tools

@@ -1,0 +1,275 @@
+"""Attention of one new token per sequence over the paged cache.
+
+One program reads a stretch of one sequence's keys and values of one kv head, once for all query
+heads of the group. The grid is fixed when the call is bound, since it is captured in a graph;
+lengths are on the device, and programs behind the end of their sequence leave without touching
+memory. ``split_attention`` says how the stretches are merged.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+
+from glmc_runtime.errors import PlanError
+from glmc_runtime.kernels import Thunk, register
+from glmc_runtime.kernels.checks import (
+    power_of_two,
+    require_dtype,
+    require_like,
+    require_one_device,
+    require_shape,
+)
+from glmc_runtime.kernels.cuda import workspace
+from glmc_runtime.kernels.cuda.attention.online_softmax import LOG2_E, attend, stretch
+from glmc_runtime.kernels.cuda.attention.schema import DECODE
+from glmc_runtime.kernels.cuda.attention.split_reduce import finish, merge_kernel
+from glmc_runtime.kernels.cuda.attention.splits import Shape, choose
+from glmc_runtime.kernels.cuda.launch import interpreted, launch, pdl_enabled
+from glmc_runtime.kernels.cuda.tuned import Configuration
+
+_CONSTANTS = ("BLOCK", "SHORTEST", "FAN", "TOGETHER", "num_warps", "num_stages")
+
+
+@triton.jit(do_not_specialize=["table_stride", "splits"])
+def decode_attention_kernel(
+    query,
+    key_cache,
+    value_cache,
+    tables,
+    lengths,
+    out,
+    parts,
+    statistics,
+    new_scores,
+    tickets,
+    table_stride,
+    splits,
+    scale,
+    KV_HEADS: tl.constexpr,
+    GROUP: tl.constexpr,
+    ROWS: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    WIDTH: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+    BLOCK: tl.constexpr,
+    SHORTEST: tl.constexpr,
+    FAN: tl.constexpr,
+    TOGETHER: tl.constexpr,
+    TICKETS: tl.constexpr,
+    LEVELS: tl.constexpr,
+    WIDEN: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    split, kv_head, sequence = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    if PDL:
+        tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
+    length = tl.load(lengths + sequence)
+    begin, end, active = stretch(length, split, splits, BLOCK, SHORTEST)
+    if split >= active:
+        return
+    row = tl.arange(0, ROWS)[:, None]
+    columns = tl.arange(0, WIDTH)[None, :]
+    pair = sequence * KV_HEADS + kv_head
+    heads = tl.load(
+        query + (pair * GROUP + row) * HEAD_DIM + columns,
+        mask=(row < GROUP) & (columns < HEAD_DIM),
+        other=0.0,
+    )
+    total = tl.zeros([ROWS, WIDTH], dtype=tl.float32)
+    top = tl.full([ROWS], float("-inf"), dtype=tl.float32)
+    weight = tl.zeros([ROWS], dtype=tl.float32)
+    total, top, weight = attend(
+        heads,
+        key_cache,
+        value_cache,
+        tables + sequence.to(tl.int64) * table_stride,
+        kv_head,
+        begin,
+        end,
+        end,
+        scale,
+        total,
+        top,
+        weight,
+        KV_HEADS,
+        BLOCK_SIZE,
+        HEAD_DIM,
+        WIDTH,
+        BLOCK,
+        WIDEN,
+    )
+    finish(
+        out + pair * GROUP * HEAD_DIM,
+        parts,
+        statistics,
+        tickets,
+        new_scores,
+        query,
+        pair,
+        split,
+        splits,
+        active,
+        total,
+        top,
+        weight,
+        GROUP,
+        ROWS,
+        HEAD_DIM,
+        WIDTH,
+        FAN,
+        TOGETHER,
+        TICKETS,
+        LEVELS,
+        False,
+    )
+
+
+def shape_of(arguments: dict[str, Any]) -> Shape:
+    """Check the tensors that both kernels of a decode step share; their shape from ``out``."""
+    out, key_cache, tables = arguments["out"], arguments["key_cache"], arguments["block_tables"]
+    lengths = arguments["context_lengths"]
+    sequences, q_heads, head_dim = out.shape
+    blocks, kv_heads, block_size = key_cache.shape[:3]
+    if q_heads % kv_heads:
+        raise PlanError(
+            "the query heads do not divide among the kv heads",
+            expected=f"a multiple of {kv_heads}",
+            found=str(q_heads),
+        )
+    require_dtype("out", out)
+    require_shape("out", out, (sequences, q_heads, head_dim))
+    for name in ("key_cache", "value_cache"):
+        require_shape(name, arguments[name], (blocks, kv_heads, block_size, head_dim))
+        require_dtype(name, arguments[name], out.dtype)
+    require_shape("block_tables", tables, (sequences, tables.shape[-1]))
+    require_shape("context_lengths", lengths, (sequences,))
+    for name in ("block_tables", "context_lengths"):
+        require_dtype(name, arguments[name], torch.int32)
+    require_one_device(out, key_cache, arguments["value_cache"], tables, lengths)
+    longest = tables.shape[1] * block_size
+    return Shape(sequences, q_heads, kv_heads, head_dim, longest, out.dtype)
+
+
+class Room(NamedTuple):
+    """Workspace of ``split_attention.finish``."""
+
+    parts: torch.Tensor
+    statistics: torch.Tensor
+    new_scores: torch.Tensor
+    tickets: torch.Tensor
+
+
+def has_tickets(chosen: Configuration) -> bool:
+    return bool(chosen.get("MERGE", "ticket") == "ticket")
+
+
+def reserve(shape: Shape, chosen: Configuration, device: torch.device) -> Room:
+    pairs, group = shape.sequences * shape.kv_heads, shape.q_heads // shape.kv_heads
+    groups = triton.cdiv(chosen["splits"], chosen["FAN"]) if has_tickets(chosen) else 0
+    rows = pairs * (chosen["splits"] + groups) * group
+    memory = workspace.floats(device, rows * (shape.head_dim + 1) + pairs * group)
+    parts, statistics, new_scores = memory.split((rows * shape.head_dim, rows, pairs * group))
+    return Room(parts, statistics, new_scores, workspace.tickets(device, pairs * (1 + groups)))
+
+
+def with_merge(
+    attend: Thunk,
+    shape: Shape,
+    chosen: Configuration,
+    room: Room,
+    lengths: torch.Tensor,
+    out: torch.Tensor,
+    new_values: torch.Tensor | None,
+) -> Thunk:
+    """``attend``, and where it has no tickets the launch that merges; ``new_values`` [sequences,
+    kv_heads * head_dim or more] of tokens that are not cached."""
+    if has_tickets(chosen):
+        return attend
+    most, width = power_of_two(chosen["splits"]), max(16, power_of_two(shape.head_dim))
+    merge = partial(
+        launch,
+        merge_kernel,
+        (shape.q_heads, shape.sequences),
+        room.parts,
+        room.statistics,
+        room.new_scores,
+        out if new_values is None else new_values,
+        lengths,
+        out,
+        chosen["splits"],
+        0 if new_values is None else new_values.stride(0),
+        Q_HEADS=shape.q_heads,
+        GROUP=shape.q_heads // shape.kv_heads,
+        HEAD_DIM=shape.head_dim,
+        WIDTH=width,
+        BLOCK=chosen["BLOCK"],
+        SHORTEST=chosen["SHORTEST"],
+        MOST=most,
+        NEW=new_values is not None,
+        num_warps=max(1, min(8, most * width // 2048)),
+        pdl=pdl_enabled(out.device),
+    )
+
+    def both() -> None:
+        attend()
+        merge()
+
+    return both
+
+
+def constants(shape: Shape, chosen: Configuration, block_size: int) -> dict[str, Any]:
+    """What both kernels of a decode step are compiled for."""
+    group = shape.q_heads // shape.kv_heads
+    return {
+        "KV_HEADS": shape.kv_heads,
+        "GROUP": group,
+        "ROWS": max(16, power_of_two(group)),
+        "HEAD_DIM": shape.head_dim,
+        "WIDTH": max(16, power_of_two(shape.head_dim)),
+        "BLOCK_SIZE": block_size,
+        **{name: chosen[name] for name in _CONSTANTS},
+        "TICKETS": has_tickets(chosen),
+        "LEVELS": 1 if chosen["splits"] <= chosen["FAN"] else 2,
+        "WIDEN": interpreted(),
+        "enable_fp_fusion": shape.dtype != torch.float32,
+    }
+
+
+@register("cuda.decode_attention", DECODE)
+def decode_attention(arguments: dict[str, Any]) -> Thunk:
+    """query and out [sequences, q_heads, head_dim]; key_cache and value_cache [blocks, kv_heads,
+    block_size, head_dim]; block_tables int32 [sequences, blocks_per_sequence]; context_lengths
+    int32 [sequences] on the device, at least 1, the new token counted."""
+    query, out, tables = arguments["query"], arguments["out"], arguments["block_tables"]
+    shape = shape_of(arguments)
+    require_like("query", query, out)
+    require_one_device(query, out)
+    chosen = choose("decode_attention", arguments, shape, out.device)
+    room = reserve(shape, chosen, out.device)
+    attend_all = partial(
+        launch,
+        decode_attention_kernel,
+        (chosen["splits"], shape.kv_heads, shape.sequences),
+        query,
+        arguments["key_cache"],
+        arguments["value_cache"],
+        tables,
+        arguments["context_lengths"],
+        out,
+        room.parts,
+        room.statistics,
+        room.new_scores,
+        room.tickets,
+        tables.shape[1],
+        chosen["splits"],
+        float(arguments["scale"]) * LOG2_E,
+        **constants(shape, chosen, arguments["key_cache"].shape[2]),
+        pdl=pdl_enabled(out.device),
+    )
+    return with_merge(attend_all, shape, chosen, room, arguments["context_lengths"], out, None)

@@ -1,0 +1,389 @@
+"""Causal attention of packed sequences over the paged cache, prefixes in the cache or none.
+
+Three ways. "flash": the contexts are gathered to lie one after the other, and torch's flash
+attention takes all sequences in one call; its causal mask is aligned at the bottom right, as
+prefixes need. "cudnn": cuDNN's attention, for one sequence without a prefix; it plans anew for each
+length, so keys and values are padded to the rows of the query, a bucket. "triton": a kernel of ours
+over the cache as it lies, for float32 and wherever the libraries are missing.
+
+Not captured in a graph: the lods are read on the host when the call runs.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+
+from glmc_runtime.errors import PlanError
+from glmc_runtime.kernels import Thunk, register
+from glmc_runtime.kernels.checks import (
+    power_of_two,
+    require_dtype,
+    require_like,
+    require_one_device,
+    require_shape,
+)
+from glmc_runtime.kernels.cuda import tuned
+from glmc_runtime.kernels.cuda.attention.online_softmax import LOG2_E, attend, cache_rows
+from glmc_runtime.kernels.cuda.attention.schema import PREFILL
+from glmc_runtime.kernels.cuda.launch import interpreted, launch, pdl_enabled
+from glmc_runtime.kernels.cuda.tuned import Configuration
+
+WAYS = ("flash", "cudnn", "triton")
+_GATHERED_ROWS = 32
+
+
+@triton.jit(do_not_specialize=["table_stride"])
+def prefill_attention_kernel(
+    query,
+    key_cache,
+    value_cache,
+    tables,
+    query_lod,
+    context_lod,
+    out,
+    table_stride,
+    scale,
+    KV_HEADS: tl.constexpr,
+    GROUP: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    WIDTH: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    WIDEN: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    """ROWS queries of one head of one sequence; the last, which see most, come first."""
+    head, sequence = tl.program_id(0), tl.program_id(1)
+    tile = tl.num_programs(2) - 1 - tl.program_id(2)
+    if PDL:
+        tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
+    first = tl.load(query_lod + sequence)
+    queries = tl.load(query_lod + sequence + 1) - first
+    length = tl.load(context_lod + sequence + 1) - tl.load(context_lod + sequence)
+    if tile * ROWS >= queries:
+        return
+    row = (tile * ROWS + tl.arange(0, ROWS))[:, None]
+    columns = tl.arange(0, WIDTH)[None, :]
+    inside = (row < queries) & (columns < HEAD_DIM)
+    places = ((first + row).to(tl.int64) * (KV_HEADS * GROUP) + head) * HEAD_DIM + columns
+    heads = tl.load(query + places, mask=inside, other=0.0)
+    prefix = length - queries
+    total, _, weight = attend(
+        heads,
+        key_cache,
+        value_cache,
+        tables + sequence.to(tl.int64) * table_stride,
+        head // GROUP,
+        0,
+        tl.minimum(prefix + (tile + 1) * ROWS, length),
+        prefix + row,
+        scale,
+        tl.zeros([ROWS, WIDTH], dtype=tl.float32),
+        tl.full([ROWS], float("-inf"), dtype=tl.float32),
+        tl.zeros([ROWS], dtype=tl.float32),
+        KV_HEADS,
+        BLOCK_SIZE,
+        HEAD_DIM,
+        WIDTH,
+        BLOCK,
+        WIDEN,
+    )
+    result = (total / weight[:, None]).to(out.dtype.element_ty)
+    tl.store(out + places, result, mask=inside)
+
+
+@triton.jit(do_not_specialize=["table_stride", "least"])
+def gather_kernel(
+    key_cache,
+    value_cache,
+    tables,
+    context_lod,
+    keys,
+    values,
+    table_stride,
+    least,
+    KV_HEADS: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    WIDTH: tl.constexpr,
+    ROWS: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    """keys and values [tokens, KV_HEADS, HEAD_DIM]: the contexts one behind the other. Where one is
+    shorter than ``least`` tokens, zeros follow."""
+    kv_head, sequence = tl.program_id(0), tl.program_id(1)
+    if PDL:
+        tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
+    start = tl.load(context_lod + sequence)
+    length = tl.load(context_lod + sequence + 1) - start
+    begin = tl.program_id(2) * ROWS
+    if begin >= tl.maximum(length, least):
+        return
+    tokens = begin + tl.arange(0, ROWS)
+    columns = tl.arange(0, WIDTH)[None, :]
+    present = (tokens < length)[:, None] & (columns < HEAD_DIM)
+    written = (tokens < tl.maximum(length, least))[:, None] & (columns < HEAD_DIM)
+    table = tables + sequence.to(tl.int64) * table_stride
+    blocks = tl.load(table + tokens // BLOCK_SIZE, mask=tokens < length, other=0)
+    rows = cache_rows(blocks, tokens, kv_head, KV_HEADS, BLOCK_SIZE)
+    source = rows[:, None] * HEAD_DIM + columns
+    target = (start - tl.load(context_lod) + tokens).to(tl.int64)
+    place = (target[:, None] * KV_HEADS + kv_head) * HEAD_DIM + columns
+    key = tl.load(key_cache + source, mask=present, other=0.0)
+    value = tl.load(value_cache + source, mask=present, other=0.0)
+    tl.store(keys + place, key, mask=written)
+    tl.store(values + place, value, mask=written)
+
+
+class _Call(NamedTuple):
+    """The tensors of a call, and what does not change from step to step."""
+
+    query: torch.Tensor
+    key_cache: torch.Tensor
+    value_cache: torch.Tensor
+    tables: torch.Tensor
+    query_lod: torch.Tensor
+    context_lod: torch.Tensor
+    scale: float
+    out: torch.Tensor
+    configuration: Configuration
+
+    @property
+    def constants(self) -> dict[str, Any]:
+        kv_heads, block_size, head_dim = self.key_cache.shape[1:]
+        return {
+            "KV_HEADS": kv_heads,
+            "BLOCK_SIZE": block_size,
+            "HEAD_DIM": head_dim,
+            "WIDTH": max(16, power_of_two(head_dim)),
+        }
+
+
+class _Lods(NamedTuple):
+    """The lods of a step on the host; all but ``active`` count tokens."""
+
+    queries: list[int]
+    contexts: list[int]
+
+    @property
+    def active(self) -> list[int]:
+        """The sequences with queries."""
+        return [index for index in range(len(self.queries) - 1) if self.length(index)]
+
+    @property
+    def longest(self) -> tuple[int, int]:
+        """The most queries and the most context of one sequence."""
+        sequences = range(len(self.queries) - 1)
+        return max(map(self.length, sequences)), max(map(self.context, sequences))
+
+    def length(self, index: int) -> int:
+        return self.queries[index + 1] - self.queries[index]
+
+    def context(self, index: int) -> int:
+        return self.contexts[index + 1] - self.contexts[index]
+
+
+def library_way(query: torch.Tensor) -> str:
+    """Which way the device and the dtype allow: "cudnn" (flash too), "flash", or only "triton"."""
+    narrow = query.dtype in (torch.bfloat16, torch.float16)
+    if query.device.type != "cuda" or not narrow or query.shape[-1] % 8 or query.shape[-1] > 256:
+        return "triton"
+    capability = torch.cuda.get_device_capability(query.device)
+    if capability < (8, 0) or not torch.backends.cuda.is_flash_attention_available():
+        return "triton"
+    with_cudnn = capability >= (9, 0) and torch.backends.cudnn.is_available()
+    return "cudnn" if with_cudnn and query.shape[-1] <= 128 else "flash"
+
+
+def choose_way(wanted: str, lods: _Lods) -> str:
+    """``wanted``, but "flash" for what cuDNN is not used for: several sequences, or a prefix."""
+    if wanted == "cudnn":
+        active = lods.active
+        if len(active) > 1 or lods.length(active[0]) != lods.context(active[0]):
+            return "flash"
+    return wanted
+
+
+def lacks_kernel(error: RuntimeError) -> bool:
+    """Whether cuDNN says that it has no kernel for a call, which it does only when it is called."""
+    said = str(error).lower()
+    failed = isinstance(error, torch.cuda.OutOfMemoryError) or "execution_failed" in said
+    return "cudnn" in said and not failed
+
+
+def default(dtype: torch.dtype, head_dim: int) -> Configuration:
+    """Blocks of our own kernel, for the tensor cores of Hopper; float32 has none."""
+    if dtype == torch.float32 or head_dim > 128:
+        return {"ROWS": 32, "BLOCK": 32, "num_warps": 8, "num_stages": 2}
+    return {"ROWS": 128, "BLOCK": 64, "num_warps": 8, "num_stages": 3}
+
+
+def candidates(dtype: torch.dtype, head_dim: int) -> Iterator[Configuration]:
+    """What to try, the default first, then the libraries."""
+    yield default(dtype, head_dim)
+    if dtype != torch.float32:
+        yield {"way": "flash"}
+        yield {"way": "cudnn"}
+        for rows, block, warps, stages in ((128, 128, 8, 2), (64, 64, 4, 3), (128, 64, 8, 2)):
+            sizes = {"ROWS": rows, "BLOCK": block, "num_warps": warps, "num_stages": stages}
+            yield {"way": "triton", **sizes}
+
+
+def _gather(
+    call: _Call, first: int, sequences: int, longest: int, size: int, least: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Keys and values [size, kv_heads, head_dim] of ``sequences`` from ``first`` on."""
+    kv_heads, _, head_dim = call.key_cache.shape[1:]
+    keys, values = (call.query.new_empty(size, kv_heads, head_dim) for _ in range(2))
+    launch(
+        gather_kernel,
+        (kv_heads, sequences, triton.cdiv(max(longest, least), _GATHERED_ROWS)),
+        call.key_cache,
+        call.value_cache,
+        call.tables[first:],
+        call.context_lod[first:],
+        keys,
+        values,
+        call.tables.shape[1],
+        least,
+        **call.constants,
+        ROWS=_GATHERED_ROWS,
+        num_warps=4,
+        pdl=pdl_enabled(keys.device),
+    )
+    return keys, values
+
+
+def _flash(call: _Call, lods: _Lods) -> None:
+    most_queries, most_context = lods.longest
+    sequences, tokens = len(lods.queries) - 1, lods.queries[-1]
+    keys, values = _gather(call, 0, sequences, most_context, lods.contexts[-1], 0)
+    operands = (call.query[:tokens], keys, values, call.query_lod, call.context_lod)
+    sizes = (most_queries, most_context, 0.0, True, False)
+    in_place = getattr(torch.ops.aten, "_flash_attention_forward_no_dropout_inplace", None)
+    if in_place is not None:
+        in_place(call.out[:tokens], *operands, *sizes, scale=call.scale)
+    else:
+        found = torch.ops.aten._flash_attention_forward(*operands, *sizes, scale=call.scale)
+        call.out[:tokens].copy_(found[0])
+
+
+def _cudnn(call: _Call, lods: _Lods) -> None:
+    """All rows of the query, so that every length of a bucket has one plan; causal, so that the
+    rows in front do not see the zeros behind them."""
+    index, rows = lods.active[0], call.query.shape[0]
+    keys, values = _gather(call, index, 1, lods.context(index), rows, rows)
+    operands = (tensor.transpose(0, 1).unsqueeze(0) for tensor in (call.query, keys, values))
+    found = torch.ops.aten._scaled_dot_product_cudnn_attention(
+        *operands, None, False, 0.0, True, False, scale=call.scale
+    )
+    call.out.copy_(found[0][0].transpose(0, 1))
+
+
+def _triton(call: _Call, lods: _Lods) -> None:
+    configuration = call.configuration
+    q_heads, head_dim = call.query.shape[1:]
+    if "ROWS" not in configuration:
+        configuration = default(call.query.dtype, head_dim)
+    launch(
+        prefill_attention_kernel,
+        (q_heads, len(lods.queries) - 1, triton.cdiv(lods.longest[0], configuration["ROWS"])),
+        call.query,
+        call.key_cache,
+        call.value_cache,
+        call.tables,
+        call.query_lod,
+        call.context_lod,
+        call.out,
+        call.tables.shape[1],
+        call.scale * LOG2_E,
+        **call.constants,
+        GROUP=q_heads // call.key_cache.shape[1],
+        **{name: value for name, value in configuration.items() if name != "way"},
+        WIDEN=interpreted(),
+        enable_fp_fusion=call.query.dtype != torch.float32,
+        pdl=pdl_enabled(call.out.device),
+    )
+
+
+def _check(arguments: dict[str, Any]) -> None:
+    query, key_cache, tables = (arguments[name] for name in ("query", "key_cache", "block_tables"))
+    tokens, q_heads, head_dim = query.shape
+    require_dtype("query", query)
+    require_shape("query", query, (tokens, q_heads, head_dim))
+    require_like("out", arguments["out"], query)
+    for name in ("key_cache", "value_cache"):
+        require_shape(name, arguments[name], (*key_cache.shape[:3], head_dim))
+        require_dtype(name, arguments[name], query.dtype)
+    require_dtype("block_tables", tables, torch.int32)
+    require_shape("block_tables", tables, tuple(tables.shape))
+    for name in ("query_lod", "context_lod", "query_lod_host", "context_lod_host"):
+        require_dtype(name, arguments[name], torch.int32)
+        require_shape(name, arguments[name], (tables.shape[0] + 1,))
+    for name in ("query_lod_host", "context_lod_host"):
+        if arguments[name].device.type != "cpu":
+            raise PlanError(f"'{name}' is read on the host", found=str(arguments[name].device))
+    device_names = ("out", "key_cache", "value_cache", "block_tables", "query_lod", "context_lod")
+    require_one_device(query, *(arguments[name] for name in device_names))
+
+
+@register("cuda.prefill_attention", PREFILL)
+def prefill_attention(arguments: dict[str, Any]) -> Thunk:
+    """query and out [tokens, q_heads, head_dim]; caches as for ``cuda.decode_attention``;
+    block_tables int32 [sequences, blocks_per_sequence]; query_lod and context_lod int32
+    [sequences + 1] on the device, and again on the host, where the call reads them each time it
+    runs. Rows beyond query_lod[-1] come out as zero. A ``configuration`` may name the way."""
+    _check(arguments)
+    query, out, key_cache = arguments["query"], arguments["out"], arguments["key_cache"]
+    query_lod, context_lod = arguments["query_lod_host"], arguments["context_lod_host"]
+    tokens, q_heads, head_dim = query.shape
+    key = f"{q_heads}x{key_cache.shape[1]}x{head_dim}"
+    chosen: Configuration = (
+        arguments.get("configuration")
+        or tuned.configuration("prefill_attention", query.dtype, key, tokens)
+        or {"way": library_way(query), **default(query.dtype, head_dim)}
+    )
+    wanted = chosen.get("way", "triton")
+    if wanted not in WAYS:
+        raise PlanError("no such way of attention", expected=", ".join(WAYS), found=str(wanted))
+    call = _Call(
+        query,
+        key_cache,
+        arguments["value_cache"],
+        arguments["block_tables"],
+        arguments["query_lod"],
+        arguments["context_lod"],
+        float(arguments["scale"]),
+        out,
+        chosen,
+    )
+    ways = {"flash": _flash, "cudnn": _cudnn, "triton": _triton}
+    is_asked_for = arguments.get("configuration") is not None
+
+    def run() -> None:
+        nonlocal wanted
+        lods = _Lods(query_lod.tolist(), context_lod.tolist())
+        if lods.queries[-1]:
+            way = choose_way(wanted, lods)
+            try:
+                ways[way](call, lods)
+            except RuntimeError as error:
+                if way != "cudnn" or is_asked_for or not lacks_kernel(error):
+                    raise
+                message = f"{error}, so flash attention runs in its place"
+                warnings.warn(message.replace("\n", " "), stacklevel=2)
+                wanted = "flash"
+                _flash(call, lods)
+        if lods.queries[-1] < tokens:
+            out[lods.queries[-1] :].zero_()
+
+    return run

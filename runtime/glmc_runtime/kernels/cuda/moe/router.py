@@ -1,0 +1,392 @@
+"""The router in one launch: scores of all experts, then the last to arrive chooses.
+
+Up to a few tokens a program holds some rows of the router's weight, loads them before it waits for
+the kernel in front, and multiplies them with one token. Up to some hundred tokens, blocks of tokens
+and experts are multiplied exactly in float32, in parts of the hidden size. Beyond, torch multiplies
+in float32 and a second launch chooses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+
+from glmc_runtime.errors import PlanError
+from glmc_runtime.kernels import Thunk, register
+from glmc_runtime.kernels.checks import (
+    in_order,
+    power_of_two,
+    require_dtype,
+    require_one_device,
+    require_shape,
+)
+from glmc_runtime.kernels.cuda import workspace
+from glmc_runtime.kernels.cuda.launch import launch, pdl_enabled
+from glmc_runtime.kernels.cuda.linear.no_tf32 import exact
+from glmc_runtime.kernels.cuda.moe.common import Configuration, varied
+from glmc_runtime.kernels.cuda.moe.router_choice import choose_experts, choose_kernel
+from glmc_runtime.kernels.cuda.tuned import configuration as tuned_configuration
+from glmc_runtime.kernels.schema import flag, integer, number, schema, tensor, written
+
+MOST_ROWS = 16  # tokens up to which each is multiplied alone
+MOST_TILED = 512
+_CHUNK = 1024  # tokens that are turned into float32 at once
+
+
+@triton.jit
+def gate_rows_kernel(
+    x,
+    weight,
+    bias,
+    logits,
+    weights,
+    ids,
+    arrivals,
+    scale,
+    E: tl.constexpr,
+    H: tl.constexpr,
+    HIDDEN: tl.constexpr,
+    BLOCK_E: tl.constexpr,
+    EXPERTS: tl.constexpr,
+    TOP_K: tl.constexpr,
+    PLACES: tl.constexpr,
+    GROUPS: tl.constexpr,
+    TOP_GROUPS: tl.constexpr,
+    SLOTS: tl.constexpr,
+    FILL: tl.constexpr,
+    NORMALIZE: tl.constexpr,
+    EPS: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    """Grid (blocks of experts, tokens); arrivals [tokens]. HIDDEN, EXPERTS are powers of two."""
+    token = tl.program_id(1)
+    expert = tl.program_id(0) * BLOCK_E + tl.arange(0, BLOCK_E)
+    column = tl.arange(0, HIDDEN)
+    at = weight + expert[:, None] * H + column[None, :]
+    keep = (expert < E)[:, None] & (column < H)[None, :]
+    row = tl.load(at, mask=keep, other=0.0).to(tl.float32)
+    if PDL:
+        tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
+    value = tl.load(x + token * H + column, mask=column < H, other=0.0).to(tl.float32)
+    total = tl.sum(row * value[None, :], 1)
+    tl.store(logits + token * E + expert, total, mask=expert < E)
+    tl.debug_barrier()
+    before = tl.atomic_add(arrivals + token, 1, sem="acq_rel")
+    tl.debug_barrier()
+    if before == tl.num_programs(0) - 1:
+        tl.store(arrivals + token, 0)
+        lane = tl.arange(0, EXPERTS)
+        logit = tl.load(logits + token * E + lane, mask=lane < E, other=0.0, cache_modifier=".cg")
+        choose_experts(
+            logit[None, :],
+            bias,
+            weights,
+            ids,
+            token + tl.arange(0, 1),
+            token + 1,
+            scale,
+            E,
+            EXPERTS,
+            TOP_K,
+            PLACES,
+            GROUPS,
+            TOP_GROUPS,
+            SLOTS,
+            FILL,
+            NORMALIZE,
+            EPS,
+        )
+
+
+@triton.jit(do_not_specialize=["tokens"])
+def gate_tiles_kernel(
+    x,
+    weight,
+    bias,
+    partials,
+    logits,
+    weights,
+    ids,
+    arrivals,
+    tokens,
+    scale,
+    E: tl.constexpr,
+    H: tl.constexpr,
+    SPLIT: tl.constexpr,
+    LENGTH: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    BLOCK_E: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    EXPERTS: tl.constexpr,
+    TOP_K: tl.constexpr,
+    PLACES: tl.constexpr,
+    GROUPS: tl.constexpr,
+    TOP_GROUPS: tl.constexpr,
+    SLOTS: tl.constexpr,
+    FILL: tl.constexpr,
+    NORMALIZE: tl.constexpr,
+    EPS: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    """partials float32 [SPLIT, tokens, E]; grid (blocks of experts, parts, blocks of tokens);
+    arrivals [blocks of tokens]. A part has LENGTH columns, a multiple of BLOCK_K."""
+    if PDL:
+        tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
+    part = tl.program_id(1)
+    expert = tl.program_id(0) * BLOCK_E + tl.arange(0, BLOCK_E)
+    token = tl.program_id(2) * BLOCK_T + tl.arange(0, BLOCK_T)
+    column = part * LENGTH + tl.arange(0, BLOCK_K)
+    here = token < tokens
+    total = tl.zeros([BLOCK_T, BLOCK_E], tl.float32)
+    for k in range(0, LENGTH, BLOCK_K):
+        keep = (column < H - k)[None, :]
+        x_at = x + token[:, None] * H + column[None, :] + k
+        weight_at = weight + expert[:, None] * H + column[None, :] + k
+        value = tl.load(x_at, mask=here[:, None] & keep, other=0.0).to(tl.float32)
+        row = tl.load(weight_at, mask=(expert < E)[:, None] & keep, other=0.0).to(tl.float32)
+        total = tl.dot(value, tl.trans(row), total, input_precision="ieee")
+    at = partials + (part * tokens + token)[:, None] * E + expert[None, :]
+    tl.store(at, total, mask=here[:, None] & (expert < E)[None, :])
+    tl.debug_barrier()
+    before = tl.atomic_add(arrivals + tl.program_id(2), 1, sem="acq_rel")
+    tl.debug_barrier()
+    if before == tl.num_programs(0) * SPLIT - 1:
+        tl.store(arrivals + tl.program_id(2), 0)
+        lane = tl.arange(0, EXPERTS)
+        keep = here[:, None] & (lane < E)[None, :]
+        logit = tl.zeros([BLOCK_T, EXPERTS], tl.float32)
+        for piece in tl.static_range(SPLIT):
+            sums = partials + (piece * tokens + token)[:, None] * E + lane[None, :]
+            logit += tl.load(sums, mask=keep, other=0.0, cache_modifier=".cg")
+        tl.store(logits + token[:, None] * E + lane[None, :], logit, mask=keep)
+        choose_experts(
+            logit,
+            bias,
+            weights,
+            ids,
+            token,
+            tokens,
+            scale,
+            E,
+            EXPERTS,
+            TOP_K,
+            PLACES,
+            GROUPS,
+            TOP_GROUPS,
+            SLOTS,
+            FILL,
+            NORMALIZE,
+            EPS,
+        )
+
+
+def default(tokens: int, experts: int) -> Configuration:
+    """Small enough that every multiprocessor has some program, or two."""
+    if tokens <= MOST_ROWS:
+        few = tokens <= 2
+        return {"way": "rows", "block_e": 2 if few else 4, "warps": 4 if few else 8}
+    if tokens > MOST_TILED:
+        return {"way": "library"}
+    block = 16 if tokens <= 64 else 32
+    tiles = triton.cdiv(tokens, block) * triton.cdiv(experts, block)
+    split = min(8, power_of_two(max(1, 256 // tiles)))
+    return {
+        "way": "tiles",
+        "block_t": block,
+        "block_e": block,
+        "block_k": 64,
+        "split": split,
+        "warps": 4,
+    }
+
+
+def candidates(tokens: int, experts: int) -> Iterator[Configuration]:
+    """Configurations worth measuring, the default first."""
+    yield default(tokens, experts)
+    if tokens <= 64:
+        rows = {"way": "rows"}
+        yield from varied(
+            rows, "block_e warps", (1, 4), (2, 4), (2, 8), (4, 4), (4, 8), (8, 8), (1, 2)
+        )
+    if 8 <= tokens <= 2048:
+        yield from varied(
+            {"way": "tiles"},
+            "block_t block_e block_k split warps",
+            (16, 16, 64, 8, 4),
+            (16, 16, 64, 16, 4),
+            (16, 16, 128, 8, 4),
+            (16, 32, 64, 16, 4),
+            (32, 32, 32, 8, 4),
+            (32, 32, 64, 8, 4),
+            (32, 64, 32, 8, 4),
+            (64, 64, 32, 4, 4),
+            (64, 64, 32, 8, 8),
+        )
+    if tokens >= 64:
+        yield {"way": "library"}
+
+
+def _check(arguments: dict[str, Any]) -> None:
+    x, weight, bias = arguments["x"], arguments["weight"], arguments["bias"]
+    logits, weights, ids = (arguments[name] for name in ("logits", "weights", "ids"))
+    tokens, top_k = ids.shape
+    experts, hidden = weight.shape
+    groups, top_groups = int(arguments["groups"]), int(arguments["top_groups"])
+    require_dtype("x", x)
+    require_dtype("weight", weight)
+    for name in ("bias", "logits", "weights"):
+        require_dtype(name, arguments[name], torch.float32)
+    require_dtype("ids", ids, torch.int64)
+    require_shape("x", x, (tokens, hidden))
+    require_shape("weight", weight, (experts, hidden))
+    require_shape("bias", bias, (experts,))
+    require_shape("logits", logits, (tokens, experts))
+    require_shape("weights", weights, (tokens, top_k))
+    require_shape("ids", ids, (tokens, top_k))
+    require_one_device(x, weight, bias, logits, weights, ids)
+    if experts % groups or not 0 < top_groups <= groups or not 0 < top_k <= experts:
+        raise PlanError(
+            "the gate's numbers do not fit together",
+            found=f"{experts} experts, {groups} groups, {top_groups} best, top {top_k}",
+        )
+
+
+@register(
+    "cuda.moe_gate",
+    schema(
+        tensor("x", "tokens hidden"),
+        tensor("weight", "experts hidden"),
+        tensor("bias", "experts", "float32"),
+        integer("groups", 1),
+        integer("top_groups", 1),
+        number("group_fill", infinite=True),
+        flag("normalize"),
+        number("normalize_eps", 0, 1),
+        number("scale"),
+        written("logits", "tokens experts", "float32"),
+        written("weights", "tokens top_k", "float32"),
+        written("ids", "tokens top_k", "int64", below="experts"),
+        relations=(
+            "experts % groups == 0",
+            "top_groups <= groups",
+            "top_k <= experts",
+            "groups == top_groups or 2*groups <= experts",
+        ),
+    ),
+)
+def moe_gate(arguments: dict[str, Any]) -> Thunk:
+    """x [tokens, hidden], weight [experts, hidden], bias float32 [experts] -> weights float32 and
+    ids int64 [tokens, top_k], the best first; constants as in the semantic op.
+
+    Scratch: logits float32 [tokens, experts]. ``configuration`` overrides what was measured.
+    """
+    _check(arguments)
+    x, weight, ids = arguments["x"], arguments["weight"], arguments["ids"]
+    tokens, top_k = ids.shape
+    experts, hidden = weight.shape
+    key = f"{experts}x{hidden}k{top_k}"
+    found = (
+        arguments.get("configuration")
+        or tuned_configuration("moe_gate", weight.dtype, key, tokens)
+        or default(tokens, experts)
+    )
+    groups = int(arguments["groups"])
+    constants: dict[str, Any] = {
+        "E": experts,
+        "EXPERTS": max(power_of_two(experts), 2),
+        "TOP_K": top_k,
+        "PLACES": power_of_two(top_k),
+        "GROUPS": groups,
+        "TOP_GROUPS": int(arguments["top_groups"]),
+        "SLOTS": power_of_two(groups),
+        "FILL": float(arguments["group_fill"]),
+        "NORMALIZE": bool(arguments["normalize"]),
+        "EPS": float(arguments["normalize_eps"]),
+        "pdl": pdl_enabled(x.device),
+    }
+    way = found["way"]
+    if way == "rows":
+        return _bind_rows(arguments, found, constants)
+    if way == "tiles":
+        return _bind_tiles(arguments, found, constants)
+    if way == "library":
+        return _bind_library(arguments, constants)
+    raise PlanError(f"there is no way '{way}' to score experts", expected="rows, tiles or library")
+
+
+def _bind_rows(arguments: dict[str, Any], c: Configuration, constants: dict[str, Any]) -> Thunk:
+    names = ("x", "weight", "bias", "logits", "weights", "ids")
+    tensors = tuple(arguments[name] for name in names)
+    x, weight = tensors[:2]
+    tokens, hidden = x.shape
+    grid = (triton.cdiv(weight.shape[0], c["block_e"]), tokens)
+    arrivals = workspace.tickets(x.device, tokens)
+    given = (*tensors, arrivals, float(arguments["scale"]))
+    meta = {
+        **constants,
+        "H": hidden,
+        "HIDDEN": power_of_two(hidden),
+        "BLOCK_E": c["block_e"],
+        "num_warps": c["warps"],
+    }
+
+    def run() -> None:
+        launch(gate_rows_kernel, grid, *given, **meta)
+
+    return run
+
+
+def _bind_tiles(arguments: dict[str, Any], c: Configuration, constants: dict[str, Any]) -> Thunk:
+    x, weight, bias = arguments["x"], arguments["weight"], arguments["bias"]
+    outputs = tuple(arguments[name] for name in ("logits", "weights", "ids"))
+    (tokens, hidden), experts = x.shape, weight.shape[0]
+    steps = triton.cdiv(hidden, c["block_k"])
+    split = min(c["split"], steps)
+    blocks = triton.cdiv(tokens, c["block_t"])
+    grid = (triton.cdiv(experts, c["block_e"]), split, blocks)
+    partials = workspace.floats(x.device, split * tokens * experts)
+    arrivals = workspace.tickets(x.device, blocks)
+    given = (x, weight, bias, partials, *outputs, arrivals, tokens, float(arguments["scale"]))
+    meta = {
+        **constants,
+        "H": hidden,
+        "SPLIT": split,
+        "LENGTH": triton.cdiv(steps, split) * c["block_k"],
+        "BLOCK_T": c["block_t"],
+        "BLOCK_E": c["block_e"],
+        "BLOCK_K": c["block_k"],
+        "num_warps": c["warps"],
+    }
+
+    def run() -> None:
+        launch(gate_tiles_kernel, grid, *given, **meta)
+
+    return run
+
+
+def _bind_library(arguments: dict[str, Any], constants: dict[str, Any]) -> Thunk:
+    """cuBLAS in float32 on pieces of x that were turned into float32, then the choice."""
+    x, logits = arguments["x"], arguments["logits"]
+    tokens, hidden = x.shape
+    transposed = arguments["weight"].float().t()
+    memory = workspace.floats(x.device, min(tokens, _CHUNK) * hidden).view(-1, hidden)
+    steps: list[Thunk] = []
+    for start in range(0, tokens, _CHUNK):
+        rows, out = x[start : start + _CHUNK], logits[start : start + _CHUNK]
+        if x.dtype != torch.float32:
+            cast = memory[: rows.shape[0]]
+            steps.append(partial(cast.copy_, rows))
+            rows = cast
+        steps.append(exact(partial(torch.mm, rows, transposed, out=out)))
+    read = (logits, arguments["bias"], arguments["weights"], arguments["ids"])
+    given = (*read, tokens, float(arguments["scale"]))
+    meta = {**constants, "BLOCK_T": 4, "num_warps": 4}
+    grid = (triton.cdiv(tokens, 4),)
+    return in_order(*steps, partial(launch, choose_kernel, grid, *given, **meta))

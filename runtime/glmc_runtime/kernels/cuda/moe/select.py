@@ -1,0 +1,89 @@
+"""The routed experts and the shared one: which of the ways serves a number of tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+from glmc_runtime.errors import PlanError
+from glmc_runtime.kernels import Thunk, register
+from glmc_runtime.kernels.cuda.moe import by_expert as moe_experts
+from glmc_runtime.kernels.cuda.moe import by_token as moe_few
+from glmc_runtime.kernels.cuda.moe import grouped_mm as moe_grouped
+from glmc_runtime.kernels.cuda.moe import sorted_tiles as moe_sorted
+from glmc_runtime.kernels.cuda.moe.common import Configuration, Experts, read_call
+from glmc_runtime.kernels.cuda.tuned import configuration as tuned_configuration
+from glmc_runtime.kernels.schema import schema, tensor, written
+
+WAYS: dict[str, ModuleType] = {
+    "few": moe_few,
+    "experts": moe_experts,
+    "sorted": moe_sorted,
+    "grouped_mm": moe_grouped,
+}
+MOST_FEW = 2
+MOST_SCANNED_PAIRS = 1024  # every program of "experts" looks through all ids
+
+
+def default(call: Experts) -> Configuration:
+    """What serves where nothing was measured."""
+    if call.tokens <= MOST_FEW:
+        return moe_few.default(call)
+    if call.pairs <= MOST_SCANNED_PAIRS:
+        return moe_experts.default(call)
+    return moe_sorted.default(call)
+
+
+def candidates(call: Experts) -> Iterator[Configuration]:
+    """Configurations worth measuring, the default first."""
+    yield default(call)
+    if call.tokens <= 8:
+        yield from moe_few.candidates(call)
+    if call.pairs <= 2 * MOST_SCANNED_PAIRS:
+        yield from moe_experts.candidates(call)
+    if call.tokens >= 32:
+        yield from moe_sorted.candidates(call)
+        yield from moe_grouped.candidates(call)
+
+
+def choose(call: Experts, override: Configuration | None) -> Configuration:
+    """The configuration of a call: the caller's, the measured one or the default, complete."""
+    found = override or tuned_configuration("moe_ffn", call.x.dtype, call.key, call.tokens)
+    if found is None:
+        return default(call)
+    way = found.get("way", default(call)["way"])
+    if way not in WAYS:
+        raise PlanError(
+            f"there is no way '{way}' to run experts", expected="one of " + ", ".join(WAYS)
+        )
+    base: Configuration = WAYS[way].default(call)
+    return {**base, **found}
+
+
+@register(
+    "cuda.moe_ffn",
+    schema(
+        tensor("x", "tokens hidden"),
+        tensor("weights", "tokens top_k", "float32"),
+        tensor("ids", "tokens top_k", "int64", below="experts"),
+        tensor("gate_up", "experts 2*width hidden", like="x"),
+        tensor("down", "experts hidden width", like="x"),
+        tensor("shared_gate_up", "2*shared_width hidden", like="x", required=False),
+        tensor("shared_down", "hidden shared_width", like="x", required=False),
+        written("out", "tokens hidden", like="x"),
+        together=(("shared_gate_up", "shared_down"),),
+    ),
+)
+def moe_ffn(arguments: dict[str, Any]) -> Thunk:
+    """x and out [tokens, hidden], weights float32 and ids int64 [tokens, top_k], gate_up [experts,
+    2 * width, hidden] (gate rows first), down [experts, hidden, width]; both or neither of
+    shared_gate_up [2 * shared width, hidden] and shared_down [hidden, shared width].
+
+    Products with the weights and their sum are float32, cast once; the shared expert's result is
+    added after that, rounded again. ``configuration`` overrides what was measured.
+    """
+    call = read_call(arguments)
+    found = choose(call, arguments.get("configuration"))
+    thunk: Thunk = WAYS[found["way"]].bind(call, found)
+    return thunk

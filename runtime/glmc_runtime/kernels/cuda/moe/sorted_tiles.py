@@ -1,0 +1,274 @@
+"""The experts of many tokens: pairs sorted by expert, then products of tiles of their rows.
+
+A tile is up to BLOCK_M rows of one expert. Tiles next to each other run together on the same
+columns, so that an expert's weights come from memory about once. The shared expert is one more
+expert, of all tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import triton
+import triton.language as tl
+
+from glmc_runtime.kernels import Thunk
+from glmc_runtime.kernels.cuda.activation import gated
+from glmc_runtime.kernels.cuda.launch import interpreted, launch
+from glmc_runtime.kernels.cuda.linear.tiles import dot
+from glmc_runtime.kernels.cuda.moe.common import Configuration, Experts, bind_combine, carve, varied
+from glmc_runtime.kernels.cuda.moe.routing import Routing, bind_routing, most_tiles
+
+
+@triton.jit
+def _tile_and_block(most, BLOCKS: tl.constexpr, GROUP: tl.constexpr):
+    """Which tile and which block of columns a program has: GROUP tiles share a block in turn."""
+    program = tl.program_id(0)
+    group = program // (GROUP * BLOCKS)
+    members = tl.minimum(most - group * GROUP, GROUP)
+    within = program % (GROUP * BLOCKS)
+    return group * GROUP + within % members, within // members
+
+
+@triton.jit(do_not_specialize=["pairs", "experts", "most"])
+def sorted_up_kernel(
+    x,
+    gate_up,
+    shared_gate_up,
+    activated,
+    order,
+    tiles,
+    tile_count,
+    pairs,
+    experts,
+    most,
+    TOP_K: tl.constexpr,
+    H: tl.constexpr,
+    W: tl.constexpr,
+    WS: tl.constexpr,
+    WIDEST: tl.constexpr,
+    SHARED: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    GROUP: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    STAGES: tl.constexpr,
+    WIDEN: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    """activated [pairs + tokens, WIDEST] in the order of the experts; grid (most * BLOCKS)."""
+    if PDL:
+        tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
+    tile, block = _tile_and_block(most, BLOCKS, GROUP)
+    if tile < tl.load(tile_count):
+        expert = tl.load(tiles + 3 * tile)
+        first = tl.load(tiles + 3 * tile + 1)
+        count = tl.load(tiles + 3 * tile + 2)
+        lane = tl.arange(0, BLOCK_M)
+        row = first + lane
+        real = lane < count
+        base = gate_up + expert.to(tl.int64) * (2 * W * H)
+        width = tl.where(expert < experts, W, WS) if SHARED and WS != W else W
+        if SHARED:
+            pair = tl.load(order + row, mask=lane < tl.where(expert < experts, count, 0), other=0)
+            token = tl.where(expert < experts, pair // TOP_K, row - pairs)
+            if expert >= experts:
+                base = shared_gate_up
+        else:
+            token = tl.load(order + row, mask=real, other=0) // TOP_K
+        token = tl.where(real, token, 0)
+        n = block * BLOCK_N + tl.arange(0, BLOCK_N)
+        # Rows past the end read the last one again; they are never stored.
+        even: tl.constexpr = W % BLOCK_N == 0 and WS == W
+        line = n if even else tl.minimum(n, width - 1)
+        column = tl.arange(0, BLOCK_K)
+        # Rows past a tile's end read token 0 instead of being masked: they are never stored.
+        x_at = x + token.to(tl.int64)[:, None] * H + column[None, :]
+        gate_at = base + line[:, None] * H + column[None, :]
+        up_at = gate_at + width * H
+        gate = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+        up = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+        for k in tl.range(0, H, BLOCK_K, num_stages=STAGES):
+            if H % BLOCK_K == 0:
+                values = tl.load(x_at + k)
+                gates = tl.load(gate_at + k)
+                ups = tl.load(up_at + k)
+            else:
+                keep = (column < H - k)[None, :]
+                values = tl.load(x_at + k, mask=keep, other=0.0)
+                gates = tl.load(gate_at + k, mask=keep, other=0.0)
+                ups = tl.load(up_at + k, mask=keep, other=0.0)
+            gate = dot(values, tl.trans(gates), gate, WIDEN)
+            up = dot(values, tl.trans(ups), up, WIDEN)
+        result = gated(gate, up, x.dtype.element_ty)
+        at = activated + row.to(tl.int64)[:, None] * WIDEST + n[None, :]
+        tl.store(at, result, mask=real[:, None] & (n < width)[None, :])
+
+
+@triton.jit(do_not_specialize=["pairs", "experts", "most"])
+def sorted_down_kernel(
+    activated,
+    down,
+    shared_down,
+    results,
+    order,
+    tiles,
+    tile_count,
+    pairs,
+    experts,
+    most,
+    H: tl.constexpr,
+    W: tl.constexpr,
+    WS: tl.constexpr,
+    WIDEST: tl.constexpr,
+    SHARED: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    GROUP: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    STAGES: tl.constexpr,
+    WIDEN: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    """results [pairs + tokens, H] in the order of the pairs; grid (most * BLOCKS)."""
+    if PDL:
+        tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
+    tile, block = _tile_and_block(most, BLOCKS, GROUP)
+    if tile < tl.load(tile_count):
+        expert = tl.load(tiles + 3 * tile)
+        first = tl.load(tiles + 3 * tile + 1)
+        count = tl.load(tiles + 3 * tile + 2)
+        lane = tl.arange(0, BLOCK_M)
+        real = lane < count
+        row = tl.where(real, first + lane, first)
+        base = down + expert.to(tl.int64) * (H * W)
+        width = tl.where(expert < experts, W, WS) if SHARED and WS != W else W
+        if SHARED:
+            pair = tl.load(order + row, mask=lane < tl.where(expert < experts, count, 0), other=0)
+            pair = tl.where(expert < experts, pair, row)
+            if expert >= experts:
+                base = shared_down
+        else:
+            pair = tl.load(order + row, mask=real, other=0)
+        n = block * BLOCK_N + tl.arange(0, BLOCK_N)
+        line = n if H % BLOCK_N == 0 else tl.minimum(n, H - 1)
+        column = tl.arange(0, BLOCK_K)
+        x_at = activated + row.to(tl.int64)[:, None] * WIDEST + column[None, :]
+        weight_at = base + line[:, None] * width + column[None, :]
+        total = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+        for k in tl.range(0, width, BLOCK_K, num_stages=STAGES):
+            if W % BLOCK_K == 0 and WS % BLOCK_K == 0:
+                values = tl.load(x_at + k)
+                weight = tl.load(weight_at + k)
+            else:
+                keep = (column < width - k)[None, :]
+                values = tl.load(x_at + k, mask=keep, other=0.0)
+                weight = tl.load(weight_at + k, mask=keep, other=0.0)
+            total = dot(values, tl.trans(weight), total, WIDEN)
+        at = results + pair.to(tl.int64)[:, None] * H + n[None, :]
+        mask = real[:, None] & (n < H)[None, :]
+        tl.store(at, total.to(results.dtype.element_ty), mask=mask)
+
+
+def default(call: Experts) -> Configuration:
+    """Tiles of 128 rows once the experts fill them on average, of 64 before."""
+    if call.x.element_size() == 4:  # exact products, without tensor cores
+        small: Configuration = {"rows": 32, "up_k": 32, "down_k": 32, "up_n": 32, "down_n": 64}
+        return {"way": "sorted", "group": 8, **_warps(4, 4), **_stages(2, 2), **small}
+    if call.pairs >= 96 * call.experts:
+        large: Configuration = {"rows": 128, "up_k": 64, "down_k": 64, "up_n": 128, "down_n": 256}
+        return {"way": "sorted", "group": 8, **_warps(8, 8), **_stages(3, 3), **large}
+    middle: Configuration = {"rows": 64, "up_k": 64, "down_k": 64, "up_n": 64, "down_n": 128}
+    return {"way": "sorted", "group": 8, **_warps(4, 4), **_stages(4, 4), **middle}
+
+
+def _warps(up: int, down: int) -> Configuration:
+    return {"up_warps": up, "down_warps": down}
+
+
+def _stages(up: int, down: int) -> Configuration:
+    return {"up_stages": up, "down_stages": down}
+
+
+def candidates(call: Experts) -> Iterator[Configuration]:
+    base = default(call)
+    yield base
+    if call.x.element_size() == 4:
+        return
+    names = "rows group up_n up_k up_stages up_warps down_n down_k down_stages down_warps"
+    yield from varied(
+        base,
+        names,
+        (128, 8, 128, 64, 3, 8, 128, 64, 4, 8),
+        (128, 8, 64, 64, 4, 8, 128, 64, 4, 4),
+        (128, 4, 128, 64, 3, 8, 256, 64, 3, 8),
+        (128, 16, 128, 64, 3, 8, 256, 64, 3, 8),
+        (64, 8, 128, 64, 3, 8, 256, 64, 3, 8),
+        (64, 8, 128, 64, 3, 4, 128, 64, 4, 4),
+        (64, 4, 64, 64, 4, 4, 128, 64, 4, 4),
+        (64, 8, 64, 128, 3, 4, 128, 128, 3, 4),
+        (32, 4, 64, 128, 3, 4, 128, 128, 3, 4),
+        (16, 4, 64, 128, 3, 4, 128, 128, 3, 4),
+    )
+
+
+def bind(call: Experts, configuration: Configuration) -> Thunk:
+    c = configuration
+    dtype, block_m = call.x.dtype, c["rows"]
+    shared_gate_up, shared_down = call.shared_weights
+    activated, results, *ints = carve(
+        call.x.device,
+        (call.rows * call.widest, dtype),
+        (call.rows * call.hidden, dtype),
+        *Routing.sizes(call, block_m),
+    )
+    routing = Routing(*ints)
+    route = bind_routing(call, routing, block_m)
+    combine = bind_combine(call, results)
+    most = most_tiles(call, block_m)
+    table = (routing.order, routing.tiles, routing.tile_count, call.pairs, call.experts, most)
+    common: dict[str, Any] = {
+        "H": call.hidden,
+        "W": call.width,
+        "WS": call.shared_width,
+        "WIDEST": call.widest,
+        "SHARED": call.shared,
+        "GROUP": c["group"],
+        "BLOCK_M": block_m,
+        "WIDEN": interpreted(),
+        "pdl": call.pdl,
+    }
+    up_blocks = triton.cdiv(call.widest, c["up_n"])
+    up = (call.x, call.gate_up, shared_gate_up, activated, *table)
+    up_meta = {
+        **common,
+        "TOP_K": call.top_k,
+        "BLOCKS": up_blocks,
+        "BLOCK_N": c["up_n"],
+        "BLOCK_K": c["up_k"],
+        "STAGES": c["up_stages"],
+        "num_warps": c["up_warps"],
+    }
+    down_blocks = triton.cdiv(call.hidden, c["down_n"])
+    down = (activated, call.down, shared_down, results, *table)
+    down_meta = {
+        **common,
+        "BLOCKS": down_blocks,
+        "BLOCK_N": c["down_n"],
+        "BLOCK_K": c["down_k"],
+        "STAGES": c["down_stages"],
+        "num_warps": c["down_warps"],
+    }
+
+    def run() -> None:
+        route()
+        launch(sorted_up_kernel, (most * up_blocks,), *up, **up_meta)
+        launch(sorted_down_kernel, (most * down_blocks,), *down, **down_meta)
+        combine()
+
+    return run

@@ -1,0 +1,273 @@
+"""Check every call of a plan against the schema of its kernel, and what it reads against what was
+written.
+
+A kernel believes its arguments: an index that points outside of its table, or a buffer that nobody
+has filled, would have it read and write other memory. So this follows what each buffer holds from
+call to call, without computing anything.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from glmc_runtime.errors import PlanError
+from glmc_runtime.format.extent import Extent
+from glmc_runtime.format.manifest import Manifest
+from glmc_runtime.format.plan import (
+    HOST_SUFFIX,
+    Argument,
+    Call,
+    ListArgument,
+    PhasePlan,
+    ValueArgument,
+    ViewArgument,
+    place_of,
+)
+from glmc_runtime.kernels.allowed import allowed_kernels
+from glmc_runtime.kernels.expressions import Value, at_most
+from glmc_runtime.kernels.schema import INDICES, ArgumentSchema, KernelSchema
+from glmc_runtime.load.call_arguments import ArgumentFacts, Facts, Storage, TensorFacts, shown
+from glmc_runtime.load.call_fit import Fit, Misfit, fit
+
+GREEDY = "greedy"
+"""What a kernel that chooses the likeliest token of each row leaves."""
+
+
+@dataclass(frozen=True)
+class _Content:
+    """What memory holds: how many elements of it are written, and of integers what they are.
+    ``writer`` is the number of the call that wrote it, ``of`` the writer of what it was made of."""
+
+    size: Extent
+    holds: str = ""
+    below: Extent | None = None
+    writer: int = -1
+    of: int | None = None
+
+
+class CallCheck:
+    """Checks the calls of one plan, in order. All that they name is known to be there."""
+
+    def __init__(self, plan: PhasePlan, manifest: Manifest) -> None:
+        self._plan = plan
+        self._facts = ArgumentFacts(plan, manifest)
+        self._schema_of = allowed_kernels(manifest)
+        self._fits: dict[tuple[object, ...], Fit] = {}  # layers repeat each other
+        self._contents = _inputs(plan, manifest, self._facts)
+        self._number = 0
+        self._steps: dict[str, Value] = {
+            "step.tokens": self._facts.normal(Extent(tokens=1)),
+            "step.real_tokens": self._facts.normal(Extent(tokens=1), real=True),
+        }
+
+    def check(self) -> None:
+        """Raise :class:`PlanError` for the first call that its kernel's schema refuses, or that
+        reads what is not there, and for an output that is not written."""
+        for number, call in enumerate(self._plan.calls):
+            self._number = number
+            place = f"{self._plan.name}, {place_of(call)}"
+            try:
+                self._check(call, place)
+            except Misfit as error:
+                raise PlanError(
+                    f"{call.function}: {error.problem}",
+                    place=place,
+                    expected=error.expected,
+                    found=error.found,
+                ) from error
+        self._check_outputs()
+
+    def _check(self, call: Call, place: str) -> None:
+        schema = self._schema_of(call.function, place)
+        given: dict[str, Facts] = {}
+        storages: dict[str, Storage] = {}
+        key: list[object] = [call.function]
+        for name, passed in call.arguments.items():
+            facts, storage = self._describe(name, passed)
+            given[name] = facts
+            if storage is None:
+                key += (name, facts)
+            else:
+                storages[name] = storage
+                key += (name, id(facts))
+        known = tuple(key)
+        found = self._fits.get(known)
+        if found is None:
+            found = self._fits[known] = fit(schema, given, self._steps)
+        _check_writes(schema, call, found, storages)
+        _check_aliases(schema, found, storages)
+        for argument, name, facts in found.tensors:
+            if argument.reads:
+                self._check_read(argument, name, facts, storages, found)
+        after = [
+            (storages[name], self._written(argument, name, facts, found, given, storages))
+            for argument, name, facts in found.tensors
+            if argument.writes
+        ]
+        for storage, content in after:
+            self._write(storage, content)
+
+    def _describe(self, name: str, argument: Argument) -> tuple[Facts, Storage | None]:
+        if isinstance(argument, (ViewArgument, ListArgument)):
+            raise Misfit(f"'{name}': a {type(argument).__name__} is in no artifact")
+        try:
+            if isinstance(argument, ValueArgument):
+                return self._facts.value(argument), None
+            return self._facts.of(argument)
+        except PlanError as error:
+            raise Misfit(f"'{name}': {error.message}", error.expected, error.found) from error
+
+    def _check_read(
+        self,
+        argument: ArgumentSchema,
+        name: str,
+        facts: TensorFacts,
+        storages: dict[str, Storage],
+        found: Fit,
+    ) -> None:
+        content = self._contents.get(storages[name])
+        if facts.kind == "buffer" and content is None:
+            raise Misfit(f"'{name}' is read before anything was written to it")
+        if facts.dtype not in INDICES:  # rows of padding may be left as they are
+            return
+        if content is not None and not any(
+            at_most(size, content.size) for size in (facts.size, facts.room)
+        ):
+            raise Misfit(
+                f"'{name}' is read in part before anything was written to it",
+                f"at most {content.size} elements",
+                str(facts.size),
+            )
+        holds = "" if content is None else content.holds
+        if argument.holds and holds not in argument.holds:
+            raise Misfit(
+                f"'{name}' does not hold what the kernel reads there",
+                " or ".join(argument.holds),
+                holds or "other integers",
+            )
+        if argument.holds and facts.kind == "input" and not facts.whole:
+            raise Misfit(
+                f"'{name}' is a part of a step input, or its rows in another order",
+                "the shape that the plan declares",
+                shown(facts.shape),
+            )
+        if argument.of is not None and not argument.writes:
+            made_of = self._contents.get(storages.get(argument.of, ("", "")))
+            if content is None or made_of is None or content.of != made_of.writer:
+                raise Misfit(f"'{name}' was not made of what '{argument.of}' holds now")
+        if name in found.below and not argument.writes:
+            below = None if content is None else content.below
+            if below is None or not at_most(below, found.below[name]):
+                raise Misfit(
+                    f"'{name}' may point outside of what the kernel reads with it",
+                    f"integers below {found.below[name]}",
+                    "any integers" if below is None else f"integers below {below}",
+                )
+
+    def _written(
+        self,
+        argument: ArgumentSchema,
+        name: str,
+        facts: TensorFacts,
+        found: Fit,
+        given: dict[str, Facts],
+        storages: dict[str, Storage],
+    ) -> _Content:
+        """What the memory of a written argument holds behind the call."""
+        source = argument.source
+        if source is not None and source in storages:
+            there, read = self._contents.get(storages[source]), given[source]
+            if there is not None and isinstance(read, TensorFacts) and read.dtype in INDICES:
+                return _Content(facts.size, there.holds, there.below, self._number)
+        made_of = None
+        if argument.of is not None and argument.of in storages:
+            there = self._contents.get(storages[argument.of])
+            is_new = argument.of in found.written
+            made_of = self._number if is_new or there is None else there.writer
+        below = found.below.get(name)
+        return _Content(facts.size, argument.leaves, below, self._number, made_of)
+
+    def _write(self, storage: Storage, content: _Content) -> None:
+        """Where only a part is written, the whole holds what both have in common."""
+        if storage[0] != "buffer":
+            return
+        before = self._contents.get(storage)
+        if before is not None and not at_most(before.size, content.size):
+            same = before.holds == content.holds
+            bounds = [one for one in (before.below, content.below) if one is not None]
+            below = None
+            if len(bounds) == 2:
+                below = next((one for one in bounds if all(at_most(x, one) for x in bounds)), None)
+            holds = content.holds if same else ""
+            content = _Content(before.size, holds, below, self._number)
+        self._contents[storage] = content
+
+    def _check_outputs(self) -> None:
+        plan = self._plan
+        for identifier, name in ((plan.output, "logits"), (plan.greedy, "greedy tokens")):
+            if identifier is None:
+                continue
+            content = self._contents.get(("buffer", identifier))
+            if content is None or not at_most(self._facts.elements(identifier), content.size):
+                raise PlanError(f"no call of {plan.name} writes all of its {name}")
+            if identifier == plan.greedy and content.holds != GREEDY:
+                raise PlanError(
+                    f"the greedy tokens of {plan.name} come from no kernel that chooses tokens",
+                    found=content.holds or "other integers",
+                )
+
+
+def _inputs(plan: PhasePlan, manifest: Manifest, facts: ArgumentFacts) -> dict[Storage, _Content]:
+    """What the runtime fills in: an input holds what its name says, wherever it lies."""
+    cache = manifest.cache
+    context = min(manifest.limits.max_context, cache.blocks_per_sequence * cache.block_size)
+    bounds = {
+        "token_ids": Extent(constant=manifest.model.vocabulary),
+        "positions": Extent(constant=context),
+        "last_rows": Extent(tokens=1),
+    }
+    found: dict[Storage, _Content] = {}
+    for spec in plan.inputs:
+        name = spec.name.removesuffix(HOST_SUFFIX)
+        size = facts.size(tuple(facts.normal(extent) for extent in spec.shape))
+        found["input", spec.name] = _Content(size, name, bounds.get(name))
+    return found
+
+
+def _check_writes(
+    schema: KernelSchema, call: Call, found: Fit, storages: dict[str, Storage]
+) -> None:
+    written = found.written
+    if set(call.writes) != written or len(call.writes) != len(written):
+        raise Misfit(
+            "the call does not write what its kernel writes",
+            ", ".join(sorted(written)),
+            ", ".join(call.writes),
+        )
+    for name in call.writes:
+        if storages[name][0] not in ("buffer", "cache"):
+            raise Misfit(
+                f"'{name}' is written and is neither a buffer nor a cache", found=storages[name][0]
+            )
+    if call.host != schema.host:
+        raise Misfit(
+            "the call is marked wrongly as to whether it reads host memory",
+            f"host {schema.host}",
+            f"host {call.host}",
+        )
+
+
+def _check_aliases(schema: KernelSchema, found: Fit, storages: dict[str, Storage]) -> None:
+    """Memory that is written is no other argument's, unless the kernel allows it."""
+    if len(set(storages.values())) == len(storages):
+        return
+    for argument, name, _ in found.tensors:
+        for other, storage in storages.items():
+            if not argument.writes or other == name or storage != storages[name]:
+                continue
+            if not {(name, other), (other, name)} & schema.aliases:
+                raise Misfit(
+                    f"'{name}' and '{other}' lie in the same memory, and one is written",
+                    "memory of its own for each",
+                    " ".join(map(str, storage)),
+                )

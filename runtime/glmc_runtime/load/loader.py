@@ -1,0 +1,169 @@
+"""Read an artifact directory: manifest, hashes, plans. Nothing in it is ever executed."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path, PurePosixPath
+
+from glmc_runtime.errors import ArtifactError, PlanError
+from glmc_runtime.format.artifact_files import (
+    MANIFEST,
+    ArtifactFiles,
+    Progress,
+    check_size,
+    read_manifest,
+    require_plain,
+    require_size,
+    sha256_of,
+    unreadable,
+)
+from glmc_runtime.format.json_file import json_of
+from glmc_runtime.format.manifest import Manifest, manifest_from_json
+from glmc_runtime.format.plan import PhasePlan
+from glmc_runtime.format.plan_json import phase_from_json
+
+__all__ = ["Artifact", "Progress", "is_unfinished", "load_artifact", "sha256_of"]
+
+# A folder in which an artifact grows, or into which a replaced one was moved to be removed.
+_UNFINISHED = re.compile(r"\..*\.(partial|replaced)-")
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A checked artifact. ``plans`` has one entry per phase of the manifest; ``files`` hands out
+    the bytes that were hashed."""
+
+    path: Path
+    manifest: Manifest
+    plans: dict[str, PhasePlan]
+    files: ArtifactFiles
+
+    @property
+    def functions(self) -> list[str]:
+        """Every kernel that a plan calls, sorted, each once."""
+        return sorted({call.function for plan in self.plans.values() for call in plan.calls})
+
+
+def load_artifact(
+    path: str | PathLike[str], *, verify_hashes: bool = True, progress: Progress | None = None
+) -> Artifact:
+    """Read and check an artifact; raises :class:`ArtifactError` or :class:`PlanError`.
+
+    The set of files and their sizes are always compared with the manifest; ``verify_hashes`` also
+    reads every byte, and calls ``progress(bytes read, bytes of all files)`` after each 4 MiB. What
+    the runtime reads of them later, weights aside, are the bytes of that one read. Only ``path``
+    itself may be a link: what is in the directory is plain files and folders, or refused.
+    """
+    root = Path(path)
+    try:
+        if not root.is_dir():
+            raise ArtifactError(
+                "there is no such artifact directory",
+                place=str(root),
+                remedy="pass a directory written by 'glmc compile'",
+            )
+        manifest = manifest_from_json(json_of(read_manifest(root), MANIFEST, str(root / MANIFEST)))
+        _check_finished(root)
+        _check_names(manifest)
+        _check_files(root, manifest)
+    except OSError as error:  # a path too long, a folder that can't be listed
+        raise unreadable(root, error) from error
+    files = ArtifactFiles(root, manifest.files)
+    if verify_hashes:
+        files.hash_all(lambda name: name.startswith(("plans/", "tokenizer/")), progress)
+    plans = {}
+    for phase in manifest.phases:
+        name = f"plans/{phase}.json"
+        if name not in files:
+            raise ArtifactError(f"the manifest lists no plan of phase '{phase}'", expected=name)
+        plans[phase] = _plan(files, name, phase)
+    return Artifact(root, manifest, plans, files)
+
+
+def is_unfinished(path: Path) -> bool:
+    """Whether a directory has the name of one that the compiler writes to and renames, or moves
+    the old artifact to: what is left of them when a compile is killed is nobody's artifact."""
+    return _UNFINISHED.match(os.path.basename(os.path.realpath(path))) is not None
+
+
+def _check_finished(root: Path) -> None:
+    if is_unfinished(root):
+        raise ArtifactError(
+            "this is what a compile that was ended left behind, or is still writing",
+            place=str(root),
+            expected="an artifact under the name that it was compiled to",
+            remedy="compile again: the next compile to that name removes it",
+        )
+
+
+def _plan(files: ArtifactFiles, name: str, phase: str) -> PhasePlan:
+    data = json_of(files.take(name), name, str(files.root / name))
+    if not isinstance(data, dict):
+        raise PlanError("the plan is not well formed", place=name, expected="a JSON object")
+    plan = phase_from_json(data)
+    if plan.name != phase:
+        raise PlanError("the plan is of another phase", place=name, expected=phase, found=plan.name)
+    return plan
+
+
+def _check_names(manifest: Manifest) -> None:
+    """Refuse file names that could lead out of the artifact."""
+    names = [*manifest.files, *(entry.file for entry in manifest.weights.values())]
+    names += [f"plans/{phase}.json" for phase in manifest.phases]
+    for name in names:
+        pure = PurePosixPath(name)
+        plain = pure.as_posix() == name and "\\" not in name and ":" not in name
+        if not plain or pure.is_absolute() or ".." in pure.parts or "\0" in name or name == ".":
+            raise ArtifactError(
+                "the manifest names a file outside the artifact",
+                expected="a relative path without '..'",
+                found=repr(name),
+                remedy="do not use this artifact: it was made or changed by something else",
+            )
+    for weight, entry in manifest.weights.items():
+        if manifest.weights_included and entry.file not in manifest.files:
+            raise ArtifactError(f"weight '{weight}' is in an unlisted file", found=entry.file)
+
+
+def _check_files(root: Path, manifest: Manifest) -> None:
+    present = _plain_files(root)
+    present.pop(MANIFEST, None)
+    missing = sorted(set(manifest.files) - set(present))
+    surplus = sorted(set(present) - set(manifest.files))
+    if missing or surplus:
+        raise ArtifactError(
+            "the files are not those that the manifest lists",
+            place=str(root),
+            expected=f"{len(manifest.files)} files",
+            found="; ".join(
+                f"{word}: {', '.join(names[:5])}" + (" ..." if len(names) > 5 else "")
+                for word, names in (("missing", missing), ("surplus", surplus))
+                if names
+            ),
+            remedy="copy the artifact again, complete and unchanged",
+        )
+    weights = {entry.file for entry in manifest.weights.values()}
+    for name, entry in sorted(manifest.files.items()):
+        if name not in weights:
+            check_size(name, entry.size)
+        require_size(name, entry.size, present[name])
+
+
+def _plain_files(root: Path) -> dict[str, int]:
+    """Names and sizes of all files; raises ArtifactError for what is neither file nor folder."""
+    found, folders = {}, [""]
+    while folders:
+        above = folders.pop()
+        with os.scandir(root / above) as entries:
+            for entry in entries:
+                name = f"{above}{entry.name}"
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(f"{name}/")
+                    continue
+                status = entry.stat(follow_symlinks=False)
+                require_plain(name, status.st_mode)
+                found[name] = status.st_size
+    return found

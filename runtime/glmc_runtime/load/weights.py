@@ -1,0 +1,154 @@
+"""Weights: one tensor each, copied or mapped from safetensors."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from glmc_runtime.errors import ArtifactError, CapacityError
+from glmc_runtime.format.artifact_files import ArtifactFiles
+from glmc_runtime.format.dtypes import dtype_of
+from glmc_runtime.format.manifest import Manifest
+from glmc_runtime.replay.weight_watch import WeightWatch
+
+# On a CPU, weights of at most so many bytes in all are copied to memory of the process. Larger ones
+# stay mapped: the copy would be counted against the process, and no other could share it.
+COPIED_BYTES = 1 << 30
+_PIECE = 1 << 22
+
+
+def load_weights(
+    root: Path,
+    manifest: Manifest,
+    device: torch.device,
+    *,
+    files: ArtifactFiles | None = None,
+    watch: WeightWatch | None = None,
+) -> dict[str, torch.Tensor]:
+    """Every weight of the manifest on ``device``.
+
+    ``files`` are those whose hashes were compared. On a CPU the tensors are copies, or, where
+    there is a ``watch`` and they have more than ``COPIED_BYTES``, share the mapped files, which the
+    watch is given. Raises :class:`ArtifactError` for an artifact without weights, an unreadable
+    file, one that changed since it was hashed, or a tensor whose dtype or shape is not the
+    manifest's, and :class:`CapacityError` where they do not fit.
+    """
+    if not manifest.weights_included:
+        raise ArtifactError(
+            "the artifact was compiled without weights: it can be inspected but not run",
+            remedy="compile again from a checkpoint",
+        )
+    files = ArtifactFiles(root, manifest.files) if files is None else files
+    by_file: dict[str, list[str]] = {}
+    for name, entry in manifest.weights.items():
+        by_file.setdefault(entry.file, []).append(name)
+    size = sum(manifest.files[file].size for file in by_file)
+    mapped = watch if size > COPIED_BYTES else None
+    weights: dict[str, torch.Tensor] = {}
+    for file, names in sorted(by_file.items()):
+        with files.hashed_file(file) as (descriptor, state):
+            try:
+                with safe_open(
+                    _path_of(descriptor, root / file), framework="pt", device=str(device)
+                ) as tensors:
+                    found = {name: tensors.get_tensor(name) for name in names}
+                if device.type == "cpu" and mapped is None:
+                    found = _copied(file, descriptor, found)
+            except (SafetensorError, OSError) as error:
+                raise ArtifactError(
+                    f"a weight file can't be read: {error}",
+                    place=file,
+                    remedy="copy the artifact again",
+                ) from error
+            except (RuntimeError, MemoryError) as error:
+                raise CapacityError(
+                    "the weights do not fit into memory",
+                    place=str(device),
+                    found=(str(error).splitlines() or ["MemoryError"])[0],
+                    remedy="use a device with more memory, or compile with a smaller dtype",
+                ) from error
+            if device.type == "cpu" and mapped is not None:
+                mapped.add(file, descriptor, state, files.compared_hash(file))
+        weights.update(found)
+    _check(weights, manifest)
+    return weights
+
+
+def _path_of(descriptor: int, path: Path) -> str:
+    """A name by which the file behind ``descriptor`` is opened again, whatever ``path`` has become.
+
+    Where the system has none, ``path`` itself: the states of the file are compared all the same.
+    """
+    own = f"/proc/self/fd/{descriptor}"
+    return own if os.path.exists(own) else str(path)
+
+
+def _copied(
+    file: str, descriptor: int, mapped: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Copies of mapped tensors, read from the file: the pages of a mapped one that is cut short
+    meanwhile can't be touched without the end of the process. The library has checked the header.
+    """
+    copies = {}
+    with os.fdopen(descriptor, "rb", buffering=0, closefd=False) as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        header = json.loads(stream.read(length))
+        for name, tensor in mapped.items():
+            copy = copies[name] = torch.empty_like(tensor)
+            stream.seek(8 + length + header[name]["data_offsets"][0])
+            if not copy.nbytes:
+                continue
+            memory = (ctypes.c_char * copy.nbytes).from_address(copy.data_ptr())
+            left = memoryview(memory).cast("B")
+            while left:
+                count = stream.readinto(left)
+                if not count:
+                    raise OSError(f"{file} was cut short while it was read")
+                left = left[count:]
+    return copies
+
+
+def given_weights(
+    weights: Mapping[str, torch.Tensor], manifest: Manifest, device: torch.device
+) -> dict[str, torch.Tensor]:
+    """The caller's own tensors in place of an artifact's; shared with him, not copied.
+
+    Raises :class:`ArtifactError` for one that is missing, elsewhere, not contiguous, or has
+    another dtype or shape than the manifest says.
+    """
+    missing = sorted(set(manifest.weights) - set(weights))
+    if missing:
+        raise ArtifactError(
+            "weights are missing among those given",
+            expected=f"{len(manifest.weights)} weights",
+            found=f"no {', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}",
+        )
+    chosen = {name: weights[name].detach() for name in manifest.weights}
+    for name, tensor in chosen.items():
+        if tensor.device != device or not tensor.is_contiguous():
+            raise ArtifactError(
+                f"weight '{name}' can't be used where it lies",
+                expected=f"contiguous, on {device}",
+                found=f"strides {list(tensor.stride())}, on {tensor.device}",
+            )
+    _check(chosen, manifest)
+    return chosen
+
+
+def _check(weights: Mapping[str, torch.Tensor], manifest: Manifest) -> None:
+    for name, entry in manifest.weights.items():
+        tensor = weights[name]
+        if tensor.dtype != dtype_of(entry.dtype) or tuple(tensor.shape) != entry.shape:
+            raise ArtifactError(
+                f"weight '{name}' is not what the manifest says",
+                place=entry.file,
+                expected=f"{entry.dtype} {list(entry.shape)}",
+                found=f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}",
+                remedy="compile the model again",
+            )

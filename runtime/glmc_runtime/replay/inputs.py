@@ -1,0 +1,246 @@
+"""Step inputs: filled in place into memory that lives as long as the session.
+
+The inputs that lie on the device share one block of its memory, so that a step costs one copy. It
+comes from one of a few blocks of pinned host memory, used in turn: the host writes the next step
+while the copy of this one is pending, and waits for nothing but a copy that is as many steps old.
+On a CPU the step reads what the host writes, and nothing is copied. Values are written through
+memoryviews: a decode step makes no tensor and calls no torch function for them.
+
+``*_host`` inputs have a fixed place. Host kernels read them as they are called, so they belong to
+the step that was filled last.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from array import array
+from math import prod
+from typing import Literal
+
+import torch
+
+from glmc_runtime.errors import PlanError, RequestError
+from glmc_runtime.format.dtypes import dtype_of
+from glmc_runtime.format.extent import Extent
+from glmc_runtime.format.plan import HOST_SUFFIX, STEP_INPUTS, InputSpec
+from glmc_runtime.replay.step import Step
+
+_FORMATS: dict[str, Literal["i", "q"]] = {"int32": "i", "int64": "q"}
+_ALIGNMENT = 64
+STAGES = 3
+
+_TABLE = "block_tables"
+_IDS = "token_ids"
+
+
+_TOKENS, _SEQUENCES = Extent(tokens=1), Extent(sequences=1)
+_ENDS = Extent(sequences=1, constant=1)
+_LENGTHS: dict[str, Extent] = {
+    "token_ids": _TOKENS,
+    "positions": _TOKENS,
+    "slot_mapping": _TOKENS,
+    "block_tables": _SEQUENCES,
+    "context_lengths": _SEQUENCES,
+    "query_lod": _ENDS,
+    "context_lod": _ENDS,
+    "last_rows": _SEQUENCES,
+}
+
+
+def check_input(spec: InputSpec, blocks_per_sequence: int) -> None:
+    """Raise :class:`PlanError` unless the runtime knows the input and fills all of its shape."""
+    if spec.name not in STEP_INPUTS:
+        raise PlanError(f"'{spec.name}' is no step input", expected=", ".join(STEP_INPUTS))
+    if spec.dtype not in _FORMATS:
+        raise PlanError(
+            f"step input '{spec.name}' can't be {spec.dtype}", expected="int32 or int64"
+        )
+    name = spec.name.removesuffix(HOST_SUFFIX)
+    shape: tuple[Extent, ...] = (_LENGTHS[name],)
+    if name == _TABLE:
+        shape += (Extent(constant=blocks_per_sequence),)
+    if spec.shape != shape:
+        raise PlanError(
+            f"step input '{spec.name}' has another shape",
+            expected=", ".join(map(str, shape)),
+            found=", ".join(map(str, spec.shape)),
+        )
+
+
+class _Field:
+    """One input: where it lies in its block of memory. Its room is for the largest step."""
+
+    def __init__(self, spec: InputSpec, offset: int, tokens: int, sequences: int) -> None:
+        self.spec = spec
+        self.name = spec.name.removesuffix(HOST_SUFFIX)
+        self.on_host = spec.name.endswith(HOST_SUFFIX)
+        self.format = _FORMATS[spec.dtype]
+        self.dtype = dtype_of(spec.dtype)
+        self.offset = offset
+        self.bytes = self.dtype.itemsize * prod(
+            extent.evaluate(tokens, sequences) for extent in spec.shape
+        )
+        self.end = -(-(offset + self.bytes) // _ALIGNMENT) * _ALIGNMENT
+        self.width = spec.shape[-1].constant if self.name == _TABLE else 0
+        self.rows = sequences if self.width else 0
+
+
+class _Writer:
+    """Writes one input into one block of host memory, and knows what it wrote there last."""
+
+    def __init__(self, field: _Field, memory: memoryview[int]) -> None:
+        self.field = field
+        part = memory[field.offset : field.offset + field.bytes]
+        self._values: memoryview[int] = part.cast(field.format)
+        self._rows: list[list[int]] = [[]] * field.rows
+
+    def write(self, step: Step) -> None:
+        field = self.field
+        if field.width:
+            self._write_table(step)
+            return
+        column = step.column(field.name)
+        if not isinstance(column, array) or column.typecode != field.format:
+            column = array(field.format, column)
+        self._values[: len(column)] = column
+
+    def _write_table(self, step: Step) -> None:
+        """Rows of blocks; only rows that changed since they were written here are written."""
+        width = self.field.width
+        tables = [chunk.blocks for chunk in step.chunks] + [[]] * step.absent
+        for row, blocks in enumerate(tables):
+            old = self._rows[row]
+            if old == blocks:
+                continue
+            if len(blocks) > width:
+                raise RequestError(
+                    "a sequence owns more blocks than its row of the block table has room for",
+                    expected=f"at most {width} blocks",
+                    found=f"{len(blocks)}",
+                    remedy="give it blocks for at most max_context tokens",
+                )
+            padded = blocks + [0] * (len(old) - len(blocks))
+            start = row * width
+            self._values[start : start + len(padded)] = array(self.field.format, padded)
+            self._rows[row] = list(blocks)
+
+
+class _Stage:
+    """A block of host memory that the device's block is copied from."""
+
+    def __init__(self, fields: list[_Field], size: int, device: torch.device) -> None:
+        self.memory = torch.zeros(size, dtype=torch.uint8, pin_memory=torch.cuda.is_available())
+        address = (ctypes.c_ubyte * size).from_address(self.memory.data_ptr())
+        view = memoryview(address).cast("B")
+        self.writers = [_Writer(field, view) for field in fields]
+        self.copied = torch.cuda.Event() if device.type == "cuda" else None
+
+
+class StepInputs:
+    """The inputs of one phase, for steps of up to ``tokens`` rows and ``sequences`` sequences.
+
+    The specs have passed :func:`check_input`. ``staged`` says whether the step reads a copy of what
+    the host writes; None is: on a device.
+    """
+
+    def __init__(
+        self,
+        specs: tuple[InputSpec, ...],
+        tokens: int,
+        sequences: int,
+        device: torch.device,
+        staged: bool | None = None,
+    ) -> None:
+        # The ids come first and the block tables last: a copy may begin behind those, and ends at
+        # the last used row of these, which are the largest.
+        ordered = sorted(
+            specs, key=lambda spec: (spec.name.startswith(_TABLE), not spec.name.startswith(_IDS))
+        )
+        self._fields: dict[str, _Field] = {}
+        ends = {True: 0, False: 0}
+        for spec in ordered:
+            on_host = spec.name.endswith(HOST_SUFFIX)
+            field = _Field(spec, ends[on_host], tokens, sequences)
+            self._fields[spec.name] = field
+            ends[on_host] = field.end
+        near = [field for field in self._fields.values() if field.on_host]
+        self._far = [field for field in self._fields.values() if not field.on_host]
+        self._host, view = _host_memory(max(ends[True], 1))
+        self._writers = [_Writer(field, view) for field in near]
+        self._stages: list[_Stage] = []
+        self._turn = 0
+        size = max(ends[False], 1)
+        if device.type != "cpu" if staged is None else staged:
+            self._device = torch.zeros(size, dtype=torch.uint8, device=device)
+            self._stages = [_Stage(self._far, size, device) for _ in range(STAGES)]
+        else:
+            self._device, view = _host_memory(size)
+            self._writers += [_Writer(field, view) for field in self._far]
+        self._copies: dict[tuple[int, int, bool], tuple[torch.Tensor, torch.Tensor]] = {}
+        self._ids: dict[int, torch.Tensor] = {}
+
+    def fill(self, step: Step, tokens: torch.Tensor | None = None) -> None:
+        """Write the values of ``step``; on a device also enqueue their copy there.
+
+        With ``tokens``, int64 on the device and at least as many as the step has rows, the ids are
+        copied from there behind what is enqueued already, and those of the step are not looked at.
+        """
+        given = tokens is not None
+        for writer in self._writers:
+            if not given or writer.field.name != _IDS:
+                writer.write(step)
+        if self._stages:
+            self._upload(step, given)
+        if tokens is not None:
+            rows = step.tokens
+            ids = self._ids.get(rows)
+            if ids is None:
+                ids = self._ids[rows] = self.view(_IDS, (rows,), (rows, step.sequences))
+            ids.copy_(tokens[:rows])
+
+    def view(self, name: str, shape: tuple[int, ...] | None, step: tuple[int, int]) -> torch.Tensor:
+        """A prefix of an input as a tensor; ``shape`` None is its own at (tokens, sequences)."""
+        field = self._fields.get(name)
+        if field is None:
+            raise PlanError(f"the phase does not declare the step input '{name}'")
+        if shape is None:
+            shape = tuple(extent.evaluate(*step) for extent in field.spec.shape)
+        length = prod(shape) * field.dtype.itemsize
+        if length > field.bytes:
+            raise PlanError(f"a view of step input '{name}' is too large", found=str(list(shape)))
+        memory = self._host if field.on_host else self._device
+        return memory[field.offset : field.offset + length].view(field.dtype).view(shape)
+
+    def _upload(self, step: Step, given: bool) -> None:
+        number = self._turn
+        stage = self._stages[number]
+        if stage.copied is not None:
+            stage.copied.synchronize()  # over long ago, unless the device is STAGES steps behind
+        for writer in stage.writers:
+            if not given or writer.field.name != _IDS:
+                writer.write(step)
+        key = (number, step.sequences, given)
+        views = self._copies.get(key)
+        if views is None:
+            views = self._copies[key] = self._copy_views(stage, step.sequences, given)
+        target, source = views
+        target.copy_(source, non_blocking=True)
+        if stage.copied is not None:
+            stage.copied.record()
+        self._turn = (number + 1) % len(self._stages)
+
+    def _copy_views(
+        self, stage: _Stage, sequences: int, given: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        start = end = 0
+        for field in self._far:
+            if given and field.name == _IDS:
+                start = field.end
+            rows = sequences * field.width * field.dtype.itemsize
+            end = max(end, field.offset + (rows or field.bytes))
+        return self._device[start:end], stage.memory[start:end]
+
+
+def _host_memory(size: int) -> tuple[torch.Tensor, memoryview[int]]:
+    storage = bytearray(size)
+    return torch.frombuffer(storage, dtype=torch.uint8), memoryview(storage)

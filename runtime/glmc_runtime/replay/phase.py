@@ -1,0 +1,213 @@
+"""Replay a phase: fill the inputs, run the bound calls, look at the logits."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from glmc_runtime.errors import GlmcError, PlanError, VendorError
+from glmc_runtime.format.dependence import Symbols
+from glmc_runtime.format.plan import Call, place_of
+from glmc_runtime.kernels import Thunk, is_vendor
+from glmc_runtime.replay.bind import PhaseBinder
+from glmc_runtime.replay.graph import GraphCapture
+from glmc_runtime.replay.guard_steps import run_guarded
+from glmc_runtime.replay.inputs import StepInputs
+from glmc_runtime.replay.profile import graph_range, in_range
+from glmc_runtime.replay.statistics import Statistics
+from glmc_runtime.replay.step import Step
+from glmc_runtime.replay.weight_watch import WeightWatch
+
+# Code of others, such as a vendor's library or Triton's compiler, may raise whatever it likes.
+KERNEL_ERRORS = (Exception,)
+
+
+@dataclass(frozen=True)
+class BoundStep:
+    """A step ready to run. ``segments`` hold the same thunks as ``thunks``, by segment.
+
+    ``logits`` and, where the plan has them, the ``greedy`` tokens are those of the real sequences:
+    views that the next step overwrites.
+    """
+
+    thunks: tuple[Thunk, ...]
+    segments: tuple[tuple[Thunk, ...], ...]
+    logits: torch.Tensor
+    greedy: torch.Tensor | None
+
+
+class PhaseReplay:
+    """One phase. Decode keeps every bound step; prefill keeps the ``keep`` used last.
+
+    The first ``guard_steps`` steps are guarded (see :mod:`glmc_runtime.replay.guard_steps`), as far
+    as they are no device graphs; each bucket that becomes one is guarded once before its capture.
+    """
+
+    def __init__(
+        self,
+        binder: PhaseBinder,
+        inputs: StepInputs,
+        graphs: GraphCapture,
+        statistics: Statistics,
+        keep: int | None,
+        guard_steps: int = 0,
+        watch: WeightWatch | None = None,
+    ) -> None:
+        self._binder = binder
+        self._plan = binder.plan
+        self._inputs = inputs
+        self._graphs = graphs
+        self._statistics = statistics
+        self._keep = keep
+        self._watch = watch or WeightWatch()
+        self._steps: OrderedDict[Symbols, BoundStep] = OrderedDict()
+        self._captured: dict[int, dict[int, tuple[Thunk, ...]]] = {}
+        calls_vendor = any(is_vendor(call.function) for call in binder.plan.calls)
+        self._guard_steps_left = guard_steps if calls_vendor else 0
+
+    @property
+    def has_greedy(self) -> bool:
+        """Whether the plan computes the greedy tokens."""
+        return self._plan.greedy is not None
+
+    def run(self, step: Step) -> torch.Tensor:
+        """Logits [real sequences, vocabulary]: a view that the next step overwrites."""
+        return self._run_step(step, None).logits
+
+    def run_greedy(self, step: Step, tokens: torch.Tensor | None = None) -> torch.Tensor:
+        """The greedy tokens, int64 [real sequences], -1 where the logits are not finite: a view
+        that the next step overwrites. ``tokens`` as for :meth:`StepInputs.fill`."""
+        greedy = self._run_step(step, tokens).greedy
+        if greedy is None:
+            raise PlanError(f"the {self._plan.name} plan has no greedy tokens")
+        return greedy
+
+    def _run_step(self, step: Step, tokens: torch.Tensor | None) -> BoundStep:
+        self._watch.check()  # what was cut short must not be touched
+        symbols = Symbols(step.tokens, step.sequences, step.tokens - step.padding, len(step.chunks))
+        bound = self._steps.get(symbols)
+        if bound is None:
+            bound = self._bind(symbols)
+        elif self._keep is not None:
+            self._steps.move_to_end(symbols)
+        self._inputs.fill(step, tokens)
+        self._statistics.count_step(self._plan.name, symbols)
+        if self._guard_steps_left:
+            self._run_guarded(symbols, self._captured.get(symbols.tokens, {}))
+            self._guard_steps_left -= 1
+        elif self._statistics.timing:
+            self._run_timed(bound, step.tokens)
+        else:
+            self._run(bound.thunks)
+        self._watch.check()  # nor is what was computed while a weight changed handed out
+        return bound
+
+    def trace(self, step: Step) -> Iterator[tuple[Call, dict[str, Any]]]:
+        """Run ``step`` call by call; each call with what it was bound to, as soon as it has run.
+
+        What it wrote may be changed before the next call runs. Device graphs are left aside.
+        """
+        symbols = Symbols(step.tokens, step.sequences, step.tokens - step.padding, len(step.chunks))
+        self._inputs.fill(step)
+        for position, call in enumerate(self._plan.calls):
+            self._run(self._binder.bind(position, position, symbols))
+            yield call, self._binder.arguments(position, symbols)
+
+    def capture(self, step: Step) -> None:
+        """Run ``step`` once and keep each captured segment of its bucket as a device graph."""
+        symbols = Symbols(step.tokens, step.sequences, step.tokens, step.sequences)
+        self._inputs.fill(step)
+        if self._guard_steps_left:  # a replayed graph can't be looked into
+            self._run_guarded(symbols, {})
+        captured: dict[int, tuple[Thunk, ...]] = {}
+        started = perf_counter()
+        for number, segment in enumerate(self._plan.segments):
+            thunks = self._binder.bind(segment.first, segment.last, symbols)
+            if not segment.captured:
+                self._run(thunks)
+                continue
+            try:
+                replayed = self._graphs.capture(thunks)
+            except GlmcError:
+                raise
+            except KERNEL_ERRORS as error:
+                raise PlanError(
+                    f"a segment can't be captured as a device graph: {error}",
+                    place=f"{self._plan.name}, calls {segment.first} to {segment.last}, bucket "
+                    f"{step.tokens}",
+                    remedy="compile again without capture",
+                ) from error
+            if self._binder.ranges:
+                calls = self._plan.calls
+                name = graph_range(calls[segment.first], calls[segment.last])
+                replayed = tuple(in_range(name, thunk) for thunk in replayed)
+            captured[number] = replayed
+        self._captured[step.tokens] = captured
+        self._statistics.count_capture(
+            self._plan.name, step.tokens, len(captured), perf_counter() - started
+        )
+
+    def _bind(self, symbols: Symbols) -> BoundStep:
+        captured = self._captured.get(symbols.tokens, {})
+        segments = tuple(
+            captured.get(number) or self._binder.bind(segment.first, segment.last, symbols)
+            for number, segment in enumerate(self._plan.segments)
+        )
+        thunks = tuple(thunk for segment in segments for thunk in segment)
+        bound = BoundStep(
+            thunks, segments, self._binder.output(symbols), self._binder.greedy(symbols)
+        )
+        self._steps[symbols] = bound
+        if self._keep is not None and len(self._steps) > self._keep:
+            self._steps.popitem(last=False)
+        return bound
+
+    def _run(self, thunks: tuple[Thunk, ...]) -> None:
+        thunk = None
+        try:
+            for thunk in thunks:
+                thunk()
+        except GlmcError:
+            raise
+        except KERNEL_ERRORS as error:
+            raise self._explain(thunk, error) from error
+
+    def _run_guarded(self, symbols: Symbols, captured: dict[int, tuple[Thunk, ...]]) -> None:
+        for number, segment in enumerate(self._plan.segments):
+            if number in captured:
+                self._run(captured[number])
+                continue
+            for position in range(segment.first, segment.last + 1):
+                (thunk,) = self._binder.bind(position, position, symbols)
+                call = self._plan.calls[position]
+                if not is_vendor(call.function):
+                    self._run((thunk,))
+                    continue
+                try:
+                    run_guarded(call, self._binder.arguments(position, symbols), thunk)
+                except GlmcError:
+                    raise
+                except KERNEL_ERRORS as error:
+                    raise self._explain(thunk, error) from error
+        self._statistics.count_guard_step(self._plan.name)
+
+    def _run_timed(self, bound: BoundStep, bucket: int) -> None:
+        for number, thunks in enumerate(bound.segments):
+            started = perf_counter()
+            self._run(thunks)
+            self._graphs.wait()
+            elapsed = perf_counter() - started
+            self._statistics.count_segment(self._plan.name, bucket, number, elapsed)
+
+    def _explain(self, thunk: Thunk | None, error: BaseException) -> GlmcError:
+        """The error of a kernel, with the call that it belongs to."""
+        call = self._binder.call_of(thunk)
+        place = "a captured device graph" if call is None else place_of(call)
+        if call is not None and is_vendor(call.function):
+            return VendorError(f"a vendor call failed: {error}", place=place)
+        return PlanError(f"a kernel failed: {error}", place=place)

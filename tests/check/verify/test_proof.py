@@ -1,0 +1,135 @@
+"""The whole proof of a compile: no false alarm, what is said and where, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+
+from glmc.check.verify.cases import quiet, real_prompts
+from glmc.check.verify.replay import Reference, verify_replay
+from glmc.check.verify.scope import Scope, narrow, whole
+from glmc.check.verify.verifier import Verifier
+from glmc.compiled import FrontEnd
+from glmc.compiler import back_end, front_end
+from glmc.config import CompileOptions
+from glmc.presets.catalog import load_config, preset_names
+from tests.sabotage import sabotaged
+from tests.support.command import SMALL, command_of, require_refusal
+
+pytestmark = pytest.mark.usefixtures("shared_captures")
+MODELS = Path(__file__).parents[3] / "models"
+DTYPES = (torch.bfloat16, torch.float16)
+BUCKETS = {"decode_buckets": (4, 8), "prefill_buckets": (16, 128), "max_context": 128}
+OPTIONS = CompileOptions(block_size=16, **BUCKETS)
+DEFAULT = ("tiny-dense", "tiny-moe")
+NAMES = [
+    pytest.param(name, marks=() if name == "tiny-moe" else pytest.mark.slow)
+    for name in (*DEFAULT, *preset_names())
+]
+
+
+@cache
+def scope_of(name: str, dtype: torch.dtype) -> Scope:
+    """The shipped checkpoints whole, presets narrow."""
+    if name in DEFAULT:
+        return whole(load_config(MODELS / name), OPTIONS, dtype)
+    return narrow(load_config(name), dtype)
+
+
+@cache
+def proved(name: str, dtype: torch.dtype) -> tuple[FrontEnd, Verifier]:
+    """Every step, which raises for one that is violated."""
+    scope = scope_of(name, dtype)
+    verifier = Verifier(scope.cases, scope.weights, layers=scope.layers)
+    return front_end(scope.source, scope.options(OPTIONS), watch=verifier.watch), verifier
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_step_is_a_false_alarm_in_float32(name: str) -> None:
+    front, verifier = proved(name, torch.float32)
+    assert all(verdict.holds for verdict in verifier.verdicts.values())
+    weights = scope_of(name, torch.float32).weights
+    assert verifier.captured is not None
+    for target in ("cpu", "xpu"):
+        plan = back_end(front, replace(OPTIONS, target=target, dtype="float32"))
+        for used in (weights, weights.altered(quiet)):
+            reference = Reference(verifier.captured, verifier.captured, used)
+            verdict = verify_replay(plan, reference, real_prompts(front.source.directory))
+            assert verdict.holds, verdict.text
+
+
+# The mixture in the dtype of every published one.
+QUICK = (("tiny-moe", torch.bfloat16),)
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        pytest.param(
+            *(name, dtype),
+            id=f"{name}-{dtype}".replace("torch.", ""),
+            marks=() if (name, dtype) in QUICK else pytest.mark.slow,
+        )
+        for name in (*DEFAULT, *preset_names())
+        for dtype in DTYPES
+    ],
+)
+def test_no_step_is_a_false_alarm(name: str, dtype: torch.dtype) -> None:
+    exact, (front, verifier) = proved(name, torch.float32)[1], proved(name, dtype)
+    assert all(verdict.holds for verdict in verifier.verdicts.values())
+    assert verifier.captured is not None and exact.captured is not None
+    for target in ("cpu", "xpu"):
+        options = scope_of(name, dtype).options(replace(OPTIONS, target=target))
+        reference = Reference(
+            verifier.captured, exact.captured, scope_of(name, torch.float32).weights
+        )
+        texts = real_prompts(front.source.directory)
+        verdict = verify_replay(back_end(front, options), reference, texts)
+        assert verdict.holds, verdict.text
+
+
+def test_the_command_prints_and_keeps_every_verdict(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, artifact, dump = command_of(capsys), tmp_path / "artifact", tmp_path / "dump"
+    model = MODELS / "tiny-dense"
+    done = run("compile", model, *SMALL, "--verify", "--dump", dump, "-o", artifact)
+    assert done.status == 0, done.err
+    lines = [line for line in done.err.splitlines() if line.startswith("verify ")]
+    names = [line.split()[1] for line in lines]
+    assert names[0] == "verified" and names[-1] == "replayed" and "rms_norm" in names
+    assert "checkpoint tiny-dense" in lines[0]
+    report = json.loads((artifact / "report.json").read_text())
+    assert all("verdict" in one for one in report["passes"])
+    assert any(remark.startswith("replayed plan: cpu, ") for remark in report["remarks"])
+    header = next(dump.glob("*_fuse_rms_norm.txt")).read_text()
+    assert "bitwise: 13 rewrites equal on 6 inputs" in header
+
+
+def test_a_violated_class_fails_the_compile(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sabotaged("routed_scale_twice", (3,)).install(monkeypatch)
+    out = ("-o", tmp_path / "artifact")
+    done = command_of(capsys)("compile", MODELS / "tiny-moe", *SMALL, "--verify", *out)
+    words = ("pass moe_gate, match model.layers.3.mlp", "layer 3", "modeling_glm4_moe.py")
+    require_refusal(done, "GLMC-1010", *words, status=1)
+    assert not (tmp_path / "artifact").exists()
+
+
+def test_a_big_model_names_its_own_layer() -> None:
+    """Of glm-4.7, which has three dense layers, layers 0 and 3 are verified as 0 and 1."""
+    scope = narrow(load_config("glm-4.7"), torch.float32)
+    sabotage = sabotaged("shared_expert_dropped")
+    broken = next(one for one in sabotage.passes if one.name == "shared_expert")
+    verifier = Verifier(scope.cases[:1], scope.weights, strict=False, layers=scope.layers)
+    with pytest.MonkeyPatch.context() as patch:
+        sabotage.install(patch)
+        front_end(scope.source, scope.options(CompileOptions(weights="none")), watch=verifier.watch)
+    (violation,) = verifier.verdicts[broken.name].violations
+    assert violation.layer == 3 and violation.node.startswith("model.layers.3.mlp")

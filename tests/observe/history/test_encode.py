@@ -1,0 +1,63 @@
+"""A history through JSON and back, and data that is none."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from glmc.observe.history.encode import history_from_json, history_to_json
+from glmc_runtime.errors import ArtifactError
+from tests.observe.history.toy import history
+
+
+def through_json() -> dict[str, Any]:
+    data: dict[str, Any] = json.loads(json.dumps(history_to_json(history())))
+    return data
+
+
+def test_a_history_survives_json() -> None:
+    assert history_from_json(through_json()) == history()
+
+
+def test_a_node_that_a_step_left_alone_is_written_once() -> None:
+    data = through_json()
+    assert len(data["nodes"]) == 5
+    assert data["steps"][1]["matches"] == {"norm#pow": [0, 1]}
+
+
+def _without(name: str) -> Callable[[dict[str, Any]], object]:
+    return lambda data: data.pop(name)
+
+
+DAMAGE: dict[str, Callable[[dict[str, Any]], object]] = {
+    "another format": lambda data: data.update(format=99),
+    "no nodes": _without("nodes"),
+    "no prefix": _without("prefix"),
+    "steps are a number": lambda data: data.update(steps=4),
+    "a node beyond the table": lambda data: data["steps"][0]["blocks"][0].update(nodes=[77]),
+    "a node from the end": lambda data: data["steps"][0]["blocks"][0].update(nodes=[-1]),
+    "a row too short": lambda data: data["nodes"][0].pop(),
+    "an id that is a number": lambda data: data["nodes"][0].__setitem__(0, 5),
+    "a surplus field": lambda data: data["steps"][0].update(colour="red"),
+    "layers that are words": lambda data: data["steps"][1].update(matches={"a": ["b"]}),
+    "a call without a kernel": lambda data: data["plans"][0]["blocks"][0]["calls"][0].pop(0),
+    "matches that are a list": lambda data: data["steps"][1].update(matches=[]),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_what_is_no_history_is_refused(damage: Callable[[dict[str, Any]], object]) -> None:
+    data = through_json()
+    damage(data)
+    with pytest.raises(ArtifactError) as refused:
+        history_from_json(data)
+    assert refused.value.remedy
+
+
+@pytest.mark.parametrize("data", [None, [], "history", {}, {"format": "1"}])
+def test_other_data_is_refused(data: object) -> None:
+    with pytest.raises(ArtifactError):
+        history_from_json(data)

@@ -1,0 +1,195 @@
+"""Attention of packed sequences, with and without prefixes, in every way the device has."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from glmc.ir.ops import OPS
+from glmc_runtime.errors import PlanError
+from glmc_runtime.kernels import find_binder
+from glmc_runtime.kernels.cuda.attention import prefill as module
+from tests.runtime.kernels.cuda.paged import DEVICE, eager, int32, not_worse, paged
+from tests.runtime.kernels.harness import close, nan, random
+
+SCALE = 0.21
+SMALL = {"way": "triton", "ROWS": 16, "BLOCK": 16, "num_warps": 4, "num_stages": 2}
+WAYS = [SMALL] if DEVICE.type == "cpu" else [SMALL, {"way": "flash"}, {"way": "cudnn"}]
+
+
+def case(
+    sequences: list[tuple[int, int]],
+    padding: int = 0,
+    q_heads: int = 4,
+    kv_heads: int = 2,
+    head_dim: int = 16,
+    block_size: int = 4,
+    dtype: torch.dtype = torch.float32,
+) -> dict[str, Any]:
+    """``sequences`` are (queries, prefix); ``padding`` rows follow."""
+    lengths = [queries + prefix for queries, prefix in sequences]
+    cache = paged(lengths, kv_heads, head_dim, block_size, dtype, room=70)
+    tokens = sum(queries for queries, _ in sequences) + padding
+    query = random(tokens, q_heads, head_dim, dtype=dtype).to(DEVICE)
+    query[tokens - padding :] = torch.nan
+    arguments = {
+        "query": query,
+        "key_cache": cache.keys,
+        "value_cache": cache.values,
+        "block_tables": cache.tables,
+        "scale": SCALE,
+        "out": nan(*query.shape, dtype=dtype).to(DEVICE),
+    }
+    for name in ("query_lod", "context_lod"):
+        arguments[f"{name}_host"] = torch.zeros(len(sequences) + 1, dtype=torch.int32)
+        arguments[name] = int32([0] * (len(sequences) + 1))
+    set_lods(arguments, sequences)
+    return arguments
+
+
+def set_lods(arguments: dict[str, Any], sequences: list[tuple[int, int]]) -> None:
+    queries = torch.tensor([0, *(count for count, _ in sequences)]).cumsum(0)
+    contexts = torch.tensor([0, *(sum(pair) for pair in sequences)]).cumsum(0)
+    for name, lod in (("query_lod", queries), ("context_lod", contexts)):
+        arguments[f"{name}_host"].copy_(lod)
+        arguments[name].copy_(lod)
+
+
+def reference(arguments: dict[str, Any], dtype: torch.dtype | None = None) -> Tensor:
+    names = ("query", "key_cache", "value_cache")
+    operands = [arguments[name].to(dtype or arguments[name].dtype) for name in names]
+    lods = (arguments["query_lod"], arguments["context_lod"])
+    out: Tensor = OPS["prefill_attention"].reference(
+        *operands, arguments["block_tables"], *lods, SCALE
+    )
+    return out
+
+
+def check(arguments: dict[str, Any], configuration: dict[str, Any] | None = SMALL) -> None:
+    out, caches = arguments["out"], ("key_cache", "value_cache")
+    before = [arguments[name].clone() for name in caches]
+    find_binder("cuda.prefill_attention")(arguments | {"configuration": configuration})()
+    if out.dtype == torch.float32:
+        close(out, reference(arguments))
+    else:
+        pair = (arguments["key_cache"], arguments["value_cache"])
+        counts = [arguments[f"{name}_lod_host"].diff().tolist() for name in ("query", "context")]
+        theirs = eager(arguments["query"], pair, arguments["block_tables"], *counts, SCALE)
+        not_worse(out, theirs, reference(arguments, torch.float64))
+    rest = out[int(arguments["query_lod_host"][-1]) :]
+    assert not rest.any()
+    for name, old in zip(caches, before, strict=True):
+        torch.testing.assert_close(arguments[name], old, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    "sequences",
+    [
+        [(1, 0)],
+        [(5, 0)],
+        [(33, 0)],
+        [(1, 20)],
+        [(17, 15)],
+        [(3, 0), (20, 7), (1, 40)],
+        [(0, 0), (6, 2), (0, 9), (16, 0)],
+    ],
+)
+@pytest.mark.parametrize("padding", [0, 5])
+def test_sequences(sequences: list[tuple[int, int]], padding: int) -> None:
+    check(case(sequences, padding))
+
+
+@pytest.mark.parametrize(
+    ("q_heads", "kv_heads", "head_dim", "block_size"), [(12, 1, 16, 16), (2, 2, 40, 1)]
+)
+def test_shapes(q_heads: int, kv_heads: int, head_dim: int, block_size: int) -> None:
+    check(case([(9, 0), (18, 3)], 1, q_heads, kv_heads, head_dim, block_size))
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: str(way["way"]))
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("sequences", [[(40, 0)], [(0, 0), (21, 0)], [(20, 11), (5, 0)], [(1, 5)]])
+def test_narrow_dtypes(
+    way: dict[str, Any], dtype: torch.dtype, sequences: list[tuple[int, int]]
+) -> None:
+    check(case(sequences, 3, head_dim=64, dtype=dtype), way)
+
+
+def test_default_configuration() -> None:
+    check(case([(30, 5), (4, 0)], 2), None)
+
+
+def test_lods_are_read_when_it_runs() -> None:
+    arguments = case([(20, 0), (10, 30)], 4)
+    thunk = find_binder("cuda.prefill_attention")(arguments | {"configuration": SMALL})
+    for sequences in ([(20, 0), (10, 30)], [(7, 13), (1, 0)], [(0, 5), (0, 0)]):
+        set_lods(arguments, sequences)
+        arguments["out"].fill_(torch.nan)
+        thunk()
+        close(arguments["out"], reference(arguments))
+
+
+@pytest.mark.parametrize("least", [0, 30])
+def test_gather(least: int) -> None:
+    arguments = case([(3, 4), (2, 0), (0, 20)])
+    first, count = (0, 3) if least == 0 else (2, 1)
+    names = ("query", "key_cache", "value_cache", "block_tables", "query_lod", "context_lod")
+    call = module._Call(*(arguments[name] for name in names), SCALE, arguments["out"], SMALL)
+    size = 29 if least == 0 else 33
+    keys, values = module._gather(call, first, count, 20, size, least)
+    for found, cache in ((keys, arguments["key_cache"]), (values, arguments["value_cache"])):
+        wanted = [
+            cache[block, :, position % 4]
+            for index in range(first, first + count)
+            for position in range((7, 2, 20)[index])
+            for block in [int(arguments["block_tables"][index, position // 4])]
+        ]
+        assert torch.equal(found[: len(wanted)], torch.stack(wanted))
+        assert not found[len(wanted) : least].any()
+
+
+def test_what_cudnn_refuses_goes_to_flash(monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments, calls = case([(9, 0)]), []
+    error: RuntimeError = RuntimeError("cuDNN Frontend error: no engine")
+
+    def refuse(*_: object) -> None:
+        calls.append("cudnn")
+        raise error
+
+    monkeypatch.setattr(module, "library_way", lambda query: "cudnn")
+    monkeypatch.setattr(module, "_cudnn", refuse)
+    monkeypatch.setattr(module, "_flash", lambda *_: calls.append("flash"))
+    thunk = find_binder("cuda.prefill_attention")(arguments)
+    with pytest.warns(UserWarning, match="no engine, so flash attention"):
+        thunk()
+    thunk()
+    assert calls == ["cudnn", "flash", "flash"]
+    with pytest.raises(RuntimeError, match="engine"):
+        check(arguments, {"way": "cudnn"})
+    for error in (torch.cuda.OutOfMemoryError("cuDNN: out of memory"), RuntimeError("a bug")):
+        thunk = find_binder("cuda.prefill_attention")(arguments)
+        for _ in range(2):  # what fails for another reason is tried again
+            calls.clear()
+            with pytest.raises(RuntimeError, match=str(error)):
+                thunk()
+            assert calls == ["cudnn"]
+
+
+def test_way_of_a_step() -> None:
+    lods = module._Lods([0, 0, 5], [0, 3, 8])
+    assert module.choose_way("cudnn", lods) == "cudnn"
+    assert module.choose_way("flash", lods) == "flash"
+    assert module.choose_way("cudnn", lods._replace(contexts=[0, 3, 9])) == "flash"
+    assert module.choose_way("cudnn", module._Lods([0, 1, 5], [0, 1, 5])) == "flash"
+    assert module.library_way(torch.empty(1, 4, 64)) == "triton"
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    arguments = case([(3, 0)])
+    with pytest.raises(PlanError, match="way"):
+        check(arguments, {"way": "eager"})
+    with pytest.raises(PlanError, match="context_lod"):
+        check(arguments | {"context_lod": int32([0, 3, 3])})

@@ -1,0 +1,239 @@
+"""Every way to run the experts against float32 with the roundings of eager code."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from glmc.ir.ops import moe as semantic
+from glmc_runtime.errors import PlanError
+from glmc_runtime.kernels import find_binder
+from glmc_runtime.kernels.cuda import workspace
+from glmc_runtime.kernels.cuda.launch import interpreted
+from glmc_runtime.kernels.cuda.moe import by_expert as moe_experts
+from glmc_runtime.kernels.cuda.moe import by_token as moe_few
+from glmc_runtime.kernels.cuda.moe import select as moe_ffn
+from glmc_runtime.kernels.cuda.moe import sorted_tiles as moe_sorted
+from glmc_runtime.kernels.cuda.moe.common import read_call
+from tests.runtime.kernels.harness import close, nan, random
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+RUNS = 2 if torch.cuda.is_available() else 1
+HIDDEN, EXPERTS, TOP_K, WIDTH = 24, 6, 3, 16
+
+FEW = {"way": "few", "up_n": 4, "up_k": 16, "up_unroll": 2, "down_n": 16, "down_k": 16}
+EXPERT_WISE = {"way": "experts", "up_n": 16, "up_k": 16, "down_n": 16, "down_k": 16}
+SORTED = {"way": "sorted", "rows": 16, "up_n": 16, "up_k": 16, "down_n": 32, "down_k": 16}
+WAYS: dict[str, dict[str, Any]] = {
+    "few": FEW,
+    "few even": {**FEW, "up_n": 8, "up_k": 4, "up_unroll": 6, "down_n": 8, "down_k": 8},
+    "experts": EXPERT_WISE,
+    "experts even": {**EXPERT_WISE, "up_n": 8, "up_k": 8, "down_n": 8, "down_k": 8},
+    "experts, columns first": {
+        **EXPERT_WISE,
+        "up_columns_first": True,
+        "down_columns_first": True,
+    },
+    "experts, three launches": {**EXPERT_WISE, "ticket": False, "rows": 32},
+    "sorted": SORTED,
+    "sorted even": {**SORTED, "up_n": 8, "up_k": 8, "down_n": 8, "down_k": 8, "group": 3},
+    "grouped_mm": {"way": "grouped_mm"},
+}
+MAIN = ("few", "experts", "sorted", "grouped_mm")
+
+
+def choices(kind: str, tokens: int, top_k: int = TOP_K) -> torch.Tensor:
+    if kind == "one expert":
+        return torch.full((tokens, 1), EXPERTS - 2)
+    if kind == "same experts":
+        return torch.tensor([[4, 0, 5]]).repeat(tokens, 1)
+    generator = torch.Generator().manual_seed(tokens)
+    return torch.stack(
+        [torch.randperm(EXPERTS, generator=generator)[:top_k] for _ in range(tokens)]
+    )
+
+
+def call(
+    ids: torch.Tensor, dtype: torch.dtype, shared_width: int = 0, width: int = WIDTH
+) -> dict[str, Any]:
+    tokens, top_k = ids.shape
+    tensors: dict[str, torch.Tensor | None] = {
+        "x": random(tokens, HIDDEN, dtype=dtype),
+        "weights": random(tokens, top_k, seed=2).abs(),
+        "ids": ids,
+        "gate_up": (random(EXPERTS, 2 * width, HIDDEN, seed=3) / HIDDEN**0.5).to(dtype),
+        "down": (random(EXPERTS, HIDDEN, width, seed=4) / width**0.5).to(dtype),
+        "out": nan(tokens, HIDDEN, dtype=dtype),
+        "shared_gate_up": None,
+        "shared_down": None,
+    }
+    if shared_width:
+        tensors["shared_gate_up"] = (random(2 * shared_width, HIDDEN, seed=5) / HIDDEN**0.5).to(
+            dtype
+        )
+        tensors["shared_down"] = (random(HIDDEN, shared_width, seed=6) / shared_width**0.5).to(
+            dtype
+        )
+    return {k: None if v is None else v.to(DEVICE).contiguous() for k, v in tensors.items()}
+
+
+def rounded(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """float32 ``values`` in the precision of ``dtype``; the interpreter cuts where others round."""
+    if dtype == torch.bfloat16 and interpreted():
+        return (values.contiguous().view(torch.int32) & -(1 << 16)).view(torch.float32)
+    return values.to(dtype).float()
+
+
+def expert(x: torch.Tensor, gate_up: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
+    """One expert in float32, rounded where eager code rounds."""
+    merged = rounded(x.float() @ gate_up.float().t(), x.dtype)
+    gate, up = merged.chunk(2, -1)
+    activated = rounded(rounded(F.silu(gate), x.dtype) * up, x.dtype)
+    return rounded(activated @ down.float().t(), x.dtype)
+
+
+def reference(arguments: dict[str, Any]) -> torch.Tensor:
+    x, weights, ids, gate_up, down = (
+        arguments[name] for name in ("x", "weights", "ids", "gate_up", "down")
+    )
+    total = torch.zeros(x.shape, device=x.device)
+    for token in range(ids.shape[0]):
+        for slot, one in enumerate(ids[token].tolist()):
+            result = expert(x[token : token + 1], gate_up[one], down[one])
+            total[token] += weights[token, slot] * result[0]
+    routed = rounded(total, x.dtype)
+    if arguments["shared_down"] is None:
+        return routed
+    shared = expert(x, arguments["shared_gate_up"], arguments["shared_down"])
+    return rounded(routed + shared, x.dtype)
+
+
+def check_result(arguments: dict[str, Any], by_torch: bool = False) -> None:
+    """In float32 all but equal; in bfloat16 one sum may have fallen to the other side.
+
+    ``by_torch``: products are torch's, which rounds even where the interpreter cuts.
+    """
+    expected = reference(arguments)
+    share = 2e-5 if arguments["x"].dtype == torch.float32 else 3e-2 if by_torch else 1e-2
+    atol = share * float(expected.abs().max())
+    torch.testing.assert_close(arguments["out"].float(), expected, atol=atol, rtol=0.0)
+
+
+def poison() -> None:
+    workspace.floats(DEVICE, 1 << 16).fill_(torch.nan)
+
+
+def check(
+    arguments: dict[str, Any], configuration: dict[str, Any] | None = None, runs: int = RUNS
+) -> None:
+    """Bind and run on poisoned memory; the same bits each time, tickets back at zero."""
+    thunk = find_binder("cuda.moe_ffn")({**arguments, "configuration": configuration})
+    outputs = []
+    for _ in range(runs):
+        poison()
+        arguments["out"].fill_(torch.nan)
+        thunk()
+        outputs.append(arguments["out"].clone())
+        assert torch.equal(outputs[0], outputs[-1])
+        assert not workspace.tickets(DEVICE, 64).any()
+    check_result(arguments, (configuration or {}).get("way") == "grouped_mm")
+
+
+CASES = [(1, "random", 0), (2, "random", 24), (19, "random", 16), (35, "one expert", 0)]
+
+
+def serves(way: str, dtype: torch.dtype, tokens: int) -> bool:
+    if way == "grouped_mm":
+        return dtype == torch.bfloat16 and hasattr(torch, "_grouped_mm")
+    return tokens <= 4 or not way.startswith("few")
+
+
+@pytest.mark.parametrize(
+    ("way", "dtype", "tokens", "kind", "shared_width"),
+    [
+        pytest.param(way, dtype, *case, id=f"{way}-{dtype}-{case}")
+        for way in WAYS
+        for dtype in (torch.float32, torch.bfloat16)
+        for case in CASES
+        # What the variants change is the same in all dtypes.
+        if serves(way, dtype, case[0]) and (way in MAIN or dtype == torch.float32)
+    ],
+)
+def test_ways(way: str, dtype: torch.dtype, tokens: int, kind: str, shared_width: int) -> None:
+    if torch.cuda.is_available() and way in ("experts even", "sorted even"):
+        pytest.skip("a dot on a device is at least 16 deep, and so small a block is not")
+    check(call(choices(kind, tokens), dtype, shared_width), WAYS[way])
+
+
+@pytest.mark.parametrize("way", ["few", "experts", "sorted"])
+def test_the_reference_is_the_semantic_op(way: str) -> None:
+    arguments = call(choices("same experts", 3), torch.float32, 24)
+    check(arguments, WAYS[way], runs=2)
+    names = ("x", "weights", "ids", "gate_up", "down")
+    routed = semantic.moe_ffn(*(arguments[name] for name in names))
+    shared = (arguments["shared_gate_up"], arguments["shared_down"])
+    close(arguments["out"], semantic.shared_expert(arguments["x"], *shared, routed))
+
+
+@pytest.mark.parametrize("tokens", [1, 70])
+@pytest.mark.parametrize("way", ["experts", "sorted"])
+def test_a_width_that_no_block_divides(tokens: int, way: str) -> None:
+    ids = choices("random", tokens, 2)
+    check(call(ids, torch.float32, shared_width=13, width=21), WAYS[way])
+
+
+def test_many_more_experts_than_pairs_read_only_the_chosen() -> None:
+    """What nobody chose is NaN, and would show."""
+    for way in ("few", "experts", "sorted"):
+        arguments = call(torch.tensor([[1, 4], [4, 2]]), torch.float32, 16)
+        for name in ("gate_up", "down"):
+            arguments[name][[0, 3, 5]] = torch.nan
+        check(arguments, WAYS[way])
+
+
+def test_a_call_follows_ids_between_runs() -> None:
+    for way in ("experts", "sorted"):
+        arguments = call(choices("random", 3), torch.float32, 16)
+        thunk = find_binder("cuda.moe_ffn")({**arguments, "configuration": WAYS[way]})
+        thunk()
+        for seed in (7, 9):
+            arguments["ids"].copy_(choices("random", seed)[:3])
+            thunk()
+            check_result(arguments)
+
+
+def test_defaults_serve_all_numbers_of_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(moe_ffn, "MOST_SCANNED_PAIRS", 32)
+    ways = []
+    for tokens in (1, 4, 12):
+        arguments = call(choices("random", tokens), torch.float32, 24)
+        ways.append(moe_ffn.choose(read_call(arguments), None)["way"])
+        check(arguments)
+    assert ways == ["few", "experts", "sorted"]
+
+
+def test_candidates_are_complete_and_start_with_the_default() -> None:
+    for tokens in (1, 8, 32, 128):
+        one = read_call(call(choices("random", tokens), torch.bfloat16))
+        found = list(moe_ffn.candidates(one))
+        assert found[0] == moe_ffn.default(one)
+        for module in (moe_few, moe_experts, moe_sorted):
+            base = module.default(one)
+            for candidate in found:
+                if candidate["way"] == base["way"]:
+                    assert candidate.keys() == base.keys()
+
+
+def test_an_unknown_way_is_refused() -> None:
+    with pytest.raises(PlanError, match="no way 'sideways'"):
+        check(call(choices("random", 2), torch.float32), {"way": "sideways"})
+
+
+def test_half_a_shared_expert_is_refused() -> None:
+    arguments = call(choices("random", 2), torch.float32, 16)
+    arguments["shared_down"] = None
+    with pytest.raises(PlanError, match="one of its two weights"):
+        find_binder("cuda.moe_ffn")(arguments)
