@@ -1,4 +1,4 @@
-"""glmc: compile GLM-4.x for Kunlun XPU and CPU.
+"""glmc: compile GLM-4.x for Kunlun XPU, CUDA and CPU.
 
 import glmc
 glmc.compile("models/tiny-moe", "out/tiny-moe.xpu", target="xpu")
@@ -7,22 +7,74 @@ session = glmc.load("out/tiny-moe.xpu")
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 if TYPE_CHECKING:
+    import torch
+
     from glmc.report import Report
     from glmc_runtime.generate.session import Session
 
 __all__ = ["compile", "load"]
 
 
-def compile(model: str | Path, output: str | Path, **options: Any) -> Report:
+class CompileKeywords(TypedDict, total=False):
+    """Keywords of :func:`compile`, with the defaults of :class:`glmc.config.CompileOptions`."""
+
+    target: str
+    dtype: str | torch.dtype | None
+    abi_profile: str | None
+    max_context: int | None
+    block_size: int
+    decode_buckets: int | Iterable[int]
+    prefill_buckets: int | Iterable[int]
+    weights: str
+    seed: int
+    allow_missing: bool
+    force: bool
+    full_capture: bool
+    capture_attention: str
+    capture_experts: str
+    marked: bool
+    passes_on: str | Iterable[str]
+    passes_off: str | Iterable[str]
+    pipeline: str | PathLike[str] | None
+
+
+class LoadKeywords(TypedDict, total=False):
+    """Keywords of :func:`glmc_runtime.load`, which says what they mean."""
+
+    verify_hashes: bool
+    kv_blocks: int | None
+    kv_memory_bytes: int | None
+    emulate: bool | None
+    device: str | torch.device | None
+    timing: bool
+    guard_steps: int
+    profile_ranges: bool
+    progress: Callable[[int, int], object] | None
+    weights: Mapping[str, torch.Tensor] | None
+
+
+def compile(model: str | Path, output: str | Path, **options: Unpack[CompileKeywords]) -> Report:
     """Compile ``model``, a checkpoint directory or a preset's name, into the artifact ``output``.
 
-    ``options`` are the fields of :class:`glmc.config.CompileOptions`. Returns the report; raises a
-    :class:`glmc.errors.GlmcError`, and leaves nothing at ``output`` then.
+    ``target`` is "cpu", "cuda", "xpu" or that of an installed distribution; ``dtype`` that of
+    activations (None: the checkpoint's); ``abi_profile`` the vendor library's calling convention on
+    xpu, "P-A", "P-B" or "P-C". ``max_context`` bounds prompt and answer in tokens (None: the
+    model's, at most 8192); ``block_size`` is in tokens of the KV cache; ``decode_buckets`` are
+    batch sizes and ``prefill_buckets`` numbers of packed tokens, ascending. ``weights`` are
+    "checkpoint", "random" (drawn from ``seed``) or "none" (a plan alone). ``allow_missing`` goes on
+    where a fusion is missing, ``force`` replaces ``output``. ``full_capture`` traces every layer;
+    ``capture_attention``, ``capture_experts`` and ``marked`` say how the model is spelled while it
+    is traced, on which no plan depends. ``passes_on`` and ``passes_off`` name passes to add and to
+    leave out, ``pipeline`` a file with their order (docs/writing_a_pass.md).
+
+    Returns the report. Raises a :class:`glmc.errors.GlmcError`, and leaves nothing at ``output``
+    then.
     """
     from glmc.compiler import compile_model
     from glmc.config import compile_options
@@ -34,8 +86,8 @@ def compile(model: str | Path, output: str | Path, **options: Any) -> Report:
     return compile_model(source, path("output", output, refuse=UsageError), chosen)
 
 
-def load(path: str | PathLike[str], **options: Any) -> Session:
-    """Load an artifact for replay; ``options`` as for :func:`glmc_runtime.load`."""
+def load(path: str | PathLike[str], **options: Unpack[LoadKeywords]) -> Session:
+    """Load an artifact for replay: :func:`glmc_runtime.load`, whose keywords ``options`` are."""
     import glmc_runtime
 
     return glmc_runtime.load(path, **options)

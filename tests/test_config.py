@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,8 @@ import pytest
 import torch
 
 import glmc
+import glmc_runtime
+from glmc import CompileKeywords, LoadKeywords
 from glmc.config import CompileOptions, compile_options
 from glmc.errors import UsageError
 
@@ -85,3 +89,11 @@ def test_models_and_outputs_are_paths(tmp_path: Path, place: Any) -> None:
         glmc.compile(place, tmp_path / "out")
     with pytest.raises(UsageError, match="output is no path"):
         glmc.compile(TINY, place)
+
+
+def test_keywords_of_compile_and_load_are_their_options() -> None:
+    assert set(CompileKeywords.__annotations__) == {each.name for each in fields(CompileOptions)}
+    parameters = inspect.signature(glmc_runtime.load).parameters
+    assert {"path", *LoadKeywords.__annotations__} == set(parameters)
+    for name in CompileKeywords.__annotations__:
+        assert f"``{name}``" in str(glmc.compile.__doc__)

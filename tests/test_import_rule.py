@@ -20,7 +20,7 @@ RUNTIME = (
     ("arguments", "entry_points", "format", "output"),
     ("kernels",),
     ("replay",),
-    ("load",),
+    ("loading",),
     ("engine",),
     ("doctor", "generate"),
     ("__init__",),
@@ -147,5 +147,5 @@ def test_the_rule_can_fail() -> None:
     assert upward("glmc.ir.match", "glmc.passes.base", COMPILER)
     assert not upward("glmc.passes.rope", "glmc.passes.base", COMPILER)
     assert not upward("glmc.compiler", "glmc.ir.program", COMPILER)
-    assert upward("glmc_runtime.load.loader", "glmc_runtime.engine.engine", RUNTIME)
+    assert upward("glmc_runtime.loading.loader", "glmc_runtime.engine.engine", RUNTIME)
     assert imported_names("def f():\n    import glmc.ir") == {"glmc.ir"}

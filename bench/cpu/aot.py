@@ -29,7 +29,7 @@ from glmc.ir.program import Program
 from glmc.ir.recipe import Constant
 from glmc.presets.catalog import load_config
 from glmc_runtime.generate.session import Session
-from glmc_runtime.load.weights import load_weights
+from glmc_runtime.loading.weights import load_weights
 
 
 def _decode_attention(

@@ -12,7 +12,7 @@ from glmc_runtime.format.plan import PhasePlan
 from glmc_runtime.kernels import RESERVED
 from glmc_runtime.kernels.interpreter import TARGET as OF_TRITON
 from glmc_runtime.kernels.interpreter import triton_found
-from glmc_runtime.load.check import check_plan
+from glmc_runtime.loading.check import check_plan
 
 
 def check_plans(phases: Mapping[str, PhasePlan], manifest: Manifest) -> None:

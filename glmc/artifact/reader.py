@@ -12,7 +12,7 @@ from glmc_runtime.errors import ArtifactError
 from glmc_runtime.format.json_file import json_of
 from glmc_runtime.format.manifest import Manifest
 from glmc_runtime.format.plan import PhasePlan
-from glmc_runtime.load.loader import Artifact, load_artifact
+from glmc_runtime.loading.loader import Artifact, load_artifact
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ from glmc_runtime.format.manifest import (
 )
 from glmc_runtime.format.plan import PhasePlan
 from glmc_runtime.format.plan_json import phase_to_json
-from glmc_runtime.load.loader import is_unfinished
+from glmc_runtime.loading.loader import is_unfinished
 
 Progress = Callable[[int, int], None]
 

@@ -1,13 +1,14 @@
 """The thin runtime: loads an artifact that glmc compiled and replays it.
 
-``load(path)`` returns a :class:`glmc_runtime.generate.session.Session`. Nothing here traces,
-compiles or imports glmc or transformers. Read the files in this order: ``plan``, ``manifest``,
-``loader``, ``arena``, ``inputs``, ``cache``, ``bind``, ``replay``, ``session``, ``generation``.
+``load(path)`` returns a :class:`Session`. Nothing here traces, compiles or imports glmc or
+transformers. Read the folders in this order: ``format``, ``kernels``, ``replay``, ``loading``,
+``engine``, ``generate``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from os import PathLike
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -18,9 +19,41 @@ from glmc_runtime.version import __version__
 if TYPE_CHECKING:
     import torch
 
-    from glmc_runtime.generate.session import Session
+    from glmc_runtime.engine.async_decode import GreedySteps as GreedySteps
+    from glmc_runtime.engine.engine import Engine as Engine
+    from glmc_runtime.engine.sampling import SamplingParameters as SamplingParameters
+    from glmc_runtime.engine.sequences import Part as Part
+    from glmc_runtime.engine.sequences import Sequence as Sequence
+    from glmc_runtime.errors import GlmcError as GlmcError
+    from glmc_runtime.generate.events import Completion as Completion
+    from glmc_runtime.generate.events import Event as Event
+    from glmc_runtime.generate.options import RequestOptions as RequestOptions
+    from glmc_runtime.generate.session import Session as Session
 
-__all__ = ["GUARD_STEPS", "__version__", "load"]
+# Names of the package, imported when they are first asked for: torch is not needed to read a plan.
+_MODULES = {
+    "Completion": "generate.events",
+    "Engine": "engine.engine",
+    "Event": "generate.events",
+    "GlmcError": "errors",
+    "GreedySteps": "engine.async_decode",
+    "Part": "engine.sequences",
+    "RequestOptions": "generate.options",
+    "SamplingParameters": "engine.sampling",
+    "Sequence": "engine.sequences",
+    "Session": "generate.session",
+}
+__all__ = ["GUARD_STEPS", "__version__", "load", *_MODULES]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULES})
 
 
 def load(
@@ -59,7 +92,7 @@ def load(
     from glmc_runtime import arguments as kinds
     from glmc_runtime.engine.assemble import assemble
     from glmc_runtime.generate.session import Session
-    from glmc_runtime.load.loader import load_artifact
+    from glmc_runtime.loading.loader import load_artifact
 
     started = perf_counter()
     place = kinds.path("path", path)

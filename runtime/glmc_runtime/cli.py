@@ -16,7 +16,7 @@ from glmc_runtime.errors import GlmcError, RequestError
 from glmc_runtime.generate.chat_flags import Chat, add_chat_flags
 from glmc_runtime.generate.request_flags import add_request_flags, request_settings
 from glmc_runtime.kernels.interpreter import INTERPRETED_NOTICE
-from glmc_runtime.load.progress import shown_progress
+from glmc_runtime.loading.progress import shown_progress
 from glmc_runtime.output import generated, printable_logs, printable_traces, status_of
 from glmc_runtime.printable import json_text, printable_lines
 

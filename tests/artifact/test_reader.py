@@ -11,7 +11,7 @@ import pytest
 from glmc.artifact.reader import read_artifact
 from glmc_runtime.errors import ArtifactError
 from glmc_runtime.format.manifest import FileEntry, Manifest
-from glmc_runtime.load.loader import sha256_of
+from glmc_runtime.loading.loader import sha256_of
 from tests.artifact.toy import REPORT, write
 from tests.runtime.toy import toy_plan, write_manifest
 

@@ -22,8 +22,8 @@ from glmc.errors import CheckpointError, PackError
 from glmc_runtime.errors import ArtifactError
 from glmc_runtime.format import artifact_files
 from glmc_runtime.format.manifest import Guards
-from glmc_runtime.load.loader import load_artifact
-from glmc_runtime.load.weights import load_weights
+from glmc_runtime.loading.loader import load_artifact
+from glmc_runtime.loading.weights import load_weights
 from tests.artifact.toy import REPORT, ToyWeights, parts, write
 from tests.runtime.toy import reference_greedy
 

@@ -14,7 +14,7 @@ import pytest
 
 from glmc.cli.main import main
 from glmc.observe.history.encode import history_to_json
-from glmc_runtime.load.loader import sha256_of
+from glmc_runtime.loading.loader import sha256_of
 from tests.artifact.toy import REPORT, write
 from tests.observe.page.sample import history
 

@@ -45,8 +45,8 @@ from glmc_runtime.format.manifest import Guards
 from glmc_runtime.format.plan_json import phase_from_json
 from glmc_runtime.generate.text import packages
 from glmc_runtime.kernels.vendor import Vendor
-from glmc_runtime.load.guards import check_vendor_functions
-from glmc_runtime.load.loader import load_artifact
+from glmc_runtime.loading.guards import check_vendor_functions
+from glmc_runtime.loading.loader import load_artifact
 from glmc_runtime.output import file_error
 from glmc_runtime.replay.cache import BlockAllocator
 from tests.docs.markdown import ROOT, blocks, section, table_rows

@@ -17,7 +17,7 @@ from glmc_runtime.doctor import examine
 from glmc_runtime.errors import GuardError, VendorError
 from glmc_runtime.format.manifest import Guards
 from glmc_runtime.kernels.vendor import Vendor
-from glmc_runtime.load.guards import device_for
+from glmc_runtime.loading.guards import device_for
 from glmc_runtime.replay.graph import CpuList, graphs_for
 from tests.runtime.broken_vendor import break_function
 from tests.runtime.toy_vendor import write_vendor_toy

@@ -13,7 +13,7 @@ from glmc_runtime.entry_points import KERNELS
 from glmc_runtime.errors import ExtensionError, GuardError, PlanError
 from glmc_runtime.format.manifest import Guards
 from glmc_runtime.kernels import find_binder
-from glmc_runtime.load.guards import device_for
+from glmc_runtime.loading.guards import device_for
 from tests.support.distributions import install
 
 MODULE = """

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import glmc_runtime
 
 ROOT = Path(glmc_runtime.__file__).parent
@@ -59,3 +61,12 @@ def test_the_package_itself_imports_without_torch() -> None:
         env={"PYTHONPATH": str(ROOT.parent)},
     )
     assert result.returncode == 0
+
+
+def test_public_names_are_those_of_their_modules() -> None:
+    for name in glmc_runtime.__all__:
+        assert getattr(glmc_runtime, name) is not None
+        assert name in dir(glmc_runtime)
+    assert glmc_runtime.Session.__mro__[1] is glmc_runtime.Engine
+    with pytest.raises(AttributeError, match="has no attribute 'Sesion'"):
+        glmc_runtime.Sesion  # type: ignore[attr-defined]  # noqa: B018

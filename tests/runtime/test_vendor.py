@@ -18,8 +18,8 @@ from glmc_runtime.format.manifest import Guards
 from glmc_runtime.format.plan import ValueArgument
 from glmc_runtime.generate.session import Session
 from glmc_runtime.kernels.vendor import Vendor, find_vendor
-from glmc_runtime.load.guards import check_vendor_functions, device_for
-from glmc_runtime.load.loader import load_artifact
+from glmc_runtime.loading.guards import check_vendor_functions, device_for
+from glmc_runtime.loading.loader import load_artifact
 from tests.runtime.broken_vendor import break_function
 from tests.runtime.toy_vendor import write_vendor_toy
 

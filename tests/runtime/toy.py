@@ -43,7 +43,7 @@ from glmc_runtime.format.plan import (
 from glmc_runtime.format.plan_json import phase_to_json
 from glmc_runtime.kernels import Thunk, register
 from glmc_runtime.kernels.schema import KernelSchema, integer, schema, tensor, written
-from glmc_runtime.load.loader import sha256_of
+from glmc_runtime.loading.loader import sha256_of
 
 VOCABULARY, HIDDEN, HEADS, HEAD_DIM = 64, 16, 2, 8
 BLOCK_SIZE, BLOCKS_PER_SEQUENCE, MAX_CONTEXT = 4, 16, 60

@@ -26,7 +26,7 @@ from glmc_runtime.format.plan import (
     WeightArgument,
 )
 from glmc_runtime.format.plan_json import phase_to_json
-from glmc_runtime.load.loader import load_artifact
+from glmc_runtime.loading.loader import load_artifact
 from tests.runtime.toy import (
     BLOCK_SIZE,
     BLOCKS_PER_SEQUENCE,

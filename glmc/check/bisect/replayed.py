@@ -37,7 +37,7 @@ from glmc.presets.catalog import ModelSource
 from glmc_runtime.engine.assemble import assemble
 from glmc_runtime.errors import GlmcError
 from glmc_runtime.format.plan import BufferArgument, CacheArgument, Call, InputArgument
-from glmc_runtime.load.loader import load_artifact
+from glmc_runtime.loading.loader import load_artifact
 from glmc_runtime.replay.cache import SCRATCH_BLOCK
 from glmc_runtime.replay.step import Chunk, Step, blocks_for
 

@@ -8,7 +8,7 @@ from glmc.artifact.reader import json_document
 from glmc.observe.history.encode import NAME, history_from_json
 from glmc.observe.history.record import History
 from glmc_runtime.errors import ArtifactError
-from glmc_runtime.load.loader import load_artifact
+from glmc_runtime.loading.loader import load_artifact
 
 
 def read_history(path: Path) -> History:

@@ -22,13 +22,13 @@ from glmc_runtime.engine.assemble import vendor_of
 from glmc_runtime.errors import GlmcError
 from glmc_runtime.format.plan import Call
 from glmc_runtime.kernels import is_vendor
-from glmc_runtime.load.guards import (
+from glmc_runtime.loading.guards import (
     check_vendor_calls,
     check_vendor_functions,
     check_versions,
     device_for,
 )
-from glmc_runtime.load.loader import Progress, load_artifact
+from glmc_runtime.loading.loader import Progress, load_artifact
 from glmc_runtime.replay.phase import KERNEL_ERRORS
 
 _PROBES = {**PROBES, **ATTENTION_PROBES}

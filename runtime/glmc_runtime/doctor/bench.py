@@ -13,8 +13,8 @@ from glmc_runtime.format.dtypes import dtype_of
 from glmc_runtime.format.manifest import Manifest
 from glmc_runtime.format.plan import Call
 from glmc_runtime.kernels.vendor import Vendor
-from glmc_runtime.load.check import check_plan
-from glmc_runtime.load.loader import Artifact
+from glmc_runtime.loading.check import check_plan
+from glmc_runtime.loading.loader import Artifact
 from glmc_runtime.replay.arena import Arena
 from glmc_runtime.replay.bind import Memory, PhaseBinder
 from glmc_runtime.replay.cache import KVCache

@@ -14,15 +14,15 @@ from glmc_runtime.errors import ArtifactError, RequestError
 from glmc_runtime.kernels import is_vendor
 from glmc_runtime.kernels.interpreter import INTERPRETED_NOTICE, check_triton, is_interpreted
 from glmc_runtime.kernels.vendor import EMULATED_NOTICE, Vendor, find_vendor
-from glmc_runtime.load.check import check_plan
-from glmc_runtime.load.guards import (
+from glmc_runtime.loading.check import check_plan
+from glmc_runtime.loading.guards import (
     check_vendor_calls,
     check_vendor_functions,
     check_versions,
     device_for,
 )
-from glmc_runtime.load.loader import Artifact
-from glmc_runtime.load.weights import given_weights, load_weights
+from glmc_runtime.loading.loader import Artifact
+from glmc_runtime.loading.weights import given_weights, load_weights
 from glmc_runtime.replay.arena import Arena
 from glmc_runtime.replay.bind import Memory, PhaseBinder
 from glmc_runtime.replay.buckets import Buckets

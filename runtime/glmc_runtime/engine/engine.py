@@ -39,7 +39,7 @@ from glmc_runtime.engine.sequences import (
     sequences_of,
 )
 from glmc_runtime.errors import RequestError
-from glmc_runtime.load.loader import Artifact
+from glmc_runtime.loading.loader import Artifact
 from glmc_runtime.replay.phase import PhaseReplay
 from glmc_runtime.replay.step import Chunk, Step, blocks_for
 

@@ -21,7 +21,7 @@ from glmc_runtime.generate.generation_config import Defaults, read_defaults, set
 from glmc_runtime.generate.options import RequestOptions, Settings, options_for
 from glmc_runtime.generate.stream import EventStream
 from glmc_runtime.generate.text import Text
-from glmc_runtime.load.loader import Artifact
+from glmc_runtime.loading.loader import Artifact
 
 
 class Session(Engine):

@@ -1,8 +1,8 @@
 """What a kernel may be called with: the schema of its arguments, beside which it is registered.
 
 A plan is data from elsewhere. Before anything of it is bound, each call is held against the schema
-of its kernel (:mod:`glmc_runtime.load.check_calls`), so that a kernel only ever sees arguments of
-the kinds, dtypes, shapes and ranges that it was written for.
+of its kernel (:mod:`glmc_runtime.loading.check_calls`), so that a kernel only ever sees arguments
+of the kinds, dtypes, shapes and ranges that it was written for.
 
 Shapes are strings of sizes, such as ``"tokens 2*width"``. A name stands for one size throughout the
 call; ``...`` in front for any number of leading dimensions, the same ones throughout, and

@@ -19,7 +19,7 @@ from glmc_runtime.errors import ArtifactError
 from glmc_runtime.format import artifact_files
 from glmc_runtime.format.artifact_files import MANIFEST, ArtifactFiles, FileState, largest_size
 from glmc_runtime.format.manifest import FileEntry
-from glmc_runtime.load.loader import load_artifact
+from glmc_runtime.loading.loader import load_artifact
 
 Make = Callable[[Path], object]
 

@@ -13,7 +13,7 @@ from glmc_runtime.entry_points import KERNELS
 from glmc_runtime.errors import ExtensionError, PlanError
 from glmc_runtime.format.manifest import Manifest
 from glmc_runtime.kernels.allowed import allowed_kernels
-from glmc_runtime.load.loader import load_artifact
+from glmc_runtime.loading.loader import load_artifact
 from tests.support.distributions import install
 
 MODULE = """

@@ -17,7 +17,7 @@ from glmc_runtime.doctor import examine
 from glmc_runtime.errors import GuardError
 from glmc_runtime.format.manifest import Guards
 from glmc_runtime.kernels.interpreter import check_triton, interpreting, is_interpreted
-from glmc_runtime.load.guards import device_for
+from glmc_runtime.loading.guards import device_for
 from glmc_runtime.replay.graph import CpuList, graphs_for
 from tests.runtime.toy import reference_greedy, write_toy
 

@@ -12,7 +12,7 @@ from glmc_runtime.errors import PlanError
 from glmc_runtime.format.dtypes import dtype_of
 from glmc_runtime.format.extent import Extent
 from glmc_runtime.format.plan import Buffer, BufferArgument, PhasePlan
-from glmc_runtime.load.call_arguments import MOST_DIMENSIONS
+from glmc_runtime.loading.call_arguments import MOST_DIMENSIONS
 
 
 def check_buffers(plan: PhasePlan) -> None:

@@ -25,8 +25,8 @@ from glmc_runtime.format.plan import (
 )
 from glmc_runtime.format.plan_json import phase_from_json, phase_to_json
 from glmc_runtime.kernels import find_binder, register
-from glmc_runtime.load.check import check_plan
-from glmc_runtime.load.loader import load_artifact
+from glmc_runtime.loading.check import check_plan
+from glmc_runtime.loading.loader import load_artifact
 from glmc_runtime.replay.arena import Arena
 from tests.runtime.toy import toy_plan
 

@@ -14,7 +14,7 @@ import torch
 import glmc_runtime
 from glmc_runtime.errors import ArtifactError, CapacityError, GlmcError, GuardError, PlanError
 from glmc_runtime.format.manifest import Guards
-from glmc_runtime.load.loader import load_artifact
+from glmc_runtime.loading.loader import load_artifact
 from tests.runtime.toy import write_toy
 
 
@@ -126,7 +126,7 @@ def test_a_plan_of_another_phase(tmp_path: Path) -> None:
 
 
 def _sha(root: Path) -> str:
-    from glmc_runtime.load.loader import sha256_of
+    from glmc_runtime.loading.loader import sha256_of
 
     return sha256_of(root / "plans" / "prefill.json")
 
@@ -167,7 +167,7 @@ def test_weights_beyond_the_memory_are_a_capacity_error(
     def full(*arguments: object, **options: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr("glmc_runtime.load.weights.safe_open", full)
+    monkeypatch.setattr("glmc_runtime.loading.weights.safe_open", full)
     _refuses(toy_path, CapacityError, "the weights do not fit into memory")
 
 

@@ -17,8 +17,8 @@ from glmc_runtime.format.plan import (
     place_of,
 )
 from glmc_runtime.kernels.schema import FLOATS
-from glmc_runtime.load.check_buffers import check_buffers
-from glmc_runtime.load.check_calls import CallCheck
+from glmc_runtime.loading.check_buffers import check_buffers
+from glmc_runtime.loading.check_calls import CallCheck
 from glmc_runtime.replay.inputs import check_input
 
 

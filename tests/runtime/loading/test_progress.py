@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from glmc_runtime.errors import ArtifactError
-from glmc_runtime.load.loader import load_artifact
-from glmc_runtime.load.progress import LARGE, shown_progress
+from glmc_runtime.loading.loader import load_artifact
+from glmc_runtime.loading.progress import LARGE, shown_progress
 
 
 class Terminal(io.StringIO):

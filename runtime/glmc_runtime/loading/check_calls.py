@@ -26,8 +26,8 @@ from glmc_runtime.format.plan import (
 from glmc_runtime.kernels.allowed import allowed_kernels
 from glmc_runtime.kernels.expressions import Value, at_most
 from glmc_runtime.kernels.schema import INDICES, ArgumentSchema, KernelSchema
-from glmc_runtime.load.call_arguments import ArgumentFacts, Facts, Storage, TensorFacts, shown
-from glmc_runtime.load.call_fit import Fit, Misfit, fit
+from glmc_runtime.loading.call_arguments import ArgumentFacts, Facts, Storage, TensorFacts, shown
+from glmc_runtime.loading.call_fit import Fit, Misfit, fit
 
 GREEDY = "greedy"
 """What a kernel that chooses the likeliest token of each row leaves."""

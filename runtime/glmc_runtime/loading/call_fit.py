@@ -10,7 +10,7 @@ from glmc_runtime.errors import PlanError
 from glmc_runtime.format.extent import Extent, Shape
 from glmc_runtime.kernels.expressions import ANY, Expression, UnknownSizeError, Value
 from glmc_runtime.kernels.schema import ArgumentSchema, KernelSchema
-from glmc_runtime.load.call_arguments import Facts, TensorFacts, ValueFacts, shown
+from glmc_runtime.loading.call_arguments import Facts, TensorFacts, ValueFacts, shown
 
 Given = Mapping[str, Facts]
 _LARGEST = 1 << 62

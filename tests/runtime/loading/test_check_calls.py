@@ -25,8 +25,8 @@ from glmc_runtime.format.plan import (
     WeightArgument,
 )
 from glmc_runtime.kernels import register
-from glmc_runtime.load.check import check_plan
-from glmc_runtime.load.loader import Artifact, load_artifact
+from glmc_runtime.loading.check import check_plan
+from glmc_runtime.loading.loader import Artifact, load_artifact
 from glmc_runtime.replay.bind import PhaseBinder
 from tests.runtime.toy_vendor import write_vendor_toy
 
