@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from glmc_runtime.loading import weights
 
 import glmc_runtime
 from glmc_runtime.errors import ArtifactError
 from glmc_runtime.generate.session import Session
+from glmc_runtime.loading import weights
 from glmc_runtime.loading.loader import load_artifact
 from glmc_runtime.loading.weights import load_weights
 from glmc_runtime.replay.weight_watch import WeightWatch
