@@ -71,7 +71,7 @@ def _tunable(is_gated: bool, n: int, k: int, rows: int, dtype: torch.dtype) -> T
         make=partial(_make, is_gated, n, k, rows, dtype),
         reference=partial(_reference, is_gated),
         candidates=partial(candidates, dtype, n, k, rows, is_gated, processors),
-        library={"way": "cublas"},
+        library={"variant": "cublas"},
     )
 
 

@@ -129,7 +129,7 @@ def _ffn(width: int, shared_width: int, tokens: int, dtype: torch.dtype) -> Tuna
         make=partial(_make_ffn, width, shared_width, tokens, dtype),
         reference=_reference_ffn,
         candidates=partial(_ffn_candidates, width, shared_width, tokens, dtype),
-        library={"way": "grouped_mm"} if tokens >= 64 else None,
+        library={"variant": "grouped_mm"} if tokens >= 64 else None,
     )
 
 

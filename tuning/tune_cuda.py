@@ -217,7 +217,7 @@ def brief(configuration: Configuration) -> str:
     """gemv 8x512 split 1, 4 warps, 4 stages: the values, and the names where they are unusual."""
     short = {"num_warps": "w", "num_stages": "s", "BLOCK_N": "n", "BLOCK_K": "k", "SPLIT_K": "/"}
     return " ".join(
-        str(value) if name == "way" else f"{short.get(name, name + '=')}{value}"
+        str(value) if name == "variant" else f"{short.get(name, name + '=')}{value}"
         for name, value in configuration.items()
     )
 

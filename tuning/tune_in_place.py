@@ -115,7 +115,7 @@ def tune(
         found = "" if winner is None else f"; {winner.ms:.4f} by {brief(winner.configuration)}"
         print(
             f"{kernel:16} {key:>12} {rows:>3} rows: {before:.4f} ms by "
-            f"{brief(now or {'way': 'the default'})}{found}",
+            f"{brief(now or {'variant': 'the default'})}{found}",
             flush=True,
         )
         if winner is not None:

@@ -20,7 +20,7 @@ from tuning.tune_in_place import StepInPlace, known_for, parse, tune
 
 CPU = torch.device("cpu")
 Q, DOWN, GATE_UP = ("linear", "8x4"), ("linear", "4x16"), ("linear_swiglu", "8x4")
-NOW = {"way": "now", "ms": 10.0}
+NOW = {"variant": "now", "ms": 10.0}
 Thunks = tuple[Callable[[], Any], ...]
 
 
@@ -171,7 +171,7 @@ def test_a_real_step_with_one_kind_bound_otherwise(tmp_path: Path) -> None:
     session = make_session(Bench(model, tmp_path, CPU, "cuda"), (2,), True)
     step = StepInPlace(session, model, 2, context=40)
     (first, *_) = [place for place, call in enumerate(step.calls) if call.function == "cuda.linear"]
-    thunks = step.changed(step.thunks, [first], {"way": "cublas"})
+    thunks = step.changed(step.thunks, [first], {"variant": "cublas"})
     assert [one is other for one, other in zip(thunks, step.thunks, strict=True)].count(False) == 1
     assert thunks[first].func is torch.addmm  # type: ignore[attr-defined]
     assert step.thunks[first].func is not torch.addmm  # type: ignore[attr-defined]

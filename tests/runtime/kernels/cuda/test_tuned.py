@@ -17,8 +17,10 @@ from tests.runtime.kernels.harness import close, nan, random
 @pytest.fixture
 def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     path = tmp_path / "some-gpu-80gb.json"
-    entries = {"1": {"way": "a"}, "16": {"way": "b"}}
-    kernels = {"linear": {"bfloat16": {"8x4": entries}, "float32": {"6x8": {"4": {"way": "c"}}}}}
+    entries = {"1": {"variant": "a"}, "16": {"variant": "b"}}
+    kernels = {
+        "linear": {"bfloat16": {"8x4": entries}, "float32": {"6x8": {"4": {"variant": "c"}}}}
+    }
     path.write_text(json.dumps({"device": "Some GPU (80GB)", "kernels": kernels}))
     monkeypatch.setattr(tuned, "TABLES", tmp_path)
     monkeypatch.setattr(tuned, "device_name", lambda: "Some GPU (80GB)")
@@ -27,10 +29,10 @@ def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     tuned.read_table.cache_clear()
 
 
-@pytest.mark.parametrize(("rows", "way"), [(1, "a"), (2, "b"), (16, "b"), (17, None)])
-def test_the_smallest_rows_that_are_enough(table: Path, rows: int, way: str | None) -> None:
+@pytest.mark.parametrize(("rows", "variant"), [(1, "a"), (2, "b"), (16, "b"), (17, None)])
+def test_the_smallest_rows_that_are_enough(table: Path, rows: int, variant: str | None) -> None:
     found = tuned.configuration("linear", torch.bfloat16, "8x4", rows)
-    assert found == (None if way is None else {"way": way})
+    assert found == (None if variant is None else {"variant": variant})
 
 
 def test_what_was_not_measured_has_no_configuration(
@@ -47,8 +49,8 @@ def test_what_was_not_measured_has_no_configuration(
 def test_what_is_found_may_be_changed(table: Path) -> None:
     for _ in range(2):
         found = tuned.configuration("linear", torch.bfloat16, "8x4", 1)
-        assert found == {"way": "a"}
-        found["way"] = "changed"
+        assert found == {"variant": "a"}
+        found["variant"] = "changed"
 
 
 def test_a_binder_takes_it_from_the_table(table: Path) -> None:
@@ -56,7 +58,7 @@ def test_a_binder_takes_it_from_the_table(table: Path) -> None:
     x, weight, out = random(3, 8), random(6, 8), nan(3, 6)
     with pytest.raises(Exception, match="'c'"):
         linear({"x": x, "weight": weight, "out": out})
-    content["kernels"]["linear"]["float32"]["6x8"]["4"] = {"way": "cublas"}
+    content["kernels"]["linear"]["float32"]["6x8"]["4"] = {"variant": "cublas"}
     table.write_text(json.dumps(content))
     tuned.read_table.cache_clear()
     linear({"x": x, "weight": weight, "out": out})()

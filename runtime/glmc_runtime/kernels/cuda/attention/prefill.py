@@ -1,6 +1,6 @@
 """Causal attention of packed sequences over the paged cache, prefixes in the cache or none.
 
-Three ways. "flash": the contexts are gathered to lie one after the other, and torch's flash
+Three kernel variants. "flash": contexts are gathered one after the other, and torch's flash
 attention takes all sequences in one call; its causal mask is aligned at the bottom right, as
 prefixes need. "cudnn": cuDNN's attention, for one sequence without a prefix; it plans anew for each
 length, so keys and values are padded to the rows of the query, a bucket. "triton": a kernel of ours
@@ -34,7 +34,7 @@ from glmc_runtime.kernels.cuda.attention.schema import PREFILL
 from glmc_runtime.kernels.cuda.launch import interpreted, launch, pdl_enabled
 from glmc_runtime.kernels.cuda.tuned import Configuration
 
-WAYS = ("flash", "cudnn", "triton")
+VARIANTS = ("flash", "cudnn", "triton")
 _GATHERED_ROWS = 32
 
 
@@ -192,8 +192,8 @@ class _Lods(NamedTuple):
         return self.contexts[index + 1] - self.contexts[index]
 
 
-def library_way(query: torch.Tensor) -> str:
-    """Which way the device and the dtype allow: "cudnn" (flash too), "flash", or only "triton"."""
+def library_variant(query: torch.Tensor) -> str:
+    """The variant of the device and dtype: "cudnn" (flash too), "flash", or only "triton"."""
     narrow = query.dtype in (torch.bfloat16, torch.float16)
     if query.device.type != "cuda" or not narrow or query.shape[-1] % 8 or query.shape[-1] > 256:
         return "triton"
@@ -204,7 +204,7 @@ def library_way(query: torch.Tensor) -> str:
     return "cudnn" if with_cudnn and query.shape[-1] <= 128 else "flash"
 
 
-def choose_way(wanted: str, lods: _Lods) -> str:
+def choose_variant(wanted: str, lods: _Lods) -> str:
     """``wanted``, but "flash" for what cuDNN is not used for: several sequences, or a prefix."""
     if wanted == "cudnn":
         active = lods.active
@@ -231,11 +231,11 @@ def candidates(dtype: torch.dtype, head_dim: int) -> Iterator[Configuration]:
     """What to try, the default first, then the libraries."""
     yield default(dtype, head_dim)
     if dtype != torch.float32:
-        yield {"way": "flash"}
-        yield {"way": "cudnn"}
+        yield {"variant": "flash"}
+        yield {"variant": "cudnn"}
         for rows, block, warps, stages in ((128, 128, 8, 2), (64, 64, 4, 3), (128, 64, 8, 2)):
             sizes = {"ROWS": rows, "BLOCK": block, "num_warps": warps, "num_stages": stages}
-            yield {"way": "triton", **sizes}
+            yield {"variant": "triton", **sizes}
 
 
 def _gather(
@@ -308,7 +308,7 @@ def _triton(call: _Call, lods: _Lods) -> None:
         call.scale * LOG2_E,
         **call.constants,
         GROUP=q_heads // call.key_cache.shape[1],
-        **{name: value for name, value in configuration.items() if name != "way"},
+        **{name: value for name, value in configuration.items() if name != "variant"},
         WIDEN=interpreted(),
         enable_fp_fusion=call.query.dtype != torch.float32,
         pdl=pdl_enabled(call.out.device),
@@ -341,7 +341,7 @@ def prefill_attention(arguments: dict[str, Any]) -> Thunk:
     """query and out [tokens, q_heads, head_dim]; caches as for ``cuda.decode_attention``;
     block_tables int32 [sequences, blocks_per_sequence]; query_lod and context_lod int32
     [sequences + 1] on the device, and again on the host, where the call reads them each time it
-    runs. Rows beyond query_lod[-1] come out as zero. A ``configuration`` may name the way."""
+    runs. Rows beyond query_lod[-1] come out as zero. A ``configuration`` may name the variant."""
     _check(arguments)
     query, out, key_cache = arguments["query"], arguments["out"], arguments["key_cache"]
     query_lod, context_lod = arguments["query_lod_host"], arguments["context_lod_host"]
@@ -350,11 +350,13 @@ def prefill_attention(arguments: dict[str, Any]) -> Thunk:
     chosen: Configuration = (
         arguments.get("configuration")
         or tuned.configuration("prefill_attention", query.dtype, key, tokens)
-        or {"way": library_way(query), **default(query.dtype, head_dim)}
+        or {"variant": library_variant(query), **default(query.dtype, head_dim)}
     )
-    wanted = chosen.get("way", "triton")
-    if wanted not in WAYS:
-        raise PlanError("no such way of attention", expected=", ".join(WAYS), found=str(wanted))
+    wanted = chosen.get("variant", "triton")
+    if wanted not in VARIANTS:
+        raise PlanError(
+            "no such variant of attention", expected=", ".join(VARIANTS), found=str(wanted)
+        )
     call = _Call(
         query,
         key_cache,
@@ -366,18 +368,18 @@ def prefill_attention(arguments: dict[str, Any]) -> Thunk:
         out,
         chosen,
     )
-    ways = {"flash": _flash, "cudnn": _cudnn, "triton": _triton}
+    variants = {"flash": _flash, "cudnn": _cudnn, "triton": _triton}
     is_asked_for = arguments.get("configuration") is not None
 
     def run() -> None:
         nonlocal wanted
         lods = _Lods(query_lod.tolist(), context_lod.tolist())
         if lods.queries[-1]:
-            way = choose_way(wanted, lods)
+            variant = choose_variant(wanted, lods)
             try:
-                ways[way](call, lods)
+                variants[variant](call, lods)
             except RuntimeError as error:
-                if way != "cudnn" or is_asked_for or not lacks_kernel(error):
+                if variant != "cudnn" or is_asked_for or not lacks_kernel(error):
                     raise
                 message = f"{error}, so flash attention runs in its place"
                 warnings.warn(message.replace("\n", " "), stacklevel=2)

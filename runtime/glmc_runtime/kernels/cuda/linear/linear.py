@@ -1,8 +1,8 @@
-"""The linear layer, plain or with SwiGLU behind it, in one of three ways.
+"""The linear layer, plain or with SwiGLU behind it, in one of three kernel variants.
 
 A decode step is bound by the bytes of its weights: "gemv" and "skinny" read them once at the speed
-of memory, with the bias or SwiGLU in the same launch. Many rows go to cuBLAS. Which way, and with
-which blocks, was measured per device (``tuned``); the defaults here stand in where nothing was.
+of memory, with the bias or SwiGLU in the same launch. Many rows go to cuBLAS. The variant
+and its blocks were measured per device (``tuned``); the defaults here stand in where nothing was.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ from glmc_runtime.kernels.schema import schema, tensor, written
 
 
 def _configuration(
-    way: str, block_n: int, block_k: int, split_k: int, warps: int, stages: int
+    variant: str, block_n: int, block_k: int, split_k: int, warps: int, stages: int
 ) -> Configuration:
     return {
-        "way": way,
+        "variant": variant,
         "BLOCK_N": block_n,
         "BLOCK_K": block_k,
         "SPLIT_K": split_k,
@@ -84,7 +84,7 @@ def default(
         most = _most_parts(block_n, max(16, power_of_two(rows)), 4)
         split = _splits(triton.cdiv(n, block_n), k, 2 * processors, 512, most)
         return _configuration("skinny", block_n, block_k, split, 4, 4 if rows <= 32 else 3)
-    return {"way": "cublas"}
+    return {"variant": "cublas"}
 
 
 def candidates(
@@ -94,7 +94,7 @@ def candidates(
     seen = []
     for found in (
         default(dtype, n, k, rows, is_gated, processors),
-        {"way": "cublas"},
+        {"variant": "cublas"},
         *_gemv_candidates(dtype, n, rows, is_gated),
         *_skinny_candidates(dtype, n, k, rows, processors),
     ):
@@ -184,9 +184,9 @@ def product(
     the weight are fetched into the second-level cache.
     """
     rows, k = x.shape
-    module = {"gemv": gemv, "skinny": skinny}.get(configuration["way"])
+    module = {"gemv": gemv, "skinny": skinny}.get(configuration["variant"])
     if module is None or rows > module.MOST_ROWS:
-        raise PlanError(f"no way '{configuration['way']}' to multiply {rows} rows")
+        raise PlanError(f"no variant '{configuration['variant']}' to multiply {rows} rows")
     block_n, block_k, split_k = (configuration[name] for name in ("BLOCK_N", "BLOCK_K", "SPLIT_K"))
     tiles = triton.cdiv(weight.shape[0], block_n)
     padded = rows if module is gemv else max(16, power_of_two(rows))
@@ -282,7 +282,7 @@ def linear(arguments: dict[str, Any]) -> Thunk:
         require_dtype("bias", bias, x.dtype)
         require_one_device(x, bias)
     chosen = _chosen("linear", arguments, x, weight)
-    if chosen["way"] != "cublas":
+    if chosen["variant"] != "cublas":
         return product(x, weight, bias, out, chosen, is_gated=False)
     return _library_product(x, weight, bias, out)
 
@@ -303,7 +303,7 @@ def linear_swiglu(arguments: dict[str, Any]) -> Thunk:
     x, weight, out = _checked(arguments, width)
     require_shape("weight", weight, (2 * width, x.shape[1]))
     chosen = _chosen("linear_swiglu", arguments, x, weight)
-    if chosen["way"] != "cublas":
+    if chosen["variant"] != "cublas":
         return product(x, weight, None, out, chosen, is_gated=True)
     merged = arguments["merged"]
     require_dtype("merged", merged, x.dtype)

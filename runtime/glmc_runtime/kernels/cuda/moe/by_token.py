@@ -2,8 +2,8 @@
 
 The first gives each pair (a token at one of its experts) its activated row, the second lets every
 program sum some columns of one token over all its experts in a fixed order. An expert that two
-tokens choose is read twice, so this way is for so few tokens that this is rare. The shared expert
-is one more expert of every token.
+tokens choose is read twice, so this variant is for so few tokens that this is rare. The shared
+expert is one more expert of every token.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ def default(call: Experts) -> Configuration:
     """A warp reads whole lines of a row, 16 bytes a lane, and reduces without a barrier."""
     lane = 16 // call.x.element_size()
     return {
-        "way": "few",
+        "variant": "few",
         "up_n": 8,
         "up_k": 32 * lane,
         "up_unroll": 4,

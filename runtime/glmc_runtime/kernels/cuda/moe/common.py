@@ -1,4 +1,4 @@
-"""What the ways to run the experts share: one call's tensors, its work memory, and small parts."""
+"""Common parts of the kernel variants of the experts: a call's tensors, workspace, helpers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Configuration = dict[str, Any]
 
 @dataclass(frozen=True)
 class Experts:
-    """The tensors of one call, checked, and the sizes that all ways need.
+    """The tensors of one call, checked, and the sizes that all variants need.
 
     A pair is one token at one of its experts, numbered ``token * top_k + place``. The shared
     expert adds ``tokens`` rows behind the pairs' wherever something is kept per pair.

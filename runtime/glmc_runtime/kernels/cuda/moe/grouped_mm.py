@@ -17,11 +17,11 @@ from glmc_runtime.kernels.cuda.activation import multiply
 from glmc_runtime.kernels.cuda.moe.common import Configuration, Experts, bind_combine, carve
 from glmc_runtime.kernels.cuda.moe.routing import Routing, bind_routing
 
-_BLOCK_M = 128  # of the table of tiles, which this way does not look at
+_BLOCK_M = 128  # of the table of tiles, which this variant does not look at
 
 
 def default(call: Experts) -> Configuration:
-    return {"way": "grouped_mm"}
+    return {"variant": "grouped_mm"}
 
 
 def candidates(call: Experts) -> Iterator[Configuration]:
@@ -39,7 +39,7 @@ def bind(call: Experts, configuration: Configuration) -> Thunk:
         raise PlanError(
             "torch has no grouped product for this call",
             expected="torch._grouped_mm and bfloat16",
-            remedy="choose another way, such as 'sorted'",
+            remedy="choose another variant, such as 'sorted'",
         )
     x, dtype = call.x, call.x.dtype
     pairs, width, shared_width = call.pairs, call.width, call.shared_width

@@ -191,14 +191,14 @@ def default(tokens: int, experts: int) -> Configuration:
     """Small enough that every multiprocessor has some program, or two."""
     if tokens <= MOST_ROWS:
         few = tokens <= 2
-        return {"way": "rows", "block_e": 2 if few else 4, "warps": 4 if few else 8}
+        return {"variant": "rows", "block_e": 2 if few else 4, "warps": 4 if few else 8}
     if tokens > MOST_TILED:
-        return {"way": "library"}
+        return {"variant": "library"}
     block = 16 if tokens <= 64 else 32
     tiles = triton.cdiv(tokens, block) * triton.cdiv(experts, block)
     split = min(8, power_of_two(max(1, 256 // tiles)))
     return {
-        "way": "tiles",
+        "variant": "tiles",
         "block_t": block,
         "block_e": block,
         "block_k": 64,
@@ -211,13 +211,13 @@ def candidates(tokens: int, experts: int) -> Iterator[Configuration]:
     """Configurations worth measuring, the default first."""
     yield default(tokens, experts)
     if tokens <= 64:
-        rows = {"way": "rows"}
+        rows = {"variant": "rows"}
         yield from varied(
             rows, "block_e warps", (1, 4), (2, 4), (2, 8), (4, 4), (4, 8), (8, 8), (1, 2)
         )
     if 8 <= tokens <= 2048:
         yield from varied(
-            {"way": "tiles"},
+            {"variant": "tiles"},
             "block_t block_e block_k split warps",
             (16, 16, 64, 8, 4),
             (16, 16, 64, 16, 4),
@@ -230,7 +230,7 @@ def candidates(tokens: int, experts: int) -> Iterator[Configuration]:
             (64, 64, 32, 8, 8),
         )
     if tokens >= 64:
-        yield {"way": "library"}
+        yield {"variant": "library"}
 
 
 def _check(arguments: dict[str, Any]) -> None:
@@ -311,14 +311,16 @@ def moe_gate(arguments: dict[str, Any]) -> Thunk:
         "EPS": float(arguments["normalize_eps"]),
         "pdl": pdl_enabled(x.device),
     }
-    way = found["way"]
-    if way == "rows":
+    variant = found["variant"]
+    if variant == "rows":
         return _bind_rows(arguments, found, constants)
-    if way == "tiles":
+    if variant == "tiles":
         return _bind_tiles(arguments, found, constants)
-    if way == "library":
+    if variant == "library":
         return _bind_library(arguments, constants)
-    raise PlanError(f"there is no way '{way}' to score experts", expected="rows, tiles or library")
+    raise PlanError(
+        f"there is no variant '{variant}' to score experts", expected="rows, tiles or library"
+    )
 
 
 def _bind_rows(arguments: dict[str, Any], c: Configuration, constants: dict[str, Any]) -> Thunk:

@@ -1,4 +1,4 @@
-"""The routed experts and the shared one: which of the ways serves a number of tokens."""
+"""The routed experts and the shared one: the choice of a kernel variant by number of tokens."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from glmc_runtime.kernels.cuda.moe.common import Configuration, Experts, read_ca
 from glmc_runtime.kernels.cuda.tuned import configuration as tuned_configuration
 from glmc_runtime.kernels.schema import schema, tensor, written
 
-WAYS: dict[str, ModuleType] = {
+VARIANTS: dict[str, ModuleType] = {
     "few": moe_few,
     "experts": moe_experts,
     "sorted": moe_sorted,
@@ -52,12 +52,13 @@ def choose(call: Experts, override: Configuration | None) -> Configuration:
     found = override or tuned_configuration("moe_ffn", call.x.dtype, call.key, call.tokens)
     if found is None:
         return default(call)
-    way = found.get("way", default(call)["way"])
-    if way not in WAYS:
+    variant = found.get("variant", default(call)["variant"])
+    if variant not in VARIANTS:
         raise PlanError(
-            f"there is no way '{way}' to run experts", expected="one of " + ", ".join(WAYS)
+            f"there is no variant '{variant}' to run experts",
+            expected="one of " + ", ".join(VARIANTS),
         )
-    base: Configuration = WAYS[way].default(call)
+    base: Configuration = VARIANTS[variant].default(call)
     return {**base, **found}
 
 
@@ -85,5 +86,5 @@ def moe_ffn(arguments: dict[str, Any]) -> Thunk:
     """
     call = read_call(arguments)
     found = choose(call, arguments.get("configuration"))
-    thunk: Thunk = WAYS[found["way"]].bind(call, found)
+    thunk: Thunk = VARIANTS[found["variant"]].bind(call, found)
     return thunk

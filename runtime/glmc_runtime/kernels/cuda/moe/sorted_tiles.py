@@ -179,12 +179,12 @@ def default(call: Experts) -> Configuration:
     """Tiles of 128 rows once the experts fill them on average, of 64 before."""
     if call.x.element_size() == 4:  # exact products, without tensor cores
         small: Configuration = {"rows": 32, "up_k": 32, "down_k": 32, "up_n": 32, "down_n": 64}
-        return {"way": "sorted", "group": 8, **_warps(4, 4), **_stages(2, 2), **small}
+        return {"variant": "sorted", "group": 8, **_warps(4, 4), **_stages(2, 2), **small}
     if call.pairs >= 96 * call.experts:
         large: Configuration = {"rows": 128, "up_k": 64, "down_k": 64, "up_n": 128, "down_n": 256}
-        return {"way": "sorted", "group": 8, **_warps(8, 8), **_stages(3, 3), **large}
+        return {"variant": "sorted", "group": 8, **_warps(8, 8), **_stages(3, 3), **large}
     middle: Configuration = {"rows": 64, "up_k": 64, "down_k": 64, "up_n": 64, "down_n": 128}
-    return {"way": "sorted", "group": 8, **_warps(4, 4), **_stages(4, 4), **middle}
+    return {"variant": "sorted", "group": 8, **_warps(4, 4), **_stages(4, 4), **middle}
 
 
 def _warps(up: int, down: int) -> Configuration:

@@ -1,4 +1,4 @@
-"""Attention of packed sequences, with and without prefixes, in every way the device has."""
+"""Attention of packed sequences, with and without prefixes, in every variant the device has."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tests.runtime.kernels.cuda.paged import DEVICE, eager, int32, not_worse, pa
 from tests.runtime.kernels.harness import close, nan, random
 
 SCALE = 0.21
-SMALL = {"way": "triton", "ROWS": 16, "BLOCK": 16, "num_warps": 4, "num_stages": 2}
-WAYS = [SMALL] if DEVICE.type == "cpu" else [SMALL, {"way": "flash"}, {"way": "cudnn"}]
+SMALL = {"variant": "triton", "ROWS": 16, "BLOCK": 16, "num_warps": 4, "num_stages": 2}
+VARIANTS = [SMALL] if DEVICE.type == "cpu" else [SMALL, {"variant": "flash"}, {"variant": "cudnn"}]
 
 
 def case(
@@ -109,13 +109,13 @@ def test_shapes(q_heads: int, kv_heads: int, head_dim: int, block_size: int) -> 
     check(case([(9, 0), (18, 3)], 1, q_heads, kv_heads, head_dim, block_size))
 
 
-@pytest.mark.parametrize("way", WAYS, ids=lambda way: str(way["way"]))
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: str(variant["variant"]))
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("sequences", [[(40, 0)], [(0, 0), (21, 0)], [(20, 11), (5, 0)], [(1, 5)]])
 def test_narrow_dtypes(
-    way: dict[str, Any], dtype: torch.dtype, sequences: list[tuple[int, int]]
+    variant: dict[str, Any], dtype: torch.dtype, sequences: list[tuple[int, int]]
 ) -> None:
-    check(case(sequences, 3, head_dim=64, dtype=dtype), way)
+    check(case(sequences, 3, head_dim=64, dtype=dtype), variant)
 
 
 def test_default_configuration() -> None:
@@ -159,7 +159,7 @@ def test_what_cudnn_refuses_goes_to_flash(monkeypatch: pytest.MonkeyPatch) -> No
         calls.append("cudnn")
         raise error
 
-    monkeypatch.setattr(module, "library_way", lambda query: "cudnn")
+    monkeypatch.setattr(module, "library_variant", lambda query: "cudnn")
     monkeypatch.setattr(module, "_cudnn", refuse)
     monkeypatch.setattr(module, "_flash", lambda *_: calls.append("flash"))
     thunk = find_binder("cuda.prefill_attention")(arguments)
@@ -168,7 +168,7 @@ def test_what_cudnn_refuses_goes_to_flash(monkeypatch: pytest.MonkeyPatch) -> No
     thunk()
     assert calls == ["cudnn", "flash", "flash"]
     with pytest.raises(RuntimeError, match="engine"):
-        check(arguments, {"way": "cudnn"})
+        check(arguments, {"variant": "cudnn"})
     for error in (torch.cuda.OutOfMemoryError("cuDNN: out of memory"), RuntimeError("a bug")):
         thunk = find_binder("cuda.prefill_attention")(arguments)
         for _ in range(2):  # what fails for another reason is tried again
@@ -178,18 +178,18 @@ def test_what_cudnn_refuses_goes_to_flash(monkeypatch: pytest.MonkeyPatch) -> No
             assert calls == ["cudnn"]
 
 
-def test_way_of_a_step() -> None:
+def test_variant_of_a_step() -> None:
     lods = module._Lods([0, 0, 5], [0, 3, 8])
-    assert module.choose_way("cudnn", lods) == "cudnn"
-    assert module.choose_way("flash", lods) == "flash"
-    assert module.choose_way("cudnn", lods._replace(contexts=[0, 3, 9])) == "flash"
-    assert module.choose_way("cudnn", module._Lods([0, 1, 5], [0, 1, 5])) == "flash"
-    assert module.library_way(torch.empty(1, 4, 64)) == "triton"
+    assert module.choose_variant("cudnn", lods) == "cudnn"
+    assert module.choose_variant("flash", lods) == "flash"
+    assert module.choose_variant("cudnn", lods._replace(contexts=[0, 3, 9])) == "flash"
+    assert module.choose_variant("cudnn", module._Lods([0, 1, 5], [0, 1, 5])) == "flash"
+    assert module.library_variant(torch.empty(1, 4, 64)) == "triton"
 
 
 def test_what_does_not_fit_is_refused() -> None:
     arguments = case([(3, 0)])
-    with pytest.raises(PlanError, match="way"):
-        check(arguments, {"way": "eager"})
+    with pytest.raises(PlanError, match="variant"):
+        check(arguments, {"variant": "eager"})
     with pytest.raises(PlanError, match="context_lod"):
         check(arguments | {"context_lod": int32([0, 3, 3])})

@@ -1,4 +1,4 @@
-"""Every way of the linear layer against float64, on the device or in Triton's interpreter."""
+"""Every variant of the linear layer against float64, on the device or in Triton's interpreter."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ from tests.runtime.kernels.harness import close, nan, random
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def way(name: str, block_n: int, block_k: int, split: int = 1, stages: int = 2) -> dict[str, Any]:
+def variant(
+    name: str, block_n: int, block_k: int, split: int = 1, stages: int = 2
+) -> dict[str, Any]:
     return {
-        "way": name,
+        "variant": name,
         "BLOCK_N": block_n,
         "BLOCK_K": block_k,
         "SPLIT_K": split,
@@ -28,13 +30,13 @@ def way(name: str, block_n: int, block_k: int, split: int = 1, stages: int = 2) 
     }
 
 
-WAYS = [
-    *(way("gemv", 8, 32, split) for split in (1, 2, 3)),
-    *(way("skinny", 16, 32, split) for split in (1, 2, 3)),
-    {"way": "cublas"},
+VARIANTS = [
+    *(variant("gemv", 8, 32, split) for split in (1, 2, 3)),
+    *(variant("skinny", 16, 32, split) for split in (1, 2, 3)),
+    {"variant": "cublas"},
     None,
 ]
-IDS = [f"{w['way']}-{w.get('SPLIT_K', 1)}" if w else "default" for w in WAYS]
+IDS = [f"{w['variant']}-{w.get('SPLIT_K', 1)}" if w else "default" for w in VARIANTS]
 
 
 def operands(
@@ -49,7 +51,7 @@ def tickets_are_zero() -> bool:
     return not workspace.tickets(DEVICE, 64).any()
 
 
-@pytest.mark.parametrize("configuration", WAYS, ids=IDS)
+@pytest.mark.parametrize("configuration", VARIANTS, ids=IDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(
     ("rows", "n", "k", "with_bias"),
@@ -79,7 +81,7 @@ def test_linear(
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_more_rows(rows: int, dtype: torch.dtype) -> None:
     x, weight, bias = operands(rows, 40, 96, dtype)
-    for configuration in (None, way("skinny", 32, 32, 2)):
+    for configuration in (None, variant("skinny", 32, 32, 2)):
         if configuration and rows > 64:
             continue
         out = nan(rows, 40, dtype=dtype).to(DEVICE)
@@ -89,7 +91,7 @@ def test_more_rows(rows: int, dtype: torch.dtype) -> None:
         close(out, x.double() @ weight.double().t() + bias.double())
 
 
-@pytest.mark.parametrize("configuration", WAYS, ids=IDS)
+@pytest.mark.parametrize("configuration", VARIANTS, ids=IDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("rows", "width", "k"), [(1, 12, 128), (3, 21, 75), (2, 4, 20)])
 def test_linear_swiglu(
@@ -105,7 +107,7 @@ def test_linear_swiglu(
     assert tickets_are_zero()
 
 
-@pytest.mark.parametrize("configuration", WAYS, ids=IDS)
+@pytest.mark.parametrize("configuration", VARIANTS, ids=IDS)
 def test_the_same_inputs_give_the_same_bits(configuration: dict[str, Any] | None) -> None:
     x, weight, bias = operands(2, 37, 75, torch.bfloat16)
     results = []
@@ -126,7 +128,12 @@ def test_the_prefetch_stays_within_each_part(k: int, split: int, ahead: dict[str
     x, weight, _ = operands(1, 8, k, torch.bfloat16)
     out = nan(1, 8, dtype=torch.bfloat16).to(DEVICE)
     thunk = linear(
-        {"x": x, "weight": weight, "out": out, "configuration": way("gemv", 8, 32, split) | ahead}
+        {
+            "x": x,
+            "weight": weight,
+            "out": out,
+            "configuration": variant("gemv", 8, 32, split) | ahead,
+        }
     )
     assert isinstance(thunk, partial)
     length = thunk.keywords["PREFETCH"]
@@ -146,7 +153,7 @@ def test_leading_dimensions_and_slices_of_a_weight() -> None:
 def test_nothing_is_written_beside_the_output() -> None:
     x, weight, _ = operands(3, 37, 75, torch.float32)
     around = torch.full((5, 37), 7.0, device=DEVICE)
-    for configuration in (way("gemv", 8, 32, 2), way("skinny", 16, 32, 2)):
+    for configuration in (variant("gemv", 8, 32, 2), variant("skinny", 16, 32, 2)):
         linear({"x": x, "weight": weight, "out": around[1:4], "configuration": configuration})()
         assert (around[0] == 7).all() and (around[4] == 7).all()
 
@@ -158,8 +165,8 @@ def test_nothing_is_written_beside_the_output() -> None:
         {"out": nan(2, 5)},
         {"weight": random(6, 8, dtype=torch.bfloat16)},
         {"bias": random(5)},
-        {"configuration": way("gemv", 8, 32), "x": random(5, 8), "out": nan(5, 6)},
-        {"configuration": {"way": "guess"}},
+        {"configuration": variant("gemv", 8, 32), "x": random(5, 8), "out": nan(5, 6)},
+        {"configuration": {"variant": "guess"}},
     ],
 )
 def test_what_does_not_fit_is_refused(change: dict[str, Any]) -> None:
@@ -177,12 +184,12 @@ def test_defaults_and_candidates_are_legal(
 ) -> None:
     first = default(dtype, n, k, rows, is_gated, 132)
     found = list(candidates(dtype, n, k, rows, is_gated, 132))
-    assert found[0] == first and {"way": "cublas"} in found
+    assert found[0] == first and {"variant": "cublas"} in found
     assert len(found) == len({str(sorted(one.items())) for one in found}) <= 40
     for one in found:
-        if one["way"] == "cublas":
+        if one["variant"] == "cublas":
             continue
         for name in ("BLOCK_N", "BLOCK_K", "num_warps"):
             assert one[name] & (one[name] - 1) == 0 and one[name] > 0
-        assert one["way"] != "gemv" or rows <= 4
-        assert one["way"] != "skinny" or (one["BLOCK_N"] >= 16 and one["BLOCK_K"] >= 16)
+        assert one["variant"] != "gemv" or rows <= 4
+        assert one["variant"] != "skinny" or (one["BLOCK_N"] >= 16 and one["BLOCK_K"] >= 16)

@@ -102,7 +102,7 @@ def test_a_linear_layer_of_the_library(dtype: torch.dtype, monkeypatch: pytest.M
     monkeypatch.setattr(linear, "exact", lambda thunk: wrapped.append(thunk) or thunk)
     x, weight = random(3, 8, dtype=dtype), random(6, 8, dtype=dtype)
     given = {"x": x, "weight": weight, "out": nan(3, 6, dtype=dtype)}
-    linear.linear({**given, "configuration": {"way": "cublas"}})
+    linear.linear({**given, "configuration": {"variant": "cublas"}})
     assert len(wrapped) == (dtype == torch.float32)
 
 

@@ -1,4 +1,4 @@
-"""Every way to score and choose experts against the semantic op: ties, groups, fills, NaN."""
+"""Every variant to score and choose experts against the semantic op: ties, groups, fills, NaN."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from tests.runtime.kernels.harness import nan, random
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 RUNS = 2 if torch.cuda.is_available() else 1
 HIDDEN, EXPERTS, TOP_K = 40, 16, 4
-TILES = {"way": "tiles", "block_t": 16, "block_e": 16, "block_k": 16, "split": 2, "warps": 4}
-WAYS: dict[str, dict[str, Any]] = {
-    "rows": {"way": "rows", "block_e": 2, "warps": 4},
+TILES = {"variant": "tiles", "block_t": 16, "block_e": 16, "block_k": 16, "split": 2, "warps": 4}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "rows": {"variant": "rows", "block_e": 2, "warps": 4},
     "tiles": TILES,
     "tiles, one part": {**TILES, "split": 1},
-    "library": {"way": "library"},
+    "library": {"variant": "library"},
 }
 
 
@@ -85,34 +85,34 @@ def check(arguments: dict[str, Any], configuration: dict[str, Any] | None = None
     )
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(
     ("groups", "top_groups", "fill", "normalize"),
     [(1, 1, 0.0, True), (4, 4, 0.0, False), (4, 2, 0.0, False), (8, 3, -torch.inf, True)],
 )
-def test_ways(
-    way: str, dtype: torch.dtype, groups: int, top_groups: int, fill: float, normalize: bool
+def test_variants(
+    variant: str, dtype: torch.dtype, groups: int, top_groups: int, fill: float, normalize: bool
 ) -> None:
     constants = {"groups": groups, "top_groups": top_groups, "group_fill": fill}
-    tokens = 3 if way == "rows" else 18
-    check(call(tokens, dtype, normalize=normalize, **constants), WAYS[way])
+    tokens = 3 if variant == "rows" else 18
+    check(call(tokens, dtype, normalize=normalize, **constants), VARIANTS[variant])
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_numbers_that_are_no_powers_of_two(way: str) -> None:
-    check(call(2, experts=21, top_k=5), WAYS[way])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_numbers_that_are_no_powers_of_two(variant: str) -> None:
+    check(call(2, experts=21, top_k=5), VARIANTS[variant])
     constants = {"groups": 3, "top_groups": 2, "group_fill": -torch.inf}
-    check(call(2, experts=21, top_k=5, **constants), WAYS[way])
-    check(call(1, experts=5, top_k=5), WAYS[way])
+    check(call(2, experts=21, top_k=5, **constants), VARIANTS[variant])
+    check(call(1, experts=5, top_k=5), VARIANTS[variant])
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_scores_below_the_fill_let_other_groups_in(way: str) -> None:
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_scores_below_the_fill_let_other_groups_in(variant: str) -> None:
     """With a fill of 0.0 and all choices negative, experts outside the best groups win."""
     arguments = call(3, groups=4, top_groups=1, top_k=3)
     arguments["bias"].sub_(5.0)
-    run(arguments, WAYS[way])
+    run(arguments, VARIANTS[variant])
     weights, _ = reference(arguments)
     # Which ones is open in the op, as all are equal; with us the lowest.
     scores = (arguments["x"] @ arguments["weight"].t()).sigmoid()
@@ -124,25 +124,25 @@ def test_scores_below_the_fill_let_other_groups_in(way: str) -> None:
     assert weights.shape == arguments["weights"].shape
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_ties_go_to_the_lowest_id(way: str) -> None:
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_ties_go_to_the_lowest_id(variant: str) -> None:
     arguments = call(3)
     arguments["weight"].zero_()
     arguments["bias"].zero_()
     arguments["bias"][9] = 1.0
-    run(arguments, WAYS[way])
+    run(arguments, VARIANTS[variant])
     assert arguments["ids"].tolist() == [[9, 0, 1, 2]] * 3
     assert torch.equal(arguments["weights"], torch.full((3, TOP_K), 0.625, device=DEVICE))
 
 
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("groups", [1, 4])
-def test_what_is_no_number_still_gives_ids_of_experts(way: str, groups: int) -> None:
+def test_what_is_no_number_still_gives_ids_of_experts(variant: str, groups: int) -> None:
     for value in (torch.nan, torch.inf):
         arguments = call(1, groups=groups, top_groups=1, group_fill=-torch.inf)
         arguments["x"][0] = value
-        run_once = find_binder("cuda.moe_gate")({**arguments, "configuration": WAYS[way]})
+        run_once = find_binder("cuda.moe_gate")({**arguments, "configuration": VARIANTS[variant]})
         run_once()
         ids = arguments["ids"]
         assert ids.min() >= 0 and ids.max() < EXPERTS
@@ -153,11 +153,11 @@ def test_defaults_serve_all_numbers_of_tokens(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(moe_gate, "MOST_ROWS", 2)
     monkeypatch.setattr(moe_gate, "MOST_TILED", 20)
     monkeypatch.setattr(moe_gate, "_CHUNK", 16)
-    ways = []
+    variants = []
     for tokens in (2, 18, 21):
         check(call(tokens, torch.bfloat16))
-        ways.append(moe_gate.default(tokens, EXPERTS)["way"])
-    assert ways == ["rows", "tiles", "library"]
+        variants.append(moe_gate.default(tokens, EXPERTS)["variant"])
+    assert variants == ["rows", "tiles", "library"]
 
 
 def test_candidates_start_with_the_default_and_serve() -> None:
@@ -165,11 +165,11 @@ def test_candidates_start_with_the_default_and_serve() -> None:
         found = list(moe_gate.candidates(tokens, 128))
         assert found[0] == moe_gate.default(tokens, 128)
         keys = {"rows": 3, "tiles": 6, "library": 1}
-        assert all(len(one) == keys[one["way"]] for one in found)
+        assert all(len(one) == keys[one["variant"]] for one in found)
 
 
 def test_numbers_that_do_not_fit_are_refused() -> None:
     with pytest.raises(PlanError, match="fit together"):
         run(call(2, groups=3, top_groups=1))
-    with pytest.raises(PlanError, match="no way 'sideways'"):
-        run(call(2), {"way": "sideways"})
+    with pytest.raises(PlanError, match="no variant 'sideways'"):
+        run(call(2), {"variant": "sideways"})

@@ -1,4 +1,4 @@
-"""Every way to run the experts against float32 with the roundings of eager code."""
+"""Every variant to run the experts against float32 with the roundings of eager code."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 RUNS = 2 if torch.cuda.is_available() else 1
 HIDDEN, EXPERTS, TOP_K, WIDTH = 24, 6, 3, 16
 
-FEW = {"way": "few", "up_n": 4, "up_k": 16, "up_unroll": 2, "down_n": 16, "down_k": 16}
-EXPERT_WISE = {"way": "experts", "up_n": 16, "up_k": 16, "down_n": 16, "down_k": 16}
-SORTED = {"way": "sorted", "rows": 16, "up_n": 16, "up_k": 16, "down_n": 32, "down_k": 16}
-WAYS: dict[str, dict[str, Any]] = {
+FEW = {"variant": "few", "up_n": 4, "up_k": 16, "up_unroll": 2, "down_n": 16, "down_k": 16}
+EXPERT_WISE = {"variant": "experts", "up_n": 16, "up_k": 16, "down_n": 16, "down_k": 16}
+SORTED = {"variant": "sorted", "rows": 16, "up_n": 16, "up_k": 16, "down_n": 32, "down_k": 16}
+VARIANTS: dict[str, dict[str, Any]] = {
     "few": FEW,
     "few even": {**FEW, "up_n": 8, "up_k": 4, "up_unroll": 6, "down_n": 8, "down_k": 8},
     "experts": EXPERT_WISE,
@@ -40,7 +40,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "experts, three launches": {**EXPERT_WISE, "ticket": False, "rows": 32},
     "sorted": SORTED,
     "sorted even": {**SORTED, "up_n": 8, "up_k": 8, "down_n": 8, "down_k": 8, "group": 3},
-    "grouped_mm": {"way": "grouped_mm"},
+    "grouped_mm": {"variant": "grouped_mm"},
 }
 MAIN = ("few", "experts", "sorted", "grouped_mm")
 
@@ -139,39 +139,41 @@ def check(
         outputs.append(arguments["out"].clone())
         assert torch.equal(outputs[0], outputs[-1])
         assert not workspace.tickets(DEVICE, 64).any()
-    check_result(arguments, (configuration or {}).get("way") == "grouped_mm")
+    check_result(arguments, (configuration or {}).get("variant") == "grouped_mm")
 
 
 CASES = [(1, "random", 0), (2, "random", 24), (19, "random", 16), (35, "one expert", 0)]
 
 
-def serves(way: str, dtype: torch.dtype, tokens: int) -> bool:
-    if way == "grouped_mm":
+def serves(variant: str, dtype: torch.dtype, tokens: int) -> bool:
+    if variant == "grouped_mm":
         return dtype == torch.bfloat16 and hasattr(torch, "_grouped_mm")
-    return tokens <= 4 or not way.startswith("few")
+    return tokens <= 4 or not variant.startswith("few")
 
 
 @pytest.mark.parametrize(
-    ("way", "dtype", "tokens", "kind", "shared_width"),
+    ("variant", "dtype", "tokens", "kind", "shared_width"),
     [
-        pytest.param(way, dtype, *case, id=f"{way}-{dtype}-{case}")
-        for way in WAYS
+        pytest.param(variant, dtype, *case, id=f"{variant}-{dtype}-{case}")
+        for variant in VARIANTS
         for dtype in (torch.float32, torch.bfloat16)
         for case in CASES
         # What the variants change is the same in all dtypes.
-        if serves(way, dtype, case[0]) and (way in MAIN or dtype == torch.float32)
+        if serves(variant, dtype, case[0]) and (variant in MAIN or dtype == torch.float32)
     ],
 )
-def test_ways(way: str, dtype: torch.dtype, tokens: int, kind: str, shared_width: int) -> None:
-    if torch.cuda.is_available() and way in ("experts even", "sorted even"):
+def test_variants(
+    variant: str, dtype: torch.dtype, tokens: int, kind: str, shared_width: int
+) -> None:
+    if torch.cuda.is_available() and variant in ("experts even", "sorted even"):
         pytest.skip("a dot on a device is at least 16 deep, and so small a block is not")
-    check(call(choices(kind, tokens), dtype, shared_width), WAYS[way])
+    check(call(choices(kind, tokens), dtype, shared_width), VARIANTS[variant])
 
 
-@pytest.mark.parametrize("way", ["few", "experts", "sorted"])
-def test_the_reference_is_the_semantic_op(way: str) -> None:
+@pytest.mark.parametrize("variant", ["few", "experts", "sorted"])
+def test_the_reference_is_the_semantic_op(variant: str) -> None:
     arguments = call(choices("same experts", 3), torch.float32, 24)
-    check(arguments, WAYS[way], runs=2)
+    check(arguments, VARIANTS[variant], runs=2)
     names = ("x", "weights", "ids", "gate_up", "down")
     routed = semantic.moe_ffn(*(arguments[name] for name in names))
     shared = (arguments["shared_gate_up"], arguments["shared_down"])
@@ -179,25 +181,25 @@ def test_the_reference_is_the_semantic_op(way: str) -> None:
 
 
 @pytest.mark.parametrize("tokens", [1, 70])
-@pytest.mark.parametrize("way", ["experts", "sorted"])
-def test_a_width_that_no_block_divides(tokens: int, way: str) -> None:
+@pytest.mark.parametrize("variant", ["experts", "sorted"])
+def test_a_width_that_no_block_divides(tokens: int, variant: str) -> None:
     ids = choices("random", tokens, 2)
-    check(call(ids, torch.float32, shared_width=13, width=21), WAYS[way])
+    check(call(ids, torch.float32, shared_width=13, width=21), VARIANTS[variant])
 
 
 def test_many_more_experts_than_pairs_read_only_the_chosen() -> None:
     """What nobody chose is NaN, and would show."""
-    for way in ("few", "experts", "sorted"):
+    for variant in ("few", "experts", "sorted"):
         arguments = call(torch.tensor([[1, 4], [4, 2]]), torch.float32, 16)
         for name in ("gate_up", "down"):
             arguments[name][[0, 3, 5]] = torch.nan
-        check(arguments, WAYS[way])
+        check(arguments, VARIANTS[variant])
 
 
 def test_a_call_follows_ids_between_runs() -> None:
-    for way in ("experts", "sorted"):
+    for variant in ("experts", "sorted"):
         arguments = call(choices("random", 3), torch.float32, 16)
-        thunk = find_binder("cuda.moe_ffn")({**arguments, "configuration": WAYS[way]})
+        thunk = find_binder("cuda.moe_ffn")({**arguments, "configuration": VARIANTS[variant]})
         thunk()
         for seed in (7, 9):
             arguments["ids"].copy_(choices("random", seed)[:3])
@@ -207,12 +209,12 @@ def test_a_call_follows_ids_between_runs() -> None:
 
 def test_defaults_serve_all_numbers_of_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(moe_ffn, "MOST_SCANNED_PAIRS", 32)
-    ways = []
+    variants = []
     for tokens in (1, 4, 12):
         arguments = call(choices("random", tokens), torch.float32, 24)
-        ways.append(moe_ffn.choose(read_call(arguments), None)["way"])
+        variants.append(moe_ffn.choose(read_call(arguments), None)["variant"])
         check(arguments)
-    assert ways == ["few", "experts", "sorted"]
+    assert variants == ["few", "experts", "sorted"]
 
 
 def test_candidates_are_complete_and_start_with_the_default() -> None:
@@ -223,13 +225,13 @@ def test_candidates_are_complete_and_start_with_the_default() -> None:
         for module in (moe_few, moe_experts, moe_sorted):
             base = module.default(one)
             for candidate in found:
-                if candidate["way"] == base["way"]:
+                if candidate["variant"] == base["variant"]:
                     assert candidate.keys() == base.keys()
 
 
-def test_an_unknown_way_is_refused() -> None:
-    with pytest.raises(PlanError, match="no way 'sideways'"):
-        check(call(choices("random", 2), torch.float32), {"way": "sideways"})
+def test_an_unknown_variant_is_refused() -> None:
+    with pytest.raises(PlanError, match="no variant 'sideways'"):
+        check(call(choices("random", 2), torch.float32), {"variant": "sideways"})
 
 
 def test_half_a_shared_expert_is_refused() -> None:
