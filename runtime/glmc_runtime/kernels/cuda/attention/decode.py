@@ -1,9 +1,9 @@
 """Attention of one new token per sequence over the paged cache.
 
-One program reads a stretch of one sequence's keys and values of one kv head, once for all query
+One program reads one KV split of a sequence's keys and values of one kv head, once for all query
 heads of the group. The grid is fixed when the call is bound, since it is captured in a graph;
 lengths are on the device, and programs behind the end of their sequence leave without touching
-memory. ``split_attention`` says how the stretches are merged.
+memory. ``split_reduce`` reduces the splits.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from glmc_runtime.kernels.checks import (
     require_shape,
 )
 from glmc_runtime.kernels.cuda import workspace
-from glmc_runtime.kernels.cuda.attention.online_softmax import LOG2_E, attend, stretch
+from glmc_runtime.kernels.cuda.attention.online_softmax import LOG2_E, attend, kv_split
 from glmc_runtime.kernels.cuda.attention.schema import DECODE
-from glmc_runtime.kernels.cuda.attention.split_reduce import finish, merge_kernel
+from glmc_runtime.kernels.cuda.attention.split_reduce import finish, reduce_kernel
 from glmc_runtime.kernels.cuda.attention.splits import Shape, choose
 from glmc_runtime.kernels.cuda.launch import interpreted, launch, pdl_enabled
 from glmc_runtime.kernels.cuda.tuned import Configuration
@@ -43,8 +43,8 @@ def decode_attention_kernel(
     tables,
     lengths,
     out,
-    parts,
-    statistics,
+    partials,
+    lse,
     new_scores,
     tickets,
     table_stride,
@@ -70,7 +70,7 @@ def decode_attention_kernel(
         tl.extra.cuda.gdc_wait()
         tl.extra.cuda.gdc_launch_dependents()
     length = tl.load(lengths + sequence)
-    begin, end, active = stretch(length, split, splits, BLOCK, SHORTEST)
+    begin, end, active = kv_split(length, split, splits, BLOCK, SHORTEST)
     if split >= active:
         return
     row = tl.arange(0, ROWS)[:, None]
@@ -106,8 +106,8 @@ def decode_attention_kernel(
     )
     finish(
         out + pair * GROUP * HEAD_DIM,
-        parts,
-        statistics,
+        partials,
+        lse,
         tickets,
         new_scores,
         query,
@@ -157,16 +157,16 @@ def shape_of(arguments: dict[str, Any]) -> Shape:
 
 
 class Room(NamedTuple):
-    """Workspace of ``split_attention.finish``."""
+    """Workspace of ``split_reduce.finish``."""
 
-    parts: torch.Tensor
-    statistics: torch.Tensor
+    partials: torch.Tensor
+    lse: torch.Tensor
     new_scores: torch.Tensor
     tickets: torch.Tensor
 
 
 def has_tickets(chosen: Configuration) -> bool:
-    return bool(chosen.get("MERGE", "ticket") == "ticket")
+    return bool(chosen.get("REDUCE", "ticket") == "ticket")
 
 
 def reserve(shape: Shape, chosen: Configuration, device: torch.device) -> Room:
@@ -174,11 +174,11 @@ def reserve(shape: Shape, chosen: Configuration, device: torch.device) -> Room:
     groups = triton.cdiv(chosen["splits"], chosen["FAN"]) if has_tickets(chosen) else 0
     rows = pairs * (chosen["splits"] + groups) * group
     memory = workspace.floats(device, rows * (shape.head_dim + 1) + pairs * group)
-    parts, statistics, new_scores = memory.split((rows * shape.head_dim, rows, pairs * group))
-    return Room(parts, statistics, new_scores, workspace.tickets(device, pairs * (1 + groups)))
+    partials, lse, new_scores = memory.split((rows * shape.head_dim, rows, pairs * group))
+    return Room(partials, lse, new_scores, workspace.tickets(device, pairs * (1 + groups)))
 
 
-def with_merge(
+def with_reduction(
     attend: Thunk,
     shape: Shape,
     chosen: Configuration,
@@ -187,17 +187,17 @@ def with_merge(
     out: torch.Tensor,
     new_values: torch.Tensor | None,
 ) -> Thunk:
-    """``attend``, and where it has no tickets the launch that merges; ``new_values`` [sequences,
+    """``attend``, and where it has no tickets the launch that reduces; ``new_values`` [sequences,
     kv_heads * head_dim or more] of tokens that are not cached."""
     if has_tickets(chosen):
         return attend
     most, width = power_of_two(chosen["splits"]), max(16, power_of_two(shape.head_dim))
-    merge = partial(
+    reduce = partial(
         launch,
-        merge_kernel,
+        reduce_kernel,
         (shape.q_heads, shape.sequences),
-        room.parts,
-        room.statistics,
+        room.partials,
+        room.lse,
         room.new_scores,
         out if new_values is None else new_values,
         lengths,
@@ -218,7 +218,7 @@ def with_merge(
 
     def both() -> None:
         attend()
-        merge()
+        reduce()
 
     return both
 
@@ -262,8 +262,8 @@ def decode_attention(arguments: dict[str, Any]) -> Thunk:
         tables,
         arguments["context_lengths"],
         out,
-        room.parts,
-        room.statistics,
+        room.partials,
+        room.lse,
         room.new_scores,
         room.tickets,
         tables.shape[1],
@@ -272,4 +272,4 @@ def decode_attention(arguments: dict[str, Any]) -> Thunk:
         **constants(shape, chosen, arguments["key_cache"].shape[2]),
         pdl=pdl_enabled(out.device),
     )
-    return with_merge(attend_all, shape, chosen, room, arguments["context_lengths"], out, None)
+    return with_reduction(attend_all, shape, chosen, room, arguments["context_lengths"], out, None)

@@ -1,9 +1,9 @@
 """Attention over a program's own keys and values, under its own mask.
 
-For one token per sequence one program reads a stretch of one kv head's keys and values, once for
+For one token per sequence one program reads a KV split of one kv head's keys and values, once for
 all query heads of the group, as in ``decode_attention``; the mask says which tokens count. Keys and
-values before the first token of a stretch that -inf does not hide, or behind the last, are not
-read. Stretches are cut by the length of the caches. More tokens at once go to torch's own kernel.
+values before the first token of a split that -inf does not hide, or behind the last, are not
+read. KV splits are cut by the length of the caches. More tokens at once go to torch's own kernel.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ def masked_attention_kernel(
     values,
     mask,
     out,
-    parts,
-    statistics,
+    partials,
+    lse,
     tickets,
     length,
     splits,
@@ -154,10 +154,10 @@ def masked_attention_kernel(
     pair = tl.program_id(2) * KV_HEADS + kv_head
     finish(
         out + pair.to(tl.int64) * GROUP * HEAD_DIM,
-        parts,
-        statistics,
+        partials,
+        lse,
         tickets,
-        statistics,
+        lse,
         query,
         pair,
         split,
@@ -204,7 +204,7 @@ def masked_attention(arguments: dict[str, Any]) -> Thunk:
     shape = Shape(batch, q_heads, kv_heads, head_dim, length, query.dtype)
     chosen = default(shape)
     chosen["SHORTEST"] = chosen["BLOCK"]
-    chosen |= (arguments.get("configuration") or {}) | {"MERGE": "ticket"}
+    chosen |= (arguments.get("configuration") or {}) | {"REDUCE": "ticket"}
     processors = multiprocessors(out.device)
     splits = chosen.get("splits") or count_splits(
         shape, processors, chosen["WAVES"], chosen["SHORTEST"]
@@ -227,8 +227,8 @@ def masked_attention(arguments: dict[str, Any]) -> Thunk:
         values,
         shown,
         out,
-        room.parts,
-        room.statistics,
+        room.partials,
+        room.lse,
         room.tickets,
         length,
         splits,

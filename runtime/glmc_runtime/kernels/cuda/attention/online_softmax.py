@@ -1,4 +1,4 @@
-"""Attention of some query rows over a stretch of a paged cache, a block of keys at a time.
+"""Online softmax: attention of query rows over part of a paged cache, a block of keys at a time.
 
 The running result is kept beside the largest score so far and the sum of the weights. Logarithms
 and scores are in powers of two.
@@ -15,9 +15,9 @@ LOG2_E = 1.4426950408889634
 
 
 @triton.jit
-def stretch(tokens, split, splits, BLOCK: tl.constexpr, SHORTEST: tl.constexpr):
-    """(first token, token behind the last, active splits) of ``split``. Stretches are multiples of
-    BLOCK and at least SHORTEST, but for the last; one split is active even without tokens."""
+def kv_split(tokens, split, splits, BLOCK: tl.constexpr, SHORTEST: tl.constexpr):
+    """(first token, end, active splits) of ``split``. Splits are multiples of BLOCK and at least
+    SHORTEST, but for the last; one split is active even without tokens."""
     size = tl.cdiv(tl.cdiv(tokens, splits), BLOCK) * BLOCK
     size = tl.maximum(size, SHORTEST)
     begin = split * size

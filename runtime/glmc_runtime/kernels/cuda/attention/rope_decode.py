@@ -2,7 +2,7 @@
 
 Every program norms and rotates the query heads of its group in registers. The program of the first
 split does so with the new key too, writes it and the new value to the cache, and leaves the new
-token's score to who merges the splits; nobody reads the new slot, so that no program waits for
+token's score to who reduces the splits; nobody reads the new slot, so that no program waits for
 another.
 
 What is cached was written by earlier steps, and lengths, slots and tables before this step: with a
@@ -22,14 +22,14 @@ import triton.language as tl
 from glmc_runtime.kernels import Thunk, register
 from glmc_runtime.kernels.checks import optional, require_one_device
 from glmc_runtime.kernels.cuda.attention import splits as decode_splits
-from glmc_runtime.kernels.cuda.attention.decode import constants, reserve, shape_of, with_merge
+from glmc_runtime.kernels.cuda.attention.decode import constants, reserve, shape_of, with_reduction
 from glmc_runtime.kernels.cuda.attention.online_softmax import (
     LOG2_E,
     attend,
     attend_first,
     cache_rows,
     first_tile,
-    stretch,
+    kv_split,
 )
 from glmc_runtime.kernels.cuda.attention.split_reduce import finish
 from glmc_runtime.kernels.cuda.attention.splits import REACHES, Shape, choose
@@ -90,8 +90,8 @@ def rope_decode_attention_kernel(
     tables,
     lengths,
     out,
-    parts,
-    statistics,
+    partials,
+    lse,
     new_scores,
     tickets,
     table_stride,
@@ -125,7 +125,7 @@ def rope_decode_attention_kernel(
     cached = tl.load(lengths + sequence) - 1
     position = tl.load(positions + sequence)
     slot = tl.load(slot_mapping + sequence)
-    begin, end, active = stretch(cached, split, splits, BLOCK, SHORTEST)
+    begin, end, active = kv_split(cached, split, splits, BLOCK, SHORTEST)
     if split >= active:
         return
     table = tables + sequence.to(tl.int64) * table_stride
@@ -220,8 +220,8 @@ def rope_decode_attention_kernel(
         )
     finish(
         out + pair * GROUP * HEAD_DIM,
-        parts,
-        statistics,
+        partials,
+        lse,
         tickets,
         new_scores + pair * GROUP,
         new_value,
@@ -299,8 +299,8 @@ def rope_decode_attention(arguments: dict[str, Any]) -> Thunk:
         tables,
         arguments["context_lengths"],
         out,
-        room.parts,
-        room.statistics,
+        room.partials,
+        room.lse,
         room.new_scores,
         room.tickets,
         tables.shape[1],
@@ -311,4 +311,4 @@ def rope_decode_attention(arguments: dict[str, Any]) -> Thunk:
         pdl=pdl_enabled(out.device),
     )
     values = qkv[:, (shape.q_heads + shape.kv_heads) * shape.head_dim :]
-    return with_merge(attend, shape, chosen, room, arguments["context_lengths"], out, values)
+    return with_reduction(attend, shape, chosen, room, arguments["context_lengths"], out, values)

@@ -1,15 +1,15 @@
-"""How stretches of a sequence that were attended apart are merged.
+"""Split-KV reduction (flash-decoding): the partial results of a sequence's KV splits become one.
 
-The sequence is cut into at most ``splits`` stretches; how many are active is known only on the
-device. Each active split leaves a part in the workspace: its result, and the logarithm of the sum
-of its weights. Parts are merged by tickets or by another launch. By tickets: the last of each FAN
-neighbours to arrive merges them, and the last of those groups merges the groups: two small steps,
-spread over programs, instead of one that reads everything. By a launch: one program per query head
-reads all parts at once, which needs no fence and no ticket, but one launch more. Either way
-everything is summed in one fixed order, whoever arrives last. Logarithms and scores are in powers
-of two.
+The sequence is cut into at most ``splits`` KV splits; how many are active is known only on the
+device. Each active split leaves a partial result in the workspace, with its LSE (the logarithm of
+the sum of its weights). Partials are reduced by tickets or by another launch. By tickets: the last
+of each FAN neighbours to arrive reduces them, and the last of those groups reduces the groups: two
+small steps, spread over programs, instead of one that reads everything. By a launch: one program
+per query head reads all partials at once, which needs no fence and no ticket, but one launch more.
+Either way everything is summed in one fixed order, whoever arrives last. Logarithms and scores are
+in powers of two.
 
-A new token whose key and value are not cached takes part in the merge as its score and its value.
+A new token whose key and value are not cached enters the reduction as its score and its value.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from glmc_runtime.kernels.cuda.attention.online_softmax import finite, stretch
+from glmc_runtime.kernels.cuda.attention.online_softmax import finite, kv_split
 
 
 @triton.jit
-def store_part(
-    parts,
-    statistics,
+def store_partial(
+    partials,
+    lse,
     slot,
     total,
     top,
@@ -33,20 +33,20 @@ def store_part(
     HEAD_DIM: tl.constexpr,
     WIDTH: tl.constexpr,
 ):
-    """parts float32 [slots, GROUP, HEAD_DIM], statistics float32 [slots, GROUP]."""
+    """partials float32 [slots, GROUP, HEAD_DIM], lse float32 [slots, GROUP]."""
     row = tl.arange(0, ROWS)
     columns = tl.arange(0, WIDTH)[None, :]
     place = (slot * GROUP + row[:, None]) * HEAD_DIM + columns
     weight = tl.where(weight > 0.0, weight, 1.0)  # without tokens, total is 0 and top -inf
     part = total * (1.0 / weight)[:, None]
-    tl.store(parts + place, part, mask=(row[:, None] < GROUP) & (columns < HEAD_DIM))
-    tl.store(statistics + slot * GROUP + row, top + tl.log2(weight), mask=row < GROUP)
+    tl.store(partials + place, part, mask=(row[:, None] < GROUP) & (columns < HEAD_DIM))
+    tl.store(lse + slot * GROUP + row, top + tl.log2(weight), mask=row < GROUP)
 
 
 @triton.jit
-def merge_parts(
-    parts,
-    statistics,
+def reduce_partials(
+    partials,
+    lse,
     slot,
     count,
     GROUP: tl.constexpr,
@@ -57,8 +57,8 @@ def merge_parts(
 ):
     """total, top and weight of ``count`` neighbours from ``slot`` on, TOGETHER loaded at once.
 
-    Parts are the axis in the middle: so the compiler gives each thread all parts of its entries,
-    and sums them without a shuffle.
+    Partials are the axis in the middle: so the compiler gives each thread all partials of its
+    entries, and sums them without a shuffle.
     """
     row = tl.arange(0, ROWS)[:, None]
     columns = tl.arange(0, WIDTH)[None, None, :]
@@ -69,9 +69,9 @@ def merge_parts(
         index = first + tl.arange(0, TOGETHER)[None, :]
         present = (row < GROUP) & (index < count)
         where = (slot + index) * GROUP + row
-        tops = tl.load(statistics + where, mask=present, other=float("-inf"), cache_modifier=".cg")
+        tops = tl.load(lse + where, mask=present, other=float("-inf"), cache_modifier=".cg")
         totals = tl.load(
-            parts + where[:, :, None] * HEAD_DIM + columns,
+            partials + where[:, :, None] * HEAD_DIM + columns,
             mask=present[:, :, None] & (columns < HEAD_DIM),
             other=0.0,
             cache_modifier=".cg",
@@ -122,15 +122,15 @@ def arrives_last(ticket, count):
 
 @triton.jit
 def slots_per_pair(splits, FAN: tl.constexpr, TICKETS: tl.constexpr):
-    """Slots of parts: the splits, then with tickets the groups of FAN."""
+    """Slots of partials: the splits, then with tickets the groups of FAN."""
     return splits + tl.cdiv(splits, FAN) if TICKETS else splits
 
 
 @triton.jit
 def finish(
     out,
-    parts,
-    statistics,
+    partials,
+    lse,
     tickets,
     new_score,
     new_value,
@@ -152,16 +152,16 @@ def finish(
     NEW: tl.constexpr,
     SAFE: tl.constexpr = True,
 ):
-    """Leave the part of this split; with TICKETS, write ``out`` [GROUP, HEAD_DIM] if this is the
-    last program of its ``pair`` (sequence and kv head).
+    """Store the partial result of this split; with TICKETS, write ``out`` [GROUP, HEAD_DIM] if this
+    is the last program of its ``pair`` (sequence and kv head).
 
     With NEW, ``new_score`` [GROUP], which split 0 has stored, and ``new_value`` [HEAD_DIM] are of
     a token that no split has. LEVELS is 1 where all splits fit into one group of FAN. Tickets
     per pair: one of the pair, then one per group.
     """
     first_slot = pair * slots_per_pair(splits, FAN, TICKETS)
-    store_part(
-        parts, statistics, first_slot + split, total, top, weight, GROUP, ROWS, HEAD_DIM, WIDTH
+    store_partial(
+        partials, lse, first_slot + split, total, top, weight, GROUP, ROWS, HEAD_DIM, WIDTH
     )
     if TICKETS:
         first_ticket = tickets + pair * (1 + tl.cdiv(splits, FAN))
@@ -183,9 +183,9 @@ def finish(
                     cache_modifier=".cg",
                 )
                 value = tl.load(new_value + columns, mask=columns < HEAD_DIM, other=0.0)
-            whole, whole_top, whole_weight = merge_parts(
-                parts,
-                statistics,
+            whole, whole_top, whole_weight = reduce_partials(
+                partials,
+                lse,
                 first_slot + group * FAN,
                 members,
                 GROUP,
@@ -205,9 +205,9 @@ def finish(
                 groups = tl.cdiv(active, FAN)
                 if groups > 1:
                     first_group = first_slot + splits
-                    store_part(
-                        parts,
-                        statistics,
+                    store_partial(
+                        partials,
+                        lse,
                         first_group + group,
                         whole,
                         whole_top,
@@ -219,9 +219,9 @@ def finish(
                     )
                     is_last = arrives_last(first_ticket, groups)
                     if is_last:
-                        whole, whole_top, whole_weight = merge_parts(
-                            parts,
-                            statistics,
+                        whole, whole_top, whole_weight = reduce_partials(
+                            partials,
+                            lse,
                             first_group,
                             groups,
                             GROUP,
@@ -235,9 +235,9 @@ def finish(
 
 
 @triton.jit(do_not_specialize=["splits", "value_stride"])
-def merge_kernel(
-    parts,
-    statistics,
+def reduce_kernel(
+    partials,
+    lse,
     new_scores,
     new_values,
     lengths,
@@ -254,7 +254,7 @@ def merge_kernel(
     NEW: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """The merge of all parts, at most MOST, of one query head, for ``finish`` without tickets.
+    """Reduces all partials, at most MOST, of one query head, for ``finish`` without tickets.
 
     new_scores [sequences, Q_HEADS]; new_values [KV_HEADS, HEAD_DIM] of the first sequence, those of
     the next ``value_stride`` behind.
@@ -263,7 +263,7 @@ def merge_kernel(
     tokens = tl.load(lengths + sequence)
     if NEW:
         tokens -= 1
-    _, _, active = stretch(tokens, 0, splits, BLOCK, SHORTEST)
+    _, _, active = kv_split(tokens, 0, splits, BLOCK, SHORTEST)
     index = tl.arange(0, MOST)
     columns = tl.arange(0, WIDTH)
     kv_head = head // GROUP
@@ -272,11 +272,9 @@ def merge_kernel(
     if PDL:
         tl.extra.cuda.gdc_launch_dependents()
         tl.extra.cuda.gdc_wait()
-    tops = tl.load(
-        statistics + where, mask=index < active, other=float("-inf"), cache_modifier=".cg"
-    )
+    tops = tl.load(lse + where, mask=index < active, other=float("-inf"), cache_modifier=".cg")
     totals = tl.load(
-        parts + where[:, None] * HEAD_DIM + columns[None, :],
+        partials + where[:, None] * HEAD_DIM + columns[None, :],
         mask=(index < active)[:, None] & (columns < HEAD_DIM)[None, :],
         other=0.0,
         cache_modifier=".cg",

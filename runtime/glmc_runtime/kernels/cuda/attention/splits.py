@@ -1,4 +1,4 @@
-"""Into how many stretches a decode attention is cut, and into which blocks."""
+"""The number of KV splits of a decode attention, and its block sizes."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _configuration(
     warps: int,
     stages: int,
     together: int = 8,
-    merge: str = "ticket",
+    reduce: str = "ticket",
     least: int = 2,
 ) -> Configuration:
     """``WAVES``: programs per multiprocessor, and ``LEAST``: see ``count_splits``; ``MERGE``:
@@ -76,7 +76,7 @@ def _configuration(
         "SHORTEST": shortest,
         "FAN": fan,
         "TOGETHER": together if wide else min(together, 4),
-        "MERGE": merge,
+        "REDUCE": reduce,
         "LEAST": least,
         "num_warps": warps,
         "num_stages": stages,

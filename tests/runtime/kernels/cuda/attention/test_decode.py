@@ -28,7 +28,7 @@ SCALE = 0.21
 
 
 def cut(
-    splits: int, fan: int = 2, block: int = 16, shortest: int = 16, merge: str = "ticket"
+    splits: int, fan: int = 2, block: int = 16, shortest: int = 16, reduce: str = "ticket"
 ) -> dict[str, Any]:
     return {
         "splits": splits,
@@ -36,7 +36,7 @@ def cut(
         "SHORTEST": shortest,
         "FAN": fan,
         "TOGETHER": 2,
-        "MERGE": merge,
+        "REDUCE": reduce,
         "num_warps": 4,
         "num_stages": 2,
     }
@@ -96,7 +96,7 @@ def test_merges(fan: int, length: int) -> None:
 @pytest.mark.parametrize("length", [1, 20, 129])
 def test_merge_by_a_launch(splits: int, length: int) -> None:
     arguments = case([length, 1, 40], 12, 3)
-    close(attend(arguments, cut(splits, merge="launch")), reference(arguments))
+    close(attend(arguments, cut(splits, reduce="launch")), reference(arguments))
 
 
 @pytest.mark.parametrize(

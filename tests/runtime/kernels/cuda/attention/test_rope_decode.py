@@ -160,7 +160,7 @@ def test_same_bits_each_time() -> None:
 @pytest.mark.parametrize("lengths", [[1], [2], [17, 1], [65, 130, 20]])
 @pytest.mark.parametrize("splits", [1, 8])
 def test_merge_by_a_launch(lengths: list[int], splits: int) -> None:
-    check(case(lengths, 24, 2, with_norms=True), cut(splits, merge="launch"))
+    check(case(lengths, 24, 2, with_norms=True), cut(splits, reduce="launch"))
 
 
 @pytest.mark.parametrize("fan", [1, 3, 16])
