@@ -16,8 +16,6 @@ from . import (
     moe_gate,
     norms,
     rotary,
-    sampling,
-    wrappers,
 )
 from .errors import GuardError, UnmodelledError, VendorCheckError
 from .vendor import EmulatedVendor, install, load
@@ -32,8 +30,6 @@ FAMILIES = (
     moe_gate,
     norms,
     rotary,
-    sampling,
-    wrappers,
 )
 
 __all__ = [

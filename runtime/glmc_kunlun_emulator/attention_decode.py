@@ -1,4 +1,4 @@
-"""Emulated decode attention: `speculative_attention` and `paged_attention` (record, 2.6 and 2.7).
+"""Emulated decode attention: `speculative_attention` and `paged_attention` (record, section 2.6).
 
 The lengths that count are the host's (`*_cpu`); in guard mode a device copy that differs is
 refused, because a kernel may read either. `speculative_attention` fails from 1024 requests on (only
@@ -222,24 +222,16 @@ def paged_attention(
     out: torch.Tensor,
     x: torch.Tensor,
     k_cache: torch.Tensor,
-    v_cache: torch.Tensor | None,
+    v_cache: torch.Tensor,
     block_tables: torch.Tensor,
     context_lens_cpu: torch.Tensor,
     context_lens_xpu: torch.Tensor,
     is_context: bool = False,
     is_causal: bool = True,
     vo_head_dim: int = -1,
-    kv_lora_rank: int = -1,
-    qk_rope_head_dim: int = -1,
-    softmax_scale: float = 0.0,
-    *,
-    q_r: torch.Tensor | None = None,
 ) -> None:
-    """Plain decode, one new token a request.
-
-    GQA: x [B, Hq, D] (or [B, 1, Hq, D]), no scale argument, so 1/sqrt(D). MLA: v_cache None, x
-    [B, 1, Hq, 576], k_cache [blocks, 1, block_size, 576], out [B, 1, Hq, kv_lora_rank]; the value
-    is the first kv_lora_rank entries of the latent. `q_r`, always the query itself, has no effect.
+    """Plain decode, one new token a request: x [B, Hq, D] (or [B, 1, Hq, D]), no scale argument, so
+    1/sqrt(D). The form for latent caches (v_cache None) is not modelled.
     """
     place = "paged_attention"
     refuse_unmodelled(place, is_context=(is_context, False))
@@ -248,32 +240,11 @@ def paged_attention(
     require_dtype(place, "context_lens_xpu", context_lens_xpu, torch.int32)
     batch, heads, dim = context_lens_cpu.shape[0], x.shape[-2], x.shape[-1]
     require(x.numel() == batch * heads * dim, f"{place}(x=)", f"[{batch}, Hq, D]", tuple(x.shape))
-    latent = v_cache is None
-    if v_cache is None:
-        value_dim = kv_lora_rank
-        require(
-            k_cache.dim() == 4 and k_cache.shape[1] == 1 and k_cache.shape[-1] == dim,
-            f"{place}(k_cache=)",
-            f"[blocks, 1, block_size, {dim}] when v_cache is None",
-            tuple(k_cache.shape),
-        )
-        require(
-            kv_lora_rank > 0 and kv_lora_rank + qk_rope_head_dim == dim and softmax_scale > 0,
-            f"{place}(kv_lora_rank=, qk_rope_head_dim=, softmax_scale=)",
-            f"ranks that add to {dim} and a positive scale",
-            (kv_lora_rank, qk_rope_head_dim, softmax_scale),
-        )
-        v_cache = k_cache
-    else:
-        value_dim = dim
-        for name, cache in (("k_cache", k_cache), ("v_cache", v_cache)):
-            require_cache(place, name, cache)
-            require_dtype(place, name, cache, x.dtype)
-            require_shape(place, name, cache, (*k_cache.shape[:3], dim))
-        require(
-            vo_head_dim in (-1, dim), f"{place}(vo_head_dim=)", f"the head size {dim}", vo_head_dim
-        )
-        refuse_unmodelled(place, kv_lora_rank=(kv_lora_rank, -1))
+    for name, cache in (("k_cache", k_cache), ("v_cache", v_cache)):
+        require_cache(place, name, cache)
+        require_dtype(place, name, cache, x.dtype)
+        require_shape(place, name, cache, (*k_cache.shape[:3], dim))
+    require(vo_head_dim in (-1, dim), f"{place}(vo_head_dim=)", f"the head size {dim}", vo_head_dim)
     result = decode(
         place,
         x.view(batch, 1, heads, dim),
@@ -281,8 +252,8 @@ def paged_attention(
         v_cache,
         block_tables,
         context_lens_cpu.tolist(),
-        softmax_scale if latent or softmax_scale else dim**-0.5,
-    )[..., :value_dim]
+        dim**-0.5,
+    )
     require_dtype(place, "out", out, x.dtype)
     require(
         out.numel() == result.numel(),

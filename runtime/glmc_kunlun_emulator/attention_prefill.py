@@ -1,8 +1,8 @@
-"""Emulated prefill attention: `prefill_attention`, `attention`, `attention_merge_stage`.
+"""Emulated prefill attention: `prefill_attention`.
 
-Record, sections 2.6 and 2.7. The kernels divide by sqrt(D) themselves and then multiply by `alpha`,
-so alpha = wanted_scale * sqrt(D). `attention` writes its lse as [Hq, T], `attention_merge_stage`
-wants [T, Hq]. A lod is an int32 prefix sum of length B+1; the host copy is the one read.
+Record, section 2.6. The kernel divides by sqrt(D) itself and then multiplies by `alpha`, so
+alpha = wanted_scale * sqrt(D). It writes its lse as [Hq, T]. A lod is an int32 prefix sum of length
+B+1; the host copy is the one read.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from .contract import (
     refuse_unmodelled,
     require,
     require_dtype,
-    require_guard,
     require_shape,
     vendor_op,
 )
@@ -217,129 +216,3 @@ def prefill_attention_b(
         q, k, v, out, is_causal, is_prefix_cache, 1.0, block_table, context_qlen_lod_cpu,
         context_kvlen_lod_cpu, softmax_lse, (swa_left, swa_right), sink,
     )  # fmt: skip
-
-
-@vendor_op("attention", outputs=("out", "softmax_lse"), guard=guard_lengths)
-def attention(
-    q: torch.Tensor,
-    k_cache: torch.Tensor,
-    v_cache: torch.Tensor,
-    out: torch.Tensor,
-    is_causal: bool,
-    is_prefill: bool = True,
-    prefill_len: int = 0,
-    k_perchannel_scale: torch.Tensor | None = None,
-    v_perchannel_scale: torch.Tensor | None = None,
-    smooth: torch.Tensor | None = None,
-    context_seq_lod_cpu: torch.Tensor | None = None,
-    context_seq_lod_xpu: torch.Tensor | None = None,
-    slot_mapping_cpu: torch.Tensor | None = None,
-    slot_mapping_xpu: torch.Tensor | None = None,
-    context_kvlen_lod_cpu: torch.Tensor | None = None,
-    context_kvlen_lod_xpu: torch.Tensor | None = None,
-    v_trans: bool = False,
-    v_trans_threshold: int = 0,
-    alpha: float = 1.0,
-    softmax_lse: torch.Tensor | None = None,
-    unpadded_lse: bool = False,
-) -> None:
-    """Variable-length attention without grouped heads. q [T, Hq, D], k_cache, v_cache [Tk, Hq, D]
-    packed tokens (the names are the vendor's), out [T, Hq, D], softmax_lse fp32 [Hq, T], natural
-    logarithm. Without kv lods and with Tk != T every request sees all keys: requests bleed.
-    """
-    place = "attention"
-    refuse_unmodelled(
-        place,
-        is_prefill=(is_prefill, True),
-        prefill_len=(prefill_len, 0),
-        k_perchannel_scale=(k_perchannel_scale, None),
-        v_perchannel_scale=(v_perchannel_scale, None),
-        smooth=(smooth, None),
-        slot_mapping_cpu=(slot_mapping_cpu, None),
-        slot_mapping_xpu=(slot_mapping_xpu, None),
-        v_trans=(v_trans, False),
-    )
-    require_dtype(place, "q", q, *FLOATS)
-    require(q.dim() == 3, f"{place}(q=)", "[T, Hq, D]", tuple(q.shape))
-    tokens, heads, dim = q.shape
-    for name, tensor in (("k_cache", k_cache), ("v_cache", v_cache)):
-        require_dtype(place, name, tensor, q.dtype)
-        require_shape(place, name, tensor, (k_cache.shape[0], heads, dim))
-    require_dtype(place, "out", out, q.dtype)
-    require(out.numel() == q.numel(), f"{place}(out=)", f"{tuple(q.shape)}", tuple(out.shape))
-    if softmax_lse is not None:
-        require_dtype(place, "softmax_lse", softmax_lse, torch.float32)
-        require_shape(place, "softmax_lse", softmax_lse, (heads, tokens))
-    queries = _bounds(place, "context_seq_lod_cpu", context_seq_lod_cpu, tokens)
-    all_keys = k_cache.shape[0]
-    if context_kvlen_lod_cpu is not None:
-        keys = _bounds(place, "context_kvlen_lod_cpu", context_kvlen_lod_cpu, all_keys)
-    else:
-        keys = queries if all_keys == tokens else [(0, all_keys)] * len(queries)
-    require(len(queries) == len(keys), place, f"{len(queries)} key ranges", len(keys))
-    target = out.view(tokens, heads, dim)
-    for (q_start, q_stop), (k_start, k_stop) in zip(queries, keys, strict=True):
-        if q_start == q_stop:
-            continue
-        positions = torch.arange(k_stop - k_start, device=q.device)
-        first = (k_stop - k_start) - (q_stop - q_start)
-        q_positions = torch.arange(q_stop - q_start, device=q.device) + first
-        mask = visible_keys(q_positions, positions, is_causal, -1, -1)
-        result, lse = attend(
-            q[None, q_start:q_stop],
-            k_cache[None, k_start:k_stop],
-            v_cache[None, k_start:k_stop],
-            alpha * dim**-0.5,
-            None if mask is None else mask[None],
-        )
-        target[q_start:q_stop] = result[0]
-        if softmax_lse is not None:
-            softmax_lse[:, q_start:q_stop] = lse[0]
-
-
-def _guard_merge(arguments: Arguments) -> None:
-    tokens, heads = arguments["prefix_out"].shape[:2]
-    for name in ("prefix_lse", "suffix_lse", "out_lse"):
-        lse = arguments[name]
-        require_guard(
-            lse is None or tuple(lse.shape) == (tokens, heads),
-            f"attention_merge_stage({name}=)",
-            f"[T, Hq] = {(tokens, heads)}",
-            None if lse is None else tuple(lse.shape),
-            "`attention` writes [Hq, T]: transpose and copy",
-        )
-
-
-@vendor_op("attention_merge_stage", outputs=("out", "out_lse"), guard=_guard_merge)
-def attention_merge_stage(
-    prefix_out: torch.Tensor,
-    prefix_lse: torch.Tensor,
-    suffix_out: torch.Tensor,
-    suffix_lse: torch.Tensor,
-    out: torch.Tensor,
-    out_lse: torch.Tensor | None = None,
-) -> None:
-    """Merge two attention results [T, Hq, D] by their natural-log lse [T, Hq]. Without the guard a
-    buffer of another shape is read as if it were [T, Hq], as a kernel would.
-    """
-    place = "attention_merge_stage"
-    tokens, heads = prefix_out.shape[:2]
-    require_dtype(place, "prefix_out", prefix_out, *FLOATS)
-    for name, tensor in (("suffix_out", suffix_out), ("out", out)):
-        require_shape(place, name, tensor, tuple(prefix_out.shape))
-        require_dtype(place, name, tensor, prefix_out.dtype)
-    for name, tensor in (("prefix_lse", prefix_lse), ("suffix_lse", suffix_lse)):
-        require_dtype(place, name, tensor, torch.float32)
-        require(
-            tensor.numel() == tokens * heads,
-            f"{place}({name}=)",
-            f"[{tokens}, {heads}]",
-            tuple(tensor.shape),
-        )
-    prefix, suffix = prefix_lse.view(tokens, heads), suffix_lse.view(tokens, heads)
-    total = torch.logaddexp(prefix, suffix)
-    left = torch.exp(prefix - total).nan_to_num(0.0).unsqueeze(-1)
-    right = torch.exp(suffix - total).nan_to_num(0.0).unsqueeze(-1)
-    out.copy_(left * prefix_out.float() + right * suffix_out.float())
-    if out_lse is not None:
-        out_lse.view(tokens, heads).copy_(total)

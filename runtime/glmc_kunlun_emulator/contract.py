@@ -34,7 +34,7 @@ Arguments = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class VendorOperation:
-    """One Python function of a vendor namespace, with what its buffers mean.
+    """One function of the vendor's, with what its buffers mean.
 
     `outputs` are written and never read; `in_place` are read and written (never poisoned);
     `aliases` lists (output, input) pairs that may be the very same memory; `keeps_output` says for
@@ -44,18 +44,12 @@ class VendorOperation:
 
     name: str
     function: Callable[..., Any]
-    namespace: str
     profiles: tuple[str, ...]
     outputs: tuple[str, ...]
     in_place: tuple[str, ...]
     aliases: frozenset[tuple[str, str]]
     keeps_output: Callable[[Arguments], bool] | None
     guard: Callable[[Arguments], None] | None
-
-    @property
-    def label(self) -> str:
-        """Key in the call log: the bare name for kunlun_ops, `namespace.name` for the others."""
-        return self.name if self.namespace == "kunlun_ops" else f"{self.namespace}.{self.name}"
 
 
 REGISTRY: list[VendorOperation] = []
@@ -64,7 +58,6 @@ REGISTRY: list[VendorOperation] = []
 def vendor_op(
     name: str,
     *,
-    namespace: str = "kunlun_ops",
     profiles: tuple[str, ...] = ALL_PROFILES,
     outputs: tuple[str, ...] = (),
     in_place: tuple[str, ...] = (),
@@ -79,7 +72,6 @@ def vendor_op(
             VendorOperation(
                 name=name,
                 function=function,
-                namespace=namespace,
                 profiles=profiles,
                 outputs=outputs,
                 in_place=in_place,
@@ -106,7 +98,7 @@ def bind(
         except TypeError as error:
             raise TypeError(f"{operation.name}() {error}") from None
         bound.apply_defaults()
-        calls[operation.label] += 1
+        calls[operation.name] += 1
         tensors = list(_tensors(bound.arguments))
         _check_tensors(operation, tensors)
         if guard():
@@ -118,7 +110,7 @@ def bind(
         return operation.function(*bound.args, **bound.kwargs)
 
     call.__name__ = call.__qualname__ = operation.name
-    call.__module__ = operation.namespace
+    call.__module__ = "kunlun_ops"
     return call
 
 
@@ -133,7 +125,7 @@ def _tensors(arguments: Arguments) -> Iterator[tuple[str, torch.Tensor]]:
 def _check_tensors(operation: VendorOperation, tensors: list[tuple[str, torch.Tensor]]) -> None:
     device: torch.device | None = None
     for name, tensor in tensors:
-        place = f"{operation.label}({name}=)"
+        place = f"{operation.name}({name}=)"
         if not tensor.is_contiguous():
             raise VendorCheckError(
                 place,
@@ -180,7 +172,7 @@ def _check_overlap(operation: VendorOperation, tensors: list[tuple[str, torch.Te
             if same and any(pair in operation.aliases for pair in pairs):
                 continue
             raise GuardError(
-                f"{operation.label}({name}=)",
+                f"{operation.name}({name}=)",
                 expected="memory of its own" if same else "the whole of one buffer or none of it",
                 found=f"overlaps {other_name} ({'same' if same else 'partly the same'} bytes)",
                 remedy="only the documented in-place pairs are safe: "

@@ -1,4 +1,4 @@
-"""Emulated dense products and int8 quantisation (record, section 2.10).
+"""The emulated dense product (record, section 2.10).
 
 int8 is absmax: the product is x_q @ w_q^T * x_max/127 * w_max/127. Int8 sums are exact; the rest is
 float32 with one rounding at the end. One size is wrong without an error: a single fp16 row by
@@ -18,7 +18,7 @@ from .contract import (
     require_shape,
     vendor_op,
 )
-from .quantise import INT8_MAX, int8_product, quantise_rows
+from .quantise import INT8_MAX, int8_product
 
 WRONG_COLUMNS = 248320
 
@@ -148,66 +148,3 @@ def matmul(
     )
     require_shape("matmul", "out", out, tuple(product.shape))
     out.copy_(product if beta == 0 else product + beta * out.float())
-
-
-@vendor_op("matmul", namespace="_C")
-def matmul_wrapper(
-    x: torch.Tensor,
-    w: torch.Tensor,
-    out_dtype: torch.dtype,
-    x_trans: bool = False,
-    w_trans: bool = True,
-    alpha: float = 1,
-    beta: float = 0,
-    bias: torch.Tensor | None = None,
-    x_max: torch.Tensor | None = None,
-    w_max: torch.Tensor | None = None,
-    x_pc_max: torch.Tensor | None = None,
-    w_pc_max: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """Functional form of `matmul`; beta must stay 0, there is no out to add to."""
-    refuse_unmodelled("_C.matmul", beta=(beta, 0))
-    return _matmul(
-        "_C.matmul",
-        x,
-        w,
-        out_dtype,
-        x_trans,
-        w_trans,
-        alpha,
-        bias,
-        x_max,
-        w_max,
-        x_pc_max,
-        w_pc_max,
-    ).to(out_dtype)
-
-
-@vendor_op("quant2d", outputs=("y", "max"))
-def quant2d(x: torch.Tensor, y: torch.Tensor, max: torch.Tensor, force_sdnn: bool = False) -> None:
-    """y int8 = round(x * 127 / max), max fp32 [M, 1] or [M] = absmax of each row of x."""
-    require_dtype("quant2d", "x", x, *FLOATS)
-    quantise_rows("quant2d", x, y, max)
-
-
-@vendor_op("scaled_int8_quant", namespace="_C")
-def scaled_int8_quant(
-    x: torch.Tensor,
-    scale: torch.Tensor | None = None,
-    azp: torch.Tensor | None = None,
-    symmetric: bool = True,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, bool]:
-    """(x_q, scale, azp, static). Without `scale`: dynamic, and the scale returned is the row's
-    absmax fp32 [M, 1]. With `scale`: static, a *true* scale that the caller multiplies by 127.
-    """
-    place = "_C.scaled_int8_quant"
-    refuse_unmodelled(place, azp=(azp, None), symmetric=(symmetric, True))
-    require_dtype(place, "x", x, *FLOATS)
-    quantised = torch.empty(x.shape, dtype=torch.int8, device=x.device)
-    if scale is None:
-        absmax = torch.empty((*x.shape[:-1], 1), dtype=torch.float32, device=x.device)
-        quantise_rows(place, x, quantised, absmax)
-        return quantised, absmax, None, False
-    require_dtype(place, "scale", scale, torch.float32)
-    quantised.copy_(torch.round(x.float() / scale).clamp_(-INT8_MAX - 1, INT8_MAX))
-    return quantised, scale, None, True

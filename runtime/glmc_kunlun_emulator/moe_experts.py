@@ -28,7 +28,6 @@ from .errors import UnmodelledError
 from .moe_gate import CLUSTERS
 from .quantise import INT8_MAX, int8_product
 
-SMALL_ROUTE_LIMIT = 768
 WRONG_FUSED_ACTIVATION_TOKENS = 1024
 HALF_WIDTH_FUSED_ACTIVATION_TOKENS = 2048
 WRONG_FUSED_ACTIVATION_FACTOR = 21.0  # measured: about 2000 % relative error
@@ -136,44 +135,6 @@ def moe_pre_sorted(
     moe_expand[:present] = x[torch.div(order[:present], top_k, rounding_mode="floor")]
     expert_m.copy_(lod.diff())
     sorted_tokens_num_lod.copy_(lod)
-
-
-def _guard_pre_small(arguments: Arguments) -> None:
-    ids = arguments["topk_ids"]
-    _guard_ids("moe_pre_small", ids, arguments["expert_num"], arguments["index_have_neg"])
-    require_guard(
-        ids.numel() <= SMALL_ROUTE_LIMIT,
-        "moe_pre_small(topk_ids=)",
-        f"M*k <= {SMALL_ROUTE_LIMIT}",
-        ids.numel(),
-        "use moe_pre_sorted; no public caller goes beyond",
-    )
-
-
-@vendor_op("moe_pre_small", namespace="xspeedgate_ops", guard=_guard_pre_small)
-def moe_pre_small(
-    topk_ids: torch.Tensor,
-    expert_num: int,
-    index_have_neg: bool = False,
-    sort_mode: bool = True,
-    x: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(sorted_tokens_idx int32 [M*k], lod int32 [E+1], moe_expand [M*k, H]), in this order.
-
-    With sort_mode=False the rows stay in token order (assumption). Needs no histogram.
-    """
-    place = "xspeedgate_ops.moe_pre_small"
-    if x is None:
-        raise UnmodelledError(f"{place}(x=)", expected="the hidden states", found="None")
-    require_dtype(place, "topk_ids", topk_ids, torch.int32)
-    require_shape(place, "topk_ids", topk_ids, (x.shape[0], topk_ids.shape[-1]))
-    top_k = topk_ids.shape[1]
-    order, lod = sort_by_expert(topk_ids, expert_num)
-    index = torch.empty(topk_ids.numel(), dtype=torch.int32, device=x.device)
-    index[order] = torch.arange(index.numel(), dtype=torch.int32, device=x.device)
-    slots = order if sort_mode else torch.arange(index.numel(), device=x.device)
-    expand = x[torch.div(slots, top_k, rounding_mode="floor")]
-    return index, lod.to(torch.int32), expand
 
 
 def _moe_fc_partial(arguments: Arguments) -> bool:
@@ -331,45 +292,3 @@ def moe_post(
     rows = x.view(tokens * top_k, hidden)[moe_index.reshape(-1).long()].float()
     scale = (normed_scale * dequant_scale).unsqueeze(-1)
     y.copy_((rows.view(tokens, top_k, hidden) * scale).sum(dim=1))
-
-
-@vendor_op("moe_active_expert_balance", namespace="xspeedgate_ops")
-def moe_active_expert_balance(
-    topk_ids: torch.Tensor, expert_num: int, index_have_neg: bool = False
-) -> torch.Tensor:
-    """Work list for `fused_moe`, int32 [E+1]. Its true content is not public; pass it on unread."""
-    return sort_by_expert(topk_ids, expert_num)[1].to(torch.int32)
-
-
-@vendor_op("fused_moe", namespace="xspeedgate_ops")
-def fused_moe(
-    x: torch.Tensor,
-    w1: torch.Tensor,
-    w2: torch.Tensor,
-    scores: torch.Tensor,
-    sorted_tokens_num_lod: torch.Tensor,
-    sorted_tokens_idx: torch.Tensor,
-    experts_num_lod: torch.Tensor,
-) -> torch.Tensor:
-    """One-call experts: [M, k, H] in *token* order with scores applied; the caller sums over k.
-
-    x [M, H] unsorted, w1 [E, 2I, H], w2 [E, H, I], scores [M, k] in the dtype of x.
-    """
-    place = "xspeedgate_ops.fused_moe"
-    require_dtype(place, "x", x, *FLOATS)
-    require_dtype(place, "scores", scores, x.dtype)
-    tokens, top_k = scores.shape
-    order = torch.empty(tokens * top_k, dtype=torch.long, device=x.device)
-    order[sorted_tokens_idx.long()] = torch.arange(tokens * top_k, device=x.device)
-    result = torch.zeros(tokens * top_k, x.shape[1], dtype=torch.float32, device=x.device)
-    lod = sorted_tokens_num_lod.tolist()
-    for expert, (start, stop) in enumerate(pairwise(lod)):
-        if start == stop:
-            continue
-        slots = order[start:stop]
-        rows = x[torch.div(slots, top_k, rounding_mode="floor")].float()
-        gate, up = torch.matmul(rows, w1[expert].float().t()).chunk(2, dim=-1)
-        hidden = torch.nn.functional.silu(gate) * up
-        result[slots] = torch.matmul(hidden, w2[expert].float().t())
-    result = result.view(tokens, top_k, -1) * scores.float().unsqueeze(-1)
-    return result.to(x.dtype)

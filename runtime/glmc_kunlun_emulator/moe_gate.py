@@ -12,7 +12,6 @@ from __future__ import annotations
 import torch
 
 from .contract import (
-    FLOATS,
     Arguments,
     require,
     require_dtype,
@@ -23,8 +22,6 @@ from .contract import (
 
 CLUSTERS = 12
 SIGMOID_EXPERT_LIMIT = 512
-SOFTMAX_EXPERT_LIMIT = 640
-SOFTMAX_HISTOGRAM_EXPERT_LIMIT = 480
 
 
 def _guard_histogram(arguments: Arguments) -> None:
@@ -170,65 +167,6 @@ def moe_sigmoid_group_topk_norm_c(
     _sigmoid_group(x, topk_index, norm_score, block_statistic, bias, scale, n_group, topk_group)
 
 
-def _softmax(
-    place: str,
-    x: torch.Tensor,
-    normed_score: torch.Tensor,
-    topk_index: torch.Tensor,
-    histogram: torch.Tensor | None,
-    renormalise: bool,
-) -> None:
-    _check(place, x, topk_index, normed_score, histogram, *FLOATS)
-    limit = SOFTMAX_EXPERT_LIMIT if histogram is None else SOFTMAX_HISTOGRAM_EXPERT_LIMIT
-    require(
-        x.shape[1] <= limit,
-        f"{place}(x=)",
-        f"at most {limit} experts {'with' if histogram is not None else 'without'} a histogram",
-        x.shape[1],
-        "pass block_statistic=None and call gen_block_statistic" if histogram is not None else "",
-    )
-    scores = x.float().softmax(dim=-1)
-    ids = _best(scores, topk_index.shape[1])
-    weights = scores.gather(1, ids)
-    normed_score.copy_(weights / weights.sum(dim=-1, keepdim=True) if renormalise else weights)
-    topk_index.copy_(ids)
-    if histogram is not None:
-        add_histogram(topk_index, histogram)
-
-
-@vendor_op(
-    "moe_softmax_topk_norm",
-    outputs=("normed_score", "topk_index"),
-    in_place=("block_statistic",),
-    guard=_guard_histogram,
-)
-def moe_softmax_topk_norm(
-    x: torch.Tensor,
-    normed_score: torch.Tensor,
-    topk_index: torch.Tensor,
-    block_statistic: torch.Tensor | None,
-    stable: bool = True,
-) -> None:
-    """softmax over x [M, E], top k, renormalised. At most 640 experts, 480 with a histogram."""
-    _softmax("moe_softmax_topk_norm", x, normed_score, topk_index, block_statistic, True)
-
-
-@vendor_op(
-    "moe_softmax_topk",
-    outputs=("normed_score", "topk_index"),
-    in_place=("block_statistic",),
-    guard=_guard_histogram,
-)
-def moe_softmax_topk(
-    x: torch.Tensor,
-    normed_score: torch.Tensor,
-    topk_index: torch.Tensor,
-    block_statistic: torch.Tensor | None,
-) -> None:
-    """softmax over x [M, E], top k, not renormalised. Same limits."""
-    _softmax("moe_softmax_topk", x, normed_score, topk_index, block_statistic, False)
-
-
 @vendor_op("gen_block_statistic", in_place=("block_statistic",), guard=_guard_histogram)
 def gen_block_statistic(topk_ids: torch.Tensor, block_statistic: torch.Tensor) -> None:
     """Histogram of ids int32 [M, k] into a zeroed block_statistic int32 [12, E]."""
@@ -238,74 +176,3 @@ def gen_block_statistic(topk_ids: torch.Tensor, block_statistic: torch.Tensor) -
     require_dtype(place, "block_statistic", block_statistic, torch.int32)
     require_shape(place, "block_statistic", block_statistic, (CLUSTERS, block_statistic.shape[-1]))
     add_histogram(topk_ids, block_statistic)
-
-
-@vendor_op(
-    "moe_group_topk",
-    profiles=("P-C",),
-    outputs=("weights", "ids"),
-    in_place=("block_statistic",),
-    guard=_guard_histogram,
-)
-def moe_group_topk(
-    scores: torch.Tensor,
-    n_group: int,
-    topk_group: int,
-    weights: torch.Tensor,
-    ids: torch.Tensor,
-    block_statistic: torch.Tensor | None,
-) -> None:
-    """Grouped top k of given scores [M, E], neither renormalised nor scaled; at most 512 experts;
-    ungrouped is (1, 1). Group strength as in the sigmoid kernel (assumption).
-    """
-    place = "moe_group_topk"
-    _check(place, scores, ids, weights, block_statistic, *FLOATS)
-    experts = scores.shape[1]
-    require(experts <= SIGMOID_EXPERT_LIMIT, f"{place}(scores=)", "at most 512 experts", experts)
-    values = scores.float()
-    best = _group_top_k(place, values, ids.shape[1], n_group, topk_group)
-    weights.copy_(values.gather(1, best))
-    ids.copy_(best)
-    if block_statistic is not None:
-        add_histogram(ids, block_statistic)
-
-
-@vendor_op("moe_fused_gate_dsv4", profiles=("P-C",), outputs=("weights_out", "ids_out"))
-def moe_fused_gate_dsv4(
-    logits: torch.Tensor,
-    bias: torch.Tensor,
-    weights_out: torch.Tensor,
-    ids_out: torch.Tensor,
-    top_k: int,
-    scoring_func: str,
-    num_fused_shared: int = 0,
-    renormalize: bool = True,
-    routed_scaling_factor: float = 1.0,
-    apply_scale: bool = False,
-) -> None:
-    """Ungrouped routing with a correction bias; logits fp32 [M, E], no other dtype. The scaling
-    factor lands on the weights, and only when `apply_scale` is set. Emits no histogram. Argument
-    names beyond the positions are ours: public call sites pass them by position.
-    """
-    place = "moe_fused_gate_dsv4"
-    _check(place, logits, ids_out, weights_out, None, torch.float32)
-    require_dtype(place, "bias", bias, torch.float32)
-    require_shape(place, "bias", bias, (logits.shape[1],))
-    require(ids_out.shape[1] == top_k, f"{place}(top_k=)", str(ids_out.shape[1]), top_k)
-    require(num_fused_shared == 0, f"{place}(num_fused_shared=)", "0", num_fused_shared)
-    require(
-        scoring_func in ("sigmoid", "sqrtsoftplus"),
-        f"{place}(scoring_func=)",
-        "sigmoid or sqrtsoftplus",
-        scoring_func,
-    )
-    if scoring_func == "sigmoid":
-        scores = logits.sigmoid()
-    else:
-        scores = torch.nn.functional.softplus(logits).sqrt()
-    ids = _best(scores + bias, top_k)
-    weights = scores.gather(1, ids)
-    if renormalize:
-        weights = weights / weights.sum(dim=-1, keepdim=True)
-    weights_out.copy_(weights * routed_scaling_factor if apply_scale else weights)
-    ids_out.copy_(ids)

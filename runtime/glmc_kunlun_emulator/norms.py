@@ -1,4 +1,4 @@
-"""Emulated norms: `rmsnorm`, `add_rmsnorm`, their Gemma kin and the int8 forms.
+"""Emulated norms: `rmsnorm` and `add_rmsnorm`.
 
 Formulas and call forms: the public record of the vendor interface, section 2.1. Assumed: the norm
 is computed in float32 with one rounding at the end (Hugging Face rounds before the weight);
@@ -10,13 +10,12 @@ from __future__ import annotations
 import torch
 
 from .contract import FLOATS, refuse_unmodelled, require_dtype, require_shape, vendor_op
-from .quantise import quantise_rows
 
 
-def _normalise(x: torch.Tensor, weight: torch.Tensor, eps: float, offset: float) -> torch.Tensor:
+def _normalise(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     values = x.float()
     scale = torch.rsqrt(values.square().mean(dim=-1, keepdim=True) + eps)
-    return values * scale * (weight.float() + offset)
+    return values * scale * weight.float()
 
 
 def _check(place: str, x: torch.Tensor, weight: torch.Tensor, *same: torch.Tensor | None) -> None:
@@ -51,7 +50,7 @@ def rmsnorm(
         output_max=(output_max, None),
     )
     _check("rmsnorm", x, weight, output)
-    output.copy_(_normalise(x, weight, eps, 0.0))
+    output.copy_(_normalise(x, weight, eps))
 
 
 @vendor_op(
@@ -86,92 +85,6 @@ def add_rmsnorm(
     )
     _check("add_rmsnorm", x, weight, y, output, residual_output)
     total = x + y
-    output.copy_(_normalise(total, weight, eps, 0.0))
+    output.copy_(_normalise(total, weight, eps))
     if residual_output is not None:
         residual_output.copy_(total)
-
-
-@vendor_op("gemma_rmsnorm", outputs=("output",))
-def gemma_rmsnorm(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    output: torch.Tensor,
-    eps: float = 1e-5,
-    enable_pdl: bool = False,
-    interweave: bool = False,
-    bias: torch.Tensor | None = None,
-    force_sdnn: bool = False,
-) -> None:
-    """Like `rmsnorm`, with 1 + weight."""
-    refuse_unmodelled("gemma_rmsnorm", interweave=(interweave, False), bias=(bias, None))
-    _check("gemma_rmsnorm", x, weight, output)
-    output.copy_(_normalise(x, weight, eps, 1.0))
-
-
-@vendor_op("gemma_add_rmsnorm", outputs=("output", "residual_output"))
-def gemma_add_rmsnorm(
-    x: torch.Tensor,
-    y: torch.Tensor,
-    weight: torch.Tensor,
-    output: torch.Tensor,
-    eps: float = 1e-5,
-    enable_pdl: bool = False,
-    interweaved: bool = False,
-    store_output_before_norm: bool = True,
-    bias: torch.Tensor | None = None,
-    smooth: torch.Tensor | None = None,
-    residual_output: torch.Tensor | None = None,
-    force_sdnn: bool = False,
-) -> None:
-    """Like `add_rmsnorm`, with 1 + weight and outputs of their own (no in-place form recorded)."""
-    refuse_unmodelled(
-        "gemma_add_rmsnorm",
-        interweaved=(interweaved, False),
-        store_output_before_norm=(store_output_before_norm, True),
-        bias=(bias, None),
-        smooth=(smooth, None),
-    )
-    _check("gemma_add_rmsnorm", x, weight, y, output, residual_output)
-    total = x + y
-    output.copy_(_normalise(total, weight, eps, 1.0))
-    if residual_output is not None:
-        residual_output.copy_(total)
-
-
-@vendor_op("quant_rmsnorm", outputs=("out", "out_scale"))
-def quant_rmsnorm(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    eps: float,
-    out: torch.Tensor,
-    out_scale: torch.Tensor,
-) -> None:
-    """rmsnorm, then int8 per row; out_scale fp32 [T, 1] or [T] is the absmax of the row."""
-    refuse_unmodelled("quant_rmsnorm", bias=(bias, None))
-    _check("quant_rmsnorm", x, weight)
-    quantise_rows("quant_rmsnorm", _normalise(x, weight, eps, 0.0), out, out_scale)
-
-
-@vendor_op(
-    "quant_fusedresidual_rmsnorm",
-    outputs=("out", "out_scale", "residual_tensor"),
-    aliases=(("residual_tensor", "residual"),),
-)
-def quant_fusedresidual_rmsnorm(
-    x: torch.Tensor,
-    residual: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    eps: float,
-    out: torch.Tensor,
-    out_scale: torch.Tensor,
-    residual_tensor: torch.Tensor,
-) -> None:
-    """add_rmsnorm, then int8 per row; residual_tensor = x + residual, usually residual itself."""
-    refuse_unmodelled("quant_fusedresidual_rmsnorm", bias=(bias, None))
-    _check("quant_fusedresidual_rmsnorm", x, weight, residual, residual_tensor)
-    total = x + residual
-    normalised = _normalise(total, weight, eps, 0.0)
-    quantise_rows("quant_fusedresidual_rmsnorm", normalised, out, out_scale)
-    residual_tensor.copy_(total)

@@ -1,4 +1,4 @@
-"""One loaded face of the emulated vendor libraries."""
+"""One loaded face of the emulated vendor library."""
 
 from __future__ import annotations
 
@@ -7,14 +7,11 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
-from typing import Any
-
-import torch
 
 from .contract import ALL_PROFILES, REGISTRY, bind
 from .errors import UnmodelledError
 
-NAMESPACES = ("kunlun_ops", "xspeedgate_ops", "_C")
+NAMESPACE = "kunlun_ops"
 MODELLED_WHEEL = {
     "P-A": "kunlun_ops 0.1.58 era, torch 2.5.1",
     "P-B": "the torch 2.9 wheel of August 2026",
@@ -23,12 +20,8 @@ MODELLED_WHEEL = {
 
 
 class EmulatedVendor:
-    """`kunlun_ops`, `xspeedgate_ops` and `_C` of one profile, with a log of calls.
-
-    `calls` counts each call by name: the bare name for kunlun_ops, `xspeedgate_ops.NAME` and
-    `_C.NAME` for the others. A `_C` wrapper counts once, under its own name. `guard` may be
-    switched at any time.
-    """
+    """`kunlun_ops` of one profile. `calls` counts each call by name; `guard` may be switched at
+    any time."""
 
     emulated = True
 
@@ -40,12 +33,12 @@ class EmulatedVendor:
         self._profile = profile
         self.guard = guard
         self.calls: Counter[str] = Counter()
-        self.kunlun_ops, self.xspeedgate_ops, self._C = (self._face(name) for name in NAMESPACES)
+        self.kunlun_ops = self._face()
 
-    def _face(self, namespace: str) -> ModuleType:
-        module = ModuleType(namespace, f"Emulated {namespace}, profile {self._profile}.")
+    def _face(self) -> ModuleType:
+        module = ModuleType(NAMESPACE, f"Emulated {NAMESPACE}, profile {self._profile}.")
         for operation in REGISTRY:
-            if operation.namespace == namespace and self._profile in operation.profiles:
+            if self._profile in operation.profiles:
                 setattr(module, operation.name, bind(operation, self.calls, lambda: self.guard))
         module.__dict__["emulated"] = True
         module.__dict__["__version__"] = self.version
@@ -69,29 +62,17 @@ def load(profile: str, guard: bool = True) -> EmulatedVendor:
 
 @contextmanager
 def install(profile: str, guard: bool = True) -> Iterator[EmulatedVendor]:
-    """For tests: meanwhile the emulator is where the vendor's libraries would be.
+    """For tests: meanwhile `import kunlun_ops` finds the emulator.
 
-    `import kunlun_ops`, `import xspeedgate_ops`, `torch.ops.xspeedgate_ops.NAME` and
-    `torch.ops._C.NAME`. A library that is really there is hidden until the end, then back. The
-    names under `torch.ops` are plain functions here: no dispatcher, no fakes, no tracing.
+    A library that is really there is hidden until the end, then back.
     """
     vendor = load(profile, guard)
-    modules: dict[str, ModuleType] = {
-        "kunlun_ops": vendor.kunlun_ops,
-        "xspeedgate_ops": vendor.xspeedgate_ops,
-    }
-    operators: dict[str, ModuleType] = {"xspeedgate_ops": vendor.xspeedgate_ops, "_C": vendor._C}
-    with _replaced(sys.modules, modules), _replaced(vars(torch.ops), operators):
-        yield vendor
-
-
-@contextmanager
-def _replaced(table: dict[str, Any], entries: dict[str, ModuleType]) -> Iterator[None]:
-    before = {name: table[name] for name in entries if name in table}
-    table.update(entries)
+    before = sys.modules.get(NAMESPACE)
+    sys.modules[NAMESPACE] = vendor.kunlun_ops
     try:
-        yield
+        yield vendor
     finally:
-        for name in entries:
-            table.pop(name, None)
-        table.update(before)
+        if before is None:
+            del sys.modules[NAMESPACE]
+        else:
+            sys.modules[NAMESPACE] = before

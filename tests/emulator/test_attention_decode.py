@@ -94,20 +94,6 @@ def test_paged_attention_agrees(vendor: EmulatedVendor) -> None:
     torch.testing.assert_close(out.double(), want, rtol=1e-5, atol=1e-6)
 
 
-def test_latent_form_by_position(vendor: EmulatedVendor) -> None:
-    rank, rope = 24, 8
-    paged = make_paged([6, 3], 1, rank + rope)
-    query = torch.randn(2, 1, HEADS, rank + rope)
-    out = torch.empty(2, 1, HEADS, rank)
-    vendor.kunlun_ops.paged_attention(
-        out, query, paged.key_cache, None, paged.block_tables, paged.lengths,
-        paged.lengths.clone(), False, True, -1, rank, rope, 0.1, q_r=query,
-    )  # fmt: skip
-    for row in range(2):
-        want = dense_attention(query[row], paged.keys[row], paged.keys[row], 0.1)[..., :rank]
-        torch.testing.assert_close(out[row].double(), want, rtol=1e-5, atol=1e-6)
-
-
 def test_window_and_sink() -> None:
     vendor = load("P-A")
     paged = make_paged([9], KV_HEADS, DIM)

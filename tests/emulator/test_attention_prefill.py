@@ -1,4 +1,4 @@
-"""Prefill attention against torch's own, the alpha rule, and the two lse layouts."""
+"""Prefill attention against torch's own and the alpha rule."""
 
 from __future__ import annotations
 
@@ -140,58 +140,3 @@ def test_rows_beyond_the_lod_stay_poisoned(vendor: EmulatedVendor) -> None:
     )  # fmt: skip
     assert not out[:4].isnan().any()
     assert out[4:].isnan().all()
-
-
-def chunked(vendor: EmulatedVendor, transpose: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """New tokens, causal, merged with an earlier chunk; returns (merged, expected)."""
-    new, earlier = 3, 5
-    query, key, value = (torch.randn(new + earlier, HEADS, DIM) for _ in range(3))
-    query = query[earlier:].contiguous()
-    parts, sums = [], []
-    for part, causal in ((slice(0, earlier), False), (slice(earlier, None), True)):
-        keys = key[part].contiguous()
-        out, lse = torch.empty_like(query), torch.empty(HEADS, new)
-        q_lod, kv_lod = prefix_sum([new]), prefix_sum([keys.shape[0]])
-        vendor.kunlun_ops.attention(
-            query, keys, value[part].contiguous(), out, is_causal=causal,
-            context_seq_lod_cpu=q_lod, context_seq_lod_xpu=q_lod.clone(),
-            context_kvlen_lod_cpu=kv_lod, context_kvlen_lod_xpu=kv_lod.clone(), softmax_lse=lse,
-        )  # fmt: skip
-        parts.append(out)
-        sums.append(lse.t().contiguous() if transpose else lse)
-    merged = torch.empty_like(query)
-    vendor.kunlun_ops.attention_merge_stage(
-        parts[0], sums[0], parts[1], sums[1], merged, torch.empty_like(sums[0])
-    )
-    return merged, dense_attention(query, key, value, DIM**-0.5)
-
-
-def test_merge_wants_the_other_lse_layout(vendor: EmulatedVendor) -> None:
-    merged, want = chunked(vendor, transpose=True)
-    torch.testing.assert_close(merged.double(), want, rtol=1e-5, atol=1e-6)
-    with pytest.raises(GuardError, match=r"\[T, Hq\]"):
-        chunked(vendor, transpose=False)
-
-
-def test_wrong_lse_layout_is_silently_wrong(unguarded: EmulatedVendor) -> None:
-    merged, want = chunked(unguarded, transpose=False)
-    assert (merged - want).abs().max() > 0.01
-
-
-def test_requests_bleed_without_key_lods(vendor: EmulatedVendor) -> None:
-    query = torch.randn(2, HEADS, DIM)
-    key, value = torch.randn(2, 6, HEADS, DIM)
-    out, lod = torch.empty_like(query), prefix_sum([1, 1])
-    vendor.kunlun_ops.attention(
-        query, key, value, out, is_causal=False, context_seq_lod_cpu=lod,
-        context_seq_lod_xpu=lod.clone(),
-    )  # fmt: skip
-    torch.testing.assert_close(
-        out.double(), dense_attention(query, key, value, DIM**-0.5, False), rtol=1e-5, atol=1e-6
-    )
-
-
-def test_attention_has_no_grouped_heads(vendor: EmulatedVendor) -> None:
-    query, key, value = packed([4])
-    with pytest.raises(ValueError, match="Check 0 == ret failed"):
-        vendor.kunlun_ops.attention(query, key, value, torch.empty_like(query), is_causal=True)

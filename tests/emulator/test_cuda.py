@@ -7,6 +7,7 @@ import torch
 
 from glmc_kunlun_emulator import VendorCheckError, load
 
+from .absmax import quantise
 from .paging import BLOCK, make_paged, prefix_sum
 from .test_moe_experts import EXPERTS, HIDDEN, INNER, TOP_K, make_case, reference
 
@@ -106,9 +107,7 @@ def test_router_cache_and_int8() -> None:
         ops.reshape_and_cache_flash(key, key + 1, *caches, torch.arange(5, device=device))
         torch.testing.assert_close(caches[0][1, :, 0], key[4])
         rows = torch.randn(4, 64, device=device)
-        quantised = torch.empty(4, 64, dtype=torch.int8, device=device)
-        absmax = torch.empty(4, 1, device=device)
-        ops.quant2d(rows, quantised, absmax)
+        quantised, absmax = quantise(rows)
         product = torch.empty(4, 4, dtype=torch.bfloat16, device=device)
         other, other_max = quantised.clone(), absmax.clone()
         ops.matmul(quantised, other, product, x_pc_max=absmax, w_pc_max=other_max)

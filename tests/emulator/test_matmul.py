@@ -1,4 +1,4 @@
-"""Products and int8 quantisation: the absmax rule, accumulation, the size that is wrong."""
+"""Products: the absmax rule, accumulation, the size that is wrong."""
 
 from __future__ import annotations
 
@@ -7,12 +7,7 @@ import torch
 
 from glmc_kunlun_emulator import EmulatedVendor, UnmodelledError
 
-
-def quantise(vendor: EmulatedVendor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    quantised = torch.empty(x.shape, dtype=torch.int8)
-    absmax = torch.empty(x.shape[0], 1)
-    vendor.kunlun_ops.quant2d(x, quantised, absmax, force_sdnn=True)
-    return quantised, absmax
+from .absmax import quantise
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -43,19 +38,9 @@ def test_output_is_poisoned_unless_it_is_read(vendor: EmulatedVendor) -> None:
     assert out.eq(1).all()
 
 
-def test_quant2d_is_absmax(vendor: EmulatedVendor) -> None:
-    x = torch.tensor([[1.0, -4.0, 2.0], [0.0, 0.0, 0.0]])
-    quantised, absmax = quantise(vendor, x)
-    assert absmax.tolist() == [[4.0], [0.0]]
-    assert quantised.tolist() == [[32, -127, 64], [0, 0, 0]]
-    flat = torch.empty(2)
-    vendor.kunlun_ops.quant2d(x, quantised, flat)
-    assert flat.tolist() == [4.0, 0.0]
-
-
 def test_int8_product(vendor: EmulatedVendor) -> None:
     x, w, bias = torch.randn(6, 64), torch.randn(9, 64), torch.randn(9)
-    (x_q, x_max), (w_q, w_max) = quantise(vendor, x), quantise(vendor, w)
+    (x_q, x_max), (w_q, w_max) = quantise(x), quantise(w)
     out = torch.empty(6, 9, dtype=torch.bfloat16)
     vendor.kunlun_ops.matmul(x_q, w_q, out, bias=bias, x_pc_max=x_max, w_pc_max=w_max)
     want = (x_q.double() * x_max / 127) @ (w_q.double() * w_max / 127).t() + bias
@@ -75,7 +60,7 @@ def test_per_tensor_absmax(vendor: EmulatedVendor) -> None:
 
 
 def test_int8_contract(vendor: EmulatedVendor) -> None:
-    (x_q, x_max), (w_q, w_max) = (quantise(vendor, torch.randn(4, 16)) for _ in range(2))
+    (x_q, x_max), (w_q, w_max) = (quantise(torch.randn(4, 16)) for _ in range(2))
     good = dict(
         x=x_q, w=w_q, out=torch.empty(4, 4, dtype=torch.float16), x_pc_max=x_max, w_pc_max=w_max
     )
@@ -112,22 +97,6 @@ def test_one_half_precision_row_by_a_whole_vocabulary_is_wrong(vendor: EmulatedV
         assert out.isfinite().all()
         want = (x.float() @ weight.float().t()).to(dtype)
         assert torch.equal(out, want) is right
-
-
-def test_functional_forms(vendor: EmulatedVendor) -> None:
-    x, w = torch.randn(3, 16), torch.randn(4, 16)
-    torch.testing.assert_close(vendor._C.matmul(x, w, torch.float32), x @ w.t())
-    quantised, scale, azp, static = vendor._C.scaled_int8_quant(x)
-    assert (azp, static) == (None, False)
-    torch.testing.assert_close(scale, x.abs().amax(-1, keepdim=True))
-    assert ((quantised * scale / 127) - x).abs().max() < scale.max() / 127
-    true_scale = torch.tensor([0.05])
-    quantised, returned, _, static = vendor._C.scaled_int8_quant(x, true_scale)
-    assert static
-    assert returned is true_scale
-    torch.testing.assert_close(quantised * true_scale, x.clamp(-6.4, 6.35), rtol=0, atol=0.026)
-    with pytest.raises(UnmodelledError, match="symmetric"):
-        vendor._C.scaled_int8_quant(x, symmetric=False)
 
 
 def test_strided_weight_fails(vendor: EmulatedVendor) -> None:

@@ -9,6 +9,8 @@ import torch
 
 from glmc_kunlun_emulator import EmulatedVendor, GuardError, UnmodelledError, VendorCheckError
 
+from .absmax import quantise
+
 EXPERTS, TOP_K, HIDDEN, INNER = 6, 2, 16, 8
 
 
@@ -101,23 +103,6 @@ def test_sorted_chain_in_low_precision(vendor: EmulatedVendor, dtype: torch.dtyp
     assert error < (1e-2 if dtype == torch.bfloat16 else 2e-3)
 
 
-def test_small_chain(vendor: EmulatedVendor) -> None:
-    case = make_case(9)
-    index, lod, expand = vendor.xspeedgate_ops.moe_pre_small(case.ids, EXPERTS, x=case.x)
-    y = run_experts(vendor, case, expand, index, lod)
-    torch.testing.assert_close(y.double(), reference(case), rtol=1e-5, atol=1e-5)
-    assert vendor.calls["xspeedgate_ops.moe_pre_small"] == 1
-
-
-def test_fused_moe_is_in_token_order_with_scores(vendor: EmulatedVendor) -> None:
-    case = make_case(9)
-    ops = vendor.xspeedgate_ops
-    index, lod, _ = ops.moe_pre_small(case.ids, EXPERTS, sort_mode=False, x=case.x)
-    balance = ops.moe_active_expert_balance(case.ids, EXPERTS, False)
-    parts = ops.fused_moe(case.x, case.w13, case.w2, case.scores, lod, index, balance)
-    torch.testing.assert_close(parts.sum(1).double(), reference(case), rtol=1e-5, atol=1e-5)
-
-
 def test_intermediate_rows_are_in_expert_order(vendor: EmulatedVendor) -> None:
     case = make_case(5)
     expand, index, lod = sort_tokens(vendor, case)
@@ -140,12 +125,7 @@ def test_int8_chain_uses_absmax(vendor: EmulatedVendor) -> None:
     case = make_case(8, torch.float16)
     expand, index, lod = sort_tokens(vendor, case)
     ops = vendor.kunlun_ops
-    rows = expand.shape[0]
-    x_q, x_max = torch.empty_like(expand, dtype=torch.int8), torch.empty(rows, 1)
-    ops.quant2d(expand, x_q, x_max, force_sdnn=True)
-    w_q = torch.empty_like(case.w13, dtype=torch.int8)
-    w_max = torch.empty(EXPERTS, 2 * INNER, 1)
-    ops.quant2d(case.w13, w_q, w_max)
+    (x_q, x_max), (w_q, w_max) = quantise(expand), quantise(case.w13)
     y = torch.empty(8, TOP_K, 2 * INNER, dtype=torch.float16)
     ops.moe_fc(
         x_q, w_q, lod, index, TOP_K, y, x_perchannel_max=x_max, w_perchannel_max=w_max,
@@ -267,15 +247,6 @@ def test_wrong_shapes_fail_as_the_vendor_does(vendor: EmulatedVendor) -> None:
         )  # fmt: skip
         with pytest.raises(ValueError, match="Check 0 == ret failed"):
             vendor.kunlun_ops.moe_fc(**{**arguments, **broken})
-
-
-def test_small_route_limit_and_order_of_results(vendor: EmulatedVendor) -> None:
-    tokens = 400
-    case = make_case(tokens)
-    with pytest.raises(GuardError, match="768"):
-        vendor.xspeedgate_ops.moe_pre_small(case.ids, EXPERTS, x=case.x)
-    index, lod, expand = vendor.xspeedgate_ops.moe_pre_small(case.ids[:4], EXPERTS, x=case.x[:4])
-    assert (index.shape, lod.shape, expand.shape) == ((8,), (EXPERTS + 1,), (8, HIDDEN))
 
 
 def test_moe_post_refuses_positions_outside(vendor: EmulatedVendor) -> None:

@@ -108,15 +108,6 @@ def test_spelling_of_the_histogram_differs() -> None:
             )  # fmt: skip
 
 
-def test_wrapper_keeps_its_own_spelling(vendor: EmulatedVendor) -> None:
-    ids, weights = outputs(2, 2)
-    vendor._C.moe_sigmoid_group_topk_norm(
-        x=torch.randn(2, 4), topk_index=ids, norm_score=weights, block_static=None, bias=None,
-        scale=1.0, n_group=1, topk_group=1,
-    )  # fmt: skip
-    torch.testing.assert_close(weights.sum(-1), torch.ones(2))
-
-
 def test_a_used_histogram_is_refused(vendor: EmulatedVendor) -> None:
     ids, weights = outputs(2, 2)
     with pytest.raises(GuardError, match="zero it"):
@@ -145,70 +136,3 @@ def test_bad_sigmoid_calls(vendor: EmulatedVendor) -> None:
     ):
         with pytest.raises(ValueError, match="Check 0 == ret failed"):
             sigmoid_gate(vendor, x, **{**good, **broken})
-
-
-@pytest.mark.parametrize("renormalise", [True, False])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_softmax_gates(vendor: EmulatedVendor, renormalise: bool, dtype: torch.dtype) -> None:
-    logits = torch.randn(5, 8).to(dtype)
-    ids, weights = outputs(5, 3)
-    name = "moe_softmax_topk_norm" if renormalise else "moe_softmax_topk"
-    getattr(vendor.kunlun_ops, name)(logits, weights, ids, None)
-    best = logits.float().softmax(-1).topk(3)
-    want = best.values / best.values.sum(-1, keepdim=True) if renormalise else best.values
-    torch.testing.assert_close(weights, want)
-    torch.testing.assert_close(logits.gather(1, ids.long()), logits.gather(1, best.indices))
-
-
-def test_softmax_expert_limits(vendor: EmulatedVendor) -> None:
-    for experts, with_histogram, allowed in (
-        (640, False, True), (641, False, False), (480, True, True), (481, True, False),
-    ):  # fmt: skip
-        ids, weights = outputs(2, 2)
-        histogram = torch.zeros(12, experts, dtype=torch.int32) if with_histogram else None
-        if allowed:
-            vendor.kunlun_ops.moe_softmax_topk(torch.randn(2, experts), weights, ids, histogram)
-        else:
-            with pytest.raises(ValueError, match="Check 0 == ret failed"):
-                vendor.kunlun_ops.moe_softmax_topk(torch.randn(2, experts), weights, ids, histogram)
-
-
-def test_newer_gates_exist_only_on_p_c() -> None:
-    for profile in ("P-A", "P-B"):
-        assert not hasattr(load(profile).kunlun_ops, "moe_fused_gate_dsv4")
-        assert not hasattr(load(profile).kunlun_ops, "moe_group_topk")
-
-
-@pytest.mark.parametrize("apply_scale", [True, False])
-@pytest.mark.parametrize("renormalise", [True, False])
-def test_fused_gate(apply_scale: bool, renormalise: bool) -> None:
-    vendor = load("P-C")
-    logits, bias = torch.randn(6, 16), torch.randn(16)
-    ids, weights = outputs(6, 4)
-    vendor.kunlun_ops.moe_fused_gate_dsv4(
-        logits, bias, weights, ids, 4, "sigmoid", 0, renormalise, 2.5, apply_scale
-    )
-    best = (logits.sigmoid() + bias).topk(4).indices
-    want = logits.sigmoid().gather(1, best)
-    want = want / want.sum(-1, keepdim=True) if renormalise else want
-    torch.testing.assert_close(weights, want * 2.5 if apply_scale else want)
-    assert torch.equal(ids.long(), best)
-    with pytest.raises(ValueError, match="Check 0 == ret failed"):
-        vendor.kunlun_ops.moe_fused_gate_dsv4(logits.half(), bias, weights, ids, 4, "sigmoid")
-    with pytest.raises(ValueError, match="scoring_func"):
-        vendor.kunlun_ops.moe_fused_gate_dsv4(logits, bias, weights, ids, 4, "softmax")
-
-
-def test_group_topk_takes_scores_and_leaves_them() -> None:
-    vendor = load("P-C")
-    scores = torch.rand(6, 16)
-    ids, weights = outputs(6, 4)
-    histogram = torch.zeros(12, 16, dtype=torch.int32)
-    vendor.kunlun_ops.moe_group_topk(scores, 1, 1, weights, ids, histogram)
-    torch.testing.assert_close(weights, scores.topk(4).values)
-    assert int(histogram.sum()) == 24
-    for experts, groups in ((513, 1), (16, 0)):
-        with pytest.raises(ValueError, match="Check 0 == ret failed"):
-            vendor.kunlun_ops.moe_group_topk(
-                torch.rand(6, experts), groups, groups, weights, ids, None
-            )

@@ -1,4 +1,4 @@
-"""Norms against torch.nn.functional.rms_norm, in-place forms, and the arguments wrappers lose."""
+"""Norms against torch.nn.functional.rms_norm, and in-place forms."""
 
 from __future__ import annotations
 
@@ -58,31 +58,6 @@ def test_crossed_outputs_are_refused(vendor: EmulatedVendor) -> None:
         vendor.kunlun_ops.add_rmsnorm(x, y, weight, x, EPS, residual_output=x)
 
 
-def test_gemma_weights_are_offset_by_one(vendor: EmulatedVendor) -> None:
-    x, y, weight = torch.randn(4, 16), torch.randn(4, 16), torch.randn(16)
-    output, residual = torch.empty_like(x), torch.empty_like(x)
-    vendor.kunlun_ops.gemma_rmsnorm(x, weight, output)
-    torch.testing.assert_close(output.double(), exact(x, weight + 1), rtol=2e-6, atol=1e-6)
-    vendor.kunlun_ops.gemma_add_rmsnorm(x, y, weight, output, residual_output=residual)
-    torch.testing.assert_close(output.double(), exact(x + y, weight + 1), rtol=2e-6, atol=1e-6)
-    assert torch.equal(residual, x + y)
-
-
-def test_int8_forms(vendor: EmulatedVendor) -> None:
-    x, residual, weight = torch.randn(4, 16), torch.randn(4, 16), torch.randn(16)
-    out, scale = torch.empty(4, 16, dtype=torch.int8), torch.empty(4, 1)
-    total = x + residual
-    vendor.kunlun_ops.quant_rmsnorm(x, weight, None, EPS, out=out, out_scale=scale)
-    want = exact(x, weight)
-    torch.testing.assert_close(scale.double(), want.abs().amax(-1, keepdim=True), rtol=1e-5, atol=0)
-    assert ((out * scale / 127) - want).abs().max() <= scale.max() / 127 * 0.51
-    vendor.kunlun_ops.quant_fusedresidual_rmsnorm(
-        x, residual, weight, None, EPS, out=out, out_scale=scale, residual_tensor=residual
-    )
-    assert torch.equal(residual, total)
-    assert ((out * scale / 127) - exact(total, weight)).abs().max() <= scale.max() / 127 * 0.51
-
-
 def test_strided_and_odd_inputs_fail_as_the_vendor_does(vendor: EmulatedVendor) -> None:
     x, weight = torch.randn(4, 16), torch.ones(16)
     good = dict(x=x, weight=weight, output=torch.empty(4, 16))
@@ -100,17 +75,14 @@ def test_strided_and_odd_inputs_fail_as_the_vendor_does(vendor: EmulatedVendor) 
             vendor.kunlun_ops.rmsnorm(**{**good, **broken})
 
 
-def test_wrappers_lose_arguments(vendor: EmulatedVendor) -> None:
+def test_a_bias_is_refused(vendor: EmulatedVendor) -> None:
     x, y, weight = torch.randn(4, 16), torch.randn(4, 16), torch.ones(16)
     bias, output = torch.full((16,), 100.0), torch.empty(4, 16)
     with pytest.raises(UnmodelledError, match="bias"):
         vendor.kunlun_ops.rmsnorm(x, weight, output, bias=bias)
-    vendor._C.rmsnorm(x, weight, output, bias=bias)
-    torch.testing.assert_close(output.double(), exact(x, weight), rtol=2e-6, atol=1e-6)
-    total = x + y
-    vendor._C.add_rmsnorm(x, y, weight, x, bias=bias, residual_output=y)
-    assert torch.equal(y, total)
-    assert vendor.calls == {"rmsnorm": 1, "_C.rmsnorm": 1, "_C.add_rmsnorm": 1}
+    with pytest.raises(UnmodelledError, match="bias"):
+        vendor.kunlun_ops.add_rmsnorm(x, y, weight, x, bias=bias, residual_output=y)
+    assert vendor.calls == {"rmsnorm": 1, "add_rmsnorm": 1}
 
 
 def test_poison_and_its_absence(vendor: EmulatedVendor, unguarded: EmulatedVendor) -> None:

@@ -239,7 +239,7 @@ def test_the_emulator_agrees_on_what_is_an_output() -> None:
         found = guard_steps._outputs(name)
         outputs: set[str] = set()
         for operation in contract.REGISTRY:
-            if f"{operation.namespace}.{operation.name}" == name:
+            if f"kunlun_ops.{operation.name}" == name:
                 outputs |= set(operation.outputs)
         assert found <= outputs, name
         assert found or not outputs, name
