@@ -22,7 +22,7 @@ from glmc_runtime.kernels.checks import (
 )
 from glmc_runtime.kernels.cuda import workspace
 from glmc_runtime.kernels.cuda.launch import launch, pdl_enabled
-from glmc_runtime.kernels.cuda.linear.tiles import arrives_last
+from glmc_runtime.kernels.cuda.linear.tiles import is_last_program
 from glmc_runtime.kernels.schema import schema, tensor, written
 
 _BLOCK = 4096
@@ -35,7 +35,7 @@ def greedy_kernel(
     out,
     maxima,
     places,
-    tickets,
+    counters,
     VOCABULARY: tl.constexpr,
     CHUNKS: tl.constexpr,
     CHUNKS_PADDED: tl.constexpr,
@@ -43,7 +43,7 @@ def greedy_kernel(
     PDL: tl.constexpr,
 ):
     """logits [rows, VOCABULARY], out int64 [rows]; scratch maxima float32 and places int32 [rows,
-    CHUNKS], tickets [rows]."""
+    CHUNKS], counters [rows]."""
     row, chunk = tl.program_id(0), tl.program_id(1)
     token = chunk * BLOCK + tl.arange(0, BLOCK)
     if PDL:
@@ -55,7 +55,7 @@ def greedy_kernel(
     largest = tl.max(value, axis=0)
     tl.store(maxima + row * CHUNKS + chunk, largest)
     tl.store(places + row * CHUNKS + chunk, tl.min(tl.where(value == largest, token, _BEHIND), 0))
-    if arrives_last(tickets, row, CHUNKS):
+    if is_last_program(counters, row, CHUNKS):
         lane = tl.arange(0, CHUNKS_PADDED)
         inside = lane < CHUNKS
         top = tl.load(
@@ -98,7 +98,7 @@ def greedy(arguments: dict[str, Any]) -> Thunk:
         out,
         scratch[: rows * chunks],
         scratch[rows * chunks :].view(torch.int32),
-        workspace.tickets(logits.device, rows),
+        workspace.arrival_counters(logits.device, rows),
         VOCABULARY=vocabulary,
         CHUNKS=chunks,
         CHUNKS_PADDED=power_of_two(chunks),

@@ -1,8 +1,9 @@
-"""Memory that the calls of one owner share: partial sums of split reductions, and their tickets.
+"""Workspace of the CUDA kernels, one per owner: partial sums of split reductions and arrival
+counters.
 
 An owner's kernels run one after the other and none leaves anything behind for the next, so one
-piece of memory serves them all. It grows by a new tensor: who holds the old one keeps it. Tickets
-are zero between calls, because the program that arrives last sets its ticket back.
+workspace serves them all. It grows by a new tensor: who holds the old one keeps it. Arrival
+counters are zero between calls, because the last program to arrive resets its counter.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def _shared(device: torch.device, count: int, dtype: torch.dtype) -> torch.Tenso
         if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
             # Its zeros would be a node of that graph, and its memory the graph's own.
             raise PlanError(
-                "a kernel's work memory can't be made while a device graph is captured",
+                "a kernel's workspace can't be made while a device graph is captured",
                 remedy="call once with these shapes before the capture",
             )
         size = max(count, _SMALLEST, 0 if found is None else 2 * found.numel())
@@ -41,6 +42,6 @@ def floats(device: torch.device, count: int) -> torch.Tensor:
     return _shared(device, count, torch.float32)
 
 
-def tickets(device: torch.device, count: int) -> torch.Tensor:
+def arrival_counters(device: torch.device, count: int) -> torch.Tensor:
     """int32 [count] of zeros, to be left as zeros."""
     return _shared(device, count, torch.int32)

@@ -104,8 +104,8 @@ def int32(values: list[int]) -> Tensor:
     return torch.tensor(values, dtype=torch.int32, device=DEVICE)
 
 
-def tickets_are_zero() -> bool:
-    return not workspace.tickets(DEVICE, 4096).any()
+def counters_are_zero() -> bool:
+    return not workspace.arrival_counters(DEVICE, 4096).any()
 
 
 def not_worse(out: Tensor, eager: Tensor, exact: Tensor) -> None:

@@ -21,7 +21,7 @@ def tokens_of(logits: torch.Tensor) -> list[int]:
     first = out.tolist()
     thunk()
     assert out.tolist() == first
-    assert not workspace.tickets(DEVICE, logits.shape[0]).any()
+    assert not workspace.arrival_counters(DEVICE, logits.shape[0]).any()
     return first
 
 

@@ -1,4 +1,4 @@
-"""Memory that calls share: kept while it suffices, replaced when not, tickets zero, per owner."""
+"""Memory that calls share: kept while it suffices, replaced when not, counters zero, per owner."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ def test_memory_is_shared_until_it_is_too_small() -> None:
     assert workspace.floats(CPU, 10).data_ptr() == larger.data_ptr()
 
 
-def test_tickets_are_zero_integers_of_their_own() -> None:
-    tickets = workspace.tickets(CPU, 5)
-    assert tickets.dtype == torch.int32 and not tickets.any()
-    assert tickets.data_ptr() != workspace.floats(CPU, 5).data_ptr()
-    assert not workspace.tickets(CPU, 1 << 16).any()
+def test_arrival_counters_are_zero_integers_of_their_own() -> None:
+    counters = workspace.arrival_counters(CPU, 5)
+    assert counters.dtype == torch.int32 and not counters.any()
+    assert counters.data_ptr() != workspace.floats(CPU, 5).data_ptr()
+    assert not workspace.arrival_counters(CPU, 1 << 16).any()
 
 
 def test_each_owner_has_its_own_and_leaves_nothing() -> None:
@@ -50,7 +50,7 @@ def test_each_owner_has_its_own_and_leaves_nothing() -> None:
     places = []
     for owner in (one, other, one):
         with owned_by(owner):
-            pieces = workspace.floats(CPU, 5), workspace.tickets(CPU, 5)
+            pieces = workspace.floats(CPU, 5), workspace.arrival_counters(CPU, 5)
         places.append([piece.data_ptr() for piece in pieces])
     assert places[0] == places[2]
     assert not set(places[0]) & set(places[1])
@@ -65,9 +65,9 @@ def test_nothing_is_made_inside_a_capture(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
     with owned_by(owner := Owner()):
         with pytest.raises(PlanError, match="can't be made while"):
-            workspace.tickets(gpu, 3)
+            workspace.arrival_counters(gpu, 3)
         warm = torch.zeros(9, dtype=torch.int32)
         workspace._KEPT[owner][gpu, torch.int32] = warm
-        assert workspace.tickets(gpu, 9).data_ptr() == warm.data_ptr()
+        assert workspace.arrival_counters(gpu, 9).data_ptr() == warm.data_ptr()
         with pytest.raises(PlanError, match="can't be made while"):
-            workspace.tickets(gpu, 10)
+            workspace.arrival_counters(gpu, 10)

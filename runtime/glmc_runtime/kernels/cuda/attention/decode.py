@@ -46,7 +46,7 @@ def decode_attention_kernel(
     partials,
     lse,
     new_scores,
-    tickets,
+    counters,
     table_stride,
     splits,
     scale,
@@ -60,7 +60,7 @@ def decode_attention_kernel(
     SHORTEST: tl.constexpr,
     FAN: tl.constexpr,
     TOGETHER: tl.constexpr,
-    TICKETS: tl.constexpr,
+    LAST_REDUCES: tl.constexpr,
     LEVELS: tl.constexpr,
     WIDEN: tl.constexpr,
     PDL: tl.constexpr,
@@ -108,7 +108,7 @@ def decode_attention_kernel(
         out + pair * GROUP * HEAD_DIM,
         partials,
         lse,
-        tickets,
+        counters,
         new_scores,
         query,
         pair,
@@ -124,7 +124,7 @@ def decode_attention_kernel(
         WIDTH,
         FAN,
         TOGETHER,
-        TICKETS,
+        LAST_REDUCES,
         LEVELS,
         False,
     )
@@ -162,20 +162,20 @@ class Room(NamedTuple):
     partials: torch.Tensor
     lse: torch.Tensor
     new_scores: torch.Tensor
-    tickets: torch.Tensor
+    counters: torch.Tensor
 
 
-def has_tickets(chosen: Configuration) -> bool:
-    return bool(chosen.get("REDUCE", "ticket") == "ticket")
+def last_program_reduces(chosen: Configuration) -> bool:
+    return bool(chosen.get("REDUCE", "last") == "last")
 
 
 def reserve(shape: Shape, chosen: Configuration, device: torch.device) -> Room:
     pairs, group = shape.sequences * shape.kv_heads, shape.q_heads // shape.kv_heads
-    groups = triton.cdiv(chosen["splits"], chosen["FAN"]) if has_tickets(chosen) else 0
+    groups = triton.cdiv(chosen["splits"], chosen["FAN"]) if last_program_reduces(chosen) else 0
     rows = pairs * (chosen["splits"] + groups) * group
     memory = workspace.floats(device, rows * (shape.head_dim + 1) + pairs * group)
     partials, lse, new_scores = memory.split((rows * shape.head_dim, rows, pairs * group))
-    return Room(partials, lse, new_scores, workspace.tickets(device, pairs * (1 + groups)))
+    return Room(partials, lse, new_scores, workspace.arrival_counters(device, pairs * (1 + groups)))
 
 
 def with_reduction(
@@ -187,9 +187,9 @@ def with_reduction(
     out: torch.Tensor,
     new_values: torch.Tensor | None,
 ) -> Thunk:
-    """``attend``, and where it has no tickets the launch that reduces; ``new_values`` [sequences,
-    kv_heads * head_dim or more] of tokens that are not cached."""
-    if has_tickets(chosen):
+    """``attend``, and where the last program does not reduce, the launch that does; ``new_values``
+    [sequences, kv_heads * head_dim or more] of tokens that are not cached."""
+    if last_program_reduces(chosen):
         return attend
     most, width = power_of_two(chosen["splits"]), max(16, power_of_two(shape.head_dim))
     reduce = partial(
@@ -234,7 +234,7 @@ def constants(shape: Shape, chosen: Configuration, block_size: int) -> dict[str,
         "WIDTH": max(16, power_of_two(shape.head_dim)),
         "BLOCK_SIZE": block_size,
         **{name: chosen[name] for name in _CONSTANTS},
-        "TICKETS": has_tickets(chosen),
+        "LAST_REDUCES": last_program_reduces(chosen),
         "LEVELS": 1 if chosen["splits"] <= chosen["FAN"] else 2,
         "WIDEN": interpreted(),
         "enable_fp_fusion": shape.dtype != torch.float32,
@@ -265,7 +265,7 @@ def decode_attention(arguments: dict[str, Any]) -> Thunk:
         room.partials,
         room.lse,
         room.new_scores,
-        room.tickets,
+        room.counters,
         tables.shape[1],
         chosen["splits"],
         float(arguments["scale"]) * LOG2_E,

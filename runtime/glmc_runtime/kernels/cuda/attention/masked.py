@@ -72,7 +72,7 @@ def masked_attention_kernel(
     out,
     partials,
     lse,
-    tickets,
+    counters,
     length,
     splits,
     size,
@@ -156,7 +156,7 @@ def masked_attention_kernel(
         out + pair.to(tl.int64) * GROUP * HEAD_DIM,
         partials,
         lse,
-        tickets,
+        counters,
         lse,
         query,
         pair,
@@ -204,7 +204,7 @@ def masked_attention(arguments: dict[str, Any]) -> Thunk:
     shape = Shape(batch, q_heads, kv_heads, head_dim, length, query.dtype)
     chosen = default(shape)
     chosen["SHORTEST"] = chosen["BLOCK"]
-    chosen |= (arguments.get("configuration") or {}) | {"REDUCE": "ticket"}
+    chosen |= (arguments.get("configuration") or {}) | {"REDUCE": "last"}
     processors = multiprocessors(out.device)
     splits = chosen.get("splits") or count_splits(
         shape, processors, chosen["WAVES"], chosen["SHORTEST"]
@@ -216,7 +216,7 @@ def masked_attention(arguments: dict[str, Any]) -> Thunk:
     query, keys, values = (side_by_side(tensor, steps) for tensor in (query, keys, values))
     shown = query if mask is None else mask.expand(batch, q_heads, 1, length)
     meta = constants(shape, chosen, 1)
-    for name in ("BLOCK_SIZE", "SHORTEST", "TICKETS"):
+    for name in ("BLOCK_SIZE", "SHORTEST", "LAST_REDUCES"):
         del meta[name]
     attend = partial(
         launch,
@@ -229,7 +229,7 @@ def masked_attention(arguments: dict[str, Any]) -> Thunk:
         out,
         room.partials,
         room.lse,
-        room.tickets,
+        room.counters,
         length,
         splits,
         size,

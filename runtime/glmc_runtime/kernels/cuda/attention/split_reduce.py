@@ -2,12 +2,12 @@
 
 The sequence is cut into at most ``splits`` KV splits; how many are active is known only on the
 device. Each active split leaves a partial result in the workspace, with its LSE (the logarithm of
-the sum of its weights). Partials are reduced by tickets or by another launch. By tickets: the last
-of each FAN neighbours to arrive reduces them, and the last of those groups reduces the groups: two
-small steps, spread over programs, instead of one that reads everything. By a launch: one program
-per query head reads all partials at once, which needs no fence and no ticket, but one launch more.
-Either way everything is summed in one fixed order, whoever arrives last. Logarithms and scores are
-in powers of two.
+the sum of its weights). Partials are reduced by the last program to arrive, which an arrival
+counter tells, or by another launch. By counters: the last of each FAN neighbours to arrive reduces
+them, and the last of those groups reduces the groups: two small steps, spread over programs,
+instead of one that reads everything. By a launch: one program per query head reads all partials at
+once, which needs no fence and no counter, but one launch more. Either way everything is summed in
+one fixed order, whoever arrives last. Logarithms and scores are in powers of two.
 
 A new token whose key and value are not cached enters the reduction as its score and its value.
 """
@@ -108,22 +108,22 @@ def store_result(
 
 
 @triton.jit
-def arrives_last(ticket, count):
-    """Whether ``count - 1`` others came to ``ticket`` before; what they stored may then be loaded
-    (past the first-level cache). Takes the ticket back to zero."""
+def is_last_program(counter, count):
+    """Whether this program is the last of ``count`` to arrive at ``counter``; what the others
+    stored may then be loaded (past the first-level cache). Resets the counter to zero."""
     tl.debug_barrier()
-    arrived = tl.atomic_add(ticket, 1, sem="acq_rel")
+    arrived = tl.atomic_add(counter, 1, sem="acq_rel")
     is_last = arrived == count - 1
     if is_last:
-        tl.store(ticket, 0)
+        tl.store(counter, 0)
     tl.debug_barrier()
     return is_last
 
 
 @triton.jit
-def slots_per_pair(splits, FAN: tl.constexpr, TICKETS: tl.constexpr):
-    """Slots of partials: the splits, then with tickets the groups of FAN."""
-    return splits + tl.cdiv(splits, FAN) if TICKETS else splits
+def slots_per_pair(splits, FAN: tl.constexpr, LAST_REDUCES: tl.constexpr):
+    """Slots of partials: the splits, then with LAST_REDUCES the groups of FAN."""
+    return splits + tl.cdiv(splits, FAN) if LAST_REDUCES else splits
 
 
 @triton.jit
@@ -131,7 +131,7 @@ def finish(
     out,
     partials,
     lse,
-    tickets,
+    counters,
     new_score,
     new_value,
     pair,
@@ -147,31 +147,31 @@ def finish(
     WIDTH: tl.constexpr,
     FAN: tl.constexpr,
     TOGETHER: tl.constexpr,
-    TICKETS: tl.constexpr,
+    LAST_REDUCES: tl.constexpr,
     LEVELS: tl.constexpr,
     NEW: tl.constexpr,
     SAFE: tl.constexpr = True,
 ):
-    """Store the partial result of this split; with TICKETS, write ``out`` [GROUP, HEAD_DIM] if this
-    is the last program of its ``pair`` (sequence and kv head).
+    """Store the partial result of this split; with LAST_REDUCES, write ``out`` [GROUP, HEAD_DIM] if
+    this is the last program of its ``pair`` (sequence and kv head).
 
     With NEW, ``new_score`` [GROUP], which split 0 has stored, and ``new_value`` [HEAD_DIM] are of
     a token that no split has. LEVELS is 1 where all splits fit into one group of FAN. Tickets
     per pair: one of the pair, then one per group.
     """
-    first_slot = pair * slots_per_pair(splits, FAN, TICKETS)
+    first_slot = pair * slots_per_pair(splits, FAN, LAST_REDUCES)
     store_partial(
         partials, lse, first_slot + split, total, top, weight, GROUP, ROWS, HEAD_DIM, WIDTH
     )
-    if TICKETS:
-        first_ticket = tickets + pair * (1 + tl.cdiv(splits, FAN))
+    if LAST_REDUCES:
+        first_counter = counters + pair * (1 + tl.cdiv(splits, FAN))
         group = split // FAN
         members = tl.minimum(active - group * FAN, FAN)
         is_last = active == 1
         if is_last:
             tl.debug_barrier()
         else:
-            is_last = arrives_last(first_ticket + 1 + group, members)
+            is_last = is_last_program(first_counter + 1 + group, members)
         if is_last:
             if NEW:
                 row = tl.arange(0, ROWS)
@@ -217,7 +217,7 @@ def finish(
                         HEAD_DIM,
                         WIDTH,
                     )
-                    is_last = arrives_last(first_ticket, groups)
+                    is_last = is_last_program(first_counter, groups)
                     if is_last:
                         whole, whole_top, whole_weight = reduce_partials(
                             partials,
@@ -254,7 +254,7 @@ def reduce_kernel(
     NEW: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """Reduces all partials, at most MOST, of one query head, for ``finish`` without tickets.
+    """Reduces all partials, at most MOST, of one query head, for ``finish`` without LAST_REDUCES.
 
     new_scores [sequences, Q_HEADS]; new_values [KV_HEADS, HEAD_DIM] of the first sequence, those of
     the next ``value_stride`` behind.

@@ -64,11 +64,11 @@ def _configuration(
     warps: int,
     stages: int,
     together: int = 8,
-    reduce: str = "ticket",
+    reduce: str = "last",
     least: int = 2,
 ) -> Configuration:
     """``WAVES``: programs per multiprocessor, and ``LEAST``: see ``count_splits``; ``MERGE``:
-    "ticket" or "launch"; the rest are constants of the kernel."""
+    "last" or "launch"; the rest are constants of the kernel."""
     wide = warps >= 4 and shape.q_heads <= 16 * shape.kv_heads
     return {
         "WAVES": waves,
@@ -93,8 +93,8 @@ _SHORT = (
     (2, 128, 128, 16, 4, 2, 8, "launch"),
     (1, 128, 128, 16, 8, 3, 8),
     (1, 128, 128, 16, 8, 3, 8, "launch"),
-    (1, 128, 256, 16, 4, 3, 4, "ticket", 1),
-    (1, 64, 128, 16, 4, 5, 4, "ticket", 1),
+    (1, 128, 256, 16, 4, 3, 4, "last", 1),
+    (1, 64, 128, 16, 4, 5, 4, "last", 1),
     (4, 32, 64, 32, 2, 3, 4, "launch"),
     (4, 32, 128, 16, 2, 4, 4),
     (3, 64, 128, 16, 4, 3, 4, "launch"),

@@ -11,7 +11,7 @@ import triton.language as tl
 
 from glmc_runtime.kernels.cuda.activation import gated
 from glmc_runtime.kernels.cuda.linear.tiles import (
-    arrives_last,
+    is_last_program,
     prefetch_start,
     split_steps,
     weight_rows,
@@ -79,7 +79,7 @@ def gemv_kernel(
     bias,
     out,
     partials,
-    tickets,
+    counters,
     N: tl.constexpr,
     K: tl.constexpr,
     ROWS: tl.constexpr,
@@ -94,7 +94,7 @@ def gemv_kernel(
     PDL: tl.constexpr,
 ):
     """x [ROWS, K], weight [N or 2 * N, K], out [ROWS, N]; with SPLIT_K > 1 partials float32
-    [tiles, SPLIT_K, ROWS, BLOCK_N] and tickets [tiles]."""
+    [tiles, SPLIT_K, ROWS, BLOCK_N] and counters [tiles]."""
     tile, split = tl.program_id(0), tl.program_id(1)
     LENGTH: tl.constexpr = ((K + BLOCK_K * SPLIT_K - 1) // (BLOCK_K * SPLIT_K)) * BLOCK_K
     begin = split * LENGTH
@@ -156,7 +156,7 @@ def gemv_kernel(
             tl.store(mine + 2 * BLOCK_N, tl.sum(sum_2, 1))
         if ROWS > 3:
             tl.store(mine + 3 * BLOCK_N, tl.sum(sum_3, 1))
-        if arrives_last(tickets, tile, SPLIT_K):
+        if is_last_program(counters, tile, SPLIT_K):
             for row in tl.static_range(ROWS):
                 _finish_row(
                     partials, row, bias, out, tile, N, ROWS, BLOCK_N, SPLIT_K, GATED, HAS_BIAS

@@ -151,7 +151,7 @@ def _skinny_candidates(
         most = _most_parts(block_n, padded, warps)
         split = _splits(triton.cdiv(n, block_n), k, waves * processors, 2 * block_k, most)
         yield _configuration("skinny", block_n, block_k, split, warps, stages)
-    # Narrow tiles need no split, and so no ticket, but load x more often: for few rows only.
+    # Narrow tiles need no split, and so no counter, but load x more often: for few rows only.
     for block_n, block_k, split, warps, stages in (
         (32, 256, 1, 4, 6),
         (32, 128, 1, 4, 8),
@@ -198,7 +198,7 @@ def product(
     more: dict[str, Any] = {} if module is gemv else {"rows": rows, "WIDEN": interpreted()}
     # Without a split these are never touched.
     partials = workspace.floats(x.device, tiles * split_k * block_n * padded if split_k > 1 else 1)
-    tickets = workspace.tickets(x.device, tiles if split_k > 1 else 1)
+    counters = workspace.arrival_counters(x.device, tiles if split_k > 1 else 1)
     return partial(
         launch,
         module.gemv_kernel if module is gemv else module.skinny_kernel,
@@ -208,7 +208,7 @@ def product(
         weight if bias is None else bias,
         out,
         partials,
-        tickets,
+        counters,
         N=out.shape[1],
         K=k,
         ROWS=padded,

@@ -11,8 +11,8 @@ import triton.language as tl
 
 from glmc_runtime.kernels.cuda.activation import gated
 from glmc_runtime.kernels.cuda.linear.tiles import (
-    arrives_last,
     dot,
+    is_last_program,
     prefetch_start,
     split_steps,
     weight_rows,
@@ -57,7 +57,7 @@ def skinny_kernel(
     bias,
     out,
     partials,
-    tickets,
+    counters,
     rows,
     N: tl.constexpr,
     K: tl.constexpr,
@@ -74,7 +74,7 @@ def skinny_kernel(
     PDL: tl.constexpr,
 ):
     """x [rows, K] with rows <= ROWS, weight [N or 2 * N, K], out [rows, N]; with SPLIT_K > 1
-    partials float32 [tiles, SPLIT_K, BLOCK_N, ROWS] and tickets [tiles]."""
+    partials float32 [tiles, SPLIT_K, BLOCK_N, ROWS] and counters [tiles]."""
     tile, split = tl.program_id(0), tl.program_id(1)
     LENGTH: tl.constexpr = ((K + BLOCK_K * SPLIT_K - 1) // (BLOCK_K * SPLIT_K)) * BLOCK_K
     begin = split * LENGTH
@@ -108,7 +108,7 @@ def skinny_kernel(
         place = tl.arange(0, BLOCK_N)[:, None] * ROWS + row
         mine = partials + (tile * SPLIT_K + split) * (BLOCK_N * ROWS)
         tl.store(mine + place, total, mask=present)
-        if arrives_last(tickets, tile, SPLIT_K):
+        if is_last_program(counters, tile, SPLIT_K):
             total = tl.zeros([BLOCK_N, ROWS], dtype=tl.float32)
             for part in tl.static_range(SPLIT_K):
                 theirs = partials + (tile * SPLIT_K + part) * (BLOCK_N * ROWS)

@@ -67,13 +67,13 @@ def dot(left, right, total, WIDEN: tl.constexpr):
 
 
 @triton.jit
-def arrives_last(tickets, tile, SPLIT_K: tl.constexpr):
+def is_last_program(counters, tile, SPLIT_K: tl.constexpr):
     """Whether all other parts of ``tile`` have stored their sums, which this program may then
-    load; takes the ticket back to zero."""
+    load; resets the arrival counter to zero."""
     tl.debug_barrier()
-    ticket = tl.atomic_add(tickets + tile, 1, sem="acq_rel")
-    last = ticket == SPLIT_K - 1
+    counter = tl.atomic_add(counters + tile, 1, sem="acq_rel")
+    last = counter == SPLIT_K - 1
     if last:
-        tl.store(tickets + tile, 0)
+        tl.store(counters + tile, 0)
     tl.debug_barrier()
     return last

@@ -152,7 +152,7 @@ def experts_down_kernel(
     shared_down,
     results,
     out,
-    arrivals,
+    counters,
     tokens,
     pairs,
     slots,
@@ -171,12 +171,12 @@ def experts_down_kernel(
     BLOCK_T: tl.constexpr,
     STAGES: tl.constexpr,
     WIDEN: tl.constexpr,
-    TICKET: tl.constexpr,
+    LAST_REDUCES: tl.constexpr,
     PREFETCH: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """results [pairs + tokens, H] in the order of the pairs; with TICKET also out, summed by the
-    last to arrive: ``arrivals`` [BLOCKS] counts the rows that are there.
+    """results [pairs + tokens, H] in the order of the pairs; with LAST_REDUCES also out, summed by
+    the last to arrive: ``counters`` [BLOCKS] counts the rows that are there.
 
     Grid: column blocks times slots, as in the first launch.
     """
@@ -244,13 +244,13 @@ def experts_down_kernel(
         at = results + pair[None, :] * H + n[:, None]
         mask = real[None, :] & (n < H)[:, None]
         tl.store(at, total.to(results.dtype.element_ty), mask=mask)
-    if TICKET:  # noqa: SIM102
+    if LAST_REDUCES:  # noqa: SIM102
         if count > 0:
             tl.debug_barrier()
-            before = tl.atomic_add(arrivals + block, count, sem="acq_rel")
+            before = tl.atomic_add(counters + block, count, sem="acq_rel")
             tl.debug_barrier()
             if before + count == pairs + tokens * SHARED:
-                tl.store(arrivals + block, 0)
+                tl.store(counters + block, 0)
                 for start in range(0, tokens, BLOCK_T):
                     token = start + tl.arange(0, BLOCK_T)
                     sum_of_pairs(results, weights, out, token, n, tokens, pairs, TOP_K, H, SHARED)
@@ -274,7 +274,7 @@ def default(call: Experts) -> Configuration:
         "down_warps": 4,
         "down_registers": 0,
         "down_columns_first": False,
-        "ticket": True,
+        "last_reduces": True,
         "prefetch": False,
     }
 
@@ -316,7 +316,7 @@ def candidates(call: Experts) -> Iterator[Configuration]:
     for change in (
         {"up_columns_first": True},
         {"down_columns_first": True},
-        {"ticket": False},
+        {"last_reduces": False},
         {"prefetch": True},
         {"rows": 32},
     ):
@@ -363,9 +363,9 @@ def bind(call: Experts, configuration: Configuration) -> Thunk:
     }
     down_blocks = triton.cdiv(call.hidden, c["down_n"])
     down_grid = (down_blocks * (slots + call.shared),)
-    arrivals = workspace.tickets(device, down_blocks)
+    counters = workspace.arrival_counters(device, down_blocks)
     read = (activated, order, ranges, call.weights, call.ids, call.down, shared_down)
-    down = (*read, results, call.out, arrivals, *counts)
+    down = (*read, results, call.out, counters, *counts)
     block_t = min(power_of_two(call.tokens), 16)
     down_meta = {
         **common,
@@ -375,7 +375,7 @@ def bind(call: Experts, configuration: Configuration) -> Thunk:
         "BLOCK_K": c["down_k"],
         "BLOCK_T": block_t,
         "STAGES": c["down_stages"],
-        "TICKET": c["ticket"],
+        "LAST_REDUCES": c["last_reduces"],
         "PREFETCH": c["prefetch"],
         **resources(c["down_warps"], c["down_registers"]),
     }
@@ -385,7 +385,7 @@ def bind(call: Experts, configuration: Configuration) -> Thunk:
     def run() -> None:
         launch(experts_up_kernel, up_grid, *up, **up_meta)
         launch(experts_down_kernel, down_grid, *down, **down_meta)
-        if not c["ticket"]:
+        if not c["last_reduces"]:
             combine()
 
     return run

@@ -46,7 +46,7 @@ def gate_rows_kernel(
     logits,
     weights,
     ids,
-    arrivals,
+    counters,
     scale,
     E: tl.constexpr,
     H: tl.constexpr,
@@ -63,7 +63,7 @@ def gate_rows_kernel(
     EPS: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """Grid (blocks of experts, tokens); arrivals [tokens]. HIDDEN, EXPERTS are powers of two."""
+    """Grid (blocks of experts, tokens); counters [tokens]. HIDDEN, EXPERTS are powers of two."""
     token = tl.program_id(1)
     expert = tl.program_id(0) * BLOCK_E + tl.arange(0, BLOCK_E)
     column = tl.arange(0, HIDDEN)
@@ -77,10 +77,10 @@ def gate_rows_kernel(
     total = tl.sum(row * value[None, :], 1)
     tl.store(logits + token * E + expert, total, mask=expert < E)
     tl.debug_barrier()
-    before = tl.atomic_add(arrivals + token, 1, sem="acq_rel")
+    before = tl.atomic_add(counters + token, 1, sem="acq_rel")
     tl.debug_barrier()
     if before == tl.num_programs(0) - 1:
-        tl.store(arrivals + token, 0)
+        tl.store(counters + token, 0)
         lane = tl.arange(0, EXPERTS)
         logit = tl.load(logits + token * E + lane, mask=lane < E, other=0.0, cache_modifier=".cg")
         choose_experts(
@@ -113,7 +113,7 @@ def gate_tiles_kernel(
     logits,
     weights,
     ids,
-    arrivals,
+    counters,
     tokens,
     scale,
     E: tl.constexpr,
@@ -135,7 +135,7 @@ def gate_tiles_kernel(
     PDL: tl.constexpr,
 ):
     """partials float32 [SPLIT, tokens, E]; grid (blocks of experts, parts, blocks of tokens);
-    arrivals [blocks of tokens]. A part has LENGTH columns, a multiple of BLOCK_K."""
+    counters [blocks of tokens]. A part has LENGTH columns, a multiple of BLOCK_K."""
     if PDL:
         tl.extra.cuda.gdc_wait()
         tl.extra.cuda.gdc_launch_dependents()
@@ -155,10 +155,10 @@ def gate_tiles_kernel(
     at = partials + (part * tokens + token)[:, None] * E + expert[None, :]
     tl.store(at, total, mask=here[:, None] & (expert < E)[None, :])
     tl.debug_barrier()
-    before = tl.atomic_add(arrivals + tl.program_id(2), 1, sem="acq_rel")
+    before = tl.atomic_add(counters + tl.program_id(2), 1, sem="acq_rel")
     tl.debug_barrier()
     if before == tl.num_programs(0) * SPLIT - 1:
-        tl.store(arrivals + tl.program_id(2), 0)
+        tl.store(counters + tl.program_id(2), 0)
         lane = tl.arange(0, EXPERTS)
         keep = here[:, None] & (lane < E)[None, :]
         logit = tl.zeros([BLOCK_T, EXPERTS], tl.float32)
@@ -329,8 +329,8 @@ def _bind_rows(arguments: dict[str, Any], c: Configuration, constants: dict[str,
     x, weight = tensors[:2]
     tokens, hidden = x.shape
     grid = (triton.cdiv(weight.shape[0], c["block_e"]), tokens)
-    arrivals = workspace.tickets(x.device, tokens)
-    given = (*tensors, arrivals, float(arguments["scale"]))
+    counters = workspace.arrival_counters(x.device, tokens)
+    given = (*tensors, counters, float(arguments["scale"]))
     meta = {
         **constants,
         "H": hidden,
@@ -354,8 +354,8 @@ def _bind_tiles(arguments: dict[str, Any], c: Configuration, constants: dict[str
     blocks = triton.cdiv(tokens, c["block_t"])
     grid = (triton.cdiv(experts, c["block_e"]), split, blocks)
     partials = workspace.floats(x.device, split * tokens * experts)
-    arrivals = workspace.tickets(x.device, blocks)
-    given = (x, weight, bias, partials, *outputs, arrivals, tokens, float(arguments["scale"]))
+    counters = workspace.arrival_counters(x.device, blocks)
+    given = (x, weight, bias, partials, *outputs, counters, tokens, float(arguments["scale"]))
     meta = {
         **constants,
         "H": hidden,

@@ -16,11 +16,11 @@ from glmc_runtime.kernels.cuda.attention import splits as decode_splits
 from glmc_runtime.kernels.cuda.attention.splits import Shape, count_splits, default
 from tests.runtime.kernels.cuda.paged import (
     DEVICE,
+    counters_are_zero,
     eager,
     int32,
     not_worse,
     paged,
-    tickets_are_zero,
 )
 from tests.runtime.kernels.harness import close, nan, random
 
@@ -28,7 +28,7 @@ SCALE = 0.21
 
 
 def cut(
-    splits: int, fan: int = 2, block: int = 16, shortest: int = 16, reduce: str = "ticket"
+    splits: int, fan: int = 2, block: int = 16, shortest: int = 16, reduce: str = "last"
 ) -> dict[str, Any]:
     return {
         "splits": splits,
@@ -66,7 +66,7 @@ def case(
 def attend(arguments: dict[str, Any], configuration: dict[str, Any] | None = None) -> Tensor:
     out: Tensor = arguments["out"]
     find_binder("cuda.decode_attention")(arguments | {"configuration": configuration})()
-    assert tickets_are_zero()
+    assert counters_are_zero()
     return out
 
 
@@ -142,7 +142,7 @@ def test_lengths_change_between_calls() -> None:
         arguments["context_lengths"].copy_(int32(lengths))
         thunk()
         close(arguments["out"], reference(arguments))
-        assert tickets_are_zero()
+        assert counters_are_zero()
 
 
 def test_large_scores_do_not_overflow() -> None:

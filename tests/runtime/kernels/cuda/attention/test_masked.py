@@ -11,7 +11,7 @@ from torch import Tensor
 
 from glmc_runtime.errors import PlanError
 from glmc_runtime.kernels.traced import find_traced_binder
-from tests.runtime.kernels.cuda.paged import DEVICE, not_worse, tickets_are_zero
+from tests.runtime.kernels.cuda.paged import DEVICE, counters_are_zero, not_worse
 from tests.runtime.kernels.harness import close, nan, random
 from tests.runtime.kernels.test_masked_attention import memory
 
@@ -41,7 +41,7 @@ def attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, **o
     out.fill_(torch.nan)
     thunk()
     assert torch.equal(out.nan_to_num(nan=7.0), first.nan_to_num(nan=7.0))
-    assert tickets_are_zero()
+    assert counters_are_zero()
     return out.cpu()
 
 

@@ -15,12 +15,12 @@ from glmc_runtime.kernels.cuda.launch import interpreted
 from tests.runtime.kernels.cuda.attention.test_decode import cut
 from tests.runtime.kernels.cuda.paged import (
     DEVICE,
+    counters_are_zero,
     cuts_off,
     eager,
     int32,
     not_worse,
     paged,
-    tickets_are_zero,
     unchanged,
 )
 from tests.runtime.kernels.cuda.test_qkv_rope_cache import EPS, cos_sin, rows
@@ -91,7 +91,7 @@ def check(arguments: dict[str, Any], configuration: dict[str, Any] | None = None
     before = {name: arguments[name].clone() for name in ("key_cache", "value_cache")}
     expected = reference(arguments)
     find_binder("cuda.rope_decode_attention")(arguments | {"configuration": configuration})()
-    assert tickets_are_zero()
+    assert counters_are_zero()
     if out.dtype == torch.float32:
         close(out, expected[0])
     else:

@@ -47,8 +47,8 @@ def operands(
     return x.to(DEVICE), weight.to(DEVICE), random(n, dtype=dtype, seed=seed + 2).to(DEVICE)
 
 
-def tickets_are_zero() -> bool:
-    return not workspace.tickets(DEVICE, 64).any()
+def counters_are_zero() -> bool:
+    return not workspace.arrival_counters(DEVICE, 64).any()
 
 
 @pytest.mark.parametrize("configuration", VARIANTS, ids=IDS)
@@ -74,7 +74,7 @@ def test_linear(
         thunk()
         expected = x.double() @ weight.double().t()
         close(out, expected + bias.double() if with_bias else expected)
-    assert tickets_are_zero()
+    assert counters_are_zero()
 
 
 @pytest.mark.parametrize("rows", [5, 17, 40, 65])
@@ -104,7 +104,7 @@ def test_linear_swiglu(
     )()
     product = (x.double() @ weight.double().t()).to(dtype)
     close(out, F.silu(product[:, :width]) * product[:, width:])
-    assert tickets_are_zero()
+    assert counters_are_zero()
 
 
 @pytest.mark.parametrize("configuration", VARIANTS, ids=IDS)

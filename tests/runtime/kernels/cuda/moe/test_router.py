@@ -48,7 +48,7 @@ def call(tokens: int, dtype: torch.dtype = torch.float32, **constants: Any) -> d
 
 
 def run(arguments: dict[str, Any], configuration: dict[str, Any] | None = None) -> None:
-    """Run on poisoned memory: the same bits, and all tickets back at zero."""
+    """Run on poisoned memory: the same bits, and all counters back at zero."""
     thunk = find_binder("cuda.moe_gate")({**arguments, "configuration": configuration})
     runs = []
     for _ in range(RUNS):
@@ -60,7 +60,7 @@ def run(arguments: dict[str, Any], configuration: dict[str, Any] | None = None) 
         runs.append([arguments[name].clone() for name in ("logits", "weights", "ids")])
     for one, other in zip(runs[0], runs[-1], strict=True):
         assert torch.equal(one, other)
-    assert not workspace.tickets(DEVICE, 64).any()
+    assert not workspace.arrival_counters(DEVICE, 64).any()
 
 
 def reference(arguments: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -37,7 +37,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "up_columns_first": True,
         "down_columns_first": True,
     },
-    "experts, three launches": {**EXPERT_WISE, "ticket": False, "rows": 32},
+    "experts, three launches": {**EXPERT_WISE, "last_reduces": False, "rows": 32},
     "sorted": SORTED,
     "sorted even": {**SORTED, "up_n": 8, "up_k": 8, "down_n": 8, "down_k": 8, "group": 3},
     "grouped_mm": {"variant": "grouped_mm"},
@@ -129,7 +129,7 @@ def poison() -> None:
 def check(
     arguments: dict[str, Any], configuration: dict[str, Any] | None = None, runs: int = RUNS
 ) -> None:
-    """Bind and run on poisoned memory; the same bits each time, tickets back at zero."""
+    """Bind and run on poisoned memory; the same bits each time, counters back at zero."""
     thunk = find_binder("cuda.moe_ffn")({**arguments, "configuration": configuration})
     outputs = []
     for _ in range(runs):
@@ -138,7 +138,7 @@ def check(
         thunk()
         outputs.append(arguments["out"].clone())
         assert torch.equal(outputs[0], outputs[-1])
-        assert not workspace.tickets(DEVICE, 64).any()
+        assert not workspace.arrival_counters(DEVICE, 64).any()
     check_result(arguments, (configuration or {}).get("variant") == "grouped_mm")
 
 
