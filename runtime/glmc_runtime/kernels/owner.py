@@ -1,6 +1,6 @@
-"""Whose calls are bound just now: kernels that keep work memory keep a piece for each owner.
+"""The current workspace owner: kernels that need a workspace keep one for each owner.
 
-An owner is what runs its calls one after the other: a session or a traced program, by its arena.
+An owner runs its calls one after the other: a session or a traced program, by its arena.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ def _probe():
 
 
 @functools.cache
-def _has_head_start(capability: tuple[int, int]) -> bool:
+def _supports_pdl(capability: tuple[int, int]) -> bool:
     cuda = getattr(getattr(tl, "extra", None), "cuda", None)
     return capability >= (9, 0) and hasattr(cuda, "gdc_wait")
 
@@ -38,7 +38,7 @@ def pdl_enabled(device: torch.device) -> bool:
     """Whether kernels on ``device`` get a head start: from Hopper on, unless GLMC_CUDA_PDL=0."""
     if device.type != "cuda" or interpreted() or os.environ.get("GLMC_CUDA_PDL") == "0":
         return PDL
-    return _has_head_start(torch.cuda.get_device_capability(device))
+    return _supports_pdl(torch.cuda.get_device_capability(device))
 
 
 @functools.cache

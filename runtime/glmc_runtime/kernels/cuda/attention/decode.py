@@ -156,7 +156,7 @@ def shape_of(arguments: dict[str, Any]) -> Shape:
     return Shape(sequences, q_heads, kv_heads, head_dim, longest, out.dtype)
 
 
-class Room(NamedTuple):
+class SplitWorkspace(NamedTuple):
     """Workspace of ``split_reduce.finish``."""
 
     partials: torch.Tensor
@@ -169,20 +169,22 @@ def last_program_reduces(chosen: Configuration) -> bool:
     return bool(chosen.get("REDUCE", "last") == "last")
 
 
-def reserve(shape: Shape, chosen: Configuration, device: torch.device) -> Room:
+def split_workspace(shape: Shape, chosen: Configuration, device: torch.device) -> SplitWorkspace:
     pairs, group = shape.sequences * shape.kv_heads, shape.q_heads // shape.kv_heads
     groups = triton.cdiv(chosen["splits"], chosen["FAN"]) if last_program_reduces(chosen) else 0
     rows = pairs * (chosen["splits"] + groups) * group
     memory = workspace.floats(device, rows * (shape.head_dim + 1) + pairs * group)
     partials, lse, new_scores = memory.split((rows * shape.head_dim, rows, pairs * group))
-    return Room(partials, lse, new_scores, workspace.arrival_counters(device, pairs * (1 + groups)))
+    return SplitWorkspace(
+        partials, lse, new_scores, workspace.arrival_counters(device, pairs * (1 + groups))
+    )
 
 
 def with_reduction(
     attend: Thunk,
     shape: Shape,
     chosen: Configuration,
-    room: Room,
+    scratch: SplitWorkspace,
     lengths: torch.Tensor,
     out: torch.Tensor,
     new_values: torch.Tensor | None,
@@ -196,9 +198,9 @@ def with_reduction(
         launch,
         reduce_kernel,
         (shape.q_heads, shape.sequences),
-        room.partials,
-        room.lse,
-        room.new_scores,
+        scratch.partials,
+        scratch.lse,
+        scratch.new_scores,
         out if new_values is None else new_values,
         lengths,
         out,
@@ -251,7 +253,7 @@ def decode_attention(arguments: dict[str, Any]) -> Thunk:
     require_like("query", query, out)
     require_one_device(query, out)
     chosen = choose("decode_attention", arguments, shape, out.device)
-    room = reserve(shape, chosen, out.device)
+    scratch = split_workspace(shape, chosen, out.device)
     attend_all = partial(
         launch,
         decode_attention_kernel,
@@ -262,14 +264,16 @@ def decode_attention(arguments: dict[str, Any]) -> Thunk:
         tables,
         arguments["context_lengths"],
         out,
-        room.partials,
-        room.lse,
-        room.new_scores,
-        room.counters,
+        scratch.partials,
+        scratch.lse,
+        scratch.new_scores,
+        scratch.counters,
         tables.shape[1],
         chosen["splits"],
         float(arguments["scale"]) * LOG2_E,
         **constants(shape, chosen, arguments["key_cache"].shape[2]),
         pdl=pdl_enabled(out.device),
     )
-    return with_reduction(attend_all, shape, chosen, room, arguments["context_lengths"], out, None)
+    return with_reduction(
+        attend_all, shape, chosen, scratch, arguments["context_lengths"], out, None
+    )

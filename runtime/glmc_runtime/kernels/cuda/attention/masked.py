@@ -27,7 +27,7 @@ from glmc_runtime.kernels.cpu.masked_attention import (
     library_attention,
     require_fit,
 )
-from glmc_runtime.kernels.cuda.attention.decode import constants, reserve
+from glmc_runtime.kernels.cuda.attention.decode import constants, split_workspace
 from glmc_runtime.kernels.cuda.attention.online_softmax import LOG2_E, finite, load_row
 from glmc_runtime.kernels.cuda.attention.split_reduce import finish
 from glmc_runtime.kernels.cuda.attention.splits import Shape, count_splits, default
@@ -211,7 +211,7 @@ def masked_attention(arguments: dict[str, Any]) -> Thunk:
     )
     size = -(-length // (splits * chosen["BLOCK"])) * chosen["BLOCK"]
     chosen["splits"] = splits = -(-length // size)
-    room = reserve(shape, chosen, out.device)
+    scratch = split_workspace(shape, chosen, out.device)
     steps: list[Thunk] = []
     query, keys, values = (side_by_side(tensor, steps) for tensor in (query, keys, values))
     shown = query if mask is None else mask.expand(batch, q_heads, 1, length)
@@ -227,9 +227,9 @@ def masked_attention(arguments: dict[str, Any]) -> Thunk:
         values,
         shown,
         out,
-        room.partials,
-        room.lse,
-        room.counters,
+        scratch.partials,
+        scratch.lse,
+        scratch.counters,
         length,
         splits,
         size,

@@ -22,7 +22,12 @@ import triton.language as tl
 from glmc_runtime.kernels import Thunk, register
 from glmc_runtime.kernels.checks import optional, require_one_device
 from glmc_runtime.kernels.cuda.attention import splits as decode_splits
-from glmc_runtime.kernels.cuda.attention.decode import constants, reserve, shape_of, with_reduction
+from glmc_runtime.kernels.cuda.attention.decode import (
+    constants,
+    shape_of,
+    split_workspace,
+    with_reduction,
+)
 from glmc_runtime.kernels.cuda.attention.online_softmax import (
     LOG2_E,
     attend,
@@ -283,7 +288,7 @@ def rope_decode_attention(arguments: dict[str, Any]) -> Thunk:
         ahead = 0
     meta = constants(shape, chosen, shared["BLOCK_SIZE"]) | shared
     meta["enable_fp_fusion"] = False  # eager code rounds each product of a rotation
-    room = reserve(shape, chosen, out.device)
+    scratch = split_workspace(shape, chosen, out.device)
     attend = partial(
         launch,
         rope_decode_attention_kernel,
@@ -299,10 +304,10 @@ def rope_decode_attention(arguments: dict[str, Any]) -> Thunk:
         tables,
         arguments["context_lengths"],
         out,
-        room.partials,
-        room.lse,
-        room.new_scores,
-        room.counters,
+        scratch.partials,
+        scratch.lse,
+        scratch.new_scores,
+        scratch.counters,
         tables.shape[1],
         chosen["splits"],
         float(arguments["scale"]) * LOG2_E,
@@ -311,4 +316,4 @@ def rope_decode_attention(arguments: dict[str, Any]) -> Thunk:
         pdl=pdl_enabled(out.device),
     )
     values = qkv[:, (shape.q_heads + shape.kv_heads) * shape.head_dim :]
-    return with_reduction(attend, shape, chosen, room, arguments["context_lengths"], out, values)
+    return with_reduction(attend, shape, chosen, scratch, arguments["context_lengths"], out, values)

@@ -26,10 +26,10 @@ from glmc_runtime.kernels.cuda.moe.common import (
     Configuration,
     Experts,
     bind_combine,
-    carve,
     resources,
     sum_of_pairs,
     varied,
+    workspace_views,
 )
 
 
@@ -328,7 +328,7 @@ def bind(call: Experts, configuration: Configuration) -> Thunk:
     device, dtype = call.x.device, call.x.dtype
     shared_gate_up, shared_down = call.shared_weights
     slots = min(call.pairs, call.experts)
-    activated, results, order, ranges = carve(
+    activated, results, order, ranges = workspace_views(
         device,
         (call.rows * call.widest, dtype),
         (call.rows * call.hidden, dtype),

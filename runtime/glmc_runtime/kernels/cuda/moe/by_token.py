@@ -18,7 +18,7 @@ from glmc_runtime.kernels import Thunk
 from glmc_runtime.kernels.cuda.activation import gated
 from glmc_runtime.kernels.cuda.launch import launch
 from glmc_runtime.kernels.cuda.linear.tiles import prefetch
-from glmc_runtime.kernels.cuda.moe.common import Configuration, Experts, carve, varied
+from glmc_runtime.kernels.cuda.moe.common import Configuration, Experts, varied, workspace_views
 
 
 @triton.jit(do_not_specialize=["pairs"])
@@ -223,7 +223,7 @@ def candidates(call: Experts) -> Iterator[Configuration]:
 def bind(call: Experts, configuration: Configuration) -> Thunk:
     c = configuration
     shared_gate_up, shared_down = call.shared_weights
-    (activated,) = carve(call.x.device, (call.rows * call.widest, call.x.dtype))
+    (activated,) = workspace_views(call.x.device, (call.rows * call.widest, call.x.dtype))
     sizes = {
         "TOP_K": call.top_k,
         "H": call.hidden,

@@ -153,8 +153,8 @@ def resources(warps: int, registers: int) -> dict[str, int]:
     return {"num_warps": warps, **({"maxnreg": registers} if registers else {})}
 
 
-def carve(device: torch.device, *parts: tuple[int, torch.dtype]) -> list[torch.Tensor]:
-    """Pieces of the shared work memory, each (elements, dtype), every one aligned to 256 bytes."""
+def workspace_views(device: torch.device, *parts: tuple[int, torch.dtype]) -> list[torch.Tensor]:
+    """Views of the workspace, each (elements, dtype), every one aligned to 256 bytes."""
     sizes = [-(-count * dtype.itemsize // 256) * 64 for count, dtype in parts]
     memory = workspace.floats(device, sum(sizes))
     pieces, start = [], 0

@@ -14,7 +14,12 @@ import torch
 from glmc_runtime.errors import PlanError
 from glmc_runtime.kernels import Thunk
 from glmc_runtime.kernels.cuda.activation import multiply
-from glmc_runtime.kernels.cuda.moe.common import Configuration, Experts, bind_combine, carve
+from glmc_runtime.kernels.cuda.moe.common import (
+    Configuration,
+    Experts,
+    bind_combine,
+    workspace_views,
+)
 from glmc_runtime.kernels.cuda.moe.routing import Routing, bind_routing
 
 _BLOCK_M = 128  # of the table of tiles, which this variant does not look at
@@ -44,7 +49,7 @@ def bind(call: Experts, configuration: Configuration) -> Thunk:
     x, dtype = call.x, call.x.dtype
     pairs, width, shared_width = call.pairs, call.width, call.shared_width
     rows, order64, gathered, merged, activated, results, shared_merged, shared_activated, *ints = (
-        carve(
+        workspace_views(
             x.device,
             (pairs, torch.int32),
             (pairs, torch.int64),

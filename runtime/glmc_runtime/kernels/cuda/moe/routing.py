@@ -98,7 +98,7 @@ class Routing:
 
     @staticmethod
     def sizes(call: Experts, block_m: int) -> list[tuple[int, torch.dtype]]:
-        """What to carve from the work memory, in the order of the fields."""
+        """Sizes of the fields in the workspace, in their order."""
         counts = (call.experts + 1, call.pairs, call.experts, 3 * most_tiles(call, block_m), 1)
         return [(count, torch.int32) for count in counts]
 

@@ -17,7 +17,13 @@ from glmc_runtime.kernels import Thunk
 from glmc_runtime.kernels.cuda.activation import gated
 from glmc_runtime.kernels.cuda.launch import interpreted, launch
 from glmc_runtime.kernels.cuda.linear.tiles import dot
-from glmc_runtime.kernels.cuda.moe.common import Configuration, Experts, bind_combine, carve, varied
+from glmc_runtime.kernels.cuda.moe.common import (
+    Configuration,
+    Experts,
+    bind_combine,
+    varied,
+    workspace_views,
+)
 from glmc_runtime.kernels.cuda.moe.routing import Routing, bind_routing, most_tiles
 
 
@@ -221,7 +227,7 @@ def bind(call: Experts, configuration: Configuration) -> Thunk:
     c = configuration
     dtype, block_m = call.x.dtype, c["rows"]
     shared_gate_up, shared_down = call.shared_weights
-    activated, results, *ints = carve(
+    activated, results, *ints = workspace_views(
         call.x.device,
         (call.rows * call.widest, dtype),
         (call.rows * call.hidden, dtype),
