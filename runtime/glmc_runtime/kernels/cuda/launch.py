@@ -1,8 +1,8 @@
-"""How a kernel is launched: on the device or interpreted, and with a head start or without.
+"""Launch of a kernel: on the device or interpreted, with or without PDL.
 
-The head start is programmatic dependent launch: a kernel may begin while the one before it still
-runs, to load weights, and waits (``gdc_wait``) before it reads or writes anything that others
-touch. A kernel that is launched so must wait in every program, or the order of the chain is lost.
+PDL is programmatic dependent launch: a kernel may begin while the one before it still runs, to
+load weights, and waits (``gdc_wait``) before it reads or writes anything that others touch. A
+kernel that is launched so must wait in every program, or the order of the chain is lost.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def _supports_pdl(capability: tuple[int, int]) -> bool:
 
 
 def pdl_enabled(device: torch.device) -> bool:
-    """Whether kernels on ``device`` get a head start: from Hopper on, unless GLMC_CUDA_PDL=0."""
+    """Whether kernels on ``device`` launch with PDL: from Hopper on, unless GLMC_CUDA_PDL=0."""
     if device.type != "cuda" or interpreted() or os.environ.get("GLMC_CUDA_PDL") == "0":
         return PDL
     return _supports_pdl(torch.cuda.get_device_capability(device))

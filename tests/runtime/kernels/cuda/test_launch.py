@@ -1,4 +1,4 @@
-"""The head start is given only on a device that has it, and can be switched off."""
+"""Programmatic dependent launch is used only on a device that has it, and can be switched off."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_the_kernel_is_told_what_it_gets(
     assert meta["PDL"] is given and meta.get("launch_pdl", False) is given
 
 
-def test_on_hopper_there_is_a_head_start_unless_switched_off(
+def test_hopper_launches_with_pdl_unless_switched_off(
     hopper: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert pdl_enabled(GPU)
@@ -53,7 +53,7 @@ def test_on_hopper_there_is_a_head_start_unless_switched_off(
     assert not pdl_enabled(GPU)
 
 
-def test_no_head_start_on_older_devices_or_interpreted(
+def test_no_pdl_on_older_devices_or_interpreted(
     hopper: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 6))

@@ -5,8 +5,8 @@ split does so with the new key too, writes it and the new value to the cache, an
 token's score to who reduces the splits; nobody reads the new slot, so that no program waits for
 another.
 
-What is cached was written by earlier steps, and lengths, slots and tables before this step: with a
-head start, all of it is read, the first tile of keys and values is loaded and more are asked for,
+What is cached was written by earlier steps, and lengths, slots and tables before this step: with
+PDL, all of it is read, the first tile of keys and values is loaded and more are asked for,
 while the kernel before still multiplies. Only ``qkv`` is waited for.
 """
 
