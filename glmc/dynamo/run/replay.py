@@ -44,7 +44,7 @@ from glmc_runtime.kernels.traced import find_traced_binder
 from glmc_runtime.kernels.vendor import Vendor
 from glmc_runtime.replay.arena import Arena
 from glmc_runtime.replay.bind import Counts, Memory, PhaseBinder, evaluate
-from glmc_runtime.replay.device_order import Turns
+from glmc_runtime.replay.device_order import StreamOrder
 from glmc_runtime.replay.phase import KERNEL_ERRORS
 
 # Bindings kept of each call. One: older ones would keep the caller's old caches alive.
@@ -146,7 +146,7 @@ class TracedReplay:
         self._eager = eager
         self.graph = SteadyGraph(None) if graph is None else graph
         self._lock = threading.Lock()
-        self._turns = Turns(device)
+        self._stream_order = StreamOrder(device)
         self._inputs = Inputs(placeholders, mutated, device)
         self._state = State()
         self._key: tuple[Any, ...] | None = None
@@ -172,7 +172,7 @@ class TracedReplay:
 
     def __call__(self, *arguments: Any) -> list[Any]:
         with self._lock:
-            with self._without_casts(), torch.no_grad(), self._turns.taken() as captured:
+            with self._without_casts(), torch.no_grad(), self._stream_order.enter() as captured:
                 found = self._call(arguments, captured)
             if found is None:
                 with torch.no_grad():
@@ -182,7 +182,7 @@ class TracedReplay:
     def refused(self, arguments: Sequence[Any]) -> tuple[Call, PlanError] | None:
         """Bind all calls for the program's first call, before anything runs: the one that can't be,
         and why; None if all can."""
-        with self._lock, self._without_casts(), torch.no_grad(), self._turns.taken():
+        with self._lock, self._without_casts(), torch.no_grad(), self._stream_order.enter():
             try:
                 key = self._enter(arguments)
             except PlanError:  # the call is refused in the same words, as an error of its own

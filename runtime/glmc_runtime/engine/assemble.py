@@ -27,7 +27,7 @@ from glmc_runtime.replay.arena import Arena
 from glmc_runtime.replay.bind import Memory, PhaseBinder
 from glmc_runtime.replay.buckets import Buckets
 from glmc_runtime.replay.cache import SCRATCH_BLOCK, KVCache, choose_block_count
-from glmc_runtime.replay.device_order import Turns, indexed
+from glmc_runtime.replay.device_order import StreamOrder, indexed
 from glmc_runtime.replay.graph import graphs_for
 from glmc_runtime.replay.inputs import StepInputs
 from glmc_runtime.replay.phase import PhaseReplay
@@ -41,7 +41,7 @@ PREFILL_BINDINGS_KEPT = 64
 @dataclass(frozen=True)
 class Machine:
     """Everything that a session runs on. ``replays`` is by phase; ``exclusive`` keeps the steps of
-    several threads apart, and ``turns`` orders those of several streams of a device."""
+    several threads apart, and ``stream_order`` orders those of several streams of a device."""
 
     device: torch.device
     cache: KVCache
@@ -50,7 +50,7 @@ class Machine:
     decode_buckets: Buckets
     max_context: int
     statistics: Statistics
-    turns: Turns
+    stream_order: StreamOrder
     exclusive: Exclusive
 
 
@@ -122,12 +122,14 @@ def assemble(
         keep = PREFILL_BINDINGS_KEPT if phase == "prefill" else None
         binder = PhaseBinder(plans[phase], memory, keep, profile_ranges)
         replays[phase] = PhaseReplay(binder, inputs, graphs, statistics, keep, guard_steps, watch)
-    turns = Turns(device)
+    stream_order = StreamOrder(device)
     if graphs.on_device:
-        with turns.taken():
+        with stream_order.enter():
             _capture(replays["decode"], decode, manifest.cache.block_size)
     exclusive = Exclusive()
-    return Machine(device, cache, replays, prefill, decode, context, statistics, turns, exclusive)
+    return Machine(
+        device, cache, replays, prefill, decode, context, statistics, stream_order, exclusive
+    )
 
 
 def vendor_of(artifact: Artifact, emulate: bool | None) -> Vendor | None:

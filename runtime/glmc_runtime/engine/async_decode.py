@@ -110,7 +110,7 @@ class GreedySteps:
         sequences as decode leaves them, :class:`NumericsError` where logits are not finite; that
         ends it.
         """
-        with self._machine.exclusive, self._machine.turns.taken():
+        with self._machine.exclusive, self._machine.stream_order.enter():
             return self._step(ahead)
 
     def _step(self, ahead: bool) -> list[int]:

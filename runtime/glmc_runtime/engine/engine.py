@@ -140,7 +140,7 @@ class Engine:
         buckets = self.prefill_buckets, self.decode_buckets
         size, apart = self.manifest.cache.block_size, self._rows_apart
         kept: list[Taken] = []
-        with self._machine.turns.taken():
+        with self._machine.stream_order.enter():
             for replayed in pack(chunks, *buckets, apart):
                 phase, step = step_of(replayed, *buckets, size, apart)
                 wanted = [row for row, chunk in enumerate(replayed) if chunk.logits]

@@ -1,4 +1,4 @@
-"""Which of several cards is meant, and the order of calls that share memory on it."""
+"""The device that a name means, and the stream order of calls that share memory on it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def indexed(device: torch.device) -> torch.device:
     return device
 
 
-class Turns:
-    """Calls that share an arena: each on ``device``, each behind the one before it, on whatever
-    streams they are made. For calls that a lock or a single thread keeps apart on the host."""
+class StreamOrder:
+    """Serialises on ``device`` the calls that share an arena, whatever streams they are made on:
+    each waits for the one before it. On the host a lock or a single thread does so."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -25,9 +25,10 @@ class Turns:
         self._last: torch.cuda.Stream | None = None
 
     @contextmanager
-    def taken(self) -> Iterator[bool]:
-        """A turn, in which the device is the current one: kernels, streams and tuned configurations
-        are of that. Says whether the caller captures a graph, whose order is his own."""
+    def enter(self) -> Iterator[bool]:
+        """One call, in which ``device`` is current: kernels, streams and tuned configurations are
+            of
+        that. Yields whether the caller captures a graph, whose order is his own."""
         if not self._on_device:
             yield False
             return

@@ -15,7 +15,7 @@ from glmc.dynamo.run.device_graph import STEADY, SteadyGraph, capture_for, in_ho
 from glmc.errors import UsageError
 from glmc_runtime.errors import PlanError
 from glmc_runtime.kernels import Thunk
-from glmc_runtime.replay.device_order import Turns
+from glmc_runtime.replay.device_order import StreamOrder
 from glmc_runtime.replay.graph import GraphCaptureError
 from tests.dynamo.compiled import decode, model_of, prompt, static_cache, watched
 
@@ -235,9 +235,9 @@ def test_where_graphs_are_made() -> None:
 def test_a_graph_of_the_caller_keeps_what_its_calls_read(
     capture: FakeCapture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Capturing(Turns):
+    class Capturing(StreamOrder):
         @contextmanager
-        def taken(self) -> Iterator[bool]:
+        def enter(self) -> Iterator[bool]:
             yield True
 
     with watched() as graphs:
@@ -245,7 +245,7 @@ def test_a_graph_of_the_caller_keeps_what_its_calls_read(
         double(torch.ones(3))
         replay = graphs[0].replay
         assert replay._pinned == []
-        monkeypatch.setattr(replay, "_turns", Capturing(torch.device("cpu")))
+        monkeypatch.setattr(replay, "_stream_order", Capturing(torch.device("cpu")))
         for _ in range(2 * STEADY):
             double(torch.ones(3))
         (pinned,) = replay._pinned
