@@ -118,7 +118,7 @@ def test_running_ahead_on_the_device_gives_the_same_tokens(greedy: Path) -> None
         assert [item.tokens for item in completions] == [
             reference_greedy(prompt, 12) for prompt in PROMPTS[:number]
         ]
-    assert session.statistics.run_ahead.ahead > 20
+    assert session.statistics.async_decode.ahead > 20
     assert session.cache.allocator.available == session.cache.allocator.usable
 
 

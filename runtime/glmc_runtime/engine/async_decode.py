@@ -1,10 +1,10 @@
-"""Greedy decode that runs a step ahead: one is enqueued before the tokens of the last are read.
+"""Async decode, greedy: a step is enqueued before the tokens of the in-flight step are read.
 
 Positions, slots, lengths and blocks of the next step are known without its tokens, and those go
 from one step to the next on the device. So the host prepares a step while the device computes the
-one before it, and waits only for the tokens that it hands out.
+one before it, and waits only for the tokens that it returns.
 
-A step that is under way when a sequence leaves computes one token too many for it, which is thrown
+A step that is in flight when a sequence leaves computes one token too many for it, which is thrown
 away. The blocks that it wrote to can be given to others at once: whatever they do with them comes
 later on the same stream.
 """
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from glmc_runtime.engine.assemble import Machine
 
 
-class _Mailbox:
-    """Host memory that the tokens of one step are sent to."""
+class _PinnedResult:
+    """Pinned host memory for the tokens of one step."""
 
     def __init__(self, rows: int, device: torch.device) -> None:
         on_device = device.type == "cuda"
@@ -52,13 +52,13 @@ class _Mailbox:
 
 
 @dataclass(frozen=True)
-class _Flight:
-    """A step that is enqueued: its rows, the position of each, and where its tokens arrive."""
+class _InFlightStep:
+    """An enqueued step: its rows, the position of each, and the host memory of its tokens."""
 
     sequences: list[Sequence]
     changes: list[int]
     starts: list[int]
-    mailbox: _Mailbox
+    result: _PinnedResult
 
     def untouched(self, sequence: Sequence, row: int) -> bool:
         """Whether the sequence is as it was before the step, but for what the step does to it."""
@@ -88,24 +88,24 @@ class GreedySteps:
         self._machine = machine
         self._vocabulary = vocabulary
         self._replay = machine.replays["decode"]
-        self._counts = machine.statistics.run_ahead
-        self._flight: _Flight | None = None
+        self._counts = machine.statistics.async_decode
+        self._in_flight: _InFlightStep | None = None
         self._failure: GlmcError | None = None
-        self._mailboxes = [_Mailbox(rows, machine.device) for _ in range(2)]
+        self._results = [_PinnedResult(rows, machine.device) for _ in range(2)]
         # The tokens of the newest step; rows of padding hold 0.
         self._next = torch.zeros(rows, dtype=torch.int64, device=machine.device)
         self._rows = len(self.sequences)
 
     @property
     def ahead(self) -> bool:
-        """Whether a step is under way whose tokens were not handed out yet."""
-        return self._flight is not None
+        """Whether a step is in flight whose tokens were not returned yet."""
+        return self._in_flight is not None
 
     @torch.inference_mode()
     def step(self, ahead: bool = True) -> list[int]:
-        """Decode the newest token of each sequence and return the tokens behind them.
+        """Decode the newest token of each sequence and return the tokens after them.
 
-        With ``ahead`` the step behind this one is enqueued, too, where context and blocks allow it.
+        With ``ahead`` the step after this one is enqueued, too, where context and blocks allow it.
         Raises what :meth:`glmc_runtime.generate.session.Session.decode` does and, with the
         sequences as decode leaves them, :class:`NumericsError` where logits are not finite; that
         ends it.
@@ -118,40 +118,40 @@ class GreedySteps:
         failure, self._failure = self._failure, None
         if failure is not None:
             raise failure
-        flight, self._flight = self._flight, None
-        if flight is not None and not self._holds(flight):
-            self._counts.discarded += len(flight.sequences)
-            flight = None
-        if flight is None:
-            flight = self._launch(self._first_chunks(), None)
-        if ahead and len(flight.sequences) == len(self.sequences):
-            self._launch_ahead(flight)
+        in_flight, self._in_flight = self._in_flight, None
+        if in_flight is not None and not self._is_current(in_flight):
+            self._counts.discarded += len(in_flight.sequences)
+            in_flight = None
+        if in_flight is None:
+            in_flight = self._launch(self._first_chunks(), None)
+        if ahead and len(in_flight.sequences) == len(self.sequences):
+            self._launch_ahead(in_flight)
         waiting = perf_counter()
-        ids = flight.mailbox.read(len(flight.sequences))
+        ids = in_flight.result.read(len(in_flight.sequences))
         ended = perf_counter()
         self._counts.steps += 1
         self._counts.waited += ended - waiting
         self._counts.seconds += ended - started
-        return self._book(flight, ids)
+        return self._commit(in_flight, ids)
 
     def leave(self, sequence: Sequence) -> None:
-        """Let a sequence out; its row of a step that is under way is thrown away."""
+        """Let a sequence out; its row of a step in flight is thrown away."""
         with self._machine.exclusive:
             if sequence not in self.sequences:
                 raise RequestError("the sequence is none of this batch", found=shown(sequence))
             row = self.sequences.index(sequence)
             del self.sequences[row], self._tokens[row]
             self._failure = None  # of a batch that is no more
-            self._give_back(sequence)
+            self._free_spare_block(sequence)
 
     def close(self) -> None:
         """Let all sequences out, each as decode would have left it."""
         with self._machine.exclusive:
-            if self._flight is not None:
-                self._counts.discarded += len(self._flight.sequences)
-            self._flight = self._failure = None
+            if self._in_flight is not None:
+                self._counts.discarded += len(self._in_flight.sequences)
+            self._in_flight = self._failure = None
             for sequence in self.sequences:
-                self._give_back(sequence)
+                self._free_spare_block(sequence)
             self.sequences, self._tokens = [], []
 
     def __iter__(self) -> GreedySteps:
@@ -174,12 +174,12 @@ class GreedySteps:
     ) -> None:
         self.close()
 
-    def _holds(self, flight: _Flight) -> bool:
+    def _is_current(self, in_flight: _InFlightStep) -> bool:
         """Whether a step is still that of its sequences: nothing else was done to one since."""
         inside = {id(sequence) for sequence in self.sequences}
         return all(
-            flight.untouched(sequence, row)
-            for row, sequence in enumerate(flight.sequences)
+            in_flight.untouched(sequence, row)
+            for row, sequence in enumerate(in_flight.sequences)
             if id(sequence) in inside
         )
 
@@ -192,20 +192,20 @@ class GreedySteps:
             for sequence, token in zip(self.sequences, self._tokens, strict=True)
         ]
 
-    def _launch_ahead(self, flight: _Flight) -> None:
-        """Enqueue the step behind ``flight``.
+    def _launch_ahead(self, in_flight: _InFlightStep) -> None:
+        """Enqueue the step after ``in_flight``.
 
         Where blocks are short, nothing is ahead: the same step is tried again when its turn comes.
-        Any other error waits until the tokens of ``flight`` are handed out, and is raised then.
+        Any other error waits until the tokens of ``in_flight`` are returned, and is raised then.
         """
-        if max(flight.starts) + 2 > self._machine.max_context:
+        if max(in_flight.starts) + 2 > self._machine.max_context:
             return
         chunks = [
             Chunk((0,), start + 1, sequence.blocks)
-            for sequence, start in zip(flight.sequences, flight.starts, strict=True)
+            for sequence, start in zip(in_flight.sequences, in_flight.starts, strict=True)
         ]
         try:
-            self._flight = self._launch(chunks, self._next)
+            self._in_flight = self._launch(chunks, self._next)
         except CapacityError:
             return
         except GlmcError as error:
@@ -213,27 +213,29 @@ class GreedySteps:
             return
         self._counts.ahead += 1
 
-    def _launch(self, chunks: list[Chunk], tokens: torch.Tensor | None) -> _Flight:
+    def _launch(self, chunks: list[Chunk], tokens: torch.Tensor | None) -> _InFlightStep:
         machine, rows = self._machine, len(chunks)
         reserve(machine.cache, chunks)
         bucket = machine.decode_buckets.choose(rows)
         step = Step(chunks, bucket, bucket, machine.cache.spec.block_size)
         greedy = self._replay.run_greedy(step, tokens)
-        mailbox = self._mailboxes[0]
-        mailbox.send(greedy)
-        self._mailboxes.reverse()
+        result = self._results[0]
+        result.send(greedy)
+        self._results.reverse()
         if rows != self._rows:
             self._next.zero_()
             self._rows = rows
         # Where logits are not finite the token is -1, which no embedding has.
         torch.clamp(greedy, min=0, out=self._next[:rows])
         changes = [sequence.changes for sequence in self.sequences]
-        return _Flight(list(self.sequences), changes, [chunk.start for chunk in chunks], mailbox)
+        return _InFlightStep(
+            list(self.sequences), changes, [chunk.start for chunk in chunks], result
+        )
 
-    def _book(self, flight: _Flight, ids: list[int]) -> list[int]:
+    def _commit(self, in_flight: _InFlightStep, ids: list[int]) -> list[int]:
         """Leave the sequences as decode would, with the new tokens to be decoded next."""
         places = {id(sequence): place for place, sequence in enumerate(self.sequences)}
-        for sequence, token in zip(flight.sequences, ids, strict=True):
+        for sequence, token in zip(in_flight.sequences, ids, strict=True):
             place = places.get(id(sequence))
             if place is None:
                 self._counts.discarded += 1
@@ -247,7 +249,7 @@ class GreedySteps:
             raise error
         return list(self._tokens)
 
-    def _give_back(self, sequence: Sequence) -> None:
+    def _free_spare_block(self, sequence: Sequence) -> None:
         """Free the block that a sequence was given for a step that it does not take."""
         kept = blocks_for(sequence.cached, self._machine.cache.spec.block_size)
         self._machine.cache.allocator.free(sequence.blocks[kept:])

@@ -130,7 +130,7 @@ class Generation:
         """Run steps until one draws tokens; their events, none when all requests have finished."""
         while self._waiting or self._running:
             steps = self._steps
-            events = self._step() if steps is None else self._step_ahead(steps)
+            events = self._step() if steps is None else self._async_step(steps)
             if events:
                 return events
         return []
@@ -151,11 +151,11 @@ class Generation:
             if not self._admittable() and not self.wait():
                 raise self._starved()
             return []
-        if self._may_run_ahead():
+        if self._may_decode_async():
             sequences = [request.sequence for request in self._running]
             tokens = [request.token for request in self._running]
             self._steps = self._engine.greedy_steps(sequences, tokens)
-            return self._step_ahead(self._steps)
+            return self._async_step(self._steps)
         parts, drawing = self._next_step()
         return self._draw(parts, drawing)
 
@@ -245,14 +245,14 @@ class Generation:
         self._engine.statistics.preempted += 1
         return True
 
-    def _may_run_ahead(self) -> bool:
+    def _may_decode_async(self) -> bool:
         return (
             self._engine.greedy
             and not self._waiting
             and not any(item.sampler.needs_logits or item.prompt_left for item in self._running)
         )
 
-    def _step_ahead(self, steps: GreedySteps) -> list[Event]:
+    def _async_step(self, steps: GreedySteps) -> list[Event]:
         """Decode by steps that run ahead, until none is: a request ended, or blocks are short."""
         batch = list(self._running)
         ends = any([self._ends_next(request) for request in batch])

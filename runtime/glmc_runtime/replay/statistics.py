@@ -30,9 +30,9 @@ class Time:
 
 
 @dataclass
-class RunAhead:
-    """Greedy decode a step ahead: ``steps`` whose tokens were handed out, those of them that were
-    enqueued ``ahead`` (or thrown away since), and tokens ``discarded``: computed for nobody.
+class AsyncDecode:
+    """Async decode: ``steps`` whose tokens were returned, those of them that were enqueued
+    ``ahead`` (or thrown away since), and tokens ``discarded``: computed for nobody.
 
     ``seconds`` is all time in these steps, of which the host ``waited`` for tokens.
     """
@@ -62,7 +62,7 @@ class Statistics:
     preempted: int = 0
     vendor_calls: Counter[str] | None = None
     interpreted: bool = False
-    run_ahead: RunAhead = field(default_factory=RunAhead)
+    async_decode: AsyncDecode = field(default_factory=AsyncDecode)
 
     def count_step(self, phase: str, symbols: Symbols) -> None:
         counts = self.buckets.get((phase, symbols.tokens))
@@ -114,12 +114,12 @@ class Statistics:
             "guard_steps": dict(sorted(self.guard_steps.items())),
             "finished": dict(sorted(self.finished.items())),
             "preempted": self.preempted,
-            "run_ahead": {
-                "steps": self.run_ahead.steps,
-                "ahead": self.run_ahead.ahead,
-                "discarded_tokens": self.run_ahead.discarded,
-                "seconds": self.run_ahead.seconds,
-                "waited_seconds": self.run_ahead.waited,
+            "async_decode": {
+                "steps": self.async_decode.steps,
+                "ahead": self.async_decode.ahead,
+                "discarded_tokens": self.async_decode.discarded,
+                "seconds": self.async_decode.seconds,
+                "waited_seconds": self.async_decode.waited,
             },
             "vendor_calls": dict(sorted((self.vendor_calls or {}).items())),
         }
@@ -146,8 +146,8 @@ class Statistics:
             graphs = sum(time.count for time in self.captures.values())
             seconds = sum(time.seconds for time in self.captures.values())
             lines.append(f"captured {graphs} graphs in {seconds:.2f} s")
-        if self.run_ahead.steps:
-            ahead = self.run_ahead
+        if self.async_decode.steps:
+            ahead = self.async_decode
             lines.append(
                 f"{ahead.steps} greedy steps in {ahead.seconds:.3f} s, {ahead.waited:.3f} s of it "
                 f"waiting for tokens; {ahead.ahead} ran ahead, {ahead.discarded} tokens discarded"

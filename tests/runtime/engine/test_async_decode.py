@@ -64,7 +64,7 @@ def test_each_turn_leaves_what_decode_leaves(session: Session, ahead: Session, r
     assert _state(sequences) == _state(plain)
     assert _blocks(sequences) == _blocks(plain)
     assert ahead.cache.allocator.available == session.cache.allocator.available
-    counts = ahead.statistics.run_ahead
+    counts = ahead.statistics.async_decode
     assert (counts.steps, counts.ahead, counts.discarded) == (20, 20, rows)
 
 
@@ -109,7 +109,7 @@ def test_generation_gives_the_same_events(
 
 def test_a_batch_that_ends_by_length_discards_nothing(greedy_path: Path) -> None:
     session, _ = _events(greedy_path, prompts=PROMPTS[:3], max_new_tokens=12, ignore_eos=True)
-    counts = session.statistics.to_json()["run_ahead"]
+    counts = session.statistics.to_json()["async_decode"]
     assert counts["steps"] == counts["ahead"] + 1 > 5
     assert counts["discarded_tokens"] == 0
     assert "ran ahead, 0 tokens discarded" in session.statistics.summary()
@@ -127,19 +127,19 @@ def test_a_request_that_stops_has_its_next_token_discarded(greedy_path: Path) ->
         ignore_eos=True,
     )
     assert [event.token for event in events] == tokens[: place + 1]
-    assert session.statistics.run_ahead.discarded == 1
+    assert session.statistics.async_decode.discarded == 1
 
 
 def test_a_sampling_batch_does_not_run_ahead(greedy_path: Path) -> None:
     sampling = SamplingParameters(1.0, seed=3)
     session, _ = _events(greedy_path, max_new_tokens=5, sampling=sampling, ignore_eos=True)
-    assert session.statistics.run_ahead.steps == 0
+    assert session.statistics.async_decode.steps == 0
     assert "greedy steps" not in session.statistics.summary()
 
 
 def test_closing_a_stream_gives_the_blocks_back(ahead: Session) -> None:
     stream = ahead.stream(PROMPTS[:3], max_new_tokens=20, ignore_eos=True)
-    while not ahead.statistics.run_ahead.ahead:
+    while not ahead.statistics.async_decode.ahead:
         next(stream)
     stream.close()  # type: ignore[attr-defined]
     assert ahead.cache.allocator.available == ahead.cache.allocator.usable
@@ -162,7 +162,7 @@ def test_a_sequence_leaves_and_the_others_keep_their_step(session: Session, ahea
             assert steps.sequences == sequences
             assert steps.ahead  # taken as it is, but for the row of the one that left
     assert _state(sequences) == _state(plain)
-    assert ahead.statistics.run_ahead.discarded == 2  # and the last is still under way
+    assert ahead.statistics.async_decode.discarded == 2  # and the last is still under way
     steps.close()
     assert list(steps) == []
     assert _blocks(sequences) == _blocks(plain)

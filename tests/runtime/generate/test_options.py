@@ -258,13 +258,13 @@ def test_options_never_take_the_greedy_tokens_of_the_plans(
     common = {"max_new_tokens": 6, "generation_config": False}
     options = {"seed": 1, **options}
     (found,) = session.generate(PROMPTS[0], **options, **common)
-    assert session.statistics.run_ahead.steps == 0
+    assert session.statistics.async_decode.steps == 0
     assert glmc_runtime.load(toy_path).generate(PROMPTS[0], **options, **common) == [found]
     mixed = session.generate(PROMPTS[:2], options=[options, None], **common)
     assert mixed[0].tokens == found.tokens  # logprobs may differ in their last bits
     assert mixed[1].tokens == reference_greedy(PROMPTS[1], 6)[: len(mixed[1].tokens)]
     assert session.generate(PROMPTS[1], ignore_eos=True, **common)
-    assert session.statistics.run_ahead.steps > 0
+    assert session.statistics.async_decode.steps > 0
 
 
 def test_log_probabilities_of_greedy_tokens(session: Session) -> None:

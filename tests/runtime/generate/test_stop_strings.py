@@ -162,9 +162,9 @@ def test_each_of_several_answers_stops_for_itself(worded: Session) -> None:
     assert worded.cache.allocator.available == worded.cache.allocator.usable
 
 
-def test_a_stop_string_does_not_keep_greedy_texts_from_running_ahead(worded: Session) -> None:
+def test_a_stop_string_does_not_keep_greedy_texts_from_async_decode(worded: Session) -> None:
     worded.generate(PROMPTS[0], max_new_tokens=LENGTH, ignore_eos=True, stop="never")
-    assert (worded.statistics.run_ahead.steps > 0) == worded.greedy
+    assert (worded.statistics.async_decode.steps > 0) == worded.greedy
 
 
 def test_what_can_not_be_a_stop_string(worded: Session, session: Session) -> None:
