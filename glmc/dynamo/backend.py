@@ -27,7 +27,12 @@ from glmc.dynamo.compile.lower import TracedPlan, lower_traced
 from glmc.dynamo.compile.normal_form import Traced, normal_form
 from glmc.dynamo.device import device_of, refuse_capture, refuse_device, target_of
 from glmc.dynamo.options import DynamoOptions, read_options
-from glmc.dynamo.run.device_graph import SteadyGraph, capture_for, in_host_memory, obstacles
+from glmc.dynamo.run.device_graph import (
+    CachedDeviceGraph,
+    capture_blockers,
+    capture_for,
+    in_host_memory,
+)
 from glmc.dynamo.run.prove import Verified
 from glmc.dynamo.run.replay import TracedReplay
 from glmc.dynamo.run.weights import LiveWeights
@@ -167,11 +172,11 @@ def _replay(
     }
     weights = LiveWeights(plan.weights, traced.placeholders, constants, device)
     hosts = in_host_memory(traced.placeholders, examples, traced.mutated, device)
-    against = obstacles(traced.program, hosts)
+    blockers = capture_blockers(traced.program, hosts)
     emulated = vendor is not None and vendor.emulated
-    graph = SteadyGraph(
-        capture_for(device, options.graph_capture, against, emulated),
-        insist=bool(options.graph_capture),
+    graph = CachedDeviceGraph(
+        capture_for(device, options.graph_capture, blockers, emulated),
+        required=bool(options.graph_capture),
     )
     reader = strided_reader(traced.program)
     if reader is not None:

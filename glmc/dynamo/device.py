@@ -60,7 +60,7 @@ def refuse_device(target: str, device: torch.device) -> None:
 
 
 def refuse_capture(options: DynamoOptions, device: torch.device) -> None:
-    """Raise UsageError where device graphs are insisted on and the device has none."""
+    """Raise UsageError where device graphs are required and the device has none."""
     if options.graph_capture and device.type == "cpu":
         raise UsageError(
             "option 'graph_capture' asks for device graphs, and the inputs are on the CPU",

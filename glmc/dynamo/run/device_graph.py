@@ -1,8 +1,8 @@
-"""The bound calls of a traced program as one device graph, while nothing that they read moves.
+"""The bound calls of a traced program as one device graph, cached while addresses are stable.
 
 A graph freezes addresses and sizes. Calls over the same ones are counted; the third in a row is
-captured while it runs, and from then on the graph is replayed. As soon as anything moves, the graph
-is dropped, and counting begins anew.
+captured while it runs, and from then on the graph is replayed. As soon as an address or size
+changes, the graph is dropped, and counting begins anew.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from glmc_runtime.errors import PlanError
 from glmc_runtime.kernels import Thunk
 from glmc_runtime.replay.graph import CudaGraphs, GraphCapture, GraphCaptureError
 
-STEADY = 3
+CALLS_BEFORE_CAPTURE = 3
 """Calls over the same memory, the captured one included, before there is a graph."""
 
 _READS_HOST = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape)
 _BY_INDEX = ("aten.index", "aten.index_put")
 
 
-class SteadyGraph:
+class CachedDeviceGraph:
     """``make`` gives the capture of the device, None where calls are always called one by one.
 
-    ``insist``: raise where a capture fails, instead of calling one by one from then on.
+    ``required``: raise where a capture fails, instead of calling one by one from then on.
     """
 
-    def __init__(self, make: Callable[[], GraphCapture] | None, insist: bool = False) -> None:
+    def __init__(self, make: Callable[[], GraphCapture] | None, required: bool = False) -> None:
         self._make = make
-        self._insist = insist
+        self._required = required
         self._capture: GraphCapture | None = None
         self._key: Hashable = None
         self._seen = 0
@@ -51,12 +51,12 @@ class SteadyGraph:
         """Why a capture failed, after which none is tried."""
 
     @property
-    def held(self) -> bool:
+    def is_cached(self) -> bool:
         """Whether there is a graph that the next call replays."""
         return self._graph is not None
 
     def drop(self) -> None:
-        """The graph and what it holds; called before anything that it reads is let go of."""
+        """Drop the graph and what it holds; called before anything that it reads is freed."""
         self._key, self._seen, self._graph = None, 0, None
 
     def thunks(self, key: Hashable, bound: tuple[Thunk, ...]) -> tuple[Thunk, ...]:
@@ -64,7 +64,7 @@ class SteadyGraph:
         to be asked while the caller captures a graph of his own."""
         if self._make is None or not bound:
             return bound
-        if self.failure is not None:  # where a graph is insisted on
+        if self.failure is not None:  # where a graph is required
             raise self._refusal()
         if key != self._key:
             self.drop()
@@ -73,7 +73,7 @@ class SteadyGraph:
             self.replays += 1
             return self._graph
         self._seen += 1
-        if self._seen < STEADY:
+        if self._seen < CALLS_BEFORE_CAPTURE:
             return bound
         return self._captured(self._make, bound)
 
@@ -87,7 +87,7 @@ class SteadyGraph:
             self._graph = self._capture.capture(bound)
         except GraphCaptureError as error:
             self.failure = str(error)
-            if self._insist:
+            if self._required:
                 raise self._refusal() from error
             self._make = None
             say(f"no device graph, so calls go one by one: {error}")
@@ -109,42 +109,42 @@ def inside_capture() -> bool:
 
 
 def capture_for(
-    device: torch.device, wanted: bool | None, obstacles: Iterable[str], emulated: bool
+    device: torch.device, wanted: bool | None, capture_blockers: Iterable[str], emulated: bool
 ) -> Callable[[], GraphCapture] | None:
-    """How graphs are captured on ``device``, None where they can't be or must not.
+    """The capture of graphs on ``device``, None where they can't be captured or must not.
 
-    Raises UsageError where they are insisted on (``wanted``) and something stands against them.
+    Raises UsageError where they are required (``wanted``) and something prevents them.
     """
     if wanted is False or device.type != "cuda":
         return None
-    against = list(obstacles)
+    blockers = list(capture_blockers)
     if emulated:
-        against.insert(0, "the vendor's library is emulated on the host")
-    if not against:
+        blockers.insert(0, "the vendor's library is emulated on the host")
+    if not blockers:
         return lambda: CudaGraphs(one_at_a_time=True)
     if wanted:
         raise UsageError(
             "option 'graph_capture' asks for a device graph, which this graph can't be",
             place=PLACE,
             expected="values that stay on the device",
-            found="; ".join(against[:3]),
+            found="; ".join(blockers[:3]),
             remedy="leave 'graph_capture' out of options: such calls go one by one then",
         )
     return None
 
 
-def obstacles(program: Program, hosts: Iterable[str]) -> Iterator[str]:
-    """What a device graph can't hold: values in host memory, whose names are ``hosts``, results
-    that the host reads, and random numbers."""
+def capture_blockers(program: Program, hosts: Iterable[str]) -> Iterator[str]:
+    """Why a program can't be a device graph: values in host memory, whose names are ``hosts``,
+    results that the host reads, and random numbers."""
     for name in hosts:
         yield f"'{name}' is in host memory"
     for node in program.graph.nodes:
-        reason = _obstacle(node) if isinstance(node.target, OpOverload) else None
+        reason = _capture_blocker(node) if isinstance(node.target, OpOverload) else None
         if reason is not None:
             yield f"{node.meta['id']}: {m.op_name(node)} {reason}"
 
 
-def _obstacle(node: Node) -> str | None:
+def _capture_blocker(node: Node) -> str | None:
     tags = node.target.tags  # type: ignore[union-attr]
     if any(tag in tags for tag in _READS_HOST) and not m.is_op(node, *_BY_INDEX):
         return "has a result that the host reads"

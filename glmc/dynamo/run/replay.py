@@ -18,7 +18,7 @@ from torch import Tensor
 
 from glmc.dynamo.compile.lower import TracedPlan
 from glmc.dynamo.compile.normal_form import Placeholder
-from glmc.dynamo.run.device_graph import SteadyGraph
+from glmc.dynamo.run.device_graph import CachedDeviceGraph
 from glmc.dynamo.run.inputs import Inputs
 from glmc.dynamo.run.outputs import Handed, hand_back
 from glmc.dynamo.run.weights import LiveWeights
@@ -135,7 +135,7 @@ class TracedReplay:
         device: torch.device,
         vendor: Vendor | None,
         eager: Callable[..., Any],
-        graph: SteadyGraph | None = None,
+        graph: CachedDeviceGraph | None = None,
         left: bool = False,
     ) -> None:
         self.plan = plan
@@ -144,7 +144,7 @@ class TracedReplay:
         self._vendor = vendor
         self._weights = weights
         self._eager = eager
-        self.graph = SteadyGraph(None) if graph is None else graph
+        self.graph = CachedDeviceGraph(None) if graph is None else graph
         self._lock = threading.Lock()
         self._stream_order = StreamOrder(device)
         self._inputs = Inputs(placeholders, mutated, device)

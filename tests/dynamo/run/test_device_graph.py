@@ -11,7 +11,13 @@ import torch
 from torch import Tensor
 
 from glmc.dynamo.compile.normal_form import Placeholder
-from glmc.dynamo.run.device_graph import STEADY, SteadyGraph, capture_for, in_host_memory, obstacles
+from glmc.dynamo.run.device_graph import (
+    CALLS_BEFORE_CAPTURE,
+    CachedDeviceGraph,
+    capture_blockers,
+    capture_for,
+    in_host_memory,
+)
 from glmc.errors import UsageError
 from glmc_runtime.errors import PlanError
 from glmc_runtime.kernels import Thunk
@@ -55,7 +61,7 @@ def capture(monkeypatch: pytest.MonkeyPatch) -> FakeCapture:
     return made
 
 
-def run(graph: SteadyGraph, key: str, thunk: Thunk) -> None:
+def run(graph: CachedDeviceGraph, key: str, thunk: Thunk) -> None:
     for each in graph.thunks(key, (thunk,)):
         each()
 
@@ -67,42 +73,42 @@ def counted() -> tuple[list[int], Callable[[], None]]:
 
 def test_the_third_call_in_a_row_is_captured_and_each_runs_once() -> None:
     capture = FakeCapture()
-    graph = SteadyGraph(lambda: capture)
+    graph = CachedDeviceGraph(lambda: capture)
     count, thunk = counted()
-    for call in range(1, STEADY + 4):
+    for call in range(1, CALLS_BEFORE_CAPTURE + 4):
         run(graph, "here", thunk)
         assert len(count) == call
-        assert graph.held is (call >= STEADY)
+        assert graph.is_cached is (call >= CALLS_BEFORE_CAPTURE)
     assert (graph.captures, graph.replays) == (capture.captures, capture.replays) == (1, 3)
 
 
 def test_another_key_drops_the_graph() -> None:
-    graph = SteadyGraph(FakeCapture)
+    graph = CachedDeviceGraph(FakeCapture)
     count, thunk = counted()
     for key in ("a", "a", "b", "a", "a", "a", "b", "b", "b"):
         run(graph, key, thunk)
-        assert graph.held is (len(count) in (6, 9))
+        assert graph.is_cached is (len(count) in (6, 9))
     assert graph.captures == 2
 
 
 def test_a_capture_that_fails_is_said_and_not_tried_again(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    graph = SteadyGraph(lambda: FakeCapture(fails=True))
+    graph = CachedDeviceGraph(lambda: FakeCapture(fails=True))
     count, thunk = counted()
-    for _ in range(STEADY + 2):
+    for _ in range(CALLS_BEFORE_CAPTURE + 2):
         run(graph, "here", thunk)
-    assert len(count) == STEADY + 2
+    assert len(count) == CALLS_BEFORE_CAPTURE + 2
     assert graph.failure is not None
-    assert not graph.held
+    assert not graph.is_cached
     assert capsys.readouterr().err.count("no device graph, so calls go one by one: operation") == 1
 
 
 def test_a_capture_that_fails_is_an_error_where_it_is_insisted_on() -> None:
-    graph = SteadyGraph(lambda: FakeCapture(fails=True), insist=True)
-    for call in range(1, STEADY + 3):  # every call says so, not the first alone
+    graph = CachedDeviceGraph(lambda: FakeCapture(fails=True), required=True)
+    for call in range(1, CALLS_BEFORE_CAPTURE + 3):  # every call says so, not the first alone
         refused = pytest.raises(PlanError, match=r"could not be captured.*stream is capturing")
-        with refused if call >= STEADY else nullcontext():
+        with refused if call >= CALLS_BEFORE_CAPTURE else nullcontext():
             run(graph, "here", lambda: None)
 
 
@@ -110,7 +116,7 @@ def test_a_kernel_that_fails_is_no_matter_of_the_capture() -> None:
     def broken() -> None:
         raise RuntimeError("the kernel's own")
 
-    graph = SteadyGraph(FakeCapture)
+    graph = CachedDeviceGraph(FakeCapture)
     graph.thunks("here", (broken,))
     graph.thunks("here", (broken,))
     with pytest.raises(RuntimeError, match="the kernel's own"):
@@ -124,9 +130,9 @@ def test_an_error_that_comes_when_the_device_is_waited_for_is_no_matter_of_the_c
             super().capture(thunks)
             raise RuntimeError("an illegal memory access")
 
-    graph = SteadyGraph(Late)
+    graph = CachedDeviceGraph(Late)
     with pytest.raises(RuntimeError, match="illegal"):
-        for _ in range(STEADY):
+        for _ in range(CALLS_BEFORE_CAPTURE):
             run(graph, "here", lambda: None)
     assert graph.failure is None
 
@@ -139,13 +145,13 @@ def test_a_static_cache_is_one_graph(capture: FakeCapture) -> None:
         cache = static_cache(model)
         found = decode(model, forward, 12, cache, prompt(2))
         assert torch.equal(found.argmax(-1), expected.argmax(-1))
-        assert (capture.captures, capture.replays) == (1, 12 - STEADY)
+        assert (capture.captures, capture.replays) == (1, 12 - CALLS_BEFORE_CAPTURE)
         cache.reset()  # the same memory
         assert torch.equal(decode(model, forward, 12, cache, prompt(2)), found)
-        assert (capture.captures, capture.replays) == (1, 24 - STEADY)
+        assert (capture.captures, capture.replays) == (1, 24 - CALLS_BEFORE_CAPTURE)
         other = decode(model, forward, 12, static_cache(model), prompt(2))
     assert torch.equal(other, found)
-    assert (capture.captures, capture.replays) == (2, 36 - 2 * STEADY)
+    assert (capture.captures, capture.replays) == (2, 36 - 2 * CALLS_BEFORE_CAPTURE)
     assert len(graphs) == 1
 
 
@@ -165,19 +171,19 @@ def test_a_changed_weight_drops_the_graph(capture: FakeCapture) -> None:
     x = torch.ones(2, 4)
     with watched() as graphs:
         forward = torch.compile(linear.forward, backend="kunlun")
-        for _ in range(STEADY + 1):
+        for _ in range(CALLS_BEFORE_CAPTURE + 1):
             forward(x)
-        assert graphs[0].replay.graph.held
+        assert graphs[0].replay.graph.is_cached
         linear.weight.zero_()
         torch.testing.assert_close(forward(x), linear.bias.expand(2, 4))
-    assert not graphs[0].replay.graph.held
+    assert not graphs[0].replay.graph.is_cached
 
 
 def test_outputs_of_a_graph_are_not_overwritten(capture: FakeCapture) -> None:
     with watched():
         double = torch.compile(lambda x: x * 2, backend="kunlun")
         found = [double(torch.full((3,), float(step))) for step in range(6)]
-    assert capture.replays == 6 - STEADY
+    assert capture.replays == 6 - CALLS_BEFORE_CAPTURE
     assert [item[0].item() for item in found] == [0, 2, 4, 6, 8, 10]
 
 
@@ -189,11 +195,11 @@ def against(function: Any, *inputs: Tensor) -> list[str]:
     seen: list[list[str]] = []
 
     def keep(program: Any, hosts: Any) -> list[str]:
-        seen.append(list(obstacles(program, hosts)))
+        seen.append(list(capture_blockers(program, hosts)))
         return seen[-1]
 
     with pytest.MonkeyPatch.context() as patch, watched():
-        patch.setattr("glmc.dynamo.backend.obstacles", keep)
+        patch.setattr("glmc.dynamo.backend.capture_blockers", keep)
         torch.compile(function, backend="kunlun", fullgraph=True)(*inputs)
     return seen[0]
 
@@ -246,7 +252,7 @@ def test_a_graph_of_the_caller_keeps_what_its_calls_read(
         replay = graphs[0].replay
         assert replay._pinned == []
         monkeypatch.setattr(replay, "_stream_order", Capturing(torch.device("cpu")))
-        for _ in range(2 * STEADY):
+        for _ in range(2 * CALLS_BEFORE_CAPTURE):
             double(torch.ones(3))
         (pinned,) = replay._pinned
         assert (capture.captures, capture.replays) == (0, 0)  # calls go one by one into his graph
