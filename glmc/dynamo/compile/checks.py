@@ -29,7 +29,7 @@ def refuse_gradients(module: GraphModule, examples: Sequence[Any]) -> None:
     """Raise UsageError where a graph would have to be differentiated: one of its results, as
     Dynamo saw them, carries gradients."""
     wanted = [item for item in examples if isinstance(item, Tensor) and item.requires_grad]
-    if wanted and torch.is_grad_enabled() and any(map(_carries_gradients, handed_back(module))):
+    if wanted and torch.is_grad_enabled() and any(map(_carries_gradients, traced_outputs(module))):
         raise UsageError(
             "backend 'kunlun' is for inference only: this graph needs gradients",
             place="torch.compile(..., backend='kunlun')",
@@ -39,7 +39,7 @@ def refuse_gradients(module: GraphModule, examples: Sequence[Any]) -> None:
         )
 
 
-def handed_back(module: GraphModule) -> list[Any]:
+def traced_outputs(module: GraphModule) -> list[Any]:
     """Dynamo's values of what its ``module`` returns, in order: fake tensors, numbers, None."""
     output = next(node for node in reversed(module.graph.nodes) if node.op == "output")
     items, _ = tree_flatten(output.args[0])

@@ -19,7 +19,7 @@ from torch.fx import Node
 from glmc.dynamo.compile.normal_form import Result, Traced
 from glmc.dynamo.compile.sizes import TracedSizes
 from glmc.dynamo.compile.views import VIEWS, ViewLowering
-from glmc.dynamo.run.outputs import Handed, places
+from glmc.dynamo.run.outputs import OutputAlias, output_aliases
 from glmc.errors import AbiError, InternalError, LoweringError
 from glmc.ir import match as m
 from glmc.ir.match import NearMiss
@@ -50,7 +50,8 @@ _IN_PLACE = {
 
 @dataclass(frozen=True)
 class TracedPlan:
-    """Calls over buffers, and what the compiled function returns: :class:`Handed`, sizes, None."""
+    """Calls over buffers, and what the compiled function returns: :class:`OutputAlias`, sizes,
+    None."""
 
     buffers: tuple[Scratch, ...]
     calls: tuple[Call, ...]
@@ -107,13 +108,13 @@ class _TracedLowering(ViewLowering):
         self.node = output
         self.op = Op("output", "output", "", None, {}, self.program.phase)
         fakes = [getattr(item, "fake", None) for item in self.traced.outputs]
-        handed = places(self.traced.given, fakes, self.sizes)
-        self._set_apart(handed)
+        aliases = output_aliases(self.traced.given, fakes, self.sizes)
+        self._set_apart(aliases)
         for name, value in self._new_values().items():
             target = InputArgument(name)
             if value.argument != target:
                 self._store(value, target)
-        outputs = tuple(map(self._returned, self.traced.outputs, handed))
+        outputs = tuple(map(self._returned, self.traced.outputs, aliases))
         plain = tuple(call for call in self.calls if call.function.startswith("aten.any"))
         return TracedPlan(
             tuple(self.buffers),
@@ -132,11 +133,11 @@ class _TracedLowering(ViewLowering):
         found = self.traced.mutated.items()
         return {name: self.value_of(self.traced.node(result)) for name, result in found}
 
-    def _set_apart(self, handed: Sequence[Handed | None]) -> None:
+    def _set_apart(self, aliases: Sequence[OutputAlias | None]) -> None:
         """Copies, before any input takes its new value: of outputs with memory of their own whose
         value is in an input that will be written, and of such new values of other inputs."""
-        for item, place in zip(self.traced.outputs, handed, strict=True):
-            if place is None or place.position is not None:
+        for item, alias in zip(self.traced.outputs, aliases, strict=True):
+            if alias is None or alias.position is not None:
                 continue
             node = self.traced.node(item)
             value = self.value_of(node)
@@ -172,7 +173,7 @@ class _TracedLowering(ViewLowering):
             )
         )
 
-    def _returned(self, item: Any, handed: Handed | None) -> Any:
+    def _returned(self, item: Any, alias: OutputAlias | None) -> Any:
         if not isinstance(item, Result):
             return item
         node = self.traced.node(item)
@@ -183,16 +184,16 @@ class _TracedLowering(ViewLowering):
             return self.sizes.number(size)
         if isinstance(size, SymBool):
             return bool(size)  # asking guards it
-        if handed is None:
+        if alias is None:
             raise InternalError("an output has no layout", place=node.meta["id"])
-        if handed.position is not None:
-            return handed
+        if alias.position is not None:
+            return alias
         value = self.copied.get(node) or self.value_of(node)
         argument = value.argument
         if isinstance(argument, (BufferArgument, InputArgument)):
             argument = replace(argument, shape=value.shape)
         self._note_weight(argument)
-        return replace(handed, argument=argument)
+        return replace(alias, argument=argument)
 
     # One node.
 

@@ -23,7 +23,7 @@ from torch.fx import Graph, GraphModule, Node
 
 from glmc.capture.export import describe_call, is_assertion
 from glmc.dynamo.compile.autocast import restored, spell_autocast, switches, switching
-from glmc.dynamo.compile.checks import handed_back
+from glmc.dynamo.compile.checks import traced_outputs
 from glmc.dynamo.compile.copies import copy_node
 from glmc.errors import CaptureError
 from glmc.ir.program import ModelShape, Program, graph_module
@@ -130,7 +130,7 @@ def normal_form(module: GraphModule, examples: Sequence[Any]) -> Traced:
     results: tuple[Any, ...] = tuple(output.args[0])
     by_name = {placeholder.node.name: placeholder.name for placeholder in placeholders}
     given = tuple(node.meta.get("example_value") for node in heads)
-    handed = [None] * len(mutated) + handed_back(module)
+    handed = [None] * len(mutated) + traced_outputs(module)
     results = _keep_tensors(output, results, handed)
     kept = {by_name[name]: results[index] for index, name in enumerate(mutated.values())}
     program = Program(

@@ -1,8 +1,8 @@
-"""What the compiled function hands back, in the memory that eager code would hand back.
+"""Output aliasing: outputs of the compiled function in the memory that eager code would return.
 
 Dynamo ran the program on fake tensors: those say which outputs are the caller's own memory, which
-share memory with each other, and how each lies. An output of the caller's memory is a view of the
-argument; all others are copied out of the arena, those that share memory into one storage.
+share memory with each other, and the layout of each. An output of the caller's memory is a view of
+the argument; all others are copied out of the arena, those that share memory into one storage.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from glmc_runtime.replay.bind import Counts, evaluate
 
 @dataclass(frozen=True)
 class Layout:
-    """How an output lies: ``stride`` in elements, ``offset`` in bytes; from the beginning of the
+    """Layout of an output: ``stride`` in elements, ``offset`` in bytes; from the beginning of the
     argument that it is a view of, else of the storage."""
 
     dtype: torch.dtype
@@ -32,11 +32,11 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class Handed:
-    """One tensor that is handed back.
+class OutputAlias:
+    """One output tensor, and what it aliases.
 
     ``position``: of the argument whose memory it is, None for memory of its own. ``layout`` is None
-    where it is that whole argument, or lies without gaps in a storage of its own. ``group`` numbers
+    where it is that whole argument, or contiguous in a storage of its own. ``group`` numbers
     storages of several outputs. ``argument``: where the value is, in memory of its own only, which
     is on ``device``: the program may have moved it there.
     """
@@ -48,42 +48,46 @@ class Handed:
     argument: Argument | None = None
 
 
-def places(
+def output_aliases(
     inputs: Sequence[Any], outputs: Sequence[Any], sizes: TracedSizes
-) -> tuple[Handed | None, ...]:
-    """Where each of ``outputs`` lies, by the fake tensors of both; None for what is no tensor."""
+) -> tuple[OutputAlias | None, ...]:
+    """The alias of each of ``outputs``, by the fake tensors of both; None for what is no tensor."""
     positions: dict[int, int] = {}
     for position, fake in enumerate(inputs):
         if isinstance(fake, Tensor):
             positions.setdefault(_storage(fake), position)
     own = [_storage(fake) for fake in outputs if isinstance(fake, Tensor)]
-    found: list[Handed | None] = []
+    aliases: list[OutputAlias | None] = []
     for fake in outputs:
         if not isinstance(fake, Tensor):
-            found.append(None)
+            aliases.append(None)
             continue
         storage = _storage(fake)
         same = [
             position
-            for position, given in enumerate(inputs)
-            if isinstance(given, Tensor) and _storage(given) == storage and _alike(given, fake)
+            for position, argument in enumerate(inputs)
+            if isinstance(argument, Tensor)
+            and _storage(argument) == storage
+            and _same_layout(argument, fake)
         ]
         if fake.is_conj() or fake.is_neg():  # lazy bits, which a copy resolves
-            found.append(Handed(None, None, fake.device))
+            aliases.append(OutputAlias(None, None, fake.device))
         elif same:
-            found.append(Handed(same[0], None, fake.device))
+            aliases.append(OutputAlias(same[0], None, fake.device))
         elif storage in positions:
             position = positions[storage]
-            found.append(Handed(position, _layout(fake, inputs[position], sizes), fake.device))
+            aliases.append(
+                OutputAlias(position, _layout(fake, inputs[position], sizes), fake.device)
+            )
         elif own.count(storage) > 1 or not fake.is_contiguous():
             layout = _layout(fake, None, sizes)
-            found.append(Handed(None, layout, fake.device, own.index(storage)))
+            aliases.append(OutputAlias(None, layout, fake.device, own.index(storage)))
         else:
-            found.append(Handed(None, None, fake.device))
-    return tuple(found)
+            aliases.append(OutputAlias(None, None, fake.device))
+    return tuple(aliases)
 
 
-def hand_back(
+def make_outputs(
     outputs: Sequence[Any],
     arguments: Sequence[Any],
     value_of: Callable[[Argument], Tensor],
@@ -91,38 +95,38 @@ def hand_back(
 ) -> list[Any]:
     """The outputs of one call, whose sizes are ``counts``; ``value_of`` reads the arena."""
     storages = _storages(outputs, counts)
-    found: list[Any] = []
+    values: list[Any] = []
     for item in outputs:
         if isinstance(item, Extent):
-            found.append(item.evaluate(*counts))
-        elif not isinstance(item, Handed):
-            found.append(item)
+            values.append(item.evaluate(*counts))
+        elif not isinstance(item, OutputAlias):
+            values.append(item)
         elif item.position is not None:
-            found.append(_view(arguments[item.position], item.layout, counts))
+            values.append(_view(arguments[item.position], item.layout, counts))
         elif item.argument is not None and item.layout is None:
             value = value_of(item.argument)
             own = torch.empty(value.shape, dtype=value.dtype, device=item.device)
-            found.append(own.copy_(value))
+            values.append(own.copy_(value))
         elif item.argument is not None and item.layout is not None:
             storage, start = storages[item.group]
             place = _at(storage, item.layout, -start, counts)
             _fill(place, value_of(item.argument))
-            found.append(place)
-    return found
+            values.append(place)
+    return values
 
 
 def _storage(fake: Tensor) -> int:
     return int(fake.untyped_storage()._cdata)
 
 
-def _alike(one: Tensor, other: Tensor) -> bool:
+def _same_layout(left: Tensor, right: Tensor) -> bool:
     return (
-        one.dtype == other.dtype
-        and one.shape == other.shape
-        and one.stride() == other.stride()
-        and bool(one.storage_offset() == other.storage_offset())
-        and one.is_conj() == other.is_conj()
-        and one.is_neg() == other.is_neg()
+        left.dtype == right.dtype
+        and left.shape == right.shape
+        and left.stride() == right.stride()
+        and bool(left.storage_offset() == right.storage_offset())
+        and left.is_conj() == right.is_conj()
+        and left.is_neg() == right.is_neg()
     )
 
 
@@ -146,7 +150,7 @@ def _view(base: Tensor, layout: Layout | None, counts: Counts) -> Tensor:
 
 
 def _at(storage: Any, layout: Layout, start: int, counts: Counts) -> Tensor:
-    """The tensor that lies in ``storage`` as ``layout`` says, from byte ``start`` on."""
+    """The tensor of ``layout`` in ``storage``, from byte ``start`` on."""
     offset = (layout.offset.evaluate(*counts) + start) // layout.dtype.itemsize
     size, stride = evaluate(layout.size, counts), evaluate(layout.stride, counts)
     empty = torch.empty(0, dtype=layout.dtype, device=storage.device)
@@ -158,7 +162,7 @@ def _storages(outputs: Sequence[Any], counts: Counts) -> dict[int, tuple[Any, in
     spans: dict[int, tuple[int, int]] = {}
     devices: dict[int, torch.device] = {}
     for item in outputs:
-        if isinstance(item, Handed) and item.position is None and item.layout is not None:
+        if isinstance(item, OutputAlias) and item.position is None and item.layout is not None:
             start = item.layout.offset.evaluate(*counts)
             size, stride = (
                 evaluate(each, counts) for each in (item.layout.size, item.layout.stride)

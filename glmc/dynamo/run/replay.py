@@ -20,7 +20,7 @@ from glmc.dynamo.compile.lower import TracedPlan
 from glmc.dynamo.compile.normal_form import Placeholder
 from glmc.dynamo.run.device_graph import CachedDeviceGraph
 from glmc.dynamo.run.inputs import Inputs
-from glmc.dynamo.run.outputs import Handed, hand_back
+from glmc.dynamo.run.outputs import OutputAlias, make_outputs
 from glmc.dynamo.run.weights import LiveWeights
 from glmc.errors import InternalError
 from glmc.lowering.assemble import place, segments_of
@@ -224,7 +224,7 @@ class TracedReplay:
         except KERNEL_ERRORS as error:
             raise self._explain(thunk, error) from error
         counts = self._state.bucket
-        return hand_back(self.plan.outputs, arguments, self._value, counts)
+        return make_outputs(self.plan.outputs, arguments, self._value, counts)
 
     def _enter(self, arguments: Sequence[Any]) -> tuple[Any, ...] | None:
         """Note what is given; a key of all that calls are bound to, or None where the program's own
@@ -280,7 +280,7 @@ class TracedReplay:
         outputs = [
             part.buffer
             for item in self.plan.outputs
-            if isinstance(item, Handed) and item.argument is not None
+            if isinstance(item, OutputAlias) and item.argument is not None
             for part in parts_of(item.argument)
             if isinstance(part, BufferArgument)
         ]

@@ -269,7 +269,7 @@ def test_weights_are_not_put_together_inside_a_capture(monkeypatch: pytest.Monke
             forward(prompt(1))
 
 
-def test_a_result_is_handed_back_where_the_program_puts_it() -> None:
+def test_a_result_is_returned_where_the_program_puts_it() -> None:
     with watched():
         move = torch.compile(lambda x: ((x + 1).to("meta"), x * 2), backend="kunlun")
         moved, doubled = move(torch.ones(3))

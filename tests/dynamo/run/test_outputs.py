@@ -1,4 +1,4 @@
-"""What the compiled function hands back lies, and is shared, as what eager code hands back."""
+"""Outputs of the compiled function have the layout and the aliases of those of eager code."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_views_of_an_argument_that_lies_elsewhere_in_each_call() -> None:
         assert found.tolist() == [start + 1.0, start + 2, start + 3]
 
 
-def test_a_weight_that_is_handed_back_is_the_models_own() -> None:
+def test_a_weight_that_is_returned_is_the_models_own() -> None:
     model = nn.Linear(3, 3).requires_grad_(False)
     torch._dynamo.reset()
     found = torch.compile(lambda: model.weight.t(), backend="kunlun")()
