@@ -1,7 +1,7 @@
 """Lowering: the graph of one phase becomes kernel calls over planned buffers.
 
-Walks the graph once, asks the target's rule for each op, and keeps the books: which storage holds
-which value and who still reads it. ``assemble.py`` makes the plan of what comes out.
+Walks the graph once, asks the target's rule for each op, and tracks buffer liveness: which storage
+has which value, and which nodes still read it. ``assemble.py`` makes the plan of the calls.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ Storage = BufferArgument | CacheArgument | InputArgument
 class Lowered:
     """The plan of a phase, the weights it binds, and what the rules wrote down.
 
-    ``outputs``: by the last call of each node, the names of the graph's values that are whole
-    behind it, and where each lies; what bisect looks at, not a part of the artifact.
+    ``outputs``: by the last call of each node, the names of the graph's values that are complete
+    after it, and the storage of each; what bisect looks at, not a part of the artifact.
     """
 
     plan: PhasePlan
@@ -70,14 +70,15 @@ class Lowering:
     inputs: dict[str, InputSpec] = field(default_factory=dict)
     weights: dict[str, Weight] = field(default_factory=dict)
     values: dict[Node, Value] = field(default_factory=dict)
-    # Copies of values that a rule made in another dtype than the graph's, for whoever reads them.
+    # Copies of values that a rule made in another dtype than the graph's, for their readers.
     cast: dict[Node, Value] = field(default_factory=dict)
     outputs: dict[int, Value] = field(default_factory=dict)
-    holders: dict[Storage, list[Node]] = field(default_factory=lambda: defaultdict(list))
+    stored_nodes: dict[Storage, list[Node]] = field(default_factory=lambda: defaultdict(list))
     order: dict[Node, int] = field(default_factory=dict)
     written: dict[int, list[tuple[str, Storage]]] = field(default_factory=lambda: defaultdict(list))
-    # Of the node that is being lowered: buffers given away by ``mutable``, and written since.
-    granted: set[int] = field(default_factory=set)
+    # Of the node that is being lowered: buffers that ``mutable`` let it reuse, and those written
+    # since.
+    reused: set[int] = field(default_factory=set)
     overwritten: set[int] = field(default_factory=set)
     node: Node | None = None
     op: Op | None = None
@@ -107,10 +108,10 @@ class Lowering:
                     place=self._op().node,
                     remedy="ask for every mutable operand before the first call",
                 )
-            taken = argument.buffer in self.granted
+            taken = argument.buffer in self.reused
             taken = taken or any(self._shares(value, other) for other in self.outputs.values())
             if not taken and not self._read_later(argument):
-                self.granted.add(argument.buffer)
+                self.reused.add(argument.buffer)
                 return value
         copy = self.temporary(f"{value.name}.copy", value.shape, value.dtype)
         self.call("aten.copy", writes=("out",), source=value, out=copy)
@@ -166,13 +167,13 @@ class Lowering:
                 raise InternalError(
                     f"{function} writes '{name}', which is still read later", place=op.node
                 )
-            if isinstance(written, BufferArgument) and written.buffer in self.granted:
+            if isinstance(written, BufferArgument) and written.buffer in self.reused:
                 self.overwritten.add(written.buffer)
         self.calls.append(
             Call(function, bound, writes, host, op.node, op.name, op.layer, op.module)
         )
 
-    # The books.
+    # Buffer liveness.
 
     def _writable(self, argument: Argument) -> bool:
         return isinstance(argument, (BufferArgument, CacheArgument))
@@ -205,11 +206,11 @@ class Lowering:
         )
 
     def _read_later(self, storage: Storage) -> bool:
-        """Whether a later node reads a value that lies here now."""
+        """Whether a later node reads a value that is stored here now."""
         if self.node is None:
             raise InternalError("nothing is being lowered")
-        now, holders = self.order[self.node], self.holders[whole(storage)]  # type: ignore[index]
-        return any(self.order[user] > now for holder in holders for user in holder.users)
+        now, stored_nodes = self.order[self.node], self.stored_nodes[whole(storage)]  # type: ignore[index]
+        return any(self.order[user] > now for stored in stored_nodes for user in stored.users)
 
     def _argument(
         self, value: Value | Argument | float | int | bool | str | list[int] | None
@@ -217,7 +218,7 @@ class Lowering:
         if value is None or isinstance(value, (bool, int, float, str, list)):
             return ValueArgument(value)
         argument = value.argument if isinstance(value, Value) else value
-        self._note_weight(argument)
+        self._use_weight(argument)
         if not isinstance(value, Value):
             return argument
         if isinstance(argument, (BufferArgument, InputArgument)):
@@ -229,7 +230,7 @@ class Lowering:
             return replace(argument, shape=argument.shape if argument.shape else shape)
         return argument
 
-    def _note_weight(self, argument: Argument) -> None:
+    def _use_weight(self, argument: Argument) -> None:
         argument = storage_of(argument)
         if isinstance(argument, WeightArgument) and argument.weight not in self.weights:
             self.weights[argument.weight] = self.program.weights[argument.weight]
@@ -287,7 +288,7 @@ class Lowering:
         if dot:
             sizes = (Extent(), *(Extent(constant=int(size)) for size in fake.shape[1:]))
             cache = CacheArgument(kind, int(layer))
-            self.holders[cache].append(node)
+            self.stored_nodes[cache].append(node)
             return Value(name, sizes, fake.dtype, cache)
         return self.input(name, fake.dtype, self._input_shape(name, fake))
 
@@ -317,10 +318,10 @@ class Lowering:
                 expected="a reshape of a value of the step",
                 found=m.op_name(node),
             )
-        self._hold(node, replace(value, shape=self._shape(m.tensor(node))))
+        self._bind_value(node, replace(value, shape=self._shape(m.tensor(node))))
 
     def value_of(self, node: Node) -> Value:
-        """What a node holds, in the dtype that the program gave it."""
+        """The value of a node, in the dtype that the program gave it."""
         value, wanted = self.values[node], m.tensor(node).dtype
         if value.dtype == wanted:
             return value
@@ -331,18 +332,18 @@ class Lowering:
             place = (meta["id"], m.op_name(node), meta["layer"], meta["module"])
             self.calls.append(Call("aten.copy", bound, ("out",), False, *place))
             self.cast[node] = out
-            self.holders[whole(out.argument)].append(node)  # type: ignore[index]
+            self.stored_nodes[whole(out.argument)].append(node)  # type: ignore[index]
         return self.cast[node]
 
-    def _hold(self, node: Node, value: Value, made: bool = False) -> None:
-        """Note where a node's value lies. Only what a rule ``made`` may have a dtype of its own."""
-        self._check_held(node, value, made)
+    def _bind_value(self, node: Node, value: Value, made: bool = False) -> None:
+        """Bind a node to its value. Only what a rule ``made`` may have a dtype of its own."""
+        self._check_value(node, value, made)
         self.values[node] = value
         storage = storage_of(value.argument)
         if isinstance(storage, (BufferArgument, CacheArgument, InputArgument)):
-            self.holders[whole(storage)].append(node)  # type: ignore[index]
+            self.stored_nodes[whole(storage)].append(node)  # type: ignore[index]
 
-    def _check_held(self, node: Node, value: Value, made: bool) -> None:
+    def _check_value(self, node: Node, value: Value, made: bool) -> None:
         fake = m.tensor(node)
         if isinstance(value.argument, CacheArgument):  # in the target's own layout
             return
@@ -371,7 +372,7 @@ class Lowering:
                 remedy="see which pass made or missed this node: glmc compile ... --report",
             )
         self.node, self.outputs = node, {}
-        self.granted, self.overwritten = set(), set()
+        self.reused, self.overwritten = set(), set()
         self.op = Op(
             name,
             node.meta["id"],
@@ -382,7 +383,7 @@ class Lowering:
         )
         self.op = self._ready(self.op)
         rule(self.op, self)
-        self._keep_outputs(node)
+        self._bind_outputs(node)
 
     def _arguments(
         self, node: Node, name: str
@@ -420,7 +421,7 @@ class Lowering:
                 raise InternalError(f"{node.meta['id']} has an argument of {type(argument)}")
         return bound
 
-    def _keep_outputs(self, node: Node) -> None:
+    def _bind_outputs(self, node: Node) -> None:
         if isinstance(node.meta["val"], tuple):
             for user in node.users:
                 index = user.args[1]
@@ -432,7 +433,7 @@ class Lowering:
             raise InternalError(f"the rule for {m.op_name(node)} gave no result")
 
     def _keep(self, node: Node, value: Value) -> None:
-        self._hold(node, value, made=True)
+        self._bind_value(node, value, made=True)
         if isinstance(value.argument, (BufferArgument, CacheArgument)):
             place = (node.name, whole(value.argument))
             self.written[len(self.calls) - 1].append(place)  # type: ignore[arg-type]

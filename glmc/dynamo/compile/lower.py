@@ -102,7 +102,7 @@ class _TracedLowering(ViewLowering):
             name = node.meta["weight"]
             self.values[node] = Value(name, shape, fake.dtype, WeightArgument(name))
         else:
-            self._hold(node, self.input(node.meta["input"], fake.dtype, shape))
+            self._bind_value(node, self.input(node.meta["input"], fake.dtype, shape))
 
     def _finish(self, output: Node) -> TracedPlan:
         self.node = output
@@ -192,7 +192,7 @@ class _TracedLowering(ViewLowering):
         argument = value.argument
         if isinstance(argument, (BufferArgument, InputArgument)):
             argument = replace(argument, shape=value.shape)
-        self._note_weight(argument)
+        self._use_weight(argument)
         return replace(alias, argument=argument)
 
     # One node.
@@ -272,18 +272,18 @@ class _TracedLowering(ViewLowering):
 
     # Ops.
 
-    def _note_weight(self, argument: Argument) -> None:
+    def _use_weight(self, argument: Argument) -> None:
         storage = storage_of(argument)
         if not (isinstance(storage, WeightArgument) and storage.weight in self.constants):
-            super()._note_weight(argument)
+            super()._use_weight(argument)
 
     def _argument(self, value: Any) -> Argument:
         if isinstance(value, Value) and isinstance(value.argument, (ViewArgument, ListArgument)):
-            self._note_weight(value.argument)
+            self._use_weight(value.argument)
             return value.argument
         if isinstance(value, ListArgument):
             for item in value.items:
-                self._note_weight(item)
+                self._use_weight(item)
             return value
         return super()._argument(value)
 
@@ -350,7 +350,7 @@ class _TracedLowering(ViewLowering):
         if isinstance(value, (tuple, list)):
             self.several[node] = results
         else:
-            self._hold(node, results[0])
+            self._bind_value(node, results[0])
 
     def _write(self, node: Node) -> None:
         """An op that has a form which writes into its first operand: there, if nobody reads the
@@ -382,7 +382,7 @@ class _TracedLowering(ViewLowering):
         )
         if isinstance(target.argument, InputArgument):
             self.layouts[node] = self._layout(source)
-        self._hold(node, target)
+        self._bind_value(node, target)
 
     def mutable(self, value: Value) -> Value:
         argument = value.argument

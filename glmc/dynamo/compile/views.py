@@ -53,7 +53,7 @@ class ViewLowering(Lowering):
 
     def _enter(self, node: Node) -> None:
         self.node, self.outputs = node, {}
-        self.granted, self.overwritten = set(), set()
+        self.reused, self.overwritten = set(), set()
         self.op = Op(
             m.op_name(node),
             node.meta["id"],
@@ -68,7 +68,7 @@ class ViewLowering(Lowering):
         if node in self.values:
             return
         if isinstance(source, Node) and source in self.several and isinstance(index, int):
-            self._hold(node, self.several[source][index])
+            self._bind_value(node, self.several[source][index])
             return
         raise InternalError(f"output {index} of {source} was not bound by its rule")
 
@@ -107,7 +107,7 @@ class ViewLowering(Lowering):
         if layout is not None:
             self.layouts[node] = layout
         if whole and name in (*_RESHAPES, "aten.flatten", "aten.unflatten"):
-            self._hold(node, replace(value, shape=shape))
+            self._bind_value(node, replace(value, shape=shape))
             return
         if name in ("aten.reshape", "aten.view", "aten.flatten", "aten.unflatten"):
             view = ViewArgument(self._pinned(value), "aten.view.default", (list(shape),))
@@ -117,7 +117,7 @@ class ViewLowering(Lowering):
             overload = str(node.target)
             parameters = tuple(self._parameter(item) for item in rest)
             view = ViewArgument(self._pinned(value), overload, parameters)
-        self._hold(node, Value(value.name, shape, m.tensor(node).dtype, view))
+        self._bind_value(node, Value(value.name, shape, m.tensor(node).dtype, view))
 
     def _see_several(
         self, node: Node, value: Value, layouts: Sequence[Tensor], rest: Sequence[Any]
