@@ -72,7 +72,7 @@ def mean(op: Op, emit: Emitter) -> None:
 
 
 def columns(op: Op, emit: Emitter) -> None:
-    """Neighbouring columns, copied: a plan has no view with gaps."""
+    """Neighbouring columns, copied: a plan has no non-contiguous view."""
     x, axis = op.tensor("x"), op.integer("axis")
     if axis not in (-1, len(x.shape) - 1):
         raise LoweringError(

@@ -80,7 +80,7 @@ def test_operands_that_an_op_does_not_take_are_no_match(mask: Tensor) -> None:
 
 
 def test_memory_that_is_read_by_strides() -> None:
-    """``y`` lies as ``x`` does in eager code, and without gaps in a plan."""
+    """``y`` has the layout of ``x`` in eager code, and is contiguous in a plan."""
 
     def function(x: Tensor) -> Tensor:
         y = x.t() + 1

@@ -55,7 +55,7 @@ def _parameter(module: nn.Module, name: str, value: Tensor) -> None:
 
 
 def _turned(module: nn.Module, name: str, value: Tensor) -> None:
-    """In memory with gaps."""
+    """In non-contiguous memory."""
     module.register_buffer(name, value.t().contiguous().t())
 
 
@@ -128,7 +128,7 @@ def test_tensors_of_a_closure() -> None:
 
 
 def test_a_weight_in_other_memory_at_the_same_address() -> None:
-    """What lies with gaps is read from a copy; the memory behind it may be given to another."""
+    """A non-contiguous value is read from a copy; its own memory may be given to another."""
     model, x = nn.Linear(16, 24, bias=False).requires_grad_(False), random(5, 16)
     model.weight.data = random(16, 24).t()
     function = compiled(model, "cpu")

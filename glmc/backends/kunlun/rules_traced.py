@@ -1,4 +1,4 @@
-"""Rules of Kunlun for what only traced programs have: heads that lie anywhere are copied together,
+"""Rules of Kunlun for what only traced programs have: heads of any strides are made contiguous,
 normed and rotated in place. Attention over the caller's own cache has no vendor call that takes a
 mask; it stays with ATen.
 

@@ -83,7 +83,8 @@ def first_call(examples: Sequence[Any]) -> list[Any] | None:
 
 def strided_reader(program: Program) -> str | None:
     """A sentence for the user where an op reads memory by strides that another value than its
-    operand has in a plan: in eager code an operand may lie with gaps, or in a part of a storage."""
+    operand has in a plan: in eager code an operand may be non-contiguous, or in a part of a
+    storage."""
     for node in program.graph.nodes:
         if not m.is_op(node, "aten.as_strided", "aten.as_strided_scatter", "aten.as_strided_copy"):
             continue

@@ -1,8 +1,8 @@
 """Lowering of a traced program: the same emitter and rules, with the program's own memory.
 
-What an artifact's plan does not have: inputs that belong to the caller (read and written where
-they lie, in their own strides), views with gaps, several outputs, sizes of any name, and ATen ops
-that no kernel of ours takes, which are called one by one.
+What an artifact's plan does not have: inputs that belong to the caller (read and written in place,
+in their own strides), non-contiguous views, several outputs, sizes of any name, and ATen ops that
+no kernel of ours takes, which are called one by one.
 """
 
 from __future__ import annotations
@@ -83,18 +83,18 @@ class _TracedLowering(ViewLowering):
         for node in nodes:
             if node.op == "placeholder":
                 if isinstance(node.meta["val"], Tensor):
-                    self._begin(node)
+                    self._bind_input(node)
             elif node.op == "call_function":
                 if isinstance(node.meta["val"], (int, SymInt, SymBool, SymFloat, bool, float)):
                     continue  # a size: read off the value itself where it is used
-                self._step(node)
+                self._lower_node(node)
             elif node.op == "output":
-                return self._finish(node)
+                return self._finish_plan(node)
         raise InternalError("a traced graph has no output")
 
     # Inputs and outputs.
 
-    def _begin(self, node: Node) -> None:
+    def _bind_input(self, node: Node) -> None:
         fake = m.tensor(node)
         shape = self._shape(fake)
         self.layouts[node] = fake
@@ -104,12 +104,12 @@ class _TracedLowering(ViewLowering):
         else:
             self._bind_value(node, self.input(node.meta["input"], fake.dtype, shape))
 
-    def _finish(self, output: Node) -> TracedPlan:
+    def _finish_plan(self, output: Node) -> TracedPlan:
         self.node = output
         self.op = Op("output", "output", "", None, {}, self.program.phase)
         fakes = [getattr(item, "fake", None) for item in self.traced.outputs]
         aliases = output_aliases(self.traced.given, fakes, self.sizes)
-        self._set_apart(aliases)
+        self._copy_aliased_outputs(aliases)
         for name, value in self._new_values().items():
             target = InputArgument(name)
             if value.argument != target:
@@ -133,7 +133,7 @@ class _TracedLowering(ViewLowering):
         found = self.traced.mutated.items()
         return {name: self.value_of(self.traced.node(result)) for name, result in found}
 
-    def _set_apart(self, aliases: Sequence[OutputAlias | None]) -> None:
+    def _copy_aliased_outputs(self, aliases: Sequence[OutputAlias | None]) -> None:
         """Copies, before any input takes its new value: of outputs with memory of their own whose
         value is in an input that will be written, and of such new values of other inputs."""
         for item, alias in zip(self.traced.outputs, aliases, strict=True):
@@ -143,14 +143,14 @@ class _TracedLowering(ViewLowering):
             value = self.value_of(node)
             storage = storage_of(value.argument)
             if isinstance(storage, InputArgument) and storage.input in self.traced.mutated:
-                self.copied[node] = self._together(value)
+                self.copied[node] = self._contiguous(value)
         for name, value in self._new_values().items():
             storage = storage_of(value.argument)
             if not isinstance(storage, InputArgument) or value.argument == InputArgument(name):
                 continue
             if storage.input in self.traced.mutated:
                 node = self.traced.node(self.traced.mutated[name])
-                self.values[node] = self._together(value)
+                self.values[node] = self._contiguous(value)
 
     def _store(self, value: Value, target: InputArgument) -> None:
         """The new value of an input that the program changes, where it is not there yet."""
@@ -197,24 +197,24 @@ class _TracedLowering(ViewLowering):
 
     # One node.
 
-    def _step(self, node: Node) -> None:
+    def _lower_node(self, node: Node) -> None:
         source = node.args[0] if node.args else None
         if m.is_op(node, "getitem"):
-            self._item(node)
+            self._lower_getitem(node)
         elif m.op_name(node) in VIEWS and isinstance(source, Node) and source in self.values:
-            self._see(node, source)
+            self._lower_view(node, source)
         elif isinstance(source, Node) and m.op_name(node) in ("aten.clone", "aten.contiguous"):
-            self._plain(node)
+            self._lower_aten(node)
         elif m.op_name(node).startswith("glmc.") and self._rule(node) is not None:
-            self._fused(node)
+            self._lower_fused(node)
         elif m.op_name(node) in _CONSTANT and self._is_constant(node):
-            self._compute(node)
+            self._fold_constant(node)
         elif m.op_name(node) in _IN_PLACE:
-            self._write(node)
+            self._lower_in_place(node)
         else:
-            self._plain(node)
+            self._lower_aten(node)
 
-    def _fused(self, node: Node) -> None:
+    def _lower_fused(self, node: Node) -> None:
         """By the target's rule, or by the op's own reference where its kernels lack the dtype."""
         before, notes, cast = len(self.calls), dict(self.notes), dict(self.cast)
         try:
@@ -225,10 +225,10 @@ class _TracedLowering(ViewLowering):
         except (Declined, LoweringError, AbiError) as reason:
             del self.calls[before:]
             self.notes, self.cast = notes, cast  # what these calls would have made
-            self._leave(node, reason)
-            self._plain(node)
+            self._leave_to_aten(node, reason)
+            self._lower_aten(node)
 
-    def _leave(self, node: Node, reason: Exception) -> None:
+    def _leave_to_aten(self, node: Node, reason: Exception) -> None:
         text = getattr(reason, "message", str(reason))
         self.remark(f"left to ATen: {text}")
         meta = node.meta
@@ -260,7 +260,7 @@ class _TracedLowering(ViewLowering):
     def _is_constant(node: Node) -> bool:
         return not node.all_input_nodes and all(map(m.is_static, m.shape(node)))
 
-    def _compute(self, node: Node) -> None:
+    def _fold_constant(self, node: Node) -> None:
         """A value without operands, computed here; the same values are one constant."""
         target: Any = node.target
         with torch.inference_mode(False), unset_fake_temporarily(), torch.no_grad():
@@ -304,7 +304,7 @@ class _TracedLowering(ViewLowering):
             return ListArgument(tuple(self._operand(one) for one in item))
         return ValueArgument(item)
 
-    def _plain(self, node: Node) -> None:
+    def _lower_aten(self, node: Node) -> None:
         """Any op, by its name: a launch and a pass over memory that no kernel of ours saved."""
         self._enter(node)
         if not isinstance(node.target, torch._ops.OpOverload):
@@ -352,7 +352,7 @@ class _TracedLowering(ViewLowering):
         else:
             self._bind_value(node, results[0])
 
-    def _write(self, node: Node) -> None:
+    def _lower_in_place(self, node: Node) -> None:
         """An op that has a form which writes into its first operand: there, if nobody reads the
         old value later and it is ours to write, else into a copy."""
         self._enter(node)

@@ -1,7 +1,7 @@
-"""Values that lie with gaps: views of what a traced program reads and makes.
+"""Non-contiguous values: views of what a traced program reads and makes.
 
 A view costs nothing in a step: it is made when a call is bound. What can't be a view, and what a
-kernel wants without gaps, is copied together.
+kernel wants contiguous, is made contiguous by a copy.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ VIEWS = frozenset(
     aten.unflatten aten.movedim aten.lift_fresh
     """.split()
 )
-# What becomes another shape of the same memory, where that lies without gaps.
+# Ops that give another shape of the same memory, where that is contiguous.
 _RESHAPES = ("aten.reshape", "aten.view", "aten.unsqueeze", "aten.squeeze", "aten.alias")
-# Operands that kernels take with any strides; all others are copied together first.
+# Operands that kernels take with any strides; all others are made contiguous first.
 _STRIDED = {
     "rope": ("x",),
     "norm_rope": ("x",),
@@ -43,8 +43,8 @@ _STRIDED = {
 
 @dataclass
 class ViewLowering(Lowering):
-    """The part of a traced lowering that knows how values lie. ``layouts`` holds fake tensors that
-    lie as our values do, ``several`` the outputs of ops that have several."""
+    """The part of a traced lowering that knows the layout of values. ``layouts`` has fake tensors
+    of the layouts of our values, ``several`` the outputs of ops that have several."""
 
     sizes: TracedSizes = field(default_factory=TracedSizes)
     layouts: dict[Node, Tensor] = field(default_factory=dict)
@@ -63,7 +63,7 @@ class ViewLowering(Lowering):
             self.program.phase,
         )
 
-    def _item(self, node: Node) -> None:
+    def _lower_getitem(self, node: Node) -> None:
         source, index = node.args[0], node.args[1]
         if node in self.values:
             return
@@ -73,7 +73,7 @@ class ViewLowering(Lowering):
         raise InternalError(f"output {index} of {source} was not bound by its rule")
 
     def _layout(self, node: Node) -> Tensor:
-        """A fake tensor that lies as our value of ``node`` does."""
+        """A fake tensor of the layout of our value of ``node``."""
         known = self.layouts.get(node)
         if known is None:
             fake = m.tensor(node)
@@ -82,7 +82,7 @@ class ViewLowering(Lowering):
             self.layouts[node] = known
         return known
 
-    def _see(self, node: Node, source: Node) -> None:
+    def _lower_view(self, node: Node, source: Node) -> None:
         name, rest = m.op_name(node), node.args[1:]
         given = [self._fake_argument(item) for item in rest]
         keywords = {key: self._fake_argument(item) for key, item in node.kwargs.items()}
@@ -94,12 +94,12 @@ class ViewLowering(Lowering):
                     layout: Any = self._layout(source).view(sizes)
                 else:
                     layout = node.target(self._layout(source), *given, **keywords)  # type: ignore[operator]
-        except (RuntimeError, ValueError):  # gaps: it must be copied together
+        except (RuntimeError, ValueError):  # non-contiguous: it must be copied
             self._enter(node)
-            value = self._together(value)
+            value = self._contiguous(value)
             layout = None
         if isinstance(layout, (tuple, list)):
-            self._see_several(node, value, layout, rest)
+            self._lower_split_view(node, value, layout, rest)
             return
         shape = self._shape(m.tensor(node))
         whole = isinstance(value.argument, (BufferArgument, InputArgument))
@@ -119,7 +119,7 @@ class ViewLowering(Lowering):
             view = ViewArgument(self._pinned(value), overload, parameters)
         self._bind_value(node, Value(value.name, shape, m.tensor(node).dtype, view))
 
-    def _see_several(
+    def _lower_split_view(
         self, node: Node, value: Value, layouts: Sequence[Tensor], rest: Sequence[Any]
     ) -> None:
         parameters = tuple(self._parameter(item) for item in rest)
@@ -152,24 +152,24 @@ class ViewLowering(Lowering):
             return [self._parameter(one) for one in item]
         return item
 
-    def _together(self, value: Value) -> Value:
-        """A copy without gaps."""
-        copy = self.temporary(f"{value.name}.together", value.shape, value.dtype)
+    def _contiguous(self, value: Value) -> Value:
+        """A contiguous copy."""
+        copy = self.temporary(f"{value.name}.contiguous", value.shape, value.dtype)
         self.call("aten.copy", writes=("out",), source=value, out=copy)
         return copy
 
     def _ready(self, op: Op) -> Op:
-        """Operands with gaps are copied together, but for kernels that take them as they lie."""
+        """Non-contiguous operands are copied, but for kernels that take any strides."""
         strided = _STRIDED.get(op.name, ())
         arguments = {
-            key: self._together(item)
-            if isinstance(item, Value) and key not in strided and self._has_gaps(item)
+            key: self._contiguous(item)
+            if isinstance(item, Value) and key not in strided and self._is_non_contiguous(item)
             else item
             for key, item in op.arguments.items()
         }
         return replace(op, arguments=arguments)
 
-    def _has_gaps(self, value: Value) -> bool:
+    def _is_non_contiguous(self, value: Value) -> bool:
         if isinstance(value.argument, ViewArgument):
             return True
         if isinstance(value.argument, InputArgument):

@@ -113,7 +113,7 @@ REFUSED: dict[str, dict[str, Any]] = {
         "x": torch.zeros(2, 24, dtype=BFLOAT16),
         "weight": torch.zeros(3, 24, dtype=BFLOAT16),
     },
-    "with gaps": {"x": torch.zeros(2, 64, dtype=BFLOAT16)[:, ::2]},
+    "non-contiguous": {"x": torch.zeros(2, 64, dtype=BFLOAT16)[:, ::2]},
     "another k": {"weight": torch.zeros(3, 16, dtype=BFLOAT16)},
     "another n": {"out": torch.zeros(2, 4, dtype=BFLOAT16)},
     "another bias": {"bias": torch.zeros(2, dtype=BFLOAT16)},

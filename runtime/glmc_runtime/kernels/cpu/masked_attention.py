@@ -21,7 +21,7 @@ from glmc_runtime.kernels.cpu.wide_attention import (
 @register_traced("cpu.masked_attention")
 def masked_attention(arguments: dict[str, Any]) -> Thunk:
     """query [batch, tokens, q_heads, head_dim], keys and values [batch, kv_heads, length,
-    head_dim], all of any strides -> out like query, without gaps.
+    head_dim], all of any strides -> out like query, contiguous.
 
     mask [batch or 1, q_heads or 1, tokens, length], bool or added to the scores, or None. A query
     that sees nothing gets zeros with ``safe_softmax``, else NaN. Scratch

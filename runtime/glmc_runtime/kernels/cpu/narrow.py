@@ -45,7 +45,7 @@ def narrow_product(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor
 ) -> Thunk:
     """``out = x @ weight.T (+ bias)``: x [rows, k], weight [n, k], bias [n], out [rows, n], all
-    bfloat16 without gaps. Sums are float32 and rounded once, bias included; a row has the same bits
+    contiguous bfloat16. Sums are float32 and rounded once, bias included; a row has the same bits
     beside any number of others and with any number of threads."""
     product = _product()
     given = [x, weight, out] if bias is None else [x, weight, out, bias]
@@ -60,7 +60,7 @@ def narrow_product(
     if product is None or not fits or not plain:
         raise PlanError(
             "the kernel for narrow products does not take these operands",
-            expected=f"bfloat16 without gaps, k a multiple of {_TOGETHER}, a compiled kernel",
+            expected=f"contiguous bfloat16, k a multiple of {_TOGETHER}, a compiled kernel",
             found=", ".join(f"{str(one.dtype)[6:]} {list(one.shape)}" for one in given),
         )
 

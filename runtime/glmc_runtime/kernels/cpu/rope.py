@@ -39,7 +39,7 @@ def rope_table(arguments: dict[str, Any]) -> Thunk:
 
 @register_traced("cpu.rope")
 def rope(arguments: dict[str, Any]) -> Thunk:
-    """x [batch, tokens, heads, head_dim] of any strides -> out like x without gaps.
+    """x [batch, tokens, heads, head_dim] of any strides -> out like x, contiguous.
 
     table [batch or 1 * tokens, rotary_dim] of :func:`rope_table`; product [batch, tokens, heads,
     rotary_dim / 2]. With ``weight`` [head_dim] each head is normed first: scratch normed like out,

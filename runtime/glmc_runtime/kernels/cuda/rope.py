@@ -84,7 +84,7 @@ def rope_kernel(
 
 @register_traced("cuda.rope")
 def rope(arguments: dict[str, Any]) -> Thunk:
-    """x [batch, tokens, heads, head_dim] of any strides -> out like x without gaps.
+    """x [batch, tokens, heads, head_dim] of any strides -> out like x, contiguous.
 
     table [batch or 1 * tokens, rotary_dim] of ``cuda.rope_table``. With ``weight`` [head_dim] each
     head is normed first.
