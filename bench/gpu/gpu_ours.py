@@ -13,8 +13,8 @@ from bench.gpu.gpu_models import GpuModel
 from bench.gpu.gpu_peers import Plan, random_ids, random_rows
 from bench.gpu.gpu_timing import Thunk, device_times, host_times, wait
 from glmc_runtime.engine.block_allocation import reserve
-from glmc_runtime.engine.packing import pack, step_of
-from glmc_runtime.engine.sequences import Part, Sequence, chunk_of
+from glmc_runtime.engine.packing import micro_batches_of, step_of
+from glmc_runtime.engine.sequences import Sequence, SequenceStep, scheduled_tokens
 from glmc_runtime.format.dependence import Symbols
 from glmc_runtime.generate.session import Session
 from glmc_runtime.replay.step import Step, blocks_for
@@ -69,12 +69,12 @@ def prepared(session: Session, sequences: list[Sequence], tokens: list[int]) -> 
     repeated as often as wanted and always computes the same.
     """
     vocabulary = session.manifest.model.vocabulary
-    parts = [Part(one, (token,)) for one, token in zip(sequences, tokens, strict=True)]
-    chunks = [chunk_of(part, session.max_context, vocabulary) for part in parts]
+    parts = [SequenceStep(one, (token,)) for one, token in zip(sequences, tokens, strict=True)]
+    chunks = [scheduled_tokens(part, session.max_context, vocabulary) for part in parts]
     reserve(session.cache, chunks)
     buckets = session.prefill_buckets, session.decode_buckets
-    (replayed,) = pack(chunks, *buckets)
-    phase, step = step_of(replayed, *buckets, session.manifest.cache.block_size)
+    (micro_batch,) = micro_batches_of(chunks, *buckets)
+    phase, step = step_of(micro_batch, *buckets, session.manifest.cache.block_size)
     assert phase == "decode", phase
     replay = session._replays["decode"]
     logits = replay.run(step).clone()

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from glmc_runtime.engine.async_decode import GreedySteps as GreedySteps
     from glmc_runtime.engine.engine import Engine as Engine
     from glmc_runtime.engine.sampling import SamplingParameters as SamplingParameters
-    from glmc_runtime.engine.sequences import Part as Part
     from glmc_runtime.engine.sequences import Sequence as Sequence
+    from glmc_runtime.engine.sequences import SequenceStep as SequenceStep
     from glmc_runtime.errors import GlmcError as GlmcError
     from glmc_runtime.generate.events import Completion as Completion
     from glmc_runtime.generate.events import Event as Event
@@ -37,7 +37,7 @@ _MODULES = {
     "Event": "generate.events",
     "GlmcError": "errors",
     "GreedySteps": "engine.async_decode",
-    "Part": "engine.sequences",
+    "SequenceStep": "engine.sequences",
     "RequestOptions": "generate.options",
     "SamplingParameters": "engine.sampling",
     "Sequence": "engine.sequences",

@@ -15,7 +15,7 @@ import glmc_runtime
 from glmc.compiler import compile_model
 from glmc.config import CompileOptions
 from glmc.weights.random_checkpoint import write_random_checkpoint
-from glmc_runtime.engine.sequences import Part
+from glmc_runtime.engine.sequences import SequenceStep
 from glmc_runtime.generate.session import Session
 from tests.e2e.reference import greedy, load_eager
 from tests.support.checkpoints import tiny_file
@@ -61,6 +61,6 @@ def test_drafts_of_one_sequence_see_each_other(session: Session, checkpoint: Pat
     expected = model(torch.tensor([prompt + draft])).logits[0, -3:]
     sequence = session.sequence(prompt)
     session.prefill([sequence])
-    found = session.step([Part(sequence, draft, logits=3)])
+    found = session.step([SequenceStep(sequence, draft, logits=3)])
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
     session.release(sequence)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from glmc_runtime.engine.sequences import Part
+from glmc_runtime.engine.sequences import SequenceStep
 from glmc_runtime.generate.session import Session
 from tests.e2e.build import PLACES, Builder, Place
 from tests.e2e.reference import load_eager
@@ -45,11 +45,11 @@ def same(found: Tensor, expected: Tensor) -> None:
 def test_prompts_are_scored(session: Session, expected: list[Tensor]) -> None:
     """Every token of every prompt: pieces in the prefill plan and in the decode plan."""
     sequences = [session.sequence(text) for text in TEXTS]
-    logits = session.step([Part(one, logits=len(one)) for one in sequences])
+    logits = session.step([SequenceStep(one, logits=len(one)) for one in sequences])
     wanted = [rows[: len(text)] for rows, text in zip(expected, TEXTS, strict=True)]
     same(logits, torch.cat(wanted))
     again = [session.sequence(text) for text in TEXTS]
-    logits = session.step([Part(one, logits=3) for one in again])
+    logits = session.step([SequenceStep(one, logits=3) for one in again])
     same(logits, torch.cat([rows[-3:] for rows in wanted]))
     for sequence in (*sequences, *again):
         session.release(sequence)
@@ -61,10 +61,14 @@ def test_a_prompt_in_chunks_beside_running_texts(session: Session, expected: lis
     same(logits, torch.stack([expected[0][4], expected[2][17]]))
     for step in range(3):
         token = DRAFT[step]
-        parts = [Part(one, (token,)), Part(long, compute=11, logits=0), Part(two, (token,))]
+        parts = [
+            SequenceStep(one, (token,)),
+            SequenceStep(long, compute=11, logits=0),
+            SequenceStep(two, (token,)),
+        ]
         logits = session.step(parts)
         same(logits, torch.stack([expected[0][5 + step], expected[2][18 + step]]))
-    same(session.step([Part(long)])[0], expected[1][36])
+    same(session.step([SequenceStep(long)])[0], expected[1][36])
     for sequence in (one, long, two):
         session.release(sequence)
 
@@ -73,12 +77,12 @@ def test_drafts_forks_and_cuts(session: Session, expected: list[Tensor]) -> None
     sequences = [session.sequence(text) for text in TEXTS[:2]]
     session.prefill(sequences)
     forks = [session.fork(one) for one in sequences]
-    rejected = session.step([Part(one, [9, 8, 7], logits=3) for one in forks])
+    rejected = session.step([SequenceStep(one, [9, 8, 7], logits=3) for one in forks])
     assert rejected.shape[0] == 6
     for fork, text in zip(forks, TEXTS, strict=False):
         session.truncate(fork, len(text))
     for family in (sequences, forks):
-        logits = session.step([Part(one, DRAFT, logits=4) for one in family])
+        logits = session.step([SequenceStep(one, DRAFT, logits=4) for one in family])
         wanted = [rows[len(text) :] for rows, text in zip(expected, TEXTS[:2], strict=False)]
         same(logits, torch.cat(wanted))
     for sequence in (*sequences, *forks):

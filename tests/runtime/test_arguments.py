@@ -17,7 +17,7 @@ import torch
 import glmc_runtime
 from glmc_runtime.arguments import flag, integer, path, prompts_of, real, shown, texts, token_ids
 from glmc_runtime.engine.sampling import SamplingParameters
-from glmc_runtime.engine.sequences import Part
+from glmc_runtime.engine.sequences import SequenceStep
 from glmc_runtime.errors import RequestError
 from glmc_runtime.generate.session import Session
 from tests.runtime.toy import reference_greedy
@@ -147,7 +147,7 @@ def test_what_are_no_ids_are_refused(value: Any, session: Session) -> None:
         lambda: token_ids("ids", value),
         lambda: session.sequence(value),
         lambda: session.generate([value, [1]]),
-        lambda: session.step([Part(session.sequence([1]), value)]),
+        lambda: session.step([SequenceStep(session.sequence([1]), value)]),
     ):
         with pytest.raises(RequestError):
             action()
@@ -184,10 +184,12 @@ def _decoded(session: Session) -> Any:
 WRONG: dict[str, Callable[[Session], object]] = {
     "step of a sequence": lambda session: session.step([session.sequence([1])]),  # type: ignore[list-item]
     "step of None": lambda session: session.step(None),  # type: ignore[arg-type]
-    "step of a part of None": lambda session: session.step([Part(None)]),  # type: ignore[arg-type]
-    "compute": lambda session: session.step([Part(session.sequence([1, 2]), compute=1.7)]),  # type: ignore[arg-type]
-    "compute a truth": lambda session: session.step([Part(session.sequence([1, 2]), compute=True)]),
-    "logits": lambda session: session.step([Part(session.sequence([1]), logits=1.0)]),  # type: ignore[arg-type]
+    "step of a sequence of None": lambda session: session.step([SequenceStep(None)]),  # type: ignore[arg-type]
+    "compute": lambda session: session.step([SequenceStep(session.sequence([1, 2]), compute=1.7)]),  # type: ignore[arg-type]
+    "compute a truth": lambda session: session.step(
+        [SequenceStep(session.sequence([1, 2]), compute=True)]
+    ),
+    "logits": lambda session: session.step([SequenceStep(session.sequence([1]), logits=1.0)]),  # type: ignore[arg-type]
     "prefill": lambda session: session.prefill([[1, 2]]),  # type: ignore[list-item]
     "decode a text": lambda session: session.decode([_decoded(session)], "5"),  # type: ignore[arg-type]
     "decode a fraction": lambda session: session.decode([_decoded(session)], [1.5]),  # type: ignore[list-item]
@@ -234,7 +236,7 @@ def test_a_session_takes_numbers_of_other_libraries(session: Session) -> None:
     assert one.tokens == [1]
     lone = session.sequence([1])
     assert session.prefill(lone).shape[0] == 1  # type: ignore[arg-type]
-    assert session.step(Part(lone, torch.tensor([5]), logits=np.int8(1))).shape[0] == 1  # type: ignore[arg-type]
+    assert session.step(SequenceStep(lone, torch.tensor([5]), logits=np.int8(1))).shape[0] == 1  # type: ignore[arg-type]
     assert lone.tokens == [1, 5]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import glmc_runtime
-from glmc_runtime.engine.sequences import Part, Sequence
+from glmc_runtime.engine.sequences import Sequence, SequenceStep
 from glmc_runtime.errors import CapacityError
 from glmc_runtime.generate.session import Session
 from tests.runtime.replay.test_step import same, state
@@ -49,7 +49,7 @@ def test_full_blocks_are_never_copied(session: Session) -> None:
     session.prefill([parent])
     child = session.fork(parent)
     available = session.cache.allocator.available
-    logits = session.step([Part(parent, (1,)), Part(child, (2, 3))])
+    logits = session.step([SequenceStep(parent, (1,)), SequenceStep(child, (2, 3))])
     same(logits[0], reference_logits([*PROMPT[:8], 1]))
     same(logits[1], reference_logits([*PROMPT[:8], 2, 3]))
     assert session.cache.allocator.available == available - 2
@@ -64,7 +64,7 @@ def test_a_prefix_outlives_the_sequence_that_computed_it(session: Session) -> No
     session.release(first)
     other = session.sequence([60] * 20)  # takes what is free, were it free
     session.prefill([other])
-    logits = session.step([Part(second, (33, 34), logits=2)])
+    logits = session.step([SequenceStep(second, (33, 34), logits=2)])
     same(logits[0], reference_logits([*PROMPT[:8], 33]))
     same(logits[1], reference_logits([*PROMPT[:8], 33, 34]))
 
@@ -74,14 +74,14 @@ def test_a_truncated_fork_does_not_write_into_its_parent(session: Session) -> No
     session.prefill([parent])
     child = session.fork(parent)
     session.truncate(child, 6)  # in the middle of a block that is full in the parent
-    logits = session.step([Part(child, (40, 41, 42))])
+    logits = session.step([SequenceStep(child, (40, 41, 42))])
     same(logits[0], reference_logits([*PROMPT[:6], 40, 41, 42]))
     same(session.decode([parent], [12])[0], reference_logits([*PROMPT, 12]))
 
 
 def test_what_is_not_cached_is_not_shared(session: Session) -> None:
     parent = session.sequence(PROMPT)
-    session.step([Part(parent, compute=5, logits=0)])
+    session.step([SequenceStep(parent, compute=5, logits=0)])
     parent.blocks += session.cache.allocator.allocate(1)  # as a failed step leaves it
     child = session.fork(parent)
     assert (len(child.blocks), child.cached, child.tokens) == (2, 5, PROMPT)
@@ -127,7 +127,9 @@ def test_random_families(toy_path: Path, seed: int) -> None:
             session.release(living.pop(chance.randrange(len(living))))
         else:
             parts = [
-                Part(sequence, [chance.randrange(VOCABULARY) for _ in range(chance.randint(1, 5))])
+                SequenceStep(
+                    sequence, [chance.randrange(VOCABULARY) for _ in range(chance.randint(1, 5))]
+                )
                 for sequence in chance.sample(living, chance.randint(1, min(4, len(living))))
                 if len(sequence) < MAX_CONTEXT - 5
             ]
@@ -139,7 +141,7 @@ def test_random_families(toy_path: Path, seed: int) -> None:
     assert session.cache.allocator.available == session.cache.allocator.usable
 
 
-def _step(session: Session, parts: list[Part], living: list[Sequence]) -> int:
+def _step(session: Session, parts: list[SequenceStep], living: list[Sequence]) -> int:
     if not parts:
         return 0
     before = [state(sequence) for sequence in living]

@@ -39,7 +39,7 @@ from glmc_runtime.errors import GlmcError
 from glmc_runtime.format.plan import BufferArgument, CacheArgument, Call, InputArgument
 from glmc_runtime.loading.loader import load_artifact
 from glmc_runtime.replay.cache import SCRATCH_BLOCK
-from glmc_runtime.replay.step import Chunk, Step, blocks_for
+from glmc_runtime.replay.step import ScheduledTokens, Step, blocks_for
 
 # Targets whose plans every machine can replay.
 REPLAYED = ("cpu", "xpu")
@@ -147,8 +147,8 @@ class _Replay:
             count = blocks_for(length + 1, self.size)
             owned = list(range(first, first + count))
             first += count
-            chunks.append(Chunk(tokens[:length], 0, owned))
-            following.append(Chunk(tokens[length:], length, owned))
+            chunks.append(ScheduledTokens(tokens[:length], 0, owned))
+            following.append(ScheduledTokens(tokens[length:], length, owned))
         steps = (
             (prefill, Step(chunks, sum(LENGTHS), len(LENGTHS), self.size)),
             (decode, Step(following, len(LENGTHS), len(LENGTHS), self.size)),

@@ -19,7 +19,7 @@ from glmc_runtime.replay.arena import Arena
 from glmc_runtime.replay.bind import Memory, PhaseBinder
 from glmc_runtime.replay.cache import KVCache
 from glmc_runtime.replay.inputs import StepInputs
-from glmc_runtime.replay.step import Chunk, Step, blocks_for
+from glmc_runtime.replay.step import ScheduledTokens, Step, blocks_for
 
 MANY_SEQUENCES = 16
 MANY_TOKENS = 64
@@ -74,7 +74,7 @@ def steps_of(artifact: Artifact, phase: str, generator: torch.Generator) -> list
         for length, start in plan:
             need = blocks_for(length + start, size)
             blocks, order = order[:need], order[need:]
-            chunks.append(Chunk([0] * length, start, blocks))
+            chunks.append(ScheduledTokens([0] * length, start, blocks))
         steps.append(Step(chunks, rows, len(chunks), size))
     return steps
 

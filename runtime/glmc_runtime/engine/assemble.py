@@ -32,7 +32,7 @@ from glmc_runtime.replay.graph import graphs_for
 from glmc_runtime.replay.inputs import StepInputs
 from glmc_runtime.replay.phase import PhaseReplay
 from glmc_runtime.replay.statistics import Statistics
-from glmc_runtime.replay.step import Chunk, Step
+from glmc_runtime.replay.step import ScheduledTokens, Step
 from glmc_runtime.replay.weight_watch import WeightWatch
 
 PREFILL_BINDINGS_KEPT = 64
@@ -145,6 +145,6 @@ def vendor_of(artifact: Artifact, emulate: bool | None) -> Vendor | None:
 @torch.inference_mode()
 def _capture(replay: PhaseReplay, buckets: Buckets, block_size: int) -> None:
     """Capture every decode bucket, the largest first; all rows write to the scratch block."""
-    row = Chunk((0,), 0, [SCRATCH_BLOCK])
+    row = ScheduledTokens((0,), 0, [SCRATCH_BLOCK])
     for bucket in reversed(buckets.sizes):
         replay.capture(Step([row] * bucket, bucket, bucket, block_size))

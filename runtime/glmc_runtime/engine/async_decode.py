@@ -22,9 +22,15 @@ import torch
 from glmc_runtime.arguments import shown
 from glmc_runtime.engine.block_allocation import reserve
 from glmc_runtime.engine.sampling import not_finite
-from glmc_runtime.engine.sequences import Part, Sequence, check_decode, check_distinct, chunk_of
+from glmc_runtime.engine.sequences import (
+    Sequence,
+    SequenceStep,
+    check_decode,
+    check_distinct,
+    scheduled_tokens,
+)
 from glmc_runtime.errors import CapacityError, GlmcError, RequestError
-from glmc_runtime.replay.step import Chunk, Step, blocks_for
+from glmc_runtime.replay.step import ScheduledTokens, Step, blocks_for
 
 if TYPE_CHECKING:
     from glmc_runtime.engine.assemble import Machine
@@ -80,7 +86,7 @@ class GreedySteps:
         sequences: ListLike[Sequence],
         token_ids: ListLike[int],
     ) -> None:
-        check_distinct([Part(sequence) for sequence in sequences])
+        check_distinct([SequenceStep(sequence) for sequence in sequences])
         ids = check_decode(sequences, token_ids)
         rows = machine.decode_buckets.choose(len(sequences))
         self.sequences = list(sequences)
@@ -183,12 +189,14 @@ class GreedySteps:
             if id(sequence) in inside
         )
 
-    def _first_chunks(self) -> list[Chunk]:
+    def _first_chunks(self) -> list[ScheduledTokens]:
         """The chunks of a step whose tokens are on the host."""
-        check_distinct([Part(sequence) for sequence in self.sequences])
+        check_distinct([SequenceStep(sequence) for sequence in self.sequences])
         check_decode(self.sequences, self._tokens)
         return [
-            chunk_of(Part(sequence, (token,)), self._machine.max_context, self._vocabulary)
+            scheduled_tokens(
+                SequenceStep(sequence, (token,)), self._machine.max_context, self._vocabulary
+            )
             for sequence, token in zip(self.sequences, self._tokens, strict=True)
         ]
 
@@ -201,7 +209,7 @@ class GreedySteps:
         if max(in_flight.starts) + 2 > self._machine.max_context:
             return
         chunks = [
-            Chunk((0,), start + 1, sequence.blocks)
+            ScheduledTokens((0,), start + 1, sequence.blocks)
             for sequence, start in zip(in_flight.sequences, in_flight.starts, strict=True)
         ]
         try:
@@ -213,7 +221,7 @@ class GreedySteps:
             return
         self._counts.ahead += 1
 
-    def _launch(self, chunks: list[Chunk], tokens: torch.Tensor | None) -> _InFlightStep:
+    def _launch(self, chunks: list[ScheduledTokens], tokens: torch.Tensor | None) -> _InFlightStep:
         machine, rows = self._machine, len(chunks)
         reserve(machine.cache, chunks)
         bucket = machine.decode_buckets.choose(rows)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from glmc_runtime.errors import CapacityError
 from glmc_runtime.replay.cache import KVCache
-from glmc_runtime.replay.step import Chunk, blocks_for
+from glmc_runtime.replay.step import ScheduledTokens, blocks_for
 
 
-def reserve(cache: KVCache, chunks: list[Chunk]) -> None:
+def reserve(cache: KVCache, chunks: list[ScheduledTokens]) -> None:
     """Give each sequence the blocks that it lacks, and a copy of its own of each shared block that
     it writes to; the last owner of a block keeps it. Raises :class:`CapacityError`."""
     allocator, size = cache.allocator, cache.spec.block_size

@@ -25,23 +25,23 @@ from glmc_runtime.arguments import integer
 from glmc_runtime.engine.assemble import Machine
 from glmc_runtime.engine.async_decode import GreedySteps
 from glmc_runtime.engine.block_allocation import blocks_lacking, reserve
-from glmc_runtime.engine.packing import pack, step_of
+from glmc_runtime.engine.packing import micro_batches_of, step_of
 from glmc_runtime.engine.sampling import not_finite
 from glmc_runtime.engine.sequences import (
-    Part,
     Sequence,
+    SequenceStep,
     check_decode,
     check_distinct,
-    chunk_of,
     new_sequence,
-    parts_of,
+    scheduled_tokens,
     sequence_of,
+    sequence_steps_of,
     sequences_of,
 )
 from glmc_runtime.errors import RequestError
 from glmc_runtime.loading.loader import Artifact
 from glmc_runtime.replay.phase import PhaseReplay
-from glmc_runtime.replay.step import Chunk, Step, blocks_for
+from glmc_runtime.replay.step import ScheduledTokens, Step, blocks_for
 
 Taken = TypeVar("Taken")
 
@@ -65,7 +65,7 @@ class Engine:
         self.prefill_buckets = machine.prefill_buckets
         self.max_context = machine.max_context
         self.greedy = all(replay.has_greedy for replay in machine.replays.values())
-        self._rows_apart = artifact.plans["decode"].rows_apart
+        self._fused_cache_write = artifact.plans["decode"].fused_cache_write
         self._replays = machine.replays
         self._machine = machine
 
@@ -73,37 +73,37 @@ class Engine:
         """A new sequence; raises :class:`RequestError` for an empty or overlong prompt."""
         return new_sequence(tokens, self.max_context, self.manifest.model.vocabulary)
 
-    def step(self, parts: ListLike[Part]) -> torch.Tensor:
-        """One step in which each part computes and caches new tokens of its sequence.
+    def step(self, batch: ListLike[SequenceStep]) -> torch.Tensor:
+        """One step over a ``batch`` of sequences, each computing and caching new tokens.
 
-        Returns the logits that the parts ask for, [sum of their ``logits``, vocabulary], in the
-        order of the parts and of the tokens of each, in a tensor of the caller's own.
+        Returns the logits that the batch asks for, [sum of its ``logits``, vocabulary], in the
+        order of the batch and of the tokens of each, in a tensor of the caller's own.
 
-        Logits behind several tokens of a sequence cut it there into pieces that run side by side.
-        A step of single tokens, such pieces included, runs in the decode plan, any other in the
+        Logits after several tokens of a sequence cut it there into slices that run side by side.
+        A step of single tokens, such slices included, runs in the decode plan, any other in the
         prefill plan, whatever it mixes. It is one replay unless it is beyond the buckets: more
-        tokens than the largest prefill bucket, or more pieces than the largest decode bucket.
+        tokens than the largest prefill bucket, or more slices than the largest decode bucket.
 
-        Raises :class:`RequestError` for a part that can't be right and :class:`CapacityError` when
-        KV blocks are short; both change nothing.
+        Raises :class:`RequestError` for a SequenceStep that can't be right and
+        :class:`CapacityError` when KV blocks are short; both change nothing.
         """
-        return self._step(parts_of(parts))
+        return self._step(sequence_steps_of(batch))
 
     @torch.inference_mode()
-    def _step(self, parts: ListLike[Part]) -> torch.Tensor:
+    def _step(self, batch: ListLike[SequenceStep]) -> torch.Tensor:
         def take(replay: PhaseReplay, step: Step, wanted: list[int]) -> torch.Tensor:
             logits = replay.run(step)
             with torch.inference_mode(False):  # the caller may change its logits in place
                 return logits.clone() if len(wanted) == len(step.chunks) else logits[wanted]
 
         with self._machine.exclusive:
-            chunks, kept = self._run(parts, take)
-            _book(parts, chunks)
+            chunks, kept = self._run(batch, take)
+            _commit(batch, chunks)
         with torch.inference_mode(False):
             return kept[0] if len(kept) == 1 else torch.cat(kept)
 
     @torch.inference_mode()
-    def step_greedy(self, parts: ListLike[Part]) -> list[int]:
+    def step_greedy(self, batch: ListLike[SequenceStep]) -> list[int]:
         """A :meth:`step` that returns the likeliest tokens in place of the logits, without a copy
         of these; for an artifact whose plans compute them (``greedy``).
 
@@ -116,34 +116,34 @@ class Engine:
         ) -> tuple[torch.Tensor, list[int]]:
             return replay.run_greedy(step).clone(), wanted
 
-        parts = parts_of(parts)
+        batch = sequence_steps_of(batch)
         with self._machine.exclusive:
-            chunks, kept = self._run(parts, take)
+            chunks, kept = self._run(batch, take)
             read = [(tokens.tolist(), wanted) for tokens, wanted in kept]
             chosen: list[int] = [tokens[row] for tokens, wanted in read for row in wanted]
             if any([token < 0 for token in chosen]):
                 raise not_finite(f"greedy tokens {chosen[:4]}, of which -1 is none")
-            _book(parts, chunks)
+            _commit(batch, chunks)
         return chosen
 
     def _run(
-        self, parts: ListLike[Part], take: Callable[[PhaseReplay, Step, list[int]], Taken]
-    ) -> tuple[list[Chunk], list[Taken]]:
+        self, batch: ListLike[SequenceStep], take: Callable[[PhaseReplay, Step, list[int]], Taken]
+    ) -> tuple[list[ScheduledTokens], list[Taken]]:
         """Check and run a step; its chunks, and what ``take`` got from each of its replays. It runs
         the replay, and is told which rows' logits are wanted."""
-        check_distinct(parts)
+        check_distinct(batch)
         vocabulary = self.manifest.model.vocabulary
-        chunks = [chunk_of(part, self.max_context, vocabulary) for part in parts]
+        chunks = [scheduled_tokens(item, self.max_context, vocabulary) for item in batch]
         reserve(self.cache, chunks)
-        for part in parts:
-            part.sequence.changes += 1
+        for item in batch:
+            item.sequence.changes += 1
         buckets = self.prefill_buckets, self.decode_buckets
-        size, apart = self.manifest.cache.block_size, self._rows_apart
+        size, fused_cache_write = self.manifest.cache.block_size, self._fused_cache_write
         kept: list[Taken] = []
         with self._machine.stream_order.enter():
-            for replayed in pack(chunks, *buckets, apart):
-                phase, step = step_of(replayed, *buckets, size, apart)
-                wanted = [row for row, chunk in enumerate(replayed) if chunk.logits]
+            for micro_batch in micro_batches_of(chunks, *buckets, fused_cache_write):
+                phase, step = step_of(micro_batch, *buckets, size, fused_cache_write)
+                wanted = [row for row, chunk in enumerate(micro_batch) if chunk.logits]
                 kept.append(take(self._replays[phase], step, wanted))
         return chunks, kept
 
@@ -152,28 +152,30 @@ class Engine:
 
         Returns the logits of the last token of each, [len(sequences), vocabulary].
         """
-        return self.step([Part(sequence) for sequence in sequences_of(sequences)])
+        return self.step([SequenceStep(sequence) for sequence in sequences_of(sequences)])
 
     def decode(self, sequences: ListLike[Sequence], token_ids: ListLike[int]) -> torch.Tensor:
         """Append one token to each sequence, all of whose tokens are cached; a :meth:`step`.
 
-        Returns the logits behind these tokens, [len(sequences), vocabulary]. It is one replay, so
+        Returns the logits after these tokens, [len(sequences), vocabulary]. It is one replay, so
         it also raises :class:`CapacityError` for more sequences than the largest decode bucket.
         """
         sequences = sequences_of(sequences)
         self.decode_buckets.choose(len(sequences))
         with self._machine.exclusive:
             pairs = zip(sequences, check_decode(sequences, token_ids), strict=True)
-            return self._step([Part(sequence, (token,)) for sequence, token in pairs])
+            return self._step([SequenceStep(sequence, (token,)) for sequence, token in pairs])
 
     def greedy_steps(self, sequences: ListLike[Sequence], token_ids: ListLike[int]) -> GreedySteps:
-        """Decode a batch greedily, on a device one step ahead of the tokens that are handed out.
+        """Decode a batch greedily, on a device with a step in flight while the host reads tokens
+        (async decode).
 
-        Iterate over it: each turn appends ``token_ids``, then the tokens of the turn before, to the
-        sequences and gives the likeliest tokens behind them, as :meth:`decode` and an argmax of its
-        logits would. Between two turns the session may be used for anything; what is done to a
-        sequence of the batch throws the step away that is under way. ``leave`` lets a sequence out,
-        ``close`` (or leaving a ``with``) all of them, which gives back the blocks of such a step.
+        Iterate over it: each iteration appends ``token_ids``, then the tokens of the iteration
+        before, to the sequences and gives the likeliest tokens after them, as :meth:`decode` and an
+        argmax of its logits would. Between two iterations the session may be used for anything;
+        what is done to a sequence of the batch discards the in-flight step. ``leave`` lets a
+        sequence out, ``close`` (or leaving a ``with``) all of them, which gives back the blocks of
+        such a step.
 
         Raises what ``decode`` does, and :class:`RequestError` for an artifact whose plans do not
         compute the likeliest tokens (``greedy``).
@@ -236,8 +238,8 @@ class Engine:
             return blocks_lacking(self.cache, sequence.blocks, sequence.cached, length)
 
 
-def _book(parts: ListLike[Part], chunks: list[Chunk]) -> None:
+def _commit(batch: ListLike[SequenceStep], chunks: list[ScheduledTokens]) -> None:
     """Note what a step that has succeeded appended and cached."""
-    for part, chunk in zip(parts, chunks, strict=True):
-        part.sequence.tokens.extend(part.append)
-        part.sequence.cached += len(chunk.tokens)
+    for item, chunk in zip(batch, chunks, strict=True):
+        item.sequence.tokens.extend(item.append)
+        item.sequence.cached += len(chunk.tokens)

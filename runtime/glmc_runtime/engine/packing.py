@@ -1,11 +1,12 @@
-"""Cut the chunks of a step into replays: one, unless the step is beyond the buckets.
+"""Cut the chunks of a step into micro-batches: one, unless the step is beyond the buckets.
 
-A plan gives the logits behind the last token of each of its sequences. Where they are wanted behind
-several tokens of a chunk, it is cut there, and its pieces run side by side as if they were
+A plan gives the logits after the last token of each of its sequences. Where they are wanted after
+several tokens of a chunk, it is cut there, and its slices run side by side as if they were
 sequences: in every layer the keys and values of all rows are written before any attention reads
-them, so a piece sees the tokens of those before it. Drafted tokens to verify are then single tokens
+them, so a slice sees the tokens of those before it. Drafted tokens to verify are then single tokens
 for the decode plan, like those of a plain decode step. A decode plan that writes and attends in one
-launch (``PhasePlan.rows_apart``) can't do so: pieces of one sequence then go to the prefill plan.
+launch (``PhasePlan.fused_cache_write``) can't do so: slices of one sequence then go to the prefill
+plan.
 """
 
 from __future__ import annotations
@@ -13,66 +14,74 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from glmc_runtime.replay.buckets import Buckets
-from glmc_runtime.replay.step import Chunk, Step
+from glmc_runtime.replay.step import ScheduledTokens, Step
 
 
-def pack(
-    chunks: list[Chunk], prefill: Buckets, decode: Buckets, apart: bool = False
-) -> list[list[Chunk]]:
-    """The chunks of each replay, each with logits behind its last token or none. Read one after
-    the other they are ``chunks``, in their order, so the rows of logits keep their order, too.
-    ``apart`` says that no row of the decode plan sees the new token of another one."""
-    pieces = chunks
+def micro_batches_of(
+    chunks: list[ScheduledTokens],
+    prefill: Buckets,
+    decode: Buckets,
+    fused_cache_write: bool = False,
+) -> list[list[ScheduledTokens]]:
+    """The chunks of each micro-batch, which is one replay; each with logits after its last token or
+    none. Read one after the other they are ``chunks``, in their order, so the rows of logits keep
+    their order, too. ``fused_cache_write`` says that no row of the decode plan sees the new token
+    of another one."""
+    slices = chunks
     if any([chunk.logits > 1 for chunk in chunks]):
-        pieces = [piece for chunk in chunks for piece in _pieces(chunk)]
-    if _is_decode(pieces, apart):
+        slices = [token_slice for chunk in chunks for token_slice in _slices(chunk)]
+    if _is_decode(slices, fused_cache_write):
         size = decode.largest
-        if len(pieces) <= size:
-            return [pieces]
-        return [pieces[first : first + size] for first in range(0, len(pieces), size)]
-    replays: list[list[Chunk]] = []
+        if len(slices) <= size:
+            return [slices]
+        return [slices[first : first + size] for first in range(0, len(slices), size)]
+    micro_batches: list[list[ScheduledTokens]] = []
     rows = places = 0
-    for piece in pieces:
-        while piece.tokens:
+    for token_slice in slices:
+        while token_slice.tokens:
             if not rows or not places:
-                replays.append([])
+                micro_batches.append([])
                 rows, places = prefill.largest, decode.largest
-            first, piece = _cut(piece, rows)
-            replays[-1].append(first)
+            first, token_slice = _split_at(token_slice, rows)
+            micro_batches[-1].append(first)
             rows -= len(first.tokens)
             places -= 1
-    return replays
+    return micro_batches
 
 
 def step_of(
-    chunks: list[Chunk], prefill: Buckets, decode: Buckets, size: int, apart: bool = False
+    chunks: list[ScheduledTokens],
+    prefill: Buckets,
+    decode: Buckets,
+    size: int,
+    fused_cache_write: bool = False,
 ) -> tuple[str, Step]:
     """The phase that computes the chunks of one replay, and its step for blocks of ``size``."""
-    if _is_decode(chunks, apart):
+    if _is_decode(chunks, fused_cache_write):
         bucket = decode.choose(len(chunks))
         return decode.phase, Step(chunks, bucket, bucket, size)
     rows = sum([len(chunk.tokens) for chunk in chunks])
     return prefill.phase, Step(chunks, prefill.choose(rows), len(chunks), size)
 
 
-def _is_decode(chunks: list[Chunk], apart: bool) -> bool:
-    """Whether the decode plan computes these: one token of each, and of each sequence one where
-    rows are ``apart``. Pieces of one sequence have its very list of blocks."""
-    if apart and len({id(chunk.blocks) for chunk in chunks}) < len(chunks):
+def _is_decode(chunks: list[ScheduledTokens], fused_cache_write: bool) -> bool:
+    """Whether the decode plan computes these: one token of each, and of each sequence one where its
+    cache write is fused. Slices of one sequence have its very list of blocks."""
+    if fused_cache_write and len({id(chunk.blocks) for chunk in chunks}) < len(chunks):
         return False
     return all([len(chunk.tokens) == 1 for chunk in chunks])
 
 
-def _pieces(chunk: Chunk) -> Iterator[Chunk]:
-    """Cut a chunk behind each token whose logits are wanted."""
-    first, rest = _cut(chunk, len(chunk.tokens) - max(0, chunk.logits - 1))
+def _slices(chunk: ScheduledTokens) -> Iterator[ScheduledTokens]:
+    """Cut a chunk after each token whose logits are wanted."""
+    first, rest = _split_at(chunk, len(chunk.tokens) - max(0, chunk.logits - 1))
     yield first._replace(logits=min(1, chunk.logits))
     for place, token in enumerate(rest.tokens):
-        yield Chunk((token,), rest.start + place, rest.blocks)
+        yield ScheduledTokens((token,), rest.start + place, rest.blocks)
 
 
-def _cut(chunk: Chunk, count: int) -> tuple[Chunk, Chunk]:
+def _split_at(chunk: ScheduledTokens, count: int) -> tuple[ScheduledTokens, ScheduledTokens]:
     """The first ``count`` tokens of a chunk, without logits unless they are all, and the rest."""
     tokens, start, blocks, logits = chunk
-    rest = Chunk(tokens[count:], start + count, blocks, logits)
-    return (Chunk(tokens[:count], start, blocks, 0) if rest.tokens else chunk), rest
+    rest = ScheduledTokens(tokens[count:], start + count, blocks, logits)
+    return (ScheduledTokens(tokens[:count], start, blocks, 0) if rest.tokens else chunk), rest

@@ -1,4 +1,5 @@
-"""A sequence: its tokens, its cache blocks, how much of it is cached, and its part in a step."""
+"""A sequence: its tokens, its cache blocks, how much of it is cached, and its share of a step
+(SequenceStep)."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ import torch
 
 from glmc_runtime.arguments import integer, items_of, shown, token_ids
 from glmc_runtime.errors import RequestError
-from glmc_runtime.replay.step import Chunk
+from glmc_runtime.replay.step import ScheduledTokens
 
 _LONG = 256  # tokens from which an array was faster than a list
 
@@ -22,7 +23,7 @@ class Sequence:
     """One request's tokens. ``cached`` counts the leading tokens whose keys are in ``blocks``.
 
     ``changes`` counts what was done to it other than by :mod:`glmc_runtime.engine.async_decode`,
-    which so sees whether a step that is under way is still the next one.
+    which so sees whether the in-flight step is still the next one.
     """
 
     tokens: list[int]
@@ -34,11 +35,11 @@ class Sequence:
         return len(self.tokens)
 
 
-class Part(NamedTuple):
+class SequenceStep(NamedTuple):
     """What a step does with one sequence.
 
-    ``append`` is put behind its tokens. Of the tokens that are not cached yet the first ``compute``
-    are then computed and cached (None: all of them). Logits come back behind the last ``logits`` of
+    ``append`` is put after its tokens. Of the tokens that are not cached yet the first ``compute``
+    are then computed and cached (None: all of them). Logits come back after the last ``logits`` of
     these: 1 to go on from the newest token, 0 for a chunk that does not end its prompt, more to
     verify drafted tokens or to score a prompt.
     """
@@ -67,9 +68,10 @@ def new_sequence(tokens: ListLike[int], max_context: int, vocabulary: int) -> Se
     return Sequence(list(ids))
 
 
-def chunk_of(part: Part, max_context: int, vocabulary: int) -> Chunk:
-    """The chunk that a part asks for; raises :class:`RequestError` where it can't be right."""
-    sequence, append, count, logits = part
+def scheduled_tokens(item: SequenceStep, max_context: int, vocabulary: int) -> ScheduledTokens:
+    """The tokens that a step computes of a sequence; raises :class:`RequestError` where it can't be
+    right."""
+    sequence, append, count, logits = item
     cached, length = sequence.cached, len(sequence) + len(append)
     if length > max_context:
         raise RequestError(
@@ -88,14 +90,14 @@ def chunk_of(part: Part, max_context: int, vocabulary: int) -> Chunk:
     count = fresh if count is None else integer("compute", count)
     if not 1 <= count <= fresh:
         raise RequestError(
-            "a part computes another number of tokens than there are",
+            "a SequenceStep computes another number of tokens than there are",
             expected=f"compute of 1 to {fresh}",
             found=str(count),
         )
     logits = integer("logits", logits)
     if not 0 <= logits <= count:
         raise RequestError(
-            "logits exist only behind the tokens that a part computes",
+            "logits exist only after the tokens that a SequenceStep computes",
             expected=f"logits of 0 to {count}",
             found=str(logits),
         )
@@ -104,7 +106,7 @@ def chunk_of(part: Part, max_context: int, vocabulary: int) -> Chunk:
         fresh_ids = token_ids("the sequence", fresh_ids)
     tokens = _packed(fresh_ids)
     _check_tokens(tokens, vocabulary)
-    return Chunk(tokens[:count], cached, sequence.blocks, logits)
+    return ScheduledTokens(tokens[:count], cached, sequence.blocks, logits)
 
 
 def check_decode(sequences: ListLike[Sequence], tokens: ListLike[int]) -> list[int]:
@@ -147,28 +149,28 @@ def sequence_of(value: object) -> Sequence:
     return value
 
 
-def parts_of(value: object) -> list[Part]:
-    """The parts of a step, their tokens as lists of int. Raises :class:`RequestError`."""
-    parts = [value] if isinstance(value, Part) else items_of("parts", value, "parts")
-    for place, part in enumerate(parts):
-        if not isinstance(part, Part):
+def sequence_steps_of(value: object) -> list[SequenceStep]:
+    """The sequence steps of a batch, their tokens as lists of int. Raises :class:`RequestError`."""
+    batch = [value] if isinstance(value, SequenceStep) else items_of("batch", value, "batch")
+    for place, item in enumerate(batch):
+        if not isinstance(item, SequenceStep):
             raise RequestError(
-                "a step takes parts",
-                expected="Part(sequence, ...) for each of its sequences",
-                found=shown(part),
+                "a step takes a SequenceStep for each sequence",
+                expected="[SequenceStep(sequence, ...), ...]",
+                found=shown(item),
             )
-        sequence_of(part.sequence)
-        if type(part.append) is not tuple or set(map(type, part.append)) - {int}:
-            append = token_ids("append", part.append)
-            parts[place] = part._replace(append=tuple(append))
-    return parts
+        sequence_of(item.sequence)
+        if type(item.append) is not tuple or set(map(type, item.append)) - {int}:
+            append = token_ids("append", item.append)
+            batch[place] = item._replace(append=tuple(append))
+    return batch
 
 
-def check_distinct(parts: ListLike[Part]) -> None:
+def check_distinct(batch: ListLike[SequenceStep]) -> None:
     """A step has at least one sequence and each once; raises :class:`RequestError`."""
-    if not parts:
+    if not batch:
         raise RequestError("the step has no sequence", expected="at least one")
-    if len({id(part.sequence) for part in parts}) != len(parts):
+    if len({id(item.sequence) for item in batch}) != len(batch):
         raise RequestError("the same sequence is twice in one step")
 
 

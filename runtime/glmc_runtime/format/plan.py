@@ -203,7 +203,7 @@ class PhasePlan:
     greedy: int | None = None
 
     @property
-    def rows_apart(self) -> bool:
+    def fused_cache_write(self) -> bool:
         """Whether some call writes the cache and attends over it in one launch, so that no row of
         a step sees the keys and values that another row writes."""
         return any(

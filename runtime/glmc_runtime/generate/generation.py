@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from glmc_runtime.engine.sampling import Sampler, next_tokens
-from glmc_runtime.engine.sequences import Part, Sequence
+from glmc_runtime.engine.sequences import Sequence, SequenceStep
 from glmc_runtime.errors import CapacityError
 from glmc_runtime.generate.events import Event
 from glmc_runtime.generate.options import Settings
@@ -174,10 +174,10 @@ class Generation:
                 break
             self._running.append(self._waiting.popleft())
 
-    def _next_step(self) -> tuple[list[Part], list[_Request]]:
+    def _next_step(self) -> tuple[list[SequenceStep], list[_Request]]:
         """What the running requests do next, and those of them that then draw a token."""
         decoding = [request for request in self._running if not request.prompt_left]
-        parts = [Part(request.sequence, (request.token,)) for request in decoding]
+        parts = [SequenceStep(request.sequence, (request.token,)) for request in decoding]
         drawing = list(decoding)
         largest = self._engine.prefill_buckets.largest
         space = max(largest - len(decoding), largest // 2, 1)
@@ -187,7 +187,7 @@ class Generation:
             count = min(request.prompt_left, space)
             if count:
                 ends = count == request.prompt_left
-                parts.append(Part(request.sequence, compute=count, logits=int(ends)))
+                parts.append(SequenceStep(request.sequence, compute=count, logits=int(ends)))
                 drawing += [request] if ends else []
                 space -= count
         return parts, drawing
@@ -270,7 +270,7 @@ class Generation:
             return True
         return len(request.sequence) + 1 >= self._engine.max_context
 
-    def _draw(self, parts: list[Part], drawing: list[_Request]) -> list[Event]:
+    def _draw(self, parts: list[SequenceStep], drawing: list[_Request]) -> list[Event]:
         """Run a step and choose the next token of each request that draws one."""
         engine = self._engine
         if engine.greedy and not any([request.sampler.needs_logits for request in drawing]):

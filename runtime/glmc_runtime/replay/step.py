@@ -19,9 +19,9 @@ Column = Union[list[int], "array[int]"]
 _LONG = 128  # numbers in a row from which torch counts faster than a range does
 
 
-class Chunk(NamedTuple):
+class ScheduledTokens(NamedTuple):
     """The share of one sequence in a step: new ``tokens`` (an array has 64-bit integers), the
-    first at position ``start``, and the logits behind the last ``logits`` of them."""
+    first at position ``start``, and the logits after the last ``logits`` of them."""
 
     tokens: Sequence[int]
     start: int
@@ -35,7 +35,9 @@ class Step:
     ``sequences`` is the padded number of sequences: the bucket in decode, the real one in prefill.
     """
 
-    def __init__(self, chunks: list[Chunk], tokens: int, sequences: int, block_size: int) -> None:
+    def __init__(
+        self, chunks: list[ScheduledTokens], tokens: int, sequences: int, block_size: int
+    ) -> None:
         self.chunks = chunks
         self.tokens = tokens
         self.sequences = sequences

@@ -145,4 +145,4 @@ def test_computes_in_three_dtypes() -> None:
 def test_rows_of_a_decode_step_do_not_see_each_other() -> None:
     """They are written and attended over in one launch, unlike those of prefill."""
     compiled = _compiled("glm-4.5-air")
-    assert compiled.decode.plan.rows_apart and not compiled.prefill.plan.rows_apart
+    assert compiled.decode.plan.fused_cache_write and not compiled.prefill.plan.fused_cache_write

@@ -29,7 +29,7 @@ from glmc_runtime.replay.bind import Memory, PhaseBinder
 from glmc_runtime.replay.bind import Symbols as Counts
 from glmc_runtime.replay.cache import KVCache
 from glmc_runtime.replay.inputs import StepInputs
-from glmc_runtime.replay.step import Chunk, Step
+from glmc_runtime.replay.step import ScheduledTokens, Step
 from tests.backends.kunlun.harness import PROFILES, random
 
 LAYERS, HIDDEN, HEADS, KV_HEADS, D, WIDTH, EXPERTS, TOP_K, VOCABULARY = (
@@ -172,7 +172,7 @@ class Session:
         self.binder = PhaseBinder(plan, memory, 4)
         self.plan = plan
 
-    def step(self, chunks: list[Chunk]) -> Tensor:
+    def step(self, chunks: list[ScheduledTokens]) -> Tensor:
         self.inputs.fill(Step(chunks, BUCKET, BUCKET, BLOCK))
         counts = Counts(BUCKET, BUCKET, len(chunks), len(chunks))
         for thunk in self.binder.bind(0, len(self.plan.calls) - 1, counts):
@@ -190,7 +190,7 @@ def _packed(weight: Weight, data: dict[str, Tensor]) -> Tensor:
     return torch.cat((angles.cos(), angles.sin()), 1).to(weight.dtype)
 
 
-def _reference_inputs(chunks: list[Chunk], cache: KVCache) -> dict[str, Tensor]:
+def _reference_inputs(chunks: list[ScheduledTokens], cache: KVCache) -> dict[str, Tensor]:
     """What the graph itself wants for the real rows of a step."""
     where = [(chunk.blocks[chunk.start // BLOCK], chunk.start % BLOCK) for chunk in chunks]
     tables = torch.zeros(len(chunks), CONTEXT // BLOCK, dtype=torch.int32)
@@ -222,7 +222,7 @@ def test_logits_of_several_steps(profile: str, normalize: bool) -> None:
     blocks = [[1, 2], [5], [7, 8]]
     for number, real in enumerate((3, 3, 1, 2)):
         chunks = [
-            Chunk(
+            ScheduledTokens(
                 [(7 * number + row) % VOCABULARY], 14 + number if row != 1 else number, blocks[row]
             )
             for row in range(real)

@@ -12,7 +12,7 @@ import torch
 
 import glmc_runtime
 from glmc_runtime.engine.sampling import SamplingParameters
-from glmc_runtime.engine.sequences import Part, Sequence
+from glmc_runtime.engine.sequences import Sequence, SequenceStep
 from glmc_runtime.errors import CapacityError, NumericsError, RequestError, VendorError
 from glmc_runtime.generate.session import Session
 from glmc_runtime.replay.step import Step, blocks_for
@@ -344,11 +344,11 @@ def test_a_greedy_step_is_the_argmax_of_a_step(session: Session, ahead: Session)
         each.prefill([one])
         three = each.fork(one)
         parts = [
-            Part(one, (7,)),
-            Part(two, compute=21, logits=0),
-            Part(three, (1, 2, 3), logits=3),
+            SequenceStep(one, (7,)),
+            SequenceStep(two, compute=21, logits=0),
+            SequenceStep(three, (1, 2, 3), logits=3),
         ]
-        for batch in (parts, [Part(two, compute=19, logits=1), Part(one, (5,))]):
+        for batch in (parts, [SequenceStep(two, compute=19, logits=1), SequenceStep(one, (5,))]):
             if each is session:
                 chosen.append(each.step(batch).argmax(-1).tolist())
             else:
@@ -356,7 +356,7 @@ def test_a_greedy_step_is_the_argmax_of_a_step(session: Session, ahead: Session)
     ahead._replays["decode"]._binder._memory.weights["head"][5] = float("nan")
     before = _state([one])
     with pytest.raises(NumericsError, match="not finite"):
-        ahead.step_greedy([Part(one, (1,))])
+        ahead.step_greedy([SequenceStep(one, (1,))])
     assert _state([one]) == before
 
 
@@ -388,7 +388,7 @@ def test_anything_may_happen_between_two_turns(session: Session, ahead: Session,
         elif kind == "fork":
             both(lambda each, batch, aside, row=row: aside.append(each.fork(batch[row])))
         elif kind == "aside" and others[0] and len(others[0][-1]) < MAX_CONTEXT:
-            both(lambda each, batch, aside: each.step([Part(aside[-1], (5,))]))
+            both(lambda each, batch, aside: each.step([SequenceStep(aside[-1], (5,))]))
         elif kind == "drop" and others[0]:
             both(lambda each, batch, aside: each.release(aside.pop(0)))
         elif kind == "cut":

@@ -17,7 +17,7 @@ import pytest
 import glmc_runtime
 from glmc_runtime.engine.exclusive import Exclusive
 from glmc_runtime.engine.sampling import SamplingParameters
-from glmc_runtime.engine.sequences import Part
+from glmc_runtime.engine.sequences import SequenceStep
 from glmc_runtime.errors import CapacityError, RequestError
 from glmc_runtime.generate.events import Event
 from glmc_runtime.generate.session import Session
@@ -82,7 +82,7 @@ def _decode(session: Session, number: int) -> bool:
     for _ in range(LENGTH - 1):
         found.append(int(session.decode([sequence], [found[-1]]).argmax()))
     session.truncate(sequence, len(PROMPTS[number]))
-    again = int(session.step([Part(twin, (token,))]).argmax())
+    again = int(session.step([SequenceStep(twin, (token,))]).argmax())
     session.release(sequence)
     session.release(twin)
     return found == RIGHT[number] and again == found[1]
@@ -92,7 +92,7 @@ def _ahead(session: Session, number: int) -> bool:
     if not session.greedy:
         return True
     sequence = session.sequence(PROMPTS[number])
-    (token,) = session.step_greedy([Part(sequence)])
+    (token,) = session.step_greedy([SequenceStep(sequence)])
     with session.greedy_steps([sequence], [token]) as steps:
         found = [token, *(next(steps)[0] for _ in range(LENGTH - 1))]
     session.release(sequence)

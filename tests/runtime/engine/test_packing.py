@@ -6,19 +6,19 @@ import random
 
 import pytest
 
-from glmc_runtime.engine.packing import pack, step_of
+from glmc_runtime.engine.packing import micro_batches_of, step_of
 from glmc_runtime.replay.buckets import Buckets
-from glmc_runtime.replay.step import Chunk
+from glmc_runtime.replay.step import ScheduledTokens
 
 BLOCKS = list(range(1, 200))
 PREFILL, DECODE = Buckets("prefill", (4, 16)), Buckets("decode", (1, 2, 4))
 
 
-def _chunk(count: int, logits: int = 1, start: int = 0) -> Chunk:
-    return Chunk(list(range(start, start + count)), start, BLOCKS, logits)
+def _chunk(count: int, logits: int = 1, start: int = 0) -> ScheduledTokens:
+    return ScheduledTokens(list(range(start, start + count)), start, BLOCKS, logits)
 
 
-def _rows(chunks: list[Chunk]) -> list[tuple[int, bool]]:
+def _rows(chunks: list[ScheduledTokens]) -> list[tuple[int, bool]]:
     """Position and whether logits are wanted, token for token."""
     return [
         (chunk.start + place, place >= len(chunk.tokens) - chunk.logits)
@@ -36,7 +36,7 @@ def test_replays_are_the_chunks_cut_to_the_buckets(seed: int) -> None:
     for _ in range(chance.randint(1, 9)):
         count = chance.choice((1, 1, 2, 5, 50))
         chunks.append(_chunk(count, chance.choice((0, 1, count)), chance.randint(0, 9)))
-    replays = pack(chunks, prefill, decode)
+    replays = micro_batches_of(chunks, prefill, decode)
     assert _rows([chunk for replay in replays for chunk in replay]) == _rows(chunks)
     for replay in replays:
         phase, step = step_of(replay, prefill, decode, 4)
@@ -59,18 +59,18 @@ def test_replays_are_the_chunks_cut_to_the_buckets(seed: int) -> None:
         ([_chunk(1)] * 3 + [_chunk(2)] * 2, 2),  # five sequences
         ([_chunk(16, 4)], 1),
         ([_chunk(15, 3), _chunk(1)], 1),
-        ([_chunk(16, 5)], 2),  # five pieces
+        ([_chunk(16, 5)], 2),  # five slices
         ([_chunk(4, 4)], 1),
         ([_chunk(9, 0), _chunk(4, 3)], 1),
         ([_chunk(40, 0)], 3),
     ],
 )
-def test_the_number_of_replays(chunks: list[Chunk], replays: int) -> None:
-    assert len(pack(chunks, PREFILL, DECODE)) == replays
+def test_the_number_of_replays(chunks: list[ScheduledTokens], replays: int) -> None:
+    assert len(micro_batches_of(chunks, PREFILL, DECODE)) == replays
 
 
-def test_logits_behind_several_tokens_cut_a_chunk_into_pieces() -> None:
-    (replay,) = pack([_chunk(5, 3, 2), _chunk(1, 1, 7)], PREFILL, DECODE)
+def test_logits_after_several_tokens_slice_a_chunk() -> None:
+    (replay,) = micro_batches_of([_chunk(5, 3, 2), _chunk(1, 1, 7)], PREFILL, DECODE)
     phase, step = step_of(replay, PREFILL, DECODE, 4)
     assert (phase, step.tokens, step.sequences, step.padding) == ("prefill", 16, 4, 10)
     assert step.column("query_lod") == [0, 3, 4, 5, 6]
@@ -79,16 +79,16 @@ def test_logits_behind_several_tokens_cut_a_chunk_into_pieces() -> None:
 
 
 def test_drafted_tokens_run_in_the_decode_plan() -> None:
-    (replay,) = pack([_chunk(3, 3, 8), _chunk(1, 1, 2)], PREFILL, DECODE)
+    (replay,) = micro_batches_of([_chunk(3, 3, 8), _chunk(1, 1, 2)], PREFILL, DECODE)
     phase, step = step_of(replay, PREFILL, DECODE, 4)
     assert (phase, step.tokens, step.sequences) == ("decode", 4, 4)
     assert list(step.column("positions")) == [8, 9, 10, 2]
     assert step.column("context_lengths") == [9, 10, 11, 3]
 
 
-def test_pieces_of_one_sequence_leave_a_decode_plan_whose_rows_are_apart() -> None:
+def test_slices_of_one_sequence_leave_a_decode_plan_with_fused_cache_write() -> None:
     drafts, other = _chunk(3, 3, 8), _chunk(1, 1, 2)._replace(blocks=[7])
-    (replay,) = pack([drafts, other], PREFILL, DECODE, apart=True)
-    assert step_of(replay, PREFILL, DECODE, 4, apart=True)[0] == "prefill"
-    (replay,) = pack([_chunk(1, 1, 7), other], PREFILL, DECODE, apart=True)
-    assert step_of(replay, PREFILL, DECODE, 4, apart=True)[0] == "decode"
+    (replay,) = micro_batches_of([drafts, other], PREFILL, DECODE, fused_cache_write=True)
+    assert step_of(replay, PREFILL, DECODE, 4, fused_cache_write=True)[0] == "prefill"
+    (replay,) = micro_batches_of([_chunk(1, 1, 7), other], PREFILL, DECODE, fused_cache_write=True)
+    assert step_of(replay, PREFILL, DECODE, 4, fused_cache_write=True)[0] == "decode"

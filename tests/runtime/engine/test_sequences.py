@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from glmc_runtime.engine.sequences import Part, chunk_of, new_sequence
+from glmc_runtime.engine.sequences import SequenceStep, new_sequence, scheduled_tokens
 from glmc_runtime.errors import RequestError
 from glmc_runtime.replay.step import Step
 
@@ -49,7 +49,7 @@ def test_a_token_outside_of_the_vocabulary_is_refused(length: int, wrong: int, p
     assert caught.value.found == str(wrong)
     sequence = new_sequence([1], 512, VOCABULARY)
     with pytest.raises(RequestError, match="not in the vocabulary"):
-        chunk_of(Part(sequence, ids), 512, VOCABULARY)
+        scheduled_tokens(SequenceStep(sequence, ids), 512, VOCABULARY)
     new_sequence([0, VOCABULARY - 1] * (length // 2), 512, VOCABULARY)
 
 
@@ -58,10 +58,12 @@ def test_a_chunk_has_the_tokens_that_are_not_cached(length: int) -> None:
     ids = [number % 250 for number in range(length)]
     sequence = new_sequence(ids, 512, VOCABULARY)
     sequence.cached = 2
-    assert isinstance(chunk_of(Part(sequence), 512, VOCABULARY).tokens, array) == (length > 3)
-    chunk = chunk_of(Part(sequence, (7, 8)), 512, VOCABULARY)
+    assert isinstance(scheduled_tokens(SequenceStep(sequence), 512, VOCABULARY).tokens, array) == (
+        length > 3
+    )
+    chunk = scheduled_tokens(SequenceStep(sequence, (7, 8)), 512, VOCABULARY)
     assert list(chunk.tokens) == [*ids[2:], 7, 8] and chunk.start == 2
-    chunk = chunk_of(Part(sequence, (7, 8), compute=1), 512, VOCABULARY)
+    chunk = scheduled_tokens(SequenceStep(sequence, (7, 8), compute=1), 512, VOCABULARY)
     assert list(chunk.tokens) == ids[2:3]
     assert sequence.tokens == ids
 
@@ -69,7 +71,9 @@ def test_a_chunk_has_the_tokens_that_are_not_cached(length: int) -> None:
 def test_a_default_device_of_the_program_changes_nothing() -> None:
     with torch.device("meta"):
         sequence = new_sequence(list(range(200)), 512, VOCABULARY)
-        chunk = chunk_of(Part(sequence), 512, VOCABULARY)._replace(blocks=list(range(3, 16)))
+        chunk = scheduled_tokens(SequenceStep(sequence), 512, VOCABULARY)._replace(
+            blocks=list(range(3, 16))
+        )
         step = Step([chunk], 200, 1, 16)
         assert list(step.column("positions")) == list(range(200))
         assert list(step.column("slot_mapping")) == list(range(48, 248))

@@ -9,7 +9,7 @@ import torch
 
 import glmc_runtime
 from glmc_runtime.engine.sampling import SamplingParameters
-from glmc_runtime.engine.sequences import Part
+from glmc_runtime.engine.sequences import SequenceStep
 from glmc_runtime.errors import CapacityError, PlanError, RequestError
 from glmc_runtime.generate.generation_config import Defaults
 from glmc_runtime.generate.session import Session
@@ -194,7 +194,7 @@ def test_the_tokens_of_prompts_between_two_tokens_of_a_text_are_bounded(
     chunks: list[int] = []
     step = session.step
 
-    def watch(parts: list[Part]) -> torch.Tensor:
+    def watch(parts: list[SequenceStep]) -> torch.Tensor:
         chunks.append(sum(part.compute for part in parts if part.compute is not None))
         return step(parts)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import glmc_runtime
-from glmc_runtime.engine.sequences import Part
+from glmc_runtime.engine.sequences import SequenceStep
 from glmc_runtime.errors import CapacityError, PlanError, RequestError
 from glmc_runtime.generate.session import Session
 from tests.runtime.toy import MAX_CONTEXT, VOCABULARY, reference_logits
@@ -111,7 +111,7 @@ def test_more_sequences_than_the_largest_bucket(session: Session) -> None:
     with pytest.raises(CapacityError, match="beyond the largest bucket"):
         session.decode(sequences, [7, 8, 9, 10, 11])
     assert all(len(sequence) == 2 for sequence in sequences)
-    logits = session.step([Part(one, (7 + row,)) for row, one in enumerate(sequences)])
+    logits = session.step([SequenceStep(one, (7 + row,)) for row, one in enumerate(sequences)])
     for row, sequence in zip(logits, sequences, strict=True):
         _same(row, reference_logits(sequence.tokens))
     counts = session.statistics.buckets

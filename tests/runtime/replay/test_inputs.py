@@ -14,7 +14,7 @@ from glmc_runtime.format.extent import Extent
 from glmc_runtime.format.plan import InputSpec
 from glmc_runtime.replay.buckets import Buckets
 from glmc_runtime.replay.inputs import STAGES, StepInputs, check_input
-from glmc_runtime.replay.step import Chunk, Step
+from glmc_runtime.replay.step import ScheduledTokens, Step
 from tests.runtime.toy import toy_plan
 
 CPU = torch.device("cpu")
@@ -28,7 +28,7 @@ def _values(inputs: StepInputs, name: str, step: Step) -> list[int]:
 
 def test_a_ragged_prefill_step_with_padding() -> None:
     inputs = StepInputs(toy_plan("prefill").inputs, 16, 4, CPU)
-    chunks = [Chunk([11, 12, 13], 0, [5]), Chunk([21, 22], 3, [2, 7])]
+    chunks = [ScheduledTokens([11, 12, 13], 0, [5]), ScheduledTokens([21, 22], 3, [2, 7])]
     step = Step(chunks, 8, 2, 4)
     inputs.fill(step)
     assert _values(inputs, "token_ids", step) == [11, 12, 13, 21, 22, 0, 0, 0]
@@ -46,7 +46,7 @@ def test_a_ragged_prefill_step_with_padding() -> None:
 
 def test_a_decode_step_pads_into_the_scratch_block() -> None:
     inputs = StepInputs(toy_plan("decode").inputs, 4, 4, CPU)
-    step = Step([Chunk((9,), 5, [3, 1])], 4, 4, 4)
+    step = Step([ScheduledTokens((9,), 5, [3, 1])], 4, 4, 4)
     inputs.fill(step)
     assert _values(inputs, "token_ids", step) == [9, 0, 0, 0]
     assert _values(inputs, "slot_mapping", step) == [5, 0, 1, 2]
@@ -56,8 +56,8 @@ def test_a_decode_step_pads_into_the_scratch_block() -> None:
 
 def test_nothing_of_an_earlier_step_is_left_in_the_block_table() -> None:
     inputs = StepInputs(toy_plan("decode").inputs, 4, 4, CPU)
-    inputs.fill(Step([Chunk((1,), 50, list(range(1, 14)))] * 3, 4, 4, 4))
-    step = Step([Chunk((1,), 0, [9])], 4, 4, 4)
+    inputs.fill(Step([ScheduledTokens((1,), 50, list(range(1, 14)))] * 3, 4, 4, 4))
+    step = Step([ScheduledTokens((1,), 0, [9])], 4, 4, 4)
     inputs.fill(step)
     table = torch.tensor(_values(inputs, "block_tables", step))
     assert table.sum() == 9
@@ -65,7 +65,7 @@ def test_nothing_of_an_earlier_step_is_left_in_the_block_table() -> None:
 
 def test_padding_is_spread_over_the_scratch_block() -> None:
     inputs = StepInputs(toy_plan("prefill").inputs, 16, 4, CPU)
-    step = Step([Chunk([1], 0, [2])], 8, 1, 4)
+    step = Step([ScheduledTokens([1], 0, [2])], 8, 1, 4)
     inputs.fill(step)
     assert _values(inputs, "slot_mapping", step)[1:] == [0, 1, 2, 3, 0, 1, 2]
 
@@ -83,7 +83,9 @@ def test_long_chunks_over_blocks_that_lie_anyhow(as_array: bool) -> None:
             blocks[run : run + 8] = range(blocks[run], blocks[run] + 8)
             tokens = [choose.randrange(99) for _ in range(choose.randint(1, 250))]
             start = choose.randrange(300)
-            chunks.append(Chunk(array("q", tokens) if as_array else tokens, start, blocks))
+            chunks.append(
+                ScheduledTokens(array("q", tokens) if as_array else tokens, start, blocks)
+            )
         step = Step(chunks, 800, len(chunks), 16)
         inputs.fill(step)
         rows = [(chunk, place) for chunk in chunks for place in range(len(chunk.tokens))]
@@ -105,7 +107,7 @@ def _random_step(choose: random.Random, phase: str) -> Step:
     count = choose.randint(1, 4)
     lengths = [1 if phase == "decode" else choose.randint(1, 4) for _ in range(count)]
     chunks = [
-        Chunk(
+        ScheduledTokens(
             [choose.randrange(64) for _ in range(length)],
             choose.randrange(40),
             [choose.randrange(1, 99) for _ in range(choose.randint(11, 16))],
@@ -146,7 +148,7 @@ def test_ids_from_the_device_are_cast_and_those_of_the_step_not_looked_at(staged
         InputSpec("token_ids", "int32", (Extent(tokens=1),)),
     )
     inputs = StepInputs(specs, 4, 4, CPU, staged)
-    step = Step([Chunk((-5,), 3, [1])], 2, 2, 4)
+    step = Step([ScheduledTokens((-5,), 3, [1])], 2, 2, 4)
     inputs.fill(step, torch.tensor([7, 8, 9]))
     assert _values(inputs, "token_ids", step) == [7, 8]
     assert _values(inputs, "positions", step) == [3, 0]
@@ -168,7 +170,7 @@ def test_a_stage_is_written_again_only_when_its_copy_has_run() -> None:
             log.append(f"write {number}"),
             write(step),
         )[1]
-    step = Step([Chunk((9,), 5, [3, 1])], 4, 4, 4)
+    step = Step([ScheduledTokens((9,), 5, [3, 1])], 4, 4, 4)
     for _ in range(STAGES + 1):
         inputs.fill(step)
     turns = [f"{verb} {number}" for number in range(STAGES) for verb in ("wait", "write", "copy")]
@@ -179,7 +181,7 @@ def test_host_inputs_stay_where_they_are_and_are_those_of_the_last_step() -> Non
     inputs = StepInputs(toy_plan("decode").inputs, 4, 4, CPU, True)
     view = inputs.view("context_lengths_host", (4,), (4, 4))
     for start in range(2 * STAGES):
-        inputs.fill(Step([Chunk((9,), start, [3, 1, 2])], 4, 4, 4))
+        inputs.fill(Step([ScheduledTokens((9,), start, [3, 1, 2])], 4, 4, 4))
         assert view.tolist() == [start + 1, 1, 1, 1]
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import glmc_runtime
-from glmc_runtime.engine.sequences import Part, Sequence
+from glmc_runtime.engine.sequences import Sequence, SequenceStep
 from glmc_runtime.errors import CapacityError, GlmcError, PlanError, RequestError
 from glmc_runtime.generate.session import Session
 from glmc_runtime.replay.step import Step
@@ -38,7 +38,9 @@ def test_one_replay_prefills_and_decodes(session: Session) -> None:
     session.prefill([writer, other])
     reader = session.sequence(PROMPTS[1])
     before = steps(session)
-    logits = session.step([Part(writer, (7,)), Part(reader), Part(other, (8,))])
+    logits = session.step(
+        [SequenceStep(writer, (7,)), SequenceStep(reader), SequenceStep(other, (8,))]
+    )
     assert steps(session) == {**before, ("prefill", 8): 1}
     assert logits.shape == (3, VOCABULARY)
     for row, sequence in zip(logits, (writer, reader, other), strict=True):
@@ -51,9 +53,9 @@ def test_single_tokens_run_in_the_decode_plan_wherever_they_come_from(session: S
     writer, fresh = session.sequence(PROMPTS[0]), session.sequence([11])
     session.prefill([writer])
     long = session.sequence(PROMPTS[1])
-    session.step([Part(long, compute=4, logits=0)])
+    session.step([SequenceStep(long, compute=4, logits=0)])
     before = steps(session)
-    logits = session.step([Part(fresh), Part(long), Part(writer, (3,))])
+    logits = session.step([SequenceStep(fresh), SequenceStep(long), SequenceStep(writer, (3,))])
     assert steps(session) == {**before, ("decode", 4): 1}
     for row, sequence in zip(logits, (fresh, long, writer), strict=True):
         same(row, reference_logits(sequence.tokens))
@@ -61,10 +63,10 @@ def test_single_tokens_run_in_the_decode_plan_wherever_they_come_from(session: S
 
 def test_a_chunk_inside_a_prompt_gives_no_logits(session: Session) -> None:
     sequence = session.sequence(PROMPTS[2])
-    empty = session.step([Part(sequence, compute=10, logits=0)])
+    empty = session.step([SequenceStep(sequence, compute=10, logits=0)])
     assert empty.shape == (0, VOCABULARY)
     assert sequence.cached == 10 and len(sequence.blocks) == 3
-    same(session.step([Part(sequence)])[0], reference_logits(PROMPTS[2]))
+    same(session.step([SequenceStep(sequence)])[0], reference_logits(PROMPTS[2]))
 
 
 @pytest.mark.parametrize("wanted", [1, 2, 3, 4, 5, 9, 33])
@@ -72,7 +74,7 @@ def test_logits_behind_several_tokens(session: Session, wanted: int) -> None:
     """Beyond four rows, the largest decode bucket, in several replays."""
     first, scored = session.sequence(PROMPTS[0]), session.sequence(PROMPTS[2])
     session.prefill([first])
-    logits = session.step([Part(first, (4,)), Part(scored, logits=wanted)])
+    logits = session.step([SequenceStep(first, (4,)), SequenceStep(scored, logits=wanted)])
     assert logits.shape == (1 + wanted, VOCABULARY)
     same(logits[0], reference_logits([*PROMPTS[0], 4]))
     for row in range(wanted):
@@ -83,7 +85,7 @@ def test_drafts_are_verified_and_the_rejected_ones_forgotten(session: Session) -
     sequence = session.sequence(PROMPTS[1])
     session.prefill([sequence])
     free = session.cache.allocator.available
-    logits = session.step([Part(sequence, (20, 21, 22, 23), logits=4)])
+    logits = session.step([SequenceStep(sequence, (20, 21, 22, 23), logits=4)])
     for row in range(4):
         same(logits[row], reference_logits([*PROMPTS[1], *range(20, 21 + row)]))
     session.truncate(sequence, 6)
@@ -100,7 +102,7 @@ def test_truncate_gives_whole_blocks_back(session: Session) -> None:
         assert len(sequence) == sequence.cached == length
         assert len(sequence.blocks) == blocks
         assert session.cache.allocator.available == session.cache.allocator.usable - blocks
-    same(session.step([Part(sequence, (9, 8))])[0], reference_logits([9, 8]))
+    same(session.step([SequenceStep(sequence, (9, 8))])[0], reference_logits([9, 8]))
     sequence.tokens += [1, 2, 3]
     session.truncate(sequence, 4)  # within what is not cached yet
     assert (len(sequence), sequence.cached) == (4, 2)
@@ -123,7 +125,7 @@ def test_any_mixture_of_parts_gives_the_logits_of_the_whole(session: Session, se
             if len(sequence) + len(append) > MAX_CONTEXT:
                 continue
             compute = chance.randint(1, fresh + len(append))
-            parts.append(Part(sequence, append, compute, chance.randint(0, compute)))
+            parts.append(SequenceStep(sequence, append, compute, chance.randint(0, compute)))
         if not parts:
             continue
         logits = session.step(parts)
@@ -141,21 +143,30 @@ def test_any_mixture_of_parts_gives_the_logits_of_the_whole(session: Session, se
 
 def test_refusals_change_nothing(session: Session) -> None:
     good, half = session.sequence(PROMPTS[0]), session.sequence(PROMPTS[1])
-    session.step([Part(good), Part(half, compute=3, logits=0)])
+    session.step([SequenceStep(good), SequenceStep(half, compute=3, logits=0)])
     full = session.sequence([1] * (MAX_CONTEXT - 1))
     before = [state(sequence) for sequence in (good, half, full)]
     available = session.cache.allocator.available
-    refused: list[tuple[str, Callable[[], list[Part]]]] = [
+    refused: list[tuple[str, Callable[[], list[SequenceStep]]]] = [
         ("no sequence", list),
-        ("twice", lambda: [Part(good, (1,)), Part(good, (2,))]),
-        ("no new token", lambda: [Part(half), Part(good)]),
-        ("another number of tokens", lambda: [Part(good, (1,)), Part(half, compute=0)]),
-        ("another number of tokens", lambda: [Part(good, (1,)), Part(half, compute=3)]),
-        ("only behind", lambda: [Part(good, (1,)), Part(half, compute=1, logits=2)]),
-        ("only behind", lambda: [Part(good, (1,)), Part(half, logits=-1)]),
-        ("not in the vocabulary", lambda: [Part(half), Part(good, (1, VOCABULARY))]),
-        ("not in the vocabulary", lambda: [Part(half), Part(good, (1, -1), 1)]),
-        ("context is full", lambda: [Part(good, (1,)), Part(full, (1, 2))]),
+        ("twice", lambda: [SequenceStep(good, (1,)), SequenceStep(good, (2,))]),
+        ("no new token", lambda: [SequenceStep(half), SequenceStep(good)]),
+        (
+            "another number of tokens",
+            lambda: [SequenceStep(good, (1,)), SequenceStep(half, compute=0)],
+        ),
+        (
+            "another number of tokens",
+            lambda: [SequenceStep(good, (1,)), SequenceStep(half, compute=3)],
+        ),
+        ("only after", lambda: [SequenceStep(good, (1,)), SequenceStep(half, compute=1, logits=2)]),
+        ("only after", lambda: [SequenceStep(good, (1,)), SequenceStep(half, logits=-1)]),
+        (
+            "not in the vocabulary",
+            lambda: [SequenceStep(half), SequenceStep(good, (1, VOCABULARY))],
+        ),
+        ("not in the vocabulary", lambda: [SequenceStep(half), SequenceStep(good, (1, -1), 1)]),
+        ("context is full", lambda: [SequenceStep(good, (1,)), SequenceStep(full, (1, 2))]),
     ]
     for match, parts in refused:
         with pytest.raises(RequestError, match=match):
@@ -167,13 +178,13 @@ def test_refusals_change_nothing(session: Session) -> None:
 def test_short_memory_is_refused_for_the_chunk_and_not_for_the_prompt(toy_path: Path) -> None:
     session = glmc_runtime.load(toy_path, kv_blocks=4)
     long, short = session.sequence([3] * 20), session.sequence([4])
-    session.step([Part(long, compute=8, logits=0), Part(short)])
+    session.step([SequenceStep(long, compute=8, logits=0), SequenceStep(short)])
     before = state(long), state(short)
     with pytest.raises(CapacityError, match="too few free blocks"):
-        session.step([Part(short, (5,)), Part(long, compute=1)])
+        session.step([SequenceStep(short, (5,)), SequenceStep(long, compute=1)])
     assert (state(long), state(short)) == before
     session.release(short)
-    session.step([Part(long, compute=4)])
+    session.step([SequenceStep(long, compute=4)])
 
 
 def test_a_replay_that_fails_leaves_all_tokens_uncached(
@@ -193,8 +204,8 @@ def test_a_replay_that_fails_leaves_all_tokens_uncached(
 
     monkeypatch.setattr(replay, "run", fail_the_second)
     with pytest.raises(GlmcError, match="boom"):
-        session.step([Part(writer, (7,)), Part(long)])
+        session.step([SequenceStep(writer, (7,)), SequenceStep(long)])
     assert (writer.tokens, writer.cached, long.cached) == (PROMPTS[0], 2, 0)
-    logits = session.step([Part(writer, (7,)), Part(long)])
+    logits = session.step([SequenceStep(writer, (7,)), SequenceStep(long)])
     same(logits[0], reference_logits([*PROMPTS[0], 7]))
     same(logits[1], reference_logits(PROMPTS[2]))
