@@ -141,7 +141,7 @@ class Emitter(Protocol):
         """Append a kernel call. A Value is passed as its storage with the value's own shape."""
 
 
-class Declined(Exception):  # noqa: N818 - no error: the op is done in another way
+class Unsupported(Exception):  # noqa: N818 - no error: ATen computes the op
     """Raised by a rule for a node that its kernels can't take, such as one of another dtype. In a
     traced program ATen computes the node then; in an artifact's there is nothing else."""
 

@@ -12,7 +12,7 @@ import torch
 from glmc.backends.cuda.dynamo_rules import traced_rules
 from glmc.dynamo.backend import CompiledGraph
 from glmc.dynamo.say import say_once
-from glmc.lowering.target import Declined, Op, Value, fixed
+from glmc.lowering.target import Op, Unsupported, Value, fixed
 from glmc_runtime.errors import GlmcError
 from glmc_runtime.format.plan import BufferArgument, WeightArgument
 from glmc_runtime.kernels import interpreter
@@ -82,7 +82,7 @@ def test_a_weight_that_is_none_is_declined() -> None:
         weight = replace(x, name="w", argument=argument)
         op = Op("linear", "n", "", None, {"x": x, "weight": weight, "bias": None}, "traced")
         rule(replace(op, phase="decode"), emit)
-        with pytest.raises(Declined, match="'weight'") if declined else nullcontext():
+        with pytest.raises(Unsupported, match="'weight'") if declined else nullcontext():
             rule(op, emit)
 
 
@@ -91,7 +91,7 @@ def test_a_mix_of_dtypes_is_declined() -> None:
     emit: Any = None
     x = Value("x", (fixed(4), fixed(4)), torch.bfloat16, BufferArgument(0))
     weight = Value("w", (fixed(4),), torch.float32, WeightArgument("w"))
-    with pytest.raises(Declined, match="bfloat16, float32"):
+    with pytest.raises(Unsupported, match="bfloat16, float32"):
         rule(Op("rms_norm", "n", "", None, {"x": x, "weight": weight, "eps": 1e-5}, "traced"), emit)
 
 

@@ -16,7 +16,7 @@ import torch
 
 from glmc.backends.dynamo_rules import Scratch, TracedRules
 from glmc.lowering.assemble import dtype_name
-from glmc.lowering.target import Declined, Emitter, Op, Rule, Value
+from glmc.lowering.target import Emitter, Op, Rule, Unsupported, Value
 from glmc_runtime.format.extent import Extent
 from glmc_runtime.format.plan import WeightArgument, storage_of
 
@@ -26,8 +26,9 @@ _FLOAT32 = {"moe_gate": ("bias",), "moe_ffn": ("weights",), "moe_ffn_shared": ("
 _ANY_DTYPE = {"moe_gate": ("x", "weight")}
 
 
-def settled(rule: Rule) -> Rule:
-    """``rule`` for what its kernels take; the rule itself where the program is an artifact's."""
+def requires_constant_weights(rule: Rule) -> Rule:
+    """``rule``, which in a traced program requires constant weights and dtypes that its kernels
+    take; in an artifact's program the rule itself."""
 
     def traced(op: Op, emit: Emitter) -> None:
         if op.phase == "traced":
@@ -59,7 +60,7 @@ def _check_weights(op: Op) -> None:
     for name in _WEIGHTS:
         item = op.arguments.get(name)
         if isinstance(item, Value) and not isinstance(storage_of(item.argument), WeightArgument):
-            raise Declined(f"{op.name} reads '{name}' early, and the step may write it")
+            raise Unsupported(f"{op.name} reads '{name}' early, and the step may write it")
 
 
 def _check_dtypes(op: Op) -> None:
@@ -70,12 +71,14 @@ def _check_dtypes(op: Op) -> None:
         if isinstance(item, Value) and item.dtype.is_floating_point and name not in free
     ]
     if len(set(found)) > 1:
-        raise Declined(f"{op.name} takes one dtype, not {', '.join(map(dtype_name, found))}")
+        raise Unsupported(f"{op.name} takes one dtype, not {', '.join(map(dtype_name, found))}")
 
 
 def traced_rules(rules: Mapping[str, Rule]) -> dict[str, Rule]:
     """The rules of an artifact fit for a traced program, and those that only such a one has."""
-    return {name: settled(rule) for name, rule in rules.items()} | _OwnMemory("cuda").rules()
+    return {name: requires_constant_weights(rule) for name, rule in rules.items()} | _OwnMemory(
+        "cuda"
+    ).rules()
 
 
 class _OwnMemory(TracedRules):

@@ -26,7 +26,7 @@ from glmc.ir.match import NearMiss
 from glmc.ir.recipe import Weight
 from glmc.ir.rewrite import fake_mode_of
 from glmc.lowering.assemble import Scratch, dtype_name
-from glmc.lowering.target import Declined, LoweringOptions, Op, Target, Value
+from glmc.lowering.target import LoweringOptions, Op, Target, Unsupported, Value
 from glmc_runtime.format.plan import (
     Argument,
     BufferArgument,
@@ -219,10 +219,10 @@ class _TracedLowering(ViewLowering):
         before, notes, cast = len(self.calls), dict(self.notes), dict(self.cast)
         try:
             if node.meta["id"] in self.declined:
-                raise Declined(self.declined[node.meta["id"]])
+                raise Unsupported(self.declined[node.meta["id"]])
             self._require_dtypes(node)
             self._lower(node)
-        except (Declined, LoweringError, AbiError) as reason:
+        except (Unsupported, LoweringError, AbiError) as reason:
             del self.calls[before:]
             self.notes, self.cast = notes, cast  # what these calls would have made
             self._leave_to_aten(node, reason)
@@ -251,7 +251,7 @@ class _TracedLowering(ViewLowering):
             if not isinstance(value, Tensor) or not value.dtype.is_floating_point:
                 continue
             if value.dtype not in self.target.dtypes:
-                raise Declined(f"{m.op_name(node)} has no kernel for {dtype_name(value.dtype)}")
+                raise Unsupported(f"{m.op_name(node)} has no kernel for {dtype_name(value.dtype)}")
 
     def _rule(self, node: Node) -> object:
         return self.target.rules.get(m.op_name(node).removeprefix("glmc."))
