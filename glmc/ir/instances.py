@@ -178,7 +178,7 @@ class _Made:
         if isinstance(fake, SymInt):
             return self.instance.size(fake)
         if not isinstance(fake, Tensor):
-            return self._above(node)
+            return self._value_from_ancestors(node)
         weight, shape = self.program.weight_of(node), self.instance.shape(fake)
         if weight is not None and isinstance(weight.recipe, Constant):
             values = torch.tensor(weight.recipe.values, dtype=torch.float64).to(fake.dtype)
@@ -236,7 +236,7 @@ class _Made:
         if fake.dtype == torch.bool:
             return ~self._hidden_by(node, shape)
         if node.op == "call_function":
-            return self._above(node)
+            return self._value_from_ancestors(node)
         name = node.meta.get("input", "")
         if self.program.phase != "traced":
             known = self._step_input(name, fake.dtype, shape)
@@ -278,7 +278,7 @@ class _Made:
             if isinstance(node.meta.get("val"), Tensor)
         )
 
-    def _above(self, node: Node) -> Any:
+    def _value_from_ancestors(self, node: Node) -> Any:
         """A value of whole numbers, or several values, computed from what they were made of."""
         if node.op != "call_function":
             raise ValueError(f"{node.name} holds a value of no known kind")

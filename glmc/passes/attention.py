@@ -34,7 +34,7 @@ from glmc.ir.signature import once, signature
 from glmc.passes.base import AnchorPass
 from glmc.patterns.causal import known_inputs, require_causal
 from glmc.patterns.eager_attention import read_eager, unscaled
-from glmc.patterns.layout import is_swap, token_major, turned_back
+from glmc.patterns.layout import is_swap, to_heads_first, token_major
 from glmc.patterns.region import require_private
 
 _REPEATS = ("aten.expand", "aten.unsqueeze", "aten.reshape", "aten.repeat_interleave", "aten.index")
@@ -88,14 +88,14 @@ def match(anchor: Node, program: Program) -> Attention:
         if mask is not None:
             _require_readable(mask, q, k)
         require_private(inside, inner, "attention")
-        root, turned = _behind(inner, q)
+        root, is_token_major = _last_node(inner, q)
         safe = not m.is_op(anchor, *_UNSAFE)
-        return Attention(anchor, q, k, v, scale, root, turned, mask, causal, safe)
+        return Attention(anchor, q, k, v, scale, root, is_token_major, mask, causal, safe)
     require_private((q, k, v), inner, "attention")
     spelling = ("attention", scale, signature(inner, (q, k, v)))
     once(program, spelling, lambda: _confirm(program, q, k, v, scale, inner))
-    root, turned = _behind(inner, q)
-    return Attention(anchor, q, k, v, scale, root, turned)
+    root, is_token_major = _last_node(inner, q)
+    return Attention(anchor, q, k, v, scale, root, is_token_major)
 
 
 def _require_readable(mask: Node, q: Node, k: Node) -> None:
@@ -201,12 +201,12 @@ def _confirm(program: Program, q: Node, k: Node, v: Node, scale: float, root: No
     )
 
 
-def _behind(root: Node, q: Node) -> tuple[Node, bool]:
+def _last_node(root: Node, q: Node) -> tuple[Node, bool]:
     """The last node of the block, and whether it is token-major: past the permute, if alone."""
     if len(root.users) == 1:
         user = m.sole_user(root)
         if m.is_op(user, "aten.reshape") and m.same_shape(user, q):
-            return _behind(user, q)
+            return _last_node(user, q)
         if is_swap(user):
             return user, True
     return root, False
@@ -222,7 +222,7 @@ def rewrite(rewriter: Rewriter, found: Attention) -> None:
         q, k, v = (token_major(rewriter, node) for node in (found.q, found.k, found.v))
         new = rewriter.call(ATTENTION.overload, (q, k, v, found.scale), replaces=replaces)
     if not found.token_major:
-        new = turned_back(rewriter, new, found.root)
+        new = to_heads_first(rewriter, new, found.root)
     rewriter.replace(found.root, new)
 
 

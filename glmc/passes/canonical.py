@@ -168,15 +168,15 @@ def _linear(rewriter: Rewriter, node: Node) -> Node | None:
             LINEAR.overload, arguments, replaces=(node,), before=node, value=node.meta["val"]
         )
     if m.is_op(node, "aten.addmm"):
-        bias, x, turned = m.arguments(node)[:3]
+        bias, x, transposed = m.arguments(node)[:3]
         if len(m.shape(bias)) != 1:
             return None
     else:
-        bias, (x, turned) = None, m.arguments(node)[:2]
-    if not isinstance(turned, Node) or not m.is_op(turned, "aten.permute"):
+        bias, (x, transposed) = None, m.arguments(node)[:2]
+    if not isinstance(transposed, Node) or not m.is_op(transposed, "aten.permute"):
         return None
-    weight = m.operand(turned, 0)
-    if m.argument(turned, 1) != [1, 0] or not _is_weight(weight, rewriter.program):
+    weight = m.operand(transposed, 0)
+    if m.argument(transposed, 1) != [1, 0] or not _is_weight(weight, rewriter.program):
         return None
     return rewriter.call(
         LINEAR.overload, (x, weight, bias), replaces=(node,), before=node, value=node.meta["val"]

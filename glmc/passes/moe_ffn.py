@@ -117,7 +117,7 @@ def _weighted(weighted: Node, anchor: Node) -> tuple[Node, Node]:
     if not m.is_op(weighted, "aten.mul"):
         m.unrelated(anchor)
     operands = [value for value in m.arguments(weighted) if isinstance(value, Node)]
-    products = [node for node in operands if m.is_op(_bare(_unmasked(node)[0]), *_PRODUCTS)]
+    products = [node for node in operands if m.is_op(_skip_casts(_unmasked(node)[0]), *_PRODUCTS)]
     if len(products) != 1 or len(operands) != 2:
         if any(_routed(node) for node in operands):
             m.refuse(weighted, "the experts' results must be weighed as they are")
@@ -129,7 +129,9 @@ def _weighted(weighted: Node, anchor: Node) -> tuple[Node, Node]:
         m.shape(weights)[-1] == 1, weighted, "each row must be multiplied by one routing weight"
     )
     bare = m.skip(_unmasked(result)[0], m.SHAPES)
-    m.require(bare is _bare(bare), bare, "the experts' results must not be cast before weighing")
+    m.require(
+        bare is _skip_casts(bare), bare, "the experts' results must not be cast before weighing"
+    )
     return result, weights
 
 
@@ -139,7 +141,7 @@ def _routed(node: Node) -> bool:
     return m.is_op(weights, "getitem") and m.is_op(m.argument(weights, 0), "glmc.moe_gate")
 
 
-def _bare(node: Node) -> Node:
+def _skip_casts(node: Node) -> Node:
     return m.skip(node, (*m.SHAPES, *m.CASTS))
 
 
@@ -158,17 +160,17 @@ def _grouped(product: Node) -> Parts:
 
 def _grouped_operands(product: Node) -> tuple[Node, Node, Node]:
     """(rows, stacked weight [experts, out, in], offsets)."""
-    turned = m.operand(product, 1)
-    m.expect_op(turned, product, "aten.permute")
+    transposed = m.operand(product, 1)
+    m.expect_op(transposed, product, "aten.permute")
     m.require(
-        list(m.argument(turned, 1)) == [0, 2, 1],  # type: ignore[call-overload]
-        turned,
+        list(m.argument(transposed, 1)) == [0, 2, 1],  # type: ignore[call-overload]
+        transposed,
         "the experts' weights must be stored as [experts, out, in]",
     )
     offsets = m.argument(product, 2, "offs")
     if not isinstance(offsets, Node) or m.argument(product, 3, "bias") is not None:
         m.refuse(product, "the grouped product must have offsets and no bias")
-    return m.operand(product, 0), m.operand(turned, 0), offsets
+    return m.operand(product, 0), m.operand(transposed, 0), offsets
 
 
 def _order_of(rows: Node) -> Order:

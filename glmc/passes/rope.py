@@ -26,7 +26,7 @@ from glmc.ir.ops.rotary import ROPE
 from glmc.ir.program import Program
 from glmc.ir.rewrite import Rewriter
 from glmc.passes.base import AnchorPass
-from glmc.patterns.layout import token_major, turned_back
+from glmc.patterns.layout import to_heads_first, token_major
 from glmc.patterns.region import require_private
 from glmc.patterns.rotation import Rotation, read_rotation
 
@@ -44,11 +44,11 @@ def match(anchor: Node, program: Program) -> Rope:
     if m.is_op(anchor, "aten.view_as_real"):
         _refuse_complex(anchor)
     spelling = _without_neg if m.is_op(anchor, "aten.sub") else _with_neg
-    part, cos, sin, turned = spelling(anchor)
-    x, root = _with_passed_part(part, turned)
+    part, cos, sin, rotated = spelling(anchor)
+    x, root = _with_passed_part(part, rotated)
     m.require(len(m.shape(x)) == 4, x, "the rotated value must have four dimensions")
     require_private((x,), root, "rotation")
-    return Rope(anchor, read_rotation(program, x, root, cos, sin, int(m.shape(turned)[-1])))
+    return Rope(anchor, read_rotation(program, x, root, cos, sin, int(m.shape(rotated)[-1])))
 
 
 def _refuse_complex(anchor: Node) -> NoReturn:
@@ -116,26 +116,28 @@ def _picked_from(node: Node) -> list[Node]:
     return chain
 
 
-def _with_passed_part(part: Node, turned: Node) -> tuple[Node, Node]:
+def _with_passed_part(part: Node, rotated: Node) -> tuple[Node, Node]:
     """(x, root) with the entries that pass unchanged, where there are such."""
-    width = m.shape(turned)[-1]
-    for user in m.users(turned, "aten.cat"):
+    width = m.shape(rotated)[-1]
+    for user in m.users(rotated, "aten.cat"):
         pieces = m.argument(user, 0)
-        if not isinstance(pieces, (list, tuple)) or len(pieces) != 2 or pieces[0] is not turned:
+        if not isinstance(pieces, (list, tuple)) or len(pieces) != 2 or pieces[0] is not rotated:
             continue
         passed = pieces[1]
         sources = _picked_from(part)[:2]
         if m.is_op(passed, "aten.slice") and m.operand(passed, 0) in sources:
             m.require(
-                len(turned.users) == 1, turned, "a value inside the rotation is also read elsewhere"
+                len(rotated.users) == 1,
+                rotated,
+                "a value inside the rotation is also read elsewhere",
             )
             return m.operand(passed, 0), user
     m.require(
         m.shape(part)[-1] == width,
-        turned,
+        rotated,
         "the entries behind the rotated ones must pass unchanged",
     )
-    return part, turned
+    return part, rotated
 
 
 def rewrite(rewriter: Rewriter, found: Rope) -> None:
@@ -150,7 +152,7 @@ def rewrite(rewriter: Rewriter, found: Rope) -> None:
     )
     new = rewriter.call(ROPE.overload, arguments, replaces=(found.anchor, rotation.root))
     if rotation.heads_first:
-        new = turned_back(rewriter, new, rotation.root)
+        new = to_heads_first(rewriter, new, rotation.root)
     rewriter.replace(rotation.root, new)
 
 

@@ -1,7 +1,7 @@
 """The batched spelling of the experts: each chosen expert's matrix times its row.
 
 A part of the pass ``moe_ffn``. The matrices are gathered for [slots] or for [tokens, top_k]; they
-are the left operand of the product, or the right one turned round; each row is a column behind
+are the left operand of the product, or the right one transposed; each row is a column behind
 them or a row in front, repeated for each choice or, in four dimensions, broadcast over the choices.
 """
 
@@ -59,7 +59,7 @@ def read_batched(product: Node) -> Parts:
 
 
 def _read(product: Node) -> _Product:
-    """``matrix[ids] @ column``, or ``row @ matrix[ids] turned round``."""
+    """``matrix[ids] @ column``, or ``row @ matrix[ids] transposed``."""
     left, right = m.operand(product, 0), m.operand(product, 1)
     matrix, vector, axis = left, right, -1
     if indexed(left) is None and m.is_op(right, "aten.permute"):

@@ -38,7 +38,7 @@ def require_causal(masked: Node, program: Program, scores: Node | None = None) -
     ``masked`` is a bool mask (True: seen), an additive mask, or, when ``scores`` is given, the
     scores [batch, heads, queries, keys] after masking.
     """
-    region = _above(masked, scores)
+    region = _ancestors(masked, scores)
     for node in program.inputs():
         if node.meta["input"] == "token_ids":
             for user in node.users:
@@ -92,7 +92,7 @@ def _check(masked: Node, value: Tensor, tokens: int) -> None:
         )
 
 
-def _above(root: Node, stop: Node | None) -> set[Node]:
+def _ancestors(root: Node, stop: Node | None) -> set[Node]:
     region: set[Node] = set()
     stack = [root]
     while stack:

@@ -39,9 +39,9 @@ def read_eager(anchor: Node, program: Program) -> tuple[Node, Node, Node, float,
     else:
         m.require(masked is not product, anchor, "attention without a mask is not causal")
         require_causal(masked, program, product)
-    q, turned = (_factor(node) for node in _factors(product))
-    turned, factor = unscaled(turned)
-    k = m.expect_op(turned, product, "aten.permute")
+    q, transposed = (_factor(node) for node in _factors(product))
+    transposed, factor = unscaled(transposed)
+    k = m.expect_op(transposed, product, "aten.permute")
     order = list(m.argument(k, 1))  # type: ignore[call-overload]
     rank = len(order)
     m.require(

@@ -34,6 +34,6 @@ def token_major(rewriter: Rewriter, node: Node) -> Node:
     return new
 
 
-def turned_back(rewriter: Rewriter, node: Node, replaced: Node) -> Node:
+def to_heads_first(rewriter: Rewriter, node: Node, replaced: Node) -> Node:
     """The token-major value ``node`` in heads-first layout, in place of ``replaced``."""
     return rewriter.call(torch.ops.aten.permute.default, (node, SWAP), replaces=(replaced,))

@@ -125,7 +125,7 @@ def _pairing(
         table = rope_table(probe.positions, probe.frequencies, scaling, m.dtype(x))
         values = tuple(_table_values(node, probe, heads_first) for node in (cos, sin))
         found &= _pairings(values, table, cos, sin, rotary_dim)
-        found &= _turns(program, x, root, probe, values, heads_first, rotary_dim, found)
+        found &= _matches_rotation(program, x, root, probe, values, heads_first, rotary_dim, found)
         if not found:
             m.refuse(root, "the pairs must be (i, i + half) or (2i, 2i + 1) in and out")
     return found.pop()
@@ -323,7 +323,7 @@ def _close(value: Tensor, expected: Tensor) -> bool:
     return torch.allclose(value.float(), expected.float(), rtol=tolerance, atol=tolerance)
 
 
-def _turns(
+def _matches_rotation(
     program: Program,
     x: Node,
     root: Node,
@@ -341,8 +341,8 @@ def _turns(
         leading = torch.Size((example_shape(x)[0], *leading[1:]))
     random = torch.randn(*leading, int(heads), int(width), generator=generator)
     value = random.to(m.dtype(x))
-    turned = evaluate(root, {**probe.known, x: value.transpose(1, 2) if heads_first else value})
-    got = turned.transpose(1, 2) if heads_first else turned
+    rotated = evaluate(root, {**probe.known, x: value.transpose(1, 2) if heads_first else value})
+    got = rotated.transpose(1, 2) if heads_first else rotated
     found = set()
     for interleaved in candidates:
         cos, sin = (_half(table, interleaved, rotary_dim) for table in tables)

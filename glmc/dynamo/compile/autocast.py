@@ -91,13 +91,13 @@ def spell_autocast(program: Program, device: str) -> None:
             continue
         if not node.all_input_nodes:
             continue
-        if not is_op(node, *_PRODUCTS) and _alone(node, device) == first.dtype:
+        if not is_op(node, *_PRODUCTS) and _dtype_without_autocast(node, device) == first.dtype:
             continue
         _cast_operands(rewriter, node, first.dtype)
     rewriter.finish()
 
 
-def _alone(node: Node, device: str) -> torch.dtype | None:
+def _dtype_without_autocast(node: Node, device: str) -> torch.dtype | None:
     """The dtype that the op gives without autocast, or None where it refuses."""
     arguments, keywords = torch.fx.node.map_arg(
         (node.args, dict(node.kwargs)), lambda operand: _example(operand.meta["val"])

@@ -82,7 +82,7 @@ def normal_form(module: GraphModule, examples: Sequence[Any]) -> Traced:
     heads = [node for node in module.graph.nodes if node.op == "placeholder"]
     fakes = [_fake_of(node, example) for node, example in zip(heads, examples, strict=True)]
     with restored(device):
-        exported, signature = _export(switching(module), _apart(fakes))
+        exported, signature = _export(switching(module), _unaliased(fakes))
     mutated = dict(signature.user_inputs_to_mutate)
     if signature.buffers_to_mutate or signature.parameters:
         raise CaptureError(
@@ -169,7 +169,7 @@ def _device_type(examples: Sequence[Any]) -> str:
     return next(iter(types), "cpu")
 
 
-def _apart(fakes: list[Any]) -> list[Any]:
+def _unaliased(fakes: list[Any]) -> list[Any]:
     """The same without shared memory: whether inputs overlap is looked at in each call."""
     seen: set[int] = set()
     found = []

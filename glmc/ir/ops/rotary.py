@@ -29,11 +29,11 @@ def apply_rope(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor
     if interleaved:
         first, second = rotated[..., 0::2], rotated[..., 1::2]
         pairs = torch.stack((first * cos - second * sin, second * cos + first * sin), -1)
-        turned = pairs.flatten(-2)
+        result = pairs.flatten(-2)
     else:
         first, second = rotated.chunk(2, -1)
-        turned = torch.cat((first * cos - second * sin, second * cos + first * sin), -1)
-    return torch.cat((turned, passed), -1)
+        result = torch.cat((first * cos - second * sin, second * cos + first * sin), -1)
+    return torch.cat((result, passed), -1)
 
 
 def rope(

@@ -113,14 +113,14 @@ def _rotary_embedding(bench: Bench, given: Arguments) -> Expected:
     expected = {}
     for name in ("query", "key"):
         heads = given[name].double().reshape(len(table), -1, given["head_size"])
-        turned, rest = heads[..., : table.shape[1]], heads[..., table.shape[1] :]
+        rotated, rest = heads[..., : table.shape[1]], heads[..., table.shape[1] :]
         if given["is_neox"]:
-            first, second = turned.chunk(2, dim=-1)
+            first, second = rotated.chunk(2, dim=-1)
         else:
-            first, second = turned[..., 0::2], turned[..., 1::2]
+            first, second = rotated[..., 0::2], rotated[..., 1::2]
         pair = (first * cosine - second * sine, second * cosine + first * sine)
-        turned = torch.cat(pair, -1) if given["is_neox"] else torch.stack(pair, -1).flatten(-2)
-        expected[name] = torch.cat([turned, rest], -1).reshape(given[name].shape)
+        rotated = torch.cat(pair, -1) if given["is_neox"] else torch.stack(pair, -1).flatten(-2)
+        expected[name] = torch.cat([rotated, rest], -1).reshape(given[name].shape)
     return expected
 
 

@@ -110,7 +110,7 @@ def moe_gate(arguments: dict[str, Any]) -> Thunk:
     Scratch: x_float float32 like x, logits and choice float32 [tokens, experts], chosen_values
     float32 [tokens, top_k], sums float32 [tokens, 1]; with groups also best_scores float32 and
     best_ids int64 [tokens, groups, 2], group_scores float32 and dropped bool [tokens, groups],
-    chosen_scores float32 and chosen_groups int64 [tokens, top_groups]. The weight is turned into
+    chosen_scores float32 and chosen_groups int64 [tokens, top_groups]. The weight is cast to
     float32 here, once for all bindings.
     """
     x, weight, bias = arguments["x"], arguments["weight"], arguments["bias"]

@@ -86,14 +86,16 @@ def qkv_rope_cache_kernel(
     source = qkv + (token * (Q_HEADS + 2 * KV_HEADS) + head) * HEAD_DIM
     heads = tl.load(source + columns, mask=inside, other=0.0)
     partners = load_partners(source, heads, columns, inside, HEAD_DIM, ROTARY, INTERLEAVED)
-    turned = norm_rotate(
+    rotated = norm_rotate(
         heads, partners, weight, other_weight, eps, cos, sin, columns, NORM, HEAD_DIM, ROTARY
     )
-    tl.store(query + (token * Q_HEADS + head) * HEAD_DIM + columns, turned, mask=is_query & in_head)
+    tl.store(
+        query + (token * Q_HEADS + head) * HEAD_DIM + columns, rotated, mask=is_query & in_head
+    )
     kv_head = (head - Q_HEADS) % KV_HEADS
     row = (slot // BLOCK_SIZE * KV_HEADS + kv_head) * BLOCK_SIZE + slot % BLOCK_SIZE
     place = row * HEAD_DIM + columns
-    tl.store(key_cache + place, turned, mask=(is_query == 0) & (is_value == 0) & inside)
+    tl.store(key_cache + place, rotated, mask=(is_query == 0) & (is_value == 0) & inside)
     tl.store(value_cache + place, heads, mask=is_value & inside)
 
 

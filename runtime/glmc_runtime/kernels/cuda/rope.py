@@ -76,10 +76,10 @@ def rope_kernel(
     source += head.to(tl.int64) * head_stride
     heads = tl.load(source + columns, mask=inside, other=0.0)
     partners = load_partners(source, heads, columns, inside, HEAD_DIM, ROTARY, INTERLEAVED)
-    turned = norm_rotate(
+    rotated = norm_rotate(
         heads, partners, own_weight, other_weight, eps, cos, sin, columns, NORM, HEAD_DIM, ROTARY
     )
-    tl.store(out + (token * ALL + head) * HEAD_DIM + columns, turned, mask=inside)
+    tl.store(out + (token * ALL + head) * HEAD_DIM + columns, rotated, mask=inside)
 
 
 @register_traced("cuda.rope")

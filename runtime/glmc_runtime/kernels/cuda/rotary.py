@@ -87,5 +87,5 @@ def norm_rotate(
         entry = (entry * factor).to(dtype).to(tl.float32) * weight.to(tl.float32)
         partner = (partner * factor).to(dtype).to(tl.float32) * partner_weight.to(tl.float32)
         entry, partner = entry.to(dtype).to(tl.float32), partner.to(dtype).to(tl.float32)
-    turned = (entry * cos).to(dtype).to(tl.float32) + (partner * sin).to(dtype).to(tl.float32)
-    return tl.where(columns < ROTARY, turned, entry).to(dtype)
+    rotated = (entry * cos).to(dtype).to(tl.float32) + (partner * sin).to(dtype).to(tl.float32)
+    return tl.where(columns < ROTARY, rotated, entry).to(dtype)

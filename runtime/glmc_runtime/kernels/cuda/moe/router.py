@@ -35,7 +35,7 @@ from glmc_runtime.kernels.schema import flag, integer, number, schema, tensor, w
 
 MOST_ROWS = 16  # tokens up to which each is multiplied alone
 MOST_TILED = 512
-_CHUNK = 1024  # tokens that are turned into float32 at once
+_CHUNK = 1024  # tokens that are cast to float32 at once
 
 
 @triton.jit
@@ -374,7 +374,7 @@ def _bind_tiles(arguments: dict[str, Any], c: Configuration, constants: dict[str
 
 
 def _bind_library(arguments: dict[str, Any], constants: dict[str, Any]) -> Thunk:
-    """cuBLAS in float32 on pieces of x that were turned into float32, then the choice."""
+    """cuBLAS in float32 on pieces of x that were cast to float32, then the choice."""
     x, logits = arguments["x"], arguments["logits"]
     tokens, hidden = x.shape
     transposed = arguments["weight"].float().t()
