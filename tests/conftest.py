@@ -27,7 +27,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 @pytest.fixture(scope="module")
 def shared_captures() -> Iterator[None]:
-    """Compiles of this module share captures with others; for tests of what is behind capture."""
+    """Compiles of this module share captures with others; for tests of what is after capture."""
     from tests.support.captures import remembered
 
     with pytest.MonkeyPatch.context() as patch:

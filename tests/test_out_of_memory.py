@@ -51,9 +51,9 @@ def test_who_says_so(error: Exception) -> None:
     found = raised(error)
     assert isinstance(found, OutOfMemoryError)
     assert found.place == "passes" and found.found and found.remedy
-    behind = raised(CaptureError("the model can't be traced"), error)
-    assert isinstance(behind, OutOfMemoryError)
-    assert behind.found == found.found
+    after = raised(CaptureError("the model can't be traced"), error)
+    assert isinstance(after, OutOfMemoryError)
+    assert after.found == found.found
 
 
 @pytest.mark.parametrize(

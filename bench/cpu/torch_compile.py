@@ -43,7 +43,7 @@ ON_CUDA = (
     "inductor max-autotune",
     "kunlun",
 )
-# Calls in front of those that are timed. A device graph is captured at the third over one cache,
+# Calls before those that are timed. A device graph is captured at the third over one cache,
 # Inductor's at the second.
 _WARM = 4
 _MIB = 1 << 20

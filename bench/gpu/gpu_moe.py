@@ -1,4 +1,4 @@
-"""The MoE layer alone, at nearly the Air shape: the experts, and the router in front of them.
+"""The MoE layer alone, at nearly the Air shape: the experts, and the router before them.
 
 One device graph holds several calls with ids of their own, so that no expert that is read is in the
 cache. A call's ids are distinct as far as the experts go: the most bytes that it can have to read.

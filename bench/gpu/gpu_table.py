@@ -255,7 +255,7 @@ def between_marks(document: str, text: str) -> str:
     first, found, rest = document.partition(FIRST_MARK)
     _, ended, last = rest.partition(LAST_MARK)
     if not found or not ended:
-        raise ValueError(f"the document has no '{FIRST_MARK}' with a '{LAST_MARK}' behind it")
+        raise ValueError(f"the document has no '{FIRST_MARK}' with a '{LAST_MARK}' after it")
     return f"{first}{FIRST_MARK}\n\n{text.strip()}\n\n{LAST_MARK}{last}"
 
 

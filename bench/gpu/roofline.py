@@ -26,10 +26,10 @@ _NAMES = {
     "linear mlp.down_proj": "down product",
     "moe_gate mlp.gate": "router",
     "moe_ffn mlp.experts": "experts, shared one included",
-    "norm_add_rms_norm post_attention_layernorm": "norms behind attention",
-    "norm_add_rms_norm input_layernorm": "norms behind the MLP",
-    "add_rms_norm post_attention_layernorm": "norm behind attention",
-    "add_rms_norm input_layernorm": "norm behind the MLP",
+    "norm_add_rms_norm post_attention_layernorm": "norms after attention",
+    "norm_add_rms_norm input_layernorm": "norms after the MLP",
+    "add_rms_norm post_attention_layernorm": "norm after attention",
+    "add_rms_norm input_layernorm": "norm after the MLP",
 }
 
 

@@ -57,7 +57,7 @@ def eager_tokens(model: Any, prompt: ListLike[int], count: int) -> list[int]:
 
 @torch.no_grad()
 def forced_logits(model: Any, text: ListLike[int], first: int) -> Tensor:
-    """float32 logits behind each of ``text[first - 1:]`` from one pass over the text."""
+    """float32 logits after each of ``text[first - 1:]`` from one pass over the text."""
     device = next(model.parameters()).device
     output = model(input_ids=torch.tensor([list(text)], device=device), use_cache=False)
     logits: Tensor = output.logits[0, first - 1 :]

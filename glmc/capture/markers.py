@@ -74,7 +74,7 @@ def _experts(module: Any, hidden: Tensor, ids: Tensor, weights: Tensor) -> Tenso
     if not _plain(module):
         raise CaptureError(
             f"{type(module).__name__} holds experts that no marker stands for",
-            expected="silu experts, gate and up in one matrix, no biases, no norm behind them",
+            expected="silu experts, gate and up in one matrix, no biases, no norm after them",
             remedy="capture without markers",
         )
     experts = MARKED_EXPERTS.overload(hidden, ids, weights, module.gate_up_proj, module.down_proj)

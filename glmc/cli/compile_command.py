@@ -77,10 +77,10 @@ def compile_command(
         Path | None, typer.Option(help="Folder for what each pass leaves: text, Python, JSON.")
     ] = None,
     dump_before: Annotated[
-        list[str] | None, typer.Option(help="Dump only in front of this pass; repeatable.")
+        list[str] | None, typer.Option(help="Dump only before this pass; repeatable.")
     ] = None,
     dump_after: Annotated[
-        list[str] | None, typer.Option(help="Dump only behind this pass; repeatable.")
+        list[str] | None, typer.Option(help="Dump only after this pass; repeatable.")
     ] = None,
     dump_changed: Annotated[
         bool, typer.Option("--dump-changed", help="Leave out passes that changed nothing.")

@@ -160,7 +160,7 @@ def _nothing_near(reasons: WhyNot, where: str) -> Iterator[str]:
         return
     anchors = " or ".join(reasons.anchors)
     if reasons.seen == 0:
-        yield f"There is no {anchors}{where} in front of it, which is where it begins to look."
+        yield f"There is no {anchors}{where} before it, which is where it begins to look."
     else:
         yield f"The {reasons.seen} nodes {anchors}{where} belong to something else."
 

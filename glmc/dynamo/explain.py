@@ -68,7 +68,7 @@ class Explanation:
         console.print("MiB added: temporaries, and weights put together beside the model's own")
         for number, graph in enumerate(self.graphs):
             if graph.broken:
-                console.print(f"break behind graph {number}: {graph.broken}")
+                console.print(f"break after graph {number}: {graph.broken}")
             for miss in graph.misses:
                 console.print(
                     f"graph {number}, not fused: {miss.pass_name} at {miss.node}: "

@@ -1,4 +1,4 @@
-"""What a process says once, however many graphs it compiles."""
+"""Messages that are logged once in a process, however many graphs it compiles."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ def expect_op(node: object, at: Node, *names: str) -> Node:
 
 
 def tensor(node: object) -> torch.Tensor:
-    """The fake tensor behind a node."""
+    """The fake tensor of a node."""
     value = node.meta["val"] if isinstance(node, Node) else None
     if not isinstance(value, torch.Tensor):
         raise TypeError(f"{node} has no tensor value")

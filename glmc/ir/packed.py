@@ -1,4 +1,5 @@
-"""The same tokens in three layouts: rows of a batch, packed behind each other, in a paged cache."""
+"""The same tokens in three layouts: rows of a batch, packed one after the other, in a paged
+cache."""
 
 from __future__ import annotations
 
@@ -17,8 +18,8 @@ from glmc.ir import match as m
 class Packed:
     """Sequence i computes the positions ``starts[i] : stops[i]`` of row i of ``token_ids``.
 
-    What lies in front of ``starts`` is cached already. ``token_ids`` int64 [batch, tokens] may be
-    longer: attention is causal, so what is behind changes nothing.
+    What lies before ``starts`` is cached already. ``token_ids`` int64 [batch, tokens] may be
+    longer: attention is causal, so what is after changes nothing.
     """
 
     token_ids: Tensor
@@ -87,7 +88,7 @@ class Packed:
 
 
 def layouts(token_ids: Tensor, block: int) -> list[Packed]:
-    """Ragged sequences, all tokens new, and the second halves behind the first."""
+    """Ragged sequences, all tokens new, and the second halves after the first."""
     batch, tokens = token_ids.shape
     stops = tuple(max(1, tokens - 3 * row) for row in range(batch))
     found = [Packed(token_ids, (0,) * batch, stops, block)]

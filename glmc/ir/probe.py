@@ -71,7 +71,7 @@ def evaluate(root: Node, known: Mapping[Node, Any]) -> Any:
 
 
 def example_size(size: int | SymInt) -> int:
-    """A size, or the example behind a symbol: what a program is probed with whose sizes are baked
+    """A size, or the example of a symbol: what a program is probed with whose sizes are baked
     in, or hang together."""
     if isinstance(size, SymInt):
         hint = size.node.hint

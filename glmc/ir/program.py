@@ -74,7 +74,7 @@ class Program:
         return takewhile(lambda node: node.op == "placeholder", self.graph.nodes)
 
     def weight_of(self, node: object) -> Weight | None:
-        """The weight behind a placeholder, or None."""
+        """The weight of a placeholder, or None."""
         if isinstance(node, Node) and node.op == "placeholder" and "weight" in node.meta:
             return self.weights[node.meta["weight"]]
         return None

@@ -108,7 +108,7 @@ class Rewriter:
         value: Any = None,
         keywords: Mapping[str, Any] | None = None,
     ) -> Node:
-        """Insert a call in front of ``before`` (default: right after the latest operand).
+        """Insert a call before ``before`` (default: right after the latest operand).
 
         ``replaces`` are the nodes whose meaning the new node takes over; the first names it: its
         id, module path and source line are kept. ``value`` is the fake value where it is known
@@ -146,7 +146,7 @@ class Rewriter:
         node.meta["passes"] = (*passes, self.pass_name)
 
     def item(self, node: Node, index: int) -> Node:
-        """``node[index]`` right behind a node with several outputs."""
+        """``node[index]`` right after a node with several outputs."""
         with self.graph.inserting_after(node):
             picked = self.graph.call_function(operator.getitem, (node, index))
         self._note_inserted(picked)
@@ -159,7 +159,7 @@ class Rewriter:
         """The placeholder of a weight, made when it is not there yet.
 
         Another weight may have the name already, since tied weights have one name in two places:
-        then a number is put behind it.
+        then a number is put after it.
         """
         name, number = weight.name, 1
         while self.program.weights.get(weight.name, weight) != weight:
@@ -343,7 +343,7 @@ def drop_dead_nodes(graph: Graph) -> int:
 
 
 def sort_topologically(graph: Graph) -> None:
-    """Move nodes only where an operand stands behind its user; keeps the order otherwise."""
+    """Move nodes only where an operand stands after its user; keeps the order otherwise."""
     seen = {node for node in graph.nodes if node.op == "placeholder"}
     for node in list(graph.nodes):
         _place_operands(node, seen)

@@ -24,7 +24,7 @@ from torch.fx.experimental.symbolic_shapes import (
 from glmc.errors import InternalError
 from glmc_runtime.format.extent import Extent
 
-# Example sizes behind the symbols: distinct, so that equal sizes always mean the same symbol.
+# Example sizes of the symbols: distinct, so that equal sizes always mean the same symbol.
 _HINTS = {"tokens": 1009, "sequences": 211, "sequences+1": 212, "blocks": 499, "table": 89}
 
 Dimension = int | str

@@ -194,7 +194,7 @@ def reduction_terms(nodes: Iterable[Node]) -> int:
 def stored_values(nodes: Iterable[Node]) -> int:
     """How many floating-point values ``nodes`` compute and round; views of others are none.
 
-    An attention rounds three: the scaled query, the weights behind the softmax, and the result.
+    An attention rounds three: the scaled query, the weights after the softmax, and the result.
     """
     return sum(
         3 if m.op_name(node).endswith(_ATTENTION) else 1

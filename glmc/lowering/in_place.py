@@ -29,7 +29,7 @@ class Calls(list[Call]):
                 self._writes[whole(part)] += 1
 
     def stamp(self, value: Value) -> str:
-        """A key for what ``value`` holds now; it changes when the memory behind it is written,
+        """A key for what ``value`` holds now; it changes when the memory of it is written,
         through whatever view."""
         writes = self._writes[whole(storage_of(value.argument))]
         return f"{value.argument} {value.shape} {value.dtype} written {writes}"

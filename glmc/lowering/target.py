@@ -125,7 +125,7 @@ class Emitter(Protocol):
         """A weight that the rule makes, such as a rope table; shared by name."""
 
     def recipe(self, value: Value) -> Weight:
-        """The weight behind a value; raises LoweringError when it is none."""
+        """The weight of a value; raises LoweringError when it is none."""
 
     def input(self, name: str, dtype: torch.dtype, shape: Shape) -> Value:
         """A step input that the graph does not carry, such as host-side lengths."""

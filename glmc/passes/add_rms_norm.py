@@ -1,4 +1,4 @@
-"""add_rms_norm: a residual addition and the norm behind it become one node with two results.
+"""add_rms_norm: a residual addition and the norm after it become one node with two results.
 
 Before: ``total = stream + branch``, a ``glmc.rms_norm`` of the total, and the next addition reading
 the total again. After: ``glmc.add_rms_norm(branch, stream)`` with both results, so the stream is

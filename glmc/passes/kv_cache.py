@@ -1,8 +1,8 @@
 """kv_cache: the stateless graph becomes one over packed tokens and a paged cache.
 
 Before: tensors [batch, tokens, ...], ``slice``, ``rope``/``norm_rope`` and ``glmc.attention`` per
-layer. After: tensors [tokens, ...] where the tokens of all sequences lie behind each other, and per
-layer ``glmc.qkv_rope_cache`` (which writes the new keys and values to their slots) with
+layer. After: tensors [tokens, ...] where the tokens of all sequences lie one after the other, and
+per layer ``glmc.qkv_rope_cache`` (which writes the new keys and values to their slots) with
 ``glmc.prefill_attention`` over the cache. New inputs: slot_mapping, block_tables, query_lod,
 context_lod and a key and a value cache per layer.
 
@@ -68,7 +68,7 @@ class Layer:
 
     @property
     def operands(self) -> tuple[Node, ...]:
-        """What of the values in front of the attention must be computed."""
+        """What of the values before the attention must be computed."""
         return (self.q.source, self.k.source, self.v) if self.qkv is None else (self.qkv,)
 
 

@@ -1,4 +1,4 @@
-"""norm_add_rms_norm: the norm of a branch joins the residual addition and norm behind it.
+"""norm_add_rms_norm: the norm of a branch joins the residual addition and norm after it.
 
 Before: ``add_rms_norm(rms_norm(branch), stream)``, as the sandwich norms of ``glm4`` have it twice
 a layer. After: ``glmc.norm_add_rms_norm`` with both results, for a target that does both norms in

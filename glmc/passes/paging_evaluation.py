@@ -1,7 +1,7 @@
 """Evaluation of what rebuilds the graph whole: attention over a paged cache, and its phases.
 
 Every layer's attention is run before and after on the same random values: a few short sequences,
-ragged, their blocks in no order, all tokens new and as second halves behind a filled cache; what a
+ragged, their blocks in no order, all tokens new and as second halves after a filled cache; what a
 cache does not hold is NaN. Layers that are spelled alike are run once. There is no op by op to fall
 back on here, so a difference is an error.
 """

@@ -1,4 +1,4 @@
-"""qk_norm: the norm of each head and the rotation behind it become one ``glmc.norm_rope``.
+"""qk_norm: the norm of each head and the rotation after it become one ``glmc.norm_rope``.
 
 Before: ``glmc.rope(glmc.rms_norm(x, weight, eps), ...)`` with x [batch, tokens, heads, head_dim].
 After: ``glmc.norm_rope``. Two matches per layer of a model with qk-norm. Anchor: ``glmc.rope``.

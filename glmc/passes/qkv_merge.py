@@ -1,4 +1,4 @@
-"""qkv_merge: the three projections in front of one attention become one.
+"""qkv_merge: the three projections before one attention become one.
 
 Before: three ``glmc.linear`` of one value that lead, through reshapes, norms and rotations, to q, k
 and v of one ``glmc.attention``, or of a ``glmc.masked_attention`` through the cache. After: one

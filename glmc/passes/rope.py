@@ -3,7 +3,7 @@
 Before: the first entries of each head, in [batch, heads, tokens, head_dim], are multiplied by a
 cosine table, their rotated halves (``cat`` or ``stack`` with a ``neg``, or ``q1*c - q2*s``) by a
 sine table; the rest of the head passes. After: one node in [batch, tokens, heads, head_dim] with a
-permute behind it, which ``attention`` takes away. One match per rotated tensor.
+permute after it, which ``attention`` takes away. One match per rotated tensor.
 
 Anchor: the ``neg``, or the ``sub`` of the spelling without one; ``view_as_real`` only to say why
 not. What the tables hold and which entries make a pair is not read off the spelling but probed:
@@ -135,7 +135,7 @@ def _with_passed_part(part: Node, rotated: Node) -> tuple[Node, Node]:
     m.require(
         m.shape(part)[-1] == width,
         rotated,
-        "the entries behind the rotated ones must pass unchanged",
+        "the entries after the rotated ones must pass unchanged",
     )
     return part, rotated
 

@@ -1,4 +1,4 @@
-"""silu_mul: an activation and the product behind it become one ``glmc.silu_mul``.
+"""silu_mul: an activation and the product after it become one ``glmc.silu_mul``.
 
 Before: ``silu(gate) * up``, in either order. After: one node, so the activated value is never
 written. Anchor: ``silu``. Bitwise: the reference repeats both operations.

@@ -1,7 +1,7 @@
 """specialise: the paged graph becomes one graph for prefill and one for decode.
 
 Prefill: the head only sees the last token of each sequence (``glmc.select_rows`` by the new input
-``last_rows`` in front of the head's linear). Decode: one token per sequence, so
+``last_rows`` before the head's linear). Decode: one token per sequence, so
 ``glmc.prefill_attention`` becomes ``glmc.decode_attention`` with ``context_lengths``, and tokens
 and sequences are one symbol. Bitwise for everything outside attention.
 """

@@ -1,7 +1,7 @@
 """The batched spelling of the experts: each chosen expert's matrix times its row.
 
 A part of the pass ``moe_ffn``. The matrices are gathered for [slots] or for [tokens, top_k]; they
-are the left operand of the product, or the right one transposed; each row is a column behind
+are the left operand of the product, or the right one transposed; each row is a column after
 them or a row in front, repeated for each choice or, in four dimensions, broadcast over the choices.
 """
 

@@ -28,7 +28,7 @@ PASSES = "glmc.passes"
 class PassExtension:
     """What an entry point of ``glmc.passes`` gives: a pass, its place and how its ops are lowered.
 
-    ``after`` and ``before`` name passes; with neither, the pass stands behind all others.
+    ``after`` and ``before`` name passes; with neither, the pass stands after all others.
     ``rules`` maps a target's name to rules for ops that the target doesn't know. ``takes`` names
     passes whose matches it may take away, so that their counts are not held against the model's.
     """

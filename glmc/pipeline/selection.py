@@ -89,7 +89,7 @@ class Selector:
         return (*dict.fromkeys((*self._own, *self.fixed, *STEPS)),)
 
     def _require_own_names(self) -> None:
-        """A name in the file or behind --passes-on must mean one pass."""
+        """A name in the file or after --passes-on must mean one pass."""
         for name in set(installed_passes()) & set(self._reserved):
             load_pass(name, self._reserved)
 
@@ -107,7 +107,7 @@ class Selector:
         for one in file.passes:
             if one.name in self.fixed and one.name not in self._own:
                 raise UsageError(
-                    f"'{one.name}' has its place behind all others and is not listed",
+                    f"'{one.name}' has its place after all others and is not listed",
                     place=one.place,
                     expected=", ".join(self._own),
                     remedy="take it out of 'passes'",
@@ -162,7 +162,7 @@ class Selector:
         if after is not None:
             first = names.index(after)
             place = first + 1
-            # Behind those that were put here before, and those that stand behind these.
+            # After those that were put here before, and those that stand after these.
             while place < len(names) and _after(loaded.get(names[place])) in names[first:place]:
                 place += 1
         if before is not None and place > names.index(before):

@@ -42,7 +42,7 @@ _V = Refused("GLM-4.1V-9B and GLM-4.6V-Flash", _VISION)
 _V_MOE = Refused("GLM-4.5V and GLM-4.6V", _VISION)
 _46V = Refused("GLM-4.6V", _VISION)
 _OCR = Refused("GLM-OCR", _VISION)
-_IMAGE = Refused("GLM-Image", "the image decoder behind its text part")
+_IMAGE = Refused("GLM-Image", "the image decoder after its text part")
 _ASR = Refused("GLM-ASR", "the audio encoder and its Llama text part")
 _CHATGLM = Refused(
     "ChatGLM2, ChatGLM3 and GLM-4-9B as first published",

@@ -125,7 +125,7 @@ class NumericsError(GlmcError):
 
 
 class FileError(GlmcError):
-    """The system refused to read or write: a full disk behind the output, a lost file."""
+    """The system refused to read or write: a full disk under the output, a lost file."""
 
     code = "GLMC-2009"
     exit_status = 1

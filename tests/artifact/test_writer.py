@@ -246,7 +246,7 @@ def test_killed_midway(tmp_path: Path, existing: bool) -> None:
 
 
 def killed(path: Path, when: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Kill a fork of us that replaces the artifact, before it is put in place or just behind it."""
+    """Kill a fork of us that replaces the artifact, before it is put in place or just after it."""
     ready, tell = os.pipe()
     with monkeypatch.context() as patch:
         put = writer.put_in_place
@@ -272,11 +272,11 @@ def killed(path: Path, when: str, monkeypatch: pytest.MonkeyPatch) -> None:
     os.close(tell)
 
 
-@pytest.mark.parametrize("when", ["before", "behind"])
+@pytest.mark.parametrize("when", ["before", "after"])
 def test_what_is_killed_at_the_rename_does_not_load_but_under_its_name(
     tmp_path: Path, when: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The new artifact is whole before it, and the old one behind it, both under hidden names."""
+    """The new artifact is whole before it, and the old one after it, both under hidden names."""
     path = tmp_path / "toy"
     write(path, report={"number": 1})
     killed(path, when, monkeypatch)

@@ -86,7 +86,7 @@ def test_a_near_miss_is_named_with_node_condition_and_line(
 
     broken = replace(moe_gate.PASS, match=match)
     passes = tuple(broken if one.name == "moe_gate" else one for one in pipeline.PASSES)
-    # What is behind the gate can't be paged without it, and is not asked for.
+    # What is after the gate can't be paged without it, and is not asked for.
     monkeypatch.setattr(pipeline, "PASSES", passes)
     assert main(["inspect", str(checkpoint), "--why-not", "moe_gate"]) == 0
     said = capsys.readouterr().out

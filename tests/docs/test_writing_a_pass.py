@@ -83,7 +83,7 @@ def test_the_tests_of_the_page_pass(
 
 
 class Mlp(nn.Module):
-    """``bias`` of the projection behind the activation."""
+    """``bias`` of the projection after the activation."""
 
     def __init__(self, bias: bool = False) -> None:
         super().__init__()

@@ -70,7 +70,7 @@ def test_float32_tokens_are_identical_over_64_steps(kind: str, batch: int) -> No
     ],
 )
 def test_every_fusion_of_the_artifact_road_fires(experts: str, attention: str) -> None:
-    """Of three layers, so that one with experts stands behind another."""
+    """Of three layers, so that one with experts stands after another."""
     model = model_of("glm4_moe", experts, attention, num_hidden_layers=3)
     records = fuse(captured(model.config))
     wanted = {record.name: len(record.matches) for record in records}

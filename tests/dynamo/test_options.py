@@ -116,7 +116,7 @@ def test_the_xpu_target_runs_on_the_emulator(
 
 @torch.no_grad()
 def one_step(model: nn.Module, forward: Any) -> Tensor:
-    """float32 logits of one given token behind the prompt."""
+    """float32 logits of one given token after the prompt."""
     cache = static_cache(model)
     model(prompt(2), **with_cache(cache))
     tokens = torch.tensor([[5], [9]])
@@ -248,7 +248,7 @@ def test_explain_names_breaks_and_near_misses() -> None:
     assert [miss.pass_name for miss in made.graphs[0].misses] == ["attention"]
     text = str(made)
     assert "not fused: attention" in text
-    assert "break behind graph 0" in text
+    assert "break after graph 0" in text
 
 
 def test_a_graph_is_compiled_without_dynamo_as_well() -> None:

@@ -61,7 +61,7 @@ class Point:
         return "-".join((*common, *routed))
 
     def config(self) -> Any:
-        """The transformers config; a mixture has two layers of experts behind its dense ones."""
+        """The transformers config; a mixture has two layers of experts after its dense ones."""
         fields: dict[str, Any] = {
             "vocab_size": VOCABULARY,
             "max_position_embeddings": MAX_CONTEXT,

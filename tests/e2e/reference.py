@@ -53,7 +53,7 @@ def greedy(model: Any, texts: Sequence[Sequence[int]], count: int = NEW_TOKENS) 
 
 @torch.no_grad()
 def forced_logits(model: Any, text: Sequence[int], first: int) -> Tensor:
-    """float32 logits behind each of ``text[first - 1:]``, from one pass over the whole text.
+    """float32 logits after each of ``text[first - 1:]``, from one pass over the whole text.
 
     Returns [len(text) - first + 1, vocabulary].
     """

@@ -69,7 +69,7 @@ def test_the_measure_sees_a_wrong_rounding(tmp_path: Path) -> None:
 
 
 def _eager(checkpoint: Path, dtype: torch.dtype, texts: list[list[int]]) -> Tensor:
-    """[texts, FORCED, vocabulary] in float32: the logits behind the prompt and each forced token
+    """[texts, FORCED, vocabulary] in float32: the logits after the prompt and each forced token
     but the last."""
     model = load_eager(checkpoint, dtype)
     pairs = zip(texts, PROMPTS, strict=True)

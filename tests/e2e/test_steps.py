@@ -33,7 +33,7 @@ def session(request: pytest.FixtureRequest, builder: Builder) -> Session:
 
 @pytest.fixture(scope="module")
 def expected() -> list[Tensor]:
-    """Per text, the logits of Hugging Face's eager code behind each token and draft."""
+    """Per text, the logits of Hugging Face's eager code after each token and draft."""
     model = load_eager(MODEL, torch.float32)
     return [model(torch.tensor([text + DRAFT])).logits[0] for text in TEXTS]
 

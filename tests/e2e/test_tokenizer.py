@@ -62,7 +62,7 @@ def backend(**fields: Any) -> Edit:
 
 
 def words(directory: Path) -> None:
-    """A WordPiece, whose decoded text is cleaned of blanks in front of marks."""
+    """A WordPiece, whose decoded text is cleaned of blanks before marks."""
     known = [*SPECIAL, *"abcdefghijklmnopqrstuvwxyz.,?!='", "hello", "##s", "##t", "it", "don"]
     model = tokenizers.models.WordPiece(
         {word: number for number, word in enumerate(known)}, unk_token=SPECIAL[0]

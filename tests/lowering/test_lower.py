@@ -116,7 +116,7 @@ def test_a_view_is_written_where_the_whole_is_not_read_again() -> None:
 def test_the_output_is_not_overwritten_and_lives_to_the_end() -> None:
     built = Built()
     x = built.call(aten.silu.default, hidden(built))
-    built.call(aten.neg.default, x)  # behind the output's last write, read by nobody
+    built.call(aten.neg.default, x)  # after the output's last write, read by nobody
     plan = same(built, x)
     output = next(buffer for buffer in plan.buffers if buffer.id == plan.output)
     assert functions(plan) == ["toy.silu", "aten.copy", "toy.negate"]

@@ -81,7 +81,7 @@ def before(node: Node, index: int, target: Any, *more: Any) -> Edit:
 
 
 def after(node: Node, *calls: Any) -> Edit:
-    """``calls``: target, arguments behind the value, and keywords, once or more."""
+    """``calls``: target, arguments after the value, and keywords, once or more."""
     parsed: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = []
     rest = list(calls)
     while rest:

@@ -38,7 +38,7 @@ def conditions(result: PassResult) -> list[str]:
 
 def fires(one: Pass, family: str, name: str, expected: int) -> None:
     """``expected`` matches in a phase, bitwise the same logits and caches over a prompt and the
-    steps behind it, and nothing left for a second run."""
+    steps after it, and nothing left for a second run."""
     outputs = []
     for merging in (False, True):
         phases = {each: give_caches(phase(family, each)) for each in ("prefill", "decode")}

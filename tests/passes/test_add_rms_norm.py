@@ -16,7 +16,7 @@ FIRST = (canonical.PASS, clean.PASS, rms_norm.PASS)
 
 
 class Stack(nn.Module):
-    """A residual stream: two branches a layer, a norm in front of each, one at the end."""
+    """A residual stream: two branches a layer, a norm before each, one at the end."""
 
     sandwich = False
 

@@ -40,7 +40,7 @@ class Activated(nn.Module):
 
 
 def match(anchor: Node, program: Program) -> tuple[Node, Node, Node]:
-    """Reads all there is of the node in front of silu, and takes its operand."""
+    """Reads all there is of the node before silu, and takes its operand."""
     gate = m.operand(anchor, 0)
     product = m.sole_user(anchor, "aten.mul")
     if gate.op == "call_function":
@@ -133,7 +133,7 @@ def test_a_large_region_is_run_small() -> None:
 
 
 def test_a_small_instance_tells_a_swapped_merge() -> None:
-    """Rows of up in front of those of gate."""
+    """Rows of up before those of gate."""
 
     def swapped(rewriter: Rewriter, pair: gate_up_merge.Pair) -> None:
         turned = gate_up_merge.Pair(pair.up, pair.gate, pair.silu, pair.result)

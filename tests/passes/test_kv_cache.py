@@ -74,7 +74,7 @@ def head_of(program: Program) -> Node:
 
 
 def inserted(change: Callable[[Callable[..., Node], Node], Node]) -> Program:
-    """The fused program with ``change`` of the hidden states in front of the head."""
+    """The fused program with ``change`` of the hidden states before the head."""
     program = fused(tiny_config("glm"))
     head, rewriter = head_of(program), Rewriter(program, "twist")
     hidden = m.operand(head, 0)

@@ -114,7 +114,7 @@ def test_an_argument_that_a_phase_would_lose_is_refused(
 
 
 def wrong_rows(prefill: Program, decode: Program) -> None:
-    """The row behind the last, which is the first of the next sequence."""
+    """The row after the last, which is the first of the next sequence."""
     select = nodes(prefill, "glmc.select_rows")[0]
     with select.graph.inserting_before(select):
         rows = select.graph.call_function(aten.sub.Tensor, (select.args[1], 1))

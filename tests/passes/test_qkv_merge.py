@@ -195,7 +195,7 @@ def test_fires_on_the_stock_classes(family: str) -> None:
 
 
 def block_text(program: Any, layer: int) -> str:
-    """One layer's attention as the passes behind these expect it."""
+    """One layer's attention as the passes after these expect it."""
     lines = []
     for node in program.graph.nodes:
         inside = node.op == "call_function" and "self_attn" in node.meta["module"]

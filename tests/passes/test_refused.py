@@ -20,7 +20,7 @@ NAMES = [name for name in SABOTAGES if name not in PAGED]
 
 @pytest.fixture(scope="module")
 def steps() -> dict[str, Program]:
-    """The program in front of each pass."""
+    """The program before each pass."""
     program = captured(tiny_config("glm4_moe", num_hidden_layers=2))
     found = {}
     for one in pipeline.PASSES:

@@ -90,7 +90,7 @@ def test_a_pass_stands_where_it_wants_to(
 def test_between_two_and_what_it_takes() -> None:
     chosen = selection(CompileOptions(passes_on=("between",), passes_off=("rope",)))
     found = [one.name for one in chosen.passes]
-    assert found[found.index("qk_norm") - 1] == "between"  # behind where rope stood
+    assert found[found.index("qk_norm") - 1] == "between"  # after where rope stood
     assert chosen.uncounted == {"attention"}
     assert [one.entry.distribution for one in chosen.added] == ["others 0.1.0"]
 
@@ -166,7 +166,7 @@ def test_off_alone_keeps_the_usual_order(tmp_path: Path) -> None:
     [
         (PAGE[:-1], None, "says nothing of some passes"),
         (PAGE, ["rope"], "'rope' is in 'passes' and in 'off'"),
-        ([*PAGE, "kv_cache"], None, "has its place behind all others"),
+        ([*PAGE, "kv_cache"], None, "has its place after all others"),
         ([*PAGE, "nowhere"], None, "there is no pass 'nowhere'"),
         (None, ["clean"], "can't be switched off"),
         (None, ["nowhere"], "there is no pass 'nowhere'"),

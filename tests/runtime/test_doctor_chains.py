@@ -22,7 +22,7 @@ Rewrite = Callable[[list[Call]], list[Call]]
 
 
 def _write(root: Path, monkeypatch: pytest.MonkeyPatch, rewrite: Rewrite) -> Path:
-    """The toy with other calls; everything behind the attention stays one segment."""
+    """The toy with other calls; everything after the attention stays one segment."""
     original = toy_vendor.plan
 
     def plan(name: str) -> PhasePlan:

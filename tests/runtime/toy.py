@@ -225,7 +225,7 @@ def toy_weights() -> dict[str, torch.Tensor]:
 
 
 def reference_logits(tokens: list[int]) -> torch.Tensor:
-    """Logits behind the last of ``tokens``, [vocabulary], without cache, pages or padding."""
+    """Logits after the last of ``tokens``, [vocabulary], without cache, pages or padding."""
     weights = toy_weights()
     hidden = weights["words"][tokens] + weights["places"][: len(tokens)]
     merged = hidden @ weights["qkv"].T + weights["qkv_bias"]

@@ -44,7 +44,7 @@ def command_of(capsys: pytest.CaptureFixture[str]) -> Command:
 def in_a_process(
     *arguments: object, before: tuple[str, ...] = (), path: Path | None = None
 ) -> Outcome:
-    """``python -m glmc.cli.main`` from the repository's root, behind ``before``; ``path`` holds
+    """``python -m glmc.cli.main`` from the repository's root, after ``before``; ``path`` holds
     distributions."""
     command = [*before, sys.executable, "-m", "glmc.cli.main", *map(str, arguments)]
     paths = [str(ROOT), str(ROOT / "runtime"), str(path or ""), os.environ.get("PYTHONPATH", "")]

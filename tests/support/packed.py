@@ -1,4 +1,4 @@
-"""Ragged sequences packed behind each other, over a paged cache with scattered blocks."""
+"""Ragged sequences packed one after the other, over a paged cache with scattered blocks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BLOCK = 8
 
 
 def fused(config: object) -> Program:
-    """The stateless program of a config after all passes in front of kv_cache."""
+    """The stateless program of a config after all passes before kv_cache."""
     program = captured(config)
     for each in PASSES:
         each.run(program)

@@ -18,7 +18,7 @@ from glmc.ir.program import Program
 def structure(program: Program, roots: Iterable[Node] = ()) -> list[str]:
     """One line for each node that the roots (default: the outputs) depend on, operands first.
 
-    A node is ``%`` and its line; inputs and weights have their names. Sizes stand behind reshapes
+    A node is ``%`` and its line; inputs and weights have their names. Sizes stand after reshapes
     only, as the shape of the result.
     """
     (output,) = [node for node in program.graph.nodes if node.op == "output"]

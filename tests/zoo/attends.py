@@ -268,7 +268,7 @@ def _dropped(block: Block, q: Tensor, k: Tensor, v: Tensor, tokens: Tensor) -> T
 
 
 def _hardened(block: Block, q: Tensor, k: Tensor, v: Tensor, tokens: Tensor) -> Tensor:
-    """Weights are sharpened behind the softmax."""
+    """Weights are sharpened after the softmax."""
     k, v = repeated(block, k), repeated(block, v)
     scores = q @ k.transpose(2, 3) * block.scale + _additive(causal(tokens), q.dtype)
     return scores.softmax(-1).square() @ v

@@ -1,4 +1,4 @@
-"""Routed experts as people write them, behind a router of the zoo."""
+"""Routed experts as people write them, after a router of the zoo."""
 
 from __future__ import annotations
 
@@ -209,7 +209,7 @@ class Grouped58(Grouped):
 
 
 class Grouped517(Grouped58):
-    """The results of both products are masked, the second in front of its weights."""
+    """The results of both products are masked, the second before its weights."""
 
     def grouped(self, rows: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
         assert self.beyond is not None
@@ -263,7 +263,7 @@ SPELLINGS: dict[type[Batched], str] = {
     BatchedExpanded: "user rewrite: rows by expand, operands the other way round",
     WeighedByToken: "user rewrite: weighed in [tokens, top_k]",
     Broadcast: "user rewrite: matrices of [tokens, top_k], rows broadcast",
-    RowsInFront: "user rewrite: rows in front of transposed matrices",
+    RowsInFront: "user rewrite: rows before transposed matrices",
     Einsum: "user rewrite: einsum",
     IndexSelect: "user rewrite: index_select and matmul",
 }

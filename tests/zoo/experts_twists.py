@@ -107,7 +107,7 @@ class RepeatsByChoice(Batched):
 
 
 class Exponential(Batched):
-    """Something else than a cast stands behind the sum."""
+    """Something else than a cast stands after the sum."""
 
     def experts(self, x: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
         chosen = self.ids(ids)
@@ -146,7 +146,7 @@ class OtherRows(Grouped):
 
 
 class MasksReal(Grouped517):
-    """The last expert's results are masked as well, in front of their weights and only there."""
+    """The last expert's results are masked as well, before their weights and only there."""
 
     def weighed(self, result: Tensor, weights: Tensor) -> Tensor:
         return result.masked_fill(self.real, 0.0) * weights

@@ -147,7 +147,7 @@ class ScaledTwice(Gate):
 
 
 class ScaledByView(Gate):
-    """The second factor sits behind a reshape, on the way to the experts."""
+    """The second factor sits after a reshape, on the way to the experts."""
 
     def scaled(self, weights: Tensor) -> Tensor:
         return (weights * 2.5).reshape(-1) * 2.5

@@ -19,7 +19,7 @@ _HEAD = """\
 
 What each pattern pass recognises and what it refuses, as transformers and users write it. Every
 row is a program under `tests/zoo/`. A spelling is traced, the pass fires once, and the program
-behind it must be line by line the program that the first spelling leaves (of rope, the first whose
+after it must be line by line the program that the first spelling leaves (of rope, the first whose
 pairs lie the same way); then both are run and compared. A twist looks like a spelling but computes
 something else, or rounds elsewhere: the pass must leave it as it is and give a reason with the
 words below; a dump and `glmc inspect ARTIFACT --why-not PASS` print the whole of it. Versions are

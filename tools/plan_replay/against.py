@@ -63,9 +63,9 @@ def first_difference(old: str, new: str) -> str:
     if first is None:
         return "nothing"
     lines = now if first < len(now) else was
-    # What begins with a call stands in front of it; the rest of a call is indented by two.
-    behind = range(first, -1, -1) if lines[first].startswith("  ") else range(first, len(lines))
-    return next((lines[index] for index in behind if not lines[index].startswith(" ")), "the end")
+    # What begins with a call stands before it; the rest of a call is indented by two.
+    after = range(first, -1, -1) if lines[first].startswith("  ") else range(first, len(lines))
+    return next((lines[index] for index in after if not lines[index].startswith(" ")), "the end")
 
 
 def _git(repository: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -3,7 +3,7 @@
 Out of the plan's JSON go the version of its schema and every number that only counts: buffers are
 called after the node whose call first touches them, and in place of numbers of calls the text
 says at which call a buffer or segment begins and ends. A call more is then a few lines more, and
-the others stay as they are; offsets, which may all move, stand behind the calls. Keys are sorted,
+the others stay as they are; offsets, which may all move, stand after the calls. Keys are sorted,
 the order of calls is kept.
 
 How each weight is made is added, since an artifact only holds the outcome. Its constants were
@@ -131,7 +131,7 @@ def _call(call: Mapping[str, Any], names: Mapping[int, str]) -> Iterator[str]:
 def _buffer_names(
     buffers: Sequence[Mapping[str, Any]], calls: Sequence[Mapping[str, Any]]
 ) -> dict[int, str]:
-    """By id a name that does not count the buffers in front of it."""
+    """By id a name that does not count the buffers before it."""
     names: dict[int, str] = {}
     seen: Counter[str] = Counter()
     for buffer in sorted(buffers, key=lambda one: (one["first"], one["id"])):

@@ -1,6 +1,6 @@
 """Rules of CUDA in a traced program, where a weight may be a value of the step.
 
-Kernels for CUDA read their weights before the kernel in front of them has ended (see
+Kernels for CUDA read their weights before the kernel before them has ended (see
 ``kernels/cuda/launch.py``). That is right for what nobody writes in a step, and for nothing else:
 with any other weight a node is left to ATen. So is one of several dtypes, such as a norm whose
 weight is in float32.

@@ -210,7 +210,7 @@ def _crashed(
 
 
 def _following(steps: list[str], options: CompileOptions) -> Pass | None:
-    """The pass behind the last step that was watched."""
+    """The pass after the last step that was watched."""
     order: tuple[Pass, ...] = pipeline.road(options)
     done = len(steps) - 1  # the first step is the capture
     return order[done] if 0 <= done < len(order) else None

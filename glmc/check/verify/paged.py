@@ -46,7 +46,7 @@ def verify_paging(
 ) -> Verdict:
     """kv_cache: ``before`` takes rows of tokens, ``after`` packed tokens and a paged cache.
 
-    Every case runs twice: all tokens at once, and the second half behind a filled cache.
+    Every case runs twice: all tokens at once, and the second half after a filled cache.
     """
     judge = _Judge(record)
     known = _same_nodes(before, after)

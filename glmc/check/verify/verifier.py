@@ -38,7 +38,7 @@ def verify_pass(
         return verify(before, after, record, cases, weights)
     except NodeError as error:
         raise VerificationError(
-            f"the graph in front of {record.name} can't be computed",
+            f"the graph before {record.name} can't be computed",
             place=f"node {error.node.meta.get('id')}, {error.node.meta.get('source')}",
             found=str(error),
         ) from error
@@ -48,7 +48,7 @@ def verify_pass(
 class Verifier:
     """Give :meth:`watch` to the pipeline. ``verdicts`` are by step, in order.
 
-    Raises VerificationError behind the pass that violates its class, unless ``strict`` is False.
+    Raises VerificationError after the pass that violates its class, unless ``strict`` is False.
     ``layers`` maps the layers of a part of a model to the model's. ``captured`` is the program
     that came first.
     """
@@ -62,7 +62,7 @@ class Verifier:
     _last: Program | None = None
 
     def watch(self, name: str, program: Program) -> None:
-        """Compare with the program that the step in front of this one has left."""
+        """Compare with the program that the step before this one has left."""
         before = self._last
         if name not in PHASES:  # both phases are made of the paged program
             self._last = program.copy()

@@ -1,4 +1,4 @@
-"""Autocast, spelled out: the casts that it makes behind every op become nodes of the graph.
+"""Autocast, spelled out: the casts that it makes after every op become nodes of the graph.
 
 What is traced under autocast has results of the lower dtype and no casts, since autocast acts below
 the level of the trace. An op whose result has another dtype than the op alone would give had its
@@ -46,7 +46,7 @@ def switches(module: GraphModule) -> bool:
 
 def switching(module: GraphModule) -> GraphModule:
     """The same with switches that act while the graph is traced: torch's own are only noted, and
-    ops behind them would be traced with the wrong dtypes."""
+    ops after them would be traced with the wrong dtypes."""
     if not switches(module):
         return module
     graph = Graph()

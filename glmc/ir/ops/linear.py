@@ -1,4 +1,4 @@
-"""Embedding, linear, SwiGLU, columns side by side, and the choice of rows in front of the head."""
+"""Embedding, linear, SwiGLU, columns side by side, and the choice of rows before the head."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""RMSNorm, alone and with the residual addition in front of it."""
+"""RMSNorm, alone and with the residual addition before it."""
 
 from __future__ import annotations
 

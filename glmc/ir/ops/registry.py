@@ -91,7 +91,7 @@ def _require_whole(name: str, schema: str, numerics: object, *kernels: object) -
 
 
 def semantic_op(target: object) -> SemanticOp | None:
-    """The op behind a node's target, or None when it is no ``glmc::`` op."""
+    """The op of a node's target, or None when it is no ``glmc::`` op."""
     if isinstance(target, torch._ops.OpOverload) and target.namespace == "glmc":
         return OPS.get(target._schema.name.removeprefix("glmc::"))
     return None

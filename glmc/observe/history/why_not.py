@@ -17,7 +17,7 @@ class WhyNot:
     """``matches`` are whole ids; ``misses`` come nearest first.
 
     ``anchors`` are the ops at which the pass begins, ``seen`` how many nodes of these ops there
-    were in front of it; both are empty and None for a pass that looks at all nodes.
+    were before it; both are empty and None for a pass that looks at all nodes.
     """
 
     pass_name: str

@@ -15,7 +15,7 @@ STALE = 500.0
 
 
 class _Attention(Probe):
-    """Fills queries and the caches; slots behind the end of each context hold a large number."""
+    """Fills queries and the caches; slots after the end of each context hold a large number."""
 
     def fill(self, bench: Bench, arguments: Arguments, kind: str) -> None:
         fill_kind(arguments["q" if "q" in arguments else "x"], kind, bench.generator, low=-4.0)

@@ -1,6 +1,6 @@
-"""Which numbers of a step a call depends on, read from the plan alone.
+"""Shape symbols of a call: the sizes of a step that it depends on, read from the plan alone.
 
-The binder keeps one binding of a call for each value of these numbers, and a captured segment may
+The binder keeps one binding of a call for each value of these symbols, and a captured segment may
 hold no call that depends on the real ones, which change from step to step.
 """
 

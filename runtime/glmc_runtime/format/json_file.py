@@ -1,4 +1,4 @@
-"""JSON of an artifact: text that everything behind it can take."""
+"""JSON of an artifact: text that everything after it can take."""
 
 from __future__ import annotations
 

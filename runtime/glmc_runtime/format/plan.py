@@ -73,7 +73,7 @@ class ViewArgument:
     """A view of another argument, made once when the call is bound; in no artifact.
 
     ``operation`` is the full name of an ATen op, such as ``aten.permute.default``; ``parameters``
-    are what it takes behind the tensor: numbers, extents, lists of them and None. Of an op with
+    are what it takes after the tensor: numbers, extents, lists of them and None. Of an op with
     several results ``item`` says which.
     """
 

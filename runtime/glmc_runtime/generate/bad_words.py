@@ -7,7 +7,7 @@ from collections.abc import Sequence as ListLike
 
 
 def spellings(encode: Callable[[str], list[int]], word: str) -> list[list[int]]:
-    """The token ids of a word at the beginning of a text and behind a space, where they differ.
+    """The token ids of a word at the beginning of a text and after a space, where they differ.
     ``encode`` adds no special tokens."""
     found: list[list[int]] = []
     for text in (word, f" {word.lstrip()}"):

@@ -19,7 +19,7 @@ def add_chat_flags(parser: argparse.ArgumentParser) -> None:
     """Add the group of flags."""
     group = parser.add_argument_group("chat options", "How a --prompt becomes a chat.")
     group.add_argument("--chat", action="store_true", help="put prompts through the chat template")
-    group.add_argument("--system", metavar="TEXT", help="a system message in front of each prompt")
+    group.add_argument("--system", metavar="TEXT", help="a system message before each prompt")
     group.add_argument(
         "--tools", metavar="FILE", help="JSON list of the tools that the model may call"
     )

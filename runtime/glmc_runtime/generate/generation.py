@@ -11,7 +11,7 @@ and while all requests are greedy and none has prompt left or waits, the device 
 (:mod:`glmc_runtime.engine.async_decode`).
 
 Several answers of one prompt share its blocks: it is computed once, and the others are forks of it
-that wait behind it, each with the token that it drew from the same logits.
+that wait after it, each with the token that it drew from the same logits.
 """
 
 from __future__ import annotations
@@ -287,7 +287,7 @@ class Generation:
         return self._take(drawing, tokens)
 
     def _fork(self, request: _Request) -> None:
-        """Let the other answers begin behind the prompt that is computed now, with its blocks."""
+        """Let the other answers begin after the prompt that is computed now, with its blocks."""
         for other in request.others:
             other.sequence = self._engine.fork(request.sequence)
             other.forked = True

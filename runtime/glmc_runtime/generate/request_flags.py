@@ -67,7 +67,7 @@ def add_request_flags(parser: argparse.ArgumentParser) -> None:
         metavar="ID",
         help="end at this token id; may be repeated",
     )
-    group.add_argument("--ignore-eos", action="store_true", help="go on behind an eos id")
+    group.add_argument("--ignore-eos", action="store_true", help="go on after an eos id")
     group.add_argument(
         "--ignore-generation-config",
         action="store_true",

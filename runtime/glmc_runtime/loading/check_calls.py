@@ -173,7 +173,7 @@ class CallCheck:
         given: dict[str, Facts],
         storages: dict[str, Storage],
     ) -> _Content:
-        """What the memory of a written argument holds behind the call."""
+        """What the memory of a written argument holds after the call."""
         source = argument.source
         if source is not None and source in storages:
             there, read = self._contents.get(storages[source]), given[source]

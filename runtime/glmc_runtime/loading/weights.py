@@ -81,7 +81,7 @@ def load_weights(
 
 
 def _path_of(descriptor: int, path: Path) -> str:
-    """A name by which the file behind ``descriptor`` is opened again, whatever ``path`` has become.
+    """A name by which the file of ``descriptor`` is opened again, whatever ``path`` has become.
 
     Where the system has none, ``path`` itself: the states of the file are compared all the same.
     """

@@ -43,7 +43,7 @@ class BlockAllocator:
         return self.count - 1
 
     def allocate(self, number: int, after: int | None = None) -> list[int]:
-        """Take ``number`` blocks: right behind block ``after`` if those are free, else the first
+        """Take ``number`` blocks: right after block ``after`` if those are free, else the first
         run that is long enough, else the lowest free ones. Raises :class:`CapacityError`."""
         if number <= 0:
             return []

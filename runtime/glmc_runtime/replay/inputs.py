@@ -151,7 +151,7 @@ class StepInputs:
         device: torch.device,
         staged: bool | None = None,
     ) -> None:
-        # The ids come first and the block tables last: a copy may begin behind those, and ends at
+        # The ids come first and the block tables last: a copy may begin after those, and ends at
         # the last used row of these, which are the largest.
         ordered = sorted(
             specs, key=lambda spec: (spec.name.startswith(_TABLE), not spec.name.startswith(_IDS))
@@ -183,7 +183,7 @@ class StepInputs:
         """Write the values of ``step``; on a device also enqueue their copy there.
 
         With ``tokens``, int64 on the device and at least as many as the step has rows, the ids are
-        copied from there behind what is enqueued already, and those of the step are not looked at.
+        copied from there after what is enqueued already, and those of the step are not looked at.
         """
         given = tokens is not None
         for writer in self._writers:

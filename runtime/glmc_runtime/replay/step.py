@@ -93,7 +93,7 @@ def _slot_mapping(step: Step) -> Column:
 
 
 def _extend(column: array[int], first: int, number: int) -> None:
-    """Put ``number`` numbers from ``first`` on behind a column."""
+    """Put ``number`` numbers from ``first`` on after a column."""
     if number < _LONG:
         column.extend(range(first, first + number))
         return

@@ -37,7 +37,7 @@ Edit = Callable[[Compiled], Compiled]
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_front_end() -> Any:
-    """Capture and passes are the same for all; the sabotages come behind them."""
+    """Capture and passes are the same for all; the sabotages come after them."""
     made: dict[str, FrontEnd] = {}
 
     def front(source: Any, options: CompileOptions) -> FrontEnd:

@@ -36,7 +36,7 @@ Steps = dict[str, Program]
 
 @pytest.fixture(scope="module", params=["float32", "bfloat16"])
 def steps(request: pytest.FixtureRequest) -> Steps:
-    """The program in front of each pass."""
+    """The program before each pass."""
     program = remembered(SOURCE.config, SOURCE.shape, getattr(torch, request.param))
     found = {}
     for one in (*pipeline.PASSES, KvCache(16)):

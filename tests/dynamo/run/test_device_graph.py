@@ -27,7 +27,7 @@ from tests.dynamo.compiled import decode, model_of, prompt, static_cache, watche
 
 
 class FakeCapture:
-    """Counts captures and replays; ``fails``: a capture that breaks behind its first run."""
+    """Counts captures and replays; ``fails``: a capture that breaks after its first run."""
 
     on_device = True
 

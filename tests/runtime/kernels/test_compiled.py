@@ -154,11 +154,11 @@ def works() -> bool:
 
 @has_compiler
 @pytest.mark.parametrize("share", [0, 0.01, 0.5, 0.9])
-@pytest.mark.parametrize("behind", [b"", b"\0"], ids=["cut", "zeros"])
-def test_what_was_cut_short_is_made_again(small: Path, share: float, behind: bytes) -> None:
+@pytest.mark.parametrize("after", [b"", b"\0"], ids=["cut", "zeros"])
+def test_what_was_cut_short_is_made_again(small: Path, share: float, after: bytes) -> None:
     whole = small.read_bytes()
     size = int(len(whole) * share)
-    small.write_bytes(whole[:size] + behind * (len(whole) - size))
+    small.write_bytes(whole[:size] + after * (len(whole) - size))
     with pytest.raises(kept.DamagedError):
         kept.load(small)
     assert works()

@@ -120,7 +120,7 @@ def test_arguments_that_a_schema_refuses(
 
 
 def test_a_table_is_read_as_it_is_declared(toy: Artifact) -> None:
-    """Its rows would be other rows, and a sequence's last blocks lie behind its end."""
+    """Its rows would be other rows, and a sequence's last blocks lie after its end."""
     table = InputArgument("block_tables", (Extent(sequences=2), Extent(constant=8)), real=True)
     plan = changed(
         toy.plans["decode"],
@@ -263,7 +263,7 @@ def test_counts_are_zeros_before_they_are_counted_up(vendor: Artifact) -> None:
 
 
 def test_a_histogram_is_of_the_ids_that_it_sorts(vendor: Artifact) -> None:
-    """Of others, the kernel would sort rows to behind the end."""
+    """Of others, the kernel would sort rows to after the end."""
     plan = vendor.plans["decode"]
     place = next(
         n for n, call in enumerate(plan.calls) if call.function.endswith("gen_block_statistic")

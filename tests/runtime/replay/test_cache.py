@@ -47,7 +47,7 @@ def test_contiguous_runs_are_preferred() -> None:
     first, second, third = (allocator.allocate(2) for _ in range(3))
     allocator.free(first)
     assert allocator.allocate(3) == [7, 8, 9]  # not the hole of two
-    assert allocator.allocate(2, after=9) == [10, 11]  # behind its own block
+    assert allocator.allocate(2, after=9) == [10, 11]  # after its own block
     allocator.free(third)
     assert allocator.allocate(4) == [1, 2, 5, 6]  # scattered when there is no run
     assert second == [3, 4]

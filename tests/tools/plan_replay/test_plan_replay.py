@@ -59,7 +59,7 @@ def test_the_plans_of_a_shipped_model_are_those_that_are_stored(tmp_path: Path) 
 
 
 def test_what_is_compared_is_what_an_artifact_holds(tmp_path: Path) -> None:
-    """Of a target that is lowered behind others from one front end."""
+    """Of a target that is lowered after others from one front end."""
     options = CompileOptions(target="xpu", abi_profile="P-C")
     artifact = tmp_path / "artifact"
     compile_model(ROOT / "models" / MODEL, artifact, options)

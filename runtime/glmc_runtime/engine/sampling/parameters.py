@@ -19,7 +19,7 @@ class SamplingParameters:
     ``top_k`` 0 keeps all tokens; ``top_p`` keeps the smallest set of likeliest tokens whose
     probability reaches it; ``min_p`` keeps those that have this share of the likeliest one's
     probability; ``typical_p`` keeps the most typical ones of that mass. They apply in this order,
-    behind the temperature, as in transformers.
+    after the temperature, as in transformers.
 
     With a ``seed`` a request has random numbers of its own, whatever else is in its batch (its
     logits may differ there in the last bits); None draws another seed each time. Prompts that share
@@ -31,7 +31,7 @@ class SamplingParameters:
     ones; ``frequency_penalty`` is subtracted once for each time that a token stands in the answer,
     and ``presence_penalty`` once for all of them. ``logit_bias`` is added, by token id.
     ``no_repeat_ngram_size`` forbids to write so many tokens twice in the same order,
-    ``bad_words_ids`` the last token of each list behind the others of it, ``suppress_tokens`` any
+    ``bad_words_ids`` the last token of each list after the others of it, ``suppress_tokens`` any
     of these, and ``min_new_tokens`` an end before so many tokens.
     """
 

@@ -106,7 +106,7 @@ class _AnswerPenalties:
 
 
 class _NoRepeatedNgram:
-    """Which tokens came behind each run of ``size - 1`` tokens; kept as tokens come."""
+    """Which tokens came after each run of ``size - 1`` tokens; kept as tokens come."""
 
     def __init__(self, size: int) -> None:
         self._size = size

@@ -163,7 +163,7 @@ class Text:
 
     @cached_property
     def _cleans(self) -> bool:
-        """Whether decoded text loses blanks in front of marks; a BPE's own blanks are right."""
+        """Whether decoded text loses blanks before marks; a BPE's own blanks are right."""
         if not self._settings.get("clean_up_tokenization_spaces", False):
             return False
         forced = "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output"

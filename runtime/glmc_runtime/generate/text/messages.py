@@ -102,9 +102,9 @@ class Continuation:
                 "the chat template leaves the final message out, or a part of it",
                 remedy="ask without continue_final_message",
             )
-        before, _, behind = rendered.rpartition(_MARK)
-        # A template that trims content has taken the blank behind the mark.
-        return before if behind.startswith(" ") else before.rstrip()
+        before, _, after = rendered.rpartition(_MARK)
+        # A template that trims content has taken the blank after the mark.
+        return before if after.startswith(" ") else before.rstrip()
 
 
 def continuation(messages: list[Message], field: str | bool, template: str) -> Continuation:

@@ -228,7 +228,7 @@ def main(folders: list[str]) -> int:
     """Serve on the standard streams; ``folders`` hold jinja2 and what it needs."""
     import resource
 
-    sys.path += folders  # behind the standard library, which a folder of packages may hide
+    sys.path += folders  # after the standard library, which a folder of packages may hide
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt ends
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGPROF})

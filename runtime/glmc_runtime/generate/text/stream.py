@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 # What a tokenizer writes for bytes that are not (yet) a character.
 _REPLACEMENT = "\ufffd"
-# Blanks that a tokenizer of words puts in front of marks, in the order in which they are taken out.
+# Blanks that a tokenizer of words puts before marks, in the order in which they are taken out.
 _SPACED = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
 # Of what these rules read and leave, no three characters in a row are outside this set and in one.
 _BETWEEN = frozenset(" .?!,'")
@@ -25,7 +25,7 @@ class TextStream:
 
     Only a short tail is decoded again: from the token before the last text that was given out,
     because a tokenizer may treat the first token of a text in its own way. ``decode`` is None
-    without a tokenizer: all texts are empty then. ``clean`` takes out blanks in front of marks;
+    without a tokenizer: all texts are empty then. ``clean`` takes out blanks before marks;
     then what a rule could still read is held back too.
     """
 
@@ -65,7 +65,7 @@ class TextStream:
 
     def _settled(self, new: str) -> str:
         """All that no rule can still change: up to the end of the last run of letters that is
-        longer than what a rule reads behind its blank."""
+        longer than what a rule reads after its blank."""
         if not self._clean:
             return new
         text = self._held + new

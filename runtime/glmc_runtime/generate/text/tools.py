@@ -1,7 +1,7 @@
 """A Python function as the JSON schema that a chat template shows to a model.
 
 The form is that of transformers: names and kinds from annotations, descriptions from a docstring
-in Google's style, ``(choices: [...])`` behind a description as its enum.
+in Google's style, ``(choices: [...])`` after a description as its enum.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ def docstring_parts(text: str) -> tuple[str, dict[str, str], str | None]:
 
 
 def _up_to(text: str, *heads: str) -> str:
-    """The text in front of the first of the heads, wherever it stands: as transformers reads it."""
+    """The text before the first of the heads, wherever it stands: as transformers reads it."""
     ends = [place for place in map(text.find, heads) if place >= 0]
     return text[: min(ends)] if ends else text
 

@@ -1,7 +1,7 @@
 """Libraries kept in a folder: whole when they are there, compared with their hash when loaded, and
 only from where nobody else can put another in their place.
 
-A kept file is the library with the sha256 of it behind; the system's loader reads no further than
+A kept file is the library followed by its sha256; the system's loader reads no further than
 the library's own headers say. It takes a library that was cut short for a whole one, and the
 process ends when it calls into what is missing.
 """

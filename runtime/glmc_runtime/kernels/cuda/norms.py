@@ -1,4 +1,4 @@
-"""RMSNorm alone, behind an addition, and between two norms around an addition.
+"""RMSNorm alone, after an addition, and between two norms around an addition.
 
 One program per row, the whole row in registers: a row is read once and, since all of it is read
 before any of it is written, an output may lie where an input does. Everything is rounded where
@@ -30,7 +30,7 @@ from glmc_runtime.kernels.schema import number, schema, tensor, written
 @triton.jit
 def normalized(row, weight, eps, WIDTH: tl.constexpr):
     """float32 ``weight * cast(row * rsqrt(mean(row^2) + eps))``, the product not yet rounded: row
-    float32 with zeros behind WIDTH, weight in the dtype to round to."""
+    float32 with zeros after WIDTH, weight in the dtype to round to."""
     variance = tl.sum(row * row, axis=0) / WIDTH
     hidden = (row * tl.rsqrt(variance + eps)).to(weight.dtype).to(tl.float32)
     return hidden * weight.to(tl.float32)

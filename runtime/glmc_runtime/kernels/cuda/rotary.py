@@ -13,7 +13,7 @@ import triton.language as tl
 
 @triton.jit
 def partner_columns(columns, ROTARY: tl.constexpr, INTERLEAVED: tl.constexpr):
-    """The column that each column is rotated with; behind the rotated ones, itself."""
+    """The column that each column is rotated with; after the rotated ones, itself."""
     if INTERLEAVED:
         partners = columns ^ 1
     else:
@@ -76,7 +76,7 @@ def norm_rotate(
 ):
     """heads [rows, width] normed by their weights, if NORM, and rotated; in the dtype of heads.
 
-    ``partners`` are the heads at ``partner_columns``; both are zero behind HEAD_DIM. The weights
+    ``partners`` are the heads at ``partner_columns``; both are zero after HEAD_DIM. The weights
     broadcast to the heads, cos and sin are those of ``load_waves``.
     """
     dtype = heads.dtype

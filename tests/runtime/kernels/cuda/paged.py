@@ -85,7 +85,7 @@ def eager(
 ) -> Tensor:
     """Causal attention as Hugging Face's eager code rounds it: scores and weights in the dtype.
 
-    ``queries`` of each sequence, one behind the other, are its last of ``lengths``; zeros follow.
+    ``queries`` of each sequence, one after the other, are its last of ``lengths``; zeros follow.
     """
     out, start = torch.zeros_like(query), 0
     for table, count, length in zip(tables, queries, lengths, strict=True):

@@ -2,7 +2,7 @@
 
 One program reads one KV split of a sequence's keys and values of one kv head, once for all query
 heads of the group. The grid is fixed when the call is bound, since it is captured in a graph;
-lengths are on the device, and programs behind the end of their sequence leave without touching
+lengths are on the device, and programs after the end of their sequence leave without touching
 memory. ``split_reduce`` reduces the splits.
 """
 

@@ -2,7 +2,7 @@
 
 For one token per sequence one program reads a KV split of one kv head's keys and values, once for
 all query heads of the group, as in ``decode_attention``; the mask says which tokens count. Keys and
-values before the first token of a split that -inf does not hide, or behind the last, are not
+values before the first token of a split that -inf does not hide, or after the last, are not
 read. KV splits are cut by the length of the caches. More tokens at once go to torch's own kernel.
 """
 
@@ -45,7 +45,7 @@ register_traced("cuda.additive_mask")(additive_mask)
 
 @triton.jit
 def visible(mask, begin, end, stride, SCAN: tl.constexpr):
-    """The first token of [begin, end) that ``mask`` lets be seen, and the one behind the last."""
+    """The first token of [begin, end) that ``mask`` lets be seen, and the one after the last."""
     first, last = end, begin
     for start in range(begin, end, SCAN):
         token = start + tl.arange(0, SCAN)

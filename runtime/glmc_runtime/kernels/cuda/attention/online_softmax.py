@@ -32,7 +32,7 @@ def cache_rows(blocks, tokens, kv_head, KV_HEADS: tl.constexpr, BLOCK_SIZE: tl.c
 
 @triton.jit
 def load_row(pointers, columns, HEAD_DIM: tl.constexpr, WIDTH: tl.constexpr):
-    """Rows of the caches; behind HEAD_DIM they are zero."""
+    """Rows of the caches; after HEAD_DIM they are zero."""
     if HEAD_DIM == WIDTH:
         rows = tl.load(pointers)
     else:
@@ -87,7 +87,7 @@ def attend(
 
     query [rows, WIDTH]; row i sees tokens up to ``limit``, a number or [rows, 1]. So far: total
     float32 [rows, WIDTH], top and weight [rows], the largest score and the sum of weights. Tokens
-    behind the end are loaded as the last one and get no weight: nothing else is ever touched. The
+    after the end are loaded as the last one and get no weight: nothing else is ever touched. The
     blocks of the next tokens are loaded one round ahead, so that the loads of keys and values,
     which the compiler runs ahead of their use, do not wait for them.
     """

@@ -117,7 +117,7 @@ def gather_kernel(
     ROWS: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """keys and values [tokens, KV_HEADS, HEAD_DIM]: the contexts one behind the other. Where one is
+    """keys and values [tokens, KV_HEADS, HEAD_DIM]: the contexts one after the other. Where one is
     shorter than ``least`` tokens, zeros follow."""
     kv_head, sequence = tl.program_id(0), tl.program_id(1)
     if PDL:
@@ -279,7 +279,7 @@ def _flash(call: _Call, lods: _Lods) -> None:
 
 def _cudnn(call: _Call, lods: _Lods) -> None:
     """All rows of the query, so that every length of a bucket has one plan; causal, so that the
-    rows in front do not see the zeros behind them."""
+    rows in front do not see the zeros after them."""
     index, rows = lods.active[0], call.query.shape[0]
     keys, values = _gather(call, index, 1, lods.context(index), rows, rows)
     operands = (tensor.transpose(0, 1).unsqueeze(0) for tensor in (call.query, keys, values))

@@ -72,7 +72,7 @@ def ask_for_rows(
     LINE: tl.constexpr,
 ):
     """Ask the second-level cache for the first PREFETCH tokens of [begin, end), LINE entries at a
-    time; tokens behind the end are the last one again."""
+    time; tokens after the end are the last one again."""
     LINES: tl.constexpr = HEAD_DIM // LINE
     tokens = tl.minimum(begin + tl.arange(0, PREFETCH), tl.maximum(end - 1, 0))
     blocks = tl.load(table + tokens // BLOCK_SIZE)

@@ -257,7 +257,7 @@ def reduce_kernel(
     """Reduces all partials, at most MOST, of one query head, for ``finish`` without LAST_REDUCES.
 
     new_scores [sequences, Q_HEADS]; new_values [KV_HEADS, HEAD_DIM] of the first sequence, those of
-    the next ``value_stride`` behind.
+    the next ``value_stride`` after.
     """
     head, sequence = tl.program_id(0), tl.program_id(1)
     tokens = tl.load(lengths + sequence)

@@ -1,4 +1,4 @@
-"""The linear layer, plain or with SwiGLU behind it, in one of three kernel variants.
+"""The linear layer, plain or with SwiGLU after it, in one of three kernel variants.
 
 A decode step is bound by the bytes of its weights: "gemv" and "skinny" read them once at the speed
 of memory, with the bias or SwiGLU in the same launch. Many rows go to cuBLAS. The variant

@@ -2,7 +2,7 @@
 
 torch has switches for the whole process by which products of float32 may be rounded to TF32. A
 linear layer of a plan does not follow them, so that an artifact gives the same answers wherever it
-is loaded, nor does the router, of whose last bits experts hang.
+is loaded, nor does the router, whose rounding decides the choice of experts.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _ONE_AT_A_TIME = Lock()  # what one thread restores must not be seen by another'
 
 @contextmanager
 def exact_float32() -> Iterator[None]:
-    """No TF32 in cuBLAS inside; behind it every switch is as it was."""
+    """No TF32 in cuBLAS inside; after it every switch is as it was."""
     with _ONE_AT_A_TIME:
         restore = _switch_off()
         try:

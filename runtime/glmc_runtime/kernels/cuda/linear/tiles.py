@@ -51,7 +51,7 @@ def prefetch(pointers):
 
 @triton.jit
 def prefetch_start(start, BLOCK_N: tl.constexpr, LENGTH: tl.constexpr, LINE: tl.constexpr):
-    """Prefetch the first LENGTH elements behind each of the pointers ``start`` [BLOCK_N]; LINE
+    """Prefetch the first LENGTH elements after each of the pointers ``start`` [BLOCK_N]; LINE
     elements are 128 bytes."""
     lines = tl.arange(0, LENGTH // LINE) * LINE
     prefetch(start[:, None] + lines[None, :])

@@ -30,7 +30,7 @@ class Experts:
     """The tensors of one call, checked, and the sizes that all variants need.
 
     A pair is one token at one of its experts, numbered ``token * top_k + place``. The shared
-    expert adds ``tokens`` rows behind the pairs' wherever something is kept per pair.
+    expert adds ``tokens`` rows after the pairs' wherever something is kept per pair.
     """
 
     x: torch.Tensor

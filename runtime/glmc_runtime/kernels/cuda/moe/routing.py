@@ -55,7 +55,7 @@ def place_kernel(
     SHARED: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """order [pairs]: the pair of each row; ends [experts]: the row behind each expert's last;
+    """order [pairs]: the pair of each row; ends [experts]: the row after each expert's last;
     tiles [most tiles, 3]: (expert, first row, rows); tile_count [1]. EXPERTS is a power of two."""
     if PDL:
         tl.extra.cuda.gdc_wait()
