@@ -64,7 +64,7 @@ def stages_of(calls: tuple[Call, ...]) -> list[Stage]:
 
 
 class _Activations:
-    """Random stand-ins for what lies in the arena, one for each piece of it."""
+    """Random stand-ins for what is in the arena, one for each piece of it."""
 
     def __init__(self, experts: int) -> None:
         self._experts = experts

@@ -1,4 +1,4 @@
-"""Rules for what only traced programs have: heads and caches that lie anywhere.
+"""Rules for what only traced programs have: heads and caches of any strides.
 
 The same for each family of kernels that has these; what memory a kernel works in is the family's.
 """

@@ -187,7 +187,7 @@ def _kernels_table(contents: ArtifactContents) -> Table:
 
 
 def _memory_table(plan: PhasePlan, rows: int = 8) -> Table:
-    """The largest buffers: where they lie and when they live."""
+    """The largest buffers: where they are and when they live."""
     table = Table(title=f"Memory map of {plan.name}: arena {plan.arena} bytes, largest buffers")
     for column in ("buffer", "dtype", "shape", "offset", "calls"):
         table.add_column(column)

@@ -77,7 +77,7 @@ def _history(question: HistoryQuestion) -> History:
 def _write_page(target: Path, artifact: Path, history: History) -> None:
     if target.resolve().is_relative_to(artifact.resolve()):
         raise UsageError(
-            "the page would lie in the artifact, whose files are all listed and hashed",
+            "the page would be in the artifact, whose files are all listed and hashed",
             place=str(target),
             remedy="--page FILE elsewhere",
         )

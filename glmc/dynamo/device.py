@@ -37,7 +37,7 @@ def target_of(device: torch.device) -> str:
 
 
 def refuse_device(target: str, device: torch.device) -> None:
-    """Raise UsageError where the kernels of ``target`` can't work on what lies on ``device``."""
+    """Raise UsageError where the kernels of ``target`` can't work on what is on ``device``."""
     if target == "cpu" and device.type != "cpu":
         raise UsageError(
             "target 'cpu' can't work on tensors of another device",

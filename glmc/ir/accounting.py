@@ -31,7 +31,7 @@ _AT_SOME_VALUES = frozenset(
     for name in "clamp clamp_min clamp_max minimum maximum hardtanh threshold nan_to_num "
     "remainder fmod".split()
 )
-# What changes no number: where and how a result lies in memory.
+# What changes no number: the place and layout of a result in memory.
 _OF_MEMORY = frozenset(
     "device layout pin_memory memory_format non_blocking copy requires_grad implicit".split()
 )

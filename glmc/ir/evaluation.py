@@ -31,7 +31,7 @@ from glmc.ir.tolerance import Tolerance, compare, condition_of, tolerance_of
 LARGEST = 64 * 2**20
 _QUICK = 2**20
 KERNEL_ERRORS = (RuntimeError, LookupError, TypeError, ValueError, NotImplementedError)
-# Which kernel of torch computes a product depends on how its operands lie.
+# Which kernel of torch computes a product depends on the layout of its operands.
 _PRODUCTS = (
     *("aten.mm", "aten.bmm", "aten.addmm", "aten.matmul", "aten.linear", "aten.einsum"),
     *("glmc.linear", "glmc.linear_swiglu", "glmc.shared_expert", "glmc.moe_gate"),

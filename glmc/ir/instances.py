@@ -18,7 +18,7 @@ from glmc.ir.program import Program
 from glmc.ir.recipe import Constant
 
 FULL, SMALL = "full", "small"
-# Step sizes of a phase's own graph: every slot of a sequence lies in one of its blocks.
+# Step sizes of a phase's own graph: every slot of a sequence is in one of its blocks.
 _STEP = {"tokens": 3, "sequences": 3, "sequences+1": 4, "blocks": 8, "table": 2}
 _OTHERS = ((2, 5, 3, 7), (1, 1, 1, 1), (3, 17, 2, 5))
 _BLOCK = 65521  # random numbers of a large value; a prime, so that no two rows are equal

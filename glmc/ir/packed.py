@@ -18,7 +18,7 @@ from glmc.ir import match as m
 class Packed:
     """Sequence i computes the positions ``starts[i] : stops[i]`` of row i of ``token_ids``.
 
-    What lies before ``starts`` is cached already. ``token_ids`` int64 [batch, tokens] may be
+    What is before ``starts`` is cached already. ``token_ids`` int64 [batch, tokens] may be
     longer: attention is causal, so what is after changes nothing.
     """
 

@@ -58,7 +58,7 @@ def place(
     outputs: Iterable[int],
     size: Callable[[Extent], Extent] = lambda size: size,
 ) -> tuple[tuple[Buffer, ...], Extent]:
-    """Where each buffer that a call touches lies, and the size of the arena in bytes.
+    """The place of each buffer that a call touches, and the size of the arena in bytes.
 
     ``size`` makes of a buffer's size what is planned for it. ``outputs`` live to the end.
     """

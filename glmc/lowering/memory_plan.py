@@ -3,7 +3,7 @@
 Sizes are linear in the step, so offsets must be too: buffers that grow with tokens, buffers that
 grow with sequences and fixed ones get a lane each, and inside a lane everything is a multiple of
 one symbol. A plan that is free of overlap for one bucket is then free of it for all. Within a lane
-the largest buffer goes first, to the lowest offset where nothing alive at the same time lies.
+the largest buffer goes first, to the lowest offset that nothing alive at the same time takes.
 """
 
 from __future__ import annotations

@@ -101,7 +101,7 @@ def columns(op: Op, emit: Emitter) -> None:
 
 
 def join_qkv(op: Op, emit: Emitter) -> None:
-    """Queries, keys and values that do not lie in one projection, put side by side."""
+    """Queries, keys and values that are not in one projection, put side by side."""
     q, k, v = (op.tensor(name) for name in ("q", "k", "v"))
     parts: dict[str, Value] = {}
     for index, part in enumerate((q, k, v)):

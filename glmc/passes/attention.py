@@ -9,8 +9,8 @@ One match per layer. Reordered: the op sums in the order of whatever kernel it b
 The mask and the repetition are not read off their spelling but evaluated (see patterns/causal.py),
 and the whole block is evaluated on random values before it is replaced. A traced program (one of
 ``torch.compile``) has a cache and a mask of its own: there the mask is kept, whatever it hides, and
-the block becomes ``glmc.masked_attention`` over keys and values as they lie; as such a mask may
-hide every key of a query, the op says whether that gives zeros or NaN. Refuses sliding windows,
+the block becomes ``glmc.masked_attention`` over keys and values as they are stored; as such a mask
+may hide every key of a query, the op says whether that gives zeros or NaN. Refuses sliding windows,
 padding masks and masks that don't hide (but for traced programs), dropout, scales that are no
 number, and inner values that are read elsewhere.
 """

@@ -128,7 +128,7 @@ def _require_accounted(tried: Attempt, log: Log) -> None:
 
 
 def require_accounted(roots: Collection[Node], starts: Collection[Node], log: Log) -> None:
-    """Every argument of what lies between ``starts`` and ``roots`` must have been read."""
+    """Every argument of what is between ``starts`` and ``roots`` must have been read."""
     found = unread(roots, starts, log)
     if found is not None:
         refuse(*found)

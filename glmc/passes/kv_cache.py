@@ -1,7 +1,7 @@
 """kv_cache: the stateless graph becomes one over packed tokens and a paged cache.
 
 Before: tensors [batch, tokens, ...], ``slice``, ``rope``/``norm_rope`` and ``glmc.attention`` per
-layer. After: tensors [tokens, ...] where the tokens of all sequences lie one after the other, and
+layer. After: tensors [tokens, ...] where the tokens of all sequences follow one another, and
 per layer ``glmc.qkv_rope_cache`` (which writes the new keys and values to their slots) with
 ``glmc.prefill_attention`` over the cache. New inputs: slot_mapping, block_tables, query_lod,
 context_lod and a key and a value cache per layer.
@@ -55,7 +55,7 @@ class Head:
 class Layer:
     """One attention with everything between its projection and its output.
 
-    ``qkv`` is None when the three do not lie side by side in one projection: they are then joined.
+    ``qkv`` is None when the three are not side by side in one projection: they are then joined.
     """
 
     attention: Node

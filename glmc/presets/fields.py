@@ -141,7 +141,7 @@ def stop_ids(fields: ModelFields, given: Any, *, place: str) -> tuple[int, ...]:
         return usual if all(token < fields.vocab_size for token in usual) else ()
     eos = token_ids(given, place=place)
     if not all(0 <= token < fields.vocab_size for token in eos):
-        raise ConfigError("eos_token_id lies outside the vocabulary", place=place, found=str(eos))
+        raise ConfigError("eos_token_id is outside the vocabulary", place=place, found=str(eos))
     return eos
 
 
@@ -317,7 +317,7 @@ def _check(fields: ModelFields, place: str) -> None:
         ),
         (
             all(0 <= token < fields.vocab_size for token in fields.eos_token_ids),
-            "eos_token_id lies in the vocabulary",
+            "eos_token_id is in the vocabulary",
         ),
     ]
     moe = fields.moe

@@ -1,6 +1,6 @@
 """Read a Hugging Face checkpoint by the parameter names of the traced module, piece by piece.
 
-No file is ever read whole: the headers say where each tensor lies, and :meth:`Checkpoint.read`
+No file is ever read whole: the headers say where each tensor is, and :meth:`Checkpoint.read`
 reads only the bytes that are asked for.
 """
 
@@ -77,7 +77,7 @@ class Checkpoint:
 
     @property
     def remarks(self) -> Iterator[str]:
-        """What lies in the directory and is no part of the compiled model."""
+        """What is in the directory and is no part of the compiled model."""
         if self.unread:
             yield f"weights not read, as transformers does not: {', '.join(self.unread)}"
         extra = [name for name in self.ignored if _LAYER.match(name)]

@@ -27,7 +27,7 @@ _CHUNK = 16 << 20
 
 @dataclass(frozen=True)
 class WeightFiles:
-    """The tensors by name, and what lies there beside them and is not read."""
+    """The tensors by name, and what is there beside them and is not read."""
 
     tensors: dict[str, FileTensor]
     unread: tuple[str, ...] = ()

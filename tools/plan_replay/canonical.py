@@ -104,7 +104,7 @@ def _body(plan: Mapping[str, Any], names: Mapping[int, str]) -> Iterator[str]:
         yield from sorted(starts.pop(index, []))
         yield from _call(call, names)
         yield from sorted(ends.pop(index, []))
-    # Nothing may be dropped: what lies outside of the calls is said too.
+    # Nothing may be dropped: what is outside of the calls is said too.
     for index, lines in sorted((*starts.items(), *ends.items())):
         yield from (f"outside of the calls, at {index}:{line}" for line in lines)
 

@@ -1,7 +1,7 @@
 """One rule per semantic op for CUDA: one launch each, or two where a sum must be split.
 
 Scratch that depends on how a kernel is tuned is the kernel's own (``kernels/cuda/workspace.py``);
-what a plan can size lies in the arena.
+what a plan can size is in the arena.
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ def qkv_rope_cache(op: Op, emit: Emitter) -> None:
 def prefill_attention(op: Op, emit: Emitter) -> None:
     """The paged form, with or without a cached prefix, over the real tokens only.
 
-    The result is zeroed first: padded rows are not written, and what lies there must not be a NaN
+    The result is zeroed first: padded rows are not written, and what is there must not be a NaN
     that a router later meets.
     """
     q, out = op.tensor("q"), _zeroed_result(emit)

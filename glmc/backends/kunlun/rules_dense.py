@@ -77,7 +77,7 @@ def matmul(emit: Emitter, x: Value, weight: Value, bias: Value | None, out: Valu
 
 
 def weight_rows(value: Value, start: int, stop: int, place: str) -> Value:
-    """Rows ``start:stop`` of a weight, which lie together in memory."""
+    """Rows ``start:stop`` of a weight, which are together in memory."""
     argument = value.argument
     if not isinstance(argument, WeightArgument):
         raise LoweringError(

@@ -76,7 +76,7 @@ def _violation(
 
 def match_of(region: Region, matches: Sequence[Match]) -> Match | None:
     """The match that made a region: its anchor is among what the region stands for, or it is the
-    only one of the layer (the anchor of a merge may lie after what is merged)."""
+    only one of the layer (the anchor of a merge may be after what is merged)."""
     for match in matches:
         if match.node in region.ids:
             return match

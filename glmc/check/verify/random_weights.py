@@ -82,7 +82,7 @@ class RandomPool:
 
 
 def scaled(value: Tensor, factor: float) -> Tensor:
-    """``value * factor`` in the memory of what lies under the value."""
+    """``value * factor`` in the memory of what is under the value."""
     if value.is_contiguous():
         return value * factor
     whole = value.as_strided((_span(tuple(value.shape)),), (1,), value.storage_offset())
@@ -90,7 +90,7 @@ def scaled(value: Tensor, factor: float) -> Tensor:
 
 
 def _span(shape: tuple[int, ...]) -> int:
-    """Numbers of the pool that a parameter lies over."""
+    """Numbers of the pool that a parameter shares."""
     if len(shape) < 3:
         return prod(shape)
     return STEP * (shape[0] - 1) + prod(shape[1:])

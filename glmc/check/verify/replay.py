@@ -4,7 +4,7 @@ Ragged sequences are prefilled in one batch and decoded step by step, all with g
 captured graph computes the same rows from whole sequences. For ``xpu`` the vendor's functions are
 emulated. The rule depends on the dtype of the plan:
 
-* float32: every row lies within the reordered bound of the whole captured graph (tolerance.py).
+* float32: every row is within the reordered bound of the whole captured graph (tolerance.py).
 * bfloat16 and float16: both, the plan and the captured graph, are compared with the captured graph
   in float32 on the same rounded weights. A row's error is its root mean square; the median over the
   rows may be ``ALLOWED`` times the captured graph's own. A median, since a router that rounding

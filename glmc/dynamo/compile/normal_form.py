@@ -46,8 +46,8 @@ class Placeholder:
 
 @dataclass(frozen=True)
 class Result:
-    """One output of the program's graph. ``fake``: Dynamo's value, which lies as eager code's
-    does; passes may have the node lie in another way."""
+    """One output of the program's graph. ``fake``: Dynamo's value, of the layout of eager code's;
+    passes may give the node another layout."""
 
     index: int
     fake: Any = None

@@ -177,7 +177,7 @@ def in_host_memory(
     written: Container[str],
     device: torch.device,
 ) -> Iterator[str]:
-    """Names of the weights and of the inputs that are ``written`` that do not lie on ``device``: a
+    """Names of the weights and of the inputs that are ``written`` that are not on ``device``: a
     graph would freeze their values. Other inputs are copied to the device before each call."""
     for item, value in zip(placeholders, examples, strict=True):
         stays = item.kind == "weight" or item.name in written

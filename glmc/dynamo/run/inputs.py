@@ -1,6 +1,6 @@
-"""The inputs of a traced program: bound where they lie, or copied to a place of their own.
+"""The inputs of a traced program: bound in place, or copied to a place of their own.
 
-What lies where it lay in the call before is told from one comparison of lists, without a look at
+One comparison of lists tells which addresses are those of the call before, without a look at
 each input: a decode step has two caches a layer.
 """
 

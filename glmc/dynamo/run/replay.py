@@ -1,4 +1,4 @@
-"""Replay of a traced program: the caller's tensors are bound where they lie, and the calls run.
+"""Replay of a traced program: the caller's tensors are bound in place, and the calls run.
 
 A call of the compiled function compares the addresses of what it is given with those of the call
 before. Calls over other memory, or over other sizes, are bound again; all others are kept.
@@ -340,7 +340,7 @@ class TracedReplay:
         return thunks
 
     def _forget(self) -> None:
-        """Weights lie elsewhere or hold something else: nothing bound to them is right."""
+        """Weights are elsewhere or hold something else: nothing bound to them is right."""
         self.graph.drop()
         self._bound.clear()
         self._at = None

@@ -1,7 +1,7 @@
 """The weights of a traced program: the caller's own tensors, and what is derived from them.
 
-Parameters and buffers are read where they lie. What a pass puts together (q, k and v in one
-projection) is a copy; it is made again when one of its sources was written in place or lies
+Parameters and buffers are read in place. What a pass puts together (q, k and v in one
+projection) is a copy; it is made again when one of its sources was written in place or is
 elsewhere.
 """
 
@@ -48,7 +48,7 @@ class LiveWeights:
         read = {source.name for weight in self._derived for source in sources(weight.recipe)}
         self._held = [name for name in constants if name in read]
         self._names = [*(name for _, name in self._own), *self._held]
-        # Where the weights of the last call lie: their memory is nobody else's while this is.
+        # Addresses of the weights of the last call: their memory is nobody else's while this is.
         self._lying: list[Tensor] = []
         self._seen: Marks | None = None
         self._all_count = True
@@ -70,8 +70,8 @@ class LiveWeights:
         return True
 
     def _marks(self, tensors: Sequence[Tensor]) -> Marks:
-        """Where weights lie and how often each was written; the latter is not counted for tensors
-        made in inference mode. Looked at in each call, so without Python's own loops."""
+        """Addresses of the weights and how often each was written; the latter is not counted for
+        tensors made in inference mode. Looked at in each call, so without Python's own loops."""
         addresses = list(map(_ADDRESS, tensors))
         if self._all_count:
             try:

@@ -1,4 +1,4 @@
-"""Attention over keys and values that lie where the program keeps them, under the program's mask.
+"""Attention over keys and values in the program's own memory, under the program's mask.
 
 What ``torch.compile`` hands over owns its cache, its padding and its mask. So this op takes all
 three as they are; ``glmc.attention`` is the causal one without a cache.

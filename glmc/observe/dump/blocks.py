@@ -1,4 +1,4 @@
-"""A program cut into blocks: one for each layer, and what lies outside the layers.
+"""A program cut into blocks: one for each layer, and what is outside the layers.
 
 A block's lines call its layer by no number, so that layers which do the same read the same: such
 layers are folded, which is decided by nothing but the text.

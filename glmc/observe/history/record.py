@@ -37,7 +37,7 @@ class NodeHistory:
 
 @dataclass(frozen=True)
 class BlockHistory:
-    """A layer, or what lies outside the layers (``layer`` None)."""
+    """A layer, or what is outside the layers (``layer`` None)."""
 
     layer: int | None
     like: tuple[int, ...]

@@ -94,7 +94,7 @@ def _step(step: StepHistory, tables: _Tables) -> dict[str, Any]:
 
 
 def _matches(matches: Iterable[MatchHistory]) -> list[list[Any]]:
-    """Each id with all its layers, ``None`` among them for what lies outside."""
+    """Each id with all its layers, ``None`` among them for what is outside."""
     layers: dict[str, list[int | None]] = defaultdict(list)
     for match in matches:
         layers[match.id].append(match.layer)

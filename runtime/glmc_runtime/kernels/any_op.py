@@ -68,14 +68,14 @@ def any_op(arguments: dict[str, Any]) -> Thunk:
 
 
 def _where(results: list[torch.Tensor], items: Any) -> list[Any]:
-    """``items`` with the device of the results for any other: the values of a plan lie on its
+    """``items`` with the device of the results for any other: the values of a plan are on its
     device, wherever the program puts them. What torch computed in host memory in between would be
     frozen in a device graph."""
     return [results[0].device if isinstance(item, torch.device) else item for item in items]
 
 
 def _elsewhere(operands: list[Any], results: list[torch.Tensor]) -> bool:
-    """Whether all operands are scalars of the CPU and the results lie on a device: torch computes
+    """Whether all operands are scalars of the CPU and the results are on a device: torch computes
     on the CPU then, and writes to no other memory."""
     tensors = [item for item in operands if isinstance(item, torch.Tensor)]
     on_cpu = bool(tensors) and all(item.device.type == "cpu" for item in tensors)

@@ -52,11 +52,11 @@ def require_like(name: str, tensor: torch.Tensor, other: torch.Tensor) -> None:
 
 
 def require_one_device(*tensors: torch.Tensor | None) -> None:
-    """Raise :class:`PlanError` unless all of ``tensors`` (None left out) lie on one device."""
+    """Raise :class:`PlanError` unless all of ``tensors`` (None left out) are on one device."""
     devices = sorted({str(tensor.device) for tensor in tensors if tensor is not None})
     if len(devices) > 1:
         raise PlanError(
-            "the tensors of one kernel lie on several devices",
+            "the tensors of one kernel are on several devices",
             expected="one device",
             found=", ".join(devices),
         )

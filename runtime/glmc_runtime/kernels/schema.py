@@ -88,10 +88,10 @@ class ArgumentSchema:
 class KernelSchema:
     """The arguments of a kernel by name, and what must hold between them.
 
-    ``aliases`` are the pairs of arguments, of which the first is written, that may lie in the same
-    memory. ``broadcast`` names tensors whose shapes widen to that of the last of them. ``together``
-    are groups of arguments that are given all or not at all. ``host`` says that the kernel reads
-    host memory when it is called.
+    ``aliases`` are the pairs of arguments, of which the first is written, that may share memory.
+    ``broadcast`` names tensors whose shapes widen to that of the last of them. ``together`` are
+    groups of arguments that are given all or not at all. ``host`` says that the kernel reads host
+    memory when it is called.
     """
 
     arguments: tuple[ArgumentSchema, ...]
@@ -187,7 +187,7 @@ def written(
     of: str | None = None,
 ) -> ArgumentSchema:
     """A tensor that is written, and read before that only with ``reads``; ``leaves`` names what
-    integers lie there afterwards."""
+    integers are there afterwards."""
     return ArgumentSchema(
         name,
         "tensor",

@@ -34,7 +34,7 @@ Storage = tuple[str, Union[str, int]]
 
 @dataclass(frozen=True)
 class TensorFacts:
-    """What is known of a tensor before there is one, wherever it lies. ``room`` is its ``size`` if
+    """What is known of a tensor before there is one, wherever it is. ``room`` is its ``size`` if
     all of its bucket were real. ``whole`` says that it has the shape that it was declared with, so
     that rows are rows."""
 
@@ -107,7 +107,7 @@ class ArgumentFacts:
         return tuple(self.normal(extent, real) for extent in shape)
 
     def _of(self, argument: Argument) -> tuple[Facts, Storage | None]:
-        """The facts of an argument that names what is there, and where it lies; raises
+        """The facts of an argument that names what is there, and where it is; raises
         :class:`PlanError` for a view that is larger than what it is a view of. Equal facts of
         tensors are one object."""
         if isinstance(argument, ExtentArgument):

@@ -103,7 +103,7 @@ def _check_tensor(argument: ArgumentSchema, name: str, facts: TensorFacts, given
         raise Misfit(f"'{name}' has the wrong dtype", " or ".join(allowed), facts.dtype)
     if facts.on_host != argument.on_host:
         there, here = ("host memory", "the device")[:: 1 if argument.on_host else -1]
-        raise Misfit(f"'{name}' lies in the wrong memory", there, here)
+        raise Misfit(f"'{name}' is in the wrong memory", there, here)
 
 
 def _check_value(argument: ArgumentSchema, name: str, facts: ValueFacts, found: Fit) -> None:

@@ -1,4 +1,4 @@
-"""Check that the buffers of a plan lie in the arena and that no two alive at once share memory.
+"""Check that the buffers of a plan are in the arena and that no two alive at once share memory.
 
 Sizes and offsets are linear in the step, so it is enough to look at the corner and the two
 directions of all steps: 1 <= sequences <= tokens, and equal in decode.

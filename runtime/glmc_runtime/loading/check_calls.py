@@ -218,7 +218,7 @@ class CallCheck:
 
 
 def _inputs(plan: PhasePlan, manifest: Manifest, facts: ArgumentFacts) -> dict[Storage, _Content]:
-    """What the runtime fills in: an input holds what its name says, wherever it lies."""
+    """What the runtime fills in: an input holds what its name says, wherever it is."""
     cache = manifest.cache
     context = min(manifest.limits.max_context, cache.blocks_per_sequence * cache.block_size)
     bounds = {
@@ -267,7 +267,7 @@ def _check_aliases(schema: KernelSchema, found: Fit, storages: dict[str, Storage
                 continue
             if not {(name, other), (other, name)} & schema.aliases:
                 raise Misfit(
-                    f"'{name}' and '{other}' lie in the same memory, and one is written",
+                    f"'{name}' and '{other}' are in the same memory, and one is written",
                     "memory of its own for each",
                     " ".join(map(str, storage)),
                 )

@@ -133,7 +133,7 @@ def given_weights(
     for name, tensor in chosen.items():
         if tensor.device != device or not tensor.is_contiguous():
             raise ArtifactError(
-                f"weight '{name}' can't be used where it lies",
+                f"weight '{name}' can't be used in place",
                 expected=f"contiguous, on {device}",
                 found=f"strides {list(tensor.stride())}, on {tensor.device}",
             )

@@ -41,7 +41,7 @@ class Arena:
         length = prod(shape) * itemsize
         if offset % itemsize or offset < 0 or offset + length > self.size:
             raise PlanError(
-                "a buffer lies outside the arena or is not aligned to its dtype",
+                "a buffer is outside the arena or is not aligned to its dtype",
                 expected=f"offset a multiple of {itemsize}, end at most {self.size}",
                 found=f"offset {offset}, end {offset + length}",
                 remedy="compile the model again",

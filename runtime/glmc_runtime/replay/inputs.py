@@ -1,6 +1,6 @@
 """Step inputs: filled in place into memory that lives as long as the session.
 
-The inputs that lie on the device share one block of its memory, so that a step costs one copy. It
+The inputs that are on the device share one block of its memory, so that a step costs one copy. It
 comes from one of a few blocks of pinned host memory, used in turn: the host writes the next step
 while the copy of this one is pending, and waits for nothing but a copy that is as many steps old.
 On a CPU the step reads what the host writes, and nothing is copied. Values are written through
@@ -68,7 +68,7 @@ def check_input(spec: InputSpec, blocks_per_sequence: int) -> None:
 
 
 class _Field:
-    """One input: where it lies in its block of memory. Its room is for the largest step."""
+    """One input: where it is in its block of memory. Its room is for the largest step."""
 
     def __init__(self, spec: InputSpec, offset: int, tokens: int, sequences: int) -> None:
         self.spec = spec

@@ -14,7 +14,7 @@ from glmc.dynamo.run.weights import LiveWeights
 from glmc.ir.recipe import Concatenate, Source, Weight
 
 CPU = torch.device("cpu")
-LARGE = 1 << 14  # bytes are four times that: read where it lies
+LARGE = 1 << 14  # bytes are four times that: read where it is
 
 
 def placeholders(**kinds: str) -> list[Placeholder]:

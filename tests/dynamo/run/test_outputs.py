@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_flatten
 
 
 def shared(tensors: list[Any]) -> list[list[bool]]:
-    """Which of the tensors lie in one memory."""
+    """Which of the tensors are in one memory."""
     places = [one.untyped_storage().data_ptr() for one in tensors if isinstance(one, Tensor)]
     return [[one == other for one in places] for other in places]
 

@@ -120,7 +120,7 @@ def test_arguments_that_a_schema_refuses(
 
 
 def test_a_table_is_read_as_it_is_declared(toy: Artifact) -> None:
-    """Its rows would be other rows, and a sequence's last blocks lie after its end."""
+    """Its rows would be other rows, and a sequence's last blocks are after its end."""
     table = InputArgument("block_tables", (Extent(sequences=2), Extent(constant=8)), real=True)
     plan = changed(
         toy.plans["decode"],

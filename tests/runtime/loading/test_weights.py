@@ -46,8 +46,8 @@ def test_the_given_tensors_are_those_that_are_read(toy_path: Path, own: Weights)
         (lambda own, name: own.pop(name), "weights are missing"),
         (lambda own, name: own.update({name: own[name].double()}), "is not what the manifest says"),
         (lambda own, name: own.update({name: own[name][:1]}), "is not what the manifest says"),
-        (lambda own, name: own.update({name: own[name].t()}), "can't be used where it lies"),
-        (lambda own, name: own.update({name: own[name].to("meta")}), "can't be used where it lies"),
+        (lambda own, name: own.update({name: own[name].t()}), "can't be used in place"),
+        (lambda own, name: own.update({name: own[name].to("meta")}), "can't be used in place"),
     ],
 )
 def test_refuses(

@@ -2,7 +2,7 @@
 
 The query heads of one kv head are the columns of one product, so keys and values are read once
 and never repeated. Scores are ``keys @ queries``, that way round, because oneDNN streams its left
-operand as it lies and would repack the right one. One product per kv head, not one batched
+operand as it is stored and would repack the right one. One product per kv head, not one batched
 product: ATen clones batched bfloat16 operands whose heads interleave, which would copy the context.
 The softmax is in float32. Nothing is gathered: each run of slots is read in place, however long the
 context. Contexts that fit into the scratch of ``gathered.py`` go there.

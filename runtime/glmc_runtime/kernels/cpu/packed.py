@@ -118,7 +118,7 @@ def pack(weight: torch.Tensor) -> PackedWeight:
 
 
 def contents(weight: torch.Tensor) -> Contents:
-    """A key for what is made of a weight while the weight is kept: where it lies, as what, and how
+    """A key for what is made of a weight while the weight is kept: where it is, as what, and how
     often that memory was written, which torch does not count in inference mode."""
     written = 0 if weight.is_inference() else weight._version
     return weight.data_ptr(), weight.shape, weight.dtype, written

@@ -1,4 +1,4 @@
-"""Rotate heads that lie anywhere: the table of the step's positions, then rope with or without a
+"""Rotate heads of any strides: the table of the step's positions, then rope with or without a
 norm of each head in front."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where cached tokens lie: the maximal runs of consecutive slots of each sequence.
+"""Slots of cached tokens: the maximal runs of consecutive slots of each sequence.
 
 The allocator prefers blocks that follow each other, so most sequences are one run, and one run of
 the layout [blocks, block_size, kv_heads, head_dim] is one strided matrix per head.

@@ -32,7 +32,7 @@ def wide_attention(arguments: dict[str, Any], mask: torch.Tensor | None, scale: 
     """As ``cpu.masked_attention`` for one token; nothing but the result is rounded.
 
     Scratch: floats [batch * q_heads, length] and wide [batch, kv_heads, length, head_dim], both
-    float32. Queries and results in float32 lie in memory of the call's own.
+    float32. Queries and results in float32 are in memory of the call's own.
     """
     query, keys, values = (arguments[name] for name in ("query", "keys", "values"))
     floats, wide, out = arguments["floats"], arguments["wide"], arguments["out"]

@@ -1,7 +1,7 @@
 """RMSNorm alone, after an addition, and between two norms around an addition.
 
 One program per row, the whole row in registers: a row is read once and, since all of it is read
-before any of it is written, an output may lie where an input does. Everything is rounded where
+before any of it is written, an output may share memory with an input. Everything is rounded where
 eager code rounds: the sum of the residual, the normalised row and its product with the weight.
 """
 

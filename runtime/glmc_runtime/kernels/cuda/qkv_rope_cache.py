@@ -1,7 +1,7 @@
 """Split the merged projection, norm q and k, rotate them, write keys and values to the cache.
 
 One launch for any number of tokens. A program takes HEADS heads of one token, whatever they are:
-the heads of q, k and v lie one after the other, and masks say where each result goes.
+the heads of q, k and v are one after the other, and masks say where each result goes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Rotate heads that lie anywhere, in one launch, with or without a norm of each head in front.
+"""Rotate heads of any strides, in one launch, with or without a norm of each head in front.
 
 For a traced program, whose heads are views of what it made itself. The table of the step's
 positions is made by plain torch calls, once for all layers: they write into given memory and know

@@ -10,7 +10,7 @@ from glmc_runtime.kernels import Thunk
 
 
 def side_by_side(tensor: torch.Tensor, steps: list[Thunk]) -> torch.Tensor:
-    """``tensor`` if the entries of its last dimension lie side by side, else a copy that is made
+    """``tensor`` if the entries of its last dimension are side by side, else a copy that is made
     anew by what is added to ``steps``."""
     if tensor.stride(-1) == 1:
         return tensor

@@ -1,4 +1,4 @@
-"""Rotation of heads that lie anywhere, against the plain torch calls of the CPU."""
+"""Rotation of heads of any strides, against the plain torch calls of the CPU."""
 
 from __future__ import annotations
 

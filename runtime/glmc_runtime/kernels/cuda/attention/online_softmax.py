@@ -26,7 +26,7 @@ def kv_split(tokens, split, splits, BLOCK: tl.constexpr, SHORTEST: tl.constexpr)
 
 @triton.jit
 def cache_rows(blocks, tokens, kv_head, KV_HEADS: tl.constexpr, BLOCK_SIZE: tl.constexpr):
-    """int64 rows of the caches, seen as [rows, head_dim], of ``tokens`` that lie in ``blocks``."""
+    """int64 rows of the caches, seen as [rows, head_dim], of ``tokens`` that are in ``blocks``."""
     return (blocks.to(tl.int64) * KV_HEADS + kv_head) * BLOCK_SIZE + tokens % BLOCK_SIZE
 
 

@@ -4,7 +4,7 @@ Three kernel variants. "flash": contexts are gathered one after the other, and t
 attention takes all sequences in one call; its causal mask is aligned at the bottom right, as
 prefixes need. "cudnn": cuDNN's attention, for one sequence without a prefix; it plans anew for each
 length, so keys and values are padded to the rows of the query, a bucket. "triton": a kernel of ours
-over the cache as it lies, for float32 and wherever the libraries are missing.
+over the paged cache itself, for float32 and wherever the libraries are missing.
 
 Not captured in a graph: the lods are read on the host when the call runs.
 """

@@ -179,7 +179,7 @@ def rope_decode_attention_kernel(
     inside = (row < GROUP) & in_head
     heads = tl.load(source + columns, mask=inside, other=0.0)
     partners = load_partners(source, heads, columns, inside, HEAD_DIM, ROTARY, INTERLEAVED)
-    # The new key once per row, as the queries lie: no entry moves between threads.
+    # The new key once per row, in the layout of the queries: no entry moves between threads.
     source = first + (Q_HEADS + kv_head) * HEAD_DIM + row * 0
     new_value = first + (Q_HEADS + KV_HEADS + kv_head) * HEAD_DIM
     inside = (row < tl.where(split == 0, ROWS, 0)) & in_head

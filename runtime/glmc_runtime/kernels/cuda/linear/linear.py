@@ -58,7 +58,7 @@ def _splits(tiles: int, k: int, wanted: int, shortest: int, most: int = 16) -> i
 
 
 def _most_parts(block_n: int, padded: int, warps: int) -> int:
-    """How many parts of a tile one program can sum up at once: they all lie in registers, 128 of
+    """How many parts of a tile one program can sum up at once: all are in registers, 128 of
     each thread."""
     return min(16, 128 * 32 * warps // (block_n * padded))
 
