@@ -28,7 +28,7 @@ PASSES = "glmc.passes"
 class PassExtension:
     """What an entry point of ``glmc.passes`` gives: a pass, its place and how its ops are lowered.
 
-    ``after`` and ``before`` name passes; with neither, the pass stands after all others.
+    ``after`` and ``before`` name passes; with neither, the pass runs after all others.
     ``rules`` maps a target's name to rules for ops that the target doesn't know. ``takes`` names
     passes whose matches it may take away, so that their counts are not held against the model's.
     """
@@ -92,7 +92,8 @@ def _problems(extension: PassExtension, entry: Entry) -> list[tuple[str, str]]:
         found.append((f"its numerics class is {numerics!r}", "a member of glmc.ir.ops.Numerics"))
     for side in (extension.after, extension.before):
         if side is not None and not isinstance(side, str):
-            found.append((f"it stands by {side!r}", "the name of a pass, or None"))
+            wrong = f"'after' and 'before' must be pass names, not {side!r}"
+            found.append((wrong, "the name of a pass, or None"))
     names = isinstance(extension.takes, tuple)
     if not names or not all(isinstance(one, str) for one in extension.takes):
         found.append((f"it takes {extension.takes!r}", "a tuple of names of passes"))

@@ -107,17 +107,17 @@ class Selector:
         for one in file.passes:
             if one.name in self.fixed and one.name not in self._own:
                 raise UsageError(
-                    f"'{one.name}' has its place after all others and is not listed",
+                    f"'{one.name}' always runs last; remove it from 'passes'",
                     place=one.place,
                     expected=", ".join(self._own),
-                    remedy="take it out of 'passes'",
+                    remedy="list the passes before it only",
                 )
             if one.name in off:
                 raise _contradiction(f"'{one.name}' is in 'passes' and in 'off'", one.place)
         forgotten = [name for name in self._own if name not in listed | off]
         if forgotten:
             raise UsageError(
-                "the file says nothing of some passes",
+                "the pipeline file must list or disable every built-in pass",
                 place=file.path,
                 expected="every pass of glmc in 'passes' or in 'off'",
                 found=f"neither has {', '.join(forgotten)}",
@@ -153,7 +153,7 @@ class Selector:
         for side in (after, before):
             if side is not None and side not in names:
                 raise ExtensionError(
-                    f"'{one.name}' stands by '{side}', which is not in the list",
+                    f"'{one.name}' must run beside '{side}', which is not in the list",
                     place=one.entry.place,
                     expected=", ".join(names),
                     remedy="name it in the 'passes' of the --pipeline file, in its place",

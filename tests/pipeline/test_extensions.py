@@ -51,7 +51,7 @@ WRONG = {
     "no_run": "SimpleNamespace is no pass",
     "renamed": "its name is 'other'",
     "no_numerics": "its numerics class is 'bitwise'",
-    "no_place": "it stands by 3",
+    "no_place": "'after' and 'before' must be pass names",
     "no_takes": "it takes 'rope'",
     "no_rules": "its rules are no rules",
 }

@@ -101,7 +101,7 @@ def test_between_two_and_what_it_takes() -> None:
         ({"passes_on": ("backwards",)}, ExtensionError, "after 'attention' and before 'rope'"),
         ({"passes_on": ("lonely",)}, ExtensionError, "can't stand by"),
         ({"passes_on": ("taker",)}, ExtensionError, "can't stand by"),
-        ({"passes_on": ("follows",)}, ExtensionError, "stands by 'second', which is not"),
+        ({"passes_on": ("follows",)}, ExtensionError, "must run beside 'second', which is not"),
         ({"passes_on": ("nowhere",)}, UsageError, "there is no pass 'nowhere'"),
         ({"passes_on": ("last", "last")}, UsageError, "'last' runs already"),
         ({"passes_on": ("rope",)}, UsageError, "'rope' runs already"),
@@ -164,9 +164,9 @@ def test_off_alone_keeps_the_usual_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("passes", "off", "words"),
     [
-        (PAGE[:-1], None, "says nothing of some passes"),
+        (PAGE[:-1], None, "must list or disable every built-in pass"),
         (PAGE, ["rope"], "'rope' is in 'passes' and in 'off'"),
-        ([*PAGE, "kv_cache"], None, "has its place after all others"),
+        ([*PAGE, "kv_cache"], None, "always runs last"),
         ([*PAGE, "nowhere"], None, "there is no pass 'nowhere'"),
         (None, ["clean"], "can't be switched off"),
         (None, ["nowhere"], "there is no pass 'nowhere'"),

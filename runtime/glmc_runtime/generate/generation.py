@@ -89,7 +89,7 @@ class Generation:
         needed = blocks_for(longest, size)
         if needed > usable:
             raise CapacityError(
-                "a request can't ever fit into the KV cache",
+                "the request needs more KV blocks than the cache has",
                 expected=f"{needed} blocks for {longest} tokens",
                 found=f"{usable} blocks in all",
                 remedy="shorten the prompt, lower max_new_tokens, or load with more kv_blocks",
