@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import torch
 
-from .contract import FLOATS, require, require_dtype, require_shape, vendor_op
+from glmc_runtime.kernels.vendor_functions.dense import SWIGLU_ROW_BYTES
 
-ALIGNMENT_BYTES = 16
+from .contract import FLOATS, emulates, require, require_dtype, require_shape
 
 
-def _gate(place: str, x: torch.Tensor, y: torch.Tensor, first_half_is_gate: bool) -> None:
+@emulates("swiglu")
+def swiglu(x: torch.Tensor, y: torch.Tensor) -> None:
+    """y [.., I] = silu(x[.., :I]) * x[.., I:]; rows of y must be a multiple of 16 bytes."""
+    place = "swiglu"
     width = x.shape[-1] // 2
     require_dtype(place, "x", x, *FLOATS)
     require(x.shape[-1] % 2 == 0, f"{place}(x=)", "an even last dimension", tuple(x.shape))
@@ -17,18 +20,11 @@ def _gate(place: str, x: torch.Tensor, y: torch.Tensor, first_half_is_gate: bool
     require_dtype(place, "y", y, x.dtype)
     row_bytes = width * x.element_size()
     require(
-        row_bytes % ALIGNMENT_BYTES == 0,
+        row_bytes % SWIGLU_ROW_BYTES == 0,
         f"{place}(y=)",
-        f"a last dimension whose bytes are a multiple of {ALIGNMENT_BYTES}",
+        f"a last dimension whose bytes are a multiple of {SWIGLU_ROW_BYTES}",
         f"{width} x {x.dtype} = {row_bytes} bytes",
         "pad the intermediate size",
     )
-    first, second = x[..., :width].float(), x[..., width:].float()
-    gate, up = (first, second) if first_half_is_gate else (second, first)
+    gate, up = x[..., :width].float(), x[..., width:].float()
     y.copy_(torch.nn.functional.silu(gate) * up)
-
-
-@vendor_op("swiglu", outputs=("y",))
-def swiglu(x: torch.Tensor, y: torch.Tensor) -> None:
-    """y [.., I] = silu(x[.., :I]) * x[.., I:]; rows of y must be a multiple of 16 bytes."""
-    _gate("swiglu", x, y, True)

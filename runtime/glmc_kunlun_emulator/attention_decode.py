@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import torch
 
+from glmc_runtime.kernels.vendor_functions.row import Arguments
+
 from .attention_core import decode, require_heads
 from .contract import (
     FLOATS,
-    Arguments,
+    emulates,
     refuse_unmodelled,
     require,
     require_dtype,
     require_guard,
     require_shape,
-    vendor_op,
 )
-from .errors import VendorCheckError
 from .kv_cache import require_cache
 
 FAILING_BATCH = 1024
@@ -56,7 +56,8 @@ def _guard_decode(arguments: Arguments) -> None:
     )
 
 
-def _speculative(
+@emulates("speculative_attention", guard=_guard_decode)
+def speculative_attention(
     out: torch.Tensor,
     q: torch.Tensor,
     k_cache: torch.Tensor,
@@ -75,8 +76,17 @@ def _speculative(
     block_tables: torch.Tensor,
     max_window_size: int = -1,
     sink: torch.Tensor | None = None,
+    qlod_cpu: torch.Tensor | None = None,
+    qlod_xpu: torch.Tensor | None = None,
 ) -> None:
+    """Decode and MTP verify. q [1, B, Hq, D] for qlen 1, [B, qlen, Hq, D] else; scale 0.0 means
+    1/sqrt(D), any other value is the scale itself; lengths include the new tokens. Uniform query
+    lods only; ragged ones are not modelled.
+    """
     place = "speculative_attention"
+    if qlod_cpu is not None:
+        uniform = [row * qlen for row in range(batch_num + 1)]
+        refuse_unmodelled(place, qlod_cpu=(qlod_cpu.tolist(), uniform))
     require(
         batch_num < FAILING_BATCH,
         f"{place}(batch_num=)",
@@ -122,102 +132,7 @@ def _speculative(
     out.view(result.shape).copy_(result)
 
 
-@vendor_op("speculative_attention", profiles=("P-A",), outputs=("out",), guard=_guard_decode)
-def speculative_attention_a(
-    out: torch.Tensor,
-    q: torch.Tensor,
-    k_cache: torch.Tensor,
-    v_cache: torch.Tensor,
-    context_lens_cpu: torch.Tensor,
-    context_lens_xpu: torch.Tensor,
-    batch_num: int,
-    qlen: int,
-    max_context_len: int,
-    head_num: int,
-    head_dim: int,
-    scale: float,
-    kv_head_num: int,
-    block_size: int,
-    max_num_blocks_per_seq: int,
-    max_window_size: int = -1,
-    block_tables: torch.Tensor | None = None,
-    sink: torch.Tensor | None = None,
-) -> None:
-    """Decode and MTP verify. q [1, B, Hq, D] for qlen 1, [B, qlen, Hq, D] else; scale 0.0 means
-    1/sqrt(D), any other value is the scale itself; lengths include the new tokens.
-    """
-    if block_tables is None:
-        raise VendorCheckError(
-            "speculative_attention(block_tables=)", expected="int32 [B, blocks]", found="None"
-        )
-    _speculative(
-        out, q, k_cache, v_cache, context_lens_cpu, context_lens_xpu, batch_num, qlen,
-        max_context_len, head_num, head_dim, scale, kv_head_num, block_size,
-        max_num_blocks_per_seq, block_tables, max_window_size, sink,
-    )  # fmt: skip
-
-
-@vendor_op("speculative_attention", profiles=("P-B",), outputs=("out",), guard=_guard_decode)
-def speculative_attention_b(
-    out: torch.Tensor,
-    q: torch.Tensor,
-    k_cache: torch.Tensor,
-    v_cache: torch.Tensor,
-    context_lens_cpu: torch.Tensor,
-    context_lens_xpu: torch.Tensor,
-    batch_num: int,
-    qlen: int,
-    max_context_len: int,
-    head_num: int,
-    head_dim: int,
-    scale: float,
-    kv_head_num: int,
-    block_size: int,
-    max_num_blocks_per_seq: int,
-    block_tables: torch.Tensor,
-) -> None:
-    """The torch 2.9 wheel's form: no window, no sink."""
-    _speculative(
-        out, q, k_cache, v_cache, context_lens_cpu, context_lens_xpu, batch_num, qlen,
-        max_context_len, head_num, head_dim, scale, kv_head_num, block_size,
-        max_num_blocks_per_seq, block_tables,
-    )  # fmt: skip
-
-
-@vendor_op("speculative_attention", profiles=("P-C",), outputs=("out",), guard=_guard_decode)
-def speculative_attention_c(
-    out: torch.Tensor,
-    q: torch.Tensor,
-    k_cache: torch.Tensor,
-    v_cache: torch.Tensor,
-    context_lens_cpu: torch.Tensor,
-    context_lens_xpu: torch.Tensor,
-    batch_num: int,
-    qlen: int,
-    max_context_len: int,
-    head_num: int,
-    head_dim: int,
-    scale: float,
-    kv_head_num: int,
-    block_size: int,
-    max_num_blocks_per_seq: int,
-    block_tables: torch.Tensor,
-    sink: torch.Tensor | None = None,
-    qlod_cpu: torch.Tensor | None = None,
-    qlod_xpu: torch.Tensor | None = None,
-) -> None:
-    """The newest form: also takes query lods. Uniform lods only; ragged ones are not modelled."""
-    if qlod_cpu is not None:
-        uniform = [row * qlen for row in range(batch_num + 1)]
-        refuse_unmodelled("speculative_attention", qlod_cpu=(qlod_cpu.tolist(), uniform))
-    _speculative(
-        out, q, k_cache, v_cache, context_lens_cpu, context_lens_xpu, batch_num, qlen,
-        max_context_len, head_num, head_dim, scale, kv_head_num, block_size,
-        max_num_blocks_per_seq, block_tables, -1, sink,
-    )  # fmt: skip
-
-
-@vendor_op("paged_attention", outputs=("out",), guard=_guard_decode)
+@emulates("paged_attention", guard=_guard_decode)
 def paged_attention(
     out: torch.Tensor,
     x: torch.Tensor,
@@ -226,15 +141,12 @@ def paged_attention(
     block_tables: torch.Tensor,
     context_lens_cpu: torch.Tensor,
     context_lens_xpu: torch.Tensor,
-    is_context: bool = False,
-    is_causal: bool = True,
-    vo_head_dim: int = -1,
+    vo_head_dim: int,
 ) -> None:
     """Plain decode, one new token a request: x [B, Hq, D] (or [B, 1, Hq, D]), no scale argument, so
     1/sqrt(D). The form for latent caches (v_cache None) is not modelled.
     """
     place = "paged_attention"
-    refuse_unmodelled(place, is_context=(is_context, False))
     require_dtype(place, "x", x, *FLOATS)
     require_dtype(place, "context_lens_cpu", context_lens_cpu, torch.int32)
     require_dtype(place, "context_lens_xpu", context_lens_xpu, torch.int32)

@@ -11,16 +11,16 @@ from itertools import pairwise
 
 import torch
 
+from glmc_runtime.kernels.vendor_functions.row import Arguments
+
 from .attention_core import attend, gather_pages, require_heads, used_blocks, visible_keys
 from .attention_decode import guard_lengths
 from .contract import (
     FLOATS,
-    Arguments,
-    refuse_unmodelled,
+    emulates,
     require,
     require_dtype,
     require_shape,
-    vendor_op,
 )
 from .errors import UnmodelledError, VendorCheckError
 from .kv_cache import require_cache
@@ -81,21 +81,30 @@ def _packed_keys(
     return _bounds(place, "context_kvlen_lod_cpu", lod, k.shape[0])
 
 
-def _prefill(
+@emulates("prefill_attention", guard=_guard_prefill)
+def prefill_attention(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
     out: torch.Tensor,
     is_causal: bool,
     is_prefix_cache: bool,
-    alpha: float,
     block_table: torch.Tensor | None,
-    query_lod: torch.Tensor | None,
-    key_lod: torch.Tensor | None,
+    context_qlen_lod_cpu: torch.Tensor | None,
+    context_qlen_lod_xpu: torch.Tensor | None,
+    context_kvlen_lod_cpu: torch.Tensor | None,
+    context_kvlen_lod_xpu: torch.Tensor | None,
     softmax_lse: torch.Tensor | None,
-    window: tuple[int, int],
+    swa_left: int,
+    swa_right: int,
     sink: torch.Tensor | None,
+    alpha: float = 1.0,
 ) -> None:
+    """Variable-length prefill. q, out [Tq, Hq, D]; k, v packed [Tk, Hkv, D] or, with
+    is_prefix_cache, caches [num_blocks, Hkv, block_size, D] with block_table and kv lods that
+    count the prefix too. Queries are the last positions of their request. Without alpha the scale
+    is 1/sqrt(D). swa_left = W lets a query see W keys before its own (assumption).
+    """
     place = "prefill_attention"
     require_dtype(place, "q", q, *FLOATS)
     require(q.dim() == 3, f"{place}(q=)", "[Tq, Hq, D]", tuple(q.shape))
@@ -105,11 +114,11 @@ def _prefill(
     require_dtype(place, "out", out, q.dtype)
     require(out.numel() == q.numel(), f"{place}(out=)", f"{tuple(q.shape)}", tuple(out.shape))
     require_heads(place, "sink", sink, heads)
-    queries = _bounds(place, "context_qlen_lod_cpu", query_lod, tokens)
+    queries = _bounds(place, "context_qlen_lod_cpu", context_qlen_lod_cpu, tokens)
     if is_prefix_cache:
-        keys, blocks = _paged_keys(place, dim, k, v, block_table, key_lod)
+        keys, blocks = _paged_keys(place, dim, k, v, block_table, context_kvlen_lod_cpu)
     else:
-        given = key_lod if key_lod is not None else query_lod
+        given = context_kvlen_lod_cpu if context_kvlen_lod_cpu is not None else context_qlen_lod_cpu
         keys, blocks = _packed_keys(place, dim, k, v, given), None
     kv_heads = k.shape[1]
     require(heads % kv_heads == 0, f"{place}(q=)", f"a multiple of {kv_heads} heads", heads)
@@ -138,7 +147,7 @@ def _prefill(
         q_positions = positions[length - (q_stop - q_start) :] if is_causal else None
         if q_positions is None:
             q_positions = torch.arange(q_stop - q_start, device=q.device)
-        mask = visible_keys(q_positions, positions, is_causal, *window)
+        mask = visible_keys(q_positions, positions, is_causal, swa_left, swa_right)
         result, lse = attend(
             q[None, q_start:q_stop],
             key[None],
@@ -150,69 +159,3 @@ def _prefill(
         target[q_start:q_stop] = result[0]
         if softmax_lse is not None:
             softmax_lse[:, q_start:q_stop] = lse[0]
-
-
-@vendor_op(
-    "prefill_attention",
-    profiles=("P-A", "P-C"),
-    outputs=("out", "softmax_lse"),
-    guard=_guard_prefill,
-)
-def prefill_attention_a(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    out: torch.Tensor,
-    is_causal: bool,
-    is_prefix_cache: bool = False,
-    alpha: float = 1.0,
-    block_table: torch.Tensor | None = None,
-    context_qlen_lod_cpu: torch.Tensor | None = None,
-    context_qlen_lod_xpu: torch.Tensor | None = None,
-    context_kvlen_lod_cpu: torch.Tensor | None = None,
-    context_kvlen_lod_xpu: torch.Tensor | None = None,
-    alibi_slopes: torch.Tensor | None = None,
-    softmax_lse: torch.Tensor | None = None,
-    swa_left: int = -1,
-    swa_right: int = -1,
-    sink: torch.Tensor | None = None,
-) -> None:
-    """Variable-length prefill. q, out [Tq, Hq, D]; k, v packed [Tk, Hkv, D] or, with
-    is_prefix_cache, caches [num_blocks, Hkv, block_size, D] with block_table and kv lods that
-    count the prefix too. Queries are the last positions of their request. P-C is assumed to keep
-    P-A's keywords. swa_left = W lets a query see W keys before its own (assumption).
-    """
-    refuse_unmodelled("prefill_attention", alibi_slopes=(alibi_slopes, None))
-    _prefill(
-        q, k, v, out, is_causal, is_prefix_cache, alpha, block_table, context_qlen_lod_cpu,
-        context_kvlen_lod_cpu, softmax_lse, (swa_left, swa_right), sink,
-    )  # fmt: skip
-
-
-@vendor_op(
-    "prefill_attention", profiles=("P-B",), outputs=("out", "softmax_lse"), guard=_guard_prefill
-)
-def prefill_attention_b(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    out: torch.Tensor,
-    is_causal: bool,
-    is_prefix_cache: bool = False,
-    block_table: torch.Tensor | None = None,
-    context_qlen_lod_cpu: torch.Tensor | None = None,
-    context_qlen_lod_xpu: torch.Tensor | None = None,
-    context_kvlen_lod_cpu: torch.Tensor | None = None,
-    context_kvlen_lod_xpu: torch.Tensor | None = None,
-    alibi_slopes: torch.Tensor | None = None,
-    softmax_lse: torch.Tensor | None = None,
-    swa_left: int = -1,
-    swa_right: int = -1,
-    sink: torch.Tensor | None = None,
-) -> None:
-    """The torch 2.9 wheel's form: no alpha, so the scale is 1/sqrt(D)."""
-    refuse_unmodelled("prefill_attention", alibi_slopes=(alibi_slopes, None))
-    _prefill(
-        q, k, v, out, is_causal, is_prefix_cache, 1.0, block_table, context_qlen_lod_cpu,
-        context_kvlen_lod_cpu, softmax_lse, (swa_left, swa_right), sink,
-    )  # fmt: skip

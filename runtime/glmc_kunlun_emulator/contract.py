@@ -1,10 +1,13 @@
-"""How an emulated vendor call is described, checked, poisoned and counted.
+"""How an emulated vendor call is made from a row of the table: checked, poisoned and counted.
 
-A kernel is a plain function with the vendor's explicit signature, decorated by `vendor_op`. `bind`
-wraps it for one loaded face. What is checked before each call, always (the wheel fails too):
+Names, order and defaults of the keywords, what is written, what may share memory and what lies on
+the host are the row's (:mod:`glmc_runtime.kernels.vendor_functions`). `emulates` adds the numbers:
+a plain function of the keywords that it models, under our names of them. What is checked before
+each call, always (the wheel fails too):
 
 * every tensor is contiguous and of a dtype on the platform's list;
-* arguments named `*_cpu` lie on the host, all others on one device.
+* arguments that are read on the host lie there, all others on one device;
+* keywords that are not modelled have their defaults.
 
 and in guard mode (the wheel would stay silent):
 
@@ -14,118 +17,97 @@ and in guard mode (the wheel would stay silent):
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from glmc_runtime.kernels.vendor_functions.row import (
+    NAMESPACE,
+    Arguments,
+    VendorFunction,
+)
+
 from .errors import GuardError, UnmodelledError, VendorCheckError
 
-ALL_PROFILES = ("P-A", "P-B", "P-C")
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 PLATFORM_DTYPES = (*FLOATS, torch.int8, torch.int32, torch.int64, torch.uint8, torch.bool)
 
-Arguments = Mapping[str, Any]
-
 
 @dataclass(frozen=True)
-class VendorOperation:
-    """One function of the vendor's, with what its buffers mean.
+class Kernel:
+    """The numbers of one function. `guard` makes the checks that only guard mode has."""
 
-    `outputs` are written and never read; `in_place` are read and written (never poisoned);
-    `aliases` lists (output, input) pairs that may be the very same memory; `keeps_output` says for
-    given arguments that the outputs are read or only partly written, so poison would be wrong;
-    `guard` makes the checks that only guard mode has.
-    """
-
-    name: str
-    function: Callable[..., Any]
-    profiles: tuple[str, ...]
-    outputs: tuple[str, ...]
-    in_place: tuple[str, ...]
-    aliases: frozenset[tuple[str, str]]
-    keeps_output: Callable[[Arguments], bool] | None
+    function: Callable[..., None]
     guard: Callable[[Arguments], None] | None
 
+    @property
+    def modelled(self) -> tuple[str, ...]:
+        """The keywords that it takes. One that not all profiles have has a default here."""
+        return tuple(inspect.signature(self.function).parameters)
 
-REGISTRY: list[VendorOperation] = []
+
+KERNELS: dict[str, Kernel] = {}
 
 
-def vendor_op(
-    name: str,
-    *,
-    profiles: tuple[str, ...] = ALL_PROFILES,
-    outputs: tuple[str, ...] = (),
-    in_place: tuple[str, ...] = (),
-    aliases: tuple[tuple[str, str], ...] = (),
-    keeps_output: Callable[[Arguments], bool] | None = None,
-    guard: Callable[[Arguments], None] | None = None,
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Register a kernel under the vendor's name for the given profiles."""
+def emulates(
+    name: str, *, guard: Callable[[Arguments], None] | None = None
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register the kernel of the row `name`."""
 
-    def register(function: Callable[..., Any]) -> Callable[..., Any]:
-        REGISTRY.append(
-            VendorOperation(
-                name=name,
-                function=function,
-                profiles=profiles,
-                outputs=outputs,
-                in_place=in_place,
-                aliases=frozenset(aliases),
-                keeps_output=keeps_output,
-                guard=guard,
-            )
-        )
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        KERNELS[name] = Kernel(function, guard)
         return function
 
     return register
 
 
 def bind(
-    operation: VendorOperation, calls: Counter[str], guard: Callable[[], bool]
-) -> Callable[..., Any]:
-    """Make the callable of one face; `inspect.signature` sees the kernel's own signature."""
-    signature = inspect.signature(operation.function)
+    row: VendorFunction, profile: str, calls: Counter[str], guarded: Callable[[], bool]
+) -> Callable[..., None]:
+    """Make the callable of one face, with the signature that the row has in its profile."""
+    kernel, variant = KERNELS[row.name], row.variants[profile]
+    signature = variant.signature
+    names = tuple(keyword.name for keyword in variant.keywords)
+    unmodelled = {
+        keyword.name: keyword.default
+        for keyword in variant.keywords
+        if keyword.name not in kernel.modelled
+    }
 
-    @functools.wraps(operation.function)
-    def call(*args: Any, **kwargs: Any) -> Any:
+    def call(*args: Any, **kwargs: Any) -> None:
         try:
             bound = signature.bind(*args, **kwargs)
         except TypeError as error:
-            raise TypeError(f"{operation.name}() {error}") from None
+            raise TypeError(f"{row.name}() {error}") from None
         bound.apply_defaults()
-        calls[operation.name] += 1
-        tensors = list(_tensors(bound.arguments))
-        _check_tensors(operation, tensors)
-        if guard():
-            _check_overlap(operation, tensors)
-            if operation.guard is not None:
-                operation.guard(bound.arguments)
-            if operation.keeps_output is None or not operation.keeps_output(bound.arguments):
-                _poison_outputs(operation, tensors)
-        return operation.function(*bound.args, **bound.kwargs)
+        arguments = dict(zip(names, bound.arguments.values(), strict=True))
+        calls[row.name] += 1
+        tensors = [pair for pair in arguments.items() if isinstance(pair[1], torch.Tensor)]
+        _check_tensors(row, tensors)
+        if guarded():
+            _check_overlap(row, tensors)
+            if kernel.guard is not None:
+                kernel.guard(arguments)
+            if row.partly_written is None or not row.partly_written(arguments):
+                _poison_outputs(row, tensors)
+        for name, default in unmodelled.items():
+            refuse_unmodelled(row.name, **{name: (arguments.pop(name), default)})
+        kernel.function(**arguments)
 
-    call.__name__ = call.__qualname__ = operation.name
-    call.__module__ = "kunlun_ops"
+    call.__name__ = call.__qualname__ = row.name
+    call.__module__, call.__doc__ = NAMESPACE, kernel.function.__doc__
+    call.__dict__["__signature__"] = signature
     return call
 
 
-def _tensors(arguments: Arguments) -> Iterator[tuple[str, torch.Tensor]]:
-    for name, value in arguments.items():
-        if isinstance(value, torch.Tensor):
-            yield name, value
-        elif isinstance(value, (list, tuple)):
-            yield from ((name, item) for item in value if isinstance(item, torch.Tensor))
-
-
-def _check_tensors(operation: VendorOperation, tensors: list[tuple[str, torch.Tensor]]) -> None:
+def _check_tensors(row: VendorFunction, tensors: list[tuple[str, torch.Tensor]]) -> None:
     device: torch.device | None = None
     for name, tensor in tensors:
-        place = f"{operation.name}({name}=)"
+        place = f"{row.name}({name}=)"
         if not tensor.is_contiguous():
             raise VendorCheckError(
                 place,
@@ -137,7 +119,7 @@ def _check_tensors(operation: VendorOperation, tensors: list[tuple[str, torch.Te
             raise VendorCheckError(
                 place, expected="fp32, fp16, bf16, int8 or an index type", found=str(tensor.dtype)
             )
-        if name.endswith("_cpu"):
+        if name in row.host:
             if tensor.device.type != "cpu":
                 raise VendorCheckError(
                     place, expected="a host tensor", found=f"device {tensor.device}"
@@ -155,10 +137,9 @@ def _range(tensor: torch.Tensor) -> tuple[int, int]:
     return start, start + tensor.numel() * tensor.element_size()
 
 
-def _check_overlap(operation: VendorOperation, tensors: list[tuple[str, torch.Tensor]]) -> None:
-    written = set(operation.outputs) | set(operation.in_place)
+def _check_overlap(row: VendorFunction, tensors: list[tuple[str, torch.Tensor]]) -> None:
     for index, (name, tensor) in enumerate(tensors):
-        if name not in written or tensor.numel() == 0:
+        if name not in row.written or tensor.numel() == 0:
             continue
         start, stop = _range(tensor)
         for other_index, (other_name, other) in enumerate(tensors):
@@ -169,14 +150,14 @@ def _check_overlap(operation: VendorOperation, tensors: list[tuple[str, torch.Te
                 continue
             same = (start, stop) == (other_start, other_stop)
             pairs = ((name, other_name), (other_name, name))
-            if same and any(pair in operation.aliases for pair in pairs):
+            if same and any(pair in row.aliases for pair in pairs):
                 continue
             raise GuardError(
-                f"{operation.name}({name}=)",
+                f"{row.name}({name}=)",
                 expected="memory of its own" if same else "the whole of one buffer or none of it",
                 found=f"overlaps {other_name} ({'same' if same else 'partly the same'} bytes)",
                 remedy="only the documented in-place pairs are safe: "
-                + (", ".join(f"{a} is {b}" for a, b in sorted(operation.aliases)) or "none here"),
+                + (", ".join(f"{a} is {b}" for a, b in sorted(row.aliases)) or "none here"),
             )
 
 
@@ -190,10 +171,11 @@ def poison(tensor: torch.Tensor) -> None:
         tensor.fill_(-1)
 
 
-def _poison_outputs(operation: VendorOperation, tensors: list[tuple[str, torch.Tensor]]) -> None:
-    read = [_range(tensor) for name, tensor in tensors if name not in operation.outputs]
+def _poison_outputs(row: VendorFunction, tensors: list[tuple[str, torch.Tensor]]) -> None:
+    outputs = {keyword.name for keyword in row.keywords if keyword.is_output}
+    read = [_range(tensor) for name, tensor in tensors if name not in outputs]
     for name, tensor in tensors:
-        if name in operation.outputs and _range(tensor) not in read:
+        if name in outputs and _range(tensor) not in read:
             poison(tensor)
 
 

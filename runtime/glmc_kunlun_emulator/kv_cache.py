@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import torch
 
+from glmc_runtime.kernels.vendor_functions.attention import HEAD_SIZES
+from glmc_runtime.kernels.vendor_functions.row import Arguments
+
 from .contract import (
     FLOATS,
-    Arguments,
+    emulates,
     require,
     require_dtype,
     require_guard,
     require_shape,
-    vendor_op,
 )
-
-HEAD_SIZES = (32, 64, 80, 96, 112, 120, 128, 192, 256, 512)
 
 
 def require_cache(place: str, name: str, cache: torch.Tensor) -> None:
@@ -85,14 +85,14 @@ def _write(
             cache[block, :, offset] = source
 
 
-@vendor_op("reshape_and_cache_flash", in_place=("key_cache", "value_cache"), guard=_guard_slots)
+@emulates("reshape_and_cache_flash", guard=_guard_slots)
 def reshape_and_cache_flash(
     key: torch.Tensor,
     value: torch.Tensor,
     key_cache: torch.Tensor,
     value_cache: torch.Tensor,
     slot_mapping: torch.Tensor,
-    BLHD_LAYOUT: bool = False,  # noqa: N803 - the vendor's own spelling
+    BLHD_LAYOUT: bool,  # noqa: N803 - the vendor's own spelling
 ) -> None:
     """Scatter key, value [T, Hkv, D] into the caches. T is the number of key rows: slot_mapping may
     be longer, its tail is ignored. BLHD_LAYOUT=False is [num_blocks, Hkv, block_size, D].

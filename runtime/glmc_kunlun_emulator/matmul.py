@@ -11,20 +11,15 @@ import torch
 
 from .contract import (
     FLOATS,
-    Arguments,
+    emulates,
     refuse_unmodelled,
     require,
     require_dtype,
     require_shape,
-    vendor_op,
 )
 from .quantise import INT8_MAX, int8_product
 
 WRONG_COLUMNS = 248320
-
-
-def _reads_out(arguments: Arguments) -> bool:
-    return bool(arguments["beta"] != 0)
 
 
 def _per_row_factor(
@@ -123,20 +118,20 @@ def _matmul(
     return product if bias is None else product + bias.float()
 
 
-@vendor_op("matmul", outputs=("out",), keeps_output=_reads_out)
+@emulates("matmul")
 def matmul(
     x: torch.Tensor,
     w: torch.Tensor,
     out: torch.Tensor,
-    x_trans: bool = False,
-    w_trans: bool = True,
-    alpha: float = 1,
-    beta: float = 0,
-    bias: torch.Tensor | None = None,
-    x_max: torch.Tensor | None = None,
-    w_max: torch.Tensor | None = None,
-    x_pc_max: torch.Tensor | None = None,
-    w_pc_max: torch.Tensor | None = None,
+    x_trans: bool,
+    w_trans: bool,
+    alpha: float,
+    beta: float,
+    bias: torch.Tensor | None,
+    x_max: torch.Tensor | None,
+    w_max: torch.Tensor | None,
+    x_pc_max: torch.Tensor | None,
+    w_pc_max: torch.Tensor | None,
 ) -> None:
     """out [M, N] = alpha * x [M, K] @ w [N, K]^T + beta * out + bias [N].
 

@@ -14,18 +14,18 @@ from itertools import pairwise
 
 import torch
 
+from glmc_runtime.kernels.vendor_functions.experts import CLUSTERS
+from glmc_runtime.kernels.vendor_functions.row import Arguments
+
 from .contract import (
     FLOATS,
-    Arguments,
-    refuse_unmodelled,
+    emulates,
     require,
     require_dtype,
     require_guard,
     require_shape,
-    vendor_op,
 )
 from .errors import UnmodelledError
-from .moe_gate import CLUSTERS
 from .quantise import INT8_MAX, int8_product
 
 WRONG_FUSED_ACTIVATION_TOKENS = 1024
@@ -79,17 +79,7 @@ def _guard_pre_sorted(arguments: Arguments) -> None:
         )
 
 
-def _partly_written(arguments: Arguments) -> bool:
-    return bool(arguments["index_have_neg"])
-
-
-@vendor_op(
-    "moe_pre_sorted",
-    outputs=("moe_expand", "moe_index"),
-    in_place=("expert_m", "sorted_tokens_num_lod"),
-    keeps_output=_partly_written,
-    guard=_guard_pre_sorted,
-)
+@emulates("moe_pre_sorted", guard=_guard_pre_sorted)
 def moe_pre_sorted(
     x: torch.Tensor,
     topk_index: torch.Tensor,
@@ -98,7 +88,7 @@ def moe_pre_sorted(
     moe_index: torch.Tensor,
     expert_m: torch.Tensor,
     sorted_tokens_num_lod: torch.Tensor,
-    index_have_neg: bool = False,
+    index_have_neg: bool,
 ) -> None:
     """Rows of x [M, H] in expert order.
 
@@ -137,12 +127,7 @@ def moe_pre_sorted(
     sorted_tokens_num_lod.copy_(lod)
 
 
-def _moe_fc_partial(arguments: Arguments) -> bool:
-    lod = arguments["sorted_tokens_num_lod"]
-    return arguments["act"] is not None or int(lod[-1]) < arguments["x"].shape[0]
-
-
-@vendor_op("moe_fc", outputs=("y",), keeps_output=_moe_fc_partial)
+@emulates("moe_fc")
 def moe_fc(
     x: torch.Tensor,
     weight: torch.Tensor,
@@ -150,18 +135,10 @@ def moe_fc(
     sorted_tokens_idx: torch.Tensor,
     moe_topk: int,
     y: torch.Tensor,
-    act: str | None = None,
-    x_perchannel_max: torch.Tensor | None = None,
-    w_perchannel_max: torch.Tensor | None = None,
-    topk_ids: torch.Tensor | None = None,
-    topk_w: torch.Tensor | None = None,
-    bias: torch.Tensor | None = None,
-    tgemm_type: str | None = None,
-    tweight_type: str | None = None,
-    scale_n: int = 0,
-    scale_k: int = 0,
-    use_pack_int4: bool = False,
-    sort_mode: bool = True,
+    act: str | None,
+    x_perchannel_max: torch.Tensor | None,
+    w_perchannel_max: torch.Tensor | None,
+    topk_ids: torch.Tensor | None,
 ) -> None:
     """Grouped GEMM: rows lod[e]:lod[e+1] of x [M*k, K] times weight[e]^T, weight [E, N, K].
 
@@ -171,17 +148,6 @@ def moe_fc(
     M >= 2048 and a y of half width.
     """
     place = "moe_fc"
-    refuse_unmodelled(
-        place,
-        topk_w=(topk_w, None),
-        bias=(bias, None),
-        tgemm_type=(tgemm_type, None),
-        tweight_type=(tweight_type, None),
-        scale_n=(scale_n, 0),
-        scale_k=(scale_k, 0),
-        use_pack_int4=(use_pack_int4, False),
-        sort_mode=(sort_mode, True),
-    )
     require_dtype(place, "x", x, *FLOATS, torch.int8)
     require(x.dim() == 2, f"{place}(x=)", "[M*k, K]", tuple(x.shape))
     require(weight.dim() == 3, f"{place}(weight=)", "[E, N, K]", tuple(weight.shape))
@@ -266,7 +232,7 @@ def _guard_post(arguments: Arguments) -> None:
         )
 
 
-@vendor_op("moe_post", outputs=("y",), guard=_guard_post)
+@emulates("moe_post", guard=_guard_post)
 def moe_post(
     x: torch.Tensor,
     moe_index: torch.Tensor,

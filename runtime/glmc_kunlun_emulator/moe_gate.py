@@ -11,21 +11,20 @@ from __future__ import annotations
 
 import torch
 
+from glmc_runtime.kernels.vendor_functions.experts import CLUSTERS, MOST_EXPERTS
+from glmc_runtime.kernels.vendor_functions.row import Arguments
+
 from .contract import (
-    Arguments,
+    emulates,
     require,
     require_dtype,
     require_guard,
     require_shape,
-    vendor_op,
 )
-
-CLUSTERS = 12
-SIGMOID_EXPERT_LIMIT = 512
 
 
 def _guard_histogram(arguments: Arguments) -> None:
-    histogram = arguments.get("block_statistic", arguments.get("block_static"))
+    histogram = arguments["block_statistic"]
     require_guard(
         histogram is None or not bool(histogram.any()),
         "block_statistic",
@@ -94,66 +93,8 @@ def _group_top_k(
     return _best(choice, top_k)
 
 
-def _sigmoid_group(
-    x: torch.Tensor,
-    topk_index: torch.Tensor,
-    norm_score: torch.Tensor,
-    histogram: torch.Tensor | None,
-    bias: torch.Tensor | None,
-    scale: float,
-    n_group: int,
-    topk_group: int,
-) -> None:
-    place = "moe_sigmoid_group_topk_norm"
-    _check(place, x, topk_index, norm_score, histogram, torch.float32)
-    experts = x.shape[1]
-    if bias is not None:
-        require_dtype(place, "bias", bias, torch.float32)
-        require_shape(place, "bias", bias, (experts,))
-    if experts > SIGMOID_EXPERT_LIMIT:
-        return  # the wheel ignores the kernel's code here: the outputs are never written
-    scores = x.sigmoid()
-    choice = scores if bias is None else scores + bias
-    ids = _group_top_k(place, choice, topk_index.shape[1], n_group, topk_group)
-    weights = scores.gather(1, ids)
-    norm_score.copy_(weights / weights.sum(dim=-1, keepdim=True) * scale)
-    topk_index.copy_(ids)
-    if histogram is not None:
-        add_histogram(topk_index, histogram)
-
-
-@vendor_op(
-    "moe_sigmoid_group_topk_norm",
-    profiles=("P-A", "P-B"),
-    outputs=("topk_index", "norm_score"),
-    in_place=("block_static",),
-    guard=_guard_histogram,
-)
-def moe_sigmoid_group_topk_norm_a(
-    x: torch.Tensor,
-    topk_index: torch.Tensor,
-    norm_score: torch.Tensor,
-    block_static: torch.Tensor | None,
-    bias: torch.Tensor | None,
-    scale: float,
-    n_group: int,
-    topk_group: int,
-) -> None:
-    """s = sigmoid(x fp32 [M, E]); keep the topk_group groups with the largest sum of their two best
-    s + bias; take the top k of s + bias among them; norm_score = s / sum(s) * scale, always
-    renormalised. Above 512 experts nothing is written and nothing is reported.
-    """
-    _sigmoid_group(x, topk_index, norm_score, block_static, bias, scale, n_group, topk_group)
-
-
-@vendor_op(
-    "moe_sigmoid_group_topk_norm",
-    profiles=("P-C",),
-    outputs=("topk_index", "norm_score"),
-    in_place=("block_statistic",),
-    guard=_guard_histogram,
-)
-def moe_sigmoid_group_topk_norm_c(
+@emulates("moe_sigmoid_group_topk_norm", guard=_guard_histogram)
+def moe_sigmoid_group_topk_norm(
     x: torch.Tensor,
     topk_index: torch.Tensor,
     norm_score: torch.Tensor,
@@ -163,11 +104,29 @@ def moe_sigmoid_group_topk_norm_c(
     n_group: int,
     topk_group: int,
 ) -> None:
-    """The newer wheel's spelling of the histogram argument; otherwise the same."""
-    _sigmoid_group(x, topk_index, norm_score, block_statistic, bias, scale, n_group, topk_group)
+    """s = sigmoid(x fp32 [M, E]); keep the topk_group groups with the largest sum of their two best
+    s + bias; take the top k of s + bias among them; norm_score = s / sum(s) * scale, always
+    renormalised. Above 512 experts nothing is written and nothing is reported.
+    """
+    place = "moe_sigmoid_group_topk_norm"
+    _check(place, x, topk_index, norm_score, block_statistic, torch.float32)
+    experts = x.shape[1]
+    if bias is not None:
+        require_dtype(place, "bias", bias, torch.float32)
+        require_shape(place, "bias", bias, (experts,))
+    if experts > MOST_EXPERTS:
+        return  # the wheel ignores the kernel's code here: the outputs are never written
+    scores = x.sigmoid()
+    choice = scores if bias is None else scores + bias
+    ids = _group_top_k(place, choice, topk_index.shape[1], n_group, topk_group)
+    weights = scores.gather(1, ids)
+    norm_score.copy_(weights / weights.sum(dim=-1, keepdim=True) * scale)
+    topk_index.copy_(ids)
+    if block_statistic is not None:
+        add_histogram(topk_index, block_statistic)
 
 
-@vendor_op("gen_block_statistic", in_place=("block_statistic",), guard=_guard_histogram)
+@emulates("gen_block_statistic", guard=_guard_histogram)
 def gen_block_statistic(topk_ids: torch.Tensor, block_statistic: torch.Tensor) -> None:
     """Histogram of ids int32 [M, k] into a zeroed block_statistic int32 [12, E]."""
     place = "gen_block_statistic"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 
-from .contract import FLOATS, refuse_unmodelled, require_dtype, require_shape, vendor_op
+from .contract import FLOATS, emulates, require_dtype, require_shape
 
 
 def _normalise(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
@@ -29,60 +29,28 @@ def _check(place: str, x: torch.Tensor, weight: torch.Tensor, *same: torch.Tenso
             require_dtype(place, "y/output", tensor, x.dtype)
 
 
-@vendor_op("rmsnorm", outputs=("output",))
+@emulates("rmsnorm")
 def rmsnorm(
     x: torch.Tensor,
     weight: torch.Tensor,
     output: torch.Tensor,
-    eps: float = 1e-5,
-    interweave: bool = False,
-    store_output_before_norm: bool = True,
-    bias: torch.Tensor | None = None,
-    residual_output: torch.Tensor | None = None,
-    output_max: torch.Tensor | None = None,
+    eps: float,
 ) -> None:
     """output = x / sqrt(mean(x^2) + eps) * weight, over rows of x [T, H] or [T*heads, D]."""
-    refuse_unmodelled(
-        "rmsnorm",
-        interweave=(interweave, False),
-        bias=(bias, None),
-        residual_output=(residual_output, None),
-        output_max=(output_max, None),
-    )
     _check("rmsnorm", x, weight, output)
     output.copy_(_normalise(x, weight, eps))
 
 
-@vendor_op(
-    "add_rmsnorm",
-    outputs=("output", "residual_output"),
-    aliases=(("output", "x"), ("residual_output", "y")),
-)
+@emulates("add_rmsnorm")
 def add_rmsnorm(
     x: torch.Tensor,
     y: torch.Tensor,
     weight: torch.Tensor,
     output: torch.Tensor,
-    eps: float = 1e-5,
-    interweaved: bool = False,
-    store_output_before_norm: bool = True,
-    bias: torch.Tensor | None = None,
-    smooth: torch.Tensor | None = None,
-    residual_output: torch.Tensor | None = None,
-    output_max: torch.Tensor | None = None,
+    eps: float,
+    residual_output: torch.Tensor | None,
 ) -> None:
-    """residual_output = x + y; output = rmsnorm(x + y) * weight; may be written into y and x.
-
-    `store_output_before_norm=False` is refused: what is stored then is not public.
-    """
-    refuse_unmodelled(
-        "add_rmsnorm",
-        interweaved=(interweaved, False),
-        store_output_before_norm=(store_output_before_norm, True),
-        bias=(bias, None),
-        smooth=(smooth, None),
-        output_max=(output_max, None),
-    )
+    """residual_output = x + y; output = rmsnorm(x + y) * weight; may be written into y and x."""
     _check("add_rmsnorm", x, weight, y, output, residual_output)
     total = x + y
     output.copy_(_normalise(total, weight, eps))

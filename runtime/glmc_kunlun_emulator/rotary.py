@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import torch
 
+from glmc_runtime.kernels.vendor_functions.row import Arguments
+
 from .contract import (
     FLOATS,
-    Arguments,
+    emulates,
     require,
     require_dtype,
     require_guard,
     require_shape,
-    vendor_op,
 )
 
 
@@ -64,7 +65,7 @@ def guard_positions(arguments: Arguments) -> None:
         )
 
 
-@vendor_op("rotary_embedding", in_place=("query", "key"), guard=guard_positions)
+@emulates("rotary_embedding", guard=guard_positions)
 def rotary_embedding(
     positions: torch.Tensor,
     query: torch.Tensor,

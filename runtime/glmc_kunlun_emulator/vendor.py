@@ -8,15 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
 
-from .contract import ALL_PROFILES, REGISTRY, bind
-from .errors import UnmodelledError
+from glmc_runtime.kernels.vendor_functions import VENDOR_FUNCTIONS
+from glmc_runtime.kernels.vendor_functions.row import NAMESPACE, PROFILES, WHEELS
 
-NAMESPACE = "kunlun_ops"
-MODELLED_WHEEL = {
-    "P-A": "kunlun_ops 0.1.58 era, torch 2.5.1",
-    "P-B": "the torch 2.9 wheel of August 2026",
-    "P-C": "newer kunlun_ops as called by SGLang",
-}
+from .contract import bind
+from .errors import UnmodelledError
 
 
 class EmulatedVendor:
@@ -26,10 +22,8 @@ class EmulatedVendor:
     emulated = True
 
     def __init__(self, profile: str, guard: bool) -> None:
-        if profile not in ALL_PROFILES:
-            raise UnmodelledError(
-                "load(profile=)", expected=repr(ALL_PROFILES), found=repr(profile)
-            )
+        if profile not in PROFILES:
+            raise UnmodelledError("load(profile=)", expected=repr(PROFILES), found=repr(profile))
         self._profile = profile
         self.guard = guard
         self.calls: Counter[str] = Counter()
@@ -37,9 +31,10 @@ class EmulatedVendor:
 
     def _face(self) -> ModuleType:
         module = ModuleType(NAMESPACE, f"Emulated {NAMESPACE}, profile {self._profile}.")
-        for operation in REGISTRY:
-            if self._profile in operation.profiles:
-                setattr(module, operation.name, bind(operation, self.calls, lambda: self.guard))
+        for row in VENDOR_FUNCTIONS.values():
+            if self._profile in row.variants:
+                call = bind(row, self._profile, self.calls, lambda: self.guard)
+                setattr(module, row.name, call)
         module.__dict__["emulated"] = True
         module.__dict__["__version__"] = self.version
         return module
@@ -52,7 +47,7 @@ class EmulatedVendor:
     @property
     def version(self) -> str:
         """Text for reports; always says that it is emulated."""
-        return f"emulated {self._profile} (modelled on {MODELLED_WHEEL[self._profile]})"
+        return f"emulated {self._profile} (modelled on {WHEELS[self._profile]})"
 
 
 def load(profile: str, guard: bool = True) -> EmulatedVendor:

@@ -80,7 +80,9 @@ def test_low_precision_rounds_once(vendor: EmulatedVendor, dtype: torch.dtype) -
     )
 
 
-def test_paged_attention_agrees(vendor: EmulatedVendor) -> None:
+@pytest.mark.parametrize("profile", ["P-A", "P-B"])
+def test_paged_attention_agrees(profile: str) -> None:
+    vendor = load(profile)
     paged = make_paged(LENGTHS, KV_HEADS, DIM)
     query = torch.randn(4, HEADS, DIM)
     out = torch.empty(4, HEADS, DIM)

@@ -11,12 +11,15 @@ import pytest
 import torch
 
 from glmc_kunlun_emulator import EmulatedVendor, UnmodelledError, VendorCheckError, install, load
+from glmc_kunlun_emulator.contract import KERNELS
+from glmc_runtime.kernels.vendor_functions import VENDOR_FUNCTIONS
+from glmc_runtime.kernels.vendor_functions.row import PROFILES, VendorFunction
 
-CHAIN = (
-    "rmsnorm", "add_rmsnorm", "swiglu", "rotary_embedding", "reshape_and_cache_flash",
-    "prefill_attention", "speculative_attention", "paged_attention", "matmul",
-    "moe_sigmoid_group_topk_norm", "gen_block_statistic", "moe_pre_sorted", "moe_fc", "moe_post",
-)  # fmt: skip
+EACH = [
+    pytest.param(profile, row, id=f"{row.name}-{profile}")
+    for row in VENDOR_FUNCTIONS.values()
+    for profile in row.variants
+]
 
 
 def test_says_what_it_is(vendor: EmulatedVendor) -> None:
@@ -27,16 +30,58 @@ def test_says_what_it_is(vendor: EmulatedVendor) -> None:
         load("P-D")
 
 
-@pytest.mark.parametrize("name", CHAIN)
-def test_functions_are_real_functions(vendor: EmulatedVendor, name: str) -> None:
-    function = getattr(vendor.kunlun_ops, name)
+@pytest.mark.parametrize(("profile", "row"), EACH)
+def test_functions_are_real_functions_of_the_tables_signature(
+    profile: str, row: VendorFunction
+) -> None:
+    function = getattr(load(profile).kunlun_ops, row.name)
     assert isinstance(function, types.FunctionType)
-    assert function.__name__ == name
-    kinds = {parameter.kind for parameter in inspect.signature(function).parameters.values()}
-    assert inspect.Parameter.VAR_KEYWORD not in kinds
-    assert inspect.Parameter.VAR_POSITIONAL not in kinds
-    with pytest.raises(TypeError, match=name):
+    assert function.__name__ == row.name and function.__doc__
+    assert inspect.signature(function) == row.variants[profile].signature
+    with pytest.raises(TypeError, match=row.name):
         function(no_such_keyword=1)
+
+
+def test_a_profile_lacks_what_the_table_does_not_give_it() -> None:
+    assert hasattr(load("P-B").kunlun_ops, "paged_attention")
+    assert not hasattr(load("P-C").kunlun_ops, "paged_attention")
+    for profile in PROFILES:
+        names = {row.name for row in VENDOR_FUNCTIONS.values() if profile in row.variants}
+        found = vars(load(profile).kunlun_ops)
+        assert {name for name, item in found.items() if callable(item)} == names
+
+
+@pytest.mark.parametrize("row", VENDOR_FUNCTIONS.values(), ids=VENDOR_FUNCTIONS)
+def test_kernels_take_the_keywords_of_the_table(row: VendorFunction) -> None:
+    """All that have no default, and those with one have none of their own but where a profile
+    lacks the keyword."""
+    parameters = inspect.signature(KERNELS[row.name].function).parameters
+    by_name = {keyword.name: keyword for keyword in row.keywords}
+    assert set(parameters) <= set(by_name)
+    assert {name for name, keyword in by_name.items() if keyword.required} <= set(parameters)
+    for name, parameter in parameters.items():
+        if set(by_name[name].profiles) >= set(row.profiles):
+            assert parameter.default is inspect.Parameter.empty, name
+        else:
+            assert parameter.default == by_name[name].default, name
+
+
+def test_every_kernel_has_a_row() -> None:
+    assert set(KERNELS) == set(VENDOR_FUNCTIONS)
+
+
+@pytest.mark.parametrize(("profile", "row"), EACH)
+def test_a_keyword_that_is_not_modelled_keeps_its_default(
+    profile: str, row: VendorFunction
+) -> None:
+    """Whatever the numbers are: what the hardware would do with another value is not public."""
+    kernel = KERNELS[row.name]
+    function = getattr(load(profile, guard=False).kunlun_ops, row.name)
+    given = {name: None for name in row.variants[profile].required}
+    for keyword in row.keywords:
+        if keyword.name not in kernel.modelled and profile in keyword.profiles:
+            with pytest.raises(UnmodelledError, match=keyword.name):
+                function(**given, **{keyword.name: "something else"})
 
 
 def test_calls_are_counted_apart() -> None:

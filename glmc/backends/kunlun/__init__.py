@@ -1,8 +1,8 @@
 """The Kunlun backend: ``--target xpu``.
 
-One table of vendor functions (``table.py``), limits that are refused at compile time
-(``limits.py``), and one rule per semantic op (``rules_*.py``). No Kunlun hardware was at hand:
-whatever ran, ran on the emulator.
+What a profile offers, out of the runtime's table of vendor functions (``abi.py``), limits that are
+refused at compile time (``limits.py``), and one rule per semantic op (``rules_*.py``). No Kunlun
+hardware was at hand: whatever ran, ran on the emulator.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from glmc.backends.kunlun import (
     rules_dense,
     rules_moe,
     rules_traced,
-    table,
 )
 from glmc.lowering import plain
 from glmc.lowering.target import Target
+from glmc_runtime.kernels.vendor_functions.row import PROFILES
 
 TARGET = Target(
     name="xpu",
@@ -33,7 +33,7 @@ TARGET = Target(
     ),
     cache_layout="blocks_heads_tokens",
     dtypes=limits.DTYPES,
-    profiles=table.ALL,
+    profiles=PROFILES,
     check=limits.check,
     as_made=rules_moe.AS_MADE,
 )

@@ -1,73 +1,23 @@
-"""How a vendor function is described, and what one ABI profile offers.
+"""What one ABI profile offers: the runtime's table of vendor functions as rules ask it.
 
-The vendor's wheels differ in their keyword lists. A profile is one generation of wheels; a
-:class:`VendorFunction` holds what is publicly known of one function in each of them. Rules name
-keywords in one spelling, a :class:`Variant` says how its profile spells them.
+The vendor's wheels differ in their keyword lists; a profile is one generation of wheels. Rules name
+keywords in one spelling, and the table says how the profile spells them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from types import MappingProxyType
+from dataclasses import dataclass
 
 from glmc.errors import AbiError
-
-NAMESPACE = "kunlun_ops"
-
-
-@dataclass(frozen=True)
-class Keyword:
-    """One argument of a vendor function; ``default`` says nothing when it is ``required``."""
-
-    name: str
-    required: bool = True
-    default: object = None
-
-
-@dataclass(frozen=True)
-class Variant:
-    """The ordered keyword list of a function in one profile.
-
-    ``spelling`` maps our name of an argument to the profile's, where they differ.
-    """
-
-    keywords: tuple[Keyword, ...]
-    spelling: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(keyword.name for keyword in self.keywords)
-
-    @property
-    def required(self) -> tuple[str, ...]:
-        return tuple(keyword.name for keyword in self.keywords if keyword.required)
-
-    def spelled(self, name: str) -> str:
-        return self.spelling.get(name, name)
-
-
-@dataclass(frozen=True)
-class VendorFunction:
-    """What is known of one vendor function.
-
-    ``mutates`` are the arguments that it writes, in our spelling (the vendor's own schemas declare
-    none). ``aliases`` are the (output, input) pairs that may be the same memory. ``host`` are read
-    in host memory when the call is made, so a captured graph would freeze them. ``source`` names
-    the public code that shows the call.
-    """
-
-    name: str
-    variants: Mapping[str, Variant]
-    mutates: tuple[str, ...]
-    aliases: tuple[tuple[str, str], ...] = ()
-    host: tuple[str, ...] = ()
-    limits: tuple[str, ...] = ()
-    source: tuple[str, ...] = ()
-
-    @property
-    def qualified(self) -> str:
-        return f"{NAMESPACE}.{self.name}"
+from glmc_runtime.kernels.vendor_functions import VENDOR_FUNCTIONS
+from glmc_runtime.kernels.vendor_functions.row import (
+    NAMESPACE,
+    PROFILES,
+    WHEELS,
+    Variant,
+    VendorFunction,
+)
 
 
 @dataclass(frozen=True)
@@ -75,12 +25,10 @@ class AbiProfile:
     """One generation of the vendor's wheels and the functions that we may call in it."""
 
     name: str
-    wheels: str
-    functions: Mapping[str, VendorFunction]
 
     def function(self, name: str) -> VendorFunction:
         """The function; raises :class:`AbiError` when this profile is not known to have it."""
-        found = self.functions.get(name)
+        found = VENDOR_FUNCTIONS.get(name)
         if found is None or self.name not in found.variants:
             raise AbiError(
                 f"profile {self.name} is not known to have {NAMESPACE}.{name}",
@@ -97,7 +45,7 @@ class AbiProfile:
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(
-            name for name, function in self.functions.items() if self.name in function.variants
+            name for name, function in VENDOR_FUNCTIONS.items() if self.name in function.variants
         )
 
     def has_keyword(self, name: str, keyword: str) -> bool:
@@ -129,3 +77,15 @@ class AbiProfile:
                 remedy="report it: the lowering does not pass this argument",
             )
         return spelled
+
+
+def abi_profile(name: str | None) -> AbiProfile:
+    """The profile of a name; raises :class:`AbiError` for none or an unknown one."""
+    if name not in PROFILES:
+        raise AbiError(
+            "the xpu target needs an ABI profile" if name is None else "unknown ABI profile",
+            expected="; ".join(f"{known} ({wheels})" for known, wheels in WHEELS.items()),
+            found=str(name),
+            remedy="choose the profile of the wheels on the target machine",
+        )
+    return AbiProfile(name)

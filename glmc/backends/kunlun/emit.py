@@ -7,7 +7,7 @@ from typing import Union
 
 import torch
 
-from glmc.backends.kunlun.table import abi_profile
+from glmc.backends.kunlun.abi import abi_profile
 from glmc.errors import LoweringError
 from glmc.lowering.target import Emitter, Value
 from glmc_runtime.format.extent import Shape
@@ -28,7 +28,7 @@ def vendor(emit: Emitter, name: str, **arguments: Passed) -> None:
     given = {key: value for key, value in arguments.items() if value is not None}
     emit.call(
         function.qualified,
-        writes=tuple(spelled[key] for key in function.mutates if key in given),
+        writes=tuple(spelled[key] for key in function.written if key in given),
         host=any(key in given for key in function.host),
         **{spelled[key]: value for key, value in arguments.items()},
     )

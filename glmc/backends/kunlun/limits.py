@@ -10,17 +10,17 @@ import math
 
 import torch
 
-from glmc.backends.kunlun.table import abi_profile
+from glmc.backends.kunlun.abi import abi_profile
 from glmc.errors import InternalError, LoweringError
 from glmc.ir.program import ModelShape
 from glmc.lowering.target import LoweringOptions
+from glmc_runtime.kernels.vendor_functions.attention import HEAD_SIZES
+from glmc_runtime.kernels.vendor_functions.dense import SWIGLU_ROW_BYTES
+from glmc_runtime.kernels.vendor_functions.experts import MOST_EXPERTS
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-HEAD_SIZES = (32, 64, 80, 96, 112, 120, 128, 192, 256, 512)
 BLOCK_SIZES = (16, 32, 64, 128)
-MAXIMUM_EXPERTS = 512
 MAXIMUM_DECODE_BATCH = 512
-SWIGLU_ROW_BYTES = 16
 FLOAT16_COLUMNS = 65536
 """Columns of one float16 product. A product with one row and 248320 columns is known to be wrong
 and cutting it along the columns to be right (vllm-kunlun issue 387); where the error begins is
@@ -109,11 +109,11 @@ def check_rotary(rotary_dim: int, head_dim: int, place: str) -> None:
 
 
 def check_experts(experts: int, place: str) -> None:
-    if experts > MAXIMUM_EXPERTS:
+    if experts > MOST_EXPERTS:
         raise LoweringError(
             "the vendor's router writes garbage, without an error, above 512 experts",
             place=place,
-            expected=f"at most {MAXIMUM_EXPERTS} experts",
+            expected=f"at most {MOST_EXPERTS} experts",
             found=str(experts),
             remedy="this model can't run on the xpu target",
         )

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 
 from glmc.backends.kunlun import limits
+from glmc.backends.kunlun.abi import abi_profile
 from glmc.backends.kunlun.emit import Passed, real, vendor
 from glmc.backends.kunlun.rules_dense import norm
-from glmc.backends.kunlun.table import abi_profile
 from glmc.lowering.target import SEQUENCES, Emitter, Op, Value, fixed
 from glmc.lowering.values import product, rope_table, view
 from glmc_runtime.format.plan import ExtentArgument

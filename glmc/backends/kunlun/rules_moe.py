@@ -7,11 +7,11 @@ import torch
 from glmc.backends.kunlun import limits
 from glmc.backends.kunlun.emit import Passed, cast, cast_weight, vendor, zeroed
 from glmc.backends.kunlun.rules_dense import gate_times_up
-from glmc.backends.kunlun.table import CLUSTERS
 from glmc.ir.recipe import Constant, Weight
 from glmc.lowering.target import Emitter, Op, Value, fixed
 from glmc.lowering.values import as_rows, product, view
 from glmc_runtime.format.extent import Extent
+from glmc_runtime.kernels.vendor_functions.experts import CLUSTERS
 
 
 def moe_gate(op: Op, emit: Emitter) -> None:

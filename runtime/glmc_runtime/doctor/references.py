@@ -15,9 +15,11 @@ import torch
 
 from glmc_runtime.doctor.bench import Bench
 from glmc_runtime.doctor.hostile import fill_kind, fill_random
+from glmc_runtime.kernels.vendor_functions import VENDOR_FUNCTIONS
 
 Arguments = dict[str, Any]
 Expected = dict[str, torch.Tensor]
+Reference = Callable[[Bench, Arguments], Expected]
 
 # Largest error allowed, relative to the largest expected value of an output.
 BUDGET = {torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
@@ -51,16 +53,14 @@ def worst(outcomes: list[Outcome]) -> Outcome:
 
 
 class Probe:
-    """How to check one function: ``reads`` are filled with the kind, ``reference`` computes."""
+    """How to check one function: ``hostile`` are filled with the kind, ``reference`` computes."""
 
-    def __init__(
-        self, reads: tuple[str, ...], reference: Callable[[Bench, Arguments], Expected]
-    ) -> None:
-        self._reads = reads
+    def __init__(self, hostile: tuple[str, ...], reference: Reference) -> None:
+        self._hostile = hostile
         self._reference = reference
 
     def fill(self, bench: Bench, arguments: Arguments, kind: str) -> None:
-        for name in self._reads:
+        for name in self._hostile:
             if isinstance(arguments.get(name), torch.Tensor):
                 fill_kind(arguments[name], kind, bench.generator)
 
@@ -222,15 +222,20 @@ def _sigmoid_router(bench: Bench, given: Arguments) -> Expected:
     return {"choice": choice, "scores": scores}
 
 
-PROBES: dict[str, Probe] = {
-    "rmsnorm": Probe(("x", "weight"), _rmsnorm),
-    "add_rmsnorm": Probe(("x", "y", "weight"), _add_rmsnorm),
-    "swiglu": Probe(("x",), _swiglu),
-    "matmul": Probe(("x",), _matmul),
-    "rotary_embedding": Probe(("query", "key"), _rotary_embedding),
-    "reshape_and_cache_flash": _CacheWrite(
-        ("key", "value", "key_cache", "value_cache"), _reshape_and_cache
-    ),
-    "gen_block_statistic": _ExpertCounts((), _expert_counts),
-    "moe_sigmoid_group_topk_norm": _SigmoidRouter((), _sigmoid_router),
-}
+def _probe(name: str, reference: Reference, kind: type[Probe] = Probe) -> tuple[str, Probe]:
+    """How to check a function of the table, which says what of it to fill."""
+    return name, kind(VENDOR_FUNCTIONS[name].hostile, reference)
+
+
+PROBES: dict[str, Probe] = dict(
+    (
+        _probe("rmsnorm", _rmsnorm),
+        _probe("add_rmsnorm", _add_rmsnorm),
+        _probe("swiglu", _swiglu),
+        _probe("matmul", _matmul),
+        _probe("rotary_embedding", _rotary_embedding),
+        _probe("reshape_and_cache_flash", _reshape_and_cache, _CacheWrite),
+        _probe("gen_block_statistic", _expert_counts, _ExpertCounts),
+        _probe("moe_sigmoid_group_topk_norm", _sigmoid_router, _SigmoidRouter),
+    )
+)

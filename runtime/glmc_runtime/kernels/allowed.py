@@ -21,7 +21,7 @@ from glmc_runtime.kernels import (
     schema_of,
 )
 from glmc_runtime.kernels.schema import KernelSchema
-from glmc_runtime.kernels.vendor_functions import SCHEMAS
+from glmc_runtime.kernels.vendor_functions import vendor_function
 
 FAMILIES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -45,7 +45,9 @@ def allowed_kernels(manifest: Manifest) -> Callable[[str, str], KernelSchema]:
         if family in RESERVED and family not in families:
             return None
         if family in VENDOR_FAMILIES:
-            return SCHEMAS.get(name, {}).get(profile)
+            row = vendor_function(name)
+            variant = None if row is None else row.variants.get(profile)
+            return None if variant is None else variant.schema
         find_binder(name)
         found = schema_of(name)
         if found is None:

@@ -13,15 +13,9 @@ from typing import Any
 
 from glmc_runtime.errors import ArtifactError, GuardError, VendorError
 from glmc_runtime.kernels import Thunk
-from glmc_runtime.kernels.vendor_functions import SCHEMAS
 
 EMULATOR = "glmc_kunlun_emulator"
 EMULATED_NOTICE = "emulated: vendor calls run on the emulator, not on Kunlun hardware"
-
-
-# What a plan may call: never whatever else a vendor's module happens to hold, such as a loader of
-# libraries.
-FUNCTIONS = frozenset(SCHEMAS)
 
 
 @dataclass(frozen=True)

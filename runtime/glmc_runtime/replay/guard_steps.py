@@ -22,8 +22,6 @@ So a kernel in place that does nothing is not found here; ``glmc-runtime doctor`
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import torch
@@ -31,7 +29,7 @@ import torch
 from glmc_runtime.errors import VendorError
 from glmc_runtime.format.plan import BufferArgument, Call, place_of
 from glmc_runtime.kernels import Thunk
-from glmc_runtime.kernels.vendor_functions import SCHEMAS
+from glmc_runtime.kernels.vendor_functions import vendor_function
 
 Arguments = dict[str, Any]
 
@@ -43,50 +41,6 @@ _POISON: dict[torch.dtype, tuple[torch.dtype, int]] = {
     torch.int32: (torch.int32, -1),
     torch.int64: (torch.int64, -1),
 }
-
-
-def _always(call: Call, arguments: Arguments) -> bool:
-    return True
-
-
-def _real_rows(call: Call, arguments: Arguments) -> bool:
-    out = call.arguments["out"]
-    return isinstance(out, BufferArgument) and out.real
-
-
-def _not_added(call: Call, arguments: Arguments) -> bool:
-    return not arguments.get("beta")
-
-
-def _no_foreign_experts(call: Call, arguments: Arguments) -> bool:
-    return not arguments.get("index_have_neg")
-
-
-def _all_rows_have_an_expert(call: Call, arguments: Arguments) -> bool:
-    ends: torch.Tensor = arguments["sorted_tokens_num_lod"]
-    return arguments.get("act") is None and int(ends[-1]) == arguments["x"].shape[0]
-
-
-_CERTAIN: dict[str, Callable[[Call, Arguments], bool]] = {
-    "kunlun_ops.matmul": _not_added,
-    "kunlun_ops.prefill_attention": _real_rows,
-    "kunlun_ops.speculative_attention": _real_rows,
-    "kunlun_ops.paged_attention": _real_rows,
-    "kunlun_ops.moe_pre_sorted": _no_foreign_experts,
-    "kunlun_ops.moe_fc": _all_rows_have_an_expert,
-}
-"""When a function writes all of its outputs; always, of those that are not here."""
-
-
-@cache
-def _outputs(function: str) -> frozenset[str]:
-    """The arguments of a function, in any profile, that it writes and does not read."""
-    return frozenset(
-        argument.name
-        for schema in SCHEMAS.get(function, {}).values()
-        for argument in schema.arguments
-        if argument.writes and not argument.reads
-    )
 
 
 def run_guarded(call: Call, arguments: Arguments, thunk: Thunk) -> None:
@@ -119,11 +73,13 @@ def check_return(call: Call, result: object) -> None:
 
 
 def _pure_outputs(call: Call, arguments: Arguments) -> list[str]:
-    outputs = _outputs(call.function)
+    row = vendor_function(call.function)
+    if row is None:
+        return []
     names = [
         name
         for name in call.writes
-        if name in outputs and arguments[name].dtype in _POISON and arguments[name].numel()
+        if name in row.outputs and arguments[name].dtype in _POISON and arguments[name].numel()
     ]
     spans = {
         name: _span(value) for name, value in arguments.items() if isinstance(value, torch.Tensor)
@@ -133,8 +89,15 @@ def _pure_outputs(call: Call, arguments: Arguments) -> list[str]:
         for name in names
         if not any(other != name and _overlap(spans[name], span) for other, span in spans.items())
     ]
-    certain = _CERTAIN.get(call.function, _always)
-    return names if names and certain(call, arguments) else []
+    if not names or (row.partly_written is not None and row.partly_written(arguments)):
+        return []
+    return names if not row.real_rows or all(_real(call, name) for name in names) else []
+
+
+def _real(call: Call, name: str) -> bool:
+    """Whether a call gets the real rows of a buffer, without the padded ones."""
+    argument = call.arguments[name]
+    return isinstance(argument, BufferArgument) and argument.real
 
 
 def _poison(tensor: torch.Tensor) -> tuple[torch.Tensor, int]:

@@ -9,7 +9,7 @@ import torch
 from glmc.backends.kunlun import TARGET, limits
 from glmc.errors import AbiError, InternalError, LoweringError
 from glmc.ir.program import ModelShape
-from glmc_kunlun_emulator import kv_cache, moe_gate
+from glmc_runtime.kernels.vendor_functions.attention import HEAD_SIZES
 from tests.backends.kunlun.harness import options
 
 MODEL = ModelShape(
@@ -33,7 +33,7 @@ def test_what_is_allowed_passes() -> None:
         for profile in TARGET.profiles:
             TARGET.check(options(profile, dtype), MODEL)
     TARGET.check(replace(options(), max_sequences=512, block_size=128), MODEL)
-    for head_dim in limits.HEAD_SIZES:
+    for head_dim in HEAD_SIZES:
         TARGET.check(options(), replace(MODEL, head_dim=head_dim))
 
 
@@ -86,10 +86,10 @@ def test_rotary_dimensions(rotary_dim: int) -> None:
         limits.check_rotary(rotary_dim, 32, "here")
 
 
-def test_limits_are_those_of_the_emulator() -> None:
-    assert kv_cache.HEAD_SIZES == limits.HEAD_SIZES
-    assert moe_gate.SIGMOID_EXPERT_LIMIT == limits.MAXIMUM_EXPERTS
+def test_as_many_experts_as_the_router_knows_are_allowed() -> None:
     limits.check_experts(512, "here")
+    with pytest.raises(LoweringError, match="above 512 experts"):
+        limits.check_experts(513, "here")
 
 
 def test_a_scale_off_by_a_rounding_is_still_the_default() -> None:

@@ -14,7 +14,7 @@ from glmc_runtime.format.extent import Extent
 from glmc_runtime.kernels.expressions import ANY, UnknownSizeError, at_most, expression, pattern
 from glmc_runtime.kernels.interpreter import triton_found
 from glmc_runtime.kernels.schema import KernelSchema, flag, integer, schema, tensor, written
-from glmc_runtime.kernels.vendor_functions import SCHEMAS
+from glmc_runtime.kernels.vendor_functions import VENDOR_FUNCTIONS
 
 FAMILIES = ("aten", "cpu", "router", *(["cuda"] if triton_found() else []))
 
@@ -28,8 +28,8 @@ def own_schemas() -> dict[str, KernelSchema | None]:
 
 def all_schemas() -> dict[str, KernelSchema]:
     found = {name: one for name, one in own_schemas().items() if one is not None}
-    for name, by_profile in SCHEMAS.items():
-        found |= {f"{name} {profile}": one for profile, one in by_profile.items()}
+    for name, row in VENDOR_FUNCTIONS.items():
+        found |= {f"{name} {profile}": one.schema for profile, one in row.variants.items()}
     return found
 
 
