@@ -13,6 +13,10 @@ the block becomes ``glmc.masked_attention`` over keys and values as they are sto
 may hide every key of a query, the op says whether that gives zeros or NaN. Refuses sliding windows,
 padding masks and masks that don't hide (but for traced programs), dropout, scales that are no
 number, and inner values that are read elsewhere.
+
+Safe where the block gives causal attention on every probed mask and on random values; a window,
+padding or an inner value that another node reads would make it unsafe. Pays always: scores are
+never stored, and the cache needs this node.
 """
 
 from __future__ import annotations

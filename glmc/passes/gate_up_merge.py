@@ -8,6 +8,10 @@ Reordered when two linears are merged (a wider product may be split otherwise by
 bitwise for a linear that was merged already. Refuses when only one of the two has a bias, when they
 read different values or differ in width, when the activated projection is read elsewhere, and when
 silu is on the second half.
+
+Safe where both products read one value and nobody else reads the activated one; a bias on one side
+only, or another reader of a half, would make it unsafe. Pays with few tokens, where launches and
+reads of x count; with many it costs nothing.
 """
 
 from __future__ import annotations

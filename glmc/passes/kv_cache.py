@@ -11,6 +11,10 @@ Where q, k and v are not the columns of one projection, ``glmc.join_qkv`` copies
 Every op outside attention treats each token alone, so packing changes no value. Anything between
 that is not known to do so (per_token.py) is refused, and so are reshapes that move or join tokens.
 Reordered: attention over the cache sums in another order.
+
+Safe where every op outside attention treats each token alone; an op that mixes tokens, or a reshape
+that joins them, would make it unsafe. Pays always: without a cache each step computes the whole
+context again.
 """
 
 from __future__ import annotations

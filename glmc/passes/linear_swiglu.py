@@ -5,6 +5,10 @@ activates in the product's epilogue, so that the projection is never written. An
 Bitwise: the reference repeats both operations.
 
 Refuses a bias, and a projection that is read elsewhere.
+
+Safe where the projection is read by the activation alone; another reader or a bias would make it
+unsafe. Pays where the target activates in the product's epilogue: the projection, twice as wide as
+the result, is neither written nor read.
 """
 
 from __future__ import annotations

@@ -13,6 +13,10 @@ Refuses routing weights that are applied elsewhere than to the experts' results,
 ids and weights that are not the two results of one ``glmc.moe_gate``; another activation; biases
 and transposed experts; and rows whose order can't be followed. An expert number beyond the last
 (the sentinel of expert parallelism) can't come out of the gate, so masks for it are dropped.
+
+Safe where ids and weights are the two results of one gate and the order of rows is followed back to
+the tokens; weights applied in another place or dtype, or rows in an unknown order, would make it
+unsafe. Pays always: plain code reads or multiplies far more than the chosen experts.
 """
 
 from __future__ import annotations

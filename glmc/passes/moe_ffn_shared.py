@@ -5,6 +5,9 @@ that runs the shared expert as one more expert in the same launches. Anchor:
 ``glmc.shared_expert``. Reordered, as the sum over the experts is.
 
 Refuses a routed result that is read elsewhere and experts of two different inputs.
+
+Safe where both experts read one input and the routed result has no other reader; two inputs would
+make it unsafe. Pays in decode, where the shared expert's launches cost more than its work.
 """
 
 from __future__ import annotations

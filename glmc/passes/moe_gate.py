@@ -10,6 +10,10 @@ stage masks nothing, so it is dropped (``groups == top_groups == 1``), which is 
 Refuses a router that is not computed in float32, a gate that weighs biased scores, a group mask
 that is not built from the two best scores of contiguous groups, a normalisation it can't read, and
 a routed scale that is applied twice. Other readers of scores, logits or ids keep what they read.
+
+Safe where scores are float32 and each step of the choice is recognised; weights taken from biased
+scores, or a group mask of another rule, would make it unsafe, since a different expert is another
+model. Pays with few tokens: some twenty launches of tiny work become one.
 """
 
 from __future__ import annotations

@@ -5,6 +5,10 @@ a layer. After: ``glmc.norm_add_rms_norm`` with both results, for a target that 
 one launch. Anchor: ``glmc.add_rms_norm``. Bitwise: the reference repeats both operations.
 
 Refuses a normed branch that is read elsewhere.
+
+Safe where the normed branch goes into the addition alone; another reader of it would make it
+unsafe. Pays where the target has one kernel for both norms: one launch and one pass over the branch
+less.
 """
 
 from __future__ import annotations

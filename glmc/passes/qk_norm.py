@@ -4,6 +4,10 @@ Before: ``glmc.rope(glmc.rms_norm(x, weight, eps), ...)`` with x [batch, tokens,
 After: ``glmc.norm_rope``. Two matches per layer of a model with qk-norm. Anchor: ``glmc.rope``.
 Bitwise: the new op's reference is the two old ones. Refuses when the normed value is read
 elsewhere, and when the norm is over the whole projection instead of each head.
+
+Safe where the norm is of each head and its result is rotated alone; a norm over the whole
+projection or another reader would make it unsafe. Pays always: each head is read and written once
+instead of twice.
 """
 
 from __future__ import annotations

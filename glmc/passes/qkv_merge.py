@@ -8,6 +8,9 @@ the attention. Pays wherever a launch or a pass over the input costs: three prod
 Reordered: a library may sum a wider product otherwise.
 A projection without a bias beside others that have one gets a bias of zeros, which is exact.
 Refuses when the weights are no plain weights of one dtype, and when a projection is read elsewhere.
+
+Safe where the three products read one value and their results go to one attention; a projection
+that is read elsewhere, or weights of two dtypes, would make it unsafe.
 """
 
 from __future__ import annotations

@@ -6,6 +6,9 @@ projection: one launch less in each layer, and the query is never written. It pa
 token per sequence, so in decode. Anchor: ``glmc.decode_attention``. Reordered, as attention is.
 
 Refuses a query that is read elsewhere and an attention over another cache than the one written.
+
+Safe where the attention reads the very cache that is written and nobody else reads the query; rows
+of a step that see each other's new token would make it unsafe (``PhasePlan.fused_cache_write``).
 """
 
 from __future__ import annotations

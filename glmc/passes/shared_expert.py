@@ -6,6 +6,10 @@ may run it beside the routed experts. Bitwise: the reference repeats the operati
 
 Needs ``moe_ffn`` and ``gate_up_merge``. Refuses biases, a scale on either side, another x than the
 router's, and projections that are read elsewhere.
+
+Safe where the shared expert reads the router's own input and the sum has no scale; another input, a
+scale or a second reader would make it unsafe. Pays where the target runs both side by side, or for
+moe_ffn_shared; alone it saves the addition's launch.
 """
 
 from __future__ import annotations

@@ -5,6 +5,10 @@ written. Anchor: ``silu``. Bitwise: the reference repeats both operations.
 
 Refuses when the activated value is read elsewhere, and when the product broadcasts or casts.
 Halves of one value are a ``swiglu`` and belong to gate_up_merge and moe_ffn.
+
+Safe where the product is the only reader of the activated value, in its shape and dtype; another
+reader, a broadcast or a cast would make it unsafe. Pays always: the activated value is neither
+written nor read.
 """
 
 from __future__ import annotations

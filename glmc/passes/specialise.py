@@ -4,6 +4,10 @@ Prefill: the head only sees the last token of each sequence (``glmc.select_rows`
 ``last_rows`` before the head's linear). Decode: one token per sequence, so
 ``glmc.prefill_attention`` becomes ``glmc.decode_attention`` with ``context_lengths``, and tokens
 and sequences are one symbol. Bitwise for everything outside attention.
+
+Safe because the head treats each token alone, and with one token per sequence both attentions are
+one; a head that mixes tokens, or two tokens of a sequence in a decode step, would make it unsafe.
+Pays always: the head's product is of last tokens only, and decode has its own kernel.
 """
 
 from __future__ import annotations
