@@ -10,8 +10,9 @@ step input, or an earlier total), because the memory plan overwrites that one in
 the heads and norms of a branch (``glm4`` has two a layer) are no candidates. Refuses a scaled or
 broadcasting addition, mixed dtypes, and sums without exactly one stream operand.
 
-Safe where both operands have one shape and dtype and exactly one is the stream; a scale, a broadcast or a cast in the addition would make it unsafe. Pays in every
-layer: one launch less, and the stream is read and written once.
+Safe where both operands have one shape and dtype and exactly one is the stream; a scale, a
+broadcast or a cast in the addition would make it unsafe. Pays in every layer: one launch less, and
+the stream is read and written once.
 """
 
 from __future__ import annotations
