@@ -6,7 +6,7 @@ that a wrong lowering fails on a CPU. Every result obtained with it is "emulated
 
 from __future__ import annotations
 
-from . import (
+from . import (  # noqa: F401 - each registers its kernels
     activation,
     attention_decode,
     attention_prefill,
@@ -20,20 +20,7 @@ from . import (
 from .errors import GuardError, UnmodelledError, VendorCheckError
 from .vendor import EmulatedVendor, install, load
 
-FAMILIES = (
-    activation,
-    attention_decode,
-    attention_prefill,
-    kv_cache,
-    matmul,
-    moe_experts,
-    moe_gate,
-    norms,
-    rotary,
-)
-
 __all__ = [
-    "FAMILIES",
     "EmulatedVendor",
     "GuardError",
     "UnmodelledError",

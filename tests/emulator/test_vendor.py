@@ -136,3 +136,14 @@ def test_install_gives_back_what_it_hid(monkeypatch: pytest.MonkeyPatch) -> None
         assert importlib.import_module("kunlun_ops") is outer.kunlun_ops
         raise KeyError("in between")
     assert sys.modules["kunlun_ops"] is real
+
+
+def test_what_the_table_reads_on_the_host_must_lie_there() -> None:
+    function = load("P-B").kunlun_ops.paged_attention
+    query, cache = torch.zeros(1, 2, 32), torch.zeros(1, 2, 4, 32)
+    table, lengths = torch.zeros(1, 1, dtype=torch.int32), torch.ones(1, dtype=torch.int32)
+    out, there = torch.empty_like(query), lengths.to("meta")
+    function(out, query, cache, cache.clone(), table, lengths, lengths.clone())
+    with pytest.raises(VendorCheckError, match="a host tensor") as caught:
+        function(out, query, cache, cache.clone(), table, there, lengths)
+    assert caught.value.place == "paged_attention(context_lens_cpu=)"
