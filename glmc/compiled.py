@@ -10,14 +10,10 @@ from typing import Any
 import torch
 
 from glmc.artifact.writer import ManifestParts, model_facts
-from glmc.capture.model import CaptureOptions
-from glmc.config import CompileOptions
 from glmc.ir.recipe import Weight
+from glmc.job import Job
 from glmc.lowering.lower import Lowered
-from glmc.lowering.target import LoweringOptions, Target
 from glmc.pipeline import stages as pipeline
-from glmc.pipeline.selection import Selection
-from glmc.presets.catalog import ModelSource
 from glmc.report import Report
 from glmc_runtime.format.manifest import CacheSpec, Guards, Limits
 from glmc_runtime.format.plan import PhasePlan
@@ -31,26 +27,20 @@ MINIMUM_TORCH = "2.5"
 
 @dataclass(frozen=True)
 class FrontEnd:
-    """A model after capture and passes. Targets that agree on dtype, block size and the way of
-    capture can share it."""
+    """A model after capture and passes, and the ATen operations of its eager code. Jobs of several
+    targets can share it: see :attr:`Job.front`."""
 
-    source: ModelSource
-    dtype: torch.dtype
-    block_size: int
-    how: CaptureOptions
+    job: Job
     phases: pipeline.Phases
+    eager: Mapping[str, Any]
     seconds: Mapping[str, float]
-    selection: Selection
 
 
 @dataclass(frozen=True)
 class Compiled:
     """The result of a compile before it is written."""
 
-    source: ModelSource
-    options: CompileOptions
-    lowering: LoweringOptions
-    target: Target
+    job: Job
     prefill: Lowered
     decode: Lowered
     report: Report
@@ -66,13 +56,13 @@ class Compiled:
 
 def manifest_parts(compiled: Compiled) -> ManifestParts:
     """What the manifest says of a compile, weights aside."""
-    source, lowering = compiled.source, compiled.lowering
-    shape = source.shape
+    job, lowering = compiled.job, compiled.job.lowering
+    shape = job.source.shape
     dtype = str(lowering.dtype).removeprefix("torch.")
     versions = {name: importlib.metadata.version(name) for name in ("glmc", "transformers")}
     runtime = importlib.metadata.version("glmc-runtime")
     return ManifestParts(
-        target=compiled.target.name,
+        target=job.target.name,
         dtype=dtype,
         abi_profile=lowering.abi_profile,
         versions={**versions, "torch": torch.__version__, "glmc-runtime": runtime},
@@ -84,17 +74,17 @@ def manifest_parts(compiled: Compiled) -> ManifestParts:
             dtype=dtype,
             block_size=lowering.block_size,
             blocks_per_sequence=lowering.blocks_per_sequence,
-            layout=compiled.target.cache_layout,
+            layout=job.target.cache_layout,
         ),
         limits=Limits(
             lowering.max_context,
-            compiled.options.decode_buckets,
-            compiled.options.prefill_buckets,
+            job.options.decode_buckets,
+            job.options.prefill_buckets,
         ),
         guards=Guards(
             minimum_runtime=runtime,
             minimum_torch=MINIMUM_TORCH,
-            target=compiled.target.name,
+            target=job.target.name,
             vendor_functions=_vendor_functions(compiled.phases.values()),
         ),
     )

@@ -6,7 +6,7 @@ Plain data; ``report.json`` of the artifact and every table of the command line 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -17,10 +17,9 @@ from glmc.config import CompileOptions
 from glmc.ir import match as m
 from glmc.ir.instances import SMALL
 from glmc.ir.tolerance import VIEWS
+from glmc.job import Job
 from glmc.lowering.lower import Lowered
-from glmc.lowering.target import LoweringOptions
-from glmc.pipeline.stages import PassRecord, Phases
-from glmc.presets.catalog import ModelSource
+from glmc.pipeline.stages import PassRecord
 from glmc_runtime.format.plan import PhasePlan
 from glmc_runtime.kernels import is_vendor
 
@@ -73,31 +72,31 @@ def eager_operations(graph: Graph) -> dict[str, Any]:
 
 
 def build_report(
-    source: ModelSource,
-    options: CompileOptions,
-    lowering: LoweringOptions,
-    phases: Phases,
+    job: Job,
+    records: Sequence[PassRecord],
     prefill: Lowered,
     decode: Lowered,
+    eager: Mapping[str, Any],
     seconds: Mapping[str, float],
 ) -> Report:
     """Gather the report of one compile."""
-    eager = phases.decode.notes.get("eager_operations")
+    options, lowering = job.options, job.lowering
+    remarks = dict.fromkeys((*prefill.remarks, *decode.remarks))
     return Report(
-        model={**asdict(source.shape)},
+        model={**asdict(job.source.shape)},
         options={
             **asdict(options),
             "dtype": str(lowering.dtype).removeprefix("torch."),
             "max_context": lowering.max_context,
             "abi_profile": lowering.abi_profile,
         },
-        passes=tuple(_pass(record) for record in phases.records),
-        expected_matches=dict(source.expected_matches),
+        passes=tuple(_pass(record) for record in records),
+        expected_matches=job.expected_matches,
         phases={
             lowered.plan.name: phase_report(lowered.plan, options) for lowered in (prefill, decode)
         },
-        eager=eager if isinstance(eager, dict) else {},
-        remarks=tuple(dict.fromkeys((*prefill.remarks, *decode.remarks))),
+        eager=dict(eager),
+        remarks=(*job.selection.remarks(), *remarks),
         seconds=dict(seconds),
     )
 

@@ -33,6 +33,7 @@ COMPILER = (
     ("capture", "lowering", "patterns", "presets"),
     ("backends", "passes", "weights"),
     ("artifact", "pipeline", "tokenizer"),
+    ("job",),
     ("report",),
     ("compiled",),
     ("observe",),

@@ -24,6 +24,7 @@ from glmc.compiled import Compiled, FrontEnd
 from glmc.compiler import back_end, front_end, write_compiled
 from glmc.config import CompileOptions
 from glmc.ir.recipe import Recipe, Source, Weight, sources
+from glmc.job import read_job
 from glmc.presets.catalog import load_config, load_preset
 from glmc.weights.evaluate import evaluate
 from glmc_runtime.generate.session import Session
@@ -163,9 +164,10 @@ class Bench:
             max_context=max_context,
         )
         started = time.perf_counter()
+        job = read_job(self._folder, options)
         if self._fronts is None:
-            self._fronts = front_end(load_config(self._folder), options)
-        compiled = back_end(self._fronts, options)
+            self._fronts = front_end(job)
+        compiled = back_end(self._fronts, job)
         path = self._folder / f"artifact.{max_context}.{decode[-1]}.{prefill[-1]}"
         write_compiled(compiled, path)
         weights = self.weights(compiled)

@@ -101,11 +101,10 @@ def compile_command(
 ) -> None:
     """Compile a GLM-4.x model into an artifact that glmc-runtime replays."""
     from glmc.check.verify.proof import Proof
-    from glmc.compiler import compile_model
+    from glmc.compiler import compile_job
+    from glmc.job import read_job
     from glmc.observe.dump.dumper import Dumper
     from glmc.observe.dump.options import DumpOptions
-    from glmc.pipeline.stages import chosen
-    from glmc.presets.catalog import load_config
 
     if no_weights and random_weights:
         raise UsageError("--no-weights and --random-weights exclude each other", remedy="drop one")
@@ -126,7 +125,7 @@ def compile_command(
         passes_off=tuple(passes_off or ()),
         pipeline=None if pipeline is None else str(pipeline),
     )
-    path = output or default_output(model, target)
+    job, path = read_job(model, options), output or default_output(model, target)
     dumps = DumpOptions(
         directory=dump,
         before=tuple(dump_before or ()),
@@ -137,14 +136,13 @@ def compile_command(
         full=dump_full,
         onnx=dump_onnx,
         picture=dump_picture,
-        passes=tuple(one.name for one in chosen(options)),
+        passes=tuple(one.name for one in job.selection.passes),
     )
     dumper = Dumper(dumps)
-    source = load_config(model, options.supplied) if verify else None
-    proof = None if source is None else Proof(source, options, dumper.verdicts, _tell)
+    proof = Proof(job, dumper.verdicts, _tell) if verify else None
     with _progress(quiet=as_json) as advance, dumper:
-        result = compile_model(
-            model, path, options, dumper.progress(advance), dumper.watch, dumper.planned, proof
+        result = compile_job(
+            job, path, dumper.progress(advance), dumper.watch, dumper.planned, proof
         ).to_json()
     for remark in dumper.remarks:
         say(f"dump: {remark}", err=True)

@@ -13,6 +13,7 @@ from glmc.cli.say import say
 from glmc.compiler import front_end
 from glmc.config import CompileOptions
 from glmc.errors import LoweringError, UsageError
+from glmc.job import read_job
 from glmc.observe.history.collect import HistoryCollector
 from glmc.observe.history.lineage import Lineage, lineage
 from glmc.observe.history.record import History
@@ -20,9 +21,7 @@ from glmc.observe.history.source_text import source_text
 from glmc.observe.history.stored import read_history
 from glmc.observe.history.why_not import WhyNot, why_not
 from glmc.observe.page.render import page
-from glmc.pipeline.stages import chosen
 from glmc.plain_file import begins_with
-from glmc.presets.catalog import load_config
 from glmc_runtime.printable import printable
 
 GENERATOR = 'name="generator" content="glmc"'
@@ -62,15 +61,16 @@ def _history(question: HistoryQuestion) -> History:
     path = Path(question.source)
     if question.why_not is None or (path / "manifest.json").is_file():
         return read_history(path)
-    source, options = load_config(question.source), CompileOptions(allow_missing=True)
-    collector = HistoryCollector(chosen(options))
+    job = read_job(question.source, CompileOptions(allow_missing=True))
+    collector = HistoryCollector(job.selection.passes)
     try:
-        front_end(source, options, watch=collector.watch)
+        front_end(job, watch=collector.watch)
     except LoweringError:
         # A lost fusion may have no plain form, but the passes that ran can be asked all the same.
         if question.why_not not in collector.names:
             raise
     versions = {"transformers": importlib.metadata.version("transformers")}
+    source = job.source
     return collector.history(source.shape.name, versions, source.expected_matches, {})
 
 

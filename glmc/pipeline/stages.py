@@ -159,16 +159,6 @@ def selection(options: CompileOptions) -> Selection:
     return Selector(PASSES, FIXED).select(options)
 
 
-def chosen(options: CompileOptions) -> tuple[Pass, ...]:
-    """The passes that ``fuse`` runs for these options, in order."""
-    return selection(options).passes
-
-
-def road(options: CompileOptions) -> tuple[Pass, ...]:
-    """Every pass for these options, paging included, in order."""
-    return (*chosen(options), KvCache(options.block_size))
-
-
 def still_expected(expected: Mapping[str, int], chosen: Selection) -> dict[str, int]:
     """The counts that hold although passes are off or share their matches with a user's pass."""
     unsure = {*chosen.off, *chosen.uncounted}

@@ -22,7 +22,7 @@ from glmc.errors import CheckpointError
 from glmc.plain_file import open_plain
 from glmc.presets.fields import ModelFields
 from glmc.presets.parameters import parameter_shapes
-from glmc.weights.files import read_files, same_content
+from glmc.weights.files import WeightFiles, read_files, same_content
 from glmc.weights.fit import Problem, misfits, missing, refuse, surplus
 from glmc.weights.layout import expert_parts
 from glmc.weights.safetensors_header import FileTensor
@@ -124,14 +124,18 @@ class Checkpoint:
         return location
 
 
-def open_checkpoint(directory: Path, fields: ModelFields) -> Checkpoint:
+def open_checkpoint(
+    directory: Path, fields: ModelFields, files: WeightFiles | None = None
+) -> Checkpoint:
     """Map every parameter of the model to the files; see :class:`CheckpointError`.
+
+    ``files`` are those of the directory where its headers were read already.
 
     Parameters are found under their own name; stacked experts are made of per-expert tensors, and
     per-expert parameters (transformers 4.57) of stacked ones. All missing, surplus, misshapen and
     quantised tensors are listed in one error, with a remedy for each kind.
     """
-    files = read_files(directory)
+    files = files or read_files(directory)
     tensors = _with_names_of_the_model(files.tensors)
     wanted = parameter_shapes(fields)
     ignored, present = _split_ignored(tensors, fields)

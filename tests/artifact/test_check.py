@@ -12,6 +12,7 @@ from glmc.compiled import Compiled, manifest_parts
 from glmc.compiler import back_end, front_end
 from glmc.config import CompileOptions
 from glmc.errors import InternalError
+from glmc.job import resolve
 from glmc.presets.catalog import load_config
 from glmc_runtime.format.manifest import Manifest, WeightEntry
 from glmc_runtime.format.plan import ValueArgument
@@ -42,12 +43,12 @@ def manifest(compiled: Compiled) -> Manifest:
 )
 def test_the_plans_of_each_target_pass(model: str, dtype: str) -> None:
     source = load_config(str(MODELS / model))
-    front = front_end(source, CompileOptions(dtype=dtype))
+    front = front_end(resolve(source, CompileOptions(dtype=dtype)))
     for target, profile in PLACES:
         if target == "cuda" and not triton_found():
             continue
         options = CompileOptions(target=target, abi_profile=profile, dtype=dtype)
-        compiled = back_end(front, options)
+        compiled = back_end(front, resolve(source, options))
         check_plans(compiled.phases, manifest(compiled))
     phases = dict(compiled.phases)
     first, *others = phases["decode"].calls

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from glmc.capture import export
 from glmc.capture.export import capture
 from glmc.capture.routers import ROUTER, router_dtype, store_routers
-from glmc.compiler import _router_dtype
 from glmc.config import CompileOptions
 from glmc.ir.program import Program
+from glmc.job import read_job
 from glmc.pipeline import stages as pipeline
 from glmc.presets.catalog import load_config
 from glmc.weights.checkpoint import open_checkpoint
@@ -105,7 +105,7 @@ def test_both_kinds_of_transformers_give_one_program(
 
 def test_a_wide_router_of_a_narrow_checkpoint_stays_wide(checkpoint: Path) -> None:
     options = CompileOptions(dtype="bfloat16")
-    assert _router_dtype(load_config(checkpoint), options) is BF16
+    assert read_job(checkpoint, options).router_dtype is BF16
     tensors = load_file(checkpoint / "model.safetensors")
     wide = {
         name: value.float() * (1 + 2**-12) if name.endswith(ROUTER) else value
@@ -113,7 +113,8 @@ def test_a_wide_router_of_a_narrow_checkpoint_stays_wide(checkpoint: Path) -> No
     }
     try:
         save_file(wide, checkpoint / "model.safetensors", metadata={"format": "pt"})
-        assert _router_dtype(load_config(checkpoint), options) is torch.float32
-        assert _router_dtype(load_config(checkpoint), replace(options, weights="random")) is BF16
+        assert read_job(checkpoint, options).router_dtype is torch.float32
+        drawn = replace(options, weights="random")
+        assert read_job(checkpoint, drawn).router_dtype is BF16
     finally:
         save_file(tensors, checkpoint / "model.safetensors", metadata={"format": "pt"})

@@ -34,6 +34,7 @@ from glmc.ir.match import NearMiss
 from glmc.ir.ops.linear import SWIGLU
 from glmc.ir.ops.registry import define
 from glmc.ir.rewrite import fake_mode_of
+from glmc.job import read_job
 from glmc.out_of_memory import memory_errors
 from glmc.passes.base import Match
 from glmc.pipeline import stages as pipeline
@@ -134,11 +135,11 @@ def match_count(scene: Scene) -> None:
 
 
 def lowering(scene: Scene) -> None:
-    compile_plan(TINY, CompileOptions(target="xpu", block_size=48))
+    compile_plan(read_job(TINY, CompileOptions(target="xpu", block_size=48)))
 
 
 def abi(scene: Scene) -> None:
-    compile_plan(TINY, CompileOptions(target="xpu", abi_profile="P-D"))
+    compile_plan(read_job(TINY, CompileOptions(target="xpu", abi_profile="P-D")))
 
 
 def pack(scene: Scene) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from glmc.compiler import compile_plan
 from glmc.config import CompileOptions
+from glmc.job import read_job
 from glmc.presets.catalog import load_config
 from tests.docs.markdown import ROOT, section, table_rows
 
@@ -26,7 +27,7 @@ MODELS = [
 def test_counts(row: list[str]) -> None:
     model = row[0] if "/" not in row[0] else str(ROOT / row[0])
     options = CompileOptions(target="xpu", weights="none", dtype="bfloat16")
-    report = compile_plan(model, options).report
+    report = compile_plan(read_job(model, options)).report
     decode = report.phases["decode"]
     assert [int(cell) for cell in row[1:]] == [
         report.eager["total"],

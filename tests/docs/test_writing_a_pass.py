@@ -15,7 +15,7 @@ from torch.nn.functional import silu
 
 from glmc.config import CompileOptions
 from glmc.passes import gate_up_merge
-from glmc.pipeline.stages import FIXED, PASSES, chosen
+from glmc.pipeline.stages import FIXED, PASSES, selection
 from tests.docs.markdown import ROOT, blocks, section
 from tests.docs.pages import install_page, shown_files
 from tests.support.command import SMALL, in_a_process
@@ -127,7 +127,8 @@ def test_the_list_of_the_page_is_a_pipeline(
     monkeypatch.syspath_prepend(package)
     (block,) = blocks(PAGE, "yaml")
     (tmp_path / "page.yaml").write_text(block.text)
-    names = [one.name for one in chosen(CompileOptions(pipeline=str(tmp_path / "page.yaml")))]
+    options = CompileOptions(pipeline=str(tmp_path / "page.yaml"))
+    names = [one.name for one in selection(options).passes]
     usual = [one.name for one in PASSES if one.name != "silu_mul"]
     usual.insert(usual.index("shared_expert") + 1, NAME)
     assert names == usual

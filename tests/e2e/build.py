@@ -10,7 +10,7 @@ import glmc_runtime
 from glmc.compiled import FrontEnd
 from glmc.compiler import back_end, front_end, write_compiled
 from glmc.config import CompileOptions
-from glmc.presets.catalog import load_config
+from glmc.job import read_job
 from glmc_runtime.generate.session import Session
 
 BLOCK_SIZE = 16
@@ -55,10 +55,10 @@ class Builder:
 
     def artifact(self, place: Place, dtype: str | None = None, **more: Any) -> Path:
         """Compile once more, into a directory of its own."""
-        options = self.options(place, dtype, **more)
+        job = read_job(self.checkpoint, self.options(place, dtype, **more))
         if dtype not in self._fronts:
-            self._fronts[dtype] = front_end(load_config(self.checkpoint), options)
-        compiled = back_end(self._fronts[dtype], options)
+            self._fronts[dtype] = front_end(job)
+        compiled = back_end(self._fronts[dtype], job)
         number = len(list(self.directory.iterdir())) if self.directory.is_dir() else 0
         path = self.directory / f"{place.name}.{number}"
         write_compiled(compiled, path)

@@ -15,9 +15,9 @@ from glmc.config import CompileOptions
 from glmc.errors import LoweringError, MatchCountError
 from glmc.ir import match as m
 from glmc.ir.program import Program
+from glmc.job import read_job
 from glmc.passes import rope
 from glmc.pipeline import stages as pipeline
-from glmc.presets.catalog import load_config
 from tests.e2e.build import CPU, EMULATED, Builder, Place, generated
 from tests.e2e.reference import describe_difference, greedy, load_eager, prompts
 from tests.support.models import tiny_config, tiny_model
@@ -68,7 +68,7 @@ def test_a_lost_fusion_is_refused_by_name(
     lose(monkeypatch, names)
     family = PLAIN[names][0] if names in PLAIN else "glm4_moe"
     with pytest.raises(MatchCountError) as caught:
-        front_end(load_config(models[family][0]), CompileOptions(dtype="float32"))
+        front_end(read_job(models[family][0], CompileOptions(dtype="float32")))
     assert names.split()[0] in str(caught.value.place)
 
 
@@ -115,7 +115,7 @@ def test_what_has_no_plain_form_is_refused_with_pass_layer_and_reason(
     lose(monkeypatch, name)
     options = CompileOptions(dtype="float32", allow_missing=True)
     with pytest.raises(LoweringError) as caught:
-        front_end(load_config(models["glm4_moe"][0]), options)
+        front_end(read_job(models["glm4_moe"][0], options))
     error = caught.value
     assert "--allow-missing can't help here" in error.message
     assert name in error.expected and f"{name}: expected" in error.found
@@ -136,7 +136,7 @@ def test_a_near_miss_is_told_where_no_plain_form_exists(
     monkeypatch.setattr(pipeline, "PASSES", page)
     options = CompileOptions(dtype="float32", allow_missing=True)
     with pytest.raises(LoweringError) as caught:
-        front_end(load_config(models["glm"][0]), options)
+        front_end(read_job(models["glm"][0], options))
     assert "model.layers.1." in caught.value.place
     assert "layer 1: " in caught.value.found
     assert "spelled in a way of its own" in caught.value.found

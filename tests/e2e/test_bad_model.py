@@ -18,6 +18,7 @@ from glmc import compiler as driver
 from glmc.artifact import writer
 from glmc.backends.cpu import target as cpu
 from glmc.config import CompileOptions
+from glmc.job import read_job
 from glmc.presets.catalog import load_preset
 from tests.support.checkpoints import tiny_checkpoint, tiny_file
 from tests.support.command import SMALL, Command, command_of, in_a_process, require_refusal
@@ -196,11 +197,8 @@ def test_a_full_disk_leaves_the_old_artifact(
 ) -> None:
     model = tiny_checkpoint(tmp_path / "model", "glm-4-9b-0414")
     # One plan serves all attempts: it is the packing that fails here.
-    plan = driver.compile_plan(model, CompileOptions(max_context=64))
-    monkeypatch.setattr(driver, "compile_plan", lambda _, options, *watchers: plan_of(options))
-
-    def plan_of(options: CompileOptions) -> driver.Compiled:
-        return replace(plan, options=options)
+    plan = driver.compile_plan(read_job(model, CompileOptions(max_context=64)))
+    monkeypatch.setattr(driver, "compile_plan", lambda job, *watchers: replace(plan, job=job))
 
     arguments = ("compile", model, "-o", output, *SMALL)
     assert run(*arguments).status == 0

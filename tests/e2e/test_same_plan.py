@@ -14,7 +14,7 @@ import pytest
 from glmc.compiled import FrontEnd
 from glmc.compiler import back_end, front_end
 from glmc.config import CompileOptions
-from glmc.presets.catalog import load_config
+from glmc.job import read_job, resolve
 from glmc_runtime.format.plan_json import phase_to_json
 from tests.e2e.build import PLACES, Place
 from tests.e2e.grid import GRID, Point
@@ -38,7 +38,7 @@ def front(point: Point, directory: Path, **capture: Any) -> FrontEnd:
     config.architectures = [type(config).__name__.replace("Config", "ForCausalLM")]
     config.dtype = "bfloat16"
     config.save_pretrained(directory)
-    return front_end(load_config(directory), CompileOptions(block_size=32, **capture))
+    return front_end(read_job(directory, CompileOptions(block_size=32, **capture)))
 
 
 def plans(made: FrontEnd, place: Place, **capture: Any) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def plans(made: FrontEnd, place: Place, **capture: Any) -> dict[str, Any]:
     options = CompileOptions(
         target=place.target, abi_profile=place.profile, block_size=32, **capture
     )
-    compiled = back_end(made, options)
+    compiled = back_end(made, resolve(made.job.source, options))
     phases = {name: phase_to_json(plan) for name, plan in compiled.phases.items()}
     # Through JSON, as an artifact goes: what differs there differs for the runtime.
     weights = {name: repr(weight) for name, weight in compiled.weights.items()}
@@ -88,7 +88,7 @@ def test_a_decode_layer_keeps_its_budget_of_vendor_calls(point: Point, tmp_path:
     dense = point.leading_dense if point.family == "glm4_moe" else shape.layers
     for place in PLACES[1:]:
         options = CompileOptions(target="xpu", abi_profile=place.profile, block_size=32)
-        report = back_end(made, options).report.to_json()
+        report = back_end(made, resolve(made.job.source, options)).report.to_json()
         counts = report["phases"]["decode"]["vendor_calls_by_layer"]
         assert set(counts) == {"outside", *map(str, range(shape.layers))}
         for layer in range(shape.layers):

@@ -10,7 +10,7 @@ import pytest
 from glmc.config import CompileOptions
 from glmc.errors import GlmcError, UsageError
 from glmc.pipeline.extensions import PASSES as GROUP
-from glmc.pipeline.stages import PASSES, chosen, selection
+from glmc.pipeline.stages import PASSES, selection
 from glmc_runtime.errors import ExtensionError
 from tests.support.distributions import install
 
@@ -49,7 +49,7 @@ def others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def names(**options: object) -> list[str]:
-    return [one.name for one in chosen(CompileOptions(**options))]  # type: ignore[arg-type]
+    return [one.name for one in selection(CompileOptions(**options)).passes]  # type: ignore[arg-type]
 
 
 def test_nothing_runs_because_it_is_installed() -> None:

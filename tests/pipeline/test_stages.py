@@ -9,6 +9,7 @@ from glmc.config import CompileOptions
 from glmc.errors import LoweringError, MatchCountError
 from glmc.ir.match import NearMiss
 from glmc.ir.program import Program
+from glmc.job import read_job
 from glmc.passes.base import Match
 from glmc.pipeline.selection import Selection
 from glmc.pipeline.stages import (
@@ -103,7 +104,7 @@ def fuse_without(program: Program, off: str) -> tuple[PassRecord, ...]:
 
 def test_a_pass_that_is_off_is_not_missing() -> None:
     options = CompileOptions(target="xpu", passes_off=("add_rms_norm",), weights="none")
-    report = compile_plan("models/tiny-moe", options).report
+    report = compile_plan(read_job("models/tiny-moe", options)).report
     assert "switched off: add_rms_norm" in report.remarks
     assert "add_rms_norm" not in report.expected_matches
     assert "add_rms_norm" not in [row["name"] for row in report.passes]

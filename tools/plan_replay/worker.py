@@ -22,7 +22,8 @@ from glmc.backends import target_by_name
 from glmc.compiler import back_end, front_end
 from glmc.config import TARGETS, CompileOptions
 from glmc.errors import GlmcError
-from glmc.presets.catalog import load_config, preset_names
+from glmc.job import read_job, resolve
+from glmc.presets.catalog import preset_names
 from glmc_runtime.format.plan_json import phase_to_json
 
 Files = dict[str, dict[str, str]]
@@ -44,14 +45,14 @@ def write_plans(model: str, folder: Path, wanted: tuple[str, ...] = ()) -> Files
     weights = "none" if model in preset_names() else "checkpoint"
     labels = list(targets(wanted))
     try:
-        front = front_end(load_config(model), CompileOptions(weights=weights))
+        front = front_end(read_job(model, CompileOptions(weights=weights)))
     except GlmcError as error:
         return {label: {"error": str(error)} for label, _, _ in labels}
     written: Files = {}
     for label, target, profile in labels:
         options = CompileOptions(target=target, abi_profile=profile, weights=weights)
         try:
-            compiled = back_end(front, options)
+            compiled = back_end(front, resolve(front.job.source, options))
         except GlmcError as error:
             written[label] = {"error": str(error)}
             continue

@@ -9,7 +9,9 @@ Where all hold, the plan is replayed call by call (replayed.py).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+
+import torch
 
 from glmc.check.bisect import inputs as drawing
 from glmc.check.bisect.crash import anchor_of, crash_repro, smallest
@@ -35,9 +37,10 @@ from glmc.errors import (
     UsageError,
 )
 from glmc.ir.program import Program
+from glmc.job import Job, resolve
 from glmc.out_of_memory import shortage_behind
 from glmc.passes.base import Pass
-from glmc.pipeline import stages as pipeline
+from glmc.passes.kv_cache import KvCache
 from glmc.presets.catalog import ModelSource
 
 # What the user must mend; there is nothing to bisect.
@@ -84,14 +87,15 @@ def bisect(
     ``tell`` hears each step with its verdict. Errors that the user must mend (options, config,
     checkpoint, lost fusions) are raised as a compile raises them.
     """
+    job = resolve(source, options)
     captured: list[Program] = []
-    for chosen in _both_dtypes(source, options):
-        tell("", f"in {chosen.dtype}:")
-        found = _graph(source, chosen, tell, captured)
+    for one in _both_dtypes(job):
+        tell("", f"in {one.options.dtype}:")
+        found = _graph(one, tell, captured)
         if found is not None:
             return found
     try:
-        compiled = compile_plan(source.directory or source.name, options)
+        compiled = compile_plan(job)
     except _NOT_OURS:
         raise
     except Exception as error:  # whatever it is, it is what is looked for, but for lack of memory
@@ -105,7 +109,7 @@ def bisect(
     tell("replayed plan", "float32: every call computes its node" if wrong is None else str(wrong))
     if wrong is not None:
         return _miscomputed(source, options, wrong)
-    reference = Reference(captured[-1], captured[0], model_weights(source, options))
+    reference = Reference(captured[-1], captured[0], model_weights(job))
     texts = () if source.directory is None else real_prompts(source.directory)
     verdict = verify_replay(compiled, reference, texts)
     tell("", verdict.text)
@@ -130,39 +134,31 @@ def _miscomputed(source: ModelSource, options: CompileOptions, wrong: WrongCall)
     return Finding(step, what, text, None, wrong.node, wrong.layer)
 
 
-def _both_dtypes(source: ModelSource, options: CompileOptions) -> Iterator[CompileOptions]:
-    own = options.dtype or str(source.dtype).removeprefix("torch.")
-    yield replace(options, dtype="float32", block_size=SMALL_BLOCK)
-    if own != "float32":
-        yield replace(options, dtype=own)
+def _both_dtypes(job: Job) -> Iterator[Job]:
+    yield job.variant(dtype=torch.float32, block_size=SMALL_BLOCK)
+    if job.dtype is not torch.float32:
+        yield job.variant()
 
 
-def _graph(
-    source: ModelSource,
-    options: CompileOptions,
-    tell: Callable[[str, str], None],
-    captured: list[Program],
-) -> Finding | None:
-    weights = model_weights(source, options)
-    hunt = _Hunt(Verifier(model_cases(source), weights, strict=False), tell)
+def _graph(job: Job, tell: Callable[[str, str], None], captured: list[Program]) -> Finding | None:
+    hunt = _Hunt(Verifier(model_cases(job.source), model_weights(job), strict=False), tell)
     try:
-        front_end(source, options, watch=hunt.watch)
+        front_end(job, watch=hunt.watch)
     except _NOT_OURS:
         raise
     except _Violated as wrong:
-        return _violated(wrong, hunt, source, options)
+        return _violated(wrong, hunt, job)
     except Exception as error:  # whatever it is, it is what is looked for, but for lack of memory
         if shortage_behind(error) is not None:
             raise
-        return _crashed(hunt, source, options, error)
+        return _crashed(hunt, job, error)
     if hunt.verifier.captured is not None:
         captured.append(hunt.verifier.captured)
     return None
 
 
-def _violated(
-    wrong: _Violated, hunt: _Hunt, source: ModelSource, options: CompileOptions
-) -> Finding:
+def _violated(wrong: _Violated, hunt: _Hunt, job: Job) -> Finding:
+    source, options = job.source, job.options
     verifier, verdict = hunt.verifier, wrong.verdict
     evidence: Evidence
     if wrong.before.phase == wrong.after.phase:
@@ -184,10 +180,8 @@ def _violated(
     return Finding(wrong.name, what, text, first.match, first.node, first.layer, first.source, size)
 
 
-def _crashed(
-    hunt: _Hunt, source: ModelSource, options: CompileOptions, error: Exception
-) -> Finding:
-    one = _following(hunt.steps, options)
+def _crashed(hunt: _Hunt, job: Job, error: Exception) -> Finding:
+    source, options, one = job.source, job.options, _following(hunt.steps, job)
     what = f"It raises {type(error).__name__}: {_first_line(error)}."
     if one is not None and hunt.last is not None:
         anchor = anchor_of(hunt.last, one, error)
@@ -209,9 +203,9 @@ def _crashed(
     return _elsewhere(source, options, step, error)
 
 
-def _following(steps: list[str], options: CompileOptions) -> Pass | None:
+def _following(steps: list[str], job: Job) -> Pass | None:
     """The pass after the last step that was watched."""
-    order: tuple[Pass, ...] = pipeline.road(options)
+    order: tuple[Pass, ...] = (*job.selection.passes, KvCache(job.options.block_size))
     done = len(steps) - 1  # the first step is the capture
     return order[done] if 0 <= done < len(order) else None
 

@@ -21,14 +21,14 @@ import operator
 import torch
 
 import glmc.ir.ops  # the glmc:: ops
-from glmc.bisect.rebuild import Builder
+from glmc.check.bisect.rebuild import Builder
 from glmc.config import CompileOptions
 from glmc.ir.program import ModelShape
-from glmc.pipeline import chosen
+from glmc.pipeline.stages import selection
 
 {program}
 options = {options}
-(one,) = (each for each in chosen(options) if each.name == {name!r})
+(one,) = (each for each in selection(options).passes if each.name == {name!r})
 one.run(program)  # raises {error}
 """
 

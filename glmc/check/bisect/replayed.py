@@ -32,6 +32,7 @@ from glmc.ir import match as m
 from glmc.ir.ops import Numerics
 from glmc.ir.program import Program
 from glmc.ir.tolerance import Tolerance, compare, condition_of, reduction_terms, stored_values
+from glmc.job import resolve
 from glmc.out_of_memory import shortage_behind
 from glmc.presets.catalog import ModelSource
 from glmc_runtime.engine.assemble import assemble
@@ -95,9 +96,10 @@ def wrong_call(source: ModelSource, options: CompileOptions) -> WrongCall | None
         prefill_buckets=(tokens,),
         decode_buckets=(len(LENGTHS),),
     )
-    front = front_end(source, options)
-    compiled = back_end(front, options)
-    weights = model_weights(source, options)
+    job = resolve(source, options)
+    front = front_end(job)
+    compiled = back_end(front, job)
+    weights = model_weights(job)
     with tempfile.TemporaryDirectory(prefix="glmc-bisect-") as folder:
         path = Path(folder) / "artifact"
         write_compiled(compiled, path, weights=weights)
@@ -123,12 +125,12 @@ def _failed(error: GlmcError) -> WrongCall:
 class _Replay:
     def __init__(self, compiled: Compiled, path: Path, weights: ModelWeights) -> None:
         self.compiled, self.weights = compiled, weights
-        self.size = compiled.lowering.block_size
-        width = compiled.lowering.blocks_per_sequence
+        self.size = compiled.job.lowering.block_size
+        width = compiled.job.lowering.blocks_per_sequence
         self.blocks = width * len(LENGTHS) + 1
         self.machine = assemble(
             load_artifact(path, verify_hashes=False),
-            emulate=True if compiled.target.name == "xpu" else None,
+            emulate=True if compiled.job.target.name == "xpu" else None,
             kv_blocks=self.blocks,
             kv_memory_bytes=None,
             timing=False,
@@ -140,7 +142,7 @@ class _Replay:
     def run(self, prefill: Program, decode: Program) -> WrongCall | None:
         """Prefill of ragged sequences, then one more token for each."""
         generator = torch.Generator().manual_seed(7)
-        vocabulary = self.compiled.source.shape.vocabulary
+        vocabulary = self.compiled.job.source.shape.vocabulary
         chunks, following, first = [], [], SCRATCH_BLOCK + 1
         for length in LENGTHS:
             tokens = torch.randint(0, vocabulary, (length + 1,), generator=generator).tolist()
@@ -214,7 +216,7 @@ class _Replay:
                 empty = torch.zeros((self.blocks, *tail), dtype=dtype)
                 inputs[name] = self.caches.get(name, empty)
             elif name == "block_tables":
-                rows = torch.zeros(step.sequences, self.compiled.lowering.blocks_per_sequence)
+                rows = torch.zeros(step.sequences, self.compiled.job.lowering.blocks_per_sequence)
                 for row, chunk in enumerate(step.chunks):
                     rows[row, : len(chunk.blocks)] = torch.tensor(chunk.blocks)
                 inputs[name] = rows.to(dtype)
@@ -229,7 +231,7 @@ class _Replay:
 
     def _paged(self, cache: Tensor) -> Tensor:
         """A view of a cache [blocks, heads, tokens, head_dim], as programs have it."""
-        if self.compiled.target.cache_layout == "blocks_tokens_heads":
+        if self.compiled.job.target.cache_layout == "blocks_tokens_heads":
             return cache.transpose(1, 2)
         return cache
 

@@ -14,6 +14,7 @@ from glmc.check.bisect.finding import commented
 from glmc.check.bisect.replayed import WrongCall, wrong_call
 from glmc.compiler import compile_plan
 from glmc.config import CompileOptions
+from glmc.job import read_job
 from glmc.presets.catalog import ModelSource, load_config
 
 _TEXT = """
@@ -21,14 +22,15 @@ import json
 import tempfile
 from pathlib import Path
 
+from glmc.compiler import compile_plan
 from glmc.config import CompileOptions
-from glmc.driver import compile_plan
+from glmc.job import read_job
 
 config = json.loads({config!r})
 options = {options}
 with tempfile.TemporaryDirectory() as folder:
     Path(folder, "config.json").write_text(json.dumps(config), encoding="utf-8")
-    compile_plan(folder, options)  # raises {error}
+    compile_plan(read_job(folder, options))  # raises {error}
 """
 
 _CALL_TEXT = """
@@ -37,7 +39,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from glmc.bisect.replayed import wrong_call
+from glmc.check.bisect.replayed import wrong_call
 from glmc.config import CompileOptions
 from glmc.presets.catalog import load_config
 
@@ -125,4 +127,4 @@ def whole_repro(
 def _compile(config: dict[str, Any], options: CompileOptions) -> None:
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "config.json").write_text(json.dumps(config), encoding="utf-8")
-        compile_plan(folder, options)
+        compile_plan(read_job(folder, options))

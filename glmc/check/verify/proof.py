@@ -16,12 +16,11 @@ from glmc.check.verify.verifier import PHASES, Verifier
 from glmc.check.verify.weights import ModelWeights
 from glmc.compiled import Compiled, FrontEnd
 from glmc.compiler import back_end, front_end
-from glmc.config import CompileOptions
 from glmc.errors import InternalError
 from glmc.ir.program import Program
 from glmc.ir.threads import one_thread
+from glmc.job import Job
 from glmc.passes import specialise
-from glmc.presets.catalog import ModelSource
 
 SMALL_BLOCK = 16
 """Tokens of a block of the cache in float32, so that a sequence has several."""
@@ -34,7 +33,6 @@ class Part:
 
     label: str
     scope: Scope
-    options: CompileOptions
     verifier: Verifier
     front: FrontEnd
 
@@ -49,8 +47,7 @@ class Proof:
     step and its verdict, as soon as it is known.
     """
 
-    source: ModelSource
-    options: CompileOptions
+    job: Job
     verdicts: dict[str, str] = field(default_factory=dict)
     tell: Callable[[str, str], None] = lambda name, text: None
     _parts: list[Part] = field(default_factory=list)
@@ -58,14 +55,14 @@ class Proof:
 
     def prepare(self) -> None:
         """Verify what is compiled beside the compile: float32, and the parts of a big model."""
-        dtype = self._dtype
-        if is_whole(self.source):
-            scope = whole(self.source, self.options, dtype)
+        source, dtype = self.job.source, self.job.dtype
+        if is_whole(source):
+            scope = whole(self.job, dtype)
             self._compiling = _verifier(scope)
             self._say(SCOPE, scope.text)
             self._compile("float32", replace(scope, dtype=torch.float32))
             return
-        scope, full = narrow(self.source, torch.float32), full_width(self.source, dtype)
+        scope, full = narrow(source, torch.float32), full_width(source, dtype)
         self._say(SCOPE, f"{full.text}; {scope.text}")
         self._compile("narrow, float32", scope)
         if dtype is not torch.float32:
@@ -91,13 +88,13 @@ class Proof:
         return {**found, specialise.NAME: "; ".join(both)}
 
     def _compile(self, label: str, scope: Scope) -> None:
-        options = scope.options(self.options)
-        if scope.dtype is torch.float32:
-            options = replace(options, block_size=min(options.block_size, SMALL_BLOCK))
+        size = self.job.options.block_size
+        exact = scope.dtype is torch.float32
+        job = scope.job(self.job, min(size, SMALL_BLOCK) if exact else size)
         verifier = _verifier(scope)
         with one_thread() if label != "full width" else nullcontext():
-            front = front_end(scope.source, options, watch=verifier.watch)
-        self._parts.append(Part(label, scope, options, verifier, front))
+            front = front_end(job, watch=verifier.watch)
+        self._parts.append(Part(label, scope, verifier, front))
 
     def _report(self, name: str) -> None:
         found = [] if self._compiling is None else [("", self._compiling)]
@@ -119,15 +116,15 @@ class Proof:
         exact = self._parts[0]
         weights, texts = exact.scope.weights, real_prompts(exact.scope.source.directory)
         runs: list[tuple[Compiled, Verifier, ModelWeights]] = []
-        if torch.float32 in compiled.target.dtypes:
-            plan = back_end(exact.front, exact.options)
+        if torch.float32 in compiled.job.target.dtypes:
+            plan = back_end(exact.front, exact.front.job)
             quieter = weights.altered(quiet)
             runs += [(plan, exact.verifier, weights), (plan, exact.verifier, quieter)]
         if self._compiling is not None:
             runs.append((compiled, self._compiling, weights))
-        elif self._dtype is not torch.float32:
+        elif self.job.dtype is not torch.float32:
             small = self._parts[1]
-            runs.append((back_end(small.front, small.options), small.verifier, weights))
+            runs.append((back_end(small.front, small.front.job), small.verifier, weights))
         said: dict[str, None] = {}
         label = "" if self._compiling is not None else "narrow: "
         for plan, verifier, used in runs:
@@ -137,11 +134,6 @@ class Proof:
             self.verdicts[NAME] = "; ".join(said)
             require_verdict(verdict)
         self.tell(NAME, self.verdicts[NAME])
-
-    @property
-    def _dtype(self) -> torch.dtype:
-        dtype = self.options.dtype
-        return getattr(torch, dtype) if dtype else self.source.dtype
 
 
 def _verifier(scope: Scope) -> Verifier:

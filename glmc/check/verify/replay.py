@@ -67,14 +67,14 @@ def verify_replay(
     compiled: Compiled, reference: Reference, texts: Sequence[Sequence[int]]
 ) -> Verdict:
     """Whether the plan of ``compiled`` answers as the captured graph; ``texts`` are token ids."""
-    dtype = compiled.lowering.dtype
+    dtype = compiled.job.lowering.dtype
     numerics = Numerics.REORDERED if dtype is torch.float32 else Numerics.APPROXIMATE
     prompts = _prompts(compiled, texts)
     exact = _expected(reference.exact, reference.weights, prompts)
     try:
         found, emulated = _replayed(compiled, reference.weights, prompts)
     except GuardError as error:
-        if compiled.target.name in _EVERYWHERE:
+        if compiled.job.target.name in _EVERYWHERE:
             return _failed(numerics, compiled, error)
         text = f"not replayed: {error.message}"
         return Verdict(NAME, numerics.value, text)
@@ -82,7 +82,7 @@ def verify_replay(
         if shortage_behind(error) is not None:
             raise
         return _failed(numerics, compiled, error)
-    target = f"{compiled.target.name}{' (emulated)' if emulated else ''}"
+    target = f"{compiled.job.target.name}{' (emulated)' if emulated else ''}"
     what = f"{target}, {len(prompts)} sequences, {len(found.names)} rows"
     if numerics is Numerics.REORDERED:
         bound = _bound(reference, exact)
@@ -124,18 +124,18 @@ def _violation(
 def _failed(numerics: Numerics, compiled: Compiled, error: Exception) -> Verdict:
     first = str(error).strip().partition("\n")[0]
     failure = f"{type(error).__name__}: {first}"
-    violation = _violation(numerics, compiled.target.name, math.inf, 0.0, failure)
-    return _verdict(numerics, f"{compiled.target.name} fails", [violation])
+    violation = _violation(numerics, compiled.job.target.name, math.inf, 0.0, failure)
+    return _verdict(numerics, f"{compiled.job.target.name} fails", [violation])
 
 
 def _prompts(compiled: Compiled, texts: Sequence[Sequence[int]]) -> list[tuple[list[int], int]]:
     """Tokens and the length of the prompt: real texts, then random ones; all that fits."""
-    options, vocabulary = compiled.options, compiled.source.shape.vocabulary
+    options, vocabulary = compiled.job.options, compiled.job.source.shape.vocabulary
     generator = torch.Generator().manual_seed(3)
     found: list[tuple[list[int], int]] = []
     for number, length in enumerate(LENGTHS[: options.decode_buckets[-1]]):
-        steps = min(STEPS, compiled.lowering.max_context - 1)
-        length = max(1, min(length, compiled.lowering.max_context - steps))
+        steps = min(STEPS, compiled.job.lowering.max_context - 1)
+        length = max(1, min(length, compiled.job.lowering.max_context - steps))
         tokens = list(texts[number]) if number < len(texts) else []
         missing = max(0, length + steps - len(tokens))
         tokens += torch.randint(0, vocabulary, (missing,), generator=generator).tolist()
@@ -150,11 +150,11 @@ def _replayed(
     with tempfile.TemporaryDirectory(prefix="glmc-verify-") as folder:
         path = Path(folder) / "artifact"
         write_compiled(compiled, path, weights=weights)
-        width = compiled.lowering.blocks_per_sequence
+        width = compiled.job.lowering.blocks_per_sequence
         session = glmc_runtime.load(
             path,
             verify_hashes=False,
-            emulate=True if compiled.target.name == "xpu" else None,
+            emulate=True if compiled.job.target.name == "xpu" else None,
             kv_blocks=width * len(prompts) + 1,
         )
         rows, names = _run(session, prompts)

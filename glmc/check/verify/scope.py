@@ -10,14 +10,14 @@ import torch
 from glmc.check.verify.cases import Case, cases, real_prompts
 from glmc.check.verify.random_weights import RandomPool
 from glmc.check.verify.weights import ModelWeights
-from glmc.config import CompileOptions
 from glmc.ir.tolerance import LONGEST
+from glmc.job import Job
 from glmc.presets.build import build_config
 from glmc.presets.catalog import ModelSource, model_shape
 from glmc.presets.fields import ModelFields
 from glmc.presets.matches import expected_matches
 from glmc.presets.parameters import parameter_count
-from glmc.weights.checkpoint import open_checkpoint
+from glmc.weights.checkpoint import Checkpoint
 
 # Parameters of a model that is verified whole: with float32 and a case's own weights 0.5 GB.
 LARGEST_WHOLE = 1 << 26
@@ -41,9 +41,9 @@ class Scope:
     text: str
     layers: Mapping[int, int]
 
-    def options(self, options: CompileOptions) -> CompileOptions:
-        """Those of the compile, for this part of the model in this dtype."""
-        return replace(options, dtype=str(self.dtype).removeprefix("torch."))
+    def job(self, job: Job, block_size: int | None = None) -> Job:
+        """That of the compile, for this part of the model in this dtype."""
+        return job.variant(self.source, dtype=self.dtype, block_size=block_size)
 
 
 def is_whole(source: ModelSource) -> bool:
@@ -51,10 +51,11 @@ def is_whole(source: ModelSource) -> bool:
     return source.shape.parameters <= LARGEST_WHOLE
 
 
-def whole(source: ModelSource, options: CompileOptions, dtype: torch.dtype) -> Scope:
+def whole(job: Job, dtype: torch.dtype) -> Scope:
     """All layers, with the checkpoint's weights and prompts where the compile has them."""
+    source = job.source
     layers = source.fields.num_hidden_layers
-    weights = model_weights(source, options)
+    weights = model_weights(job)
     text = f"all {layers} layer{'s' if layers > 1 else ''}, {weights.description}"
     numbers = {layer: layer for layer in range(layers)}
     return Scope(source, dtype, weights, model_cases(source), text, numbers)
@@ -69,13 +70,14 @@ def model_cases(source: ModelSource) -> tuple[Case, ...]:
     )
 
 
-def model_weights(source: ModelSource, options: CompileOptions) -> ModelWeights:
+def model_weights(job: Job) -> ModelWeights:
     """Those of the checkpoint, or random ones where there is none or none are wanted.
 
     Random ones are rounded to the model's dtype, so that every dtype computes with the same.
     """
-    if source.directory is not None and options.weights == "checkpoint":
-        return ModelWeights(open_checkpoint(source.directory, source.fields))
+    source = job.source
+    if source.directory is not None and isinstance(job.weights, Checkpoint):
+        return ModelWeights(job.weights)
     return _random(source.fields, source.dtype, torch.float32)
 
 

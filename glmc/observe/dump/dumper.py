@@ -121,15 +121,16 @@ class Dumper:
         if folder is None:
             return
         files: Files = {}
+        model, target = compiled.job.source.shape.name, compiled.job.target.name
         for name, plan in compiled.phases.items():
             if not self.options.all and "lower" not in self.options.after:
                 continue
             label = plan_step(name, self.options.passes).label
             program = self._programs.get(name)
-            title = f"{label}: {compiled.source.shape.name}, {name} for {compiled.target.name}"
-            facts = {"step": label, "stage": "lower", "model": compiled.source.shape.name}
+            title = f"{label}: {model}, {name} for {target}"
+            facts = {"step": label, "stage": "lower", "model": model}
             files[f"{label}.txt"] = plan_text([title], plan, program, fold)
-            facts["target"] = compiled.target.name
+            facts["target"] = target
             files[f"{label}.json"] = plan_record(facts, plan, program, fold)
         if self.options.all and history is not None:
             started = time.perf_counter()

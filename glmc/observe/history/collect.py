@@ -106,14 +106,14 @@ class HistoryCollector:
         """The history of a compile; ``verdicts`` of a verifier are by pass."""
         report = compiled.report
         made = self.history(
-            compiled.source.shape.name, versions, report.expected_matches, report.seconds
+            compiled.job.source.shape.name, versions, report.expected_matches, report.seconds
         )
         steps = tuple(replace(one, verdict=_verdict(one.name, verdicts)) for one in made.steps)
         plans = tuple(
             _plan(plan, self._programs.get(name), compiled)
             for name, plan in compiled.phases.items()
         )
-        return replace(made, target=compiled.target.name, steps=steps, plans=plans)
+        return replace(made, target=compiled.job.target.name, steps=steps, plans=plans)
 
     def _anchors(self, name: str) -> tuple[str, ...]:
         found = next((one for one in self.passes if one.name == name), None)
@@ -168,7 +168,7 @@ def _node(node: Node, layer: int | None, values: Values) -> NodeHistory:
 
 
 def _plan(plan: PhasePlan, program: Program | None, compiled: Compiled) -> PlanHistory:
-    options, nodes, layers = compiled.options, nodes_by_id(program), calls_by_layer(plan)
+    options, nodes, layers = compiled.job.options, nodes_by_id(program), calls_by_layer(plan)
     prefill = plan.name == "prefill"
     tokens = (options.prefill_buckets if prefill else options.decode_buckets)[-1]
     sequences = min(tokens, options.decode_buckets[-1])

@@ -19,6 +19,7 @@ from glmc.backends.cuda.rules import RULES
 from glmc.compiled import Compiled
 from glmc.compiler import compile_plan
 from glmc.config import CompileOptions
+from glmc.job import read_job
 from glmc.pipeline.stages import MERGES
 from glmc.presets.catalog import load_preset
 from glmc_runtime.format.plan import BufferArgument, PhasePlan
@@ -58,11 +59,11 @@ def _compiled(model: str, layers: int | None = LAYERS, target: str = "cuda") -> 
 def _made(model: str, layers: int | None, target: str) -> Compiled:
     options = CompileOptions(target=target, weights="none")
     if layers is None:
-        return compile_plan(model, options)
+        return compile_plan(read_job(model, options))
     with tempfile.TemporaryDirectory() as folder:
         config = {**load_preset(model).config, "num_hidden_layers": layers}
         (Path(folder) / "config.json").write_text(json.dumps(config))
-        return compile_plan(folder, options)
+        return compile_plan(read_job(folder, options))
 
 
 def _layer(plan: PhasePlan, layer: int) -> list[str]:
@@ -91,7 +92,7 @@ def test_calls_of_a_decode_layer(
     compiled = _compiled(model, layers)
     plan = compiled.decode.plan
     assert _layer(plan, layer) == expected
-    others = {len(_layer(plan, index)) for index in range(3, compiled.source.shape.layers)}
+    others = {len(_layer(plan, index)) for index in range(3, compiled.job.source.shape.layers)}
     assert others == {len(expected)}
 
 

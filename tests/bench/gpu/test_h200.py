@@ -19,6 +19,7 @@ from bench.gpu.gpu_results import Machine, Results
 from bench.gpu.gpu_table import FIRST_MARK, LAST_MARK, between_marks, markdown, sections
 from glmc.compiler import compile_plan
 from glmc.config import CompileOptions
+from glmc.job import read_job
 from glmc.presets.catalog import load_config
 
 pytestmark = pytest.mark.usefixtures("shared_captures")
@@ -185,7 +186,7 @@ def test_merged_weights_are_shared_with_the_model(tmp_path: Path) -> None:
     ids = torch.tensor([[5, 6, 7]])
     before = bench.gpu.hugging_face(ids).logits
     options = CompileOptions(target="cpu", weights="none", max_context=64)
-    compiled = compile_plan(tmp_path, options)
+    compiled = compile_plan(read_job(tmp_path, options))
     found = bench.weights(compiled)
     assert found.keys() == compiled.weights.keys()
     for name, weight in compiled.weights.items():

@@ -15,6 +15,7 @@ from glmc.check.bisect.replayed import WrongCall, wrong_call
 from glmc.compiled import Compiled, FrontEnd
 from glmc.compiler import back_end, front_end
 from glmc.config import CompileOptions
+from glmc.job import Job
 from glmc.presets.catalog import load_config
 from glmc_runtime.kernels import find_binder
 from glmc_runtime.replay import bind as bind_module
@@ -40,10 +41,10 @@ def _one_front_end() -> Any:
     """Capture and passes are the same for all; the sabotages come after them."""
     made: dict[str, FrontEnd] = {}
 
-    def front(source: Any, options: CompileOptions) -> FrontEnd:
-        if source is not SOURCE:
-            return front_end(source, options)
-        return made.setdefault("front", front_end(source, options)) if not made else made["front"]
+    def front(job: Job) -> FrontEnd:
+        if job.source is not SOURCE:
+            return front_end(job)
+        return made.setdefault("front", front_end(job)) if not made else made["front"]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(replayed, "front_end", front)
@@ -51,7 +52,7 @@ def _one_front_end() -> Any:
 
 
 def found(target: str, edit: Edit, monkeypatch: pytest.MonkeyPatch) -> WrongCall | None:
-    monkeypatch.setattr(replayed, "back_end", lambda front, options: edit(back_end(front, options)))
+    monkeypatch.setattr(replayed, "back_end", lambda front, job: edit(back_end(front, job)))
     return wrong_call(SOURCE, CompileOptions(target=target))
 
 

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from glmc.check.verify.verifier import Verifier
 from glmc.compiled import FrontEnd
 from glmc.compiler import back_end, front_end
 from glmc.config import CompileOptions
+from glmc.job import Job, read_job, resolve
 from glmc.presets.catalog import load_config, preset_names
 from tests.sabotage import sabotaged
 from tests.support.command import SMALL, command_of, require_refusal
@@ -37,7 +39,7 @@ NAMES = [
 def scope_of(name: str, dtype: torch.dtype) -> Scope:
     """The shipped checkpoints whole, presets narrow."""
     if name in DEFAULT:
-        return whole(load_config(MODELS / name), OPTIONS, dtype)
+        return whole(read_job(MODELS / name, OPTIONS), dtype)
     return narrow(load_config(name), dtype)
 
 
@@ -46,7 +48,12 @@ def proved(name: str, dtype: torch.dtype) -> tuple[FrontEnd, Verifier]:
     """Every step, which raises for one that is violated."""
     scope = scope_of(name, dtype)
     verifier = Verifier(scope.cases, scope.weights, layers=scope.layers)
-    return front_end(scope.source, scope.options(OPTIONS), watch=verifier.watch), verifier
+    return front_end(_job(scope), watch=verifier.watch), verifier
+
+
+def _job(scope: Scope, **changes: Any) -> Job:
+    dtype = str(scope.dtype).removeprefix("torch.")
+    return resolve(scope.source, replace(OPTIONS, dtype=dtype, **changes))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -56,10 +63,10 @@ def test_no_step_is_a_false_alarm_in_float32(name: str) -> None:
     weights = scope_of(name, torch.float32).weights
     assert verifier.captured is not None
     for target in ("cpu", "xpu"):
-        plan = back_end(front, replace(OPTIONS, target=target, dtype="float32"))
+        plan = back_end(front, _job(scope_of(name, torch.float32), target=target))
         for used in (weights, weights.altered(quiet)):
             reference = Reference(verifier.captured, verifier.captured, used)
-            verdict = verify_replay(plan, reference, real_prompts(front.source.directory))
+            verdict = verify_replay(plan, reference, real_prompts(front.job.source.directory))
             assert verdict.holds, verdict.text
 
 
@@ -84,12 +91,12 @@ def test_no_step_is_a_false_alarm(name: str, dtype: torch.dtype) -> None:
     assert all(verdict.holds for verdict in verifier.verdicts.values())
     assert verifier.captured is not None and exact.captured is not None
     for target in ("cpu", "xpu"):
-        options = scope_of(name, dtype).options(replace(OPTIONS, target=target))
+        job = _job(scope_of(name, dtype), target=target)
         reference = Reference(
             verifier.captured, exact.captured, scope_of(name, torch.float32).weights
         )
-        texts = real_prompts(front.source.directory)
-        verdict = verify_replay(back_end(front, options), reference, texts)
+        texts = real_prompts(front.job.source.directory)
+        verdict = verify_replay(back_end(front, job), reference, texts)
         assert verdict.holds, verdict.text
 
 
@@ -130,6 +137,6 @@ def test_a_big_model_names_its_own_layer() -> None:
     verifier = Verifier(scope.cases[:1], scope.weights, strict=False, layers=scope.layers)
     with pytest.MonkeyPatch.context() as patch:
         sabotage.install(patch)
-        front_end(scope.source, scope.options(CompileOptions(weights="none")), watch=verifier.watch)
+        front_end(_job(scope, weights="none"), watch=verifier.watch)
     (violation,) = verifier.verdicts[broken.name].violations
     assert violation.layer == 3 and violation.node.startswith("model.layers.3.mlp")

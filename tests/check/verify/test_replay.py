@@ -15,6 +15,7 @@ from glmc.compiler import back_end, front_end
 from glmc.config import CompileOptions
 from glmc.errors import VerificationError
 from glmc.ir.program import Program
+from glmc.job import Job, resolve
 from glmc.presets.catalog import load_config
 from glmc.weights.checkpoint import open_checkpoint
 from tests.sabotage import PLAN_SABOTAGES, with_wrong_constant
@@ -38,13 +39,14 @@ class Built:
                 self.captured.append(program.copy())
 
         self._dtype = dtype
-        self._front = front_end(SOURCE, self._options("cpu"), watch=watch)
+        self._front = front_end(self._job("cpu"), watch=watch)
 
-    def _options(self, target: str) -> CompileOptions:
-        return CompileOptions(target=target, dtype=self._dtype, block_size=16, **BUCKETS)
+    def _job(self, target: str) -> Job:
+        options = CompileOptions(target=target, dtype=self._dtype, block_size=16, **BUCKETS)
+        return resolve(SOURCE, options)
 
     def compiled(self, target: str) -> Compiled:
-        return back_end(self._front, self._options(target))
+        return back_end(self._front, self._job(target))
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from glmc.compiler import compile_plan
 from glmc.config import CompileOptions
 from glmc.errors import LoweringError, MatchCountError, PackError, UsageError
 from glmc.ir.program import Program
+from glmc.job import read_job
 from glmc.observe.dump.dumper import Dumper
 from glmc.observe.dump.folder import MARKER
 from glmc.observe.dump.options import DumpOptions
@@ -42,9 +43,8 @@ class Recording:
 @pytest.fixture(scope="module")
 def once(model: Path) -> Recording:
     events: list[tuple[str, Program]] = []
-    compiled = compile_plan(
-        model, OPTIONS, watch=lambda name, program: events.append((name, program.copy()))
-    )
+    job = read_job(model, OPTIONS)
+    compiled = compile_plan(job, watch=lambda name, program: events.append((name, program.copy())))
     return Recording(tuple(events), compiled)
 
 
@@ -64,7 +64,7 @@ def compile_watched(model: Path, **wanted: Any) -> Dumper:
     dumper = Dumper(DumpOptions(**wanted))
     with dumper:
         progress = dumper.progress(lambda stage, done, total: None)
-        dumper.planned(compile_plan(model, OPTIONS, progress, dumper.watch))
+        dumper.planned(compile_plan(read_job(model, OPTIONS), progress, dumper.watch))
     return dumper
 
 

@@ -1,0 +1,175 @@
+"""A job: what one compile needs, resolved once and handed down."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from glmc.backends import target_by_name
+from glmc.capture.model import CaptureOptions
+from glmc.capture.routers import ROUTER, router_dtype
+from glmc.config import DEFAULT_PROFILE, CompileOptions
+from glmc.errors import LoweringError, UsageError
+from glmc.lowering.target import LoweringOptions, Target
+from glmc.out_of_memory import memory_errors
+from glmc.pipeline import stages as pipeline
+from glmc.pipeline.extensions import with_rules
+from glmc.pipeline.selection import Selection
+from glmc.presets.catalog import ModelSource, load_config
+from glmc.weights.checkpoint import open_checkpoint
+from glmc.weights.files import WeightFiles, read_files
+from glmc.weights.random import RandomWeights
+from glmc.weights.source import WeightSource
+
+LONGEST_DEFAULT_CONTEXT = 8192
+READING = "reading the checkpoint"
+
+
+@dataclass(frozen=True)
+class Job:
+    """``target`` has the rules of added passes; ``dtype`` is that of the compile, ``capture`` the
+    way of it. ``files`` are the tensors by the headers of the checkpoint: None where no weights of
+    it are wanted, and where there is only config.json, of which a plan can be made all the same.
+    """
+
+    source: ModelSource
+    options: CompileOptions
+    selection: Selection
+    target: Target
+    lowering: LoweringOptions
+    capture: CaptureOptions
+    dtype: torch.dtype
+    files: WeightFiles | None
+
+    @cached_property
+    def weights(self) -> WeightSource | None:
+        """What is packed, opened when it is first asked for; None with ``--no-weights``.
+
+        Raises UsageError for a preset, which has none, and CheckpointError.
+        """
+        source, options = self.source, self.options
+        if options.weights == "none":
+            return None
+        if options.weights == "random":
+            return RandomWeights(source.fields, self.dtype, options.seed)
+        if source.directory is None:
+            raise UsageError(
+                f"'{source.name}' is a preset, which has no weights",
+                expected="--no-weights, --random-weights or a checkpoint directory",
+                remedy="add --no-weights to compile the plan alone",
+            )
+        return open_checkpoint(source.directory, source.fields, self.files)
+
+    @property
+    def router_dtype(self) -> torch.dtype:
+        """The dtype in which the routers' weights are stored."""
+        tensors = {} if self.files is None else self.files.tensors
+        stored = (one.dtype for name, one in tensors.items() if name.endswith(ROUTER))
+        return router_dtype(stored, self.dtype)
+
+    @property
+    def expected_matches(self) -> dict[str, int]:
+        """The match counts that must hold."""
+        return pipeline.still_expected(self.source.expected_matches, self.selection)
+
+    @property
+    def front(self) -> tuple[object, ...]:
+        """What capture and passes go by, the model aside: jobs that agree on it share them."""
+        return (self.dtype, self.options.block_size, self.capture, self.selection)
+
+    def require_supported(self) -> None:
+        """Raise LoweringError, AbiError or UsageError for what the target is known to refuse."""
+        if self.dtype not in self.target.dtypes:
+            known = ", ".join(str(item).removeprefix("torch.") for item in self.target.dtypes)
+            found = str(self.dtype).removeprefix("torch.")
+            raise LoweringError(
+                f"{self.target.name} does not compute in {found}",
+                expected=known,
+                found=found,
+                remedy="choose another --dtype",
+            )
+        self.target.check(self.lowering, self.source.shape)
+
+    def variant(
+        self,
+        source: ModelSource | None = None,
+        *,
+        dtype: torch.dtype | None = None,
+        block_size: int | None = None,
+    ) -> Job:
+        """The job of a part of the model, or in another dtype or block size; nothing is read."""
+        source = source or self.source
+        options = replace(
+            self.options,
+            dtype=str(dtype or self.dtype).removeprefix("torch."),
+            block_size=block_size or self.options.block_size,
+        )
+        files = self.files if source.directory == self.source.directory else None
+        return _job(source, options, self.selection, self.target, files)
+
+
+def read_job(model: str | Path, options: CompileOptions) -> Job:
+    """The job of compiling ``model``, a preset's name or a checkpoint directory.
+
+    Raises UsageError and ExtensionError for passes that can't be selected, ConfigError, and
+    CheckpointError for files whose headers can't be read.
+    """
+    with memory_errors(lambda: READING):
+        selection = pipeline.selection(options)
+        return _resolved(load_config(model, options.supplied), options, selection)
+
+
+def resolve(source: ModelSource, options: CompileOptions) -> Job:
+    """As :func:`read_job`, of a model whose config was read."""
+    return _resolved(source, options, pipeline.selection(options))
+
+
+def _resolved(source: ModelSource, options: CompileOptions, selection: Selection) -> Job:
+    folder, files = source.directory, None
+    if options.weights == "checkpoint" and folder is not None and any(folder.glob("*.safetensors")):
+        files = read_files(folder)
+    target = with_rules(target_by_name(options.target), selection.added)
+    return _job(source, options, selection, target, files)
+
+
+def _job(
+    source: ModelSource,
+    options: CompileOptions,
+    selection: Selection,
+    target: Target,
+    files: WeightFiles | None,
+) -> Job:
+    dtype = getattr(torch, options.dtype) if options.dtype else source.dtype
+    capture = CaptureOptions(
+        options.capture_attention,
+        options.capture_experts,
+        options.marked,
+        folded=not options.full_capture,
+    )
+    lowering = _lowering(source, options, dtype)
+    return Job(source, options, selection, target, lowering, capture, dtype, files)
+
+
+def _lowering(source: ModelSource, options: CompileOptions, dtype: torch.dtype) -> LoweringOptions:
+    published = source.shape.maximum_positions
+    context = options.max_context or min(published, LONGEST_DEFAULT_CONTEXT)
+    if context > published:
+        raise UsageError(
+            "the model does not know positions that far",
+            expected=f"at most {published}: max_position_embeddings of config.json, or as far as "
+            "the factor of its rope reaches",
+            found=f"--max-context {context}",
+            remedy="choose a smaller --max-context, or switch YaRN on as the model card says",
+        )
+    profile = (options.abi_profile or DEFAULT_PROFILE) if options.target == "xpu" else None
+    return LoweringOptions(
+        dtype=dtype,
+        max_context=context,
+        block_size=options.block_size,
+        max_sequences=options.decode_buckets[-1],
+        max_tokens=options.prefill_buckets[-1],
+        abi_profile=profile,
+    )
