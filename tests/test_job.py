@@ -91,7 +91,7 @@ def test_a_front_end_is_shared_only_by_jobs_that_agree(model: Path) -> None:
         return read_job(model, CompileOptions(**{"dtype": "float32", "max_context": 64, **options}))
 
     front = front_end(job())
-    assert back_end(front, job(target="xpu")).job.target.name == "xpu"
+    assert back_end(front, job(decode_buckets=(1,))).job.lowering.max_sequences == 1
     for other in ({"dtype": "bfloat16"}, {"block_size": 64}, {"passes_off": ("rope",)}):
         with pytest.raises(InternalError, match="front end was made with other options"):
             back_end(front, job(**other))

@@ -28,7 +28,7 @@ from tests.support.distributions import install
 
 PASS = """
 from types import SimpleNamespace as Made
-from glmc.extensions import PassExtension
+from glmc.pipeline.extensions import PassExtension
 from glmc.ir.ops import Numerics
 from glmc.passes.base import PassResult
 good = Made(name="{name}", numerics=Numerics.BITWISE, run=lambda program: PassResult())

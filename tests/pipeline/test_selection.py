@@ -17,7 +17,7 @@ from tests.support.distributions import install
 PAGE = [one.name for one in PASSES]
 MODULE = """
 from types import SimpleNamespace as Made
-from glmc.extensions import PassExtension
+from glmc.pipeline.extensions import PassExtension
 from glmc.ir.ops import Numerics
 from glmc.passes.base import PassResult
 
