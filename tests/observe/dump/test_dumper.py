@@ -197,7 +197,7 @@ def test_an_op_without_kernel_leaves_the_phase(
 ) -> None:
     from glmc.backends.cpu.target import TARGET
 
-    monkeypatch.setattr("glmc.compiler.target_by_name", lambda name: _without_moe(TARGET))
+    monkeypatch.setattr("glmc.job.target_by_name", lambda name: _without_moe(TARGET))
     note = failing(model, tmp_path, LoweringError)
     assert "017_lower_prefill.failed.txt" in note
     assert "last_rows" in (tmp_path / "017_lower_prefill.failed.txt").read_text()
