@@ -84,7 +84,7 @@ def test_every_road_gives_the_same_plan(point: Point, tmp_path: Path) -> None:
 @pytest.mark.parametrize("point", [MIXTURES[1], DENSE[1]], ids=lambda point: point.name)
 def test_a_decode_layer_keeps_its_budget_of_vendor_calls(point: Point, tmp_path: Path) -> None:
     made = front(point, tmp_path)
-    shape = made.source.shape
+    shape = made.job.source.shape
     dense = point.leading_dense if point.family == "glm4_moe" else shape.layers
     for place in PLACES[1:]:
         options = CompileOptions(target="xpu", abi_profile=place.profile, block_size=32)

@@ -99,7 +99,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     git(tree, "init", "--quiet")
     git(tree, "add", ".")
     git(tree, "commit", "--quiet", "--message", "before")
-    page = tree / "glmc" / "pipeline.py"
+    page = tree / "glmc" / "pipeline" / "stages.py"
     text, lost = page.read_text(), "    rope_decode_attention.PASS,\n"
     assert text.count(lost) == 1
     page.write_text(text.replace(lost, ""))
