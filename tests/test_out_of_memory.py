@@ -12,8 +12,7 @@ import pytest
 import torch
 
 import glmc
-from glmc import compiler as driver
-from glmc import out_of_memory
+from glmc import compiler, out_of_memory
 from glmc.cli.main import main
 from glmc.errors import CaptureError, CheckpointError, OutOfMemoryError
 from glmc.out_of_memory import Stage, memory_errors
@@ -97,7 +96,7 @@ def test_a_compile_names_its_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     def short(*given: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(driver, "capture", short)
+    monkeypatch.setattr(compiler, "capture", short)
     with pytest.raises(OutOfMemoryError) as caught:
         glmc.compile(TINY, tmp_path / "art", target="cpu", weights="random")
     assert caught.value.place == "capture"
@@ -130,5 +129,5 @@ def test_a_limit_of_the_system(tmp_path: Path, mebibytes: int) -> None:
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (mebibytes << 20,) * 2),
     )
     # Not while modules are imported, before there is a command.
-    assert "driver.py" not in done.stderr
+    assert "compiler.py" not in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == (["art"] if not done.returncode else [])

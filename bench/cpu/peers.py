@@ -13,7 +13,7 @@ import torch
 import transformers
 
 import glmc_runtime
-from bench.gpu.hugging_face import cache_of, with_cache
+from bench.hugging_face import cache_of, with_cache
 
 Step = Callable[[list[int]], list[int]]
 

@@ -32,7 +32,7 @@ from bench.cpu.decode import LONGEST, bandwidth, prompts
 from bench.cpu.models import BenchModel, bench_models
 from bench.cpu.peers import load_eager
 from bench.gpu.gpu_timing import read_bandwidth, wait
-from bench.gpu.hugging_face import with_cache
+from bench.hugging_face import with_cache
 from glmc.weights.random_checkpoint import write_random_checkpoint
 
 ON_CPU = ("eager", "inductor", "inductor max-autotune", "kunlun")

@@ -70,7 +70,7 @@ def hugging_face(
 
             def work(peer: str = peer, plan: Plan = plan) -> Any:
                 try:
-                    return gpu_peers.decode(model, bench.gpu.hugging_face, peer, plan)
+                    return gpu_peers.decode(model, bench.hugging_face, peer, plan)
                 except torch.OutOfMemoryError:
                     # A limit of the peer, which copies the weights of all chosen experts.
                     return "out of memory"
@@ -168,7 +168,7 @@ def prefill(results: Results, bench: Bench, session: Session | None, peers: list
     for tokens in prefill_sizes(model, results.quick):
         work = {
             "eager": lambda tokens=tokens: gpu_peers.prefill(
-                model, bench.gpu.hugging_face, tokens, repeats
+                model, bench.hugging_face, tokens, repeats
             )
         }
         if session is not None:

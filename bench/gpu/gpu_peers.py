@@ -18,7 +18,7 @@ from torch import Tensor
 
 from bench.gpu.gpu_models import GpuModel
 from bench.gpu.gpu_timing import Peak, host_times, wait
-from bench.gpu.hugging_face import with_cache
+from bench.hugging_face import with_cache
 
 # How a peer compiles the forward; None runs it as it is.
 MODES: dict[str, str | None] = {

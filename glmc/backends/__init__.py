@@ -20,11 +20,11 @@ def target_by_name(name: str) -> Target:
     if installed is not None:
         return installed
     if name == "cpu":
-        from glmc.backends.cpu import target as cpu
+        from glmc.backends import cpu
 
         return cpu.TARGET
     if name == "cuda":
-        from glmc.backends.cuda import target as cuda
+        from glmc.backends import cuda
 
         return cuda.TARGET
     if name == "xpu":

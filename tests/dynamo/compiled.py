@@ -11,7 +11,7 @@ import transformers
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
-from bench.gpu.hugging_face import with_cache
+from bench.hugging_face import with_cache
 from glmc.dynamo.backend import LISTENERS, CompiledGraph
 from tests.support.models import tiny_config, tiny_model
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bench.gpu.hugging_face import with_cache
+from bench.hugging_face import with_cache
 from glmc.dynamo.backend import CompiledGraph
 from glmc.pipeline.stages import fuse
 from tests.dynamo.compiled import (

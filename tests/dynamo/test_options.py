@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.gpu.hugging_face import with_cache
+from bench.hugging_face import with_cache
 from glmc.dynamo import explain
 from glmc.dynamo.backend import compile_graph
 from glmc.dynamo.compile.checks import XMLIR_VARIABLES, mocked_compile

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.gpu.hugging_face import with_cache
+from bench.hugging_face import with_cache
 from tests.dynamo.compiled import decode, model_of, prompt, static_cache, watched
 
 

@@ -16,7 +16,7 @@ import torch
 
 from glmc import compiler as driver
 from glmc.artifact import writer
-from glmc.backends.cpu import target as cpu
+from glmc.backends import cpu
 from glmc.config import CompileOptions
 from glmc.job import read_job
 from glmc.presets.catalog import load_preset

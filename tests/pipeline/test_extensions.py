@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.fx import Graph
 
-from glmc.backends.cpu import target as cpu
+from glmc.backends import cpu
 from glmc.ir.ops import OPS, Numerics
 from glmc.ir.ops.linear import SWIGLU
 from glmc.ir.ops.registry import define

@@ -96,7 +96,7 @@ import torch
 from glmc.presets.fields import read_fields
 from glmc.presets.parameters import parameter_shapes
 from glmc.weights.checkpoint import open_checkpoint
-from glmc.weights.recipe import Concatenate, Source, Weight
+from glmc.ir.recipe import Concatenate, Source, Weight
 from glmc.weights.safetensors_header import encode_header
 from glmc.weights.safetensors_writer import TensorSpec, write_file
 from glmc.weights.stream import stream_weight

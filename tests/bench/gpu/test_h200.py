@@ -184,18 +184,18 @@ def test_merged_weights_are_shared_with_the_model(tmp_path: Path) -> None:
     """The model computes what it did, over rows of the tensors that ours are."""
     bench = Bench(gpu_model("air", True), tmp_path, CPU, "cpu")
     ids = torch.tensor([[5, 6, 7]])
-    before = bench.gpu.hugging_face(ids).logits
+    before = bench.hugging_face(ids).logits
     options = CompileOptions(target="cpu", weights="none", max_context=64)
     compiled = compile_plan(read_job(tmp_path, options))
     found = bench.weights(compiled)
     assert found.keys() == compiled.weights.keys()
     for name, weight in compiled.weights.items():
         assert (found[name].shape, found[name].dtype) == (weight.shape, weight.dtype), name
-    assert torch.equal(bench.gpu.hugging_face(ids).logits, before)
+    assert torch.equal(bench.hugging_face(ids).logits, before)
     merged = found["model.layers.1.self_attn.qkv_proj.weight"]
-    key = bench.gpu.hugging_face.model.layers[1].self_attn.k_proj.weight
+    key = bench.hugging_face.model.layers[1].self_attn.k_proj.weight
     assert key.untyped_storage().data_ptr() == merged.untyped_storage().data_ptr()
-    experts = bench.gpu.hugging_face.model.layers[1].mlp.experts.gate_up_proj
+    experts = bench.hugging_face.model.layers[1].mlp.experts.gate_up_proj
     assert experts.data_ptr() == found["model.layers.1.mlp.experts.gate_up_proj"].data_ptr()
     assert bench.weights(compiled)["lm_head.weight"] is not None
 
@@ -204,7 +204,7 @@ def test_the_random_model_is_sound(tmp_path: Path) -> None:
     """Norms are ones, rope is that of a model made the plain way, the router spreads."""
     bench = Bench(gpu_model("air", True), tmp_path, CPU, "cpu")
     config = load_config(tmp_path).config
-    plain = type(bench.gpu.hugging_face)(config)
+    plain = type(bench.hugging_face)(config)
     mine = random_model(config, CPU)
     assert torch.equal(mine.model.rotary_emb.inv_freq, plain.model.rotary_emb.inv_freq)
     assert torch.equal(mine.model.norm.weight.float(), torch.ones(64))

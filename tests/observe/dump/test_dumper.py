@@ -195,7 +195,7 @@ def test_a_lost_fusion_leaves_the_program(
 def test_an_op_without_kernel_leaves_the_phase(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from glmc.backends.cpu.target import TARGET
+    from glmc.backends.cpu import TARGET
 
     monkeypatch.setattr("glmc.job.target_by_name", lambda name: _without_moe(TARGET))
     note = failing(model, tmp_path, LoweringError)

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from glmc.backends import target_by_name
+from glmc.backends.cpu import TARGET
 from glmc.backends.cpu import rules as cpu_rules
-from glmc.backends.cpu.target import TARGET
 from glmc.errors import LoweringError
 from glmc.ir.ops import OPS
 from glmc.ir.ops.rotary import rope_table

@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from glmc.backends import target_by_name
-from glmc.backends.cuda import target as cuda
+from glmc.backends import cuda, target_by_name
 from glmc.backends.cuda.rules import RULES
 from glmc.compiled import Compiled
 from glmc.compiler import compile_plan
