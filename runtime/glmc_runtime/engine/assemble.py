@@ -63,7 +63,7 @@ def assemble(
     device_name: str | None = None,
     guard_steps: int = GUARD_STEPS,
     profile_ranges: bool = False,
-    given: Mapping[str, torch.Tensor] | None = None,
+    given_tensors: Mapping[str, torch.Tensor] | None = None,
 ) -> Machine:
     """Check, load and bind; see :func:`glmc_runtime.load` for the options and errors."""
     if guard_steps < 0:
@@ -89,10 +89,10 @@ def assemble(
         check_plan(plans[phase], manifest)
 
     watch = WeightWatch()
-    if given is None:
+    if given_tensors is None:
         weights = load_weights(artifact.path, manifest, device, files=artifact.files, watch=watch)
     else:
-        weights = given_weights(given, manifest, device)
+        weights = given_weights(given_tensors, manifest, device)
     arena = Arena(max(plans[name].arena.evaluate(*largest[name]) for name in largest), device)
     context = min(
         manifest.limits.max_context,

@@ -259,6 +259,6 @@ class GreedySteps:
 
     def _free_spare_block(self, sequence: Sequence) -> None:
         """Free the block that a sequence was given for a step that it does not take."""
-        kept = blocks_for(sequence.cached, self._machine.cache.spec.block_size)
-        self._machine.cache.allocator.free(sequence.blocks[kept:])
-        del sequence.blocks[kept:]
+        needed = blocks_for(sequence.cached, self._machine.cache.spec.block_size)
+        self._machine.cache.allocator.free(sequence.blocks[needed:])
+        del sequence.blocks[needed:]

@@ -120,11 +120,11 @@ class Engine:
         with self._machine.exclusive:
             chunks, kept = self._run(batch, take)
             read = [(tokens.tolist(), wanted) for tokens, wanted in kept]
-            chosen: list[int] = [tokens[row] for tokens, wanted in read for row in wanted]
-            if any([token < 0 for token in chosen]):
-                raise not_finite(f"greedy tokens {chosen[:4]}, of which -1 is none")
+            likeliest: list[int] = [tokens[row] for tokens, wanted in read for row in wanted]
+            if any([token < 0 for token in likeliest]):
+                raise not_finite(f"greedy tokens {likeliest[:4]}, of which -1 is none")
             _commit(batch, chunks)
-        return chosen
+        return likeliest
 
     def _run(
         self, batch: ListLike[SequenceStep], take: Callable[[PhaseReplay, Step, list[int]], Taken]
@@ -139,13 +139,13 @@ class Engine:
             item.sequence.changes += 1
         buckets = self.prefill_buckets, self.decode_buckets
         size, fused_cache_write = self.manifest.cache.block_size, self._fused_cache_write
-        kept: list[Taken] = []
+        results: list[Taken] = []
         with self._machine.stream_order.enter():
             for micro_batch in micro_batches_of(chunks, *buckets, fused_cache_write):
                 phase, step = step_of(micro_batch, *buckets, size, fused_cache_write)
                 wanted = [row for row, chunk in enumerate(micro_batch) if chunk.logits]
-                kept.append(take(self._replays[phase], step, wanted))
-        return chunks, kept
+                results.append(take(self._replays[phase], step, wanted))
+        return chunks, results
 
     def prefill(self, sequences: ListLike[Sequence]) -> torch.Tensor:
         """Cache all tokens of the sequences that are not cached yet; a :meth:`step`.
@@ -216,9 +216,9 @@ class Engine:
                     found=str(length),
                 )
             sequence.changes += 1
-            kept = blocks_for(length, self.manifest.cache.block_size)
-            self.cache.allocator.free(sequence.blocks[kept:])
-            del sequence.blocks[kept:]
+            needed = blocks_for(length, self.manifest.cache.block_size)
+            self.cache.allocator.free(sequence.blocks[needed:])
+            del sequence.blocks[needed:]
             del sequence.tokens[length:]
             sequence.cached = min(sequence.cached, length)
 

@@ -132,10 +132,10 @@ def sequences_of(value: object) -> list[Sequence]:
     """Sequences in a list; a lone one is meant as one. Raises :class:`RequestError`."""
     if isinstance(value, Sequence):
         return [value]
-    found = items_of("sequences", value, "sequences")
-    for item in found:
+    sequences = items_of("sequences", value, "sequences")
+    for item in sequences:
         sequence_of(item)
-    return found
+    return sequences
 
 
 def sequence_of(value: object) -> Sequence:

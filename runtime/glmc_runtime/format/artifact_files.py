@@ -51,10 +51,10 @@ class FileState:
     kept: tuple[int, ...]
 
     @classmethod
-    def of(cls, found: os.stat_result) -> FileState:
-        kept = (found.st_nlink, found.st_mode, found.st_uid, found.st_gid)
-        identity = (found.st_dev, found.st_ino, found.st_size)
-        return cls(*identity, found.st_mtime_ns, found.st_ctime_ns, kept)
+    def of(cls, status: os.stat_result) -> FileState:
+        kept = (status.st_nlink, status.st_mode, status.st_uid, status.st_gid)
+        identity = (status.st_dev, status.st_ino, status.st_size)
+        return cls(*identity, status.st_mtime_ns, status.st_ctime_ns, kept)
 
     def holds(self, later: FileState) -> bool:
         """Whether nobody has touched the file that is now ``later``."""
@@ -200,9 +200,9 @@ def plain_file(root: Path, name: str) -> Iterator[tuple[int, os.stat_result]]:
     except OSError as error:
         raise unreadable(path, error) from error
     try:
-        found = os.fstat(descriptor)
-        require_plain(name, found.st_mode)
-        yield descriptor, found
+        status = os.fstat(descriptor)
+        require_plain(name, status.st_mode)
+        yield descriptor, status
     finally:
         os.close(descriptor)
 
@@ -228,14 +228,14 @@ def largest_size(name: str) -> int:
     return _LARGEST.get(name.partition("/")[0], _LARGEST_OTHER)
 
 
-def require_size(name: str, expected: int, found: int) -> None:
+def require_size(name: str, expected: int, size: int) -> None:
     """Raise ArtifactError for a file that is not as large as the manifest says."""
-    if found != expected:
+    if size != expected:
         raise ArtifactError(
             "a file has another size than when it was written",
             place=name,
             expected=f"{expected} bytes",
-            found=f"{found} bytes",
+            found=f"{size} bytes",
             remedy="copy the artifact again",
         )
 

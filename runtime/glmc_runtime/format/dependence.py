@@ -66,10 +66,10 @@ class Dependence:
 
 def _positions(extents: Iterable[Extent], real: bool) -> set[int]:
     first = _FIRST_REAL if real else 0
-    found = set()
+    positions = set()
     for extent in extents:
         if extent.tokens:
-            found.add(first)
+            positions.add(first)
         if extent.sequences:
-            found.add(first + 1)
-    return found
+            positions.add(first + 1)
+    return positions

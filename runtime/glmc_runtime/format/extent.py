@@ -69,8 +69,8 @@ class Extent:
         if self.tokens or self.sequences or other.tokens or other.sequences:
             raise PlanError("a size would be quadratic in the step", found=f"({self}) * ({other})")
         terms = [
-            (tuple(sorted((*one, *two))), first * second)
-            for one, first in (*self.named, ((), self.constant))
+            (tuple(sorted((*symbols, *two))), first * second)
+            for symbols, first in (*self.named, ((), self.constant))
             for two, second in (*other.named, ((), other.constant))
         ]
         constant = sum(number for names, number in terms if not names)

@@ -69,8 +69,8 @@ def _misfit_of_tuple(value: Any, kind: Any, place: str) -> str | None:
 
 
 def _first(parts: Iterable[tuple[Any, Any, str]]) -> str | None:
-    found = (misfit(value, kind, place) for value, kind, place in parts)
-    return next((problem for problem in found if problem is not None), None)
+    misfits = (misfit(value, kind, place) for value, kind, place in parts)
+    return next((problem for problem in misfits if problem is not None), None)
 
 
 @cache

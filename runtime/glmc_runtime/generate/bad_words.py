@@ -9,12 +9,12 @@ from collections.abc import Sequence as ListLike
 def spellings(encode: Callable[[str], list[int]], word: str) -> list[list[int]]:
     """The token ids of a word at the beginning of a text and after a space, where they differ.
     ``encode`` adds no special tokens."""
-    found: list[list[int]] = []
+    all_ids: list[list[int]] = []
     for text in (word, f" {word.lstrip()}"):
         ids = encode(text)
-        if ids and ids not in found:
-            found.append(ids)
-    return found
+        if ids and ids not in all_ids:
+            all_ids.append(ids)
+    return all_ids
 
 
 def spelled(

@@ -45,25 +45,25 @@ class StopStrings:
         return self._look() + (self._give(len(self._held)) if self.found is None else "")
 
     def _look(self) -> str:
-        held = "".join([character for character, _ in self._held])
-        places = [(held.find(string), string) for string in self._strings]
+        pending = "".join([character for character, _ in self._held])
+        places = [(pending.find(string), string) for string in self._strings]
         hits = [(start + len(string), start, string) for start, string in places if start >= 0]
         if not hits:
-            return self._give(len(held) - self._possible(held))
+            return self._give(len(pending) - self._possible(pending))
         end, start, self.found = min(hits)
-        given = self._give(end if self._included else start)
+        text = self._give(end if self._included else start)
         self._held = []
-        return given
+        return text
 
-    def _possible(self, held: str) -> int:
+    def _possible(self, pending: str) -> int:
         """Characters at the end that may become a stop string."""
-        longest = min(max(map(len, self._strings)) - 1, len(held))
+        longest = min(max(map(len, self._strings)) - 1, len(pending))
         for length in range(longest, 0, -1):
-            tail = held[-length:]
+            tail = pending[-length:]
             if any(string.startswith(tail) for string in self._strings):
                 return length
         return 0
 
     def _give(self, number: int) -> str:
-        given, self._held = self._held[:number], self._held[number:]
-        return "".join([character for character, is_text in given if is_text])
+        characters, self._held = self._held[:number], self._held[number:]
+        return "".join([character for character, is_text in characters if is_text])

@@ -51,12 +51,12 @@ class EventStream(Iterator[Event]):
     def completions(self) -> list[Completion]:
         """Run all to the end: a completion for each of ``answers``. Leaving early, by an error,
         gives all blocks back. Where other threads that do the same hold all blocks, it waits."""
-        found = {answer: Completion([], "", "") for answer in self.answers}
+        completions = {answer: Completion([], "", "") for answer in self.answers}
         self._generation.wait = self._exclusive.wait
         with self, self._exclusive.working():
             for event in self:
-                found[event.request, event.choice].take(event)
-        return list(found.values())
+                completions[event.request, event.choice].take(event)
+        return list(completions.values())
 
     def close(self) -> None:
         """Give all blocks back; there are no more events then."""

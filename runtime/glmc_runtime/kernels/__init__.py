@@ -41,10 +41,10 @@ def register(name: str, schema: KernelSchema | None = None) -> Callable[[Binder]
     """
 
     def keep(binder: Binder) -> Binder:
-        kept = _keep(_BINDERS, name, binder)
+        registered = _keep(_BINDERS, name, binder)
         if schema is not None:
             _SCHEMAS[name] = schema
-        return kept
+        return registered
 
     return keep
 

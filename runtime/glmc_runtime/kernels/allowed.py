@@ -49,18 +49,18 @@ def allowed_kernels(manifest: Manifest) -> Callable[[str, str], KernelSchema]:
             variant = None if row is None else row.variants.get(profile)
             return None if variant is None else variant.schema
         find_binder(name)
-        found = schema_of(name)
-        if found is None:
+        schema = schema_of(name)
+        if schema is None:
             raise ExtensionError(
                 f"kernel '{name}' has no schema, so no artifact may name it",
                 expected=f"register('{name}', schema(...)), with all of its arguments",
                 remedy="see docs/writing_a_target.md, or uninstall what brings it",
             )
-        return found
+        return schema
 
     def find(name: str, place: str) -> KernelSchema:
-        found = known(name)
-        if found is None:
+        schema = known(name)
+        if schema is None:
             is_vendor = name.partition(".")[0] in VENDOR_FAMILIES
             raise PlanError(
                 f"this runtime calls no vendor function '{name}'"
@@ -71,7 +71,7 @@ def allowed_kernels(manifest: Manifest) -> Callable[[str, str], KernelSchema]:
                 expected=f"one of {', '.join(f'{family}.*' for family in families)}",
                 remedy="upgrade glmc-runtime, or do not use this artifact: it was changed",
             )
-        return found
+        return schema
 
     return find
 

@@ -38,8 +38,8 @@ def _writing_form(name: str) -> tuple[Any, tuple[str, ...]] | None:
         candidate = getattr(candidates, overload)
         arguments = candidate._schema.arguments
         outs = [item.name for item in arguments if getattr(item, "is_out", False)]
-        given = [(item.name, str(item.type)) for item in arguments if item.name not in outs]
-        if outs and len(outs) == len(own.returns) and given == wanted:
+        inputs = [(item.name, str(item.type)) for item in arguments if item.name not in outs]
+        if outs and len(outs) == len(own.returns) and inputs == wanted:
             return candidate, tuple(outs)
     return None
 

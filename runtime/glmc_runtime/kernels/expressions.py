@@ -119,14 +119,15 @@ def _compared(tree: ast.Compare, text: str) -> _Evaluate:
     raise PlanError(f"'{text}' is no expression of sizes")
 
 
-def at_most(one: Extent, other: Extent) -> bool:
+def at_most(left: Extent, other: Extent) -> bool:
     """Whether one size is at most another in every step with 1 <= sequences <= tokens."""
     named = dict(other.named)
     return (
-        one.tokens + one.sequences + one.constant <= other.tokens + other.sequences + other.constant
-        and one.tokens + one.sequences <= other.tokens + other.sequences
-        and one.tokens <= other.tokens
-        and all(factor <= named.get(names, 0) for names, factor in one.named)
+        left.tokens + left.sequences + left.constant
+        <= other.tokens + other.sequences + other.constant
+        and left.tokens + left.sequences <= other.tokens + other.sequences
+        and left.tokens <= other.tokens
+        and all(factor <= named.get(names, 0) for names, factor in left.named)
     )
 
 
@@ -136,15 +137,15 @@ def _size(value: Value) -> Extent:
     return value
 
 
-def _remainder(one: Extent, other: Extent) -> Extent:
+def _remainder(left: Extent, other: Extent) -> Extent:
     """Of sizes that follow the step: 0 where one is a multiple of the other in every step."""
-    if not one.moves and not other.moves:
+    if not left.moves and not other.moves:
         if other.constant < 1:
             raise UnknownSizeError("a size is divided by nothing")
-        return Extent(constant=one.constant % other.constant)
-    parts = zip(_parts(one), _parts(other), strict=True)
+        return Extent(constant=left.constant % other.constant)
+    parts = zip(_parts(left), _parts(other), strict=True)
     factors = [first // second for first, second in parts if second]
-    is_multiple = bool(factors) and other * factors[0] == one
+    is_multiple = bool(factors) and other * factors[0] == left
     return Extent(constant=0 if is_multiple else 1)
 
 

@@ -110,15 +110,15 @@ class KernelSchema:
 
     def argument(self, name: str) -> ArgumentSchema | None:
         """The schema of an argument; ``out_2`` is one of the numbered ``out``."""
-        found = self.by_name.get(name)
-        if found is not None:
-            return None if found.numbered else found
+        known = self.by_name.get(name)
+        if known is not None:
+            return None if known.numbered else known
         stem, _, number = name.rpartition("_")
-        found = self.by_name.get(stem)
-        if found is None or not found.numbered or not (number.isascii() and number.isdecimal()):
+        known = self.by_name.get(stem)
+        if known is None or not known.numbered or not (number.isascii() and number.isdecimal()):
             return None
         plain = len(number) < 3 and str(int(number)) == number and int(number) < MOST_PARTS
-        return found if plain else None
+        return known if plain else None
 
 
 def schema(

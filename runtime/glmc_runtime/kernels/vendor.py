@@ -37,8 +37,8 @@ class Vendor:
                 place=self.description,
                 remedy="install the wheels of the profile that the artifact was compiled for",
             )
-        found: Callable[..., Any] = function
-        return found
+        resolved: Callable[..., Any] = function
+        return resolved
 
     def bind(self, name: str, arguments: dict[str, Any]) -> Thunk:
         return partial(self.function(name), **arguments)

@@ -157,7 +157,7 @@ class ArgumentFacts:
                 expected=f"at most {MOST_DIMENSIONS}",
                 found=str(len(shape)),
             )
-        needed, there = (self.size(self._shape(one, False)) for one in (shape, own))
+        needed, there = (self.size(self._shape(dimensions, False)) for dimensions in (shape, own))
         if not at_most(needed, there):
             raise PlanError(
                 "a view is larger than what it is a view of",

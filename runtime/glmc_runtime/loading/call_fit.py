@@ -40,35 +40,35 @@ class Fit:
         return {name for argument, name, _ in self.tensors if argument.writes}
 
 
-def fit(schema: KernelSchema, given: Given, steps: Mapping[str, Value]) -> Fit:
+def fit(schema: KernelSchema, arguments: Given, steps: Mapping[str, Value]) -> Fit:
     """Hold a call's arguments against the schema; raises :class:`Misfit`. ``steps`` are the sizes
     of the step that relations may name."""
-    found = Fit(dict(steps))
-    pairs = _paired(schema, given)
+    result = Fit(dict(steps))
+    pairs = _paired(schema, arguments)
     for argument, name, facts in pairs:
         if isinstance(facts, TensorFacts):
-            _check_tensor(argument, name, facts, given)
+            _check_tensor(argument, name, facts, arguments)
         else:
-            _check_value(argument, name, facts, found)
-    tensors = found.tensors = tuple(
+            _check_value(argument, name, facts, result)
+    tensors = result.tensors = tuple(
         (argument, name, facts) for argument, name, facts in pairs if isinstance(facts, TensorFacts)
     )
     for argument, name, facts in tensors:
-        _bind_sizes(argument, name, facts, found)
+        _bind_sizes(argument, name, facts, result)
     for argument, name, facts in tensors:
-        _check_sizes(argument, name, facts, found)
-    _check_together(schema, given, pairs, found)
+        _check_sizes(argument, name, facts, result)
+    _check_together(schema, arguments, pairs, result)
     for argument, name, _ in tensors:
         if argument.below is not None:
-            found.below[name] = _size(argument.below, found)
-    return found
+            result.below[name] = _size(argument.below, result)
+    return result
 
 
-def _paired(schema: KernelSchema, given: Given) -> list[tuple[ArgumentSchema, str, Facts]]:
+def _paired(schema: KernelSchema, arguments: Given) -> list[tuple[ArgumentSchema, str, Facts]]:
     """Each argument that is there with its schema; None for an optional one is as if left out."""
     pairs = []
     counts: dict[str, int] = {}
-    for name, facts in given.items():
+    for name, facts in arguments.items():
         argument = schema.argument(name)
         if argument is None:
             raise Misfit(
@@ -82,21 +82,23 @@ def _paired(schema: KernelSchema, given: Given) -> list[tuple[ArgumentSchema, st
     for argument in schema.arguments:
         if argument.numbered:
             names = [f"{argument.name}_{number}" for number in range(counts.get(argument.name, 0))]
-            missing = not names or any(name not in given for name in names)
+            missing = not names or any(name not in arguments for name in names)
         else:
-            missing = argument.required and argument.name not in given
+            missing = argument.required and argument.name not in arguments
         if missing:
             raise Misfit(f"the call lacks '{argument.name}'", argument.expected, "nothing")
     order = {argument.name: place for place, argument in enumerate(schema.arguments)}
     return sorted(pairs, key=lambda pair: order[pair[0].name])
 
 
-def _check_tensor(argument: ArgumentSchema, name: str, facts: TensorFacts, given: Given) -> None:
+def _check_tensor(
+    argument: ArgumentSchema, name: str, facts: TensorFacts, arguments: Given
+) -> None:
     if argument.kind != "tensor":
         raise Misfit(f"'{name}' is a tensor", argument.expected, f"a {facts.kind}")
     allowed = argument.dtypes
     if argument.like is not None:
-        other = given.get(argument.like)
+        other = arguments.get(argument.like)
         if isinstance(other, TensorFacts):
             allowed = (other.dtype,)
     if facts.dtype not in allowed:
@@ -106,16 +108,16 @@ def _check_tensor(argument: ArgumentSchema, name: str, facts: TensorFacts, given
         raise Misfit(f"'{name}' is in the wrong memory", there, here)
 
 
-def _check_value(argument: ArgumentSchema, name: str, facts: ValueFacts, found: Fit) -> None:
+def _check_value(argument: ArgumentSchema, name: str, facts: ValueFacts, result: Fit) -> None:
     value, kind = facts.value, argument.kind
     if isinstance(value, Extent):
         if kind != "integer" or argument.equals is None:
             raise _wrong(argument, name, "a size that follows the step")
-        found.sizes[name] = value
+        result.sizes[name] = value
     elif kind == "integer":
         if type(value) is not int or not argument.minimum <= value <= argument.maximum:
             raise _wrong(argument, name, value)
-        found.sizes[name] = Extent(constant=value)
+        result.sizes[name] = Extent(constant=value)
     elif kind == "number" or argument.or_number:
         if type(value) not in (int, float) or not _in_range(argument, value):
             raise _wrong(argument, name, value)
@@ -126,7 +128,7 @@ def _check_value(argument: ArgumentSchema, name: str, facts: ValueFacts, found: 
     elif type(value) is not {"flag": bool, "text": str, "none": type(None)}.get(kind):
         raise _wrong(argument, name, value)
     elif kind == "flag":
-        found.sizes[name] = bool(value)
+        result.sizes[name] = bool(value)
     if argument.choices and value not in argument.choices:
         raise _wrong(argument, name, value)
 
@@ -148,7 +150,7 @@ def _wrong(argument: ArgumentSchema, name: str, value: object) -> Misfit:
     )
 
 
-def _bind_sizes(argument: ArgumentSchema, name: str, facts: TensorFacts, found: Fit) -> None:
+def _bind_sizes(argument: ArgumentSchema, name: str, facts: TensorFacts, result: Fit) -> None:
     """Give each name in the shape that has no size yet the one that is there."""
     pattern = argument.shape
     if pattern is None:
@@ -158,28 +160,28 @@ def _bind_sizes(argument: ArgumentSchema, name: str, facts: TensorFacts, found: 
     if spare < 0 or (spare and pattern.leading is None):
         raise _misshapen(argument, name, facts)
     if pattern.leading is not None:
-        found.leading.setdefault(pattern.leading, facts.shape[:spare])
+        result.leading.setdefault(pattern.leading, facts.shape[:spare])
     for key, extent in zip(pattern.names, facts.shape[spare:], strict=True):
         if key is not None and key != ANY:
-            found.sizes.setdefault(key, extent)
-    found.sizes[f"{argument.name}.size"] = facts.size
+            result.sizes.setdefault(key, extent)
+    result.sizes[f"{argument.name}.size"] = facts.size
     if facts.shape:
         key = f"{argument.name}.columns"
-        before = found.sizes.get(key, Extent())
-        found.sizes[key] = facts.shape[-1] + before if isinstance(before, Extent) else before
+        before = result.sizes.get(key, Extent())
+        result.sizes[key] = facts.shape[-1] + before if isinstance(before, Extent) else before
 
 
-def _check_sizes(argument: ArgumentSchema, name: str, facts: TensorFacts, found: Fit) -> None:
+def _check_sizes(argument: ArgumentSchema, name: str, facts: TensorFacts, result: Fit) -> None:
     pattern = argument.shape
     if pattern is None:
         return
     spare = len(facts.shape) - len(pattern.sizes)
-    if pattern.leading is not None and facts.shape[:spare] != found.leading[pattern.leading]:
-        raise _misshapen(argument, name, facts, found)
+    if pattern.leading is not None and facts.shape[:spare] != result.leading[pattern.leading]:
+        raise _misshapen(argument, name, facts, result)
     sizes = zip(pattern.sizes, facts.shape[spare:], strict=True)
     for expression, extent in sizes:
-        if expression.text != ANY and _size(expression, found) != extent:
-            raise _misshapen(argument, name, facts, found)
+        if expression.text != ANY and _size(expression, result) != extent:
+            raise _misshapen(argument, name, facts, result)
 
 
 def _misshapen(
@@ -195,44 +197,44 @@ def _misshapen(
 
 def _check_together(
     schema: KernelSchema,
-    given: Given,
+    arguments: Given,
     pairs: list[tuple[ArgumentSchema, str, Facts]],
-    found: Fit,
+    result: Fit,
 ) -> None:
     there = {name for _, name, _ in pairs}
     for argument in schema.arguments:
-        found.sizes[f"{argument.name}.given"] = argument.name in there
+        result.sizes[f"{argument.name}.given"] = argument.name in there
     for argument, name, facts in pairs:
         if argument.kind == "integers" and isinstance(facts, ValueFacts):
-            _check_list(argument, name, facts, given)
-        if argument.equals is not None and found.sizes[name] != _size(argument.equals, found):
+            _check_list(argument, name, facts, arguments)
+        if argument.equals is not None and result.sizes[name] != _size(argument.equals, result):
             raise Misfit(
                 f"'{name}' is not what the kernel takes",
-                f"{argument.equals} = {_size(argument.equals, found)}",
-                str(found.sizes[name]),
+                f"{argument.equals} = {_size(argument.equals, result)}",
+                str(result.sizes[name]),
             )
     for names in schema.together:
         if any(name in there for name in names) and not all(name in there for name in names):
             raise Misfit("arguments are given that go together only", ", ".join(names))
     for relation in schema.relations:
         try:
-            holds = relation.evaluate(found.sizes)
+            holds = relation.evaluate(result.sizes)
         except UnknownSizeError as error:
             raise Misfit(f"the sizes do not fit together: {error}", str(relation)) from error
         if not holds:
-            used = {key: size for key, size in found.sizes.items() if key in str(relation)}
+            used = {key: size for key, size in result.sizes.items() if key in str(relation)}
             words = ", ".join(f"{key} = {size}" for key, size in used.items())
             raise Misfit("the sizes do not fit together", str(relation), words)
     if schema.broadcast:
-        _check_broadcast(schema.broadcast, given)
+        _check_broadcast(schema.broadcast, arguments)
 
 
-def _check_list(argument: ArgumentSchema, name: str, facts: ValueFacts, given: Given) -> None:
+def _check_list(argument: ArgumentSchema, name: str, facts: ValueFacts, arguments: Given) -> None:
     """A list of the last sizes of numbered tensors."""
     values = facts.value if isinstance(facts.value, tuple) else ()
-    parts = [given.get(f"{argument.source}_{number}") for number in range(len(values))]
+    parts = [arguments.get(f"{argument.source}_{number}") for number in range(len(values))]
     sizes = [part.shape[-1] for part in parts if isinstance(part, TensorFacts)]
-    counted = sum(key.startswith(f"{argument.source}_") for key in given)
+    counted = sum(key.startswith(f"{argument.source}_") for key in arguments)
     if counted != len(values) or sizes != [Extent(constant=value) for value in values]:
         raise Misfit(
             f"'{name}' is not the widths of '{argument.source}_0', ...",
@@ -241,8 +243,8 @@ def _check_list(argument: ArgumentSchema, name: str, facts: ValueFacts, given: G
         )
 
 
-def _check_broadcast(names: tuple[str, ...], given: Given) -> None:
-    *parts, target = (given[name] for name in names)
+def _check_broadcast(names: tuple[str, ...], arguments: Given) -> None:
+    *parts, target = (arguments[name] for name in names)
     if not isinstance(target, TensorFacts):
         return
     one, wide = Extent(constant=1), target.shape
@@ -260,9 +262,9 @@ def _check_broadcast(names: tuple[str, ...], given: Given) -> None:
         )
 
 
-def _size(expression: Expression, found: Fit) -> Extent:
+def _size(expression: Expression, result: Fit) -> Extent:
     try:
-        value = expression.evaluate(found.sizes)
+        value = expression.evaluate(result.sizes)
     except UnknownSizeError as error:
         raise Misfit(f"the shapes do not fit together: {error}", str(expression)) from error
     except PlanError as error:  # quadratic in the step

@@ -90,8 +90,8 @@ def _check_lives(plan: PhasePlan) -> None:
         for argument in call.arguments.values()
         if isinstance(argument, BufferArgument) and argument.buffer in lives
     ]
-    kept = [plan.output] if plan.greedy is None else [plan.output, plan.greedy]
-    uses += [(identifier, len(plan.calls) - 1) for identifier in kept if identifier in lives]
+    outputs = [plan.output] if plan.greedy is None else [plan.output, plan.greedy]
+    uses += [(identifier, len(plan.calls) - 1) for identifier in outputs if identifier in lives]
     for identifier, position in uses:
         buffer = lives[identifier]
         if not buffer.first <= position <= buffer.last:

@@ -79,29 +79,29 @@ class CallCheck:
 
     def _check(self, call: Call, place: str) -> None:
         schema = self._schema_of(call.function, place)
-        given: dict[str, Facts] = {}
+        arguments: dict[str, Facts] = {}
         storages: dict[str, Storage] = {}
         key: list[object] = [call.function]
         for name, passed in call.arguments.items():
             facts, storage = self._describe(name, passed)
-            given[name] = facts
+            arguments[name] = facts
             if storage is None:
                 key += (name, facts)
             else:
                 storages[name] = storage
                 key += (name, id(facts))
         known = tuple(key)
-        found = self._fits.get(known)
-        if found is None:
-            found = self._fits[known] = fit(schema, given, self._steps)
-        _check_writes(schema, call, found, storages)
-        _check_aliases(schema, found, storages)
-        for argument, name, facts in found.tensors:
+        fitted = self._fits.get(known)
+        if fitted is None:
+            fitted = self._fits[known] = fit(schema, arguments, self._steps)
+        _check_writes(schema, call, fitted, storages)
+        _check_aliases(schema, fitted, storages)
+        for argument, name, facts in fitted.tensors:
             if argument.reads:
-                self._check_read(argument, name, facts, storages, found)
+                self._check_read(argument, name, facts, storages, fitted)
         after = [
-            (storages[name], self._written(argument, name, facts, found, given, storages))
-            for argument, name, facts in found.tensors
+            (storages[name], self._written(argument, name, facts, fitted, arguments, storages))
+            for argument, name, facts in fitted.tensors
             if argument.writes
         ]
         for storage, content in after:
@@ -123,7 +123,7 @@ class CallCheck:
         name: str,
         facts: TensorFacts,
         storages: dict[str, Storage],
-        found: Fit,
+        fitted: Fit,
     ) -> None:
         content = self._contents.get(storages[name])
         if facts.kind == "buffer" and content is None:
@@ -155,12 +155,12 @@ class CallCheck:
             made_of = self._contents.get(storages.get(argument.of, ("", "")))
             if content is None or made_of is None or content.of != made_of.writer:
                 raise Misfit(f"'{name}' was not made of what '{argument.of}' holds now")
-        if name in found.below and not argument.writes:
+        if name in fitted.below and not argument.writes:
             below = None if content is None else content.below
-            if below is None or not at_most(below, found.below[name]):
+            if below is None or not at_most(below, fitted.below[name]):
                 raise Misfit(
                     f"'{name}' may point outside of what the kernel reads with it",
-                    f"integers below {found.below[name]}",
+                    f"integers below {fitted.below[name]}",
                     "any integers" if below is None else f"integers below {below}",
                 )
 
@@ -169,22 +169,22 @@ class CallCheck:
         argument: ArgumentSchema,
         name: str,
         facts: TensorFacts,
-        found: Fit,
-        given: dict[str, Facts],
+        fitted: Fit,
+        arguments: dict[str, Facts],
         storages: dict[str, Storage],
     ) -> _Content:
         """What the memory of a written argument holds after the call."""
         source = argument.source
         if source is not None and source in storages:
-            there, read = self._contents.get(storages[source]), given[source]
+            there, read = self._contents.get(storages[source]), arguments[source]
             if there is not None and isinstance(read, TensorFacts) and read.dtype in INDICES:
                 return _Content(facts.size, there.holds, there.below, self._number)
         made_of = None
         if argument.of is not None and argument.of in storages:
             there = self._contents.get(storages[argument.of])
-            is_new = argument.of in found.written
+            is_new = argument.of in fitted.written
             made_of = self._number if is_new or there is None else there.writer
-        below = found.below.get(name)
+        below = fitted.below.get(name)
         return _Content(facts.size, argument.leaves, below, self._number, made_of)
 
     def _write(self, storage: Storage, content: _Content) -> None:
@@ -194,10 +194,12 @@ class CallCheck:
         before = self._contents.get(storage)
         if before is not None and not at_most(before.size, content.size):
             same = before.holds == content.holds
-            bounds = [one for one in (before.below, content.below) if one is not None]
+            bounds = [size for size in (before.below, content.below) if size is not None]
             below = None
             if len(bounds) == 2:
-                below = next((one for one in bounds if all(at_most(x, one) for x in bounds)), None)
+                below = next(
+                    (size for size in bounds if all(at_most(x, size) for x in bounds)), None
+                )
             holds = content.holds if same else ""
             content = _Content(before.size, holds, below, self._number)
         self._contents[storage] = content
@@ -226,18 +228,18 @@ def _inputs(plan: PhasePlan, manifest: Manifest, facts: ArgumentFacts) -> dict[S
         "positions": Extent(constant=context),
         "last_rows": Extent(tokens=1),
     }
-    found: dict[Storage, _Content] = {}
+    contents: dict[Storage, _Content] = {}
     for spec in plan.inputs:
         name = spec.name.removesuffix(HOST_SUFFIX)
         size = facts.size(tuple(facts.normal(extent) for extent in spec.shape))
-        found["input", spec.name] = _Content(size, name, bounds.get(name))
-    return found
+        contents["input", spec.name] = _Content(size, name, bounds.get(name))
+    return contents
 
 
 def _check_writes(
-    schema: KernelSchema, call: Call, found: Fit, storages: dict[str, Storage]
+    schema: KernelSchema, call: Call, fitted: Fit, storages: dict[str, Storage]
 ) -> None:
-    written = found.written
+    written = fitted.written
     if set(call.writes) != written or len(call.writes) != len(written):
         raise Misfit(
             "the call does not write what its kernel writes",
@@ -257,11 +259,11 @@ def _check_writes(
         )
 
 
-def _check_aliases(schema: KernelSchema, found: Fit, storages: dict[str, Storage]) -> None:
+def _check_aliases(schema: KernelSchema, fitted: Fit, storages: dict[str, Storage]) -> None:
     """Memory that is written is no other argument's, unless the kernel allows it."""
     if len(set(storages.values())) == len(storages):
         return
-    for argument, name, _ in found.tensors:
+    for argument, name, _ in fitted.tensors:
         for other, storage in storages.items():
             if not argument.writes or other == name or storage != storages[name]:
                 continue

@@ -77,8 +77,8 @@ def device_for(guards: Guards, vendor: Vendor | None, name: str | None = None) -
             found=str(name),
             remedy="leave the device out, or compile for the other target",
         )
-    chosen = name or own
-    if chosen == "cuda" and not torch.cuda.is_available():
+    device_name = name or own
+    if device_name == "cuda" and not torch.cuda.is_available():
         raise GuardError(
             f"the artifact is for {guards.target}, but torch sees no such device"
             if name is None
@@ -89,7 +89,7 @@ def device_for(guards: Guards, vendor: Vendor | None, name: str | None = None) -
             if emulated
             else "run it on a machine with the device, or compile with --target cpu",
         )
-    return torch.device(chosen)
+    return torch.device(device_name)
 
 
 def _device_of_target(target: str) -> str:
@@ -117,12 +117,12 @@ def _device_of_target(target: str) -> str:
 
 def called_keywords(plans: Iterable[PhasePlan]) -> dict[str, set[str]]:
     """Each vendor function of the plans with every keyword that some call passes."""
-    found: dict[str, set[str]] = {}
+    keywords: dict[str, set[str]] = {}
     for plan in plans:
         for call in plan.calls:
             if is_vendor(call.function):
-                found.setdefault(call.function, set()).update(call.arguments)
-    return found
+                keywords.setdefault(call.function, set()).update(call.arguments)
+    return keywords
 
 
 def check_vendor_calls(guards: Guards, plans: Iterable[PhasePlan]) -> None:

@@ -57,9 +57,9 @@ def load_weights(
                 with safe_open(
                     _path_of(descriptor, root / file), framework="pt", device=str(device)
                 ) as tensors:
-                    found = {name: tensors.get_tensor(name) for name in names}
+                    file_weights = {name: tensors.get_tensor(name) for name in names}
                 if device.type == "cpu" and mapped is None:
-                    found = _copied(file, descriptor, found)
+                    file_weights = _copied(file, descriptor, file_weights)
             except (SafetensorError, OSError) as error:
                 raise ArtifactError(
                     f"a weight file can't be read: {error}",
@@ -75,7 +75,7 @@ def load_weights(
                 ) from error
             if device.type == "cpu" and mapped is not None:
                 mapped.add(file, descriptor, state, files.compared_hash(file))
-        weights.update(found)
+        weights.update(file_weights)
     _check(weights, manifest)
     return weights
 
@@ -129,16 +129,16 @@ def given_weights(
             expected=f"{len(manifest.weights)} weights",
             found=f"no {', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}",
         )
-    chosen = {name: weights[name].detach() for name in manifest.weights}
-    for name, tensor in chosen.items():
+    tensors = {name: weights[name].detach() for name in manifest.weights}
+    for name, tensor in tensors.items():
         if tensor.device != device or not tensor.is_contiguous():
             raise ArtifactError(
                 f"weight '{name}' can't be used in place",
                 expected=f"contiguous, on {device}",
                 found=f"strides {list(tensor.stride())}, on {tensor.device}",
             )
-    _check(chosen, manifest)
-    return chosen
+    _check(tensors, manifest)
+    return tensors
 
 
 def _check(weights: Mapping[str, torch.Tensor], manifest: Manifest) -> None:

@@ -185,12 +185,12 @@ class StepInputs:
         With ``tokens``, int64 on the device and at least as many as the step has rows, the ids are
         copied from there after what is enqueued already, and those of the step are not looked at.
         """
-        given = tokens is not None
+        ids_on_device = tokens is not None
         for writer in self._writers:
-            if not given or writer.field.name != _IDS:
+            if not ids_on_device or writer.field.name != _IDS:
                 writer.write(step)
         if self._stages:
-            self._upload(step, given)
+            self._upload(step, ids_on_device)
         if tokens is not None:
             rows = step.tokens
             ids = self._ids.get(rows)
@@ -211,18 +211,18 @@ class StepInputs:
         memory = self._host if field.on_host else self._device
         return memory[field.offset : field.offset + length].view(field.dtype).view(shape)
 
-    def _upload(self, step: Step, given: bool) -> None:
+    def _upload(self, step: Step, ids_on_device: bool) -> None:
         number = self._turn
         stage = self._stages[number]
         if stage.copied is not None:
             stage.copied.synchronize()  # over long ago, unless the device is STAGES steps behind
         for writer in stage.writers:
-            if not given or writer.field.name != _IDS:
+            if not ids_on_device or writer.field.name != _IDS:
                 writer.write(step)
-        key = (number, step.sequences, given)
+        key = (number, step.sequences, ids_on_device)
         views = self._copies.get(key)
         if views is None:
-            views = self._copies[key] = self._copy_views(stage, step.sequences, given)
+            views = self._copies[key] = self._copy_views(stage, step.sequences, ids_on_device)
         target, source = views
         target.copy_(source, non_blocking=True)
         if stage.copied is not None:
@@ -230,11 +230,11 @@ class StepInputs:
         self._turn = (number + 1) % len(self._stages)
 
     def _copy_views(
-        self, stage: _Stage, sequences: int, given: bool
+        self, stage: _Stage, sequences: int, ids_on_device: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
         start = end = 0
         for field in self._far:
-            if given and field.name == _IDS:
+            if ids_on_device and field.name == _IDS:
                 start = field.end
             rows = sequences * field.width * field.dtype.itemsize
             end = max(end, field.offset + (rows or field.bytes))

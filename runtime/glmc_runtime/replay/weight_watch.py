@@ -37,12 +37,12 @@ class WeightWatch:
         hash of one that got another mode, owner or name."""
         for descriptor, state in self._states.items():
             try:
-                found = os.fstat(descriptor)
+                status = os.fstat(descriptor)
             except OSError as error:
                 raise unreadable(Path(self._names[descriptor]), error) from error
-            if found.st_ctime_ns == state.changed and found.st_size == state.size:
+            if status.st_ctime_ns == state.changed and status.st_size == state.size:
                 continue
-            now = FileState.of(found)
+            now = FileState.of(status)
             if not (state.may_hold(now) and self._has_its_bytes(descriptor)):
                 raise ArtifactError(
                     "the weights changed on disk while they were in use",

@@ -65,8 +65,8 @@ def _typical(probabilities: torch.Tensor, mass: float) -> torch.Tensor:
     entropy = (normalised * information).nansum()
     distance = (information - entropy).abs()
     nearest = torch.sort(distance, stable=True)
-    held = normalised[nearest.indices].cumsum(0)
-    last = min(int((held < mass).sum()), len(held) - 1)
+    cumulative = normalised[nearest.indices].cumsum(0)
+    last = min(int((cumulative < mass).sum()), len(cumulative) - 1)
     return distance <= nearest.values[last]
 
 

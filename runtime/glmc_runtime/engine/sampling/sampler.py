@@ -100,11 +100,11 @@ def next_tokens(samplers: ListLike[Sampler], logits: torch.Tensor) -> list[int]:
     ]
 
 
-def not_finite(found: str) -> NumericsError:
+def not_finite(reason: str) -> NumericsError:
     """The error of a step after which no token can be chosen."""
     return NumericsError(
         "the model's logits are not finite: no token can be chosen",
-        found=found,
+        found=reason,
         remedy="compile with another dtype, or compare the layers with a reference",
     )
 

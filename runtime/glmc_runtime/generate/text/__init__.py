@@ -130,7 +130,7 @@ class Text:
                 "continue_final_message and add_generation_prompt exclude each other"
             )
         template = self._template(chat_template, tools is not None)
-        given = plain_variables(tools, documents, variables)
+        values = plain_variables(tools, documents, variables)
         shown = plain_messages(messages)
         begun = None
         if continue_final_message:
@@ -140,7 +140,7 @@ class Text:
             "messages": shown,
             "add_generation_prompt": not begun and add_generation_prompt is not False,
         }
-        rendered = render(template, {**special_tokens(self._settings), **given, **fixed})
+        rendered = render(template, {**special_tokens(self._settings), **values, **fixed})
         return rendered if begun is None else begun.cut(rendered)
 
     def _template(self, asked: str | None, tools: bool) -> str:

@@ -68,26 +68,26 @@ def special_tokens(settings: Mapping[str, Any]) -> dict[str, str]:
     """The named special tokens as templates see them: ``eos_token`` and the like."""
     extra = settings.get("extra_special_tokens")
     named = extra if isinstance(extra, dict) else {}
-    found = {}
+    tokens = {}
     for name, value in {**named, **settings}.items():
         content = value.get("content") if isinstance(value, dict) else value
         if isinstance(content, str) and (name.endswith("_token") or name in named):
-            found[name] = content
-    return found
+            tokens[name] = content
+    return tokens
 
 
 def templates_of(files: Mapping[str, bytes], settings: Mapping[str, Any]) -> dict[str, str]:
     """Chat templates by name: files where there are any, else those of the settings."""
-    found = {"default": text_of(files, TEMPLATE)} if TEMPLATE in files else {}
+    templates = {"default": text_of(files, TEMPLATE)} if TEMPLATE in files else {}
     for name in sorted(files):
         folder, _, last = name.partition("/")
         if folder == TEMPLATES and last.endswith(".jinja"):
-            found[last.removesuffix(".jinja")] = text_of(files, name)
-    if found:
-        return found
-    given = settings.get("chat_template")
-    if isinstance(given, list):
-        items = [item for item in given if isinstance(item, dict)]
-        given = {str(item.get("name")): item.get("template") for item in items}
-    named = given if isinstance(given, dict) else {"default": given}
+            templates[last.removesuffix(".jinja")] = text_of(files, name)
+    if templates:
+        return templates
+    setting = settings.get("chat_template")
+    if isinstance(setting, list):
+        items = [item for item in setting if isinstance(item, dict)]
+        setting = {str(item.get("name")): item.get("template") for item in items}
+    named = setting if isinstance(setting, dict) else {"default": setting}
     return {name: text for name, text in named.items() if isinstance(text, str)}

@@ -46,9 +46,9 @@ def plain_variables(
     tools: Sequence[Any] | None, documents: Sequence[Any] | None, variables: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Tools as schemas, documents, and what else the caller gives; raises RequestError."""
-    for name, given in (("tools", tools), ("documents", documents)):
-        if given is not None and not isinstance(given, (list, tuple)):
-            raise RequestError(f"{name} are no list", found=type(given).__name__)
+    for name, value in (("tools", tools), ("documents", documents)):
+        if value is not None and not isinstance(value, (list, tuple)):
+            raise RequestError(f"{name} are no list", found=type(value).__name__)
     for document in documents or ():
         if not isinstance(document, dict):
             raise RequestError(
@@ -74,11 +74,11 @@ def _message(message: Any) -> Message:
         raise RequestError(
             "a message is no dict", expected="role and content", found=type(message).__name__
         )
-    kept = {name: value for name, value in message.items() if value is not None}
-    thought = next((kept[name] for name in _REASONING if name in kept), None)
+    fields = {name: value for name, value in message.items() if value is not None}
+    thought = next((fields[name] for name in _REASONING if name in fields), None)
     if thought is None:
-        return kept
-    return {"thinking": thought, **kept, "reasoning_content": thought}
+        return fields
+    return {"thinking": thought, **fields, "reasoning_content": thought}
 
 
 def _bounded(value: Any) -> Any:

@@ -72,10 +72,10 @@ def bound(size: int) -> None:
 
     signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS + CPU_SECONDS_PER_BYTE * size)
     try:
-        held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resident = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     except OSError:  # /proc is not there
-        held = _HELD
-    limit = held + MEMORY + MEMORY_PER_BYTE * size
+        resident = _HELD
+    limit = resident + MEMORY + MEMORY_PER_BYTE * size
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
     if hard != resource.RLIM_INFINITY:
         limit = min(limit, hard)
@@ -164,10 +164,10 @@ def compiled(source: str) -> Any:
 
         def __init__(*values: Any, **named: Any) -> None:
             own, *given = values
-            held = dict(*given, **named)
-            for name in held:
+            scope = dict(*given, **named)
+            for name in scope:
                 _public(name)
-            Namespace.__init__(own, held)
+            Namespace.__init__(own, scope)
 
         def __setitem__(self, name: str, value: Any) -> None:
             _public(name)

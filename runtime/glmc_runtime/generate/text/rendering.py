@@ -211,8 +211,8 @@ def _wait(selector: selectors.BaseSelector, deadline: float) -> None:
 
 def _folders() -> list[str]:
     """Where jinja2 and markupsafe are imported from."""
-    found = (importlib.util.find_spec(name) for name in ("jinja2", "markupsafe"))
-    folders = [str(Path(spec.origin).parents[1]) for spec in found if spec and spec.origin]
+    specs = (importlib.util.find_spec(name) for name in ("jinja2", "markupsafe"))
+    folders = [str(Path(spec.origin).parents[1]) for spec in specs if spec and spec.origin]
     return list(dict.fromkeys(folders))
 
 

@@ -56,13 +56,20 @@ def function_schema(function: Callable[..., Any]) -> Schema:
     if first in ("self", "cls") and parameters[first].annotation is inspect.Parameter.empty:
         del parameters[first]
         hints.pop(first, None)
-    for one, parameter in parameters.items():
+    for parameter_name, parameter in parameters.items():
         if parameter.annotation is inspect.Parameter.empty:
-            raise _lacking(name, f"an annotation of '{one}'")
+            raise _lacking(name, f"an annotation of '{parameter_name}'")
     result = hints.pop("return", None) if "return" in hints else inspect.Parameter.empty
-    properties = {one: _argument(name, one, hint, described) for one, hint in hints.items()}
+    properties = {
+        parameter_name: _argument(name, parameter_name, hint, described)
+        for parameter_name, hint in hints.items()
+    }
     schema: Schema = {"type": "object", "properties": properties}
-    required = [one for one, item in parameters.items() if item.default is inspect.Parameter.empty]
+    required = [
+        parameter_name
+        for parameter_name, item in parameters.items()
+        if item.default is inspect.Parameter.empty
+    ]
     if required:
         schema["required"] = required
     made: Schema = {"name": name, "description": about, "parameters": schema}
@@ -71,18 +78,22 @@ def function_schema(function: Callable[..., Any]) -> Schema:
     return {"type": "function", "function": made}
 
 
-def _argument(name: str, one: str, hint: Any, described: dict[str, str]) -> Schema:
+def _argument(name: str, parameter_name: str, hint: Any, described: dict[str, str]) -> Schema:
     schema = hint_schema(hint)
     if schema is None:
-        raise _lacking(name, f"an annotation of '{one}' that JSON has a kind for", repr(hint))
-    if one not in described:
-        raise _lacking(name, f"a description of '{one}' under Args")
-    text = described[one]
+        raise _lacking(
+            name, f"an annotation of '{parameter_name}' that JSON has a kind for", repr(hint)
+        )
+    if parameter_name not in described:
+        raise _lacking(name, f"a description of '{parameter_name}' under Args")
+    text = described[parameter_name]
     if choices := _CHOICES.search(text):
         try:
             values = json.loads(choices[1])
         except ValueError as error:
-            raise _lacking(name, f"choices of '{one}' as a JSON list", choices[1]) from error
+            raise _lacking(
+                name, f"choices of '{parameter_name}' as a JSON list", choices[1]
+            ) from error
         schema["enum"] = [item.strip() if isinstance(item, str) else item for item in values]
         text = text[: choices.start()].strip()
     schema["description"] = text
@@ -114,9 +125,9 @@ def hint_schema(hint: Any) -> Schema | None:
 
 
 def _union(args: tuple[Any, ...]) -> Schema | None:
-    found = [hint_schema(arg) for arg in args if arg is not type(None)]
-    parts = [part for part in found if part is not None]
-    if len(parts) < len(found):
+    schemas = [hint_schema(arg) for arg in args if arg is not type(None)]
+    parts = [part for part in schemas if part is not None]
+    if len(parts) < len(schemas):
         return None
     if len(parts) == 1:
         union = dict(parts[0])
@@ -163,18 +174,18 @@ def _up_to(text: str, *heads: str) -> str:
 
 def _arguments(section: str) -> dict[str, str]:
     """``name: text`` each; a line that is indented deeper than the names goes on with the text."""
-    found: dict[str, list[str]] = {}
+    descriptions: dict[str, list[str]] = {}
     indent: str | None = None
     lines: list[str] = []
     for line in section.split("\n"):
         begins = _ARGUMENT.match(line)
         if begins and (indent is None or len(begins[1]) <= len(indent)):
             indent, name = begins[1], begins[2]
-            lines = found.setdefault(name, [])
+            lines = descriptions.setdefault(name, [])
             lines.append(begins[3].strip())
         elif line.strip():
             lines.append(line.strip())
-    return {name: " ".join(part for part in texts if part) for name, texts in found.items()}
+    return {name: " ".join(part for part in texts if part) for name, texts in descriptions.items()}
 
 
 def _lacking(name: str, what: str, found: str = "") -> RequestError:

@@ -49,11 +49,11 @@ def library(name: str, without: str) -> ctypes.CDLL | None:
     if os.environ.get("GLMC_CPU_COMPILE") == "0":
         return None
     try:
-        found = build(SOURCES / f"{name}.c")
+        path = build(SOURCES / f"{name}.c")
         try:
-            return kept.load(found)
+            return kept.load(path)
         except (kept.DamagedError, OSError):  # cut short, or of another system
-            found.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
             return kept.load(build(SOURCES / f"{name}.c"))
     except (NoLibraryError, kept.DamagedError, kept.NotOwnError, OSError) as reason:
         warnings.warn(
@@ -71,18 +71,18 @@ def build(source: Path) -> Path:
     openmp, folder = _openmp(), _folder()
     made_for = (source.read_text(), " ".join((*FLAGS, *_LINK)), openmp, _processor())
     key = hashlib.sha256("\0".join(made_for).encode(errors="replace")).hexdigest()[:24]
-    found = folder / f"{source.stem}-{key}.so"
-    if found.is_file() and not found.is_symlink():
+    library = folder / f"{source.stem}-{key}.so"
+    if library.is_file() and not library.is_symlink():
         try:
-            kept.require_own(found)
+            kept.require_own(library)
         except kept.NotOwnError as error:
             raise NoLibraryError(str(error)) from error
-        return found
+        return library
     reasons = []
     for compiler in _compilers():
         try:
-            _compile(compiler, source, openmp, found)
-            return found
+            _compile(compiler, source, openmp, library)
+            return library
         except (NoLibraryError, OSError) as reason:
             reasons.append(str(reason))
     raise NoLibraryError("; ".join(reasons))
@@ -119,10 +119,10 @@ def _compilers() -> list[tuple[str, ...]]:
         if not words or shutil.which(words[0]) is None:
             raise NoLibraryError(f"CC names '{asked}', which can't be found")
         return [words]
-    found = [path for path in map(shutil.which, _COMPILERS) if path is not None]
-    if not found:
+    compilers = [path for path in map(shutil.which, _COMPILERS) if path is not None]
+    if not compilers:
         raise NoLibraryError("no C compiler was found: install cc, gcc or clang, or name one in CC")
-    return [(path,) for path in found]
+    return [(path,) for path in compilers]
 
 
 class _Place(ctypes.Structure):

@@ -46,8 +46,8 @@ class _Scratch:
         self._views: dict[int, _View] = {}
 
     def view(self, length: int) -> _View:
-        found = self._views.get(length)
-        if found is None:
+        cached = self._views.get(length)
+        if cached is None:
             if len(self._views) >= _MAXIMUM_VIEWS:
                 self._views.clear()
             size = self.kv_heads * self.group * length
@@ -57,9 +57,9 @@ class _Scratch:
             if self.scores.dtype != torch.float32:
                 copy = self.scores[:size].view(self.kv_heads, self.group, length)
             weights = (floats if copy is None else copy).unbind(0)
-            found = _View(scores.unbind(0), scores.transpose(1, 2), floats, copy, weights)
-            self._views[length] = found
-        return found
+            cached = _View(scores.unbind(0), scores.transpose(1, 2), floats, copy, weights)
+            self._views[length] = cached
+        return cached
 
 
 @register(

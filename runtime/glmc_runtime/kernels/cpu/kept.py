@@ -43,10 +43,12 @@ def own_folder(path: Path) -> Path:
     folder = path.resolve(strict=True)
     require_own(folder)
     for above in folder.parents:
-        found = above.stat()
+        status = above.stat()
         # Below a sticky folder, such as /tmp, nobody renames what belongs to somebody else.
-        shared = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not found.st_mode & stat.S_ISVTX
-        if shared or found.st_uid not in (0, os.getuid()):
+        shared = (
+            status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not status.st_mode & stat.S_ISVTX
+        )
+        if shared or status.st_uid not in (0, os.getuid()):
             raise NotOwnError(above)
     return folder
 
@@ -56,8 +58,8 @@ def require_own(path: Path) -> None:
     _require_own(path, path.lstat())
 
 
-def _require_own(path: Path, found: os.stat_result) -> None:
-    if found.st_uid != os.getuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+def _require_own(path: Path, status: os.stat_result) -> None:
+    if status.st_uid != os.getuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise NotOwnError(path)
 
 
@@ -102,11 +104,11 @@ def _read(path: Path) -> bytes:
     """The library of a kept file, which is what was kept."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     with os.fdopen(descriptor, "rb") as file:
-        found = os.fstat(file.fileno())
-        if not stat.S_ISREG(found.st_mode) or not _DIGEST <= found.st_size <= _LARGEST:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode) or not _DIGEST <= status.st_size <= _LARGEST:
             raise DamagedError(f"{path} is no library")
-        _require_own(path, found)
-        data = file.read(found.st_size)
+        _require_own(path, status)
+        data = file.read(status.st_size)
     if hashlib.sha256(data[:-_DIGEST]).digest() != data[-_DIGEST:]:
         raise DamagedError(f"{path} is not what was compiled")
     return data[:-_DIGEST]

@@ -35,12 +35,12 @@ class _ExpertLinear:
 
     def thunk(self, expert: int, start: int, count: int) -> Thunk:
         key = (expert, start, count)
-        found = self._thunks.get(key)
-        if found is None:
+        bound = self._thunks.get(key)
+        if bound is None:
             if len(self._thunks) >= _MAXIMUM_VIEWS:
                 self._thunks.clear()
-            found = self._thunks[key] = self._make(expert, start, count)
-        return found
+            bound = self._thunks[key] = self._make(expert, start, count)
+        return bound
 
     def _make(self, expert: int, start: int, count: int) -> Thunk:
         # A source of one row stands for all rows: the only token of the step.

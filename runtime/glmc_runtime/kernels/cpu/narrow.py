@@ -26,10 +26,10 @@ _TOGETHER = 16  # elements of k that the kernel takes at a time
 
 @cache
 def _product() -> Any | None:
-    found = library("bfloat16_product", _WITHOUT)
-    if found is None:
+    function = library("bfloat16_product", _WITHOUT)
+    if function is None:
         return None
-    product = found.bfloat16_product
+    product = function.bfloat16_product
     product.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_long] * 3 + [ctypes.c_int]
     product.restype = ctypes.c_int
     return product
@@ -48,20 +48,20 @@ def narrow_product(
     contiguous bfloat16. Sums are float32 and rounded once, bias included; a row has the same bits
     beside any number of others and with any number of threads."""
     product = _product()
-    given = [x, weight, out] if bias is None else [x, weight, out, bias]
+    tensors = [x, weight, out] if bias is None else [x, weight, out, bias]
     (rows, depth), size = x.shape, weight.shape[0]
     fits = weight.shape == (size, depth) and out.shape == (rows, size) and depth % _TOGETHER == 0
     if bias is not None:
         fits = fits and bias.shape == (size,)
     plain = all(
-        one.dtype == torch.bfloat16 and one.is_contiguous() and one.device.type == "cpu"
-        for one in given
+        tensor.dtype == torch.bfloat16 and tensor.is_contiguous() and tensor.device.type == "cpu"
+        for tensor in tensors
     )
     if product is None or not fits or not plain:
         raise PlanError(
             "the kernel for narrow products does not take these operands",
             expected=f"contiguous bfloat16, k a multiple of {_TOGETHER}, a compiled kernel",
-            found=", ".join(f"{str(one.dtype)[6:]} {list(one.shape)}" for one in given),
+            found=", ".join(f"{str(tensor.dtype)[6:]} {list(tensor.shape)}" for tensor in tensors),
         )
 
     def run() -> None:

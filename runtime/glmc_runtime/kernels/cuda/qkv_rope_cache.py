@@ -110,9 +110,9 @@ def candidates(heads: int, tokens: int) -> Iterator[Configuration]:
     yield first
     for count in (1, 2, 4, 8, 16, 32):
         for warps in (1, 2, 4, 8):
-            found = {"HEADS": count, "num_warps": warps}
-            if found != first and count <= power_of_two(heads):
-                yield found
+            configuration = {"HEADS": count, "num_warps": warps}
+            if configuration != first and count <= power_of_two(heads):
+                yield configuration
 
 
 ROPE_ARGUMENTS = (
@@ -154,7 +154,7 @@ def qkv_rope_cache(arguments: dict[str, Any]) -> Thunk:
     require_one_device(qkv, query, arguments["key_cache"])
     heads = q_heads + 2 * shapes["KV_HEADS"]
     key = f"{q_heads}x{shapes['KV_HEADS']}x{head_dim}"
-    chosen = (
+    configuration = (
         arguments.get("configuration")
         or tuned.configuration("qkv_rope_cache", qkv.dtype, key, tokens)
         or default(heads, tokens)
@@ -163,7 +163,7 @@ def qkv_rope_cache(arguments: dict[str, Any]) -> Thunk:
     return partial(
         launch,
         qkv_rope_cache_kernel,
-        (tokens, triton.cdiv(heads, chosen["HEADS"])),
+        (tokens, triton.cdiv(heads, configuration["HEADS"])),
         qkv,
         qkv if q_norm is None else q_norm,
         qkv if k_norm is None else k_norm,
@@ -175,8 +175,8 @@ def qkv_rope_cache(arguments: dict[str, Any]) -> Thunk:
         arguments["value_cache"],
         float(arguments["norm_eps"]) if q_norm is not None else 0.0,
         **shapes,
-        HEADS=chosen["HEADS"],
-        num_warps=chosen["num_warps"],
+        HEADS=configuration["HEADS"],
+        num_warps=configuration["num_warps"],
         enable_fp_fusion=False,  # eager code rounds each product
         pdl=pdl_enabled(qkv.device),
     )

@@ -111,11 +111,11 @@ def rope(arguments: dict[str, Any]) -> Thunk:
     require_one_device(x, weight, table, out)
     steps: list[Thunk] = []
     x = side_by_side(x, steps)
-    chosen = qkv_rope_cache.default(heads, batch * tokens)
+    configuration = qkv_rope_cache.default(heads, batch * tokens)
     rotate = partial(
         launch,
         rope_kernel,
-        (batch * tokens, triton.cdiv(heads, chosen["HEADS"])),
+        (batch * tokens, triton.cdiv(heads, configuration["HEADS"])),
         x,
         x if weight is None else weight,
         table,
@@ -128,10 +128,10 @@ def rope(arguments: dict[str, Any]) -> Thunk:
         HEAD_DIM=head_dim,
         WIDTH=max(16, power_of_two(head_dim)),
         ROTARY=rotary,
-        HEADS=chosen["HEADS"],
+        HEADS=configuration["HEADS"],
         NORM=weight is not None,
         INTERLEAVED=bool(arguments["interleaved"]),
-        num_warps=chosen["num_warps"],
+        num_warps=configuration["num_warps"],
         enable_fp_fusion=False,  # eager code rounds each product
         pdl=pdl_enabled(out.device),
     )

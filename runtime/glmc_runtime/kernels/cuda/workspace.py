@@ -23,18 +23,18 @@ _KEPT: WeakKeyDictionary[object, Pieces] = WeakKeyDictionary()
 
 def _shared(device: torch.device, count: int, dtype: torch.dtype) -> torch.Tensor:
     pieces = _KEPT.setdefault(owner(), {})
-    found = pieces.get((device, dtype))
-    if found is None or found.numel() < count:
+    memory = pieces.get((device, dtype))
+    if memory is None or memory.numel() < count:
         if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
             # Its zeros would be a node of that graph, and its memory the graph's own.
             raise PlanError(
                 "a kernel's workspace can't be made while a device graph is captured",
                 remedy="call once with these shapes before the capture",
             )
-        size = max(count, _SMALLEST, 0 if found is None else 2 * found.numel())
+        size = max(count, _SMALLEST, 0 if memory is None else 2 * memory.numel())
         with torch.inference_mode(False):  # whoever asks next may not be in inference mode
-            found = pieces[device, dtype] = torch.zeros(size, dtype=dtype, device=device)
-    return found[:count]
+            memory = pieces[device, dtype] = torch.zeros(size, dtype=dtype, device=device)
+    return memory[:count]
 
 
 def floats(device: torch.device, count: int) -> torch.Tensor:

@@ -165,14 +165,20 @@ class SplitWorkspace(NamedTuple):
     counters: torch.Tensor
 
 
-def last_program_reduces(chosen: Configuration) -> bool:
-    return bool(chosen.get("REDUCE", "last") == "last")
+def last_program_reduces(configuration: Configuration) -> bool:
+    return bool(configuration.get("REDUCE", "last") == "last")
 
 
-def split_workspace(shape: Shape, chosen: Configuration, device: torch.device) -> SplitWorkspace:
+def split_workspace(
+    shape: Shape, configuration: Configuration, device: torch.device
+) -> SplitWorkspace:
     pairs, group = shape.sequences * shape.kv_heads, shape.q_heads // shape.kv_heads
-    groups = triton.cdiv(chosen["splits"], chosen["FAN"]) if last_program_reduces(chosen) else 0
-    rows = pairs * (chosen["splits"] + groups) * group
+    groups = (
+        triton.cdiv(configuration["splits"], configuration["FAN"])
+        if last_program_reduces(configuration)
+        else 0
+    )
+    rows = pairs * (configuration["splits"] + groups) * group
     memory = workspace.floats(device, rows * (shape.head_dim + 1) + pairs * group)
     partials, lse, new_scores = memory.split((rows * shape.head_dim, rows, pairs * group))
     return SplitWorkspace(
@@ -183,7 +189,7 @@ def split_workspace(shape: Shape, chosen: Configuration, device: torch.device) -
 def with_reduction(
     attend: Thunk,
     shape: Shape,
-    chosen: Configuration,
+    configuration: Configuration,
     scratch: SplitWorkspace,
     lengths: torch.Tensor,
     out: torch.Tensor,
@@ -191,9 +197,9 @@ def with_reduction(
 ) -> Thunk:
     """``attend``, and where the last program does not reduce, the launch that does; ``new_values``
     [sequences, kv_heads * head_dim or more] of tokens that are not cached."""
-    if last_program_reduces(chosen):
+    if last_program_reduces(configuration):
         return attend
-    most, width = power_of_two(chosen["splits"]), max(16, power_of_two(shape.head_dim))
+    most, width = power_of_two(configuration["splits"]), max(16, power_of_two(shape.head_dim))
     reduce = partial(
         launch,
         reduce_kernel,
@@ -204,14 +210,14 @@ def with_reduction(
         out if new_values is None else new_values,
         lengths,
         out,
-        chosen["splits"],
+        configuration["splits"],
         0 if new_values is None else new_values.stride(0),
         Q_HEADS=shape.q_heads,
         GROUP=shape.q_heads // shape.kv_heads,
         HEAD_DIM=shape.head_dim,
         WIDTH=width,
-        BLOCK=chosen["BLOCK"],
-        SHORTEST=chosen["SHORTEST"],
+        BLOCK=configuration["BLOCK"],
+        SHORTEST=configuration["SHORTEST"],
         MOST=most,
         NEW=new_values is not None,
         num_warps=max(1, min(8, most * width // 2048)),
@@ -225,7 +231,7 @@ def with_reduction(
     return both
 
 
-def constants(shape: Shape, chosen: Configuration, block_size: int) -> dict[str, Any]:
+def constants(shape: Shape, configuration: Configuration, block_size: int) -> dict[str, Any]:
     """What both kernels of a decode step are compiled for."""
     group = shape.q_heads // shape.kv_heads
     return {
@@ -235,9 +241,9 @@ def constants(shape: Shape, chosen: Configuration, block_size: int) -> dict[str,
         "HEAD_DIM": shape.head_dim,
         "WIDTH": max(16, power_of_two(shape.head_dim)),
         "BLOCK_SIZE": block_size,
-        **{name: chosen[name] for name in _CONSTANTS},
-        "LAST_REDUCES": last_program_reduces(chosen),
-        "LEVELS": 1 if chosen["splits"] <= chosen["FAN"] else 2,
+        **{name: configuration[name] for name in _CONSTANTS},
+        "LAST_REDUCES": last_program_reduces(configuration),
+        "LEVELS": 1 if configuration["splits"] <= configuration["FAN"] else 2,
         "WIDEN": interpreted(),
         "enable_fp_fusion": shape.dtype != torch.float32,
     }
@@ -252,12 +258,12 @@ def decode_attention(arguments: dict[str, Any]) -> Thunk:
     shape = shape_of(arguments)
     require_like("query", query, out)
     require_one_device(query, out)
-    chosen = choose("decode_attention", arguments, shape, out.device)
-    scratch = split_workspace(shape, chosen, out.device)
+    configuration = choose("decode_attention", arguments, shape, out.device)
+    scratch = split_workspace(shape, configuration, out.device)
     attend_all = partial(
         launch,
         decode_attention_kernel,
-        (chosen["splits"], shape.kv_heads, shape.sequences),
+        (configuration["splits"], shape.kv_heads, shape.sequences),
         query,
         arguments["key_cache"],
         arguments["value_cache"],
@@ -269,11 +275,11 @@ def decode_attention(arguments: dict[str, Any]) -> Thunk:
         scratch.new_scores,
         scratch.counters,
         tables.shape[1],
-        chosen["splits"],
+        configuration["splits"],
         float(arguments["scale"]) * LOG2_E,
-        **constants(shape, chosen, arguments["key_cache"].shape[2]),
+        **constants(shape, configuration, arguments["key_cache"].shape[2]),
         pdl=pdl_enabled(out.device),
     )
     return with_reduction(
-        attend_all, shape, chosen, scratch, arguments["context_lengths"], out, None
+        attend_all, shape, configuration, scratch, arguments["context_lengths"], out, None
     )

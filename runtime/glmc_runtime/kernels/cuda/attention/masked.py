@@ -202,20 +202,20 @@ def masked_attention(arguments: dict[str, Any]) -> Thunk:
     batch, _, q_heads, head_dim = query.shape
     kv_heads, length = keys.shape[1:3]
     shape = Shape(batch, q_heads, kv_heads, head_dim, length, query.dtype)
-    chosen = default(shape)
-    chosen["SHORTEST"] = chosen["BLOCK"]
-    chosen |= (arguments.get("configuration") or {}) | {"REDUCE": "last"}
+    configuration = default(shape)
+    configuration["SHORTEST"] = configuration["BLOCK"]
+    configuration |= (arguments.get("configuration") or {}) | {"REDUCE": "last"}
     processors = multiprocessors(out.device)
-    splits = chosen.get("splits") or count_splits(
-        shape, processors, chosen["WAVES"], chosen["SHORTEST"]
+    splits = configuration.get("splits") or count_splits(
+        shape, processors, configuration["WAVES"], configuration["SHORTEST"]
     )
-    size = -(-length // (splits * chosen["BLOCK"])) * chosen["BLOCK"]
-    chosen["splits"] = splits = -(-length // size)
-    scratch = split_workspace(shape, chosen, out.device)
+    size = -(-length // (splits * configuration["BLOCK"])) * configuration["BLOCK"]
+    configuration["splits"] = splits = -(-length // size)
+    scratch = split_workspace(shape, configuration, out.device)
     steps: list[Thunk] = []
     query, keys, values = (side_by_side(tensor, steps) for tensor in (query, keys, values))
     shown = query if mask is None else mask.expand(batch, q_heads, 1, length)
-    meta = constants(shape, chosen, 1)
+    meta = constants(shape, configuration, 1)
     for name in ("BLOCK_SIZE", "SHORTEST", "LAST_REDUCES"):
         del meta[name]
     attend = partial(

@@ -273,8 +273,8 @@ def _flash(call: _Call, lods: _Lods) -> None:
     if in_place is not None:
         in_place(call.out[:tokens], *operands, *sizes, scale=call.scale)
     else:
-        found = torch.ops.aten._flash_attention_forward(*operands, *sizes, scale=call.scale)
-        call.out[:tokens].copy_(found[0])
+        result = torch.ops.aten._flash_attention_forward(*operands, *sizes, scale=call.scale)
+        call.out[:tokens].copy_(result[0])
 
 
 def _cudnn(call: _Call, lods: _Lods) -> None:
@@ -283,10 +283,10 @@ def _cudnn(call: _Call, lods: _Lods) -> None:
     index, rows = lods.active[0], call.query.shape[0]
     keys, values = _gather(call, index, 1, lods.context(index), rows, rows)
     operands = (tensor.transpose(0, 1).unsqueeze(0) for tensor in (call.query, keys, values))
-    found = torch.ops.aten._scaled_dot_product_cudnn_attention(
+    result = torch.ops.aten._scaled_dot_product_cudnn_attention(
         *operands, None, False, 0.0, True, False, scale=call.scale
     )
-    call.out.copy_(found[0][0].transpose(0, 1))
+    call.out.copy_(result[0][0].transpose(0, 1))
 
 
 def _triton(call: _Call, lods: _Lods) -> None:
@@ -347,12 +347,12 @@ def prefill_attention(arguments: dict[str, Any]) -> Thunk:
     query_lod, context_lod = arguments["query_lod_host"], arguments["context_lod_host"]
     tokens, q_heads, head_dim = query.shape
     key = f"{q_heads}x{key_cache.shape[1]}x{head_dim}"
-    chosen: Configuration = (
+    configuration: Configuration = (
         arguments.get("configuration")
         or tuned.configuration("prefill_attention", query.dtype, key, tokens)
         or {"variant": library_variant(query), **default(query.dtype, head_dim)}
     )
-    wanted = chosen.get("variant", "triton")
+    wanted = configuration.get("variant", "triton")
     if wanted not in VARIANTS:
         raise PlanError(
             "no such variant of attention", expected=", ".join(VARIANTS), found=str(wanted)
@@ -366,7 +366,7 @@ def prefill_attention(arguments: dict[str, Any]) -> Thunk:
         arguments["context_lod"],
         float(arguments["scale"]),
         out,
-        chosen,
+        configuration,
     )
     variants = {"flash": _flash, "cudnn": _cudnn, "triton": _triton}
     is_asked_for = arguments.get("configuration") is not None

@@ -281,18 +281,20 @@ def rope_decode_attention(arguments: dict[str, Any]) -> Thunk:
     shared = rope_arguments(arguments, shape.sequences, shape.q_heads, shape.head_dim)
     require_one_device(qkv, out)
     q_norm, k_norm = optional(arguments, "q_norm"), optional(arguments, "k_norm")
-    chosen = choose("rope_decode_attention", arguments, shape, out.device)
+    configuration = choose("rope_decode_attention", arguments, shape, out.device)
     line = _LINE // qkv.element_size()
-    ahead: int = chosen["PREFETCH"] if "PREFETCH" in chosen else chosen["SHORTEST"]
+    ahead: int = (
+        configuration["PREFETCH"] if "PREFETCH" in configuration else configuration["SHORTEST"]
+    )
     if shape.head_dim % line or shape.head_dim & (shape.head_dim - 1) or ahead & (ahead - 1):
         ahead = 0
-    meta = constants(shape, chosen, shared["BLOCK_SIZE"]) | shared
+    meta = constants(shape, configuration, shared["BLOCK_SIZE"]) | shared
     meta["enable_fp_fusion"] = False  # eager code rounds each product of a rotation
-    scratch = split_workspace(shape, chosen, out.device)
+    scratch = split_workspace(shape, configuration, out.device)
     attend = partial(
         launch,
         rope_decode_attention_kernel,
-        (chosen["splits"], shape.kv_heads, shape.sequences),
+        (configuration["splits"], shape.kv_heads, shape.sequences),
         qkv,
         qkv if q_norm is None else q_norm,
         qkv if k_norm is None else k_norm,
@@ -309,11 +311,13 @@ def rope_decode_attention(arguments: dict[str, Any]) -> Thunk:
         scratch.new_scores,
         scratch.counters,
         tables.shape[1],
-        chosen["splits"],
+        configuration["splits"],
         float(arguments["scale"]) * LOG2_E,
         float(arguments["norm_eps"]) if q_norm is not None else 0.0,
         **(meta | {"PREFETCH": ahead, "LINE": line}),
         pdl=pdl_enabled(out.device),
     )
     values = qkv[:, (shape.q_heads + shape.kv_heads) * shape.head_dim :]
-    return with_reduction(attend, shape, chosen, scratch, arguments["context_lengths"], out, values)
+    return with_reduction(
+        attend, shape, configuration, scratch, arguments["context_lengths"], out, values
+    )

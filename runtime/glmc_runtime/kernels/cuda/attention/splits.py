@@ -123,25 +123,29 @@ def candidates(shape: Shape) -> Iterator[Configuration]:
         widest //= 2
     sizes = _SHORT if shape.longest <= REACHES[0] else _LONG
     more = (_configuration(shape, *size) for size in sizes if size[1] <= widest)
-    for found in (first, *more):
-        if found not in seen:
-            seen.append(found)
-            yield found
+    for configuration in (first, *more):
+        if configuration not in seen:
+            seen.append(configuration)
+            yield configuration
 
 
 def choose(
     kernel: str, arguments: dict[str, Any], shape: Shape, device: torch.device
 ) -> Configuration:
     """The configuration that was given, or was measured, or the default; with its ``splits``."""
-    chosen: Configuration = (
+    configuration: Configuration = (
         arguments.get("configuration")
         or tuned.configuration(kernel, shape.dtype, shape.key, shape.sequences)
         or default(shape)
     )
-    if "splits" in chosen:
-        return chosen
+    if "splits" in configuration:
+        return configuration
     processors = multiprocessors(device)
     splits = count_splits(
-        shape, processors, chosen["WAVES"], chosen["SHORTEST"], chosen.get("LEAST", 2)
+        shape,
+        processors,
+        configuration["WAVES"],
+        configuration["SHORTEST"],
+        configuration.get("LEAST", 2),
     )
-    return chosen | {"splits": splits}
+    return configuration | {"splits": splits}

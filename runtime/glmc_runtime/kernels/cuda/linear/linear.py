@@ -92,15 +92,15 @@ def candidates(
 ) -> Iterator[Configuration]:
     """What to try for a weight [n, k], the default first; cuBLAS always."""
     seen = []
-    for found in (
+    for configuration in (
         default(dtype, n, k, rows, is_gated, processors),
         {"variant": "cublas"},
         *_gemv_candidates(dtype, n, rows, is_gated),
         *_skinny_candidates(dtype, n, k, rows, processors),
     ):
-        if found not in seen:
-            seen.append(found)
-            yield found
+        if configuration not in seen:
+            seen.append(configuration)
+            yield configuration
 
 
 def _gemv_candidates(
@@ -227,16 +227,16 @@ def product(
     )
 
 
-def _chosen(
+def _configuration_of(
     kernel: str, arguments: dict[str, Any], x: torch.Tensor, weight: torch.Tensor
 ) -> Configuration:
-    given: Configuration | None = arguments.get("configuration")
-    if given is not None:
-        return given
+    override: Configuration | None = arguments.get("configuration")
+    if override is not None:
+        return override
     n, k = weight.shape
-    found = tuned.configuration(kernel, x.dtype, f"{n}x{k}", x.shape[0])
-    if found is not None:
-        return found
+    measured = tuned.configuration(kernel, x.dtype, f"{n}x{k}", x.shape[0])
+    if measured is not None:
+        return measured
     is_gated = kernel == "linear_swiglu"
     return default(x.dtype, n, k, x.shape[0], is_gated, multiprocessors(x.device))
 
@@ -281,9 +281,9 @@ def linear(arguments: dict[str, Any]) -> Thunk:
         require_shape("bias", bias, (weight.shape[0],))
         require_dtype("bias", bias, x.dtype)
         require_one_device(x, bias)
-    chosen = _chosen("linear", arguments, x, weight)
-    if chosen["variant"] != "cublas":
-        return product(x, weight, bias, out, chosen, is_gated=False)
+    configuration = _configuration_of("linear", arguments, x, weight)
+    if configuration["variant"] != "cublas":
+        return product(x, weight, bias, out, configuration, is_gated=False)
     return _library_product(x, weight, bias, out)
 
 
@@ -302,9 +302,9 @@ def linear_swiglu(arguments: dict[str, Any]) -> Thunk:
     width = arguments["out"].shape[-1]
     x, weight, out = _checked(arguments, width)
     require_shape("weight", weight, (2 * width, x.shape[1]))
-    chosen = _chosen("linear_swiglu", arguments, x, weight)
-    if chosen["variant"] != "cublas":
-        return product(x, weight, None, out, chosen, is_gated=True)
+    configuration = _configuration_of("linear_swiglu", arguments, x, weight)
+    if configuration["variant"] != "cublas":
+        return product(x, weight, None, out, configuration, is_gated=True)
     merged = arguments["merged"]
     require_dtype("merged", merged, x.dtype)
     require_shape("merged", merged, (*arguments["out"].shape[:-1], 2 * width))

@@ -79,11 +79,11 @@ def experts_up_kernel(
         slot = tl.program_id(0) % (slots + SHARED)
     is_shared = slot >= slots  # never without SHARED
     place = tl.arange(0, PAIRS)
-    chosen = tl.load(ids + place, mask=place < pairs, other=1 << 30).to(tl.int32)
+    expert_ids = tl.load(ids + place, mask=place < pairs, other=1 << 30).to(tl.int32)
     expert = tl.load(ids + tl.minimum(slot, pairs - 1)).to(tl.int32) if BY_PAIR else slot
-    match = chosen == tl.where(slot < slots, expert, -1)
+    match = expert_ids == tl.where(slot < slots, expert, -1)
     count = tl.sum(match.to(tl.int32), 0)
-    first = tl.sum((chosen < expert).to(tl.int32), 0)
+    first = tl.sum((expert_ids < expert).to(tl.int32), 0)
     if BY_PAIR:
         earlier = tl.sum((match & (place < slot)).to(tl.int32), 0)
         count = tl.where(earlier > 0, 0, count)

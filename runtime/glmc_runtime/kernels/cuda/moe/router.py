@@ -292,7 +292,7 @@ def moe_gate(arguments: dict[str, Any]) -> Thunk:
     tokens, top_k = ids.shape
     experts, hidden = weight.shape
     key = f"{experts}x{hidden}k{top_k}"
-    found = (
+    configuration = (
         arguments.get("configuration")
         or tuned_configuration("moe_gate", weight.dtype, key, tokens)
         or default(tokens, experts)
@@ -311,11 +311,11 @@ def moe_gate(arguments: dict[str, Any]) -> Thunk:
         "EPS": float(arguments["normalize_eps"]),
         "pdl": pdl_enabled(x.device),
     }
-    variant = found["variant"]
+    variant = configuration["variant"]
     if variant == "rows":
-        return _bind_rows(arguments, found, constants)
+        return _bind_rows(arguments, configuration, constants)
     if variant == "tiles":
-        return _bind_tiles(arguments, found, constants)
+        return _bind_tiles(arguments, configuration, constants)
     if variant == "library":
         return _bind_library(arguments, constants)
     raise PlanError(
@@ -330,7 +330,7 @@ def _bind_rows(arguments: dict[str, Any], c: Configuration, constants: dict[str,
     tokens, hidden = x.shape
     grid = (triton.cdiv(weight.shape[0], c["block_e"]), tokens)
     counters = workspace.arrival_counters(x.device, tokens)
-    given = (*tensors, counters, float(arguments["scale"]))
+    operands = (*tensors, counters, float(arguments["scale"]))
     meta = {
         **constants,
         "H": hidden,
@@ -340,7 +340,7 @@ def _bind_rows(arguments: dict[str, Any], c: Configuration, constants: dict[str,
     }
 
     def run() -> None:
-        launch(gate_rows_kernel, grid, *given, **meta)
+        launch(gate_rows_kernel, grid, *operands, **meta)
 
     return run
 
@@ -355,7 +355,7 @@ def _bind_tiles(arguments: dict[str, Any], c: Configuration, constants: dict[str
     grid = (triton.cdiv(experts, c["block_e"]), split, blocks)
     partials = workspace.floats(x.device, split * tokens * experts)
     counters = workspace.arrival_counters(x.device, blocks)
-    given = (x, weight, bias, partials, *outputs, counters, tokens, float(arguments["scale"]))
+    operands = (x, weight, bias, partials, *outputs, counters, tokens, float(arguments["scale"]))
     meta = {
         **constants,
         "H": hidden,
@@ -368,7 +368,7 @@ def _bind_tiles(arguments: dict[str, Any], c: Configuration, constants: dict[str
     }
 
     def run() -> None:
-        launch(gate_tiles_kernel, grid, *given, **meta)
+        launch(gate_tiles_kernel, grid, *operands, **meta)
 
     return run
 
@@ -388,7 +388,7 @@ def _bind_library(arguments: dict[str, Any], constants: dict[str, Any]) -> Thunk
             rows = cast
         steps.append(exact(partial(torch.mm, rows, transposed, out=out)))
     read = (logits, arguments["bias"], arguments["weights"], arguments["ids"])
-    given = (*read, tokens, float(arguments["scale"]))
+    operands = (*read, tokens, float(arguments["scale"]))
     meta = {**constants, "BLOCK_T": 4, "num_warps": 4}
     grid = (triton.cdiv(tokens, 4),)
-    return in_order(*steps, partial(launch, choose_kernel, grid, *given, **meta))
+    return in_order(*steps, partial(launch, choose_kernel, grid, *operands, **meta))

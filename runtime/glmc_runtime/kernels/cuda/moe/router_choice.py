@@ -10,8 +10,8 @@ import triton.language as tl
 def _best(values, open_, lane, SIZE: tl.constexpr):
     """The largest of ``values`` [T, SIZE] where ``open_``, and the lowest lane that has it."""
     best = tl.max(tl.where(open_, values, float("-inf")), 1)
-    found = tl.where(open_ & (values == best[:, None]), lane[None, :], SIZE)
-    return best, tl.min(found, 1)
+    places = tl.where(open_ & (values == best[:, None]), lane[None, :], SIZE)
+    return best, tl.min(places, 1)
 
 
 @triton.jit
@@ -81,20 +81,20 @@ def choose_experts(
     place = tl.arange(0, PLACES)
     open_ = real & (choice == choice)
     kept = tl.zeros([TOKENS, PLACES], tl.float32)
-    chosen = tl.zeros([TOKENS, PLACES], tl.int32)
+    experts = tl.zeros([TOKENS, PLACES], tl.int32)
     for step in tl.static_range(TOP_K):
         _, at = _best(choice, open_, lane, EXPERTS)
         hit = lane[None, :] == at[:, None]
         open_ = open_ & (lane[None, :] != at[:, None])
         value = tl.sum(tl.where(hit, score, 0.0), 1)
         kept = tl.where((place == step)[None, :], value[:, None], kept)
-        chosen = tl.where((place == step)[None, :], at[:, None], chosen)
+        experts = tl.where((place == step)[None, :], at[:, None], experts)
     if NORMALIZE:
         kept = tl.div_rn(kept, (tl.sum(kept, 1) + EPS)[:, None])
     mask = (token < tokens)[:, None] & (place < TOP_K)[None, :]
     at = token[:, None] * TOP_K + place[None, :]
     tl.store(weights + at, kept * scale, mask=mask)
-    tl.store(ids + at, chosen.to(tl.int64), mask=mask)
+    tl.store(ids + at, experts.to(tl.int64), mask=mask)
 
 
 @triton.jit(do_not_specialize=["tokens"])

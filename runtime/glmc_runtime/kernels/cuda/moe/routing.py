@@ -33,8 +33,8 @@ def count_kernel(ids, counts, tokens, pairs, experts, SCAN: tl.constexpr, PDL: t
     if expert < experts:
         for start in range(0, pairs, SCAN):
             place = start + tl.arange(0, SCAN)
-            chosen = tl.load(ids + place, mask=place < pairs, other=-1)
-            total += (chosen == expert).to(tl.int32)
+            expert_ids = tl.load(ids + place, mask=place < pairs, other=-1)
+            total += (expert_ids == expert).to(tl.int32)
     count = tl.sum(total, 0)
     tl.store(counts + expert, tl.where(expert < experts, count, tokens))
 
@@ -72,8 +72,8 @@ def place_kernel(
         seen = first
         for start in range(0, pairs, SCAN):
             place = start + tl.arange(0, SCAN)
-            chosen = tl.load(ids + place, mask=place < pairs, other=-1)
-            match = (chosen == expert).to(tl.int32)
+            expert_ids = tl.load(ids + place, mask=place < pairs, other=-1)
+            match = (expert_ids == expert).to(tl.int32)
             row = seen + tl.cumsum(match, 0) - 1
             tl.store(order + row, place, mask=match == 1)
             seen += tl.sum(match, 0)

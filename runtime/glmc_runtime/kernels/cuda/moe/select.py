@@ -49,17 +49,17 @@ def candidates(call: Experts) -> Iterator[Configuration]:
 
 def choose(call: Experts, override: Configuration | None) -> Configuration:
     """The configuration of a call: the caller's, the measured one or the default, complete."""
-    found = override or tuned_configuration("moe_ffn", call.x.dtype, call.key, call.tokens)
-    if found is None:
+    configuration = override or tuned_configuration("moe_ffn", call.x.dtype, call.key, call.tokens)
+    if configuration is None:
         return default(call)
-    variant = found.get("variant", default(call)["variant"])
+    variant = configuration.get("variant", default(call)["variant"])
     if variant not in VARIANTS:
         raise PlanError(
             f"there is no variant '{variant}' to run experts",
             expected="one of " + ", ".join(VARIANTS),
         )
     base: Configuration = VARIANTS[variant].default(call)
-    return {**base, **found}
+    return {**base, **configuration}
 
 
 @register(
@@ -85,6 +85,6 @@ def moe_ffn(arguments: dict[str, Any]) -> Thunk:
     added after that, rounded again. ``configuration`` overrides what was measured.
     """
     call = read_call(arguments)
-    found = choose(call, arguments.get("configuration"))
-    thunk: Thunk = VARIANTS[found["variant"]].bind(call, found)
+    configuration = choose(call, arguments.get("configuration"))
+    thunk: Thunk = VARIANTS[configuration["variant"]].bind(call, configuration)
     return thunk
