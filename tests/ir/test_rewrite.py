@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -45,8 +46,19 @@ class TiedGates(nn.Module):
         return outputs[0] - outputs[1]
 
 
+def tied_gates() -> Traced:
+    """Traced once, a program of its own for each test."""
+    kept = _tied_gates()
+    return Traced(kept.program.copy(), kept.module)
+
+
+@cache
+def _tied_gates() -> Traced:
+    return trace(TiedGates(), torch.randn(2, 3, 8))
+
+
 def test_merged_weights_of_a_tied_projection_are_not_taken_for_each_other() -> None:
-    traced = trace(TiedGates(), torch.randn(2, 3, 8))
+    traced = tied_gates()
     held = dict(traced.module.named_parameters(remove_duplicate=False))
     x = torch.randn(2, 3, 8)
 
@@ -65,7 +77,7 @@ def test_merged_weights_of_a_tied_projection_are_not_taken_for_each_other() -> N
 
 
 def test_a_pass_that_replaces_without_an_attempt_is_refused() -> None:
-    traced = trace(TiedGates(), torch.randn(2, 3, 8))
+    traced = tied_gates()
     text, activated = traced.text(), traced.nodes("aten.silu")[0]
     with pytest.raises(ExtensionError, match="without having it checked"):
         Rewriter(traced.program, "alone").replace(activated, activated.all_input_nodes[0])
@@ -130,7 +142,7 @@ def rewritten(edit: Edit, then: Edit) -> tuple[Traced, AnchorPass[Node]]:
         edit(rewriter, anchor)
         then(rewriter, anchor)
 
-    traced = trace(TiedGates(), torch.randn(2, 3, 8))
+    traced = tied_gates()
     return traced, AnchorPass("edits", Numerics.REORDERED, ("aten.silu",), match, rewrite)
 
 
