@@ -1,4 +1,4 @@
-"""What a user may choose for a compile, with defaults."""
+"""Options of a compile, with defaults."""
 
 from __future__ import annotations
 

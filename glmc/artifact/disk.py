@@ -1,4 +1,4 @@
-"""What a disk that refuses to take an artifact lacks: bytes, inodes, a quota, a permission."""
+"""Shortages of a disk that refuses to take an artifact: bytes, inodes, a quota, a permission."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much device memory an artifact takes, and which batch and context fit into a device.
+"""Device memory that an artifact takes, and the batch and context that fit into a device.
 
 The same sums as the runtime makes when it loads: weights, one arena for all phases at their
 largest buckets, step inputs, and the blocks of the KV cache with the scratch block.

@@ -1,4 +1,4 @@
-"""What the commands print, with every name as a terminal may show it."""
+"""Output of the commands, with every name as a terminal may show it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which device a graph is on, which target that asks for, and what does not go together."""
+"""The device of a graph, the target that it asks for, and combinations that are refused."""
 
 from __future__ import annotations
 

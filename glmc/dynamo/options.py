@@ -1,4 +1,4 @@
-"""What ``torch.compile(..., options={...})`` may say to the backend."""
+"""Options of the backend in ``torch.compile(..., options={...})``."""
 
 from __future__ import annotations
 

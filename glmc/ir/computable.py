@@ -28,21 +28,21 @@ def require_computable(
     op = semantic_op(target)
     if op is None:
         return
-    given: Any = torch.fx.node.map_arg(tuple(arguments), lambda each: each.meta["val"])
+    fakes: Any = torch.fx.node.map_arg(tuple(arguments), lambda each: each.meta["val"])
 
     def asked() -> str:
-        examples = torch.utils._pytree.tree_map(_example, given)
+        examples = torch.utils._pytree.tree_map(_example, fakes)
         try:
             with torch.no_grad():
-                found = op.reference(*examples)
+                result = op.reference(*examples)
         except NotImplementedError:
             return ""  # what comes out hangs on values, which are not here
         except (RuntimeError, ValueError, LookupError, TypeError) as error:
             return str(error).strip().splitlines()[0]
-        alike = _kinds(found) == _kinds(torch.utils._pytree.tree_map(_example, value))
+        alike = _kinds(result) == _kinds(torch.utils._pytree.tree_map(_example, value))
         return "" if alike else "the results have other shapes or dtypes"
 
-    problem = once(program, ("computable", op.name, value_key(given)), asked)
+    problem = once(program, ("computable", op.name, value_key(fakes)), asked)
     require(not problem, node, f"{op.name} must take its operands: {problem}")
 
 
@@ -53,6 +53,6 @@ def _example(value: Any) -> Any:
     return example_size(value) if isinstance(value, SymInt) else value
 
 
-def _kinds(found: Any) -> list[Any]:
-    results = found if isinstance(found, (tuple, list)) else (found,)
+def _kinds(value: Any) -> list[Any]:
+    results = value if isinstance(value, (tuple, list)) else (value,)
     return [(tuple(each.shape), each.dtype) for each in results]

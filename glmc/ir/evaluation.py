@@ -117,13 +117,13 @@ def _first_that_runs(
     reason = "it needs too much memory"
     for scale in scales:
         for number, instance in enumerate(scale):
-            found = _run(rewritten, program, instance, tolerance)
-            if isinstance(found, _Unusable):
-                reason = found.reason if scale is scales[0] and number == 0 else reason
+            deviation = _run(rewritten, program, instance, tolerance)
+            if isinstance(deviation, _Unusable):
+                reason = deviation.reason if scale is scales[0] and number == 0 else reason
                 if number == 0:
                     break
-            elif found:
-                return Outcome(instance.name, found)
+            elif deviation:
+                return Outcome(instance.name, deviation)
         else:
             return Outcome(scale[0].name)
     return Outcome("none", f"the region can't be evaluated: {reason}")
@@ -170,11 +170,11 @@ def _run(
         for old, new in rewritten.pairs:
             allowed = tolerance.with_condition(condition)
             for was, now in zip_longest(_results(held[old]), _results(own[new])):
-                found = compare(was, now, allowed)
-                if not found.allowed:
+                deviation = compare(was, now, allowed)
+                if not deviation.allowed:
                     return (
-                        f"the block and {op_of(new)} differ by {found.error:.3g} where "
-                        f"{found.bound:.3g} is allowed, on {values.name} values"
+                        f"the block and {op_of(new)} differ by {deviation.error:.3g} where "
+                        f"{deviation.bound:.3g} is allowed, on {values.name} values"
                     )
     return ""
 

@@ -62,8 +62,8 @@ class Instance:
             expression = size.node.expr
             if expression not in self.known:
                 value = self.symbols.get(expression)
-                found = value if value is not None else expression.subs(self._of(size))
-                self.known[expression] = self.mapped(int(found))
+                number = value if value is not None else expression.subs(self._of(size))
+                self.known[expression] = self.mapped(int(number))
             return self.known[expression]
         return self.mapped(size)
 
@@ -268,8 +268,8 @@ class _Made:
             "block_tables": tables,
             "context_lengths": lengths,
         }
-        found = values.get(name)
-        return found.to(dtype) if found is not None and tuple(found.shape) == shape else None
+        value = values.get(name)
+        return value.to(dtype) if value is not None and tuple(value.shape) == shape else None
 
     def _fakes(self) -> Iterator[Tensor]:
         return (

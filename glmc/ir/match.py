@@ -89,8 +89,8 @@ def is_op(node: object, *names: str) -> bool:
 def expect_op(node: object, at: Node, *names: str) -> Node:
     """``node`` as a Node of one of ``names``; refuses at ``at`` otherwise."""
     if not isinstance(node, Node) or not is_op(node, *names):
-        found = op_name(node) or (node.op if isinstance(node, Node) else repr(node))
-        refuse(at, f"expected {' or '.join(names)} but found {found}")
+        name = op_name(node) or (node.op if isinstance(node, Node) else repr(node))
+        refuse(at, f"expected {' or '.join(names)} but found {name}")
     return node
 
 
@@ -108,10 +108,10 @@ def shape(node: object) -> tuple[int | SymInt, ...]:
 
 def dtype(node: object) -> torch.dtype:
     """The dtype of a node's value, which says what a ``dtype`` argument of it asks for."""
-    found = tensor(node).dtype
+    dtype = tensor(node).dtype
     if isinstance(node, Node):
         note(node, "dtype")
-    return found
+    return dtype
 
 
 def is_static(size: int | SymInt) -> bool:
@@ -149,23 +149,23 @@ def literal(node: Node) -> Number | None:
 
 def users(node: Node, *names: str) -> list[Node]:
     """The node's users, or those of the given ops."""
-    found = list(node.users)
+    nodes = list(node.users)
     if names:
-        found = [user for user in found if is_op(user, *names)]
-        for user in found:
+        nodes = [user for user in nodes if is_op(user, *names)]
+        for user in nodes:
             note_reader(user, node)
-    return found
+    return nodes
 
 
 def sole_user(node: Node, *names: str) -> Node:
     """The only user, which must be one of ``names`` when there are any."""
-    found = list(node.users)
-    if len(found) != 1:
-        refuse(node, f"expected one user but found {len(found)}")
+    nodes = list(node.users)
+    if len(nodes) != 1:
+        refuse(node, f"expected one user but found {len(nodes)}")
     if names:
-        expect_op(found[0], node, *names)
-    note_reader(found[0], node)
-    return found[0]
+        expect_op(nodes[0], node, *names)
+    note_reader(nodes[0], node)
+    return nodes[0]
 
 
 def note_reader(user: Node, node: Node) -> None:

@@ -75,12 +75,12 @@ class Packed:
         """
         heads, size = value.shape[2:]
         blocks = self.table.numel() + 2
-        found = value.new_full((blocks, heads, self.block_size, size), torch.nan)
+        cache = value.new_full((blocks, heads, self.block_size, size), torch.nan)
         for row, stop in enumerate(self.stops if written else self.starts):
             slots = self._slots(torch.full((stop,), row), torch.arange(stop))
             place, offset = slots // self.block_size, slots % self.block_size
-            found[place, :, offset] = value[row, :stop]
-        return found
+            cache[place, :, offset] = value[row, :stop]
+        return cache
 
     def _slots(self, row: Tensor, position: Tensor) -> Tensor:
         block = self.table[row, position // self.block_size].long()
@@ -91,15 +91,15 @@ def layouts(token_ids: Tensor, block: int) -> list[Packed]:
     """Ragged sequences, all tokens new, and the second halves after the first."""
     batch, tokens = token_ids.shape
     stops = tuple(max(1, tokens - 3 * row) for row in range(batch))
-    found = [Packed(token_ids, (0,) * batch, stops, block)]
+    layouts = [Packed(token_ids, (0,) * batch, stops, block)]
     if tokens > 1:
-        found.append(Packed(token_ids, tuple(stop // 2 for stop in stops), stops, block))
-    return found
+        layouts.append(Packed(token_ids, tuple(stop // 2 for stop in stops), stops, block))
+    return layouts
 
 
-def last_tokens(found: Sequence[Packed]) -> list[Packed]:
+def last_tokens(packed: Sequence[Packed]) -> list[Packed]:
     """Decode: one new token for each sequence."""
-    first = found[0]
+    first = packed[0]
     starts = tuple(stop - 1 for stop in first.stops)
     return [Packed(first.token_ids, starts, first.stops, first.block_size)]
 

@@ -21,7 +21,7 @@ from glmc.ir.program import Program
 
 def leaves(root: Node) -> set[Node]:
     """The placeholders that ``root`` depends on."""
-    found: set[Node] = set()
+    leaves: set[Node] = set()
     seen: set[Node] = set()
     stack = [root]
     while stack:
@@ -30,9 +30,9 @@ def leaves(root: Node) -> set[Node]:
             continue
         seen.add(node)
         if node.op == "placeholder":
-            found.add(node)
+            leaves.add(node)
         stack.extend(node.all_input_nodes)
-    return found
+    return leaves
 
 
 def evaluate(root: Node, known: Mapping[Node, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""How a packed weight is made from checkpoint tensors: small trees of plain data.
+"""Recipes of packed weights from checkpoint tensors: small trees of plain data.
 
 A recipe says nothing about files. ``Source`` names a parameter as the traced module names it;
 the checkpoint reader maps that to what the files hold (per-expert tensors, for instance).

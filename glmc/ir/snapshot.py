@@ -1,4 +1,4 @@
-"""What a graph was like before a rewrite: one that is abandoned leaves nothing behind.
+"""Snapshot of a graph before a rewrite: one that is abandoned leaves nothing behind.
 
 A rewrite may fail midway, and one of another distribution may have edited operands by itself. Kept
 are the nodes, their operands and the weights; places and ``meta`` of nodes are not.

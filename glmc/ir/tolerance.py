@@ -1,4 +1,4 @@
-"""How far two computations of one value may be apart, by the numerics class of the pass.
+"""Tolerance between two computations of one value, by the numerics class of the pass.
 
 * bitwise: not at all; NaN equals NaN.
 * reordered: sums may be formed in another order and intermediates rounded at other places. With

@@ -1,4 +1,4 @@
-"""What the calls of a phase have written: whether a place still holds what it held before."""
+"""Writes of the calls of a phase: whether a place still has the value that it had before."""
 
 from __future__ import annotations
 

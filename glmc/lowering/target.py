@@ -1,4 +1,4 @@
-"""What a target is: a table from semantic op to kernel calls, and limits.
+"""A target: a table from semantic op to kernel calls, and limits.
 
 A lowering rule sees one node as an :class:`Op` and emits calls through an :class:`Emitter`. It
 knows shapes, dtypes and constants; it never sees the model or the graph. In-place writes are

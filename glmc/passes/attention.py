@@ -216,18 +216,26 @@ def _last_node(root: Node, q: Node) -> tuple[Node, bool]:
     return root, False
 
 
-def rewrite(rewriter: Rewriter, found: Attention) -> None:
-    replaces = (found.anchor, found.root)
+def rewrite(rewriter: Rewriter, matched: Attention) -> None:
+    replaces = (matched.anchor, matched.root)
     if rewriter.program.phase == "traced":
-        q = token_major(rewriter, found.q)
-        over = (q, found.k, found.v, found.mask, found.scale, found.causal, found.safe_softmax)
+        q = token_major(rewriter, matched.q)
+        over = (
+            q,
+            matched.k,
+            matched.v,
+            matched.mask,
+            matched.scale,
+            matched.causal,
+            matched.safe_softmax,
+        )
         new = rewriter.call(MASKED_ATTENTION.overload, over, replaces=replaces)
     else:
-        q, k, v = (token_major(rewriter, node) for node in (found.q, found.k, found.v))
-        new = rewriter.call(ATTENTION.overload, (q, k, v, found.scale), replaces=replaces)
-    if not found.token_major:
-        new = to_heads_first(rewriter, new, found.root)
-    rewriter.replace(found.root, new)
+        q, k, v = (token_major(rewriter, node) for node in (matched.q, matched.k, matched.v))
+        new = rewriter.call(ATTENTION.overload, (q, k, v, matched.scale), replaces=replaces)
+    if not matched.token_major:
+        new = to_heads_first(rewriter, new, matched.root)
+    rewriter.replace(matched.root, new)
 
 
 PASS = AnchorPass(

@@ -1,4 +1,4 @@
-"""What a pass is: a name, a numerics class, an anchor, a matcher and a rewrite.
+"""A pass: a name, a numerics class, an anchor, a matcher and a rewrite.
 
 The driver walks the anchors once, in graph order, and collects matches and near misses; sorting,
 dead code and checks come after. Matchers only read; rewrites go through the Rewriter. A rewrite
@@ -91,10 +91,10 @@ class AnchorPass(Generic[Binding]):
         return result
 
     def _rewritten(self, rewriter: Rewriter, anchor: Node) -> bool:
-        found = self.match(anchor, rewriter.program)
+        matched = self.match(anchor, rewriter.program)
         if rewriter.attempt is not None:
             rewriter.attempt.editing = True
-        self.rewrite(rewriter, found)
+        self.rewrite(rewriter, matched)
         return True
 
 
@@ -129,9 +129,9 @@ def _require_accounted(tried: Attempt, log: Log) -> None:
 
 def require_accounted(roots: Collection[Node], starts: Collection[Node], log: Log) -> None:
     """Every argument of what is between ``starts`` and ``roots`` must have been read."""
-    found = unread(roots, starts, log)
-    if found is not None:
-        refuse(*found)
+    missing = unread(roots, starts, log)
+    if missing is not None:
+        refuse(*missing)
 
 
 def read_whole(
@@ -144,8 +144,8 @@ def read_whole(
     back on: a condition that fails and an argument that nobody read are errors."""
     with accounting() as log:
         try:
-            found = read()
-            require_accounted([root], starts(found), log)
+            result = read()
+            require_accounted([root], starts(result), log)
         except NoMatchError as miss:
             raise LoweringError(
                 message,
@@ -153,7 +153,7 @@ def read_whole(
                 expected=miss.condition,
                 remedy="see which pass missed this layer: glmc compile --report",
             ) from miss
-    return found
+    return result
 
 
 def _require_same(one: Pass, program: Program, tried: Attempt, result: PassResult) -> None:
@@ -164,9 +164,9 @@ def _require_same(one: Pass, program: Program, tried: Attempt, result: PassResul
     if key not in program.memo:
         budget = getattr(one, "budget", 0.0)
         with one_thread():
-            found = evaluate(rewritten, program, one.numerics, budget)
-        program.memo[key] = found
-        result.evaluations.append(found.instance)
+            evaluated = evaluate(rewritten, program, one.numerics, budget)
+        program.memo[key] = evaluated
+        result.evaluations.append(evaluated.instance)
     outcome = program.memo[key]
     result.evaluation_seconds += time.perf_counter() - start
     if isinstance(outcome, Outcome) and outcome.difference:

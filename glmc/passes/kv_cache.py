@@ -136,7 +136,7 @@ def _heads(node: Node) -> tuple[int, int]:
 
 def _merged_projection(q: Node, k: Node, v: Node) -> Node | None:
     """The linear whose columns are q, then k, then v and nothing else, or None."""
-    found: set[Node] = set()
+    projections: set[Node] = set()
     start = 0
     for node in (q, k, v):
         part = m.argument(node, 0) if m.is_op(node, "aten.reshape") else None
@@ -147,10 +147,10 @@ def _merged_projection(q: Node, k: Node, v: Node) -> Node | None:
         bounds = (len(m.shape(projection)) - 1, start, start + heads * head_dim)
         if not m.is_op(projection, "glmc.linear") or m.arguments(part)[1:] != bounds:
             return None
-        found.add(projection)
+        projections.add(projection)
         start += heads * head_dim
-    merged = found.pop()
-    return merged if not found and m.shape(merged)[-1] == start else None
+    merged = projections.pop()
+    return merged if not projections and m.shape(merged)[-1] == start else None
 
 
 class KvCache:
@@ -163,14 +163,14 @@ class KvCache:
         self.block_size = block_size
 
     def run(self, program: Program) -> PassResult:
-        found = [node for node in program.graph.nodes if m.is_op(node, "glmc.attention")]
-        _require_all_layers(found, program)
-        for node in found:
+        attentions = [node for node in program.graph.nodes if m.is_op(node, "glmc.attention")]
+        _require_all_layers(attentions, program)
+        for node in attentions:
             _require_heads_of_config(node, program)
-        layers = {node: _read(node, program) for node in found}
+        layers = {node: _read(node, program) for node in attentions}
         after, sides = self.rebuilt(program, layers)
         result = require_same(NAME, sides)
-        result.matches = [match_at(node) for node in found]
+        result.matches = [match_at(node) for node in attentions]
         program.graph_module = after.graph_module
         program.weights, program.symbols = after.weights, after.symbols
         program.phase = "paged"
@@ -194,7 +194,10 @@ def _read(attention: Node, program: Program) -> Layer:
     """What was matched, with every argument of it read."""
     message = f"kv_cache can't page the attention {attention.meta['id']}"
     return read_whole(
-        message, attention, lambda: match(attention, program), lambda found: found.operands
+        message,
+        attention,
+        lambda: match(attention, program),
+        lambda layer: layer.operands,
     )
 
 
@@ -217,13 +220,13 @@ def _require_heads_of_config(attention: Node, program: Program) -> None:
     model = program.model
     expected = (model.query_heads, model.kv_heads, model.head_dim)
     query, keys = m.shape(attention.args[0]), m.shape(attention.args[1])
-    found = (query[2], keys[2], query[3])
-    if found != expected or keys[3] != model.head_dim:
+    heads = (query[2], keys[2], query[3])
+    if heads != expected or keys[3] != model.head_dim:
         raise ConfigError(
             "the model's attention has other heads than its config says",
             place=place(attention),
             expected="{} query heads and {} KV heads of size {}".format(*expected),
-            found="{} query heads and {} KV heads of size {}".format(*found),
+            found="{} query heads and {} KV heads of size {}".format(*heads),
             remedy="correct num_attention_heads, num_key_value_heads or head_dim in config.json, "
             "or report the model: its code reads them in another way",
         )

@@ -42,14 +42,14 @@ def match(anchor: Node, program: Program) -> Activated:
     return Activated(linear, anchor)
 
 
-def rewrite(rewriter: Rewriter, found: Activated) -> None:
+def rewrite(rewriter: Rewriter, matched: Activated) -> None:
     new = rewriter.call(
         LINEAR_SWIGLU.overload,
-        m.arguments(found.linear)[:2],
-        replaces=(found.linear, found.swiglu),
-        value=found.swiglu.meta["val"],
+        m.arguments(matched.linear)[:2],
+        replaces=(matched.linear, matched.swiglu),
+        value=matched.swiglu.meta["val"],
     )
-    rewriter.replace(found.swiglu, new)
+    rewriter.replace(matched.swiglu, new)
 
 
 PASS = AnchorPass(NAME, Numerics.BITWISE, ("glmc.swiglu",), match, rewrite)

@@ -179,8 +179,8 @@ def _grouped_operands(product: Node) -> tuple[Node, Node, Node]:
 
 def _order_of(rows: Node) -> Order:
     """The sort by expert that the rows went through."""
-    found = indexed(rows)
-    candidates = [] if found is None else [found[1], *found[1].all_input_nodes]
+    gathered = indexed(rows)
+    candidates = [] if gathered is None else [gathered[1], *gathered[1].all_input_nodes]
     for candidate in candidates:
         ids = sorted_input(candidate)
         if ids is not None:
@@ -189,10 +189,10 @@ def _order_of(rows: Node) -> Order:
 
 
 def _sorted_like_rows(weights: Node, permutation: Node) -> Node:
-    found = indexed(m.skip(weights, m.SHAPES))
-    if found is None or found[1] is not permutation:
+    gathered = indexed(m.skip(weights, m.SHAPES))
+    if gathered is None or gathered[1] is not permutation:
         m.refuse(weights, "the routing weights must be sorted like the rows")
-    return found[0]
+    return gathered[0]
 
 
 def _unmasked(node: Node) -> tuple[Node, tuple[Node, ...]]:

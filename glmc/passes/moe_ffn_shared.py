@@ -54,24 +54,24 @@ def match(anchor: Node, program: Program) -> Experts:
     return Experts(routed, tuple(between), anchor)
 
 
-def rewrite(rewriter: Rewriter, found: Experts) -> None:
-    arguments = (*m.arguments(found.routed), *m.arguments(found.shared)[1:3])
+def rewrite(rewriter: Rewriter, matched: Experts) -> None:
+    arguments = (*m.arguments(matched.routed), *m.arguments(matched.shared)[1:3])
     new = rewriter.call(
         MOE_FFN_SHARED.overload,
         arguments,
-        replaces=(found.routed, found.shared),
-        value=found.routed.meta["val"],
+        replaces=(matched.routed, matched.shared),
+        value=matched.routed.meta["val"],
     )
-    if found.between:
-        last = found.between[0]
+    if matched.between:
+        last = matched.between[0]
         new = rewriter.call(
             torch.ops.aten.reshape.default,
             (new, m.argument(last, 1)),
-            replaces=found.between,
-            before=found.shared,
-            value=found.shared.meta["val"],
+            replaces=matched.between,
+            before=matched.shared,
+            value=matched.shared.meta["val"],
         )
-    rewriter.replace(found.shared, new)
+    rewriter.replace(matched.shared, new)
 
 
 PASS = AnchorPass(NAME, Numerics.REORDERED, ("glmc.shared_expert",), match, rewrite)

@@ -41,15 +41,15 @@ def match(anchor: Node, program: Program) -> Sandwich:
     return Sandwich(norm, anchor)
 
 
-def rewrite(rewriter: Rewriter, found: Sandwich) -> None:
-    arguments = (*m.arguments(found.norm), *m.arguments(found.add_norm)[1:])
+def rewrite(rewriter: Rewriter, matched: Sandwich) -> None:
+    arguments = (*m.arguments(matched.norm), *m.arguments(matched.add_norm)[1:])
     new = rewriter.call(
         NORM_ADD_RMS_NORM.overload,
         arguments,
-        replaces=(found.add_norm, found.norm),
-        value=found.add_norm.meta["val"],
+        replaces=(matched.add_norm, matched.norm),
+        value=matched.add_norm.meta["val"],
     )
-    rewriter.replace(found.add_norm, new)
+    rewriter.replace(matched.add_norm, new)
 
 
 PASS = AnchorPass(NAME, Numerics.BITWISE, ("glmc.add_rms_norm",), match, rewrite)

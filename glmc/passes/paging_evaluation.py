@@ -134,10 +134,10 @@ def _require_case(pass_name: str, new: Side, case: Case) -> None:
         if node not in case.expected:
             continue
         allowed = tolerance_of_call(node).with_condition(condition_of(node, own))
-        found = compare(case.expected[node], own[node], allowed)
-        if not found.allowed:
-            expected = f"a difference of at most {found.bound:.3g}"
-            _refuse(pass_name, node, expected, f"off by {found.error:.3g}", case.name)
+        deviation = compare(case.expected[node], own[node], allowed)
+        if not deviation.allowed:
+            expected = f"a difference of at most {deviation.bound:.3g}"
+            _refuse(pass_name, node, expected, f"off by {deviation.error:.3g}", case.name)
         own[node] = case.expected[node]
 
 
@@ -180,11 +180,11 @@ def decoded(old: Side, new: Side) -> Iterator[Case]:
             cached = fake.dim() == 4
             held[start] = packed.cache(value, written=True) if cached else value[:, 0]
         instance = _instance(old.program, packed)
-        given = _given(old, new, held, packed.inputs())
+        values = _given(old, new, held, packed.inputs())
         held.update({leaf: packed.inputs()[leaf.meta["input"]] for leaf in old.leaves})
         for node in old.nodes:
             compute(node, held, instance)
-        yield Case(f"{name} values", instance, given, {new.root: held[old.root]})
+        yield Case(f"{name} values", instance, values, {new.root: held[old.root]})
 
 
 def last_rows(old: Side, new: Side) -> Iterator[Case]:
@@ -229,13 +229,13 @@ def _given(
 ) -> dict[Node, Any]:
     """Values of the new side: starts as they are, weights and inputs by name."""
     weights = {name: held[leaf] for name, leaf in old.weights().items()}
-    found = dict(zip(new.starts, (held[start] for start in old.starts), strict=True))
+    values = dict(zip(new.starts, (held[start] for start in old.starts), strict=True))
     for leaf in new.leaves:
         name = leaf.meta.get("weight")
         if name is None:
-            found[leaf] = inputs[leaf.meta["input"]]
+            values[leaf] = inputs[leaf.meta["input"]]
         elif name in weights:
-            found[leaf] = weights[name]
+            values[leaf] = weights[name]
         else:
             raise InternalError(f"the weight {name} has no value beside {old.root.name}")
-    return found
+    return values

@@ -48,11 +48,11 @@ def match(anchor: Node, program: Program) -> NormedRope:
     return NormedRope(norm, anchor)
 
 
-def rewrite(rewriter: Rewriter, found: NormedRope) -> None:
-    x, weight, eps = m.arguments(found.norm)
-    arguments = (x, weight, eps, *m.arguments(found.rope)[1:])
-    new = rewriter.call(NORM_ROPE.overload, arguments, replaces=(found.rope, found.norm))
-    rewriter.replace(found.rope, new)
+def rewrite(rewriter: Rewriter, matched: NormedRope) -> None:
+    x, weight, eps = m.arguments(matched.norm)
+    arguments = (x, weight, eps, *m.arguments(matched.rope)[1:])
+    new = rewriter.call(NORM_ROPE.overload, arguments, replaces=(matched.rope, matched.norm))
+    rewriter.replace(matched.rope, new)
 
 
 PASS = AnchorPass("qk_norm", Numerics.BITWISE, ("glmc.rope",), match, rewrite)

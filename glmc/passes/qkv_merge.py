@@ -110,16 +110,19 @@ def _zeros(linear: Node, name: str) -> Weight:
     return Weight(name, (rows,), m.dtype(linear), Constant((0.0,) * rows))
 
 
-def rewrite(rewriter: Rewriter, found: Projections) -> None:
-    first = found.linears[0]
-    weight = rewriter.weight(found.weight)
-    bias = None if found.bias is None else rewriter.weight(found.bias)
+def rewrite(rewriter: Rewriter, matched: Projections) -> None:
+    first = matched.linears[0]
+    weight = rewriter.weight(matched.weight)
+    bias = None if matched.bias is None else rewriter.weight(matched.bias)
     merged = rewriter.call(
-        LINEAR.overload, (m.argument(first, 0), weight, bias), replaces=found.linears, before=first
+        LINEAR.overload,
+        (m.argument(first, 0), weight, bias),
+        replaces=matched.linears,
+        before=first,
     )
-    merged.meta["id"] = f"{found.weight.name.removesuffix('.weight')}#linear"
+    merged.meta["id"] = f"{matched.weight.name.removesuffix('.weight')}#linear"
     axis, start = len(m.shape(merged)) - 1, 0
-    for node in found.linears:
+    for node in matched.linears:
         stop = start + int(m.shape(node)[axis])
         arguments = (merged, axis, start, stop)
         part = rewriter.call(torch.ops.aten.slice.Tensor, arguments, replaces=(node,), before=node)

@@ -144,8 +144,8 @@ def _with_passed_part(part: Node, rotated: Node) -> tuple[Node, Node]:
     return part, rotated
 
 
-def rewrite(rewriter: Rewriter, found: Rope) -> None:
-    rotation = found.rotation
+def rewrite(rewriter: Rewriter, matched: Rope) -> None:
+    rotation = matched.rotation
     x = token_major(rewriter, rotation.x) if rotation.heads_first else rotation.x
     arguments = (
         x,
@@ -154,7 +154,7 @@ def rewrite(rewriter: Rewriter, found: Rope) -> None:
         rotation.interleaved,
         rotation.scaling,
     )
-    new = rewriter.call(ROPE.overload, arguments, replaces=(found.anchor, rotation.root))
+    new = rewriter.call(ROPE.overload, arguments, replaces=(matched.anchor, rotation.root))
     if rotation.heads_first:
         new = to_heads_first(rewriter, new, rotation.root)
     rewriter.replace(rotation.root, new)

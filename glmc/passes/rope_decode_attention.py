@@ -48,17 +48,17 @@ def match(anchor: Node, program: Program) -> WrittenAndRead:
     return WrittenAndRead(write, anchor)
 
 
-def rewrite(rewriter: Rewriter, found: WrittenAndRead) -> None:
-    caches = [m.operand(found.attention, index) for index in (1, 2)]
-    arguments = (*m.arguments(found.write), *m.arguments(found.attention)[3:])
-    fakes = (found.attention.meta["val"], *(cache.meta["val"] for cache in caches))
+def rewrite(rewriter: Rewriter, matched: WrittenAndRead) -> None:
+    caches = [m.operand(matched.attention, index) for index in (1, 2)]
+    arguments = (*m.arguments(matched.write), *m.arguments(matched.attention)[3:])
+    fakes = (matched.attention.meta["val"], *(cache.meta["val"] for cache in caches))
     new = rewriter.call(
         ROPE_DECODE_ATTENTION.overload,
         arguments,
-        replaces=(found.attention, found.write),
+        replaces=(matched.attention, matched.write),
         value=fakes,
     )
-    rewriter.replace(found.attention, rewriter.item(new, 0))
+    rewriter.replace(matched.attention, rewriter.item(new, 0))
     for index, cache in enumerate(caches, 1):
         rewriter.replace(cache, rewriter.item(new, index))
 

@@ -49,11 +49,11 @@ def match(anchor: Node, program: Program) -> Activation:
     return Activation(anchor, gate, up, result)
 
 
-def rewrite(rewriter: Rewriter, found: Activation) -> None:
+def rewrite(rewriter: Rewriter, matched: Activation) -> None:
     new = rewriter.call(
-        SILU_MUL.overload, (found.gate, found.up), replaces=(found.result, found.silu)
+        SILU_MUL.overload, (matched.gate, matched.up), replaces=(matched.result, matched.silu)
     )
-    rewriter.replace(found.result, new)
+    rewriter.replace(matched.result, new)
 
 
 PASS = AnchorPass("silu_mul", Numerics.BITWISE, ("aten.silu",), match, rewrite)

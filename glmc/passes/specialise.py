@@ -142,18 +142,18 @@ def _replaced(
 def _numbered(program: Program) -> dict[tuple[str, str, int], Node]:
     """Nodes by id and op, and by how many had these before: a phase repeats nodes in order."""
     seen: Counter[tuple[str, str]] = Counter()
-    found = {}
+    numbers = {}
     for node in program.graph.nodes:
         name = (node.meta["id"], m.op_name(node))
-        found[(*name, seen[name])] = node
+        numbers[(*name, seen[name])] = node
         seen[name] += 1
-    return found
+    return numbers
 
 
 def _read(node: Node, read: Callable[[Node], Read]) -> Read:
     """What a node that is replaced reads, every argument of it."""
     message = f"specialise can't replace {node.meta['id']}"
-    return read_whole(message, node, lambda: read(node), lambda found: node.all_input_nodes)
+    return read_whole(message, node, lambda: read(node), lambda _: node.all_input_nodes)
 
 
 def _head(node: Node) -> tuple[Node, tuple[object, ...]]:

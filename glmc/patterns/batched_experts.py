@@ -71,8 +71,8 @@ def _read(product: Node) -> _Product:
             right,
             "the experts' weights must be stored as [experts, out, in]",
         )
-    found = indexed(matrix)
-    if found is None:
+    gathered = indexed(matrix)
+    if gathered is None:
         m.refuse(product, "one operand of the product must be the chosen experts' weights")
     sizes = m.shape(vector)
     m.require(
@@ -80,7 +80,7 @@ def _read(product: Node) -> _Product:
         product,
         "each chosen expert must see one row",
     )
-    weight, index = found
+    weight, index = gathered
     ids, clamps = m.skip(index, m.SHAPES), tuple[Node, ...]()
     if m.is_op(ids, "aten.clamp"):
         ids, clamps = m.skip(m.operand(ids, 0), m.SHAPES), (ids,)

@@ -24,10 +24,10 @@ def read_eager(anchor: Node, program: Program) -> tuple[Node, Node, Node, float,
     The mask is None where it was proved causal; that of a traced program is what is added.
     """
     masked = m.skip_casts(m.operand(anchor, 0))
-    found = _scores(masked)
-    if found is None or len(m.shape(anchor)) != 4:
+    scores = _scores(masked)
+    if scores is None or len(m.shape(anchor)) != 4:
         m.unrelated(anchor)
-    product, scale = found
+    product, scale = scores
     last = m.argument(anchor, 1, "dim")
     m.require(last in (-1, 3), anchor, "the softmax must be over the keys")
     m.argument(anchor, 2, "half_to_float")  # or the dtype: as that of the node says
@@ -58,8 +58,8 @@ def _added(masked: Node, product: Node) -> Node | None:
     if m.is_op(masked, "aten.add"):
         for index in (0, 1):
             scores, mask = m.operand(masked, index), m.operand(masked, 1 - index)
-            found = _scores(scores)
-            if found is not None and found[0] is product:
+            inner = _scores(scores)
+            if inner is not None and inner[0] is product:
                 plain = m.skip(scores, ("aten.mul", "aten.div")) is product
                 m.require(plain, scores, "the mask must be added to the scaled product")
                 return mask
@@ -75,16 +75,16 @@ def _scores(node: Node) -> tuple[Node, float] | None:
     if m.is_op(node, *m.CASTS, "aten.masked_fill"):
         return _scores(m.skip_casts(node) if m.is_op(node, *m.CASTS) else m.operand(node, 0))
     if m.is_op(node, "aten.add", "aten.where"):
-        found = [scores for scores in map(_scores, node.all_input_nodes) if scores is not None]
-        return found[0] if len(found) == 1 else None
+        candidates = [scores for scores in map(_scores, node.all_input_nodes) if scores is not None]
+        return candidates[0] if len(candidates) == 1 else None
     if m.is_op(node, "aten.mul", "aten.div"):
-        found = [scores for scores in map(_scores, node.all_input_nodes) if scores is not None]
-        if len(found) != 1:
+        candidates = [scores for scores in map(_scores, node.all_input_nodes) if scores is not None]
+        if len(candidates) != 1:
             return None
         factor = m.literal(node)
         if factor is None or not isinstance(m.argument(node, 0), Node):
             m.refuse(node, "the scale must be a number")
-        product, scale = found[0]
+        product, scale = candidates[0]
         return product, scale * factor if m.is_op(node, "aten.mul") else scale / factor
     return None
 

@@ -96,10 +96,10 @@ def _labels(equation: str) -> _Labels | None:
     return _Labels(left, right, batch, rows, columns, summed)
 
 
-def _arranged(rewriter: Rewriter, node: Node, value: Node, found: str, wanted: str) -> Node:
-    if found == wanted:
+def _arranged(rewriter: Rewriter, node: Node, value: Node, axes: str, wanted: str) -> Node:
+    if axes == wanted:
         return value
-    order = [found.index(letter) for letter in wanted]
+    order = [axes.index(letter) for letter in wanted]
     return _helper(rewriter, node, wanted, aten.permute.default, (value, order))
 
 

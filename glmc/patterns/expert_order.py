@@ -89,8 +89,8 @@ def token_of_slot(node: Node, top_k: int) -> bool:
 def source_of_rows(rows: Node, order: Order) -> Node:
     """x [tokens, hidden] of which ``rows`` holds each token's row once for each of its slots."""
     permutation, top_k = order.permutation, order.top_k
-    found = indexed(rows)
-    if found is None:
+    gathered = indexed(rows)
+    if gathered is None:
         m.require(permutation is None, rows, "the rows must be in the order of the experts")
         if m.is_op(rows, "aten.repeat_interleave"):
             by_token = m.argument(rows, 1) == top_k and m.argument(rows, 2, "dim") == 0
@@ -99,7 +99,7 @@ def source_of_rows(rows: Node, order: Order) -> Node:
             return m.operand(rows, 0)
         m.require(_widened_by(rows, top_k), rows, "each token's row must be repeated in place")
         return m.skip(rows, _WIDENING)
-    values, index = found
+    values, index = gathered
     if permutation is None:
         m.require(token_of_slot(index, top_k), index, "each token's row must be repeated in place")
         return values
@@ -146,9 +146,9 @@ def is_ids(node: Node, order: Order) -> bool:
         sort, first = m.operand(node, 0), m.argument(node, 1) == 0
         last = m.last_axis(m.operand(sort, 0), m.argument(sort, 1, "dim", -1))
         node = m.operand(sort, 0) if first and last else node
-    found = indexed(node)
-    if found is not None and found[1] is order.permutation:
-        node = found[0]
+    gathered = indexed(node)
+    if gathered is not None and gathered[1] is order.permutation:
+        node = gathered[0]
     return m.skip(node, m.SHAPES) is order.ids
 
 

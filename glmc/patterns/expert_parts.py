@@ -1,4 +1,4 @@
-"""What the passes over experts have in common: SwiGLU's halves, the gate after its results."""
+"""Common parts of the passes over experts: SwiGLU's halves, the gate after its results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What treats each token alone, so that tokens of several sequences can be packed.
+"""Ops that treat each token alone, so that tokens of several sequences can be packed.
 
 The semantic ops do by definition, when their other operands are weights; an op that is
 not named here says so where it is defined (``token_operands``). The ATen ops are those
@@ -107,8 +107,8 @@ def _require_aligned(node: Node, program: Program) -> None:
                 for one, other in zip(sizes[:lead], others[:lead], strict=True)
             )
         if not aligned:
-            found = ", ".join(str(tuple(m.shape(each))) for each in node.all_input_nodes)
-            raise mixes(node, "operands whose tokens lie alike, and weights of one token", found)
+            shapes = ", ".join(str(tuple(m.shape(each))) for each in node.all_input_nodes)
+            raise mixes(node, "operands whose tokens lie alike, and weights of one token", shapes)
 
 
 def _require_columns(node: Node) -> None:

@@ -1,4 +1,4 @@
-"""What a rotation computes, read by probing: its positions, frequencies, scaling and pairing.
+"""A rotation, read by probing: its positions, frequencies, scaling and pairing.
 
 The tables are evaluated at several sizes and at small, large and unordered positions and compared
 with ``rope_table``; then the rotation itself is evaluated on random values and compared, bit for
@@ -120,15 +120,17 @@ def _pairing(
     """Whether pairs are interleaved; refuses when tables or rotation are something else."""
     cos, sin = tables
     heads_first = _heads_first(cos)
-    found = {True, False}
+    pairings = {True, False}
     for probe in _probes(program, positions, frequencies):
         table = rope_table(probe.positions, probe.frequencies, scaling, m.dtype(x))
         values = tuple(_table_values(node, probe, heads_first) for node in (cos, sin))
-        found &= _pairings(values, table, cos, sin, rotary_dim)
-        found &= _matches_rotation(program, x, root, probe, values, heads_first, rotary_dim, found)
-        if not found:
+        pairings &= _pairings(values, table, cos, sin, rotary_dim)
+        pairings &= _matches_rotation(
+            program, x, root, probe, values, heads_first, rotary_dim, pairings
+        )
+        if not pairings:
             m.refuse(root, "the pairs must be (i, i + half) or (2i, 2i + 1) in and out")
-    return found.pop()
+    return pairings.pop()
 
 
 def _heads_first(table: Node) -> bool:
@@ -343,12 +345,12 @@ def _matches_rotation(
     value = random.to(m.dtype(x))
     rotated = evaluate(root, {**probe.known, x: value.transpose(1, 2) if heads_first else value})
     got = rotated.transpose(1, 2) if heads_first else rotated
-    found = set()
+    pairings = set()
     for interleaved in candidates:
         cos, sin = (_half(table, interleaved, rotary_dim) for table in tables)
         if torch.equal(got, apply_rope(value, cos, sin, interleaved)):
-            found.add(interleaved)
-    return found
+            pairings.add(interleaved)
+    return pairings
 
 
 def _half(table: Tensor, interleaved: bool, rotary_dim: int) -> Tensor:

@@ -68,16 +68,16 @@ def thresholds(masked: Node, scores: Node | None = None) -> list[float]:
 
 def _region(root: Node, stop: Node | None) -> list[Node]:
     """The nodes above ``root``, operands before what reads them."""
-    found: dict[Node, None] = {}
+    region: dict[Node, None] = {}
     stack = [root]
     while stack:
         node = stack[-1]
-        missing = [each for each in node.all_input_nodes if each not in found and node is not stop]
+        missing = [each for each in node.all_input_nodes if each not in region and node is not stop]
         if missing:
             stack.extend(missing)
             continue
-        found[stack.pop()] = None
-    return list(found)
+        region[stack.pop()] = None
+    return list(region)
 
 
 def _counts(node: Node, counting: dict[Node, bool]) -> bool:
@@ -114,13 +114,13 @@ def _numbers(node: Node) -> Iterator[float]:
     """The numbers that move a change: of sums, comparisons, triangles, fills and slices."""
     if not m.is_op(node, *_READ, "add", "sub"):
         return
-    found: list[float] = []
+    numbers: list[float] = []
 
     def collect(argument: object) -> object:
         value = m.number(argument)
         if value is not None and abs(float(value)) < 2**31:
-            found.append(abs(float(value)))
+            numbers.append(abs(float(value)))
         return argument
 
     torch.fx.node.map_aggregate((node.args, dict(node.kwargs)), collect)  # type: ignore[arg-type]
-    yield from found
+    yield from numbers

@@ -1,4 +1,4 @@
-"""What a field means that config.json does not have (null is the same as absent).
+"""Meaning of a field that config.json does not have (null is the same as absent).
 
 A class default of transformers counts only where absence has a published meaning. Elsewhere the
 defaults mislead (``rope_theta`` 1e4 against 1e6, ``attention_bias`` False against True, a

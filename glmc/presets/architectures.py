@@ -1,4 +1,4 @@
-"""Which architectures glmc compiles, and what is missing for the others of the GLM line."""
+"""Architectures that glmc compiles, and what is missing for the others of the GLM line."""
 
 from __future__ import annotations
 

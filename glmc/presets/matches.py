@@ -1,4 +1,4 @@
-"""How often each pass must match in a model, counted from its layers.
+"""Match counts of each pass in a model, counted from its layers.
 
 A compile that finds fewer has lost a fusion somewhere. ``clean`` and ``canonical`` are not here:
 how much they tidy depends on the spelling of the traced code and not on the model.

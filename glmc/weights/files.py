@@ -1,4 +1,4 @@
-"""Which files of a directory hold the weights: those that transformers would load, in its order.
+"""Files of a directory that hold the weights: those that transformers would load, in its order.
 
 ``model.safetensors`` counts before ``model.safetensors.index.json``, whatever else is there. Of an
 index transformers reads every tensor of every file that it names; a tensor in two files is taken

@@ -1,4 +1,4 @@
-"""What does not fit between the tensors of the files and a config.json, and what to do about it."""
+"""Misfits between the tensors of the files and a config.json, and what to do about them."""
 
 from __future__ import annotations
 

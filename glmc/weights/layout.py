@@ -1,4 +1,4 @@
-"""How the stacked experts of a module relate to the per-expert tensors of a file."""
+"""Stacked experts of a module, and the per-expert tensors of a file."""
 
 from __future__ import annotations
 

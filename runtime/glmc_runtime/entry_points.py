@@ -1,4 +1,4 @@
-"""What other installed distributions bring: passes, targets and kernels, found by entry points.
+"""Entry points of other installed distributions: passes, targets and kernels.
 
 Looking for names reads the metadata of installed distributions and imports nothing. Code is only
 imported for a name that was asked for, and only if an installed distribution registered it.

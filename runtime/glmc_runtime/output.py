@@ -1,4 +1,4 @@
-"""What a command line does when its output, or a file that it needs, fails."""
+"""Failures of a command line's output, or of a file that it needs."""
 
 from __future__ import annotations
 

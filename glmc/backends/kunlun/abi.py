@@ -1,4 +1,4 @@
-"""What one ABI profile offers: the runtime's table of vendor functions as rules ask it.
+"""One ABI profile: the runtime's table of vendor functions as rules ask it.
 
 The vendor's wheels differ in their keyword lists; a profile is one generation of wheels. Rules name
 keywords in one spelling, and the table says how the profile spells them.

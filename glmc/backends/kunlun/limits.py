@@ -1,4 +1,4 @@
-"""What the Kunlun target refuses at compile time, each with the reason.
+"""Limits of the Kunlun target that are checked at compile time, each with its reason.
 
 The vendor's kernels answer a broken limit with an unreadable check, or with garbage and no error,
 so nothing is left for run time that can be known before.

@@ -1,4 +1,4 @@
-"""What a wrong result can be seen again with: few nodes, their inputs and what must come out."""
+"""Reproduction of a wrong result: few nodes, their inputs and what must come out."""
 
 from __future__ import annotations
 

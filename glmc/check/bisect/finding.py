@@ -1,4 +1,4 @@
-"""What a bisection has found, in one paragraph and one file."""
+"""The result of a bisection, in one paragraph and one file."""
 
 from __future__ import annotations
 

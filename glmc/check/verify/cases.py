@@ -1,4 +1,4 @@
-"""What a proof feeds to a model: real prompts, and inputs and weights made to go wrong.
+"""Inputs of a proof: real prompts, and inputs and weights made to go wrong.
 
 | case | what it is for |
 |---|---|

@@ -1,4 +1,4 @@
-"""What a pass changed, cut into regions that can be run side by side on the same values.
+"""The change of a pass, cut into regions that can be run side by side on the same values.
 
 Two programs, before and after a pass, share most of their nodes. Where they differ, connected
 nodes make a region: what was taken out and what was put there. Both halves are run on the same

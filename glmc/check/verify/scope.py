@@ -1,4 +1,4 @@
-"""How much of a model is verified: all of it, or one layer of each kind of a big one."""
+"""The verified part of a model: all of it, or one layer of each kind of a big one."""
 
 from __future__ import annotations
 

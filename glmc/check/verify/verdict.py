@@ -1,4 +1,4 @@
-"""What a proof says: a line for each pass, and every place where its class was violated."""
+"""The verdict of a proof: a line for each pass, and every violation of a numerics class."""
 
 from __future__ import annotations
 

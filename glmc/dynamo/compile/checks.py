@@ -1,4 +1,4 @@
-"""What is looked at before a graph is compiled: gradients, loops over experts, a mocked compile."""
+"""Checks before a graph is compiled: gradients, loops over experts, a mocked compile."""
 
 from __future__ import annotations
 

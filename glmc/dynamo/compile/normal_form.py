@@ -1,4 +1,4 @@
-"""What Dynamo hands over becomes a :class:`Program` in the form that every pass reads.
+"""Normal form of Dynamo's graph: a :class:`Program` as every pass reads it.
 
 Dynamo's graph is of torch functions and mutates its inputs: parameters, caches, whatever the
 program touches. Exported ahead of dispatch it is the same functional ATen graph as that of

@@ -1,4 +1,4 @@
-"""What a user may choose for a dump."""
+"""Options of a dump."""
 
 from __future__ import annotations
 

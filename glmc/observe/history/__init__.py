@@ -1,1 +1,1 @@
-"""What happened in a compile, from the source line to the kernel call; see record.py."""
+"""History of a compile, from the source line to the kernel call; see record.py."""

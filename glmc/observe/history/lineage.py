@@ -1,4 +1,4 @@
-"""What became of one node: where it comes from, who changed it, which kernel calls it ends in."""
+"""Lineage of one node: where it comes from, who changed it, which kernel calls it ends in."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the page's script reads: the history with each text and each node held once.
+"""Data of the page's script: the history with each text and each node stored once.
 
 Rows are lists in a fixed order, texts and nodes are numbers of a table, and layers that read the
 same stand once, so that a model of 92 layers is some hundred kilobytes.

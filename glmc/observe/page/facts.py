@@ -1,4 +1,4 @@
-"""What the page says without a script: the list of passes, the match counts and the guards."""
+"""Parts of the page without a script: the list of passes, the match counts and the guards."""
 
 from __future__ import annotations
 

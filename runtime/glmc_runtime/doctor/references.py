@@ -1,4 +1,4 @@
-"""What each vendor function must compute, in plain torch and float64, written independently.
+"""References of the vendor functions, in plain torch and float64, written independently.
 
 A probe fills a call's inputs, computes its expected outputs from copies of them, and judges what
 the call left behind. Sources of the semantics: the public callers of the vendor's library.

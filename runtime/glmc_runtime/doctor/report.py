@@ -1,4 +1,4 @@
-"""What the doctor found, per function."""
+"""Findings of the doctor, per function."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from glmc_runtime.errors import RequestError
 
 
 class Exclusive:
-    """A lock that its thread may take again, for ``with``; about a microsecond."""
+    """A lock that its thread may take again, for ``with``."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()

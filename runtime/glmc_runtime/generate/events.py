@@ -1,4 +1,4 @@
-"""What generation gives out: an event for each token, or a completion with all of them."""
+"""Events of generation: one for each token, or a completion with all of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which kernels an artifact may name, by its target: an allow-list, never what happens to be there.
+"""Allow-list of kernels by target: what an artifact may name, never what happens to be there.
 
 A target names the helpers common to all (``aten``) and its own family. Kernels of other installed
 distributions may be named by any artifact, for a pass may bring them; what the distribution has not

@@ -1,4 +1,4 @@
-"""What the binders of all families share: checks of shapes, dtypes and places, thunks in a row."""
+"""Checks that the binders of all families share: shapes, dtypes, devices; thunks in a row."""
 
 from __future__ import annotations
 

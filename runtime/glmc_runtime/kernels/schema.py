@@ -1,4 +1,4 @@
-"""What a kernel may be called with: the schema of its arguments, beside which it is registered.
+"""Kernel schema: the arguments that a kernel takes, beside which it is registered.
 
 A plan is data from elsewhere. Before anything of it is bound, each call is held against the schema
 of its kernel (:mod:`glmc_runtime.loading.check_calls`), so that a kernel only ever sees arguments

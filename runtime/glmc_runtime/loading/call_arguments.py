@@ -1,4 +1,4 @@
-"""What the arguments of a plan are, before there is any memory: kinds, dtypes and shapes."""
+"""Arguments of a plan before there is any memory: kinds, dtypes and shapes."""
 
 from __future__ import annotations
 

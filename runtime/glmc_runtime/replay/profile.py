@@ -1,6 +1,6 @@
 """Named ranges around replayed calls, so that a profiler's timeline says which node each one is.
 
-They cost several microseconds a call, so only a session that was loaded with ``profile_ranges`` has
+They cost host time in every call, so only a session that was loaded with ``profile_ranges`` has
 them; the thunks of any other are as they were. A range is called ``FUNCTION NODE``: the function
 of the plan and the id that the node has had since capture, which ``glmc inspect --node`` follows
 back to the model. A replayed device graph is one range, named by its first and last call.

@@ -1,4 +1,4 @@
-"""What a session counted: steps per bucket, padding, captures, and time per segment."""
+"""Counters of a session: steps per bucket, padding, captures, and time per segment."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What one step computes, and the values of its inputs.
+"""One step: what it computes, and the values of its inputs.
 
-What has a value for each token is an array, filled and copied at once: for 8192 tokens in blocks of
-128 that takes about 0.1 ms, and a millisecond by lists.
+What has a value for each token is an array, filled and copied at once: a tenth of the
+time that lists of Python numbers take for a long prompt.
 """
 
 from __future__ import annotations

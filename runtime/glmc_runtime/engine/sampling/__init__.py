@@ -1,4 +1,4 @@
-"""How the next token of a request is chosen from a row of logits.
+"""Sampling: the choice of a request's next token from a row of logits.
 
 Read the files in this order: ``parameters`` (what a request may ask for), ``processors`` (what
 changes the logits), ``distribution`` (temperature and filters), ``logprobs``, ``sampler``.

@@ -1,4 +1,4 @@
-"""What a request may ask of the choice of its tokens, with every value known."""
+"""Sampling parameters of a request, with every value known."""
 
 from __future__ import annotations
 

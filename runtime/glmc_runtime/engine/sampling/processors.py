@@ -1,4 +1,4 @@
-"""What changes the logits of a request before a token is chosen, greedy or not.
+"""Logits processors: changes to a request's logits before a token is chosen, greedy or not.
 
 The order is that of transformers' ``_get_logits_processor``, where a bias stands for its
 ``sequence_bias``; the penalties of OpenAI's interface follow the repetition penalty, as in vLLM.

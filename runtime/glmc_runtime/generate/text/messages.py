@@ -1,4 +1,4 @@
-"""What a chat template is shown: messages, tools and variables as plain data."""
+"""Variables of a chat template: messages, tools and more, as plain data."""
 
 from __future__ import annotations
 

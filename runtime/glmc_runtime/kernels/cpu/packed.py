@@ -18,9 +18,9 @@ products of bfloat16 it follows from the compiler at hand as well, see ``narrow.
 Beyond ``PACKED_ROWS`` rows the product is bound by arithmetic and the convolution loses to
 ``mm``; so it does for weights below ``PACKED_ELEMENTS``, which stay in a processor's cache.
 
-For a few shapes oneDNN has no fast convolution and takes its reference without a word: 320
-outputs of 1408 inputs, 8 rows, bfloat16, on an AVX-512 processor take 19 ms, and 0.09 ms with
-``mm``. No other shape that was tried lost more than a fifth. Only trying tells which it is.
+For a few shapes oneDNN has no fast convolution and takes its reference without a word (such as 320
+outputs of 1408 inputs, 8 rows, bfloat16 with AVX-512), two hundred times slower than ``mm``.
+Only trying tells which shapes these are.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What attention over the paged cache may be called with."""
+"""Schemas of attention over the paged cache."""
 
 from __future__ import annotations
 

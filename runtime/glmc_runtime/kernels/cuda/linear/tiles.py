@@ -1,4 +1,4 @@
-"""What the two kernels for products with few rows share: prefetch, split sums, the epilogue.
+"""Parts of both kernels for products with few rows: prefetch, split sums, the epilogue.
 
 A weight [n, k] is cut into tiles of BLOCK_N of its rows, and k into SPLIT_K parts. With GATED the
 weight is [2 * N, k], gates first, and rows 2i and 2i+1 of a tile are a gate and the up row that
