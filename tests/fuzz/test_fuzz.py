@@ -12,7 +12,7 @@ import pytest
 
 from tests.fuzz.__main__ import TARGETS, fuzz, made, summary
 from tests.fuzz.damage import HOSTILE, apply
-from tests.fuzz.judge import FAULTS, Outcome, judge
+from tests.fuzz.judge import FAULTS, Outcome, Verdict, judge
 
 
 @pytest.fixture(scope="module")
@@ -20,10 +20,14 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made(tmp_path_factory.mktemp("whole"), "cpu")
 
 
-def test_a_sample(artifact: Path) -> None:
-    found = fuzz(artifact, "cpu", range(60), jobs=1)
-    assert [each for each in found if each.outcome in FAULTS] == []
-    assert sum(each.outcome is Outcome.REFUSED for each in found) > 20
+@pytest.fixture(scope="module")
+def sample(artifact: Path) -> list[Verdict]:
+    return fuzz(artifact, "cpu", range(60), jobs=1)
+
+
+def test_a_sample(sample: list[Verdict]) -> None:
+    assert [each for each in sample if each.outcome in FAULTS] == []
+    assert sum(each.outcome is Outcome.REFUSED for each in sample) > 20
 
 
 @pytest.mark.slow
@@ -52,9 +56,9 @@ def test_a_bare_exception_is_a_fault(
     assert judge(artifact, "cpu:0", []).outcome is Outcome.EXCEPTION
 
 
-def test_other_answers_are_a_fault_without_right_hashes(artifact: Path) -> None:
-    loads = next(
-        each for each in fuzz(artifact, "cpu", range(200), jobs=1) if each.outcome is Outcome.SAME
-    )
+def test_other_answers_are_a_fault_without_right_hashes(
+    artifact: Path, sample: list[Verdict]
+) -> None:
+    loads = next(each for each in sample if each.outcome is Outcome.SAME)
     assert judge(artifact, loads.name, ["other"]).outcome in (Outcome.SILENT, Outcome.OTHER)
     assert None in HOSTILE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -125,8 +126,19 @@ class Wide(nn.Module):
         return silu(self.gate(x)) * self.up(x)
 
 
+@cache
+def _wide() -> Traced:
+    return trace(Wide(), torch.empty(2, 3, 4096, device="meta"))
+
+
+def wide() -> Traced:
+    """Traced once, a program of its own for each test."""
+    kept = _wide()
+    return Traced(kept.program.copy(), kept.module)
+
+
 def test_a_large_region_is_run_small() -> None:
-    traced = trace(Wide(), torch.empty(2, 3, 4096, device="meta"))
+    traced = wide()
     assert LARGEST < 4 * 4096 * 6144
     result = traced.apply(gate_up_merge.PASS)
     assert (len(result.matches), result.evaluations) == (1, [SMALL])
@@ -139,7 +151,7 @@ def test_a_small_instance_tells_a_swapped_merge() -> None:
         turned = gate_up_merge.Pair(pair.up, pair.gate, pair.silu, pair.result)
         gate_up_merge.rewrite(rewriter, turned)
 
-    traced = trace(Wide(), torch.empty(2, 3, 4096, device="meta"))
+    traced = wide()
     wrong = AnchorPass(
         "gate_up_merge", Numerics.REORDERED, ("aten.silu",), gate_up_merge.match, swapped
     )
