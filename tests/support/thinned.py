@@ -9,9 +9,16 @@ import pytest
 
 
 def thinned(cases: Iterable[Any], slow: Collection[Any]) -> list[Any]:
-    """The cases as parameters, those of ``slow`` marked so; a slow one that is none is an error."""
+    """The cases as parameters (a tuple is several), those of ``slow`` marked so; a slow one that
+    is no case is an error."""
     found = list(cases)
     strange = [each for each in slow if each not in found]
     if strange:
         raise ValueError(f"no such cases: {strange}")
-    return [pytest.param(each, marks=pytest.mark.slow if each in slow else ()) for each in found]
+    return [
+        pytest.param(
+            *(each if type(each) is tuple else (each,)),
+            marks=pytest.mark.slow if each in slow else (),
+        )
+        for each in found
+    ]
