@@ -47,16 +47,16 @@ class Packed:
         counts = torch.tensor(self.stops) - torch.tensor(self.starts)
         lengths = torch.tensor(self.stops)
         zero = torch.zeros(1, dtype=torch.int64)
-        query_lod = torch.cat((zero, counts.cumsum(0)))
+        cu_seqlens_q = torch.cat((zero, counts.cumsum(0)))
         return {
             "token_ids": self.token_ids.flatten()[rows],
             "positions": positions,
             "slot_mapping": self._slots(rows // tokens, positions),
             "block_tables": self.table,
-            "query_lod": query_lod.int(),
-            "context_lod": torch.cat((zero, lengths.cumsum(0))).int(),
+            "cu_seqlens_q": cu_seqlens_q.int(),
+            "cu_seqlens_k": torch.cat((zero, lengths.cumsum(0))).int(),
             "context_lengths": lengths.int(),
-            "last_rows": query_lod[1:] - 1,
+            "last_rows": cu_seqlens_q[1:] - 1,
         }
 
     def rows(self) -> Tensor:

@@ -293,12 +293,13 @@ class Lowering:
         return self.input(name, fake.dtype, self._input_shape(name, fake))
 
     def _input_shape(self, name: str, fake: torch.Tensor) -> Shape:
-        """Step inputs are sized by contract: tables by sequences, lods by sequences + 1."""
+        """Step inputs are sized by contract: tables by sequences, cumulative lengths by sequences +
+        1."""
         sequences = Extent(sequences=1)
         shapes: dict[str, Shape] = {
             "block_tables": (sequences, Extent(constant=self.options.blocks_per_sequence)),
-            "query_lod": (Extent(sequences=1, constant=1),),
-            "context_lod": (Extent(sequences=1, constant=1),),
+            "cu_seqlens_q": (Extent(sequences=1, constant=1),),
+            "cu_seqlens_k": (Extent(sequences=1, constant=1),),
             "context_lengths": (sequences,),
             "last_rows": (sequences,),
         }

@@ -3,8 +3,8 @@
 Before: tensors [batch, tokens, ...], ``slice``, ``rope``/``norm_rope`` and ``glmc.attention`` per
 layer. After: tensors [tokens, ...] where the tokens of all sequences follow one another, and
 per layer ``glmc.qkv_rope_cache`` (which writes the new keys and values to their slots) with
-``glmc.prefill_attention`` over the cache. New inputs: slot_mapping, block_tables, query_lod,
-context_lod and a key and a value cache per layer.
+``glmc.prefill_attention`` over the cache. New inputs: slot_mapping, block_tables, cu_seqlens_q,
+cu_seqlens_k and a key and a value cache per layer.
 
 Where q, k and v are not the columns of one projection, ``glmc.join_qkv`` copies them side by side.
 
@@ -259,8 +259,8 @@ class _Pager:
             "positions": (("tokens",), int64),
             "slot_mapping": (("tokens",), int64),
             "block_tables": (("sequences", "table"), int32),
-            "query_lod": (("sequences+1",), int32),
-            "context_lod": (("sequences+1",), int32),
+            "cu_seqlens_q": (("sequences+1",), int32),
+            "cu_seqlens_k": (("sequences+1",), int32),
         }
         for index, layer in enumerate(self.layers.values()):
             heads = (self.block_size, layer.head_dim)
@@ -353,8 +353,8 @@ class _Pager:
             **_merged((q.node, k.node, layer.attention)),
         )
         query, keys, values = (self.rebuilder.item(written, part) for part in range(3))
-        lods = (inputs["block_tables"], inputs["query_lod"], inputs["context_lod"])
-        arguments = (query, keys, values, *lods, layer.scale)
+        bounds = (inputs["block_tables"], inputs["cu_seqlens_q"], inputs["cu_seqlens_k"])
+        arguments = (query, keys, values, *bounds, layer.scale)
         return self.rebuilder.call(
             PREFILL_ATTENTION.overload, arguments, layer.attention, **_merged((layer.attention,))
         )

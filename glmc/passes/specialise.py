@@ -41,8 +41,8 @@ _PREFILL: dict[str, tuple[tuple[Dimension, ...], torch.dtype]] = {
     "positions": (("tokens",), _INT64),
     "slot_mapping": (("tokens",), _INT64),
     "block_tables": (("sequences", "table"), _INT32),
-    "query_lod": (("sequences+1",), _INT32),
-    "context_lod": (("sequences+1",), _INT32),
+    "cu_seqlens_q": (("sequences+1",), _INT32),
+    "cu_seqlens_k": (("sequences+1",), _INT32),
     "last_rows": (("sequences",), _INT64),
 }
 _DECODE: dict[str, tuple[tuple[Dimension, ...], torch.dtype]] = {
@@ -163,7 +163,7 @@ def _head(node: Node) -> tuple[Node, tuple[object, ...]]:
 def _attention(node: Node) -> tuple[tuple[Node, ...], object]:
     """(query and caches, scale); decode has one table and one length for each query instead of
     the rest, which must be the step's."""
-    for index, name in ((3, "block_tables"), (4, "query_lod"), (5, "context_lod")):
+    for index, name in ((3, "block_tables"), (4, "cu_seqlens_q"), (5, "cu_seqlens_k")):
         given = m.operand(node, index).meta.get("input")
         m.require(given == name, node, f"operand {index} must be the step's {name}")
     return tuple(m.operand(node, index) for index in range(3)), m.argument(node, 6)

@@ -39,8 +39,8 @@ def manifest() -> Manifest:
 def plan(name: str, arena: Extent) -> PhasePlan:
     inputs = (
         InputSpec("token_ids", "int64", (Extent(tokens=1),)),
-        InputSpec("query_lod", "int32", (Extent(sequences=1, constant=1),)),
-        InputSpec("query_lod_host", "int32", (Extent(sequences=1, constant=1),)),
+        InputSpec("cu_seqlens_q", "int32", (Extent(sequences=1, constant=1),)),
+        InputSpec("cu_seqlens_q_host", "int32", (Extent(sequences=1, constant=1),)),
     )
     return PhasePlan(name, inputs, (), (), (), 0, arena)
 

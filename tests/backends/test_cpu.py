@@ -347,8 +347,8 @@ def test_attention(name: str) -> None:
     bounds = [torch.tensor([0, part[0], sum(part)], dtype=torch.int32) for part in (new, lengths)]
     counts = torch.tensor(lengths, dtype=torch.int32)
     runner.inputs = {
-        "query_lod_host": bounds[0],
-        "context_lod_host": bounds[1],
+        "cu_seqlens_q_host": bounds[0],
+        "cu_seqlens_k_host": bounds[1],
         "context_lengths_host": counts,
     }
     keys, values = caches(torch.float32)
@@ -357,8 +357,8 @@ def test_attention(name: str) -> None:
         "k_cache": keys,
         "v_cache": values,
         "block_tables": torch.tensor(tables, dtype=torch.int32),
-        "query_lod": bounds[0],
-        "context_lod": bounds[1],
+        "cu_seqlens_q": bounds[0],
+        "cu_seqlens_k": bounds[1],
         "context_lengths": counts,
         "scale": 0.25,
     }

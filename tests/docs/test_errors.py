@@ -182,7 +182,7 @@ def guard(scene: Scene) -> None:
 
 
 def plan(scene: Scene) -> None:
-    phase_from_json({"schema_version": 2})
+    phase_from_json({"schema_version": 1})
 
 
 def request(scene: Scene) -> None:

@@ -14,8 +14,8 @@ def test_the_inputs_of_ragged_sequences() -> None:
     inputs = PACKED.inputs()
     assert inputs["token_ids"].tolist() == [*range(3, 20), *range(20, 31)]
     assert inputs["positions"].tolist() == [*range(3, 20), *range(11)]
-    assert inputs["query_lod"].tolist() == [0, 17, 28]
-    assert inputs["context_lod"].tolist() == [0, 20, 31]
+    assert inputs["cu_seqlens_q"].tolist() == [0, 17, 28]
+    assert inputs["cu_seqlens_k"].tolist() == [0, 20, 31]
     assert inputs["context_lengths"].tolist() == [20, 11]
     assert inputs["last_rows"].tolist() == [16, 27]
     table = inputs["block_tables"]

@@ -63,7 +63,7 @@ def test_what_it_leaves() -> None:
     assert names.count("glmc.qkv_rope_cache") == names.count("glmc.prefill_attention") == 3
     assert not {"glmc.rope", "glmc.norm_rope", "glmc.attention", "aten.slice"} & set(names)
     assert [node.meta["input"] for node in program.inputs()] == [
-        *("token_ids", "positions", "slot_mapping", "block_tables", "query_lod", "context_lod"),
+        *("token_ids", "positions", "slot_mapping", "block_tables", "cu_seqlens_q", "cu_seqlens_k"),
         *(f"{kind}_cache.{layer}" for layer in range(3) for kind in ("key", "value")),
     ]
 

@@ -37,7 +37,7 @@ def test_the_inputs_and_sizes_of_the_phases() -> None:
     caches = [f"{kind}_cache.{layer}" for layer in range(3) for kind in ("key", "value")]
     shared = ["token_ids", "positions", "slot_mapping", "block_tables"]
     names = [[node.meta["input"] for node in each.inputs()] for each in (prefill, decode)]
-    assert names[0] == [*shared, "query_lod", "context_lod", "last_rows", *caches]
+    assert names[0] == [*shared, "cu_seqlens_q", "cu_seqlens_k", "last_rows", *caches]
     assert names[1] == [*shared, "context_lengths", *caches]
     extents = []
     for each in (prefill, decode):

@@ -107,7 +107,7 @@ class PhaseBuilder:
 def toy_plan(name: str, greedy: bool = False) -> PhasePlan:
     """The plan of a phase; with ``greedy`` its last call chooses the tokens."""
     decode = name == "decode"
-    lod = (Extent(sequences=1, constant=1),)
+    cu_seqlens = (Extent(sequences=1, constant=1),)
     inputs = [
         InputSpec("token_ids", "int64", (_TOKENS,)),
         InputSpec("positions", "int64", (_TOKENS,)),
@@ -115,9 +115,9 @@ def toy_plan(name: str, greedy: bool = False) -> PhasePlan:
         InputSpec("block_tables", "int32", (_SEQUENCES, _columns(BLOCKS_PER_SEQUENCE))),
         InputSpec("context_lengths", "int32", (_SEQUENCES,)),
         InputSpec("context_lengths_host", "int32", (_SEQUENCES,)),
-        InputSpec("query_lod", "int32", lod),
-        InputSpec("query_lod_host", "int32", lod),
-        InputSpec("context_lod", "int32", lod),
+        InputSpec("cu_seqlens_q", "int32", cu_seqlens),
+        InputSpec("cu_seqlens_q_host", "int32", cu_seqlens),
+        InputSpec("cu_seqlens_k", "int32", cu_seqlens),
         InputSpec("last_rows", "int64", (_SEQUENCES,)),
     ]
     build = PhaseBuilder(name, tuple(inputs))
@@ -186,7 +186,7 @@ def toy_plan(name: str, greedy: bool = False) -> PhasePlan:
         context_lengths=InputArgument(
             "context_lengths" if decode else "context_lengths_host", real=True
         ),
-        query_lod=InputArgument("query_lod_host", real=True),
+        cu_seqlens_q=InputArgument("cu_seqlens_q_host", real=True),
         sequences=ExtentArgument(_SEQUENCES, real=True),
     )
     build.call("aten.add", ("out",), x=hidden, y=mixed, out=residual)
@@ -314,7 +314,7 @@ def _attention(on_host: bool) -> KernelSchema:
         tensor("value_cache", _CACHE, like="query"),
         tensor("block_tables", "sequences table", "int32", holds="block_tables"),
         tensor("context_lengths", "sequences", "int32", holds="context_lengths", on_host=on_host),
-        tensor("query_lod", "sequences+1", "int32", holds="query_lod", on_host=True),
+        tensor("cu_seqlens_q", "sequences+1", "int32", holds="cu_seqlens_q", on_host=True),
         integer("sequences", equals="sequences"),
         relations=("heads*head_dim == width",),
         host=True,
@@ -352,7 +352,7 @@ def _prefill_attention(arguments: dict[str, Any]) -> Thunk:
 
     def thunk() -> None:
         for row in range(arguments["sequences"]):
-            first, end = arguments["query_lod"][row : row + 2].tolist()
+            first, end = arguments["cu_seqlens_q"][row : row + 2].tolist()
             length = int(arguments["context_lengths"][row])
             blocks = arguments["block_tables"][row].long()
             keys, values = (

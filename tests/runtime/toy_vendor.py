@@ -195,9 +195,9 @@ def plan(name: str) -> PhasePlan:
 
 
 def _inputs() -> tuple[InputSpec, ...]:
-    lod = (Extent(sequences=1, constant=1),)
+    bounds = (Extent(sequences=1, constant=1),)
     table = (SEQUENCES, Extent(constant=BLOCKS_PER_SEQUENCE))
-    lods = [f"{kind}_lod{side}" for kind in ("query", "context") for side in ("", "_host")]
+    names = [f"cu_seqlens_{of}{side}" for of in ("q", "k") for side in ("", "_host")]
     return (
         InputSpec("token_ids", "int64", (TOKENS,)),
         InputSpec("positions", "int64", (TOKENS,)),
@@ -205,7 +205,7 @@ def _inputs() -> tuple[InputSpec, ...]:
         InputSpec("block_tables", "int32", table),
         InputSpec("context_lengths", "int32", (SEQUENCES,)),
         InputSpec("context_lengths_host", "int32", (SEQUENCES,)),
-        *(InputSpec(item, "int32", lod) for item in lods),
+        *(InputSpec(name, "int32", bounds) for name in names),
         InputSpec("last_rows", "int64", (SEQUENCES,)),
     )
 
@@ -232,10 +232,10 @@ def _attention(
             is_prefix_cache=True,
             alpha=1.0,
             block_table=given("block_tables"),
-            context_qlen_lod_cpu=given("query_lod_host"),
-            context_qlen_lod_xpu=given("query_lod"),
-            context_kvlen_lod_cpu=given("context_lod_host"),
-            context_kvlen_lod_xpu=given("context_lod"),
+            context_qlen_lod_cpu=given("cu_seqlens_q_host"),
+            context_qlen_lod_xpu=given("cu_seqlens_q"),
+            context_kvlen_lod_cpu=given("cu_seqlens_k_host"),
+            context_kvlen_lod_xpu=given("cu_seqlens_k"),
         )
         return
     build.call(

@@ -98,8 +98,8 @@ class Batch:
             "positions": torch.cat(positions),
             "slot_mapping": torch.cat(slots),
             "block_tables": self.tables,
-            "query_lod": torch.cat((zero, ends.int())),
-            "context_lod": torch.cat((zero, lengths.cumsum(0).int())),
+            "cu_seqlens_q": torch.cat((zero, ends.int())),
+            "cu_seqlens_k": torch.cat((zero, lengths.cumsum(0).int())),
             "context_lengths": lengths.int(),
             "last_rows": ends - 1,
         }

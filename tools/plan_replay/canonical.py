@@ -29,10 +29,11 @@ _ELSEWHERE = {"id", "name", "first", "last", "offset"}
 
 @dataclass(frozen=True)
 class Renames:
-    """New names by old ones, for inputs of a step and functions of calls."""
+    """New names by old ones, for inputs of a step, functions of calls and their arguments."""
 
     inputs: Mapping[str, str] = field(default_factory=dict)
     functions: Mapping[str, str] = field(default_factory=dict)
+    arguments: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def read(cls, file: Path) -> Renames:
@@ -60,7 +61,10 @@ def renamed(plan: Mapping[str, Any], renames: Renames) -> dict[str, Any]:
             {
                 **call,
                 "function": renames.functions.get(call["function"], call["function"]),
-                "arguments": {name: argument(data) for name, data in call["arguments"].items()},
+                "arguments": {
+                    renames.arguments.get(name, name): argument(data)
+                    for name, data in call["arguments"].items()
+                },
             }
             for call in plan["calls"]
         ],

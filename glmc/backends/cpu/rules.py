@@ -158,8 +158,8 @@ def prefill_attention(op: Op, emit: Emitter) -> None:
         key_cache=op.tensor("k_cache"),
         value_cache=op.tensor("v_cache"),
         block_tables=op.tensor("block_tables"),
-        query_lod=emit.input("query_lod_host", torch.int32, bounds),
-        context_lod=emit.input("context_lod_host", torch.int32, bounds),
+        cu_seqlens_q=emit.input("cu_seqlens_q_host", torch.int32, bounds),
+        cu_seqlens_k=emit.input("cu_seqlens_k_host", torch.int32, bounds),
         scale=op.number("scale"),
         out=emit.result(),
     )

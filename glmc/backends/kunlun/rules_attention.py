@@ -97,10 +97,10 @@ def prefill_attention(op: Op, emit: Emitter) -> None:
         is_causal=True,
         is_prefix_cache=True,
         block_table=real(_int32(op, "block_tables")),
-        context_qlen_lod_cpu=real(_lod_on_host(emit, "query_lod_host")),
-        context_qlen_lod_xpu=real(_int32(op, "query_lod")),
-        context_kvlen_lod_cpu=real(_lod_on_host(emit, "context_lod_host")),
-        context_kvlen_lod_xpu=real(_int32(op, "context_lod")),
+        context_qlen_lod_cpu=real(_on_host(emit, "cu_seqlens_q_host")),
+        context_qlen_lod_xpu=real(_int32(op, "cu_seqlens_q")),
+        context_kvlen_lod_cpu=real(_on_host(emit, "cu_seqlens_k_host")),
+        context_kvlen_lod_xpu=real(_int32(op, "cu_seqlens_k")),
         **given,
     )
 
@@ -158,7 +158,7 @@ def _zeroed_result(emit: Emitter) -> Value:
     return out
 
 
-def _lod_on_host(emit: Emitter, name: str) -> Value:
+def _on_host(emit: Emitter, name: str) -> Value:
     return emit.input(name, torch.int32, (SEQUENCES + fixed(1),))
 
 

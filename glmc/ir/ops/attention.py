@@ -83,18 +83,18 @@ def prefill_attention(
     k_cache: Tensor,
     v_cache: Tensor,
     block_tables: Tensor,
-    query_lod: Tensor,
-    context_lod: Tensor,
+    cu_seqlens_q: Tensor,
+    cu_seqlens_k: Tensor,
     scale: float,
 ) -> Tensor:
     """Causal attention of packed sequences over the paged cache.
 
-    q [tokens, q_heads, head_dim]; block_tables int32 [sequences, blocks_per_sequence]; query_lod
-    and context_lod int32 [sequences + 1], prefix sums of new tokens and of all tokens. The
-    queries of a sequence are its last positions. Rows beyond query_lod[-1] come out as zero.
+    q [tokens, q_heads, head_dim]; block_tables int32 [sequences, blocks_per_sequence]; cu_seqlens_q
+    and cu_seqlens_k int32 [sequences + 1], prefix sums of new tokens and of all tokens. The
+    queries of a sequence are its last positions. Rows beyond cu_seqlens_q[-1] come out as zero.
     """
     out = torch.zeros_like(q)
-    query_bounds, context_bounds = query_lod.tolist(), context_lod.tolist()
+    query_bounds, context_bounds = cu_seqlens_q.tolist(), cu_seqlens_k.tolist()
     for index in range(len(query_bounds) - 1):
         start, stop = query_bounds[index], query_bounds[index + 1]
         length = context_bounds[index + 1] - context_bounds[index]
@@ -200,10 +200,12 @@ QKV_ROPE_CACHE = define(
 )
 PREFILL_ATTENTION = define(
     "prefill_attention(Tensor q, Tensor k_cache, Tensor v_cache, Tensor block_tables, "
-    "Tensor query_lod, Tensor context_lod, float scale) -> Tensor",
+    "Tensor cu_seqlens_q, Tensor cu_seqlens_k, float scale) -> Tensor",
     Numerics.REORDERED,
     prefill_attention,
-    lambda q, k_cache, v_cache, block_tables, query_lod, context_lod, scale: q.new_empty(q.shape),
+    lambda q, k_cache, v_cache, block_tables, cu_seqlens_q, cu_seqlens_k, scale: q.new_empty(
+        q.shape
+    ),
 )
 DECODE_ATTENTION = define(
     "decode_attention(Tensor q, Tensor k_cache, Tensor v_cache, Tensor block_tables, "

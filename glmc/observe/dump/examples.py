@@ -39,8 +39,8 @@ def step_inputs(
         "slot_mapping": slots,
         "block_tables": tables,
         "context_lengths": contexts,
-        "query_lod": _sums([len(new) for new in sequences]),
-        "context_lod": _sums(contexts),
+        "cu_seqlens_q": _sums([len(new) for new in sequences]),
+        "cu_seqlens_k": _sums(contexts),
         "last_rows": [total - 1 for total in _sums([len(new) for new in sequences])[1:]],
     }
 

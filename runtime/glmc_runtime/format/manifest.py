@@ -18,7 +18,7 @@ from glmc_runtime.errors import ArtifactError
 from glmc_runtime.format.records import misfit
 
 FORMAT = "glmc-artifact"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def manifest_from_json(data: Any) -> Manifest:
             "the artifact has another schema version",
             expected=str(SCHEMA_VERSION),
             found=str(data.get("schema_version")),
-            remedy="compile again with a glmc that matches this glmc-runtime",
+            remedy="make it anew with this runtime's glmc: glmc compile MODEL --output DIR",
         )
     try:
         model, cache, limits, guards = (

@@ -126,10 +126,10 @@ STEP_INPUTS: dict[str, str] = {
     "block_tables": "blocks of each sequence, [sequences, blocks_per_sequence]; the tail is 0",
     "context_lengths": "tokens in the cache after this step, [sequences]; padding rows hold 1",
     "context_lengths_host": "the same in host memory",
-    "query_lod": "prefix sums of new tokens, [sequences+1]",
-    "query_lod_host": "the same in host memory",
-    "context_lod": "prefix sums of context lengths (new tokens included), [sequences+1]",
-    "context_lod_host": "the same in host memory",
+    "cu_seqlens_q": "prefix sums of new tokens, [sequences+1]",
+    "cu_seqlens_q_host": "the same in host memory",
+    "cu_seqlens_k": "prefix sums of context lengths (new tokens included), [sequences+1]",
+    "cu_seqlens_k_host": "the same in host memory",
     "last_rows": "row of the last token of each sequence, [sequences]",
 }
 

@@ -24,7 +24,7 @@ from glmc_runtime.format.plan import (
 )
 from glmc_runtime.format.records import misfit
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 def _shape_to_json(shape: Shape) -> list[int | str]:
@@ -138,7 +138,7 @@ def phase_from_json(data: dict[str, Any]) -> PhasePlan:
                 "the plan has another schema version",
                 expected=str(SCHEMA_VERSION),
                 found=str(data["schema_version"]),
-                remedy="compile the model again with a glmc of this runtime's version",
+                remedy="make it anew with this runtime's glmc: glmc compile MODEL --output DIR",
             )
         plan = PhasePlan(
             name=data["name"],

@@ -41,8 +41,8 @@ _LENGTHS: dict[str, Extent] = {
     "slot_mapping": _TOKENS,
     "block_tables": _SEQUENCES,
     "context_lengths": _SEQUENCES,
-    "query_lod": _ENDS,
-    "context_lod": _ENDS,
+    "cu_seqlens_q": _ENDS,
+    "cu_seqlens_k": _ENDS,
     "last_rows": _SEQUENCES,
 }
 

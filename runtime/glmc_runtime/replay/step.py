@@ -107,17 +107,17 @@ def _context_lengths(step: Step) -> Column:
     return [chunk.start + len(chunk.tokens) for chunk in step.chunks] + [1] * step.absent
 
 
-def _query_lod(step: Step) -> Column:
+def _cu_seqlens_q(step: Step) -> Column:
     lengths = [len(chunk.tokens) for chunk in step.chunks] + [1] * step.absent
     return list(accumulate(lengths, initial=0))
 
 
-def _context_lod(step: Step) -> Column:
+def _cu_seqlens_k(step: Step) -> Column:
     return list(accumulate(step.column("context_lengths"), initial=0))
 
 
 def _last_rows(step: Step) -> Column:
-    return [end - 1 for end in step.column("query_lod")[1:]]
+    return [end - 1 for end in step.column("cu_seqlens_q")[1:]]
 
 
 _COLUMNS: dict[str, Callable[[Step], Column]] = {
@@ -125,8 +125,8 @@ _COLUMNS: dict[str, Callable[[Step], Column]] = {
     "positions": _positions,
     "slot_mapping": _slot_mapping,
     "context_lengths": _context_lengths,
-    "query_lod": _query_lod,
-    "context_lod": _context_lod,
+    "cu_seqlens_q": _cu_seqlens_q,
+    "cu_seqlens_k": _cu_seqlens_k,
     "last_rows": _last_rows,
 }
 

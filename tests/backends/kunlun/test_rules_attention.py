@@ -157,10 +157,10 @@ def prefill(
 ) -> tuple[Value, Tensor]:
     """Two sequences, 3 new of 20 tokens and 5 new of 5; the second pair of rows is padding."""
     tables = int32([[3, 4, 0, 0, 0, 0], [7, 0, 0, 0, 0, 0]])
-    query_lod, context_lod = int32([0, 3, 8]), int32([0, 20, 25])
+    cu_seqlens_q, cu_seqlens_k = int32([0, 3, 8]), int32([0, 20, 25])
     expected = reference(
         "prefill_attention", q=q, k_cache=k_cache, v_cache=v_cache, block_tables=tables,
-        query_lod=query_lod, context_lod=context_lod, scale=scale,
+        cu_seqlens_q=cu_seqlens_q, cu_seqlens_k=cu_seqlens_k, scale=scale,
     )  # fmt: skip
     bounds = (SEQUENCES + fixed(1),)
     values = {
@@ -168,8 +168,8 @@ def prefill(
         "k_cache": at.cache("k", k_cache),
         "v_cache": at.cache("v", v_cache),
         "block_tables": at.step("block_tables", tables, (SEQUENCES, fixed(6))),
-        "query_lod": at.step("query_lod", query_lod, bounds),
-        "context_lod": at.step("context_lod", context_lod, bounds),
+        "cu_seqlens_q": at.step("cu_seqlens_q", cu_seqlens_q, bounds),
+        "cu_seqlens_k": at.step("cu_seqlens_k", cu_seqlens_k, bounds),
         "scale": scale,
     }
     return at.lower("prefill_attention", values, [(HEAD_SHAPE, q.dtype)], phase="prefill")[
@@ -204,8 +204,8 @@ def test_prefill_needs_int32_bounds() -> None:
         "k_cache": at.cache("k", k_cache),
         "v_cache": at.cache("v", v_cache),
         "block_tables": at.step("block_tables", torch.zeros(2, 6), (SEQUENCES, fixed(6))),
-        "query_lod": at.step("query_lod", torch.zeros(3), (SEQUENCES + fixed(1),)),
-        "context_lod": at.step("context_lod", torch.zeros(3), (SEQUENCES + fixed(1),)),
+        "cu_seqlens_q": at.step("cu_seqlens_q", torch.zeros(3), (SEQUENCES + fixed(1),)),
+        "cu_seqlens_k": at.step("cu_seqlens_k", torch.zeros(3), (SEQUENCES + fixed(1),)),
         "scale": SCALE,
     }
     with pytest.raises(LoweringError, match="'block_tables' in one dtype only"):

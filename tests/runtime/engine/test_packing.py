@@ -73,7 +73,7 @@ def test_logits_after_several_tokens_slice_a_chunk() -> None:
     (replay,) = micro_batches_of([_chunk(5, 3, 2), _chunk(1, 1, 7)], PREFILL, DECODE)
     phase, step = step_of(replay, PREFILL, DECODE, 4)
     assert (phase, step.tokens, step.sequences, step.padding) == ("prefill", 16, 4, 10)
-    assert step.column("query_lod") == [0, 3, 4, 5, 6]
+    assert step.column("cu_seqlens_q") == [0, 3, 4, 5, 6]
     assert step.column("context_lengths") == [5, 6, 7, 8]
     assert step.column("last_rows") == [2, 3, 4, 5]
 

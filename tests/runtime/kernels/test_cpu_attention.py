@@ -283,8 +283,8 @@ def test_prefill_attention(
         key_cache=caches[0],
         value_cache=caches[1],
         block_tables=int32(tables),
-        query_lod=int32([0, new[0], sum(new)]),
-        context_lod=int32([0, lengths[0], sum(lengths)]),
+        cu_seqlens_q=int32([0, new[0], sum(new)]),
+        cu_seqlens_k=int32([0, lengths[0], sum(lengths)]),
         scale=HEAD**-0.5,
         out=out,
     )

@@ -73,7 +73,7 @@ def test_what_a_schema_points_at_is_there() -> None:
 
 
 def test_only_what_says_what_it_holds_is_an_index_of_the_cache() -> None:
-    tables = ("block_tables", "block_table", "slot_mapping", "context_lengths", "query_lod")
+    tables = ("block_tables", "block_table", "slot_mapping", "context_lengths", "cu_seqlens_q")
     for name, one in all_schemas().items():
         for table in tables:
             argument = one.by_name.get(table)

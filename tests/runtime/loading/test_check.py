@@ -46,7 +46,7 @@ def test_the_toy_is_legal(manifest: Manifest) -> None:
     ("argument", "text"),
     [
         (BufferArgument(99), "no buffer 99"),
-        (InputArgument("context_lod_host"), "no step input"),
+        (InputArgument("cu_seqlens_k_host"), "no step input"),
         (WeightArgument("nothing"), "no weight 'nothing'"),
         (WeightArgument("head", (0, 1000)), "has no rows"),
         (WeightArgument("head", (5, 4)), "has no rows"),

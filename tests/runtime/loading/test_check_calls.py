@@ -105,7 +105,7 @@ def refused(artifact: Artifact, plan: PhasePlan, text: str) -> PlanError:
         ("test.cache_write", {"value_cache": CacheArgument("key", 0)}, "in the same memory"),
         ("test.decode_attention", {"sequences": ValueArgument(7)}, "sequences = 7"),
         ("test.decode_attention", {"sequences": ExtentArgument(TOKENS)}, "sequences = tok"),
-        ("test.decode_attention", {"query_lod": InputArgument("query_lod")}, "wrong memory"),
+        ("test.decode_attention", {"cu_seqlens_q": InputArgument("cu_seqlens_q")}, "wrong memory"),
     ],
 )
 def test_arguments_that_a_schema_refuses(

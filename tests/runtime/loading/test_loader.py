@@ -91,6 +91,7 @@ def test_a_lost_field(copy: Path) -> None:
     ("field", "value", "text"),
     [
         ("schema_version", 99, "another schema version"),
+        ("schema_version", 1, "glmc: glmc compile MODEL --output DIR"),
         ("format", "zip", "no glmc artifact"),
     ],
 )

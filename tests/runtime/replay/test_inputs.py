@@ -36,8 +36,8 @@ def test_a_ragged_prefill_step_with_padding() -> None:
     assert _values(inputs, "slot_mapping", step) == [20, 21, 22, 11, 28, 0, 1, 2]
     assert _values(inputs, "context_lengths", step) == [3, 5]
     assert _values(inputs, "context_lengths_host", step) == [3, 5]
-    assert _values(inputs, "query_lod", step) == [0, 3, 5]
-    assert _values(inputs, "context_lod", step) == [0, 3, 8]
+    assert _values(inputs, "cu_seqlens_q", step) == [0, 3, 5]
+    assert _values(inputs, "cu_seqlens_k", step) == [0, 3, 8]
     assert _values(inputs, "last_rows", step) == [2, 4]
     table = torch.tensor(_values(inputs, "block_tables", step))
     assert table[0].tolist() == [5] + [0] * 15
@@ -51,7 +51,7 @@ def test_a_decode_step_pads_into_the_scratch_block() -> None:
     assert _values(inputs, "token_ids", step) == [9, 0, 0, 0]
     assert _values(inputs, "slot_mapping", step) == [5, 0, 1, 2]
     assert _values(inputs, "context_lengths", step) == [6, 1, 1, 1]
-    assert _values(inputs, "query_lod", step) == [0, 1, 2, 3, 4]
+    assert _values(inputs, "cu_seqlens_q", step) == [0, 1, 2, 3, 4]
 
 
 def test_nothing_of_an_earlier_step_is_left_in_the_block_table() -> None:
@@ -202,7 +202,7 @@ def test_unknown_inputs_and_dtypes_are_refused() -> None:
     with pytest.raises(PlanError, match="too large"):
         inputs.view("positions", (5,), (4, 4))
     with pytest.raises(PlanError, match="does not declare"):
-        inputs.view("context_lod_host", None, (4, 4))
+        inputs.view("cu_seqlens_k_host", None, (4, 4))
 
 
 @pytest.mark.parametrize(("count", "bucket"), [(1, 1), (2, 2), (3, 8), (8, 8)])

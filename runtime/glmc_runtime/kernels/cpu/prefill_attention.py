@@ -32,8 +32,8 @@ def _context(slots: torch.Tensor, runs: tuple[Run, ...], group: int) -> torch.Te
         tensor("key_cache", "blocks block_size kv_heads head_dim", like="query"),
         tensor("value_cache", "blocks block_size kv_heads head_dim", like="query"),
         tensor("block_tables", "sequences table", "int32", holds="block_tables"),
-        tensor("query_lod", "sequences+1", "int32", holds="query_lod", on_host=True),
-        tensor("context_lod", "sequences+1", "int32", holds="context_lod", on_host=True),
+        tensor("cu_seqlens_q", "sequences+1", "int32", holds="cu_seqlens_q", on_host=True),
+        tensor("cu_seqlens_k", "sequences+1", "int32", holds="cu_seqlens_k", on_host=True),
         number("scale"),
         written("out", "tokens q_heads head_dim", like="query"),
         relations=("q_heads % kv_heads == 0", ROWS_OF_THE_STEP),
@@ -42,26 +42,30 @@ def _context(slots: torch.Tensor, runs: tuple[Run, ...], group: int) -> torch.Te
 )
 def prefill_attention(arguments: dict[str, Any]) -> Thunk:
     """query and out [tokens, q_heads, head_dim]; caches as for ``cpu.decode_attention``;
-    block_tables int32 [sequences, blocks_per_sequence]; query_lod and context_lod int32
-    [sequences + 1] in host memory. Rows beyond query_lod[-1] come out as zero."""
+    block_tables int32 [sequences, blocks_per_sequence]; cu_seqlens_q and cu_seqlens_k int32
+    [sequences + 1] in host memory. Rows beyond cu_seqlens_q[-1] come out as zero."""
     query, out, scale = arguments["query"], arguments["out"], float(arguments["scale"])
     key_cache, value_cache = arguments["key_cache"], arguments["value_cache"]
     tables = arguments["block_tables"]
-    query_lod, context_lod = arguments["query_lod"], arguments["context_lod"]
+    cu_seqlens_q, cu_seqlens_k = arguments["cu_seqlens_q"], arguments["cu_seqlens_k"]
     tokens, q_heads, head_dim = query.shape
     block_size, kv_heads = key_cache.shape[1:3]
     require_dtype("query", query)
     require_shape("out", out, tuple(query.shape))
     require_shape("value_cache", value_cache, tuple(key_cache.shape))
-    for name, lod in (("query_lod", query_lod), ("context_lod", context_lod)):
-        require_shape(name, lod, (tables.shape[0] + 1,))
+    for name, cu_seqlens in (("cu_seqlens_q", cu_seqlens_q), ("cu_seqlens_k", cu_seqlens_k)):
+        require_shape(name, cu_seqlens, (tables.shape[0] + 1,))
     group = q_heads // kv_heads
     queries = query.view(tokens, kv_heads, group, head_dim).permute(1, 2, 0, 3)
     results = out.view(tokens, kv_heads, group, head_dim).permute(1, 2, 0, 3)
     keys, values = (cache.view(-1, kv_heads, head_dim) for cache in (key_cache, value_cache))
 
     def run() -> None:
-        rows, query_ends, context_ends = tables.tolist(), query_lod.tolist(), context_lod.tolist()
+        rows, query_ends, context_ends = (
+            tables.tolist(),
+            cu_seqlens_q.tolist(),
+            cu_seqlens_k.tolist(),
+        )
         for index, blocks in enumerate(rows):
             start, stop = query_ends[index], query_ends[index + 1]
             if start == stop:

@@ -6,7 +6,7 @@ prefixes need. "cudnn": cuDNN's attention, for one sequence without a prefix; it
 length, so keys and values are padded to the rows of the query, a bucket. "triton": a kernel of ours
 over the paged cache itself, for float32 and wherever the libraries are missing.
 
-Not captured in a graph: the lods are read on the host when the call runs.
+Not captured in a graph: the bounds are read on the host when the call runs.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def prefill_attention_kernel(
     key_cache,
     value_cache,
     tables,
-    query_lod,
-    context_lod,
+    cu_seqlens_q,
+    cu_seqlens_k,
     out,
     table_stride,
     scale,
@@ -65,9 +65,9 @@ def prefill_attention_kernel(
     if PDL:
         tl.extra.cuda.gdc_wait()
         tl.extra.cuda.gdc_launch_dependents()
-    first = tl.load(query_lod + sequence)
-    queries = tl.load(query_lod + sequence + 1) - first
-    length = tl.load(context_lod + sequence + 1) - tl.load(context_lod + sequence)
+    first = tl.load(cu_seqlens_q + sequence)
+    queries = tl.load(cu_seqlens_q + sequence + 1) - first
+    length = tl.load(cu_seqlens_k + sequence + 1) - tl.load(cu_seqlens_k + sequence)
     if tile * ROWS >= queries:
         return
     row = (tile * ROWS + tl.arange(0, ROWS))[:, None]
@@ -105,7 +105,7 @@ def gather_kernel(
     key_cache,
     value_cache,
     tables,
-    context_lod,
+    cu_seqlens_k,
     keys,
     values,
     table_stride,
@@ -123,8 +123,8 @@ def gather_kernel(
     if PDL:
         tl.extra.cuda.gdc_wait()
         tl.extra.cuda.gdc_launch_dependents()
-    start = tl.load(context_lod + sequence)
-    length = tl.load(context_lod + sequence + 1) - start
+    start = tl.load(cu_seqlens_k + sequence)
+    length = tl.load(cu_seqlens_k + sequence + 1) - start
     begin = tl.program_id(2) * ROWS
     if begin >= tl.maximum(length, least):
         return
@@ -136,7 +136,7 @@ def gather_kernel(
     blocks = tl.load(table + tokens // BLOCK_SIZE, mask=tokens < length, other=0)
     rows = cache_rows(blocks, tokens, kv_head, KV_HEADS, BLOCK_SIZE)
     source = rows[:, None] * HEAD_DIM + columns
-    target = (start - tl.load(context_lod) + tokens).to(tl.int64)
+    target = (start - tl.load(cu_seqlens_k) + tokens).to(tl.int64)
     place = (target[:, None] * KV_HEADS + kv_head) * HEAD_DIM + columns
     key = tl.load(key_cache + source, mask=present, other=0.0)
     value = tl.load(value_cache + source, mask=present, other=0.0)
@@ -151,8 +151,8 @@ class _Call(NamedTuple):
     key_cache: torch.Tensor
     value_cache: torch.Tensor
     tables: torch.Tensor
-    query_lod: torch.Tensor
-    context_lod: torch.Tensor
+    cu_seqlens_q: torch.Tensor
+    cu_seqlens_k: torch.Tensor
     scale: float
     out: torch.Tensor
     configuration: Configuration
@@ -168,8 +168,8 @@ class _Call(NamedTuple):
         }
 
 
-class _Lods(NamedTuple):
-    """The lods of a step on the host; all but ``active`` count tokens."""
+class _SequenceBounds(NamedTuple):
+    """The bounds of a step on the host; all but ``active`` count tokens."""
 
     queries: list[int]
     contexts: list[int]
@@ -204,11 +204,11 @@ def library_variant(query: torch.Tensor) -> str:
     return "cudnn" if with_cudnn and query.shape[-1] <= 128 else "flash"
 
 
-def choose_variant(wanted: str, lods: _Lods) -> str:
+def choose_variant(wanted: str, bounds: _SequenceBounds) -> str:
     """``wanted``, but "flash" for what cuDNN is not used for: several sequences, or a prefix."""
     if wanted == "cudnn":
-        active = lods.active
-        if len(active) > 1 or lods.length(active[0]) != lods.context(active[0]):
+        active = bounds.active
+        if len(active) > 1 or bounds.length(active[0]) != bounds.context(active[0]):
             return "flash"
     return wanted
 
@@ -250,7 +250,7 @@ def _gather(
         call.key_cache,
         call.value_cache,
         call.tables[first:],
-        call.context_lod[first:],
+        call.cu_seqlens_k[first:],
         keys,
         values,
         call.tables.shape[1],
@@ -263,11 +263,11 @@ def _gather(
     return keys, values
 
 
-def _flash(call: _Call, lods: _Lods) -> None:
-    most_queries, most_context = lods.longest
-    sequences, tokens = len(lods.queries) - 1, lods.queries[-1]
-    keys, values = _gather(call, 0, sequences, most_context, lods.contexts[-1], 0)
-    operands = (call.query[:tokens], keys, values, call.query_lod, call.context_lod)
+def _flash(call: _Call, bounds: _SequenceBounds) -> None:
+    most_queries, most_context = bounds.longest
+    sequences, tokens = len(bounds.queries) - 1, bounds.queries[-1]
+    keys, values = _gather(call, 0, sequences, most_context, bounds.contexts[-1], 0)
+    operands = (call.query[:tokens], keys, values, call.cu_seqlens_q, call.cu_seqlens_k)
     sizes = (most_queries, most_context, 0.0, True, False)
     in_place = getattr(torch.ops.aten, "_flash_attention_forward_no_dropout_inplace", None)
     if in_place is not None:
@@ -277,11 +277,11 @@ def _flash(call: _Call, lods: _Lods) -> None:
         call.out[:tokens].copy_(result[0])
 
 
-def _cudnn(call: _Call, lods: _Lods) -> None:
+def _cudnn(call: _Call, bounds: _SequenceBounds) -> None:
     """All rows of the query, so that every length of a bucket has one plan; causal, so that the
     rows in front do not see the zeros after them."""
-    index, rows = lods.active[0], call.query.shape[0]
-    keys, values = _gather(call, index, 1, lods.context(index), rows, rows)
+    index, rows = bounds.active[0], call.query.shape[0]
+    keys, values = _gather(call, index, 1, bounds.context(index), rows, rows)
     operands = (tensor.transpose(0, 1).unsqueeze(0) for tensor in (call.query, keys, values))
     result = torch.ops.aten._scaled_dot_product_cudnn_attention(
         *operands, None, False, 0.0, True, False, scale=call.scale
@@ -289,20 +289,20 @@ def _cudnn(call: _Call, lods: _Lods) -> None:
     call.out.copy_(result[0][0].transpose(0, 1))
 
 
-def _triton(call: _Call, lods: _Lods) -> None:
+def _triton(call: _Call, bounds: _SequenceBounds) -> None:
     configuration = call.configuration
     q_heads, head_dim = call.query.shape[1:]
     if "ROWS" not in configuration:
         configuration = default(call.query.dtype, head_dim)
     launch(
         prefill_attention_kernel,
-        (q_heads, len(lods.queries) - 1, triton.cdiv(lods.longest[0], configuration["ROWS"])),
+        (q_heads, len(bounds.queries) - 1, triton.cdiv(bounds.longest[0], configuration["ROWS"])),
         call.query,
         call.key_cache,
         call.value_cache,
         call.tables,
-        call.query_lod,
-        call.context_lod,
+        call.cu_seqlens_q,
+        call.cu_seqlens_k,
         call.out,
         call.tables.shape[1],
         call.scale * LOG2_E,
@@ -326,25 +326,33 @@ def _check(arguments: dict[str, Any]) -> None:
         require_dtype(name, arguments[name], query.dtype)
     require_dtype("block_tables", tables, torch.int32)
     require_shape("block_tables", tables, tuple(tables.shape))
-    for name in ("query_lod", "context_lod", "query_lod_host", "context_lod_host"):
+    for name in ("cu_seqlens_q", "cu_seqlens_k", "cu_seqlens_q_host", "cu_seqlens_k_host"):
         require_dtype(name, arguments[name], torch.int32)
         require_shape(name, arguments[name], (tables.shape[0] + 1,))
-    for name in ("query_lod_host", "context_lod_host"):
+    for name in ("cu_seqlens_q_host", "cu_seqlens_k_host"):
         if arguments[name].device.type != "cpu":
             raise PlanError(f"'{name}' is read on the host", found=str(arguments[name].device))
-    device_names = ("out", "key_cache", "value_cache", "block_tables", "query_lod", "context_lod")
+    device_names = (
+        "out",
+        "key_cache",
+        "value_cache",
+        "block_tables",
+        "cu_seqlens_q",
+        "cu_seqlens_k",
+    )
     require_one_device(query, *(arguments[name] for name in device_names))
 
 
 @register("cuda.prefill_attention", PREFILL)
 def prefill_attention(arguments: dict[str, Any]) -> Thunk:
     """query and out [tokens, q_heads, head_dim]; caches as for ``cuda.decode_attention``;
-    block_tables int32 [sequences, blocks_per_sequence]; query_lod and context_lod int32
+    block_tables int32 [sequences, blocks_per_sequence]; cu_seqlens_q and cu_seqlens_k int32
     [sequences + 1] on the device, and again on the host, where the call reads them each time it
-    runs. Rows beyond query_lod[-1] come out as zero. A ``configuration`` may name the variant."""
+    runs. Rows beyond cu_seqlens_q[-1] come out as zero. A ``configuration`` may name the
+    variant."""
     _check(arguments)
     query, out, key_cache = arguments["query"], arguments["out"], arguments["key_cache"]
-    query_lod, context_lod = arguments["query_lod_host"], arguments["context_lod_host"]
+    cu_seqlens_q, cu_seqlens_k = arguments["cu_seqlens_q_host"], arguments["cu_seqlens_k_host"]
     tokens, q_heads, head_dim = query.shape
     key = f"{q_heads}x{key_cache.shape[1]}x{head_dim}"
     configuration: Configuration = (
@@ -362,8 +370,8 @@ def prefill_attention(arguments: dict[str, Any]) -> Thunk:
         key_cache,
         arguments["value_cache"],
         arguments["block_tables"],
-        arguments["query_lod"],
-        arguments["context_lod"],
+        arguments["cu_seqlens_q"],
+        arguments["cu_seqlens_k"],
         float(arguments["scale"]),
         out,
         configuration,
@@ -373,19 +381,19 @@ def prefill_attention(arguments: dict[str, Any]) -> Thunk:
 
     def run() -> None:
         nonlocal wanted
-        lods = _Lods(query_lod.tolist(), context_lod.tolist())
-        if lods.queries[-1]:
-            variant = choose_variant(wanted, lods)
+        bounds = _SequenceBounds(cu_seqlens_q.tolist(), cu_seqlens_k.tolist())
+        if bounds.queries[-1]:
+            variant = choose_variant(wanted, bounds)
             try:
-                variants[variant](call, lods)
+                variants[variant](call, bounds)
             except RuntimeError as error:
                 if variant != "cudnn" or is_asked_for or not lacks_kernel(error):
                     raise
                 message = f"{error}, so flash attention runs in its place"
                 warnings.warn(message.replace("\n", " "), stacklevel=2)
                 wanted = "flash"
-                _flash(call, lods)
-        if lods.queries[-1] < tokens:
-            out[lods.queries[-1] :].zero_()
+                _flash(call, bounds)
+        if bounds.queries[-1] < tokens:
+            out[bounds.queries[-1] :].zero_()
 
     return run

@@ -43,7 +43,7 @@ def case(
         "scale": SCALE,
         "out": nan(*query.shape, dtype=dtype).to(DEVICE),
     }
-    for name in ("query_lod", "context_lod"):
+    for name in ("cu_seqlens_q", "cu_seqlens_k"):
         arguments[f"{name}_host"] = torch.zeros(len(sequences) + 1, dtype=torch.int32)
         arguments[name] = int32([0] * (len(sequences) + 1))
     set_lods(arguments, sequences)
@@ -53,17 +53,17 @@ def case(
 def set_lods(arguments: dict[str, Any], sequences: list[tuple[int, int]]) -> None:
     queries = torch.tensor([0, *(count for count, _ in sequences)]).cumsum(0)
     contexts = torch.tensor([0, *(sum(pair) for pair in sequences)]).cumsum(0)
-    for name, lod in (("query_lod", queries), ("context_lod", contexts)):
-        arguments[f"{name}_host"].copy_(lod)
-        arguments[name].copy_(lod)
+    for name, cu_seqlens in (("cu_seqlens_q", queries), ("cu_seqlens_k", contexts)):
+        arguments[f"{name}_host"].copy_(cu_seqlens)
+        arguments[name].copy_(cu_seqlens)
 
 
 def reference(arguments: dict[str, Any], dtype: torch.dtype | None = None) -> Tensor:
     names = ("query", "key_cache", "value_cache")
     operands = [arguments[name].to(dtype or arguments[name].dtype) for name in names]
-    lods = (arguments["query_lod"], arguments["context_lod"])
+    bounds = (arguments["cu_seqlens_q"], arguments["cu_seqlens_k"])
     out: Tensor = OPS["prefill_attention"].reference(
-        *operands, arguments["block_tables"], *lods, SCALE
+        *operands, arguments["block_tables"], *bounds, SCALE
     )
     return out
 
@@ -76,10 +76,10 @@ def check(arguments: dict[str, Any], configuration: dict[str, Any] | None = SMAL
         close(out, reference(arguments))
     else:
         pair = (arguments["key_cache"], arguments["value_cache"])
-        counts = [arguments[f"{name}_lod_host"].diff().tolist() for name in ("query", "context")]
+        counts = [arguments[f"cu_seqlens_{name}_host"].diff().tolist() for name in ("q", "k")]
         theirs = eager(arguments["query"], pair, arguments["block_tables"], *counts, SCALE)
         not_worse(out, theirs, reference(arguments, torch.float64))
-    rest = out[int(arguments["query_lod_host"][-1]) :]
+    rest = out[int(arguments["cu_seqlens_q_host"][-1]) :]
     assert not rest.any()
     for name, old in zip(caches, before, strict=True):
         torch.testing.assert_close(arguments[name], old, rtol=0, atol=0, equal_nan=True)
@@ -136,7 +136,7 @@ def test_lods_are_read_when_it_runs() -> None:
 def test_gather(least: int) -> None:
     arguments = case([(3, 4), (2, 0), (0, 20)])
     first, count = (0, 3) if least == 0 else (2, 1)
-    names = ("query", "key_cache", "value_cache", "block_tables", "query_lod", "context_lod")
+    names = ("query", "key_cache", "value_cache", "block_tables", "cu_seqlens_q", "cu_seqlens_k")
     call = module._Call(*(arguments[name] for name in names), SCALE, arguments["out"], SMALL)
     size = 29 if least == 0 else 33
     keys, values = module._gather(call, first, count, 20, size, least)
@@ -179,11 +179,11 @@ def test_what_cudnn_refuses_goes_to_flash(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_variant_of_a_step() -> None:
-    lods = module._Lods([0, 0, 5], [0, 3, 8])
-    assert module.choose_variant("cudnn", lods) == "cudnn"
-    assert module.choose_variant("flash", lods) == "flash"
-    assert module.choose_variant("cudnn", lods._replace(contexts=[0, 3, 9])) == "flash"
-    assert module.choose_variant("cudnn", module._Lods([0, 1, 5], [0, 1, 5])) == "flash"
+    bounds = module._SequenceBounds([0, 0, 5], [0, 3, 8])
+    assert module.choose_variant("cudnn", bounds) == "cudnn"
+    assert module.choose_variant("flash", bounds) == "flash"
+    assert module.choose_variant("cudnn", bounds._replace(contexts=[0, 3, 9])) == "flash"
+    assert module.choose_variant("cudnn", module._SequenceBounds([0, 1, 5], [0, 1, 5])) == "flash"
     assert module.library_variant(torch.empty(1, 4, 64)) == "triton"
 
 
@@ -191,5 +191,5 @@ def test_what_does_not_fit_is_refused() -> None:
     arguments = case([(3, 0)])
     with pytest.raises(PlanError, match="variant"):
         check(arguments, {"variant": "eager"})
-    with pytest.raises(PlanError, match="context_lod"):
-        check(arguments | {"context_lod": int32([0, 3, 3])})
+    with pytest.raises(PlanError, match="cu_seqlens_k"):
+        check(arguments | {"cu_seqlens_k": int32([0, 3, 3])})
