@@ -49,20 +49,20 @@ def _attention(
     dropout: float = 0.0,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    found = None
+    reason = None
     if attention_mask is not None:
-        found = "a mask tensor"
+        reason = "a mask tensor"
     elif dropout:
-        found = f"dropout={dropout}"
+        reason = f"dropout={dropout}"
     elif options.get("sliding_window") is not None:
-        found = f"sliding_window={options['sliding_window']}"
+        reason = f"sliding_window={options['sliding_window']}"
     elif not getattr(module, "is_causal", True):
-        found = "is_causal=False"
-    if found is not None:
+        reason = "is_causal=False"
+    if reason is not None:
         raise CaptureError(
             f"{type(module).__name__} asks for attention that no marker stands for",
             expected="causal attention without dropout or a window",
-            found=found,
+            found=reason,
             remedy="capture without markers",
         )
     scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)

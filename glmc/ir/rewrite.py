@@ -288,8 +288,8 @@ class Rewriter:
         return latest
 
 
-def _known_to_differ(one: int | torch.SymInt, other: int | torch.SymInt) -> bool:
-    return bool(statically_known_true(one != other))  # type: ignore[no-untyped-call, unused-ignore]
+def _known_to_differ(left: int | torch.SymInt, other: int | torch.SymInt) -> bool:
+    return bool(statically_known_true(left != other))  # type: ignore[no-untyped-call, unused-ignore]
 
 
 def _identifier(name: str) -> str:

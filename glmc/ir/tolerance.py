@@ -177,7 +177,9 @@ def compare(before: object, after: object, tolerance: Tolerance) -> Deviation:
     bound = tolerance.bound(before).nan_to_num(nan=0.0, posinf=math.inf).expand_as(difference)
     shares = (difference / bound).masked_fill(same, 0.0).nan_to_num(nan=math.inf, posinf=math.inf)
     place = int(shares.flatten().argmax())
-    error, allowed, share = (float(one.flatten()[place]) for one in (difference, bound, shares))
+    error, allowed, share = (
+        float(tensor.flatten()[place]) for tensor in (difference, bound, shares)
+    )
     return Deviation(error, allowed, share)
 
 

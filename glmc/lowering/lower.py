@@ -197,8 +197,8 @@ class Lowering:
         return tuple(self.symbols.extent(size) for size in fake.shape)
 
     @staticmethod
-    def _shares(one: Value, other: Value) -> bool:
-        first, second = one.argument, other.argument
+    def _shares(left: Value, other: Value) -> bool:
+        first, second = left.argument, other.argument
         return (
             isinstance(first, BufferArgument)
             and isinstance(second, BufferArgument)
@@ -350,8 +350,8 @@ class Lowering:
             return
         shape = self._shape(fake)
         fits = len(shape) == len(value.shape) and all(
-            one == other or one.moves or other.moves
-            for one, other in zip(shape, value.shape, strict=True)
+            size == other or size.moves or other.moves
+            for size, other in zip(shape, value.shape, strict=True)
         )
         if not fits or (fake.dtype != value.dtype and not made):
             raise InternalError(

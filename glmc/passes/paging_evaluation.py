@@ -111,13 +111,13 @@ def require_same(pass_name: str, every: Sequence[Replaced]) -> PassResult:
     """Run each kind once; raises VerificationError for the first that differs."""
     start = time.perf_counter()
     seen: dict[Hashable, str] = {}
-    for one in every:
-        kind = one.kind()
+    for phase in every:
+        kind = phase.kind()
         if kind in seen:
             continue
         with one_thread(), torch.no_grad():
-            for case in one.cases(one.old, one.new):
-                _require_case(pass_name, one.new, case)
+            for case in phase.cases(phase.old, phase.new):
+                _require_case(pass_name, phase.new, case)
                 seen[kind] = case.instance.name
     return PassResult(
         evaluations=list(seen.values()), evaluation_seconds=time.perf_counter() - start

@@ -93,12 +93,12 @@ def _without_neg(anchor: Node) -> tuple[Node, Node, Node, Node]:
     joins = m.users(anchor, "aten.cat", "aten.stack", "aten.unsqueeze")
     if not joins or not m.is_op(first, "aten.mul") or not m.is_op(second, "aten.mul"):
         m.unrelated(anchor)
-    for one in (0, 1):
+    for side in (0, 1):
         for other in (0, 1):
-            left, right = m.operand(first, one), m.operand(second, other)
+            left, right = m.operand(first, side), m.operand(second, other)
             common = [node for node in _picked_from(left) if node in _picked_from(right)]
             if common and left is not right:
-                cos, sin = m.operand(first, 1 - one), m.operand(second, 1 - other)
+                cos, sin = m.operand(first, 1 - side), m.operand(second, 1 - other)
                 width = 2 * int(m.shape(left)[-1])
                 return common[0], cos, sin, _joined(anchor, len(m.shape(left)), width)
     m.unrelated(anchor)

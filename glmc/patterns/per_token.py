@@ -103,8 +103,8 @@ def _require_aligned(node: Node, program: Program) -> None:
             aligned = len(others) <= len(sizes) - lead
         else:
             aligned = len(others) == len(sizes) and all(
-                m.same_size(one, other)
-                for one, other in zip(sizes[:lead], others[:lead], strict=True)
+                m.same_size(size, other)
+                for size, other in zip(sizes[:lead], others[:lead], strict=True)
             )
         if not aligned:
             shapes = ", ".join(str(tuple(m.shape(each))) for each in node.all_input_nodes)

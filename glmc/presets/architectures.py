@@ -81,25 +81,25 @@ def read_architecture(data: Mapping[str, Any], place: str) -> str:
     transformers chooses the class by ``model_type``, vLLM by ``architectures``: when both are
     given they must mean the same.
     """
-    given = data.get("architectures") or []
-    named = [str(name) for name in given] if isinstance(given, (list, tuple)) else [str(given)]
+    listed = data.get("architectures") or []
+    named = [str(name) for name in listed] if isinstance(listed, (list, tuple)) else [str(listed)]
     kind = data.get("model_type")
     for name in (*named, *([] if kind is None else [str(kind)])):
         if name in REFUSED:
             raise _refusal(REFUSED[name], name, named, kind, place)
-    found = named[0] if named else MODEL_TYPES.get(str(kind))
-    if len(named) > 1 or found not in ARCHITECTURES:
+    architecture = named[0] if named else MODEL_TYPES.get(str(kind))
+    if len(named) > 1 or architecture not in ARCHITECTURES:
         raise _unknown(named, kind, data, place)
-    if kind is not None and MODEL_TYPES.get(str(kind)) != found:
+    if kind is not None and MODEL_TYPES.get(str(kind)) != architecture:
         raise ConfigError(
             "'architectures' and 'model_type' of config.json name two models",
             place=place,
-            expected=f"model_type '{next(k for k, n in MODEL_TYPES.items() if n == found)}' "
-            f"beside {found}",
-            found=f"architectures {found}, model_type {kind!r}",
+            expected=f"model_type '{next(k for k, n in MODEL_TYPES.items() if n == architecture)}' "
+            f"beside {architecture}",
+            found=f"architectures {architecture}, model_type {kind!r}",
             remedy="correct the one that is wrong: transformers obeys model_type",
         )
-    return str(found)
+    return str(architecture)
 
 
 def _refusal(

@@ -105,9 +105,9 @@ def read_fields(
     refuse_quantised(data, place)
     _refuse_unread(data, place)
     flat = {name: value for name, value in data.items() if value is not None}
-    given = {name: value for name, value in (supplied or {}).items() if value is not None}
-    if "max_position_embeddings" in given:
-        flat.setdefault("max_position_embeddings", given["max_position_embeddings"])
+    supplied_values = {name: value for name, value in (supplied or {}).items() if value is not None}
+    if "max_position_embeddings" in supplied_values:
+        flat.setdefault("max_position_embeddings", supplied_values["max_position_embeddings"])
     # A null is told from an absent field here: transformers reads it in a way of its own.
     partial = ABSENT[architecture]["partial_rotary_factor"]
     rope = resolve_rope({**data, **flat}, partial=partial, place=place)
@@ -125,7 +125,7 @@ def read_fields(
         architecture=architecture,
         rope_scaling=rope.scaling,
         eos_token_ids=token_ids(flat.get("eos_token_id"), place=place),
-        dtype=_dtype(flat, given.get("dtype"), place),
+        dtype=_dtype(flat, supplied_values.get("dtype"), place),
         moe=experts,
         **values,
     )
@@ -133,13 +133,13 @@ def read_fields(
     return fields
 
 
-def stop_ids(fields: ModelFields, given: Any, *, place: str) -> tuple[int, ...]:
+def stop_ids(fields: ModelFields, ids: Any, *, place: str) -> tuple[int, ...]:
     """The ids that end a text, from ``eos_token_id``; absent, those of the architecture, as far as
     the vocabulary has them. Raises :class:`ConfigError` for ids that it does not have."""
-    if given is None:
+    if ids is None:
         usual = ABSENT[fields.architecture]["eos_token_id"]
         return usual if all(token < fields.vocab_size for token in usual) else ()
-    eos = token_ids(given, place=place)
+    eos = token_ids(ids, place=place)
     if not all(0 <= token < fields.vocab_size for token in eos):
         raise ConfigError("eos_token_id is outside the vocabulary", place=place, found=str(eos))
     return eos

@@ -188,9 +188,11 @@ def _scaling(
     constants["original_max_position_embeddings"] = _original(block, data, name, place)
     if kind == "llama3":
         return constants | {key: number(key) for key in ("low_freq_factor", "high_freq_factor")}
-    given = block.get("attention_factor") is not None
+    has_attention_factor = block.get("attention_factor") is not None
     constants["attention_factor"] = (
-        number("attention_factor") if given else _magnitude(constants["factor"], block)
+        number("attention_factor")
+        if has_attention_factor
+        else _magnitude(constants["factor"], block)
     )
     for key, usual in (("beta_fast", 32.0), ("beta_slow", 1.0)):
         constants[key] = number(key) if block.get(key) else usual
@@ -236,11 +238,11 @@ def _number(holder: Mapping[str, Any], key: str, name: str, place: str) -> float
     raise _unusable(place, f"{key} of {name}", "a number above 0", repr(value))
 
 
-def _unusable(place: str, what: str, expected: str, found: str) -> ConfigError:
+def _unusable(place: str, what: str, expected: str, value: str) -> ConfigError:
     return ConfigError(
         f"the rope of config.json can't be resolved: {what}",
         place=place,
         expected=expected,
-        found=found,
+        found=value,
         remedy="compare config.json with the published one, or with the model card's YaRN block",
     )

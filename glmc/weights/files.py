@@ -56,9 +56,9 @@ def read_files(directory: Path) -> WeightFiles:
 
 
 def _unread(directory: Path, read: Iterable[str]) -> tuple[str, ...]:
-    found = {path.name for path in directory.glob("*.safetensors")}
-    found |= {INDEX} if (directory / INDEX).is_file() else set()
-    return tuple(sorted(found - set(read)))
+    files = {path.name for path in directory.glob("*.safetensors")}
+    files |= {INDEX} if (directory / INDEX).is_file() else set()
+    return tuple(sorted(files - set(read)))
 
 
 def _whole_set(directory: Path) -> list[str]:

@@ -32,17 +32,17 @@ QUANTISING_FILES = {
 
 def refuse_adapter(directory: Path) -> None:
     """transformers with peft puts an adapter on another model; alone it is no checkpoint."""
-    found = [
+    adapters = [
         name
         for name in ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
         if (directory / name).is_file()
     ]
-    if found:
+    if adapters:
         raise CheckpointError(
             "the directory holds an adapter (LoRA) of another model",
             place=str(directory),
             expected="the weights of a whole model",
-            found=", ".join(found),
+            found=", ".join(adapters),
             remedy="merge it into its base model and compile the result: "
             f"{_MERGE.format(directory=directory)}; or move these files away to compile the "
             "weights without it",

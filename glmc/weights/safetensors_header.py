@@ -154,11 +154,11 @@ def _tensor(path: Path, name: str, entry: Any, start: int, size: int) -> FileTen
     return FileTensor(path, name, dtype, shape, start + begin)
 
 
-def _damaged(path: Path, expected: str, found: str) -> CheckpointError:
+def _damaged(path: Path, expected: str, problem: str) -> CheckpointError:
     return CheckpointError(
         "a weight file is truncated or damaged",
         place=str(path),
         expected=expected,
-        found=found,
+        found=problem,
         remedy="download the file again and compare its size and sha256 with the published ones",
     )

@@ -105,10 +105,10 @@ def _header(tensors: Sequence[TensorSpec]) -> bytes:
     return encode_header([(tensor.name, tensor.dtype, tensor.shape) for tensor in tensors])
 
 
-def _misfit(tensor: TensorSpec, found: str) -> PackError:
+def _misfit(tensor: TensorSpec, actual: str) -> PackError:
     return PackError(
         f"the stream of tensor '{tensor.name}' does not fill it",
         expected=f"{tensor.dtype}, {tensor.bytes} bytes",
-        found=found,
+        found=actual,
         remedy="report this: a recipe and its weight disagree",
     )

@@ -78,13 +78,13 @@ def _pieces(
 def _source_pieces(
     recipe: Source, dtype: torch.dtype, source: WeightSource, chunk_bytes: int
 ) -> Iterator[Tensor]:
-    found = source.shape(recipe.name)
-    if found != recipe.shape:
+    shape = source.shape(recipe.name)
+    if shape != recipe.shape:
         raise CheckpointError(
             f"'{recipe.name}' has another shape than in the traced model",
             place=source.description,
             expected=str(list(recipe.shape)),
-            found=str(list(found)),
+            found=str(list(shape)),
             remedy="compile with the config.json that belongs to the checkpoint",
         )
     total = prod(recipe.shape)

@@ -72,13 +72,13 @@ def first_call(examples: Sequence[Any]) -> list[Any] | None:
 
     A symbolic size is read by its hint: as an int it would guard the graph to that one size.
     """
-    found: list[Any] = []
+    calls: list[Any] = []
     for item in examples:
         known = item.node.hint if isinstance(item, SymInt) else item
         if isinstance(item, FakeTensor) or (isinstance(item, SymInt) and known is None):
             return None
-        found.append(known)
-    return found
+        calls.append(known)
+    return calls
 
 
 def strided_reader(program: Program) -> str | None:

@@ -130,8 +130,8 @@ class _TracedLowering(ViewLowering):
 
     def _new_values(self) -> dict[str, Value]:
         """What each input that the program changes holds afterwards."""
-        found = self.traced.mutated.items()
-        return {name: self.value_of(self.traced.node(result)) for name, result in found}
+        mutated = self.traced.mutated.items()
+        return {name: self.value_of(self.traced.node(result)) for name, result in mutated}
 
     def _copy_aliased_outputs(self, aliases: Sequence[OutputAlias | None]) -> None:
         """Copies, before any input takes its new value: of outputs with memory of their own whose

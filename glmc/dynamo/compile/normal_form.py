@@ -129,7 +129,7 @@ def normal_form(module: GraphModule, examples: Sequence[Any]) -> Traced:
     output = next(node for node in reversed(graph.nodes) if node.op == "output")
     results: tuple[Any, ...] = tuple(output.args[0])
     by_name = {placeholder.node.name: placeholder.name for placeholder in placeholders}
-    given = tuple(node.meta.get("example_value") for node in heads)
+    examples_of_inputs = tuple(node.meta.get("example_value") for node in heads)
     handed = [None] * len(mutated) + traced_outputs(module)
     results = _keep_tensors(output, results, handed)
     kept = {by_name[name]: results[index] for index, name in enumerate(mutated.values())}
@@ -139,7 +139,9 @@ def normal_form(module: GraphModule, examples: Sequence[Any]) -> Traced:
     graph.lint()
     if cast:
         spell_autocast(program, device)
-    return Traced(program, tuple(placeholders), results[len(mutated) :], kept, constants, given)
+    return Traced(
+        program, tuple(placeholders), results[len(mutated) :], kept, constants, examples_of_inputs
+    )
 
 
 def _with_numbers(module: GraphModule) -> GraphModule:
@@ -172,7 +174,7 @@ def _device_type(examples: Sequence[Any]) -> str:
 def _unaliased(fakes: list[Any]) -> list[Any]:
     """The same without shared memory: whether inputs overlap is looked at in each call."""
     seen: set[int] = set()
-    found = []
+    unaliased = []
     for fake in fakes:
         if isinstance(fake, FakeTensor):
             storage = fake.untyped_storage()._cdata
@@ -182,8 +184,8 @@ def _unaliased(fakes: list[Any]) -> list[Any]:
                         fake.shape, fake.stride(), dtype=fake.dtype, device=fake.device
                     )
             seen.add(storage)
-        found.append(fake)
-    return found
+        unaliased.append(fake)
+    return unaliased
 
 
 def _fake_of(node: Node, example: Any) -> Any:

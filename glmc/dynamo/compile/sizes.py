@@ -74,14 +74,14 @@ class TracedSizes:
             )
             functions.append((expression in known.values(), renamed))
 
-        def values(given: tuple[int, ...]) -> dict[str, Any]:
-            at: Mapping[Any, int] = dict(zip(arguments, given, strict=True))
-            found: dict[str, Any] = {}
+        def values(known: tuple[int, ...]) -> dict[str, Any]:
+            at: Mapping[Any, int] = dict(zip(arguments, known, strict=True))
+            sizes: dict[str, Any] = {}
             for name, (_, expression) in zip(names, functions, strict=True):
                 if name in self.fractions:
-                    found[name] = float(expression.subs(at))
+                    sizes[name] = float(expression.subs(at))
                 else:
-                    found[name] = at[expression] if expression in at else int(expression.subs(at))
-            return found
+                    sizes[name] = at[expression] if expression in at else int(expression.subs(at))
+            return sizes
 
         return values

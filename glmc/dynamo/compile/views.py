@@ -84,7 +84,7 @@ class ViewLowering(Lowering):
 
     def _lower_view(self, node: Node, source: Node) -> None:
         name, rest = m.op_name(node), node.args[1:]
-        given = [self._fake_argument(item) for item in rest]
+        fake_arguments = [self._fake_argument(item) for item in rest]
         keywords = {key: self._fake_argument(item) for key, item in node.kwargs.items()}
         value = self.value_of(source)
         sizes = list(m.tensor(node).shape) if isinstance(node.meta["val"], Tensor) else []
@@ -93,7 +93,7 @@ class ViewLowering(Lowering):
                 if name in ("aten.reshape", "aten.view", "aten.flatten", "aten.unflatten"):
                     layout: Any = self._layout(source).view(sizes)
                 else:
-                    layout = node.target(self._layout(source), *given, **keywords)  # type: ignore[operator]
+                    layout = node.target(self._layout(source), *fake_arguments, **keywords)  # type: ignore[operator]
         except (RuntimeError, ValueError):  # non-contiguous: it must be copied
             self._enter(node)
             value = self._contiguous(value)

@@ -167,8 +167,8 @@ def _is_mask(index: Any) -> bool:
 
 
 def _indices(node: Node) -> tuple[Any, ...]:
-    given = node.args[1]
-    return tuple(given) if isinstance(given, (list, tuple)) else ()
+    indices = node.args[1]
+    return tuple(indices) if isinstance(indices, (list, tuple)) else ()
 
 
 def in_host_memory(

@@ -35,18 +35,18 @@ class Verified:
         twins = [_twin(item) for item in arguments]
         with torch.no_grad():
             expected = list(self._eager(*twins))
-        found = self._replay(*arguments)
+        outputs = self._replay(*arguments)
         worst = 0.0
-        for index, (one, other) in enumerate(zip(expected, found, strict=True)):
+        for index, (one, other) in enumerate(zip(expected, outputs, strict=True)):
             worst = max(worst, _compare(f"output {index}", one, other))
         for name, one, other in zip(self._names, twins, arguments, strict=True):
             worst = max(worst, _compare(f"input {name}, as it is afterwards", one, other))
         self.proved = True
         say(
-            f"verify: a graph of {self._calls} calls is right: {len(found)} outputs and "
+            f"verify: a graph of {self._calls} calls is right: {len(outputs)} outputs and "
             f"{len(arguments)} inputs, off by at most {worst:.1e} of the largest value"
         )
-        return found
+        return outputs
 
 
 def _twin(item: Any) -> Any:
@@ -57,37 +57,37 @@ def _twin(item: Any) -> Any:
     return twin.copy_(item)
 
 
-def _compare(place: str, expected: Any, found: Any) -> float:
+def _compare(place: str, expected: Any, outputs: Any) -> float:
     """How far off, of the largest value."""
     if not isinstance(expected, Tensor):
-        if expected != found:
-            raise _wrong(place, str(expected), str(found))
+        if expected != outputs:
+            raise _wrong(place, str(expected), str(outputs))
         return 0.0
-    if expected.shape != found.shape or expected.dtype != found.dtype:
+    if expected.shape != outputs.shape or expected.dtype != outputs.dtype:
         raise _wrong(
             place,
             f"{expected.dtype} {list(expected.shape)}",
-            f"{found.dtype} {list(found.shape)}",
+            f"{outputs.dtype} {list(outputs.shape)}",
         )
     limit = _LIMITS.get(expected.dtype)
     if limit is None:
-        if not torch.equal(expected, found):
-            raise _wrong(place, "equal values", f"{int((expected != found).sum())} others")
+        if not torch.equal(expected, outputs):
+            raise _wrong(place, "equal values", f"{int((expected != outputs).sum())} others")
         return 0.0
     if expected.numel() == 0:
         return 0.0
     largest = expected.nan_to_num(0, 0, 0).abs().max().item()
-    off = (expected - found).nan_to_num(0, 0, 0).abs().max().item()
+    off = (expected - outputs).nan_to_num(0, 0, 0).abs().max().item()
     share = float(off / max(largest, 1e-30))
-    if share > limit or not torch.equal(expected.isnan(), found.isnan()):
+    if share > limit or not torch.equal(expected.isnan(), outputs.isnan()):
         raise _wrong(place, f"at most {limit:g} of the largest value", f"{share:.2g} of it")
     return share
 
 
-def _wrong(place: str, expected: str, found: str) -> VerificationError:
+def _wrong(place: str, expected: str, actual: str) -> VerificationError:
     return VerificationError(
         "the replay computes something else than the graph that it was made of",
         place=place,
         expected=expected,
-        found=found,
+        found=actual,
     )

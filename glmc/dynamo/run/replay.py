@@ -95,16 +95,16 @@ def _at(parameter: Any, counts: Counts) -> Any:
 
 
 def _dependencies(arguments: Any, buffers: Mapping[int, Any]) -> set[str]:
-    found: set[str] = set()
+    symbols: set[str] = set()
     for argument in arguments:
-        found |= _sizes_in(argument)
+        symbols |= _sizes_in(argument)
         for part in parts_of(argument):
             if isinstance(part, InputArgument):
-                found.add(f"@{part.input}")
-            found |= _sizes_in(part)
+                symbols.add(f"@{part.input}")
+            symbols |= _sizes_in(part)
             if isinstance(part, BufferArgument) and part.shape is None:
-                found |= _sizes_in(buffers[part.buffer].shape)
-    return found
+                symbols |= _sizes_in(buffers[part.buffer].shape)
+    return symbols
 
 
 def _sizes_in(item: Any) -> set[str]:
@@ -173,11 +173,11 @@ class TracedReplay:
     def __call__(self, *arguments: Any) -> list[Any]:
         with self._lock:
             with self._without_casts(), torch.no_grad(), self._stream_order.enter() as captured:
-                found = self._call(arguments, captured)
-            if found is None:
+                outputs = self._call(arguments, captured)
+            if outputs is None:
                 with torch.no_grad():
-                    found = list(self._eager(*arguments))
-            return found
+                    outputs = list(self._eager(*arguments))
+            return outputs
 
     def refused(self, arguments: Sequence[Any]) -> tuple[Call, PlanError] | None:
         """Bind all calls for the program's first call, before anything runs: the one that can't be,

@@ -55,12 +55,12 @@ class LiveWeights:
 
     def refresh(self, arguments: Sequence[Any]) -> bool:
         """Look at the weights of a call; whether any has moved or changed since the last one."""
-        given = [arguments[index] for index, _ in self._own]
-        now = self._marks([*given, *map(self.tensors.__getitem__, self._held)])
+        tensors = [arguments[index] for index, _ in self._own]
+        now = self._marks([*tensors, *map(self.tensors.__getitem__, self._held)])
         if now == self._seen:
             return False
         self._seen = None  # until all are made
-        self._lying = [tensor.detach() for tensor in given]
+        self._lying = [tensor.detach() for tensor in tensors]
         for name, tensor in zip(self._names, self._lying, strict=False):
             self.tensors[name] = tensor if tensor.is_contiguous() else tensor.contiguous()
         marks = dict(zip(self._names, zip(*now, strict=True), strict=True))
