@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,14 +13,11 @@ from glmc.artifact.writer import ManifestParts, model_facts
 from glmc.ir.recipe import Weight
 from glmc.job import Job
 from glmc.lowering.lower import Lowered
-from glmc.pipeline import stages as pipeline
+from glmc.pipeline.records import Phases
 from glmc.report import Report
 from glmc_runtime.format.manifest import CacheSpec, Guards, Limits
 from glmc_runtime.format.plan import PhasePlan
 from glmc_runtime.kernels import is_vendor
-
-Progress = Callable[[str, int, int], None]
-
 
 MINIMUM_TORCH = "2.5"
 
@@ -31,7 +28,7 @@ class FrontEnd:
     targets can share it: see :attr:`Job.front`."""
 
     job: Job
-    phases: pipeline.Phases
+    phases: Phases
     eager: Mapping[str, Any]
     seconds: Mapping[str, float]
 

@@ -15,9 +15,10 @@ from glmc.config import DEFAULT_PROFILE, CompileOptions
 from glmc.errors import LoweringError, UsageError
 from glmc.lowering.target import LoweringOptions, Target
 from glmc.out_of_memory import memory_errors
-from glmc.pipeline import stages as pipeline
+from glmc.pipeline.expectations import still_expected
 from glmc.pipeline.extensions import with_rules
 from glmc.pipeline.selection import Selection
+from glmc.pipeline.selection import selection as selection_of
 from glmc.presets.catalog import ModelSource, load_config
 from glmc.weights.checkpoint import open_checkpoint
 from glmc.weights.files import WeightFiles, read_files
@@ -73,7 +74,7 @@ class Job:
     @property
     def expected_matches(self) -> dict[str, int]:
         """The match counts that must hold."""
-        return pipeline.still_expected(self.source.expected_matches, self.selection)
+        return still_expected(self.source.expected_matches, self.selection)
 
     @property
     def front(self) -> tuple[object, ...]:
@@ -118,13 +119,13 @@ def read_job(model: str | Path, options: CompileOptions) -> Job:
     CheckpointError for files whose headers can't be read.
     """
     with memory_errors(lambda: READING):
-        selection = pipeline.selection(options)
+        selection = selection_of(options)
         return _resolved(load_config(model, options.supplied), options, selection)
 
 
 def resolve(source: ModelSource, options: CompileOptions) -> Job:
     """As :func:`read_job`, of a model whose config was read."""
-    return _resolved(source, options, pipeline.selection(options))
+    return _resolved(source, options, selection_of(options))
 
 
 def _resolved(source: ModelSource, options: CompileOptions, selection: Selection) -> Job:

@@ -30,20 +30,6 @@ _SAYINGS = (
 _AT_THE_LIMIT = 0.95
 _STATUS = Path("/proc/self/status")
 
-Progress = Callable[[str, int, int], None]
-
-
-class Stage:
-    """What a compile is doing, as far as its progress tells. Called as ``progress`` is."""
-
-    def __init__(self, first: str, progress: Progress) -> None:
-        self.name = first
-        self._progress = progress
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        self.name = stage
-        self._progress(stage, done, total)
-
 
 @contextmanager
 def memory_errors(stage: Callable[[], str]) -> Iterator[None]:

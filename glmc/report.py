@@ -19,7 +19,7 @@ from glmc.ir.instances import SMALL
 from glmc.ir.tolerance import VIEWS
 from glmc.job import Job
 from glmc.lowering.lower import Lowered
-from glmc.pipeline.stages import PassRecord
+from glmc.pipeline.records import PassRecord
 from glmc_runtime.format.plan import PhasePlan
 from glmc_runtime.kernels import is_vendor
 

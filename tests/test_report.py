@@ -12,7 +12,7 @@ from glmc.artifact.report_form import EvaluatedForm, PassForm, PhaseForm, Report
 from glmc.compiler import front_end
 from glmc.config import CompileOptions
 from glmc.job import resolve
-from glmc.pipeline.stages import PassRecord
+from glmc.pipeline.records import PassRecord
 from glmc.presets.catalog import load_config
 from glmc.report import Report, _pass, eager_operations, phase_report
 from glmc_runtime.format.extent import Extent

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from glmc.cli.say import console, say
 from glmc.cli.tables import calls_table, passes_table, phases_table, summary_lines
 from glmc.config import CompileOptions
 from glmc.errors import UsageError
+
+if TYPE_CHECKING:
+    from glmc.cli.progress import Bar
 
 
 def compile_command(
@@ -105,6 +108,7 @@ def compile_command(
     from glmc.job import read_job
     from glmc.observe.dump.dumper import Dumper
     from glmc.observe.dump.options import DumpOptions
+    from glmc.pipeline.events import Observers
 
     if no_weights and random_weights:
         raise UsageError("--no-weights and --random-weights exclude each other", remedy="drop one")
@@ -139,11 +143,9 @@ def compile_command(
         passes=tuple(one.name for one in job.selection.passes),
     )
     dumper = Dumper(dumps)
-    proof = Proof(job, dumper.verdicts, _tell) if verify else None
-    with _progress(quiet=as_json) as advance, dumper:
-        result = compile_job(
-            job, path, dumper.progress(advance), dumper.watch, dumper.planned, proof
-        ).to_json()
+    proof = (Proof(job, dumper.verdicts, _tell),) if verify else ()
+    with _progress(quiet=as_json) as bar, dumper:
+        result = compile_job(job, path, Observers(bar, *proof, dumper)).to_json()
     for remark in dumper.remarks:
         say(f"dump: {remark}", err=True)
     if as_json:
@@ -182,8 +184,10 @@ def _numbers(flag: str, text: str) -> tuple[int, ...]:
 
 
 @contextmanager
-def _progress(*, quiet: bool) -> Any:
+def _progress(*, quiet: bool) -> Iterator[Bar]:
     """A progress bar per stage on stderr; nothing when it is no terminal or ``quiet``."""
+    from glmc.cli.progress import Bar
+
     columns = (
         TextColumn("{task.description:<16}"),
         BarColumn(),
@@ -191,14 +195,5 @@ def _progress(*, quiet: bool) -> Any:
         TimeElapsedColumn(),
     )
     shown = not quiet and sys.stderr.isatty()
-    with Progress(*columns, console=Console(stderr=True), disable=not shown) as bar:
-        tasks: dict[str, TaskID] = {}
-
-        def advance(stage: str, done: int, total: int) -> None:
-            kind = "writing weights" if stage == "weights" else "compiling"
-            if kind not in tasks:
-                tasks[kind] = bar.add_task(kind, total=total)
-            bar.update(tasks[kind], completed=done, total=total)
-
-        callback: Callable[[str, int, int], None] = advance
-        yield callback
+    with Progress(*columns, console=Console(stderr=True), disable=not shown) as progress:
+        yield Bar(progress)

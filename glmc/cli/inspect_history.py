@@ -64,7 +64,7 @@ def _history(question: HistoryQuestion) -> History:
     job = read_job(question.source, CompileOptions(allow_missing=True))
     collector = HistoryCollector(job.selection.passes)
     try:
-        front_end(job, watch=collector.watch)
+        front_end(job, collector)
     except LoweringError:
         # A lost fusion may have no plain form, but the passes that ran can be asked all the same.
         if question.why_not not in collector.names:

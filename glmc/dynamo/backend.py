@@ -40,8 +40,9 @@ from glmc.dynamo.say import say_once, warn_once
 from glmc.dynamo.watch import GraphDump
 from glmc.errors import UsageError
 from glmc.lowering.target import LoweringOptions
-from glmc.pipeline import stages as pipeline
-from glmc.pipeline.stages import PassRecord
+from glmc.pipeline import runner
+from glmc.pipeline.events import StepDone
+from glmc.pipeline.records import PassRecord
 from glmc_runtime.kernels import is_vendor
 from glmc_runtime.kernels.interpreter import INTERPRETED_NOTICE, check_triton, is_interpreted
 from glmc_runtime.kernels.vendor import EMULATED_NOTICE, find_vendor
@@ -108,12 +109,12 @@ def compile_graph(
     traced = normal_form(module, examples)
     captured = time.perf_counter()
     dump = GraphDump(options.dump)
-    dump("normal", traced.program)
-    records = pipeline.fuse(traced.program, dump)
-    merged, more = pipeline.merge(traced.program, target.rules)
+    dump.observe(StepDone("normal", "normal", traced.program))
+    records = runner.fuse(traced.program, dump)
+    merged, more = runner.merge(traced.program, target.rules)
     if more:
         traced, records = replace(traced, program=merged), (*records, *more)
-        dump("merged", merged)
+        dump.observe(StepDone("merged", "merge", merged))
     fused = time.perf_counter()
     lowering = LoweringOptions(
         dtype=traced.program.dtype,

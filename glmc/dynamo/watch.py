@@ -15,6 +15,7 @@ from glmc.observe.dump.blocks import blocks
 from glmc.observe.dump.plan import plan_text
 from glmc.observe.dump.text import program_text
 from glmc.observe.dump.values import Values
+from glmc.pipeline.events import Event, StepDone
 from glmc_runtime.format.extent import Extent
 from glmc_runtime.format.plan import Buffer, PhasePlan
 
@@ -35,8 +36,12 @@ class GraphDump:
             except OSError as error:
                 raise _unusable(folder, error) from error
 
-    def __call__(self, name: str, program: Program) -> None:
-        """The program after the pass ``name``."""
+    def observe(self, event: Event) -> None:
+        """Write the program that a step has left."""
+        if isinstance(event, StepDone):
+            self._step_done(event.name, event.program)
+
+    def _step_done(self, name: str, program: Program) -> None:
         number = next(self._step)
         if self._folder is None:
             return

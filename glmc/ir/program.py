@@ -49,6 +49,7 @@ class Program:
     """``phase``: ``stateless`` as captured, ``paged`` after kv_cache, ``prefill`` or ``decode``;
     ``traced`` for what Dynamo hands over, which has its own inputs, cache, mask and sizes.
 
+    ``replaced`` says which node reads as which of those before the last pass, for its proof.
     ``symbols`` names the step sizes once the graph is a phase's own (see ir/rebuild.py).
     """
 
@@ -57,7 +58,7 @@ class Program:
     model: ModelShape
     dtype: torch.dtype
     phase: str = "stateless"
-    notes: dict[str, object] = field(default_factory=dict)
+    replaced: dict[str, str] = field(default_factory=dict)
     symbols: Symbols | None = None
     memo: dict[Hashable, object] = field(default_factory=dict, repr=False, compare=False)
 
@@ -106,6 +107,6 @@ class Program:
             self,
             graph_module=graph_module(graph),
             weights=dict(self.weights),
-            notes=dict(self.notes),
+            replaced=dict(self.replaced),
             memo={},
         )

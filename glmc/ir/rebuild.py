@@ -90,6 +90,6 @@ class Rebuilder:
             self.program.model,
             self.program.dtype,
             phase,
-            dict(self.program.notes),
+            {},
             self.symbols,
         )

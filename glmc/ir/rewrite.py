@@ -90,7 +90,7 @@ class Rewriter:
         self._first = next(iter(self.graph.nodes))
         # Which node reads as which: what a proof of the pass compares (glmc/check/verify).
         self._replaced: dict[str, str] = {}
-        program.notes["replaced"] = self._replaced
+        program.replaced = self._replaced
         self._heirs: dict[Node, Node] = {}
         self.attempt: Attempt | None = None
         self._before: Snapshot | None = None

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from glmc.config import CompileOptions
 from glmc.errors import GlmcError, UsageError
 from glmc.passes.base import Pass
+from glmc.pipeline import stages
 from glmc.pipeline.extensions import AddedPass, installed_passes, load_pass
 from glmc.pipeline.yaml_file import Named, PipelineFile, read_pipeline
 from glmc_runtime.errors import ExtensionError
@@ -199,6 +200,11 @@ class Selector:
             found=named.name,
             remedy="name one of these, or install the distribution that brings it",
         )
+
+
+def selection(options: CompileOptions) -> Selection:
+    """What these options choose; raises UsageError and ExtensionError."""
+    return Selector(stages.PASSES, stages.FIXED).select(options)
 
 
 def _after(one: AddedPass | None) -> str | None:

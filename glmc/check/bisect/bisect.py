@@ -41,6 +41,7 @@ from glmc.job import Job, resolve
 from glmc.out_of_memory import shortage_behind
 from glmc.passes.base import Pass
 from glmc.passes.kv_cache import KvCache
+from glmc.pipeline.events import Event, StepDone
 from glmc.presets.catalog import ModelSource
 
 # What the user must mend; there is nothing to bisect.
@@ -56,16 +57,20 @@ class _Violated(Exception):  # noqa: N818 - ends the compile at the step that wa
 
 @dataclass
 class _Hunt:
-    """Watches a compile; raises _Violated at the first step that changes a value."""
+    """Hears a compile; raises _Violated at the first step that changes a value."""
 
     verifier: Verifier
     tell: Callable[[str, str], None]
     steps: list[str] = field(default_factory=list)
     last: Program | None = None
 
-    def watch(self, name: str, program: Program) -> None:
+    def observe(self, event: Event) -> None:
+        self.verifier.observe(event)
+        if isinstance(event, StepDone):
+            self._judge(event.name, event.program)
+
+    def _judge(self, name: str, program: Program) -> None:
         before = self.last
-        self.verifier.watch(name, program)
         verdict = self.verifier.verdicts.get(name)
         if verdict is not None:
             self.tell(name, verdict.text)
@@ -143,7 +148,7 @@ def _both_dtypes(job: Job) -> Iterator[Job]:
 def _graph(job: Job, tell: Callable[[str, str], None], captured: list[Program]) -> Finding | None:
     hunt = _Hunt(Verifier(model_cases(job.source), model_weights(job), strict=False), tell)
     try:
-        front_end(job, watch=hunt.watch)
+        front_end(job, hunt)
     except _NOT_OURS:
         raise
     except _Violated as wrong:
@@ -204,7 +209,7 @@ def _crashed(hunt: _Hunt, job: Job, error: Exception) -> Finding:
 
 
 def _following(steps: list[str], job: Job) -> Pass | None:
-    """The pass after the last step that was watched."""
+    """The pass after the last step that was heard of."""
     order: tuple[Pass, ...] = (*job.selection.passes, KvCache(job.options.block_size))
     done = len(steps) - 1  # the first step is the capture
     return order[done] if 0 <= done < len(order) else None

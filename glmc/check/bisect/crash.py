@@ -24,7 +24,7 @@ import glmc.ir.ops  # the glmc:: ops
 from glmc.check.bisect.rebuild import Builder
 from glmc.config import CompileOptions
 from glmc.ir.program import ModelShape
-from glmc.pipeline.stages import selection
+from glmc.pipeline.selection import selection
 
 {program}
 options = {options}

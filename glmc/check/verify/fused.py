@@ -14,7 +14,7 @@ from glmc.ir.ops import Numerics
 from glmc.ir.program import Program
 from glmc.ir.tolerance import Deviation, compare, tolerance_of
 from glmc.passes.base import Match
-from glmc.pipeline.stages import PassRecord
+from glmc.pipeline.records import PassRecord
 
 
 def verify_rewrites(

@@ -32,7 +32,7 @@ from glmc.ir.tolerance import (
     condition_of,
     tolerance_of_call,
 )
-from glmc.pipeline.stages import PassRecord
+from glmc.pipeline.records import PassRecord
 
 Expected = Mapping[Node, Any]
 

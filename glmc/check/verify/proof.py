@@ -20,7 +20,9 @@ from glmc.errors import InternalError
 from glmc.ir.program import Program
 from glmc.ir.threads import one_thread
 from glmc.job import Job
+from glmc.observe.events import JobBegun, PlanMade
 from glmc.passes import specialise
+from glmc.pipeline.events import Event, StepDone
 
 SMALL_BLOCK = 16
 """Tokens of a block of the cache in float32, so that a sequence has several."""
@@ -39,7 +41,7 @@ class Part:
 
 @dataclass
 class Proof:
-    """Give it to the driver. Raises VerificationError for the first class that is violated.
+    """Hears a compile. Raises VerificationError for the first class that is violated.
 
     A small model is verified whole, as it is compiled. Of a big one, one layer of each kind is
     compiled beside it: narrow for all cases and the replay, and at full width for a few tokens.
@@ -53,7 +55,17 @@ class Proof:
     _parts: list[Part] = field(default_factory=list)
     _compiling: Verifier | None = None
 
-    def prepare(self) -> None:
+    def observe(self, event: Event) -> None:
+        """Verify what there is to verify, or repeat what is known of it."""
+        match event:
+            case JobBegun():
+                self._prepare()
+            case StepDone():
+                self._verify(event)
+            case PlanMade(compiled, verdicts):
+                verdicts.update(self._plan(compiled))
+
+    def _prepare(self) -> None:
         """Verify what is compiled beside the compile: float32, and the parts of a big model."""
         source, dtype = self.job.source, self.job.dtype
         if is_whole(source):
@@ -69,17 +81,15 @@ class Proof:
             self._compile("narrow", replace(scope, dtype=dtype))
         self._compile("full width", full)
 
-    def watch(self, name: str, program: Program) -> None:
-        """Verify the step that has just left ``program``, or repeat what is known of it."""
-        program.notes["verdicts"] = self.verdicts
+    def _verify(self, event: StepDone) -> None:
         try:
             if self._compiling is not None:
                 with one_thread():
-                    self._compiling.watch(name, program)
+                    self._compiling.observe(event)
         finally:
-            self._report(name)
+            self._report(event.name)
 
-    def planned(self, compiled: Compiled) -> Mapping[str, str]:
+    def _plan(self, compiled: Compiled) -> Mapping[str, str]:
         """Replay; the verdicts by pass, for the report."""
         with one_thread():
             self._replay(compiled)
@@ -93,7 +103,7 @@ class Proof:
         job = scope.job(self.job, min(size, SMALL_BLOCK) if exact else size)
         verifier = _verifier(scope)
         with one_thread() if label != "full width" else nullcontext():
-            front = front_end(job, watch=verifier.watch)
+            front = front_end(job, verifier)
         self._parts.append(Part(label, scope, verifier, front))
 
     def _report(self, name: str) -> None:

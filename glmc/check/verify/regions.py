@@ -144,11 +144,9 @@ def _pairs(before: Program, after: Program, kept: Mapping[Node, Node]) -> list[P
     pairs = list(_rewired(kept))
     olds = {node.name: node for node in before.graph.nodes}
     news = {node.name: node for node in after.graph.nodes}
-    replaced = after.notes.get("replaced")
-    if isinstance(replaced, dict):
-        for new, old in replaced.items():
-            if new in news and old in olds and kept.get(news[new]) is not olds[old]:
-                pairs.append(Pair(olds[old], news[new]))
+    for new, old in after.replaced.items():
+        if new in news and old in olds and kept.get(news[new]) is not olds[old]:
+            pairs.append(Pair(olds[old], news[new]))
     return list(dict.fromkeys(pairs))
 
 

@@ -14,7 +14,8 @@ from glmc.check.verify.weights import ModelWeights
 from glmc.errors import InternalError, VerificationError
 from glmc.ir.program import Program
 from glmc.passes import specialise
-from glmc.pipeline.stages import PassRecord
+from glmc.pipeline.events import Event, StepDone
+from glmc.pipeline.records import PassRecord
 
 PHASES = ("prefill", "decode")
 
@@ -46,7 +47,7 @@ def verify_pass(
 
 @dataclass
 class Verifier:
-    """Give :meth:`watch` to the pipeline. ``verdicts`` are by step, in order.
+    """Hears the steps of a compile. ``verdicts`` are by step, in order.
 
     Raises VerificationError after the pass that violates its class, unless ``strict`` is False.
     ``layers`` maps the layers of a part of a model to the model's. ``captured`` is the program
@@ -61,15 +62,17 @@ class Verifier:
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     _last: Program | None = None
 
-    def watch(self, name: str, program: Program) -> None:
-        """Compare with the program that the step before this one has left."""
-        before = self._last
+    def observe(self, event: Event) -> None:
+        """Compare what a step has left with what the step before it has."""
+        if not isinstance(event, StepDone):
+            return
+        name, program, before = event.name, event.program, self._last
         if name not in PHASES:  # both phases are made of the paged program
             self._last = program.copy()
         if before is None:
             self.captured = self._last
             return
-        verdict = verify_pass(before, program, _record(name, program), self.cases, self.weights)
+        verdict = verify_pass(before, program, _record(event), self.cases, self.weights)
         if self.layers is not None:
             verdict = renumbered(verdict, self.layers)
         self.verdicts[name] = verdict
@@ -77,11 +80,10 @@ class Verifier:
             require_verdict(verdict)
 
 
-def _record(name: str, program: Program) -> PassRecord:
-    if name in PHASES:
-        nodes = len(program.graph.nodes)
+def _record(event: StepDone) -> PassRecord:
+    if event.name in PHASES:
+        nodes = len(event.program.graph.nodes)
         return PassRecord(specialise.NAME, specialise.NUMERICS.value, 0.0, nodes, nodes, (), ())
-    record = program.notes.get("record")
-    if not isinstance(record, PassRecord) or record.name != name:
-        raise InternalError(f"the step {name} left no record")
-    return record
+    if event.record is None:
+        raise InternalError(f"the step {event.name} left no record")
+    return event.record

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
-from glmc.compiled import Compiled, Progress, manifest_parts
+from glmc.compiled import Compiled, manifest_parts
 from glmc.errors import GlmcError, MatchCountError
 from glmc.ir.program import Program
 from glmc.observe.dump.blocks import Block, blocks
@@ -19,19 +19,21 @@ from glmc.observe.dump.records import to_json
 from glmc.observe.dump.stages import PHASES, Step, following, plan_step, step
 from glmc.observe.dump.step_files import NOT_VERIFIED, Files, Snapshot, files_of
 from glmc.observe.dump.values import Values
+from glmc.observe.events import Planned
 from glmc.observe.history.record import History
 from glmc.observe.page.render import PAGE, page
 from glmc.passes import specialise
-from glmc.pipeline.stages import PassRecord
+from glmc.pipeline.events import Event, StageBegun, StepDone
+from glmc.pipeline.records import PassRecord
 
 _LOWERING = "lower "
 
 
 @dataclass
 class Dumper:
-    """Give :meth:`watch`, :meth:`progress` and :meth:`planned` to the driver, inside ``with``.
+    """Hears a compile, inside ``with``.
 
-    When something raises in between, the program is written as it then stands, and a note on the
+    When something raises before there is a plan, the program is written as it then stands, and a note on the
     error names the file. ``verdicts`` of a verifier, by pass, are printed where there are any;
     ``remarks`` say what could not be written and why. Raises PackError for a folder that holds
     anything but an earlier dump.
@@ -41,9 +43,10 @@ class Dumper:
     verdicts: dict[str, str] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
     _programs: dict[str, Program] = field(default_factory=dict)
-    _last: str = ""  # the last step that was watched
+    _last: str = ""  # the last step that was done
     _cleaned: bool = False
-    _doing: str = ""  # the stage that the driver has told
+    _stage: str = ""  # the stage that has begun, until there is a plan
+    _planned: bool = False
     _lines: list[Sequence[str]] = field(default_factory=list)
     _times: dict[str, dict[str, float]] = field(default_factory=lambda: {"compile": {}, "dump": {}})
 
@@ -68,13 +71,22 @@ class Dumper:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if isinstance(error, Exception) and self._doing and self.options.root is not None:
+        if isinstance(error, Exception) and self._stage and self.options.root is not None:
             self._clean()
             error.add_note(self._failed(error, self.options.root))
 
-    # What the driver is given.
+    def observe(self, event: Event) -> None:
+        """Write what is asked for."""
+        match event:
+            case StageBegun(name) if not self._planned:
+                self._stage = name
+            case StepDone(name, _, program, record):
+                self._step_done(name, program, record)
+            case Planned(compiled, history):
+                self._stage, self._planned = "", True
+                self._plan_made(compiled, history)
 
-    def watch(self, name: str, program: Program) -> None:
+    def _step_done(self, name: str, program: Program, record: PassRecord | None) -> None:
         """Write what is asked for of the program that the step ``name`` has left."""
         self._last = name
         self._programs[name] = program
@@ -83,14 +95,12 @@ class Dumper:
             return
         self._clean()
         started = time.perf_counter()
-        record = program.notes.get("record")
-        known = isinstance(record, PassRecord) and record.name == name
         snapshot = Snapshot(
             step(name, options.passes),
             program,
             values := Values(program),
             blocks(program, values, fold=not options.full),
-            record if known and isinstance(record, PassRecord) else None,
+            record,
             self.verdicts.get(name, NOT_VERIFIED),
         )
         changed = self._changes(snapshot.blocks)
@@ -101,22 +111,12 @@ class Dumper:
                 here = step(later, options.passes)
                 before = Snapshot(here, program, values, snapshot.blocks, suffix=".before")
                 self._put(options.directory, files_of(before, options, self.remarks))
-        if snapshot.record is not None:
-            self._times["compile"][snapshot.label] = snapshot.record.seconds
+        if record is not None:
+            self._times["compile"][snapshot.label] = record.seconds
         self._times["dump"][snapshot.label] = time.perf_counter() - started
 
-    def progress(self, inner: Progress) -> Progress:
-        """``inner``, listened to: it tells which phase is being lowered."""
-
-        def advance(stage: str, done: int, total: int) -> None:
-            self._doing = stage
-            inner(stage, done, total)
-
-        return advance
-
-    def planned(self, compiled: Compiled, history: History | None = None) -> None:
+    def _plan_made(self, compiled: Compiled, history: History | None) -> None:
         """Write the kernel calls of both phases, the page and the times."""
-        self._doing = ""
         folder, fold = self.options.directory, not self.options.full
         if folder is None:
             return
@@ -140,8 +140,6 @@ class Dumper:
         self._times["compile"].update(compiled.report.seconds)
         self._put(folder, {**files, TIMES: to_json(self._times)})
 
-    # The rest.
-
     def _after(self, name: str) -> bool:
         return self.options.all or bool(_called(name) & set(self.options.after))
 
@@ -153,9 +151,9 @@ class Dumper:
 
     def _failed(self, error: Exception, folder: Path) -> str:
         """Write the program as it stands; returns the note for the error."""
-        phase = self._doing.removeprefix(_LOWERING)
+        phase = self._stage.removeprefix(_LOWERING)
         if not self._last:
-            return f"  dump:     none: {self._doing} raised before there was a graph"
+            return f"  dump:     none: {self._stage} raised before there was a graph"
         name = phase if phase in PHASES else self._last
         passes = self.options.passes
         if phase in PHASES:

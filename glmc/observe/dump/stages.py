@@ -6,15 +6,15 @@ from dataclasses import dataclass
 
 from glmc.passes import specialise
 from glmc.passes.kv_cache import NAME as NAME_OF_PAGING
-from glmc.pipeline import stages as pipeline
+from glmc.pipeline.stages import PASSES, stage_of
 
 Names = tuple[str, ...]
-ALL: Names = tuple(each.name for each in pipeline.PASSES)
+ALL: Names = tuple(each.name for each in PASSES)
 """The fusing passes of a compile that switches none off and adds none."""
 
+CAPTURE = "capture"
 PHASES = ("prefill", "decode")
 LOWER = "lower"
-_STAGES = {"capture": "capture", "canonical": "normal", "clean": "normal", "kv_cache": "page"}
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ def step(name: str, passes: Names = ALL) -> Step:
     """The step of that name; one that is not run comes after all that are."""
     names = step_names(passes)
     number = names.index(name) if name in names else len(names)
-    return Step(number, "phase" if name in PHASES else _STAGES.get(name, "fuse"), name)
+    stage = name if name == CAPTURE else stage_of(specialise.NAME if name in PHASES else name)
+    return Step(number, stage, name)
 
 
 def following(name: str, passes: Names = ALL) -> tuple[str, ...]:

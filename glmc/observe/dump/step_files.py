@@ -17,7 +17,7 @@ from glmc.observe.dump.script import script
 from glmc.observe.dump.stages import Step
 from glmc.observe.dump.text import program_text
 from glmc.observe.dump.values import Values
-from glmc.pipeline.stages import PassRecord
+from glmc.pipeline.records import PassRecord
 
 NOT_VERIFIED = "not verified"
 Files = dict[str, str | bytes]

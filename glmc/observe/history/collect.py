@@ -31,7 +31,8 @@ from glmc.observe.history.record import (
 )
 from glmc.passes import specialise
 from glmc.passes.base import AnchorPass, Pass
-from glmc.pipeline.stages import PassRecord
+from glmc.pipeline.events import Event, StepDone
+from glmc.pipeline.records import PassRecord
 from glmc_runtime.format.plan import Buffer, Call, PhasePlan
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ PREFIX = "model.layers"
 
 @dataclass
 class HistoryCollector:
-    """Give :meth:`watch` to the driver; :meth:`planned` makes the history of it.
+    """Hears the steps of a compile; :meth:`planned` makes the history of it.
 
     ``passes`` are those that run.
     """
@@ -51,11 +52,14 @@ class HistoryCollector:
     _steps: list[StepHistory] = field(default_factory=list)
     _programs: dict[str, Program] = field(default_factory=dict)
 
-    def watch(self, name: str, program: Program) -> None:
-        """Keep what the step ``name`` has left."""
+    def observe(self, event: Event) -> None:
+        """Keep what a step has left."""
+        if isinstance(event, StepDone):
+            self._keep(event.name, event.program, event.record)
+
+    def _keep(self, name: str, program: Program, record: PassRecord | None) -> None:
         self._programs[name] = program
         values, here = Values(program), step(name, tuple(one.name for one in self.passes))
-        record = program.notes.get("record")
         made = StepHistory(
             number=here.number,
             stage=here.stage,
@@ -73,7 +77,7 @@ class HistoryCollector:
             near_misses=(),
             blocks=tuple(_block(block, values) for block in blocks(program, values)),
         )
-        if isinstance(record, PassRecord) and record.name == name:
+        if record is not None:
             made = _with_record(made, record)
         self._steps.append(made)
 

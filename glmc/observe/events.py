@@ -1,0 +1,34 @@
+"""Events around a plan: what a compile is about to do, and what it has made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from glmc.compiled import Compiled
+from glmc.job import Job
+from glmc.observe.history.record import History
+from glmc.pipeline.events import Event
+
+
+@dataclass(frozen=True)
+class JobBegun(Event):
+    """All that the compile is made from was read; nothing was captured yet."""
+
+    job: Job
+
+
+@dataclass(frozen=True)
+class PlanMade(Event):
+    """Every phase has its plan. A verifier puts its verdicts by pass into ``verdicts``, for the
+    report and for the history."""
+
+    compiled: Compiled
+    verdicts: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Planned(Event):
+    """The plan with its history, before weights are packed."""
+
+    compiled: Compiled
+    history: History | None = None

@@ -1,0 +1,104 @@
+"""The match counts that a model must have, and the errors for those that it has not."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+from glmc.errors import Lines, LoweringError, MatchCountError
+from glmc.passes import specialise
+from glmc.passes.kv_cache import NAME as NAME_OF_PAGING
+from glmc.pipeline.records import PassRecord
+from glmc.pipeline.selection import Selection
+from glmc.pipeline.stages import NEEDS
+
+
+def still_expected(expected: Mapping[str, int], chosen: Selection) -> dict[str, int]:
+    """The counts that hold although passes are off or share their matches with a user's pass."""
+    unsure = {*chosen.off, *chosen.uncounted}
+    unsure |= {name for name, needs in NEEDS.items() if unsure & set(needs)}
+    return {name: wanted for name, wanted in expected.items() if name not in unsure}
+
+
+def check_matches(records: tuple[PassRecord, ...], expected: Mapping[str, int]) -> list[str]:
+    """Compare match counts with the model's; returns one line per pass that differs."""
+    ran = {record.name for record in records}
+    problems = [
+        f"{name}: expected {wanted}, found 0 (the pass is not in the pipeline)"
+        for name, wanted in expected.items()
+        if wanted and name not in ran
+    ]
+    for record in records:
+        wanted = expected.get(record.name)
+        if wanted is None or wanted == len(record.matches):
+            continue
+        reasons = [
+            f"layer {miss.layer}: {miss.node}: {miss.condition} {miss.source}".rstrip()
+            for miss in record.near_misses
+        ]
+        shown = "; ".join(reasons[:3]) or "no near miss was seen"
+        more = f"; and {len(reasons) - 3} more" if len(reasons) > 3 else ""
+        problems.append(
+            f"{record.name}: expected {wanted}, found {len(record.matches)}"
+            f"{_poor_layers(record, records)} ({shown}{more})"
+        )
+    return problems
+
+
+def _poor_layers(record: PassRecord, records: tuple[PassRecord, ...]) -> str:
+    """The layers with fewer matches of this pass than the richest layer has, as a phrase."""
+    layers = {match.layer for other in records for match in other.matches} - {None}
+    counts = Counter(match.layer for match in record.matches)
+    most = max((counts[layer] for layer in layers), default=0)
+    poor = sorted(layer for layer in layers if layer is not None and counts[layer] < max(most, 1))
+    if not poor:
+        return ""
+    named = ", ".join(map(str, poor[:12])) + (" ..." if len(poor) > 12 else "")
+    return f", fewest in layer{'s' if len(poor) > 1 else ''} {named}"
+
+
+def before_paging(expected: Mapping[str, int]) -> dict[str, int]:
+    """The counts of the passes that ``fuse`` runs."""
+    later = (NAME_OF_PAGING, specialise.NAME)
+    return {name: wanted for name, wanted in expected.items() if name not in later}
+
+
+def no_plain_form(
+    error: LoweringError,
+    records: tuple[PassRecord, ...],
+    expected: Mapping[str, int],
+    off: tuple[str, ...] = (),
+) -> LoweringError:
+    """``error`` with the lost fusions that led to it, or the passes that were switched off; the
+    same error when there are neither."""
+    lost = check_matches(records, before_paging(expected))
+    if off and not lost:
+        return LoweringError(
+            error.message,
+            place=error.place,
+            expected=error.expected,
+            found=Lines.of(filter(None, (error.found, f"switched off: {', '.join(off)}"))),
+            remedy="leave on what is switched off, or add a pass that does its work",
+        )
+    if not lost:
+        return error
+    return LoweringError(
+        "a lost fusion has no plain form, so --allow-missing can't help here",
+        place=error.place,
+        expected=f"matches of {', '.join(line.split(':', maxsplit=1)[0] for line in lost)}",
+        found=Lines.of((f"{error.message}: {error.found or error.expected}", *lost)),
+        remedy="report the model and the transformers version, with the reasons above",
+    )
+
+
+def require_matches(records: tuple[PassRecord, ...], expected: Mapping[str, int]) -> None:
+    """Raise MatchCountError when a pass found another number of matches than the model has."""
+    problems = check_matches(records, expected)
+    if problems:
+        raise MatchCountError(
+            "fusions were lost (or found where none should be)",
+            place="; ".join(problem.split(":", maxsplit=1)[0] for problem in problems),
+            expected="the counts that this model's config implies",
+            found=Lines.of(problems),
+            remedy="report the model and transformers version, or go on with --allow-missing",
+        )

@@ -1,0 +1,97 @@
+"""Runs the stages of the page: each pass is timed and recorded, and each step is told."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Container
+
+from glmc.ir.match import is_op
+from glmc.ir.program import Program
+from glmc.passes import specialise
+from glmc.passes.base import Pass, match_at
+from glmc.passes.kv_cache import KvCache
+from glmc.pipeline.events import NOBODY, Observer, StepDone
+from glmc.pipeline.extensions import require_references, targets_of
+from glmc.pipeline.records import PassRecord, Phases
+from glmc.pipeline.stages import MERGES, PASSES, stage_of
+
+
+def run_pass(one: Pass, program: Program) -> PassRecord:
+    """Run a pass on a program in place and take its time and counts."""
+    called = None if one in (*PASSES, *MERGES) else targets_of(program.graph)
+    before, start = len(program.graph.nodes), time.perf_counter()
+    program.replaced = {}
+    result = one.run(program)
+    if called is not None:
+        require_references(one.name, program.graph, called)
+    return PassRecord(
+        one.name,
+        one.numerics.value,
+        time.perf_counter() - start,
+        before,
+        len(program.graph.nodes),
+        tuple(result.matches),
+        tuple(result.near_misses),
+        result.detail,
+        getattr(one, "budget", 0.0),
+        tuple(result.evaluations),
+        result.evaluation_seconds,
+    )
+
+
+def run(program: Program, block_size: int, observer: Observer = NOBODY) -> Phases:
+    """From the captured program to both phases; ``observer`` hears of each step."""
+    return page(program, block_size, fuse(program, observer), observer)
+
+
+def fuse(
+    program: Program,
+    observer: Observer = NOBODY,
+    passes: tuple[Pass, ...] = PASSES,
+) -> tuple[PassRecord, ...]:
+    """The passes over the stateless program; nothing is refused here, only missed."""
+    records = []
+    for one in passes:
+        records.append(run_pass(one, program))
+        observer.observe(StepDone(one.name, stage_of(one.name), program, records[-1]))
+    return tuple(records)
+
+
+def page(
+    program: Program,
+    block_size: int,
+    fused: tuple[PassRecord, ...],
+    observer: Observer = NOBODY,
+) -> Phases:
+    """From the fused program to both phases; raises LoweringError for what can't be paged."""
+    records = [*fused, run_pass(KvCache(block_size), program)]
+    observer.observe(StepDone(KvCache.name, stage_of(KvCache.name), program, records[-1]))
+    start = time.perf_counter()
+    prefill, decode = specialise.prefill(program), specialise.decode(program)
+    result = specialise.require_same(program, prefill, decode)
+    decoded = [node for node in decode.graph.nodes if is_op(node, "glmc.decode_attention")]
+    records.append(
+        PassRecord(
+            specialise.NAME,
+            specialise.NUMERICS.value,
+            time.perf_counter() - start,
+            len(program.graph.nodes),
+            len(decode.graph.nodes),
+            tuple(match_at(node) for node in decoded),
+            (),
+            evaluations=tuple(result.evaluations),
+            evaluation_seconds=result.evaluation_seconds,
+        )
+    )
+    for made in (prefill, decode):
+        observer.observe(StepDone(made.phase, stage_of(specialise.NAME), made))
+    return Phases(prefill, decode, tuple(records))
+
+
+def merge(program: Program, ops: Container[str]) -> tuple[Program, tuple[PassRecord, ...]]:
+    """A phase with the merges whose op is among ``ops``; ``program`` itself stays as it is."""
+    wanted = [one for one in MERGES if one.name in ops]
+    if not wanted:
+        return program, ()
+    merged = program.copy()
+    return merged, tuple(run_pass(one, merged) for one in wanted)
