@@ -27,6 +27,7 @@ from glmc.passes import base, kv_cache
 from glmc.passes.base import AnchorPass, Pass, PassResult
 from glmc.passes.kv_cache import KvCache, Layer
 from glmc.passes.paging_evaluation import Replaced
+from glmc.pipeline import runner
 from glmc.pipeline import stages as pipeline
 from glmc_runtime.format.plan import Call, ValueArgument
 
@@ -37,7 +38,7 @@ EditNew = Callable[[Rewriter, Sequence[Node]], None]
 
 @dataclass(frozen=True)
 class Sabotage:
-    """``passes`` are for ``pipeline.fuse``, ``paging`` stands for ``pipeline.KvCache``."""
+    """``passes`` are for ``runner.fuse``, ``paging`` stands for ``runner.KvCache``."""
 
     name: str
     pass_name: str
@@ -47,7 +48,7 @@ class Sabotage:
     def install(self, patch: pytest.MonkeyPatch) -> None:
         """Make every compile run the broken pass."""
         patch.setattr(pipeline, "PASSES", self.passes)
-        patch.setattr(pipeline, "KvCache", self.paging)
+        patch.setattr(runner, "KvCache", self.paging)
 
 
 class Unchecked(AnchorPass[Any]):

@@ -15,7 +15,7 @@ import glmc
 from glmc import compiler, out_of_memory
 from glmc.cli.main import main
 from glmc.errors import CaptureError, CheckpointError, OutOfMemoryError
-from glmc.out_of_memory import Stage, memory_errors
+from glmc.out_of_memory import memory_errors
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ROOT / "models" / "tiny-dense"
@@ -81,15 +81,6 @@ def test_what_is_not_explained_counts_at_the_limit(
         limit = int(int(peak) * 1024 * share)
         monkeypatch.setattr(resource, "getrlimit", lambda what, limit=limit: (limit, limit))
         assert type(raised(error)) is kind
-
-
-def test_the_stage_is_the_last_that_was_told() -> None:
-    told: list[tuple[str, int, int]] = []
-    stage = Stage("reading", lambda *given: told.append(given))
-    stage("capture", 0, 4)
-    stage("passes", 1, 4)
-    assert stage.name == "passes"
-    assert told == [("capture", 0, 4), ("passes", 1, 4)]
 
 
 def test_a_compile_names_its_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

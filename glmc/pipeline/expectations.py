@@ -83,7 +83,7 @@ def no_plain_form(
     if not lost:
         return error
     return LoweringError(
-        "a lost fusion has no plain form, so --allow-missing can't help here",
+        "this fusion is required: no unfused implementation exists for the target",
         place=error.place,
         expected=f"matches of {', '.join(line.split(':', maxsplit=1)[0] for line in lost)}",
         found=Lines.of((f"{error.message}: {error.found or error.expected}", *lost)),
@@ -96,7 +96,7 @@ def require_matches(records: tuple[PassRecord, ...], expected: Mapping[str, int]
     problems = check_matches(records, expected)
     if problems:
         raise MatchCountError(
-            "fusions were lost (or found where none should be)",
+            "unexpected number of fusions",
             place="; ".join(problem.split(":", maxsplit=1)[0] for problem in problems),
             expected="the counts that this model's config implies",
             found=Lines.of(problems),

@@ -10,15 +10,16 @@ from glmc.ir.program import Program
 from glmc.passes import specialise
 from glmc.passes.base import Pass, match_at
 from glmc.passes.kv_cache import KvCache
+from glmc.pipeline import stages
 from glmc.pipeline.events import NOBODY, Observer, StepDone
 from glmc.pipeline.extensions import require_references, targets_of
 from glmc.pipeline.records import PassRecord, Phases
-from glmc.pipeline.stages import MERGES, PASSES, stage_of
+from glmc.pipeline.stages import PASSES, stage_of
 
 
 def run_pass(one: Pass, program: Program) -> PassRecord:
     """Run a pass on a program in place and take its time and counts."""
-    called = None if one in (*PASSES, *MERGES) else targets_of(program.graph)
+    called = None if one in (*stages.PASSES, *stages.MERGES) else targets_of(program.graph)
     before, start = len(program.graph.nodes), time.perf_counter()
     program.replaced = {}
     result = one.run(program)
@@ -90,7 +91,7 @@ def page(
 
 def merge(program: Program, ops: Container[str]) -> tuple[Program, tuple[PassRecord, ...]]:
     """A phase with the merges whose op is among ``ops``; ``program`` itself stays as it is."""
-    wanted = [one for one in MERGES if one.name in ops]
+    wanted = [one for one in stages.MERGES if one.name in ops]
     if not wanted:
         return program, ()
     merged = program.copy()

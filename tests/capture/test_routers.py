@@ -17,7 +17,7 @@ from glmc.capture.routers import ROUTER, router_dtype, store_routers
 from glmc.config import CompileOptions
 from glmc.ir.program import Program
 from glmc.job import read_job
-from glmc.pipeline import stages as pipeline
+from glmc.pipeline import runner
 from glmc.presets.catalog import load_config
 from glmc.weights.checkpoint import open_checkpoint
 from glmc.weights.evaluate import evaluate
@@ -99,7 +99,7 @@ def test_both_kinds_of_transformers_give_one_program(
         results = [logits(program, checkpoint) for program in programs]
         assert torch.equal(*results)
         for program in programs:
-            records = pipeline.fuse(program)
+            records = runner.fuse(program)
             assert len(next(one for one in records if one.name == "moe_gate").matches) == 1
 
 

@@ -37,7 +37,8 @@ from glmc.ir.rewrite import fake_mode_of
 from glmc.job import read_job
 from glmc.out_of_memory import memory_errors
 from glmc.passes.base import Match
-from glmc.pipeline import stages as pipeline
+from glmc.pipeline.expectations import require_matches
+from glmc.pipeline.records import PassRecord
 from glmc.presets.catalog import load_config
 from glmc.weights.checkpoint import open_checkpoint
 from glmc_kunlun_emulator import errors as emulator_errors
@@ -130,8 +131,8 @@ def match_count(scene: Scene) -> None:
         condition="the router must be computed in float32",
         source="modeling_glm4_moe.py:301",
     )
-    record = pipeline.PassRecord("moe_gate", "bitwise", 0.1, 301, 260, matches, (miss,))
-    pipeline.require_matches((record,), {"moe_gate": 3})
+    record = PassRecord("moe_gate", "bitwise", 0.1, 301, 260, matches, (miss,))
+    require_matches((record,), {"moe_gate": 3})
 
 
 def lowering(scene: Scene) -> None:

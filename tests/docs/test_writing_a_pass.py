@@ -15,7 +15,8 @@ from torch.nn.functional import silu
 
 from glmc.config import CompileOptions
 from glmc.passes import gate_up_merge
-from glmc.pipeline.stages import FIXED, PASSES, selection
+from glmc.pipeline.selection import selection
+from glmc.pipeline.stages import FIXED, PASSES
 from tests.docs.markdown import ROOT, blocks, section
 from tests.docs.pages import install_page, shown_files
 from tests.support.command import SMALL, in_a_process

@@ -7,7 +7,7 @@ import torch
 
 from bench.hugging_face import with_cache
 from glmc.dynamo.backend import CompiledGraph
-from glmc.pipeline.stages import fuse
+from glmc.pipeline.runner import fuse
 from tests.dynamo.compiled import (
     KINDS,
     breaks,

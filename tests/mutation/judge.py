@@ -15,7 +15,8 @@ from torch import Tensor
 from glmc.ir import match as m
 from glmc.ir.program import Program
 from glmc.ir.rewrite import fake_mode_of
-from glmc.pipeline import stages as pipeline
+from glmc.pipeline import runner
+from glmc.pipeline.records import PassRecord
 from tests.mutation import programs
 from tests.mutation.mutations import Mutation, mutations
 from tests.mutation.subjects import SUBJECTS, Base, Case, Subject, base, fused_count
@@ -134,12 +135,12 @@ def _judged(subject: Subject, mutation: Mutation) -> tuple[Outcome, str, bool]:
     return (*_equal(subject, start, program, records), changes)
 
 
-def fused(program: Program, start: Base) -> tuple[pipeline.PassRecord, ...]:
+def fused(program: Program, start: Base) -> tuple[PassRecord, ...]:
     """The passes over a mutant; sizes that they fix are not those of the next one."""
     mode = fake_mode_of(start.program.graph)
     before = programs.guards(mode)
     try:
-        return pipeline.fuse(program)
+        return runner.fuse(program)
     finally:
         if programs.guards(mode) != before:
             programs.propagate(start.program)
@@ -153,7 +154,7 @@ def mutated(start: Base, mutation: Mutation) -> Program:
 
 
 def _equal(
-    subject: Subject, start: Base, program: Program, records: tuple[pipeline.PassRecord, ...]
+    subject: Subject, start: Base, program: Program, records: tuple[PassRecord, ...]
 ) -> tuple[Outcome, str]:
     if fused_count(program, subject.family) >= start.count:
         return Outcome.FUSED, ""

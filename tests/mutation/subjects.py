@@ -14,7 +14,7 @@ from torch.fx import Node
 
 from glmc.ir import match as m
 from glmc.ir.program import Program
-from glmc.pipeline import stages as pipeline
+from glmc.pipeline import runner
 from tests.mutation import programs
 from tests.passes.test_add_rms_norm import BranchFirst, Stack
 from tests.passes.test_gate_up_merge import Fused, Mlp, UpFirst
@@ -85,7 +85,7 @@ def base(subject: Subject) -> Base:
     programs.propagate(program)
     fused, _ = programs.copied(program)
     programs.propagate(fused)
-    records = pipeline.fuse(fused)
+    records = runner.fuse(fused)
     record = next(each for each in records if each.name == subject.family)
     cases = tuple(_cases(subject, program, traced.module))
     return Base(

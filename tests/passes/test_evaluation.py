@@ -21,7 +21,7 @@ from glmc.ir.program import Program
 from glmc.ir.rewrite import Rewriter
 from glmc.passes import attention, gate_up_merge
 from glmc.passes.base import AnchorPass, PassResult
-from glmc.pipeline.stages import fuse
+from glmc.pipeline.runner import fuse
 from tests.support.models import captured, tiny_config
 from tests.support.traced import Traced, conditions, trace
 from tests.zoo import masked

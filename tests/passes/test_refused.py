@@ -10,6 +10,7 @@ import pytest
 from glmc.errors import VerificationError
 from glmc.ir.program import Program
 from glmc.passes.kv_cache import KvCache
+from glmc.pipeline import runner
 from glmc.pipeline import stages as pipeline
 from tests.sabotage import SABOTAGES, checked, checked_paging, sabotaged
 from tests.support.models import captured, tiny_config
@@ -25,7 +26,7 @@ def steps() -> dict[str, Program]:
     found = {}
     for one in pipeline.PASSES:
         found[one.name] = program.copy()
-        pipeline.run_pass(one, program)
+        runner.run_pass(one, program)
     found[KvCache.name] = program
     return found
 

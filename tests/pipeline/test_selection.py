@@ -10,7 +10,8 @@ import pytest
 from glmc.config import CompileOptions
 from glmc.errors import GlmcError, UsageError
 from glmc.pipeline.extensions import PASSES as GROUP
-from glmc.pipeline.stages import PASSES, selection
+from glmc.pipeline.selection import selection
+from glmc.pipeline.stages import PASSES
 from glmc_runtime.errors import ExtensionError
 from tests.support.distributions import install
 

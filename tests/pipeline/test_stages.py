@@ -11,18 +11,16 @@ from glmc.ir.match import NearMiss
 from glmc.ir.program import Program
 from glmc.job import read_job
 from glmc.passes.base import Match
-from glmc.pipeline.selection import Selection
-from glmc.pipeline.stages import (
-    FIXED,
-    NEEDS,
-    PASSES,
-    PassRecord,
+from glmc.pipeline.expectations import (
     check_matches,
-    fuse,
     no_plain_form,
     require_matches,
     still_expected,
 )
+from glmc.pipeline.records import PassRecord
+from glmc.pipeline.runner import fuse
+from glmc.pipeline.selection import Selection
+from glmc.pipeline.stages import FIXED, NEEDS, PASSES
 from tests.support.models import captured, tiny_config
 
 

@@ -33,10 +33,10 @@ _LOWERING = "lower "
 class Dumper:
     """Hears a compile, inside ``with``.
 
-    When something raises before there is a plan, the program is written as it then stands, and a note on the
-    error names the file. ``verdicts`` of a verifier, by pass, are printed where there are any;
-    ``remarks`` say what could not be written and why. Raises PackError for a folder that holds
-    anything but an earlier dump.
+    When something raises before there is a plan, the program is written as it then stands, and a
+    note on the error names the file. ``verdicts`` of a verifier, by pass, are printed where there
+    are any; ``remarks`` say what could not be written and why. Raises PackError for a folder that
+    holds anything but an earlier dump.
     """
 
     options: DumpOptions

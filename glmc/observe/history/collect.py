@@ -1,4 +1,4 @@
-"""Watches a compile and keeps its history, in the style of glmc/observe/dump/dumper.py."""
+"""Hears a compile and keeps its history."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def proved(name: str, dtype: torch.dtype) -> tuple[FrontEnd, Verifier]:
     """Every step, which raises for one that is violated."""
     scope = scope_of(name, dtype)
     verifier = Verifier(scope.cases, scope.weights, layers=scope.layers)
-    return front_end(_job(scope), watch=verifier.watch), verifier
+    return front_end(_job(scope), verifier), verifier
 
 
 def _job(scope: Scope, **changes: Any) -> Job:
@@ -137,6 +137,6 @@ def test_a_big_model_names_its_own_layer() -> None:
     verifier = Verifier(scope.cases[:1], scope.weights, strict=False, layers=scope.layers)
     with pytest.MonkeyPatch.context() as patch:
         sabotage.install(patch)
-        front_end(_job(scope, weights="none"), watch=verifier.watch)
+        front_end(_job(scope, weights="none"), verifier)
     (violation,) = verifier.verdicts[broken.name].violations
     assert violation.layer == 3 and violation.node.startswith("model.layers.3.mlp")

@@ -11,11 +11,14 @@ import torch
 from glmc.check.verify.execution import Given, each_region
 from glmc.check.verify.regions import Region, regions
 from glmc.ir.program import Program
+from glmc.pipeline import runner
 from glmc.pipeline import stages as pipeline
+from glmc.pipeline.records import PassRecord
 from tests.support.models import captured, example_inputs, tiny_config, tiny_model, weights_of
+from tests.support.observing import Steps
 
 ONE_EACH = ("rms_norm", "rope", "qk_norm", "attention", "moe_gate", "moe_ffn", "gate_up_merge")
-Step = tuple[Program, Program, tuple[Region, ...]]
+Step = tuple[Program, Program, tuple[Region, ...], PassRecord]
 
 
 @pytest.fixture(scope="module")
@@ -26,24 +29,22 @@ def config() -> Any:
 @pytest.fixture(scope="module")
 def steps(config: Any) -> dict[str, Step]:
     """Before, after and the regions of every pass."""
-    found: dict[str, Step] = {}
+    found: dict[str, tuple[Program, Program, tuple[Region, ...]]] = {}
     program = captured(config)
     last = [program.copy()]
 
-    def watch(name: str, program: Program) -> None:
+    def done(name: str, program: Program) -> None:
         now = program.copy()
         found[name] = (last[0], now, regions(last[0], now))
         last[0] = now
 
-    pipeline.fuse(program, watch)
-    return found
+    records = runner.fuse(program, Steps(done))
+    return {record.name: (*found[record.name], record) for record in records}
 
 
 @pytest.mark.parametrize("name", ONE_EACH)
 def test_every_match_is_a_region_of_its_own(steps: dict[str, Step], name: str) -> None:
-    before, after, found = steps[name]
-    record = after.notes["record"]
-    assert isinstance(record, pipeline.PassRecord)
+    before, after, found, record = steps[name]
     assert len(found) == len(record.matches) > 0
     for region, match in zip(found, record.matches, strict=True):
         assert match.node in region.ids
@@ -54,7 +55,7 @@ def test_every_match_is_a_region_of_its_own(steps: dict[str, Step], name: str) -
 
 def test_both_halves_agree_on_the_values_of_the_model(steps: dict[str, Step], config: Any) -> None:
     model, inputs, compared = tiny_model(config), example_inputs(), 0
-    for before, after, found in steps.values():
+    for before, after, found, _ in steps.values():
         known = Given(before, inputs, weights_of(before, model))
         packed = Given(after, inputs, weights_of(after, model))
         seen = []
@@ -89,7 +90,7 @@ def test_a_constant_that_was_edited_in_place_is_a_region(config: Any) -> None:
 def test_a_weight_that_was_exchanged_is_a_region(config: Any) -> None:
     """The same name with another recipe, and a value that became a weight."""
     program = captured(config)
-    pipeline.run_pass(pipeline.PASSES[0], program)
+    runner.run_pass(pipeline.PASSES[0], program)
     changed = program.copy()
     name = next(name for name in changed.weights if name.endswith("up_proj.weight"))
     other = name.replace("up_proj", "gate_proj")

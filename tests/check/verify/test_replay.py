@@ -19,6 +19,7 @@ from glmc.job import Job, resolve
 from glmc.presets.catalog import load_config
 from glmc.weights.checkpoint import open_checkpoint
 from tests.sabotage import PLAN_SABOTAGES, with_wrong_constant
+from tests.support.observing import Steps
 
 pytestmark = pytest.mark.usefixtures("shared_captures")
 MODEL = Path(__file__).parents[3] / "models" / "tiny-moe"
@@ -34,12 +35,12 @@ class Built:
     def __init__(self, dtype: str) -> None:
         self.captured: list[Program] = []
 
-        def watch(name: str, program: Program) -> None:
+        def captured(name: str, program: Program) -> None:
             if name == "capture":
                 self.captured.append(program.copy())
 
         self._dtype = dtype
-        self._front = front_end(self._job("cpu"), watch=watch)
+        self._front = front_end(self._job("cpu"), Steps(captured))
 
     def _job(self, target: str) -> Job:
         options = CompileOptions(target=target, dtype=self._dtype, block_size=16, **BUCKETS)

@@ -16,6 +16,7 @@ from glmc.ir import match as m
 from glmc.ir.program import Program
 from glmc.passes import rms_norm
 from glmc.passes.kv_cache import KvCache
+from glmc.pipeline import runner
 from glmc.pipeline import stages as pipeline
 from glmc.presets.catalog import load_config
 from glmc.weights.checkpoint import open_checkpoint
@@ -41,7 +42,7 @@ def steps(request: pytest.FixtureRequest) -> Steps:
     found = {}
     for one in (*pipeline.PASSES, KvCache(16)):
         found[one.name] = program.copy()
-        pipeline.run_pass(one, program)
+        runner.run_pass(one, program)
     return found
 
 
@@ -49,7 +50,7 @@ def verdict_of(steps: Steps, sabotage: Sabotage) -> Verdict:
     before = steps[sabotage.pass_name]
     after = before.copy()
     broken = {one.name: one for one in (*sabotage.passes, sabotage.paging(16))}
-    record = pipeline.run_pass(broken[sabotage.pass_name], after)
+    record = runner.run_pass(broken[sabotage.pass_name], after)
     return verify_pass(before, after, record, CASES, WEIGHTS)
 
 
@@ -72,7 +73,7 @@ def test_it_is_caught(steps: Steps, name: str, layers: tuple[int, ...] | None) -
 
 def test_what_cannot_be_computed_is_a_violation(steps: Steps) -> None:
     after = steps["rms_norm"].copy()
-    record = pipeline.run_pass(rms_norm.PASS, after)
+    record = runner.run_pass(rms_norm.PASS, after)
     norm = next(node for node in after.graph.nodes if m.is_op(node, "glmc.rms_norm"))
     norm.update_arg(1, next(node for node in after.placeholders() if "weight" in node.meta))
     verdict = verify_pass(steps["rms_norm"], after, record, CASES[:1], WEIGHTS)

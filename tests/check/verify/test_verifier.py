@@ -15,7 +15,9 @@ from glmc.errors import VerificationError
 from glmc.ir.program import Program
 from glmc.passes import rms_norm
 from glmc.passes.base import Pass
+from glmc.pipeline import runner
 from glmc.pipeline import stages as pipeline
+from glmc.pipeline.events import StepDone
 from glmc.presets.catalog import load_config
 from glmc.weights.checkpoint import open_checkpoint
 from tests.sabotage import unchecked
@@ -42,8 +44,8 @@ def verified(captured: Program, passes: tuple[Pass, ...], some: tuple[Case, ...]
     """Every pass and both phases of a copy."""
     program = captured.copy()
     verifier = Verifier(some, WEIGHTS)
-    verifier.watch("capture", program)
-    pipeline.page(program, 16, pipeline.fuse(program, verifier.watch, passes), verifier.watch)
+    verifier.observe(StepDone("capture", "capture", program))
+    runner.page(program, 16, runner.fuse(program, verifier, passes), verifier)
     return verifier
 
 

@@ -7,8 +7,9 @@ from functools import cache
 from glmc.ir.program import Program
 from glmc.observe.dump.blocks import Block, blocks
 from glmc.observe.dump.values import Values
-from glmc.pipeline import stages as pipeline
+from glmc.pipeline import runner
 from tests.support.models import captured, tiny_config
+from tests.support.observing import Steps
 
 
 @cache
@@ -17,7 +18,7 @@ def steps(family: str, layers: int = 4) -> dict[str, Program]:
     seen: dict[str, Program] = {}
     program = captured(tiny_config(family, num_hidden_layers=layers))
     seen["capture"] = program.copy()
-    pipeline.run(program, 8, lambda name, after: seen.update({name: after.copy()}))
+    runner.run(program, 8, Steps(lambda name, after: seen.update({name: after.copy()})))
     return seen
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,14 @@ from glmc.compiled import Compiled
 from glmc.compiler import compile_plan
 from glmc.config import CompileOptions
 from glmc.errors import LoweringError, MatchCountError, PackError, UsageError
-from glmc.ir.program import Program
 from glmc.job import read_job
 from glmc.observe.dump.dumper import Dumper
 from glmc.observe.dump.folder import MARKER
 from glmc.observe.dump.options import DumpOptions
 from glmc.observe.dump.stages import step_names
+from glmc.observe.events import Planned
 from glmc.pipeline import stages as pipeline
+from glmc.pipeline.events import Event, StageBegun, StepDone
 from glmc_runtime.errors import MissingPackageError
 from tests.support.checkpoints import tiny_checkpoint
 
@@ -36,23 +37,29 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Recording:
     """One compile, to be watched as often as a test likes."""
 
-    events: tuple[tuple[str, Program], ...]
+    events: tuple[StepDone, ...]
     compiled: Compiled
 
 
 @pytest.fixture(scope="module")
 def once(model: Path) -> Recording:
-    events: list[tuple[str, Program]] = []
+    events: list[StepDone] = []
+
+    class Kept:
+        def observe(self, event: Event) -> None:
+            if isinstance(event, StepDone):
+                events.append(replace(event, program=event.program.copy()))
+
     job = read_job(model, OPTIONS)
-    compiled = compile_plan(job, watch=lambda name, program: events.append((name, program.copy())))
+    compiled = compile_plan(job, Kept())
     return Recording(tuple(events), compiled)
 
 
 def replay(once: Recording, dumper: Dumper) -> Dumper:
     with dumper:
-        for name, program in once.events:
-            dumper.watch(name, program)
-        dumper.planned(once.compiled)
+        for event in once.events:
+            dumper.observe(event)
+        dumper.observe(Planned(once.compiled))
     return dumper
 
 
@@ -63,8 +70,7 @@ def dump(once: Recording, **wanted: Any) -> Dumper:
 def compile_watched(model: Path, **wanted: Any) -> Dumper:
     dumper = Dumper(DumpOptions(**wanted))
     with dumper:
-        progress = dumper.progress(lambda stage, done, total: None)
-        dumper.planned(compile_plan(read_job(model, OPTIONS), progress, dumper.watch))
+        dumper.observe(Planned(compile_plan(read_job(model, OPTIONS), dumper)))
     return dumper
 
 
@@ -204,7 +210,6 @@ def test_an_op_without_kernel_leaves_the_phase(
 
 
 def _without_moe(target: Any) -> Any:
-    from dataclasses import replace
 
     rules = {name: rule for name, rule in target.rules.items() if name != "moe_ffn"}
     return replace(target, rules=rules)
@@ -243,3 +248,16 @@ def test_refusals(once: Recording, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingPackageError, match="onnx"):
         DumpOptions(directory=tmp_path, onnx=True)
+
+
+def test_a_plan_that_cannot_be_written_is_no_fault_of_the_program(
+    once: Recording, tmp_path: Path
+) -> None:
+    dumper = Dumper(DumpOptions(on_failure=True, failure_directory=tmp_path / "none"))
+    with pytest.raises(OSError) as raised, dumper:
+        for event in (StageBegun("capture"), *once.events, Planned(once.compiled)):
+            dumper.observe(event)
+        dumper.observe(StageBegun("weights"))
+        raise OSError("the disk is full")
+    assert not hasattr(raised.value, "__notes__")
+    assert not (tmp_path / "none").exists()
