@@ -43,6 +43,7 @@ from glmc.lowering.target import LoweringOptions
 from glmc.pipeline import runner
 from glmc.pipeline.events import StepDone
 from glmc.pipeline.records import PassRecord
+from glmc.pipeline.stages import FUSE
 from glmc_runtime.kernels import is_vendor
 from glmc_runtime.kernels.interpreter import INTERPRETED_NOTICE, check_triton, is_interpreted
 from glmc_runtime.kernels.vendor import EMULATED_NOTICE, find_vendor
@@ -111,7 +112,7 @@ def compile_graph(
     dump = GraphDump(options.dump)
     dump.observe(StepDone("normal", "normal", traced.program))
     records = runner.fuse(traced.program, dump)
-    merged, more = runner.merge(traced.program, target.rules)
+    merged, more = runner.merge(traced.program, target.rules, after=FUSE)
     if more:
         traced, records = replace(traced, program=merged), (*records, *more)
         dump.observe(StepDone("merged", "merge", merged))

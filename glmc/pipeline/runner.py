@@ -13,8 +13,9 @@ from glmc.passes.kv_cache import KvCache
 from glmc.pipeline import stages
 from glmc.pipeline.events import NOBODY, Observer, StepDone
 from glmc.pipeline.extensions import require_references, targets_of
+from glmc.pipeline.legal import require_legal
 from glmc.pipeline.records import PassRecord, Phases
-from glmc.pipeline.stages import PASSES, stage_of
+from glmc.pipeline.stages import MERGE, PAGE, PASSES, PHASE, Stage, stage_of
 
 
 def run_pass(one: Pass, program: Program) -> PassRecord:
@@ -51,10 +52,15 @@ def fuse(
     passes: tuple[Pass, ...] = PASSES,
 ) -> tuple[PassRecord, ...]:
     """The passes over the stateless program; nothing is refused here, only missed."""
-    records = []
+    records, ran = [], dict.fromkeys(stage_of(one.name) for one in passes[:1])
     for one in passes:
+        here = stage_of(one.name)
+        if here not in ran:
+            require_legal(program, tuple(ran))
+            ran[here] = None
         records.append(run_pass(one, program))
-        observer.observe(StepDone(one.name, stage_of(one.name), program, records[-1]))
+        observer.observe(StepDone(one.name, here.name, program, records[-1]))
+    require_legal(program, tuple(ran))
     return tuple(records)
 
 
@@ -66,7 +72,8 @@ def page(
 ) -> Phases:
     """From the fused program to both phases; raises LoweringError for what can't be paged."""
     records = [*fused, run_pass(KvCache(block_size), program)]
-    observer.observe(StepDone(KvCache.name, stage_of(KvCache.name), program, records[-1]))
+    observer.observe(StepDone(KvCache.name, PAGE.name, program, records[-1]))
+    require_legal(program, (PAGE,))
     start = time.perf_counter()
     prefill, decode = specialise.prefill(program), specialise.decode(program)
     result = specialise.require_same(program, prefill, decode)
@@ -85,14 +92,19 @@ def page(
         )
     )
     for made in (prefill, decode):
-        observer.observe(StepDone(made.phase, stage_of(specialise.NAME), made))
+        observer.observe(StepDone(made.phase, PHASE.name, made))
+        require_legal(made, (PHASE,))
     return Phases(prefill, decode, tuple(records))
 
 
-def merge(program: Program, ops: Container[str]) -> tuple[Program, tuple[PassRecord, ...]]:
-    """A phase with the merges whose op is among ``ops``; ``program`` itself stays as it is."""
+def merge(
+    program: Program, ops: Container[str], after: Stage = PHASE
+) -> tuple[Program, tuple[PassRecord, ...]]:
+    """What ``after`` left, with the merges whose op is among ``ops``; ``program`` itself stays."""
     wanted = [one for one in stages.MERGES if one.name in ops]
     if not wanted:
         return program, ()
     merged = program.copy()
-    return merged, tuple(run_pass(one, merged) for one in wanted)
+    records = tuple(run_pass(one, merged) for one in wanted)
+    require_legal(merged, (after, MERGE))
+    return merged, records

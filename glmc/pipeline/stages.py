@@ -17,6 +17,7 @@ A compile may switch fusions off, reorder them and add passes of other distribut
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 
 from glmc.passes import (
@@ -42,39 +43,74 @@ from glmc.passes import (
 from glmc.passes.base import Pass
 from glmc.passes.kv_cache import NAME as NAME_OF_PAGING
 
-PASSES: tuple[Pass, ...] = (
-    canonical.PASS,
-    clean.PASS,
-    rms_norm.PASS,
-    rope.PASS,
-    qk_norm.PASS,
-    attention.PASS,
-    qkv_merge.PASS,
-    moe_gate.PASS,
-    moe_ffn.PASS,
-    gate_up_merge.PASS,
-    silu_mul.PASS,
-    shared_expert.PASS,
-    add_rms_norm.PASS,
+
+@dataclass(frozen=True)
+class Stage:
+    """``passes`` in order, ``ops`` the ``glmc::`` ops that may exist after them (legal.py). A stage
+    of ``step`` is one step that the runner makes for the options of the compile."""
+
+    name: str
+    ops: frozenset[str]
+    passes: tuple[Pass, ...] = ()
+    step: str | None = None
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        return (self.step,) if self.step else tuple(one.name for one in self.passes)
+
+
+_CAPTURED = frozenset({"marked_attention", "marked_experts"})
+_NORMAL = _CAPTURED | {"linear", "embedding"}
+_FUSED = _NORMAL | {
+    *("rms_norm", "add_rms_norm", "rope", "norm_rope", "attention", "masked_attention"),
+    *("join_qkv", "moe_gate", "moe_ffn", "shared_expert", "swiglu", "silu_mul"),
+}
+_STATELESS = {"marked_attention", "attention", "masked_attention", "join_qkv", "rope", "norm_rope"}
+_PAGED = (_FUSED - _STATELESS) | {"qkv_rope_cache", "prefill_attention"}
+_PHASE = _PAGED | {"select_rows", "decode_attention"}
+_MERGED = frozenset(
+    {"norm_add_rms_norm", "linear_swiglu", "moe_ffn_shared", "rope_decode_attention"}
 )
 
-# Each makes the op of its name out of two neighbours. They run on a copy of a phase, and only those
-# whose op the target has a rule for: to be rid of a merge is to be rid of that rule.
-MERGES: tuple[Pass, ...] = (
-    norm_add_rms_norm.PASS,
-    linear_swiglu.PASS,
-    moe_ffn_shared.PASS,
-    rope_decode_attention.PASS,
+NORMAL = Stage("normal", _NORMAL, (canonical.PASS, clean.PASS))
+FUSE = Stage(
+    "fuse",
+    _FUSED,
+    (
+        rms_norm.PASS,
+        rope.PASS,
+        qk_norm.PASS,
+        attention.PASS,
+        qkv_merge.PASS,
+        moe_gate.PASS,
+        moe_ffn.PASS,
+        gate_up_merge.PASS,
+        silu_mul.PASS,
+        shared_expert.PASS,
+        add_rms_norm.PASS,
+    ),
 )
+PAGE = Stage("page", _PAGED, step=NAME_OF_PAGING)
+PHASE = Stage("phase", _PHASE, step=specialise.NAME)
+# Each pass makes the op of its name out of two neighbours. They run on a copy of a phase, and only
+# those whose op the target has a rule for: to be rid of a merge is to be rid of that rule. Their
+# ops are there beside those of the stage before.
+MERGE = Stage(
+    "merge",
+    _MERGED,
+    (
+        norm_add_rms_norm.PASS,
+        linear_swiglu.PASS,
+        moe_ffn_shared.PASS,
+        rope_decode_attention.PASS,
+    ),
+)
+STAGES = (NORMAL, FUSE, PAGE, PHASE, MERGE)
+"""The road of a compile, up to the lowering. A graph of ``torch.compile``, which brings its own
+cache and sizes, leaves out PAGE and PHASE."""
 
-_STAGES: Mapping[str, str] = MappingProxyType(
-    {
-        canonical.NAME: "normal",
-        clean.NAME: "normal",
-        NAME_OF_PAGING: "page",
-        specialise.NAME: "phase",
-    }
-)
+PASSES: tuple[Pass, ...] = (*NORMAL.passes, *FUSE.passes)
+MERGES: tuple[Pass, ...] = MERGE.passes
 
 # What no compile can do without, and why.
 FIXED: Mapping[str, str] = MappingProxyType(
@@ -98,6 +134,6 @@ NEEDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 
 
-def stage_of(name: str) -> str:
-    """The stage of a step, by the name that dumps and the history give it."""
-    return _STAGES.get(name, "fuse")
+def stage_of(name: str) -> Stage:
+    """The stage of a step; an added pass fuses."""
+    return next((one for one in STAGES if name in one.steps), FUSE)

@@ -46,8 +46,12 @@ def step(name: str, passes: Names = ALL) -> Step:
     """The step of that name; one that is not run comes after all that are."""
     names = step_names(passes)
     number = names.index(name) if name in names else len(names)
-    stage = name if name == CAPTURE else stage_of(specialise.NAME if name in PHASES else name)
+    stage = CAPTURE if name == CAPTURE else _stage(name)
     return Step(number, stage, name)
+
+
+def _stage(name: str) -> str:
+    return stage_of(specialise.NAME if name in PHASES else name).name
 
 
 def following(name: str, passes: Names = ALL) -> tuple[str, ...]:
