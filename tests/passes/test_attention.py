@@ -40,7 +40,6 @@ SLOW_SPELLINGS = (
     *("eager_sliced", "enable_gqa", "repeat_interleave", "additive_sdpa"),
     *("eager_add_first", "eager_where", "eager_fill", "scaled_queries"),
 )
-SLOW_TWISTS = ("window", "far_slope", "shifted", "per_sequence", "weak", "unmasked")
 
 
 def close(new: torch.Tensor, old: torch.Tensor) -> bool:
@@ -114,7 +113,7 @@ def test_reads_rotated_values_where_rope_leaves_them() -> None:
     assert close(block(*inputs())[0], before)
 
 
-@pytest.mark.parametrize("name", thinned(TWISTS, SLOW_TWISTS))
+@pytest.mark.parametrize("name", TWISTS)
 def test_refuses(name: str) -> None:
     attend, reason = TWISTS[name]
     block = traced(parts(attend))
