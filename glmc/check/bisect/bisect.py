@@ -15,8 +15,8 @@ import torch
 
 from glmc.check.bisect import inputs as drawing
 from glmc.check.bisect.crash import anchor_of, crash_repro, smallest
-from glmc.check.bisect.evidence import Evidence
-from glmc.check.bisect.finding import Finding
+from glmc.check.bisect.evidence import Counterexample
+from glmc.check.bisect.finding import BisectResult
 from glmc.check.bisect.replayed import REPLAYED, WrongCall, wrong_call
 from glmc.check.bisect.repro import repro
 from glmc.check.bisect.search import first_node, first_rewrite
@@ -85,7 +85,7 @@ def bisect(
     source: ModelSource,
     options: CompileOptions,
     tell: Callable[[str, str], None] = lambda name, text: None,
-) -> Finding | None:
+) -> BisectResult | None:
     """The first step, rewrite and nodes that are wrong, or the first kernel call; None when all of
     them are right.
 
@@ -121,22 +121,22 @@ def bisect(
     return None if verdict.holds else _unplaced(source, options, verdict)
 
 
-def _unplaced(source: ModelSource, options: CompileOptions, verdict: Verdict) -> Finding:
+def _unplaced(source: ModelSource, options: CompileOptions, verdict: Verdict) -> BisectResult:
     """The plan as it is goes wrong, though no call of the small one in float32 does."""
     what = (
         f"{verdict.text}. In float32, at one small bucket, every call computes its node: what is "
         "wrong depends on the dtype, the bucket or the block size."
     )
     title = _title(source, options, verdict.pass_name, None, what)
-    return Finding(verdict.pass_name, what, verified_repro(title, source, options))
+    return BisectResult(verdict.pass_name, what, verified_repro(title, source, options))
 
 
-def _miscomputed(source: ModelSource, options: CompileOptions, wrong: WrongCall) -> Finding:
+def _miscomputed(source: ModelSource, options: CompileOptions, wrong: WrongCall) -> BisectResult:
     step = f"{wrong.name}, called for {wrong.node}"
     what = f"{wrong}. Every pass is right: it is the kernel, what it is given, or the memory plan."
     title = _title(source, options, step, None, what)
     text = call_repro(title, source, options, wrong)
-    return Finding(step, what, text, None, wrong.node, wrong.layer)
+    return BisectResult(step, what, text, None, wrong.node, wrong.layer)
 
 
 def _both_dtypes(job: Job) -> Iterator[Job]:
@@ -145,7 +145,9 @@ def _both_dtypes(job: Job) -> Iterator[Job]:
         yield job.variant()
 
 
-def _graph(job: Job, tell: Callable[[str, str], None], captured: list[Program]) -> Finding | None:
+def _graph(
+    job: Job, tell: Callable[[str, str], None], captured: list[Program]
+) -> BisectResult | None:
     hunt = _Hunt(Verifier(model_cases(job.source), model_weights(job), strict=False), tell)
     try:
         front_end(job, hunt)
@@ -162,10 +164,10 @@ def _graph(job: Job, tell: Callable[[str, str], None], captured: list[Program]) 
     return None
 
 
-def _violated(wrong: _Violated, hunt: _Hunt, job: Job) -> Finding:
+def _violated(wrong: _Violated, hunt: _Hunt, job: Job) -> BisectResult:
     source, options = job.source, job.options
     verifier, verdict = hunt.verifier, wrong.verdict
-    evidence: Evidence
+    evidence: Counterexample
     if wrong.before.phase == wrong.after.phase:
         evidence = first_rewrite(
             wrong.before, wrong.after, verdict, verifier.cases, verifier.weights
@@ -182,10 +184,12 @@ def _violated(wrong: _Violated, hunt: _Hunt, job: Job) -> Finding:
     title = _title(source, options, wrong.name, first.match, what)
     text = repro(title, f"{wrong.name}, {first.node}", evidence, inputs, wrong.before, wrong.after)
     size = len(evidence.after.calls) + (len(evidence.before.calls) if evidence.before else 0)
-    return Finding(wrong.name, what, text, first.match, first.node, first.layer, first.source, size)
+    return BisectResult(
+        wrong.name, what, text, first.match, first.node, first.layer, first.source, size
+    )
 
 
-def _crashed(hunt: _Hunt, job: Job, error: Exception) -> Finding:
+def _crashed(hunt: _Hunt, job: Job, error: Exception) -> BisectResult:
     source, options, one = job.source, job.options, _following(hunt.steps, job)
     what = f"It raises {type(error).__name__}: {_first_line(error)}."
     if one is not None and hunt.last is not None:
@@ -203,7 +207,7 @@ def _crashed(hunt: _Hunt, job: Job, error: Exception) -> Finding:
                 None,
             )
             size = sum(node.op == "call_function" for node in piece.graph.nodes)
-            return Finding(one.name, what, text, anchor, anchor, layer, "", size)
+            return BisectResult(one.name, what, text, anchor, anchor, layer, "", size)
     step = one.name if one is not None else "capture" if not hunt.steps else "specialise"
     return _elsewhere(source, options, step, error)
 
@@ -217,14 +221,14 @@ def _following(steps: list[str], job: Job) -> Pass | None:
 
 def _elsewhere(
     source: ModelSource, options: CompileOptions, step: str, error: Exception
-) -> Finding:
+) -> BisectResult:
     what = f"It raises {type(error).__name__}: {_first_line(error)}."
     config = fewest_layers(source, options, error)
     if config is None:
         raise error
     title = _title(source, options, step, None, what)
     what += f" A model of {config['num_hidden_layers']} layers is enough."
-    return Finding(step, what, whole_repro(title, config, options, error))
+    return BisectResult(step, what, whole_repro(title, config, options, error))
 
 
 def _title(

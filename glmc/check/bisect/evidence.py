@@ -40,7 +40,7 @@ class Half:
 
 
 @dataclass(frozen=True)
-class Evidence:
+class Counterexample:
     """``after`` computes another value than ``before`` does, or than ``expected``.
 
     ``same`` maps starts of ``after`` to the starts of ``before`` that have the same value;

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Finding:
+class BisectResult:
     """``step`` is the pass, phase or stage; ``match`` and ``node`` are ids where there are any.
 
     ``what`` says in one sentence what is wrong, ``repro`` is the text of ``repro.py``.

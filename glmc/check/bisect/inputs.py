@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from glmc.check.bisect.evidence import Evidence
+from glmc.check.bisect.evidence import Counterexample
 from glmc.observe.dump.values import constant
 
 SEED = 0
@@ -63,7 +63,7 @@ class Recorded:
 Input = Union[Drawn, Recorded]
 
 
-def choose(evidence: Evidence) -> dict[Node, Input]:
+def choose(evidence: Counterexample) -> dict[Node, Input]:
     """Inputs that still show the fault: all floats drawn, or else those that can be.
 
     Weights and activations are drawn with the mean and deviation that they had.
@@ -84,7 +84,7 @@ def choose(evidence: Evidence) -> dict[Node, Input]:
     return chosen
 
 
-def shows(evidence: Evidence, inputs: Mapping[Node, Input]) -> bool:
+def shows(evidence: Counterexample, inputs: Mapping[Node, Input]) -> bool:
     """Whether the fault is seen on these inputs, and is still a finite one if it was."""
     values = values_of(inputs)
     was, now = evidence.deviation(), evidence.deviation(values)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from glmc.check.verify.execution import Given, call
+from glmc.check.verify.execution import BoundInputs, call
 from glmc.check.verify.proof import SMALL_BLOCK
 from glmc.check.verify.scope import model_weights
 from glmc.check.verify.weights import ModelWeights
@@ -222,7 +222,7 @@ class _Replay:
                 inputs[name] = rows.to(dtype)
             else:
                 inputs[name] = torch.tensor(step.column(name), dtype=dtype)
-        given = Given(program, inputs, self.weights.table(program))
+        given = BoundInputs(program, inputs, self.weights.table(program))
         values: dict[Node, Any] = {node: given[node] for node in program.placeholders()}
         for node in program.graph.nodes:
             if node.op == "call_function":

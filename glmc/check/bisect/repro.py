@@ -8,7 +8,7 @@ import torch
 from torch.fx import Node
 
 from glmc.check.bisect import inputs as drawing
-from glmc.check.bisect.evidence import Evidence, Half
+from glmc.check.bisect.evidence import Counterexample, Half
 from glmc.check.bisect.finding import commented
 from glmc.check.bisect.inputs import Input, Recorded
 from glmc.errors import InternalError
@@ -77,7 +77,7 @@ if __name__ == "__main__":
 def repro(
     title: Iterable[str],
     place: str,
-    evidence: Evidence,
+    evidence: Counterexample,
     inputs: Mapping[Node, Input],
     before: Program,
     after: Program,
@@ -121,7 +121,7 @@ def _function(name: str, half: Half, values: Values) -> str:
     return function_text(part, values, single=True)
 
 
-def _dtype(evidence: Evidence) -> torch.dtype:
+def _dtype(evidence: Counterexample) -> torch.dtype:
     value = evidence.after.end.meta["val"]
     if not isinstance(value, torch.Tensor) or not value.is_floating_point():
         return torch.float32

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from torch.fx import Node
 
-from glmc.check.bisect.evidence import Evidence, half
+from glmc.check.bisect.evidence import Counterexample, half
 from glmc.check.verify.cases import Case
-from glmc.check.verify.execution import Given, values_of
+from glmc.check.verify.execution import BoundInputs, values_of
 from glmc.check.verify.regions import Pair, Region, regions
 from glmc.check.verify.verdict import Verdict
 from glmc.check.verify.weights import ModelWeights
@@ -24,7 +24,7 @@ def first_rewrite(
     verdict: Verdict,
     cases: Sequence[Case],
     weights: ModelWeights,
-) -> Evidence:
+) -> Counterexample:
     """The first rewrite in graph order that changes a value, on the shortest case that shows it.
 
     Raises InternalError when no rewrite does, though the verdict says so.
@@ -55,10 +55,10 @@ def _evidence(
     numerics: Numerics,
     case: Case,
     weights: ModelWeights,
-) -> Evidence:
+) -> Counterexample:
     altered = weights.altered(case.alteration)
-    given = Given(before, case.inputs, altered.table(before))
-    packed = Given(after, case.inputs, altered.table(after))
+    given = BoundInputs(before, case.inputs, altered.table(before))
+    packed = BoundInputs(after, case.inputs, altered.table(after))
     olds = half(end.before, [pair.before for pair in region.starts], before.graph.nodes)
     news = half(end.after, [pair.after for pair in region.starts], after.graph.nodes)
     partner = {pair.after: pair.before for pair in region.starts}
@@ -70,10 +70,10 @@ def _evidence(
     }
     values |= {old: held[old] for old in olds.starts if old not in same.values()}
     tolerance = tolerance_of(numerics, region.halves)
-    return Evidence(olds, news, same, values, None, tolerance, case.name)
+    return Counterexample(olds, news, same, values, None, tolerance, case.name)
 
 
-def first_node(verdict: Verdict) -> Evidence:
+def first_node(verdict: Verdict) -> Counterexample:
     """The first node of a paged program that computes another value than the program before.
 
     Raises InternalError when the verdict kept none.
@@ -83,4 +83,4 @@ def first_node(verdict: Verdict) -> Evidence:
         raise InternalError("a violated verdict names no node", place=verdict.pass_name)
     news = half(wrong.node, wrong.known, wrong.node.graph.nodes)
     values = {start: wrong.values[start] for start in news.starts}
-    return Evidence(None, news, {}, values, wrong.expected, wrong.tolerance, wrong.case)
+    return Counterexample(None, news, {}, values, wrong.expected, wrong.tolerance, wrong.case)

@@ -9,8 +9,8 @@
 | ties | pairs of experts with the same scores, all without a correction bias |
 | all scores equal | experts of one row, which makes all scores 0 or all 1 |
 | large negative scores | every biased score far below 0, where a fill of 0 would win |
-| quiet | activations so small that the eps of a norm decides |
-| loud | scores so far apart that a softmax chooses one key |
+| small activations | activations so small that the eps of a norm decides |
+| peaked softmax | scores so far apart that a softmax chooses one key |
 
 Cases of the second half change weights, so that every layer meets them.
 """
@@ -85,8 +85,8 @@ def cases(
         Case("one token", random(1, 1)),
         Case("many tokens", random(1, longest)),
         Case("one token repeated", random(1, 1).expand(1, few).contiguous()),
-        Case("quiet activations", short, quiet),
-        Case("loud scores", short, _loud),
+        Case("small activations", short, small_activations),
+        Case("peaked softmax", short, _peaked_softmax),
     ]
     if routed:
         found += [
@@ -129,12 +129,12 @@ def _negative(name: str, value: Tensor) -> Tensor:
     return value - 64.0 if name.endswith(_BIAS) else value
 
 
-def quiet(name: str, value: Tensor) -> Tensor:
+def small_activations(name: str, value: Tensor) -> Tensor:
     """An alteration: residuals, queries and keys near the square root of an eps."""
     kept = ("norm.weight", _ROUTER, _BIAS, "lm_head.weight")
     return value if name.endswith(kept) else scaled(value, 2.0**-8)
 
 
-def _loud(name: str, value: Tensor) -> Tensor:
+def _peaked_softmax(name: str, value: Tensor) -> Tensor:
     louder = ("q_proj.weight", "k_proj.weight", "q_norm.weight", "k_norm.weight")
     return scaled(value, 8.0) if name.endswith(louder) else value

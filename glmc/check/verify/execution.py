@@ -22,7 +22,7 @@ Values = Mapping[Node, Any]
 
 
 @dataclass(frozen=True)
-class Ran:
+class RegionResult:
     """The values of a region's ends before and after; ``condition`` as in tolerance.py.
 
     Where a node of the region can't be computed, its error stands for every value after.
@@ -42,7 +42,7 @@ class NodeError(Exception):
         self.node = node
 
 
-class Given(Mapping[Node, Any]):
+class BoundInputs(Mapping[Node, Any]):
     """The placeholders of a program: step inputs by name, and weights that are only made when they
     are read."""
 
@@ -89,7 +89,7 @@ def call(node: Node, values: Values) -> Any:
 
 def each_region(
     program: Program, regions: Sequence[Region], before: Values, after: Values
-) -> Iterator[Ran]:
+) -> Iterator[RegionResult]:
     """Run ``program``; each region as soon as what it needs is there, with the values of its ends
     before and after. What nobody needs any more is freed.
 
@@ -130,7 +130,7 @@ def _borders(region: Region) -> list[Node]:
     return list(dict.fromkeys(pair.before for pair in (*region.starts, *region.ends)))
 
 
-def _run(region: Region, before: Values, after: Values) -> Ran:
+def _run(region: Region, before: Values, after: Values) -> RegionResult:
     own: dict[Node, Any] = {pair.after: before[pair.before] for pair in region.starts}
     values: MutableMapping[Node, Any] = ChainMap(own, after)  # type: ignore[arg-type]
     condition = 1.0
@@ -139,9 +139,11 @@ def _run(region: Region, before: Values, after: Values) -> Ran:
             own[node] = call(node, values)
             condition = max(condition, condition_of(node, values))
     except NodeError as error:
-        return Ran(region, [(before[pair.before], error) for pair in region.ends], condition)
+        return RegionResult(
+            region, [(before[pair.before], error) for pair in region.ends], condition
+        )
     pairs = [(before[pair.before], values[pair.after]) for pair in region.ends]
-    return Ran(region, pairs, condition)
+    return RegionResult(region, pairs, condition)
 
 
 def values_of(program: Program, given: Mapping[Node, Any], wanted: set[Node]) -> dict[Node, Any]:

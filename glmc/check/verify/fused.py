@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from glmc.check.verify.cases import Case
-from glmc.check.verify.execution import Given, NodeError, each_region
+from glmc.check.verify.execution import BoundInputs, NodeError, each_region
 from glmc.check.verify.regions import Region, regions
 from glmc.check.verify.verdict import Verdict, Violation, verdict_text
 from glmc.check.verify.weights import ModelWeights
@@ -33,8 +33,8 @@ def verify_rewrites(
     largest = 0.0
     for case in cases:
         altered = weights.altered(case.alteration)
-        given = Given(before, case.inputs, altered.table(before))
-        packed = Given(after, case.inputs, altered.table(after))
+        given = BoundInputs(before, case.inputs, altered.table(before))
+        packed = BoundInputs(after, case.inputs, altered.table(after))
         for ran in each_region(before, found, given, packed):
             region = ran.region
             tolerance = replace(tolerances[region], condition=ran.condition)

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from glmc.check.verify.cases import Case
-from glmc.check.verify.execution import Given, NodeError, call, values_of
+from glmc.check.verify.execution import BoundInputs, NodeError, call, values_of
 from glmc.check.verify.verdict import Verdict, Violation, Wrong, verdict_text
 from glmc.check.verify.weights import ModelWeights
 from glmc.ir import match as m
@@ -54,7 +54,7 @@ def verify_paging(
     for case in used:
         altered = weights.altered(case.alteration)
         wanted = {*known.values(), *_around_attention(before), _output(before)}
-        values = values_of(before, Given(before, case.inputs, altered.table(before)), wanted)
+        values = values_of(before, BoundInputs(before, case.inputs, altered.table(before)), wanted)
         for packed in layouts(case.token_ids, block_size(after)):
             expected: dict[Node, Any] = {}
             for new, old in known.items():
@@ -63,7 +63,7 @@ def verify_paging(
                     expected[new] = found
             caches = _attention(before, after, values, packed, expected)
             expected[_output(after)] = _rows(values[_output(before)], packed, _output(after))
-            given = Given(after, {**packed.inputs(), **caches}, altered.table(after))
+            given = BoundInputs(after, {**packed.inputs(), **caches}, altered.table(after))
             judge.run(after, given, expected, case)
     return judge.verdict(len(used))
 
@@ -86,13 +86,13 @@ def verify_phase(
             inputs = {**packed.inputs(), **_random_caches(before, packed)}
             table = altered.table(before)
             wanted = {*known.values(), _output(before)}
-            values = values_of(before, Given(before, inputs, table), wanted)
+            values = values_of(before, BoundInputs(before, inputs, table), wanted)
             expected = {new: values[old] for new, old in known.items()}
             logits = values[_output(before)]
             if after.phase == "prefill":
                 logits = logits[inputs["last_rows"]]
             expected[_output(after)] = logits
-            judge.run(after, Given(after, inputs, altered.table(after)), expected, case)
+            judge.run(after, BoundInputs(after, inputs, altered.table(after)), expected, case)
     return judge.verdict(len(used))
 
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from glmc.check.verify.cases import quiet, real_prompts
+from glmc.check.verify.cases import real_prompts, small_activations
 from glmc.check.verify.replay import NAME, Reference, verify_replay
-from glmc.check.verify.scope import Scope, full_width, is_whole, narrow, whole
+from glmc.check.verify.scope import VerifiedPart, full_width, is_whole, narrow, whole
 from glmc.check.verify.verdict import require_verdict
 from glmc.check.verify.verifier import PHASES, Verifier
 from glmc.check.verify.weights import ModelWeights
@@ -34,7 +34,7 @@ class Part:
     """What was compiled beside the compile itself, and verified."""
 
     label: str
-    scope: Scope
+    scope: VerifiedPart
     verifier: Verifier
     front: FrontEnd
 
@@ -97,7 +97,7 @@ class Proof:
         both = (f"{name} {self.verdicts[name]}" for name in PHASES if name in self.verdicts)
         return {**found, specialise.NAME: "; ".join(both)}
 
-    def _compile(self, label: str, scope: Scope) -> None:
+    def _compile(self, label: str, scope: VerifiedPart) -> None:
         size = self.job.options.block_size
         exact = scope.dtype is torch.float32
         job = scope.job(self.job, min(size, SMALL_BLOCK) if exact else size)
@@ -122,13 +122,13 @@ class Proof:
         self.tell(name, text)
 
     def _replay(self, compiled: Compiled) -> None:
-        """In float32 with the weights as they are and with quiet ones, then in the dtype."""
+        """In float32 with the weights as they are and with small activations, then in the dtype."""
         exact = self._parts[0]
         weights, texts = exact.scope.weights, real_prompts(exact.scope.source.directory)
         runs: list[tuple[Compiled, Verifier, ModelWeights]] = []
         if torch.float32 in compiled.job.target.dtypes:
             plan = back_end(exact.front, exact.front.job)
-            quieter = weights.altered(quiet)
+            quieter = weights.altered(small_activations)
             runs += [(plan, exact.verifier, weights), (plan, exact.verifier, quieter)]
         if self._compiling is not None:
             runs.append((compiled, self._compiling, weights))
@@ -146,7 +146,7 @@ class Proof:
         self.tell(NAME, self.verdicts[NAME])
 
 
-def _verifier(scope: Scope) -> Verifier:
+def _verifier(scope: VerifiedPart) -> Verifier:
     return Verifier(scope.cases, scope.weights, layers=scope.layers)
 
 

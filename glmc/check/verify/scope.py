@@ -30,7 +30,7 @@ _NARROW = (256, 384, 64)
 
 
 @dataclass(frozen=True)
-class Scope:
+class VerifiedPart:
     """``source`` is what is captured in place of the model; ``text`` says so. ``layers`` maps its
     layers to the model's. ``dtype`` is the one in which it is verified."""
 
@@ -51,14 +51,14 @@ def is_whole(source: ModelSource) -> bool:
     return source.shape.parameters <= LARGEST_WHOLE
 
 
-def whole(job: Job, dtype: torch.dtype) -> Scope:
+def whole(job: Job, dtype: torch.dtype) -> VerifiedPart:
     """All layers, with the checkpoint's weights and prompts where the compile has them."""
     source = job.source
     layers = source.fields.num_hidden_layers
     weights = model_weights(job)
     text = f"all {layers} layer{'s' if layers > 1 else ''}, {weights.description}"
     numbers = {layer: layer for layer in range(layers)}
-    return Scope(source, dtype, weights, model_cases(source), text, numbers)
+    return VerifiedPart(source, dtype, weights, model_cases(source), text, numbers)
 
 
 def model_cases(source: ModelSource) -> tuple[Case, ...]:
@@ -81,7 +81,7 @@ def model_weights(job: Job) -> ModelWeights:
     return _random(source.fields, source.dtype, torch.float32)
 
 
-def full_width(source: ModelSource, dtype: torch.dtype) -> Scope:
+def full_width(source: ModelSource, dtype: torch.dtype) -> VerifiedPart:
     """One layer of each kind at full width, few tokens, every matrix a window of one pool."""
     fields, layers = _one_of_each_kind(source.fields)
     weights = _random(fields, dtype, dtype)
@@ -89,10 +89,10 @@ def full_width(source: ModelSource, dtype: torch.dtype) -> Scope:
     names = ("random tokens", "one token")
     found = tuple(case for case in some if case.name in names)
     text = f"{_named(layers)} at full width, random weights, vocabulary {fields.vocab_size}"
-    return Scope(_source(source, fields), dtype, weights, found, text, layers)
+    return VerifiedPart(_source(source, fields), dtype, weights, found, text, layers)
 
 
-def narrow(source: ModelSource, dtype: torch.dtype) -> Scope:
+def narrow(source: ModelSource, dtype: torch.dtype) -> VerifiedPart:
     """One layer of each kind with the heads and experts of the model, narrow, for every case."""
     fields, layers = _one_of_each_kind(source.fields)
     hidden, dense, expert = _NARROW
@@ -108,7 +108,7 @@ def narrow(source: ModelSource, dtype: torch.dtype) -> Scope:
     weights = _random(fields, source.dtype, torch.float32)
     found = cases(fields.vocab_size, routed=fields.moe_layers > 0, longest=LONGEST)
     text = f"{_named(layers)}, narrow (hidden {fields.hidden_size}), random weights"
-    return Scope(_source(source, fields), dtype, weights, found, text, layers)
+    return VerifiedPart(_source(source, fields), dtype, weights, found, text, layers)
 
 
 def _one_of_each_kind(fields: ModelFields) -> tuple[ModelFields, dict[int, int]]:

@@ -15,7 +15,7 @@ from torch.fx import Node
 from glmc.check.bisect import bisect as bisection
 from glmc.check.bisect import replayed
 from glmc.check.bisect.bisect import MARKER, bisect
-from glmc.check.bisect.finding import Finding
+from glmc.check.bisect.finding import BisectResult
 from glmc.check.verify.cases import Case
 from glmc.check.verify.scope import model_cases
 from glmc.compiled import Compiled
@@ -62,7 +62,7 @@ def run(text: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, path], capture_output=True, text=True, check=False)
 
 
-def found_in(source: ModelSource, options: CompileOptions = OPTIONS) -> Finding:
+def found_in(source: ModelSource, options: CompileOptions = OPTIONS) -> BisectResult:
     found = bisect(source, options)
     assert found is not None
     assert found.repro.startswith(MARKER)

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from glmc.check.bisect import bisect as bisection
-from glmc.check.bisect.finding import Finding
+from glmc.check.bisect.finding import BisectResult
 from glmc.cli.main import main
 
-FOUND = Finding(
+FOUND = BisectResult(
     "moe_gate",
     "It is off.",
     f"{bisection.MARKER}\n",

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from glmc.check.verify.cases import quiet, real_prompts
+from glmc.check.verify.cases import real_prompts, small_activations
 from glmc.check.verify.replay import Reference, verify_replay
-from glmc.check.verify.scope import Scope, narrow, whole
+from glmc.check.verify.scope import VerifiedPart, narrow, whole
 from glmc.check.verify.verifier import Verifier
 from glmc.compiled import FrontEnd
 from glmc.compiler import back_end, front_end
@@ -36,7 +36,7 @@ NAMES = [
 
 
 @cache
-def scope_of(name: str, dtype: torch.dtype) -> Scope:
+def scope_of(name: str, dtype: torch.dtype) -> VerifiedPart:
     """The shipped checkpoints whole, presets narrow."""
     if name in DEFAULT:
         return whole(read_job(MODELS / name, OPTIONS), dtype)
@@ -51,7 +51,7 @@ def proved(name: str, dtype: torch.dtype) -> tuple[FrontEnd, Verifier]:
     return front_end(_job(scope), verifier), verifier
 
 
-def _job(scope: Scope, **changes: Any) -> Job:
+def _job(scope: VerifiedPart, **changes: Any) -> Job:
     dtype = str(scope.dtype).removeprefix("torch.")
     return resolve(scope.source, replace(OPTIONS, dtype=dtype, **changes))
 
@@ -64,7 +64,7 @@ def test_no_step_is_a_false_alarm_in_float32(name: str) -> None:
     assert verifier.captured is not None
     for target in ("cpu", "xpu"):
         plan = back_end(front, _job(scope_of(name, torch.float32), target=target))
-        for used in (weights, weights.altered(quiet)):
+        for used in (weights, weights.altered(small_activations)):
             reference = Reference(verifier.captured, verifier.captured, used)
             verdict = verify_replay(plan, reference, real_prompts(front.job.source.directory))
             assert verdict.holds, verdict.text

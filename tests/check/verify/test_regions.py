@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from glmc.check.verify.execution import Given, each_region
+from glmc.check.verify.execution import BoundInputs, each_region
 from glmc.check.verify.regions import Region, regions
 from glmc.ir.program import Program
 from glmc.pipeline import runner
@@ -56,8 +56,8 @@ def test_every_match_is_a_region_of_its_own(steps: dict[str, Step], name: str) -
 def test_both_halves_agree_on_the_values_of_the_model(steps: dict[str, Step], config: Any) -> None:
     model, inputs, compared = tiny_model(config), example_inputs(), 0
     for before, after, found, _ in steps.values():
-        known = Given(before, inputs, weights_of(before, model))
-        packed = Given(after, inputs, weights_of(after, model))
+        known = BoundInputs(before, inputs, weights_of(before, model))
+        packed = BoundInputs(after, inputs, weights_of(after, model))
         seen = []
         for ran in each_region(before, found, known, packed):
             seen.append(ran.region)
@@ -98,8 +98,8 @@ def test_a_weight_that_was_exchanged_is_a_region(config: Any) -> None:
     (found,) = regions(program, changed)
     assert not found.added and found.ends[0].after.meta["weight"] == name
     model, inputs = tiny_model(config), example_inputs()
-    known = Given(program, inputs, weights_of(program, model))
-    packed = Given(changed, inputs, weights_of(changed, model))
+    known = BoundInputs(program, inputs, weights_of(program, model))
+    packed = BoundInputs(changed, inputs, weights_of(changed, model))
     ((was, now),) = next(each_region(program, (found,), known, packed)).pairs
     torch.testing.assert_close(was, known[found.ends[0].before])
     assert not torch.equal(was, now)

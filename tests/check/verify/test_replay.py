@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from glmc.check.verify.cases import quiet, real_prompts
+from glmc.check.verify.cases import real_prompts, small_activations
 from glmc.check.verify.replay import Reference, verify_replay
 from glmc.check.verify.verdict import Verdict, require_verdict
 from glmc.check.verify.weights import ModelWeights
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("shared_captures")
 MODEL = Path(__file__).parents[3] / "models" / "tiny-moe"
 SOURCE = load_config(MODEL)
 WEIGHTS = ModelWeights(open_checkpoint(MODEL, SOURCE.fields))
-QUIET = ModelWeights(open_checkpoint(MODEL, SOURCE.fields), alteration=quiet)
+QUIET = ModelWeights(open_checkpoint(MODEL, SOURCE.fields), alteration=small_activations)
 BUCKETS = {"decode_buckets": (4, 8), "prefill_buckets": (16, 128), "max_context": 128}
 
 
