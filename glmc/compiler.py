@@ -30,7 +30,7 @@ from glmc.pipeline.events import (
     StepDone,
     stage,
 )
-from glmc.pipeline.expectations import before_paging, no_plain_form, require_matches
+from glmc.pipeline.expectations import explain_unfused, fusion_counts, require_matches
 from glmc.pipeline.records import PassRecord, Phases
 from glmc.report import Report, build_report, eager_operations
 from glmc.tokenizer import TokenizerFiles, tokenizer_files
@@ -121,7 +121,7 @@ def front_end(job: Job, observer: Observer = NOBODY) -> FrontEnd:
     """Capture and passes; no target is asked.
 
     Raises CaptureError, MatchCountError, ConfigError for heads that are not the config's, and
-    LoweringError where ``allow_missing`` lets a fusion be lost that has no plain form.
+    LoweringError where ``allow_missing`` lets a fusion be lost that has no unfused implementation.
     """
     seconds: dict[str, float] = {}
     with stage(observer, "capture", seconds):
@@ -138,11 +138,11 @@ def _passes(job: Job, program: Program, observer: Observer) -> Phases:
     expected, strict = job.expected_matches, not job.options.allow_missing
     fused = runner.fuse(program, observer, job.selection.passes)
     if strict:
-        require_matches(fused, before_paging(expected))
+        require_matches(fused, fusion_counts(expected))
     try:
-        phases = runner.page(program, job.options.block_size, fused, observer)
+        phases = runner.to_paged(program, job.options.block_size, fused, observer)
     except LoweringError as error:
-        raise no_plain_form(error, fused, expected, job.selection.off) from error
+        raise explain_unfused(error, fused, expected, job.selection.off) from error
     if strict:
         require_matches(phases.records, expected)
     return phases
@@ -173,7 +173,7 @@ def back_end(front: FrontEnd, job: Job, observer: Observer = NOBODY) -> Compiled
                 lowered.append(lower(merged, job.target, job.lowering))
             except LoweringError as error:
                 expected, off = job.expected_matches, job.selection.off
-                raise no_plain_form(error, phases.records, expected, off) from error
+                raise explain_unfused(error, phases.records, expected, off) from error
     prefill, decode = lowered
     records = (*phases.records, *merges)  # as they are in decode
     report = build_report(job, records, prefill, decode, front.eager, seconds)

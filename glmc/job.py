@@ -15,7 +15,7 @@ from glmc.config import DEFAULT_PROFILE, CompileOptions
 from glmc.errors import LoweringError, UsageError
 from glmc.lowering.target import LoweringOptions, Target
 from glmc.out_of_memory import memory_errors
-from glmc.pipeline.expectations import still_expected
+from glmc.pipeline.expectations import enforced_counts
 from glmc.pipeline.extensions import with_rules
 from glmc.pipeline.selection import Selection
 from glmc.pipeline.selection import selection as selection_of
@@ -74,7 +74,7 @@ class Job:
     @property
     def expected_matches(self) -> dict[str, int]:
         """The match counts that must hold."""
-        return still_expected(self.source.expected_matches, self.selection)
+        return enforced_counts(self.source.expected_matches, self.selection)
 
     @property
     def front(self) -> tuple[object, ...]:

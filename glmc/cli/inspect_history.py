@@ -66,7 +66,8 @@ def _history(question: HistoryQuestion) -> History:
     try:
         front_end(job, collector)
     except LoweringError:
-        # A lost fusion may have no plain form, but the passes that ran can be asked all the same.
+        # A lost fusion may have no unfused implementation, but the passes that ran can be asked all
+        # the same.
         if question.why_not not in collector.names:
             raise
     versions = {"transformers": importlib.metadata.version("transformers")}

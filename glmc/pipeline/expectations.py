@@ -13,7 +13,7 @@ from glmc.pipeline.selection import Selection
 from glmc.pipeline.stages import NEEDS
 
 
-def still_expected(expected: Mapping[str, int], chosen: Selection) -> dict[str, int]:
+def enforced_counts(expected: Mapping[str, int], chosen: Selection) -> dict[str, int]:
     """The counts that hold although passes are off or share their matches with a user's pass."""
     unsure = {*chosen.off, *chosen.uncounted}
     unsure |= {name for name, needs in NEEDS.items() if unsure & set(needs)}
@@ -57,13 +57,13 @@ def _poor_layers(record: PassRecord, records: tuple[PassRecord, ...]) -> str:
     return f", fewest in layer{'s' if len(poor) > 1 else ''} {named}"
 
 
-def before_paging(expected: Mapping[str, int]) -> dict[str, int]:
+def fusion_counts(expected: Mapping[str, int]) -> dict[str, int]:
     """The counts of the passes that ``fuse`` runs."""
     later = (NAME_OF_PAGING, specialise.NAME)
     return {name: wanted for name, wanted in expected.items() if name not in later}
 
 
-def no_plain_form(
+def explain_unfused(
     error: LoweringError,
     records: tuple[PassRecord, ...],
     expected: Mapping[str, int],
@@ -71,7 +71,7 @@ def no_plain_form(
 ) -> LoweringError:
     """``error`` with the lost fusions that led to it, or the passes that were switched off; the
     same error when there are neither."""
-    lost = check_matches(records, before_paging(expected))
+    lost = check_matches(records, fusion_counts(expected))
     if off and not lost:
         return LoweringError(
             error.message,

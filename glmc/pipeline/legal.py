@@ -1,4 +1,4 @@
-"""Which ops may exist after a stage, by the table of the page.
+"""Which ops may exist after a stage, by the table of the pipeline.
 
 Of ``glmc::`` ops only those of the table are judged: what an added pass brings is its own, and what
 no pass took stays ATen up to the lowering.

@@ -1,4 +1,4 @@
-"""Runs the stages of the page: each pass is timed and recorded, and each step is told."""
+"""Runs the stages of the pipeline: each pass is timed and recorded, and each step is told."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def run_pass(one: Pass, program: Program) -> PassRecord:
 
 def run(program: Program, block_size: int, observer: Observer = NOBODY) -> Phases:
     """From the captured program to both phases; ``observer`` hears of each step."""
-    return page(program, block_size, fuse(program, observer), observer)
+    return to_paged(program, block_size, fuse(program, observer), observer)
 
 
 def fuse(
@@ -64,7 +64,7 @@ def fuse(
     return tuple(records)
 
 
-def page(
+def to_paged(
     program: Program,
     block_size: int,
     fused: tuple[PassRecord, ...],

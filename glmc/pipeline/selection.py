@@ -1,6 +1,6 @@
-"""Which passes a compile runs: the page, a ``--pipeline`` file, ``--passes-on``, ``--passes-off``.
+"""Passes of a compile: the pipeline, a ``--pipeline`` file, ``--passes-on``, ``--passes-off``.
 
-Every pass of the page runs unless it is switched off by name, be it in the file or by the flag; a
+Every built-in pass runs unless it is switched off by name, be it in the file or by the flag; a
 pass of another distribution runs only if it is named.
 """
 
@@ -23,7 +23,7 @@ STEPS = ("capture", "prefill", "decode", "lower", "match")
 
 @dataclass(frozen=True)
 class Selection:
-    """``passes`` run in this order; ``off`` are those of the page that were switched off."""
+    """``passes`` run in this order; ``off`` are the built-in ones that were switched off."""
 
     passes: tuple[Pass, ...]
     off: tuple[str, ...] = ()
@@ -47,9 +47,10 @@ class Selection:
 
 @dataclass(frozen=True)
 class Selector:
-    """``page`` is glmc's order; ``fixed`` says of some steps why none of them can be left out."""
+    """``pipeline`` is glmc's order; ``fixed`` says of some steps why none of them can be left
+    out."""
 
-    page: tuple[Pass, ...]
+    pipeline: tuple[Pass, ...]
     fixed: Mapping[str, str]
 
     def select(self, options: CompileOptions) -> Selection:
@@ -72,7 +73,7 @@ class Selector:
             loaded[name] = self._load(named)
             self._insert(names, loaded)
         off |= self._switched_off(options.passes_off)
-        bodies: dict[str, Pass] = {one.name: one for one in self.page}
+        bodies: dict[str, Pass] = {one.name: one for one in self.pipeline}
         bodies |= {name: one.extension.body for name, one in loaded.items()}
         running = [name for name in names if name not in off]
         return Selection(
@@ -83,7 +84,7 @@ class Selector:
 
     @property
     def _own(self) -> tuple[str, ...]:
-        return tuple(one.name for one in self.page)
+        return tuple(one.name for one in self.pipeline)
 
     @property
     def _reserved(self) -> tuple[str, ...]:
@@ -95,15 +96,15 @@ class Selector:
             load_pass(name, self._reserved)
 
     def _listed(self, file: PipelineFile | None) -> tuple[list[Named], set[str]]:
-        """The order of the file, or the page's, and what the file switches off."""
-        page = [Named(name, "the pipeline") for name in self._own]
+        """The order of the file, or the pipeline's, and what the file switches off."""
+        pipeline = [Named(name, "the pipeline") for name in self._own]
         if file is None:
-            return page, set()
+            return pipeline, set()
         off = {one.name for one in file.off}
         for one in file.off:
             self._require_droppable(one)
         if file.passes is None:
-            return page, off
+            return pipeline, off
         listed = {one.name for one in file.passes}
         for one in file.passes:
             if one.name in self.fixed and one.name not in self._own:

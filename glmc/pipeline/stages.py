@@ -1,4 +1,4 @@
-"""The page: every pass, in order. Nothing else runs unasked.
+"""The pipeline: every pass, in order. Nothing else runs unasked.
 
 capture    one layer of each kind, instantiated                     glmc/capture
 normal     canonical, clean                                         one spelling for everything

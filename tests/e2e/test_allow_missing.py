@@ -109,7 +109,7 @@ def test_low_precision_keeps_its_casts(
 
 
 @pytest.mark.parametrize("name", NO_PLAIN_FORM)
-def test_what_has_no_plain_form_is_refused_with_pass_layer_and_reason(
+def test_what_has_no_unfused_implementation_is_refused_with_its_reason(
     name: str, models: dict[str, Expected], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lose(monkeypatch, name)
@@ -123,7 +123,7 @@ def test_what_has_no_plain_form_is_refused_with_pass_layer_and_reason(
     assert "--allow-missing" not in error.remedy
 
 
-def test_a_near_miss_is_told_where_no_plain_form_exists(
+def test_a_near_miss_is_told_where_no_unfused_implementation_exists(
     models: dict[str, Expected], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def strict(anchor: Node, program: Program) -> Any:

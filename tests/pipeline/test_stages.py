@@ -13,9 +13,9 @@ from glmc.job import read_job
 from glmc.passes.base import Match
 from glmc.pipeline.expectations import (
     check_matches,
-    no_plain_form,
+    enforced_counts,
+    explain_unfused,
     require_matches,
-    still_expected,
 )
 from glmc.pipeline.records import PassRecord
 from glmc.pipeline.runner import fuse
@@ -91,7 +91,7 @@ def test_what_a_pass_needs_is_what_it_loses_without(program: Program) -> None:
         without = counts(program, one.name)
         lost = {name for name, number in expected.items() if without.get(name, number) < number}
         assert lost == {name for name, needs in NEEDS.items() if one.name in needs}, one.name
-        kept = still_expected(expected, Selection((), (one.name,)))
+        kept = enforced_counts(expected, Selection((), (one.name,)))
         assert check_matches(fuse_without(program, one.name), kept) == []
         assert set(expected) - set(kept) == lost | ({one.name} & set(expected))
 
@@ -111,11 +111,13 @@ def test_a_pass_that_is_off_is_not_missing() -> None:
     assert kernels["aten.add"] >= 8 and not any("add_rms" in name for name in kernels)
 
 
-def test_what_is_off_and_has_no_plain_form_fails_with_its_reason(program: Program) -> None:
+def test_what_is_off_without_an_unfused_implementation_fails_with_its_reason(
+    program: Program,
+) -> None:
     left = program.copy()
     fused = fuse_without(left, "attention")
     error = LoweringError("no", place="layer 0", expected="attention", found="none")
-    told = no_plain_form(error, fused, {}, ("attention",))
+    told = explain_unfused(error, fused, {}, ("attention",))
     assert (told.message, told.place, told.expected) == ("no", "layer 0", "attention")
     assert told.found.endswith("switched off: attention")
-    assert no_plain_form(error, fused, {}) is error
+    assert explain_unfused(error, fused, {}) is error

@@ -45,7 +45,7 @@ def verified(captured: Program, passes: tuple[Pass, ...], some: tuple[Case, ...]
     program = captured.copy()
     verifier = Verifier(some, WEIGHTS)
     verifier.observe(StepDone("capture", "capture", program))
-    runner.page(program, 16, runner.fuse(program, verifier, passes), verifier)
+    runner.to_paged(program, 16, runner.fuse(program, verifier, passes), verifier)
     return verifier
 
 
