@@ -63,10 +63,10 @@ _CAPTURED = frozenset({"marked_attention", "marked_experts"})
 _NORMAL = _CAPTURED | {"linear", "embedding"}
 _FUSED = _NORMAL | {
     *("rms_norm", "add_rms_norm", "rope", "norm_rope", "attention", "masked_attention"),
-    *("join_qkv", "moe_gate", "moe_ffn", "shared_expert", "swiglu", "silu_mul"),
+    *("moe_gate", "moe_ffn", "shared_expert", "swiglu", "silu_mul"),
 }
-_STATELESS = {"marked_attention", "attention", "masked_attention", "join_qkv", "rope", "norm_rope"}
-_PAGED = (_FUSED - _STATELESS) | {"qkv_rope_cache", "prefill_attention"}
+_STATELESS = {"marked_attention", "attention", "masked_attention", "rope", "norm_rope"}
+_PAGED = (_FUSED - _STATELESS) | {"join_qkv", "qkv_rope_cache", "prefill_attention"}
 _PHASE = _PAGED | {"select_rows", "decode_attention"}
 _MERGED = frozenset(
     {"norm_add_rms_norm", "linear_swiglu", "moe_ffn_shared", "rope_decode_attention"}
