@@ -12,6 +12,8 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
+from glmc_runtime.moved import MovedModules
+
 if TYPE_CHECKING:
     import torch
 
@@ -19,6 +21,16 @@ if TYPE_CHECKING:
     from glmc_runtime.generate.session import Session
 
 __all__ = ["compile", "load"]
+
+MovedModules(
+    __name__,
+    {
+        "check": ("bisect", "verify"),
+        "observe": ("dump", "history", "page"),
+        "pipeline": ("extensions", "selection"),
+    },
+    {"driver": "compiler", "pipeline_file": "pipeline.yaml_file"},
+).install()
 
 
 class CompileKeywords(TypedDict, total=False):

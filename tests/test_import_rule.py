@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 
 # Each floor may import what is below it, and of its own floor only the room itself.
 RUNTIME = (
-    ("defaults", "printable", "version"),
+    ("constants", "moved", "printable"),
     ("errors",),
     ("arguments", "entry_points", "format", "output"),
     ("kernels",),

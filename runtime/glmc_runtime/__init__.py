@@ -13,8 +13,8 @@ from os import PathLike
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from glmc_runtime.defaults import GUARD_STEPS
-from glmc_runtime.version import __version__
+from glmc_runtime.constants import GUARD_STEPS, __version__
+from glmc_runtime.moved import RUNTIME, MovedModules
 
 if TYPE_CHECKING:
     import torch
@@ -44,6 +44,9 @@ _MODULES = {
     "Session": "generate.session",
 }
 __all__ = ["GUARD_STEPS", "__version__", "load", *_MODULES]
+
+
+MovedModules(__name__, RUNTIME).install()
 
 
 def __getattr__(name: str) -> object:

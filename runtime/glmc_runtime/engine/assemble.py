@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from glmc_runtime.defaults import GUARD_STEPS
+from glmc_runtime.constants import GUARD_STEPS
 from glmc_runtime.engine.exclusive import Exclusive
 from glmc_runtime.errors import ArtifactError, RequestError
 from glmc_runtime.kernels import is_vendor
