@@ -165,23 +165,30 @@ def _unrepeated(node: Node, q: Node, program: Program, grouped: bool) -> Node:
     kv_heads = int(m.shape(found)[1])
     if grouped and found is node:
         return found
-    generator = torch.Generator().manual_seed(0)
-    if traced:  # bytes, since the cache may be large and nothing but shapes is at work here
-        sizes = example_shape(found)
-        value = torch.randint(0, 256, sizes, generator=generator, dtype=torch.uint8)
-        known: dict[Node, Any] = {**known_sizes(program), found: value}
-    else:
-        value = torch.randn(_BATCH, kv_heads, _TOKENS, int(width), generator=generator)
-        value = value.to(m.dtype(found))
-        known = {**known_inputs(program, _BATCH, _TOKENS), found: value}
-    got = once(program, signature(node, (found,)), lambda: evaluate(node, known))
-    expected = value.repeat_interleave(int(heads) // kv_heads, 1)
+    spelling = ("repeated", int(heads) // kv_heads, signature(node, (found,)))
     m.require(
-        got.numel() == expected.numel() and torch.equal(got.reshape(expected.shape), expected),
+        once(program, spelling, lambda: _is_repeated(node, found, int(heads) // kv_heads, program)),
         node,
         "each key and value head must be repeated for neighbouring query heads",
     )
     return found
+
+
+def _is_repeated(node: Node, found: Node, times: int, program: Program) -> bool:
+    """Whether ``node`` holds each head of ``found`` ``times`` times, side by side."""
+    generator = torch.Generator().manual_seed(0)
+    if program.phase == "traced":  # bytes: the cache may be large, and only shapes are at work here
+        sizes = example_shape(found)
+        value = torch.randint(0, 256, sizes, generator=generator, dtype=torch.uint8)
+        known: dict[Node, Any] = {**known_sizes(program), found: value}
+    else:
+        heads, width = (int(m.shape(found)[axis]) for axis in (1, 3))
+        value = torch.randn(_BATCH, heads, _TOKENS, width, generator=generator)
+        value = value.to(m.dtype(found))
+        known = {**known_inputs(program, _BATCH, _TOKENS), found: value}
+    got, expected = evaluate(node, known), value.repeat_interleave(times, 1)
+    same: bool = got.numel() == expected.numel()
+    return same and torch.equal(got.reshape(expected.shape), expected)
 
 
 def _confirm(program: Program, q: Node, k: Node, v: Node, scale: float, root: Node) -> None:
