@@ -82,7 +82,6 @@ def read_rotation(
     frequencies = _frequencies(program, cos, sin)
     positions = _positions(angle)
     m.require(_positions(sin_angle) is positions, sin, "cos and sin must be of the same positions")
-    _require_smooth((cos, sin), {positions, frequencies})
     batch, tokens = m.shape(x)[0], m.shape(x)[2 if heads_first else 1]
     # What a program was traced with may have one row of positions for the whole batch.
     rows = (str(batch), "1") if program.phase == "traced" else (str(batch),)
@@ -100,6 +99,7 @@ def read_rotation(
     )
 
     def probe() -> bool:
+        _require_smooth((cos, sin), {positions, frequencies})
         return _pairing(program, x, root, (cos, sin), positions, frequencies, scaling, rotary_dim)
 
     spelling = ("rotation", scaling, rotary_dim, signature(root, (x,)))
