@@ -1,4 +1,4 @@
-"""The whole road: a checkpoint or preset in, an artifact directory out."""
+"""A compile from end to end: a checkpoint or preset in, an artifact directory out."""
 
 from __future__ import annotations
 

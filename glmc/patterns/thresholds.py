@@ -98,8 +98,13 @@ def _counts(node: Node, counting: dict[Node, bool]) -> bool:
         return counting.get(m.operand(node, 0), False)
     counts = any(counting.get(operand) for operand in node.all_input_nodes)
     allowed = (*_MOVES, *_SUMS) if counts else (*_MOVES, *_SUMS, *_TRIANGLES, *_DECISIONS)
-    _require(m.is_op(node, *allowed) and m.number(node.kwargs.get("alpha", 1)) == 1, node)
+    _require(m.is_op(node, *allowed) and _alpha(node) == 1, node)
     return counts
+
+
+def _alpha(node: Node) -> object:
+    """The factor of a sum's second operand, which the schema of some overloads takes by place."""
+    return m.argument(node, 2, "alpha", 1) if m.is_op(node, *_SUMS) else 1
 
 
 def _require(holds: bool, node: Node) -> None:

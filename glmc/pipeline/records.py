@@ -31,7 +31,7 @@ class PassRecord:
 
 @dataclass(frozen=True)
 class Phases:
-    """The two phase programs and the record of the road to them."""
+    """The two phase programs and the records of the passes that made them."""
 
     prefill: Program
     decode: Program

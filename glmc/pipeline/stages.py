@@ -106,7 +106,7 @@ MERGE = Stage(
     ),
 )
 STAGES = (NORMAL, FUSE, PAGE, PHASE, MERGE)
-"""The road of a compile, up to the lowering. A graph of ``torch.compile``, which brings its own
+"""The stages of a compile, up to the lowering. A graph of ``torch.compile``, which brings its own
 cache and sizes, leaves out PAGE and PHASE."""
 
 PASSES: tuple[Pass, ...] = (*NORMAL.passes, *FUSE.passes)

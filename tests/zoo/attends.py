@@ -204,6 +204,13 @@ def _divided_window(block: Block, tokens: Tensor) -> Tensor:
     return causal(tokens) & ((at[:, None] - at[None, :]) // 128 < 12)
 
 
+def _scaled_difference(block: Block, tokens: Tensor) -> Tensor:
+    """A window of 2000 by a factor that the overload takes by place."""
+    at = torch.arange(tokens.shape[1])
+    far = (at[:, None] - at[None, :]).float()
+    return causal(tokens) & (torch.ops.aten.rsub.Scalar(far, 100.0, 0.05) > 0)
+
+
 def _compared_sizes(block: Block, tokens: Tensor) -> Tensor:
     """Everything is seen until a text has 3000 tokens."""
     at = torch.arange(tokens.shape[1])
@@ -295,6 +302,7 @@ TWISTS: dict[str, tuple[Attend, str]] = {
     ),
     "summed_window": (_sdpa_with(_summed_window), "the mask must be causal: at 1502 tokens"),
     "divided_window": (_sdpa_with(_divided_window), "which no probe covers"),
+    "scaled_difference": (_sdpa_with(_scaled_difference), "which no probe covers"),
     "compared_sizes": (_sdpa_with(_compared_sizes), "which no probe covers"),
     "far_slope": (_eager(_far_slope), "which no probe covers"),
     "five_numbers": (_sdpa_with(_five_numbers), "of which at most 4 can be probed"),
