@@ -45,6 +45,19 @@ def require_dtype(name: str, tensor: torch.Tensor, *dtypes: torch.dtype) -> None
         )
 
 
+def require_caches(arguments: dict[str, Any]) -> None:
+    """Raise :class:`PlanError` unless ``key_cache`` and ``value_cache`` have one shape and the same
+    strides, of which only the last must be 1: an outer engine's memory has its own."""
+    keys, values = arguments["key_cache"], arguments["value_cache"]
+    if keys.shape != values.shape or keys.stride() != values.stride() or keys.stride(-1) != 1:
+        raise PlanError(
+            "'key_cache' and 'value_cache' differ, or their heads are not contiguous",
+            expected=f"{list(keys.shape)}, both with the same strides, the last of them 1",
+            found=f"{list(values.shape)}, strides {list(keys.stride())} and "
+            f"{list(values.stride())}",
+        )
+
+
 def require_like(name: str, tensor: torch.Tensor, other: torch.Tensor) -> None:
     """Raise unless ``tensor`` has the shape and the dtype of ``other``."""
     require_shape(name, tensor, tuple(other.shape))

@@ -1,8 +1,8 @@
 """Kernels of the CPU target: ATen and oneDNN calls over preallocated tensors.
 
-All tensors are contiguous. A decode step allocates no tensor storage: every call has an ``out``,
-scratch comes from the plan, and views are made when a call is bound. Only attention, whose lengths
-change from step to step, makes views (no storage) while it runs.
+All tensors but caches are contiguous. A decode step allocates no tensor storage: every call has an
+``out``, scratch comes from the plan, and views are made when a call is bound. Only attention, whose
+lengths change from step to step, makes views (no storage) while it runs.
 """
 
 from glmc_runtime.kernels.cpu import (

@@ -16,7 +16,8 @@ import torch
 
 from glmc_runtime.errors import PlanError
 from glmc_runtime.kernels import Thunk, register
-from glmc_runtime.kernels.checks import optional, require_dtype, require_shape
+from glmc_runtime.kernels.checks import optional, require_caches, require_dtype, require_shape
+from glmc_runtime.kernels.cpu.cache_memory import blocks_follow, rows_of, slots_by_head
 from glmc_runtime.kernels.cpu.gathered import gathered_attention, shared_index
 from glmc_runtime.kernels.cpu.runs import Run, shared_runs
 from glmc_runtime.kernels.schema import number, schema, scratch, tensor, written
@@ -111,24 +112,23 @@ def decode_attention(arguments: dict[str, Any]) -> Thunk:
         )
     require_dtype("query", query)
     require_dtype("key_cache", key_cache, query.dtype)
+    require_caches(arguments)
     require_shape("out", out, tuple(query.shape))
-    require_shape("value_cache", value_cache, tuple(key_cache.shape))
     require_shape("context_lengths", lengths, (sequences,))
     require_shape("block_tables", tables, (sequences, tables.shape[1]))
+    longest = arguments["scores"].numel() // q_heads
     for name, dtype in (("scores", query.dtype), ("floats", torch.float32)):
         require_dtype(name, arguments[name], dtype)
-        require_shape(name, arguments[name], (q_heads * tables.shape[1] * block_size,))
+        require_shape(name, arguments[name], (q_heads * longest,))
 
     group = q_heads // kv_heads
     by_head = (sequences, kv_heads, group, head_dim)
     queries = [heads.unbind(0) for heads in query.view(by_head).transpose(2, 3).unbind(0)]
     results = [heads.unbind(0) for heads in out.view(by_head).unbind(0)]
     total = arguments["total"].view(kv_heads, group, head_dim)[0]
-    keys, values = (
-        cache.view(-1, kv_heads, head_dim).unbind(1) for cache in (key_cache, value_cache)
-    )
+    keys, values = slots_by_head(key_cache), slots_by_head(value_cache)
     scratch = _Scratch(arguments["scores"], arguments["floats"], kv_heads, group)
-    contexts = shared_runs(tables, lengths, block_size)
+    contexts = shared_runs(tables, lengths, block_size, blocks_follow(key_cache))
     softmax = torch.ops.aten._softmax.out
 
     def score(head: int, runs: tuple[Run, ...], queries: torch.Tensor, out: torch.Tensor) -> None:
@@ -170,10 +170,10 @@ def decode_attention(arguments: dict[str, Any]) -> Thunk:
     if context is None:
         return loop
     most, rest = divmod(context.numel(), sequences * kv_heads * head_dim)
-    if rest or most % block_size:
+    if rest:
         raise PlanError(
-            "batch_context must hold whole blocks of every sequence",
-            expected=f"a multiple of {sequences * kv_heads * head_dim * block_size} elements",
+            "batch_context must hold as many tokens of every sequence",
+            expected=f"a multiple of {sequences * kv_heads * head_dim} elements",
             found=str(context.numel()),
         )
     parts = (context, arguments["batch_scores"], arguments["batch_floats"])
@@ -184,8 +184,9 @@ def decode_attention(arguments: dict[str, Any]) -> Thunk:
     ):
         require_dtype(name, part, dtype)
         require_shape(name, part, (sequences * q_heads * most,))
-    index = shared_index(tables, lengths, block_size, kv_heads, most)
-    batched = gathered_attention(index, query, (key_cache, value_cache), parts, scale, out)
+    rows = rows_of(key_cache), rows_of(value_cache)
+    index = shared_index(tables, lengths, key_cache.shape, rows[0][1:], most)
+    batched = gathered_attention(index, query, rows, parts, scale, out)
 
     def run() -> None:
         if index.fits():

@@ -15,6 +15,7 @@ from weakref import WeakValueDictionary
 import torch
 
 from glmc_runtime.kernels import Thunk
+from glmc_runtime.kernels.cpu.cache_memory import CacheRows
 
 WIDTH_STEP = 32
 """Widths are multiples of this: oneDNN compiles a product anew for each width that it meets, which
@@ -22,24 +23,31 @@ takes about as long as a decode step of a small model."""
 
 
 class GatherIndex:
-    """Rows of the caches, seen as [blocks * block_size * kv_heads, head_dim], in the order
-    [sequences, kv_heads, width]; found again only when tables or lengths change."""
+    """Rows of the caches (:class:`CacheRows`) in the order [sequences, kv_heads, width]; found
+    again only when tables or lengths change. ``shape`` is that of the caches, ``strides`` are those
+    of their blocks, tokens and heads in rows, ``most`` the tokens of the longest context."""
 
     def __init__(
-        self, tables: torch.Tensor, lengths: torch.Tensor, block_size: int, kv_heads: int, most: int
+        self,
+        tables: torch.Tensor,
+        lengths: torch.Tensor,
+        shape: torch.Size,
+        strides: tuple[int, int, int],
+        most: int,
     ) -> None:
-        sequences = tables.shape[0]
+        sequences, (block_size, kv_heads) = tables.shape[0], shape[1:3]
         self.tables, self.lengths = tables, lengths
         self.block_size, self.kv_heads, self.most = block_size, kv_heads, most
         self.width = 0
         self._fits = False
+        self._strides = strides
         self.rows = torch.empty(0, dtype=torch.int64)
         self.beyond = torch.empty(0, dtype=torch.bool)
         self._seen_tables = torch.full_like(tables, -1)
         self._seen_lengths = torch.full_like(lengths, -1)
         self._last = torch.empty(sequences, dtype=torch.int64)
         self._steps = torch.arange(most)
-        self._heads = torch.arange(kv_heads).view(kv_heads, 1)
+        self._heads = torch.arange(kv_heads).mul_(strides[2]).view(kv_heads, 1)
         self._wide_tables = torch.empty(tables.shape, dtype=torch.int64)
         self._positions, self._blocks, self._slots = (
             torch.empty(sequences * most, dtype=torch.int64) for _ in range(3)
@@ -74,31 +82,38 @@ class GatherIndex:
         torch.minimum(steps, last, out=positions)
         torch.div(positions, self.block_size, rounding_mode="floor", out=blocks)
         torch.gather(self._wide_tables.copy_(self._seen_tables), 1, blocks, out=slots)
-        slots.sub_(blocks).mul_(self.block_size).add_(positions).mul_(self.kv_heads)
+        by_block, by_token, _ = self._strides
+        positions.sub_(blocks.mul_(self.block_size)).mul_(by_token)
+        slots.mul_(by_block).add_(positions)
         self.rows = self._rows[: size * self.kv_heads]
         by_head = self.rows.view(shape[0], self.kv_heads, self.width)
         torch.add(slots.unsqueeze(1), self._heads, out=by_head)
 
 
-_Key = tuple[int, int, torch.Size, int, int, int]
+_Key = tuple[int, int, torch.Size, torch.Size, tuple[int, int, int], int]
 _SHARED: WeakValueDictionary[_Key, GatherIndex] = WeakValueDictionary()
 
 
 def shared_index(
-    tables: torch.Tensor, lengths: torch.Tensor, block_size: int, kv_heads: int, most: int
+    tables: torch.Tensor,
+    lengths: torch.Tensor,
+    shape: torch.Size,
+    strides: tuple[int, int, int],
+    most: int,
 ) -> GatherIndex:
     """One :class:`GatherIndex` for all layers that read the same tables and lengths."""
-    key = (tables.data_ptr(), lengths.data_ptr(), tables.shape, block_size, kv_heads, most)
+    # Of the shape the number of blocks does not matter.
+    key = (tables.data_ptr(), lengths.data_ptr(), tables.shape, shape[1:], strides, most)
     index = _SHARED.get(key)
     if index is None:
-        index = _SHARED[key] = GatherIndex(tables, lengths, block_size, kv_heads, most)
+        index = _SHARED[key] = GatherIndex(tables, lengths, shape, strides, most)
     return index
 
 
 def gathered_attention(
     index: GatherIndex,
     query: torch.Tensor,
-    caches: tuple[torch.Tensor, torch.Tensor],
+    caches: tuple[CacheRows, CacheRows],
     scratch: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
     scale: float,
     out: torch.Tensor,
@@ -111,7 +126,7 @@ def gathered_attention(
     sequences, q_heads, head_dim = query.shape
     kv_heads = index.kv_heads
     pairs, group = sequences * kv_heads, q_heads // kv_heads
-    keys, values = (cache.view(-1, head_dim) for cache in caches)
+    keys, values = (cache.rows for cache in caches)
     queries, results = (tensor.view(pairs, group, head_dim) for tensor in (query, out))
     whole_context, whole_scores, whole_floats = scratch
     softmax = torch.ops.aten._softmax.out

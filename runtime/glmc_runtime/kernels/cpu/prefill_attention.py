@@ -13,12 +13,13 @@ import torch
 import torch.nn.functional as F
 
 from glmc_runtime.kernels import Thunk, register
-from glmc_runtime.kernels.checks import require_dtype, require_shape
+from glmc_runtime.kernels.checks import require_caches, require_dtype, require_shape
+from glmc_runtime.kernels.cpu.cache_memory import Slots, blocks_follow, slots_of
 from glmc_runtime.kernels.cpu.runs import Run, find_runs
 from glmc_runtime.kernels.schema import ROWS_OF_THE_STEP, number, schema, tensor, written
 
 
-def _context(slots: torch.Tensor, runs: tuple[Run, ...], group: int) -> torch.Tensor:
+def _context(slots: Slots, runs: tuple[Run, ...], group: int) -> torch.Tensor:
     """[slots, kv_heads, head_dim] -> [kv_heads, group, tokens, head_dim], group by stride 0."""
     parts = [slots.narrow(0, start, count) for start, count in runs]
     tokens = parts[0] if len(parts) == 1 else torch.cat(parts)
@@ -52,13 +53,14 @@ def prefill_attention(arguments: dict[str, Any]) -> Thunk:
     block_size, kv_heads = key_cache.shape[1:3]
     require_dtype("query", query)
     require_shape("out", out, tuple(query.shape))
-    require_shape("value_cache", value_cache, tuple(key_cache.shape))
+    require_caches(arguments)
     for name, cu_seqlens in (("cu_seqlens_q", cu_seqlens_q), ("cu_seqlens_k", cu_seqlens_k)):
         require_shape(name, cu_seqlens, (tables.shape[0] + 1,))
     group = q_heads // kv_heads
     queries = query.view(tokens, kv_heads, group, head_dim).permute(1, 2, 0, 3)
     results = out.view(tokens, kv_heads, group, head_dim).permute(1, 2, 0, 3)
-    keys, values = (cache.view(-1, kv_heads, head_dim) for cache in (key_cache, value_cache))
+    keys, values = slots_of(key_cache), slots_of(value_cache)
+    follow = blocks_follow(key_cache)
 
     def run() -> None:
         rows, query_ends, context_ends = (
@@ -71,7 +73,7 @@ def prefill_attention(arguments: dict[str, Any]) -> Thunk:
             if start == stop:
                 continue
             length = context_ends[index + 1] - context_ends[index]
-            runs = find_runs(blocks, length, block_size)
+            runs = find_runs(blocks, length, block_size, follow)
             mask = None
             if stop - start != length:
                 mask = torch.ones(stop - start, length, dtype=torch.bool)

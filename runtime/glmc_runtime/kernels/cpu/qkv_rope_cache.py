@@ -9,7 +9,14 @@ import torch
 
 from glmc_runtime.errors import PlanError
 from glmc_runtime.kernels import Thunk, register
-from glmc_runtime.kernels.checks import in_order, optional, require_dtype, require_shape
+from glmc_runtime.kernels.checks import (
+    in_order,
+    optional,
+    require_caches,
+    require_dtype,
+    require_shape,
+)
+from glmc_runtime.kernels.cpu.cache_memory import write_slots
 from glmc_runtime.kernels.cpu.norms import normalize
 from glmc_runtime.kernels.schema import flag, number, schema, scratch, tensor, written
 
@@ -90,7 +97,8 @@ def _norm_heads(
 )
 def qkv_rope_cache(arguments: dict[str, Any]) -> Thunk:
     """qkv [tokens, (q_heads + 2 * kv_heads) * head_dim] -> query [tokens, q_heads, head_dim], and
-    keys and values at slot_mapping of the caches [blocks, block_size, kv_heads, head_dim].
+    keys and values at slot_mapping of the caches [blocks, block_size, kv_heads, head_dim], which
+    may have any strides but the last.
 
     q_norm and k_norm [head_dim] or both None; cos_sin [positions, rotary_dim]; positions and
     slot_mapping int64 [tokens]. With R = q_heads + kv_heads, scratch: turned [tokens, R, head_dim],
@@ -109,7 +117,7 @@ def qkv_rope_cache(arguments: dict[str, Any]) -> Thunk:
         require_dtype(name, index, torch.int64)
         require_shape(name, index, (tokens,))
     require_shape("qkv", qkv, (tokens, (rotated + kv_heads) * head_dim))
-    require_shape("value_cache", value_cache, tuple(key_cache.shape))
+    require_caches(arguments)
     require_shape("turned", turned, (tokens, rotated, head_dim))
     require_shape("product", product, (tokens, rotated, cos_sin.shape[1] // 2))
     if (optional(arguments, "q_norm") is None) != (optional(arguments, "k_norm") is None):
@@ -123,12 +131,9 @@ def qkv_rope_cache(arguments: dict[str, Any]) -> Thunk:
         steps += _norm_heads(arguments, source, q_heads, normed)
         source = normed
     steps += rotate(source, turned, table, product, bool(arguments["interleaved"]))
-    keys_by_slot, values_by_slot = (
-        cache.view(-1, kv_heads, head_dim) for cache in (key_cache, value_cache)
-    )
     steps += [
         partial(query.copy_, turned[:, :q_heads]),
-        partial(keys_by_slot.index_copy_, 0, slots, turned[:, q_heads:]),
-        partial(values_by_slot.index_copy_, 0, slots, values),
+        write_slots(key_cache, slots, turned[:, q_heads:]),
+        write_slots(value_cache, slots, values),
     ]
     return in_order(*steps)

@@ -25,6 +25,7 @@ from glmc_runtime.kernels.checks import (
 )
 from glmc_runtime.kernels.cuda import tuned
 from glmc_runtime.kernels.cuda.launch import launch, pdl_enabled
+from glmc_runtime.kernels.cuda.paged_cache import cache_constants, cache_places
 from glmc_runtime.kernels.cuda.rotary import (
     load_partners,
     load_waves,
@@ -53,6 +54,9 @@ def qkv_rope_cache_kernel(
     WIDTH: tl.constexpr,
     ROTARY: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
+    BLOCK_STRIDE: tl.constexpr,
+    HEAD_STRIDE: tl.constexpr,
+    TOKEN_STRIDE: tl.constexpr,
     HEADS: tl.constexpr,
     NORM: tl.constexpr,
     INTERLEAVED: tl.constexpr,
@@ -93,8 +97,10 @@ def qkv_rope_cache_kernel(
         query + (token * Q_HEADS + head) * HEAD_DIM + columns, rotated, mask=is_query & in_head
     )
     kv_head = (head - Q_HEADS) % KV_HEADS
-    row = (slot // BLOCK_SIZE * KV_HEADS + kv_head) * BLOCK_SIZE + slot % BLOCK_SIZE
-    place = row * HEAD_DIM + columns
+    row = cache_places(
+        slot // BLOCK_SIZE, slot, kv_head, BLOCK_SIZE, BLOCK_STRIDE, HEAD_STRIDE, TOKEN_STRIDE
+    )
+    place = row + columns
     tl.store(key_cache + place, rotated, mask=(is_query == 0) & (is_value == 0) & inside)
     tl.store(value_cache + place, heads, mask=is_value & inside)
 
@@ -141,7 +147,8 @@ ROPE_RELATIONS = ("rotary <= head_dim", "rotary % 2 == 0")
 )
 def qkv_rope_cache(arguments: dict[str, Any]) -> Thunk:
     """qkv [tokens, (q_heads + 2 * kv_heads) * head_dim] -> query [tokens, q_heads, head_dim], and
-    keys and values at slot_mapping of the caches [blocks, kv_heads, block_size, head_dim].
+    keys and values at slot_mapping of the caches [blocks, kv_heads, block_size, head_dim], which
+    may have any strides but the last.
 
     q_norm and k_norm [head_dim] or both None; cos_sin [positions, rotary_dim], cos first; positions
     and slot_mapping int64 [tokens].
@@ -189,7 +196,7 @@ def rope_arguments(
     common."""
     qkv, cos_sin, key_cache = arguments["qkv"], arguments["cos_sin"], arguments["key_cache"]
     q_norm, k_norm = optional(arguments, "q_norm"), optional(arguments, "k_norm")
-    kv_heads, block_size = key_cache.shape[1:3]
+    kv_heads = key_cache.shape[1]
     rotary = cos_sin.shape[1]
     if (q_norm is None) != (k_norm is None):
         raise PlanError("q_norm and k_norm must be given together")
@@ -203,9 +210,7 @@ def rope_arguments(
     require_shape("qkv", qkv, (tokens, (q_heads + 2 * kv_heads) * head_dim))
     require_shape("cos_sin", cos_sin, tuple(cos_sin.shape))
     require_dtype("cos_sin", cos_sin, qkv.dtype)
-    for name in ("key_cache", "value_cache"):
-        require_shape(name, arguments[name], (key_cache.shape[0], kv_heads, block_size, head_dim))
-        require_dtype(name, arguments[name], qkv.dtype)
+    places = cache_constants(arguments, head_dim, qkv.dtype)
     for name in ("positions", "slot_mapping"):
         require_dtype(name, arguments[name], torch.int64)
         require_shape(name, arguments[name].view(-1), (tokens,))
@@ -223,7 +228,7 @@ def rope_arguments(
         "HEAD_DIM": head_dim,
         "WIDTH": max(16, power_of_two(head_dim)),
         "ROTARY": rotary,
-        "BLOCK_SIZE": block_size,
+        **places,
         "NORM": q_norm is not None,
         "INTERLEAVED": bool(arguments["interleaved"]),
     }

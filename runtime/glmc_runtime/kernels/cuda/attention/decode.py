@@ -8,6 +8,7 @@ memory. ``split_reduce`` reduces the splits.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -30,6 +31,7 @@ from glmc_runtime.kernels.cuda.attention.schema import DECODE
 from glmc_runtime.kernels.cuda.attention.split_reduce import finish, reduce_kernel
 from glmc_runtime.kernels.cuda.attention.splits import Shape, choose
 from glmc_runtime.kernels.cuda.launch import interpreted, launch, pdl_enabled
+from glmc_runtime.kernels.cuda.paged_cache import cache_constants
 from glmc_runtime.kernels.cuda.tuned import Configuration
 
 _CONSTANTS = ("BLOCK", "SHORTEST", "FAN", "TOGETHER", "num_warps", "num_stages")
@@ -56,6 +58,9 @@ def decode_attention_kernel(
     HEAD_DIM: tl.constexpr,
     WIDTH: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
+    BLOCK_STRIDE: tl.constexpr,
+    HEAD_STRIDE: tl.constexpr,
+    TOKEN_STRIDE: tl.constexpr,
     BLOCK: tl.constexpr,
     SHORTEST: tl.constexpr,
     FAN: tl.constexpr,
@@ -97,8 +102,10 @@ def decode_attention_kernel(
         total,
         top,
         weight,
-        KV_HEADS,
         BLOCK_SIZE,
+        BLOCK_STRIDE,
+        HEAD_STRIDE,
+        TOKEN_STRIDE,
         HEAD_DIM,
         WIDTH,
         BLOCK,
@@ -135,7 +142,7 @@ def shape_of(arguments: dict[str, Any]) -> Shape:
     out, key_cache, tables = arguments["out"], arguments["key_cache"], arguments["block_tables"]
     lengths = arguments["context_lengths"]
     sequences, q_heads, head_dim = out.shape
-    blocks, kv_heads, block_size = key_cache.shape[:3]
+    kv_heads, block_size = key_cache.shape[1:3]
     if q_heads % kv_heads:
         raise PlanError(
             "the query heads do not divide among the kv heads",
@@ -144,9 +151,7 @@ def shape_of(arguments: dict[str, Any]) -> Shape:
         )
     require_dtype("out", out)
     require_shape("out", out, (sequences, q_heads, head_dim))
-    for name in ("key_cache", "value_cache"):
-        require_shape(name, arguments[name], (blocks, kv_heads, block_size, head_dim))
-        require_dtype(name, arguments[name], out.dtype)
+    cache_constants(arguments, head_dim, out.dtype)
     require_shape("block_tables", tables, (sequences, tables.shape[-1]))
     require_shape("context_lengths", lengths, (sequences,))
     for name in ("block_tables", "context_lengths"):
@@ -231,8 +236,11 @@ def with_reduction(
     return both
 
 
-def constants(shape: Shape, configuration: Configuration, block_size: int) -> dict[str, Any]:
-    """What both kernels of a decode step are compiled for."""
+def constants(
+    shape: Shape, configuration: Configuration, cache: Mapping[str, int]
+) -> dict[str, Any]:
+    """What both kernels of a decode step are compiled for. ``cache`` has the constants of its
+    places."""
     group = shape.q_heads // shape.kv_heads
     return {
         "KV_HEADS": shape.kv_heads,
@@ -240,7 +248,7 @@ def constants(shape: Shape, configuration: Configuration, block_size: int) -> di
         "ROWS": max(16, power_of_two(group)),
         "HEAD_DIM": shape.head_dim,
         "WIDTH": max(16, power_of_two(shape.head_dim)),
-        "BLOCK_SIZE": block_size,
+        **cache,
         **{name: configuration[name] for name in _CONSTANTS},
         "LAST_REDUCES": last_program_reduces(configuration),
         "LEVELS": 1 if configuration["splits"] <= configuration["FAN"] else 2,
@@ -252,8 +260,9 @@ def constants(shape: Shape, configuration: Configuration, block_size: int) -> di
 @register("cuda.decode_attention", DECODE)
 def decode_attention(arguments: dict[str, Any]) -> Thunk:
     """query and out [sequences, q_heads, head_dim]; key_cache and value_cache [blocks, kv_heads,
-    block_size, head_dim]; block_tables int32 [sequences, blocks_per_sequence]; context_lengths
-    int32 [sequences] on the device, at least 1, the new token counted."""
+    block_size, head_dim] of any strides but the last; block_tables int32 [sequences,
+    blocks_per_sequence]; context_lengths int32 [sequences] on the device, at least 1, the new token
+    counted."""
     query, out, tables = arguments["query"], arguments["out"], arguments["block_tables"]
     shape = shape_of(arguments)
     require_like("query", query, out)
@@ -277,7 +286,7 @@ def decode_attention(arguments: dict[str, Any]) -> Thunk:
         tables.shape[1],
         configuration["splits"],
         float(arguments["scale"]) * LOG2_E,
-        **constants(shape, configuration, arguments["key_cache"].shape[2]),
+        **constants(shape, configuration, cache_constants(arguments, shape.head_dim, out.dtype)),
         pdl=pdl_enabled(out.device),
     )
     return with_reduction(

@@ -215,8 +215,8 @@ def masked_attention(arguments: dict[str, Any]) -> Thunk:
     steps: list[Thunk] = []
     query, keys, values = (side_by_side(tensor, steps) for tensor in (query, keys, values))
     shown = query if mask is None else mask.expand(batch, q_heads, 1, length)
-    meta = constants(shape, configuration, 1)
-    for name in ("BLOCK_SIZE", "SHORTEST", "LAST_REDUCES"):
+    meta = constants(shape, configuration, {})
+    for name in ("SHORTEST", "LAST_REDUCES"):
         del meta[name]
     attend = partial(
         launch,

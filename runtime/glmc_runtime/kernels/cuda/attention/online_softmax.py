@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 
 from glmc_runtime.kernels.cuda.linear.tiles import dot
+from glmc_runtime.kernels.cuda.paged_cache import cache_places
 
 LOG2_E = 1.4426950408889634
 
@@ -22,12 +23,6 @@ def kv_split(tokens, split, splits, BLOCK: tl.constexpr, SHORTEST: tl.constexpr)
     size = tl.maximum(size, SHORTEST)
     begin = split * size
     return begin, tl.minimum(begin + size, tokens), tl.maximum(tl.cdiv(tokens, size), 1)
-
-
-@triton.jit
-def cache_rows(blocks, tokens, kv_head, KV_HEADS: tl.constexpr, BLOCK_SIZE: tl.constexpr):
-    """int64 rows of the caches, seen as [rows, head_dim], of ``tokens`` that are in ``blocks``."""
-    return (blocks.to(tl.int64) * KV_HEADS + kv_head) * BLOCK_SIZE + tokens % BLOCK_SIZE
 
 
 @triton.jit
@@ -76,8 +71,10 @@ def attend(
     total,
     top,
     weight,
-    KV_HEADS: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
+    BLOCK_STRIDE: tl.constexpr,
+    HEAD_STRIDE: tl.constexpr,
+    TOKEN_STRIDE: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     WIDTH: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -97,8 +94,10 @@ def attend(
     blocks = tl.load(table + tl.minimum(begin + step, last) // BLOCK_SIZE)
     for start in range(begin, end, BLOCK):
         tokens = tl.minimum(start + step, last)
-        rows = cache_rows(blocks, tokens, kv_head, KV_HEADS, BLOCK_SIZE)
-        places = rows[:, None] * HEAD_DIM + columns
+        rows = cache_places(
+            blocks, tokens, kv_head, BLOCK_SIZE, BLOCK_STRIDE, HEAD_STRIDE, TOKEN_STRIDE
+        )
+        places = rows[:, None] + columns
         blocks = tl.load(table + tl.minimum(start + BLOCK + step, last) // BLOCK_SIZE)
         keys = load_row(key_cache + places, columns, HEAD_DIM, WIDTH)
         weights, shrink, top, weight = weigh(
@@ -117,8 +116,10 @@ def first_tile(
     kv_head,
     begin,
     end,
-    KV_HEADS: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
+    BLOCK_STRIDE: tl.constexpr,
+    HEAD_STRIDE: tl.constexpr,
+    TOKEN_STRIDE: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     WIDTH: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -127,8 +128,10 @@ def first_tile(
     tokens = begin + tl.arange(0, BLOCK)
     columns = tl.arange(0, WIDTH)[None, :]
     blocks = tl.load(table + tokens // BLOCK_SIZE, mask=tokens < end, other=0)
-    rows = cache_rows(blocks, tokens, kv_head, KV_HEADS, BLOCK_SIZE)
-    places = rows[:, None] * HEAD_DIM + columns
+    rows = cache_places(
+        blocks, tokens, kv_head, BLOCK_SIZE, BLOCK_STRIDE, HEAD_STRIDE, TOKEN_STRIDE
+    )
+    places = rows[:, None] + columns
     present = (tokens < end)[:, None] & (columns < HEAD_DIM)
     keys = tl.load(key_cache + places, mask=present, other=0.0)
     values = tl.load(value_cache + places, mask=present, other=0.0)

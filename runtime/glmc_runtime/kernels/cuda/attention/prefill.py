@@ -29,9 +29,10 @@ from glmc_runtime.kernels.checks import (
     require_shape,
 )
 from glmc_runtime.kernels.cuda import tuned
-from glmc_runtime.kernels.cuda.attention.online_softmax import LOG2_E, attend, cache_rows
+from glmc_runtime.kernels.cuda.attention.online_softmax import LOG2_E, attend
 from glmc_runtime.kernels.cuda.attention.schema import PREFILL
 from glmc_runtime.kernels.cuda.launch import interpreted, launch, pdl_enabled
+from glmc_runtime.kernels.cuda.paged_cache import cache_constants, cache_places
 from glmc_runtime.kernels.cuda.tuned import Configuration
 
 VARIANTS = ("flash", "cudnn", "triton")
@@ -52,6 +53,9 @@ def prefill_attention_kernel(
     KV_HEADS: tl.constexpr,
     GROUP: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
+    BLOCK_STRIDE: tl.constexpr,
+    HEAD_STRIDE: tl.constexpr,
+    TOKEN_STRIDE: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     WIDTH: tl.constexpr,
     ROWS: tl.constexpr,
@@ -89,8 +93,10 @@ def prefill_attention_kernel(
         tl.zeros([ROWS, WIDTH], dtype=tl.float32),
         tl.full([ROWS], float("-inf"), dtype=tl.float32),
         tl.zeros([ROWS], dtype=tl.float32),
-        KV_HEADS,
         BLOCK_SIZE,
+        BLOCK_STRIDE,
+        HEAD_STRIDE,
+        TOKEN_STRIDE,
         HEAD_DIM,
         WIDTH,
         BLOCK,
@@ -112,6 +118,9 @@ def gather_kernel(
     least,
     KV_HEADS: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
+    BLOCK_STRIDE: tl.constexpr,
+    HEAD_STRIDE: tl.constexpr,
+    TOKEN_STRIDE: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     WIDTH: tl.constexpr,
     ROWS: tl.constexpr,
@@ -134,8 +143,10 @@ def gather_kernel(
     written = (tokens < tl.maximum(length, least))[:, None] & (columns < HEAD_DIM)
     table = tables + sequence.to(tl.int64) * table_stride
     blocks = tl.load(table + tokens // BLOCK_SIZE, mask=tokens < length, other=0)
-    rows = cache_rows(blocks, tokens, kv_head, KV_HEADS, BLOCK_SIZE)
-    source = rows[:, None] * HEAD_DIM + columns
+    rows = cache_places(
+        blocks, tokens, kv_head, BLOCK_SIZE, BLOCK_STRIDE, HEAD_STRIDE, TOKEN_STRIDE
+    )
+    source = rows[:, None] + columns
     target = (start - tl.load(cu_seqlens_k) + tokens).to(tl.int64)
     place = (target[:, None] * KV_HEADS + kv_head) * HEAD_DIM + columns
     key = tl.load(key_cache + source, mask=present, other=0.0)
@@ -156,13 +167,14 @@ class _Call(NamedTuple):
     scale: float
     out: torch.Tensor
     configuration: Configuration
+    places: dict[str, int]
 
     @property
     def constants(self) -> dict[str, Any]:
-        kv_heads, block_size, head_dim = self.key_cache.shape[1:]
+        head_dim = self.query.shape[2]
         return {
-            "KV_HEADS": kv_heads,
-            "BLOCK_SIZE": block_size,
+            "KV_HEADS": self.key_cache.shape[1],
+            **self.places,
             "HEAD_DIM": head_dim,
             "WIDTH": max(16, power_of_two(head_dim)),
         }
@@ -316,14 +328,11 @@ def _triton(call: _Call, bounds: _SequenceBounds) -> None:
 
 
 def _check(arguments: dict[str, Any]) -> None:
-    query, key_cache, tables = (arguments[name] for name in ("query", "key_cache", "block_tables"))
+    query, tables = arguments["query"], arguments["block_tables"]
     tokens, q_heads, head_dim = query.shape
     require_dtype("query", query)
     require_shape("query", query, (tokens, q_heads, head_dim))
     require_like("out", arguments["out"], query)
-    for name in ("key_cache", "value_cache"):
-        require_shape(name, arguments[name], (*key_cache.shape[:3], head_dim))
-        require_dtype(name, arguments[name], query.dtype)
     require_dtype("block_tables", tables, torch.int32)
     require_shape("block_tables", tables, tuple(tables.shape))
     for name in ("cu_seqlens_q", "cu_seqlens_k", "cu_seqlens_q_host", "cu_seqlens_k_host"):
@@ -375,6 +384,7 @@ def prefill_attention(arguments: dict[str, Any]) -> Thunk:
         float(arguments["scale"]),
         out,
         configuration,
+        cache_constants(arguments, head_dim, query.dtype),
     )
     variants = {"flash": _flash, "cudnn": _cudnn, "triton": _triton}
     is_asked_for = arguments.get("configuration") is not None

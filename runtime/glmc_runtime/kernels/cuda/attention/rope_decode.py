@@ -32,7 +32,6 @@ from glmc_runtime.kernels.cuda.attention.online_softmax import (
     LOG2_E,
     attend,
     attend_first,
-    cache_rows,
     first_tile,
     kv_split,
 )
@@ -40,6 +39,7 @@ from glmc_runtime.kernels.cuda.attention.split_reduce import finish
 from glmc_runtime.kernels.cuda.attention.splits import REACHES, Shape, choose
 from glmc_runtime.kernels.cuda.launch import launch, pdl_enabled
 from glmc_runtime.kernels.cuda.linear.tiles import prefetch
+from glmc_runtime.kernels.cuda.paged_cache import cache_places
 from glmc_runtime.kernels.cuda.qkv_rope_cache import (
     ROPE_ARGUMENTS,
     ROPE_RELATIONS,
@@ -65,8 +65,10 @@ def ask_for_rows(
     kv_head,
     begin,
     end,
-    KV_HEADS: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
+    BLOCK_STRIDE: tl.constexpr,
+    HEAD_STRIDE: tl.constexpr,
+    TOKEN_STRIDE: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     PREFETCH: tl.constexpr,
     LINE: tl.constexpr,
@@ -76,8 +78,10 @@ def ask_for_rows(
     LINES: tl.constexpr = HEAD_DIM // LINE
     tokens = tl.minimum(begin + tl.arange(0, PREFETCH), tl.maximum(end - 1, 0))
     blocks = tl.load(table + tokens // BLOCK_SIZE)
-    rows = cache_rows(blocks, tokens, kv_head, KV_HEADS, BLOCK_SIZE)
-    places = rows[:, None] * HEAD_DIM + (tl.arange(0, LINES) * LINE)[None, :]
+    rows = cache_places(
+        blocks, tokens, kv_head, BLOCK_SIZE, BLOCK_STRIDE, HEAD_STRIDE, TOKEN_STRIDE
+    )
+    places = rows[:, None] + (tl.arange(0, LINES) * LINE)[None, :]
     prefetch(key_cache + places)
     prefetch(value_cache + places)
 
@@ -111,6 +115,9 @@ def rope_decode_attention_kernel(
     WIDTH: tl.constexpr,
     ROTARY: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
+    BLOCK_STRIDE: tl.constexpr,
+    HEAD_STRIDE: tl.constexpr,
+    TOKEN_STRIDE: tl.constexpr,
     NORM: tl.constexpr,
     INTERLEAVED: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -141,8 +148,10 @@ def rope_decode_attention_kernel(
         kv_head,
         begin,
         end,
-        KV_HEADS,
         BLOCK_SIZE,
+        BLOCK_STRIDE,
+        HEAD_STRIDE,
+        TOKEN_STRIDE,
         HEAD_DIM,
         WIDTH,
         BLOCK,
@@ -167,8 +176,10 @@ def rope_decode_attention_kernel(
                 kv_head,
                 begin + BLOCK,
                 end,
-                KV_HEADS,
                 BLOCK_SIZE,
+                BLOCK_STRIDE,
+                HEAD_STRIDE,
+                TOKEN_STRIDE,
                 HEAD_DIM,
                 PREFETCH,
                 LINE,
@@ -197,7 +208,9 @@ def rope_decode_attention_kernel(
         score = tl.sum(query.to(tl.float32) * key.to(tl.float32), axis=1) * scale
         rows = tl.arange(0, ROWS)
         tl.store(new_scores + pair * GROUP + rows, score, mask=rows < GROUP)
-        place = cache_rows(slot // BLOCK_SIZE, slot, kv_head, KV_HEADS, BLOCK_SIZE) * HEAD_DIM
+        place = cache_places(
+            slot // BLOCK_SIZE, slot, kv_head, BLOCK_SIZE, BLOCK_STRIDE, HEAD_STRIDE, TOKEN_STRIDE
+        )
         once = in_head & (row == 0)
         tl.store(key_cache + place + row * 0 + columns, key, mask=once)
         tl.store(value_cache + place + row * 0 + columns, value, mask=once)
@@ -216,8 +229,10 @@ def rope_decode_attention_kernel(
             total,
             top,
             weight,
-            KV_HEADS,
             BLOCK_SIZE,
+            BLOCK_STRIDE,
+            HEAD_STRIDE,
+            TOKEN_STRIDE,
             HEAD_DIM,
             WIDTH,
             BLOCK,
@@ -288,7 +303,7 @@ def rope_decode_attention(arguments: dict[str, Any]) -> Thunk:
     )
     if shape.head_dim % line or shape.head_dim & (shape.head_dim - 1) or ahead & (ahead - 1):
         ahead = 0
-    meta = constants(shape, configuration, shared["BLOCK_SIZE"]) | shared
+    meta = constants(shape, configuration, {}) | shared
     meta["enable_fp_fusion"] = False  # eager code rounds each product of a rotation
     scratch = split_workspace(shape, configuration, out.device)
     attend = partial(

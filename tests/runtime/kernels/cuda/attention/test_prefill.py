@@ -12,6 +12,7 @@ from glmc.ir.ops import OPS
 from glmc_runtime.errors import PlanError
 from glmc_runtime.kernels import find_binder
 from glmc_runtime.kernels.cuda.attention import prefill as module
+from glmc_runtime.kernels.cuda.paged_cache import cache_constants
 from tests.runtime.kernels.cuda.paged import DEVICE, eager, int32, not_worse, paged
 from tests.runtime.kernels.harness import close, nan, random
 
@@ -132,14 +133,19 @@ def test_lods_are_read_when_it_runs() -> None:
         close(arguments["out"], reference(arguments))
 
 
+def call_of(arguments: dict[str, Any]) -> module._Call:
+    names = ("query", "key_cache", "value_cache", "block_tables", "cu_seqlens_q", "cu_seqlens_k")
+    places = cache_constants(arguments, 16, torch.float32)
+    tensors = (arguments[name] for name in names)
+    return module._Call(*tensors, SCALE, arguments["out"], SMALL, places)
+
+
 @pytest.mark.parametrize("least", [0, 30])
 def test_gather(least: int) -> None:
     arguments = case([(3, 4), (2, 0), (0, 20)])
     first, count = (0, 3) if least == 0 else (2, 1)
-    names = ("query", "key_cache", "value_cache", "block_tables", "cu_seqlens_q", "cu_seqlens_k")
-    call = module._Call(*(arguments[name] for name in names), SCALE, arguments["out"], SMALL)
     size = 29 if least == 0 else 33
-    keys, values = module._gather(call, first, count, 20, size, least)
+    keys, values = module._gather(call_of(arguments), first, count, 20, size, least)
     for found, cache in ((keys, arguments["key_cache"]), (values, arguments["value_cache"])):
         wanted = [
             cache[block, :, position % 4]
