@@ -10,12 +10,14 @@ from typing import Any
 import torch
 
 from glmc.artifact.writer import ManifestParts, model_facts
+from glmc.errors import InternalError
 from glmc.ir.recipe import Weight
 from glmc.job import Job
 from glmc.lowering.lower import Lowered
 from glmc.pipeline.records import Phases
 from glmc.report import Report
-from glmc_runtime.format.manifest import CacheSpec, Guards, Limits
+from glmc_runtime.format.cache import CacheSpec, CacheTensor
+from glmc_runtime.format.manifest import Guards, Limits
 from glmc_runtime.format.plan import PhasePlan
 from glmc_runtime.kernels import is_vendor
 
@@ -47,6 +49,17 @@ class Compiled:
         return {**self.prefill.weights, **self.decode.weights}
 
     @property
+    def caches(self) -> tuple[CacheTensor, ...]:
+        """The paged cache, which all phases share; raises InternalError where they differ."""
+        if self.prefill.caches != self.decode.caches:
+            raise InternalError(
+                "two phases have another cache",
+                expected=str(self.prefill.caches),
+                found=str(self.decode.caches),
+            )
+        return self.decode.caches
+
+    @property
     def phases(self) -> dict[str, PhasePlan]:
         return {"prefill": self.prefill.plan, "decode": self.decode.plan}
 
@@ -65,10 +78,7 @@ def manifest_parts(compiled: Compiled) -> ManifestParts:
         versions={**versions, "torch": torch.__version__, "glmc-runtime": runtime},
         model=model_facts(shape),
         cache=CacheSpec(
-            layers=shape.layers,
-            kv_heads=shape.kv_heads,
-            head_dim=shape.head_dim,
-            dtype=dtype,
+            tensors=compiled.caches,
             block_size=lowering.block_size,
             blocks_per_sequence=lowering.blocks_per_sequence,
             layout=job.target.cache_layout,

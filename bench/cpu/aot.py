@@ -131,14 +131,13 @@ def stepper(
     session.prefill(sequences)
     size, width = options.block_size, -(-session.max_context // options.block_size)
     caches = {}
-    for kind, layers in (("key", session.cache.keys), ("value", session.cache.values)):
-        for layer, cache in enumerate(layers):
-            rows = cache.permute(0, 2, 1, 3)
-            own = rows.new_zeros(len(prompts) * width, *rows.shape[1:])
-            for number, sequence in enumerate(sequences):
-                count = len(sequence.blocks)
-                own[number * width : number * width + count] = rows[sequence.blocks]
-            caches[f"{kind}_cache.{layer}"] = own
+    for node in program.caches():
+        rows = session.cache.tensor(*node.meta["cache"].key).permute(0, 2, 1, 3)
+        own = rows.new_zeros(len(prompts) * width, *rows.shape[1:])
+        for number, sequence in enumerate(sequences):
+            count = len(sequence.blocks)
+            own[number * width : number * width + count] = rows[sequence.blocks]
+        caches[node.meta["input"]] = own
     module, names = _plain(program, _tensors(program, session, artifact, caches))
     tables = torch.arange(len(prompts) * width, dtype=torch.int32).view(len(prompts), width)
     lengths = torch.tensor([len(prompt) for prompt in prompts])

@@ -37,12 +37,12 @@ def filled(model: GpuModel, session: Session, batch: int, context: int) -> list[
     layout = session.manifest.cache.layout
     for layer in range(model.layers):
         rows = random_rows(model, layer, batch, context, session.device)
-        for cache, row in zip((session.cache.keys, session.cache.values), rows, strict=True):
+        for name, row in zip(("key", "value"), rows, strict=True):
             padded = torch.nn.functional.pad(row, (0, 0, 0, count * size - context))
             paged = padded.unflatten(2, (count, size)).transpose(1, 2).flatten(0, 1)
             if layout == "blocks_tokens_heads":
                 paged = paged.transpose(1, 2)
-            cache[layer].index_copy_(0, blocks, paged)
+            session.cache.tensor(name, layer).index_copy_(0, blocks, paged)
     return sequences
 
 

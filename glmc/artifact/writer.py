@@ -36,8 +36,8 @@ from glmc.weights.safetensors_writer import (
 from glmc.weights.source import WeightSource
 from glmc.weights.stream import CHUNK_BYTES, stream_weight
 from glmc_runtime.format.artifact_files import MANIFEST, largest_size
+from glmc_runtime.format.cache import CacheSpec
 from glmc_runtime.format.manifest import (
-    CacheSpec,
     FileEntry,
     Guards,
     Limits,

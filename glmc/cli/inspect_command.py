@@ -138,8 +138,9 @@ def _header(contents: ArtifactContents) -> Iterator[str]:
         f"prefill steps of {limits.prefill_buckets[-1]} tokens"
     )
     yield (
-        f"  cache    blocks of {cache.block_size} tokens, {cache.kv_heads} kv heads x "
-        f"{cache.head_dim}, {cache.layout}"
+        f"  cache    blocks of {cache.block_size} tokens, "
+        + "; ".join(f"{row.name} {' x '.join(map(str, row.shape))}" for row in cache.tensors)
+        + f", {cache.layout}"
     )
     yield f"  made by  {versions}"
     guards = manifest.guards

@@ -1,8 +1,9 @@
 """A program: one functional FX graph with its weights, and what is known of the model.
 
-Placeholders are of two kinds, told apart by ``meta["input"]`` (a step input or a cache) and
-``meta["weight"]`` (a key of ``Program.weights``). Node ids live in ``meta["id"]``, the module path
-in ``meta["module"]``, the layer number in ``meta["layer"]``.
+Placeholders are of two kinds, told apart by ``meta["input"]`` (a step input or a cache, which has
+its :class:`Cache` in ``meta["cache"]``) and ``meta["weight"]`` (a key of ``Program.weights``).
+Node ids are in ``meta["id"]``, the module path in ``meta["module"]``, the layer number in
+``meta["layer"]``.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch.fx._lazy_graph_module import _LazyGraphModule
 from glmc.errors import InternalError
 from glmc.ir.recipe import Weight
 from glmc.ir.symbols import Symbols
+from glmc_runtime.format.cache import CacheKey
 
 
 def graph_module(graph: Graph) -> GraphModule:
@@ -42,6 +44,30 @@ class ModelShape:
     eos_token_ids: tuple[int, ...]
     parameters: int
     tied_embeddings: bool
+
+
+@dataclass(frozen=True)
+class Cache:
+    """A tensor of the paged cache in a program: [blocks, first, block_size, *rest] where a token
+    has ``shape`` (first, *rest), and [blocks, block_size, size] where it has (size,)."""
+
+    key: CacheKey
+    shape: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        """The name of its placeholder."""
+        return f"{self.key.name}_cache.{self.key.layer}"
+
+    def block_shape(self, block_size: int) -> tuple[int, ...]:
+        """One block, as programs have it whatever the layout of the target is."""
+        at = self.block_dimension
+        return (*self.shape[:at], block_size, *self.shape[at:])
+
+    @property
+    def block_dimension(self) -> int:
+        """Which dimension of a block counts its tokens."""
+        return min(1, len(self.shape) - 1)
 
 
 @dataclass
@@ -69,6 +95,10 @@ class Program:
     def inputs(self) -> Iterator[Node]:
         """Placeholders of step inputs and caches, in order."""
         return (node for node in self.placeholders() if "input" in node.meta)
+
+    def caches(self) -> Iterator[Node]:
+        """Placeholders of the paged cache, in order."""
+        return (node for node in self.inputs() if "cache" in node.meta)
 
     def placeholders(self) -> Iterator[Node]:
         """All placeholders; they stand at the head of the graph, which is not walked beyond."""

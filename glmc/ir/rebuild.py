@@ -10,7 +10,7 @@ import torch
 from torch.fx import Graph, Node
 
 from glmc.ir.fake import FakeKernels
-from glmc.ir.program import Program, graph_module
+from glmc.ir.program import Cache, Program, graph_module
 from glmc.ir.symbols import Dimension, Symbols
 
 
@@ -26,11 +26,23 @@ class Rebuilder:
         self.values: dict[Node, Node] = {}
 
     def input(self, name: str, dims: tuple[Dimension, ...], dtype: torch.dtype) -> Node:
-        """A step input or cache; ``dims`` as in :meth:`Symbols.fake`."""
+        """A step input; ``dims`` as in :meth:`Symbols.fake`."""
         node = self.graph.placeholder(name.replace(".", "_"))
         node.meta.update(input=name, id=name, module="", layer=None, source=None)
         node.meta["val"] = self.symbols.fake(name, dims, dtype)
         return node
+
+    def cache(self, cache: Cache, block_size: int, dtype: torch.dtype) -> Node:
+        """A tensor of the paged cache."""
+        node = self.input(cache.name, ("blocks", *cache.block_shape(block_size)), dtype)
+        node.meta["cache"] = cache
+        return node
+
+    def cache_like(self, old: Node) -> Node:
+        """A cache of the old program in this one."""
+        cache: Cache = old.meta["cache"]
+        fake = old.meta["val"]
+        return self.cache(cache, int(fake.shape[1 + cache.block_dimension]), fake.dtype)
 
     def weights(self) -> None:
         """Placeholders for all weights of the old program."""

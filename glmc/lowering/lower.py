@@ -16,13 +16,14 @@ from torch.fx import Node
 from glmc.errors import InternalError, LoweringError
 from glmc.ir import match as m
 from glmc.ir.ops import OPS
-from glmc.ir.program import Program
+from glmc.ir.program import Cache, Program
 from glmc.ir.recipe import Weight
 from glmc.ir.symbols import Symbols
 from glmc.lowering import plain
 from glmc.lowering.assemble import Scratch, dtype_name, phase_plan
 from glmc.lowering.in_place import Calls, whole
 from glmc.lowering.target import SEQUENCES, LoweringOptions, Op, Target, Value
+from glmc_runtime.format.cache import CacheTensor
 from glmc_runtime.format.extent import Extent, Shape
 from glmc_runtime.format.plan import (
     Argument,
@@ -43,7 +44,7 @@ Storage = BufferArgument | CacheArgument | InputArgument
 
 @dataclass(frozen=True)
 class Lowered:
-    """The plan of a phase, the weights it binds, and what the rules wrote down.
+    """The plan of a phase, the weights and caches it binds, and what the rules wrote down.
 
     ``outputs``: by the last call of each node, the names of the graph's values that are complete
     after it, and the storage of each; what bisect looks at, not a part of the artifact.
@@ -53,6 +54,7 @@ class Lowered:
     weights: dict[str, Weight]
     remarks: tuple[str, ...]
     outputs: Mapping[int, tuple[tuple[str, Storage], ...]]
+    caches: tuple[CacheTensor, ...] = ()
 
 
 @dataclass
@@ -256,7 +258,8 @@ class Lowering:
         buffer, greedy = output.argument.buffer, self._greedy(output)
         plan = phase_plan(self.program.phase, inputs, self.buffers, self.calls, buffer, greedy)
         written = {position: tuple(values) for position, values in self.written.items()}
-        return Lowered(plan, self.weights, tuple(self.remarks), written)
+        caches = cache_tensors(self.program)
+        return Lowered(plan, self.weights, tuple(self.remarks), written, caches)
 
     def _greedy(self, logits: Value) -> int | None:
         """The buffer that the target's own kernel fills with the greedy tokens."""
@@ -284,10 +287,9 @@ class Lowering:
         if "weight" in node.meta:
             shape = tuple(Extent(constant=size) for size in self.program.weights[name].shape)
             return Value(name, shape, fake.dtype, WeightArgument(name))
-        kind, dot, layer = name.partition("_cache.")
-        if dot:
+        if "cache" in node.meta:
             sizes = (Extent(), *(Extent(constant=int(size)) for size in fake.shape[1:]))
-            cache = CacheArgument(kind, int(layer))
+            cache = CacheArgument(*node.meta["cache"].key)
             self.stored_nodes[cache].append(node)
             return Value(name, sizes, fake.dtype, cache)
         return self.input(name, fake.dtype, self._input_shape(name, fake))
@@ -438,6 +440,16 @@ class Lowering:
         if isinstance(value.argument, (BufferArgument, CacheArgument)):
             place = (node.name, whole(value.argument))
             self.written[len(self.calls) - 1].append(place)  # type: ignore[arg-type]
+
+
+def cache_tensors(program: Program) -> tuple[CacheTensor, ...]:
+    """The paged cache of a program; layers with alike tensors of a name are in one row."""
+    layers: dict[tuple[str, tuple[int, ...], str], list[int]] = defaultdict(list)
+    for node in program.caches():
+        cache: Cache = node.meta["cache"]
+        row = (cache.key.name, cache.shape, dtype_name(m.tensor(node).dtype))
+        layers[row].append(cache.key.layer)
+    return tuple(CacheTensor(*row, tuple(numbers)) for row, numbers in layers.items())
 
 
 def lower(program: Program, target: Target, options: LoweringOptions) -> Lowered:

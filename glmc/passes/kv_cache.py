@@ -31,11 +31,12 @@ from glmc.ir import match as m
 from glmc.ir.ops import Numerics
 from glmc.ir.ops.attention import PREFILL_ATTENTION, QKV_ROPE_CACHE
 from glmc.ir.ops.linear import JOIN_QKV
-from glmc.ir.program import Program
+from glmc.ir.program import Cache, Program
 from glmc.ir.rebuild import Rebuilder
 from glmc.passes.base import PassResult, match_at, read_whole
 from glmc.passes.paging_evaluation import Replaced, Side, paged, require_same
 from glmc.patterns.per_token import mixes, packed_arguments, place, require_per_token
+from glmc_runtime.format.cache import CacheKey
 
 NAME = "kv_cache"
 
@@ -241,6 +242,7 @@ class _Pager:
         self.block_size = block_size
         self.rebuilder = Rebuilder(program, NAME)
         self.inputs: dict[str, Node] = {}
+        self.caches: dict[Node, tuple[Node, ...]] = {}
 
     def run(self) -> Program:
         self._inputs()
@@ -262,13 +264,16 @@ class _Pager:
             "cu_seqlens_q": (("sequences+1",), int32),
             "cu_seqlens_k": (("sequences+1",), int32),
         }
-        for index, layer in enumerate(self.layers.values()):
-            heads = (self.block_size, layer.head_dim)
-            dims: tuple[int | str, ...] = ("blocks", layer.k.heads, *heads)
-            for kind in ("key", "value"):
-                specs[f"{kind}_cache.{index}"] = (dims, self.old.dtype)
         for name, (dims, dtype) in specs.items():
             self.inputs[name] = self.rebuilder.input(name, dims, dtype)
+        for index, (attention, layer) in enumerate(self.layers.items()):
+            caches = (
+                Cache(CacheKey(name, index), (layer.k.heads, layer.head_dim))
+                for name in ("key", "value")
+            )
+            self.caches[attention] = tuple(
+                self.rebuilder.cache(cache, self.block_size, self.old.dtype) for cache in caches
+            )
         for old in self.old.inputs():
             self.rebuilder.values[old] = self.inputs[old.meta["input"]]
 
@@ -329,7 +334,6 @@ class _Pager:
 
     def _attention(self, layer: Layer) -> Node:
         new, inputs = self.rebuilder.new, self.inputs
-        index = list(self.layers).index(layer.attention)
         q, k = layer.q, layer.k
         written = self.rebuilder.call(
             QKV_ROPE_CACHE.overload,
@@ -340,8 +344,7 @@ class _Pager:
                 inputs["positions"],
                 new(q.frequencies),
                 inputs["slot_mapping"],
-                inputs[f"key_cache.{index}"],
-                inputs[f"value_cache.{index}"],
+                *self.caches[layer.attention],
                 q.heads,
                 k.heads,
                 layer.head_dim,

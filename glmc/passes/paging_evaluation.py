@@ -67,8 +67,8 @@ class Side:
         by its name. ``names`` are those of the weights, in one order for both sides."""
         weights = self.weights()
         held = sorted(
-            (leaf for leaf in self.leaves if "_cache." in leaf.meta.get("input", "")),
-            key=lambda leaf: str(leaf.meta["input"]),
+            (leaf for leaf in self.leaves if "cache" in leaf.meta),
+            key=lambda leaf: leaf.meta["cache"].key,
         )
         known = [weights[name] for name in names if name in weights]
         recipes = [self.program.weights[each.meta["weight"]].recipe for each in known]

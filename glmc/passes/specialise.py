@@ -176,10 +176,9 @@ def _begin(
     inputs = {name: rebuilder.input(name, *spec) for name, spec in specs.items()}
     for old in program.inputs():
         name = old.meta["input"]
-        if "_cache." in name:
-            sizes = m.shape(old)[1:]
-            inputs[name] = rebuilder.input(name, ("blocks", *sizes), program.dtype)  # type: ignore[arg-type]
-        if name in inputs:
+        if "cache" in old.meta:
+            rebuilder.values[old] = rebuilder.cache_like(old)
+        elif name in inputs:
             rebuilder.values[old] = inputs[name]
     rebuilder.weights()
     return rebuilder, inputs

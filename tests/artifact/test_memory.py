@@ -12,10 +12,11 @@ from glmc.artifact.memory import Fit, fits, largest_context, memory_use, weight_
 from glmc.artifact.reader import read_artifact
 from glmc.errors import UsageError
 from glmc_runtime.format.extent import Extent
-from glmc_runtime.format.manifest import CacheSpec, Guards, Limits, Manifest, WeightEntry
+from glmc_runtime.format.manifest import Guards, Limits, Manifest, WeightEntry
 from glmc_runtime.format.plan import InputSpec, PhasePlan
 from glmc_runtime.replay.cache import block_bytes
 from tests.artifact.toy import parts, write
+from tests.runtime.toy import key_value_cache
 
 
 def manifest() -> Manifest:
@@ -23,7 +24,7 @@ def manifest() -> Manifest:
     return Manifest(
         **vars(
             parts(
-                cache=CacheSpec(2, 1, 4, "bfloat16", 8, 5, "blocks_heads_tokens"),
+                cache=key_value_cache(2, 1, 4, "bfloat16", 8, 5, "blocks_heads_tokens"),
                 limits=Limits(40, (1, 4), (16, 32)),
             )
         ),
@@ -101,5 +102,5 @@ def test_equals_what_the_runtime_allocates(tmp_path: Path) -> None:
     plans = read_artifact(tmp_path / "toy").plans
     use = memory_use(written, plans, written.limits.decode_buckets[-1], written.limits.max_context)
     cache = session.cache
-    allocated = sum(t.numel() * t.itemsize for t in (*cache.keys, *cache.values))
+    allocated = sum(t.numel() * t.itemsize for t in cache.tensors.values())
     assert use.cache == allocated

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from glmc.artifact.writer import ManifestParts, write_artifact
 from glmc.ir.recipe import Concatenate, Source, Weight
-from glmc_runtime.format.manifest import CacheSpec, Guards, Limits, Manifest, ModelFacts
+from glmc_runtime.format.manifest import Guards, Limits, Manifest, ModelFacts
 from tests.runtime import toy
 
 _PHASE = {
@@ -97,7 +97,7 @@ class ToyWeights:
 
 
 def parts(**changes: Any) -> ManifestParts:
-    cache = CacheSpec(
+    cache = toy.key_value_cache(
         1,
         toy.HEADS,
         toy.HEAD_DIM,

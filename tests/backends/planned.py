@@ -12,11 +12,12 @@ from torch.fx import Graph, Node
 
 from glmc.ir.fake import FakeKernels
 from glmc.ir.ops.norms import rms_norm
-from glmc.ir.program import ModelShape, Program, graph_module
+from glmc.ir.program import Cache, ModelShape, Program, graph_module
 from glmc.ir.recipe import Source, Weight
 from glmc.ir.symbols import Symbols
 from glmc.lowering.lower import Lowered, lower
 from glmc.lowering.target import LoweringOptions, Target
+from glmc_runtime.format.cache import CacheKey
 from glmc_runtime.format.plan import (
     BufferArgument,
     CacheArgument,
@@ -49,6 +50,12 @@ class Built:
 
     def input(self, name: str, *dims: int | str, dtype: torch.dtype = torch.float32) -> Node:
         return self._placeholder(name, self.symbols.fake(name, dims, dtype), input=name)
+
+    def cache(self, name: str, heads: int, block_size: int, head_dim: int, blocks: Any) -> Node:
+        cache = Cache(CacheKey(name, 0), (heads, head_dim))
+        node = self.input(cache.name, blocks, *cache.block_shape(block_size))
+        node.meta["cache"] = cache
+        return node
 
     def weight(self, name: str, *shape: int) -> Node:
         self.weights[name] = Weight(name, shape, torch.float32, Source(name, shape))

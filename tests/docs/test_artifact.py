@@ -12,7 +12,7 @@ import pytest
 
 from glmc.artifact.memory import memory_use
 from glmc.artifact.reader import read_artifact
-from glmc_runtime.format import manifest, plan, plan_json
+from glmc_runtime.format import cache, manifest, plan, plan_json
 from glmc_runtime.format.dtypes import dtype_of
 from glmc_runtime.format.extent import Extent
 from glmc_runtime.generate.text.files import SETTINGS, TEMPLATE, TOKENIZER
@@ -24,7 +24,8 @@ PAGE = ROOT / "docs" / "artifact.md"
 DOCUMENTED = (
     manifest.Manifest,
     manifest.ModelFacts,
-    manifest.CacheSpec,
+    cache.CacheSpec,
+    cache.CacheTensor,
     manifest.Limits,
     manifest.Guards,
     manifest.WeightEntry,
@@ -54,7 +55,7 @@ def test_fields_are_those_of_the_dataclass(kind: Any) -> None:
 
 def test_every_dataclass_of_the_formats_is_documented() -> None:
     text = PAGE.read_text()
-    for module in (manifest, plan):
+    for module in (cache, manifest, plan):
         for name, kind in vars(module).items():
             if dataclasses.is_dataclass(kind) and name not in NOT_IN_ARTIFACTS:
                 assert f"{name} fields" in text or f"`{name}`" in text, name
@@ -112,15 +113,13 @@ def test_the_memory_formula_is_the_one_in_use(tmp_path: Path, batch: int, contex
     write(tmp_path / "toy")
     contents = read_artifact(tmp_path / "toy")
     facts = contents.manifest
-    cache, limits = facts.cache, facts.limits
-    per_block = formulas["block_bytes"](
-        cache.layers,
-        cache.kv_heads,
-        cache.block_size,
-        cache.head_dim,
-        dtype_of(cache.dtype).itemsize,
-    )
-    assert per_block == block_bytes(cache)
+    limits = facts.limits
+    rows = [
+        (prod(row.shape), dtype_of(row.dtype).itemsize, len(row.layers))
+        for row in facts.cache.tensors
+    ]
+    per_block = formulas["block_bytes"](facts.cache.block_size, rows)
+    assert per_block == block_bytes(facts.cache)
     decode, prefill = limits.decode_buckets[-1], limits.prefill_buckets[-1]
     steps = {"decode": (decode, decode), "prefill": (prefill, min(prefill, decode))}
     expected = formulas["device_bytes"](
@@ -135,7 +134,7 @@ def test_the_memory_formula_is_the_one_in_use(tmp_path: Path, batch: int, contex
         per_block,
         batch,
         context,
-        cache.block_size,
+        facts.cache.block_size,
     )
     used = memory_use(facts, contents.plans, min(batch, decode), min(context, limits.max_context))
     assert (batch <= decode, context <= limits.max_context) == (True, True)

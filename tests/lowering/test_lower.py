@@ -226,7 +226,7 @@ def test_a_cache_that_is_still_read_is_not_written() -> None:
     qkv = built.input("hidden", "tokens", 24)
     positions = built.input("positions", "tokens", dtype=torch.int64)
     slots = built.input("slot_mapping", "tokens", dtype=torch.int64)
-    caches = [built.input(f"{kind}_cache.0", "blocks", 1, 16, 8) for kind in ("key", "value")]
+    caches = [built.cache(kind, 1, 16, 8, "blocks") for kind in ("key", "value")]
     frequencies = built.weight("frequencies", 4)
     sizes = (1, 1, 8, False, 1.0, 0.0)
     outputs = []

@@ -39,7 +39,7 @@ def test_refuses(twist: str, reason: str) -> None:
     slots = built.input("slot_mapping", "tokens", dtype=torch.int64)
     lengths = built.input("context_lengths", "tokens", dtype=torch.int32)
     tables = built.input("block_tables", "tokens", 4, dtype=torch.int32)
-    caches = [built.input(f"{kind}_cache.0", 5, KV_HEADS, BLOCK, DIM) for kind in ("key", "value")]
+    caches = [built.cache(kind, KV_HEADS, BLOCK, DIM, 5) for kind in ("key", "value")]
     frequencies = built.weight("inverse_frequencies", 2)
     written = built.call(
         QKV_ROPE_CACHE.overload, qkv, None, None, positions, frequencies, slots, *caches,

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from glmc_runtime.format.cache import CacheSpec, CacheTensor
 from glmc_runtime.format.extent import Extent
 from glmc_runtime.format.manifest import (
-    CacheSpec,
     FileEntry,
     Guards,
     Limits,
@@ -54,6 +54,23 @@ _TOKENS, _SEQUENCES = Extent(tokens=1), Extent(sequences=1)
 
 def _columns(number: int) -> Extent:
     return Extent(constant=number)
+
+
+def key_value_cache(
+    layers: int,
+    heads: int,
+    head_dim: int,
+    dtype: str,
+    block_size: int,
+    blocks_per_sequence: int,
+    layout: str,
+) -> CacheSpec:
+    """Keys and values of alike layers."""
+    rows = [
+        CacheTensor(name, (heads, head_dim), dtype, tuple(range(layers)))
+        for name in ("key", "value")
+    ]
+    return CacheSpec(tuple(rows), block_size, blocks_per_sequence, layout)
 
 
 class PhaseBuilder:
@@ -269,7 +286,7 @@ def write_toy(root: Path, greedy: bool = False, **changes: Any) -> Path:
         maximum_positions=MAX_CONTEXT,
         eos_token_ids=EOS,
     )
-    cache = CacheSpec(
+    cache = key_value_cache(
         1, HEADS, HEAD_DIM, "float32", BLOCK_SIZE, BLOCKS_PER_SEQUENCE, "blocks_tokens_heads"
     )
     manifest = Manifest(

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from glmc_runtime.format.extent import Extent, Shape
-from glmc_runtime.format.manifest import CacheSpec, Guards, Manifest, ModelFacts, WeightEntry
+from glmc_runtime.format.manifest import Guards, Manifest, ModelFacts, WeightEntry
 from glmc_runtime.format.plan import (
     Buffer,
     BufferArgument,
@@ -32,6 +32,7 @@ from tests.runtime.toy import (
     BLOCKS_PER_SEQUENCE,
     MAX_CONTEXT,
     VOCABULARY,
+    key_value_cache,
     write_manifest,
     write_toy,
 )
@@ -359,7 +360,7 @@ def write_vendor_toy(root: Path) -> Path:
             target="xpu",
             abi_profile="P-A",
             model=replace(model, kv_heads=KV_HEADS, head_dim=HEAD_DIM),
-            cache=CacheSpec(
+            cache=key_value_cache(
                 1,
                 KV_HEADS,
                 HEAD_DIM,

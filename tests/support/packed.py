@@ -70,7 +70,7 @@ class Batch:
         """Feed the next ``counts`` tokens of each sequence; the logits. Keeps the caches."""
         inputs = self._inputs(counts)
         names = [node.meta["input"] for node in program.inputs()]
-        caches = [name for name in names if "_cache." in name]
+        caches = [node.meta["input"] for node in program.caches()]
         for node in program.inputs():
             name = node.meta["input"]
             if name in caches and name not in self.caches:
@@ -78,8 +78,7 @@ class Batch:
                 self.caches[name] = torch.full(sizes, torch.nan)
         given = {name: inputs[name] for name in names if name not in caches} | self.caches
         logits, *written = program.run(given, weights_of(program, self.model))
-        order = [f"{kind}_cache.{i}" for i in range(len(caches) // 2) for kind in ("key", "value")]
-        self.caches = dict(zip(order, written, strict=True))
+        self.caches = dict(zip(caches, written, strict=True))
         self.done = [done + count for done, count in zip(self.done, counts, strict=True)]
         return logits
 

@@ -37,6 +37,7 @@ from glmc.out_of_memory import shortage_behind
 from glmc.presets.catalog import ModelSource
 from glmc_runtime.engine.assemble import assemble
 from glmc_runtime.errors import GlmcError
+from glmc_runtime.format.cache import CacheKey
 from glmc_runtime.format.plan import BufferArgument, CacheArgument, Call, InputArgument
 from glmc_runtime.loading.loader import load_artifact
 from glmc_runtime.replay.cache import SCRATCH_BLOCK
@@ -136,7 +137,7 @@ class _Replay:
             timing=False,
             guard_steps=0,
         )
-        self.caches: dict[str, Tensor] = {}
+        self.caches: dict[CacheKey, Tensor] = {}
 
     @torch.inference_mode()
     def run(self, prefill: Program, decode: Program) -> WrongCall | None:
@@ -183,7 +184,7 @@ class _Replay:
                     continue  # of a traced program only
                 if isinstance(storage, CacheArgument):
                     found = self._paged(self.machine.cache.tensor(storage.cache, storage.layer))
-                    self.caches[f"{storage.cache}_cache.{storage.layer}"] = values[node]
+                    self.caches[CacheKey(storage.cache, storage.layer)] = values[node]
                 else:
                     found = (
                         views[storage.buffer]
@@ -211,10 +212,10 @@ class _Replay:
         for node in program.inputs():
             name = node.meta["input"]
             dtype = node.meta["val"].dtype
-            if "_cache." in name:
+            if "cache" in node.meta:
                 tail = tuple(map(int, m.shape(node)[1:]))
                 empty = torch.zeros((self.blocks, *tail), dtype=dtype)
-                inputs[name] = self.caches.get(name, empty)
+                inputs[name] = self.caches.get(node.meta["cache"].key, empty)
             elif name == "block_tables":
                 rows = torch.zeros(step.sequences, self.compiled.job.lowering.blocks_per_sequence)
                 for row, chunk in enumerate(step.chunks):

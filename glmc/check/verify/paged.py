@@ -98,7 +98,9 @@ def verify_phase(
 
 def block_size(program: Program) -> int:
     """Tokens of a block of a paged program's caches."""
-    return next(int(m.shape(node)[2]) for node in _caches(program))
+    return next(
+        int(m.shape(node)[1 + node.meta["cache"].block_dimension]) for node in program.caches()
+    )
 
 
 class _Judge:
@@ -195,10 +197,6 @@ def _output(program: Program) -> Node:
     return output.args[0][0]  # type: ignore[no-any-return]
 
 
-def _caches(program: Program) -> Iterator[Node]:
-    return (node for node in program.inputs() if "_cache." in node.meta["input"])
-
-
 def _around_attention(program: Program) -> Iterator[Node]:
     for node in program.graph.nodes:
         if m.is_op(node, "glmc.attention"):
@@ -243,7 +241,7 @@ def _random_caches(program: Program, packed: Packed) -> dict[str, Tensor]:
     """Old content for each cache; what is beyond it is NaN."""
     generator = torch.Generator().manual_seed(11)
     caches: dict[str, Tensor] = {}
-    for node in _caches(program):
+    for node in program.caches():
         _, heads, _, size = m.shape(node)
         shape = (*packed.token_ids.shape, int(heads), int(size))
         value = torch.randn(shape, generator=generator).to(m.dtype(node))

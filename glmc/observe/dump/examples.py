@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch.fx import Node
 
+from glmc.ir.program import Cache
 from glmc.observe.dump.values import Values
 
 _PREFILL = ((0,), (0, 1, 2))  # new positions of two sequences
@@ -55,6 +56,7 @@ def _sums(lengths: list[int]) -> list[int]:
 def block_size_of(inputs: list[Node], values: Values) -> int:
     """The tokens of a block, read from the shape of the first cache; 1 without a cache."""
     for node in inputs:
-        if "_cache." in str(node.meta.get("input", "")):
-            return values.shape(node.meta["val"])[2]
+        if "cache" in node.meta:
+            cache: Cache = node.meta["cache"]
+            return values.shape(node.meta["val"])[1 + cache.block_dimension]
     return 1

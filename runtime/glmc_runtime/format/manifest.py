@@ -15,10 +15,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from glmc_runtime.errors import ArtifactError
+from glmc_runtime.format.cache import CacheSpec, CacheTensor, impossible
 from glmc_runtime.format.records import misfit
 
 FORMAT = "glmc-artifact"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -36,24 +37,6 @@ class ModelFacts:
     parameters: int
     maximum_positions: int
     eos_token_ids: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class CacheSpec:
-    """Key and value cache, one tensor each per layer.
-
-    ``layout`` is ``blocks_heads_tokens`` ([blocks, kv_heads, block_size, head_dim], the vendor's)
-    or ``blocks_tokens_heads`` ([blocks, block_size, kv_heads, head_dim]). Block 0 is scratch for
-    padded rows. ``blocks_per_sequence`` is the width of a block table.
-    """
-
-    layers: int
-    kv_heads: int
-    head_dim: int
-    dtype: str
-    block_size: int
-    blocks_per_sequence: int
-    layout: str
 
 
 @dataclass(frozen=True)
@@ -149,7 +132,7 @@ def manifest_from_json(data: Any) -> Manifest:
             abi_profile=data["abi_profile"],
             versions=dict(data["versions"]),
             model=ModelFacts(**{**model, "eos_token_ids": tuple(model["eos_token_ids"])}),
-            cache=CacheSpec(**cache),
+            cache=CacheSpec(**{**cache, "tensors": tuple(map(_cache_tensor, cache["tensors"]))}),
             limits=Limits(
                 limits["max_context"],
                 tuple(limits["decode_buckets"]),
@@ -180,13 +163,16 @@ def manifest_from_json(data: Any) -> Manifest:
     return manifest
 
 
+def _cache_tensor(data: Any) -> CacheTensor:
+    return CacheTensor(**{**data, "shape": tuple(data["shape"]), "layers": tuple(data["layers"])})
+
+
 def _impossible(manifest: Manifest) -> str | None:
     """A size that divides or multiplies something later must be at least 1, and some bucket the
     largest. The target says which kernels may be named, and that of the guards where they run."""
     if manifest.target != manifest.guards.target:
         return f"target is {manifest.target!r}, and guards.target is {manifest.guards.target!r}"
     sizes = {
-        **{f"cache.{name}": getattr(manifest.cache, name) for name in _CACHE_SIZES},
         "limits.max_context": manifest.limits.max_context,
         "model.vocabulary": manifest.model.vocabulary,
     }
@@ -194,10 +180,8 @@ def _impossible(manifest: Manifest) -> str | None:
         buckets = getattr(manifest.limits, name)
         if not buckets or buckets[0] < 1 or list(buckets) != sorted(set(buckets)):
             return f"limits.{name} is {buckets}, and not ascending from 1"
-    return next((f"{name} is {size}" for name, size in sizes.items() if size < 1), None)
-
-
-_CACHE_SIZES = ("layers", "kv_heads", "head_dim", "block_size", "blocks_per_sequence")
+    problem = next((f"{name} is {size}" for name, size in sizes.items() if size < 1), None)
+    return problem or impossible(manifest.cache)
 
 
 def _not_well_formed(problem: str) -> ArtifactError:

@@ -47,7 +47,7 @@ class InputArgument:
 
 @dataclass(frozen=True)
 class CacheArgument:
-    """The key or value cache of one layer, in the manifest's layout."""
+    """A tensor of the cache by its name in the manifest, such as ``key``, in one layer."""
 
     cache: str
     layer: int

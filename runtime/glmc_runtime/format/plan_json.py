@@ -24,7 +24,7 @@ from glmc_runtime.format.plan import (
 )
 from glmc_runtime.format.records import misfit
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 def _shape_to_json(shape: Shape) -> list[int | str]:

@@ -121,8 +121,7 @@ class ArgumentFacts:
             shape = _fixed(sizes)
             return self._tensor(("weight", argument.weight), entry.dtype, shape, False)
         if isinstance(argument, CacheArgument):
-            storage = ("cache", f"{argument.cache} {argument.layer}")
-            return self._tensor(storage, self._manifest.cache.dtype, self._cache(), False)
+            return self._cache(argument)
         if isinstance(argument, BufferArgument):
             buffer = self._buffers[argument.buffer]
             own = buffer.shape
@@ -140,11 +139,13 @@ class ArgumentFacts:
             return self._tensor(("input", spec.name), spec.dtype, shape, on_host, room, whole)
         raise PlanError(f"a {type(argument).__name__} is in no artifact")
 
-    def _cache(self) -> Shape:
-        cache = self._manifest.cache
-        heads_first = cache.layout == "blocks_heads_tokens"
-        inner = (cache.kv_heads, cache.block_size)[:: 1 if heads_first else -1]
-        return (BLOCKS, *_fixed((*inner, cache.head_dim)))
+    def _cache(self, argument: CacheArgument) -> tuple[Facts, Storage | None]:
+        spec = self._manifest.cache
+        row = spec.tensor(argument.cache, argument.layer)
+        if row is None:
+            raise PlanError(f"there is no cache '{argument.cache}' of layer {argument.layer}")
+        storage = ("cache", f"{argument.cache} {argument.layer}")
+        return self._tensor(storage, row.dtype, (BLOCKS, *_fixed(spec.block_shape(row))), False)
 
     def _view(self, own: Shape, shape: Shape | None, real: bool) -> Shape:
         """The shape of a view, which is no larger than what it is a view of. With the real counts,

@@ -63,9 +63,9 @@ def _problem(
     if isinstance(argument, InputArgument) and argument.input not in inputs:
         return f"the phase has no step input '{argument.input}'"
     if isinstance(argument, CacheArgument):
-        known = argument.cache in ("key", "value")
-        if not known or not 0 <= argument.layer < manifest.cache.layers:
-            return f"there is no cache '{argument.cache}' of layer {argument.layer}"
+        name, layer = argument.cache, argument.layer
+        known = manifest.cache.tensor(name, layer) is not None
+        return None if known else f"there is no cache '{name}' of layer {layer}"
     if isinstance(argument, WeightArgument):
         entry = manifest.weights.get(argument.weight)
         if entry is None:

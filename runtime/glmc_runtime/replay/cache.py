@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from math import prod
 
 import torch
 
 from glmc_runtime.errors import CapacityError, PlanError
+from glmc_runtime.format.cache import CacheKey, CacheSpec
 from glmc_runtime.format.dtypes import dtype_of
-from glmc_runtime.format.manifest import CacheSpec
 
 SCRATCH_BLOCK = 0
 
@@ -107,50 +109,92 @@ class BlockAllocator:
 
 
 class KVCache:
-    """``keys[layer]`` and ``values[layer]`` in the layout of the manifest, and the allocator."""
+    """The tensors of a cache by name and layer, each [blocks, ...] as the manifest's layout has a
+    block (:meth:`CacheSpec.block_shape`), and the allocator of their blocks.
 
-    def __init__(self, spec: CacheSpec, blocks: int, device: torch.device) -> None:
-        if spec.layout == "blocks_heads_tokens":
-            shape = (blocks, spec.kv_heads, spec.block_size, spec.head_dim)
-        elif spec.layout == "blocks_tokens_heads":
-            shape = (blocks, spec.block_size, spec.kv_heads, spec.head_dim)
-        else:
-            raise PlanError(f"'{spec.layout}' is no layout of the KV cache")
-        size, memory = blocks * block_bytes(spec), _memory_of(device)
-        if size > memory:
-            raise CapacityError(
-                "the KV cache is larger than all memory",
-                expected=f"at most {memory} bytes",
-                found=f"{size} bytes for {blocks} blocks",
-                place=str(device),
-                remedy="load with fewer kv_blocks",
-            )
+    ``tensors`` are those of an outer engine in place of new ones: of any strides, each of
+    ``blocks`` blocks. Raises :class:`PlanError` where they are not what the spec says, and
+    :class:`CapacityError` where new ones do not fit into memory.
+    """
+
+    def __init__(
+        self,
+        spec: CacheSpec,
+        blocks: int,
+        device: torch.device,
+        tensors: Mapping[CacheKey, torch.Tensor] | None = None,
+    ) -> None:
         self.spec = spec
-        self.allocator = BlockAllocator(blocks)
-        dtype = dtype_of(spec.dtype)
-        try:
-            # Zeroed: a kernel that masks by multiplying must not meet NaN in an unwritten slot.
-            self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(spec.layers)]
-            self.values = [torch.zeros_like(keys) for keys in self.keys]
-        except RuntimeError as error:
-            raise CapacityError(
-                "the KV cache does not fit into memory",
-                expected=f"{blocks * block_bytes(spec)} bytes for {blocks} blocks",
-                place=str(device),
-                remedy="load with fewer kv_blocks",
-            ) from error
+        shapes = {
+            CacheKey(row.name, layer): ((blocks, *spec.block_shape(row)), dtype_of(row.dtype))
+            for row in spec.tensors
+            for layer in row.layers
+        }
+        if tensors is None:
+            size, memory = blocks * block_bytes(spec), _memory_of(device)
+            if size > memory:
+                raise CapacityError(
+                    "the KV cache is larger than all memory",
+                    expected=f"at most {memory} bytes",
+                    found=f"{size} bytes for {blocks} blocks",
+                    place=str(device),
+                    remedy="load with fewer kv_blocks",
+                )
+            self.allocator = BlockAllocator(blocks)
+            self.tensors = _allocated(shapes, device, size, blocks)
+        else:
+            self.allocator = BlockAllocator(blocks)
+            _check_tensors(shapes, tensors, device)
+            self.tensors = {key: tensors[key] for key in shapes}
 
     def tensor(self, name: str, layer: int) -> torch.Tensor:
-        """The ``key`` or ``value`` cache of a layer; raises :class:`PlanError`."""
-        caches = {"key": self.keys, "value": self.values}.get(name)
-        if caches is None or not 0 <= layer < len(caches):
+        """A tensor of the cache in a layer; raises :class:`PlanError`."""
+        tensor = self.tensors.get(CacheKey(name, layer))
+        if tensor is None:
             raise PlanError(f"there is no cache '{name}' of layer {layer}")
-        return caches[layer]
+        return tensor
 
     def copy_block(self, source: int, target: int) -> None:
-        """Copy the keys and values of a block, in all layers."""
-        for cache in (*self.keys, *self.values):
-            cache[target].copy_(cache[source])
+        """Copy a block, in all tensors."""
+        for tensor in self.tensors.values():
+            tensor[target].copy_(tensor[source])
+
+
+Shapes = Mapping[CacheKey, tuple[tuple[int, ...], torch.dtype]]
+
+
+def _allocated(
+    shapes: Shapes, device: torch.device, size: int, blocks: int
+) -> dict[CacheKey, torch.Tensor]:
+    try:
+        # Zeroed: a kernel that masks by multiplying must not meet NaN in an unwritten slot.
+        return {
+            key: torch.zeros(shape, dtype=dtype, device=device)
+            for key, (shape, dtype) in shapes.items()
+        }
+    except RuntimeError as error:
+        raise CapacityError(
+            "the KV cache does not fit into memory",
+            expected=f"{size} bytes for {blocks} blocks",
+            place=str(device),
+            remedy="load with fewer kv_blocks",
+        ) from error
+
+
+def _check_tensors(
+    shapes: Shapes, tensors: Mapping[CacheKey, torch.Tensor], device: torch.device
+) -> None:
+    for key, (shape, dtype) in shapes.items():
+        tensor = tensors.get(key)
+        if tensor is None:
+            raise PlanError(f"the KV cache has no tensor '{key.name}' of layer {key.layer}")
+        if tuple(tensor.shape) != shape or tensor.dtype != dtype or tensor.device != device:
+            raise PlanError(
+                "a tensor of the KV cache is another than the artifact's",
+                place=f"'{key.name}' of layer {key.layer}",
+                expected=f"{dtype} {list(shape)} on {device}",
+                found=f"{tensor.dtype} {list(tensor.shape)} on {tensor.device}",
+            )
 
 
 def _memory_of(device: torch.device) -> int:
@@ -161,9 +205,11 @@ def _memory_of(device: torch.device) -> int:
 
 
 def block_bytes(spec: CacheSpec) -> int:
-    """Bytes of one block over all layers, keys and values."""
-    tokens = 2 * spec.layers * spec.kv_heads * spec.block_size
-    return tokens * spec.head_dim * dtype_of(spec.dtype).itemsize
+    """Bytes of one block in all tensors and layers."""
+    token = sum(
+        prod(row.shape) * dtype_of(row.dtype).itemsize * len(row.layers) for row in spec.tensors
+    )
+    return spec.block_size * token
 
 
 CPU_DEFAULT_BYTES = 2 << 30

@@ -16,12 +16,12 @@ from torch.fx import Graph, GraphModule, Node
 
 from glmc.backends.kunlun import TARGET
 from glmc.ir.ops import OPS
-from glmc.ir.program import ModelShape, Program
+from glmc.ir.program import Cache, ModelShape, Program
 from glmc.ir.recipe import Constant, Source, Weight
 from glmc.ir.symbols import Symbols
 from glmc.lowering.lower import Lowered, lower
 from glmc.lowering.target import LoweringOptions
-from glmc_runtime.format.manifest import CacheSpec
+from glmc_runtime.format.cache import CacheKey
 from glmc_runtime.format.plan_json import phase_from_json, phase_to_json
 from glmc_runtime.kernels.vendor import find_vendor
 from glmc_runtime.replay.arena import Arena
@@ -31,6 +31,7 @@ from glmc_runtime.replay.cache import KVCache
 from glmc_runtime.replay.inputs import StepInputs
 from glmc_runtime.replay.step import ScheduledTokens, Step
 from tests.backends.kunlun.harness import PROFILES, random
+from tests.runtime.toy import key_value_cache
 
 LAYERS, HIDDEN, HEADS, KV_HEADS, D, WIDTH, EXPERTS, TOP_K, VOCABULARY = (
     2,
@@ -62,6 +63,11 @@ class Builder:
     def input(self, name: str, *dims: int | str, dtype: torch.dtype) -> Node:
         node = self.graph.placeholder(name.replace(".", "_"))
         node.meta |= {"input": name, "val": self.symbols.fake(name, dims, dtype)}
+        return node
+
+    def cache(self, cache: Cache, dtype: torch.dtype) -> Node:
+        node = self.input(cache.name, "blocks", *cache.block_shape(BLOCK), dtype=dtype)
+        node.meta["cache"] = cache
         return node
 
     def weight(self, name: str, *shape: int, dtype: torch.dtype | None = None) -> Node:
@@ -109,10 +115,7 @@ def decode_program(dtype: torch.dtype, normalize: bool) -> tuple[Program, dict[s
     tables = at.input("block_tables", "tokens", "table", dtype=int32)
     lengths = at.input("context_lengths", "tokens", dtype=int32)
     caches = [
-        [
-            at.input(f"{kind}_cache.{layer}", "blocks", KV_HEADS, BLOCK, D, dtype=dtype)
-            for kind in ("key", "value")
-        ]
+        [at.cache(Cache(CacheKey(kind, layer), (KV_HEADS, D)), dtype) for kind in ("key", "value")]
         for layer in range(LAYERS)
     ]
     frequencies = at.weight("frequencies", 8, dtype=torch.float32)
@@ -159,7 +162,7 @@ class Session:
 
     def __init__(self, lowered: Lowered, data: dict[str, Tensor], profile: str) -> None:
         plan = phase_from_json(phase_to_json(lowered.plan))
-        spec = CacheSpec(
+        spec = key_value_cache(
             LAYERS, KV_HEADS, D, "float32", BLOCK, CONTEXT // BLOCK, TARGET.cache_layout
         )
         self.cache = KVCache(spec, 9, CPU)

@@ -14,19 +14,20 @@ import pytest
 
 import glmc_runtime
 from glmc_runtime.errors import GlmcError
+from glmc_runtime.format.cache import CacheSpec
 from glmc_runtime.format.extent import Extent
-from glmc_runtime.format.manifest import CacheSpec
 from glmc_runtime.format.plan import WeightArgument
 from glmc_runtime.format.records import misfit
+from tests.runtime.toy import key_value_cache
 
 HOSTILE = [None, True, -1, 0, 10**30, 1.5, "x", "-3", "9" * 5000, [], [[]], {}, {"a": 1}]
 
 
 def test_what_fits_and_what_does_not() -> None:
-    spec = CacheSpec(1, 2, 8, "float32", 4, 16, "blocks_heads_tokens")
+    spec = key_value_cache(1, 2, 8, "float32", 4, 16, "blocks_heads_tokens")
     assert misfit(spec, CacheSpec, "cache") is None
-    wrong = CacheSpec(1, True, 8, "float32", 4, 16, "blocks_heads_tokens")
-    assert misfit(wrong, CacheSpec, "cache") == "cache.kv_heads is True and not int"
+    wrong = key_value_cache(1, True, 8, "float32", 4, 16, "blocks_heads_tokens")
+    assert misfit(wrong, CacheSpec, "cache") == "cache.tensors[0].shape[0] is True and not int"
     assert misfit(WeightArgument("a", (0, 1)), WeightArgument, "x") is None
     assert misfit(WeightArgument("a", (0,)), WeightArgument, "x") is not None  # type: ignore[arg-type]
     assert misfit({"a": (1, "b")}, dict[str, tuple[int, ...]], "x") == "x.a[1] is 'b' and not int"

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 
 from glmc_runtime.errors import CapacityError, PlanError
-from glmc_runtime.format.manifest import CacheSpec
+from glmc_runtime.format.cache import CacheKey, CacheSpec, CacheTensor, impossible
 from glmc_runtime.replay.cache import BlockAllocator, KVCache, block_bytes, choose_block_count
+from tests.runtime.toy import key_value_cache
 
-SPEC = CacheSpec(2, 3, 8, "bfloat16", 16, 4, "blocks_heads_tokens")
+SPEC = key_value_cache(2, 3, 8, "bfloat16", 16, 4, "blocks_heads_tokens")
 CPU = torch.device("cpu")
 
 
@@ -81,11 +84,98 @@ def test_a_shared_block_is_free_when_its_last_owner_gives_it_back() -> None:
 
 def test_a_block_is_copied_in_all_layers() -> None:
     cache = KVCache(SPEC, 4, CPU)
-    for number, tensor in enumerate((*cache.keys, *cache.values)):
+    for number, tensor in enumerate(cache.tensors.values()):
         tensor[2] = number + 1
     cache.copy_block(2, 3)
-    for number, tensor in enumerate((*cache.keys, *cache.values)):
+    for number, tensor in enumerate(cache.tensors.values()):
         assert (tensor[3] == number + 1).all() and not tensor[1].any()
+
+
+def _latent(layout: str) -> CacheSpec:
+    """Keys in two layers of other sizes, and a third tensor of one dimension in one of them."""
+    rows = (
+        CacheTensor("key", (3, 8), "bfloat16", (0,)),
+        CacheTensor("key", (2, 4), "float32", (1,)),
+        CacheTensor("latent", (5,), "int8", (1,)),
+    )
+    return CacheSpec(rows, 16, 4, layout)
+
+
+def test_layers_may_have_other_tensors() -> None:
+    cache = KVCache(_latent("blocks_heads_tokens"), 3, CPU)
+    shapes = {key: tuple(tensor.shape) for key, tensor in cache.tensors.items()}
+    assert shapes == {
+        ("key", 0): (3, 3, 16, 8),
+        ("key", 1): (3, 2, 16, 4),
+        ("latent", 1): (3, 16, 5),
+    }
+    other = KVCache(_latent("blocks_tokens_heads"), 3, CPU)
+    assert (
+        other.tensor("key", 1).shape == (3, 16, 2, 4) and other.tensor("key", 1).dtype.itemsize == 4
+    )
+    assert block_bytes(cache.spec) == 16 * (3 * 8 * 2 + 2 * 4 * 4 + 5)
+    assert sum(t.numel() * t.itemsize for t in other.tensors.values()) == 3 * block_bytes(
+        cache.spec
+    )
+    for tensor in cache.tensors.values():
+        tensor[1] = 1
+    cache.copy_block(1, 2)
+    assert all((tensor[2] == 1).all() for tensor in cache.tensors.values())
+    with pytest.raises(PlanError, match="no cache 'latent' of layer 0"):
+        cache.tensor("latent", 0)
+
+
+def test_tensors_of_an_outer_engine() -> None:
+    """Keys and values of a layer in one tensor, heads after tokens."""
+    outer = torch.zeros(2, 7, 2, 16, 3, 8, dtype=torch.bfloat16)
+    tensors = {
+        CacheKey(name, layer): outer[layer, :, side].transpose(1, 2)
+        for layer in range(2)
+        for side, name in enumerate(("key", "value"))
+    }
+    cache = KVCache(SPEC, 7, CPU, tensors)
+    cache.tensor("value", 1)[4] = 1
+    cache.copy_block(4, 5)
+    assert (outer[1, 5, 1] == 1).all() and not outer[1, :, 0].any() and not outer[0].any()
+    assert cache.allocator.usable == 6
+    for wrong, message in (
+        ({**tensors, CacheKey("key", 1): outer[0, :6, 0].transpose(1, 2)}, "another"),
+        ({**tensors, CacheKey("key", 1): tensors["key", 1].float()}, "another"),
+        (
+            {key: tensor for key, tensor in tensors.items() if key != ("value", 0)},
+            "no tensor 'value'",
+        ),
+    ):
+        with pytest.raises(PlanError, match=message):
+            KVCache(SPEC, 7, CPU, wrong)
+
+
+def _row(shape: tuple[int, ...], layers: tuple[int, ...] = (0,)) -> CacheTensor:
+    return CacheTensor("key", shape, "int8", layers)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"layout": "tokens"}, "cache.layout is 'tokens'"),
+        ({"block_size": 0}, "cache.block_size is 0"),
+        ({"tensors": ()}, "cache.tensors is empty"),
+        ({"tensors": (_row(()),)}, "cache.tensors[0].shape is ()"),
+        (
+            {"tensors": (_row((2, 0)),)},
+            "cache.tensors[0].shape is (2, 0)",
+        ),
+        (
+            {"tensors": (_row((2,), (0, 0)),)},
+            "cache.tensors[0].layers is 0, 0",
+        ),
+        ({"tensors": (_row((2,), (-1,)),)}, "cache.tensors[0].layers is -1"),
+        ({"tensors": (SPEC.tensors[0], SPEC.tensors[0])}, "cache.tensors[1].layers is 0 to 1"),
+    ],
+)
+def test_what_no_cache_can_be(change: dict[str, Any], problem: str) -> None:
+    assert impossible(SPEC) is None
+    assert impossible(replace(SPEC, **change)) == problem
 
 
 def test_capacity_error_names_needed_and_free_blocks() -> None:
