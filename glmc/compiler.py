@@ -12,6 +12,7 @@ from glmc.capture.routers import store_routers
 from glmc.compiled import Compiled, FrontEnd, manifest_parts
 from glmc.config import CompileOptions
 from glmc.errors import InternalError, LoweringError
+from glmc.garbage import rare_collections
 from glmc.ir.program import Program
 from glmc.job import READING, Job, read_job
 from glmc.lowering.lower import lower
@@ -114,7 +115,8 @@ def write_compiled(
 def compile_plan(job: Job, observer: Observer = NOBODY) -> Compiled:
     """Everything but the weights: capture, passes, lowering, plan and report."""
     job.require_supported()  # before the work begins
-    return back_end(front_end(job, observer), job, observer)
+    with rare_collections():
+        return back_end(front_end(job, observer), job, observer)
 
 
 def front_end(job: Job, observer: Observer = NOBODY) -> FrontEnd:

@@ -29,7 +29,7 @@ RUNTIME = (
 COMPILER = (
     ("console", "plain_file"),
     ("errors",),
-    ("config", "ir", "out_of_memory"),
+    ("config", "garbage", "ir", "out_of_memory"),
     ("capture", "lowering", "patterns", "presets"),
     ("backends", "passes", "weights"),
     ("artifact", "pipeline", "tokenizer"),

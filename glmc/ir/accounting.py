@@ -97,16 +97,23 @@ def parameters(target: Callable[..., Any]) -> tuple[Parameter, ...]:
     )
 
 
+@cache
+def names_of(target: Callable[..., Any]) -> tuple[str, ...]:
+    """The names of :func:`parameters`."""
+    return tuple(each.name for each in parameters(target))
+
+
 def _whole(kind: object) -> bool:
     return str(kind).replace("List[", "").replace("Optional[", "").rstrip("]") in ("int", "SymInt")
 
 
 def given(node: Node) -> Mapping[str, Any]:
     """The arguments of a call by name, however they were passed; defaults are left out."""
-    known = parameters(node.target)
-    names = [each.name for each in known[: len(node.args)]]
-    names += [str(index) for index in range(len(names), len(node.args))]
-    return {**dict(zip(names, node.args, strict=True)), **node.kwargs}
+    names, values = names_of(node.target), node.args
+    known = dict(zip(names, values, strict=False))
+    for index in range(len(names), len(values)):
+        known[str(index)] = values[index]
+    return {**known, **node.kwargs} if node.kwargs else known
 
 
 def unread(roots: Collection[Node], starts: Collection[Node], log: Log) -> tuple[Node, str] | None:

@@ -25,7 +25,7 @@ from glmc.ir.ops import Numerics
 from glmc.ir.program import Program
 from glmc.ir.recipe import Concatenate, Constant, Recipe, Stack
 from glmc.ir.rewrite import Attempt
-from glmc.ir.signature import signature, value_key
+from glmc.ir.signature import signature, value_key_of
 from glmc.ir.tolerance import Tolerance, compare, condition_of, tolerance_of
 
 LARGEST = 64 * 2**20
@@ -77,7 +77,7 @@ class Rewritten:
         fixed = (_fixed(program, leaf) for leaf in self.leaves)
         return (
             *(signature(root, operands) for root in roots),
-            *(value_key(node.meta["val"]) for node in self.made),
+            *(value_key_of(node) for node in self.made),
             *merged,
             *fixed,
         )

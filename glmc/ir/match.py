@@ -9,6 +9,7 @@ and which condition failed. Arguments are read through the accessors below (:fun
 from __future__ import annotations
 
 import operator
+import sys
 from collections.abc import Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from torch import SymInt
 from torch.fx import Node
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
-from glmc.ir.accounting import given, note, parameters
+from glmc.ir.accounting import given, names_of, note
 
 Number = int | float
 
@@ -128,13 +129,16 @@ def number(value: object) -> Number | None:
 def argument(node: Node, index: int, name: str = "", default: object = None) -> object:
     """An argument of a call, passed by place or by keyword. Where the schema is known, ``name``
     decides: overloads have it at other places, or not at all."""
-    names = [each.name for each in parameters(node.target)]
+    names = names_of(node.target)
     if not names:
         note(node, name or str(index), str(index))
         return node.args[index] if len(node.args) > index else node.kwargs.get(name, default)
     name = name or (names[index] if index < len(names) else str(index))
     note(node, name)
-    return given(node).get(name, default)
+    if name in node.kwargs:
+        return node.kwargs[name]
+    place = names.index(name) if name in names else int(name) if name.isdecimal() else sys.maxsize
+    return node.args[place] if place < len(node.args) else default
 
 
 def arguments(node: Node) -> tuple[object, ...]:

@@ -17,6 +17,7 @@ from glmc.ir.accounting import note_all
 from glmc.ir.program import Program
 
 Result = TypeVar("Result")
+_KEY = "value_key"  # in the meta of a node
 
 
 def signature(root: Node, operands: Sequence[Node]) -> Hashable:
@@ -36,7 +37,7 @@ def signature(root: Node, operands: Sequence[Node]) -> Hashable:
                 stack.pop()
                 continue
             if node in operands:
-                lines.append(("operand", operands.index(node), value_key(node.meta["val"])))
+                lines.append(("operand", operands.index(node), value_key_of(node)))
             elif node.op != "call_function":
                 lines.append(("leaf", node.name))
             else:
@@ -62,6 +63,15 @@ def once(program: Program, key: Hashable, work: Callable[[], Result]) -> Result:
         program.memo[key] = work()
     result: Any = program.memo[key]
     return result  # type: ignore[no-any-return]
+
+
+def value_key_of(node: Node) -> Hashable:
+    """:func:`value_key` of what a node computes; worked out once for each value it gets."""
+    value = node.meta["val"]
+    known: tuple[object, Hashable] | None = node.meta.get(_KEY)
+    if known is None or known[0] is not value:
+        known = node.meta[_KEY] = (value, value_key(value))
+    return known[1]
 
 
 def value_key(value: object) -> Hashable:

@@ -10,6 +10,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import groupby
 
 from torch.fx import Node
@@ -39,6 +40,7 @@ class Block:
         return "outside" if self.layer is None else f"layer_{self.layer}"
 
 
+@lru_cache(maxsize=1 << 16)  # each step of a compile prints the ids of the step before it
 def relative(text: str, layer: int | None) -> str:
     """An id or weight without its own layer; the layer before is called ``previous``."""
     found = _LAYER.match(text) if layer is not None else None

@@ -1,0 +1,23 @@
+"""Garbage collection while a plan is made: rare, since nearly all that a compile makes is kept."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_EACH = 50_000
+"""New objects between two collections; Python's own 700 make each of them look at nodes and fake
+tensors that all live on. What is dropped at once needs no collection to be freed."""
+
+
+@contextmanager
+def rare_collections() -> Iterator[None]:
+    """Collect seldom in here; a process that collects more seldom still, or never, goes on so."""
+    before = gc.get_threshold()
+    if before[0] and before[0] < _EACH:
+        gc.set_threshold(_EACH, *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
