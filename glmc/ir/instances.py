@@ -16,6 +16,8 @@ from glmc.ir.accounting import given, parameters
 from glmc.ir.match import CASTS, SHAPES, is_op
 from glmc.ir.program import Program
 from glmc.ir.recipe import Constant
+from glmc_runtime.format.step_inputs import STEP_INPUTS, VOCABULARY
+from glmc_runtime.replay.step import ScheduledTokens, Step
 
 FULL, SMALL = "full", "small"
 # Step sizes of a phase's own graph: every slot of a sequence is in one of its blocks.
@@ -258,18 +260,14 @@ class _Made:
             (m.shape[2] for m in self._fakes() if len(m.shape) == 4),
             16,
         )
-        lengths = torch.tensor([block + 1, 2, block])
-        tables = torch.tensor([[3, 0], [5, 1], [2, 7]])
-        last = lengths - 1
-        blocks = tables.gather(1, (last // block).unsqueeze(1)).squeeze(1)
-        values = {
-            "positions": last,
-            "slot_mapping": blocks * block + last % block,
-            "block_tables": tables,
-            "context_lengths": lengths,
-        }
-        value = values.get(name)
-        return value.to(dtype) if value is not None and tuple(value.shape) == shape else None
+        row = STEP_INPUTS.get(name)
+        if row is None or row.below == VOCABULARY:
+            return None  # token ids are drawn
+        contexts = ((block + 1, [3, 0]), (2, [5, 1]), (block, [2, 7]))
+        chunks = [ScheduledTokens((0,), length - 1, blocks) for length, blocks in contexts]
+        step = Step(chunks, len(chunks), len(chunks), block)
+        value = torch.tensor(row.values(step, 2), dtype=dtype) if row.fits(step) else None
+        return value if value is not None and tuple(value.shape) == shape else None
 
     def _fakes(self) -> Iterator[Tensor]:
         return (

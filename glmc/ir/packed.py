@@ -12,6 +12,9 @@ from torch import Tensor
 from torch.fx import Node
 
 from glmc.ir import match as m
+from glmc_runtime.format.dtypes import dtype_of
+from glmc_runtime.format.step_inputs import STEP_INPUTS
+from glmc_runtime.replay.step import ScheduledTokens, Step
 
 
 @dataclass(frozen=True)
@@ -39,25 +42,20 @@ class Packed:
         blocks = torch.randperm(self.batch * width, generator=generator) + 1
         return blocks.view(self.batch, width).int()
 
+    def step(self) -> Step:
+        """The step as the runtime has it, unpadded."""
+        chunks = [
+            ScheduledTokens(self.token_ids[row, start:stop].tolist(), start, blocks)
+            for row, (start, stop, blocks) in enumerate(
+                zip(self.starts, self.stops, self.table.tolist(), strict=True)
+            )
+        ]
+        tokens = sum(len(chunk.tokens) for chunk in chunks)
+        return Step(chunks, tokens, len(chunks), self.block_size)
+
     def inputs(self) -> dict[str, Tensor]:
         """Every step input of a packed program but the caches."""
-        rows = self.rows()
-        tokens = self.token_ids.shape[1]
-        positions = rows % tokens
-        counts = torch.tensor(self.stops) - torch.tensor(self.starts)
-        lengths = torch.tensor(self.stops)
-        zero = torch.zeros(1, dtype=torch.int64)
-        cu_seqlens_q = torch.cat((zero, counts.cumsum(0)))
-        return {
-            "token_ids": self.token_ids.flatten()[rows],
-            "positions": positions,
-            "slot_mapping": self._slots(rows // tokens, positions),
-            "block_tables": self.table,
-            "cu_seqlens_q": cu_seqlens_q.int(),
-            "cu_seqlens_k": torch.cat((zero, lengths.cumsum(0))).int(),
-            "context_lengths": lengths.int(),
-            "last_rows": cu_seqlens_q[1:] - 1,
-        }
+        return tensors(self.step(), self.table.shape[1])
 
     def rows(self) -> Tensor:
         """int64 [new tokens]: the row of each in a value [batch * tokens, ...]."""
@@ -85,6 +83,15 @@ class Packed:
     def _slots(self, row: Tensor, position: Tensor) -> Tensor:
         block = self.table[row, position // self.block_size].long()
         return block * self.block_size + position % self.block_size
+
+
+def tensors(step: Step, width: int) -> dict[str, Tensor]:
+    """Every step input of ``step``, with tables of ``width`` columns."""
+    return {
+        name: torch.tensor(row.values(step, width), dtype=dtype_of(row.dtype))
+        for name, row in STEP_INPUTS.items()
+        if row.fits(step)
+    }
 
 
 def layouts(token_ids: Tensor, block: int) -> list[Packed]:

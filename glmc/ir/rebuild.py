@@ -12,6 +12,8 @@ from torch.fx import Graph, Node
 from glmc.ir.fake import FakeKernels
 from glmc.ir.program import Cache, Program, graph_module
 from glmc.ir.symbols import Dimension, Symbols
+from glmc_runtime.format.dtypes import dtype_of
+from glmc_runtime.format.step_inputs import step_input
 
 
 class Rebuilder:
@@ -31,6 +33,12 @@ class Rebuilder:
         node.meta.update(input=name, id=name, module="", layer=None, source=None)
         node.meta["val"] = self.symbols.fake(name, dims, dtype)
         return node
+
+    def step_input(self, name: str, equal: Mapping[str, str]) -> Node:
+        """A row of the table of step inputs. ``equal`` symbols of the phase have one name."""
+        row = step_input(name)
+        sizes = tuple(equal.get(size, size) for size in row.shape)
+        return self.input(name, sizes, dtype_of(row.dtype))
 
     def cache(self, cache: Cache, block_size: int, dtype: torch.dtype) -> Node:
         """A tensor of the paged cache."""

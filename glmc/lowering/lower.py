@@ -24,6 +24,7 @@ from glmc.lowering.assemble import Scratch, dtype_name, phase_plan
 from glmc.lowering.in_place import Calls, whole
 from glmc.lowering.target import SEQUENCES, LoweringOptions, Op, Target, Value
 from glmc_runtime.format.cache import CacheTensor
+from glmc_runtime.format.dtypes import dtype_of
 from glmc_runtime.format.extent import Extent, Shape
 from glmc_runtime.format.plan import (
     Argument,
@@ -37,6 +38,7 @@ from glmc_runtime.format.plan import (
     WeightArgument,
     storage_of,
 )
+from glmc_runtime.format.step_inputs import STEP_INPUTS, step_input
 
 _VIEWS = ("aten.reshape", "getitem")
 Storage = BufferArgument | CacheArgument | InputArgument
@@ -136,7 +138,13 @@ class Lowering:
             raise InternalError(f"weight {argument.weight} is unknown")
         return known
 
-    def input(self, name: str, dtype: torch.dtype, shape: Shape) -> Value:
+    def input(self, name: str) -> Value:
+        row = step_input(name)
+        shape = row.shape_of(self.options.blocks_per_sequence)
+        return self.declared_input(name, dtype_of(row.dtype), shape)
+
+    def declared_input(self, name: str, dtype: torch.dtype, shape: Shape) -> Value:
+        """A step input of this dtype and shape."""
         spec = InputSpec(name, dtype_name(dtype), tuple(shape))
         if self.inputs.setdefault(name, spec) != spec:
             raise InternalError(f"step input {name} is used with two shapes or dtypes")
@@ -292,20 +300,10 @@ class Lowering:
             cache = CacheArgument(*node.meta["cache"].key)
             self.stored_nodes[cache].append(node)
             return Value(name, sizes, fake.dtype, cache)
-        return self.input(name, fake.dtype, self._input_shape(name, fake))
-
-    def _input_shape(self, name: str, fake: torch.Tensor) -> Shape:
-        """Step inputs are sized by contract: tables by sequences, cumulative lengths by sequences +
-        1."""
-        sequences = Extent(sequences=1)
-        shapes: dict[str, Shape] = {
-            "block_tables": (sequences, Extent(constant=self.options.blocks_per_sequence)),
-            "cu_seqlens_q": (Extent(sequences=1, constant=1),),
-            "cu_seqlens_k": (Extent(sequences=1, constant=1),),
-            "context_lengths": (sequences,),
-            "last_rows": (sequences,),
-        }
-        return shapes.get(name) or self._shape(fake)
+        row = STEP_INPUTS.get(name)  # a program of a test may have others
+        width = self.options.blocks_per_sequence
+        shape = self._shape(fake) if row is None else row.shape_of(width)
+        return self.declared_input(name, fake.dtype, shape)
 
     def _view(self, node: Node) -> None:
         source = node.args[0]

@@ -127,8 +127,9 @@ class Emitter(Protocol):
     def recipe(self, value: Value) -> Weight:
         """The weight of a value; raises LoweringError when it is none."""
 
-    def input(self, name: str, dtype: torch.dtype, shape: Shape) -> Value:
-        """A step input that the graph does not carry, such as host-side lengths."""
+    def input(self, name: str) -> Value:
+        """A step input that the graph does not carry, such as host-side lengths; dtype and shape
+        are those of its row in :mod:`glmc_runtime.format.step_inputs`."""
 
     def call(
         self,

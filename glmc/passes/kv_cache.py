@@ -39,6 +39,15 @@ from glmc.patterns.per_token import mixes, packed_arguments, place, require_per_
 from glmc_runtime.format.cache import CacheKey
 
 NAME = "kv_cache"
+INPUTS = (
+    "token_ids",
+    "positions",
+    "slot_mapping",
+    "block_tables",
+    "cu_seqlens_q",
+    "cu_seqlens_k",
+)
+"""Step inputs of a paged program."""
 
 
 @dataclass(frozen=True)
@@ -255,17 +264,8 @@ class _Pager:
         return self.rebuilder.program_of("paged")
 
     def _inputs(self) -> None:
-        int64, int32 = torch.int64, torch.int32
-        specs: dict[str, tuple[tuple[int | str, ...], torch.dtype]] = {
-            "token_ids": (("tokens",), int64),
-            "positions": (("tokens",), int64),
-            "slot_mapping": (("tokens",), int64),
-            "block_tables": (("sequences", "table"), int32),
-            "cu_seqlens_q": (("sequences+1",), int32),
-            "cu_seqlens_k": (("sequences+1",), int32),
-        }
-        for name, (dims, dtype) in specs.items():
-            self.inputs[name] = self.rebuilder.input(name, dims, dtype)
+        for name in INPUTS:
+            self.inputs[name] = self.rebuilder.step_input(name, {})
         for index, (attention, layer) in enumerate(self.layers.items()):
             caches = (
                 Cache(CacheKey(name, index), (layer.k.heads, layer.head_dim))

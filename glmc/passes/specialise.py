@@ -13,10 +13,9 @@ Pays always: the head's product is of last tokens only, and decode has its own k
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-import torch
 from torch.fx import Node
 
 from glmc.errors import LoweringError
@@ -26,7 +25,7 @@ from glmc.ir.ops.attention import DECODE_ATTENTION
 from glmc.ir.ops.linear import SELECT_ROWS
 from glmc.ir.program import Program
 from glmc.ir.rebuild import Rebuilder
-from glmc.ir.symbols import Dimension
+from glmc.passes import kv_cache
 from glmc.passes.base import PassResult, read_whole
 from glmc.passes.paging_evaluation import Cases, Replaced, Side, decoded, last_rows
 from glmc.passes.paging_evaluation import require_same as evaluated
@@ -35,23 +34,9 @@ NAME = "specialise"
 NUMERICS = Numerics.REORDERED
 Read = TypeVar("Read")
 
-_INT64, _INT32 = torch.int64, torch.int32
-_PREFILL: dict[str, tuple[tuple[Dimension, ...], torch.dtype]] = {
-    "token_ids": (("tokens",), _INT64),
-    "positions": (("tokens",), _INT64),
-    "slot_mapping": (("tokens",), _INT64),
-    "block_tables": (("sequences", "table"), _INT32),
-    "cu_seqlens_q": (("sequences+1",), _INT32),
-    "cu_seqlens_k": (("sequences+1",), _INT32),
-    "last_rows": (("sequences",), _INT64),
-}
-_DECODE: dict[str, tuple[tuple[Dimension, ...], torch.dtype]] = {
-    "token_ids": (("tokens",), _INT64),
-    "positions": (("tokens",), _INT64),
-    "slot_mapping": (("tokens",), _INT64),
-    "block_tables": (("tokens", "table"), _INT32),
-    "context_lengths": (("tokens",), _INT32),
-}
+_PREFILL = (*kv_cache.INPUTS, "last_rows")
+_DECODE = ("token_ids", "positions", "slot_mapping", "block_tables", "context_lengths")
+_ONE_TOKEN = {"sequences": "tokens"}
 
 
 def head_of(program: Program) -> Node:
@@ -69,7 +54,7 @@ def head_of(program: Program) -> Node:
 
 def prefill(program: Program) -> Program:
     """The prefill phase of a paged program; logits [sequences, vocabulary]."""
-    rebuilder, inputs = _begin(program, _PREFILL)
+    rebuilder, inputs = _begin(program, _PREFILL, {})
     head = head_of(program)
     hidden, rest = _read(head, _head)
     for node in program.graph.nodes:
@@ -93,7 +78,7 @@ def prefill(program: Program) -> Program:
 
 def decode(program: Program) -> Program:
     """The decode phase of a paged program; logits [tokens, vocabulary]."""
-    rebuilder, inputs = _begin(program, _DECODE)
+    rebuilder, inputs = _begin(program, _DECODE, _ONE_TOKEN)
     for node in program.graph.nodes:
         if node.op != "call_function":
             continue
@@ -170,10 +155,10 @@ def _attention(node: Node) -> tuple[tuple[Node, ...], object]:
 
 
 def _begin(
-    program: Program, specs: dict[str, tuple[tuple[Dimension, ...], torch.dtype]]
+    program: Program, names: Sequence[str], equal: Mapping[str, str]
 ) -> tuple[Rebuilder, dict[str, Node]]:
     rebuilder = Rebuilder(program, NAME)
-    inputs = {name: rebuilder.input(name, *spec) for name, spec in specs.items()}
+    inputs = {name: rebuilder.step_input(name, equal) for name in names}
     for old in program.inputs():
         name = old.meta["input"]
         if "cache" in old.meta:

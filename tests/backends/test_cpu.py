@@ -18,8 +18,10 @@ from glmc.ir.recipe import Constant, RopeTable, Source, Weight
 from glmc.lowering import plain
 from glmc.lowering.target import SEQUENCES, TOKENS, LoweringOptions, Op, Value, fixed
 from glmc.pipeline.stages import MERGES
+from glmc_runtime.format.dtypes import dtype_of
 from glmc_runtime.format.extent import Shape
 from glmc_runtime.format.plan import BufferArgument, WeightArgument
+from glmc_runtime.format.step_inputs import step_input
 from glmc_runtime.kernels.traced import find_traced_binder
 
 GONE_AFTER_THE_PASSES = {"attention", "rope", "norm_rope", "marked_attention", "marked_experts"}
@@ -81,9 +83,10 @@ class Runner:
         sizes = tuple(map(fixed, weight.shape))
         return Value(weight.name, sizes, weight.dtype, WeightArgument(weight.name))
 
-    def input(self, name: str, dtype: torch.dtype, shape: Shape) -> Value:
-        assert self.inputs[name].dtype == dtype
-        return self.value(self.inputs[name], shape)
+    def input(self, name: str) -> Value:
+        row = step_input(name)
+        assert self.inputs[name].dtype == dtype_of(row.dtype)
+        return self.value(self.inputs[name], row.shape_of(self.options.blocks_per_sequence))
 
     def call(
         self, function: str, *, writes: tuple[str, ...], host: bool = False, **arguments: Any

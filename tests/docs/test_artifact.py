@@ -12,7 +12,7 @@ import pytest
 
 from glmc.artifact.memory import memory_use
 from glmc.artifact.reader import read_artifact
-from glmc_runtime.format import cache, manifest, plan, plan_json
+from glmc_runtime.format import cache, manifest, plan, plan_json, step_inputs
 from glmc_runtime.format.dtypes import dtype_of
 from glmc_runtime.format.extent import Extent
 from glmc_runtime.generate.text.files import SETTINGS, TEMPLATE, TOKENIZER
@@ -75,7 +75,7 @@ def test_arguments_and_step_inputs() -> None:
         [f"`{next(iter(plan_json._argument_to_json(each)))}`", f"`{type(each).__name__}`"]
         for each in examples
     ]
-    assert names(section(PAGE, "Step inputs")) == list(plan.STEP_INPUTS)
+    assert names(section(PAGE, "Step inputs")) == list(step_inputs.names())
 
 
 def test_format_and_version() -> None:

@@ -149,7 +149,6 @@ def qkv_rope_cache(op: Op, emit: Emitter) -> None:
 
 
 def prefill_attention(op: Op, emit: Emitter) -> None:
-    bounds = (SEQUENCES + fixed(1),)
     emit.call(
         "cpu.prefill_attention",
         writes=("out",),
@@ -158,8 +157,8 @@ def prefill_attention(op: Op, emit: Emitter) -> None:
         key_cache=op.tensor("k_cache"),
         value_cache=op.tensor("v_cache"),
         block_tables=op.tensor("block_tables"),
-        cu_seqlens_q=emit.input("cu_seqlens_q_host", torch.int32, bounds),
-        cu_seqlens_k=emit.input("cu_seqlens_k_host", torch.int32, bounds),
+        cu_seqlens_q=emit.input("cu_seqlens_q_host"),
+        cu_seqlens_k=emit.input("cu_seqlens_k_host"),
         scale=op.number("scale"),
         out=emit.result(),
     )
@@ -198,7 +197,7 @@ def decode_attention(op: Op, emit: Emitter) -> None:
         key_cache=op.tensor("k_cache"),
         value_cache=op.tensor("v_cache"),
         block_tables=tables,
-        context_lengths=emit.input("context_lengths_host", torch.int32, (SEQUENCES,)),
+        context_lengths=emit.input("context_lengths_host"),
         scale=op.number("scale"),
         out=emit.result(),
         scores=emit.temporary("scores", size, q.dtype),

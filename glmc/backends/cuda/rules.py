@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from glmc.lowering.target import SEQUENCES, Emitter, Op, Value, fixed
+from glmc.lowering.target import Emitter, Op, Value, fixed
 from glmc.lowering.values import as_rows, flat, rope_table, view
 
 FLOAT = torch.float32
@@ -146,7 +146,6 @@ def _written(op: Op, emit: Emitter, qkv: Value) -> dict[str, Any]:
 
 
 def prefill_attention(op: Op, emit: Emitter) -> None:
-    bounds = (SEQUENCES + fixed(1),)
     emit.call(
         "cuda.prefill_attention",
         writes=("out",),
@@ -157,8 +156,8 @@ def prefill_attention(op: Op, emit: Emitter) -> None:
         block_tables=op.tensor("block_tables"),
         cu_seqlens_q=op.tensor("cu_seqlens_q"),
         cu_seqlens_k=op.tensor("cu_seqlens_k"),
-        cu_seqlens_q_host=emit.input("cu_seqlens_q_host", torch.int32, bounds),
-        cu_seqlens_k_host=emit.input("cu_seqlens_k_host", torch.int32, bounds),
+        cu_seqlens_q_host=emit.input("cu_seqlens_q_host"),
+        cu_seqlens_k_host=emit.input("cu_seqlens_k_host"),
         scale=op.number("scale"),
         out=emit.result(),
     )

@@ -8,7 +8,7 @@ from glmc.backends.kunlun import limits
 from glmc.backends.kunlun.abi import abi_profile
 from glmc.backends.kunlun.emit import Passed, real, vendor
 from glmc.backends.kunlun.rules_dense import norm
-from glmc.lowering.target import SEQUENCES, Emitter, Op, Value, fixed
+from glmc.lowering.target import Emitter, Op, Value, fixed
 from glmc.lowering.values import product, rope_table, view
 from glmc_runtime.format.plan import ExtentArgument
 
@@ -97,9 +97,9 @@ def prefill_attention(op: Op, emit: Emitter) -> None:
         is_causal=True,
         is_prefix_cache=True,
         block_table=real(_int32(op, "block_tables")),
-        context_qlen_lod_cpu=real(_on_host(emit, "cu_seqlens_q_host")),
+        context_qlen_lod_cpu=real(emit.input("cu_seqlens_q_host")),
         context_qlen_lod_xpu=real(_int32(op, "cu_seqlens_q")),
-        context_kvlen_lod_cpu=real(_on_host(emit, "cu_seqlens_k_host")),
+        context_kvlen_lod_cpu=real(emit.input("cu_seqlens_k_host")),
         context_kvlen_lod_xpu=real(_int32(op, "cu_seqlens_k")),
         **given,
     )
@@ -110,7 +110,7 @@ def decode_attention(op: Op, emit: Emitter) -> None:
     q, out = op.tensor("q"), _zeroed_result(emit)
     batch, heads, head_dim = q.shape[0], q.dim(1), q.dim(2)
     scale = op.number("scale")
-    lengths = emit.input("context_lengths_host", torch.int32, (SEQUENCES,))
+    lengths = emit.input("context_lengths_host")
     shared: dict[str, Passed] = {
         "k_cache": op.tensor("k_cache"),
         "v_cache": op.tensor("v_cache"),
@@ -156,10 +156,6 @@ def _zeroed_result(emit: Emitter) -> Value:
     out = emit.result()
     emit.call("aten.zero", writes=("out",), out=out)
     return out
-
-
-def _on_host(emit: Emitter, name: str) -> Value:
-    return emit.input(name, torch.int32, (SEQUENCES + fixed(1),))
 
 
 def _int32(op: Op, name: str) -> Value:

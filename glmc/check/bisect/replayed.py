@@ -37,10 +37,10 @@ from glmc.out_of_memory import shortage_behind
 from glmc.presets.catalog import ModelSource
 from glmc_runtime.engine.assemble import assemble
 from glmc_runtime.errors import GlmcError
-from glmc_runtime.format.cache import CacheKey
+from glmc_runtime.format.cache import SCRATCH_BLOCK, CacheKey
 from glmc_runtime.format.plan import BufferArgument, CacheArgument, Call, InputArgument
+from glmc_runtime.format.step_inputs import step_input
 from glmc_runtime.loading.loader import load_artifact
-from glmc_runtime.replay.cache import SCRATCH_BLOCK
 from glmc_runtime.replay.step import ScheduledTokens, Step, blocks_for
 
 # Targets whose plans every machine can replay.
@@ -208,6 +208,7 @@ class _Replay:
 
     def _values(self, program: Program, step: Step) -> dict[Node, Any]:
         """Every node of the program, on the inputs of the step."""
+        width = self.compiled.job.lowering.blocks_per_sequence
         inputs: dict[str, Tensor] = {}
         for node in program.inputs():
             name = node.meta["input"]
@@ -216,13 +217,9 @@ class _Replay:
                 tail = tuple(map(int, m.shape(node)[1:]))
                 empty = torch.zeros((self.blocks, *tail), dtype=dtype)
                 inputs[name] = self.caches.get(node.meta["cache"].key, empty)
-            elif name == "block_tables":
-                rows = torch.zeros(step.sequences, self.compiled.job.lowering.blocks_per_sequence)
-                for row, chunk in enumerate(step.chunks):
-                    rows[row, : len(chunk.blocks)] = torch.tensor(chunk.blocks)
-                inputs[name] = rows.to(dtype)
             else:
-                inputs[name] = torch.tensor(step.column(name), dtype=dtype)
+                row = step_input(name).values(step, width)
+                inputs[name] = torch.tensor(row, dtype=dtype)
         given = BoundInputs(program, inputs, self.weights.table(program))
         values: dict[Node, Any] = {node: given[node] for node in program.placeholders()}
         for node in program.graph.nodes:

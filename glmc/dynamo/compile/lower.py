@@ -102,7 +102,7 @@ class _TracedLowering(ViewLowering):
             name = node.meta["weight"]
             self.values[node] = Value(name, shape, fake.dtype, WeightArgument(name))
         else:
-            self._bind_value(node, self.input(node.meta["input"], fake.dtype, shape))
+            self._bind_value(node, self.declared_input(node.meta["input"], fake.dtype, shape))
 
     def _finish_plan(self, output: Node) -> TracedPlan:
         self.node = output

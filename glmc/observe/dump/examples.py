@@ -6,6 +6,8 @@ from torch.fx import Node
 
 from glmc.ir.program import Cache
 from glmc.observe.dump.values import Values
+from glmc_runtime.format.step_inputs import STEP_INPUTS
+from glmc_runtime.replay.step import ScheduledTokens, Step
 
 _PREFILL = ((0,), (0, 1, 2))  # new positions of two sequences
 _DECODE = ((2,), (0,))
@@ -22,35 +24,14 @@ def step_inputs(
     if phase == "stateless":
         rows = [[row * length + column for column in range(length)] for row in range(batch)]
         return {"token_ids": rows, "positions": [list(range(length))] * batch}
-    sequences = _DECODE if phase == "decode" else _PREFILL
-    tables = [
-        [1 + sequence * table + block for block in range(table)]
-        for sequence in range(len(sequences))
-    ]
-    positions = [position for new in sequences for position in new]
-    slots = [
-        tables[sequence][position // block_size] * block_size + position % block_size
-        for sequence, new in enumerate(sequences)
-        for position in new
-    ]
-    contexts = [new[-1] + 1 for new in sequences]
-    return {
-        "token_ids": list(range(len(positions))),
-        "positions": positions,
-        "slot_mapping": slots,
-        "block_tables": tables,
-        "context_lengths": contexts,
-        "cu_seqlens_q": _sums([len(new) for new in sequences]),
-        "cu_seqlens_k": _sums(contexts),
-        "last_rows": [total - 1 for total in _sums([len(new) for new in sequences])[1:]],
-    }
-
-
-def _sums(lengths: list[int]) -> list[int]:
-    totals = [0]
-    for length in lengths:
-        totals.append(totals[-1] + length)
-    return totals
+    chunks, count = [], 0
+    for number, new in enumerate(_DECODE if phase == "decode" else _PREFILL):
+        blocks = [1 + number * table + block for block in range(table)]
+        tokens = list(range(count, count + len(new)))
+        chunks.append(ScheduledTokens(tokens, new[0], blocks))
+        count += len(new)
+    step = Step(chunks, count, len(chunks), block_size)
+    return {name: row.values(step, table) for name, row in STEP_INPUTS.items() if row.fits(step)}
 
 
 def block_size_of(inputs: list[Node], values: Values) -> int:

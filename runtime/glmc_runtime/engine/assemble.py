@@ -11,6 +11,7 @@ import torch
 from glmc_runtime.constants import GUARD_STEPS
 from glmc_runtime.engine.exclusive import Exclusive
 from glmc_runtime.errors import ArtifactError, RequestError
+from glmc_runtime.format.cache import SCRATCH_BLOCK
 from glmc_runtime.kernels import is_vendor
 from glmc_runtime.kernels.interpreter import INTERPRETED_NOTICE, check_triton, is_interpreted
 from glmc_runtime.kernels.vendor import EMULATED_NOTICE, Vendor, find_vendor
@@ -26,7 +27,7 @@ from glmc_runtime.loading.weights import given_weights, load_weights
 from glmc_runtime.replay.arena import Arena
 from glmc_runtime.replay.bind import Memory, PhaseBinder
 from glmc_runtime.replay.buckets import Buckets
-from glmc_runtime.replay.cache import SCRATCH_BLOCK, KVCache, choose_block_count
+from glmc_runtime.replay.cache import KVCache, choose_block_count
 from glmc_runtime.replay.device_order import StreamOrder, indexed
 from glmc_runtime.replay.graph import graphs_for
 from glmc_runtime.replay.inputs import StepInputs

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+SCRATCH_BLOCK = 0
+"""Where padded rows write; no sequence owns it."""
 LAYOUTS = ("blocks_heads_tokens", "blocks_tokens_heads")
 _MOST_DIMENSIONS = 4
 
@@ -38,7 +40,7 @@ class CacheSpec:
     ``layout`` says where the tokens of a block are: ``blocks_heads_tokens`` (the vendor's) after
     the first dimension of what a token has, [blocks, kv_heads, block_size, head_dim];
     ``blocks_tokens_heads`` before it, [blocks, block_size, kv_heads, head_dim]. What has one
-    dimension is [blocks, block_size, size] in both. Block 0 is scratch for padded rows.
+    dimension is [blocks, block_size, size] in both.
     ``blocks_per_sequence`` is the width of a block table.
     """
 

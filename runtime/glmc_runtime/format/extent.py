@@ -44,6 +44,13 @@ class Extent:
         """Whether the size is another one in another step."""
         return bool(self.tokens or self.sequences or self.named)
 
+    @property
+    def symbols(self) -> tuple[str, ...]:
+        """The names that the size depends on."""
+        own = (("tokens", self.tokens), ("sequences", self.sequences))
+        named = (name for names, _ in self.named for name in names)
+        return tuple(dict.fromkeys((*(name for name, factor in own if factor), *named)))
+
     def __add__(self, other: Extent) -> Extent:
         return Extent(
             self.tokens + other.tokens,

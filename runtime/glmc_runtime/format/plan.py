@@ -13,6 +13,7 @@ from typing import Any, Union
 from glmc_runtime.format.extent import Extent, Shape
 
 HOST_SUFFIX = "_host"
+"""Step inputs of such a name are in host memory, all others on the device."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ class WeightArgument:
 
 @dataclass(frozen=True)
 class InputArgument:
-    """A step input by name (see :data:`STEP_INPUTS`); ``shape`` and ``real`` as for buffers."""
+    """A step input by name, a row of :mod:`glmc_runtime.format.step_inputs`; ``shape`` and ``real``
+    as for buffers."""
 
     input: str
     shape: Shape | None = None
@@ -116,26 +118,10 @@ def parts_of(argument: Argument) -> tuple[Argument, ...]:
     return (storage_of(argument),)
 
 
-# name -> what the runtime fills in. ``*_host`` lives in host memory; all others on the device.
-# Whether a phase uses an input, its dtype and its shape are said by the phase's InputSpec.
-STEP_INPUTS: dict[str, str] = {
-    "token_ids": "ids of the step's tokens, [tokens]; padding rows hold 0",
-    "positions": "position of each token in its sequence, [tokens]; padding rows hold 0",
-    "slot_mapping": "block * block_size + offset of each token, [tokens]; padding rows point into "
-    "the scratch block (block 0)",
-    "block_tables": "blocks of each sequence, [sequences, blocks_per_sequence]; the tail is 0",
-    "context_lengths": "tokens in the cache after this step, [sequences]; padding rows hold 1",
-    "context_lengths_host": "the same in host memory",
-    "cu_seqlens_q": "prefix sums of new tokens, [sequences+1]",
-    "cu_seqlens_q_host": "the same in host memory",
-    "cu_seqlens_k": "prefix sums of context lengths (new tokens included), [sequences+1]",
-    "cu_seqlens_k_host": "the same in host memory",
-    "last_rows": "row of the last token of each sequence, [sequences]",
-}
-
-
 @dataclass(frozen=True)
 class InputSpec:
+    """A step input that a phase has, and as what."""
+
     name: str
     dtype: str
     shape: Shape

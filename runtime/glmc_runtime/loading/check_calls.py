@@ -14,7 +14,6 @@ from glmc_runtime.errors import PlanError
 from glmc_runtime.format.extent import Extent
 from glmc_runtime.format.manifest import Manifest
 from glmc_runtime.format.plan import (
-    HOST_SUFFIX,
     Argument,
     Call,
     ListArgument,
@@ -23,6 +22,7 @@ from glmc_runtime.format.plan import (
     ViewArgument,
     place_of,
 )
+from glmc_runtime.format.step_inputs import CONTEXT, VOCABULARY, step_input
 from glmc_runtime.kernels.allowed import allowed_kernels
 from glmc_runtime.kernels.expressions import Value, at_most
 from glmc_runtime.kernels.schema import INDICES, ArgumentSchema, KernelSchema
@@ -223,16 +223,16 @@ def _inputs(plan: PhasePlan, manifest: Manifest, facts: ArgumentFacts) -> dict[S
     """What the runtime fills in: an input holds what its name says, wherever it is."""
     cache = manifest.cache
     context = min(manifest.limits.max_context, cache.blocks_per_sequence * cache.block_size)
-    bounds = {
-        "token_ids": Extent(constant=manifest.model.vocabulary),
-        "positions": Extent(constant=context),
-        "last_rows": Extent(tokens=1),
+    limits = {
+        VOCABULARY: Extent(constant=manifest.model.vocabulary),
+        CONTEXT: Extent(constant=context),
     }
     contents: dict[Storage, _Content] = {}
     for spec in plan.inputs:
-        name = spec.name.removesuffix(HOST_SUFFIX)
+        row = step_input(spec.name)
+        below = None if row.below is None else limits.get(row.below) or Extent.parse(row.below)
         size = facts.size(tuple(facts.normal(extent) for extent in spec.shape))
-        contents["input", spec.name] = _Content(size, name, bounds.get(name))
+        contents["input", spec.name] = _Content(size, row.name, below)
     return contents
 
 

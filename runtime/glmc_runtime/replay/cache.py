@@ -9,10 +9,8 @@ from math import prod
 import torch
 
 from glmc_runtime.errors import CapacityError, PlanError
-from glmc_runtime.format.cache import CacheKey, CacheSpec
+from glmc_runtime.format.cache import SCRATCH_BLOCK, CacheKey, CacheSpec
 from glmc_runtime.format.dtypes import dtype_of
-
-SCRATCH_BLOCK = 0
 
 
 class BlockAllocator:

@@ -21,44 +21,24 @@ import torch
 
 from glmc_runtime.errors import PlanError, RequestError
 from glmc_runtime.format.dtypes import dtype_of
-from glmc_runtime.format.extent import Extent
-from glmc_runtime.format.plan import HOST_SUFFIX, STEP_INPUTS, InputSpec
+from glmc_runtime.format.plan import HOST_SUFFIX, InputSpec
+from glmc_runtime.format.step_inputs import step_input
 from glmc_runtime.replay.step import Step
 
 _FORMATS: dict[str, Literal["i", "q"]] = {"int32": "i", "int64": "q"}
 _ALIGNMENT = 64
 STAGES = 3
 
-_TABLE = "block_tables"
-_IDS = "token_ids"
-
-
-_TOKENS, _SEQUENCES = Extent(tokens=1), Extent(sequences=1)
-_ENDS = Extent(sequences=1, constant=1)
-_LENGTHS: dict[str, Extent] = {
-    "token_ids": _TOKENS,
-    "positions": _TOKENS,
-    "slot_mapping": _TOKENS,
-    "block_tables": _SEQUENCES,
-    "context_lengths": _SEQUENCES,
-    "cu_seqlens_q": _ENDS,
-    "cu_seqlens_k": _ENDS,
-    "last_rows": _SEQUENCES,
-}
-
 
 def check_input(spec: InputSpec, blocks_per_sequence: int) -> None:
     """Raise :class:`PlanError` unless the runtime knows the input and fills all of its shape."""
-    if spec.name not in STEP_INPUTS:
-        raise PlanError(f"'{spec.name}' is no step input", expected=", ".join(STEP_INPUTS))
-    if spec.dtype not in _FORMATS:
+    row = step_input(spec.name)
+    allowed = [dtype for dtype in row.dtypes if dtype in _FORMATS]
+    if spec.dtype not in allowed:
         raise PlanError(
-            f"step input '{spec.name}' can't be {spec.dtype}", expected="int32 or int64"
+            f"step input '{spec.name}' can't be {spec.dtype}", expected=" or ".join(allowed)
         )
-    name = spec.name.removesuffix(HOST_SUFFIX)
-    shape: tuple[Extent, ...] = (_LENGTHS[name],)
-    if name == _TABLE:
-        shape += (Extent(constant=blocks_per_sequence),)
+    shape = row.shape_of(blocks_per_sequence)
     if spec.shape != shape:
         raise PlanError(
             f"step input '{spec.name}' has another shape",
@@ -72,7 +52,8 @@ class _Field:
 
     def __init__(self, spec: InputSpec, offset: int, tokens: int, sequences: int) -> None:
         self.spec = spec
-        self.name = spec.name.removesuffix(HOST_SUFFIX)
+        self.row = step_input(spec.name)
+        self.name = self.row.name
         self.on_host = spec.name.endswith(HOST_SUFFIX)
         self.format = _FORMATS[spec.dtype]
         self.dtype = dtype_of(spec.dtype)
@@ -81,8 +62,8 @@ class _Field:
             extent.evaluate(tokens, sequences) for extent in spec.shape
         )
         self.end = -(-(offset + self.bytes) // _ALIGNMENT) * _ALIGNMENT
-        self.width = spec.shape[-1].constant if self.name == _TABLE else 0
-        self.rows = sequences if self.width else 0
+        self.width = spec.shape[-1].constant if self.row.rows is not None else 0
+        self.rows = spec.shape[0].evaluate(tokens, sequences) if self.width else 0
 
 
 class _Writer:
@@ -96,19 +77,19 @@ class _Writer:
 
     def write(self, step: Step) -> None:
         field = self.field
-        if field.width:
-            self._write_table(step)
+        if field.row.rows is not None:
+            self._write_rows(field.row.rows(step))
             return
         column = step.column(field.name)
         if not isinstance(column, array) or column.typecode != field.format:
             column = array(field.format, column)
         self._values[: len(column)] = column
 
-    def _write_table(self, step: Step) -> None:
-        """Rows of blocks; only rows that changed since they were written here are written."""
+    def _write_rows(self, rows: list[list[int]]) -> None:
+        """Rows of a table, such as blocks; only those that changed since they were written here
+        are written."""
         width = self.field.width
-        tables = [chunk.blocks for chunk in step.chunks] + [[]] * step.absent
-        for row, blocks in enumerate(tables):
+        for row, blocks in enumerate(rows):
             old = self._rows[row]
             if old == blocks:
                 continue
@@ -151,11 +132,9 @@ class StepInputs:
         device: torch.device,
         staged: bool | None = None,
     ) -> None:
-        # The ids come first and the block tables last: a copy may begin after those, and ends at
-        # the last used row of these, which are the largest.
-        ordered = sorted(
-            specs, key=lambda spec: (spec.name.startswith(_TABLE), not spec.name.startswith(_IDS))
-        )
+        # What the device may have comes first and tables come last: a copy may begin after the
+        # one, and ends at the last used row of the others, which are the largest.
+        ordered = sorted(specs, key=_order)
         self._fields: dict[str, _Field] = {}
         ends = {True: 0, False: 0}
         for spec in ordered:
@@ -176,18 +155,20 @@ class StepInputs:
         else:
             self._device, view = _host_memory(size)
             self._writers += [_Writer(field, view) for field in self._far]
+        self._from_device = next((field.name for field in self._far if field.row.from_device), None)
         self._copies: dict[tuple[int, int, bool], tuple[torch.Tensor, torch.Tensor]] = {}
         self._ids: dict[int, torch.Tensor] = {}
 
     def fill(self, step: Step, tokens: torch.Tensor | None = None) -> None:
         """Write the values of ``step``; on a device also enqueue their copy there.
 
-        With ``tokens``, int64 on the device and at least as many as the step has rows, the ids are
-        copied from there after what is enqueued already, and those of the step are not looked at.
+        With ``tokens``, int64 on the device and at least as many as the step has rows, the input
+        that may be (``from_device``, the token ids) is copied from there after what is enqueued
+        already, and those of the step are not looked at.
         """
         ids_on_device = tokens is not None
         for writer in self._writers:
-            if not ids_on_device or writer.field.name != _IDS:
+            if not (ids_on_device and writer.field.row.from_device):
                 writer.write(step)
         if self._stages:
             self._upload(step, ids_on_device)
@@ -195,7 +176,12 @@ class StepInputs:
             rows = step.tokens
             ids = self._ids.get(rows)
             if ids is None:
-                ids = self._ids[rows] = self.view(_IDS, (rows,), (rows, step.sequences))
+                if self._from_device is None:
+                    raise PlanError(
+                        "the phase does not declare an input that may come from the device"
+                    )
+                ids = self.view(self._from_device, (rows,), (rows, step.sequences))
+                self._ids[rows] = ids
             ids.copy_(tokens[:rows])
 
     def view(self, name: str, shape: tuple[int, ...] | None, step: tuple[int, int]) -> torch.Tensor:
@@ -217,7 +203,7 @@ class StepInputs:
         if stage.copied is not None:
             stage.copied.synchronize()  # over long ago, unless the device is STAGES steps behind
         for writer in stage.writers:
-            if not ids_on_device or writer.field.name != _IDS:
+            if not (ids_on_device and writer.field.row.from_device):
                 writer.write(step)
         key = (number, step.sequences, ids_on_device)
         views = self._copies.get(key)
@@ -234,11 +220,16 @@ class StepInputs:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         start = end = 0
         for field in self._far:
-            if ids_on_device and field.name == _IDS:
+            if ids_on_device and field.row.from_device:
                 start = field.end
             rows = sequences * field.width * field.dtype.itemsize
             end = max(end, field.offset + (rows or field.bytes))
         return self._device[start:end], stage.memory[start:end]
+
+
+def _order(spec: InputSpec) -> tuple[bool, bool]:
+    row = step_input(spec.name)
+    return row.rows is not None, not row.from_device
 
 
 def _host_memory(size: int) -> tuple[torch.Tensor, memoryview[int]]:

@@ -21,6 +21,7 @@ from glmc.ir.ops.rotary import rope_table
 from glmc.ir.recipe import Constant, RopeTable, Source, Weight
 from glmc.lowering.target import LoweringOptions, Op, Value, fixed
 from glmc_kunlun_emulator import load
+from glmc_runtime.format.dtypes import dtype_of
 from glmc_runtime.format.extent import Extent, Shape
 from glmc_runtime.format.plan import (
     Argument,
@@ -32,6 +33,7 @@ from glmc_runtime.format.plan import (
     WeightArgument,
     storage_of,
 )
+from glmc_runtime.format.step_inputs import step_input
 from glmc_runtime.kernels import find_binder, is_vendor
 from glmc_runtime.kernels.vendor import Vendor
 
@@ -105,7 +107,7 @@ class Bench:
 
     def step(self, name: str, data: Tensor, shape: Shape) -> Value:
         self.inputs[name] = data
-        return self.input(name, data.dtype, shape)
+        return Value(name, shape, data.dtype, InputArgument(name))
 
     def cache(self, name: str, data: Tensor) -> Value:
         self.caches[name] = data
@@ -176,8 +178,10 @@ class Bench:
             raise LoweringError(f"{value.name} is no weight")
         return self.weights[value.argument.weight][0]
 
-    def input(self, name: str, dtype: torch.dtype, shape: Shape) -> Value:
-        return Value(name, shape, dtype, InputArgument(name))
+    def input(self, name: str) -> Value:
+        row = step_input(name)
+        shape = row.shape_of(self.options.blocks_per_sequence)
+        return Value(name, shape, dtype_of(row.dtype), InputArgument(name))
 
     def call(
         self, function: str, *, writes: tuple[str, ...], host: bool = False, **given: Any

@@ -165,8 +165,8 @@ def test_a_stage_is_written_again_only_when_its_copy_has_run() -> None:
             record=lambda number=number: log.append(f"copy {number}"),
         )
         table = next(writer for writer in stage.writers if writer.field.width)
-        write = table._write_table
-        table._write_table = lambda step, number=number, write=write: (  # type: ignore[method-assign]
+        write = table._write_rows
+        table._write_rows = lambda step, number=number, write=write: (  # type: ignore[method-assign]
             log.append(f"write {number}"),
             write(step),
         )[1]
