@@ -16,7 +16,7 @@ from glmc.artifact.report_form import SCHEMA_VERSION
 from glmc.config import CompileOptions
 from glmc.ir import match as m
 from glmc.ir.instances import SMALL
-from glmc.ir.tolerance import VIEWS
+from glmc.ir.ops.aten import VIEWS
 from glmc.job import Job
 from glmc.lowering.lower import Lowered
 from glmc.pipeline.records import PassRecord

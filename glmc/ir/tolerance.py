@@ -33,42 +33,13 @@ from torch.fx import Node
 
 from glmc.ir import match as m
 from glmc.ir.accounting import given
-from glmc.ir.ops import Numerics
+from glmc.ir.ops import Numerics, semantic_op
+from glmc.ir.ops.aten import VIEWS, aten_facts
+from glmc.ir.ops.facts import KEYS
 
-# ATen calls that only describe memory; eager PyTorch launches no kernel for them.
-VIEWS = frozenset(
-    f"aten.{name}"
-    for name in (
-        "view _unsafe_view reshape permute transpose t expand unsqueeze squeeze slice select split "
-        "split_with_sizes chunk alias detach sym_size"
-    ).split()
-)
 CONFIDENCE = 6.0
 # Keys of the longest input that is compared (see cases.py).
 LONGEST = 64
-# The operand whose size along the axis is summed over; of a product, of what a reduction reads.
-_SUMMED = {
-    "aten.linear": (1, -1),
-    "glmc.linear": (1, -1),
-    "glmc.moe_gate": (1, -1),
-    "aten.mm": (1, -2),
-    "aten.bmm": (1, -2),
-    "aten.matmul": (1, -2),
-    "aten._grouped_mm": (1, -2),
-    "aten.addmm": (2, -2),
-    "aten.baddbmm": (2, -2),
-    "aten.sum": (0, -1),
-    "aten.mean": (0, -1),
-    "aten._softmax": (0, -1),
-    "aten.softmax": (0, -1),
-    "glmc.rms_norm": (0, -1),
-    "glmc.add_rms_norm": (0, -1),
-    "glmc.norm_rope": (0, -1),
-    "aten.scaled_dot_product_attention": (0, -1),
-}
-_SOFTMAX = ("aten._softmax", "aten.softmax", "aten._safe_softmax")
-_ATTENTION = ("_attention", ".attention")
-_EXPERTS = ("glmc.moe_ffn", "glmc.marked_experts", "glmc.shared_expert")
 
 
 @dataclass(frozen=True)
@@ -132,7 +103,7 @@ def tolerance_of(
         numerics,
         max(map(reduction_terms, halves)),
         max(1, *map(stored_values, halves)),
-        scores=int(any(m.is_op(node, *_SOFTMAX) for half in halves for node in half)),
+        scores=int(any(aten_facts(m.op_name(node)).softmax for half in halves for node in half)),
         budget=budget,
     )
 
@@ -150,16 +121,15 @@ def tolerance_of_call(node: Node) -> Tolerance:
 
 def condition_of(node: Node, values: Mapping[Node, Any]) -> float:
     """How much an attention amplifies the errors of its scores; 1 for any other node."""
-    name = m.op_name(node)
-    if not name.endswith(_ATTENTION) or not all(isinstance(each, Node) for each in node.args[:2]):
+    operands = _scores(node)
+    if not all(isinstance(each, Node) for each in operands) or not operands:
         return 1.0
     longest = 1.0
-    for operand in node.args[:2]:
-        value = values[operand]  # type: ignore[index]
-        longest *= float(value.float().nan_to_num(nan=0.0).norm(dim=-1).max())
+    for operand in operands:
+        longest *= float(values[operand].float().nan_to_num(nan=0.0).norm(dim=-1).max())
     scale = given(node).get("scale")
     if scale is None:  # as torch's own attention has it
-        scale = _size(node.args[0], -1) ** -0.5
+        scale = _size(operands[0], -1) ** -0.5
     return 1.0 + longest * abs(float(scale))
 
 
@@ -199,7 +169,7 @@ def stored_values(nodes: Iterable[Node]) -> int:
     An attention rounds three: the scaled query, the weights after the softmax, and the result.
     """
     return sum(
-        3 if m.op_name(node).endswith(_ATTENTION) else 1
+        3 if _scores(node) else 1
         for node in nodes
         if isinstance(value := node.meta.get("val"), Tensor)
         and value.is_floating_point()
@@ -207,16 +177,28 @@ def stored_values(nodes: Iterable[Node]) -> int:
     )
 
 
+def _scores(node: Node) -> tuple[Any, ...]:
+    """The queries and keys of an attention; nothing of any other node."""
+    op = semantic_op(node.target)
+    if op is None:
+        return node.args[:2] if aten_facts(m.op_name(node)).scores else ()
+    arguments = given(node)
+    return tuple(arguments[name] for name in op.facts.scores or ())
+
+
 def _terms(node: Node) -> int:
-    name = m.op_name(node)
-    if name.endswith(_ATTENTION):
-        return _size(node.args[0], -1) + LONGEST
-    if name in _EXPERTS:
-        return sum(_size(item, -1) for item in node.args)
-    if name in _SUMMED:
-        operand, axis = _SUMMED[name]
-        return _size(node.args[operand], axis)
-    return 0
+    op = semantic_op(node.target)
+    if op is not None:
+        arguments = given(node)
+        return sum(
+            LONGEST if (name, axis) == KEYS else _size(arguments[name], axis)
+            for name, axis in op.facts.summed
+        )
+    facts = aten_facts(m.op_name(node))
+    if facts.summed is None:
+        return 0
+    operand, axis = facts.summed
+    return _size(node.args[operand], axis) + (LONGEST if facts.scores else 0)
 
 
 def _size(node: object, axis: int) -> int:

@@ -7,7 +7,7 @@ has which value, and which nodes still read it. ``assemble.py`` makes the plan o
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -16,10 +16,10 @@ from torch.fx import Node
 from glmc.errors import InternalError, LoweringError
 from glmc.ir import match as m
 from glmc.ir.ops import OPS
+from glmc.ir.ops.aten import aten_facts
 from glmc.ir.program import Cache, Program
 from glmc.ir.recipe import Weight
 from glmc.ir.symbols import Symbols
-from glmc.lowering import plain
 from glmc.lowering.assemble import Scratch, dtype_name, phase_plan
 from glmc.lowering.in_place import Calls, whole
 from glmc.lowering.target import SEQUENCES, LoweringOptions, Op, Target, Value
@@ -389,8 +389,8 @@ class Lowering:
     def _arguments(
         self, node: Node, name: str
     ) -> dict[str, Value | float | int | bool | str | list[int] | None]:
-        implied = plain.IMPLIED.get(name, ())
-        unknown = {key: value for key, value in node.kwargs.items() if key not in implied}
+        facts = aten_facts(name)
+        unknown = {key: value for key, value in node.kwargs.items() if key not in facts.implied}
         if unknown:
             raise LoweringError(
                 f"no rule knows what {', '.join(unknown)} of {m.op_name(node)} means",
@@ -398,9 +398,7 @@ class Lowering:
                 found=", ".join(f"{key}={value}" for key, value in unknown.items()),
                 remedy="see which pass missed this node: glmc inspect ARTIFACT, 'not fused'",
             )
-        names: Sequence[str] = plain.ARGUMENTS.get(name, ("x", "y", "z"))
-        if name in OPS:
-            names = OPS[name].argument_names
+        names = OPS[name].argument_names if name in OPS else facts.arguments
         if len(node.args) > len(names):
             raise LoweringError(
                 f"no rule knows what all arguments of {m.op_name(node)} mean",

@@ -13,17 +13,6 @@ from glmc.errors import LoweringError
 from glmc.lowering.target import Emitter, Op, Rule, Value, fixed
 from glmc.lowering.values import as_rows, view
 
-# Names of the positional arguments; one more than are here is refused, not left out.
-ARGUMENTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "aten.slice": ("x", "axis", "start", "stop"),
-        "aten.mean": ("x", "axes", "keep"),
-        "aten.pow": ("x", "exponent"),
-    }
-)
-# Keywords that the graph's own value of the node already tells.
-IMPLIED: Mapping[str, tuple[str, ...]] = MappingProxyType({"aten._to_copy": ("dtype",)})
-
 
 def _one(function: str) -> Rule:
     def rule(op: Op, emit: Emitter) -> None:

@@ -1,8 +1,7 @@
 """Ops that treat each token alone, so that tokens of several sequences can be packed.
 
-The semantic ops do by definition, when their other operands are weights; an op that is
-not named here says so where it is defined (``token_operands``). The ATen ops are those
-that a lost fusion leaves behind; each is held to the form in which it can't mix tokens, because
+A semantic op says so where it is defined; its other operands must be weights then. The ATen ops
+are those that a lost fusion leaves; each is held to the form in which it can't mix tokens, because
 packing makes one dimension of two.
 """
 
@@ -14,59 +13,35 @@ from torch.fx import Node
 
 from glmc.errors import LoweringError
 from glmc.ir import match as m
-from glmc.ir.ops import semantic_op
+from glmc.ir.accounting import given
+from glmc.ir.ops import OPS, semantic_op
+from glmc.ir.ops.aten import ATEN, aten_facts
 from glmc.ir.program import Program
-
-_TWO = ("aten.add", "aten.mul")
-_ONE = ("aten.silu", "aten.rsqrt", "aten.pow", "aten._to_copy")
-_COLUMNS = ("aten.mean", "aten.slice")
-PER_TOKEN = (
-    "glmc.embedding",
-    "glmc.linear",
-    "glmc.rms_norm",
-    "glmc.add_rms_norm",
-    "glmc.swiglu",
-    "glmc.silu_mul",
-    "glmc.moe_gate",
-    "glmc.moe_ffn",
-    "glmc.shared_expert",
-    "getitem",
-    *_TWO,
-    *_ONE,
-    *_COLUMNS,
-)
-# What of an op's operands follows the tokens; all others must be weights of the model.
-_TOKEN_OPERANDS = {
-    "glmc.embedding": (0,),
-    "glmc.linear": (0,),
-    "glmc.rms_norm": (0,),
-    "glmc.add_rms_norm": (0, 1),
-    "glmc.moe_gate": (0,),
-    "glmc.moe_ffn": (0, 1, 2),
-    "glmc.shared_expert": (0, 3),
-}
-_KEYWORDS = {"aten._to_copy": ("dtype",)}
 
 
 def require_per_token(node: Node, program: Program) -> None:
     """Refuses what may mix tokens: other ops, and known ones with operands that do."""
-    op = semantic_op(node.target)
-    declared = op.token_operands if op is not None else None
-    if not m.is_op(node, *PER_TOKEN) and declared is None:
-        raise mixes(node, "one of " + ", ".join(PER_TOKEN), m.op_name(node))
-    keywords = [key for key in node.kwargs if key not in _KEYWORDS.get(m.op_name(node), ())]
+    op, aten = semantic_op(node.target), aten_facts(m.op_name(node))
+    declared = op is not None and op.facts.tokens is not None
+    if not declared and aten.tokens is None and not m.is_op(node, "getitem"):
+        raise mixes(node, "one of " + ", ".join(_per_token()), m.op_name(node))
+    keywords = [key for key in node.kwargs if key not in aten.implied]
     if keywords:
         raise mixes(node, "no keyword", ", ".join(keywords))
-    if m.is_op(node, *_TWO, *_ONE):
+    if aten.tokens == "elementwise":
         _require_aligned(node, program)
-    elif m.is_op(node, *_COLUMNS):
+    elif aten.tokens == "columns":
         _require_columns(node)
-    operands = _TOKEN_OPERANDS.get(m.op_name(node), declared)
-    for index, operand in enumerate(node.args if operands is not None else ()):
-        if not isinstance(operand, Node) or index in (operands or ()):
-            continue
-        if program.weight_of(operand) is None:
+    arguments = given(node)
+    for name in op.weights if op is not None else ():
+        operand = arguments.get(name)
+        if isinstance(operand, Node) and program.weight_of(operand) is None:
             raise mixes(node, "a weight of the model as its other operand", operand.name)
+
+
+def _per_token() -> list[str]:
+    own = sorted(f"glmc.{name}" for name, op in OPS.items() if op.facts.tokens is not None)
+    return [*own, *sorted(name for name, facts in ATEN.items() if facts.tokens), "getitem"]
 
 
 def packed_arguments(node: Node) -> tuple[Any, ...]:

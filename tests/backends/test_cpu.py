@@ -258,6 +258,18 @@ def test_rule_agrees_with_the_reference(name: str, tokens: int, dtype: torch.dty
         torch.testing.assert_close(one, other, atol=tolerance, rtol=tolerance)
 
 
+@pytest.mark.parametrize("name", [name for name in SIMPLE if OPS[name].facts.strided])
+@pytest.mark.parametrize("tokens", [1, 5])
+def test_strided_operands_are_taken_as_they_are(name: str, tokens: int) -> None:
+    arguments, results = case(name, tokens, torch.float32)
+    expected = OPS[name].reference(*(arguments[key] for key in OPS[name].argument_names))
+    for key in OPS[name].facts.strided:
+        arguments[key] = torch.stack((arguments[key],) * 2, -1)[..., 0]
+        assert not arguments[key].is_contiguous()
+    (out,) = lower(name, Runner(tokens, torch.float32), arguments, results)
+    torch.testing.assert_close(out, expected, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("tokens", [1, 5])
 @pytest.mark.parametrize("safe", [True, False])
 def test_a_query_that_sees_nothing(safe: bool, tokens: int) -> None:

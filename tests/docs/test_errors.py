@@ -213,7 +213,7 @@ def file(scene: Scene) -> None:
 
 
 def extension(scene: Scene) -> None:
-    define(SWIGLU.schema, SWIGLU.numerics, SWIGLU.reference, SWIGLU.reference)
+    define(SWIGLU.schema, SWIGLU.numerics, SWIGLU.reference, SWIGLU.reference, SWIGLU.facts)
 
 
 EXAMPLES: dict[str, Callable[[Scene], None]] = {

@@ -12,10 +12,11 @@ from torch.fx import Node
 
 from glmc.backends.kunlun.rules_dense import add_rms_norm
 from glmc.errors import InternalError, LoweringError
+from glmc.ir.ops import aten as aten_table
+from glmc.ir.ops.aten import AtenFacts
 from glmc.ir.ops.attention import QKV_ROPE_CACHE
 from glmc.ir.ops.norms import ADD_RMS_NORM
 from glmc.ir.recipe import Constant, Weight
-from glmc.lowering import plain
 from glmc.lowering.target import Emitter, Op, Rule, Target, fixed
 from glmc_runtime.format.extent import Extent
 from glmc_runtime.format.plan import PhasePlan, Segment
@@ -337,7 +338,7 @@ def test_more_arguments_than_a_rule_can_read_are_refused(
     program = built.program(built.call(call[0], hidden(built), *call[1:]))
     name = call[0]._schema.name.replace("::", ".")
     if name == "aten.mean":
-        monkeypatch.setattr(plain, "ARGUMENTS", {name: ("x", "axes")})
+        monkeypatch.setattr(aten_table, "ATEN", {name: AtenFacts(arguments=("x", "axes"))})
         most = 2
     with pytest.raises(LoweringError, match="no rule knows what all arguments") as caught:
         lowered(target(**{name: silu}), program)

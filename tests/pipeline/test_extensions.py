@@ -11,6 +11,7 @@ from torch.fx import Graph
 
 from glmc.backends import cpu
 from glmc.ir.ops import OPS, Numerics
+from glmc.ir.ops.facts import Cut, OpFacts, Sharding, no_flops
 from glmc.ir.ops.linear import SWIGLU
 from glmc.ir.ops.registry import define
 from glmc.passes import clean
@@ -55,6 +56,15 @@ WRONG = {
     "no_takes": "it takes 'rope'",
     "no_rules": "its rules are no rules",
 }
+
+FACTS = OpFacts(
+    tokens=("x",),
+    summed=(),
+    flops=no_flops,
+    accessed={},
+    shardings=(Sharding("column", {"x": Cut(-1)}, (Cut(-1),)),),
+    strided=(),
+)
 
 
 def installed(
@@ -176,20 +186,23 @@ def test_a_call_needs_a_reference() -> None:
 
 
 @pytest.mark.parametrize(
-    ("schema", "reference", "found"),
+    ("schema", "reference", "facts", "problem"),
     [
-        ("swiglu(Tensor x) -> Tensor", print, "another op has this name"),
-        ("changes_it(Tensor(a!) x) -> Tensor", print, "the schema mutates an operand"),
-        ("has_no_reference(Tensor x) -> Tensor", None, "is no function"),
+        ("swiglu(Tensor x) -> Tensor", print, FACTS, "another op has this name"),
+        ("changes_it(Tensor(a!) x) -> Tensor", print, FACTS, "the schema mutates an operand"),
+        ("has_no_reference(Tensor x) -> Tensor", None, FACTS, "is no function"),
+        ("has_no_facts(Tensor x) -> Tensor", print, None, "the facts are None"),
+        ("has_others(Tensor y) -> Tensor", print, FACTS, "facts of 'x', which is no operand"),
+        ("gives_two(Tensor x) -> (Tensor, Tensor)", print, FACTS, "each of 2 results is joined"),
     ],
 )
 def test_an_op_is_registered_whole_or_not_at_all(
-    schema: str, reference: object, found: str
+    schema: str, reference: object, facts: object, problem: str
 ) -> None:
     known = dict(OPS)
     with pytest.raises(ExtensionError, match="can't be registered") as caught:
-        define(schema, Numerics.BITWISE, reference, print)  # type: ignore[arg-type]
-    assert found in caught.value.found
+        define(schema, Numerics.BITWISE, reference, print, facts)  # type: ignore[arg-type]
+    assert problem in caught.value.found
     assert known == OPS
 
 

@@ -15,15 +15,11 @@ from typing import Any
 import torch
 
 from glmc.backends.dynamo_rules import Scratch, TracedRules
+from glmc.ir.ops import OPS
 from glmc.lowering.assemble import dtype_name
 from glmc.lowering.target import Emitter, Op, Rule, Unsupported, Value
 from glmc_runtime.format.extent import Extent
 from glmc_runtime.format.plan import WeightArgument, storage_of
-
-_WEIGHTS = ("weight", "bias", "norm_weight", "gate_up", "down", "shared_gate_up", "shared_down")
-# What kernels take in float32 beside operands of another dtype.
-_FLOAT32 = {"moe_gate": ("bias",), "moe_ffn": ("weights",), "moe_ffn_shared": ("weights",)}
-_ANY_DTYPE = {"moe_gate": ("x", "weight")}
 
 
 def requires_constant_weights(rule: Rule) -> Rule:
@@ -34,9 +30,8 @@ def requires_constant_weights(rule: Rule) -> Rule:
         if op.phase == "traced":
             _check_weights(op)
             _check_dtypes(op)
-            wide = _FLOAT32.get(op.name, ())
             arguments = {
-                name: _wide(item, emit) if name in wide else item
+                name: _wide(item, emit) if name in OPS[op.name].facts.float32 else item
                 for name, item in op.arguments.items()
             }
             op = replace(op, arguments=arguments)
@@ -57,21 +52,22 @@ def _wide(item: Any, emit: Emitter) -> Any:
 
 
 def _check_weights(op: Op) -> None:
-    for name in _WEIGHTS:
+    for name in OPS[op.name].weights:
         item = op.arguments.get(name)
         if isinstance(item, Value) and not isinstance(storage_of(item.argument), WeightArgument):
             raise Unsupported(f"{op.name} reads '{name}' early, and the step may write it")
 
 
 def _check_dtypes(op: Op) -> None:
-    free = (*_FLOAT32.get(op.name, ()), *_ANY_DTYPE.get(op.name, ()))
-    found = [
+    facts = OPS[op.name].facts
+    free = (*facts.float32, *facts.any_dtype)
+    dtypes = [
         item.dtype
         for name, item in op.arguments.items()
         if isinstance(item, Value) and item.dtype.is_floating_point and name not in free
     ]
-    if len(set(found)) > 1:
-        raise Unsupported(f"{op.name} takes one dtype, not {', '.join(map(dtype_name, found))}")
+    if len(set(dtypes)) > 1:
+        raise Unsupported(f"{op.name} takes one dtype, not {', '.join(map(dtype_name, dtypes))}")
 
 
 def traced_rules(rules: Mapping[str, Rule]) -> dict[str, Rule]:

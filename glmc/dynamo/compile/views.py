@@ -18,6 +18,7 @@ from torch.fx import Node
 from glmc.dynamo.compile.sizes import TracedSizes
 from glmc.errors import InternalError, LoweringError
 from glmc.ir import match as m
+from glmc.ir.ops import OPS
 from glmc.lowering.lower import Lowering
 from glmc.lowering.target import Op, Value
 from glmc_runtime.format.extent import Extent
@@ -33,12 +34,6 @@ VIEWS = frozenset(
 )
 # Ops that give another shape of the same memory, where that is contiguous.
 _RESHAPES = ("aten.reshape", "aten.view", "aten.unsqueeze", "aten.squeeze", "aten.alias")
-# Operands that kernels take with any strides; all others are made contiguous first.
-_STRIDED = {
-    "rope": ("x",),
-    "norm_rope": ("x",),
-    "masked_attention": ("q", "k", "v", "mask"),
-}
 
 
 @dataclass
@@ -160,7 +155,7 @@ class ViewLowering(Lowering):
 
     def _ready(self, op: Op) -> Op:
         """Non-contiguous operands are copied, but for kernels that take any strides."""
-        strided = _STRIDED.get(op.name, ())
+        strided = OPS[op.name].facts.strided if op.name in OPS else ()
         arguments = {
             key: self._contiguous(item)
             if isinstance(item, Value) and key not in strided and self._is_non_contiguous(item)

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from glmc.ir.ops.facts import KEYS, Cut, OpFacts, Sharding, no_flops
 from glmc.ir.ops.norms import rms_norm
 from glmc.ir.ops.registry import Numerics, define
 from glmc.ir.ops.rotary import rope
@@ -183,11 +184,73 @@ def _qkv_rope_cache_fake(
     return query, torch.empty_like(k_cache), torch.empty_like(v_cache)
 
 
+def attention_flops(q: Tensor, keys: int) -> int:
+    """Of the scores and the weighted sum of ``keys`` keys for each query. A causal query sees
+    about half of the keys; that is not counted, as torch does not count it."""
+    return 4 * q.numel() * keys
+
+
+def _keys(cache: Tensor, block_tables: Tensor) -> int:
+    """Keys that a row of the block tables has room for."""
+    return block_tables.shape[1] * cache.shape[2]
+
+
+def _context(cache: Tensor, block_tables: Tensor) -> int:
+    """Elements of a cache that full block tables name."""
+    return block_tables.numel() * cache[0].numel()
+
+
+def _written(qkv: Tensor, kv_heads: int, head_dim: int) -> int:
+    return qkv.shape[0] * kv_heads * head_dim
+
+
+def _context_beside_written(
+    qkv: Tensor, k_cache: Tensor, block_tables: Tensor, kv_heads: int, head_dim: int
+) -> int:
+    return _context(k_cache, block_tables) - _written(qkv, kv_heads, head_dim)
+
+
+def _rope_decode_flops(
+    qkv: Tensor, k_cache: Tensor, block_tables: Tensor, q_heads: int, head_dim: int
+) -> int:
+    return 4 * qkv.shape[0] * q_heads * head_dim * _keys(k_cache, block_tables)
+
+
+_CONTEXTS = {
+    "k_cache": lambda k_cache, block_tables: _context(k_cache, block_tables),
+    "v_cache": lambda v_cache, block_tables: _context(v_cache, block_tables),
+}
+_BY_CACHED_HEAD = Sharding("heads", {"q": Cut(1), "k_cache": Cut(1), "v_cache": Cut(1)}, (Cut(1),))
+_BY_QKV_HEAD = Sharding(
+    "heads",
+    {
+        "qkv": Cut(
+            -1,
+            sections=lambda q_heads, kv_heads, head_dim: [
+                heads * head_dim for heads in (q_heads, kv_heads, kv_heads)
+            ],
+        ),
+        "k_cache": Cut(1),
+        "v_cache": Cut(1),
+    },
+    (Cut(1), Cut(1), Cut(1)),
+    divided=("q_heads", "kv_heads"),
+)
+
 ATTENTION = define(
     "attention(Tensor q, Tensor k, Tensor v, float scale) -> Tensor",
     Numerics.REORDERED,
     attention,
     lambda q, k, v, scale: q.new_empty(q.shape),
+    OpFacts(
+        tokens=None,
+        summed=(("q", -1), KEYS),
+        flops=lambda q, k: attention_flops(q, k.shape[1]),
+        accessed={},
+        shardings=(Sharding("heads", {"q": Cut(2), "k": Cut(2), "v": Cut(2)}, (Cut(2),)),),
+        strided=(),
+        scores=("q", "k"),
+    ),
 )
 QKV_ROPE_CACHE = define(
     "qkv_rope_cache(Tensor qkv, Tensor? q_norm, Tensor? k_norm, Tensor positions, "
@@ -197,6 +260,14 @@ QKV_ROPE_CACHE = define(
     Numerics.BITWISE,
     qkv_rope_cache,
     _qkv_rope_cache_fake,
+    OpFacts(
+        tokens=None,
+        summed=(("k_cache", -1),),  # the norm of a head
+        flops=no_flops,
+        accessed={"k_cache": no_flops, "v_cache": no_flops, "out.1": _written, "out.2": _written},
+        shardings=(_BY_QKV_HEAD,),
+        strided=(),
+    ),
 )
 PREFILL_ATTENTION = define(
     "prefill_attention(Tensor q, Tensor k_cache, Tensor v_cache, Tensor block_tables, "
@@ -206,6 +277,15 @@ PREFILL_ATTENTION = define(
     lambda q, k_cache, v_cache, block_tables, cu_seqlens_q, cu_seqlens_k, scale: q.new_empty(
         q.shape
     ),
+    OpFacts(
+        tokens=None,
+        summed=(("q", -1), KEYS),
+        flops=lambda q, k_cache, block_tables: attention_flops(q, _keys(k_cache, block_tables)),
+        accessed=_CONTEXTS,
+        shardings=(_BY_CACHED_HEAD,),
+        strided=(),
+        scores=("q", "k_cache"),
+    ),
 )
 DECODE_ATTENTION = define(
     "decode_attention(Tensor q, Tensor k_cache, Tensor v_cache, Tensor block_tables, "
@@ -213,6 +293,15 @@ DECODE_ATTENTION = define(
     Numerics.REORDERED,
     decode_attention,
     lambda q, k_cache, v_cache, block_tables, context_lengths, scale: q.new_empty(q.shape),
+    OpFacts(
+        tokens=None,
+        summed=(("q", -1), KEYS),
+        flops=lambda q, k_cache, block_tables: attention_flops(q, _keys(k_cache, block_tables)),
+        accessed=_CONTEXTS,
+        shardings=(_BY_CACHED_HEAD,),
+        strided=(),
+        scores=("q", "k_cache"),
+    ),
 )
 ROPE_DECODE_ATTENTION = define(
     "rope_decode_attention(Tensor qkv, Tensor? q_norm, Tensor? k_norm, Tensor positions, "
@@ -223,4 +312,18 @@ ROPE_DECODE_ATTENTION = define(
     Numerics.REORDERED,
     rope_decode_attention,
     _qkv_rope_cache_fake,
+    OpFacts(
+        tokens=None,
+        summed=(("k_cache", -1), ("k_cache", -1), KEYS),
+        flops=_rope_decode_flops,
+        accessed={
+            "k_cache": _context_beside_written,
+            "v_cache": _context_beside_written,
+            "out.1": _written,
+            "out.2": _written,
+        },
+        shardings=(_BY_QKV_HEAD,),
+        strided=(),
+        scores=("qkv", "k_cache"),
+    ),
 )

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from glmc.ir.ops.facts import Cut, OpFacts, Sharding, no_flops
 from glmc.ir.ops.registry import Numerics, define
 
 
@@ -45,41 +46,106 @@ def join_qkv(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return torch.cat([part.flatten(1) for part in (q, k, v)], 1)
 
 
+def linear_flops(x: Tensor, weight: Tensor) -> int:
+    """Of ``linear(x, weight)``."""
+    return 2 * x.numel() * weight.shape[0]
+
+
 EMBEDDING = define(
     "embedding(Tensor token_ids, Tensor weight) -> Tensor",
     Numerics.BITWISE,
     embedding,
     lambda token_ids, weight: weight.new_empty((*token_ids.shape, weight.shape[1])),
+    OpFacts(
+        tokens=("token_ids",),
+        summed=(),
+        flops=no_flops,
+        accessed={"weight": lambda token_ids, weight: token_ids.numel() * weight.shape[1]},
+        shardings=(
+            Sharding("column", {"weight": Cut(1)}, (Cut(-1),)),
+            Sharding(
+                "vocabulary",
+                {"weight": Cut(0)},
+                ("sum",),
+                index="token_ids",
+                silenced="out",
+            ),
+        ),
+        strided=(),
+    ),
 )
 LINEAR = define(
     "linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor",
     Numerics.BITWISE,
     linear,
     lambda x, weight, bias: x.new_empty((*x.shape[:-1], weight.shape[0])),
+    OpFacts(
+        tokens=("x",),
+        summed=(("weight", -1),),
+        flops=linear_flops,
+        accessed={},
+        shardings=(
+            Sharding("column", {"weight": Cut(0), "bias": Cut(0)}, (Cut(-1),)),
+            Sharding("row", {"x": Cut(-1), "weight": Cut(1), "bias": "first"}, ("sum",)),
+        ),
+        strided=(),
+    ),
 )
 SWIGLU = define(
     "swiglu(Tensor x) -> Tensor",
     Numerics.BITWISE,
     swiglu,
     lambda x: x.new_empty((*x.shape[:-1], x.shape[-1] // 2)),
+    OpFacts(
+        tokens=("x",),
+        summed=(),
+        flops=no_flops,
+        accessed={},
+        shardings=(Sharding("column", {"x": Cut(-1, sections=2)}, (Cut(-1),)),),
+        strided=(),
+    ),
 )
 LINEAR_SWIGLU = define(
     "linear_swiglu(Tensor x, Tensor weight) -> Tensor",
     Numerics.BITWISE,
     linear_swiglu,
     lambda x, weight: x.new_empty((*x.shape[:-1], weight.shape[0] // 2)),
+    OpFacts(
+        tokens=("x",),
+        summed=(("weight", -1),),
+        flops=linear_flops,
+        accessed={},
+        shardings=(Sharding("column", {"weight": Cut(0, sections=2)}, (Cut(-1),)),),
+        strided=(),
+    ),
 )
 SILU_MUL = define(
     "silu_mul(Tensor gate, Tensor up) -> Tensor",
     Numerics.BITWISE,
     silu_mul,
     lambda gate, up: torch.empty_like(gate, memory_format=torch.contiguous_format),
+    OpFacts(
+        tokens=("gate", "up"),
+        summed=(),
+        flops=no_flops,
+        accessed={},
+        shardings=(Sharding("column", {"gate": Cut(-1), "up": Cut(-1)}, (Cut(-1),)),),
+        strided=(),
+    ),
 )
 SELECT_ROWS = define(
     "select_rows(Tensor x, Tensor rows) -> Tensor",
     Numerics.BITWISE,
     select_rows,
     lambda x, rows: x.new_empty((rows.shape[0], *x.shape[1:])),
+    OpFacts(
+        tokens=None,
+        summed=(),
+        flops=no_flops,
+        accessed={"x": lambda x, rows: rows.shape[0] * x.shape[1]},
+        shardings=(Sharding("column", {"x": Cut(-1)}, (Cut(-1),)),),
+        strided=(),
+    ),
 )
 JOIN_QKV = define(
     "join_qkv(Tensor q, Tensor k, Tensor v) -> Tensor",
@@ -87,5 +153,19 @@ JOIN_QKV = define(
     join_qkv,
     lambda q, k, v: q.new_empty(
         (q.shape[0], q.shape[1] * q.shape[2] + 2 * k.shape[1] * k.shape[2])
+    ),
+    OpFacts(
+        tokens=("q", "k", "v"),
+        summed=(),
+        flops=no_flops,
+        accessed={},
+        shardings=(
+            Sharding(
+                "heads",
+                {"q": Cut(1), "k": Cut(1), "v": Cut(1)},
+                (Cut(-1, sections=lambda q, k, v: [x.shape[1] * x.shape[2] for x in (q, k, v)]),),
+            ),
+        ),
+        strided=(),
     ),
 )

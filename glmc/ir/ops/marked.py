@@ -8,8 +8,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from glmc.ir.ops.attention import attention
-from glmc.ir.ops.moe import moe_ffn
+from glmc.ir.ops.attention import attention, attention_flops
+from glmc.ir.ops.facts import KEYS, Cut, OpFacts, Sharding
+from glmc.ir.ops.moe import (
+    EXPERT_SHARDINGS,
+    EXPERTS_READ,
+    EXPERTS_SUMMED,
+    experts_flops,
+    moe_ffn,
+)
 from glmc.ir.ops.registry import Numerics, define
 
 
@@ -34,6 +41,15 @@ MARKED_ATTENTION = define(
     Numerics.REORDERED,
     marked_attention,
     lambda q, k, v, scale: q.new_empty((q.shape[0], q.shape[2], q.shape[1], v.shape[3])),
+    OpFacts(
+        tokens=None,
+        summed=(("q", -1), KEYS),
+        flops=lambda q, k: attention_flops(q, k.shape[2]),
+        accessed={},
+        shardings=(Sharding("heads", {"q": Cut(1), "k": Cut(1), "v": Cut(1)}, (Cut(2),)),),
+        strided=(),
+        scores=("q", "k"),
+    ),
 )
 MARKED_EXPERTS = define(
     "marked_experts(Tensor x, Tensor ids, Tensor weights, Tensor gate_up, Tensor down) -> Tensor",
@@ -41,5 +57,14 @@ MARKED_EXPERTS = define(
     marked_experts,
     lambda x, ids, weights, gate_up, down: torch.empty_like(
         x, memory_format=torch.contiguous_format
+    ),
+    OpFacts(
+        tokens=("x", "ids", "weights"),
+        summed=EXPERTS_SUMMED,
+        flops=experts_flops,
+        accessed=EXPERTS_READ,
+        shardings=EXPERT_SHARDINGS,
+        strided=(),
+        float32=("weights",),
     ),
 )

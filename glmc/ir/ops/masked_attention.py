@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from glmc.ir.ops.attention import attention_flops
+from glmc.ir.ops.facts import KEYS, Cut, OpFacts, Sharding
 from glmc.ir.ops.registry import Numerics, define
 
 
@@ -49,4 +51,19 @@ MASKED_ATTENTION = define(
     Numerics.REORDERED,
     masked_attention,
     lambda q, k, v, mask, scale, causal, safe_softmax: q.new_empty(q.shape),
+    OpFacts(
+        tokens=None,
+        summed=(("q", -1), KEYS),
+        flops=lambda q, k: attention_flops(q, k.shape[2]),
+        accessed={},
+        shardings=(
+            Sharding(
+                "heads",
+                {"q": Cut(2), "k": Cut(1), "v": Cut(1), "mask": Cut(-3)},
+                (Cut(2),),
+            ),
+        ),
+        strided=("q", "k", "v", "mask"),
+        scores=("q", "k"),
+    ),
 )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from glmc.ir.ops.linear import swiglu
+from glmc.ir.ops.facts import Cut, OpFacts, Sharding
+from glmc.ir.ops.linear import linear_flops, swiglu
 from glmc.ir.ops.registry import Numerics, define
 
 
@@ -89,12 +92,53 @@ def _gate_fake(
     )
 
 
+def experts_flops(ids: Tensor, gate_up: Tensor, down: Tensor) -> int:
+    """Of the routed experts of :func:`moe_ffn`."""
+    return 2 * ids.numel() * (gate_up[0].numel() + down[0].numel())
+
+
+def _experts_read(ids: Tensor, stacked: Tensor) -> int:
+    """Elements of stacked weights that are read where all tokens choose different experts."""
+    return min(ids.numel(), stacked.shape[0]) * stacked[0].numel()
+
+
+def _shared_flops(x: Tensor, gate_up: Tensor, down: Tensor) -> int:
+    return 2 * (x.numel() // x.shape[-1]) * (gate_up.numel() + down.numel())
+
+
+_SHARED_ROW = {"shared_gate_up": Cut(0, sections=2), "shared_down": Cut(1)}
+EXPERT_SHARDINGS = (
+    Sharding(
+        "experts",
+        {"gate_up": Cut(0), "down": Cut(0)},
+        ("sum",),
+        index="ids",
+        silenced="weights",
+    ),
+    Sharding("row", {"gate_up": Cut(1, sections=2), "down": Cut(2)}, ("sum",)),
+)
+EXPERTS_READ = {
+    "gate_up": lambda ids, gate_up: _experts_read(ids, gate_up),
+    "down": lambda ids, down: _experts_read(ids, down),
+}
+EXPERTS_SUMMED = (("gate_up", -1), ("down", -1), ("weights", -1))
+
 MOE_GATE = define(
     "moe_gate(Tensor x, Tensor weight, Tensor bias, int top_k, int groups, int top_groups, "
     "float group_fill, bool normalize, float normalize_eps, float scale) -> (Tensor, Tensor)",
     Numerics.BITWISE,
     moe_gate,
     _gate_fake,
+    OpFacts(
+        tokens=("x",),
+        summed=(("weight", -1),),
+        flops=linear_flops,
+        accessed={},
+        shardings=(),
+        strided=(),
+        float32=("bias",),
+        any_dtype=("x", "weight"),
+    ),
 )
 MOE_FFN = define(
     "moe_ffn(Tensor x, Tensor weights, Tensor ids, Tensor gate_up, Tensor down) -> Tensor",
@@ -102,6 +146,15 @@ MOE_FFN = define(
     moe_ffn,
     lambda x, weights, ids, gate_up, down: torch.empty_like(
         x, memory_format=torch.contiguous_format
+    ),
+    OpFacts(
+        tokens=("x", "weights", "ids"),
+        summed=EXPERTS_SUMMED,
+        flops=experts_flops,
+        accessed=EXPERTS_READ,
+        shardings=EXPERT_SHARDINGS,
+        strided=(),
+        float32=("weights",),
     ),
 )
 SHARED_EXPERT = define(
@@ -111,6 +164,20 @@ SHARED_EXPERT = define(
     lambda x, gate_up, down, routed: torch.empty_like(
         routed, memory_format=torch.contiguous_format
     ),
+    OpFacts(
+        tokens=("x", "routed"),
+        summed=(("gate_up", -1), ("down", -1)),
+        flops=_shared_flops,
+        accessed={},
+        shardings=(
+            Sharding(
+                "row",
+                {"gate_up": Cut(0, sections=2), "down": Cut(1), "routed": "first"},
+                ("sum",),
+            ),
+        ),
+        strided=(),
+    ),
 )
 MOE_FFN_SHARED = define(
     "moe_ffn_shared(Tensor x, Tensor weights, Tensor ids, Tensor gate_up, Tensor down, "
@@ -119,5 +186,19 @@ MOE_FFN_SHARED = define(
     moe_ffn_shared,
     lambda x, weights, ids, gate_up, down, shared_gate_up, shared_down: torch.empty_like(
         x, memory_format=torch.contiguous_format
+    ),
+    OpFacts(
+        tokens=("x", "weights", "ids"),
+        summed=(*EXPERTS_SUMMED, ("shared_gate_up", -1), ("shared_down", -1)),
+        flops=lambda x, ids, gate_up, down, shared_gate_up, shared_down: (
+            experts_flops(ids, gate_up, down) + _shared_flops(x, shared_gate_up, shared_down)
+        ),
+        accessed=EXPERTS_READ,
+        shardings=tuple(
+            replace(sharding, operands={**sharding.operands, **_SHARED_ROW})
+            for sharding in EXPERT_SHARDINGS
+        ),
+        strided=(),
+        float32=("weights",),
     ),
 )

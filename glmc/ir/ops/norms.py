@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from glmc.ir.ops.facts import Cut, OpFacts, Sharding, no_flops
 from glmc.ir.ops.registry import Numerics, define
 
 
@@ -37,11 +38,25 @@ def norm_add_rms_norm(
     return add_rms_norm(rms_norm(x, norm_weight, norm_eps), residual, weight, eps)
 
 
+def _facts(tokens: tuple[str, ...], norms: int, *shardings: Sharding) -> OpFacts:
+    """Of ``norms`` norms over the whole of each row, which can't be cut."""
+    return OpFacts(
+        tokens=tokens,
+        summed=(("x", -1),) * norms,
+        flops=no_flops,
+        accessed={},
+        shardings=shardings,
+        strided=(),
+    )
+
+
 RMS_NORM = define(
     "rms_norm(Tensor x, Tensor weight, float eps) -> Tensor",
     Numerics.BITWISE,
     rms_norm,
     lambda x, weight, eps: torch.empty_like(x, memory_format=torch.contiguous_format),
+    # As of the heads of q and k, each a row of its own.
+    _facts(("x",), 1, Sharding("heads", {"x": Cut(-2)}, (Cut(-2),))),
 )
 ADD_RMS_NORM = define(
     "add_rms_norm(Tensor x, Tensor residual, Tensor weight, float eps) -> (Tensor, Tensor)",
@@ -51,6 +66,7 @@ ADD_RMS_NORM = define(
         torch.empty_like(x, memory_format=torch.contiguous_format),
         torch.empty_like(x, memory_format=torch.contiguous_format),
     ),
+    _facts(("x", "residual"), 1),
 )
 NORM_ADD_RMS_NORM = define(
     "norm_add_rms_norm(Tensor x, Tensor norm_weight, float norm_eps, Tensor residual, "
@@ -61,4 +77,5 @@ NORM_ADD_RMS_NORM = define(
         torch.empty_like(x, memory_format=torch.contiguous_format),
         torch.empty_like(x, memory_format=torch.contiguous_format),
     ),
+    _facts(("x", "residual"), 2),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from glmc.ir.ops.facts import Cut, OpFacts, Sharding, no_flops
 from glmc.ir.ops.norms import rms_norm
 from glmc.ir.ops.registry import Numerics, define
 
@@ -44,6 +45,8 @@ def rope(
     return apply_rope(x, cos, sin, interleaved)
 
 
+_BY_HEAD = Sharding("heads", {"x": Cut(-2)}, (Cut(-2),))
+
 ROPE = define(
     "rope(Tensor x, Tensor positions, Tensor inverse_frequencies, bool interleaved, "
     "float scaling) -> Tensor",
@@ -51,6 +54,14 @@ ROPE = define(
     rope,
     lambda x, positions, inverse_frequencies, interleaved, scaling: torch.empty_like(
         x, memory_format=torch.contiguous_format
+    ),
+    OpFacts(
+        tokens=("x", "positions"),
+        summed=(),
+        flops=no_flops,
+        accessed={},
+        shardings=(_BY_HEAD,),
+        strided=("x",),
     ),
 )
 
@@ -75,4 +86,12 @@ NORM_ROPE = define(
     Numerics.BITWISE,
     norm_rope,
     lambda x, *_: torch.empty_like(x, memory_format=torch.contiguous_format),
+    OpFacts(
+        tokens=("x", "positions"),
+        summed=(("x", -1),),
+        flops=no_flops,
+        accessed={},
+        shardings=(_BY_HEAD,),
+        strided=("x",),
+    ),
 )

@@ -1,0 +1,98 @@
+"""Facts of an op: what passes, bounds, cost models and sharding read instead of its name.
+
+An op states them where it is defined, all of them; tests/ir/ops/ shows each by running the op.
+What depends on an op's arguments is a function whose parameters have their names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from inspect import signature
+from typing import Any, Literal
+
+KEYS = ("", 0)
+"""In ``summed``: the keys that a query attends to, however many an input has."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A dimension that is cut evenly between ranks.
+
+    With ``sections`` (how many equal ones, or a function of the op's arguments that gives their
+    sizes) each section is cut, and a rank holds its part of each: a merged gate and up projection
+    is cut as two. A size of 1 that broadcasts stays whole.
+    """
+
+    axis: int
+    sections: int | Callable[..., Sequence[Any]] = 1
+
+
+@dataclass(frozen=True)
+class Sharding:
+    """One way to compute an op on several ranks.
+
+    ``operands`` are cut, or ``first``: the first rank's own, zeros on the others; all others are
+    whole on each rank. ``results`` are cut likewise, or ``sum``: added up over the ranks.
+    ``divided`` are integer arguments that count what is cut. ``index`` is an operand of indices
+    into the cut dimension: each rank counts from its first, and what is another rank's becomes
+    index 0 with ``silenced``, an operand or the result ("out"), zero there.
+    """
+
+    name: Literal["column", "row", "heads", "experts", "vocabulary"]
+    operands: Mapping[str, Cut | Literal["first"]]
+    results: tuple[Cut | Literal["sum"], ...]
+    divided: tuple[str, ...] = ()
+    index: str | None = None
+    silenced: str | None = None
+
+
+@dataclass(frozen=True)
+class OpFacts:
+    """The facts of one op; operands go by their names in its schema.
+
+    ``tokens``: the operands that hold the tokens in their leading dimensions, for an op that treats
+    each token alone; its other tensors are weights. None: the op may mix tokens.
+    ``summed``: operand and axis of each dimension that is summed over, or ``KEYS``.
+    ``flops``: multiplications and additions of all matrix products, a function of shapes and
+    numbers; what is done element by element costs memory and counts 0.
+    ``accessed``: how many elements are read of an operand or written of a result ("out", "out.1"),
+    where that is not all; functions of shapes and numbers, upper bounds where values decide.
+    ``shardings``: the ways to compute it on several ranks; it can always be replicated.
+    ``strided``: operands that kernels take with any strides.
+    ``float32``: operands that are in float32 beside others of another dtype; ``any_dtype``: those
+    that are cast in the op, so that their dtypes are free.
+    ``scores``: the two operands whose products a softmax weighs, of an attention.
+    """
+
+    tokens: tuple[str, ...] | None
+    summed: tuple[tuple[str, int], ...]
+    flops: Callable[..., int]
+    accessed: Mapping[str, Callable[..., int]]
+    shardings: tuple[Sharding, ...]
+    strided: tuple[str, ...]
+    float32: tuple[str, ...] = ()
+    any_dtype: tuple[str, ...] = ()
+    scores: tuple[str, str] | None = None
+
+    def operands(self) -> set[str]:
+        """All operands that the facts name."""
+        named = {*(self.tokens or ()), *self.strided, *self.float32, *self.any_dtype}
+        named |= {name for name, _ in self.summed if name} | {*(self.scores or ())}
+        named |= {name for name in self.accessed if not name.startswith("out")}
+        for function in (self.flops, *self.accessed.values()):
+            named |= {*signature(function).parameters}
+        for sharding in self.shardings:
+            indexed = {sharding.index or "out", sharding.silenced or "out"}
+            named |= {*sharding.operands, *sharding.divided} | indexed
+        return named - {"out"}
+
+
+def by_name(function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
+    """``function`` of those of an op's ``arguments`` that its parameters name."""
+    return function(**{name: arguments[name] for name in signature(function).parameters})
+
+
+def no_flops() -> int:
+    """Of an op without a matrix product."""
+    return 0
