@@ -18,6 +18,7 @@ from glmc_runtime.format.plan import (
     Buffer,
     BufferArgument,
     Call,
+    Head,
     InputSpec,
     PhasePlan,
     Segment,
@@ -41,6 +42,7 @@ def phase_plan(
     calls: list[Call],
     output: int,
     greedy: int | None = None,
+    head: Head | None = None,
 ) -> PhasePlan:
     """The plan of a phase; buffers that no call touches are left out. ``output`` and ``greedy``
     live to the end.
@@ -49,7 +51,8 @@ def phase_plan(
     """
     kept = (output,) if greedy is None else (output, greedy)
     placed, arena = place(buffers, calls, kept)
-    return PhasePlan(name, inputs, placed, tuple(calls), segments_of(calls), output, arena, greedy)
+    segments = segments_of(calls)
+    return PhasePlan(name, inputs, placed, tuple(calls), segments, output, arena, greedy, head)
 
 
 def place(

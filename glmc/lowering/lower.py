@@ -31,6 +31,7 @@ from glmc_runtime.format.plan import (
     BufferArgument,
     CacheArgument,
     Call,
+    Head,
     InputArgument,
     InputSpec,
     PhasePlan,
@@ -251,7 +252,9 @@ class Lowering:
         nodes = list(self.program.graph.nodes)
         self.order = {node: index for index, node in enumerate(nodes)}
         output: Value | None = None
+        starts: dict[Node, int] = {}
         for node in nodes:
+            starts[node] = len(self.calls)
             if node.op == "placeholder":
                 self.values[node] = self._placeholder(node)
             elif node.op == "output":
@@ -263,8 +266,9 @@ class Lowering:
         if output is None or not isinstance(output.argument, BufferArgument):
             raise InternalError("the output of the phase is no buffer")
         inputs = tuple(self.inputs.values())
-        buffer, greedy = output.argument.buffer, self._greedy(output)
-        plan = phase_plan(self.program.phase, inputs, self.buffers, self.calls, buffer, greedy)
+        buffer, greedy, head = output.argument.buffer, self._greedy(output), self._head(starts)
+        phase = self.program.phase
+        plan = phase_plan(phase, inputs, self.buffers, self.calls, buffer, greedy, head)
         written = {position: tuple(values) for position, values in self.written.items()}
         caches = cache_tensors(self.program)
         return Lowered(plan, self.weights, tuple(self.remarks), written, caches)
@@ -276,6 +280,20 @@ class Lowering:
         tokens = self.temporary("greedy", (SEQUENCES,), torch.int64)
         self.call(self.target.greedy, writes=("out",), logits=logits, out=tokens)
         return len(self.buffers) - 1
+
+    def _head(self, starts: Mapping[Node, int]) -> Head | None:
+        """Where the head begins, None for a program that ends otherwise; ``starts`` has for each
+        node the first of its calls."""
+        (first,) = next(reversed(self.program.graph.nodes)).args[0]
+        if not m.is_op(first, "glmc.linear"):
+            return None
+        hidden = m.operand(first, 0)
+        if m.is_op(hidden, "glmc.select_rows"):
+            first, hidden = hidden, m.operand(hidden, 0)
+        argument = self.values[hidden].argument
+        if not isinstance(argument, BufferArgument):
+            return None
+        return Head(argument.buffer, starts[first])
 
     def _output(self, node: Node) -> Value:
         results = node.args[0]

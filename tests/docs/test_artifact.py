@@ -31,6 +31,7 @@ DOCUMENTED = (
     manifest.WeightEntry,
     manifest.FileEntry,
     plan.PhasePlan,
+    plan.Head,
     plan.InputSpec,
     plan.Buffer,
     plan.Call,

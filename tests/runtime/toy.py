@@ -33,6 +33,7 @@ from glmc_runtime.format.plan import (
     CacheArgument,
     Call,
     ExtentArgument,
+    Head,
     InputArgument,
     InputSpec,
     PhasePlan,
@@ -101,7 +102,9 @@ class PhaseBuilder:
         node = f"{function.partition('.')[2]}_{len(self.calls)}"
         self.calls.append(Call(function, arguments, writes, host, node, node, 0, "model.layers.0"))
 
-    def finish(self, output: BufferArgument, greedy: BufferArgument | None = None) -> PhasePlan:
+    def finish(
+        self, output: BufferArgument, head: Head, greedy: BufferArgument | None = None
+    ) -> PhasePlan:
         segments: list[Segment] = []
         for number, call in enumerate(self.calls):
             captured = not call.host
@@ -118,6 +121,7 @@ class PhaseBuilder:
             output.buffer,
             self.end,
             None if greedy is None else greedy.buffer,
+            head,
         )
 
 
@@ -207,20 +211,23 @@ def toy_plan(name: str, greedy: bool = False) -> PhasePlan:
         sequences=ExtentArgument(_SEQUENCES, real=True),
     )
     build.call("aten.add", ("out",), x=hidden, y=mixed, out=residual)
-    build.call("aten.index_select", ("out",), x=residual, rows=InputArgument("last_rows"), out=last)
+    head = Head(residual.buffer, len(build.calls))
+    if not decode:
+        rows = InputArgument("last_rows")
+        build.call("aten.index_select", ("out",), x=residual, rows=rows, out=last)
     build.call(
         "aten.linear",
         ("out",),
-        x=last,
+        x=residual if decode else last,
         weight=WeightArgument("head", (0, VOCABULARY)),
         bias=ValueArgument(None),
         out=logits,
     )
     if not greedy:
-        return build.finish(logits)
+        return build.finish(logits, head)
     chosen = build.tokens("chosen")
     build.call("aten.argmax_rows", ("out",), x=logits, out=chosen)
-    return build.finish(logits, chosen)
+    return build.finish(logits, head, chosen)
 
 
 def toy_weights() -> dict[str, torch.Tensor]:

@@ -86,6 +86,9 @@ def _head(
         value = plan[key]
         if key in ("output", "greedy"):
             value = names[value]
+        elif key == "head":
+            first = plan["calls"][value["first"]]
+            value = {"hidden": names[value["hidden"]], "first": _called(first)}
         yield f"  {key}: {_json(value)}"
     yield from sorted(f"input {_json(one)}" for one in plan["inputs"])
     yield from sorted(f"weight {name} {_json(_rounded(one))}" for name, one in weights.items())
@@ -122,7 +125,7 @@ def _memory(plan: Mapping[str, Any], names: Mapping[int, str]) -> Iterator[str]:
 
 def _call(call: Mapping[str, Any], names: Mapping[int, str]) -> Iterator[str]:
     # At the start of the line, where git looks for what to name a hunk after.
-    yield f"call {call['function']} of {call['node']}"
+    yield f"call {_called(call)}"
     for name, argument in sorted(call["arguments"].items()):
         if "buffer" in argument:
             argument = {**argument, "buffer": names[argument["buffer"]]}
@@ -130,6 +133,10 @@ def _call(call: Mapping[str, Any], names: Mapping[int, str]) -> Iterator[str]:
     for key in sorted(call.keys() - {"arguments", "function", "node"}):
         value = sorted(call[key]) if key == "writes" else call[key]
         yield f"  {key}: {_json(value)}"
+
+
+def _called(call: Mapping[str, Any]) -> str:
+    return f"{call['function']} of {call['node']}"
 
 
 def _buffer_names(

@@ -171,12 +171,24 @@ class Segment:
 
 
 @dataclass(frozen=True)
+class Head:
+    """The head of a model: calls from ``first`` on, which compute logits from rows of the buffer
+    ``hidden``, [tokens, hidden size]: the last hidden states, after the last norm. The calls before
+    complete that buffer, and those of the head read no other of theirs, no cache, and in decode no
+    step input."""
+
+    hidden: int
+    first: int
+
+
+@dataclass(frozen=True)
 class PhasePlan:
     """One phase. ``arena`` is its size in bytes; ``output`` the buffer of the logits,
     [sequences, vocabulary].
 
     ``greedy`` is, where there is one, the int64 buffer [sequences] that the last call fills with
-    the argmax of each row of logits, -1 where the largest is not finite.
+    the argmax of each row of logits, -1 where the largest is not finite. A traced program has no
+    ``head``.
     """
 
     name: str
@@ -187,6 +199,7 @@ class PhasePlan:
     output: int
     arena: Extent
     greedy: int | None = None
+    head: Head | None = None
 
     @property
     def fused_cache_write(self) -> bool:

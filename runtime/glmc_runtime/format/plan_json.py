@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from glmc_runtime.errors import PlanError
@@ -13,6 +14,7 @@ from glmc_runtime.format.plan import (
     CacheArgument,
     Call,
     ExtentArgument,
+    Head,
     InputArgument,
     InputSpec,
     ListArgument,
@@ -92,6 +94,7 @@ def phase_to_json(plan: PhasePlan) -> dict[str, Any]:
         "arena": plan.arena.to_json(),
         "output": plan.output,
         **({} if plan.greedy is None else {"greedy": plan.greedy}),
+        **({} if plan.head is None else {"head": asdict(plan.head)}),
         "inputs": [
             {"name": spec.name, "dtype": spec.dtype, "shape": _shape_to_json(spec.shape)}
             for spec in plan.inputs
@@ -177,6 +180,7 @@ def phase_from_json(data: dict[str, Any]) -> PhasePlan:
             output=data["output"],
             arena=Extent.parse(data["arena"]),
             greedy=data.get("greedy"),
+            head=Head(**data["head"]) if "head" in data else None,
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise PlanError(f"the plan is not well formed: {error!r}") from error

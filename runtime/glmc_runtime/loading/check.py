@@ -19,6 +19,7 @@ from glmc_runtime.format.plan import (
 from glmc_runtime.kernels.schema import FLOATS
 from glmc_runtime.loading.check_buffers import check_buffers
 from glmc_runtime.loading.check_calls import CallCheck
+from glmc_runtime.loading.check_head import check_head
 from glmc_runtime.replay.inputs import check_input
 
 
@@ -49,6 +50,7 @@ def check_plan(plan: PhasePlan, manifest: Manifest) -> None:
                 )
     _check_captured(plan)
     CallCheck(plan, manifest).check()
+    check_head(plan)
 
 
 def _place(plan: PhasePlan, call: Call) -> str:

@@ -193,7 +193,7 @@ def test_captured_segments_replay_between_attention_calls(
     toy_path: Path, fake_graphs: FakeGraphs
 ) -> None:
     session = glmc_runtime.load(toy_path)
-    assert fake_graphs.captured == [6, 3] * 3  # two segments for each of three buckets
+    assert fake_graphs.captured == [6, 2] * 3  # two segments for each of three buckets
     captures = session.statistics.to_json()["captures"]
     assert [(item["bucket"], item["graphs"]) for item in captures] == [(1, 2), (2, 2), (4, 2)]
     prompts = [[3, 14, 15], [9, 2, 6, 5, 3, 5], [1]]

@@ -1,0 +1,72 @@
+"""Check that the head of a plan can run by itself, over hidden states that are put there."""
+
+from __future__ import annotations
+
+from glmc_runtime.errors import PlanError
+from glmc_runtime.format.extent import Extent
+from glmc_runtime.format.plan import (
+    Argument,
+    Buffer,
+    BufferArgument,
+    CacheArgument,
+    InputArgument,
+    PhasePlan,
+    place_of,
+)
+from glmc_runtime.kernels.schema import FLOATS
+
+_ROWS_INPUT = "last_rows"
+
+
+def check_head(plan: PhasePlan) -> None:
+    """Raise :class:`PlanError` for hidden states that are none, and for a call of the head that
+    needs more of the step than they."""
+    if plan.head is None:
+        return
+    hidden = next((buffer for buffer in plan.buffers if buffer.id == plan.head.hidden), None)
+    if hidden is None or not _is_hidden(hidden, plan.name):
+        raise PlanError(
+            f"the hidden states of {plan.name} are none",
+            expected=f"a buffer {' or '.join(FLOATS)} [tokens, hidden size]",
+            found=f"buffer {plan.head.hidden}"
+            if hidden is None
+            else f"{hidden.dtype} [{', '.join(map(str, hidden.shape))}]",
+        )
+    if not hidden.first < plan.head.first <= min(hidden.last, len(plan.calls) - 1):
+        raise PlanError(
+            f"the head of {plan.name} begins where there are no hidden states",
+            expected=f"a call from {hidden.first + 1} to {hidden.last}",
+            found=str(plan.head.first),
+        )
+    written: set[int] = {hidden.id}
+    for call in plan.calls[plan.head.first :]:
+        fresh = {
+            argument.buffer
+            for name in call.writes
+            if isinstance(argument := call.arguments.get(name), BufferArgument)
+        }
+        for name, argument in call.arguments.items():
+            if _is_foreign(argument, written | fresh, plan.name):
+                raise PlanError(
+                    f"the head of {plan.name} reads '{name}', which is not of the hidden states",
+                    place=place_of(call),
+                )
+        if hidden.id in fresh:
+            raise PlanError(
+                f"the head of {plan.name} writes the hidden states", place=place_of(call)
+            )
+        written |= fresh
+
+
+def _is_hidden(buffer: Buffer, phase: str) -> bool:
+    rows = (Extent(tokens=1),) + ((Extent(sequences=1),) if phase == "decode" else ())
+    fits = len(buffer.shape) == 2 and buffer.shape[0] in rows and not buffer.shape[1].moves
+    return fits and buffer.dtype in FLOATS
+
+
+def _is_foreign(argument: Argument, written: set[int], phase: str) -> bool:
+    if isinstance(argument, BufferArgument):
+        return argument.buffer not in written
+    if isinstance(argument, InputArgument):
+        return phase == "decode" or argument.input != _ROWS_INPUT
+    return isinstance(argument, CacheArgument)
