@@ -45,6 +45,7 @@ class ArgumentSchema:
     or do once it is written. ``source`` names the argument whose content a written tensor takes
     over; ``of`` names the one that a written tensor was computed from, or that a read tensor must
     have been computed from as it is now. ``equals`` is the size that an integer must be.
+    ``strided`` says that a cache may have any strides but the last.
     """
 
     name: str
@@ -57,6 +58,7 @@ class ArgumentSchema:
     dtypes: tuple[str, ...] = ()
     like: str | None = None
     shape: ShapePattern | None = None
+    strided: bool = False
     on_host: bool = False
     holds: tuple[str, ...] = ()
     leaves: str = ""
@@ -149,6 +151,7 @@ def tensor(
     numbered: bool = False,
     or_number: bool = False,
     on_host: bool = False,
+    strided: bool = False,
     holds: str = "",
     below: str | None = None,
     of: str | None = None,
@@ -165,6 +168,7 @@ def tensor(
         dtypes=dtypes or (ANY_DTYPE if like is not None else FLOATS),
         like=like,
         shape=pattern(shape),
+        strided=strided,
         on_host=on_host,
         holds=tuple(holds.split()),
         below=None if below is None else expression(below),
@@ -180,6 +184,7 @@ def written(
     required: bool = True,
     numbered: bool = False,
     reads: bool = False,
+    strided: bool = False,
     holds: str = "",
     leaves: str = "",
     below: str | None = None,
@@ -198,6 +203,7 @@ def written(
         dtypes=dtypes or (ANY_DTYPE if like is not None else FLOATS),
         like=like,
         shape=pattern(shape),
+        strided=strided,
         holds=tuple(holds.split()),
         leaves=leaves,
         below=None if below is None else expression(below),

@@ -23,6 +23,7 @@ from glmc_runtime.kernels.cpu.runs import Run, shared_runs
 from glmc_runtime.kernels.schema import number, schema, scratch, tensor, written
 
 _MAXIMUM_VIEWS = 512
+_CACHE = "blocks block_size kv_heads head_dim"
 
 
 class _View(NamedTuple):
@@ -67,8 +68,8 @@ class _Scratch:
     "cpu.decode_attention",
     schema(
         tensor("query", "sequences q_heads head_dim"),
-        tensor("key_cache", "blocks block_size kv_heads head_dim", like="query"),
-        tensor("value_cache", "blocks block_size kv_heads head_dim", like="query"),
+        tensor("key_cache", _CACHE, like="query", strided=True),
+        tensor("value_cache", _CACHE, like="query", strided=True),
         tensor("block_tables", "sequences table", "int32", holds="block_tables"),
         tensor("context_lengths", "sequences", "int32", holds="context_lengths", on_host=True),
         number("scale"),
@@ -84,8 +85,7 @@ class _Scratch:
             "not batch_context.given or batch_context.size*q_heads"
             " == batch_scores.size*kv_heads*head_dim",
             "not batch_context.given or batch_scores.size == batch_floats.size",
-            "not batch_context.given or batch_context.size"
-            " % (sequences*kv_heads*head_dim*block_size) == 0",
+            "not batch_context.given or batch_context.size % (sequences*kv_heads*head_dim) == 0",
         ),
         together=(("batch_context", "batch_scores", "batch_floats"),),
         host=True,
@@ -116,10 +116,9 @@ def decode_attention(arguments: dict[str, Any]) -> Thunk:
     require_shape("out", out, tuple(query.shape))
     require_shape("context_lengths", lengths, (sequences,))
     require_shape("block_tables", tables, (sequences, tables.shape[1]))
-    longest = arguments["scores"].numel() // q_heads
     for name, dtype in (("scores", query.dtype), ("floats", torch.float32)):
         require_dtype(name, arguments[name], dtype)
-        require_shape(name, arguments[name], (q_heads * longest,))
+        require_shape(name, arguments[name], (q_heads * tables.shape[1] * block_size,))
 
     group = q_heads // kv_heads
     by_head = (sequences, kv_heads, group, head_dim)

@@ -30,8 +30,8 @@ def _context(slots: Slots, runs: tuple[Run, ...], group: int) -> torch.Tensor:
     "cpu.prefill_attention",
     schema(
         tensor("query", "tokens q_heads head_dim"),
-        tensor("key_cache", "blocks block_size kv_heads head_dim", like="query"),
-        tensor("value_cache", "blocks block_size kv_heads head_dim", like="query"),
+        tensor("key_cache", "blocks block_size kv_heads head_dim", like="query", strided=True),
+        tensor("value_cache", "blocks block_size kv_heads head_dim", like="query", strided=True),
         tensor("block_tables", "sequences table", "int32", holds="block_tables"),
         tensor("cu_seqlens_q", "sequences+1", "int32", holds="cu_seqlens_q", on_host=True),
         tensor("cu_seqlens_k", "sequences+1", "int32", holds="cu_seqlens_k", on_host=True),

@@ -75,8 +75,8 @@ def _norm_heads(
     schema(
         tensor("qkv", "tokens (q_heads+2*kv_heads)*head_dim"),
         written("query", "tokens q_heads head_dim", like="qkv"),
-        written("key_cache", _CACHE, like="qkv", reads=True),
-        written("value_cache", _CACHE, like="qkv", reads=True),
+        written("key_cache", _CACHE, like="qkv", reads=True, strided=True),
+        written("value_cache", _CACHE, like="qkv", reads=True, strided=True),
         tensor("q_norm", "head_dim", like="qkv", required=False),
         tensor("k_norm", "head_dim", like="qkv", required=False),
         tensor("cos_sin", "places 2*half", like="qkv"),

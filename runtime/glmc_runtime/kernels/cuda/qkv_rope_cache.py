@@ -121,10 +121,11 @@ def candidates(heads: int, tokens: int) -> Iterator[Configuration]:
                 yield configuration
 
 
+_CACHE = "blocks kv_heads block_size head_dim"
 ROPE_ARGUMENTS = (
     tensor("qkv", "tokens (q_heads+2*kv_heads)*head_dim"),
-    written("key_cache", "blocks kv_heads block_size head_dim", like="qkv", reads=True),
-    written("value_cache", "blocks kv_heads block_size head_dim", like="qkv", reads=True),
+    written("key_cache", _CACHE, like="qkv", reads=True, strided=True),
+    written("value_cache", _CACHE, like="qkv", reads=True, strided=True),
     tensor("q_norm", "head_dim", like="qkv", required=False),
     tensor("k_norm", "head_dim", like="qkv", required=False),
     tensor("cos_sin", "places rotary", like="qkv"),

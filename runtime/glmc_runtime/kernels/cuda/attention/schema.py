@@ -6,8 +6,8 @@ from glmc_runtime.kernels.schema import ROWS_OF_THE_STEP, number, schema, tensor
 
 _CACHE = "blocks kv_heads block_size head_dim"
 _CACHES = (
-    tensor("key_cache", _CACHE, like="query"),
-    tensor("value_cache", _CACHE, like="query"),
+    tensor("key_cache", _CACHE, like="query", strided=True),
+    tensor("value_cache", _CACHE, like="query", strided=True),
     tensor("block_tables", "sequences table", "int32", holds="block_tables"),
 )
 
