@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 RUNTIME = (
     ("constants", "moved", "printable"),
     ("errors",),
-    ("arguments", "entry_points", "format", "output"),
+    ("arguments", "command", "entry_points", "format"),
     ("kernels",),
     ("replay",),
     ("loading",),

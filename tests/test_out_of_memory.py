@@ -12,10 +12,12 @@ import pytest
 import torch
 
 import glmc
-from glmc import compiler, out_of_memory
+from glmc import compiler
 from glmc.cli.main import main
 from glmc.errors import CaptureError, CheckpointError, OutOfMemoryError
 from glmc.out_of_memory import memory_errors
+from glmc_runtime.cli import main as runtime_main
+from glmc_runtime.command import out_of_memory
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ROOT / "models" / "tiny-dense"
@@ -104,6 +106,21 @@ def test_the_command_has_no_traceback(
     assert main(["inspect", str(tmp_path)]) == 2
     said = capsys.readouterr().err
     assert said.startswith("[GLMC-1011] memory ran out\n  where:    glmc inspect\n")
+
+
+def test_the_commands_of_the_runtime_have_none_either(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By whatever name they are called; glmc hands its own ``run`` over to them."""
+
+    def short(*given: object, **named: object) -> None:
+        raise RuntimeError("can't allocate memory")
+
+    monkeypatch.setattr("glmc_runtime.cli.load", short)
+    for command, name in ((runtime_main, "glmc-runtime"), (main, "glmc")):
+        assert command(["run", "artifact", "--token-ids", "1"]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith(f"[GLMC-2005] memory ran out\n  where:    {name} run\n")
 
 
 @pytest.mark.slow

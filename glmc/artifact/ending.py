@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-# A scheduler or a container's end, and a terminal that was closed.
-ENDING = (signal.SIGTERM, signal.SIGHUP)
+from glmc_runtime.command.ending import ENDING, has_default, in_main_thread
 
 _remembered: set[Path] = set()
 
@@ -42,7 +40,7 @@ def removed_when_ended() -> Iterator[Callable[[Path], None]]:
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
 
-    taken = [number for number in ENDING if _in_main_thread() and _has_default(number)]
+    taken = [number for number in ENDING if in_main_thread() and has_default(number)]
     for number in taken:
         signal.signal(number, end)
     try:
@@ -59,7 +57,7 @@ def held_back() -> Iterator[None]:
 
     By handlers and not by the mask of a thread, since the system gives a signal to any thread.
     """
-    if not _in_main_thread():
+    if not in_main_thread():
         yield
         return
     came: list[int] = []
@@ -79,29 +77,3 @@ def held_back() -> Iterator[None]:
             signal.signal(number, old)
         for one in dict.fromkeys(came):
             signal.raise_signal(one)
-
-
-@contextmanager
-def unwound_when_ended() -> Iterator[None]:
-    """For a command: within the block such a signal raises SystemExit, with the status that a shell
-    reports for it, so that everything is cleaned up as on Ctrl-C."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    taken = [number for number in ENDING if _in_main_thread() and _has_default(number)]
-    for number in taken:
-        signal.signal(number, stop)
-    try:
-        yield
-    finally:
-        for number in taken:
-            signal.signal(number, signal.SIG_DFL)
-
-
-def _in_main_thread() -> bool:
-    return threading.current_thread() is threading.main_thread()
-
-
-def _has_default(number: signal.Signals) -> bool:
-    return signal.getsignal(number) is signal.SIG_DFL

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 import typer
 
-from glmc.artifact.ending import unwound_when_ended
 from glmc.cli.bisect_command import bisect_command
 from glmc.cli.compile_command import compile_command
 from glmc.cli.inspect_command import inspect_command
@@ -16,8 +15,10 @@ from glmc.cli.presets_command import presets_command
 from glmc.cli.run_command import run_command
 from glmc.cli.say import say
 from glmc.errors import GlmcError, OutOfMemoryError
-from glmc.out_of_memory import leave_at_the_limit, memory_errors
-from glmc_runtime.output import printable_logs, printable_traces, status_of
+from glmc.out_of_memory import memory_errors
+from glmc_runtime.command.ending import unwound_when_ended
+from glmc_runtime.command.out_of_memory import leave_at_the_limit
+from glmc_runtime.command.output import printable_logs, printable_traces, status_of
 from glmc_runtime.printable import printable
 
 app = typer.Typer(

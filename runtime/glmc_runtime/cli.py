@@ -12,12 +12,14 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from glmc_runtime import GUARD_STEPS, __version__, load
-from glmc_runtime.errors import GlmcError, RequestError
+from glmc_runtime.command.ending import unwound_when_ended
+from glmc_runtime.command.out_of_memory import leave_at_the_limit, memory_errors
+from glmc_runtime.command.output import generated, printable_logs, printable_traces, status_of
+from glmc_runtime.errors import CapacityError, GlmcError, RequestError
 from glmc_runtime.generate.chat_flags import Chat, add_chat_flags
 from glmc_runtime.generate.request_flags import add_request_flags, request_settings
 from glmc_runtime.kernels.interpreter import INTERPRETED_NOTICE
 from glmc_runtime.loading.progress import shown_progress
-from glmc_runtime.output import generated, printable_logs, printable_traces, status_of
 from glmc_runtime.printable import json_text, printable_lines
 
 if TYPE_CHECKING:
@@ -33,17 +35,23 @@ def main(arguments: Sequence[str] | None = None, program: str = "glmc-runtime") 
 
     ``program`` is what the user typed, for usage lines.
     """
-    options = _parser(program).parse_args(arguments)
+    with unwound_when_ended():
+        return _main(_parser(program).parse_args(arguments), program)
+
+
+def _main(options: argparse.Namespace, program: str) -> int:
     if options.debug:
         printable_traces()
     try:
-        with printable_logs():
+        with memory_errors(lambda: f"{program} {options.command}"), printable_logs():
             status: int = options.action(options)
         sys.stdout.flush()  # a closed pipe shows here and not when the interpreter ends
     except GlmcError as error:
         if options.debug:
             raise
         print(error, file=sys.stderr)
+        if isinstance(error, CapacityError):
+            leave_at_the_limit(error.exit_status)
         return error.exit_status
     except KeyboardInterrupt:
         return 130
@@ -59,7 +67,7 @@ def _parser(program: str) -> argparse.ArgumentParser:
         prog=program, description="Replay an artifact that glmc compiled."
     )
     parser.add_argument("--version", action="version", version=f"glmc-runtime {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
 
     run = commands.add_parser("run", help="generate from prompts")
     run.set_defaults(action=_run)

@@ -96,7 +96,7 @@ class RequestError(GlmcError):
 
 
 class CapacityError(GlmcError):
-    """Memory is too small: KV blocks, cache or arena."""
+    """Memory is too small: KV blocks, cache or arena; or it ran out while a command ran."""
 
     code = "GLMC-2005"
     usual_remedy = "send fewer or shorter requests, or load with more kv_blocks"

@@ -18,6 +18,7 @@ RUNTIME = {
     "replay": ("arena", "inputs", "bind", "graph", "guard_steps", "statistics", "step", "cache"),
     "loading": ("loader", "weights", "guards", "check", "check_calls"),
     "engine": ("sequences", "packing", "exclusive", "assemble", "sampling"),
+    "command": ("output",),
     "generate": ("session", "generation", "options", "events", "stream", "text"),
 }
 

@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 
 from glmc.artifact import partial
-from glmc.artifact.ending import ENDING, held_back, removed_when_ended, unwound_when_ended
+from glmc.artifact.ending import held_back, removed_when_ended
 from glmc.artifact.partial import partial_directory
+from glmc_runtime.command.ending import ENDING, unwound_when_ended
 
 ROOT = Path(__file__).resolve().parents[2]
 PREFIX = ".art.partial-"
@@ -193,7 +194,7 @@ WRITES = """
 import os, signal, sys, threading
 from pathlib import Path
 from glmc.artifact.partial import partial_directory
-from glmc.artifact.ending import unwound_when_ended
+from glmc_runtime.command.ending import unwound_when_ended
 def wait():
     print("here", flush=True)
     threading.Event().wait(60)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from glmc.artifact.ending import ENDING
 from glmc.cli.main import main
+from glmc_runtime.command.ending import ENDING
 
 
 @pytest.mark.parametrize("number", ENDING, ids=lambda number: number.name)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from glmc.cli.compile_command import default_output
 from glmc.cli.inspect_command import parse_bytes
+from glmc.cli.main import main
 from glmc.errors import UsageError
 from glmc_runtime.cli import main as runtime_main
 from tests.support.command import command_of, require_refusal
@@ -99,3 +103,17 @@ def test_usage_lines_name_the_program_that_was_typed(capsys: pytest.CaptureFixtu
         with pytest.raises(SystemExit):
             runtime_main(["run"], program)
         assert capsys.readouterr().err.startswith(f"usage: {program} run")
+
+
+def test_run_has_the_options_of_the_runtime(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where only the runtime is installed, nothing that ``glmc run`` can do is missing."""
+
+    def options(command: Callable[[list[str]], int]) -> set[str]:
+        with suppress(SystemExit):
+            command(["run", "--help"])
+        said = capsys.readouterr().out
+        return set(re.findall(r"(?<!\S)--?[a-z][a-z0-9-]*", said.partition("options:")[2]))
+
+    ours = options(main)
+    assert {"--prompt", "--chat", "--logprobs", "--profile", "--device"} <= ours
+    assert ours == options(runtime_main)

@@ -42,6 +42,7 @@ from glmc.pipeline.records import PassRecord
 from glmc.presets.catalog import load_config
 from glmc.weights.checkpoint import open_checkpoint
 from glmc_kunlun_emulator import errors as emulator_errors
+from glmc_runtime.command.output import file_error
 from glmc_runtime.engine.sampling import Sampler, SamplingParameters, next_tokens
 from glmc_runtime.format.manifest import Guards
 from glmc_runtime.format.plan_json import phase_from_json
@@ -49,7 +50,6 @@ from glmc_runtime.generate.text import packages
 from glmc_runtime.kernels.vendor import Vendor
 from glmc_runtime.loading.guards import check_vendor_functions
 from glmc_runtime.loading.loader import load_artifact
-from glmc_runtime.output import file_error
 from glmc_runtime.replay.cache import BlockAllocator
 from tests.docs.markdown import ROOT, blocks, section, table_rows
 

@@ -14,8 +14,8 @@ import pytest
 
 import glmc.cli.main
 import glmc_runtime.cli
+from glmc_runtime.command.output import generated, printable_logs
 from glmc_runtime.errors import ArtifactError, Lines
-from glmc_runtime.output import generated, printable_logs
 from glmc_runtime.printable import json_text, printable, terminal_text
 from tests.runtime.toy import write_toy
 

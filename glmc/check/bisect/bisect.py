@@ -38,11 +38,11 @@ from glmc.errors import (
 )
 from glmc.ir.program import Program
 from glmc.job import Job, resolve
-from glmc.out_of_memory import shortage_behind
 from glmc.passes.base import Pass
 from glmc.passes.kv_cache import KvCache
 from glmc.pipeline.events import Event, StepDone
 from glmc.presets.catalog import ModelSource
+from glmc_runtime.command.out_of_memory import shortage_behind
 
 # What the user must mend; there is nothing to bisect.
 _NOT_OURS = (UsageError, ConfigError, CheckpointError, AbiError, MatchCountError)

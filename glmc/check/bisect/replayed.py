@@ -33,8 +33,8 @@ from glmc.ir.ops import Numerics
 from glmc.ir.program import Program
 from glmc.ir.tolerance import Tolerance, compare, condition_of, reduction_terms, stored_values
 from glmc.job import resolve
-from glmc.out_of_memory import shortage_behind
 from glmc.presets.catalog import ModelSource
+from glmc_runtime.command.out_of_memory import shortage_behind
 from glmc_runtime.engine.assemble import assemble
 from glmc_runtime.errors import GlmcError
 from glmc_runtime.format.cache import SCRATCH_BLOCK, CacheKey

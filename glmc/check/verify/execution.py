@@ -16,7 +16,7 @@ from glmc.errors import InternalError
 from glmc.ir.match import is_op
 from glmc.ir.program import Program
 from glmc.ir.tolerance import condition_of
-from glmc.out_of_memory import shortage_behind
+from glmc_runtime.command.out_of_memory import shortage_behind
 
 Values = Mapping[Node, Any]
 
