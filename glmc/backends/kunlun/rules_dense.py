@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -9,31 +10,12 @@ import torch
 from glmc.backends.kunlun import limits
 from glmc.backends.kunlun.emit import Passed, cast_weight, vendor
 from glmc.errors import LoweringError
-from glmc.lowering.target import Emitter, Op, Value, fixed
+from glmc.lowering.direct import Direct
+from glmc.lowering.target import Emitter, Op, Rule, Value, fixed
 from glmc.lowering.values import as_rows, view
 from glmc_runtime.format.plan import WeightArgument
 
 MATMUL_PROFILE = "P-C"
-
-
-def embedding(op: Op, emit: Emitter) -> None:
-    emit.call(
-        "aten.embedding",
-        writes=("out",),
-        ids=op.tensor("token_ids"),
-        weight=op.tensor("weight"),
-        out=emit.result(),
-    )
-
-
-def select_rows(op: Op, emit: Emitter) -> None:
-    emit.call(
-        "aten.index_select",
-        writes=("out",),
-        x=op.tensor("x"),
-        rows=op.tensor("rows"),
-        out=emit.result(),
-    )
 
 
 def linear(op: Op, emit: Emitter) -> None:
@@ -156,9 +138,9 @@ def shared_expert(op: Op, emit: Emitter) -> None:
     )
 
 
-RULES = {
-    "embedding": embedding,
-    "select_rows": select_rows,
+RULES: Mapping[str, Rule] = {
+    "embedding": Direct("aten.embedding", names={"token_ids": "ids"}),
+    "select_rows": Direct("aten.index_select"),
     "linear": linear,
     "rms_norm": rms_norm,
     "add_rms_norm": add_rms_norm,
