@@ -93,9 +93,9 @@ def compile(model: str | Path, output: str | Path, **options: Unpack[CompileKeyw
     from glmc.errors import UsageError
     from glmc_runtime.arguments import path
 
-    chosen = compile_options(options)
+    resolved = compile_options(options)
     source = model if isinstance(model, Path) else path("model", model, refuse=UsageError)
-    return compile_model(source, path("output", output, refuse=UsageError), chosen)
+    return compile_model(source, path("output", output, refuse=UsageError), resolved)
 
 
 def load(path: str | PathLike[str], **options: Unpack[LoadKeywords]) -> Session:

@@ -99,9 +99,9 @@ def manifest_parts(compiled: Compiled) -> ManifestParts:
 
 def _vendor_functions(plans: Any) -> dict[str, tuple[str, ...]]:
     """Each vendor function of the plans with all keywords that it is called with."""
-    found: dict[str, set[str]] = {}
+    by_function: dict[str, set[str]] = {}
     for plan in plans:
         for call in plan.calls:
             if is_vendor(call.function):
-                found.setdefault(call.function, set()).update(call.arguments)
-    return {name: tuple(sorted(keywords)) for name, keywords in sorted(found.items())}
+                by_function.setdefault(call.function, set()).update(call.arguments)
+    return {name: tuple(sorted(keywords)) for name, keywords in sorted(by_function.items())}

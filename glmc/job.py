@@ -68,7 +68,7 @@ class Job:
     def router_dtype(self) -> torch.dtype:
         """The dtype in which the routers' weights are stored."""
         tensors = {} if self.files is None else self.files.tensors
-        stored = (one.dtype for name, one in tensors.items() if name.endswith(ROUTER))
+        stored = (entry.dtype for name, entry in tensors.items() if name.endswith(ROUTER))
         return router_dtype(stored, self.dtype)
 
     @property
@@ -85,11 +85,11 @@ class Job:
         """Raise LoweringError, AbiError or UsageError for what the target is known to refuse."""
         if self.dtype not in self.target.dtypes:
             known = ", ".join(str(item).removeprefix("torch.") for item in self.target.dtypes)
-            found = str(self.dtype).removeprefix("torch.")
+            dtype = str(self.dtype).removeprefix("torch.")
             raise LoweringError(
-                f"{self.target.name} does not compute in {found}",
+                f"{self.target.name} does not compute in {dtype}",
                 expected=known,
-                found=found,
+                found=dtype,
                 remedy="choose another --dtype",
             )
         self.target.check(self.lowering, self.source.shape)

@@ -50,10 +50,10 @@ class Report:
     def verified(self, verdicts: Mapping[str, str]) -> Report:
         """With the verdict of each pass; what belongs to no pass is a remark."""
         passes = tuple(
-            {**one, "verdict": verdicts[one["name"]]} if one["name"] in verdicts else one
-            for one in self.passes
+            {**row, "verdict": verdicts[row["name"]]} if row["name"] in verdicts else row
+            for row in self.passes
         )
-        named = {one["name"] for one in self.passes}
+        named = {row["name"] for row in self.passes}
         remarks = tuple(f"{name}: {text}" for name, text in verdicts.items() if name not in named)
         return replace(self, passes=passes, remarks=(*self.remarks, *remarks))
 

@@ -105,9 +105,9 @@ def _left_out(files: Mapping[str, bytes], reason: str) -> TokenizerFiles:
 def _auto_tokenizer(directory: Path, config: Any) -> Any:
     from transformers import AutoTokenizer
 
-    given = {} if config is None else {"config": config}
+    keywords = {} if config is None else {"config": config}
     return AutoTokenizer.from_pretrained(
-        directory, trust_remote_code=False, local_files_only=True, **given
+        directory, trust_remote_code=False, local_files_only=True, **keywords
     )
 
 
@@ -137,27 +137,33 @@ def _settings(tokenizer: Any, directory: Path) -> bytes:
     if _has(directory, SETTINGS):
         own = (directory / SETTINGS).read_bytes()
         settings = json.loads(own)
-    kept = {name: value for name, value in settings.items() if name != "chat_template"}
+    written = {name: value for name, value in settings.items() if name != "chat_template"}
     cleans, forced, _ = _SETTINGS
     # transformers before 5 has no setting for a BPE: it cleans whatever the model is.
     unsaid = {forced: getattr(tokenizer, cleans, False)}
     for name in _SETTINGS:
         value = bool(getattr(tokenizer, name, unsaid.get(name, False)))
-        if value != bool(kept.get(name, False)):
-            kept[name] = value
-    kept.update(tokenizer.special_tokens_map)
+        if value != bool(written.get(name, False)):
+            written[name] = value
+    written.update(tokenizer.special_tokens_map)
     return (
         own
-        if own and kept == settings
-        else f"{json.dumps(kept, indent=2, ensure_ascii=False)}\n".encode()
+        if own and written == settings
+        else f"{json.dumps(written, indent=2, ensure_ascii=False)}\n".encode()
     )
 
 
 def _templates(tokenizer: Any, directory: Path) -> dict[str, bytes]:
-    found = tokenizer.chat_template
-    if found is None and _has(directory, _LEGACY_TEMPLATE):
-        found = _legacy(directory / _LEGACY_TEMPLATE)
-    named = found if isinstance(found, dict) else {} if found is None else {"default": found}
+    templates = tokenizer.chat_template
+    if templates is None and _has(directory, _LEGACY_TEMPLATE):
+        templates = _legacy(directory / _LEGACY_TEMPLATE)
+    named = (
+        templates
+        if isinstance(templates, dict)
+        else {}
+        if templates is None
+        else {"default": templates}
+    )
     files = {}
     for name, text in named.items():
         if not isinstance(text, str) or not re.fullmatch(r"[\w-][\w.-]*", str(name)):
@@ -185,12 +191,12 @@ def _legacy(path: Path) -> Any:
 
 def _difference(tokenizer: Any, text: Text, ids: list[list[int]]) -> str:
     """The first text that the runtime reads or writes in another way; '' where there is none."""
-    for given, wanted in zip(_texts(tokenizer), ids, strict=True):
+    for prompt, wanted in zip(_texts(tokenizer), ids, strict=True):
         try:
-            found = text.encode(given)
+            actual = text.encode(prompt)
             back = text.decode(wanted)
         except GlmcError as error:
             return error.message
-        if list(wanted) != found or back != tokenizer.decode(wanted, skip_special_tokens=True):
-            return repr(given)
+        if list(wanted) != actual or back != tokenizer.decode(wanted, skip_special_tokens=True):
+            return repr(prompt)
     return ""

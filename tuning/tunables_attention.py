@@ -129,11 +129,11 @@ def _tunable(model: Model, sequences: int, context: int, reach: int, is_fused: b
 
 def tunables() -> list[Tunable]:
     """The fused kernel first, short contexts first: time may run out."""
-    found = [
+    every = [
         _tunable(model, sequences, context, reach, is_fused)
         for is_fused in (True, False)
         for sequences in SEQUENCES
         for context, reach in zip(CONTEXTS, REACHES, strict=True)
         for model in (GLM_9B, AIR)
     ]
-    return [one for one in found if one.bytes <= LARGEST]
+    return [each for each in every if each.bytes <= LARGEST]

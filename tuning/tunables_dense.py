@@ -77,7 +77,7 @@ def _tunable(is_gated: bool, n: int, k: int, rows: int, dtype: torch.dtype) -> T
 
 def tunables() -> list[Tunable]:
     """All shapes in bfloat16, those of the 9B at one row first: time may run out."""
-    shapes = [*((False, *one) for one in LINEAR), *((True, *one) for one in LINEAR_SWIGLU)]
+    shapes = [*((False, *shape) for shape in LINEAR), *((True, *shape) for shape in LINEAR_SWIGLU)]
     return [
         _tunable(is_gated, n, k, rows, torch.bfloat16) for rows in ROWS for is_gated, n, k in shapes
     ]

@@ -118,8 +118,8 @@ def _ffn_candidates(
 
 
 def _ffn(width: int, shared_width: int, tokens: int, dtype: torch.dtype) -> Tunable:
-    chosen = min(tokens * TOP_K, EXPERTS)
-    elements = 3 * HIDDEN * (chosen * width + shared_width) + 2 * tokens * HIDDEN
+    used_experts = min(tokens * TOP_K, EXPERTS)
+    elements = 3 * HIDDEN * (used_experts * width + shared_width) + 2 * tokens * HIDDEN
     return Tunable(
         kernel="moe_ffn",
         key=f"{EXPERTS}x{width}x{HIDDEN}k{TOP_K}",

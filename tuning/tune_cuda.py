@@ -51,24 +51,28 @@ class Measured:
 
 
 def all_tunables(options: argparse.Namespace) -> list[Tunable]:
-    found: list[Tunable] = []
+    every: list[Tunable] = []
     for name in MODULES:
         if importlib.util.find_spec(name):
-            found += importlib.import_module(name).tunables()
+            every += importlib.import_module(name).tunables()
     only = set(filter(None, options.only.split(",")))
     rows = {int(count) for count in options.rows.split(",") if count}
     if options.quick:
         rows = rows or {1, 16}
     return [
-        one for one in found if (not only or one.kernel in only) and (not rows or one.rows in rows)
+        each
+        for each in every
+        if (not only or each.kernel in only) and (not rows or each.rows in rows)
     ]
 
 
 def candidates(tunable: Tunable, options: argparse.Namespace) -> list[Configuration]:
-    found = list(itertools.islice(tunable.candidates(), 4 if options.quick else options.most))
-    if tunable.library is not None and tunable.library not in found:
-        found.append(tunable.library)
-    return found
+    configurations = list(
+        itertools.islice(tunable.candidates(), 4 if options.quick else options.most)
+    )
+    if tunable.library is not None and tunable.library not in configurations:
+        configurations.append(tunable.library)
+    return configurations
 
 
 def bind(tunable: Tunable, arguments: Arguments, configuration: Configuration) -> Thunk:
@@ -148,16 +152,16 @@ def measure(
         except FAILURES as failure:
             reason = (str(failure).splitlines() or [""])[0]
             print(f"  {configuration}: {type(failure).__name__}: {reason}", flush=True)
-    times.sort(key=lambda one: one.us)
+    times.sort(key=lambda each: each.us)
     if options.verbose:
-        for one in times:
-            print(f"    {one.us:9.2f} us  {one.configuration}", flush=True)
-    library = next((one for one in times if one.configuration == tunable.library), None)
-    for one in times:
-        wrong = is_right(tunable, one.configuration, device, generator)
+        for each in times:
+            print(f"    {each.us:9.2f} us  {each.configuration}", flush=True)
+    library = next((each for each in times if each.configuration == tunable.library), None)
+    for each in times:
+        wrong = is_right(tunable, each.configuration, device, generator)
         if not wrong:
-            return one, library
-        print(f"  WRONG {one.configuration}: {wrong}", flush=True)
+            return each, library
+        print(f"  WRONG {each.configuration}: {wrong}", flush=True)
     return None, library
 
 
@@ -165,9 +169,9 @@ def write(path: Path, device_name: str, tunable: Tunable, configuration: Configu
     """Put one winner into the table at ``path``, which is whole at any time."""
     content: dict[str, Any] = {"device": device_name, "kernels": {}}
     if path.is_file():
-        found = json.loads(path.read_text())
-        if found.get("device") == device_name:
-            content = found
+        stored = json.loads(path.read_text())
+        if stored.get("device") == device_name:
+            content = stored
     by_rows = content["kernels"]
     for name in (tunable.kernel, tunable.dtype_name, tunable.key):
         by_rows = by_rows.setdefault(name, {})

@@ -74,10 +74,10 @@ class StepInPlace:
 
     def changed(self, thunks: Thunks, positions: list[int], configuration: Configuration) -> Thunks:
         """``thunks``, those at ``positions`` bound with a configuration."""
-        found = list(thunks)
+        changed = list(thunks)
         for place in positions:
-            found[place] = self.bind(place, configuration)
-        return tuple(found)
+            changed[place] = self.bind(place, configuration)
+        return tuple(changed)
 
     def time(self, thunks: Thunks, repeats: int = 3) -> float:
         """Milliseconds of the captured step."""
@@ -112,10 +112,10 @@ def tune(
         before = step.time(best)
         tried = _tried(step, best, positions, tunable, now, deadline)
         winner = _winner(step, best, positions, tried, tunable, device)
-        found = "" if winner is None else f"; {winner.ms:.4f} by {brief(winner.configuration)}"
+        best_text = "" if winner is None else f"; {winner.ms:.4f} by {brief(winner.configuration)}"
         print(
             f"{kernel:16} {key:>12} {rows:>3} rows: {before:.4f} ms by "
-            f"{brief(now or {'variant': 'the default'})}{found}",
+            f"{brief(now or {'variant': 'the default'})}{best_text}",
             flush=True,
         )
         if winner is not None:
@@ -127,13 +127,13 @@ def tune(
 
 def _products(step: StepInPlace) -> dict[Which, list[int]]:
     """The calls of each kernel and size of weight; several kinds of one size are tuned as one."""
-    found: dict[Which, list[int]] = {}
+    positions: dict[Which, list[int]] = {}
     for place, call in enumerate(step.calls):
         weight = step.arguments[place].get("weight")
         if isinstance(weight, torch.Tensor) and weight.dim() == 2:
             key = "x".join(map(str, weight.shape))
-            found.setdefault((call.function.removeprefix("cuda."), key), []).append(place)
-    return found
+            positions.setdefault((call.function.removeprefix("cuda."), key), []).append(place)
+    return positions
 
 
 def _tried(
@@ -145,7 +145,7 @@ def _tried(
     deadline: float,
 ) -> list[Tried]:
     """All candidates but ``now``, the fastest first."""
-    found = []
+    timed = []
     for configuration in tunable.candidates():
         if time.monotonic() > deadline:
             print("  out of time: later candidates were not tried", flush=True)
@@ -157,8 +157,8 @@ def _tried(
         except FAILURES as failure:
             print(f"  {brief(configuration)}: {type(failure).__name__}", flush=True)
             continue
-        found.append(Tried(configuration, ms))
-    return sorted(found, key=lambda one: one.ms)
+        timed.append(Tried(configuration, ms))
+    return sorted(timed, key=lambda each: each.ms)
 
 
 def _winner(
@@ -172,7 +172,7 @@ def _winner(
     """The fastest of the first few that is right and, measured again in turn with ``best``,
     faster in every round; None where none is."""
     finalists = [
-        (one, step.changed(best, positions, one.configuration)) for one in tried[:FINALISTS]
+        (each, step.changed(best, positions, each.configuration)) for each in tried[:FINALISTS]
     ]
     rounds = [
         [step.time(thunks) for thunks in (best, *(thunks for _, thunks in finalists))]
@@ -181,39 +181,39 @@ def _winner(
     first, *others = zip(*rounds, strict=True)
     generator = torch.Generator(device).manual_seed(int(time.time()))
     again = [
-        Tried(one.configuration, statistics.median(times))
-        for (one, _), times in zip(finalists, others, strict=True)
+        Tried(each.configuration, statistics.median(times))
+        for (each, _), times in zip(finalists, others, strict=True)
         if all(ms < before * (1 - LEAST_GAIN) for ms, before in zip(times, first, strict=True))
     ]
-    for one in sorted(again, key=lambda one: one.ms):
-        wrong = is_right(tunable, one.configuration, device, generator)
+    for each in sorted(again, key=lambda each: each.ms):
+        wrong = is_right(tunable, each.configuration, device, generator)
         if not wrong:
-            return one
-        print(f"  WRONG {brief(one.configuration)}: {wrong}", flush=True)
+            return each
+        print(f"  WRONG {brief(each.configuration)}: {wrong}", flush=True)
     return None
 
 
 def known_for(batch: int, keys: frozenset[str]) -> dict[Which, Tunable]:
     """What can be tuned for a batch: weights of ``keys``, all where that is empty."""
     return {
-        (one.kernel, one.key): one
-        for one in tunables()
-        if one.rows == batch and (not keys or one.key in keys)
+        (each.kernel, each.key): each
+        for each in tunables()
+        if each.rows == batch and (not keys or each.key in keys)
     }
 
 
 def _batches(text: str) -> tuple[int, ...]:
-    found = tuple(sorted({int(batch) for batch in text.split(",")}))
-    if not set(found) <= set(ROWS):
+    batches = tuple(sorted({int(batch) for batch in text.split(",")}))
+    if not set(batches) <= set(ROWS):
         raise argparse.ArgumentTypeError(f"a table has {', '.join(map(str, ROWS))} rows")
-    return found
+    return batches
 
 
 def _keys(text: str) -> frozenset[str]:
     return frozenset(filter(None, text.split(",")))
 
 
-def parse(given: list[str] | None) -> argparse.Namespace:
+def parse(words: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -224,11 +224,11 @@ def parse(given: list[str] | None) -> argparse.Namespace:
         "--keys", type=_keys, default=frozenset(), help="sizes of weights, by comma"
     )
     parser.add_argument("--seconds", type=float, default=500.0, help="wall time for everything")
-    return parser.parse_args(given)
+    return parser.parse_args(words)
 
 
-def main(given: list[str] | None = None) -> None:
-    options = parse(given)
+def main(words: list[str] | None = None) -> None:
+    options = parse(words)
     deadline = time.monotonic() + options.seconds
     if not torch.cuda.is_available():
         raise SystemExit("tuning needs an NVIDIA GPU")

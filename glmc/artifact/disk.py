@@ -60,9 +60,9 @@ def _free(path: Path) -> tuple[int | None, int | None]:
     """Free bytes and free inodes; None where they are not known, or not counted."""
     for folder in path.absolute().parents:
         try:
-            found = os.statvfs(folder)
+            status = os.statvfs(folder)
         except OSError:
             continue
-        inodes = found.f_favail if found.f_files else None
-        return found.f_bavail * found.f_frsize, inodes
+        inodes = status.f_favail if status.f_files else None
+        return status.f_bavail * status.f_frsize, inodes
     return None, None

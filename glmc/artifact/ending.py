@@ -67,13 +67,13 @@ def held_back() -> Iterator[None]:
 
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, *ENDING)}
     # None is a handler that another language has set.
-    held = {name: old for name, old in before.items() if old not in (None, signal.SIG_IGN)}
-    for number in held:
+    handled = {name: old for name, old in before.items() if old not in (None, signal.SIG_IGN)}
+    for number in handled:
         signal.signal(number, note)
     try:
         yield
     finally:
-        for number, old in held.items():
+        for number, old in handled.items():
             signal.signal(number, old)
-        for one in dict.fromkeys(came):
-            signal.raise_signal(one)
+        for arrived in dict.fromkeys(came):
+            signal.raise_signal(arrived)

@@ -58,8 +58,8 @@ def _locked(parent: Path, prefix: str, remember: Callable[[Path], None]) -> tupl
         except FileNotFoundError:
             continue
         try:
-            held = _try_lock(lock) or not _is_locked(lock)  # else there are no locks here
-            if held and _is_at(partial, lock):
+            is_ours = _try_lock(lock) or not _is_locked(lock)  # else there are no locks here
+            if is_ours and _is_at(partial, lock):
                 _make_usual(partial)
                 return partial, lock
         except BaseException:

@@ -117,11 +117,11 @@ def require_report(data: Mapping[str, Any]) -> None:
 def _unusable(report: ReportForm) -> str | None:
     """Where an open part lacks what is read of it, or a number can't be gone through."""
     for part, needed in (("model", _MODEL), ("options", _OPTIONS)):
-        held = getattr(report, part)
+        value = getattr(report, part)
         for name, kind in needed.items():
-            if name not in held:
+            if name not in value:
                 return f"report.{part} lacks {name}"
-            if problem := misfit(held[name], kind, f"report.{part}.{name}"):
+            if problem := misfit(value[name], kind, f"report.{part}.{name}"):
                 return problem
     if "decode" not in report.phases:
         return "report.phases lacks decode"

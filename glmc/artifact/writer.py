@@ -201,16 +201,16 @@ def check_destination(path: Path, force: bool) -> None:
     except OSError as error:  # a name too long, a directory that can't be listed
         raise disk_error(error, path, 0) from error
     if path.is_symlink() or (path.exists() and not path.is_dir()):
-        found, remedy = "a file or a link", "choose another path"
+        obstacle, remedy = "a file or a link", "choose another path"
     elif empty:
         return
     elif not is_artifact(path):
-        found, remedy = "a directory that is no glmc artifact", "choose another path"
+        obstacle, remedy = "a directory that is no glmc artifact", "choose another path"
     elif not force:
-        found, remedy = "an artifact", "choose another path, or pass --force to replace it"
+        obstacle, remedy = "an artifact", "choose another path, or pass --force to replace it"
     else:
         return
-    raise _taken(path, found, remedy)
+    raise _taken(path, obstacle, remedy)
 
 
 def _taken(path: Path, found: str, remedy: str) -> PackError:

@@ -24,29 +24,29 @@ def load_target(name: str, reserved: tuple[str, ...]) -> Target | None:
     entry = find(TARGETS, name, reserved)
     if entry is None:
         return None
-    found = entry.load()
-    problem, expected = _problem(found, name)
+    loaded = entry.load()
+    problem, expected = _problem(loaded, name)
     if problem:
         raise ExtensionError(
             f"'{name}' can't be used as a target: {problem}", place=entry.place, expected=expected
         )
-    target: Target = found
+    target: Target = loaded
     return target
 
 
-def _problem(found: object, name: str) -> tuple[str, str]:
+def _problem(target: object, name: str) -> tuple[str, str]:
     """(what is wrong, what is expected) of an object that should be a target; '' for nothing."""
-    if not isinstance(found, Target):
-        kind = found.__name__ if isinstance(found, type) else type(found).__name__
+    if not isinstance(target, Target):
+        kind = target.__name__ if isinstance(target, type) else type(target).__name__
         return f"{kind} is no target", "a glmc.lowering.target.Target"
-    if found.name != name:
-        return f"its name is {found.name!r}", f"'{name}', the name of the entry point"
-    if not are_rules({name: found.rules}):
+    if target.name != name:
+        return f"its name is {target.name!r}", f"'{name}', the name of the entry point"
+    if not are_rules({name: target.rules}):
         return "its rules are no rules", "{op: function(op, emit)}"
-    if not found.dtypes or not all(isinstance(one, torch.dtype) for one in found.dtypes):
-        return f"its dtypes are {found.dtypes!r}", "a tuple of torch dtypes"
-    if found.cache_layout not in LAYOUTS:
-        return f"its cache layout is {found.cache_layout!r}", " or ".join(LAYOUTS)
+    if not target.dtypes or not all(isinstance(dtype, torch.dtype) for dtype in target.dtypes):
+        return f"its dtypes are {target.dtypes!r}", "a tuple of torch dtypes"
+    if target.cache_layout not in LAYOUTS:
+        return f"its cache layout is {target.cache_layout!r}", " or ".join(LAYOUTS)
     return "", ""
 
 

@@ -48,8 +48,8 @@ def kind_of(layer: nn.Module) -> Hashable:
             )
         )
         parts.append((path, _name(type(module)), settings))
-    for name, held in (*layer.named_parameters(), *layer.named_buffers()):
-        parts.append((name, tuple(held.shape), str(held.dtype)))
+    for name, tensor in (*layer.named_parameters(), *layer.named_buffers()):
+        parts.append((name, tuple(tensor.shape), str(tensor.dtype)))
     return tuple(parts)
 
 
@@ -80,14 +80,14 @@ def fold(model: Any, layers: nn.ModuleList) -> Folding:
     seen: dict[Hashable, int] = {}
     kinds = tuple(seen.setdefault(kind_of(layer), len(seen)) for layer in layers)
     folding = Folding(kinds)
-    chosen = [layers[index] for index in folding.representatives]
+    traced = [layers[index] for index in folding.representatives]
     del layers[:]
-    for index, layer in enumerate(chosen):
+    for index, layer in enumerate(traced):
         layers.append(layer)
         for module in layer.modules():
             if hasattr(module, "layer_idx"):
                 vars(module)["layer_idx"] = index
-    model.config.num_hidden_layers = len(chosen)
+    model.config.num_hidden_layers = len(traced)
     return folding
 
 

@@ -36,10 +36,10 @@ class StackedExperts(nn.Module):
     def forward(self, hidden: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
         tokens, top_k = ids.shape
         x = hidden.repeat_interleave(top_k, 0)
-        chosen = ids.reshape(-1)
-        gate_up = torch.bmm(self.gate_up_proj[chosen], x.unsqueeze(-1)).squeeze(-1)
+        experts = ids.reshape(-1)
+        gate_up = torch.bmm(self.gate_up_proj[experts], x.unsqueeze(-1)).squeeze(-1)
         gate, up = gate_up.chunk(2, -1)
-        down = torch.bmm(self.down_proj[chosen], (F.silu(gate) * up).unsqueeze(-1)).squeeze(-1)
+        down = torch.bmm(self.down_proj[experts], (F.silu(gate) * up).unsqueeze(-1)).squeeze(-1)
         weighted = down * weights.reshape(-1, 1)
         return weighted.view(tokens, top_k, -1).sum(1).to(hidden.dtype)
 

@@ -76,11 +76,11 @@ def bisect_command(
     def tell(name: str, text: str) -> None:
         say(f"{name:<16} {text}" if name else text, err=True)
 
-    found = bisect(source, options, tell)
-    if found is None:
+    result = bisect(source, options, tell)
+    if result is None:
         replayed = "replayed right" if target in REPLAYED else "made, but can't be replayed here"
         out.print(f"Nothing is wrong: every step is proved, and the plan is {replayed}.")
         return 0
-    say(found.paragraph(str(output)))
-    output.write_text(found.repro, encoding="utf-8")
+    say(result.paragraph(str(output)))
+    output.write_text(result.repro, encoding="utf-8")
     return 1

@@ -140,7 +140,7 @@ def compile_command(
         full=dump_full,
         onnx=dump_onnx,
         picture=dump_picture,
-        passes=tuple(one.name for one in job.selection.passes),
+        passes=tuple(each.name for each in job.selection.passes),
     )
     dumper = Dumper(dumps)
     proof = (Proof(job, dumper.verdicts, _tell),) if verify else ()

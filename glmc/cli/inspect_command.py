@@ -182,8 +182,12 @@ def _kernels_table(contents: ArtifactContents) -> Table:
         }
         for name, plan in contents.plans.items()
     }
-    for function in sorted({function for found in counts.values() for function in found}):
-        table.add_row(function, *(str(found.get(function, 0)) for found in counts.values()))
+    for function in sorted(
+        {function for by_function in counts.values() for function in by_function}
+    ):
+        table.add_row(
+            function, *(str(by_function.get(function, 0)) for by_function in counts.values())
+        )
     return table
 
 

@@ -47,13 +47,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: Sequence[str] | None) -> int:
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    debug = "--debug" in given
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
     # No model hub is ever asked: a model is a directory or a preset.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     try:
-        with memory_errors(lambda: " ".join(("glmc", *given[:1]))), printable_logs():
-            result = app(given, standalone_mode=False)
+        with memory_errors(lambda: " ".join(("glmc", *words[:1]))), printable_logs():
+            result = app(words, standalone_mode=False)
         sys.stdout.flush()  # a closed pipe shows here and not when the interpreter ends
     except GlmcError as error:
         if debug:

@@ -48,12 +48,12 @@ def passes_table(report: Report) -> Table:
     return table
 
 
-def _evaluated(found: Mapping[str, Any] | None) -> str:
+def _evaluated(instances: Mapping[str, Any] | None) -> str:
     """Kinds of regions, those of them that were run as a small instance, and the time."""
-    if not found or not found["kinds"]:
+    if not instances or not instances["kinds"]:
         return "-"
-    small = f", {found['small']} small" if found["small"] else ""
-    return f"{found['kinds']}{small}, {found['seconds'] * 1e3:.0f} ms"
+    small = f", {instances['small']} small" if instances["small"] else ""
+    return f"{instances['kinds']}{small}, {instances['seconds'] * 1e3:.0f} ms"
 
 
 def calls_table(report: Report) -> Table:

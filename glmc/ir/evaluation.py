@@ -140,21 +140,21 @@ def _run(
     rewritten: Rewritten, program: Program, instance: Instance, tolerance: Tolerance
 ) -> str | _Unusable:
     for values in instance.all_values(program, rewritten.leaves):
-        held = values.nodes
+        before = values.nodes
         try:
             for node in rewritten.old:
-                compute(node, held, instance)
+                compute(node, before, instance)
         except KERNEL_ERRORS as error:
             return _Unusable(f"{op_name(node)}: {first_line(error)}")
         for node in rewritten.old if instance.name == SMALL else ():
-            if not _as_expected(held[node], node, instance):
+            if not _as_expected(before[node], node, instance):
                 return _Unusable(f"{op_name(node)}: the sizes of a small instance don't fit")
-        own: dict[Node, Any] = dict(held)
+        own: dict[Node, Any] = dict(before)
         condition = 1.0
         try:
             for node in rewritten.made:
                 recipe = program.weights[node.meta["weight"]].recipe
-                known = {_recipe(program, leaf): held[leaf] for leaf in rewritten.leaves}
+                known = {_recipe(program, leaf): before[leaf] for leaf in rewritten.leaves}
                 own[node] = _merged(recipe, known, node, instance)
             for node in rewritten.new:
                 compute(node, own, instance)
@@ -169,7 +169,7 @@ def _run(
                 return _Unusable(f"{op_name(node)}: the sizes of a small instance don't fit")
         for old, new in rewritten.pairs:
             allowed = tolerance.with_condition(condition)
-            for was, now in zip_longest(_results(held[old]), _results(own[new])):
+            for was, now in zip_longest(_results(before[old]), _results(own[new])):
                 deviation = compare(was, now, allowed)
                 if not deviation.allowed:
                     return (
@@ -190,15 +190,15 @@ def op_of(node: Node) -> str:
     return op_name(node) or node.name
 
 
-def compute(node: Node, held: dict[Node, Any], instance: Instance) -> None:
-    if node in held:
+def compute(node: Node, values: dict[Node, Any], instance: Instance) -> None:
+    if node in values:
         return
     value = node.meta.get("val")
     if isinstance(value, SymInt):
-        held[node] = instance.size(value)
+        values[node] = instance.size(value)
         return
     arguments, keywords = instance.constants(node)
-    arguments, keywords = torch.fx.node.map_arg((arguments, keywords), lambda each: held[each])
+    arguments, keywords = torch.fx.node.map_arg((arguments, keywords), lambda each: values[each])
     if keywords.get("device") is not None:
         keywords = {**keywords, "device": torch.device("cpu")}
     target: Callable[..., Any] = node.target  # type: ignore[assignment]
@@ -206,9 +206,9 @@ def compute(node: Node, held: dict[Node, Any], instance: Instance) -> None:
         if is_op(node, "aten.histc") and not arguments[0].is_floating_point():
             # Counts of whole numbers, as a device has them; the CPU's kernel takes no such.
             counts = target(arguments[0].double(), *arguments[1:], **keywords)
-            held[node] = counts.to(arguments[0].dtype)
+            values[node] = counts.to(arguments[0].dtype)
         else:
-            held[node] = target(*arguments, **keywords)
+            values[node] = target(*arguments, **keywords)
 
 
 def _as_expected(value: Any, node: Node, instance: Instance) -> bool:

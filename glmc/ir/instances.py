@@ -108,12 +108,12 @@ class Instance:
     def all_values(self, program: Program, leaves: Sequence[Node]) -> Iterator[Values]:
         """Kinds of values, the ordinary one first."""
         generator = torch.Generator().manual_seed(0)
-        held: dict[Node, Any] = {}
+        by_node: dict[Node, Any] = {}
         masked = any(map(_is_mask, leaves))
         for name in _KINDS if self.hostile else _KINDS[:1]:
             if name == _HIDDEN and not masked:
                 continue
-            made = _Made(self, program, generator, name, held)
+            made = _Made(self, program, generator, name, by_node)
             yield Values(name, {leaf: made.value(leaf) for leaf in leaves})
 
 
@@ -129,27 +129,27 @@ def _hint(size: SymInt, symbol: sympy.Symbol) -> int:
 
 def sizes_of(program: Program, nodes: Sequence[Node]) -> tuple[Instance, ...]:
     """The sizes to try: of a traced program those that it was traced with, and others."""
-    found: dict[sympy.Symbol, int] = {}
+    by_symbol: dict[sympy.Symbol, int] = {}
     for node in nodes:
         value = node.meta.get("val")
         sizes = value.shape if isinstance(value, Tensor) else (value,)
         for size in sizes:
             if isinstance(size, SymInt):
                 for symbol in sorted(sympy.sympify(size.node.expr).free_symbols, key=str):
-                    found.setdefault(symbol, _hint(size, symbol))
-    if not found:
+                    by_symbol.setdefault(symbol, _hint(size, symbol))
+    if not by_symbol:
         return (Instance(),)
     if program.symbols is not None:
         names = program.symbols.names
-        return (Instance({each: _STEP.get(names.get(each, ""), 3) for each in found}),)
-    order = sorted(found, key=str)
+        return (Instance({each: _STEP.get(names.get(each, ""), 3) for each in by_symbol}),)
+    order = sorted(by_symbol, key=str)
     others = [
         Instance({symbol: sizes[at % 4] for at, symbol in enumerate(order)}, hostile=number == 0)
         for number, sizes in enumerate(_OTHERS)
     ]
     if program.phase != "traced":
         return tuple(others)
-    return (Instance(found), *(replace(each, hostile=False) for each in others))
+    return (Instance(by_symbol), *(replace(each, hostile=False) for each in others))
 
 
 def smaller(
@@ -317,13 +317,13 @@ def _range(node: Node, instance: Instance) -> tuple[int, bool]:
     stack, seen = [node], {node}
     while stack:
         for user in stack.pop().users:
-            held = given(user)
+            passed = given(user)
             if is_op(user, "aten.embedding", "glmc.embedding"):
-                return instance.size(held["weight"].meta["val"].shape[0]), False
-            if "ids" in held and "gate_up" in held:
-                return instance.size(held["gate_up"].meta["val"].shape[0]), False
+                return instance.size(passed["weight"].meta["val"].shape[0]), False
+            if "ids" in passed and "gate_up" in passed:
+                return instance.size(passed["gate_up"].meta["val"].shape[0]), False
             if is_op(user, "aten.index_copy", "aten.index_select", "aten.gather"):
-                size = held["self"].meta["val"].shape[held["dim"]]
+                size = passed["self"].meta["val"].shape[passed["dim"]]
                 return instance.size(size), is_op(user, "aten.index_copy")
             passes = is_op(user, *CASTS, *SHAPES, "aten.expand", "aten.slice", "aten.clone")
             if passes and user not in seen:

@@ -179,9 +179,9 @@ def note_reader(user: Node, node: Node) -> None:
         note(user, *names)
 
 
-def other_operand(node: Node, one: Node) -> Node:
+def other_operand(node: Node, known: Node) -> Node:
     """The operand of a two-operand node that is not ``one``; must be a node."""
-    return operand(node, 1 if operand(node, 0) is one else 0)
+    return operand(node, 1 if operand(node, 0) is known else 0)
 
 
 CASTS = ("aten._to_copy", "aten.to", "aten.type_as")
@@ -264,8 +264,8 @@ def same_shape(first: object, second: object) -> bool:
 def agreed_shape(first: object, second: object) -> bool:
     """Like :func:`same_shape`, for values that make sense together only when they agree: sizes of
     a traced program that agree now are guarded to agree, and become one symbol."""
-    one, other = shape(first), shape(second)
-    return len(one) == len(other) and all(bool(a == b) for a, b in zip(one, other, strict=True))
+    left, other = shape(first), shape(second)
+    return len(left) == len(other) and all(bool(a == b) for a, b in zip(left, other, strict=True))
 
 
 def counts_up(node: object) -> bool:

@@ -116,16 +116,16 @@ def around_attention(
 ) -> tuple[dict[Node, Any], dict[str, Tensor]]:
     """What must go into and come out of ``new``, a ``glmc.prefill_attention``, by the values of
     the stateless ``old``; and the old content of its caches by input name."""
-    query, keys, held = (values[m.operand(old, index)] for index in range(3))
+    query, keys, cached = (values[m.operand(old, index)] for index in range(3))
     expected = {
         m.operand(new, 0): query.flatten(0, 1)[packed.rows()],
         m.operand(new, 1): packed.cache(keys, written=True),
-        m.operand(new, 2): packed.cache(held, written=True),
+        m.operand(new, 2): packed.cache(cached, written=True),
         new: values[old].flatten(0, 1)[packed.rows()],
     }
     written = m.operand(m.operand(new, 1), 0)
     caches = {
         m.operand(written, index).meta["input"]: packed.cache(value, written=False)
-        for index, value in ((6, keys), (7, held))
+        for index, value in ((6, keys), (7, cached))
     }
     return expected, caches

@@ -121,9 +121,11 @@ def _sdpa(anchor: Node, program: Program) -> tuple[Node, Node, Node, float, Node
     m.require(dropout == 0, anchor, f"dropout must be 0, not {dropout}")
     causal = bool(m.argument(anchor, 5, "is_causal", False))
     m.require(not (causal and mask is not None), anchor, "is_causal must not stand beside a mask")
-    kept = program.phase == "traced"
-    m.require(kept or causal or mask is not None, anchor, "attention without a mask is not causal")
-    if isinstance(mask, Node) and not kept:
+    as_in_eager = program.phase == "traced"
+    m.require(
+        as_in_eager or causal or mask is not None, anchor, "attention without a mask is not causal"
+    )
+    if isinstance(mask, Node) and not as_in_eager:
         once(program, ("causal", signature(mask, ())), lambda: require_causal(mask, program))
     scale = m.argument(anchor, 6, "scale")
     if scale is None:
@@ -161,31 +163,33 @@ def _unrepeated(node: Node, q: Node, program: Program, grouped: bool) -> Node:
     ]
     if not fitting:
         m.refuse(node, "keys and values must be as many and as wide as the queries")
-    found = fitting[-1]
-    kv_heads = int(m.shape(found)[1])
-    if grouped and found is node:
-        return found
-    spelling = ("repeated", int(heads) // kv_heads, signature(node, (found,)))
+    repeated = fitting[-1]
+    kv_heads = int(m.shape(repeated)[1])
+    if grouped and repeated is node:
+        return repeated
+    spelling = ("repeated", int(heads) // kv_heads, signature(node, (repeated,)))
     m.require(
-        once(program, spelling, lambda: _is_repeated(node, found, int(heads) // kv_heads, program)),
+        once(
+            program, spelling, lambda: _is_repeated(node, repeated, int(heads) // kv_heads, program)
+        ),
         node,
         "each key and value head must be repeated for neighbouring query heads",
     )
-    return found
+    return repeated
 
 
-def _is_repeated(node: Node, found: Node, times: int, program: Program) -> bool:
+def _is_repeated(node: Node, repeated: Node, times: int, program: Program) -> bool:
     """Whether ``node`` holds each head of ``found`` ``times`` times, side by side."""
     generator = torch.Generator().manual_seed(0)
     if program.phase == "traced":  # bytes: the cache may be large, and only shapes are at work here
-        sizes = example_shape(found)
+        sizes = example_shape(repeated)
         value = torch.randint(0, 256, sizes, generator=generator, dtype=torch.uint8)
-        known: dict[Node, Any] = {**known_sizes(program), found: value}
+        known: dict[Node, Any] = {**known_sizes(program), repeated: value}
     else:
-        heads, width = (int(m.shape(found)[axis]) for axis in (1, 3))
+        heads, width = (int(m.shape(repeated)[axis]) for axis in (1, 3))
         value = torch.randn(_BATCH, heads, _TOKENS, width, generator=generator)
-        value = value.to(m.dtype(found))
-        known = {**known_inputs(program, _BATCH, _TOKENS), found: value}
+        value = value.to(m.dtype(repeated))
+        known = {**known_inputs(program, _BATCH, _TOKENS), repeated: value}
     got, expected = evaluate(node, known), value.repeat_interleave(times, 1)
     same: bool = got.numel() == expected.numel()
     return same and torch.equal(got.reshape(expected.shape), expected)

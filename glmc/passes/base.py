@@ -99,7 +99,7 @@ class AnchorPass(Generic[Binding]):
 
 
 def attempt(
-    one: Pass,
+    rewrite: Pass,
     rewriter: Rewriter,
     anchor: Node,
     result: PassResult,
@@ -113,7 +113,7 @@ def attempt(
         try:
             if rewritten(anchor):
                 _require_accounted(tried, log)
-                _require_same(one, rewriter.program, tried, result)
+                _require_same(rewrite, rewriter.program, tried, result)
                 rewriter.commit()
                 result.matches.append(match_at(anchor))
         except NoMatchError as miss:
@@ -156,15 +156,15 @@ def read_whole(
     return result
 
 
-def _require_same(one: Pass, program: Program, tried: Attempt, result: PassResult) -> None:
+def _require_same(rewrite: Pass, program: Program, tried: Attempt, result: PassResult) -> None:
     """Evaluate both sides, once for each kind of region in a program."""
     start = time.perf_counter()
     rewritten = Rewritten.of(tried)
-    key = ("evaluated", one.name, rewritten.kind(program))
+    key = ("evaluated", rewrite.name, rewritten.kind(program))
     if key not in program.memo:
-        budget = getattr(one, "budget", 0.0)
+        budget = getattr(rewrite, "budget", 0.0)
         with one_thread():
-            evaluated = evaluate(rewritten, program, one.numerics, budget)
+            evaluated = evaluate(rewritten, program, rewrite.numerics, budget)
         program.memo[key] = evaluated
         result.evaluations.append(evaluated.instance)
     outcome = program.memo[key]

@@ -71,9 +71,9 @@ def _permute(rewriter: Rewriter, node: Node) -> Node | None:
     elif m.is_op(node, "aten.t"):
         order.reverse()
     else:
-        given = m.argument(node, 1)
-        order = [axis % rank for axis in given]  # type: ignore[attr-defined]
-        if order == list(given):  # type: ignore[call-overload]
+        axes = m.argument(node, 1)
+        order = [axis % rank for axis in axes]  # type: ignore[attr-defined]
+        if order == list(axes):  # type: ignore[call-overload]
             return None
     arguments = (source, order)
     return rewriter.call(

@@ -81,10 +81,10 @@ class Clean:
 
 
 def _rewritten(rewriter: Rewriter, node: Node) -> bool:
-    kept = kept_value(node)
-    if kept is not None:
-        rewriter.replace(node, kept)
-    return kept is not None
+    value = kept_value(node)
+    if value is not None:
+        rewriter.replace(node, value)
+    return value is not None
 
 
 PASS = Clean()

@@ -66,14 +66,14 @@ class Side:
         """Equal for layers that do the same to other weights and other caches; a step input counts
         by its name. ``names`` are those of the weights, in one order for both sides."""
         weights = self.weights()
-        held = sorted(
+        caches = sorted(
             (leaf for leaf in self.leaves if "cache" in leaf.meta),
             key=lambda leaf: leaf.meta["cache"].key,
         )
         known = [weights[name] for name in names if name in weights]
         recipes = [self.program.weights[each.meta["weight"]].recipe for each in known]
         return (
-            signature(self.root, (*self.starts, *known, *held)),
+            signature(self.root, (*self.starts, *known, *caches)),
             tuple(name in weights for name in names),
             tuple(each if isinstance(each, Constant) else None for each in recipes),
             tuple(value_key(start.meta["val"]) for start in self.starts),
@@ -141,12 +141,12 @@ def _require_case(pass_name: str, new: Side, case: Case) -> None:
         own[node] = case.expected[node]
 
 
-def _refuse(pass_name: str, node: Node, expected: str, found: str, values: str) -> NoReturn:
+def _refuse(pass_name: str, node: Node, expected: str, actual: str, values: str) -> NoReturn:
     raise VerificationError(
         f"{pass_name} changes what {node.meta['id']} computes",
         place=f"pass {pass_name}, {place(node)}, layer {node.meta['layer']}",
         expected=f"{op_of(node)}: {expected}",
-        found=f"{found}, on {values}",
+        found=f"{actual}, on {values}",
     )
 
 
@@ -154,15 +154,15 @@ def paged(old: Side, new: Side) -> Iterator[Case]:
     """kv_cache: attention over rows of tokens, and over a paged cache in both layouts."""
     instance = _instance(old.program)
     for values in instance.all_values(old.program, (*old.starts, *old.leaves)):
-        held = dict(values.nodes)
+        computed = dict(values.nodes)
         for node in old.nodes:
-            compute(node, held, instance)
+            compute(node, computed, instance)
         for packed in layouts(_TOKEN_IDS, _BLOCK):
-            expected, caches = around_attention(old.root, new.root, held, packed)
-            given = _given(old, new, held, {**packed.inputs(), **caches})
-            given |= {start: given[start].flatten(0, 1)[packed.rows()] for start in new.starts}
+            expected, caches = around_attention(old.root, new.root, computed, packed)
+            starts = _given(old, new, computed, {**packed.inputs(), **caches})
+            starts |= {start: starts[start].flatten(0, 1)[packed.rows()] for start in new.starts}
             name = f"{values.name} values, sequences from {packed.starts} to {packed.stops}"
-            yield Case(name, _instance(new.program, packed), given, expected)
+            yield Case(name, _instance(new.program, packed), starts, expected)
 
 
 def decoded(old: Side, new: Side) -> Iterator[Case]:
@@ -171,20 +171,20 @@ def decoded(old: Side, new: Side) -> Iterator[Case]:
     packed = last_tokens(layouts(_TOKEN_IDS, _BLOCK))[0]
     generator = torch.Generator().manual_seed(0)
     for name, factor in (("random", 1.0), ("large", 64.0)):
-        held: dict[Node, Any] = {}
+        computed: dict[Node, Any] = {}
         for start in old.starts:
             fake = m.tensor(start)
             heads, size = int(fake.shape[1]), int(fake.shape[-1])
             shape = (*_TOKEN_IDS.shape, heads, size)
             value = (torch.randn(shape, generator=generator) * factor).to(fake.dtype)
             cached = fake.dim() == 4
-            held[start] = packed.cache(value, written=True) if cached else value[:, 0]
+            computed[start] = packed.cache(value, written=True) if cached else value[:, 0]
         instance = _instance(old.program, packed)
-        values = _given(old, new, held, packed.inputs())
-        held.update({leaf: packed.inputs()[leaf.meta["input"]] for leaf in old.leaves})
+        values = _given(old, new, computed, packed.inputs())
+        computed.update({leaf: packed.inputs()[leaf.meta["input"]] for leaf in old.leaves})
         for node in old.nodes:
-            compute(node, held, instance)
-        yield Case(f"{name} values", instance, values, {new.root: held[old.root]})
+            compute(node, computed, instance)
+        yield Case(f"{name} values", instance, values, {new.root: computed[old.root]})
 
 
 def last_rows(old: Side, new: Side) -> Iterator[Case]:
@@ -196,20 +196,20 @@ def last_rows(old: Side, new: Side) -> Iterator[Case]:
         plain = (replace(instance, hostile=False),)  # sizes that nothing divides
         (instance,) = next(smaller((instance,), leaves, LARGEST), plain)
     for values in instance.all_values(old.program, leaves):
-        held = dict(values.nodes)
+        computed = dict(values.nodes)
         for node in old.nodes:
-            compute(node, held, instance)
-        rows = held[old.root][inputs["last_rows"]]
-        given = _given(old, new, held, inputs)
-        yield Case(f"{values.name} values", instance, given, {new.root: rows})
+            compute(node, computed, instance)
+        rows = computed[old.root][inputs["last_rows"]]
+        starts = _given(old, new, computed, inputs)
+        yield Case(f"{values.name} values", instance, starts, {new.root: rows})
 
 
 def _instance(program: Program, packed: Packed | None = None) -> Instance:
     """The sizes of the values: a stateless program's, or those of packed tokens."""
     if packed is None:
         token_ids = next(each for each in program.inputs() if each.meta["input"] == "token_ids")
-        found = zip(m.shape(token_ids), _TOKEN_IDS.shape, strict=True)
-        return Instance({size.node.expr: each for size, each in found if isinstance(size, SymInt)})
+        pairs = zip(m.shape(token_ids), _TOKEN_IDS.shape, strict=True)
+        return Instance({size.node.expr: each for size, each in pairs if isinstance(size, SymInt)})
     if program.symbols is None:
         raise InternalError(f"a program of the phase {program.phase} has no symbols")
     inputs = packed.inputs()
@@ -225,11 +225,11 @@ def _instance(program: Program, packed: Packed | None = None) -> Instance:
 
 
 def _given(
-    old: Side, new: Side, held: Mapping[Node, Any], inputs: Mapping[str, Tensor]
+    old: Side, new: Side, computed: Mapping[Node, Any], inputs: Mapping[str, Tensor]
 ) -> dict[Node, Any]:
     """Values of the new side: starts as they are, weights and inputs by name."""
-    weights = {name: held[leaf] for name, leaf in old.weights().items()}
-    values = dict(zip(new.starts, (held[start] for start in old.starts), strict=True))
+    weights = {name: computed[leaf] for name, leaf in old.weights().items()}
+    values = dict(zip(new.starts, (computed[start] for start in old.starts), strict=True))
     for leaf in new.leaves:
         name = leaf.meta.get("weight")
         if name is None:

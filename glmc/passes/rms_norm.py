@@ -90,9 +90,9 @@ def _spelled(anchor: Node, program: Program) -> Norm:
         _REDUCED,
     )
     m.argument(mean, 2, "keepdim")  # as the shape says
-    kept = m.shape(m.operand(shifted, 0))
+    sizes = m.shape(m.operand(shifted, 0))
     m.require(
-        len(kept) == rank and m.is_static(kept[-1]) and kept[-1] == 1,
+        len(sizes) == rank and m.is_static(sizes[-1]) and sizes[-1] == 1,
         mean,
         "the mean must keep its dimension",
     )

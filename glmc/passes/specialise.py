@@ -149,8 +149,8 @@ def _attention(node: Node) -> tuple[tuple[Node, ...], object]:
     """(query and caches, scale); decode has one table and one length for each query instead of
     the rest, which must be the step's."""
     for index, name in ((3, "block_tables"), (4, "cu_seqlens_q"), (5, "cu_seqlens_k")):
-        given = m.operand(node, index).meta.get("input")
-        m.require(given == name, node, f"operand {index} must be the step's {name}")
+        source = m.operand(node, index).meta.get("input")
+        m.require(source == name, node, f"operand {index} must be the step's {name}")
     return tuple(m.operand(node, index) for index in range(3)), m.argument(node, 6)
 
 

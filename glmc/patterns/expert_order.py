@@ -105,9 +105,13 @@ def source_of_rows(rows: Node, order: Order) -> Node:
         return values
     if index is permutation:
         return source_of_rows(values, Order(order.ids, top_k))
-    chosen = indexed(index)
+    index_list = indexed(index)
     divided = m.is_op(index, "aten.floor_divide") and m.arguments(index)[:2] == (permutation, top_k)
-    through = chosen is not None and chosen[1] is permutation and token_of_slot(chosen[0], top_k)
+    through = (
+        index_list is not None
+        and index_list[1] is permutation
+        and token_of_slot(index_list[0], top_k)
+    )
     m.require(divided or through, index, "the rows must be sorted like the chosen experts")
     return values
 

@@ -53,12 +53,12 @@ def packed_arguments(node: Node) -> tuple[Any, ...]:
     return tuple(node.args)
 
 
-def mixes(node: Node, expected: str, found: str) -> LoweringError:
+def mixes(node: Node, expected: str, actual: str) -> LoweringError:
     return LoweringError(
         f"kv_cache does not know how {m.op_name(node)} treats packed tokens",
         place=place(node),
         expected=expected,
-        found=found,
+        found=actual,
         remedy="a pass that should have fused this node missed it; see the report",
     )
 

@@ -162,8 +162,8 @@ def _trigonometry(table: Node, name: str) -> tuple[Node, float]:
         elif m.is_op(node, *_TABLE_SHAPES):
             node = m.operand(node, 0)
         else:
-            found = m.op_name(node) or node.op
-            m.refuse(node, f"the table must come from {name} but comes from {found}")
+            spelled = m.op_name(node) or node.op
+            m.refuse(node, f"the table must come from {name} but comes from {spelled}")
     return m.operand(node, 0), scaling
 
 

@@ -51,8 +51,8 @@ def match_groups(choice: Node) -> tuple[Groups, Node]:
         m.refuse(node, "the group mask must select between scores and a literal")
     biased = m.skip(values, m.SHAPES)
     experts = m.shape(m.skip(biased, m.SHAPES))[-1]
-    count, chosen = _mask(mask, values, biased, experts, keeps)
-    return (NO_GROUPS if count == chosen else Groups(count, chosen, float(fill))), biased
+    count, top_groups = _mask(mask, values, biased, experts, keeps)
+    return (NO_GROUPS if count == top_groups else Groups(count, top_groups, float(fill))), biased
 
 
 def constant(value: object) -> m.Number | None:
@@ -91,7 +91,7 @@ def _mask(mask: Node, values: Node, biased: Node, experts: object, keeps: bool) 
         elif m.is_op(node, *m.CASTS):
             note(node, "dtype", "other")  # 0 and 1 are what they are in every dtype
         node = m.operand(node, 0)
-    count, chosen, drops = _scattered(node, biased)
+    count, top_groups, drops = _scattered(node, biased)
     m.require(
         (inverted is not drops) is not keeps,
         mask,
@@ -99,7 +99,7 @@ def _mask(mask: Node, values: Node, biased: Node, experts: object, keeps: bool) 
     )
     if not isinstance(experts, int) or experts % count:
         m.refuse(biased, "the groups must divide the experts")
-    if count != chosen:
+    if count != top_groups:
         members = experts // count
         spread = _ends(mask, count, 1) and _ends(values, count, members)
         m.require(
@@ -107,7 +107,7 @@ def _mask(mask: Node, values: Node, biased: Node, experts: object, keeps: bool) 
             widened or mask,
             "the group mask must be widened to contiguous groups of experts",
         )
-    return count, chosen
+    return count, top_groups
 
 
 _ABOVE_MASK = (
@@ -131,8 +131,8 @@ def _widens(node: Node, count: int, members: int) -> bool:
 
 
 def _ends(node: Node, *sizes: int) -> bool:
-    found = m.shape(node)
-    return len(found) == len(sizes) + 1 and tuple(found[1:]) == sizes
+    dimensions = m.shape(node)
+    return len(dimensions) == len(sizes) + 1 and tuple(dimensions[1:]) == sizes
 
 
 def _scattered(node: Node, biased: Node) -> tuple[int, int, bool]:
@@ -142,8 +142,8 @@ def _scattered(node: Node, biased: Node) -> tuple[int, int, bool]:
     best = m.expect_op(m.argument(item, 0), node, "aten.topk")
     m.require(m.argument(item, 1) == 1, item, "the group mask must be made of top-k's indices")
     scores = m.operand(best, 0)
-    chosen, count = m.argument(best, 1, "k"), m.shape(scores)[-1]
-    if not isinstance(chosen, int) or not isinstance(count, int):
+    top_groups, count = m.argument(best, 1, "k"), m.shape(scores)[-1]
+    if not isinstance(top_groups, int) or not isinstance(count, int):
         m.refuse(best, "the numbers of groups must be literals")
     _require_largest_last(best)
     _require_two_best(scores, biased, count)
@@ -151,7 +151,7 @@ def _scattered(node: Node, biased: Node) -> tuple[int, int, bool]:
     m.require(
         len(sizes) == 2 and sizes[1] == count, node, "the group mask must have one value a group"
     )
-    return count, chosen, drops
+    return count, top_groups, drops
 
 
 def _written(scatter: Node) -> tuple[object, bool]:

@@ -13,9 +13,9 @@ from glmc.pipeline.selection import Selection
 from glmc.pipeline.stages import NEEDS
 
 
-def enforced_counts(expected: Mapping[str, int], chosen: Selection) -> dict[str, int]:
+def enforced_counts(expected: Mapping[str, int], selection: Selection) -> dict[str, int]:
     """The counts that hold although passes are off or share their matches with a user's pass."""
-    unsure = {*chosen.off, *chosen.uncounted}
+    unsure = {*selection.off, *selection.uncounted}
     unsure |= {name for name, needs in NEEDS.items() if unsure & set(needs)}
     return {name: wanted for name, wanted in expected.items() if name not in unsure}
 

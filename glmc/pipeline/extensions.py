@@ -69,8 +69,8 @@ def load_pass(name: str, reserved: tuple[str, ...]) -> AddedPass | None:
     entry = find(PASSES, name, reserved)
     if entry is None:
         return None
-    found = entry.load()
-    extension = found if isinstance(found, PassExtension) else PassExtension(found)
+    loaded = entry.load()
+    extension = loaded if isinstance(loaded, PassExtension) else PassExtension(loaded)
     for problem, expected in _problems(extension, entry):
         raise ExtensionError(
             f"'{name}' can't be used as a pass: {problem}", place=entry.place, expected=expected
@@ -80,38 +80,38 @@ def load_pass(name: str, reserved: tuple[str, ...]) -> AddedPass | None:
 
 def _problems(extension: PassExtension, entry: Entry) -> list[tuple[str, str]]:
     """(what is wrong, what is expected) of an object that should be a pass."""
-    body, found = extension.body, []
+    body, problems = extension.body, []
     if not callable(getattr(body, "run", None)) or isinstance(body, type):
         kind = body.__name__ if isinstance(body, type) else type(body).__name__
         return [(f"{kind} is no pass", "an AnchorPass, or an object with name, numerics and run")]
     if getattr(body, "name", None) != entry.name:
         name = getattr(body, "name", None)
-        found.append((f"its name is {name!r}", f"'{entry.name}', the name of the entry point"))
+        problems.append((f"its name is {name!r}", f"'{entry.name}', the name of the entry point"))
     if not isinstance(getattr(body, "numerics", None), Numerics):
         numerics = getattr(body, "numerics", None)
-        found.append((f"its numerics class is {numerics!r}", "a member of glmc.ir.ops.Numerics"))
+        problems.append((f"its numerics class is {numerics!r}", "a member of glmc.ir.ops.Numerics"))
     for side in (extension.after, extension.before):
         if side is not None and not isinstance(side, str):
             wrong = f"'after' and 'before' must be pass names, not {side!r}"
-            found.append((wrong, "the name of a pass, or None"))
+            problems.append((wrong, "the name of a pass, or None"))
     names = isinstance(extension.takes, tuple)
-    if not names or not all(isinstance(one, str) for one in extension.takes):
-        found.append((f"it takes {extension.takes!r}", "a tuple of names of passes"))
+    if not names or not all(isinstance(taken, str) for taken in extension.takes):
+        problems.append((f"it takes {extension.takes!r}", "a tuple of names of passes"))
     if not are_rules(extension.rules):
-        found.append(("its rules are no rules", "{target: {op: function(op, emit)}}"))
-    return found
+        problems.append(("its rules are no rules", "{target: {op: function(op, emit)}}"))
+    return problems
 
 
 def with_rules(target: Target, added: tuple[AddedPass, ...]) -> Target:
     """``target`` with the rules that added passes bring; raises ExtensionError for a rule that
     is there already."""
     rules: dict[str, Rule] = dict(target.rules)
-    for one in added:
-        for op, rule in one.extension.rules.get(target.name, {}).items():
+    for extension in added:
+        for op, rule in extension.extension.rules.get(target.name, {}).items():
             if op in rules:
                 raise ExtensionError(
-                    f"'{one.name}' brings a rule that {target.name} already has",
-                    place=one.entry.place,
+                    f"'{extension.name}' brings a rule that {target.name} already has",
+                    place=extension.entry.place,
                     expected="rules for ops of its own",
                     found=op,
                 )

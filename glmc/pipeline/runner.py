@@ -18,24 +18,24 @@ from glmc.pipeline.records import PassRecord, Phases
 from glmc.pipeline.stages import MERGE, PAGE, PASSES, PHASE, Stage, stage_of
 
 
-def run_pass(one: Pass, program: Program) -> PassRecord:
+def run_pass(body: Pass, program: Program) -> PassRecord:
     """Run a pass on a program in place and take its time and counts."""
-    called = None if one in (*stages.PASSES, *stages.MERGES) else targets_of(program.graph)
+    called = None if body in (*stages.PASSES, *stages.MERGES) else targets_of(program.graph)
     before, start = len(program.graph.nodes), time.perf_counter()
     program.replaced = {}
-    result = one.run(program)
+    result = body.run(program)
     if called is not None:
-        require_references(one.name, program.graph, called)
+        require_references(body.name, program.graph, called)
     return PassRecord(
-        one.name,
-        one.numerics.value,
+        body.name,
+        body.numerics.value,
         time.perf_counter() - start,
         before,
         len(program.graph.nodes),
         tuple(result.matches),
         tuple(result.near_misses),
         result.detail,
-        getattr(one, "budget", 0.0),
+        getattr(body, "budget", 0.0),
         tuple(result.evaluations),
         result.evaluation_seconds,
     )
@@ -52,14 +52,14 @@ def fuse(
     passes: tuple[Pass, ...] = PASSES,
 ) -> tuple[PassRecord, ...]:
     """The passes over the stateless program; nothing is refused here, only missed."""
-    records, ran = [], dict.fromkeys(stage_of(one.name) for one in passes[:1])
-    for one in passes:
-        here = stage_of(one.name)
+    records, ran = [], dict.fromkeys(stage_of(each.name) for each in passes[:1])
+    for each in passes:
+        here = stage_of(each.name)
         if here not in ran:
             require_legal(program, tuple(ran))
             ran[here] = None
-        records.append(run_pass(one, program))
-        observer.observe(StepDone(one.name, here.name, program, records[-1]))
+        records.append(run_pass(each, program))
+        observer.observe(StepDone(each.name, here.name, program, records[-1]))
     require_legal(program, tuple(ran))
     return tuple(records)
 
@@ -101,10 +101,10 @@ def merge(
     program: Program, ops: Container[str], after: Stage = PHASE
 ) -> tuple[Program, tuple[PassRecord, ...]]:
     """What ``after`` left, with the merges whose op is among ``ops``; ``program`` itself stays."""
-    wanted = [one for one in stages.MERGES if one.name in ops]
+    wanted = [each for each in stages.MERGES if each.name in ops]
     if not wanted:
         return program, ()
     merged = program.copy()
-    records = tuple(run_pass(one, merged) for one in wanted)
+    records = tuple(run_pass(each, merged) for each in wanted)
     require_legal(merged, (after, MERGE))
     return merged, records

@@ -32,14 +32,14 @@ class Selection:
     @property
     def uncounted(self) -> frozenset[str]:
         """Passes that a user's pass may take matches from."""
-        return frozenset(name for one in self.added for name in one.extension.takes)
+        return frozenset(name for each in self.added for name in each.extension.takes)
 
     def remarks(self) -> Iterator[str]:
         """What was asked for that shapes the plan, for whoever meets the artifact later."""
         if self.off:
             yield f"switched off: {', '.join(self.off)}"
-        for one in self.added:
-            yield f"pass {one.name} comes from {one.entry.distribution}"
+        for each in self.added:
+            yield f"pass {each.name} comes from {each.entry.distribution}"
         if self.uncounted:
             names = ", ".join(sorted(self.uncounted))
             yield f"matches of {names} are not counted: an added pass may take them"
@@ -73,8 +73,8 @@ class Selector:
             loaded[name] = self._load(named)
             self._insert(names, loaded)
         off |= self._switched_off(options.passes_off)
-        bodies: dict[str, Pass] = {one.name: one for one in self.pipeline}
-        bodies |= {name: one.extension.body for name, one in loaded.items()}
+        bodies: dict[str, Pass] = {each.name: each for each in self.pipeline}
+        bodies |= {name: each.extension.body for name, each in loaded.items()}
         running = [name for name in names if name not in off]
         return Selection(
             tuple(bodies[name] for name in running),
@@ -84,7 +84,7 @@ class Selector:
 
     @property
     def _own(self) -> tuple[str, ...]:
-        return tuple(one.name for one in self.pipeline)
+        return tuple(each.name for each in self.pipeline)
 
     @property
     def _reserved(self) -> tuple[str, ...]:
@@ -100,22 +100,22 @@ class Selector:
         pipeline = [Named(name, "the pipeline") for name in self._own]
         if file is None:
             return pipeline, set()
-        off = {one.name for one in file.off}
-        for one in file.off:
-            self._require_droppable(one)
+        off = {each.name for each in file.off}
+        for each in file.off:
+            self._require_droppable(each)
         if file.passes is None:
             return pipeline, off
-        listed = {one.name for one in file.passes}
-        for one in file.passes:
-            if one.name in self.fixed and one.name not in self._own:
+        listed = {each.name for each in file.passes}
+        for each in file.passes:
+            if each.name in self.fixed and each.name not in self._own:
                 raise UsageError(
-                    f"'{one.name}' always runs last; remove it from 'passes'",
-                    place=one.place,
+                    f"'{each.name}' always runs last; remove it from 'passes'",
+                    place=each.place,
                     expected=", ".join(self._own),
                     remedy="list the passes before it only",
                 )
-            if one.name in off:
-                raise _contradiction(f"'{one.name}' is in 'passes' and in 'off'", one.place)
+            if each.name in off:
+                raise _contradiction(f"'{each.name}' is in 'passes' and in 'off'", each.place)
         forgotten = [name for name in self._own if name not in listed | off]
         if forgotten:
             raise UsageError(
@@ -130,33 +130,33 @@ class Selector:
     def _load(self, named: Named) -> AddedPass:
         if named.name in self._own or named.name in self.fixed:
             raise _contradiction(f"'{named.name}' is glmc's own and runs already", named.place)
-        found = load_pass(named.name, self._reserved)
-        if found is None:
+        extension = load_pass(named.name, self._reserved)
+        if extension is None:
             raise self._unknown(named)
-        self._require_neighbours(found)
-        return found
+        self._require_neighbours(extension)
+        return extension
 
-    def _require_neighbours(self, one: AddedPass) -> None:
+    def _require_neighbours(self, extension: AddedPass) -> None:
         known = (*self._own, *installed_passes())
-        sides = (one.extension.after, one.extension.before, *one.extension.takes)
+        sides = (extension.extension.after, extension.extension.before, *extension.extension.takes)
         for name in sides:
             if name is not None and name not in known:
                 raise ExtensionError(
-                    f"'{one.name}' refers to a pass that it can't stand by",
-                    place=one.entry.place,
+                    f"'{extension.name}' refers to a pass that it can't stand by",
+                    place=extension.entry.place,
                     expected=", ".join(known),
                     found=name,
                 )
 
     def _insert(self, names: list[str], loaded: Mapping[str, AddedPass]) -> None:
         """Put the pass that was loaded last where it wants to stand."""
-        one = loaded[list(loaded)[-1]]
-        after, before = one.extension.after, one.extension.before
+        added = loaded[list(loaded)[-1]]
+        after, before = added.extension.after, added.extension.before
         for side in (after, before):
             if side is not None and side not in names:
                 raise ExtensionError(
-                    f"'{one.name}' must run beside '{side}', which is not in the list",
-                    place=one.entry.place,
+                    f"'{added.name}' must run beside '{side}', which is not in the list",
+                    place=added.entry.place,
                     expected=", ".join(names),
                     remedy="name it in the 'passes' of the --pipeline file, in its place",
                 )
@@ -169,12 +169,12 @@ class Selector:
                 place += 1
         if before is not None and place > names.index(before):
             raise ExtensionError(
-                f"'{one.name}' wants to stand after '{after}' and before '{before}'",
-                place=one.entry.place,
+                f"'{added.name}' wants to stand after '{after}' and before '{before}'",
+                place=added.entry.place,
                 expected=", ".join(names),
                 remedy="name it in the 'passes' of the --pipeline file, in its place",
             )
-        names.insert(place, one.name)
+        names.insert(place, added.name)
 
     def _switched_off(self, names: tuple[str, ...]) -> set[str]:
         for name in names:
@@ -208,8 +208,8 @@ def selection(options: CompileOptions) -> Selection:
     return Selector(stages.PASSES, stages.FIXED).select(options)
 
 
-def _after(one: AddedPass | None) -> str | None:
-    return None if one is None else one.extension.after
+def _after(extension: AddedPass | None) -> str | None:
+    return None if extension is None else extension.extension.after
 
 
 def _contradiction(message: str, place: str) -> UsageError:

@@ -56,7 +56,7 @@ class Stage:
 
     @property
     def steps(self) -> tuple[str, ...]:
-        return (self.step,) if self.step else tuple(one.name for one in self.passes)
+        return (self.step,) if self.step else tuple(each.name for each in self.passes)
 
 
 _CAPTURED = frozenset({"marked_attention", "marked_experts"})
@@ -136,4 +136,4 @@ NEEDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 
 def stage_of(name: str) -> Stage:
     """The stage of a step; an added pass fuses."""
-    return next((one for one in STAGES if name in one.steps), FUSE)
+    return next((stage for stage in STAGES if name in stage.steps), FUSE)

@@ -81,22 +81,22 @@ def _parse(path: str) -> Any:
 def _names(path: str, key: str, node: Any) -> tuple[Named, ...]:
     if not isinstance(node, yaml.SequenceNode) or node.tag != f"{_PLAIN}seq":
         raise _wrong(path, node, f"'{key}' is no list", f"{key}: [name, name]")
-    found: list[Named] = []
+    names: list[Named] = []
     for item in node.value:
         text = isinstance(item, yaml.ScalarNode) and item.tag == f"{_PLAIN}str"
         if not text:
             raise _wrong(path, item, f"an entry of '{key}' is no name", "the name of a pass")
-        if any(item.value == other.name for other in found):
+        if any(item.value == other.name for other in names):
             raise _wrong(path, item, f"'{item.value}' stands twice in '{key}'", "each pass once")
-        found.append(Named(item.value, f"{path}:{item.start_mark.line + 1}"))
-    return tuple(found)
+        names.append(Named(item.value, f"{path}:{item.start_mark.line + 1}"))
+    return tuple(names)
 
 
 def _wrong(path: str, node: Any, message: str, expected: str) -> UsageError:
     if node is None:
         return _refused(path, message, expected, "an empty file")
-    found = node.value if isinstance(node, yaml.ScalarNode) else f"a {node.id}"
-    return _refused(f"{path}:{node.start_mark.line + 1}", message, expected, found)
+    value = node.value if isinstance(node, yaml.ScalarNode) else f"a {node.id}"
+    return _refused(f"{path}:{node.start_mark.line + 1}", message, expected, value)
 
 
 def _refused(place: str, message: str, expected: str = _FORM, found: str = "") -> UsageError:

@@ -71,10 +71,10 @@ def resolve_rope(data: Mapping[str, Any], *, partial: float, place: str) -> Rope
     ropes = [_resolved(block, data, name, partial, place) for name, block in blocks.items()]
     if len(ropes) == 2:
         # transformers drops rope_parameters, its theta included, as soon as rope_scaling is there.
-        kept = ropes[0]
-        theta = _DEFAULT_THETA if kept.theta is None else kept.theta
-        kept = replace(kept, theta=theta)
-        if kept != ropes[1]:
+        rope = ropes[0]
+        theta = _DEFAULT_THETA if rope.theta is None else rope.theta
+        rope = replace(rope, theta=theta)
+        if rope != ropes[1]:
             raise ConfigError(
                 "rope_scaling and rope_parameters of config.json mean two ropes",
                 place=place,
@@ -84,7 +84,7 @@ def resolve_rope(data: Mapping[str, Any], *, partial: float, place: str) -> Rope
                 remedy="write all values into rope_parameters (rope_type, rope_theta, "
                 "partial_rotary_factor, factor, ...) and remove rope_scaling",
             )
-        return kept
+        return rope
     return ropes[0]
 
 

@@ -123,12 +123,12 @@ def same_content(first: FileTensor, second: FileTensor) -> bool:
     if (first.shape, first.dtype) != (second.shape, second.dtype):
         return False
     left = prod(first.shape) * first.dtype.itemsize
-    with open_plain(first.path) as one, open_plain(second.path) as other:
-        one.seek(first.begin)
+    with open_plain(first.path) as ours, open_plain(second.path) as other:
+        ours.seek(first.begin)
         other.seek(second.begin)
         while left > 0:
             size = min(left, _CHUNK)
-            if one.read(size) != other.read(size):
+            if ours.read(size) != other.read(size):
                 return False
             left -= size
     return True

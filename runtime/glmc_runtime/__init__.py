@@ -106,7 +106,7 @@ def load(
     device_name = kinds.optional(kinds.device_name, "device", device)
     guard_steps = kinds.integer("guard_steps", guard_steps)
     profile_ranges = kinds.flag("profile_ranges", profile_ranges)
-    given = kinds.optional(kinds.tensors, "weights", weights)
+    tensors = kinds.optional(kinds.tensors, "weights", weights)
     artifact = load_artifact(
         place,
         verify_hashes=kinds.flag("verify_hashes", verify_hashes),
@@ -121,7 +121,7 @@ def load(
         device_name,
         guard_steps,
         profile_ranges,
-        given,
+        tensors,
     )
     machine.statistics.load_seconds = perf_counter() - started
     return Session(artifact, machine)

@@ -93,11 +93,11 @@ def texts(name: str, value: object, *, refuse: type[GlmcError] = RequestError) -
 
 def path(name: str, value: object, *, refuse: type[GlmcError] = RequestError) -> str:
     """A file name as a str: a text or a path object that holds one."""
-    found = value
+    text = value
     if isinstance(value, os.PathLike):
-        found = os.fspath(value)
-    if isinstance(found, str) and "\0" not in found:
-        return found
+        text = os.fspath(value)
+    if isinstance(text, str) and "\0" not in text:
+        return text
     raise refuse(f"{name} is no path", expected="a str or a pathlib.Path", found=shown(value))
 
 
@@ -156,17 +156,17 @@ def _prompt(number: int, item: object) -> object:
 
 
 def _token_id(name: str, place: int, token: object, refuse: type[GlmcError]) -> int:
-    found = _index(token)
-    if found is None and isinstance(token, float) and token.is_integer():
-        found = int(token)
-    if found is None:
+    index = _index(token)
+    if index is None and isinstance(token, float) and token.is_integer():
+        index = int(token)
+    if index is None:
         raise refuse(
             f"{name} holds something that is no token id",
             place=f"item {place}",
             expected="an integer",
             found=shown(token),
         )
-    return found
+    return index
 
 
 def _index(value: object) -> int | None:

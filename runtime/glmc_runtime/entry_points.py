@@ -47,16 +47,16 @@ class Entry:
 
 def entries(group: str) -> dict[str, tuple[Entry, ...]]:
     """The entry points of a group by name, sorted; more than one for a name that two claim."""
-    found: dict[str, list[Entry]] = {}
+    by_name: dict[str, list[Entry]] = {}
     for point in importlib.metadata.entry_points(group=group):
         distribution = "an unnamed distribution"
         if point.dist is not None:
             distribution = f"{point.dist.name} {point.dist.version}"
         entry = Entry(group, point.name, point.value, distribution, point)
-        found.setdefault(point.name, []).append(entry)
+        by_name.setdefault(point.name, []).append(entry)
     return {
-        name: tuple(sorted(found[name], key=lambda one: (one.distribution, one.value)))
-        for name in sorted(found)
+        name: tuple(sorted(by_name[name], key=lambda one: (one.distribution, one.value)))
+        for name in sorted(by_name)
     }
 
 
@@ -66,10 +66,10 @@ def find(group: str, name: str, reserved: tuple[str, ...] = ()) -> Entry | None:
     Raises :class:`ExtensionError` for a name that several distributions claim, that is reserved,
     or that is no lower-case identifier.
     """
-    found = entries(group).get(name, ())
-    if not found:
+    matches = entries(group).get(name, ())
+    if not matches:
         return None
-    first, *others = found
+    first, *others = matches
     if name in reserved:
         raise ExtensionError(
             f"'{name}' is a name of glmc itself",
@@ -80,9 +80,9 @@ def find(group: str, name: str, reserved: tuple[str, ...] = ()) -> Entry | None:
     if others:
         raise ExtensionError(
             f"'{name}' is registered more than once",
-            place="; ".join(one.place for one in found),
+            place="; ".join(entry.place for entry in matches),
             expected="one installed distribution that brings it",
-            found=", ".join(one.distribution for one in found),
+            found=", ".join(entry.distribution for entry in matches),
             remedy="uninstall all but one",
         )
     if _NAME.fullmatch(name) is None:

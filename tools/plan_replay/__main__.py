@@ -70,7 +70,7 @@ def replay(
     if write and against:
         raise UsageError("--write stores what this tree compiles to", remedy="drop --against")
     _require_known("--models", models, models_of(ROOT))
-    _require_known("--targets", [one.partition("/")[0] for one in targets], TARGETS)
+    _require_known("--targets", [target.partition("/")[0] for target in targets], TARGETS)
     wanted, jobs = models or list(models_of(ROOT)), jobs or os.cpu_count() or 1
     with ExitStack() as stack:
         # First, so that a commit that does not exist is known before minutes have passed.
@@ -96,28 +96,28 @@ def replay(
 
 
 def _checked(plans: Plans, stored: Plans) -> bool:
-    found = differences(plans, stored, FILE.name)
-    for line in found.values():
+    differing = differences(plans, stored, FILE.name)
+    for line in differing.values():
         print(line)
-    print(f"{len(plans)} plans compared with {FILE.name}, {len(found)} differ")
-    if found:
+    print(f"{len(plans)} plans compared with {FILE.name}, {len(differing)} differ")
+    if differing:
         for line in other_versions(ROOT / "constraints.txt"):
             print(line)
         print("--against COMMIT shows the calls that differ; --write stores a change that is meant")
-    return not found
+    return not differing
 
 
 def _compared(plans: Plans, old: Plans, commit: str, most: int) -> bool:
-    found = differences(plans, old, commit)
-    for name, line in found.items():
+    differing = differences(plans, old, commit)
+    for name, line in differing.items():
         print(line)
         here, there = plans.get(name), old.get(name)
         if here is None or there is None or here.file is None or there.file is None:
             continue
         print(f"first difference: {first_difference(there.text, here.text)}")
         print(unified_diff(there.file, here.file, most))
-    print(f"{len(plans)} plans compared with {commit}, {len(found)} differ")
-    return not found
+    print(f"{len(plans)} plans compared with {commit}, {len(differing)} differ")
+    return not differing
 
 
 def _stored(plans: Plans, stored: Plans, models: Sequence[str], targets: Sequence[str]) -> bool:
@@ -126,8 +126,8 @@ def _stored(plans: Plans, stored: Plans, models: Sequence[str], targets: Sequenc
         print("\n".join((*failed, f"{FILE.name} is left as it was")))
         return False
     replaced = chosen(stored, models, targets, all_models=False)
-    kept = {name: plan for name, plan in stored.items() if name not in replaced}
-    write_digests({**kept, **plans})
+    untouched = {name: plan for name, plan in stored.items() if name not in replaced}
+    write_digests({**untouched, **plans})
     print(f"{len(plans)} plans stored in {FILE.name}")
     return True
 
@@ -136,8 +136,8 @@ def _listed(text: str) -> list[str]:
     return [part for part in text.split(",") if part]
 
 
-def _require_known(option: str, given: Sequence[str], known: Collection[str]) -> None:
-    unknown = sorted(set(given) - set(known))
+def _require_known(option: str, names: Sequence[str], known: Collection[str]) -> None:
+    unknown = sorted(set(names) - set(known))
     if unknown:
         raise UsageError(
             f"{option} names what does not exist",

@@ -59,7 +59,7 @@ def first_difference(old: str, new: str) -> str:
     """Where two canonical plans first differ: a call of the new one, or a part of the plan."""
     was, now = old.splitlines(), new.splitlines()
     pairs = enumerate(zip_longest(was, now))
-    first = next((index for index, (one, other) in pairs if one != other), None)
+    first = next((index for index, (line, other) in pairs if line != other), None)
     if first is None:
         return "nothing"
     lines = now if first < len(now) else was

@@ -55,7 +55,8 @@ def renamed(plan: Mapping[str, Any], renames: Renames) -> dict[str, Any]:
     return {
         **plan,
         "inputs": [
-            {**one, "name": renames.inputs.get(one["name"], one["name"])} for one in plan["inputs"]
+            {**spec, "name": renames.inputs.get(spec["name"], spec["name"])}
+            for spec in plan["inputs"]
         ],
         "calls": [
             {
@@ -90,8 +91,8 @@ def _head(
             first = plan["calls"][value["first"]]
             value = {"hidden": names[value["hidden"]], "first": _called(first)}
         yield f"  {key}: {_json(value)}"
-    yield from sorted(f"input {_json(one)}" for one in plan["inputs"])
-    yield from sorted(f"weight {name} {_json(_rounded(one))}" for name, one in weights.items())
+    yield from sorted(f"input {_json(item)}" for item in plan["inputs"])
+    yield from sorted(f"weight {name} {_json(_rounded(item))}" for name, item in weights.items())
 
 
 def _body(plan: Mapping[str, Any], names: Mapping[int, str]) -> Iterator[str]:
@@ -145,7 +146,7 @@ def _buffer_names(
     """By id a name that does not count the buffers before it."""
     names: dict[int, str] = {}
     seen: Counter[str] = Counter()
-    for buffer in sorted(buffers, key=lambda one: (one["first"], one["id"])):
+    for buffer in sorted(buffers, key=lambda item: (item["first"], item["id"])):
         node, name = calls[buffer["first"]]["node"], buffer["name"]
         label = name if name == node else f"{node}/{name}"
         seen[label] += 1
@@ -153,12 +154,12 @@ def _buffer_names(
     return names
 
 
-def _rounded(found: Any) -> Any:
-    if isinstance(found, dict):
-        return {key: _rounded(value) for key, value in found.items()}
-    if isinstance(found, list):
-        return [_rounded(item) for item in found]
-    return float(f"{found:.{_KEPT_DIGITS}g}") if isinstance(found, float) else found
+def _rounded(tree: Any) -> Any:
+    if isinstance(tree, dict):
+        return {key: _rounded(value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_rounded(item) for item in tree]
+    return float(f"{tree:.{_KEPT_DIGITS}g}") if isinstance(tree, float) else tree
 
 
 def _json(data: Any) -> str:

@@ -48,11 +48,11 @@ def chosen(plans: Plans, models: Sequence[str], targets: Sequence[str], all_mode
     }
 
 
-def differences(found: Plans, other: Plans, other_name: str) -> dict[PlanName, str]:
+def differences(plans: Plans, other: Plans, other_name: str) -> dict[PlanName, str]:
     """By plan, what a reader sees first of it."""
     lines = {}
-    for name in sorted({*found, *other}):
-        here, there = found.get(name), other.get(name)
+    for name in sorted({*plans, *other}):
+        here, there = plans.get(name), other.get(name)
         if here is None:
             lines[name] = f"{name}: only {other_name} has this plan"
         elif here.error is not None:

@@ -55,10 +55,10 @@ def models_of(root: Path) -> dict[str, str]:
     checkpoints = sorted((root / "models").glob("*/config.json"))
     depths = {file.stem: _layers(_read(file)["config"]) for file in presets}
     depths |= {file.parent.name: _layers(_read(file)) for file in checkpoints}
-    found = {file.stem: file.stem for file in presets}
-    found |= {file.parent.name: str(file.parent) for file in checkpoints}
+    models = {file.stem: file.stem for file in presets}
+    models |= {file.parent.name: str(file.parent) for file in checkpoints}
     # The longest compiles go first, so that the processes end together.
-    return {name: found[name] for name in sorted(found, key=lambda name: -depths[name])}
+    return {name: models[name] for name in sorted(models, key=lambda name: -depths[name])}
 
 
 def compile_tree(

@@ -67,16 +67,16 @@ def write_plans(model: str, folder: Path, wanted: tuple[str, ...] = ()) -> Files
     return written
 
 
-def described(found: Any) -> Any:
+def described(tree: Any) -> Any:
     """Records of any kind as plain data, each under the name of its class."""
-    if is_dataclass(found):
-        parts = {field.name: described(getattr(found, field.name)) for field in fields(found)}
-        return {type(found).__name__: parts}
-    if isinstance(found, Mapping):
-        return {str(key): described(value) for key, value in found.items()}
-    if isinstance(found, (tuple, list)):
-        return [described(item) for item in found]
-    return found if isinstance(found, (str, int, float, type(None))) else str(found)
+    if is_dataclass(tree):
+        parts = {field.name: described(getattr(tree, field.name)) for field in fields(tree)}
+        return {type(tree).__name__: parts}
+    if isinstance(tree, Mapping):
+        return {str(key): described(value) for key, value in tree.items()}
+    if isinstance(tree, (tuple, list)):
+        return [described(item) for item in tree]
+    return tree if isinstance(tree, (str, int, float, type(None))) else str(tree)
 
 
 def require_own_modules(root: Path) -> None:

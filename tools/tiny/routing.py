@@ -45,9 +45,9 @@ class Balance:
 
     def _watch(self, name: str) -> Callable[..., None]:
         def hook(_gate: object, _inputs: object, output: tuple[torch.Tensor, ...]) -> None:
-            logits, _, chosen = output
+            logits, _, experts = output
             self._scores[name] = logits.detach().sigmoid()
-            self._chosen[name] = chosen.detach()
+            self._chosen[name] = experts.detach()
 
         return hook
 
@@ -64,11 +64,11 @@ class Balance:
         return tuple(self._layer(name, gate) for name, gate in self._gates.items())
 
     def _layer(self, name: str, gate: Glm4MoeTopkRouter) -> LayerRouting:
-        chosen = self._chosen[name]
-        load = torch.bincount(chosen.flatten(), minlength=gate.num_experts).double()
+        experts = self._chosen[name]
+        load = torch.bincount(experts.flatten(), minlength=gate.num_experts).double()
         shares = load / load.sum()
         unbiased = self._scores[name].topk(gate.top_k, dim=-1)[1]
-        changed = (chosen.sort(-1)[0] != unbiased.sort(-1)[0]).any(-1).double().mean()
+        changed = (experts.sort(-1)[0] != unbiased.sort(-1)[0]).any(-1).double().mean()
         bias = gate.e_score_correction_bias
         return LayerRouting(
             layer=int(name.split(".")[2]),

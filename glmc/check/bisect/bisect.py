@@ -94,11 +94,11 @@ def bisect(
     """
     job = resolve(source, options)
     captured: list[Program] = []
-    for one in _both_dtypes(job):
-        tell("", f"in {one.options.dtype}:")
-        found = _graph(one, tell, captured)
-        if found is not None:
-            return found
+    for each_job in _both_dtypes(job):
+        tell("", f"in {each_job.options.dtype}:")
+        result = _graph(each_job, tell, captured)
+        if result is not None:
+            return result
     try:
         compiled = compile_plan(job)
     except _NOT_OURS:
@@ -190,14 +190,14 @@ def _violated(wrong: _Violated, hunt: _Hunt, job: Job) -> BisectResult:
 
 
 def _crashed(hunt: _Hunt, job: Job, error: Exception) -> BisectResult:
-    source, options, one = job.source, job.options, _following(hunt.steps, job)
+    source, options, failing = job.source, job.options, _following(hunt.steps, job)
     what = f"It raises {type(error).__name__}: {_first_line(error)}."
-    if one is not None and hunt.last is not None:
-        anchor = anchor_of(hunt.last, one, error)
-        piece = smallest(hunt.last, one, anchor, error)
+    if failing is not None and hunt.last is not None:
+        anchor = anchor_of(hunt.last, failing, error)
+        piece = smallest(hunt.last, failing, anchor, error)
         if piece is not None:
-            title = _title(source, options, one.name, anchor, what)
-            text = crash_repro(title, piece, one, repr(options), error)
+            title = _title(source, options, failing.name, anchor, what)
+            text = crash_repro(title, piece, failing, repr(options), error)
             layer = next(
                 (
                     node.meta.get("layer")
@@ -207,8 +207,8 @@ def _crashed(hunt: _Hunt, job: Job, error: Exception) -> BisectResult:
                 None,
             )
             size = sum(node.op == "call_function" for node in piece.graph.nodes)
-            return BisectResult(one.name, what, text, anchor, anchor, layer, "", size)
-    step = one.name if one is not None else "capture" if not hunt.steps else "specialise"
+            return BisectResult(failing.name, what, text, anchor, anchor, layer, "", size)
+    step = failing.name if failing is not None else "capture" if not hunt.steps else "specialise"
     return _elsewhere(source, options, step, error)
 
 

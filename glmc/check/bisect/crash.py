@@ -49,21 +49,23 @@ def _line(error: Exception) -> tuple[str, int] | None:
     return (frames[-1].filename, frames[-1].lineno or 0) if frames else None
 
 
-def anchor_of(before: Program, one: Pass, error: Exception) -> str | None:
+def anchor_of(before: Program, rewrite: Pass, error: Exception) -> str | None:
     """The id of the anchor at which an AnchorPass raises; None for other passes."""
-    if not isinstance(one, AnchorPass):
+    if not isinstance(rewrite, AnchorPass):
         return None
     last: list[str] = []
 
     def match(anchor: Node, program: Program) -> Any:
         last.append(anchor.meta["id"])
-        return one.match(anchor, program)
+        return rewrite.match(anchor, program)
 
-    watched = replace(one, match=match)
+    watched = replace(rewrite, match=match)
     return last[-1] if raised_by(lambda: watched.run(before.copy()), error) and last else None
 
 
-def smallest(before: Program, one: Pass, anchor: str | None, error: Exception) -> Program | None:
+def smallest(
+    before: Program, rewrite: Pass, anchor: str | None, error: Exception
+) -> Program | None:
     """The smallest piece around the anchor on which the pass still raises, with fixed sizes.
 
     None when it raises on no such piece.
@@ -72,18 +74,18 @@ def smallest(before: Program, one: Pass, anchor: str | None, error: Exception) -
     pieces = cuts(before, nodes[anchor]) if anchor in nodes else iter((before,))
 
     def holds(piece: Program) -> bool:
-        return raised_by(lambda: one.run(piece.copy()), error) and raised_by(
-            lambda: one.run(rebuilt(piece)), error
+        return raised_by(lambda: rewrite.run(piece.copy()), error) and raised_by(
+            lambda: rewrite.run(rebuilt(piece)), error
         )
 
-    found = next(filter(holds, pieces), None)
-    return None if found is None else shrunk(found, holds)
+    shortest = next(filter(holds, pieces), None)
+    return None if shortest is None else shrunk(shortest, holds)
 
 
 def crash_repro(
-    title: Sequence[str], piece: Program, one: Pass, options: str, error: Exception
+    title: Sequence[str], piece: Program, rewrite: Pass, options: str, error: Exception
 ) -> str:
     """The text of ``repro.py`` for a pass that raises. ``options`` choose the same passes."""
     return commented(title) + _TEXT.format(
-        program=builder_text(piece), options=options, name=one.name, error=type(error).__name__
+        program=builder_text(piece), options=options, name=rewrite.name, error=type(error).__name__
     )

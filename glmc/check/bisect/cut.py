@@ -84,13 +84,13 @@ def cut(program: Program, inside: set[Node]) -> Program:
 
 def _around(anchor: Node, radius: int) -> set[Node]:
     """The calls at most ``radius`` edges away, in either direction."""
-    found, border = {anchor}, [anchor]
+    nodes, border = {anchor}, [anchor]
     for _ in range(radius):
         border = [
             other
             for node in border
             for other in (*node.all_input_nodes, *node.users)
-            if other.op == "call_function" and other not in found
+            if other.op == "call_function" and other not in nodes
         ]
-        found.update(border)
-    return found
+        nodes.update(border)
+    return nodes

@@ -29,14 +29,14 @@ class Half:
 
     def run(self, values: Values) -> tuple[Any, float]:
         """The value of the end from those of the starts, and how much it amplifies errors."""
-        held = {start: values[start] for start in self.starts}
+        computed = {start: values[start] for start in self.starts}
         condition = 1.0
         with torch.no_grad():
             for node in self.calls:
-                held[node] = call(node, held)
+                computed[node] = call(node, computed)
                 if m.op_name(node).startswith("glmc."):
-                    condition = max(condition, condition_of(node, held))
-        return held[self.end], condition
+                    condition = max(condition, condition_of(node, computed))
+        return computed[self.end], condition
 
 
 @dataclass(frozen=True)
@@ -57,22 +57,22 @@ class Counterexample:
 
     def deviation(self, values: Values | None = None) -> Deviation:
         """How far the two are apart, on other values of the starts when they are given."""
-        expected, found, tolerance = self.outcome(values)
-        return compare(expected, found, tolerance)
+        expected, actual, tolerance = self.outcome(values)
+        return compare(expected, actual, tolerance)
 
     def outcome(self, values: Values | None = None) -> tuple[Any, Any, Tolerance]:
         """What is expected, what is found, and the tolerance on these values."""
         values = self.values if values is None else values
         try:
-            found, condition = self.after.run(values)
+            actual, condition = self.after.run(values)
         except NodeError as error:  # it must compute something, so this is as wrong as can be
-            found, condition = error, 1.0
+            actual, condition = error, 1.0
         expected = self.expected
         if self.before is not None:
             known = {old: values[new] for new, old in self.same.items()}
             expected, other = self.before.run({**values, **known})
             condition = max(condition, other)
-        return expected, found, replace(self.tolerance, condition=condition)
+        return expected, actual, replace(self.tolerance, condition=condition)
 
 
 def half(end: Node, known: Iterable[Node], order: Iterable[Node]) -> Half:

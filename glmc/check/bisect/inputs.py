@@ -54,8 +54,8 @@ class Recorded:
             return f"torch.tensor({self.exact.tolist()!r}, dtype={self.exact.dtype})".replace(
                 "nan", "math.nan"
             ).replace("inf", "math.inf")
-        held = self.exact.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
-        packed = base64.b85encode(zlib.compress(held, 9)).decode("ascii")
+        raw = self.exact.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+        packed = base64.b85encode(zlib.compress(raw, 9)).decode("ascii")
         lines = "\n".join(f'        r"""{line}"""' for line in textwrap.wrap(packed, 88))
         return f"recorded(\n        {tuple(self.exact.shape)}, {self.exact.dtype},\n{lines}\n    )"
 
@@ -76,12 +76,12 @@ def choose(evidence: Counterexample) -> dict[Node, Input]:
     if shows(evidence, all_drawn):
         return all_drawn
     # The largest first: one input that must be exact should not keep all others in the file.
-    chosen = dict(exact)
-    for node in sorted(exact, key=lambda one: -_elements(evidence.values[one])):
+    inputs = dict(exact)
+    for node in sorted(exact, key=lambda start: -_elements(evidence.values[start])):
         instead = drawn[node]
-        if instead is not None and shows(evidence, {**chosen, node: instead}):
-            chosen[node] = instead
-    return chosen
+        if instead is not None and shows(evidence, {**inputs, node: instead}):
+            inputs[node] = instead
+    return inputs
 
 
 def shows(evidence: Counterexample, inputs: Mapping[Node, Input]) -> bool:

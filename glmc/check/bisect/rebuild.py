@@ -80,8 +80,8 @@ def builder_text(program: Program) -> str:
             shape = values.shape(value)
             made = f"build.{kind}({node_id(node)!r}, {shape}, {value.dtype}, {details})"
         else:
-            given = [argument(item, names.__getitem__, constant) for item in node.args]
-            made = f"build.call({', '.join((target_text(node), *given))}"
+            arguments = [argument(item, names.__getitem__, constant) for item in node.args]
+            made = f"build.call({', '.join((target_text(node), *arguments))}"
             if node.kwargs:
                 named = (
                     f"{key!r}: {argument(item, names.__getitem__, constant)}"

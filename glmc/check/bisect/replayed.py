@@ -157,9 +157,9 @@ class _Replay:
             (decode, Step(following, len(LENGTHS), len(LENGTHS), self.size)),
         )
         for program, step in steps:
-            found = self._phase(program, step)
-            if found is not None:
-                return found
+            wrong = self._phase(program, step)
+            if wrong is not None:
+                return wrong
         return None
 
     def _phase(self, program: Program, step: Step) -> WrongCall | None:
@@ -168,40 +168,52 @@ class _Replay:
         lowered = {"prefill": self.compiled.prefill, "decode": self.compiled.decode}[program.phase]
         plan = lowered.plan
         last = {buffer.id: buffer.last for buffer in plan.buffers}
-        held: dict[int, tuple[Tensor, Node]] = {}
+        alive: dict[int, tuple[Tensor, Node]] = {}
         views: dict[int, Tensor] = {}
         traced = self.machine.replays[program.phase].trace(step)
-        for position, (one, arguments) in enumerate(traced):
-            for each, view in _views(one, arguments):
+        for position, (kernel_call, arguments) in enumerate(traced):
+            for each, view in _views(kernel_call, arguments):
                 views[each] = max(views.get(each, view), view, key=Tensor.numel)
-            for each in _buffers_written(one):
-                held.pop(each, None)
-            calls = tuple(each.function for each in plan.calls[: position + 1] if _same(each, one))
+            for each in _buffers_written(kernel_call):
+                alive.pop(each, None)
+            calls = tuple(
+                each.function for each in plan.calls[: position + 1] if _same(each, kernel_call)
+            )
             whole: dict[Node, Tensor] = {}
             for name, storage in lowered.outputs.get(position, ()):
                 node = nodes[name]
                 if isinstance(storage, InputArgument):
                     continue  # of a traced program only
                 if isinstance(storage, CacheArgument):
-                    found = self._paged(self.machine.cache.tensor(storage.cache, storage.layer))
+                    actual = self._paged(self.machine.cache.tensor(storage.cache, storage.layer))
                     self.caches[CacheKey(storage.cache, storage.layer)] = values[node]
                 else:
-                    found = (
+                    actual = (
                         views[storage.buffer]
                         .flatten()[: values[node].numel()]
                         .view(values[node].shape)
                     )
-                    held[storage.buffer] = found, node
-                whole[node] = found
-            for node, (expected, found) in _comparable(whole, values).items():
-                wrong = _judge(one, calls, program, node, expected, found, _tolerance(node, values))
+                    alive[storage.buffer] = actual, node
+                whole[node] = actual
+            for node, (expected, actual) in _comparable(whole, values).items():
+                wrong = _judge(
+                    kernel_call, calls, program, node, expected, actual, _tolerance(node, values)
+                )
                 if wrong is not None:
                     return wrong
-            for node, found in whole.items():
-                found.copy_(values[node])
-            held = {each: kept for each, kept in held.items() if last[each] > position}
-            for kept, node in held.values():
-                wrong = _judge(one, (one.function,), program, node, values[node], kept, _UNTOUCHED)
+            for node, actual in whole.items():
+                actual.copy_(values[node])
+            alive = {each: untouched for each, untouched in alive.items() if last[each] > position}
+            for untouched, node in alive.values():
+                wrong = _judge(
+                    kernel_call,
+                    (kernel_call.function,),
+                    program,
+                    node,
+                    values[node],
+                    untouched,
+                    _UNTOUCHED,
+                )
                 if wrong is not None:
                     return wrong
         return None
@@ -220,8 +232,8 @@ class _Replay:
             else:
                 row = step_input(name).values(step, width)
                 inputs[name] = torch.tensor(row, dtype=dtype)
-        given = BoundInputs(program, inputs, self.weights.table(program))
-        values: dict[Node, Any] = {node: given[node] for node in program.placeholders()}
+        bound = BoundInputs(program, inputs, self.weights.table(program))
+        values: dict[Node, Any] = {node: bound[node] for node in program.placeholders()}
         for node in program.graph.nodes:
             if node.op == "call_function":
                 values[node] = call(node, values)
@@ -235,23 +247,23 @@ class _Replay:
 
 
 def _judge(
-    one: Call,
+    call: Call,
     functions: tuple[str, ...],
     program: Program,
     node: Node,
     expected: Tensor,
-    found: Tensor,
+    actual: Tensor,
     tolerance: Tolerance,
 ) -> WrongCall | None:
-    deviation = compare(expected, found.to(expected.dtype), tolerance)
+    deviation = compare(expected, actual.to(expected.dtype), tolerance)
     if deviation.allowed:
         return None
     value, error, bound = node.meta["id"], deviation.error, deviation.bound
-    return WrongCall(program.phase, functions, one.node, one.layer, value, error, bound)
+    return WrongCall(program.phase, functions, call.node, call.layer, value, error, bound)
 
 
-def _same(one: Call, other: Call) -> bool:
-    return (one.node, one.origin) == (other.node, other.origin)
+def _same(call: Call, other: Call) -> bool:
+    return (call.node, call.origin) == (other.node, other.origin)
 
 
 def _comparable(
@@ -259,14 +271,14 @@ def _comparable(
 ) -> dict[Node, tuple[Tensor, Tensor]]:
     """What is expected and what is found. A router may name its experts in any order: they and
     their weights are compared in that of the experts."""
-    pairs = {node: (values[node], found) for node, found in whole.items()}
+    pairs = {node: (values[node], actual) for node, actual in whole.items()}
     routed = [node for node in whole if m.is_op(node.args[0], "glmc.moe_gate")]
     if len(routed) == 2:
         (ids,) = (node for node in routed if node.args[1] == 1)
         orders = [side.argsort(-1) for side in pairs[ids]]
         for node in routed:
-            expected, found = pairs[node]
-            pairs[node] = expected.gather(-1, orders[0]), found.gather(-1, orders[1])
+            expected, actual = pairs[node]
+            pairs[node] = expected.gather(-1, orders[0]), actual.gather(-1, orders[1])
     return pairs
 
 
@@ -282,15 +294,15 @@ def _tolerance(node: Node, values: Mapping[Node, Any]) -> Tolerance:
     )
 
 
-def _buffers_written(one: Call) -> Iterator[int]:
-    for name in one.writes:
-        argument = one.arguments[name]
+def _buffers_written(call: Call) -> Iterator[int]:
+    for name in call.writes:
+        argument = call.arguments[name]
         if isinstance(argument, BufferArgument):
             yield argument.buffer
 
 
-def _views(one: Call, arguments: Mapping[str, Any]) -> Iterator[tuple[int, Tensor]]:
+def _views(call: Call, arguments: Mapping[str, Any]) -> Iterator[tuple[int, Tensor]]:
     """By buffer, what a call is bound to; views begin where their buffers do."""
-    for name, argument in one.arguments.items():
+    for name, argument in call.arguments.items():
         if isinstance(argument, BufferArgument):
             yield argument.buffer, arguments[name]

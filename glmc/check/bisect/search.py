@@ -37,9 +37,9 @@ def first_rewrite(
             if end.before.meta["id"] != first.node:
                 continue
             for case in short:
-                found = _evidence(before, after, region, end, numerics, case, weights)
-                if not found.deviation().allowed:
-                    return found
+                evidence = _evidence(before, after, region, end, numerics, case, weights)
+                if not evidence.deviation().allowed:
+                    return evidence
     raise InternalError(
         "a violated rewrite computes the right value when it is run alone",
         place=f"pass {verdict.pass_name}, node {first.node}",
@@ -57,18 +57,18 @@ def _evidence(
     weights: ModelWeights,
 ) -> Counterexample:
     altered = weights.altered(case.alteration)
-    given = BoundInputs(before, case.inputs, altered.table(before))
+    bound = BoundInputs(before, case.inputs, altered.table(before))
     packed = BoundInputs(after, case.inputs, altered.table(after))
     olds = half(end.before, [pair.before for pair in region.starts], before.graph.nodes)
     news = half(end.after, [pair.after for pair in region.starts], after.graph.nodes)
     partner = {pair.after: pair.before for pair in region.starts}
     same = {new: partner[new] for new in news.starts if partner.get(new) in olds.starts}
     wanted = {*olds.starts, *(partner[new] for new in news.starts if new in partner)}
-    held = values_of(before, given, wanted)
+    computed = values_of(before, bound, wanted)
     values: dict[Node, object] = {
-        new: held[partner[new]] if new in partner else packed[new] for new in news.starts
+        new: computed[partner[new]] if new in partner else packed[new] for new in news.starts
     }
-    values |= {old: held[old] for old in olds.starts if old not in same.values()}
+    values |= {old: computed[old] for old in olds.starts if old not in same.values()}
     tolerance = tolerance_of(numerics, region.halves)
     return Counterexample(olds, news, same, values, None, tolerance, case.name)
 

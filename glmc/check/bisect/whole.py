@@ -67,8 +67,8 @@ def call_repro(
     for fewer in _with_fewer_layers(source):
         with tempfile.TemporaryDirectory() as folder:
             Path(folder, "config.json").write_text(json.dumps(fewer), encoding="utf-8")
-            found = wrong_call(load_config(folder), random)
-        if found is not None and found.functions == wrong.functions:
+            first_wrong = wrong_call(load_config(folder), random)
+        if first_wrong is not None and first_wrong.functions == wrong.functions:
             made = _MADE.format(config=json.dumps(fewer))
             return commented(title) + _CALL_TEXT.format(options=random, model=made)
     name = str(source.directory.resolve()) if source.directory else source.name

@@ -80,7 +80,7 @@ def cases(
     few = max(1, min(9, longest // 2))
     prompts = _together(texts, longest) if texts else random(2 if longest > 1 else 1, few)
     short = prompts[:, :few]
-    found = [
+    all_cases = [
         Case("real prompts" if texts else "random tokens", prompts),
         Case("one token", random(1, 1)),
         Case("many tokens", random(1, longest)),
@@ -89,19 +89,19 @@ def cases(
         Case("peaked softmax", short, _peaked_softmax),
     ]
     if routed:
-        found += [
+        all_cases += [
             Case("ties in scores", short, _ties, decided=False),
             Case("all scores equal", short, _equal, decided=False),
             Case("large negative scores", short, _negative),
         ]
-    return tuple(found)
+    return tuple(all_cases)
 
 
 def real_prompts(directory: Path | None) -> list[list[int]]:
     """``TEXTS`` by the tokenizer of a checkpoint; none where there is no tokenizer."""
     if directory is None or not (text := Text(directory)).available:
         return []
-    return [text.encode(one) for one in TEXTS]
+    return [text.encode(prompt) for prompt in TEXTS]
 
 
 def _together(texts: Sequence[Sequence[int]], longest: int) -> Tensor:
@@ -131,8 +131,8 @@ def _negative(name: str, value: Tensor) -> Tensor:
 
 def small_activations(name: str, value: Tensor) -> Tensor:
     """An alteration: residuals, queries and keys near the square root of an eps."""
-    kept = ("norm.weight", _ROUTER, _BIAS, "lm_head.weight")
-    return value if name.endswith(kept) else scaled(value, 2.0**-8)
+    unscaled = ("norm.weight", _ROUTER, _BIAS, "lm_head.weight")
+    return value if name.endswith(unscaled) else scaled(value, 2.0**-8)
 
 
 def _peaked_softmax(name: str, value: Tensor) -> Tensor:

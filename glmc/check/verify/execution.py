@@ -146,10 +146,10 @@ def _run(region: Region, before: Values, after: Values) -> RegionResult:
     return RegionResult(region, pairs, condition)
 
 
-def values_of(program: Program, given: Mapping[Node, Any], wanted: set[Node]) -> dict[Node, Any]:
+def values_of(program: Program, bound: Mapping[Node, Any], wanted: set[Node]) -> dict[Node, Any]:
     """The values of some nodes; others are freed after their use."""
     own: dict[Node, Any] = {}
-    values = ChainMap(own, given)  # type: ignore[arg-type]
+    values = ChainMap(own, bound)  # type: ignore[arg-type]
     left = {node: len(node.users) for node in program.graph.nodes}
     with torch.no_grad():
         for node in program.graph.nodes:

@@ -26,16 +26,18 @@ def verify_rewrites(
 ) -> Verdict:
     """Both programs take the same inputs; ``after`` stands as its pass left it."""
     numerics = Numerics(record.numerics)
-    found = regions(before, after)
-    order = {region: number for number, region in enumerate(found)}
-    tolerances = {region: tolerance_of(numerics, region.halves, record.budget) for region in found}
+    rewritten = regions(before, after)
+    order = {region: number for number, region in enumerate(rewritten)}
+    tolerances = {
+        region: tolerance_of(numerics, region.halves, record.budget) for region in rewritten
+    }
     violations: dict[tuple[int, int], Violation] = {}
     largest = 0.0
     for case in cases:
         altered = weights.altered(case.alteration)
-        given = BoundInputs(before, case.inputs, altered.table(before))
+        bound = BoundInputs(before, case.inputs, altered.table(before))
         packed = BoundInputs(after, case.inputs, altered.table(after))
-        for ran in each_region(before, found, given, packed):
+        for ran in each_region(before, rewritten, bound, packed):
             region = ran.region
             tolerance = replace(tolerances[region], condition=ran.condition)
             for number, (was, now) in enumerate(ran.pairs):
@@ -46,7 +48,7 @@ def verify_rewrites(
                 if not deviation.allowed and place not in violations:
                     violations[place] = _violation(record, region, number, case, deviation, failure)
     ordered = tuple(violations[place] for place in sorted(violations))
-    text = verdict_text(numerics, len(found), "rewrite", len(cases), largest, ordered)
+    text = verdict_text(numerics, len(rewritten), "rewrite", len(cases), largest, ordered)
     return Verdict(record.name, record.numerics, text, ordered)
 
 

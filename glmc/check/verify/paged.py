@@ -58,13 +58,13 @@ def verify_paging(
         for packed in layouts(case.token_ids, block_size(after)):
             expected: dict[Node, Any] = {}
             for new, old in known.items():
-                found = _rows(values[old], packed, new)
-                if found is not None:
-                    expected[new] = found
+                rows = _rows(values[old], packed, new)
+                if rows is not None:
+                    expected[new] = rows
             caches = _attention(before, after, values, packed, expected)
             expected[_output(after)] = _rows(values[_output(before)], packed, _output(after))
-            given = BoundInputs(after, {**packed.inputs(), **caches}, altered.table(after))
-            judge.run(after, given, expected, case)
+            bound = BoundInputs(after, {**packed.inputs(), **caches}, altered.table(after))
+            judge.run(after, bound, expected, case)
     return judge.verdict(len(used))
 
 
@@ -81,8 +81,8 @@ def verify_phase(
     used = [case for case in cases if case.decided]
     for case in used:
         altered = weights.altered(case.alteration)
-        found = layouts(case.token_ids, block_size(before))
-        for packed in found if after.phase == "prefill" else last_tokens(found):
+        layout = layouts(case.token_ids, block_size(before))
+        for packed in layout if after.phase == "prefill" else last_tokens(layout):
             inputs = {**packed.inputs(), **_random_caches(before, packed)}
             table = altered.table(before)
             wanted = {*known.values(), _output(before)}
@@ -114,10 +114,10 @@ class _Judge:
         self.wrong: Wrong | None = None
 
     def run(
-        self, program: Program, given: Mapping[Node, Any], expected: Expected, case: Case
+        self, program: Program, bound: Mapping[Node, Any], expected: Expected, case: Case
     ) -> None:
         own: dict[Node, Any] = {}
-        values = ChainMap(own, given)  # type: ignore[arg-type]
+        values = ChainMap(own, bound)  # type: ignore[arg-type]
         with torch.no_grad():
             for node in program.graph.nodes:
                 if node.op != "call_function":
@@ -145,7 +145,7 @@ class _Judge:
     def _compare(self, node: Node, was: Any, now: Any, tolerance: Tolerance, case: Case) -> None:
         pairs = zip(was, now, strict=True) if isinstance(was, tuple) else ((was, now),)
         deviations = [compare(old, new, tolerance) for old, new in pairs]
-        worst = max(deviations, key=lambda one: one.share)
+        worst = max(deviations, key=lambda deviation: deviation.share)
         name = node.meta["id"]
         self.compared.add(name)
         self.largest = max(self.largest, worst.share)
@@ -155,7 +155,7 @@ class _Judge:
     def _note(self, node: Node, case: Case, deviation: Deviation, failure: str = "") -> None:
         producer = node.args[0] if m.is_op(node, "getitem") else node
         names = {node.meta["id"], *producer.meta.get("origins", ())}  # type: ignore[union-attr]
-        match = next((one for one in self.record.matches if one.node in names), None)
+        match = next((each for each in self.record.matches if each.node in names), None)
         violation = Violation(
             self.record.name,
             self.record.numerics,
@@ -171,10 +171,10 @@ class _Judge:
         self.violations.setdefault(violation.node, violation)
 
     def verdict(self, cases: int) -> Verdict:
-        found = tuple(self.violations.values())
+        violations = tuple(self.violations.values())
         numerics = Numerics(self.record.numerics)
-        text = verdict_text(numerics, len(self.compared), "value", cases, self.largest, found)
-        return Verdict(self.record.name, self.record.numerics, text, found, self.wrong)
+        text = verdict_text(numerics, len(self.compared), "value", cases, self.largest, violations)
+        return Verdict(self.record.name, self.record.numerics, text, violations, self.wrong)
 
 
 def _same_nodes(before: Program, after: Program) -> dict[Node, Node]:
@@ -184,12 +184,12 @@ def _same_nodes(before: Program, after: Program) -> dict[Node, Node]:
 
 
 def _unique(program: Program) -> dict[tuple[str, str], Node]:
-    found: dict[tuple[str, str], Node | None] = {}
+    by_name: dict[tuple[str, str], Node | None] = {}
     for node in program.graph.nodes:
         if node.op == "call_function":
             key = (node.meta["id"], m.op_name(node))
-            found[key] = None if key in found else node
-    return {key: node for key, node in found.items() if node is not None}
+            by_name[key] = None if key in by_name else node
+    return {key: node for key, node in by_name.items() if node is not None}
 
 
 def _output(program: Program) -> Node:
@@ -218,9 +218,9 @@ def _attention(
     caches: dict[str, Tensor] = {}
     for node in after.graph.nodes:
         if m.is_op(node, "glmc.prefill_attention"):
-            found, held = around_attention(stateless[node.meta["id"]], node, values, packed)
-            expected.update(found)
-            caches.update(held)
+            result, contexts = around_attention(stateless[node.meta["id"]], node, values, packed)
+            expected.update(result)
+            caches.update(contexts)
     return caches
 
 

@@ -93,9 +93,9 @@ class Proof:
         """Replay; the verdicts by pass, for the report."""
         with one_thread():
             self._replay(compiled)
-        found = {name: text for name, text in self.verdicts.items() if name not in PHASES}
+        verdicts = {name: text for name, text in self.verdicts.items() if name not in PHASES}
         both = (f"{name} {self.verdicts[name]}" for name in PHASES if name in self.verdicts)
-        return {**found, specialise.NAME: "; ".join(both)}
+        return {**verdicts, specialise.NAME: "; ".join(both)}
 
     def _compile(self, label: str, scope: VerifiedPart) -> None:
         size = self.job.options.block_size
@@ -107,10 +107,10 @@ class Proof:
         self._parts.append(Part(label, scope, verifier, front))
 
     def _report(self, name: str) -> None:
-        found = [] if self._compiling is None else [("", self._compiling)]
-        found += [(f"{part.label}: ", part.verifier) for part in self._parts]
+        verifiers = [] if self._compiling is None else [("", self._compiling)]
+        verifiers += [(f"{part.label}: ", part.verifier) for part in self._parts]
         texts: list[str] = []
-        for label, verifier in found:
+        for label, verifier in verifiers:
             if name in verifier.verdicts:
                 text = verifier.verdicts[name].text
                 texts.append(label + ("the same" if texts and texts[0].endswith(text) else text))

@@ -74,11 +74,11 @@ class RandomPool:
     def _normal(self, name: str, count: int, deviation: float, mean: float = 0.0) -> Tensor:
         seed = zlib.crc32(f"{self._seed}/{name}".encode())
         generator = torch.Generator().manual_seed(seed)
-        found = torch.empty(count, dtype=self._dtype)
+        pool = torch.empty(count, dtype=self._dtype)
         for begin, size in _chunks(count):
             values = torch.empty(size).normal_(mean, deviation, generator=generator)
-            found[begin : begin + size] = values.to(self._rounded)
-        return found
+            pool[begin : begin + size] = values.to(self._rounded)
+        return pool
 
 
 def scaled(value: Tensor, factor: float) -> Tensor:

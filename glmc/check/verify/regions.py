@@ -67,25 +67,25 @@ def regions(before: Program, after: Program) -> tuple[Region, ...]:
     their order. ``after`` must stand as its pass left it: what the rewriter says it replaced is
     compared too, which keeps regions small.
     """
-    kept = _corresponding(before, after)
-    pairs = _pairs(before, after, kept)
-    reads_as = {pair.after: pair.before for pair in reversed(pairs)} | kept
+    same = _corresponding(before, after)
+    pairs = _pairs(before, after, same)
+    reads_as = {pair.after: pair.before for pair in reversed(pairs)} | same
     place = {node: number for number, node in enumerate(after.graph.nodes)}
     groups: dict[Hashable, list[Node]] = {}
     group_of: dict[Node, Hashable] = {}
-    for number, nodes in enumerate(networkx.connected_components(_added(after, kept, reads_as))):
+    for number, nodes in enumerate(networkx.connected_components(_added(after, same, reads_as))):
         groups[number] = sorted(nodes, key=place.__getitem__)
         group_of.update(dict.fromkeys(nodes, number))
     ends: dict[Hashable, dict[Pair, None]] = defaultdict(dict)
     for pair in pairs:
         ends[group_of.get(pair.after, pair)][pair] = None
-    still = {old: new for new, old in kept.items()}
+    still = {old: new for new, old in same.items()}
     order = {node: number for number, node in enumerate(before.graph.nodes)}
-    found = [
+    unsorted = [
         _region(groups.get(group, []), tuple(pairs_of), reads_as, still, order)
         for group, pairs_of in ends.items()
     ]
-    return tuple(sorted(found, key=lambda region: place[region.ends[0].after]))
+    return tuple(sorted(unsorted, key=lambda region: place[region.ends[0].after]))
 
 
 def _region(
@@ -125,12 +125,12 @@ def _region(
 
 
 def _added(
-    after: Program, kept: Mapping[Node, Node], reads_as: Mapping[Node, Node]
+    after: Program, same: Mapping[Node, Node], reads_as: Mapping[Node, Node]
 ) -> networkx.Graph[Node]:
     """The nodes that only the program after has, joined where one needs another's own value."""
     graph: networkx.Graph[Node] = networkx.Graph()
     for node in after.graph.nodes:
-        if node in kept or node.op in ("placeholder", "output"):
+        if node in same or node.op in ("placeholder", "output"):
             continue
         graph.add_node(node)
         for operand in node.all_input_nodes:
@@ -139,29 +139,29 @@ def _added(
     return graph
 
 
-def _pairs(before: Program, after: Program, kept: Mapping[Node, Node]) -> list[Pair]:
+def _pairs(before: Program, after: Program, same: Mapping[Node, Node]) -> list[Pair]:
     """What must be equal: where a kept node reads another, and what a rewrite replaced."""
-    pairs = list(_rewired(kept))
+    pairs = list(_rewired(same))
     olds = {node.name: node for node in before.graph.nodes}
     news = {node.name: node for node in after.graph.nodes}
     for new, old in after.replaced.items():
-        if new in news and old in olds and kept.get(news[new]) is not olds[old]:
+        if new in news and old in olds and same.get(news[new]) is not olds[old]:
             pairs.append(Pair(olds[old], news[new]))
     return list(dict.fromkeys(pairs))
 
 
-def _rewired(kept: Mapping[Node, Node]) -> Iterator[Pair]:
-    for new, old in kept.items():
+def _rewired(same: Mapping[Node, Node]) -> Iterator[Pair]:
+    for new, old in same.items():
         for source, now in zip(_operands(old), _operands(new), strict=True):
-            if kept.get(now) is not source:
+            if same.get(now) is not source:
                 yield Pair(source, now)
 
 
 def _operands(node: Node) -> list[Node]:
     """Every operand in its place, repeated ones too."""
-    found: list[Node] = []
-    torch.fx.node.map_arg((node.args, dict(node.kwargs)), found.append)
-    return found
+    operands: list[Node] = []
+    torch.fx.node.map_arg((node.args, dict(node.kwargs)), operands.append)
+    return operands
 
 
 def _corresponding(before: Program, after: Program) -> dict[Node, Node]:

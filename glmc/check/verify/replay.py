@@ -72,7 +72,7 @@ def verify_replay(
     prompts = _prompts(compiled, texts)
     exact = _expected(reference.exact, reference.weights, prompts)
     try:
-        found, emulated = _replayed(compiled, reference.weights, prompts)
+        rows, emulated = _replayed(compiled, reference.weights, prompts)
     except GuardError as error:
         if compiled.job.target.name in _EVERYWHERE:
             return _failed(numerics, compiled, error)
@@ -83,19 +83,19 @@ def verify_replay(
             raise
         return _failed(numerics, compiled, error)
     target = f"{compiled.job.target.name}{' (emulated)' if emulated else ''}"
-    what = f"{target}, {len(prompts)} sequences, {len(found.names)} rows"
+    what = f"{target}, {len(prompts)} sequences, {len(rows.names)} rows"
     if numerics is Numerics.REORDERED:
         bound = _bound(reference, exact)
-        errors = (found.logits - exact.logits).abs().nan_to_num(nan=math.inf)
+        errors = (rows.logits - exact.logits).abs().nan_to_num(nan=math.inf)
         shares = (errors / bound).amax(1)
         worst = int(shares.argmax())
         place = int((errors / bound)[worst].argmax())
         limit = float(bound.expand_as(errors)[worst, place])
-        violation = _violation(numerics, found.names[worst], float(errors[worst, place]), limit)
+        violation = _violation(numerics, rows.names[worst], float(errors[worst, place]), limit)
         text = f"{what}: within {float(shares.max()):.0%} of the bound"
         return _verdict(numerics, text, [violation] if float(shares.max()) > 1 else [])
     own = _row_errors(_expected(reference.captured, reference.weights, prompts), exact)
-    ours = _row_errors(found, exact)
+    ours = _row_errors(rows, exact)
     ratio = float(ours.median() / own.median())
     limit = max(WORST * float(own.max()), 0.5 * float(exact.logits.std()))
     worst = int(ours.argmax())
@@ -104,7 +104,7 @@ def verify_replay(
         median, allowed = float(ours.median()), ALLOWED * float(own.median())
         violations.append(_violation(numerics, "the median row", median, allowed))
     if not float(ours.max()) <= limit:
-        violations.append(_violation(numerics, found.names[worst], float(ours.max()), limit))
+        violations.append(_violation(numerics, rows.names[worst], float(ours.max()), limit))
     text = f"{what}: {ratio:.2f} of the captured graph's own error (at most {ALLOWED})"
     return _verdict(numerics, text, violations)
 
@@ -132,15 +132,15 @@ def _prompts(compiled: Compiled, texts: Sequence[Sequence[int]]) -> list[tuple[l
     """Tokens and the length of the prompt: real texts, then random ones; all that fits."""
     options, vocabulary = compiled.job.options, compiled.job.source.shape.vocabulary
     generator = torch.Generator().manual_seed(3)
-    found: list[tuple[list[int], int]] = []
+    prompts: list[tuple[list[int], int]] = []
     for number, length in enumerate(LENGTHS[: options.decode_buckets[-1]]):
         steps = min(STEPS, compiled.job.lowering.max_context - 1)
         length = max(1, min(length, compiled.job.lowering.max_context - steps))
         tokens = list(texts[number]) if number < len(texts) else []
         missing = max(0, length + steps - len(tokens))
         tokens += torch.randint(0, vocabulary, (missing,), generator=generator).tolist()
-        found.append((tokens[: length + steps], length))
-    return found
+        prompts.append((tokens[: length + steps], length))
+    return prompts
 
 
 def _replayed(
@@ -168,8 +168,8 @@ def _run(
     steps = len(prompts[0][0]) - prompts[0][1]
     rows = [session.prefill(sequences).float()]
     for step in range(steps):
-        given = [tokens[length + step] for tokens, length in prompts]
-        rows.append(session.decode(sequences, given).float())
+        next_tokens = [tokens[length + step] for tokens, length in prompts]
+        rows.append(session.decode(sequences, next_tokens).float())
     return torch.cat(rows), _names(prompts, steps)
 
 
@@ -203,6 +203,6 @@ def _bound(reference: Reference, exact: _Rows) -> Tensor:
     return tolerance.bound(exact.logits).float()
 
 
-def _row_errors(found: _Rows, exact: _Rows) -> Tensor:
-    error = (found.logits - exact.logits).double().square().mean(1).sqrt()
+def _row_errors(actual: _Rows, exact: _Rows) -> Tensor:
+    error = (actual.logits - exact.logits).double().square().mean(1).sqrt()
     return error.nan_to_num(nan=math.inf)

@@ -87,9 +87,9 @@ def full_width(source: ModelSource, dtype: torch.dtype) -> VerifiedPart:
     weights = _random(fields, dtype, dtype)
     some = cases(fields.vocab_size, routed=False, longest=FEW)
     names = ("random tokens", "one token")
-    found = tuple(case for case in some if case.name in names)
+    selected = tuple(case for case in some if case.name in names)
     text = f"{_named(layers)} at full width, random weights, vocabulary {fields.vocab_size}"
-    return VerifiedPart(_source(source, fields), dtype, weights, found, text, layers)
+    return VerifiedPart(_source(source, fields), dtype, weights, selected, text, layers)
 
 
 def narrow(source: ModelSource, dtype: torch.dtype) -> VerifiedPart:
@@ -106,9 +106,9 @@ def narrow(source: ModelSource, dtype: torch.dtype) -> VerifiedPart:
         moe=moe,
     )
     weights = _random(fields, source.dtype, torch.float32)
-    found = cases(fields.vocab_size, routed=fields.moe_layers > 0, longest=LONGEST)
+    every = cases(fields.vocab_size, routed=fields.moe_layers > 0, longest=LONGEST)
     text = f"{_named(layers)}, narrow (hidden {fields.hidden_size}), random weights"
-    return VerifiedPart(_source(source, fields), dtype, weights, found, text, layers)
+    return VerifiedPart(_source(source, fields), dtype, weights, every, text, layers)
 
 
 def _one_of_each_kind(fields: ModelFields) -> tuple[ModelFields, dict[int, int]]:

@@ -80,14 +80,14 @@ def renumbered(verdict: Verdict, layers: Mapping[int, int]) -> Verdict:
     """A verdict on a part of a model, with the layers' numbers in the model: ``layers`` maps."""
 
     def name(text: str) -> str:
-        return re.sub(r"(?<=layers\.)\d+", lambda found: str(layers[int(found[0])]), text)
+        return re.sub(r"(?<=layers\.)\d+", lambda match: str(layers[int(match[0])]), text)
 
-    def violation(one: Violation) -> Violation:
+    def violation(each: Violation) -> Violation:
         return replace(
-            one,
-            match=None if one.match is None else name(one.match),
-            node=name(one.node),
-            layer=None if one.layer is None else layers[one.layer],
+            each,
+            match=None if each.match is None else name(each.match),
+            node=name(each.node),
+            layer=None if each.layer is None else layers[each.layer],
         )
 
     return replace(

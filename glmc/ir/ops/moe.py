@@ -39,9 +39,9 @@ def moe_gate(
         experts = choice.shape[-1]
         by_group = choice.view(-1, groups, experts // groups)
         group_scores = by_group.topk(2, -1)[0].sum(-1)
-        chosen = group_scores.topk(top_groups, -1, sorted=False)[1]
-        kept = torch.zeros_like(group_scores).scatter_(1, chosen, 1.0).bool()
-        choice = by_group.masked_fill(~kept.unsqueeze(-1), group_fill).flatten(1)
+        best_groups = group_scores.topk(top_groups, -1, sorted=False)[1]
+        in_best = torch.zeros_like(group_scores).scatter_(1, best_groups, 1.0).bool()
+        choice = by_group.masked_fill(~in_best.unsqueeze(-1), group_fill).flatten(1)
     ids = choice.topk(top_k, -1, sorted=False)[1]
     weights = scores.gather(1, ids)
     if normalize:

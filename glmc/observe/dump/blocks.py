@@ -43,9 +43,9 @@ class Block:
 @lru_cache(maxsize=1 << 16)  # each step of a compile prints the ids of the step before it
 def relative(text: str, layer: int | None) -> str:
     """An id or weight without its own layer; the layer before is called ``previous``."""
-    found = _LAYER.match(text) if layer is not None else None
-    if found is not None and layer is not None:
-        number, rest = int(found.group(1)), text[found.end() :]
+    match = _LAYER.match(text) if layer is not None else None
+    if match is not None and layer is not None:
+        number, rest = int(match.group(1)), text[match.end() :]
         if number == layer:
             return rest or "layer"
         return f"previous:{rest or 'layer'}" if number == layer - 1 else text
@@ -101,11 +101,11 @@ def like_layers(
     first: dict[tuple[str, ...], int] = {}
     like: dict[int | None, list[int]] = {}
     for layer in in_order(lines):
-        kept = None if layer is None else first.setdefault(lines[layer], layer)
-        if kept == layer:
+        printed = None if layer is None else first.setdefault(lines[layer], layer)
+        if printed == layer:
             like[layer] = []
         elif layer is not None:
-            like[kept].append(layer)
+            like[printed].append(layer)
     return {layer: tuple(same) for layer, same in like.items()}
 
 

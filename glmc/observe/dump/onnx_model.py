@@ -71,12 +71,12 @@ class Builder:
         known = [item.name for item in schema.arguments] if schema is not None else []
         inputs: list[str] = []
         attributes: dict[str, Any] = {}
-        given = {
+        bound = {
             (known[index] if index < len(known) else f"argument_{index}"): item
             for index, item in enumerate(node.args)
         }
         kinds = {item.name: str(item.type) for item in schema.arguments} if schema else {}
-        for key, item in {**given, **node.kwargs}.items():
+        for key, item in {**bound, **node.kwargs}.items():
             if isinstance(item, Node):
                 inputs.append(self.names[item])
             elif isinstance(item, (list, tuple)) and any(isinstance(each, Node) for each in item):

@@ -45,10 +45,10 @@ class DumpOptions:
             "--dump-onnx": self.onnx,
             "--dump-picture": self.picture is not None,
         }
-        given = [flag for flag, value in used.items() if value]
-        if given and self.directory is None and not self.on_failure:
+        flags = [flag for flag, value in used.items() if value]
+        if flags and self.directory is None and not self.on_failure:
             raise UsageError(
-                f"{given[0]} needs a folder to write to",
+                f"{flags[0]} needs a folder to write to",
                 expected="--dump DIR",
                 remedy="add --dump DIR",
             )

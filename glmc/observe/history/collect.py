@@ -59,7 +59,7 @@ class HistoryCollector:
 
     def _keep(self, name: str, program: Program, record: PassRecord | None) -> None:
         self._programs[name] = program
-        values, here = Values(program), step(name, tuple(one.name for one in self.passes))
+        values, here = Values(program), step(name, tuple(each.name for each in self.passes))
         made = StepHistory(
             number=here.number,
             stage=here.stage,
@@ -84,7 +84,7 @@ class HistoryCollector:
     @property
     def names(self) -> tuple[str, ...]:
         """The steps that were watched."""
-        return tuple(one.name for one in self._steps)
+        return tuple(each.name for each in self._steps)
 
     def history(
         self,
@@ -96,11 +96,11 @@ class HistoryCollector:
         """The history of a front end, without kernel calls."""
         steps = tuple(
             replace(
-                one,
-                expected=expected.get(one.name),
-                seconds=one.seconds if one.name != "capture" else seconds.get("capture"),
+                each,
+                expected=expected.get(each.name),
+                seconds=each.seconds if each.name != "capture" else seconds.get("capture"),
             )
-            for one in self._steps
+            for each in self._steps
         )
         return History(FORMAT, model, "", PREFIX, dict(versions), dict(expected), steps, ())
 
@@ -112,7 +112,7 @@ class HistoryCollector:
         made = self.history(
             compiled.job.source.shape.name, versions, report.expected_matches, report.seconds
         )
-        steps = tuple(replace(one, verdict=_verdict(one.name, verdicts)) for one in made.steps)
+        steps = tuple(replace(each, verdict=_verdict(each.name, verdicts)) for each in made.steps)
         plans = tuple(
             _plan(plan, self._programs.get(name), compiled)
             for name, plan in compiled.phases.items()
@@ -120,8 +120,8 @@ class HistoryCollector:
         return replace(made, target=compiled.job.target.name, steps=steps, plans=plans)
 
     def _anchors(self, name: str) -> tuple[str, ...]:
-        found = next((one for one in self.passes if one.name == name), None)
-        return found.anchors if isinstance(found, AnchorPass) else ()
+        named = next((each for each in self.passes if each.name == name), None)
+        return named.anchors if isinstance(named, AnchorPass) else ()
 
 
 def _verdict(name: str, verdicts: Mapping[str, str]) -> str | None:
@@ -166,7 +166,7 @@ def _node(node: Node, layer: int | None, values: Values) -> NodeHistory:
         value=values.text(meta.get("val")),
         module=relative(str(meta.get("module") or ""), layer),
         source=str(meta.get("source") or ""),
-        origins=tuple(relative(one, layer) for one in meta.get("origins", (node_id(node),))),
+        origins=tuple(relative(each, layer) for each in meta.get("origins", (node_id(node),))),
         passes=tuple(meta.get("passes", ())),
     )
 
@@ -185,7 +185,7 @@ def _plan(plan: PhasePlan, program: Program | None, compiled: Compiled) -> PlanH
             layer,
             like,
             tuple(_call(call, plan, nodes) for _, call in layers[layer]),
-            tuple(tuple(index for index, _ in layers[one]) for one in (layer, *like)),
+            tuple(tuple(index for index, _ in layers[each]) for each in (layer, *like)),
         )
         for layer, like in like_layers(lines).items()
     )
@@ -197,7 +197,7 @@ def _plan(plan: PhasePlan, program: Program | None, compiled: Compiled) -> PlanH
         arena_bytes=plan.arena.evaluate(tokens, sequences),
         blocks=made,
         buffers=tuple(_buffer(buffer, tokens, sequences) for buffer in plan.buffers),
-        segments=tuple((one.first, one.last, one.captured) for one in plan.segments),
+        segments=tuple((each.first, each.last, each.captured) for each in plan.segments),
     )
 
 
@@ -215,7 +215,7 @@ def _call(call: Call, plan: PhasePlan, nodes: dict[str, Node]) -> CallHistory:
         node=relative(call.node, call.layer),
         module=relative(call.module, call.layer),
         source=str(known["source"] or ""),
-        origins=tuple(relative(one, call.layer) for one in known["origins"]),
+        origins=tuple(relative(each, call.layer) for each in known["origins"]),
         passes=tuple(known["passes"]),
     )
 

@@ -178,7 +178,9 @@ def _read_plan(data: Mapping[str, Any]) -> PlanHistory:
                 for block in data["blocks"]
             ),
             "buffers": tuple(BufferHistory(*row) for row in data["buffers"]),
-            "segments": tuple((first, last, held) for first, last, held in data["segments"]),
+            "segments": tuple(
+                (first, last, captured) for first, last, captured in data["segments"]
+            ),
         }
     )
 

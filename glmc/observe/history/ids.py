@@ -21,10 +21,10 @@ class Place:
 
 def place_of(history: History, whole: str) -> Place:
     """``model.layers.17.mlp.gate#gather`` is ``mlp.gate#gather`` of layer 17."""
-    found = re.match(rf"{re.escape(history.prefix)}\.(\d+)(?:\.|(?=[#\[])|$)", whole)
-    if found is None:
+    match = re.match(rf"{re.escape(history.prefix)}\.(\d+)(?:\.|(?=[#\[])|$)", whole)
+    if match is None:
         return Place(None, whole)
-    return Place(int(found.group(1)), whole[found.end() :] or "layer")
+    return Place(int(match.group(1)), whole[match.end() :] or "layer")
 
 
 def whole_id(history: History, place: Place) -> str:

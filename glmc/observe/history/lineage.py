@@ -153,7 +153,7 @@ def _calls(history: History, place: Place) -> Iterator[KernelCall]:
 def _call(
     history: History, phase: str, index: int, call: CallHistory, layer: int | None
 ) -> KernelCall:
-    plan = next(one for one in history.plans if one.phase == phase)
-    captured = any(first <= index <= last and held for first, last, held in plan.segments)
+    plan = next(each for each in history.plans if each.phase == phase)
+    captured = any(first <= index <= last and in_graph for first, last, in_graph in plan.segments)
     whole = whole_id(history, Place(layer, call.node))
     return KernelCall(phase, index, call.function, call.writes, captured, whole)

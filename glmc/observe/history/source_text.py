@@ -18,11 +18,11 @@ def source_text(source: str, versions: Mapping[str, str]) -> str:
     Only files of the transformers that was compiled with are looked into: in another version the
     line is another one.
     """
-    found = _SOURCE.match(source)
-    spec = importlib.util.find_spec("transformers") if found is not None else None
-    if found is None or spec is None or spec.origin is None:
+    match = _SOURCE.match(source)
+    spec = importlib.util.find_spec("transformers") if match is not None else None
+    if match is None or spec is None or spec.origin is None:
         return ""
     if importlib.metadata.version("transformers") != versions.get("transformers"):
         return ""
-    path = Path(spec.origin).parent / "models" / found["model"] / found["file"]
-    return linecache.getline(str(path), int(found["line"])).strip()
+    path = Path(spec.origin).parent / "models" / match["model"] / match["file"]
+    return linecache.getline(str(path), int(match["line"])).strip()

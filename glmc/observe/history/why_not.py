@@ -61,4 +61,4 @@ def why_not(history: History, name: str, layer: int | None = None) -> WhyNot:
 
 def _seen(before: StepHistory, anchors: tuple[str, ...], layer: int | None, count: int) -> int:
     layers: tuple[int | None, ...] = (layer,) if layer is not None else (None, *range(count))
-    return sum(node.op in anchors for one in layers for node in nodes_of(before, one))
+    return sum(node.op in anchors for number in layers for node in nodes_of(before, number))

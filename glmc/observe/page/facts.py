@@ -59,7 +59,7 @@ def step_rows(history: History) -> list[StepRow]:
 
 
 def _row(step: StepHistory, most: int) -> StepRow:
-    found = len(step.matches)
+    matches = len(step.matches)
     rewrites = step.numerics is not None
     before = step.nodes_before
     change = "" if before is None else f"{step.nodes_after - before:+d}"
@@ -72,9 +72,9 @@ def _row(step: StepHistory, most: int) -> StepRow:
         nodes=str(step.nodes_after),
         change=change.replace("-", "\N{MINUS SIGN}") if change != "+0" else "",
         share_nodes=round(100 * step.nodes_after / most, 1),
-        matches=str(found) if rewrites else "",
+        matches=str(matches) if rewrites else "",
         expected="" if step.expected is None else str(step.expected),
-        kept=step.expected is None or step.expected == found,
+        kept=step.expected is None or step.expected == matches,
         near_misses=len(step.near_misses),
         verdict=_short(step.verdict or (NOT_VERIFIED if rewrites else "")),
         proof=step.verdict or "",

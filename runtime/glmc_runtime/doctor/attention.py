@@ -30,16 +30,16 @@ class _Attention(Probe):
             cache.masked_fill_(stale, STALE)
 
 
-def _caches(given: Arguments) -> tuple[torch.Tensor, torch.Tensor]:
+def _caches(arguments: Arguments) -> tuple[torch.Tensor, torch.Tensor]:
     """[blocks, kv_heads, block_size, head_dim] each."""
-    if "k_cache" in given:
-        return given["k_cache"], given["v_cache"]
-    return given["k"], given["v"]
+    if "k_cache" in arguments:
+        return arguments["k_cache"], arguments["v_cache"]
+    return arguments["k"], arguments["v"]
 
 
-def _attend(bench: Bench, given: Arguments, query: torch.Tensor, scale: float) -> torch.Tensor:
+def _attend(bench: Bench, arguments: Arguments, query: torch.Tensor, scale: float) -> torch.Tensor:
     """query [tokens, heads, head_dim]; each token sees its sequence up to its own position."""
-    keys, values = (cache.double().transpose(1, 2).flatten(0, 1) for cache in _caches(given))
+    keys, values = (cache.double().transpose(1, 2).flatten(0, 1) for cache in _caches(arguments))
     size = bench.cache.spec.block_size
     rows: list[torch.Tensor] = []
     for chunk in bench.step.chunks:
@@ -54,24 +54,24 @@ def _attend(bench: Bench, given: Arguments, query: torch.Tensor, scale: float) -
     return torch.stack(rows)
 
 
-def _prefill(bench: Bench, given: Arguments) -> Expected:
+def _prefill(bench: Bench, arguments: Arguments) -> Expected:
     """The kernel divides by sqrt(head_dim) itself and then multiplies by ``alpha``."""
-    query = given["q"]
-    scale = given.get("alpha", 1.0) / math.sqrt(query.shape[-1])
-    return {"out": _attend(bench, given, query, scale)}
+    query = arguments["q"]
+    scale = arguments.get("alpha", 1.0) / math.sqrt(query.shape[-1])
+    return {"out": _attend(bench, arguments, query, scale)}
 
 
-def _speculative(bench: Bench, given: Arguments) -> Expected:
+def _speculative(bench: Bench, arguments: Arguments) -> Expected:
     """``scale`` 0 means 1/sqrt(head_dim)."""
-    query = given["q"].reshape(-1, given["head_num"], given["head_dim"])
-    scale = given["scale"] or 1.0 / math.sqrt(given["head_dim"])
-    return {"out": _attend(bench, given, query, scale)}
+    query = arguments["q"].reshape(-1, arguments["head_num"], arguments["head_dim"])
+    scale = arguments["scale"] or 1.0 / math.sqrt(arguments["head_dim"])
+    return {"out": _attend(bench, arguments, query, scale)}
 
 
-def _paged(bench: Bench, given: Arguments) -> Expected:
-    head_dim = given["k_cache"].shape[-1]
-    query = given["x"].reshape(bench.step.sequences, -1, head_dim)
-    return {"out": _attend(bench, given, query, 1.0 / math.sqrt(head_dim))}
+def _paged(bench: Bench, arguments: Arguments) -> Expected:
+    head_dim = arguments["k_cache"].shape[-1]
+    query = arguments["x"].reshape(bench.step.sequences, -1, head_dim)
+    return {"out": _attend(bench, arguments, query, 1.0 / math.sqrt(head_dim))}
 
 
 ATTENTION_PROBES: dict[str, Probe] = {

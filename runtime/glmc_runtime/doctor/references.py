@@ -34,10 +34,10 @@ class Outcome:
     problem: str = ""
 
 
-def compare(found: torch.Tensor, expected: torch.Tensor, name: str) -> Outcome:
+def compare(actual: torch.Tensor, expected: torch.Tensor, name: str) -> Outcome:
     """Error of one output; unwritten (poisoned) and non-finite values are failures."""
-    result = found.double().cpu().reshape(expected.shape)
-    budget = BUDGET.get(found.dtype, 0.0)
+    result = actual.double().cpu().reshape(expected.shape)
+    budget = BUDGET.get(actual.dtype, 0.0)
     if not bool(result.isfinite().all()):
         count = int((~result.isfinite()).sum())
         return Outcome(math.inf, budget, f"{name}: {count} values unwritten or not finite")
@@ -80,61 +80,63 @@ def _normalise(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tenso
     return x / torch.sqrt(x.pow(2).mean(-1, keepdim=True) + eps) * weight.double()
 
 
-def _rmsnorm(bench: Bench, given: Arguments) -> Expected:
-    return {"output": _normalise(given["x"], given["weight"], given.get("eps", 1e-5))}
+def _rmsnorm(bench: Bench, arguments: Arguments) -> Expected:
+    return {"output": _normalise(arguments["x"], arguments["weight"], arguments.get("eps", 1e-5))}
 
 
-def _add_rmsnorm(bench: Bench, given: Arguments) -> Expected:
-    total = given["x"].double() + given["y"].double()
-    expected = {"output": _normalise(total, given["weight"], given.get("eps", 1e-5))}
-    if given.get("residual_output") is not None:
+def _add_rmsnorm(bench: Bench, arguments: Arguments) -> Expected:
+    total = arguments["x"].double() + arguments["y"].double()
+    expected = {"output": _normalise(total, arguments["weight"], arguments.get("eps", 1e-5))}
+    if arguments.get("residual_output") is not None:
         expected["residual_output"] = total
     return expected
 
 
-def _swiglu(bench: Bench, given: Arguments) -> Expected:
-    gate, up = given["x"].double().chunk(2, dim=-1)
+def _swiglu(bench: Bench, arguments: Arguments) -> Expected:
+    gate, up = arguments["x"].double().chunk(2, dim=-1)
     return {"y": gate * torch.sigmoid(gate) * up}
 
 
-def _matmul(bench: Bench, given: Arguments) -> Expected:
-    x, w = given["x"].double(), given["w"].double()
-    product = (x.T if given.get("x_trans") else x) @ (w.T if given.get("w_trans", True) else w)
-    product = product * given.get("alpha", 1)
-    if given.get("bias") is not None:
-        product = product + given["bias"].double()
+def _matmul(bench: Bench, arguments: Arguments) -> Expected:
+    x, w = arguments["x"].double(), arguments["w"].double()
+    product = (x.T if arguments.get("x_trans") else x) @ (
+        w.T if arguments.get("w_trans", True) else w
+    )
+    product = product * arguments.get("alpha", 1)
+    if arguments.get("bias") is not None:
+        product = product + arguments["bias"].double()
     return {"out": product}
 
 
-def _rotary_embedding(bench: Bench, given: Arguments) -> Expected:
+def _rotary_embedding(bench: Bench, arguments: Arguments) -> Expected:
     """The first ``rot`` of each head turn; neox pairs i with i + rot/2, else 2i with 2i + 1."""
-    table = given["cos_sin_cache"].double()[given["positions"].long()]
+    table = arguments["cos_sin_cache"].double()[arguments["positions"].long()]
     cosine, sine = (part.unsqueeze(1) for part in table.chunk(2, dim=-1))
     expected = {}
     for name in ("query", "key"):
-        heads = given[name].double().reshape(len(table), -1, given["head_size"])
+        heads = arguments[name].double().reshape(len(table), -1, arguments["head_size"])
         rotated, rest = heads[..., : table.shape[1]], heads[..., table.shape[1] :]
-        if given["is_neox"]:
+        if arguments["is_neox"]:
             first, second = rotated.chunk(2, dim=-1)
         else:
             first, second = rotated[..., 0::2], rotated[..., 1::2]
         pair = (first * cosine - second * sine, second * cosine + first * sine)
-        rotated = torch.cat(pair, -1) if given["is_neox"] else torch.stack(pair, -1).flatten(-2)
-        expected[name] = torch.cat([rotated, rest], -1).reshape(given[name].shape)
+        rotated = torch.cat(pair, -1) if arguments["is_neox"] else torch.stack(pair, -1).flatten(-2)
+        expected[name] = torch.cat([rotated, rest], -1).reshape(arguments[name].shape)
     return expected
 
 
-def _reshape_and_cache(bench: Bench, given: Arguments) -> Expected:
+def _reshape_and_cache(bench: Bench, arguments: Arguments) -> Expected:
     """Everything but the written slots must stay; what lands in the scratch block is anyone's."""
     expected = {}
-    tokens_first = given.get("BLHD_LAYOUT", False)
+    tokens_first = arguments.get("BLHD_LAYOUT", False)
     for name in ("key", "value"):
-        cache = given[f"{name}_cache"].double()
+        cache = arguments[f"{name}_cache"].double()
         size = cache.shape[1 if tokens_first else 2]
-        for row, slot in enumerate(given["slot_mapping"][: len(given[name])].tolist()):
+        for row, slot in enumerate(arguments["slot_mapping"][: len(arguments[name])].tolist()):
             block, offset = divmod(slot, size)
             target = cache[block, offset] if tokens_first else cache[block, :, offset]
-            target.copy_(given[name][row].double())
+            target.copy_(arguments[name][row].double())
         expected[f"{name}_cache"] = cache[1:]
     return expected
 
@@ -173,8 +175,8 @@ class _SigmoidRouter(Probe):
                 "topk_index",
             )
         ]
-        chosen = scores.gather(1, ids)
-        weights = chosen / chosen.sum(-1, keepdim=True) * arguments["scale"]
+        picked_scores = scores.gather(1, ids)
+        weights = picked_scores / picked_scores.sum(-1, keepdim=True) * arguments["scale"]
         outcomes.append(compare(arguments["norm_score"], weights, "norm_score"))
         histogram = _histogram(arguments)
         if histogram is not None:
@@ -194,15 +196,15 @@ class _ExpertCounts(Probe):
         arguments["block_statistic"].zero_()
 
     def judge(self, arguments: Arguments, expected: Expected) -> Outcome:
-        found = arguments["block_statistic"].sum(0).long().cpu()
-        if torch.equal(found, expected["block_statistic"]):
+        counts = arguments["block_statistic"].sum(0).long().cpu()
+        if torch.equal(counts, expected["block_statistic"]):
             return Outcome()
         return Outcome(math.inf, 0.0, "block_statistic: other counts than topk_ids")
 
 
-def _expert_counts(bench: Bench, given: Arguments) -> Expected:
-    experts = given["block_statistic"].shape[1]
-    counts = torch.bincount(given["topk_ids"].long().reshape(-1), minlength=experts)
+def _expert_counts(bench: Bench, arguments: Arguments) -> Expected:
+    experts = arguments["block_statistic"].shape[1]
+    counts = torch.bincount(arguments["topk_ids"].long().reshape(-1), minlength=experts)
     return {"block_statistic": counts}
 
 
@@ -210,13 +212,13 @@ def _histogram(arguments: Arguments) -> torch.Tensor | None:
     return arguments.get("block_statistic", arguments.get("block_static"))
 
 
-def _sigmoid_router(bench: Bench, given: Arguments) -> Expected:
-    scores = torch.sigmoid(given["x"].double())
-    choice = scores if given.get("bias") is None else scores + given["bias"].double()
-    groups, kept = given["n_group"], given["topk_group"]
+def _sigmoid_router(bench: Bench, arguments: Arguments) -> Expected:
+    scores = torch.sigmoid(arguments["x"].double())
+    choice = scores if arguments.get("bias") is None else scores + arguments["bias"].double()
+    groups, top_groups = arguments["n_group"], arguments["topk_group"]
     if groups > 1:
         by_group = choice.view(len(choice), groups, -1)
-        best = by_group.topk(2).values.sum(-1).topk(kept).indices
+        best = by_group.topk(2).values.sum(-1).topk(top_groups).indices
         mask = torch.ones(by_group.shape[:2], dtype=torch.bool).scatter_(1, best, False)
         choice = by_group.masked_fill(mask.unsqueeze(-1), -math.inf).view(choice.shape)
     return {"choice": choice, "scores": scores}

@@ -240,5 +240,5 @@ def _bad_words(name: str, value: object) -> tuple[str | tuple[int, ...], ...]:
     return tuple(words)
 
 
-def contradiction(one: str, other: str, expected: str) -> RequestError:
-    return RequestError(f"{one} and {other} contradict each other", expected=expected)
+def contradiction(option: str, other: str, expected: str) -> RequestError:
+    return RequestError(f"{option} and {other} contradict each other", expected=expected)
