@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from glmc_runtime.errors import PlanError
-from glmc_runtime.format.extent import Extent
 from glmc_runtime.format.plan import (
     Argument,
     Buffer,
@@ -59,8 +58,8 @@ def check_head(plan: PhasePlan) -> None:
 
 
 def _is_hidden(buffer: Buffer, phase: str) -> bool:
-    rows = (Extent(tokens=1),) + ((Extent(sequences=1),) if phase == "decode" else ())
-    fits = len(buffer.shape) == 2 and buffer.shape[0] in rows and not buffer.shape[1].moves
+    rows = ("tokens", "sequences") if phase == "decode" else ("tokens",)
+    fits = len(buffer.shape) == 2 and str(buffer.shape[0]) in rows and not buffer.shape[1].moves
     return fits and buffer.dtype in FLOATS
 
 
