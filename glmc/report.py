@@ -23,7 +23,7 @@ from glmc.pipeline.records import PassRecord
 from glmc_runtime.format.plan import PhasePlan
 from glmc_runtime.kernels import is_vendor
 
-# A helper that stands where a vendor call would: linear layers are the vendor's own road.
+# A helper that stands where a vendor call would: linear layers are the vendor's own.
 _LINEAR = "aten.linear"
 
 

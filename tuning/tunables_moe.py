@@ -52,9 +52,9 @@ def _weights(
         "shared_down": None,
     }
     if shared_width:
-        behind_up, behind_down = first[up.numel() :], second[down.numel() :]
-        weights["shared_gate_up"] = behind_up[: 2 * shared_width * HIDDEN].view(-1, HIDDEN)
-        weights["shared_down"] = behind_down[: shared_width * HIDDEN].view(HIDDEN, -1)
+        after_up, after_down = first[up.numel() :], second[down.numel() :]
+        weights["shared_gate_up"] = after_up[: 2 * shared_width * HIDDEN].view(-1, HIDDEN)
+        weights["shared_down"] = after_down[: shared_width * HIDDEN].view(HIDDEN, -1)
     return weights
 
 

@@ -1,4 +1,4 @@
-"""Ways to run one decode step: ours and the peers, behind one small interface.
+"""Ways to run one decode step: ours and the peers, under one small interface.
 
 A stepper takes the batch's token ids and returns the ids of the next tokens.
 """

@@ -1,4 +1,4 @@
-"""The second road of capture: attention and experts as named nodes.
+"""Marked capture: attention and experts as named nodes.
 
 transformers looks both up by name in registries of its own. What is registered here leaves one
 ``glmc.marked_attention`` or ``glmc.marked_experts`` node each, and no code for masks at all. The

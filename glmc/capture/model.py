@@ -19,8 +19,8 @@ LAYERS = "model.layers"
 class CaptureOptions:
     """How the model is asked to spell itself while it is traced.
 
-    ``attention``: sdpa or eager. ``experts``: batched_mm or grouped_mm. ``marked`` takes the
-    second road: attention and experts come as named nodes through transformers' own registries.
+    ``attention``: sdpa or eager. ``experts``: batched_mm or grouped_mm. ``marked`` has
+    attention and experts come as named nodes through transformers' own registries.
     ``folded`` traces one layer of each kind and instantiates the rest.
     """
 

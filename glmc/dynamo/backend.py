@@ -1,6 +1,6 @@
 """The backend: ``torch.compile(model, backend="kunlun")``.
 
-Dynamo calls it once per graph. The graph takes the road of ``glmc compile``: normal form, the
+Dynamo calls it once per graph. The graph goes through what ``glmc compile`` does: normal form, the
 passes of ``pipeline.py``, the target's rules, a memory plan, a replay; only the end differs, where
 the caller's tensors are bound instead of an artifact's.
 """
@@ -96,7 +96,7 @@ def kunlun(
 def compile_graph(
     module: GraphModule, examples: Sequence[Any], options: DynamoOptions
 ) -> CompiledGraph:
-    """The road of one graph, from Dynamo's module to the replay."""
+    """Compile one graph, from Dynamo's module to the replay."""
     refuse_gradients(module, examples)
     place = eager_experts_in(module)
     if place is not None:

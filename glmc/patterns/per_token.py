@@ -83,7 +83,7 @@ def _require_aligned(node: Node, program: Program) -> None:
             )
         if not aligned:
             shapes = ", ".join(str(tuple(m.shape(each))) for each in node.all_input_nodes)
-            raise mixes(node, "operands whose tokens lie alike, and weights of one token", shapes)
+            raise mixes(node, "operands with the same token dimensions, and weights of one token", shapes)
 
 
 def _require_columns(node: Node) -> None:

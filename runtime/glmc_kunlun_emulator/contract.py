@@ -1,12 +1,12 @@
 """How an emulated vendor call is made from a row of the table: checked, poisoned and counted.
 
-Names, order and defaults of the keywords, what is written, what may share memory and what lies on
+Names, order and defaults of the keywords, what is written, what may share memory and what is on
 the host are the row's (:mod:`glmc_runtime.kernels.vendor_functions`). `emulates` adds the numbers:
 a plain function of the keywords that it models, under our names of them. What is checked before
 each call, always (the wheel fails too):
 
 * every tensor is contiguous and of a dtype on the platform's list;
-* arguments that are read on the host lie there, all others on one device;
+* arguments that are read on the host are there, all others on one device;
 * keywords that are not modelled have their defaults.
 
 and in guard mode (the wheel would stay silent):

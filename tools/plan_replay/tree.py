@@ -20,7 +20,7 @@ WORKER = Path(__file__).with_name("worker.py")
 
 
 class PlanName(NamedTuple):
-    """``target`` has the ABI profile behind a slash, where there is one."""
+    """``target`` has the ABI profile after a slash, where there is one."""
 
     model: str
     target: str

@@ -1,6 +1,6 @@
 """The CUDA backend: ``--target cuda``. Triton kernels of our own, cuBLAS where many rows meet.
 
-It takes the road of the Kunlun target with a twin of each fused vendor call. Lengths are read on
+It fuses what the Kunlun target fuses, with a twin of each fused vendor call. Lengths are read on
 the device, so a decode step has no host call and is one device graph, its greedy tokens included.
 Compiling needs neither a GPU nor Triton.
 """

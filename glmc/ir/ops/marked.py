@@ -1,4 +1,4 @@
-"""Named nodes that the second road of capture leaves in place of attention and experts.
+"""Named nodes that a marked capture leaves in place of attention and experts.
 
 They stand in graphs only between capture and the passes ``attention`` and ``moe_ffn``.
 """

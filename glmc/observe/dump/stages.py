@@ -1,4 +1,4 @@
-"""The road of a program as dumps count it: a number, a stage and a name for each step."""
+"""The steps of a program as dumps count them: a number, a stage and a name for each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Device graphs behind one small interface.
+"""Device graphs under one small interface.
 
 ``capture`` takes the thunks of one segment and gives the thunks that replay it. Without a device
 graph the bound list is the graph.

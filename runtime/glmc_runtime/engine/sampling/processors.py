@@ -110,27 +110,27 @@ class _NoRepeatedNgram:
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._behind: dict[tuple[int, ...], set[int]] = {}
+        self._after: dict[tuple[int, ...], set[int]] = {}
         self._read = 0
 
     def __call__(self, row: torch.Tensor, history: History) -> torch.Tensor:
         tokens, before = history.tokens, self._size - 1
         for place in range(max(self._read, before), len(tokens)):
             run = tuple(tokens[place - before : place])
-            self._behind.setdefault(run, set()).add(tokens[place])
+            self._after.setdefault(run, set()).add(tokens[place])
         self._read = len(tokens)
         run = tuple(tokens[len(tokens) - before :])
-        return _without(row, self._behind.get(run, ()) if len(run) == before else ())
+        return _without(row, self._after.get(run, ()) if len(run) == before else ())
 
 
 class _BadWords:
     def __init__(self, words: list[tuple[int, ...]]) -> None:
         self._always = [word[0] for word in words if len(word) == 1]
-        self._behind = [word for word in words if len(word) > 1]
+        self._after = [word for word in words if len(word) > 1]
 
     def __call__(self, row: torch.Tensor, history: History) -> torch.Tensor:
         tokens = history.tokens
-        banned = [word[-1] for word in self._behind if tuple(tokens[1 - len(word) :]) == word[:-1]]
+        banned = [word[-1] for word in self._after if tuple(tokens[1 - len(word) :]) == word[:-1]]
         return _without(row, [*self._always, *banned])
 
 

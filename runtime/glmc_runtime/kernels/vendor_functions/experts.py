@@ -48,7 +48,7 @@ def _has_foreign_experts(given: Arguments) -> bool:
 
 
 def _fills_less_than_all_rows(given: Arguments) -> bool:
-    """A fused activation fills half of the columns; rows behind the last expert's are left."""
+    """A fused activation fills half of the columns; rows after the last expert's are left."""
     ends = given["sorted_tokens_num_lod"]
     return given.get("act") is not None or int(ends[-1]) != given["x"].shape[0]
 

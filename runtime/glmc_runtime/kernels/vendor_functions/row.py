@@ -117,7 +117,7 @@ class Variant:
 
     @property
     def signature(self) -> Signature:
-        """As Python's own; behind a keyword with a default, one without is passed by name."""
+        """As Python's own; after a keyword with a default, one without is passed by name."""
         parameters: list[Parameter] = []
         defaults = by_name = False
         for keyword in self.keywords:
