@@ -83,7 +83,8 @@ def _require_aligned(node: Node, program: Program) -> None:
             )
         if not aligned:
             shapes = ", ".join(str(tuple(m.shape(each))) for each in node.all_input_nodes)
-            raise mixes(node, "operands with the same token dimensions, and weights of one token", shapes)
+            expected = "operands with the same token dimensions, and weights of one token"
+            raise mixes(node, expected, shapes)
 
 
 def _require_columns(node: Node) -> None:
