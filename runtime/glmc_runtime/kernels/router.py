@@ -1,14 +1,23 @@
-"""The sigmoid router in plain torch, for gates that no vendor kernel can stand for."""
+"""The sigmoid router in plain torch: the CPU's, and that of gates that no vendor kernel can be."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from glmc_runtime.errors import PlanError
 from glmc_runtime.kernels import Thunk, register
+from glmc_runtime.kernels.checks import in_order, require_dtype
 from glmc_runtime.kernels.schema import INDICES, flag, integer, number, schema, tensor, written
+
+RELATIONS = (
+    "experts % groups == 0",
+    "top_groups <= groups",
+    "groups == top_groups or 2*groups <= experts",
+)
 
 
 @register(
@@ -25,95 +34,107 @@ from glmc_runtime.kernels.schema import INDICES, flag, integer, number, schema, 
         number("scale"),
         written("weights", "tokens chosen", "float32"),
         written("ids", "tokens chosen", *INDICES, below="experts"),
-        relations=(
-            "experts % groups == 0",
-            "top_groups <= groups",
-            "chosen <= experts",
-            "groups == top_groups or 2*groups <= experts",
-        ),
+        relations=(*RELATIONS, "chosen <= experts"),
     ),
 )
 def sigmoid_group_topk(arguments: dict[str, Any]) -> Thunk:
-    """Choose experts by biased sigmoid scores and weigh them with the unbiased ones.
+    """:func:`choose_experts` of ``logits`` float32 [tokens, experts], which stay as they are; ids
+    int32 or int64. The work space is made when the call is bound, so a step allocates nothing."""
+    logits, ids = arguments["logits"], arguments["ids"]
+    tokens, groups, top_groups = len(logits), arguments["groups"], arguments["top_groups"]
 
-    ``logits`` float32 [tokens, experts], ``bias`` float32 [experts]. When ``groups`` differs from
-    ``top_groups``, scores outside the ``top_groups`` best groups (by the sum of their two best)
-    become ``fill``. Writes ``weights`` float32 [tokens, top_k], divided by their sum + ``eps`` with
-    ``normalize`` and multiplied by ``scale``, and ``ids`` int32 or int64 [tokens, top_k]. Raises
-    PlanError for shapes that do not fit.
+    def floats(*shape: int) -> Tensor:
+        return torch.empty(shape, dtype=torch.float32, device=logits.device)
+
+    def indices(*shape: int) -> Tensor:
+        return torch.empty(shape, dtype=torch.int64, device=logits.device)
+
+    scores, own_ids = torch.empty_like(logits), indices(*ids.shape)
+    steps = choose_experts(
+        {
+            **arguments,
+            "group_fill": arguments["fill"],
+            "normalize_eps": arguments["eps"],
+            "ids": own_ids,
+            "choice": torch.empty_like(logits),
+            "chosen_values": floats(*ids.shape),
+            "sums": floats(tokens, 1),
+            "best_scores": floats(tokens, groups, 2),
+            "best_ids": indices(tokens, groups, 2),
+            "group_scores": floats(tokens, groups),
+            "dropped": torch.empty(tokens, groups, dtype=torch.bool, device=logits.device),
+            "chosen_scores": floats(tokens, top_groups),
+            "chosen_groups": indices(tokens, top_groups),
+        },
+        scores,
+    )
+    return in_order(partial(torch.sigmoid, logits, out=scores), *steps, partial(ids.copy_, own_ids))
+
+
+def choose_experts(arguments: dict[str, Any], scores: Tensor) -> list[Thunk]:
+    """Choose experts by biased sigmoid ``scores`` [tokens, experts] and weigh them with unbiased
+    ones; all in float32.
+
+    ``bias`` [experts]. When ``groups`` differs from ``top_groups``, scores outside the
+    ``top_groups`` best groups (by the sum of their two best) become ``group_fill``. Writes
+    ``weights`` [tokens, top_k], divided by their sum + ``normalize_eps`` with ``normalize`` and
+    multiplied by ``scale``, and ``ids`` int64 [tokens, top_k]. Scratch: choice like scores,
+    chosen_values like weights, sums [tokens, 1]; with groups also best_scores and best_ids int64
+    [tokens, groups, 2], group_scores and dropped bool [tokens, groups], chosen_scores and
+    chosen_groups int64 [tokens, top_groups]. Raises PlanError for sizes that do not fit.
     """
-    return _Router(arguments).run
-
-
-class _Router:
-    """The work space is made when the call is bound, so a step allocates nothing."""
-
-    def __init__(self, arguments: dict[str, Any]) -> None:
-        self._logits: torch.Tensor = arguments["logits"]
-        self._bias: torch.Tensor = arguments["bias"]
-        self._weights: torch.Tensor = arguments["weights"]
-        self._ids: torch.Tensor = arguments["ids"]
-        self._groups: int = arguments["groups"]
-        self._top_groups: int = arguments["top_groups"]
-        self._top_k: int = arguments["top_k"]
-        self._fill: float = arguments["fill"]
-        self._normalize: bool = arguments["normalize"]
-        self._eps: float = arguments["eps"]
-        self._scale: float = arguments["scale"]
-        tokens, experts = self._logits.shape
-        self._check(tokens, experts)
-        self._scores = torch.empty_like(self._logits)
-        self._choice = torch.empty_like(self._logits)
-        self._by_group = self._choice.view(tokens, self._groups, -1)
-        self._group_scores = self._logits.new_empty(tokens, self._groups)
-        self._dropped = torch.empty_like(self._group_scores, dtype=torch.bool)
-        self._best_two = self._top_k_space(tokens, self._groups, 2)
-        self._chosen = self._top_k_space(tokens, self._top_groups)
-        self._experts = self._top_k_space(tokens, self._top_k)
-        self._total = self._logits.new_empty(tokens, 1)
-
-    def _top_k_space(self, *shape: int) -> tuple[torch.Tensor, torch.Tensor]:
-        values = self._logits.new_empty(shape)
-        return values, torch.empty_like(values, dtype=torch.int64)
-
-    def _check(self, tokens: int, experts: int) -> None:
-        grouped = self._groups != self._top_groups
-        fits = (
-            self._groups >= 1
-            and experts % self._groups == 0
-            and 1 <= self._top_groups <= self._groups
-            and (not grouped or experts // self._groups >= 2)
-            and self._top_k <= experts
-            and self._bias.shape == (experts,)
-            and self._weights.shape == self._ids.shape == (tokens, self._top_k)
+    bias, weights, ids = arguments["bias"], arguments["weights"], arguments["ids"]
+    choice, groups, top_groups = (arguments[key] for key in ("choice", "groups", "top_groups"))
+    (tokens, experts), top_k = scores.shape, arguments.get("top_k", ids.shape[-1])
+    require_dtype("bias", bias, torch.float32)
+    require_dtype("weights", weights, torch.float32)
+    fits = (
+        groups >= 1
+        and experts % groups == 0
+        and 1 <= top_groups <= groups
+        and (groups == top_groups or experts // groups >= 2)
+        and 1 <= top_k <= experts
+        and bias.shape == (experts,)
+        and choice.shape == scores.shape
+        and weights.shape == ids.shape == (tokens, top_k)
+    )
+    if not fits:
+        raise PlanError(
+            "a router's shapes do not fit together",
+            expected="groups that divide the experts, of at least 2; top_groups up to groups; "
+            f"top_k up to {experts}; bias [{experts}]; weights and ids [{tokens}, top_k]",
+            found=f"{groups} groups, top_groups {top_groups}, top_k {top_k}, "
+            f"bias {list(bias.shape)}, weights {list(weights.shape)}, ids {list(ids.shape)}",
         )
-        if not fits:
-            raise PlanError(
-                "a router's shapes do not fit",
-                expected="groups that divide the experts, of at least 2; top_groups up to groups; "
-                f"bias [{experts}]; weights and ids [{tokens}, top_k]",
-                found=f"{self._groups} groups, top_groups {self._top_groups}, top_k {self._top_k}, "
-                f"bias {list(self._bias.shape)}, weights {list(self._weights.shape)}, "
-                f"ids {list(self._ids.shape)}",
-            )
+    steps: list[Thunk] = [partial(torch.add, scores, bias, out=choice)]
+    if groups != top_groups:
+        steps += _keep_best_groups(arguments, choice.view(tokens, groups, -1))
+    values = arguments["chosen_values"]
+    steps += [
+        partial(torch.topk, choice, top_k, -1, True, False, out=(values, ids)),
+        partial(torch.gather, scores, 1, ids, out=weights),
+    ]
+    if arguments["normalize"]:
+        sums = arguments["sums"]
+        steps += [
+            partial(torch.sum, weights, -1, True, out=sums),
+            partial(sums.add_, float(arguments["normalize_eps"])),
+            partial(weights.div_, sums),
+        ]
+    return [*steps, partial(weights.mul_, float(arguments["scale"]))]
 
-    def run(self) -> None:
-        torch.sigmoid(self._logits, out=self._scores)
-        torch.add(self._scores, self._bias, out=self._choice)
-        if self._groups != self._top_groups:
-            self._drop_groups()
-        torch.topk(self._choice, self._top_k, -1, sorted=False, out=self._experts)
-        ids = self._experts[1]
-        torch.gather(self._scores, 1, ids, out=self._weights)
-        if self._normalize:
-            torch.sum(self._weights, -1, keepdim=True, out=self._total)
-            self._weights.div_(self._total.add_(self._eps))
-        self._weights.mul_(self._scale)
-        self._ids.copy_(ids)
 
-    def _drop_groups(self) -> None:
-        torch.topk(self._by_group, 2, -1, out=self._best_two)
-        torch.sum(self._best_two[0], -1, out=self._group_scores)
-        torch.topk(self._group_scores, self._top_groups, -1, sorted=False, out=self._chosen)
-        self._dropped.fill_(True).scatter_(1, self._chosen[1], False)
-        self._by_group.masked_fill_(self._dropped.unsqueeze(-1), self._fill)
+def _keep_best_groups(arguments: dict[str, Any], by_group: Tensor) -> list[Thunk]:
+    """Overwrite the scores [tokens, groups, experts of a group] outside the best groups."""
+    best, best_ids = arguments["best_scores"], arguments["best_ids"]
+    group_scores, dropped = arguments["group_scores"], arguments["dropped"]
+    scores, groups = arguments["chosen_scores"], arguments["chosen_groups"]
+    top_groups = arguments["top_groups"]
+    return [
+        partial(torch.topk, by_group, 2, -1, out=(best, best_ids)),
+        partial(torch.sum, best, -1, out=group_scores),
+        partial(torch.topk, group_scores, top_groups, -1, True, False, out=(scores, groups)),
+        partial(dropped.fill_, True),
+        partial(dropped.scatter_, 1, groups, False),
+        partial(by_group.masked_fill_, dropped.unsqueeze(-1), float(arguments["group_fill"])),
+    ]
