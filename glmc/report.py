@@ -121,7 +121,9 @@ def phase_report(plan: PhasePlan, options: CompileOptions) -> dict[str, Any]:
         "buffers": len(plan.buffers),
         "arena": str(plan.arena),
         "arena_bytes": {
-            str(bucket): plan.arena.evaluate(bucket, min(bucket, options.decode_buckets[-1]))
+            str(bucket): plan.arena.evaluate(
+                plan.phase.largest(bucket, {"sequences": options.decode_buckets[-1]})
+            )
             for bucket in buckets
         },
     }

@@ -60,7 +60,7 @@ def test_linear_layers_count_as_the_vendors_and_other_helpers_do_not() -> None:
         call("cpu.linear", None),
     )
     plan = PhasePlan(
-        "decode", (), (), calls, (Segment(0, 4, True),), 0, Extent(sequences=64, constant=1)
+        "decode", (), (), calls, (Segment(0, 4, True),), 0, Extent.of(sequences=64, constant=1)
     )
     found = phase_report(plan, CompileOptions())
     assert found["vendor_calls_by_layer"] == {"0": 3}

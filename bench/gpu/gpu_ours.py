@@ -78,7 +78,7 @@ def prepared(session: Session, sequences: list[Sequence], tokens: list[int]) -> 
     assert phase == "decode", phase
     replay = session._replays["decode"]
     logits = replay.run(step).clone()
-    symbols = Symbols(step.tokens, step.sequences, step.tokens - step.padding, len(step.chunks))
+    symbols = Symbols(step.sizes, step.real)
     return Prepared(replay._steps[symbols].thunks, step, symbols, logits)
 
 
@@ -90,7 +90,7 @@ def traced_logits(session: Session, ready: Prepared) -> tuple[Tensor, list[Tenso
     chosen = []
     for call, arguments in replay.trace(ready.step):
         if "ids" in call.writes:
-            chosen.append(arguments["ids"][: ready.symbols.real_tokens].clone())
+            chosen.append(arguments["ids"][: ready.symbols.real["tokens"]].clone())
     return replay._steps[ready.symbols].logits.clone(), chosen
 
 

@@ -13,6 +13,7 @@ from math import prod
 from glmc.errors import UsageError
 from glmc_runtime.format.dtypes import dtype_of
 from glmc_runtime.format.manifest import Manifest
+from glmc_runtime.format.phases import PREFILL, phase_of
 from glmc_runtime.format.plan import PhasePlan
 from glmc_runtime.replay.cache import block_bytes
 
@@ -58,8 +59,8 @@ def memory_use(
     steps = {name: _largest_step(manifest, name) for name in plans}
     return MemoryUse(
         weights=weight_bytes(manifest),
-        arena=max((plan.arena.evaluate(*steps[name]) for name, plan in plans.items()), default=0),
-        inputs=sum(_input_bytes(plan, *steps[name]) for name, plan in plans.items()),
+        arena=max((plan.arena.evaluate(steps[name]) for name, plan in plans.items()), default=0),
+        inputs=sum(_input_bytes(plan, steps[name]) for name, plan in plans.items()),
         cache=blocks * block_bytes(manifest.cache),
     )
 
@@ -98,16 +99,17 @@ def weight_bytes(manifest: Manifest) -> int:
     )
 
 
-def _largest_step(manifest: Manifest, phase: str) -> tuple[int, int]:
-    """Tokens and sequences of the phase's largest step, as the runtime sizes it."""
-    decode, prefill = manifest.limits.decode_buckets[-1], manifest.limits.prefill_buckets[-1]
-    return (decode, decode) if phase == "decode" else (prefill, min(prefill, decode))
+def _largest_step(manifest: Manifest, phase: str) -> dict[str, int]:
+    """Sizes of the phase's largest step by symbol, as the runtime sizes it."""
+    limits = manifest.limits
+    decode = limits.decode_buckets[-1]
+    bucket = {PREFILL.name: limits.prefill_buckets[-1]}.get(phase, decode)
+    return phase_of(phase).largest(bucket, {"sequences": decode})
 
 
-def _input_bytes(plan: PhasePlan, tokens: int, sequences: int) -> int:
+def _input_bytes(plan: PhasePlan, sizes: Mapping[str, int]) -> int:
     return sum(
-        prod(extent.evaluate(tokens, sequences) for extent in spec.shape)
-        * dtype_of(spec.dtype).itemsize
+        prod(extent.evaluate(sizes) for extent in spec.shape) * dtype_of(spec.dtype).itemsize
         for spec in plan.inputs
         if not spec.name.endswith("_host")
     )

@@ -211,7 +211,7 @@ def _memory_table(plan: PhasePlan, rows: int = 8) -> Table:
 def _size(shape: tuple[Any, ...]) -> int:
     size = 1
     for extent in shape:
-        size *= extent.evaluate(1, 1)
+        size *= extent.evaluate(dict.fromkeys(extent.symbols, 1))
     return size
 
 

@@ -16,7 +16,8 @@ from glmc.ir.accounting import given, parameters
 from glmc.ir.match import CASTS, SHAPES, is_op
 from glmc.ir.program import Program
 from glmc.ir.recipe import Constant
-from glmc_runtime.format.step_inputs import STEP_INPUTS, VOCABULARY
+from glmc_runtime.format.phases import VOCABULARY
+from glmc_runtime.format.step_inputs import STEP_INPUTS
 from glmc_runtime.replay.step import ScheduledTokens, Step
 
 FULL, SMALL = "full", "small"

@@ -1,4 +1,4 @@
-"""Symbolic step sizes: fake inputs sized by ``tokens`` and ``sequences``, and extents read back.
+"""Symbolic step sizes: fake inputs sized by symbols such as ``tokens``, and extents read back.
 
 One ShapeEnv per phase; torch's own symbols (sympy) carry the sizes through every fake kernel, and
 :meth:`Symbols.extent` reads a size back as a linear form.
@@ -23,9 +23,14 @@ from torch.fx.experimental.symbolic_shapes import (
 
 from glmc.errors import InternalError
 from glmc_runtime.format.extent import Extent
+from glmc_runtime.format.step_inputs import TABLE
 
+BLOCKS = "blocks"
+"""In a shape, the number of blocks of the cache."""
 # Example sizes of the symbols: distinct, so that equal sizes always mean the same symbol.
-_HINTS = {"tokens": 1009, "sequences": 211, "sequences+1": 212, "blocks": 499, "table": 89}
+_HINTS = {"tokens": 1009, "sequences": 211, BLOCKS: 499, TABLE: 89}
+_OTHER_HINTS = (1511, 1709, 1907, 2111, 2309, 2503)
+_NO_STEP_SIZE = (BLOCKS, TABLE)
 
 Dimension = int | str
 
@@ -38,11 +43,12 @@ class Symbols:
         default_factory=lambda: FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=False)
     )
     names: dict[sympy.Symbol, str] = field(default_factory=dict)
+    hints: dict[str, int] = field(default_factory=lambda: dict(_HINTS))
 
     def fake(self, name: str, dims: tuple[Dimension, ...], dtype: torch.dtype) -> Tensor:
-        """A fake input; a dim is a number, ``tokens``, ``sequences``, ``sequences+1``, ``blocks``
-        (of the cache) or ``table`` (width of a block table)."""
-        sizes = [dim if isinstance(dim, int) else _HINTS[dim] for dim in dims]
+        """A fake input; a dim is a number, a size in symbols of the step such as ``tokens`` or
+        ``sequences+1``, ``blocks`` (of the cache) or ``table`` (width of a block table)."""
+        sizes = [dim if isinstance(dim, int) else self._hint(dim) for dim in dims]
         kinds = [DimDynamic.STATIC if isinstance(dim, int) else DimDynamic.DUCK for dim in dims]
         context: Any = StatelessSymbolicContext(dynamic_sizes=kinds)
         with warnings.catch_warnings():
@@ -57,8 +63,15 @@ class Symbols:
                 self.names[size.node.expr] = dim
         return tensor
 
+    def _hint(self, dim: str) -> int:
+        extent = Extent.parse(dim)
+        for symbol in extent.symbols:
+            if symbol not in self.hints:
+                self.hints[symbol] = _OTHER_HINTS[len(self.hints) - len(_HINTS)]
+        return extent.evaluate(self.hints)
+
     def extent(self, size: int | SymInt) -> Extent:
-        """A size as a linear form in tokens and sequences; raises InternalError otherwise."""
+        """A size as a linear form in the symbols of the step; raises InternalError otherwise."""
         if isinstance(size, int):
             return Extent(constant=size)
         expression = sympy.expand(size.node.expr)
@@ -69,10 +82,8 @@ class Symbols:
 
     def _term(self, symbol: sympy.Expr, factor: sympy.Expr, size: SymInt) -> Extent:
         name = "" if symbol == 1 else self.names.get(symbol, str(symbol))
-        if int(factor) == factor and name == "":
-            return Extent(constant=int(factor))
-        if int(factor) == factor and name == "tokens":
-            return Extent(tokens=int(factor))
-        if int(factor) == factor and name == "sequences":
-            return Extent(sequences=int(factor))
+        if int(factor) == factor and (symbol == 1 or symbol in self.names):
+            unit = Extent.parse(name or 1)
+            if not set(_NO_STEP_SIZE) & set(unit.symbols):
+                return unit * int(factor)
         raise InternalError(f"size {size} is not linear in the step", found=name)

@@ -6,7 +6,7 @@ that a device graph can hold become segments.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,6 +14,7 @@ import torch
 from glmc.errors import InternalError
 from glmc.lowering import memory_plan
 from glmc_runtime.format.extent import Extent, Shape
+from glmc_runtime.format.phases import phase_of
 from glmc_runtime.format.plan import (
     Buffer,
     BufferArgument,
@@ -50,7 +51,7 @@ def phase_plan(
     Raises InternalError when nothing writes the output.
     """
     kept = (output,) if greedy is None else (output, greedy)
-    placed, arena = place(buffers, calls, kept)
+    placed, arena = place(buffers, calls, kept, phase_of(name).symbols)
     segments = segments_of(calls)
     return PhasePlan(name, inputs, placed, tuple(calls), segments, output, arena, greedy, head)
 
@@ -59,11 +60,13 @@ def place(
     buffers: list[Scratch],
     calls: list[Call],
     outputs: Iterable[int],
+    symbols: Sequence[str],
     size: Callable[[Extent], Extent] = lambda size: size,
 ) -> tuple[tuple[Buffer, ...], Extent]:
     """The place of each buffer that a call touches, and the size of the arena in bytes.
 
-    ``size`` makes of a buffer's size what is planned for it. ``outputs`` live to the end.
+    ``size`` makes of a buffer's size what is planned for it, linear in ``symbols``. ``outputs``
+    live to the end.
     """
     spans = _spans(calls, len(buffers), outputs)
     requests = [
@@ -71,7 +74,7 @@ def place(
         for index, span in enumerate(spans)
         if span is not None
     ]
-    planned = memory_plan.plan(requests)
+    planned = memory_plan.plan(requests, symbols)
     placed = tuple(
         Buffer(
             request.id,

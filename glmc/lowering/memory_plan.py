@@ -1,9 +1,10 @@
 """memory_plan: lifetimes of buffers become offsets in one arena.
 
-Sizes are linear in the step, so offsets must be too: buffers that grow with tokens, buffers that
-grow with sequences and fixed ones get a lane each, and inside a lane everything is a multiple of
-one symbol. A plan that is free of overlap for one bucket is then free of it for all. Within a lane
-the largest buffer goes first, to the lowest offset that nothing alive at the same time takes.
+Sizes are linear in the step, so offsets must be too: buffers that grow with a symbol, such as
+tokens or sequences, get a lane for each, and fixed ones get one; inside a lane everything is a
+multiple of one symbol. A plan that is free of overlap for one bucket is then free of it for all.
+Within a lane the largest buffer goes first, to the lowest offset that nothing alive at the same
+time takes.
 """
 
 from __future__ import annotations
@@ -38,38 +39,32 @@ class MemoryPlan:
     arena: Extent
 
 
-def plan(requests: Iterable[Request]) -> MemoryPlan:
-    """Place all buffers; raises InternalError for a size that mixes symbols."""
-    lanes: dict[str, list[tuple[int, Request]]] = defaultdict(list)
+def plan(requests: Iterable[Request], symbols: Sequence[str] = ()) -> MemoryPlan:
+    """Place all buffers, a lane for each of ``symbols`` in their order and one for fixed sizes;
+    raises InternalError for a size that mixes symbols."""
+    lanes: dict[str | None, list[tuple[int, Request]]] = defaultdict(list)
     for request in requests:
-        lane, coefficient = _lane(request.size)
+        lane, coefficient = _lane(request.size, symbols)
         lanes[lane].append((-(-coefficient // ALIGNMENT) * ALIGNMENT, request))
     offsets: dict[int, Extent] = {}
     base = Extent()
-    for lane in ("tokens", "sequences", "constant"):
+    for lane in (*symbols, None):
+        unit = Extent(constant=1) if lane is None else Extent.of(**{lane: 1})
         placed, height = _place(lanes[lane])
         for identifier, offset in placed.items():
-            offsets[identifier] = base + _along(lane, offset)
-        base += _along(lane, height)
+            offsets[identifier] = base + unit * offset
+        base += unit * height
     return MemoryPlan(offsets, base)
 
 
-def _along(lane: str, size: int) -> Extent:
-    """``size`` in units of a lane's symbol."""
-    if lane == "tokens":
-        return Extent(tokens=size)
-    return Extent(sequences=size) if lane == "sequences" else Extent(constant=size)
-
-
-def _lane(size: Extent) -> tuple[str, int]:
-    parts = {
-        name: value
-        for name in ("tokens", "sequences", "constant")
-        if (value := getattr(size, name))
-    }
-    if len(parts) > 1:
+def _lane(size: Extent, symbols: Sequence[str]) -> tuple[str | None, int]:
+    """The symbol that a size grows with, None where it is fixed, and the bytes for one of it."""
+    if not size.terms:
+        return None, size.constant
+    (names, factor), *others = size.terms
+    if others or size.constant or len(names) > 1 or names[0] not in symbols:
         raise InternalError(f"a buffer of {size} bytes mixes step sizes")
-    return next(iter(parts.items()), ("constant", 0))
+    return names[0], factor
 
 
 def _place(requests: Sequence[tuple[int, Request]]) -> tuple[dict[int, int], int]:

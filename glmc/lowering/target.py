@@ -170,8 +170,8 @@ class Target:
     as_made: frozenset[tuple[str, str]] = frozenset()
 
 
-TOKENS = Extent(tokens=1)
-SEQUENCES = Extent(sequences=1)
+TOKENS = Extent.of(tokens=1)
+SEQUENCES = Extent.of(sequences=1)
 
 
 def fixed(size: int) -> Extent:

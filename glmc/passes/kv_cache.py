@@ -318,7 +318,7 @@ class _Pager:
         first, *rest = m.shape(source)
         if tail == rest:
             return source  # type: ignore[no-any-return]
-        width = self.rebuilder.symbols.extent(first).tokens * math.prod(map(int, rest))
+        width = self.rebuilder.symbols.extent(first).factor("tokens") * math.prod(map(int, rest))
         if width % math.prod(map(int, tail)):
             raise mixes(
                 node, f"a whole number of rows for the {width} numbers of a token", str(tail)

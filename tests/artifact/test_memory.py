@@ -39,16 +39,16 @@ def manifest() -> Manifest:
 
 def plan(name: str, arena: Extent) -> PhasePlan:
     inputs = (
-        InputSpec("token_ids", "int64", (Extent(tokens=1),)),
-        InputSpec("cu_seqlens_q", "int32", (Extent(sequences=1, constant=1),)),
-        InputSpec("cu_seqlens_q_host", "int32", (Extent(sequences=1, constant=1),)),
+        InputSpec("token_ids", "int64", (Extent.of(tokens=1),)),
+        InputSpec("cu_seqlens_q", "int32", (Extent.of(sequences=1, constant=1),)),
+        InputSpec("cu_seqlens_q_host", "int32", (Extent.of(sequences=1, constant=1),)),
     )
     return PhasePlan(name, inputs, (), (), (), 0, arena)
 
 
 PLANS = {
-    "prefill": plan("prefill", Extent(tokens=10, sequences=1)),
-    "decode": plan("decode", Extent(tokens=100, constant=7)),
+    "prefill": plan("prefill", Extent.of(tokens=10, sequences=1)),
+    "decode": plan("decode", Extent.of(tokens=100, constant=7)),
 }
 
 

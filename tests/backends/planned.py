@@ -115,18 +115,18 @@ def run(
     plan: PhasePlan, inputs: dict[str, Tensor], weights: dict[str, Tensor], tokens: int = TOKENS
 ) -> Tensor:
     """The output of the plan; the arena starts as NaN, and so does nothing outside the plan."""
-    counts = (tokens, tokens)
-    arena = torch.full((plan.arena.evaluate(*counts) // 4 + 1,), torch.nan)
+    counts = {"tokens": tokens, "sequences": tokens}
+    arena = torch.full((plan.arena.evaluate(counts) // 4 + 1,), torch.nan)
     buffers = {buffer.id: buffer for buffer in plan.buffers}
 
     def shaped(extents: Sequence[Any]) -> list[int]:
-        return [extent.evaluate(*counts) for extent in extents]
+        return [extent.evaluate(counts) for extent in extents]
 
     def value(argument: Any) -> Any:
         if isinstance(argument, BufferArgument):
             buffer = buffers[argument.buffer]
             shape = shaped(buffer.shape if argument.shape is None else argument.shape)
-            start = buffer.offset.evaluate(*counts) // 4
+            start = buffer.offset.evaluate(counts) // 4
             return arena[start : start + torch.Size(shape).numel()].view(shape)
         if isinstance(argument, InputArgument):
             tensor = inputs[argument.input]

@@ -53,8 +53,11 @@ class Runner:
         argument = BufferArgument(len(self.memory) - 1)
         return Value("given", shape or tuple(map(fixed, tensor.shape)), tensor.dtype, argument)
 
+    def _step_sizes(self) -> dict[str, int]:
+        return {"tokens": self.step, "sequences": self.step}
+
     def temporary(self, name: str, shape: Shape, dtype: torch.dtype) -> Value:
-        sizes = [extent.evaluate(self.step, self.step) for extent in shape]
+        sizes = [extent.evaluate(self._step_sizes()) for extent in shape]
         poison = torch.nan if dtype.is_floating_point else 1
         return replace(self.value(torch.full(sizes, poison, dtype=dtype), shape), name=name)
 
@@ -109,7 +112,9 @@ class Runner:
         if isinstance(value.argument, WeightArgument):
             return self._table(self.made[value.argument.weight])
         assert isinstance(value.argument, BufferArgument)
-        sizes = [extent.evaluate(self.step, self.step) for extent in value.shape]
+        sizes = [
+            extent.evaluate({"tokens": self.step, "sequences": self.step}) for extent in value.shape
+        ]
         return self.memory[value.argument.buffer].view(sizes)
 
     @staticmethod

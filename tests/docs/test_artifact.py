@@ -44,8 +44,8 @@ def names(text: str) -> list[str]:
     return [name for row in table_rows(text) for name in re.findall(r"`([^`]+)`", row[0])]
 
 
-# A size, and arguments that only plans of torch.compile have.
-NOT_IN_ARTIFACTS = ("Extent", "ViewArgument", "ListArgument")
+# A size, a row of a table, and arguments that only plans of torch.compile have.
+NOT_IN_ARTIFACTS = ("Extent", "Phase", "ViewArgument", "ListArgument")
 
 
 @pytest.mark.parametrize("kind", DOCUMENTED, ids=lambda kind: kind.__name__)
@@ -68,7 +68,7 @@ def test_arguments_and_step_inputs() -> None:
         plan.WeightArgument("w"),
         plan.InputArgument("token_ids"),
         plan.CacheArgument("key", 0),
-        plan.ExtentArgument(Extent(tokens=1)),
+        plan.ExtentArgument(Extent.of(tokens=1)),
         plan.ValueArgument(1),
     )
     rows = table_rows(section(PAGE, "Arguments"))
@@ -83,7 +83,7 @@ def test_format_and_version() -> None:
     text = section(PAGE, "Manifest")
     assert f"`format` is `{manifest.FORMAT}`" in text
     assert f"`schema_version` is {manifest.SCHEMA_VERSION}" in text
-    assert Extent.parse("8*tokens+sequences+1") == Extent(8, 1, 1)
+    assert Extent.parse("8*tokens+sequences+1") == Extent.of(1, tokens=8, sequences=1)
 
 
 def test_layout_is_what_is_written(tmp_path: Path) -> None:
@@ -122,12 +122,15 @@ def test_the_memory_formula_is_the_one_in_use(tmp_path: Path, batch: int, contex
     per_block = formulas["block_bytes"](facts.cache.block_size, rows)
     assert per_block == block_bytes(facts.cache)
     decode, prefill = limits.decode_buckets[-1], limits.prefill_buckets[-1]
-    steps = {"decode": (decode, decode), "prefill": (prefill, min(prefill, decode))}
+    steps = {
+        "decode": {"tokens": decode, "sequences": decode},
+        "prefill": {"tokens": prefill, "sequences": min(prefill, decode)},
+    }
     expected = formulas["device_bytes"](
         [prod(each.shape) * dtype_of(each.dtype).itemsize for each in facts.weights.values()],
-        [contents.plans[name].arena.evaluate(*step) for name, step in steps.items()],
+        [contents.plans[name].arena.evaluate(step) for name, step in steps.items()],
         [
-            prod(size.evaluate(*step) for size in spec.shape) * dtype_of(spec.dtype).itemsize
+            prod(size.evaluate(step) for size in spec.shape) * dtype_of(spec.dtype).itemsize
             for name, step in steps.items()
             for spec in contents.plans[name].inputs
             if not spec.name.endswith("_host")

@@ -21,9 +21,9 @@ def sizes() -> tuple[Symbols, torch.SymInt, torch.SymInt, torch.SymInt]:
 def test_linear_sizes_are_read_back() -> None:
     symbols, tokens, sequences, _ = sizes()
     assert symbols.extent(7) == Extent(constant=7)
-    assert symbols.extent(tokens) == Extent(tokens=1)
-    assert symbols.extent(3 * sequences + 2) == Extent(sequences=3, constant=2)
-    assert symbols.extent(2 * (tokens + 4) - tokens) == Extent(tokens=1, constant=8)
+    assert symbols.extent(tokens) == Extent.of(tokens=1)
+    assert symbols.extent(3 * sequences + 2) == Extent.of(sequences=3, constant=2)
+    assert symbols.extent(2 * (tokens + 4) - tokens) == Extent.of(tokens=1, constant=8)
 
 
 def test_other_sizes_are_refused() -> None:

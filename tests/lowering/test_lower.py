@@ -252,7 +252,7 @@ def test_a_view_of_a_step_input_keeps_its_shape() -> None:
     heads = built.call(aten.reshape.default, hidden(built), [-1, 2, WIDTH // 2])
     plan = same(built, built.call(aten.silu.default, heads))
     shape = plan.calls[0].arguments["x"].shape  # type: ignore[union-attr]
-    assert shape == (Extent(tokens=1), fixed(2), fixed(WIDTH // 2))
+    assert shape == (Extent.of(tokens=1), fixed(2), fixed(WIDTH // 2))
 
 
 def test_a_view_of_a_weight_is_refused() -> None:

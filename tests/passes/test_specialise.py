@@ -44,7 +44,7 @@ def test_the_inputs_and_sizes_of_the_phases() -> None:
         head = specialise.head_of(each)
         assert each.symbols is not None
         extents.append(each.symbols.extent(m.shape(head)[0]))
-    assert extents == [Extent(sequences=1), Extent(tokens=1)]
+    assert extents == [Extent.of(sequences=1), Extent.of(tokens=1)]
     ops = [{m.op_name(node) for node in each.graph.nodes} for each in (prefill, decode)]
     assert "glmc.decode_attention" not in ops[0] and "glmc.prefill_attention" not in ops[1]
     assert "glmc.select_rows" in ops[0] and "glmc.select_rows" not in ops[1]

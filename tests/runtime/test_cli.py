@@ -13,7 +13,6 @@ import pytest
 import glmc_runtime
 from glmc_runtime.cli import main
 from glmc_runtime.errors import ArtifactError
-from glmc_runtime.format.dependence import Symbols
 from glmc_runtime.replay.statistics import Statistics
 from tests.runtime.toy import reference_greedy, write_toy
 
@@ -135,7 +134,7 @@ def test_a_full_disk_behind_the_output_is_an_error_with_a_code(
 
 def test_statistics_show_times_and_guard_steps() -> None:
     statistics = Statistics(timing=True)
-    statistics.count_step("decode", Symbols(4, 4, 3, 3))
+    statistics.count_step("decode", 4, 3)
     statistics.count_segment("decode", 4, 0, 1.5)
     statistics.count_segment("decode", 4, 1, 0.25)
     statistics.count_segment("decode", 8, 0, 7.0)

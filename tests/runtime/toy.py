@@ -50,7 +50,7 @@ VOCABULARY, HIDDEN, HEADS, HEAD_DIM = 64, 16, 2, 8
 BLOCK_SIZE, BLOCKS_PER_SEQUENCE, MAX_CONTEXT = 4, 16, 60
 EOS = (2, 52)
 DECODE_BUCKETS, PREFILL_BUCKETS = (1, 2, 4), (4, 8, 16)
-_TOKENS, _SEQUENCES = Extent(tokens=1), Extent(sequences=1)
+_TOKENS, _SEQUENCES = Extent.of(tokens=1), Extent.of(sequences=1)
 
 
 def _columns(number: int) -> Extent:
@@ -128,7 +128,7 @@ class PhaseBuilder:
 def toy_plan(name: str, greedy: bool = False) -> PhasePlan:
     """The plan of a phase; with ``greedy`` its last call chooses the tokens."""
     decode = name == "decode"
-    cu_seqlens = (Extent(sequences=1, constant=1),)
+    cu_seqlens = (Extent.of(sequences=1, constant=1),)
     inputs = [
         InputSpec("token_ids", "int64", (_TOKENS,)),
         InputSpec("positions", "int64", (_TOKENS,)),

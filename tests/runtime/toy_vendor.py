@@ -41,7 +41,7 @@ HIDDEN, HEADS, KV_HEADS, HEAD_DIM, ROTARY = 64, 4, 2, 32, 16
 EXPERTS, TOP_K, WIDTH, CLUSTERS = 8, 2, 32, 12
 QUERY, KEY = HEADS * HEAD_DIM, KV_HEADS * HEAD_DIM
 EPS = 1e-5
-TOKENS, SEQUENCES = Extent(tokens=1), Extent(sequences=1)
+TOKENS, SEQUENCES = Extent.of(tokens=1), Extent.of(sequences=1)
 
 
 def weights() -> dict[str, torch.Tensor]:
@@ -196,7 +196,7 @@ def plan(name: str) -> PhasePlan:
 
 
 def _inputs() -> tuple[InputSpec, ...]:
-    bounds = (Extent(sequences=1, constant=1),)
+    bounds = (Extent.of(sequences=1, constant=1),)
     table = (SEQUENCES, Extent(constant=BLOCKS_PER_SEQUENCE))
     names = [f"cu_seqlens_{of}{side}" for of in ("q", "k") for side in ("", "_host")]
     return (

@@ -60,7 +60,7 @@ class TracedSizes:
     def _atom(self, expression: sympy.Expr) -> Extent:
         name = str(expression)
         self.atoms[name] = expression
-        return Extent(named=(((name,), 1),))
+        return Extent((((name,), 1),))
 
     def evaluator(self, symbols: tuple[str, ...]) -> Callable[[tuple[int, ...]], dict[str, Any]]:
         """From the values of ``symbols`` to the values of all atoms."""

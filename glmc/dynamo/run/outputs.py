@@ -7,7 +7,7 @@ the argument; all others are copied out of the arena, those that share memory in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from glmc.dynamo.compile.sizes import TracedSizes
 from glmc_runtime.format.extent import Extent, Shape
 from glmc_runtime.format.plan import Argument
-from glmc_runtime.replay.bind import Counts, evaluate
+from glmc_runtime.replay.bind import evaluate
 
 
 @dataclass(frozen=True)
@@ -91,14 +91,14 @@ def make_outputs(
     outputs: Sequence[Any],
     arguments: Sequence[Any],
     value_of: Callable[[Argument], Tensor],
-    counts: Counts,
+    counts: Mapping[str, int],
 ) -> list[Any]:
     """The outputs of one call, whose sizes are ``counts``; ``value_of`` reads the arena."""
     storages = _storages(outputs, counts)
     values: list[Any] = []
     for item in outputs:
         if isinstance(item, Extent):
-            values.append(item.evaluate(*counts))
+            values.append(item.evaluate(counts))
         elif not isinstance(item, OutputAlias):
             values.append(item)
         elif item.position is not None:
@@ -138,32 +138,32 @@ def _layout(fake: Tensor, base: Tensor | None, sizes: TracedSizes) -> Layout:
     return Layout(fake.dtype, size, stride, offset)
 
 
-def _view(base: Tensor, layout: Layout | None, counts: Counts) -> Tensor:
+def _view(base: Tensor, layout: Layout | None, counts: Mapping[str, int]) -> Tensor:
     if layout is None:
         return base
     start = int(base.storage_offset()) * base.element_size()
     if layout.dtype != base.dtype:
         return _at(base.untyped_storage(), layout, start, counts)
-    offset = (layout.offset.evaluate(*counts) + start) // base.element_size()
+    offset = (layout.offset.evaluate(counts) + start) // base.element_size()
     size, stride = evaluate(layout.size, counts), evaluate(layout.stride, counts)
     return base.detach().as_strided(size, stride, offset)
 
 
-def _at(storage: Any, layout: Layout, start: int, counts: Counts) -> Tensor:
+def _at(storage: Any, layout: Layout, start: int, counts: Mapping[str, int]) -> Tensor:
     """The tensor of ``layout`` in ``storage``, from byte ``start`` on."""
-    offset = (layout.offset.evaluate(*counts) + start) // layout.dtype.itemsize
+    offset = (layout.offset.evaluate(counts) + start) // layout.dtype.itemsize
     size, stride = evaluate(layout.size, counts), evaluate(layout.stride, counts)
     empty = torch.empty(0, dtype=layout.dtype, device=storage.device)
     return empty.set_(storage, offset, size, stride)
 
 
-def _storages(outputs: Sequence[Any], counts: Counts) -> dict[int, tuple[Any, int]]:
+def _storages(outputs: Sequence[Any], counts: Mapping[str, int]) -> dict[int, tuple[Any, int]]:
     """For each group memory for all of it, and the byte at which the group begins."""
     spans: dict[int, tuple[int, int]] = {}
     devices: dict[int, torch.device] = {}
     for item in outputs:
         if isinstance(item, OutputAlias) and item.position is None and item.layout is not None:
-            start = item.layout.offset.evaluate(*counts)
+            start = item.layout.offset.evaluate(counts)
             size, stride = (
                 evaluate(each, counts) for each in (item.layout.size, item.layout.stride)
             )

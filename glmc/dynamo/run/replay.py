@@ -43,7 +43,7 @@ from glmc_runtime.kernels.any_op import aten
 from glmc_runtime.kernels.traced import find_traced_binder
 from glmc_runtime.kernels.vendor import Vendor
 from glmc_runtime.replay.arena import Arena
-from glmc_runtime.replay.bind import Counts, Memory, PhaseBinder, evaluate
+from glmc_runtime.replay.bind import Memory, PhaseBinder, evaluate
 from glmc_runtime.replay.device_order import StreamOrder
 from glmc_runtime.replay.phase import KERNEL_ERRORS
 
@@ -55,8 +55,8 @@ class State(dict[str, int]):
     """What calls depend on: sizes by name, and how often an input has moved."""
 
     @property
-    def bucket(self) -> tuple[int, int, Mapping[str, int]]:
-        return 0, 0, self
+    def bucket(self) -> Mapping[str, int]:
+        return self
 
     real = bucket
 
@@ -85,12 +85,12 @@ class _Binder(PhaseBinder):
         return view if argument.item is None else view[argument.item]
 
 
-def _at(parameter: Any, counts: Counts) -> Any:
+def _at(parameter: Any, sizes: Mapping[str, int]) -> Any:
     """A parameter of a view with its sizes as numbers."""
     if isinstance(parameter, Extent):
-        return parameter.evaluate(*counts)
+        return parameter.evaluate(sizes)
     if isinstance(parameter, (list, tuple)):
-        return [_at(item, counts) for item in parameter]
+        return [_at(item, sizes) for item in parameter]
     return parameter
 
 
@@ -109,7 +109,7 @@ def _dependencies(arguments: Any, buffers: Mapping[int, Any]) -> set[str]:
 
 def _sizes_in(item: Any) -> set[str]:
     if isinstance(item, Extent):
-        return {name for names, _ in item.named for name in names}
+        return set(item.symbols)
     if isinstance(item, ExtentArgument):
         return _sizes_in(item.extent)
     if isinstance(item, (BufferArgument, InputArgument)):
@@ -275,7 +275,7 @@ class TracedReplay:
         largest = State(self._capacity)
 
         def planned(size: Extent) -> Extent:
-            return Extent(constant=size.evaluate(*largest.bucket))
+            return Extent(constant=size.evaluate(largest))
 
         outputs = [
             part.buffer
@@ -284,9 +284,9 @@ class TracedReplay:
             for part in parts_of(item.argument)
             if isinstance(part, BufferArgument)
         ]
-        buffers, arena = place(list(self.plan.buffers), list(self.plan.calls), outputs, planned)
+        buffers, arena = place(list(self.plan.buffers), list(self.plan.calls), outputs, (), planned)
         self._rooms = [
-            (buffer.shape, prod(evaluate(buffer.shape, largest.bucket)))
+            (buffer.shape, prod(evaluate(buffer.shape, largest)))
             for buffer in buffers
             if any(extent.moves for extent in buffer.shape)
         ]

@@ -175,7 +175,7 @@ def _plan(plan: PhasePlan, program: Program | None, compiled: Compiled) -> PlanH
     options, nodes, layers = compiled.job.options, nodes_by_id(program), calls_by_layer(plan)
     prefill = plan.name == "prefill"
     tokens = (options.prefill_buckets if prefill else options.decode_buckets)[-1]
-    sequences = min(tokens, options.decode_buckets[-1])
+    sizes = plan.phase.largest(tokens, {"sequences": options.decode_buckets[-1]})
     lines = {
         layer: tuple(call_line(call, plan, nodes) for _, call in layers[layer])
         for layer in in_order(layers)
@@ -192,11 +192,11 @@ def _plan(plan: PhasePlan, program: Program | None, compiled: Compiled) -> PlanH
     return PlanHistory(
         phase=plan.name,
         tokens=tokens,
-        sequences=sequences,
+        sequences=sizes["sequences"],
         arena=str(plan.arena),
-        arena_bytes=plan.arena.evaluate(tokens, sequences),
+        arena_bytes=plan.arena.evaluate(sizes),
         blocks=made,
-        buffers=tuple(_buffer(buffer, tokens, sequences) for buffer in plan.buffers),
+        buffers=tuple(_buffer(buffer, sizes) for buffer in plan.buffers),
         segments=tuple((each.first, each.last, each.captured) for each in plan.segments),
     )
 
@@ -220,16 +220,16 @@ def _call(call: Call, plan: PhasePlan, nodes: dict[str, Node]) -> CallHistory:
     )
 
 
-def _buffer(buffer: Buffer, tokens: int, sequences: int) -> BufferHistory:
+def _buffer(buffer: Buffer, sizes: Mapping[str, int]) -> BufferHistory:
     dtype: torch.dtype = getattr(torch, buffer.dtype)
-    sizes = (extent.evaluate(tokens, sequences) for extent in buffer.shape)
+    shape = (extent.evaluate(sizes) for extent in buffer.shape)
     return BufferHistory(
         name=buffer.name,
         dtype=buffer.dtype,
         shape=f"[{', '.join(map(str, buffer.shape))}]",
         offset=str(buffer.offset),
-        start=buffer.offset.evaluate(tokens, sequences),
-        bytes=prod(sizes) * dtype.itemsize,
+        start=buffer.offset.evaluate(sizes),
+        bytes=prod(shape) * dtype.itemsize,
         first=buffer.first,
         last=buffer.last,
     )

@@ -96,15 +96,13 @@ class Bench:
         self.step = step
         self.generator = generator
         check_plan(self.plan, manifest)
-        inputs = StepInputs(self.plan.inputs, step.tokens, step.sequences, device)
+        inputs = StepInputs(self.plan.inputs, step.sizes, device)
         inputs.fill(step)
-        arena = Arena(self.plan.arena.evaluate(step.tokens, step.sequences), device)
+        arena = Arena(self.plan.arena.evaluate(step.sizes), device)
         blocks = 2 + max(block for chunk in step.chunks for block in chunk.blocks)
         self.cache = KVCache(manifest.cache, blocks, device)
         weights = RandomWeights(manifest, device, generator)
-        self._symbols = Symbols(
-            step.tokens, step.sequences, step.tokens - step.padding, step.sequences
-        )
+        self._symbols = Symbols(step.sizes, step.real)
         memory = Memory(arena, inputs, weights, self.cache, vendor)
         self._binder = PhaseBinder(self.plan, memory, None)
 

@@ -81,8 +81,11 @@ def assemble(
     prefill = Buckets("prefill", manifest.limits.prefill_buckets)
     decode = Buckets("decode", manifest.limits.decode_buckets)
     largest = {
-        "prefill": (prefill.largest, min(prefill.largest, decode.largest)),
-        "decode": (decode.largest, decode.largest),
+        "prefill": {
+            "tokens": prefill.largest,
+            "sequences": min(prefill.largest, decode.largest),
+        },
+        "decode": {"tokens": decode.largest, "sequences": decode.largest},
     }
     for phase in largest:
         if phase not in plans:
@@ -94,7 +97,7 @@ def assemble(
         weights = load_weights(artifact.path, manifest, device, files=artifact.files, watch=watch)
     else:
         weights = given_weights(given_tensors, manifest, device)
-    arena = Arena(max(plans[name].arena.evaluate(*largest[name]) for name in largest), device)
+    arena = Arena(max(plans[name].arena.evaluate(largest[name]) for name in largest), device)
     context = min(
         manifest.limits.max_context,
         manifest.cache.blocks_per_sequence * manifest.cache.block_size,
@@ -116,8 +119,8 @@ def assemble(
     statistics.vendor_calls = None if vendor is None else vendor.calls
     graphs = graphs_for(device, emulated)
     replays = {}
-    for phase, counts in largest.items():
-        inputs = StepInputs(plans[phase].inputs, *counts, device)
+    for phase, sizes in largest.items():
+        inputs = StepInputs(plans[phase].inputs, sizes, device)
         memory = Memory(arena, inputs, weights, cache, vendor)
         # A decode step has as many shapes as rows; prefill steps come in any shape.
         keep = PREFILL_BINDINGS_KEPT if phase == "prefill" else None

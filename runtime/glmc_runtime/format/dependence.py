@@ -6,31 +6,25 @@ hold no call that depends on the real ones, which change from step to step.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Mapping
 
-from glmc_runtime.format.extent import Extent, Shape
+from glmc_runtime.format.extent import Shape
+from glmc_runtime.format.phases import real_name
 from glmc_runtime.format.plan import BufferArgument, Call, ExtentArgument, InputArgument, PhasePlan
 
 
-class Symbols(NamedTuple):
-    """The values that size a step: those of the bucket and the real ones."""
+class Symbols(dict[str, int]):
+    """The values that size a step, by symbol: those of the ``bucket`` under the symbol's own name,
+    the ``real`` ones under :func:`real_name` of it."""
 
-    tokens: int
-    sequences: int
-    real_tokens: int
-    real_sequences: int
-
-    @property
-    def bucket(self) -> tuple[int, int]:
-        return self.tokens, self.sequences
+    def __init__(self, bucket: Mapping[str, int], real: Mapping[str, int]) -> None:
+        super().__init__(bucket)
+        self.real = real
+        self.update({real_name(name): value for name, value in real.items()})
 
     @property
-    def real(self) -> tuple[int, int]:
-        return self.real_tokens, self.real_sequences
-
-
-_FIRST_REAL = Symbols._fields.index("real_tokens")
+    def bucket(self) -> Mapping[str, int]:
+        return self
 
 
 class Dependence:
@@ -39,15 +33,16 @@ class Dependence:
     def __init__(self, plan: PhasePlan) -> None:
         self._buffers = {buffer.id: buffer for buffer in plan.buffers}
         self._inputs = {spec.name: spec.shape for spec in plan.inputs}
+        self._real = frozenset(map(real_name, plan.phase.symbols))
 
-    def symbols(self, call: Call) -> tuple[int, ...]:
-        """Positions in :class:`Symbols` that the arguments of a call depend on, ascending."""
-        used: set[int] = set()
+    def symbols(self, call: Call) -> tuple[str, ...]:
+        """Names in :class:`Symbols` that the arguments of a call depend on, sorted."""
+        used: set[str] = set()
         for argument in call.arguments.values():
             shape: Shape
             if isinstance(argument, BufferArgument):
                 buffer = self._buffers[argument.buffer]
-                used |= _positions([buffer.offset], real=False)
+                used.update(buffer.offset.symbols)
                 shape = buffer.shape if argument.shape is None else argument.shape
             elif isinstance(argument, InputArgument):
                 declared = self._inputs[argument.input]
@@ -56,20 +51,10 @@ class Dependence:
                 shape = (argument.extent,)
             else:
                 continue
-            used |= _positions(shape, argument.real)
+            names = [name for extent in shape for name in extent.symbols]
+            used.update(map(real_name, names) if argument.real else names)
         return tuple(sorted(used))
 
     def sees_real_counts(self, call: Call) -> bool:
         """Whether a call depends on how much of its bucket is real."""
-        return any(symbol >= _FIRST_REAL for symbol in self.symbols(call))
-
-
-def _positions(extents: Iterable[Extent], real: bool) -> set[int]:
-    first = _FIRST_REAL if real else 0
-    positions = set()
-    for extent in extents:
-        if extent.tokens:
-            positions.add(first)
-        if extent.sequences:
-            positions.add(first + 1)
-    return positions
+        return not self._real.isdisjoint(self.symbols(call))

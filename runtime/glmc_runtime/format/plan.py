@@ -1,8 +1,9 @@
 """The plan: what the compiler emits and the runtime replays, as plain data.
 
-A phase (``prefill`` or ``decode``) is a list of calls over buffers of one arena. Two symbols size
-everything: ``tokens`` (rows of the packed step) and ``sequences`` (requests in the step; equal to
-``tokens`` in decode). Every size and offset is linear in them, so one plan serves every bucket.
+The plan of a phase is a list of calls over buffers of one arena. The symbols of the phase
+(:mod:`glmc_runtime.format.phases`) size everything, such as ``tokens`` (rows of the packed step)
+and ``sequences`` (requests in it). Every size and offset is linear in them, so one plan serves
+every bucket.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Union
 
 from glmc_runtime.format.extent import Extent, Shape
+from glmc_runtime.format.phases import Phase, phase_of
 
 HOST_SUFFIX = "_host"
 """Step inputs of such a name are in host memory, all others on the device."""
@@ -20,8 +22,8 @@ HOST_SUFFIX = "_host"
 class BufferArgument:
     """A contiguous view of an arena buffer.
 
-    ``shape`` overrides the buffer's own. With ``real`` it is evaluated with the real numbers of
-    tokens and sequences and not with the bucket's, so that padded rows are not seen.
+    ``shape`` overrides the buffer's own. With ``real`` it is evaluated with the real values of the
+    symbols and not with the bucket's, so that padded rows are not seen.
     """
 
     buffer: int
@@ -183,8 +185,8 @@ class Head:
 
 @dataclass(frozen=True)
 class PhasePlan:
-    """One phase. ``arena`` is its size in bytes; ``output`` the buffer of the logits,
-    [sequences, vocabulary].
+    """One phase. ``arena`` is its size in bytes; ``output`` the buffer of what it gives back, such
+    as the logits, [sequences, vocabulary].
 
     ``greedy`` is, where there is one, the int64 buffer [sequences] that the last call fills with
     the argmax of each row of logits, -1 where the largest is not finite. A traced program has no
@@ -200,6 +202,11 @@ class PhasePlan:
     arena: Extent
     greedy: int | None = None
     head: Head | None = None
+
+    @property
+    def phase(self) -> Phase:
+        """The row of the table of phases; raises :class:`PlanError` for a name that has none."""
+        return phase_of(self.name)
 
     @property
     def fused_cache_write(self) -> bool:

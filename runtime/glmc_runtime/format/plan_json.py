@@ -7,6 +7,7 @@ from typing import Any
 
 from glmc_runtime.errors import PlanError
 from glmc_runtime.format.extent import Extent, Shape
+from glmc_runtime.format.phases import phase_of
 from glmc_runtime.format.plan import (
     Argument,
     Buffer,
@@ -29,14 +30,17 @@ from glmc_runtime.format.records import misfit
 SCHEMA_VERSION = 3
 
 
+Names = tuple[str, ...]
+
+
 def _shape_to_json(shape: Shape) -> list[int | str]:
     return [extent.to_json() for extent in shape]
 
 
-def _shape_from_json(data: Any) -> Shape:
+def _shape_from_json(data: Any, symbols: Names) -> Shape:
     if not isinstance(data, list):
         raise TypeError(f"a shape is {data!r:.60} and not a list")
-    return tuple(Extent.parse(item) for item in data)
+    return tuple(Extent.parse(item, symbols) for item in data)
 
 
 def _argument_to_json(argument: Argument) -> dict[str, Any]:
@@ -67,8 +71,8 @@ def _argument_to_json(argument: Argument) -> dict[str, Any]:
     return {"value": argument.value}
 
 
-def _argument_from_json(data: dict[str, Any]) -> Argument:
-    shape = _shape_from_json(data["shape"]) if "shape" in data else None
+def _argument_from_json(data: dict[str, Any], symbols: Names) -> Argument:
+    shape = _shape_from_json(data["shape"], symbols) if "shape" in data else None
     real = data.get("real", False)
     if "buffer" in data:
         return BufferArgument(data["buffer"], shape, real)
@@ -80,7 +84,7 @@ def _argument_from_json(data: dict[str, Any]) -> Argument:
     if "cache" in data:
         return CacheArgument(data["cache"], data["layer"])
     if "extent" in data:
-        return ExtentArgument(Extent.parse(data["extent"]), real)
+        return ExtentArgument(Extent.parse(data["extent"], symbols), real)
     if "value" in data:
         return ValueArgument(data["value"])
     raise PlanError(f"an argument of an unknown kind: {sorted(data)}")
@@ -143,10 +147,11 @@ def phase_from_json(data: dict[str, Any]) -> PhasePlan:
                 found=str(data["schema_version"]),
                 remedy="make it anew with this runtime's glmc: glmc compile MODEL --output DIR",
             )
+        symbols = phase_of(data["name"]).symbols
         plan = PhasePlan(
             name=data["name"],
             inputs=tuple(
-                InputSpec(item["name"], item["dtype"], _shape_from_json(item["shape"]))
+                InputSpec(item["name"], item["dtype"], _shape_from_json(item["shape"], symbols))
                 for item in data["inputs"]
             ),
             buffers=tuple(
@@ -154,8 +159,8 @@ def phase_from_json(data: dict[str, Any]) -> PhasePlan:
                     item["id"],
                     item["name"],
                     item["dtype"],
-                    _shape_from_json(item["shape"]),
-                    Extent.parse(item["offset"]),
+                    _shape_from_json(item["shape"], symbols),
+                    Extent.parse(item["offset"], symbols),
                     item["first"],
                     item["last"],
                 )
@@ -164,7 +169,10 @@ def phase_from_json(data: dict[str, Any]) -> PhasePlan:
             calls=tuple(
                 Call(
                     item["function"],
-                    {name: _argument_from_json(arg) for name, arg in item["arguments"].items()},
+                    {
+                        name: _argument_from_json(arg, symbols)
+                        for name, arg in item["arguments"].items()
+                    },
                     tuple(item["writes"]),
                     item["host"],
                     item["node"],
@@ -178,7 +186,7 @@ def phase_from_json(data: dict[str, Any]) -> PhasePlan:
                 Segment(item["first"], item["last"], item["captured"]) for item in data["segments"]
             ),
             output=data["output"],
-            arena=Extent.parse(data["arena"]),
+            arena=Extent.parse(data["arena"], symbols),
             greedy=data.get("greedy"),
             head=Head(**data["head"]) if "head" in data else None,
         )

@@ -22,11 +22,13 @@ import torch
 from glmc_runtime.errors import PlanError
 from glmc_runtime.format.cache import SCRATCH_BLOCK
 from glmc_runtime.format.extent import Extent, Shape
+from glmc_runtime.format.phases import VOCABULARY
 from glmc_runtime.format.plan import HOST_SUFFIX
 
 TABLE = "table"
 """In a shape, the width of a block table: the manifest's ``blocks_per_sequence``."""
-VOCABULARY, CONTEXT = "vocabulary", "context"
+CONTEXT = "context"
+"""The longest context that the artifact allows."""
 
 Column = Union[list[int], "array[int]"]
 _LONG = 128  # numbers in a row from which torch counts faster than a range does

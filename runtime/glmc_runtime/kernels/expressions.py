@@ -9,11 +9,12 @@ from typing import Union
 
 from glmc_runtime.errors import PlanError
 from glmc_runtime.format.extent import Extent
+from glmc_runtime.format.phases import Order
 
 Value = Union[Extent, bool]
 Scope = Mapping[str, Value]
 """Sizes by name; ``x.size`` and the like under these very names."""
-_Evaluate = Callable[[Scope], Value]
+_Evaluate = Callable[[Scope, Order], Value]
 
 LEADING = "..."
 ANY = "_"
@@ -70,7 +71,7 @@ def pattern(text: str) -> ShapePattern:
 def _compiled(tree: ast.AST, text: str) -> _Evaluate:
     if isinstance(tree, ast.Constant) and type(tree.value) is int:
         constant = Extent(constant=tree.value)
-        return lambda scope: constant
+        return lambda scope, order: constant
     if isinstance(tree, ast.Name):
         return _named(tree.id)
     if isinstance(tree, ast.Attribute) and isinstance(tree.value, ast.Name):
@@ -80,17 +81,17 @@ def _compiled(tree: ast.AST, text: str) -> _Evaluate:
     if isinstance(tree, ast.BoolOp):
         parts = [_compiled(part, text) for part in tree.values]
         gather = any if isinstance(tree.op, ast.Or) else all
-        return lambda scope: gather(part(scope) for part in parts)
+        return lambda scope, order: gather(part(scope, order) for part in parts)
     if isinstance(tree, ast.UnaryOp) and isinstance(tree.op, ast.Not):
         operand = _compiled(tree.operand, text)
-        return lambda scope: not operand(scope)
+        return lambda scope, order: not operand(scope, order)
     if isinstance(tree, ast.Compare) and len(tree.ops) == 1:
         return _compared(tree, text)
     raise PlanError(f"'{text}' is no expression of sizes")
 
 
 def _named(name: str) -> _Evaluate:
-    def evaluate(scope: Scope) -> Value:
+    def evaluate(scope: Scope, order: Order) -> Value:
         if name not in scope:
             raise UnknownSizeError(f"there is no size '{name}'")
         return scope[name]
@@ -101,11 +102,13 @@ def _named(name: str) -> _Evaluate:
 def _of_two(tree: ast.BinOp, text: str) -> _Evaluate:
     left, right = _compiled(tree.left, text), _compiled(tree.right, text)
     if isinstance(tree.op, ast.Add):
-        return lambda scope: _size(left(scope)) + _size(right(scope))
+        return lambda scope, order: _size(left(scope, order)) + _size(right(scope, order))
     if isinstance(tree.op, ast.Mult):
-        return lambda scope: _size(left(scope)).times(_size(right(scope)))
+        return lambda scope, order: _size(left(scope, order)).times(_size(right(scope, order)))
     if isinstance(tree.op, ast.Mod):
-        return lambda scope: _remainder(_size(left(scope)), _size(right(scope)))
+        return lambda scope, order: _remainder(
+            _size(left(scope, order)), _size(right(scope, order))
+        )
     raise PlanError(f"'{text}' is no expression of sizes")
 
 
@@ -113,22 +116,12 @@ def _compared(tree: ast.Compare, text: str) -> _Evaluate:
     left, right = _compiled(tree.left, text), _compiled(tree.comparators[0], text)
     (operator,) = tree.ops
     if isinstance(operator, ast.Eq):
-        return lambda scope: left(scope) == right(scope)
+        return lambda scope, order: left(scope, order) == right(scope, order)
     if isinstance(operator, ast.LtE):
-        return lambda scope: at_most(_size(left(scope)), _size(right(scope)))
+        return lambda scope, order: order.at_most(
+            _size(left(scope, order)), _size(right(scope, order))
+        )
     raise PlanError(f"'{text}' is no expression of sizes")
-
-
-def at_most(left: Extent, other: Extent) -> bool:
-    """Whether one size is at most another in every step with 1 <= sequences <= tokens."""
-    named = dict(other.named)
-    return (
-        left.tokens + left.sequences + left.constant
-        <= other.tokens + other.sequences + other.constant
-        and left.tokens + left.sequences <= other.tokens + other.sequences
-        and left.tokens <= other.tokens
-        and all(factor <= named.get(names, 0) for names, factor in left.named)
-    )
 
 
 def _size(value: Value) -> Extent:
@@ -143,11 +136,7 @@ def _remainder(left: Extent, other: Extent) -> Extent:
         if other.constant < 1:
             raise UnknownSizeError("a size is divided by nothing")
         return Extent(constant=left.constant % other.constant)
-    parts = zip(_parts(left), _parts(other), strict=True)
-    factors = [first // second for first, second in parts if second]
-    is_multiple = bool(factors) and other * factors[0] == left
+    names, factor = other.terms[0] if other.terms else ((), other.constant)
+    whole = dict(left.terms).get(names, 0) if names else left.constant
+    is_multiple = factor != 0 and other * (whole // factor) == left
     return Extent(constant=0 if is_multiple else 1)
-
-
-def _parts(size: Extent) -> tuple[int, int, int]:
-    return size.tokens, size.sequences, size.constant

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import Union
 
@@ -20,13 +20,10 @@ from glmc_runtime.format.plan import (
     ValueArgument,
     WeightArgument,
 )
-from glmc_runtime.kernels.expressions import at_most
 
 MOST_DIMENSIONS = 8
-BLOCKS = Extent(named=((("blocks of the cache",), 1),))
+BLOCKS = Extent(((("blocks of the cache",), 1),))
 """How many there are is chosen when the artifact is loaded."""
-_REAL = (("real tokens",), ("real sequences",))
-
 
 Storage = tuple[str, Union[str, int]]
 """Which memory: a kind of it and a number or name."""
@@ -59,27 +56,17 @@ Facts = Union[TensorFacts, ValueFacts]
 
 
 class ArgumentFacts:
-    """Describes the arguments of one plan. In decode every sequence has one token, so there is one
-    symbol only."""
+    """Describes the arguments of one plan, in sizes that are normal (:meth:`Phase.normal`)."""
 
     def __init__(self, plan: PhasePlan, manifest: Manifest) -> None:
         self._manifest = manifest
         self._buffers = {buffer.id: buffer for buffer in plan.buffers}
         self._inputs = {spec.name: spec for spec in plan.inputs}
-        self._decode = plan.name == "decode"
+        self.normal = plan.phase.normal
+        self.at_most = plan.phase.order.at_most
         self._known: dict[TensorFacts, TensorFacts] = {}
         self.of = cache(self._of)
         self.size = cache(self._size)
-
-    def normal(self, extent: Extent, real: bool = False) -> Extent:
-        """A size with the real counts under names of their own, so that equal sizes are equal."""
-        if self._decode and extent.sequences:
-            extent = replace(extent, tokens=extent.tokens + extent.sequences, sequences=0)
-        if not real or not extent.moves:
-            return extent
-        counts = zip(_REAL, (extent.tokens, extent.sequences), strict=True)
-        named = tuple(sorted((name, factor) for name, factor in counts if factor))
-        return Extent(constant=extent.constant, named=named)
 
     def elements(self, buffer: int) -> Extent:
         """The number of elements of a buffer."""
@@ -101,6 +88,8 @@ class ArgumentFacts:
         total = Extent(constant=1)
         for extent in shape:
             total = total.times(extent)
+        if not total.linear:
+            raise PlanError("a size would be quadratic in the step", found=str(total))
         return total
 
     def _shape(self, shape: Shape, real: bool) -> Shape:
@@ -159,7 +148,7 @@ class ArgumentFacts:
                 found=str(len(shape)),
             )
         needed, there = (self.size(self._shape(dimensions, False)) for dimensions in (shape, own))
-        if not at_most(needed, there):
+        if not self.at_most(needed, there):
             raise PlanError(
                 "a view is larger than what it is a view of",
                 expected=f"at most {there} elements",

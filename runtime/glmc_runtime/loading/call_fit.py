@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from glmc_runtime.errors import PlanError
 from glmc_runtime.format.extent import Extent, Shape
+from glmc_runtime.format.phases import Order
 from glmc_runtime.kernels.expressions import ANY, Expression, UnknownSizeError, Value
 from glmc_runtime.kernels.schema import ArgumentSchema, KernelSchema
 from glmc_runtime.loading.call_arguments import Facts, TensorFacts, ValueFacts, shown
@@ -29,6 +29,7 @@ class Fit:
     """What a call's arguments fix. ``tensors`` are those that are given, with their schemas;
     ``below`` the bounds of what integer tensors hold or must hold, by argument."""
 
+    order: Order
     sizes: dict[str, Value] = field(default_factory=dict)
     leading: dict[str, Shape] = field(default_factory=dict)
     below: dict[str, Extent] = field(default_factory=dict)
@@ -40,10 +41,10 @@ class Fit:
         return {name for argument, name, _ in self.tensors if argument.writes}
 
 
-def fit(schema: KernelSchema, arguments: Given, steps: Mapping[str, Value]) -> Fit:
+def fit(schema: KernelSchema, arguments: Given, steps: Mapping[str, Value], order: Order) -> Fit:
     """Hold a call's arguments against the schema; raises :class:`Misfit`. ``steps`` are the sizes
-    of the step that relations may name."""
-    result = Fit(dict(steps))
+    of the step that relations may name, ``order`` what is known of its symbols."""
+    result = Fit(order, dict(steps))
     pairs = _paired(schema, arguments)
     for argument, name, facts in pairs:
         if isinstance(facts, TensorFacts):
@@ -218,7 +219,7 @@ def _check_together(
             raise Misfit("arguments are given that go together only", ", ".join(names))
     for relation in schema.relations:
         try:
-            holds = relation.evaluate(result.sizes)
+            holds = relation.evaluate(result.sizes, result.order)
         except UnknownSizeError as error:
             raise Misfit(f"the sizes do not fit together: {error}", str(relation)) from error
         if not holds:
@@ -264,11 +265,11 @@ def _check_broadcast(names: tuple[str, ...], arguments: Given) -> None:
 
 def _size(expression: Expression, result: Fit) -> Extent:
     try:
-        value = expression.evaluate(result.sizes)
+        value = expression.evaluate(result.sizes, result.order)
     except UnknownSizeError as error:
         raise Misfit(f"the shapes do not fit together: {error}", str(expression)) from error
-    except PlanError as error:  # quadratic in the step
-        raise Misfit(error.message, str(expression), error.found) from error
+    if isinstance(value, Extent) and not value.linear:
+        raise Misfit("a size would be quadratic in the step", str(expression), str(value))
     if isinstance(value, bool) or abs(value.constant) > _LARGEST:
         raise Misfit("a size is out of range", str(expression), str(value)[:60])
     return value

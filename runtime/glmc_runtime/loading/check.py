@@ -6,6 +6,7 @@ from glmc_runtime.errors import PlanError
 from glmc_runtime.format.dependence import Dependence
 from glmc_runtime.format.extent import Extent
 from glmc_runtime.format.manifest import Manifest
+from glmc_runtime.format.phases import VOCABULARY
 from glmc_runtime.format.plan import (
     Argument,
     BufferArgument,
@@ -80,20 +81,20 @@ def _problem(
 
 
 def _check_output(plan: PhasePlan, manifest: Manifest) -> None:
-    """The logits are a float for each sequence and token of the vocabulary."""
+    """The output has the shape that the phase says: of logits, a float for each sequence and token
+    of the vocabulary."""
     buffer = next((buffer for buffer in plan.buffers if buffer.id == plan.output), None)
     if buffer is None:
         raise PlanError(f"the {plan.name} plan gives back an unknown buffer {plan.output}")
-    rows, *columns = buffer.shape or (Extent(),)
-    in_decode = plan.name == "decode" and rows == Extent(tokens=1)
-    right = (rows == Extent(sequences=1) or in_decode) and columns == [
-        Extent(constant=manifest.model.vocabulary)
-    ]
+    phase, vocabulary = plan.phase, Extent(constant=manifest.model.vocabulary)
+    names = (Extent.parse(size) for size in phase.output)
+    expected = [vocabulary if name == Extent.parse(VOCABULARY) else name for name in names]
+    right = list(map(phase.normal, buffer.shape)) == list(map(phase.normal, expected))
     if not right or buffer.dtype not in FLOATS:
         raise PlanError(
             f"the output of {plan.name} is no logits",
             place=f"buffer '{buffer.name}'",
-            expected=f"{' or '.join(FLOATS)} [sequences, {manifest.model.vocabulary}]",
+            expected=f"{' or '.join(FLOATS)} [{', '.join(map(str, expected))}]",
             found=f"{buffer.dtype} [{', '.join(map(str, buffer.shape))}]",
         )
 
@@ -105,11 +106,11 @@ def _check_greedy(plan: PhasePlan) -> None:
     buffer = next((buffer for buffer in plan.buffers if buffer.id == plan.greedy), None)
     if buffer is None:
         raise PlanError(f"the {plan.name} plan has its greedy tokens in no buffer: {plan.greedy}")
-    if buffer.dtype != "int64" or buffer.shape != (Extent(sequences=1),):
+    if buffer.dtype != "int64" or buffer.shape != (Extent.parse(plan.phase.output[0]),):
         raise PlanError(
             f"the greedy tokens of {plan.name} are no token ids",
             place=f"buffer '{buffer.name}'",
-            expected="int64 [sequences]",
+            expected=f"int64 [{plan.phase.output[0]}]",
             found=f"{buffer.dtype} [{', '.join(map(str, buffer.shape))}]",
         )
     last = plan.calls[-1]

@@ -1,7 +1,7 @@
 """Check that the buffers of a plan are in the arena and that no two alive at once share memory.
 
-Sizes and offsets are linear in the step, so it is enough to look at the corner and the two
-directions of all steps: 1 <= sequences <= tokens, and equal in decode.
+Sizes and offsets are linear in the step, so it is enough to look at the smallest step and at the
+directions in which steps of the phase grow (:class:`glmc_runtime.format.phases.Order`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def check_buffers(plan: PhasePlan) -> None:
     ends = {buffer.id: _end(plan, buffer) for buffer in plan.buffers}
     for buffer in plan.buffers:
         _check_shape(plan, buffer)
-        if min(buffer.offset.tokens, buffer.offset.sequences, buffer.offset.constant) < 0:
+        if min(_parts(buffer.offset)) < 0:
             raise PlanError(f"buffer '{buffer.name}' begins before the arena")
         if not _at_most(plan, ends[buffer.id], plan.arena):
             raise PlanError(
@@ -48,7 +48,7 @@ def _check_shape(plan: PhasePlan, buffer: Buffer) -> None:
             found=f"[{', '.join(map(str, buffer.shape[:20]))}]",
         )
     itemsize, offset = dtype_of(buffer.dtype).itemsize, buffer.offset
-    if any(part % itemsize for part in (offset.tokens, offset.sequences, offset.constant)):
+    if any(part % itemsize for part in _parts(offset)):
         raise PlanError(
             "a buffer is not aligned to its dtype",
             place=place,
@@ -57,28 +57,26 @@ def _check_shape(plan: PhasePlan, buffer: Buffer) -> None:
         )
 
 
+def _parts(extent: Extent) -> tuple[int, ...]:
+    return (extent.constant, *(factor for _, factor in extent.terms))
+
+
 def _end(plan: PhasePlan, buffer: Buffer) -> Extent:
     size = Extent(constant=dtype_of(buffer.dtype).itemsize)
     for extent in buffer.shape:
-        if not (extent.tokens or extent.sequences):
-            size = size * extent.constant
-        elif size.tokens or size.sequences:
-            raise PlanError(
-                "a buffer's size is not linear in the step",
-                place=f"{plan.name}, buffer '{buffer.name}'",
-            )
-        else:
-            size = extent * size.constant
+        size = size.times(extent)
+    if not size.linear:
+        raise PlanError(
+            "a buffer's size is not linear in the step",
+            place=f"{plan.name}, buffer '{buffer.name}'",
+        )
     return buffer.offset + size
 
 
 def _at_most(plan: PhasePlan, left: Extent, right: Extent) -> bool:
     """Whether ``left <= right`` in every step of the phase."""
-    return (
-        left.evaluate(1, 1) <= right.evaluate(1, 1)
-        and left.tokens + left.sequences <= right.tokens + right.sequences
-        and (plan.name == "decode" or left.tokens <= right.tokens)
-    )
+    phase = plan.phase
+    return phase.order.at_most(phase.normal(left), phase.normal(right))
 
 
 def _check_lives(plan: PhasePlan) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from glmc_runtime.errors import PlanError
 from glmc_runtime.format.extent import Extent
 from glmc_runtime.format.manifest import Manifest
+from glmc_runtime.format.phases import VOCABULARY
 from glmc_runtime.format.plan import (
     Argument,
     Call,
@@ -22,9 +23,9 @@ from glmc_runtime.format.plan import (
     ViewArgument,
     place_of,
 )
-from glmc_runtime.format.step_inputs import CONTEXT, VOCABULARY, step_input
+from glmc_runtime.format.step_inputs import CONTEXT, step_input
 from glmc_runtime.kernels.allowed import allowed_kernels
-from glmc_runtime.kernels.expressions import Value, at_most
+from glmc_runtime.kernels.expressions import Value
 from glmc_runtime.kernels.schema import INDICES, ArgumentSchema, KernelSchema
 from glmc_runtime.loading.call_arguments import ArgumentFacts, Facts, Storage, TensorFacts, shown
 from glmc_runtime.loading.call_fit import Fit, Misfit, fit
@@ -51,13 +52,15 @@ class CallCheck:
     def __init__(self, plan: PhasePlan, manifest: Manifest) -> None:
         self._plan = plan
         self._facts = ArgumentFacts(plan, manifest)
+        self._order = plan.phase.order
+        self._at_most = self._order.at_most
         self._schema_of = allowed_kernels(manifest)
         self._fits: dict[tuple[object, ...], Fit] = {}  # layers repeat each other
         self._contents = _inputs(plan, manifest, self._facts)
         self._number = 0
         self._steps: dict[str, Value] = {
-            "step.tokens": self._facts.normal(Extent(tokens=1)),
-            "step.real_tokens": self._facts.normal(Extent(tokens=1), real=True),
+            "step.tokens": self._facts.normal(Extent.of(tokens=1)),
+            "step.real_tokens": self._facts.normal(Extent.of(tokens=1), real=True),
         }
 
     def check(self) -> None:
@@ -93,7 +96,7 @@ class CallCheck:
         known = tuple(key)
         fitted = self._fits.get(known)
         if fitted is None:
-            fitted = self._fits[known] = fit(schema, arguments, self._steps)
+            fitted = self._fits[known] = fit(schema, arguments, self._steps, self._order)
         _check_writes(schema, call, fitted, storages)
         _check_aliases(schema, fitted, storages)
         for argument, name, facts in fitted.tensors:
@@ -131,7 +134,7 @@ class CallCheck:
         if facts.dtype not in INDICES:  # rows of padding may be left as they are
             return
         if content is not None and not any(
-            at_most(size, content.size) for size in (facts.size, facts.room)
+            self._at_most(size, content.size) for size in (facts.size, facts.room)
         ):
             raise Misfit(
                 f"'{name}' is read in part before anything was written to it",
@@ -157,7 +160,7 @@ class CallCheck:
                 raise Misfit(f"'{name}' was not made of what '{argument.of}' holds now")
         if name in fitted.below and not argument.writes:
             below = None if content is None else content.below
-            if below is None or not at_most(below, fitted.below[name]):
+            if below is None or not self._at_most(below, fitted.below[name]):
                 raise Misfit(
                     f"'{name}' may point outside of what the kernel reads with it",
                     f"integers below {fitted.below[name]}",
@@ -192,13 +195,14 @@ class CallCheck:
         if storage[0] != "buffer":
             return
         before = self._contents.get(storage)
-        if before is not None and not at_most(before.size, content.size):
+        if before is not None and not self._at_most(before.size, content.size):
             same = before.holds == content.holds
             bounds = [size for size in (before.below, content.below) if size is not None]
             below = None
             if len(bounds) == 2:
                 below = next(
-                    (size for size in bounds if all(at_most(x, size) for x in bounds)), None
+                    (size for size in bounds if all(self._at_most(x, size) for x in bounds)),
+                    None,
                 )
             holds = content.holds if same else ""
             content = _Content(before.size, holds, below, self._number)
@@ -210,7 +214,7 @@ class CallCheck:
             if identifier is None:
                 continue
             content = self._contents.get(("buffer", identifier))
-            if content is None or not at_most(self._facts.elements(identifier), content.size):
+            if content is None or not self._at_most(self._facts.elements(identifier), content.size):
                 raise PlanError(f"no call of {plan.name} writes all of its {name}")
             if identifier == plan.greedy and content.holds != GREEDY:
                 raise PlanError(

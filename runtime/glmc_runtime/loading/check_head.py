@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from glmc_runtime.errors import PlanError
+from glmc_runtime.format.extent import Extent
+from glmc_runtime.format.phases import Phase
 from glmc_runtime.format.plan import (
     Argument,
     Buffer,
@@ -15,6 +17,7 @@ from glmc_runtime.format.plan import (
 from glmc_runtime.kernels.schema import FLOATS
 
 _ROWS_INPUT = "last_rows"
+_TOKENS = Extent.of(tokens=1)
 
 
 def check_head(plan: PhasePlan) -> None:
@@ -23,7 +26,7 @@ def check_head(plan: PhasePlan) -> None:
     if plan.head is None:
         return
     hidden = next((buffer for buffer in plan.buffers if buffer.id == plan.head.hidden), None)
-    if hidden is None or not _is_hidden(hidden, plan.name):
+    if hidden is None or not _is_hidden(hidden, plan.phase):
         raise PlanError(
             f"the hidden states of {plan.name} are none",
             expected=f"a buffer {' or '.join(FLOATS)} [tokens, hidden size]",
@@ -45,7 +48,7 @@ def check_head(plan: PhasePlan) -> None:
             if isinstance(argument := call.arguments.get(name), BufferArgument)
         }
         for name, argument in call.arguments.items():
-            if _is_foreign(argument, written | fresh, plan.name):
+            if _is_foreign(argument, written | fresh, plan.phase):
                 raise PlanError(
                     f"the head of {plan.name} reads '{name}', which is not of the hidden states",
                     place=place_of(call),
@@ -57,15 +60,17 @@ def check_head(plan: PhasePlan) -> None:
         written |= fresh
 
 
-def _is_hidden(buffer: Buffer, phase: str) -> bool:
-    rows = ("tokens", "sequences") if phase == "decode" else ("tokens",)
-    fits = len(buffer.shape) == 2 and str(buffer.shape[0]) in rows and not buffer.shape[1].moves
-    return fits and buffer.dtype in FLOATS
+def _is_hidden(buffer: Buffer, phase: Phase) -> bool:
+    if len(buffer.shape) != 2 or buffer.shape[1].moves:
+        return False
+    return phase.normal(buffer.shape[0]) == phase.normal(_TOKENS) and buffer.dtype in FLOATS
 
 
-def _is_foreign(argument: Argument, written: set[int], phase: str) -> bool:
+def _is_foreign(argument: Argument, written: set[int], phase: Phase) -> bool:
     if isinstance(argument, BufferArgument):
         return argument.buffer not in written
     if isinstance(argument, InputArgument):
-        return phase == "decode" or argument.input != _ROWS_INPUT
+        rows = Extent.parse(phase.output[0])
+        picks_rows = phase.normal(rows) != phase.normal(_TOKENS)
+        return not picks_rows or argument.input != _ROWS_INPUT
     return isinstance(argument, CacheArgument)

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any, Union
+from typing import Any
 
 import torch
 
@@ -41,8 +41,6 @@ from glmc_runtime.replay.cache import KVCache
 from glmc_runtime.replay.inputs import StepInputs
 from glmc_runtime.replay.profile import call_range, in_range
 
-Counts = Union[tuple[int, int], tuple[int, int, Mapping[str, int]]]
-
 
 @dataclass(frozen=True)
 class Memory:
@@ -71,7 +69,7 @@ class PhaseBinder:
         self._keep = keep
         self._buffers = {buffer.id: buffer for buffer in plan.buffers}
         self._symbols = self.dependencies(plan)
-        self._thunks: list[OrderedDict[tuple[int, ...], Thunk]] = [
+        self._thunks: list[OrderedDict[tuple[Any, ...], Thunk]] = [
             OrderedDict() for _ in plan.calls
         ]
 
@@ -85,7 +83,7 @@ class PhaseBinder:
         return tuple(self._thunk(position, symbols) for position in range(first, last + 1))
 
     def output(self, symbols: Symbols) -> torch.Tensor:
-        """The logits of the real sequences, [real_sequences, vocabulary], in the arena."""
+        """The real rows of the plan's output, such as the logits, in the arena."""
         return self._real_rows(self.plan.output, symbols)
 
     def greedy(self, symbols: Symbols) -> torch.Tensor | None:
@@ -95,7 +93,7 @@ class PhaseBinder:
     def _real_rows(self, buffer: int, symbols: Symbols) -> torch.Tensor:
         with torch.inference_mode(False):  # the caller may change its logits in place
             rows: torch.Tensor = self.value(BufferArgument(buffer), symbols)
-            return rows[: symbols.real_sequences]
+            return rows[: symbols.real[self.plan.phase.output[0]]]
 
     def call_of(self, thunk: Thunk | None) -> Call | None:
         """The call that a thunk was bound for; None for a device graph."""
@@ -162,7 +160,7 @@ class PhaseBinder:
             raise PlanError(f"a {type(argument).__name__} is in no artifact")
         counts = symbols.real if argument.real else symbols.bucket
         if isinstance(argument, ExtentArgument):
-            return argument.extent.evaluate(*counts)
+            return argument.extent.evaluate(counts)
         if isinstance(argument, InputArgument):
             shape = None if argument.shape is None else evaluate(argument.shape, counts)
             return self._memory.inputs.view(argument.input, shape, counts)
@@ -170,10 +168,10 @@ class PhaseBinder:
         shape = evaluate(buffer.shape if argument.shape is None else argument.shape, counts)
         if prod(shape) > prod(evaluate(buffer.shape, symbols.bucket)):
             raise PlanError(f"a view of buffer '{buffer.name}' is too large", found=str(shape))
-        offset = buffer.offset.evaluate(*symbols.bucket)
+        offset = buffer.offset.evaluate(symbols.bucket)
         return self._memory.arena.view(offset, dtype_of(buffer.dtype), shape)
 
 
-def evaluate(shape: Shape, counts: Counts) -> tuple[int, ...]:
-    """A shape at (tokens, sequences) and, where the plan has them, sizes by name."""
-    return tuple(extent.evaluate(*counts) for extent in shape)
+def evaluate(shape: Shape, sizes: Mapping[str, int]) -> tuple[int, ...]:
+    """A shape where the symbols have these values."""
+    return tuple(extent.evaluate(sizes) for extent in shape)

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import ctypes
 from array import array
+from collections.abc import Mapping
 from math import prod
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -50,7 +51,7 @@ def check_input(spec: InputSpec, blocks_per_sequence: int) -> None:
 class _Field:
     """One input: where it is in its block of memory. Its room is for the largest step."""
 
-    def __init__(self, spec: InputSpec, offset: int, tokens: int, sequences: int) -> None:
+    def __init__(self, spec: InputSpec, offset: int, sizes: Mapping[str, int]) -> None:
         self.spec = spec
         self.row = step_input(spec.name)
         self.name = self.row.name
@@ -58,12 +59,10 @@ class _Field:
         self.format = _FORMATS[spec.dtype]
         self.dtype = dtype_of(spec.dtype)
         self.offset = offset
-        self.bytes = self.dtype.itemsize * prod(
-            extent.evaluate(tokens, sequences) for extent in spec.shape
-        )
+        self.bytes = self.dtype.itemsize * prod(extent.evaluate(sizes) for extent in spec.shape)
         self.end = -(-(offset + self.bytes) // _ALIGNMENT) * _ALIGNMENT
         self.width = spec.shape[-1].constant if self.row.rows is not None else 0
-        self.rows = spec.shape[0].evaluate(tokens, sequences) if self.width else 0
+        self.rows = spec.shape[0].evaluate(sizes) if self.width else 0
 
 
 class _Writer:
@@ -73,12 +72,13 @@ class _Writer:
         self.field = field
         part = memory[field.offset : field.offset + field.bytes]
         self._values: memoryview[int] = part.cast(field.format)
+        self._table = field.row.rows
         self._rows: list[list[int]] = [[]] * field.rows
 
     def write(self, step: Step) -> None:
         field = self.field
-        if field.row.rows is not None:
-            self._write_rows(field.row.rows(step))
+        if self._table is not None:
+            self._write_rows(self._table(step))
             return
         column = step.column(field.name)
         if not isinstance(column, array) or column.typecode != field.format:
@@ -118,7 +118,7 @@ class _Stage:
 
 
 class StepInputs:
-    """The inputs of one phase, for steps of up to ``tokens`` rows and ``sequences`` sequences.
+    """The inputs of one phase, for steps of up to ``sizes`` by symbol.
 
     The specs have passed :func:`check_input`. ``staged`` says whether the step reads a copy of what
     the host writes; None is: on a device.
@@ -127,8 +127,7 @@ class StepInputs:
     def __init__(
         self,
         specs: tuple[InputSpec, ...],
-        tokens: int,
-        sequences: int,
+        sizes: Mapping[str, int],
         device: torch.device,
         staged: bool | None = None,
     ) -> None:
@@ -139,7 +138,7 @@ class StepInputs:
         ends = {True: 0, False: 0}
         for spec in ordered:
             on_host = spec.name.endswith(HOST_SUFFIX)
-            field = _Field(spec, ends[on_host], tokens, sequences)
+            field = _Field(spec, ends[on_host], sizes)
             self._fields[spec.name] = field
             ends[on_host] = field.end
         near = [field for field in self._fields.values() if field.on_host]
@@ -156,7 +155,9 @@ class StepInputs:
             self._device, view = _host_memory(size)
             self._writers += [_Writer(field, view) for field in self._far]
         self._from_device = next((field.name for field in self._far if field.row.from_device), None)
-        self._copies: dict[tuple[int, int, bool], tuple[torch.Tensor, torch.Tensor]] = {}
+        tables = [field.spec.shape[0] for field in self._far if field.width]
+        self._rows = tuple(dict.fromkeys(name for rows in tables for name in rows.symbols))
+        self._copies: dict[tuple[Any, ...], tuple[torch.Tensor, torch.Tensor]] = {}
         self._ids: dict[int, torch.Tensor] = {}
 
     def fill(self, step: Step, tokens: torch.Tensor | None = None) -> None:
@@ -180,17 +181,19 @@ class StepInputs:
                     raise PlanError(
                         "the phase does not declare an input that may come from the device"
                     )
-                ids = self.view(self._from_device, (rows,), (rows, step.sequences))
+                ids = self.view(self._from_device, (rows,), step.sizes)
                 self._ids[rows] = ids
             ids.copy_(tokens[:rows])
 
-    def view(self, name: str, shape: tuple[int, ...] | None, step: tuple[int, int]) -> torch.Tensor:
-        """A prefix of an input as a tensor; ``shape`` None is its own at (tokens, sequences)."""
+    def view(
+        self, name: str, shape: tuple[int, ...] | None, sizes: Mapping[str, int]
+    ) -> torch.Tensor:
+        """A prefix of an input as a tensor; ``shape`` None is its own at ``sizes``."""
         field = self._fields.get(name)
         if field is None:
             raise PlanError(f"the phase does not declare the step input '{name}'")
         if shape is None:
-            shape = tuple(extent.evaluate(*step) for extent in field.spec.shape)
+            shape = tuple(extent.evaluate(sizes) for extent in field.spec.shape)
         length = prod(shape) * field.dtype.itemsize
         if length > field.bytes:
             raise PlanError(f"a view of step input '{name}' is too large", found=str(list(shape)))
@@ -205,10 +208,11 @@ class StepInputs:
         for writer in stage.writers:
             if not (ids_on_device and writer.field.row.from_device):
                 writer.write(step)
-        key = (number, step.sequences, ids_on_device)
+        sizes = step.sizes
+        key = (number, ids_on_device, *[sizes[name] for name in self._rows])
         views = self._copies.get(key)
         if views is None:
-            views = self._copies[key] = self._copy_views(stage, step.sequences, ids_on_device)
+            views = self._copies[key] = self._copy_views(stage, sizes, ids_on_device)
         target, source = views
         target.copy_(source, non_blocking=True)
         if stage.copied is not None:
@@ -216,14 +220,17 @@ class StepInputs:
         self._turn = (number + 1) % len(self._stages)
 
     def _copy_views(
-        self, stage: _Stage, sequences: int, ids_on_device: bool
+        self, stage: _Stage, sizes: Mapping[str, int], ids_on_device: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
         start = end = 0
         for field in self._far:
             if ids_on_device and field.row.from_device:
                 start = field.end
-            rows = sequences * field.width * field.dtype.itemsize
-            end = max(end, field.offset + (rows or field.bytes))
+            used = field.bytes
+            if field.width:
+                rows = field.spec.shape[0].evaluate(sizes)
+                used = rows * field.width * field.dtype.itemsize
+            end = max(end, field.offset + used)
         return self._device[start:end], stage.memory[start:end]
 
 

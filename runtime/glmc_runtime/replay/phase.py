@@ -42,7 +42,7 @@ class BoundStep:
 
 
 class PhaseReplay:
-    """One phase. Decode keeps every bound step; prefill keeps the ``keep`` used last.
+    """One phase. It keeps the bound steps that were used last, ``keep`` of them; None: all.
 
     The first ``guard_steps`` steps are guarded (see :mod:`glmc_runtime.replay.guard_steps`), as far
     as they are no device graphs; each bucket that becomes one is guarded once before its capture.
@@ -65,7 +65,8 @@ class PhaseReplay:
         self._statistics = statistics
         self._keep = keep
         self._watch = watch or WeightWatch()
-        self._steps: OrderedDict[Symbols, BoundStep] = OrderedDict()
+        self._steps: OrderedDict[tuple[Any, ...], BoundStep] = OrderedDict()
+        self._bucket = binder.plan.phase.bucket
         self._captured: dict[int, dict[int, tuple[Thunk, ...]]] = {}
         calls_vendor = any(is_vendor(call.function) for call in binder.plan.calls)
         self._guard_steps_left = guard_steps if calls_vendor else 0
@@ -89,19 +90,21 @@ class PhaseReplay:
 
     def _run_step(self, step: Step, tokens: torch.Tensor | None) -> BoundStep:
         self._watch.check()  # what was cut short must not be touched
-        symbols = Symbols(step.tokens, step.sequences, step.tokens - step.padding, len(step.chunks))
-        bound = self._steps.get(symbols)
+        sizes, real = step.sizes, step.real
+        key = (*sizes.values(), *real.values())
+        bound = self._steps.get(key)
         if bound is None:
-            bound = self._bind(symbols)
+            bound = self._bind(key, Symbols(sizes, real))
         elif self._keep is not None:
-            self._steps.move_to_end(symbols)
+            self._steps.move_to_end(key)
         self._inputs.fill(step, tokens)
-        self._statistics.count_step(self._plan.name, symbols)
+        bucket = sizes[self._bucket]
+        self._statistics.count_step(self._plan.name, bucket, real[self._bucket])
         if self._guard_steps_left:
-            self._run_guarded(symbols, self._captured.get(symbols.tokens, {}))
+            self._run_guarded(Symbols(sizes, real), self._captured.get(bucket, {}))
             self._guard_steps_left -= 1
         elif self._statistics.timing:
-            self._run_timed(bound, step.tokens)
+            self._run_timed(bound, bucket)
         else:
             self._run(bound.thunks)
         self._watch.check()  # nor is what was computed while a weight changed handed out
@@ -112,7 +115,7 @@ class PhaseReplay:
 
         What it wrote may be changed before the next call runs. Device graphs are left aside.
         """
-        symbols = Symbols(step.tokens, step.sequences, step.tokens - step.padding, len(step.chunks))
+        symbols = Symbols(step.sizes, step.real)
         self._inputs.fill(step)
         for position, call in enumerate(self._plan.calls):
             self._run(self._binder.bind(position, position, symbols))
@@ -120,7 +123,7 @@ class PhaseReplay:
 
     def capture(self, step: Step) -> None:
         """Run ``step`` once and keep each captured segment of its bucket as a device graph."""
-        symbols = Symbols(step.tokens, step.sequences, step.tokens, step.sequences)
+        symbols, bucket = Symbols(step.sizes, step.sizes), step.sizes[self._bucket]
         self._inputs.fill(step)
         if self._guard_steps_left:  # a replayed graph can't be looked into
             self._run_guarded(symbols, {})
@@ -139,7 +142,7 @@ class PhaseReplay:
                 raise PlanError(
                     f"a segment can't be captured as a device graph: {error}",
                     place=f"{self._plan.name}, calls {segment.first} to {segment.last}, bucket "
-                    f"{step.tokens}",
+                    f"{bucket}",
                     remedy="compile again without capture",
                 ) from error
             if self._binder.ranges:
@@ -147,13 +150,20 @@ class PhaseReplay:
                 name = graph_range(calls[segment.first], calls[segment.last])
                 replayed = tuple(in_range(name, thunk) for thunk in replayed)
             captured[number] = replayed
-        self._captured[step.tokens] = captured
+        self._captured[bucket] = captured
         self._statistics.count_capture(
-            self._plan.name, step.tokens, len(captured), perf_counter() - started
+            self._plan.name, bucket, len(captured), perf_counter() - started
         )
 
-    def _bind(self, symbols: Symbols) -> BoundStep:
-        captured = self._captured.get(symbols.tokens, {})
+    def _bind(self, key: tuple[Any, ...], symbols: Symbols) -> BoundStep:
+        phase = self._plan.phase
+        if not phase.allows(symbols) or not phase.allows(symbols.real):
+            raise PlanError(
+                f"no step of {phase.name} has these sizes",
+                expected=f"{', '.join(phase.symbols)} as the phase relates them",
+                found=", ".join(f"{name} {size}" for name, size in symbols.items()),
+            )
+        captured = self._captured.get(symbols[self._bucket], {})
         segments = tuple(
             captured.get(number) or self._binder.bind(segment.first, segment.last, symbols)
             for number, segment in enumerate(self._plan.segments)
@@ -162,7 +172,7 @@ class PhaseReplay:
         bound = BoundStep(
             thunks, segments, self._binder.output(symbols), self._binder.greedy(symbols)
         )
-        self._steps[symbols] = bound
+        self._steps[key] = bound
         if self._keep is not None and len(self._steps) > self._keep:
             self._steps.popitem(last=False)
         return bound

@@ -6,7 +6,6 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from glmc_runtime.format.dependence import Symbols
 from glmc_runtime.kernels.interpreter import INTERPRETED_NOTICE
 
 
@@ -64,13 +63,13 @@ class Statistics:
     interpreted: bool = False
     async_decode: AsyncDecode = field(default_factory=AsyncDecode)
 
-    def count_step(self, phase: str, symbols: Symbols) -> None:
-        counts = self.buckets.get((phase, symbols.tokens))
+    def count_step(self, phase: str, bucket: int, real: int) -> None:
+        counts = self.buckets.get((phase, bucket))
         if counts is None:
-            counts = self.buckets[(phase, symbols.tokens)] = BucketCounts()
+            counts = self.buckets[(phase, bucket)] = BucketCounts()
         counts.steps += 1
-        counts.rows += symbols.tokens
-        counts.real_rows += symbols.real_tokens
+        counts.rows += bucket
+        counts.real_rows += real
 
     def count_capture(self, phase: str, bucket: int, graphs: int, seconds: float) -> None:
         self.captures[(phase, bucket)] = Time(graphs, seconds)

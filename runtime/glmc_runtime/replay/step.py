@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 from glmc_runtime.errors import PlanError
 from glmc_runtime.format.step_inputs import STEP_INPUTS, Column
+
+NO_SIZES: Mapping[str, tuple[int, int]] = MappingProxyType({})
 
 
 class ScheduledTokens(NamedTuple):
@@ -23,18 +26,30 @@ class Step:
     """What a step computes: chunks of sequences, padded to ``tokens`` rows.
 
     ``sequences`` is the padded number of sequences: the bucket in decode, the real one in prefill.
+    ``sizes`` are the values of other symbols that the phase has, by name: that of the bucket and
+    the real one.
     """
 
     def __init__(
-        self, chunks: list[ScheduledTokens], tokens: int, sequences: int, block_size: int
+        self,
+        chunks: list[ScheduledTokens],
+        tokens: int,
+        sequences: int,
+        block_size: int,
+        sizes: Mapping[str, tuple[int, int]] = NO_SIZES,
     ) -> None:
         self.chunks = chunks
         self.tokens = tokens
         self.sequences = sequences
-        self.sizes = {"tokens": tokens, "sequences": sequences}
         self.block_size = block_size
-        self.padding = tokens - sum([len(chunk.tokens) for chunk in chunks])
+        real = sum([len(chunk.tokens) for chunk in chunks])
+        self.padding = tokens - real
         self.absent = sequences - len(chunks)
+        self.sizes: Mapping[str, int] = {"tokens": tokens, "sequences": sequences}
+        self.real: Mapping[str, int] = {"tokens": real, "sequences": len(chunks)}
+        if sizes:
+            self.sizes = {**self.sizes, **{name: pair[0] for name, pair in sizes.items()}}
+            self.real = {**self.real, **{name: pair[1] for name, pair in sizes.items()}}
         self._columns: dict[str, Column] = {}
 
     def column(self, name: str) -> Column:

@@ -249,7 +249,7 @@ class Bench:
         return value.argument
 
     def _sizes(self, shape: Shape, counts: Counts) -> tuple[int, ...]:
-        return tuple(extent.evaluate(counts.tokens, counts.sequences) for extent in shape)
+        return tuple(extent.evaluate(vars(counts)) for extent in shape)
 
     def _resolve(self, item: Argument | Any) -> Any:
         if isinstance(item, ValueArgument):
@@ -263,7 +263,7 @@ class Bench:
             return item
         counts = self.real if item.real else self.bucket
         if isinstance(item, ExtentArgument):
-            return item.extent.evaluate(counts.tokens, counts.sequences)
+            return item.extent.evaluate(vars(counts))
         data = self.memory[item.buffer] if isinstance(item, BufferArgument) else self._input(item)
         sizes = self._sizes(item.shape, counts)
         return data.reshape(-1)[: torch.Size(sizes).numel()].view(sizes)
@@ -298,4 +298,4 @@ def random(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Te
 
 
 def tokens_by(width: int) -> Shape:
-    return (Extent(tokens=1), fixed(width))
+    return (Extent.of(tokens=1), fixed(width))

@@ -157,6 +157,9 @@ def decode_program(dtype: torch.dtype, normalize: bool) -> tuple[Program, dict[s
     return program, at.data
 
 
+SIZES = {"tokens": BUCKET, "sequences": BUCKET}
+
+
 class Session:
     """The runtime's own parts around one plan, without an artifact on disk."""
 
@@ -166,8 +169,8 @@ class Session:
             LAYERS, KV_HEADS, D, "float32", BLOCK, CONTEXT // BLOCK, TARGET.cache_layout
         )
         self.cache = KVCache(spec, 9, CPU)
-        self.inputs = StepInputs(plan.inputs, BUCKET, BUCKET, CPU)
-        arena = Arena(plan.arena.evaluate(BUCKET, BUCKET), CPU)
+        self.inputs = StepInputs(plan.inputs, SIZES, CPU)
+        arena = Arena(plan.arena.evaluate(SIZES), CPU)
         arena.memory.view(torch.int8).fill_(-1)  # NaN in every float dtype
         weights = {name: _packed(weight, data) for name, weight in lowered.weights.items()}
         self.vendor = find_vendor(profile, True)
@@ -176,8 +179,9 @@ class Session:
         self.plan = plan
 
     def step(self, chunks: list[ScheduledTokens]) -> Tensor:
-        self.inputs.fill(Step(chunks, BUCKET, BUCKET, BLOCK))
-        counts = Counts(BUCKET, BUCKET, len(chunks), len(chunks))
+        step = Step(chunks, BUCKET, BUCKET, BLOCK)
+        self.inputs.fill(step)
+        counts = Counts(step.sizes, step.real)
         for thunk in self.binder.bind(0, len(self.plan.calls) - 1, counts):
             thunk()
         return self.binder.output(counts).clone()

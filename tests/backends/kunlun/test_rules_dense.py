@@ -39,8 +39,8 @@ def test_embedding_and_select_rows(profile: str, dtype: torch.dtype) -> None:
         "embedding", {"token_ids": token_ids, "weight": weight}, [(tokens_by(8), dtype)]
     )[0]
     chosen = torch.tensor([4, 0, 1, 2, 2])
-    rows = at.step("last_rows", chosen, (Extent(sequences=1),))
-    shape = (Extent(sequences=1), fixed(8))
+    rows = at.step("last_rows", chosen, (Extent.of(sequences=1),))
+    shape = (Extent.of(sequences=1), fixed(8))
     last = at.lower("select_rows", {"x": hidden, "rows": rows}, [(shape, dtype)])[0]
     at.run()
     assert torch.equal(at.read(last), table[ids][chosen])

@@ -20,7 +20,7 @@ def test_an_extent_has_the_value_of_its_expression(expression: sympy.Expr) -> No
     sizes = TracedSizes()
     extent = sizes.read(expression)
     values = sizes.evaluator(("s", "t"))((5, 11))
-    assert extent.evaluate(0, 0, values) == int(expression.subs({s: 5, t: 11}))
+    assert extent.evaluate(values) == int(expression.subs({s: 5, t: 11}))
 
 
 def test_a_number_is_a_constant() -> None:
@@ -29,18 +29,20 @@ def test_a_number_is_a_constant() -> None:
 
 
 def test_sums_and_products_of_extents() -> None:
-    one = Extent(named=((("a",), 2),), constant=1)
-    two = Extent(named=((("b",), 3),))
+    one = Extent.of(1, a=2)
+    two = Extent.of(b=3)
     sizes = {"a": 4, "b": 5}
-    assert (one + two).evaluate(0, 0, sizes) == 9 + 15
-    assert one.times(two).evaluate(0, 0, sizes) == 9 * 15
-    assert (one * 3).evaluate(0, 0, sizes) == 27
-    assert str(one.times(two)) == "6*a*b+3*b"
+    assert (one + two).evaluate(sizes) == 9 + 15
+    assert one.times(two).evaluate(sizes) == 9 * 15
+    assert (one * 3).evaluate(sizes) == 27
+    assert str(one.times(two)) == "3*b+6*a*b"
     assert one.moves
     assert not Extent(constant=3).moves
 
 
 def test_sizes_of_an_artifact_do_not_multiply() -> None:
-    with pytest.raises(PlanError, match="quadratic"):
-        Extent(tokens=1).times(Extent(sequences=1))
-    assert Extent(tokens=2).times(Extent(constant=3)) == Extent(tokens=6)
+    product = Extent.of(tokens=1).times(Extent.of(sequences=1))
+    assert not product.linear
+    with pytest.raises(PlanError, match="linear in the step"):
+        product.to_json()
+    assert Extent.of(tokens=2).times(Extent(constant=3)) == Extent.of(tokens=6)

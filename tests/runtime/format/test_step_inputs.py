@@ -52,17 +52,17 @@ def registered() -> Iterator[None]:
 @pytest.mark.parametrize("staged", [False, True])
 def test_a_step_is_filled_with_the_values_of_the_table(staged: bool) -> None:
     specs = toy_plan("prefill").inputs
-    inputs = StepInputs(specs, 6, 3, torch.device("cpu"), staged)
+    inputs = StepInputs(specs, STEP.sizes, torch.device("cpu"), staged)
     inputs.fill(STEP)
     for spec in specs:
         expected = step_input(spec.name).values(STEP, 16)
-        assert inputs.view(spec.name, None, (6, 3)).tolist() == expected, spec.name
+        assert inputs.view(spec.name, None, STEP.sizes).tolist() == expected, spec.name
 
 
 @pytest.mark.usefixtures("registered")
 @pytest.mark.parametrize("staged", [False, True])
 def test_a_row_of_somebody_else_is_checked_and_filled_like_ours(staged: bool) -> None:
-    rows, table = (Extent(sequences=1),), (Extent(sequences=1), Extent(constant=2))
+    rows, table = (Extent.of(sequences=1),), (Extent.of(sequences=1), Extent(constant=2))
     specs = (
         InputSpec("lengths", "int32", rows),
         InputSpec("pairs", "int32", table),
@@ -72,11 +72,11 @@ def test_a_row_of_somebody_else_is_checked_and_filled_like_ours(staged: bool) ->
         check_input(spec, 2)
     with pytest.raises(PlanError, match="another shape"):
         check_input(InputSpec("lengths", "int32", table), 2)
-    inputs = StepInputs(specs, 6, 3, torch.device("cpu"), staged)
+    inputs = StepInputs(specs, STEP.sizes, torch.device("cpu"), staged)
     inputs.fill(STEP)
-    assert inputs.view("lengths", None, (6, 3)).tolist() == [3, 1, 0]
-    assert inputs.view("lengths_host", None, (6, 3)).tolist() == [3, 1, 0]
-    assert inputs.view("pairs", None, (6, 3)).tolist() == [[0, 3], [4, 1], [0, 0]]
+    assert inputs.view("lengths", None, STEP.sizes).tolist() == [3, 1, 0]
+    assert inputs.view("lengths_host", None, STEP.sizes).tolist() == [3, 1, 0]
+    assert inputs.view("pairs", None, STEP.sizes).tolist() == [[0, 3], [4, 1], [0, 0]]
     assert {"lengths", "lengths_host", "pairs"} < set(names())
 
 

@@ -82,12 +82,12 @@ def _with_buffer(plan: PhasePlan, **changes: Any) -> PhasePlan:
 
 def test_buffers_must_lie_in_the_arena(manifest: Manifest) -> None:
     plan = toy_plan("prefill")
-    for offset in (plan.arena, Extent(tokens=10**6), Extent(sequences=10**6)):
+    for offset in (plan.arena, Extent.of(tokens=10**6), Extent.of(sequences=10**6)):
         with pytest.raises(PlanError, match="beyond the arena"):
             check_plan(_with_buffer(plan, offset=offset), manifest)
     with pytest.raises(PlanError, match="before the arena"):
         check_plan(_with_buffer(plan, offset=Extent(constant=-4)), manifest)
-    square = (Extent(tokens=1), Extent(tokens=1))
+    square = (Extent.of(tokens=1), Extent.of(tokens=1))
     with pytest.raises(PlanError, match="not linear"):
         check_plan(_with_buffer(plan, shape=square), manifest)
     with pytest.raises(PlanError, match="same id"):
@@ -113,8 +113,8 @@ def test_greedy_tokens_are_what_the_last_call_writes_and_live_to_the_end(
 
     for changes in (
         {"dtype": "int32"},
-        {"shape": (Extent(tokens=1),)},
-        {"shape": (Extent(sequences=1), Extent(constant=1))},
+        {"shape": (Extent.of(tokens=1),)},
+        {"shape": (Extent.of(sequences=1), Extent(constant=1))},
     ):
         other = replace(chosen, **changes)
         refused(replace(plan, buffers=(*plan.buffers[:-1], other)), "no token ids")
@@ -176,7 +176,7 @@ def test_buffers_alive_at_once_share_no_memory(manifest: Manifest) -> None:
     with pytest.raises(PlanError, match="alive at once"):
         check_plan(replace(plan, buffers=(first, over, *plan.buffers[2:])), manifest)
     # One bucket alone would not show it: these two meet only when every token is a sequence.
-    by_sequence = replace(second, offset=Extent(sequences=first.shape[1].constant * 4))
+    by_sequence = replace(second, offset=Extent.of(sequences=first.shape[1].constant * 4))
     with pytest.raises(PlanError, match="alive at once"):
         check_plan(replace(plan, buffers=(first, by_sequence, *plan.buffers[2:])), manifest)
 

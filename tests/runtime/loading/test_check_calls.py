@@ -30,7 +30,7 @@ from glmc_runtime.loading.loader import Artifact, load_artifact
 from glmc_runtime.replay.bind import PhaseBinder
 from tests.runtime.toy_vendor import write_vendor_toy
 
-ONE, TOKENS = Extent(constant=1), Extent(tokens=1)
+ONE, TOKENS = Extent(constant=1), Extent.of(tokens=1)
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def refused(artifact: Artifact, plan: PhasePlan, text: str) -> PlanError:
         ("aten.add", {"y": ValueArgument(2)}, None),
         ("aten.add", {"out": BufferArgument(3)}, "has not the shape of the others"),
         ("aten.add", {"x": BufferArgument(9)}, "before anything was written"),
-        ("aten.add", {"x": BufferArgument(0, (Extent(tokens=1000),))}, "view is larger"),
+        ("aten.add", {"x": BufferArgument(0, (Extent.of(tokens=1000),))}, "view is larger"),
         ("aten.add", {"x": BufferArgument(0, (ONE,) * 9)}, "too many dimensions"),
         ("aten.add", {"x": BufferArgument(0, (TOKENS, TOKENS))}, "quadratic"),
         ("aten.index_select", {"rows": InputArgument("positions")}, "wrong shape|point outside"),
@@ -123,7 +123,7 @@ def test_arguments_that_a_schema_refuses(
 
 def test_a_table_is_read_as_it_is_declared(toy: Artifact) -> None:
     """Its rows would be other rows, and a sequence's last blocks are after its end."""
-    table = InputArgument("block_tables", (Extent(sequences=2), Extent(constant=8)), real=True)
+    table = InputArgument("block_tables", (Extent.of(sequences=2), Extent(constant=8)), real=True)
     plan = changed(
         toy.plans["decode"],
         "test.decode_attention",

@@ -21,13 +21,17 @@ CPU = torch.device("cpu")
 LONG = (("token_ids", "int64"), ("positions", "int32"), ("slot_mapping", "int64"))
 
 
+def _sizes(tokens: int, sequences: int) -> dict[str, int]:
+    return {"tokens": tokens, "sequences": sequences}
+
+
 def _values(inputs: StepInputs, name: str, step: Step) -> list[int]:
-    values: list[int] = inputs.view(name, None, (step.tokens, step.sequences)).tolist()
+    values: list[int] = inputs.view(name, None, step.sizes).tolist()
     return values
 
 
 def test_a_ragged_prefill_step_with_padding() -> None:
-    inputs = StepInputs(toy_plan("prefill").inputs, 16, 4, CPU)
+    inputs = StepInputs(toy_plan("prefill").inputs, _sizes(16, 4), CPU)
     chunks = [ScheduledTokens([11, 12, 13], 0, [5]), ScheduledTokens([21, 22], 3, [2, 7])]
     step = Step(chunks, 8, 2, 4)
     inputs.fill(step)
@@ -45,7 +49,7 @@ def test_a_ragged_prefill_step_with_padding() -> None:
 
 
 def test_a_decode_step_pads_into_the_scratch_block() -> None:
-    inputs = StepInputs(toy_plan("decode").inputs, 4, 4, CPU)
+    inputs = StepInputs(toy_plan("decode").inputs, _sizes(4, 4), CPU)
     step = Step([ScheduledTokens((9,), 5, [3, 1])], 4, 4, 4)
     inputs.fill(step)
     assert _values(inputs, "token_ids", step) == [9, 0, 0, 0]
@@ -55,7 +59,7 @@ def test_a_decode_step_pads_into_the_scratch_block() -> None:
 
 
 def test_nothing_of_an_earlier_step_is_left_in_the_block_table() -> None:
-    inputs = StepInputs(toy_plan("decode").inputs, 4, 4, CPU)
+    inputs = StepInputs(toy_plan("decode").inputs, _sizes(4, 4), CPU)
     inputs.fill(Step([ScheduledTokens((1,), 50, list(range(1, 14)))] * 3, 4, 4, 4))
     step = Step([ScheduledTokens((1,), 0, [9])], 4, 4, 4)
     inputs.fill(step)
@@ -64,7 +68,7 @@ def test_nothing_of_an_earlier_step_is_left_in_the_block_table() -> None:
 
 
 def test_padding_is_spread_over_the_scratch_block() -> None:
-    inputs = StepInputs(toy_plan("prefill").inputs, 16, 4, CPU)
+    inputs = StepInputs(toy_plan("prefill").inputs, _sizes(16, 4), CPU)
     step = Step([ScheduledTokens([1], 0, [2])], 8, 1, 4)
     inputs.fill(step)
     assert _values(inputs, "slot_mapping", step)[1:] == [0, 1, 2, 3, 0, 1, 2]
@@ -73,8 +77,8 @@ def test_padding_is_spread_over_the_scratch_block() -> None:
 @pytest.mark.parametrize("as_array", [False, True])
 def test_long_chunks_over_blocks_that_lie_anyhow(as_array: bool) -> None:
     choose = random.Random(5)
-    specs = tuple(InputSpec(name, kind, (Extent(tokens=1),)) for name, kind in LONG)
-    inputs = StepInputs(specs, 800, 4, CPU)
+    specs = tuple(InputSpec(name, kind, (Extent.of(tokens=1),)) for name, kind in LONG)
+    inputs = StepInputs(specs, _sizes(800, 4), CPU)
     for _ in range(8):
         chunks = []
         for _ in range(choose.randint(1, 3)):
@@ -125,14 +129,14 @@ def test_every_step_reads_its_own_values(phase: str, staged: bool) -> None:
     """Whichever block of host memory they come from, and whatever it held before."""
     choose = random.Random(3)
     specs = toy_plan(phase).inputs
-    inputs = StepInputs(specs, 16, 4, CPU, staged)
+    inputs = StepInputs(specs, _sizes(16, 4), CPU, staged)
     for number in range(4 * STAGES):
         step = _random_step(choose, phase)
         given = None
         if number % 2:
             given = torch.tensor([choose.randrange(64) for _ in range(16)])
         inputs.fill(step, given)
-        fresh = StepInputs(specs, 16, 4, CPU, False)
+        fresh = StepInputs(specs, _sizes(16, 4), CPU, False)
         fresh.fill(step)
         for spec in specs:
             expected = _values(fresh, spec.name, step)
@@ -144,20 +148,20 @@ def test_every_step_reads_its_own_values(phase: str, staged: bool) -> None:
 @STAGED
 def test_ids_from_the_device_are_cast_and_those_of_the_step_not_looked_at(staged: bool) -> None:
     specs = (
-        InputSpec("positions", "int64", (Extent(tokens=1),)),
-        InputSpec("token_ids", "int32", (Extent(tokens=1),)),
+        InputSpec("positions", "int64", (Extent.of(tokens=1),)),
+        InputSpec("token_ids", "int32", (Extent.of(tokens=1),)),
     )
-    inputs = StepInputs(specs, 4, 4, CPU, staged)
+    inputs = StepInputs(specs, _sizes(4, 4), CPU, staged)
     step = Step([ScheduledTokens((-5,), 3, [1])], 2, 2, 4)
     inputs.fill(step, torch.tensor([7, 8, 9]))
     assert _values(inputs, "token_ids", step) == [7, 8]
     assert _values(inputs, "positions", step) == [3, 0]
     with pytest.raises(PlanError, match="does not declare"):
-        StepInputs(specs[:1], 4, 4, CPU, staged).fill(step, torch.tensor([1, 2]))
+        StepInputs(specs[:1], _sizes(4, 4), CPU, staged).fill(step, torch.tensor([1, 2]))
 
 
 def test_a_stage_is_written_again_only_when_its_copy_has_run() -> None:
-    inputs = StepInputs(toy_plan("decode").inputs, 4, 4, CPU, True)
+    inputs = StepInputs(toy_plan("decode").inputs, _sizes(4, 4), CPU, True)
     log: list[str] = []
     for number, stage in enumerate(inputs._stages):
         stage.copied = SimpleNamespace(
@@ -178,31 +182,36 @@ def test_a_stage_is_written_again_only_when_its_copy_has_run() -> None:
 
 
 def test_host_inputs_stay_where_they_are_and_are_those_of_the_last_step() -> None:
-    inputs = StepInputs(toy_plan("decode").inputs, 4, 4, CPU, True)
-    view = inputs.view("context_lengths_host", (4,), (4, 4))
+    inputs = StepInputs(toy_plan("decode").inputs, _sizes(4, 4), CPU, True)
+    view = inputs.view("context_lengths_host", (4,), _sizes(4, 4))
     for start in range(2 * STAGES):
         inputs.fill(Step([ScheduledTokens((9,), start, [3, 1, 2])], 4, 4, 4))
         assert view.tolist() == [start + 1, 1, 1, 1]
 
 
 def test_unknown_inputs_and_dtypes_are_refused() -> None:
-    rows = (Extent(tokens=1),)
+    rows = (Extent.of(tokens=1),)
     check_input(InputSpec("positions", "int32", rows), 16)
     with pytest.raises(PlanError, match="no step input"):
         check_input(InputSpec("mood", "int32", rows), 16)
     with pytest.raises(PlanError, match="can't be float32"):
         check_input(InputSpec("positions", "float32", rows), 16)
-    for shape in ((Extent(constant=1),), (Extent(sequences=1),), (*rows, Extent(constant=2)), ()):
+    for shape in (
+        (Extent(constant=1),),
+        (Extent.of(sequences=1),),
+        (*rows, Extent(constant=2)),
+        (),
+    ):
         with pytest.raises(PlanError, match="another shape"):
             check_input(InputSpec("positions", "int64", shape), 16)
-    table = (Extent(sequences=1), Extent(constant=15))
+    table = (Extent.of(sequences=1), Extent(constant=15))
     with pytest.raises(PlanError, match="another shape"):
         check_input(InputSpec("block_tables", "int32", table), 16)
-    inputs = StepInputs(toy_plan("decode").inputs, 4, 4, CPU)
+    inputs = StepInputs(toy_plan("decode").inputs, _sizes(4, 4), CPU)
     with pytest.raises(PlanError, match="too large"):
-        inputs.view("positions", (5,), (4, 4))
+        inputs.view("positions", (5,), _sizes(4, 4))
     with pytest.raises(PlanError, match="does not declare"):
-        inputs.view("cu_seqlens_k_host", None, (4, 4))
+        inputs.view("cu_seqlens_k_host", None, _sizes(4, 4))
 
 
 @pytest.mark.parametrize(("count", "bucket"), [(1, 1), (2, 2), (3, 8), (8, 8)])
