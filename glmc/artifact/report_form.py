@@ -7,9 +7,10 @@ rest of an artifact, and another release may write another form.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields, is_dataclass
-from typing import Any, get_args, get_origin, get_type_hints
+from dataclasses import dataclass
+from typing import Any
 
+from glmc.artifact.records import record
 from glmc_runtime.errors import ArtifactError
 from glmc_runtime.format.records import misfit
 
@@ -106,8 +107,8 @@ def require_report(data: Mapping[str, Any]) -> None:
             remedy="inspect it with the glmc that compiled it, or compile again",
         )
     try:
-        report = _record(data, ReportForm)
-    except (KeyError, TypeError) as error:
+        report = record(data, ReportForm)
+    except (KeyError, TypeError, ValueError) as error:
         raise _not_well_formed(repr(error)) from error
     problem = misfit(report, ReportForm, "report") or _unusable(report)
     if problem is not None:
@@ -129,23 +130,6 @@ def _unusable(report: ReportForm) -> str | None:
         return "a phase has no bucket"
     layers = report.model["layers"]
     return None if 0 <= layers <= _MOST_LAYERS else f"report.model.layers is {layers}"
-
-
-def _record(value: Any, kind: Any) -> Any:
-    """JSON as records, where it has their form; what has not stays and is found by ``misfit``."""
-    if is_dataclass(kind) and isinstance(value, dict):
-        hints = get_type_hints(kind)
-        needed = {field.name for field in fields(kind) if field.default is MISSING}
-        if lost := needed - value.keys():
-            raise KeyError(min(lost))
-        parts = {name: _record(item, hints.get(name, Any)) for name, item in value.items()}
-        return kind(**parts)  # type: ignore[operator]
-    origin, args = get_origin(kind), get_args(kind)
-    if origin is tuple and isinstance(value, list):
-        return tuple(_record(item, args[0]) for item in value)
-    if origin is dict and isinstance(value, dict):
-        return {name: _record(item, args[1]) for name, item in value.items()}
-    return value
 
 
 def _not_well_formed(problem: str) -> ArtifactError:

@@ -11,19 +11,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any
 
-from glmc.observe.history.record import (
-    FORMAT,
-    BlockHistory,
-    BufferHistory,
-    CallBlock,
-    CallHistory,
-    History,
-    MatchHistory,
-    MissHistory,
-    NodeHistory,
-    PlanHistory,
-    StepHistory,
-)
+from glmc.artifact.records import record
+from glmc.observe.history.record import FORMAT, History, NodeHistory, PlanHistory, StepHistory
 from glmc_runtime.errors import ArtifactError
 from glmc_runtime.format.records import misfit
 
@@ -95,17 +84,10 @@ def history_from_json(data: Any) -> History:
             remedy="inspect it with the glmc that compiled it, or compile again",
         )
     try:
-        nodes = [_node(row) for row in data["nodes"]]
-        history = History(
-            format=data["format"],
-            model=data["model"],
-            target=data["target"],
-            prefix=data["prefix"],
-            versions=dict(data["versions"]),
-            expected_matches=dict(data["expected_matches"]),
-            steps=tuple(_read_step(step, nodes) for step in data["steps"]),
-            plans=tuple(_read_plan(plan) for plan in data["plans"]),
-        )
+        nodes = [record(row, NodeHistory) for row in data["nodes"]]
+        steps = [_read_step(step, nodes) for step in data["steps"]]
+        known = {name: item for name, item in data.items() if name != "nodes"}
+        history: History = record({**known, "steps": steps}, History)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise _not_well_formed(repr(error)) from error
     if not history.steps:
@@ -126,35 +108,14 @@ def _contradiction(history: History) -> str | None:
     return None
 
 
-def _node(row: Any) -> NodeHistory:
-    own, op, arguments, operands, value, module, source, origins, passes = row
-    return NodeHistory(
-        *(own, op, arguments, tuple(operands), value, module, source),
-        *(tuple(origins), tuple(passes)),
-    )
-
-
-def _read_step(data: Mapping[str, Any], nodes: list[NodeHistory]) -> StepHistory:
-    return StepHistory(
-        **{
-            **data,
-            "anchors": tuple(data["anchors"]),
-            "matches": tuple(
-                MatchHistory(own, layer)
-                for own, layers in data["matches"].items()
-                for layer in layers
-            ),
-            "near_misses": tuple(MissHistory(**miss) for miss in data["near_misses"]),
-            "blocks": tuple(
-                BlockHistory(
-                    block["layer"],
-                    tuple(block["like"]),
-                    tuple(nodes[_place(number)] for number in block["nodes"]),
-                )
-                for block in data["blocks"]
-            ),
-        }
-    )
+def _read_step(data: Mapping[str, Any], nodes: list[NodeHistory]) -> dict[str, Any]:
+    """With the nodes in place of their numbers and each match by itself."""
+    blocks = [
+        {**block, "nodes": [nodes[_place(number)] for number in block["nodes"]]}
+        for block in data["blocks"]
+    ]
+    matches = [[own, layer] for own, layers in data["matches"].items() for layer in layers]
+    return {**data, "blocks": blocks, "matches": matches}
 
 
 def _place(number: Any) -> int:
@@ -162,35 +123,6 @@ def _place(number: Any) -> int:
     if not isinstance(number, int) or number < 0:
         raise ValueError(f"{number!r} is no number of a node")
     return number
-
-
-def _read_plan(data: Mapping[str, Any]) -> PlanHistory:
-    return PlanHistory(
-        **{
-            **data,
-            "blocks": tuple(
-                CallBlock(
-                    block["layer"],
-                    tuple(block["like"]),
-                    tuple(_call(row) for row in block["calls"]),
-                    tuple(tuple(numbers) for numbers in block["indices"]),
-                )
-                for block in data["blocks"]
-            ),
-            "buffers": tuple(BufferHistory(*row) for row in data["buffers"]),
-            "segments": tuple(
-                (first, last, captured) for first, last, captured in data["segments"]
-            ),
-        }
-    )
-
-
-def _call(row: Any) -> CallHistory:
-    function, arguments, writes, host, op, node, module, source, origins, passes = row
-    return CallHistory(
-        *(function, arguments, tuple(writes), host, op, node, module, source),
-        *(tuple(origins), tuple(passes)),
-    )
 
 
 def _not_well_formed(problem: str) -> ArtifactError:
