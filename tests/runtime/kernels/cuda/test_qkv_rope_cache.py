@@ -15,6 +15,7 @@ from glmc_runtime.kernels import find_binder
 from glmc_runtime.kernels.cuda.qkv_rope_cache import candidates, default
 from tests.runtime.kernels.cuda.paged import DEVICE, cuts_off, paged, unchanged
 from tests.runtime.kernels.harness import close, nan, random
+from tests.support.thinned import crossed
 
 EPS, POSITIONS = 1e-5, 40
 
@@ -110,22 +111,38 @@ def reference(arguments: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
     return found, keys, values
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("interleaved", [False, True])
-@pytest.mark.parametrize("with_norms", [False, True])
-@pytest.mark.parametrize("rotary", [8, 16])
-@pytest.mark.parametrize("tokens", [1, 5])
+CASES = (
+    [torch.float32, torch.bfloat16, torch.float16],
+    *([False, True], [False, True], [8, 16], [1, 5]),
+)
+# Each pair of values once, and of each dtype without a norm, which is bit for bit, both rotations.
+QUICK_CASES = (
+    *((torch.float32, False, False, 8, 1), (torch.float32, True, False, 16, 5)),
+    *((torch.float32, False, True, 16, 5), (torch.float32, True, True, 8, 1)),
+    *((torch.bfloat16, False, False, 16, 5), (torch.bfloat16, True, True, 8, 5)),
+    *((torch.float16, True, False, 8, 5), (torch.float16, False, True, 16, 1)),
+    *((torch.float16, False, False, 8, 5), (torch.bfloat16, True, False, 16, 1)),
+)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "interleaved", "with_norms", "rotary", "tokens"), crossed(*CASES, quick=QUICK_CASES)
+)
 def test_against_reference(
     dtype: torch.dtype, interleaved: bool, with_norms: bool, rotary: int, tokens: int
 ) -> None:
     check(case(tokens, dtype, rotary, 16, with_norms, interleaved=interleaved))
 
 
-@pytest.mark.parametrize(("q_heads", "kv_heads"), [(2, 2), (12, 1), (7, 1)])
-@pytest.mark.parametrize("heads", [1, 4, 16, None])
-def test_heads_that_do_not_fill_the_programs(
-    q_heads: int, kv_heads: int, heads: int | None
-) -> None:
+@pytest.mark.parametrize(
+    ("counts", "heads"),
+    crossed(
+        *([(2, 2), (12, 1), (7, 1)], [1, 4, 16, None]),
+        quick=[((2, 2), 1), ((12, 1), 4), ((7, 1), 4), ((7, 1), 16), ((12, 1), None)],
+    ),
+)
+def test_heads_that_do_not_fill_the_programs(counts: tuple[int, int], heads: int | None) -> None:
+    q_heads, kv_heads = counts
     arguments = case(3, q_heads=q_heads, kv_heads=kv_heads, with_norms=True)
     if heads is not None:
         arguments["configuration"] = {"HEADS": heads, "num_warps": 1}

@@ -23,6 +23,7 @@ from tests.runtime.kernels.cuda.paged import (
     paged,
 )
 from tests.runtime.kernels.harness import close, nan, random
+from tests.support.thinned import crossed
 
 SCALE = 0.21
 
@@ -78,22 +79,30 @@ def reference(arguments: dict[str, Any], dtype: torch.dtype | None = None) -> Te
     return out
 
 
-@pytest.mark.parametrize("lengths", [[1], [4], [5], [16], [17, 1], [129], [33, 64, 100]])
-@pytest.mark.parametrize("splits", [1, 8])
+# Either side of a block of the cache and of a tile, one part and several; the rest repeats them.
+LENGTHS = ([1], [4], [5], [16], [17, 1], [129], [33, 64, 100])
+QUICK_LENGTHS = list(zip(LENGTHS, [1, 8, 1, 8, 8, 8, 1], strict=True))
+HALVES = (torch.bfloat16, torch.float16)
+
+
+@pytest.mark.parametrize(("lengths", "splits"), crossed(LENGTHS, [1, 8], quick=QUICK_LENGTHS))
 def test_lengths(lengths: list[int], splits: int) -> None:
     arguments = case(lengths)
     close(attend(arguments, cut(splits)), reference(arguments))
 
 
-@pytest.mark.parametrize("fan", [1, 2, 3, 16])
-@pytest.mark.parametrize("length", [20, 128])
+@pytest.mark.parametrize(
+    ("fan", "length"),
+    crossed([1, 2, 3, 16], [20, 128], quick=[(1, 20), (2, 128), (3, 128), (16, 128)]),
+)
 def test_merges(fan: int, length: int) -> None:
     arguments = case([length, 1, 40])
     close(attend(arguments, cut(8, fan)), reference(arguments))
 
 
-@pytest.mark.parametrize("splits", [1, 3, 8])
-@pytest.mark.parametrize("length", [1, 20, 129])
+@pytest.mark.parametrize(
+    ("splits", "length"), crossed([1, 3, 8], [1, 20, 129], quick=[(1, 1), (3, 129), (8, 20)])
+)
 def test_merge_by_a_launch(splits: int, length: int) -> None:
     arguments = case([length, 1, 40], 12, 3)
     close(attend(arguments, cut(splits, reduce="launch")), reference(arguments))
@@ -113,8 +122,9 @@ def test_block_sizes(block_size: int) -> None:
     close(attend(arguments, cut(2, shortest=32)), reference(arguments))
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("q_heads", [12, 16])
+@pytest.mark.parametrize(
+    ("dtype", "q_heads"), crossed(HALVES, [12, 16], quick=list(zip(HALVES, [12, 16], strict=True)))
+)
 def test_narrow_dtypes(dtype: torch.dtype, q_heads: int) -> None:
     arguments = case([1, 47, 128], q_heads, 1, 64, 16, dtype)
     caches = (arguments["key_cache"], arguments["value_cache"])

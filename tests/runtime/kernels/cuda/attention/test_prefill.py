@@ -15,6 +15,7 @@ from glmc_runtime.kernels.cuda.attention import prefill as module
 from glmc_runtime.kernels.cuda.paged_cache import cache_constants
 from tests.runtime.kernels.cuda.paged import DEVICE, eager, int32, not_worse, paged
 from tests.runtime.kernels.harness import close, nan, random
+from tests.support.thinned import crossed
 
 SCALE = 0.21
 SMALL = {"variant": "triton", "ROWS": 16, "BLOCK": 16, "num_warps": 4, "num_stages": 2}
@@ -86,19 +87,19 @@ def check(arguments: dict[str, Any], configuration: dict[str, Any] | None = SMAL
         torch.testing.assert_close(arguments[name], old, rtol=0, atol=0, equal_nan=True)
 
 
-@pytest.mark.parametrize(
-    "sequences",
-    [
-        [(1, 0)],
-        [(5, 0)],
-        [(33, 0)],
-        [(1, 20)],
-        [(17, 15)],
-        [(3, 0), (20, 7), (1, 40)],
-        [(0, 0), (6, 2), (0, 9), (16, 0)],
-    ],
+SEQUENCES = (
+    *([(1, 0)], [(5, 0)], [(33, 0)], [(1, 20)], [(17, 15)]),
+    *([(3, 0), (20, 7), (1, 40)], [(0, 0), (6, 2), (0, 9), (16, 0)]),
 )
-@pytest.mark.parametrize("padding", [0, 5])
+# Padding changes nothing of the rows before it: each has it or not.
+QUICK_SEQUENCES = list(zip(SEQUENCES, [0, 5, 0, 5, 0, 0, 5], strict=True))
+NARROW = ([(40, 0)], [(0, 0), (21, 0)], [(20, 11), (5, 0)], [(1, 5)])
+HALVES = (torch.float16, torch.bfloat16)
+
+
+@pytest.mark.parametrize(
+    ("sequences", "padding"), crossed(SEQUENCES, [0, 5], quick=QUICK_SEQUENCES)
+)
 def test_sequences(sequences: list[tuple[int, int]], padding: int) -> None:
     check(case(sequences, padding))
 
@@ -111,8 +112,10 @@ def test_shapes(q_heads: int, kv_heads: int, head_dim: int, block_size: int) -> 
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: str(variant["variant"]))
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("sequences", [[(40, 0)], [(0, 0), (21, 0)], [(20, 11), (5, 0)], [(1, 5)]])
+@pytest.mark.parametrize(
+    ("sequences", "dtype"),
+    crossed(NARROW, HALVES, quick=list(zip(NARROW, HALVES * 2, strict=True))),
+)
 def test_narrow_dtypes(
     variant: dict[str, Any], dtype: torch.dtype, sequences: list[tuple[int, int]]
 ) -> None:

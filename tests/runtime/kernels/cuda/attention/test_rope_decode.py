@@ -26,6 +26,7 @@ from tests.runtime.kernels.cuda.paged import (
 from tests.runtime.kernels.cuda.test_qkv_rope_cache import EPS, cos_sin, rows
 from tests.runtime.kernels.cuda.test_qkv_rope_cache import reference as rotation
 from tests.runtime.kernels.harness import close, nan, random
+from tests.support.thinned import crossed
 
 SCALE = 0.21
 
@@ -109,16 +110,27 @@ def check(arguments: dict[str, Any], configuration: dict[str, Any] | None = None
             close(rows(arguments[name], slots), rows(wanted, slots))
 
 
-@pytest.mark.parametrize("lengths", [[1], [2], [4], [16], [17], [18, 1], [65, 130]])
-@pytest.mark.parametrize("splits", [1, 8])
+# Either side of a block of the cache and of a tile, one part and several; the rest repeats them.
+LENGTHS = ([1], [2], [4], [16], [17], [18, 1], [65, 130])
+QUICK_LENGTHS = (([1], 1), ([2], 8), ([4], 1), ([16], 8), ([17], 1), ([18, 1], 8), ([65, 130], 8))
+ROTATIONS = ([False, True], [False, True], [8, 16], [torch.float32, torch.float16])
+# Each pair of values once.
+QUICK_ROTATIONS = (
+    *((False, False, 8, torch.float32), (True, True, 16, torch.float32)),
+    *((True, False, 8, torch.float16), (False, True, 16, torch.float16)),
+    *((False, True, 8, torch.float32), (True, False, 16, torch.float16)),
+)
+HALVES = (torch.bfloat16, torch.float16)
+
+
+@pytest.mark.parametrize(("lengths", "splits"), crossed(LENGTHS, [1, 8], quick=QUICK_LENGTHS))
 def test_lengths(lengths: list[int], splits: int) -> None:
     check(case(lengths), cut(splits))
 
 
-@pytest.mark.parametrize("interleaved", [False, True])
-@pytest.mark.parametrize("with_norms", [False, True])
-@pytest.mark.parametrize("rotary", [8, 16])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize(
+    ("interleaved", "with_norms", "rotary", "dtype"), crossed(*ROTATIONS, quick=QUICK_ROTATIONS)
+)
 def test_rotations(interleaved: bool, with_norms: bool, rotary: int, dtype: torch.dtype) -> None:
     arguments = case(
         [20],
@@ -137,8 +149,9 @@ def test_groups_and_heads(q_heads: int, kv_heads: int, head_dim: int) -> None:
     check(case([37], q_heads, kv_heads, head_dim, with_norms=True), cut(3))
 
 
-@pytest.mark.parametrize("q_heads", [12, 16])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    ("q_heads", "dtype"), crossed([12, 16], HALVES, quick=list(zip([12, 16], HALVES, strict=True)))
+)
 def test_narrow_dtypes(q_heads: int, dtype: torch.dtype) -> None:
     check(case([1, 47, 128], q_heads, 1, 64, 16, dtype, rotary=32), cut(4))
 
@@ -157,8 +170,14 @@ def test_same_bits_each_time() -> None:
     assert torch.equal(arguments["out"], first)
 
 
-@pytest.mark.parametrize("lengths", [[1], [2], [17, 1], [65, 130, 20]])
-@pytest.mark.parametrize("splits", [1, 8])
+@pytest.mark.parametrize(
+    ("lengths", "splits"),
+    crossed(
+        [[1], [2], [17, 1], [65, 130, 20]],
+        [1, 8],
+        quick=[([1], 8), ([17, 1], 1), ([65, 130, 20], 8)],
+    ),
+)
 def test_merge_by_a_launch(lengths: list[int], splits: int) -> None:
     check(case(lengths, 24, 2, with_norms=True), cut(splits, reduce="launch"))
 

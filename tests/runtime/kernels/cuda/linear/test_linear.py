@@ -13,6 +13,7 @@ from glmc_runtime.errors import PlanError
 from glmc_runtime.kernels.cuda import workspace
 from glmc_runtime.kernels.cuda.linear.linear import candidates, default, linear, linear_swiglu
 from tests.runtime.kernels.harness import close, nan, random
+from tests.support.thinned import crossed
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -51,20 +52,23 @@ def counters_are_zero() -> bool:
     return not workspace.arrival_counters(DEVICE, 64).any()
 
 
+SHAPES = ((1, 24, 128, False), (3, 37, 75, True), (4, 16, 96, True), (1, 8, 20, False))
+GATED = ((1, 12, 128), (3, 21, 75), (2, 4, 20))
+FLOATS = (torch.float32, torch.bfloat16)
+ROWS = (5, 17, 40, 65)
+
+
+# A dtype only changes how operands are read: each shape has one of them.
 @pytest.mark.parametrize("configuration", VARIANTS, ids=IDS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(
-    ("rows", "n", "k", "with_bias"),
-    [(1, 24, 128, False), (3, 37, 75, True), (4, 16, 96, True), (1, 8, 20, False)],
+    ("shape", "dtype"), crossed(SHAPES, FLOATS, quick=list(zip(SHAPES, FLOATS * 2, strict=True)))
 )
 def test_linear(
     configuration: dict[str, Any] | None,
+    shape: tuple[int, int, int, bool],
     dtype: torch.dtype,
-    rows: int,
-    n: int,
-    k: int,
-    with_bias: bool,
 ) -> None:
+    rows, n, k, with_bias = shape
     x, weight, bias = operands(rows, n, k, dtype)
     out = nan(rows, n, dtype=dtype).to(DEVICE)
     arguments = {"x": x, "weight": weight, "bias": bias if with_bias else None, "out": out}
@@ -77,8 +81,13 @@ def test_linear(
     assert counters_are_zero()
 
 
-@pytest.mark.parametrize("rows", [5, 17, 40, 65])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    ("rows", "dtype"),
+    crossed(
+        *(ROWS, (*FLOATS, torch.float16)),
+        quick=list(zip(ROWS, (*FLOATS, torch.float16, torch.float32), strict=True)),
+    ),
+)
 def test_more_rows(rows: int, dtype: torch.dtype) -> None:
     x, weight, bias = operands(rows, 40, 96, dtype)
     for configuration in (None, variant("skinny", 32, 32, 2)):
@@ -92,11 +101,14 @@ def test_more_rows(rows: int, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("configuration", VARIANTS, ids=IDS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(("rows", "width", "k"), [(1, 12, 128), (3, 21, 75), (2, 4, 20)])
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    crossed(GATED, FLOATS, quick=list(zip(GATED, (*FLOATS[::-1], FLOATS[1]), strict=True))),
+)
 def test_linear_swiglu(
-    configuration: dict[str, Any] | None, dtype: torch.dtype, rows: int, width: int, k: int
+    configuration: dict[str, Any] | None, shape: tuple[int, int, int], dtype: torch.dtype
 ) -> None:
+    rows, width, k = shape
     x, weight, _ = operands(rows, 2 * width, k, dtype)
     out, merged = (nan(rows, size, dtype=dtype).to(DEVICE) for size in (width, 2 * width))
     linear_swiglu(

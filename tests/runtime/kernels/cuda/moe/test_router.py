@@ -13,6 +13,7 @@ from glmc_runtime.kernels import find_binder
 from glmc_runtime.kernels.cuda import workspace
 from glmc_runtime.kernels.cuda.moe import router as moe_gate
 from tests.runtime.kernels.harness import nan, random
+from tests.support.thinned import crossed
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 RUNS = 2 if torch.cuda.is_available() else 1
@@ -85,15 +86,17 @@ def check(arguments: dict[str, Any], configuration: dict[str, Any] | None = None
     )
 
 
+CHOICES = ((1, 1, 0.0, True), (4, 4, 0.0, False), (4, 2, 0.0, False), (8, 3, -torch.inf, True))
+DTYPES = (torch.float32, torch.bfloat16)
+
+
+# A dtype only changes how operands are read: each choice has one of them.
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(
-    ("groups", "top_groups", "fill", "normalize"),
-    [(1, 1, 0.0, True), (4, 4, 0.0, False), (4, 2, 0.0, False), (8, 3, -torch.inf, True)],
+    ("choice", "dtype"), crossed(CHOICES, DTYPES, quick=list(zip(CHOICES, DTYPES * 2, strict=True)))
 )
-def test_variants(
-    variant: str, dtype: torch.dtype, groups: int, top_groups: int, fill: float, normalize: bool
-) -> None:
+def test_variants(variant: str, choice: tuple[int, int, float, bool], dtype: torch.dtype) -> None:
+    groups, top_groups, fill, normalize = choice
     constants = {"groups": groups, "top_groups": top_groups, "group_fill": fill}
     tokens = 3 if variant == "rows" else 18
     check(call(tokens, dtype, normalize=normalize, **constants), VARIANTS[variant])

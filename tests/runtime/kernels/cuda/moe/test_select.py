@@ -151,10 +151,21 @@ def serves(variant: str, dtype: torch.dtype, tokens: int) -> bool:
     return tokens <= 4 or not variant.startswith("few")
 
 
+def is_quick(variant: str, dtype: torch.dtype, case: tuple[int, str, int]) -> bool:
+    """Every case of the main variants in one dtype, and one or two of what repeats them."""
+    if variant not in MAIN:
+        return case == CASES[1 if variant.startswith("few") else 2]
+    return variant == "grouped_mm" or dtype == torch.float32 or case in (CASES[1], CASES[3])
+
+
 @pytest.mark.parametrize(
     ("variant", "dtype", "tokens", "kind", "shared_width"),
     [
-        pytest.param(variant, dtype, *case, id=f"{variant}-{dtype}-{case}")
+        pytest.param(
+            *(variant, dtype, *case),
+            id=f"{variant}-{dtype}-{case}",
+            marks=() if is_quick(variant, dtype, case) else pytest.mark.slow,
+        )
         for variant in VARIANTS
         for dtype in (torch.float32, torch.bfloat16)
         for case in CASES
