@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
     from glmc_runtime.engine.async_decode import GreedySteps as GreedySteps
     from glmc_runtime.engine.engine import Engine as Engine
+    from glmc_runtime.engine.outer.kv_tensors import KVTensors as KVTensors
+    from glmc_runtime.engine.outer.model import AttachedModel as AttachedModel
+    from glmc_runtime.engine.outer.model import Model as Model
+    from glmc_runtime.engine.outer.step import OuterStep as OuterStep
     from glmc_runtime.engine.sampling import SamplingParameters as SamplingParameters
     from glmc_runtime.engine.sequences import Sequence as Sequence
     from glmc_runtime.engine.sequences import SequenceStep as SequenceStep
@@ -32,18 +36,22 @@ if TYPE_CHECKING:
 
 # Names of the package, imported when they are first asked for: torch is not needed to read a plan.
 _MODULES = {
+    "AttachedModel": "engine.outer.model",
     "Completion": "generate.events",
     "Engine": "engine.engine",
     "Event": "generate.events",
     "GlmcError": "errors",
     "GreedySteps": "engine.async_decode",
+    "KVTensors": "engine.outer.kv_tensors",
+    "Model": "engine.outer.model",
+    "OuterStep": "engine.outer.step",
     "SequenceStep": "engine.sequences",
     "RequestOptions": "generate.options",
     "SamplingParameters": "engine.sampling",
     "Sequence": "engine.sequences",
     "Session": "generate.session",
 }
-__all__ = ["GUARD_STEPS", "__version__", "load", *_MODULES]
+__all__ = ["GUARD_STEPS", "__version__", "load", "load_model", *_MODULES]
 
 
 MovedModules(__name__, RUNTIME).install()
@@ -125,3 +133,42 @@ def load(
     )
     machine.statistics.load_seconds = perf_counter() - started
     return Session(artifact, machine)
+
+
+def load_model(
+    path: str | PathLike[str],
+    *,
+    verify_hashes: bool = True,
+    emulate: bool | None = None,
+    device: str | torch.device | None = None,
+    timing: bool = False,
+    guard_steps: int = GUARD_STEPS,
+    profile_ranges: bool = False,
+    progress: Callable[[int, int], object] | None = None,
+    weights: Mapping[str, torch.Tensor] | None = None,
+) -> Model:
+    """Load an artifact directory for an outer engine, without a KV cache: see
+    :meth:`Model.attach`. Options and errors are those of :func:`load`."""
+    from glmc_runtime import arguments as kinds
+    from glmc_runtime.engine.loaded import load_into_memory
+    from glmc_runtime.engine.outer.model import Model
+    from glmc_runtime.loading.loader import load_artifact
+
+    started = perf_counter()
+    place = kinds.path("path", path)
+    artifact = load_artifact(
+        place,
+        verify_hashes=kinds.flag("verify_hashes", verify_hashes),
+        progress=kinds.optional(kinds.function, "progress", progress),
+    )
+    loaded = load_into_memory(
+        artifact,
+        kinds.optional(kinds.flag, "emulate", emulate),
+        kinds.flag("timing", timing),
+        kinds.optional(kinds.device_name, "device", device),
+        kinds.integer("guard_steps", guard_steps),
+        kinds.flag("profile_ranges", profile_ranges),
+        kinds.optional(kinds.tensors, "weights", weights),
+    )
+    loaded.statistics.load_seconds = perf_counter() - started
+    return Model(loaded)

@@ -18,7 +18,7 @@ from glmc_runtime.doctor.experts import CHAIN_FIRST, CHAIN_LAST, fill_chain, jud
 from glmc_runtime.doctor.hostile import KINDS
 from glmc_runtime.doctor.references import PROBES, Outcome
 from glmc_runtime.doctor.report import Report
-from glmc_runtime.engine.assemble import vendor_of
+from glmc_runtime.engine.loaded import vendor_of
 from glmc_runtime.errors import GlmcError
 from glmc_runtime.format.plan import Call
 from glmc_runtime.kernels import is_vendor

@@ -90,6 +90,16 @@ class PhaseBinder:
         """The greedy tokens of the real sequences, [real_sequences], where the plan has them."""
         return None if self.plan.greedy is None else self._real_rows(self.plan.greedy, symbols)
 
+    def hidden(self, symbols: Symbols) -> torch.Tensor | None:
+        """The last hidden states of the real tokens, [real tokens, hidden size], where the plan
+        says where they are."""
+        head = self.plan.head
+        if head is None:
+            return None
+        with torch.inference_mode(False):
+            rows: torch.Tensor = self.value(BufferArgument(head.hidden), symbols)
+            return rows[: symbols.real["tokens"]]
+
     def _real_rows(self, buffer: int, symbols: Symbols) -> torch.Tensor:
         with torch.inference_mode(False):  # the caller may change its logits in place
             rows: torch.Tensor = self.value(BufferArgument(buffer), symbols)

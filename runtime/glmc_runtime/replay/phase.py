@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
@@ -15,9 +14,9 @@ from glmc_runtime.format.dependence import Symbols
 from glmc_runtime.format.plan import Call, place_of
 from glmc_runtime.kernels import Thunk, is_vendor
 from glmc_runtime.replay.bind import PhaseBinder
+from glmc_runtime.replay.bound_step import BoundStep, Inputs, Part, Sizes, parts_of
 from glmc_runtime.replay.graph import GraphCapture
 from glmc_runtime.replay.guard_steps import run_guarded
-from glmc_runtime.replay.inputs import StepInputs
 from glmc_runtime.replay.profile import graph_range, in_range
 from glmc_runtime.replay.statistics import Statistics
 from glmc_runtime.replay.step import Step
@@ -25,20 +24,6 @@ from glmc_runtime.replay.weight_watch import WeightWatch
 
 # Code of others, such as a vendor's library or Triton's compiler, may raise whatever it likes.
 KERNEL_ERRORS = (Exception,)
-
-
-@dataclass(frozen=True)
-class BoundStep:
-    """A step ready to run. ``segments`` hold the same thunks as ``thunks``, by segment.
-
-    ``logits`` and, where the plan has them, the ``greedy`` tokens are those of the real sequences:
-    views that the next step overwrites.
-    """
-
-    thunks: tuple[Thunk, ...]
-    segments: tuple[tuple[Thunk, ...], ...]
-    logits: torch.Tensor
-    greedy: torch.Tensor | None
 
 
 class PhaseReplay:
@@ -51,7 +36,7 @@ class PhaseReplay:
     def __init__(
         self,
         binder: PhaseBinder,
-        inputs: StepInputs,
+        inputs: Inputs,
         graphs: GraphCapture,
         statistics: Statistics,
         keep: int | None,
@@ -68,6 +53,7 @@ class PhaseReplay:
         self._steps: OrderedDict[tuple[Any, ...], BoundStep] = OrderedDict()
         self._bucket = binder.plan.phase.bucket
         self._captured: dict[int, dict[int, tuple[Thunk, ...]]] = {}
+        self._parts = parts_of(binder.plan)
         calls_vendor = any(is_vendor(call.function) for call in binder.plan.calls)
         self._guard_steps_left = guard_steps if calls_vendor else 0
 
@@ -76,7 +62,7 @@ class PhaseReplay:
         """Whether the plan computes the greedy tokens."""
         return self._plan.greedy is not None
 
-    def run(self, step: Step) -> torch.Tensor:
+    def run(self, step: Sizes) -> torch.Tensor:
         """Logits [real sequences, vocabulary]: a view that the next step overwrites."""
         return self._run_step(step, None).logits
 
@@ -88,8 +74,39 @@ class PhaseReplay:
             raise PlanError(f"the {self._plan.name} plan has no greedy tokens")
         return greedy
 
-    def _run_step(self, step: Step, tokens: torch.Tensor | None) -> BoundStep:
+    def run_body(self, step: Sizes) -> torch.Tensor:
+        """The last hidden states of the real tokens, [tokens, hidden size]: a view that the next
+        step overwrites."""
+        hidden = self._run_step(step, None, Part.BODY).hidden
+        if hidden is None:
+            raise PlanError(f"the {self._plan.name} plan does not say where its head begins")
+        return hidden
+
+    def run_head(self, step: Sizes, hidden: torch.Tensor) -> torch.Tensor:
+        """Logits of rows of hidden states, as many as the step has real tokens: a view that the
+        next step overwrites. The head of decode reads nothing else of a step."""
+        self._watch.check()
+        bound = self._bound(step)
+        if bound.hidden is None:
+            raise PlanError(f"the {self._plan.name} plan does not say where its head begins")
+        bound.hidden.copy_(hidden)
+        self._run_part(bound, step, Part.HEAD)
+        self._watch.check()
+        return bound.logits
+
+    def _run_step(
+        self, step: Sizes, tokens: torch.Tensor | None, part: Part = Part.WHOLE
+    ) -> BoundStep:
         self._watch.check()  # what was cut short must not be touched
+        bound = self._bound(step)
+        self._inputs.fill(step, tokens)
+        sizes, real = step.sizes, step.real
+        self._statistics.count_step(self._plan.name, sizes[self._bucket], real[self._bucket])
+        self._run_part(bound, step, part)
+        self._watch.check()  # nor is what was computed while a weight changed handed out
+        return bound
+
+    def _bound(self, step: Sizes) -> BoundStep:
         sizes, real = step.sizes, step.real
         key = (*sizes.values(), *real.values())
         bound = self._steps.get(key)
@@ -97,18 +114,17 @@ class PhaseReplay:
             bound = self._bind(key, Symbols(sizes, real))
         elif self._keep is not None:
             self._steps.move_to_end(key)
-        self._inputs.fill(step, tokens)
-        bucket = sizes[self._bucket]
-        self._statistics.count_step(self._plan.name, bucket, real[self._bucket])
-        if self._guard_steps_left:
-            self._run_guarded(Symbols(sizes, real), self._captured.get(bucket, {}))
-            self._guard_steps_left -= 1
-        elif self._statistics.timing:
-            self._run_timed(bound, bucket)
-        else:
-            self._run(bound.thunks)
-        self._watch.check()  # nor is what was computed while a weight changed handed out
         return bound
+
+    def _run_part(self, bound: BoundStep, step: Sizes, part: Part) -> None:
+        if self._guard_steps_left:
+            captured = self._captured.get(step.sizes[self._bucket], {})
+            self._run_guarded(Symbols(step.sizes, step.real), captured, part)
+            self._guard_steps_left -= part is not Part.HEAD
+        elif self._statistics.timing:
+            self._run_timed(bound, step.sizes[self._bucket], part)
+        else:
+            self._run(bound.thunks[part])
 
     def trace(self, step: Step) -> Iterator[tuple[Call, dict[str, Any]]]:
         """Run ``step`` call by call; each call with what it was bound to, as soon as it has run.
@@ -168,9 +184,17 @@ class PhaseReplay:
             captured.get(number) or self._binder.bind(segment.first, segment.last, symbols)
             for number, segment in enumerate(self._plan.segments)
         )
-        thunks = tuple(thunk for segment in segments for thunk in segment)
+        thunks = {
+            part: tuple(thunk for number in numbers for thunk in segments[number])
+            for part, numbers in self._parts.items()
+        }
+        binder = self._binder
         bound = BoundStep(
-            thunks, segments, self._binder.output(symbols), self._binder.greedy(symbols)
+            thunks,
+            segments,
+            binder.output(symbols),
+            binder.greedy(symbols),
+            binder.hidden(symbols) if Part.HEAD in self._parts else None,
         )
         self._steps[key] = bound
         if self._keep is not None and len(self._steps) > self._keep:
@@ -187,8 +211,11 @@ class PhaseReplay:
         except KERNEL_ERRORS as error:
             raise self._explain(thunk, error) from error
 
-    def _run_guarded(self, symbols: Symbols, captured: dict[int, tuple[Thunk, ...]]) -> None:
-        for number, segment in enumerate(self._plan.segments):
+    def _run_guarded(
+        self, symbols: Symbols, captured: dict[int, tuple[Thunk, ...]], part: Part = Part.WHOLE
+    ) -> None:
+        for number in self._parts[part]:
+            segment = self._plan.segments[number]
             if number in captured:
                 self._run(captured[number])
                 continue
@@ -204,12 +231,13 @@ class PhaseReplay:
                     raise
                 except KERNEL_ERRORS as error:
                     raise self._explain(thunk, error) from error
-        self._statistics.count_guard_step(self._plan.name)
+        if part is not Part.HEAD:
+            self._statistics.count_guard_step(self._plan.name)
 
-    def _run_timed(self, bound: BoundStep, bucket: int) -> None:
-        for number, thunks in enumerate(bound.segments):
+    def _run_timed(self, bound: BoundStep, bucket: int, part: Part) -> None:
+        for number in self._parts[part]:
             started = perf_counter()
-            self._run(thunks)
+            self._run(bound.segments[number])
             self._graphs.wait()
             elapsed = perf_counter() - started
             self._statistics.count_segment(self._plan.name, bucket, number, elapsed)

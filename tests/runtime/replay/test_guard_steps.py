@@ -12,7 +12,7 @@ import torch
 
 import glmc_runtime
 from glmc_runtime.cli import main
-from glmc_runtime.engine import assemble as assemble_module
+from glmc_runtime.engine import loaded as loaded_module
 from glmc_runtime.errors import RequestError, VendorError
 from glmc_runtime.format.plan import BufferArgument, Call, ValueArgument
 from glmc_runtime.generate.session import Session
@@ -172,7 +172,7 @@ def test_buckets_are_guarded_before_they_are_captured(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     graphs = Graphs()
-    monkeypatch.setattr(assemble_module, "graphs_for", lambda device, emulated: graphs)
+    monkeypatch.setattr(loaded_module, "graphs_for", lambda device, emulated: graphs)
     session = _run(path)
     buckets = len(session.decode_buckets.sizes)
     # Of the first steps, what is no graph (attention) is looked at as well.

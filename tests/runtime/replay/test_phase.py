@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import glmc_runtime
-from glmc_runtime.engine import assemble as assemble_module
+from glmc_runtime.engine import loaded as loaded_module
 from glmc_runtime.errors import GlmcError, PlanError
 from glmc_runtime.format.dependence import Symbols
 from glmc_runtime.generate.session import Session
@@ -83,7 +83,7 @@ def test_another_count_in_the_same_bucket_binds_only_what_sees_it(session: Sessi
 def test_prefill_bindings_are_forgotten_in_time(
     toy_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(assemble_module, "PREFILL_BINDINGS_KEPT", 2)
+    monkeypatch.setattr(loaded_module, "PREFILL_BINDINGS_KEPT", 2)
     session = glmc_runtime.load(toy_path)
     for length in (1, 2, 3, 5, 6, 7, 9, 10, 1):
         sequence = session.sequence([4] * length)
@@ -98,7 +98,7 @@ def test_prefill_bindings_are_forgotten_in_time(
 def test_the_prefill_step_used_last_is_kept(
     toy_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(assemble_module, "PREFILL_BINDINGS_KEPT", 2)
+    monkeypatch.setattr(loaded_module, "PREFILL_BINDINGS_KEPT", 2)
     session = glmc_runtime.load(toy_path)
     for length in (5, 6, 5, 7):
         session.prefill([session.sequence([4] * length)])
@@ -185,7 +185,7 @@ class FakeGraphs:
 def fake_graphs(monkeypatch: pytest.MonkeyPatch) -> FakeGraphs:
     graphs = FakeGraphs()
     choose: Callable[[torch.device, bool], FakeGraphs] = lambda device, emulated: graphs  # noqa: E731
-    monkeypatch.setattr(assemble_module, "graphs_for", choose)
+    monkeypatch.setattr(loaded_module, "graphs_for", choose)
     return graphs
 
 

@@ -11,7 +11,7 @@ from torch.profiler import ProfilerActivity, profile
 
 import glmc_runtime
 from glmc_runtime.cli import main
-from glmc_runtime.engine import assemble as assemble_module
+from glmc_runtime.engine import loaded as loaded_module
 from glmc_runtime.generate.session import Session
 from glmc_runtime.kernels import Thunk
 from glmc_runtime.replay.profile import call_range, graph_range, in_range
@@ -66,7 +66,7 @@ def test_a_device_graph_is_one_range(toy_path: Path, monkeypatch: pytest.MonkeyP
         def wait(self) -> None:
             pass
 
-    monkeypatch.setattr(assemble_module, "graphs_for", lambda device, emulated: OneThunk())
+    monkeypatch.setattr(loaded_module, "graphs_for", lambda device, emulated: OneThunk())
     session = glmc_runtime.load(toy_path, profile_ranges=True, guard_steps=0)
     plan = session.artifact.plans["decode"]
     expected = [

@@ -1,0 +1,168 @@
+"""An artifact in memory, without a cache: guards, weights, arena, and what its phases share."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from glmc_runtime.engine.exclusive import Exclusive
+from glmc_runtime.errors import ArtifactError, RequestError
+from glmc_runtime.format.plan import PhasePlan
+from glmc_runtime.kernels import is_vendor
+from glmc_runtime.kernels.interpreter import INTERPRETED_NOTICE, check_triton, is_interpreted
+from glmc_runtime.kernels.vendor import EMULATED_NOTICE, Vendor, find_vendor
+from glmc_runtime.loading.check import check_plan
+from glmc_runtime.loading.guards import (
+    check_vendor_calls,
+    check_vendor_functions,
+    check_versions,
+    device_for,
+)
+from glmc_runtime.loading.loader import Artifact
+from glmc_runtime.loading.weights import given_weights, load_weights
+from glmc_runtime.replay.arena import Arena
+from glmc_runtime.replay.bind import Memory, PhaseBinder
+from glmc_runtime.replay.bound_step import Inputs
+from glmc_runtime.replay.buckets import Buckets
+from glmc_runtime.replay.cache import KVCache
+from glmc_runtime.replay.device_order import StreamOrder, indexed
+from glmc_runtime.replay.graph import GraphCapture, graphs_for
+from glmc_runtime.replay.inputs import StepInputs
+from glmc_runtime.replay.phase import PhaseReplay
+from glmc_runtime.replay.statistics import Statistics
+from glmc_runtime.replay.step import ScheduledTokens, Step
+from glmc_runtime.replay.weight_watch import WeightWatch
+
+
+@dataclass(frozen=True)
+class LoadedArtifact:
+    """What is in memory of an artifact before there is a cache. ``sizes`` are the largest of each
+    phase by symbol; ``exclusive`` keeps the steps of several threads apart, and ``stream_order``
+    orders those of several streams of a device."""
+
+    artifact: Artifact
+    device: torch.device
+    vendor: Vendor | None
+    weights: dict[str, torch.Tensor]
+    arena: Arena
+    prefill_buckets: Buckets
+    decode_buckets: Buckets
+    sizes: Mapping[str, Mapping[str, int]]
+    statistics: Statistics
+    graphs: GraphCapture
+    watch: WeightWatch
+    guard_steps: int
+    profile_ranges: bool
+    stream_order: StreamOrder
+    exclusive: Exclusive
+
+    @property
+    def max_context(self) -> int:
+        """The longest sequence, in tokens."""
+        manifest = self.artifact.manifest
+        table = manifest.cache.blocks_per_sequence * manifest.cache.block_size
+        return min(manifest.limits.max_context, table)
+
+    def step_inputs(self, plan: PhasePlan) -> StepInputs:
+        """Memory for the step inputs of a phase, up to its largest step."""
+        return StepInputs(plan.inputs, self.sizes[plan.name], self.device)
+
+    def replay(
+        self, plan: PhasePlan, cache: KVCache, memory: StepInputs, inputs: Inputs
+    ) -> PhaseReplay:
+        """A phase over ``cache``; its calls read ``memory``, which ``inputs`` fills."""
+        bound_to = Memory(self.arena, memory, self.weights, cache, self.vendor)
+        keep = plan.phase.bindings_kept
+        binder = PhaseBinder(plan, bound_to, keep, self.profile_ranges)
+        return PhaseReplay(
+            binder, inputs, self.graphs, self.statistics, keep, self.guard_steps, self.watch
+        )
+
+    def capture_decode(self, replay: PhaseReplay, block_size: int, scratch_block: int) -> None:
+        """Capture every decode bucket where the device has graphs, the largest first; all rows
+        write to the scratch block."""
+        if not self.graphs.on_device:
+            return
+        row = ScheduledTokens((0,), 0, [scratch_block])
+        with torch.inference_mode(), self.stream_order.enter():
+            for bucket in reversed(self.decode_buckets.sizes):
+                replay.capture(Step([row] * bucket, bucket, bucket, block_size))
+
+
+def load_into_memory(
+    artifact: Artifact,
+    emulate: bool | None,
+    timing: bool,
+    device_name: str | None,
+    guard_steps: int,
+    profile_ranges: bool,
+    given_tensors: Mapping[str, torch.Tensor] | None,
+) -> LoadedArtifact:
+    """Check and load all but the cache; see :func:`glmc_runtime.load` for options and errors."""
+    if guard_steps < 0:
+        raise RequestError(
+            "the number of guard steps is negative", expected="0 or more", found=str(guard_steps)
+        )
+    manifest, plans = artifact.manifest, artifact.plans
+    check_versions(manifest.guards)
+    check_vendor_calls(manifest.guards, plans.values())
+    vendor = vendor_of(artifact, emulate)
+    check_vendor_functions(manifest.guards, vendor)
+    device = indexed(device_for(manifest.guards, vendor, device_name))
+    check_triton(artifact.functions, device)
+    prefill = Buckets("prefill", manifest.limits.prefill_buckets)
+    decode = Buckets("decode", manifest.limits.decode_buckets)
+    sizes = {
+        "prefill": {
+            "tokens": prefill.largest,
+            "sequences": min(prefill.largest, decode.largest),
+        },
+        "decode": {"tokens": decode.largest, "sequences": decode.largest},
+    }
+    for phase in sizes:
+        if phase not in plans:
+            raise ArtifactError(f"the artifact has no phase '{phase}'", found=", ".join(plans))
+        check_plan(plans[phase], manifest)
+
+    watch = WeightWatch()
+    if given_tensors is None:
+        weights = load_weights(artifact.path, manifest, device, files=artifact.files, watch=watch)
+    else:
+        weights = given_weights(given_tensors, manifest, device)
+    arena = Arena(max(plans[name].arena.evaluate(sizes[name]) for name in sizes), device)
+    emulated = vendor is not None and vendor.emulated
+    statistics = Statistics(emulated, timing)
+    statistics.interpreted = is_interpreted(manifest.guards.target, device)
+    if statistics.interpreted:
+        print(f"glmc-runtime: {INTERPRETED_NOTICE} (by Triton's interpreter)", file=sys.stderr)
+    statistics.vendor_calls = None if vendor is None else vendor.calls
+    return LoadedArtifact(
+        artifact,
+        device,
+        vendor,
+        weights,
+        arena,
+        prefill,
+        decode,
+        sizes,
+        statistics,
+        graphs_for(device, emulated),
+        watch,
+        guard_steps,
+        profile_ranges,
+        StreamOrder(device),
+        Exclusive(),
+    )
+
+
+def vendor_of(artifact: Artifact, emulate: bool | None) -> Vendor | None:
+    """The vendor of an artifact that calls one; says on stderr when it is the emulator."""
+    if not any(is_vendor(function) for function in artifact.functions):
+        return None
+    vendor = find_vendor(artifact.manifest.abi_profile, emulate)
+    if vendor.emulated:
+        print(f"glmc-runtime: {EMULATED_NOTICE} ({vendor.description})", file=sys.stderr)
+    return vendor

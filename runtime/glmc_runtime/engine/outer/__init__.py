@@ -1,0 +1,1 @@
+"""An artifact under an outer engine, which schedules, owns the KV cache and samples."""

@@ -1,0 +1,150 @@
+"""Step inputs from the tensors of an outer engine, copied to where the plan's calls read them.
+
+The addresses that a device graph has captured are those of :class:`StepInputs`, and what is beyond
+the engine's step is padded as in a step of our own. Nothing waits for the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Union
+
+import torch
+
+from glmc_runtime.engine.outer.step import OuterStep
+from glmc_runtime.errors import PlanError
+from glmc_runtime.format.plan import HOST_SUFFIX, PhasePlan
+from glmc_runtime.format.step_inputs import step_input
+from glmc_runtime.replay.inputs import StepInputs
+from glmc_runtime.replay.step import Step
+
+_BY_TOKEN = ("token_ids", "positions", "slot_mapping")
+_COMPUTED = {"cu_seqlens_k": "context_lengths", "last_rows": "cu_seqlens_q"}
+"""Inputs that follow from another one."""
+_KNOWN = (*_BY_TOKEN, "block_tables", "context_lengths", "cu_seqlens_q", *_COMPUTED)
+
+
+class PaddedStep:
+    """An outer engine's step in a bucket: ``sizes`` are those of the bucket by symbol, ``real``
+    those of the step."""
+
+    def __init__(self, step: OuterStep, tokens: int, sequences: int) -> None:
+        self.step = step
+        self.sizes: Mapping[str, int] = {"tokens": tokens, "sequences": sequences}
+        self.real: Mapping[str, int] = {"tokens": step.tokens, "sequences": step.sequences}
+
+
+class OuterInputs:
+    """The step inputs of one phase, filled from an outer engine's step; ``sizes`` are the largest
+    of the phase."""
+
+    def __init__(
+        self,
+        plan: PhasePlan,
+        inputs: StepInputs,
+        sizes: Mapping[str, int],
+        device: torch.device,
+        block_size: int,
+        scratch_block: int,
+    ) -> None:
+        self.inputs = inputs
+        self._sides: list[_Side] = []
+        for on_host in (False, True):
+            views = {
+                step_input(spec.name).name: inputs.view(spec.name, None, sizes)
+                for spec in plan.inputs
+                if spec.name.endswith(HOST_SUFFIX) is on_host
+            }
+            foreign = sorted(set(views) - set(_KNOWN))
+            if foreign:
+                raise PlanError(
+                    f"no step of an outer engine has values for the step input '{foreign[0]}'",
+                    place=plan.name,
+                    expected=", ".join(_KNOWN),
+                )
+            place = torch.device("cpu") if on_host else device
+            if views:
+                beside = on_host and device.type != "cpu"
+                side = _Side(views, sizes, place, block_size, scratch_block, beside)
+                self._sides.append(side)
+
+    @property
+    def needs_host_lengths(self) -> bool:
+        """Whether lengths are read in host memory beside those on the device."""
+        return any(side.beside for side in self._sides)
+
+    def fill(self, step: Union[PaddedStep, Step], tokens: torch.Tensor | None = None) -> None:
+        """Copy the values of a step of the engine, or write those of a step of our own, with which
+        device graphs are captured; ``tokens`` as for :meth:`StepInputs.fill`."""
+        if isinstance(step, Step):
+            self.inputs.fill(step, tokens)
+            return
+        for side in self._sides:
+            side.fill(step)
+
+
+class _Side:
+    """Inputs in one memory, the device's or the host's; ``beside`` says that the host's are beside
+    those of another device."""
+
+    def __init__(
+        self,
+        views: dict[str, torch.Tensor],
+        sizes: Mapping[str, int],
+        device: torch.device,
+        block_size: int,
+        scratch_block: int,
+        beside: bool,
+    ) -> None:
+        self.beside = beside
+        tokens, sequences = sizes["tokens"], sizes["sequences"]
+        for name in {_COMPUTED[name] for name in views if name in _COMPUTED} - set(views):
+            rows = sequences + (name == "cu_seqlens_q")
+            views[name] = torch.zeros(rows, dtype=torch.int32, device=device)
+        self._views = views
+        self._scratch_block = scratch_block
+        zeros = torch.zeros(tokens, dtype=torch.int32, device=device)
+        # Spread over the scratch block, as those of our own steps.
+        slots = torch.arange(tokens, device=device) % block_size + scratch_block * block_size
+        self._padding = {
+            "token_ids": zeros,
+            "positions": zeros,
+            "slot_mapping": slots,
+            "context_lengths": torch.ones(sequences, dtype=torch.int32, device=device),
+            # Only a decode step has padded sequences, of one token each.
+            "cu_seqlens_q": torch.arange(sequences + 1, device=device),
+        }
+
+    def fill(self, padded: PaddedStep) -> None:
+        step, views = padded.step, self._views
+        tokens, sequences = padded.sizes["tokens"], padded.sizes["sequences"]
+        for name in _BY_TOKEN:
+            if name in views:
+                self._copy(name, getattr(step, name), step.tokens, tokens)
+        if "block_tables" in views:
+            table, blocks = views["block_tables"], step.block_tables
+            width = min(table.shape[1], blocks.shape[1])
+            table[: step.sequences, :width].copy_(
+                blocks[: step.sequences, :width], non_blocking=True
+            )
+            table[step.sequences : sequences, :1].fill_(self._scratch_block)
+        if "context_lengths" in views:
+            lengths = step.context_lengths_host if self.beside else step.context_lengths
+            self._copy("context_lengths", lengths, step.sequences, sequences)
+        if "cu_seqlens_q" in views:
+            ends = step.cu_seqlens_q_host if self.beside else step.cu_seqlens_q
+            self._copy("cu_seqlens_q", ends, step.sequences + 1, sequences + 1)
+        if "cu_seqlens_k" in views:
+            sums = views["cu_seqlens_k"][1 : sequences + 1]
+            torch.cumsum(views["context_lengths"][:sequences], 0, dtype=sums.dtype, out=sums)
+        if "last_rows" in views:
+            rows = views["last_rows"][:sequences]
+            torch.sub(views["cu_seqlens_q"][1 : sequences + 1], 1, out=rows)
+
+    def _copy(self, name: str, source: torch.Tensor | None, real: int, size: int) -> None:
+        view = self._views[name]
+        if source is None:
+            raise PlanError(f"a step without '{name}_host' was not refused")
+        view[:real].copy_(source[:real], non_blocking=True)
+        if real < size:
+            view[real:size].copy_(self._padding[name][real:size])

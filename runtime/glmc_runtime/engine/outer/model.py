@@ -1,0 +1,176 @@
+"""An artifact under an outer engine: hidden states and logits of its steps, over its KV cache.
+
+The engine owns the cache, its blocks and the schedule, and samples. ``load_model`` puts an artifact
+into memory without a cache; :meth:`Model.attach` binds it to the engine's tensors, once they are
+there; an :class:`AttachedModel` computes steps. Threads may share one, as they may an
+:class:`glmc_runtime.engine.engine.Engine`.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from glmc_runtime.engine.loaded import LoadedArtifact
+from glmc_runtime.engine.outer.inputs import OuterInputs, PaddedStep
+from glmc_runtime.engine.outer.kv_tensors import KVTensors, cache_views
+from glmc_runtime.engine.outer.retarget import retargeted, with_block_size, with_head_apart
+from glmc_runtime.engine.outer.step import OuterStep, check_step
+from glmc_runtime.engine.outer.strides import check_strides
+from glmc_runtime.errors import CapacityError, RequestError
+from glmc_runtime.format.manifest import Manifest
+from glmc_runtime.loading.check import check_plan
+from glmc_runtime.replay.cache import KVCache
+from glmc_runtime.replay.phase import PhaseReplay
+
+
+class Model:
+    """An artifact in memory, whose KV cache an outer engine will have.
+
+    ``max_context`` is the longest sequence, ``max_tokens`` and ``max_sequences`` the largest step;
+    ``max_decodes`` is the most sequences of a decode step. An engine is to be limited to them.
+    ``manifest.cache`` says which tensors the cache has. ``emulated`` and ``interpreted`` are as for
+    :class:`glmc_runtime.engine.engine.Engine`.
+    """
+
+    def __init__(self, loaded: LoadedArtifact) -> None:
+        self.manifest: Manifest = loaded.artifact.manifest
+        self.device = loaded.device
+        self.statistics = loaded.statistics
+        self.emulated = loaded.statistics.emulated
+        self.interpreted = loaded.statistics.interpreted
+        self.max_context = loaded.max_context
+        self.max_tokens = loaded.prefill_buckets.largest
+        self.max_sequences = loaded.sizes["prefill"]["sequences"]
+        self.max_decodes = loaded.decode_buckets.largest
+        self._loaded = loaded
+
+    def attach(self, kv: KVTensors) -> AttachedModel:
+        """Bind the artifact to the cache of an engine, and on a device capture its decode buckets.
+
+        Raises :class:`RequestError` for tensors, a layout or a block size that the artifact's
+        kernels do not take, with what they do. May be called again for other tensors.
+        """
+        return AttachedModel(self._loaded, kv)
+
+
+class AttachedModel(Model):
+    """A model over the KV cache of an outer engine; see :meth:`Model.attach`.
+
+    ``needs_host_lengths`` says that some phase reads lengths in host memory, so that each step has
+    to bring ``context_lengths_host`` and ``cu_seqlens_q_host``.
+    """
+
+    def __init__(self, loaded: LoadedArtifact, kv: KVTensors) -> None:
+        super().__init__(loaded)
+        spec = self.manifest.cache
+        views = cache_views(kv, spec)
+        if views.block_size != spec.block_size:
+            self.manifest = with_block_size(self.manifest, views.block_size)
+        plans = {
+            phase: with_head_apart(retargeted(plan, spec, self.manifest))
+            for phase, plan in loaded.artifact.plans.items()
+            if phase in loaded.sizes
+        }
+        for plan in plans.values():
+            check_plan(plan, self.manifest)
+        check_strides(plans.values(), self.manifest, views)
+        cache = KVCache(self.manifest.cache, views.blocks, self.device, views.tensors)
+        self._replays: dict[str, PhaseReplay] = {}
+        self._inputs: dict[str, OuterInputs] = {}
+        for phase, plan in plans.items():
+            memory = loaded.step_inputs(plan)
+            inputs = OuterInputs(
+                plan, memory, loaded.sizes[phase], self.device, views.block_size, kv.scratch_block
+            )
+            self._inputs[phase] = inputs
+            self._replays[phase] = loaded.replay(plan, cache, memory, inputs)
+        loaded.capture_decode(self._replays["decode"], views.block_size, kv.scratch_block)
+
+    @property
+    def needs_host_lengths(self) -> bool:
+        """Whether a step has to bring its lengths in host memory, too."""
+        return any(inputs.needs_host_lengths for inputs in self._inputs.values())
+
+    @torch.inference_mode()
+    def forward(self, step: OuterStep) -> torch.Tensor:
+        """Cache the keys and values of a step; the last hidden states of its tokens, after the last
+        norm, [tokens, hidden size], in a tensor of the caller's own.
+
+        A step of one token for each sequence runs in the decode plan, any other in the prefill
+        plan; each is one replay. Raises :class:`RequestError` for a step that can't be right and
+        :class:`CapacityError` for one beyond the buckets; both change nothing.
+        """
+        phase, padded = self._padded(step)
+        with self._loaded.exclusive, self._loaded.stream_order.enter():
+            return _own(self._replays[phase].run_body(padded))
+
+    @torch.inference_mode()
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Logits [rows, vocabulary] of ``hidden`` [rows, hidden size], rows of what ``forward``
+        returned: those of chosen tokens, in any order and number."""
+        self._check_hidden(hidden)
+        parts = []
+        with self._loaded.exclusive, self._loaded.stream_order.enter():
+            for part in hidden.split(self.max_decodes):
+                rows = part.shape[0]
+                bucket = self._loaded.decode_buckets.choose(rows)
+                sizes = _HeadRows(bucket, rows)
+                parts.append(_own(self._replays["decode"].run_head(sizes, part)))
+        with torch.inference_mode(False):
+            return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    @torch.inference_mode()
+    def step(self, step: OuterStep) -> torch.Tensor:
+        """:meth:`forward` and the logits after the last token of each sequence, [sequences,
+        vocabulary], in one replay."""
+        phase, padded = self._padded(step)
+        with self._loaded.exclusive, self._loaded.stream_order.enter():
+            return _own(self._replays[phase].run(padded))
+
+    def _padded(self, step: OuterStep) -> tuple[str, PaddedStep]:
+        """The phase that computes a step, and the step in its bucket."""
+        check_step(step, self.device, self.max_context)
+        phase = "decode" if step.is_decode else "prefill"
+        if self._inputs[phase].needs_host_lengths and (
+            step.context_lengths_host is None or step.cu_seqlens_q_host is None
+        ):
+            raise RequestError(
+                f"kernels of {phase} read the lengths of a step in host memory",
+                expected="context_lengths_host and cu_seqlens_q_host",
+                remedy="pass them: to fetch them would wait for the device",
+            )
+        if step.is_decode:
+            bucket = self._loaded.decode_buckets.choose(step.sequences)
+            return phase, PaddedStep(step, bucket, bucket)
+        if step.sequences > self.max_sequences:
+            raise CapacityError(
+                f"a step of {step.sequences} sequences is beyond the largest decode bucket",
+                expected=f"at most {self.max_sequences}",
+                found=str(step.sequences),
+                remedy="limit the engine's sequences, or compile with a larger decode bucket",
+            )
+        bucket = self._loaded.prefill_buckets.choose(step.tokens)
+        return phase, PaddedStep(step, bucket, step.sequences)
+
+    def _check_hidden(self, hidden: torch.Tensor) -> None:
+        columns = self.manifest.model.hidden
+        if hidden.dim() != 2 or hidden.shape[1] != columns or not len(hidden):
+            raise RequestError(
+                "these are no rows of hidden states",
+                expected=f"[rows, {columns}], at least one row",
+                found=str(list(hidden.shape)),
+            )
+
+
+class _HeadRows:
+    """Rows for the head alone, in a decode bucket."""
+
+    def __init__(self, bucket: int, rows: int) -> None:
+        self.sizes = {"tokens": bucket, "sequences": bucket}
+        self.real = {"tokens": rows, "sequences": rows}
+
+
+def _own(rows: torch.Tensor) -> torch.Tensor:
+    """A copy that the caller may keep and change."""
+    with torch.inference_mode(False):
+        return rows.clone()

@@ -1,0 +1,145 @@
+"""A step of an outer engine: its own tensors, as it has them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from glmc_runtime.errors import RequestError
+
+_INDICES = (torch.int32, torch.int64)
+
+
+@dataclass(frozen=True)
+class OuterStep:
+    """One batch of an outer engine: new ``tokens`` of ``sequences``, packed one after the other.
+
+    All tensors are int32 or int64, on the device of the artifact or in host memory, and at least as
+    long as said here: an engine's own buffers may be longer. vLLM calls them ``input_ids``,
+    ``positions``, ``slot_mapping``, ``block_table``, ``seq_lens`` and ``query_start_loc``.
+
+    ``token_ids``, ``positions`` and ``slot_mapping`` [tokens]: ids, places in their sequences, and
+    block * block_size + offset of where their keys and values go. ``block_tables`` [sequences,
+    any width]: blocks in order. ``context_lengths`` [sequences]: tokens in the cache after this
+    step. ``cu_seqlens_q`` [sequences + 1]: prefix sums of new tokens. ``longest_query``: the most
+    new tokens of one sequence; 1 is a decode step.
+
+    ``context_lengths_host`` and ``cu_seqlens_q_host`` are the same numbers in host memory. A plan
+    whose kernels read them there needs them (:attr:`AttachedModel.needs_host_lengths`), since to
+    fetch them would wait for the device; on a CPU the tensors themselves serve.
+    """
+
+    token_ids: torch.Tensor
+    positions: torch.Tensor
+    slot_mapping: torch.Tensor
+    block_tables: torch.Tensor
+    context_lengths: torch.Tensor
+    cu_seqlens_q: torch.Tensor
+    tokens: int
+    sequences: int
+    longest_query: int
+    context_lengths_host: torch.Tensor | None = None
+    cu_seqlens_q_host: torch.Tensor | None = None
+
+    @property
+    def is_decode(self) -> bool:
+        """Whether each sequence has one new token."""
+        return self.longest_query == 1
+
+
+def check_step(step: OuterStep, device: torch.device, max_context: int) -> None:
+    """Raise :class:`RequestError` for a step that can't be right, without waiting for the device.
+
+    Looked at are counts, kinds and shapes, and the lengths, where they are in host memory. Trusted
+    are ids, positions, slots and blocks, which must be those of the vocabulary and of the cache,
+    lengths on the device, and that no sequence is twice in a decode step.
+    """
+    tokens, sequences, longest = step.tokens, step.sequences, step.longest_query
+    if not 1 <= sequences <= tokens or not 1 <= longest <= tokens:
+        raise RequestError(
+            "a step has no such numbers of tokens and sequences",
+            expected="1 <= sequences <= tokens and 1 <= longest_query <= tokens",
+            found=f"{tokens} tokens, {sequences} sequences, longest_query {longest}",
+        )
+    if tokens > sequences * longest or (step.is_decode and tokens != sequences):
+        raise RequestError(
+            "the tokens of a step are not those of its sequences",
+            expected=f"at most {sequences * longest}, {longest} for each sequence",
+            found=str(tokens),
+        )
+    least = {
+        "token_ids": (tokens,),
+        "positions": (tokens,),
+        "slot_mapping": (tokens,),
+        "block_tables": (sequences, 1),
+        "context_lengths": (sequences,),
+        "cu_seqlens_q": (sequences + 1,),
+    }
+    for name, shape in least.items():
+        _check_tensor(name, getattr(step, name), shape, device)
+    for name in ("context_lengths", "cu_seqlens_q"):
+        value = getattr(step, f"{name}_host")
+        if value is not None:
+            _check_tensor(f"{name}_host", value, least[name], torch.device("cpu"))
+    _check_lengths(step, max_context)
+
+
+def _check_tensor(name: str, value: object, least: tuple[int, ...], device: torch.device) -> None:
+    if (
+        not isinstance(value, torch.Tensor)
+        or value.dtype not in _INDICES
+        or value.dim() != len(least)
+        or any(size < most for size, most in zip(value.shape, least))  # noqa: B905
+        or value.device.type not in ("cpu", device.type)
+    ):
+        found = (
+            f"{value.dtype} {list(value.shape)} on {value.device}"
+            if isinstance(value, torch.Tensor)
+            else type(value).__name__
+        )
+        raise RequestError(
+            f"'{name}' is not what a step has under this name",
+            expected=f"int32 or int64 of at least {list(least)}, on {device} or in host memory",
+            found=found,
+        )
+
+
+def _check_lengths(step: OuterStep, max_context: int) -> None:
+    """What the host can see of the lengths: one look at a number for each sequence."""
+    lengths = host_lengths(step, "context_lengths")
+    ends = host_lengths(step, "cu_seqlens_q")
+    if lengths is not None:
+        longest = int(lengths.max())
+        if longest > max_context or int(lengths.min()) < 1:
+            raise RequestError(
+                "a sequence is longer than the context of the artifact",
+                expected=f"context lengths of 1 to {max_context}",
+                found=str(longest if longest > max_context else int(lengths.min())),
+                remedy="compile with a larger max_context, or limit the engine's",
+            )
+    if ends is not None:
+        queries = ends.diff()
+        fits = int(ends[0]) == 0 and int(ends[-1]) == step.tokens and int(queries.min()) >= 0
+        if not fits or int(queries.max()) > step.longest_query:
+            raise RequestError(
+                "cu_seqlens_q are no prefix sums of the step's new tokens",
+                expected=f"from 0 to {step.tokens}, each at most {step.longest_query} more",
+                found=str(ends.tolist()[:8]),
+            )
+        if lengths is not None and bool((queries > lengths).any()):
+            raise RequestError(
+                "a sequence has more new tokens than tokens",
+                expected=f"at most {lengths.tolist()[:8]}",
+                found=str(queries.tolist()[:8]),
+            )
+
+
+def host_lengths(step: OuterStep, name: str) -> torch.Tensor | None:
+    """``context_lengths`` or ``cu_seqlens_q`` as far as they are in host memory, cut to the
+    step."""
+    size = step.sequences + (name == "cu_seqlens_q")
+    value: torch.Tensor | None = getattr(step, f"{name}_host")
+    if value is None:
+        value = getattr(step, name)
+    return value[:size] if value is not None and value.device.type == "cpu" else None

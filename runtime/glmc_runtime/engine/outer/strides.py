@@ -1,0 +1,40 @@
+"""Kernels that read an outer engine's memory where it is, and those that need it packed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from glmc_runtime.engine.outer.kv_tensors import CacheViews
+from glmc_runtime.errors import RequestError
+from glmc_runtime.format.cache import CacheKey
+from glmc_runtime.format.manifest import Manifest
+from glmc_runtime.format.plan import CacheArgument, PhasePlan, place_of
+from glmc_runtime.kernels.allowed import allowed_kernels
+
+_PACKED = {
+    "blocks_heads_tokens": "'blocks heads tokens dim', or 'kv blocks heads tokens dim' in one",
+    "blocks_tokens_heads": "'blocks tokens heads dim', or 'kv blocks tokens heads dim' in one",
+}
+
+
+def check_strides(plans: Iterable[PhasePlan], manifest: Manifest, views: CacheViews) -> None:
+    """Raise :class:`RequestError` for a cache with gaps, or with its dimensions in another order,
+    that a kernel would get which takes packed ones only."""
+    schema_of = allowed_kernels(manifest)
+    for plan in plans:
+        for call in plan.calls:
+            schema = schema_of(call.function, place_of(call))
+            for name, argument in call.arguments.items():
+                expected = schema.argument(name)
+                if not isinstance(argument, CacheArgument) or expected is None or expected.strided:
+                    continue
+                view = views.tensors[CacheKey(argument.cache, argument.layer)]
+                if not view.is_contiguous():
+                    raise RequestError(
+                        f"{call.function} reads a KV cache in its own layout only",
+                        place=place_of(call),
+                        expected=f"packed tensors of {_PACKED[manifest.cache.layout]}",
+                        found=f"[{', '.join(map(str, view.shape))}] with strides "
+                        f"{list(view.stride())}",
+                        remedy="let the engine lay its cache out so",
+                    )

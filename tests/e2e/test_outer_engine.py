@@ -1,0 +1,130 @@
+"""A toy outer engine over its own cache gives the tokens of our engine: layouts, block sizes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import glmc_runtime
+from glmc_runtime import KVTensors, Model
+from glmc_runtime.engine.outer.model import AttachedModel
+from glmc_runtime.errors import RequestError
+from glmc_runtime.generate.session import Session
+from tests.e2e.build import CPU, PLACES, Builder, Place, generated
+from tests.runtime.engine.outer.toy_engine import ToyEngine
+
+pytestmark = pytest.mark.usefixtures("shared_captures")
+MODEL = Path(__file__).parents[2] / "models" / "tiny-moe"
+OPTIONS = {"prefill_buckets": (4, 16, 32), "decode_buckets": (1, 4, 8), "max_context": 256}
+PREFIX = [(7 * n) % 500 + 20 for n in range(140)]
+PROMPTS = [
+    [(13 * n) % 450 + 25 for n in range(124)],
+    [(11 * n) % 400 + 30 for n in range(125)],
+    [*PREFIX, 40, 50, 60],
+    [33] * 3 + [44] * 15,
+    [*PREFIX, 41, 51],
+    [*PREFIX[:100], 9],
+]
+"""The first two go on beyond a block of every size, and there are no blocks for both."""
+TOKENS = 12
+SIZES = (16, 32, 64, 128)
+LAYOUTS = {
+    "two tensors": "blocks tokens heads dim",
+    "two tensors, heads first": "blocks heads tokens dim",
+    "one tensor": "kv blocks tokens heads dim",
+    "one tensor, heads first": "kv blocks heads tokens dim",
+    "by block": "blocks kv tokens heads dim",
+    "by block, heads first": "blocks kv heads tokens dim",
+    "value after key": "blocks heads tokens kv*dim",
+}
+PACKED = ("two tensors, heads first", "one tensor, heads first")
+"""What the vendor's kernels take."""
+
+
+class Compiled:
+    """An artifact, loaded without a cache, and the tokens that our own engine gives."""
+
+    def __init__(self, builder: Builder, place: Place) -> None:
+        path = builder.artifact(place, "float32", **OPTIONS)
+        emulate = True if place.target == "xpu" else None
+        session: Session = glmc_runtime.load(path, emulate=emulate)
+        self.expected = generated(session, PROMPTS, TOKENS)
+        self.model: Model = glmc_runtime.load_model(path, emulate=emulate)
+        assert self.model.emulated is (place.target == "xpu")
+
+
+@pytest.fixture(scope="module")
+def builder(tmp_path_factory: pytest.TempPathFactory) -> Builder:
+    return Builder(MODEL, tmp_path_factory.mktemp("outer"))
+
+
+@pytest.fixture(scope="module")
+def cpu(builder: Builder) -> Compiled:
+    return Compiled(builder, CPU)
+
+
+@pytest.fixture(scope="module", params=PLACES[1:], ids=lambda place: place.name)
+def emulated(request: pytest.FixtureRequest, builder: Builder) -> Compiled:
+    return Compiled(builder, request.param)
+
+
+def tensors(model: Model, layout: str, blocks: int, size: int) -> KVTensors:
+    """A cache of zeros; padded rows write to its last block."""
+    rows = model.manifest.cache.tensors
+    heads, dim = rows[0].shape
+    layers = sum(len(row.layers) for row in rows if row.name == "key")
+    known = {"blocks": blocks, "tokens": size, "heads": heads, "dim": dim, "slots": blocks * size}
+    known |= {"kv": 2, "kv*dim": 2 * dim}
+    shape = [known[word] for word in layout.split()]
+    if {"kv", "kv*dim"} & set(layout.split()):
+        made: list[Any] = [torch.zeros(shape) for _ in range(layers)]
+    else:
+        made = [(torch.zeros(shape), torch.zeros(shape)) for _ in range(layers)]
+    return KVTensors(made, layout, size, scratch_block=blocks - 1)
+
+
+def driven(model: AttachedModel, blocks: int, size: int, by_rows: bool = True) -> ToyEngine:
+    return ToyEngine(model, range(blocks - 1), size, 24, by_rows, model.device)
+
+
+def check(compiled: Compiled, layout: str, size: int, by_rows: bool = True) -> None:
+    blocks = 1 + -(-(len(PROMPTS[0]) + TOKENS) // size) + 128 // size
+    model = compiled.model.attach(tensors(compiled.model, layout, blocks, size))
+    engine = driven(model, blocks, size, by_rows)
+    assert engine.run(PROMPTS, TOKENS) == compiled.expected
+    happened = {"decode", "mixed", "preempted", "shared blocks"}
+    assert happened <= set(+engine.counts), engine.counts
+    assert by_rows == bool(engine.counts["without logits"])
+    assert len(engine.blocks.free) == blocks - 1 and not +engine.blocks.owners
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts_and_block_sizes(cpu: Compiled, layout: str, size: int) -> None:
+    check(cpu, LAYOUTS[layout], size)
+
+
+def test_logits_of_every_sequence_in_one_replay(cpu: Compiled) -> None:
+    check(cpu, LAYOUTS["two tensors"], 16, by_rows=False)
+
+
+@pytest.mark.parametrize("size", [1, 16])
+def test_a_flat_pool_of_slots(cpu: Compiled, size: int) -> None:
+    check(cpu, "slots heads dim", size)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("layout", PACKED)
+def test_what_the_vendor_takes(emulated: Compiled, layout: str, size: int) -> None:
+    check(emulated, LAYOUTS[layout], size)
+
+
+@pytest.mark.parametrize("layout", sorted(set(LAYOUTS) - set(PACKED)))
+def test_what_the_vendor_does_not_take_is_refused(emulated: Compiled, layout: str) -> None:
+    with pytest.raises(RequestError, match="its own layout only") as caught:
+        emulated.model.attach(tensors(emulated.model, LAYOUTS[layout], 8, 16))
+    assert "'blocks heads tokens dim'" in caught.value.expected
+    assert "kunlun_ops.reshape_and_cache_flash" in str(caught.value)
