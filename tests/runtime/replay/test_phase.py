@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import glmc_runtime
 from glmc_runtime.engine import loaded as loaded_module
 from glmc_runtime.errors import GlmcError, PlanError
 from glmc_runtime.format.dependence import Symbols
+from glmc_runtime.format.phases import PHASES
 from glmc_runtime.generate.session import Session
 from glmc_runtime.kernels import Thunk
 from glmc_runtime.replay.step import Step
@@ -83,7 +85,7 @@ def test_another_count_in_the_same_bucket_binds_only_what_sees_it(session: Sessi
 def test_prefill_bindings_are_forgotten_in_time(
     toy_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loaded_module, "PREFILL_BINDINGS_KEPT", 2)
+    monkeypatch.setitem(PHASES, "prefill", replace(PHASES["prefill"], bindings_kept=2))
     session = glmc_runtime.load(toy_path)
     for length in (1, 2, 3, 5, 6, 7, 9, 10, 1):
         sequence = session.sequence([4] * length)
@@ -98,7 +100,7 @@ def test_prefill_bindings_are_forgotten_in_time(
 def test_the_prefill_step_used_last_is_kept(
     toy_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loaded_module, "PREFILL_BINDINGS_KEPT", 2)
+    monkeypatch.setitem(PHASES, "prefill", replace(PHASES["prefill"], bindings_kept=2))
     session = glmc_runtime.load(toy_path)
     for length in (5, 6, 5, 7):
         session.prefill([session.sequence([4] * length)])
