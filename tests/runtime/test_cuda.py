@@ -12,8 +12,10 @@ import torch
 import glmc_runtime
 from glmc_runtime.doctor import examine
 from glmc_runtime.format.manifest import Guards
+from glmc_runtime.replay.cache import SCRATCH_BLOCK
 from glmc_runtime.replay.graph import CudaGraphs
 from glmc_runtime.replay.inputs import STAGES
+from glmc_runtime.replay.step import ScheduledTokens, Step
 from tests.runtime.toy import reference_greedy, write_toy
 from tests.runtime.toy_vendor import write_vendor_toy
 
@@ -88,14 +90,17 @@ def test_an_emulated_artifact_makes_the_same_tokens_on_the_device(emulated: Path
 
 def test_host_inputs_stay_in_host_memory(emulated: Path) -> None:
     session = glmc_runtime.load(emulated, emulate=True, device="cuda")
-    session.generate(PROMPTS[:2], max_new_tokens=3, ignore_eos=True)
-    for replay in session._replays.values():
-        binder = replay._binder
-        for position in range(len(binder.plan.calls)):
-            for symbols in replay._steps:
-                for name, value in binder.arguments(position, symbols).items():
+    row = ScheduledTokens((3,), 0, [SCRATCH_BLOCK])
+    step = Step([row, row], 2, 2, session.manifest.cache.block_size)
+    for phase, replay in session._replays.items():
+        seen = 0
+        with torch.inference_mode():
+            for _, arguments in replay.trace(step):
+                for name, value in arguments.items():
                     if isinstance(value, torch.Tensor):
-                        assert value.is_cuda is not name.endswith("_cpu"), name
+                        assert value.is_cuda is not name.endswith("_cpu"), (phase, name)
+                        seen += 1
+        assert seen, phase
 
 
 def test_the_doctor_passes_on_the_device(emulated: Path) -> None:
