@@ -14,7 +14,8 @@ def record(value: Any, kind: Any) -> Any:
     field that is missing, TypeError for one that there is not.
     """
     if is_dataclass(kind) and isinstance(value, (dict, list)):
-        hints, needed = _fields(kind)
+        made: Any = kind
+        hints, needed = _fields(made)
         if isinstance(value, list):
             if len(value) != len(hints):
                 raise TypeError(f"{len(value)} values of {len(hints)}")
@@ -22,7 +23,7 @@ def record(value: Any, kind: Any) -> Any:
         if lost := needed - value.keys():
             raise KeyError(min(lost))
         parts = {name: record(item, hints.get(name, Any)) for name, item in value.items()}
-        return kind(**parts)  # type: ignore[operator]
+        return made(**parts)
     origin, args = get_origin(kind), get_args(kind)
     if origin is tuple and isinstance(value, list):
         kinds = args[:1] * len(value) if args[-1] is Ellipsis else args
