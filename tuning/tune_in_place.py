@@ -27,9 +27,10 @@ from typing import Any
 import torch
 
 from bench.gpu.gpu_decode import CONTEXT, make_session
-from bench.gpu.gpu_models import Bench, GpuModel, gpu_model
+from bench.gpu.gpu_models import Bench
 from bench.gpu.gpu_ours import filled, prepared, released
 from bench.gpu.gpu_timing import Thunk, captured, device_times
+from bench.models import BenchModel, gpu_model
 from glmc_runtime.generate.session import Session
 from glmc_runtime.kernels import find_binder
 from glmc_runtime.kernels.cuda import tuned
@@ -57,7 +58,7 @@ class StepInPlace:
     """The bound calls of one decode step, and its time with some of them bound otherwise."""
 
     def __init__(
-        self, session: Session, model: GpuModel, batch: int, context: int = CONTEXT
+        self, session: Session, model: BenchModel, batch: int, context: int = CONTEXT
     ) -> None:
         self._session = session
         self.calls = session.artifact.plans["decode"].calls

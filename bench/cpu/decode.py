@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.cpu import aot, peers
-from bench.cpu.models import BenchModel, bench_models
+from bench.models import BenchModel, bench_models
 from glmc.compiler import compile_model
 from glmc.config import CompileOptions
 from glmc.weights.random_checkpoint import write_random_checkpoint
@@ -114,13 +114,13 @@ def bench(
     for batch in batches:
         given = prompts(batch, model.config["vocab_size"])
         for name, make in steppers(names, checkpoint, artifact, options, given):
-            floor = model.weight_bytes(batch, 2) / bandwidth(clock)
+            floor = model.weight_bytes(batch) / bandwidth(clock)
             with torch.no_grad():
                 step = make()
                 median, best = measure(step, batch, steps, clock)
             del step
             gc.collect()
-            yield Timing(model.name, batch, name, median, best, floor)
+            yield Timing(model.title, batch, name, median, best, floor)
 
 
 def show(timings: list[Timing]) -> None:

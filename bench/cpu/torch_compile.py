@@ -29,10 +29,10 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.cpu.decode import LONGEST, bandwidth, prompts
-from bench.cpu.models import BenchModel, bench_models
 from bench.cpu.peers import load_eager
 from bench.gpu.gpu_timing import read_bandwidth, wait
 from bench.hugging_face import with_cache
+from bench.models import BenchModel, bench_models
 from glmc.weights.random_checkpoint import write_random_checkpoint
 
 ON_CPU = ("eager", "inductor", "inductor max-autotune", "kunlun")
@@ -162,11 +162,11 @@ def bench(
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in contenders}
     floors = []
     for _ in range(rounds):
-        floors.append(model.weight_bytes(batch, 2) / _bandwidth(device, quick))
+        floors.append(model.weight_bytes(batch) / _bandwidth(device, quick))
         for name in contenders:
             runs[name].append(_in_process(checkpoint, name, batch, steps, device))
     table = Table(
-        title=f"{model.name}, bfloat16, batch {batch}, {_where(device)}, "
+        title=f"{model.title}, bfloat16, batch {batch}, {_where(device)}, "
         f"torch {torch.__version__}, {rounds} rounds of {steps} steps, "
         f"load average {os.getloadavg()[0]:.1f}"
     )

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from bench.gpu import gpu_ours, gpu_peers
-from bench.gpu.gpu_models import Bench, GpuModel
+from bench.gpu.gpu_models import Bench
 from bench.gpu.gpu_peers import MODES, Plan
 from bench.gpu.gpu_results import Results, clean
 from bench.gpu.gpu_timing import Peak
+from bench.models import BenchModel
 from glmc_runtime.generate.session import Session
 
 CONTEXT = 1024
@@ -34,7 +35,7 @@ def plan_of(batch: int, quick: bool) -> Plan:
     return Plan(batch, CONTEXT)
 
 
-def prefill_sizes(model: GpuModel, quick: bool) -> tuple[int, ...]:
+def prefill_sizes(model: BenchModel, quick: bool) -> tuple[int, ...]:
     return (32, 64) if quick else PREFILL[model.key]
 
 
@@ -217,7 +218,7 @@ def long_context(results: Results, bench: Bench, contexts: tuple[int, ...]) -> N
         del session, sequences, ready
 
 
-def agreement(results: Results, model: GpuModel, name: str, found: Tensor, other: Tensor) -> None:
+def agreement(results: Results, model: BenchModel, name: str, found: Tensor, other: Tensor) -> None:
     """The median over rows of the relative error is below what bfloat16 explains."""
     found, other = found.float().cpu(), other.float().cpu()
     error = ((found - other).norm(dim=-1) / other.norm(dim=-1)).median()

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,117 +17,22 @@ import torch
 import transformers
 
 import glmc_runtime
-from bench.cpu.models import BenchModel
 from bench.gpu.gpu_timing import GIB, allocated
+from bench.models import BenchModel
 from glmc.compiled import Compiled, FrontEnd
 from glmc.compiler import back_end, front_end, write_compiled
 from glmc.config import CompileOptions
 from glmc.ir.recipe import Recipe, Source, Weight, sources
 from glmc.job import read_job
-from glmc.presets.catalog import load_config, load_preset
+from glmc.presets.catalog import load_config
 from glmc.weights.evaluate import evaluate
 from glmc_runtime.generate.session import Session
-
-ITEMSIZE = 2
-_TINY: dict[str, Any] = {
-    "hidden_size": 64,
-    "num_hidden_layers": 2,
-    "intermediate_size": 96,
-    "vocab_size": 512,
-    "head_dim": 32,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "eos_token_id": [1],
-    "pad_token_id": 0,
-}
-_TINY_MOE: dict[str, Any] = {
-    "n_routed_experts": 8,
-    "num_experts_per_tok": 2,
-    "moe_intermediate_size": 32,
-}
-_POSITIONS = 1 << 18  # the presets know fewer positions than the long contexts have
-
-
-@dataclass(frozen=True)
-class GpuModel:
-    """``key`` is how bars and options name it; ``config`` the data of its config.json."""
-
-    key: str
-    title: str
-    config: Mapping[str, Any]
-
-    @property
-    def routed(self) -> bool:
-        return "n_routed_experts" in self.config
-
-    @property
-    def layers(self) -> int:
-        return int(self.config["num_hidden_layers"])
-
-    @property
-    def token_bytes(self) -> int:
-        """Keys and values of one token in all layers."""
-        heads = self.config["num_key_value_heads"] * self.config["head_dim"]
-        return int(2 * self.layers * heads * ITEMSIZE)
-
-    def step_bytes(self, batch: int, context: int) -> float:
-        """What a decode step must read: weights once (of the experts those that independent tokens
-        choose on average) and the keys and values of every sequence."""
-        weights = BenchModel(self.title, dict(self.config)).weight_bytes(batch, ITEMSIZE)
-        return float(weights + batch * context * self.token_bytes)
-
-    def expected_experts(self, batch: int) -> float | None:
-        """Distinct experts that a layer reads for ``batch`` independent tokens, on average."""
-        if not self.routed:
-            return None
-        experts, top_k = self.config["n_routed_experts"], self.config["num_experts_per_tok"]
-        return float(experts * (1 - (1 - top_k / experts) ** batch))
-
-    def step_bytes_read(self, batch: int, context: int, experts: float) -> float:
-        """The same for a step that reads ``experts`` distinct experts in each layer of them."""
-        expected = self.expected_experts(batch)
-        if expected is None:
-            return self.step_bytes(batch, context)
-        config = self.config
-        expert = 3 * config["hidden_size"] * config["moe_intermediate_size"] * ITEMSIZE
-        layers = self.layers - config["first_k_dense_replace"]
-        return float(self.step_bytes(batch, context) + layers * (experts - expected) * expert)
-
-    def prefill_operations(self, tokens: int) -> float:
-        """Multiplications and additions of a causal prefill, logits of the last token alone."""
-        config = self.config
-        hidden, head_dim = config["hidden_size"], config["head_dim"]
-        query = config["num_attention_heads"] * head_dim
-        merged = query + 2 * config["num_key_value_heads"] * head_dim
-        dense_layers = config.get("first_k_dense_replace", self.layers)
-        weights = self.layers * hidden * (merged + query)
-        weights += dense_layers * 3 * hidden * config["intermediate_size"]
-        if self.routed:
-            active = config["num_experts_per_tok"] + config["n_shared_experts"]
-            layer = 3 * hidden * config["moe_intermediate_size"] * active
-            layer += hidden * config["n_routed_experts"]
-            weights += (self.layers - dense_layers) * layer
-        # Each token attends to itself and those before it, with q k and p v.
-        attention = self.layers * 4 * query * tokens * (tokens + 1) / 2
-        return float(2.0 * tokens * weights + attention + 2.0 * hidden * config["vocab_size"])
-
-
-def gpu_model(key: str, quick: bool) -> GpuModel:
-    """``9b``: GLM-4-9B-0414 whole; ``air``: 12 of the 46 layers of GLM-4.5-Air."""
-    preset, layers = {"9b": ("glm-4-9b-0414", 40), "air": ("glm-4.5-air", 12)}[key]
-    config = {**load_preset(preset).config, "num_hidden_layers": layers}
-    config["max_position_embeddings"] = _POSITIONS
-    title = "GLM-4-9B-0414" if key == "9b" else "GLM-4.5-Air, 12 of 46 layers"
-    if quick:
-        config |= _TINY | (_TINY_MOE if key == "air" else {})
-        title += " (tiny)"
-    return GpuModel(key, title, config)
 
 
 class Bench:
     """One model on the device: Hugging Face's and sessions of ours over the same weights."""
 
-    def __init__(self, model: GpuModel, folder: Path, device: torch.device, target: str) -> None:
+    def __init__(self, model: BenchModel, folder: Path, device: torch.device, target: str) -> None:
         self.model = model
         self.device = device
         self.target = target

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.gpu.gpu_models import GpuModel
 from bench.gpu.gpu_peers import Plan, random_ids, random_rows
 from bench.gpu.gpu_timing import Thunk, device_times, host_times, wait
+from bench.models import BenchModel
 from glmc_runtime.engine.block_allocation import reserve
 from glmc_runtime.engine.packing import micro_batches_of, step_of
 from glmc_runtime.engine.sequences import Sequence, SequenceStep, scheduled_tokens
@@ -21,7 +21,7 @@ from glmc_runtime.replay.step import Step, blocks_for
 
 
 @torch.no_grad()
-def filled(model: GpuModel, session: Session, batch: int, context: int) -> list[Sequence]:
+def filled(model: BenchModel, session: Session, batch: int, context: int) -> list[Sequence]:
     """Sequences of random tokens whose cache holds the rows that the peers have."""
     size = session.manifest.cache.block_size
     count = blocks_for(context, size)
@@ -113,7 +113,7 @@ def replay_times(session: Session, ready: Prepared, plan: Plan) -> list[float]:
 
 
 def session_times(
-    model: GpuModel, session: Session, sequences: list[Sequence], plan: Plan
+    model: BenchModel, session: Session, sequences: list[Sequence], plan: Plan
 ) -> list[float]:
     """Milliseconds of ``session.decode`` fed with random ids; its logits stay on the device."""
     device = torch.device("cpu")
@@ -154,7 +154,7 @@ def _argmax_times(
     return host_times(step, session.device, plan.repeats, plan.steps)
 
 
-def prefill(model: GpuModel, session: Session, tokens: int, repeats: int) -> dict[str, Any]:
+def prefill(model: BenchModel, session: Session, tokens: int, repeats: int) -> dict[str, Any]:
     """Prefill of one prompt to the logits of its last token, blocks given back each time."""
     (ids,) = random_ids(model, (1, tokens), torch.device("cpu")).tolist()
 

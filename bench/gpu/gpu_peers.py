@@ -16,9 +16,9 @@ import torch
 import transformers
 from torch import Tensor
 
-from bench.gpu.gpu_models import GpuModel
 from bench.gpu.gpu_timing import Peak, host_times, wait
 from bench.hugging_face import with_cache
+from bench.models import BenchModel
 
 # How a peer compiles the forward; None runs it as it is.
 MODES: dict[str, str | None] = {
@@ -53,7 +53,7 @@ class Plan:
 
 
 def random_rows(
-    model: GpuModel, layer: int, batch: int, context: int, device: torch.device
+    model: BenchModel, layer: int, batch: int, context: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """Keys and values [batch, heads, context, head_dim] of a layer; the same for the same shape."""
     config = model.config
@@ -64,12 +64,12 @@ def random_rows(
     return keys, values
 
 
-def random_ids(model: GpuModel, shape: tuple[int, ...], device: torch.device) -> Tensor:
+def random_ids(model: BenchModel, shape: tuple[int, ...], device: torch.device) -> Tensor:
     generator = torch.Generator().manual_seed(7)
     return torch.randint(2, model.config["vocab_size"], shape, generator=generator).to(device)
 
 
-def _filled(model: GpuModel, hugging_face: Any, plan: Plan, static: bool) -> Any:
+def _filled(model: BenchModel, hugging_face: Any, plan: Plan, static: bool) -> Any:
     device = next(hugging_face.parameters()).device
     if static:
         cache = transformers.StaticCache(config=hugging_face.config, max_cache_len=plan.longest)
@@ -98,7 +98,7 @@ def experts_for_decode(hugging_face: Any) -> Iterator[str | None]:
 
 
 @torch.no_grad()
-def decode(model: GpuModel, hugging_face: Any, peer: str, plan: Plan) -> dict[str, Any]:
+def decode(model: BenchModel, hugging_face: Any, peer: str, plan: Plan) -> dict[str, Any]:
     """Measure one peer: times per step, seconds of the first call, memory beside the weights, the
     first logits."""
     device = next(hugging_face.parameters()).device
@@ -135,7 +135,7 @@ def decode(model: GpuModel, hugging_face: Any, peer: str, plan: Plan) -> dict[st
 
 
 @torch.no_grad()
-def prefill(model: GpuModel, hugging_face: Any, tokens: int, repeats: int) -> dict[str, Any]:
+def prefill(model: BenchModel, hugging_face: Any, tokens: int, repeats: int) -> dict[str, Any]:
     """Eager prefill of one prompt to the logits of its last token."""
     device = next(hugging_face.parameters()).device
     ids = random_ids(model, (1, tokens), device)

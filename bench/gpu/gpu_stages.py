@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.gpu.gpu_models import GpuModel
 from bench.gpu.gpu_ours import Prepared, filled, prepared, released, replay_times
 from bench.gpu.gpu_peers import Plan
 from bench.gpu.gpu_results import Results
 from bench.gpu.gpu_timing import captured, device_times
+from bench.models import BenchModel
 from glmc_runtime.engine.sequences import Sequence
 from glmc_runtime.format.plan import BufferArgument, CacheArgument, Call, WeightArgument
 from glmc_runtime.generate.session import Session
@@ -160,7 +160,7 @@ def measure_stage(session: Session, ready: Prepared, stage: Stage, plan: Plan) -
     }
 
 
-def stages(results: Results, model: GpuModel, session: Session, plan: Plan) -> None:
+def stages(results: Results, model: BenchModel, session: Session, plan: Plan) -> None:
     """Measure every kind of call of a decode step, and hold their sum against the whole."""
     sequences = filled(model, session, plan.batch, plan.context - 1)
     tokens = [5 + row for row in range(plan.batch)]
@@ -207,7 +207,7 @@ def stages(results: Results, model: GpuModel, session: Session, plan: Plan) -> N
 
 def _one(
     results: Results,
-    model: GpuModel,
+    model: BenchModel,
     session: Session,
     sequences: list[Sequence],
     tokens: list[int],

@@ -149,12 +149,13 @@ def _model(
     target: str,
 ) -> None:
     from bench.gpu import gpu_decode, gpu_stages
-    from bench.gpu.gpu_models import Bench, gpu_model
+    from bench.gpu.gpu_models import Bench
+    from bench.models import gpu_model
 
     bench = Bench(gpu_model(key, results.quick), folder / key, device, target)
     batches, session = options.batches, None
     if "glmc" in options.peers and parts & {"decode", "prefill", "stages"}:
-        # In front of the peers: the model's parameters become views of the merged tensors.
+        # Before the peers: the model's parameters become views of the merged tensors.
         session = results.attempt(
             f"{key} compile and load",
             lambda: gpu_decode.make_session(bench, batches, results.quick),

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bench.gpu.gpu_models import gpu_model
 from bench.gpu.gpu_moe import Shape, distinct_ids
 from bench.gpu.gpu_results import BAR_BANDWIDTH, BAR_RATE, BARS, Machine, bar
 from bench.gpu.gpu_stages import cost, stages_of
+from bench.models import gpu_model
 from glmc_runtime.format.plan import (
     BufferArgument,
     CacheArgument,

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from bench.gpu.gpu_decode import make_session
-from bench.gpu.gpu_models import Bench, gpu_model
+from bench.gpu.gpu_models import Bench
+from bench.models import gpu_model
 from tuning import tune_in_place
 from tuning.tunable import Configuration, Tunable
 from tuning.tune_in_place import StepInPlace, known_for, parse, tune

@@ -12,11 +12,12 @@ import torch
 
 from bench.gpu import h200
 from bench.gpu.gpu_decode import agreement, bitwise
-from bench.gpu.gpu_models import Bench, gpu_model, random_model
+from bench.gpu.gpu_models import Bench, random_model
 from bench.gpu.gpu_moe import QUICK, Layer, reference
 from bench.gpu.gpu_peers import Plan
 from bench.gpu.gpu_results import Machine, Results
 from bench.gpu.gpu_table import FIRST_MARK, LAST_MARK, between_marks, markdown, sections
+from bench.models import gpu_model
 from glmc.compiler import compile_plan
 from glmc.config import CompileOptions
 from glmc.job import read_job

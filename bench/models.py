@@ -1,0 +1,198 @@
+"""The models of the benchmarks, and what a step of each must read and compute."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from glmc.presets.catalog import load_preset
+from glmc.presets.fields import read_fields
+from glmc.presets.parameters import parameter_shapes
+
+ITEMSIZE = 2
+"""All of them are in bfloat16."""
+_COMMON: dict[str, Any] = {
+    "head_dim": 128,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 4096,
+    "rms_norm_eps": 1e-5,
+    "attention_bias": True,
+    "tie_word_embeddings": False,
+    "pad_token_id": 0,
+    "eos_token_id": [1],
+    "hidden_act": "silu",
+    "torch_dtype": "bfloat16",
+    "rope_theta": 10000.0,
+    "partial_rotary_factor": 0.5,
+}
+_DENSE = {**_COMMON, "architectures": ["Glm4ForCausalLM"], "model_type": "glm4"}
+_MOE = {
+    **_COMMON,
+    "architectures": ["Glm4MoeForCausalLM"],
+    "model_type": "glm4_moe",
+    "n_routed_experts": 64,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 8,
+    "first_k_dense_replace": 1,
+    "routed_scaling_factor": 1.0,
+    "norm_topk_prob": True,
+    "n_group": 1,
+    "topk_group": 1,
+    "use_qk_norm": False,
+}
+
+
+@dataclass(frozen=True)
+class BenchModel:
+    """A model by its config.json data; its weights are random unless it has a checkpoint. ``key``
+    is how it is asked for."""
+
+    key: str
+    title: str
+    config: Mapping[str, Any]
+    checkpoint: Path | None = None
+
+    @property
+    def routed(self) -> bool:
+        return "n_routed_experts" in self.config
+
+    @property
+    def layers(self) -> int:
+        return int(self.config["num_hidden_layers"])
+
+    @property
+    def token_bytes(self) -> int:
+        """Keys and values of one token in all layers."""
+        heads = self.config["num_key_value_heads"] * self.config["head_dim"]
+        return int(2 * self.layers * heads * ITEMSIZE)
+
+    def weight_bytes(self, batch: int) -> float:
+        """Bytes of weights that one decode step must read: the matrices of all layers and the
+        head, of the routed experts those that ``batch`` independent tokens choose on average."""
+        experts = self.expected_experts(batch) or 0.0
+        return ITEMSIZE * (self._elements(experts) + self._head)
+
+    def step_bytes(self, batch: int, context: int) -> float:
+        """What a decode step must read: weights once and the keys and values of every sequence."""
+        return self.weight_bytes(batch) + batch * context * self.token_bytes
+
+    def expected_experts(self, batch: int) -> float | None:
+        """Distinct experts that a layer reads for ``batch`` independent tokens, on average."""
+        if not self.routed:
+            return None
+        experts, top_k = self.config["n_routed_experts"], self.config["num_experts_per_tok"]
+        return float(experts * (1 - (1 - top_k / experts) ** batch))
+
+    def step_bytes_read(self, batch: int, context: int, experts: float) -> float:
+        """As ``step_bytes``, of a step that reads ``experts`` distinct experts in each layer of
+        them."""
+        expected = self.expected_experts(batch)
+        if expected is None:
+            return self.step_bytes(batch, context)
+        more = self._elements(experts) - self._elements(expected)
+        return self.step_bytes(batch, context) + ITEMSIZE * more
+
+    def prefill_operations(self, tokens: int) -> float:
+        """Multiplications and additions of a causal prefill, logits of the last token alone."""
+        query = self.config["num_attention_heads"] * self.config["head_dim"]
+        # Each token attends to itself and those before it, with q k and p v.
+        attention = self.layers * 4 * query * tokens * (tokens + 1) / 2
+        active = self._elements(self.config.get("num_experts_per_tok", 0))
+        return float(2.0 * tokens * active + attention + 2.0 * self._head)
+
+    @property
+    def _head(self) -> int:
+        return int(self.config["hidden_size"] * self.config["vocab_size"])
+
+    def _elements(self, experts: float) -> float:
+        """Elements of the matrices of all layers, with so many of each layer's routed experts."""
+        total = 0.0
+        fields = read_fields(self.config, place=self.title)
+        for name, shape in parameter_shapes(fields).items():
+            if len(shape) == 3:
+                total += experts * prod(shape[1:])
+            elif len(shape) == 2 and name.startswith("model.layers."):
+                total += prod(shape)
+        return total
+
+
+def bench_models(quick: bool) -> tuple[BenchModel, ...]:
+    """The dense and the MoE model: 1.2 and 2.5 billion parameters, or a few million; and the two
+    trained ones of this repository."""
+    return (*_random(quick), *(_shipped(name) for name in ("tiny-dense", "tiny-moe")))
+
+
+def _shipped(name: str) -> BenchModel:
+    checkpoint = Path(__file__).parents[1] / "models" / name
+    return BenchModel(name, name, json.loads((checkpoint / "config.json").read_text()), checkpoint)
+
+
+def _random(quick: bool) -> tuple[BenchModel, BenchModel]:
+    if quick:
+        small = {
+            "hidden_size": 256,
+            "num_hidden_layers": 4,
+            "intermediate_size": 1024,
+            "vocab_size": 4096,
+            "head_dim": 32,
+            "num_attention_heads": 8,
+        }
+        return (
+            BenchModel("dense", "dense, quick", {**_DENSE, **small}),
+            BenchModel("moe", "moe, quick", {**_MOE, **small, "moe_intermediate_size": 128}),
+        )
+    large = {"hidden_size": 2048, "vocab_size": 32768}
+    return (
+        BenchModel(
+            "dense",
+            "dense 1.2 B",
+            {**_DENSE, **large, "num_hidden_layers": 18, "intermediate_size": 8192},
+        ),
+        BenchModel(
+            "moe",
+            "moe 2.5 B, 64 experts",
+            {
+                **_MOE,
+                **large,
+                "num_hidden_layers": 10,
+                "intermediate_size": 8192,
+                "moe_intermediate_size": 640,
+            },
+        ),
+    )
+
+
+_TINY: dict[str, Any] = {
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "intermediate_size": 96,
+    "vocab_size": 512,
+    "head_dim": 32,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "eos_token_id": [1],
+    "pad_token_id": 0,
+}
+_TINY_MOE: dict[str, Any] = {
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32,
+}
+_POSITIONS = 1 << 18  # the presets know fewer positions than the long contexts have
+
+
+def gpu_model(key: str, quick: bool) -> BenchModel:
+    """``9b``: GLM-4-9B-0414 whole; ``air``: 12 of the 46 layers of GLM-4.5-Air."""
+    preset, layers = {"9b": ("glm-4-9b-0414", 40), "air": ("glm-4.5-air", 12)}[key]
+    config = {**load_preset(preset).config, "num_hidden_layers": layers}
+    config["max_position_embeddings"] = _POSITIONS
+    title = "GLM-4-9B-0414" if key == "9b" else "GLM-4.5-Air, 12 of 46 layers"
+    if quick:
+        config |= _TINY | (_TINY_MOE if key == "air" else {})
+        title += " (tiny)"
+    return BenchModel(key, title, config)
