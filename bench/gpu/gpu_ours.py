@@ -17,6 +17,7 @@ from glmc_runtime.engine.packing import micro_batches_of, step_of
 from glmc_runtime.engine.sequences import Sequence, SequenceStep, scheduled_tokens
 from glmc_runtime.format.dependence import Symbols
 from glmc_runtime.generate.session import Session
+from glmc_runtime.replay.bound_step import Part
 from glmc_runtime.replay.step import Step, blocks_for
 
 
@@ -53,12 +54,15 @@ def released(session: Session, sequences: list[Sequence]) -> None:
 
 @dataclass(frozen=True)
 class Prepared:
-    """One decode step with its inputs in place: what it runs, and its step and symbols."""
+    """One decode step with its inputs in place: what it runs, its step and its logits."""
 
     thunks: tuple[Thunk, ...]
     step: Step
-    symbols: Symbols
     logits: Tensor
+
+    @property
+    def symbols(self) -> Symbols:
+        return Symbols(self.step.sizes, self.step.real)
 
 
 @torch.inference_mode()
@@ -78,8 +82,7 @@ def prepared(session: Session, sequences: list[Sequence], tokens: list[int]) -> 
     assert phase == "decode", phase
     replay = session._replays["decode"]
     logits = replay.run(step).clone()
-    symbols = Symbols(step.sizes, step.real)
-    return Prepared(replay._steps[symbols].thunks, step, symbols, logits)
+    return Prepared(tuple(replay._bound(step).thunks[Part.WHOLE]), step, logits)
 
 
 @torch.inference_mode()
@@ -91,7 +94,7 @@ def traced_logits(session: Session, ready: Prepared) -> tuple[Tensor, list[Tenso
     for call, arguments in replay.trace(ready.step):
         if "ids" in call.writes:
             chosen.append(arguments["ids"][: ready.symbols.real["tokens"]].clone())
-    return replay._steps[ready.symbols].logits.clone(), chosen
+    return replay._bound(ready.step).logits.clone(), chosen
 
 
 def distinct_experts(chosen: list[Tensor]) -> float | None:
