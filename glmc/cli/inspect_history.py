@@ -17,8 +17,7 @@ from glmc.job import read_job
 from glmc.observe.history.collect import HistoryCollector
 from glmc.observe.history.lineage import Lineage, lineage
 from glmc.observe.history.record import History
-from glmc.observe.history.source_text import source_text
-from glmc.observe.history.stored import read_history
+from glmc.observe.history.stored import read_history, source_text
 from glmc.observe.history.why_not import WhyNot, why_not
 from glmc.observe.page.render import page
 from glmc.plain_file import begins_with

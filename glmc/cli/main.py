@@ -12,14 +12,20 @@ from glmc.cli.bisect_command import bisect_command
 from glmc.cli.compile_command import compile_command
 from glmc.cli.inspect_command import inspect_command
 from glmc.cli.presets_command import presets_command
-from glmc.cli.run_command import run_command
 from glmc.cli.say import say
 from glmc.errors import GlmcError, OutOfMemoryError
 from glmc.out_of_memory import memory_errors
+from glmc_runtime.cli import main as runtime_main
 from glmc_runtime.command.ending import unwound_when_ended
 from glmc_runtime.command.out_of_memory import leave_at_the_limit
 from glmc_runtime.command.output import printable_logs, printable_traces, status_of
 from glmc_runtime.printable import printable
+
+
+def _run(context: typer.Context) -> int:
+    """Hands over to the runtime, which knows nothing of the compiler; all flags are its own."""
+    return runtime_main(["run", *context.args], program="glmc")
+
 
 app = typer.Typer(
     name="glmc",
@@ -34,7 +40,7 @@ app.command(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
     add_help_option=False,
     help="Generate text from an artifact (the runtime's own command; try 'glmc run --help').",
-)(run_command)
+)(_run)
 app.command("inspect")(inspect_command)
 app.command("bisect")(bisect_command)
 app.command("presets")(presets_command)

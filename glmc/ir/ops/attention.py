@@ -216,11 +216,18 @@ def _rope_decode_flops(
     return 4 * qkv.shape[0] * q_heads * head_dim * _keys(k_cache, block_tables)
 
 
-_CONTEXTS = {
-    "k_cache": lambda k_cache, block_tables: _context(k_cache, block_tables),
-    "v_cache": lambda v_cache, block_tables: _context(v_cache, block_tables),
-}
-_BY_CACHED_HEAD = Sharding("heads", {"q": Cut(1), "k_cache": Cut(1), "v_cache": Cut(1)}, (Cut(1),))
+_PAGED = OpFacts(
+    tokens=None,
+    summed=(("q", -1), KEYS),
+    flops=lambda q, k_cache, block_tables: attention_flops(q, _keys(k_cache, block_tables)),
+    accessed={
+        "k_cache": lambda k_cache, block_tables: _context(k_cache, block_tables),
+        "v_cache": lambda v_cache, block_tables: _context(v_cache, block_tables),
+    },
+    shardings=(Sharding("heads", {"q": Cut(1), "k_cache": Cut(1), "v_cache": Cut(1)}, (Cut(1),)),),
+    strided=(),
+    scores=("q", "k_cache"),
+)
 _BY_QKV_HEAD = Sharding(
     "heads",
     {
@@ -277,15 +284,7 @@ PREFILL_ATTENTION = define(
     lambda q, k_cache, v_cache, block_tables, cu_seqlens_q, cu_seqlens_k, scale: q.new_empty(
         q.shape
     ),
-    OpFacts(
-        tokens=None,
-        summed=(("q", -1), KEYS),
-        flops=lambda q, k_cache, block_tables: attention_flops(q, _keys(k_cache, block_tables)),
-        accessed=_CONTEXTS,
-        shardings=(_BY_CACHED_HEAD,),
-        strided=(),
-        scores=("q", "k_cache"),
-    ),
+    _PAGED,
 )
 DECODE_ATTENTION = define(
     "decode_attention(Tensor q, Tensor k_cache, Tensor v_cache, Tensor block_tables, "
@@ -293,15 +292,7 @@ DECODE_ATTENTION = define(
     Numerics.REORDERED,
     decode_attention,
     lambda q, k_cache, v_cache, block_tables, context_lengths, scale: q.new_empty(q.shape),
-    OpFacts(
-        tokens=None,
-        summed=(("q", -1), KEYS),
-        flops=lambda q, k_cache, block_tables: attention_flops(q, _keys(k_cache, block_tables)),
-        accessed=_CONTEXTS,
-        shardings=(_BY_CACHED_HEAD,),
-        strided=(),
-        scores=("q", "k_cache"),
-    ),
+    _PAGED,
 )
 ROPE_DECODE_ATTENTION = define(
     "rope_decode_attention(Tensor qkv, Tensor? q_norm, Tensor? k_norm, Tensor positions, "

@@ -10,13 +10,7 @@ from torch import Tensor
 
 from glmc.ir.ops.attention import attention, attention_flops
 from glmc.ir.ops.facts import KEYS, Cut, OpFacts, Sharding
-from glmc.ir.ops.moe import (
-    EXPERT_SHARDINGS,
-    EXPERTS_READ,
-    EXPERTS_SUMMED,
-    experts_flops,
-    moe_ffn,
-)
+from glmc.ir.ops.moe import EXPERTS, moe_ffn
 from glmc.ir.ops.registry import Numerics, define
 
 
@@ -58,13 +52,5 @@ MARKED_EXPERTS = define(
     lambda x, ids, weights, gate_up, down: torch.empty_like(
         x, memory_format=torch.contiguous_format
     ),
-    OpFacts(
-        tokens=("x", "ids", "weights"),
-        summed=EXPERTS_SUMMED,
-        flops=experts_flops,
-        accessed=EXPERTS_READ,
-        shardings=EXPERT_SHARDINGS,
-        strided=(),
-        float32=("weights",),
-    ),
+    EXPERTS,
 )

@@ -92,7 +92,7 @@ def _gate_fake(
     )
 
 
-def experts_flops(ids: Tensor, gate_up: Tensor, down: Tensor) -> int:
+def _experts_flops(ids: Tensor, gate_up: Tensor, down: Tensor) -> int:
     """Of the routed experts of :func:`moe_ffn`."""
     return 2 * ids.numel() * (gate_up[0].numel() + down[0].numel())
 
@@ -106,22 +106,29 @@ def _shared_flops(x: Tensor, gate_up: Tensor, down: Tensor) -> int:
     return 2 * (x.numel() // x.shape[-1]) * (gate_up.numel() + down.numel())
 
 
-_SHARED_ROW = {"shared_gate_up": Cut(0, sections=2), "shared_down": Cut(1)}
-EXPERT_SHARDINGS = (
-    Sharding(
-        "experts",
-        {"gate_up": Cut(0), "down": Cut(0)},
-        ("sum",),
-        index="ids",
-        silenced="weights",
+EXPERTS = OpFacts(
+    tokens=("x", "weights", "ids"),
+    summed=(("gate_up", -1), ("down", -1), ("weights", -1)),
+    flops=_experts_flops,
+    accessed={
+        "gate_up": lambda ids, gate_up: _experts_read(ids, gate_up),
+        "down": lambda ids, down: _experts_read(ids, down),
+    },
+    shardings=(
+        Sharding(
+            "experts",
+            {"gate_up": Cut(0), "down": Cut(0)},
+            ("sum",),
+            index="ids",
+            silenced="weights",
+        ),
+        Sharding("row", {"gate_up": Cut(1, sections=2), "down": Cut(2)}, ("sum",)),
     ),
-    Sharding("row", {"gate_up": Cut(1, sections=2), "down": Cut(2)}, ("sum",)),
+    strided=(),
+    float32=("weights",),
 )
-EXPERTS_READ = {
-    "gate_up": lambda ids, gate_up: _experts_read(ids, gate_up),
-    "down": lambda ids, down: _experts_read(ids, down),
-}
-EXPERTS_SUMMED = (("gate_up", -1), ("down", -1), ("weights", -1))
+"""Facts of the routed experts, in whatever order an op takes their operands."""
+_SHARED_ROW = {"shared_gate_up": Cut(0, sections=2), "shared_down": Cut(1)}
 
 MOE_GATE = define(
     "moe_gate(Tensor x, Tensor weight, Tensor bias, int top_k, int groups, int top_groups, "
@@ -147,15 +154,7 @@ MOE_FFN = define(
     lambda x, weights, ids, gate_up, down: torch.empty_like(
         x, memory_format=torch.contiguous_format
     ),
-    OpFacts(
-        tokens=("x", "weights", "ids"),
-        summed=EXPERTS_SUMMED,
-        flops=experts_flops,
-        accessed=EXPERTS_READ,
-        shardings=EXPERT_SHARDINGS,
-        strided=(),
-        float32=("weights",),
-    ),
+    EXPERTS,
 )
 SHARED_EXPERT = define(
     "shared_expert(Tensor x, Tensor gate_up, Tensor down, Tensor routed) -> Tensor",
@@ -187,18 +186,15 @@ MOE_FFN_SHARED = define(
     lambda x, weights, ids, gate_up, down, shared_gate_up, shared_down: torch.empty_like(
         x, memory_format=torch.contiguous_format
     ),
-    OpFacts(
-        tokens=("x", "weights", "ids"),
-        summed=(*EXPERTS_SUMMED, ("shared_gate_up", -1), ("shared_down", -1)),
+    replace(
+        EXPERTS,
+        summed=(*EXPERTS.summed, ("shared_gate_up", -1), ("shared_down", -1)),
         flops=lambda x, ids, gate_up, down, shared_gate_up, shared_down: (
-            experts_flops(ids, gate_up, down) + _shared_flops(x, shared_gate_up, shared_down)
+            _experts_flops(ids, gate_up, down) + _shared_flops(x, shared_gate_up, shared_down)
         ),
-        accessed=EXPERTS_READ,
         shardings=tuple(
             replace(sharding, operands={**sharding.operands, **_SHARED_ROW})
-            for sharding in EXPERT_SHARDINGS
+            for sharding in EXPERTS.shardings
         ),
-        strided=(),
-        float32=("weights",),
     ),
 )
