@@ -23,6 +23,7 @@ from glmc_runtime.kernels.schema import (
     tensor,
     written,
 )
+from glmc_runtime.kernels.shared_schemas import LINEAR
 
 # Either may broadcast; the second may be a number. What is written may be what is read.
 _TWO = schema(
@@ -167,12 +168,7 @@ def slice_columns(arguments: dict[str, Any]) -> Thunk:
 
 @register(
     "aten.linear",
-    schema(
-        tensor("x", "... k"),
-        tensor("weight", "n k", like="x"),
-        tensor("bias", "n", like="x", required=False),
-        written("out", "... n", like="x"),
-    ),
+    LINEAR,
 )
 def linear(arguments: dict[str, Any]) -> Thunk:
     """``out = x @ weight.T (+ bias)``: x [rows, k], weight [n, k], bias [n] or None."""

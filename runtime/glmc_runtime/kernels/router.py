@@ -12,12 +12,7 @@ from glmc_runtime.errors import PlanError
 from glmc_runtime.kernels import Thunk, register
 from glmc_runtime.kernels.checks import in_order, require_dtype
 from glmc_runtime.kernels.schema import INDICES, flag, integer, number, schema, tensor, written
-
-RELATIONS = (
-    "experts % groups == 0",
-    "top_groups <= groups",
-    "groups == top_groups or 2*groups <= experts",
-)
+from glmc_runtime.kernels.shared_schemas import GROUPS
 
 
 @register(
@@ -34,7 +29,7 @@ RELATIONS = (
         number("scale"),
         written("weights", "tokens chosen", "float32"),
         written("ids", "tokens chosen", *INDICES, below="experts"),
-        relations=(*RELATIONS, "chosen <= experts"),
+        relations=(*GROUPS, "chosen <= experts"),
     ),
 )
 def sigmoid_group_topk(arguments: dict[str, Any]) -> Thunk:

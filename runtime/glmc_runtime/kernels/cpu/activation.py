@@ -10,6 +10,7 @@ import torch
 from glmc_runtime.kernels import Thunk, register
 from glmc_runtime.kernels.checks import flat, in_order, require_shape
 from glmc_runtime.kernels.schema import schema, tensor, written
+from glmc_runtime.kernels.shared_schemas import SWIGLU
 
 
 def gated(gate: torch.Tensor, up: torch.Tensor, out: torch.Tensor) -> Thunk:
@@ -19,7 +20,7 @@ def gated(gate: torch.Tensor, up: torch.Tensor, out: torch.Tensor) -> Thunk:
 
 @register(
     "cpu.swiglu",
-    schema(tensor("x", "... 2*width"), written("out", "... width", like="x")),
+    SWIGLU,
 )
 def swiglu(arguments: dict[str, Any]) -> Thunk:
     """x [..., 2 * width], the gate first; out [..., width]."""

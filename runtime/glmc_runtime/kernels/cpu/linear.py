@@ -12,17 +12,12 @@ from glmc_runtime.kernels import Thunk, register
 from glmc_runtime.kernels.checks import flat, in_order, optional, require_dtype, require_shape
 from glmc_runtime.kernels.cpu.narrow import narrow_product, prefers_narrow
 from glmc_runtime.kernels.cpu.packed import accumulate, as_image, pack, prefers_packed
-from glmc_runtime.kernels.schema import schema, tensor, written
+from glmc_runtime.kernels.shared_schemas import LINEAR
 
 
 @register(
     "cpu.linear",
-    schema(
-        tensor("x", "... k"),
-        tensor("weight", "n k", like="x"),
-        tensor("bias", "n", like="x", required=False),
-        written("out", "... n", like="x"),
-    ),
+    LINEAR,
 )
 def linear(arguments: dict[str, Any]) -> Thunk:
     """``out = x @ weight.T (+ bias)``: x [..., k], weight [n, k], bias [n] or None, out [..., n].

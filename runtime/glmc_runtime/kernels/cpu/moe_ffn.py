@@ -13,7 +13,8 @@ from glmc_runtime.kernels.checks import in_order, require_dtype, require_shape
 from glmc_runtime.kernels.cpu.activation import gated
 from glmc_runtime.kernels.cpu.narrow import narrow_product, prefers_narrow
 from glmc_runtime.kernels.cpu.packed import PACKED_ROWS, accumulate, as_image, pack, prefers_packed
-from glmc_runtime.kernels.schema import schema, tensor, written
+from glmc_runtime.kernels.schema import schema, written
+from glmc_runtime.kernels.shared_schemas import EXPERTS
 
 _MAXIMUM_VIEWS = 4096
 
@@ -66,12 +67,7 @@ def _group(ids: list[int]) -> list[tuple[int, int, int]]:
 @register(
     "cpu.moe_ffn",
     schema(
-        tensor("x", "tokens hidden"),
-        tensor("weights", "tokens top_k", "float32"),
-        tensor("ids", "tokens top_k", "int64", below="experts"),
-        tensor("gate_up", "experts 2*width hidden", like="x"),
-        tensor("down", "experts hidden width", like="x"),
-        written("out", "tokens hidden", like="x"),
+        *EXPERTS,
         written("gathered", "tokens*top_k hidden", like="x"),
         written("results", "tokens*top_k hidden", like="x"),
         written("merged", "tokens*top_k 2*width", like="x"),

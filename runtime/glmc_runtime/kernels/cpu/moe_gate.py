@@ -11,8 +11,9 @@ import torch
 from glmc_runtime.kernels import Thunk, register
 from glmc_runtime.kernels.checks import in_order, require_dtype, require_shape
 from glmc_runtime.kernels.cpu.packed import Contents, contents
-from glmc_runtime.kernels.router import RELATIONS, choose_experts
-from glmc_runtime.kernels.schema import flag, integer, number, schema, scratch, tensor, written
+from glmc_runtime.kernels.router import choose_experts
+from glmc_runtime.kernels.schema import schema, scratch, written
+from glmc_runtime.kernels.shared_schemas import GATE, GROUPS
 
 
 class _Router:
@@ -41,19 +42,8 @@ def shared_router(weight: torch.Tensor) -> _Router:
 @register(
     "cpu.moe_gate",
     schema(
-        tensor("x", "tokens hidden"),
-        tensor("weight", "experts hidden"),
-        tensor("bias", "experts", "float32"),
-        integer("groups", 1),
-        integer("top_groups", 1),
-        number("group_fill", infinite=True),
-        flag("normalize"),
-        number("normalize_eps", 0, 1),
-        number("scale"),
-        written("weights", "tokens top_k", "float32"),
-        written("ids", "tokens top_k", "int64", below="experts"),
+        *GATE,
         written("x_float", "tokens hidden", "float32"),
-        written("logits", "tokens experts", "float32"),
         written("choice", "tokens experts", "float32"),
         written("chosen_values", "tokens top_k", "float32"),
         written("sums", "tokens 1", "float32"),
@@ -64,7 +54,7 @@ def shared_router(weight: torch.Tensor) -> _Router:
         scratch("chosen_scores", "tokens top_groups", "float32"),
         scratch("chosen_groups", "tokens top_groups", "int64"),
         relations=(
-            *RELATIONS,
+            *GROUPS,
             "top_k <= experts",
             "groups == top_groups or best_scores.given",
         ),

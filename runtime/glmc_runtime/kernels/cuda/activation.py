@@ -19,6 +19,7 @@ from glmc_runtime.kernels.checks import (
 )
 from glmc_runtime.kernels.cuda.launch import launch, pdl_enabled
 from glmc_runtime.kernels.schema import schema, tensor, written
+from glmc_runtime.kernels.shared_schemas import SWIGLU
 
 _BLOCK = 1024
 
@@ -70,7 +71,7 @@ def multiply(gate: torch.Tensor, up: torch.Tensor, out: torch.Tensor) -> Thunk:
 
 @register(
     "cuda.swiglu",
-    schema(tensor("x", "... 2*width"), written("out", "... width", like="x")),
+    SWIGLU,
 )
 def swiglu(arguments: dict[str, Any]) -> Thunk:
     """x [..., 2 * width], the gate first; out [..., width]."""

@@ -33,6 +33,7 @@ from glmc_runtime.kernels.cuda.linear import skinny_gemm as skinny
 from glmc_runtime.kernels.cuda.linear.no_tf32 import exact
 from glmc_runtime.kernels.cuda.tuned import Configuration
 from glmc_runtime.kernels.schema import schema, tensor, written
+from glmc_runtime.kernels.shared_schemas import LINEAR
 
 
 def _configuration(
@@ -266,12 +267,7 @@ def _library_product(
 
 @register(
     "cuda.linear",
-    schema(
-        tensor("x", "... k"),
-        tensor("weight", "n k", like="x"),
-        tensor("bias", "n", like="x", required=False),
-        written("out", "... n", like="x"),
-    ),
+    LINEAR,
 )
 def linear(arguments: dict[str, Any]) -> Thunk:
     """``out = x @ weight.T + bias``: x [..., k], weight [n, k], bias [n] or None, out [..., n]."""

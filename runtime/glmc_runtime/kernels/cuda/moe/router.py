@@ -31,7 +31,8 @@ from glmc_runtime.kernels.cuda.linear.no_tf32 import exact
 from glmc_runtime.kernels.cuda.moe.common import Configuration, varied
 from glmc_runtime.kernels.cuda.moe.router_choice import choose_experts, choose_kernel
 from glmc_runtime.kernels.cuda.tuned import configuration as tuned_configuration
-from glmc_runtime.kernels.schema import flag, integer, number, schema, tensor, written
+from glmc_runtime.kernels.schema import schema
+from glmc_runtime.kernels.shared_schemas import GATE, GROUPS
 
 MOST_ROWS = 16  # tokens up to which each is multiplied alone
 MOST_TILED = 512
@@ -261,23 +262,10 @@ def _check(arguments: dict[str, Any]) -> None:
 @register(
     "cuda.moe_gate",
     schema(
-        tensor("x", "tokens hidden"),
-        tensor("weight", "experts hidden"),
-        tensor("bias", "experts", "float32"),
-        integer("groups", 1),
-        integer("top_groups", 1),
-        number("group_fill", infinite=True),
-        flag("normalize"),
-        number("normalize_eps", 0, 1),
-        number("scale"),
-        written("logits", "tokens experts", "float32"),
-        written("weights", "tokens top_k", "float32"),
-        written("ids", "tokens top_k", "int64", below="experts"),
+        *GATE,
         relations=(
-            "experts % groups == 0",
-            "top_groups <= groups",
+            *GROUPS,
             "top_k <= experts",
-            "groups == top_groups or 2*groups <= experts",
         ),
     ),
 )

@@ -14,7 +14,8 @@ from glmc_runtime.kernels.cuda.moe import grouped_mm as moe_grouped
 from glmc_runtime.kernels.cuda.moe import sorted_tiles as moe_sorted
 from glmc_runtime.kernels.cuda.moe.common import Configuration, Experts, read_call
 from glmc_runtime.kernels.cuda.tuned import configuration as tuned_configuration
-from glmc_runtime.kernels.schema import schema, tensor, written
+from glmc_runtime.kernels.schema import schema, tensor
+from glmc_runtime.kernels.shared_schemas import EXPERTS
 
 VARIANTS: dict[str, ModuleType] = {
     "few": moe_few,
@@ -65,14 +66,9 @@ def choose(call: Experts, override: Configuration | None) -> Configuration:
 @register(
     "cuda.moe_ffn",
     schema(
-        tensor("x", "tokens hidden"),
-        tensor("weights", "tokens top_k", "float32"),
-        tensor("ids", "tokens top_k", "int64", below="experts"),
-        tensor("gate_up", "experts 2*width hidden", like="x"),
-        tensor("down", "experts hidden width", like="x"),
+        *EXPERTS,
         tensor("shared_gate_up", "2*shared_width hidden", like="x", required=False),
         tensor("shared_down", "hidden shared_width", like="x", required=False),
-        written("out", "tokens hidden", like="x"),
         together=(("shared_gate_up", "shared_down"),),
     ),
 )

@@ -1,0 +1,41 @@
+"""Schemas, and arguments of them, that kernels of several families share."""
+
+from __future__ import annotations
+
+from glmc_runtime.kernels.schema import flag, integer, number, schema, tensor, written
+
+LINEAR = schema(
+    tensor("x", "... k"),
+    tensor("weight", "n k", like="x"),
+    tensor("bias", "n", like="x", required=False),
+    written("out", "... n", like="x"),
+)
+SWIGLU = schema(tensor("x", "... 2*width"), written("out", "... width", like="x"))
+GATE = (
+    tensor("x", "tokens hidden"),
+    tensor("weight", "experts hidden"),
+    tensor("bias", "experts", "float32"),
+    integer("groups", 1),
+    integer("top_groups", 1),
+    number("group_fill", infinite=True),
+    flag("normalize"),
+    number("normalize_eps", 0, 1),
+    number("scale"),
+    written("logits", "tokens experts", "float32"),
+    written("weights", "tokens top_k", "float32"),
+    written("ids", "tokens top_k", "int64", below="experts"),
+)
+GROUPS = (
+    "experts % groups == 0",
+    "top_groups <= groups",
+    "groups == top_groups or 2*groups <= experts",
+)
+"""Relations of every router."""
+EXPERTS = (
+    tensor("x", "tokens hidden"),
+    tensor("weights", "tokens top_k", "float32"),
+    tensor("ids", "tokens top_k", "int64", below="experts"),
+    tensor("gate_up", "experts 2*width hidden", like="x"),
+    tensor("down", "experts hidden width", like="x"),
+    written("out", "tokens hidden", like="x"),
+)
