@@ -18,6 +18,7 @@ from glmc.weights.random_checkpoint import write_random_checkpoint
 from glmc_runtime.engine.sequences import SequenceStep
 from glmc_runtime.generate.session import Session
 from tests.e2e.reference import greedy, load_eager
+from tests.runtime.engine.outer.toy_engine import ToyEngine
 from tests.support.checkpoints import tiny_file
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="the GPU itself is tested")
@@ -64,3 +65,18 @@ def test_drafts_of_one_sequence_see_each_other(session: Session, checkpoint: Pat
     found = session.step([SequenceStep(sequence, draft, logits=3)])
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
     session.release(sequence)
+
+
+@pytest.mark.usefixtures("session")
+def test_an_outer_engine_over_its_own_cache(checkpoint: Path) -> None:
+    """Heads after tokens, keys and values of a block side by side, and blocks of another size."""
+    model = glmc_runtime.load_model(checkpoint.parent / "artifact")
+    heads, dim = model.manifest.cache.tensors[0].shape
+    layers = [torch.zeros(6, 2, 32, heads, dim, device=model.device) for _ in range(2)]
+    kv = glmc_runtime.KVTensors(layers, "blocks kv tokens heads dim", scratch_block=5)
+    attached = model.attach(kv)
+    assert attached.interpreted and attached.manifest.cache.block_size == 32
+    engine = ToyEngine(attached, range(5), 32, 5, True, model.device)
+    expected = greedy(load_eager(checkpoint, torch.float32), PROMPTS[:2], 2)
+    assert engine.run(PROMPTS[:2], 2) == expected
+    assert engine.counts["prefill"] == engine.counts["mixed"] == engine.counts["decode"] == 1

@@ -104,23 +104,25 @@ class _Side:
         self._views = views
         self._scratch_block = scratch_block
         zeros = torch.zeros(tokens, dtype=torch.int32, device=device)
-        # Spread over the scratch block, as those of our own steps.
+        # As in our own steps they are spread over the scratch block, of which a padded row of
+        # decode reads the first slot.
         slots = torch.arange(tokens, device=device) % block_size + scratch_block * block_size
         self._padding = {
             "token_ids": zeros,
             "positions": zeros,
             "slot_mapping": slots,
             "context_lengths": torch.ones(sequences, dtype=torch.int32, device=device),
-            # Only a decode step has padded sequences, of one token each.
-            "cu_seqlens_q": torch.arange(sequences + 1, device=device),
         }
+        # Only a decode step has padded sequences, and one token of each sequence.
+        self._ends = torch.arange(sequences + 1, device=device)
 
     def fill(self, padded: PaddedStep) -> None:
         step, views = padded.step, self._views
         tokens, sequences = padded.sizes["tokens"], padded.sizes["sequences"]
         for name in _BY_TOKEN:
             if name in views:
-                self._copy(name, getattr(step, name), step.tokens, tokens)
+                padding = self._padding[name][: tokens - step.tokens]
+                _copy(views[name], getattr(step, name), step.tokens, padding)
         if "block_tables" in views:
             table, blocks = views["block_tables"], step.block_tables
             width = min(table.shape[1], blocks.shape[1])
@@ -130,10 +132,12 @@ class _Side:
             table[step.sequences : sequences, :1].fill_(self._scratch_block)
         if "context_lengths" in views:
             lengths = step.context_lengths_host if self.beside else step.context_lengths
-            self._copy("context_lengths", lengths, step.sequences, sequences)
+            padding = self._padding["context_lengths"][: sequences - step.sequences]
+            _copy(views["context_lengths"], lengths, step.sequences, padding)
         if "cu_seqlens_q" in views:
             ends = step.cu_seqlens_q_host if self.beside else step.cu_seqlens_q
-            self._copy("cu_seqlens_q", ends, step.sequences + 1, sequences + 1)
+            padding = self._ends[step.sequences + 1 : sequences + 1]
+            _copy(views["cu_seqlens_q"], ends, step.sequences + 1, padding)
         if "cu_seqlens_k" in views:
             sums = views["cu_seqlens_k"][1 : sequences + 1]
             torch.cumsum(views["context_lengths"][:sequences], 0, dtype=sums.dtype, out=sums)
@@ -141,10 +145,13 @@ class _Side:
             rows = views["last_rows"][:sequences]
             torch.sub(views["cu_seqlens_q"][1 : sequences + 1], 1, out=rows)
 
-    def _copy(self, name: str, source: torch.Tensor | None, real: int, size: int) -> None:
-        view = self._views[name]
-        if source is None:
-            raise PlanError(f"a step without '{name}_host' was not refused")
-        view[:real].copy_(source[:real], non_blocking=True)
-        if real < size:
-            view[real:size].copy_(self._padding[name][real:size])
+
+def _copy(
+    view: torch.Tensor, source: torch.Tensor | None, real: int, padding: torch.Tensor
+) -> None:
+    """``real`` numbers of an engine's tensor, and the padding after them."""
+    if source is None:
+        raise PlanError("a step without its lengths in host memory was not refused")
+    view[:real].copy_(source[:real], non_blocking=True)
+    if len(padding):
+        view[real : real + len(padding)].copy_(padding)

@@ -1,0 +1,124 @@
+"""Step inputs from an outer engine's tensors are those that a step of our own has."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from glmc_runtime.engine.outer.inputs import OuterInputs, PaddedStep
+from glmc_runtime.engine.outer.step import OuterStep
+from glmc_runtime.errors import PlanError
+from glmc_runtime.format.extent import Extent
+from glmc_runtime.format.plan import HOST_SUFFIX, InputSpec, PhasePlan
+from glmc_runtime.format.step_inputs import STEP_INPUTS, StepInput
+from glmc_runtime.replay.inputs import StepInputs
+from glmc_runtime.replay.step import ScheduledTokens, Step
+from tests.runtime.engine.outer.steps import outer_step
+
+CPU = torch.device("cpu")
+SIZE, WIDTH, SCRATCH = 4, 6, 0
+LARGEST = {"tokens": 16, "sequences": 8}
+
+
+def plan(phase: str, dtype: str = "int32", names: tuple[str, ...] = ()) -> PhasePlan:
+    """A plan with every step input, on the device and, where there is a twin, on the host."""
+    rows = [STEP_INPUTS[name] for name in names] or list(STEP_INPUTS.values())
+    specs = [InputSpec(row.name, dtype, row.shape_of(WIDTH)) for row in rows]
+    specs += [
+        InputSpec(row.name + HOST_SUFFIX, dtype, row.shape_of(WIDTH))
+        for row in rows
+        if row.host_twin
+    ]
+    return PhasePlan(phase, tuple(specs), (), (), (), 0, Extent())
+
+
+def filled(phase: PhasePlan, scratch: int = SCRATCH) -> tuple[OuterInputs, StepInputs]:
+    memory = StepInputs(phase.inputs, LARGEST, CPU)
+    return OuterInputs(phase, memory, LARGEST, CPU, SIZE, scratch), memory
+
+
+PREFILL = [
+    ScheduledTokens((5, 6, 7), 2, [3, 1]),
+    ScheduledTokens((8,), 7, [4, 2]),
+    ScheduledTokens((9, 10), 0, [6]),
+]
+DECODE = [
+    ScheduledTokens((5,), 2, [3]),
+    ScheduledTokens((8,), 7, [4, 2]),
+    ScheduledTokens((9,), 0, [6]),
+]
+
+
+@pytest.mark.parametrize("dtype", ["int32", "int64"])
+@pytest.mark.parametrize(
+    ("phase", "chunks", "sizes"),
+    [("prefill", PREFILL, (16, 3)), ("prefill", PREFILL, (6, 3)), ("decode", DECODE, (8, 8)),
+     ("decode", DECODE, (3, 3))],
+)  # fmt: skip
+def test_they_are_padded_alike(
+    phase: str, chunks: list[ScheduledTokens], sizes: tuple[int, int], dtype: str
+) -> None:
+    ours, (inputs, memory) = (
+        StepInputs(plan(phase, dtype).inputs, LARGEST, CPU),
+        filled(plan(phase, dtype)),
+    )
+    step = Step(chunks, *sizes, SIZE)
+    ours.fill(step)
+    inputs.fill(PaddedStep(outer_step(chunks, SIZE, WIDTH + 2), *sizes))
+    for spec in plan(phase).inputs:
+        expected = ours.view(spec.name, None, step.sizes)
+        assert torch.equal(memory.view(spec.name, None, step.sizes), expected), spec.name
+
+
+def test_steps_after_one_another_leave_nothing_behind() -> None:
+    inputs, memory = filled(plan("decode"))
+    ours = StepInputs(plan("decode").inputs, LARGEST, CPU)
+    for chunks in (DECODE, DECODE[:1], DECODE[1:]):
+        step = Step(chunks, 4, 4, SIZE)
+        ours.fill(step)
+        inputs.fill(PaddedStep(outer_step(chunks, SIZE, WIDTH), 4, 4))
+        for spec in plan("decode").inputs:
+            expected = ours.view(spec.name, None, step.sizes)
+            actual = memory.view(spec.name, None, step.sizes)
+            if spec.name == "block_tables":  # nothing after the first block of a row is read
+                expected, actual = expected[len(chunks) :, :1], actual[len(chunks) :, :1]
+            assert torch.equal(actual, expected), spec.name
+
+
+def test_padded_rows_go_to_the_scratch_block_of_the_engine() -> None:
+    inputs, memory = filled(plan("decode"), scratch=9)
+    inputs.fill(PaddedStep(outer_step(DECODE, SIZE, WIDTH), 8, 8))
+    sizes = {"tokens": 8, "sequences": 8}
+    slots = memory.view("slot_mapping", None, sizes)[3:]
+    assert slots.tolist() == [9 * SIZE + row % SIZE for row in range(5)]
+    assert memory.view("block_tables", None, sizes)[3:, 0].tolist() == [9] * 5
+
+
+def test_what_is_computed_needs_no_input_of_its_source() -> None:
+    """Lasts and sums follow from inputs that this plan does not have."""
+    inputs, memory = filled(plan("prefill", names=("cu_seqlens_k", "last_rows")))
+    inputs.fill(PaddedStep(outer_step(PREFILL, SIZE, WIDTH), 6, 3))
+    sizes = {"tokens": 6, "sequences": 3}
+    assert memory.view("cu_seqlens_k", None, sizes).tolist() == [0, 5, 13, 15]
+    assert memory.view("last_rows", None, sizes).tolist() == [2, 3, 5]
+
+
+def test_the_device_serves_for_the_host_only_where_it_is_the_host() -> None:
+    inputs, _ = filled(plan("decode"))
+    assert not inputs.needs_host_lengths
+    far = StepInputs(plan("decode").inputs, LARGEST, torch.device("meta"), staged=False)
+    other = OuterInputs(plan("decode"), far, LARGEST, torch.device("meta"), SIZE, SCRATCH)
+    assert other.needs_host_lengths
+
+
+def test_an_input_that_no_outer_step_has_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = StepInput("images", "int32", ("tokens",), "of the test", column=lambda step: [])
+    monkeypatch.setitem(STEP_INPUTS, "images", row)
+    with pytest.raises(PlanError, match="'images'"):
+        filled(plan("prefill"))
+
+
+def test_an_outer_step_says_whether_it_decodes() -> None:
+    assert outer_step(DECODE, SIZE, WIDTH).is_decode
+    assert not outer_step(PREFILL, SIZE, WIDTH).is_decode
+    assert isinstance(outer_step(DECODE, SIZE, WIDTH), OuterStep)
