@@ -8,7 +8,7 @@ without autocast, compute the same. A weight that is cast is a weight of its own
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -18,7 +18,6 @@ from torch import SymInt, Tensor
 from torch.amp.autocast_mode import _enter_autocast, _exit_autocast
 from torch.fx import Graph, GraphModule, Node
 
-from glmc.dynamo.compile.copies import copy_node
 from glmc.ir.match import is_op
 from glmc.ir.probe import example_size
 from glmc.ir.program import Program
@@ -147,3 +146,14 @@ def _cast_operands(rewriter: Rewriter, node: Node, dtype: torch.dtype) -> None:
         made[operand] = copy
     for old, new in made.items():
         node.replace_input_with(old, new)
+
+
+def copy_node(graph: Graph, node: Node, copies: Mapping[Node, Any]) -> Node:
+    """A copy in ``graph``, with what Dynamo noted beside the node; ``copies`` has those of its
+    operands."""
+    copy = graph.node_copy(node, lambda old: copies[old])
+    copy.meta = node.meta
+    source = getattr(node, "_dynamo_source", None)
+    if source is not None:
+        copy._dynamo_source = source
+    return copy

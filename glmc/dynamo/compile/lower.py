@@ -16,9 +16,10 @@ from torch import SymBool, SymFloat, SymInt, Tensor
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.fx import Node
 
+from glmc.dynamo.compile.aten import IN_PLACE, AtenLowering
 from glmc.dynamo.compile.normal_form import Result, Traced
 from glmc.dynamo.compile.sizes import TracedSizes
-from glmc.dynamo.compile.views import VIEWS, ViewLowering
+from glmc.dynamo.compile.views import VIEWS
 from glmc.dynamo.run.outputs import OutputAlias, output_aliases
 from glmc.errors import AbiError, InternalError, LoweringError
 from glmc.ir import match as m
@@ -31,21 +32,15 @@ from glmc_runtime.format.plan import (
     Argument,
     BufferArgument,
     Call,
-    ExtentArgument,
     InputArgument,
     ListArgument,
     ValueArgument,
-    ViewArgument,
     WeightArgument,
     storage_of,
 )
 
 # Without operands these give the same in each step: they are computed once.
 _CONSTANT = ("aten.arange", "aten.zeros", "aten.ones", "aten.full", "aten.scalar_tensor")
-_IN_PLACE = {
-    "aten.index_copy": "aten.index_copy_.default",
-    "aten.index_put": "aten.index_put_.default",
-}
 
 
 @dataclass(frozen=True)
@@ -67,7 +62,7 @@ class TracedPlan:
 
 
 @dataclass
-class _TracedLowering(ViewLowering):
+class _TracedLowering(AtenLowering):
     """See the module's text. ``declined``: why no kernel can be bound to a node, by its id."""
 
     traced: Traced = None  # type: ignore[assignment]
@@ -209,7 +204,7 @@ class _TracedLowering(ViewLowering):
             self._lower_fused(node)
         elif m.op_name(node) in _CONSTANT and self._is_constant(node):
             self._fold_constant(node)
-        elif m.op_name(node) in _IN_PLACE:
+        elif m.op_name(node) in IN_PLACE:
             self._lower_in_place(node)
         else:
             self._lower_aten(node)
@@ -270,119 +265,12 @@ class _TracedLowering(ViewLowering):
         shape = self._shape(m.tensor(node))
         self.values[node] = Value(node.name, shape, value.dtype, WeightArgument(key))
 
-    # Ops.
+    # Memory of others.
 
     def _use_weight(self, argument: Argument) -> None:
         storage = storage_of(argument)
         if not (isinstance(storage, WeightArgument) and storage.weight in self.constants):
             super()._use_weight(argument)
-
-    def _argument(self, value: Any) -> Argument:
-        if isinstance(value, Value) and isinstance(value.argument, (ViewArgument, ListArgument)):
-            self._use_weight(value.argument)
-            return value.argument
-        if isinstance(value, ListArgument):
-            for item in value.items:
-                self._use_weight(item)
-            return value
-        return super()._argument(value)
-
-    def _operand(self, item: Any) -> Argument:
-        """An argument of an ATen op, tensors and sizes in lists included."""
-        if isinstance(item, Node) and item in self.values:
-            return self._argument(self.value_of(item))
-        if isinstance(item, Node):
-            item = item.meta["val"]
-        if isinstance(item, SymInt):
-            extent = self.sizes.extent(item)
-            return ExtentArgument(extent) if extent.moves else ValueArgument(extent.constant)
-        if isinstance(item, SymFloat):
-            return ExtentArgument(self.sizes.number(item))
-        if isinstance(item, SymBool):
-            return ValueArgument(bool(item))  # asking guards it
-        if isinstance(item, (list, tuple)):
-            return ListArgument(tuple(self._operand(one) for one in item))
-        return ValueArgument(item)
-
-    def _lower_aten(self, node: Node) -> None:
-        """Any op, by its name: a launch and a pass over memory that no kernel of ours saved."""
-        self._enter(node)
-        if not isinstance(node.target, torch._ops.OpOverload):
-            raise LoweringError(
-                f"{m.op_name(node) or node.target} has no kernel",
-                place=f"{node.meta['id']} {node.meta.get('source') or ''}".strip(),
-                expected="an op of torch that computes tensors",
-                remedy="put torch.compiler.disable around it",
-            )
-        value = node.meta["val"]
-        fakes = value if isinstance(value, (tuple, list)) else (value,)
-        operands = ListArgument(tuple(self._operand(item) for item in node.args))
-        keywords = ListArgument(tuple(self._operand(item) for item in node.kwargs.values()))
-        results = []
-        for index, fake in enumerate(fakes):
-            if not isinstance(fake, Tensor):
-                raise LoweringError(
-                    f"{m.op_name(node)} gives something that is no tensor",
-                    place=node.meta["id"],
-                    found=type(fake).__name__,
-                    remedy="put torch.compiler.disable around it",
-                )
-            results.append(self.result(index))
-        written = {f"result_{index}": self._argument(one) for index, one in enumerate(results)}
-        self.calls.append(
-            Call(
-                "aten.any",
-                {
-                    "op": ValueArgument(str(node.target)),
-                    "operands": operands,
-                    "keyword_names": ValueArgument(list(node.kwargs)),
-                    "keyword_values": keywords,
-                    "results": ListArgument(tuple(written.values())),
-                },
-                ("results",),
-                False,
-                node.meta["id"],
-                m.op_name(node),
-                node.meta["layer"],
-                node.meta["module"],
-            )
-        )
-        if isinstance(value, (tuple, list)):
-            self.several[node] = results
-        else:
-            self._bind_value(node, results[0])
-
-    def _lower_in_place(self, node: Node) -> None:
-        """An op that has a form which writes into its first operand: there, if nobody reads the
-        old value later and it is ours to write, else into a copy."""
-        self._enter(node)
-        source = node.args[0]
-        if not isinstance(source, Node):
-            raise InternalError("an op that writes has no tensor to write to")
-        target = self.mutable(self.value_of(source))
-        self.calls.append(
-            Call(
-                "aten.any_in_place",
-                {
-                    "op": ValueArgument(_IN_PLACE[m.op_name(node)]),
-                    "target": self._argument(target),
-                    "operands": ListArgument(tuple(self._operand(arg) for arg in node.args[1:])),
-                    "keyword_names": ValueArgument(list(node.kwargs)),
-                    "keyword_values": ListArgument(
-                        tuple(self._operand(arg) for arg in node.kwargs.values())
-                    ),
-                },
-                ("target",),
-                False,
-                node.meta["id"],
-                m.op_name(node),
-                node.meta["layer"],
-                node.meta["module"],
-            )
-        )
-        if isinstance(target.argument, InputArgument):
-            self.layouts[node] = self._layout(source)
-        self._bind_value(node, target)
 
     def mutable(self, value: Value) -> Value:
         argument = value.argument

@@ -22,9 +22,8 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx import Graph, GraphModule, Node
 
 from glmc.capture.export import describe_call, is_assertion
-from glmc.dynamo.compile.autocast import restored, spell_autocast, switches, switching
+from glmc.dynamo.compile.autocast import copy_node, restored, spell_autocast, switches, switching
 from glmc.dynamo.compile.checks import traced_outputs
-from glmc.dynamo.compile.copies import copy_node
 from glmc.errors import CaptureError
 from glmc.ir.program import ModelShape, Program, graph_module
 from glmc.ir.recipe import Source, Weight
