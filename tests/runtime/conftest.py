@@ -22,3 +22,15 @@ def toy_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def session(toy_path: Path) -> Session:
     return glmc_runtime.load(toy_path)
+
+
+@pytest.fixture(scope="session")
+def greedy_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a toy that computes its greedy tokens."""
+    return write_toy(tmp_path_factory.mktemp("greedy") / "toy", greedy=True)
+
+
+@pytest.fixture
+def ahead(greedy_path: Path) -> Session:
+    """A session that can decode a step ahead."""
+    return glmc_runtime.load(greedy_path)

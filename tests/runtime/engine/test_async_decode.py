@@ -13,56 +13,31 @@ import torch
 import glmc_runtime
 from glmc_runtime.engine.sampling import SamplingParameters
 from glmc_runtime.engine.sequences import Sequence, SequenceStep
-from glmc_runtime.errors import CapacityError, NumericsError, RequestError, VendorError
+from glmc_runtime.errors import NumericsError, RequestError
 from glmc_runtime.generate.session import Session
-from glmc_runtime.replay.step import Step, blocks_for
+from glmc_runtime.replay.step import blocks_for
+from tests.runtime.engine.decoding import PROMPTS, block_counts, started, state
 from tests.runtime.toy import (
     BLOCK_SIZE,
     MAX_CONTEXT,
     VOCABULARY,
     reference_greedy,
-    write_toy,
 )
-
-PROMPTS = [[3, 14, 15], [9, 2, 6, 5, 3, 5], [1], list(range(30)), [8, 9], [40, 41], [50]]
-
-
-@pytest.fixture(scope="module")
-def greedy_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_toy(tmp_path_factory.mktemp("greedy") / "toy", greedy=True)
-
-
-@pytest.fixture
-def ahead(greedy_path: Path) -> Session:
-    return glmc_runtime.load(greedy_path)
-
-
-def _started(session: Session, prompts: list[list[int]]) -> tuple[list[Sequence], list[int]]:
-    sequences = [session.sequence(prompt) for prompt in prompts]
-    return sequences, session.prefill(sequences).argmax(-1).tolist()
-
-
-def _state(sequences: list[Sequence]) -> list[tuple[list[int], int]]:
-    return [(list(sequence.tokens), sequence.cached) for sequence in sequences]
-
-
-def _blocks(sequences: list[Sequence]) -> list[int]:
-    return [len(sequence.blocks) for sequence in sequences]
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 4])
 def test_each_turn_leaves_what_decode_leaves(session: Session, ahead: Session, rows: int) -> None:
-    plain, tokens = _started(session, PROMPTS[:rows])
-    sequences, first = _started(ahead, PROMPTS[:rows])
+    plain, tokens = started(session, PROMPTS[:rows])
+    sequences, first = started(ahead, PROMPTS[:rows])
     assert tokens == first
     with ahead.greedy_steps(sequences, first) as steps:
         for _ in range(20):
             tokens = session.decode(plain, tokens).argmax(-1).tolist()
             assert next(steps) == tokens
-            assert _state(sequences) == _state(plain)
+            assert state(sequences) == state(plain)
             assert steps.ahead
-    assert _state(sequences) == _state(plain)
-    assert _blocks(sequences) == _blocks(plain)
+    assert state(sequences) == state(plain)
+    assert block_counts(sequences) == block_counts(plain)
     assert ahead.cache.allocator.available == session.cache.allocator.available
     counts = ahead.statistics.async_decode
     assert (counts.steps, counts.ahead, counts.discarded) == (20, 20, rows)
@@ -146,8 +121,8 @@ def test_closing_a_stream_gives_the_blocks_back(ahead: Session) -> None:
 
 
 def test_a_sequence_leaves_and_the_others_keep_their_step(session: Session, ahead: Session) -> None:
-    plain, tokens = _started(session, PROMPTS[:4])
-    sequences, first = _started(ahead, PROMPTS[:4])
+    plain, tokens = started(session, PROMPTS[:4])
+    sequences, first = started(ahead, PROMPTS[:4])
     steps = ahead.greedy_steps(sequences, first)
     for turn in range(12):
         tokens = session.decode(plain, tokens).argmax(-1).tolist()
@@ -161,16 +136,16 @@ def test_a_sequence_leaves_and_the_others_keep_their_step(session: Session, ahea
             ahead.release(gone)
             assert steps.sequences == sequences
             assert steps.ahead  # taken as it is, but for the row of the one that left
-    assert _state(sequences) == _state(plain)
+    assert state(sequences) == state(plain)
     assert ahead.statistics.async_decode.discarded == 2  # and the last is still under way
     steps.close()
     assert list(steps) == []
-    assert _blocks(sequences) == _blocks(plain)
+    assert block_counts(sequences) == block_counts(plain)
 
 
 def test_padding_rows_hold_token_0(ahead: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     replay = ahead._replays["decode"]
-    sequences, first = _started(ahead, PROMPTS[:4])
+    sequences, first = started(ahead, PROMPTS[:4])
     seen: list[list[int]] = []
     run = replay.run_greedy
 
@@ -189,101 +164,8 @@ def test_padding_rows_hold_token_0(ahead: Session, monkeypatch: pytest.MonkeyPat
     assert len(seen) > 5
 
 
-def test_a_full_context_is_refused_as_by_decode(session: Session, ahead: Session) -> None:
-    errors = []
-    for each in (session, ahead):
-        sequences, tokens = _started(each, [[7] * (MAX_CONTEXT - 3), [1]])
-        with pytest.raises(RequestError, match="context is full") as caught:
-            if each is session:
-                while True:
-                    tokens = each.decode(sequences, tokens).argmax(-1).tolist()
-            list(each.greedy_steps(sequences, tokens))
-        assert [len(sequence) for sequence in sequences] == [MAX_CONTEXT, 4]
-        errors.append((str(caught.value), _state(sequences)))
-    assert errors[0] == errors[1]
-
-
-def test_short_blocks_end_running_ahead_and_then_decoding(
-    toy_path: Path, greedy_path: Path
-) -> None:
-    states = []
-    for path in (toy_path, greedy_path):
-        session = glmc_runtime.load(path, kv_blocks=6)
-        sequences, tokens = _started(session, [[1, 2, 3], [4, 5, 6, 7]])
-        turns = 0
-        with pytest.raises(CapacityError, match="too few free blocks"):
-            if path == toy_path:
-                while True:
-                    tokens = session.decode(sequences, tokens).argmax(-1).tolist()
-                    turns += 1
-            steps = session.greedy_steps(sequences, tokens)
-            while True:
-                tokens = next(steps)
-                turns += 1
-        states.append((turns, tokens, _state(sequences)))
-        if path == greedy_path:
-            assert not steps.ahead
-            freed = sequences[0]
-            steps.leave(freed)
-            session.release(freed)
-            assert len(next(steps)) == 1
-    assert states[0] == states[1]
-
-
-@pytest.mark.parametrize("position", [3, 4, 9, 10])
-def test_logits_that_are_not_finite(session: Session, ahead: Session, position: int) -> None:
-    errors = []
-    for each in (session, ahead):
-        each._replays["decode"]._binder._memory.weights["places"][position] = float("nan")
-        tokens = []
-        with pytest.raises(NumericsError) as caught:
-            for event in each.stream([PROMPTS[0]], max_new_tokens=20, ignore_eos=True):
-                tokens.append(event.token)
-        errors.append((caught.value.message, caught.value.remedy, tokens))
-        assert each.cache.allocator.available == each.cache.allocator.usable
-    assert errors[0] == errors[1]
-    assert len(tokens) == position - 2
-
-
-def test_steps_end_at_logits_that_are_not_finite_with_the_sequences_of_decode(
-    session: Session, ahead: Session
-) -> None:
-    states = []
-    for each in (session, ahead):
-        each._replays["decode"]._binder._memory.weights["places"][8] = float("nan")
-        sequences, tokens = _started(each, [[1, 2], [3, 4, 5]])
-        if each is session:
-            while all(len(sequence) < 9 for sequence in sequences):
-                tokens = each.decode(sequences, tokens).argmax(-1).tolist()
-        else:
-            steps = each.greedy_steps(sequences, tokens)
-            with pytest.raises(NumericsError, match="not finite"):
-                list(steps)
-            assert (steps.sequences, steps.ahead, list(steps)) == ([], False, [])
-        states.append((_state(sequences), _blocks(sequences)))
-    assert states[0] == states[1]
-
-
-def test_a_token_that_is_none_never_reaches_the_embedding(
-    ahead: Session, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ahead._replays["decode"]._binder._memory.weights["head"][5] = float("nan")
-    sequences, _ = _started(ahead, PROMPTS[:3])
-    inputs = ahead._replays["decode"]._inputs
-    fill, given = inputs.fill, []
-
-    def watch(step: Step, tokens: torch.Tensor | None = None) -> None:
-        given.append(None if tokens is None else tokens.tolist())
-        fill(step, tokens)
-
-    monkeypatch.setattr(inputs, "fill", watch)
-    with pytest.raises(NumericsError):
-        next(ahead.greedy_steps(sequences, [1, 2, 3]))
-    assert given == [None, [0, 0, 0, 0]]
-
-
 def test_tokens_that_the_caller_appends_are_seen(ahead: Session) -> None:
-    sequences, first = _started(ahead, PROMPTS[:1])
+    sequences, first = started(ahead, PROMPTS[:1])
     steps = ahead.greedy_steps(sequences, first)
     next(steps)
     sequences[0].tokens.append(3)
@@ -291,50 +173,6 @@ def test_tokens_that_the_caller_appends_are_seen(ahead: Session) -> None:
         next(steps)
     ahead.prefill(sequences)
     assert len(next(steps)) == 1
-
-
-def test_a_step_that_fails_ahead_fails_when_its_turn_comes(
-    ahead: Session, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sequences, first = _started(ahead, PROMPTS[:2])
-    steps = ahead.greedy_steps(sequences, first)
-    replay = ahead._replays["decode"]
-    run, calls = replay.run_greedy, [0]
-
-    def flaky(*arguments: Any) -> torch.Tensor:
-        calls[0] += 1
-        if calls[0] == 2:
-            raise VendorError("boom")
-        return run(*arguments)
-
-    monkeypatch.setattr(replay, "run_greedy", flaky)
-    assert next(steps) == [reference_greedy(prompt, 2)[1] for prompt in PROMPTS[:2]]
-    before = _state(sequences)
-    with pytest.raises(VendorError, match="boom"):
-        next(steps)
-    assert _state(sequences) == before
-    assert next(steps) == [reference_greedy(prompt, 3)[2] for prompt in PROMPTS[:2]]
-    steps.close()
-
-
-def test_what_greedy_steps_refuse(session: Session, ahead: Session) -> None:
-    sequences, tokens = _started(session, PROMPTS[:1])
-    with pytest.raises(RequestError, match="does not compute the likeliest tokens"):
-        session.greedy_steps(sequences, tokens)
-    sequences, tokens = _started(ahead, PROMPTS[:2])
-    with pytest.raises(RequestError, match="no sequence"):
-        ahead.greedy_steps([], [])
-    with pytest.raises(RequestError, match="one token for each"):
-        ahead.greedy_steps(sequences, tokens[:1])
-    with pytest.raises(RequestError, match="twice"):
-        ahead.greedy_steps([sequences[0]] * 2, tokens)
-    with pytest.raises(RequestError, match="must be prefilled"):
-        ahead.greedy_steps([ahead.sequence([1])], [1])
-    with pytest.raises(CapacityError, match="beyond the largest bucket"):
-        more, tokens = _started(ahead, PROMPTS[:5])
-        ahead.greedy_steps(more, tokens)
-    with pytest.raises(RequestError, match="not in the vocabulary"):
-        next(ahead.greedy_steps(sequences[:1], [VOCABULARY]))
 
 
 def test_a_greedy_step_is_the_argmax_of_a_step(session: Session, ahead: Session) -> None:
@@ -354,18 +192,18 @@ def test_a_greedy_step_is_the_argmax_of_a_step(session: Session, ahead: Session)
             else:
                 assert each.step_greedy(batch) == chosen.pop(0)
     ahead._replays["decode"]._binder._memory.weights["head"][5] = float("nan")
-    before = _state([one])
+    before = state([one])
     with pytest.raises(NumericsError, match="not finite"):
         ahead.step_greedy([SequenceStep(one, (1,))])
-    assert _state([one]) == before
+    assert state([one]) == before
 
 
 @pytest.mark.parametrize("seed", range(12))
 def test_anything_may_happen_between_two_turns(session: Session, ahead: Session, seed: int) -> None:
     """The same calls on a session that runs ahead and on one that decodes step by step."""
     choose = random.Random(seed)
-    plain, tokens = _started(session, PROMPTS[:3])
-    sequences, _ = _started(ahead, PROMPTS[:3])
+    plain, tokens = started(session, PROMPTS[:3])
+    sequences, _ = started(ahead, PROMPTS[:3])
     steps = ahead.greedy_steps(sequences, tokens)
     others: list[list[Sequence]] = [[], []]
 
@@ -402,10 +240,10 @@ def test_anything_may_happen_between_two_turns(session: Session, ahead: Session,
         elif kind == "again":
             both(lambda each, batch, aside, row=row: each.release(batch[row]))
             both(lambda each, batch, aside, row=row: each.prefill([batch[row]]))
-        assert _state(sequences) == _state(plain)
-        assert _state(others[1]) == _state(others[0])
+        assert state(sequences) == state(plain)
+        assert state(others[1]) == state(others[0])
     steps.close()
-    assert _blocks(sequences) == _blocks(plain)
+    assert block_counts(sequences) == block_counts(plain)
     for each, batch, aside in zip((session, ahead), (plain, sequences), others, strict=True):
         for sequence in [*batch, *aside]:
             each.release(sequence)
