@@ -16,7 +16,7 @@ from glmc.cli.main import main
 from glmc.observe.history.encode import history_to_json
 from glmc_runtime.loading.loader import sha256_of
 from tests.artifact.toy import REPORT, write
-from tests.observe.page.sample import history
+from tests.observe.sample import history
 
 VALUES: list[Any] = [
     *(None, True, -1, 0, 2**70, 10**300, 1.5, float("nan"), float("inf"), "", "x", "\x1b[2J\u202e"),

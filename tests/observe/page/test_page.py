@@ -11,8 +11,8 @@ import pytest
 
 from glmc.observe.page.render import page
 from tests.observe.page.browser import Opened, running
-from tests.observe.page.sample import GUARDS, LIMITS, history
 from tests.observe.page.test_render import hostile
+from tests.observe.sample import GUARDS, LIMITS, history
 
 GATE = "model.layers.2.mlp.gate#topk"
 LINEAR = "model.layers.2.mlp.gate#linear"

@@ -10,7 +10,7 @@ from typing import Any
 from glmc.observe.history.record import History
 from glmc.observe.page.data import page_data
 from glmc.observe.page.render import page, script_json
-from tests.observe.page.sample import GUARDS, LIMITS, SIGMOID, history, step
+from tests.observe.sample import GUARDS, LIMITS, SIGMOID, history, step
 
 HOSTILE = '</script><script>alert(1)</script><!--<img src=x onerror=alert(2)>\u2028{{ 7*7 }}"'
 
