@@ -128,3 +128,10 @@ def test_what_the_vendor_does_not_take_is_refused(emulated: Compiled, layout: st
         emulated.model.attach(tensors(emulated.model, LAYOUTS[layout], 8, 16))
     assert "'blocks heads tokens dim'" in caught.value.expected
     assert "kunlun_ops.reshape_and_cache_flash" in str(caught.value)
+
+
+def test_blocks_that_no_caller_of_the_vendor_uses_are_refused(emulated: Compiled) -> None:
+    layout = LAYOUTS["two tensors, heads first"]
+    with pytest.raises(RequestError, match="not known to take blocks") as caught:
+        emulated.model.attach(tensors(emulated.model, layout, 40, 8))
+    assert "16, 32, 64, 128" in caught.value.expected

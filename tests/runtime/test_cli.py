@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,9 @@ from pathlib import Path
 import pytest
 
 import glmc_runtime
+from glmc_runtime import cli
 from glmc_runtime.cli import main
+from glmc_runtime.command.ending import ENDING
 from glmc_runtime.errors import ArtifactError
 from glmc_runtime.replay.statistics import Statistics
 from tests.runtime.toy import reference_greedy, write_toy
@@ -44,6 +47,25 @@ def test_several_prompts(toy_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "--- prompt 0 (length)"
     assert lines[3].split() == [str(token) for token in reference_greedy([1], 2)]
+
+
+@pytest.mark.parametrize("number", ENDING)
+def test_a_signal_unwinds_a_run(
+    number: signal.Signals, toy_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cleaned: list[int] = []
+
+    def ended(*values: object, **named: object) -> None:
+        try:
+            signal.raise_signal(number)
+        finally:
+            cleaned.append(number)
+
+    monkeypatch.setattr(cli, "load", ended)
+    with pytest.raises(SystemExit) as caught:
+        main(["run", str(toy_path), *IDS])
+    assert caught.value.code == 128 + number and cleaned == [number]
+    assert signal.getsignal(number) is signal.SIG_DFL
 
 
 @pytest.mark.parametrize(

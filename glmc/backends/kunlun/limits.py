@@ -14,12 +14,11 @@ from glmc.backends.kunlun.abi import abi_profile
 from glmc.errors import InternalError, LoweringError
 from glmc.ir.program import ModelShape
 from glmc.lowering.target import LoweringOptions
-from glmc_runtime.kernels.vendor_functions.attention import HEAD_SIZES
+from glmc_runtime.kernels.vendor_functions.attention import BLOCK_SIZES, HEAD_SIZES
 from glmc_runtime.kernels.vendor_functions.dense import SWIGLU_ROW_BYTES
 from glmc_runtime.kernels.vendor_functions.experts import MOST_EXPERTS
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-BLOCK_SIZES = (16, 32, 64, 128)
 MAXIMUM_DECODE_BATCH = 512
 FLOAT16_COLUMNS = 65536
 """Columns of one float16 product. A product with one row and 248320 columns is known to be wrong

@@ -14,7 +14,7 @@ Make = Callable[..., Caches]
 
 
 def _named(kind: tuple[Kind, ...]) -> dict[str, Any]:
-    return dict(zip(("dtype", "device"), kind))  # noqa: B905 - the device may be left out
+    return dict(zip(("dtype", "device"), kind, strict=False))
 
 
 def _two(blocks: int, size: int, heads: int, dim: int, *kind: Kind) -> Caches:

@@ -76,8 +76,8 @@ def cache_views(kv: KVTensors, spec: CacheSpec) -> CacheViews:
         )
     tensors: dict[CacheKey, torch.Tensor] = {}
     sizes: set[tuple[int, int]] = set()
-    for layer, given in zip(layers, kv.layers):  # noqa: B905 - both are as long
-        for name, view in zip(("key", "value"), _pair(given, words, kv, layer)):  # noqa: B905
+    for layer, given in zip(layers, kv.layers, strict=True):
+        for name, view in zip(("key", "value"), _pair(given, words, kv, layer), strict=True):
             _check(view, name, layer, spec)
             sizes.add((view.shape[0], view.shape[1]))
             heads_first = spec.layout == "blocks_heads_tokens"

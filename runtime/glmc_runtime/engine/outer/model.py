@@ -15,7 +15,7 @@ from glmc_runtime.engine.outer.inputs import OuterInputs, PaddedStep
 from glmc_runtime.engine.outer.kv_tensors import KVTensors, cache_views
 from glmc_runtime.engine.outer.retarget import retargeted, with_block_size, with_head_apart
 from glmc_runtime.engine.outer.step import OuterStep, check_step
-from glmc_runtime.engine.outer.strides import check_strides
+from glmc_runtime.engine.outer.strides import check_caches
 from glmc_runtime.errors import CapacityError, RequestError
 from glmc_runtime.format.manifest import Manifest
 from glmc_runtime.loading.check import check_plan
@@ -73,7 +73,7 @@ class AttachedModel(Model):
         }
         for plan in plans.values():
             check_plan(plan, self.manifest)
-        check_strides(plans.values(), self.manifest, views)
+        check_caches(plans.values(), self.manifest, views)
         cache = KVCache(self.manifest.cache, views.blocks, self.device, views.tensors)
         self._replays: dict[str, PhaseReplay] = {}
         self._inputs: dict[str, OuterInputs] = {}

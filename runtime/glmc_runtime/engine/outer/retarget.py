@@ -102,7 +102,7 @@ def _sizes(
         elif isinstance(argument, InputArgument) and step_input(argument.input).rows is not None:
             known = (spec.blocks_per_sequence,)
         # The first dimension counts blocks or sequences.
-        for label, size in zip(expected.shape.names[1:], known):  # noqa: B905 - () where unknown
+        for label, size in zip(expected.shape.names[1:], known, strict=False):  # () if unknown
             if label is not None:
                 yield label, size
 

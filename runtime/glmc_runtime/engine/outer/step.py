@@ -90,7 +90,7 @@ def _check_tensor(name: str, value: object, least: tuple[int, ...], device: torc
         not isinstance(value, torch.Tensor)
         or value.dtype not in _INDICES
         or value.dim() != len(least)
-        or any(size < most for size, most in zip(value.shape, least))  # noqa: B905
+        or any(size < most for size, most in zip(value.shape, least, strict=True))
         or value.device.type not in ("cpu", device.type)
     ):
         found = (

@@ -83,7 +83,7 @@ def rows_of(cache: torch.Tensor) -> CacheRows:
     """The memory of a cache as rows; they overlap where its strides have no common factor as large
     as head_dim, so they are for reading."""
     sizes, strides = cache.shape[:3], cache.stride()[:3]
-    pairs = [(size, stride) for size, stride in zip(sizes, strides) if size > 1]  # noqa: B905
+    pairs = [(size, stride) for size, stride in zip(sizes, strides, strict=True) if size > 1]
     unit = gcd(*(stride for _, stride in pairs)) if pairs else cache.shape[3]
     last = sum((size - 1) * stride for size, stride in pairs)
     rows = cache.as_strided((last // unit + 1, cache.shape[3]), (unit, 1))

@@ -24,6 +24,8 @@ from glmc_runtime.kernels.vendor_functions.row import (
 
 HEAD_SIZES = (32, 64, 80, 96, 112, 120, 128, 192, 256, 512)
 """Of a KV cache."""
+BLOCK_SIZES = (16, 32, 64, 128)
+"""Of a KV cache: no public caller uses others."""
 _CACHE = "blocks kv_heads cache_block head_dim"
 _GROUPED = "head_num % kv_heads == 0"
 _ATTENTION = "vllm-kunlun: vllm_kunlun/v1/attention/backends/kunlun_attn.py"

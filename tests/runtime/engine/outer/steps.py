@@ -16,10 +16,12 @@ def outer_step(chunks: list[ScheduledTokens], size: int, width: int) -> OuterSte
     """Tensors of a step over blocks of ``size``; block tables have ``width`` columns. All are
     longer than needed, with garbage there."""
     counts = [len(chunk.tokens) for chunk in chunks]
-    places = [range(chunk.start, chunk.start + count) for chunk, count in zip(chunks, counts)]  # noqa: B905
+    places = [
+        range(chunk.start, chunk.start + count) for chunk, count in zip(chunks, counts, strict=True)
+    ]
     slots = [
         chunk.blocks[place // size] * size + place % size
-        for chunk, new in zip(chunks, places)  # noqa: B905
+        for chunk, new in zip(chunks, places, strict=True)
         for place in new
     ]
     lengths = [new.stop for new in places]

@@ -188,3 +188,12 @@ def test_body_and_head_are_device_graphs_of_their_own(
     assert graphs.replays == 3
     attached.step(decode)
     assert graphs.replays == 6
+
+
+def test_segments_are_timed_where_that_was_asked_for(toy_path: Path) -> None:
+    attached = glmc_runtime.load_model(toy_path, timing=True).attach(memory())
+    attached.logits(attached.forward(outer_step(chunks(0, 1), BLOCK_SIZE, 4)))
+    segments = attached.statistics.to_json()["segments"]
+    assert [(one["phase"], one["segment"], one["count"]) for one in segments] == [
+        ("decode", number, 1) for number in range(4)
+    ]
