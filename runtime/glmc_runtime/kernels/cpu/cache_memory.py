@@ -26,14 +26,14 @@ class Slots(Protocol):
 
 
 class _BlockSlots:
-    """Slots of a cache [blocks, block_size, ...] whose blocks do not follow each other."""
+    """Slots of a cache [blocks, block_size, ...] whose blocks do not follow each other: every run
+    begins with its block."""
 
     def __init__(self, cache: torch.Tensor) -> None:
         self._cache = cache
 
     def narrow(self, dim: int, start: int, length: int) -> torch.Tensor:
-        block, offset = divmod(start, self._cache.shape[1])
-        return self._cache.select(0, block).narrow(dim, offset, length)
+        return self._cache.select(0, start // self._cache.shape[1]).narrow(dim, 0, length)
 
 
 class CacheRows(NamedTuple):

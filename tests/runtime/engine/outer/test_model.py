@@ -95,7 +95,8 @@ def test_what_is_returned_is_the_callers(model: Model) -> None:
     attached = model.attach(memory())
     hidden, logits = attached.forward(step(0, 3)), attached.step(step(0, 3))
     before = hidden.clone(), logits.clone()
-    attached.step(step(3, 5))
+    other = [chunk._replace(tokens=(1, 2, 3)) for chunk in chunks(0, 3)]
+    attached.step(outer_step(other, BLOCK_SIZE, BLOCKS_PER_SEQUENCE))  # in the same memory
     assert torch.equal(hidden, before[0]) and torch.equal(logits, before[1])
     hidden += 1  # and it may be changed in place, outside of inference mode
     assert not hidden.is_inference() and not logits.is_inference()
