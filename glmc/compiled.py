@@ -17,7 +17,8 @@ from glmc.lowering.lower import Lowered
 from glmc.pipeline.records import Phases
 from glmc.report import Report
 from glmc_runtime.format.cache import CacheSpec, CacheTensor
-from glmc_runtime.format.manifest import Guards, Limits
+from glmc_runtime.format.manifest import Guards, Limits, phase_entry
+from glmc_runtime.format.phases import PhaseKey
 from glmc_runtime.format.plan import PhasePlan
 from glmc_runtime.kernels import is_vendor
 
@@ -40,28 +41,28 @@ class Compiled:
     """The result of a compile before it is written."""
 
     job: Job
-    prefill: Lowered
-    decode: Lowered
+    phases: Mapping[PhaseKey, Lowered]
     report: Report
 
     @property
     def weights(self) -> dict[str, Weight]:
-        return {**self.prefill.weights, **self.decode.weights}
+        phases = self.phases.values()
+        return {name: weight for phase in phases for name, weight in phase.weights.items()}
 
     @property
     def caches(self) -> tuple[CacheTensor, ...]:
         """The paged cache, which all phases share; raises InternalError where they differ."""
-        if self.prefill.caches != self.decode.caches:
-            raise InternalError(
-                "two phases have another cache",
-                expected=str(self.prefill.caches),
-                found=str(self.decode.caches),
-            )
-        return self.decode.caches
+        first, *others = (phase.caches for phase in self.phases.values())
+        for other in others:
+            if other != first:
+                raise InternalError(
+                    "two phases have another cache", expected=str(first), found=str(other)
+                )
+        return first
 
     @property
-    def phases(self) -> dict[str, PhasePlan]:
-        return {"prefill": self.prefill.plan, "decode": self.decode.plan}
+    def plans(self) -> dict[PhaseKey, PhasePlan]:
+        return {key: phase.plan for key, phase in self.phases.items()}
 
 
 def manifest_parts(compiled: Compiled) -> ManifestParts:
@@ -83,16 +84,16 @@ def manifest_parts(compiled: Compiled) -> ManifestParts:
             blocks_per_sequence=lowering.blocks_per_sequence,
             layout=job.target.cache_layout,
         ),
-        limits=Limits(
-            lowering.max_context,
-            job.options.decode_buckets,
-            job.options.prefill_buckets,
+        limits=Limits(lowering.max_context),
+        phases=tuple(
+            phase_entry(key, job.options.buckets[key.phase], {"sequences": lowering.max_sequences})
+            for key in compiled.phases
         ),
         guards=Guards(
             minimum_runtime=runtime,
             minimum_torch=MINIMUM_TORCH,
             target=job.target.name,
-            vendor_functions=_vendor_functions(compiled.phases.values()),
+            vendor_functions=_vendor_functions(compiled.plans.values()),
         ),
     )
 

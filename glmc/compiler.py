@@ -15,12 +15,13 @@ from glmc.errors import InternalError, LoweringError
 from glmc.garbage import rare_collections
 from glmc.ir.program import Program
 from glmc.job import READING, Job, read_job
-from glmc.lowering.lower import lower
+from glmc.lowering.lower import Lowered, lower
 from glmc.observe.events import JobBegun, PlanMade, Planned
 from glmc.observe.history.collect import HistoryCollector
 from glmc.observe.history.encode import history_to_json
 from glmc.observe.history.record import History
 from glmc.out_of_memory import memory_errors
+from glmc.passes import specialise
 from glmc.pipeline import runner
 from glmc.pipeline.events import (
     NOBODY,
@@ -37,8 +38,9 @@ from glmc.report import Report, build_report, eager_operations
 from glmc.tokenizer import TokenizerFiles, tokenizer_files
 from glmc.weights.checkpoint import Checkpoint
 from glmc.weights.source import WeightSource
+from glmc_runtime.format.phases import PhaseKey
 
-STAGES = ("capture", "passes", "lower prefill", "lower decode")
+STAGES = ("capture", "passes", *(f"lower {name}" for name in specialise.PHASE_NAMES))
 """What a plan takes, in order, as events name it."""
 WEIGHTS = "weights"
 
@@ -100,7 +102,7 @@ def write_compiled(
         write_artifact(
             output,
             parts=manifest_parts(compiled),
-            phases=compiled.phases,
+            plans=compiled.plans,
             weights=list(compiled.weights.values()),
             source=weights,
             tokenizer=tokenizer.files,
@@ -166,17 +168,17 @@ def back_end(front: FrontEnd, job: Job, observer: Observer = NOBODY) -> Compiled
     if job.front != front.job.front:
         raise InternalError("a front end was made with other options", found=str(job.front))
     job.require_supported()
-    phases, lowered, seconds = front.phases, [], dict(front.seconds)
+    phases, seconds = front.phases, dict(front.seconds)
+    lowered: dict[PhaseKey, Lowered] = {}
     merges: tuple[PassRecord, ...] = ()
-    for program in (phases.prefill, phases.decode):
-        with stage(observer, f"lower {program.phase}", seconds):
+    for key, program in phases.programs.items():
+        with stage(observer, f"lower {key}", seconds):
             try:
                 merged, merges = runner.merge(program, job.target.rules)
-                lowered.append(lower(merged, job.target, job.lowering))
+                lowered[key] = lower(merged, job.target, job.lowering)
             except LoweringError as error:
                 expected, off = job.expected_matches, job.selection.off
                 raise explain_unfused(error, phases.records, expected, off) from error
-    prefill, decode = lowered
-    records = (*phases.records, *merges)  # as they are in decode
-    report = build_report(job, records, prefill, decode, front.eager, seconds)
-    return Compiled(job, prefill, decode, report)
+    records = (*phases.records, *merges)  # as they are in the last phase
+    report = build_report(job, records, lowered, front.eager, seconds)
+    return Compiled(job, lowered, report)

@@ -11,6 +11,7 @@ from glmc.errors import UsageError
 from glmc_runtime.arguments import flag, integer, items_of, path, text, texts
 from glmc_runtime.entry_points import entries
 from glmc_runtime.errors import GlmcError
+from glmc_runtime.format.phases import DECODE, PREFILL, phase_of
 
 TARGETS = ("cpu", "cuda", "xpu")
 DTYPES = ("float32", "bfloat16", "float16")
@@ -68,7 +69,7 @@ class CompileOptions:
                 found=f"--target {self.target} --abi-profile {self.abi_profile}",
                 remedy="drop --abi-profile, or compile with --target xpu",
             )
-        for name, buckets in (("decode", self.decode_buckets), ("prefill", self.prefill_buckets)):
+        for name, buckets in self.buckets.items():
             ascending = list(buckets) == sorted(set(buckets))
             if not buckets or not ascending or buckets[0] < 1:
                 raise UsageError(
@@ -90,6 +91,15 @@ class CompileOptions:
             )
         if self.weights not in ("checkpoint", "random", "none"):
             raise UsageError("weights are checkpoint, random or none", found=self.weights)
+
+    @property
+    def buckets(self) -> Mapping[str, tuple[int, ...]]:
+        """The buckets of each phase, by its name."""
+        return {DECODE.name: self.decode_buckets, PREFILL.name: self.prefill_buckets}
+
+    def largest(self, phase: str, bucket: int) -> dict[str, int]:
+        """The largest value of each symbol in a step of a bucket."""
+        return phase_of(phase).largest(bucket, {"sequences": self.decode_buckets[-1]})
 
     @property
     def supplied(self) -> Mapping[str, Any]:

@@ -20,6 +20,7 @@ from glmc.ir.ops.aten import VIEWS
 from glmc.job import Job
 from glmc.lowering.lower import Lowered
 from glmc.pipeline.records import PassRecord
+from glmc_runtime.format.phases import PhaseKey
 from glmc_runtime.format.plan import PhasePlan
 from glmc_runtime.kernels import is_vendor
 
@@ -74,14 +75,13 @@ def eager_operations(graph: Graph) -> dict[str, Any]:
 def build_report(
     job: Job,
     records: Sequence[PassRecord],
-    prefill: Lowered,
-    decode: Lowered,
+    lowered: Mapping[PhaseKey, Lowered],
     eager: Mapping[str, Any],
     seconds: Mapping[str, float],
 ) -> Report:
     """Gather the report of one compile."""
     options, lowering = job.options, job.lowering
-    remarks = dict.fromkeys((*prefill.remarks, *decode.remarks))
+    remarks = dict.fromkeys(text for phase in lowered.values() for text in phase.remarks)
     return Report(
         model={**asdict(job.source.shape)},
         options={
@@ -92,9 +92,7 @@ def build_report(
         },
         passes=tuple(_pass(record) for record in records),
         expected_matches=job.expected_matches,
-        phases={
-            lowered.plan.name: phase_report(lowered.plan, options) for lowered in (prefill, decode)
-        },
+        phases={str(key): phase_report(phase.plan, options) for key, phase in lowered.items()},
         eager=dict(eager),
         remarks=(*job.selection.remarks(), *remarks),
         seconds=dict(seconds),
@@ -110,7 +108,6 @@ def phase_report(plan: PhasePlan, options: CompileOptions) -> dict[str, Any]:
         kernels[call.function] += 1
         side = vendor if is_vendor(call.function) or call.function == _LINEAR else helper
         side[_layer_name(call.layer)] += 1
-    buckets = options.prefill_buckets if plan.name == "prefill" else options.decode_buckets
     return {
         "calls": len(plan.calls),
         "vendor_calls_by_layer": dict(vendor),
@@ -121,10 +118,8 @@ def phase_report(plan: PhasePlan, options: CompileOptions) -> dict[str, Any]:
         "buffers": len(plan.buffers),
         "arena": str(plan.arena),
         "arena_bytes": {
-            str(bucket): plan.arena.evaluate(
-                plan.phase.largest(bucket, {"sequences": options.decode_buckets[-1]})
-            )
-            for bucket in buckets
+            str(bucket): plan.arena.evaluate(options.largest(plan.name, bucket))
+            for bucket in options.buckets[plan.name]
         },
     }
 

@@ -306,6 +306,8 @@ def with_wrong_constant(compiled: Compiled, name: str) -> Compiled:
     def lowered(one: Lowered) -> Lowered:
         return replace(one, plan=replace(one.plan, calls=tuple(map(call, one.plan.calls))))
 
-    wrong = replace(compiled, prefill=lowered(compiled.prefill), decode=lowered(compiled.decode))
+    wrong = replace(
+        compiled, phases={key: lowered(phase) for key, phase in compiled.phases.items()}
+    )
     assert edited
     return wrong

@@ -28,6 +28,7 @@ from glmc.ir.ops.rotary import rope
 from glmc.ir.program import Program
 from glmc.ir.recipe import Constant
 from glmc.job import read_job
+from glmc_runtime.format.phases import DECODE
 from glmc_runtime.generate.session import Session
 from glmc_runtime.loading.weights import load_weights
 
@@ -125,7 +126,7 @@ def stepper(
     checkpoint: Path, artifact: Path, options: CompileOptions, prompts: list[list[int]]
 ) -> Step:
     """Compile the decode step for this batch size and continue the prompts."""
-    program = front_end(read_job(checkpoint, options)).phases.decode
+    program = front_end(read_job(checkpoint, options)).phases.programs[DECODE.key]
     session = glmc_runtime.load(artifact, verify_hashes=False)
     sequences = [session.sequence(prompt) for prompt in prompts]
     session.prefill(sequences)

@@ -14,6 +14,7 @@ from bench.gpu.gpu_peers import MODES, Plan
 from bench.gpu.gpu_results import Results, clean
 from bench.gpu.gpu_timing import Peak
 from bench.models import BenchModel
+from glmc_runtime.format.phases import DECODE
 from glmc_runtime.generate.session import Session
 
 CONTEXT = 1024
@@ -157,7 +158,7 @@ def _ours(
         peak_gib=bench.session_gib + (peak.gib or 0.0),
         compile_s=bench.compile_seconds,
         load_s=bench.load_seconds,
-        calls=len(session.artifact.plans["decode"].calls),
+        calls=len(session.artifact.plans[DECODE.key].calls),
         **common,
     )
     gpu_ours.released(session, sequences)

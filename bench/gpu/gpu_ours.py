@@ -16,6 +16,7 @@ from glmc_runtime.engine.block_allocation import reserve
 from glmc_runtime.engine.packing import micro_batches_of, step_of
 from glmc_runtime.engine.sequences import Sequence, SequenceStep, scheduled_tokens
 from glmc_runtime.format.dependence import Symbols
+from glmc_runtime.format.phases import DECODE
 from glmc_runtime.generate.session import Session
 from glmc_runtime.replay.bound_step import Part
 from glmc_runtime.replay.step import Step, blocks_for
@@ -79,8 +80,8 @@ def prepared(session: Session, sequences: list[Sequence], tokens: list[int]) -> 
     buckets = session.prefill_buckets, session.decode_buckets
     (micro_batch,) = micro_batches_of(chunks, *buckets)
     phase, step = step_of(micro_batch, *buckets, session.manifest.cache.block_size)
-    assert phase == "decode", phase
-    replay = session._replays["decode"]
+    assert phase == DECODE.key, phase
+    replay = session._replays[DECODE.key]
     logits = replay.run(step).clone()
     return Prepared(tuple(replay._bound(step).thunks[Part.WHOLE]), step, logits)
 
@@ -89,7 +90,7 @@ def prepared(session: Session, sequences: list[Sequence], tokens: list[int]) -> 
 def traced_logits(session: Session, ready: Prepared) -> tuple[Tensor, list[Tensor]]:
     """The same step call by call, without a device graph: its logits, and the ids that each router
     chose, [tokens, top_k]."""
-    replay = session._replays["decode"]
+    replay = session._replays[DECODE.key]
     chosen = []
     for call, arguments in replay.trace(ready.step):
         if "ids" in call.writes:

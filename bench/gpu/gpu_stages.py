@@ -21,6 +21,7 @@ from bench.gpu.gpu_results import Results
 from bench.gpu.gpu_timing import captured, device_times
 from bench.models import BenchModel
 from glmc_runtime.engine.sequences import Sequence
+from glmc_runtime.format.phases import DECODE
 from glmc_runtime.format.plan import BufferArgument, CacheArgument, Call, WeightArgument
 from glmc_runtime.generate.session import Session
 from glmc_runtime.kernels import find_binder
@@ -128,8 +129,8 @@ def cost(call: Call, values: dict[str, Any], lengths: list[int], block_size: int
 @torch.inference_mode()
 def measure_stage(session: Session, ready: Prepared, stage: Stage, plan: Plan) -> dict[str, Any]:
     """Times per call, launches per call, cost per call."""
-    replay = session._replays["decode"]
-    calls = session.artifact.plans["decode"].calls
+    replay = session._replays[DECODE.key]
+    calls = session.artifact.plans[DECODE.key].calls
     bound = [
         (calls[place], replay._binder.arguments(place, ready.symbols)) for place in stage.positions
     ]
@@ -165,7 +166,7 @@ def stages(results: Results, model: BenchModel, session: Session, plan: Plan) ->
     sequences = filled(model, session, plan.batch, plan.context - 1)
     tokens = [5 + row for row in range(plan.batch)]
     whole = statistics.median(replay_times(session, prepared(session, sequences, tokens), plan))
-    calls = session.artifact.plans["decode"].calls
+    calls = session.artifact.plans[DECODE.key].calls
     last = max(call.layer for call in calls if call.layer is not None)
     total, launches, unknown = 0.0, 0.0, False
     by_layer: dict[int | None, float] = defaultdict(float)
@@ -228,6 +229,6 @@ def _one(
         context=plan.context,
         stage=stage.name,
         calls=len(stage.positions),
-        in_layers=session.artifact.plans["decode"].calls[stage.positions[0]].layer is not None,
+        in_layers=session.artifact.plans[DECODE.key].calls[stage.positions[0]].layer is not None,
         launches=found["launches"],
     )

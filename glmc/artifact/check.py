@@ -8,6 +8,7 @@ from glmc.errors import InternalError
 from glmc_runtime.entry_points import KERNELS, entries
 from glmc_runtime.errors import PlanError
 from glmc_runtime.format.manifest import Manifest
+from glmc_runtime.format.phases import PhaseKey
 from glmc_runtime.format.plan import PhasePlan
 from glmc_runtime.kernels import RESERVED
 from glmc_runtime.kernels.interpreter import TARGET as OF_TRITON
@@ -15,8 +16,9 @@ from glmc_runtime.kernels.interpreter import triton_found
 from glmc_runtime.loading.check import check_plan
 
 
-def check_plans(phases: Mapping[str, PhasePlan], manifest: Manifest) -> None:
-    """Raise :class:`InternalError` for a plan that the runtime would refuse.
+def check_plans(plans: Mapping[PhaseKey, PhasePlan], manifest: Manifest) -> None:
+    """Raise :class:`InternalError` for a plan that the runtime would refuse, or that the manifest
+    does not list.
 
     Schemas stand with the kernels. Where those are not installed, Triton's or another
     distribution's, a plan that calls them is left to the machine that loads it.
@@ -24,7 +26,14 @@ def check_plans(phases: Mapping[str, PhasePlan], manifest: Manifest) -> None:
     installed = {*RESERVED, *entries(KERNELS)}
     if not triton_found():
         installed.discard(OF_TRITON)
-    for plan in phases.values():
+    listed = {entry.key for entry in manifest.phases}
+    if listed != set(plans):
+        raise InternalError(
+            "the manifest lists other plans than there are",
+            expected=", ".join(sorted(map(str, plans))),
+            found=", ".join(sorted(map(str, listed))),
+        )
+    for plan in plans.values():
         if not {call.function.partition(".")[0] for call in plan.calls} <= installed:
             continue
         try:

@@ -13,8 +13,8 @@ from math import prod
 from glmc.errors import UsageError
 from glmc_runtime.format.dtypes import dtype_of
 from glmc_runtime.format.manifest import Manifest
-from glmc_runtime.format.phases import PREFILL, phase_of
-from glmc_runtime.format.plan import PhasePlan
+from glmc_runtime.format.phases import DECODE, PhaseKey
+from glmc_runtime.format.plan import HOST_SUFFIX, PhasePlan
 from glmc_runtime.replay.cache import block_bytes
 
 
@@ -41,13 +41,13 @@ class Fit:
 
 
 def memory_use(
-    manifest: Manifest, plans: Mapping[str, PhasePlan], batch: int, context: int
+    manifest: Manifest, plans: Mapping[PhaseKey, PhasePlan], batch: int, context: int
 ) -> MemoryUse:
     """What ``batch`` sequences of ``context`` tokens take.
 
     Raises :class:`UsageError` beyond the limits that the artifact was compiled for.
     """
-    largest = manifest.limits.decode_buckets[-1]
+    largest = manifest.phase(DECODE.key).buckets[-1]
     if not 0 <= batch <= largest or not 0 <= context <= manifest.limits.max_context:
         raise UsageError(
             "the artifact was not compiled for this batch and context",
@@ -56,18 +56,18 @@ def memory_use(
             remedy="compile with a larger --max-context or a larger decode bucket",
         )
     blocks = 1 + batch * -(-context // manifest.cache.block_size)
-    steps = {name: _largest_step(manifest, name) for name in plans}
+    steps = {key: manifest.phase(key).largest for key in plans}
     return MemoryUse(
         weights=weight_bytes(manifest),
-        arena=max((plan.arena.evaluate(steps[name]) for name, plan in plans.items()), default=0),
-        inputs=sum(_input_bytes(plan, steps[name]) for name, plan in plans.items()),
+        arena=max((plan.arena.evaluate(steps[key]) for key, plan in plans.items()), default=0),
+        inputs=sum(_input_bytes(plan, steps[key]) for key, plan in plans.items()),
         cache=blocks * block_bytes(manifest.cache),
     )
 
 
 def largest_context(
     manifest: Manifest,
-    plans: Mapping[str, PhasePlan],
+    plans: Mapping[PhaseKey, PhasePlan],
     batch: int,
     device_bytes: int,
 ) -> int:
@@ -82,13 +82,13 @@ def largest_context(
 
 def fits(
     manifest: Manifest,
-    plans: Mapping[str, PhasePlan],
+    plans: Mapping[PhaseKey, PhasePlan],
     device_bytes: int,
 ) -> tuple[Fit, ...]:
     """One :class:`Fit` per decode bucket, ascending."""
     return tuple(
         Fit(bucket, largest_context(manifest, plans, bucket, device_bytes))
-        for bucket in manifest.limits.decode_buckets
+        for bucket in manifest.phase(DECODE.key).buckets
     )
 
 
@@ -99,17 +99,9 @@ def weight_bytes(manifest: Manifest) -> int:
     )
 
 
-def _largest_step(manifest: Manifest, phase: str) -> dict[str, int]:
-    """Sizes of the phase's largest step by symbol, as the runtime sizes it."""
-    limits = manifest.limits
-    decode = limits.decode_buckets[-1]
-    bucket = {PREFILL.name: limits.prefill_buckets[-1]}.get(phase, decode)
-    return phase_of(phase).largest(bucket, {"sequences": decode})
-
-
 def _input_bytes(plan: PhasePlan, sizes: Mapping[str, int]) -> int:
     return sum(
         prod(extent.evaluate(sizes) for extent in spec.shape) * dtype_of(spec.dtype).itemsize
         for spec in plan.inputs
-        if not spec.name.endswith("_host")
+        if not spec.name.endswith(HOST_SUFFIX)
     )

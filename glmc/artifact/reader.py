@@ -11,6 +11,7 @@ from glmc.artifact import report_form
 from glmc_runtime.errors import ArtifactError
 from glmc_runtime.format.json_file import json_of
 from glmc_runtime.format.manifest import Manifest
+from glmc_runtime.format.phases import PhaseKey
 from glmc_runtime.format.plan import PhasePlan
 from glmc_runtime.loading.loader import Artifact, load_artifact
 
@@ -21,7 +22,7 @@ class ArtifactContents:
 
     path: Path
     manifest: Manifest
-    plans: Mapping[str, PhasePlan]
+    plans: Mapping[PhaseKey, PhasePlan]
     report: Mapping[str, Any]
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from glmc.artifact.records import record
 from glmc_runtime.errors import ArtifactError
+from glmc_runtime.format.phases import DECODE
 from glmc_runtime.format.records import misfit
 
 NAME = "report.json"
@@ -124,8 +125,8 @@ def _unusable(report: ReportForm) -> str | None:
                 return f"report.{part} lacks {name}"
             if problem := misfit(value[name], kind, f"report.{part}.{name}"):
                 return problem
-    if "decode" not in report.phases:
-        return "report.phases lacks decode"
+    if DECODE.name not in report.phases:
+        return f"report.phases lacks {DECODE.name}"
     if not all(phase.arena_bytes for phase in report.phases.values()):
         return "a phase has no bucket"
     layers = report.model["layers"]

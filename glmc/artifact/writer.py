@@ -43,9 +43,11 @@ from glmc_runtime.format.manifest import (
     Limits,
     Manifest,
     ModelFacts,
+    PhaseEntry,
     WeightEntry,
     manifest_to_json,
 )
+from glmc_runtime.format.phases import PhaseKey
 from glmc_runtime.format.plan import PhasePlan
 from glmc_runtime.format.plan_json import phase_to_json
 from glmc_runtime.loading.loader import is_unfinished
@@ -55,7 +57,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class ManifestParts:
-    """What the caller knows of the manifest; the writer adds weights, files and phases."""
+    """What the caller knows of the manifest; the writer adds weights and files."""
 
     target: str
     dtype: str
@@ -65,6 +67,7 @@ class ManifestParts:
     cache: CacheSpec
     limits: Limits
     guards: Guards
+    phases: tuple[PhaseEntry, ...]
 
 
 def model_facts(shape: ModelShape) -> ModelFacts:
@@ -88,7 +91,7 @@ def write_artifact(
     path: Path,
     *,
     parts: ManifestParts,
-    phases: Mapping[str, PhasePlan],
+    plans: Mapping[PhaseKey, PhasePlan],
     weights: Sequence[Weight],
     source: WeightSource | None,
     tokenizer: Mapping[str, bytes] | None = None,
@@ -118,16 +121,15 @@ def write_artifact(
         weights=_entries(shards),
         weights_included=source is not None,
         files={},
-        phases=tuple(phases),
     )
-    check_plans(phases, manifest)
+    check_plans(plans, manifest)
     with _disk_errors(path, needed):
         path.parent.mkdir(parents=True, exist_ok=True)
         _check_space(path.parent, needed)
         # Inside as well: what the disk lacked is there again once the directory is removed.
         with partial_directory(path) as partial, _disk_errors(path, needed):
             files: dict[str, FileEntry] = {}
-            _write_json_files(partial, files, phases, report or {}, history)
+            _write_json_files(partial, files, plans, report or {}, history)
             _write_tokenizer(partial, files, tokenizer or {})
             _check_sizes(files)
             if source is not None:
@@ -266,12 +268,12 @@ def _disk_errors(path: Path, needed: int) -> Iterator[None]:
 def _write_json_files(
     root: Path,
     files: dict[str, FileEntry],
-    phases: Mapping[str, PhasePlan],
+    plans: Mapping[PhaseKey, PhasePlan],
     report: Mapping[str, Any],
     history: Mapping[str, Any] | None,
 ) -> None:
     (root / "plans").mkdir()
-    contents = {f"plans/{name}.json": _json(phase_to_json(plan)) for name, plan in phases.items()}
+    contents = {key.file: _json(phase_to_json(plan)) for key, plan in plans.items()}
     contents["report.json"] = _json(report)
     if history is not None:
         contents["history.json"] = _json(history, indent=None)

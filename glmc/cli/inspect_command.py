@@ -21,6 +21,7 @@ from glmc.cli.say import console
 from glmc.cli.tables import calls_table, human_bytes, passes_table, phases_table
 from glmc.errors import UsageError
 from glmc_runtime.format.manifest import manifest_to_json
+from glmc_runtime.format.phases import DECODE, PREFILL
 from glmc_runtime.format.plan import Call, PhasePlan
 
 # Device memory of one P800 card: 96 GiB, as its driver reports it (docs/kunlun.md).
@@ -44,7 +45,7 @@ def inspect_command(
         str | None, typer.Option(help="Say why this pass did not match, nearest miss first.")
     ] = None,
     page: Annotated[Path | None, typer.Option(help="Write the compile as an HTML page.")] = None,
-    phase: Annotated[str, typer.Option(help="prefill or decode.")] = "decode",
+    phase: Annotated[str, typer.Option(help="Phase whose calls are shown.")] = DECODE.name,
     device_memory: Annotated[
         str, typer.Option(help="Memory of one device, for what fits.")
     ] = _DEVICE_MEMORY,
@@ -64,13 +65,14 @@ def inspect_command(
         return
     contents = read_artifact(Path(artifact), verify_hashes=verify)
     available = parse_bytes(device_memory)
-    if phase not in contents.plans:
-        raise UsageError(f"the artifact has no phase '{phase}'", expected=", ".join(contents.plans))
+    plans = {str(key): plan for key, plan in contents.plans.items()}
+    if phase not in plans:
+        raise UsageError(f"the artifact has no phase '{phase}'", expected=", ".join(plans))
     if as_json:
         typer.echo(json.dumps(_as_json(contents, available)))
         return
     out = console()
-    for part in _parts(contents, contents.plans[phase], layer, available):
+    for part in _parts(contents, plans[phase], layer, available):
         if isinstance(part, str):
             out.print(part, highlight=False, soft_wrap=True)
         else:
@@ -134,8 +136,8 @@ def _header(contents: ArtifactContents) -> Iterator[str]:
     yield f"  target   {manifest.target}, {manifest.dtype}{profile}"
     yield f"  weights  {human_bytes(weight_bytes(manifest))}, {weights}"
     yield (
-        f"  limits   context {limits.max_context}, batch {limits.decode_buckets[-1]}, "
-        f"prefill steps of {limits.prefill_buckets[-1]} tokens"
+        f"  limits   context {limits.max_context}, batch {manifest.phase(DECODE.key).buckets[-1]}, "
+        f"prefill steps of {manifest.phase(PREFILL.key).buckets[-1]} tokens"
     )
     yield (
         f"  cache    blocks of {cache.block_size} tokens, "
@@ -174,7 +176,7 @@ def _kernels_table(contents: ArtifactContents) -> Table:
     table = Table(title="Kernels")
     table.add_column("kernel")
     for name in contents.plans:
-        table.add_column(name, justify="right")
+        table.add_column(str(name), justify="right")
     counts = {
         name: {
             function: sum(call.function == function for call in plan.calls)

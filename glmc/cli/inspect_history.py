@@ -89,7 +89,8 @@ def _write_page(target: Path, artifact: Path, history: History) -> None:
             remedy="--page another.html",
         )
     contents = read_artifact(artifact)
-    html = page(history, contents.manifest.guards, contents.manifest.limits)
+    manifest = contents.manifest
+    html = page(history, manifest.guards, manifest.limits, manifest.phases)
     try:
         target.write_text(html, encoding="utf-8")
     except OSError as error:

@@ -9,6 +9,8 @@ from typing import Any
 
 from rich.table import Table
 
+from glmc_runtime.format.phases import DECODE
+
 Report = Mapping[str, Any]
 
 
@@ -58,7 +60,7 @@ def _evaluated(instances: Mapping[str, Any] | None) -> str:
 
 def calls_table(report: Report) -> Table:
     """Per layer: ATen operations of the eager model against calls of one decode step."""
-    decode = report["phases"]["decode"]
+    decode = report["phases"][DECODE.name]
     vendor, helpers = decode["vendor_calls_by_layer"], decode["helper_calls_by_layer"]
     eager = report["eager"].get("by_layer", {})
     target = report["options"]["target"]
@@ -86,7 +88,7 @@ def calls_table(report: Report) -> Table:
 
 def _runs(report: Report) -> Iterator[tuple[str, str]]:
     """Runs of layers with the same counts as (text, name of one of them)."""
-    decode = report["phases"]["decode"]
+    decode = report["phases"][DECODE.name]
 
     def counts(name: str) -> tuple[int, ...]:
         sources = (
@@ -132,7 +134,7 @@ def summary_lines(report: Report, path: Path) -> Iterator[str]:
         f"{model['name']}: {model['architecture']}, {model['parameters'] / 1e9:.4g} B parameters, "
         f"{options['dtype']} for {options['target']}{profile}"
     )
-    decode = report["phases"]["decode"]
+    decode = report["phases"][DECODE.name]
     vendor = sum(decode["vendor_calls_by_layer"].values())
     helpers = sum(decode["helper_calls_by_layer"].values())
     calls = (

@@ -13,7 +13,7 @@ Pays always: the head's product is of last tokens only, and decode has its own k
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from torch.fx import Node
@@ -25,18 +25,14 @@ from glmc.ir.ops.attention import DECODE_ATTENTION
 from glmc.ir.ops.linear import SELECT_ROWS
 from glmc.ir.program import Program
 from glmc.ir.rebuild import Rebuilder
-from glmc.passes import kv_cache
 from glmc.passes.base import PassResult, read_whole
 from glmc.passes.paging_evaluation import Cases, Replaced, Side, decoded, last_rows
 from glmc.passes.paging_evaluation import require_same as evaluated
+from glmc_runtime.format.phases import DECODE, PREFILL, Phase, PhaseKey
 
 NAME = "specialise"
 NUMERICS = Numerics.REORDERED
 Read = TypeVar("Read")
-
-_PREFILL = (*kv_cache.INPUTS, "last_rows")
-_DECODE = ("token_ids", "positions", "slot_mapping", "block_tables", "context_lengths")
-_ONE_TOKEN = {"sequences": "tokens"}
 
 
 def head_of(program: Program) -> Node:
@@ -54,7 +50,7 @@ def head_of(program: Program) -> Node:
 
 def prefill(program: Program) -> Program:
     """The prefill phase of a paged program; logits [sequences, vocabulary]."""
-    rebuilder, inputs = _begin(program, _PREFILL, {})
+    rebuilder, inputs = _begin(program, PREFILL)
     head = head_of(program)
     hidden, rest = _read(head, _head)
     for node in program.graph.nodes:
@@ -73,12 +69,12 @@ def prefill(program: Program) -> Program:
             rebuilder.values[node] = call
         else:
             _repeat(rebuilder, node)
-    return _finish(rebuilder, program, "prefill")
+    return _finish(rebuilder, program, PREFILL)
 
 
 def decode(program: Program) -> Program:
     """The decode phase of a paged program; logits [tokens, vocabulary]."""
-    rebuilder, inputs = _begin(program, _DECODE, _ONE_TOKEN)
+    rebuilder, inputs = _begin(program, DECODE)
     for node in program.graph.nodes:
         if node.op != "call_function":
             continue
@@ -91,12 +87,21 @@ def decode(program: Program) -> Program:
             rebuilder.values[node] = call
         else:
             _repeat(rebuilder, node)
-    return _finish(rebuilder, program, "decode")
+    return _finish(rebuilder, program, DECODE)
 
 
-def require_same(program: Program, prefill: Program, decode: Program) -> PassResult:
+PHASES: Mapping[PhaseKey, Callable[[Program], Program]] = {
+    PREFILL.key: prefill,
+    DECODE.key: decode,
+}
+"""How the program of each phase is made of the paged one, in the order of a compile."""
+PHASE_NAMES = tuple(str(key) for key in PHASES)
+
+
+def require_same(program: Program, programs: Mapping[PhaseKey, Program]) -> PassResult:
     """Evaluate what the phases have in place of the paged program's nodes, once for each kind;
     raises VerificationError."""
+    prefill, decode = programs[PREFILL.key], programs[DECODE.key]
     head, attentions = head_of(program), _of_op(program, "glmc.prefill_attention")
     sides = _replaced((program, [head]), (prefill, [head_of(prefill)]), 1, last_rows)
     phase = (decode, _of_op(decode, "glmc.decode_attention"))
@@ -154,11 +159,9 @@ def _attention(node: Node) -> tuple[tuple[Node, ...], object]:
     return tuple(m.operand(node, index) for index in range(3)), m.argument(node, 6)
 
 
-def _begin(
-    program: Program, names: Sequence[str], equal: Mapping[str, str]
-) -> tuple[Rebuilder, dict[str, Node]]:
+def _begin(program: Program, phase: Phase) -> tuple[Rebuilder, dict[str, Node]]:
     rebuilder = Rebuilder(program, NAME)
-    inputs = {name: rebuilder.step_input(name, equal) for name in names}
+    inputs = {name: rebuilder.step_input(name, phase.equal_names) for name in phase.inputs}
     for old in program.inputs():
         name = old.meta["input"]
         if "cache" in old.meta:
@@ -176,7 +179,7 @@ def _repeat(rebuilder: Rebuilder, node: Node) -> None:
     )
 
 
-def _finish(rebuilder: Rebuilder, program: Program, phase: str) -> Program:
+def _finish(rebuilder: Rebuilder, program: Program, phase: Phase) -> Program:
     output = next(node for node in reversed(program.graph.nodes) if node.op == "output")
     rebuilder.output(rebuilder.new(output.args[0]))
-    return rebuilder.program_of(phase)
+    return rebuilder.program_of(phase.name)

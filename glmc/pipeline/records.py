@@ -9,6 +9,7 @@ from typing import Any
 from glmc.ir.match import NearMiss
 from glmc.ir.program import Program
 from glmc.passes.base import Match
+from glmc_runtime.format.phases import PhaseKey
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,7 @@ class PassRecord:
 
 @dataclass(frozen=True)
 class Phases:
-    """The two phase programs and the records of the passes that made them."""
+    """The programs of all phases, and the records of the passes that made them."""
 
-    prefill: Program
-    decode: Program
+    programs: Mapping[PhaseKey, Program]
     records: tuple[PassRecord, ...]

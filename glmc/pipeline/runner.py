@@ -16,6 +16,7 @@ from glmc.pipeline.extensions import require_references, targets_of
 from glmc.pipeline.legal import require_legal
 from glmc.pipeline.records import PassRecord, Phases
 from glmc.pipeline.stages import MERGE, PAGE, PASSES, PHASE, Stage, stage_of
+from glmc_runtime.format.phases import DECODE
 
 
 def run_pass(body: Pass, program: Program) -> PassRecord:
@@ -42,7 +43,7 @@ def run_pass(body: Pass, program: Program) -> PassRecord:
 
 
 def run(program: Program, block_size: int, observer: Observer = NOBODY) -> Phases:
-    """From the captured program to both phases; ``observer`` hears of each step."""
+    """From the captured program to all phases; ``observer`` hears of each step."""
     return to_paged(program, block_size, fuse(program, observer), observer)
 
 
@@ -70,31 +71,32 @@ def to_paged(
     fused: tuple[PassRecord, ...],
     observer: Observer = NOBODY,
 ) -> Phases:
-    """From the fused program to both phases; raises LoweringError for what can't be paged."""
+    """From the fused program to all phases; raises LoweringError for what can't be paged."""
     records = [*fused, run_pass(KvCache(block_size), program)]
     observer.observe(StepDone(KvCache.name, PAGE.name, program, records[-1]))
     require_legal(program, (PAGE,))
     start = time.perf_counter()
-    prefill, decode = specialise.prefill(program), specialise.decode(program)
-    result = specialise.require_same(program, prefill, decode)
-    decoded = [node for node in decode.graph.nodes if is_op(node, "glmc.decode_attention")]
+    programs = {key: make(program) for key, make in specialise.PHASES.items()}
+    result = specialise.require_same(program, programs)
+    nodes = programs[DECODE.key].graph.nodes
+    decoded = [node for node in nodes if is_op(node, "glmc.decode_attention")]
     records.append(
         PassRecord(
             specialise.NAME,
             specialise.NUMERICS.value,
             time.perf_counter() - start,
             len(program.graph.nodes),
-            len(decode.graph.nodes),
+            len(nodes),
             tuple(match_at(node) for node in decoded),
             (),
             evaluations=tuple(result.evaluations),
             evaluation_seconds=result.evaluation_seconds,
         )
     )
-    for made in (prefill, decode):
+    for made in programs.values():
         observer.observe(StepDone(made.phase, PHASE.name, made))
         require_legal(made, (PHASE,))
-    return Phases(prefill, decode, tuple(records))
+    return Phases(programs, tuple(records))
 
 
 def merge(

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from glmc.config import CompileOptions
 from glmc.errors import GlmcError, UsageError
 from glmc.passes.base import Pass
+from glmc.passes.specialise import PHASE_NAMES
 from glmc.pipeline import stages
 from glmc.pipeline.extensions import AddedPass, installed_passes, load_pass
 from glmc.pipeline.yaml_file import Named, PipelineFile, read_pipeline
 from glmc_runtime.errors import ExtensionError
 
 # Names that dumps and reports give to steps that are no pass.
-STEPS = ("capture", "prefill", "decode", "lower", "match")
+STEPS = ("capture", *PHASE_NAMES, "lower", "match")
 
 
 @dataclass(frozen=True)

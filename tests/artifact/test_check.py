@@ -15,6 +15,7 @@ from glmc.errors import InternalError
 from glmc.job import resolve
 from glmc.presets.catalog import load_config
 from glmc_runtime.format.manifest import Manifest, WeightEntry
+from glmc_runtime.format.phases import DECODE
 from glmc_runtime.format.plan import ValueArgument
 from glmc_runtime.kernels.interpreter import triton_found
 
@@ -49,11 +50,13 @@ def test_the_plans_of_each_target_pass(model: str, dtype: str) -> None:
             continue
         options = CompileOptions(target=target, abi_profile=profile, dtype=dtype)
         compiled = back_end(front, resolve(source, options))
-        check_plans(compiled.phases, manifest(compiled))
-    phases = dict(compiled.phases)
-    first, *others = phases["decode"].calls
+        check_plans(compiled.plans, manifest(compiled))
+    plans = dict(compiled.plans)
+    first, *others = plans[DECODE.key].calls
     wrong = replace(first, arguments={**first.arguments, "surplus": ValueArgument(1)})
-    phases["decode"] = replace(phases["decode"], calls=(wrong, *others))
+    plans[DECODE.key] = replace(plans[DECODE.key], calls=(wrong, *others))
     with pytest.raises(InternalError, match="no argument 'surplus'") as caught:
-        check_plans(phases, manifest(compiled))
+        check_plans(plans, manifest(compiled))
     assert first.function in caught.value.place
+    with pytest.raises(InternalError, match="lists other plans"):
+        check_plans({DECODE.key: compiled.plans[DECODE.key]}, manifest(compiled))

@@ -13,9 +13,11 @@ from glmc.artifact.reader import read_artifact
 from glmc.errors import UsageError
 from glmc_runtime.format.extent import Extent
 from glmc_runtime.format.manifest import Guards, Limits, Manifest, WeightEntry
+from glmc_runtime.format.phases import DECODE, PREFILL
 from glmc_runtime.format.plan import InputSpec, PhasePlan
 from glmc_runtime.replay.cache import block_bytes
 from tests.artifact.toy import parts, write
+from tests.runtime import toy
 from tests.runtime.toy import key_value_cache
 
 
@@ -25,7 +27,8 @@ def manifest() -> Manifest:
         **vars(
             parts(
                 cache=key_value_cache(2, 1, 4, "bfloat16", 8, 5, "blocks_heads_tokens"),
-                limits=Limits(40, (1, 4), (16, 32)),
+                limits=Limits(40),
+                phases=toy.entries((1, 4), (16, 32)),
             )
         ),
         weights={
@@ -47,8 +50,8 @@ def plan(name: str, arena: Extent) -> PhasePlan:
 
 
 PLANS = {
-    "prefill": plan("prefill", Extent.of(tokens=10, sequences=1)),
-    "decode": plan("decode", Extent.of(tokens=100, constant=7)),
+    PREFILL.key: plan("prefill", Extent.of(tokens=10, sequences=1)),
+    DECODE.key: plan("decode", Extent.of(tokens=100, constant=7)),
 }
 
 
@@ -92,7 +95,7 @@ def test_without_phases() -> None:
 
 
 def test_a_context_limit_that_is_no_whole_block() -> None:
-    odd = replace(manifest(), limits=Limits(35, (1,), (16,)))
+    odd = replace(manifest(), limits=Limits(35), phases=toy.entries((1,), (16,)))
     assert largest_context(odd, PLANS, 1, 10**9) == 35
 
 
@@ -100,7 +103,8 @@ def test_equals_what_the_runtime_allocates(tmp_path: Path) -> None:
     written = write(tmp_path / "toy", parts=parts(guards=Guards("0.1.0", "2.5", "cpu")))
     session = glmc_runtime.load(tmp_path / "toy")
     plans = read_artifact(tmp_path / "toy").plans
-    use = memory_use(written, plans, written.limits.decode_buckets[-1], written.limits.max_context)
+    largest = written.phase(DECODE.key).buckets[-1]
+    use = memory_use(written, plans, largest, written.limits.max_context)
     cache = session.cache
     allocated = sum(t.numel() * t.itemsize for t in cache.tensors.values())
     assert use.cache == allocated

@@ -11,6 +11,7 @@ import pytest
 from glmc.artifact.reader import read_artifact
 from glmc_runtime.errors import ArtifactError
 from glmc_runtime.format.manifest import FileEntry, Manifest
+from glmc_runtime.format.phases import DECODE, PREFILL
 from glmc_runtime.loading.loader import sha256_of
 from tests.artifact.toy import REPORT, write
 from tests.runtime.toy import toy_plan, write_manifest
@@ -27,7 +28,7 @@ def test_reads_back(tmp_path: Path) -> None:
     manifest = write(tmp_path / "toy")
     contents = read_artifact(tmp_path / "toy")
     assert contents.manifest == manifest
-    assert contents.plans == {name: toy_plan(name) for name in ("prefill", "decode")}
+    assert contents.plans == {phase.key: toy_plan(phase.name) for phase in (PREFILL, DECODE)}
     assert contents.report == REPORT
 
 

@@ -77,7 +77,7 @@ def test_without_weights(tmp_path: Path) -> None:
     manifest = write(tmp_path / "plain")
     values: dict[str, Any] = {"weights": ToyWeights().weights()}
     bare = writer.write_artifact(
-        tmp_path / "bare", parts=parts(), phases={}, source=None, shard_bytes=5000, **values
+        tmp_path / "bare", parts=parts(phases=()), plans={}, source=None, shard_bytes=5000, **values
     )
     assert not bare.weights_included
     assert bare.weights == manifest.weights

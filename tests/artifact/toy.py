@@ -12,6 +12,7 @@ from torch import Tensor
 from glmc.artifact.writer import ManifestParts, write_artifact
 from glmc.ir.recipe import Concatenate, Source, Weight
 from glmc_runtime.format.manifest import Guards, Limits, Manifest, ModelFacts
+from glmc_runtime.format.phases import DECODE, PREFILL
 from tests.runtime import toy
 
 _PHASE = {
@@ -126,7 +127,8 @@ def parts(**changes: Any) -> ManifestParts:
         "versions": {"glmc": "0.1.0"},
         "model": facts,
         "cache": cache,
-        "limits": Limits(toy.MAX_CONTEXT, toy.DECODE_BUCKETS, toy.PREFILL_BUCKETS),
+        "limits": Limits(toy.MAX_CONTEXT),
+        "phases": toy.entries(),
         "guards": Guards("0.1.0", "2.5", "cpu", {"kunlun_ops.rmsnorm": ("x", "weight")}),
     }
     return ManifestParts(**{**values, **changes})
@@ -137,7 +139,7 @@ def write(path: Path, source: ToyWeights | None = None, **options: Any) -> Manif
     source = source or ToyWeights()
     values: dict[str, Any] = {
         "parts": parts(),
-        "phases": {name: toy.toy_plan(name) for name in ("prefill", "decode")},
+        "plans": {phase.key: toy.toy_plan(phase.name) for phase in (PREFILL, DECODE)},
         "weights": source.weights(),
         "source": source,
         "report": REPORT,

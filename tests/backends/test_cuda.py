@@ -21,6 +21,7 @@ from glmc.config import CompileOptions
 from glmc.job import read_job
 from glmc.pipeline.stages import MERGES
 from glmc.presets.catalog import load_preset
+from glmc_runtime.format.phases import DECODE, PREFILL
 from glmc_runtime.format.plan import BufferArgument, PhasePlan
 from glmc_runtime.format.plan_json import phase_from_json, phase_to_json
 
@@ -89,7 +90,7 @@ def test_calls_of_a_decode_layer(
     model: str, layers: int | None, layer: int, expected: list[str]
 ) -> None:
     compiled = _compiled(model, layers)
-    plan = compiled.decode.plan
+    plan = compiled.plans[DECODE.key]
     assert _layer(plan, layer) == expected
     others = {len(_layer(plan, index)) for index in range(3, compiled.job.source.shape.layers)}
     assert others == {len(expected)}
@@ -97,7 +98,7 @@ def test_calls_of_a_decode_layer(
 
 @pytest.mark.parametrize("model", ["glm-4-9b-0414", "glm-4.5-air"])
 def test_a_decode_step_is_one_device_graph_and_ends_with_its_tokens(model: str) -> None:
-    plan = _compiled(model).decode.plan
+    plan = _compiled(model).plans[DECODE.key]
     assert [segment.captured for segment in plan.segments] == [True]
     assert not any(spec.name.endswith("_host") for spec in plan.inputs)
     assert plan.calls[0].function == "cuda.embedding"
@@ -112,12 +113,12 @@ def test_a_decode_step_is_one_device_graph_and_ends_with_its_tokens(model: str) 
 
 
 def test_prefill_reads_its_lengths_on_the_host_in_attention_alone() -> None:
-    plan = _compiled("glm-4.5-air").prefill.plan
+    plan = _compiled("glm-4.5-air").plans[PREFILL.key]
     assert {call.function for call in plan.calls if call.host} == {"cuda.prefill_attention"}
 
 
 def test_the_head_of_prefill_sees_the_last_position_of_each_sequence_alone() -> None:
-    plan = _compiled("glm-4-9b-0414").prefill.plan
+    plan = _compiled("glm-4-9b-0414").plans[PREFILL.key]
     buffers = {buffer.id: buffer for buffer in plan.buffers}
     head = plan.calls[-2]
     x = head.arguments["x"]
@@ -135,7 +136,7 @@ def test_other_targets_merge_nothing() -> None:
     compiled = _compiled("glm-4.5-air", target="cpu")
     names = {one["name"] for one in compiled.report.passes}
     assert not names & {one.name for one in MERGES}
-    assert compiled.decode.plan.greedy is None
+    assert compiled.plans[DECODE.key].greedy is None
 
 
 def test_computes_in_three_dtypes() -> None:
@@ -145,4 +146,7 @@ def test_computes_in_three_dtypes() -> None:
 def test_rows_of_a_decode_step_do_not_see_each_other() -> None:
     """They are written and attended over in one launch, unlike those of prefill."""
     compiled = _compiled("glm-4.5-air")
-    assert compiled.decode.plan.fused_cache_write and not compiled.prefill.plan.fused_cache_write
+    assert (
+        compiled.plans[DECODE.key].fused_cache_write
+        and not compiled.plans[PREFILL.key].fused_cache_write
+    )

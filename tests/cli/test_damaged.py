@@ -170,7 +170,7 @@ def test_buckets_of_which_none_is_the_largest(
     shutil.copytree(artifact, tmp_path / "toy")
     path = tmp_path / "toy" / "manifest.json"
     manifest = json.loads(path.read_text())
-    manifest["limits"]["prefill_buckets"] = buckets
+    manifest["phases"][0]["buckets"] = buckets
     path.write_text(json.dumps(manifest))
     assert main(["inspect", str(tmp_path / "toy")]) == 2
-    assert "prefill_buckets" in capsys.readouterr().err
+    assert "phases[0].buckets" in capsys.readouterr().err

@@ -15,6 +15,7 @@ from glmc.artifact.reader import read_artifact
 from glmc_runtime.format import cache, manifest, plan, plan_json, step_inputs
 from glmc_runtime.format.dtypes import dtype_of
 from glmc_runtime.format.extent import Extent
+from glmc_runtime.format.phases import DECODE, PREFILL
 from glmc_runtime.generate.text.files import SETTINGS, TEMPLATE, TOKENIZER
 from glmc_runtime.replay.cache import block_bytes
 from tests.artifact.toy import write
@@ -27,6 +28,7 @@ DOCUMENTED = (
     cache.CacheSpec,
     cache.CacheTensor,
     manifest.Limits,
+    manifest.PhaseEntry,
     manifest.Guards,
     manifest.WeightEntry,
     manifest.FileEntry,
@@ -121,11 +123,10 @@ def test_the_memory_formula_is_the_one_in_use(tmp_path: Path, batch: int, contex
     ]
     per_block = formulas["block_bytes"](facts.cache.block_size, rows)
     assert per_block == block_bytes(facts.cache)
-    decode, prefill = limits.decode_buckets[-1], limits.prefill_buckets[-1]
-    steps = {
-        "decode": {"tokens": decode, "sequences": decode},
-        "prefill": {"tokens": prefill, "sequences": min(prefill, decode)},
-    }
+    decode = facts.phase(DECODE.key).buckets[-1]
+    steps = {entry.key: entry.largest for entry in facts.phases}
+    prefill = facts.phase(PREFILL.key).buckets[-1]
+    assert steps[PREFILL.key] == {"tokens": prefill, "sequences": min(prefill, decode)}
     expected = formulas["device_bytes"](
         [prod(each.shape) * dtype_of(each.dtype).itemsize for each in facts.weights.values()],
         [contents.plans[name].arena.evaluate(step) for name, step in steps.items()],

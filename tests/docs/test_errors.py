@@ -145,7 +145,7 @@ def abi(scene: Scene) -> None:
 
 def pack(scene: Scene) -> None:
     nothing: Any = None
-    write_artifact(scene.checkpoint(), parts=nothing, phases={}, weights=[], source=None)
+    write_artifact(scene.checkpoint(), parts=nothing, plans={}, weights=[], source=None)
 
 
 def verification(scene: Scene) -> None:

@@ -47,7 +47,7 @@ def plans(made: FrontEnd, place: Place, **capture: Any) -> dict[str, Any]:
         target=place.target, abi_profile=place.profile, block_size=32, **capture
     )
     compiled = back_end(made, resolve(made.job.source, options))
-    phases = {name: phase_to_json(plan) for name, plan in compiled.phases.items()}
+    phases = {str(key): phase_to_json(plan) for key, plan in compiled.plans.items()}
     # Through JSON, as an artifact goes: what differs there differs for the runtime.
     weights = {name: repr(weight) for name, weight in compiled.weights.items()}
     return {**json.loads(json.dumps(phases)), "weights": weights}

@@ -17,10 +17,15 @@ from glmc.observe.history.record import (
     PlanHistory,
     StepHistory,
 )
-from glmc_runtime.format.manifest import Guards, Limits
+from glmc_runtime.format.manifest import Guards, Limits, phase_entry
+from glmc_runtime.format.phases import DECODE, PREFILL
 
 GUARDS = Guards("0.1.0", "2.5", "xpu", {"kunlun_ops.gate": ("logits", "out")})
-LIMITS = Limits(64, (1, 2), (16,))
+LIMITS = Limits(64)
+PHASES = (
+    phase_entry(DECODE.key, (1, 2), {}),
+    phase_entry(PREFILL.key, (16,), {"sequences": 2}),
+)
 SOURCE = "modeling_glm4_moe.py:283 forward"
 
 

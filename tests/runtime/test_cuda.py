@@ -12,6 +12,7 @@ import torch
 import glmc_runtime
 from glmc_runtime.doctor import examine
 from glmc_runtime.format.manifest import Guards
+from glmc_runtime.format.phases import DECODE
 from glmc_runtime.replay.cache import SCRATCH_BLOCK
 from glmc_runtime.replay.graph import CudaGraphs
 from glmc_runtime.replay.inputs import STAGES
@@ -153,7 +154,7 @@ def test_a_step_ahead_waits_for_nothing_but_its_tokens(greedy: Path) -> None:
 
 def test_host_memory_that_is_copied_from_is_pinned(greedy: Path) -> None:
     session = glmc_runtime.load(greedy)
-    stages = session._replays["decode"]._inputs._stages
+    stages = session._replays[DECODE.key]._inputs._stages
     assert len(stages) == STAGES
     assert all(stage.memory.is_pinned() for stage in stages)
 

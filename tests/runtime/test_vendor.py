@@ -15,6 +15,7 @@ from glmc_runtime.cli import main
 from glmc_runtime.engine.assemble import assemble
 from glmc_runtime.errors import ArtifactError, GuardError, PlanError, VendorError
 from glmc_runtime.format.manifest import Guards
+from glmc_runtime.format.phases import DECODE, PREFILL
 from glmc_runtime.format.plan import ValueArgument
 from glmc_runtime.generate.session import Session
 from glmc_runtime.kernels.vendor import Vendor, find_vendor
@@ -82,7 +83,7 @@ def test_without_a_card_emulation_may_be_refused(path: Path) -> None:
 
 
 def test_a_failing_vendor_call_names_call_node_and_layer(session: Session) -> None:
-    session._replays["prefill"]._binder._memory.weights["down"] = torch.zeros(8, 64, 31)
+    session._replays[PREFILL.key]._binder._memory.weights["down"] = torch.zeros(8, 64, 31)
     with pytest.raises(VendorError) as caught:
         session.prefill([session.sequence([1])])
     text = str(caught.value)
@@ -153,12 +154,12 @@ def test_the_guards_must_name_the_keywords_of_the_calls(
 
 def test_the_keywords_of_all_calls_of_a_function_count(path: Path) -> None:
     artifact = load_artifact(path)
-    plan = artifact.plans["decode"]
+    plan = artifact.plans[DECODE.key]
     place = [call.function for call in plan.calls].index("kunlun_ops.swiglu")
     call = plan.calls[place]
     extra = replace(call, arguments={**call.arguments, "turn": ValueArgument(True)})
     calls = (*plan.calls[:place], extra, *plan.calls[place + 1 :])
-    artifact.plans["decode"] = replace(plan, calls=calls)
+    artifact.plans[DECODE.key] = replace(plan, calls=calls)
     with pytest.raises(PlanError, match=r"kunlun_ops\.swiglu"):
         assemble(artifact, True, None, None, False)
 

@@ -23,9 +23,12 @@ from glmc_runtime.format.manifest import (
     Limits,
     Manifest,
     ModelFacts,
+    PhaseEntry,
     WeightEntry,
     manifest_to_json,
+    phase_entry,
 )
+from glmc_runtime.format.phases import DECODE, PREFILL
 from glmc_runtime.format.plan import (
     Argument,
     Buffer,
@@ -228,6 +231,17 @@ def toy_plan(name: str, greedy: bool = False) -> PhasePlan:
     return build.finish(logits, head, chosen)
 
 
+def entries(
+    decode: tuple[int, ...] = DECODE_BUCKETS, prefill: tuple[int, ...] = PREFILL_BUCKETS
+) -> tuple[PhaseEntry, ...]:
+    """The plans of both phases for these buckets, as a manifest lists them."""
+    most = {"sequences": decode[-1]}
+    return (
+        phase_entry(PREFILL.key, prefill, most),
+        phase_entry(DECODE.key, decode, most),
+    )
+
+
 def toy_weights() -> dict[str, torch.Tensor]:
     """Random weights, always the same; the head has two rows more than the vocabulary."""
     generator = torch.Generator().manual_seed(7)
@@ -301,7 +315,7 @@ def write_toy(root: Path, greedy: bool = False, **changes: Any) -> Path:
         versions={"glmc": "0.1.0"},
         model=facts,
         cache=cache,
-        limits=Limits(MAX_CONTEXT, DECODE_BUCKETS, PREFILL_BUCKETS),
+        limits=Limits(MAX_CONTEXT),
         guards=Guards("0.1.0", "2.5", "cpu"),
         weights={
             name: WeightEntry("weights/all.safetensors", "float32", tuple(weight.shape))
@@ -309,6 +323,7 @@ def write_toy(root: Path, greedy: bool = False, **changes: Any) -> Path:
         },
         weights_included=True,
         files={},
+        phases=entries(),
     )
     write_manifest(root, replace(manifest, **changes))
     return root

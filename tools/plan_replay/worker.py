@@ -26,6 +26,8 @@ from glmc.job import read_job, resolve
 from glmc.presets.catalog import preset_names
 from glmc_runtime.format.plan_json import phase_to_json
 
+_OLD_FIELDS = ("prefill", "decode")
+
 Files = dict[str, dict[str, str]]
 """By target the files of its phases; under ``error`` why there are none."""
 
@@ -58,7 +60,9 @@ def write_plans(model: str, folder: Path, wanted: tuple[str, ...] = ()) -> Files
             continue
         place = folder / label
         place.mkdir(parents=True, exist_ok=True)
-        for lowered in (compiled.prefill, compiled.decode):
+        # Commits before phases were data have a field for each.
+        phases = [vars(compiled)[name] for name in _OLD_FIELDS if name in vars(compiled)]
+        for lowered in phases or compiled.phases.values():
             recipes = {name: described(weight) for name, weight in lowered.weights.items()}
             data = {"plan": phase_to_json(lowered.plan), "weights": recipes}
             file = place / f"{lowered.plan.name}.json"

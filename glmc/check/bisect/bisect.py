@@ -26,7 +26,7 @@ from glmc.check.verify.proof import SMALL_BLOCK
 from glmc.check.verify.replay import Reference, verify_replay
 from glmc.check.verify.scope import model_cases, model_weights
 from glmc.check.verify.verdict import Verdict
-from glmc.check.verify.verifier import PHASES, Verifier
+from glmc.check.verify.verifier import Verifier
 from glmc.compiler import compile_plan, front_end
 from glmc.config import CompileOptions
 from glmc.errors import (
@@ -40,6 +40,7 @@ from glmc.ir.program import Program
 from glmc.job import Job, resolve
 from glmc.passes.base import Pass
 from glmc.passes.kv_cache import KvCache
+from glmc.passes.specialise import PHASE_NAMES
 from glmc.pipeline.events import Event, StepDone
 from glmc.presets.catalog import ModelSource
 from glmc_runtime.command.out_of_memory import shortage_behind
@@ -77,7 +78,7 @@ class _Hunt:
         if verdict is not None and not verdict.holds and before is not None:
             raise _Violated(name, before, program.copy(), verdict)
         self.steps.append(name)
-        if name not in PHASES:
+        if name not in PHASE_NAMES:
             self.last = program.copy()
 
 

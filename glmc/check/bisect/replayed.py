@@ -38,6 +38,7 @@ from glmc_runtime.command.out_of_memory import shortage_behind
 from glmc_runtime.engine.assemble import assemble
 from glmc_runtime.errors import GlmcError
 from glmc_runtime.format.cache import SCRATCH_BLOCK, CacheKey
+from glmc_runtime.format.phases import DECODE, PREFILL, PhaseKey
 from glmc_runtime.format.plan import BufferArgument, CacheArgument, Call, InputArgument
 from glmc_runtime.format.step_inputs import step_input
 from glmc_runtime.loading.loader import load_artifact
@@ -105,7 +106,7 @@ def wrong_call(source: ModelSource, options: CompileOptions) -> WrongCall | None
         path = Path(folder) / "artifact"
         write_compiled(compiled, path, weights=weights)
         try:
-            return _Replay(compiled, path, weights).run(front.phases.prefill, front.phases.decode)
+            return _Replay(compiled, path, weights).run(front.phases.programs)
         except GlmcError as error:
             if shortage_behind(error) is not None:
                 raise
@@ -140,7 +141,7 @@ class _Replay:
         self.caches: dict[CacheKey, Tensor] = {}
 
     @torch.inference_mode()
-    def run(self, prefill: Program, decode: Program) -> WrongCall | None:
+    def run(self, programs: Mapping[PhaseKey, Program]) -> WrongCall | None:
         """Prefill of ragged sequences, then one more token for each."""
         generator = torch.Generator().manual_seed(7)
         vocabulary = self.compiled.job.source.shape.vocabulary
@@ -153,24 +154,24 @@ class _Replay:
             chunks.append(ScheduledTokens(tokens[:length], 0, owned))
             following.append(ScheduledTokens(tokens[length:], length, owned))
         steps = (
-            (prefill, Step(chunks, sum(LENGTHS), len(LENGTHS), self.size)),
-            (decode, Step(following, len(LENGTHS), len(LENGTHS), self.size)),
+            (PREFILL.key, Step(chunks, sum(LENGTHS), len(LENGTHS), self.size)),
+            (DECODE.key, Step(following, len(LENGTHS), len(LENGTHS), self.size)),
         )
-        for program, step in steps:
-            wrong = self._phase(program, step)
+        for key, step in steps:
+            wrong = self._phase(key, programs[key], step)
             if wrong is not None:
                 return wrong
         return None
 
-    def _phase(self, program: Program, step: Step) -> WrongCall | None:
+    def _phase(self, key: PhaseKey, program: Program, step: Step) -> WrongCall | None:
         values = self._values(program, step)
         nodes = {node.name: node for node in values}
-        lowered = {"prefill": self.compiled.prefill, "decode": self.compiled.decode}[program.phase]
+        lowered = self.compiled.phases[key]
         plan = lowered.plan
         last = {buffer.id: buffer.last for buffer in plan.buffers}
         alive: dict[int, tuple[Tensor, Node]] = {}
         views: dict[int, Tensor] = {}
-        traced = self.machine.replays[program.phase].trace(step)
+        traced = self.machine.replays[key].trace(step)
         for position, (kernel_call, arguments) in enumerate(traced):
             for each, view in _views(kernel_call, arguments):
                 views[each] = max(views.get(each, view), view, key=Tensor.numel)

@@ -33,6 +33,7 @@ from glmc.ir.tolerance import (
     tolerance_of_call,
 )
 from glmc.pipeline.records import PassRecord
+from glmc_runtime.format.phases import phase_of
 
 Expected = Mapping[Node, Any]
 
@@ -75,21 +76,22 @@ def verify_phase(
     cases: Sequence[Case],
     weights: ModelWeights,
 ) -> Verdict:
-    """specialise: ``before`` is the paged program, ``after`` that of prefill or decode."""
+    """specialise: ``before`` is the paged program, ``after`` that of a phase."""
     judge = _Judge(record)
+    ragged = not phase_of(after.phase).equates("tokens", "sequences")
     known = _same_nodes(before, after)
     used = [case for case in cases if case.decided]
     for case in used:
         altered = weights.altered(case.alteration)
         layout = layouts(case.token_ids, block_size(before))
-        for packed in layout if after.phase == "prefill" else last_tokens(layout):
+        for packed in layout if ragged else last_tokens(layout):
             inputs = {**packed.inputs(), **_random_caches(before, packed)}
             table = altered.table(before)
             wanted = {*known.values(), _output(before)}
             values = values_of(before, BoundInputs(before, inputs, table), wanted)
             expected = {new: values[old] for new, old in known.items()}
             logits = values[_output(before)]
-            if after.phase == "prefill":
+            if ragged:
                 logits = logits[inputs["last_rows"]]
             expected[_output(after)] = logits
             judge.run(after, BoundInputs(after, inputs, altered.table(after)), expected, case)

@@ -12,7 +12,7 @@ from glmc.check.verify.cases import real_prompts, small_activations
 from glmc.check.verify.replay import NAME, Reference, verify_replay
 from glmc.check.verify.scope import VerifiedPart, full_width, is_whole, narrow, whole
 from glmc.check.verify.verdict import require_verdict
-from glmc.check.verify.verifier import PHASES, Verifier
+from glmc.check.verify.verifier import Verifier
 from glmc.check.verify.weights import ModelWeights
 from glmc.compiled import Compiled, FrontEnd
 from glmc.compiler import back_end, front_end
@@ -22,6 +22,7 @@ from glmc.ir.threads import one_thread
 from glmc.job import Job
 from glmc.observe.events import JobBegun, PlanMade
 from glmc.passes import specialise
+from glmc.passes.specialise import PHASE_NAMES
 from glmc.pipeline.events import Event, StepDone
 
 SMALL_BLOCK = 16
@@ -93,8 +94,8 @@ class Proof:
         """Replay; the verdicts by pass, for the report."""
         with one_thread():
             self._replay(compiled)
-        verdicts = {name: text for name, text in self.verdicts.items() if name not in PHASES}
-        both = (f"{name} {self.verdicts[name]}" for name in PHASES if name in self.verdicts)
+        verdicts = {name: text for name, text in self.verdicts.items() if name not in PHASE_NAMES}
+        both = (f"{name} {self.verdicts[name]}" for name in PHASE_NAMES if name in self.verdicts)
         return {**verdicts, specialise.NAME: "; ".join(both)}
 
     def _compile(self, label: str, scope: VerifiedPart) -> None:

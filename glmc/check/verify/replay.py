@@ -35,6 +35,7 @@ from glmc.ir.program import Program
 from glmc.ir.tolerance import Tolerance, reduction_terms, stored_values
 from glmc_runtime.command.out_of_memory import shortage_behind
 from glmc_runtime.errors import GuardError
+from glmc_runtime.format.phases import DECODE, PREFILL
 from glmc_runtime.generate.session import Session
 
 NAME = "replayed plan"
@@ -174,7 +175,7 @@ def _run(
 
 
 def _names(prompts: Sequence[tuple[list[int], int]], steps: int) -> tuple[str, ...]:
-    kinds = ["prefill", *(f"decode step {step}" for step in range(1, steps + 1))]
+    kinds = [PREFILL.name, *(f"{DECODE.name} step {step}" for step in range(1, steps + 1))]
     return tuple(f"{kind} of a prompt of {length}" for kind in kinds for _, length in prompts)
 
 

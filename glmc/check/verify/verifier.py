@@ -14,10 +14,9 @@ from glmc.check.verify.weights import ModelWeights
 from glmc.errors import InternalError, VerificationError
 from glmc.ir.program import Program
 from glmc.passes import specialise
+from glmc.passes.specialise import PHASE_NAMES
 from glmc.pipeline.events import Event, StepDone
 from glmc.pipeline.records import PassRecord
-
-PHASES = ("prefill", "decode")
 
 
 def verify_pass(
@@ -67,7 +66,7 @@ class Verifier:
         if not isinstance(event, StepDone):
             return
         name, program, before = event.name, event.program, self._last
-        if name not in PHASES:  # both phases are made of the paged program
+        if name not in PHASE_NAMES:  # all of these are made of the paged program
             self._last = program.copy()
         if before is None:
             self.captured = self._last
@@ -81,7 +80,7 @@ class Verifier:
 
 
 def _record(event: StepDone) -> PassRecord:
-    if event.name in PHASES:
+    if event.name in PHASE_NAMES:
         nodes = len(event.program.graph.nodes)
         return PassRecord(specialise.NAME, specialise.NUMERICS.value, 0.0, nodes, nodes, (), ())
     if event.record is None:

@@ -122,12 +122,12 @@ class Dumper:
             return
         files: Files = {}
         model, target = compiled.job.source.shape.name, compiled.job.target.name
-        for name, plan in compiled.phases.items():
+        for key, plan in compiled.plans.items():
             if not self.options.all and "lower" not in self.options.after:
                 continue
-            label = plan_step(name, self.options.passes).label
-            program = self._programs.get(name)
-            title = f"{label}: {model}, {name} for {target}"
+            label = plan_step(key.phase, self.options.passes).label
+            program = self._programs.get(key.phase)
+            title = f"{label}: {model}, {key} for {target}"
             facts = {"step": label, "stage": "lower", "model": model}
             files[f"{label}.txt"] = plan_text([title], plan, program, fold)
             facts["target"] = target
@@ -135,7 +135,7 @@ class Dumper:
         if self.options.all and history is not None:
             started = time.perf_counter()
             parts = manifest_parts(compiled)
-            files[PAGE] = page(history, parts.guards, parts.limits)
+            files[PAGE] = page(history, parts.guards, parts.limits, parts.phases)
             self._times["dump"]["page"] = time.perf_counter() - started
         self._times["compile"].update(compiled.report.seconds)
         self._put(folder, {**files, TIMES: to_json(self._times)})

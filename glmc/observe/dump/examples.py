@@ -6,11 +6,12 @@ from torch.fx import Node
 
 from glmc.ir.program import Cache
 from glmc.observe.dump.values import Values
+from glmc_runtime.format.phases import PHASES
 from glmc_runtime.format.step_inputs import STEP_INPUTS
 from glmc_runtime.replay.step import ScheduledTokens, Step
 
-_PREFILL = ((0,), (0, 1, 2))  # new positions of two sequences
-_DECODE = ((2,), (0,))
+_RAGGED = ((0,), (0, 1, 2))  # new positions of two sequences
+_ONE_TOKEN = ((2,), (0,))
 
 
 def step_inputs(
@@ -24,8 +25,9 @@ def step_inputs(
     if phase == "stateless":
         rows = [[row * length + column for column in range(length)] for row in range(batch)]
         return {"token_ids": rows, "positions": [list(range(length))] * batch}
+    one_token = phase in PHASES and PHASES[phase].equates("tokens", "sequences")
     chunks, count = [], 0
-    for number, new in enumerate(_DECODE if phase == "decode" else _PREFILL):
+    for number, new in enumerate(_ONE_TOKEN if one_token else _RAGGED):
         blocks = [1 + number * table + block for block in range(table)]
         tokens = list(range(count, count + len(new)))
         chunks.append(ScheduledTokens(tokens, new[0], blocks))

@@ -13,7 +13,7 @@ ALL: Names = tuple(each.name for each in PASSES)
 """The fusing passes of a compile that switches none off and adds none."""
 
 CAPTURE = "capture"
-PHASES = ("prefill", "decode")
+PHASES = specialise.PHASE_NAMES
 LOWER = "lower"
 
 
@@ -33,12 +33,12 @@ class Step:
 
 
 def step_names(passes: Names = ALL) -> tuple[str, ...]:
-    """Every step in order, up to the two phases, of a compile that fuses with ``passes``."""
+    """Every step in order, up to the phases, of a compile that fuses with ``passes``."""
     return ("capture", *passes, NAME_OF_PAGING, *PHASES)
 
 
 def known_names(passes: Names = ALL) -> tuple[str, ...]:
-    """What may be named: each step, ``specialise``, which makes both phases, and ``lower``."""
+    """What may be named: each step, ``specialise``, which makes them, and ``lower``."""
     return (*step_names(passes), specialise.NAME, LOWER)
 
 

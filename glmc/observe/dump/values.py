@@ -12,11 +12,12 @@ from torch.fx import Node
 
 from glmc.ir.program import Program
 from glmc.ir.signature import value_key
+from glmc_runtime.format.phases import PHASES
 
 # Small sizes that scripts and pictures use in place of the symbols.
 SIZES = {"batch": 2, "length": 4, "blocks": 3, "table": 1}
 PACKED = {"tokens": 4, "sequences": 2, "sequences+1": 3}
-DECODED = {"tokens": 2, "sequences": 2, "sequences+1": 3}
+ONE_TOKEN = {"tokens": 2, "sequences": 2, "sequences+1": 3}
 
 
 class Values:
@@ -27,7 +28,9 @@ class Values:
         if program.symbols is not None:
             self.names.update(program.symbols.names)
         self._name_inputs(program)
-        self.sizes = {**SIZES, **(DECODED if program.phase == "decode" else PACKED)}
+        phase = PHASES.get(program.phase)
+        one_token = phase is not None and phase.equates("tokens", "sequences")
+        self.sizes = {**SIZES, **(ONE_TOKEN if one_token else PACKED)}
         self._texts: dict[Hashable, str] = {}
 
     def _name_inputs(self, program: Program) -> None:

@@ -114,8 +114,8 @@ class HistoryCollector:
         )
         steps = tuple(replace(each, verdict=_verdict(each.name, verdicts)) for each in made.steps)
         plans = tuple(
-            _plan(plan, self._programs.get(name), compiled)
-            for name, plan in compiled.phases.items()
+            _plan(plan, self._programs.get(key.phase), compiled)
+            for key, plan in compiled.plans.items()
         )
         return replace(made, target=compiled.job.target.name, steps=steps, plans=plans)
 
@@ -173,9 +173,9 @@ def _node(node: Node, layer: int | None, values: Values) -> NodeHistory:
 
 def _plan(plan: PhasePlan, program: Program | None, compiled: Compiled) -> PlanHistory:
     options, nodes, layers = compiled.job.options, nodes_by_id(program), calls_by_layer(plan)
-    prefill = plan.name == "prefill"
-    tokens = (options.prefill_buckets if prefill else options.decode_buckets)[-1]
-    sizes = plan.phase.largest(tokens, {"sequences": options.decode_buckets[-1]})
+    sizes = plan.phase.largest(
+        options.buckets[plan.name][-1], {"sequences": options.decode_buckets[-1]}
+    )
     lines = {
         layer: tuple(call_line(call, plan, nodes) for _, call in layers[layer])
         for layer in in_order(layers)
@@ -191,7 +191,7 @@ def _plan(plan: PhasePlan, program: Program | None, compiled: Compiled) -> PlanH
     )
     return PlanHistory(
         phase=plan.name,
-        tokens=tokens,
+        tokens=sizes["tokens"],
         sequences=sizes["sequences"],
         arena=str(plan.arena),
         arena_bytes=plan.arena.evaluate(sizes),

@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from glmc.errors import UsageError
 from glmc.observe.history.ids import Place, layers_of, nodes_of, whole_id
 from glmc.observe.history.record import History, MissHistory, StepHistory
-
-# Steps that match nothing: they make a program of their own.
-PHASES = ("prefill", "decode")
+from glmc.passes.specialise import PHASE_NAMES
 
 
 @dataclass(frozen=True)
@@ -32,7 +30,9 @@ class WhyNot:
 
 def why_not(history: History, name: str, layer: int | None = None) -> WhyNot:
     """Raises UsageError for a pass that did not run and a layer that does not exist."""
-    passes = [step.name for step in history.steps[1:] if step.name not in PHASES]
+    passes = [
+        step.name for step in history.steps[1:] if step.name not in PHASE_NAMES
+    ]  # these match nothing
     if name not in passes:
         raise UsageError(
             f"no pass '{name}' ran",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from glmc.observe.history.record import History, StepHistory
-from glmc_runtime.format.manifest import Guards, Limits
+from glmc.passes.specialise import PHASE_NAMES
+from glmc_runtime.format.manifest import Guards, Limits, PhaseEntry
 
 ABSENT = "not recorded"
 NOT_VERIFIED = "not verified"
@@ -125,7 +127,7 @@ def duration(seconds: float | None) -> str:
 def lost(history: History) -> list[str]:
     """Passes of which matches are expected and which this pipeline does not run."""
     ran = {step.name for step in history.steps}
-    phases = any(step.phase in ("prefill", "decode") for step in history.steps)
+    phases = any(step.phase in PHASE_NAMES for step in history.steps)
     return [
         name
         for name, wanted in history.expected_matches.items()
@@ -133,7 +135,9 @@ def lost(history: History) -> list[str]:
     ]
 
 
-def guard_rows(guards: Guards | None, limits: Limits | None) -> list[Guard]:
+def guard_rows(
+    guards: Guards | None, limits: Limits | None, phases: Sequence[PhaseEntry]
+) -> list[Guard]:
     """The guards in words, empty where the compile has none yet."""
     rows: list[Guard] = []
     if guards is not None:
@@ -142,6 +146,6 @@ def guard_rows(guards: Guards | None, limits: Limits | None) -> list[Guard]:
         rows.append(Guard("torch", f"{guards.minimum_torch} or newer"))
     if limits is not None:
         rows.append(Guard("context", f"at most {limits.max_context} tokens"))
-        rows.append(Guard("decode buckets", ", ".join(map(str, limits.decode_buckets))))
-        rows.append(Guard("prefill buckets", ", ".join(map(str, limits.prefill_buckets))))
+    for entry in phases:
+        rows.append(Guard(f"{entry.key} buckets", ", ".join(map(str, entry.buckets))))
     return rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
@@ -12,19 +13,24 @@ from markupsafe import Markup
 from glmc.observe.history.record import History
 from glmc.observe.page.data import page_data
 from glmc.observe.page.facts import figures, guard_rows, lost, step_rows
-from glmc_runtime.format.manifest import Guards, Limits
+from glmc_runtime.format.manifest import Guards, Limits, PhaseEntry
 
 PAGE = "index.html"
 # In the order in which they are read: each uses only what stands before it when it is loaded.
 _SCRIPTS = ("dom", "data", "node", "diff", "layout", "graph", "kernels", "memory", "search", "main")
 
 
-def page(history: History, guards: Guards | None = None, limits: Limits | None = None) -> str:
+def page(
+    history: History,
+    guards: Guards | None = None,
+    limits: Limits | None = None,
+    phases: Sequence[PhaseEntry] = (),
+) -> str:
     """The HTML of a compile's page.
 
-    ``guards`` and ``limits`` are the artifact's; the page says where they are not known. The same
-    arguments give the same bytes. The template escapes every value; data stands in a JSON script
-    in which no ``</`` can end the element.
+    ``guards``, ``limits`` and ``phases`` are the artifact's; the page says where they are not
+    known. The same arguments give the same bytes. The template escapes every value; data stands in
+    a JSON script in which no ``</`` can end the element.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("glmc.observe.page", "templates"),
@@ -41,7 +47,7 @@ def page(history: History, guards: Guards | None = None, limits: Limits | None =
         figures=figures(history),
         steps=step_rows(history),
         lost=lost(history),
-        guards=guard_rows(guards, limits),
+        guards=guard_rows(guards, limits, phases),
         functions=dict(guards.vendor_functions) if guards is not None else {},
         style=Markup((files / "page.css").read_text(encoding="utf-8")),
         script=Markup("".join(scripts)),

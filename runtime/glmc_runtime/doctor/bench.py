@@ -11,6 +11,7 @@ from glmc_runtime.doctor.hostile import fill_random
 from glmc_runtime.format.dependence import Symbols
 from glmc_runtime.format.dtypes import dtype_of
 from glmc_runtime.format.manifest import Manifest
+from glmc_runtime.format.phases import PhaseKey, phase_of
 from glmc_runtime.format.plan import Call
 from glmc_runtime.kernels.vendor import Vendor
 from glmc_runtime.loading.check import check_plan
@@ -43,7 +44,7 @@ class RandomWeights(dict[str, torch.Tensor]):
         return weight
 
 
-def steps_of(artifact: Artifact, phase: str, generator: torch.Generator) -> list[Step]:
+def steps_of(artifact: Artifact, key: PhaseKey, generator: torch.Generator) -> list[Step]:
     """One sequence with one token, and as many as are still quick, at different lengths."""
     manifest = artifact.manifest
     size = manifest.cache.block_size
@@ -52,18 +53,19 @@ def steps_of(artifact: Artifact, phase: str, generator: torch.Generator) -> list
     def random(low: int, high: int) -> int:
         return int(torch.randint(low, max(high, low + 1), (), generator=generator))
 
-    if phase == "decode":
-        buckets = [n for n in manifest.limits.decode_buckets if n <= MANY_SEQUENCES]
+    phase, buckets = phase_of(key.phase), manifest.phase(key).buckets
+    if phase.equates("tokens", "sequences"):
+        buckets = tuple(n for n in buckets if n <= MANY_SEQUENCES)
         counts = sorted({1, buckets[-1] if buckets else 1})
         plans = [[(1, random(0, longest - 1)) for _ in range(count)] for count in counts]
         tokens = counts
     else:
-        room = min(MANY_TOKENS, manifest.limits.prefill_buckets[-1], longest)
+        room = min(MANY_TOKENS, buckets[-1], longest)
         lengths = [1, max(1, room // 4), max(1, room // 2)]
         ragged = [(length, random(0, longest - length)) for length in lengths]
         plans = [[(1, 0)], ragged]
         # One row of padding, where the largest step has room for it.
-        tokens = [1, min(sum(lengths) + 1, manifest.limits.prefill_buckets[-1])]
+        tokens = [1, min(sum(lengths) + 1, buckets[-1])]
         if sum(lengths) > tokens[1]:
             plans, tokens = plans[:1], tokens[:1]
     steps = []
@@ -85,14 +87,14 @@ class Bench:
     def __init__(
         self,
         artifact: Artifact,
-        phase: str,
+        key: PhaseKey,
         step: Step,
         vendor: Vendor,
         device: torch.device,
         generator: torch.Generator,
     ) -> None:
         manifest = artifact.manifest
-        self.plan = artifact.plans[phase]
+        self.plan = artifact.plans[key]
         self.step = step
         self.generator = generator
         check_plan(self.plan, manifest)

@@ -11,6 +11,7 @@ from glmc_runtime.constants import GUARD_STEPS
 from glmc_runtime.engine.exclusive import Exclusive
 from glmc_runtime.engine.loaded import load_into_memory
 from glmc_runtime.format.cache import SCRATCH_BLOCK
+from glmc_runtime.format.phases import PhaseKey
 from glmc_runtime.loading.loader import Artifact
 from glmc_runtime.replay.buckets import Buckets
 from glmc_runtime.replay.cache import KVCache, choose_block_count
@@ -26,7 +27,7 @@ class Machine:
 
     device: torch.device
     cache: KVCache
-    replays: dict[str, PhaseReplay]
+    replays: Mapping[PhaseKey, PhaseReplay]
     prefill_buckets: Buckets
     decode_buckets: Buckets
     max_context: int
@@ -61,10 +62,10 @@ def assemble(
     )
     cache = KVCache(spec, blocks, loaded.device)
     replays = {}
-    for phase in loaded.sizes:
-        inputs = loaded.step_inputs(artifact.plans[phase])
-        replays[phase] = loaded.replay(artifact.plans[phase], cache, inputs, inputs)
-    loaded.capture_decode(replays["decode"], spec.block_size, SCRATCH_BLOCK)
+    for key in loaded.entries:
+        plan, inputs = artifact.plans[key], loaded.step_inputs(key)
+        replays[key] = loaded.replay(plan, cache, inputs, inputs)
+    loaded.capture(replays, spec.block_size, SCRATCH_BLOCK)
     return Machine(
         loaded.device,
         cache,

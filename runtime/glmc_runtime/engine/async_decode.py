@@ -30,6 +30,7 @@ from glmc_runtime.engine.sequences import (
     scheduled_tokens,
 )
 from glmc_runtime.errors import CapacityError, GlmcError, RequestError
+from glmc_runtime.format.phases import DECODE
 from glmc_runtime.replay.step import ScheduledTokens, Step, blocks_for
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ class GreedySteps:
         self._tokens = ids
         self._machine = machine
         self._vocabulary = vocabulary
-        self._replay = machine.replays["decode"]
+        self._replay = machine.replays[DECODE.key]
         self._counts = machine.statistics.async_decode
         self._in_flight: _InFlightStep | None = None
         self._failure: GlmcError | None = None

@@ -38,6 +38,7 @@ from glmc_runtime.engine.sequences import (
     sequences_of,
 )
 from glmc_runtime.errors import RequestError
+from glmc_runtime.format.phases import DECODE, PREFILL
 from glmc_runtime.loading.loader import Artifact
 from glmc_runtime.replay.phase import PhaseReplay
 from glmc_runtime.replay.step import ScheduledTokens, Step, blocks_for
@@ -63,8 +64,8 @@ class Engine:
         self.decode_buckets = machine.decode_buckets
         self.prefill_buckets = machine.prefill_buckets
         self.max_context = machine.max_context
-        self.greedy = all(replay.has_greedy for replay in machine.replays.values())
-        self._fused_cache_write = artifact.plans["decode"].fused_cache_write
+        self.greedy = all(machine.replays[phase.key].has_greedy for phase in (PREFILL, DECODE))
+        self._fused_cache_write = artifact.plans[DECODE.key].fused_cache_write
         self._replays = machine.replays
         self._machine = machine
 
@@ -179,7 +180,7 @@ class Engine:
         Raises what ``decode`` does, and :class:`RequestError` for an artifact whose plans do not
         compute the likeliest tokens (``greedy``).
         """
-        if not self._replays["decode"].has_greedy:
+        if not self._replays[DECODE.key].has_greedy:
             raise RequestError(
                 "the artifact's decode plan does not compute the likeliest tokens",
                 remedy="use decode, or compile for a target that has them, such as cuda",

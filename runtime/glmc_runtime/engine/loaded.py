@@ -9,7 +9,9 @@ from dataclasses import dataclass
 import torch
 
 from glmc_runtime.engine.exclusive import Exclusive
-from glmc_runtime.errors import ArtifactError, RequestError
+from glmc_runtime.errors import RequestError
+from glmc_runtime.format.manifest import PhaseEntry
+from glmc_runtime.format.phases import DECODE, PREFILL, PhaseKey, phase_of
 from glmc_runtime.format.plan import PhasePlan
 from glmc_runtime.kernels import is_vendor
 from glmc_runtime.kernels.interpreter import INTERPRETED_NOTICE, check_triton, is_interpreted
@@ -36,21 +38,24 @@ from glmc_runtime.replay.statistics import Statistics
 from glmc_runtime.replay.step import ScheduledTokens, Step
 from glmc_runtime.replay.weight_watch import WeightWatch
 
+RANK = 0
+"""Whose plans are bound: a process has one device."""
+
 
 @dataclass(frozen=True)
 class LoadedArtifact:
-    """What is in memory of an artifact before there is a cache. ``sizes`` are the largest of each
-    phase by symbol; ``exclusive`` keeps the steps of several threads apart, and ``stream_order``
-    orders those of several streams of a device."""
+    """What is in memory of an artifact before there is a cache. ``entries`` are the plans of this
+    rank, with the largest value of each symbol, ``buckets`` what their steps are padded to.
+    ``exclusive`` keeps the steps of several threads apart, and ``stream_order`` orders those of
+    several streams of a device."""
 
     artifact: Artifact
     device: torch.device
     vendor: Vendor | None
     weights: dict[str, torch.Tensor]
     arena: Arena
-    prefill_buckets: Buckets
-    decode_buckets: Buckets
-    sizes: Mapping[str, Mapping[str, int]]
+    entries: Mapping[PhaseKey, PhaseEntry]
+    buckets: Mapping[PhaseKey, Buckets]
     statistics: Statistics
     graphs: GraphCapture
     watch: WeightWatch
@@ -66,9 +71,19 @@ class LoadedArtifact:
         table = manifest.cache.blocks_per_sequence * manifest.cache.block_size
         return min(manifest.limits.max_context, table)
 
-    def step_inputs(self, plan: PhasePlan) -> StepInputs:
-        """Memory for the step inputs of a phase, up to its largest step."""
-        return StepInputs(plan.inputs, self.sizes[plan.name], self.device)
+    @property
+    def prefill_buckets(self) -> Buckets:
+        return self.buckets[PREFILL.key]
+
+    @property
+    def decode_buckets(self) -> Buckets:
+        return self.buckets[DECODE.key]
+
+    def step_inputs(self, key: PhaseKey, plan: PhasePlan | None = None) -> StepInputs:
+        """Memory for the step inputs of a phase, up to its largest step; ``plan`` is the artifact's
+        own or stands for it."""
+        plan = plan or self.artifact.plans[key]
+        return StepInputs(plan.inputs, self.entries[key].largest, self.device)
 
     def replay(
         self, plan: PhasePlan, cache: KVCache, memory: StepInputs, inputs: Inputs
@@ -81,15 +96,22 @@ class LoadedArtifact:
             binder, inputs, self.graphs, self.statistics, keep, self.guard_steps, self.watch
         )
 
-    def capture_decode(self, replay: PhaseReplay, block_size: int, scratch_block: int) -> None:
-        """Capture every decode bucket where the device has graphs, the largest first; all rows
-        write to the scratch block."""
+    def capture(
+        self, replays: Mapping[PhaseKey, PhaseReplay], block_size: int, scratch_block: int
+    ) -> None:
+        """Capture every bucket of the phases that are captured where the device has graphs, the
+        largest first; all rows write to the scratch block."""
         if not self.graphs.on_device:
             return
         row = ScheduledTokens((0,), 0, [scratch_block])
         with torch.inference_mode(), self.stream_order.enter():
-            for bucket in reversed(self.decode_buckets.sizes):
-                replay.capture(Step([row] * bucket, bucket, bucket, block_size))
+            for key, replay in replays.items():
+                phase, entry = phase_of(key.phase), self.entries[key]
+                for bucket in reversed(entry.buckets) if phase.captured else ():
+                    sizes = phase.largest(bucket, entry.largest)
+                    tokens, sequences = sizes.pop("tokens"), sizes.pop("sequences")
+                    others = {name: (size, size) for name, size in sizes.items()}
+                    replay.capture(Step([row] * sequences, tokens, sequences, block_size, others))
 
 
 def load_into_memory(
@@ -113,26 +135,19 @@ def load_into_memory(
     check_vendor_functions(manifest.guards, vendor)
     device = indexed(device_for(manifest.guards, vendor, device_name))
     check_triton(artifact.functions, device)
-    prefill = Buckets("prefill", manifest.limits.prefill_buckets)
-    decode = Buckets("decode", manifest.limits.decode_buckets)
-    sizes = {
-        "prefill": {
-            "tokens": prefill.largest,
-            "sequences": min(prefill.largest, decode.largest),
-        },
-        "decode": {"tokens": decode.largest, "sequences": decode.largest},
-    }
-    for phase in sizes:
-        if phase not in plans:
-            raise ArtifactError(f"the artifact has no phase '{phase}'", found=", ".join(plans))
-        check_plan(plans[phase], manifest)
+    entries = {entry.key: entry for entry in manifest.phases if entry.rank == RANK}
+    for phase in (PREFILL, DECODE):  # what engines drive
+        manifest.phase(phase.key)
+    for key in entries:
+        check_plan(plans[key], manifest)
 
     watch = WeightWatch()
     if given_tensors is None:
         weights = load_weights(artifact.path, manifest, device, files=artifact.files, watch=watch)
     else:
         weights = given_weights(given_tensors, manifest, device)
-    arena = Arena(max(plans[name].arena.evaluate(sizes[name]) for name in sizes), device)
+    sizes = (plans[key].arena.evaluate(entry.largest) for key, entry in entries.items())
+    arena = Arena(max(sizes), device)
     emulated = vendor is not None and vendor.emulated
     statistics = Statistics(emulated, timing)
     statistics.interpreted = is_interpreted(manifest.guards.target, device)
@@ -145,9 +160,8 @@ def load_into_memory(
         vendor,
         weights,
         arena,
-        prefill,
-        decode,
-        sizes,
+        entries,
+        {key: Buckets(key, entry.buckets) for key, entry in entries.items()},
         statistics,
         graphs_for(device, emulated),
         watch,

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from glmc_runtime.format.phases import PhaseKey
 from glmc_runtime.replay.buckets import Buckets
 from glmc_runtime.replay.step import ScheduledTokens, Step
 
@@ -55,7 +56,7 @@ def step_of(
     decode: Buckets,
     size: int,
     fused_cache_write: bool = False,
-) -> tuple[str, Step]:
+) -> tuple[PhaseKey, Step]:
     """The phase that computes the chunks of one replay, and its step for blocks of ``size``."""
     if _is_decode(chunks, fused_cache_write):
         bucket = decode.choose(len(chunks))

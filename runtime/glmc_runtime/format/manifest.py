@@ -3,7 +3,7 @@
 Layout of an artifact directory::
 
     manifest.json
-    plans/prefill.json  plans/decode.json
+    plans/prefill.json  plans/decode.json  ...    a file for each of ``phases``
     weights/*.safetensors           names and shapes as in ``weights`` below
     tokenizer/                      tokenizer.json, tokenizer_config.json, ... (may be absent)
     report.json                     what the compiler did; not read by the runtime
@@ -11,11 +11,13 @@ Layout of an artifact directory::
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from glmc_runtime.errors import ArtifactError
 from glmc_runtime.format.cache import CacheSpec, CacheTensor, impossible
+from glmc_runtime.format.phases import PHASES, PhaseKey, phase_of
 from glmc_runtime.format.records import misfit
 
 FORMAT = "glmc-artifact"
@@ -41,11 +43,27 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class Limits:
-    """``decode_buckets`` and ``prefill_buckets`` ascend; the last is the largest step."""
+    """``max_context`` is the longest sequence in tokens."""
 
     max_context: int
-    decode_buckets: tuple[int, ...]
-    prefill_buckets: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class PhaseEntry:
+    """A plan of the artifact: its ``phase``, and the ``rank`` of the device that runs it.
+
+    ``buckets`` are values of the phase's bucket symbol, ascending; the last is the largest step.
+    ``largest`` has the largest value of each symbol: memory is laid out for it.
+    """
+
+    phase: str
+    rank: int
+    buckets: tuple[int, ...]
+    largest: dict[str, int]
+
+    @property
+    def key(self) -> PhaseKey:
+        return PhaseKey(self.phase, self.rank)
 
 
 @dataclass(frozen=True)
@@ -94,7 +112,21 @@ class Manifest:
     weights: dict[str, WeightEntry]
     weights_included: bool
     files: dict[str, FileEntry]
-    phases: tuple[str, ...] = ("prefill", "decode")
+    phases: tuple[PhaseEntry, ...]
+
+    def phase(self, key: PhaseKey) -> PhaseEntry:
+        """The entry of a plan; raises :class:`ArtifactError` for one that is not there."""
+        entry = next((entry for entry in self.phases if entry.key == key), None)
+        if entry is None:
+            names = ", ".join(str(entry.key) for entry in self.phases)
+            raise ArtifactError(f"the artifact has no phase '{key}'", found=names)
+        return entry
+
+
+def phase_entry(key: PhaseKey, buckets: tuple[int, ...], most: Mapping[str, int]) -> PhaseEntry:
+    """The entry of a plan for these buckets; ``most`` has bounds of other symbols."""
+    largest = phase_of(key.phase).largest(buckets[-1], most)
+    return PhaseEntry(key.phase, key.rank, buckets, largest)
 
 
 def manifest_to_json(manifest: Manifest) -> dict[str, Any]:
@@ -133,11 +165,7 @@ def manifest_from_json(data: Any) -> Manifest:
             versions=dict(data["versions"]),
             model=ModelFacts(**{**model, "eos_token_ids": tuple(model["eos_token_ids"])}),
             cache=CacheSpec(**{**cache, "tensors": tuple(map(_cache_tensor, cache["tensors"]))}),
-            limits=Limits(
-                limits["max_context"],
-                tuple(limits["decode_buckets"]),
-                tuple(limits["prefill_buckets"]),
-            ),
+            limits=Limits(**limits),
             guards=Guards(
                 **{
                     **guards,
@@ -153,7 +181,7 @@ def manifest_from_json(data: Any) -> Manifest:
             },
             weights_included=data["weights_included"],
             files={name: FileEntry(**item) for name, item in data["files"].items()},
-            phases=tuple(data["phases"]),
+            phases=tuple(map(_phase_entry, data["phases"])),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _not_well_formed(repr(error)) from error
@@ -167,6 +195,10 @@ def _cache_tensor(data: Any) -> CacheTensor:
     return CacheTensor(**{**data, "shape": tuple(data["shape"]), "layers": tuple(data["layers"])})
 
 
+def _phase_entry(data: Any) -> PhaseEntry:
+    return PhaseEntry(**{**data, "buckets": tuple(data["buckets"])})
+
+
 def _impossible(manifest: Manifest) -> str | None:
     """A size that divides or multiplies something later must be at least 1, and some bucket the
     largest. The target says which kernels may be named, and that of the guards where they run."""
@@ -176,12 +208,25 @@ def _impossible(manifest: Manifest) -> str | None:
         "limits.max_context": manifest.limits.max_context,
         "model.vocabulary": manifest.model.vocabulary,
     }
-    for name in ("decode_buckets", "prefill_buckets"):
-        buckets = getattr(manifest.limits, name)
-        if not buckets or buckets[0] < 1 or list(buckets) != sorted(set(buckets)):
-            return f"limits.{name} is {buckets}, and not ascending from 1"
     problem = next((f"{name} is {size}" for name, size in sizes.items() if size < 1), None)
-    return problem or impossible(manifest.cache)
+    return problem or impossible(manifest.cache) or _impossible_phases(manifest.phases)
+
+
+def _impossible_phases(entries: tuple[PhaseEntry, ...]) -> str | None:
+    """Buckets ascend, and the largest step is one of the phase."""
+    for number, entry in enumerate(entries):
+        place, buckets = f"phases[{number}]", entry.buckets
+        if not buckets or buckets[0] < 1 or list(buckets) != sorted(set(buckets)):
+            return f"{place}.buckets is {buckets}, and not ascending from 1"
+        if entry.phase not in PHASES:
+            return f"{place}.phase is {entry.phase!r}, and none of {', '.join(PHASES)}"
+        phase = PHASES[entry.phase]
+        whole = set(entry.largest) == set(phase.symbols) and phase.allows(entry.largest)
+        if not whole or entry.largest[phase.bucket] != buckets[-1]:
+            return f"{place}.largest is {entry.largest}, and no largest step of {entry.phase}"
+        if entry.rank < 0 or entry.key in {other.key for other in entries[:number]}:
+            return f"{place} is of rank {entry.rank}, as another or none"
+    return None
 
 
 def _not_well_formed(problem: str) -> ArtifactError:

@@ -29,7 +29,11 @@ class PhaseKey(NamedTuple):
 
     @property
     def file(self) -> str:
-        """The name of the plan's file in an artifact, without its ending."""
+        """The plan's file in an artifact."""
+        return f"plans/{self}.json"
+
+    def __str__(self) -> str:
+        """``decode``, and for a rank ``decode.3``."""
         return self.phase if not self.rank else f"{self.phase}.{self.rank}"
 
 
@@ -104,6 +108,11 @@ class Phase:
         """What is known of the symbols that are left by :meth:`normal`."""
         left = [name for name in self.symbols if name not in self.equal_names]
         return Order(left, self.smaller)
+
+    def equates(self, first: str, second: str) -> bool:
+        """Whether two symbols are always equal: sequences and tokens where each has one token."""
+        names = self.equal_names
+        return names.get(first, first) == names.get(second, second)
 
     def normal(self, extent: Extent, real: bool = False) -> Extent:
         """A size with one name for equal symbols, and the ``real`` counts under names of their

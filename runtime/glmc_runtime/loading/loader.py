@@ -22,6 +22,7 @@ from glmc_runtime.format.artifact_files import (
 )
 from glmc_runtime.format.json_file import json_of
 from glmc_runtime.format.manifest import Manifest, manifest_from_json
+from glmc_runtime.format.phases import PhaseKey
 from glmc_runtime.format.plan import PhasePlan
 from glmc_runtime.format.plan_json import phase_from_json
 
@@ -33,12 +34,12 @@ _UNFINISHED = re.compile(r"\..*\.(partial|replaced)-")
 
 @dataclass(frozen=True)
 class Artifact:
-    """A checked artifact. ``plans`` has one entry per phase of the manifest; ``files`` hands out
-    the bytes that were hashed."""
+    """A checked artifact. ``plans`` has one entry per phase and rank of the manifest; ``files``
+    hands out the bytes that were hashed."""
 
     path: Path
     manifest: Manifest
-    plans: dict[str, PhasePlan]
+    plans: dict[PhaseKey, PhasePlan]
     files: ArtifactFiles
 
     @property
@@ -75,11 +76,10 @@ def load_artifact(
     if verify_hashes:
         files.hash_all(lambda name: name.startswith(("plans/", "tokenizer/")), progress)
     plans = {}
-    for phase in manifest.phases:
-        name = f"plans/{phase}.json"
-        if name not in files:
-            raise ArtifactError(f"the manifest lists no plan of phase '{phase}'", expected=name)
-        plans[phase] = _plan(files, name, phase)
+    for key in (entry.key for entry in manifest.phases):
+        if key.file not in files:
+            raise ArtifactError(f"the manifest lists no plan of phase '{key}'", expected=key.file)
+        plans[key] = _plan(files, key.file, key.phase)
     return Artifact(root, manifest, plans, files)
 
 
@@ -112,7 +112,7 @@ def _plan(files: ArtifactFiles, name: str, phase: str) -> PhasePlan:
 def _check_names(manifest: Manifest) -> None:
     """Refuse file names that could lead out of the artifact."""
     names = [*manifest.files, *(entry.file for entry in manifest.weights.values())]
-    names += [f"plans/{phase}.json" for phase in manifest.phases]
+    names += [entry.key.file for entry in manifest.phases]
     for name in names:
         pure = PurePosixPath(name)
         plain = pure.as_posix() == name and "\\" not in name and ":" not in name

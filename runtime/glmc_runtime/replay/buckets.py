@@ -5,12 +5,13 @@ from __future__ import annotations
 from bisect import bisect_left
 
 from glmc_runtime.errors import ArtifactError, CapacityError
+from glmc_runtime.format.phases import PhaseKey
 
 
 class Buckets:
     """Ascending step sizes of one phase."""
 
-    def __init__(self, phase: str, sizes: tuple[int, ...]) -> None:
+    def __init__(self, phase: PhaseKey, sizes: tuple[int, ...]) -> None:
         if not sizes or list(sizes) != sorted(set(sizes)) or sizes[0] < 1:
             raise ArtifactError(
                 f"the buckets of {phase} are not usable",

@@ -22,6 +22,7 @@ from glmc.observe.events import Planned
 from glmc.pipeline import stages as pipeline
 from glmc.pipeline.events import Event, StageBegun, StepDone
 from glmc_runtime.errors import MissingPackageError
+from glmc_runtime.format.phases import DECODE
 from tests.support.checkpoints import tiny_checkpoint
 
 pytestmark = pytest.mark.usefixtures("shared_captures")
@@ -149,7 +150,7 @@ def test_calls_name_their_nodes(once: Recording, tmp_path: Path) -> None:
     assert "from self_attn.q_proj#linear, self_attn.k_proj#linear, self_attn.v_proj#linear" in text
     data = json.loads((tmp_path / "018_lower_decode.json").read_text())
     calls = sorted((call for block in data["blocks"] for call in block["calls"]), key=_index)
-    plan = once.compiled.decode.plan
+    plan = once.compiled.plans[DECODE.key]
     assert [call["function"] for call in calls] == [call.function for call in plan.calls]
     gate = next(call for call in calls if call["node"] == "model.layers.1.mlp.gate#gather")
     assert "moe_gate" in gate["passes"] and "model.layers.1.mlp.gate#sigmoid" in gate["origins"]

@@ -12,7 +12,7 @@ import pytest
 from glmc.observe.page.render import page
 from tests.observe.page.browser import Opened, running
 from tests.observe.page.test_render import hostile
-from tests.observe.sample import GUARDS, LIMITS, history
+from tests.observe.sample import GUARDS, LIMITS, PHASES, history
 
 GATE = "model.layers.2.mlp.gate#topk"
 LINEAR = "model.layers.2.mlp.gate#linear"
@@ -27,7 +27,7 @@ def browser() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def here(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Opened]:
     file = tmp_path_factory.mktemp("page") / "index.html"
-    file.write_text(page(history(), GUARDS, LIMITS), encoding="utf-8")
+    file.write_text(page(history(), GUARDS, LIMITS, PHASES), encoding="utf-8")
     made = Opened(browser.new_page(viewport={"width": 1280, "height": 900}), file)
     yield made
     assert made.complaints == []
@@ -121,7 +121,7 @@ def test_checks(here: Opened) -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_narrow_and_hostile(browser: Any, tmp_path: Path, scheme: str) -> None:
     file = tmp_path / "index.html"
-    file.write_text(page(hostile(), GUARDS, LIMITS), encoding="utf-8")
+    file.write_text(page(hostile(), GUARDS, LIMITS, PHASES), encoding="utf-8")
     viewport = {"width": 800, "height": 900}
     made = Opened(browser.new_page(viewport=viewport, color_scheme=scheme), file)
     for address in ("", "#pass", "#graph", "#kernels", "#memory=decode", "#checks", "#node=%"):

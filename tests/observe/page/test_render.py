@@ -10,7 +10,7 @@ from typing import Any
 from glmc.observe.history.record import History
 from glmc.observe.page.data import page_data
 from glmc.observe.page.render import page, script_json
-from tests.observe.sample import GUARDS, LIMITS, SIGMOID, history, step
+from tests.observe.sample import GUARDS, LIMITS, PHASES, SIGMOID, history, step
 
 HOSTILE = '</script><script>alert(1)</script><!--<img src=x onerror=alert(2)>\u2028{{ 7*7 }}"'
 
@@ -32,18 +32,18 @@ def hostile() -> History:
 
 
 def test_one_file_that_asks_for_nothing() -> None:
-    html = page(history(), GUARDS, LIMITS)
+    html = page(history(), GUARDS, LIMITS, PHASES)
     assert not re.findall(r"<(?:link|img|script|iframe)[^>]+(?:src|href)=\"(?!data:)", html)
     assert not re.findall(r"@import|url\(|fetch\(|XMLHttpRequest|import\(", html)
     assert "default-src 'none'" in html
 
 
 def test_same_history_same_bytes() -> None:
-    assert page(history(), GUARDS, LIMITS) == page(history(), GUARDS, LIMITS)
+    assert page(history(), GUARDS, LIMITS, PHASES) == page(history(), GUARDS, LIMITS, PHASES)
 
 
 def test_data_ends_no_element_and_starts_none() -> None:
-    html = page(hostile(), GUARDS, LIMITS)
+    html = page(hostile(), GUARDS, LIMITS, PHASES)
     assert html.count("</script>") == html.count("<script") == 2
     assert "<img" not in html and "<!--" not in html and "49" not in html.split("<main>")[0]
     assert embedded(html)["steps"][0]["name"] == HOSTILE

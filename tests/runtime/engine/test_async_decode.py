@@ -14,6 +14,7 @@ import glmc_runtime
 from glmc_runtime.engine.sampling import SamplingParameters
 from glmc_runtime.engine.sequences import Sequence, SequenceStep
 from glmc_runtime.errors import NumericsError, RequestError
+from glmc_runtime.format.phases import DECODE
 from glmc_runtime.generate.session import Session
 from glmc_runtime.replay.step import blocks_for
 from tests.runtime.engine.decoding import PROMPTS, block_counts, started, state
@@ -144,7 +145,7 @@ def test_a_sequence_leaves_and_the_others_keep_their_step(session: Session, ahea
 
 
 def test_padding_rows_hold_token_0(ahead: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    replay = ahead._replays["decode"]
+    replay = ahead._replays[DECODE.key]
     sequences, first = started(ahead, PROMPTS[:4])
     seen: list[list[int]] = []
     run = replay.run_greedy
@@ -191,7 +192,7 @@ def test_a_greedy_step_is_the_argmax_of_a_step(session: Session, ahead: Session)
                 chosen.append(each.step(batch).argmax(-1).tolist())
             else:
                 assert each.step_greedy(batch) == chosen.pop(0)
-    ahead._replays["decode"]._binder._memory.weights["head"][5] = float("nan")
+    ahead._replays[DECODE.key]._binder._memory.weights["head"][5] = float("nan")
     before = state([one])
     with pytest.raises(NumericsError, match="not finite"):
         ahead.step_greedy([SequenceStep(one, (1,))])

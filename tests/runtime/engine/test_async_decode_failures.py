@@ -10,6 +10,7 @@ import torch
 
 import glmc_runtime
 from glmc_runtime.errors import CapacityError, NumericsError, RequestError, VendorError
+from glmc_runtime.format.phases import DECODE
 from glmc_runtime.generate.session import Session
 from glmc_runtime.replay.step import Step
 from tests.runtime.engine.decoding import PROMPTS, block_counts, started, state
@@ -65,7 +66,7 @@ def test_short_blocks_end_running_ahead_and_then_decoding(
 def test_logits_that_are_not_finite(session: Session, ahead: Session, position: int) -> None:
     errors = []
     for each in (session, ahead):
-        each._replays["decode"]._binder._memory.weights["places"][position] = float("nan")
+        each._replays[DECODE.key]._binder._memory.weights["places"][position] = float("nan")
         tokens = []
         with pytest.raises(NumericsError) as caught:
             for event in each.stream([PROMPTS[0]], max_new_tokens=20, ignore_eos=True):
@@ -81,7 +82,7 @@ def test_steps_end_at_logits_that_are_not_finite_with_the_sequences_of_decode(
 ) -> None:
     states = []
     for each in (session, ahead):
-        each._replays["decode"]._binder._memory.weights["places"][8] = float("nan")
+        each._replays[DECODE.key]._binder._memory.weights["places"][8] = float("nan")
         sequences, tokens = started(each, [[1, 2], [3, 4, 5]])
         if each is session:
             while all(len(sequence) < 9 for sequence in sequences):
@@ -98,9 +99,9 @@ def test_steps_end_at_logits_that_are_not_finite_with_the_sequences_of_decode(
 def test_a_token_that_is_none_never_reaches_the_embedding(
     ahead: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ahead._replays["decode"]._binder._memory.weights["head"][5] = float("nan")
+    ahead._replays[DECODE.key]._binder._memory.weights["head"][5] = float("nan")
     sequences, _ = started(ahead, PROMPTS[:3])
-    inputs = ahead._replays["decode"]._inputs
+    inputs = ahead._replays[DECODE.key]._inputs
     fill, given = inputs.fill, []
 
     def watch(step: Step, tokens: torch.Tensor | None = None) -> None:
@@ -118,7 +119,7 @@ def test_a_step_that_fails_ahead_fails_when_its_turn_comes(
 ) -> None:
     sequences, first = started(ahead, PROMPTS[:2])
     steps = ahead.greedy_steps(sequences, first)
-    replay = ahead._replays["decode"]
+    replay = ahead._replays[DECODE.key]
     run, calls = replay.run_greedy, [0]
 
     def flaky(*arguments: Any) -> torch.Tensor:

@@ -90,7 +90,8 @@ def test_the_largest_step_keeps_the_relation() -> None:
 
 def test_keys_of_plans() -> None:
     assert DECODE.key == PhaseKey("decode", 0) == ("decode", 0)
-    assert (PhaseKey("decode").file, PhaseKey("decode", 3).file) == ("decode", "decode.3")
+    assert (str(DECODE.key), str(PhaseKey("decode", 3))) == ("decode", "decode.3")
+    assert PhaseKey("decode", 3).file == "plans/decode.3.json"
     with pytest.raises(PlanError, match="'mood' is no phase"):
         phase_of("mood")
 

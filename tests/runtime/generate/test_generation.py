@@ -11,6 +11,7 @@ import glmc_runtime
 from glmc_runtime.engine.sampling import SamplingParameters
 from glmc_runtime.engine.sequences import SequenceStep
 from glmc_runtime.errors import CapacityError, PlanError, RequestError
+from glmc_runtime.format.phases import PREFILL
 from glmc_runtime.generate.generation_config import Defaults
 from glmc_runtime.generate.session import Session
 from glmc_runtime.replay.step import Step
@@ -143,7 +144,7 @@ def test_a_failing_prefill_gives_the_blocks_back(
     def fail(step: Step) -> None:
         raise PlanError("boom")
 
-    monkeypatch.setattr(session._replays["prefill"], "run", fail)
+    monkeypatch.setattr(session._replays[PREFILL.key], "run", fail)
     with pytest.raises(PlanError, match="boom"):
         session.generate(PROMPTS)
     assert session.cache.allocator.available == session.cache.allocator.usable

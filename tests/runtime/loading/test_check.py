@@ -14,6 +14,7 @@ from glmc_runtime.engine.assemble import assemble
 from glmc_runtime.errors import PlanError
 from glmc_runtime.format.extent import Extent
 from glmc_runtime.format.manifest import Manifest
+from glmc_runtime.format.phases import DECODE
 from glmc_runtime.format.plan import (
     Argument,
     BufferArgument,
@@ -254,7 +255,7 @@ def test_an_input_of_the_plans_own_shape_counts_as_well(manifest: Manifest) -> N
 
 def test_a_load_refuses_a_changing_call_in_a_segment_on_every_machine(toy_path: Path) -> None:
     artifact = load_artifact(toy_path)
-    artifact.plans["decode"] = _captured_everywhere(artifact.plans["decode"])
+    artifact.plans[DECODE.key] = _captured_everywhere(artifact.plans[DECODE.key])
     with pytest.raises(PlanError, match="changes from step to step"):
         assemble(artifact, None, None, None, False)
 

@@ -12,6 +12,7 @@ import pytest
 from glmc_runtime.engine.assemble import assemble
 from glmc_runtime.errors import ExtensionError, PlanError
 from glmc_runtime.format.extent import Extent
+from glmc_runtime.format.phases import DECODE, PhaseKey
 from glmc_runtime.format.plan import (
     BufferArgument,
     CacheArgument,
@@ -112,8 +113,8 @@ def test_arguments_that_a_schema_refuses(
     toy: Artifact, function: str, arguments: dict[str, Any], text: str | None
 ) -> None:
     # Decode gives logits after every token and selects none.
-    phase = "prefill" if function == "aten.index_select" else "decode"
-    plan = changed(toy.plans[phase], function, lambda call: with_arguments(call, **arguments))
+    key = PhaseKey("prefill" if function == "aten.index_select" else "decode")
+    plan = changed(toy.plans[key], function, lambda call: with_arguments(call, **arguments))
     if text is None:
         check_plan(plan, toy.manifest)
     else:
@@ -125,7 +126,7 @@ def test_a_table_is_read_as_it_is_declared(toy: Artifact) -> None:
     """Its rows would be other rows, and a sequence's last blocks are after its end."""
     table = InputArgument("block_tables", (Extent.of(sequences=2), Extent(constant=8)), real=True)
     plan = changed(
-        toy.plans["decode"],
+        toy.plans[DECODE.key],
         "test.decode_attention",
         lambda call: with_arguments(call, block_tables=table),
     )
@@ -149,14 +150,14 @@ def test_calls_that_are_not_what_their_kernel_says(
     toy: Artifact, changes: dict[str, Any], text: str
 ) -> None:
     function = "aten.add"
-    plan = changed(toy.plans["decode"], function, lambda call: replace(call, **changes))
+    plan = changed(toy.plans[DECODE.key], function, lambda call: replace(call, **changes))
     if changes.get("function") == "cpu.linear":
         plan = changed(plan, "cpu.linear", lambda call: with_arguments(call, y=None))
     refused(toy, plan, text)
 
 
 def test_a_reader_of_host_memory_is_marked(toy: Artifact) -> None:
-    plan = toy.plans["decode"]
+    plan = toy.plans[DECODE.key]
     (attention,) = (n for n, call in enumerate(plan.calls) if call.host)
     calls = list(plan.calls)
     calls[attention] = replace(calls[attention], host=False)
@@ -172,7 +173,7 @@ def test_a_reader_of_host_memory_is_marked(toy: Artifact) -> None:
 )
 def test_arguments_of_traced_programs_are_in_no_artifact(toy: Artifact, argument: Any) -> None:
     plan = changed(
-        toy.plans["decode"], "aten.linear", lambda call: with_arguments(call, x=argument)
+        toy.plans[DECODE.key], "aten.linear", lambda call: with_arguments(call, x=argument)
     )
     refused(toy, plan, "is in no artifact")
 
@@ -183,7 +184,7 @@ def test_a_kernel_without_a_schema_can_not_be_named(
     monkeypatch.setattr("glmc_runtime.kernels._BINDERS", {})
     register("bare.kernel")(lambda arguments: lambda: None)
     plan = changed(
-        toy.plans["decode"], "aten.embedding", lambda call: replace(call, function="bare.kernel")
+        toy.plans[DECODE.key], "aten.embedding", lambda call: replace(call, function="bare.kernel")
     )
     with pytest.raises(ExtensionError, match="has no schema") as caught:
         check_plan(plan, toy.manifest)
@@ -197,7 +198,7 @@ def test_the_vendors_plan_is_legal(vendor: Artifact) -> None:
 
 @pytest.mark.parametrize("item", [[1, 2], 3, "x", None], ids=repr)
 def test_a_call_takes_no_constant_for_a_tensor(vendor: Artifact, item: Any) -> None:
-    plan, tried = vendor.plans["decode"], set()
+    plan, tried = vendor.plans[DECODE.key], set()
     for number, call in enumerate(plan.calls):
         for name, argument in call.arguments.items():
             constant = isinstance(argument, (ValueArgument, ExtentArgument))
@@ -240,7 +241,7 @@ def test_vendor_calls_that_a_schema_refuses(
     vendor: Artifact, function: str, arguments: dict[str, Any], text: str
 ) -> None:
     name = f"kunlun_ops.{function}"
-    plan = changed(vendor.plans["decode"], name, lambda call: with_arguments(call, **arguments))
+    plan = changed(vendor.plans[DECODE.key], name, lambda call: with_arguments(call, **arguments))
     refused(vendor, plan, text)
 
 
@@ -253,7 +254,7 @@ def _without(plan: PhasePlan, function: str, number: int) -> PhasePlan:
 
 
 def test_counts_are_zeros_before_they_are_counted_up(vendor: Artifact) -> None:
-    plan = vendor.plans["decode"]
+    plan = vendor.plans[DECODE.key]
     zeros = [n for n, call in enumerate(plan.calls) if call.function == "aten.zero"]
     found = []
     for number in range(len(zeros)):
@@ -266,7 +267,7 @@ def test_counts_are_zeros_before_they_are_counted_up(vendor: Artifact) -> None:
 
 def test_a_histogram_is_of_the_ids_that_it_sorts(vendor: Artifact) -> None:
     """Of others, the kernel would sort rows to after the end."""
-    plan = vendor.plans["decode"]
+    plan = vendor.plans[DECODE.key]
     place = next(
         n for n, call in enumerate(plan.calls) if call.function.endswith("gen_block_statistic")
     )
@@ -286,7 +287,7 @@ def test_a_histogram_is_of_the_ids_that_it_sorts(vendor: Artifact) -> None:
 
 
 def test_logits_are_written_and_of_the_vocabulary(toy: Artifact) -> None:
-    plan = toy.plans["decode"]
+    plan = toy.plans[DECODE.key]
     other = next(buffer.id for buffer in plan.buffers if buffer.name == "last")
     refused(toy, replace(plan, output=other), "is no logits")
     facts = replace(toy.manifest.model, vocabulary=63)
@@ -304,7 +305,7 @@ def test_nothing_is_bound_or_imported_for_a_plan_that_is_refused(
 
     monkeypatch.setattr(PhaseBinder, "bind", bound)
     monkeypatch.setattr("glmc_runtime.kernels.any_op.aten", bound)
-    plan = toy.plans["decode"]
+    plan = toy.plans[DECODE.key]
     arguments = {
         "op": ValueArgument("import_module.__call__.__call__"),
         "target": ValueArgument("this"),
@@ -312,6 +313,6 @@ def test_nothing_is_bound_or_imported_for_a_plan_that_is_refused(
     }
     last = replace(plan.calls[-1], function="aten.any_in_place", arguments=arguments, writes=())
     wrong = replace(plan, calls=(*plan.calls[:-1], last))
-    artifact = replace(toy, plans={**toy.plans, "decode": wrong})
+    artifact = replace(toy, plans={**toy.plans, DECODE.key: wrong})
     with pytest.raises(PlanError, match="no kernel"):
         assemble(artifact, None, 8, None, False)

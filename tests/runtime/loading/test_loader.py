@@ -14,6 +14,7 @@ import torch
 import glmc_runtime
 from glmc_runtime.errors import ArtifactError, CapacityError, GlmcError, GuardError, PlanError
 from glmc_runtime.format.manifest import Guards
+from glmc_runtime.format.phases import DECODE, PREFILL
 from glmc_runtime.loading.loader import load_artifact
 from tests.runtime.toy import write_toy
 
@@ -37,7 +38,7 @@ def _refuses(root: Path, kind: type[GlmcError], text: str, **options: Any) -> No
 
 def test_an_untouched_artifact_loads(toy_path: Path) -> None:
     artifact = load_artifact(toy_path)
-    assert set(artifact.plans) == {"prefill", "decode"}
+    assert set(artifact.plans) == {PREFILL.key, DECODE.key}
     assert "aten.linear" in artifact.functions
 
 
@@ -92,6 +93,7 @@ def test_a_lost_field(copy: Path) -> None:
     [
         ("schema_version", 99, "another schema version"),
         ("schema_version", 1, "glmc: glmc compile MODEL --output DIR"),
+        ("schema_version", 2, "glmc: glmc compile MODEL --output DIR"),
         ("format", "zip", "no glmc artifact"),
     ],
 )
@@ -112,8 +114,36 @@ def test_a_weight_file_out_of_the_artifact_is_refused(copy: Path) -> None:
 
 
 def test_a_phase_name_can_not_lead_out(copy: Path) -> None:
-    _edit(copy, lambda data: data["phases"].append("../../evil"))
-    _refuses(copy, ArtifactError, "outside the artifact")
+    entry = {"phase": "../../evil", "rank": 0, "buckets": [1], "largest": {"tokens": 1}}
+    _edit(copy, lambda data: data["phases"].append(entry))
+    _refuses(copy, ArtifactError, "phases[2].phase is '../../evil', and none of prefill, decode")
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"rank": -1}, "phases[1] is of rank -1"),
+        ({"phase": "prefill", "largest": {"tokens": 4, "sequences": 3}}, "phases[1] is of rank 0"),
+        ({"largest": {"tokens": 4, "sequences": 3}}, "no largest step of decode"),
+        ({"largest": {"tokens": 4}}, "no largest step of decode"),
+        ({"largest": {"tokens": 2, "sequences": 2}}, "no largest step of decode"),
+        ({"largest": {"tokens": 4, "sequences": 4, "patches": 1}}, "no largest step of decode"),
+        ({"rank": 1}, "the manifest lists no plan of phase 'decode.1'"),
+    ],
+)
+def test_plans_that_can_not_be_listed(copy: Path, change: dict[str, Any], text: str) -> None:
+    _edit(copy, lambda data: data["phases"][1].update(change))
+    _refuses(copy, ArtifactError, text)
+
+
+def test_an_artifact_without_a_phase_that_the_engine_drives(copy: Path) -> None:
+    (copy / "plans" / "decode.json").unlink()
+
+    def without(data: dict[str, Any]) -> None:
+        del data["files"]["plans/decode.json"], data["phases"][1]
+
+    _edit(copy, without)
+    _refuses(copy, ArtifactError, "the artifact has no phase 'decode'")
 
 
 def test_a_plan_of_another_phase(tmp_path: Path) -> None:

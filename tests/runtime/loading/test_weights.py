@@ -13,6 +13,7 @@ import torch
 
 import glmc_runtime
 from glmc_runtime.errors import ArtifactError
+from glmc_runtime.format.phases import PREFILL
 from glmc_runtime.generate.session import Session
 from glmc_runtime.loading import weights
 from glmc_runtime.loading.loader import load_artifact
@@ -144,7 +145,7 @@ def test_no_token_is_handed_out_of_a_step_in_which_they_changed(
     copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session = glmc_runtime.load(copy)
-    replay = session._replays["prefill"]
+    replay = session._replays[PREFILL.key]
     real = replay._inputs.fill
 
     def fill(*given: object) -> None:

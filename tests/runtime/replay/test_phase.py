@@ -13,7 +13,7 @@ import glmc_runtime
 from glmc_runtime.engine import loaded as loaded_module
 from glmc_runtime.errors import GlmcError, PlanError
 from glmc_runtime.format.dependence import Symbols
-from glmc_runtime.format.phases import PHASES
+from glmc_runtime.format.phases import DECODE, PHASES, PREFILL, PhaseKey
 from glmc_runtime.generate.session import Session
 from glmc_runtime.kernels import Thunk
 from glmc_runtime.replay.step import Step
@@ -43,10 +43,10 @@ def test_a_replayed_decode_step_allocates_nothing(
     sequences = [session.sequence([row + 1] * 6) for row in range(number)]
     session.prefill(sequences)
     session.decode(sequences, [1] * number)  # binds
-    binder = session._replays["decode"]._binder
+    binder = session._replays[DECODE.key]._binder
     bound = binder.bound
     inside: list[list[str]] = []
-    replay = session._replays["decode"].run
+    replay = session._replays[DECODE.key].run
 
     def counted(step: Step) -> torch.Tensor:
         before = len(counter.fresh)
@@ -54,7 +54,7 @@ def test_a_replayed_decode_step_allocates_nothing(
         inside.append(counter.fresh[before:])
         return logits
 
-    monkeypatch.setattr(session._replays["decode"], "run", counted)
+    monkeypatch.setattr(session._replays[DECODE.key], "run", counted)
     with FreshStorage() as counter:
         for token in range(3):
             session.decode(sequences, [token] * number)
@@ -73,7 +73,7 @@ def test_the_first_step_of_a_bucket_binds_and_the_counter_sees_it(session: Sessi
 
 
 def test_another_count_in_the_same_bucket_binds_only_what_sees_it(session: Session) -> None:
-    binder = session._replays["decode"]._binder
+    binder = session._replays[DECODE.key]._binder
     sequences = [session.sequence([row + 1] * 3) for row in range(4)]
     session.prefill(sequences)
     session.decode(sequences, [1] * 4)
@@ -85,14 +85,14 @@ def test_another_count_in_the_same_bucket_binds_only_what_sees_it(session: Sessi
 def test_prefill_bindings_are_forgotten_in_time(
     toy_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(PHASES, "prefill", replace(PHASES["prefill"], bindings_kept=2))
+    monkeypatch.setitem(PHASES, PREFILL.name, replace(PREFILL, bindings_kept=2))
     session = glmc_runtime.load(toy_path)
     for length in (1, 2, 3, 5, 6, 7, 9, 10, 1):
         sequence = session.sequence([4] * length)
         logits = session.prefill([sequence])
         torch.testing.assert_close(logits[0], reference_logits([4] * length), rtol=1e-5, atol=1e-4)
         session.release(sequence)
-    replay = session._replays["prefill"]
+    replay = session._replays[PREFILL.key]
     assert len(replay._steps) == 2
     assert max(len(thunks) for thunks in replay._binder._thunks) == 2
 
@@ -100,17 +100,17 @@ def test_prefill_bindings_are_forgotten_in_time(
 def test_the_prefill_step_used_last_is_kept(
     toy_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(PHASES, "prefill", replace(PHASES["prefill"], bindings_kept=2))
+    monkeypatch.setitem(PHASES, PREFILL.name, replace(PREFILL, bindings_kept=2))
     session = glmc_runtime.load(toy_path)
     for length in (5, 6, 5, 7):
         session.prefill([session.sequence([4] * length)])
-    kept = [key[2] for key in session._replays["prefill"]._steps]
+    kept = [key[2] for key in session._replays[PREFILL.key]._steps]
     assert kept == [5, 7]
 
 
 def _break_call(session: Session, phase: str, position: int, error: Exception) -> None:
     """Make one bound call of every step of a phase fail."""
-    binder = session._replays[phase]._binder
+    binder = session._replays[PhaseKey(phase)]._binder
     bind_call = binder._bind_call
 
     def broken(place: int, symbols: Symbols) -> Thunk:

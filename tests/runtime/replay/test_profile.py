@@ -12,6 +12,7 @@ from torch.profiler import ProfilerActivity, profile
 import glmc_runtime
 from glmc_runtime.cli import main
 from glmc_runtime.engine import loaded as loaded_module
+from glmc_runtime.format.phases import DECODE
 from glmc_runtime.generate.session import Session
 from glmc_runtime.kernels import Thunk
 from glmc_runtime.replay.profile import call_range, graph_range, in_range
@@ -24,7 +25,7 @@ def decoded_ranges(session: Session) -> list[str]:
     session.decode([sequence], [4])
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
         session.decode([sequence], [5])
-    functions = {call.function for call in session.artifact.plans["decode"].calls}
+    functions = {call.function for call in session.artifact.plans[DECODE.key].calls}
     events = sorted(profiler.events() or [], key=lambda event: event.time_range.start)
     names = [event.name for event in events]
     return [name for name in names if name.split(" ")[0] in functions | {"graph"}]
@@ -32,7 +33,7 @@ def decoded_ranges(session: Session) -> list[str]:
 
 def test_each_call_has_a_range_with_its_function_and_node(toy_path: Path) -> None:
     session = glmc_runtime.load(toy_path, profile_ranges=True, guard_steps=0)
-    calls = session.artifact.plans["decode"].calls
+    calls = session.artifact.plans[DECODE.key].calls
     assert decoded_ranges(session) == [call_range(call) for call in calls]
     assert all(f"{call.function} {call.node}" == call_range(call) for call in calls)
 
@@ -68,7 +69,7 @@ def test_a_device_graph_is_one_range(toy_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(loaded_module, "graphs_for", lambda device, emulated: OneThunk())
     session = glmc_runtime.load(toy_path, profile_ranges=True, guard_steps=0)
-    plan = session.artifact.plans["decode"]
+    plan = session.artifact.plans[DECODE.key]
     expected = [
         graph_range(plan.calls[segment.first], plan.calls[segment.last])
         for segment in plan.segments

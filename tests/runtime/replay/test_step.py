@@ -12,6 +12,7 @@ import torch
 import glmc_runtime
 from glmc_runtime.engine.sequences import Sequence, SequenceStep
 from glmc_runtime.errors import CapacityError, GlmcError, PlanError, RequestError
+from glmc_runtime.format.phases import PREFILL
 from glmc_runtime.generate.session import Session
 from glmc_runtime.replay.step import Step
 from tests.runtime.toy import BLOCK_SIZE, MAX_CONTEXT, VOCABULARY, reference_logits
@@ -193,7 +194,7 @@ def test_a_replay_that_fails_leaves_all_tokens_uncached(
     """Also those of the replays of the same step that went well."""
     writer, long = session.sequence(PROMPTS[0]), session.sequence(PROMPTS[2])
     session.prefill([writer])
-    replay = session._replays["prefill"]
+    replay = session._replays[PREFILL.key]
     run, count = replay.run, [0]
 
     def fail_the_second(step: Step) -> torch.Tensor:

@@ -18,6 +18,7 @@ from glmc_runtime.engine.outer.step import OuterStep, check_step
 from glmc_runtime.engine.outer.strides import check_caches
 from glmc_runtime.errors import CapacityError, RequestError
 from glmc_runtime.format.manifest import Manifest
+from glmc_runtime.format.phases import DECODE, PREFILL, PhaseKey
 from glmc_runtime.loading.check import check_plan
 from glmc_runtime.replay.cache import KVCache
 from glmc_runtime.replay.phase import PhaseReplay
@@ -40,7 +41,7 @@ class Model:
         self.interpreted = loaded.statistics.interpreted
         self.max_context = loaded.max_context
         self.max_tokens = loaded.prefill_buckets.largest
-        self.max_sequences = loaded.sizes["prefill"]["sequences"]
+        self.max_sequences = loaded.entries[PREFILL.key].largest["sequences"]
         self.max_decodes = loaded.decode_buckets.largest
         self._loaded = loaded
 
@@ -67,24 +68,25 @@ class AttachedModel(Model):
         if views.block_size != spec.block_size:
             self.manifest = with_block_size(self.manifest, views.block_size)
         plans = {
-            phase: with_head_apart(retargeted(plan, spec, self.manifest))
-            for phase, plan in loaded.artifact.plans.items()
-            if phase in loaded.sizes
+            phase.key: with_head_apart(
+                retargeted(loaded.artifact.plans[phase.key], spec, self.manifest)
+            )
+            for phase in (PREFILL, DECODE)
         }
         for plan in plans.values():
             check_plan(plan, self.manifest)
         check_caches(plans.values(), self.manifest, views)
         cache = KVCache(self.manifest.cache, views.blocks, self.device, views.tensors)
-        self._replays: dict[str, PhaseReplay] = {}
-        self._inputs: dict[str, OuterInputs] = {}
-        for phase, plan in plans.items():
-            memory = loaded.step_inputs(plan)
+        self._replays: dict[PhaseKey, PhaseReplay] = {}
+        self._inputs: dict[PhaseKey, OuterInputs] = {}
+        for key, plan in plans.items():
+            memory, sizes = loaded.step_inputs(key, plan), loaded.entries[key].largest
             inputs = OuterInputs(
-                plan, memory, loaded.sizes[phase], self.device, views.block_size, kv.scratch_block
+                plan, memory, sizes, self.device, views.block_size, kv.scratch_block
             )
-            self._inputs[phase] = inputs
-            self._replays[phase] = loaded.replay(plan, cache, memory, inputs)
-        loaded.capture_decode(self._replays["decode"], views.block_size, kv.scratch_block)
+            self._inputs[key] = inputs
+            self._replays[key] = loaded.replay(plan, cache, memory, inputs)
+        loaded.capture(self._replays, views.block_size, kv.scratch_block)
 
     @property
     def needs_host_lengths(self) -> bool:
@@ -115,7 +117,7 @@ class AttachedModel(Model):
                 rows = part.shape[0]
                 bucket = self._loaded.decode_buckets.choose(rows)
                 sizes = _HeadRows(bucket, rows)
-                parts.append(_own(self._replays["decode"].run_head(sizes, part)))
+                parts.append(_own(self._replays[DECODE.key].run_head(sizes, part)))
         with torch.inference_mode(False):
             return parts[0] if len(parts) == 1 else torch.cat(parts)
 
@@ -127,10 +129,10 @@ class AttachedModel(Model):
         with self._loaded.exclusive, self._loaded.stream_order.enter():
             return _own(self._replays[phase].run(padded))
 
-    def _padded(self, step: OuterStep) -> tuple[str, PaddedStep]:
+    def _padded(self, step: OuterStep) -> tuple[PhaseKey, PaddedStep]:
         """The phase that computes a step, and the step in its bucket."""
         check_step(step, self.device, self.max_context)
-        phase = "decode" if step.is_decode else "prefill"
+        phase = DECODE.key if step.is_decode else PREFILL.key
         if self._inputs[phase].needs_host_lengths and (
             step.context_lengths_host is None or step.cu_seqlens_q_host is None
         ):

@@ -8,6 +8,7 @@ import pytest
 
 from glmc_runtime.engine.outer.retarget import retargeted, with_block_size, with_head_apart
 from glmc_runtime.errors import RequestError
+from glmc_runtime.format.phases import DECODE, PhaseKey
 from glmc_runtime.format.plan import Segment, ValueArgument
 from glmc_runtime.loading.check import check_plan
 from glmc_runtime.loading.loader import Artifact, load_artifact
@@ -26,7 +27,7 @@ def test_tables_and_integers_follow_the_block_size(vendor: Artifact, phase: str,
     manifest = with_block_size(vendor.manifest, size)
     columns = BLOCKS_PER_SEQUENCE * BLOCK_SIZE // size
     assert manifest.cache.blocks_per_sequence == columns
-    plan = retargeted(vendor.plans[phase], vendor.manifest.cache, manifest)
+    plan = retargeted(vendor.plans[PhaseKey(phase)], vendor.manifest.cache, manifest)
     check_plan(plan, manifest)
     table = next(spec for spec in plan.inputs if spec.name == "block_tables")
     assert table.shape[1].constant == columns
@@ -35,7 +36,7 @@ def test_tables_and_integers_follow_the_block_size(vendor: Artifact, phase: str,
     for call in calls:
         assert call.arguments["block_size"] == ValueArgument(size)
         assert call.arguments["max_num_blocks_per_seq"] == ValueArgument(columns)
-        old = next(one for one in vendor.plans[phase].calls if one.node == call.node)
+        old = next(one for one in vendor.plans[PhaseKey(phase)].calls if one.node == call.node)
         kept = {"head_num", "kv_head_num", "head_dim", "max_context_len"}
         assert all(call.arguments[name] == old.arguments[name] for name in kept)
 
@@ -43,7 +44,7 @@ def test_tables_and_integers_follow_the_block_size(vendor: Artifact, phase: str,
 def test_an_equal_cache_leaves_the_plan_alone(vendor: Artifact) -> None:
     manifest = with_block_size(vendor.manifest, BLOCK_SIZE)
     assert manifest == vendor.manifest
-    plan = vendor.plans["decode"]
+    plan = vendor.plans[DECODE.key]
     assert retargeted(plan, manifest.cache, manifest) is plan
 
 
