@@ -125,9 +125,9 @@ class Phase:
     def largest(self, bucket: int, most: Mapping[str, int]) -> dict[str, int]:
         """The largest value of each symbol where ``bucket`` is that of the bucket's, and ``most``
         has bounds of others."""
-        sizes = {name: min(bucket, most.get(name, bucket)) for name in self.symbols}
+        sizes = {name: most.get(name, bucket) for name in self.symbols}
         sizes[self.bucket] = bucket
-        for small, large in self.smaller:
+        for small, large in self.smaller * len(self.smaller):  # as often as pairs can be a chain
             sizes[small] = min(sizes[small], sizes[large])
         return {name: sizes[self.equal_names.get(name, name)] for name in self.symbols}
 

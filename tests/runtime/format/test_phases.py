@@ -83,6 +83,10 @@ def test_the_largest_step_keeps_the_relation() -> None:
         "sequences": 8,
         "patches": 32,
     }
+    chained = replace(PATCHES, smaller=PATCHES.smaller[::-1]), PATCHES
+    for phase in chained:
+        sizes = phase.largest(2, {"tokens": 16, "sequences": 8})
+        assert sizes == {"tokens": 2, "sequences": 2, "patches": 2}
     assert not DECODE.allows({"tokens": 2, "sequences": 1})
     assert not PREFILL.allows({"tokens": 1, "sequences": 2})
     assert not PREFILL.allows({"tokens": 1})
