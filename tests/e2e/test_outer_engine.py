@@ -15,6 +15,7 @@ from glmc_runtime.errors import RequestError
 from glmc_runtime.generate.session import Session
 from tests.e2e.build import CPU, PLACES, Builder, Place, generated
 from tests.runtime.engine.outer.toy_engine import ToyEngine
+from tests.support.thinned import crossed
 
 pytestmark = pytest.mark.usefixtures("shared_captures")
 MODEL = Path(__file__).parents[2] / "models" / "tiny-moe"
@@ -101,8 +102,12 @@ def check(compiled: Compiled, layout: str, size: int, by_rows: bool = True) -> N
     assert len(engine.blocks.free) == blocks - 1 and not +engine.blocks.owners
 
 
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("layout", LAYOUTS)
+# Every layout and every size; where blocks do not follow each other every size too.
+QUICK = {(layout, 32) for layout in LAYOUTS}
+QUICK |= {(layout, size) for layout in ("two tensors", "by block, heads first") for size in SIZES}
+
+
+@pytest.mark.parametrize(("layout", "size"), crossed(LAYOUTS, SIZES, quick=QUICK))
 def test_layouts_and_block_sizes(cpu: Compiled, layout: str, size: int) -> None:
     check(cpu, LAYOUTS[layout], size)
 
@@ -116,8 +121,10 @@ def test_a_flat_pool_of_slots(cpu: Compiled, size: int) -> None:
     check(cpu, "slots heads dim", size)
 
 
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("layout", PACKED)
+@pytest.mark.parametrize(
+    ("layout", "size"),
+    crossed(PACKED, SIZES, quick=[(PACKED[0], 16), (PACKED[0], 128), (PACKED[1], 32)]),
+)
 def test_what_the_vendor_takes(emulated: Compiled, layout: str, size: int) -> None:
     check(emulated, LAYOUTS[layout], size)
 
