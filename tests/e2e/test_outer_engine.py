@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 import glmc_runtime
-from glmc_runtime import KVTensors, Model
+from glmc_runtime import KVTensors, Model, OuterStep
 from glmc_runtime.engine.outer.model import AttachedModel
 from glmc_runtime.errors import RequestError
 from glmc_runtime.generate.session import Session
@@ -51,7 +52,7 @@ class Compiled:
     def __init__(self, builder: Builder, place: Place) -> None:
         path = builder.artifact(place, "float32", **OPTIONS)
         emulate = True if place.target == "xpu" else None
-        session: Session = glmc_runtime.load(path, emulate=emulate)
+        session: Session = glmc_runtime.load(path, emulate=emulate, kv_blocks=64)
         self.expected = generated(session, PROMPTS, TOKENS)
         self.model: Model = glmc_runtime.load_model(path, emulate=emulate)
         assert self.model.emulated is (place.target == "xpu")
@@ -80,10 +81,11 @@ def tensors(model: Model, layout: str, blocks: int, size: int) -> KVTensors:
     known = {"blocks": blocks, "tokens": size, "heads": heads, "dim": dim, "slots": blocks * size}
     known |= {"kv": 2, "kv*dim": 2 * dim}
     shape = [known[word] for word in layout.split()]
-    if {"kv", "kv*dim"} & set(layout.split()):
-        made: list[Any] = [torch.zeros(shape) for _ in range(layers)]
-    else:
-        made = [(torch.zeros(shape), torch.zeros(shape)) for _ in range(layers)]
+    both = bool({"kv", "kv*dim"} & set(layout.split()))
+    made: list[Any] = []
+    for _ in range(layers):
+        parts = tuple(torch.zeros(shape, device=model.device) for _ in range(2 - both))
+        made.append(parts[0] if both else parts)
     return KVTensors(made, layout, size, scratch_block=blocks - 1)
 
 
@@ -142,3 +144,43 @@ def test_blocks_that_no_caller_of_the_vendor_uses_are_refused(emulated: Compiled
     with pytest.raises(RequestError, match="not known to take blocks") as caught:
         emulated.model.attach(tensors(emulated.model, layout, 40, 8))
     assert "16, 32, 64, 128" in caught.value.expected
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+class TestOnAGpu:
+    """Device graphs of body and head, and compiled kernels over the engine's strides."""
+
+    @pytest.fixture(scope="class")
+    def cuda(self, builder: Builder) -> Compiled:
+        return Compiled(builder, Place("cuda", None))
+
+    @pytest.mark.parametrize("size", [16, 64])
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    def test_layouts(self, cuda: Compiled, layout: str, size: int) -> None:
+        assert cuda.model.device.type == "cuda"
+        check(cuda, LAYOUTS[layout], size)
+
+    def test_a_flat_pool_and_one_replay(self, cuda: Compiled) -> None:
+        check(cuda, "slots heads dim", 1)
+        check(cuda, LAYOUTS["one tensor"], 128, by_rows=False)
+
+    def test_prefill_brings_lengths_in_host_memory(self, cuda: Compiled) -> None:
+        attached = cuda.model.attach(tensors(cuda.model, LAYOUTS["one tensor"], 8, 16))
+        assert attached.needs_host_lengths
+        one = torch.ones(1, dtype=torch.int64, device=cuda.model.device)
+        step = OuterStep(
+            token_ids=one,
+            positions=one - 1,
+            slot_mapping=one,
+            block_tables=one[:, None],
+            context_lengths=one,
+            cu_seqlens_q=torch.arange(2, device=one.device),
+            tokens=1,
+            sequences=1,
+            longest_query=1,
+        )
+        assert attached.step(step).isfinite().all()  # decode reads none
+        with pytest.raises(RequestError, match="in host memory"):
+            attached.step(replace(step, tokens=2, longest_query=2, token_ids=one.expand(2),
+                                  positions=one.expand(2), slot_mapping=one.expand(2)))  # fmt: skip
