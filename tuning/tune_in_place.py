@@ -31,6 +31,7 @@ from bench.gpu.gpu_models import Bench
 from bench.gpu.gpu_ours import filled, prepared, released
 from bench.gpu.gpu_timing import Thunk, captured, device_times
 from bench.models import BenchModel, gpu_model
+from glmc_runtime.format.phases import DECODE
 from glmc_runtime.generate.session import Session
 from glmc_runtime.kernels import find_binder
 from glmc_runtime.kernels.cuda import tuned
@@ -61,10 +62,10 @@ class StepInPlace:
         self, session: Session, model: BenchModel, batch: int, context: int = CONTEXT
     ) -> None:
         self._session = session
-        self.calls = session.artifact.plans["decode"].calls
+        self.calls = session.artifact.plans[DECODE.key].calls
         self.sequences = filled(model, session, batch, context - 1)
         ready = prepared(session, self.sequences, [5 + row for row in range(batch)])
-        binder = session._replays["decode"]._binder
+        binder = session._replays[DECODE.key]._binder
         places = range(len(self.calls))
         self.arguments = [binder.arguments(place, ready.symbols) for place in places]
         self.thunks = tuple(self.bind(place) for place in places)

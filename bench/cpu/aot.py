@@ -79,10 +79,10 @@ def _qkv_rope_cache(
 
 def _moe_ffn(x: Tensor, weights: Tensor, ids: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
     """One batched product over the chosen experts' weights, as ``batched_mm`` of transformers."""
-    chosen = ids.flatten()
+    experts = ids.flatten()
     rows = x.repeat_interleave(ids.shape[1], 0).unsqueeze(-1)
-    merged = torch.bmm(gate_up[chosen], rows).squeeze(-1)
-    results = torch.bmm(down[chosen], swiglu(merged).unsqueeze(-1)).squeeze(-1)
+    merged = torch.bmm(gate_up[experts], rows).squeeze(-1)
+    results = torch.bmm(down[experts], swiglu(merged).unsqueeze(-1)).squeeze(-1)
     return (results.float().view(*ids.shape, -1) * weights.unsqueeze(-1)).sum(1).to(x.dtype)
 
 
@@ -163,7 +163,7 @@ def stepper(
     def step(tokens: list[int]) -> list[int]:
         (logits,) = forward(*inputs(tokens))
         lengths.add_(1)
-        chosen: list[int] = logits.argmax(-1).tolist()
-        return chosen
+        next_tokens: list[int] = logits.argmax(-1).tolist()
+        return next_tokens
 
     return step

@@ -80,14 +80,14 @@ def steppers(
     checkpoint: Path,
     artifact: Path,
     options: CompileOptions,
-    given: list[list[int]],
+    prompt_ids: list[list[int]],
 ) -> Iterator[tuple[str, Callable[[], peers.Step]]]:
     """Peers by name; each is made when it is asked for and dropped after its measurement."""
     everything: dict[str, Callable[[], peers.Step]] = {
-        "eager": lambda: peers.eager(peers.load_eager(checkpoint), given),
-        "torch.compile": lambda: peers.compiled(peers.load_eager(checkpoint), given, LONGEST),
-        "AOTInductor": lambda: aot.stepper(checkpoint, artifact, options, given),
-        "glmc": lambda: peers.ours(artifact, given),
+        "eager": lambda: peers.eager(peers.load_eager(checkpoint), prompt_ids),
+        "torch.compile": lambda: peers.compiled(peers.load_eager(checkpoint), prompt_ids, LONGEST),
+        "AOTInductor": lambda: aot.stepper(checkpoint, artifact, options, prompt_ids),
+        "glmc": lambda: peers.ours(artifact, prompt_ids),
     }
     return ((name, everything[name]) for name in names)
 
@@ -112,8 +112,8 @@ def bench(
     )
     compile_model(checkpoint, artifact, options)
     for batch in batches:
-        given = prompts(batch, model.config["vocab_size"])
-        for name, make in steppers(names, checkpoint, artifact, options, given):
+        prompt_ids = prompts(batch, model.config["vocab_size"])
+        for name, make in steppers(names, checkpoint, artifact, options, prompt_ids):
             floor = model.weight_bytes(batch) / bandwidth(clock)
             with torch.no_grad():
                 step = make()

@@ -25,8 +25,8 @@ def load_eager(checkpoint: Path) -> Any:
 
 
 def _greedy(logits: torch.Tensor) -> list[int]:
-    chosen: list[int] = logits.argmax(-1).tolist()
-    return chosen
+    tokens: list[int] = logits.argmax(-1).tolist()
+    return tokens
 
 
 def eager(model: Any, prompts: list[list[int]]) -> Step:

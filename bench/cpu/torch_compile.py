@@ -86,8 +86,8 @@ def work(
     model = load_eager(checkpoint).to(device)
     weights = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
     cache = transformers.StaticCache(config=model.config, max_cache_len=LONGEST)
-    given = torch.tensor(prompts(batch, model.config.vocab_size), device=device)
-    logits = model(given, **with_cache(cache)).logits
+    ids = torch.tensor(prompts(batch, model.config.vocab_size), device=device)
+    logits = model(ids, **with_cache(cache)).logits
     forward = _compiled(model, contender)
     times = []
     for _ in range(steps + _WARM):
@@ -127,16 +127,16 @@ def _in_process(
         )
     if done.returncode:  # what it said is on stderr
         raise SystemExit(f"{contender} ended with status {done.returncode}")
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return figures
 
 
 def _bandwidth(device: torch.device, quick: bool) -> float:
     if device.type == "cpu":
         return bandwidth(time.perf_counter)
-    found = read_bandwidth(device, quick)["best"]
+    best = read_bandwidth(device, quick)["best"]
     torch.cuda.empty_cache()
-    return found
+    return best
 
 
 def _where(device: torch.device) -> str:
@@ -173,20 +173,20 @@ def bench(
     for title in ("", "ms/step", "x eager", "floor", "first call s", "MiB beside weights", "peak"):
         table.add_column(title, justify="right")
     middle = {
-        name: {key: statistics.median(run[key] for run in found) for key in found[0]}
-        for name, found in runs.items()
+        name: {key: statistics.median(run[key] for run in figures) for key in figures[0]}
+        for name, figures in runs.items()
     }
     floor = statistics.median(floors)
     eager = middle.get("eager", {}).get("step")
-    for name, found in middle.items():
+    for name, figures in middle.items():
         table.add_row(
             name,
-            f"{found['step'] * 1e3:.2f}",
-            f"{eager / found['step']:.2f}" if eager else "",
-            f"{floor / found['step']:.0%}",
-            f"{found['first']:.1f}",
-            f"{found['resident'] / _MIB:.0f}",
-            f"{found['peak'] / _MIB:.0f}",
+            f"{figures['step'] * 1e3:.2f}",
+            f"{eager / figures['step']:.2f}" if eager else "",
+            f"{floor / figures['step']:.0%}",
+            f"{figures['first']:.1f}",
+            f"{figures['resident'] / _MIB:.0f}",
+            f"{figures['peak'] / _MIB:.0f}",
         )
     return table
 

@@ -77,27 +77,27 @@ def hugging_face(
                     # A limit of the peer, which copies the weights of all chosen experts.
                     return "out of memory"
 
-            found = results.attempt(name, work, 0.0 if results.quick else NEEDS[peer])
-            if found is None:
+            measured = results.attempt(name, work, 0.0 if results.quick else NEEDS[peer])
+            if measured is None:
                 gpu_peers.cleared()
                 continue
-            if found == "out of memory":
-                results.leave_out(name, found)
+            if measured == "out of memory":
+                results.leave_out(name, measured)
                 continue
             results.time(
-                found["times"],
+                measured["times"],
                 model=model.key,
                 what="decode",
                 peer=peer,
                 size=batch,
                 read=model.step_bytes(batch, plan.context),
                 context=plan.context,
-                **found["more"],
+                **measured["more"],
             )
             if peer == "eager":
-                first[batch] = found["logits"]
+                first[batch] = measured["logits"]
             elif batch in first:
-                agreement(results, model, f"{name} against eager", found["logits"], first[batch])
+                agreement(results, model, f"{name} against eager", measured["logits"], first[batch])
     return first
 
 
@@ -127,11 +127,11 @@ def _ours(
     ready = gpu_ours.prepared(session, sequences, ids[0].flatten().tolist())
     first = time.perf_counter() - started
     name = f"{model.key} decode {batch}"
-    logits, chosen = gpu_ours.traced_logits(session, ready)
+    logits, routed = gpu_ours.traced_logits(session, ready)
     bitwise(results, f"{name}: replay against the plan call by call", ready.logits, logits)
     if eager is not None:
         agreement(results, model, f"{name} glmc against eager", ready.logits, eager)
-    experts = gpu_ours.distinct_experts(chosen)
+    experts = gpu_ours.distinct_experts(routed)
     common: dict[str, Any] = {
         "model": model.key,
         "what": "decode",
@@ -176,17 +176,17 @@ def prefill(results: Results, bench: Bench, session: Session | None, peers: list
         if session is not None:
             work["glmc"] = lambda tokens=tokens: gpu_ours.prefill(model, session, tokens, repeats)
         for peer in [peer for peer in work if peer in peers]:
-            found = results.attempt(f"{model.key} prefill {tokens} {peer}", work[peer])
-            if found is not None:
+            measured = results.attempt(f"{model.key} prefill {tokens} {peer}", work[peer])
+            if measured is not None:
                 results.time(
-                    found["times"],
+                    measured["times"],
                     model=model.key,
                     what="prefill",
                     peer=peer,
                     size=tokens,
                     read=model.step_bytes(1, 0),
                     operations=model.prefill_operations(tokens),
-                    **found["more"],
+                    **measured["more"],
                 )
 
 
@@ -219,16 +219,18 @@ def long_context(results: Results, bench: Bench, contexts: tuple[int, ...]) -> N
         del session, sequences, ready
 
 
-def agreement(results: Results, model: BenchModel, name: str, found: Tensor, other: Tensor) -> None:
+def agreement(
+    results: Results, model: BenchModel, name: str, logits: Tensor, other: Tensor
+) -> None:
     """The median over rows of the relative error is below what bfloat16 explains."""
-    found, other = found.float().cpu(), other.float().cpu()
-    error = ((found - other).norm(dim=-1) / other.norm(dim=-1)).median()
+    logits, other = logits.float().cpu(), other.float().cpu()
+    error = ((logits - other).norm(dim=-1) / other.norm(dim=-1)).median()
     limit = AGREE[model.key]
     results.check(name, float(error) <= limit, relative_error=float(error), limit=limit)
 
 
-def bitwise(results: Results, name: str, found: Tensor, other: Tensor) -> None:
+def bitwise(results: Results, name: str, logits: Tensor, other: Tensor) -> None:
     """Both have the same bits (NaN, which no model gives, would differ)."""
-    differing = int((found != other).sum())
-    largest = float((found.float() - other.float()).abs().max())
-    results.check(name, differing == 0, differing=differing, of=found.numel(), largest=largest)
+    differing = int((logits != other).sum())
+    largest = float((logits.float() - other.float()).abs().max())
+    results.check(name, differing == 0, differing=differing, of=logits.numel(), largest=largest)

@@ -89,15 +89,15 @@ class Bench:
         """Every weight of the artifact; the model's own tensors, or what they become rows of."""
         parameters = dict(self.hugging_face.named_parameters())
         parameters |= dict(self.hugging_face.named_buffers())
-        found = {}
+        tensors = {}
         for name, weight in compiled.weights.items():
             if name not in self._merged and _is_merged(weight, parameters):
                 self._merged[name] = _merge(weight, parameters)
             if name in self._merged:
-                found[name] = self._merged[name]
+                tensors[name] = self._merged[name]
             else:
-                found[name] = evaluate(weight, parameters.__getitem__).detach().to(self.device)
-        return found
+                tensors[name] = evaluate(weight, parameters.__getitem__).detach().to(self.device)
+        return tensors
 
 
 def load_over(path: Path, weights: Mapping[str, torch.Tensor] | None, **more: Any) -> Session:

@@ -74,7 +74,9 @@ def prepared(session: Session, sequences: list[Sequence], tokens: list[int]) -> 
     repeated as often as wanted and always computes the same.
     """
     vocabulary = session.manifest.model.vocabulary
-    parts = [SequenceStep(one, (token,)) for one, token in zip(sequences, tokens, strict=True)]
+    parts = [
+        SequenceStep(sequence, (token,)) for sequence, token in zip(sequences, tokens, strict=True)
+    ]
     chunks = [scheduled_tokens(part, session.max_context, vocabulary) for part in parts]
     reserve(session.cache, chunks)
     buckets = session.prefill_buckets, session.decode_buckets
@@ -91,18 +93,18 @@ def traced_logits(session: Session, ready: Prepared) -> tuple[Tensor, list[Tenso
     """The same step call by call, without a device graph: its logits, and the ids that each router
     chose, [tokens, top_k]."""
     replay = session._replays[DECODE.key]
-    chosen = []
+    routed = []
     for call, arguments in replay.trace(ready.step):
         if "ids" in call.writes:
-            chosen.append(arguments["ids"][: ready.symbols.real["tokens"]].clone())
-    return replay._bound(ready.step).logits.clone(), chosen
+            routed.append(arguments["ids"][: ready.symbols.real["tokens"]].clone())
+    return replay._bound(ready.step).logits.clone(), routed
 
 
-def distinct_experts(chosen: list[Tensor]) -> float | None:
+def distinct_experts(routed: list[Tensor]) -> float | None:
     """Distinct experts per layer, averaged over the layers that have a router."""
-    if not chosen:
+    if not routed:
         return None
-    return sum(len(ids.unique()) for ids in chosen) / len(chosen)
+    return sum(len(ids.unique()) for ids in routed) / len(routed)
 
 
 @torch.inference_mode()

@@ -61,12 +61,12 @@ def bar(machine: Machine, model: str, what: str, size: int, floor_ms: float) -> 
     """
     if what == "long":
         return floor_ms / LONG_SHARE
-    given = BARS.get((model, what, size))
-    if given is None:
+    bar_of_the_card = BARS.get((model, what, size))
+    if bar_of_the_card is None:
         return None
     if what == "prefill":
-        return given * BAR_RATE / machine.rate
-    return given * BAR_BANDWIDTH / machine.bandwidth
+        return bar_of_the_card * BAR_RATE / machine.rate
+    return bar_of_the_card * BAR_BANDWIDTH / machine.bandwidth
 
 
 @dataclass

@@ -171,16 +171,16 @@ def stages(results: Results, model: BenchModel, session: Session, plan: Plan) ->
     total, launches, unknown = 0.0, 0.0, False
     by_layer: dict[int | None, float] = defaultdict(float)
     for stage in stages_of(calls):
-        found = results.attempt(
+        measured = results.attempt(
             f"{model.key} stage {stage.name}",
             lambda stage=stage: _one(results, model, session, sequences, tokens, stage, plan),
         )
-        if found is None:
+        if measured is None:
             continue
         count = len(stage.positions)
-        total += found["ms"] * count
-        unknown |= found["launches"] is None
-        each = found["launches"] or 1.0
+        total += measured["ms"] * count
+        unknown |= measured["launches"] is None
+        each = measured["launches"] or 1.0
         launches += each * count
         for place in stage.positions:
             by_layer[calls[place].layer] += each
@@ -217,18 +217,18 @@ def _one(
 ) -> dict[str, Any]:
     # Again for each stage: the step's inputs must be in place.
     ready = prepared(session, sequences, tokens)
-    found = measure_stage(session, ready, stage, plan)
+    measured = measure_stage(session, ready, stage, plan)
     return results.time(
-        found["times"],
+        measured["times"],
         model=model.key,
         what="stage",
         peer="glmc",
         size=plan.batch,
-        read=found["cost"].bytes,
-        operations=found["cost"].operations,
+        read=measured["cost"].bytes,
+        operations=measured["cost"].operations,
         context=plan.context,
         stage=stage.name,
         calls=len(stage.positions),
         in_layers=session.artifact.plans[DECODE.key].calls[stage.positions[0]].layer is not None,
-        launches=found["launches"],
+        launches=measured["launches"],
     )

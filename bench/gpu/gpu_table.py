@@ -35,18 +35,18 @@ class Section:
 
 def merged(runs: Iterable[dict[str, Any]]) -> dict[str, dict[tuple[Any, ...], Item]]:
     """By card: the measurements of all runs, the later of two alike."""
-    found: dict[str, dict[tuple[Any, ...], Item]] = {}
+    by_device: dict[str, dict[tuple[Any, ...], Item]] = {}
     for run in runs:
-        kept = found.setdefault(run["machine"]["device"], {})
+        newest = by_device.setdefault(run["machine"]["device"], {})
         for item in run["measurements"]:
             key = tuple(item.get(name) for name in ("model", "what", "size", "peer", "stage"))
-            kept[key] = item
-    return found
+            newest[key] = item
+    return by_device
 
 
 def sections(runs: list[dict[str, Any]]) -> list[Section]:
     """Everything that was measured and checked."""
-    found = [_machines(runs)]
+    tables = [_machines(runs)]
     for device, items in merged(runs).items():
         suffix = f", {device}"
         for section in (
@@ -58,11 +58,11 @@ def sections(runs: list[dict[str, Any]]) -> list[Section]:
             *_stages(list(items.values())),
         ):
             if section.rows:
-                found.append(
+                tables.append(
                     Section(section.title + suffix, section.columns, section.rows, section.note)
                 )
-    found.append(_checks(runs))
-    return found
+    tables.append(_checks(runs))
+    return tables
 
 
 def _machines(runs: list[dict[str, Any]]) -> Section:
@@ -96,10 +96,10 @@ def _bars(item: Item, factor: float, digits: int) -> tuple[str, str, str, str]:
     scaled = item.get("bar_ms")
     if scaled is None:  # nor have quick runs any
         return ("",) * 4
-    given = BARS.get((item["model"], item["what"], item["size"]))
+    allowed = BARS.get((item["model"], item["what"], item["size"]))
     return (
-        _number(None if given is None else given * factor, digits),
-        said[None if given is None else item["ms"] <= given],
+        _number(None if allowed is None else allowed * factor, digits),
+        said[None if allowed is None else item["ms"] <= allowed],
         _number(scaled * factor, digits),
         said[item.get("met")],
     )
@@ -236,10 +236,10 @@ def _short(value: Any) -> str:
     return text if len(text) <= 160 else text[:157] + "..."
 
 
-def markdown(found: list[Section]) -> str:
+def markdown(tables: list[Section]) -> str:
     """The sections as markdown tables under headings of the third level."""
     lines: list[str] = []
-    for section in found:
+    for section in tables:
         lines += [f"### {section.title}", ""]
         lines.append("| " + " | ".join(section.columns) + " |")
         lines.append("|" + "---|" * len(section.columns))
@@ -252,9 +252,9 @@ def markdown(found: list[Section]) -> str:
 
 def between_marks(document: str, text: str) -> str:
     """The document with ``text`` between its two marks; raises ValueError without them."""
-    first, found, rest = document.partition(FIRST_MARK)
+    first, mark, rest = document.partition(FIRST_MARK)
     _, ended, last = rest.partition(LAST_MARK)
-    if not found or not ended:
+    if not mark or not ended:
         raise ValueError(f"the document has no '{FIRST_MARK}' with a '{LAST_MARK}' after it")
     return f"{first}{FIRST_MARK}\n\n{text.strip()}\n\n{LAST_MARK}{last}"
 
@@ -263,16 +263,16 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 
-def show(found: list[Section]) -> None:
+def show(tables: list[Section]) -> None:
     """The sections in a terminal; as markdown where rich is not installed."""
     try:
         from rich.console import Console
         from rich.table import Table
     except ImportError:
-        print(markdown(found))
+        print(markdown(tables))
         return
     console = Console(width=170)
-    for section in found:
+    for section in tables:
         table = Table(title=section.title, caption=section.note or None)
         for place, name in enumerate(section.columns):
             table.add_column(name, justify="left" if place == 0 else "right")

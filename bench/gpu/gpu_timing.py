@@ -80,15 +80,15 @@ def captured(thunks: Sequence[Thunk], device: torch.device) -> Captured:
         return Captured(run, None)
     stream = _stream()
     stream.wait_stream(torch.cuda.current_stream())
-    graph, kept = _empty_graph()
+    graph, inspectable = _empty_graph()
     with torch.cuda.stream(stream):
         run()
         torch.cuda.synchronize(device)
         with torch.cuda.graph(graph, stream=stream):
             run()
     torch.cuda.current_stream().wait_stream(stream)
-    nodes = _count_nodes(graph) if kept else None
-    if kept:
+    nodes = _count_nodes(graph) if inspectable else None
+    if inspectable:
         graph.instantiate()
     return Captured(graph.replay, nodes)
 
@@ -123,11 +123,11 @@ def _runtimes() -> list[Any]:
     """CUDA runtime libraries that this process has mapped."""
     maps = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
     names = {line.split()[-1] for line in maps.splitlines() if "libcudart.so" in line}
-    found = []
+    libraries = []
     for name in sorted(names) or glob.glob("/usr/local/cuda/lib64/libcudart.so"):
         with contextlib.suppress(OSError):
-            found.append(ctypes.CDLL(name))
-    return found
+            libraries.append(ctypes.CDLL(name))
+    return libraries
 
 
 class Peak:
@@ -157,18 +157,18 @@ def read_bandwidth(device: torch.device, quick: bool) -> dict[str, float]:
     count = (1 << 22) if quick else (1 << 31)  # 4 GiB of float16
     data = torch.randn(1 << 22, device=device).half().repeat(count >> 22)
     out = torch.empty((), dtype=torch.float32, device=device)
-    found = {}
+    rates = {}
     flat = data.view(torch.float32)
     times = device_times(lambda: torch.sum(flat, 0, out=out), device, 5, 3)
-    found["torch.sum"] = data.nbytes / statistics.median(times) * 1e3
+    rates["torch.sum"] = data.nbytes / statistics.median(times) * 1e3
     if device.type == "cuda":
         from bench.gpu.gpu_read import reader
 
         read = reader(data)
         times = device_times(read, device, 5, 3)
-        found["triton"] = data.nbytes / statistics.median(times) * 1e3
-    found["best"] = max(found.values())
-    return found
+        rates["triton"] = data.nbytes / statistics.median(times) * 1e3
+    rates["best"] = max(rates.values())
+    return rates
 
 
 def product_rate(device: torch.device, quick: bool) -> float:

@@ -35,7 +35,7 @@ LONG = (32768, 131072)
 LONG_QUICK = (96, 160)
 
 
-def arguments(given: list[str]) -> argparse.Namespace:
+def arguments(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -50,12 +50,12 @@ def arguments(given: list[str]) -> argparse.Namespace:
     parser.add_argument("--target", help="cuda, or cpu to try the benchmark itself")
     parser.add_argument("--table", type=Path, nargs="+", help="print the tables of these and end")
     parser.add_argument("--into", type=Path, help="put them between the marks of this document")
-    found = parser.parse_args(given)
-    if found.table is None and found.output is None:
+    options = parser.parse_args(words)
+    if options.table is None and options.output is None:
         parser.error("--output or --table is needed")
-    if not torch.cuda.is_available() and found.table is None and not found.quick:
+    if not torch.cuda.is_available() and options.table is None and not options.quick:
         parser.error("torch sees no CUDA device: only --quick runs here")
-    return found
+    return options
 
 
 def _names(known: tuple[str, ...]) -> Any:
@@ -131,12 +131,12 @@ def measure(results: Results, options: argparse.Namespace, folder: Path) -> None
 
 
 def _parts_of(key: str, parts: list[str]) -> set[str]:
-    found: set[str] = {part for part in ("prefill", "stages") if part in parts}
+    measured_parts: set[str] = {part for part in ("prefill", "stages") if part in parts}
     if f"decode-{key}" in parts:
-        found.add("decode")
+        measured_parts.add("decode")
     if key == "9b" and "long" in parts:
-        found.add("long")
-    return found
+        measured_parts.add("long")
+    return measured_parts
 
 
 def _model(
@@ -186,9 +186,9 @@ def _model(
         gpu_decode.hugging_face(results, bench, compiled, batches, eager)
 
 
-def main(given: list[str] | None = None) -> int:
-    given = sys.argv[1:] if given is None else given
-    options = arguments(given)
+def main(words: list[str] | None = None) -> int:
+    words = sys.argv[1:] if words is None else words
+    options = arguments(words)
     if options.table is not None:
         text = markdown(sections(load_results(options.table)))
         if options.into is None:
@@ -199,7 +199,7 @@ def main(given: list[str] | None = None) -> int:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     results = Results(options.output, options.seconds, options.quick)
-    shown = [Path(word).name if "/" in word else word for word in given]
+    shown = [Path(word).name if "/" in word else word for word in words]
     results.data["command"] = "python -m bench.gpu.h200 " + shlex.join(shown)
     with tempfile.TemporaryDirectory() as folder:
         results.attempt("run", lambda: measure(results, options, Path(folder)))

@@ -43,7 +43,7 @@ def eager_tokens(model: Any, prompt: ListLike[int], count: int) -> list[int]:
     """Greedy tokens of one prompt by ``generate``, whatever they are."""
     device = next(model.parameters()).device
     ids = torch.tensor([list(prompt)], device=device)
-    found = model.generate(
+    generated = model.generate(
         ids,
         attention_mask=torch.ones_like(ids),
         pad_token_id=0,
@@ -51,7 +51,7 @@ def eager_tokens(model: Any, prompt: ListLike[int], count: int) -> list[int]:
         max_new_tokens=count,
         eos_token_id=None,
     )
-    tokens: list[int] = found[0, len(prompt) :].tolist()
+    tokens: list[int] = generated[0, len(prompt) :].tolist()
     return tokens
 
 
@@ -98,15 +98,15 @@ def _tokens(results: Results, name: str, folder: Path, device: torch.device, tar
     single = [
         session.generate([prompt], max_new_tokens=count, ignore_eos=True)[0] for prompt in prompts
     ]
-    for label, found in (
+    for label, ours in (
         (f"batch of {len(prompts)}, ragged", [one.tokens for one in batch]),
         ("batch of 1", [one.tokens for one in single]),
         ("greedy loop", _looped(session, prompts, count)),
     ):
         problems = [
-            _difference(model, prompt, one, two)
-            for prompt, one, two in zip(prompts, expected, found, strict=True)
-            if one != two
+            _difference(model, prompt, expected_ids, our_ids)
+            for prompt, expected_ids, our_ids in zip(prompts, expected, ours, strict=True)
+            if expected_ids != our_ids
         ]
         results.check(
             f"{name}, float32: {count} greedy tokens of Hugging Face, {label}",

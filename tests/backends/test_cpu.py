@@ -139,12 +139,12 @@ def test_every_op_that_survives_the_passes_has_a_rule() -> None:
 def test_rule_agrees_with_the_reference(name: str, tokens: int, dtype: torch.dtype) -> None:
     arguments, results = case(name, tokens, dtype)
     runner = Runner(tokens, dtype)
-    found = lower(name, runner, arguments, results)
+    outputs = lower(name, runner, arguments, results)
     expected = OPS[name].reference(*(arguments[key] for key in OPS[name].argument_names))
     expected = expected if isinstance(expected, tuple) else (expected,)
     tolerance = 1e-5 if dtype == torch.float32 else 3e-2
-    for one, other in zip(found, expected, strict=True):
-        torch.testing.assert_close(one, other, atol=tolerance, rtol=tolerance)
+    for output, other in zip(outputs, expected, strict=True):
+        torch.testing.assert_close(output, other, atol=tolerance, rtol=tolerance)
 
 
 @pytest.mark.parametrize("name", [name for name in SIMPLE if OPS[name].facts.strided])

@@ -68,8 +68,8 @@ class Traced:
     def node(self, result: Result) -> Node:
         """The node of a result as the program is now; passes replace nodes."""
         output = next(node for node in reversed(self.program.graph.nodes) if node.op == "output")
-        found: Node = output.args[0][result.index]
-        return found
+        node: Node = output.args[0][result.index]
+        return node
 
 
 def normal_form(module: GraphModule, examples: Sequence[Any]) -> Traced:
@@ -98,12 +98,12 @@ def normal_form(module: GraphModule, examples: Sequence[Any]) -> Traced:
     taken: set[str] = set()
     nodes = [copies[node] for node in exported.graph.nodes if node.op == "placeholder"]
     state = dict(signature.inputs_to_buffers)
-    held = {
+    own_tensors = {
         **dict(module.named_buffers()),
         **{name: getattr(module, name) for name in own if hasattr(module, name)},
     }
     for node, name in zip(nodes[: len(own)], names[: len(own)], strict=True):
-        value = held[state.get(name, name)]
+        value = own_tensors[state.get(name, name)]
         constant = _unique(str(state.get(name, name)), taken)
         constants[constant] = value
         weights[constant] = _describe_weight(node, constant, value)
@@ -131,7 +131,7 @@ def normal_form(module: GraphModule, examples: Sequence[Any]) -> Traced:
     examples_of_inputs = tuple(node.meta.get("example_value") for node in heads)
     handed = [None] * len(mutated) + traced_outputs(module)
     results = _keep_tensors(output, results, handed)
-    kept = {by_name[name]: results[index] for index, name in enumerate(mutated.values())}
+    written = {by_name[name]: results[index] for index, name in enumerate(mutated.values())}
     program = Program(
         graph_module(graph), weights, _shape_of(module, weights), _dtype(weights), "traced"
     )
@@ -139,7 +139,12 @@ def normal_form(module: GraphModule, examples: Sequence[Any]) -> Traced:
     if cast:
         spell_autocast(program, device)
     return Traced(
-        program, tuple(placeholders), results[len(mutated) :], kept, constants, examples_of_inputs
+        program,
+        tuple(placeholders),
+        results[len(mutated) :],
+        written,
+        constants,
+        examples_of_inputs,
     )
 
 
@@ -282,11 +287,11 @@ def _name_of(head: Node) -> str:
 
 
 def _unique(name: str, taken: set[str]) -> str:
-    found, number = name, 1
-    while found in taken:
-        found, number = f"{name}.{number}", number + 1
-    taken.add(found)
-    return found
+    free_name, number = name, 1
+    while free_name in taken:
+        free_name, number = f"{name}.{number}", number + 1
+    taken.add(free_name)
+    return free_name
 
 
 def _is_weight(head: Node, example: Any) -> bool:
