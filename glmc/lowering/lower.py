@@ -284,7 +284,8 @@ class Lowering:
     def _head(self, starts: Mapping[Node, int]) -> Head | None:
         """Where the head begins, None for a program that ends otherwise; ``starts`` has for each
         node the first of its calls."""
-        (first,) = next(reversed(self.program.graph.nodes)).args[0]
+        *_, output = starts
+        (first,) = output.args[0]  # type: ignore[misc]
         if not m.is_op(first, "glmc.linear"):
             return None
         hidden = m.operand(first, 0)

@@ -73,6 +73,11 @@ def emulated(request: pytest.FixtureRequest, builder: Builder) -> Compiled:
     return Compiled(builder, request.param)
 
 
+@pytest.fixture(scope="module")
+def cuda(builder: Builder) -> Compiled:
+    return Compiled(builder, Place("cuda", None))
+
+
 def tensors(model: Model, layout: str, blocks: int, size: int) -> KVTensors:
     """A cache of zeros; padded rows write to its last block."""
     rows = model.manifest.cache.tensors
@@ -150,10 +155,6 @@ def test_blocks_that_no_caller_of_the_vendor_uses_are_refused(emulated: Compiled
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 class TestOnAGpu:
     """Device graphs of body and head, and compiled kernels over the engine's strides."""
-
-    @pytest.fixture(scope="class")
-    def cuda(self, builder: Builder) -> Compiled:
-        return Compiled(builder, Place("cuda", None))
 
     @pytest.mark.parametrize("size", [16, 64])
     @pytest.mark.parametrize("layout", LAYOUTS)
