@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -23,6 +24,24 @@ gc.freeze()
 gc.set_threshold(50_000, 20, 100)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Files that share traces run in one process."""
+    from tests.support.scheduling import by_group
+
+    return by_group(config, log) if config.option.dist == "loadfile" else None
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quick_export() -> Iterator[None]:
+    """Traces of tiny modules don't make torch's tables anew each time."""
+    from tests.support.quick_export import keep_tables
+
+    with pytest.MonkeyPatch.context() as patch:
+        keep_tables(patch)
+        yield
 
 
 @pytest.fixture(scope="module")

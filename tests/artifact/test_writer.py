@@ -7,8 +7,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -208,29 +206,29 @@ def test_two_weights_of_one_name(tmp_path: Path) -> None:
         write(tmp_path / "toy", weights=[*weights, weights[0]])
 
 
-KILLED = """
-import sys, time
-from pathlib import Path
-from tests.artifact.toy import ToyWeights, write
-def hang(name):
-    if name == "head":
-        print("middle", flush=True)
-        time.sleep(60)
-write(Path(sys.argv[1]), ToyWeights(hang), force=True)
-"""
-
-
-@pytest.mark.parametrize("existing", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.parametrize("existing", [False, True])
 def test_killed_midway(tmp_path: Path, existing: bool) -> None:
     path = tmp_path / "toy"
     if existing:
         write(path, report={"number": 1})
-    with subprocess.Popen(
-        [sys.executable, "-c", KILLED, str(path)], stdout=subprocess.PIPE, cwd=ROOT, text=True
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "middle\n"
-        os.kill(process.pid, signal.SIGKILL)
+    ready, tell = os.pipe()
+
+    def hang(name: str) -> None:
+        if name == "head":
+            os.write(tell, b"x")
+            time.sleep(60)
+
+    child = os.fork()
+    if child == 0:
+        try:
+            write(path, ToyWeights(hang), force=True)
+        finally:
+            os._exit(1)
+    assert os.read(ready, 1) == b"x"
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    os.close(ready)
+    os.close(tell)
     left = [item for item in tmp_path.iterdir() if item != path]
     assert len(left) == 1
     assert left[0].name.startswith(".toy.partial-")

@@ -19,7 +19,7 @@ from glmc.pipeline.selection import selection
 from glmc.pipeline.stages import FIXED, PASSES
 from tests.docs.markdown import ROOT, blocks, section
 from tests.docs.pages import install_page, shown_files
-from tests.support.command import SMALL, in_a_process
+from tests.support.command import SMALL, command_of
 from tests.support.traced import conditions, trace
 
 PAGE = ROOT / "docs" / "writing_a_pass.md"
@@ -49,12 +49,21 @@ def test_the_page_shows_three_files() -> None:
     assert list(shown_files(PAGE)) == ["pyproject.toml", f"{NAME}.py", f"test_{NAME}.py"]
 
 
-def test_the_command_of_the_page_shows_that_the_pass_fires(package: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("modules", "shared_captures")
+def test_the_command_of_the_page_shows_that_the_pass_fires(
+    package: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     (_, (program, *arguments)) = commands()
     assert program == "glmc"
     output = tmp_path / "artifact"
     dump = ("--dump", tmp_path / "dump", "--dump-after", NAME)
-    outcome = in_a_process(*arguments, *SMALL, *dump, "--output", output, path=package)
+    monkeypatch.syspath_prepend(package)
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("COLUMNS", "200")
+    outcome = command_of(capsys)(*arguments, *SMALL, *dump, "--output", output)
     assert outcome.status == 0, outcome.err
     row = next(line for line in outcome.out.splitlines() if NAME in line)
     assert [cell.strip() for cell in row.split("│")[1:7]] == [

@@ -59,6 +59,12 @@ def model_of(
     return model.eval()  # type: ignore[no-any-return]
 
 
+def layer_of(kind: str = "glm4_moe", **overrides: Any) -> nn.Module:
+    """One layer, of GLM-4.5 one with experts: where the number of layers is not the point."""
+    mixture = {"first_k_dense_replace": 0} if kind == "glm4_moe" else {}
+    return model_of(kind, num_hidden_layers=1, **mixture, **overrides)
+
+
 @contextmanager
 def watched() -> Iterator[list[CompiledGraph]]:
     """The graphs that are compiled inside, from a clean Dynamo."""

@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers
 
-from tests.dynamo.compiled import KINDS, breaks, fusions, model_of, prompt, watched
+from tests.dynamo.compiled import KINDS, breaks, fusions, layer_of, model_of, prompt, watched
 
 WAYS: dict[str, dict[str, Any]] = {
     "static": {"cache_implementation": "static"},
@@ -32,8 +32,8 @@ GRID = [
 
 
 def compare(kind: str, way: str, batch: int) -> None:
-    # What a second layer adds is seen in the two kinds that are run most; Dynamo traces each.
-    model = model_of(kind, num_hidden_layers=2 if kind.startswith("glm4") else 1)
+    # What a second layer adds is seen in the kind that is run most; Dynamo traces each.
+    model = model_of(kind, num_hidden_layers=2 if kind == "glm4_moe" else 1)
     ids = prompt(batch)
     mask = torch.ones_like(ids)
     if batch > 1:  # a ragged batch, padded on the left
@@ -65,12 +65,14 @@ def test_the_tokens_are_those_of_eager_code(kind: str, way: str, batch: int) -> 
     compare(kind, way, batch)
 
 
+# Beams of several sequences, of another kind, are in the normal suite.
+@pytest.mark.slow
 def test_beams_of_one_sequence() -> None:
     compare("glm4_moe", "beams", 1)
 
 
 def test_model_compile_is_the_same_road() -> None:
-    model = model_of("glm4_moe")
+    model = layer_of()
     ids = prompt(1)
     keywords = {"max_new_tokens": 8, "cache_implementation": "static", "disable_compile": True}
     expected = model.generate(ids, attention_mask=torch.ones_like(ids), **keywords)
@@ -83,7 +85,7 @@ def test_model_compile_is_the_same_road() -> None:
 
 def test_the_compile_that_generate_makes_itself() -> None:
     """On devices where it does; its configuration has a mode of Inductor by default."""
-    model = model_of("glm4_moe")
+    model = layer_of()
     ids = prompt(1)
     keywords = {"max_new_tokens": 8, "cache_implementation": "static"}
     expected = model.generate(ids, attention_mask=torch.ones_like(ids), **keywords)
@@ -106,7 +108,7 @@ def test_the_compile_that_generate_makes_itself() -> None:
     ],
 )
 def test_dynamic(kind: str, dynamic: bool | None) -> None:
-    model = model_of(kind)
+    model = layer_of(kind)
     forward = torch.compile(model.forward, backend="kunlun", dynamic=dynamic)
     with watched() as graphs, torch.no_grad():
         for length in (5, 9, 6):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.hugging_face import with_cache
-from tests.dynamo.compiled import decode, model_of, prompt, static_cache, watched
+from tests.dynamo.compiled import decode, layer_of, prompt, static_cache, watched
 
 
 def compiled(function: Any, **keywords: Any) -> Any:
@@ -22,7 +22,7 @@ def compiled(function: Any, **keywords: Any) -> Any:
 
 
 def test_a_cache_is_written_in_place_where_it_lies() -> None:
-    model = model_of("glm4_moe")
+    model = layer_of()
     cache, twin = static_cache(model), static_cache(model)
     decode(model, model.forward, 5, twin, prompt(1))
     pointers = None
@@ -40,7 +40,7 @@ def test_a_cache_is_written_in_place_where_it_lies() -> None:
 
 
 def test_a_cache_that_is_reset_and_used_again() -> None:
-    model = model_of("glm4")
+    model = layer_of("glm4")
     forward = compiled(model.forward)
     cache = static_cache(model)
     first = decode(model, forward, 6, cache, prompt(1))
@@ -49,7 +49,7 @@ def test_a_cache_that_is_reset_and_used_again() -> None:
 
 
 def test_two_caches_in_turn() -> None:
-    model = model_of("glm4")
+    model = layer_of("glm4")
     forward = compiled(model.forward)
     caches = [static_cache(model), static_cache(model)]
     ids = [prompt(1), prompt(1).flip(-1)]
@@ -141,7 +141,7 @@ def test_old_values_that_are_read_after_the_write() -> None:
 
 
 def test_two_models_in_one_process() -> None:
-    models = [model_of("glm4_moe"), model_of("glm4")]
+    models = [layer_of(), layer_of("glm4")]
     torch._dynamo.reset()
     forwards = [torch.compile(model.forward, backend="kunlun") for model in models]
     for _ in range(2):
@@ -156,7 +156,7 @@ def test_two_models_in_one_process() -> None:
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_modes(mode: Any) -> None:
-    model = model_of("glm4_moe")
+    model = layer_of()
     forward = compiled(model.forward)
     with mode():
         expected = model(prompt(2)).logits
@@ -165,7 +165,7 @@ def test_modes(mode: Any) -> None:
 
 
 def test_inference_mode_and_then_no_grad_over_one_compile() -> None:
-    model = model_of("glm4")
+    model = layer_of("glm4")
     torch._dynamo.reset()
     forward = torch.compile(model.forward, backend="kunlun")
     expected = model(prompt(2)).logits
@@ -175,7 +175,7 @@ def test_inference_mode_and_then_no_grad_over_one_compile() -> None:
 
 
 def test_autocast() -> None:
-    model = model_of("glm4_moe")
+    model = layer_of()
     exact = model(prompt(2)).logits
     forward = compiled(model.forward)
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
@@ -187,7 +187,7 @@ def test_autocast() -> None:
 
 
 def test_gradients_are_refused() -> None:
-    model = model_of("glm4")
+    model = layer_of("glm4")
     model.requires_grad_(True)
     forward = compiled(model.forward)
     with pytest.raises(Exception, match=r"inference only.*needs gradients"):
@@ -210,7 +210,7 @@ def test_gradients_that_nobody_asks_for() -> None:
 
 
 def test_a_reset_of_dynamo() -> None:
-    model = model_of("glm4")
+    model = layer_of("glm4")
     forward = torch.compile(model.forward, backend="kunlun")
     with torch.no_grad():
         first = forward(prompt(1)).logits
@@ -223,7 +223,7 @@ def test_a_reset_of_dynamo() -> None:
 
 
 def test_two_threads() -> None:
-    model = model_of("glm4_moe")
+    model = layer_of()
     forward = compiled(model.forward)
     ids = [prompt(1), prompt(1).flip(-1)]
     with torch.no_grad():
@@ -272,7 +272,7 @@ def test_a_region_that_is_disabled() -> None:
 
 
 def test_weights_that_are_written_in_place() -> None:
-    model = model_of("glm4_moe")
+    model = layer_of()
     forward = compiled(model.forward)
     with torch.no_grad():
         forward(prompt(2))
@@ -280,14 +280,14 @@ def test_weights_that_are_written_in_place() -> None:
             if "proj" in name or "embed" in name:
                 parameter.mul_(1.25)
         torch.testing.assert_close(forward(prompt(2)).logits, model(prompt(2)).logits)
-        model.load_state_dict(model_of("glm4_moe").state_dict())
+        model.load_state_dict(layer_of().state_dict())
         torch.testing.assert_close(forward(prompt(2)).logits, model(prompt(2)).logits)
 
 
 @pytest.mark.parametrize("target", ["cpu", "xpu"])
 def test_frequencies_that_are_written_in_place(target: str) -> None:
     """On xpu (emulated) they are in a table of the plan's own."""
-    model = model_of("glm4_moe", dtype=torch.float16, hidden_size=128, head_dim=64)
+    model = layer_of(dtype=torch.float16, hidden_size=128, head_dim=64)
     forward = compiled(model.forward, options={"target": target})
     frequencies = model.model.rotary_emb.inv_freq  # type: ignore[union-attr]
     found = []
@@ -301,7 +301,7 @@ def test_frequencies_that_are_written_in_place(target: str) -> None:
 
 
 def test_a_model_that_is_retyped() -> None:
-    model = model_of("glm4")
+    model = layer_of("glm4")
     torch._dynamo.reset()
     forward = torch.compile(model.forward, backend="kunlun")
     with torch.no_grad():

@@ -21,6 +21,7 @@ from glmc.pipeline import stages as pipeline
 from tests.e2e.build import CPU, EMULATED, Builder, Place, generated
 from tests.e2e.reference import describe_difference, greedy, load_eager, prompts
 from tests.support.models import tiny_config, tiny_model
+from tests.support.thinned import thinned
 
 pytestmark = pytest.mark.usefixtures("shared_captures")
 COUNT = 24
@@ -61,7 +62,14 @@ def lose(monkeypatch: pytest.MonkeyPatch, names: str) -> None:
     monkeypatch.setattr(pipeline, "PASSES", kept)
 
 
-@pytest.mark.parametrize("names", [*PLAIN, *NO_PLAIN_FORM])
+# Which pass is lost changes a name in the error: one alone, several, one without a plain form.
+REFUSED = ("add_rms_norm", "gate_up_merge silu_mul", "moe_ffn")
+
+
+@pytest.mark.parametrize(
+    "names",
+    thinned((*PLAIN, *NO_PLAIN_FORM), [*{*PLAIN, *NO_PLAIN_FORM} - {*REFUSED}]),
+)
 def test_a_lost_fusion_is_refused_by_name(
     names: str, models: dict[str, Expected], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -248,6 +248,8 @@ def test_a_disk_that_really_fills_up(tmp_path: Path) -> None:
     assert listing.read_text().split() == ["other"]
 
 
+# The command line's own errors are shown by processes in test_bad_request.py and cli/.
+@pytest.mark.slow
 def test_a_process_of_its_own_shows_no_traceback(checkpoint: Path, output: Path) -> None:
     change_config(checkpoint, head_dim=None)
     refused = in_a_process("compile", checkpoint, "-o", output)

@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 import resource
 import time
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import pytest
 
+from glmc.cli.main import main
+from glmc.weights.random_checkpoint import write_random_checkpoint
 from tests.e2e.reference import greedy, load_eager
+from tests.support.checkpoints import tiny_file
 from tests.support.command import ROOT, SMALL, Command, Outcome, command_of, in_a_process
 
 pytestmark = pytest.mark.usefixtures("shared_captures")
@@ -26,11 +31,14 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
-    """tiny-moe for the emulated vendor, compiled in a process of its own."""
+    """tiny-moe for the emulated vendor."""
     path = tmp_path_factory.mktemp("moe") / "tiny-moe.xpu"
-    done = in_a_process("compile", MOE, "--target", "xpu", "-o", path, "--json", *SMALL)
-    assert done.status == 0, done.err
-    return path, done
+    out, err = StringIO(), StringIO()
+    arguments = ("compile", MOE, "--target", "xpu", "-o", path, "--json", *SMALL)
+    with redirect_stdout(out), redirect_stderr(err):
+        status = main([str(argument) for argument in arguments])
+    assert status == 0, err.getvalue()
+    return path, Outcome(status, out.getvalue(), err.getvalue())
 
 
 def test_compile_json_is_the_report(compiled: tuple[Path, Outcome]) -> None:
@@ -42,6 +50,19 @@ def test_compile_json_is_the_report(compiled: tuple[Path, Outcome]) -> None:
     assert report["expected_matches"].items() <= counts.items()
     assert {"capture", "passes", "write"} <= set(report["seconds"])
     assert json.loads((path / "report.json").read_text())["phases"] == report["phases"]
+
+
+def test_a_process_of_its_own_prints_the_report_alone(tmp_path: Path) -> None:
+    """One layer: what a process adds is its imports, its streams and its exit status."""
+    config = tiny_file("glm-4-9b-0414", num_hidden_layers=1, head_dim=32)
+    write_random_checkpoint(tmp_path / "model", config)
+    path = tmp_path / "model.xpu"
+    done = in_a_process(
+        "compile", tmp_path / "model", "--target", "xpu", "-o", path, "--json", *SMALL
+    )
+    assert done.status == 0, done.err
+    assert json.loads(done.out)["artifact"] == str(path)
+    assert json.loads((path / "report.json").read_text())["phases"]
 
 
 def test_compile_report_is_text(tmp_path: Path, run: Command) -> None:

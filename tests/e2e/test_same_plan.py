@@ -20,14 +20,14 @@ from tests.e2e.build import PLACES, Place
 from tests.e2e.grid import GRID, Point
 
 pytestmark = pytest.mark.usefixtures("shared_captures")
-# Two leading dense layers, two of experts; the first with groups, the second with q/k norm.
-MIXTURES = (GRID[13], GRID[10])
+# A leading dense layer, two of experts; the first with groups, the second with q/k norm.
+MIXTURES = (GRID[11], GRID[14])
 DENSE = (GRID[0], GRID[1])
 WAYS: dict[str, dict[str, Any]] = {
     "full": {"full_capture": True},
     "marked": {"marked": True},
-    "grouped_mm": {"capture_experts": "grouped_mm"},
-    "eager": {"capture_attention": "eager"},
+    # Neither touches what the other spells otherwise, so one capture shows both.
+    "grouped_mm and eager": {"capture_experts": "grouped_mm", "capture_attention": "eager"},
 }
 BUDGET_DENSE, BUDGET_EXPERTS = 12, 20
 

@@ -38,8 +38,10 @@ FAMILIES = ("glm", "glm4", "glm4_moe")
 # Each of these runs no line of the passes, and takes no branch of theirs, that others don't.
 SLOW_SPELLINGS = (
     *("eager_sliced", "enable_gqa", "repeat_interleave", "additive_sdpa"),
-    *("eager_add_first", "eager_where", "eager_fill", "scaled_queries"),
+    *("eager_add_first", "eager_where", "eager_fill", "scaled_queries", "safe_softmax"),
 )
+SLOW_TWISTS = ("window", "wide_window", "divided_window", "unmasked", "weak_sdpa")
+SLOW_MASKED = ("softmax_in_float32", "_softmax")
 
 
 def close(new: torch.Tensor, old: torch.Tensor) -> bool:
@@ -76,9 +78,8 @@ def test_fires(name: str) -> None:
     assert (again.matches, again.near_misses, block.text()) == ([], [], text)
 
 
-# Every size, of which eager has more casts in bfloat16; None: the slow suite alone runs it.
-QUICK = {"sdpa": (torch.bfloat16, torch.float32, None)}
-QUICK["eager"] = (None, None, torch.bfloat16)
+# Groups of heads, and another width, where eager has more casts; None: in the slow suite alone.
+QUICK = {"sdpa": (torch.bfloat16, None, None), "eager": (None, None, torch.bfloat16)}
 MANY = (Sizes(4, 1), Sizes(4, 4), Sizes(6, 2, 64, 32))
 
 
@@ -113,7 +114,7 @@ def test_reads_rotated_values_where_rope_leaves_them() -> None:
     assert close(block(*inputs())[0], before)
 
 
-@pytest.mark.parametrize("name", TWISTS)
+@pytest.mark.parametrize("name", thinned(TWISTS, SLOW_TWISTS))
 def test_refuses(name: str) -> None:
     attend, reason = TWISTS[name]
     block = traced(parts(attend))
@@ -125,7 +126,7 @@ def test_refuses(name: str) -> None:
     assert block.text() == text
 
 
-@pytest.mark.parametrize("name", masked.SPELLINGS)
+@pytest.mark.parametrize("name", thinned(masked.SPELLINGS, SLOW_MASKED))
 def test_a_traced_one_says_what_a_query_gets_that_sees_nothing(name: str) -> None:
     """The mask is the program's own and may hide every key: then softmax gives NaN."""
     given = masked.operands(5)

@@ -22,7 +22,7 @@ NAMES = [name for name in SABOTAGES if name not in PAGED]
 @pytest.fixture(scope="module")
 def steps() -> dict[str, Program]:
     """The program before each pass."""
-    program = captured(tiny_config("glm4_moe", num_hidden_layers=2))
+    program = captured(tiny_config("glm4_moe"))
     found = {}
     for one in pipeline.PASSES:
         found[one.name] = program.copy()

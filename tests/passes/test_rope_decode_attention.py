@@ -10,12 +10,17 @@ from glmc.ir.ops.attention import DECODE_ATTENTION, QKV_ROPE_CACHE
 from glmc.passes import rope_decode_attention
 from tests.backends.planned import Built
 from tests.passes.merges import conditions, fires
+from tests.support.thinned import thinned
 
 PASS = rope_decode_attention.PASS
 HEADS, KV_HEADS, DIM, BLOCK = 4, 2, 8, 16
 
 
-@pytest.mark.parametrize(("family", "layers"), [("glm", 2), ("glm4", 2), ("glm4_moe", 3)])
+# The pass reads no more of a dense model than of the mixture.
+@pytest.mark.parametrize(
+    ("family", "layers"),
+    thinned([("glm", 2), ("glm4", 2), ("glm4_moe", 3)], [("glm", 2), ("glm4", 2)]),
+)
 def test_fires_in_every_decode_layer(family: str, layers: int) -> None:
     fires(PASS, family, "decode", layers)
 

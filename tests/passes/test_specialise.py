@@ -11,11 +11,13 @@ from glmc.passes import specialise
 from glmc_runtime.format.extent import Extent
 from tests.support.models import tiny_config, tiny_model
 from tests.support.packed import Batch, fused, give_caches, paged
+from tests.support.thinned import thinned
 
 TOLERANCE = 2e-5
 
 
-@pytest.mark.parametrize("family", ["glm", "glm4", "glm4_moe"])
+# Glm4 differs in norms, which are the same op in every phase.
+@pytest.mark.parametrize("family", thinned(["glm", "glm4", "glm4_moe"], ["glm4"]))
 def test_prefill_in_chunks_then_decode_equals_each_sequence_alone(family: str) -> None:
     config = tiny_config(family)
     batch = Batch(tiny_model(config), (9, 4, 24))

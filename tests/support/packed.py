@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,15 +18,22 @@ from tests.support.models import captured, weights_of
 BLOCK = 8
 
 
-def fused(config: object) -> Program:
-    """The stateless program of a config after all passes before kv_cache."""
-    program = captured(config)
-    for each in PASSES:
-        each.run(program)
-    return program
+_FUSED: dict[tuple[type, str], Program] = {}
 
 
-def paged(config: object) -> Program:
+def fused(config: Any) -> Program:
+    """The stateless program of a config after all passes before kv_cache; a copy of one that the
+    passes made once in this process."""
+    key = (type(config), config.to_json_string(use_diff=False))
+    if key not in _FUSED:
+        program = captured(config)
+        for each in PASSES:
+            each.run(program)
+        _FUSED[key] = program
+    return _FUSED[key].copy()
+
+
+def paged(config: Any) -> Program:
     program = fused(config)
     KvCache(BLOCK).run(program)
     return program

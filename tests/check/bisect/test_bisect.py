@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import subprocess
 import sys
 from dataclasses import replace
@@ -56,6 +57,19 @@ def give_cases(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     monkeypatch.setattr(bisection, "model_cases", few)
 
 
+def run_here(text: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """Exit status and output of a repro that is run as a script, but in this process."""
+    path = folder / "repro.py"
+    path.write_text(text, encoding="utf-8")
+    capsys.readouterr()
+    status = 0
+    try:
+        runpy.run_path(str(path), run_name="__main__")
+    except SystemExit as stopped:
+        status = int(stopped.code or 0)
+    return status, capsys.readouterr().out
+
+
 def run(text: str, folder: Path) -> subprocess.CompletedProcess[str]:
     path = folder / "repro.py"
     path.write_text(text, encoding="utf-8")
@@ -74,7 +88,11 @@ def found_in(source: ModelSource, options: CompileOptions = OPTIONS) -> BisectRe
     [pytest.param(each, marks=() if each in QUICK else pytest.mark.slow) for each in SABOTAGES],
 )
 def test_a_sabotage_is_found_and_its_repro_fails(
-    name: str, source: ModelSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    source: ModelSource,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     layer = 0 if sabotaged(name).pass_name not in ("moe_gate", "moe_ffn", "shared_expert") else 2
     sabotage = sabotaged(name, (layer,))
@@ -87,9 +105,9 @@ def test_a_sabotage_is_found_and_its_repro_fails(
     assert f"layers.{layer}." in found.match
     assert found.source.startswith("modeling_glm4_moe.py:")
     assert 0 < found.nodes <= 40
-    outcome = run(found.repro, tmp_path)
-    assert outcome.returncode == 1
-    assert outcome.stdout.startswith(f"{found.step}, {found.node}: off by ")
+    status, out = run_here(found.repro, tmp_path, capsys)
+    assert status == 1
+    assert out.startswith(f"{found.step}, {found.node}: off by ")
 
 
 def test_a_repro_passes_once_the_fault_is_mended(

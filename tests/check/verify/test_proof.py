@@ -19,6 +19,7 @@ from glmc.compiled import FrontEnd
 from glmc.compiler import back_end, front_end
 from glmc.config import CompileOptions
 from glmc.job import Job, read_job, resolve
+from glmc.pipeline.stages import PASSES
 from glmc.presets.catalog import load_config, preset_names
 from tests.sabotage import sabotaged
 from tests.support.command import SMALL, command_of, require_refusal
@@ -59,6 +60,8 @@ def _job(scope: VerifiedPart, **changes: Any) -> Job:
 @pytest.mark.parametrize("name", NAMES)
 def test_no_step_is_a_false_alarm_in_float32(name: str) -> None:
     front, verifier = proved(name, torch.float32)
+    steps = [*(each.name for each in PASSES), "kv_cache", "prefill", "decode"]
+    assert list(verifier.verdicts) == steps
     assert all(verdict.holds for verdict in verifier.verdicts.values())
     weights = scope_of(name, torch.float32).weights
     assert verifier.captured is not None

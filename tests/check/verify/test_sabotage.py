@@ -22,6 +22,7 @@ from glmc.presets.catalog import load_config
 from glmc.weights.checkpoint import open_checkpoint
 from tests.sabotage import SABOTAGES, Sabotage, sabotaged
 from tests.support.captures import remembered
+from tests.support.thinned import crossed
 
 MODEL = Path(__file__).parents[3] / "models" / "tiny-moe"
 SOURCE = load_config(MODEL)
@@ -35,7 +36,7 @@ FINE = ("expert_weights_in_bfloat16",)
 Steps = dict[str, Program]
 
 
-@pytest.fixture(scope="module", params=["float32", "bfloat16"])
+@pytest.fixture(scope="module")
 def steps(request: pytest.FixtureRequest) -> Steps:
     """The program before each pass."""
     program = remembered(SOURCE.config, SOURCE.shape, getattr(torch, request.param))
@@ -54,8 +55,22 @@ def verdict_of(steps: Steps, sabotage: Sabotage) -> Verdict:
     return verify_pass(before, after, record, CASES, WEIGHTS)
 
 
-@pytest.mark.parametrize("layers", [None, (LAYER,)], ids=["everywhere", "one_layer"])
-@pytest.mark.parametrize("name", SABOTAGES)
+# Each in one layer, which is the harder to place; everywhere, and in the dtype whose roundings
+# could hide it, one of each kind of edit.
+EVERYWHERE = ("wrong_norm_eps", "wrong_qkv_order", "routed_scale_twice", *FINE)
+
+
+@pytest.mark.parametrize(
+    ("steps", "name", "layers"),
+    crossed(
+        *(["float32", "bfloat16"], SABOTAGES, [None, (LAYER,)]),
+        quick=[
+            *(("float32", name, (LAYER,)) for name in SABOTAGES),
+            *(("bfloat16", name, None) for name in EVERYWHERE),
+        ],
+    ),
+    indirect=["steps"],
+)
 def test_it_is_caught(steps: Steps, name: str, layers: tuple[int, ...] | None) -> None:
     sabotage = sabotaged(name, layers)
     verdict = verdict_of(steps, sabotage)
@@ -71,6 +86,7 @@ def test_it_is_caught(steps: Steps, name: str, layers: tuple[int, ...] | None) -
         assert {violation.layer for violation in verdict.violations} == {LAYER}
 
 
+@pytest.mark.parametrize("steps", ["float32"], indirect=True)
 def test_what_cannot_be_computed_is_a_violation(steps: Steps) -> None:
     after = steps["rms_norm"].copy()
     record = runner.run_pass(rms_norm.PASS, after)

@@ -49,6 +49,8 @@ def verified(captured: Program, passes: tuple[Pass, ...], some: tuple[Case, ...]
     return verifier
 
 
+# test_proof.py proves the steps of this model as a compile runs them.
+@pytest.mark.slow
 def test_every_step_holds(captured: Program) -> None:
     verifier = verified(captured, pipeline.PASSES, CASES)
     passes = [one.name for one in pipeline.PASSES]

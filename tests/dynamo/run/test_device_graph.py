@@ -23,7 +23,7 @@ from glmc_runtime.errors import PlanError
 from glmc_runtime.kernels import Thunk
 from glmc_runtime.replay.device_order import StreamOrder
 from glmc_runtime.replay.graph import GraphCaptureError
-from tests.dynamo.compiled import decode, model_of, prompt, static_cache, watched
+from tests.dynamo.compiled import decode, layer_of, prompt, static_cache, watched
 
 
 class FakeCapture:
@@ -138,7 +138,7 @@ def test_an_error_that_comes_when_the_device_is_waited_for_is_no_matter_of_the_c
 
 
 def test_a_static_cache_is_one_graph(capture: FakeCapture) -> None:
-    model = model_of("glm4_moe", num_hidden_layers=2)
+    model = layer_of()
     expected = decode(model, model.forward, 12, static_cache(model), prompt(2))
     with watched() as graphs:
         forward = torch.compile(model.forward, backend="kunlun", fullgraph=True)
@@ -158,7 +158,7 @@ def test_a_static_cache_is_one_graph(capture: FakeCapture) -> None:
 def test_a_growing_cache_is_never_captured(capture: FakeCapture) -> None:
     import transformers
 
-    model = model_of("glm4", num_hidden_layers=2)
+    model = layer_of("glm4")
     cache = transformers.DynamicCache(config=model.config)
     with watched():
         forward = torch.compile(model.forward, backend="kunlun", fullgraph=True)
@@ -261,7 +261,7 @@ def test_a_graph_of_the_caller_keeps_what_its_calls_read(
 
 
 def test_weights_are_not_put_together_inside_a_capture(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = model_of("glm4", num_hidden_layers=1)
+    model = layer_of("glm4")
     with watched():
         forward = torch.compile(model.forward, backend="kunlun")
         monkeypatch.setattr("glmc.dynamo.run.weights.inside_capture", lambda: True)
