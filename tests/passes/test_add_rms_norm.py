@@ -11,7 +11,7 @@ from tests.support.traced import Traced, conditions, trace
 from tests.zoo.norm import RmsNorm
 
 torch.set_num_threads(1)
-HIDDEN, VOCABULARY, LAYERS = 16, 20, 3
+HIDDEN, VOCABULARY, LAYERS = 16, 20, 2
 FIRST = (canonical.PASS, clean.PASS, rms_norm.PASS)
 
 
