@@ -285,8 +285,8 @@ class Lowering:
         """Where the head begins, None for a program that ends otherwise; ``starts`` has for each
         node the first of its calls."""
         *_, output = starts
-        (first,) = output.args[0]  # type: ignore[misc]
-        if not m.is_op(first, "glmc.linear"):
+        first = output.args[0][0]  # type: ignore[index]
+        if not isinstance(first, Node) or not m.is_op(first, "glmc.linear"):
             return None
         hidden = m.operand(first, 0)
         if m.is_op(hidden, "glmc.select_rows"):

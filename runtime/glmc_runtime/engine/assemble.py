@@ -61,11 +61,11 @@ def assemble(
         kv_memory_bytes=kv_memory_bytes,
     )
     cache = KVCache(spec, blocks, loaded.device)
-    replays = {}
+    replays, graphs = {}, loaded.graphs()
     for key in loaded.entries:
         plan, inputs = artifact.plans[key], loaded.step_inputs(key)
-        replays[key] = loaded.replay(plan, cache, inputs, inputs)
-    loaded.capture(replays, spec.block_size, SCRATCH_BLOCK)
+        replays[key] = loaded.replay(plan, cache, inputs, inputs, graphs)
+    loaded.capture(replays, graphs, spec.block_size, SCRATCH_BLOCK)
     return Machine(
         loaded.device,
         cache,

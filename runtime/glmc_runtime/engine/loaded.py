@@ -57,7 +57,6 @@ class LoadedArtifact:
     entries: Mapping[PhaseKey, PhaseEntry]
     buckets: Mapping[PhaseKey, Buckets]
     statistics: Statistics
-    graphs: GraphCapture
     watch: WeightWatch
     guard_steps: int
     profile_ranges: bool
@@ -79,6 +78,11 @@ class LoadedArtifact:
     def decode_buckets(self) -> Buckets:
         return self.buckets[DECODE.key]
 
+    def graphs(self) -> GraphCapture:
+        """The capture of the replays of one cache: torch gives up the memory pool of graphs with
+        the last of them, so those of another cache need one of their own."""
+        return graphs_for(self.device, self.statistics.emulated)
+
     def step_inputs(self, key: PhaseKey, plan: PhasePlan | None = None) -> StepInputs:
         """Memory for the step inputs of a phase, up to its largest step; ``plan`` is the artifact's
         own or stands for it."""
@@ -86,22 +90,31 @@ class LoadedArtifact:
         return StepInputs(plan.inputs, self.entries[key].largest, self.device)
 
     def replay(
-        self, plan: PhasePlan, cache: KVCache, memory: StepInputs, inputs: Inputs
+        self,
+        plan: PhasePlan,
+        cache: KVCache,
+        memory: StepInputs,
+        inputs: Inputs,
+        graphs: GraphCapture,
     ) -> PhaseReplay:
         """A phase over ``cache``; its calls read ``memory``, which ``inputs`` fills."""
         bound_to = Memory(self.arena, memory, self.weights, cache, self.vendor)
         keep = plan.phase.bindings_kept
         binder = PhaseBinder(plan, bound_to, keep, self.profile_ranges)
         return PhaseReplay(
-            binder, inputs, self.graphs, self.statistics, keep, self.guard_steps, self.watch
+            binder, inputs, graphs, self.statistics, keep, self.guard_steps, self.watch
         )
 
     def capture(
-        self, replays: Mapping[PhaseKey, PhaseReplay], block_size: int, scratch_block: int
+        self,
+        replays: Mapping[PhaseKey, PhaseReplay],
+        graphs: GraphCapture,
+        block_size: int,
+        scratch_block: int,
     ) -> None:
         """Capture every bucket of the phases that are captured where the device has graphs, the
         largest first; all rows write to the scratch block."""
-        if not self.graphs.on_device:
+        if not graphs.on_device:
             return
         row = ScheduledTokens((0,), 0, [scratch_block])
         with torch.inference_mode(), self.stream_order.enter():
@@ -163,7 +176,6 @@ def load_into_memory(
         entries,
         {key: Buckets(key, entry.buckets) for key, entry in entries.items()},
         statistics,
-        graphs_for(device, emulated),
         watch,
         guard_steps,
         profile_ranges,

@@ -79,14 +79,15 @@ class AttachedModel(Model):
         cache = KVCache(self.manifest.cache, views.blocks, self.device, views.tensors)
         self._replays: dict[PhaseKey, PhaseReplay] = {}
         self._inputs: dict[PhaseKey, OuterInputs] = {}
+        graphs = loaded.graphs()
         for key, plan in plans.items():
             memory, sizes = loaded.step_inputs(key, plan), loaded.entries[key].largest
             inputs = OuterInputs(
                 plan, memory, sizes, self.device, views.block_size, kv.scratch_block
             )
             self._inputs[key] = inputs
-            self._replays[key] = loaded.replay(plan, cache, memory, inputs)
-        loaded.capture(self._replays, views.block_size, kv.scratch_block)
+            self._replays[key] = loaded.replay(plan, cache, memory, inputs, graphs)
+        loaded.capture(self._replays, graphs, views.block_size, kv.scratch_block)
 
     @property
     def needs_host_lengths(self) -> bool:

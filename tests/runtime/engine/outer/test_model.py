@@ -174,12 +174,21 @@ def test_steps_that_are_refused(model: Model, monkeypatch: pytest.MonkeyPatch) -
 def test_body_and_head_are_device_graphs_of_their_own(
     toy_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    graphs = FakeGraphs()
-    monkeypatch.setattr(loaded_module, "graphs_for", lambda device, emulated: graphs)
+    made: list[FakeGraphs] = []
+
+    def another(device: torch.device, emulated: bool) -> FakeGraphs:
+        made.append(FakeGraphs())
+        return made[-1]
+
+    monkeypatch.setattr(loaded_module, "graphs_for", another)
     model = glmc_runtime.load_model(toy_path)
-    assert not graphs.captured
+    assert not made
+    model.attach(memory())  # its graphs are gone, and with them their memory
     attached: AttachedModel = model.attach(memory())
-    assert graphs.captured == [6, 1, 1] * 3  # before attention, after it, and the head
+    first, graphs = made
+    assert (
+        first.captured == graphs.captured == [6, 1, 1] * 3
+    )  # before attention, after it, and the head
     attached.step(step(0, 3))
     assert not graphs.replays  # prefill is not captured
     decode = outer_step(chunks(3, 4), BLOCK_SIZE, 4)
