@@ -7,14 +7,23 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.fx import Interpreter
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from glmc.ir.ops import OPS, SemanticOp
+from glmc.ir.ops import OPS, SemanticOp, semantic_op
 from glmc.ir.ops.aten import aten_facts
 from glmc.ir.ops.facts import KEYS
 from tests.ir.ops.operands import OURS, TOKENS, arguments, results
+from tests.support.models import (
+    eager_logits,
+    example_inputs,
+    tiny_config,
+    tiny_model,
+    weights_of,
+)
+from tests.support.packed import fused
 
 PER_TOKEN = [name for name in OURS if OPS[name].facts.tokens is not None]
 MIXING = [name for name in OURS if OPS[name].facts.tokens is None]
@@ -167,3 +176,31 @@ def test_operands_of_other_dtypes_are_those_declared(name: str) -> None:
     free = {key: named[key].float() for key in op.facts.any_dtype}
     for narrow, wide in zip(results(op, named), results(op, {**named, **free}), strict=True):
         assert torch.equal(narrow, wide)
+
+
+class Counting(Interpreter):
+    """Runs a program and adds up what its fused ops count."""
+
+    flops = 0
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        op = semantic_op(target)
+        if op is not None:
+            self.flops += op.flops(*args)
+        return super().call_function(target, args, kwargs)
+
+
+@pytest.mark.parametrize("family", ["glm4", "glm4_moe"])
+def test_the_flops_of_a_fused_model_are_those_of_the_eager_one(family: str) -> None:
+    """The same multiplications, however many nodes they are."""
+    config = tiny_config(family)
+    model, inputs = tiny_model(config), example_inputs()
+    model.config._experts_implementation = "eager"  # torch does not count grouped products
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        eager_logits(model, inputs)
+    program = fused(config)
+    values = {**weights_of(program, model), **inputs}
+    counting = Counting(program.graph_module)
+    placeholders = program.placeholders()
+    counting.run(*(values[node.meta.get("weight") or node.meta["input"]] for node in placeholders))
+    assert counting.flops == counter.get_total_flops()
