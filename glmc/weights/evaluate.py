@@ -31,8 +31,8 @@ def _value(recipe: Recipe, read: Callable[[str], Tensor]) -> Tensor:
     return rope_rows(recipe)
 
 
-def rope_rows(table: RopeTable) -> Tensor:
-    """float32 [rows, rotary_dim]: the cosines of all pairs, then the sines."""
+def rope_rows(table: RopeTable, begin: int = 0, end: int | None = None) -> Tensor:
+    """float32 [end - begin, rotary_dim]: the cosines of all pairs, then the sines."""
     frequencies = torch.tensor(table.inverse_frequencies, dtype=torch.float64).float()
-    positions = torch.arange(table.rows)
+    positions = torch.arange(begin, table.rows if end is None else end)
     return torch.cat(rope_table(positions, frequencies, table.scaling, torch.float32), -1)

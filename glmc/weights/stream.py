@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from glmc.errors import CheckpointError, PackError
-from glmc.ir.ops.rotary import rope_table
 from glmc.ir.recipe import Concatenate, Constant, Recipe, RopeTable, Source, Stack, Weight
+from glmc.weights.evaluate import rope_rows
 from glmc.weights.source import WeightSource
 
 CHUNK_BYTES = 64 << 20
@@ -94,13 +94,10 @@ def _source_pieces(
 
 
 def _rope_pieces(recipe: RopeTable, chunk_bytes: int) -> Iterator[Tensor]:
-    frequencies = torch.tensor(recipe.inverse_frequencies, dtype=torch.float64).float()
     # Angles, cosines, sines and their row exist at once, all in float32.
-    step = max(1, chunk_bytes // max(1, 2 * 2 * 4 * len(frequencies)))
+    step = max(1, chunk_bytes // max(1, 2 * 2 * 4 * len(recipe.inverse_frequencies)))
     for begin in range(0, recipe.rows, step):
-        positions = torch.arange(begin, min(begin + step, recipe.rows))
-        table = rope_table(positions, frequencies, recipe.scaling, torch.float32)
-        yield torch.cat(table, -1).flatten()
+        yield rope_rows(recipe, begin, min(begin + step, recipe.rows)).flatten()
 
 
 def _cast(piece: Tensor, weight: Weight) -> Tensor:
