@@ -7,21 +7,22 @@ kernel wants contiguous, is made contiguous by a copy.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import SymInt, Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import Node
 
 from glmc.dynamo.compile.sizes import TracedSizes
 from glmc.errors import InternalError, LoweringError
 from glmc.ir import match as m
 from glmc.ir.ops import OPS
-from glmc.lowering.lower import Lowering
+from glmc.ir.program import Program
+from glmc.ir.rewrite import fake_mode_of
+from glmc.lowering.emitter import CallEmitter
+from glmc.lowering.node_values import NodeValues
 from glmc.lowering.target import Op, Value
-from glmc_runtime.format.extent import Extent
 from glmc_runtime.format.plan import Argument, BufferArgument, InputArgument, ViewArgument
 
 VIEWS = frozenset(
@@ -36,83 +37,85 @@ VIEWS = frozenset(
 _RESHAPES = ("aten.reshape", "aten.view", "aten.unsqueeze", "aten.squeeze", "aten.alias")
 
 
-@dataclass
-class ViewLowering(Lowering):
-    """The part of a traced lowering that knows the layout of values. ``layouts`` has fake tensors
-    of the layouts of our values, ``several`` the outputs of ops that have several."""
+class Views:
+    """Lowers views, and knows the layout of each value.
 
-    sizes: TracedSizes = field(default_factory=TracedSizes)
-    layouts: dict[Node, Tensor] = field(default_factory=dict)
-    several: dict[Node, list[Value]] = field(default_factory=dict)
-    mode: FakeTensorMode = field(default_factory=FakeTensorMode)
+    ``layouts`` has fake tensors of the layouts of our values, ``several`` the outputs of ops that
+    have several.
+    """
 
-    def _enter(self, node: Node) -> None:
-        self.node, self.outputs = node, {}
-        self.reused, self.overwritten = set(), set()
-        self.op = Op(
-            m.op_name(node),
-            node.meta["id"],
-            node.meta["module"],
-            node.meta["layer"],
-            {},
-            self.program.phase,
-        )
+    def __init__(
+        self, program: Program, emitter: CallEmitter, values: NodeValues, sizes: TracedSizes
+    ) -> None:
+        self.layouts: dict[Node, Tensor] = {}
+        self.several: dict[Node, list[Value]] = {}
+        self._emitter, self._values, self._sizes = emitter, values, sizes
+        self._mode = fake_mode_of(program.graph)
+        self._strided_inputs = {
+            node.meta["input"]
+            for node in program.placeholders()
+            if "input" in node.meta
+            and isinstance(node.meta["val"], Tensor)
+            and not m.tensor(node).is_contiguous()
+        }
 
-    def _lower_getitem(self, node: Node) -> None:
+    def lower_getitem(self, node: Node) -> None:
+        """Bind one of the outputs of an op."""
         source, index = node.args[0], node.args[1]
-        if node in self.values:
+        if node in self._values:
             return
         if isinstance(source, Node) and source in self.several and isinstance(index, int):
-            self._bind_value(node, self.several[source][index])
+            self._values.bind(node, self.several[source][index])
             return
         raise InternalError(f"output {index} of {source} was not bound by its rule")
 
-    def _layout(self, node: Node) -> Tensor:
+    def layout(self, node: Node) -> Tensor:
         """A fake tensor of the layout of our value of ``node``."""
         known = self.layouts.get(node)
         if known is None:
             fake = m.tensor(node)
-            with self.mode:
+            with self._mode:
                 known = torch.empty(fake.shape, dtype=fake.dtype, device=fake.device)
             self.layouts[node] = known
         return known
 
-    def _lower_view(self, node: Node, source: Node) -> None:
+    def lower_view(self, node: Node, source: Node) -> None:
+        """Bind a view of ``source``: another shape of its memory, a view, or a copy of it."""
         name, rest = m.op_name(node), node.args[1:]
         fake_arguments = [self._fake_argument(item) for item in rest]
         keywords = {key: self._fake_argument(item) for key, item in node.kwargs.items()}
-        value = self.value_of(source)
+        value = self._values.of(source)
         sizes = list(m.tensor(node).shape) if isinstance(node.meta["val"], Tensor) else []
         try:
-            with self.mode:
+            with self._mode:
                 if name in ("aten.reshape", "aten.view", "aten.flatten", "aten.unflatten"):
-                    layout: Any = self._layout(source).view(sizes)
+                    layout: Any = self.layout(source).view(sizes)
                 else:
-                    layout = node.target(self._layout(source), *fake_arguments, **keywords)  # type: ignore[operator]
+                    layout = node.target(self.layout(source), *fake_arguments, **keywords)  # type: ignore[operator]
         except (RuntimeError, ValueError):  # non-contiguous: it must be copied
-            self._enter(node)
-            value = self._contiguous(value)
+            self._emitter.enter(node, name)
+            value = self.contiguous(value)
             layout = None
         if isinstance(layout, (tuple, list)):
             self._lower_split_view(node, value, layout, rest)
             return
-        shape = self._shape(m.tensor(node))
+        shape = self._emitter.shape(m.tensor(node))
         whole = isinstance(value.argument, (BufferArgument, InputArgument))
-        whole = whole and (layout is None or self._layout(source).is_contiguous())
+        whole = whole and (layout is None or self.layout(source).is_contiguous())
         if layout is not None:
             self.layouts[node] = layout
         if whole and name in (*_RESHAPES, "aten.flatten", "aten.unflatten"):
-            self._bind_value(node, replace(value, shape=shape))
+            self._values.bind(node, replace(value, shape=shape))
             return
         if name in ("aten.reshape", "aten.view", "aten.flatten", "aten.unflatten"):
-            view = ViewArgument(self._pinned(value), "aten.view.default", (list(shape),))
+            view = ViewArgument(pinned(value), "aten.view.default", (list(shape),))
         else:
             if node.kwargs:
                 raise LoweringError(f"no view of {name} with keywords", place=node.meta["id"])
             overload = str(node.target)
             parameters = tuple(self._parameter(item) for item in rest)
-            view = ViewArgument(self._pinned(value), overload, parameters)
-        self._bind_value(node, Value(value.name, shape, m.tensor(node).dtype, view))
+            view = ViewArgument(pinned(value), overload, parameters)
+        self._values.bind(node, Value(value.name, shape, m.tensor(node).dtype, view))
 
     def _lower_split_view(
         self, node: Node, value: Value, layouts: Sequence[Tensor], rest: Sequence[Any]
@@ -124,14 +127,10 @@ class ViewLowering(Lowering):
             if isinstance(index, int):
                 self.layouts[user] = layouts[index]
         for index, layout in enumerate(layouts):
-            view = ViewArgument(self._pinned(value), str(node.target), parameters, index)
-            self.several[node].append(Value(value.name, self._shape(layout), layout.dtype, view))
-
-    def _pinned(self, value: Value) -> Argument:
-        """The argument with the value's own shape, for views of it."""
-        if isinstance(value.argument, (BufferArgument, InputArgument)):
-            return replace(value.argument, shape=value.shape)
-        return value.argument
+            view = ViewArgument(pinned(value), str(node.target), parameters, index)
+            self.several[node].append(
+                Value(value.name, self._emitter.shape(layout), layout.dtype, view)
+            )
 
     def _fake_argument(self, item: Any) -> Any:
         return torch.fx.node.map_arg(item, lambda node: node.meta["val"])
@@ -141,23 +140,23 @@ class ViewLowering(Lowering):
         if isinstance(item, Node):
             item = item.meta["val"]
         if isinstance(item, SymInt):
-            extent = self.sizes.extent(item)
+            extent = self._sizes.extent(item)
             return extent if extent.moves else extent.constant
         if isinstance(item, (list, tuple)):
             return [self._parameter(one) for one in item]
         return item
 
-    def _contiguous(self, value: Value) -> Value:
+    def contiguous(self, value: Value) -> Value:
         """A contiguous copy."""
-        copy = self.temporary(f"{value.name}.contiguous", value.shape, value.dtype)
-        self.call("aten.copy", writes=("out",), source=value, out=copy)
+        copy = self._emitter.temporary(f"{value.name}.contiguous", value.shape, value.dtype)
+        self._emitter.call("aten.copy", writes=("out",), source=value, out=copy)
         return copy
 
-    def _ready(self, op: Op) -> Op:
+    def ready(self, op: Op) -> Op:
         """Non-contiguous operands are copied, but for kernels that take any strides."""
         strided = OPS[op.name].facts.strided if op.name in OPS else ()
         arguments = {
-            key: self._contiguous(item)
+            key: self.contiguous(item)
             if isinstance(item, Value) and key not in strided and self._is_non_contiguous(item)
             else item
             for key, item in op.arguments.items()
@@ -165,16 +164,13 @@ class ViewLowering(Lowering):
         return replace(op, arguments=arguments)
 
     def _is_non_contiguous(self, value: Value) -> bool:
-        if isinstance(value.argument, ViewArgument):
-            return True
         if isinstance(value.argument, InputArgument):
-            node = next(
-                node
-                for node in self.program.placeholders()
-                if node.meta.get("input") == value.argument.input
-            )
-            return not m.tensor(node).is_contiguous()
-        return False
+            return value.argument.input in self._strided_inputs
+        return isinstance(value.argument, ViewArgument)
 
-    def _shape(self, fake: Tensor) -> tuple[Extent, ...]:
-        return tuple(self.sizes.extent(size) for size in fake.shape)
+
+def pinned(value: Value) -> Argument:
+    """The argument with the value's own shape, for views of it."""
+    if isinstance(value.argument, (BufferArgument, InputArgument)):
+        return replace(value.argument, shape=value.shape)
+    return value.argument
