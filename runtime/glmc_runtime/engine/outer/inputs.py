@@ -11,8 +11,8 @@ from typing import Union
 
 import torch
 
-from glmc_runtime.engine.outer.step import OuterStep
-from glmc_runtime.errors import PlanError
+from glmc_runtime.engine.outer.step import OuterStep, host_lengths
+from glmc_runtime.errors import PlanError, RequestError
 from glmc_runtime.format.plan import HOST_SUFFIX, PhasePlan
 from glmc_runtime.format.step_inputs import step_input
 from glmc_runtime.replay.inputs import StepInputs
@@ -131,11 +131,11 @@ class _Side:
             )
             table[step.sequences : sequences, :1].fill_(self._scratch_block)
         if "context_lengths" in views:
-            lengths = step.context_lengths_host if self.beside else step.context_lengths
+            lengths = self._lengths(step, "context_lengths")
             padding = self._padding["context_lengths"][: sequences - step.sequences]
             _copy(views["context_lengths"], lengths, step.sequences, padding)
         if "cu_seqlens_q" in views:
-            ends = step.cu_seqlens_q_host if self.beside else step.cu_seqlens_q
+            ends = self._lengths(step, "cu_seqlens_q")
             padding = self._ends[step.sequences + 1 : sequences + 1]
             _copy(views["cu_seqlens_q"], ends, step.sequences + 1, padding)
         if "cu_seqlens_k" in views:
@@ -145,13 +145,19 @@ class _Side:
             rows = views["last_rows"][:sequences]
             torch.sub(views["cu_seqlens_q"][1 : sequences + 1], 1, out=rows)
 
+    def _lengths(self, step: OuterStep, name: str) -> torch.Tensor:
+        lengths = host_lengths(step, name) if self.beside else getattr(step, name)
+        if lengths is None:
+            raise RequestError(
+                "kernels read the lengths of a step in host memory",
+                expected=f"{name}_host",
+                remedy="pass it: to fetch it would wait for the device",
+            )
+        return lengths
 
-def _copy(
-    view: torch.Tensor, source: torch.Tensor | None, real: int, padding: torch.Tensor
-) -> None:
+
+def _copy(view: torch.Tensor, source: torch.Tensor, real: int, padding: torch.Tensor) -> None:
     """``real`` numbers of an engine's tensor, and the padding after them."""
-    if source is None:
-        raise PlanError("a step without its lengths in host memory was not refused")
     view[:real].copy_(source[:real], non_blocking=True)
     if len(padding):
         view[real : real + len(padding)].copy_(padding)

@@ -134,14 +134,6 @@ class AttachedModel(Model):
         """The phase that computes a step, and the step in its bucket."""
         check_step(step, self.device, self.max_context)
         phase = DECODE.key if step.is_decode else PREFILL.key
-        if self._inputs[phase].needs_host_lengths and (
-            step.context_lengths_host is None or step.cu_seqlens_q_host is None
-        ):
-            raise RequestError(
-                f"kernels of {phase} read the lengths of a step in host memory",
-                expected="context_lengths_host and cu_seqlens_q_host",
-                remedy="pass them: to fetch them would wait for the device",
-            )
         if step.is_decode:
             bucket = self._loaded.decode_buckets.choose(step.sequences)
             return phase, PaddedStep(step, bucket, bucket)

@@ -27,7 +27,8 @@ class OuterStep:
 
     ``context_lengths_host`` and ``cu_seqlens_q_host`` are the same numbers in host memory. A plan
     whose kernels read them there needs them (:attr:`AttachedModel.needs_host_lengths`), since to
-    fetch them would wait for the device; on a CPU the tensors themselves serve.
+    fetch them would wait for the device; lengths that are in host memory anyway serve for both.
+    What is in pinned memory may be changed once the step has run.
     """
 
     token_ids: torch.Tensor

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from glmc_runtime.engine.outer.inputs import OuterInputs, PaddedStep
 from glmc_runtime.engine.outer.step import OuterStep
-from glmc_runtime.errors import PlanError
+from glmc_runtime.errors import PlanError, RequestError
 from glmc_runtime.format.extent import Extent
 from glmc_runtime.format.plan import HOST_SUFFIX, InputSpec, PhasePlan
 from glmc_runtime.format.step_inputs import STEP_INPUTS, StepInput
@@ -106,9 +108,20 @@ def test_what_is_computed_needs_no_input_of_its_source() -> None:
 def test_the_device_serves_for_the_host_only_where_it_is_the_host() -> None:
     inputs, _ = filled(plan("decode"))
     assert not inputs.needs_host_lengths
-    far = StepInputs(plan("decode").inputs, LARGEST, torch.device("meta"), staged=False)
+    far = StepInputs(plan("decode").inputs, LARGEST, torch.device("meta"))
     other = OuterInputs(plan("decode"), far, LARGEST, torch.device("meta"), SIZE, SCRATCH)
     assert other.needs_host_lengths
+    step = outer_step(DECODE, SIZE, WIDTH)
+    other.fill(PaddedStep(step, 4, 4))  # its lengths are in host memory
+    sizes = {"tokens": 4, "sequences": 4}
+    assert far.view("cu_seqlens_k_host", None, sizes).tolist() == [0, 3, 11, 12, 13]
+    for name in ("context_lengths", "cu_seqlens_q"):
+        lengths: torch.Tensor = getattr(step, name)
+        away = replace(step, **{name: lengths.to("meta")})
+        with pytest.raises(RequestError, match="in host memory") as caught:
+            other.fill(PaddedStep(away, 4, 4))
+        assert caught.value.expected == f"{name}_host"
+        other.fill(PaddedStep(replace(away, **{f"{name}_host": lengths}), 4, 4))
 
 
 def test_an_input_that_no_outer_step_has_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,6 @@ import torch
 import glmc_runtime
 from glmc_runtime import KVTensors, Model
 from glmc_runtime.engine import loaded as loaded_module
-from glmc_runtime.engine.outer.inputs import OuterInputs
 from glmc_runtime.engine.outer.model import AttachedModel
 from glmc_runtime.errors import CapacityError, RequestError
 from glmc_runtime.replay.cache import KVCache
@@ -151,7 +150,7 @@ def test_kernels_that_take_packed_caches_say_so(model: Model) -> None:
         model.attach(KVTensors([whole], "blocks kv tokens heads dim"))
 
 
-def test_steps_that_are_refused(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_steps_that_are_refused(model: Model) -> None:
     attached = model.attach(memory())
     good = step(0, 3)
     with pytest.raises(CapacityError, match="prefill step of 17 rows"):
@@ -166,9 +165,6 @@ def test_steps_that_are_refused(model: Model, monkeypatch: pytest.MonkeyPatch) -
     for rows in (torch.zeros(0, HIDDEN), torch.zeros(HIDDEN), torch.zeros(2, HIDDEN + 1)):
         with pytest.raises(RequestError, match="no rows of hidden states"):
             attached.logits(rows)
-    monkeypatch.setattr(OuterInputs, "needs_host_lengths", True)
-    with pytest.raises(RequestError, match="lengths of a step in host memory"):
-        attached.step(good)
 
 
 def test_body_and_head_are_device_graphs_of_their_own(
