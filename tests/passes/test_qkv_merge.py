@@ -12,6 +12,7 @@ from glmc.ir import match as m
 from glmc.ir.recipe import Concatenate, Constant, sources
 from glmc.passes import attention, canonical, clean, qk_norm, qkv_merge, rms_norm, rope
 from tests.support.models import captured, example_inputs, tiny_config, tiny_model, weights_of
+from tests.support.thinned import thinned
 from tests.support.traced import conditions
 from tests.zoo.attention import Block, Parts, Sizes, inputs, traced, unrotated
 from tests.zoo.rotations import interleaved_from_halves
@@ -39,12 +40,13 @@ SPELLINGS = {
 }
 
 
-# Each spelling with and without bias, each of those in both dtypes.
+# The plain spelling with and without bias in each dtype, the others once: the pass does not see
+# what is between a projection and the attention.
 QUICK = {
     "plain": ((True, torch.float32), (False, torch.bfloat16)),
-    "interleaved": ((True, torch.bfloat16), (False, torch.float32)),
-    "normed": ((True, torch.float32), (False, torch.bfloat16)),
-    "without_rope": ((True, torch.bfloat16), (False, torch.float32)),
+    "interleaved": ((True, torch.bfloat16),),
+    "normed": ((False, torch.float32),),
+    "without_rope": ((True, torch.bfloat16),),
 }
 
 
@@ -85,7 +87,9 @@ def test_fires(name: str, bias: bool, dtype: torch.dtype) -> None:
     assert (again.matches, again.near_misses, block.text()) == ([], [], text)
 
 
-@pytest.mark.parametrize("sizes", [Sizes(4, 1), Sizes(4, 4), Sizes(6, 2, 64, 32)], ids=str)
+@pytest.mark.parametrize(
+    "sizes", thinned([Sizes(4, 1), Sizes(4, 4), Sizes(6, 2, 64, 32)], [Sizes(4, 4)]), ids=str
+)
 def test_sizes(sizes: Sizes) -> None:
     block = traced(sizes=sizes, before=BEFORE)
     before = block(*inputs())[0]
@@ -174,7 +178,8 @@ def test_refuses(project: Any) -> None:
     assert block.text() == text
 
 
-@pytest.mark.parametrize("family", ["glm", "glm4", "glm4_moe"])
+# The attention of glm and glm4 is spelled alike.
+@pytest.mark.parametrize("family", thinned(["glm", "glm4", "glm4_moe"], ["glm4"]))
 def test_fires_on_the_stock_classes(family: str) -> None:
     config = tiny_config(family)
     program, eager = captured(config), tiny_model(config)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 _TINY_FAMILIES = "tests of tiny families"
 _CHECKPOINTS = "tests of checkpoints"
+_GRID = "tests of the grid"
 # The first that a file's name begins with.
 _GROUPS = {
     "tests/passes/": _TINY_FAMILIES,
@@ -25,9 +26,11 @@ _GROUPS = {
     "tests/docs/": _CHECKPOINTS,
     "tests/tools/": _CHECKPOINTS,
     "tests/test_job.py": _CHECKPOINTS,
-    "tests/e2e/test_command_line.py": _CHECKPOINTS,
-    "tests/e2e/test_tiny_models.py": _CHECKPOINTS,
-    "tests/e2e/test_bad_model.py": _CHECKPOINTS,
+    "tests/e2e/test_same_plan.py": _GRID,
+    "tests/e2e/test_same_answers.py": _GRID,
+    "tests/e2e/test_low_precision.py": _GRID,
+    "tests/e2e/": _CHECKPOINTS,
+    "tests/fuzz/": _CHECKPOINTS,
 }
 
 

@@ -20,6 +20,7 @@ from glmc.presets.catalog import load_config
 from glmc.weights.checkpoint import open_checkpoint
 from tests.sabotage import PLAN_SABOTAGES, with_wrong_constant
 from tests.support.observing import Steps
+from tests.support.thinned import thinned
 
 pytestmark = pytest.mark.usefixtures("shared_captures")
 MODEL = Path(__file__).parents[3] / "models" / "tiny-moe"
@@ -75,9 +76,13 @@ def test_the_plan_holds(exact: Built, rounded: Built, target: str) -> None:
     assert verdict.holds and "of the captured graph's own error" in verdict.text
 
 
+# What both targets can get wrong is seen by the same comparison of logits.
 @pytest.mark.parametrize(
     ("target", "name"),
-    [(target, name) for target in PLAN_SABOTAGES for name in PLAN_SABOTAGES[target]],
+    thinned(
+        [(target, name) for target in PLAN_SABOTAGES for name in PLAN_SABOTAGES[target]],
+        [("xpu", name) for name in PLAN_SABOTAGES["xpu"] if name in PLAN_SABOTAGES["cpu"]],
+    ),
 )
 def test_a_wrong_constant_is_seen(exact: Built, target: str, name: str) -> None:
     wrong = with_wrong_constant(exact.compiled(target), name)

@@ -59,6 +59,8 @@ def test_every_step_holds(captured: Program) -> None:
     assert verifier.verdicts["rms_norm"].text == "bitwise: 17 rewrites equal on 9 inputs"
 
 
+# test_sabotage.py has this fault and sixteen more.
+@pytest.mark.slow
 def test_a_broken_pass_is_named(captured: Program) -> None:
     def rewrite(rewriter: object, found: object) -> None:
         wrong = replace(found, eps=1e-3) if found.anchor.meta["layer"] == 2 else found  # type: ignore

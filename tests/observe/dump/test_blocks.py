@@ -73,7 +73,7 @@ def test_text_names_id_op_shape_and_module() -> None:
 
 
 def test_a_node_without_id_is_shown_by_its_name() -> None:
-    program = steps("glm4")["clean"].copy()
+    program = steps("glm4_moe")["clean"].copy()
     node = next(node for node in program.graph.nodes if node.op == "call_function")
     node.meta = {"val": node.meta["val"]}
     _, made = cut(program)

@@ -66,7 +66,7 @@ def test_a_script_computes_what_its_graph_does(name: str, tmp_path: Path) -> Non
 
 
 def test_another_shape_than_recorded_fails(tmp_path: Path) -> None:
-    program = steps("glm4")["decode"]
+    program = steps("glm4_moe")["decode"]
     module = written(program, tmp_path / "step.py")
     run, example, expected = module["PARTS"]["layer_0"]
     module["PARTS"]["layer_0"] = (run, example, ["[1] torch.float32", *expected[1:]])
@@ -77,7 +77,7 @@ def test_another_shape_than_recorded_fails(tmp_path: Path) -> None:
 
 
 def test_a_graph_with_other_than_calls_is_refused() -> None:
-    program = steps("glm4")["clean"].copy()
+    program = steps("glm4_moe")["clean"].copy()
     node = next(node for node in program.graph.nodes if node.op == "call_function")
     node.op, node.target = "call_method", "abs"
     values, made = cut(program)

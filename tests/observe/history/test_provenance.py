@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -22,8 +23,16 @@ pytestmark = pytest.mark.usefixtures("shared_captures")
 ARCHITECTURES = ("glm-4-9b-0414", "glm-4.5")
 
 
+# Each architecture and each target once.
+QUICK = list(zip(ARCHITECTURES, ("cpu", "xpu"), strict=True))
+
+
 @pytest.fixture(
-    scope="module", params=[(name, target) for name in ARCHITECTURES for target in ("cpu", "xpu")]
+    scope="module",
+    params=[
+        pytest.param(pair, marks=() if pair in QUICK else pytest.mark.slow)
+        for pair in product(ARCHITECTURES, ("cpu", "xpu"))
+    ],
 )
 def history(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> History:
     name, target = request.param

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -106,9 +107,25 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tree
 
 
+def test_a_plan_that_differs_ends_the_command_with_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    plans = stored()
+    name = next(name for name in plans if (name.target, name.phase) == ("cuda", "decode"))
+    for differing, status in ({}, 0), ({name: replace(plans[name], sha256="0")}, 1):
+        made = {**plans, **differing}
+        monkeypatch.setattr(command, "compile_tree", lambda *given, made=made, **named: made)
+        app = typer.Typer()
+        app.command()(command.main)
+        result = CliRunner().invoke(app, ["--models", MODEL])
+        assert result.exit_code == status, result.output
+        assert f"10 plans compared with digests.txt, {len(differing)} differ" in result.output
+        assert (f"{MODEL} cuda decode: " in result.output) is bool(differing)
+
+
 class TestCommand:
     """The whole command, run in that tree."""
 
+    # Two processes that import and compile; ``make plans`` runs the command of this tree as well.
+    @pytest.mark.slow
     def test_a_broken_pass_ends_it_with_1_and_is_named(self, tree: Path) -> None:
         status, out = run(tree, "--models", MODEL)
         (line, *rest) = out.splitlines()
