@@ -8,42 +8,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 from glmc.errors import LoweringError
 from glmc.lowering.target import Emitter, Op, Rule, Value, fixed
 from glmc.lowering.values import as_rows, view
 
 
-def _one(function: str) -> Rule:
-    def rule(op: Op, emit: Emitter) -> None:
-        emit.call(function, writes=("out",), x=op.tensor("x"), out=emit.result())
-
-    return rule
-
-
-def _two(function: str) -> Rule:
-    """x is a tensor, y a tensor or a number; either may broadcast."""
+def _passed(function: str, **names: str) -> Rule:
+    """One call; ``names`` are the op's arguments by the kernel's names. x is a tensor, any other a
+    tensor or a number."""
 
     def rule(op: Op, emit: Emitter) -> None:
-        other = op.arguments["y"]
-        y = other if isinstance(other, Value) else op.number("y")
-        emit.call(function, writes=("out",), x=op.tensor("x"), y=y, out=emit.result())
+        arguments: dict[str, Any] = {}
+        for name, own in names.items():
+            is_tensor = own == "x" or isinstance(op.arguments[own], Value)
+            arguments[name] = op.tensor(own) if is_tensor else op.number(own)
+        emit.call(function, writes=("out",), **arguments, out=emit.result())
 
     return rule
-
-
-def cast(op: Op, emit: Emitter) -> None:
-    emit.call("aten.copy", writes=("out",), source=op.tensor("x"), out=emit.result())
 
 
 def power(op: Op, emit: Emitter) -> None:
-    emit.call(
-        "aten.pow",
-        writes=("out",),
-        x=op.tensor("x"),
-        exponent=op.number("exponent"),
-        out=emit.result(),
-    )
+    exponent = op.number("exponent")
+    emit.call("aten.pow", writes=("out",), x=op.tensor("x"), exponent=exponent, out=emit.result())
 
 
 def mean(op: Op, emit: Emitter) -> None:
@@ -104,11 +92,11 @@ def join_qkv(op: Op, emit: Emitter) -> None:
 
 RULES: Mapping[str, Rule] = MappingProxyType(
     {
-        "aten._to_copy": cast,
-        "aten.add": _two("aten.add"),
-        "aten.mul": _two("aten.mul"),
-        "aten.silu": _one("aten.silu"),
-        "aten.rsqrt": _one("aten.rsqrt"),
+        "aten._to_copy": _passed("aten.copy", source="x"),
+        "aten.add": _passed("aten.add", x="x", y="y"),
+        "aten.mul": _passed("aten.mul", x="x", y="y"),
+        "aten.silu": _passed("aten.silu", x="x"),
+        "aten.rsqrt": _passed("aten.rsqrt", x="x"),
         "aten.pow": power,
         "aten.mean": mean,
         "aten.slice": columns,
