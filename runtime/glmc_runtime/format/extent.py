@@ -56,6 +56,8 @@ class Extent:
     @property
     def symbols(self) -> tuple[str, ...]:
         """The symbols that the size depends on, each once."""
+        if len(self.terms) == 1 and len(self.terms[0][0]) == 1:
+            return self.terms[0][0]
         return tuple(dict.fromkeys(name for names, _ in self.terms for name in names))
 
     def factor(self, symbol: str) -> int:

@@ -57,6 +57,8 @@ class Order:
     def at_most(self, left: Extent, right: Extent) -> bool:
         """Whether ``left <= right`` in every step. Other names than the symbols, and products, are
         each at least 0 and unrelated."""
+        if left.terms == right.terms:
+            return left.constant <= right.constant
         factors: dict[tuple[str, ...], int] = dict(right.terms)
         for names, factor in left.terms:
             factors[names] = factors.get(names, 0) - factor
@@ -117,10 +119,20 @@ class Phase:
     def normal(self, extent: Extent, real: bool = False) -> Extent:
         """A size with one name for equal symbols, and the ``real`` counts under names of their
         own, so that equal sizes are equal."""
-        extent = extent.renamed(self.equal_names)
-        if not real or not extent.terms:
+        if not extent.terms or not (real or self.equal):
             return extent
-        return extent.renamed({name: real_name(name) for name in extent.symbols})
+        known = self._normal.get((extent, real))
+        if known is None:
+            known = extent.renamed(self.equal_names)
+            if real:
+                known = known.renamed({name: real_name(name) for name in known.symbols})
+            self._normal[extent, real] = known
+        return known
+
+    @cached_property
+    def _normal(self) -> dict[tuple[Extent, bool], Extent]:
+        """Sizes that were asked for before: the calls of layers repeat each other."""
+        return {}
 
     def largest(self, bucket: int, most: Mapping[str, int]) -> dict[str, int]:
         """The largest value of each symbol where ``bucket`` is that of the bucket's, and ``most``
