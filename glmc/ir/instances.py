@@ -148,7 +148,7 @@ def sizes_of(program: Program, nodes: Sequence[Node]) -> tuple[Instance, ...]:
         Instance({symbol: sizes[at % 4] for at, symbol in enumerate(order)}, hostile=number == 0)
         for number, sizes in enumerate(_OTHERS)
     ]
-    if program.phase != "traced":
+    if program.assumes.any_size:
         return tuple(others)
     return (Instance(by_symbol), *(replace(each, hostile=False) for each in others))
 
@@ -241,7 +241,7 @@ class _Made:
         if node.op == "call_function":
             return self._value_from_ancestors(node)
         name = node.meta.get("input", "")
-        if self.program.phase != "traced":
+        if self.program.assumes.step_inputs:
             known = self._step_input(name, fake.dtype, shape)
             if known is not None:
                 return known

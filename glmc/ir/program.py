@@ -18,6 +18,7 @@ from torch.fx import Graph, GraphModule, Node
 from torch.fx._lazy_graph_module import _LazyGraphModule
 
 from glmc.errors import InternalError
+from glmc.ir.assumptions import Assumptions, assumptions_of
 from glmc.ir.recipe import Weight
 from glmc.ir.symbols import Symbols
 from glmc_runtime.format.cache import CacheKey
@@ -87,6 +88,11 @@ class Program:
     replaced: dict[str, str] = field(default_factory=dict)
     symbols: Symbols | None = None
     memo: dict[Hashable, object] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def assumes(self) -> Assumptions:
+        """What may be assumed of it, by its phase."""
+        return assumptions_of(self.phase)
 
     @property
     def graph(self) -> torch.fx.Graph:

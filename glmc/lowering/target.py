@@ -15,6 +15,7 @@ from typing import Protocol
 import torch
 
 from glmc.errors import LoweringError
+from glmc.ir.assumptions import Assumptions, assumptions_of
 from glmc.ir.recipe import Weight
 from glmc_runtime.format.extent import Extent, Shape
 from glmc_runtime.format.plan import Argument
@@ -67,6 +68,11 @@ class Op:
     layer: int | None
     arguments: Mapping[str, Value | float | int | bool | str | list[int] | None]
     phase: str
+
+    @property
+    def assumes(self) -> Assumptions:
+        """What may be assumed of the program that it is in."""
+        return assumptions_of(self.phase)
 
     def tensor(self, name: str) -> Value:
         value = self.arguments[name]

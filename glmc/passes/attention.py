@@ -84,10 +84,10 @@ def match(anchor: Node, program: Program) -> Attention:
     k, by_unrepeated = unscaled(_unrepeated(repeated_k, q, program, grouped))
     scale *= by_queries * by_keys * by_unrepeated
     v = _unrepeated(repeated_v, q, program, grouped)
-    same = m.agreed_shape if program.phase == "traced" else m.same_shape
+    same = m.same_shape if program.assumes.any_size else m.agreed_shape
     m.require(same(k, v), v, "keys and values must have one shape")
     causal = bool(m.argument(inner, 5, "is_causal", False)) if inner is anchor else False
-    if program.phase == "traced":
+    if not program.assumes.causal:
         inside = (q, k, v) if mask is None else (q, k, v, mask)
         if mask is not None:
             _require_readable(mask, q, k)
@@ -121,7 +121,7 @@ def _sdpa(anchor: Node, program: Program) -> tuple[Node, Node, Node, float, Node
     m.require(dropout == 0, anchor, f"dropout must be 0, not {dropout}")
     causal = bool(m.argument(anchor, 5, "is_causal", False))
     m.require(not (causal and mask is not None), anchor, "is_causal must not stand beside a mask")
-    as_in_eager = program.phase == "traced"
+    as_in_eager = not program.assumes.causal
     m.require(
         as_in_eager or causal or mask is not None, anchor, "attention without a mask is not causal"
     )
@@ -143,11 +143,10 @@ def _number(node: Node, value: object) -> float:
 
 
 def _unrepeated(node: Node, q: Node, program: Program, grouped: bool) -> Node:
-    """What ``node`` repeats for each query head: [batch, kv_heads, tokens, head_dim]; in a traced
-    program as many tokens as its cache has."""
+    """What ``node`` repeats for each query head: [batch, kv_heads, tokens, head_dim]; as many
+    tokens as its cache has in a program with one of its own."""
     batch, heads, tokens, width = (str(size) for size in m.shape(q))
-    traced = program.phase == "traced"
-    if traced:
+    if not program.assumes.causal:
         tokens = str(m.shape(node)[2])
     source, chain = node, [node]
     while m.is_op(source, *_REPEATS):
@@ -181,7 +180,9 @@ def _unrepeated(node: Node, q: Node, program: Program, grouped: bool) -> Node:
 def _is_repeated(node: Node, repeated: Node, times: int, program: Program) -> bool:
     """Whether ``node`` holds each head of ``found`` ``times`` times, side by side."""
     generator = torch.Generator().manual_seed(0)
-    if program.phase == "traced":  # bytes: the cache may be large, and only shapes are at work here
+    if (
+        not program.assumes.any_size
+    ):  # bytes: the cache may be large, and only shapes are at work here
         sizes = example_shape(repeated)
         value = torch.randint(0, 256, sizes, generator=generator, dtype=torch.uint8)
         known: dict[Node, Any] = {**known_sizes(program), repeated: value}
@@ -229,7 +230,7 @@ def _last_node(root: Node, q: Node) -> tuple[Node, bool]:
 
 def rewrite(rewriter: Rewriter, matched: Attention) -> None:
     replaces = (matched.anchor, matched.root)
-    if rewriter.program.phase == "traced":
+    if not rewriter.program.assumes.causal:
         q = token_major(rewriter, matched.q)
         over = (
             q,

@@ -33,7 +33,7 @@ def read_eager(anchor: Node, program: Program) -> tuple[Node, Node, Node, float,
     m.argument(anchor, 2, "half_to_float")  # or the dtype: as that of the node says
     m.require(m.holds(m.dtype(anchor), m.dtype(product)), anchor, _ROUNDED)
     mask = None
-    if program.phase == "traced":
+    if not program.assumes.causal:
         mask = _added(masked, product)
         m.require(mask is None or m.dtype(mask).is_floating_point, anchor, _FLOATING)
     else:

@@ -84,7 +84,7 @@ def read_rotation(
     m.require(_positions(sin_angle) is positions, sin, "cos and sin must be of the same positions")
     batch, tokens = m.shape(x)[0], m.shape(x)[2 if heads_first else 1]
     # What a program was traced with may have one row of positions for the whole batch.
-    rows = (str(batch), "1") if program.phase == "traced" else (str(batch),)
+    rows = (str(batch),) if program.assumes.step_inputs else (str(batch), "1")
     m.require(
         [str(size) for size in m.shape(positions)[1:]] == [str(tokens)]
         and str(m.shape(positions)[0]) in rows,
@@ -216,7 +216,7 @@ def _is_smooth(node: Node) -> bool:
 
 def _is_live(program: Program) -> bool:
     """Whether the frequencies are read in each call, and not built into a table."""
-    return program.phase == "traced"
+    return not program.assumes.constant_weights
 
 
 def _positions(angle: Node) -> Node:
@@ -261,7 +261,7 @@ def _probes(program: Program, positions: Node, frequencies: Node) -> list[_Probe
     limit = max(program.model.maximum_positions, 8)
     probes = []
     sizes = _SIZES
-    if program.phase == "traced":  # its sizes are baked in
+    if not program.assumes.any_size:
         sizes = (example_shape(positions),) * 3  # type: ignore[assignment]
     for number, (batch, tokens) in enumerate(sizes):
         low, high = (0, limit) if number else (0, 2)
@@ -339,7 +339,7 @@ def _matches_rotation(
     heads, width = m.shape(x)[1 if heads_first else 2], m.shape(x)[-1]
     generator = torch.Generator().manual_seed(1)
     leading = probe.positions.shape
-    if program.phase == "traced":
+    if not program.assumes.any_size:
         leading = torch.Size((example_shape(x)[0], *leading[1:]))
     random = torch.randn(*leading, int(heads), int(width), generator=generator)
     value = random.to(m.dtype(x))

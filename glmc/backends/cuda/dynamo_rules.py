@@ -27,7 +27,7 @@ def requires_constant_weights(rule: Rule) -> Rule:
     take; in an artifact's program the rule itself."""
 
     def traced(op: Op, emit: Emitter) -> None:
-        if op.phase == "traced":
+        if not op.assumes.constant_weights:
             _check_weights(op)
             _check_dtypes(op)
             arguments = {

@@ -20,7 +20,7 @@ def embedding(op: Op, emit: Emitter) -> None:
     # A session has checked its ids. Those of a traced program nobody has, and torch refuses wrong
     # ones where ours gives NaN.
     emit.call(
-        "aten.embedding" if op.phase == "traced" else "cuda.embedding",
+        "cuda.embedding" if op.assumes.step_inputs else "aten.embedding",
         writes=("out",),
         ids=ids,
         weight=op.tensor("weight"),
