@@ -7,10 +7,10 @@ import math
 import pytest
 import torch
 from torch import Tensor
-from torch.fx import Graph
+from torch.fx import Graph, Node
 
 from glmc.ir.ops import Numerics
-from glmc.ir.tolerance import Tolerance, compare, condition_of
+from glmc.ir.tolerance import Tolerance, compare, condition_of, tolerance_of_call
 
 BITWISE = Tolerance(Numerics.BITWISE)
 
@@ -113,6 +113,25 @@ def test_the_condition_of_an_attention_takes_its_scale_wherever_that_stands(
     longest = float(q.norm(dim=-1).max() * k.norm(dim=-1).max())
     expected = 1 + longest * abs(0.25 if scale is None else scale)
     assert condition_of(node, {q_node: q, k_node: k}) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("width", [None, 16])
+def test_a_cache_write_is_exact_but_for_the_norm_of_a_head(width: int | None) -> None:
+    graph = Graph()
+
+    def operand(name: str, *shape: int) -> Node:
+        node = graph.placeholder(name)
+        node.meta["val"] = normal(*shape)
+        return node
+
+    norms = [None if width is None else operand(name, width) for name in ("q_norm", "k_norm")]
+    caches = [operand(name, 2, 2, 4, 16) for name in ("k_cache", "v_cache")]
+    others = [operand(name, 4) for name in ("positions", "frequencies", "slots")]
+    arguments = (operand("qkv", 4, 96), *norms, *others, *caches, 2, 2, 16, False, 1.0, 1e-5)
+    node = graph.call_function(torch.ops.glmc.qkv_rope_cache.default, arguments)
+    tolerance = tolerance_of_call(node)
+    exact = Numerics.BITWISE if width is None else Numerics.REORDERED
+    assert (tolerance.numerics, tolerance.terms) == (exact, width or 0)
 
 
 def test_a_softmax_amplifies_and_a_budget_is_for_approximate_passes_alone() -> None:

@@ -269,7 +269,7 @@ QKV_ROPE_CACHE = define(
     _qkv_rope_cache_fake,
     OpFacts(
         tokens=None,
-        summed=(("k_cache", -1),),  # the norm of a head
+        summed=(("q_norm", -1),),  # the norm of a head, where there is one
         flops=no_flops,
         accessed={"k_cache": no_flops, "v_cache": no_flops, "out.1": _written, "out.2": _written},
         shardings=(_BY_QKV_HEAD,),
@@ -305,7 +305,7 @@ ROPE_DECODE_ATTENTION = define(
     _qkv_rope_cache_fake,
     OpFacts(
         tokens=None,
-        summed=(("k_cache", -1), ("k_cache", -1), KEYS),
+        summed=(("q_norm", -1), ("k_cache", -1), KEYS),
         flops=_rope_decode_flops,
         accessed={
             "k_cache": _context_beside_written,
