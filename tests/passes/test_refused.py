@@ -62,7 +62,7 @@ def test_a_broken_paging_is_an_error(
     allowed = re.fullmatch(
         r"glmc\.qkv_rope_cache: a difference of at most (\S+)", caught.value.expected
     )
-    actual = re.fullmatch(r"off by (\S+), on random values", caught.value.found)
+    actual = re.fullmatch(r"off by (\S+), on .*random values.*", caught.value.found)
     assert allowed is not None and actual is not None
     assert float(allowed[1]) < 1e-5 < 1e-2 < float(actual[1])  # the norm of a head is a sum
     assert (str(program.graph), program.weights, program.phase) == (graph, weights, "stateless")
