@@ -15,6 +15,7 @@ from glmc.ir.instances import FULL, SMALL
 from glmc.ir.program import Program
 from glmc.passes import kv_cache, specialise
 from glmc.passes.kv_cache import KvCache
+from glmc_runtime.format.phases import DECODE, PREFILL, PhaseKey
 from tests.support.models import tiny_config
 from tests.support.packed import BLOCK, fused, paged
 
@@ -31,6 +32,11 @@ def cached() -> Program:
     return paged(tiny_config("glm4_moe"))
 
 
+def phases_of(program: Program) -> dict[PhaseKey, Program]:
+    prefill, decode = specialise.prefill(program), specialise.decode(program)
+    return {PREFILL.key: prefill, DECODE.key: decode}
+
+
 def nodes(program: Program, name: str) -> list[Node]:
     return [node for node in program.graph.nodes if m.is_op(node, name)]
 
@@ -39,8 +45,8 @@ def test_layers_that_are_spelled_alike_are_run_once(stateless: Program, cached: 
     result = KvCache(BLOCK).run(stateless.copy())
     assert (len(result.matches), result.evaluations) == (3, [FULL])
     assert result.evaluation_seconds > 0
-    phases = specialise.prefill(cached), specialise.decode(cached)
-    assert specialise.require_same(cached, *phases).evaluations == [FULL, FULL]
+    phases = phases_of(cached)
+    assert specialise.require_same(cached, phases).evaluations == [FULL, FULL]
 
 
 def test_a_layer_of_another_kind_is_run_too(stateless: Program) -> None:
@@ -52,8 +58,8 @@ def test_a_layer_of_another_kind_is_run_too(stateless: Program) -> None:
 
 def test_the_head_of_a_large_vocabulary_is_run_small() -> None:
     program = paged(tiny_config("glm", num_hidden_layers=1, vocab_size=2**13))
-    phases = specialise.prefill(program), specialise.decode(program)
-    assert specialise.require_same(program, *phases).evaluations == [SMALL, FULL]
+    phases = phases_of(program)
+    assert specialise.require_same(program, phases).evaluations == [SMALL, FULL]
 
 
 def test_an_argument_that_paging_does_not_know_is_refused(stateless: Program) -> None:
@@ -144,10 +150,10 @@ def keys_as_values(prefill: Program, decode: Program) -> None:
 def test_a_phase_that_computes_something_else_is_an_error(
     cached: Program, edit: Callable[[Program, Program], None], place: str
 ) -> None:
-    phases = specialise.prefill(cached), specialise.decode(cached)
-    edit(*phases)
+    phases = phases_of(cached)
+    edit(phases[PREFILL.key], phases[DECODE.key])
     with pytest.raises(GlmcError) as caught:
-        specialise.require_same(cached, *phases)
+        specialise.require_same(cached, phases)
     assert isinstance(caught.value, VerificationError)
     assert (caught.value.place or "").startswith(place)
     assert "off by" in str(caught.value.found)
