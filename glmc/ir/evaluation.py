@@ -150,7 +150,7 @@ def _run(
             if not _as_expected(before[node], node, instance):
                 return _Unusable(f"{op_name(node)}: the sizes of a small instance don't fit")
         own: dict[Node, Any] = dict(before)
-        condition = 1.0
+        condition = max([1.0, *(condition_of(node, before) for node in rewritten.old)])
         try:
             for node in rewritten.made:
                 recipe = program.weights[node.meta["weight"]].recipe

@@ -169,7 +169,7 @@ def stored_values(nodes: Iterable[Node]) -> int:
     An attention rounds three: the scaled query, the weights after the softmax, and the result.
     """
     return sum(
-        3 if _scores(node) else 1
+        3 if _is_attention(node) else 1
         for node in nodes
         if isinstance(value := node.meta.get("val"), Tensor)
         and value.is_floating_point()
@@ -177,8 +177,13 @@ def stored_values(nodes: Iterable[Node]) -> int:
     )
 
 
+def _is_attention(node: Node) -> bool:
+    op = semantic_op(node.target)
+    return KEYS in op.facts.summed if op is not None else aten_facts(m.op_name(node)).scores
+
+
 def _scores(node: Node) -> tuple[Any, ...]:
-    """The queries and keys of an attention; nothing of any other node."""
+    """The queries and keys of an attention, where both are operands; nothing of any other node."""
     op = semantic_op(node.target)
     if op is None:
         return node.args[:2] if aten_facts(m.op_name(node)).scores else ()

@@ -43,5 +43,5 @@ def test_every_layout_of_the_page_is_one() -> None:
     for layout in layouts:
         tensor = torch.zeros([sizes[word] for word in layout.split()])
         together = {"kv", "kv*dim"} & set(layout.split())
-        layer = tensor if together else (tensor, tensor)
+        layer = tensor if together else (tensor, tensor.clone())
         assert cache_views(KVTensors([layer], layout, 4), spec).blocks == 3

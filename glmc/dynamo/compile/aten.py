@@ -9,12 +9,14 @@ import torch
 from torch import SymBool, SymFloat, SymInt, Tensor
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.fx import Node
+from torch.fx.node import map_arg
 
 from glmc.dynamo.compile.sizes import TracedSizes
 from glmc.dynamo.compile.views import Views, pinned
 from glmc.errors import InternalError, LoweringError
 from glmc.ir import match as m
 from glmc.lowering.emitter import CallEmitter
+from glmc.lowering.in_place import whole
 from glmc.lowering.node_values import NodeValues
 from glmc.lowering.target import Value
 from glmc_runtime.format.plan import (
@@ -24,6 +26,7 @@ from glmc_runtime.format.plan import (
     ListArgument,
     ValueArgument,
     WeightArgument,
+    parts_of,
 )
 
 # Without operands these give the same in each step: they are computed once.
@@ -96,6 +99,9 @@ class AtenCalls:
         source = node.args[0]
         if not isinstance(source, Node):
             raise InternalError("an op that writes has no tensor to write to")
+        if self._reads_its_target(node, source):
+            self.lower_out_of_place(node)
+            return
         target = self._emitter.mutable(self._values.of(source))
         written = {"target": self._emitter.argument(target)}
         operands, op = self._operands(node.args[1:]), _IN_PLACE[m.op_name(node)]
@@ -103,6 +109,18 @@ class AtenCalls:
         if isinstance(target.argument, InputArgument):
             self._views.layouts[node] = self._views.layout(source)
         self._values.bind(node, target)
+
+    def _reads_its_target(self, node: Node, source: Node) -> bool:
+        """Whether another operand is in the memory of ``source``: a write there would change what
+        is still to be read."""
+        operands: list[Node] = []
+        map_arg((node.args[1:], dict(node.kwargs)), operands.append)
+        tensors = [each for each in operands if isinstance(each.meta.get("val"), Tensor)]
+        own = self._storages(source)
+        return any(own & self._storages(each) for each in tensors)
+
+    def _storages(self, node: Node) -> set[Argument]:
+        return {whole(part) for part in parts_of(self._values.of(node).argument)}
 
     def _fold_constant(self, node: Node) -> None:
         """A value without operands, computed here; the same values are one constant."""

@@ -269,7 +269,7 @@ QKV_ROPE_CACHE = define(
     _qkv_rope_cache_fake,
     OpFacts(
         tokens=None,
-        summed=(("q_norm", -1),),  # the norm of a head, where there is one
+        summed=(),  # but for the norm of a head, whose order no packing changes
         flops=no_flops,
         accessed={"k_cache": no_flops, "v_cache": no_flops, "out.1": _written, "out.2": _written},
         shardings=(_BY_QKV_HEAD,),
@@ -315,6 +315,5 @@ ROPE_DECODE_ATTENTION = define(
         },
         shardings=(_BY_QKV_HEAD,),
         strided=(),
-        scores=("qkv", "k_cache"),
     ),
 )

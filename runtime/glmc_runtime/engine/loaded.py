@@ -81,7 +81,8 @@ class LoadedArtifact:
     def graphs(self) -> GraphCapture:
         """The capture of the replays of one cache: torch gives up the memory pool of graphs with
         the last of them, so those of another cache need one of their own."""
-        return graphs_for(self.device, self.statistics.emulated)
+        with self.stream_order.enter():  # its stream is one of the device that is current
+            return graphs_for(self.device, self.statistics.emulated)
 
     def step_inputs(self, key: PhaseKey, plan: PhasePlan | None = None) -> StepInputs:
         """Memory for the step inputs of a phase, up to its largest step; ``plan`` is the artifact's

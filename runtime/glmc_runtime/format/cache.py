@@ -7,6 +7,7 @@ scale of quantised keys, is one row more.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 SCRATCH_BLOCK = 0
@@ -51,8 +52,11 @@ class CacheSpec:
 
     def tensor(self, name: str, layer: int) -> CacheTensor | None:
         """The row of a tensor, or None."""
-        rows = (row for row in self.tensors if row.name == name and layer in row.layers)
-        return next(rows, None)
+        return self._rows.get((name, layer))
+
+    @cached_property
+    def _rows(self) -> dict[tuple[str, int], CacheTensor]:
+        return {(row.name, layer): row for row in self.tensors for layer in row.layers}
 
     def block_shape(self, row: CacheTensor) -> tuple[int, ...]:
         """One block of a tensor: its shape without the dimension of blocks."""

@@ -17,7 +17,7 @@ from typing import Any
 
 from glmc_runtime.errors import ArtifactError
 from glmc_runtime.format.cache import CacheSpec, CacheTensor, impossible
-from glmc_runtime.format.phases import PHASES, PhaseKey, phase_of
+from glmc_runtime.format.phases import DECODE, PHASES, PREFILL, PhaseKey, phase_of
 from glmc_runtime.format.records import misfit
 
 FORMAT = "glmc-artifact"
@@ -214,18 +214,28 @@ def _impossible(manifest: Manifest) -> str | None:
 
 def _impossible_phases(entries: tuple[PhaseEntry, ...]) -> str | None:
     """Buckets ascend, and the largest step is one of the phase."""
+    seen: dict[PhaseKey, PhaseEntry] = {}
     for number, entry in enumerate(entries):
         place, buckets = f"phases[{number}]", entry.buckets
         if not buckets or buckets[0] < 1 or list(buckets) != sorted(set(buckets)):
-            return f"{place}.buckets is {buckets}, and not ascending from 1"
+            return f"{place}.buckets is {str(buckets)[:80]}, and not ascending from 1"
         if entry.phase not in PHASES:
             return f"{place}.phase is {entry.phase!r}, and none of {', '.join(PHASES)}"
         phase = PHASES[entry.phase]
         whole = set(entry.largest) == set(phase.symbols) and phase.allows(entry.largest)
         if not whole or entry.largest[phase.bucket] != buckets[-1]:
-            return f"{place}.largest is {entry.largest}, and no largest step of {entry.phase}"
-        if entry.rank < 0 or entry.key in {other.key for other in entries[:number]}:
+            largest = str(entry.largest)[:80]
+            return f"{place}.largest is {largest}, and no largest step of {entry.phase}"
+        if entry.rank < 0 or entry.key in seen:
             return f"{place} is of rank {entry.rank}, as another or none"
+        seen[entry.key] = entry
+    for key, decode in seen.items():
+        prefill = seen.get(PhaseKey(PREFILL.name, key.rank))
+        if key.phase == DECODE.name and prefill is not None:
+            # Whatever decodes together may be packed into one step of prefill.
+            most = min(prefill.buckets[-1], decode.buckets[-1])
+            if prefill.largest["sequences"] < most:
+                return f"the largest step of {prefill.key} has fewer than {most} sequences"
     return None
 
 

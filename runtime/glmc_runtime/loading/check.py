@@ -51,7 +51,7 @@ def check_plan(plan: PhasePlan, manifest: Manifest) -> None:
                 )
     _check_captured(plan)
     CallCheck(plan, manifest).check()
-    check_head(plan)
+    check_head(plan, manifest.model.hidden)
 
 
 def _place(plan: PhasePlan, call: Call) -> str:

@@ -20,21 +20,21 @@ _ROWS_INPUT = "last_rows"
 _TOKENS = Extent.of(tokens=1)
 
 
-def check_head(plan: PhasePlan) -> None:
-    """Raise :class:`PlanError` for hidden states that are none, and for a call of the head that
-    needs more of the step than they."""
+def check_head(plan: PhasePlan, columns: int) -> None:
+    """Raise :class:`PlanError` for hidden states that are none, [tokens, ``columns``], and for a
+    call of the head that needs more of the step than they."""
     if plan.head is None:
         return
     hidden = next((buffer for buffer in plan.buffers if buffer.id == plan.head.hidden), None)
-    if hidden is None or not _is_hidden(hidden, plan.phase):
+    if hidden is None or not _is_hidden(hidden, plan.phase, columns):
         raise PlanError(
             f"the hidden states of {plan.name} are none",
-            expected=f"a buffer {' or '.join(FLOATS)} [tokens, hidden size]",
+            expected=f"a buffer {' or '.join(FLOATS)} [tokens, {columns}]",
             found=f"buffer {plan.head.hidden}"
             if hidden is None
             else f"{hidden.dtype} [{', '.join(map(str, hidden.shape))}]",
         )
-    if not hidden.first < plan.head.first <= min(hidden.last, len(plan.calls) - 1):
+    if not 0 <= hidden.first < plan.head.first <= min(hidden.last, len(plan.calls) - 1):
         raise PlanError(
             f"the head of {plan.name} begins where there are no hidden states",
             expected=f"a call from {hidden.first + 1} to {hidden.last}",
@@ -42,26 +42,28 @@ def check_head(plan: PhasePlan) -> None:
         )
     written: set[int] = {hidden.id}
     for call in plan.calls[plan.head.first :]:
-        fresh = {
-            argument.buffer
+        outputs = {
+            argument.buffer: argument
             for name in call.writes
             if isinstance(argument := call.arguments.get(name), BufferArgument)
         }
         for name, argument in call.arguments.items():
-            if _is_foreign(argument, written | fresh, plan.phase):
+            # What is written may not have been before, but nothing else is read of the body.
+            known = written | outputs.keys() if name in call.writes else written
+            if _is_foreign(argument, known, plan.phase):
                 raise PlanError(
                     f"the head of {plan.name} reads '{name}', which is not of the hidden states",
                     place=place_of(call),
                 )
-        if hidden.id in fresh:
+        if hidden.id in outputs:
             raise PlanError(
                 f"the head of {plan.name} writes the hidden states", place=place_of(call)
             )
-        written |= fresh
+        written |= outputs.keys()
 
 
-def _is_hidden(buffer: Buffer, phase: Phase) -> bool:
-    if len(buffer.shape) != 2 or buffer.shape[1].moves:
+def _is_hidden(buffer: Buffer, phase: Phase, columns: int) -> bool:
+    if len(buffer.shape) != 2 or buffer.shape[1] != Extent.of(constant=columns):
         return False
     return phase.normal(buffer.shape[0]) == phase.normal(_TOKENS) and buffer.dtype in FLOATS
 

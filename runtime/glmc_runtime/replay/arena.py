@@ -15,7 +15,7 @@ class Arena:
     """``size`` bytes, zeroed once so that padded rows never read NaN from fresh memory."""
 
     def __init__(self, size: int, device: torch.device) -> None:
-        if device.type == "cpu" and size > _memory():
+        if device.type == "cpu" and size > machine_memory():
             raise self._too_large(size, device)
         try:
             self.memory = torch.zeros(max(size, 1), dtype=torch.uint8, device=device)
@@ -49,7 +49,7 @@ class Arena:
         return self.memory[offset : offset + length].view(dtype).view(shape)
 
 
-def _memory() -> int:
+def machine_memory() -> int:
     """Bytes of this machine. More can be promised but not given: whoever fills it is killed."""
     if not hasattr(os, "sysconf"):
         return sys.maxsize

@@ -20,10 +20,11 @@ from typing import Any, Literal
 
 import torch
 
-from glmc_runtime.errors import PlanError, RequestError
+from glmc_runtime.errors import CapacityError, PlanError, RequestError
 from glmc_runtime.format.dtypes import dtype_of
 from glmc_runtime.format.plan import HOST_SUFFIX, InputSpec
 from glmc_runtime.format.step_inputs import step_input
+from glmc_runtime.replay.arena import machine_memory
 from glmc_runtime.replay.step import Step
 
 _FORMATS: dict[str, Literal["i", "q"]] = {"int32": "i", "int64": "q"}
@@ -141,6 +142,14 @@ class StepInputs:
             field = _Field(spec, ends[on_host], sizes)
             self._fields[spec.name] = field
             ends[on_host] = field.end
+        size, most = max(ends.values()), machine_memory()
+        if size > most:
+            raise CapacityError(
+                "the inputs of a step do not fit into memory",
+                expected=f"at most {most} bytes",
+                found=f"{size} bytes",
+                remedy="compile with smaller buckets or a shorter max_context",
+            )
         near = [field for field in self._fields.values() if field.on_host]
         self._far = [field for field in self._fields.values() if not field.on_host]
         self._host, view = _host_memory(max(ends[True], 1))

@@ -77,22 +77,26 @@ class PhaseReplay:
     def run_body(self, step: Sizes) -> torch.Tensor:
         """The last hidden states of the real tokens, [tokens, hidden size]: a view that the next
         step overwrites."""
+        self._require_head()
         hidden = self._run_step(step, None, Part.BODY).hidden
-        if hidden is None:
-            raise PlanError(f"the {self._plan.name} plan does not say where its head begins")
+        assert hidden is not None
         return hidden
 
     def run_head(self, step: Sizes, hidden: torch.Tensor) -> torch.Tensor:
         """Logits of rows of hidden states, as many as the step has real tokens: a view that the
         next step overwrites. The head of decode reads nothing else of a step."""
+        self._require_head()
         self._watch.check()
         bound = self._bound(step)
-        if bound.hidden is None:
-            raise PlanError(f"the {self._plan.name} plan does not say where its head begins")
+        assert bound.hidden is not None
         bound.hidden.copy_(hidden)
         self._run_part(bound, step, Part.HEAD)
         self._watch.check()
         return bound.logits
+
+    def _require_head(self) -> None:
+        if Part.HEAD not in self._parts:
+            raise PlanError(f"the {self._plan.name} plan does not say where its head begins")
 
     def _run_step(
         self, step: Sizes, tokens: torch.Tensor | None, part: Part = Part.WHOLE

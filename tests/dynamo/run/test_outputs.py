@@ -147,3 +147,23 @@ def test_numbers_that_follow_the_sizes() -> None:
         found, expected = compiled(x), function(x)
         torch.testing.assert_close(found[0], expected[0])
         assert found[1:] == expected[1:]
+
+
+def _of_its_own_columns(x: Tensor, at: Tensor) -> Tensor:
+    doubled = x * 2
+    return doubled.index_copy(1, at, doubled[:, 0:2])
+
+
+def _of_its_own_rows(x: Tensor, at: Tensor) -> Tensor:
+    doubled = x * 2
+    return doubled.index_copy(0, at, doubled[:2])
+
+
+def _put_of_itself(x: Tensor, at: Tensor) -> Tensor:
+    doubled = x * 2
+    return doubled.index_put((at,), doubled[1:3])
+
+
+@pytest.mark.parametrize("function", [_of_its_own_columns, _of_its_own_rows, _put_of_itself])
+def test_a_write_of_what_is_in_the_same_memory(function: Callable[..., Any]) -> None:
+    compare(function, torch.arange(16.0).view(4, 4), torch.tensor([1, 2]))

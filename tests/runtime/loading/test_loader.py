@@ -136,6 +136,11 @@ def test_plans_that_can_not_be_listed(copy: Path, change: dict[str, Any], text: 
     _refuses(copy, ArtifactError, text)
 
 
+def test_a_prefill_step_holds_what_decodes_together(copy: Path) -> None:
+    _edit(copy, lambda data: data["phases"][0]["largest"].update(sequences=1))
+    _refuses(copy, ArtifactError, "the largest step of prefill has fewer than 4 sequences")
+
+
 def test_an_artifact_without_a_phase_that_the_engine_drives(copy: Path) -> None:
     (copy / "plans" / "decode.json").unlink()
 

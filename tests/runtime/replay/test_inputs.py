@@ -30,6 +30,12 @@ def _values(inputs: StepInputs, name: str, step: Step) -> list[int]:
     return values
 
 
+@pytest.mark.parametrize("size", [2**50, 2**80])
+def test_inputs_that_no_machine_holds_are_refused(size: int) -> None:
+    with pytest.raises(CapacityError, match="inputs of a step do not fit into memory"):
+        StepInputs(toy_plan("prefill").inputs, _sizes(size, 4), CPU)
+
+
 def test_a_ragged_prefill_step_with_padding() -> None:
     inputs = StepInputs(toy_plan("prefill").inputs, _sizes(16, 4), CPU)
     chunks = [ScheduledTokens([11, 12, 13], 0, [5]), ScheduledTokens([21, 22], 3, [2, 7])]

@@ -129,6 +129,7 @@ class _Side:
             table[: step.sequences, :width].copy_(
                 blocks[: step.sequences, :width], non_blocking=True
             )
+            table[: step.sequences, width:].zero_()  # not the blocks of an earlier step
             table[step.sequences : sequences, :1].fill_(self._scratch_block)
         if "context_lengths" in views:
             lengths = self._lengths(step, "context_lengths")

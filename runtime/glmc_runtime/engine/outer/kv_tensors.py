@@ -13,6 +13,7 @@ from typing import Union
 
 import torch
 
+from glmc_runtime import arguments as kinds
 from glmc_runtime.errors import RequestError
 from glmc_runtime.format.cache import SCRATCH_BLOCK, CacheKey, CacheSpec
 from glmc_runtime.format.dtypes import dtype_of
@@ -62,22 +63,25 @@ def cache_views(kv: KVTensors, spec: CacheSpec) -> CacheViews:
     """The keys and values of each layer of ``spec``, whose block size they need not have; raises
     :class:`RequestError` for tensors that are not those of the artifact's cache."""
     words = _words(kv)
+    block_size = kinds.optional(kinds.integer, "block_size", kv.block_size, least=1)
+    kinds.integer("scratch_block", kv.scratch_block)
+    outer_layers = kinds.items_of("layers", kv.layers, "tensors, or pairs of them")
     layers = sorted({layer for row in spec.tensors for layer in row.layers})
     if {row.name for row in spec.tensors} != {"key", "value"}:
         raise RequestError(
             "the artifact's cache has other tensors than keys and values",
             found=", ".join(sorted({row.name for row in spec.tensors})),
         )
-    if len(kv.layers) != len(layers):
+    if len(outer_layers) != len(layers):
         raise RequestError(
             "the KV cache has another number of layers than the artifact",
             expected=f"{len(layers)} layers",
-            found=f"{len(kv.layers)}",
+            found=f"{len(outer_layers)}",
         )
     tensors: dict[CacheKey, torch.Tensor] = {}
     sizes: set[tuple[int, int]] = set()
-    for layer, given in zip(layers, kv.layers, strict=True):
-        for name, view in zip(("key", "value"), _pair(given, words, kv, layer), strict=True):
+    for layer, memory in zip(layers, outer_layers, strict=True):
+        for name, view in zip(("key", "value"), _pair(memory, words, kv, layer), strict=True):
             _check(view, name, layer, spec)
             sizes.add((view.shape[0], view.shape[1]))
             heads_first = spec.layout == "blocks_heads_tokens"
@@ -87,19 +91,42 @@ def cache_views(kv: KVTensors, spec: CacheSpec) -> CacheViews:
             "the layers of the KV cache differ in blocks or block size",
             found=", ".join(f"{blocks} of {size} tokens" for blocks, size in sorted(sizes)),
         )
-    ((blocks, block_size),) = sizes
+    ((blocks, tokens),) = sizes
+    if block_size not in (None, tokens):
+        raise RequestError(
+            "the blocks of the KV cache have another size than block_size says",
+            expected=f"{block_size} tokens",
+            found=f"{tokens} tokens",
+        )
+    _require_apart(tensors)
     if not 0 <= kv.scratch_block < blocks:
         raise RequestError(
             "the scratch block is no block of the KV cache",
             expected=f"0 to {blocks - 1}",
             found=str(kv.scratch_block),
         )
-    return CacheViews(tensors, blocks, block_size)
+    return CacheViews(tensors, blocks, tokens)
+
+
+def _require_apart(tensors: dict[CacheKey, torch.Tensor]) -> None:
+    """No two views may begin at one place, and none may repeat its own memory."""
+    owners: dict[int, CacheKey] = {}
+    for key, view in tensors.items():
+        sizes = zip(view.stride(), view.shape, strict=True)
+        repeats = any(not stride and size > 1 for stride, size in sizes)
+        owner = owners.setdefault(view.data_ptr(), key)
+        if repeats or owner != key:
+            raise RequestError(
+                "tensors of the KV cache share memory",
+                expected="memory of its own for each layer's keys and values",
+                found=f"{key.name} of layer {key.layer}, and "
+                + ("itself" if repeats else f"{owner.name} of layer {owner.layer}"),
+            )
 
 
 def _words(kv: KVTensors) -> list[str]:
     """The dimensions that a layout names; raises :class:`RequestError` for one that can't be."""
-    words = kv.layout.split()
+    words = kinds.text("layout", kv.layout).split()
     rest = set(words) - {"kv"}
     known = ({"blocks", "tokens"}, {"slots"}), ({"dim"}, {"kv*dim"})
     fits = any(
@@ -117,33 +144,36 @@ def _words(kv: KVTensors) -> list[str]:
 
 
 def _pair(
-    given: LayerTensors, words: list[str], kv: KVTensors, layer: int
+    memory: object, words: list[str], kv: KVTensors, layer: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Keys and values of one layer, [blocks, tokens, heads, dim]."""
     together = "kv" in words or "kv*dim" in words
-    tensors = (given,) if isinstance(given, torch.Tensor) else tuple(given)
-    if len(tensors) != (1 if together else 2):
+    tensors = tuple(memory) if isinstance(memory, (tuple, list)) else (memory,)
+    each = [tensor for tensor in tensors if isinstance(tensor, torch.Tensor)]
+    if len(tensors) != (1 if together else 2) or len(each) != len(tensors):
         raise RequestError(
             f"layer {layer} of the KV cache has another number of tensors than the layout says",
             expected="one tensor" if together else "a pair: keys and values",
-            found=f"{len(tensors)} for '{kv.layout}'",
+            found=f"{len(each)} for '{kv.layout}'",
         )
-    for tensor in tensors:
-        if tensor.dim() != len(words) or ("kv" in words and tensor.shape[words.index("kv")] != 2):
+    for tensor in each:
+        named = dict(zip(words, tensor.shape, strict=False))
+        fits = tensor.dim() == len(words) and 0 not in named.values()
+        if not fits or named.get("kv", 2) != 2 or named.get("kv*dim", 2) % 2:
             raise RequestError(
                 f"layer {layer} of the KV cache has not the dimensions of its layout",
                 expected=kv.layout,
                 found=str(list(tensor.shape)),
             )
     if "kv" in words:
-        keys, values = tensors[0].unbind(words.index("kv"))
+        keys, values = each[0].unbind(words.index("kv"))
         words = [word for word in words if word != "kv"]
     elif together:
         place = words.index("kv*dim")
-        keys, values = tensors[0].chunk(2, place)
+        keys, values = each[0].chunk(2, place)
         words = [*words[:place], "dim", *words[place + 1 :]]
     else:
-        keys, values = tensors
+        keys, values = each
     return _paged(keys, words, kv.block_size), _paged(values, words, kv.block_size)
 
 

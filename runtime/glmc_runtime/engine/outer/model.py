@@ -17,6 +17,7 @@ from glmc_runtime.engine.outer.retarget import retargeted, with_block_size, with
 from glmc_runtime.engine.outer.step import OuterStep, check_step
 from glmc_runtime.engine.outer.strides import check_caches
 from glmc_runtime.errors import CapacityError, RequestError
+from glmc_runtime.format.dtypes import dtype_of
 from glmc_runtime.format.manifest import Manifest
 from glmc_runtime.format.phases import DECODE, PREFILL, PhaseKey
 from glmc_runtime.loading.check import check_plan
@@ -49,7 +50,8 @@ class Model:
         """Bind the artifact to the cache of an engine, and on a device capture its decode buckets.
 
         Raises :class:`RequestError` for tensors, a layout or a block size that the artifact's
-        kernels do not take, with what they do. May be called again for other tensors.
+        kernels do not take, with what they do, and :class:`PlanError` for tensors on another
+        device. May be called again for other tensors.
         """
         return AttachedModel(self._loaded, kv)
 
@@ -79,15 +81,20 @@ class AttachedModel(Model):
         cache = KVCache(self.manifest.cache, views.blocks, self.device, views.tensors)
         self._replays: dict[PhaseKey, PhaseReplay] = {}
         self._inputs: dict[PhaseKey, OuterInputs] = {}
-        graphs = loaded.graphs()
-        for key, plan in plans.items():
-            memory, sizes = loaded.step_inputs(key, plan), loaded.entries[key].largest
-            inputs = OuterInputs(
-                plan, memory, sizes, self.device, views.block_size, kv.scratch_block
-            )
-            self._inputs[key] = inputs
-            self._replays[key] = loaded.replay(plan, cache, memory, inputs, graphs)
-        loaded.capture(self._replays, graphs, views.block_size, kv.scratch_block)
+        self._block_size = views.block_size
+        head = plans[DECODE.key].head
+        buffers = {buffer.id: buffer for buffer in plans[DECODE.key].buffers}
+        self._hidden_dtype = None if head is None else dtype_of(buffers[head.hidden].dtype)
+        with loaded.exclusive:  # the arena may be in use by others that are attached
+            graphs = loaded.graphs()
+            for key, plan in plans.items():
+                memory, sizes = loaded.step_inputs(key, plan), loaded.entries[key].largest
+                inputs = OuterInputs(
+                    plan, memory, sizes, self.device, views.block_size, kv.scratch_block
+                )
+                self._inputs[key] = inputs
+                self._replays[key] = loaded.replay(plan, cache, memory, inputs, graphs)
+            loaded.capture(self._replays, graphs, views.block_size, kv.scratch_block)
 
     @property
     def needs_host_lengths(self) -> bool:
@@ -132,28 +139,31 @@ class AttachedModel(Model):
 
     def _padded(self, step: OuterStep) -> tuple[PhaseKey, PaddedStep]:
         """The phase that computes a step, and the step in its bucket."""
-        check_step(step, self.device, self.max_context)
+        check_step(step, self.device, self.max_context, self._block_size)
         phase = DECODE.key if step.is_decode else PREFILL.key
         if step.is_decode:
             bucket = self._loaded.decode_buckets.choose(step.sequences)
             return phase, PaddedStep(step, bucket, bucket)
         if step.sequences > self.max_sequences:
             raise CapacityError(
-                f"a step of {step.sequences} sequences is beyond the largest decode bucket",
+                f"a step of {step.sequences} sequences is beyond the largest prefill step",
                 expected=f"at most {self.max_sequences}",
                 found=str(step.sequences),
-                remedy="limit the engine's sequences, or compile with a larger decode bucket",
+                remedy="limit the engine's sequences, or compile with larger buckets",
             )
         bucket = self._loaded.prefill_buckets.choose(step.tokens)
         return phase, PaddedStep(step, bucket, step.sequences)
 
     def _check_hidden(self, hidden: torch.Tensor) -> None:
         columns = self.manifest.model.hidden
-        if hidden.dim() != 2 or hidden.shape[1] != columns or not len(hidden):
+        fits = isinstance(hidden, torch.Tensor) and hidden.dim() == 2 and len(hidden)
+        if not fits or hidden.shape[1] != columns or hidden.dtype not in (self._hidden_dtype, None):
             raise RequestError(
                 "these are no rows of hidden states",
-                expected=f"[rows, {columns}], at least one row",
-                found=str(list(hidden.shape)),
+                expected=f"{self._hidden_dtype} [rows, {columns}], at least one row",
+                found=f"{hidden.dtype} {list(hidden.shape)}"
+                if isinstance(hidden, torch.Tensor)
+                else type(hidden).__name__,
             )
 
 

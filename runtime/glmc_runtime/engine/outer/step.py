@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from glmc_runtime import arguments as kinds
 from glmc_runtime.errors import RequestError
 
 _INDICES = (torch.int32, torch.int64)
@@ -49,14 +50,15 @@ class OuterStep:
         return self.longest_query == 1
 
 
-def check_step(step: OuterStep, device: torch.device, max_context: int) -> None:
+def check_step(step: OuterStep, device: torch.device, max_context: int, block_size: int) -> None:
     """Raise :class:`RequestError` for a step that can't be right, without waiting for the device.
 
     Looked at are counts, kinds and shapes, and the lengths, where they are in host memory. Trusted
     are ids, positions, slots and blocks, which must be those of the vocabulary and of the cache,
     lengths on the device, and that no sequence is twice in a decode step.
     """
-    tokens, sequences, longest = step.tokens, step.sequences, step.longest_query
+    counts = ("tokens", "sequences", "longest_query")
+    tokens, sequences, longest = (kinds.integer(name, getattr(step, name)) for name in counts)
     if not 1 <= sequences <= tokens or not 1 <= longest <= tokens:
         raise RequestError(
             "a step has no such numbers of tokens and sequences",
@@ -83,7 +85,7 @@ def check_step(step: OuterStep, device: torch.device, max_context: int) -> None:
         value = getattr(step, f"{name}_host")
         if value is not None:
             _check_tensor(f"{name}_host", value, least[name], torch.device("cpu"))
-    _check_lengths(step, max_context)
+    _check_lengths(step, max_context, block_size)
 
 
 def _check_tensor(name: str, value: object, least: tuple[int, ...], device: torch.device) -> None:
@@ -106,26 +108,35 @@ def _check_tensor(name: str, value: object, least: tuple[int, ...], device: torc
         )
 
 
-def _check_lengths(step: OuterStep, max_context: int) -> None:
+def _check_lengths(step: OuterStep, max_context: int, block_size: int) -> None:
     """What the host can see of the lengths: one look at a number for each sequence."""
     lengths = host_lengths(step, "context_lengths")
     ends = host_lengths(step, "cu_seqlens_q")
+    for name in ("context_lengths", "cu_seqlens_q"):
+        _check_twins(step, name)
     if lengths is not None:
         longest = int(lengths.max())
+        blocks = -(-longest // block_size)
+        if longest <= max_context and blocks > step.block_tables.shape[1]:
+            raise RequestError(
+                "a sequence has more tokens than its row of block_tables has blocks for",
+                expected=f"at least {blocks} columns for {longest} tokens",
+                found=str(step.block_tables.shape[1]),
+            )
         if longest > max_context or int(lengths.min()) < 1:
             raise RequestError(
-                "a sequence is longer than the context of the artifact",
+                "a sequence has no such number of tokens",
                 expected=f"context lengths of 1 to {max_context}",
                 found=str(longest if longest > max_context else int(lengths.min())),
                 remedy="compile with a larger max_context, or limit the engine's",
             )
     if ends is not None:
         queries = ends.diff()
-        fits = int(ends[0]) == 0 and int(ends[-1]) == step.tokens and int(queries.min()) >= 0
+        fits = int(ends[0]) == 0 and int(ends[-1]) == step.tokens and int(queries.min()) >= 1
         if not fits or int(queries.max()) > step.longest_query:
             raise RequestError(
                 "cu_seqlens_q are no prefix sums of the step's new tokens",
-                expected=f"from 0 to {step.tokens}, each at most {step.longest_query} more",
+                expected=f"from 0 to {step.tokens}, each 1 to {step.longest_query} more",
                 found=str(ends.tolist()[:8]),
             )
         if lengths is not None and bool((queries > lengths).any()):
@@ -134,6 +145,20 @@ def _check_lengths(step: OuterStep, max_context: int) -> None:
                 expected=f"at most {lengths.tolist()[:8]}",
                 found=str(queries.tolist()[:8]),
             )
+
+
+def _check_twins(step: OuterStep, name: str) -> None:
+    """Of lengths that are in host memory twice both are used, so they must be the same."""
+    size = step.sequences + (name == "cu_seqlens_q")
+    value, twin = getattr(step, name), getattr(step, f"{name}_host")
+    if twin is None or value.device.type != "cpu" or value.data_ptr() == twin.data_ptr():
+        return
+    if bool((value[:size] != twin[:size]).any()):
+        raise RequestError(
+            f"'{name}' and '{name}_host' are not the same numbers",
+            expected=str(value[:size].tolist()[:8]),
+            found=str(twin[:size].tolist()[:8]),
+        )
 
 
 def host_lengths(step: OuterStep, name: str) -> torch.Tensor | None:

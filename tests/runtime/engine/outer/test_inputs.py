@@ -87,6 +87,14 @@ def test_steps_after_one_another_leave_nothing_behind() -> None:
             assert torch.equal(actual, expected), spec.name
 
 
+def test_a_narrower_table_names_no_block_of_an_earlier_step() -> None:
+    inputs, memory = filled(plan("decode"))
+    inputs.fill(PaddedStep(outer_step([ScheduledTokens((5,), 7, [4, 2])], SIZE, 2), 1, 1))
+    inputs.fill(PaddedStep(outer_step([ScheduledTokens((5,), 2, [3])], SIZE, 1), 1, 1))
+    table = memory.view("block_tables", None, {"tokens": 1, "sequences": 1})
+    assert table.tolist() == [[3] + [0] * (WIDTH - 1)]
+
+
 def test_padded_rows_go_to_the_scratch_block_of_the_engine() -> None:
     inputs, memory = filled(plan("decode"), scratch=9)
     inputs.fill(PaddedStep(outer_step(DECODE, SIZE, WIDTH), 8, 8))

@@ -128,7 +128,7 @@ def test_tensors_that_do_not_fit_are_refused(
     layout: str, changes: dict[str, Any], text: str
 ) -> None:
     with pytest.raises(RequestError, match=text):
-        cache_views(kv(layout, **changes), spec())
+        cache_views(replace(kv(layout), **changes), spec())
 
 
 def test_layers_differ_in_nothing() -> None:
@@ -145,3 +145,51 @@ def test_heads_with_gaps_and_other_caches_are_refused() -> None:
     latent = CacheTensor("latent", (576,), "float32", (0, 1))
     with pytest.raises(RequestError, match="other tensors than keys and values"):
         cache_views(kv(LAYOUTS[0]), spec(tensors=(latent,)))
+
+
+def _shared() -> list[Any]:
+    layer = torch.zeros(2, BLOCKS, SIZE, HEADS, DIM)
+    return [layer, layer]
+
+
+def _one_for_both() -> list[Any]:
+    return [(keys, keys) for keys in (one("blocks tokens heads dim")[0] for _ in range(LAYERS))]
+
+
+def _expanded() -> list[Any]:
+    shape = (2, BLOCKS, SIZE, HEADS, DIM)
+    return [torch.zeros(2, 1, SIZE, HEADS, DIM).expand(shape) for _ in range(LAYERS)]
+
+
+@pytest.mark.parametrize(
+    ("layers", "layout"),
+    [
+        (_shared, "kv blocks tokens heads dim"),
+        (_one_for_both, "blocks tokens heads dim"),
+        (_expanded, "kv blocks tokens heads dim"),
+    ],
+)
+def test_memory_that_is_shared_is_refused(layers: Any, layout: str) -> None:
+    with pytest.raises(RequestError, match="share memory"):
+        cache_views(KVTensors(layers(), layout), spec())
+
+
+@pytest.mark.parametrize(
+    ("layout", "changes"),
+    [
+        ("slots heads dim", {"block_size": 0}),
+        ("slots heads dim", {"block_size": -4}),
+        ("slots heads dim", {"block_size": "4"}),
+        ("blocks tokens heads dim", {"block_size": SIZE * 2}),
+        ("blocks tokens heads dim", {"scratch_block": "0"}),
+        ("blocks tokens heads dim", {"layers": None}),
+        ("blocks tokens heads dim", {"layers": [3, 4]}),
+        ("blocks tokens heads dim", {"layers": [(None, None), (None, None)]}),
+        ("blocks tokens heads dim", {"layout": None}),
+        ("blocks heads tokens kv*dim", {"layers": [torch.zeros(5, 3, 4, 1)] * 2}),
+        ("kv blocks tokens heads dim", {"layers": [torch.zeros(2, 5, 0, 3, 8)] * 2}),
+    ],
+)
+def test_what_is_no_memory_is_refused_by_name(layout: str, changes: dict[str, Any]) -> None:
+    with pytest.raises(RequestError):
+        cache_views(replace(kv(layout), **changes), spec())

@@ -31,8 +31,8 @@ def step(**changes: Any) -> OuterStep:
 
 
 def test_a_good_step_is_taken() -> None:
-    check_step(step(), CPU, 30)
-    check_step(step(tokens=3, longest_query=1, cu_seqlens_q=torch.arange(4)), CPU, 30)
+    check_step(step(), CPU, 30, 8)
+    check_step(step(tokens=3, longest_query=1, cu_seqlens_q=torch.arange(4)), CPU, 30, 8)
 
 
 @pytest.mark.parametrize(
@@ -58,25 +58,31 @@ def test_a_good_step_is_taken() -> None:
             {"context_lengths_host": torch.zeros(3, dtype=torch.int32, device="meta")},
             "'context_lengths_host' is not",
         ),
-        ({"context_lengths": torch.tensor([9, 4, 31])}, "longer than the context"),
-        ({"context_lengths": torch.tensor([9, 0, 30])}, "longer than the context"),
+        ({"context_lengths": torch.tensor([9, 4, 31])}, "no such number of tokens"),
+        ({"context_lengths": torch.tensor([9, 0, 30])}, "no such number of tokens"),
         ({"context_lengths": torch.tensor([9, 3, 30])}, "more new tokens than tokens"),
         ({"cu_seqlens_q": torch.tensor([0, 1, 5, 6])}, "no prefix sums"),
         ({"cu_seqlens_q": torch.tensor([1, 1, 5, 7])}, "no prefix sums"),
         ({"cu_seqlens_q": torch.tensor([0, 5, 4, 7])}, "no prefix sums"),
+        ({"cu_seqlens_q": torch.tensor([0, 0, 4, 7])}, "no prefix sums"),
+        ({"cu_seqlens_q": torch.tensor([0, 4, 4, 7])}, "no prefix sums"),
+        ({"block_tables": torch.zeros(8, 3, dtype=torch.int32)}, "has blocks for"),
+        ({"context_lengths_host": torch.tensor([9, 4, 29])}, "not the same numbers"),
+        ({"cu_seqlens_q_host": torch.tensor([0, 2, 5, 7])}, "not the same numbers"),
+        ({"tokens": "7"}, "tokens is no integer"),
         ({"cu_seqlens_q": torch.tensor([0, 5, 6, 7])}, "no prefix sums"),
     ],
 )
 def test_a_step_that_can_not_be_right_is_refused(changes: dict[str, Any], text: str) -> None:
     with pytest.raises(RequestError, match=text):
-        check_step(step(**changes), CPU, 30)
+        check_step(step(**changes), CPU, 30, 8)
 
 
 def test_lengths_on_a_device_are_not_read() -> None:
     """A meta tensor has no numbers: whoever reads one fails."""
     names = ("token_ids", "positions", "slot_mapping", "block_tables", "context_lengths")
     far = {name: getattr(step(), name).to(META) for name in (*names, "cu_seqlens_q")}
-    check_step(step(**far), META, 30)
+    check_step(step(**far), META, 30, 8)
     beside = {"context_lengths_host": torch.tensor([9, 4, 31])}
-    with pytest.raises(RequestError, match="longer than the context"):
-        check_step(step(**far, **beside), META, 30)
+    with pytest.raises(RequestError, match="no such number of tokens"):
+        check_step(step(**far, **beside), META, 30, 8)
