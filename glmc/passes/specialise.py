@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from torch.fx import Node
 
-from glmc.errors import LoweringError
+from glmc.errors import InternalError, LoweringError
 from glmc.ir import match as m
 from glmc.ir.ops import Numerics
 from glmc.ir.ops.attention import DECODE_ATTENTION
@@ -101,6 +101,8 @@ PHASE_NAMES = tuple(str(key) for key in PHASES)
 def require_same(program: Program, programs: Mapping[PhaseKey, Program]) -> PassResult:
     """Evaluate what the phases have in place of the paged program's nodes, once for each kind;
     raises VerificationError."""
+    if unknown := programs.keys() - {PREFILL.key, DECODE.key}:
+        raise InternalError(f"nothing says how to evaluate the phases {sorted(map(str, unknown))}")
     prefill, decode = programs[PREFILL.key], programs[DECODE.key]
     head, attentions = head_of(program), _of_op(program, "glmc.prefill_attention")
     sides = _replaced((program, [head]), (prefill, [head_of(prefill)]), 1, last_rows)

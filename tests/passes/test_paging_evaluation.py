@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.fx import Node
 
-from glmc.errors import GlmcError, LoweringError, VerificationError
+from glmc.errors import GlmcError, InternalError, LoweringError, VerificationError
 from glmc.ir import match as m
 from glmc.ir.accounting import accounting
 from glmc.ir.instances import FULL, SMALL
@@ -47,6 +47,12 @@ def test_layers_that_are_spelled_alike_are_run_once(stateless: Program, cached: 
     assert result.evaluation_seconds > 0
     phases = phases_of(cached)
     assert specialise.require_same(cached, phases).evaluations == [FULL, FULL]
+
+
+def test_a_phase_that_nobody_evaluates_is_an_error(cached: Program) -> None:
+    phases = {**phases_of(cached), PhaseKey("verify", 0): cached}
+    with pytest.raises(InternalError, match="how to evaluate the phases"):
+        specialise.require_same(cached, phases)
 
 
 def test_a_layer_of_another_kind_is_run_too(stateless: Program) -> None:

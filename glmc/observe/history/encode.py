@@ -84,10 +84,10 @@ def history_from_json(data: Any) -> History:
             remedy="inspect it with the glmc that compiled it, or compile again",
         )
     try:
-        nodes = [record(row, NodeHistory) for row in data["nodes"]]
+        nodes = [record(row, NodeHistory, rows=True) for row in data["nodes"]]
         steps = [_read_step(step, nodes) for step in data["steps"]]
         known = {name: item for name, item in data.items() if name != "nodes"}
-        history: History = record({**known, "steps": steps}, History)
+        history: History = record({**known, "steps": steps}, History, rows=True)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise _not_well_formed(repr(error)) from error
     if not history.steps:
