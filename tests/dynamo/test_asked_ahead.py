@@ -90,3 +90,14 @@ def test_memory_that_is_read_by_strides() -> None:
     with pytest.warns(UserWarning, match="as_strided reads memory by strides"):
         found = torch.compile(function, backend="kunlun")(random(4, 6))
     assert torch.equal(found, function(random(4, 6)))
+
+
+def test_an_op_that_a_target_has_no_rule_for_is_named() -> None:
+    torch._dynamo.reset()
+    query, keys = torch.randn(1, 2, 3, 64), torch.randn(1, 2, 5, 64)
+    attend = torch.nn.functional.scaled_dot_product_attention
+    with watched() as graphs:
+        compiled = torch.compile(attend, backend="kunlun", options={"target": "xpu"})
+        torch.testing.assert_close(compiled(query, keys, keys), attend(query, keys, keys))
+    (miss,) = graphs[0].plan.left
+    assert "xpu has no rule for masked_attention" in miss.condition

@@ -122,7 +122,9 @@ class _TracedWalk:
 
     def _lower_fused(self, node: Node) -> None:
         """By the target's rule, or by the op's own reference where its kernels lack the dtype."""
-        if m.op_name(node).removeprefix("glmc.") not in self._target.rules:
+        op = m.op_name(node).removeprefix("glmc.")
+        if op not in self._target.rules:
+            self._leave_to_aten(node, Unsupported(f"{self._target.name} has no rule for {op}"))
             self._aten.lower_out_of_place(node)
             return
         mark, casts = self._emitter.mark(), self._values.casts()
