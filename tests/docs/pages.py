@@ -1,11 +1,12 @@
-"""The package that a page shows: its files, under the headings that name them."""
+"""The package that a page shows: its files, under the headings that name them, and its commands."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from tests.docs.markdown import blocks, section
-from tests.support.distributions import install_project
+from tests.docs.environments import Environment, make_environment
+from tests.docs.markdown import ROOT, blocks, section
+from tests.support.captures import remember
 
 
 def shown_files(page: Path) -> dict[str, str]:
@@ -23,8 +24,21 @@ def shown_files(page: Path) -> dict[str, str]:
     return files
 
 
-def install_page(page: Path, folder: Path) -> Path:
-    """Install the package of a page into ``folder``."""
-    files = shown_files(page)
-    modules = {name: text for name, text in files.items() if name.endswith(".py")}
-    return install_project(folder, files["pyproject.toml"], modules)
+def shown_commands(page: Path) -> list[str]:
+    """The commands of the page in order, word for word."""
+    lines = [line for block in blocks(page, "console") for line in block.lines]
+    return [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
+
+
+def page_environment(page: Path, package: str, folder: Path) -> Environment:
+    """An environment in a checkout that has ``models`` and, in ``package``, the page's files.
+
+    For modules with ``shared_captures``, since pages compile models/tiny-moe in forks.
+    """
+    checkout = folder / "checkout"
+    (checkout / package).mkdir(parents=True)
+    (checkout / "models").symlink_to(ROOT / "models")
+    for name, text in shown_files(page).items():
+        (checkout / package / name).write_text(text)
+    remember(ROOT / "models" / "tiny-moe")
+    return make_environment(folder / "environment", checkout)

@@ -1,10 +1,10 @@
-"""docs/writing_a_pass.md: its package is installed, compiled with and tested as the page says."""
+"""docs/writing_a_pass.md: its commands install its package, compile with it and test it."""
 
 from __future__ import annotations
 
 import importlib
 import json
-import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -17,55 +17,53 @@ from glmc.config import CompileOptions
 from glmc.passes import gate_up_merge
 from glmc.pipeline.selection import selection
 from glmc.pipeline.stages import FIXED, PASSES
+from tests.docs.environments import Environment
 from tests.docs.markdown import ROOT, blocks, section
-from tests.docs.pages import install_page, shown_files
-from tests.support.command import SMALL, command_of
+from tests.docs.pages import page_environment, shown_commands, shown_files
 from tests.support.traced import conditions, trace
 
 PAGE = ROOT / "docs" / "writing_a_pass.md"
 NAME = "swiglu_linear"
+FOLDER = "swiglu-linear"
+pytestmark = pytest.mark.usefixtures("shared_captures")
 
 
 @pytest.fixture(scope="module")
-def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return install_page(PAGE, tmp_path_factory.mktemp("page") / "site")
+def environment(shared_captures: None, tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    """With the package of the page installed, by the first command of the page."""
+    environment = page_environment(PAGE, FOLDER, tmp_path_factory.mktemp("page"))
+    installed = environment.run(shown_commands(PAGE)[0])
+    assert installed.status == 0, installed
+    assert "Successfully installed glmc-swiglu-linear-0.1.0" in installed.out
+    return environment
 
 
-@pytest.fixture(scope="module")
-def modules(package: Path) -> tuple[ModuleType, ModuleType]:
-    """The page's pass and its test; an op is registered once in a process, so both stay."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(package)
-        found = [importlib.import_module(name) for name in (NAME, f"test_{NAME}")]
-    return found[0], found[1]
+@pytest.fixture
+def activated(environment: Environment) -> Iterator[None]:
+    with environment.activated():
+        yield
 
 
-def commands() -> list[list[str]]:
-    lines = blocks(PAGE, "console")[0].lines
-    return [shlex.split(line.removeprefix("$ ")) for line in lines]
+@pytest.fixture
+def module(activated: None) -> ModuleType:
+    """The page's pass; an op is registered once in a process, so it stays."""
+    return importlib.import_module(NAME)
 
 
-def test_the_page_shows_three_files() -> None:
+def test_the_page_shows_three_files_and_commands() -> None:
     assert list(shown_files(PAGE)) == ["pyproject.toml", f"{NAME}.py", f"test_{NAME}.py"]
+    programs = [command.split()[0] for command in shown_commands(PAGE)]
+    assert programs == ["pip", "glmc", "pytest"]
 
 
-@pytest.mark.usefixtures("modules", "shared_captures")
 def test_the_command_of_the_page_shows_that_the_pass_fires(
-    package: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    environment: Environment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (_, (program, *arguments)) = commands()
-    assert program == "glmc"
-    output = tmp_path / "artifact"
-    dump = ("--dump", tmp_path / "dump", "--dump-after", NAME)
-    monkeypatch.syspath_prepend(package)
-    monkeypatch.chdir(ROOT)
+    (_, compiling, _) = shown_commands(PAGE)
     monkeypatch.setenv("COLUMNS", "200")
-    outcome = command_of(capsys)(*arguments, *SMALL, *dump, "--output", output)
-    assert outcome.status == 0, outcome.err
-    row = next(line for line in outcome.out.splitlines() if NAME in line)
+    compiled = environment.run(compiling)
+    assert compiled.status == 0, compiled
+    row = next(line for line in compiled.out.splitlines() if NAME in line)
     assert [cell.strip() for cell in row.split("│")[1:7]] == [
         NAME,
         "bitwise",
@@ -74,22 +72,19 @@ def test_the_command_of_the_page_shows_that_the_pass_fires(
         "1",
         "-",
     ]
-    assert f"pass {NAME} comes from glmc-swiglu-linear 0.1.0" in outcome.out
-    assert f"import {NAME}  # " in (tmp_path / "dump" / f"013_fuse_{NAME}.py").read_text()
-    report = json.loads((output / "report.json").read_text())
+    assert f"pass {NAME} comes from glmc-swiglu-linear 0.1.0" in compiled.out
+    report = json.loads((environment.directory / "tiny-moe.cpu.glmc" / "report.json").read_text())
     assert report["options"]["passes_on"] == [NAME]
     assert [one["layers"] for one in report["passes"] if one["name"] == NAME] == [[0]]
+    dumped = environment.run(f"{compiling} --force --dump dump --dump-after {NAME}")
+    assert dumped.status == 0, dumped
+    dump = environment.directory / "dump" / f"013_fuse_{NAME}.py"
+    assert f"import {NAME}  # " in dump.read_text()
 
 
-def test_the_tests_of_the_page_pass(
-    package: Path, modules: tuple[ModuleType, ModuleType], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.syspath_prepend(package)
-    monkeypatch.chdir(ROOT)
-    tests = {name: made for name, made in vars(modules[1]).items() if name.startswith("test_")}
-    assert len(tests) == 2
-    for made in tests.values():
-        made()
+def test_the_tests_of_the_page_pass(environment: Environment) -> None:
+    tested = environment.run(shown_commands(PAGE)[2])
+    assert (tested.status, "2 passed" in tested.out) == (0, True), tested
 
 
 class Mlp(nn.Module):
@@ -111,7 +106,7 @@ class Observed(Mlp):
 
 
 @pytest.mark.parametrize(
-    ("module", "reasons"),
+    ("twist", "reasons"),
     [
         (Mlp(), []),
         (Mlp(bias=True), ["the projection must have no bias"]),
@@ -120,21 +115,19 @@ class Observed(Mlp):
     ids=["fires", "bias", "observed"],
 )
 def test_the_pass_of_the_page_takes_no_twist(
-    module: nn.Module, reasons: list[str], modules: tuple[ModuleType, ModuleType]
+    twist: nn.Module, reasons: list[str], module: ModuleType
 ) -> None:
-    traced = trace(module, torch.randn(2, 3, 8))
+    traced = trace(twist, torch.randn(2, 3, 8))
     traced.apply(gate_up_merge.PASS)
     x = torch.randn(4, 5, 8)
     before = traced(x)
-    result = traced.apply(modules[0].PASS)
+    result = traced.apply(module.PASS)
     assert (conditions(result), len(result.matches)) == (reasons, 0 if reasons else 1)
     assert all(torch.equal(one, two) for one, two in zip(traced(x), before, strict=True))
 
 
-def test_the_list_of_the_page_is_a_pipeline(
-    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.syspath_prepend(package)
+@pytest.mark.usefixtures("activated")
+def test_the_list_of_the_page_is_a_pipeline(tmp_path: Path) -> None:
     (block,) = blocks(PAGE, "yaml")
     (tmp_path / "page.yaml").write_text(block.text)
     options = CompileOptions(pipeline=str(tmp_path / "page.yaml"))

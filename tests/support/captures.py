@@ -8,13 +8,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Hashable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from glmc.capture.export import capture
 from glmc.capture.model import CaptureOptions
+from glmc.config import CompileOptions
 from glmc.ir.program import ModelShape, Program
+from glmc.job import read_job
 
 _LOCK = threading.Lock()
 _KEPT: dict[Hashable, Program] = {}
@@ -34,3 +37,9 @@ def remembered(
         program = _KEPT[key].copy()
     program.model = shape
     return program
+
+
+def remember(model: Path) -> None:
+    """Trace the checkpoint now: forks of this process inherit it and can't hand theirs back."""
+    job = read_job(model, CompileOptions())
+    remembered(job.source.config, job.source.shape, job.dtype, job.capture)

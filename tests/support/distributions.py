@@ -1,4 +1,7 @@
-"""Distributions as an installer would leave them: a folder with metadata and modules, no pip."""
+"""Distributions of all kinds, sound ones and others, as folders on the path, without pip.
+
+That an installer makes the same of a ``pyproject.toml`` is shown by the tests of the pages.
+"""
 
 from __future__ import annotations
 
@@ -28,13 +31,3 @@ def install(
     for file, source in (modules or {}).items():
         (folder / file).write_text(source)
     return folder
-
-
-def install_project(folder: Path, pyproject: str, modules: Mapping[str, str]) -> Path:
-    """The same from the text of a pyproject.toml."""
-    import tomllib  # not in Python 3.10, where the tests of the runtime run as well
-
-    project = tomllib.loads(pyproject)["project"]
-    return install(
-        folder, project["name"], project["entry-points"], modules, version=project["version"]
-    )
