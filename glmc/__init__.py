@@ -103,3 +103,7 @@ def load(path: str | PathLike[str], **options: Unpack[LoadKeywords]) -> Session:
     import glmc_runtime
 
     return glmc_runtime.load(path, **options)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

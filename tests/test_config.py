@@ -77,6 +77,10 @@ def test_what_is_not_is_refused_by_name(tmp_path: Path, options: dict[str, Any])
     assert not (tmp_path / "out").exists()
 
 
+def test_the_package_shows_its_public_names_alone() -> None:
+    assert dir(glmc) == sorted(glmc.__all__)
+
+
 def test_an_unknown_option_names_its_neighbours(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no option 'max_contxt'") as caught:
         glmc.compile(TINY, tmp_path / "out", max_contxt=3)

@@ -66,7 +66,7 @@ def test_the_package_itself_imports_without_torch() -> None:
 def test_public_names_are_those_of_their_modules() -> None:
     for name in glmc_runtime.__all__:
         assert getattr(glmc_runtime, name) is not None
-        assert name in dir(glmc_runtime)
+    assert dir(glmc_runtime) == sorted(glmc_runtime.__all__)
     assert glmc_runtime.Session.__mro__[1] is glmc_runtime.Engine
     with pytest.raises(AttributeError, match="has no attribute 'Sesion'"):
         glmc_runtime.Sesion  # type: ignore[attr-defined]  # noqa: B018
