@@ -36,7 +36,8 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) .versions out
+	rm -rf $(VENV) .versions out .mypy_cache .pytest_cache .ruff_cache
+	rm -rf build dist *.egg-info runtime/build runtime/dist runtime/*.egg-info
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -23,6 +23,7 @@ import torch
 from glmc.cli.main import main as glmc
 from glmc.presets.catalog import preset_names
 from glmc_runtime.cli import main as glmc_runtime
+from tests.docs.environments import make_environment
 from tests.docs.markdown import ROOT, blocks, section, table_rows
 
 pytestmark = pytest.mark.usefixtures("shared_captures")
@@ -191,6 +192,42 @@ def test_the_page_is_two_screens_and_honest() -> None:
     states = {row[0]: row[1] for row in table_rows(section(PAGE, "Where we are")) if len(row) == 2}
     assert "emulated" in states["Kunlun, `--target xpu`"]
     assert states["missing"]
+
+
+def test_the_page_of_the_runtime_shows_what_is_run_here() -> None:
+    page = ROOT / "runtime" / "README.md"
+    programs = [block.text for block in blocks(PAGE, "python")]
+    assert [block.text in programs for block in blocks(page)] == [True]
+
+
+def test_clean_leaves_nothing_that_a_build_makes(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    ignored = [
+        line for line in (ROOT / ".gitignore").read_text().splitlines() if line.endswith("/")
+    ]
+    folders = [line.replace("*", "some") for line in ignored if line != "__pycache__/"]
+    folders += [f"runtime/{name}" for name in ("build/", "dist/", "some.egg-info/")]
+    for name in folders:
+        (tmp_path / name).mkdir(parents=True)
+    make = ["make", "--no-print-directory", "-C", str(tmp_path), "clean"]
+    subprocess.run(make, check=True, capture_output=True)
+    assert [name for name in folders if (tmp_path / name).exists()] == []
+
+
+def test_the_runtime_alone_is_installed_as_the_page_says(tmp_path: Path) -> None:
+    (command,) = re.findall(r"`(pip install [^`]+)`", section(PAGE, BY_HAND))
+    made = shutil.ignore_patterns("build", "dist", "*.egg-info", "__pycache__")
+    shutil.copytree(ROOT / "runtime", tmp_path / "checkout" / "runtime", ignore=made)
+    environment = make_environment(tmp_path / "environment", tmp_path / "checkout")
+    installed = environment.run(command)
+    assert installed.status == 0, installed
+    (metadata,) = environment.packages.glob("glmc_runtime-*.dist-info")
+    licence = metadata / "licenses" / "LICENSE"
+    assert licence.read_text() == (ROOT / "LICENSE").read_text()
+    assert (ROOT / "runtime" / "README.md").read_text() in (metadata / "METADATA").read_text()
+    assert (environment.folder / "bin" / "glmc-runtime").is_file()
+    data = environment.packages / "glmc_runtime"
+    assert list(data.glob("kernels/cpu/native/*.c")) and (data / "py.typed").is_file()
 
 
 def test_presets_of_the_page_exist() -> None:
