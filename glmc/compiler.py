@@ -20,6 +20,7 @@ from glmc.observe.events import JobBegun, PlanMade, Planned
 from glmc.observe.history.collect import HistoryCollector
 from glmc.observe.history.encode import history_to_json
 from glmc.observe.history.record import History
+from glmc.observe.logged import Logged
 from glmc.out_of_memory import memory_errors
 from glmc.passes import specialise
 from glmc.pipeline import runner
@@ -59,7 +60,7 @@ def compile_job(job: Job, output: str | Path, observer: Observer = NOBODY) -> Re
     """Compile a job into ``output``; see :func:`compile_model`. ``observer`` hears of it."""
     current = CurrentStage(READING)
     with memory_errors(lambda: current.name):
-        return _compile(job, Path(output), Observers(current, observer))
+        return _compile(job, Path(output), Observers(current, Logged(), observer))
 
 
 def _compile(job: Job, output: Path, observer: Observer) -> Report:

@@ -18,8 +18,9 @@ from glmc.artifact.memory import fits, weight_bytes
 from glmc.artifact.reader import ArtifactContents, read_artifact
 from glmc.cli.inspect_history import HistoryQuestion, inspect_history
 from glmc.cli.say import console
-from glmc.cli.tables import calls_table, human_bytes, passes_table, phases_table
+from glmc.cli.tables import calls_table, passes_table, phases_table
 from glmc.errors import UsageError
+from glmc_runtime.command.units import bytes_text, count_text
 from glmc_runtime.format.manifest import manifest_to_json
 from glmc_runtime.format.phases import DECODE, PREFILL
 from glmc_runtime.format.plan import Call, PhasePlan
@@ -131,10 +132,10 @@ def _header(contents: ArtifactContents) -> Iterator[str]:
     yield f"{contents.path}"
     yield (
         f"  model    {model.name}: {model.architecture}, {model.layers} layers, "
-        f"{model.parameters / 1e9:.4g} B parameters"
+        f"{count_text(model.parameters)} parameters"
     )
     yield f"  target   {manifest.target}, {manifest.dtype}{profile}"
-    yield f"  weights  {human_bytes(weight_bytes(manifest))}, {weights}"
+    yield f"  weights  {bytes_text(weight_bytes(manifest))}, {weights}"
     yield (
         f"  limits   context {limits.max_context}, batch {manifest.phase(DECODE.key).buckets[-1]}, "
         f"prefill steps of {manifest.phase(PREFILL.key).buckets[-1]} tokens"
@@ -218,7 +219,7 @@ def _size(shape: tuple[Any, ...]) -> int:
 
 
 def _fits_table(contents: ArtifactContents, available: int) -> Table:
-    table = Table(title=f"What fits into {human_bytes(available)} of device memory")
+    table = Table(title=f"What fits into {bytes_text(available)} of device memory")
     table.add_column("batch", justify="right")
     table.add_column("longest context", justify="right")
     for fit in fits(contents.manifest, contents.plans, available):

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from glmc.cli.say import console
 from glmc.presets.catalog import load_preset, preset_names
+from glmc_runtime.command.units import count_text
 
 
 def presets_command(
@@ -33,15 +34,17 @@ def presets_command(
         typer.echo(json.dumps(rows, indent=1))
         return
     table = Table(title="Presets")
-    for column in ("name", "architecture", "layers", "parameters", "context", "gates"):
-        table.add_column(column, justify="left" if column in ("name", "architecture") else "right")
+    for column in ("name", "architecture"):
+        table.add_column(column)
+    for column in ("layers", "with experts", "parameters", "context"):
+        table.add_column(column, justify="right")
     for preset in presets:
         table.add_row(
             preset.name,
             str(preset.config["architectures"][0]),
             str(preset.config["num_hidden_layers"]),
-            f"{preset.parameters / 1e9:.2f} B",
-            str(preset.config["max_position_embeddings"]),
             str(preset.matches["moe_gate"]),
+            count_text(preset.parameters),
+            f"{preset.config['max_position_embeddings']:,}",
         )
     console().print(table)

@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
+from glmc_runtime.command.units import bytes_text, count_text, seconds_text
 from glmc_runtime.format.phases import DECODE
 
 Report = Mapping[str, Any]
@@ -27,7 +28,7 @@ def passes_table(report: Report) -> Table:
         "matches",
         "expected",
         "near misses",
-        "ms",
+        "time",
         "evaluated",
     ):
         table.add_column(column, justify="right")
@@ -43,7 +44,7 @@ def passes_table(report: Report) -> Table:
             str(row["matches"]),
             str(expected.get(row["name"], "-")),
             str(len(row["near_misses"])),
-            f"{row['seconds'] * 1e3:.0f}",
+            seconds_text(row["seconds"]),
             _evaluated(row.get("evaluated")),
             *([row.get("verdict", "").partition(";")[0]] if verified else []),
         )
@@ -55,7 +56,7 @@ def _evaluated(instances: Mapping[str, Any] | None) -> str:
     if not instances or not instances["kinds"]:
         return "-"
     small = f", {instances['small']} small" if instances["small"] else ""
-    return f"{instances['kinds']}{small}, {instances['seconds'] * 1e3:.0f} ms"
+    return f"{instances['kinds']}{small}, {seconds_text(instances['seconds'])}"
 
 
 def calls_table(report: Report) -> Table:
@@ -121,7 +122,7 @@ def phases_table(report: Report) -> Table:
             str(phase["segments"]),
             str(phase["captured_segments"]),
             str(phase["buffers"]),
-            f"{human_bytes(size)} at {bucket}",
+            f"{bytes_text(size)} at {bucket}",
         )
     return table
 
@@ -131,7 +132,7 @@ def summary_lines(report: Report, path: Path) -> Iterator[str]:
     model, options = report["model"], report["options"]
     profile = f", ABI profile {options['abi_profile']}" if options["abi_profile"] else ""
     yield (
-        f"{model['name']}: {model['architecture']}, {model['parameters'] / 1e9:.4g} B parameters, "
+        f"{model['name']}: {model['architecture']}, {count_text(model['parameters'])} parameters, "
         f"{options['dtype']} for {options['target']}{profile}"
     )
     decode = report["phases"][DECODE.name]
@@ -151,13 +152,4 @@ def summary_lines(report: Report, path: Path) -> Iterator[str]:
         yield f"{missing} near misses; see 'glmc inspect {path}'"
     seconds = sum(report["seconds"].values())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    yield f"{path} written in {seconds:.1f} s, peak memory {human_bytes(peak)}"
-
-
-def human_bytes(size: float) -> str:
-    """1536 -> '1.5 KiB'."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} TiB"
+    yield f"{path} written in {seconds:.1f} s, peak memory {bytes_text(peak)}"

@@ -36,17 +36,18 @@ from glmc.dynamo.run.device_graph import (
 from glmc.dynamo.run.prove import Verified
 from glmc.dynamo.run.replay import TracedReplay
 from glmc.dynamo.run.weights import LiveWeights
-from glmc.dynamo.say import say_once, warn_once
+from glmc.dynamo.say import log_graph, log_recompile, warn_once
 from glmc.dynamo.watch import GraphDump
 from glmc.errors import UsageError
 from glmc.lowering.target import LoweringOptions
+from glmc.observe.logged import Logged
 from glmc.pipeline import runner
-from glmc.pipeline.events import StepDone
+from glmc.pipeline.events import Observers, StepDone
 from glmc.pipeline.records import PassRecord
 from glmc.pipeline.stages import FUSE
 from glmc_runtime.kernels import is_vendor
-from glmc_runtime.kernels.interpreter import INTERPRETED_NOTICE, check_triton, is_interpreted
-from glmc_runtime.kernels.vendor import EMULATED_NOTICE, find_vendor
+from glmc_runtime.kernels.interpreter import check_triton, is_interpreted, say_interpreted
+from glmc_runtime.kernels.vendor import find_vendor, say_emulated
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,7 @@ def compile_graph(
 ) -> CompiledGraph:
     """Compile one graph, from Dynamo's module to the replay."""
     refuse_gradients(module, examples)
+    log_recompile()
     place = eager_experts_in(module)
     if place is not None:
         warn_once(place)
@@ -111,7 +113,7 @@ def compile_graph(
     captured = time.perf_counter()
     dump = GraphDump(options.dump)
     dump.observe(StepDone("normal", "normal", traced.program))
-    records = runner.fuse(traced.program, dump)
+    records = runner.fuse(traced.program, Observers(dump, Logged()))
     merged, more = runner.merge(traced.program, target.rules, after=FUSE)
     if more:
         traced, records = replace(traced, program=merged), (*records, *more)
@@ -143,17 +145,15 @@ def compile_graph(
         "passes": fused - captured,
         "lowering": lowered - fused,
     }
-    if emulated:
-        say_once(EMULATED_NOTICE)
     if is_interpreted(name, device):
-        say_once(INTERPRETED_NOTICE)
+        say_interpreted()
     dump.planned(plan, traced.program, name, emulated)
     function: Callable[..., Any] = replay
     if options.verify:
         function = Verified(replay, module.forward, named, len(plan.calls))
-    compiled = CompiledGraph(
-        name, records, plan, replay, seconds, emulated, _break_of(module), function
-    )
+    broken = _break_of(module)
+    log_graph(f"{name} (emulated)" if emulated else name, records, plan, seconds, broken)
+    compiled = CompiledGraph(name, records, plan, replay, seconds, emulated, broken, function)
     for listener in LISTENERS.get():
         listener(compiled)
     return compiled
@@ -169,6 +169,8 @@ def _replay(
 ) -> TracedReplay:
     calls_vendor = any(is_vendor(call.function) for call in plan.calls)
     vendor = find_vendor(options.abi_profile, None) if calls_vendor else None
+    if vendor is not None and vendor.emulated:
+        say_emulated(vendor.description)
     constants = {
         name: value.to(device) for name, value in {**traced.constants, **plan.constants}.items()
     }

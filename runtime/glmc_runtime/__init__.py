@@ -13,6 +13,7 @@ from os import PathLike
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+from glmc_runtime.command.logs import configure_library
 from glmc_runtime.constants import GUARD_STEPS, __version__
 from glmc_runtime.moved import RUNTIME, MovedModules
 
@@ -55,6 +56,7 @@ __all__ = ["GUARD_STEPS", "__version__", "load", "load_model", *_MODULES]
 
 
 MovedModules(__name__, RUNTIME).install()
+configure_library()
 
 
 def __getattr__(name: str) -> object:

@@ -11,12 +11,11 @@ import torch
 
 from glmc.backends.cuda.dynamo_rules import traced_rules
 from glmc.dynamo.backend import CompiledGraph
-from glmc.dynamo.say import say_once
 from glmc.lowering.target import Op, Unsupported, Value, fixed
 from glmc_runtime.errors import GlmcError
 from glmc_runtime.format.plan import BufferArgument, WeightArgument
 from glmc_runtime.kernels import interpreter
-from glmc_runtime.kernels.interpreter import INTERPRETED_NOTICE
+from glmc_runtime.kernels.interpreter import INTERPRETED_NOTICE, say_interpreted
 from tests.dynamo.compiled import decode, fusions, layer_of, model_of, prompt, static_cache, watched
 from tests.support.interpreted import patched_once
 from tests.support.thinned import thinned
@@ -39,7 +38,7 @@ def called(graph: CompiledGraph) -> set[str]:
 def test_decode_gives_the_tokens_of_eager_code(
     kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    say_once.cache_clear()
+    say_interpreted.cache_clear()
     model = model_of(kind, num_hidden_layers=2)
     expected = decode(model, model.forward, 3, static_cache(model, 16), prompt(2))
     with watched() as graphs:

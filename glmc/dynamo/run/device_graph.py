@@ -7,7 +7,9 @@ changes, the graph is dropped, and counting begins anew.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Container, Hashable, Iterable, Iterator
+from functools import cache
 from typing import Any
 
 import torch
@@ -17,7 +19,6 @@ from torch.fx import Node
 
 from glmc.dynamo.compile.normal_form import Placeholder
 from glmc.dynamo.options import PLACE
-from glmc.dynamo.say import say
 from glmc.errors import UsageError
 from glmc.ir import match as m
 from glmc.ir.program import Program
@@ -25,6 +26,7 @@ from glmc_runtime.errors import PlanError
 from glmc_runtime.kernels import Thunk
 from glmc_runtime.replay.graph import CudaGraphs, GraphCapture, GraphCaptureError
 
+_LOG = logging.getLogger("glmc.graphs")
 CALLS_BEFORE_CAPTURE = 3
 """Calls over the same memory, the captured one included, before there is a graph."""
 
@@ -90,7 +92,7 @@ class CachedDeviceGraph:
             if self._required:
                 raise self._refusal() from error
             self._make = None
-            say(f"no device graph, so calls go one by one: {error}")
+            _warn(str(error))
             return ()
         self.captures += 1
         return ()
@@ -101,6 +103,12 @@ class CachedDeviceGraph:
             place=PLACE,
             remedy="leave 'graph_capture' out of options: calls go one by one then",
         )
+
+
+@cache
+def _warn(reason: str) -> None:
+    """Each reason once in a process: every graph of a program may have the same."""
+    _LOG.warning("no device graph, so calls go one by one: %s", reason)
 
 
 def inside_capture() -> bool:
@@ -130,6 +138,7 @@ def capture_for(
             found="; ".join(blockers[:3]),
             remedy="leave 'graph_capture' out of options: such calls go one by one then",
         )
+    _LOG.info("no device graph: %s", "; ".join(blockers[:3]))
     return None
 
 

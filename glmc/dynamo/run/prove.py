@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from glmc.dynamo.say import say
 from glmc.errors import VerificationError
 
+_LOG = logging.getLogger("glmc.verify")
 # Of the largest value: the kernels sum in another order than eager code, layer upon layer.
 _LIMITS = {torch.float32: 1e-3, torch.bfloat16: 1e-1, torch.float16: 2e-2, torch.float64: 1e-9}
 
 
 class Verified:
     """A replay whose first call is proved. Raises VerificationError at the first output, or
-    changed input, that is further off than its dtype allows, and says on stderr when none is."""
+    changed input, that is further off than its dtype allows, and logs when none is."""
 
     def __init__(
         self,
@@ -42,9 +43,10 @@ class Verified:
         for name, one, other in zip(self._names, twins, arguments, strict=True):
             worst = max(worst, _compare(f"input {name}, as it is afterwards", one, other))
         self.proved = True
-        say(
-            f"verify: a graph of {self._calls} calls is right: {len(outputs)} outputs and "
-            f"{len(arguments)} inputs, off by at most {worst:.1e} of the largest value"
+        _LOG.info(
+            "a graph of %d calls is right: %d outputs and %d inputs, off by at most %.1e of the "
+            "largest value",
+            *(self._calls, len(outputs), len(arguments), worst),
         )
         return outputs
 

@@ -1,1 +1,1 @@
-"""What every command line does: its output, its end by a signal, and memory that runs out."""
+"""What every command line does: its output, logs, end by a signal, and memory that runs out."""

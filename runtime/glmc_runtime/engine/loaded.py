@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import sys
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 
+from glmc_runtime.command.units import bytes_text
 from glmc_runtime.engine.exclusive import Exclusive
 from glmc_runtime.errors import RequestError
 from glmc_runtime.format.manifest import PhaseEntry
 from glmc_runtime.format.phases import DECODE, PREFILL, PhaseKey, phase_of
 from glmc_runtime.format.plan import PhasePlan
 from glmc_runtime.kernels import is_vendor
-from glmc_runtime.kernels.interpreter import INTERPRETED_NOTICE, check_triton, is_interpreted
-from glmc_runtime.kernels.vendor import EMULATED_NOTICE, Vendor, find_vendor
+from glmc_runtime.kernels.interpreter import check_triton, is_interpreted, say_interpreted
+from glmc_runtime.kernels.vendor import Vendor, find_vendor, say_emulated
 from glmc_runtime.loading.check import check_plan
 from glmc_runtime.loading.guards import (
     check_vendor_calls,
@@ -38,6 +39,7 @@ from glmc_runtime.replay.statistics import Statistics
 from glmc_runtime.replay.step import ScheduledTokens, Step
 from glmc_runtime.replay.weight_watch import WeightWatch
 
+_LOG = logging.getLogger("glmc_runtime.device")
 RANK = 0
 """Whose plans are bound: a process has one device."""
 
@@ -166,7 +168,10 @@ def load_into_memory(
     statistics = Statistics(emulated, timing)
     statistics.interpreted = is_interpreted(manifest.guards.target, device)
     if statistics.interpreted:
-        print(f"glmc-runtime: {INTERPRETED_NOTICE} (by Triton's interpreter)", file=sys.stderr)
+        say_interpreted()
+    if vendor is not None and vendor.emulated:
+        say_emulated(vendor.description)
+    _LOG.info("%s runs on %s, arena %s", artifact.path.name, device, bytes_text(arena.size))
     statistics.vendor_calls = None if vendor is None else vendor.calls
     return LoadedArtifact(
         artifact,
@@ -186,10 +191,7 @@ def load_into_memory(
 
 
 def vendor_of(artifact: Artifact, emulate: bool | None) -> Vendor | None:
-    """The vendor of an artifact that calls one; says on stderr when it is the emulator."""
+    """The vendor of an artifact that calls one."""
     if not any(is_vendor(function) for function in artifact.functions):
         return None
-    vendor = find_vendor(artifact.manifest.abi_profile, emulate)
-    if vendor.emulated:
-        print(f"glmc-runtime: {EMULATED_NOTICE} ({vendor.description})", file=sys.stderr)
-    return vendor
+    return find_vendor(artifact.manifest.abi_profile, emulate)

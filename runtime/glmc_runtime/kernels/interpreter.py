@@ -7,8 +7,10 @@ sees no CUDA device, and whatever ran so says it: statistics, command line and J
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 from collections.abc import Iterable
+from functools import cache
 from typing import TYPE_CHECKING
 
 from glmc_runtime.errors import GuardError
@@ -16,6 +18,7 @@ from glmc_runtime.errors import GuardError
 if TYPE_CHECKING:
     import torch
 
+_LOG = logging.getLogger("glmc_runtime.device")
 VARIABLE = "TRITON_INTERPRET"
 INTERPRETED_NOTICE = "interpreted: no GPU was used"
 TARGET = "cuda"
@@ -34,6 +37,12 @@ def interpreting() -> bool:
 def is_interpreted(target: str, device: torch.device) -> bool:
     """Whether an artifact for ``target`` that was put on ``device`` is interpreted."""
     return target == TARGET and device.type == "cpu"
+
+
+@cache
+def say_interpreted() -> None:
+    """Log, once in a process, that Triton's interpreter runs in the place of a GPU."""
+    _LOG.warning("%s (by Triton's interpreter)", INTERPRETED_NOTICE)
 
 
 def triton_found() -> bool:

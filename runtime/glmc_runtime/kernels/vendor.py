@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import logging
 import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from glmc_runtime.errors import ArtifactError, GuardError, VendorError
 from glmc_runtime.kernels import Thunk
 
+_LOG = logging.getLogger("glmc_runtime.device")
 EMULATOR = "glmc_kunlun_emulator"
 EMULATED_NOTICE = "emulated: vendor calls run on the emulator, not on Kunlun hardware"
 
@@ -42,6 +44,12 @@ class Vendor:
 
     def bind(self, name: str, arguments: dict[str, Any]) -> Thunk:
         return partial(self.function(name), **arguments)
+
+
+@cache
+def say_emulated(description: str) -> None:
+    """Log, once in a process, that what runs is no hardware; ``description`` is the vendor's."""
+    _LOG.warning("%s (%s)", EMULATED_NOTICE, description)
 
 
 def find_vendor(profile: str | None, emulate: bool | None) -> Vendor:

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import ctypes
 import json
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from time import perf_counter
 
 import torch
 from safetensors import SafetensorError, safe_open
 
+from glmc_runtime.command.units import bytes_text, seconds_text
 from glmc_runtime.errors import ArtifactError, CapacityError
 from glmc_runtime.format.artifact_files import ArtifactFiles
 from glmc_runtime.format.dtypes import dtype_of
 from glmc_runtime.format.manifest import Manifest
 from glmc_runtime.replay.weight_watch import WeightWatch
 
+_LOG = logging.getLogger("glmc_runtime.weights")
 # On a CPU, weights of at most so many bytes in all are copied to memory of the process. Larger ones
 # stay mapped: the copy would be counted against the process, and no other could share it.
 COPIED_BYTES = 1 << 30
@@ -44,6 +48,7 @@ def load_weights(
             "the artifact was compiled without weights: it can be inspected but not run",
             remedy="compile again from a checkpoint",
         )
+    started = perf_counter()
     files = ArtifactFiles(root, manifest.files) if files is None else files
     by_file: dict[str, list[str]] = {}
     for name, entry in manifest.weights.items():
@@ -77,6 +82,8 @@ def load_weights(
                 mapped.add(file, descriptor, state, files.compared_hash(file))
         weights.update(file_weights)
     _check(weights, manifest)
+    taken = seconds_text(perf_counter() - started)
+    _LOG.info("%d tensors, %s, on %s in %s", len(weights), bytes_text(size), device, taken)
     return weights
 
 

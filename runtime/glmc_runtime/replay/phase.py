@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from collections.abc import Iterator
 from time import perf_counter
@@ -9,6 +10,7 @@ from typing import Any
 
 import torch
 
+from glmc_runtime.command.units import seconds_text
 from glmc_runtime.errors import GlmcError, PlanError, VendorError
 from glmc_runtime.format.dependence import Symbols
 from glmc_runtime.format.plan import Call, place_of
@@ -22,6 +24,7 @@ from glmc_runtime.replay.statistics import Statistics
 from glmc_runtime.replay.step import Step
 from glmc_runtime.replay.weight_watch import WeightWatch
 
+_LOG = logging.getLogger("glmc_runtime.graphs")
 # Code of others, such as a vendor's library or Triton's compiler, may raise whatever it likes.
 KERNEL_ERRORS = (Exception,)
 
@@ -171,9 +174,10 @@ class PhaseReplay:
                 replayed = tuple(in_range(name, thunk) for thunk in replayed)
             captured[number] = replayed
         self._captured[bucket] = captured
-        self._statistics.count_capture(
-            self._plan.name, bucket, len(captured), perf_counter() - started
-        )
+        seconds = perf_counter() - started
+        self._statistics.count_capture(self._plan.name, bucket, len(captured), seconds)
+        count, taken = len(captured), seconds_text(seconds)
+        _LOG.info("%s, bucket %d: %d graphs in %s", self._plan.name, bucket, count, taken)
 
     def _bind(self, key: tuple[Any, ...], symbols: Symbols) -> BoundStep:
         phase = self._plan.phase

@@ -16,7 +16,12 @@ from glmc_runtime.cli import INTERPRETED_LINE, main
 from glmc_runtime.doctor import examine
 from glmc_runtime.errors import GuardError
 from glmc_runtime.format.manifest import Guards
-from glmc_runtime.kernels.interpreter import check_triton, interpreting, is_interpreted
+from glmc_runtime.kernels.interpreter import (
+    check_triton,
+    interpreting,
+    is_interpreted,
+    say_interpreted,
+)
 from glmc_runtime.loading.guards import device_for
 from glmc_runtime.replay.graph import CpuList, graphs_for
 from tests.runtime.toy import reference_greedy, write_toy
@@ -115,6 +120,7 @@ def test_an_interpreted_run_says_so(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     machine(gpu=False, variable="1")
+    say_interpreted.cache_clear()
     session = glmc_runtime.load(path)
     assert (session.interpreted, session.emulated, session.device.type) == (True, False, "cpu")
     assert session.statistics.to_json()["interpreted"] is True

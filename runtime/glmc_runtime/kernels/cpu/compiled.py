@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import logging
 import os
 import platform
 import shlex
@@ -30,6 +31,7 @@ import torch
 
 from glmc_runtime.kernels.cpu import kept
 
+_LOG = logging.getLogger("glmc_runtime.kernels")
 SOURCES = Path(__file__).parent / "native"
 FLAGS = ("-O3", "-march=native", "-fPIC", "-fopenmp")
 _LINK = ("-shared", "-Wl,-z,defs")  # a function that nobody has is an error now, not when loaded
@@ -94,6 +96,7 @@ def _compile(compiler: tuple[str, ...], source: Path, openmp: str, target: Path)
         _run([*compiler, *FLAGS, "-c", str(source), "-o", str(compiled)])
         _run([*compiler, *_LINK, str(compiled), openmp, "-o", str(linked)])
         kept.keep(linked, target)
+    _LOG.info("%s was compiled with %s into %s", source.name, " ".join(compiler), target)
 
 
 def _run(command: list[str]) -> None:
