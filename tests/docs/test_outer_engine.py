@@ -8,8 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from glmc.compiler import compile_model
-from glmc.config import CompileOptions
 from glmc_runtime.engine.outer.kv_tensors import KVTensors, cache_views
 from glmc_runtime.format.cache import CacheSpec, CacheTensor
 from tests.docs.markdown import ROOT, blocks, section, table_rows
@@ -17,11 +15,10 @@ from tests.docs.markdown import ROOT, blocks, section, table_rows
 PAGE = ROOT / "docs" / "outer_engine.md"
 
 
-def test_the_program_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = CompileOptions(
-        target="cpu", dtype="float32", prefill_buckets=(16,), decode_buckets=(1, 4), max_context=256
-    )
-    compile_model(ROOT / "models" / "tiny-dense", tmp_path / "tiny-dense.glmc", options)
+def test_the_program_of_the_page_runs(
+    tiny_dense: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tiny-dense.glmc").symlink_to(tiny_dense)
     monkeypatch.chdir(tmp_path)
     (block,) = blocks(PAGE, "python")
     scope: dict[str, torch.Tensor] = {}
