@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from glmc.artifact.times import times_json, times_of, without_times
 from glmc.artifact.writer import check_destination, write_artifact
 from glmc.capture.export import capture
 from glmc.capture.routers import store_routers
@@ -99,6 +101,11 @@ def write_compiled(
     tokenizer = tokenizer or tokenizer_files(job.source.directory, job.source.config)
     report = replace(report, remarks=(*report.remarks, *tokenizer.remarks))
     seconds: dict[str, float] = {}
+    started = time.perf_counter()
+
+    def times() -> dict[str, Any]:
+        return times_json(times_of(report.timed("write", time.perf_counter() - started).to_json()))
+
     with stage(observer, WEIGHTS, seconds):
         write_artifact(
             output,
@@ -107,8 +114,9 @@ def write_compiled(
             weights=list(compiled.weights.values()),
             source=weights,
             tokenizer=tokenizer.files,
-            report=report.to_json(),
+            report=without_times(report.to_json()),
             history=None if history is None else history_to_json(history),
+            times=times,
             force=job.options.force,
             progress=lambda done, total: observer.observe(StageProgress(WEIGHTS, done, total)),
         )

@@ -1,6 +1,7 @@
 """The report of a compile: what each pass did, what the plan costs, what was not fused.
 
-Plain data; ``report.json`` of the artifact and every table of the command line come from it.
+Plain data; ``report.json`` and ``times.json`` of the artifact and every table of the command line
+come from it.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ def build_report(
     return Report(
         model={**asdict(job.source.shape)},
         options={
-            **asdict(options),
+            **{name: value for name, value in asdict(options).items() if name != "force"},
             "dtype": str(lowering.dtype).removeprefix("torch."),
             "max_context": lowering.max_context,
             "abi_profile": lowering.abi_profile,

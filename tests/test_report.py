@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from torch.fx import Graph
 
 from glmc.artifact.report_form import EvaluatedForm, PassForm, PhaseForm, ReportForm
+from glmc.artifact.times import Times, times_of, with_times, without_times
 from glmc.compiler import front_end
 from glmc.config import CompileOptions
 from glmc.job import resolve
@@ -82,13 +84,25 @@ def test_a_report_keeps_its_times() -> None:
     assert replace(report).to_json()["seconds"] == {"capture": 1.0}
 
 
+def test_a_report_and_its_times_are_two_halves_of_it() -> None:
+    row = _pass(PassRecord("gate", "bitwise", 0.25, 5, 4, (), (), evaluation_seconds=0.125))
+    whole = Report({}, {}, (row,), {}, {}, {}, (), {"capture": 1.0}).to_json()
+    stored = without_times(whole)
+    assert "seconds" not in json.dumps(stored)
+    assert with_times(stored, times_of(whole)) == {**whole, "passes": [row]}
+    (unknown,) = with_times(stored, Times())["passes"]
+    assert unknown["seconds"] is None and unknown["evaluated"]["seconds"] is None
+
+
 def test_the_form_that_reports_are_read_in_is_that_of_the_reports() -> None:
     plan = PhasePlan("decode", (), (), (), (), 0, Extent(constant=1))
     one = _pass(PassRecord("gate", "bitwise", 0.1, 5, 4, (), ()))
+    report = without_times(Report({}, {}, (one,), {}, {}, {}, (), {}).to_json())
+    (stored,) = report["passes"]
     for found, form in (
-        ({**one, "verdict": ""}, PassForm),
-        (one["evaluated"], EvaluatedForm),
+        ({**stored, "verdict": ""}, PassForm),
+        (stored["evaluated"], EvaluatedForm),
         (phase_report(plan, CompileOptions()), PhaseForm),
-        (Report({}, {}, (), {}, {}, {}, (), {}).to_json(), ReportForm),
+        (report, ReportForm),
     ):
         assert set(found) == {field.name for field in fields(form)}

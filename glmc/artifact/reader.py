@@ -1,4 +1,4 @@
-"""Read an artifact for looking at it: manifest, plans and report, no weight."""
+"""Read an artifact for looking at it: manifest, plans, report and times, no weight."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from glmc.artifact import report_form
+from glmc.artifact.times import Times, read_times, with_times
 from glmc_runtime.errors import ArtifactError
 from glmc_runtime.format.json_file import json_of
 from glmc_runtime.format.manifest import Manifest
@@ -18,12 +19,14 @@ from glmc_runtime.loading.loader import Artifact, load_artifact
 
 @dataclass(frozen=True)
 class ArtifactContents:
-    """``report`` is what the compiler wrote about its passes; empty when it wrote none."""
+    """``report`` is what the compiler wrote about its passes, with the seconds that ``times`` has
+    of them, None where they were not recorded; empty when it wrote none."""
 
     path: Path
     manifest: Manifest
     plans: Mapping[PhaseKey, PhasePlan]
     report: Mapping[str, Any]
+    times: Times | None
 
 
 def read_artifact(path: Path, *, verify_hashes: bool = False) -> ArtifactContents:
@@ -36,7 +39,9 @@ def read_artifact(path: Path, *, verify_hashes: bool = False) -> ArtifactContent
     artifact = load_artifact(path, verify_hashes=verify_hashes)
     report = json_document(artifact, report_form.NAME) or {}
     report_form.require_report(report)
-    return ArtifactContents(artifact.path, artifact.manifest, artifact.plans, report)
+    times = read_times(artifact.path)
+    told = with_times(report, times)
+    return ArtifactContents(artifact.path, artifact.manifest, artifact.plans, told, times)
 
 
 def json_document(artifact: Artifact, name: str) -> dict[str, Any] | None:

@@ -41,5 +41,9 @@ def record(value: Any, kind: Any, *, rows: bool = False) -> Any:
 def _fields(kind: Any) -> tuple[dict[str, Any], set[str]]:
     """Annotations by field, and the fields without a default."""
     hints = get_type_hints(kind)
-    needed = {field.name for field in fields(kind) if field.default is MISSING}
+    needed = {
+        field.name
+        for field in fields(kind)
+        if field.default is MISSING and field.default_factory is MISSING
+    }
     return {field.name: hints[field.name] for field in fields(kind)}, needed

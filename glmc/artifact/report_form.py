@@ -1,4 +1,4 @@
-"""The form of ``report.json``, as every table of the command line reads it.
+"""The form of ``report.json``, in which there are no times (glmc/artifact/times.py).
 
 The report is data for people, so the runtime never reads it; but it comes from elsewhere like the
 rest of an artifact, and another release may write another form.
@@ -16,7 +16,7 @@ from glmc_runtime.format.phases import DECODE
 from glmc_runtime.format.records import misfit
 
 NAME = "report.json"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _MOST_LAYERS = 100_000  # a table goes through them
 
 
@@ -36,14 +36,12 @@ class MissForm:
 class EvaluatedForm:
     kinds: int
     small: int
-    seconds: float
 
 
 @dataclass(frozen=True)
 class PassForm:
     name: str
     numerics: str
-    seconds: float
     nodes_before: int
     nodes_after: int
     matches: int
@@ -51,7 +49,7 @@ class PassForm:
     near_misses: tuple[MissForm, ...]
     detail: dict[str, Any]
     verdict: str = ""
-    evaluated: EvaluatedForm = EvaluatedForm(0, 0, 0.0)
+    evaluated: EvaluatedForm = EvaluatedForm(0, 0)
 
 
 @dataclass(frozen=True)
@@ -86,7 +84,6 @@ class ReportForm:
     phases: dict[str, PhaseForm]
     eager: EagerForm
     remarks: tuple[str, ...]
-    seconds: dict[str, float]
     schema_version: int = SCHEMA_VERSION
 
 
@@ -99,13 +96,13 @@ def require_report(data: Mapping[str, Any]) -> None:
     """Raise :class:`ArtifactError` for a report of another form; an empty one says nothing."""
     if not data:
         return
-    version = data.get("schema_version", SCHEMA_VERSION)  # the first had the form and no number
+    version = data.get("schema_version")
     if version != SCHEMA_VERSION:
         raise ArtifactError(
             f"{NAME} has another schema version",
             expected=str(SCHEMA_VERSION),
             found=repr(version),
-            remedy="inspect it with the glmc that compiled it, or compile again",
+            remedy="make it anew: glmc compile MODEL --output DIR --force",
         )
     try:
         report = record(data, ReportForm)

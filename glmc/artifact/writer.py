@@ -35,7 +35,7 @@ from glmc.weights.safetensors_writer import (
 )
 from glmc.weights.source import WeightSource
 from glmc.weights.stream import CHUNK_BYTES, stream_weight
-from glmc_runtime.format.artifact_files import MANIFEST, largest_size
+from glmc_runtime.format.artifact_files import MANIFEST, TIMES, largest_size
 from glmc_runtime.format.cache import CacheSpec
 from glmc_runtime.format.manifest import (
     FileEntry,
@@ -97,6 +97,7 @@ def write_artifact(
     tokenizer: Mapping[str, bytes] | None = None,
     report: Mapping[str, Any] | None = None,
     history: Mapping[str, Any] | None = None,
+    times: Callable[[], Mapping[str, Any]] | None = None,
     force: bool = False,
     progress: Progress = lambda done, total: None,
     shard_bytes: int = SHARD_BYTES,
@@ -106,9 +107,9 @@ def write_artifact(
 
     Without a ``source`` the weights are listed but not written. An existing artifact is replaced,
     in one step, only with ``force``; anything else at ``path`` is never touched. ``progress`` is
-    told bytes of weights done and in total. Raises :class:`PackError`, after which nothing new is
-    left at ``path``, :class:`CheckpointError` from the source, and :class:`InternalError` for a
-    plan that the runtime would refuse.
+    told bytes of weights done and in total; ``times`` is asked last. Raises :class:`PackError`,
+    after which nothing new is left at ``path``, :class:`CheckpointError` from the source, and
+    :class:`InternalError` for a plan that the runtime would refuse.
     """
     path = Path(path)
     check_destination(path, force)
@@ -138,6 +139,8 @@ def write_artifact(
             manifest = replace(manifest, files=files)
             written = _write_bytes(partial / MANIFEST, _json(manifest_to_json(manifest)))
             _check_sizes({MANIFEST: written})
+            if times is not None:
+                _write_bytes(partial / TIMES, _json(times()))
             for name in ("plans", "weights", "tokenizer/chat_templates", "tokenizer", "."):
                 if (partial / name).is_dir():
                     sync_directory(partial / name)

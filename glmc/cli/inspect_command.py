@@ -18,7 +18,7 @@ from glmc.artifact.memory import fits, weight_bytes
 from glmc.artifact.reader import ArtifactContents, read_artifact
 from glmc.cli.inspect_history import HistoryQuestion, inspect_history
 from glmc.cli.say import console
-from glmc.cli.tables import calls_table, passes_table, phases_table
+from glmc.cli.tables import NOT_RECORDED, calls_table, passes_table, phases_table
 from glmc.errors import UsageError
 from glmc_runtime.command.units import bytes_text, count_text
 from glmc_runtime.format.manifest import manifest_to_json
@@ -146,6 +146,7 @@ def _header(contents: ArtifactContents) -> Iterator[str]:
         + f", {cache.layout}"
     )
     yield f"  made by  {versions}"
+    yield f"  written  {contents.times.written if contents.times else NOT_RECORDED}"
     guards = manifest.guards
     yield (
         f"  guards   glmc-runtime >= {guards.minimum_runtime}, torch >= {guards.minimum_torch}, "

@@ -13,6 +13,7 @@ from glmc_runtime.command.units import bytes_text, count_text, seconds_text
 from glmc_runtime.format.phases import DECODE
 
 Report = Mapping[str, Any]
+NOT_RECORDED = "not recorded"
 
 
 def passes_table(report: Report) -> Table:
@@ -44,7 +45,7 @@ def passes_table(report: Report) -> Table:
             str(row["matches"]),
             str(expected.get(row["name"], "-")),
             str(len(row["near_misses"])),
-            seconds_text(row["seconds"]),
+            _duration(row["seconds"]),
             _evaluated(row.get("evaluated")),
             *([row.get("verdict", "").partition(";")[0]] if verified else []),
         )
@@ -56,7 +57,14 @@ def _evaluated(instances: Mapping[str, Any] | None) -> str:
     if not instances or not instances["kinds"]:
         return "-"
     small = f", {instances['small']} small" if instances["small"] else ""
-    return f"{instances['kinds']}{small}, {seconds_text(instances['seconds'])}"
+    seconds = instances["seconds"]
+    return f"{instances['kinds']}{small}" + (
+        "" if seconds is None else f", {seconds_text(seconds)}"
+    )
+
+
+def _duration(seconds: float | None) -> str:
+    return NOT_RECORDED if seconds is None else seconds_text(seconds)
 
 
 def calls_table(report: Report) -> Table:

@@ -9,12 +9,15 @@ from pathlib import Path
 import pytest
 
 from glmc.artifact.reader import read_artifact
+from glmc.artifact.times import without_times
 from glmc_runtime.errors import ArtifactError
 from glmc_runtime.format.manifest import FileEntry, Manifest
 from glmc_runtime.format.phases import DECODE, PREFILL
-from glmc_runtime.loading.loader import sha256_of
-from tests.artifact.toy import REPORT, write
+from glmc_runtime.loading.loader import load_artifact, sha256_of
+from tests.artifact.toy import REPORT, TIMES, write
 from tests.runtime.toy import toy_plan, write_manifest
+
+WRONG = '{"schema_version": 1, "modified": {"config.json": "yesterday"}}'
 
 
 def with_report(root: Path, manifest: Manifest, text: str) -> None:
@@ -29,7 +32,26 @@ def test_reads_back(tmp_path: Path) -> None:
     contents = read_artifact(tmp_path / "toy")
     assert contents.manifest == manifest
     assert contents.plans == {phase.key: toy_plan(phase.name) for phase in (PREFILL, DECODE)}
-    assert contents.report == REPORT
+    assert without_times(contents.report)["passes"][0].items() >= REPORT["passes"][0].items()
+    assert contents.report["seconds"] == {"capture": 0.25} and contents.times == TIMES
+    assert contents.report["passes"][0]["seconds"] == 0.5
+
+
+def test_times_belong_to_no_hash(tmp_path: Path) -> None:
+    """The runtime loads it with other times and without any; what is no form of them is said."""
+    manifest = write(tmp_path / "toy")
+    path = tmp_path / "toy" / "times.json"
+    assert "times.json" not in manifest.files
+    path.write_text("{}")
+    assert load_artifact(tmp_path / "toy").manifest == manifest
+    for text, words in (("{", "not valid JSON"), ("[]", "schema_version 1"), (WRONG, "modified")):
+        path.write_text(text)
+        with pytest.raises(ArtifactError, match=words):
+            read_artifact(tmp_path / "toy")
+    path.unlink()
+    contents = read_artifact(tmp_path / "toy", verify_hashes=True)
+    assert contents.times is None and contents.report["seconds"] == {}
+    assert contents.report["passes"][0]["seconds"] is None
 
 
 def test_weights_are_only_read_to_verify(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from glmc.artifact.times import PassTimes, Times, times_json
 from glmc.artifact.writer import ManifestParts, write_artifact
 from glmc.ir.recipe import Concatenate, Source, Weight
 from glmc_runtime.format.manifest import Guards, Limits, Manifest, ModelFacts
@@ -37,14 +38,13 @@ _MISS = {
     "held": 2,
 }
 REPORT: dict[str, Any] = {
-    "schema_version": 1,
+    "schema_version": 2,
     "model": {"name": "toy", "architecture": "Toy", "layers": 1, "parameters": 1},
     "options": {"target": "cpu", "dtype": "float32", "abi_profile": None},
     "passes": [
         {
             "name": "moe_gate",
             "numerics": "bitwise",
-            "seconds": 0.5,
             "nodes_before": 9,
             "nodes_after": 3,
             "matches": 1,
@@ -57,8 +57,8 @@ REPORT: dict[str, Any] = {
     "phases": {"prefill": _PHASE, "decode": _PHASE},
     "eager": {"by_layer": {"0": 9, "outside": 1}, "total": 10},
     "remarks": ["a remark"],
-    "seconds": {"capture": 0.25},
 }
+TIMES = Times("2026-01-02T03:04:05+00:00", {"capture": 0.25}, {"moe_gate": PassTimes(0.5)})
 
 
 class ToyWeights:
@@ -143,6 +143,7 @@ def write(path: Path, source: ToyWeights | None = None, **options: Any) -> Manif
         "weights": source.weights(),
         "source": source,
         "report": REPORT,
+        "times": lambda: times_json(TIMES),
         "shard_bytes": 5000,
         "chunk_bytes": 500,
     }

@@ -128,7 +128,7 @@ def test_many_damaged_files(
 @pytest.mark.parametrize(
     ("change", "word"),
     [
-        ({"schema_version": 2}, "another schema version"),
+        ({"schema_version": 1}, "another schema version"),
         ({"schema_version": "\x1b"}, "another schema version"),
         ({"passes": 1}, "report.passes"),
         ({"passes": [{}]}, "not well formed"),

@@ -12,15 +12,16 @@ from glmc.compiled import Compiled, manifest_parts
 from glmc.errors import GlmcError, MatchCountError
 from glmc.ir.program import Program
 from glmc.observe.dump.blocks import Block, blocks
-from glmc.observe.dump.folder import TIMES, check_folder, clean_folder, write_file
+from glmc.observe.dump.folder import TIMES, VERDICTS, check_folder, clean_folder, write_file
 from glmc.observe.dump.options import DumpOptions
 from glmc.observe.dump.plan import plan_record, plan_text
 from glmc.observe.dump.records import to_json
 from glmc.observe.dump.stages import PHASES, Step, following, plan_step, step
-from glmc.observe.dump.step_files import NOT_VERIFIED, Files, Snapshot, files_of
+from glmc.observe.dump.step_files import Files, Snapshot, files_of
 from glmc.observe.dump.values import Values
 from glmc.observe.events import Planned
 from glmc.observe.history.record import History
+from glmc.observe.history.times import without_times
 from glmc.observe.page.render import PAGE, page
 from glmc.passes import specialise
 from glmc.pipeline.events import Event, StageBegun, StepDone
@@ -34,7 +35,7 @@ class Dumper:
     """Hears a compile, inside ``with``.
 
     When something raises before there is a plan, the program is written as it then stands, and a
-    note on the error names the file. ``verdicts`` of a verifier, by pass, are printed where there
+    note on the error names the file. ``verdicts`` of a verifier, by pass, are written where there
     are any; ``remarks`` say what could not be written and why. Raises PackError for a folder that
     holds anything but an earlier dump.
     """
@@ -101,7 +102,6 @@ class Dumper:
             values := Values(program),
             blocks(program, values, fold=not options.full),
             record,
-            self.verdicts.get(name, NOT_VERIFIED),
         )
         changed = self._changes(snapshot.blocks)
         if self._after(name) and (changed or not options.changed):
@@ -116,7 +116,7 @@ class Dumper:
         self._times["dump"][snapshot.label] = time.perf_counter() - started
 
     def _plan_made(self, compiled: Compiled, history: History | None) -> None:
-        """Write the kernel calls of both phases, the page and the times."""
+        """Write the kernel calls of both phases, the page, the verdicts and the times."""
         folder, fold = self.options.directory, not self.options.full
         if folder is None:
             return
@@ -135,10 +135,13 @@ class Dumper:
         if self.options.all and history is not None:
             started = time.perf_counter()
             parts = manifest_parts(compiled)
-            files[PAGE] = page(history, parts.guards, parts.limits, parts.phases)
+            files[PAGE] = page(without_times(history), parts.guards, parts.limits, parts.phases)
             self._times["dump"]["page"] = time.perf_counter() - started
         self._times["compile"].update(compiled.report.seconds)
-        self._put(folder, {**files, TIMES: to_json(self._times)})
+        self._put(folder, {**files, **self._proved(), TIMES: to_json(self._times)})
+
+    def _proved(self) -> Files:
+        return {VERDICTS: to_json(self.verdicts)} if self.verdicts else {}
 
     def _after(self, name: str) -> bool:
         return self.options.all or bool(_called(name) & set(self.options.after))
@@ -168,7 +171,7 @@ class Dumper:
         snapshot = Snapshot(here, program, values, made, suffix=".failed")
         try:
             files = files_of(snapshot, self.options, self.remarks)
-            self._put(folder, files)
+            self._put(folder, {**files, **self._proved()})
         except GlmcError as trouble:
             return f"  dump:     none: {trouble.message}"
         return f"  dump:     {folder / next(iter(files))}"

@@ -9,7 +9,8 @@ from glmc.errors import PackError
 
 MARKER = ".glmc-dump"
 TIMES = "times.json"
-_OURS = re.compile(r"\d{3}_[\w.]+\.(txt|py|json|onnx|dot|svg)|times\.json|index\.html")
+VERDICTS = "verdicts.json"
+_OURS = re.compile(r"\d{3}_[\w.]+\.(txt|py|json|onnx|dot|svg)|(times|verdicts)\.json|index\.html")
 _TEXT = "Files of this folder are written, and removed, by glmc compile --dump.\n"
 
 

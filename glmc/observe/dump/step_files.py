@@ -19,7 +19,6 @@ from glmc.observe.dump.text import program_text
 from glmc.observe.dump.values import Values
 from glmc.pipeline.records import PassRecord
 
-NOT_VERIFIED = "not verified"
 Files = dict[str, str | bytes]
 
 
@@ -32,7 +31,6 @@ class Snapshot:
     values: Values
     blocks: Sequence[Block]
     record: PassRecord | None = None
-    verdict: str = NOT_VERIFIED
     suffix: str = ""
 
     @property
@@ -40,14 +38,13 @@ class Snapshot:
         return f"{self.step.label}{self.suffix}"
 
     def facts(self) -> dict[str, Any]:
-        """What is known of the step, no times among it."""
+        """What the compile did in the step. Times and verdicts have files of their own."""
         record = self.record
         facts: dict[str, Any] = {"step": self.label, "stage": self.step.stage}
         facts |= {"pass": self.step.name, "model": self.program.model.name}
         if record is not None:
             facts |= {
                 "numerics": record.numerics,
-                "verdict": self.verdict,
                 "nodes_before": record.nodes_before,
                 "nodes_after": record.nodes_after,
                 "matches": [match.node for match in record.matches],
@@ -67,7 +64,7 @@ class Snapshot:
             lines.append(
                 f"pass {record.name}: {len(record.matches)} matches, "
                 f"{len(record.near_misses)} near misses, {record.nodes_before} -> "
-                f"{record.nodes_after} nodes; {record.numerics}, {self.verdict}"
+                f"{record.nodes_after} nodes; {record.numerics}"
             )
         return lines
 

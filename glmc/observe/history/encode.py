@@ -20,7 +20,8 @@ NAME = "history.json"
 
 
 def history_to_json(history: History) -> dict[str, Any]:
-    """The history as JSON data; :func:`history_from_json` reads it back to an equal value.
+    """The history as JSON data, times aside, which differ from run to run: what
+    :func:`history_from_json` reads back has no seconds and is equal otherwise.
 
     Matches of a step come back sorted by where their id was first seen, then in order.
     """
@@ -41,6 +42,7 @@ def _row(record: Any) -> list[Any]:
 
 def _step(step: StepHistory, table: dict[NodeHistory, int]) -> dict[str, Any]:
     plain = {field.name: getattr(step, field.name) for field in fields(step)}
+    del plain["seconds"]
     layers: dict[str, list[int | None]] = defaultdict(list)
     for match in step.matches:
         layers[match.id].append(match.layer)
@@ -81,7 +83,7 @@ def history_from_json(data: Any) -> History:
             f"{NAME} has another format",
             expected=str(FORMAT),
             found=repr(data.get("format") if isinstance(data, dict) else type(data).__name__),
-            remedy="inspect it with the glmc that compiled it, or compile again",
+            remedy="make it anew: glmc compile MODEL --output DIR --force",
         )
     try:
         nodes = [record(row, NodeHistory, rows=True) for row in data["nodes"]]
@@ -110,12 +112,14 @@ def _contradiction(history: History) -> str | None:
 
 def _read_step(data: Mapping[str, Any], nodes: list[NodeHistory]) -> dict[str, Any]:
     """With the nodes in place of their numbers and each match by itself."""
+    if "seconds" in data:
+        raise ValueError("seconds are no part of it")
     blocks = [
         {**block, "nodes": [nodes[_place(number)] for number in block["nodes"]]}
         for block in data["blocks"]
     ]
     matches = [[own, layer] for own, layers in data["matches"].items() for layer in layers]
-    return {**data, "blocks": blocks, "matches": matches}
+    return {**data, "seconds": None, "blocks": blocks, "matches": matches}
 
 
 def _place(number: Any) -> int:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -73,9 +73,9 @@ class StepHistory:
     """One step: a pass, ``capture``, or a phase (``prefill``, ``decode``) of its own shapes.
 
     ``label`` is ``007_fuse_rope``; ``numerics`` and ``verdict`` are None where nothing is claimed
-    or proved; ``seconds`` is wall time (None where none was taken). ``anchors`` are the ops where
-    the pass starts to look, empty for a pass that looks at all nodes. ``expected`` is the number of
-    matches that the model must have.
+    or proved; ``seconds`` is wall time, of which ``history.json`` has none (times.py). ``anchors``
+    are the ops where the pass starts to look, empty for a pass that looks at all nodes.
+    ``expected`` is the number of matches that the model must have.
     """
 
     number: int

@@ -10,8 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from glmc.artifact.reader import json_document
+from glmc.artifact.times import read_times
 from glmc.observe.history.encode import NAME, history_from_json
 from glmc.observe.history.record import History
+from glmc.observe.history.times import with_times
 from glmc_runtime.errors import ArtifactError
 from glmc_runtime.loading.loader import load_artifact
 
@@ -19,7 +21,7 @@ _SOURCE = re.compile(r"^(?P<file>modeling_(?P<model>\w+)\.py):(?P<line>\d+)\b")
 
 
 def read_history(path: Path) -> History:
-    """The history that an artifact keeps of its compile.
+    """The history that an artifact keeps of its compile, with the times that it has of it.
 
     Raises :class:`ArtifactError`, also for an artifact that was written without one.
     """
@@ -32,7 +34,7 @@ def read_history(path: Path) -> History:
             expected="an artifact that glmc compile wrote",
             remedy="compile the model again",
         )
-    return history_from_json(data)
+    return with_times(history_from_json(data), read_times(artifact.path))
 
 
 def source_text(source: str, versions: Mapping[str, str]) -> str:

@@ -29,7 +29,8 @@ def page(
     """The HTML of a compile's page.
 
     ``guards``, ``limits`` and ``phases`` are the artifact's; the page says where they are not
-    known. The same arguments give the same bytes. The template escapes every value; data stands in
+    known, and has no column of times where the history has none. The same arguments give the same
+    bytes. The template escapes every value; data stands in
     a JSON script in which no ``</`` can end the element.
     """
     environment = jinja2.Environment(
@@ -44,6 +45,7 @@ def page(
     scripts = [(files / f"{name}.js").read_text(encoding="utf-8") for name in _SCRIPTS]
     html: str = environment.get_template("page.html").render(
         history=history,
+        timed=any(step.seconds is not None for step in history.steps),
         figures=figures(history),
         steps=step_rows(history),
         lost=lost(history),

@@ -18,6 +18,8 @@ from glmc_runtime.errors import ArtifactError
 from glmc_runtime.format.manifest import FileEntry
 
 MANIFEST = "manifest.json"
+TIMES = "times.json"
+"""The one file that may be there unlisted: times differ from run to run."""
 MANIFEST_BYTES = 16 << 20
 # The largest file of each folder that is read whole. For a model of 92 layers the manifest takes
 # 0.2 MiB, a plan 1.6 MiB, a tokenizer 20 MiB and the history 0.8 MiB.

@@ -7,6 +7,7 @@ Layout of an artifact directory::
     weights/*.safetensors           names and shapes as in ``weights`` below
     tokenizer/                      tokenizer.json, tokenizer_config.json, ... (may be absent)
     report.json                     what the compiler did; not read by the runtime
+    times.json                      how long it took; neither listed nor read (may be absent)
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from glmc_runtime.format.phases import DECODE, PHASES, PREFILL, PhaseKey, phase_
 from glmc_runtime.format.records import misfit
 
 FORMAT = "glmc-artifact"
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 
 @dataclass(frozen=True)

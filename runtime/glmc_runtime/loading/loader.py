@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from glmc_runtime.errors import ArtifactError, PlanError
 from glmc_runtime.format.artifact_files import (
     MANIFEST,
+    TIMES,
     ArtifactFiles,
     Progress,
     check_size,
@@ -132,7 +133,7 @@ def _check_files(root: Path, manifest: Manifest) -> None:
     present = _plain_files(root)
     present.pop(MANIFEST, None)
     missing = sorted(set(manifest.files) - set(present))
-    surplus = sorted(set(present) - set(manifest.files))
+    surplus = sorted(set(present) - set(manifest.files) - {TIMES})
     if missing or surplus:
         raise ArtifactError(
             "the files are not those that the manifest lists",

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from glmc.artifact.times import PassTimes, Times
 from glmc.observe.history.encode import history_from_json, history_to_json
+from glmc.observe.history.times import with_times, without_times
 from glmc_runtime.errors import ArtifactError
 from tests.observe.sample import history
 
@@ -19,7 +21,10 @@ def through_json() -> dict[str, Any]:
 
 
 def test_a_history_survives_json() -> None:
-    assert history_from_json(through_json()) == history()
+    read = history_from_json(through_json())
+    assert read == without_times(history()) != history()
+    assert with_times(read, Times(passes={"moe_gate": PassTimes(0.25)})) == history()
+    assert "seconds" not in json.dumps(through_json())
 
 
 def test_a_node_that_a_step_left_alone_is_written_once() -> None:
@@ -43,6 +48,7 @@ DAMAGE: dict[str, Callable[[dict[str, Any]], object]] = {
     "a node from the end": lambda data: data["steps"][0]["blocks"][0].update(nodes=[-1]),
     "a row too short": lambda data: data["nodes"][0].pop(),
     "an id that is a number": lambda data: data["nodes"][0].__setitem__(0, 5),
+    "a time": lambda data: data["steps"][0].update(seconds=1.0),
     "a surplus field": lambda data: data["steps"][0].update(colour="red"),
     "layers that are words": lambda data: data["steps"][2].update(matches={"a": ["b"]}),
     "a call without a kernel": lambda data: data["plans"][0]["blocks"][0]["calls"][0].pop(0),

@@ -101,7 +101,7 @@ function passFacts(step) {
   return el("div", { class: "pass-facts" },
     el("p", {}, el("b", {}, step.name), ` · ${step.stage} · `,
       step.numerics === null ? `no rewriting pass${step.verdict ? `, ${step.verdict}` : ""}` : `${step.numerics}, ${step.verdict || "not verified"}`, " · ",
-      step.seconds === null ? "no time recorded" : `${(step.seconds * 1000).toFixed(0)} ms`, " · ",
+      step.seconds === null ? "" : `${(step.seconds * 1000).toFixed(0)} ms · `,
       step.before === null ? `${step.after} nodes` : `${step.before} → ${step.after} nodes`),
     matches === null ? null : el("details", {},
       el("summary", {}, plural(total, "match"), step.expected === null ? "" : `, ${step.expected} expected`,
