@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from glmc.report import Report
     from glmc_runtime.generate.session import Session
 
-__all__ = ["compile", "load"]
+__all__ = ["__version__", "compile", "load"]
+
+__version__ = "0.1.0"
 
 MovedModules(
     __name__,

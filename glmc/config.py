@@ -9,6 +9,7 @@ from typing import Any
 
 from glmc.errors import UsageError
 from glmc_runtime.arguments import flag, integer, items_of, path, text, texts
+from glmc_runtime.command.nearest import did_you_mean
 from glmc_runtime.entry_points import entries
 from glmc_runtime.errors import GlmcError
 from glmc_runtime.format.phases import DECODE, PREFILL, phase_of
@@ -16,6 +17,12 @@ from glmc_runtime.format.phases import DECODE, PREFILL, phase_of
 TARGETS = ("cpu", "cuda", "xpu")
 DTYPES = ("float32", "bfloat16", "float16")
 DEFAULT_PROFILE = "P-A"
+# What other tools call them: not taken, but the name that is meant is said.
+ALIASES = {
+    **{"fp32": "float32", "float": "float32", "f32": "float32"},
+    **{"bf16": "bfloat16", "fp16": "float16", "half": "float16", "f16": "float16"},
+    **{"gpu": "cuda", "nvidia": "cuda", "kunlun": "xpu", "p800": "xpu", "host": "cpu"},
+}
 
 
 @dataclass(frozen=True)
@@ -57,11 +64,14 @@ class CompileOptions:
             raise UsageError(
                 f"there is no target '{self.target}'",
                 expected=", ".join((*TARGETS, *entries("glmc.targets"))),
-                remedy="name one of these, or install the distribution that brings it",
+                remedy=did_you_mean(self.target, (*TARGETS, *entries("glmc.targets")), ALIASES)
+                or "name one of these, or install the distribution that brings it",
             )
         if self.dtype is not None and self.dtype not in DTYPES:
             raise UsageError(
-                f"there is no dtype '{self.dtype}'", expected=", ".join(DTYPES), remedy="--dtype"
+                f"there is no dtype '{self.dtype}'",
+                expected=", ".join(DTYPES),
+                remedy=did_you_mean(self.dtype, DTYPES, ALIASES) or f"--dtype {DTYPES[1]}",
             )
         if self.abi_profile is not None and self.target != "xpu":
             raise UsageError(

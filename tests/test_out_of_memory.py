@@ -109,16 +109,16 @@ def test_the_command_has_no_traceback(
 
 
 def test_the_commands_of_the_runtime_have_none_either(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """By whatever name they are called; glmc hands its own ``run`` over to them."""
+    """By whatever name they are called; glmc has them too."""
 
     def short(*given: object, **named: object) -> None:
         raise RuntimeError("can't allocate memory")
 
-    monkeypatch.setattr("glmc_runtime.cli.load", short)
+    monkeypatch.setattr("glmc_runtime.cli.run.load", short)
     for command, name in ((runtime_main, "glmc-runtime"), (main, "glmc")):
-        assert command(["run", "artifact", "--token-ids", "1"]) == 2
+        assert command(["run", str(tmp_path), "--token-ids", "1"]) == 2
         said = capsys.readouterr().err
         assert said.startswith(f"[GLMC-2005] memory ran out\n  where:    {name} run\n")
 

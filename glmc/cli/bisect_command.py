@@ -10,7 +10,9 @@ import typer
 from glmc.cli.say import console, say
 from glmc.config import CompileOptions
 from glmc.errors import UsageError
+from glmc.pipeline.names import require_passes
 from glmc.plain_file import begins_with
+from glmc.presets.names import preset_names, require_model
 
 
 def bisect_command(
@@ -38,29 +40,17 @@ def bisect_command(
         bool, typer.Option("--random-weights", help="Use random weights.")
     ] = False,
     seed: Annotated[int, typer.Option(help="Seed of the random weights.")] = 0,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
 ) -> int:
     """Find the first pass, match and nodes that are wrong, or that crash; write repro.py.
 
     Exits with 0 when nothing is wrong and with 1 when something was found.
     """
-    from glmc.check.bisect.bisect import MARKER, bisect
-    from glmc.check.bisect.replayed import REPLAYED
-    from glmc.presets.catalog import load_config
-
     if output.is_dir() or not output.resolve().parent.is_dir():
         raise UsageError(
             f"{output} can't be written",
             expected="a file in a folder that exists",
             remedy="-o FILE",
         )
-    if output.exists() and not begins_with(output, MARKER, 80):
-        raise UsageError(
-            f"{output} exists and is no reproduction of ours",
-            expected="a new file, or one that glmc bisect wrote",
-            remedy="--output another.py",
-        )
-    source = load_config(model, {"dtype": dtype})
     options = CompileOptions(
         target=target,
         dtype=dtype,
@@ -68,9 +58,23 @@ def bisect_command(
         passes_on=tuple(passes_on or ()),
         passes_off=tuple(passes_off or ()),
         pipeline=pipeline,
-        weights="random" if random_weights or source.directory is None else "checkpoint",
+        weights="random" if random_weights or model in preset_names() else "checkpoint",
         seed=seed,
     )
+    require_model(model)
+    require_passes("--passes-on", options.passes_on)
+    require_passes("--passes-off", options.passes_off)
+    from glmc.check.bisect.bisect import MARKER, bisect
+    from glmc.check.bisect.replayed import REPLAYED
+    from glmc.presets.catalog import load_config
+
+    if output.exists() and not begins_with(output, MARKER, 80):
+        raise UsageError(
+            f"{output} exists and is no reproduction of ours",
+            expected="a new file, or one that glmc bisect wrote",
+            remedy="--output another.py",
+        )
+    source = load_config(model, {"dtype": dtype})
     out = console()
 
     def tell(name: str, text: str) -> None:

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from glmc.cli.say import console, say
-from glmc.cli.tables import calls_table, passes_table, phases_table, summary_lines
 from glmc.config import CompileOptions
 from glmc.errors import UsageError
+from glmc.pipeline.names import require_passes
+from glmc.presets.names import require_model
 
 if TYPE_CHECKING:
     from glmc.cli.progress import Bar
@@ -65,7 +64,6 @@ def compile_command(
     verify: Annotated[
         bool, typer.Option("--verify", help="Prove each pass, and the plan, on real tensors.")
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
     passes_off: Annotated[
         list[str] | None, typer.Option(help="Leave this pass out; repeatable.")
     ] = None,
@@ -103,13 +101,6 @@ def compile_command(
     ] = None,
 ) -> None:
     """Compile a GLM-4.x model into an artifact that glmc-runtime replays."""
-    from glmc.check.verify.proof import Proof
-    from glmc.compiler import compile_job
-    from glmc.job import read_job
-    from glmc.observe.dump.dumper import Dumper
-    from glmc.observe.dump.options import DumpOptions
-    from glmc.pipeline.events import Observers
-
     if no_weights and random_weights:
         raise UsageError("--no-weights and --random-weights exclude each other", remedy="drop one")
     options = CompileOptions(
@@ -129,6 +120,17 @@ def compile_command(
         passes_off=tuple(passes_off or ()),
         pipeline=None if pipeline is None else str(pipeline),
     )
+    require_model(model)
+    require_passes("--passes-on", options.passes_on)
+    require_passes("--passes-off", options.passes_off)
+    from glmc.check.verify.proof import Proof
+    from glmc.cli.tables import calls_table, passes_table, phases_table, summary_lines
+    from glmc.compiler import compile_job
+    from glmc.job import read_job
+    from glmc.observe.dump.dumper import Dumper
+    from glmc.observe.dump.options import DumpOptions
+    from glmc.pipeline.events import Observers
+
     job, path = read_job(model, options), output or default_output(model, target)
     dumps = DumpOptions(
         directory=dump,
@@ -186,6 +188,9 @@ def _numbers(flag: str, text: str) -> tuple[int, ...]:
 @contextmanager
 def _progress(*, quiet: bool) -> Iterator[Bar]:
     """A progress bar per stage on stderr; nothing when it is no terminal or ``quiet``."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
     from glmc.cli.progress import Bar
 
     columns = (

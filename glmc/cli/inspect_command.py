@@ -14,13 +14,12 @@ import typer
 from rich.console import RenderableType
 from rich.table import Table
 
-from glmc.artifact.memory import fits, weight_bytes
 from glmc.artifact.reader import ArtifactContents, read_artifact
-from glmc.cli.inspect_history import HistoryQuestion, inspect_history
 from glmc.cli.say import console
 from glmc.cli.tables import NOT_RECORDED, calls_table, passes_table, phases_table
 from glmc.errors import UsageError
 from glmc_runtime.command.units import bytes_text, count_text
+from glmc_runtime.format.artifact_files import require_directory
 from glmc_runtime.format.manifest import manifest_to_json
 from glmc_runtime.format.phases import DECODE, PREFILL
 from glmc_runtime.format.plan import Call, PhasePlan
@@ -52,7 +51,6 @@ def inspect_command(
     ] = _DEVICE_MEMORY,
     verify: Annotated[bool, typer.Option("--verify", help="Compare all file hashes.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
 ) -> None:
     """Show passes, kernels per layer, memory, limits, guards and what was not fused."""
     if layer is not None and why_not is None and (node is not None or page is not None or as_json):
@@ -62,6 +60,10 @@ def inspect_command(
             remedy="leave it out; an id names its layer: --node layers.17.mlp.gate",
         )
     if node is not None or why_not is not None or page is not None:
+        if why_not is None:
+            require_directory(Path(artifact))
+        from glmc.cli.inspect_history import HistoryQuestion, inspect_history
+
         inspect_history(HistoryQuestion(artifact, layer, node, why_not, page), as_json=as_json)
         return
     contents = read_artifact(Path(artifact), verify_hashes=verify)
@@ -91,6 +93,8 @@ def parse_bytes(text: str) -> int:
 
 
 def _as_json(contents: ArtifactContents, available: int) -> dict[str, Any]:
+    from glmc.artifact.memory import fits, weight_bytes
+
     manifest = manifest_to_json(contents.manifest)
     return {
         "manifest": {key: value for key, value in manifest.items() if key != "weights"},
@@ -124,6 +128,8 @@ def _parts(
 
 
 def _header(contents: ArtifactContents) -> Iterator[str]:
+    from glmc.artifact.memory import weight_bytes
+
     manifest = contents.manifest
     model, limits, cache = manifest.model, manifest.limits, manifest.cache
     profile = f", ABI profile {manifest.abi_profile}" if manifest.abi_profile else ""
@@ -220,6 +226,8 @@ def _size(shape: tuple[Any, ...]) -> int:
 
 
 def _fits_table(contents: ArtifactContents, available: int) -> Table:
+    from glmc.artifact.memory import fits
+
     table = Table(title=f"What fits into {bytes_text(available)} of device memory")
     table.add_column("batch", justify="right")
     table.add_column("longest context", justify="right")

@@ -6,18 +6,18 @@ import json
 from typing import Annotated
 
 import typer
-from rich.table import Table
-
-from glmc.cli.say import console
-from glmc.presets.catalog import load_preset, preset_names
-from glmc_runtime.command.units import count_text
 
 
 def presets_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
 ) -> None:
     """List the presets: published configurations, compiled with --no-weights or random weights."""
+    from rich.table import Table
+
+    from glmc.cli.say import console
+    from glmc.presets.catalog import load_preset, preset_names
+    from glmc_runtime.command.units import count_text
+
     presets = [load_preset(name) for name in preset_names()]
     if as_json:
         rows = [

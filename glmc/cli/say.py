@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import TYPE_CHECKING
 
 import typer
-from rich.console import Console
 
-from glmc.console import PlainConsole
 from glmc_runtime.printable import printable_lines
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 WIDTH = 160
 """Columns where no terminal says otherwise: names stay whole for grep and for a log."""
@@ -17,6 +19,8 @@ WIDTH = 160
 
 def console() -> Console:
     """The console for stdout."""
+    from glmc.console import PlainConsole
+
     told = sys.stdout.isatty() or "COLUMNS" in os.environ
     return PlainConsole() if told else PlainConsole(width=WIDTH)
 

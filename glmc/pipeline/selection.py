@@ -15,6 +15,7 @@ from glmc.passes.base import Pass
 from glmc.passes.specialise import PHASE_NAMES
 from glmc.pipeline import stages
 from glmc.pipeline.extensions import AddedPass, installed_passes, load_pass
+from glmc.pipeline.names import unknown_pass
 from glmc.pipeline.yaml_file import Named, PipelineFile, read_pipeline
 from glmc_runtime.errors import ExtensionError
 
@@ -195,13 +196,7 @@ class Selector:
             raise self._unknown(named)
 
     def _unknown(self, named: Named) -> GlmcError:
-        return UsageError(
-            f"there is no pass '{named.name}'",
-            place=named.place,
-            expected=", ".join((*self._own, *installed_passes())),
-            found=named.name,
-            remedy="name one of these, or install the distribution that brings it",
-        )
+        return unknown_pass(named.name, named.place, (*self._own, *installed_passes()))
 
 
 def selection(options: CompileOptions) -> Selection:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,10 @@ from glmc.plain_file import read_plain
 from glmc.presets.absent import SUPPLIED_BY
 from glmc.presets.fields import ModelFields, read_fields, stop_ids
 from glmc.presets.matches import expected_matches
+from glmc.presets.names import preset_names as preset_names
+from glmc.presets.names import require_model
 from glmc.presets.parameters import parameter_count
+from glmc_runtime.command.nearest import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -52,20 +54,13 @@ class ModelSource:
     expected_matches: Mapping[str, int]
 
 
-@cache
-def preset_names() -> tuple[str, ...]:
-    """Names of all presets, sorted."""
-    files = resources.files("glmc.presets").iterdir()
-    return tuple(sorted(file.name[:-5] for file in files if file.name.endswith(".json")))
-
-
 def load_preset(name: str) -> Preset:
     """A preset by name; raises :class:`ConfigError` for an unknown one."""
     if name not in preset_names():
         raise ConfigError(
             f"there is no preset '{name}'",
             expected=", ".join(preset_names()),
-            remedy="name one of these, or a checkpoint directory",
+            remedy=did_you_mean(name, preset_names()) or "name one of these, or a directory",
         )
     file = resources.files("glmc.presets").joinpath(f"{name}.json")
     data = json.loads(file.read_text(encoding="utf-8"))
@@ -94,13 +89,7 @@ def load_config(source: str | Path, supplied: Mapping[str, Any] | None = None) -
         ends = preset.config.get("eos_token_id")
         return _model_source(source, None, preset.config, ends, supplied)
     directory = Path(source)
-    if not directory.is_dir():
-        raise ConfigError(
-            f"'{source}' is neither a preset nor a checkpoint directory",
-            expected=f"a directory with config.json, or one of: {', '.join(preset_names())}",
-            found="a file" if directory.is_file() else "nothing at that path",
-            remedy=_how_to_get(str(source)),
-        )
+    require_model(directory)
     data = _read_json(directory / "config.json")
     generation = directory / "generation_config.json"
     # Generation settings are what the publisher wants decoding to stop at; they go first.
@@ -178,15 +167,3 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ConfigError(f"{path.name} is no JSON object", place=str(path))
     return data
-
-
-def _how_to_get(source: str) -> str:
-    """A remedy for what is no directory: a file of another format, or the name of a repository."""
-    path = Path(source)
-    if path.suffix == ".gguf":
-        return "glmc reads no GGUF file: pass the directory of the model's safetensors checkpoint"
-    if path.is_file():
-        return f"pass the directory of the checkpoint: {path.parent}"
-    if source.count("/") == 1 and not source.startswith((".", "/", "~")):
-        return f"download it first: hf download {source} --local-dir {path.name}"
-    return "pass the directory of a downloaded checkpoint, or a preset name"

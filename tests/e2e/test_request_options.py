@@ -12,7 +12,8 @@ import torch
 import transformers
 from torch import Tensor
 
-from glmc_runtime.engine.sampling import Sampler, distribution
+from glmc_runtime.engine.sampling import Sampler
+from glmc_runtime.engine.sampling.distribution import distribution
 from glmc_runtime.generate.generation_config import Defaults, settle
 from glmc_runtime.generate.options import RequestOptions
 from glmc_runtime.generate.session import Session

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 import glmc_runtime
-from glmc_runtime import cli
 from glmc_runtime.cli import main
 from glmc_runtime.command.ending import ENDING
 from glmc_runtime.errors import ArtifactError
@@ -62,7 +61,7 @@ def test_a_signal_unwinds_a_run(
         finally:
             cleaned.append(number)
 
-    monkeypatch.setattr(cli, "load", ended)
+    monkeypatch.setattr("glmc_runtime.cli.run.load", ended)
     with pytest.raises(SystemExit) as caught:
         main(["run", str(toy_path), *IDS])
     assert caught.value.code == 128 + number and cleaned == [number]

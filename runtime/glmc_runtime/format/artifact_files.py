@@ -178,6 +178,20 @@ class _Below(Mapping[str, bytes]):
         return len(self._names)
 
 
+def require_directory(root: Path) -> None:
+    """Raise ArtifactError unless ``root`` is a directory."""
+    try:
+        there = root.is_dir()
+    except OSError as error:  # a path too long
+        raise unreadable(root, error) from error
+    if not there:
+        raise ArtifactError(
+            "there is no such artifact directory",
+            place=str(root),
+            remedy="pass a directory written by 'glmc compile'",
+        )
+
+
 def read_manifest(root: Path) -> bytes:
     """The bytes of ``manifest.json``; raises ArtifactError, also for what is no plain file."""
     with plain_file(root, MANIFEST) as (descriptor, found):

@@ -2,46 +2,56 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from glmc_runtime.command.options import Option
 from glmc_runtime.errors import RequestError
 
 if TYPE_CHECKING:
     from glmc_runtime.generate.text import Text
 
+GROUP = "Chat"
 _OWN = frozenset({"messages", "tools", "documents", "chat_template"})
 
 
-def add_chat_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the group of flags."""
-    group = parser.add_argument_group("chat options", "How a --prompt becomes a chat.")
-    group.add_argument("--chat", action="store_true", help="put prompts through the chat template")
-    group.add_argument("--system", metavar="TEXT", help="a system message before each prompt")
-    group.add_argument(
-        "--tools", metavar="FILE", help="JSON list of the tools that the model may call"
-    )
-    group.add_argument(
-        "--chat-template", metavar="NAME", help="one of several templates, or a template itself"
-    )
-    group.add_argument(
+CHAT_OPTIONS = (
+    Option("--system", "A system message first.", metavar="TEXT", group=GROUP),
+    Option(
+        "--tools", "JSON list of the tools that the model may call.", metavar="FILE", group=GROUP
+    ),
+    Option(
+        "--chat-template",
+        "One of several templates, or a template itself.",
+        metavar="NAME",
+        group=GROUP,
+    ),
+    Option(
         "--chat-variable",
-        action="append",
-        default=[],
+        "A variable of the template, such as enable_thinking=false; repeatable.",
+        many=True,
         metavar="NAME=JSON",
-        help="a variable of the template, such as enable_thinking=false; may be repeated",
-    )
+        group=GROUP,
+    ),
+)
+ONE_TURN_OPTIONS = (
+    Option(
+        "--chat", "Put each prompt through the chat template.", bool, default=False, group=GROUP
+    ),
+    *CHAT_OPTIONS,
+)
+"""Those of a prompt that may or may not be a chat."""
 
 
 class Chat:
     """What the flags say; raises :class:`RequestError` for flags that can't be right."""
 
-    def __init__(self, options: argparse.Namespace) -> None:
+    def __init__(self, options: SimpleNamespace) -> None:
         self.asked: bool = options.chat
         self._system: str | None = options.system
-        self._options: dict[str, Any] = dict(map(_variable, options.chat_variable))
+        self._options: dict[str, Any] = dict(map(_variable, options.chat_variable or ()))
         if options.tools is not None:
             self._options["tools"] = _tools(options.tools)
         if options.chat_template is not None:

@@ -16,6 +16,7 @@ from glmc_runtime.format.artifact_files import (
     Progress,
     check_size,
     read_manifest,
+    require_directory,
     require_plain,
     require_size,
     sha256_of,
@@ -61,12 +62,7 @@ def load_artifact(
     """
     root = Path(path)
     try:
-        if not root.is_dir():
-            raise ArtifactError(
-                "there is no such artifact directory",
-                place=str(root),
-                remedy="pass a directory written by 'glmc compile'",
-            )
+        require_directory(root)
         manifest = manifest_from_json(json_of(read_manifest(root), MANIFEST, str(root / MANIFEST)))
         _check_finished(root)
         _check_names(manifest)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
+CHECKING = "checking the artifact's files"
 LARGE = 256 << 20  # bytes; less is read in about a second
 
 

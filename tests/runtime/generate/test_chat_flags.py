@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from glmc_runtime.cli import main
+from glmc_runtime.command.parser import add_options
 from glmc_runtime.errors import RequestError
-from glmc_runtime.generate.chat_flags import Chat, add_chat_flags
+from glmc_runtime.generate.chat_flags import ONE_TURN_OPTIONS, Chat
 from glmc_runtime.generate.text import Text
 
 
@@ -24,8 +26,8 @@ class Shown(Text):
 
 def chat(*flags: str) -> Chat:
     parser = argparse.ArgumentParser()
-    add_chat_flags(parser)
-    return Chat(parser.parse_args(flags))
+    add_options(parser, ONE_TURN_OPTIONS)
+    return Chat(parser.parse_args(flags, SimpleNamespace()))
 
 
 def test_what_reaches_the_template(tmp_path: Path) -> None:

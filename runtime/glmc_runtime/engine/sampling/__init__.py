@@ -6,8 +6,25 @@ changes the logits), ``distribution`` (temperature and filters), ``logprobs``, `
 
 from __future__ import annotations
 
-from glmc_runtime.engine.sampling.distribution import distribution
-from glmc_runtime.engine.sampling.parameters import SamplingParameters
-from glmc_runtime.engine.sampling.sampler import Sampler, next_tokens, not_finite
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-__all__ = ["Sampler", "SamplingParameters", "distribution", "next_tokens", "not_finite"]
+if TYPE_CHECKING:
+    from glmc_runtime.engine.sampling.parameters import SamplingParameters
+    from glmc_runtime.engine.sampling.sampler import Sampler, next_tokens, not_finite
+
+__all__ = ["Sampler", "SamplingParameters", "next_tokens", "not_finite"]
+
+# Imported when first asked for: parameters are checked without torch, before an artifact is read.
+_MODULES = {
+    "Sampler": "sampler",
+    "SamplingParameters": "parameters",
+    "next_tokens": "sampler",
+    "not_finite": "sampler",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

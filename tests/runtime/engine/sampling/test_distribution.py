@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from glmc_runtime.engine.sampling import SamplingParameters, distribution
+from glmc_runtime.engine.sampling import SamplingParameters
+from glmc_runtime.engine.sampling.distribution import distribution
 
 
 def _logits(spread: float) -> torch.Tensor:

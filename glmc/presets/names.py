@@ -1,0 +1,42 @@
+"""Names of the presets, and whether a command's model exists; nothing here needs torch."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import resources
+from pathlib import Path
+
+from glmc.errors import ConfigError
+from glmc_runtime.command.nearest import did_you_mean
+
+
+@cache
+def preset_names() -> tuple[str, ...]:
+    """Names of all presets, sorted."""
+    files = resources.files("glmc.presets").iterdir()
+    return tuple(sorted(file.name[:-5] for file in files if file.name.endswith(".json")))
+
+
+def require_model(source: str | Path) -> None:
+    """Raise :class:`ConfigError` unless it is a preset's name or a directory."""
+    directory = Path(source)
+    if source in preset_names() or directory.is_dir():
+        return
+    raise ConfigError(
+        f"'{source}' is neither a preset nor a checkpoint directory",
+        expected=f"a directory with config.json, or one of: {', '.join(preset_names())}",
+        found="a file" if directory.is_file() else "nothing at that path",
+        remedy=did_you_mean(str(source), preset_names()) or _how_to_get(str(source)),
+    )
+
+
+def _how_to_get(source: str) -> str:
+    """A remedy for what is no directory: a file of another format, or the name of a repository."""
+    path = Path(source)
+    if path.suffix == ".gguf":
+        return "glmc reads no GGUF file: pass the directory of the model's safetensors checkpoint"
+    if path.is_file():
+        return f"pass the directory of the checkpoint: {path.parent}"
+    if source.count("/") == 1 and not source.startswith((".", "/", "~")):
+        return f"download it first: hf download {source} --local-dir {path.name}"
+    return "pass the directory of a downloaded checkpoint, or a preset name"

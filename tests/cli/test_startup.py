@@ -1,0 +1,90 @@
+"""What a command line imports before it has something to compute: nothing that takes seconds."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.command import ROOT
+
+HEAVY = {"torch", "transformers", "sympy", "networkx", "numpy", "safetensors", "tokenizers"}
+
+SCRIPT = """
+import contextlib, io, json, sys
+import glmc, {module} as module
+results = []
+for words in json.loads(sys.argv[1]):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = module.main(words)
+    results.append([status, out.getvalue(), err.getvalue()])
+print(json.dumps([results, sorted(name for name in sys.modules if "." not in name)]))
+"""
+COMMON = {
+    (): (0, "COMMAND"),
+    ("--help",): (0, "doctor"),
+    ("--version",): (0, "0.1.0"),
+    ("run", "--help"): (0, "--max-new-tokens"),
+    ("ruin",): (2, "did you mean 'run'?"),
+    ("--verbos", "run"): (2, "--verbose"),
+    ("run", "artifact", "--promt", "x"): (2, "--prompt"),
+    ("run",): (2, "ARTIFACT"),
+    ("run", "artifact", "--seed", "x"): (2, "--seed"),
+    ("run", "nowhere", "--token-ids", "1"): (2, "no such artifact"),
+    ("run", "nowhere", "--token-ids", "1", "--temperature", "nan"): (2, "finite"),
+    ("doctor", "nowhere", "-vq"): (2, "no such artifact"),
+}
+COMPILER = {
+    ("compile", "--help"): (0, "--decode-buckets"),
+    ("compile", "glm-4.8"): (2, "did you mean 'glm-4.7'"),
+    ("compile", "glm-4.7", "--ouput", "x"): (2, "--output"),
+    ("compile", "glm-4.7", "--target", "gpu"): (2, "did you mean 'cuda'?"),
+    ("compile", "glm-4.7", "--dtype", "fp16"): (2, "did you mean 'float16'?"),
+    ("compile", "glm-4.7", "--passes-off", "qk-norm"): (2, "did you mean 'qk_norm'"),
+    ("compile", "glm-4.7", "--passes-on", "moegate"): (2, "did you mean 'moe_gate'"),
+    ("bisect", "glm-z1"): (2, "glm-z1-9b"),
+    ("bisect", "glm-4.7", "--target", "kunlun"): (2, "did you mean 'xpu'?"),
+    ("inspect", "nowhere"): (2, "no such artifact"),
+    ("inspect", "nowhere", "--page", "page.html"): (2, "no such artifact"),
+}
+
+
+@pytest.mark.parametrize(
+    ("module", "expected", "forbidden"),
+    [
+        ("glmc.cli.main", COMMON | COMPILER, HEAVY),
+        ("glmc_runtime.cli", COMMON, HEAVY | {"typer", "rich"}),
+    ],
+)
+def test_help_and_mistakes_import_nothing_heavy(
+    module: str,
+    expected: dict[tuple[str, ...], tuple[int, str]],
+    forbidden: set[str],
+    tmp_path: Path,
+) -> None:
+    """In one process each, without a folder that has one of the names."""
+    script = SCRIPT.format(module=module)
+    if module == "glmc_runtime.cli":
+        script = script.replace("import glmc, ", "import ")
+    done = subprocess.run(
+        [sys.executable, "-c", script, json.dumps(list(expected))],
+        cwd=tmp_path,
+        env={"PYTHONPATH": f"{ROOT}:{ROOT / 'runtime'}", "COLUMNS": "100"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    results, modules = json.loads(done.stdout)
+    for words, (status, text), (actual, out, err) in zip(
+        expected, expected.values(), results, strict=True
+    ):
+        assert actual == status, (words, out, err)
+        assert text in (err if status else out), (words, out, err)
+        assert bool(out) != bool(err), words  # help on stdout, mistakes on stderr
+        assert not err or err.startswith("[GLMC-"), words
+    assert not forbidden & set(modules)
+    assert "typer" in modules or module == "glmc_runtime.cli"

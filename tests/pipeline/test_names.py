@@ -1,0 +1,12 @@
+"""Names that the command line knows without importing a pass are those of the pipeline."""
+
+from __future__ import annotations
+
+from glmc.pipeline.names import FIXED_STEPS, PASSES
+from glmc.pipeline.stages import FIXED
+from glmc.pipeline.stages import PASSES as BODIES
+
+
+def test_the_names_are_those_of_the_passes_in_their_order() -> None:
+    assert tuple(each.name for each in BODIES) == PASSES
+    assert set(FIXED_STEPS) == set(FIXED) - set(PASSES)
