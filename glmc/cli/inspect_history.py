@@ -130,6 +130,8 @@ def why_not_lines(reasons: WhyNot, history: History) -> Iterator[str]:
     """The answer to ``--why-not`` in lines."""
     where = "" if reasons.layer is None else f" in layer {reasons.layer}"
     expected = "" if reasons.expected is None else f", {reasons.expected} expected"
+    if reasons.expected is None and not reasons.found:
+        expected = ", none expected"
     yield f"{reasons.pass_name}: {reasons.found} matches in the model{expected}"
     if reasons.layer is not None or not reasons.misses:
         count = len(reasons.matches)
@@ -160,7 +162,11 @@ def _nothing_near(reasons: WhyNot, where: str) -> Iterator[str]:
         yield f"This pass looks at all nodes and found nothing to do{where}."
         return
     anchors = " or ".join(reasons.anchors)
-    if reasons.seen == 0:
+    if reasons.seen == 0 and reasons.taken:
+        takers = " and ".join(f"{name} took {count}" for name, count in reasons.taken)
+        total = sum(count for _, count in reasons.taken)
+        yield f"Nothing is left for it: of {total} {anchors}{where}, {takers} before it."
+    elif reasons.seen == 0:
         yield f"There is no {anchors}{where} before it, which is where it begins to look."
     else:
         yield f"The {reasons.seen} nodes {anchors}{where} belong to something else."

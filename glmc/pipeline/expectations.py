@@ -74,11 +74,12 @@ def explain_unfused(
     lost = check_matches(records, fusion_counts(expected))
     if off and not lost:
         return LoweringError(
-            error.message,
+            f"{' and '.join(off)} switched off: what is left of it can't be compiled",
             place=error.place,
-            expected=error.expected,
-            found=Lines.of(filter(None, (error.found, f"switched off: {', '.join(off)}"))),
-            remedy="leave on what is switched off, or add a pass that does its work",
+            expected=_needed(off),
+            found=_reason(error),
+            remedy=f"without {' '.join(f'--passes-off {name}' for name in off)}, or --passes-on "
+            "with a pass that does its work",
         )
     if not lost:
         return error
@@ -86,9 +87,19 @@ def explain_unfused(
         "this fusion is required: no unfused implementation exists for the target",
         place=error.place,
         expected=f"matches of {', '.join(line.split(':', maxsplit=1)[0] for line in lost)}",
-        found=Lines.of((f"{error.message}: {error.found or error.expected}", *lost)),
+        found=Lines.of((_reason(error), *lost)),
         remedy="report the model and the transformers version, with the reasons above",
     )
+
+
+def _needed(off: tuple[str, ...]) -> str:
+    """The passes that are off, with those that find nothing, or less, without them."""
+    needing = [name for name, needs in NEEDS.items() if set(needs) & set(off) and name not in off]
+    return ", ".join(off) + (f" (needed by {', '.join(needing)})" if needing else "")
+
+
+def _reason(error: LoweringError) -> str:
+    return f"{error.message}: {error.found or error.expected}"
 
 
 def require_matches(records: tuple[PassRecord, ...], expected: Mapping[str, int]) -> None:

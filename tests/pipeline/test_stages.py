@@ -117,6 +117,8 @@ def test_what_is_off_without_an_unfused_implementation_fails_with_its_reason(
     fused = fuse_without(left, "attention")
     error = LoweringError("no", place="layer 0", expected="attention", found="none")
     told = explain_unfused(error, fused, {}, ("attention",))
-    assert (told.message, told.place, told.expected) == ("no", "layer 0", "attention")
-    assert told.found.endswith("switched off: attention")
+    assert told.message == "attention switched off: what is left of it can't be compiled"
+    assert (told.place, told.expected) == ("layer 0", "attention (needed by qkv_merge)")
+    assert told.found == "no: none"
+    assert "--passes-off attention" in told.remedy
     assert explain_unfused(error, fused, {}) is error

@@ -48,7 +48,8 @@ def verify_rewrites(
                 if not deviation.allowed and place not in violations:
                     violations[place] = _violation(record, region, number, case, deviation, failure)
     ordered = tuple(violations[place] for place in sorted(violations))
-    text = verdict_text(numerics, len(rewritten), "rewrite", len(cases), largest, ordered)
+    matches = len(record.matches)
+    text = verdict_text(numerics, len(rewritten), "rewrite", len(cases), largest, ordered, matches)
     return Verdict(record.name, record.numerics, text, ordered)
 
 

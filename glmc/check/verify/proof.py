@@ -126,23 +126,27 @@ class Proof:
         """In float32 with the weights as they are and with small activations, then in the dtype."""
         exact = self._parts[0]
         weights, texts = exact.scope.weights, real_prompts(exact.scope.source.directory)
-        runs: list[tuple[Compiled, Verifier, ModelWeights]] = []
+        runs: list[tuple[Compiled, Verifier, ModelWeights, str]] = []
         if torch.float32 in compiled.job.target.dtypes:
             plan = back_end(exact.front, exact.front.job)
             quieter = weights.altered(small_activations)
-            runs += [(plan, exact.verifier, weights), (plan, exact.verifier, quieter)]
+            runs.append((plan, exact.verifier, weights, ""))
+            runs.append((plan, exact.verifier, quieter, "small activations"))
         if self._compiling is not None:
-            runs.append((compiled, self._compiling, weights))
+            runs.append((compiled, self._compiling, weights, ""))
         elif self.job.dtype is not torch.float32:
             small = self._parts[1]
-            runs.append((back_end(small.front, small.front.job), small.verifier, weights))
-        said: dict[str, None] = {}
+            plan = back_end(small.front, small.front.job)
+            runs.append((plan, small.verifier, weights, ""))
+        said: dict[str, dict[str, None]] = {}
         label = "" if self._compiling is not None else "narrow: "
-        for plan, verifier, used in runs:
+        for plan, verifier, used, special in runs:
             reference = Reference(_captured(verifier), _captured(exact.verifier), used)
-            verdict = verify_replay(plan, reference, texts)
-            said[label + verdict.text] = None
-            self.verdicts[NAME] = "; ".join(said)
+            verdict = verify_replay(plan, reference, texts, special)
+            what, _, result = verdict.text.partition(": ")
+            said.setdefault(what, {})[result] = None
+            each = (f"{label}{what}: {'; '.join(results)}" for what, results in said.items())
+            self.verdicts[NAME] = "; ".join(each)
             require_verdict(verdict)
         self.tell(NAME, self.verdicts[NAME])
 

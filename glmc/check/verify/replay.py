@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 import glmc_runtime
-from glmc.check.verify.verdict import Verdict, Violation
+from glmc.check.verify.verdict import Verdict, Violation, off_by
 from glmc.check.verify.weights import ModelWeights
 from glmc.compiled import Compiled
 from glmc.compiler import write_compiled
@@ -65,9 +65,13 @@ class _Rows:
 
 
 def verify_replay(
-    compiled: Compiled, reference: Reference, texts: Sequence[Sequence[int]]
+    compiled: Compiled, reference: Reference, texts: Sequence[Sequence[int]], weights: str = ""
 ) -> Verdict:
-    """Whether the plan of ``compiled`` answers as the captured graph; ``texts`` are token ids."""
+    """Whether the plan of ``compiled`` answers as the captured graph; ``texts`` are token ids,
+    ``weights`` says what is special about the weights.
+
+    What the text says before its first colon is of the replay, what comes after it of this one.
+    """
     dtype = compiled.job.lowering.dtype
     numerics = Numerics.REORDERED if dtype is torch.float32 else Numerics.APPROXIMATE
     prompts = _prompts(compiled, texts)
@@ -85,6 +89,7 @@ def verify_replay(
         return _failed(numerics, compiled, error)
     target = f"{compiled.job.target.name}{' (emulated)' if emulated else ''}"
     what = f"{target}, {len(prompts)} sequences, {len(rows.names)} rows"
+    where = f"in {str(dtype).removeprefix('torch.')}{weights and f' with {weights}'}"
     if numerics is Numerics.REORDERED:
         bound = _bound(reference, exact)
         errors = (rows.logits - exact.logits).abs().nan_to_num(nan=math.inf)
@@ -93,7 +98,7 @@ def verify_replay(
         place = int((errors / bound)[worst].argmax())
         limit = float(bound.expand_as(errors)[worst, place])
         violation = _violation(numerics, rows.names[worst], float(errors[worst, place]), limit)
-        text = f"{what}: within {float(shares.max()):.0%} of the bound"
+        text = f"{what}: {where} off by at most {off_by(float(shares.max()))}"
         return _verdict(numerics, text, [violation] if float(shares.max()) > 1 else [])
     own = _row_errors(_expected(reference.captured, reference.weights, prompts), exact)
     ours = _row_errors(rows, exact)
@@ -106,7 +111,9 @@ def verify_replay(
         violations.append(_violation(numerics, "the median row", median, allowed))
     if not float(ours.max()) <= limit:
         violations.append(_violation(numerics, rows.names[worst], float(ours.max()), limit))
-    text = f"{what}: {ratio:.2f} of the captured graph's own error (at most {ALLOWED})"
+    text = (
+        f"{what}: {where} {ratio:.2f} times the captured graph's own error ({ALLOWED} is allowed)"
+    )
     return _verdict(numerics, text, violations)
 
 

@@ -12,6 +12,7 @@ from torch.fx import Node
 from glmc.errors import Lines, VerificationError
 from glmc.ir.ops import Numerics
 from glmc.ir.tolerance import Tolerance
+from glmc_runtime.command.units import share_text
 
 
 @dataclass(frozen=True)
@@ -104,8 +105,12 @@ def verdict_text(
     cases: int,
     largest: float,
     violations: Sequence[Violation],
+    matches: int = 0,
 ) -> str:
-    """``compared`` counts what was, ``largest`` is the largest share of a bound that was taken."""
+    """``compared`` counts what was, ``largest`` is the largest share of a bound that was taken.
+
+    ``matches`` of neighbours may make one rewrite: then there are more of them than ``compared``.
+    """
     inputs = f"{cases} input{'' if cases == 1 else 's'}"
     if violations:
         places = f"{len(violations)} value{'' if len(violations) == 1 else 's'}"
@@ -113,9 +118,16 @@ def verdict_text(
     if not compared:
         return f"{numerics.value}: nothing changed"
     things = f"{compared} {noun}{'' if compared == 1 else 's'}"
-    if numerics is Numerics.BITWISE:
-        return f"bitwise: {things} equal on {inputs}"
-    return f"{numerics.value}: {things} within {largest:.0%} of the bound on {inputs}"
+    if matches > compared:
+        things = f"{matches} matches in {things} (neighbours are compared as one)"
+    if not largest:
+        return f"{numerics.value}: {things} equal on {inputs}"
+    return f"{numerics.value}: {things} off by at most {off_by(largest)} on {inputs}"
+
+
+def off_by(share: float) -> str:
+    """The largest share of what is allowed that was taken, in words."""
+    return f"{share_text(share)} of what is allowed"
 
 
 def require_verdict(verdict: Verdict) -> None:

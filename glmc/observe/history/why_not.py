@@ -15,7 +15,8 @@ class WhyNot:
     """``matches`` are whole ids; ``misses`` come nearest first.
 
     ``anchors`` are the ops at which the pass begins, ``seen`` how many nodes of these ops there
-    were before it; both are empty and None for a pass that looks at all nodes.
+    were before it, ``taken`` which steps before it left fewer of them, and by how many; all are
+    empty or None for a pass that looks at all nodes.
     """
 
     pass_name: str
@@ -26,6 +27,7 @@ class WhyNot:
     misses: tuple[MissHistory, ...]
     anchors: tuple[str, ...]
     seen: int | None
+    taken: tuple[tuple[str, int], ...] = ()
 
 
 def why_not(history: History, name: str, layer: int | None = None) -> WhyNot:
@@ -47,6 +49,7 @@ def why_not(history: History, name: str, layer: int | None = None) -> WhyNot:
     here = [match for match in step.matches if layer is None or match.layer == layer]
     misses = [miss for miss in step.near_misses if layer is None or miss.layer == layer]
     misses.sort(key=lambda miss: (-miss.held, miss.layer or 0))
+    anchors = [_seen(each, step.anchors, layer, count) for each in history.steps[:number]]
     return WhyNot(
         name,
         layer,
@@ -55,7 +58,12 @@ def why_not(history: History, name: str, layer: int | None = None) -> WhyNot:
         tuple(whole_id(history, Place(match.layer, match.id)) for match in here),
         tuple(misses),
         step.anchors,
-        _seen(history.steps[number - 1], step.anchors, layer, count) if step.anchors else None,
+        anchors[-1] if step.anchors else None,
+        tuple(
+            (taker.name, before - after)
+            for taker, before, after in zip(history.steps[1:], anchors, anchors[1:], strict=False)
+            if after < before
+        ),
     )
 
 

@@ -116,7 +116,13 @@ def test_the_command_prints_and_keeps_every_verdict(
     assert "checkpoint tiny-dense" in lines[0]
     report = json.loads((artifact / "report.json").read_text())
     assert all("verdict" in one for one in report["passes"])
-    assert any(remark.startswith("replayed plan: cpu, ") for remark in report["remarks"])
+    (replayed,) = [text for text in report["remarks"] if text.startswith("replayed plan: cpu, ")]
+    _, rows, results = replayed.split(": ")
+    assert rows == "cpu, 2 sequences, 18 rows"
+    exact, small, rounded = results.split("; ")  # each says what it is of
+    assert exact.startswith("in float32 off by at most ")
+    assert small.startswith("in float32 with small activations off by at most ")
+    assert rounded.startswith("in bfloat16 ")
     verdicts = json.loads((dump / "verdicts.json").read_text())
     assert "bitwise: 13 rewrites equal on 6 inputs" in verdicts["rms_norm"]
     assert "rewrites equal" not in next(dump.glob("*_fuse_rms_norm.txt")).read_text()

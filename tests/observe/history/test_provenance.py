@@ -138,6 +138,7 @@ def test_why_not_of_what_matched_and_of_what_has_no_anchor(history: History) -> 
     assert norms.found == norms.expected
     none = why_not(history, "silu_mul", 0)
     assert (none.matches, none.seen, none.anchors) == ((), 0, ("aten.silu",))
+    assert none.taken == (("gate_up_merge", 1),)  # who left nothing for it
     with pytest.raises(UsageError, match="no pass 'rms_nrm' ran"):
         why_not(history, "rms_nrm")
     with pytest.raises(UsageError, match="there is no layer 7"):
