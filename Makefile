@@ -12,7 +12,7 @@ VERSIONS := $(addprefix transformers-,4.57.6 5.0.0 5.5.4 5.19.0 5.20.2 $(NEWEST)
 .PHONY: demo test test-slow test-versions plans lint clean
 
 demo: $(VENV)/.installed
-	$(BIN)/glmc compile models/tiny-moe --target xpu --output out/tiny-moe.xpu --force
+	$(BIN)/glmc compile models/tiny-moe --target xpu --output out/tiny-moe.xpu --if-changed
 	$(BIN)/glmc run out/tiny-moe.xpu --prompt "The source code for a work means" --max-new-tokens 48
 
 test: $(VENV)/.installed-dev

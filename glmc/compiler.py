@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from glmc.artifact.inputs import ReadInputs, inputs_json, read_inputs
 from glmc.artifact.times import times_json, times_of, without_times
 from glmc.artifact.writer import check_destination, write_artifact
 from glmc.capture.export import capture
@@ -70,7 +71,8 @@ def _compile(job: Job, output: Path, observer: Observer) -> Report:
     check_destination(output, job.options.force)
     weights = job.weights
     tokenizer = tokenizer_files(job.source.directory, job.source.config)
-    observer.observe(JobBegun(job))
+    inputs = read_inputs(job.source.directory, job.source.name, job.options)
+    observer.observe(JobBegun(job, inputs.inputs))
     collector = HistoryCollector(job.selection.passes)
     compiled = compile_plan(job, Observers(collector, observer))
     if isinstance(weights, Checkpoint):
@@ -81,7 +83,9 @@ def _compile(job: Job, output: Path, observer: Observer) -> Report:
         compiled = replace(compiled, report=compiled.report.verified(made.verdicts))
     history = collector.planned(compiled, manifest_parts(compiled).versions, made.verdicts)
     observer.observe(Planned(compiled, history))
-    return write_compiled(compiled, output, observer, tokenizer=tokenizer, history=history)
+    return write_compiled(
+        compiled, output, observer, tokenizer=tokenizer, history=history, inputs=inputs
+    )
 
 
 def write_compiled(
@@ -91,6 +95,7 @@ def write_compiled(
     weights: WeightSource | None = None,
     tokenizer: TokenizerFiles | None = None,
     history: History | None = None,
+    inputs: ReadInputs | None = None,
 ) -> Report:
     """Pack the weights and write the artifact; returns the report with the time that took.
 
@@ -104,7 +109,8 @@ def write_compiled(
     started = time.perf_counter()
 
     def times() -> dict[str, Any]:
-        return times_json(times_of(report.timed("write", time.perf_counter() - started).to_json()))
+        timed = report.timed("write", time.perf_counter() - started)
+        return times_json(times_of(timed.to_json(), None if inputs is None else inputs.modified))
 
     with stage(observer, WEIGHTS, seconds):
         write_artifact(
@@ -116,6 +122,7 @@ def write_compiled(
             tokenizer=tokenizer.files,
             report=without_times(report.to_json()),
             history=None if history is None else history_to_json(history),
+            inputs=None if inputs is None else inputs_json(inputs.inputs),
             times=times,
             force=job.options.force,
             progress=lambda done, total: observer.observe(StageProgress(WEIGHTS, done, total)),

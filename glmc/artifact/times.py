@@ -33,7 +33,7 @@ class PassTimes:
 @dataclass(frozen=True)
 class Times:
     """``written`` is a date in UTC as ISO 8601; ``stages`` and ``passes`` are seconds by name;
-    ``modified`` has the modification time of each large input, in nanoseconds."""
+    ``modified`` has the modification times of files that are not hashed, in nanoseconds."""
 
     written: str = ""
     stages: dict[str, float] = field(default_factory=dict)
@@ -47,13 +47,13 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def times_of(report: Mapping[str, Any]) -> Times:
-    """The times of a report."""
+def times_of(report: Mapping[str, Any], modified: Mapping[str, int] | None = None) -> Times:
+    """The times of a report, and those of the files that it was made from."""
     passes = {
         row["name"]: PassTimes(row["seconds"], row["evaluated"]["seconds"])
         for row in report["passes"]
     }
-    return Times(now(), dict(report["seconds"]), passes)
+    return Times(now(), dict(report["seconds"]), passes, dict(modified or {}))
 
 
 def without_times(report: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from glmc.artifact.check import check_plans
 from glmc.artifact.disk import disk_error
+from glmc.artifact.inputs import NAME as INPUTS
 from glmc.artifact.partial import partial_directory
 from glmc.artifact.replace import is_artifact, put_in_place, sync_directory
 from glmc.errors import PackError
@@ -97,6 +98,7 @@ def write_artifact(
     tokenizer: Mapping[str, bytes] | None = None,
     report: Mapping[str, Any] | None = None,
     history: Mapping[str, Any] | None = None,
+    inputs: Mapping[str, Any] | None = None,
     times: Callable[[], Mapping[str, Any]] | None = None,
     force: bool = False,
     progress: Progress = lambda done, total: None,
@@ -130,7 +132,7 @@ def write_artifact(
         # Inside as well: what the disk lacked is there again once the directory is removed.
         with partial_directory(path) as partial, _disk_errors(path, needed):
             files: dict[str, FileEntry] = {}
-            _write_json_files(partial, files, plans, report or {}, history)
+            _write_json_files(partial, files, plans, report or {}, history, inputs)
             _write_tokenizer(partial, files, tokenizer or {})
             _check_sizes(files)
             if source is not None:
@@ -274,12 +276,15 @@ def _write_json_files(
     plans: Mapping[PhaseKey, PhasePlan],
     report: Mapping[str, Any],
     history: Mapping[str, Any] | None,
+    inputs: Mapping[str, Any] | None,
 ) -> None:
     (root / "plans").mkdir()
     contents = {key.file: _json(phase_to_json(plan)) for key, plan in plans.items()}
     contents["report.json"] = _json(report)
     if history is not None:
         contents["history.json"] = _json(history, indent=None)
+    if inputs is not None:
+        contents[INPUTS] = _json(inputs)
     for name, data in contents.items():
         files[name] = _write_bytes(root / name, data)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from glmc.cli.if_changed import is_up_to_date
 from glmc.cli.say import console, say
 from glmc.config import CompileOptions
 from glmc.errors import UsageError
@@ -57,6 +58,13 @@ def compile_command(
         bool, typer.Option("--full-capture", help="Trace every layer, not one of each kind.")
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing artifact.")] = False,
+    if_changed: Annotated[
+        bool,
+        typer.Option(
+            "--if-changed",
+            help="Do nothing if the artifact is up to date: same model, options, versions.",
+        ),
+    ] = False,
     report: Annotated[
         bool, typer.Option("--report", help="Also show passes and calls per layer.")
     ] = False,
@@ -114,7 +122,7 @@ def compile_command(
         weights="none" if no_weights else "random" if random_weights else "checkpoint",
         seed=seed,
         allow_missing=allow_missing,
-        force=force,
+        force=force or if_changed,
         full_capture=full_capture,
         passes_on=tuple(passes_on or ()),
         passes_off=tuple(passes_off or ()),
@@ -123,6 +131,16 @@ def compile_command(
     require_model(model)
     require_passes("--passes-on", options.passes_on)
     require_passes("--passes-off", options.passes_off)
+    path = output or default_output(model, target)
+    if if_changed:
+        if verify or dump is not None:
+            raise UsageError(
+                "--if-changed may do nothing, and --verify and --dump ask for a compile",
+                found="--if-changed with --verify or --dump",
+                remedy="use --force in place of --if-changed",
+            )
+        if is_up_to_date(model, path, options, report=report, as_json=as_json):
+            return
     from glmc.check.verify.proof import Proof
     from glmc.cli.tables import calls_table, passes_table, phases_table, summary_lines
     from glmc.compiler import compile_job
@@ -131,7 +149,7 @@ def compile_command(
     from glmc.observe.dump.options import DumpOptions
     from glmc.pipeline.events import Observers
 
-    job, path = read_job(model, options), output or default_output(model, target)
+    job = read_job(model, options)
     dumps = DumpOptions(
         directory=dump,
         before=tuple(dump_before or ()),

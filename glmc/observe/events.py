@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from glmc.artifact.inputs import Inputs
 from glmc.compiled import Compiled
 from glmc.job import Job
 from glmc.observe.history.record import History
@@ -12,9 +13,11 @@ from glmc.pipeline.events import Event
 
 @dataclass(frozen=True)
 class JobBegun(Event):
-    """All that the compile is made from was read; nothing was captured yet."""
+    """All that the compile is made from was read; nothing was captured yet. ``inputs`` say what
+    that is, of a compile that writes an artifact."""
 
     job: Job
+    inputs: Inputs | None = None
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from glmc.artifact import times
+from glmc.artifact import inputs, times
 from glmc.artifact.memory import memory_use
 from glmc.artifact.reader import read_artifact
 from glmc_runtime.format import cache, manifest, plan, plan_json, step_inputs
@@ -35,6 +35,8 @@ DOCUMENTED = (
     manifest.FileEntry,
     times.Times,
     times.PassTimes,
+    inputs.Inputs,
+    inputs.InputFile,
     plan.PhasePlan,
     plan.Head,
     plan.InputSpec,
@@ -99,7 +101,7 @@ def test_layout_is_what_is_written(tmp_path: Path) -> None:
         name.replace("NNNNN", r"\d{5}").replace(".", r"\.") + (".*" if name.endswith("/") else "")
         for name in names(documented)
     ]
-    write(tmp_path / "toy", tokenizer={TOKENIZER: b"{}"}, history={})
+    write(tmp_path / "toy", tokenizer={TOKENIZER: b"{}"}, history={}, inputs={})
     written = [
         path.relative_to(tmp_path / "toy").as_posix()
         for path in (tmp_path / "toy").rglob("*")

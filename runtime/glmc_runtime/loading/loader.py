@@ -28,7 +28,7 @@ from glmc_runtime.format.phases import PhaseKey
 from glmc_runtime.format.plan import PhasePlan
 from glmc_runtime.format.plan_json import phase_from_json
 
-__all__ = ["Artifact", "Progress", "is_unfinished", "load_artifact", "sha256_of"]
+__all__ = ["Artifact", "Progress", "is_unfinished", "listed_files", "load_artifact", "sha256_of"]
 
 # A folder in which an artifact grows, or into which a replaced one was moved to be removed.
 _UNFINISHED = re.compile(r"\..*\.(partial|replaced)-")
@@ -61,15 +61,7 @@ def load_artifact(
     itself may be a link: what is in the directory is plain files and folders, or refused.
     """
     root = Path(path)
-    try:
-        require_directory(root)
-        manifest = manifest_from_json(json_of(read_manifest(root), MANIFEST, str(root / MANIFEST)))
-        _check_finished(root)
-        _check_names(manifest)
-        _check_files(root, manifest)
-    except OSError as error:  # a path too long, a folder that can't be listed
-        raise unreadable(root, error) from error
-    files = ArtifactFiles(root, manifest.files)
+    manifest, files = listed_files(root)
     if verify_hashes:
         files.hash_all(lambda name: name.startswith(("plans/", "tokenizer/")), progress)
     plans = {}
@@ -78,6 +70,20 @@ def load_artifact(
             raise ArtifactError(f"the manifest lists no plan of phase '{key}'", expected=key.file)
         plans[key] = _plan(files, key.file, key.phase)
     return Artifact(root, manifest, plans, files)
+
+
+def listed_files(root: Path) -> tuple[Manifest, ArtifactFiles]:
+    """The manifest and the files that it lists, whose names and sizes were compared with those that
+    are there; no plan is read. Raises :class:`ArtifactError`."""
+    try:
+        require_directory(root)
+        manifest = manifest_from_json(json_of(read_manifest(root), MANIFEST, str(root / MANIFEST)))
+        _check_finished(root)
+        _check_names(manifest)
+        _check_files(root, manifest)
+    except OSError as error:  # a path too long, a folder that can't be listed
+        raise unreadable(root, error) from error
+    return manifest, ArtifactFiles(root, manifest.files)
 
 
 def is_unfinished(path: Path) -> bool:

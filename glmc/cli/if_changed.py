@@ -1,0 +1,39 @@
+"""``glmc compile --if-changed``: nothing is imported that computes until something changed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import typer
+
+from glmc.artifact.reader import read_artifact
+from glmc.artifact.up_to_date import reason_to_compile
+from glmc.cli.say import console, say
+from glmc.config import CompileOptions
+from glmc.presets.names import preset_names
+
+
+def is_up_to_date(
+    model: str, path: Path, options: CompileOptions, *, report: bool, as_json: bool
+) -> bool:
+    """Whether the artifact is what this compile would make; said on stdout, and the reason why not
+    on stderr."""
+    directory = None if model in preset_names() else Path(model)
+    name = model if directory is None else directory.resolve().name
+    reason = reason_to_compile(path, directory, name, options)
+    if reason is not None:
+        say(f"compiling {path}: {reason}", err=True)
+        return False
+    if as_json:
+        stored = read_artifact(path).report
+        typer.echo(json.dumps({"artifact": str(path), "up_to_date": True, **stored}))
+        return True
+    if report:
+        from glmc.cli.tables import calls_table, passes_table
+
+        stored = read_artifact(path).report
+        for table in (passes_table(stored), calls_table(stored)):
+            console().print(table)
+    say(f"{path} is up to date")
+    return True

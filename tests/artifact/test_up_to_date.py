@@ -1,0 +1,134 @@
+"""Whether an artifact has to be compiled again, by what it was made from."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from glmc.artifact import inputs as module
+from glmc.artifact.inputs import inputs_from_json, inputs_json, read_inputs
+from glmc.artifact.times import Times, times_json
+from glmc.artifact.up_to_date import reason_to_compile
+from glmc.config import CompileOptions
+from glmc_runtime.errors import ArtifactError
+from tests.artifact.toy import write
+
+OPTIONS = CompileOptions(target="xpu", max_context=64)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "README.md").write_text("a card")
+    header = json.dumps({"w": {"dtype": "U8", "shape": [400], "data_offsets": [0, 400]}}).encode()
+    length = len(header).to_bytes(8, "little")
+    (folder / "model.safetensors").write_bytes(length + header + bytes(400))
+    return folder
+
+
+def made(model: Path, /, **changes: Any) -> Path:
+    """An artifact that says that it was made of ``model``; ``changes`` are other inputs."""
+    path = model.with_name("toy.xpu")
+    read = read_inputs(model, model.name, OPTIONS)
+    stored = inputs_json(replace(read.inputs, **changes))
+    times = times_json(Times(modified=read.modified))
+    write(path, inputs=stored, times=lambda: times, force=True)
+    return path
+
+
+def reason(path: Path, model: Path, **changes: Any) -> str | None:
+    return reason_to_compile(path, model, model.name, replace(OPTIONS, **changes))
+
+
+def test_the_same_again_is_up_to_date(model: Path) -> None:
+    path = made(model)
+    assert reason(path, model) is None
+    assert reason(path, model, force=True) is None
+    (model / "README.md").write_text("another card")
+    (model / ".cache").write_text("of the hub")
+    os.utime(model / "model.safetensors", (1, 1))  # small enough to be hashed
+    assert reason(path, model) is None
+
+
+def test_what_changed_is_named(model: Path) -> None:
+    path = made(model)
+    assert reason(path.with_name("new"), model) == "there is no artifact yet"
+    assert reason(path, model, dtype="float32") == "changed since: option dtype"
+    (model / "tokenizer.json").write_text("{}")
+    (model / "model.safetensors").write_bytes(b"other")
+    (model / "config.json").write_text("{ }")
+    several = reason(path, model, seed=7)
+    assert several == "changed since: config.json, model.safetensors, tokenizer.json and 1 more"
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"sources": "another"}, "the sources of glmc"),
+        ({"versions": {"torch": "2.5"}}, "the version of glmc"),
+        ({"model": "another"}, "the name of the model"),
+        ({"pipeline": "ab"}, "the pipeline file"),
+        ({"extensions": {"pass swiglu": "swiglu 1.0"}}, "another distribution's"),
+    ],
+)
+def test_what_it_was_made_with_counts(model: Path, changes: dict[str, Any], word: str) -> None:
+    assert word in str(reason(made(model, **changes), model))
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a lost file": (lambda path: (path / "plans/decode.json").unlink(), "not those that"),
+    "no manifest": (lambda path: (path / "manifest.json").unlink(), "manifest.json is missing"),
+    "edited inputs": (
+        lambda path: (path / "inputs.json").write_bytes(
+            (path / "inputs.json").read_bytes().replace(b"xpu", b"cpu")
+        ),
+        "inputs.json was changed",
+    ),
+    "no directory": (lambda path: (shutil.rmtree(path), path.write_text("")), "no such artifact"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_a_damaged_artifact_is_compiled(model: Path, name: str) -> None:
+    path, (damage, word) = made(model), DAMAGE[name]
+    damage(path)
+    assert word in str(reason(path, model))
+
+
+def test_a_large_file_counts_by_header_size_and_time(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "HASHED_BYTES", 100)
+    path, weights = made(model), model / "model.safetensors"
+    stored = json.loads((path / "inputs.json").read_text())["files"]["model.safetensors"]
+    assert stored["whole"] is False and stored["size"] == weights.stat().st_size
+    assert "model.safetensors" in json.loads((path / "times.json").read_text())["modified"]
+    assert reason(path, model) is None
+    before, data = weights.stat(), weights.read_bytes()
+    weights.write_bytes(data[:-1] + b"x")
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert reason(path, model) is None, "as the page says: the bytes are not read"
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    assert reason(path, model) == "changed since: model.safetensors"
+    weights.write_bytes(data.replace(b"U8", b"I8"))
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert reason(path, model) == "changed since: model.safetensors"
+    weights.write_bytes(data)
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+    (path / "times.json").unlink()
+    assert reason(path, model) == "changed since: model.safetensors"
+
+
+@pytest.mark.parametrize("data", [[], {}, {"schema_version": 1}, {"schema_version": "1"}])
+def test_other_data_is_refused(data: object) -> None:
+    with pytest.raises(ArtifactError, match=r"inputs\.json is not well formed"):
+        inputs_from_json(data, "here")
