@@ -38,7 +38,7 @@ COMPILER = (
     ("compiled",),
     ("observe",),
     ("compiler", "dynamo"),
-    ("__init__", "check"),
+    ("__init__", "check", "fit"),
     ("cli",),
 )
 # The benchmarks and the tuner stand above both packages.

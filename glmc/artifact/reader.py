@@ -10,8 +10,9 @@ from typing import Any
 from glmc.artifact import report_form
 from glmc.artifact.times import Times, read_times, with_times
 from glmc_runtime.errors import ArtifactError
+from glmc_runtime.format.artifact_files import MANIFEST, read_manifest
 from glmc_runtime.format.json_file import json_of
-from glmc_runtime.format.manifest import Manifest
+from glmc_runtime.format.manifest import Manifest, manifest_from_json
 from glmc_runtime.format.phases import PhaseKey
 from glmc_runtime.format.plan import PhasePlan
 from glmc_runtime.loading.loader import Artifact, load_artifact
@@ -42,6 +43,11 @@ def read_artifact(path: Path, *, verify_hashes: bool = False) -> ArtifactContent
     times = read_times(artifact.path)
     told = with_times(report, times)
     return ArtifactContents(artifact.path, artifact.manifest, artifact.plans, told, times)
+
+
+def manifest_of(path: Path) -> Manifest:
+    """The manifest alone, of an artifact that was just written."""
+    return manifest_from_json(json_of(read_manifest(path), MANIFEST, str(path / MANIFEST)))
 
 
 def json_document(artifact: Artifact, name: str) -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from glmc_runtime.cli.commands import DOCTOR, RUN
+from glmc_runtime.cli.commands import DOCTOR, FIT, RUN
 
 MAKE, USE, LOOK = "Compile", "Run", "Understand"
 OF_RUNTIME = "glmc.cli.runtime_commands"
@@ -59,6 +59,7 @@ ROWS = (
         "Show passes, kernels, memory, what fits and what was not fused.",
         "glmc.cli.inspect_command:inspect_command",
     ),
+    Row("fit", LOOK, FIT.summary, "glmc.cli.fit_command:fit_command"),
     Row(
         "bisect",
         LOOK,

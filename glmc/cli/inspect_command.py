@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import asdict
-from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import RenderableType
@@ -24,10 +22,11 @@ from glmc_runtime.format.manifest import manifest_to_json
 from glmc_runtime.format.phases import DECODE, PREFILL
 from glmc_runtime.format.plan import Call, PhasePlan
 
+if TYPE_CHECKING:
+    from glmc_runtime.loading.fit import Card
+
 # Device memory of one P800 card: 96 GiB, as its driver reports it (docs/kunlun.md).
 _DEVICE_MEMORY = "96GiB"
-_UNITS = {"": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "KB": 10**3}
-_UNITS.update(MB=10**6, GB=10**9)
 
 
 def inspect_command(
@@ -67,46 +66,37 @@ def inspect_command(
         inspect_history(HistoryQuestion(artifact, layer, node, why_not, page), as_json=as_json)
         return
     contents = read_artifact(Path(artifact), verify_hashes=verify)
-    available = parse_bytes(device_memory)
+    card = _card(contents, device_memory)
     plans = {str(key): plan for key, plan in contents.plans.items()}
     if phase not in plans:
         raise UsageError(f"the artifact has no phase '{phase}'", expected=", ".join(plans))
     if as_json:
-        typer.echo(json.dumps(_as_json(contents, available)))
+        typer.echo(json.dumps(_as_json(contents, card)))
         return
     out = console()
-    for part in _parts(contents, plans[phase], layer, available):
+    for part in _parts(contents, plans[phase], layer, card):
         if isinstance(part, str):
             out.print(part, highlight=False, soft_wrap=True)
         else:
             out.print(part)
 
 
-def parse_bytes(text: str) -> int:
-    """``96GiB`` -> 103079215104; raises UsageError for another form."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?i?B|)", text)
-    if match is None or match[2] not in _UNITS:
-        raise UsageError(
-            "that is no amount of memory", expected="such as 96GiB or 24000MB", found=text
-        )
-    return int(Decimal(match[1]) * _UNITS[match[2]])
-
-
-def _as_json(contents: ArtifactContents, available: int) -> dict[str, Any]:
-    from glmc.artifact.memory import fits, weight_bytes
+def _as_json(contents: ArtifactContents, card: Card) -> dict[str, Any]:
+    from glmc_runtime.format.memory import weight_bytes
 
     manifest = manifest_to_json(contents.manifest)
     return {
         "manifest": {key: value for key, value in manifest.items() if key != "weights"},
         "report": contents.report,
         "weight_bytes": weight_bytes(contents.manifest),
-        "device_memory": available,
-        "fits": [asdict(fit) for fit in fits(contents.manifest, contents.plans, available)],
+        "device_memory": card.memory,
+        "missing_bytes": card.missing,
+        "fits": [asdict(fit) for fit in card.fits],
     }
 
 
 def _parts(
-    contents: ArtifactContents, plan: PhasePlan, layer: int | None, available: int
+    contents: ArtifactContents, plan: PhasePlan, layer: int | None, card: Card
 ) -> Iterator[RenderableType]:
     if layer is not None:
         calls = [call for call in plan.calls if call.layer == layer]
@@ -123,12 +113,12 @@ def _parts(
         yield phases_table(contents.report)
     yield _kernels_table(contents)
     yield _memory_table(plan)
-    yield _fits_table(contents, available)
+    yield from _fits(contents, card)
     yield from _not_fused(contents)
 
 
 def _header(contents: ArtifactContents) -> Iterator[str]:
-    from glmc.artifact.memory import weight_bytes
+    from glmc_runtime.format.memory import weight_bytes
 
     manifest = contents.manifest
     model, limits, cache = manifest.model, manifest.limits, manifest.cache
@@ -225,15 +215,27 @@ def _size(shape: tuple[Any, ...]) -> int:
     return size
 
 
-def _fits_table(contents: ArtifactContents, available: int) -> Table:
-    from glmc.artifact.memory import fits
+def _card(contents: ArtifactContents, device_memory: str) -> Card:
+    """What ``glmc fit`` says of one card and one token."""
+    from glmc_runtime.loading.fit import Wanted, fit_report
 
-    table = Table(title=f"What fits into {bytes_text(available)} of device memory")
-    table.add_column("batch", justify="right")
-    table.add_column("longest context", justify="right")
-    for fit in fits(contents.manifest, contents.plans, available):
-        table.add_row(str(fit.batch), str(fit.context) if fit.context else "does not fit")
-    return table
+    wanted = Wanted((device_memory,), batch=1, context=1)
+    (card,) = fit_report(contents.manifest, contents.plans, wanted).cards
+    return card
+
+
+def _fits(contents: ArtifactContents, card: Card) -> Iterator[RenderableType]:
+    size = bytes_text(card.memory)
+    if card.missing:
+        yield f"Does not fit into {size} of device memory: {bytes_text(card.missing)} are missing."
+    else:
+        table = Table(title=f"What fits into {size} of device memory")
+        table.add_column("batch", justify="right")
+        table.add_column("longest context", justify="right")
+        for fit in card.fits:
+            table.add_row(str(fit.batch), str(fit.context) if fit.context else "does not fit")
+        yield table
+    yield f"'glmc fit {contents.path}' says what fits into cards of other sizes, and into how many."
 
 
 def _not_fused(contents: ArtifactContents) -> Iterator[RenderableType]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -114,6 +114,20 @@ def model_shape(fields: ModelFields, name: str, eos_token_ids: tuple[int, ...]) 
         eos_token_ids=eos_token_ids,
         parameters=parameter_count(fields),
         tied_embeddings=fields.tie_word_embeddings,
+    )
+
+
+def with_fields(source: ModelSource, fields: ModelFields) -> ModelSource:
+    """The model with other fields, such as fewer layers."""
+    from glmc.presets.build import build_config
+
+    return replace(
+        source,
+        fields=fields,
+        config=build_config(fields, {}),
+        shape=model_shape(fields, source.name, fields.eos_token_ids),
+        eos_token_ids=fields.eos_token_ids,
+        expected_matches=expected_matches(fields),
     )
 
 

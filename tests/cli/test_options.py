@@ -12,38 +12,13 @@ from pathlib import Path
 import pytest
 
 from glmc.cli.compile_command import default_output
-from glmc.cli.inspect_command import parse_bytes
 from glmc.cli.main import main
-from glmc.errors import UsageError
 from glmc_runtime.cli import main as runtime_main
 from glmc_runtime.cli.commands import COMMANDS as RUNTIME_COMMANDS
 from tests.support.command import command_of, require_refusal
 from tests.support.forked import in_a_fork
 
 GLMC = (sys.executable, "-m", "glmc.cli.main")
-
-
-@pytest.mark.parametrize(
-    ("text", "size"),
-    [
-        ("96GiB", 96 << 30),
-        ("1.5 KiB", 1536),
-        ("24000MB", 24_000_000_000),
-        ("7", 7),
-        ("7B", 7),
-        ("9" * 400 + "GiB", int("9" * 400) << 30),
-    ],
-)
-def test_amounts_of_memory(text: str, size: int) -> None:
-    found = parse_bytes(text)
-    # More digits than a Decimal computes with are rounded, not refused.
-    assert found == size if len(text) < 20 else abs(found - size) * 10**20 < size
-
-
-@pytest.mark.parametrize("text", ["", "-1GiB", "1e9", "GiB", "1TiB", "1iB", "1GiBB", "nan"])
-def test_what_is_no_amount_of_memory(text: str) -> None:
-    with pytest.raises(UsageError, match="no amount of memory"):
-        parse_bytes(text)
 
 
 def test_the_artifact_is_named_like_the_model(
@@ -110,7 +85,8 @@ def test_mistakes_name_the_program_that_was_typed(capsys: pytest.CaptureFixture[
 def test_a_command_of_the_runtime_has_the_same_options(
     name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where only the runtime is installed, nothing that ``glmc run`` can do is missing."""
+    """Where only the runtime is installed, nothing that ``glmc run`` can do is missing. ``fit``
+    takes models too where there is a compiler."""
     monkeypatch.setenv("COLUMNS", "160")
 
     def options(command: Callable[[list[str]], int]) -> set[str]:
@@ -118,5 +94,8 @@ def test_a_command_of_the_runtime_has_the_same_options(
         return set(re.findall(r"(?<!\S)--[a-z][a-z0-9-]*", capsys.readouterr().out))
 
     ours = options(main)
-    assert {"--device", "--emulate", "--no-emulate", "--debug"} <= ours
-    assert ours == options(runtime_main)
+    assert "--debug" in ours
+    if name != "fit":
+        assert {"--device", "--emulate", "--no-emulate"} <= ours
+    assert ours - options(runtime_main) == ({"--target", "--dtype"} if name == "fit" else set())
+    assert options(runtime_main) <= ours

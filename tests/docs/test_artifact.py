@@ -11,14 +11,13 @@ from typing import Any
 import pytest
 
 from glmc.artifact import inputs, times
-from glmc.artifact.memory import memory_use
 from glmc.artifact.reader import read_artifact
 from glmc_runtime.format import cache, manifest, plan, plan_json, step_inputs
 from glmc_runtime.format.dtypes import dtype_of
 from glmc_runtime.format.extent import Extent
+from glmc_runtime.format.memory import block_bytes, memory_needs
 from glmc_runtime.format.phases import DECODE, PREFILL
 from glmc_runtime.generate.text.files import SETTINGS, TEMPLATE, TOKENIZER
-from glmc_runtime.replay.cache import block_bytes
 from tests.artifact.toy import write
 from tests.docs.markdown import ROOT, blocks, section, table_rows
 
@@ -147,6 +146,5 @@ def test_the_memory_formula_is_the_one_in_use(tmp_path: Path, batch: int, contex
         context,
         facts.cache.block_size,
     )
-    used = memory_use(facts, contents.plans, min(batch, decode), min(context, limits.max_context))
     assert (batch <= decode, context <= limits.max_context) == (True, True)
-    assert used.total == expected
+    assert memory_needs(facts, contents.plans).total(batch, context) == expected

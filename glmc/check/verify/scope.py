@@ -12,10 +12,8 @@ from glmc.check.verify.random_weights import RandomPool
 from glmc.check.verify.weights import ModelWeights
 from glmc.ir.tolerance import LONGEST
 from glmc.job import Job
-from glmc.presets.build import build_config
-from glmc.presets.catalog import ModelSource, model_shape
+from glmc.presets.catalog import ModelSource, with_fields
 from glmc.presets.fields import ModelFields
-from glmc.presets.matches import expected_matches
 from glmc.presets.parameters import parameter_count
 from glmc.weights.checkpoint import Checkpoint
 
@@ -128,16 +126,7 @@ def _one_of_each_kind(fields: ModelFields) -> tuple[ModelFields, dict[int, int]]
 
 
 def _source(source: ModelSource, fields: ModelFields) -> ModelSource:
-    shape = model_shape(fields, source.name, (1,))
-    return replace(
-        source,
-        directory=None,
-        fields=fields,
-        config=build_config(fields, {}),
-        shape=replace(shape, parameters=parameter_count(fields)),
-        eos_token_ids=(1,),
-        expected_matches=expected_matches(fields),
-    )
+    return replace(with_fields(source, fields), directory=None)
 
 
 def _random(fields: ModelFields, rounded: torch.dtype, dtype: torch.dtype) -> ModelWeights:

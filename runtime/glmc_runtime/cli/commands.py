@@ -80,4 +80,26 @@ DOCTOR = Command(
         _JSON,
     ),
 )
-COMMANDS = {command.name: command for command in (RUN, DOCTOR)}
+FIT_OPTIONS = (
+    Option(
+        "--device-memory",
+        "Memory of a card, such as 96GiB or 96GB; repeatable.",
+        many=True,
+        metavar="SIZE",
+    ),
+    Option("--batch", "Sequences that must fit; 1 unless given.", int, metavar="N"),
+    Option("--context", "Tokens of each of them; at most 8192 unless given.", int, metavar="N"),
+    Option(
+        "--cache-memory",
+        "Give the KV cache so much, and not all that is left.",
+        metavar="SIZE",
+    ),
+    _JSON,
+)
+FIT = Command(
+    "fit",
+    "Say what fits into cards of several sizes, and how many are needed.",
+    "glmc_runtime.cli.fit:fit",
+    FIT_OPTIONS,
+)
+COMMANDS = {command.name: command for command in (RUN, DOCTOR, FIT)}

@@ -12,6 +12,7 @@ from glmc_runtime.command.units import bytes_text
 from glmc_runtime.engine.exclusive import Exclusive
 from glmc_runtime.errors import RequestError
 from glmc_runtime.format.manifest import PhaseEntry
+from glmc_runtime.format.memory import RANK, arena_bytes
 from glmc_runtime.format.phases import DECODE, PREFILL, PhaseKey, phase_of
 from glmc_runtime.format.plan import PhasePlan
 from glmc_runtime.kernels import is_vendor
@@ -40,8 +41,6 @@ from glmc_runtime.replay.step import ScheduledTokens, Step
 from glmc_runtime.replay.weight_watch import WeightWatch
 
 _LOG = logging.getLogger("glmc_runtime.device")
-RANK = 0
-"""Whose plans are bound: a process has one device."""
 
 
 @dataclass(frozen=True)
@@ -162,8 +161,7 @@ def load_into_memory(
         weights = load_weights(artifact.path, manifest, device, files=artifact.files, watch=watch)
     else:
         weights = given_weights(given_tensors, manifest, device)
-    sizes = (plans[key].arena.evaluate(entry.largest) for key, entry in entries.items())
-    arena = Arena(max(sizes), device)
+    arena = Arena(arena_bytes(plans, entries.values()), device)
     emulated = vendor is not None and vendor.emulated
     statistics = Statistics(emulated, timing)
     statistics.interpreted = is_interpreted(manifest.guards.target, device)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from math import prod
 
 import torch
 
 from glmc_runtime.errors import CapacityError, PlanError
 from glmc_runtime.format.cache import SCRATCH_BLOCK, CacheKey, CacheSpec
 from glmc_runtime.format.dtypes import dtype_of
+from glmc_runtime.format.memory import block_bytes
 
 
 class BlockAllocator:
@@ -200,14 +200,6 @@ def _memory_of(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[1]
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def block_bytes(spec: CacheSpec) -> int:
-    """Bytes of one block in all tensors and layers."""
-    token = sum(
-        prod(row.shape) * dtype_of(row.dtype).itemsize * len(row.layers) for row in spec.tensors
-    )
-    return spec.block_size * token
 
 
 CPU_DEFAULT_BYTES = 2 << 30

@@ -22,13 +22,13 @@ import torch
 
 from glmc_runtime.errors import CapacityError, PlanError, RequestError
 from glmc_runtime.format.dtypes import dtype_of
+from glmc_runtime.format.memory import aligned, input_bytes
 from glmc_runtime.format.plan import HOST_SUFFIX, InputSpec
 from glmc_runtime.format.step_inputs import step_input
 from glmc_runtime.replay.arena import machine_memory
 from glmc_runtime.replay.step import Step
 
 _FORMATS: dict[str, Literal["i", "q"]] = {"int32": "i", "int64": "q"}
-_ALIGNMENT = 64
 STAGES = 3
 
 
@@ -60,8 +60,8 @@ class _Field:
         self.format = _FORMATS[spec.dtype]
         self.dtype = dtype_of(spec.dtype)
         self.offset = offset
-        self.bytes = self.dtype.itemsize * prod(extent.evaluate(sizes) for extent in spec.shape)
-        self.end = -(-(offset + self.bytes) // _ALIGNMENT) * _ALIGNMENT
+        self.bytes = input_bytes(spec, sizes)
+        self.end = offset + aligned(self.bytes)
         self.width = spec.shape[-1].constant if self.row.rows is not None else 0
         self.rows = spec.shape[0].evaluate(sizes) if self.width else 0
 

@@ -11,7 +11,8 @@ import torch
 
 from glmc_runtime.errors import CapacityError, PlanError
 from glmc_runtime.format.cache import CacheKey, CacheSpec, CacheTensor, impossible
-from glmc_runtime.replay.cache import BlockAllocator, KVCache, block_bytes, choose_block_count
+from glmc_runtime.format.memory import block_bytes
+from glmc_runtime.replay.cache import BlockAllocator, KVCache, choose_block_count
 from tests.runtime.toy import key_value_cache
 
 SPEC = key_value_cache(2, 3, 8, "bfloat16", 16, 4, "blocks_heads_tokens")

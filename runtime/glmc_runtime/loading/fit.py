@@ -1,0 +1,243 @@
+"""What fits into how much memory: the table of ``fit``, and the words beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from glmc_runtime.command.units import bytes_text, count_text
+from glmc_runtime.errors import RequestError
+from glmc_runtime.format.manifest import Manifest
+from glmc_runtime.format.memory import MemoryNeeds, memory_needs, parse_bytes
+from glmc_runtime.format.phases import PhaseKey
+from glmc_runtime.format.plan import PhasePlan
+from glmc_runtime.loading.loader import Artifact
+
+CARDS = ("24GB", "48GB", "64GB", "80GB", "96GB", "141GB")
+"""Sizes that cards are sold in."""
+USUAL_CONTEXT = 8192
+"""Tokens of the sequence that is asked for where nobody says."""
+DIVISION = (
+    "a plain division: no communication buffers, nothing replicated; tensor parallelism is not "
+    "there yet"
+)
+UNITS = (
+    "GB is 10^9 bytes, GiB 2^30. A card often has more than its name says (one sold as 96 GB may "
+    "report 96 GiB): --device-memory 96GiB asks for that."
+)
+NOT_COUNTED = "Device graphs, the driver and torch's own context come on top and are not counted."
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked of the table.
+
+    ``memories`` are cards, such as ``96GiB``; of none: :data:`CARDS`. ``batch`` sequences of
+    ``context`` tokens must fit; None: one, of :data:`USUAL_CONTEXT` tokens or as many as the plan
+    has. The cache is given ``cache_memory``; None: all that is left.
+    """
+
+    memories: tuple[str, ...] = ()
+    batch: int | None = None
+    context: int | None = None
+    cache_memory: str | None = None
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The longest context, in tokens, that ``batch`` sequences can have; 0 when none fits."""
+
+    batch: int
+    context: int
+
+
+@dataclass(frozen=True)
+class Card:
+    """A card of ``memory`` bytes.
+
+    ``left`` is what weights, arena and step inputs leave for the cache; below 0 they are larger
+    than the card. ``cache`` is how much of it the cache takes at most, ``tokens`` what it has room
+    for. ``missing`` bytes keep what is asked for from fitting (0: it fits), and ``cards`` of this
+    size have room for it by a division.
+    """
+
+    name: str
+    memory: int
+    left: int
+    cache: int
+    tokens: int
+    fits: tuple[Fit, ...]
+    missing: int
+    cards: int
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """``model`` is what was compiled, in words; ``batch`` sequences of ``context`` tokens are asked
+    for. ``cache_memory`` bounds the cache where it is not None."""
+
+    model: str
+    cache_dtype: str
+    needs: MemoryNeeds
+    batch: int
+    context: int
+    cache_memory: int | None
+    cards: tuple[Card, ...]
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of a cache for what is asked for, scratch included."""
+        return self.needs.blocks(self.batch, self.context)
+
+    @property
+    def total(self) -> int:
+        return self.needs.total(self.batch, self.context)
+
+    def to_json(self) -> dict[str, Any]:
+        needs = self.needs
+        return {
+            "model": self.model,
+            "weight_bytes": needs.weights,
+            "arena_bytes": needs.arena,
+            "input_bytes": needs.inputs,
+            "cache_bytes_per_token": needs.token,
+            "cache_dtype": self.cache_dtype,
+            "cache_block_tokens": needs.block_size,
+            "cache_memory": self.cache_memory,
+            "batches": needs.batches,
+            "max_context": needs.max_context,
+            "asked": {
+                "batch": self.batch,
+                "context": self.context,
+                "kv_blocks": self.blocks,
+                "total_bytes": self.total,
+            },
+            "cards": [asdict(card) for card in self.cards],
+            "cards_are": DIVISION,
+        }
+
+    def header(self) -> Iterator[str]:
+        """What it takes, a line for each purpose."""
+        needs = self.needs
+        yield self.model
+        yield f"  weights      {bytes_text(needs.weights)}"
+        yield f"  KV cache     {bytes_text(needs.token)} a token ({self.cache_dtype})"
+        yield (
+            f"  arena        {bytes_text(needs.arena)}, temporaries of the largest step; "
+            f"step inputs {bytes_text(needs.inputs)}"
+        )
+        yield (
+            f"  planned for  batches up to {needs.batches[-1]}, contexts up to "
+            f"{needs.max_context:,} tokens"
+        )
+        if self.cache_memory is not None:
+            yield (
+                f"  cache given  {bytes_text(self.cache_memory)}: "
+                f"{needs.blocks_within(self.cache_memory) * needs.block_size:,} tokens"
+            )
+
+    def columns(self) -> tuple[str, ...]:
+        """Headings of the table."""
+        contexts = (f"context, batch {batch}" for batch in self._shown())
+        asked = f"{self.batch} x {self.context:,}"
+        return ("card", "left for cache", "its tokens", *contexts, asked, "cards")
+
+    def rows(self) -> Iterator[tuple[str, ...]]:
+        """A row for each card."""
+        shown = self._shown()
+        for card in self.cards:
+            short = f"none: {bytes_text(-card.left)} short"
+            fits = {fit.batch: f"{fit.context:,}" if fit.context else "-" for fit in card.fits}
+            yield (
+                f"{card.name} = {bytes_text(card.memory)}",
+                bytes_text(card.left) if card.left >= 0 else short,
+                f"{card.tokens:,}" if card.tokens else "-",
+                *(fits[batch] for batch in shown),
+                f"{bytes_text(card.missing)} short" if card.missing else "fits",
+                str(card.cards),
+            )
+
+    def notes(self) -> Iterator[str]:
+        """What the numbers are and are not."""
+        yield (
+            f"{self.batch} x {self.context:,} ({'a sequence' if self.batch == 1 else 'sequences'} "
+            f"of so many tokens) takes {bytes_text(self.total)} in all, "
+            f"{bytes_text(self.blocks * self.needs.block)} of it cache: --kv-blocks {self.blocks}."
+        )
+        yield f"cards: {DIVISION}."
+        yield UNITS
+        yield NOT_COUNTED
+
+    def text(self) -> str:
+        """All of it, for a terminal without a library for tables."""
+        table = [self.columns(), *self.rows()]
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        lines = [
+            "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+            for row in table
+        ]
+        return "\n".join([*self.header(), "", *lines, "", *self.notes()])
+
+    def _shown(self) -> tuple[int, ...]:
+        """Batches with a column: the smallest, one between, the largest, and what is asked for."""
+        batches = self.needs.batches
+        return tuple(sorted({batches[0], batches[len(batches) // 2], batches[-1], self.batch}))
+
+
+def artifact_fit(artifact: Artifact, wanted: Wanted) -> FitReport:
+    """What fits of an artifact; raises as :func:`fit_report`."""
+    return fit_report(artifact.manifest, artifact.plans, wanted)
+
+
+def fit_report(
+    manifest: Manifest, plans: Mapping[PhaseKey, PhasePlan], wanted: Wanted
+) -> FitReport:
+    """The table for what is wanted. Raises :class:`RequestError` for what is no amount of memory,
+    and for a batch and context that nothing was planned for."""
+    needs = memory_needs(manifest, plans)
+    batch = 1 if wanted.batch is None else wanted.batch
+    context = wanted.context
+    if context is None:
+        context = min(USUAL_CONTEXT, needs.max_context)
+    if batch < 1 or context < 1:
+        raise RequestError(
+            "at least one sequence of one token must be asked for",
+            found=f"batch {batch}, context {context}",
+        )
+    limit = None if wanted.cache_memory is None else parse_bytes(wanted.cache_memory)
+    total = needs.total(batch, context)
+    cards = tuple(_card(name, needs, batch, total, limit) for name in wanted.memories or CARDS)
+    model, profile = manifest.model, manifest.abi_profile
+    return FitReport(
+        f"{model.name}: {model.architecture}, {count_text(model.parameters)} parameters, "
+        f"{manifest.dtype} for {manifest.target}" + (f", ABI profile {profile}" if profile else ""),
+        ", ".join(dict.fromkeys(row.dtype for row in manifest.cache.tensors)),
+        needs,
+        batch,
+        context,
+        limit,
+        cards,
+    )
+
+
+def _card(name: str, needs: MemoryNeeds, batch: int, total: int, limit: int | None) -> Card:
+    memory = parse_bytes(name)
+    if not memory:
+        raise RequestError("a card has some memory", found=name)
+    left = memory - needs.without_cache
+    cache = max(left, 0) if limit is None else limit if limit <= left else 0
+    missing = max(total - memory, 0 if limit is None else total - needs.without_cache - limit, 0)
+    fits = tuple(
+        Fit(each, needs.longest_context(each, cache)) for each in sorted({*needs.batches, batch})
+    )
+    return Card(
+        name,
+        memory,
+        left,
+        cache,
+        needs.blocks_within(cache) * needs.block_size,
+        fits,
+        missing,
+        -(-total // memory),
+    )

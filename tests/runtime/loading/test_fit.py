@@ -1,0 +1,97 @@
+"""The table of what fits: each cell follows from the sums."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from glmc_runtime.errors import RequestError
+from glmc_runtime.format.memory import MemoryNeeds, memory_needs
+from glmc_runtime.loading.fit import CARDS, FitReport, Wanted, artifact_fit
+from glmc_runtime.loading.loader import Artifact, load_artifact
+
+
+@pytest.fixture(scope="module")
+def artifact(toy_path: Path) -> Artifact:
+    return load_artifact(toy_path)
+
+
+@pytest.fixture(scope="module")
+def needs(artifact: Artifact) -> MemoryNeeds:
+    return memory_needs(artifact.manifest, artifact.plans)
+
+
+def cells(report: FitReport) -> list[dict[str, str]]:
+    return [dict(zip(report.columns(), row, strict=True)) for row in report.rows()]
+
+
+def test_a_card_that_is_just_large_enough(artifact: Artifact, needs: MemoryNeeds) -> None:
+    """What fits to the byte fits, and one byte less does not."""
+    enough = needs.total(2, 40)
+    wanted = Wanted((f"{enough}B", f"{enough - 1}B", f"{needs.weights}"), batch=2, context=40)
+    fits, short, none = artifact_fit(artifact, wanted).cards
+    assert (fits.missing, short.missing) == (0, 1)
+    assert (fits.cards, short.cards) == (1, 2)
+    assert {fit.batch: fit.context for fit in fits.fits}[2] == 40
+    assert {fit.batch: fit.context for fit in short.fits}[2] < 40
+    assert fits.tokens == 2 * 40
+    assert none.left < 0 and not any(fit.context for fit in none.fits)
+    assert none.cards == -(-enough // needs.weights)
+
+
+def test_words_for_a_card_that_is_too_small(artifact: Artifact, needs: MemoryNeeds) -> None:
+    wanted = Wanted(("1KiB",), batch=4, context=17)
+    report = artifact_fit(artifact, wanted)
+    (row,) = cells(report)
+    assert row["card"] == "1KiB = 1.0 KiB"
+    assert row["left for cache"].startswith("none: ") and row["left for cache"].endswith(" short")
+    assert row["its tokens"] == row["context, batch 4"] == "-"
+    assert row["4 x 17"] == f"{(needs.total(4, 17) - 1024) / 1024:.1f} KiB short"
+    text = report.text()
+    for words in ("a plain division", "tensor parallelism is not there yet", "GiB 2^30", "--kv-"):
+        assert words in text
+
+
+def test_a_cache_that_is_given_its_size(artifact: Artifact, needs: MemoryNeeds) -> None:
+    """It bounds what fits on a card with more room, and needs the room."""
+    memory = 4 * needs.block
+    card = needs.without_cache + memory
+    wanted = Wanted(
+        ("1GiB", f"{card - 1}"), context=4 * needs.block_size, cache_memory=f"{memory}B"
+    )
+    large, small = artifact_fit(artifact, wanted).cards
+    assert large.tokens == 3 * needs.block_size and large.missing == 2 * needs.block - needs.block
+    assert (small.cache, small.tokens) == (0, 0)
+
+
+def test_json_is_whole(artifact: Artifact) -> None:
+    report = artifact_fit(artifact, Wanted())
+    data = json.loads(json.dumps(report.to_json()))
+    assert [card["name"] for card in data["cards"]] == list(CARDS)
+    assert data["asked"] == {
+        "batch": 1,
+        "context": 60,
+        "kv_blocks": report.blocks,
+        "total_bytes": report.total,
+    }
+    assert data["cards"][0]["memory"] == 24 * 10**9
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        Wanted(("0GiB",)),
+        Wanted(("much",)),
+        Wanted(cache_memory="much"),
+        Wanted(batch=0),
+        Wanted(context=0),
+        Wanted(batch=5),
+        Wanted(context=61),
+    ],
+    ids=str,
+)
+def test_what_is_refused(wanted: Wanted, artifact: Artifact) -> None:
+    with pytest.raises(RequestError):
+        artifact_fit(artifact, wanted)
