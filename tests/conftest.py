@@ -38,9 +38,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 def _quick_export() -> Iterator[None]:
     """Traces of tiny modules don't make torch's tables anew each time."""
     from tests.support.quick_export import keep_tables
+    from tests.support.quick_functional import quick_functional
 
     with pytest.MonkeyPatch.context() as patch:
         keep_tables(patch)
+        quick_functional(patch)
         yield
 
 
