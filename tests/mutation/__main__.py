@@ -14,11 +14,13 @@ from pathlib import Path
 
 os.environ.setdefault("TORCH_FAKE_TENSOR_DISPATCH_CACHE", "0")
 
+import pytest
 import torch
 
 from tests.mutation.judge import FAULTS, Verdict, by_name, judge, mutated, verdicts_of
 from tests.mutation.subjects import SUBJECTS, base
 from tests.mutation.summary import faults, in_full, summary
+from tests.support.quick_functional import quick_functional
 
 
 def main() -> int:
@@ -32,6 +34,7 @@ def main() -> int:
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
+    _quick()
     if arguments.mutant:
         return _one(arguments.mutant)
     names = [name for name in SUBJECTS if arguments.subject in name]
@@ -39,7 +42,7 @@ def main() -> int:
     spellings = [tuple(group) for _, group in groupby(names, lambda name: name.rpartition(".")[0])]
     limit = None if arguments.all else arguments.limit
     found: list[Verdict] = []
-    with ProcessPoolExecutor(arguments.jobs, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(arguments.jobs, get_context("spawn"), _quick) as pool:
         for of_one in pool.map(partial(verdicts_of, limit=limit), spellings):
             found += of_one
             for line in faults(of_one):
@@ -49,6 +52,11 @@ def main() -> int:
                 arguments.write.write_text(text, encoding="utf-8")
     print(summary(found))
     return int(any(each.outcome in FAULTS for each in found))
+
+
+def _quick() -> None:
+    """Spellings are traced as in the tests, so that mutants have the same names in both."""
+    quick_functional(pytest.MonkeyPatch())
 
 
 def _one(name: str) -> int:

@@ -24,7 +24,7 @@ from tests.mutation.judge import FAULTS, Outcome, by_name, judge
 torch.set_num_threads(1)
 # mutant -> the conditions that its mend has added to the matcher, if any
 TWISTS: dict[str, tuple[str, ...]] = {
-    "rms_norm.RmsNorm.traced:keyword:add_8:alpha=2": (),
+    "rms_norm.RmsNorm.traced:keyword:add:alpha=2": (),
     "moe_gate.NoGroups.traced:keyword:sum_1:dtype=torch.bfloat16": (),
     "moe_gate.NoGroups.traced:overload:div:rounding_mode=floor": (),
     "moe_gate.NoGroups.traced:groups:topk:as_they_are": (
@@ -32,7 +32,7 @@ TWISTS: dict[str, tuple[str, ...]] = {
         "top-k must be over all experts of a token",
     ),
     "canonical.matmul.traced:order:t:0,1": ("the order of a permute",),
-    "attention.mask_given.traced:cast:add_57:1_to_torch.bool": (
+    "attention.mask_given.traced:cast:add:1_to_torch.bool": (
         "the mask that is added must be of floating-point numbers",
     ),
 }
@@ -94,7 +94,7 @@ def test_silent_when_nothing_holds_it_back(name: str, monkeypatch: Patch) -> Non
 @pytest.mark.parametrize("evaluated", [True, False])
 def test_every_softmax_read_as_a_safe_one(evaluated: bool, monkeypatch: Patch) -> None:
     """No condition, but what the match says of a query that sees nothing."""
-    mutant = by_name("attention.mask_given.traced:swapped:add_57:0,1")
+    mutant = by_name("attention.mask_given.traced:swapped:add:0,1")
     assert judge(*mutant).outcome is Outcome.FUSED
     monkeypatch.setattr(attention, "_UNSAFE", ())
     if not evaluated:

@@ -27,6 +27,8 @@ from torch.utils._pytree import tree_map, tree_map_only
 
 _INPUTS = (InputKind.USER_INPUT, InputKind.PARAMETER, InputKind.BUFFER)
 _METADATA = FunctionalTensor.metadata_fns
+_CLONE = torch.ops.aten.clone.default
+_OF_TORCH = (torch.ops.aten.view.dtype, torch.ops.aten.dropout.default)
 
 
 class NeedsTraceError(Exception):
@@ -84,7 +86,9 @@ class _Copy:
         if isinstance(node.target, torch._ops.OpOverload):
             if node.target._schema.is_mutable:
                 return self._without_write(node)
-            if node.target is torch.ops.aten.view.dtype:
+            if node.target is torch.ops.aten.dropout.default and node.args[2] is False:
+                return self._call(node, _CLONE, (self.copies[node.args[0]],), {}, value)
+            if node.target in _OF_TORCH:
                 raise NeedsTraceError(node.target)
             if _is_cia_op(node.target) and _is_view(node):
                 return self._calls_of(node)

@@ -39,6 +39,7 @@ def _views(x: Tensor) -> Tensor:
     batch, tokens, _ = x.shape
     heads = x.to(torch.float64).to(torch.float64).reshape(batch, tokens, 2, 4).transpose(1, 2)
     left, right = heads.reshape(batch * tokens, -1).chunk(2, dim=-1)
+    right = torch.dropout(right, 0.5, False)
     return torch.cat((right, left.contiguous()), dim=-1).flatten()
 
 
