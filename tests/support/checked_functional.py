@@ -14,7 +14,7 @@ from torch.fx import Graph, Node
 from tests.support import quick_functional
 from tests.support.quick_functional import functional_graph
 
-_TRACE = ExportedProgram.run_decompositions
+TRACE = ExportedProgram.run_decompositions
 _compared: list[int] = []
 
 
@@ -28,7 +28,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 def _checked(program: ExportedProgram) -> Graph:
     graph = functional_graph(program)
-    assert_same_graph(graph, _TRACE(program, {}).graph_module.graph)
+    assert_same_graph(graph, TRACE(program, {}).graph_module.graph)
     _compared.append(len(graph.nodes))
     return graph
 

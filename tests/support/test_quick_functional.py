@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from tests.support.checked_functional import _TRACE, assert_same_graph
+from tests.support.checked_functional import TRACE, assert_same_graph
 from tests.support.quick_functional import NeedsTraceError, functional_graph
 
 _HERE = Path(__file__).parents[2]
@@ -58,7 +58,7 @@ def _written_view(x: Tensor) -> Tensor:
 def test_the_graph_of_torch(function: Callable[[Tensor], Tensor]) -> None:
     with torch.no_grad():
         quick, program = functional_graph(_exported(function)), _exported(function)
-        assert_same_graph(quick, _TRACE(program, {}).graph_module.graph)
+        assert_same_graph(quick, TRACE(program, {}).graph_module.graph)
         with pytest.raises(AssertionError, match="quick: "):
             assert_same_graph(quick, program.graph_module.graph)
 
