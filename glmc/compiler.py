@@ -19,7 +19,7 @@ from glmc.garbage import rare_collections
 from glmc.ir.program import Program
 from glmc.job import READING, Job, read_job
 from glmc.lowering.lower import Lowered, lower
-from glmc.observe.events import JobBegun, PlanMade, Planned
+from glmc.observe.events import JobBegun, PlanMade, Planned, WeightsPacked
 from glmc.observe.history.collect import HistoryCollector
 from glmc.observe.history.encode import history_to_json
 from glmc.observe.history.record import History
@@ -32,7 +32,6 @@ from glmc.pipeline.events import (
     CurrentStage,
     Observer,
     Observers,
-    StageProgress,
     StepDone,
     stage,
 )
@@ -125,7 +124,7 @@ def write_compiled(
             inputs=None if inputs is None else inputs_json(inputs.inputs),
             times=times,
             force=job.options.force,
-            progress=lambda done, total: observer.observe(StageProgress(WEIGHTS, done, total)),
+            progress=lambda progress: observer.observe(WeightsPacked(progress)),
         )
     return report.timed("write", seconds[WEIGHTS])
 

@@ -53,7 +53,19 @@ from glmc_runtime.format.plan import PhasePlan
 from glmc_runtime.format.plan_json import phase_to_json
 from glmc_runtime.loading.loader import is_unfinished
 
-Progress = Callable[[int, int], None]
+
+@dataclass(frozen=True)
+class PackProgress:
+    """``tensor`` is the ``number``-th of ``count``; ``done`` of ``total`` bytes are written."""
+
+    tensor: str
+    number: int
+    count: int
+    done: int
+    total: int
+
+
+Progress = Callable[[PackProgress], None]
 
 
 @dataclass(frozen=True)
@@ -101,7 +113,7 @@ def write_artifact(
     inputs: Mapping[str, Any] | None = None,
     times: Callable[[], Mapping[str, Any]] | None = None,
     force: bool = False,
-    progress: Progress = lambda done, total: None,
+    progress: Progress = lambda progress: None,
     shard_bytes: int = SHARD_BYTES,
     chunk_bytes: int = CHUNK_BYTES,
 ) -> Manifest:
@@ -109,9 +121,9 @@ def write_artifact(
 
     Without a ``source`` the weights are listed but not written. An existing artifact is replaced,
     in one step, only with ``force``; anything else at ``path`` is never touched. ``progress`` is
-    told bytes of weights done and in total; ``times`` is asked last. Raises :class:`PackError`,
-    after which nothing new is left at ``path``, :class:`CheckpointError` from the source, and
-    :class:`InternalError` for a plan that the runtime would refuse.
+    told of each piece of a weight that was written; ``times`` is asked last. Raises
+    :class:`PackError`, after which nothing new is left at ``path``, :class:`CheckpointError` from
+    the source, and :class:`InternalError` for a plan that the runtime would refuse.
     """
     path = Path(path)
     check_destination(path, force)
@@ -165,8 +177,7 @@ class _Packer:
         self.source = source
         self.chunk_bytes = chunk_bytes
         self.progress = progress
-        self.done = 0
-        self.total = sum(weight.bytes for weight in weights)
+        self.at = PackProgress("", 0, len(weights), 0, sum(weight.bytes for weight in weights))
 
     def write(
         self, root: Path, files: dict[str, FileEntry], shards: Sequence[Sequence[TensorSpec]]
@@ -178,11 +189,12 @@ class _Packer:
             files[name] = FileEntry(file.sha256, file.size)
 
     def _stream(self, spec: TensorSpec) -> Iterator[Tensor]:
+        self.at = replace(self.at, tensor=spec.name, number=self.at.number + 1)
         return stream_weight(self.weights[spec.name], self.source, self.chunk_bytes)
 
     def _advance(self, written: int) -> None:
-        self.done += written
-        self.progress(self.done, self.total)
+        self.at = replace(self.at, done=self.at.done + written)
+        self.progress(self.at)
 
 
 def _shard_name(number: int, count: int) -> str:

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from glmc.cli.clock import Timed, elapsed
 from glmc.cli.if_changed import is_up_to_date
 from glmc.cli.say import console, say
+from glmc.cli.stages import importing, is_silent
 from glmc.config import CompileOptions
 from glmc.errors import UsageError
 from glmc.pipeline.names import require_passes
 from glmc.presets.names import require_model
 from glmc_runtime.command.units import bytes_text
-
-if TYPE_CHECKING:
-    from glmc.cli.progress import Bar
 
 
 def compile_command(
@@ -74,7 +70,11 @@ def compile_command(
         bool, typer.Option("--verify", help="Prove each pass, and the plan, on real tensors.")
     ] = False,
     passes_off: Annotated[
-        list[str] | None, typer.Option(help="Leave this pass out; repeatable.")
+        list[str] | None,
+        typer.Option(
+            help="Leave this pass out; repeatable. What nothing else computes, such as moe_gate, "
+            "can't be left out."
+        ),
     ] = None,
     passes_on: Annotated[
         list[str] | None,
@@ -142,14 +142,18 @@ def compile_command(
             )
         if is_up_to_date(model, path, options, report=report, as_json=as_json):
             return
-    from glmc.check.verify.proof import Proof
-    from glmc.cli.tables import calls_table, passes_table, phases_table, summary_lines
-    from glmc.compiler import compile_job
-    from glmc.job import read_job
-    from glmc.observe.dump.dumper import Dumper
-    from glmc.observe.dump.options import DumpOptions
-    from glmc.pipeline.events import Observers
+    silent = is_silent(as_json)
+    with importing(silent=silent):
+        from glmc.check.verify.proof import Proof
+        from glmc.cli.progress import shown_progress
+        from glmc.cli.tables import calls_table, passes_table, phases_table, summary_lines
+        from glmc.compiler import compile_job
+        from glmc.job import read_job
+        from glmc.observe.dump.dumper import Dumper
+        from glmc.observe.dump.options import DumpOptions
+        from glmc.pipeline.events import NOBODY, Observers
 
+    imports = elapsed()
     job = read_job(model, options)
     dumps = DumpOptions(
         directory=dump,
@@ -164,9 +168,10 @@ def compile_command(
         passes=tuple(each.name for each in job.selection.passes),
     )
     dumper = Dumper(dumps)
-    proof = (Proof(job, dumper.verdicts, _tell),) if verify else ()
-    with _progress(quiet=as_json) as bar, dumper:
-        result = compile_job(job, path, Observers(bar, *proof, dumper)).to_json()
+    proof = Timed(Proof(job, dumper.verdicts, _tell) if verify else NOBODY)
+    dumping = Timed(dumper)
+    with shown_progress(silent=silent, verify=verify) as progress, dumper:
+        result = compile_job(job, path, Observers(progress, proof, dumping)).to_json()
     for remark in dumper.remarks:
         say(f"dump: {remark}", err=True)
     if as_json:
@@ -177,7 +182,11 @@ def compile_command(
         out.print(passes_table(result))
         out.print(calls_table(result))
     out.print(phases_table(result))
-    for line in summary_lines(result, path):
+    took = {"imports": imports, "compile": 0.0}
+    took |= {"proof": proof.seconds} if verify else {}
+    took |= {"dump": dumping.seconds} if dump is not None else {}
+    took["writing" if no_weights else "packing"] = result["seconds"]["write"]
+    for line in summary_lines(result, path, took):
         out.print(line, highlight=False, soft_wrap=True)
     out.print(_needs(path), highlight=False, soft_wrap=True)
 
@@ -197,7 +206,8 @@ def _needs(path: Path) -> str:
 
 def _tell(name: str, text: str) -> None:
     """A line for each verdict; on stderr, as it is no result."""
-    say(f"verify {name:<16} {text}", err=True)
+    if not is_silent(as_json=False):
+        say(f"verify {name:<16} {text}", err=True)
 
 
 def default_output(model: str, target: str) -> Path:
@@ -216,22 +226,3 @@ def _numbers(flag: str, text: str) -> tuple[int, ...]:
             found=repr(text),
             remedy=f"{flag} 1,2,4",
         ) from error
-
-
-@contextmanager
-def _progress(*, quiet: bool) -> Iterator[Bar]:
-    """A progress bar per stage on stderr; nothing when it is no terminal or ``quiet``."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    from glmc.cli.progress import Bar
-
-    columns = (
-        TextColumn("{task.description:<16}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TimeElapsedColumn(),
-    )
-    shown = not quiet and sys.stderr.isatty()
-    with Progress(*columns, console=Console(stderr=True), disable=not shown) as progress:
-        yield Bar(progress)

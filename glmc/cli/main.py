@@ -6,11 +6,13 @@ import os
 import sys
 from collections.abc import Sequence
 
+from glmc.cli.clock import begin
 from glmc_runtime.command.ending import unwound_when_ended
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status: 0, 1 for our faults, 2 for a request's."""
+    begin(of_process=arguments is None)
     with unwound_when_ended():
         try:
             return _main(list(sys.argv[1:] if arguments is None else arguments))

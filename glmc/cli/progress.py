@@ -1,30 +1,144 @@
-"""The bars of a compile: one for its stages, one for the weights that are written."""
+"""How far a compile is, on stderr: bars on a terminal, a line for each stage elsewhere."""
 
 from __future__ import annotations
 
-from rich.progress import Progress, TaskID
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from glmc.compiler import STAGES
-from glmc.pipeline.events import Event, StageBegun, StageEnded, StageProgress
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.text import Text
+
+from glmc.cli.stages import stage_line
+from glmc.compiler import STAGES, WEIGHTS
+from glmc.job import Job
+from glmc.observe.events import JobBegun, PlanMade, WeightsPacked
+from glmc.passes import specialise
+from glmc.passes.kv_cache import NAME as PAGING
+from glmc.pipeline.events import (
+    NOBODY,
+    Event,
+    Observer,
+    PassBegun,
+    StageBegun,
+    StageEnded,
+    StepDone,
+)
+from glmc_runtime.command.units import bytes_text, seconds_text
+
+PASSES = "passes"
 
 
-class Bar:
-    """Hears a compile and moves the bars."""
+@contextmanager
+def shown_progress(*, silent: bool, verify: bool) -> Iterator[Observer]:
+    """The observer that shows a compile."""
+    if silent:
+        yield NOBODY
+    elif not sys.stderr.isatty():
+        yield StageLines()
+    else:
+        columns = (
+            TextColumn("{task.description:<32}"),
+            BarColumn(),
+            Amount(),
+            TimeElapsedColumn(),
+        )
+        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+            yield Bars(progress, verify)
 
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._tasks: dict[str, TaskID] = {}
+
+class StageLines:
+    """A line when a stage begins, with the time on the clock: a log that ends shows where."""
+
+    def __init__(self) -> None:
+        self._words: dict[str, str] = {}
 
     def observe(self, event: Event) -> None:
         match event:
-            case StageBegun(name) if name in STAGES:
-                self._show("compiling", STAGES.index(name), len(STAGES))
-            case StageEnded(name) if name in STAGES:
-                self._show("compiling", STAGES.index(name) + 1, len(STAGES))
-            case StageProgress(_, done, total):
-                self._show("writing weights", done, total)
+            case JobBegun(job):
+                self._words["capture"] = f"capture of {job.source.shape.layers} layers"
+                self._words[PASSES] = f"{len(pass_names(job))} passes"
+            case PlanMade(compiled):
+                weights = compiled.weights.values()
+                size = bytes_text(sum(weight.bytes for weight in weights))
+                packing = f"packing of {len(weights):,} tensors, {size}"
+                without = compiled.job.weights is None
+                self._words[WEIGHTS] = "writing, without weights" if without else packing
+            case StageBegun(name):
+                stage_line(self._words.get(name, name))
 
-    def _show(self, kind: str, done: int, total: int) -> None:
-        if kind not in self._tasks:
-            self._tasks[kind] = self._progress.add_task(kind, total=total)
-        self._progress.update(self._tasks[kind], completed=done, total=total)
+
+class Bars:
+    """Two bars: the steps up to a plan, named, and the weights. With ``verify`` a step is proved
+    after it was done."""
+
+    def __init__(self, progress: Progress, verify: bool) -> None:
+        self._progress, self._verify = progress, verify
+        self._steps = progress.add_task("reading", total=None)
+        self._weights: TaskID | None = None
+        self._passes: list[str] = []
+
+    def observe(self, event: Event) -> None:
+        match event:
+            case JobBegun(job):
+                self._passes = pass_names(job)
+                total = len(STAGES) - 1 + len(self._passes)
+                self._name("proof: a compile in float32" if self._verify else "reading")
+                self._progress.update(self._steps, total=total)
+            case StageBegun(name) if name in STAGES and name != PASSES:
+                self._name(name)
+            case PassBegun(name):
+                number = self._passes.index(name) + 1
+                self._name(f"pass {number} of {len(self._passes)} {name}")
+            case StepDone(name):
+                self._step_done(name)
+            case StageEnded(name) if name in STAGES and name != PASSES:
+                self._progress.advance(self._steps)
+            case PlanMade() if self._verify:
+                self._name("proof: the plan is replayed")
+            case StageBegun(name) if name == WEIGHTS:
+                self._name("writing")
+            case WeightsPacked(at):
+                self._packed(f"tensor {at.number:,} of {at.count:,}", at.done, at.total)
+
+    def _name(self, text: str) -> None:
+        self._progress.update(self._steps, description=text)
+
+    def _step_done(self, name: str) -> None:
+        if self._verify:
+            self._name(f"proof of {name}")
+        if name in self._passes or name == specialise.PHASE_NAMES[-1]:
+            self._progress.advance(self._steps)
+
+    def _packed(self, text: str, done: int, total: int) -> None:
+        if self._weights is None:
+            self._weights = self._progress.add_task(text, total=total, bytes=True)
+        self._progress.update(self._weights, description=text, completed=done)
+
+
+class Amount(ProgressColumn):
+    """Bytes, bytes a second and the time left; of what is not bytes the steps."""
+
+    def render(self, task: Task) -> Text:
+        if not task.fields.get("bytes"):
+            return Text("" if task.total is None else f"{task.completed:.0f} of {task.total:.0f}")
+        words = [f"{bytes_text(task.completed)} of {bytes_text(task.total or 0)}"]
+        if task.speed:
+            words.append(f"{bytes_text(task.speed)}/s")
+        if task.time_remaining is not None:
+            words.append(f"{seconds_text(task.time_remaining)} left")
+        return Text(", ".join(words))
+
+
+def pass_names(job: Job) -> list[str]:
+    """What runs between capture and lowering, in order."""
+    return [*(each.name for each in job.selection.passes), PAGING, specialise.NAME]

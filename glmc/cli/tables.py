@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
+from glmc.cli.clock import elapsed, parts_text
 from glmc_runtime.command.units import bytes_text, count_text, seconds_text
 from glmc_runtime.format.phases import DECODE
 
@@ -135,8 +136,8 @@ def phases_table(report: Report) -> Table:
     return table
 
 
-def summary_lines(report: Report, path: Path) -> Iterator[str]:
-    """What was compiled, the remarks of the target, and what it took."""
+def summary_lines(report: Report, path: Path, took: dict[str, float]) -> Iterator[str]:
+    """What was compiled, the remarks of the target, and what it took, part by part."""
     model, options = report["model"], report["options"]
     profile = f", ABI profile {options['abi_profile']}" if options["abi_profile"] else ""
     yield (
@@ -158,6 +159,6 @@ def summary_lines(report: Report, path: Path) -> Iterator[str]:
     missing = sum(len(row["near_misses"]) for row in report["passes"])
     if missing:
         yield f"{missing} near misses; see 'glmc inspect {path}'"
-    seconds = sum(report["seconds"].values())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    yield f"{path} written in {seconds:.1f} s, peak memory {bytes_text(peak)}"
+    times = parts_text(elapsed(), took, rest="compile")
+    yield f"{path} written in {times}; peak memory {bytes_text(peak)}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from glmc.artifact.inputs import Inputs
+from glmc.artifact.writer import PackProgress
 from glmc.compiled import Compiled
 from glmc.job import Job
 from glmc.observe.history.record import History
@@ -35,3 +36,10 @@ class Planned(Event):
 
     compiled: Compiled
     history: History | None = None
+
+
+@dataclass(frozen=True)
+class WeightsPacked(Event):
+    """A piece of a weight was written into the artifact."""
+
+    progress: PackProgress

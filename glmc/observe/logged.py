@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 
+from glmc.artifact.writer import PackProgress
 from glmc.compiled import Compiled
 from glmc.ir.program import Program
-from glmc.observe.events import PlanMade
+from glmc.observe.events import PlanMade, WeightsPacked
 from glmc.pipeline.events import Event, StageEnded, StepDone
 from glmc.pipeline.records import PassRecord
 from glmc_runtime.command.units import bytes_text, seconds_text
@@ -14,10 +15,14 @@ from glmc_runtime.command.units import bytes_text, seconds_text
 _CAPTURE = logging.getLogger("glmc.capture")
 _PASSES = logging.getLogger("glmc.passes")
 _LOWERING = logging.getLogger("glmc.lowering")
+_WEIGHTS = logging.getLogger("glmc.weights")
 
 
 class Logged:
     """Hears a compile and logs it, each part to the logger of its artifact."""
+
+    def __init__(self) -> None:
+        self._packed: PackProgress | None = None
 
     def observe(self, event: Event) -> None:
         match event:
@@ -27,11 +32,21 @@ class Logged:
                 _log_capture(program)
             case PlanMade(compiled):
                 _log_plans(compiled)
+            case WeightsPacked(progress):
+                self._log_tensor(progress)
+            case StageEnded("weights", seconds) if self._packed is not None:
+                count, size = self._packed.count, bytes_text(self._packed.total)
+                _WEIGHTS.info("%d tensors, %s, packed in %s", count, size, seconds_text(seconds))
             case StageEnded(name, seconds):
                 _LOGGERS.get(name, _LOWERING).debug("%s took %s", name, seconds_text(seconds))
 
+    def _log_tensor(self, progress: PackProgress) -> None:
+        if self._packed is None or self._packed.number != progress.number:
+            _WEIGHTS.debug("%d of %d: %s", progress.number, progress.count, progress.tensor)
+        self._packed = progress
 
-_LOGGERS = {"capture": _CAPTURE, "passes": _PASSES, "weights": logging.getLogger("glmc.weights")}
+
+_LOGGERS = {"capture": _CAPTURE, "passes": _PASSES, "weights": _WEIGHTS}
 
 
 def _log_capture(program: Program) -> None:

@@ -25,20 +25,18 @@ class StageBegun(Event):
 
 
 @dataclass(frozen=True)
-class StageProgress(Event):
-    """How far a stage is that can say so."""
-
-    name: str
-    done: int
-    total: int
-
-
-@dataclass(frozen=True)
 class StageEnded(Event):
     """A stage has done its work; one that raises never ends."""
 
     name: str
     seconds: float
+
+
+@dataclass(frozen=True)
+class PassBegun(Event):
+    """A pass begins; it ends with the StepDone of its name, or of the phases that it makes."""
+
+    name: str
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from glmc.passes import specialise
 from glmc.passes.base import Pass, match_at
 from glmc.passes.kv_cache import KvCache
 from glmc.pipeline import stages
-from glmc.pipeline.events import NOBODY, Observer, StepDone
+from glmc.pipeline.events import NOBODY, Observer, PassBegun, StepDone
 from glmc.pipeline.extensions import require_references, targets_of
 from glmc.pipeline.legal import require_legal
 from glmc.pipeline.records import PassRecord, Phases
@@ -59,6 +59,7 @@ def fuse(
         if here not in ran:
             require_legal(program, tuple(ran))
             ran[here] = None
+        observer.observe(PassBegun(each.name))
         records.append(run_pass(each, program))
         observer.observe(StepDone(each.name, here.name, program, records[-1]))
     require_legal(program, tuple(ran))
@@ -72,9 +73,11 @@ def to_paged(
     observer: Observer = NOBODY,
 ) -> Phases:
     """From the fused program to all phases; raises LoweringError for what can't be paged."""
+    observer.observe(PassBegun(KvCache.name))
     records = [*fused, run_pass(KvCache(block_size), program)]
     observer.observe(StepDone(KvCache.name, PAGE.name, program, records[-1]))
     require_legal(program, (PAGE,))
+    observer.observe(PassBegun(specialise.NAME))
     start = time.perf_counter()
     programs = {key: make(program) for key, make in specialise.PHASES.items()}
     result = specialise.require_same(program, programs)

@@ -16,6 +16,7 @@ import torch
 
 import glmc_runtime
 from glmc.artifact import writer
+from glmc.artifact.writer import PackProgress
 from glmc.errors import CheckpointError, PackError
 from glmc_runtime.errors import ArtifactError
 from glmc_runtime.format import artifact_files
@@ -63,12 +64,15 @@ def test_two_writes_are_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_progress_ends_at_the_total(tmp_path: Path) -> None:
-    seen: list[tuple[int, int]] = []
-    write(tmp_path / "toy", progress=lambda done, total: seen.append((done, total)))
-    total = sum(weight.bytes for weight in ToyWeights().weights())
-    assert [done for done, _ in seen] == sorted({done for done, _ in seen})
-    assert {whole for _, whole in seen} == {total}
-    assert seen[-1][0] == total
+    seen: list[PackProgress] = []
+    write(tmp_path / "toy", progress=seen.append)
+    weights = ToyWeights().weights()
+    total = sum(weight.bytes for weight in weights)
+    assert [at.done for at in seen] == sorted({at.done for at in seen})
+    assert {(at.total, at.count) for at in seen} == {(total, len(weights))}
+    assert seen[-1].done == total
+    assert list(dict.fromkeys(at.number for at in seen)) == list(range(1, len(weights) + 1))
+    assert {at.tensor for at in seen} == {weight.name for weight in weights}
 
 
 def test_without_weights(tmp_path: Path) -> None:
@@ -135,7 +139,7 @@ def test_an_artifact_is_replaced_with_force_only(tmp_path: Path) -> None:
 def test_what_appears_while_packing_is_never_overwritten(tmp_path: Path, force: bool) -> None:
     path = tmp_path / "toy"
 
-    def appear(done: int, total: int) -> None:
+    def appear(progress: PackProgress) -> None:
         path.mkdir(exist_ok=True)
         (path / "thesis.txt").write_text("mine")
 

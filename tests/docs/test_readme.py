@@ -7,6 +7,7 @@ is compared with the Makefile. A checkpoint that is not there is replaced by mod
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import shlex
@@ -25,6 +26,8 @@ from glmc.presets.catalog import preset_names
 from glmc_runtime.cli import main as glmc_runtime
 from tests.docs.environments import make_environment
 from tests.docs.markdown import ROOT, blocks, section, table_rows
+from tests.docs.test_numbers import COUNTS, of_report
+from tests.support.cases import give_cases
 
 pytestmark = pytest.mark.usefixtures("shared_captures")
 PAGE = ROOT / "README.md"
@@ -40,7 +43,7 @@ _VARYING = (
 
 @dataclass(frozen=True)
 class Shown:
-    """A command of the page and the lines of output below it."""
+    """A command of the page, without a remark after it, and the lines of output below it."""
 
     command: str
     output: tuple[str, ...]
@@ -53,7 +56,7 @@ def shown() -> Iterator[Shown]:
             if line.startswith("$ "):
                 if command:
                     yield Shown(command, tuple(output))
-                command, output = line[2:], []
+                command, output = line[2:].partition("  #")[0].rstrip(), []
             else:
                 output.append(line)
 
@@ -120,13 +123,23 @@ def run_here(command: str) -> tuple[int, str]:
 
 
 @pytest.fixture(scope="module")
-def outputs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tuple[int, str]]]:
-    """Every command of the page that can run here, in the page's order, each once."""
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the commands are run."""
     folder = tmp_path_factory.mktemp("readme")
     (folder / "models").symlink_to(ROOT / "models")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def outputs(folder: Path) -> Iterator[dict[str, tuple[int, str]]]:
+    """Every command of the page that can run here, in the page's order, each once.
+
+    Proofs take two of their inputs: that they hold on all is for the tests of the proofs.
+    """
     done: dict[str, tuple[int, str]] = {}
     with pytest.MonkeyPatch.context() as patch, chdir(folder):
         patch.setenv("COLUMNS", "200")
+        give_cases(patch, "one token", "all scores equal")
         for command in dict.fromkeys(each.command for each in RUN):
             if command != "make demo":
                 done[command] = run_here(command)
@@ -143,6 +156,13 @@ def test_the_command_does_what_is_shown(each: Shown, outputs: dict[str, tuple[in
     assert status == 0, output
     assert output.strip()
     assert lacking(each.output, output) == [], output
+
+
+@pytest.mark.usefixtures("outputs")
+def test_the_plan_of_the_page_has_the_counts_of_the_page_of_numbers(folder: Path) -> None:
+    report = json.loads((folder / "glm-4.6.plan" / "report.json").read_text())
+    (row,) = [row for row in COUNTS if row[0] == report["model"]["name"]]
+    assert [int(cell) for cell in row[1:]] == of_report(report)
 
 
 def test_the_python_of_the_page_runs(outputs: dict[str, tuple[int, str]]) -> None:

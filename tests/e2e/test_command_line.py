@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import time
 from contextlib import redirect_stderr, redirect_stdout
@@ -95,7 +96,11 @@ def test_compile_report_is_text(tmp_path: Path, run: Command) -> None:
     assert done.status == 0
     for word in ("rms_norm", "attention", "kernel calls", "tiny-dense", "written in", "'glmc fit "):
         assert word in done.out, word
-    assert done.err == ""
+    stages = [line.partition(" s  ")[2] for line in done.err.splitlines()]
+    assert stages[0].startswith("importing ") and stages[1].startswith("capture of ")
+    assert stages[2:5] == ["15 passes", "lower prefill", "lower decode"]
+    assert stages[5].startswith("packing of ") and len(stages) == 6
+    assert re.search(r"written in .* s: .*compile .*, packing .*; peak memory", done.out)
     assert run("run", path, "--prompt", PROMPT, "--max-new-tokens", "4").status == 0
 
 

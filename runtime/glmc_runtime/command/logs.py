@@ -12,9 +12,9 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from types import MappingProxyType
 
+from glmc_runtime.command.nearest import did_you_mean
 from glmc_runtime.printable import printable_lines
 
 VARIABLE = "GLMC_LOGS"
@@ -107,8 +107,7 @@ def help_text() -> str:
 
 
 def _unknown(name: str) -> str:
-    near = get_close_matches(name, ARTIFACTS, 1)
-    meant = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(ARTIFACTS)}"
+    meant = did_you_mean(name, ARTIFACTS) or f"there are {', '.join(ARTIFACTS)}"
     return f"{VARIABLE} names no artifact '{name}': {meant}"
 
 

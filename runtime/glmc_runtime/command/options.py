@@ -67,9 +67,9 @@ ARTIFACT_HELP = "Directory written by glmc compile."
 # Options of every command, before its name or after it.
 COMMON = (
     Option(
-        "--verbose", "Say more on stderr; twice for details.", int, short="-v", counted=True,
-        default=0, group="Common",
+        "--verbose", "Log what is done; twice for details. GLMC_LOGS=help lists the parts.", int,
+        short="-v", counted=True, default=0, group="Common",
     ),
-    Option("--quiet", "Say errors only.", bool, short="-q", default=False, group="Common"),
+    Option("--quiet", "No progress, errors only.", bool, short="-q", default=False, group="Common"),
     Option("--debug", "Show the traceback of an error.", bool, default=False, group="Common"),
 )  # fmt: skip

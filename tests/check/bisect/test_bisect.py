@@ -17,8 +17,6 @@ from glmc.check.bisect import bisect as bisection
 from glmc.check.bisect import replayed
 from glmc.check.bisect.bisect import MARKER, bisect
 from glmc.check.bisect.finding import BisectResult
-from glmc.check.verify.cases import Case
-from glmc.check.verify.scope import model_cases
 from glmc.compiled import Compiled
 from glmc.config import CompileOptions
 from glmc.errors import MatchCountError
@@ -29,6 +27,7 @@ from glmc.pipeline import stages as pipeline
 from glmc.presets.catalog import ModelSource, load_config
 from glmc_runtime.errors import CapacityError
 from tests.sabotage import SABOTAGES, sabotaged, with_wrong_constant
+from tests.support.cases import give_cases
 from tests.support.checkpoints import tiny_checkpoint
 
 pytestmark = pytest.mark.usefixtures("shared_captures")
@@ -46,15 +45,6 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> ModelSource:
 @pytest.fixture(autouse=True)
 def _few_cases(monkeypatch: pytest.MonkeyPatch) -> None:
     give_cases(monkeypatch, *ENOUGH)
-
-
-def give_cases(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
-    """Only these inputs, which is quick; a crash needs none."""
-
-    def few(source: ModelSource) -> tuple[Case, ...]:
-        return tuple(case for case in model_cases(source) if case.name in names)
-
-    monkeypatch.setattr(bisection, "model_cases", few)
 
 
 def run_here(text: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
