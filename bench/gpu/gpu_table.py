@@ -45,8 +45,8 @@ def merged(runs: Iterable[dict[str, Any]]) -> dict[str, dict[tuple[Any, ...], It
 
 
 def sections(runs: list[dict[str, Any]]) -> list[Section]:
-    """Everything that was measured and checked."""
-    tables = [_machines(runs)]
+    """Everything that was measured and checked, and last the runs that did."""
+    tables: list[Section] = []
     for device, items in merged(runs).items():
         suffix = f", {device}"
         for section in (
@@ -61,8 +61,7 @@ def sections(runs: list[dict[str, Any]]) -> list[Section]:
                 tables.append(
                     Section(section.title + suffix, section.columns, section.rows, section.note)
                 )
-    tables.append(_checks(runs))
-    return tables
+    return [*tables, _checks(runs), _machines(runs)]
 
 
 def _machines(runs: list[dict[str, Any]]) -> Section:
