@@ -8,6 +8,7 @@ from glmc.artifact.writer import PackProgress
 from glmc.compiled import Compiled
 from glmc.ir.program import Program
 from glmc.observe.events import PlanMade, WeightsPacked
+from glmc.passes import specialise
 from glmc.pipeline.events import Event, StageEnded, StepDone
 from glmc.pipeline.records import PassRecord
 from glmc_runtime.command.units import bytes_text, seconds_text
@@ -30,6 +31,10 @@ class Logged:
                 _log_pass(record)
             case StepDone("capture", program=program):
                 _log_capture(program)
+            case StepDone(phase, program=program):
+                _PASSES.info(
+                    "%s made %s: %d nodes", specialise.NAME, phase, len(program.graph.nodes)
+                )
             case PlanMade(compiled):
                 _log_plans(compiled)
             case WeightsPacked(progress):

@@ -90,18 +90,31 @@ def test_a_second_compile_of_the_same_does_nothing(
     assert run(*text).status == 2
 
 
-def test_compile_report_is_text(tmp_path: Path, run: Command) -> None:
+def test_compile_report_is_text(
+    tmp_path: Path, run: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "dense"
+    monkeypatch.setenv("GLMC_LOGS", "passes")
     done = run("compile", DENSE, "-o", path, "--report", *SMALL)
     assert done.status == 0
     for word in ("rms_norm", "attention", "kernel calls", "tiny-dense", "written in", "'glmc fit "):
         assert word in done.out, word
-    stages = [line.partition(" s  ")[2] for line in done.err.splitlines()]
+    logged = [line for line in done.err.splitlines() if line.startswith("glmc[passes]: ")]
+    assert len(logged) == 16  # the last pass makes two phases
+    shown = (ROOT / "docs" / "logging.md").read_text().splitlines()
+    for line in (line for line in shown if line.startswith("glmc[passes]: ")):
+        assert _without_time(line) in map(_without_time, logged)
+    others = [line for line in done.err.splitlines() if line not in logged]
+    stages = [line.partition(" s  ")[2] for line in others]
     assert stages[0].startswith("importing ") and stages[1].startswith("capture of ")
     assert stages[2:5] == ["15 passes", "lower prefill", "lower decode"]
     assert stages[5].startswith("packing of ") and len(stages) == 6
     assert re.search(r"written in .* s: .*compile .*, packing .*; peak memory", done.out)
     assert run("run", path, "--prompt", PROMPT, "--max-new-tokens", "4").status == 0
+
+
+def _without_time(line: str) -> str:
+    return re.sub(r"\d+ ms$|[\d.]+ s$", "", line)
 
 
 def test_run_json_says_that_it_is_emulated(compiled: tuple[Path, Outcome], run: Command) -> None:

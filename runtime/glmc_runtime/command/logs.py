@@ -26,7 +26,7 @@ ARTIFACTS: Mapping[str, str] = MappingProxyType(
         "passes": "each pass: matches, nodes, time; +passes: each near miss with its reason",
         "lowering": "each phase: kernel calls, memory; +lowering: each kernel with its count",
         "weights": "weights packed and loaded; +weights: each tensor",
-        "verify": "the verdict of each proof",
+        "verify": "torch.compile with verify: how far off the first call of a graph was",
         "fusions": "torch.compile: the passes that matched, graph by graph",
         "graph_breaks": "torch.compile: where Dynamo ended a graph, and why",
         "recompiles": "torch.compile: code that is compiled again, and the guard that failed",
