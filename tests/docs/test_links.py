@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,18 @@ _CODE = re.compile(r"`[^`]*`")
 _ELSEWHERE = re.compile(r"^[a-z]+:")
 # A slash that begins a word of at least two parts, or a drive letter.
 _LOCAL_PATH = re.compile(r"(?<![\w.~:/<>)*}$-])/[A-Za-z_][\w.-]*/\w|\b[A-Z]:\\\w")
+# A module, or a place below a folder of this repository; what is written like a pattern is none.
+_FILE = re.compile(
+    r"`((?:bench|docs|glmc|models|runtime|tests|tools|tuning)/[\w./-]*\w|[a-z][\w/]*\.py)/?`"
+)
+# Files that commands write, and those of the packages that pages show.
+_MADE = {
+    "repro.py",
+    "acme_kernels.py",
+    "acme_target.py",
+    "swiglu_linear.py",
+    "test_swiglu_linear.py",
+}
 FILES = markdown_files()
 
 
@@ -45,6 +59,30 @@ def broken(path: Path) -> list[str]:
     return found
 
 
+@cache
+def tracked() -> tuple[str, ...]:
+    """Every file of the repository, and every folder."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    files = [name for name in listed.stdout.splitlines() if (ROOT / name).is_file()]
+    folders = {folder.as_posix() for name in files for folder in Path(name).parents}
+    return (*files, *sorted(folders))
+
+
+def gone(path: Path) -> list[str]:
+    """Files of this repository that a page names and that are not there; the first folders of a
+    path may be left out."""
+    text = "\n".join(line for _, line in prose(path))
+    names = [
+        name
+        for name in dict.fromkeys(_FILE.findall(text))
+        if name not in _MADE and "NAME" not in name
+    ]
+    return [
+        name for name in names if not any(f"/{file}".endswith(f"/{name}") for file in tracked())
+    ]
+
+
 def overlong(path: Path) -> list[int]:
     """Lines of prose that are too long; tables and code are not prose."""
     return [
@@ -65,6 +103,11 @@ def test_the_documents_are_found() -> None:
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_links_resolve(path: Path) -> None:
     assert broken(path) == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_files_that_the_page_names_are_there(path: Path) -> None:
+    assert gone(path) == []
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
@@ -94,6 +137,9 @@ def test_the_checks_can_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     )
     assert broken(page) == ["gone.md", "#gone", "../x.md"]
     assert overlong(page) == [3]
+    page.write_text("`glmc/compiler.py`, `compiler.py`, `glmc/gone.py`, `glmc/ir/`, `glmc/gone`\n")
+    monkeypatch.undo()
+    assert gone(page) == ["glmc/gone.py", "glmc/gone"]
     texts = (
         "see /data/models/a",
         "`/var/x`",
