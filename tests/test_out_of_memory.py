@@ -116,7 +116,7 @@ def test_the_commands_of_the_runtime_have_none_either(
     def short(*given: object, **named: object) -> None:
         raise RuntimeError("can't allocate memory")
 
-    monkeypatch.setattr("glmc_runtime.cli.run.load", short)
+    monkeypatch.setattr("glmc_runtime.cli.sessions.load", short)
     for command, name in ((runtime_main, "glmc-runtime"), (main, "glmc")):
         assert command(["run", str(tmp_path), "--token-ids", "1"]) == 2
         said = capsys.readouterr().err

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from glmc_runtime.cli.commands import DOCTOR, FIT, RUN
+from glmc_runtime.cli.commands import CHAT, DOCTOR, FIT, RUN
 
 MAKE, USE, LOOK = "Compile", "Run", "Understand"
 OF_RUNTIME = "glmc.cli.runtime_commands"
@@ -52,6 +52,7 @@ ROWS = (
         "glmc.cli.presets_command:presets_command",
     ),
     Row("run", USE, RUN.summary, f"{OF_RUNTIME}:run"),
+    Row("chat", USE, CHAT.summary, f"{OF_RUNTIME}:chat"),
     Row("doctor", USE, DOCTOR.summary, f"{OF_RUNTIME}:doctor"),
     Row(
         "inspect",

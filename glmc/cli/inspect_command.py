@@ -60,7 +60,7 @@ def inspect_command(
         )
     if node is not None or why_not is not None or page is not None:
         if why_not is None:
-            require_directory(Path(artifact))
+            require_directory(artifact)
         from glmc.cli.inspect_history import HistoryQuestion, inspect_history
 
         inspect_history(HistoryQuestion(artifact, layer, node, why_not, page), as_json=as_json)

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from glmc.cli.clock import begin
-from glmc_runtime.command.ending import unwound_when_ended
+from glmc_runtime.command.ending import say_stopped, unwound_when_ended
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -17,8 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             return _main(list(sys.argv[1:] if arguments is None else arguments))
         except KeyboardInterrupt as stop:  # also while modules are imported
-            print(f"glmc: {stop or 'stopped'}", file=sys.stderr)
-            return 130
+            return say_stopped("glmc", stop)
 
 
 def _main(words: list[str]) -> int:

@@ -52,4 +52,6 @@ def parameter_of(option: Option) -> Parameter:
     )
 
 
-run, doctor = function_of(COMMANDS["run"]), function_of(COMMANDS["doctor"])
+run = function_of(COMMANDS["run"])
+chat = function_of(COMMANDS["chat"])
+doctor = function_of(COMMANDS["doctor"])

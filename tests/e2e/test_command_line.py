@@ -145,11 +145,15 @@ def test_run_chat_goes_through_the_template(tmp_path: Path, run: Command) -> Non
     assert [completion["tokens"]] == greedy(load_eager(DENSE, torch.float32), [ids], 8)
 
 
-def test_run_text_says_that_it_is_emulated(compiled: tuple[Path, Outcome], run: Command) -> None:
-    done = run("run", compiled[0], "--emulate", "--prompt", PROMPT, "--max-new-tokens", "4")
+def test_the_text_is_alone_on_stdout_and_stderr_says_that_it_is_emulated(
+    compiled: tuple[Path, Outcome], run: Command
+) -> None:
+    arguments = ("--emulate", "--prompt", PROMPT, "--max-new-tokens", "4", "--ignore-eos")
+    done = run("run", compiled[0], *arguments)
     assert done.status == 0
-    assert done.out.startswith("[emulated")
-    assert "(emulated)" in done.err
+    (completion,) = json.loads(run("run", compiled[0], *arguments, "--json").out)["completions"]
+    assert done.out == completion["text"] + "\n"
+    assert "(emulated); stopped: length of 4" in done.err
 
 
 def test_inspect(compiled: tuple[Path, Outcome], run: Command) -> None:

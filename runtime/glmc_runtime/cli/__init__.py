@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from glmc_runtime.command.ending import unwound_when_ended
+from glmc_runtime.command.ending import say_stopped, unwound_when_ended
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -14,8 +14,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             return _main(sys.argv[1:] if arguments is None else arguments)
         except KeyboardInterrupt as stop:  # also while modules are imported
-            print(f"glmc-runtime: {stop or 'stopped'}", file=sys.stderr)
-            return 130
+            return say_stopped("glmc-runtime", stop)
 
 
 def _main(words: Sequence[str]) -> int:

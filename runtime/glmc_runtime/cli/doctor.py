@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from types import SimpleNamespace
 
 from glmc_runtime.format.artifact_files import require_directory
@@ -13,7 +12,7 @@ from glmc_runtime.printable import printable_lines
 
 def doctor(options: SimpleNamespace) -> int:
     """Check; returns the exit status, 1 where a check failed."""
-    require_directory(Path(options.artifact))
+    require_directory(options.artifact)
     from glmc_runtime.doctor import examine
 
     with shown_progress(CHECKING) as progress:

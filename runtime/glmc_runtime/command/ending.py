@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -28,6 +29,44 @@ def unwound_when_ended() -> Iterator[None]:
     finally:
         for number in taken:
             signal.signal(number, signal.SIG_DFL)
+
+
+@contextmanager
+def stopped_saying(words: Callable[[], str]) -> Iterator[None]:
+    """Let a Ctrl-C in the block say what it left: the command line prints these words."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(words()) from stop
+
+
+def say_stopped(program: str, stop: KeyboardInterrupt) -> int:
+    """Say that a command was stopped, and return the status that a shell reports for Ctrl-C."""
+    start = "\n" if sys.stderr.isatty() else ""  # the terminal has written ^C
+    print(f"{start}{program}: {str(stop) or 'stopped'}", file=sys.stderr)
+    return 128 + signal.SIGINT
+
+
+@contextmanager
+def interrupt_noted() -> Iterator[Callable[[], bool]]:
+    """Within the block a first Ctrl-C is noted, for which the function asks; a second one raises
+    KeyboardInterrupt as ever. Elsewhere than in the main thread nothing is noted."""
+    noted = False
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal noted
+        if noted:
+            raise KeyboardInterrupt
+        noted = True
+
+    if not in_main_thread():
+        yield lambda: False
+        return
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: noted
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def in_main_thread() -> bool:

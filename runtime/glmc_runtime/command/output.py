@@ -39,6 +39,12 @@ def file_error(error: OSError) -> FileError:
     )
 
 
+def aside(text: str) -> None:
+    """Say what is no result on stderr, unless ``--quiet`` asks for errors only."""
+    if logging.getLogger("glmc_runtime").isEnabledFor(logging.WARNING):
+        print(printable_lines(text), file=sys.stderr)
+
+
 def generated(text: str) -> str:
     """What a model says, for stdout: exact in a file or a pipe, and on a terminal without the
     characters that a terminal obeys."""

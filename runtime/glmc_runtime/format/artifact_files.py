@@ -178,8 +178,9 @@ class _Below(Mapping[str, bytes]):
         return len(self._names)
 
 
-def require_directory(root: Path) -> None:
-    """Raise ArtifactError unless ``root`` is a directory."""
+def require_directory(path: str | Path) -> None:
+    """Raise ArtifactError unless it is a directory."""
+    root = Path(path)
     try:
         there = root.is_dir()
     except OSError as error:  # a path too long

@@ -49,7 +49,7 @@ class Chat:
     """What the flags say; raises :class:`RequestError` for flags that can't be right."""
 
     def __init__(self, options: SimpleNamespace) -> None:
-        self.asked: bool = options.chat
+        self.asked: bool = getattr(options, "chat", True)  # a conversation is one without asking
         self._system: str | None = options.system
         self._options: dict[str, Any] = dict(map(_variable, options.chat_variable or ()))
         if options.tools is not None:
@@ -66,8 +66,16 @@ class Chat:
         """The prompt, as the token ids of a chat where one was asked for."""
         if not self.asked:
             return prompt
-        system = [] if self._system is None else [{"role": "system", "content": self._system}]
-        return text.encode_chat([*system, {"role": "user", "content": prompt}], **self._options)
+        return self.encode(text, [*self.opening, {"role": "user", "content": prompt}])
+
+    @property
+    def opening(self) -> list[dict[str, str]]:
+        """The messages before the first of a user."""
+        return [] if self._system is None else [{"role": "system", "content": self._system}]
+
+    def encode(self, text: Text, messages: list[dict[str, str]]) -> list[int]:
+        """Token ids of a chat that asks for an answer."""
+        return text.encode_chat(messages, **self._options)
 
 
 def _variable(text: str) -> tuple[str, Any]:

@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 @dataclass(eq=False)
 class _Request:
     """One answer to a prompt. ``number`` orders all of them. ``others`` are further answers to the
-    same prompt; they begin, with its blocks, when it has been computed."""
+    same prompt; they begin, with its blocks, when it has been computed. ``keeps`` leaves the
+    sequence its blocks at the end."""
 
     number: int
     prompt: int
@@ -49,6 +50,7 @@ class _Request:
     text: TextStream
     stop: StopStrings | None
     others: list[_Request] = field(default_factory=list)
+    keeps: bool = False
     new_tokens: int = 0
     token: int = -1
     forked: bool = False
@@ -77,14 +79,20 @@ class Generation:
         # Called where others hold all blocks; says whether some may have come free since.
         self.wait: Callable[[], bool] = lambda: False
         self._count = self._prompts = 0
+        # For each prompt whose longest answer does not fit the context: the tokens that do.
+        self.fitting: dict[int, int] = {}
 
-    def add(self, sequence: Sequence, settings: Settings) -> None:
-        """Queue a request; raises :class:`CapacityError` when the cache can never hold it."""
+    def add(self, sequence: Sequence, settings: Settings, *, keeps: bool = False) -> None:
+        """Queue a request, whose sequence may be cached in part; with ``keeps`` its blocks stay its
+        own. Raises :class:`CapacityError` when the cache can never hold it."""
         engine, size = self._engine, self._engine.manifest.cache.block_size
         usable = engine.cache.allocator.usable
         if settings.length_of_file:  # it may say 128000, and the cache hold less
             room = max(1, usable * size - len(sequence) + 1)
             settings = replace(settings, max_new_tokens=min(settings.max_new_tokens, room))
+        fitting = engine.max_context - len(sequence) + 1
+        if settings.max_new_tokens > fitting and not settings.length_of_file:
+            self.fitting[self._prompts] = fitting
         longest = min(len(sequence) + settings.max_new_tokens - 1, engine.max_context)
         needed = blocks_for(longest, size)
         if needed > usable:
@@ -95,7 +103,7 @@ class Generation:
                 remedy="shorten the prompt, lower max_new_tokens, or load with more kv_blocks",
             )
         answers = [self._answer(choice, sequence, settings) for choice in range(settings.n)]
-        answers[0].others = answers[1:]
+        answers[0].others, answers[0].keeps = answers[1:], keeps
         self._waiting.append(answers[0])
         self._prompts += 1
 
@@ -141,7 +149,7 @@ class Generation:
         if steps is not None:
             steps.close()
         for request in (*self._running, *self._waiting):
-            self._engine.release(request.sequence)
+            self._let_go(request)
         self._running = []
         self._waiting.clear()
 
@@ -315,12 +323,16 @@ class Generation:
         forked, request.forked = request.forked, False
         if reason is not None:
             (self._waiting if forked else self._running).remove(request)
-            self._engine.release(request.sequence)
+            self._let_go(request)
             self._engine.statistics.finished[reason] += 1
         elif forked:
             request.sequence.tokens.append(token)  # computed when it is let in
         logprobs = request.sampler.logprobs
         return Event(request.prompt, token, text, reason, request.choice, why, logprobs)
+
+    def _let_go(self, request: _Request) -> None:
+        if not request.keeps:
+            self._engine.release(request.sequence)
 
     def _finish_reason(self, request: _Request) -> tuple[str | None, str | int | None]:
         if request.token in request.settings.ends:

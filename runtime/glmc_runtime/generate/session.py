@@ -10,10 +10,12 @@ from collections.abc import Sequence as ListLike
 from functools import partial
 from typing import Any
 
-from glmc_runtime.arguments import flag, integer, prompts_of
+from glmc_runtime.arguments import flag, integer, prompts_of, token_ids
 from glmc_runtime.engine.assemble import Machine
 from glmc_runtime.engine.engine import Engine
 from glmc_runtime.engine.sampling import SamplingParameters
+from glmc_runtime.engine.sequences import Sequence, sequence_of
+from glmc_runtime.errors import GlmcError, RequestError
 from glmc_runtime.generate.bad_words import spellings
 from glmc_runtime.generate.events import Completion
 from glmc_runtime.generate.generation import Generation
@@ -68,6 +70,43 @@ class Session(Engine):
             tokens = self.text.encode(prompt) if isinstance(prompt, str) else prompt
             sequence = self.sequence(tokens)
             generation.add(sequence, self._settings(own, defaults, len(sequence)))
+        return EventStream(generation, self._machine.exclusive)
+
+    def resume(
+        self,
+        sequence: Sequence,
+        tokens: ListLike[int],
+        *,
+        options: RequestOptions | None = None,
+        generation_config: bool = True,
+        **common: Any,
+    ) -> EventStream:
+        """Append ``tokens`` to a sequence of the caller's own and generate after them, as
+        :meth:`stream` does; what the sequence has cached is not computed again.
+
+        Then the answer is in it as well, all but its newest token, and its blocks stay its own:
+        resume it once more, :meth:`truncate` it first, or :meth:`release` it. Raises what
+        ``stream`` raises, with the sequence as it was.
+        """
+        before = len(sequence_of(sequence))
+        whole = self.sequence([*sequence.tokens, *token_ids("the tokens", tokens)])
+        if len(whole) == sequence.cached:
+            raise RequestError(
+                "all tokens of the sequence are cached: there is nothing to go on from",
+                remedy="append tokens, or truncate it by one",
+            )
+        defaults = self._defaults_of(flag("generation_config", generation_config))
+        (own,) = options_for(1, options, None, common)
+        settings = self._settings(own, defaults, len(whole))
+        if settings.n > 1:
+            raise RequestError("a sequence has one answer", expected="n=1", found=f"n={settings.n}")
+        generation = Generation(self, self.text)
+        sequence.tokens.extend(whole.tokens[before:])
+        try:
+            generation.add(sequence, settings, keeps=True)
+        except GlmcError:
+            del sequence.tokens[before:]
+            raise
         return EventStream(generation, self._machine.exclusive)
 
     def generate(

@@ -19,6 +19,7 @@ class EventStream(Iterator[Event]):
 
     def __init__(self, generation: Generation, exclusive: Exclusive) -> None:
         self.answers = generation.answers  # (request, choice) of each, in their order
+        self.fitting = generation.fitting  # new tokens, for prompts whose answer the context cuts
         self._generation = generation
         self._exclusive = exclusive
         self._ready: deque[Event] = deque()

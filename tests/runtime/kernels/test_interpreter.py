@@ -129,7 +129,7 @@ def test_an_interpreted_run_says_so(
     assert main(["run", str(path), *RUN]) == 0
     captured = capsys.readouterr()
     tokens = " ".join(map(str, reference_greedy([3, 14, 15], 3)))
-    assert captured.out.split("\n")[:2] == ["[interpreted: no GPU was used]", f"{tokens} "]
+    assert captured.out == f"{tokens} \n"
     assert "s (interpreted)" in captured.err
     profile = tmp_path / "timeline.json"
     assert main(["run", str(path), *RUN, "--json", "--profile", str(profile)]) == 0

@@ -153,7 +153,7 @@ class Text:
                 "the artifact has no chat template",
                 expected="chat_template.jinja, or chat_template in tokenizer_config.json",
                 found=f"templates of other names: {', '.join(named)}" if named else "",
-                remedy="name one of them" if named else "pass the prompt without --chat",
+                remedy="name one of them" if named else "pass prompts without --chat",
             )
         return named[name]
 

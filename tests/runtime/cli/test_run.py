@@ -1,7 +1,8 @@
-"""The command line: output, errors without tracebacks, exit codes."""
+"""``run``: what goes to stdout and to stderr, errors without tracebacks, exit codes."""
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -16,7 +17,7 @@ from glmc_runtime.cli import main
 from glmc_runtime.command.ending import ENDING
 from glmc_runtime.errors import ArtifactError
 from glmc_runtime.replay.statistics import Statistics
-from tests.runtime.toy import reference_greedy, write_toy
+from tests.runtime.toy import MAX_CONTEXT, reference_greedy
 from tests.support.forked import in_a_fork
 
 IDS = ["--token-ids", "3,14,15", "--ignore-eos"]
@@ -41,12 +42,49 @@ def test_a_stream_of_ids_without_a_tokenizer(
     assert "padding" in captured.err
 
 
-def test_several_prompts(toy_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_several_prompts_are_a_line_each(
+    toy_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     arguments = ["run", str(toy_path), *IDS, "--token-ids", "1", "--max-new-tokens", "2"]
     assert main(arguments) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "--- prompt 0 (length)"
-    assert lines[3].split() == [str(token) for token in reference_greedy([1], 2)]
+    captured = capsys.readouterr()
+    expected = [reference_greedy(prompt, 2) for prompt in ([3, 14, 15], [1])]
+    assert captured.out.splitlines() == [" ".join(map(str, tokens)) for tokens in expected]
+    assert captured.err.splitlines()[0] == "--- prompt 0: 2 tokens, stopped: length of 2"
+
+
+@pytest.mark.parametrize("longest", ["8", "999"])
+def test_the_end_of_the_context_is_said_before_and_after(
+    toy_path: Path, capsys: pytest.CaptureFixture[str], longest: str
+) -> None:
+    prompt = ",".join(["3"] * (MAX_CONTEXT - 9))
+    arguments = ["run", str(toy_path), "--token-ids", prompt, "--ignore-eos"]
+    assert main([*arguments, "--max-new-tokens", longest]) == 0
+    captured = capsys.readouterr()
+    cut = longest == "999"
+    assert len(captured.out.split()) == (10 if cut else 8)
+    assert (f"at most 10 new tokens fit the context of {MAX_CONTEXT}" in captured.err) == cut
+    ending = f"end of the context of {MAX_CONTEXT}" if cut else "length of 8"
+    assert captured.err.endswith(f"; stopped: {ending}\n")
+
+
+def test_the_quiet_hear_the_text_alone(toy_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["run", str(toy_path), *IDS, "--max-new-tokens", "3"]
+    for words in (["-q", *arguments], [*arguments, "--quiet"]):
+        assert main(words) == 0
+        captured = capsys.readouterr()
+        assert captured.err == "" and len(captured.out.split()) == 3
+
+
+def test_a_ctrl_c_has_a_word_and_a_status(
+    toy_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(*values: object, **named: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("glmc_runtime.cli.sessions.load", stopped)
+    assert main(["run", str(toy_path), *IDS]) == 130
+    assert capsys.readouterr().err == "glmc-runtime: stopped\n"
 
 
 @pytest.mark.parametrize("number", ENDING)
@@ -61,7 +99,7 @@ def test_a_signal_unwinds_a_run(
         finally:
             cleaned.append(number)
 
-    monkeypatch.setattr("glmc_runtime.cli.run.load", ended)
+    monkeypatch.setattr("glmc_runtime.cli.sessions.load", ended)
     with pytest.raises(SystemExit) as caught:
         main(["run", str(toy_path), *IDS])
     assert caught.value.code == 128 + number and cleaned == [number]
@@ -83,8 +121,13 @@ def test_a_signal_unwinds_a_run(
     ],
 )
 def test_errors_are_text_and_an_exit_status(
-    toy_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], code: str
+    toy_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    code: str,
 ) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
     assert main(["run", str(toy_path), *arguments]) == 2
     captured = capsys.readouterr()
     assert captured.err.startswith(f"[{code}]")
@@ -95,21 +138,6 @@ def test_errors_are_text_and_an_exit_status(
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError):
         main(["run", str(tmp_path / "none"), "--token-ids", "1", "--debug"])
-
-
-@pytest.fixture(scope="module")
-def worded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The toy with a tokenizer: token 7 is the word ``w7``."""
-    tokenizers = pytest.importorskip("tokenizers")
-    root = tmp_path_factory.mktemp("worded") / "toy"
-    (root / "tokenizer").mkdir(parents=True)
-    words = {f"w{number}": number for number in range(64)}
-    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="w0"))
-    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
-    tokenizer.save(str(root / "tokenizer" / "tokenizer.json"))
-    template = "w9 {{ messages[0].content }} w8"
-    (root / "tokenizer" / "chat_template.jinja").write_text(template)
-    return write_toy(root)
 
 
 @pytest.mark.parametrize("chat", [False, True])
@@ -208,7 +236,9 @@ def test_options_of_requests_are_flags(toy_path: Path, capsys: pytest.CaptureFix
         len(item.tokens) for item in expected
     ]
     assert main(["run", str(toy_path), *IDS, *flags]) == 0
-    assert "--- prompt 0, answer 1 (" in capsys.readouterr().out
+    captured = capsys.readouterr()
+    assert "--- prompt 0, answer 1: " in captured.err
+    assert len(captured.out.splitlines()) == 2
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,82 @@
+"""The session that a command generates with, and the options of loading it."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+from glmc_runtime import load
+from glmc_runtime.command.options import LOADING, Option
+from glmc_runtime.constants import GUARD_STEPS
+from glmc_runtime.format.artifact_files import require_directory
+from glmc_runtime.loading.progress import CHECKING, shown_progress
+
+if TYPE_CHECKING:
+    from glmc_runtime.generate.session import Session
+
+PLACE_OPTIONS = (
+    Option("--no-verify", "Do not compare file hashes.", bool, default=False, group=LOADING),
+    Option(
+        "--emulate", "Force or refuse the vendor emulator.", bool, negatable=True, group=LOADING
+    ),
+    Option(
+        "--device",
+        "Where an emulated artifact runs (default: cpu).",
+        metavar="cpu|cuda",
+        group=LOADING,
+    ),
+)
+"""Those of everything that loads an artifact."""
+
+SESSION_OPTIONS = (
+    *PLACE_OPTIONS,
+    Option(
+        "--kv-blocks",
+        "Blocks of the KV cache, scratch included.",
+        int,
+        metavar="N",
+        group=LOADING,
+    ),
+    Option(
+        "--guard-steps",
+        "Check what vendor calls return and write in the first N steps of each phase.",
+        int,
+        default=GUARD_STEPS,
+        metavar="N",
+        group=LOADING,
+    ),
+)
+
+
+def session_of(
+    options: SimpleNamespace, *, timing: bool = False, profiled: bool = False
+) -> Session:
+    """Load the artifact; a line of a terminal shows how far its files were read."""
+    require_directory(options.artifact)
+    with shown_progress(CHECKING) as progress:
+        return load(
+            options.artifact,
+            verify_hashes=not options.no_verify,
+            kv_blocks=options.kv_blocks,
+            emulate=options.emulate,
+            device=options.device,
+            timing=timing,
+            guard_steps=options.guard_steps,
+            profile_ranges=profiled,
+            progress=progress,
+        )
+
+
+def timeline_of(path: str | None, session: Session) -> AbstractContextManager[None]:
+    """The timeline that is written to ``path``; nothing without one."""
+    if path is None:
+        return nullcontext()
+    from glmc_runtime.replay.profile import timeline
+
+    return timeline(path, session.emulated, session.interpreted)
+
+
+def where_of(session: Session) -> str:
+    """What the numbers of a run have to say of themselves."""
+    return " (emulated)" if session.emulated else " (interpreted)" if session.interpreted else ""
