@@ -18,6 +18,7 @@ import pytest
 from glmc.cli.commands import ROWS
 from glmc.cli.main import main as glmc
 from glmc_runtime.cli import main as glmc_runtime
+from glmc_runtime.cli.commands import COMMANDS
 from tests.docs.markdown import ROOT, blocks, markdown_files, prose
 
 PROGRAMS = {"glmc": glmc, "glmc-runtime": glmc_runtime}
@@ -52,7 +53,7 @@ def flags(program: str, command: str | None = None) -> frozenset[str]:
 
 def names(program: str) -> list[str]:
     """The commands of a program."""
-    return [row.name for row in ROWS if program == "glmc" or row.of_runtime]
+    return [row.name for row in ROWS] if program == "glmc" else list(COMMANDS)
 
 
 def source_of(module: str) -> str:
@@ -77,6 +78,8 @@ def wrong(command: str, modules: Iterable[str] = ()) -> list[str]:
     asked = [word.partition("=")[0] for word in words if _FLAG.fullmatch(word.partition("=")[0])]
     match words:
         case [("glmc" | "glmc-runtime") as program, name, *_] if name.islower():
+            if name.startswith("-"):
+                return [flag for flag in asked if flag not in flags(program)]
             if name not in names(program):
                 return [name]
             return [flag for flag in asked if flag not in flags(program, name)]
@@ -89,7 +92,7 @@ def wrong(command: str, modules: Iterable[str] = ()) -> list[str]:
             recipe = re.compile(rf"^{re.escape(target)}:", re.MULTILINE)
             return [] if recipe.search((ROOT / "Makefile").read_text()) else [target]
         case [word] if _FLAG.fullmatch(word):
-            ours = any(word in flags(of, name) for of in PROGRAMS for name in names(of))
+            ours = any(word in flags(of, name) for of in PROGRAMS for name in (None, *names(of)))
             return [] if ours or any(has_option(module, word) for module in modules) else [word]
     return []
 
