@@ -9,17 +9,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from glmc.artifact.reader import read_artifact
+from glmc.cli.progress import shown_progress
 from glmc.cli.say import say
+from glmc.cli.stages import is_silent
 from glmc.compiler import front_end
 from glmc.config import CompileOptions
 from glmc.errors import LoweringError, UsageError
 from glmc.job import read_job
+from glmc.observe.events import JobBegun
 from glmc.observe.history.collect import HistoryCollector
 from glmc.observe.history.lineage import Lineage, lineage
 from glmc.observe.history.record import History
 from glmc.observe.history.stored import read_history, source_text
 from glmc.observe.history.why_not import WhyNot, why_not
 from glmc.observe.page.render import page
+from glmc.pipeline.events import Observers
 from glmc.plain_file import begins_with
 from glmc_runtime.printable import printable
 
@@ -43,7 +47,7 @@ def inspect_history(question: HistoryQuestion, *, as_json: bool) -> None:
     asked = [question.node, question.why_not, question.page]
     if sum(item is not None for item in asked) > 1:
         raise UsageError("--node, --why-not and --page are separate questions", remedy="ask one")
-    history = _history(question)
+    history = _history(question, is_silent(as_json))
     if question.page is not None:
         _write_page(question.page, Path(question.source), history)
         return
@@ -56,14 +60,16 @@ def inspect_history(question: HistoryQuestion, *, as_json: bool) -> None:
     say(json.dumps(answer) if as_json else "\n".join(map(printable, lines)))
 
 
-def _history(question: HistoryQuestion) -> History:
+def _history(question: HistoryQuestion, silent: bool) -> History:
     path = Path(question.source)
     if question.why_not is None or (path / "manifest.json").is_file():
         return read_history(path)
     job = read_job(question.source, CompileOptions(allow_missing=True))
     collector = HistoryCollector(job.selection.passes)
     try:
-        front_end(job, collector)
+        with shown_progress(silent=silent, verify=False) as progress:
+            progress.observe(JobBegun(job))
+            front_end(job, Observers(progress, collector))
     except LoweringError:
         # A lost fusion may have no unfused implementation, but the passes that ran can be asked all
         # the same.

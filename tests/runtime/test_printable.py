@@ -14,6 +14,7 @@ import pytest
 
 import glmc.cli.main
 import glmc_runtime.cli
+from glmc_runtime.command.logs import configure
 from glmc_runtime.command.output import generated, printable_logs
 from glmc_runtime.errors import ArtifactError, Lines
 from glmc_runtime.printable import json_text, printable, terminal_text
@@ -97,8 +98,13 @@ def test_logs_and_warnings_are_printable() -> None:
         with printable_logs():
             logger.warning("name %s", HOSTILE)
             said = warnings.formatwarning(HOSTILE, UserWarning, "file", 1, "line")
+            ours = warnings.formatwarning("glmc: slow", UserWarning, "file", 1, "line")
+            configure(quiet=True)
+            quiet = warnings.formatwarning("glmc: slow", UserWarning, "file", 1, "line")
+            configure()
     finally:
         logger.removeHandler(handler)
+    assert (ours, quiet) == ("glmc: slow\n", "")  # without the line of our source that warns
     for text in (stream.getvalue(), said):
         assert text.replace("\n", "").isprintable() and "title" in text
     assert (logging.getLogRecordFactory(), warnings.formatwarning) == (factory, written)

@@ -61,11 +61,14 @@ class PrintableRecord(logging.LogRecord):
 @contextmanager
 def printable_logs() -> Iterator[None]:
     """Let loggers and warnings write printable text: libraries name what they found in a
-    checkpoint."""
+    checkpoint. A warning of ours is its text alone; with ``-q`` there is none."""
     made, written = logging.getLogRecordFactory(), warnings.formatwarning
 
-    def warning(*values: Any, **named: Any) -> str:
-        return printable_lines(written(*values, **named))
+    def warning(message: Warning | str, *values: Any, **named: Any) -> str:
+        if not logging.getLogger("glmc").isEnabledFor(logging.WARNING):
+            return ""
+        own = str(message).startswith("glmc: ")
+        return printable_lines(f"{message}\n" if own else written(message, *values, **named))
 
     logging.setLogRecordFactory(PrintableRecord)
     warnings.formatwarning = warning
