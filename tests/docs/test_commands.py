@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import tomllib
 
 from glmc.cli.commands import ROWS
 from glmc.cli.main import main as glmc
@@ -25,7 +26,9 @@ PROGRAMS = {"glmc": glmc, "glmc-runtime": glmc_runtime}
 _SPAN = re.compile(r"`([^`]+)`")
 _FLAG = re.compile(r"--[a-z][a-z0-9-]*")
 # A line of a block that is a command, whether or not it has a prompt; variables may come first.
-_LINE = re.compile(r"^(?:\$ )?((?:[A-Z_]+=\S+ )*(?:glmc|glmc-runtime|python -m|make|pytest) .*)$")
+_LINE = re.compile(
+    r"^(?:\$ )?((?:[A-Z_]+=\S+ )*(?:glmc|glmc-runtime|pip install|python -m|make|pytest) .*)$"
+)
 
 
 def commands(path: Path) -> Iterator[str]:
@@ -70,6 +73,13 @@ def has_option(module: str, flag: str) -> bool:
     return re.search(declared, source_of(module), re.MULTILINE) is not None
 
 
+def extras(requirement: str) -> bool:
+    """Whether the runtime's project has all extras of ``./runtime[one,two]``."""
+    project = tomllib.loads((ROOT / "runtime" / "pyproject.toml").read_text())["project"]
+    asked = requirement.partition("[")[2].rstrip("]").split(",")
+    return set(filter(None, asked)) <= set(project["optional-dependencies"])
+
+
 def wrong(command: str, modules: Iterable[str] = ()) -> list[str]:
     """What of a command there is not. An option by itself is one of glmc or of ``modules``."""
     words = shlex.split(command)
@@ -88,6 +98,8 @@ def wrong(command: str, modules: Iterable[str] = ()) -> list[str]:
         case ["python", "-m", module, *_]:
             there = bool(source_of(module))
             return [flag for flag in asked if not has_option(module, flag)] if there else [module]
+        case ["pip", "install", *rest]:
+            return [word for word in rest if word.startswith("./runtime") and not extras(word)]
         case ["make", target, *_]:
             recipe = re.compile(rf"^{re.escape(target)}:", re.MULTILINE)
             return [] if recipe.search((ROOT / "Makefile").read_text()) else [target]
@@ -120,6 +132,7 @@ def test_what_is_not_there_is_seen(tmp_path: Path) -> None:
         ["--nope"],
         ["nothing"],
     ]
+    assert wrong("pip install './runtime[text,nothing]'") == ["./runtime[text,nothing]"]
     assert wrong("python -m bench.gone") == ["bench.gone"]
     assert wrong("pytest tests/gone.py") == ["tests/gone.py"]
     assert wrong("--against") == ["--against"] != wrong("--against", ["tools.plan_replay"])

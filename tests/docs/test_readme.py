@@ -170,6 +170,12 @@ def test_the_python_of_the_page_runs(outputs: dict[str, tuple[int, str]]) -> Non
     assert printed_by(session.text) in outputs["make demo"][1]
 
 
+@pytest.mark.usefixtures("outputs")
+def test_the_python_of_the_page_on_requests_runs() -> None:
+    (block,) = blocks(ROOT / "docs" / "requests.md", "python")
+    assert printed_by(block.text)
+
+
 def test_the_python_of_the_page_on_torch_compile_runs() -> None:
     use, explain = (block.text for block in blocks(ROOT / "docs" / "torch_compile.md", "python"))
     eager = "\n".join(line for line in use.splitlines() if "torch.compile" not in line)
