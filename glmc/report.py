@@ -50,12 +50,12 @@ class Report:
         return replace(self, remarks=(*self.remarks, *remarks))
 
     def verified(self, verdicts: Mapping[str, str]) -> Report:
-        """With the verdict of each pass; what belongs to no pass is a remark."""
+        """With the verdict of each pass; what belongs to no pass or phase is a remark."""
         passes = tuple(
             {**row, "verdict": verdicts[row["name"]]} if row["name"] in verdicts else row
             for row in self.passes
         )
-        named = {row["name"] for row in self.passes}
+        named = {*(row["name"] for row in self.passes), *self.phases}
         remarks = tuple(f"{name}: {text}" for name, text in verdicts.items() if name not in named)
         return replace(self, passes=passes, remarks=(*self.remarks, *remarks))
 

@@ -91,12 +91,11 @@ class Proof:
             self._report(event.name)
 
     def _plan(self, compiled: Compiled) -> Mapping[str, str]:
-        """Replay; the verdicts by pass, for the report."""
+        """Replay; the verdicts by step, and of the pass that makes the phases, for the report."""
         with one_thread():
             self._replay(compiled)
-        verdicts = {name: text for name, text in self.verdicts.items() if name not in PHASE_NAMES}
         both = (f"{name} {self.verdicts[name]}" for name in PHASE_NAMES if name in self.verdicts)
-        return {**verdicts, specialise.NAME: "; ".join(both)}
+        return {**self.verdicts, specialise.NAME: "; ".join(both)}
 
     def _compile(self, label: str, scope: VerifiedPart) -> None:
         size = self.job.options.block_size

@@ -33,12 +33,13 @@ from glmc.errors import GlmcError
 from glmc.ir.ops import Numerics
 from glmc.ir.program import Program
 from glmc.ir.tolerance import Tolerance, reduction_terms, stored_values
+from glmc.observe.history.collect import REPLAY
 from glmc_runtime.command.out_of_memory import shortage_behind
 from glmc_runtime.errors import GuardError
 from glmc_runtime.format.phases import DECODE, PREFILL
 from glmc_runtime.generate.session import Session
 
-NAME = "replayed plan"
+NAME = REPLAY
 ALLOWED = 1.25
 WORST = 4.0
 STEPS = 8

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import prod
 from typing import TYPE_CHECKING
 
-import torch
 from torch.fx import Node
 
 from glmc.ir.match import op_name
 from glmc.ir.program import Program
 from glmc.observe.dump.blocks import Block, blocks, in_order, like_layers, node_id, relative
 from glmc.observe.dump.plan import argument_text, call_line, calls_by_layer, nodes_by_id, provenance
-from glmc.observe.dump.stages import PHASES, step
+from glmc.observe.dump.stages import step
 from glmc.observe.dump.values import Values, arguments
+from glmc.observe.history.operands import Operands
 from glmc.observe.history.record import (
     FORMAT,
     BlockHistory,
@@ -29,7 +28,6 @@ from glmc.observe.history.record import (
     PlanHistory,
     StepHistory,
 )
-from glmc.passes import specialise
 from glmc.passes.base import AnchorPass, Pass
 from glmc.pipeline.events import Event, StepDone
 from glmc.pipeline.records import PassRecord
@@ -39,6 +37,8 @@ if TYPE_CHECKING:
     from glmc.compiled import Compiled
 
 PREFIX = "model.layers"
+REPLAY = "replayed plan"
+"""The name of the verdict that a replay of the plans gave."""
 
 
 @dataclass
@@ -107,14 +107,16 @@ class HistoryCollector:
     def planned(
         self, compiled: Compiled, versions: Mapping[str, str], verdicts: Mapping[str, str]
     ) -> History:
-        """The history of a compile; ``verdicts`` of a verifier are by pass."""
+        """The history of a compile; ``verdicts`` of a verifier are by step, and ``REPLAY``."""
         report = compiled.report
         made = self.history(
             compiled.job.source.shape.name, versions, report.expected_matches, report.seconds
         )
-        steps = tuple(replace(each, verdict=_verdict(each.name, verdicts)) for each in made.steps)
+        steps = tuple(replace(each, verdict=verdicts.get(each.name)) for each in made.steps)
         plans = tuple(
-            _plan(plan, self._programs.get(key.phase), compiled)
+            replace(
+                _plan(plan, self._programs.get(key.phase), compiled), verdict=verdicts.get(REPLAY)
+            )
             for key, plan in compiled.plans.items()
         )
         return replace(made, target=compiled.job.target.name, steps=steps, plans=plans)
@@ -122,10 +124,6 @@ class HistoryCollector:
     def _anchors(self, name: str) -> tuple[str, ...]:
         named = next((each for each in self.passes if each.name == name), None)
         return named.anchors if isinstance(named, AnchorPass) else ()
-
-
-def _verdict(name: str, verdicts: Mapping[str, str]) -> str | None:
-    return verdicts.get(name, verdicts.get(specialise.NAME) if name in PHASES else None)
 
 
 def _with_record(made: StepHistory, record: PassRecord) -> StepHistory:
@@ -176,15 +174,24 @@ def _plan(plan: PhasePlan, program: Program | None, compiled: Compiled) -> PlanH
     sizes = plan.phase.largest(
         options.buckets[plan.name][-1], {"sequences": options.decode_buckets[-1]}
     )
+    operands = Operands(plan, sizes, compiled.weights)
+    calls = {
+        layer: tuple(_call(call, plan, nodes, operands) for _, call in some)
+        for layer, some in layers.items()
+    }
+    # Layers fold where they read the same, and where their calls take as many bytes.
     lines = {
-        layer: tuple(call_line(call, plan, nodes) for _, call in layers[layer])
+        layer: tuple(
+            f"{call_line(call, plan, nodes)} {made.weight_bytes} {made.buffer_bytes}"
+            for (_, call), made in zip(layers[layer], calls[layer], strict=True)
+        )
         for layer in in_order(layers)
     }
-    made = tuple(
+    blocks = tuple(
         CallBlock(
             layer,
             like,
-            tuple(_call(call, plan, nodes) for _, call in layers[layer]),
+            calls[layer],
             tuple(tuple(index for index, _ in layers[each]) for each in (layer, *like)),
         )
         for layer, like in like_layers(lines).items()
@@ -195,13 +202,14 @@ def _plan(plan: PhasePlan, program: Program | None, compiled: Compiled) -> PlanH
         sequences=sizes["sequences"],
         arena=str(plan.arena),
         arena_bytes=plan.arena.evaluate(sizes),
-        blocks=made,
-        buffers=tuple(_buffer(buffer, sizes) for buffer in plan.buffers),
+        blocks=blocks,
+        buffers=tuple(_buffer(buffer, operands) for buffer in plan.buffers),
         segments=tuple((each.first, each.last, each.captured) for each in plan.segments),
+        verdict=None,
     )
 
 
-def _call(call: Call, plan: PhasePlan, nodes: dict[str, Node]) -> CallHistory:
+def _call(call: Call, plan: PhasePlan, nodes: dict[str, Node], operands: Operands) -> CallHistory:
     known = provenance(call, nodes)
     values = (
         f"{name}={argument_text(value, plan, call.layer)}" for name, value in call.arguments.items()
@@ -217,19 +225,19 @@ def _call(call: Call, plan: PhasePlan, nodes: dict[str, Node]) -> CallHistory:
         source=str(known["source"] or ""),
         origins=tuple(relative(each, call.layer) for each in known["origins"]),
         passes=tuple(known["passes"]),
+        weight_bytes=operands.weight_bytes(call),
+        buffer_bytes=operands.buffer_bytes(call),
     )
 
 
-def _buffer(buffer: Buffer, sizes: Mapping[str, int]) -> BufferHistory:
-    dtype: torch.dtype = getattr(torch, buffer.dtype)
-    shape = (extent.evaluate(sizes) for extent in buffer.shape)
+def _buffer(buffer: Buffer, operands: Operands) -> BufferHistory:
     return BufferHistory(
         name=buffer.name,
         dtype=buffer.dtype,
         shape=f"[{', '.join(map(str, buffer.shape))}]",
         offset=str(buffer.offset),
-        start=buffer.offset.evaluate(sizes),
-        bytes=prod(shape) * dtype.itemsize,
+        start=buffer.offset.evaluate(operands.sizes),
+        bytes=operands.size(buffer),
         first=buffer.first,
         last=buffer.last,
     )

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,8 @@ class CallHistory:
     """One kernel call. ``writes`` are arguments, ``host`` keeps it out of device graphs.
 
     ``node``, ``origins``, ``passes``, ``module`` and ``source`` are those of the node that it was
-    lowered from, ``op`` is its semantic op.
+    lowered from, ``op`` is its semantic op. ``weight_bytes`` and ``buffer_bytes`` are those of the
+    weights and of the arena's buffers that it names, each once, at the largest bucket.
     """
 
     function: str
@@ -113,6 +114,8 @@ class CallHistory:
     source: str
     origins: tuple[str, ...]
     passes: tuple[str, ...]
+    weight_bytes: int
+    buffer_bytes: int
 
 
 @dataclass(frozen=True)
@@ -149,7 +152,8 @@ class PlanHistory:
     """The plan of a phase. ``tokens`` and ``sequences`` are the largest bucket's, where the arena
     takes ``arena_bytes``; ``arena`` is the same for every bucket, as text.
 
-    ``segments`` are (first call, last call, captured as a device graph).
+    ``segments`` are (first call, last call, captured as a device graph). ``verdict`` is that of a
+    replay of the plans, None where none was done.
     """
 
     phase: str
@@ -160,6 +164,7 @@ class PlanHistory:
     blocks: tuple[CallBlock, ...]
     buffers: tuple[BufferHistory, ...]
     segments: tuple[tuple[int, int, bool], ...]
+    verdict: str | None
 
 
 @dataclass(frozen=True)
