@@ -22,6 +22,7 @@ from glmc.observe.history.lineage import Lineage, lineage
 from glmc.observe.history.record import History
 from glmc.observe.history.stored import read_history, source_text
 from glmc.observe.history.why_not import WhyNot, why_not
+from glmc.observe.page.artifact import facts_of_manifest
 from glmc.observe.page.render import page
 from glmc.pipeline.events import Observers
 from glmc.plain_file import begins_with
@@ -95,8 +96,7 @@ def _write_page(target: Path, artifact: Path, history: History) -> None:
             remedy="--page another.html",
         )
     contents = read_artifact(artifact)
-    manifest = contents.manifest
-    html = page(history, manifest.guards, manifest.limits, manifest.phases)
+    html = page(history, facts_of_manifest(contents.manifest))
     try:
         target.write_text(html, encoding="utf-8")
     except OSError as error:

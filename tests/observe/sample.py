@@ -17,7 +17,9 @@ from glmc.observe.history.record import (
     PlanHistory,
     StepHistory,
 )
-from glmc_runtime.format.manifest import Guards, Limits, phase_entry
+from glmc.observe.page.artifact import ArtifactFacts
+from glmc_runtime.format.cache import LAYOUTS, CacheSpec, CacheTensor
+from glmc_runtime.format.manifest import Guards, Limits, ModelFacts, phase_entry
 from glmc_runtime.format.phases import DECODE, PREFILL
 
 GUARDS = Guards("0.1.0", "2.5", "xpu", {"kunlun_ops.gate": ("logits", "out")})
@@ -25,6 +27,16 @@ LIMITS = Limits(64)
 PHASES = (
     phase_entry(DECODE.key, (1, 2), {}),
     phase_entry(PREFILL.key, (16,), {"sequences": 2}),
+)
+FACTS = ArtifactFacts(
+    dtype="float32",
+    abi_profile="P-A",
+    model=ModelFacts("toy-moe", "ToyForCausalLM", 3, 16, 8, 1, 1, 8, 1_400_000, 64, ()),
+    cache=CacheSpec((CacheTensor("key", (1, 8), "float32", (0, 1, 2)),), 16, 4, LAYOUTS[0]),
+    limits=LIMITS,
+    guards=GUARDS,
+    phases=PHASES,
+    weight_bytes=4096,
 )
 SOURCE = "modeling_glm4_moe.py:283 forward"
 
@@ -82,7 +94,7 @@ def call(function: str, arguments: str, of: NodeHistory, *writes: str) -> CallHi
     op = of.op.partition(".")[2]
     return CallHistory(
         *(function, arguments, writes, False, op, of.id, of.module, of.source),
-        *(of.origins, of.passes),
+        *(of.origins, of.passes, 64 if "logits" in arguments else 0, 128),
     )
 
 
@@ -114,6 +126,7 @@ def plan(phase: str) -> PlanHistory:
             )
         ),
         ((0, 4, True), (5, 6, False)),
+        None,
     )
 
 

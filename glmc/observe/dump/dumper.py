@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
-from glmc.compiled import Compiled, manifest_parts
+from glmc.compiled import Compiled
 from glmc.errors import GlmcError, MatchCountError
 from glmc.ir.program import Program
 from glmc.observe.dump.blocks import Block, blocks
@@ -22,6 +22,7 @@ from glmc.observe.dump.values import Values
 from glmc.observe.events import Planned
 from glmc.observe.history.record import History
 from glmc.observe.history.times import without_times
+from glmc.observe.page.artifact import facts_of_compile
 from glmc.observe.page.render import PAGE, page
 from glmc.passes import specialise
 from glmc.pipeline.events import Event, StageBegun, StepDone
@@ -134,8 +135,7 @@ class Dumper:
             files[f"{label}.json"] = plan_record(facts, plan, program, fold)
         if self.options.all and history is not None:
             started = time.perf_counter()
-            parts = manifest_parts(compiled)
-            files[PAGE] = page(without_times(history), parts.guards, parts.limits, parts.phases)
+            files[PAGE] = page(without_times(history), facts_of_compile(compiled))
             self._times["dump"]["page"] = time.perf_counter() - started
         self._times["compile"].update(compiled.report.seconds)
         self._put(folder, {**files, **self._proved(), TIMES: to_json(self._times)})

@@ -7,7 +7,7 @@ same stand once, so that a model of 92 layers is some hundred kilobytes.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from glmc.observe.history.record import (
@@ -20,6 +20,14 @@ from glmc.observe.history.record import (
     PlanHistory,
     StepHistory,
 )
+from glmc.observe.page.artifact import ArtifactFacts
+from glmc.observe.page.layers import layer_kinds
+from glmc.observe.page.start import main_phase
+from glmc.observe.page.verdict import Verdict, rewrites
+from glmc.passes import specialise
+
+Timeline = Mapping[str, Sequence[float]]
+"""Seconds of each call of a plan, by phase."""
 
 
 class _Tables:
@@ -39,20 +47,72 @@ class _Tables:
         return self.nodes.setdefault(node, len(self.nodes))
 
 
-def page_data(history: History) -> dict[str, Any]:
+def page_data(
+    history: History,
+    verdict: Verdict,
+    facts: ArtifactFacts | None = None,
+    timeline: Timeline | None = None,
+) -> dict[str, Any]:
     """The data as plain JSON; the same history gives the same data."""
     tables = _Tables()
-    steps = [_step(step, tables) for step in history.steps]
-    plans = [_plan(plan, tables) for plan in history.plans]
+    main = main_phase(history)
+    steps = [
+        {**_step(step, tables), **_source(history.steps[:at], step)}
+        for at, step in enumerate(history.steps)
+    ]
+    plans = [{**_plan(plan, tables), "seconds": _seconds(timeline, plan)} for plan in history.plans]
     nodes = [_node(node, tables) for node in tables.nodes]
     return {
         "model": history.model,
         "target": history.target,
         "prefix": f"{history.prefix}." if history.prefix else "",
+        "main": main,
+        "kinds": [list(kind.layers) for kind in layer_kinds(history, main)],
+        "verdict": _verdict(verdict),
+        "memory": None if facts is None else _memory(facts),
         "steps": steps,
         "plans": plans,
         "nodes": nodes,
         "strings": list(tables.texts),
+    }
+
+
+def _verdict(verdict: Verdict) -> dict[str, Any]:
+    return {
+        "kept": not verdict.differing,
+        "counted": verdict.counted,
+        "counts": verdict.counts,
+        "proof": verdict.proof,
+        "proved": verdict.is_proved,
+        "command": verdict.command,
+    }
+
+
+def _memory(facts: ArtifactFacts) -> dict[str, int]:
+    return {
+        "weights": facts.weight_bytes,
+        "cache": facts.cache_bytes,
+        "token": facts.cache_token_bytes,
+        "context": facts.limits.max_context,
+        "sequences": facts.most_sequences,
+    }
+
+
+def _seconds(timeline: Timeline | None, plan: PlanHistory) -> list[float] | None:
+    return list(timeline[plan.phase]) if timeline and plan.phase in timeline else None
+
+
+def _source(earlier: Sequence[StepHistory], step: StepHistory) -> dict[str, Any]:
+    """The pass that a step's nodes name, and the step whose program it starts from: all phases are
+    made by one pass, which is no step of its own, of the program before them."""
+    names = specialise.PHASE_NAMES
+    pass_name = specialise.NAME if step.name in names else step.name
+    before = [at for at, other in enumerate(earlier) if other.name not in names]
+    return {
+        "pass": pass_name,
+        "from": before[-1] if before else None,
+        "isPhase": step.name in names,
+        "rewrites": rewrites(step),
     }
 
 
@@ -125,6 +185,7 @@ def _plan(plan: PlanHistory, tables: _Tables) -> dict[str, Any]:
             for buffer in plan.buffers
         ],
         "segments": [list(segment) for segment in plan.segments],
+        "verdict": plan.verdict,
     }
 
 
@@ -148,6 +209,8 @@ def _call(call: CallHistory, tables: _Tables) -> dict[str, Any]:
         "source": tables.text(call.source),
         "origins": tables.all(call.origins),
         "passes": tables.all(call.passes),
+        "weights": call.weight_bytes,
+        "buffers": call.buffer_bytes,
     }
 
 

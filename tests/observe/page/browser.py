@@ -25,11 +25,12 @@ def chromium() -> str:
     try:
         import playwright.sync_api  # noqa: F401
     except ImportError:
-        return _without("the package playwright is not installed")
-    return found or _without("no Chromium is installed")
+        return without("the package playwright is not installed")
+    return found or without("no Chromium is installed")
 
 
-def _without(reason: str) -> str:
+def without(reason: str) -> str:
+    """Skips the test, or fails it where a browser is required."""
     if os.environ.get(REQUIRED):
         pytest.fail(f"{reason}, and {REQUIRED} is set")
     pytest.skip(reason)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from glmc.cli.main import main
-from tests.observe.page.browser import Opened, running
+from tests.observe.page.browser import Opened
 from tests.observe.page.test_render import embedded
 from tests.support.command import ROOT, SMALL
 
@@ -39,22 +40,25 @@ def test_one_small_file_beside_the_others(folder: Path) -> None:
         assert numbers == list(range(calls)), "each call stands in one layer"
 
 
-def test_from_the_gate_to_its_kernel(folder: Path) -> None:
-    with running() as browser:
-        made = Opened(browser.new_page(), folder / "index.html")
-        view = made.at()
-        assert "as expected" in view.locator(".figures").inner_text()
-        view.fill("#search", "2 gate")
-        view.locator("#results a", has_text="glmc.moe_gate").first.click()
-        panel = view.locator("#panel")
-        panel.locator("h2", has_text=GATE).wait_for()
-        text = panel.inner_text()
-        assert "modeling_glm4_moe.py" in text and "aten.sigmoid" in text
-        panel.locator(".call a", has_text="topk").last.click()
-        row = view.locator("#view tr.chosen")
-        row.wait_for()
-        assert "moe_sigmoid_group_topk_norm" in row.inner_text()
-        for name in ("capture", "moe_gate", "decode"):
-            assert made.at(f"#pass={name}").locator(".diff .cell").count() > 0
-            assert made.at(f"#graph=2&step={name}").locator("#view svg .box").count() > 5
-        assert made.complaints == []
+def test_from_the_gate_to_its_kernel(browser: Any, folder: Path) -> None:
+    made = Opened(browser.new_page(), folder / "index.html")
+    view = made.at()
+    assert "as often as the model must have it" in view.locator(".verdict").first.inner_text()
+    view.fill("#search", "2 moe_gate gather")
+    view.locator("#results .hit", has_text="glmc.moe_gate").first.click()
+    panel = view.locator("#panel")
+    panel.locator("h2", has_text=GATE).wait_for()
+    assert panel.locator("h3").all_inner_texts()[:3] == ["Passes", "Kernel calls", "Source lines"]
+    panel.locator("summary").click()
+    sources = panel.locator(".source").all_inner_texts()
+    lines = [int(text.split(":")[1].split()[0]) for text in sources if ":" in text]
+    assert len(lines) > 3
+    assert lines == sorted(lines) and "aten.sigmoid" in panel.inner_text()
+    panel.locator(".call a", has_text="topk").last.click()
+    row = view.locator("#view tr.current")
+    row.wait_for()
+    assert "moe_sigmoid_group_topk_norm" in row.inner_text()
+    for name in ("capture", "moe_gate", "decode"):
+        assert made.at(f"#pass={name}").locator(".diff .cell").count() > 0
+        assert made.at(f"#graph=2&step={name}").locator("#view svg .box").count() > 5
+    assert made.complaints == []

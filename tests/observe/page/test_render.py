@@ -8,11 +8,13 @@ from dataclasses import replace
 from typing import Any
 
 from glmc.observe.history.record import History
+from glmc.observe.history.times import without_times
 from glmc.observe.page.data import page_data
 from glmc.observe.page.render import page, script_json
-from tests.observe.sample import GUARDS, LIMITS, PHASES, SIGMOID, history, step
+from glmc.observe.page.verdict import verdict_of
+from tests.observe.sample import FACTS, SIGMOID, history, step
 
-HOSTILE = '</script><script>alert(1)</script><!--<img src=x onerror=alert(2)>\u2028{{ 7*7 }}"'
+HOSTILE = '</script><script>alert(1)</script><!--<img src=x onerror=alert(2)>\u2028{{ 7*1307 }}"'
 
 
 def embedded(html: str) -> Any:
@@ -32,20 +34,20 @@ def hostile() -> History:
 
 
 def test_one_file_that_asks_for_nothing() -> None:
-    html = page(history(), GUARDS, LIMITS, PHASES)
+    html = page(history(), FACTS)
     assert not re.findall(r"<(?:link|img|script|iframe)[^>]+(?:src|href)=\"(?!data:)", html)
     assert not re.findall(r"@import|url\(|fetch\(|XMLHttpRequest|import\(", html)
     assert "default-src 'none'" in html
 
 
 def test_same_history_same_bytes() -> None:
-    assert page(history(), GUARDS, LIMITS, PHASES) == page(history(), GUARDS, LIMITS, PHASES)
+    assert page(history(), FACTS) == page(history(), FACTS)
 
 
 def test_data_ends_no_element_and_starts_none() -> None:
-    html = page(hostile(), GUARDS, LIMITS, PHASES)
+    html = page(hostile(), FACTS)
     assert html.count("</script>") == html.count("<script") == 2
-    assert "<img" not in html and "<!--" not in html and "49" not in html.split("<main>")[0]
+    assert "<img" not in html and "<!--" not in html and "9149" not in html
     assert embedded(html)["steps"][0]["name"] == HOSTILE
     assert "<" not in script_json({"a": ["</script>", "<!--"]})
 
@@ -60,7 +62,7 @@ def test_texts_and_nodes_stand_once() -> None:
 
 
 def test_calls_of_folded_layers_keep_their_numbers() -> None:
-    block = page_data(history())["plans"][0]["blocks"][2]
+    block = page_data(history(), verdict_of(history(), None))["plans"][0]["blocks"][2]
     assert (block["layer"], block["like"]) == (1, [2])
     assert block["indices"] == [[[3, 2]], [[5, 2]]]
 
@@ -72,21 +74,30 @@ def test_ninety_layers_cost_no_more_than_one() -> None:
         for one in made.steps
     )
     small, large = (len(page(one).encode()) for one in (made, replace(made, steps=many)))
-    assert large - small < 2_500
-    assert large < 120_000, "the page without a model is some dozen kilobytes"
+    assert large - small < 2_500 + 90 * 80, "a link for each layer, and its number in each step"
+    assert large < 140_000, "most of it is the script, whatever the model"
 
 
 def test_absent_is_said_to_be_absent() -> None:
     html = page(history())
-    assert html.count("not recorded") == 4, "of five steps one has a time"
-    assert (
-        "not verified" in html and 'title="bitwise: equal on 6 inputs">equal on 6 inputs<' in html
-    )
+    assert html.count(">not proved</td>") == 2 * 5, "the list and the checks; one step is proved"
+    assert 'title="bitwise: equal on 6 inputs">equal on 6 inputs<' in html
     assert "None are recorded: this compile wrote no artifact." in html
     assert "where they have run in tests, they were emulated" in html
     assert "emulated" not in page(replace(history(), target="cpu"))
     bare = page(replace(history(), plans=(), target="", versions={}, expected_matches={}))
     assert "not lowered" in bare and "No counts are known for this model." in bare
+
+
+def test_times_have_a_column_where_they_are_known() -> None:
+    assert ">250 ms</td>" in page(history())
+    html = page(without_times(history()))
+    assert ">time</th>" not in html and "are in <code>times.json</code>" in html
+
+
+def test_times_of_calls_come_with_a_timeline() -> None:
+    html = page(history(), FACTS, {"decode": [0.5] * 7})
+    assert [plan["seconds"] for plan in embedded(html)["plans"]] == [None, [0.5] * 7]
 
 
 def test_lost_matches_stand_in_the_open() -> None:
@@ -95,6 +106,6 @@ def test_lost_matches_stand_in_the_open() -> None:
     html = page(
         replace(made, steps=(*made.steps[:2], lost), expected_matches={"moe_gate": 3, "rope": 6})
     )
-    assert "2 differ" in html and "moe_gate, rope" in html
-    assert "differs" in html and "the pass did not run" in html
+    assert "differs from what the model must have in moe_gate, rope; 1 near miss." in html
+    assert ">differs</td>" in html and "the pass did not run" in html
     assert "the scores have one reader" in html

@@ -5,7 +5,7 @@ const steps = DATA.steps;
 const plans = DATA.plans;
 const LAYER = /^(?:\w+\.)*?layers\.(\d+)(?:\.|(?=[#[])|$)/;
 const CACHE = /^(\w+_cache)\.(\d+)$/;
-const PHASES = new Set(["prefill", "decode"]);
+const GETITEM = "getitem";
 
 const nodes = [];
 function nodeAt(index) {
@@ -23,22 +23,20 @@ function nodeAt(index) {
 const isWeight = (node) => node.op === "weight";
 const isInput = (node) => node.op === "input";
 const isTensor = (node) => node.value.startsWith("[");
+const isCall = (node) => !isWeight(node) && !isInput(node);
 
 const stepNamed = (name) => steps.find((step) => step.name === name || step.label === name);
 const lastStep = () => steps[steps.length - 1];
-// Both phases are made by one pass, which is no step of its own.
-const passOf = (step) => (PHASES.has(step.name) ? "specialise" : step.name);
-// Both phases start from the program before them.
-function before(step) {
-  const earlier = steps.slice(0, steps.indexOf(step));
-  return earlier.reverse().find((other) => !PHASES.has(other.name)) || null;
-}
+// The step whose program this one started from.
+const before = (step) => (step.from === null ? null : steps[step.from]);
+const planNamed = (name) =>
+  plans.find((plan) => plan.phase === name) || plans.find((plan) => plan.phase === DATA.main) || plans[0];
 
-const holds = (block, layer) => block.layer === layer || block.like.includes(layer);
+const covers = (block, layer) => block.layer === layer || block.like.includes(layer);
 function blockOf(step, layer) {
   step.byLayer ||= new Map();
   if (!step.byLayer.has(layer)) {
-    step.byLayer.set(layer, step.blocks.find((block) => holds(block, layer)) || null);
+    step.byLayer.set(layer, step.blocks.find((block) => covers(block, layer)) || null);
   }
   return step.byLayer.get(layer);
 }
@@ -46,6 +44,7 @@ function blockOf(step, layer) {
 function nodesOf(block) {
   return block ? (block.made ||= block.nodes.map(nodeAt)) : [];
 }
+const operations = (block) => nodesOf(block).filter((node) => !isWeight(node)).length;
 function byId(block) {
   if (!block) return new Map();
   return (block.ids ||= new Map(nodesOf(block).map((node) => [node.id, node])));
@@ -64,15 +63,13 @@ function byOrigin(block) {
   return block.origins;
 }
 
-const layers = (() => {
-  const found = new Set();
-  for (const step of steps) {
-    for (const block of step.blocks) {
-      if (block.layer !== null) [block.layer, ...block.like].forEach((layer) => found.add(layer));
-    }
-  }
-  return [...found].sort((a, b) => a - b);
-})();
+const layers = DATA.kinds.flat().sort((a, b) => a - b);
+const kindOfLayer = (layer) => DATA.kinds.find((kind) => kind.includes(layer)) || [layer];
+// The layer that a view opens on: the last one of the commonest kind.
+const usualLayer = () => {
+  const most = DATA.kinds.reduce((best, kind) => (kind.length > best.length ? kind : best), DATA.kinds[0] || []);
+  return most.length ? most[most.length - 1] : null;
+};
 
 const layerName = (layer) => (layer === null ? "outside the layers" : `layer ${layer}`);
 const layerKey = (layer) => (layer === null ? "outside" : String(layer));
@@ -91,7 +88,7 @@ function spans(numbers) {
 const layerSpan = (some) =>
   some[0] === null ? "outside the layers" : `layer${some.length > 1 ? "s" : ""} ${spans(some)}`;
 
-// Ids of a layer are kept without it; these lead from there to whole ids and back.
+// Ids of a layer are stored without it; these lead from there to whole ids and back.
 function whole(id, layer) {
   if (layer === null || LAYER.test(id)) return id;
   if (id.startsWith("previous:")) return whole(id.slice(9), layer - 1);
@@ -100,8 +97,8 @@ function whole(id, layer) {
   return `${DATA.prefix}${layer}${/^[#[]/.test(id) ? "" : "."}${id}`;
 }
 function split(id) {
-  const found = LAYER.exec(id);
-  if (found) return { layer: Number(found[1]), id: id.slice(found[0].length) || "layer" };
+  const match = LAYER.exec(id);
+  if (match) return { layer: Number(match[1]), id: id.slice(match[0].length) || "layer" };
   const cache = CACHE.exec(id);
   return cache ? { layer: Number(cache[2]), id: cache[1] } : { layer: null, id };
 }
@@ -116,8 +113,8 @@ function wholeOperand(step, layer, id) {
 // The nodes of a step that are, or stand for, the node with this whole id.
 function carriers(step, id) {
   const place = split(id);
-  const found = new Map();
-  const add = (node, layer) => found.set(`${layer}/${node.index}`, { node, layer });
+  const carrying = new Map();
+  const add = (node, layer) => carrying.set(`${layer}/${node.index}`, { node, layer });
   const own = blockOf(step, place.layer);
   const itself = byId(own).get(place.id);
   if (itself) add(itself, place.layer);
@@ -127,7 +124,7 @@ function carriers(step, id) {
     next.forEach((node) => add(node, place.layer + 1));
     for (const node of byOrigin(blockOf(step, null)).get(id) || []) add(node, null);
   }
-  return [...found.values()];
+  return [...carrying.values()];
 }
 
 // The last step that has the node under its own id.
@@ -136,14 +133,18 @@ function lastWith(id) {
   return [...steps].reverse().find((step) => byId(blockOf(step, place.layer)).has(place.id));
 }
 
+const callBlock = (plan, layer) => plan.blocks.find((block) => covers(block, layer)) || null;
+const callCount = (plan) =>
+  plan.blocks.reduce((sum, block) => sum + block.calls.length * (1 + block.like.length), 0);
+
 function callsOf(plan, id) {
   const place = split(id);
-  const found = [];
+  const calls = [];
   const look = (layer, name) => {
-    const block = plan.blocks.find((one) => holds(one, layer));
+    const block = callBlock(plan, layer);
     for (const call of block ? block.calls : []) {
       const names = [TEXT[call.node], ...call.origins.map((at) => TEXT[at])];
-      if (names.includes(name)) found.push({ call, layer, block });
+      if (names.includes(name)) calls.push({ call, layer, block });
     }
   };
   look(place.layer, place.id);
@@ -151,7 +152,7 @@ function callsOf(plan, id) {
     look(place.layer + 1, `previous:${place.id}`);
     look(null, id);
   }
-  return found;
+  return calls;
 }
 
 // The calls of a folded block stand for those of each like layer: their number there.
@@ -163,3 +164,11 @@ function callNumber(block, call, layer) {
   }
   return block.numbers.get(layer)[block.calls.indexOf(call)];
 }
+
+// What a verifier said of a step, up to the first semicolon and without the class.
+function shortVerdict(step) {
+  if (!step.verdict) return step.rewrites || step.segments ? "not proved" : "";
+  return step.verdict.split(";")[0].replace(/^(bitwise|reordered|approximate): /, "");
+}
+const verdictOf = (step) =>
+  el("span", { class: step.verdict ? "holds" : "absent", title: step.verdict || null }, shortVerdict(step));

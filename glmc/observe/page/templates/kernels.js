@@ -1,61 +1,66 @@
 // The kernel calls of the final plan, by layer, for each phase.
-function planNamed(name) {
-  return plans.find((plan) => plan.phase === name) || plans.find((plan) => plan.phase === "decode") || plans[0];
-}
-
 const noPlan = () => el("p", { class: "absent" },
   "This compile has no plan: it was not lowered to kernel calls. Only the passes are shown.");
+
+const byteNote = (plan) => `Bytes of the weights and buffers that a call names, at the largest bucket (${bucketOf(plan)}): ` +
+  "all experts are counted, whichever a step reads, and nothing of the cache.";
+const bucketOf = (plan) => `${plural(plan.tokens, "token")}, ${plural(plan.sequences, "sequence")}`;
 
 function showKernels(address) {
   const plan = planNamed(address.kernels);
   if (!plan) return noPlan();
   const wanted = layerOfKey(address.layer);
   const calling = address.call === undefined ? null : Number(address.call);
-  const widest = [...plan.blocks].reverse().find((block) => block.layer !== null) || plan.blocks[0];
-  const block = (wanted !== undefined && plan.blocks.find((one) => holds(one, wanted))) || widest;
-  const layer = wanted !== undefined && holds(block, wanted) ? wanted : block.layer;
-  const total = plan.blocks.reduce((sum, one) => sum + one.calls.length * (1 + one.like.length), 0);
-  const captured = plan.segments.filter(([, , held]) => held).length;
+  const block = (wanted !== undefined && callBlock(plan, wanted)) || callBlock(plan, usualLayer()) || plan.blocks[0];
+  const layer = wanted !== undefined && covers(block, wanted) ? wanted : block.layer;
+  const captured = plan.segments.filter(([, , inGraph]) => inGraph).length;
   return el("section", { class: "kernels" },
+    el("h1", {}, "Kernel calls", " ", el("small", {}, `${plan.phase}, ${layerName(layer)}`)),
     el("div", { class: "bar" },
-      segmented("phase", plans.map((one) => [one.phase, one.phase]), plan.phase,
+      segmented("phase", plans.map((each) => [each.phase, each.phase]), plan.phase,
         (phase) => addressOf({ kernels: phase, layer: layerKey(layer), node: address.node })),
-      select("layer", [null, ...layers].map((one) => [layerKey(one), layerName(one)]), layerKey(layer),
+      select("layer", [null, ...layers].map((each) => [layerKey(each), layerName(each)]), layerKey(layer),
         (key) => go(addressOf({ kernels: plan.phase, layer: key }))),
+      layer === null ? null : el("a", { href: addressOf({ layer: layerKey(layer) }) }, `story of layer ${layer}`),
       el("a", { href: addressOf({ memory: plan.phase, layer: layerKey(layer) }) }, "memory of these calls")),
-    el("p", { class: "muted" }, `${total} calls in ${plural(plan.segments.length, "segment")}, `,
-      `${captured} of them captured as device graphs. A planned list for ${DATA.target || "no target"}: no call was timed.`),
-    el("nav", { class: "chips", "aria-label": "layers" }, plan.blocks.map((one) =>
-      el("a", { href: addressOf({ kernels: plan.phase, layer: layerKey(one.layer) }), "aria-current": one === block ? "true" : null },
-        layerSpan([one.layer, ...one.like]), el("span", { class: "count" }, one.calls.length)))),
+    el("p", { class: "muted" }, `${plural(callCount(plan), "call")} in ${plural(plan.segments.length, "segment")}, `,
+      `${captured} of them captured as device graphs. A planned list for ${DATA.target || "no target"}${plan.seconds ? "" : ": no call was timed"}. `, byteNote(plan)),
+    el("nav", { class: "chips", "aria-label": "layers" }, plan.blocks.map((each) =>
+      el("a", { href: addressOf({ kernels: plan.phase, layer: layerKey(each.layer) }), "aria-current": each === block ? "true" : null },
+        layerSpan([each.layer, ...each.like]), el("span", { class: "count" }, plural(each.calls.length, "call"))))),
     callTable(plan, block, layer, calling));
 }
 
 function callTable(plan, block, layer, calling) {
   const rows = block.calls.map((call) => {
     const number = callNumber(block, call, layer);
-    const id = wholeCall(block, layer, TEXT[call.node]);
-    const row = el("tr", { class: number === calling ? "chosen" : "", id: `call-${number}` },
+    const id = wholeCall(layer, TEXT[call.node]);
+    const row = el("tr", { class: number === calling ? "current" : "", id: `call-${number}` },
       el("td", { class: "number" }, number),
       el("td", {}, el("b", { class: "kernel" }, TEXT[call.function]),
         el("div", { class: "arguments" }, argumentsOf(TEXT[call.arguments], call.writes.map((at) => TEXT[at])))),
       el("td", {}, nodeLink(id, TEXT[call.node]),
         el("div", { class: "muted" }, TEXT[call.op]),
         call.host ? el("div", { class: "tag" }, "host") : null),
-      el("td", { class: "passes" }, call.passes.length ? call.passes.map((at, place) => [place ? ", " : "",
-        stepNamed(TEXT[at]) ? el("a", { href: addressOf({ pass: TEXT[at], layer: layerKey(layer), node: id }) }, TEXT[at]) : TEXT[at]]) : "–",
-        el("div", { class: "muted source" }, TEXT[call.source])));
+      el("td", { class: "passes" }, call.passes.length ? call.passes.map((at, place) => [place ? ", " : "", passLink(TEXT[at], layer, id)]) : "–",
+        el("div", { class: "muted source" }, TEXT[call.source])),
+      el("td", { class: "number" }, bytes(call.weights + call.buffers),
+        call.weights ? el("div", { class: "muted" }, `${bytes(call.weights)} weights`) : null),
+      plan.seconds ? el("td", { class: "number" }, duration(plan.seconds[number])) : null);
     if (number === calling) requestAnimationFrame(() => row.scrollIntoView({ block: "center" }));
     return row;
   });
-  return el("table", { class: "calls" },
-    el("thead", {}, el("tr", {}, ["call", "kernel and arguments", "node", "passes, source"].map((name) => el("th", {}, name)))),
-    el("tbody", {}, rows));
+  const heads = [["call", "number"], "kernel and arguments", "node", "passes, source", ["bytes", "number"]];
+  return table("calls", plan.seconds ? [...heads, ["time", "number"]] : heads, rows, "calls");
 }
 
-function wholeCall(block, layer, id) {
-  // Ids of calls outside the layers are whole.
-  return layer === null ? id : whole(id, layer);
+// Ids of calls outside the layers are whole.
+const wholeCall = (layer, id) => (layer === null ? id : whole(id, layer));
+
+// A pass by its name; that of the phases is no step of its own.
+function passLink(name, layer, node) {
+  const step = stepNamed(name) || steps.find((each) => each.pass === name);
+  return step ? el("a", { href: addressOf({ pass: step.name, layer: layerKey(layer), node }) }, name) : name;
 }
 
 // "name=value, name=[1, 2]" with names told from values, and what is written marked.

@@ -1,6 +1,7 @@
 // Layered drawing, top to bottom: layers by longest path, order by barycentres, then places.
-// Boxes are {key, width, height}; edges are [from, to]. Gives each box x and y (its centre) and
-// each edge the points it passes; see Sugiyama, Tagawa and Toda (1981).
+// Boxes are {key, width, height}; edges are [from, to, offset], where offset is how far from the
+// middle of its box a line begins. Gives each box x and y (its centre) and each edge the points it
+// passes; see Sugiyama, Tagawa and Toda (1981).
 const GAP_X = 22;
 const GAP_Y = 34;
 const SWEEPS = 12;
@@ -11,10 +12,11 @@ function layout(boxes, edges) {
   rankCells([...cells.values()], known, cells);
   const all = [...cells.values()];
   const routes = known.map(([from, to]) => thread(cells.get(from), cells.get(to), all));
+  const offsets = known.map(([, , offset]) => offset || 0);
   const ranks = [];
   for (const cell of all) (ranks[cell.rank] ||= []).push(cell);
-  order(ranks);
-  place(ranks);
+  orderRanks(ranks);
+  placeCells(ranks);
   const left = Math.min(...all.map((cell) => cell.x - cell.width / 2));
   for (const cell of all) cell.x -= left;
   let y = 0;
@@ -26,14 +28,14 @@ function layout(boxes, edges) {
   for (const cell of cells.values()) Object.assign(cell.box, { x: cell.x, y: cell.y });
   return {
     width: Math.max(...all.map((cell) => cell.x + cell.width / 2)), height: y - GAP_Y,
-    routes: routes.map((route) => route.flatMap((cell, index) => points(cell, index, route.length))),
+    routes: routes.map((route, edge) => route.flatMap((cell, index) => points(cell, index, route.length, offsets[edge]))),
   };
 }
 
 // A line leaves the whole row before it turns, so that it passes behind no box of its row.
-function points({ x, y, top, bottom, height, thin }, index, count) {
+function points({ x, y, top, bottom, height, thin }, index, count, offset) {
   if (thin) return [{ x, y: top }, { x, y: bottom }];
-  if (index === 0) return [{ x, y: y + height / 2 }, { x, y: bottom }];
+  if (index === 0) return [{ x: x + offset, y: y + height / 2 }, { x: x + offset, y: bottom }];
   return index === count - 1 ? [{ x, y: top }, { x, y: y - height / 2 }] : [];
 }
 
@@ -72,7 +74,7 @@ function thread(from, to, all) {
   return route;
 }
 
-function order(ranks) {
+function orderRanks(ranks) {
   for (const rank of ranks) rank.forEach((cell, at) => { cell.at = at; });
   for (let sweep = 0; sweep < SWEEPS; sweep += 1) {
     const down = sweep % 2 === 0;
@@ -90,7 +92,7 @@ function order(ranks) {
 const apart = (left, right) => (left.width + right.width) / 2 + (left.thin && right.thin ? 10 : GAP_X);
 
 // Each cell goes where its neighbours want it; where two want the same place, they meet halfway.
-function place(ranks) {
+function placeCells(ranks) {
   for (const rank of ranks) {
     let x = 0;
     rank.forEach((cell, at) => {
@@ -121,7 +123,7 @@ function wish(cell, near) {
   return (places[Math.floor(half)] + places[Math.ceil(half)]) / 2;
 }
 
-// Least squares with kept distances: clusters that collide merge (pool adjacent violators).
+// Least squares with distances that stay: clusters that collide merge (pool adjacent violators).
 function settle(rank) {
   const clusters = [];
   let offset = 0;

@@ -1,12 +1,17 @@
 // What the address says is what is shown; nothing is drawn before it is asked for.
-const VIEWS = { pass: showPass, graph: showGraph, kernels: showKernels, memory: showMemory };
+const VIEWS = { layer: showStory, pass: showPass, graph: showGraph, kernels: showKernels, memory: showMemory };
+const SECTIONS = ["start", "checks"]; // made without a script
 const view = document.getElementById("view");
 let drawn_ = null;
+let opener = null; // what a node was opened from
+
+// The view that an address names first: a story may name a phase of kernels besides.
+const viewOf = (address) => Object.keys(address).find((name) => name in VIEWS);
 
 function show() {
   const address = parseAddress(location.hash);
-  let name = Object.keys(VIEWS).find((one) => one in address);
-  const section = ["pipeline", "checks"].find((one) => one in address);
+  let name = viewOf(address);
+  const section = SECTIONS.find((each) => each in address);
   if (!name && !section && address.node) {
     const last = lastWith(address.node);
     if (last) {
@@ -15,53 +20,64 @@ function show() {
       address.step = last.name;
     }
   }
-  for (const part of ["pipeline", "checks"]) {
-    document.getElementById(part).hidden = Boolean(name) || part !== (section || "pipeline");
+  for (const part of SECTIONS) {
+    document.getElementById(`section-${part}`).hidden = Boolean(name) || part !== (section || "start");
   }
-  for (const tab of document.querySelectorAll("#tabs a")) {
-    const current = tab.dataset.view === (name || section || "pipeline");
-    if (current) tab.setAttribute("aria-current", "page");
+  const current = name || section || "start";
+  for (const tab of TABS) {
+    if (tab.dataset.view === current) tab.setAttribute("aria-current", "page");
     else tab.removeAttribute("aria-current");
   }
   view.hidden = !name;
   const { node, ...rest } = address;
+  const wanted = JSON.stringify(rest);
+  const moved = drawn_ !== null && wanted !== drawn_;
   showNode(node || null);
-  const asked = JSON.stringify(rest);
-  if (name && asked !== drawn_) {
-    delete keys["["];
-    delete keys["]"];
+  if (name && wanted !== drawn_) {
+    for (const key of Object.keys(keys)) delete keys[key];
     view.replaceChildren(VIEWS[name](address));
-    scrollTo(0, 0);
   } else if (name) {
-    mark(node);
+    markNode(node);
   }
-  drawn_ = name ? asked : null;
+  if (moved) scrollTo(0, 0);
+  moveFocus(moved, node, current);
+  drawn_ = wanted;
 }
 
-// The chosen node, where the view is the same as before: the place on the screen is kept.
-function mark(id) {
-  for (const one of view.querySelectorAll(".chosen:not(tr)")) one.classList.remove("chosen");
+// Whoever uses the keyboard or a reader goes on where something new is.
+function moveFocus(moved, node, current) {
+  if (node) {
+    if (!opener) opener = document.activeElement;
+    if (document.activeElement?.closest("main, #results")) panel.focus({ preventScroll: true });
+  } else if (opener) {
+    if (opener.isConnected && !moved) opener.focus({ preventScroll: true });
+    opener = null;
+  }
+  if (moved && !node && drawn_ !== null) {
+    const title = document.querySelector(`${VIEWS[current] ? "#view" : `#section-${current}`} h1`);
+    title?.setAttribute("tabindex", "-1");
+    title?.focus({ preventScroll: true });
+  }
+}
+
+// The current node, where the view is the same as before: the place on the screen stays.
+function markNode(id) {
+  for (const each of view.querySelectorAll(".current:not(tr)")) each.classList.remove("current");
   if (!id) return;
-  for (const link of view.querySelectorAll("a.box, .cell a.id")) {
+  for (const link of view.querySelectorAll("a.box, a.port, .cell a.id")) {
     const there = parseAddress(link.getAttribute("href")).node;
-    if (there === id) (link.closest(".cell") || link).classList.add("chosen");
+    if (there === id) (link.closest(".cell") || link).classList.add("current");
   }
 }
 
-document.addEventListener("keydown", (event) => {
-  const typing = event.target.closest?.("input, select, textarea");
-  if (event.ctrlKey || event.metaKey || event.altKey || typing) return;
-  if (event.key === "/") {
-    event.preventDefault();
-    box.focus();
-    box.select();
-  } else if (event.key === "Escape" && parseAddress(location.hash).node) go(withParts({ node: null }));
-  else if (keys[event.key]) go(keys[event.key]);
-});
-let wide = innerWidth;
+let windowWidth = innerWidth;
 addEventListener("resize", () => {
-  if (innerWidth !== wide && "memory" in parseAddress(location.hash)) { drawn_ = null; show(); }
-  wide = innerWidth;
+  if (innerWidth !== windowWidth && "memory" in parseAddress(location.hash)) { drawn_ = null; show(); }
+  windowWidth = innerWidth;
+});
+// On paper everything is open.
+addEventListener("beforeprint", () => {
+  for (const each of document.querySelectorAll("details")) each.open = true;
 });
 addEventListener("hashchange", show);
 show();
