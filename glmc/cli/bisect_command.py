@@ -77,10 +77,7 @@ def bisect_command(
     source = load_config(model, {"dtype": dtype})
     out = console()
 
-    def tell(name: str, text: str) -> None:
-        say(f"{name:<16} {text}" if name else text, err=True)
-
-    result = bisect(source, options, tell)
+    result = bisect(source, options, lambda step, text: say(f"{step} {text}", err=True))
     if result is None:
         replayed = "replayed right" if target in REPLAYED else "made, but can't be replayed here"
         out.print(f"Nothing is wrong: every step is proved, and the plan is {replayed}.")

@@ -8,7 +8,7 @@ Where all hold, the plan is replayed call by call (replayed.py).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -20,27 +20,31 @@ from glmc.check.bisect.finding import BisectResult
 from glmc.check.bisect.replayed import REPLAYED, WrongCall, wrong_call
 from glmc.check.bisect.repro import repro
 from glmc.check.bisect.search import first_node, first_rewrite
+from glmc.check.bisect.steps import EACH_CALL, LOWERING, REPLAYED_PLAN, Steps, Tell
 from glmc.check.bisect.whole import call_repro, fewest_layers, verified_repro, whole_repro
 from glmc.check.verify.cases import real_prompts
 from glmc.check.verify.proof import SMALL_BLOCK
 from glmc.check.verify.replay import Reference, verify_replay
-from glmc.check.verify.scope import model_cases, model_weights
+from glmc.check.verify.scope import is_whole, model_cases, model_weights
 from glmc.check.verify.verdict import Verdict
 from glmc.check.verify.verifier import Verifier
-from glmc.compiler import compile_plan, front_end
+from glmc.compiled import FrontEnd
+from glmc.compiler import back_end, front_end
 from glmc.config import CompileOptions
 from glmc.errors import (
     AbiError,
     CheckpointError,
     ConfigError,
+    InternalError,
     MatchCountError,
     UsageError,
 )
+from glmc.garbage import rare_collections
 from glmc.ir.program import Program
+from glmc.ir.threads import one_thread
 from glmc.job import Job, resolve
 from glmc.passes.base import Pass
 from glmc.passes.kv_cache import KvCache
-from glmc.passes.specialise import PHASE_NAMES
 from glmc.pipeline.events import Event, StepDone
 from glmc.presets.catalog import ModelSource
 from glmc_runtime.command.out_of_memory import shortage_behind
@@ -60,9 +64,10 @@ class _Violated(Exception):  # noqa: N818 - ends the compile at the step that wa
 class _Hunt:
     """Hears a compile; raises _Violated at the first step that changes a value."""
 
+    job: Job
     verifier: Verifier
-    tell: Callable[[str, str], None]
-    steps: list[str] = field(default_factory=list)
+    steps: Steps
+    names: list[str] = field(default_factory=list)
     last: Program | None = None
 
     def observe(self, event: Event) -> None:
@@ -74,18 +79,15 @@ class _Hunt:
         before = self.last
         verdict = self.verifier.verdicts.get(name)
         if verdict is not None:
-            self.tell(name, verdict.text)
+            self.steps.done(str(self.job.options.dtype), name, verdict.text)
         if verdict is not None and not verdict.holds and before is not None:
             raise _Violated(name, before, program.copy(), verdict)
-        self.steps.append(name)
-        if name not in PHASE_NAMES:
-            self.last = program.copy()
+        self.names.append(name)
+        self.last = self.verifier.last
 
 
 def bisect(
-    source: ModelSource,
-    options: CompileOptions,
-    tell: Callable[[str, str], None] = lambda name, text: None,
+    source: ModelSource, options: CompileOptions, tell: Tell = lambda step, text: None
 ) -> BisectResult | None:
     """The first step, rewrite and nodes that are wrong, or the first kernel call; None when all of
     them are right.
@@ -94,80 +96,96 @@ def bisect(
     checkpoint, lost fusions) are raised as a compile raises them.
     """
     job = resolve(source, options)
-    captured: list[Program] = []
-    for each_job in _both_dtypes(job):
-        tell("", f"in {each_job.options.dtype}:")
-        result = _graph(each_job, tell, captured)
-        if result is not None:
+    with one_thread() if is_whole(source) else nullcontext(), rare_collections():
+        return _bisect(job, tell)
+
+
+def _bisect(job: Job, tell: Tell) -> BisectResult | None:
+    jobs, replayed = _both_dtypes(job), job.options.target in REPLAYED
+    steps = Steps(jobs, replayed, tell)
+    proved: list[Proved] = []
+    for each in jobs:
+        result = _graph(each, steps)
+        if isinstance(result, BisectResult):
             return result
+        proved.append(result)
+    first, last = proved[0], proved[-1]
     try:
-        compiled = compile_plan(job)
+        # In float32 the blocks of what was proved are smaller than those of the plan.
+        front = last.front if last.front.job.front == job.front else front_end(job)
+        compiled = back_end(front, job)
     except _NOT_OURS:
         raise
     except Exception as error:  # whatever it is, it is what is looked for, but for lack of memory
         if shortage_behind(error) is not None:
             raise
-        return _elsewhere(source, options, "lowering", error)
-    if options.target not in REPLAYED:
-        tell("replayed plan", f"not replayed: {options.target} is not on every machine")
+        return _elsewhere(job, LOWERING, error)
+    own = str(jobs[-1].options.dtype)
+    made = "made" if replayed else f"made; {job.options.target} can't be replayed on every machine"
+    steps.done(own, LOWERING, made)
+    if not replayed:
         return None
-    wrong = wrong_call(source, options)
-    tell("replayed plan", "float32: every call computes its node" if wrong is None else str(wrong))
+    wrong = wrong_call(job.source, job.options, first.front)
+    steps.done("float32", EACH_CALL, "computes its node" if wrong is None else str(wrong))
     if wrong is not None:
-        return _miscomputed(source, options, wrong)
-    reference = Reference(captured[-1], captured[0], model_weights(job))
-    texts = () if source.directory is None else real_prompts(source.directory)
-    verdict = verify_replay(compiled, reference, texts)
-    tell("", verdict.text)
-    return None if verdict.holds else _unplaced(source, options, verdict)
+        return _miscomputed(job, wrong)
+    reference = Reference(last.captured, first.captured, model_weights(job))
+    verdict = verify_replay(compiled, reference, real_prompts(job.source.directory))
+    steps.done(own, REPLAYED_PLAN, verdict.text)
+    return None if verdict.holds else _unplaced(job, verdict)
 
 
-def _unplaced(source: ModelSource, options: CompileOptions, verdict: Verdict) -> BisectResult:
+def _unplaced(job: Job, verdict: Verdict) -> BisectResult:
     """The plan as it is goes wrong, though no call of the small one in float32 does."""
     what = (
         f"{verdict.text}. In float32, at one small bucket, every call computes its node: what is "
         "wrong depends on the dtype, the bucket or the block size."
     )
-    title = _title(source, options, verdict.pass_name, None, what)
-    return BisectResult(verdict.pass_name, what, verified_repro(title, source, options))
+    title = _title(job, verdict.pass_name, None, what)
+    return BisectResult(verdict.pass_name, what, verified_repro(title, job.source, job.options))
 
 
-def _miscomputed(source: ModelSource, options: CompileOptions, wrong: WrongCall) -> BisectResult:
+def _miscomputed(job: Job, wrong: WrongCall) -> BisectResult:
     step = f"{wrong.name}, called for {wrong.node}"
     what = f"{wrong}. Every pass is right: it is the kernel, what it is given, or the memory plan."
-    title = _title(source, options, step, None, what)
-    text = call_repro(title, source, options, wrong)
+    title = _title(job, step, None, what)
+    text = call_repro(title, job.source, job.options, wrong)
     return BisectResult(step, what, text, None, wrong.node, wrong.layer)
 
 
-def _both_dtypes(job: Job) -> Iterator[Job]:
-    yield job.variant(dtype=torch.float32, block_size=SMALL_BLOCK)
-    if job.dtype is not torch.float32:
-        yield job.variant()
+def _both_dtypes(job: Job) -> tuple[Job, ...]:
+    exact = job.variant(dtype=torch.float32, block_size=SMALL_BLOCK)
+    return (exact,) if job.dtype is torch.float32 else (exact, job.variant())
 
 
-def _graph(
-    job: Job, tell: Callable[[str, str], None], captured: list[Program]
-) -> BisectResult | None:
-    hunt = _Hunt(Verifier(model_cases(job.source), model_weights(job), strict=False), tell)
+@dataclass(frozen=True)
+class Proved:
+    """What was captured, and what all of its passes made."""
+
+    captured: Program
+    front: FrontEnd
+
+
+def _graph(job: Job, steps: Steps) -> BisectResult | Proved:
+    verifier = Verifier(model_cases(job.source), model_weights(job), strict=False)
+    hunt = _Hunt(job, verifier, steps)
     try:
-        front_end(job, hunt)
+        front = front_end(job, hunt)
     except _NOT_OURS:
         raise
     except _Violated as wrong:
-        return _violated(wrong, hunt, job)
+        return _violated(wrong, hunt)
     except Exception as error:  # whatever it is, it is what is looked for, but for lack of memory
         if shortage_behind(error) is not None:
             raise
-        return _crashed(hunt, job, error)
-    if hunt.verifier.captured is not None:
-        captured.append(hunt.verifier.captured)
-    return None
+        return _crashed(hunt, error)
+    if verifier.captured is None:
+        raise InternalError("the passes ran on a program that was never captured")
+    return Proved(verifier.captured, front)
 
 
-def _violated(wrong: _Violated, hunt: _Hunt, job: Job) -> BisectResult:
-    source, options = job.source, job.options
-    verifier, verdict = hunt.verifier, wrong.verdict
+def _violated(wrong: _Violated, hunt: _Hunt) -> BisectResult:
+    job, verifier, verdict = hunt.job, hunt.verifier, wrong.verdict
     evidence: Counterexample
     if wrong.before.phase == wrong.after.phase:
         evidence = first_rewrite(
@@ -180,9 +198,9 @@ def _violated(wrong: _Violated, hunt: _Hunt, job: Job) -> BisectResult:
     shown = evidence.deviation(drawing.values_of(inputs))
     what = (
         f"{first.node} is off by {shown.error:.3g} where {shown.bound:.3g} is allowed "
-        f"({verdict.numerics}, {options.dtype}, on: {evidence.case})."
+        f"({verdict.numerics}, {job.options.dtype}, on: {evidence.case})."
     )
-    title = _title(source, options, wrong.name, first.match, what)
+    title = _title(job, wrong.name, first.match, what)
     text = repro(title, f"{wrong.name}, {first.node}", evidence, inputs, wrong.before, wrong.after)
     size = len(evidence.after.calls) + (len(evidence.before.calls) if evidence.before else 0)
     return BisectResult(
@@ -190,15 +208,15 @@ def _violated(wrong: _Violated, hunt: _Hunt, job: Job) -> BisectResult:
     )
 
 
-def _crashed(hunt: _Hunt, job: Job, error: Exception) -> BisectResult:
-    source, options, failing = job.source, job.options, _following(hunt.steps, job)
+def _crashed(hunt: _Hunt, error: Exception) -> BisectResult:
+    job, failing = hunt.job, _following(hunt.names, hunt.job)
     what = f"It raises {type(error).__name__}: {_first_line(error)}."
     if failing is not None and hunt.last is not None:
         anchor = anchor_of(hunt.last, failing, error)
         piece = smallest(hunt.last, failing, anchor, error)
         if piece is not None:
-            title = _title(source, options, failing.name, anchor, what)
-            text = crash_repro(title, piece, failing, repr(options), error)
+            title = _title(job, failing.name, anchor, what)
+            text = crash_repro(title, piece, failing, repr(job.options), error)
             layer = next(
                 (
                     node.meta.get("layer")
@@ -209,36 +227,32 @@ def _crashed(hunt: _Hunt, job: Job, error: Exception) -> BisectResult:
             )
             size = sum(node.op == "call_function" for node in piece.graph.nodes)
             return BisectResult(failing.name, what, text, anchor, anchor, layer, "", size)
-    step = failing.name if failing is not None else "capture" if not hunt.steps else "specialise"
-    return _elsewhere(source, options, step, error)
+    step = failing.name if failing is not None else "capture" if not hunt.names else "specialise"
+    return _elsewhere(job, step, error)
 
 
-def _following(steps: list[str], job: Job) -> Pass | None:
+def _following(names: list[str], job: Job) -> Pass | None:
     """The pass after the last step that was heard of."""
     order: tuple[Pass, ...] = (*job.selection.passes, KvCache(job.options.block_size))
-    done = len(steps) - 1  # the first step is the capture
+    done = len(names) - 1  # the first step is the capture
     return order[done] if 0 <= done < len(order) else None
 
 
-def _elsewhere(
-    source: ModelSource, options: CompileOptions, step: str, error: Exception
-) -> BisectResult:
+def _elsewhere(job: Job, step: str, error: Exception) -> BisectResult:
     what = f"It raises {type(error).__name__}: {_first_line(error)}."
-    config = fewest_layers(source, options, error)
+    config = fewest_layers(job.source, job.options, error)
     if config is None:
         raise error
-    title = _title(source, options, step, None, what)
+    title = _title(job, step, None, what)
     what += f" A model of {config['num_hidden_layers']} layers is enough."
-    return BisectResult(step, what, whole_repro(title, config, options, error))
+    return BisectResult(step, what, whole_repro(title, config, job.options, error))
 
 
-def _title(
-    source: ModelSource, options: CompileOptions, step: str, match: str | None, what: str
-) -> list[str]:
+def _title(job: Job, step: str, match: str | None, what: str) -> list[str]:
     where = step if match is None else f"{step}, match {match}"
     return [
         MARKER.removeprefix("# "),
-        f"{source.name} for {options.target}: {where}",
+        f"{job.source.name} for {job.options.target}: {where}",
         *what.splitlines(),
     ]
 

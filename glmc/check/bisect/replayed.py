@@ -25,7 +25,7 @@ from glmc.check.verify.execution import BoundInputs, call
 from glmc.check.verify.proof import SMALL_BLOCK
 from glmc.check.verify.scope import model_weights
 from glmc.check.verify.weights import ModelWeights
-from glmc.compiled import Compiled
+from glmc.compiled import Compiled, FrontEnd
 from glmc.compiler import back_end, front_end, write_compiled
 from glmc.config import CompileOptions
 from glmc.ir import match as m
@@ -83,10 +83,12 @@ class WrongCall:
         )
 
 
-def wrong_call(source: ModelSource, options: CompileOptions) -> WrongCall | None:
+def wrong_call(
+    source: ModelSource, options: CompileOptions, front: FrontEnd | None = None
+) -> WrongCall | None:
     """Compile in float32, replay call by call; None when every call computes its node.
 
-    Raises what a compile raises.
+    ``front`` is taken where it was made for the same program. Raises what a compile raises.
     """
     tokens = sum(LENGTHS)
     context = min(source.shape.maximum_positions, 2 * tokens)
@@ -99,7 +101,8 @@ def wrong_call(source: ModelSource, options: CompileOptions) -> WrongCall | None
         decode_buckets=(len(LENGTHS),),
     )
     job = resolve(source, options)
-    front = front_end(job)
+    if front is None or front.job.front != job.front:
+        front = front_end(job)
     compiled = back_end(front, job)
     weights = model_weights(job)
     with tempfile.TemporaryDirectory(prefix="glmc-bisect-") as folder:

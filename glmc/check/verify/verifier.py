@@ -50,7 +50,7 @@ class Verifier:
 
     Raises VerificationError after the pass that violates its class, unless ``strict`` is False.
     ``layers`` maps the layers of a part of a model to the model's. ``captured`` is the program
-    that came first.
+    that came first, ``last`` what the last step left that others follow.
     """
 
     cases: Sequence[Case]
@@ -59,17 +59,17 @@ class Verifier:
     layers: Mapping[int, int] | None = None
     captured: Program | None = None
     verdicts: dict[str, Verdict] = field(default_factory=dict)
-    _last: Program | None = None
+    last: Program | None = None
 
     def observe(self, event: Event) -> None:
         """Compare what a step has left with what the step before it has."""
         if not isinstance(event, StepDone):
             return
-        name, program, before = event.name, event.program, self._last
+        name, program, before = event.name, event.program, self.last
         if name not in PHASE_NAMES:  # all of these are made of the paged program
-            self._last = program.copy()
+            self.last = program.copy()
         if before is None:
-            self.captured = self._last
+            self.captured = self.last
             return
         verdict = verify_pass(before, program, _record(event), self.cases, self.weights)
         if self.layers is not None:
