@@ -11,19 +11,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from torch.fx import Node
+import torch
+from torch.fx import Graph, GraphModule, Node
 
 from glmc.check.bisect import bisect as bisection
 from glmc.check.bisect import replayed
-from glmc.check.bisect.bisect import MARKER, bisect
+from glmc.check.bisect.bisect import MARKER, Proved, bisect
 from glmc.check.bisect.finding import BisectResult
-from glmc.compiled import Compiled
+from glmc.check.bisect.steps import Step
+from glmc.compiled import Compiled, FrontEnd
+from glmc.compiler import front_end
 from glmc.config import CompileOptions
 from glmc.errors import MatchCountError
 from glmc.ir.program import Program
+from glmc.job import Job, resolve
 from glmc.passes import moe_gate, specialise
 from glmc.passes.base import AnchorPass, Pass
 from glmc.pipeline import stages as pipeline
+from glmc.pipeline.events import NOBODY, Observer
+from glmc.pipeline.records import Phases
 from glmc.presets.catalog import ModelSource, load_config
 from glmc_runtime.errors import CapacityError
 from tests.sabotage import SABOTAGES, sabotaged, with_wrong_constant
@@ -114,28 +120,46 @@ def test_a_repro_passes_once_the_fault_is_mended(
 
 
 def test_a_right_model_has_nothing_to_find(source: ModelSource) -> None:
-    heard: list[str] = []
-    assert bisect(source, OPTIONS, lambda name, text: heard.append(name)) is None
-    assert heard[1:4] == ["canonical", "clean", "rms_norm"]
-    assert heard[-4:-1] == ["prefill", "decode", "replayed plan"]
+    heard: list[Step] = []
+    assert bisect(source, OPTIONS, lambda step, text: heard.append(step)) is None
+    names = [step.name for step in heard]
+    assert names[:3] == ["canonical", "clean", "rms_norm"]
+    assert names[-5:] == ["prefill", "decode", "lowering", "each kernel call", "replayed plan"]
+    assert [step.number for step in heard] == list(range(1, heard[0].total + 1))
+    assert str(heard[0]).startswith(f"step  1 of {heard[0].total}  float32")
+
+
+def test_each_dtype_is_captured_once(source: ModelSource, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing that was proved is made again; the plan is made of it."""
+    captured: list[Job] = []
+
+    def front(job: Job, observer: Observer = NOBODY) -> FrontEnd:
+        captured.append(job)
+        return front_end(job, observer)
+
+    for module in (bisection, replayed):
+        monkeypatch.setattr(module, "front_end", front)
+    give_cases(monkeypatch)
+    assert bisect(source, replace(OPTIONS, dtype="bfloat16")) is None
+    assert [job.options.dtype for job in captured] == ["float32", "bfloat16"]
 
 
 def test_a_fault_of_the_bfloat16_plan_alone_is_found(
     source: ModelSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = bisection.compile_plan
+    real = bisection.back_end
 
     def wrong(*arguments: Any) -> Compiled:
         return with_wrong_constant(real(*arguments), "plan_routed_scale")
 
-    monkeypatch.setattr(bisection, "compile_plan", wrong)
+    monkeypatch.setattr(bisection, "back_end", wrong)
     found = bisect(source, replace(OPTIONS, dtype="bfloat16", decode_buckets=(1, 8)))
     assert found is not None and found.step == "replayed plan"
     assert "VIOLATED" in found.what and "every call computes its node" in found.what
     assert "'--verify'" in found.repro
 
 
-@pytest.mark.parametrize("step", ["front_end", "compile_plan", "wrong_call"])
+@pytest.mark.parametrize("step", ["front_end", "back_end", "wrong_call"])
 def test_memory_that_runs_out_is_no_finding(
     step: str, source: ModelSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -145,9 +169,11 @@ def test_memory_that_runs_out_is_no_finding(
         raise RuntimeError("can't allocate memory: you tried to allocate 68719476736 bytes")
 
     if step != "front_end":
-        monkeypatch.setattr(bisection, "_graph", lambda *given: None)
+        front = FrontEnd(resolve(source, OPTIONS), Phases({}, ()), {}, {})
+        proved = Proved(Program(GraphModule({}, Graph()), {}, source.shape, torch.float32), front)
+        monkeypatch.setattr(bisection, "_graph", lambda *given: proved)
     if step == "wrong_call":
-        monkeypatch.setattr(bisection, "compile_plan", lambda *given: None)
+        monkeypatch.setattr(bisection, "back_end", lambda *given: None)
         for name in ("front_end", "back_end", "model_weights", "write_compiled"):
             monkeypatch.setattr(replayed, name, lambda *given, **named: None)
 

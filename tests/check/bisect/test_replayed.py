@@ -15,7 +15,7 @@ from glmc.check.bisect.replayed import WrongCall, wrong_call
 from glmc.compiled import Compiled, FrontEnd
 from glmc.compiler import back_end, front_end
 from glmc.config import CompileOptions
-from glmc.job import Job
+from glmc.job import Job, resolve
 from glmc.presets.catalog import load_config
 from glmc_runtime.kernels import find_binder
 from glmc_runtime.replay import bind as bind_module
@@ -121,7 +121,7 @@ def test_the_reproduction_has_few_layers_and_fails(
 ) -> None:
     wrong = found("cpu", lambda each: with_wrong_constant(each, "plan_norm_eps"), monkeypatch)
     assert wrong is not None
-    finding = _miscomputed(SOURCE, CompileOptions(), wrong)
+    finding = _miscomputed(resolve(SOURCE, CompileOptions()), wrong)
     assert '"num_hidden_layers": 1,' in finding.repro
     with pytest.raises(SystemExit) as ended:
         exec(finding.repro, {})
