@@ -8,6 +8,8 @@ from typing import Any
 from glmc_runtime.doctor.references import Outcome
 from glmc_runtime.kernels.vendor import EMULATED_NOTICE, Vendor
 
+NOTHING = "nothing to check"
+
 
 @dataclass
 class Finding:
@@ -47,14 +49,18 @@ class Report:
 
     @property
     def verdict(self) -> str:
-        """``FAIL``; else ``incomplete`` where nothing, or not every call, was checked; ``pass``."""
+        """``FAIL``; else ``incomplete`` where not every vendor call was checked; ``pass``;
+        ``nothing to check`` where the artifact has none."""
         if not all(finding.passed for finding in self.findings.values()):
             return "FAIL"
+        if self.vendor is None:
+            return NOTHING
         return "pass" if self.findings and not self.unchecked else "incomplete"
 
     @property
     def passed(self) -> bool:
-        return self.verdict == "pass"
+        """Whether this machine is as good as it was asked to be."""
+        return self.verdict in ("pass", NOTHING)
 
     @property
     def ran_on(self) -> str:
@@ -87,7 +93,7 @@ class Report:
         """A table, then the first failures of each function."""
         if self.vendor is None:
             return (
-                f"{self.artifact}: no plan calls the vendor's library; nothing to check\n"
+                f"{self.artifact}: no plan calls a function of a vendor's library\n"
                 f"verdict: {self.verdict}"
             )
         lines = [f"{self.artifact}: {self.vendor.description}"]

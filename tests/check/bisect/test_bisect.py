@@ -32,6 +32,7 @@ from glmc.pipeline.events import NOBODY, Observer
 from glmc.pipeline.records import Phases
 from glmc.presets.catalog import ModelSource, load_config
 from glmc_runtime.errors import CapacityError
+from glmc_runtime.format.phases import DECODE
 from tests.sabotage import SABOTAGES, sabotaged, with_wrong_constant
 from tests.support.cases import give_cases
 from tests.support.checkpoints import tiny_checkpoint
@@ -237,7 +238,7 @@ def test_a_crash_elsewhere_is_shown_by_the_model_with_the_fewest_layers(
 
     specialise_decode = specialise.decode
     give_cases(monkeypatch)
-    monkeypatch.setattr(specialise, "decode", decode)
+    monkeypatch.setattr(specialise, "PHASES", {**specialise.PHASES, DECODE.key: decode})
     found = found_in(source)
     assert found.step == "specialise"
     assert "A model of 2 layers is enough." in found.what
