@@ -20,10 +20,11 @@ from glmc.check.bisect.finding import BisectResult
 from glmc.check.bisect.replayed import REPLAYED, WrongCall, wrong_call
 from glmc.check.bisect.repro import repro
 from glmc.check.bisect.search import first_node, first_rewrite
-from glmc.check.bisect.steps import EACH_CALL, LOWERING, REPLAYED_PLAN, Steps, Tell
+from glmc.check.bisect.steps import EACH_CALL, LOWERING, Steps, Tell
 from glmc.check.bisect.whole import call_repro, fewest_layers, verified_repro, whole_repro
 from glmc.check.verify.cases import real_prompts
 from glmc.check.verify.proof import SMALL_BLOCK
+from glmc.check.verify.replay import NAME as REPLAYED_PLAN
 from glmc.check.verify.replay import Reference, verify_replay
 from glmc.check.verify.scope import is_whole, model_cases, model_weights
 from glmc.check.verify.verdict import Verdict
