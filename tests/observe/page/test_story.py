@@ -26,7 +26,7 @@ def test_a_number_and_enter_tell_the_story(here: Opened) -> None:
     view.keyboard.press("Enter")
     view.wait_for_selector("#view h1:has-text('Layer 1')")
     assert words(view, "#view .lead") == (
-        "Like layers 1..2: 4 to 2 nodes by 1 pass, 2 calls in decode, 2 calls in prefill."
+        "Like layers 1..2: 4 to 2 nodes by moe_gate, 2 calls in decode, 2 calls in prefill."
     )
     verdict = words(view, "#view .verdict")
     assert "Match counts as expected, no near miss." in verdict

@@ -50,9 +50,21 @@ function sentence(tale) {
   if (calls.length > 1) { calls[0][0] = ""; calls.slice(1).forEach((part) => { part[0] = ", "; }); }
   return [
     tale.like.length > 1 ? `Like ${layerSpan(tale.like)}: ` : "Like no other layer: ",
-    el("b", {}, `${tale.first} to ${plural(tale.last, "node")}`), ` by ${plural(tale.passes.length, "pass")}`,
+    el("b", {}, `${tale.first} to ${plural(tale.last, "node")}`), " by ", ...authors(tale),
     plans.length ? [", ", calls] : ", not lowered", ".",
   ];
+}
+
+// The passes of a layer by name; of many those that took the most nodes away.
+const NAMED = 3;
+function authors(tale) {
+  const weight = (name) => tale.told.filter((act) => act.step.pass === name)
+    .reduce((sum, act) => sum + act.taken.length - act.made.length, 0);
+  const many = tale.passes.length > NAMED;
+  const named = many ? [...tale.passes].sort((a, b) => weight(b) - weight(a)).slice(0, NAMED) : tale.passes;
+  const links = named.map((name, at) => [at ? (at === named.length - 1 ? " and " : ", ") : "", passLink(name, tale.layer)]);
+  if (!named.length) return ["no pass"];
+  return many ? [`${plural(tale.passes.length, "pass")} (most by `, links, ")"] : links;
 }
 
 // Right or not: match counts, near misses, and the proof or the command that makes it.

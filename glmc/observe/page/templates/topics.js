@@ -48,7 +48,7 @@ function slowTopics() {
 // The same of one layer.
 function layerTopics(layer) {
   const key = String(layer);
-  return [
+  const own = [
     topic("story pass passes verdict right proof who why changed", `layer ${layer}`, "its story: passes, verdict, kernels", { layer: key }),
     topic("picture graph boxes", `layer ${layer}`, "as a picture", { graph: key }),
     ...plans.flatMap((plan) => [
@@ -57,6 +57,7 @@ function layerTopics(layer) {
     ...steps.flatMap((step) => step.near.filter((miss) => miss.layer === layer).map((miss) => topic(`near miss misses why not fused ${step.name}`,
       `why not ${step.name}`, miss.condition, { pass: step.name, layer: key, node: miss.node }))),
   ];
+  return own.map((each) => ({ ...each, kind: "layer" }));
 }
 
 const asked = (some, words) => some.filter((each) => words.every((word) => each.words.some((own) => own.startsWith(word))));
