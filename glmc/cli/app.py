@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from inspect import Signature
 from typing import Annotated, Any
 
@@ -43,6 +44,7 @@ class PlainHelp:
         option = super().get_help_option(context)  # type: ignore[misc]
         if option is not None:
             option.metavar, option.rich_help_panel = "", COMMON[0].group
+            option.default = False
         return option
 
 
@@ -109,15 +111,25 @@ def with_common(command: Any) -> Any:
     for parameter in command.params:
         if getattr(parameter, "is_flag", False) or getattr(parameter, "count", False):
             parameter.metavar = ""
-        if getattr(parameter, "count", False):
-            # What typer checks a number with takes longer to import than typer itself.
-            parameter.process_value = lambda context, value: value or 0
+        parameter.process_value = partial(_checked, parameter)
+        if parameter.param_type_name == "argument":
+            parameter.display_type_rich = lambda ctx: None  # its name says what it is
     return command
+
+
+def _checked(parameter: Any, context: Any, value: Any) -> Any:
+    """A value as typer checks it, unless it has its type already: pydantic, which does that, takes
+    longer to import than typer itself."""
+    if value is None and not parameter.required:
+        value = () if getattr(parameter, "multiple", False) else None
+    elif type(value) is not parameter.type_descriptor.annotation:
+        return type(parameter).process_value(parameter, context, value)
+    return value if parameter.callback is None else parameter.callback(context, parameter, value)
 
 
 def _taken(values: dict[str, Any]) -> dict[str, int]:
     """The common options, taken out of those of a command."""
-    return {option.name: int(values.pop(option.name, 0)) for option in COMMON}
+    return {option.name: int(values.pop(option.name, 0) or 0) for option in COMMON}
 
 
 def _version(asked: bool) -> None:

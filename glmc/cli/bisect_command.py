@@ -5,41 +5,44 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
+from glmc.cli.options import (
+    OUTPUT_GROUP,
+    AbiProfile,
+    Dtype,
+    Model,
+    PassesOff,
+    PassesOn,
+    Pipeline,
+    RandomWeights,
+    Seed,
+    Target,
+    option,
+)
 from glmc.cli.say import console, say
 from glmc.config import CompileOptions
 from glmc.errors import UsageError
 from glmc.pipeline.names import require_passes
 from glmc.plain_file import begins_with
 from glmc.presets.names import preset_names, require_model
+from glmc_runtime.command.ending import stopped_at_once
 
 
 def bisect_command(
-    model: Annotated[str, typer.Argument(help="A checkpoint directory or a preset's name.")],
-    target: Annotated[str, typer.Option(help="cpu, cuda, xpu or an installed one.")] = "cpu",
+    model: Model,
+    target: Target = "cpu",
+    dtype: Dtype = None,
+    abi_profile: AbiProfile = None,
+    random_weights: RandomWeights = False,
+    seed: Seed = 0,
+    passes_off: PassesOff = None,
+    passes_on: PassesOn = None,
+    pipeline: Pipeline = None,
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Where the reproduction is written.")
+        Path,
+        option(
+            "Where the reproduction is written.", OUTPUT_GROUP, "--output", "-o", metavar="FILE"
+        ),
     ] = Path("repro.py"),
-    dtype: Annotated[
-        str | None, typer.Option(help="float32, bfloat16 or float16; default: the checkpoint's.")
-    ] = None,
-    abi_profile: Annotated[
-        str | None, typer.Option(help="P-A, P-B or P-C: which vendor wheel will be called.")
-    ] = None,
-    passes_on: Annotated[
-        list[str] | None, typer.Option(help="Also run this installed pass; repeatable.")
-    ] = None,
-    passes_off: Annotated[
-        list[str] | None, typer.Option(help="Leave out this pass; repeatable.")
-    ] = None,
-    pipeline: Annotated[
-        str | None, typer.Option(help="YAML file with the passes to run, in order.")
-    ] = None,
-    random_weights: Annotated[
-        bool, typer.Option("--random-weights", help="Use random weights.")
-    ] = False,
-    seed: Annotated[int, typer.Option(help="Seed of the random weights.")] = 0,
 ) -> int:
     """Find the first pass, match and nodes that are wrong, or that crash; write repro.py.
 
@@ -57,16 +60,17 @@ def bisect_command(
         abi_profile=abi_profile,
         passes_on=tuple(passes_on or ()),
         passes_off=tuple(passes_off or ()),
-        pipeline=pipeline,
+        pipeline=None if pipeline is None else str(pipeline),
         weights="random" if random_weights or model in preset_names() else "checkpoint",
         seed=seed,
     )
     require_model(model)
     require_passes("--passes-on", options.passes_on)
     require_passes("--passes-off", options.passes_off)
-    from glmc.check.bisect.bisect import MARKER, bisect
-    from glmc.check.bisect.replayed import REPLAYED
-    from glmc.presets.catalog import load_config
+    with stopped_at_once():
+        from glmc.check.bisect.bisect import MARKER, bisect
+        from glmc.check.bisect.replayed import REPLAYED
+        from glmc.presets.catalog import load_config
 
     if output.exists() and not begins_with(output, MARKER, 80):
         raise UsageError(

@@ -8,40 +8,66 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from glmc.cli.options import MODEL_GROUP, Json, all_dtypes, all_targets, models, option
 from glmc.errors import UsageError
 from glmc.presets.names import preset_names, require_model
+from glmc_runtime.command.ending import stopped_at_once
 from glmc_runtime.format.artifact_files import MANIFEST
 
 if TYPE_CHECKING:
     from glmc_runtime.loading.fit import FitReport
 
 _TARGET = "xpu"
+MEMORY_GROUP = "Cards and requests"
 
 
 def fit_command(
     model: Annotated[
-        str, typer.Argument(help="A preset's name, a checkpoint directory or an artifact.")
+        str,
+        typer.Argument(
+            help="A preset's name, a checkpoint directory or an artifact.",
+            metavar="MODEL",
+            autocompletion=models,
+        ),
     ],
     device_memory: Annotated[
         list[str] | None,
-        typer.Option(help="Memory of a card, such as 96GiB or 96GB; repeatable."),
+        option(
+            "Memory of a card, such as 96GiB or 96GB; repeatable.", MEMORY_GROUP, metavar="SIZE"
+        ),
     ] = None,
-    batch: Annotated[int | None, typer.Option(help="Sequences that must fit; default: 1.")] = None,
+    batch: Annotated[
+        int | None, option("Sequences that must fit; default: 1.", MEMORY_GROUP, metavar="N")
+    ] = None,
     context: Annotated[
-        int | None, typer.Option(help="Tokens of each of them; default: at most 8192.")
+        int | None,
+        option("Tokens of each of them; default: at most 8192.", MEMORY_GROUP, metavar="N"),
     ] = None,
     cache_memory: Annotated[
-        str | None, typer.Option(help="Give the KV cache so much, and not all that is left.")
+        str | None,
+        option(
+            "Give the KV cache so much, and not all that is left.", MEMORY_GROUP, metavar="SIZE"
+        ),
     ] = None,
     target: Annotated[
         str | None,
-        typer.Option(help="Of a model: cpu, cuda, xpu or an installed one; default: xpu."),
+        option(
+            "Of a model: cpu, cuda, xpu or an installed one; default: xpu.",
+            MODEL_GROUP,
+            metavar="NAME",
+            names=all_targets,
+        ),
     ] = None,
     dtype: Annotated[
         str | None,
-        typer.Option(help="Of a model: float32, bfloat16 or float16; default: the checkpoint's."),
+        option(
+            "Of a model: float32, bfloat16 or float16; default: the checkpoint's.",
+            MODEL_GROUP,
+            metavar="NAME",
+            names=all_dtypes,
+        ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Say what fits into cards of several sizes: weights, KV cache, longest contexts, how many.
 
@@ -64,7 +90,8 @@ def fit_command(
 
         report = artifact_fit(load_artifact(model, verify_hashes=False), wanted)
     else:
-        from glmc.fit import model_fit
+        with stopped_at_once():
+            from glmc.fit import model_fit
 
         report = model_fit(model, wanted, target or _TARGET, dtype)
     if as_json:

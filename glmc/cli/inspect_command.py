@@ -13,9 +13,12 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from glmc.artifact.reader import ArtifactContents, read_artifact
+from glmc.cli.options import Json, all_passes, complete, models, option
 from glmc.cli.say import console
 from glmc.cli.tables import NOT_RECORDED, calls_table, passes_table, phases_table
 from glmc.errors import UsageError
+from glmc_runtime.command.ending import stopped_at_once
+from glmc_runtime.command.nearest import did_you_mean
 from glmc_runtime.command.units import bytes_text, count_text
 from glmc_runtime.format.artifact_files import require_directory
 from glmc_runtime.format.manifest import manifest_to_json
@@ -27,29 +30,47 @@ if TYPE_CHECKING:
 
 # Device memory of one P800 card: 96 GiB, as its driver reports it (docs/kunlun.md).
 _DEVICE_MEMORY = "96GiB"
+LOOK_GROUP, ASK_GROUP = "What is shown", "One question in its place"
+_all_phases = complete(lambda: (PREFILL.name, DECODE.name))
 
 
 def inspect_command(
     artifact: Annotated[
         str,
-        typer.Argument(help="Directory written by glmc compile; for --why-not also a model."),
+        typer.Argument(
+            help="Directory written by glmc compile; for --why-not also a model.",
+            metavar="ARTIFACT",
+            autocompletion=models,
+        ),
     ],
     layer: Annotated[
-        int | None, typer.Option(help="Show the calls of this layer; with --why-not only it.")
+        int | None,
+        option("Show the calls of this layer; with --why-not only it.", LOOK_GROUP, metavar="N"),
     ] = None,
+    phase: Annotated[
+        str, option("Phase whose calls are shown.", LOOK_GROUP, metavar="NAME", names=_all_phases)
+    ] = DECODE.name,
+    device_memory: Annotated[
+        str, option("Memory of one device, for what fits.", LOOK_GROUP, metavar="SIZE")
+    ] = _DEVICE_MEMORY,
+    verify: Annotated[bool, option("Compare all file hashes.", LOOK_GROUP, "--verify")] = False,
     node: Annotated[
-        str | None, typer.Option(help="Follow this id from the model to its kernel calls.")
+        str | None,
+        option("Follow this id from the model to its kernel calls.", ASK_GROUP, metavar="ID"),
     ] = None,
     why_not: Annotated[
-        str | None, typer.Option(help="Say why this pass did not match, nearest miss first.")
+        str | None,
+        option(
+            "Say why this pass did not match, nearest miss first.",
+            ASK_GROUP,
+            metavar="PASS",
+            names=all_passes,
+        ),
     ] = None,
-    page: Annotated[Path | None, typer.Option(help="Write the compile as an HTML page.")] = None,
-    phase: Annotated[str, typer.Option(help="Phase whose calls are shown.")] = DECODE.name,
-    device_memory: Annotated[
-        str, typer.Option(help="Memory of one device, for what fits.")
-    ] = _DEVICE_MEMORY,
-    verify: Annotated[bool, typer.Option("--verify", help="Compare all file hashes.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    page: Annotated[
+        Path | None, option("Write the compile as an HTML page.", ASK_GROUP, metavar="FILE")
+    ] = None,
+    as_json: Json = False,
 ) -> None:
     """Show passes, kernels per layer, memory, limits, guards and what was not fused."""
     if layer is not None and why_not is None and (node is not None or page is not None or as_json):
@@ -61,7 +82,8 @@ def inspect_command(
     if node is not None or why_not is not None or page is not None:
         if why_not is None:
             require_directory(artifact)
-        from glmc.cli.inspect_history import HistoryQuestion, inspect_history
+        with stopped_at_once():
+            from glmc.cli.inspect_history import HistoryQuestion, inspect_history
 
         inspect_history(HistoryQuestion(artifact, layer, node, why_not, page), as_json=as_json)
         return
@@ -69,7 +91,11 @@ def inspect_command(
     card = _card(contents, device_memory)
     plans = {str(key): plan for key, plan in contents.plans.items()}
     if phase not in plans:
-        raise UsageError(f"the artifact has no phase '{phase}'", expected=", ".join(plans))
+        raise UsageError(
+            f"the artifact has no phase '{phase}'",
+            expected=", ".join(plans),
+            remedy=did_you_mean(phase, plans),
+        )
     if as_json:
         typer.echo(json.dumps(_as_json(contents, card)))
         return

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from glmc.cli.clock import begin
 from glmc_runtime.command.ending import say_stopped, unwound_when_ended
 
+COMPLETION = "_GLMC_COMPLETE"  # as typer makes it of the program's name
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status: 0, 1 for our faults, 2 for a request's."""
@@ -17,11 +19,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             return _main(list(sys.argv[1:] if arguments is None else arguments))
         except KeyboardInterrupt as stop:  # also while modules are imported
-            return say_stopped("glmc", stop)
+            return say_stopped(str(stop))
 
 
 def _main(words: list[str]) -> int:
-    from typer import Abort, Exit, TyperException
+    from typer import Exit, TyperException
 
     from glmc.cli.app import build
     from glmc.cli.say import say
@@ -37,11 +39,16 @@ def _main(words: list[str]) -> int:
     try:
         with printable_logs():
             try:
-                result = build()(words or ["--help"], prog_name="glmc", standalone_mode=False)
+                group = build()
+                if COMPLETION in os.environ:  # a shell asks, and this answers and exits
+                    group(prog_name="glmc")
+                # Not typer's main, which takes Ctrl-C and a closed pipe for itself.
+                with group.make_context("glmc", words or ["--help"]) as context:
+                    result = group.invoke(context)
             except TyperException as error:
                 message = error.format_message().rstrip(".")
-                context = getattr(error, "ctx", None)
-                path = "glmc" if context is None else context.command_path
+                place = getattr(error, "ctx", None)
+                path = "glmc" if place is None else place.command_path
                 raise UsageError(message, remedy=f"see '{path} --help'") from error
         sys.stdout.flush()  # a closed pipe shows here and not when the interpreter ends
     except GlmcError as error:
@@ -57,14 +64,8 @@ def _main(words: list[str]) -> int:
             printable_traces()
             raise
         return status_of(error)
-    except SystemExit as stop:
-        if isinstance(stop.__context__, BrokenPipeError):  # typer's own answer to a closed pipe
-            return status_of(stop.__context__)
-        raise
     except Exit as stop:
         return stop.exit_code
-    except Abort:
-        return 130
     return result if isinstance(result, int) else 0
 
 

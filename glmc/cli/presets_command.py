@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
 
 import typer
 
+from glmc.cli.options import Json
 
-def presets_command(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
+
+def presets_command(as_json: Json = False) -> None:
     """List the presets: published configurations, compiled with --no-weights or random weights."""
     from rich.table import Table
 
     from glmc.cli.say import console
-    from glmc.presets.catalog import load_preset, preset_names
+    from glmc.presets.names import preset_names
+    from glmc.presets.published import load_preset
     from glmc_runtime.command.units import count_text
 
     presets = [load_preset(name) for name in preset_names()]

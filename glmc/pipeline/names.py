@@ -18,6 +18,8 @@ PASSES = (
 )
 # Steps that always run, beside two of the passes.
 FIXED_STEPS = ("kv_cache", "specialise", "memory_plan")
+# What a dump may name.
+STEPS = ("capture", *PASSES, "kv_cache", "prefill", "decode", "specialise", "lower")
 
 
 def require_passes(flag: str, names: Iterable[str]) -> None:

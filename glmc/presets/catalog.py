@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +19,8 @@ from glmc.presets.matches import expected_matches
 from glmc.presets.names import preset_names as preset_names
 from glmc.presets.names import require_model
 from glmc.presets.parameters import parameter_count
-from glmc_runtime.command.nearest import did_you_mean
-
-
-@dataclass(frozen=True)
-class Preset:
-    """A published model. ``confidence`` grades each config field: A is the raw config or a
-    checkpoint header, B two independent secondary sources, C a single one."""
-
-    name: str
-    repository: str
-    config: Mapping[str, Any]
-    confidence: Mapping[str, str]
-    parameters: int
-    matches: Mapping[str, int]
+from glmc.presets.published import Preset as Preset
+from glmc.presets.published import load_preset as load_preset
 
 
 @dataclass(frozen=True)
@@ -52,28 +39,6 @@ class ModelSource:
     dtype: torch.dtype
     eos_token_ids: tuple[int, ...]
     expected_matches: Mapping[str, int]
-
-
-def load_preset(name: str) -> Preset:
-    """A preset by name; raises :class:`ConfigError` for an unknown one."""
-    if name not in preset_names():
-        raise ConfigError(
-            f"there is no preset '{name}'",
-            expected=", ".join(preset_names()),
-            remedy=did_you_mean(name, preset_names()) or "name one of these, or a directory",
-        )
-    file = resources.files("glmc.presets").joinpath(f"{name}.json")
-    data = json.loads(file.read_text(encoding="utf-8"))
-    return Preset(
-        name=name,
-        repository=data["repository"],
-        config=data["config"],
-        confidence={
-            field: grade for grade, fields in data["confidence"].items() for field in fields
-        },
-        parameters=data["parameters"],
-        matches=data["expected_matches"],
-    )
 
 
 def load_config(source: str | Path, supplied: Mapping[str, Any] | None = None) -> ModelSource:

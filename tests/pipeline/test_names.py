@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from glmc.pipeline.names import FIXED_STEPS, PASSES
+from glmc.observe.dump.stages import known_names
+from glmc.pipeline.names import FIXED_STEPS, PASSES, STEPS
 from glmc.pipeline.stages import FIXED
 from glmc.pipeline.stages import PASSES as BODIES
 
@@ -10,3 +11,4 @@ from glmc.pipeline.stages import PASSES as BODIES
 def test_the_names_are_those_of_the_passes_in_their_order() -> None:
     assert tuple(each.name for each in BODIES) == PASSES
     assert set(FIXED_STEPS) == set(FIXED) - set(PASSES)
+    assert known_names() == STEPS

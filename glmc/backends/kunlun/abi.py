@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from glmc.errors import AbiError
+from glmc_runtime.command.nearest import did_you_mean
 from glmc_runtime.kernels.vendor_functions import VENDOR_FUNCTIONS
 from glmc_runtime.kernels.vendor_functions.row import (
     NAMESPACE,
@@ -86,6 +87,7 @@ def abi_profile(name: str | None) -> AbiProfile:
             "the xpu target needs an ABI profile" if name is None else "unknown ABI profile",
             expected="; ".join(f"{known} ({wheels})" for known, wheels in WHEELS.items()),
             found=str(name),
-            remedy="choose the profile of the wheels on the target machine",
+            remedy=did_you_mean(name or "", PROFILES)
+            or "choose the profile of the wheels on the target machine",
         )
     return AbiProfile(name)

@@ -14,7 +14,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             return _main(sys.argv[1:] if arguments is None else arguments)
         except KeyboardInterrupt as stop:  # also while modules are imported
-            return say_stopped("glmc-runtime", stop)
+            return say_stopped(str(stop))
 
 
 def _main(words: Sequence[str]) -> int:

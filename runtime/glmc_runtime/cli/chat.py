@@ -37,11 +37,11 @@ Ctrl-C stops an answer; what there is of it stays in the conversation."""
 
 def chat(options: SimpleNamespace) -> int:
     """Talk until the input ends; returns the exit status."""
-    from glmc_runtime.generate.conversation import Conversation
-
     settings, flags = request_settings(options), Chat(options)
     require_directory(options.artifact)
     session = session_of(options)
+    from glmc_runtime.generate.conversation import Conversation
+
     flags.prompt(session.text, "")  # a template that is missing or wrong is said before the talk
     talk = _Talk(session, Conversation(session, flags, settings))
     if talk.typed:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from importlib import import_module
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from glmc_runtime import load
+from glmc_runtime.command.ending import stopped_at_once
 from glmc_runtime.command.options import LOADING, Option
 from glmc_runtime.constants import GUARD_STEPS
 from glmc_runtime.format.artifact_files import require_directory
@@ -54,6 +56,8 @@ def session_of(
 ) -> Session:
     """Load the artifact; a line of a terminal shows how far its files were read."""
     require_directory(options.artifact)
+    with stopped_at_once():
+        import_module("glmc_runtime.generate.session")
     with shown_progress(CHECKING) as progress:
         return load(
             options.artifact,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+_STOPPED = 128 + signal.SIGINT
 # A scheduler or a container's end, and a terminal that was closed.
 ENDING = (signal.SIGTERM, signal.SIGHUP)
 
@@ -40,11 +42,34 @@ def stopped_saying(words: Callable[[], str]) -> Iterator[None]:
         raise KeyboardInterrupt(words()) from stop
 
 
-def say_stopped(program: str, stop: KeyboardInterrupt) -> int:
+@contextmanager
+def stopped_at_once(words: str = "stopped") -> Iterator[None]:
+    """While modules are imported: Ctrl-C says the words and ends the process there and then.
+
+    Raised inside an import, it leaves libraries half made that go on all the same: numpy has been
+    seen to do so until the stack was full. Nothing is there to be cleaned up at that time.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        say_stopped(words)
+        sys.stderr.flush()
+        os._exit(_STOPPED)
+
+    ours = in_main_thread() and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if ours:
+        signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def say_stopped(words: str) -> int:
     """Say that a command was stopped, and return the status that a shell reports for Ctrl-C."""
     start = "\n" if sys.stderr.isatty() else ""  # the terminal has written ^C
-    print(f"{start}{program}: {str(stop) or 'stopped'}", file=sys.stderr)
-    return 128 + signal.SIGINT
+    print(f"{start}{words or 'stopped'}", file=sys.stderr)
+    return _STOPPED
 
 
 @contextmanager

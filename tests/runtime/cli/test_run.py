@@ -84,7 +84,7 @@ def test_a_ctrl_c_has_a_word_and_a_status(
 
     monkeypatch.setattr("glmc_runtime.cli.sessions.load", stopped)
     assert main(["run", str(toy_path), *IDS]) == 130
-    assert capsys.readouterr().err == "glmc-runtime: stopped\n"
+    assert capsys.readouterr().err == "stopped\n"
 
 
 @pytest.mark.parametrize("number", ENDING)
