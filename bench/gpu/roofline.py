@@ -35,15 +35,15 @@ _NAMES = {
 
 def layer_stages(items: list[Item], model: str, batch: int) -> list[Item]:
     """The calls of the layer that the model has most of, in their order."""
-    found = [
+    stages = [
         item
         for item in items
         if item["what"] == "stage"
         and (item["model"], item["size"]) == (model, batch)
         and item["in_layers"]
     ]
-    most = max((item["calls"] for item in found), default=0)
-    return [item for item in found if 2 * item["calls"] > most]
+    most = max((item["calls"] for item in stages), default=0)
+    return [item for item in stages if 2 * item["calls"] > most]
 
 
 def caption(item: Item) -> str:
@@ -111,14 +111,14 @@ def draw(runs: list[dict[str, Any]], batch: int, output: Path) -> list[str]:
     return [model for _, model, _ in panels]
 
 
-def main(given: list[str] | None = None) -> int:
+def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("results", type=Path, nargs="+")
     parser.add_argument("--output", type=Path, default=Path("docs/images/roofline.png"))
     parser.add_argument("--batch", type=int, default=1)
-    options = parser.parse_args(given)
+    options = parser.parse_args(words)
     try:
         models = draw(load_results(options.results), options.batch, options.output)
     except ValueError as error:

@@ -81,7 +81,7 @@ def churn(results: Results, name: str, folder: Path, target: str) -> None:
         blocks_free_at_the_end=free,
         blocks_given_back=given_back,
     )
-    constant = all(one == memory[0] for one in memory)
+    constant = all(reserved == memory[0] for reserved in memory)
     results.check(f"{name}: device memory is constant over the replays", constant, memory=memory)
 
 
@@ -102,7 +102,7 @@ def _bind_all(session: Session) -> None:
 
 def _change(session: Session, live: list[Sequence], draw: random.Random, seen: _Seen) -> None:
     """Let sequences out, shorten, fork and let new ones in."""
-    for sequence in [one for one in live if len(one) >= LONGEST]:
+    for sequence in [sequence for sequence in live if len(sequence) >= LONGEST]:
         live.remove(sequence)
         session.release(sequence)
         seen.count("full")

@@ -99,8 +99,8 @@ def _tokens(results: Results, name: str, folder: Path, device: torch.device, tar
         session.generate([prompt], max_new_tokens=count, ignore_eos=True)[0] for prompt in prompts
     ]
     for label, ours in (
-        (f"batch of {len(prompts)}, ragged", [one.tokens for one in batch]),
-        ("batch of 1", [one.tokens for one in single]),
+        (f"batch of {len(prompts)}, ragged", [completion.tokens for completion in batch]),
+        ("batch of 1", [completion.tokens for completion in single]),
         ("greedy loop", _looped(session, prompts, count)),
     ):
         problems = [
@@ -132,20 +132,20 @@ def _looped(session: Session, prompts: list[list[int]], count: int) -> list[list
 
 
 def _difference(
-    model: Any, prompt: list[int], expected: list[int], found: list[int]
+    model: Any, prompt: list[int], expected: list[int], tokens: list[int]
 ) -> dict[str, Any]:
     """Where two continuations part, and how near the two tokens are to each other there."""
-    pairs = zip(expected, found, strict=False)
-    place = next((at for at, (one, two) in enumerate(pairs) if one != two), None)
+    pairs = zip(expected, tokens, strict=False)
+    place = next((at for at, (wanted, token) in enumerate(pairs) if wanted != token), None)
     if place is None:
-        return {"expected": len(expected), "found": len(found)}
+        return {"expected": len(expected), "found": len(tokens)}
     logits = forced_logits(model, [*prompt, *expected[:place]], len(prompt) + place)[-1]
-    gap = float(logits[expected[place]] - logits[found[place]])
+    gap = float(logits[expected[place]] - logits[tokens[place]])
     return {
         "prompt_tokens": len(prompt),
         "new_token": place,
         "expected": expected[place],
-        "found": found[place],
+        "found": tokens[place],
         "logits_apart": gap,
         "logits_deviate": float(logits.std()),
     }
