@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from glmc.errors import InternalError
+from glmc_runtime.format.phases import PHASES
+
 
 @dataclass(frozen=True)
 class Assumptions:
@@ -23,10 +26,21 @@ class Assumptions:
     step: no value may be built in."""
 
 
+_BEFORE_PHASES = ("stateless", "paged")
 _COMPILED = Assumptions(causal=True, any_size=True, step_inputs=True, constant_weights=True)
 _TRACED = Assumptions(causal=False, any_size=False, step_inputs=False, constant_weights=False)
 
 
 def assumptions_of(phase: str) -> Assumptions:
-    """What may be assumed in a program of this phase (:class:`glmc.ir.program.Program`)."""
-    return _TRACED if phase == "traced" else _COMPILED
+    """What may be assumed in a program of this phase (:class:`glmc.ir.program.Program`).
+
+    Raises InternalError for one that nobody registered: the wrong assumptions are silent."""
+    if phase == "traced":
+        return _TRACED
+    if phase in _BEFORE_PHASES or phase in PHASES:
+        return _COMPILED
+    raise InternalError(
+        f"nobody says what may be assumed of a program of phase {phase!r}",
+        expected=", ".join(("traced", *_BEFORE_PHASES, *PHASES)),
+        found=phase,
+    )

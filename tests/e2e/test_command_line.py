@@ -94,13 +94,19 @@ def test_compile_report_is_text(
     tmp_path: Path, run: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "dense"
-    monkeypatch.setenv("GLMC_LOGS", "passes")
+    monkeypatch.setenv("GLMC_LOGS", "capture,passes,lowering,+weights")
     done = run("compile", DENSE, "-o", path, "--report", *SMALL)
     assert done.status == 0
     for word in ("rms_norm", "attention", "kernel calls", "tiny-dense", "written in", "'glmc fit "):
         assert word in done.out, word
-    logged = [line for line in done.err.splitlines() if line.startswith("glmc[passes]: ")]
-    assert len(logged) == 16  # the last pass makes two phases
+    logged = [line for line in done.err.splitlines() if line.startswith("glmc[")]
+    passes = [line for line in logged if line.startswith("glmc[passes]: ")]
+    assert len(passes) == 16  # the last pass makes two phases
+    assert logged[0].startswith("glmc[capture]: ") and " nodes in 3 layers" in logged[0]
+    assert [line for line in logged if line.startswith("glmc[lowering]: decode: 36 calls, ")]
+    tensors = re.findall(r"glmc\[weights\]: (\d+) of 31: ", done.err)
+    assert tensors == [str(number) for number in range(1, 32)]
+    assert [line for line in logged if re.match(r"glmc.weights.: 31 tensors, .*packed in ", line)]
     shown = (ROOT / "docs" / "logging.md").read_text().splitlines()
     for line in (line for line in shown if line.startswith("glmc[passes]: ")):
         assert _without_time(line) in map(_without_time, logged)

@@ -104,6 +104,7 @@ def test_join_qkv(target: Target) -> None:
         (lambda b, x: b.call(aten.slice.Tensor, x, 0, 0, 2), "only a slice of columns"),
         (lambda b, x: b.call(aten.slice.Tensor, x, 1, 0, 6, 2), "all arguments"),
         (lambda b, x: b.call(aten.add.Tensor, x, x, alpha=2), "alpha"),
+        (lambda b, x: b.call(aten.add.Scalar, x, 1, 2), "all arguments"),
         (lambda b, x: b.call(aten._to_copy.default, x, non_blocking=True), "non_blocking"),
     ],
 )

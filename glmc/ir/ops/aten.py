@@ -33,12 +33,13 @@ class AtenFacts:
 _UNKNOWN = AtenFacts()
 ATEN: Mapping[str, AtenFacts] = MappingProxyType(
     {
-        "aten.add": AtenFacts(tokens="elementwise"),
-        "aten.mul": AtenFacts(tokens="elementwise"),
-        "aten.silu": AtenFacts(tokens="elementwise"),
-        "aten.rsqrt": AtenFacts(tokens="elementwise"),
+        # A third argument by place is a scale of the second, which no kernel has.
+        "aten.add": AtenFacts(tokens="elementwise", arguments=("x", "y")),
+        "aten.mul": AtenFacts(tokens="elementwise", arguments=("x", "y")),
+        "aten.silu": AtenFacts(tokens="elementwise", arguments=("x",)),
+        "aten.rsqrt": AtenFacts(tokens="elementwise", arguments=("x",)),
         "aten.pow": AtenFacts(tokens="elementwise", arguments=("x", "exponent")),
-        "aten._to_copy": AtenFacts(tokens="elementwise", implied=("dtype",)),
+        "aten._to_copy": AtenFacts(tokens="elementwise", arguments=("x",), implied=("dtype",)),
         "aten.mean": AtenFacts((0, -1), tokens="columns", arguments=("x", "axes", "keep")),
         "aten.slice": AtenFacts(tokens="columns", arguments=("x", "axis", "start", "stop")),
         "aten.sum": AtenFacts((0, -1)),
