@@ -67,4 +67,10 @@ ROWS = (
         "Find the first pass, match and nodes that are wrong.",
         "glmc.cli.bisect_command:bisect_command",
     ),
+    Row(
+        "diff",
+        LOOK,
+        "Show what differs between two artifacts, dumps or compiles.",
+        "glmc.cli.diff_command:diff_command",
+    ),
 )

@@ -128,8 +128,8 @@ def compile_command(
         abi_profile=abi_profile,
         max_context=max_context,
         block_size=block_size,
-        decode_buckets=_numbers("--decode-buckets", decode_buckets),
-        prefill_buckets=_numbers("--prefill-buckets", prefill_buckets),
+        decode_buckets=numbers_of("--decode-buckets", decode_buckets),
+        prefill_buckets=numbers_of("--prefill-buckets", prefill_buckets),
         weights="none" if no_weights else "random" if random_weights else "checkpoint",
         seed=seed,
         allow_missing=allow_missing,
@@ -180,7 +180,7 @@ def default_output(model: str, target: str) -> Path:
     return Path(f"{name or 'model'}.{target}.glmc")
 
 
-def _numbers(flag: str, text: str) -> tuple[int, ...]:
+def numbers_of(flag: str, text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError as error:

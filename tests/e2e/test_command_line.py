@@ -90,6 +90,23 @@ def test_a_second_compile_of_the_same_does_nothing(
     assert run(*text).status == 2
 
 
+def test_diff_of_a_dump_and_its_model_without_a_pass(
+    compiled: tuple[Path, Outcome], run: Command
+) -> None:
+    """The model takes the options that the dump has recorded; numbers shift, names pair."""
+    dump = compiled[0].with_name("dump")
+    done = run("diff", dump, f"{MOE} --passes-off add_rms_norm", "--json", "--exit-code")
+    assert done.status == 1, done.err
+    data = json.loads(done.out)
+    assert [each["name"] for each in data["changes"]] == ["passes_off"]
+    labels = {step["name"]: (step["a"], step["b"]) for step in data["steps"]}
+    assert labels["add_rms_norm"] == ("013_fuse_add_rms_norm", None)
+    assert labels["decode"] == ("016_phase_decode", "015_phase_decode")
+    assert next(step["name"] for step in data["steps"] if step["nodes"]) == "add_rms_norm"
+    kernels = {each["name"]: (each["a"], each["b"]) for each in data["plans"][1]["kernels"]}
+    assert kernels["kunlun_ops.add_rmsnorm"] == ("8", "0")
+
+
 def test_compile_report_is_text(
     tmp_path: Path, run: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:

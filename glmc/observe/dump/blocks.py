@@ -11,7 +11,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import groupby
 
 from torch.fx import Node
 
@@ -122,12 +121,3 @@ def line(node: Node, layer: int | None, values: Values) -> str:
     if module and not node_id(node).startswith(f"{module}#"):
         text += f"  in {relative(module, layer)}"
     return text
-
-
-def spans(layers: tuple[int, ...]) -> str:
-    """``3..91`` or ``1, 4..6``."""
-    runs = []
-    for _, group in groupby(enumerate(layers), lambda pair: pair[1] - pair[0]):
-        run = [layer for _, layer in group]
-        runs.append(str(run[0]) if len(run) == 1 else f"{run[0]}..{run[-1]}")
-    return ", ".join(runs)

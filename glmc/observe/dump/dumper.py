@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 
+from glmc.artifact.inputs import NAME as INPUTS
+from glmc.artifact.inputs import Inputs, inputs_json
 from glmc.compiled import Compiled
 from glmc.errors import GlmcError, MatchCountError
 from glmc.ir.program import Program
@@ -19,7 +22,9 @@ from glmc.observe.dump.records import to_json
 from glmc.observe.dump.stages import PHASES, Step, following, plan_step, step
 from glmc.observe.dump.step_files import Files, Snapshot, files_of
 from glmc.observe.dump.values import Values
-from glmc.observe.events import Planned
+from glmc.observe.events import JobBegun, Planned
+from glmc.observe.history.encode import NAME as HISTORY
+from glmc.observe.history.encode import history_to_json
 from glmc.observe.history.record import History
 from glmc.observe.history.times import without_times
 from glmc.observe.page.artifact import facts_of_compile
@@ -50,6 +55,7 @@ class Dumper:
     _stage: str = ""  # the stage that has begun, until there is a plan
     _planned: bool = False
     _lines: list[Sequence[str]] = field(default_factory=list)
+    _inputs: Inputs | None = None
     _times: dict[str, dict[str, float]] = field(default_factory=lambda: {"compile": {}, "dump": {}})
 
     def __post_init__(self) -> None:
@@ -80,6 +86,8 @@ class Dumper:
     def observe(self, event: Event) -> None:
         """Write what is asked for."""
         match event:
+            case JobBegun(_, inputs):
+                self._inputs = inputs
             case StageBegun(name) if not self._planned:
                 self._stage = name
             case StepDone(name, _, program, record):
@@ -135,10 +143,20 @@ class Dumper:
             files[f"{label}.json"] = plan_record(facts, plan, program, fold)
         if self.options.all and history is not None:
             started = time.perf_counter()
+            files |= self._compile_files(history)
             files[PAGE] = page(without_times(history), facts_of_compile(compiled))
             self._times["dump"]["page"] = time.perf_counter() - started
         self._times["compile"].update(compiled.report.seconds)
         self._put(folder, {**files, **self._proved(), TIMES: to_json(self._times)})
+
+    def _compile_files(self, history: History) -> Files:
+        """What ``glmc diff`` compares; verdicts and times are elsewhere."""
+        steps = tuple(replace(step, verdict=None) for step in history.steps)
+        text = json.dumps(history_to_json(replace(history, steps=steps)), ensure_ascii=False)
+        files: Files = {HISTORY: f"{text}\n"}
+        if self._inputs is not None:
+            files[INPUTS] = to_json(inputs_json(self._inputs))
+        return files
 
     def _proved(self) -> Files:
         return {VERDICTS: to_json(self.verdicts)} if self.verdicts else {}

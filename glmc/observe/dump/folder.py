@@ -10,7 +10,9 @@ from glmc.errors import PackError
 MARKER = ".glmc-dump"
 TIMES = "times.json"
 VERDICTS = "verdicts.json"
-_OURS = re.compile(r"\d{3}_[\w.]+\.(txt|py|json|onnx|dot|svg)|(times|verdicts)\.json|index\.html")
+_OURS = re.compile(
+    r"\d{3}_[\w.]+\.(txt|py|json|onnx|dot|svg)|(history|inputs|times|verdicts)\.json|index\.html"
+)
 _TEXT = "Files of this folder are written, and removed, by glmc compile --dump.\n"
 
 

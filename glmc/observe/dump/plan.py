@@ -9,8 +9,9 @@ from typing import Any
 from torch.fx import Node
 
 from glmc.ir.program import Program
-from glmc.observe.dump.blocks import in_order, like_layers, node_id, relative, spans
+from glmc.observe.dump.blocks import in_order, like_layers, node_id, relative
 from glmc.observe.dump.records import FORMAT, to_json
+from glmc.observe.spans import spans
 from glmc_runtime.format.plan import (
     Argument,
     BufferArgument,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from glmc.ir.program import Program
-from glmc.observe.dump.blocks import Block, node_id, spans
+from glmc.observe.dump.blocks import Block, node_id
+from glmc.observe.spans import spans
 
 
 def program_text(header: Sequence[str], program: Program, made: Sequence[Block]) -> str:

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from glmc.observe.dump.blocks import block_of_layer, like_layers, relative, spans
+from glmc.observe.dump.blocks import block_of_layer, like_layers, relative
 from glmc.observe.dump.text import program_text
+from glmc.observe.spans import spans
 from tests.observe.dump.steps import cut, steps
 
 

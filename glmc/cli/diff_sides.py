@@ -1,0 +1,116 @@
+"""What ``glmc diff`` is asked to compare: files that are read, and models that are compiled."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from glmc.artifact.inputs import read_inputs
+from glmc.cli.app import command_of
+from glmc.cli.commands import ROWS
+from glmc.cli.compile_command import numbers_of
+from glmc.cli.say import say
+from glmc.config import CompileOptions
+from glmc.errors import UsageError
+from glmc.observe.diff.sides import Side, read_side, side_of
+from glmc.pipeline.names import require_passes
+from glmc.presets.names import require_model
+
+_FIELDS = tuple(field.name for field in fields(CompileOptions))
+
+
+@dataclass(frozen=True)
+class ModelWords:
+    """A model, and the options that were written beside it."""
+
+    label: str
+    model: str
+    options: Mapping[str, Any]
+
+
+def both_sides(a: str, b: str, flags: Mapping[str, Any]) -> tuple[Side, Side]:
+    """The two sides. A model is compiled with the options of the other side where that has some
+    recorded, with ``flags`` over them and with the options beside its name over these.
+
+    Raises :class:`UsageError` for flags without a model to compile, and what reading and compiling
+    raise.
+    """
+    sides = [read_side(Path(text)) or _words(text) for text in (a, b)]
+    models = [side for side in sides if isinstance(side, ModelWords)]
+    if flags and not models:
+        raise UsageError(
+            "options are for a model that is compiled, and both sides are there already",
+            found=", ".join(f"--{name.replace('_', '-')}" for name in flags),
+            remedy="leave them out",
+        )
+    recorded = next((side.inputs for side in sides if isinstance(side, Side)), None)
+    base = {} if recorded is None else recorded.options
+    options = [_options(each, base, flags) for each in models]  # all, before the first is compiled
+    compiled = iter([_compile(each, own) for each, own in zip(models, options, strict=True)])
+    left, right = (side if isinstance(side, Side) else next(compiled) for side in sides)
+    return left, right
+
+
+def _words(text: str) -> ModelWords:
+    """``glm-4.7 --passes-off rope`` as ``glmc compile`` reads it."""
+    words = [text] if Path(text).exists() else shlex.split(text)
+    if len(words) < 2:
+        require_model(text)
+        return ModelWords(text, text, {})
+    command = command_of(next(row for row in ROWS if row.name == "compile"))
+    context = command.make_context("glmc compile", list(words))
+    source = context.get_parameter_source
+    written = {
+        name: value
+        for name, value in context.params.items()
+        if name != "model" and getattr(source(name), "name", "") == "COMMANDLINE"
+    }
+    model = str(context.params["model"])
+    require_model(model)
+    return ModelWords(text, model, dict(_option(name, value) for name, value in written.items()))
+
+
+def _option(name: str, value: Any) -> tuple[str, Any]:
+    if name.endswith("_buckets"):
+        return name, numbers_of(f"--{name.replace('_', '-')}", value)
+    if name in ("no_weights", "random_weights"):
+        return "weights", name.partition("_")[0].replace("no", "none")
+    if name == "pipeline":
+        return name, str(value)
+    if name not in _FIELDS:
+        raise UsageError(
+            f"--{name.replace('_', '-')} does not change what is compiled",
+            remedy="leave it out; glmc diff compiles without weights and writes nothing",
+        )
+    return name, tuple(value) if isinstance(value, list) else value
+
+
+def _options(
+    words: ModelWords, base: Mapping[str, Any], flags: Mapping[str, Any]
+) -> CompileOptions:
+    own = {**flags, **words.options}
+    known = {name: value for name, value in base.items() if name in _FIELDS}
+    if own.get("target", known.get("target")) != known.get("target"):
+        known.pop("abi_profile", None)  # of the other target
+    options = CompileOptions(**{**known, **own})
+    require_passes("--passes-on", options.passes_on)
+    require_passes("--passes-off", options.passes_off)
+    return options
+
+
+def _compile(words: ModelWords, options: CompileOptions) -> Side:
+    from glmc.compiled import manifest_parts
+    from glmc.compiler import compile_plan
+    from glmc.job import read_job
+    from glmc.observe.history.collect import HistoryCollector
+
+    say(f"compiling {words.label} without weights", err=True)
+    job = read_job(words.model, options)
+    inputs = read_inputs(job.source.directory, job.source.name, options).inputs
+    collector = HistoryCollector(job.selection.passes)
+    compiled = compile_plan(job, collector)
+    history = collector.planned(compiled, manifest_parts(compiled).versions, {})
+    return side_of(words.label, "compile", history, inputs)

@@ -1,0 +1,1 @@
+"""What differs between two compiles, by pass and node: see record.py for the result."""

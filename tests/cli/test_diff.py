@@ -1,0 +1,57 @@
+"""``glmc diff`` of artifacts and histories; tests/e2e has one of a dump and a model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from glmc.artifact.inputs import inputs_json, read_inputs
+from glmc.config import CompileOptions
+from glmc.observe.history.encode import history_to_json
+from tests.artifact.toy import write
+from tests.observe.sample import history
+from tests.support.command import command_of, require_refusal
+
+
+@pytest.fixture(scope="module")
+def toys(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two artifacts of the runtime's toy with the sample's history; one names another target."""
+    root = tmp_path_factory.mktemp("toys")
+    inputs = inputs_json(read_inputs(None, "toy", CompileOptions()).inputs)
+    for name, made in (("a", history()), ("b", replace(history(), target="cpu"))):
+        write(root / name, history=history_to_json(made), inputs=inputs)
+    return root / "a", root / "b"
+
+
+def test_artifacts_and_histories(
+    toys: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, (a, b) = command_of(capsys), toys
+    same = run("diff", a, Path(shutil.copytree(a, tmp_path / "a")), "--exit-code")
+    assert same.status == 0 and same.out.splitlines()[2:] == ["no difference"]
+    other = run("diff", a, b, "--exit-code")
+    assert other.status == 1 and "model:    target xpu | cpu" in other.out
+    assert run("diff", a, b).status == 0
+    data = json.loads(run("diff", a, b / "history.json", "--json").out)
+    assert [side["kind"] for side in (data["a"], data["b"])] == ["artifact", "history"]
+    assert [change["name"] for change in data["changes"]] == ["target"] and data["differs"]
+
+
+def test_what_can_not_be_compared(
+    toys: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, (a, b) = command_of(capsys), toys
+    (tmp_path / ".glmc-dump").write_text("")
+    single = run("diff", a, tmp_path)
+    require_refusal(single, "GLMC-1001", "dump of single steps", "history.json", str(tmp_path))
+    require_refusal(run("diff", a, b, "--target", "cpu"), "GLMC-1001", "--target")
+    require_refusal(run("diff", a, "glm-4.8"), "GLMC-1002", "glm-4.7")
+    require_refusal(run("diff", a, "glm-4.7 --dump here"), "GLMC-1001", "--dump does not change")
+    unknown = run("diff", "glm-4.7", "glm-4.7 --passes-off ropes")
+    require_refusal(unknown, "GLMC-1001", "no pass 'ropes'")
+    (tmp_path / "history.json").write_text("[]")
+    require_refusal(run("diff", a, tmp_path / "history.json"), "GLMC-2001", "no JSON object")
