@@ -9,6 +9,7 @@ import typer
 
 from glmc.cli.diff_sides import both_sides
 from glmc.cli.say import say
+from glmc.cli.stages import is_silent
 from glmc.observe.diff.compare import compare
 from glmc.observe.diff.words import detail_lines, summary_lines
 from glmc_runtime.printable import printable
@@ -47,7 +48,7 @@ def diff_command(
         "passes_off": tuple(passes_off) if passes_off else None,
     }
     given = {name: value for name, value in flags.items() if value is not None}
-    comparison = compare(*both_sides(a, b, given))
+    comparison = compare(*both_sides(a, b, given, silent=is_silent(as_json)))
     if as_json:
         typer.echo(json.dumps(comparison.to_json()))
     else:

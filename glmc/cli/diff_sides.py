@@ -12,7 +12,7 @@ from glmc.artifact.inputs import read_inputs
 from glmc.cli.app import command_of
 from glmc.cli.commands import ROWS
 from glmc.cli.compile_command import numbers_of
-from glmc.cli.say import say
+from glmc.cli.stages import importing
 from glmc.config import CompileOptions
 from glmc.errors import UsageError
 from glmc.observe.diff.sides import Side, read_side, side_of
@@ -31,7 +31,9 @@ class ModelWords:
     options: Mapping[str, Any]
 
 
-def both_sides(a: str, b: str, flags: Mapping[str, Any]) -> tuple[Side, Side]:
+def both_sides(
+    a: str, b: str, flags: Mapping[str, Any], *, silent: bool = False
+) -> tuple[Side, Side]:
     """The two sides. A model is compiled with the options of the other side where that has some
     recorded, with ``flags`` over them and with the options beside its name over these.
 
@@ -49,7 +51,8 @@ def both_sides(a: str, b: str, flags: Mapping[str, Any]) -> tuple[Side, Side]:
     recorded = next((side.inputs for side in sides if isinstance(side, Side)), None)
     base = {} if recorded is None else recorded.options
     options = [_options(each, base, flags) for each in models]  # all, before the first is compiled
-    compiled = iter([_compile(each, own) for each, own in zip(models, options, strict=True)])
+    pairs = zip(models, options, strict=True)
+    compiled = iter([_compile(each, own, silent=silent) for each, own in pairs])
     left, right = (side if isinstance(side, Side) else next(compiled) for side in sides)
     return left, right
 
@@ -101,16 +104,19 @@ def _options(
     return options
 
 
-def _compile(words: ModelWords, options: CompileOptions) -> Side:
-    from glmc.compiled import manifest_parts
-    from glmc.compiler import compile_plan
-    from glmc.job import read_job
-    from glmc.observe.history.collect import HistoryCollector
+def _compile(words: ModelWords, options: CompileOptions, *, silent: bool) -> Side:
+    with importing(silent=silent):
+        from glmc.cli.progress import shown_progress
+        from glmc.compiled import manifest_parts
+        from glmc.compiler import compile_plan
+        from glmc.job import read_job
+        from glmc.observe.history.collect import HistoryCollector
+        from glmc.pipeline.events import Observers
 
-    say(f"compiling {words.label} without weights", err=True)
     job = read_job(words.model, options)
     inputs = read_inputs(job.source.directory, job.source.name, options).inputs
     collector = HistoryCollector(job.selection.passes)
-    compiled = compile_plan(job, collector)
+    with shown_progress(silent=silent, verify=False) as progress:
+        compiled = compile_plan(job, Observers(progress, collector))
     history = collector.planned(compiled, manifest_parts(compiled).versions, {})
     return side_of(words.label, "compile", history, inputs)

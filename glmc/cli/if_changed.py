@@ -10,6 +10,7 @@ import typer
 from glmc.artifact.reader import read_artifact
 from glmc.artifact.up_to_date import reason_to_compile
 from glmc.cli.say import console, say
+from glmc.cli.stages import is_silent
 from glmc.config import CompileOptions
 from glmc.presets.names import preset_names
 
@@ -23,7 +24,8 @@ def is_up_to_date(
     name = model if directory is None else directory.resolve().name
     reason = reason_to_compile(path, directory, name, options)
     if reason is not None:
-        say(f"compiling {path}: {reason}", err=True)
+        if not is_silent(as_json):
+            say(f"compiling {path}: {reason}", err=True)
         return False
     if as_json:
         stored = read_artifact(path).report

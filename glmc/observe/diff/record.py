@@ -106,7 +106,8 @@ class Comparison:
 
     @property
     def differs(self) -> bool:
-        return bool(self.changes) or any(part.differs for part in (*self.steps, *self.plans))
+        steps = any(step.differs for step in self.steps)
+        return bool(self.changes) or steps or any(plan.differs for plan in self.plans)
 
     def to_json(self) -> dict[str, Any]:
         return {"schema_version": SCHEMA_VERSION, "differs": self.differs, **asdict(self)}
