@@ -10,7 +10,6 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from glmc.observe.dump.blocks import spans
 from glmc.observe.history.record import History
 from glmc.observe.page import start
 from glmc.observe.page.artifact import ArtifactFacts
@@ -18,6 +17,7 @@ from glmc.observe.page.data import Timeline, page_data
 from glmc.observe.page.guards import guard_rows
 from glmc.observe.page.layers import layer_kinds
 from glmc.observe.page.verdict import lost, verdict_of
+from glmc.observe.spans import spans
 
 PAGE = "index.html"
 _TEMPLATES = "templates"
