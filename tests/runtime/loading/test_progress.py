@@ -42,6 +42,19 @@ def test_a_large_artifact_shows_each_percentage_once() -> None:
     assert out.getvalue().endswith("\rreading 100%\r" + " " * 12 + "\r")
 
 
+def test_after_a_second_there_is_a_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter((0.0, 0.5, 2.0, 8.0))
+    monkeypatch.setattr("glmc_runtime.loading.progress.perf_counter", lambda: next(times))
+    out, total = Terminal(), 4 << 30
+    with shown_progress("reading", out) as progress:
+        assert progress is not None
+        for part in (1, 4, 16):
+            progress(total * part // 16, total)
+    rate = "reading  25% of 4.0 GiB, 512.0 MiB/s, 6.0 s left"
+    end = "reading 100%".ljust(len(rate))
+    assert out.getvalue() == f"\rreading   6%\r{rate}\r{end}\r{' ' * len(rate)}\r"
+
+
 def test_a_small_artifact_shows_nothing() -> None:
     out = Terminal()
     with shown_progress("reading", out) as progress:
