@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
-from glmc.cli.diff_sides import both_sides
+from glmc.cli.diff_sides import all_sides
+from glmc.cli.page_file import require_page_place, write_page
 from glmc.cli.say import say
 from glmc.cli.stages import is_silent
+from glmc.errors import UsageError
 from glmc.observe.diff.compare import compare
 from glmc.observe.diff.words import detail_lines, summary_lines
+from glmc.observe.page.side_by_side import MOST, side_by_side_page
 from glmc_runtime.printable import printable
 
 
@@ -23,11 +28,14 @@ def diff_command(
             "weights; in quotes a model with options of its own: 'glm-4.7 --passes-off rope'."
         ),
     ],
-    b: Annotated[str, typer.Argument(help="What A is compared with.")],
+    b: Annotated[list[str], typer.Argument(help="What A is compared with; several with --page.")],
     stat: Annotated[bool, typer.Option("--stat", help="Show the summary alone.")] = False,
     exit_code: Annotated[
         bool, typer.Option("--exit-code", help="Exit with 1 when something differs.")
     ] = False,
+    page: Annotated[
+        Path | None, typer.Option(help="Write the compiles side by side as an HTML page.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")] = False,
     target: Annotated[
         str | None, typer.Option(help="Target of a model; default: that of the other side, or cpu.")
@@ -48,7 +56,16 @@ def diff_command(
         "passes_off": tuple(passes_off) if passes_off else None,
     }
     given = {name: value for name, value in flags.items() if value is not None}
-    comparison = compare(*both_sides(a, b, given, silent=is_silent(as_json)))
+    if page is not None:
+        return _page(page, [a, *b], given, as_json=as_json, exit_code=exit_code)
+    if len(b) > 1:
+        raise UsageError(
+            "more than two are compared on a page only",
+            expected="A and B",
+            found=", ".join((a, *b)),
+            remedy="add --page FILE",
+        )
+    comparison = compare(*all_sides([a, *b], given, silent=is_silent(as_json)))
     if as_json:
         typer.echo(json.dumps(comparison.to_json()))
     else:
@@ -57,3 +74,23 @@ def diff_command(
             lines += detail_lines(comparison)
         say("\n".join(map(printable, lines)))
     return 1 if exit_code and comparison.differs else 0
+
+
+def _page(
+    target: Path, texts: list[str], flags: Mapping[str, Any], *, as_json: bool, exit_code: bool
+) -> int:
+    """Write the page; the exit status is that of any difference from A."""
+    if as_json:
+        raise UsageError("--page and --json are two answers", remedy="ask for one")
+    if len(texts) > MOST:
+        raise UsageError(
+            "a page has a column for each compile",
+            expected=f"at most {MOST} of them",
+            found=str(len(texts)),
+            remedy="leave some out",
+        )
+    require_page_place(target, [Path(text) for text in texts if Path(text).exists()])
+    first, *others = all_sides(texts, flags, silent=is_silent(as_json))
+    comparisons = [compare(first, other) for other in others]
+    write_page(target, side_by_side_page([first, *others], comparisons))
+    return 1 if exit_code and any(each.differs for each in comparisons) else 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -31,20 +31,20 @@ class ModelWords:
     options: Mapping[str, Any]
 
 
-def both_sides(
-    a: str, b: str, flags: Mapping[str, Any], *, silent: bool = False
-) -> tuple[Side, Side]:
-    """The two sides. A model is compiled with the options of the other side where that has some
-    recorded, with ``flags`` over them and with the options beside its name over these.
+def all_sides(
+    texts: Sequence[str], flags: Mapping[str, Any], *, silent: bool = False
+) -> tuple[Side, ...]:
+    """The sides. A model is compiled with the options of the first side that has some recorded,
+    with ``flags`` over them and with the options beside its name over these.
 
     Raises :class:`UsageError` for flags without a model to compile, and what reading and compiling
     raise.
     """
-    sides = [read_side(Path(text)) or _words(text) for text in (a, b)]
+    sides = [read_side(Path(text)) or _words(text) for text in texts]
     models = [side for side in sides if isinstance(side, ModelWords)]
     if flags and not models:
         raise UsageError(
-            "options are for a model that is compiled, and both sides are there already",
+            "options are for a model that is compiled, and all sides are there already",
             found=", ".join(f"--{name.replace('_', '-')}" for name in flags),
             remedy="leave them out",
         )
@@ -53,8 +53,7 @@ def both_sides(
     options = [_options(each, base, flags) for each in models]  # all, before the first is compiled
     pairs = zip(models, options, strict=True)
     compiled = iter([_compile(each, own, silent=silent) for each, own in pairs])
-    left, right = (side if isinstance(side, Side) else next(compiled) for side in sides)
-    return left, right
+    return tuple(side if isinstance(side, Side) else next(compiled) for side in sides)
 
 
 def _words(text: str) -> ModelWords:

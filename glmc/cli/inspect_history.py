@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from glmc.artifact.reader import read_artifact
+from glmc.cli.page_file import require_page_place, write_page
 from glmc.cli.progress import shown_progress
 from glmc.cli.say import say
 from glmc.cli.stages import is_silent
@@ -25,10 +26,8 @@ from glmc.observe.history.why_not import WhyNot, why_not
 from glmc.observe.page.artifact import facts_of_manifest
 from glmc.observe.page.render import page
 from glmc.pipeline.events import Observers
-from glmc.plain_file import begins_with
 from glmc_runtime.printable import printable
 
-GENERATOR = 'name="generator" content="glmc"'
 _SHOWN = 8  # near misses in full; more of them are counted
 
 
@@ -82,28 +81,9 @@ def _history(question: HistoryQuestion, silent: bool) -> History:
 
 
 def _write_page(target: Path, artifact: Path, history: History) -> None:
-    if target.resolve().is_relative_to(artifact.resolve()):
-        raise UsageError(
-            "the page would be in the artifact, whose files are all listed and hashed",
-            place=str(target),
-            remedy="--page FILE elsewhere",
-        )
-    if target.exists() and not begins_with(target, GENERATOR, 400):
-        raise UsageError(
-            "the file exists and is no page of ours",
-            place=str(target),
-            expected="a new file, or a page that glmc wrote",
-            remedy="--page another.html",
-        )
+    require_page_place(target, [artifact])
     contents = read_artifact(artifact)
-    html = page(history, facts_of_manifest(contents.manifest))
-    try:
-        target.write_text(html, encoding="utf-8")
-    except OSError as error:
-        raise UsageError(
-            f"the page can't be written: {error.strerror}", place=str(target), remedy="--page FILE"
-        ) from error
-    say(f"{target} written")
+    write_page(target, page(history, facts_of_manifest(contents.manifest)))
 
 
 def node_lines(life: Lineage, history: History) -> Iterator[str]:

@@ -41,6 +41,22 @@ def test_artifacts_and_histories(
     assert [change["name"] for change in data["changes"]] == ["target"] and data["differs"]
 
 
+def test_a_page_of_several(
+    toys: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, (a, b) = command_of(capsys), toys
+    file = tmp_path / "page.html"
+    assert run("diff", a, b, b / "history.json", "--page", file, "--exit-code").status == 1
+    html = file.read_text(encoding="utf-8")
+    assert "3 compiles side by side" in html and "model:    target xpu | cpu" in html
+    assert run("diff", a, a, "--page", file, "--exit-code").status == 0, (
+        "a page of ours is replaced"
+    )
+    require_refusal(run("diff", a, b, b), "GLMC-1001", "--page FILE")
+    require_refusal(run("diff", a, b, "--page", a / "page.html"), "GLMC-1001", "listed and hashed")
+    require_refusal(run("diff", a, b, "--page", file, "--json"), "GLMC-1001", "two answers")
+
+
 def test_what_can_not_be_compared(
     toys: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

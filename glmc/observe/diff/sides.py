@@ -16,6 +16,7 @@ from glmc.observe.history import encode
 from glmc.observe.history.encode import history_from_json
 from glmc.observe.history.record import History
 from glmc.observe.history.stored import read_history
+from glmc.observe.history.verdicts import with_verdicts
 from glmc.plain_file import read_plain
 from glmc_runtime.errors import ArtifactError
 from glmc_runtime.format.artifact_files import MANIFEST
@@ -66,8 +67,7 @@ def _dump(path: Path) -> Side:
     side, verdicts = _files(path, file, "dump"), {}
     if (path / VERDICTS).is_file():
         verdicts = _json(path / VERDICTS)
-    steps = tuple(replace(step, verdict=verdicts.get(step.name)) for step in side.history.steps)
-    return replace(side, history=replace(side.history, steps=steps))
+    return replace(side, history=with_verdicts(side.history, verdicts))
 
 
 def _files(folder: Path, file: Path, kind: str) -> Side:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
@@ -27,6 +27,7 @@ from glmc.observe.history.encode import NAME as HISTORY
 from glmc.observe.history.encode import history_to_json
 from glmc.observe.history.record import History
 from glmc.observe.history.times import without_times
+from glmc.observe.history.verdicts import without_verdicts
 from glmc.observe.page.artifact import facts_of_compile
 from glmc.observe.page.render import PAGE, page
 from glmc.passes import specialise
@@ -151,8 +152,7 @@ class Dumper:
 
     def _compile_files(self, history: History) -> Files:
         """What ``glmc diff`` compares; verdicts and times are elsewhere."""
-        steps = tuple(replace(step, verdict=None) for step in history.steps)
-        text = json.dumps(history_to_json(replace(history, steps=steps)), ensure_ascii=False)
+        text = json.dumps(history_to_json(without_verdicts(history)), ensure_ascii=False)
         files: Files = {HISTORY: f"{text}\n"}
         if self._inputs is not None:
             files[INPUTS] = to_json(inputs_json(self._inputs))

@@ -24,23 +24,32 @@ def axe() -> str:
     return str(AXE_SCRIPT)
 
 
+def serious_findings(view: Any) -> list[tuple[str, str]]:
+    """What axe-core finds on a page, and the first element that it finds it at."""
+    view.evaluate(axe())
+    report = view.evaluate("axe.run(document, {resultTypes: ['violations']})")
+    return [
+        (each["id"], each["nodes"][0]["html"][:120])
+        for each in report["violations"]
+        if each["impact"] in SERIOUS
+    ]
+
+
 @pytest.mark.parametrize(("width", "scheme"), LOOKS)
 def test_no_serious_finding(browser: Any, file: Path, width: int, scheme: str) -> None:
-    script = axe()
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
     opened = Opened(context.new_page(), file)
     for address in (*VIEWS, f"#graph=2&node={GATE.replace('#', '%23')}"):
-        view = opened.at(address)
-        view.evaluate(script)
-        report = view.evaluate("axe.run(document, {resultTypes: ['violations']})")
-        wrong = [
-            (each["id"], each["nodes"][0]["html"][:120])
-            for each in report["violations"]
-            if each["impact"] in SERIOUS
-        ]
-        assert wrong == [], address
+        assert serious_findings(opened.at(address)) == [], address
     assert opened.complaints == []
     context.close()
+
+
+def test_a_finding_is_found(here: Opened) -> None:
+    view = here.at("#checks")
+    view.evaluate("document.getElementById('search').removeAttribute('aria-label')")
+    view.evaluate("document.getElementById('search').removeAttribute('placeholder')")
+    assert [name for name, _ in serious_findings(view)] == ["label"]
 
 
 def test_everything_by_key(here: Opened) -> None:

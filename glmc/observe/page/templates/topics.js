@@ -13,7 +13,7 @@ function topics() {
     ...misses.slice(0, 20).map(({ step, miss }) => topic(`near miss misses why not fused ${step.name} ${layerName(miss.layer)}`,
       `why not ${step.name}`, `${layerName(miss.layer)}: ${miss.condition}`, { pass: step.name, layer: layerKey(miss.layer), node: miss.node })),
     topic("guards versions vendor functions keywords requirements", "guards", "what must hold where the artifact is loaded", { checks: "" }),
-    ...[...plans].sort((a, b) => (b.phase === DATA.main) - (a.phase === DATA.main)).flatMap(planTopics),
+    ...mainFirst().flatMap(planTopics),
     topic("passes before after diff", "passes", "before and after each pass", { pass: "" }),
     topic("graph picture boxes", "graph", "a layer as a picture", { graph: "" }),
     ...slowTopics(),
@@ -21,6 +21,8 @@ function topics() {
 }
 
 const topic = (words, title, detail, address) => ({ kind: "view", words: words.toLowerCase().split(" "), title, detail, address });
+
+const mainFirst = () => [...plans].sort((a, b) => (b.phase === DATA.main) - (a.phase === DATA.main));
 
 function planTopics(plan) {
   const { most, peak } = alive(plan);
@@ -51,7 +53,7 @@ function layerTopics(layer) {
   const own = [
     topic("story pass passes verdict right proof who why changed", `layer ${layer}`, "its story: passes, verdict, kernels", { layer: key }),
     topic("picture graph boxes", `layer ${layer}`, "as a picture", { graph: key }),
-    ...plans.flatMap((plan) => [
+    ...mainFirst().flatMap((plan) => [
       topic(`kernels calls bytes slow time ${plan.phase}`, `layer ${layer}`, `kernel calls of ${plan.phase}`, { kernels: plan.phase, layer: key }),
       topic(`memory peak buffers arena ${plan.phase}`, `layer ${layer}`, `memory of ${plan.phase}`, { memory: plan.phase, layer: key })]),
     ...steps.flatMap((step) => step.near.filter((miss) => miss.layer === layer).map((miss) => topic(`near miss misses why not fused ${step.name}`,
