@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from glmc.artifact.inputs import read_inputs
 from glmc.cli.app import command_of
 from glmc.cli.commands import ROWS
 from glmc.cli.compile_command import numbers_of
-from glmc.cli.stages import importing
+from glmc.cli.stages import importing, stage_line
 from glmc.config import CompileOptions
 from glmc.errors import UsageError
 from glmc.observe.diff.sides import Side, read_side, side_of
@@ -51,8 +51,7 @@ def all_sides(
     recorded = next((side.inputs for side in sides if isinstance(side, Side)), None)
     base = {} if recorded is None else recorded.options
     options = [_options(each, base, flags) for each in models]  # all, before the first is compiled
-    pairs = zip(models, options, strict=True)
-    compiled = iter([_compile(each, own, silent=silent) for each, own in pairs])
+    compiled = _compile(models, options, silent=silent)
     return tuple(side if isinstance(side, Side) else next(compiled) for side in sides)
 
 
@@ -103,7 +102,11 @@ def _options(
     return options
 
 
-def _compile(words: ModelWords, options: CompileOptions, *, silent: bool) -> Side:
+def _compile(
+    models: Sequence[ModelWords], options: Sequence[CompileOptions], *, silent: bool
+) -> Iterator[Side]:
+    if not models:
+        return
     with importing(silent=silent):
         from glmc.cli.progress import shown_progress
         from glmc.compiled import manifest_parts
@@ -112,10 +115,13 @@ def _compile(words: ModelWords, options: CompileOptions, *, silent: bool) -> Sid
         from glmc.observe.history.collect import HistoryCollector
         from glmc.pipeline.events import Observers
 
-    job = read_job(words.model, options)
-    inputs = read_inputs(job.source.directory, job.source.name, options).inputs
-    collector = HistoryCollector(job.selection.passes)
-    with shown_progress(silent=silent, verify=False) as progress:
-        compiled = compile_plan(job, Observers(progress, collector))
-    history = collector.planned(compiled, manifest_parts(compiled).versions, {})
-    return side_of(words.label, "compile", history, inputs)
+    for words, own in zip(models, options, strict=True):
+        if not silent:
+            stage_line(words.label)
+        job = read_job(words.model, own)
+        inputs = read_inputs(job.source.directory, job.source.name, own).inputs
+        collector = HistoryCollector(job.selection.passes)
+        with shown_progress(silent=silent, verify=False) as progress:
+            compiled = compile_plan(job, Observers(progress, collector))
+        history = collector.planned(compiled, manifest_parts(compiled).versions, {})
+        yield side_of(words.label, "compile", history, inputs)
