@@ -10,12 +10,12 @@ from typing import Any
 from glmc.artifact import report_form
 from glmc.artifact.times import Times, read_times, with_times
 from glmc_runtime.errors import ArtifactError
-from glmc_runtime.format.artifact_files import MANIFEST, read_manifest
+from glmc_runtime.format.artifact_files import MANIFEST, ArtifactFiles, read_manifest
 from glmc_runtime.format.json_file import json_of
 from glmc_runtime.format.manifest import Manifest, manifest_from_json
 from glmc_runtime.format.phases import PhaseKey
 from glmc_runtime.format.plan import PhasePlan
-from glmc_runtime.loading.loader import Artifact, load_artifact
+from glmc_runtime.loading.loader import load_artifact
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def read_artifact(path: Path, *, verify_hashes: bool = False) -> ArtifactContent
     Raises :class:`ArtifactError` or :class:`PlanError`.
     """
     artifact = load_artifact(path, verify_hashes=verify_hashes)
-    report = json_document(artifact, report_form.NAME) or {}
+    report = json_document(artifact.files, report_form.NAME) or {}
     report_form.require_report(report)
     times = read_times(artifact.path)
     told = with_times(report, times)
@@ -50,14 +50,14 @@ def manifest_of(path: Path) -> Manifest:
     return manifest_from_json(json_of(read_manifest(path), MANIFEST, str(path / MANIFEST)))
 
 
-def json_document(artifact: Artifact, name: str) -> dict[str, Any] | None:
+def json_document(files: ArtifactFiles, name: str) -> dict[str, Any] | None:
     """A JSON file that only the compiler reads; None where the artifact has none.
 
     Raises :class:`ArtifactError` when it was changed or is no JSON object.
     """
-    if name not in artifact.files:
+    if name not in files:
         return None
-    data = json_of(artifact.files.read(name, compare=True), name, str(artifact.path / name))
+    data = json_of(files.read(name, compare=True), name, str(files.root / name))
     if not isinstance(data, dict):
-        raise ArtifactError(f"{name} is no JSON object", place=str(artifact.path))
+        raise ArtifactError(f"{name} is no JSON object", place=str(files.root))
     return data

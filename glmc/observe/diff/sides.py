@@ -21,7 +21,7 @@ from glmc.plain_file import read_plain
 from glmc_runtime.errors import ArtifactError
 from glmc_runtime.format.artifact_files import MANIFEST
 from glmc_runtime.format.json_file import json_of
-from glmc_runtime.loading.loader import load_artifact
+from glmc_runtime.loading.loader import listed_files
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ def read_side(path: Path) -> Side | None:
     single steps, which has no history.
     """
     if (path / MANIFEST).is_file():
-        artifact = load_artifact(path, verify_hashes=False)
-        data = json_document(artifact, inputs_file.NAME)
+        _, files = listed_files(path)
+        data = json_document(files, inputs_file.NAME)
         inputs = None if data is None else inputs_from_json(data, str(path))
         return side_of(str(path), "artifact", read_history(path), inputs)
     if (path / MARKER).is_file():

@@ -15,7 +15,7 @@ from glmc.observe.history.encode import NAME, history_from_json
 from glmc.observe.history.record import History
 from glmc.observe.history.times import with_times
 from glmc_runtime.errors import ArtifactError
-from glmc_runtime.loading.loader import load_artifact
+from glmc_runtime.loading.loader import listed_files
 
 _SOURCE = re.compile(r"^(?P<file>modeling_(?P<model>\w+)\.py):(?P<line>\d+)\b")
 
@@ -25,16 +25,16 @@ def read_history(path: Path) -> History:
 
     Raises :class:`ArtifactError`, also for an artifact that was written without one.
     """
-    artifact = load_artifact(path, verify_hashes=False)
-    data = json_document(artifact, NAME)
+    _, files = listed_files(path)
+    data = json_document(files, NAME)
     if data is None:
         raise ArtifactError(
             f"the artifact has no {NAME}",
-            place=str(artifact.path),
+            place=str(path),
             expected="an artifact that glmc compile wrote",
             remedy="compile the model again",
         )
-    return with_times(history_from_json(data), read_times(artifact.path))
+    return with_times(history_from_json(data), read_times(path))
 
 
 def source_text(source: str, versions: Mapping[str, str]) -> str:
