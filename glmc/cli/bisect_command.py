@@ -43,6 +43,10 @@ def bisect_command(
             "Where the reproduction is written.", OUTPUT_GROUP, "--output", "-o", metavar="FILE"
         ),
     ] = Path("repro.py"),
+    again: Annotated[
+        bool,
+        option("Prove also what compile --verify has proved before.", OUTPUT_GROUP, "--again"),
+    ] = False,
 ) -> int:
     """Find the first pass, match and nodes that are wrong, or that crash; write repro.py.
 
@@ -68,7 +72,7 @@ def bisect_command(
     require_passes("--passes-on", options.passes_on)
     require_passes("--passes-off", options.passes_off)
     with stopped_at_once():
-        from glmc.check.bisect.bisect import MARKER, bisect
+        from glmc.check.bisect.bisect import MARKER, PROVED, bisect
         from glmc.check.bisect.replayed import REPLAYED
         from glmc.presets.catalog import load_config
 
@@ -79,12 +83,20 @@ def bisect_command(
             remedy="--output another.py",
         )
     source = load_config(model, {"dtype": dtype})
-    out = console()
+    skipped = 0
 
-    result = bisect(source, options, lambda step, text: say(f"{step} {text}", err=True))
+    def tell(step: object, text: str) -> None:
+        nonlocal skipped
+        skipped += text == PROVED
+        say(f"{step} {text}", err=True)
+
+    result = bisect(source, options, tell, skip_proved=not again)
+    if skipped:
+        steps = "1 step was" if skipped == 1 else f"{skipped} steps were"
+        say(f"{steps} {PROVED}; --again proves all", err=True)
     if result is None:
         replayed = "replayed right" if target in REPLAYED else "made, but can't be replayed here"
-        out.print(f"Nothing is wrong: every step is proved, and the plan is {replayed}.")
+        console().print(f"Nothing is wrong: every step is proved, and the plan is {replayed}.")
         return 0
     say(result.paragraph(str(output)))
     output.write_text(result.repro, encoding="utf-8")

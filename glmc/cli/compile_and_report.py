@@ -64,6 +64,7 @@ def _compile(request: CompileRequest) -> None:
     silent = is_silent(as_json)
     with stopped_at_once(request.stopped()), importing(silent=silent):
         from glmc.check.verify.proof import Proof
+        from glmc.check.verify.proved import remembered
         from glmc.cli.progress import shown_progress
         from glmc.cli.tables import calls_table, passes_table, phases_table, summary_lines
         from glmc.compiler import compile_job
@@ -77,9 +78,10 @@ def _compile(request: CompileRequest) -> None:
     passes = tuple(each.name for each in job.selection.passes)
     dumps = DumpOptions(**request.dump, passes=passes)
     dumper = Dumper(dumps)
-    proof = Timed(Proof(job, dumper.verdicts, _tell) if verify else NOBODY)
+    prover = Proof(job, dumper.verdicts, _tell) if verify else None
+    proof = Timed(prover or NOBODY)
     dumping = Timed(dumper)
-    with shown_progress(silent=silent, verify=verify) as progress, dumper:
+    with shown_progress(silent=silent, verify=verify) as progress, dumper, remembered(prover):
         result = compile_job(job, path, Observers(progress, proof, dumping)).to_json()
     for remark in dumper.remarks:
         say(f"dump: {remark}", err=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from glmc.check.bisect import bisect as bisection
-from glmc.check.verify import scope
+from glmc.check.verify import proved, scope
 from glmc.check.verify.cases import Case
 from glmc.check.verify.scope import model_cases
 from glmc.presets.catalog import ModelSource
@@ -17,5 +17,5 @@ def give_cases(patch: pytest.MonkeyPatch, *names: str) -> None:
     def few(source: ModelSource) -> tuple[Case, ...]:
         return tuple(case for case in model_cases(source) if case.name in names)
 
-    for module in (bisection, scope):
+    for module in (bisection, proved, scope):
         patch.setattr(module, "model_cases", few)

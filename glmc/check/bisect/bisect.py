@@ -23,7 +23,8 @@ from glmc.check.bisect.search import first_node, first_rewrite
 from glmc.check.bisect.steps import EACH_CALL, LOWERING, Steps, Tell
 from glmc.check.bisect.whole import call_repro, fewest_layers, verified_repro, whole_repro
 from glmc.check.verify.cases import real_prompts
-from glmc.check.verify.proof import SMALL_BLOCK
+from glmc.check.verify.proof import SMALL_BLOCK, plan_of, step_of
+from glmc.check.verify.proved import proved_steps
 from glmc.check.verify.replay import NAME as REPLAYED_PLAN
 from glmc.check.verify.replay import Reference, verify_replay
 from glmc.check.verify.scope import is_whole, model_cases, model_weights
@@ -53,6 +54,7 @@ from glmc_runtime.command.out_of_memory import shortage_behind
 # What the user must mend; there is nothing to bisect.
 _NOT_OURS = (UsageError, ConfigError, CheckpointError, AbiError, MatchCountError)
 MARKER = "# Written by glmc bisect."
+PROVED = "proved by --verify before"
 
 
 class _Violated(Exception):  # noqa: N818 - ends the compile at the step that was found
@@ -79,8 +81,11 @@ class _Hunt:
     def _judge(self, name: str, program: Program) -> None:
         before = self.last
         verdict = self.verifier.verdicts.get(name)
+        dtype = str(self.job.options.dtype)
         if verdict is not None:
-            self.steps.done(str(self.job.options.dtype), name, verdict.text)
+            self.steps.done(dtype, name, verdict.text)
+        elif name in self.verifier.proved:
+            self.steps.done(dtype, name, PROVED)
         if verdict is not None and not verdict.holds and before is not None:
             raise _Violated(name, before, program.copy(), verdict)
         self.names.append(name)
@@ -88,25 +93,31 @@ class _Hunt:
 
 
 def bisect(
-    source: ModelSource, options: CompileOptions, tell: Tell = lambda step, text: None
+    source: ModelSource,
+    options: CompileOptions,
+    tell: Tell = lambda step, text: None,
+    *,
+    skip_proved: bool = False,
 ) -> BisectResult | None:
     """The first step, rewrite and nodes that are wrong, or the first kernel call; None when all of
     them are right.
 
-    ``tell`` hears each step with its verdict. Errors that the user must mend (options, config,
-    checkpoint, lost fusions) are raised as a compile raises them.
+    ``tell`` hears each step with its verdict. With ``skip_proved`` what ``--verify`` has proved
+    before of the same model, sources and options is not proved again. Errors that the user must
+    mend (options, config, checkpoint, lost fusions) are raised as a compile raises them.
     """
     job = resolve(source, options)
+    known = proved_steps(job) if skip_proved else frozenset()
     with one_thread() if is_whole(source) else nullcontext(), rare_collections():
-        return _bisect(job, tell)
+        return _bisect(job, tell, known)
 
 
-def _bisect(job: Job, tell: Tell) -> BisectResult | None:
+def _bisect(job: Job, tell: Tell, known: frozenset[str]) -> BisectResult | None:
     jobs, replayed = _both_dtypes(job), job.options.target in REPLAYED
     steps = Steps(jobs, replayed, tell)
     proved: list[Proved] = []
     for each in jobs:
-        result = _graph(each, steps)
+        result = _graph(each, steps, known)
         if isinstance(result, BisectResult):
             return result
         proved.append(result)
@@ -130,6 +141,9 @@ def _bisect(job: Job, tell: Tell) -> BisectResult | None:
     steps.done("float32", EACH_CALL, "computes its node" if wrong is None else str(wrong))
     if wrong is not None:
         return _miscomputed(job, wrong)
+    if plan_of(job) in known:
+        steps.done(own, REPLAYED_PLAN, PROVED)
+        return None
     reference = Reference(last.captured, first.captured, model_weights(job))
     verdict = verify_replay(compiled, reference, real_prompts(job.source.directory))
     steps.done(own, REPLAYED_PLAN, verdict.text)
@@ -167,8 +181,9 @@ class Proved:
     front: FrontEnd
 
 
-def _graph(job: Job, steps: Steps) -> BisectResult | Proved:
-    verifier = Verifier(model_cases(job.source), model_weights(job), strict=False)
+def _graph(job: Job, steps: Steps, known: frozenset[str]) -> BisectResult | Proved:
+    before = {name for name in steps.names if step_of(job, name) in known}
+    verifier = Verifier(model_cases(job.source), model_weights(job), strict=False, proved=before)
     hunt = _Hunt(job, verifier, steps)
     try:
         front = front_end(job, hunt)

@@ -42,6 +42,10 @@ class Steps:
         self._tell = tell
         self._number = 0
 
+    @property
+    def names(self) -> set[str]:
+        return {name for _, name in self._names}
+
     def done(self, dtype: str, name: str, text: str) -> None:
         """Tell a step. One that the list does not have is numbered as the one that is due."""
         if (dtype, name) in self._names:

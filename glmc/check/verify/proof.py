@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 
@@ -55,6 +55,8 @@ class Proof:
     tell: Callable[[str, str], None] = lambda name, text: None
     _parts: list[Part] = field(default_factory=list)
     _compiling: Verifier | None = None
+    _whole: list[tuple[Job, Verifier]] = field(default_factory=list)
+    _replayed: bool = False
 
     def observe(self, event: Event) -> None:
         """Verify what there is to verify, or repeat what is known of it."""
@@ -66,12 +68,22 @@ class Proof:
             case PlanMade(compiled, verdicts):
                 verdicts.update(self._plan(compiled))
 
+    def proved(self) -> Iterator[str]:
+        """The steps of the whole model that were proved; of a part of it nothing is said."""
+        for job, verifier in self._whole:
+            for name, verdict in verifier.verdicts.items():
+                if verdict.holds:
+                    yield step_of(job, name)
+        if self._whole and self._replayed:
+            yield plan_of(self.job)
+
     def _prepare(self) -> None:
         """Verify what is compiled beside the compile: float32, and the parts of a big model."""
         source, dtype = self.job.source, self.job.dtype
         if is_whole(source):
             scope = whole(self.job, dtype)
             self._compiling = _verifier(scope)
+            self._whole.append((self.job, self._compiling))
             self._say(SCOPE, scope.text)
             self._compile("float32", replace(scope, dtype=torch.float32))
             return
@@ -102,6 +114,8 @@ class Proof:
         exact = scope.dtype is torch.float32
         job = scope.job(self.job, min(size, SMALL_BLOCK) if exact else size)
         verifier = _verifier(scope)
+        if is_whole(self.job.source):
+            self._whole.append((job, verifier))
         with one_thread() if label != "full width" else nullcontext():
             front = front_end(job, verifier)
         self._parts.append(Part(label, scope, verifier, front))
@@ -147,7 +161,20 @@ class Proof:
             each = (f"{label}{what}: {'; '.join(results)}" for what, results in said.items())
             self.verdicts[NAME] = "; ".join(each)
             require_verdict(verdict)
+        self._replayed = True
         self.tell(NAME, self.verdicts[NAME])
+
+
+def step_of(job: Job, name: str) -> str:
+    """A step of the graphs that a job has: of any two that agree on it the proof is the same."""
+    dtype = str(job.dtype).removeprefix("torch.")
+    return f"{name} in {dtype}, blocks of {job.options.block_size}"
+
+
+def plan_of(job: Job) -> str:
+    """The replay of the plan of a job, which depends on all of its options."""
+    options = replace(job.options, dtype=str(job.dtype).removeprefix("torch."), force=False)
+    return f"{NAME} of {options}"
 
 
 def _verifier(scope: VerifiedPart) -> Verifier:

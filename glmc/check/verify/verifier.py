@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from glmc.check.verify.cases import Case
@@ -50,7 +50,8 @@ class Verifier:
 
     Raises VerificationError after the pass that violates its class, unless ``strict`` is False.
     ``layers`` maps the layers of a part of a model to the model's. ``captured`` is the program
-    that came first, ``last`` what the last step left that others follow.
+    that came first, ``last`` what the last step left that others follow. Steps of ``proved`` are
+    not looked at.
     """
 
     cases: Sequence[Case]
@@ -60,6 +61,7 @@ class Verifier:
     captured: Program | None = None
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     last: Program | None = None
+    proved: Container[str] = ()
 
     def observe(self, event: Event) -> None:
         """Compare what a step has left with what the step before it has."""
@@ -70,6 +72,7 @@ class Verifier:
             self.last = program.copy()
         if before is None:
             self.captured = self.last
+        if before is None or name in self.proved:
             return
         verdict = verify_pass(before, program, _record(event), self.cases, self.weights)
         if self.layers is not None:

@@ -16,9 +16,10 @@ from torch.fx import Graph, GraphModule, Node
 
 from glmc.check.bisect import bisect as bisection
 from glmc.check.bisect import replayed
-from glmc.check.bisect.bisect import MARKER, Proved, bisect
+from glmc.check.bisect.bisect import MARKER, PROVED, Proved, bisect
 from glmc.check.bisect.finding import BisectResult
 from glmc.check.bisect.steps import Step
+from glmc.check.verify.proof import SMALL_BLOCK
 from glmc.compiled import Compiled, FrontEnd
 from glmc.compiler import front_end
 from glmc.config import CompileOptions
@@ -54,6 +55,12 @@ def _few_cases(monkeypatch: pytest.MonkeyPatch) -> None:
     give_cases(monkeypatch, *ENOUGH)
 
 
+def give_proved(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """These steps of the float32 program were proved before."""
+    steps = frozenset(f"{name} in float32, blocks of {SMALL_BLOCK}" for name in names)
+    monkeypatch.setattr(bisection, "proved_steps", lambda job: steps)
+
+
 def run_here(text: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
     """Exit status and output of a repro that is run as a script, but in this process."""
     path = folder / "repro.py"
@@ -73,8 +80,10 @@ def run(text: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, path], capture_output=True, text=True, check=False)
 
 
-def found_in(source: ModelSource, options: CompileOptions = OPTIONS) -> BisectResult:
-    found = bisect(source, options)
+def found_in(
+    source: ModelSource, options: CompileOptions = OPTIONS, *, skip_proved: bool = False
+) -> BisectResult:
+    found = bisect(source, options, skip_proved=skip_proved)
     assert found is not None
     assert found.repro.startswith(MARKER)
     return found
@@ -96,7 +105,10 @@ def test_a_sabotage_is_found_and_its_repro_fails(
     sabotage.install(monkeypatch)
     if name == "cache_rope_interleaved":  # the first position is not turned at all
         give_cases(monkeypatch, *ENOUGH, "random tokens")
-    found = found_in(source)
+    # As after a --verify, which proves the steps before the one that is wrong.
+    names = (*(each.name for each in pipeline.PASSES), "kv_cache")
+    give_proved(monkeypatch, *names[: names.index(sabotage.pass_name)])
+    found = found_in(source, skip_proved=True)
     assert (found.step, found.layer) == (sabotage.pass_name, layer)
     assert found.match is not None
     assert f"layers.{layer}." in found.match
@@ -141,8 +153,17 @@ def test_each_dtype_is_captured_once(source: ModelSource, monkeypatch: pytest.Mo
     for module in (bisection, replayed):
         monkeypatch.setattr(module, "front_end", front)
     give_cases(monkeypatch)
-    assert bisect(source, replace(OPTIONS, dtype="bfloat16")) is None
+    give_proved(monkeypatch, "canonical", "decode")
+    told: list[tuple[str, str, bool]] = []
+    options = replace(OPTIONS, dtype="bfloat16")
+
+    def tell(step: Step, text: str) -> None:
+        told.append((step.dtype, step.name, text == PROVED))
+
+    assert bisect(source, options, tell, skip_proved=True) is None
     assert [job.options.dtype for job in captured] == ["float32", "bfloat16"]
+    skipped = [(dtype, name) for dtype, name, proved in told if proved]
+    assert skipped == [("float32", "canonical"), ("float32", "decode")]
 
 
 def test_a_fault_of_the_bfloat16_plan_alone_is_found(

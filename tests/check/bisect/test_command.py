@@ -8,6 +8,7 @@ import pytest
 
 from glmc.check.bisect import bisect as bisection
 from glmc.check.bisect.finding import BisectResult
+from glmc.check.bisect.steps import Step, Tell
 from glmc.cli.main import main
 
 FOUND = BisectResult(
@@ -25,7 +26,7 @@ FOUND = BisectResult(
 def test_a_finding_is_a_paragraph_and_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(bisection, "bisect", lambda source, options, tell: FOUND)
+    monkeypatch.setattr(bisection, "bisect", lambda *given, **named: FOUND)
     path = tmp_path / "repro.py"
     for _ in range(2):  # its own file is written again
         assert main(["bisect", "glm-4.7", "--target", "xpu", "-o", str(path)]) == 1
@@ -48,9 +49,17 @@ def test_a_file_of_somebody_else_is_left_alone(
 def test_nothing_wrong_is_status_0(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(bisection, "bisect", lambda source, options, tell: None)
+    def right(source: object, options: object, tell: Tell, *, skip_proved: bool) -> None:
+        tell(Step(1, 9, "float32", "clean"), bisection.PROVED if skip_proved else "bitwise")
+
+    monkeypatch.setattr(bisection, "bisect", right)
     assert main(["bisect", "glm-4.7", "-o", str(tmp_path / "repro.py")]) == 0
-    assert "Nothing is wrong" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "Nothing is wrong" in printed.out
+    assert "step 1 of 9  float32   clean" in printed.err
+    assert "1 step was proved by --verify before; --again" in printed.err
+    assert main(["bisect", "glm-4.7", "-o", str(tmp_path / "repro.py"), "--again"]) == 0
+    assert "before" not in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -58,5 +67,5 @@ def test_nothing_wrong_is_status_0(
 def test_an_output_that_cannot_be_is_refused_before_the_search(
     where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bisection, "bisect", lambda source, options, tell: pytest.fail("searched"))
+    monkeypatch.setattr(bisection, "bisect", lambda *given, **named: pytest.fail("searched"))
     assert main(["bisect", "glm-4.7", "-o", str(tmp_path / where)]) == 2

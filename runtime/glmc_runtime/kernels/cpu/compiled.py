@@ -166,10 +166,7 @@ def _processor() -> str:
 
 def _folder() -> Path:
     try:
-        named = os.environ.get("GLMC_CACHE")
-        home = os.environ.get("XDG_CACHE_HOME")
-        above = Path(named) if named else Path(home or Path.home() / ".cache") / "glmc"
-        return kept.own_folder(above / "kernels")
+        return kept.cache_folder("kernels")
     except (OSError, RuntimeError) as error:
         reason = f"there is no folder to keep it in ({error}): set GLMC_CACHE to one"
         raise NoLibraryError(reason) from error

@@ -32,6 +32,17 @@ class DamagedError(Exception):
     """A kept file that is not what was kept."""
 
 
+def cache_folder(name: str) -> Path:
+    """A folder of the cache: in ``GLMC_CACHE``, or ``glmc`` in ``XDG_CACHE_HOME`` or ``~/.cache``.
+
+    Raises NotOwnError, OSError, and RuntimeError where the user has no home.
+    """
+    named = os.environ.get("GLMC_CACHE")
+    home = os.environ.get("XDG_CACHE_HOME")
+    above = Path(named) if named else Path(home or Path.home() / ".cache") / "glmc"
+    return own_folder(above / name)
+
+
 def own_folder(path: Path) -> Path:
     """``path`` without links, made where it isn't there, for nobody but its user.
 
