@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+from glmc.cli.names import require_names
 from glmc.cli.options import (
     OUTPUT_GROUP,
     AbiProfile,
@@ -21,9 +22,8 @@ from glmc.cli.options import (
 from glmc.cli.say import console, say
 from glmc.config import CompileOptions
 from glmc.errors import UsageError
-from glmc.pipeline.names import require_passes
 from glmc.plain_file import begins_with
-from glmc.presets.names import preset_names, require_model
+from glmc.presets.names import preset_names
 from glmc_runtime.command.ending import stopped_at_once
 
 
@@ -68,9 +68,7 @@ def bisect_command(
         weights="random" if random_weights or model in preset_names() else "checkpoint",
         seed=seed,
     )
-    require_model(model)
-    require_passes("--passes-on", options.passes_on)
-    require_passes("--passes-off", options.passes_off)
+    require_names(model, options)
     with stopped_at_once():
         from glmc.check.bisect.bisect import MARKER, PROVED, bisect
         from glmc.check.bisect.replayed import REPLAYED

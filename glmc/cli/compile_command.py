@@ -7,6 +7,7 @@ from typing import Annotated
 
 from glmc.cli.compile_and_report import CompileRequest, compile_and_report
 from glmc.cli.if_changed import is_up_to_date
+from glmc.cli.names import require_names
 from glmc.cli.options import (
     DUMP_GROUP,
     MODEL_GROUP,
@@ -27,8 +28,7 @@ from glmc.cli.options import (
 )
 from glmc.config import CompileOptions
 from glmc.errors import UsageError
-from glmc.pipeline.names import require_passes
-from glmc.presets.names import require_model
+from glmc.pipeline.names import STEPS, require_passes
 
 
 def compile_command(
@@ -139,9 +139,9 @@ def compile_command(
         passes_off=tuple(passes_off or ()),
         pipeline=None if pipeline is None else str(pipeline),
     )
-    require_model(model)
-    require_passes("--passes-on", options.passes_on)
-    require_passes("--passes-off", options.passes_off)
+    require_names(model, options)
+    require_passes("--dump-before", dump_before or (), STEPS)
+    require_passes("--dump-after", dump_after or (), STEPS)
     path = output or default_output(model, target)
     if if_changed:
         if verify or dump is not None:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from glmc.cli.clock import begin
 from glmc_runtime.command.ending import say_stopped, unwound_when_ended
+
+if TYPE_CHECKING:
+    from glmc.errors import GlmcError
 
 COMPLETION = "_GLMC_COMPLETE"  # as typer makes it of the program's name
 
@@ -27,7 +31,7 @@ def _main(words: list[str]) -> int:
 
     from glmc.cli.app import build
     from glmc.cli.say import say
-    from glmc.errors import GlmcError, OutOfMemoryError, UsageError
+    from glmc.errors import GlmcError, OutOfMemoryError
     from glmc_runtime.command.out_of_memory import leave_at_the_limit
     from glmc_runtime.command.output import printable_logs, printable_traces, status_of
     from glmc_runtime.errors import CapacityError
@@ -46,10 +50,7 @@ def _main(words: list[str]) -> int:
                 with group.make_context("glmc", words or ["--help"]) as context:
                     result = group.invoke(context)
             except TyperException as error:
-                message = error.format_message().rstrip(".")
-                place = getattr(error, "ctx", None)
-                path = "glmc" if place is None else place.command_path
-                raise UsageError(message, remedy=f"see '{path} --help'") from error
+                raise _usage_error(error) from error
         sys.stdout.flush()  # a closed pipe shows here and not when the interpreter ends
     except GlmcError as error:
         if debug:
@@ -67,6 +68,24 @@ def _main(words: list[str]) -> int:
     except Exit as stop:
         return stop.exit_code
     return result if isinstance(result, int) else 0
+
+
+def _usage_error(error: Any) -> GlmcError:
+    """What typer can't parse, in the form of all errors."""
+    from glmc.errors import UsageError
+    from glmc_runtime.command.nearest import did_you_mean
+
+    context = getattr(error, "ctx", None)
+    help_text = f"see '{'glmc' if context is None else context.command_path} --help'"
+    if not hasattr(error, "possibilities"):
+        return UsageError(error.format_message().rstrip("."), remedy=help_text)
+    name = error.option_name
+    parameters = [] if context is None else context.command.params
+    flags = [flag for each in parameters for flag in (*each.opts, *each.secondary_opts)]
+    return UsageError(
+        f"there is no option '{name}'",
+        remedy=did_you_mean(name, [flag for flag in flags if flag.startswith("--")]) or help_text,
+    )
 
 
 if __name__ == "__main__":

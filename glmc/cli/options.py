@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from glmc.cli.names import PROFILES
 from glmc.config import DTYPES, TARGETS
 from glmc.pipeline.names import GROUP, PASSES, STEPS
 from glmc.presets.names import preset_names
@@ -59,7 +60,7 @@ def models(incomplete: str) -> list[str]:
 
 all_targets = complete(lambda: (*TARGETS, *entries("glmc.targets")))
 all_dtypes = complete(lambda: DTYPES)
-all_profiles = complete(lambda: ("P-A", "P-B", "P-C"))
+all_profiles = complete(lambda: PROFILES)
 all_passes = complete(lambda: (*PASSES, *entries(GROUP)))
 all_steps = complete(lambda: (*STEPS, *entries(GROUP)))
 installed_passes = complete(lambda: entries(GROUP))

@@ -22,11 +22,11 @@ FIXED_STEPS = ("kv_cache", "specialise", "memory_plan")
 STEPS = ("capture", *PASSES, "kv_cache", "prefill", "decode", "specialise", "lower")
 
 
-def require_passes(flag: str, names: Iterable[str]) -> None:
+def require_passes(flag: str, names: Iterable[str], known: tuple[str, ...] = PASSES) -> None:
     """Raise :class:`UsageError` for a name that is no pass, ours or of another distribution."""
     for name in names:
-        if name not in PASSES and name not in FIXED_STEPS and name not in entries(GROUP):
-            raise unknown_pass(name, flag, (*PASSES, *entries(GROUP)))
+        if name not in known and name not in FIXED_STEPS and name not in entries(GROUP):
+            raise unknown_pass(name, flag, (*known, *entries(GROUP)))
 
 
 def unknown_pass(name: str, place: str, known: Iterable[str]) -> UsageError:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from glmc.cli.names import PROFILES
 from glmc.observe.dump.stages import known_names
 from glmc.pipeline.names import FIXED_STEPS, PASSES, STEPS
 from glmc.pipeline.stages import FIXED
 from glmc.pipeline.stages import PASSES as BODIES
+from glmc_runtime.kernels.vendor_functions import row
 
 
 def test_the_names_are_those_of_the_passes_in_their_order() -> None:
     assert tuple(each.name for each in BODIES) == PASSES
     assert set(FIXED_STEPS) == set(FIXED) - set(PASSES)
     assert known_names() == STEPS
+
+
+def test_the_profiles_are_those_of_the_vendor_functions() -> None:
+    assert row.PROFILES == PROFILES

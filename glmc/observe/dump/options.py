@@ -9,6 +9,7 @@ from pathlib import Path
 
 from glmc.errors import UsageError
 from glmc.observe.dump.stages import ALL, known_names
+from glmc_runtime.command.nearest import did_you_mean
 from glmc_runtime.errors import MissingPackageError
 
 
@@ -81,5 +82,5 @@ def _require_known(flag: str, names: tuple[str, ...], known: Collection[str]) ->
                 f"{flag}: there is no pass '{name}'",
                 expected=", ".join(known),
                 found=name,
-                remedy="name a pass as 'glmc inspect' lists it",
+                remedy=did_you_mean(name, known) or "name a pass as 'glmc inspect' lists it",
             )

@@ -8,6 +8,7 @@ from glmc.errors import UsageError
 from glmc.observe.history.ids import Place, layers_of, nodes_of, whole_id
 from glmc.observe.history.record import History, MissHistory, StepHistory
 from glmc.passes.specialise import PHASE_NAMES
+from glmc_runtime.command.nearest import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ def why_not(history: History, name: str, layer: int | None = None) -> WhyNot:
             f"no pass '{name}' ran",
             expected=", ".join(passes),
             found=name,
+            remedy=did_you_mean(name, passes),
         )
     count = layers_of(history)
     if layer is not None and not 0 <= layer < count:

@@ -103,6 +103,10 @@ def _read_stdin() -> str:
         return sys.stdin.read()
     except UnicodeDecodeError as error:
         raise RequestError(f"stdin is no text: {error}", remedy="pipe UTF-8 in") from error
+    except OSError as error:
+        raise RequestError(
+            f"stdin can't be read: {error}", remedy="pass --prompt TEXT, or pipe a text in"
+        ) from error
 
 
 def _token_ids(text: str) -> list[int]:
