@@ -40,7 +40,7 @@ _FOLDER = "additional_chat_templates"  # the one folder of a checkpoint that is 
 @dataclass(frozen=True)
 class InputFile:
     """``sha256`` is of the bytes, or of the safetensors header of a file with ``whole`` false;
-    '' for a large file that has none."""
+    '' for a large file that has none, and for one that can't be read."""
 
     size: int
     sha256: str
@@ -97,7 +97,7 @@ def read_inputs(directory: Path | None, name: str, options: CompileOptions) -> R
         options=json.loads(json.dumps(plain)),
         pipeline=pipeline,
         extensions=_extensions(options),
-        versions={package: importlib.metadata.version(package) for package in PACKAGES},
+        versions={package: _version(package) for package in PACKAGES},
         sources=sources_hash(),
     )
     return ReadInputs(inputs, modified)
@@ -145,10 +145,15 @@ def _files(directory: Path | None) -> Iterator[tuple[str, Path]]:
 
 
 def _file(path: Path) -> tuple[InputFile, int]:
+    """The file, and its modification time. One that can't be read is left to whoever needs it."""
     status = path.stat()
-    if status.st_size <= HASHED_BYTES:
-        return InputFile(status.st_size, _hash_of(path), True), 0
-    return InputFile(status.st_size, _header_hash(path), False), status.st_mtime_ns
+    try:
+        if status.st_size <= HASHED_BYTES:
+            return InputFile(status.st_size, _hash_of(path), True), 0
+        digest = _header_hash(path)
+    except OSError:
+        digest = ""
+    return InputFile(status.st_size, digest, False), status.st_mtime_ns
 
 
 def _hash_of(path: Path) -> str:
@@ -180,6 +185,13 @@ def _extensions(options: CompileOptions) -> dict[str, str]:
         claimed = entries("glmc.targets").get(options.target, ())
         named[f"target {options.target}"] = ", ".join(each.distribution for each in claimed)
     return named
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def _unusable(place: str, problem: str) -> ArtifactError:

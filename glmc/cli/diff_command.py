@@ -16,7 +16,6 @@ from glmc.cli.stages import is_silent
 from glmc.errors import UsageError
 from glmc.observe.diff.compare import compare
 from glmc.observe.diff.words import detail_lines, summary_lines
-from glmc.observe.page.side_by_side import MOST, side_by_side_page
 from glmc_runtime.printable import printable
 
 
@@ -80,6 +79,8 @@ def _page(
     target: Path, texts: list[str], flags: Mapping[str, Any], *, as_json: bool, exit_code: bool
 ) -> int:
     """Write the page; the exit status is that of any difference from A."""
+    from glmc.observe.page.side_by_side import MOST, side_by_side_page
+
     if as_json:
         raise UsageError("--page and --json are two answers", remedy="ask for one")
     if len(texts) > MOST:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from glmc.artifact import inputs as module
-from glmc.artifact.inputs import inputs_from_json, inputs_json, read_inputs
+from glmc.artifact.inputs import InputFile, inputs_from_json, inputs_json, read_inputs
 from glmc.artifact.times import Times, times_json
 from glmc.artifact.up_to_date import reason_to_compile
 from glmc.config import CompileOptions
@@ -126,6 +126,20 @@ def test_a_large_file_counts_by_header_size_and_time(
     os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
     (path / "times.json").unlink()
     assert reason(path, model) == "changed since: model.safetensors"
+
+
+def test_a_file_that_can_not_be_read_is_left_to_whoever_needs_it(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(module, "open_plain", refused)
+    monkeypatch.setitem(module.__dict__, "PACKAGES", ("glmc", "a-package-that-nobody-has"))
+    read = read_inputs(model, model.name, OPTIONS)
+    assert read.inputs.files["config.json"] == InputFile(2, "", False)
+    assert read.modified.keys() == read.inputs.files.keys()
+    assert read.inputs.versions["a-package-that-nobody-has"] == "not installed"
 
 
 @pytest.mark.parametrize("data", [[], {}, {"schema_version": 1}, {"schema_version": "1"}])

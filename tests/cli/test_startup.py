@@ -49,6 +49,8 @@ COMPILER = {
     ("bisect", "glm-z1"): (2, "glm-z1-9b"),
     ("bisect", "glm-4.7", "--target", "kunlun"): (2, "did you mean 'xpu'?"),
     ("inspect", "nowhere"): (2, "no such artifact"),
+    ("diff", "nowhere", "nowhere"): (2, "neither a preset nor"),
+    ("diff", "glm-4.7", "glm-4.7 --dtype fp16"): (2, "did you mean 'float16'?"),
     ("inspect", "nowhere", "--page", "page.html"): (2, "no such artifact"),
 }
 

@@ -17,6 +17,7 @@ from glmc.observe.dump.values import Values, arguments
 from glmc.observe.history.operands import Operands
 from glmc.observe.history.record import (
     FORMAT,
+    REPLAY,
     BlockHistory,
     BufferHistory,
     CallBlock,
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
     from glmc.compiled import Compiled
 
 PREFIX = "model.layers"
-REPLAY = "replayed plan"
-"""The name of the verdict that a replay of the plans gave."""
 
 
 @dataclass

@@ -13,6 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 FORMAT = 3
+REPLAY = "replayed plan"
+"""The name of the verdict that a replay of the plans gave."""
 
 
 @dataclass(frozen=True)

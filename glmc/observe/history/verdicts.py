@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from glmc.observe.history.collect import REPLAY
-from glmc.observe.history.record import History
+from glmc.observe.history.record import REPLAY, History
 
 
 def without_verdicts(history: History) -> History:
