@@ -33,7 +33,7 @@ from glmc.errors import GlmcError
 from glmc.ir.ops import Numerics
 from glmc.ir.program import Program
 from glmc.ir.tolerance import Tolerance, reduction_terms, stored_values
-from glmc.observe.history.collect import REPLAY
+from glmc.observe.history.record import REPLAY
 from glmc_runtime.command.out_of_memory import shortage_behind
 from glmc_runtime.errors import GuardError
 from glmc_runtime.format.phases import DECODE, PREFILL
