@@ -61,7 +61,7 @@ def test_a_step_that_lacks_blocks_changes_nothing(scope: dict[str, Any]) -> None
     engine.release(sequence)
 
 
-def test_the_loop_is_twenty_lines_and_few() -> None:
+def test_the_loop_is_some_twenty_lines() -> None:
     loop = blocks(PAGE, "python")[0].lines
     assert len([line for line in loop if line.strip()]) <= 24
     assert len(shown_commands(PAGE)) == 1  # run by the fixture tiny_dense
