@@ -98,6 +98,10 @@ def wrong(command: str, modules: Iterable[str] = ()) -> list[str]:
         case ["python", "-m", module, *_]:
             there = bool(source_of(module))
             return [flag for flag in asked if not has_option(module, flag)] if there else [module]
+        case ["python", script, *_] if script.startswith("tools/"):
+            module = script.removesuffix(".py").replace("/", ".")
+            there = bool(source_of(module))
+            return [flag for flag in asked if not has_option(module, flag)] if there else [script]
         case ["pip", "install", *rest]:
             return [word for word in rest if word.startswith("./runtime") and not extras(word)]
         case ["make", target, *_]:
@@ -134,5 +138,7 @@ def test_what_is_not_there_is_seen(tmp_path: Path) -> None:
     ]
     assert wrong("pip install './runtime[text,nothing]'") == ["./runtime[text,nothing]"]
     assert wrong("python -m bench.gone") == ["bench.gone"]
+    assert wrong("python tools/train_tiny.py moe --seeds 3") == ["--seeds"]
+    assert wrong("python tools/gone.py") == ["tools/gone.py"]
     assert wrong("pytest tests/gone.py") == ["tests/gone.py"]
     assert wrong("--against") == ["--against"] != wrong("--against", ["tools.plan_replay"])
