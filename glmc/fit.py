@@ -16,6 +16,7 @@ from glmc.artifact.writer import model_facts
 from glmc.compiled import manifest_parts
 from glmc.compiler import compile_plan
 from glmc.config import CompileOptions
+from glmc.errors import UsageError
 from glmc.ir.recipe import Weight
 from glmc.job import Job, resolve
 from glmc.presets.catalog import load_config, with_fields
@@ -34,13 +35,21 @@ def model_fit(model: str | Path, wanted: Wanted, target: str, dtype: str | None)
     up to what is wanted. Raises what a compile without weights raises."""
     context = wanted.context
     source = load_config(model, {"dtype": dtype, "max_position_embeddings": context})
+    published = source.shape.maximum_positions
+    if context is not None and context > published:
+        raise UsageError(
+            "the model does not know positions that far",
+            expected=f"at most {published}",
+            found=f"--context {context}",
+            remedy="choose a smaller --context",
+        )
     buckets = CompileOptions.decode_buckets
     if wanted.batch is not None and wanted.batch > buckets[-1]:
         buckets = (*buckets, wanted.batch)
     options = CompileOptions(
         target=target,
         dtype=dtype,
-        max_context=max(source.shape.maximum_positions, context or 0),
+        max_context=published,
         decode_buckets=buckets,
     )
     manifest, plans = whole_plan(resolve(source, options))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from glmc_runtime.loading.fit import FitReport
 
 _TARGET = "xpu"
+_WIDE = 100
 MEMORY_GROUP = "Cards and requests"
 
 
@@ -108,10 +109,13 @@ def _show(report: FitReport) -> None:
     out = console()
     for line in report.header():
         out.print(line, highlight=False, soft_wrap=True)
-    table = Table()
-    for column in report.columns():
-        table.add_column(column, justify="right")
-    for row in report.rows():
+    # Numbers are never cut short: in 80 columns there are no lines between them.
+    table = Table() if out.width >= _WIDE else Table(box=None, pad_edge=False)
+    rows = list(report.rows())
+    for column, *cells in zip(report.columns(), *rows, strict=True):
+        # Headings are the longest: they stand on several lines, so that no cell has to.
+        table.add_column(column, justify="right", width=max(map(len, (*column.split(), *cells))))
+    for row in rows:
         table.add_row(*row)
     out.print(table)
     for line in report.notes():

@@ -27,6 +27,7 @@ UNITS = (
     "report 96 GiB): --device-memory 96GiB asks for that."
 )
 NOT_COUNTED = "Device graphs, the driver and torch's own context come on top and are not counted."
+REPACKED = "Weights that a CPU repacks come on top too: at most one more copy of all of them."
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,10 @@ class Card:
     """A card of ``memory`` bytes.
 
     ``left`` is what weights, arena and step inputs leave for the cache; below 0 they are larger
-    than the card. ``cache`` is how much of it the cache takes at most, ``tokens`` what it has room
-    for. ``missing`` bytes keep what is asked for from fitting (0: it fits), and ``cards`` of this
-    size have room for it by a division.
+    than the card. ``cache`` is how much of it the cache may take, 0 where it was given more than is
+    left, and ``tokens`` what it has room for: the largest batch times context. ``missing`` bytes
+    keep what is asked for from fitting (0: it fits), and ``cards`` of this size have room for it
+    by a division.
     """
 
     name: str
@@ -74,10 +76,11 @@ class Card:
 
 @dataclass(frozen=True)
 class FitReport:
-    """``model`` is what was compiled, in words; ``batch`` sequences of ``context`` tokens are asked
-    for. ``cache_memory`` bounds the cache where it is not None."""
+    """``model`` is what was compiled, in words, for ``target``. ``batch`` sequences of ``context``
+    tokens are asked for. ``cache_memory`` bounds the cache where it is not None."""
 
     model: str
+    target: str
     cache_dtype: str
     needs: MemoryNeeds
     batch: int
@@ -91,8 +94,13 @@ class FitReport:
         return self.needs.blocks(self.batch, self.context)
 
     @property
+    def cache(self) -> int:
+        """Bytes of the cache: what is asked for, or what was given where that is more."""
+        return max(self.blocks * self.needs.block, self.cache_memory or 0)
+
+    @property
     def total(self) -> int:
-        return self.needs.total(self.batch, self.context)
+        return self.needs.without_cache + self.cache
 
     def to_json(self) -> dict[str, Any]:
         needs = self.needs
@@ -139,22 +147,22 @@ class FitReport:
 
     def columns(self) -> tuple[str, ...]:
         """Headings of the table."""
-        contexts = (f"context, batch {batch}" for batch in self._shown())
+        contexts = (f"context at batch {batch}" for batch in self._shown())
         asked = f"{self.batch} x {self.context:,}"
-        return ("card", "left for cache", "its tokens", *contexts, asked, "cards")
+        return ("card", "GiB", "left for cache", "batch x context", *contexts, asked, "cards")
 
     def rows(self) -> Iterator[tuple[str, ...]]:
         """A row for each card."""
         shown = self._shown()
         for card in self.cards:
-            short = f"none: {bytes_text(-card.left)} short"
             fits = {fit.batch: f"{fit.context:,}" if fit.context else "-" for fit in card.fits}
             yield (
-                f"{card.name} = {bytes_text(card.memory)}",
-                bytes_text(card.left) if card.left >= 0 else short,
+                card.name,
+                f"{card.memory / 2**30:.1f}",
+                _short(-card.left) if card.left < 0 else bytes_text(card.left),
                 f"{card.tokens:,}" if card.tokens else "-",
                 *(fits[batch] for batch in shown),
-                f"{bytes_text(card.missing)} short" if card.missing else "fits",
+                _short(card.missing) if card.missing else "fits",
                 str(card.cards),
             )
 
@@ -163,11 +171,13 @@ class FitReport:
         yield (
             f"{self.batch} x {self.context:,} ({'a sequence' if self.batch == 1 else 'sequences'} "
             f"of so many tokens) takes {bytes_text(self.total)} in all, "
-            f"{bytes_text(self.blocks * self.needs.block)} of it cache: --kv-blocks {self.blocks}."
+            f"{bytes_text(self.cache)} of it cache: --kv-blocks {self.cache // self.needs.block}."
         )
         yield f"cards: {DIVISION}."
         yield UNITS
         yield NOT_COUNTED
+        if self.target == "cpu":
+            yield REPACKED
 
     def text(self) -> str:
         """All of it, for a terminal without a library for tables."""
@@ -180,9 +190,16 @@ class FitReport:
         return "\n".join([*self.header(), "", *lines, "", *self.notes()])
 
     def _shown(self) -> tuple[int, ...]:
-        """Batches with a column: the smallest, one between, the largest, and what is asked for."""
+        """Batches with a column: the smallest, one between, the largest, and what is asked for;
+        none where no card has room for a token."""
+        if not any(card.tokens for card in self.cards):
+            return ()
         batches = self.needs.batches
         return tuple(sorted({batches[0], batches[len(batches) // 2], batches[-1], self.batch}))
+
+
+def _short(missing: int) -> str:
+    return f"{bytes_text(missing)} short"
 
 
 def artifact_fit(artifact: Artifact, wanted: Wanted) -> FitReport:
@@ -206,12 +223,13 @@ def fit_report(
             found=f"batch {batch}, context {context}",
         )
     limit = None if wanted.cache_memory is None else parse_bytes(wanted.cache_memory)
-    total = needs.total(batch, context)
-    cards = tuple(_card(name, needs, batch, total, limit) for name in wanted.memories or CARDS)
+    asked = needs.blocks(batch, context) * needs.block
+    cards = tuple(_card(name, needs, batch, asked, limit) for name in wanted.memories or CARDS)
     model, profile = manifest.model, manifest.abi_profile
     return FitReport(
         f"{model.name}: {model.architecture}, {count_text(model.parameters)} parameters, "
         f"{manifest.dtype} for {manifest.target}" + (f", ABI profile {profile}" if profile else ""),
+        manifest.target,
         ", ".join(dict.fromkeys(row.dtype for row in manifest.cache.tensors)),
         needs,
         batch,
@@ -221,13 +239,15 @@ def fit_report(
     )
 
 
-def _card(name: str, needs: MemoryNeeds, batch: int, total: int, limit: int | None) -> Card:
+def _card(name: str, needs: MemoryNeeds, batch: int, asked: int, limit: int | None) -> Card:
+    """``asked`` bytes of cache, of the ``limit`` that it is given."""
     memory = parse_bytes(name)
     if not memory:
         raise RequestError("a card has some memory", found=name)
     left = memory - needs.without_cache
     cache = max(left, 0) if limit is None else limit if limit <= left else 0
-    missing = max(total - memory, 0 if limit is None else total - needs.without_cache - limit, 0)
+    used = needs.without_cache + max(asked, limit or 0)
+    missing = max(used - memory, 0 if limit is None else asked - limit, 0)
     fits = tuple(
         Fit(each, needs.longest_context(each, cache)) for each in sorted({*needs.batches, batch})
     )
@@ -239,5 +259,5 @@ def _card(name: str, needs: MemoryNeeds, batch: int, total: int, limit: int | No
         needs.blocks_within(cache) * needs.block_size,
         fits,
         missing,
-        -(-total // memory),
+        -(-used // memory),
     )

@@ -45,12 +45,18 @@ def test_words_for_a_card_that_is_too_small(artifact: Artifact, needs: MemoryNee
     wanted = Wanted(("1KiB",), batch=4, context=17)
     report = artifact_fit(artifact, wanted)
     (row,) = cells(report)
-    assert row["card"] == "1KiB = 1.0 KiB"
-    assert row["left for cache"].startswith("none: ") and row["left for cache"].endswith(" short")
-    assert row["its tokens"] == row["context, batch 4"] == "-"
+    assert (row["card"], row["GiB"], row["batch x context"]) == ("1KiB", "0.0", "-")
+    assert row["left for cache"] == f"{(needs.without_cache - 1024) / 1024:.1f} KiB short"
+    assert not any(column.startswith("context at") for column in row)  # no batch has any
     assert row["4 x 17"] == f"{(needs.total(4, 17) - 1024) / 1024:.1f} KiB short"
     text = report.text()
-    for words in ("a plain division", "tensor parallelism is not there yet", "GiB 2^30", "--kv-"):
+    for words in (
+        "repacks",
+        "a plain division",
+        "tensor parallelism is not there yet",
+        "GiB 2^30",
+        "--kv-",
+    ):
         assert words in text
 
 
@@ -62,8 +68,13 @@ def test_a_cache_that_is_given_its_size(artifact: Artifact, needs: MemoryNeeds) 
         ("1GiB", f"{card - 1}"), context=4 * needs.block_size, cache_memory=f"{memory}B"
     )
     large, small = artifact_fit(artifact, wanted).cards
-    assert large.tokens == 3 * needs.block_size and large.missing == 2 * needs.block - needs.block
+    assert large.tokens == 3 * needs.block_size and large.missing == needs.block
     assert (small.cache, small.tokens) == (0, 0)
+    # What is asked for needs less than the cache is given, and the card has no room for that.
+    wanted = Wanted((f"{card - 1}",), context=1, cache_memory=f"{memory}B")
+    report = artifact_fit(artifact, wanted)
+    assert (report.cards[0].missing, report.cards[0].cards) == (1, 2)
+    assert report.total == card and "--kv-blocks 4." in report.text()
 
 
 def test_json_is_whole(artifact: Artifact) -> None:
