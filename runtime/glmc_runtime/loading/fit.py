@@ -23,7 +23,7 @@ DIVISION = (
     "there yet"
 )
 UNITS = (
-    "GB is 10^9 bytes, GiB 2^30. A card often has more than its name says (one sold as 96 GB may "
+    "GB is 10^9 bytes, GiB 2^30. A card can have more than its name says (one sold as 96 GB may "
     "report 96 GiB): --device-memory 96GiB asks for that."
 )
 NOT_COUNTED = "Device graphs, the driver and torch's own context come on top and are not counted."
@@ -106,6 +106,7 @@ class FitReport:
         needs = self.needs
         return {
             "model": self.model,
+            "target": self.target,
             "weight_bytes": needs.weights,
             "arena_bytes": needs.arena,
             "input_bytes": needs.inputs,
