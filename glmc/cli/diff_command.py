@@ -10,12 +10,24 @@ from typing import Annotated, Any
 import typer
 
 from glmc.cli.diff_sides import all_sides
+from glmc.cli.options import (
+    MODEL_GROUP,
+    OUTPUT_GROUP,
+    AbiProfile,
+    Dtype,
+    Json,
+    PassesOff,
+    all_targets,
+    models,
+    option,
+)
 from glmc.cli.page_file import require_page_place, write_page
 from glmc.cli.say import say
 from glmc.cli.stages import is_silent
 from glmc.errors import UsageError
 from glmc.observe.diff.compare import compare
 from glmc.observe.diff.words import detail_lines, summary_lines
+from glmc_runtime.command.ending import stopped_at_once
 from glmc_runtime.printable import printable
 
 
@@ -24,28 +36,40 @@ def diff_command(
         str,
         typer.Argument(
             help="An artifact, a dump, a history.json, or a model, which is compiled without "
-            "weights; in quotes a model with options of its own: 'glm-4.7 --passes-off rope'."
+            "weights; in quotes a model with options of its own: 'glm-4.7 --passes-off rope'.",
+            metavar="A",
+            autocompletion=models,
         ),
     ],
-    b: Annotated[list[str], typer.Argument(help="What A is compared with; several with --page.")],
-    stat: Annotated[bool, typer.Option("--stat", help="Show the summary alone.")] = False,
+    b: Annotated[
+        list[str],
+        typer.Argument(
+            help="What A is compared with; several with --page.",
+            metavar="B...",
+            autocompletion=models,
+        ),
+    ],
+    stat: Annotated[bool, option("Show the summary alone.", OUTPUT_GROUP, "--stat")] = False,
     exit_code: Annotated[
-        bool, typer.Option("--exit-code", help="Exit with 1 when something differs.")
+        bool, option("Exit with 1 when something differs.", OUTPUT_GROUP, "--exit-code")
     ] = False,
     page: Annotated[
-        Path | None, typer.Option(help="Write the compiles side by side as an HTML page.")
+        Path | None,
+        option("Write the compiles side by side as an HTML page.", OUTPUT_GROUP, metavar="FILE"),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")] = False,
+    as_json: Json = False,
     target: Annotated[
-        str | None, typer.Option(help="Target of a model; default: that of the other side, or cpu.")
+        str | None,
+        option(
+            "Of a model; default: that of the other side, or cpu.",
+            MODEL_GROUP,
+            metavar="NAME",
+            names=all_targets,
+        ),
     ] = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="float32, bfloat16 or float16, of a model.")
-    ] = None,
-    abi_profile: Annotated[str | None, typer.Option(help="P-A, P-B or P-C, of a model.")] = None,
-    passes_off: Annotated[
-        list[str] | None, typer.Option(help="Leave this pass out of a model; repeatable.")
-    ] = None,
+    dtype: Dtype = None,
+    abi_profile: AbiProfile = None,
+    passes_off: PassesOff = None,
 ) -> int:
     """Show what differs between two artifacts, dumps or compiles, paired by pass and node."""
     flags = {
@@ -79,7 +103,8 @@ def _page(
     target: Path, texts: list[str], flags: Mapping[str, Any], *, as_json: bool, exit_code: bool
 ) -> int:
     """Write the page; the exit status is that of any difference from A."""
-    from glmc.observe.page.side_by_side import MOST, side_by_side_page
+    with stopped_at_once():
+        from glmc.observe.page.side_by_side import MOST, side_by_side_page
 
     if as_json:
         raise UsageError("--page and --json are two answers", remedy="ask for one")

@@ -18,6 +18,7 @@ from glmc.errors import UsageError
 from glmc.observe.diff.sides import Side, read_side, side_of
 from glmc.pipeline.names import require_passes
 from glmc.presets.names import require_model
+from glmc_runtime.command.ending import stopped_at_once
 
 _FIELDS = tuple(field.name for field in fields(CompileOptions))
 
@@ -107,7 +108,7 @@ def _compile(
 ) -> Iterator[Side]:
     if not models:
         return
-    with importing(silent=silent):
+    with stopped_at_once(), importing(silent=silent):
         from glmc.cli.progress import shown_progress
         from glmc.compiled import manifest_parts
         from glmc.compiler import compile_plan

@@ -51,6 +51,9 @@ COMPILER = {
     ("inspect", "nowhere"): (2, "no such artifact"),
     ("diff", "nowhere", "nowhere"): (2, "neither a preset nor"),
     ("diff", "glm-4.7", "glm-4.7 --dtype fp16"): (2, "did you mean 'float16'?"),
+    ("fit", "glm-4.8"): (2, "did you mean 'glm-4.7'"),
+    ("diff", "--help"): (0, "--exit-code"),
+    ("diff", "glm-4.7", "glm-4.8"): (2, "did you mean 'glm-4.7'"),
     ("inspect", "nowhere", "--page", "page.html"): (2, "no such artifact"),
 }
 
