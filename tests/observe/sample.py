@@ -126,7 +126,7 @@ def plan(phase: str) -> PlanHistory:
             )
         ),
         ((0, 4, True), (5, 6, False)),
-        None,
+        *(None, None),
     )
 
 

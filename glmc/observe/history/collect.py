@@ -205,6 +205,7 @@ def _plan(plan: PhasePlan, program: Program | None, compiled: Compiled) -> PlanH
         buffers=tuple(_buffer(buffer, operands) for buffer in plan.buffers),
         segments=tuple((each.first, each.last, each.captured) for each in plan.segments),
         verdict=None,
+        seconds=None,
     )
 
 

@@ -63,6 +63,7 @@ def _step(step: StepHistory, table: dict[NodeHistory, int]) -> dict[str, Any]:
 
 def _plan(plan: PlanHistory) -> dict[str, Any]:
     plain = {field.name: getattr(plan, field.name) for field in fields(plan)}
+    del plain["seconds"]
     blocks = [
         {
             "layer": block.layer,
@@ -88,8 +89,9 @@ def history_from_json(data: Any) -> History:
     try:
         nodes = [record(row, NodeHistory, rows=True) for row in data["nodes"]]
         steps = [_read_step(step, nodes) for step in data["steps"]]
+        plans = [_untimed(plan) for plan in data["plans"]]
         known = {name: item for name, item in data.items() if name != "nodes"}
-        history: History = record({**known, "steps": steps}, History, rows=True)
+        history: History = record({**known, "steps": steps, "plans": plans}, History, rows=True)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise _not_well_formed(repr(error)) from error
     if not history.steps:
@@ -112,14 +114,19 @@ def _contradiction(history: History) -> str | None:
 
 def _read_step(data: Mapping[str, Any], nodes: list[NodeHistory]) -> dict[str, Any]:
     """With the nodes in place of their numbers and each match by itself."""
-    if "seconds" in data:
-        raise ValueError("seconds are no part of it")
     blocks = [
         {**block, "nodes": [nodes[_place(number)] for number in block["nodes"]]}
         for block in data["blocks"]
     ]
     matches = [[own, layer] for own, layers in data["matches"].items() for layer in layers]
-    return {**data, "seconds": None, "blocks": blocks, "matches": matches}
+    return {**_untimed(data), "blocks": blocks, "matches": matches}
+
+
+def _untimed(data: Mapping[str, Any]) -> dict[str, Any]:
+    """A step or a plan, of which the file has no seconds."""
+    if "seconds" in data:
+        raise ValueError("seconds are no part of it")
+    return {**data, "seconds": None}
 
 
 def _place(number: Any) -> int:

@@ -158,7 +158,8 @@ class PlanHistory:
     takes ``arena_bytes``; ``arena`` is the same for every bucket, as text.
 
     ``segments`` are (first call, last call, captured as a device graph). ``verdict`` is that of a
-    replay of the plans, None where none was done.
+    replay of the plans, None where none was done; ``seconds`` are those of the lowering, as in a
+    step.
     """
 
     phase: str
@@ -170,6 +171,7 @@ class PlanHistory:
     buffers: tuple[BufferHistory, ...]
     segments: tuple[tuple[int, int, bool], ...]
     verdict: str | None
+    seconds: float | None
 
 
 @dataclass(frozen=True)

@@ -6,23 +6,32 @@ from dataclasses import replace
 
 from glmc.artifact.times import Times
 from glmc.observe.history.record import History
+from glmc.passes.specialise import NAME, PHASE_NAMES
 
-_CAPTURE = "capture"
+_LOWER = "lower "  # before a phase: the stage in which it is lowered
 
 
 def without_times(history: History) -> History:
     """The history of which the same input makes the same."""
-    return replace(history, steps=tuple(replace(step, seconds=None) for step in history.steps))
+    return _timed(history, {})
 
 
 def with_times(history: History, times: Times | None) -> History:
-    """The history with the seconds that were recorded of its steps."""
+    """The history with the seconds that were recorded of its steps: of each phase those of the pass
+    that makes them all."""
     if times is None:
         return history
     seconds = {name: taken.seconds for name, taken in times.passes.items()}
-    if _CAPTURE in times.stages:
-        seconds[_CAPTURE] = times.stages[_CAPTURE]
+    if NAME in seconds:
+        seconds |= dict.fromkeys(PHASE_NAMES, seconds[NAME])
+    return _timed(history, {**times.stages, **seconds})
+
+
+def _timed(history: History, seconds: dict[str, float]) -> History:
     return replace(
         history,
         steps=tuple(replace(step, seconds=seconds.get(step.name)) for step in history.steps),
+        plans=tuple(
+            replace(plan, seconds=seconds.get(_LOWER + plan.phase)) for plan in history.plans
+        ),
     )

@@ -23,7 +23,7 @@ from glmc.observe.history.record import (
 from glmc.observe.page.artifact import ArtifactFacts
 from glmc.observe.page.layers import layer_kinds
 from glmc.observe.page.start import main_phase
-from glmc.observe.page.verdict import Verdict, rewrites
+from glmc.observe.page.verdict import Verdict, is_phase, rewrites
 from glmc.passes import specialise
 
 Timeline = Mapping[str, Sequence[float]]
@@ -105,13 +105,12 @@ def _seconds(timeline: Timeline | None, plan: PlanHistory) -> list[float] | None
 def _source(earlier: Sequence[StepHistory], step: StepHistory) -> dict[str, Any]:
     """The pass that a step's nodes name, and the step whose program it starts from: all phases are
     made by one pass, which is no step of its own, of the program before them."""
-    names = specialise.PHASE_NAMES
-    pass_name = specialise.NAME if step.name in names else step.name
-    before = [at for at, other in enumerate(earlier) if other.name not in names]
+    pass_name = specialise.NAME if is_phase(step) else step.name
+    before = [at for at, other in enumerate(earlier) if not is_phase(other)]
     return {
         "pass": pass_name,
         "from": before[-1] if before else None,
-        "isPhase": step.name in names,
+        "isPhase": is_phase(step),
         "rewrites": rewrites(step),
     }
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from glmc.observe.history.record import History, PlanHistory, StepHistory
 from glmc.observe.page.artifact import ArtifactFacts
 from glmc.observe.page.layers import LayerKind
-from glmc.observe.page.verdict import rewrites
+from glmc.observe.page.verdict import is_phase, rewrites
 from glmc_runtime.command.units import bytes_text, count_text, seconds_text
 from glmc_runtime.format.phases import PHASES
 
@@ -124,7 +124,7 @@ def _row(step: StepHistory, most: int) -> StepRow:
         name=step.name,
         address=f"pass={step.name}",
         numerics=step.numerics or "",
-        time="" if step.seconds is None else seconds_text(step.seconds),
+        time=_time(step.seconds) + (" for all" if step.seconds and is_phase(step) else ""),
         nodes=f"{step.nodes_after:,}",
         change=change.replace("-", "\N{MINUS SIGN}") if change != "+0" else "",
         share_nodes=round(100 * step.nodes_after / most, 1),
@@ -145,9 +145,14 @@ def _lowering(number: int, plan: PlanHistory) -> StepRow:
         address=f"kernels={plan.phase}",
         nodes=f"{calls_in(plan):,} calls",
         change=f"arena {bytes_text(plan.arena_bytes)}",
+        time=_time(plan.seconds),
         verdict=_short(plan.verdict or NOT_PROVED),
         proof=plan.verdict or "",
     )
+
+
+def _time(seconds: float | None) -> str:
+    return "" if seconds is None else seconds_text(seconds)
 
 
 def _short(verdict: str) -> str:

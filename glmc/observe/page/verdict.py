@@ -73,7 +73,12 @@ def verdict_of(history: History, facts: ArtifactFacts | None) -> Verdict:
 
 def rewrites(step: StepHistory) -> bool:
     """Whether a step changes the program, and so can be proved."""
-    return step.numerics is not None or step.name in PHASE_NAMES
+    return step.numerics is not None or is_phase(step)
+
+
+def is_phase(step: StepHistory) -> bool:
+    """Whether a step is a phase: all of them are made by one pass."""
+    return step.name in PHASE_NAMES
 
 
 def lost(history: History) -> list[str]:

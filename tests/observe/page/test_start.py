@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from glmc.artifact.times import PassTimes, Times
 from glmc.observe.dump.stages import ALL
 from glmc.observe.history.record import History
+from glmc.observe.history.times import with_times
 from glmc.observe.page.layers import layer_kinds
 from glmc.observe.page.start import became, described, layer_cells, main_phase, step_rows
 from glmc.observe.page.verdict import verdict_of
@@ -76,6 +78,12 @@ def test_each_phase_has_its_own_verdict_and_lowering_is_a_step() -> None:
         (5, "lower", "prefill", "kernels=prefill"),
         (6, "lower", "decode", "kernels=decode"),
     ]
+
+
+def test_times_of_phases_and_of_lowering() -> None:
+    times = Times(stages={"lower decode": 2.5}, passes={"specialise": PassTimes(1.039)})
+    rows = step_rows(with_times(history(), times))
+    assert [row.time for row in rows] == ["", "", "", "1.0 s for all", "1.0 s for all", "", "2.5 s"]
 
 
 def test_verdict_in_words() -> None:

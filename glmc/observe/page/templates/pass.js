@@ -38,7 +38,7 @@ function passFacts(step) {
   const parts = [
     step.numerics,
     step.before === null ? plural(step.after, "node") : `${step.before.toLocaleString("en")} → ${plural(step.after, "node")} in the model`,
-    step.seconds === null ? null : duration(step.seconds),
+    step.seconds === null ? null : `${duration(step.seconds)}${step.isPhase ? " for all phases" : ""}`,
   ].filter(Boolean);
   const matches = step.numerics === null ? null : step.matches.map(([id, some]) =>
     el("li", {}, id === "" ? null : nodeLink(whole(id, some[0]), id), " ", el("span", { class: "muted" }, layerSpan(some))));
