@@ -9,6 +9,7 @@ from glmc.observe.diff.compare import STEP
 from glmc.observe.diff.made_from import FILE, MODEL, OPTION, VERSION
 from glmc.observe.diff.record import Change, Comparison, Layers, NodeChange, PlanDiff, StepDiff
 from glmc.observe.spans import spans
+from glmc_runtime.command.units import bytes_text
 
 NAMED = 4
 """Names in a line of the summary; more of them are counted."""
@@ -33,7 +34,8 @@ def summary_lines(comparison: Comparison) -> Iterator[str]:
         (VERSION, "versions"),
         (OPTION, "options"),
     ):
-        yield from _line(word, [_values(each) for each in comparison.named(group)])
+        named = list(comparison.named(group))
+        yield from _line(word, [each.name for each in named] if group == FILE else _all(named))
     yield from _line("passes", list(_passes(comparison)))
     yield from _line("matches", list(_match_counts(comparison)))
     yield from _line("graph", list(_graph(comparison.steps)))
@@ -42,7 +44,10 @@ def summary_lines(comparison: Comparison) -> Iterator[str]:
 
 
 def detail_lines(comparison: Comparison) -> Iterator[str]:
-    """What differs at each step and in each plan: ``-`` is A, ``+`` is B."""
+    """All that differs in what they were made from, at each step and in each plan: ``-`` is A,
+    ``+`` is B."""
+    if comparison.changes:
+        yield from ("", "made from", *(f"  {text}" for text in _all(comparison.changes)))
     for step in comparison.steps:
         if step.differs:
             yield ""
@@ -64,6 +69,20 @@ def _line(word: str, parts: Sequence[str]) -> Iterator[str]:
 
 def _values(change: Change) -> str:
     return f"{change.name} {_or_none(change.a)} | {_or_none(change.b)}"
+
+
+def _all(changes: Iterable[Change]) -> list[str]:
+    return [_values(change) for change in changes]
+
+
+def _fewer(change: Change) -> int:
+    """Kernels come first of which the number of calls changed most."""
+    return -abs(int(change.a or 0) - int(change.b or 0))
+
+
+def _bytes(change: Change) -> str:
+    sizes = (None if size is None else bytes_text(int(size)) for size in (change.a, change.b))
+    return f"arena {' | '.join(map(_or_none, sizes))}"
 
 
 def _or_none(value: str | None) -> str:
@@ -107,7 +126,7 @@ def _graph(steps: Iterable[StepDiff]) -> Iterator[str]:
 
 def _plan(plan: PlanDiff) -> Iterator[str]:
     yield from (_values(each) for each in plan.changes if each.name == "calls")
-    rows = [_values(each) for each in plan.kernels]
+    rows = _all(sorted(plan.kernels, key=_fewer))
     if rows:
         more = f" and {len(rows) - NAMED} more kernels" if len(rows) > NAMED else ""
         yield f"{', '.join(rows[:NAMED])}{more}"
@@ -116,7 +135,7 @@ def _plan(plan: PlanDiff) -> Iterator[str]:
         yield f"{_count(len(plan.calls), 'call')} with other arguments, {layer_text(layers)}"
     if plan.buffers:
         yield f"{_count(len(plan.buffers), 'other buffer')}"
-    yield from (_values(each) for each in plan.changes if each.name in _SIZES)
+    yield from (_bytes(each) for each in plan.changes if each.name in _SIZES)
 
 
 def _step_lines(step: StepDiff) -> Iterator[str]:

@@ -147,6 +147,8 @@ def test_what_they_were_made_from() -> None:
         ("option", "content of the pipeline file"),
     ]
     (options,) = (line for line in summary_lines(found) if line.startswith("options:"))
+    assert "files:    config.json" in [*summary_lines(found)], "the names; the detail has the rest"
+    assert "  config.json none | 2 bytes, sha256 abababababab" in [*detail_lines(found)]
     assert options.split(None, 1)[1].split("; ") == [
         'dtype null | "float32"',
         "content of the pipeline file none | cdcdcdcdcdcd",
@@ -172,8 +174,8 @@ def test_words_are_ten_lines_and_then_the_detail() -> None:
     assert lines[2:] == [
         "passes:   only in A: moe_gate (3 matches)",
         "graph:    differs from moe_gate on, layers 0..2",
-        "prefill:  aten.topk 0 | 3, kunlun_ops.gate 3 | 0; arena bytes 128 | 256",
-        "decode:   aten.topk 0 | 3, kunlun_ops.gate 3 | 0; arena bytes 128 | 256",
+        "prefill:  aten.topk 0 | 3, kunlun_ops.gate 3 | 0; arena 128 B | 256 B",
+        "decode:   aten.topk 0 | 3, kunlun_ops.gate 3 | 0; arena 128 B | 256 B",
     ]
     detail = [*detail_lines(gone())]
     assert "002_fuse_moe_gate, only in A" in detail and "plan of decode" in detail
