@@ -6,8 +6,9 @@ from dataclasses import replace
 
 from glmc.artifact.times import Times
 from glmc.observe.history.record import History
-from glmc.passes.specialise import NAME, PHASE_NAMES
+from glmc_runtime.format.phases import PHASES
 
+_SPECIALISE = "specialise"  # makes the phases; its module imports torch, which reading needs not
 _LOWER = "lower "  # before a phase: the stage in which it is lowered
 
 
@@ -22,8 +23,8 @@ def with_times(history: History, times: Times | None) -> History:
     if times is None:
         return history
     seconds = {name: taken.seconds for name, taken in times.passes.items()}
-    if NAME in seconds:
-        seconds |= dict.fromkeys(PHASE_NAMES, seconds[NAME])
+    if _SPECIALISE in seconds:
+        seconds |= dict.fromkeys(PHASES, seconds[_SPECIALISE])
     return _timed(history, {**times.stages, **seconds})
 
 

@@ -11,6 +11,7 @@ from glmc.observe.history.times import with_times
 from glmc.observe.page.layers import layer_kinds
 from glmc.observe.page.start import became, described, layer_cells, main_phase, step_rows
 from glmc.observe.page.verdict import verdict_of
+from glmc.passes import specialise
 from tests.observe.sample import FACTS, PICKED, SIGMOID, history
 
 
@@ -81,7 +82,7 @@ def test_each_phase_has_its_own_verdict_and_lowering_is_a_step() -> None:
 
 
 def test_times_of_phases_and_of_lowering() -> None:
-    times = Times(stages={"lower decode": 2.5}, passes={"specialise": PassTimes(1.039)})
+    times = Times(stages={"lower decode": 2.5}, passes={specialise.NAME: PassTimes(1.039)})
     rows = step_rows(with_times(history(), times))
     assert [row.time for row in rows] == ["", "", "", "1.0 s for all", "1.0 s for all", "", "2.5 s"]
 
