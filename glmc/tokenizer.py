@@ -65,7 +65,8 @@ def tokenizer_files(directory: Path | None, config: Any = None) -> TokenizerFile
         return TokenizerFiles()
     copied = {name: (directory / name).read_bytes() for name in _COPIED if _has(directory, name)}
     if not any(_has(directory, name) for name in _SOURCES):
-        return _left_out(copied, "the checkpoint has none")
+        text = "the artifact takes token ids and no text: the checkpoint has no tokenizer"
+        return TokenizerFiles(copied, (text,))
     try:
         tokenizer = _auto_tokenizer(directory, config)
     except Exception as error:

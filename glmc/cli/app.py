@@ -112,9 +112,15 @@ def with_common(command: Any) -> Any:
         if getattr(parameter, "is_flag", False) or getattr(parameter, "count", False):
             parameter.metavar = ""
         parameter.process_value = partial(_checked, parameter)
-        if parameter.param_type_name == "argument":
-            parameter.display_type_rich = lambda ctx: None  # its name says what it is
+        if parameter.param_type_name == "argument":  # its name says what it is
+            parameter.display_type_rich = lambda ctx: None
+            parameter.get_usage_pieces = partial(_usage, parameter.metavar or parameter.name)
     return command
+
+
+def _usage(name: str, context: Any) -> list[str]:
+    """An argument in the usage line, without braces."""
+    return [name]
 
 
 def _checked(parameter: Any, context: Any, value: Any) -> Any:

@@ -221,7 +221,7 @@ def test_a_tokenizer_that_the_runtime_can_not_have_is_named(tmp_path: Path) -> N
     assert set(made.files) == {"generation_config.json"}
     assert "token ids only" in made.remarks[0]
     (tmp_path / "tokenizer.model").unlink()
-    assert "the checkpoint has none" in tokenizer_files(tmp_path).remarks[0]
+    assert "no text: the checkpoint has no tokenizer" in tokenizer_files(tmp_path).remarks[0]
     assert tokenizer_files(None).remarks == ()
     assert tokenizer_files(None).files == {}
 
