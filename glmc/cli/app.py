@@ -128,9 +128,15 @@ def _checked(parameter: Any, context: Any, value: Any) -> Any:
     longer to import than typer itself."""
     if value is None and not parameter.required:
         value = () if getattr(parameter, "multiple", False) else None
-    elif type(value) is not parameter.type_descriptor.annotation:
+    elif not _has_type(value, parameter.type_descriptor.annotation):
         return type(parameter).process_value(parameter, context, value)
     return value if parameter.callback is None else parameter.callback(context, parameter, value)
+
+
+def _has_type(value: Any, kind: Any) -> bool:
+    if kind == list[str]:
+        return bool(value) and all(isinstance(each, str) for each in value)
+    return type(value) is kind
 
 
 def _taken(values: dict[str, Any]) -> dict[str, int]:
