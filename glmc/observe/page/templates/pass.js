@@ -67,8 +67,10 @@ function summary(step, layer) {
 function opList(some) {
   if (!some.length) return el("span", { class: "muted" }, "nothing");
   const counts = opCounts(some);
-  const shown = counts.slice(0, 6).map(([op, count], at) => [at ? ", " : "", el("code", { class: op.startsWith("glmc.") ? "op fused" : "op" }, op), count > 1 ? ` × ${count}` : ""]);
-  const rest = counts.slice(6).reduce((sum, [, count]) => sum + count, 0);
+  const most = Math.min(counts.length, 6);
+  const shown = counts.slice(0, most).map(([op, count], at) => el("span", { class: "counted" }, el("code", { class: op.startsWith("glmc.") ? "op fused" : "op" }, op),
+    count > 1 ? ` × ${count}` : "", at < most - 1 ? ", " : ""));
+  const rest = counts.slice(most).reduce((sum, [, count]) => sum + count, 0);
   return [shown, rest ? ` and ${rest} more` : ""];
 }
 
