@@ -131,7 +131,7 @@ class _Copy:
                     if tensor is value:
                         return made
                 raise NeedsTraceError(node.target)
-            return self._size(value.node.expr, value) if isinstance(value, torch.SymInt) else value
+            return self._size(value.node.expr) if isinstance(value, torch.SymInt) else value
 
         with nodes[0][0].fake_mode, _Record() as record:
             result = node.target(*args, **kwargs)
@@ -149,25 +149,33 @@ class _Copy:
                 nodes.append((part, self._call(node, operator.getitem, (call, index), {}, part)))
         return tree_map_only(Tensor, node_of, result)
 
-    def _size(self, expression: Any, value: Any) -> Any:
+    def _size(self, expression: Any) -> Any:
         """The node of a size: one that is there, an input's, or a product of such."""
         if expression.is_number:
             return int(expression)
         if expression not in self.sizes:
-            self.sizes[expression] = self._new_size(expression, value)
+            self.sizes[expression] = self._new_size(expression)
         return self.sizes[expression]
 
-    def _new_size(self, expression: Any, value: Any) -> Node:
+    def _new_size(self, expression: Any) -> Node:
         for node in self.inputs:
             for axis, size in enumerate(getattr(node.meta["val"], "shape", ())):
                 if isinstance(size, torch.SymInt) and size.node.expr == expression:
                     return self._call(node, torch.ops.aten.sym_size.int, (node, axis), {}, size)
         if not expression.is_Mul:
             raise NeedsTraceError(expression)
-        first, *others = sorted(expression.args, key=lambda part: bool(part.is_number))
-        product = self._size(first, None)
-        for part in others:
-            product = self.graph.call_function(operator.mul, (product, self._size(part, None)))
+        number, rest = expression.as_coeff_Mul()
+        if number != 1:
+            factors = [self._size(rest), int(number)]
+        else:
+            order = [node.meta["val"].node.expr for node in self.sizes.values()]
+            known = sorted((part for part in rest.args if part in order), key=order.index)
+            parts = [*known, *(part for part in rest.args if part not in order)]
+            factors = [self._size(part) for part in parts]
+        product = factors[0]
+        for factor in factors[1:]:
+            value = product.meta["val"] * getattr(factor, "meta", {"val": factor})["val"]
+            product = self.graph.call_function(operator.mul, (product, factor))
             product.meta = {"val": value}
         return product
 
