@@ -1,1 +1,1 @@
-"""The page of a compile: one file that shows passes, graphs, kernels and memory; see data.py."""
+"""The page of a compile: one file that tells what happened to each layer; see data.py."""

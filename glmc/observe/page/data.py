@@ -79,11 +79,9 @@ def page_data(
 
 def _verdict(verdict: Verdict) -> dict[str, Any]:
     return {
-        "kept": not verdict.differing,
         "counted": verdict.counted,
         "counts": verdict.counts,
         "proof": verdict.proof,
-        "proved": verdict.is_proved,
         "command": verdict.command,
     }
 

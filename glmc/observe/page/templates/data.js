@@ -32,6 +32,9 @@ const before = (step) => (step.from === null ? null : steps[step.from]);
 const planNamed = (name) =>
   plans.find((plan) => plan.phase === name) || plans.find((plan) => plan.phase === DATA.main) || plans[0];
 
+// The plans, that of the main phase first.
+const mainFirst = () => [...plans].sort((a, b) => (b.phase === DATA.main) - (a.phase === DATA.main));
+
 const covers = (block, layer) => block.layer === layer || block.like.includes(layer);
 function blockOf(step, layer) {
   step.byLayer ||= new Map();

@@ -86,7 +86,8 @@ function bytes(count) {
 
 function duration(seconds) {
   if (seconds < 1e-3) return `${(seconds * 1e6).toFixed(1)} µs`;
-  return seconds < 1 ? `${(seconds * 1e3).toFixed(seconds < 0.01 ? 2 : 0)} ms` : `${seconds.toFixed(1)} s`;
+  if (seconds < 1) return `${(seconds * 1e3).toFixed(seconds < 0.01 ? 2 : 0)} ms`;
+  return seconds < 120 ? `${seconds.toFixed(1)} s` : `${Math.floor(seconds / 60)} min ${Math.round(seconds % 60)} s`;
 }
 
 const plural = (count, word) =>

@@ -43,15 +43,14 @@ function tell(layer) {
 }
 
 function sentence(tale) {
-  const calls = plans.map((plan, at) => {
+  const calls = mainFirst().map((plan) => {
     const block = callBlock(plan, tale.layer);
-    return [at ? ", " : "", el("b", {}, plural(block ? block.calls.length : 0, "call")), ` in ${plan.phase}`];
-  }).reverse();
-  if (calls.length > 1) { calls[0][0] = ""; calls.slice(1).forEach((part) => { part[0] = ", "; }); }
+    return [", ", el("b", {}, plural(block ? block.calls.length : 0, "call")), ` in ${plan.phase}`];
+  });
   return [
     tale.like.length > 1 ? `Like ${layerSpan(tale.like)}: ` : "Like no other layer: ",
     el("b", {}, `${tale.first} to ${plural(tale.last, "node")}`), " by ", ...authors(tale),
-    plans.length ? [", ", calls] : ", not lowered", ".",
+    plans.length ? calls : ", not lowered", ".",
   ];
 }
 

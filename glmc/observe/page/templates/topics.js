@@ -22,8 +22,6 @@ function topics() {
 
 const topic = (words, title, detail, address) => ({ kind: "view", words: words.toLowerCase().split(" "), title, detail, address });
 
-const mainFirst = () => [...plans].sort((a, b) => (b.phase === DATA.main) - (a.phase === DATA.main));
-
 function planTopics(plan) {
   const { most, peak } = alive(plan);
   const sizes = DATA.memory ? `, weights ${bytes(DATA.memory.weights)}, cache ${bytes(DATA.memory.token)} a token` : "";
