@@ -132,19 +132,19 @@ def _parts(
             )
         yield _layer_table(plan, calls, f"Layer {layer}, {plan.name}")
         return
-    yield from _header(contents)
+    yield from _header(contents, card)
     if contents.report:
         yield passes_table(contents.report)
         yield calls_table(contents.report)
         yield phases_table(contents.report)
     yield _kernels_table(contents)
     yield _memory_table(plan)
-    yield from _fits(contents, card)
+    yield from _fits(card)
     yield from _not_fused(contents)
 
 
-def _header(contents: ArtifactContents) -> Iterator[str]:
-    from glmc_runtime.format.memory import weight_bytes
+def _header(contents: ArtifactContents, card: Card) -> Iterator[str]:
+    from glmc_runtime.format.memory import block_bytes, weight_bytes
 
     manifest = contents.manifest
     model, limits, cache = manifest.model, manifest.limits, manifest.cache
@@ -166,6 +166,12 @@ def _header(contents: ArtifactContents) -> Iterator[str]:
         f"  cache    blocks of {cache.block_size} tokens, "
         + "; ".join(f"{row.name} {' x '.join(map(str, row.shape))}" for row in cache.tensors)
         + f", {cache.layout}"
+    )
+    size, token = bytes_text(card.memory), block_bytes(cache) // cache.block_size
+    fits = f"does not fit into {size}: {bytes_text(card.missing)} are missing"
+    yield (
+        f"  memory   {bytes_text(token)} of cache a token; "
+        f"{fits if card.missing else f'fits into {size}'} ('glmc fit {contents.path}')"
     )
     yield f"  made by  {versions}"
     yield f"  written  {contents.times.written if contents.times else NOT_RECORDED}"
@@ -250,18 +256,15 @@ def _card(contents: ArtifactContents, device_memory: str) -> Card:
     return card
 
 
-def _fits(contents: ArtifactContents, card: Card) -> Iterator[RenderableType]:
-    size = bytes_text(card.memory)
+def _fits(card: Card) -> Iterator[RenderableType]:
     if card.missing:
-        yield f"Does not fit into {size} of device memory: {bytes_text(card.missing)} are missing."
-    else:
-        table = Table(title=f"What fits into {size} of device memory")
-        table.add_column("batch", justify="right")
-        table.add_column("longest context", justify="right")
-        for fit in card.fits:
-            table.add_row(str(fit.batch), str(fit.context) if fit.context else "does not fit")
-        yield table
-    yield f"'glmc fit {contents.path}' says what fits into cards of other sizes, and into how many."
+        return
+    table = Table(title=f"What fits into {bytes_text(card.memory)} of device memory")
+    table.add_column("batch", justify="right")
+    table.add_column("longest context", justify="right")
+    for fit in card.fits:
+        table.add_row(str(fit.batch), f"{fit.context:,}" if fit.context else "does not fit")
+    yield table
 
 
 def _not_fused(contents: ArtifactContents) -> Iterator[RenderableType]:

@@ -198,7 +198,8 @@ def test_inspect(compiled: tuple[Path, Outcome], run: Command) -> None:
     assert layer.status == 0 and "moe_fc" in layer.out
     assert "moe_fc" not in run("inspect", path, "--layer", "0").out
     small = run("inspect", path, "--device-memory", "1MiB").out
-    assert "Does not fit into 1.0 MiB of device memory: " in small and "glmc fit " in small
+    assert "does not fit into 1.0 MiB: " in small and "'glmc fit " in small
+    assert "What fits" not in small and "What fits into 96.0 GiB" in text.out
     missing = run("inspect", path, "--layer", "9")
     assert missing.status == 2 and "GLMC-1001" in missing.err and "remedy:" in missing.err
 
