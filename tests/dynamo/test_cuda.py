@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
@@ -17,16 +18,16 @@ from glmc_runtime.format.plan import BufferArgument, WeightArgument
 from glmc_runtime.kernels import interpreter
 from glmc_runtime.kernels.interpreter import INTERPRETED_NOTICE, say_interpreted
 from tests.dynamo.compiled import decode, fusions, layer_of, model_of, prompt, static_cache, watched
-from tests.support.interpreted import patched_once
+from tests.support.interpreted import quick_interpreter
 from tests.support.thinned import thinned
 
 CUDA: dict[str, Any] = {"backend": "kunlun", "fullgraph": True, "options": {"target": "cuda"}}
 
 
-@pytest.fixture(autouse=True)
-def _quick_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
-    if not torch.cuda.is_available():
-        patched_once(monkeypatch)
+@pytest.fixture(autouse=True, scope="module")
+def _quick_interpreter() -> Iterator[None]:
+    with quick_interpreter():
+        yield
 
 
 def called(graph: CompiledGraph) -> set[str]:

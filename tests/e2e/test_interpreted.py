@@ -6,6 +6,7 @@ padded rows, greedy tokens of the plan itself, drafts that are verified side by 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,10 +21,17 @@ from glmc_runtime.generate.session import Session
 from tests.e2e.reference import greedy, load_eager
 from tests.runtime.engine.outer.toy_engine import ToyEngine
 from tests.support.checkpoints import tiny_file
+from tests.support.interpreted import quick_interpreter
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="the GPU itself is tested")
 PRESETS = {"sandwich norms, interleaved rope": "glm-4-9b-0414", "mixture with q/k norm": "glm-4.7"}
 PROMPTS = [[5, 6, 7, 8, 9, 10], [20, 21], [30, 31, 32]]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _quick_interpreter() -> Iterator[None]:
+    with quick_interpreter():
+        yield
 
 
 @pytest.fixture(scope="module", params=PRESETS)
