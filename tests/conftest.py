@@ -11,6 +11,8 @@ import pytest
 
 # Tiny graphs trace faster without torch's cache of fake results: it never pays for its keys.
 os.environ.setdefault("TORCH_FAKE_TENSOR_DISPATCH_CACHE", "0")
+# Nor does a search for circles after each compile of Dynamo.
+os.environ.setdefault("TORCH_DYNAMO_RUN_GC_AFTER_COMPILE", "0")
 
 import torch
 

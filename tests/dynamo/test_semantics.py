@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.hugging_face import with_cache
-from tests.dynamo.compiled import decode, layer_of, prompt, static_cache, watched
+from tests.dynamo.compiled import decode, layer_of, model_of, prompt, static_cache, watched
 
 
 def compiled(function: Any, **keywords: Any) -> Any:
@@ -18,18 +18,41 @@ def compiled(function: Any, **keywords: Any) -> Any:
     return torch.compile(function, backend="kunlun", fullgraph=True, **keywords)
 
 
+Compiled = tuple[nn.Module, Any]
+
+
+# A test that resets Dynamo between those that share one of these costs a trace and nothing else.
+@pytest.fixture(scope="module")
+def mixture() -> Compiled:
+    """A layer with experts and its compiled forward."""
+    model = layer_of()
+    return model, compiled(model.forward)
+
+
+@pytest.fixture(scope="module")
+def dense(mixture: Compiled) -> Compiled:
+    model = layer_of("glm4")
+    return model, torch.compile(model.forward, backend="kunlun", fullgraph=True)
+
+
+def dense_mlp() -> tuple[nn.Module, Tensor]:
+    """Two products that are merged into one, where the rest of a layer is not the point; and an
+    input."""
+    model: Any = model_of("glm4_moe", num_hidden_layers=1)
+    return model.model.layers[0].mlp, torch.randn(2, 5, model.config.hidden_size)
+
+
 # The caller's memory.
 
 
-def test_a_cache_is_written_in_place_where_it_lies() -> None:
-    model = layer_of()
+def test_a_cache_is_written_in_place_where_it_lies(mixture: Compiled) -> None:
+    model, forward = mixture
     cache, twin = static_cache(model), static_cache(model)
     decode(model, model.forward, 5, twin, prompt(1))
     pointers = None
     with torch.no_grad():
         model(prompt(1), **with_cache(cache))
         pointers = [layer.keys.data_ptr() for layer in cache.layers]
-    forward = compiled(model.forward)
     cache.reset()
     decode(model, forward, 5, cache, prompt(1))
     assert [layer.keys.data_ptr() for layer in cache.layers] == pointers
@@ -39,18 +62,16 @@ def test_a_cache_is_written_in_place_where_it_lies() -> None:
         assert mine.cumulative_length == theirs.cumulative_length
 
 
-def test_a_cache_that_is_reset_and_used_again() -> None:
-    model = layer_of("glm4")
-    forward = compiled(model.forward)
+def test_a_cache_that_is_reset_and_used_again(dense: Compiled) -> None:
+    model, forward = dense
     cache = static_cache(model)
     first = decode(model, forward, 6, cache, prompt(1))
     cache.reset()
     assert torch.equal(decode(model, forward, 6, cache, prompt(1)), first)
 
 
-def test_two_caches_in_turn() -> None:
-    model = layer_of("glm4")
-    forward = compiled(model.forward)
+def test_two_caches_in_turn(dense: Compiled) -> None:
+    model, forward = dense
     caches = [static_cache(model), static_cache(model)]
     ids = [prompt(1), prompt(1).flip(-1)]
     expected = [decode(model, model.forward, 6, static_cache(model), one).argmax(-1) for one in ids]
@@ -64,6 +85,14 @@ def test_two_caches_in_turn() -> None:
                 logits = forward(input_ids=made[-1], **with_cache(cache)).logits
                 made.append(logits.argmax(-1))
     assert [torch.cat(made, 1).tolist() for made in tokens] == [one.tolist() for one in expected]
+
+
+def test_two_models_in_one_process(mixture: Compiled, dense: Compiled) -> None:
+    for _ in range(2):
+        for model, forward in (mixture, dense):
+            expected = decode(model, model.forward, 4, static_cache(model), prompt(1))
+            made = decode(model, forward, 4, static_cache(model), prompt(1))
+            assert torch.equal(made.argmax(-1), expected.argmax(-1))
 
 
 class _Cached(nn.Module):
@@ -140,34 +169,12 @@ def test_old_values_that_are_read_after_the_write() -> None:
     assert torch.equal(cache, twin)
 
 
-def test_two_models_in_one_process() -> None:
-    models = [layer_of(), layer_of("glm4")]
-    torch._dynamo.reset()
-    forwards = [torch.compile(model.forward, backend="kunlun") for model in models]
-    for _ in range(2):
-        for model, forward in zip(models, forwards, strict=True):
-            expected = decode(model, model.forward, 4, static_cache(model), prompt(1))
-            found = decode(model, forward, 4, static_cache(model), prompt(1))
-            assert torch.equal(found.argmax(-1), expected.argmax(-1))
-
-
 # Modes.
 
 
-@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-def test_modes(mode: Any) -> None:
+def test_inference_mode_and_then_no_grad_over_one_compile() -> None:
     model = layer_of()
     forward = compiled(model.forward)
-    with mode():
-        expected = model(prompt(2)).logits
-        for _ in range(2):
-            torch.testing.assert_close(forward(prompt(2)).logits, expected)
-
-
-def test_inference_mode_and_then_no_grad_over_one_compile() -> None:
-    model = layer_of("glm4")
-    torch._dynamo.reset()
-    forward = torch.compile(model.forward, backend="kunlun")
     expected = model(prompt(2)).logits
     for mode in (torch.inference_mode, torch.no_grad, torch.inference_mode):
         with mode():
@@ -187,13 +194,13 @@ def test_autocast() -> None:
 
 
 def test_gradients_are_refused() -> None:
-    model = layer_of("glm4")
+    model, x = dense_mlp()
     model.requires_grad_(True)
-    forward = compiled(model.forward)
+    function = compiled(model)
     with pytest.raises(Exception, match=r"inference only.*needs gradients"):
-        forward(prompt(1))
+        function(x)
     with torch.no_grad():
-        torch.testing.assert_close(forward(prompt(1)).logits, model(prompt(1)).logits)
+        torch.testing.assert_close(function(x), model(x))
 
 
 def test_gradients_that_nobody_asks_for() -> None:
@@ -210,40 +217,16 @@ def test_gradients_that_nobody_asks_for() -> None:
 
 
 def test_a_reset_of_dynamo() -> None:
-    model = layer_of("glm4")
-    forward = torch.compile(model.forward, backend="kunlun")
+    model, x = dense_mlp()
+    function = torch.compile(model, backend="kunlun")
     with torch.no_grad():
-        first = forward(prompt(1)).logits
+        first = function(x)
         torch._dynamo.reset()
-        assert torch.equal(forward(prompt(1)).logits, first)
+        assert torch.equal(function(x), first)
         for parameter in model.parameters():
             parameter.mul_(1.25)
         torch._dynamo.reset()
-        torch.testing.assert_close(forward(prompt(1)).logits, model(prompt(1)).logits)
-
-
-def test_two_threads() -> None:
-    model = layer_of()
-    forward = compiled(model.forward)
-    ids = [prompt(1), prompt(1).flip(-1)]
-    with torch.no_grad():
-        forward(ids[0])
-        expected = [model(one).logits for one in ids]
-    wrong: list[str] = []
-
-    def work(index: int) -> None:
-        with torch.no_grad():
-            for _ in range(20):
-                found = forward(ids[index]).logits
-                if not torch.allclose(found, expected[index], rtol=1e-4, atol=1e-4):
-                    wrong.append(f"thread {index}")
-
-    threads = [threading.Thread(target=work, args=(index,)) for index in (0, 1)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert wrong == []
+        torch.testing.assert_close(function(x), model(x))
 
 
 def test_a_region_that_is_disabled() -> None:
@@ -268,20 +251,49 @@ def test_a_region_that_is_disabled() -> None:
     assert graphs[0].broken is not None
 
 
+@pytest.fixture(scope="module")
+def stateless() -> Compiled:
+    """A layer with experts and its compiled forward, for calls without a cache."""
+    model = layer_of()
+    return model, compiled(model.forward)
+
+
+def test_two_threads(stateless: Compiled) -> None:
+    model, forward = stateless
+    ids = [prompt(1), prompt(1).flip(-1)]
+    with torch.no_grad():
+        forward(ids[0])
+        expected = [model(one).logits for one in ids]
+    wrong: list[str] = []
+
+    def work(index: int) -> None:
+        with torch.no_grad():
+            for _ in range(20):
+                found = forward(ids[index]).logits
+                if not torch.allclose(found, expected[index], rtol=1e-4, atol=1e-4):
+                    wrong.append(f"thread {index}")
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
 # Changed weights.
 
 
-def test_weights_that_are_written_in_place() -> None:
-    model = layer_of()
-    forward = compiled(model.forward)
+def test_weights_that_are_written_in_place(stateless: Compiled) -> None:
+    model, forward = stateless
     with torch.no_grad():
-        forward(prompt(2))
+        forward(prompt(1))
         for name, parameter in model.named_parameters():
             if "proj" in name or "embed" in name:
                 parameter.mul_(1.25)
-        torch.testing.assert_close(forward(prompt(2)).logits, model(prompt(2)).logits)
+        torch.testing.assert_close(forward(prompt(1)).logits, model(prompt(1)).logits)
         model.load_state_dict(layer_of().state_dict())
-        torch.testing.assert_close(forward(prompt(2)).logits, model(prompt(2)).logits)
+        torch.testing.assert_close(forward(prompt(1)).logits, model(prompt(1)).logits)
 
 
 @pytest.mark.parametrize("target", ["cpu", "xpu"])
