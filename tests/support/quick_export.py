@@ -26,6 +26,24 @@ def keep_tables(patch: pytest.MonkeyPatch) -> None:
         patch.setattr(exported_program, _NAMES[1], _overridden_alike(override))
 
 
+@contextmanager
+def without_stack_traces() -> Iterator[None]:
+    """Nodes don't say where they come from: below a test's own hundred frames that is a tenth of a
+    small trace."""
+
+    class Nothing:
+        @classmethod
+        def extract(cls, *_: Any, **__: Any) -> Nothing:
+            return cls()
+
+        def summary(self) -> None:
+            return None
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("torch.fx.proxy.CapturedTraceback", Nothing, raising=False)
+        yield
+
+
 def _collected_once(collect: Callable[[], set[Any]]) -> Callable[[], set[Any]]:
     """Anew only when an op was registered."""
     sets: dict[tuple[int, int], set[Any]] = {}

@@ -18,6 +18,7 @@ from glmc.ir.recipe import Source, Weight
 from glmc.passes import canonical, clean
 from glmc.passes.base import Pass, PassResult
 from glmc.weights.evaluate import evaluate
+from tests.support.quick_export import without_stack_traces
 
 
 @dataclass
@@ -61,7 +62,7 @@ def trace(
     module.eval()
     module.requires_grad_(False)
     sizes = tuple(dict.fromkeys(range(max(1, each.dim() - 1)), Dim.AUTO) for each in inputs)
-    with torch.no_grad(), warnings.catch_warnings():
+    with torch.no_grad(), without_stack_traces(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         exported = torch.export.export(module, inputs, strict=False, dynamic_shapes=sizes)
         exported = exported.run_decompositions({})
