@@ -6,7 +6,6 @@ import io
 import json
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -165,19 +164,17 @@ def test_a_reader_that_has_seen_enough_is_no_error(toy_path: Path, options: list
     assert ended == (141, "")
 
 
-@pytest.mark.parametrize("options", [[], pytest.param(["--json"], marks=pytest.mark.slow)])
+@pytest.mark.parametrize("options", [[], ["--json"]])
 def test_a_full_disk_behind_the_output_is_an_error_with_a_code(
     toy_path: Path, options: list[str]
 ) -> None:
-    """In a process of its own: nothing is said after ``main`` either."""
+    """What comes after ``main`` is in tests/runtime/test_imports.py."""
     arguments = ["run", str(toy_path), *IDS, "--max-new-tokens", "5", *options]
-    program = "import sys, tests.runtime.toy, glmc_runtime.cli; sys.exit(glmc_runtime.cli.main())"
-    command = [sys.executable, "-c", program, *arguments]
     with open("/dev/full", "w") as full:
-        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
-    assert result.returncode == 1
-    assert result.stderr.startswith("[GLMC-2009]")
-    assert "Traceback" not in result.stderr
+        status, err = in_a_fork(lambda: main(arguments), full.fileno())
+    assert status == 1
+    assert err.startswith("[GLMC-2009]")
+    assert "Traceback" not in err
 
 
 def test_statistics_show_times_and_guard_steps() -> None:
