@@ -110,6 +110,9 @@ def _damaged(artifact: Path, name: str) -> Iterator[tuple[Path, str, bool]]:
 
 
 def _serve(pipe: Connection, artifact: Path) -> None:
+    import torch
+
+    torch.set_num_threads(1)  # others run beside it
     warnings.simplefilter("ignore")
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
         wanted = _answers(artifact)
