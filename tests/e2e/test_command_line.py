@@ -6,6 +6,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import time
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
@@ -16,14 +17,16 @@ from torch.export import ExportedProgram
 
 from glmc.capture.export import capture
 from glmc.cli.main import main
+from glmc.weights.random_checkpoint import write_random_checkpoint
 from tests.e2e.reference import greedy, load_eager
 from tests.support.checked_functional import TRACE
 from tests.support.command import ROOT, SMALL, Command, Outcome, command_of, in_a_process
+from tests.support.thinned import thinned
 
 pytestmark = pytest.mark.usefixtures("shared_captures")
 DENSE, MOE = ROOT / "models" / "tiny-dense", ROOT / "models" / "tiny-moe"
 PROMPT = "Return a new"
-THE_SAME = (MOE, "--target", "xpu", "--json", *SMALL)
+OPTIONS = ("--target", "xpu", "--json", *SMALL)
 
 
 @pytest.fixture
@@ -35,16 +38,18 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
-    """tiny-moe for the emulated vendor, traced as a user's process does."""
+    """tiny-moe for the emulated vendor."""
     path = tmp_path_factory.mktemp("moe") / "tiny-moe.xpu"
+    return path, compile_quietly(MOE, "-o", path)
+
+
+def compile_quietly(*arguments: object) -> Outcome:
+    """In this process, outside of a test."""
     out, err = StringIO(), StringIO()
-    arguments = ("compile", *THE_SAME, "-o", path, "--dump", path.with_name("dump"))
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-        patch.setattr(ExportedProgram, "run_decompositions", TRACE)
-        patch.setattr("glmc.compiler.capture", capture)
-        status = main([str(argument) for argument in arguments])
+    with redirect_stdout(out), redirect_stderr(err):
+        status = main(["compile", *map(str, arguments), *OPTIONS])
     assert status == 0, err.getvalue()
-    return path, Outcome(status, out.getvalue(), err.getvalue())
+    return Outcome(status, out.getvalue(), err.getvalue())
 
 
 def test_compile_json_is_the_report(compiled: tuple[Path, Outcome]) -> None:
@@ -58,20 +63,45 @@ def test_compile_json_is_the_report(compiled: tuple[Path, Outcome]) -> None:
     assert json.loads((path / "report.json").read_text())["phases"] == report["phases"]
 
 
+# In the normal suite both processes are without torch's second trace, which is half of a capture.
+QUICKLY = """
+import sys
+import pytest
+from glmc.cli.main import main
+from tests.support.quick_functional import quick_functional
+quick_functional(pytest.MonkeyPatch())
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("own_trace", thinned([False, True], [True]))
 def test_a_process_of_its_own_makes_the_same_bytes(
-    compiled: tuple[Path, Outcome], tmp_path: Path
+    own_trace: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And prints the report alone. Sets of strings have another order in it."""
-    path, dump = tmp_path / "tiny-moe.xpu", tmp_path / "dump"
+    model = tmp_path / "model"
+    config = json.loads((MOE / "config.json").read_text())
+    write_random_checkpoint(model, {**config, "num_hidden_layers": 1, "first_k_dense_replace": 0})
+    for file in MOE.glob("*token*"):
+        shutil.copy(file, model)
+    if own_trace:
+        monkeypatch.setattr(ExportedProgram, "run_decompositions", TRACE)
+        monkeypatch.setattr("glmc.compiler.capture", capture)
+    ours, others = tmp_path / "ours", tmp_path / "others"
+    compile_quietly(model, "-o", ours / "artifact", "--dump", ours / "dump")
     seed = "2" if os.environ.get("PYTHONHASHSEED") == "1" else "1"
-    arguments = ("compile", *THE_SAME, "-o", path, "--dump", dump)
-    done = in_a_process(*arguments, before=("env", f"PYTHONHASHSEED={seed}"))
+    arguments = ("compile", model, "-o", others / "artifact", "--dump", others / "dump", *OPTIONS)
+    done = in_a_process(
+        *arguments,
+        before=("env", f"PYTHONHASHSEED={seed}"),
+        program=("-m", "glmc.cli.main") if own_trace else ("-c", QUICKLY),
+    )
     assert done.status == 0, done.err
-    assert json.loads(done.out)["artifact"] == str(path)
-    for ours, others in ((compiled[0], path), (compiled[0].with_name("dump"), dump)):
-        files, same = files_below(ours), files_below(others)
-        assert len(files) > 10 and files.keys() == same.keys()
-        assert [name for name in files if files[name] != same[name]] == ["times.json"]
+    assert json.loads(done.out)["artifact"] == str(others / "artifact")
+    for name in ("artifact", "dump"):
+        files, same = files_below(ours / name), files_below(others / name)
+        assert len(files) > 9 and files.keys() == same.keys()
+        assert [file for file in files if files[file] != same[file]] == ["times.json"]
 
 
 def files_below(folder: Path) -> dict[str, bytes]:
@@ -86,12 +116,12 @@ def test_a_second_compile_of_the_same_does_nothing(
     compiled: tuple[Path, Outcome], run: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, first = compiled
-    done = run("compile", *THE_SAME, "-o", path, "--if-changed")
+    done = run("compile", MOE, *OPTIONS, "-o", path, "--if-changed")
     answer = json.loads(done.out)
     assert answer.pop("up_to_date") is True and done.err == ""
     assert answer["passes"] == json.loads(first.out)["passes"]
     monkeypatch.setattr("glmc.compiler.compile_job", pytest.fail)
-    text = ("compile", *THE_SAME, "--if-changed", "-o", path, "--verify")
+    text = ("compile", MOE, *OPTIONS, "--if-changed", "-o", path, "--verify")
     assert run(*text).status == 2
 
 

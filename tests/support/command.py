@@ -42,11 +42,14 @@ def command_of(capsys: pytest.CaptureFixture[str]) -> Command:
 
 
 def in_a_process(
-    *arguments: object, before: tuple[str, ...] = (), path: Path | None = None
+    *arguments: object,
+    before: tuple[str, ...] = (),
+    path: Path | None = None,
+    program: tuple[str, ...] = ("-m", "glmc.cli.main"),
 ) -> Outcome:
     """``python -m glmc.cli.main`` from the repository's root, after ``before``; ``path`` holds
     distributions."""
-    command = [*before, sys.executable, "-m", "glmc.cli.main", *map(str, arguments)]
+    command = [*before, sys.executable, *program, *map(str, arguments)]
     paths = [str(ROOT), str(ROOT / "runtime"), str(path or ""), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     done = subprocess.run(

@@ -26,7 +26,6 @@ _GROUPS = {
     "tests/docs/": _CHECKPOINTS,
     "tests/tools/": _CHECKPOINTS,
     "tests/test_job.py": _CHECKPOINTS,
-    "tests/test_fit.py": _CHECKPOINTS,
     "tests/e2e/test_same_plan.py": _GRID,
     "tests/e2e/test_same_answers.py": _GRID,
     "tests/e2e/test_low_precision.py": _GRID,

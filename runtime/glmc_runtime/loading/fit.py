@@ -27,10 +27,6 @@ UNITS = (
     "report 96 GiB): --device-memory 96GiB asks for that."
 )
 NOT_COUNTED = "Device graphs, the driver and torch's own context come on top and are not counted."
-LOADED = (
-    "Without --kv-blocks a session on a device takes for the cache at most half of the memory that "
-    "is free then."
-)
 REPACKED = "Weights that a CPU repacks come on top too: at most one more copy of all of them."
 
 
@@ -181,7 +177,8 @@ class FitReport:
         yield f"cards: {DIVISION}."
         yield UNITS
         yield NOT_COUNTED
-        yield REPACKED if self.target == "cpu" else LOADED
+        if self.target == "cpu":
+            yield REPACKED
 
     def text(self) -> str:
         """All of it, for a terminal without a library for tables."""
