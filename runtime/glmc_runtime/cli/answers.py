@@ -1,7 +1,7 @@
 """Answers on stdout, and what is to be said about them on stderr.
 
 One answer is its text, as it comes. Several are in the prompts' order: on a terminal as they are,
-in a pipe or a file on a line each, with a newline in an answer as ``\\n`` and a backslash as
+in a pipe or a file on a line each, with line breaks as ``\\n`` and ``\\r`` and a backslash as
 ``\\\\``, so that line N is answer N whatever it says.
 """
 
