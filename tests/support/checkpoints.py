@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,19 @@ def tiny_file(preset: str, **overrides: Any) -> dict[str, Any]:
 
 
 def tiny_checkpoint(directory: Path, preset: str = "glm-4.7", **options: Any) -> Path:
-    """A random checkpoint; ``options`` go to :func:`write_random_checkpoint`."""
-    write_random_checkpoint(directory, tiny_file(preset), **options)
+    """A random checkpoint, drawn once in a process; ``options`` go to
+    :func:`write_random_checkpoint`."""
+    key = (preset, *sorted(options.items()))
+    if key in _FILES:
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, content in _FILES[key].items():
+            (directory / name).write_bytes(content)
+    else:
+        before = set(directory.iterdir()) if directory.is_dir() else set()
+        write_random_checkpoint(directory, tiny_file(preset), **options)
+        files = set(directory.iterdir()) - before
+        _FILES[key] = {file.name: file.read_bytes() for file in files}
     return directory
+
+
+_FILES: dict[Hashable, dict[str, bytes]] = {}
