@@ -3,6 +3,7 @@ safe one and of torch's own attention."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,7 +11,20 @@ import torch
 from torch import Tensor
 
 from tests.dynamo.compiled import fusions, watched
+from tests.support.interpreted import quick_interpreter
+from tests.support.thinned import crossed
 from tests.zoo.masked import SPELLINGS, Masked, by_head, operands
+
+TARGETS, TOKENS = ("cpu", "cuda", "xpu"), (1, 5)
+# A spelling is recognised alike for all targets; kernels differ by what such a row gets.
+QUICK = {(name, 5, "cpu") for name in SPELLINGS}
+QUICK |= {(name, n, target) for name in ("sdpa", "softmax") for n in TOKENS for target in TARGETS}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _quick_interpreter() -> Iterator[None]:
+    with quick_interpreter():
+        yield
 
 
 def both(name: str, target: str, given: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
@@ -24,9 +38,9 @@ def both(name: str, target: str, given: tuple[Tensor, ...]) -> tuple[Tensor, Ten
     return expected, found
 
 
-@pytest.mark.parametrize("target", ["cpu", "cuda", "xpu"])
-@pytest.mark.parametrize("tokens", [1, 5])
-@pytest.mark.parametrize("name", SPELLINGS)
+@pytest.mark.parametrize(
+    ("name", "tokens", "target"), crossed(SPELLINGS, TOKENS, TARGETS, quick=QUICK)
+)
 def test_as_in_eager_code(name: str, tokens: int, target: str) -> None:
     expected, found = both(name, target, operands(tokens))
     assert bool(expected[1, :, -1].isnan().all()) is not SPELLINGS[name].safe
@@ -34,7 +48,7 @@ def test_as_in_eager_code(name: str, tokens: int, target: str) -> None:
     torch.testing.assert_close(found, expected, equal_nan=True)
 
 
-@pytest.mark.parametrize("target", ["cpu", "cuda", "xpu"])
+@pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("name", ["sdpa", "softmax"])
 def test_the_smallest_number_in_place_of_infinity_gives_the_mean(name: str, target: str) -> None:
     q, k, v, mask = operands(3)
@@ -45,7 +59,7 @@ def test_the_smallest_number_in_place_of_infinity_gives_the_mean(name: str, targ
 
 
 @pytest.mark.parametrize("name", ["sdpa", "softmax", "safe_softmax"])
-@pytest.mark.parametrize("tokens", [1, 5])
+@pytest.mark.parametrize("tokens", TOKENS)
 def test_in_bfloat16(name: str, tokens: int) -> None:
     expected, found = both(name, "cpu", operands(tokens, torch.bfloat16))
     torch.testing.assert_close(found, expected, equal_nan=True, rtol=2e-2, atol=2e-2)
