@@ -72,15 +72,15 @@ def diff_command(
     passes_off: PassesOff = None,
 ) -> int:
     """Show what differs between two artifacts, dumps or compiles, paired by pass and node."""
-    flags = {
+    values = {
         "target": target,
         "dtype": dtype,
         "abi_profile": abi_profile,
         "passes_off": tuple(passes_off) if passes_off else None,
     }
-    given = {name: value for name, value in flags.items() if value is not None}
+    flags = {name: value for name, value in values.items() if value is not None}
     if page is not None:
-        return _page(page, [a, *b], given, as_json=as_json, exit_code=exit_code)
+        return _page(page, [a, *b], flags, as_json=as_json, exit_code=exit_code)
     if len(b) > 1:
         raise UsageError(
             "more than two are compared on a page only",
@@ -88,7 +88,7 @@ def diff_command(
             found=", ".join((a, *b)),
             remedy="add --page FILE",
         )
-    comparison = compare(*all_sides([a, *b], given, silent=is_silent(as_json)))
+    comparison = compare(*all_sides([a, *b], flags, silent=is_silent(as_json)))
     if as_json:
         typer.echo(json.dumps(comparison.to_json()))
     else:

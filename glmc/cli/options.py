@@ -48,14 +48,14 @@ def models(incomplete: str) -> list[str]:
     """Presets and folders."""
     head, slash, tail = incomplete.rpartition("/")
     folders = Path(head or ("/" if slash else "."))
-    found = [name for name in preset_names() if name.startswith(incomplete)]
+    presets = [name for name in preset_names() if name.startswith(incomplete)]
     try:
         below = sorted(each.name for each in folders.iterdir() if each.is_dir())
     except OSError:
-        return found
+        return presets
     hidden = tail.startswith(".")
     names = [name for name in below if name.startswith(tail) and name.startswith(".") == hidden]
-    return found + [f"{head}{slash}{name}/" for name in names]
+    return presets + [f"{head}{slash}{name}/" for name in names]
 
 
 all_targets = complete(lambda: (*TARGETS, *entries("glmc.targets")))

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from glmc.cli.names import PROFILES
+from glmc.compiler import STAGES
 from glmc.observe.dump.stages import known_names
+from glmc.observe.history import times
+from glmc.passes import specialise
 from glmc.pipeline.names import FIXED_STEPS, PASSES, STEPS
 from glmc.pipeline.stages import FIXED
 from glmc.pipeline.stages import PASSES as BODIES
@@ -18,3 +21,8 @@ def test_the_names_are_those_of_the_passes_in_their_order() -> None:
 
 def test_the_profiles_are_those_of_the_vendor_functions() -> None:
     assert row.PROFILES == PROFILES
+
+
+def test_times_are_found_by_the_names_of_their_stages() -> None:
+    assert specialise.NAME == times.SPECIALISE
+    assert {f"{times.LOWER}{name}" for name in specialise.PHASE_NAMES} <= set(STAGES)

@@ -16,9 +16,6 @@ FORMAT = 3
 REPLAY = "replayed plan"
 """The name of the verdict that a replay of the plans gave."""
 
-REPLAY = "replayed plan"
-"""The name of the verdict that a replay of the plans gave."""
-
 
 @dataclass(frozen=True)
 class NodeHistory:

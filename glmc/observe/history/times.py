@@ -8,8 +8,8 @@ from glmc.artifact.times import Times
 from glmc.observe.history.record import History
 from glmc_runtime.format.phases import PHASES
 
-_SPECIALISE = "specialise"  # makes the phases; its module imports torch, which reading needs not
-_LOWER = "lower "  # before a phase: the stage in which it is lowered
+SPECIALISE = "specialise"  # makes the phases; its module imports torch, which reading needs not
+LOWER = "lower "  # before a phase: the stage in which it is lowered
 
 
 def without_times(history: History) -> History:
@@ -23,8 +23,8 @@ def with_times(history: History, times: Times | None) -> History:
     if times is None:
         return history
     seconds = {name: taken.seconds for name, taken in times.passes.items()}
-    if _SPECIALISE in seconds:
-        seconds |= dict.fromkeys(PHASES, seconds[_SPECIALISE])
+    if SPECIALISE in seconds:
+        seconds |= dict.fromkeys(PHASES, seconds[SPECIALISE])
     return _timed(history, {**times.stages, **seconds})
 
 
@@ -33,6 +33,6 @@ def _timed(history: History, seconds: dict[str, float]) -> History:
         history,
         steps=tuple(replace(step, seconds=seconds.get(step.name)) for step in history.steps),
         plans=tuple(
-            replace(plan, seconds=seconds.get(_LOWER + plan.phase)) for plan in history.plans
+            replace(plan, seconds=seconds.get(LOWER + plan.phase)) for plan in history.plans
         ),
     )

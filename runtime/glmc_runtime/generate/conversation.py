@@ -69,7 +69,7 @@ class Conversation:
 
 def common_length(first: list[int], second: list[int]) -> int:
     """The number of tokens with which both begin."""
-    for place, (one, other) in enumerate(zip(first, second, strict=False)):
-        if one != other:
+    for place, (left, right) in enumerate(zip(first, second, strict=False)):
+        if left != right:
             return place
     return min(len(first), len(second))
