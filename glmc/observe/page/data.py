@@ -82,6 +82,7 @@ def _verdict(verdict: Verdict) -> dict[str, Any]:
         "counted": verdict.counted,
         "counts": verdict.counts,
         "proof": verdict.proof,
+        "tensors": verdict.tensors,
         "command": verdict.command,
     }
 

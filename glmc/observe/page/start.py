@@ -159,5 +159,6 @@ def _short(verdict: str) -> str:
     """``bitwise: 3 rewrites equal on 9 inputs; in float32 ...`` up to the semicolon; the class
     stands in a column of its own."""
     text = verdict.partition(";")[0]
-    kind, colon, rest = text.partition(": ")
-    return rest if colon and kind in ("bitwise", "reordered", "approximate") else text
+    for kind in ("bitwise", "reordered", "approximate"):
+        text = text.replace(f"{kind}: ", "", 1)
+    return text

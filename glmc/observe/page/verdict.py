@@ -13,6 +13,7 @@ from glmc.passes.specialise import PHASE_NAMES
 from glmc.pipeline.stages import FUSE, NORMAL
 from glmc.presets.catalog import preset_names
 
+_NARROW = "narrow"
 _CHOSEN = (NORMAL.name, FUSE.name)
 """The stages whose passes a user can switch off and add to."""
 
@@ -20,7 +21,8 @@ _CHOSEN = (NORMAL.name, FUSE.name)
 @dataclass(frozen=True)
 class Verdict:
     """``differing`` are passes with another number of matches than expected; ``counted`` says
-    whether numbers are known at all. ``proved`` of ``provable`` steps have a verdict."""
+    whether numbers are known at all. ``proved`` of ``provable`` steps have a verdict, and
+    ``tensors`` says on what."""
 
     differing: tuple[str, ...]
     counted: bool
@@ -28,6 +30,7 @@ class Verdict:
     proved: int
     provable: int
     command: str
+    tensors: str
 
     @property
     def counts(self) -> str:
@@ -48,8 +51,8 @@ class Verdict:
         if not self.proved:
             return "Not proved on real tensors."
         if self.proved < self.provable:
-            return f"{self.proved} of {self.provable} steps were proved on real tensors."
-        return f"All {self.provable} steps were proved on real tensors."
+            return f"{self.proved} of {self.provable} steps were proved {self.tensors}."
+        return f"All {self.provable} steps were proved {self.tensors}."
 
     @property
     def is_proved(self) -> bool:
@@ -68,7 +71,13 @@ def verdict_of(history: History, facts: ArtifactFacts | None) -> Verdict:
         proved=sum(step.verdict is not None for step in provable),
         provable=len(provable),
         command=proving_command(history, facts),
+        tensors="on real tensors" + (", one layer of each kind" if _in_parts(history) else ""),
     )
+
+
+def _in_parts(history: History) -> bool:
+    """Whether parts of a big model stood for it; their verdicts begin with the part's label."""
+    return any((step.verdict or "").startswith(_NARROW) for step in history.steps)
 
 
 def rewrites(step: StepHistory) -> bool:

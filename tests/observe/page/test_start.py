@@ -93,6 +93,8 @@ def test_verdict_in_words() -> None:
     assert (made.proof, made.is_proved) == ("1 of 4 steps were proved on real tensors.", False)
     all_proved = verdict_of(whole_pipeline("bitwise: equal"), FACTS)
     assert all_proved.is_proved and all_proved.proof.startswith("All ")
+    parts = verdict_of(whole_pipeline("narrow, float32: bitwise: equal; narrow: the same"), FACTS)
+    assert parts.proof.endswith("steps were proved on real tensors, one layer of each kind.")
     assert verdict_of(whole_pipeline(), FACTS).proof == "Not proved on real tensors."
 
 

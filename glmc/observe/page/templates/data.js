@@ -171,7 +171,7 @@ function callNumber(block, call, layer) {
 // What a verifier said of a step, up to the first semicolon and without the class.
 function shortVerdict(step) {
   if (!step.verdict) return step.rewrites || step.segments ? "not proved" : "";
-  return step.verdict.split(";")[0].replace(/^(bitwise|reordered|approximate): /, "");
+  return step.verdict.split(";")[0].replace(/(bitwise|reordered|approximate): /, "");
 }
 const verdictOf = (step) =>
   el("span", { class: step.verdict ? "holds" : "absent", title: step.verdict || null }, shortVerdict(step));

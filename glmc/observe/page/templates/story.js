@@ -74,7 +74,7 @@ function judgement(tale) {
     : tale.differing.length || tale.near.length ? ["bad", `Match counts ${names ? `differ in ${names}` : "as expected"}${misses}.`]
       : ["good", "Match counts as expected, no near miss."];
   const all = tale.provable.length > 0 && tale.proved.length === tale.provable.length;
-  const proof = all ? ["good", `Proved: ${plural(tale.proved.length, "pass")} on real tensors.`]
+  const proof = all ? ["good", `Proved: ${plural(tale.proved.length, "pass")} ${DATA.verdict.tensors}.`]
     : ["open", tale.proved.length ? `${tale.proved.length} of ${plural(tale.provable.length, "pass")} proved. ` : "Not proved. "];
   return el("ul", { class: "verdict", "aria-label": "verdict" },
     el("li", { class: counts[0] }, el("a", { href: "#checks" }, counts[1])),
