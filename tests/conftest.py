@@ -48,6 +48,22 @@ def _quick_export() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests leave nothing in the user's cache but the library of CPU kernels, which takes seconds
+    to compile."""
+    from contextlib import suppress
+
+    from glmc_runtime.kernels.cpu.kept import NotOwnError, cache_folder
+
+    folder = tmp_path_factory.mktemp("cache")
+    with suppress(NotOwnError, OSError, RuntimeError):
+        (folder / "kernels").symlink_to(cache_folder("kernels"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GLMC_CACHE", str(folder))
+        yield
+
+
 @pytest.fixture(scope="module")
 def shared_captures() -> Iterator[None]:
     """Compiles of this module share captures with others; for tests of what is after capture."""

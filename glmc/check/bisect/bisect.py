@@ -23,7 +23,7 @@ from glmc.check.bisect.search import first_node, first_rewrite
 from glmc.check.bisect.steps import EACH_CALL, LOWERING, Steps, Tell
 from glmc.check.bisect.whole import call_repro, fewest_layers, verified_repro, whole_repro
 from glmc.check.verify.cases import real_prompts
-from glmc.check.verify.proof import SMALL_BLOCK, plan_of, step_of
+from glmc.check.verify.proof import SMALL_BLOCK, step_of
 from glmc.check.verify.proved import proved_steps
 from glmc.check.verify.replay import NAME as REPLAYED_PLAN
 from glmc.check.verify.replay import Reference, verify_replay
@@ -103,8 +103,9 @@ def bisect(
     them are right.
 
     ``tell`` hears each step with its verdict. With ``skip_proved`` what ``--verify`` has proved
-    before of the same model, sources and options is not proved again. Errors that the user must
-    mend (options, config, checkpoint, lost fusions) are raised as a compile raises them.
+    before of the graphs of the same model, sources and options is not proved again; the plan is
+    replayed always. Errors that the user must mend (options, config, checkpoint, lost fusions) are
+    raised as a compile raises them.
     """
     job = resolve(source, options)
     known = proved_steps(job) if skip_proved else frozenset()
@@ -141,9 +142,6 @@ def _bisect(job: Job, tell: Tell, known: frozenset[str]) -> BisectResult | None:
     steps.done("float32", EACH_CALL, "computes its node" if wrong is None else str(wrong))
     if wrong is not None:
         return _miscomputed(job, wrong)
-    if plan_of(job) in known:
-        steps.done(own, REPLAYED_PLAN, PROVED)
-        return None
     reference = Reference(last.captured, first.captured, model_weights(job))
     verdict = verify_replay(compiled, reference, real_prompts(job.source.directory))
     steps.done(own, REPLAYED_PLAN, verdict.text)

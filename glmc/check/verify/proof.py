@@ -56,7 +56,6 @@ class Proof:
     _parts: list[Part] = field(default_factory=list)
     _compiling: Verifier | None = None
     _whole: list[tuple[Job, Verifier]] = field(default_factory=list)
-    _replayed: bool = False
 
     def observe(self, event: Event) -> None:
         """Verify what there is to verify, or repeat what is known of it."""
@@ -69,13 +68,12 @@ class Proof:
                 verdicts.update(self._plan(compiled))
 
     def proved(self) -> Iterator[str]:
-        """The steps of the whole model that were proved; of a part of it nothing is said."""
+        """The steps of the graphs of the whole model that were proved. Of a part of the model
+        nothing is said, nor of a replay, which depends on the machine as well."""
         for job, verifier in self._whole:
             for name, verdict in verifier.verdicts.items():
                 if verdict.holds:
                     yield step_of(job, name)
-        if self._whole and self._replayed:
-            yield plan_of(self.job)
 
     def _prepare(self) -> None:
         """Verify what is compiled beside the compile: float32, and the parts of a big model."""
@@ -161,7 +159,6 @@ class Proof:
             each = (f"{label}{what}: {'; '.join(results)}" for what, results in said.items())
             self.verdicts[NAME] = "; ".join(each)
             require_verdict(verdict)
-        self._replayed = True
         self.tell(NAME, self.verdicts[NAME])
 
 
@@ -169,12 +166,6 @@ def step_of(job: Job, name: str) -> str:
     """A step of the graphs that a job has: of any two that agree on it the proof is the same."""
     dtype = str(job.dtype).removeprefix("torch.")
     return f"{name} in {dtype}, blocks of {job.options.block_size}"
-
-
-def plan_of(job: Job) -> str:
-    """The replay of the plan of a job, which depends on all of its options."""
-    options = replace(job.options, dtype=str(job.dtype).removeprefix("torch."), force=False)
-    return f"{NAME} of {options}"
 
 
 def _verifier(scope: VerifiedPart) -> Verifier:

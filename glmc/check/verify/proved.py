@@ -1,9 +1,11 @@
 """What ``--verify`` has proved of a whole model: ``glmc bisect`` need not prove it again.
 
 A small file in the cache folder for each model, weights, inputs and options of the graphs, versions
-and sources of glmc: where any of these is another, nothing is known. A proof that fails leaves what
-it has proved before. Nothing is kept where a pass of another distribution takes part, since its
-changes would go unnoticed.
+and sources of glmc, and kind of processor: where any of these is another, nothing is known. They
+are read when a proof begins and when it ends; of files that changed in between nothing is kept. A
+proof that fails leaves what it has proved before. Nothing is kept where a pass of another
+distribution takes part, since its changes would go unnoticed, and nothing of a replay, which
+depends on all that the runtime meets on a machine.
 """
 
 from __future__ import annotations
@@ -11,12 +13,15 @@ from __future__ import annotations
 import json
 import logging
 import os
+import platform
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from glmc.artifact.inputs import inputs_json, read_inputs
 from glmc.check.verify.proof import Proof
@@ -30,7 +35,7 @@ _LOG = logging.getLogger("glmc.verify")
 _FOLDER = "proofs"
 _FILES = 64
 """Files that are kept; the oldest go first."""
-# What of the options shapes a graph; a plan depends on all of them.
+# What of the options shapes a graph.
 _OF_GRAPHS = (
     "block_size",
     "seed",
@@ -61,17 +66,23 @@ def proved_steps(job: Job) -> frozenset[str]:
 @contextmanager
 def remembered(proof: Proof | None) -> Iterator[None]:
     """Keep what the block proves, also where it ends with a step that is wrong."""
+    if proof is None or not is_whole(proof.job.source):
+        yield
+        return
+    key = _key(proof.job)
     try:
         yield
     finally:
-        if proof is not None:
-            _keep(proof.job, list(proof.proved()))
+        steps = list(proof.proved())
+        if key is None or not steps:
+            pass
+        elif _key(proof.job) == key:
+            _keep(key, steps)
+        else:
+            _LOG.info("what was proved is not kept: files changed meanwhile")
 
 
-def _keep(job: Job, steps: Iterable[str]) -> None:
-    key = _key(job) if is_whole(job.source) else None
-    if key is None or not steps:
-        return
+def _keep(key: str, steps: Iterable[str]) -> None:
     try:
         folder = cache_folder(_FOLDER)
         path = folder / key
@@ -108,4 +119,6 @@ def _key(job: Job) -> str | None:
     plain["dtype"] = str(job.dtype)
     plain["cases"] = [case.name for case in model_cases(job.source)]
     plain["modified"] = read.modified
+    # Whose instructions torch computes with: sums come out in another order.
+    plain["processor"] = [platform.machine(), torch.backends.cpu.get_cpu_capability()]
     return f"{sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()}.json"

@@ -21,6 +21,7 @@ from glmc.config import CompileOptions
 from glmc.job import Job, read_job, resolve
 from glmc.pipeline.stages import PASSES
 from glmc.presets.catalog import load_config, preset_names
+from glmc_runtime.kernels.cpu.kept import cache_folder
 from tests.sabotage import sabotaged
 from tests.support.command import SMALL, command_of, require_refusal
 
@@ -34,6 +35,13 @@ NAMES = [
     pytest.param(name, marks=() if name == "tiny-moe" else pytest.mark.slow)
     for name in (*DEFAULT, *preset_names())
 ]
+
+
+def test_tests_keep_what_they_prove_out_of_the_cache_of_the_user(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    own = tmp_path_factory.getbasetemp().resolve()
+    assert cache_folder("proofs").is_relative_to(own)
 
 
 @cache
