@@ -96,7 +96,7 @@ def test_every_fusion_fires_in_dense_models(kind: str) -> None:
 
 
 def test_200_steps_recompile_nothing() -> None:
-    model = layer_of()
+    model = layer_of("glm4")
     cache = static_cache(model, 256)
     with watched() as graphs:
         forward = torch.compile(model.forward, backend="kunlun", fullgraph=True)
@@ -111,7 +111,7 @@ def test_200_steps_recompile_nothing() -> None:
 def test_a_growing_dynamic_cache_makes_one_more_program() -> None:
     import transformers
 
-    model = layer_of()
+    model = layer_of("glm4")
     cache = transformers.DynamicCache(config=model.config)
     expected = decode(
         model, model.forward, 40, transformers.DynamicCache(config=model.config), prompt(1)

@@ -72,7 +72,7 @@ def test_beams_of_one_sequence() -> None:
 
 
 def test_model_compile_is_the_same_road() -> None:
-    model = layer_of()
+    model = layer_of("glm4")
     ids = prompt(1)
     keywords = {"max_new_tokens": 8, "cache_implementation": "static", "disable_compile": True}
     expected = model.generate(ids, attention_mask=torch.ones_like(ids), **keywords)
@@ -85,7 +85,7 @@ def test_model_compile_is_the_same_road() -> None:
 
 def test_the_compile_that_generate_makes_itself() -> None:
     """On devices where it does; its configuration has a mode of Inductor by default."""
-    model = layer_of()
+    model = layer_of("glm4")
     ids = prompt(1)
     keywords = {"max_new_tokens": 8, "cache_implementation": "static"}
     expected = model.generate(ids, attention_mask=torch.ones_like(ids), **keywords)

@@ -102,8 +102,8 @@ def test_a_dump_that_is_no_folder_is_an_error_of_the_option(tmp_path: Path) -> N
 def test_the_xpu_target_runs_on_the_emulator(
     profile: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model = model_of("glm4_moe", dtype=torch.bfloat16, **WIDE)
-    exact = model_of("glm4_moe", **WIDE)
+    model = layer_of(dtype=torch.bfloat16, **WIDE)
+    exact = layer_of(**WIDE)
     with watched() as graphs:
         forward = torch.compile(
             model.forward, fullgraph=True, **options_of(target="xpu", abi_profile=profile)
