@@ -56,7 +56,8 @@ def _patched_once(patch: pytest.MonkeyPatch) -> None:
 
 
 def _overflow_by_numpy(patch: pytest.MonkeyPatch) -> None:
-    """The same condition on the same numbers."""
+    """The same condition on the same numbers, which Triton computes and, without its debug option,
+    does not look at."""
     import numpy as np
     from triton.language.semantic import TritonSemantic
 
@@ -69,7 +70,7 @@ def _overflow_by_numpy(patch: pytest.MonkeyPatch) -> None:
         operands = (each.handle.data.astype(np.int64) for each in (left, right))
         result = wide[op.__name__](*operands)
         low, high = dtype.get_int_min_value(), dtype.get_int_max_value()
-        assert ((low <= result) & (result <= high)).all(), f"{dtype} overflows in {op.__name__}"
+        assert ((low <= result) & (result <= high)).all(), f"{dtype} overflow in {op.__name__}"
 
     patch.setattr(TritonSemantic, "binary_op_sanitize_overflow_impl", require_no_overflow)
 
