@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from glmc_runtime.cli.sessions import session_of, where_of
 from glmc_runtime.command.ending import interrupt_noted
 from glmc_runtime.command.nearest import did_you_mean
 from glmc_runtime.command.output import aside, file_error, generated
-from glmc_runtime.errors import CapacityError, RequestError
+from glmc_runtime.errors import CapacityError, GlmcError, RequestError
 from glmc_runtime.format.artifact_files import require_directory
 from glmc_runtime.generate.chat_flags import Chat
 from glmc_runtime.generate.request_flags import request_settings
@@ -73,6 +74,8 @@ class _Talk:
             try:
                 line = _line(prompt="... " if text else "> ", typed=self.typed)
             except KeyboardInterrupt:
+                if not self.typed:  # it may wait for ever for whoever writes into the pipe
+                    raise
                 aside("\n/exit or Ctrl-D ends the conversation")
                 text = ""
                 continue
@@ -103,13 +106,24 @@ class _Talk:
                     remedy=did_you_mean(f"/{name}", ("/reset", "/save", "/help", "/exit"))
                     or "begin a message with // for a slash",
                 )
-        except (RequestError, CapacityError) as error:
+        except GlmcError as error:
             if not self.typed:
                 raise
             print(error, file=sys.stderr)
+            if not isinstance(error, (RequestError, CapacityError)):
+                aside("the conversation goes on; /save FILE writes it, /exit ends it")
         return True
 
     def _answer(self, message: str) -> None:
+        """Answer; an error of a talk that has grown too long names the way out of it."""
+        try:
+            self._stream(message)
+        except (RequestError, CapacityError) as error:
+            if self._conversation.begun:
+                error.remedy = f"/reset forgets what was said before; or {error.remedy}"
+            raise
+
+    def _stream(self, message: str) -> None:
         from glmc_runtime.generate.events import Completion
 
         if not message.strip():
@@ -117,13 +131,15 @@ class _Talk:
         started = perf_counter()
         completion = Completion([], "", "")
         with interrupt_noted() as interrupted, self._conversation.ask(message) as stream:
-            for event in stream:
-                print(generated(event.text), end="", flush=True)
-                completion.take(event)
-                if interrupted():
-                    break
-        print(flush=True)
-        self._conversation.take(completion.text)
+            try:
+                for event in stream:
+                    completion.take(event)
+                    print(generated(event.text), end="", flush=True)
+                    if interrupted():
+                        break
+            finally:  # also of an answer that fails: what there is of it stays
+                self._conversation.take(completion.text)
+                print(flush=True)
         if not completion.text:
             aside("[no answer]")
         elif completion.finish_reason != "stop":
@@ -143,7 +159,7 @@ class _Talk:
 
     def _save(self, argument: str) -> None:
         path = Path(argument)
-        if not argument or (path.exists() and path not in self._saved):
+        if not argument or (os.path.lexists(path) and path not in self._saved):
             raise RequestError(
                 f"'{argument}' exists" if argument else "no file was named",
                 expected="a new file, or one that this conversation was saved to",
@@ -151,11 +167,27 @@ class _Talk:
             )
         text = json.dumps(self._conversation.messages, ensure_ascii=False, indent=1)
         try:
-            path.write_text(f"{text}\n", encoding="utf-8")
+            _write_whole(path, f"{text}\n")
         except OSError as error:
             raise RequestError(file_error(error).message, place=argument) from error
         self._saved.add(path)
         aside(f"{len(self._conversation.messages)} messages written to {argument}")
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Write all of a file or leave it as it was: one that is there is replaced at the end."""
+    earlier = os.path.lexists(path)
+    target = path.with_name(f".{path.name}.{os.getpid()}") if earlier else path
+    file = target.open("x", encoding="utf-8")  # follows no link
+    try:
+        with file:
+            file.write(text)
+        if earlier:
+            target.chmod(path.stat().st_mode & 0o777)
+            os.replace(target, path)
+    except BaseException:
+        target.unlink(missing_ok=True)
+        raise
 
 
 def _line(*, prompt: str, typed: bool) -> str | None:

@@ -30,10 +30,16 @@ class Conversation:
         self._sequence = Sequence([])
         self.prompt_tokens = self.reused = 0
         self.messages = self._chat.opening
+        self._asked = self.messages
+
+    @property
+    def begun(self) -> bool:
+        """Whether anything was said but the system message."""
+        return len(self.messages) > len(self._chat.opening)
 
     def ask(self, text: str) -> EventStream:
-        """The answer to a message, as it comes; raises RequestError, with nothing changed, for one
-        that no longer fits the context."""
+        """The answer to a message, as it comes; neither is of the conversation before :meth:`take`.
+        Raises RequestError, with nothing changed, for one that no longer fits the context."""
         messages = [*self.messages, {"role": "user", "content": text}]
         ids = self._chat.encode(self.session.text, messages)
         self.session.sequence(ids)  # refused here, before anything is forgotten
@@ -41,7 +47,7 @@ class Conversation:
         self.session.truncate(self._sequence, same)
         self.prompt_tokens, self.reused = len(ids), self._sequence.cached
         stream = self.session.resume(self._sequence, ids[same:], **self._bounded(len(ids)))
-        self.messages = messages
+        self._asked = messages
         return stream
 
     def _bounded(self, prompt: int) -> dict[str, Any]:
@@ -55,11 +61,9 @@ class Conversation:
         return {**self._settings, "options": replace(options, max_new_tokens=max(1, length))}
 
     def take(self, answer: str) -> None:
-        """Note what was answered; without an answer the question is forgotten as well."""
+        """Note what was asked and answered; without an answer the question is forgotten as well."""
         if answer:
-            self.messages = [*self.messages, {"role": "assistant", "content": answer}]
-        else:
-            self.messages = self.messages[:-1]
+            self.messages = [*self._asked, {"role": "assistant", "content": answer}]
 
     def reset(self) -> None:
         """Forget all but the system message, and give the blocks back."""

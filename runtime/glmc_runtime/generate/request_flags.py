@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -97,7 +98,12 @@ REQUEST_OPTIONS: tuple[Option, ...] = (
         group=GROUP,
     ),
 )
-CONVERSATION_OPTIONS = tuple(each for each in REQUEST_OPTIONS if each.name not in _OF_MANY)
+_IN_TURN = {"max_new_tokens": "Tokens of an answer at most (default: all that the context holds)."}
+CONVERSATION_OPTIONS = tuple(
+    replace(each, help=_IN_TURN.get(each.name, each.help))
+    for each in REQUEST_OPTIONS
+    if each.name not in _OF_MANY
+)
 """Those of one answer."""
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,12 +15,12 @@ import pytest
 
 import glmc_runtime
 from glmc_runtime.cli import main
-from glmc_runtime.cli.commands import CHAT
-from glmc_runtime.errors import RequestError
+from glmc_runtime.cli.commands import CHAT, RUN
+from glmc_runtime.errors import NumericsError, RequestError, VendorError
 from glmc_runtime.generate.chat_flags import Chat
 from glmc_runtime.generate.conversation import Conversation, common_length
 from glmc_runtime.generate.events import Event
-from glmc_runtime.generate.options import RequestOptions
+from glmc_runtime.generate.options import MAX_NEW_TOKENS, RequestOptions
 from glmc_runtime.generate.stream import EventStream
 from tests.runtime.toy import MAX_CONTEXT, reference_greedy
 
@@ -134,6 +137,97 @@ def test_a_second_ctrl_c_ends_the_command(
     assert main(["chat", str(worded), *FLAGS]) == 130
 
 
+def test_ctrl_c_ends_a_chat_that_waits_for_a_pipe(
+    worded: Path, typed: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    typed()
+    read = sys.stdin.readline
+
+    def interrupted() -> str:
+        monkeypatch.setattr(sys.stdin, "readline", read)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys.stdin, "readline", interrupted)
+    assert main(["chat", str(worded), *FLAGS]) == 130
+
+
+@pytest.mark.parametrize("error", [NumericsError("NaN"), VendorError("a call failed")])
+@pytest.mark.parametrize("events", [0, 2])
+def test_an_answer_that_fails_leaves_no_question_without_one(
+    events: int,
+    error: Exception,
+    worded: Path,
+    tmp_path: Path,
+    typed: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What there is of it stays, and whoever types can save it."""
+    real = EventStream.__next__
+    seen = 0
+
+    def failing(stream: EventStream) -> Event:
+        nonlocal seen
+        seen += 1
+        if seen == events + 1:
+            raise error
+        return real(stream)
+
+    monkeypatch.setattr(EventStream, "__next__", failing)
+    saved = tmp_path / "talk.json"
+    typed("w3 w14", f"/save {saved}", "w5", terminal=True)
+    assert main(["chat", str(worded), *FLAGS]) == 0
+    captured = capsys.readouterr()
+    assert "/save FILE" in captured.err.partition(str(error))[2]
+    messages = json.loads(saved.read_text())
+    assert [each["role"] for each in messages] == (["user", "assistant"] if events else [])
+    *_, last = captured.out.splitlines()
+    said = (
+        [9, 3, 14, 8, *(int(word[1:]) for word in messages[1]["content"].split())] if events else []
+    )
+    assert last.split() == [f"w{token}" for token in reference_greedy([*said, 9, 5, 8], LENGTH)]
+
+
+def test_a_talk_that_has_grown_too_long_names_the_way_out(
+    worded: Path, typed: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    typed("w3 w14", "w3 " * MAX_CONTEXT, "/reset", "w3 w14", terminal=True)
+    assert main(["chat", str(worded), *FLAGS]) == 0
+    captured = capsys.readouterr()
+    assert "/reset forgets what was said before; or shorten the prompt" in captured.err
+    assert captured.out.splitlines() == answers("w3 w14") * 2
+
+
+def test_a_save_follows_no_link_and_destroys_no_earlier_one(
+    worded: Path,
+    tmp_path: Path,
+    typed: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def full(*paths: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    link, saved = tmp_path / "link", tmp_path / "talk.json"
+    link.symlink_to(tmp_path / "nothing")
+    monkeypatch.setattr(os, "replace", full)
+    typed(f"/save {link}", f"/save {saved}", "w3", f"/save {saved}", terminal=True)
+    assert main(["chat", str(worded), *FLAGS]) == 0
+    errors = capsys.readouterr().err
+    assert "exists" in errors and "No space left on device" in errors
+    assert json.loads(saved.read_text()) == []
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["link", "talk.json"]
+
+
+def test_the_help_of_a_length_is_that_of_the_command() -> None:
+    chat, run = (
+        next(option.help for option in command.options if option.name == "max_new_tokens")
+        for command in (CHAT, RUN)
+    )
+    assert "all that the context holds" in chat  # as a test above shows
+    assert f"(default: {MAX_NEW_TOKENS})" in run
+
+
 def test_mistakes_end_a_script_and_not_a_conversation(
     worded: Path,
     tmp_path: Path,
@@ -152,6 +246,7 @@ def test_mistakes_end_a_script_and_not_a_conversation(
     captured = capsys.readouterr()
     assert captured.out.splitlines() == answers("w3 w14")
     assert captured.err.count("[GLMC-2004]") == 4
+    assert "/reset forgets" not in captured.err  # nothing was said before
     assert taken.read_text() == "mine"
 
 
