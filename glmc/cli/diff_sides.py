@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from glmc.artifact.inputs import read_inputs
+from glmc.artifact.inputs import Inputs, read_inputs
 from glmc.cli.app import command_of
 from glmc.cli.commands import ROWS
 from glmc.cli.compile_command import numbers_of
 from glmc.cli.stages import importing, stage_line
-from glmc.config import CompileOptions
+from glmc.config import TARGETS, CompileOptions
 from glmc.errors import UsageError
 from glmc.observe.diff.sides import Side, read_side, side_of
 from glmc.pipeline.names import require_passes
@@ -50,20 +50,45 @@ def all_sides(
             remedy="leave them out",
         )
     recorded = next((side.inputs for side in sides if isinstance(side, Side)), None)
-    base = {} if recorded is None else recorded.options
+    base, remarks = _trusted(recorded)
     options = [_options(each, base, flags) for each in models]  # all, before the first is compiled
     compiled = _compile(models, options, silent=silent)
-    return tuple(side if isinstance(side, Side) else next(compiled) for side in sides)
+    return tuple(
+        side if isinstance(side, Side) else replace(next(compiled), remarks=remarks)
+        for side in sides
+    )
+
+
+def _trusted(recorded: Inputs | None) -> tuple[Mapping[str, Any], tuple[str, ...]]:
+    """The options of a side that another one is compiled with, and what is said of the others.
+
+    An artifact may come from anywhere: which file is read and which installed code is imported is
+    for whoever types the command to say.
+    """
+    if recorded is None:
+        return {}, ()
+    options = {name: value for name, value in recorded.options.items() if name in _FIELDS}
+    options.pop("pipeline", None)
+    left_out = {"--pipeline": bool(recorded.pipeline)}
+    left_out["--passes-on"] = bool(options.pop("passes_on", ()))
+    if options.get("target", TARGETS[0]) not in TARGETS:
+        left_out["--target"] = bool(options.pop("target"))
+        options.pop("abi_profile", None)
+    flags = ", ".join(flag for flag, there in left_out.items() if there)
+    if not flags:
+        return options, ()
+    return options, (f"{flags} of the recorded compile left out: only what is typed is imported",)
 
 
 def _words(text: str) -> ModelWords:
     """``glm-4.7 --passes-off rope`` as ``glmc compile`` reads it."""
-    words = [text] if Path(text).exists() else shlex.split(text)
+    words = _split(text)
     if len(words) < 2:
         require_model(text)
         return ModelWords(text, text, {})
     command = command_of(next(row for row in ROWS if row.name == "compile"))
-    context = command.make_context("glmc compile", list(words))
+    # No option may end the command before it has compared: --help is none here.
+    context = command.make_context("glmc compile", list(words), help_option_names=[])
     source = context.get_parameter_source
     written = {
         name: value
@@ -73,6 +98,26 @@ def _words(text: str) -> ModelWords:
     model = str(context.params["model"])
     require_model(model)
     return ModelWords(text, model, dict(_option(name, value) for name, value in written.items()))
+
+
+def _split(text: str) -> list[str]:
+    """The words of an argument; a path is one, whatever is in it."""
+    try:
+        words = [text] if text and Path(text).exists() else shlex.split(text)
+    except ValueError as error:
+        raise UsageError(
+            f"a model and its options can't be told apart: {error}",
+            found=text,
+            remedy='close the quotation: "glm-4.7 --passes-off rope"',
+        ) from error
+    if not words:
+        raise UsageError(
+            "there is nothing to compare",
+            expected="an artifact, a dump, a history.json or a model",
+            found=repr(text),
+            remedy="name one",
+        )
+    return words
 
 
 def _option(name: str, value: Any) -> tuple[str, Any]:
@@ -94,7 +139,7 @@ def _options(
     words: ModelWords, base: Mapping[str, Any], flags: Mapping[str, Any]
 ) -> CompileOptions:
     own = {**flags, **words.options}
-    known = {name: value for name, value in base.items() if name in _FIELDS}
+    known = dict(base)
     if own.get("target", known.get("target")) != known.get("target"):
         known.pop("abi_profile", None)  # of the other target
     options = CompileOptions(**{**known, **own})

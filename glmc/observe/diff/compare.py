@@ -37,7 +37,7 @@ def compare(a: Side, b: Side) -> Comparison:
         (*input_changes(a, b), *_order(a, b)),
         tuple(_step_diffs(a, b)),
         plan_diffs(a.history, b.history),
-        tuple(remarks((a, b))),
+        tuple(remarks(a, b)),
     )
 
 

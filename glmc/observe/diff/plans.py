@@ -38,7 +38,7 @@ def _plan_diff(phase: str, a: _Own, b: _Own) -> PlanDiff:
             if kernels[0][name] != kernels[1][name]
         ),
         folded(row_changes(_calls(a[1]), _calls(b[1]), layers)),
-        folded(row_changes(_buffers(*a), _buffers(*b), layers)),
+        folded(row_changes(_buffers(*a), _buffers(*b), layers, ordered=False)),
     )
 
 

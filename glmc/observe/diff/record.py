@@ -47,12 +47,14 @@ class MatchChange:
 @dataclass(frozen=True)
 class NodeChange:
     """A node with its op, arguments and value on each side, or a kernel call with its function and
-    arguments; None where a side has none of that id."""
+    arguments; None where a side has none of that id. With ``order`` both sides have all of them,
+    and the first in another place is named with what stands there."""
 
     id: str
     layers: Layers
     a: str | None
     b: str | None
+    order: bool = False
 
 
 @dataclass(frozen=True)

@@ -29,11 +29,13 @@ class Row:
 
 @dataclass(frozen=True)
 class RowChange:
-    """What differs in a layer; None on the side that has no such row."""
+    """What differs in a layer; None on the side that has no such row. With ``order`` the rows are
+    the same, and the first that stands elsewhere is named with the one in its place."""
 
     id: str
     a: str | None
     b: str | None
+    order: bool = False
 
 
 Blocks = Mapping[Layer, Sequence[Row]]
@@ -46,15 +48,17 @@ def common_layers(a: History, b: History) -> tuple[Layer, ...]:
     return (None, *range(min(layers_of(a), layers_of(b))))
 
 
-def row_changes(a: Blocks, b: Blocks, layers: Iterable[Layer]) -> Changes:
-    """What differs in each of the layers."""
+def row_changes(a: Blocks, b: Blocks, layers: Iterable[Layer], *, ordered: bool = True) -> Changes:
+    """What differs in each of the layers, the order of the rows included where they are
+    ``ordered``."""
     compared: dict[tuple[int, int], tuple[RowChange, ...]] = {}
     changes: Changes = {}
     for layer in layers:
         left, right = a.get(layer, ()), b.get(layer, ())
         pair = (id(left), id(right))
         if pair not in compared:
-            compared[pair] = tuple(_differing(left, right))
+            order = _order(left, right) if ordered else ()
+            compared[pair] = (*_differing(left, right), *order)
         changes[layer] = compared[pair]
     return changes
 
@@ -66,7 +70,8 @@ def folded(changes: Changes) -> tuple[NodeChange, ...]:
         for change in dict.fromkeys(some):
             layers[change].append(layer)
     return tuple(
-        NodeChange(change.id, tuple(some), change.a, change.b) for change, some in layers.items()
+        NodeChange(change.id, tuple(some), change.a, change.b, change.order)
+        for change, some in layers.items()
     )
 
 
@@ -87,6 +92,20 @@ def _differing(left: Sequence[Row], right: Sequence[Row]) -> Iterator[RowChange]
             yield RowChange(row.id, row.text, other.text)
     for own, texts in only_right.items():
         yield from (RowChange(own, None, text) for text in texts)
+
+
+def _order(left: Sequence[Row], right: Sequence[Row]) -> Iterator[RowChange]:
+    """The first of the paired rows that stands in another place, if one does."""
+    ours, others = dict(_numbered(left)), dict(_numbered(right))
+    for mine, other in zip(
+        (key for key in ours if key in others), (key for key in others if key in ours), strict=True
+    ):
+        if mine != other:
+            first, second = (" ".join(filter(None, key[:2])) for key in (mine, other))
+            yield RowChange(
+                mine[0], f"{first} before {second}", f"{second} before {first}", order=True
+            )
+            return
 
 
 def _numbered(rows: Iterable[Row]) -> Iterator[tuple[tuple[str, str, int], Row]]:

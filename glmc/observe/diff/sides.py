@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,16 +22,23 @@ from glmc.plain_file import read_plain
 from glmc_runtime.errors import ArtifactError
 from glmc_runtime.format.artifact_files import MANIFEST
 from glmc_runtime.format.json_file import json_of
+from glmc_runtime.format.manifest import FileEntry
 from glmc_runtime.loading.loader import listed_files
+
+WEIGHTS, TEXT = "weights/", "tokenizer/"
 
 
 @dataclass(frozen=True)
 class Side:
-    """``inputs`` is None where it was not recorded."""
+    """``inputs`` is None where it was not recorded. ``packed`` has the hashes of an artifact's
+    files of weights and of text, None where there is no artifact; ``remarks`` are said of this
+    side."""
 
     facts: SideFacts
     history: History
     inputs: Inputs | None
+    packed: Mapping[str, FileEntry] | None = None
+    remarks: tuple[str, ...] = ()
 
 
 def side_of(label: str, kind: str, history: History, inputs: Inputs | None) -> Side:
@@ -44,10 +52,16 @@ def read_side(path: Path) -> Side | None:
     single steps, which has no history.
     """
     if (path / MANIFEST).is_file():
-        _, files = listed_files(path)
+        manifest, files = listed_files(path)
         data = json_document(files, inputs_file.NAME)
         inputs = None if data is None else inputs_from_json(data, str(path))
-        return side_of(str(path), "artifact", read_history(path), inputs)
+        packed = {
+            name: entry
+            for name, entry in manifest.files.items()
+            if name.startswith((WEIGHTS, TEXT))
+        }
+        side = side_of(str(path), "artifact", read_history(path), inputs)
+        return replace(side, packed=packed)
     if (path / MARKER).is_file():
         return _dump(path)
     if path.suffix == ".json" and path.is_file():

@@ -26,7 +26,7 @@ def summary_lines(comparison: Comparison) -> Iterator[str]:
     for remark in comparison.remarks:
         yield f"note: {remark}"
     if not comparison.differs:
-        yield "no difference"
+        yield "no difference in what was compared" if comparison.remarks else "no difference"
         return
     for group, word in (
         (MODEL, "model"),
@@ -130,12 +130,22 @@ def _plan(plan: PlanDiff) -> Iterator[str]:
     if rows:
         more = f" and {len(rows) - NAMED} more kernels" if len(rows) > NAMED else ""
         yield f"{', '.join(rows[:NAMED])}{more}"
-    elif plan.calls:
-        layers = _union(change.layers for change in plan.calls)
-        yield f"{_count(len(plan.calls), 'call')} with other arguments, {layer_text(layers)}"
+    yield from _calls([each for each in plan.calls if each.order or not rows])
     if plan.buffers:
         yield f"{_count(len(plan.buffers), 'other buffer')}"
     yield from (_bytes(each) for each in plan.changes if each.name in _SIZES)
+
+
+def _calls(calls: Sequence[NodeChange]) -> Iterator[str]:
+    """Of calls of the same kernels."""
+    for some, words in (
+        ([each for each in calls if not each.order], "with other arguments"),
+        ([each for each in calls if each.order], "in another order"),
+    ):
+        if some:
+            layers = layer_text(_union(change.layers for change in some))
+            number = "calls" if some[0].order else _count(len(some), "call")
+            yield f"{number} {words}, {layers}"
 
 
 def _step_lines(step: StepDiff) -> Iterator[str]:
@@ -159,7 +169,8 @@ def _rows(title: str, rows: Sequence[NodeChange]) -> Iterator[str]:
         return
     yield f"  {title}:"
     for row in rows[:ROWS]:
-        yield f"    {row.id or 'layer'}  {layer_text(row.layers)}"
+        order = "  another order" if row.order else ""
+        yield f"    {row.id or 'layer'}  {layer_text(row.layers)}{order}"
         yield from (f"    - {row.a}" for _ in range(row.a is not None))
         yield from (f"    + {row.b}" for _ in range(row.b is not None))
     yield from _more(len(rows))

@@ -11,6 +11,7 @@ from glmc.observe.diff.record import Change, Comparison, MatchChange, NodeChange
 from glmc.observe.diff.sides import Side, side_of
 from glmc.observe.diff.words import detail_lines, summary_lines
 from glmc.observe.history.record import History
+from glmc_runtime.format.manifest import FileEntry
 from tests.observe.sample import ADDED, AFTER, BEFORE, GATE, PICKED, call, history, step
 
 INPUTS = Inputs("toy", {}, {"dtype": None}, "", {}, {"torch": "2.13"}, "0" * 64)
@@ -155,6 +156,27 @@ def test_what_they_were_made_from() -> None:
     ]
     unknown = compare(side(history()), side(history(), None))
     assert not unknown.differs and "no record of its options" in unknown.remarks[0]
+    assert [*summary_lines(unknown)][-1] == "no difference in what was compared"
+
+
+def packed(weights: str, made: Inputs = INPUTS) -> Side:
+    """An artifact with a file of weights and one of text."""
+    files = {"weights/1": FileEntry(weights * 64, 9), "tokenizer/a": FileEntry("c" * 64, 9)}
+    return replace(side(history(), made), packed=files)
+
+
+def test_weights_are_compared_by_the_hashes_of_the_manifest() -> None:
+    large = replace(INPUTS, files={"model.safetensors": InputFile(1 << 30, "d" * 64, False)})
+    assert compare(packed("a"), packed("b")).changes == (
+        Change("file", "weights/1", f"9 bytes, sha256 {'a' * 12}", f"9 bytes, sha256 {'b' * 12}"),
+    )
+    same = compare(packed("a", large), packed("a", large))
+    assert not same.differs and not same.remarks, "the packed weights say it"
+    planned = compare(packed("a", large), side(history(), large))
+    assert not planned.differs and [*summary_lines(planned)][2:] == [
+        "note: the values of model.safetensors were not compared, only header and size",
+        "no difference in what was compared",
+    ]
 
 
 def test_layers_that_one_model_lacks_are_a_number() -> None:
@@ -190,3 +212,22 @@ def test_another_order_is_said() -> None:
     swapped = (made.steps[0], made.steps[2], made.steps[1], *made.steps[3:])
     found = compare(side(made), side(replace(made, steps=swapped)))
     assert any(line.startswith("passes:   another order") for line in summary_lines(found))
+
+
+def test_another_order_of_nodes_and_calls_is_a_difference_of_the_block() -> None:
+    made = history()
+    plans = tuple(
+        replace(plan, blocks=tuple(replace(each, calls=each.calls[::-1]) for each in plan.blocks))
+        for plan in made.plans
+    )
+    found = compare(side(made), side(replace(made, plans=plans)))
+    assert found.differs and not any(plan.kernels or plan.buffers for plan in found.plans)
+    assert all(change.order for plan in found.plans for change in plan.calls)
+    assert "decode:   calls in another order, layers 0..2" in [*summary_lines(found)]
+    assert any(line.endswith("layers 0..2  another order") for line in detail_lines(found))
+    first = (BEFORE[0], *BEFORE[2:], BEFORE[1])
+    steps = (step(0, "capture", BEFORE), step(0, "capture", first))
+    left, right = (side(replace(made, steps=(each,), plans=())) for each in steps)
+    (changed,) = compare(left, right).steps[0].nodes
+    assert changed.order and changed.id == BEFORE[1].id and changed.layers == (0, 1, 2)
+    assert changed.a == f"{BEFORE[1].id} before {BEFORE[2].id}"
