@@ -70,6 +70,12 @@ class Rows(PlainHelp, TyperGroup):
         return row.name, command_of(row), words[1:]
 
     def invoke(self, context: Any) -> Any:
+        if not context._protected_args:  # where typer keeps the words from the command's name on
+            raise UsageError(
+                "no command was named",
+                expected=", ".join(self.commands),
+                remedy="see 'glmc --help'",
+            )
         context.meta[_COMMON] = _taken(context.params)
         return super().invoke(context)
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from inspect import Parameter, Signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from glmc.cli.options import MODEL_GROUP, Json, all_dtypes, all_targets, models, option
+from glmc.cli.options import MODEL_GROUP, all_dtypes, all_targets, models, option
+from glmc.cli.runtime_commands import parameter_of
 from glmc.errors import UsageError
 from glmc.presets.names import preset_names, require_model
+from glmc_runtime.cli.commands import FIT_OPTIONS
 from glmc_runtime.command.ending import stopped_at_once
 from glmc_runtime.format.artifact_files import MANIFEST
 
@@ -19,62 +23,55 @@ if TYPE_CHECKING:
 
 _TARGET = "xpu"
 _WIDE = 100
-MEMORY_GROUP = "Cards and requests"
 
 
-def fit_command(
-    model: Annotated[
-        str,
-        typer.Argument(
-            help="A preset's name, a checkpoint directory or an artifact.",
-            metavar="MODEL",
-            autocompletion=models,
-        ),
-    ],
-    device_memory: Annotated[
-        list[str] | None,
-        option(
-            "Memory of a card, such as 96GiB or 96GB; repeatable.", MEMORY_GROUP, metavar="SIZE"
-        ),
-    ] = None,
-    batch: Annotated[
-        int | None, option("Sequences that must fit; default: 1.", MEMORY_GROUP, metavar="N")
-    ] = None,
-    context: Annotated[
-        int | None,
-        option("Tokens of each of them; default: at most 8192.", MEMORY_GROUP, metavar="N"),
-    ] = None,
-    cache_memory: Annotated[
-        str | None,
-        option(
-            "Give the KV cache so much, and not all that is left.", MEMORY_GROUP, metavar="SIZE"
-        ),
-    ] = None,
-    target: Annotated[
-        str | None,
-        option(
-            "Of a model: cpu, cuda, xpu or an installed one; default: xpu.",
-            MODEL_GROUP,
-            metavar="NAME",
-            names=all_targets,
-        ),
-    ] = None,
-    dtype: Annotated[
-        str | None,
-        option(
-            "Of a model: float32, bfloat16 or float16; default: the checkpoint's.",
-            MODEL_GROUP,
-            metavar="NAME",
-            names=all_dtypes,
-        ),
-    ] = None,
-    as_json: Json = False,
-) -> None:
+def fit_command(**values: Any) -> None:
     """Say what fits into cards of several sizes: weights, KV cache, longest contexts, how many.
 
     An artifact is only read. Of a model two layers of each kind are compiled, without weights,
     which takes about ten seconds of CPU time.
     """
+    _fit(SimpleNamespace(**values))
+
+
+_OF_MODELS: dict[str, Any] = {
+    "target": option(
+        "Of a model: cpu, cuda, xpu or an installed one; default: xpu.",
+        MODEL_GROUP,
+        metavar="NAME",
+        names=all_targets,
+    ),
+    "dtype": option(
+        "Of a model: float32, bfloat16 or float16; default: the checkpoint's.",
+        MODEL_GROUP,
+        metavar="NAME",
+        names=all_dtypes,
+    ),
+}
+_MODEL = typer.Argument(
+    help="A preset's name, a checkpoint directory or an artifact.",
+    metavar="MODEL",
+    autocompletion=models,
+)
+# As typer reads it: the options of an artifact are those of the runtime's command.
+fit_command.__signature__ = Signature(  # type: ignore[attr-defined]
+    [
+        Parameter("model", Parameter.KEYWORD_ONLY, annotation=Annotated[str, _MODEL]),
+        *(
+            Parameter(
+                name, Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[str | None, each]
+            )
+            for name, each in _OF_MODELS.items()
+        ),
+        *map(parameter_of, FIT_OPTIONS),
+    ]
+)
+
+
+def _fit(options: SimpleNamespace) -> None:
+    model: str = options.model
+    target: str | None = options.target
+    dtype: str | None = options.dtype
     require_model(model)
     written = model not in preset_names() and (Path(model) / MANIFEST).is_file()
     if written and (target is not None or dtype is not None):
@@ -85,7 +82,9 @@ def fit_command(
         )
     from glmc_runtime.loading.fit import Wanted, artifact_fit
 
-    wanted = Wanted(tuple(device_memory or ()), batch, context, cache_memory)
+    wanted = Wanted(
+        tuple(options.device_memory or ()), options.batch, options.context, options.cache_memory
+    )
     if written:
         from glmc_runtime.loading.loader import load_artifact
 
@@ -95,7 +94,7 @@ def fit_command(
             from glmc.fit import model_fit
 
         report = model_fit(model, wanted, target or _TARGET, dtype)
-    if as_json:
+    if options.json:
         typer.echo(json.dumps(report.to_json()))
     else:
         _show(report)

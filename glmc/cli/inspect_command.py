@@ -168,11 +168,12 @@ def _header(contents: ArtifactContents, card: Card) -> Iterator[str]:
         + f", {cache.layout}"
     )
     size, token = bytes_text(card.memory), block_bytes(cache) // cache.block_size
-    fits = f"does not fit into {size}: {bytes_text(card.missing)} are missing"
-    yield (
-        f"  memory   {bytes_text(token)} of cache a token; "
-        f"{fits if card.missing else f'fits into {size}'} ('glmc fit {contents.path}')"
+    fits = (
+        f"does not fit into {size}: {bytes_text(card.missing)} are missing"
+        if card.missing
+        else f"fits into {size} with one sequence of {card.fits[0].context:,} tokens"
     )
+    yield (f"  memory   {bytes_text(token)} of cache a token; {fits} ('glmc fit {contents.path}')")
     yield f"  made by  {versions}"
     yield f"  written  {contents.times.written if contents.times else NOT_RECORDED}"
     guards = manifest.guards

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from glmc.cli.commands import ROWS
 from glmc.cli.compile_command import default_output
 from glmc.cli.main import main
 from glmc_runtime.cli import main as runtime_main
@@ -91,6 +92,15 @@ def test_mistakes_name_the_program_that_was_typed(capsys: pytest.CaptureFixture[
         assert f"see '{program} run --help'" in capsys.readouterr().err
 
 
+def test_options_without_a_command_bring_the_list_of_commands(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for command, names in ((main, [row.name for row in ROWS]), (runtime_main, RUNTIME_COMMANDS)):
+        assert command(["-v"]) == 2
+        said = capsys.readouterr().err
+        assert "no command was named" in said and ", ".join(names) in said
+
+
 @pytest.mark.parametrize("name", RUNTIME_COMMANDS)
 def test_a_command_of_the_runtime_has_the_same_options(
     name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -101,7 +111,11 @@ def test_a_command_of_the_runtime_has_the_same_options(
 
     def options(command: Callable[[list[str]], int]) -> set[str]:
         assert command([name, "--help"]) == 0
-        return set(re.findall(r"(?<!\S)--[a-z][a-z0-9-]*", capsys.readouterr().out))
+        text = capsys.readouterr().out
+        words = " ".join(text.replace("│", " ").split())
+        for option in RUNTIME_COMMANDS[name].options:
+            assert option.help.rstrip(".") in words, option.flag
+        return set(re.findall(r"(?<!\S)--[a-z][a-z0-9-]*", text))
 
     ours = options(main)
     assert "--debug" in ours

@@ -230,6 +230,8 @@ def test_inspect(compiled: tuple[Path, Outcome], run: Command) -> None:
     small = run("inspect", path, "--device-memory", "1MiB").out
     assert "does not fit into 1.0 MiB: " in small and "'glmc fit " in small
     assert "What fits" not in small and "What fits into 96.0 GiB" in text.out
+    limit = data["manifest"]["limits"]["max_context"]
+    assert f"fits into 96.0 GiB with one sequence of {limit:,} tokens" in " ".join(text.out.split())
     missing = run("inspect", path, "--layer", "9")
     assert missing.status == 2 and "GLMC-1001" in missing.err and "remedy:" in missing.err
 

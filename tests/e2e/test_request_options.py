@@ -13,7 +13,7 @@ import transformers
 from torch import Tensor
 
 from glmc_runtime.engine.sampling import Sampler
-from glmc_runtime.engine.sampling.distribution import distribution
+from glmc_runtime.engine.sampling.drawing import distribution
 from glmc_runtime.generate.generation_config import Defaults, settle
 from glmc_runtime.generate.options import RequestOptions
 from glmc_runtime.generate.session import Session

@@ -49,19 +49,28 @@ DOCTOR = Command(
         _JSON,
     ),
 )
+_CARDS = "Cards and requests"
 FIT_OPTIONS = (
     Option(
         "--device-memory",
         "Memory of a card, such as 96GiB or 96GB; repeatable.",
         many=True,
         metavar="SIZE",
+        group=_CARDS,
     ),
-    Option("--batch", "Sequences that must fit; 1 unless given.", int, metavar="N"),
-    Option("--context", "Tokens of each of them; at most 8192 unless given.", int, metavar="N"),
+    Option("--batch", "Sequences that must fit (default: 1).", int, metavar="N", group=_CARDS),
+    Option(
+        "--context",
+        "Tokens of each of them (default: 8192, or all of a shorter plan).",
+        int,
+        metavar="N",
+        group=_CARDS,
+    ),
     Option(
         "--cache-memory",
         "Give the KV cache so much, and not all that is left.",
         metavar="SIZE",
+        group=_CARDS,
     ),
     _JSON,
 )

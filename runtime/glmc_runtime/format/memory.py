@@ -1,4 +1,8 @@
-"""What an artifact takes on its device, in bytes: the sums by which loading allocates."""
+"""What loading an artifact allocates on its device, in bytes: the same sums.
+
+What kernels allocate as they run is not among it: the workspace of CUDA's depends on configurations
+that are tuned for the device (kernels/cuda/workspace.py).
+"""
 
 from __future__ import annotations
 

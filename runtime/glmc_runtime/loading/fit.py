@@ -26,7 +26,10 @@ UNITS = (
     "GB is 10^9 bytes, GiB 2^30. A card can have more than its name says (one sold as 96 GB may "
     "report 96 GiB): --device-memory 96GiB asks for that."
 )
-NOT_COUNTED = "Device graphs, the driver and torch's own context come on top and are not counted."
+NOT_COUNTED = (
+    "Device graphs, the driver and torch's own context come on top and are not counted, on CUDA "
+    "neither the workspace of split and sorted kernels."
+)
 REPACKED = "Weights that a CPU repacks come on top too: at most one more copy of all of them."
 
 

@@ -56,6 +56,7 @@ def test_words_for_a_card_that_is_too_small(artifact: Artifact, needs: MemoryNee
         "tensor parallelism is not there yet",
         "GiB 2^30",
         "--kv-",
+        "the workspace",
     ):
         assert words in text
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence as ListLike
 
 import torch
 
-from glmc_runtime.engine.sampling.distribution import distribution
+from glmc_runtime.engine.sampling.drawing import distribution
 from glmc_runtime.engine.sampling.logprobs import TokenLogprobs, token_logprobs
 from glmc_runtime.engine.sampling.parameters import SamplingParameters
 from glmc_runtime.engine.sampling.processors import History, processors

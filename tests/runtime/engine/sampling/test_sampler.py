@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from glmc_runtime.engine.sampling import Sampler, SamplingParameters, next_tokens
-from glmc_runtime.engine.sampling.distribution import distribution
+from glmc_runtime.engine.sampling.drawing import distribution
 from glmc_runtime.errors import NumericsError, RequestError
 
 LOGITS = torch.tensor([1.0, 3.0, -2.0, 3.0, 0.5, 2.0])

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import pkgutil
+from importlib import import_module
+
 import pytest
 import torch
 
+from glmc_runtime.engine import sampling
 from glmc_runtime.engine.sampling import SamplingParameters
-from glmc_runtime.engine.sampling.distribution import distribution
+from glmc_runtime.engine.sampling.drawing import distribution
 
 
 def _logits(spread: float) -> torch.Tensor:
@@ -45,3 +49,11 @@ def test_min_p_looks_at_what_other_filters_left() -> None:
     assert distribution(logits, parameters)[1].tolist() == [0, 1]
     banned = torch.tensor([-torch.inf, 2.9, 2.0, -torch.inf])
     assert distribution(banned, SamplingParameters(1.0, min_p=1e-9))[1].tolist() == [1, 2]
+
+
+def test_no_module_stands_where_the_package_has_a_function() -> None:
+    """An import of a module sets its name in the package, whatever had it before."""
+    for module in pkgutil.iter_modules(sampling.__path__):
+        import_module(f"{sampling.__name__}.{module.name}")
+    assert sampling.distribution is distribution
+    assert all(callable(getattr(sampling, name)) for name in sampling.__all__)
