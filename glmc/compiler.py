@@ -7,7 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from glmc.artifact.inputs import ReadInputs, inputs_json, read_inputs
+from glmc.artifact.inputs import (
+    ReadInputs,
+    inputs_json,
+    inputs_of_model,
+    read_inputs,
+    require_unchanged,
+)
 from glmc.artifact.times import times_json, times_of, without_times
 from glmc.artifact.writer import check_destination, write_artifact
 from glmc.capture.export import capture
@@ -55,22 +61,33 @@ def compile_model(
 
     Raises a GlmcError of the stage that failed; nothing is left at ``output`` then.
     """
-    return compile_job(read_job(model, options or CompileOptions()), output)
+    options = options or CompileOptions()
+    inputs = inputs_of_model(model, options)
+    return compile_job(read_job(model, options), output, inputs=inputs)
 
 
-def compile_job(job: Job, output: str | Path, observer: Observer = NOBODY) -> Report:
-    """Compile a job into ``output``; see :func:`compile_model`. ``observer`` hears of it."""
+def compile_job(
+    job: Job,
+    output: str | Path,
+    observer: Observer = NOBODY,
+    inputs: ReadInputs | None = None,
+) -> Report:
+    """Compile a job into ``output``; see :func:`compile_model`. ``observer`` hears of it.
+
+    ``inputs`` were read before the job was: an edit in between is noticed then. Raises
+    CheckpointError when they have changed before the artifact is whole.
+    """
     current = CurrentStage(READING)
     with memory_errors(lambda: current.name):
-        return _compile(job, Path(output), Observers(current, Logged(), observer))
+        return _compile(job, Path(output), Observers(current, Logged(), observer), inputs)
 
 
-def _compile(job: Job, output: Path, observer: Observer) -> Report:
+def _compile(job: Job, output: Path, observer: Observer, inputs: ReadInputs | None) -> Report:
     # A taken path and an incomplete checkpoint are known before the work begins, not after it.
     check_destination(output, job.options.force)
     weights = job.weights
     tokenizer = tokenizer_files(job.source.directory, job.source.config)
-    inputs = read_inputs(job.source.directory, job.source.name, job.options)
+    inputs = inputs or read_inputs(job.source.directory, job.source.name, job.options)
     observer.observe(JobBegun(job, inputs.inputs))
     collector = HistoryCollector(job.selection.passes)
     compiled = compile_plan(job, Observers(collector, observer))
@@ -111,6 +128,10 @@ def write_compiled(
         timed = report.timed("write", time.perf_counter() - started)
         return times_json(times_of(timed.to_json(), None if inputs is None else inputs.modified))
 
+    def check() -> None:
+        if inputs is not None:
+            require_unchanged(inputs, job.source.directory, job.options)
+
     with stage(observer, WEIGHTS, seconds):
         write_artifact(
             output,
@@ -123,6 +144,7 @@ def write_compiled(
             history=None if history is None else history_to_json(history),
             inputs=None if inputs is None else inputs_json(inputs.inputs),
             times=times,
+            check=check,
             force=job.options.force,
             progress=lambda progress: observer.observe(WeightsPacked(progress)),
         )

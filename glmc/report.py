@@ -13,6 +13,7 @@ from typing import Any
 
 from torch.fx import Graph
 
+from glmc.artifact.inputs import NOT_STORED
 from glmc.artifact.report_form import SCHEMA_VERSION
 from glmc.config import CompileOptions
 from glmc.ir import match as m
@@ -86,7 +87,7 @@ def build_report(
     return Report(
         model={**asdict(job.source.shape)},
         options={
-            **{name: value for name, value in asdict(options).items() if name != "force"},
+            **{name: value for name, value in asdict(options).items() if name not in NOT_STORED},
             "dtype": str(lowering.dtype).removeprefix("torch."),
             "max_context": lowering.max_context,
             "abi_profile": lowering.abi_profile,

@@ -2,16 +2,17 @@
 
 The model's files, the options, the versions and the compiler's own sources. Files of up to 64 MiB
 count by the hash of their bytes. Larger ones are weights, of which a checkpoint has 700 GB: they
-count by the header that places their tensors, by size and by modification time, which differs from
-copy to copy and is in ``times.json``. Nothing here imports torch.
+count by the header that places their tensors, by size and by the times of their last change, which
+differ from copy to copy and are in ``times.json``. Nothing here imports torch.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import json
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from hashlib import sha256
@@ -23,6 +24,7 @@ from glmc.artifact.records import record
 from glmc.config import TARGETS, CompileOptions
 from glmc.errors import CheckpointError
 from glmc.plain_file import open_plain
+from glmc.presets.names import place_of, require_model
 from glmc_runtime.entry_points import entries
 from glmc_runtime.errors import ArtifactError
 from glmc_runtime.format.records import misfit
@@ -32,8 +34,11 @@ SCHEMA_VERSION = 1
 PACKAGES = ("glmc", "glmc-runtime", "torch", "transformers", "tokenizers")
 HASHED_BYTES = 64 << 20
 """Files up to this size are hashed whole: a tokenizer of the family has 20 MiB."""
+NOT_STORED = ("force", "pipeline")  # options that the same artifact may come of
+_EMULATOR = "glmc_kunlun_emulator"
 _PIECE = 1 << 20
 _LARGEST_HEADER = 128 << 20
+_NAMED = 3
 _FOLDER = "additional_chat_templates"  # the one folder of a checkpoint that is read
 
 
@@ -49,9 +54,10 @@ class InputFile:
 
 @dataclass(frozen=True)
 class Inputs:
-    """``options`` are those of the compile but ``force``, as they were asked for; ``extensions``
-    the passes and the target of other distributions among them. ``sources`` is a hash of the
-    files of glmc and its runtime, ``pipeline`` that of the file of this option."""
+    """``options`` are those of the compile but ``force`` and ``pipeline``, as they were asked for;
+    ``extensions`` the passes and the target of other distributions among them. ``sources`` is a
+    hash of the files of glmc, its runtime and the emulator, ``pipeline`` that of the file of this
+    option, whatever its path."""
 
     model: str
     files: dict[str, InputFile]
@@ -65,10 +71,48 @@ class Inputs:
 
 @dataclass(frozen=True)
 class ReadInputs:
-    """The inputs with the modification times of the files that are not hashed, in nanoseconds."""
+    """The inputs with the times at which the files that are not hashed were last written, and last
+    changed in any way (mtime and ctime), in nanoseconds. A file may be given the mtime of another
+    one; its ctime is the system's alone."""
 
     inputs: Inputs
-    modified: dict[str, int] = field(default_factory=dict)
+    modified: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+
+def inputs_of_model(model: str | Path, options: CompileOptions) -> ReadInputs:
+    """:func:`read_inputs` of a model as it is named; raises :class:`ConfigError` for none."""
+    require_model(model)
+    directory, name = place_of(model)
+    return read_inputs(directory, name, options)
+
+
+def require_unchanged(before: ReadInputs, directory: Path | None, options: CompileOptions) -> None:
+    """Raise :class:`CheckpointError` when a file is another one than when the inputs were read:
+    then nobody knows which of the two the compile has seen."""
+    now = read_inputs(directory, before.inputs.model, options)
+    names = changes(before.inputs, before.modified, now)
+    if names:
+        raise CheckpointError(
+            "files changed while they were compiled",
+            place=str(directory or options.pipeline),
+            expected="what was there when the compile began",
+            found=f"changed since: {some_of(names)}",
+            remedy="compile again when nothing writes to them any more",
+        )
+
+
+def changes(before: Inputs, modified: Mapping[str, tuple[int, int]], now: ReadInputs) -> list[str]:
+    """What differs, in a few words each; ``modified`` are the times that belong to ``before``,
+    which are only looked at where nothing else differs."""
+    return list(differences(before, now.inputs)) or [
+        name for name, times in now.modified.items() if modified.get(name) != times
+    ]
+
+
+def some_of(names: Sequence[str]) -> str:
+    """The first of the names, and how many there are besides."""
+    more = len(names) - _NAMED
+    return f"{', '.join(names[:_NAMED])}{f' and {more} more' if more > 0 else ''}"
 
 
 def read_inputs(directory: Path | None, name: str, options: CompileOptions) -> ReadInputs:
@@ -77,25 +121,24 @@ def read_inputs(directory: Path | None, name: str, options: CompileOptions) -> R
     Raises :class:`CheckpointError` for a file that can't be read.
     """
     files: dict[str, InputFile] = {}
-    modified: dict[str, int] = {}
+    modified: dict[str, tuple[int, int]] = {}
     try:
         for own, path in _files(directory):
-            files[own], time = _file(path)
+            files[own], times = _file(path)
             if not files[own].whole:
-                modified[own] = time
-        pipeline = "" if options.pipeline is None else _hash_of(Path(options.pipeline))
+                modified[own] = times
     except OSError as error:
         raise CheckpointError(
             f"a file can't be read: {error.strerror or error}",
             place=str(error.filename or directory),
             remedy="check that it is there and may be read",
         ) from error
-    plain = {key: value for key, value in asdict(options).items() if key != "force"}
+    plain = {key: value for key, value in asdict(options).items() if key not in NOT_STORED}
     inputs = Inputs(
         model=name,
         files=files,
         options=json.loads(json.dumps(plain)),
-        pipeline=pipeline,
+        pipeline=_pipeline_hash(options),
         extensions=_extensions(options),
         versions={package: _version(package) for package in PACKAGES},
         sources=sources_hash(),
@@ -105,10 +148,19 @@ def read_inputs(directory: Path | None, name: str, options: CompileOptions) -> R
 
 @cache
 def sources_hash() -> str:
-    """Hash of every file of glmc and of its runtime, which an editable install may change; taken
-    once a process, whose modules do not change either."""
+    """Hash of every file of glmc, its runtime and the emulator, which an editable install may
+    change; taken once a process, when inputs are first read.
+
+    The command line reads them before it imports what computes, so that a file that is edited
+    afterwards has another hash in the next process. A Python process that had imported glmc before
+    the edit does not know of it.
+    """
     digest = sha256()
-    for root in (Path(__file__).parents[1], Path(glmc_runtime.__file__).parent):
+    roots = [Path(__file__).parents[1], Path(glmc_runtime.__file__).parent]
+    emulator = importlib.util.find_spec(_EMULATOR)
+    if emulator is not None and emulator.origin is not None:
+        roots.append(Path(emulator.origin).parent)
+    for root in roots:
         for path in sorted(root.rglob("*")):
             if path.is_file() and "__pycache__" not in path.parts:
                 digest.update(f"{path.relative_to(root.parent).as_posix()}\0".encode())
@@ -144,16 +196,17 @@ def _files(directory: Path | None) -> Iterator[tuple[str, Path]]:
             yield path.relative_to(directory).as_posix(), path
 
 
-def _file(path: Path) -> tuple[InputFile, int]:
-    """The file, and its modification time. One that can't be read is left to whoever needs it."""
+def _file(path: Path) -> tuple[InputFile, tuple[int, int]]:
+    """The file, and its times. One that can't be read is left to whoever needs it."""
     status = path.stat()
+    times = (status.st_mtime_ns, status.st_ctime_ns)
     try:
         if status.st_size <= HASHED_BYTES:
-            return InputFile(status.st_size, _hash_of(path), True), 0
+            return InputFile(status.st_size, _hash_of(path), True), times
         digest = _header_hash(path)
     except OSError:
         digest = ""
-    return InputFile(status.st_size, digest, False), status.st_mtime_ns
+    return InputFile(status.st_size, digest, False), times
 
 
 def _hash_of(path: Path) -> str:
@@ -162,6 +215,14 @@ def _hash_of(path: Path) -> str:
         while piece := file.read(_PIECE):
             digest.update(piece)
     return digest.hexdigest()
+
+
+def _pipeline_hash(options: CompileOptions) -> str:
+    """'' without such a file; whoever needs one that can't be read says so."""
+    try:
+        return "" if options.pipeline is None else _hash_of(Path(options.pipeline))
+    except OSError:
+        return "unreadable"
 
 
 def _header_hash(path: Path) -> str:
@@ -202,6 +263,8 @@ def _unusable(place: str, problem: str) -> ArtifactError:
 
 def differences(before: Inputs, now: Inputs) -> Iterator[str]:
     """What differs, in a few words each."""
+    if before.model != now.model:
+        yield "the name of the model"
     for name in _differing(before.files, now.files):
         yield name
     for name in _differing(before.options, now.options):
@@ -214,8 +277,6 @@ def differences(before: Inputs, now: Inputs) -> Iterator[str]:
         yield f"the version of {name}"
     if before.sources != now.sources:
         yield "the sources of glmc"
-    if before.model != now.model:
-        yield "the name of the model"
 
 
 def _differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

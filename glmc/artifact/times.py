@@ -6,9 +6,11 @@ manifest does not list it, the runtime never reads it, and an artifact without i
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from glmc_runtime.format.records import misfit
 
 SCHEMA_VERSION = 1
 _LARGEST = 4 << 20
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -33,12 +36,13 @@ class PassTimes:
 @dataclass(frozen=True)
 class Times:
     """``written`` is a date in UTC as ISO 8601; ``stages`` and ``passes`` are seconds by name;
-    ``modified`` has the modification times of files that are not hashed, in nanoseconds."""
+    ``modified`` has of each file that is not hashed when its bytes were last written and when
+    anything of it was last changed (mtime and ctime), in nanoseconds."""
 
     written: str = ""
     stages: dict[str, float] = field(default_factory=dict)
     passes: dict[str, PassTimes] = field(default_factory=dict)
-    modified: dict[str, int] = field(default_factory=dict)
+    modified: dict[str, tuple[int, int]] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
 
@@ -47,7 +51,9 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def times_of(report: Mapping[str, Any], modified: Mapping[str, int] | None = None) -> Times:
+def times_of(
+    report: Mapping[str, Any], modified: Mapping[str, tuple[int, int]] | None = None
+) -> Times:
     """The times of a report, and those of the files that it was made from."""
     passes = {
         row["name"]: PassTimes(row["seconds"], row["evaluated"]["seconds"])
@@ -88,10 +94,24 @@ def times_json(times: Times) -> dict[str, Any]:
 
 
 def read_times(root: Path) -> Times | None:
-    """The times of an artifact, None where it has none; raises :class:`ArtifactError` for a file of
-    another form."""
+    """The times of an artifact, None where it has none; for a file of another form as well, of
+    which a warning is logged: no hash stands for it, and the artifact is whole without it."""
     if not (root / TIMES).exists():
         return None
+    try:
+        return _read(root)
+    except ArtifactError as error:
+        _warn(f"{root}: {error.message}; the artifact is whole, and its times are left out")
+        return None
+
+
+@cache
+def _warn(text: str) -> None:
+    """Once in a process: a command may ask for the times more than once."""
+    _LOG.warning("%s", text)
+
+
+def _read(root: Path) -> Times:
     with plain_file(root, TIMES) as (descriptor, status):
         if status.st_size > _LARGEST:
             raise _unusable(root, f"it has {status.st_size} bytes")
@@ -114,8 +134,4 @@ def _timeless(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _unusable(root: Path, problem: str) -> ArtifactError:
-    return ArtifactError(
-        f"{TIMES} is not well formed: {problem}",
-        place=str(root),
-        remedy=f"remove {TIMES}: the artifact is whole without it, and its times are not recorded",
-    )
+    return ArtifactError(f"{TIMES} is not well formed: {problem}", place=str(root))

@@ -112,6 +112,7 @@ def write_artifact(
     history: Mapping[str, Any] | None = None,
     inputs: Mapping[str, Any] | None = None,
     times: Callable[[], Mapping[str, Any]] | None = None,
+    check: Callable[[], None] = lambda: None,
     force: bool = False,
     progress: Progress = lambda progress: None,
     shard_bytes: int = SHARD_BYTES,
@@ -121,9 +122,10 @@ def write_artifact(
 
     Without a ``source`` the weights are listed but not written. An existing artifact is replaced,
     in one step, only with ``force``; anything else at ``path`` is never touched. ``progress`` is
-    told of each piece of a weight that was written; ``times`` is asked last. Raises
-    :class:`PackError`, after which nothing new is left at ``path``, :class:`CheckpointError` from
-    the source, and :class:`InternalError` for a plan that the runtime would refuse.
+    told of each piece of a weight that was written; ``check`` is called when all of them
+    are, before the manifest is written, and ``times`` last. Raises :class:`PackError`, after which
+    nothing new is left at ``path``, :class:`CheckpointError` from the source, and
+    :class:`InternalError` for a plan that the runtime would refuse.
     """
     path = Path(path)
     check_destination(path, force)
@@ -150,6 +152,7 @@ def write_artifact(
             if source is not None:
                 pack = _Packer(weights, source, chunk_bytes, progress)
                 pack.write(partial, files, shards)
+            check()
             manifest = replace(manifest, files=files)
             written = _write_bytes(partial / MANIFEST, _json(manifest_to_json(manifest)))
             _check_sizes({MANIFEST: written})

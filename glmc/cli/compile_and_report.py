@@ -11,6 +11,7 @@ from typing import Any
 
 import typer
 
+from glmc.artifact.inputs import inputs_of_model
 from glmc.cli.clock import Timed, elapsed
 from glmc.cli.say import console, say
 from glmc.cli.stages import importing, is_silent
@@ -62,6 +63,7 @@ def compile_and_report(request: CompileRequest) -> None:
 def _compile(request: CompileRequest) -> None:
     path, verify, as_json = request.path, request.verify, request.as_json
     silent = is_silent(as_json)
+    inputs = inputs_of_model(request.model, request.options)  # before modules that they say of
     with stopped_at_once(request.stopped()), importing(silent=silent):
         from glmc.check.verify.proof import Proof
         from glmc.check.verify.proved import remembered
@@ -82,7 +84,7 @@ def _compile(request: CompileRequest) -> None:
     proof = Timed(prover or NOBODY)
     dumping = Timed(dumper)
     with shown_progress(silent=silent, verify=verify) as progress, dumper, remembered(prover):
-        result = compile_job(job, path, Observers(progress, proof, dumping)).to_json()
+        result = compile_job(job, path, Observers(progress, proof, dumping), inputs).to_json()
     for remark in dumper.remarks:
         say(f"dump: {remark}", err=True)
     if as_json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -133,7 +134,7 @@ def compile_command(
         weights="none" if no_weights else "random" if random_weights else "checkpoint",
         seed=seed,
         allow_missing=allow_missing,
-        force=force or if_changed,
+        force=force,
         full_capture=full_capture,
         passes_on=tuple(passes_on or ()),
         passes_off=tuple(passes_off or ()),
@@ -152,6 +153,7 @@ def compile_command(
             )
         if is_up_to_date(model, path, options, report=report, as_json=as_json):
             return
+        options = replace(options, force=True)  # what is there is of this model
     request = CompileRequest(
         model,
         path,

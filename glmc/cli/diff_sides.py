@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from glmc.artifact.inputs import Inputs, read_inputs
+from glmc.artifact.inputs import Inputs, inputs_of_model
 from glmc.cli.app import command_of
 from glmc.cli.commands import ROWS
 from glmc.cli.compile_command import numbers_of
@@ -153,6 +153,10 @@ def _compile(
 ) -> Iterator[Side]:
     if not models:
         return
+    read = [
+        inputs_of_model(words.model, own).inputs  # before modules that they say of
+        for words, own in zip(models, options, strict=True)
+    ]
     with stopped_at_once(), importing(silent=silent):
         from glmc.cli.progress import shown_progress
         from glmc.compiled import manifest_parts
@@ -161,11 +165,10 @@ def _compile(
         from glmc.observe.history.collect import HistoryCollector
         from glmc.pipeline.events import Observers
 
-    for words, own in zip(models, options, strict=True):
+    for words, own, inputs in zip(models, options, read, strict=True):
         if not silent:
             stage_line(words.label)
         job = read_job(words.model, own)
-        inputs = read_inputs(job.source.directory, job.source.name, own).inputs
         collector = HistoryCollector(job.selection.passes)
         with shown_progress(silent=silent, verify=False) as progress:
             compiled = compile_plan(job, Observers(progress, collector))

@@ -8,20 +8,30 @@ from pathlib import Path
 import typer
 
 from glmc.artifact.reader import read_artifact
-from glmc.artifact.up_to_date import reason_to_compile
+from glmc.artifact.up_to_date import model_of, reason_to_compile
 from glmc.cli.say import console, say
 from glmc.cli.stages import is_silent
 from glmc.config import CompileOptions
-from glmc.presets.names import preset_names
+from glmc.errors import PackError
+from glmc.presets.names import place_of
 
 
 def is_up_to_date(
     model: str, path: Path, options: CompileOptions, *, report: bool, as_json: bool
 ) -> bool:
     """Whether the artifact is what this compile would make; said on stdout, and the reason why not
-    on stderr."""
-    directory = None if model in preset_names() else Path(model)
-    name = model if directory is None else directory.resolve().name
+    on stderr. Raises :class:`PackError` for an artifact of another model, by its name: that is
+    replaced with ``force`` alone."""
+    directory, name = place_of(model)
+    before = model_of(path)
+    if not options.force and before is not None and before != name:
+        raise PackError(
+            "the output path has an artifact of another model",
+            place=str(path),
+            expected=f"one of {name}",
+            found=f"one of {before}",
+            remedy="choose another path, or pass --force to replace it",
+        )
     reason = reason_to_compile(path, directory, name, options)
     if reason is not None:
         if not is_silent(as_json):

@@ -16,8 +16,8 @@ from glmc.plain_file import read_plain
 from glmc.presets.absent import SUPPLIED_BY
 from glmc.presets.fields import ModelFields, read_fields, stop_ids
 from glmc.presets.matches import expected_matches
+from glmc.presets.names import place_of, require_model
 from glmc.presets.names import preset_names as preset_names
-from glmc.presets.names import require_model
 from glmc.presets.parameters import parameter_count
 from glmc.presets.published import Preset as Preset
 from glmc.presets.published import load_preset as load_preset
@@ -49,11 +49,11 @@ def load_config(source: str | Path, supplied: Mapping[str, Any] | None = None) -
     written as a path (with a separator). Raises :class:`ConfigError`: see
     :func:`glmc.presets.fields.read_fields`.
     """
-    if isinstance(source, str) and source in preset_names():
-        preset = load_preset(source)
+    directory, name = place_of(source)
+    if directory is None:
+        preset = load_preset(name)
         ends = preset.config.get("eos_token_id")
-        return _model_source(source, None, preset.config, ends, supplied)
-    directory = Path(source)
+        return _model_source(name, None, preset.config, ends, supplied)
     require_model(directory)
     data = _read_json(directory / "config.json")
     generation = directory / "generation_config.json"
@@ -61,7 +61,7 @@ def load_config(source: str | Path, supplied: Mapping[str, Any] | None = None) -
     ends = _read_json(generation).get("eos_token_id") if generation.is_file() else None
     if ends is None:
         ends = data.get("eos_token_id")
-    return _model_source(directory.resolve().name, directory, data, ends, supplied)
+    return _model_source(name, directory, data, ends, supplied)
 
 
 def model_shape(fields: ModelFields, name: str, eos_token_ids: tuple[int, ...]) -> ModelShape:

@@ -17,6 +17,14 @@ def preset_names() -> tuple[str, ...]:
     return tuple(sorted(file.name[:-5] for file in files if file.name.endswith(".json")))
 
 
+def place_of(source: str | Path) -> tuple[Path | None, str]:
+    """The directory of a model, None of a preset, and its name. A directory wins over a preset of
+    the same name only when it is written as a path (with a separator)."""
+    if isinstance(source, str) and source in preset_names():
+        return None, source
+    return Path(source), Path(source).resolve().name
+
+
 def require_model(source: str | Path) -> None:
     """Raise :class:`ConfigError` unless it is a preset's name or a directory."""
     directory = Path(source)

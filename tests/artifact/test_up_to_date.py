@@ -13,10 +13,20 @@ from typing import Any
 import pytest
 
 from glmc.artifact import inputs as module
-from glmc.artifact.inputs import InputFile, inputs_from_json, inputs_json, read_inputs
+from glmc.artifact.inputs import (
+    InputFile,
+    differences,
+    inputs_from_json,
+    inputs_json,
+    read_inputs,
+    require_unchanged,
+    sources_hash,
+)
 from glmc.artifact.times import Times, times_json
 from glmc.artifact.up_to_date import reason_to_compile
+from glmc.cli.if_changed import is_up_to_date
 from glmc.config import CompileOptions
+from glmc.errors import CheckpointError, PackError
 from glmc_runtime.errors import ArtifactError
 from tests.artifact.toy import write
 
@@ -84,6 +94,12 @@ def test_what_it_was_made_with_counts(model: Path, changes: dict[str, Any], word
     assert word in str(reason(made(model, **changes), model))
 
 
+def flip(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+
+
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "a lost file": (lambda path: (path / "plans/decode.json").unlink(), "not those that"),
     "no manifest": (lambda path: (path / "manifest.json").unlink(), "manifest.json is missing"),
@@ -93,6 +109,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         ),
         "inputs.json was changed",
     ),
+    "a bit of the weights": (lambda path: flip(next((path / "weights").iterdir())), "changed"),
     "no directory": (lambda path: (shutil.rmtree(path), path.write_text("")), "no such artifact"),
 }
 
@@ -109,23 +126,70 @@ def test_a_large_file_counts_by_header_size_and_time(
 ) -> None:
     monkeypatch.setattr(module, "HASHED_BYTES", 100)
     path, weights = made(model), model / "model.safetensors"
+    data, before = weights.read_bytes(), weights.stat()
     stored = json.loads((path / "inputs.json").read_text())["files"]["model.safetensors"]
     assert stored["whole"] is False and stored["size"] == weights.stat().st_size
     assert "model.safetensors" in json.loads((path / "times.json").read_text())["modified"]
     assert reason(path, model) is None
-    before, data = weights.stat(), weights.read_bytes()
     weights.write_bytes(data[:-1] + b"x")
     os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert reason(path, model) is None, "as the page says: the bytes are not read"
-    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
-    assert reason(path, model) == "changed since: model.safetensors"
+    assert weights.stat().st_mtime_ns == before.st_mtime_ns
+    assert reason(path, model) == "changed since: model.safetensors", "its ctime tells"
+    assert reason(made(model), model) is None
     weights.write_bytes(data.replace(b"U8", b"I8"))
-    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert reason(path, model) == "changed since: model.safetensors"
-    weights.write_bytes(data)
-    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+    path = made(model)
+    (path / "times.json").write_text('{"schema_version": 1, "modified": {"model.safetensors": 7}}')
+    assert reason(path, model) == "changed since: model.safetensors", "as without times"
     (path / "times.json").unlink()
     assert reason(path, model) == "changed since: model.safetensors"
+
+
+def test_a_change_while_it_is_compiled_is_an_error(model: Path) -> None:
+    before = read_inputs(model, model.name, OPTIONS)
+    require_unchanged(before, model, OPTIONS)
+    (model / "config.json").write_text("{ }")
+    with pytest.raises(CheckpointError, match="while they were compiled") as refused:
+        require_unchanged(before, model, OPTIONS)
+    assert refused.value.found == "changed since: config.json"
+
+
+def test_a_pipeline_counts_by_its_content(model: Path, tmp_path: Path) -> None:
+    read = []
+    for name in ("a.yaml", "b.yaml"):
+        (tmp_path / name).write_text("off: [rope]")
+        options = replace(OPTIONS, pipeline=str(tmp_path / name))
+        read.append(read_inputs(model, model.name, options).inputs)
+    assert read[0] == read[1] and len(read[0].pipeline) == 64
+    (tmp_path / "b.yaml").write_text("off: [qk_norm]")
+    other = read_inputs(model, model.name, options).inputs
+    assert list(differences(read[0], other)) == ["the pipeline file"]
+
+
+def test_the_emulator_is_among_the_sources(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = sources_hash.__wrapped__()
+    monkeypatch.setattr(module, "_EMULATOR", "a_package_that_nobody_has")
+    assert sources_hash.__wrapped__() != whole == sources_hash()
+
+
+def test_an_artifact_of_another_model_is_not_replaced_unasked(model: Path) -> None:
+    path = made(model)
+    for name, force in (("toy", False), ("other", True)):
+        options = replace(OPTIONS, force=force)
+        assert not is_up_to_date(
+            str(renamed(model, name)), path, options, report=False, as_json=True
+        )
+    with pytest.raises(PackError, match="another model") as refused:
+        is_up_to_date(str(model.with_name("other")), path, OPTIONS, report=False, as_json=True)
+    assert "--force" in str(refused.value.remedy) and refused.value.found == "one of toy"
+    stored = read_inputs(model.with_name("other"), "other", OPTIONS).inputs
+    assert next(differences(replace(stored, model="a", sources="b", files={}), stored)) == (
+        "the name of the model"
+    )
+
+
+def renamed(model: Path, name: str) -> Path:
+    return Path(shutil.copytree(model, model.with_name(name)))
 
 
 def test_a_file_that_can_not_be_read_is_left_to_whoever_needs_it(

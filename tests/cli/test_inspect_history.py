@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from torch.fx import Node
 
+from glmc import job
 from glmc.cli.main import main
 from glmc.ir import match as m
 from glmc.ir.program import Program
 from glmc.passes import moe_gate
 from glmc.pipeline import stages as pipeline
+from glmc.presets.catalog import ModelSource
 from tests.support.checkpoints import tiny_checkpoint
 
 pytestmark = pytest.mark.usefixtures("shared_captures")
@@ -52,6 +56,27 @@ def test_the_page_of_an_artifact(artifact: Path, tmp_path: Path) -> None:
     assert main(["inspect", str(artifact), "--page", str(target)]) == 0
     assert target.read_text(encoding="utf-8").startswith("<!")
     assert main(["inspect", str(artifact), "--page", str(tmp_path / "no" / "page.html")]) == 2
+
+
+def test_an_edit_after_the_inputs_were_read_ends_the_compile(
+    checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The edit is made when the model is read: its inputs are known by then."""
+    model, read = Path(shutil.copytree(checkpoint, tmp_path / "model")), job.load_config
+
+    def edited(*arguments: Any) -> ModelSource:
+        (model / "notes.json").write_text("{}")
+        return read(*arguments)
+
+    monkeypatch.setattr(job, "load_config", edited)
+    words = ["compile", str(model), "-o", str(tmp_path / "out"), "--max-context", "64"]
+    assert main([*words, "--no-weights"]) == 2
+    said = capsys.readouterr().err
+    assert "[GLMC-1003]" in said and "changed since: notes.json" in said
+    assert [each.name for each in tmp_path.iterdir()] == ["model"]
 
 
 def test_two_questions_at_once_are_refused(

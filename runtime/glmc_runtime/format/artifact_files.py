@@ -295,7 +295,7 @@ def changed(name: str, expected: str) -> ArtifactError:
         f"{name} was changed after it was written: its sha256 differs",
         place=name,
         expected=expected,
-        remedy="copy the artifact again, or compile again",
+        remedy="copy the artifact again, or compile again with --force",
     )
 
 
