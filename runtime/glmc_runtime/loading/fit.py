@@ -27,8 +27,8 @@ UNITS = (
     "report 96 GiB): --device-memory 96GiB asks for that."
 )
 NOT_COUNTED = (
-    "Device graphs, the driver and torch's own context come on top and are not counted, on CUDA "
-    "neither the workspace of split and sorted kernels."
+    "Device graphs, the driver, torch's own context and, on CUDA, the workspace of split and "
+    "sorted kernels come on top and are not counted."
 )
 REPACKED = "Weights that a CPU repacks come on top too: at most one more copy of all of them."
 
