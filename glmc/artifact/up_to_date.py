@@ -12,11 +12,10 @@ from glmc.artifact.inputs import (
     read_inputs,
     some_of,
 )
-from glmc.artifact.reader import manifest_of
 from glmc.artifact.times import read_times
 from glmc.config import CompileOptions
 from glmc_runtime.errors import GlmcError
-from glmc_runtime.format.artifact_files import changed, sha256_of
+from glmc_runtime.format.artifact_files import MANIFEST, changed, read_manifest, sha256_of
 from glmc_runtime.format.json_file import json_of
 from glmc_runtime.format.manifest import Manifest
 from glmc_runtime.loading.loader import listed_files
@@ -40,21 +39,24 @@ def reason_to_compile(
         data = json_of(files.read(NAME, compare=True), NAME, str(path / NAME))
         before, times = inputs_from_json(data, str(path)), read_times(path)
         now = read_inputs(directory, name, options)
-        _require_hashes(path, manifest)
+        differing = changes(before, {} if times is None else times.modified, now)
+        if not differing:
+            _require_hashes(path, manifest)
     except GlmcError as error:
         return error.message
     if before.extensions or now.inputs.extensions:
         return "changes of another distribution's pass or target are not noticed"
-    differing = changes(before, {} if times is None else times.modified, now)
     return f"changed since: {some_of(differing)}" if differing else None
 
 
 def model_of(path: Path) -> str | None:
-    """The name of the model that an artifact is of; None where that can't be told."""
+    """The name of the model that an artifact is of, whatever the version of its manifest; None
+    where that can't be told."""
     try:
-        return manifest_of(path).model.name
-    except GlmcError:
+        name = json_of(read_manifest(path), MANIFEST, str(path / MANIFEST))["model"]["name"]
+    except (GlmcError, LookupError, TypeError):
         return None
+    return name if isinstance(name, str) else None
 
 
 def _require_hashes(path: Path, manifest: Manifest) -> None:

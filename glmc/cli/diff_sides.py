@@ -41,7 +41,7 @@ def all_sides(
     Raises :class:`UsageError` for flags without a model to compile, and what reading and compiling
     raise.
     """
-    sides = [read_side(Path(text)) or _words(text) for text in texts]
+    sides = [_side(text) or _words(text) for text in texts]
     models = [side for side in sides if isinstance(side, ModelWords)]
     if flags and not models:
         raise UsageError(
@@ -78,6 +78,11 @@ def _trusted(recorded: Inputs | None) -> tuple[Mapping[str, Any], tuple[str, ...
     if not flags:
         return options, ()
     return options, (f"{flags} of the recorded compile left out: only what is typed is imported",)
+
+
+def _side(text: str) -> Side | None:
+    """What is at a path; an empty one is none, and not the folder that one stands in."""
+    return read_side(Path(text)) if text.strip() else None
 
 
 def _words(text: str) -> ModelWords:

@@ -8,6 +8,7 @@ from pathlib import Path
 import typer
 
 from glmc.artifact.reader import read_artifact
+from glmc.artifact.replace import is_artifact
 from glmc.artifact.up_to_date import model_of, reason_to_compile
 from glmc.cli.say import console, say
 from glmc.cli.stages import is_silent
@@ -24,12 +25,12 @@ def is_up_to_date(
     replaced with ``force`` alone."""
     directory, name = place_of(model)
     before = model_of(path)
-    if not options.force and before is not None and before != name:
+    if not options.force and before != name and is_artifact(path):
         raise PackError(
             "the output path has an artifact of another model",
             place=str(path),
             expected=f"one of {name}",
-            found=f"one of {before}",
+            found="one that names no model" if before is None else f"one of {before}",
             remedy="choose another path, or pass --force to replace it",
         )
     reason = reason_to_compile(path, directory, name, options)

@@ -28,6 +28,7 @@ from glmc.cli.if_changed import is_up_to_date
 from glmc.config import CompileOptions
 from glmc.errors import CheckpointError, PackError
 from glmc_runtime.errors import ArtifactError
+from glmc_runtime.format.manifest import FORMAT
 from tests.artifact.toy import write
 
 OPTIONS = CompileOptions(target="xpu", max_context=64)
@@ -182,6 +183,10 @@ def test_an_artifact_of_another_model_is_not_replaced_unasked(model: Path) -> No
     with pytest.raises(PackError, match="another model") as refused:
         is_up_to_date(str(model.with_name("other")), path, OPTIONS, report=False, as_json=True)
     assert "--force" in str(refused.value.remedy) and refused.value.found == "one of toy"
+    (path / "manifest.json").write_text(json.dumps({"format": FORMAT, "model": 7}))
+    with pytest.raises(PackError, match="another model") as refused:
+        is_up_to_date(str(model.with_name("toy")), path, OPTIONS, report=False, as_json=True)
+    assert refused.value.found == "one that names no model"
     stored = read_inputs(model.with_name("other"), "other", OPTIONS).inputs
     assert next(differences(replace(stored, model="a", sources="b", files={}), stored)) == (
         "the name of the model"
