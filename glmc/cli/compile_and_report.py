@@ -83,7 +83,11 @@ def _compile(request: CompileRequest) -> None:
     prover = Proof(job, dumper.verdicts, _tell) if verify else None
     proof = Timed(prover or NOBODY)
     dumping = Timed(dumper)
-    with shown_progress(silent=silent, verify=verify) as progress, dumper, remembered(prover):
+    with (
+        shown_progress(silent=silent, verify=verify) as progress,
+        dumper,
+        remembered(prover, inputs),
+    ):
         result = compile_job(job, path, Observers(progress, proof, dumping), inputs).to_json()
     for remark in dumper.remarks:
         say(f"dump: {remark}", err=True)

@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from glmc.artifact.inputs import inputs_json, read_inputs
+from glmc.artifact.inputs import ReadInputs, inputs_json, read_inputs
 from glmc.check.verify.proof import Proof
 from glmc.check.verify.scope import is_whole, model_cases
 from glmc.errors import GlmcError
@@ -64,12 +64,13 @@ def proved_steps(job: Job) -> frozenset[str]:
 
 
 @contextmanager
-def remembered(proof: Proof | None) -> Iterator[None]:
-    """Keep what the block proves, also where it ends with a step that is wrong."""
+def remembered(proof: Proof | None, inputs: ReadInputs | None = None) -> Iterator[None]:
+    """Keep what the block proves, also where it ends with a step that is wrong. ``inputs`` were
+    read before the model was; None: they are read when the block begins."""
     if proof is None or not is_whole(proof.job.source):
         yield
         return
-    key = _key(proof.job)
+    key = _key(proof.job, inputs)
     try:
         yield
     finally:
@@ -105,10 +106,10 @@ def _read(path: Path) -> frozenset[str]:
     return frozenset(step for step in steps if isinstance(step, str))
 
 
-def _key(job: Job) -> str | None:
+def _key(job: Job, inputs: ReadInputs | None = None) -> str | None:
     """The name of the file; None where what a proof depends on can't be told."""
     try:
-        read = read_inputs(job.source.directory, job.source.name, job.options)
+        read = inputs or read_inputs(job.source.directory, job.source.name, job.options)
     except GlmcError:
         return None
     if read.inputs.extensions or job.selection.added:
