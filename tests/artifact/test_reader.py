@@ -71,8 +71,9 @@ def test_weights_are_only_read_to_verify(tmp_path: Path) -> None:
     data[-1] ^= 1
     file.write_bytes(bytes(data))
     read_artifact(tmp_path / "toy")
-    with pytest.raises(ArtifactError, match="sha256"):
+    with pytest.raises(ArtifactError, match="sha256") as refused:
         read_artifact(tmp_path / "toy", verify_hashes=True)
+    assert "compile again with --force" in str(refused.value.remedy)
 
 
 def test_damaged_report(tmp_path: Path) -> None:
