@@ -11,7 +11,10 @@ from typing import Any
 import pytest
 import torch
 
+from glmc.check.verify import proved as proved_before
 from glmc.check.verify.cases import real_prompts, small_activations
+from glmc.check.verify.proof import step_of
+from glmc.check.verify.proved import proved_steps
 from glmc.check.verify.replay import Reference, verify_replay
 from glmc.check.verify.scope import VerifiedPart, narrow, whole
 from glmc.check.verify.verifier import Verifier
@@ -112,8 +115,9 @@ def test_no_step_is_a_false_alarm(name: str, dtype: torch.dtype) -> None:
 
 
 def test_the_command_prints_and_keeps_every_verdict(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(proved_before, "_FOLDER", "proofs-of-one-compile")
     run, artifact, dump = command_of(capsys), tmp_path / "artifact", tmp_path / "dump"
     model = MODELS / "tiny-dense"
     done = run("compile", model, *SMALL, "--verify", "--dump", dump, "-o", artifact)
@@ -133,6 +137,8 @@ def test_the_command_prints_and_keeps_every_verdict(
     assert rounded.startswith("in bfloat16 ")
     verdicts = json.loads((dump / "verdicts.json").read_text())
     assert "bitwise: 13 rewrites equal on 6 inputs" in verdicts["rms_norm"]
+    job = read_job(model, CompileOptions())
+    assert {step_of(job, name) for name in ("rms_norm", "decode")} <= proved_steps(job)
     assert "rewrites equal" not in next(dump.glob("*_fuse_rms_norm.txt")).read_text()
 
 
