@@ -16,6 +16,7 @@ from glmc_runtime.format.phases import DECODE, PREFILL
 from glmc_runtime.loading.loader import load_artifact, sha256_of
 from tests.artifact.toy import REPORT, TIMES, write
 from tests.runtime.toy import toy_plan, write_manifest
+from tests.support.logs import logged
 
 ENDLESS = '{"schema_version": 1, "stages": {"capture": 1e400}}'
 WRONG = '{"schema_version": 1, "modified": {"config.json": "yesterday"}}'
@@ -38,7 +39,7 @@ def test_reads_back(tmp_path: Path) -> None:
     assert contents.report["passes"][0]["seconds"] == 0.5
 
 
-def test_times_belong_to_no_hash(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_times_belong_to_no_hash(tmp_path: Path) -> None:
     """The runtime loads it with other times and without any; what is no form of them is said once,
     and is as none."""
     manifest = write(tmp_path / "toy")
@@ -53,10 +54,10 @@ def test_times_belong_to_no_hash(tmp_path: Path, caplog: pytest.LogCaptureFixtur
         (ENDLESS, "times.stages.capture is inf"),
     ):
         path.write_text(text)
-        caplog.clear()
-        assert read_artifact(tmp_path / "toy").times is None
-        assert read_artifact(tmp_path / "toy").report["seconds"] == {}
-        (said,) = caplog.messages
+        with logged("glmc") as said_lines:
+            assert read_artifact(tmp_path / "toy").times is None
+            assert read_artifact(tmp_path / "toy").report["seconds"] == {}
+        (said,) = said_lines
         assert words in said and said.endswith("its times are left out")
     path.unlink()
     contents = read_artifact(tmp_path / "toy", verify_hashes=True)

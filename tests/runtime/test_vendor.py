@@ -56,7 +56,8 @@ def test_emulated_is_said_at_load_and_in_the_statistics(
 def test_emulated_is_said_in_every_command(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = ["run", str(path), "--emulate", "--token-ids", "1,2", "--max-new-tokens", "2"]
     assert main(run) == 0
-    assert "emulated" in capsys.readouterr().out
+    done = capsys.readouterr()
+    assert "emulated" in done.err and "emulated" not in done.out  # the text alone
     assert main([*run, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["emulated"] is True
     assert main(["doctor", str(path), "--emulate"]) == 0
