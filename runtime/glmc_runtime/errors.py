@@ -92,7 +92,6 @@ class RequestError(GlmcError):
     """A request can't be served: empty or overlong prompt, bad sampling option, bad token."""
 
     code = "GLMC-2004"
-    usual_remedy = "change the request to what is expected"
 
 
 class CapacityError(GlmcError):

@@ -30,4 +30,5 @@ def test_the_names_that_others_use() -> None:
     names, aliases = ("float32", "float16"), {"fp16": "float16", "bf16": "bfloat16"}
     assert did_you_mean("FP16", names, aliases) == "did you mean 'float16'?"
     assert did_you_mean("bf16", names, aliases) == ""  # a name that there is not is no answer
+    assert did_you_mean("rnu", ("run", "chat", "fit")) == "did you mean 'run'?"
     assert did_you_mean("moe", PASSES) == "did you mean 'moe_gate' or 'moe_ffn'?"

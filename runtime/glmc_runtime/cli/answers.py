@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from glmc_runtime.command.output import aside, generated
+from glmc_runtime.command.output import aside, counted, generated
 
 if TYPE_CHECKING:
     from glmc_runtime.generate.events import Completion
@@ -53,7 +53,8 @@ def print_several(session: Session, stream: EventStream) -> list[Completion]:
             number, choice = answer = waiting.pop(0)
             completion = completions[answer]
             name = f"prompt {number}" + (f", answer {choice}" if several else "")
-            aside(f"--- {name}: {len(completion.tokens)} tokens, {reason_of(session, completion)}")
+            length = counted(len(completion.tokens), "token")
+            aside(f"--- {name}: {length}, {reason_of(session, completion)}")
             print(_one_line(completion, session.text.available), flush=True)
     return list(completions.values())
 

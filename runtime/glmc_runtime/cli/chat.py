@@ -16,7 +16,7 @@ from glmc_runtime.cli.answers import reason_of
 from glmc_runtime.cli.sessions import session_of, where_of
 from glmc_runtime.command.ending import interrupt_noted
 from glmc_runtime.command.nearest import did_you_mean
-from glmc_runtime.command.output import aside, file_error, generated
+from glmc_runtime.command.output import aside, counted, file_error, generated
 from glmc_runtime.errors import CapacityError, GlmcError, RequestError
 from glmc_runtime.format.artifact_files import require_directory
 from glmc_runtime.generate.chat_flags import Chat
@@ -120,7 +120,8 @@ class _Talk:
             self._stream(message)
         except (RequestError, CapacityError) as error:
             if self._conversation.begun:
-                error.remedy = f"/reset forgets what was said before; or {error.remedy}"
+                ways = ("/reset forgets what was said before", error.remedy)
+                error.remedy = "; or ".join(filter(None, ways))
             raise
 
     def _stream(self, message: str) -> None:
@@ -145,8 +146,8 @@ class _Talk:
         elif completion.finish_reason != "stop":
             aside(f"[{reason_of(self._session, completion)}]")
         _LOG.info(
-            "%d tokens in %.2f s%s; %d of %d tokens of the prompt were cached",
-            len(completion.tokens),
+            "%s in %.2f s%s; %d of %d tokens of the prompt were cached",
+            counted(len(completion.tokens), "token"),
             perf_counter() - started,
             where_of(self._session),
             self._conversation.reused,
@@ -169,7 +170,15 @@ class _Talk:
         try:
             _write_whole(path, f"{text}\n")
         except OSError as error:
-            raise RequestError(file_error(error).message, place=argument) from error
+            if not path.parent.is_dir():
+                raise RequestError(
+                    f"there is no folder '{path.parent}'",
+                    place=argument,
+                    expected="a folder that exists",
+                    remedy="make the folder, or save the messages in another one",
+                ) from error
+            refused = file_error(error)
+            raise RequestError(refused.message, place=argument, remedy=refused.remedy) from error
         self._saved.add(path)
         aside(f"{len(self._conversation.messages)} messages written to {argument}")
 

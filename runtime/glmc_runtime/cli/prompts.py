@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 from glmc_runtime.command.options import Option
+from glmc_runtime.command.request_files import text_of_file
 from glmc_runtime.errors import RequestError
 
 STDIN = "-"
@@ -79,13 +79,7 @@ def _whole_stdin() -> str:
 
 
 def _lines_of(file: str) -> list[str]:
-    if file == STDIN:
-        text = _read_stdin()
-    else:
-        try:
-            text = Path(file).read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise RequestError(f"--prompt-file is no UTF-8 text: {error}", place=file) from error
+    text = _read_stdin() if file == STDIN else text_of_file("--prompt-file", file)
     lines = text.removesuffix("\n").split("\n")
     for number, line in enumerate(lines, 1):
         if not line:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from glmc_runtime.cli.answers import print_one, print_several, reason_of, say_lengths
 from glmc_runtime.cli.prompts import ids_of, texts_of
 from glmc_runtime.cli.sessions import session_of, timeline_of, where_of
-from glmc_runtime.command.output import aside
+from glmc_runtime.command.output import aside, counted
 from glmc_runtime.format.artifact_files import require_directory
 from glmc_runtime.generate.chat_flags import Chat
 from glmc_runtime.generate.request_flags import request_settings
@@ -67,4 +67,4 @@ def _print_text(session: Session, prompts: list[Any], settings: dict[str, Any]) 
         completion = print_one(session, stream)
         count, ending = len(completion.tokens), f"; {reason_of(session, completion)}"
     seconds = perf_counter() - started
-    aside(f"{count} tokens in {seconds:.2f} s{where_of(session)}{ending}")
+    aside(f"{counted(count, 'token')} in {seconds:.2f} s{where_of(session)}{ending}")

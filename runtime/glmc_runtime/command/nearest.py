@@ -24,6 +24,8 @@ def nearest(name: str, names: Iterable[str], aliases: Mapping[str, str] = _NONE)
     if aliases.get(word) in known.values():
         return [aliases[word]]
     close = get_close_matches(word, known, 2, 0.7)
+    if not close:  # letters in another order, which short names are too short for to be close
+        close = [each for each in known if sorted(each) == sorted(word)][:3]
     if not close and len(word) > 1:
         close = [each for each in known if each.startswith(word) or each.endswith(word)][:3]
     return [known[each] for each in close]

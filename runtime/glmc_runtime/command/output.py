@@ -45,6 +45,11 @@ def aside(text: str) -> None:
         print(printable_lines(text), file=sys.stderr)
 
 
+def counted(number: int, name: str) -> str:
+    """``1 token``, ``2 tokens``."""
+    return f"{number} {name}" if number == 1 else f"{number} {name}s"
+
+
 def generated(text: str) -> str:
     """What a model says, for stdout: exact in a file or a pipe, and on a terminal without the
     characters that a terminal obeys."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from glmc_runtime.command.options import Option
+from glmc_runtime.command.request_files import text_of_file
 from glmc_runtime.errors import RequestError
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def _variable(text: str) -> tuple[str, Any]:
 
 def _tools(file: str) -> list[Any]:
     try:
-        tools = json.loads(Path(file).read_text(encoding="utf-8"))
+        tools = json.loads(text_of_file("--tools", file))
     except (ValueError, RecursionError) as error:
         raise RequestError(f"--tools is no JSON file: {error}", place=file) from error
     if not isinstance(tools, list):

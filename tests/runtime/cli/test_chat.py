@@ -236,7 +236,16 @@ def test_mistakes_end_a_script_and_not_a_conversation(
 ) -> None:
     taken = tmp_path / "taken"
     taken.write_text("mine")
-    lines = ("/rest", f"/save {taken}", "/save", "w3 " * MAX_CONTEXT, "/help", "w3 w14")
+    nowhere = tmp_path / "nowhere"
+    lines = (
+        "/rest",
+        f"/save {taken}",
+        f"/save {nowhere}/talk",
+        "/save",
+        "w3 " * MAX_CONTEXT,
+        "/help",
+        "w3 w14",
+    )
     typed(*lines)
     assert main(["chat", str(worded), *FLAGS]) == 2
     captured = capsys.readouterr()
@@ -245,17 +254,18 @@ def test_mistakes_end_a_script_and_not_a_conversation(
     assert main(["chat", str(worded), *FLAGS]) == 0
     captured = capsys.readouterr()
     assert captured.out.splitlines() == answers("w3 w14")
-    assert captured.err.count("[GLMC-2004]") == 4
+    assert captured.err.count("[GLMC-2004]") == 5
+    assert f"there is no folder '{nowhere}'" in captured.err
     assert "/reset forgets" not in captured.err  # nothing was said before
     assert taken.read_text() == "mine"
 
 
-def test_an_artifact_without_a_template_says_so_at_once(
+def test_an_artifact_without_a_tokenizer_says_so_at_once(
     toy_path: Path, typed: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     typed("hello", terminal=True)
     assert main(["chat", str(toy_path)]) == 2
-    assert "no chat template" in capsys.readouterr().err
+    assert "the artifact has no tokenizer" in capsys.readouterr().err
 
 
 def test_tokens_that_two_prompts_begin_with() -> None:

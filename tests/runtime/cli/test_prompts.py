@@ -57,11 +57,18 @@ def test_prompts_that_are_none(
         texts(*prompts, files=files)
 
 
-def test_a_file_that_is_missing_is_an_error_with_a_code(
-    worded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("flag", ["--prompt-file", "--tools"])
+def test_a_file_that_is_missing_is_a_mistake_of_the_request(
+    flag: str, worded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["run", str(worded), "--prompt-file", str(tmp_path / "none")]) == 1
-    assert capsys.readouterr().err.startswith("[GLMC-2009]")
+    missing = str(tmp_path / "none")
+    assert main(["run", str(worded), "--chat", "--prompt", "w3", flag, missing]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        f"[GLMC-2004] {flag} can't be read: No such file or directory",
+        f"  where:    {missing}",
+        "  expected: a file that can be read",
+        f"  remedy:   name one: {flag} FILE",
+    ]
 
 
 def test_line_n_is_answer_n_whatever_it_says(capsys: pytest.CaptureFixture[str]) -> None:

@@ -49,12 +49,7 @@ class Text:
     @cached_property
     def tokenizer(self) -> Any:
         """The tokenizer; raises :class:`RequestError` or :class:`MissingPackageError`."""
-        if TOKENIZER not in self._files:
-            raise RequestError(
-                "the artifact has no tokenizer, so it can't take text",
-                expected=f"tokenizer/{TOKENIZER}",
-                remedy="pass token ids, or compile again from a checkpoint with a tokenizer",
-            )
+        self._require_file()
         require("tokenizers", "text prompts")
         module = importlib.import_module("tokenizers")
         made = answered("be read", module.Tokenizer.from_buffer, self._files[TOKENIZER])
@@ -63,6 +58,14 @@ class Text:
         made.no_padding()
         made.encode_special_tokens = bool(self._settings.get("split_special_tokens", False))
         return made
+
+    def _require_file(self) -> None:
+        if TOKENIZER not in self._files:
+            raise RequestError(
+                "the artifact has no tokenizer, so it can't take text",
+                expected=f"tokenizer/{TOKENIZER}",
+                remedy="pass token ids, or compile again from a checkpoint with a tokenizer",
+            )
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Token ids of a text, special tokens as the tokenizer adds them."""
@@ -82,6 +85,7 @@ class Text:
 
         The template brings the special tokens itself.
         """
+        self._require_file()  # the cause, before a template is looked for
         return self.encode(self.chat(messages, **options), add_special_tokens=False)
 
     def decode(self, tokens: Sequence[int]) -> str:
