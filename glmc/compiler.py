@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from glmc.artifact.destination import check_destination
 from glmc.artifact.inputs import (
     ReadInputs,
     inputs_json,
@@ -15,7 +16,7 @@ from glmc.artifact.inputs import (
     require_unchanged,
 )
 from glmc.artifact.times import times_json, times_of, without_times
-from glmc.artifact.writer import check_destination, write_artifact
+from glmc.artifact.writer import write_artifact
 from glmc.capture.export import capture
 from glmc.capture.routers import store_routers
 from glmc.compiled import Compiled, FrontEnd, manifest_parts

@@ -20,10 +20,11 @@ from typing import Any
 from torch import Tensor
 
 from glmc.artifact.check import check_plans
+from glmc.artifact.destination import check_destination
 from glmc.artifact.disk import disk_error
 from glmc.artifact.inputs import NAME as INPUTS
 from glmc.artifact.partial import partial_directory
-from glmc.artifact.replace import is_artifact, put_in_place, sync_directory
+from glmc.artifact.replace import put_in_place, sync_directory
 from glmc.errors import PackError
 from glmc.ir.program import ModelShape
 from glmc.ir.recipe import Weight
@@ -51,7 +52,6 @@ from glmc_runtime.format.manifest import (
 from glmc_runtime.format.phases import PhaseKey
 from glmc_runtime.format.plan import PhasePlan
 from glmc_runtime.format.plan_json import phase_to_json
-from glmc_runtime.loading.loader import is_unfinished
 
 
 @dataclass(frozen=True)
@@ -212,37 +212,6 @@ def _entries(shards: Sequence[Sequence[TensorSpec]]) -> dict[str, WeightEntry]:
         for number, shard in enumerate(shards, 1)
         for spec in shard
     }
-
-
-def check_destination(path: Path, force: bool) -> None:
-    """Raise :class:`PackError` for a path that :func:`write_artifact` would refuse."""
-    try:
-        if is_unfinished(path):
-            raise _taken(path, "a name that unfinished artifacts have", "choose another path")
-        empty = not path.exists() or (path.is_dir() and not any(path.iterdir()))
-    except OSError as error:  # a name too long, a directory that can't be listed
-        raise disk_error(error, path, 0) from error
-    if path.is_symlink() or (path.exists() and not path.is_dir()):
-        obstacle, remedy = "a file or a link", "choose another path"
-    elif empty:
-        return
-    elif not is_artifact(path):
-        obstacle, remedy = "a directory that is no glmc artifact", "choose another path"
-    elif not force:
-        obstacle, remedy = "an artifact", "choose another path, or pass --force to replace it"
-    else:
-        return
-    raise _taken(path, obstacle, remedy)
-
-
-def _taken(path: Path, found: str, remedy: str) -> PackError:
-    return PackError(
-        "the output path is taken",
-        place=str(path),
-        expected="a path where nothing is yet",
-        found=found,
-        remedy=remedy,
-    )
 
 
 def _check_names(specs: Sequence[TensorSpec]) -> None:

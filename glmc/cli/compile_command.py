@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
+from glmc.artifact.destination import check_destination
 from glmc.cli.compile_and_report import CompileRequest, compile_and_report
 from glmc.cli.if_changed import is_up_to_date
 from glmc.cli.names import require_names
@@ -154,6 +155,7 @@ def compile_command(
         if is_up_to_date(model, path, options, report=report, as_json=as_json):
             return
         options = replace(options, force=True)  # what is there is of this model
+    check_destination(path, options.force)  # before what takes seconds to import
     request = CompileRequest(
         model,
         path,

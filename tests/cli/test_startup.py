@@ -46,6 +46,9 @@ COMPILER = {
     ("compile", "glm-4.7", "--dtype", "fp16"): (2, "did you mean 'float16'?"),
     ("compile", "glm-4.7", "--passes-off", "qk-norm"): (2, "did you mean 'qk_norm'"),
     ("compile", "glm-4.7", "--passes-on", "moegate"): (2, "did you mean 'moe_gate'"),
+    ("compile", "glm-4.7", "-o", "taken"): (2, "the output path is taken"),
+    ("compile", "glm-4.7", "-o", "taken", "--force"): (2, "that is no glmc artifact"),
+    ("compile", "glm-4.7", "-o", "taken", "--if-changed", "-q"): (2, "that is no glmc artifact"),
     ("bisect", "glm-z1"): (2, "glm-z1-9b"),
     ("bisect", "glm-4.7", "--target", "kunlun"): (2, "did you mean 'xpu'?"),
     ("inspect", "nowhere"): (2, "no such artifact"),
@@ -71,7 +74,8 @@ def test_help_and_mistakes_import_nothing_heavy(
     forbidden: set[str],
     tmp_path: Path,
 ) -> None:
-    """In one process each, without a folder that has one of the names."""
+    """In one process each, where a folder ``taken`` is and none that has another of the names."""
+    (tmp_path / "taken" / "of_others").mkdir(parents=True)
     script = SCRIPT.format(module=module)
     if module == "glmc_runtime.cli":
         script = script.replace("import glmc, ", "import ")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -26,6 +27,8 @@ MANIFEST_BYTES = 16 << 20
 _LARGEST = {"plans": 64 << 20, "tokenizer": 256 << 20}
 _LARGEST_OTHER = 128 << 20
 _PIECE = 1 << 22
+# A folder in which an artifact grows, or into which a replaced one was moved to be removed.
+_UNFINISHED = re.compile(r"\..*\.(partial|replaced)-")
 _KINDS = (
     (stat.S_ISLNK, "link"),
     (stat.S_ISFIFO, "pipe"),
@@ -70,6 +73,12 @@ class FileState:
     def _looks_like(self, later: FileState) -> bool:
         mine = (self.device, self.inode, self.size, self.modified)
         return mine == (later.device, later.inode, later.size, later.modified)
+
+
+def is_unfinished(path: Path) -> bool:
+    """Whether a directory has the name of one that the compiler writes to and renames, or moves
+    the old artifact to: what is left of them when a compile is killed is nobody's artifact."""
+    return _UNFINISHED.match(os.path.basename(os.path.realpath(path))) is not None
 
 
 class ArtifactFiles:

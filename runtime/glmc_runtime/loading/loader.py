@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path, PurePosixPath
@@ -15,6 +14,7 @@ from glmc_runtime.format.artifact_files import (
     ArtifactFiles,
     Progress,
     check_size,
+    is_unfinished,
     read_manifest,
     require_directory,
     require_plain,
@@ -28,10 +28,7 @@ from glmc_runtime.format.phases import PhaseKey
 from glmc_runtime.format.plan import PhasePlan
 from glmc_runtime.format.plan_json import phase_from_json
 
-__all__ = ["Artifact", "Progress", "is_unfinished", "listed_files", "load_artifact", "sha256_of"]
-
-# A folder in which an artifact grows, or into which a replaced one was moved to be removed.
-_UNFINISHED = re.compile(r"\..*\.(partial|replaced)-")
+__all__ = ["Artifact", "Progress", "listed_files", "load_artifact", "sha256_of"]
 
 
 @dataclass(frozen=True)
@@ -84,12 +81,6 @@ def listed_files(root: Path) -> tuple[Manifest, ArtifactFiles]:
     except OSError as error:  # a path too long, a folder that can't be listed
         raise unreadable(root, error) from error
     return manifest, ArtifactFiles(root, manifest.files)
-
-
-def is_unfinished(path: Path) -> bool:
-    """Whether a directory has the name of one that the compiler writes to and renames, or moves
-    the old artifact to: what is left of them when a compile is killed is nobody's artifact."""
-    return _UNFINISHED.match(os.path.basename(os.path.realpath(path))) is not None
 
 
 def _check_finished(root: Path) -> None:
