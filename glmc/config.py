@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from typing import Any
 
-from glmc.errors import UsageError
+from glmc.errors import AbiError, UsageError
 from glmc_runtime.arguments import flag, integer, items_of, path, text, texts
 from glmc_runtime.command.nearest import did_you_mean
 from glmc_runtime.entry_points import entries
@@ -16,7 +16,8 @@ from glmc_runtime.format.phases import DECODE, PREFILL, phase_of
 
 TARGETS = ("cpu", "cuda", "xpu")
 DTYPES = ("float32", "bfloat16", "float16")
-DEFAULT_PROFILE = "P-A"
+PROFILES = ("P-A", "P-B", "P-C")
+DEFAULT_PROFILE = PROFILES[0]
 # What other tools call them: not taken, but the name that is meant is said.
 ALIASES = {
     **{"fp32": "float32", "float": "float32", "f32": "float32"},
@@ -74,6 +75,7 @@ class CompileOptions:
                 remedy=did_you_mean(self.dtype, DTYPES, ALIASES) or f"--dtype {DTYPES[1]}",
             )
         if self.abi_profile is not None and self.target != "xpu":
+            require_profile(self.abi_profile)
             raise UsageError(
                 "an ABI profile only exists for the xpu target",
                 found=f"--target {self.target} --abi-profile {self.abi_profile}",
@@ -117,6 +119,18 @@ class CompileOptions:
         return {"dtype": self.dtype, "max_position_embeddings": self.max_context}
 
 
+def require_profile(profile: str) -> None:
+    """Raises :class:`AbiError` for a profile that there is not."""
+    if profile not in PROFILES:
+        raise AbiError(
+            "unknown ABI profile",
+            expected=", ".join(PROFILES),
+            found=profile,
+            remedy=did_you_mean(profile, PROFILES)
+            or "choose the profile of the wheels on the target machine",
+        )
+
+
 def compile_options(options: Mapping[str, object]) -> CompileOptions:
     """Options by name; raises :class:`UsageError` for a name that is none."""
     known = [each.name for each in fields(CompileOptions)]
@@ -125,6 +139,7 @@ def compile_options(options: Mapping[str, object]) -> CompileOptions:
             raise UsageError(
                 f"glmc.compile has no option '{name}'",
                 expected=", ".join(get_close_matches(str(name), known) or known),
+                remedy=did_you_mean(str(name), known) or "see help(glmc.compile)",
             )
     return CompileOptions(**options)  # type: ignore[arg-type]
 

@@ -25,7 +25,7 @@ class UsageError(GlmcError):
     """Options that contradict each other or name something unknown."""
 
     code = "GLMC-1001"
-    usual_remedy = "see the options of the command with --help"
+    usual_remedy = "see the options: 'glmc COMMAND --help', or in Python help(glmc.compile)"
 
 
 class ConfigError(GlmcError):

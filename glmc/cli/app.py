@@ -13,12 +13,14 @@ from glmc.cli.commands import ROWS, Row
 from glmc.cli.runtime_commands import parameter_of
 from glmc.errors import UsageError
 from glmc.out_of_memory import memory_errors
+from glmc_runtime.arguments import shown
 from glmc_runtime.command.logs import configure
 from glmc_runtime.command.nearest import did_you_mean
 from glmc_runtime.command.options import COMMON
 from glmc_runtime.command.out_of_memory import memory_errors as runtime_memory_errors
 
 _COMMON = "glmc.common"
+_NUMBERS: dict[Any, str] = {int: "integer", float: "number", list[int]: "integer"}
 
 
 def build() -> Any:
@@ -85,6 +87,19 @@ class RowCommand(PlainHelp, TyperCommand):
 
     row: Row
 
+    def parse_args(self, context: Any, words: list[str]) -> list[str]:
+        context.allow_extra_args = True  # they are refused below, in our words
+        try:
+            rest: list[str] = super().parse_args(context, words)
+        except typer.TyperException as error:
+            unplaced: Any = error  # of an option's value typer says no command
+            if getattr(error, "ctx", context) is None:
+                unplaced.ctx = context
+            raise
+        if rest and not context.resilient_parsing:
+            raise UsageError(f"there is no further argument '{rest[0]}'", remedy=_help_of(context))
+        return rest
+
     def invoke(self, context: Any) -> Any:
         common = {**_taken(context.params)}
         for name, earlier in context.meta.get(_COMMON, {}).items():
@@ -124,6 +139,10 @@ def with_common(command: Any) -> Any:
     return command
 
 
+def _help_of(context: Any) -> str:
+    return f"see '{context.command_path} --help'"
+
+
 def _usage(name: str, context: Any) -> list[str]:
     """An argument in the usage line, without braces."""
     return [name]
@@ -135,7 +154,18 @@ def _checked(parameter: Any, context: Any, value: Any) -> Any:
     if value is None and not parameter.required:
         value = () if getattr(parameter, "multiple", False) else None
     elif not _has_type(value, parameter.type_descriptor.annotation):
-        return type(parameter).process_value(parameter, context, value)
+        try:
+            return type(parameter).process_value(parameter, context, value)
+        except typer.BadParameter as error:
+            kind = _NUMBERS.get(parameter.type_descriptor.annotation)
+            if kind is None or value is None:
+                raise
+            values = value if parameter.multiple else [value]
+            raise UsageError(
+                f"{parameter.opts[-1]} is no {kind}",
+                found=", ".join(map(shown, values)),
+                remedy=_help_of(context),
+            ) from error
     return value if parameter.callback is None else parameter.callback(context, parameter, value)
 
 

@@ -78,7 +78,7 @@ def _usage_error(error: Any) -> GlmcError:
     context = getattr(error, "ctx", None)
     help_text = f"see '{'glmc' if context is None else context.command_path} --help'"
     if not hasattr(error, "possibilities"):
-        return UsageError(error.format_message().rstrip("."), remedy=help_text)
+        return UsageError(_words(error), remedy=help_text)
     name = error.option_name
     parameters = [] if context is None else context.command.params
     flags = [flag for each in parameters for flag in (*each.opts, *each.secondary_opts)]
@@ -86,6 +86,20 @@ def _usage_error(error: Any) -> GlmcError:
         f"there is no option '{name}'",
         remedy=did_you_mean(name, [flag for flag in flags if flag.startswith("--")]) or help_text,
     )
+
+
+def _words(error: Any) -> str:
+    """What is wrong with an argument or an option's value."""
+    kind = type(error).__name__
+    if kind == "MissingParameter":
+        name = (error.param.metavar or error.param.name).rstrip(".")
+        return f"the argument {name} is missing"
+    if kind == "BadOptionUsage" and "requires an argument" in error.message:
+        return f"{error.option_name} needs a value"
+    if kind == "BadOptionUsage" and "does not take a value" in error.message:
+        return f"{error.option_name} takes no value"
+    words: str = error.format_message().rstrip(".")
+    return words
 
 
 if __name__ == "__main__":

@@ -11,8 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from glmc.cli.names import PROFILES
-from glmc.config import DTYPES, TARGETS
+from glmc.config import DTYPES, PROFILES, TARGETS
 from glmc.pipeline.names import GROUP, PASSES, STEPS
 from glmc.presets.names import preset_names
 from glmc_runtime.entry_points import entries
