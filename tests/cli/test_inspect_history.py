@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -140,8 +142,12 @@ def test_a_fused_node_stands_for_all_that_it_was_made_of(
     artifact: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["inspect", str(artifact), "--node", "layers.1.mlp.gate", "--json"]) == 0
-    origins = [name for name, _ in json.loads(capsys.readouterr().out)["origins"]]
-    assert "model.layers.1.mlp.gate#sigmoid" in origins and len(origins) > 5
+    origins = json.loads(capsys.readouterr().out)["origins"]
+    names = [name for name, _ in origins]
+    assert "model.layers.1.mlp.gate#sigmoid" in names and len(names) > 5
+    lines = [int(line) for line in re.findall(r":(\d+) ", " ".join(each for _, each in origins))]
+    assert lines == sorted(lines) and len(set(lines)) > 3
+    assert not any(earlier == "" != later for (_, earlier), (_, later) in pairwise(origins))
 
 
 @pytest.mark.parametrize("name", ["prefill", "decode", "capture", "nothing"])

@@ -65,18 +65,23 @@ def lineage(history: History, whole: str) -> Lineage:
 
 
 def _origins(history: History, place: Place) -> Iterator[tuple[str, str]]:
-    """Of the last step that has the id: a fused node goes by the id of a captured one."""
+    """Of the last step that has the id: a fused node goes by the id of a captured one. In the order
+    of the model's lines, what has none last."""
     last = next(
         node
         for step in reversed(history.steps)
         for node in nodes_of(step, place.layer)
         if node.id == place.id
     )
-    for own in last.origins:
-        origin = Place(place.layer, own)
-        if own == place.id:
-            continue
-        yield whole_id(history, origin), _source_at_capture(history, origin)
+    others = [Place(place.layer, own) for own in last.origins if own != place.id]
+    named = [(whole_id(history, each), _source_at_capture(history, each)) for each in others]
+    yield from sorted(named, key=lambda origin: _line(origin[1]))
+
+
+def _line(source: str) -> tuple[bool, str, int]:
+    """File and line of ``modeling_glm4_moe.py:283 forward``, to sort by."""
+    file, _, rest = source.partition(":")
+    return not source, file, int(rest.partition(" ")[0] or 0)
 
 
 def _source_at_capture(history: History, place: Place) -> str:

@@ -53,7 +53,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Against:
-    """One compile against A: the summary in words, and which layers differ."""
+    """One compile against A: the summary in words, and which layers of either differ."""
 
     letter: str
     comparison: Comparison
@@ -66,9 +66,12 @@ def side_by_side_page(sides: Sequence[Side], comparisons: Sequence[Comparison]) 
     """The HTML of two or more compiles; ``comparisons`` are of the first with each other one. The
     same sides give the same bytes."""
     letters = ascii_uppercase[: len(sides)]
-    common = [min(layers_of(side.history) for side in (sides[0], other)) for other in sides[1:]]
-    pairs = [*map(_against, letters[1:], comparisons, common)]
     histories = [side.history for side in sides]
+    first, *others = map(layers_of, histories)
+    pairs = [
+        _against(letter, comparison, first, layers)
+        for letter, comparison, layers in zip(letters[1:], comparisons, others, strict=True)
+    ]
     html: str = (
         environment()
         .get_template("diff.html")
@@ -84,15 +87,23 @@ def side_by_side_page(sides: Sequence[Side], comparisons: Sequence[Comparison]) 
     return html
 
 
-def _against(letter: str, comparison: Comparison, common: int) -> Against:
-    layers = frozenset(_layers(comparison))
-    numbers = tuple((layer, layer in layers) for layer in range(common))
+def _against(letter: str, comparison: Comparison, of_a: int, of_other: int) -> Against:
+    """``of_a`` and ``of_other`` are the numbers of layers of the two."""
+    alone = tuple(range(min(of_a, of_other), max(of_a, of_other)))
+    layers = frozenset(_layers(comparison)).difference(alone)
+    numbers = tuple(
+        (layer, layer in layers or layer in alone) for layer in range(max(of_a, of_other))
+    )
+    where = _where(layers)
+    if alone:
+        verb = "is" if len(alone) == 1 else "are"
+        where += f" Of {'A' if of_a > of_other else letter} alone {verb} {layer_text(alone)}."
     lines = (line.replace("B  ", f"{letter}  ", 1) for line in summary_lines(comparison))
-    return Against(letter, comparison, tuple(lines)[_TITLES:], numbers, _where(layers))
+    return Against(letter, comparison, tuple(lines)[_TITLES:], numbers, where)
 
 
 def _where(layers: frozenset[int | None]) -> str:
-    """Where nodes, calls and buffers differ, as a sentence."""
+    """Where nodes, calls and buffers differ in what both have, as a sentence."""
     numbers = tuple(sorted(layer for layer in layers if layer is not None))
     parts = ["outside the layers"] if None in layers else []
     parts += [f"in {layer_text(numbers)}"] if numbers else []

@@ -67,6 +67,29 @@ def test_what_differs_is_said_first_and_in_detail() -> None:
     assert html == made_of([side("a", history()), side("b", unfused()), side("c", history())])
 
 
+def deeper() -> History:
+    """The sample with a fourth layer like its last."""
+    made = history()
+    steps = []
+    for each in made.steps:
+        outside, first, second = each.blocks
+        more = tuple(replace(match, layer=3) for match in each.matches if match.layer == 2)
+        blocks = (outside, first, replace(second, like=(2, 3)))
+        steps.append(replace(each, blocks=blocks, matches=(*each.matches, *more)))
+    return replace(made, steps=tuple(steps))
+
+
+def test_a_layer_of_one_side_alone_is_in_the_row_and_said_to_be() -> None:
+    for sides, letter in (
+        ([side("a", history()), side("b", deeper())], "B"),
+        ([side("a", deeper()), side("b", history())], "A"),
+    ):
+        html = made_of(sides)
+        assert f"No node, call or buffer differs. Of {letter} alone is layer 3." in html
+        cells = re.findall(r'<li class="(differs|alike)">(\d+)</li>', html)
+        assert cells == [("alike", "0"), ("alike", "1"), ("alike", "2"), ("differs", "3")]
+
+
 def test_hostile_names_stay_text() -> None:
     made = unfused()
     bad = replace(made, model=HOSTILE, target=HOSTILE, versions={HOSTILE: HOSTILE})

@@ -26,12 +26,13 @@ def test_a_number_and_enter_tell_the_story(here: Opened) -> None:
     view.keyboard.press("Enter")
     view.wait_for_selector("#view h1:has-text('Layer 1')")
     assert words(view, "#view .lead") == (
-        "Like layers 1..2: 4 to 2 nodes by moe_gate, 2 calls in decode, 2 calls in prefill."
+        "Like layer 2: 4 to 2 nodes by moe_gate, 2 calls in decode, 2 calls in prefill."
     )
     verdict = words(view, "#view .verdict")
     assert "Match counts as expected, no near miss." in verdict
     assert "Not proved. This proves it: glmc compile PATH/toy-moe --target xpu" in verdict
     tables = view.locator("#view table")
+    assert "verdict on the whole model" in words(view, "#view table thead").lower()
     assert tables.first.locator("tbody tr").all_inner_texts()[0].split() == (
         "moe_gate bitwise aten.linear, aten.sigmoid, aten.topk glmc.moe_gate 2 not proved "
         "before/after".split()

@@ -32,7 +32,7 @@ function tell(layer) {
   const provable = told.filter((act) => act.step.rewrites);
   return {
     layer, acts, told, passes,
-    like: kindOfLayer(layer),
+    like: kindOfLayer(layer).filter((other) => other !== layer),
     first: operations(blockOf(steps[0], layer)),
     last: operations(blockOf(lastStep(), layer)),
     differing: told.filter(({ step }) => step.expected !== null && step.expected !== step.matches.reduce((sum, [, some]) => sum + some.length, 0)),
@@ -48,7 +48,7 @@ function sentence(tale) {
     return [", ", el("b", {}, plural(block ? block.calls.length : 0, "call")), ` in ${plan.phase}`];
   });
   return [
-    tale.like.length > 1 ? `Like ${layerSpan(tale.like)}: ` : "Like no other layer: ",
+    tale.like.length ? `Like ${layerSpan(tale.like)}: ` : "Like no other layer: ",
     el("b", {}, `${tale.first} to ${plural(tale.last, "node")}`), " by ", ...authors(tale),
     plans.length ? calls : ", not lowered", ".",
   ];
@@ -96,7 +96,7 @@ function passTable(tale) {
   });
   const quiet = tale.acts.filter((act) => !act.changed);
   return [
-    rows.length ? table("passes of the layer", ["pass", "took", "made", "nodes left", "verdict", "look"], rows, "tale acts")
+    rows.length ? table("passes of the layer", ["pass", "took", "made", "nodes left", "verdict on the whole model", "look"], rows, "tale acts")
       : el("p", { class: "absent" }, "No pass changed this layer."),
     quiet.length ? el("p", { class: "note" }, "Nothing of its own in ", quiet.map(({ step }, at) => [at ? ", " : "", stepLink(step, tale.layer)]), ".") : null,
   ];
