@@ -37,7 +37,7 @@ lint: $(VENV)/.installed-dev
 
 clean:
 	rm -rf $(VENV) .versions out .mypy_cache .pytest_cache .ruff_cache
-	rm -rf build dist *.egg-info runtime/build runtime/dist runtime/*.egg-info
+	rm -rf build dist *.egg-info runtime/build runtime/dist */*.egg-info
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from tests.docs.environments import Environment, make_environment
@@ -31,13 +32,15 @@ def shown_commands(page: Path) -> list[str]:
 
 
 def page_environment(page: Path, package: str, folder: Path) -> Environment:
-    """An environment in a checkout that has ``models`` and, in ``package``, the page's files.
+    """An environment in a checkout that has ``models``, ``pyproject.toml`` with the options of
+    pytest and, in ``package``, the page's files.
 
     For modules with ``shared_captures``, since pages compile models/tiny-moe in forks.
     """
     checkout = folder / "checkout"
     (checkout / package).mkdir(parents=True)
     (checkout / "models").symlink_to(ROOT / "models")
+    shutil.copy(ROOT / "pyproject.toml", checkout)
     for name, text in shown_files(page).items():
         (checkout / package / name).write_text(text)
     remember(ROOT / "models" / "tiny-moe")

@@ -82,7 +82,11 @@ def test_the_command_of_the_page_shows_that_the_pass_fires(
     assert f"import {NAME}  # " in dump.read_text()
 
 
-def test_the_tests_of_the_page_pass(environment: Environment) -> None:
+def test_the_tests_of_the_page_pass(
+    environment: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With pytest alone, as the page installs it: ``-n`` of xdist is unknown."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     tested = environment.run(shown_commands(PAGE)[2])
     assert (tested.status, "2 passed" in tested.out) == (0, True), tested
 
