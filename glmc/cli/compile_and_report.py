@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,13 @@ def _compile(request: CompileRequest) -> None:
         from glmc.check.verify.proof import Proof
         from glmc.check.verify.proved import remembered
         from glmc.cli.progress import shown_progress
-        from glmc.cli.tables import calls_table, passes_table, phases_table, summary_lines
+        from glmc.cli.tables import (
+            calls_table,
+            passes_table,
+            phases_table,
+            summary_lines,
+            time_line,
+        )
         from glmc.compiler import compile_job
         from glmc.job import read_job
         from glmc.observe.dump.dumper import Dumper
@@ -80,7 +87,8 @@ def _compile(request: CompileRequest) -> None:
     passes = tuple(each.name for each in job.selection.passes)
     dumps = DumpOptions(**request.dump, passes=passes)
     dumper = Dumper(dumps)
-    prover = Proof(job, dumper.verdicts, _tell) if verify else None
+    told: dict[str, str] = {}
+    prover = Proof(job, dumper.verdicts, partial(_tell, told)) if verify else None
     proof = Timed(prover or NOBODY)
     dumping = Timed(dumper)
     with (
@@ -89,7 +97,7 @@ def _compile(request: CompileRequest) -> None:
         remembered(prover, inputs),
     ):
         result = compile_job(job, path, Observers(progress, proof, dumping), inputs).to_json()
-    for remark in dumper.remarks:
+    for remark in () if is_silent(as_json=False) else dumper.remarks:
         say(f"dump: {remark}", err=True)
     if as_json:
         typer.echo(json.dumps({"artifact": str(path), **result}))
@@ -103,9 +111,10 @@ def _compile(request: CompileRequest) -> None:
     took |= {"proof": proof.seconds} if verify else {}
     took |= {"dump": dumping.seconds} if dumps.directory is not None else {}
     took["writing" if request.options.weights == "none" else "packing"] = result["seconds"]["write"]
-    for line in summary_lines(result, path, took):
+    remarks = {f"{name}: {text}" for name, text in told.items()}
+    for line in (*summary_lines(result, path, remarks), _needs(path)):
         out.print(line, highlight=False, soft_wrap=True)
-    out.print(_needs(path), highlight=False, soft_wrap=True)
+    out.print(time_line(path, took), highlight=False, soft_wrap=True)
 
 
 def _needs(path: Path) -> str:
@@ -121,7 +130,8 @@ def _needs(path: Path) -> str:
     )
 
 
-def _tell(name: str, text: str) -> None:
-    """A line for each verdict; on stderr, as it is no result."""
+def _tell(told: dict[str, str], name: str, text: str) -> None:
+    """A line for each verdict; on stderr, as it is no result. It is in ``told`` afterwards."""
     if not is_silent(as_json=False):
         say(f"verify {name:<16} {text}", err=True)
+        told[name] = text

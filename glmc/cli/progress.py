@@ -14,8 +14,8 @@ from rich.progress import (
     Task,
     TaskID,
     TextColumn,
-    TimeElapsedColumn,
 )
+from rich.table import Column
 from rich.text import Text
 
 from glmc.cli.stages import stage_line
@@ -46,14 +46,15 @@ def shown_progress(*, silent: bool, verify: bool) -> Iterator[Observer]:
     elif not sys.stderr.isatty():
         yield StageLines()
     else:
-        columns = (
-            TextColumn("{task.description:<32}"),
-            BarColumn(),
-            Amount(),
-            TimeElapsedColumn(),
-        )
-        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        with bars_on(Console(stderr=True)) as progress:
             yield Bars(progress, verify)
+
+
+def bars_on(console: Console) -> Progress:
+    """A row of 80 columns or less for each bar: only the bar itself gives way, for what a terminal
+    wraps is not erased with the next row."""
+    columns = (TextColumn("{task.description:<28}"), BarColumn(), Amount(Column(no_wrap=True)))
+    return Progress(*columns, console=console, transient=True)
 
 
 class StageLines:
@@ -126,12 +127,13 @@ class Bars:
 
 
 class Amount(ProgressColumn):
-    """Bytes, bytes a second and the time left; of what is not bytes the steps."""
+    """Bytes, bytes a second and the time left; of what is not bytes the steps and the time."""
 
     def render(self, task: Task) -> Text:
         if not task.fields.get("bytes"):
-            return Text("" if task.total is None else f"{task.completed:.0f} of {task.total:.0f}")
-        words = [f"{bytes_text(task.completed)} of {bytes_text(task.total or 0)}"]
+            steps = [] if task.total is None else [f"{task.completed:.0f} of {task.total:.0f}"]
+            return Text(", ".join((*steps, seconds_text(task.elapsed or 0.0))))
+        words = [bytes_text(task.completed)]
         if task.speed:
             words.append(f"{bytes_text(task.speed)}/s")
         if task.time_remaining is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import resource
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -136,8 +136,8 @@ def phases_table(report: Report) -> Table:
     return table
 
 
-def summary_lines(report: Report, path: Path, took: dict[str, float]) -> Iterator[str]:
-    """What was compiled, the remarks of the target, and what it took, part by part."""
+def summary_lines(report: Report, path: Path, told: Container[str] = ()) -> Iterator[str]:
+    """What was compiled, and the remarks but those that the user was ``told`` before."""
     model, options = report["model"], report["options"]
     profile = f", ABI profile {options['abi_profile']}" if options["abi_profile"] else ""
     yield (
@@ -155,10 +155,15 @@ def summary_lines(report: Report, path: Path, took: dict[str, float]) -> Iterato
     eager = report["eager"]["total"]
     yield f"decode step: {calls}, against {eager} ATen operations of the eager model"
     for remark in report["remarks"]:
-        yield f"note: {remark}"
+        if remark not in told:
+            yield f"note: {remark}"
     missing = sum(len(row["near_misses"]) for row in report["passes"])
     if missing:
         yield f"{missing} near misses; see 'glmc inspect {path}'"
+
+
+def time_line(path: Path, took: dict[str, float]) -> str:
+    """What the compile took until now, part by part."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     times = parts_text(elapsed(), took, rest="compile")
-    yield f"{path} written in {times}; peak memory {bytes_text(peak)}"
+    return f"{path} written in {times}; peak memory {bytes_text(peak)}"

@@ -70,6 +70,9 @@ COMMON = (
         "--verbose", "Log what is done; twice for details. GLMC_LOGS=help lists the parts.", int,
         short="-v", counted=True, default=0, group="Common",
     ),
-    Option("--quiet", "No progress, errors only.", bool, short="-q", default=False, group="Common"),
+    Option(
+        "--quiet", "No progress and no notes on stderr, errors only; results on stdout stay.", bool,
+        short="-q", default=False, group="Common",
+    ),
     Option("--debug", "Show the traceback of an error.", bool, default=False, group="Common"),
 )  # fmt: skip

@@ -129,6 +129,8 @@ def test_the_command_prints_and_keeps_every_verdict(
     report = json.loads((artifact / "report.json").read_text())
     assert all("verdict" in one for one in report["passes"])
     (replayed,) = [text for text in report["remarks"] if text.startswith("replayed plan: cpu, ")]
+    said = done.out + done.err  # once each, on the one or on the other
+    assert said.count("checkpoint tiny-dense") == said.count(replayed.partition(": ")[2]) == 1
     _, rows, results = replayed.split(": ")
     assert rows == "cpu, 2 sequences, 18 rows"
     exact, small, rounded = results.split("; ")  # each says what it is of
