@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 import re
 import shlex
@@ -24,6 +25,7 @@ import torch
 from glmc.cli.main import main as glmc
 from glmc.presets.catalog import preset_names
 from glmc_runtime.cli import main as glmc_runtime
+from glmc_runtime.kernels.vendor import say_emulated
 from tests.docs.environments import make_environment
 from tests.docs.markdown import ROOT, blocks, section, table_rows
 from tests.docs.test_numbers import COUNTS, of_report
@@ -49,8 +51,8 @@ class Shown:
     output: tuple[str, ...]
 
 
-def shown() -> Iterator[Shown]:
-    for block in blocks(PAGE, "console", "bash"):
+def shown(page: Path) -> Iterator[Shown]:
+    for block in blocks(page, "console", "bash"):
         command, output = "", list[str]()
         for line in (*block.lines, "$ "):
             if line.startswith("$ "):
@@ -61,7 +63,7 @@ def shown() -> Iterator[Shown]:
                 output.append(line)
 
 
-ALL = list(shown())
+ALL = list(shown(PAGE))
 RUN = [each for each in ALL if each.command.split()[0] in PROGRAMS or each.command == "make demo"]
 
 
@@ -168,6 +170,20 @@ def test_the_plan_of_the_page_has_the_counts_of_the_page_of_numbers(folder: Path
 def test_the_python_of_the_page_runs(outputs: dict[str, tuple[int, str]]) -> None:
     (session,) = blocks(PAGE, "python")
     assert printed_by(session.text) in outputs["make demo"][1]
+
+
+@pytest.mark.usefixtures("outputs")
+def test_a_run_says_what_the_page_on_the_command_line_shows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As in a process of its own: pytest's handlers would have the notice, which comes once."""
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    say_emulated.cache_clear()
+    page = ROOT / "docs" / "command_line.md"
+    (run,) = (each for each in shown(page) if each.command.startswith("glmc run") and each.output)
+    status, output = run_here(run.command.partition(" > ")[0])
+    assert status == 0, output
+    assert lacking(run.output, output) == [], output
 
 
 @pytest.mark.usefixtures("outputs")
