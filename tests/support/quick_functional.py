@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch._export.utils import _is_cia_op
+from torch._export import utils
 from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
@@ -27,6 +27,7 @@ from torch.utils._pytree import tree_map, tree_map_only
 
 _INPUTS = (InputKind.USER_INPUT, InputKind.PARAMETER, InputKind.BUFFER)
 _METADATA = FunctionalTensor.metadata_fns
+_IS_COMPOSITE = getattr(utils, "_is_cia_op", None)
 _CLONE = torch.ops.aten.clone.default
 _OF_TORCH = (torch.ops.aten.view.dtype, torch.ops.aten.dropout.default)
 
@@ -36,7 +37,10 @@ class NeedsTraceError(Exception):
 
 
 def quick_functional(patch: pytest.MonkeyPatch) -> None:
-    """Every ``run_decompositions({})`` of this process from here on."""
+    """Every ``run_decompositions({})`` of this process from here on; nothing is replaced in a torch
+    that does not say which ops are composite."""
+    if _IS_COMPOSITE is None:
+        return
     trace = ExportedProgram.run_decompositions
 
     def run_decompositions(program: ExportedProgram, table: Any = None, **options: Any) -> Any:
@@ -90,7 +94,7 @@ class _Copy:
                 return self._call(node, _CLONE, (self.copies[node.args[0]],), {}, value)
             if node.target in _OF_TORCH:
                 raise NeedsTraceError(node.target)
-            if _is_cia_op(node.target) and _is_view(node):
+            if _IS_COMPOSITE(node.target) and _is_view(node):
                 return self._calls_of(node)
         elif isinstance(node.target, torch._ops.OperatorBase):
             raise NeedsTraceError(node.target)
