@@ -46,7 +46,12 @@ def integer(
     if (least is not None and number < least) or (most is not None and number > most):
         bounds = [f"at least {least}"] * (least is not None)
         bounds += [f"at most {most}"] * (most is not None)
-        raise refuse(f"{name} is out of range", expected=", ".join(bounds), found=shown(number))
+        raise refuse(
+            f"{name} is out of range",
+            expected=", ".join(bounds),
+            found=shown(number),
+            remedy=f"set {name} to an integer that is {' and '.join(bounds)}",
+        )
     return number
 
 

@@ -197,4 +197,5 @@ def _check_tokens(tokens: ListLike[int], vocabulary: int) -> None:
                 "a token id is not in the vocabulary",
                 expected=f"0 to {vocabulary - 1}",
                 found=shown(token),
+                remedy="pass ids of the model's own tokenizer",
             )

@@ -148,6 +148,7 @@ def settle(
             "n answers of one prompt would all be the same: the request is greedy",
             expected="n=1, or a temperature above 0",
             found=f"n={choices}",
+            remedy="set a temperature above 0, or leave n out",
         )
     parameters = SamplingParameters(
         temperature=temperature,

@@ -61,6 +61,7 @@ class SamplingParameters:
                     f"the sampling option {name} is out of range",
                     expected=expected,
                     found=shown(getattr(self, name)),
+                    remedy=f"set {name} to a number: {expected}",
                 )
         if self.seed is not None:
             name = "the sampling option seed"

@@ -157,7 +157,9 @@ class Text:
                 "the artifact has no chat template",
                 expected="chat_template.jinja, or chat_template in tokenizer_config.json",
                 found=f"templates of other names: {', '.join(named)}" if named else "",
-                remedy="name one of them" if named else "pass prompts without --chat",
+                remedy="name one of them"
+                if named
+                else "pass one as chat_template (--chat-template), or prompts without a chat",
             )
         return named[name]
 
