@@ -117,6 +117,7 @@ def check_decode(sequences: ListLike[Sequence], tokens: ListLike[int]) -> list[i
             "decode takes one token for each sequence",
             expected=str(len(sequences)),
             found=str(len(ids)),
+            remedy="pass as many tokens as sequences",
         )
     for sequence in sequences:
         if sequence.cached != len(sequence):
@@ -124,6 +125,7 @@ def check_decode(sequences: ListLike[Sequence], tokens: ListLike[int]) -> list[i
                 "a sequence must be prefilled before it is decoded",
                 expected=f"{len(sequence)} tokens in the cache",
                 found=f"{sequence.cached}",
+                remedy="prefill the sequence first",
             )
     return ids
 
@@ -169,9 +171,15 @@ def sequence_steps_of(value: object) -> list[SequenceStep]:
 def check_distinct(batch: ListLike[SequenceStep]) -> None:
     """A step has at least one sequence and each once; raises :class:`RequestError`."""
     if not batch:
-        raise RequestError("the step has no sequence", expected="at least one")
+        raise RequestError(
+            "the step has no sequence", expected="at least one", remedy="pass a sequence"
+        )
     if len({id(item.sequence) for item in batch}) != len(batch):
-        raise RequestError("the same sequence is twice in one step")
+        raise RequestError(
+            "the same sequence is twice in one step",
+            expected="each sequence once",
+            remedy="leave it out once, or fork it for a twin",
+        )
 
 
 def _packed(tokens: list[int]) -> ListLike[int]:
