@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from glmc.cli.names import PROFILES
 from glmc.compiler import STAGES
+from glmc.config import PROFILES
 from glmc.observe.dump.stages import known_names
 from glmc.observe.history import times
 from glmc.passes import specialise

@@ -71,5 +71,5 @@ def test_files_of_tools(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         with pytest.raises(RequestError, match="--tools"):
             chat("--chat", "--tools", str(path))
     arguments = ["run", "no artifact", "--chat", "--prompt", "a", "--tools", "missing\x1b.json"]
-    assert main(arguments) == 1
+    assert main(arguments) == 2
     assert "missing\\x1b.json" in capsys.readouterr().err
