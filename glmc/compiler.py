@@ -79,7 +79,7 @@ def compile_job(
     CheckpointError when they have changed before the artifact is whole.
     """
     current = CurrentStage(READING)
-    with memory_errors(lambda: current.name):
+    with memory_errors(lambda: current.name), rare_collections():
         return _compile(job, Path(output), Observers(current, Logged(), observer), inputs)
 
 

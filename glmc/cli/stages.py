@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 from glmc.cli.clock import elapsed
 from glmc.cli.say import say
+from glmc.garbage import rare_collections
 
 _IMPORTING = "importing torch and transformers"
 
@@ -33,7 +34,8 @@ def importing(*, silent: bool) -> Iterator[None]:
     elif not silent:
         stage_line(_IMPORTING)
     try:
-        yield
+        with rare_collections():
+            yield
     finally:
         if shown:
             sys.stderr.write(f"\r{' ' * len(_IMPORTING)}\r")
