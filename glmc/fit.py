@@ -72,7 +72,9 @@ def whole_plan(job: Job) -> tuple[Manifest, dict[PhaseKey, PhasePlan]]:
         cache=replace(parts.cache, tensors=rows),
     )
     weights = {
-        name: WeightEntry("", str(weight.dtype).removeprefix("torch."), weight.shape)
+        name: WeightEntry(
+            ("",) * parts.ranks.count, str(weight.dtype).removeprefix("torch."), weight.shape
+        )
         for weight in compiled.weights.values()
         for name in _names(weight, layers)
     }

@@ -37,7 +37,7 @@ def test_the_sums_are_those_of_the_whole_compile(dense: int, layers: int, tmp_pa
     manifest, plans = whole_plan(job)
     compiled = compile_plan(job)
     weights = {
-        weight.name: WeightEntry("", str(weight.dtype).removeprefix("torch."), weight.shape)
+        weight.name: WeightEntry(("",), str(weight.dtype).removeprefix("torch."), weight.shape)
         for weight in compiled.weights.values()
     }
     whole = Manifest(

@@ -115,7 +115,7 @@ def _plain(program: Program, tensors: dict[str, Tensor]) -> tuple[GraphModule, l
 def _tensors(
     program: Program, session: Session, artifact: Path, caches: dict[str, Tensor]
 ) -> dict[str, Tensor]:
-    weights = load_weights(artifact, session.manifest, torch.device("cpu"))
+    weights = load_weights(session.artifact, torch.device("cpu"))
     for name, weight in program.weights.items():
         if isinstance(weight.recipe, Constant):
             weights[name] = torch.tensor(weight.recipe.values, dtype=weight.dtype)

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -40,12 +41,14 @@ from glmc.weights.stream import CHUNK_BYTES, stream_weight
 from glmc_runtime.format.artifact_files import MANIFEST, TIMES, largest_size
 from glmc_runtime.format.cache import CacheSpec
 from glmc_runtime.format.manifest import (
+    ONE_RANK,
     FileEntry,
     Guards,
     Limits,
     Manifest,
     ModelFacts,
     PhaseEntry,
+    Ranks,
     WeightEntry,
     manifest_to_json,
 )
@@ -81,6 +84,7 @@ class ManifestParts:
     limits: Limits
     guards: Guards
     phases: tuple[PhaseEntry, ...]
+    ranks: Ranks = ONE_RANK
 
 
 def model_facts(shape: ModelShape) -> ModelFacts:
@@ -132,10 +136,11 @@ def write_artifact(
     specs = [TensorSpec(weight.name, weight.dtype, weight.shape) for weight in weights]
     _check_names(specs)
     shards = plan_shards(specs, shard_bytes)
-    needed = sum(file_size(shard) for shard in shards) if source is not None else 0
+    ranks = parts.ranks.count
+    needed = ranks * sum(file_size(shard) for shard in shards) if source is not None else 0
     manifest = Manifest(
         **vars(parts),
-        weights=_entries(shards),
+        weights=_entries(shards, ranks),
         weights_included=source is not None,
         files={},
     )
@@ -144,25 +149,27 @@ def write_artifact(
         path.parent.mkdir(parents=True, exist_ok=True)
         _check_space(path.parent, needed)
         # Inside as well: what the disk lacked is there again once the directory is removed.
-        with partial_directory(path) as partial, _disk_errors(path, needed):
+        with partial_directory(path) as directory, _disk_errors(path, needed):
             files: dict[str, FileEntry] = {}
-            _write_json_files(partial, files, plans, report or {}, history, inputs)
-            _write_tokenizer(partial, files, tokenizer or {})
+            _write_json_files(directory, files, plans, report or {}, history, inputs)
+            _write_tokenizer(directory, files, tokenizer or {})
             _check_sizes(files)
             if source is not None:
-                pack = _Packer(weights, source, chunk_bytes, progress)
-                pack.write(partial, files, shards)
+                pack = _Packer(weights, source, ranks, chunk_bytes, progress)
+                pack.write(directory, files, shards)
             check()
             manifest = replace(manifest, files=files)
-            written = _write_bytes(partial / MANIFEST, _json(manifest_to_json(manifest)))
+            written = _write_bytes(directory / MANIFEST, _json(manifest_to_json(manifest)))
             _check_sizes({MANIFEST: written})
             if times is not None:
-                _write_bytes(partial / TIMES, _json(times()))
-            for name in ("plans", "weights", "tokenizer/chat_templates", "tokenizer", "."):
-                if (partial / name).is_dir():
-                    sync_directory(partial / name)
+                _write_bytes(directory / TIMES, _json(times()))
+            folders = [f"weights/{_rank_folder(rank)}" for rank in range(ranks) if ranks > 1]
+            folders += ["plans", "weights", "tokenizer/chat_templates", "tokenizer", "."]
+            for name in folders:
+                if (directory / name).is_dir():
+                    sync_directory(directory / name)
             check_destination(path, force)  # again: packing takes long
-            put_in_place(partial, path)
+            put_in_place(directory, path)
     return manifest
 
 
@@ -173,41 +180,54 @@ class _Packer:
         self,
         weights: Sequence[Weight],
         source: WeightSource,
+        ranks: int,
         chunk_bytes: int,
         progress: Progress,
     ) -> None:
         self.weights = {weight.name: weight for weight in weights}
         self.source = source
+        self.ranks = ranks
         self.chunk_bytes = chunk_bytes
         self.progress = progress
-        self.at = PackProgress("", 0, len(weights), 0, sum(weight.bytes for weight in weights))
+        total = ranks * sum(weight.bytes for weight in weights)
+        self.at = PackProgress("", 0, ranks * len(weights), 0, total)
 
     def write(
         self, root: Path, files: dict[str, FileEntry], shards: Sequence[Sequence[TensorSpec]]
     ) -> None:
         (root / "weights").mkdir()
-        for number, shard in enumerate(shards, 1):
-            name = _shard_name(number, len(shards))
-            file = write_file(root / name, shard, self._stream, self._advance)
-            files[name] = FileEntry(file.sha256, file.size)
+        for rank in range(self.ranks):
+            for number, shard in enumerate(shards, 1):
+                name = _shard_name(number, len(shards), rank, self.ranks)
+                (root / name).parent.mkdir(exist_ok=True)
+                file = write_file(root / name, shard, partial(self._stream, rank), self._advance)
+                files[name] = FileEntry(file.sha256, file.size)
 
-    def _stream(self, spec: TensorSpec) -> Iterator[Tensor]:
+    def _stream(self, rank: int, spec: TensorSpec) -> Iterator[Tensor]:
         self.at = replace(self.at, tensor=spec.name, number=self.at.number + 1)
-        return stream_weight(self.weights[spec.name], self.source, self.chunk_bytes)
+        weight = self.weights[spec.name].on(rank)
+        return stream_weight(weight, self.source, self.chunk_bytes)
 
     def _advance(self, written: int) -> None:
         self.at = replace(self.at, done=self.at.done + written)
         self.progress(self.at)
 
 
-def _shard_name(number: int, count: int) -> str:
-    return f"weights/{number:05d}-of-{count:05d}.safetensors"
+def _rank_folder(rank: int) -> str:
+    return f"rank-{rank}"
 
 
-def _entries(shards: Sequence[Sequence[TensorSpec]]) -> dict[str, WeightEntry]:
+def _shard_name(number: int, count: int, rank: int, ranks: int) -> str:
+    folder = "weights" if ranks == 1 else f"weights/{_rank_folder(rank)}"
+    return f"{folder}/{number:05d}-of-{count:05d}.safetensors"
+
+
+def _entries(shards: Sequence[Sequence[TensorSpec]], ranks: int) -> dict[str, WeightEntry]:
     return {
         spec.name: WeightEntry(
-            _shard_name(number, len(shards)), str(spec.dtype).removeprefix("torch."), spec.shape
+            tuple(_shard_name(number, len(shards), rank, ranks) for rank in range(ranks)),
+            str(spec.dtype).removeprefix("torch."),
+            spec.shape,
         )
         for number, shard in enumerate(shards, 1)
         for spec in shard

@@ -10,8 +10,19 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from glmc.errors import InternalError
 from glmc.ir.ops.rotary import rope_table
-from glmc.ir.recipe import Concatenate, Constant, Recipe, RopeTable, Source, Stack, Weight
+from glmc.ir.recipe import (
+    Concatenate,
+    Constant,
+    Recipe,
+    RopeTable,
+    Selected,
+    Source,
+    Stack,
+    Weight,
+    Zeros,
+)
 
 
 def evaluate(weight: Weight, read: Callable[[str], Tensor]) -> Tensor:
@@ -28,7 +39,26 @@ def _value(recipe: Recipe, read: Callable[[str], Tensor]) -> Tensor:
         return torch.stack([_value(part, read) for part in recipe.parts])
     if isinstance(recipe, Constant):
         return torch.tensor(recipe.values, dtype=torch.float64)
-    return rope_rows(recipe)
+    if isinstance(recipe, Zeros):
+        return torch.zeros(recipe.shape)
+    if isinstance(recipe, Selected):
+        return selected(_value(recipe.recipe, read), recipe)
+    if isinstance(recipe, RopeTable):
+        return rope_rows(recipe)
+    raise InternalError("a recipe of all ranks has no one value", found=type(recipe).__name__)
+
+
+def selected(whole: Tensor, recipe: Selected) -> Tensor:
+    """The runs of ``recipe`` out of the value that it selects from."""
+    axis, shape = recipe.axis, list(whole.shape)
+    parts = []
+    for start, length in recipe.runs:
+        if start is None:
+            shape[axis] = length
+            parts.append(whole.new_zeros(shape))
+        else:
+            parts.append(whole.narrow(axis, start, length))
+    return torch.cat(parts, axis)
 
 
 def rope_rows(table: RopeTable, begin: int = 0, end: int | None = None) -> Tensor:

@@ -13,9 +13,19 @@ from math import prod
 import torch
 from torch import Tensor
 
-from glmc.errors import CheckpointError, PackError
-from glmc.ir.recipe import Concatenate, Constant, Recipe, RopeTable, Source, Stack, Weight
-from glmc.weights.evaluate import rope_rows
+from glmc.errors import CheckpointError, InternalError, PackError
+from glmc.ir.recipe import (
+    Concatenate,
+    Constant,
+    Recipe,
+    RopeTable,
+    Selected,
+    Source,
+    Stack,
+    Weight,
+    Zeros,
+)
+from glmc.weights.evaluate import rope_rows, selected
 from glmc.weights.source import WeightSource
 
 CHUNK_BYTES = 64 << 20
@@ -49,6 +59,14 @@ def recipe_shape(recipe: Recipe) -> tuple[int, ...]:
         return (len(recipe.values),)
     if isinstance(recipe, RopeTable):
         return (recipe.rows, 2 * len(recipe.inverse_frequencies))
+    if isinstance(recipe, Zeros):
+        return recipe.shape
+    if isinstance(recipe, Selected):
+        whole = list(recipe_shape(recipe.recipe))
+        whole[recipe.axis] = sum(length for _, length in recipe.runs)
+        return tuple(whole)
+    if not isinstance(recipe, (Concatenate, Stack)):
+        raise InternalError("a recipe of all ranks is packed", found=type(recipe).__name__)
     shapes = [recipe_shape(part) for part in recipe.parts]
     inner = [shape if isinstance(recipe, Stack) else shape[1:] for shape in shapes]
     if not shapes or any(shape != inner[0] for shape in inner):
@@ -71,6 +89,13 @@ def _pieces(
         yield torch.tensor(recipe.values, dtype=torch.float64)
     elif isinstance(recipe, RopeTable):
         yield from _rope_pieces(recipe, chunk_bytes)
+    elif isinstance(recipe, Zeros):
+        yield torch.zeros(prod(recipe.shape))
+    elif isinstance(recipe, Selected):
+        inner = torch.cat(list(_pieces(recipe.recipe, dtype, source, chunk_bytes)))
+        yield selected(inner.view(recipe_shape(recipe.recipe)), recipe).flatten()
+    elif not isinstance(recipe, Source):
+        raise InternalError("a recipe of all ranks is packed", found=type(recipe).__name__)
     else:
         yield from _source_pieces(recipe, dtype, source, chunk_bytes)
 

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("shared_captures")
 
 def manifest(compiled: Compiled) -> Manifest:
     entries = {
-        name: WeightEntry("none", str(weight.dtype).removeprefix("torch."), weight.shape)
+        name: WeightEntry(("none",), str(weight.dtype).removeprefix("torch."), weight.shape)
         for name, weight in compiled.weights.items()
     }
     parts = vars(manifest_parts(compiled))

@@ -67,7 +67,7 @@ def test_times_belong_to_no_hash(tmp_path: Path) -> None:
 
 def test_weights_are_only_read_to_verify(tmp_path: Path) -> None:
     manifest = write(tmp_path / "toy")
-    file = tmp_path / "toy" / manifest.weights["head"].file
+    file = tmp_path / "toy" / manifest.weights["head"].files[0]
     data = bytearray(file.read_bytes())
     data[-1] ^= 1
     file.write_bytes(bytes(data))

@@ -29,6 +29,8 @@ DOCUMENTED = (
     cache.CacheTensor,
     manifest.Limits,
     manifest.PhaseEntry,
+    manifest.Ranks,
+    manifest.CollectiveCalls,
     manifest.Guards,
     manifest.WeightEntry,
     manifest.FileEntry,

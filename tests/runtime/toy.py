@@ -318,7 +318,7 @@ def write_toy(root: Path, greedy: bool = False, **changes: Any) -> Path:
         limits=Limits(MAX_CONTEXT),
         guards=Guards("0.1.0", "2.5", "cpu"),
         weights={
-            name: WeightEntry("weights/all.safetensors", "float32", tuple(weight.shape))
+            name: WeightEntry(("weights/all.safetensors",), "float32", tuple(weight.shape))
             for name, weight in weights.items()
         },
         weights_included=True,

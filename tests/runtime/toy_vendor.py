@@ -371,7 +371,7 @@ def write_vendor_toy(root: Path) -> Path:
             ),
             guards=Guards("0.1.0", "2.5", "xpu", keywords),
             weights={
-                name: WeightEntry("weights/all.safetensors", "float32", tuple(item.shape))
+                name: WeightEntry(("weights/all.safetensors",), "float32", tuple(item.shape))
                 for name, item in packed.items()
             },
         ),

@@ -12,7 +12,7 @@ from glmc_runtime.command.units import bytes_text
 from glmc_runtime.engine.exclusive import Exclusive
 from glmc_runtime.errors import RequestError
 from glmc_runtime.format.manifest import PhaseEntry
-from glmc_runtime.format.memory import RANK, arena_bytes
+from glmc_runtime.format.memory import arena_bytes
 from glmc_runtime.format.phases import DECODE, PREFILL, PhaseKey, phase_of
 from glmc_runtime.format.plan import PhasePlan
 from glmc_runtime.kernels import is_vendor
@@ -150,7 +150,7 @@ def load_into_memory(
     check_vendor_functions(manifest.guards, vendor)
     device = indexed(device_for(manifest.guards, vendor, device_name))
     check_triton(artifact.functions, device)
-    entries = {entry.key: entry for entry in manifest.phases if entry.rank == RANK}
+    entries = manifest.phases_of(artifact.rank)
     for phase in (PREFILL, DECODE):  # what engines drive
         manifest.phase(phase.key)
     for key in entries:
@@ -158,10 +158,10 @@ def load_into_memory(
 
     watch = WeightWatch()
     if given_tensors is None:
-        weights = load_weights(artifact.path, manifest, device, files=artifact.files, watch=watch)
+        weights = load_weights(artifact, device, watch=watch)
     else:
         weights = given_weights(given_tensors, manifest, device)
-    arena = Arena(arena_bytes(plans, entries.values()), device)
+    arena = Arena(arena_bytes(plans, entries), device)
     emulated = vendor is not None and vendor.emulated
     statistics = Statistics(emulated, timing)
     statistics.interpreted = is_interpreted(manifest.guards.target, device)

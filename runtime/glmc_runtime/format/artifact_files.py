@@ -10,7 +10,7 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,14 +119,21 @@ class ArtifactFiles:
         """The files of a folder by their names in it, each read when it is asked for."""
         return _Below(self, f"{folder}/", list(self._entries))
 
-    def hash_all(self, kept: Callable[[str], bool], progress: Progress | None = None) -> None:
-        """Compare every hash; the bytes of the files that ``kept`` chooses are handed out later.
+    def hash_all(
+        self,
+        kept: Callable[[str], bool],
+        progress: Progress | None = None,
+        skip: Collection[str] = (),
+    ) -> None:
+        """Compare every hash but those of ``skip``; the bytes of the files that ``kept`` chooses
+        are handed out later.
 
         ``progress`` is called with the bytes read and those of all files. Raises ArtifactError.
         """
-        total = sum(entry.size for entry in self._entries.values())
+        entries = {name: each for name, each in self._entries.items() if name not in skip}
+        total = sum(entry.size for entry in entries.values())
         done = 0
-        for name, entry in sorted(self._entries.items()):
+        for name, entry in sorted(entries.items()):
             digest, pieces = hashlib.sha256(), []
             keep = kept(name)
             with plain_file(self.root, name) as (descriptor, found):

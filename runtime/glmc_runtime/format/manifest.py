@@ -4,7 +4,8 @@ Layout of an artifact directory::
 
     manifest.json
     plans/prefill.json  plans/decode.json  ...    a file for each of ``phases``
-    weights/*.safetensors           names and shapes as in ``weights`` below
+    weights/*.safetensors           names and shapes as in ``weights`` below; of several ranks
+    weights/rank-N/*.safetensors    each has a folder
     tokenizer/                      tokenizer.json, tokenizer_config.json, ... (may be absent)
     report.json                     what the compiler did; not read by the runtime
     times.json                      how long it took; neither listed nor read (may be absent)
@@ -16,13 +17,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from glmc_runtime.errors import ArtifactError
+from glmc_runtime.errors import ArtifactError, PlanError
 from glmc_runtime.format.cache import CacheSpec, CacheTensor, impossible
+from glmc_runtime.format.extent import Extent
 from glmc_runtime.format.phases import DECODE, PHASES, PREFILL, PhaseKey, phase_of
 from glmc_runtime.format.records import misfit
 
 FORMAT = "glmc-artifact"
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
+MOST_RANKS = 1024
 
 
 @dataclass(frozen=True)
@@ -50,28 +53,59 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class CollectiveCalls:
+    """The calls of one collective in a step of ``phase``: ``calls`` times ``function`` with
+    messages of ``dtype``, each of ``message`` bytes on a rank, such as ``"8192*tokens"``."""
+
+    phase: str
+    function: str
+    dtype: str
+    message: str
+    calls: int
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The ``count`` devices that one model is dealt to, each run by a process, in one group.
+
+    With ``expert_parallel`` each has some of the experts whole, else a part of each expert.
+    ``collectives`` are what they tell each other in a step.
+    """
+
+    count: int = 1
+    expert_parallel: bool = False
+    collectives: tuple[CollectiveCalls, ...] = ()
+
+
+ONE_RANK = Ranks()
+
+
+@dataclass(frozen=True)
 class PhaseEntry:
-    """A plan of the artifact: its ``phase``, and the ``rank`` of the device that runs it.
+    """A plan of the artifact: its ``phase``, and the ``ranks`` that run it, ascending. Ranks whose
+    plans are equal share one.
 
     ``buckets`` are values of the phase's bucket symbol, ascending; the last is the largest step.
     ``largest`` has the largest value of each symbol: memory is laid out for it.
     """
 
     phase: str
-    rank: int
+    ranks: tuple[int, ...]
     buckets: tuple[int, ...]
     largest: dict[str, int]
 
     @property
     def key(self) -> PhaseKey:
-        return PhaseKey(self.phase, self.rank)
+        """The key of the plan: that of the first of its ranks."""
+        return PhaseKey(self.phase, self.ranks[0])
 
 
 @dataclass(frozen=True)
 class WeightEntry:
-    """``file`` is relative to the artifact; it holds the tensor under the entry's name."""
+    """``files``, one for each rank, are relative to the artifact; each holds that rank's tensor
+    under the entry's name. ``dtype`` and ``shape`` are the same on all ranks."""
 
-    file: str
+    files: tuple[str, ...]
     dtype: str
     shape: tuple[int, ...]
 
@@ -114,20 +148,35 @@ class Manifest:
     weights_included: bool
     files: dict[str, FileEntry]
     phases: tuple[PhaseEntry, ...]
+    ranks: Ranks = ONE_RANK
+
+    def phases_of(self, rank: int) -> dict[PhaseKey, PhaseEntry]:
+        """The entries of the plans that a rank runs, by phase alone: a process has one rank."""
+        return {PhaseKey(entry.phase): entry for entry in self.phases if rank in entry.ranks}
+
+    def files_of_others(self, rank: int) -> set[str]:
+        """Files that other ranks alone read."""
+        entries = self.weights.values()
+        mine = {entry.files[rank] for entry in entries}
+        return {file for entry in entries for file in entry.files} - mine
 
     def phase(self, key: PhaseKey) -> PhaseEntry:
         """The entry of a plan; raises :class:`ArtifactError` for one that is not there."""
-        entry = next((entry for entry in self.phases if entry.key == key), None)
+        found = (each for each in self.phases if each.phase == key.phase and key.rank in each.ranks)
+        entry = next(found, None)
         if entry is None:
             names = ", ".join(str(entry.key) for entry in self.phases)
             raise ArtifactError(f"the artifact has no phase '{key}'", found=names)
         return entry
 
 
-def phase_entry(key: PhaseKey, buckets: tuple[int, ...], most: Mapping[str, int]) -> PhaseEntry:
-    """The entry of a plan for these buckets; ``most`` has bounds of other symbols."""
+def phase_entry(
+    key: PhaseKey, buckets: tuple[int, ...], most: Mapping[str, int], ranks: int = 1
+) -> PhaseEntry:
+    """The entry of a plan for these buckets, run by as many ``ranks`` from the key's on; ``most``
+    has bounds of other symbols."""
     largest = phase_of(key.phase).largest(buckets[-1], most)
-    return PhaseEntry(key.phase, key.rank, buckets, largest)
+    return PhaseEntry(key.phase, tuple(range(key.rank, key.rank + ranks)), buckets, largest)
 
 
 def manifest_to_json(manifest: Manifest) -> dict[str, Any]:
@@ -177,12 +226,13 @@ def manifest_from_json(data: Any) -> Manifest:
                 }
             ),
             weights={
-                name: WeightEntry(item["file"], item["dtype"], tuple(item["shape"]))
+                name: WeightEntry(tuple(item["files"]), item["dtype"], tuple(item["shape"]))
                 for name, item in data["weights"].items()
             },
             weights_included=data["weights_included"],
             files={name: FileEntry(**item) for name, item in data["files"].items()},
             phases=tuple(map(_phase_entry, data["phases"])),
+            ranks=_ranks(data["ranks"]),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _not_well_formed(repr(error)) from error
@@ -197,7 +247,13 @@ def _cache_tensor(data: Any) -> CacheTensor:
 
 
 def _phase_entry(data: Any) -> PhaseEntry:
-    return PhaseEntry(**{**data, "buckets": tuple(data["buckets"])})
+    lists = {name: tuple(data[name]) for name in ("buckets", "ranks")}
+    return PhaseEntry(**{**data, **lists})
+
+
+def _ranks(data: Any) -> Ranks:
+    calls = tuple(CollectiveCalls(**each) for each in data["collectives"])
+    return Ranks(**{**data, "collectives": calls})
 
 
 def _impossible(manifest: Manifest) -> str | None:
@@ -210,11 +266,37 @@ def _impossible(manifest: Manifest) -> str | None:
         "model.vocabulary": manifest.model.vocabulary,
     }
     problem = next((f"{name} is {size}" for name, size in sizes.items() if size < 1), None)
-    return problem or impossible(manifest.cache) or _impossible_phases(manifest.phases)
+    return (
+        problem
+        or impossible(manifest.cache)
+        or _impossible_ranks(manifest)
+        or _impossible_phases(manifest.phases, manifest.ranks.count)
+    )
 
 
-def _impossible_phases(entries: tuple[PhaseEntry, ...]) -> str | None:
-    """Buckets ascend, and the largest step is one of the phase."""
+def _impossible_ranks(manifest: Manifest) -> str | None:
+    """Each rank has a file of each weight, and what is said in a step is of a known phase."""
+    count = manifest.ranks.count
+    if not 1 <= count <= MOST_RANKS:
+        return f"ranks.count is {count}"
+    for name, entry in manifest.weights.items():
+        if len(entry.files) != count:
+            return f"weights.{name}.files is of {len(entry.files)} ranks, and ranks.count {count}"
+    for number, each in enumerate(manifest.ranks.collectives):
+        place = f"ranks.collectives[{number}]"
+        if each.phase not in PHASES:
+            return f"{place}.phase is {each.phase!r}, and none of {', '.join(PHASES)}"
+        if each.calls < 1:
+            return f"{place}.calls is {each.calls}"
+        try:
+            Extent.parse(each.message, PHASES[each.phase].symbols)
+        except PlanError as error:
+            return f"{place}.message is {each.message!r}: {error}"
+    return None
+
+
+def _impossible_phases(entries: tuple[PhaseEntry, ...], count: int) -> str | None:
+    """Buckets ascend, the largest step is one of the phase, and all ranks run the same phases."""
     seen: dict[PhaseKey, PhaseEntry] = {}
     for number, entry in enumerate(entries):
         place, buckets = f"phases[{number}]", entry.buckets
@@ -227,9 +309,15 @@ def _impossible_phases(entries: tuple[PhaseEntry, ...]) -> str | None:
         if not whole or entry.largest[phase.bucket] != buckets[-1]:
             largest = str(entry.largest)[:80]
             return f"{place}.largest is {largest}, and no largest step of {entry.phase}"
-        if entry.rank < 0 or entry.key in seen:
-            return f"{place} is of rank {entry.rank}, as another or none"
-        seen[entry.key] = entry
+        ranks = entry.ranks
+        if not ranks or list(ranks) != sorted(set(ranks)) or ranks[0] < 0 or ranks[-1] >= count:
+            return f"{place}.ranks is {str(ranks)[:80]}, and not ascending within {count} ranks"
+        for key in (PhaseKey(entry.phase, rank) for rank in ranks):
+            if key in seen:
+                return f"{place} is of rank {key.rank}, as another"
+            seen[key] = entry
+    for key in {PhaseKey(key.phase, rank) for key in seen for rank in range(count)} - seen.keys():
+        return f"phases has no plan of {key.phase} for rank {key.rank}"
     for key, decode in seen.items():
         prefill = seen.get(PhaseKey(PREFILL.name, key.rank))
         if key.phase == DECODE.name and prefill is not None:

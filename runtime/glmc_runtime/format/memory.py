@@ -7,7 +7,7 @@ that are tuned for the device (kernels/cuda/workspace.py).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from math import prod
@@ -19,23 +19,23 @@ from glmc_runtime.format.manifest import Manifest, PhaseEntry
 from glmc_runtime.format.phases import DECODE, PhaseKey
 from glmc_runtime.format.plan import HOST_SUFFIX, InputSpec, PhasePlan
 
-RANK = 0
-"""Whose plans are bound: a process has one device."""
 INPUT_ALIGNMENT = 64
 _UNITS = {"": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "KB": 10**3}
 _UNITS.update(MB=10**6, GB=10**9)
 
 
 def weight_bytes(manifest: Manifest) -> int:
-    """Bytes of all weights, whether they were written or not."""
+    """Bytes of all weights of one rank, whether they were written or not."""
     return sum(
         prod(entry.shape) * dtype_of(entry.dtype).itemsize for entry in manifest.weights.values()
     )
 
 
-def arena_bytes(plans: Mapping[PhaseKey, PhasePlan], entries: Iterable[PhaseEntry]) -> int:
+def arena_bytes(plans: Mapping[PhaseKey, PhasePlan], entries: Mapping[PhaseKey, PhaseEntry]) -> int:
     """Bytes of the one arena that the phases share, each at its largest step."""
-    return max((plans[entry.key].arena.evaluate(entry.largest) for entry in entries), default=0)
+    return max(
+        (plans[key].arena.evaluate(entry.largest) for key, entry in entries.items()), default=0
+    )
 
 
 def input_bytes(spec: InputSpec, sizes: Mapping[str, int]) -> int:
@@ -111,16 +111,18 @@ class MemoryNeeds:
         return min(blocks * self.block_size, self.max_context)
 
 
-def memory_needs(manifest: Manifest, plans: Mapping[PhaseKey, PhasePlan]) -> MemoryNeeds:
-    """What an artifact takes on the device of the rank that is bound."""
-    entries = [entry for entry in manifest.phases if entry.rank == RANK and entry.key in plans]
+def memory_needs(
+    manifest: Manifest, plans: Mapping[PhaseKey, PhasePlan], rank: int = 0
+) -> MemoryNeeds:
+    """What an artifact takes on the device of a rank; ``plans`` are those of that rank."""
+    entries = {key: entry for key, entry in manifest.phases_of(rank).items() if key in plans}
     return MemoryNeeds(
         weights=weight_bytes(manifest),
         arena=arena_bytes(plans, entries),
         inputs=sum(
             aligned(input_bytes(spec, entry.largest))
-            for entry in entries
-            for spec in plans[entry.key].inputs
+            for key, entry in entries.items()
+            for spec in plans[key].inputs
             if not spec.name.endswith(HOST_SUFFIX)
         ),
         block=block_bytes(manifest.cache),

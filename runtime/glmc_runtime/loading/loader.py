@@ -33,13 +33,14 @@ __all__ = ["Artifact", "Progress", "listed_files", "load_artifact", "sha256_of"]
 
 @dataclass(frozen=True)
 class Artifact:
-    """A checked artifact. ``plans`` has one entry per phase and rank of the manifest; ``files``
+    """A checked artifact as ``rank`` has it. ``plans`` are those that it runs, by phase; ``files``
     hands out the bytes that were hashed."""
 
     path: Path
     manifest: Manifest
     plans: dict[PhaseKey, PhasePlan]
     files: ArtifactFiles
+    rank: int = 0
 
     @property
     def functions(self) -> list[str]:
@@ -48,25 +49,34 @@ class Artifact:
 
 
 def load_artifact(
-    path: str | PathLike[str], *, verify_hashes: bool = True, progress: Progress | None = None
+    path: str | PathLike[str],
+    *,
+    verify_hashes: bool = True,
+    progress: Progress | None = None,
+    rank: int = 0,
 ) -> Artifact:
     """Read and check an artifact; raises :class:`ArtifactError` or :class:`PlanError`.
 
     The set of files and their sizes are always compared with the manifest; ``verify_hashes`` also
-    reads every byte, and calls ``progress(bytes read, bytes of all files)`` after each 4 MiB. What
-    the runtime reads of them later, weights aside, are the bytes of that one read. Only ``path``
-    itself may be a link: what is in the directory is plain files and folders, or refused.
+    reads every byte but those of the weights of other ranks than ``rank``, and calls
+    ``progress(bytes read, bytes of all files)`` after each 4 MiB. What the runtime reads of them
+    later, weights aside, are the bytes of that one read. Only ``path`` itself may be a link: what
+    is in the directory is plain files and folders, or refused.
     """
     root = Path(path)
     manifest, files = listed_files(root)
     if verify_hashes:
-        files.hash_all(lambda name: name.startswith(("plans/", "tokenizer/")), progress)
+        files.hash_all(
+            lambda name: name.startswith(("plans/", "tokenizer/")),
+            progress,
+            skip=manifest.files_of_others(rank),
+        )
     plans = {}
-    for key in (entry.key for entry in manifest.phases):
-        if key.file not in files:
-            raise ArtifactError(f"the manifest lists no plan of phase '{key}'", expected=key.file)
-        plans[key] = _plan(files, key.file, key.phase)
-    return Artifact(root, manifest, plans, files)
+    for key, file in ((key, entry.key.file) for key, entry in manifest.phases_of(rank).items()):
+        if file not in files:
+            raise ArtifactError(f"the manifest lists no plan of phase '{key}'", expected=file)
+        plans[key] = _plan(files, file, key.phase)
+    return Artifact(root, manifest, plans, files, rank)
 
 
 def listed_files(root: Path) -> tuple[Manifest, ArtifactFiles]:
@@ -105,7 +115,7 @@ def _plan(files: ArtifactFiles, name: str, phase: str) -> PhasePlan:
 
 def _check_names(manifest: Manifest) -> None:
     """Refuse file names that could lead out of the artifact."""
-    names = [*manifest.files, *(entry.file for entry in manifest.weights.values())]
+    names = [*manifest.files, *(file for each in manifest.weights.values() for file in each.files)]
     names += [entry.key.file for entry in manifest.phases]
     for name in names:
         pure = PurePosixPath(name)
@@ -118,8 +128,9 @@ def _check_names(manifest: Manifest) -> None:
                 remedy="do not use this artifact: it was made or changed by something else",
             )
     for weight, entry in manifest.weights.items():
-        if manifest.weights_included and entry.file not in manifest.files:
-            raise ArtifactError(f"weight '{weight}' is in an unlisted file", found=entry.file)
+        unlisted = [file for file in entry.files if file not in manifest.files]
+        if manifest.weights_included and unlisted:
+            raise ArtifactError(f"weight '{weight}' is in an unlisted file", found=unlisted[0])
 
 
 def _check_files(root: Path, manifest: Manifest) -> None:
@@ -139,7 +150,7 @@ def _check_files(root: Path, manifest: Manifest) -> None:
             ),
             remedy="copy the artifact again, complete and unchanged",
         )
-    weights = {entry.file for entry in manifest.weights.values()}
+    weights = {file for entry in manifest.weights.values() for file in entry.files}
     for name, entry in sorted(manifest.files.items()):
         if name not in weights:
             check_size(name, entry.size)

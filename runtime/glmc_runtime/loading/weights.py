@@ -15,9 +15,9 @@ from safetensors import SafetensorError, safe_open
 
 from glmc_runtime.command.units import bytes_text, seconds_text
 from glmc_runtime.errors import ArtifactError, CapacityError
-from glmc_runtime.format.artifact_files import ArtifactFiles
 from glmc_runtime.format.dtypes import dtype_of
 from glmc_runtime.format.manifest import Manifest
+from glmc_runtime.loading.loader import Artifact
 from glmc_runtime.replay.weight_watch import WeightWatch
 
 _LOG = logging.getLogger("glmc_runtime.weights")
@@ -28,31 +28,26 @@ _PIECE = 1 << 22
 
 
 def load_weights(
-    root: Path,
-    manifest: Manifest,
-    device: torch.device,
-    *,
-    files: ArtifactFiles | None = None,
-    watch: WeightWatch | None = None,
+    artifact: Artifact, device: torch.device, *, watch: WeightWatch | None = None
 ) -> dict[str, torch.Tensor]:
-    """Every weight of the manifest on ``device``.
+    """Every weight of the artifact's rank on ``device``.
 
-    ``files`` are those whose hashes were compared. On a CPU the tensors are copies, or, where
+    On a CPU the tensors are copies, or, where
     there is a ``watch`` and they have more than ``COPIED_BYTES``, share the mapped files, which the
     watch is given. Raises :class:`ArtifactError` for an artifact without weights, an unreadable
     file, one that changed since it was hashed, or a tensor whose dtype or shape is not the
     manifest's, and :class:`CapacityError` where they do not fit.
     """
+    root, manifest, files = artifact.path, artifact.manifest, artifact.files
     if not manifest.weights_included:
         raise ArtifactError(
             "the artifact was compiled without weights: it can be inspected but not run",
             remedy="compile again from a checkpoint",
         )
     started = perf_counter()
-    files = ArtifactFiles(root, manifest.files) if files is None else files
     by_file: dict[str, list[str]] = {}
     for name, entry in manifest.weights.items():
-        by_file.setdefault(entry.file, []).append(name)
+        by_file.setdefault(entry.files[artifact.rank], []).append(name)
     size = sum(manifest.files[file].size for file in by_file)
     mapped = watch if size > COPIED_BYTES else None
     weights: dict[str, torch.Tensor] = {}
@@ -81,7 +76,7 @@ def load_weights(
             if device.type == "cpu" and mapped is not None:
                 mapped.add(file, descriptor, state, files.compared_hash(file))
         weights.update(file_weights)
-    _check(weights, manifest)
+    _check(weights, manifest, artifact.rank)
     taken = seconds_text(perf_counter() - started)
     _LOG.info("%d tensors, %s, on %s in %s", len(weights), bytes_text(size), device, taken)
     return weights
@@ -148,13 +143,13 @@ def given_weights(
     return tensors
 
 
-def _check(weights: Mapping[str, torch.Tensor], manifest: Manifest) -> None:
+def _check(weights: Mapping[str, torch.Tensor], manifest: Manifest, rank: int = 0) -> None:
     for name, entry in manifest.weights.items():
         tensor = weights[name]
         if tensor.dtype != dtype_of(entry.dtype) or tuple(tensor.shape) != entry.shape:
             raise ArtifactError(
                 f"weight '{name}' is not what the manifest says",
-                place=entry.file,
+                place=entry.files[rank],
                 expected=f"{entry.dtype} {list(entry.shape)}",
                 found=f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}",
                 remedy="compile the model again",

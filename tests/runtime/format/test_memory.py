@@ -28,8 +28,8 @@ def manifest(path: Path) -> Manifest:
         limits=Limits(40),
         phases=toy.entries((1, 4), (16, 32)),
         weights={
-            "a": WeightEntry("x", "bfloat16", (10, 10)),
-            "b": WeightEntry("x", "float32", (25,)),
+            "a": WeightEntry(("x",), "bfloat16", (10, 10)),
+            "b": WeightEntry(("x",), "float32", (25,)),
         },
         weights_included=False,
     )

@@ -88,6 +88,15 @@ def test_a_lost_field(copy: Path) -> None:
     _refuses(copy, ArtifactError, "not well formed")
 
 
+SAID = {
+    "phase": "decode",
+    "function": "collective.all_reduce",
+    "dtype": "float32",
+    "message": "32*tokens",
+    "calls": 2,
+}
+
+
 @pytest.mark.parametrize(
     ("field", "value", "text"),
     [
@@ -109,12 +118,12 @@ def test_a_path_out_of_the_artifact_is_refused(copy: Path, name: str) -> None:
 
 
 def test_a_weight_file_out_of_the_artifact_is_refused(copy: Path) -> None:
-    _edit(copy, lambda data: data["weights"]["head"].__setitem__("file", "../head.safetensors"))
+    _edit(copy, lambda data: data["weights"]["head"].__setitem__("files", ["../h.safetensors"]))
     _refuses(copy, ArtifactError, "outside the artifact")
 
 
 def test_a_phase_name_can_not_lead_out(copy: Path) -> None:
-    entry = {"phase": "../../evil", "rank": 0, "buckets": [1], "largest": {"tokens": 1}}
+    entry = {"phase": "../../evil", "ranks": [0], "buckets": [1], "largest": {"tokens": 1}}
     _edit(copy, lambda data: data["phases"].append(entry))
     _refuses(copy, ArtifactError, "phases[2].phase is '../../evil', and none of prefill, decode")
 
@@ -122,18 +131,47 @@ def test_a_phase_name_can_not_lead_out(copy: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"rank": -1}, "phases[1] is of rank -1"),
+        ({"ranks": [-1]}, "phases[1].ranks is (-1,), and not ascending within 1 ranks"),
+        ({"ranks": []}, "phases[1].ranks is (), and not ascending"),
+        ({"ranks": [0, 1]}, "phases[1].ranks is (0, 1), and not ascending within 1 ranks"),
         ({"phase": "prefill", "largest": {"tokens": 4, "sequences": 3}}, "phases[1] is of rank 0"),
         ({"largest": {"tokens": 4, "sequences": 3}}, "no largest step of decode"),
         ({"largest": {"tokens": 4}}, "no largest step of decode"),
         ({"largest": {"tokens": 2, "sequences": 2}}, "no largest step of decode"),
         ({"largest": {"tokens": 4, "sequences": 4, "patches": 1}}, "no largest step of decode"),
-        ({"rank": 1}, "the manifest lists no plan of phase 'decode.1'"),
     ],
 )
 def test_plans_that_can_not_be_listed(copy: Path, change: dict[str, Any], text: str) -> None:
     _edit(copy, lambda data: data["phases"][1].update(change))
     _refuses(copy, ArtifactError, text)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"count": 0}, "ranks.count is 0"),
+        ({"count": 1 << 40}, "ranks.count is 1099511627776"),
+        ({"count": 2}, ".files is of 1 ranks, and ranks.count 2"),
+        ({"count": "2"}, "ranks.count"),
+        ({"collectives": [{**SAID, "calls": 0}]}, "ranks.collectives[0].calls is 0"),
+        ({"collectives": [{**SAID, "phase": "x"}]}, "ranks.collectives[0].phase is 'x'"),
+        ({"collectives": [{**SAID, "message": "8*x"}]}, "ranks.collectives[0].message is '8*x'"),
+    ],
+)
+def test_ranks_that_can_not_be(copy: Path, change: dict[str, Any], text: str) -> None:
+    _edit(copy, lambda data: data["ranks"].update(change))
+    _refuses(copy, ArtifactError, text)
+
+
+def test_each_rank_runs_all_phases(copy: Path) -> None:
+    def two(data: dict[str, Any]) -> None:
+        data["ranks"]["count"] = 2
+        data["phases"][0]["ranks"] = [0, 1]
+        for entry in data["weights"].values():
+            entry["files"] *= 2
+
+    _edit(copy, two)
+    _refuses(copy, ArtifactError, "phases has no plan of decode for rank 1")
 
 
 def test_a_prefill_step_holds_what_decodes_together(copy: Path) -> None:

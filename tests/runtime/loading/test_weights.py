@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def own(toy_path: Path) -> Weights:
-    loaded = load_weights(toy_path, load_artifact(toy_path).manifest, CPU)
+    loaded = load_weights(load_artifact(toy_path), CPU)
     return {name: tensor.clone() for name, tensor in loaded.items()}
 
 
