@@ -12,7 +12,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
-from glmc_runtime.moved import MovedModules
+from glmc_runtime.package.moved import MovedModules
 
 if TYPE_CHECKING:
     import torch

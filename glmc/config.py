@@ -10,9 +10,9 @@ from typing import Any
 from glmc.errors import AbiError, UsageError
 from glmc_runtime.arguments import flag, integer, items_of, path, text, texts
 from glmc_runtime.command.nearest import did_you_mean
-from glmc_runtime.entry_points import entries
 from glmc_runtime.errors import GlmcError
 from glmc_runtime.format.phases import DECODE, PREFILL, phase_of
+from glmc_runtime.package.entry_points import entries
 
 TARGETS = ("cpu", "cuda", "xpu")
 DTYPES = ("float32", "bfloat16", "float16")

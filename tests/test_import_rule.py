@@ -15,9 +15,10 @@ ROOT = Path(__file__).parent.parent
 
 # Each floor may import what is below it, and of its own floor only the room itself.
 RUNTIME = (
-    ("constants", "moved", "printable"),
+    ("printable",),
     ("errors",),
-    ("arguments", "command", "entry_points", "format"),
+    ("arguments", "command", "format", "package"),
+    ("collectives",),
     ("kernels",),
     ("replay",),
     ("loading",),

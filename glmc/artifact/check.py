@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from glmc.errors import InternalError
-from glmc_runtime.entry_points import KERNELS, entries
 from glmc_runtime.errors import PlanError
 from glmc_runtime.format.manifest import Manifest
 from glmc_runtime.format.phases import PhaseKey
@@ -14,6 +13,7 @@ from glmc_runtime.kernels import RESERVED
 from glmc_runtime.kernels.interpreter import TARGET as OF_TRITON
 from glmc_runtime.kernels.interpreter import triton_found
 from glmc_runtime.loading.check import check_plan
+from glmc_runtime.package.entry_points import KERNELS, entries
 
 
 def check_plans(plans: Mapping[PhaseKey, PhasePlan], manifest: Manifest) -> None:

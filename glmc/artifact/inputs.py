@@ -25,9 +25,9 @@ from glmc.config import TARGETS, CompileOptions
 from glmc.errors import CheckpointError
 from glmc.plain_file import open_plain
 from glmc.presets.names import place_of, require_model
-from glmc_runtime.entry_points import entries
 from glmc_runtime.errors import ArtifactError
 from glmc_runtime.format.records import misfit
+from glmc_runtime.package.entry_points import entries
 
 NAME = "inputs.json"
 SCHEMA_VERSION = 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from glmc.backends.installed import TARGETS, load_target
 from glmc.errors import UsageError
 from glmc.lowering.target import Target
-from glmc_runtime.entry_points import entries
+from glmc_runtime.package.entry_points import entries
 
 OWN = ("cpu", "cuda", "xpu")
 """Names that no other distribution may take."""

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import torch
 
 from glmc.lowering.target import Target
-from glmc_runtime.entry_points import find
 from glmc_runtime.errors import ExtensionError
+from glmc_runtime.package.entry_points import find
 
 TARGETS = "glmc.targets"
 LAYOUTS = ("blocks_tokens_heads", "blocks_heads_tokens")

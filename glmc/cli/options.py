@@ -14,7 +14,7 @@ import typer
 from glmc.config import DTYPES, PROFILES, TARGETS
 from glmc.pipeline.names import GROUP, PASSES, STEPS
 from glmc.presets.names import preset_names
-from glmc_runtime.entry_points import entries
+from glmc_runtime.package.entry_points import entries
 
 MODEL_GROUP = "Model and target"
 PLAN_GROUP = "Plan"

@@ -11,7 +11,7 @@ from glmc.backends import OWN
 from glmc.backends.installed import TARGETS
 from glmc.config import DEFAULT_PROFILE
 from glmc.errors import UsageError
-from glmc_runtime.entry_points import entries
+from glmc_runtime.package.entry_points import entries
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from glmc.backends.installed import are_rules
 from glmc.ir.ops import Numerics, semantic_op
 from glmc.lowering.target import Rule, Target
 from glmc.passes.base import Pass
-from glmc_runtime.entry_points import Entry, entries, find
 from glmc_runtime.errors import ExtensionError
+from glmc_runtime.package.entry_points import Entry, entries, find
 
 PASSES = "glmc.passes"
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from glmc.errors import UsageError
 from glmc_runtime.command.nearest import did_you_mean
-from glmc_runtime.entry_points import entries
+from glmc_runtime.package.entry_points import entries
 
 GROUP = "glmc.passes"
 PASSES = (

@@ -14,8 +14,8 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from glmc_runtime.command.logs import configure_library
-from glmc_runtime.constants import GUARD_STEPS, __version__
-from glmc_runtime.moved import RUNTIME, MovedModules
+from glmc_runtime.package.constants import GUARD_STEPS, __version__
+from glmc_runtime.package.moved import RUNTIME, MovedModules
 
 if TYPE_CHECKING:
     import torch

@@ -136,3 +136,11 @@ class ExtensionError(GlmcError):
 
     code = "GLMC-2010"
     usual_remedy = "see docs/writing_a_pass.md and docs/writing_a_target.md"
+
+
+class RankError(GlmcError):
+    """A rank of a group died, hangs, or holds something else than the others."""
+
+    code = "GLMC-2011"
+    exit_status = 1
+    usual_remedy = "look at the log of the rank that is named, and start all ranks again"

@@ -42,6 +42,7 @@ from glmc.pipeline.records import PassRecord
 from glmc.presets.catalog import load_config
 from glmc.weights.checkpoint import open_checkpoint
 from glmc_kunlun_emulator import errors as emulator_errors
+from glmc_runtime.collectives.agreement import require_equal
 from glmc_runtime.command.output import file_error
 from glmc_runtime.engine.sampling import Sampler, SamplingParameters, next_tokens
 from glmc_runtime.format.manifest import Guards
@@ -216,6 +217,12 @@ def extension(scene: Scene) -> None:
     define(SWIGLU.schema, SWIGLU.numerics, SWIGLU.reference, SWIGLU.reference, SWIGLU.facts)
 
 
+def rank(scene: Scene) -> None:
+    usual = json.dumps({"collectives.json": "5d41402abc4b2a76b9719d911017c592"})
+    other = json.dumps({"collectives.json": "7d793037a0760186574b0282f2f435e7"})
+    require_equal([usual, usual, other, usual])
+
+
 EXAMPLES: dict[str, Callable[[Scene], None]] = {
     "UsageError": usage,
     "ConfigError": config,
@@ -238,6 +245,7 @@ EXAMPLES: dict[str, Callable[[Scene], None]] = {
     "NumericsError": numerics,
     "FileError": file,
     "ExtensionError": extension,
+    "RankError": rank,
 }
 
 

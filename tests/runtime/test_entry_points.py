@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from glmc_runtime import kernels
-from glmc_runtime.entry_points import KERNELS
 from glmc_runtime.errors import ExtensionError, GuardError, PlanError
 from glmc_runtime.format.manifest import Guards
 from glmc_runtime.kernels import find_binder
 from glmc_runtime.loading.guards import device_for
+from glmc_runtime.package.entry_points import KERNELS
 from tests.support.distributions import install
 
 MODULE = """

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from glmc_runtime.moved import RUNTIME
+from glmc_runtime.package.moved import RUNTIME
 
 OLD = {
     **{

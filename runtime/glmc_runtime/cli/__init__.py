@@ -23,8 +23,8 @@ def _main(words: Sequence[str]) -> int:
     from glmc_runtime.command.out_of_memory import leave_at_the_limit, memory_errors
     from glmc_runtime.command.output import printable_logs, printable_traces, status_of
     from glmc_runtime.command.parser import parse
-    from glmc_runtime.constants import __version__
     from glmc_runtime.errors import CapacityError, GlmcError
+    from glmc_runtime.package.constants import __version__
 
     debug = "--debug" in words
     if debug:

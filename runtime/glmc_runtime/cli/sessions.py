@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from glmc_runtime import load
 from glmc_runtime.command.ending import stopped_at_once
 from glmc_runtime.command.options import LOADING, Option
-from glmc_runtime.constants import GUARD_STEPS
 from glmc_runtime.format.artifact_files import require_directory
 from glmc_runtime.loading.progress import CHECKING, shown_progress
+from glmc_runtime.package.constants import GUARD_STEPS
 
 if TYPE_CHECKING:
     from glmc_runtime.generate.session import Session

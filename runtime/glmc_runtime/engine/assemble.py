@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import torch
 
-from glmc_runtime.constants import GUARD_STEPS
 from glmc_runtime.engine.exclusive import Exclusive
 from glmc_runtime.engine.loaded import load_into_memory
 from glmc_runtime.format.cache import SCRATCH_BLOCK
 from glmc_runtime.format.phases import PhaseKey
 from glmc_runtime.loading.loader import Artifact
+from glmc_runtime.package.constants import GUARD_STEPS
 from glmc_runtime.replay.buckets import Buckets
 from glmc_runtime.replay.cache import KVCache, choose_block_count
 from glmc_runtime.replay.device_order import StreamOrder

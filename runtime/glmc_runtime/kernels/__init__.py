@@ -16,8 +16,8 @@ from functools import partial
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from glmc_runtime import entry_points
 from glmc_runtime.errors import ExtensionError, PlanError
+from glmc_runtime.package import entry_points
 
 if TYPE_CHECKING:
     from glmc_runtime.kernels.schema import KernelSchema
@@ -29,7 +29,7 @@ _Kept = TypeVar("_Kept")
 _BINDERS: dict[str, Binder] = {}
 _TRACED: dict[str, Binder] = {}
 _SCHEMAS: dict[str, KernelSchema] = {}
-OWN_FAMILIES = ("aten", "cpu", "cuda", "router")
+OWN_FAMILIES = ("aten", "collective", "cpu", "cuda", "router")
 VENDOR_FAMILIES = ("kunlun_ops", "xspeedgate_ops")
 RESERVED = (*OWN_FAMILIES, *VENDOR_FAMILIES, "xpu")
 

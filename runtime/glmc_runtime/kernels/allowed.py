@@ -1,8 +1,8 @@
 """Allow-list of kernels by target: what an artifact may name, never what happens to be there.
 
-A target names the helpers common to all (``aten``) and its own family. Kernels of other installed
-distributions may be named by any artifact, for a pass may bring them; what the distribution has not
-registered with a schema may not.
+A target names the families common to all (``aten``, ``collective``) and its own. Kernels of other
+installed distributions may be named by any artifact, for a pass may bring them; what the
+distribution has not registered with a schema may not.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from glmc_runtime.kernels.vendor_functions import vendor_function
 
 FAMILIES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
-        "cpu": ("aten", "cpu"),
-        "cuda": ("aten", "cuda"),
-        "xpu": ("aten", "router", "kunlun_ops"),
+        "cpu": ("aten", "collective", "cpu"),
+        "cuda": ("aten", "collective", "cuda"),
+        "xpu": ("aten", "collective", "router", "kunlun_ops"),
     }
 )
 """Of the runtime and the vendor."""
@@ -90,4 +90,4 @@ def _families(target: str) -> tuple[str, ...]:
             expected=f"FAMILIES = a tuple of {', '.join(known)}",
             found=repr(named)[:80],
         )
-    return ("aten", target, *named)
+    return ("aten", "collective", target, *named)

@@ -8,13 +8,13 @@ from collections.abc import Iterable
 import torch
 from packaging.version import InvalidVersion, Version
 
-from glmc_runtime.constants import __version__
-from glmc_runtime.entry_points import KERNELS, entries
 from glmc_runtime.errors import ArtifactError, ExtensionError, GuardError, PlanError
 from glmc_runtime.format.manifest import Guards
 from glmc_runtime.format.plan import PhasePlan
 from glmc_runtime.kernels import import_family, interpreter, is_vendor
 from glmc_runtime.kernels.vendor import Vendor
+from glmc_runtime.package.constants import __version__
+from glmc_runtime.package.entry_points import KERNELS, entries
 
 TARGETS = ("cpu", "cuda", "xpu")
 DEVICES = ("cpu", "cuda")

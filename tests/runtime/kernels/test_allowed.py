@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from glmc_runtime import kernels
-from glmc_runtime.entry_points import KERNELS
 from glmc_runtime.errors import ExtensionError, PlanError
 from glmc_runtime.format.manifest import Manifest
 from glmc_runtime.kernels.allowed import allowed_kernels
 from glmc_runtime.loading.loader import load_artifact
+from glmc_runtime.package.entry_points import KERNELS
 from tests.support.distributions import install
 
 MODULE = """

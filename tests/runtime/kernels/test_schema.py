@@ -17,7 +17,7 @@ from glmc_runtime.kernels.interpreter import triton_found
 from glmc_runtime.kernels.schema import KernelSchema, flag, integer, schema, tensor, written
 from glmc_runtime.kernels.vendor_functions import VENDOR_FUNCTIONS
 
-FAMILIES = ("aten", "cpu", "router", *(["cuda"] if triton_found() else []))
+FAMILIES = ("aten", "collective", "cpu", "router", *(["cuda"] if triton_found() else []))
 
 ORDER = Order(("tokens", "sequences"), (("sequences", "tokens"),))
 

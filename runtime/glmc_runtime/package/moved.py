@@ -19,6 +19,7 @@ RUNTIME = {
     "loading": ("loader", "weights", "guards", "check", "check_calls"),
     "engine": ("sequences", "packing", "exclusive", "assemble", "sampling"),
     "command": ("output",),
+    "package": ("constants", "entry_points"),
     "generate": ("session", "generation", "options", "events", "stream", "text"),
 }
 
