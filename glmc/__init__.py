@@ -56,6 +56,7 @@ class CompileKeywords(TypedDict, total=False):
     passes_on: str | Iterable[str]
     passes_off: str | Iterable[str]
     pipeline: str | PathLike[str] | None
+    calibration_prompt: str | None
 
 
 class LoadKeywords(TypedDict, total=False):
@@ -77,15 +78,17 @@ def compile(model: str | Path, output: str | Path, **options: Unpack[CompileKeyw
     """Compile ``model``, a checkpoint directory or a preset's name, into the artifact ``output``.
 
     ``target`` is "cpu", "cuda", "xpu" or that of an installed distribution; ``dtype`` that of
-    activations (None: the checkpoint's); ``abi_profile`` the vendor library's calling convention on
-    xpu, "P-A", "P-B" or "P-C". ``max_context`` bounds prompt and answer in tokens (None: the
-    model's, at most 8192); ``block_size`` is in tokens of the KV cache; ``decode_buckets`` are
-    batch sizes and ``prefill_buckets`` numbers of packed tokens, ascending. ``weights`` are
-    "checkpoint", "random" (drawn from ``seed``) or "none" (a plan alone). ``allow_missing`` goes on
-    where a fusion is missing, ``force`` replaces ``output``. ``full_capture`` traces every layer;
-    ``capture_attention``, ``capture_experts`` and ``marked`` say how the model is spelled while it
-    is traced, on which no plan depends. ``passes_on`` and ``passes_off`` name passes to add and to
-    leave out, ``pipeline`` a file with their order (docs/writing_a_pass.md).
+    activations (None: the checkpoint's; "auto" on xpu: float16 where weights, and activations on
+    ``calibration_prompt``, are within its range, else bfloat16); ``abi_profile`` the vendor
+    library's calling convention on xpu, "P-A", "P-B" or "P-C". ``max_context`` bounds prompt and
+    answer in tokens (None: the model's, at most 8192); ``block_size`` is in tokens of the KV cache;
+    ``decode_buckets`` are batch sizes and ``prefill_buckets`` numbers of packed tokens, ascending.
+    ``weights`` are "checkpoint", "random" (drawn from ``seed``) or "none" (a plan alone).
+    ``allow_missing`` goes on where a fusion is missing, ``force`` replaces ``output``.
+    ``full_capture`` traces every layer; ``capture_attention``, ``capture_experts`` and ``marked``
+    say how the model is spelled while it is traced, on which no plan depends. ``passes_on`` and
+    ``passes_off`` name passes to add and to leave out, ``pipeline`` a file with their order
+    (docs/writing_a_pass.md).
 
     Returns the report. Raises a :class:`glmc.errors.GlmcError`, and leaves nothing at ``output``
     then.

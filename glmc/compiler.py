@@ -44,6 +44,7 @@ from glmc.pipeline.events import (
 )
 from glmc.pipeline.expectations import explain_unfused, fusion_counts, require_matches
 from glmc.pipeline.records import PassRecord, Phases
+from glmc.range_check.decide import decide_dtype
 from glmc.report import Report, build_report, eager_operations
 from glmc.tokenizer import TokenizerFiles, tokenizer_files
 from glmc.weights.checkpoint import Checkpoint
@@ -64,7 +65,10 @@ def compile_model(
     """
     options = options or CompileOptions()
     inputs = inputs_of_model(model, options)
-    return compile_job(read_job(model, options), output, inputs=inputs)
+    job = read_job(model, options)
+    if job.undecided:
+        check_destination(Path(output), options.force)  # before weights are read
+    return compile_job(decide_dtype(job), output, inputs=inputs)
 
 
 def compile_job(

@@ -16,6 +16,10 @@ from glmc_runtime.package.entry_points import entries
 
 TARGETS = ("cpu", "cuda", "xpu")
 DTYPES = ("float32", "bfloat16", "float16")
+AUTO = "auto"
+"""A dtype that is chosen when the weights are known (glmc/range_check)."""
+WEIGHED = ("xpu",)
+"""Targets on which ``auto`` is a choice: elsewhere 16-bit dtypes are equally fast."""
 PROFILES = ("P-A", "P-B", "P-C")
 DEFAULT_PROFILE = PROFILES[0]
 # What other tools call them: not taken, but the name that is meant is said.
@@ -30,6 +34,8 @@ ALIASES = {
 class CompileOptions:
     """``dtype`` None takes the checkpoint's. ``max_context`` None takes the model's, at most 8192.
 
+    ``dtype`` "auto" is float16 or bfloat16 on xpu, by a range check of the weights and of the
+    activations on ``calibration_prompt`` (None: a text of ours); elsewhere the checkpoint's.
     ``decode_buckets`` are batch sizes, ``prefill_buckets`` numbers of packed tokens.
     ``capture_attention``, ``capture_experts`` and ``marked`` choose how the model is spelled while
     it is traced; the plan must not depend on it. ``full_capture`` traces every layer.
@@ -55,6 +61,7 @@ class CompileOptions:
     passes_on: tuple[str, ...] = ()
     passes_off: tuple[str, ...] = ()
     pipeline: str | None = None
+    calibration_prompt: str | None = None
 
     def __post_init__(self) -> None:
         for name, kind in _KINDS.items():
@@ -68,12 +75,13 @@ class CompileOptions:
                 remedy=did_you_mean(self.target, (*TARGETS, *entries("glmc.targets")), ALIASES)
                 or "name one of these, or install the distribution that brings it",
             )
-        if self.dtype is not None and self.dtype not in DTYPES:
+        if self.dtype is not None and self.dtype not in (*DTYPES, AUTO):
             raise UsageError(
                 f"there is no dtype '{self.dtype}'",
-                expected=", ".join(DTYPES),
-                remedy=did_you_mean(self.dtype, DTYPES, ALIASES) or f"--dtype {DTYPES[1]}",
+                expected=", ".join((*DTYPES, AUTO)),
+                remedy=did_you_mean(self.dtype, (*DTYPES, AUTO), ALIASES) or f"--dtype {DTYPES[1]}",
             )
+        self._require_weighable()
         if self.abi_profile is not None and self.target != "xpu":
             require_profile(self.abi_profile)
             raise UsageError(
@@ -104,6 +112,24 @@ class CompileOptions:
         if self.weights not in ("checkpoint", "random", "none"):
             raise UsageError("weights are checkpoint, random or none", found=self.weights)
 
+    def _require_weighable(self) -> None:
+        """What ``auto`` needs, and what is only of use with it."""
+        weighed = self.dtype == AUTO and self.target in WEIGHED
+        if weighed and self.weights == "none":
+            raise UsageError(
+                f"--dtype {AUTO} can't be decided without weights",
+                expected="weights whose range can be checked against that of float16",
+                found="--no-weights",
+                remedy="--dtype float16 or --dtype bfloat16",
+            )
+        if self.calibration_prompt is not None and not weighed:
+            raise UsageError(
+                f"a calibration prompt is only run to decide --dtype {AUTO} on {WEIGHED[0]}",
+                found=f"--target {self.target}"
+                + (f" --dtype {self.dtype}" if self.dtype is not None else ""),
+                remedy=f"drop --calibration-prompt, or add --target {WEIGHED[0]} --dtype {AUTO}",
+            )
+
     @property
     def buckets(self) -> Mapping[str, tuple[int, ...]]:
         """The buckets of each phase, by its name."""
@@ -116,7 +142,8 @@ class CompileOptions:
     @property
     def supplied(self) -> Mapping[str, Any]:
         """Fields of config.json that these options give when the file does not have them."""
-        return {"dtype": self.dtype, "max_position_embeddings": self.max_context}
+        dtype = None if self.dtype == AUTO else self.dtype
+        return {"dtype": dtype, "max_position_embeddings": self.max_context}
 
 
 def require_profile(profile: str) -> None:
@@ -128,6 +155,16 @@ def require_profile(profile: str) -> None:
             found=profile,
             remedy=did_you_mean(profile, PROFILES)
             or "choose the profile of the wheels on the target machine",
+        )
+
+
+def require_named_dtype(dtype: str | None, command: str) -> None:
+    """Raises :class:`UsageError` for ``auto`` where no weights are read to decide it."""
+    if dtype == AUTO:
+        raise UsageError(
+            f"{command} does not decide --dtype {AUTO}",
+            expected=", ".join(DTYPES),
+            remedy="name the dtype that 'glmc compile' reports, such as --dtype float16",
         )
 
 
@@ -160,7 +197,7 @@ def _dtype(name: str, value: object, refuse: type[GlmcError]) -> str:
     return text(name, value, refuse=refuse)
 
 
-_OPTIONAL = ("dtype", "abi_profile", "max_context", "pipeline")
+_OPTIONAL = ("dtype", "abi_profile", "max_context", "pipeline", "calibration_prompt")
 _KINDS: dict[str, Callable[..., object]] = {
     "target": text,
     "dtype": _dtype,
@@ -180,4 +217,5 @@ _KINDS: dict[str, Callable[..., object]] = {
     "passes_on": texts,
     "passes_off": texts,
     "pipeline": path,
+    "calibration_prompt": text,
 }

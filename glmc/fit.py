@@ -15,7 +15,7 @@ from pathlib import Path
 from glmc.artifact.writer import model_facts
 from glmc.compiled import manifest_parts
 from glmc.compiler import compile_plan
-from glmc.config import CompileOptions
+from glmc.config import CompileOptions, require_named_dtype
 from glmc.errors import UsageError
 from glmc.ir.recipe import Weight
 from glmc.job import Job, resolve
@@ -34,6 +34,7 @@ def model_fit(model: str | Path, wanted: Wanted, target: str, dtype: str | None)
     """What fits of a preset or a checkpoint, planned for all of the model's context and for batches
     up to what is wanted. Raises what a compile without weights raises."""
     context = wanted.context
+    require_named_dtype(dtype, "glmc fit")
     source = load_config(model, {"dtype": dtype, "max_position_embeddings": context})
     published = source.shape.maximum_positions
     if context is not None and context > published:

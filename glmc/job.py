@@ -11,7 +11,8 @@ import torch
 from glmc.backends import target_by_name
 from glmc.capture.model import CaptureOptions
 from glmc.capture.routers import ROUTER, router_dtype
-from glmc.config import DEFAULT_PROFILE, CompileOptions
+from glmc.config import AUTO, DEFAULT_PROFILE, WEIGHED, CompileOptions, require_named_dtype
+from glmc.dtype_choice import DtypeChoice, as_stored
 from glmc.errors import LoweringError, UsageError
 from glmc.lowering.target import LoweringOptions, Target
 from glmc.out_of_memory import memory_errors
@@ -27,6 +28,8 @@ from glmc.weights.source import WeightSource
 
 LONGEST_DEFAULT_CONTEXT = 8192
 READING = "reading the checkpoint"
+WEIGHING = torch.bfloat16
+"""The dtype of a job until ``--dtype auto`` is decided: what it falls back on."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,8 @@ class Job:
     """``target`` has the rules of added passes; ``dtype`` is that of the compile, ``capture`` the
     way of it. ``files`` are the tensors by the headers of the checkpoint: None where no weights of
     it are wanted, and where there is only config.json, of which a plan can be made all the same.
+    ``choice`` is how ``--dtype auto`` was decided: None where a dtype was named, or not decided yet
+    (glmc/range_check/decide.py).
     """
 
     source: ModelSource
@@ -44,6 +49,7 @@ class Job:
     capture: CaptureOptions
     dtype: torch.dtype
     files: WeightFiles | None
+    choice: DtypeChoice | None = None
 
     @cached_property
     def weights(self) -> WeightSource | None:
@@ -81,8 +87,15 @@ class Job:
         """What capture and passes go by, the model aside: jobs that agree on it share them."""
         return (self.dtype, self.options.block_size, self.capture, self.selection)
 
+    @property
+    def undecided(self) -> bool:
+        """Whether ``--dtype auto`` has yet to be decided."""
+        return self.options.dtype == AUTO and self.choice is None
+
     def require_supported(self) -> None:
         """Raise LoweringError, AbiError or UsageError for what the target is known to refuse."""
+        if self.undecided:
+            require_named_dtype(self.options.dtype, "this command")
         if self.dtype not in self.target.dtypes:
             known = ", ".join(str(item).removeprefix("torch.") for item in self.target.dtypes)
             dtype = str(self.dtype).removeprefix("torch.")
@@ -93,6 +106,12 @@ class Job:
                 remedy="choose another --dtype",
             )
         self.target.check(self.lowering, self.source.shape)
+
+    def decided(self, choice: DtypeChoice) -> Job:
+        """The job in the dtype of ``choice``."""
+        dtype: torch.dtype = getattr(torch, choice.dtype)
+        lowering = replace(self.lowering, dtype=dtype)
+        return replace(self, dtype=dtype, lowering=lowering, choice=choice)
 
     def variant(
         self,
@@ -107,6 +126,7 @@ class Job:
             self.options,
             dtype=str(dtype or self.dtype).removeprefix("torch."),
             block_size=block_size or self.options.block_size,
+            calibration_prompt=None,
         )
         files = self.files if source.directory == self.source.directory else None
         return _job(source, options, self.selection, self.target, files)
@@ -143,7 +163,7 @@ def _job(
     target: Target,
     files: WeightFiles | None,
 ) -> Job:
-    dtype = getattr(torch, options.dtype) if options.dtype else source.dtype
+    dtype, choice = _dtype(source, options)
     capture = CaptureOptions(
         options.capture_attention,
         options.capture_experts,
@@ -151,7 +171,16 @@ def _job(
         folded=not options.full_capture,
     )
     lowering = _lowering(source, options, dtype)
-    return Job(source, options, selection, target, lowering, capture, dtype, files)
+    return Job(source, options, selection, target, lowering, capture, dtype, files, choice)
+
+
+def _dtype(source: ModelSource, options: CompileOptions) -> tuple[torch.dtype, DtypeChoice | None]:
+    """The dtype of a job, and how ``auto`` was decided where nothing need be read for it."""
+    if options.dtype != AUTO:
+        return getattr(torch, options.dtype) if options.dtype else source.dtype, None
+    if options.target in WEIGHED:
+        return WEIGHING, None
+    return source.dtype, as_stored(str(source.dtype).removeprefix("torch."), options.target)
 
 
 def _lowering(source: ModelSource, options: CompileOptions, dtype: torch.dtype) -> LoweringOptions:

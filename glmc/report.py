@@ -32,7 +32,10 @@ _LINEAR = "aten.linear"
 
 @dataclass(frozen=True)
 class Report:
-    """``layers`` maps 'outside' and each layer to its calls; see :func:`build_report`."""
+    """``layers`` maps 'outside' and each layer to its calls; see :func:`build_report`.
+
+    ``dtype_choice`` is how ``--dtype auto`` was decided (glmc/dtype_choice.py).
+    """
 
     model: dict[str, Any]
     options: dict[str, Any]
@@ -42,6 +45,7 @@ class Report:
     eager: dict[str, Any]
     remarks: tuple[str, ...]
     seconds: dict[str, float]
+    dtype_choice: dict[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {"schema_version": SCHEMA_VERSION, **asdict(self)}
@@ -84,6 +88,7 @@ def build_report(
     """Gather the report of one compile."""
     options, lowering = job.options, job.lowering
     remarks = dict.fromkeys(text for phase in lowered.values() for text in phase.remarks)
+    choice = () if job.choice is None else job.choice.remarks
     return Report(
         model={**asdict(job.source.shape)},
         options={
@@ -96,8 +101,9 @@ def build_report(
         expected_matches=job.expected_matches,
         phases={str(key): phase_report(phase.plan, options) for key, phase in lowered.items()},
         eager=dict(eager),
-        remarks=(*job.selection.remarks(), *remarks),
+        remarks=(*job.selection.remarks(), *choice, *remarks),
         seconds=dict(seconds),
+        dtype_choice=None if job.choice is None else asdict(job.choice),
     )
 
 

@@ -71,4 +71,5 @@ def shared_captures() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("glmc.compiler.capture", remembered)
+        patch.setattr("glmc.range_check.decide.capture", remembered)
         yield

@@ -84,6 +84,7 @@ class ReportForm:
     phases: dict[str, PhaseForm]
     eager: EagerForm
     remarks: tuple[str, ...]
+    dtype_choice: dict[str, Any] | None = None
     schema_version: int = SCHEMA_VERSION
 
 

@@ -20,7 +20,7 @@ from glmc.cli.options import (
     option,
 )
 from glmc.cli.say import console, say
-from glmc.config import CompileOptions
+from glmc.config import CompileOptions, require_named_dtype
 from glmc.errors import UsageError
 from glmc.plain_file import begins_with
 from glmc.presets.names import preset_names
@@ -58,6 +58,7 @@ def bisect_command(
             expected="a file in a folder that exists",
             remedy="-o FILE",
         )
+    require_named_dtype(dtype, "glmc bisect")
     options = CompileOptions(
         target=target,
         dtype=dtype,

@@ -81,6 +81,7 @@ def _compile(request: CompileRequest) -> None:
         from glmc.observe.dump.dumper import Dumper
         from glmc.observe.dump.options import DumpOptions
         from glmc.pipeline.events import NOBODY, Observers
+        from glmc.range_check.decide import decide_dtype
 
     imports = elapsed()
     job = read_job(request.model, request.options)
@@ -88,15 +89,13 @@ def _compile(request: CompileRequest) -> None:
     dumps = DumpOptions(**request.dump, passes=passes)
     dumper = Dumper(dumps)
     told: dict[str, str] = {}
-    prover = Proof(job, dumper.verdicts, partial(_tell, told)) if verify else None
-    proof = Timed(prover or NOBODY)
     dumping = Timed(dumper)
-    with (
-        shown_progress(silent=silent, verify=verify) as progress,
-        dumper,
-        remembered(prover, inputs),
-    ):
-        result = compile_job(job, path, Observers(progress, proof, dumping), inputs).to_json()
+    with shown_progress(silent=silent, verify=verify) as progress:
+        job = decide_dtype(job, progress)
+        prover = Proof(job, dumper.verdicts, partial(_tell, told)) if verify else None
+        proof = Timed(prover or NOBODY)
+        with dumper, remembered(prover, inputs):
+            result = compile_job(job, path, Observers(progress, proof, dumping), inputs).to_json()
     for remark in () if is_silent(as_json=False) else dumper.remarks:
         say(f"dump: {remark}", err=True)
     if as_json:

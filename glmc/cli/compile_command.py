@@ -16,7 +16,8 @@ from glmc.cli.options import (
     OUTPUT_GROUP,
     PLAN_GROUP,
     AbiProfile,
-    Dtype,
+    CalibrationPrompt,
+    CompileDtype,
     Json,
     Model,
     PassesOff,
@@ -31,12 +32,13 @@ from glmc.cli.options import (
 from glmc.config import CompileOptions
 from glmc.errors import UsageError
 from glmc.pipeline.names import STEPS, require_passes
+from glmc_runtime.command.request_files import text_of_file
 
 
 def compile_command(
     model: Model,
     target: Target = "cpu",
-    dtype: Dtype = None,
+    dtype: CompileDtype = None,
     abi_profile: AbiProfile = None,
     no_weights: Annotated[
         bool, option("Compile everything but the weights.", MODEL_GROUP, "--no-weights")
@@ -85,6 +87,7 @@ def compile_command(
     passes_off: PassesOff = None,
     passes_on: PassesOn = None,
     pipeline: Pipeline = None,
+    calibration_prompt: CalibrationPrompt = None,
     verify: Annotated[
         bool, option("Prove each pass, and the plan, on real tensors.", DUMP_GROUP, "--verify")
     ] = False,
@@ -140,6 +143,7 @@ def compile_command(
         passes_on=tuple(passes_on or ()),
         passes_off=tuple(passes_off or ()),
         pipeline=None if pipeline is None else str(pipeline),
+        calibration_prompt=prompt_of(calibration_prompt),
     )
     require_names(model, options)
     require_passes("--dump-before", dump_before or (), STEPS)
@@ -182,6 +186,21 @@ def default_output(model: str, target: str) -> Path:
     """Where an artifact goes unless said otherwise: beside us, named like the model."""
     name = Path(model).resolve().name  # '.' has no name of its own
     return Path(f"{name or 'model'}.{target}.glmc")
+
+
+def prompt_of(text_or_file: str | None) -> str | None:
+    """The text of --calibration-prompt: that of the file where there is one of this name."""
+    if text_or_file is None or not is_file(text_or_file):
+        return text_or_file
+    return text_of_file("--calibration-prompt", text_or_file)
+
+
+def is_file(name: str) -> bool:
+    """Whether a text is the name of a file; a long text is none."""
+    try:
+        return Path(name).is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def numbers_of(flag: str, text: str) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from glmc.config import DTYPES, PROFILES, TARGETS
+from glmc.config import AUTO, DTYPES, PROFILES, TARGETS
 from glmc.pipeline.names import GROUP, PASSES, STEPS
 from glmc.presets.names import preset_names
 from glmc_runtime.package.entry_points import entries
@@ -59,6 +59,7 @@ def models(incomplete: str) -> list[str]:
 
 all_targets = complete(lambda: (*TARGETS, *entries("glmc.targets")))
 all_dtypes = complete(lambda: DTYPES)
+compile_dtypes = complete(lambda: (*DTYPES, AUTO))
 all_profiles = complete(lambda: PROFILES)
 all_passes = complete(lambda: (*PASSES, *entries(GROUP)))
 all_steps = complete(lambda: (*STEPS, *entries(GROUP)))
@@ -81,6 +82,25 @@ Dtype = Annotated[
         MODEL_GROUP,
         metavar="NAME",
         names=all_dtypes,
+    ),
+]
+CompileDtype = Annotated[
+    str | None,
+    option(
+        "float32, bfloat16, float16 or auto; default: the checkpoint's. auto on xpu: float16 where "
+        "weights and activations stay within its range, else bfloat16 (needs weights); elsewhere: "
+        "the checkpoint's.",
+        MODEL_GROUP,
+        metavar="NAME",
+        names=compile_dtypes,
+    ),
+]
+CalibrationPrompt = Annotated[
+    str | None,
+    option(
+        "What --dtype auto runs to see activations; default: a text of ours.",
+        MODEL_GROUP,
+        metavar="TEXT|FILE",
     ),
 ]
 AbiProfile = Annotated[

@@ -33,6 +33,7 @@ from glmc.pipeline.events import (
     StageEnded,
     StepDone,
 )
+from glmc.range_check.decide import STAGES as DECIDING
 from glmc_runtime.command.units import bytes_text, seconds_text
 
 PASSES = "passes"
@@ -95,7 +96,7 @@ class Bars:
                 total = len(STAGES) - 1 + len(self._passes)
                 self._name("proof: a compile in float32" if self._verify else "reading")
                 self._progress.update(self._steps, total=total)
-            case StageBegun(name) if name in STAGES and name != PASSES:
+            case StageBegun(name) if name in (*STAGES, *DECIDING) and name != PASSES:
                 self._name(name)
             case PassBegun(name):
                 number = self._passes.index(name) + 1
