@@ -19,7 +19,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 AUTO = "auto"
 """A dtype that is chosen when the weights are known (glmc/range_check)."""
 WEIGHED = ("xpu",)
-"""Targets on which ``auto`` is a choice: elsewhere 16-bit dtypes are equally fast."""
+"""Targets on which ``auto`` is a choice: elsewhere float16 has no lead over bfloat16."""
 PROFILES = ("P-A", "P-B", "P-C")
 DEFAULT_PROFILE = PROFILES[0]
 # What other tools call them: not taken, but the name that is meant is said.

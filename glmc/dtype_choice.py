@@ -68,4 +68,4 @@ class DtypeChoice:
 
 def as_stored(dtype: str, target: str) -> DtypeChoice:
     """The checkpoint's dtype, on a target where there is nothing to weigh."""
-    return DtypeChoice(dtype, f"it is the checkpoint's, and {target} prefers no 16-bit dtype")
+    return DtypeChoice(dtype, f"it is the checkpoint's, and on {target} float16 has no lead")

@@ -151,7 +151,7 @@ def test_elsewhere_it_is_the_checkpoints(target: str, tmp_path: Path) -> None:
     job = read_job(model, CompileOptions(target=target, dtype="auto", weights="none"))
     assert decide_dtype(job) is job and not job.undecided
     assert job.choice == DtypeChoice(
-        "bfloat16", f"it is the checkpoint's, and {target} prefers no 16-bit dtype"
+        "bfloat16", f"it is the checkpoint's, and on {target} float16 has no lead"
     )
 
 
