@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from inspect import Parameter, Signature
 from types import SimpleNamespace
 from typing import Annotated, Any
@@ -19,12 +19,19 @@ def function_of(command: Command) -> Callable[..., int]:
     def call(**values: Any) -> int:
         return command.load()(SimpleNamespace(**values))
 
-    argument = Annotated[str, typer.Argument(help=ARTIFACT_HELP, metavar="ARTIFACT")]
-    parameters = [Parameter("artifact", Parameter.KEYWORD_ONLY, annotation=argument)]
-    parameters += map(parameter_of, command.options)
+    parameters = [*_artifact_of(command), *map(parameter_of, command.options)]
     call.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
     call.__doc__ = command.summary
     return call
+
+
+def _artifact_of(command: Command) -> Iterator[Parameter]:
+    argument = typer.Argument(help=ARTIFACT_HELP, metavar="ARTIFACT")
+    if command.artifact == "optional":
+        kind = Annotated[str | None, argument]
+        yield Parameter("artifact", Parameter.KEYWORD_ONLY, default=None, annotation=kind)
+    elif command.artifact == "needed":
+        yield Parameter("artifact", Parameter.KEYWORD_ONLY, annotation=Annotated[str, argument])
 
 
 def parameter_of(option: Option) -> Parameter:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from types import SimpleNamespace
+from typing import Literal
 
 Kind = type[str] | type[int] | type[float] | type[bool]
 Action = Callable[[SimpleNamespace], int]
@@ -49,12 +50,14 @@ class Option:
 @dataclass(frozen=True)
 class Command:
     """A command on an artifact, which is its one argument; ``action`` gets all options by name and
-    returns the exit status."""
+    returns the exit status. An artifact that is ``optional`` is None where it is left out; with
+    ``none`` there is no such argument."""
 
     name: str
     summary: str
     action: str
     options: tuple[Option, ...]
+    artifact: Literal["needed", "optional", "none"] = "needed"
 
     def load(self) -> Action:
         module, _, function = self.action.partition(":")

@@ -98,7 +98,9 @@ def _command_parser(program: str, command: Command) -> _Parser:
     parser = _Parser(
         prog=f"{program} {command.name}", description=command.summary, allow_abbrev=False
     )
-    parser.add_argument("artifact", metavar="ARTIFACT", help=ARTIFACT_HELP)
+    if command.artifact != "none":
+        count = "?" if command.artifact == "optional" else None
+        parser.add_argument("artifact", metavar="ARTIFACT", nargs=count, help=ARTIFACT_HELP)
     add_options(parser, (*command.options, *COMMON))
     return parser
 
