@@ -16,6 +16,7 @@ from glmc_runtime.collectives.one_shot import one_shot
 from glmc_runtime.collectives.ring import ring
 from glmc_runtime.collectives.shared_memory import SharedMemory
 from glmc_runtime.collectives.tree import tree_sum
+from glmc_runtime.collectives.two_shot import two_shot
 from glmc_runtime.collectives.wire import Thunk, Wire
 from glmc_runtime.errors import PlanError
 from glmc_runtime.format.algorithms import ALGORITHMS, DTYPES
@@ -28,6 +29,10 @@ _ON_MESSAGES: dict[str, Callable[[Wire, Tensor], list[Thunk]]] = {
     "butterfly": butterfly,
     "halving_doubling": halving_doubling,
     "ring": ring,
+}
+_IN_SHARED_MEMORY: dict[str, Callable[[SharedMemory, Tensor], list[Thunk]]] = {
+    "one_shot": one_shot,
+    "two_shot": two_shot,
 }
 
 
@@ -70,8 +75,8 @@ class Group:
 
     def all_reduce_of(self, x: Tensor, algorithm: str | None = None) -> Thunk:
         """A thunk that adds ``x`` (contiguous) over all ranks in place, by the table's choice for
-        its bytes or by the ``algorithm`` named. The first ``one_shot`` of a group is a collective
-        call itself: it makes the shared memory."""
+        its bytes or by the ``algorithm`` named. The first one of a group in shared memory
+        makes it, which is a collective call itself."""
         flat = _flat("x", x)
         name = self.algorithm_of(x) if algorithm is None else algorithm
         if name not in ALGORITHMS:
@@ -80,8 +85,8 @@ class Group:
             )
         if self.size == 1 or not flat.numel():
             return _nothing
-        if name == "one_shot":
-            return _in_order(one_shot(self._shared_memory(x), flat))
+        if name in _IN_SHARED_MEMORY:
+            return _in_order(_IN_SHARED_MEMORY[name](self._shared_memory(x), flat))
         return _in_order(_ON_MESSAGES[name](self._wire, flat))
 
     def all_gather_of(self, x: Tensor, parts: Tensor) -> Thunk:
@@ -116,7 +121,7 @@ class Group:
     def _shared_memory(self, x: Tensor) -> SharedMemory:
         if x.device.type != "cpu":
             raise PlanError(
-                "the all-reduce 'one_shot' is for host memory",
+                "this all-reduce is in host memory, and the message is not",
                 found=str(x.device),
                 remedy="take a table that was made for this target",
             )

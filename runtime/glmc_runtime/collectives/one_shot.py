@@ -26,11 +26,11 @@ def _piece(memory: SharedMemory, x: Tensor) -> Thunk:
     for turn in (0, 1):
         slots = [memory.slot(turn, rank, x) for rank in range(memory.size)]
         puts.append(partial(slots[memory.rank].copy_, x))
-        sums.append(tree_sum(slots, x))
-    meet = memory.meet
+        sums.append(tree_sum(slots, x, memory.room))
+    meet, take_turn = memory.meet, memory.turn
 
     def run() -> None:
-        turn = memory.round % 2
+        turn = take_turn()
         puts[turn]()
         meet()
         for step in sums[turn]:

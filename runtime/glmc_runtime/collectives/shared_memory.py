@@ -1,11 +1,11 @@
 """Memory that all ranks of one host map: two slots for each rank's message, and a counter each.
 
 It has no name: rank 0 makes an anonymous file and the others open it through its process, so
-nothing is left behind however a rank ends. A rank may overwrite a slot two rounds later: it has
-seen by then that everyone counted on, which nobody does before having read.
+nothing is left behind however a rank ends. Uses take the slots in turn. A rank overwrites a slot
+two uses later: all ranks have met in the use between, which nobody does before having read.
 
-Counters are plain stores after the data and plain loads before it, which a processor of the x86
-family keeps in order; others are refused.
+Ranks meet by counters. These are plain stores after the data and plain loads before it, which a
+processor of the x86 family keeps in order; on others, ranks meet by messages of the process group.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from glmc_runtime.collectives.wire import Wire
+from glmc_runtime.collectives.wire import Thunk, Wire, meeting
 from glmc_runtime.errors import GuardError, RankError
 
 CAPACITY = 1 << 20
@@ -33,28 +33,47 @@ _ORDERED = ("x86_64", "AMD64")
 
 class SharedMemory:
     """Slots and counters of one group; making it is a collective call. ``limit`` is how many
-    seconds a rank waits for another. Raises :class:`GuardError` on all ranks alike."""
+    seconds a rank waits for another, ``counting`` whether they meet by counters. Raises
+    :class:`GuardError` on all ranks alike."""
 
-    def __init__(self, wire: Wire, limit: float, capacity: int = CAPACITY) -> None:
+    def __init__(
+        self,
+        wire: Wire,
+        limit: float,
+        capacity: int = CAPACITY,
+        counting: bool = platform.machine() in _ORDERED,
+    ) -> None:
         self.rank, self.size, self.capacity = wire.rank, wire.size, capacity
-        self.round = 0
+        self._turn = self._count = 0
         self._limit = limit
-        self._memory = _mapped(wire, wire.size * (_LINE + 2 * capacity))
-        self._counters = memoryview(self._memory)[: wire.size * _LINE].cast("Q")
+        memory = _mapped(wire, wire.size * (_LINE + 2 * capacity))
+        self._counters = memoryview(memory)[: wire.size * _LINE].cast("Q")
         self._own = wire.rank * _LINE // 8
-        self._others = [(rank, rank * _LINE // 8) for rank in range(wire.size) if rank != wire.rank]
-        everything = torch.frombuffer(self._memory, dtype=torch.uint8)
+        self._others = [(rank, rank * _LINE // 8) for rank in range(wire.size) if rank != self.rank]
+        everything = torch.frombuffer(memory, dtype=torch.uint8)
         self._slots = everything[wire.size * _LINE :].view(2, wire.size, capacity)
+        self._rooms: dict[int, Tensor] = {}
+        self.meet: Thunk = self._meet if counting else meeting(wire)
 
     def slot(self, turn: int, rank: int, like: Tensor) -> Tensor:
-        """The slot of a rank in even rounds (0) or odd ones (1), with the shape of ``like``."""
-        needed = like.numel() * like.element_size()
-        return self._slots[turn, rank, :needed].view(like.dtype).view(like.shape)
+        """The slot of a rank in uses of even number (0) or odd (1), with the shape of ``like``."""
+        return _shaped(self._slots[turn, rank], like)
 
-    def meet(self) -> None:
+    def room(self, level: int, like: Tensor) -> Tensor:
+        """Work memory of this rank, with the shape of ``like``: one for each level of a tree."""
+        if level not in self._rooms:
+            self._rooms[level] = torch.empty(self.capacity, dtype=torch.uint8)
+        return _shaped(self._rooms[level], like)
+
+    def turn(self) -> int:
+        """Which slots the next use takes."""
+        self._turn ^= 1
+        return self._turn
+
+    def _meet(self) -> None:
         """Count on, and return when all ranks have; raises :class:`RankError` for one that does
         not within the limit."""
-        self.round = count = self.round + 1
+        self._count = count = self._count + 1
         counters = self._counters
         counters[self._own] = count
         for rank, place in self._others:
@@ -73,10 +92,14 @@ class SharedMemory:
             if time.monotonic() > end:
                 raise RankError(
                     f"rank {rank} does not answer",
-                    place="an all-reduce in shared memory (one_shot)",
+                    place="an all-reduce in shared memory",
                     expected=f"its message within {self._limit:g} s",
-                    found=f"rank {rank} was here {count - counters[place]} rounds ago",
+                    found=f"its message before: it is {count - counters[place]} behind",
                 )
+
+
+def _shaped(memory: Tensor, like: Tensor) -> Tensor:
+    return memory[: like.numel() * like.element_size()].view(like.dtype).view(like.shape)
 
 
 def _mapped(wire: Wire, size: int) -> mmap.mmap:
@@ -122,8 +145,6 @@ def _refusal() -> str:
     """Why this machine can't; empty where it can."""
     if not hasattr(os, "memfd_create"):
         return f"{platform.system()} has no anonymous files"
-    if platform.machine() not in _ORDERED:
-        return f"the order of stores of {platform.machine()} is not that of x86"
     return ""
 
 
@@ -148,7 +169,7 @@ def _gathered(wire: Wire, values: list[int]) -> list[list[int]]:
 def _refused(reason: str) -> GuardError:
     return GuardError(
         f"the ranks can't share memory: {reason}",
-        place="the all-reduce 'one_shot'",
-        expected="Linux on x86, and all ranks as one user in one host and container",
+        place="an all-reduce in shared memory (one_shot, two_shot)",
+        expected="Linux, and all ranks as one user in one host and container",
         remedy="take another algorithm: measure a table by 'glmc-runtime tune-collectives' there",
     )

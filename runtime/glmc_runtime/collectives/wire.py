@@ -84,6 +84,24 @@ class Wire:
         return exchange
 
 
+def meeting(wire: Wire) -> Thunk:
+    """A thunk that returns when all ranks have called theirs: in step k each tells the rank 2**k
+    after it and hears from the one 2**k before."""
+    token, heard = torch.zeros(1, dtype=torch.uint8), torch.zeros(1, dtype=torch.uint8)
+    steps = []
+    distance = 1
+    while distance < wire.size:
+        after, before = (wire.rank + distance) % wire.size, (wire.rank - distance) % wire.size
+        steps.append(wire.exchange([(token, after)], [(heard, before)]))
+        distance *= 2
+
+    def meet() -> None:
+        for step in steps:
+            step()
+
+    return meet
+
+
 def _nothing() -> None:
     """An exchange of empty tensors."""
 

@@ -51,6 +51,7 @@ class Algorithm:
             "butterfly": doublings,
             "halving_doubling": 2 * doublings,
             "one_shot": 1,
+            "two_shot": 2,
         }.get(self.name, 2 * (ranks - 1))
 
     def volume(self, ranks: int) -> float:
@@ -97,6 +98,12 @@ ALGORITHMS: Mapping[str, Algorithm] = MappingProxyType(
                 "one_shot",
                 TREE,
                 "each rank adds the messages of all ranks in shared memory",
+                one_host=True,
+            ),
+            Algorithm(
+                "two_shot",
+                TREE,
+                "each rank adds its share of the messages of all ranks in shared memory",
                 one_host=True,
             ),
             Algorithm("ring", RING, "reduce-scatter and all-gather around a ring"),
