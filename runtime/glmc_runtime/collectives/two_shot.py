@@ -7,6 +7,7 @@ element's sums.
 from __future__ import annotations
 
 from functools import partial
+from itertools import pairwise
 
 from torch import Tensor
 
@@ -23,7 +24,7 @@ def two_shot(memory: SharedMemory, x: Tensor) -> list[Thunk]:
 def _piece(memory: SharedMemory, x: Tensor) -> Thunk:
     size, rank = memory.size, memory.rank
     bounds = [x.numel() * place // size for place in range(size + 1)]
-    shares = list(zip(bounds, bounds[1:], strict=False))
+    shares = list(pairwise(bounds))
     puts: list[Thunk] = []
     sums: list[list[Thunk]] = []
     reads: list[list[Thunk]] = []

@@ -15,6 +15,8 @@ RING = "ring"
 LIBRARY = "library"
 ANY_ORDER = "any"
 """Of a table that mixes classes: its bits depend on the message's size."""
+MESSAGES, MEMORY = "messages", "memory"
+"""Media: messages of ``torch.distributed``, and memory that the ranks of one host share."""
 
 
 @dataclass(frozen=True)
@@ -33,33 +35,46 @@ class NumericsClass:
 
 
 @dataclass(frozen=True)
-class Algorithm:
-    """An all-reduce by name. ``one_host``: it needs the memory of all ranks in one host.
+class Link:
+    """What a step costs on a medium: ``latency`` in microseconds, and bytes a microsecond."""
 
-    ``messages`` and ``volume`` are the textbook cost over a power of two of ranks: how many
-    messages follow each other, and how many times its message's bytes a rank sends.
-    """
+    medium: str
+    latency: float
+    bandwidth: float
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """An all-reduce by name: its numerics class, and the medium that it goes over."""
 
     name: str
     numerics: str
+    medium: str
     summary: str
-    one_host: bool = False
 
-    def messages(self, ranks: int) -> int:
-        doublings = (ranks - 1).bit_length()
-        return {
-            "butterfly": doublings,
-            "halving_doubling": 2 * doublings,
-            "one_shot": 1,
-            "two_shot": 2,
-        }.get(self.name, 2 * (ranks - 1))
+    def steps(self, ranks: int) -> int:
+        """How many messages follow each other, or how often all ranks meet in memory."""
+        if self.medium == MEMORY:
+            return 1 if self.name == "one_shot" else 2
+        if self.name in ("butterfly", "halving_doubling"):
+            doublings, surplus = ranks.bit_length() - 1, ranks & (ranks - 1)
+            return doublings * (2 if self.name == "halving_doubling" else 1) + 2 * bool(surplus)
+        return 2 * (ranks - 1)
 
     def volume(self, ranks: int) -> float:
-        halves = 2 * (ranks - 1) / ranks
-        return {
-            "butterfly": float((ranks - 1).bit_length()),
-            "one_shot": float(ranks - 1),
-        }.get(self.name, halves)
+        """How often a rank sends the bytes of its message; in memory, copies or adds them."""
+        share = (ranks - 1) / ranks
+        if self.medium == MEMORY:
+            return float(ranks) if self.name == "one_shot" else 2 + share
+        core = 1 << (ranks.bit_length() - 1)
+        surplus = 2.0 if core < ranks else 0.0
+        if self.name == "butterfly":
+            return core.bit_length() - 1 + surplus
+        return 2 * (core - 1) / core + surplus if self.name == "halving_doubling" else 2 * share
+
+    def predicted(self, ranks: int, size: int, link: Link) -> float:
+        """Microseconds by the textbook: steps and bytes, of which nothing overlaps."""
+        return self.steps(ranks) * link.latency + self.volume(ranks) * size / link.bandwidth
 
 
 NUMERICS: Mapping[str, NumericsClass] = MappingProxyType(
@@ -87,26 +102,27 @@ ALGORITHMS: Mapping[str, Algorithm] = MappingProxyType(
     {
         one.name: one
         for one in (
-            Algorithm("library", LIBRARY, "torch.distributed's own all-reduce"),
-            Algorithm("butterfly", TREE, "recursive doubling: whole messages between pairs"),
+            Algorithm("library", LIBRARY, MESSAGES, "torch.distributed's own all-reduce"),
+            Algorithm("butterfly", TREE, MESSAGES, "recursive doubling: pairs swap whole sums"),
             Algorithm(
                 "halving_doubling",
                 TREE,
+                MESSAGES,
                 "reduce-scatter by halving, all-gather by doubling, on the butterfly's tree",
             ),
             Algorithm(
                 "one_shot",
                 TREE,
-                "each rank adds the messages of all ranks in shared memory",
-                one_host=True,
+                MEMORY,
+                "each rank adds the messages of all ranks",
             ),
             Algorithm(
                 "two_shot",
                 TREE,
-                "each rank adds its share of the messages of all ranks in shared memory",
-                one_host=True,
+                MEMORY,
+                "each rank adds its share of the messages of all ranks, and reads the others'",
             ),
-            Algorithm("ring", RING, "reduce-scatter and all-gather around a ring"),
+            Algorithm("ring", RING, MESSAGES, "reduce-scatter and all-gather around a ring"),
         )
     }
 )

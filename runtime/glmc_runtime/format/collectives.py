@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from glmc_runtime.errors import PlanError
 from glmc_runtime.format.algorithms import (
@@ -17,6 +17,7 @@ from glmc_runtime.format.algorithms import (
     DTYPES,
     LIBRARY,
     TREE,
+    Link,
     of_class,
 )
 
@@ -86,17 +87,15 @@ class Curve:
 class TableEntry:
     """The bands of one kind of group, ascending; the last has no bound.
 
-    ``numerics`` is the class that all of its algorithms are of, or ``any``. ``latency`` is the
-    microseconds of a message between two ranks and ``bandwidth`` its bytes a microsecond, where
-    they were measured; so are the ``curves``.
+    ``numerics`` is the class that all of its algorithms are of, or ``any``. ``links`` and
+    ``curves`` are what was measured.
     """
 
     key: GroupKey
     numerics: str
     bands: tuple[Band, ...]
     origin: Origin
-    latency: float | None = None
-    bandwidth: float | None = None
+    links: tuple[Link, ...] = ()
     curves: tuple[Curve, ...] = ()
 
     def algorithm(self, size: int) -> str:
@@ -109,6 +108,12 @@ class TableEntry:
         """Microseconds that were measured for such a message; None where nothing was."""
         curve = next((one for one in self.curves if one.algorithm == algorithm), None)
         return None if curve is None else curve.at(size)
+
+    def predicted(self, algorithm: str, size: int) -> float | None:
+        """Microseconds by the textbook and the measured link; None where there is none."""
+        one = ALGORITHMS[algorithm]
+        link = next((link for link in self.links if link.medium == one.medium), None)
+        return None if link is None else one.predicted(self.key.ranks, size, link)
 
 
 @dataclass(frozen=True)
@@ -192,8 +197,8 @@ _DEFAULTS: Mapping[str, tuple[str, tuple[Band, ...], str]] = {
     "cuda": (LIBRARY, (Band(None, LIBRARY),), "NCCL chooses by itself"),
     "cpu": (
         TREE,
-        (Band(_MIB, "butterfly"), Band(None, "halving_doubling")),
-        "the textbook's cost: fewest messages for small ones, fewest bytes for large ones",
+        (Band(_MIB // 4, "one_shot"), Band(None, "two_shot")),
+        "in shared memory, fewest meetings for small messages and fewest bytes for large ones",
     ),
 }
 
@@ -210,15 +215,7 @@ def tree_only(table: AlgorithmTable) -> AlgorithmTable:
             Band(band.below, band.algorithm if band.algorithm in tree else "halving_doubling")
             for band in entry.bands
         ]
-        return TableEntry(
-            entry.key,
-            TREE,
-            merged(names),
-            entry.origin,
-            entry.latency,
-            entry.bandwidth,
-            entry.curves,
-        )
+        return replace(entry, numerics=TREE, bands=merged(names))
 
     return AlgorithmTable(tuple(map(changed, table.entries)))
 

@@ -11,7 +11,16 @@ from dataclasses import asdict
 from typing import Any
 
 from glmc_runtime.errors import ArtifactError
-from glmc_runtime.format.algorithms import ALGORITHMS, ANY_ORDER, DTYPES, NUMERICS, of_class
+from glmc_runtime.format.algorithms import (
+    ALGORITHMS,
+    ANY_ORDER,
+    DTYPES,
+    MEMORY,
+    MESSAGES,
+    NUMERICS,
+    Link,
+    of_class,
+)
 from glmc_runtime.format.collectives import (
     COLLECTIVES,
     GIVEN,
@@ -93,6 +102,7 @@ def _entry(data: Any) -> TableEntry:
             "key": GroupKey(**data["key"]),
             "bands": tuple(Band(**band) for band in data["bands"]),
             "origin": Origin(**data["origin"]),
+            "links": tuple(Link(**link) for link in data["links"]),
             "curves": tuple(
                 Curve(one["algorithm"], tuple(one["sizes"]), tuple(one["microseconds"]))
                 for one in data["curves"]
@@ -131,8 +141,9 @@ def _impossible_entry(entry: TableEntry) -> str | None:
         return f"there is no group of {str(entry.key)[:80]}"
     if entry.origin.kind not in (GIVEN, MEASURED):
         return f"origin is {entry.origin.kind[:60]!r}, and not {GIVEN} or {MEASURED}"
-    if any(value is not None and value <= 0 for value in (entry.latency, entry.bandwidth)):
-        return "latency or bandwidth is not above 0"
+    for link in entry.links:
+        if link.medium not in (MESSAGES, MEMORY) or link.latency <= 0 or link.bandwidth <= 0:
+            return f"there is no link {str(link)[:80]}"
     return next(filter(None, map(_impossible_curve, entry.curves)), None)
 
 
