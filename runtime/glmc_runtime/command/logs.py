@@ -33,6 +33,7 @@ ARTIFACTS: Mapping[str, str] = MappingProxyType(
         "graphs": "device graphs that were captured, or why there are none",
         "device": "where kernels run: a device, the emulator, Triton's interpreter",
         "kernels": "kernels that are compiled on this machine",
+        "ranks": "artifacts of several ranks: what each rank prints",
         "chat": "glmc chat: each turn, how much of it was computed before",
     }
 )

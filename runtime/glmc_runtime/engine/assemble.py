@@ -2,38 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
 
 import torch
 
 from glmc_runtime.engine.exclusive import Exclusive
+from glmc_runtime.engine.greedy_tokens import GreedyLauncher, LocalGreedy
 from glmc_runtime.engine.loaded import load_into_memory
 from glmc_runtime.format.cache import SCRATCH_BLOCK
-from glmc_runtime.format.phases import PhaseKey
+from glmc_runtime.format.phases import DECODE, PhaseKey
+from glmc_runtime.format.plan import Call
 from glmc_runtime.loading.loader import Artifact
 from glmc_runtime.package.constants import GUARD_STEPS
 from glmc_runtime.replay.buckets import Buckets
-from glmc_runtime.replay.cache import KVCache, choose_block_count
+from glmc_runtime.replay.cache import Cache, KVCache, choose_block_count
 from glmc_runtime.replay.device_order import StreamOrder
-from glmc_runtime.replay.phase import PhaseReplay
 from glmc_runtime.replay.statistics import Statistics
+from glmc_runtime.replay.step import Step
+
+
+class Replay(Protocol):
+    """A phase as an engine sees it; see :class:`glmc_runtime.replay.phase.PhaseReplay`."""
+
+    @property
+    def has_greedy(self) -> bool: ...
+    def run(self, step: Step) -> torch.Tensor: ...
+    def run_greedy(self, step: Step) -> torch.Tensor: ...
+    def trace(self, step: Step) -> Iterator[tuple[Call, dict[str, Any]]]: ...
+
+
+def _nothing() -> None:
+    pass
 
 
 @dataclass(frozen=True)
 class Machine:
     """Everything that a session runs on. ``replays`` is by phase; ``exclusive`` keeps the steps of
-    several threads apart, and ``stream_order`` orders those of several streams of a device."""
+    several threads apart, and ``stream_order`` orders those of several streams of a device.
+    ``greedy`` makes what enqueues greedy decode steps of up to so many rows, and ``close`` ends
+    what runs besides this process."""
 
     device: torch.device
-    cache: KVCache
-    replays: Mapping[PhaseKey, PhaseReplay]
+    cache: Cache
+    replays: Mapping[PhaseKey, Replay]
     prefill_buckets: Buckets
     decode_buckets: Buckets
     max_context: int
     statistics: Statistics
     stream_order: StreamOrder
     exclusive: Exclusive
+    greedy: Callable[[int], GreedyLauncher]
+    close: Callable[[], None] = _nothing
 
 
 def assemble(
@@ -76,4 +98,5 @@ def assemble(
         loaded.statistics,
         loaded.stream_order,
         loaded.exclusive,
+        partial(LocalGreedy, replays[DECODE.key], loaded.device),
     )

@@ -21,6 +21,7 @@ import torch
 
 from glmc_runtime.arguments import shown
 from glmc_runtime.engine.block_allocation import reserve
+from glmc_runtime.engine.greedy_tokens import GreedyResult
 from glmc_runtime.engine.sampling import not_finite
 from glmc_runtime.engine.sequences import (
     Sequence,
@@ -30,42 +31,20 @@ from glmc_runtime.engine.sequences import (
     scheduled_tokens,
 )
 from glmc_runtime.errors import CapacityError, GlmcError, RequestError
-from glmc_runtime.format.phases import DECODE
 from glmc_runtime.replay.step import ScheduledTokens, Step, blocks_for
 
 if TYPE_CHECKING:
     from glmc_runtime.engine.assemble import Machine
 
 
-class _PinnedResult:
-    """Pinned host memory for the tokens of one step."""
-
-    def __init__(self, rows: int, device: torch.device) -> None:
-        on_device = device.type == "cuda"
-        self._ids = torch.zeros(rows, dtype=torch.int64, pin_memory=on_device)
-        self._sent = torch.cuda.Event() if on_device else None
-
-    def send(self, tokens: torch.Tensor) -> None:
-        self._ids[: len(tokens)].copy_(tokens, non_blocking=True)
-        if self._sent is not None:
-            self._sent.record()
-
-    def read(self, rows: int) -> list[int]:
-        """Wait for the tokens; the one synchronisation of a step."""
-        if self._sent is not None:
-            self._sent.synchronize()
-        ids: list[int] = self._ids[:rows].tolist()
-        return ids
-
-
 @dataclass(frozen=True)
 class _InFlightStep:
-    """An enqueued step: its rows, the position of each, and the host memory of its tokens."""
+    """An enqueued step: its rows, the position of each, and the tokens that it will have."""
 
     sequences: list[Sequence]
     changes: list[int]
     starts: list[int]
-    result: _PinnedResult
+    result: GreedyResult
 
     def untouched(self, sequence: Sequence, row: int) -> bool:
         """Whether the sequence is as it was before the step, but for what the step does to it."""
@@ -94,14 +73,10 @@ class GreedySteps:
         self._tokens = ids
         self._machine = machine
         self._vocabulary = vocabulary
-        self._replay = machine.replays[DECODE.key]
         self._counts = machine.statistics.async_decode
         self._in_flight: _InFlightStep | None = None
         self._failure: GlmcError | None = None
-        self._results = [_PinnedResult(rows, machine.device) for _ in range(2)]
-        # The tokens of the newest step; rows of padding hold 0.
-        self._next = torch.zeros(rows, dtype=torch.int64, device=machine.device)
-        self._rows = len(self.sequences)
+        self._launcher = machine.greedy(rows)
 
     @property
     def ahead(self) -> bool:
@@ -130,7 +105,7 @@ class GreedySteps:
             self._counts.discarded += len(in_flight.sequences)
             in_flight = None
         if in_flight is None:
-            in_flight = self._launch(self._first_chunks(), None)
+            in_flight = self._launch(self._first_chunks(), ahead=False)
         if ahead and len(in_flight.sequences) == len(self.sequences):
             self._launch_ahead(in_flight)
         waiting = perf_counter()
@@ -214,7 +189,7 @@ class GreedySteps:
             for sequence, start in zip(in_flight.sequences, in_flight.starts, strict=True)
         ]
         try:
-            self._in_flight = self._launch(chunks, self._next)
+            self._in_flight = self._launch(chunks, ahead=True)
         except CapacityError:
             return
         except GlmcError as error:
@@ -222,24 +197,15 @@ class GreedySteps:
             return
         self._counts.ahead += 1
 
-    def _launch(self, chunks: list[ScheduledTokens], tokens: torch.Tensor | None) -> _InFlightStep:
-        machine, rows = self._machine, len(chunks)
+    def _launch(self, chunks: list[ScheduledTokens], ahead: bool) -> _InFlightStep:
+        machine = self._machine
         reserve(machine.cache, chunks)
-        bucket = machine.decode_buckets.choose(rows)
+        bucket = machine.decode_buckets.choose(len(chunks))
         step = Step(chunks, bucket, bucket, machine.cache.spec.block_size)
-        greedy = self._replay.run_greedy(step, tokens)
-        result = self._results[0]
-        result.send(greedy)
-        self._results.reverse()
-        if rows != self._rows:
-            self._next.zero_()
-            self._rows = rows
-        # Where logits are not finite the token is -1, which no embedding has.
-        torch.clamp(greedy, min=0, out=self._next[:rows])
+        result = self._launcher.launch(step, ahead)
         changes = [sequence.changes for sequence in self.sequences]
-        return _InFlightStep(
-            list(self.sequences), changes, [chunk.start for chunk in chunks], result
-        )
+        starts = [chunk.start for chunk in chunks]
+        return _InFlightStep(list(self.sequences), changes, starts, result)
 
     def _commit(self, in_flight: _InFlightStep, ids: list[int]) -> list[int]:
         """Leave the sequences as decode would, with the new tokens to be decoded next."""

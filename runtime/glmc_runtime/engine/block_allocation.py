@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from glmc_runtime.errors import CapacityError
-from glmc_runtime.replay.cache import KVCache
+from glmc_runtime.replay.cache import Cache
 from glmc_runtime.replay.step import ScheduledTokens, blocks_for
 
 
-def reserve(cache: KVCache, chunks: list[ScheduledTokens]) -> None:
+def reserve(cache: Cache, chunks: list[ScheduledTokens]) -> None:
     """Give each sequence the blocks that it lacks, and a copy of its own of each shared block that
     it writes to; the last owner of a block keeps it. Raises :class:`CapacityError`."""
     allocator, size = cache.allocator, cache.spec.block_size
@@ -44,7 +44,7 @@ def reserve(cache: KVCache, chunks: list[ScheduledTokens]) -> None:
         blocks.extend(allocator.allocate(number, blocks[-1] if blocks else None))
 
 
-def blocks_lacking(cache: KVCache, blocks: list[int], cached: int, length: int) -> int:
+def blocks_lacking(cache: Cache, blocks: list[int], cached: int, length: int) -> int:
     """How many blocks a sequence with these takes when it grows to ``length`` tokens."""
     end = blocks_for(length, cache.spec.block_size)
     written = blocks[cached // cache.spec.block_size : end]

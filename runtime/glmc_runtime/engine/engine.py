@@ -16,12 +16,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Sequence as ListLike
+from types import TracebackType
 from typing import TypeVar
 
 import torch
 
 from glmc_runtime.arguments import integer
-from glmc_runtime.engine.assemble import Machine
+from glmc_runtime.engine.assemble import Machine, Replay
 from glmc_runtime.engine.async_decode import GreedySteps
 from glmc_runtime.engine.block_allocation import blocks_lacking, reserve
 from glmc_runtime.engine.packing import micro_batches_of, step_of
@@ -40,10 +41,10 @@ from glmc_runtime.engine.sequences import (
 from glmc_runtime.errors import RequestError
 from glmc_runtime.format.phases import DECODE, PREFILL
 from glmc_runtime.loading.loader import Artifact
-from glmc_runtime.replay.phase import PhaseReplay
 from glmc_runtime.replay.step import ScheduledTokens, Step, blocks_for
 
 Taken = TypeVar("Taken")
+Self = TypeVar("Self", bound="Engine")
 
 
 class Engine:
@@ -69,6 +70,22 @@ class Engine:
         self._replays = machine.replays
         self._machine = machine
 
+    def close(self) -> None:
+        """End the processes of an artifact of several ranks; of any other there is nothing to
+        end. Also where a ``with`` of the engine ends, and with the program."""
+        self._machine.close()
+
+    def __enter__(self: Self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
     def sequence(self, tokens: ListLike[int]) -> Sequence:
         """A new sequence; raises :class:`RequestError` for an empty or overlong prompt."""
         return new_sequence(tokens, self.max_context, self.manifest.model.vocabulary)
@@ -91,7 +108,7 @@ class Engine:
 
     @torch.inference_mode()
     def _step(self, batch: ListLike[SequenceStep]) -> torch.Tensor:
-        def take(replay: PhaseReplay, step: Step, wanted: list[int]) -> torch.Tensor:
+        def take(replay: Replay, step: Step, wanted: list[int]) -> torch.Tensor:
             logits = replay.run(step)
             with torch.inference_mode(False):  # the caller may change its logits in place
                 return logits.clone() if len(wanted) == len(step.chunks) else logits[wanted]
@@ -111,9 +128,7 @@ class Engine:
         and what ``step`` raises.
         """
 
-        def take(
-            replay: PhaseReplay, step: Step, wanted: list[int]
-        ) -> tuple[torch.Tensor, list[int]]:
+        def take(replay: Replay, step: Step, wanted: list[int]) -> tuple[torch.Tensor, list[int]]:
             return replay.run_greedy(step).clone(), wanted
 
         batch = sequence_steps_of(batch)
@@ -127,7 +142,7 @@ class Engine:
         return likeliest
 
     def _run(
-        self, batch: ListLike[SequenceStep], take: Callable[[PhaseReplay, Step, list[int]], Taken]
+        self, batch: ListLike[SequenceStep], take: Callable[[Replay, Step, list[int]], Taken]
     ) -> tuple[list[ScheduledTokens], list[Taken]]:
         """Check and run a step; its chunks, and what ``take`` got from each of its replays. It runs
         the replay, and is told which rows' logits are wanted."""

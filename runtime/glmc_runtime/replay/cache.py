@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from typing import Protocol
 
 import torch
 
@@ -104,6 +105,17 @@ class BlockAllocator:
                 found=str(blocks),
                 remedy="release each sequence once",
             )
+
+
+class Cache(Protocol):
+    """A paged cache as an engine sees it: its blocks, wherever the tensors are."""
+
+    @property
+    def spec(self) -> CacheSpec: ...
+    @property
+    def allocator(self) -> BlockAllocator: ...
+    def tensor(self, name: str, layer: int) -> torch.Tensor: ...
+    def copy_block(self, source: int, target: int) -> None: ...
 
 
 class KVCache:
