@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from os import PathLike
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from glmc_runtime.command.logs import configure_library
 from glmc_runtime.package.constants import GUARD_STEPS, __version__
@@ -82,6 +82,8 @@ def load(
     profile_ranges: bool = False,
     progress: Callable[[int, int], object] | None = None,
     weights: Mapping[str, torch.Tensor] | None = None,
+    process_group: Any = None,
+    backend: str | None = None,
 ) -> Session:
     """Load an artifact directory and make it ready to generate.
 
@@ -99,40 +101,40 @@ def load(
     the caller's own tensors by the names of the manifest, in place of the artifact's, which may
     then have none.
 
-    Raises ArtifactError, GuardError, PlanError, VendorError, CapacityError or RequestError (an
-    option out of range or of another kind).
+    An artifact of several ranks runs in as many processes (docs/many_cards.md): on this host they
+    are started here and end with the session, which is a controller of theirs. Where torchrun has
+    started this process it is one of the ranks, and on those other than 0 :meth:`Session.follow`
+    takes the steps. With a ``process_group`` of torch.distributed this process is the rank that it
+    has there, and the caller takes the same steps on each. ``backend`` ("gloo" or "nccl") is that
+    of the ranks' group, in place of the one that suits the device.
+
+    Raises ArtifactError, GuardError, PlanError, VendorError, CapacityError, RequestError (an option
+    out of range or of another kind) or RankError.
     """
     from glmc_runtime import arguments as kinds
-    from glmc_runtime.engine.assemble import assemble
+    from glmc_runtime.engine.machines import machine_of, rank_of
+    from glmc_runtime.engine.options import LoadOptions
     from glmc_runtime.generate.session import Session
     from glmc_runtime.loading.loader import load_artifact
 
     started = perf_counter()
     place = kinds.path("path", path)
-    emulate = kinds.optional(kinds.flag, "emulate", emulate)
-    kv_blocks = kinds.optional(kinds.integer, "kv_blocks", kv_blocks)
-    kv_memory_bytes = kinds.optional(kinds.integer, "kv_memory_bytes", kv_memory_bytes)
-    timing = kinds.flag("timing", timing)
-    device_name = kinds.optional(kinds.device_name, "device", device)
-    guard_steps = kinds.integer("guard_steps", guard_steps)
-    profile_ranges = kinds.flag("profile_ranges", profile_ranges)
+    verify = kinds.flag("verify_hashes", verify_hashes)
+    shown = kinds.optional(kinds.function, "progress", progress)
     tensors = kinds.optional(kinds.tensors, "weights", weights)
-    artifact = load_artifact(
-        place,
-        verify_hashes=kinds.flag("verify_hashes", verify_hashes),
-        progress=kinds.optional(kinds.function, "progress", progress),
+    options = LoadOptions(
+        kinds.optional(kinds.flag, "emulate", emulate),
+        kinds.optional(kinds.device_name, "device", device),
+        kinds.optional(kinds.integer, "kv_blocks", kv_blocks),
+        kinds.optional(kinds.integer, "kv_memory_bytes", kv_memory_bytes),
+        kinds.flag("timing", timing),
+        kinds.integer("guard_steps", guard_steps),
+        kinds.flag("profile_ranges", profile_ranges),
+        kinds.optional(kinds.text, "backend", backend),
     )
-    machine = assemble(
-        artifact,
-        emulate,
-        kv_blocks,
-        kv_memory_bytes,
-        timing,
-        device_name,
-        guard_steps,
-        profile_ranges,
-        tensors,
-    )
+    rank = rank_of(process_group)
+    artifact = load_artifact(place, verify_hashes=verify, progress=shown, rank=rank)
+    machine = machine_of(artifact, options, process_group, tensors, verify, shown)
     machine.statistics.load_seconds = perf_counter() - started
     return Session(artifact, machine)
 
@@ -148,11 +150,14 @@ def load_model(
     profile_ranges: bool = False,
     progress: Callable[[int, int], object] | None = None,
     weights: Mapping[str, torch.Tensor] | None = None,
+    process_group: Any = None,
 ) -> Model:
     """Load an artifact directory for an outer engine, without a KV cache: see
-    :meth:`Model.attach`. Options and errors are those of :func:`load`."""
+    :meth:`Model.attach`. Options and errors are those of :func:`load`; one of several ranks is
+    loaded by each process of the engine's ``process_group``, which takes the same steps."""
     from glmc_runtime import arguments as kinds
-    from glmc_runtime.engine.loaded import load_into_memory
+    from glmc_runtime.engine.machines import loaded_for_engine, rank_of
+    from glmc_runtime.engine.options import LoadOptions
     from glmc_runtime.engine.outer.model import Model
     from glmc_runtime.loading.loader import load_artifact
 
@@ -162,15 +167,16 @@ def load_model(
         place,
         verify_hashes=kinds.flag("verify_hashes", verify_hashes),
         progress=kinds.optional(kinds.function, "progress", progress),
+        rank=rank_of(process_group),
     )
-    loaded = load_into_memory(
-        artifact,
-        kinds.optional(kinds.flag, "emulate", emulate),
-        kinds.flag("timing", timing),
-        kinds.optional(kinds.device_name, "device", device),
-        kinds.integer("guard_steps", guard_steps),
-        kinds.flag("profile_ranges", profile_ranges),
-        kinds.optional(kinds.tensors, "weights", weights),
+    options = LoadOptions(
+        emulate=kinds.optional(kinds.flag, "emulate", emulate),
+        device=kinds.optional(kinds.device_name, "device", device),
+        timing=kinds.flag("timing", timing),
+        guard_steps=kinds.integer("guard_steps", guard_steps),
+        profile_ranges=kinds.flag("profile_ranges", profile_ranges),
     )
+    tensors = kinds.optional(kinds.tensors, "weights", weights)
+    loaded = loaded_for_engine(artifact, options, process_group, tensors)
     loaded.statistics.load_seconds = perf_counter() - started
     return Model(loaded)

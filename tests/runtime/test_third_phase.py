@@ -21,6 +21,7 @@ import torch
 
 import glmc_runtime
 from glmc_runtime.engine.assemble import Machine, assemble
+from glmc_runtime.engine.options import LoadOptions
 from glmc_runtime.errors import ArtifactError, PlanError
 from glmc_runtime.format import phases, step_inputs
 from glmc_runtime.format.cache import CacheTensor
@@ -192,7 +193,7 @@ def write_with_recall(root: Path, plan: PhasePlan | None = None) -> Path:
 
 
 def machine_of(root: Path) -> Machine:
-    return assemble(load_artifact(root), None, 12, None, False)
+    return assemble(load_artifact(root), LoadOptions(kv_blocks=12))
 
 
 def recall_step(prompts: list[list[int]], bucket: int, drafts: int) -> Step:

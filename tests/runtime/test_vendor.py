@@ -13,6 +13,7 @@ import torch
 import glmc_runtime
 from glmc_runtime.cli import main
 from glmc_runtime.engine.assemble import assemble
+from glmc_runtime.engine.options import LoadOptions
 from glmc_runtime.errors import ArtifactError, GuardError, PlanError, VendorError
 from glmc_runtime.format.manifest import Guards
 from glmc_runtime.format.phases import DECODE, PREFILL
@@ -150,7 +151,7 @@ def test_the_guards_must_name_the_keywords_of_the_calls(
         del functions[function]
     manifest = replace(artifact.manifest, guards=replace(guards, vendor_functions=functions))
     with pytest.raises(PlanError, match="as the manifest's guards say") as caught:
-        assemble(replace(artifact, manifest=manifest), True, None, None, False)
+        assemble(replace(artifact, manifest=manifest), LoadOptions(emulate=True))
     assert text in str(caught.value)
     assert function in str(caught.value)
 
@@ -164,7 +165,7 @@ def test_the_keywords_of_all_calls_of_a_function_count(path: Path) -> None:
     calls = (*plan.calls[:place], extra, *plan.calls[place + 1 :])
     artifact.plans[DECODE.key] = replace(plan, calls=calls)
     with pytest.raises(PlanError, match=r"kunlun_ops\.swiglu"):
-        assemble(artifact, True, None, None, False)
+        assemble(artifact, LoadOptions(emulate=True))
 
 
 def test_targets_and_their_devices(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,7 @@ from glmc_runtime.format.manifest import (
     Manifest,
     ModelFacts,
     PhaseEntry,
+    Ranks,
     WeightEntry,
     manifest_to_json,
     phase_entry,
@@ -232,13 +233,15 @@ def toy_plan(name: str, greedy: bool = False) -> PhasePlan:
 
 
 def entries(
-    decode: tuple[int, ...] = DECODE_BUCKETS, prefill: tuple[int, ...] = PREFILL_BUCKETS
+    decode: tuple[int, ...] = DECODE_BUCKETS,
+    prefill: tuple[int, ...] = PREFILL_BUCKETS,
+    ranks: int = 1,
 ) -> tuple[PhaseEntry, ...]:
     """The plans of both phases for these buckets, as a manifest lists them."""
     most = {"sequences": decode[-1]}
     return (
-        phase_entry(PREFILL.key, prefill, most),
-        phase_entry(DECODE.key, decode, most),
+        phase_entry(PREFILL.key, prefill, most, ranks),
+        phase_entry(DECODE.key, decode, most, ranks),
     )
 
 
@@ -283,15 +286,21 @@ def reference_greedy(prompt: list[int], number: int) -> list[int]:
     return tokens[len(prompt) :]
 
 
-def write_toy(root: Path, greedy: bool = False, **changes: Any) -> Path:
-    """Write the artifact to ``root``; ``changes`` replace fields of its manifest."""
-    for folder in ("plans", "weights"):
+def write_toy(root: Path, greedy: bool = False, ranks: int = 1, **changes: Any) -> Path:
+    """Write the artifact to ``root``; ``changes`` replace fields of its manifest. Each of several
+    ``ranks`` has all weights, in a file of its own."""
+    files = tuple(
+        "weights/all.safetensors" if ranks == 1 else f"weights/rank-{rank}/all.safetensors"
+        for rank in range(ranks)
+    )
+    for folder in ("plans", *(str(Path(file).parent) for file in files)):
         (root / folder).mkdir(parents=True, exist_ok=True)
     for name in ("prefill", "decode"):
         plan = json.dumps(phase_to_json(toy_plan(name, greedy)))
         (root / "plans" / f"{name}.json").write_text(plan)
     weights = toy_weights()
-    save_file(weights, str(root / "weights" / "all.safetensors"))
+    for file in files:
+        save_file(weights, str(root / file))
     facts = ModelFacts(
         name="toy",
         architecture="Toy",
@@ -318,12 +327,13 @@ def write_toy(root: Path, greedy: bool = False, **changes: Any) -> Path:
         limits=Limits(MAX_CONTEXT),
         guards=Guards("0.1.0", "2.5", "cpu"),
         weights={
-            name: WeightEntry(("weights/all.safetensors",), "float32", tuple(weight.shape))
+            name: WeightEntry(files, "float32", tuple(weight.shape))
             for name, weight in weights.items()
         },
         weights_included=True,
         files={},
-        phases=entries(),
+        phases=entries(ranks=ranks),
+        ranks=Ranks(ranks),
     )
     write_manifest(root, replace(manifest, **changes))
     return root

@@ -36,6 +36,7 @@ from glmc.job import resolve
 from glmc.presets.catalog import ModelSource
 from glmc_runtime.command.out_of_memory import shortage_behind
 from glmc_runtime.engine.assemble import assemble
+from glmc_runtime.engine.options import LoadOptions
 from glmc_runtime.errors import GlmcError
 from glmc_runtime.format.cache import SCRATCH_BLOCK, CacheKey
 from glmc_runtime.format.phases import DECODE, PREFILL, PhaseKey
@@ -135,11 +136,11 @@ class _Replay:
         self.blocks = width * len(LENGTHS) + 1
         self.machine = assemble(
             load_artifact(path, verify_hashes=False),
-            emulate=True if compiled.job.target.name == "xpu" else None,
-            kv_blocks=self.blocks,
-            kv_memory_bytes=None,
-            timing=False,
-            guard_steps=0,
+            LoadOptions(
+                emulate=True if compiled.job.target.name == "xpu" else None,
+                kv_blocks=self.blocks,
+                guard_steps=0,
+            ),
         )
         self.caches: dict[CacheKey, Tensor] = {}
 

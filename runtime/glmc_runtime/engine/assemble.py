@@ -12,6 +12,7 @@ import torch
 from glmc_runtime.engine.exclusive import Exclusive
 from glmc_runtime.engine.greedy_tokens import GreedyLauncher, LocalGreedy
 from glmc_runtime.engine.loaded import load_into_memory
+from glmc_runtime.engine.options import LoadOptions
 from glmc_runtime.format.cache import SCRATCH_BLOCK
 from glmc_runtime.format.phases import DECODE, PhaseKey
 from glmc_runtime.format.plan import Call
@@ -38,12 +39,21 @@ def _nothing() -> None:
     pass
 
 
+def _no_leader() -> bool:
+    return False
+
+
+def _own_number(device: torch.device, blocks: int) -> int:
+    return blocks
+
+
 @dataclass(frozen=True)
 class Machine:
     """Everything that a session runs on. ``replays`` is by phase; ``exclusive`` keeps the steps of
     several threads apart, and ``stream_order`` orders those of several streams of a device.
     ``greedy`` makes what enqueues greedy decode steps of up to so many rows, and ``close`` ends
-    what runs besides this process."""
+    what runs besides this process. ``follow`` takes the steps of the rank that leads this one, as
+    far as there is one, and says whether there was."""
 
     device: torch.device
     cache: Cache
@@ -55,34 +65,31 @@ class Machine:
     stream_order: StreamOrder
     exclusive: Exclusive
     greedy: Callable[[int], GreedyLauncher]
-    close: Callable[[], None] = _nothing
+    close: Callable[[], object] = _nothing
+    follow: Callable[[], bool] = _no_leader
 
 
 def assemble(
     artifact: Artifact,
-    emulate: bool | None,
-    kv_blocks: int | None,
-    kv_memory_bytes: int | None,
-    timing: bool,
-    device_name: str | None = None,
-    guard_steps: int = GUARD_STEPS,
-    profile_ranges: bool = False,
+    options: LoadOptions,
     given_tensors: Mapping[str, torch.Tensor] | None = None,
+    agreed_blocks: Callable[[torch.device, int], int] = _own_number,
 ) -> Machine:
-    """Check, load and bind; see :func:`glmc_runtime.load` for the options and errors."""
-    loaded = load_into_memory(
-        artifact, emulate, timing, device_name, guard_steps, profile_ranges, given_tensors
-    )
+    """Check, load and bind; see :func:`glmc_runtime.load` for the options and errors.
+
+    ``agreed_blocks`` makes the number of blocks that all ranks have of that which this one would.
+    """
+    loaded = load_into_memory(artifact, options, given_tensors)
     spec = artifact.manifest.cache
     blocks = choose_block_count(
         spec,
         loaded.max_context,
         loaded.decode_buckets.largest,
         loaded.device,
-        kv_blocks=kv_blocks,
-        kv_memory_bytes=kv_memory_bytes,
+        kv_blocks=options.kv_blocks,
+        kv_memory_bytes=options.kv_memory_bytes,
     )
-    cache = KVCache(spec, blocks, loaded.device)
+    cache = KVCache(spec, agreed_blocks(loaded.device, blocks), loaded.device)
     replays, graphs = {}, loaded.graphs()
     for key in loaded.entries:
         plan, inputs = artifact.plans[key], loaded.step_inputs(key)

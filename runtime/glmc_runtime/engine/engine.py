@@ -75,6 +75,11 @@ class Engine:
         end. Also where a ``with`` of the engine ends, and with the program."""
         self._machine.close()
 
+    def follow(self) -> bool:
+        """On a rank other than 0 that torchrun has started, take the steps of rank 0 until its
+        session is closed; True then. Anywhere else nothing is done; False."""
+        return self._machine.follow()
+
     def __enter__(self: Self) -> Self:
         return self
 

@@ -10,6 +10,7 @@ import torch
 
 from glmc_runtime.command.units import bytes_text
 from glmc_runtime.engine.exclusive import Exclusive
+from glmc_runtime.engine.options import LoadOptions
 from glmc_runtime.errors import RequestError
 from glmc_runtime.format.manifest import PhaseEntry
 from glmc_runtime.format.memory import arena_bytes
@@ -131,24 +132,22 @@ class LoadedArtifact:
 
 def load_into_memory(
     artifact: Artifact,
-    emulate: bool | None,
-    timing: bool,
-    device_name: str | None,
-    guard_steps: int,
-    profile_ranges: bool,
+    options: LoadOptions,
     given_tensors: Mapping[str, torch.Tensor] | None,
 ) -> LoadedArtifact:
     """Check and load all but the cache; see :func:`glmc_runtime.load` for options and errors."""
-    if guard_steps < 0:
+    if options.guard_steps < 0:
         raise RequestError(
-            "the number of guard steps is negative", expected="0 or more", found=str(guard_steps)
+            "the number of guard steps is negative",
+            expected="0 or more",
+            found=str(options.guard_steps),
         )
     manifest, plans = artifact.manifest, artifact.plans
     check_versions(manifest.guards)
     check_vendor_calls(manifest.guards, plans.values())
-    vendor = vendor_of(artifact, emulate)
+    vendor = vendor_of(artifact, options.emulate)
     check_vendor_functions(manifest.guards, vendor)
-    device = indexed(device_for(manifest.guards, vendor, device_name))
+    device = indexed(device_for(manifest.guards, vendor, options.device))
     check_triton(artifact.functions, device)
     entries = manifest.phases_of(artifact.rank)
     for phase in (PREFILL, DECODE):  # what engines drive
@@ -163,7 +162,7 @@ def load_into_memory(
         weights = given_weights(given_tensors, manifest, device)
     arena = Arena(arena_bytes(plans, entries), device)
     emulated = vendor is not None and vendor.emulated
-    statistics = Statistics(emulated, timing)
+    statistics = Statistics(emulated, options.timing)
     statistics.interpreted = is_interpreted(manifest.guards.target, device)
     if statistics.interpreted:
         say_interpreted()
@@ -181,8 +180,8 @@ def load_into_memory(
         {key: Buckets(key, entry.buckets) for key, entry in entries.items()},
         statistics,
         watch,
-        guard_steps,
-        profile_ranges,
+        options.guard_steps,
+        options.profile_ranges,
         StreamOrder(device),
         Exclusive(),
     )

@@ -53,7 +53,7 @@ def load_artifact(
     *,
     verify_hashes: bool = True,
     progress: Progress | None = None,
-    rank: int = 0,
+    rank: int | None = 0,
 ) -> Artifact:
     """Read and check an artifact; raises :class:`ArtifactError` or :class:`PlanError`.
 
@@ -62,21 +62,36 @@ def load_artifact(
     ``progress(bytes read, bytes of all files)`` after each 4 MiB. What the runtime reads of them
     later, weights aside, are the bytes of that one read. Only ``path`` itself may be a link: what
     is in the directory is plain files and folders, or refused.
+
+    With ``rank`` None no weight of an artifact of several ranks is read: what each of them needs is
+    that rank's to check. An artifact of one rank is the same on any.
     """
     root = Path(path)
     manifest, files = listed_files(root)
+    count = manifest.ranks.count
+    own = 0 if rank is None or count == 1 else rank
+    if own >= count:
+        raise ArtifactError(
+            f"the artifact has no rank {own}",
+            expected=f"a rank from 0 to {count - 1}",
+            found=str(own),
+            remedy=f"start {count} processes, or compile with --tensor-parallel",
+        )
+    skipped = manifest.files_of_others(own)
+    if rank is None and count > 1:
+        skipped |= {entry.files[own] for entry in manifest.weights.values()}
     if verify_hashes:
         files.hash_all(
             lambda name: name.startswith(("plans/", "tokenizer/")),
             progress,
-            skip=manifest.files_of_others(rank),
+            skip=skipped,
         )
     plans = {}
-    for key, file in ((key, entry.key.file) for key, entry in manifest.phases_of(rank).items()):
+    for key, file in ((key, entry.key.file) for key, entry in manifest.phases_of(own).items()):
         if file not in files:
             raise ArtifactError(f"the manifest lists no plan of phase '{key}'", expected=file)
         plans[key] = _plan(files, file, key.phase)
-    return Artifact(root, manifest, plans, files, rank)
+    return Artifact(root, manifest, plans, files, own)
 
 
 def listed_files(root: Path) -> tuple[Manifest, ArtifactFiles]:

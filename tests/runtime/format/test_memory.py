@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from glmc_runtime.engine.loaded import load_into_memory
+from glmc_runtime.engine.options import LoadOptions
 from glmc_runtime.errors import RequestError
 from glmc_runtime.format.extent import Extent
 from glmc_runtime.format.manifest import Limits, Manifest, WeightEntry
@@ -93,7 +94,7 @@ def test_beyond_the_limits(batch: int, context: int, needs: MemoryNeeds) -> None
 def test_loading_allocates_what_the_sum_says(memory: int | None, toy_path: Path) -> None:
     artifact = load_artifact(toy_path)
     needs = memory_needs(artifact.manifest, artifact.plans)
-    loaded = load_into_memory(artifact, None, False, None, 0, False, None)
+    loaded = load_into_memory(artifact, LoadOptions(guard_steps=0), None)
     assert needs.weights == sum(each.nbytes for each in loaded.weights.values())
     assert needs.arena == loaded.arena.size
     inputs = [loaded.step_inputs(key) for key in loaded.entries]

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from glmc_runtime.engine.assemble import assemble
+from glmc_runtime.engine.options import LoadOptions
 from glmc_runtime.errors import PlanError
 from glmc_runtime.format.extent import Extent
 from glmc_runtime.format.manifest import Manifest
@@ -257,7 +258,7 @@ def test_a_load_refuses_a_changing_call_in_a_segment_on_every_machine(toy_path: 
     artifact = load_artifact(toy_path)
     artifact.plans[DECODE.key] = _captured_everywhere(artifact.plans[DECODE.key])
     with pytest.raises(PlanError, match="changes from step to step"):
-        assemble(artifact, None, None, None, False)
+        assemble(artifact, LoadOptions())
 
 
 def test_unknown_kernels_and_double_registration() -> None:

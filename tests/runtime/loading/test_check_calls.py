@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from glmc_runtime.engine.assemble import assemble
+from glmc_runtime.engine.options import LoadOptions
 from glmc_runtime.errors import ExtensionError, PlanError
 from glmc_runtime.format.extent import Extent
 from glmc_runtime.format.phases import DECODE, PhaseKey
@@ -315,4 +316,4 @@ def test_nothing_is_bound_or_imported_for_a_plan_that_is_refused(
     wrong = replace(plan, calls=(*plan.calls[:-1], last))
     artifact = replace(toy, plans={**toy.plans, DECODE.key: wrong})
     with pytest.raises(PlanError, match="no kernel"):
-        assemble(artifact, None, 8, None, False)
+        assemble(artifact, LoadOptions(kv_blocks=8))

@@ -1,16 +1,17 @@
-"""Sessions of several ranks, whose processes find the toy's kernels as those of a distribution."""
+"""Artifacts and sessions of several ranks, whose processes find the toy's kernels as those of a
+distribution."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from glmc_runtime.engine.ranks.controller import start_ranks
-from glmc_runtime.engine.ranks.serve import Settings
+import glmc_runtime
 from glmc_runtime.generate.session import Session
-from glmc_runtime.loading.loader import load_artifact
+from tests.runtime.toy import write_toy
 from tests.support.distributions import install
 
 Start = Callable[..., Session]
@@ -23,28 +24,29 @@ def kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return install(tmp_path_factory.mktemp("kernels"), "toy-kernels", points)
 
 
+@pytest.fixture(scope="session")
+def ranks_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A toy of two ranks, each of which computes all of it."""
+    return write_toy(tmp_path_factory.mktemp("ranks") / "toy", ranks=2)
+
+
+@pytest.fixture(scope="session")
+def greedy_ranks_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, with its greedy tokens."""
+    return write_toy(tmp_path_factory.mktemp("greedy-ranks") / "toy", greedy=True, ranks=2)
+
+
 @pytest.fixture
 def start(kernels: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
-    """Starts ranks of an artifact; they are ended after the test."""
+    """Loads an artifact of several ranks; they are ended after the test."""
     monkeypatch.syspath_prepend(str(kernels))
     sessions: list[Session] = []
 
-    def start(path: Path, ranks: int = 2, **changes: object) -> Session:
-        settings = {
-            "verify_hashes": True,
-            "emulate": None,
-            "device": None,
-            "kv_blocks": None,
-            "kv_memory_bytes": None,
-            "timing": False,
-            "guard_steps": 2,
-            **changes,
-        }
-        artifact = load_artifact(path)
-        session = Session(artifact, start_ranks(artifact, Settings(str(path), 0, ranks, **settings)))
+    def load(path: Path, **options: Any) -> Session:
+        session = glmc_runtime.load(path, **options)
         sessions.append(session)
         return session
 
-    yield start
+    yield load
     for session in sessions:
         session.close()

@@ -7,17 +7,24 @@ import queue
 import threading
 from array import array
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import torch
 
 from glmc_runtime.engine.assemble import Machine
 from glmc_runtime.engine.greedy_tokens import GreedyLauncher
-from glmc_runtime.engine.ranks.channel import Channel
 from glmc_runtime.engine.ranks.messages import Decoder, Kind, StepMessage
 from glmc_runtime.engine.ranks.shared import SharedLogits
 from glmc_runtime.format.phases import phase_of
 
 Answer = Callable[[], bytes]
+
+
+class Messages(Protocol):
+    """Where messages come from, and where answers go."""
+
+    def receive(self) -> bytes: ...
+    def send(self, message: bytes) -> None: ...
 
 
 class Follower:
@@ -27,7 +34,7 @@ class Follower:
         self,
         machine: Machine,
         phases: Sequence[str],
-        channel: Channel,
+        channel: Messages,
         logits: SharedLogits | None,
     ) -> None:
         self._machine = machine

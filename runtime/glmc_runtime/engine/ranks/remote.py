@@ -24,7 +24,6 @@ from glmc_runtime.engine.ranks.shared import SharedLogits, phases_of
 from glmc_runtime.engine.ranks.watch import Watch
 from glmc_runtime.errors import PlanError, RequestError
 from glmc_runtime.format.cache import CacheSpec
-from glmc_runtime.format.memory import RANK
 from glmc_runtime.format.phases import DECODE, PREFILL
 from glmc_runtime.format.plan import Call, PhasePlan
 from glmc_runtime.loading.loader import Artifact
@@ -253,7 +252,7 @@ def remote_machine(
     statistics = RanksStatistics(first["emulated"], timing, interpreted=first["interpreted"])
     statistics.ask = ask
     logits = SharedLogits(manifest, artifact.plans, descriptor)
-    entries = {entry.key: entry for entry in manifest.phases if entry.rank == RANK}
+    entries = manifest.phases_of(0)
     replays = {
         key: RemoteReplay(
             controller, phases.index(key.phase), artifact.plans[key], logits, statistics

@@ -1,4 +1,4 @@
-"""A rank from its settings to its last step: artifact, group, machine, messages."""
+"""A rank of a controller, from its settings to its last step: artifact, group, machine, steps."""
 
 from __future__ import annotations
 
@@ -6,69 +6,101 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from glmc_runtime.engine.assemble import assemble
+import torch.distributed as dist
+
+from glmc_runtime.engine.options import LoadOptions
 from glmc_runtime.engine.ranks.channel import Channel
 from glmc_runtime.engine.ranks.follow import Follower
+from glmc_runtime.engine.ranks.member import (
+    Identity,
+    agree,
+    join,
+    member_machine,
+    require_same,
+    take_card,
+)
 from glmc_runtime.engine.ranks.shared import SharedLogits, phases_of
-from glmc_runtime.loading.loader import load_artifact
+from glmc_runtime.loading.loader import Progress, load_artifact
 
 if TYPE_CHECKING:
     from glmc_runtime.engine.ranks.worker import Reporter
 
+_SAID_EACH = 0.1  # seconds
+
 
 @dataclass(frozen=True)
 class Settings:
-    """What the controller tells each rank: the options of :func:`glmc_runtime.load`."""
+    """What the controller tells a rank; ``identity`` is that of the controller's artifact."""
 
     path: str
     rank: int
     size: int
     verify_hashes: bool
-    emulate: bool | None
-    device: str | None
-    kv_blocks: int | None
-    kv_memory_bytes: int | None
-    timing: bool
-    guard_steps: int
+    identity: dict[str, Any]
+    options: LoadOptions
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Settings:
+        return cls(**{**data, "options": LoadOptions(**data["options"])})
 
 
 def serve(
     data: dict[str, Any], channel: Channel, reporter: Reporter, shared: Sequence[int]
 ) -> None:
-    """Load the artifact, say that the rank is ready, and follow messages until the last."""
+    """Load the artifact, say that the rank is ready, and follow messages until the last.
+
+    ``shared`` are descriptors of the memory of logits and of the file through which ranks meet.
+    """
     from glmc_runtime.engine.ranks.worker import Forwarder
 
-    settings = Settings(**data)
+    settings = Settings.from_json(data)
+    rank, size, options = settings.rank, settings.size, settings.options
     logger = logging.getLogger("glmc_runtime")
     logger.addHandler(Forwarder(reporter))
     logger.propagate = False
-    artifact = load_artifact(settings.path, verify_hashes=settings.verify_hashes)
-    machine = assemble(
-        artifact,
-        settings.emulate,
-        settings.kv_blocks,
-        settings.kv_memory_bytes,
-        settings.timing,
-        settings.device,
-        settings.guard_steps,
+    artifact = load_artifact(
+        settings.path,
+        verify_hashes=settings.verify_hashes,
+        progress=_told(reporter),
+        rank=rank,
     )
-    logits = None
-    if settings.rank == 0:
-        logits = SharedLogits(artifact.manifest, artifact.plans, shared[0])
-    follower = Follower(machine, phases_of(artifact.manifest), channel, logits)
-    statistics = machine.statistics
+    require_same(rank, asdict(Identity.of(artifact.manifest)), settings.identity)
+    device = take_card(artifact, rank, options)
+    logits, meeting = shared
+    store = dist.FileStore(f"/proc/self/fd/{meeting}", size)  # type: ignore[attr-defined]
+    group = join(store, rank, size, device, options)
+    agree(artifact, group, device)
+    machine = member_machine(artifact, options, group)
+    room = None
+    if rank == 0:
+        room = SharedLogits(artifact.manifest, artifact.plans, logits)
+    follower = Follower(machine, phases_of(artifact.manifest), channel, room)
     reporter.say(
         ready={
             "device": str(machine.device),
             "kv_blocks": machine.cache.allocator.count,
-            "emulated": statistics.emulated,
-            "interpreted": statistics.interpreted,
+            "emulated": machine.statistics.emulated,
+            "interpreted": machine.statistics.interpreted,
             "process": os.getpid(),
         }
     )
     follower.follow()
+
+
+def _told(reporter: Reporter) -> Progress:
+    told = 0.0
+
+    def progress(done: int, total: int) -> None:
+        nonlocal told
+        now = monotonic()
+        if done == total or now - told > _SAID_EACH:
+            told = now
+            reporter.say(progress=[done, total])
+
+    return progress

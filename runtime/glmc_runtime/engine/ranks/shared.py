@@ -26,8 +26,8 @@ class SharedLogits:
     ) -> None:
         self._shapes: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
         size = 1
-        for entry in manifest.phases:
-            plan = plans[entry.key]
+        for key, entry in manifest.phases_of(0).items():
+            plan = plans[key]
             buffer = next(each for each in plan.buffers if each.id == plan.output)
             shape = tuple(extent.evaluate(entry.largest) for extent in buffer.shape)
             dtype = dtype_of(buffer.dtype)

@@ -13,7 +13,6 @@ import os
 import select
 import signal
 import socket
-import sys
 import threading
 from typing import Any
 
@@ -78,8 +77,6 @@ def main(numbers: str) -> None:
     except BaseException as error:  # noqa: BLE001 - the controller says it
         status = 1
         _report(reporter, error)
-    sys.stdout.flush()
-    sys.stderr.flush()
     os._exit(status)  # libraries of devices may wait for peers when they are taken apart
 
 

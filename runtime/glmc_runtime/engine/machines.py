@@ -1,0 +1,83 @@
+"""The machine of an artifact: in this process, as one rank of several, or of ranks started here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from glmc_runtime.engine.assemble import Machine, assemble
+from glmc_runtime.engine.options import LoadOptions
+from glmc_runtime.errors import RequestError
+from glmc_runtime.loading.loader import Artifact, Progress
+
+if TYPE_CHECKING:
+    from glmc_runtime.engine.loaded import LoadedArtifact
+
+
+def rank_of(process_group: Any) -> int | None:
+    """The rank of this process: in the caller's group, or as torchrun's variables say. None where
+    there is neither: whoever loads an artifact of several ranks starts them then."""
+    from glmc_runtime.engine.ranks.member import launched
+
+    if process_group is not None:
+        return torch.distributed.get_rank(process_group)
+    place = launched()
+    return None if place is None else place.rank
+
+
+def machine_of(
+    artifact: Artifact,
+    options: LoadOptions,
+    process_group: Any,
+    given_tensors: Mapping[str, torch.Tensor] | None,
+    verify_hashes: bool,
+    progress: Progress | None,
+) -> Machine:
+    """See :func:`glmc_runtime.load` for options and errors."""
+    if artifact.manifest.ranks.count == 1:
+        return assemble(artifact, options, given_tensors)
+    if process_group is not None:
+        from glmc_runtime.engine.ranks.member import agree, member_machine, own_device
+
+        agree(artifact, process_group, own_device(artifact, options))
+        return member_machine(artifact, options, process_group, given_tensors)
+    from glmc_runtime.engine.ranks.member import launched
+
+    place = launched()
+    if place is not None:
+        from glmc_runtime.engine.ranks.leading import launched_machine
+
+        return launched_machine(artifact, options, place, given_tensors)
+    if given_tensors is not None:
+        raise RequestError(
+            "tensors of this process can't be the weights of ranks in other processes",
+            remedy="load with a process_group, or under torchrun, in each process its own weights",
+        )
+    from glmc_runtime.engine.ranks.controller import start_ranks
+
+    return start_ranks(artifact, options, verify_hashes=verify_hashes, progress=progress)
+
+
+def loaded_for_engine(
+    artifact: Artifact,
+    options: LoadOptions,
+    process_group: Any,
+    given_tensors: Mapping[str, torch.Tensor] | None,
+) -> LoadedArtifact:
+    """An artifact without a cache, for an outer engine; see :func:`glmc_runtime.load_model`."""
+    from glmc_runtime.engine.loaded import load_into_memory
+
+    if artifact.manifest.ranks.count > 1:
+        if process_group is None:
+            raise RequestError(
+                "an artifact of several ranks is in one process of an engine a rank",
+                expected="a process_group of the engine",
+                found="None",
+                remedy="pass the group of torch.distributed that the engine has for its ranks",
+            )
+        from glmc_runtime.engine.ranks.member import agree, own_device
+
+        agree(artifact, process_group, own_device(artifact, options))
+    return load_into_memory(artifact, options, given_tensors)
