@@ -9,6 +9,8 @@ from typing import Any, Protocol
 
 import torch
 
+from glmc_runtime.collectives.agreement import gathered_texts
+from glmc_runtime.collectives.group import Group
 from glmc_runtime.engine.exclusive import Exclusive
 from glmc_runtime.engine.greedy_tokens import GreedyLauncher, LocalGreedy
 from glmc_runtime.engine.loaded import load_into_memory
@@ -17,7 +19,6 @@ from glmc_runtime.format.cache import SCRATCH_BLOCK
 from glmc_runtime.format.phases import DECODE, PhaseKey
 from glmc_runtime.format.plan import Call
 from glmc_runtime.loading.loader import Artifact
-from glmc_runtime.package.constants import GUARD_STEPS
 from glmc_runtime.replay.buckets import Buckets
 from glmc_runtime.replay.cache import Cache, KVCache, choose_block_count
 from glmc_runtime.replay.device_order import StreamOrder
@@ -41,10 +42,6 @@ def _nothing() -> None:
 
 def _no_leader() -> bool:
     return False
-
-
-def _own_number(device: torch.device, blocks: int) -> int:
-    return blocks
 
 
 @dataclass(frozen=True)
@@ -73,13 +70,13 @@ def assemble(
     artifact: Artifact,
     options: LoadOptions,
     given_tensors: Mapping[str, torch.Tensor] | None = None,
-    agreed_blocks: Callable[[torch.device, int], int] = _own_number,
+    group: Group | None = None,
 ) -> Machine:
     """Check, load and bind; see :func:`glmc_runtime.load` for the options and errors.
 
-    ``agreed_blocks`` makes the number of blocks that all ranks have of that which this one would.
+    A rank of a ``group`` has as many blocks as the one that has room for the fewest.
     """
-    loaded = load_into_memory(artifact, options, given_tensors)
+    loaded = load_into_memory(artifact, options, given_tensors, group)
     spec = artifact.manifest.cache
     blocks = choose_block_count(
         spec,
@@ -89,7 +86,9 @@ def assemble(
         kv_blocks=options.kv_blocks,
         kv_memory_bytes=options.kv_memory_bytes,
     )
-    cache = KVCache(spec, agreed_blocks(loaded.device, blocks), loaded.device)
+    if group is not None:
+        blocks = min(int(text) for text in gathered_texts(group, str(blocks)))
+    cache = KVCache(spec, blocks, loaded.device)
     replays, graphs = {}, loaded.graphs()
     for key in loaded.entries:
         plan, inputs = artifact.plans[key], loaded.step_inputs(key)

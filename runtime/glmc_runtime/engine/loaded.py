@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from glmc_runtime.collectives.group import Group
 from glmc_runtime.command.units import bytes_text
 from glmc_runtime.engine.exclusive import Exclusive
 from glmc_runtime.engine.options import LoadOptions
@@ -49,7 +50,7 @@ class LoadedArtifact:
     """What is in memory of an artifact before there is a cache. ``entries`` are the plans of this
     rank, with the largest value of each symbol, ``buckets`` what their steps are padded to.
     ``exclusive`` keeps the steps of several threads apart, and ``stream_order`` orders those of
-    several streams of a device."""
+    several streams of a device. ``group`` is that of the ranks of an artifact of several."""
 
     artifact: Artifact
     device: torch.device
@@ -64,6 +65,7 @@ class LoadedArtifact:
     profile_ranges: bool
     stream_order: StreamOrder
     exclusive: Exclusive
+    group: Group | None = None
 
     @property
     def max_context(self) -> int:
@@ -84,7 +86,8 @@ class LoadedArtifact:
         """The capture of the replays of one cache: torch gives up the memory pool of graphs with
         the last of them, so those of another cache need one of their own."""
         with self.stream_order.enter():  # its stream is one of the device that is current
-            return graphs_for(self.device, self.statistics.emulated)
+            called = self.statistics.emulated or on_host(self.group)
+            return graphs_for(self.device, called)
 
     def step_inputs(self, key: PhaseKey, plan: PhasePlan | None = None) -> StepInputs:
         """Memory for the step inputs of a phase, up to its largest step; ``plan`` is the artifact's
@@ -101,7 +104,7 @@ class LoadedArtifact:
         graphs: GraphCapture,
     ) -> PhaseReplay:
         """A phase over ``cache``; its calls read ``memory``, which ``inputs`` fills."""
-        bound_to = Memory(self.arena, memory, self.weights, cache, self.vendor)
+        bound_to = Memory(self.arena, memory, self.weights, cache, self.vendor, self.group)
         keep = plan.phase.bindings_kept
         binder = PhaseBinder(plan, bound_to, keep, self.profile_ranges)
         return PhaseReplay(
@@ -134,6 +137,7 @@ def load_into_memory(
     artifact: Artifact,
     options: LoadOptions,
     given_tensors: Mapping[str, torch.Tensor] | None,
+    group: Group | None = None,
 ) -> LoadedArtifact:
     """Check and load all but the cache; see :func:`glmc_runtime.load` for options and errors."""
     if options.guard_steps < 0:
@@ -184,7 +188,13 @@ def load_into_memory(
         options.profile_ranges,
         StreamOrder(device),
         Exclusive(),
+        group,
     )
+
+
+def on_host(group: Group | None) -> bool:
+    """Whether the collectives of a group are calls of the host, which no device graph can hold."""
+    return group is not None and torch.distributed.get_backend(group.process_group) == "gloo"
 
 
 def vendor_of(artifact: Artifact, emulate: bool | None) -> Vendor | None:

@@ -13,6 +13,7 @@ from glmc_runtime.errors import RequestError
 from glmc_runtime.loading.loader import Artifact, Progress
 
 if TYPE_CHECKING:
+    from glmc_runtime.collectives.group import Group
     from glmc_runtime.engine.loaded import LoadedArtifact
 
 
@@ -39,10 +40,8 @@ def machine_of(
     if artifact.manifest.ranks.count == 1:
         return assemble(artifact, options, given_tensors)
     if process_group is not None:
-        from glmc_runtime.engine.ranks.member import agree, member_machine, own_device
-
-        agree(artifact, process_group, own_device(artifact, options))
-        return member_machine(artifact, options, process_group, given_tensors)
+        group = _group_of(artifact, process_group)
+        return assemble(artifact, options, given_tensors, group)
     from glmc_runtime.engine.ranks.member import launched
 
     place = launched()
@@ -69,6 +68,7 @@ def loaded_for_engine(
     """An artifact without a cache, for an outer engine; see :func:`glmc_runtime.load_model`."""
     from glmc_runtime.engine.loaded import load_into_memory
 
+    group = None
     if artifact.manifest.ranks.count > 1:
         if process_group is None:
             raise RequestError(
@@ -77,7 +77,15 @@ def loaded_for_engine(
                 found="None",
                 remedy="pass the group of torch.distributed that the engine has for its ranks",
             )
-        from glmc_runtime.engine.ranks.member import agree, own_device
+        group = _group_of(artifact, process_group)
+    return load_into_memory(artifact, options, given_tensors, group)
 
-        agree(artifact, process_group, own_device(artifact, options))
-    return load_into_memory(artifact, options, given_tensors)
+
+def _group_of(artifact: Artifact, process_group: Any) -> Group:
+    from glmc_runtime.engine.ranks.member import group_of
+
+    rank, size = (
+        torch.distributed.get_rank(process_group),
+        torch.distributed.get_world_size(process_group),
+    )
+    return group_of(artifact, process_group, rank, size)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from glmc_runtime.constants import GUARD_STEPS
+from glmc_runtime.package.constants import GUARD_STEPS
 
 
 @dataclass(frozen=True)

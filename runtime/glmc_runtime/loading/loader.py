@@ -22,6 +22,7 @@ from glmc_runtime.format.artifact_files import (
     sha256_of,
     unreadable,
 )
+from glmc_runtime.format.collectives import COLLECTIVES
 from glmc_runtime.format.json_file import json_of
 from glmc_runtime.format.manifest import Manifest, manifest_from_json
 from glmc_runtime.format.phases import PhaseKey
@@ -82,7 +83,7 @@ def load_artifact(
         skipped |= {entry.files[own] for entry in manifest.weights.values()}
     if verify_hashes:
         files.hash_all(
-            lambda name: name.startswith(("plans/", "tokenizer/")),
+            lambda name: name.startswith(("plans/", "tokenizer/")) or name == COLLECTIVES,
             progress,
             skip=skipped,
         )

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from glmc_runtime.collectives.group import Group
 from glmc_runtime.errors import GlmcError, PlanError
 from glmc_runtime.format.dependence import Dependence, Symbols
 from glmc_runtime.format.dtypes import dtype_of
@@ -34,6 +35,7 @@ from glmc_runtime.format.plan import (
     place_of,
 )
 from glmc_runtime.kernels import Binder, Thunk, find_binder, is_vendor
+from glmc_runtime.kernels.group import in_group
 from glmc_runtime.kernels.owner import owned_by
 from glmc_runtime.kernels.vendor import Vendor
 from glmc_runtime.replay.arena import Arena
@@ -44,13 +46,14 @@ from glmc_runtime.replay.profile import call_range, in_range
 
 @dataclass(frozen=True)
 class Memory:
-    """Everything that an argument can point into."""
+    """Everything that an argument can point into, and the group that its collectives are of."""
 
     arena: Arena
     inputs: StepInputs
     weights: dict[str, torch.Tensor]
     cache: KVCache
     vendor: Vendor | None
+    group: Group | None = None
 
 
 class PhaseBinder:
@@ -142,7 +145,7 @@ class PhaseBinder:
         try:
             values = self.arguments(position, symbols)
             if not is_vendor(call.function):
-                with owned_by(self._memory.arena):
+                with owned_by(self._memory.arena), in_group(self._memory.group):
                     return self.find(call.function)(values)
             if self._memory.vendor is None:
                 raise PlanError("a plan calls the vendor, but no vendor library was looked for")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 from glmc_runtime.engine.assemble import Machine
 from glmc_runtime.engine.options import LoadOptions
 from glmc_runtime.engine.ranks.channel import ChannelClosedError
 from glmc_runtime.engine.ranks.launch import new_ends
-from glmc_runtime.engine.ranks.member import Identity
+from glmc_runtime.engine.ranks.member import identity_of
 from glmc_runtime.engine.ranks.remote import remote_machine
 from glmc_runtime.engine.ranks.serve import Settings
 from glmc_runtime.engine.ranks.watch import Watch
@@ -35,7 +35,7 @@ def start_ranks(
     if not hasattr(os, "memfd_create"):
         raise GuardError("an artifact of several ranks needs Linux", remedy="use torchrun")
     size = artifact.manifest.ranks.count
-    identity = asdict(Identity.of(artifact.manifest))
+    identity = identity_of(artifact.manifest)
     path = str(artifact.path.absolute())
     settings = Settings(path, 0, size, verify_hashes, identity, options)
     # Memory of the logits, and the file through which ranks meet: neither has a name.

@@ -17,16 +17,15 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from glmc_runtime.engine.assemble import Machine, Replay
+from glmc_runtime.engine.assemble import Machine, Replay, assemble
 from glmc_runtime.engine.greedy_tokens import GreedyLauncher, GreedyResult
 from glmc_runtime.engine.options import LoadOptions
 from glmc_runtime.engine.ranks.channel import ChannelClosedError
 from glmc_runtime.engine.ranks.follow import Follower, symbols_of
 from glmc_runtime.engine.ranks.member import (
     Launched,
-    agree,
+    group_of,
     join,
-    member_machine,
     take_card,
     wrong_size,
 )
@@ -56,11 +55,11 @@ def launched_machine(
         raise wrong_size(place.size, artifact.manifest.ranks.count)
     device = take_card(artifact, place.local_rank, options)
     if dist.is_initialized():
-        group = dist.group.WORLD
+        process_group = dist.group.WORLD
     else:
-        group = join(None, place.rank, place.size, device, options)
-    agree(artifact, group, device)
-    machine = member_machine(artifact, options, group, given_tensors)
+        process_group = join(None, place.rank, place.size, device, options)
+    group = group_of(artifact, process_group, place.rank, place.size)
+    machine = assemble(artifact, options, given_tensors, group)
     messages = GroupChannel()
     phases = phases_of(artifact.manifest)
     if place.rank == 0:

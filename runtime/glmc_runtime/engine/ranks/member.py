@@ -6,65 +6,52 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from datetime import timedelta
-from functools import partial
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from glmc_runtime.constants import __version__
-from glmc_runtime.engine.assemble import Machine, assemble
+from glmc_runtime.collectives.agreement import agree
+from glmc_runtime.collectives.group import Group
 from glmc_runtime.engine.loaded import vendor_of
 from glmc_runtime.engine.options import LoadOptions
 from glmc_runtime.errors import GuardError, RankError, RequestError
+from glmc_runtime.format.collectives import COLLECTIVES, default_table
+from glmc_runtime.format.collectives_json import read_table, table_digest
 from glmc_runtime.format.manifest import Manifest, manifest_to_json
 from glmc_runtime.loading.guards import device_for
 from glmc_runtime.loading.loader import Artifact
+from glmc_runtime.package.constants import __version__
 
 ProcessGroup = Any  # torch.distributed's, whose class torch does not export
 BACKENDS = ("gloo", "nccl")
-_IDENTITY_BYTES = 512
 # Ranks wait for each other while one loads or a user thinks; what ends a wait is the end of a rank.
 _PATIENCE = timedelta(days=30)
 
 
-@dataclass(frozen=True)
-class Identity:
-    """What must be the same on all ranks. ``artifact`` is a hash of the manifest, which has those
-    of plans and tables; ``rank`` is the rank as which the artifact was loaded, of ``count``."""
-
-    artifact: str
-    runtime: str
-    torch: str
-    ranks: int
-
-    @classmethod
-    def of(cls, manifest: Manifest) -> Identity:
-        text = json.dumps(manifest_to_json(manifest), sort_keys=True)
-        digest = hashlib.sha256(text.encode()).hexdigest()
-        return cls(digest, __version__, torch.__version__, manifest.ranks.count)
+def identity_of(manifest: Manifest) -> dict[str, str]:
+    """What must be the same on all ranks, by name. The hash of the manifest is over those of all
+    files, plans among them."""
+    text = json.dumps(manifest_to_json(manifest), sort_keys=True)
+    return {
+        "artifact": hashlib.sha256(text.encode()).hexdigest(),
+        "glmc-runtime": __version__,
+        "torch": torch.__version__,
+    }
 
 
-_NAMES = {
-    "artifact": "another artifact",
-    "runtime": "another version of glmc-runtime",
-    "torch": "another version of torch",
-    "ranks": "an artifact of another number of ranks",
-}
-
-
-def require_same(rank: int, found: Mapping[str, object], expected: Mapping[str, object]) -> None:
-    """Raise :class:`RankError` where a rank has not what the others have."""
-    for field in fields(Identity):
-        if found[field.name] != expected[field.name]:
-            raise RankError(
-                f"rank {rank} has {_NAMES[field.name]}",
-                expected=str(expected[field.name]),
-                found=str(found[field.name]),
-                remedy="give all ranks the same artifact, glmc-runtime and torch",
-            )
+def require_same(rank: int, found: Mapping[str, str], expected: Mapping[str, str]) -> None:
+    """Raise :class:`RankError` where a rank has not what its controller has."""
+    names = [name for name in expected if found.get(name) != expected[name]]
+    if names:
+        raise RankError(
+            f"rank {rank} has another {' and another '.join(names)} than its controller",
+            expected=", ".join(f"{name} {expected[name]}" for name in names),
+            found=", ".join(f"{name} {found.get(name)}" for name in names),
+            remedy="load again, once nobody writes the artifact or installs packages",
+        )
 
 
 def own_device(artifact: Artifact, options: LoadOptions) -> torch.device:
@@ -119,26 +106,23 @@ def join(
     return dist.group.WORLD
 
 
-def agree(artifact: Artifact, group: ProcessGroup, device: torch.device) -> None:
-    """Compare what the ranks of a group have; raises :class:`RankError` on all of them."""
-    size = dist.get_world_size(group)
-    if size != artifact.manifest.ranks.count:
-        raise wrong_size(size, artifact.manifest.ranks.count)
-    text = json.dumps({**asdict(Identity.of(artifact.manifest)), "rank": artifact.rank}).encode()
-    mine = torch.tensor(
-        list(text.ljust(_IDENTITY_BYTES)), dtype=torch.uint8, device=_place(group, device)
-    )
-    others = [torch.empty_like(mine) for _ in range(size)]
-    dist.all_gather(others, mine, group=group)
-    found = [json.loads(bytes(each.tolist())) for each in others]
-    for rank, identity in enumerate(found):
-        require_same(rank, identity, found[0])
-        if identity["rank"] != rank:
-            raise RankError(
-                f"rank {rank} of the group has loaded what is another rank's",
-                expected=f"rank {rank}",
-                found=f"rank {identity['rank']}",
-            )
+def group_of(artifact: Artifact, process_group: ProcessGroup, rank: int, size: int) -> Group:
+    """The group of an artifact's ranks, with the artifact's table of algorithms; a collective call.
+
+    Raises :class:`RankError` where the group has another size, or a rank has another artifact,
+    table or version than the others.
+    """
+    count = artifact.manifest.ranks.count
+    if size != count:
+        raise wrong_size(size, count)
+    if COLLECTIVES in artifact.files:
+        table = read_table(artifact.files.take(COLLECTIVES))
+    else:
+        table = default_table(artifact.manifest.guards.target, size)
+    group = Group(rank, size, process_group, table)
+    mine = {**identity_of(artifact.manifest), COLLECTIVES: table_digest(table)}
+    agree(group, mine)
+    return group
 
 
 def wrong_size(found: int, expected: int) -> RankError:
@@ -148,27 +132,6 @@ def wrong_size(found: int, expected: int) -> RankError:
         found=f"{found}",
         remedy=f"start {expected} processes, or compile with --tensor-parallel {found}",
     )
-
-
-def member_machine(
-    artifact: Artifact,
-    options: LoadOptions,
-    group: ProcessGroup,
-    given_tensors: Mapping[str, torch.Tensor] | None = None,
-) -> Machine:
-    """The machine of one rank of a group, whose cache has as many blocks as that of any other."""
-    return assemble(artifact, options, given_tensors, agreed_blocks=partial(_least, group))
-
-
-def _least(group: ProcessGroup, device: torch.device, blocks: int) -> int:
-    least = torch.tensor([blocks], dtype=torch.int64, device=_place(group, device))
-    dist.all_reduce(least, dist.ReduceOp.MIN, group=group)
-    return int(least.item())
-
-
-def _place(group: ProcessGroup, device: torch.device) -> torch.device:
-    """Where tensors of a group's calls are: gloo takes those of the host wherever the rank is."""
-    return torch.device("cpu") if dist.get_backend(group) == "gloo" else device
 
 
 @dataclass(frozen=True)

@@ -7,26 +7,24 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch.distributed as dist
 
+from glmc_runtime.engine.assemble import assemble
 from glmc_runtime.engine.options import LoadOptions
 from glmc_runtime.engine.ranks.channel import Channel
 from glmc_runtime.engine.ranks.follow import Follower
 from glmc_runtime.engine.ranks.member import (
-    Identity,
-    agree,
+    group_of,
+    identity_of,
     join,
-    member_machine,
     require_same,
     take_card,
 )
+from glmc_runtime.engine.ranks.reporter import Forwarder, Reporter
 from glmc_runtime.engine.ranks.shared import SharedLogits, phases_of
 from glmc_runtime.loading.loader import Progress, load_artifact
-
-if TYPE_CHECKING:
-    from glmc_runtime.engine.ranks.worker import Reporter
 
 _SAID_EACH = 0.1  # seconds
 
@@ -39,7 +37,7 @@ class Settings:
     rank: int
     size: int
     verify_hashes: bool
-    identity: dict[str, Any]
+    identity: dict[str, str]
     options: LoadOptions
 
     def to_json(self) -> dict[str, Any]:
@@ -57,8 +55,6 @@ def serve(
 
     ``shared`` are descriptors of the memory of logits and of the file through which ranks meet.
     """
-    from glmc_runtime.engine.ranks.worker import Forwarder
-
     settings = Settings.from_json(data)
     rank, size, options = settings.rank, settings.size, settings.options
     logger = logging.getLogger("glmc_runtime")
@@ -70,13 +66,12 @@ def serve(
         progress=_told(reporter),
         rank=rank,
     )
-    require_same(rank, asdict(Identity.of(artifact.manifest)), settings.identity)
+    require_same(rank, identity_of(artifact.manifest), settings.identity)
     device = take_card(artifact, rank, options)
     logits, meeting = shared
     store = dist.FileStore(f"/proc/self/fd/{meeting}", size)  # type: ignore[attr-defined]
-    group = join(store, rank, size, device, options)
-    agree(artifact, group, device)
-    machine = member_machine(artifact, options, group)
+    group = group_of(artifact, join(store, rank, size, device, options), rank, size)
+    machine = assemble(artifact, options, group=group)
     room = None
     if rank == 0:
         room = SharedLogits(artifact.manifest, artifact.plans, logits)
