@@ -76,6 +76,7 @@ def manifest_parts(compiled: Compiled) -> ManifestParts:
         target=job.target.name,
         dtype=dtype,
         abi_profile=lowering.abi_profile,
+        deterministic=lowering.deterministic,
         versions={**versions, "torch": torch.__version__, "glmc-runtime": runtime},
         model=model_facts(shape),
         cache=CacheSpec(

@@ -11,6 +11,7 @@ from glmc.errors import AbiError, UsageError
 from glmc_runtime.arguments import flag, integer, items_of, path, text, texts
 from glmc_runtime.command.nearest import did_you_mean
 from glmc_runtime.errors import GlmcError
+from glmc_runtime.format.manifest import PROMISES
 from glmc_runtime.format.phases import DECODE, PREFILL, phase_of
 from glmc_runtime.package.entry_points import entries
 
@@ -40,7 +41,9 @@ class CompileOptions:
     ``capture_attention``, ``capture_experts`` and ``marked`` choose how the model is spelled while
     it is traced; the plan must not depend on it. ``full_capture`` traces every layer.
     ``pipeline`` is a file that lists the passes, ``passes_on`` names installed passes of others to
-    run too, ``passes_off`` passes to leave out.
+    run too, ``passes_off`` passes to leave out. ``deterministic`` is "batch" for bits that do not
+    depend on batch, bucket or chunk, "ranks" for bits that do not depend on the number of ranks
+    either.
     """
 
     target: str = "cpu"
@@ -48,6 +51,7 @@ class CompileOptions:
     abi_profile: str | None = None
     max_context: int | None = None
     block_size: int = 128
+    deterministic: str | None = None
     decode_buckets: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
     prefill_buckets: tuple[int, ...] = (16, 64, 256, 512)
     weights: str = "checkpoint"
@@ -97,6 +101,12 @@ class CompileOptions:
                     found=", ".join(map(str, buckets)) or "none",
                     remedy=f"--{name}-buckets 1,2,4",
                 )
+        if self.deterministic is not None and self.deterministic not in PROMISES:
+            raise UsageError(
+                f"there is no way to be deterministic called '{self.deterministic}'",
+                expected=", ".join(PROMISES),
+                remedy=did_you_mean(self.deterministic, PROMISES) or "--deterministic",
+            )
         if self.block_size < 1:
             raise UsageError(
                 "a block must hold at least one token",
@@ -197,13 +207,21 @@ def _dtype(name: str, value: object, refuse: type[GlmcError]) -> str:
     return text(name, value, refuse=refuse)
 
 
-_OPTIONAL = ("dtype", "abi_profile", "max_context", "pipeline", "calibration_prompt")
+_OPTIONAL = (
+    "dtype",
+    "abi_profile",
+    "max_context",
+    "deterministic",
+    "pipeline",
+    "calibration_prompt",
+)
 _KINDS: dict[str, Callable[..., object]] = {
     "target": text,
     "dtype": _dtype,
     "abi_profile": text,
     "max_context": integer,
     "block_size": integer,
+    "deterministic": text,
     "decode_buckets": _numbers,
     "prefill_buckets": _numbers,
     "weights": text,

@@ -152,7 +152,8 @@ def _resolved(source: ModelSource, options: CompileOptions, selection: Selection
     folder, files = source.directory, None
     if options.weights == "checkpoint" and folder is not None and any(folder.glob("*.safetensors")):
         files = read_files(folder)
-    target = with_rules(target_by_name(options.target), selection.added)
+    target = target_by_name(options.target).promising(options.deterministic)
+    target = with_rules(target, selection.added)
     return _job(source, options, selection, target, files)
 
 
@@ -202,4 +203,5 @@ def _lowering(source: ModelSource, options: CompileOptions, dtype: torch.dtype) 
         max_sequences=options.decode_buckets[-1],
         max_tokens=options.prefill_buckets[-1],
         abi_profile=profile,
+        deterministic=options.deterministic,
     )

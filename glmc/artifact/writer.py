@@ -85,6 +85,7 @@ class ManifestParts:
     guards: Guards
     phases: tuple[PhaseEntry, ...]
     ranks: Ranks = ONE_RANK
+    deterministic: str | None = None
 
 
 def model_facts(shape: ModelShape) -> ModelFacts:

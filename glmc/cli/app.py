@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from glmc.cli.commands import ROWS, Row
+from glmc.cli.options import ALONE
 from glmc.cli.runtime_commands import parameter_of
 from glmc.errors import UsageError
 from glmc.out_of_memory import memory_errors
@@ -90,7 +91,7 @@ class RowCommand(PlainHelp, TyperCommand):
     def parse_args(self, context: Any, words: list[str]) -> list[str]:
         context.allow_extra_args = True  # they are refused below, in our words
         try:
-            rest: list[str] = super().parse_args(context, words)
+            rest: list[str] = super().parse_args(context, _with_values(words))
         except typer.TyperException as error:
             unplaced: Any = error  # of an option's value typer says no command
             if getattr(error, "ctx", context) is None:
@@ -137,6 +138,11 @@ def with_common(command: Any) -> Any:
             parameter.display_type_rich = lambda ctx: None
             parameter.get_usage_pieces = partial(_usage, parameter.metavar or parameter.name)
     return command
+
+
+def _with_values(words: list[str]) -> list[str]:
+    """The words with the values that options have which stand alone; a value needs '='."""
+    return [f"{word}={ALONE[word]}" if word in ALONE else word for word in words]
 
 
 def _help_of(context: Any) -> str:

@@ -27,12 +27,14 @@ from glmc.cli.options import (
     Seed,
     Target,
     all_steps,
+    complete,
     option,
 )
 from glmc.config import CompileOptions
 from glmc.errors import UsageError
 from glmc.pipeline.names import STEPS, require_passes
 from glmc_runtime.command.request_files import text_of_file
+from glmc_runtime.format.manifest import PROMISES
 
 
 def compile_command(
@@ -78,6 +80,16 @@ def compile_command(
         str,
         option("Numbers of packed tokens that prefill is planned for.", PLAN_GROUP, metavar="N,N"),
     ] = "16,64,256,512",
+    deterministic: Annotated[
+        str | None,
+        option(
+            "Bits that don't depend on the batch; =ranks: nor on the number of ranks.",
+            PLAN_GROUP,
+            "--deterministic",
+            metavar="[=ranks]",
+            names=complete(lambda: PROMISES),
+        ),
+    ] = None,
     allow_missing: Annotated[
         bool, option("Go on when a fusion was lost.", PLAN_GROUP, "--allow-missing")
     ] = False,
@@ -133,6 +145,7 @@ def compile_command(
         abi_profile=abi_profile,
         max_context=max_context,
         block_size=block_size,
+        deterministic=deterministic,
         decode_buckets=numbers_of("--decode-buckets", decode_buckets),
         prefill_buckets=numbers_of("--prefill-buckets", prefill_buckets),
         weights="none" if no_weights else "random" if random_weights else "checkpoint",

@@ -149,6 +149,8 @@ def _header(contents: ArtifactContents, card: Card) -> Iterator[str]:
     manifest = contents.manifest
     model, limits, cache = manifest.model, manifest.limits, manifest.cache
     profile = f", ABI profile {manifest.abi_profile}" if manifest.abi_profile else ""
+    if manifest.deterministic:
+        profile += f", deterministic ({manifest.deterministic})"
     weights = "included" if manifest.weights_included else "not included (compiled without)"
     versions = ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
     yield f"{contents.path}"

@@ -22,6 +22,9 @@ PASSES_GROUP = "Passes"
 DUMP_GROUP = "Proofs and dumps"
 OUTPUT_GROUP = "Output"
 
+ALONE = {"--deterministic": "batch"}
+"""What options mean that may stand without a value; typer has none of those."""
+
 Complete = Callable[[str], list[str]]
 
 

@@ -90,16 +90,22 @@ def join_qkv(op: Op, emit: Emitter) -> None:
     )
 
 
-RULES: Mapping[str, Rule] = MappingProxyType(
+EXACT: Mapping[str, Rule] = MappingProxyType(
     {
         "aten._to_copy": _passed("aten.copy", source="x"),
         "aten.add": _passed("aten.add", x="x", y="y"),
         "aten.mul": _passed("aten.mul", x="x", y="y"),
+        "aten.slice": columns,
+        "join_qkv": join_qkv,
+    }
+)
+"""Those whose numbers follow from an element alone, whatever its place."""
+RULES: Mapping[str, Rule] = MappingProxyType(
+    {
+        **EXACT,
         "aten.silu": _passed("aten.silu", x="x"),
         "aten.rsqrt": _passed("aten.rsqrt", x="x"),
         "aten.pow": power,
         "aten.mean": mean,
-        "aten.slice": columns,
-        "join_qkv": join_qkv,
     }
 )

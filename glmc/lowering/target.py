@@ -9,7 +9,7 @@ reads it later and a copy otherwise, so a rule can't clobber a live value.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
@@ -44,7 +44,8 @@ class Value:
 
 @dataclass(frozen=True)
 class LoweringOptions:
-    """What the user chose: dtype of the activations, context limit, block size, ABI profile."""
+    """What the user chose: dtype of the activations, context limit, block size, ABI profile, and
+    what bits may not depend on (``deterministic``, see :class:`~glmc.config.CompileOptions`)."""
 
     dtype: torch.dtype
     max_context: int
@@ -52,6 +53,7 @@ class LoweringOptions:
     max_sequences: int
     max_tokens: int
     abi_profile: str | None = None
+    deterministic: str | None = None
 
     @property
     def blocks_per_sequence(self) -> int:
@@ -163,7 +165,8 @@ class Target:
     ``check`` sees the options and the model's shape before anything is lowered and raises
     LoweringError for what the target can't do. ``greedy`` is the kernel that ends each phase with
     the greedy token of each row of logits, where the target has one. ``as_made``: (op, operand)
-    whose rule takes a value of another rule in whatever dtype that made it.
+    whose rule takes a value of another rule in whatever dtype that made it. ``ordered``: the rules
+    of ``--deterministic``, in place of all others, where the target can keep that promise.
     """
 
     name: str
@@ -174,6 +177,20 @@ class Target:
     check: Callable[[LoweringOptions, object], None] = field(default=lambda options, model: None)
     greedy: str | None = None
     as_made: frozenset[tuple[str, str]] = frozenset()
+    ordered: Mapping[str, Rule] | None = None
+
+    def promising(self, deterministic: str | None) -> Target:
+        """The target with the rules that keep a promise; raises LoweringError where it has none."""
+        if deterministic is None:
+            return self
+        if self.ordered is None:
+            raise LoweringError(
+                f"{self.name} has no kernels with a fixed order of sums",
+                expected="cpu, or xpu on the emulator",
+                found=f"--target {self.name} --deterministic",
+                remedy="leave out --deterministic, or compile for one of these",
+            )
+        return replace(self, rules=self.ordered)
 
 
 TOKENS = Extent.of(tokens=1)

@@ -10,6 +10,7 @@ from types import MappingProxyType
 
 import torch
 
+from glmc.backends.cpu.ordered import RULES as ORDERED
 from glmc.backends.cpu.rules import RULES
 from glmc.backends.dynamo_rules import TracedRules
 from glmc.lowering import plain
@@ -20,4 +21,5 @@ TARGET = Target(
     rules=MappingProxyType({**plain.RULES, **RULES, **TracedRules("cpu").rules()}),
     cache_layout="blocks_tokens_heads",
     dtypes=(torch.float32, torch.bfloat16, torch.float16),
+    ordered=MappingProxyType(ORDERED),
 )

@@ -9,6 +9,7 @@ import torch
 from glmc.lowering.direct import CACHED, FLOAT, INDEX, Direct, Scratch, dense
 from glmc.lowering.target import SEQUENCES, Emitter, Op, Rule, Value, fixed
 from glmc.lowering.values import as_rows, flat, rope_table, view
+from glmc_runtime.format.extent import Extent
 
 GATHERED_BYTES = 16 << 20
 """Keys, or values, of a layer gathered at most: a bound of memory, gathering is always faster."""
@@ -27,16 +28,10 @@ def qkv_rope_cache(op: Op, emit: Emitter) -> None:
     head_dim = fixed(op.integer("head_dim"))
     tokens = qkv.shape[0]
     table = rope_table(op, emit, qkv.dtype)
-    rotary_dim = table.dim(1)
     by_head = (tokens, heads, head_dim)
-    scratch: Scratch = {
-        "table": emit.temporary("table", (tokens, fixed(rotary_dim)), qkv.dtype),
-        "product": emit.temporary("product", (tokens, heads, fixed(rotary_dim // 2)), qkv.dtype),
-        "turned": emit.temporary("turned", by_head, qkv.dtype),
-    }
+    scratch = rotation_scratch(op, emit, qkv, table.dim(1))
     if q_norm is not None:
         scratch |= {
-            "normed": emit.temporary("normed", by_head, qkv.dtype),
             "hidden": emit.temporary("hidden", by_head, FLOAT),
             "square": emit.temporary("square", by_head, FLOAT),
             "variance": emit.temporary("variance", (tokens, heads, fixed(1)), FLOAT),
@@ -60,6 +55,21 @@ def qkv_rope_cache(op: Op, emit: Emitter) -> None:
     )
     emit.bind(1, op.tensor("k_cache"))
     emit.bind(2, op.tensor("v_cache"))
+
+
+def rotation_scratch(op: Op, emit: Emitter, qkv: Value, rotary_dim: int) -> Scratch:
+    """Scratch of split and rotation, and what heads are normed into."""
+    heads = fixed(op.integer("q_heads") + op.integer("kv_heads"))
+    tokens, half = qkv.shape[0], fixed(rotary_dim // 2)
+    by_head = (tokens, heads, fixed(op.integer("head_dim")))
+    scratch: Scratch = {
+        "table": emit.temporary("table", (tokens, fixed(rotary_dim)), qkv.dtype),
+        "product": emit.temporary("product", (tokens, heads, half), qkv.dtype),
+        "turned": emit.temporary("turned", by_head, qkv.dtype),
+    }
+    if op.optional_tensor("q_norm") is not None:
+        scratch["normed"] = emit.temporary("normed", by_head, qkv.dtype)
+    return scratch
 
 
 def shared_expert(op: Op, emit: Emitter) -> None:
@@ -116,7 +126,7 @@ def _batch_scratch(op: Op, emit: Emitter) -> Scratch:
     }
 
 
-def _gate_scratch(op: Op, emit: Emitter) -> Scratch:
+def gate_scratch(op: Op, emit: Emitter) -> Scratch:
     x, weight = as_rows(op.tensor("x")), op.tensor("weight")
     groups, top_groups = op.integer("groups"), op.integer("top_groups")
     tokens, experts, top_k = x.shape[0], weight.shape[0], fixed(op.integer("top_k"))
@@ -153,10 +163,14 @@ def _experts_scratch(op: Op, emit: Emitter) -> Scratch:
         "activated": emit.temporary("activated", (rows, fixed(width)), x.dtype),
         "products": emit.temporary("products", (tokens, fixed(top_k), hidden), FLOAT),
         "total": emit.temporary("total", (tokens, hidden), FLOAT),
-        "sorted_ids": emit.temporary("sorted_ids", (rows,), INDEX),
-        "order": emit.temporary("order", (rows,), INDEX),
-        "rows": emit.temporary("rows", (rows,), INDEX),
+        **experts_order(emit, rows),
     }
+
+
+def experts_order(emit: Emitter, rows: Extent) -> Scratch:
+    """Work space to sort chosen experts, one of ``rows`` for each."""
+    names = ("sorted_ids", "order", "rows")
+    return {name: emit.temporary(name, (rows,), INDEX) for name in names}
 
 
 _NORMED = ("x", "residual", "out", "total")
@@ -187,7 +201,7 @@ RULES: Mapping[str, Rule] = {
         ("weights", "ids"),
         rows=("x",),
         dropped=("top_k",),
-        scratch_first=_gate_scratch,
+        scratch_first=gate_scratch,
     ),
     "moe_ffn": Direct("cpu.moe_ffn", rows=("x", "out"), scratch_first=_experts_scratch, host=True),
     "shared_expert": shared_expert,

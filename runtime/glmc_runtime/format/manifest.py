@@ -26,6 +26,8 @@ from glmc_runtime.format.records import misfit
 FORMAT = "glmc-artifact"
 SCHEMA_VERSION = 5
 MOST_RANKS = 1024
+PROMISES = ("batch", "ranks")
+"""What bits do not depend on: the rest of a batch; that and the number of ranks."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,8 @@ class Guards:
 @dataclass(frozen=True)
 class Manifest:
     """``target`` is cpu, xpu or cuda. ``weights_included`` is False for a compile without weights:
-    such an artifact can be inspected but not run. ``abi_profile`` is P-A, P-B or P-C on xpu."""
+    such an artifact can be inspected but not run. ``abi_profile`` is P-A, P-B or P-C on xpu.
+    ``deterministic`` is the promise that was asked for, one of ``PROMISES``."""
 
     target: str
     dtype: str
@@ -149,6 +152,7 @@ class Manifest:
     files: dict[str, FileEntry]
     phases: tuple[PhaseEntry, ...]
     ranks: Ranks = ONE_RANK
+    deterministic: str | None = None
 
     def phases_of(self, rank: int) -> dict[PhaseKey, PhaseEntry]:
         """The entries of the plans that a rank runs, by phase alone: a process has one rank."""
@@ -233,6 +237,7 @@ def manifest_from_json(data: Any) -> Manifest:
             files={name: FileEntry(**item) for name, item in data["files"].items()},
             phases=tuple(map(_phase_entry, data["phases"])),
             ranks=_ranks(data["ranks"]),
+            deterministic=data["deterministic"],
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _not_well_formed(repr(error)) from error
@@ -261,6 +266,8 @@ def _impossible(manifest: Manifest) -> str | None:
     largest. The target says which kernels may be named, and that of the guards where they run."""
     if manifest.target != manifest.guards.target:
         return f"target is {manifest.target!r}, and guards.target is {manifest.guards.target!r}"
+    if manifest.deterministic is not None and manifest.deterministic not in PROMISES:
+        return f"deterministic is {manifest.deterministic!r:.80}, and none of {', '.join(PROMISES)}"
     sizes = {
         "limits.max_context": manifest.limits.max_context,
         "model.vocabulary": manifest.model.vocabulary,

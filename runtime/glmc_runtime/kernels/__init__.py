@@ -29,7 +29,7 @@ _Kept = TypeVar("_Kept")
 _BINDERS: dict[str, Binder] = {}
 _TRACED: dict[str, Binder] = {}
 _SCHEMAS: dict[str, KernelSchema] = {}
-OWN_FAMILIES = ("aten", "collective", "cpu", "cuda", "router")
+OWN_FAMILIES = ("aten", "collective", "cpu", "cuda", "ordered", "router")
 VENDOR_FAMILIES = ("kunlun_ops", "xspeedgate_ops")
 RESERVED = (*OWN_FAMILIES, *VENDOR_FAMILIES, "xpu")
 

@@ -25,9 +25,9 @@ from glmc_runtime.kernels.vendor_functions import vendor_function
 
 FAMILIES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
-        "cpu": ("aten", "collective", "cpu"),
+        "cpu": ("aten", "collective", "cpu", "ordered"),
         "cuda": ("aten", "collective", "cuda"),
-        "xpu": ("aten", "collective", "router", "kunlun_ops"),
+        "xpu": ("aten", "collective", "router", "ordered", "kunlun_ops"),
     }
 )
 """Of the runtime and the vendor."""

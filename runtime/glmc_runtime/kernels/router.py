@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -66,7 +67,11 @@ def sigmoid_group_topk(arguments: dict[str, Any]) -> Thunk:
     return in_order(partial(torch.sigmoid, logits, out=scores), *steps, partial(ids.copy_, own_ids))
 
 
-def choose_experts(arguments: dict[str, Any], scores: Tensor) -> list[Thunk]:
+def choose_experts(
+    arguments: dict[str, Any],
+    scores: Tensor,
+    add_up: Callable[[Tensor, Tensor], Thunk] | None = None,
+) -> list[Thunk]:
     """Choose experts by biased sigmoid ``scores`` [tokens, experts] and weigh them with unbiased
     ones; all in float32.
 
@@ -76,7 +81,8 @@ def choose_experts(arguments: dict[str, Any], scores: Tensor) -> list[Thunk]:
     multiplied by ``scale``, and ``ids`` int64 [tokens, top_k]. Scratch: choice like scores,
     chosen_values like weights, sums [tokens, 1]; with groups also best_scores and best_ids int64
     [tokens, groups, 2], group_scores and dropped bool [tokens, groups], chosen_scores and
-    chosen_groups int64 [tokens, top_groups]. Raises PlanError for sizes that do not fit.
+    chosen_groups int64 [tokens, top_groups]. ``add_up`` makes what sums each row of weights in
+    place of ``torch.sum``. Raises PlanError for sizes that do not fit.
     """
     bias, weights, ids = arguments["bias"], arguments["weights"], arguments["ids"]
     choice, groups, top_groups = (arguments[key] for key in ("choice", "groups", "top_groups"))
@@ -112,11 +118,15 @@ def choose_experts(arguments: dict[str, Any], scores: Tensor) -> list[Thunk]:
     if arguments["normalize"]:
         sums = arguments["sums"]
         steps += [
-            partial(torch.sum, weights, -1, True, out=sums),
+            (add_up or _add_up)(weights, sums),
             partial(sums.add_, float(arguments["normalize_eps"])),
             partial(weights.div_, sums),
         ]
     return [*steps, partial(weights.mul_, float(arguments["scale"]))]
+
+
+def _add_up(weights: Tensor, sums: Tensor) -> Thunk:
+    return partial(torch.sum, weights, -1, True, out=sums)
 
 
 def _keep_best_groups(arguments: dict[str, Any], by_group: Tensor) -> list[Thunk]:

@@ -1,7 +1,8 @@
 """Kernels in C, compiled by this machine's own compiler when they are first asked for.
 
 Only for what torch has no good kernel for on this processor: without a compiler, torch's kernel
-serves, and a warning says so once. A library is kept in the user's cache under the hash of what it
+serves, and a warning says so once; and for sums in a fixed order, which nothing else has
+(:func:`required`). A library is kept in the user's cache under the hash of what it
 was made for: the source, the processor and torch's OpenMP. Once it is there no compiler is needed.
 One that is not what was kept is compiled anew; none is loaded from below a folder that others may
 write (see ``kept.py``). ``GLMC_CACHE`` names another folder, ``GLMC_CPU_COMPILE=0`` leaves all of
@@ -34,6 +35,8 @@ from glmc_runtime.kernels.cpu import kept
 _LOG = logging.getLogger("glmc_runtime.kernels")
 SOURCES = Path(__file__).parent / "native"
 FLAGS = ("-O3", "-march=native", "-fPIC", "-fopenmp")
+FLAGS_OF = {"ordered": ("-ffp-contract=off", "-fno-math-errno")}
+"""More flags for a source: where it fixes each rounding, the compiler must add none of its own."""
 _LINK = ("-shared", "-Wl,-z,defs")  # a function that nobody has is an error now, not when loaded
 _COMPILERS = ("cc", "gcc", "clang")
 _SECONDS = 60
@@ -48,16 +51,11 @@ class NoLibraryError(RuntimeError):
 def library(name: str, without: str) -> ctypes.CDLL | None:
     """The library made of ``native/<name>.c``, or None, with a warning that begins with
     ``without``, where there can't be one; None without a word where ``GLMC_CPU_COMPILE=0``."""
-    if os.environ.get("GLMC_CPU_COMPILE") == "0":
+    if not _may_compile():
         return None
     try:
-        path = build(SOURCES / f"{name}.c")
-        try:
-            return kept.load(path)
-        except (kept.DamagedError, OSError):  # cut short, or of another system
-            path.unlink(missing_ok=True)
-            return kept.load(build(SOURCES / f"{name}.c"))
-    except (NoLibraryError, kept.DamagedError, kept.NotOwnError, OSError) as reason:
+        return _loaded(name)
+    except NoLibraryError as reason:
         warnings.warn(
             f"glmc: {without}; results stay right. Why: {reason}. GLMC_CPU_COMPILE=0 says that "
             "nothing is to be compiled, and silences this",
@@ -66,12 +64,37 @@ def library(name: str, without: str) -> ctypes.CDLL | None:
         return None
 
 
+@cache
+def required(name: str) -> ctypes.CDLL:
+    """The library made of ``native/<name>.c``; raises NoLibraryError where there can't be one."""
+    if not _may_compile():
+        raise NoLibraryError("GLMC_CPU_COMPILE=0 says that nothing is to be compiled")
+    return _loaded(name)
+
+
+def _may_compile() -> bool:
+    return os.environ.get("GLMC_CPU_COMPILE") != "0"
+
+
+def _loaded(name: str) -> ctypes.CDLL:
+    try:
+        path = build(SOURCES / f"{name}.c")
+        try:
+            return kept.load(path)
+        except (kept.DamagedError, OSError):  # cut short, or of another system
+            path.unlink(missing_ok=True)
+            return kept.load(build(SOURCES / f"{name}.c"))
+    except (kept.DamagedError, kept.NotOwnError, OSError) as reason:
+        raise NoLibraryError(str(reason)) from reason
+
+
 def build(source: Path) -> Path:
     """The library of ``source``, from the cache or compiled into it; raises NoLibraryError."""
     if sys.byteorder != "little":
         raise NoLibraryError("the kernels are written for little-endian processors")
     openmp, folder = _openmp(), _folder()
-    made_for = (source.read_text(), " ".join((*FLAGS, *_LINK)), openmp, _processor())
+    flags = " ".join((*_flags(source), *_LINK))
+    made_for = (source.read_text(), flags, openmp, _processor())
     key = hashlib.sha256("\0".join(made_for).encode(errors="replace")).hexdigest()[:24]
     library = folder / f"{source.stem}-{key}.so"
     if library.is_file() and not library.is_symlink():
@@ -93,10 +116,14 @@ def build(source: Path) -> Path:
 def _compile(compiler: tuple[str, ...], source: Path, openmp: str, target: Path) -> None:
     with tempfile.TemporaryDirectory(dir=target.parent) as work:
         compiled, linked = Path(work) / "kernel.o", Path(work) / "kernel.so"
-        _run([*compiler, *FLAGS, "-c", str(source), "-o", str(compiled)])
-        _run([*compiler, *_LINK, str(compiled), openmp, "-o", str(linked)])
+        _run([*compiler, *_flags(source), "-c", str(source), "-o", str(compiled)])
+        _run([*compiler, *_LINK, str(compiled), openmp, "-lm", "-o", str(linked)])
         kept.keep(linked, target)
     _LOG.info("%s was compiled with %s into %s", source.name, " ".join(compiler), target)
+
+
+def _flags(source: Path) -> tuple[str, ...]:
+    return (*FLAGS, *FLAGS_OF.get(source.stem, ()))
 
 
 def _run(command: list[str]) -> None:

@@ -54,7 +54,7 @@ class _ExpertLinear:
         return partial(torch.mm, x, self.weights[expert].t(), out=out)
 
 
-def _group(ids: list[int]) -> list[tuple[int, int, int]]:
+def groups_of(ids: list[int]) -> list[tuple[int, int, int]]:
     """Sorted expert ids -> (expert, first row, rows)."""
     groups, start = [], 0
     for expert, rows in groupby(ids):
@@ -131,7 +131,7 @@ def moe_ffn(arguments: dict[str, Any]) -> Thunk:
             groups = [(expert, row, 1) for row, expert in enumerate(flat_ids.tolist())]
         else:
             sort()
-            groups = _group(sorted_ids.tolist())
+            groups = groups_of(sorted_ids.tolist())
         merged.zero_()
         for group in groups:
             first.thunk(*group)()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -55,39 +56,51 @@ def rotate(
     return steps
 
 
-def _norm_heads(
-    arguments: dict[str, Any], heads: torch.Tensor, q_heads: int, scratch: torch.Tensor
-) -> list[Thunk]:
-    """Norm q and k of ``heads`` [tokens, q + k heads, head_dim] into ``scratch``."""
-    hidden, square, variance = (arguments[name] for name in ("hidden", "square", "variance"))
-    steps = []
-    for name, part in (("q_norm", slice(0, q_heads)), ("k_norm", slice(q_heads, None))):
-        weight = arguments[name]
-        require_shape(name, weight, (heads.shape[-1],))
-        views = [tensor[:, part] for tensor in (heads, scratch, hidden, square, variance)]
-        source, target, *floats = views
-        steps.append(normalize(source, weight, float(arguments["norm_eps"]), target, *floats))
+Norms = Callable[[torch.Tensor, torch.Tensor, int], list[Thunk]]
+"""Norm q and k of the first argument, [tokens, q + k heads, head_dim], into the second; the third
+is the number of query heads."""
+
+
+def _norms(arguments: dict[str, Any]) -> Norms:
+    """Norms whose scratch a plan gives."""
+
+    def steps(heads: torch.Tensor, normed: torch.Tensor, q_heads: int) -> list[Thunk]:
+        hidden, square, variance = (arguments[name] for name in ("hidden", "square", "variance"))
+        thunks = []
+        for name, part in (("q_norm", slice(0, q_heads)), ("k_norm", slice(q_heads, None))):
+            views = [tensor[:, part] for tensor in (heads, normed, hidden, square, variance)]
+            source, target, *floats = views
+            eps = float(arguments["norm_eps"])
+            thunks.append(normalize(source, arguments[name], eps, target, *floats))
+        return thunks
+
     return steps
+
+
+SPLIT = (
+    tensor("qkv", "tokens (q_heads+2*kv_heads)*head_dim"),
+    written("query", "tokens q_heads head_dim", like="qkv"),
+    written("key_cache", _CACHE, like="qkv", reads=True, strided=True),
+    written("value_cache", _CACHE, like="qkv", reads=True, strided=True),
+    tensor("q_norm", "head_dim", like="qkv", required=False),
+    tensor("k_norm", "head_dim", like="qkv", required=False),
+    tensor("cos_sin", "places 2*half", like="qkv"),
+    tensor("positions", "tokens", "int64", holds="positions", below="places"),
+    tensor("slot_mapping", "tokens", "int64", holds="slot_mapping"),
+    flag("interleaved"),
+    number("norm_eps", 0, 1),
+    written("table", "tokens 2*half", like="qkv"),
+    written("product", "tokens q_heads+kv_heads half", like="qkv"),
+    written("turned", "tokens q_heads+kv_heads head_dim", like="qkv"),
+    scratch("normed", "tokens q_heads+kv_heads head_dim", like="qkv"),
+)
+"""Arguments, scratch of the norms aside."""
 
 
 @register(
     "cpu.qkv_rope_cache",
     schema(
-        tensor("qkv", "tokens (q_heads+2*kv_heads)*head_dim"),
-        written("query", "tokens q_heads head_dim", like="qkv"),
-        written("key_cache", _CACHE, like="qkv", reads=True, strided=True),
-        written("value_cache", _CACHE, like="qkv", reads=True, strided=True),
-        tensor("q_norm", "head_dim", like="qkv", required=False),
-        tensor("k_norm", "head_dim", like="qkv", required=False),
-        tensor("cos_sin", "places 2*half", like="qkv"),
-        tensor("positions", "tokens", "int64", holds="positions", below="places"),
-        tensor("slot_mapping", "tokens", "int64", holds="slot_mapping"),
-        flag("interleaved"),
-        number("norm_eps", 0, 1),
-        written("table", "tokens 2*half", like="qkv"),
-        written("product", "tokens q_heads+kv_heads half", like="qkv"),
-        written("turned", "tokens q_heads+kv_heads head_dim", like="qkv"),
-        scratch("normed", "tokens q_heads+kv_heads head_dim", like="qkv"),
+        *SPLIT,
         scratch("hidden", "tokens q_heads+kv_heads head_dim", "float32"),
         scratch("square", "tokens q_heads+kv_heads head_dim", "float32"),
         scratch("variance", "tokens q_heads+kv_heads 1", "float32"),
@@ -105,6 +118,11 @@ def qkv_rope_cache(arguments: dict[str, Any]) -> Thunk:
     product [tokens, R, rotary_dim / 2], table [tokens, rotary_dim]; with norms also normed like
     turned, and in float32 hidden and square like turned and variance [tokens, R, 1].
     """
+    return split_and_rotate(arguments, _norms(arguments))
+
+
+def split_and_rotate(arguments: dict[str, Any], norms: Norms) -> Thunk:
+    """``cpu.qkv_rope_cache`` with norms of one's own, into ``normed``."""
     qkv, query, cos_sin = arguments["qkv"], arguments["query"], arguments["cos_sin"]
     key_cache, value_cache = arguments["key_cache"], arguments["value_cache"]
     positions, slots = arguments["positions"].view(-1), arguments["slot_mapping"].view(-1)
@@ -127,8 +145,10 @@ def qkv_rope_cache(arguments: dict[str, Any]) -> Thunk:
     source, values = heads[:, :rotated], heads[:, rotated:]
     steps: list[Thunk] = [partial(torch.index_select, cos_sin, 0, positions, out=table)]
     if optional(arguments, "q_norm") is not None:
+        for name in ("q_norm", "k_norm"):
+            require_shape(name, arguments[name], (head_dim,))
         normed = arguments["normed"]
-        steps += _norm_heads(arguments, source, q_heads, normed)
+        steps += norms(source, normed, q_heads)
         source = normed
     steps += rotate(source, turned, table, product, bool(arguments["interleaved"]))
     steps += [

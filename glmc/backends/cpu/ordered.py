@@ -1,0 +1,156 @@
+"""The CPU's rules for ``--deterministic``: kernels whose sums have an order of their own.
+
+What only moves numbers, or adds two of them, is left to ``rules.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from glmc.backends.cpu.rules import experts_order, gate_scratch, rotation_scratch
+from glmc.errors import LoweringError
+from glmc.lowering import plain
+from glmc.lowering.direct import CACHED, FLOAT, Direct, Scratch
+from glmc.lowering.ordered_sums import sums_of
+from glmc.lowering.target import Emitter, Op, Rule, Value, fixed
+from glmc.lowering.values import as_rows, flat, rope_table, view
+
+
+def linear(op: Op, emit: Emitter) -> None:
+    """A rank's part of a sum stays in float32: what comes after is the sum over the ranks."""
+    weight, bias = op.tensor("weight"), op.optional_tensor("bias")
+    sums = sums_of(emit, weight, op.node)
+    if not sums.partial:
+        whole_product(emit, op.tensor("x"), weight, bias, emit.result(), op.node)
+        return
+    if bias is not None:
+        raise LoweringError(
+            "a bias beside a sum over the ranks would be added in the middle of it",
+            place=op.node,
+            expected="no bias, as o_proj and down_proj of GLM",
+            found=bias.name,
+            remedy="use --deterministic without =ranks",
+        )
+    out = op.tensor("x").shape[:-1]
+    total = emit.temporary("partial", (*out, weight.shape[0]), FLOAT)
+    partial_product(emit, op.tensor("x"), weight, total, op.node)
+    emit.bind(0, total)
+
+
+def whole_product(
+    emit: Emitter, x: Value, weight: Value, bias: Value | None, out: Value, place: str
+) -> None:
+    """``out = x @ weight.T (+ bias)``, rounded once."""
+    sums = sums_of(emit, weight, place)
+    emit.call(
+        "ordered.linear",
+        writes=("out",),
+        x=as_rows(x),
+        weight=weight,
+        bias=bias,
+        out=as_rows(out),
+        segments=sums.segments,
+        length=sums.length,
+    )
+
+
+def partial_product(emit: Emitter, x: Value, weight: Value, out: Value, place: str) -> None:
+    """The same without bias, out in float32."""
+    sums = sums_of(emit, weight, place)
+    emit.call(
+        "ordered.partial",
+        writes=("out",),
+        x=as_rows(x),
+        weight=weight,
+        out=as_rows(out),
+        segments=sums.segments,
+        length=sums.length,
+    )
+
+
+def qkv_rope_cache(op: Op, emit: Emitter) -> None:
+    qkv = as_rows(op.tensor("qkv"))
+    table = rope_table(op, emit, qkv.dtype)
+    scratch = rotation_scratch(op, emit, qkv, table.dim(1))
+    emit.call(
+        "ordered.qkv_rope_cache",
+        writes=("query", "key_cache", "value_cache", *scratch),
+        qkv=qkv,
+        q_norm=op.optional_tensor("q_norm"),
+        k_norm=op.optional_tensor("k_norm"),
+        cos_sin=table,
+        positions=flat(op.tensor("positions")),
+        slot_mapping=flat(op.tensor("slot_mapping")),
+        key_cache=op.tensor("k_cache"),
+        value_cache=op.tensor("v_cache"),
+        query=view(emit.result(0), qkv.shape[0], op.integer("q_heads"), op.integer("head_dim")),
+        interleaved=op.flag("interleaved"),
+        norm_eps=op.number("norm_eps"),
+        **scratch,
+    )
+    emit.bind(1, op.tensor("k_cache"))
+    emit.bind(2, op.tensor("v_cache"))
+
+
+def shared_expert(op: Op, emit: Emitter) -> None:
+    """``routed + linear(swiglu(linear(x)))``, with each step rounded as in eager code."""
+    x, gate_up, down = as_rows(op.tensor("x")), op.tensor("gate_up"), op.tensor("down")
+    rows, width = x.shape[0], down.dim(1)
+    merged = emit.temporary("merged", (rows, fixed(2 * width)), x.dtype)
+    activated = emit.temporary("activated", (rows, fixed(width)), x.dtype)
+    projected = emit.temporary("projected", (rows, x.shape[1]), x.dtype)
+    whole_product(emit, x, gate_up, None, merged, op.node)
+    emit.call("ordered.swiglu", writes=("out",), x=merged, out=activated)
+    whole_product(emit, activated, down, None, projected, op.node)
+    routed, out = as_rows(op.tensor("routed")), as_rows(emit.result())
+    emit.call("cpu.add", writes=("out",), x=routed, y=projected, out=out)
+
+
+def _experts_scratch(op: Op, emit: Emitter) -> Scratch:
+    x, ids, down = as_rows(op.tensor("x")), op.tensor("ids"), op.tensor("down")
+    (tokens, hidden), width = x.shape, down.dim(2)
+    rows = tokens * ids.dim(1)
+    return {
+        "gathered": emit.temporary("gathered", (rows, hidden), x.dtype),
+        "results": emit.temporary("results", (rows, hidden), x.dtype),
+        "merged": emit.temporary("merged", (rows, fixed(2 * width)), x.dtype),
+        "activated": emit.temporary("activated", (rows, fixed(width)), x.dtype),
+        **experts_order(emit, rows),
+    }
+
+
+_NORMED = ("x", "residual", "out", "total")
+RULES: Mapping[str, Rule] = {
+    **plain.EXACT,
+    "embedding": Direct("cpu.embedding", rows=("out",), flat=("token_ids",)),
+    "select_rows": Direct("cpu.select_rows"),
+    "linear": linear,
+    "swiglu": Direct("ordered.swiglu", rows=("x", "out")),
+    "silu_mul": Direct("ordered.silu_mul"),
+    "rms_norm": Direct("ordered.rms_norm", rows=_NORMED),
+    "add_rms_norm": Direct("ordered.add_rms_norm", ("out", "total"), _NORMED),
+    "qkv_rope_cache": qkv_rope_cache,
+    "prefill_attention": Direct(
+        "ordered.prefill_attention",
+        names=CACHED,
+        inputs={"cu_seqlens_q": "cu_seqlens_q_host", "cu_seqlens_k": "cu_seqlens_k_host"},
+        host=True,
+    ),
+    "decode_attention": Direct(
+        "ordered.decode_attention",
+        names=CACHED,
+        inputs={"context_lengths": "context_lengths_host"},
+        host=True,
+    ),
+    "moe_gate": Direct(
+        "ordered.moe_gate",
+        ("weights", "ids"),
+        rows=("x",),
+        dropped=("top_k",),
+        scratch_first=gate_scratch,
+    ),
+    "moe_ffn": Direct(
+        "ordered.moe_ffn", rows=("x", "out"), scratch_first=_experts_scratch, host=True
+    ),
+    "shared_expert": shared_expert,
+}
