@@ -127,8 +127,9 @@ class PhaseBuilder:
         )
 
 
-def toy_plan(name: str, greedy: bool = False) -> PhasePlan:
-    """The plan of a phase; with ``greedy`` its last call chooses the tokens."""
+def toy_plan(name: str, greedy: bool = False, ranks: int = 1) -> PhasePlan:
+    """The plan of a phase; with ``greedy`` its last call chooses the tokens. Several ``ranks`` add
+    their embeddings, of which rank 0 alone has one that is not zero."""
     decode = name == "decode"
     cu_seqlens = (Extent.of(sequences=1, constant=1),)
     inputs = [
@@ -162,6 +163,8 @@ def toy_plan(name: str, greedy: bool = False) -> PhasePlan:
         weight=WeightArgument("words"),
         out=words,
     )
+    if ranks > 1:
+        build.call("collective.all_reduce", ("x",), x=words)
     build.call(
         "aten.embedding",
         ("out",),
@@ -288,7 +291,7 @@ def reference_greedy(prompt: list[int], number: int) -> list[int]:
 
 def write_toy(root: Path, greedy: bool = False, ranks: int = 1, **changes: Any) -> Path:
     """Write the artifact to ``root``; ``changes`` replace fields of its manifest. Each of several
-    ``ranks`` has all weights, in a file of its own."""
+    ``ranks`` has all weights in a file of its own, but for :func:`toy_plan`'s embedding."""
     files = tuple(
         "weights/all.safetensors" if ranks == 1 else f"weights/rank-{rank}/all.safetensors"
         for rank in range(ranks)
@@ -296,11 +299,12 @@ def write_toy(root: Path, greedy: bool = False, ranks: int = 1, **changes: Any) 
     for folder in ("plans", *(str(Path(file).parent) for file in files)):
         (root / folder).mkdir(parents=True, exist_ok=True)
     for name in ("prefill", "decode"):
-        plan = json.dumps(phase_to_json(toy_plan(name, greedy)))
+        plan = json.dumps(phase_to_json(toy_plan(name, greedy, ranks)))
         (root / "plans" / f"{name}.json").write_text(plan)
     weights = toy_weights()
-    for file in files:
-        save_file(weights, str(root / file))
+    for rank, file in enumerate(files):
+        words = weights["words"] if rank == 0 else torch.zeros_like(weights["words"])
+        save_file({**weights, "words": words}, str(root / file))
     facts = ModelFacts(
         name="toy",
         architecture="Toy",

@@ -26,7 +26,7 @@ def kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def ranks_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A toy of two ranks, each of which computes all of it."""
+    """A toy of two ranks, which add their embeddings."""
     return write_toy(tmp_path_factory.mktemp("ranks") / "toy", ranks=2)
 
 

@@ -186,9 +186,9 @@ class Watch:
         while True:
             self._serve(_TICK)
             now = monotonic()
-            if now - ticked > 4 * _TICK:  # it was this process that did not run
+            if now - ticked > 4 * _TICK:  # a time in which this process did not run is no silence
                 for each in self.ranks:
-                    each.heard = now
+                    each.heard += now - ticked
             ticked = now
             if self._closing is not None:
                 running = [each for each in self.ranks if self._status_of(each) is None]

@@ -1,0 +1,154 @@
+"""All ranks end together, within ten seconds, with one error that names the rank and the cause."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from time import monotonic, sleep
+
+import psutil
+import pytest
+
+from glmc_runtime.errors import ArtifactError, GlmcError, RankError
+from glmc_runtime.generate.session import Session
+from tests.runtime.ranks.conftest import Start
+from tests.runtime.toy import write_toy
+
+ROOT = Path(__file__).parents[3]
+LIMIT = 10.0  # seconds
+PROMPT = [7, 3, 9, 1]
+
+
+def children(of: int | None = None) -> list[psutil.Process]:
+    """The ranks that a process has started."""
+    return [
+        each
+        for each in psutil.Process(of).children(recursive=True)
+        if each.is_running() and "ranks.worker" in " ".join(each.cmdline())
+    ]
+
+
+def wait_gone(ranks: list[psutil.Process]) -> None:
+    """Without waiting for them as their parent does."""
+    ends = monotonic() + LIMIT
+    while any(each.is_running() for each in ranks):
+        assert monotonic() < ends
+        sleep(0.05)
+
+
+def rank_of(process: psutil.Process) -> int:
+    return int(process.environ()["RANK"])
+
+
+def error_after(session: Session, ranks: list[psutil.Process], number: signal.Signals) -> GlmcError:
+    """The error of a session whose rank 1 gets a signal while steps run."""
+    (second,) = [each for each in ranks if rank_of(each) == 1]
+    timer = threading.Timer(0.2, second.send_signal, (number,))
+    timer.start()
+    started = monotonic()
+    with pytest.raises(GlmcError) as caught:
+        while monotonic() - started < 2 * LIMIT:
+            session.generate(PROMPT, max_new_tokens=16, ignore_eos=True)
+    timer.join()
+    assert monotonic() - started < LIMIT
+    return caught.value
+
+
+def test_a_rank_that_is_killed_ends_all(ranks_path: Path, start: Start) -> None:
+    session = start(ranks_path)
+    ranks = children()
+    assert len(ranks) == 2
+    error = error_after(session, ranks, signal.SIGKILL)
+    assert isinstance(error, RankError)
+    assert "rank 1 was killed by signal 9 (SIGKILL)" in str(error)
+    assert not children()
+    with pytest.raises(RankError, match="rank 1 was killed") as later:
+        session.generate(PROMPT, max_new_tokens=1)
+    assert later.value is not error
+
+
+def test_a_rank_that_is_stopped_ends_all(ranks_path: Path, start: Start) -> None:
+    session = start(ranks_path)
+    error = error_after(session, children(), signal.SIGSTOP)
+    assert isinstance(error, RankError)
+    assert "rank 1 hangs" in str(error) and "was stopped by a signal" in str(error)
+    assert not children()
+
+
+def test_a_rank_with_another_file_ends_all(ranks_path: Path, tmp_path: Path, start: Start) -> None:
+    copy = Path(shutil.copytree(ranks_path, tmp_path / "copy"))
+    weights = copy / "weights" / "rank-1" / "all.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    started = monotonic()
+    with pytest.raises(ArtifactError, match="its sha256 differs") as caught:
+        start(copy)
+    assert monotonic() - started < LIMIT + 10  # the start itself takes seconds
+    assert caught.value.place.startswith("rank 1 of 2: weights/rank-1/")
+    assert not children()
+
+
+def test_an_idle_session_notices_too(ranks_path: Path, start: Start) -> None:
+    session = start(ranks_path)
+    ranks = children()
+    ranks[0].kill()
+    wait_gone(ranks)
+    with pytest.raises(RankError, match="SIGKILL"):
+        session.prefill([session.sequence(PROMPT)])
+
+
+def test_a_closed_session_has_no_ranks(ranks_path: Path, start: Start) -> None:
+    session = start(ranks_path)
+    ranks = children()
+    started = monotonic()
+    session.close()
+    assert monotonic() - started < 3 and not any(each.is_running() for each in ranks)
+    with pytest.raises(RankError, match="have ended"):
+        session.prefill([session.sequence(PROMPT)])
+    session.close()
+
+
+SCRIPT = """
+import sys, time
+sys.path.insert(0, sys.argv[2])
+import glmc_runtime
+session = glmc_runtime.load(sys.argv[1])
+print("ready", flush=True)
+while True:
+    session.generate([7, 3, 9], max_new_tokens=16, ignore_eos=True)
+"""
+
+
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGKILL, signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)],
+)
+def test_ranks_end_with_their_controller(
+    ranks_path: Path, kernels: Path, number: signal.Signals
+) -> None:
+    shared = set(os.listdir("/dev/shm"))
+    with subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(ranks_path), str(kernels)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'runtime'}"},
+    ) as process:
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline() == "ready\n"
+            ranks = children(process.pid)
+            assert len(ranks) == 2
+            sleep(0.2)
+            process.send_signal(number)
+            process.wait(LIMIT)
+        finally:
+            process.kill()
+    wait_gone(ranks)
+    assert set(os.listdir("/dev/shm")) <= shared
