@@ -39,15 +39,38 @@ CHAT = Command(
     "glmc_runtime.cli.chat:chat",
     (*CHAT_OPTIONS, *CONVERSATION_OPTIONS, *SESSION_OPTIONS),
 )
+_RANKS = "Ranks"
 DOCTOR = Command(
     "doctor",
-    "Check each vendor call on this machine.",
+    "Check each vendor call on this machine, and what several ranks need of it.",
     "glmc_runtime.cli.doctor:doctor",
     (
         Option("--seed", "Of the random operands.", int, default=0, metavar="N"),
+        Option(
+            "--ranks",
+            "Probe this machine for N ranks (default: those of the artifact).",
+            int,
+            metavar="N",
+            group=_RANKS,
+        ),
+        Option(
+            "--backend",
+            "gloo or nccl, behind which is BKCL (default: the artifact's, or as there are cards).",
+            metavar="NAME",
+            group=_RANKS,
+        ),
+        Option(
+            "--probe-limit",
+            "Seconds after which a probe that runs on the ranks is killed.",
+            float,
+            default=60.0,
+            metavar="SECONDS",
+            group=_RANKS,
+        ),
         *PLACE_OPTIONS,
         _JSON,
     ),
+    "optional",
 )
 _CARDS = "Cards and requests"
 FIT_OPTIONS = (

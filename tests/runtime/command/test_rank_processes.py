@@ -1,0 +1,68 @@
+"""Processes of ranks: they answer, or are gone when the time is up, and it is said who is."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from glmc_runtime.command.rank_processes import rank_environment, run_ranks
+
+ACTING = "tests.runtime.command.acting"
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended, or is a zombie that nobody has waited for yet."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    return state == "Z"
+
+
+def test_each_rank_answers_from_its_place() -> None:
+    ended = run_ranks(f"{ACTING}:answer", 2, 60.0, {"OWN": "yes"}, number=3)
+    assert not ended.problem
+    assert ended.answers == {
+        rank: {"size": 2, "number": 3, "RANK": str(rank), "WORLD_SIZE": "2", "OWN": "yes"}
+        for rank in range(2)
+    }
+
+
+def test_a_rank_that_hangs_is_killed_with_its_children_in_time(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    started = time.monotonic()
+    ended = run_ranks(f"{ACTING}:hang_in_one", 2, 6.0, pids=str(pids))
+    assert time.monotonic() - started < 20.0
+    assert ended.problem == "timed out after 6 s: no answer of rank 1"
+    assert ended.answers == {0: "here"}
+    assert all(map(gone, map(int, pids.read_text(encoding="utf-8").split())))
+
+
+def test_a_rank_that_is_stopped_is_killed(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    ended = run_ranks(f"{ACTING}:stop_one", 1, 5.0, pids=str(pids))
+    assert ended.problem == "timed out after 5 s: no answer of rank 0"
+    assert gone(int(pids.read_text(encoding="utf-8")))
+
+
+def test_a_rank_that_fails_ends_the_others_and_is_heard() -> None:
+    started = time.monotonic()
+    ended = run_ranks(f"{ACTING}:fail_in_one", 2, 60.0)
+    assert time.monotonic() - started < 30.0
+    assert ended.problem == "rank 1 ended with status 1"
+    assert ended.said[-1] == "ValueError: no such card"
+
+
+@pytest.mark.parametrize(
+    ("task", "problem"),
+    [("die", "rank 0 was ended by SIGKILL"), ("leave", "rank 0 ended without an answer")],
+)
+def test_how_a_rank_ended_is_told(task: str, problem: str) -> None:
+    assert run_ranks(f"{ACTING}:{task}", 1, 60.0).problem == problem
+
+
+def test_variables_of_the_caller_stay() -> None:
+    own = rank_environment({"OMP_NUM_THREADS": "7", "RANK": "5"}, 1, 2)
+    assert (own["OMP_NUM_THREADS"], own["RANK"], own["GLOO_SOCKET_IFNAME"]) == ("7", "1", "lo")
