@@ -17,10 +17,11 @@ from glmc_runtime.package.moved import MovedModules
 if TYPE_CHECKING:
     import torch
 
+    from glmc.estimates.estimate import Estimate
     from glmc.report import Report
     from glmc_runtime.generate.session import Session
 
-__all__ = ["__version__", "compile", "load"]
+__all__ = ["__version__", "compile", "estimate", "load"]
 
 __version__ = "0.1.0"
 
@@ -108,6 +109,37 @@ def load(path: str | PathLike[str], **options: Unpack[LoadKeywords]) -> Session:
     import glmc_runtime
 
     return glmc_runtime.load(path, **options)
+
+
+class EstimateKeywords(TypedDict, total=False):
+    """Keywords of :func:`estimate`, which says what they mean."""
+
+    batches: int | Iterable[int]
+    context: int | None
+    prompt: int | None
+    dtype: str | torch.dtype | None
+
+
+def estimate(model: str | Path, device: str, **options: Unpack[EstimateKeywords]) -> Estimate:
+    """Predict what ``model``, a checkpoint directory or a preset's name, takes of ``device``.
+
+    ``device`` is "h200", "p800" or the path of a description (docs/estimate.md). No weight is read.
+    ``batches`` are numbers of sequences that are decoded at once, each of ``context`` tokens (None:
+    8192, or all that the model knows); ``prompt`` tokens are computed in one step (None: 512).
+    ``dtype`` is that of activations (None: the checkpoint's).
+
+    Returns memory, floors and times, with :func:`glmc.estimates.words.to_json` as data. Raises a
+    :class:`glmc.errors.GlmcError`.
+    """
+    from glmc.config import CompileOptions
+    from glmc.estimates.estimate import estimate as estimated
+    from glmc.estimates.traffic import traffic_of
+
+    unknown = set(options) - set(EstimateKeywords.__annotations__)
+    if unknown:
+        raise TypeError(f"glmc.estimate has no option '{min(unknown)}'")
+    dtype = CompileOptions(dtype=options.get("dtype")).dtype  # type: ignore[arg-type]
+    return estimated(model, device, traffic_of(options), dtype)
 
 
 def __dir__() -> list[str]:

@@ -39,6 +39,7 @@ COMPILER = (
     ("compiled",),
     ("observe",),
     ("compiler", "dynamo"),
+    ("estimates",),
     ("__init__", "check", "fit"),
     ("cli",),
 )

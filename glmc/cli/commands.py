@@ -62,6 +62,12 @@ ROWS = (
     ),
     Row("fit", LOOK, FIT.summary, "glmc.cli.fit_command:fit_command"),
     Row(
+        "estimate",
+        LOOK,
+        "Predict what fits on a device, and how long each kernel of a step takes.",
+        "glmc.cli.estimate_command:estimate_command",
+    ),
+    Row(
         "bisect",
         LOOK,
         "Find the first pass, match and nodes that are wrong.",

@@ -10,7 +10,7 @@ import pytest
 from glmc.compiled import manifest_parts
 from glmc.compiler import compile_plan
 from glmc.config import CompileOptions
-from glmc.fit import _few_layers, whole_plan
+from glmc.estimates.few_layers import captured, few_layers, planned
 from glmc.job import read_job
 from glmc.presets.catalog import load_config
 from glmc_runtime.format.manifest import Manifest, WeightEntry
@@ -21,10 +21,10 @@ pytestmark = pytest.mark.usefixtures("shared_captures")
 
 
 def test_few_layers_stand_for_all_of_their_kind() -> None:
-    few, layers = _few_layers(load_config("glm-4.6").fields)
+    few, layers = few_layers(load_config("glm-4.6").fields)
     assert (few.num_hidden_layers, few.dense_layers, few.moe_layers) == (4, 2, 2)
     assert layers == {0: range(1), 1: range(1, 3), 2: range(3, 4), 3: range(4, 92)}
-    few, layers = _few_layers(load_config("glm-4-9b-0414").fields)
+    few, layers = few_layers(load_config("glm-4-9b-0414").fields)
     assert (few.num_hidden_layers, few.moe) == (2, None)
     assert layers == {0: range(1), 1: range(1, 40)}
 
@@ -34,7 +34,7 @@ def test_the_sums_are_those_of_the_whole_compile(dense: int, layers: int, tmp_pa
     config = tiny_file("glm-4.7", num_hidden_layers=layers, first_k_dense_replace=dense)
     (tmp_path / "config.json").write_text(json.dumps(config))
     job = read_job(tmp_path, CompileOptions(dtype="bfloat16", weights="none"))
-    manifest, plans = whole_plan(job)
+    few = planned(captured(job))
     compiled = compile_plan(job)
     weights = {
         weight.name: WeightEntry(("",), str(weight.dtype).removeprefix("torch."), weight.shape)
@@ -43,5 +43,5 @@ def test_the_sums_are_those_of_the_whole_compile(dense: int, layers: int, tmp_pa
     whole = Manifest(
         **vars(manifest_parts(compiled)), weights=weights, weights_included=False, files={}
     )
-    assert manifest == whole
-    assert memory_needs(manifest, plans) == memory_needs(whole, compiled.plans)
+    assert few.manifest == whole
+    assert few.needs == memory_needs(whole, compiled.plans)

@@ -1,0 +1,144 @@
+"""What each node of a step moves and computes, by the facts of its op.
+
+The floor of a node is what no kernel can avoid: each operand read once, each result written once,
+the products of its matrices. What a target's kernels copy between themselves is not in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import SymInt, Tensor
+from torch.fx import Node
+
+from glmc.errors import InternalError
+from glmc.ir.ops.facts import KEYS, Cut
+from glmc.ir.ops.registry import SemanticOp, semantic_op
+from glmc.ir.program import Program
+from glmc_runtime.format.extent import Extent
+from glmc_runtime.format.step_inputs import TABLE
+
+PRODUCT, EXPERTS, ATTENTION, OTHER = "product", "experts", "attention", "other"
+KINDS = (PRODUCT, EXPERTS, ATTENTION, OTHER)
+"""Kinds of nodes that have constants of their own in the time model."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step of a phase: ``sequences`` with ``new`` tokens each, after which each has ``context``
+    tokens in the cache. ``rows`` tokens are computed, those that fill the bucket up included."""
+
+    phase: str
+    sequences: int
+    new: int
+    context: int
+    rows: int
+
+    @property
+    def real(self) -> float:
+        """The share of the rows that are no padding."""
+        return self.sequences * self.new / self.rows
+
+    @property
+    def mean_keys(self) -> float:
+        """Keys that a query attends to on average: itself and what is before it."""
+        return self.context - (self.new - 1) / 2
+
+
+@dataclass(frozen=True)
+class Cost:
+    """``bytes`` moved and ``flops``, multiplications and additions of matrix products."""
+
+    kind: str
+    bytes: float
+    flops: float
+
+
+def node_cost(node: Node, program: Program, step: Step, block_size: int) -> Cost:
+    """The floor of a node in a step.
+
+    Facts count whole blocks of the cache. So the costs without a block and with one are taken, and
+    what grows from one to the other grows with the context.
+    """
+    none, one = (_cost(node, program, step, table) for table in (0, 1))
+    # Rows of a decode step are sequences, of which padding has no keys.
+    tables = step.real if step.new == 1 else 1.0
+    read = step.context / block_size * tables
+    seen = step.mean_keys / block_size * step.real
+    return Cost(
+        none.kind,
+        none.bytes + (one.bytes - none.bytes) * read,
+        none.flops + (one.flops - none.flops) * seen,
+    )
+
+
+def _cost(node: Node, program: Program, step: Step, table: int) -> Cost:
+    sequences = step.rows if step.new == 1 else step.sequences
+    sizes = {"tokens": step.rows, "sequences": sequences, "blocks": 1, TABLE: table}
+    arguments = [_meta(argument, program, sizes) for argument in node.args]
+    op = semantic_op(node.target)
+    if op is None:
+        tensors = [*arguments, *_flat(_meta(node, program, sizes))]
+        return Cost(OTHER, sum(item.nbytes for item in tensors if isinstance(item, Tensor)), 0)
+    surplus = _never_drawn(op, dict(zip(op.argument_names, arguments, strict=True)))
+    return Cost(_kind(op, arguments), op.bytes_accessed(*arguments) - surplus, op.flops(*arguments))
+
+
+def _kind(op: SemanticOp, arguments: Sequence[Any]) -> str:
+    """By facts alone: what is summed over keys attends, what is summed over a weight is a product,
+    of experts where a table of integers chooses among the weights."""
+    if KEYS in op.facts.summed:
+        return ATTENTION
+    if not any(name in op.weights for name, _ in op.facts.summed):
+        return OTHER
+    tables = (item for item in arguments if isinstance(item, Tensor) and item.dim() == 2)
+    return EXPERTS if any(item.dtype == torch.int64 for item in tables) else PRODUCT
+
+
+def _never_drawn(op: SemanticOp, named: Mapping[str, Any]) -> float:
+    """Bytes of experts that no token chooses, of those that the facts count.
+
+    Facts give the most that tokens can choose, all different ones. Here each token draws its own
+    evenly: of E experts, T tokens with k each name E (1 - (1 - k / E)^T) on average.
+    """
+    surplus = 0.0
+    for sharding in op.facts.shardings:
+        index = named[sharding.index] if sharding.index else None
+        if index is None or index.dim() != 2:
+            continue
+        tokens, top_k = index.shape
+        for name, cut in sharding.operands.items():
+            if cut == Cut(0) and name in op.facts.accessed:
+                experts = named[name].shape[0]
+                drawn = experts * (1 - (1 - top_k / experts) ** tokens)
+                surplus += (min(tokens * top_k, experts) - drawn) * named[name][0].nbytes
+    return surplus
+
+
+def _flat(value: Any) -> tuple[Any, ...]:
+    return tuple(value) if isinstance(value, (tuple, list)) else (value,)
+
+
+def _meta(value: Any, program: Program, sizes: Mapping[str, int]) -> Any:
+    """A value of the graph at these sizes, without memory."""
+    if isinstance(value, Node):
+        return _meta(value.meta["val"], program, sizes)
+    if isinstance(value, (tuple, list)):
+        return tuple(_meta(item, program, sizes) for item in value)
+    if isinstance(value, Tensor):
+        shape = [_number(size, program, sizes) for size in value.shape]
+        return torch.empty(shape, dtype=value.dtype, device="meta")
+    return _number(value, program, sizes) if isinstance(value, SymInt) else value
+
+
+def _number(size: int | SymInt, program: Program, sizes: Mapping[str, int]) -> int:
+    if isinstance(size, int):
+        return size
+    if program.symbols is None:
+        raise InternalError("only the steps of a phase have sizes")
+    names = program.symbols.names
+    values = {symbol: Extent.parse(name).evaluate(sizes) for symbol, name in names.items()}
+    return int(size.node.expr.xreplace(values))

@@ -1,0 +1,176 @@
+"""Descriptions of devices as YAML: those of the package by name, others by their path.
+
+A file is a mapping as ``devices/h200.yaml``. Every number is a mapping of ``value``, ``kind``
+(measured, third-party or assumed) and ``source``, a sentence on where it comes from.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from glmc.errors import UsageError
+from glmc.estimates.collectives import ALGORITHMS
+from glmc.estimates.costs import KINDS
+from glmc.estimates.device import PROVENANCES, Band, Calls, Device, Launch, Links, Number
+from glmc.estimates.names import device_names, require_device
+from glmc.plain_file import read_plain
+
+_LARGEST = 1 << 20
+
+
+def read_device(name: str) -> Device:
+    """The device of a name or of a file; raises UsageError for one that there is not, and for a
+    description that is incomplete or of another form."""
+    if name in device_names():
+        file = resources.files("glmc.estimates.devices").joinpath(f"{name}.yaml")
+        return parse_device(file.read_bytes(), f"{name}.yaml")
+    require_device(name)
+    try:
+        return parse_device(read_plain(Path(name), _LARGEST), name)
+    except OSError as error:
+        raise UsageError(
+            f"the description can't be read: {error.strerror or error}", place=name
+        ) from error
+
+
+def parse_device(data: bytes, place: str) -> Device:
+    """Read a description; raises UsageError with the path of what is wrong in it."""
+    try:
+        content = yaml.safe_load(data.decode("utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
+        text = " ".join(str(error).split())
+        raise UsageError(f"the description is no YAML: {text}", place=place) from error
+    root = _Part(place, "", content)
+    fields = "name title target cards memory read product launch links collectives overlap calls"
+    root.fields(*fields.split())
+    launch, links, calls = root.part("launch"), root.part("links"), root.part("calls")
+    launch.fields("eager", "graph")
+    links.fields("topology", "alpha", "beta")
+    calls.fields(*KINDS)
+    product = root.part("product")
+    return Device(
+        name=root.text("name"),
+        title=root.text("title"),
+        target=root.text("target"),
+        cards=root.count("cards"),
+        memory=root.number("memory"),
+        read=root.number("read"),
+        product={dtype: product.number(dtype) for dtype in product.names()},
+        launch=Launch(launch.number("eager", least=0), launch.number("graph", least=0)),
+        links=Links(
+            links.text("topology"), links.number("alpha", least=0), links.number("beta", least=0)
+        ),
+        collectives=_bands(root),
+        overlap=root.number("overlap", least=1),
+        calls={kind: _calls(calls.part(kind)) for kind in KINDS},
+    )
+
+
+def _calls(part: _Part) -> Calls:
+    part.fields("seconds", "read", "multiply")
+    return Calls(
+        part.number("seconds", least=0),
+        part.number("read", least=1),
+        part.number("multiply", least=1),
+    )
+
+
+def _bands(root: _Part) -> tuple[Band, ...]:
+    bands: list[Band] = []
+    for item in root.items("collectives"):
+        last = not item.has("below")
+        item.fields("algorithm", *(() if last else ("below",)))
+        name = item.text("algorithm")
+        if name not in ALGORITHMS:
+            raise item.wrong("algorithm", ", ".join(ALGORITHMS), name)
+        bands.append(Band(None if last else item.count("below"), name))
+    below = [band.below for band in bands]
+    ends = [each for each in below[:-1] if each is not None]
+    if (
+        not bands
+        or below[-1] is not None
+        or ends != sorted(set(ends))
+        or len(ends) + 1 < len(below)
+    ):
+        raise root.wrong("collectives", "bands that ascend by 'below', the last without it", below)
+    return tuple(bands)
+
+
+class _Part:
+    """A mapping of the file, with the path that leads to it."""
+
+    def __init__(self, place: str, path: str, data: Any) -> None:
+        self._place, self._path, self._data = place, path, data
+        if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
+            raise self.wrong("", "a mapping", data)
+
+    def wrong(self, name: str, expected: str, found: object) -> UsageError:
+        path = f"{self._path}.{name}".strip(".")
+        return UsageError(
+            "the description of a device is not well formed",
+            place=f"{self._place}: {path}" if path else self._place,
+            expected=expected,
+            found=repr(found)[:80],
+            remedy="see docs/estimate.md for the form of a description",
+        )
+
+    def fields(self, *names: str) -> None:
+        """Exactly these are there."""
+        data: Mapping[str, Any] = self._data
+        for name in (*names, *data):
+            if (name in names) != (name in data):
+                if name in data:
+                    raise self.wrong(name, f"only {', '.join(names)}", "another field")
+                raise self.wrong(name, f"the fields {', '.join(names)}", "none of this name")
+
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._data)
+
+    def has(self, name: str) -> bool:
+        return name in self._data
+
+    def part(self, name: str) -> _Part:
+        return _Part(self._place, f"{self._path}.{name}".strip("."), self._data[name])
+
+    def items(self, name: str) -> list[_Part]:
+        data = self._data[name]
+        if not isinstance(data, list):
+            raise self.wrong(name, "a list", data)
+        return [_Part(self._place, f"{name}[{place}]", item) for place, item in enumerate(data)]
+
+    def text(self, name: str) -> str:
+        value = self._data[name]
+        if not isinstance(value, str) or not value:
+            raise self.wrong(name, "a text", value)
+        return value
+
+    def count(self, name: str) -> int:
+        value = self._data[name]
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise self.wrong(name, "an integer from 1 on", value)
+        return value
+
+    def number(self, name: str, least: float | None = None) -> Number:
+        """A number with its source: above 0, or at least ``least``."""
+        part = self.part(name)
+        part.fields("value", "kind", "source")
+        value, kind = part._data["value"], part.text("kind")
+        if (
+            not isinstance(value, (int, float))
+            or isinstance(value, bool)
+            or not math.isfinite(value)
+        ):
+            raise part.wrong(
+                "value", "a number (YAML wants 1.0e+12, with a point and a sign)", value
+            )
+        if value < least if least is not None else value <= 0:
+            raise part.wrong("value", "above 0" if least is None else f"at least {least}", value)
+        if kind not in PROVENANCES:
+            raise part.wrong("kind", ", ".join(PROVENANCES), kind)
+        return Number(float(value), part.text("source"), kind)

@@ -1,0 +1,1 @@
+"""Descriptions of devices: a YAML file each, read by ``device_file.py``."""
