@@ -13,31 +13,23 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
-
-from torch import Tensor
 
 from glmc.artifact.check import check_plans
 from glmc.artifact.destination import check_destination
 from glmc.artifact.disk import disk_error
 from glmc.artifact.inputs import NAME as INPUTS
+from glmc.artifact.packing import Packer, Progress, rank_folder, shard_name
 from glmc.artifact.partial import partial_directory
 from glmc.artifact.replace import put_in_place, sync_directory
 from glmc.errors import PackError
 from glmc.ir.program import ModelShape
 from glmc.ir.recipe import Weight
-from glmc.weights.safetensors_writer import (
-    SHARD_BYTES,
-    TensorSpec,
-    file_size,
-    plan_shards,
-    write_file,
-)
+from glmc.weights.flat import CHUNK_BYTES
+from glmc.weights.safetensors_writer import SHARD_BYTES, TensorSpec, file_size, plan_shards
 from glmc.weights.source import WeightSource
-from glmc.weights.stream import CHUNK_BYTES, stream_weight
 from glmc_runtime.format.artifact_files import MANIFEST, TIMES, largest_size
 from glmc_runtime.format.cache import CacheSpec
 from glmc_runtime.format.manifest import (
@@ -55,20 +47,6 @@ from glmc_runtime.format.manifest import (
 from glmc_runtime.format.phases import PhaseKey
 from glmc_runtime.format.plan import PhasePlan
 from glmc_runtime.format.plan_json import phase_to_json
-
-
-@dataclass(frozen=True)
-class PackProgress:
-    """``tensor`` is the ``number``-th of ``count``; ``done`` of ``total`` bytes are written."""
-
-    tensor: str
-    number: int
-    count: int
-    done: int
-    total: int
-
-
-Progress = Callable[[PackProgress], None]
 
 
 @dataclass(frozen=True)
@@ -156,15 +134,15 @@ def write_artifact(
             _write_tokenizer(directory, files, tokenizer or {})
             _check_sizes(files)
             if source is not None:
-                pack = _Packer(weights, source, ranks, chunk_bytes, progress)
-                pack.write(directory, files, shards)
+                packer = Packer(weights, source, ranks, chunk_bytes, progress)
+                files.update(packer.write(directory, shards))
             check()
             manifest = replace(manifest, files=files)
             written = _write_bytes(directory / MANIFEST, _json(manifest_to_json(manifest)))
             _check_sizes({MANIFEST: written})
             if times is not None:
                 _write_bytes(directory / TIMES, _json(times()))
-            folders = [f"weights/{_rank_folder(rank)}" for rank in range(ranks) if ranks > 1]
+            folders = [f"weights/{rank_folder(rank)}" for rank in range(ranks) if ranks > 1]
             folders += ["plans", "weights", "tokenizer/chat_templates", "tokenizer", "."]
             for name in folders:
                 if (directory / name).is_dir():
@@ -174,59 +152,10 @@ def write_artifact(
     return manifest
 
 
-class _Packer:
-    """Streams every weight into its file and counts the bytes."""
-
-    def __init__(
-        self,
-        weights: Sequence[Weight],
-        source: WeightSource,
-        ranks: int,
-        chunk_bytes: int,
-        progress: Progress,
-    ) -> None:
-        self.weights = {weight.name: weight for weight in weights}
-        self.source = source
-        self.ranks = ranks
-        self.chunk_bytes = chunk_bytes
-        self.progress = progress
-        total = ranks * sum(weight.bytes for weight in weights)
-        self.at = PackProgress("", 0, ranks * len(weights), 0, total)
-
-    def write(
-        self, root: Path, files: dict[str, FileEntry], shards: Sequence[Sequence[TensorSpec]]
-    ) -> None:
-        (root / "weights").mkdir()
-        for rank in range(self.ranks):
-            for number, shard in enumerate(shards, 1):
-                name = _shard_name(number, len(shards), rank, self.ranks)
-                (root / name).parent.mkdir(exist_ok=True)
-                file = write_file(root / name, shard, partial(self._stream, rank), self._advance)
-                files[name] = FileEntry(file.sha256, file.size)
-
-    def _stream(self, rank: int, spec: TensorSpec) -> Iterator[Tensor]:
-        self.at = replace(self.at, tensor=spec.name, number=self.at.number + 1)
-        weight = self.weights[spec.name].on(rank)
-        return stream_weight(weight, self.source, self.chunk_bytes)
-
-    def _advance(self, written: int) -> None:
-        self.at = replace(self.at, done=self.at.done + written)
-        self.progress(self.at)
-
-
-def _rank_folder(rank: int) -> str:
-    return f"rank-{rank}"
-
-
-def _shard_name(number: int, count: int, rank: int, ranks: int) -> str:
-    folder = "weights" if ranks == 1 else f"weights/{_rank_folder(rank)}"
-    return f"{folder}/{number:05d}-of-{count:05d}.safetensors"
-
-
 def _entries(shards: Sequence[Sequence[TensorSpec]], ranks: int) -> dict[str, WeightEntry]:
     return {
         spec.name: WeightEntry(
-            tuple(_shard_name(number, len(shards), rank, ranks) for rank in range(ranks)),
+            tuple(shard_name(number, len(shards), rank, ranks) for rank in range(ranks)),
             str(spec.dtype).removeprefix("torch."),
             spec.shape,
         )

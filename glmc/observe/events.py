@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from glmc.artifact.inputs import Inputs
-from glmc.artifact.writer import PackProgress
+from glmc.artifact.packing import PackProgress
 from glmc.compiled import Compiled
 from glmc.job import Job
 from glmc.observe.history.record import History

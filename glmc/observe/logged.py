@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from glmc.artifact.writer import PackProgress
+from glmc.artifact.packing import PackProgress
 from glmc.compiled import Compiled
 from glmc.ir.program import Program
 from glmc.observe.events import PlanMade, WeightsPacked

@@ -10,7 +10,7 @@ import functools
 import re
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from math import prod
 from pathlib import Path
@@ -19,13 +19,14 @@ import torch
 from torch import Tensor
 
 from glmc.errors import CheckpointError
-from glmc.plain_file import open_plain
 from glmc.presets.fields import ModelFields
 from glmc.presets.parameters import parameter_shapes
+from glmc.weights.file_ranges import read_range
 from glmc.weights.files import WeightFiles, read_files, same_content
 from glmc.weights.fit import Problem, misfits, missing, refuse, surplus
 from glmc.weights.layout import expert_parts
 from glmc.weights.safetensors_header import FileTensor
+from glmc.weights.source import FileRange
 
 _PREFIX, _HEAD, _EMBEDDING = "model.", "lm_head.weight", "model.embed_tokens.weight"
 _LAYER = re.compile(r"model\.layers\.(\d+)\.")
@@ -100,18 +101,27 @@ class Checkpoint:
         return self._location(name).dtype
 
     def read(self, name: str, begin: int, count: int) -> Tensor:
-        location = self._location(name)
-        result = torch.empty(count, dtype=location.dtype)
+        result = torch.empty(count, dtype=self.dtype(name))
         filled = 0
-        part = bisect_right(location.ends, begin)
-        while filled < count:
-            first = location.ends[part - 1] if part else 0
-            offset = begin + filled - first
-            length = min(count - filled, location.ends[part] - first - offset)
-            _read_into(result[filled : filled + length], location.parts[part], offset)
+        for part in self.ranges(name, begin, count):
+            length = part.size // part.dtype.itemsize
+            _read_into(result[filled : filled + length], part)
             filled += length
-            part += 1
         return result
+
+    def ranges(self, name: str, begin: int, count: int) -> list[FileRange]:
+        location = self._location(name)
+        found = []
+        part = bisect_right(location.ends, begin)
+        end = begin + count
+        while begin < end:
+            first = location.ends[part - 1] if part else 0
+            length = min(end, location.ends[part]) - begin
+            if length:
+                found.append(location.parts[part].range(begin - first, length))
+            begin += length
+            part += 1
+        return found
 
     def _location(self, name: str) -> _Location:
         location = self._locations.get(name)
@@ -221,37 +231,19 @@ def _single_experts(name: str, location: _Location) -> dict[str, _Location]:
             for (part, shape), tensor in zip(parts, location.parts, strict=True)
         }
     stacked = location.parts[0]
-    result, begin = {}, stacked.begin
+    result, begin, first = {}, stacked.begin, stacked.first
     for part, shape in parts:
-        view = FileTensor(stacked.path, part, stacked.dtype, shape, begin)
+        view = replace(stacked, shape=shape, begin=begin, first=first)
         result[part] = _Location.of(shape, (view,))
         begin += prod(shape) * stacked.dtype.itemsize
+        first += prod(shape)
     return result
 
 
-def _read_into(target: Tensor, tensor: FileTensor, offset: int) -> None:
-    if target.dtype != tensor.dtype:
-        stored = torch.empty(target.shape, dtype=tensor.dtype)
-        _read_into(stored, tensor, offset)
+def _read_into(target: Tensor, part: FileRange) -> None:
+    if target.dtype != part.dtype:
+        stored = torch.empty(target.shape, dtype=part.dtype)
+        _read_into(stored, part)
         target.copy_(stored)
         return
-    memory = target.view(torch.uint8).numpy().data
-    try:
-        with open_plain(tensor.path) as file:
-            file.seek(tensor.begin + offset * tensor.dtype.itemsize)
-            done = 0
-            while done < len(memory):
-                read = file.readinto(memory[done:])
-                if not read:
-                    raise CheckpointError(
-                        f"the file ends inside tensor '{tensor.name}'",
-                        place=str(tensor.path),
-                        remedy="the file changed while it was read: download it again",
-                    )
-                done += read
-    except OSError as error:
-        raise CheckpointError(
-            f"a weight file can't be read: {error.strerror or error}",
-            place=str(tensor.path),
-            remedy="check the disk and the file's permissions",
-        ) from error
+    read_range(part, target.view(torch.uint8).numpy().data)

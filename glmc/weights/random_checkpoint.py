@@ -15,6 +15,7 @@ from glmc.errors import ConfigError
 from glmc.presets.fields import read_fields
 from glmc.presets.parameters import parameter_shapes
 from glmc.weights.files import INDEX
+from glmc.weights.flat import CHUNK_BYTES
 from glmc.weights.random import RandomWeights
 from glmc.weights.safetensors_writer import (
     SHARD_BYTES,
@@ -22,7 +23,6 @@ from glmc.weights.safetensors_writer import (
     plan_shards,
     write_file,
 )
-from glmc.weights.stream import CHUNK_BYTES
 
 
 def write_random_checkpoint(

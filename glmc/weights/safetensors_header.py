@@ -18,6 +18,7 @@ import torch
 
 from glmc.errors import CheckpointError
 from glmc.plain_file import open_plain
+from glmc.weights.source import FileRange
 
 DTYPE_OF_CODE: dict[str, torch.dtype] = {
     "F64": torch.float64,
@@ -47,13 +48,20 @@ _POINTER = b"version https://git-lfs.github.com/spec/"
 
 @dataclass(frozen=True)
 class FileTensor:
-    """A tensor in a file: ``begin`` is the byte where its data starts in the whole file."""
+    """A tensor in a file: ``begin`` is the byte where its data starts in the whole file, which is
+    element ``first`` of what the file holds under that name."""
 
     path: Path
     name: str
     dtype: torch.dtype
     shape: tuple[int, ...]
     begin: int
+    first: int = 0
+
+    def range(self, offset: int, count: int) -> FileRange:
+        """Where ``count`` elements from ``offset`` on lie."""
+        size = self.dtype.itemsize
+        return FileRange(self.path, self.begin + offset * size, count * size, self.dtype, self.name)
 
 
 def read_header(path: Path) -> dict[str, FileTensor]:

@@ -1,19 +1,19 @@
-"""Write safetensors files whose tensors are streamed: header first, sha256 on the way."""
+"""Write safetensors files whose tensors are streamed: header first, then piece by piece."""
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from glmc.errors import PackError
+from glmc.weights.flat import Data
+from glmc.weights.hashed_file import HashedFile, WrittenFile
 from glmc.weights.safetensors_header import encode_header
+from glmc.weights.stream import Piece
 
 SHARD_BYTES = 4 << 30
 
@@ -29,15 +29,6 @@ class TensorSpec:
     @property
     def bytes(self) -> int:
         return prod(self.shape) * self.dtype.itemsize
-
-
-@dataclass(frozen=True)
-class WrittenFile:
-    sha256: str
-    size: int
-
-
-Stream = Callable[[TensorSpec], Iterator[Tensor]]
 
 
 def plan_shards(
@@ -66,39 +57,45 @@ def file_size(tensors: Sequence[TensorSpec]) -> int:
 def write_file(
     path: Path,
     tensors: Sequence[TensorSpec],
-    stream: Stream,
+    stream: Callable[[TensorSpec], Iterator[Data]],
     progress: Callable[[int], None] = lambda written: None,
 ) -> WrittenFile:
     """Write one file; ``stream(tensor)`` yields its flat pieces and ``progress`` is told the bytes
     of each. The file is on the disk (fsync) on return. Raises :class:`PackError` for a stream that
     does not fill its tensor, and OSError."""
-    digest = hashlib.sha256()
-    size = 0
-    with path.open("xb", buffering=0) as file:
+    with HashedFile(path) as file:
+        fill(
+            [file], tensors, lambda tensor: (Piece(None, data) for data in stream(tensor)), progress
+        )
+        return file.written()
 
-        def put(data: bytes | memoryview) -> None:
-            digest.update(data)
-            written = 0
-            while written < len(data):
-                written += file.write(data[written:])
 
-        header = _header(tensors)
-        put(header)
-        size += len(header)
-        for tensor in tensors:
-            filled = 0
-            for piece in stream(tensor):
-                data = piece.contiguous().view(torch.uint8).numpy().data
-                if piece.dtype != tensor.dtype or filled + len(data) > tensor.bytes:
-                    raise _misfit(tensor, f"{piece.dtype}, {filled + len(data)} bytes or more")
-                put(data)
-                filled += len(data)
-                progress(len(data))
-            if filled != tensor.bytes:
-                raise _misfit(tensor, f"{filled} bytes")
-            size += filled
-        os.fsync(file.fileno())
-    return WrittenFile(digest.hexdigest(), size)
+def fill(
+    files: Sequence[HashedFile],
+    tensors: Sequence[TensorSpec],
+    stream: Callable[[TensorSpec], Iterator[Piece]],
+    progress: Callable[[int], None],
+) -> None:
+    """Write new files, one for each rank, and end them; see :func:`write_file`."""
+    header = _header(tensors)
+    for file in files:
+        file.append(header)
+    for tensor in tensors:
+        filled = [0] * len(files)
+        for rank, data in stream(tensor):
+            size = len(data) * data.dtype.itemsize
+            ranks = range(len(files)) if rank is None else (rank,)
+            for each in ranks:
+                filled[each] += size
+                if data.dtype != tensor.dtype or filled[each] > tensor.bytes:
+                    raise _misfit(tensor, f"{data.dtype}, {filled[each]} bytes or more")
+                files[each].append(data)
+            progress(size * len(ranks))
+        short = [size for size in filled if size != tensor.bytes]
+        if short:
+            raise _misfit(tensor, f"{short[0]} bytes")
+    for file in files:
+        file.end()
 
 
 def _header(tensors: Sequence[TensorSpec]) -> bytes:

@@ -16,7 +16,7 @@ import torch
 
 import glmc_runtime
 from glmc.artifact import writer
-from glmc.artifact.writer import PackProgress
+from glmc.artifact.packing import PackProgress
 from glmc.errors import CheckpointError, PackError
 from glmc_runtime.errors import ArtifactError
 from glmc_runtime.format import artifact_files

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 from rich.progress import Progress
 
-from glmc.artifact.writer import PackProgress
+from glmc.artifact.packing import PackProgress
 from glmc.cli import clock
 from glmc.cli.clock import Timed, elapsed, parts_text
 from glmc.cli.progress import Amount, Bars, bars_on, shown_progress

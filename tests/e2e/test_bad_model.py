@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from glmc import compiler as driver
-from glmc.artifact import writer
+from glmc.artifact import packing
 from glmc.backends import cpu
 from glmc.config import CompileOptions
 from glmc.job import read_job
@@ -208,13 +208,13 @@ def test_a_full_disk_leaves_the_old_artifact(
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(writer, "write_file", full)
+    monkeypatch.setattr(packing, "fill", full)
     require_refusal(run(*arguments, "--force"), "GLMC-1008", "disk is full", "bytes free")
 
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(writer, "write_file", interrupted)
+    monkeypatch.setattr(packing, "fill", interrupted)
     assert run(*arguments, "--force").status == 130
     assert _contents(output) == before
     assert list(output.parent.iterdir()) == [output]

@@ -11,7 +11,8 @@ from glmc.ir.recipe import Concatenate, Constant, Recipe, RopeTable, Source, Sta
 from glmc.presets.catalog import load_config
 from glmc.weights.checkpoint import Checkpoint, open_checkpoint
 from glmc.weights.evaluate import evaluate
-from glmc.weights.stream import recipe_shape, stream_weight
+from glmc.weights.flat import recipe_shape
+from glmc.weights.stream import stream_weight
 from tests.support.checkpoints import tiny_checkpoint
 
 LAYER = "model.layers.1."
