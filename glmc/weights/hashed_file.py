@@ -51,7 +51,7 @@ class HashedFile:
             for count in copy_range(data, self._descriptor):
                 self._grown(count)
             return
-        plain = data.contiguous().view(uint8).numpy().data if isinstance(data, Tensor) else data
+        plain = data.flatten().view(uint8).numpy().data if isinstance(data, Tensor) else data
         write_all(self._descriptor, plain)
         self._grown(len(plain))
 
