@@ -41,6 +41,8 @@ def chat(options: SimpleNamespace) -> int:
     settings, flags = request_settings(options), Chat(options)
     require_directory(options.artifact)
     session = session_of(options)
+    if session.follow():  # rank 0 talks
+        return 0
     from glmc_runtime.generate.conversation import Conversation
 
     flags.prompt(session.text, "")  # a template that is missing or wrong is said before the talk

@@ -17,7 +17,6 @@ import pytest
 from glmc_runtime.errors import ArtifactError, GlmcError, RankError
 from glmc_runtime.generate.session import Session
 from tests.runtime.ranks.conftest import Start
-from tests.runtime.toy import write_toy
 
 ROOT = Path(__file__).parents[3]
 LIMIT = 10.0  # seconds

@@ -54,23 +54,25 @@ def launched_machine(
     if place.size != artifact.manifest.ranks.count:
         raise wrong_size(place.size, artifact.manifest.ranks.count)
     device = take_card(artifact, place.local_rank, options)
-    if dist.is_initialized():
+    own_group = not dist.is_initialized()
+    if not own_group:
         process_group = dist.group.WORLD
     else:
         process_group = join(None, place.rank, place.size, device, options)
     group = group_of(artifact, process_group, place.rank, place.size)
     machine = assemble(artifact, options, given_tensors, group)
-    messages = GroupChannel()
+    messages = GroupChannel(own_group)
     phases = phases_of(artifact.manifest)
     if place.rank == 0:
         return _leading(machine, messages, phases)
-    return _following(machine, Follower(machine, phases, messages, None), place.rank)
+    return _following(machine, messages, phases, place.rank)
 
 
 class GroupChannel:
-    """Messages from rank 0 to all others of the process group."""
+    """Messages from rank 0 to all others of the process group, which with ``own`` ends with it."""
 
-    def __init__(self) -> None:
+    def __init__(self, own: bool) -> None:
+        self._own = own
         self._group = dist.new_group(backend="gloo", timeout=_FOR_EVER)
         self._memory = torch.zeros(_INLINE, dtype=torch.uint8)
 
@@ -94,6 +96,11 @@ class GroupChannel:
         rest = torch.zeros(length - len(inline), dtype=torch.uint8)
         self._broadcast(rest)
         return inline + bytes(rest.tolist())
+
+    def close(self) -> None:
+        """After the last message, on all ranks."""
+        if self._own and dist.is_initialized():
+            dist.destroy_process_group()
 
     def _broadcast(self, memory: torch.Tensor) -> None:
         try:
@@ -148,6 +155,7 @@ class Leader:
 def _stop(channel: GroupChannel) -> None:
     with contextlib.suppress(ChannelClosedError):  # there may be nobody to be told
         channel.send(Encoder.numbers(Kind.STOP))
+        channel.close()
 
 
 class LeadingReplay:
@@ -250,10 +258,13 @@ class _FollowingReplay:
         )
 
 
-def _following(machine: Machine, follower: Follower, rank: int) -> Machine:
+def _following(machine: Machine, channel: GroupChannel, phases: list[str], rank: int) -> Machine:
+    follower = Follower(machine, phases, channel, None)
+
     def follow() -> bool:
         try:
             follower.follow()
+            channel.close()
         except ChannelClosedError as error:
             raise RankError(
                 "rank 0 has ended without closing its session",
