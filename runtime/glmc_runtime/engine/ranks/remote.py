@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import json
 import os
@@ -56,7 +57,11 @@ class Controller:
         self._pending: deque[Ticket] = deque()
         self._freed: deque[int] = deque()
         self._numbers = itertools.count(1)
-        self.close = weakref.finalize(self, _close, watch, ends, os.getpid())
+        self._ending = Ending(watch, ends)
+        self.close = self._ending.close
+        # What collects garbage must wait for nothing; at the program's end there is time.
+        weakref.finalize(self, self._ending.ask).atexit = False
+        atexit.register(self._ending.close)
 
     def tell(self, message: bytes) -> None:
         """A message without an answer; raises what ended the ranks."""
@@ -100,17 +105,31 @@ class Controller:
             raise
 
 
-def _close(watch: Watch, ends: list[Ends], process: int) -> None:
-    if os.getpid() != process:
-        return  # a fork: the ranks are not its own
+class Ending:
+    """Ends ranks once, in the process that has started them: a fork has not."""
 
-    def stop() -> None:
-        for each in ends:
+    def __init__(self, watch: Watch, ends: list[Ends]) -> None:
+        self._watch = watch
+        self._ends = ends
+        self._process = os.getpid()
+
+    def ask(self) -> None:
+        """Tell them to end; those that do not are killed by the watch."""
+        if os.getpid() == self._process:
+            self._watch.stop(self._say_stop)
+            atexit.unregister(self.close)
+
+    def close(self) -> None:
+        """The same, and wait until they have."""
+        if os.getpid() == self._process:
+            self.ask()
+            self._watch.join()
+            for each in self._ends:
+                each.steps.close()
+
+    def _say_stop(self) -> None:
+        for each in self._ends:
             each.steps.send(Encoder.numbers(Kind.STOP))
-
-    watch.close(stop)
-    for each in ends:
-        each.steps.close()
 
 
 class RemoteReplay:

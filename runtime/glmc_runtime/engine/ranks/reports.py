@@ -40,9 +40,12 @@ def report_of(rank: int, size: int, data: dict[str, object]) -> Report:
     lines = data.get("lines")
     named = lines if isinstance(lines, list) else []
     fields = {name: (Lines if name in named else str)(str(data.get(name, ""))) for name in _FIELDS}
-    place = f"rank {rank} of {size}"
-    fields["place"] = f"{place}: {fields['place']}" if fields["place"] else place
+    place, inside = f"rank {rank} of {size}", fields["place"]
     kind = next((kind for kind in _classes() if kind.code == data.get("code")), RankError)
+    if not inside:
+        fields["place"] = place
+    elif kind is not RankError:  # which speaks of ranks itself
+        fields["place"] = f"{place}: {inside}"
     return Report(rank, bool(data.get("own")), kind(fields.pop("message"), **fields))
 
 

@@ -57,9 +57,11 @@ def serve(
     """
     settings = Settings.from_json(data)
     rank, size, options = settings.rank, settings.size, settings.options
-    logger = logging.getLogger("glmc_runtime")
-    logger.addHandler(Forwarder(reporter))
-    logger.propagate = False
+    logging.captureWarnings(True)
+    for name in ("glmc_runtime", "py.warnings"):
+        logger = logging.getLogger(name)
+        logger.addHandler(Forwarder(reporter))
+        logger.propagate = False
     artifact = load_artifact(
         settings.path,
         verify_hashes=settings.verify_hashes,

@@ -17,6 +17,7 @@ import subprocess
 import threading
 from collections import deque
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from time import monotonic
 from typing import IO, Any
@@ -128,20 +129,24 @@ class Watch:
     def over(self) -> bool:
         return self._over
 
-    def close(self, stop: Callable[[], None]) -> None:
-        """End all ranks: ``stop`` asks them to, and those that do not are killed."""
+    def stop(self, ask: Callable[[], None]) -> None:
+        """Let all ranks end: ``ask`` tells them to, and those that do not are killed later."""
         with self._changed:
-            closing, self._closing = self._closing, monotonic()
+            closing, self._closing = self._closing, self._closing or monotonic()
         if closing is None and not self._over:
             with contextlib.suppress(ChannelClosedError):
-                stop()
-        self._thread.join(_STOPPING + 5)
+                ask()
+
+    def join(self) -> None:
+        """Wait until all have ended."""
+        if threading.current_thread() is not self._thread:
+            self._thread.join(_STOPPING + 5)
 
     def kill(self) -> None:
         """End all ranks at once."""
         with self._changed:
             self._closing = monotonic() - _STOPPING
-        self._thread.join(5)
+        self.join()
 
     def _run(self) -> None:
         try:
@@ -261,7 +266,7 @@ class Watch:
             each.progress = (done, total)
         elif "log" in message:
             level, name, text = message["log"]
-            logging.getLogger(name).log(level, "rank %d: %s", each.rank, text)
+            _warn(level, name, text)
 
     def _report(self, report: Report) -> None:
         with self._changed:
@@ -288,6 +293,12 @@ class Watch:
                 self._failure = min(self._reports, key=lambda report: not report.own).error
             self._over = True
             self._changed.notify_all()
+
+
+@cache
+def _warn(level: int, name: str, text: str) -> None:
+    """Log, once in a process, what one rank or several warn of."""
+    logging.getLogger(name).log(level, "%s", text)
 
 
 def _status(pid: int) -> tuple[str, tuple[int, ...]]:
