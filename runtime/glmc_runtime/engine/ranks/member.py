@@ -18,7 +18,7 @@ from glmc_runtime.collectives.group import Group
 from glmc_runtime.engine.loaded import vendor_of
 from glmc_runtime.engine.options import LoadOptions
 from glmc_runtime.errors import GuardError, RankError, RequestError
-from glmc_runtime.format.collectives import COLLECTIVES, default_table
+from glmc_runtime.format.collectives import COLLECTIVES, default_table, tree_only
 from glmc_runtime.format.collectives_json import read_table, table_digest
 from glmc_runtime.format.manifest import Manifest, manifest_to_json
 from glmc_runtime.loading.guards import device_for
@@ -119,6 +119,8 @@ def group_of(artifact: Artifact, process_group: ProcessGroup, rank: int, size: i
         table = read_table(artifact.files.take(COLLECTIVES))
     else:
         table = default_table(artifact.manifest.guards.target, size)
+    if artifact.manifest.deterministic is not None:
+        table = tree_only(table)
     group = Group(rank, size, process_group, table)
     mine = {**identity_of(artifact.manifest), COLLECTIVES: table_digest(table)}
     agree(group, mine)
