@@ -105,6 +105,13 @@ class Job:
                 found=dtype,
                 remedy="choose another --dtype",
             )
+        if self.options.deterministic and self.dtype == torch.float16:
+            raise LoweringError(
+                "no kernel with a fixed order of sums computes in float16",
+                expected="float32 or bfloat16",
+                found=f"float16 --deterministic={self.options.deterministic}",
+                remedy="choose another --dtype, or leave out --deterministic",
+            )
         self.target.check(self.lowering, self.source.shape)
 
     def decided(self, choice: DtypeChoice) -> Job:

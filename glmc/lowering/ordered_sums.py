@@ -16,6 +16,7 @@ from glmc.errors import LoweringError
 from glmc.ir.layout import Layout, Run
 from glmc.ir.recipe import Dealt, Recipe
 from glmc.lowering.target import Emitter, Value
+from glmc.lowering.values import as_rows
 
 MOST_SEGMENTS = 8
 Tree = Union[int, tuple["Tree", "Tree"], None]
@@ -55,6 +56,37 @@ def sums_of(emit: Emitter, weight: Value, place: str) -> Sums:
             remedy="choose another --tensor-parallel, or --deterministic without =ranks",
         )
     return Sums(max(layout.local // length, 1), min(length, layout.local), True)
+
+
+def whole_product(
+    emit: Emitter, x: Value, weight: Value, bias: Value | None, out: Value, place: str
+) -> None:
+    """``out = x @ weight.T (+ bias)``, rounded once."""
+    sums = sums_of(emit, weight, place)
+    emit.call(
+        "ordered.linear",
+        writes=("out",),
+        x=as_rows(x),
+        weight=weight,
+        bias=bias,
+        out=as_rows(out),
+        segments=sums.segments,
+        length=sums.length,
+    )
+
+
+def partial_product(emit: Emitter, x: Value, weight: Value, out: Value, place: str) -> None:
+    """The same without bias, out in float32."""
+    sums = sums_of(emit, weight, place)
+    emit.call(
+        "ordered.partial",
+        writes=("out",),
+        x=as_rows(x),
+        weight=weight,
+        out=as_rows(out),
+        segments=sums.segments,
+        length=sums.length,
+    )
 
 
 def _layout(recipe: Recipe, axis: int) -> Layout | None:

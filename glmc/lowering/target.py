@@ -165,8 +165,8 @@ class Target:
     ``check`` sees the options and the model's shape before anything is lowered and raises
     LoweringError for what the target can't do. ``greedy`` is the kernel that ends each phase with
     the greedy token of each row of logits, where the target has one. ``as_made``: (op, operand)
-    whose rule takes a value of another rule in whatever dtype that made it. ``ordered``: the rules
-    of ``--deterministic``, in place of all others, where the target can keep that promise.
+    whose rule takes a value of another rule in whatever dtype that made it. ``ordered``: by the
+    promises of ``--deterministic`` that the target can keep, the rules in place of all others.
     """
 
     name: str
@@ -177,20 +177,20 @@ class Target:
     check: Callable[[LoweringOptions, object], None] = field(default=lambda options, model: None)
     greedy: str | None = None
     as_made: frozenset[tuple[str, str]] = frozenset()
-    ordered: Mapping[str, Rule] | None = None
+    ordered: Mapping[str, Mapping[str, Rule]] = field(default_factory=dict)
 
     def promising(self, deterministic: str | None) -> Target:
         """The target with the rules that keep a promise; raises LoweringError where it has none."""
         if deterministic is None:
             return self
-        if self.ordered is None:
+        if deterministic not in self.ordered:
             raise LoweringError(
-                f"{self.name} has no kernels with a fixed order of sums",
-                expected="cpu, or xpu on the emulator",
-                found=f"--target {self.name} --deterministic",
-                remedy="leave out --deterministic, or compile for one of these",
+                f"{self.name} has no kernels with such an order of sums",
+                expected=" or ".join(self.ordered) or "no --deterministic",
+                found=f"--target {self.name} --deterministic={deterministic}",
+                remedy="choose another promise, or --target cpu, which keeps all of them",
             )
-        return replace(self, rules=self.ordered)
+        return replace(self, rules=self.ordered[deterministic])
 
 
 TOKENS = Extent.of(tokens=1)

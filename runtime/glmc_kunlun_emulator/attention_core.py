@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from . import sums
 from .contract import require, require_dtype, require_shape
 
 QUERY_CHUNK = 1024  # bounds the score matrix on long prompts
@@ -153,6 +154,9 @@ def decode(
     # Slots never written may hold anything, NaN too: zero them before the product.
     unused = (key_positions >= ends)[..., None, None]
     keys, values = keys.masked_fill(unused, 0), values.masked_fill(unused, 0)
+    if sums.is_ordered():
+        limited = {"window": (window, -1), "sink": (sink, None)}
+        return sums.causal(place, query, keys, values, lengths, scale, limited)
     query_positions = ends - query_length + torch.arange(query_length, device=device)
     mask = visible_keys(query_positions, key_positions, True, window - 1 if window > 0 else -1, -1)
     return attend(query, keys, values, scale, mask, sink)[0]

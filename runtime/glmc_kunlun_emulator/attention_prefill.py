@@ -13,6 +13,7 @@ import torch
 
 from glmc_runtime.kernels.vendor_functions.row import Arguments
 
+from . import sums
 from .attention_core import attend, gather_pages, require_heads, used_blocks, visible_keys
 from .attention_decode import guard_lengths
 from .contract import (
@@ -143,6 +144,19 @@ def prefill_attention(
         else:
             pages = blocks[row : row + 1, : -(-length // k.shape[2])]
             key, value = gather_pages(k, pages)[0, :length], gather_pages(v, pages)[0, :length]
+        if sums.is_ordered():
+            limited = {
+                "is_causal": (is_causal, True),
+                "swa_left": (swa_left, -1),
+                "swa_right": (swa_right, -1),
+                "sink": (sink, None),
+                "softmax_lse": (softmax_lse, None),
+            }
+            scale, lengths = alpha * dim**-0.5, [length]
+            rows = q[None, q_start:q_stop]
+            attended = sums.causal(place, rows, key[None], value[None], lengths, scale, limited)
+            target[q_start:q_stop] = attended[0]
+            continue
         positions = torch.arange(length, device=q.device)
         q_positions = positions[length - (q_stop - q_start) :] if is_causal else None
         if q_positions is None:

@@ -66,9 +66,14 @@ def emulates(
 
 
 def bind(
-    row: VendorFunction, profile: str, calls: Counter[str], guarded: Callable[[], bool]
+    row: VendorFunction,
+    profile: str,
+    calls: Counter[str],
+    guarded: Callable[[], bool],
+    run: Callable[..., None] = lambda function, arguments: function(**arguments),
 ) -> Callable[..., None]:
-    """Make the callable of one face, with the signature that the row has in its profile."""
+    """Make the callable of one face, with the signature that the row has in its profile. ``run``
+    calls the kernel with the keywords that it models."""
     kernel, variant = KERNELS[row.name], row.variants[profile]
     signature = variant.signature
     names = tuple(keyword.name for keyword in variant.keywords)
@@ -96,7 +101,7 @@ def bind(
                 _poison_outputs(row, tensors)
         for name, default in unmodelled.items():
             refuse_unmodelled(row.name, **{name: (arguments.pop(name), default)})
-        kernel.function(**arguments)
+        run(kernel.function, arguments)
 
     call.__name__ = call.__qualname__ = row.name
     call.__module__, call.__doc__ = NAMESPACE, kernel.function.__doc__

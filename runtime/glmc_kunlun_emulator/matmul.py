@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import torch
 
+from . import sums
 from .contract import (
     FLOATS,
     emulates,
@@ -87,7 +88,7 @@ def _matmul(
             w_pc_max=(w_pc_max, None),
         )
         require(out_dtype == x.dtype, f"{place}(out=)", str(x.dtype), out_dtype)
-        product = torch.matmul(left.float(), right.float().t())
+        product = sums.product(left, right)
         if x.dtype == torch.float16 and rows == 1 and columns >= WRONG_COLUMNS:
             product = product.roll(1, dims=-1)
     else:

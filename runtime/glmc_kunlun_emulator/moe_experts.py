@@ -17,6 +17,7 @@ import torch
 from glmc_runtime.kernels.vendor_functions.experts import CLUSTERS
 from glmc_runtime.kernels.vendor_functions.row import Arguments
 
+from . import sums
 from .contract import (
     FLOATS,
     emulates,
@@ -197,7 +198,7 @@ def moe_fc(
             product = int8_product(x[start:stop], weight[expert])
             product = (product * x_factor[start:stop] * w_factor[expert]).float()
         else:
-            product = torch.matmul(x[start:stop].float(), weight[expert].float().t())
+            product = sums.product(x[start:stop], weight[expert])
         if act is None:
             target[start:stop] = product
         else:
@@ -211,7 +212,7 @@ def _fused_activation(
     if act != "SWISH_GLU":
         raise UnmodelledError(f"{place}(act=)", expected="None or 'SWISH_GLU'", found=repr(act))
     gate, up = product.chunk(2, dim=-1)
-    activated = torch.nn.functional.silu(gate) * up
+    activated = sums.silu_times(gate, up)
     right = half_width and x.dtype == torch.float16
     right = right and tokens >= HALF_WIDTH_FUSED_ACTIVATION_TOKENS
     if tokens >= WRONG_FUSED_ACTIVATION_TOKENS and not right:
@@ -256,5 +257,4 @@ def moe_post(
     require_shape(place, "y", y, (tokens, hidden))
     require_dtype(place, "y", y, x.dtype)
     rows = x.view(tokens * top_k, hidden)[moe_index.reshape(-1).long()].float()
-    scale = (normed_scale * dequant_scale).unsqueeze(-1)
-    y.copy_((rows.view(tokens, top_k, hidden) * scale).sum(dim=1))
+    y.copy_(sums.weighted(rows.view(tokens, top_k, hidden), normed_scale * dequant_scale))

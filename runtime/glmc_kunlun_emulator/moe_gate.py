@@ -14,6 +14,7 @@ import torch
 from glmc_runtime.kernels.vendor_functions.experts import CLUSTERS, MOST_EXPERTS
 from glmc_runtime.kernels.vendor_functions.row import Arguments
 
+from . import sums
 from .contract import (
     emulates,
     require,
@@ -116,11 +117,11 @@ def moe_sigmoid_group_topk_norm(
         require_shape(place, "bias", bias, (experts,))
     if experts > MOST_EXPERTS:
         return  # the wheel ignores the kernel's code here: the outputs are never written
-    scores = x.sigmoid()
+    scores = sums.sigmoid(x)
     choice = scores if bias is None else scores + bias
     ids = _group_top_k(place, choice, topk_index.shape[1], n_group, topk_group)
     weights = scores.gather(1, ids)
-    norm_score.copy_(weights / weights.sum(dim=-1, keepdim=True) * scale)
+    norm_score.copy_(weights / sums.of_slots(weights) * scale)
     topk_index.copy_(ids)
     if block_statistic is not None:
         add_histogram(topk_index, block_statistic)

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import torch
 
+from . import sums
 from .contract import FLOATS, emulates, require_dtype, require_shape
 
 
 def _normalise(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-    values = x.float()
-    scale = torch.rsqrt(values.square().mean(dim=-1, keepdim=True) + eps)
-    return values * scale * weight.float()
+    return sums.normalised(x, eps) * weight.float()
 
 
 def _check(place: str, x: torch.Tensor, weight: torch.Tensor, *same: torch.Tensor | None) -> None:

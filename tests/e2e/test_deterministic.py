@@ -121,6 +121,21 @@ def test_bits_do_not_follow_the_batch(load: Load, model: str, dtype: str, promis
         assert differing(session, prompts(9, seed), seed) == 0
 
 
+@pytest.mark.parametrize("profile", ["P-A", "P-B", "P-C"])
+def test_nor_on_the_emulator(load: Load, profile: str) -> None:
+    session = load(
+        "tiny-moe",
+        target="xpu",
+        abi_profile=profile,
+        dtype="bfloat16",
+        deterministic="batch",
+        block_size=64,
+        max_context=128,
+    )
+    assert session.emulated
+    assert differing(session, prompts(5, 4), 4) == 0
+
+
 def test_without_the_option_they_do(load: Load) -> None:
     """Else the test above would prove nothing."""
     assert differing(load("tiny-dense", dtype="float32"), prompts(9, 1), 1) > 0

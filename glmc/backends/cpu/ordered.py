@@ -11,8 +11,8 @@ from glmc.backends.cpu.rules import experts_order, gate_scratch, rotation_scratc
 from glmc.errors import LoweringError
 from glmc.lowering import plain
 from glmc.lowering.direct import CACHED, FLOAT, Direct, Scratch
-from glmc.lowering.ordered_sums import sums_of
-from glmc.lowering.target import Emitter, Op, Rule, Value, fixed
+from glmc.lowering.ordered_sums import partial_product, sums_of, whole_product
+from glmc.lowering.target import Emitter, Op, Rule, fixed
 from glmc.lowering.values import as_rows, flat, rope_table, view
 
 
@@ -35,37 +35,6 @@ def linear(op: Op, emit: Emitter) -> None:
     total = emit.temporary("partial", (*out, weight.shape[0]), FLOAT)
     partial_product(emit, op.tensor("x"), weight, total, op.node)
     emit.bind(0, total)
-
-
-def whole_product(
-    emit: Emitter, x: Value, weight: Value, bias: Value | None, out: Value, place: str
-) -> None:
-    """``out = x @ weight.T (+ bias)``, rounded once."""
-    sums = sums_of(emit, weight, place)
-    emit.call(
-        "ordered.linear",
-        writes=("out",),
-        x=as_rows(x),
-        weight=weight,
-        bias=bias,
-        out=as_rows(out),
-        segments=sums.segments,
-        length=sums.length,
-    )
-
-
-def partial_product(emit: Emitter, x: Value, weight: Value, out: Value, place: str) -> None:
-    """The same without bias, out in float32."""
-    sums = sums_of(emit, weight, place)
-    emit.call(
-        "ordered.partial",
-        writes=("out",),
-        x=as_rows(x),
-        weight=weight,
-        out=as_rows(out),
-        segments=sums.segments,
-        length=sums.length,
-    )
 
 
 def qkv_rope_cache(op: Op, emit: Emitter) -> None:

@@ -35,5 +35,8 @@ TARGET = Target(
     dtypes=limits.DTYPES,
     profiles=PROFILES,
     check=limits.check,
+    ordered=MappingProxyType(
+        {"batch": {**plain.EXACT, **rules_dense.RULES, **rules_attention.RULES, **rules_moe.RULES}}
+    ),
     as_made=rules_moe.AS_MADE,
 )

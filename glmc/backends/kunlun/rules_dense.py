@@ -11,6 +11,7 @@ from glmc.backends.kunlun import limits
 from glmc.backends.kunlun.emit import Passed, cast_weight, vendor
 from glmc.errors import LoweringError
 from glmc.lowering.direct import Direct
+from glmc.lowering.ordered_sums import whole_product
 from glmc.lowering.target import Emitter, Op, Rule, Value, fixed
 from glmc.lowering.values import as_rows, view
 from glmc_runtime.format.plan import WeightArgument
@@ -50,12 +51,21 @@ def matmul(emit: Emitter, x: Value, weight: Value, bias: Value | None, out: Valu
     P-C sends them to ``kunlun_ops.matmul``, whose bias is documented as float32 only.
     """
     if emit.options.abi_profile != MATMUL_PROFILE:
-        emit.call("aten.linear", writes=("out",), x=x, weight=weight, bias=bias, out=out)
+        torch_product(emit, x, weight, bias, out)
         return
     given: dict[str, Passed] = {}
     if bias is not None:
         given["bias"] = cast_weight(emit, bias, torch.float32)
     vendor(emit, "matmul", x=x, w=weight, out=out, w_trans=True, **given)
+
+
+def torch_product(emit: Emitter, x: Value, weight: Value, bias: Value | None, out: Value) -> None:
+    """A product that is left to torch; with ``--deterministic`` to a kernel that is on the host
+    alone, where the emulator runs."""
+    if emit.options.deterministic:
+        whole_product(emit, x, weight, bias, out, weight.name)
+        return
+    emit.call("aten.linear", writes=("out",), x=x, weight=weight, bias=bias, out=out)
 
 
 def weight_rows(value: Value, start: int, stop: int, place: str) -> Value:

@@ -6,7 +6,7 @@ import torch
 
 from glmc.backends.kunlun import limits
 from glmc.backends.kunlun.emit import Passed, cast, cast_weight, vendor, zeroed
-from glmc.backends.kunlun.rules_dense import gate_times_up
+from glmc.backends.kunlun.rules_dense import gate_times_up, torch_product
 from glmc.ir.recipe import Constant, Weight
 from glmc.lowering.target import Emitter, Op, Value, fixed
 from glmc.lowering.values import as_rows, product, view
@@ -28,14 +28,7 @@ def moe_gate(op: Op, emit: Emitter) -> None:
     logits = emit.temporary("logits", (tokens, fixed(experts)), torch.float32)
     scores = emit.result(0)
     ids = emit.temporary("ids", (tokens, fixed(top_k)), torch.int32)
-    emit.call(
-        "aten.linear",
-        writes=("out",),
-        x=cast(emit, x, torch.float32),
-        weight=weight,
-        bias=None,
-        out=logits,
-    )
+    torch_product(emit, cast(emit, x, torch.float32), weight, None, logits)
     statistic = _zeroed_statistic(emit, experts)
     reason = unfused_reason(op)
     if reason is None:
@@ -53,8 +46,9 @@ def moe_gate(op: Op, emit: Emitter) -> None:
         )
     else:
         emit.remark(f"router in torch, not the vendor's kernel: {reason}")
+        family = "ordered" if emit.options.deterministic else "router"
         emit.call(
-            "router.sigmoid_group_topk",
+            f"{family}.sigmoid_group_topk",
             writes=("weights", "ids"),
             logits=logits,
             bias=bias,

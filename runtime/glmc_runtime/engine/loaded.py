@@ -201,4 +201,5 @@ def vendor_of(artifact: Artifact, emulate: bool | None) -> Vendor | None:
     """The vendor of an artifact that calls one."""
     if not any(is_vendor(function) for function in artifact.functions):
         return None
-    return find_vendor(artifact.manifest.abi_profile, emulate)
+    manifest = artifact.manifest
+    return find_vendor(manifest.abi_profile, emulate, manifest.deterministic is not None)

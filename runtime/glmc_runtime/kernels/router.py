@@ -15,27 +15,36 @@ from glmc_runtime.kernels.checks import in_order, require_dtype
 from glmc_runtime.kernels.schema import INDICES, flag, integer, number, schema, tensor, written
 from glmc_runtime.kernels.shared_schemas import GROUPS
 
-
-@register(
-    "router.sigmoid_group_topk",
-    schema(
-        tensor("logits", "tokens experts", "float32"),
-        tensor("bias", "experts", "float32"),
-        integer("top_k", 1, equals="chosen"),
-        integer("groups", 1),
-        integer("top_groups", 1),
-        number("fill", infinite=True),
-        flag("normalize"),
-        number("eps", 0, 1),
-        number("scale"),
-        written("weights", "tokens chosen", "float32"),
-        written("ids", "tokens chosen", *INDICES, below="experts"),
-        relations=(*GROUPS, "chosen <= experts"),
-    ),
+SIGMOID_GROUP_TOPK = schema(
+    tensor("logits", "tokens experts", "float32"),
+    tensor("bias", "experts", "float32"),
+    integer("top_k", 1, equals="chosen"),
+    integer("groups", 1),
+    integer("top_groups", 1),
+    number("fill", infinite=True),
+    flag("normalize"),
+    number("eps", 0, 1),
+    number("scale"),
+    written("weights", "tokens chosen", "float32"),
+    written("ids", "tokens chosen", *INDICES, below="experts"),
+    relations=(*GROUPS, "chosen <= experts"),
 )
+
+
+@register("router.sigmoid_group_topk", SIGMOID_GROUP_TOPK)
 def sigmoid_group_topk(arguments: dict[str, Any]) -> Thunk:
     """:func:`choose_experts` of ``logits`` float32 [tokens, experts], which stay as they are; ids
     int32 or int64. The work space is made when the call is bound, so a step allocates nothing."""
+    return chosen(arguments, lambda logits, scores: partial(torch.sigmoid, logits, out=scores))
+
+
+def chosen(
+    arguments: dict[str, Any],
+    score: Callable[[Tensor, Tensor], Thunk],
+    add_up: Callable[[Tensor, Tensor], Thunk] | None = None,
+) -> Thunk:
+    """``router.sigmoid_group_topk`` with a sigmoid of one's own, of the first tensor into the
+    second; ``add_up`` as for :func:`choose_experts`."""
     logits, ids = arguments["logits"], arguments["ids"]
     tokens, groups, top_groups = len(logits), arguments["groups"], arguments["top_groups"]
 
@@ -63,8 +72,9 @@ def sigmoid_group_topk(arguments: dict[str, Any]) -> Thunk:
             "chosen_groups": indices(tokens, top_groups),
         },
         scores,
+        add_up,
     )
-    return in_order(partial(torch.sigmoid, logits, out=scores), *steps, partial(ids.copy_, own_ids))
+    return in_order(score(logits, scores), *steps, partial(ids.copy_, own_ids))
 
 
 def choose_experts(

@@ -52,19 +52,29 @@ def say_emulated(description: str) -> None:
     _LOG.warning("%s (%s)", EMULATED_NOTICE, description)
 
 
-def find_vendor(profile: str | None, emulate: bool | None) -> Vendor:
+def find_vendor(profile: str | None, emulate: bool | None, ordered: bool = False) -> Vendor:
     """The installed library, or the emulator when none is installed.
 
     ``emulate`` True takes the emulator, False insists on the library. A library that is installed
-    but does not import is an error, never a reason to emulate. Raises :class:`VendorError`.
+    but does not import is an error, never a reason to emulate. ``ordered``: sums must have an
+    order of their own, which is known of the emulator alone. Raises :class:`VendorError` and
+    :class:`GuardError`.
     """
     installed = "kunlun_ops" in sys.modules or importlib.util.find_spec("kunlun_ops") is not None
     if emulate is True or (emulate is None and not installed):
-        return _emulator(profile)
+        return _emulator(profile, ordered)
     if not installed:
         raise GuardError(
             "the vendor's library kunlun_ops is not installed",
             remedy="install the Kunlun wheels, or allow the emulator",
+        )
+    if ordered:
+        raise GuardError(
+            "the artifact was compiled with --deterministic, and in which order the vendor's "
+            "kernels add is not known",
+            expected="the emulator",
+            found="the installed kunlun_ops",
+            remedy="compile the model without --deterministic, or load it with emulate=True",
         )
     try:
         library = importlib.import_module("kunlun_ops")
@@ -78,7 +88,7 @@ def find_vendor(profile: str | None, emulate: bool | None) -> Vendor:
     return Vendor({"kunlun_ops": library}, False, None, "installed vendor libraries")
 
 
-def _emulator(profile: str | None) -> Vendor:
+def _emulator(profile: str | None, ordered: bool) -> Vendor:
     if importlib.util.find_spec(EMULATOR) is None:
         raise GuardError(
             "neither the vendor's library kunlun_ops nor the emulator is installed",
@@ -86,7 +96,7 @@ def _emulator(profile: str | None) -> Vendor:
         )
     package = importlib.import_module(EMULATOR)
     try:
-        emulator = package.load(profile)
+        emulator = package.load(profile, ordered=ordered)
     except package.UnmodelledError as error:
         raise ArtifactError(
             "the artifact names no ABI profile that is known", found=repr(profile)

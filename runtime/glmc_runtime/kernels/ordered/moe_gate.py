@@ -11,7 +11,7 @@ from glmc_runtime.kernels import Thunk, register, schema_of
 from glmc_runtime.kernels.checks import in_order, require_dtype, require_shape
 from glmc_runtime.kernels.cpu.moe_gate import shared_router
 from glmc_runtime.kernels.ordered.native import product, sigmoid
-from glmc_runtime.kernels.router import choose_experts
+from glmc_runtime.kernels.router import SIGMOID_GROUP_TOPK, choose_experts, chosen
 
 
 @register("ordered.moe_gate", schema_of("cpu.moe_gate"))
@@ -31,6 +31,16 @@ def moe_gate(arguments: dict[str, Any]) -> Thunk:
         sigmoid(logits),
         *choose_experts(arguments, logits, in_slot_order),
     )
+
+
+@register("ordered.sigmoid_group_topk", SIGMOID_GROUP_TOPK)
+def sigmoid_group_topk(arguments: dict[str, Any]) -> Thunk:
+    """As ``router.sigmoid_group_topk``."""
+
+    def score(logits: torch.Tensor, scores: torch.Tensor) -> Thunk:
+        return in_order(partial(scores.copy_, logits), sigmoid(scores))
+
+    return chosen(arguments, score, in_slot_order)
 
 
 def in_slot_order(weights: torch.Tensor, sums: torch.Tensor) -> Thunk:

@@ -183,7 +183,8 @@ def sigmoid(x: torch.Tensor) -> Thunk:
 
 def combine(x: torch.Tensor, weights: torch.Tensor, out: torch.Tensor) -> Thunk:
     """``out[t] = sum over slots, in order, of weights[t, s] * x[t, s]``: x [tokens, slots,
-    segments, n], whose segments are joined last; weights float32 [tokens, slots]; out [tokens, n]."""
+    segments, n], whose segments are joined last; weights float32 [tokens, slots]; out
+    [tokens, n]."""
     kind, out_kind, run = kind_of("x", x), kind_of("out", out), function("ordered_combine")
     tokens, slots, segments, size = x.shape
     fits = tuple(weights.shape) == (tokens, slots) and tuple(out.shape) == (tokens, size)

@@ -1,0 +1,44 @@
+"""What a target promises with ``--deterministic``, and what it refuses by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from glmc.backends import target_by_name
+from glmc.config import CompileOptions
+from glmc.errors import LoweringError, UsageError
+from glmc.job import read_job
+from tests.docs.markdown import ROOT
+
+TINY = ROOT / "models" / "tiny-dense"
+
+
+def test_a_target_without_such_kernels_says_so() -> None:
+    with pytest.raises(LoweringError, match="cuda has no kernels with such an order"):
+        target_by_name("cuda").promising("batch")
+    with pytest.raises(LoweringError, match="xpu has no kernels with such an order"):
+        target_by_name("xpu").promising("ranks")
+
+
+@pytest.mark.parametrize(
+    ("target", "promise"), [("cpu", "batch"), ("cpu", "ranks"), ("xpu", "batch")]
+)
+def test_nothing_that_sums_is_left_to_torch(target: str, promise: str) -> None:
+    """An unfused sum or exponential has no rule, and is refused rather than computed otherwise."""
+    rules = target_by_name(target).promising(promise).rules
+    assert not {"aten.silu", "aten.mean", "aten.pow", "aten.rsqrt"} & set(rules)
+    assert {"linear", "moe_ffn", "decode_attention", "prefill_attention"} <= set(rules)
+
+
+@pytest.mark.parametrize("target", ["cpu", "xpu"])
+def test_float16_is_refused(target: str) -> None:
+    options = CompileOptions(target=target, dtype="float16", deterministic="batch")
+    with pytest.raises(LoweringError, match="float16"):
+        read_job(TINY, options).require_supported()
+
+
+def test_another_promise_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="there is no way to be deterministic"):
+        CompileOptions(deterministic="rank")
