@@ -17,7 +17,8 @@ from glmc.lowering.lower import Lowered
 from glmc.pipeline.records import Phases
 from glmc.report import Report
 from glmc_runtime.format.cache import CacheSpec, CacheTensor
-from glmc_runtime.format.manifest import Guards, Limits, phase_entry
+from glmc_runtime.format.manifest import Guards, Limits, Ranks, phase_entry
+from glmc_runtime.format.messages import collective_calls
 from glmc_runtime.format.phases import PhaseKey
 from glmc_runtime.format.plan import PhasePlan
 from glmc_runtime.kernels import is_vendor
@@ -87,8 +88,18 @@ def manifest_parts(compiled: Compiled) -> ManifestParts:
         ),
         limits=Limits(lowering.max_context),
         phases=tuple(
-            phase_entry(key, job.options.buckets[key.phase], {"sequences": lowering.max_sequences})
+            phase_entry(
+                key,
+                job.options.buckets[key.phase],
+                {"sequences": lowering.max_sequences},
+                lowering.ranks,
+            )
             for key in compiled.phases
+        ),
+        ranks=Ranks(
+            lowering.ranks,
+            job.options.expert_parallel,
+            collective_calls(compiled.plans.values()),
         ),
         guards=Guards(
             minimum_runtime=runtime,

@@ -94,7 +94,7 @@ def _compile(job: Job, output: Path, observer: Observer, inputs: ReadInputs | No
     tokenizer = tokenizer_files(job.source.directory, job.source.config)
     inputs = inputs or read_inputs(job.source.directory, job.source.name, job.options)
     observer.observe(JobBegun(job, inputs.inputs))
-    collector = HistoryCollector(job.selection.passes)
+    collector = HistoryCollector(job.passes)
     compiled = compile_plan(job, Observers(collector, observer))
     if isinstance(weights, Checkpoint):
         compiled = replace(compiled, report=compiled.report.noted(*weights.remarks))
@@ -186,7 +186,7 @@ def _passes(job: Job, program: Program, observer: Observer) -> Phases:
     if strict:
         require_matches(fused, fusion_counts(expected))
     try:
-        phases = runner.to_paged(program, job.options.block_size, fused, observer)
+        phases = runner.to_paged(program, job.options.block_size, fused, observer, job.dealt)
     except LoweringError as error:
         raise explain_unfused(error, fused, expected, job.selection.off) from error
     if strict:

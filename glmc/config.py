@@ -11,7 +11,7 @@ from glmc.errors import AbiError, UsageError
 from glmc_runtime.arguments import flag, integer, items_of, path, text, texts
 from glmc_runtime.command.nearest import did_you_mean
 from glmc_runtime.errors import GlmcError
-from glmc_runtime.format.manifest import PROMISES
+from glmc_runtime.format.manifest import MOST_RANKS, PROMISES
 from glmc_runtime.format.phases import DECODE, PREFILL, phase_of
 from glmc_runtime.package.entry_points import entries
 
@@ -43,7 +43,8 @@ class CompileOptions:
     ``pipeline`` is a file that lists the passes, ``passes_on`` names installed passes of others to
     run too, ``passes_off`` passes to leave out. ``deterministic`` is "batch" for bits that do not
     depend on batch, bucket or chunk, "ranks" for bits that do not depend on the number of ranks
-    either.
+    either. ``tensor_parallel`` is the number of ranks that the
+    model is dealt to; with ``expert_parallel`` each has some of the experts whole.
     """
 
     target: str = "cpu"
@@ -66,6 +67,8 @@ class CompileOptions:
     passes_off: tuple[str, ...] = ()
     pipeline: str | None = None
     calibration_prompt: str | None = None
+    tensor_parallel: int = 1
+    expert_parallel: bool = False
 
     def __post_init__(self) -> None:
         for name, kind in _KINDS.items():
@@ -106,6 +109,19 @@ class CompileOptions:
                 f"there is no way to be deterministic called '{self.deterministic}'",
                 expected=", ".join(PROMISES),
                 remedy=did_you_mean(self.deterministic, PROMISES) or "--deterministic",
+            )
+        if not 1 <= self.tensor_parallel <= MOST_RANKS:
+            raise UsageError(
+                "a model is dealt to at least one rank",
+                expected=f"1 to {MOST_RANKS}",
+                found=str(self.tensor_parallel),
+                remedy="--tensor-parallel 8",
+            )
+        if self.expert_parallel and self.tensor_parallel == 1:
+            raise UsageError(
+                "experts are dealt to several ranks",
+                found="--expert-parallel without --tensor-parallel",
+                remedy="add --tensor-parallel 8, say",
             )
         if self.block_size < 1:
             raise UsageError(
@@ -236,4 +252,6 @@ _KINDS: dict[str, Callable[..., object]] = {
     "passes_off": texts,
     "pipeline": path,
     "calibration_prompt": text,
+    "tensor_parallel": integer,
+    "expert_parallel": flag,
 }

@@ -16,11 +16,14 @@ from glmc.dtype_choice import DtypeChoice, as_stored
 from glmc.errors import LoweringError, UsageError
 from glmc.lowering.target import LoweringOptions, Target
 from glmc.out_of_memory import memory_errors
+from glmc.passes.base import Pass
+from glmc.passes.shard import Shard
 from glmc.pipeline.expectations import enforced_counts
 from glmc.pipeline.extensions import with_rules
 from glmc.pipeline.selection import Selection
 from glmc.pipeline.selection import selection as selection_of
 from glmc.presets.catalog import ModelSource, load_config
+from glmc.presets.matches import expected_collectives
 from glmc.weights.checkpoint import open_checkpoint
 from glmc.weights.files import WeightFiles, read_files
 from glmc.weights.random import RandomWeights
@@ -80,12 +83,28 @@ class Job:
     @property
     def expected_matches(self) -> dict[str, int]:
         """The match counts that must hold."""
-        return enforced_counts(self.source.expected_matches, self.selection)
+        expected = dict(self.source.expected_matches)
+        if self.dealt is not None:
+            expected[self.dealt.name] = sum(expected_collectives(self.source.fields).values())
+        return enforced_counts(expected, self.selection)
+
+    @property
+    def dealt(self) -> Shard | None:
+        """How the model is dealt to ranks, None for one."""
+        options = self.options
+        if options.tensor_parallel == 1:
+            return None
+        return Shard(options.tensor_parallel, options.expert_parallel)
+
+    @property
+    def passes(self) -> tuple[Pass, ...]:
+        """The passes that the options choose: those that fuse, and the one that deals."""
+        return (*self.selection.passes, *(() if self.dealt is None else (self.dealt,)))
 
     @property
     def front(self) -> tuple[object, ...]:
         """What capture and passes go by, the model aside: jobs that agree on it share them."""
-        return (self.dtype, self.options.block_size, self.capture, self.selection)
+        return (self.dtype, self.options.block_size, self.capture, self.selection, self.dealt)
 
     @property
     def undecided(self) -> bool:
@@ -211,4 +230,5 @@ def _lowering(source: ModelSource, options: CompileOptions, dtype: torch.dtype) 
         max_tokens=options.prefill_buckets[-1],
         abi_profile=profile,
         deterministic=options.deterministic,
+        ranks=options.tensor_parallel,
     )

@@ -85,7 +85,7 @@ def _compile(request: CompileRequest) -> None:
 
     imports = elapsed()
     job = read_job(request.model, request.options)
-    passes = tuple(each.name for each in job.selection.passes)
+    passes = tuple(each.name for each in job.passes)
     dumps = DumpOptions(**request.dump, passes=passes)
     dumper = Dumper(dumps)
     told: dict[str, str] = {}

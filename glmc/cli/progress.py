@@ -21,9 +21,9 @@ from rich.text import Text
 from glmc.cli.stages import stage_line
 from glmc.compiler import STAGES, WEIGHTS
 from glmc.job import Job
+from glmc.observe.dump.stages import PHASES, step_names
 from glmc.observe.events import JobBegun, PlanMade, WeightsPacked
 from glmc.passes import specialise
-from glmc.passes.kv_cache import NAME as PAGING
 from glmc.pipeline.events import (
     NOBODY,
     Event,
@@ -144,4 +144,5 @@ class Amount(ProgressColumn):
 
 def pass_names(job: Job) -> list[str]:
     """What runs between capture and lowering, in order."""
-    return [*(each.name for each in job.selection.passes), PAGING, specialise.NAME]
+    names = step_names(tuple(each.name for each in job.passes))
+    return [*(name for name in names[1:] if name not in PHASES), specialise.NAME]

@@ -78,6 +78,7 @@ class Program:
 
     ``replaced`` says which node reads as which of those before the last pass, for its proof.
     ``symbols`` names the step sizes once the graph is a phase's own (see ir/rebuild.py).
+    ``ranks``: of how many the graph is one rank's; all have the same graph (see ir/ranks.py).
     """
 
     graph_module: GraphModule
@@ -87,6 +88,7 @@ class Program:
     phase: str = "stateless"
     replaced: dict[str, str] = field(default_factory=dict)
     symbols: Symbols | None = None
+    ranks: int = 1
     memo: dict[Hashable, object] = field(default_factory=dict, repr=False, compare=False)
 
     @property

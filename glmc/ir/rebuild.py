@@ -11,6 +11,7 @@ from torch.fx import Graph, Node
 
 from glmc.ir.fake import FakeKernels
 from glmc.ir.program import Cache, Program, graph_module
+from glmc.ir.recipe import Weight
 from glmc.ir.symbols import Dimension, Symbols
 from glmc_runtime.format.dtypes import dtype_of
 from glmc_runtime.format.step_inputs import step_input
@@ -63,6 +64,14 @@ class Rebuilder:
             new.meta["val"] = self.fakes.weight(weight.shape, weight.dtype)
             self.values[old] = new
 
+    def weight(self, weight: Weight) -> Node:
+        """A placeholder for a weight that the old program does not have."""
+        node = self.graph.placeholder(weight.name.replace(".", "_"))
+        node.meta.update(weight=weight.name, id=weight.name, module="", layer=None, source=None)
+        node.meta["val"] = self.fakes.weight(weight.shape, weight.dtype)
+        self.program.weights[weight.name] = weight
+        return node
+
     def new(self, old: Any) -> Any:
         """The new graph's value of an old argument: nodes are mapped, constants stay."""
         return torch.fx.node.map_arg(old, lambda node: self.values[node])
@@ -112,4 +121,5 @@ class Rebuilder:
             phase,
             {},
             self.symbols,
+            ranks=self.program.ranks,
         )

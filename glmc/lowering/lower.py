@@ -102,6 +102,8 @@ class _PhaseWalk:
         node the first of its calls."""
         *_, output = starts
         first = output.args[0][0]  # type: ignore[index]
+        if isinstance(first, Node) and m.is_op(first, "glmc.all_gather"):
+            first = m.operand(first, 0)
         if not isinstance(first, Node) or not m.is_op(first, "glmc.linear"):
             return None
         hidden = m.operand(first, 0)

@@ -44,8 +44,9 @@ class Value:
 
 @dataclass(frozen=True)
 class LoweringOptions:
-    """What the user chose: dtype of the activations, context limit, block size, ABI profile, and
-    what bits may not depend on (``deterministic``, see :class:`~glmc.config.CompileOptions`)."""
+    """What the user chose: dtype of the activations, context limit, block size, ABI profile,
+    what bits may not depend on (``deterministic``, see :class:`~glmc.config.CompileOptions`), and
+    the number of ranks."""
 
     dtype: torch.dtype
     max_context: int
@@ -54,6 +55,7 @@ class LoweringOptions:
     max_tokens: int
     abi_profile: str | None = None
     deterministic: str | None = None
+    ranks: int = 1
 
     @property
     def blocks_per_sequence(self) -> int:

@@ -36,9 +36,12 @@ Read = TypeVar("Read")
 
 
 def head_of(program: Program) -> Node:
-    """The linear that makes the logits; raises LoweringError when the output is something else."""
+    """The linear that makes the logits, or a rank's part of them; raises LoweringError when the
+    output is something else."""
     output = next(node for node in reversed(program.graph.nodes) if node.op == "output")
     head = output.args[0][0]
+    if isinstance(head, Node) and m.is_op(head, "glmc.all_gather"):
+        head = m.operand(head, 0)
     if not isinstance(head, Node) or not m.is_op(head, "glmc.linear"):
         raise LoweringError(
             "the logits must be the output of the head's linear",

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 from glmc.errors import Lines, LoweringError, MatchCountError
-from glmc.passes import specialise
+from glmc.passes import shard, specialise
 from glmc.passes.kv_cache import NAME as NAME_OF_PAGING
 from glmc.pipeline.records import PassRecord
 from glmc.pipeline.selection import Selection
@@ -59,7 +59,7 @@ def _poor_layers(record: PassRecord, records: tuple[PassRecord, ...]) -> str:
 
 def fusion_counts(expected: Mapping[str, int]) -> dict[str, int]:
     """The counts of the passes that ``fuse`` runs."""
-    later = (NAME_OF_PAGING, specialise.NAME)
+    later = (NAME_OF_PAGING, shard.NAME, specialise.NAME)
     return {name: wanted for name, wanted in expected.items() if name not in later}
 
 

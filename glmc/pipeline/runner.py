@@ -10,12 +10,13 @@ from glmc.ir.program import Program
 from glmc.passes import specialise
 from glmc.passes.base import Pass, match_at
 from glmc.passes.kv_cache import KvCache
+from glmc.passes.shard import Shard
 from glmc.pipeline import stages
 from glmc.pipeline.events import NOBODY, Observer, PassBegun, StepDone
 from glmc.pipeline.extensions import require_references, targets_of
 from glmc.pipeline.legal import require_legal
 from glmc.pipeline.records import PassRecord, Phases
-from glmc.pipeline.stages import MERGE, PAGE, PASSES, PHASE, Stage, stage_of
+from glmc.pipeline.stages import MERGE, PAGE, PASSES, PHASE, SHARD, Stage, stage_of
 from glmc_runtime.format.phases import DECODE
 
 
@@ -71,12 +72,21 @@ def to_paged(
     block_size: int,
     fused: tuple[PassRecord, ...],
     observer: Observer = NOBODY,
+    dealt: Shard | None = None,
 ) -> Phases:
-    """From the fused program to all phases; raises LoweringError for what can't be paged."""
+    """From the fused program to all phases, of one rank where it is ``dealt``; raises LoweringError
+    for what can't be paged."""
     observer.observe(PassBegun(KvCache.name))
     records = [*fused, run_pass(KvCache(block_size), program)]
     observer.observe(StepDone(KvCache.name, PAGE.name, program, records[-1]))
     require_legal(program, (PAGE,))
+    paged: tuple[Stage, ...] = (PAGE,)
+    if dealt is not None:
+        observer.observe(PassBegun(dealt.name))
+        records.append(run_pass(dealt, program))
+        observer.observe(StepDone(dealt.name, SHARD.name, program, records[-1]))
+        paged = (PAGE, SHARD)
+        require_legal(program, paged)
     observer.observe(PassBegun(specialise.NAME))
     start = time.perf_counter()
     programs = {key: make(program) for key, make in specialise.PHASES.items()}
@@ -98,7 +108,7 @@ def to_paged(
     )
     for made in programs.values():
         observer.observe(StepDone(made.phase, PHASE.name, made))
-        require_legal(made, (PHASE,))
+        require_legal(made, (*paged[1:], PHASE))
     return Phases(programs, tuple(records))
 
 
@@ -111,5 +121,5 @@ def merge(
         return program, ()
     merged = program.copy()
     records = tuple(run_pass(each, merged) for each in wanted)
-    require_legal(merged, (after, MERGE))
+    require_legal(merged, (after, MERGE) if program.ranks == 1 else (SHARD, after, MERGE))
     return merged, records

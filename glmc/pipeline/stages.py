@@ -6,6 +6,7 @@ fuse       rms_norm, rope, qk_norm, attention, qkv_merge,
            moe_gate, moe_ffn, gate_up_merge, silu_mul, shared_expert,
            add_rms_norm
 page       kv_cache                                                 packed tokens, paged cache
+shard      shard                                                    one rank of several
 phase      specialise                                               one graph each: prefill, decode
 merge      norm_add_rms_norm, linear_swiglu, moe_ffn_shared,        where the target has one kernel
            rope_decode_attention                                    for both
@@ -36,6 +37,7 @@ from glmc.passes import (
     rms_norm,
     rope,
     rope_decode_attention,
+    shard,
     shared_expert,
     silu_mul,
     specialise,
@@ -91,6 +93,12 @@ FUSE = Stage(
     ),
 )
 PAGE = Stage("page", _PAGED, step=NAME_OF_PAGING)
+# Only where a model is dealt to several ranks. Its ops are there beside those of the stage before.
+SHARD = Stage(
+    "shard",
+    frozenset({"local_embedding", "local_moe_ffn", "all_reduce", "all_gather", "reduce_scatter"}),
+    step=shard.NAME,
+)
 PHASE = Stage("phase", _PHASE, step=specialise.NAME)
 # Each pass makes the op of its name out of two neighbours. They run on a copy of a phase, and only
 # those whose op the target has a rule for: to be rid of a merge is to be rid of that rule. Their
@@ -105,9 +113,9 @@ MERGE = Stage(
         rope_decode_attention.PASS,
     ),
 )
-STAGES = (NORMAL, FUSE, PAGE, PHASE, MERGE)
+STAGES = (NORMAL, FUSE, PAGE, SHARD, PHASE, MERGE)
 """The stages of a compile, up to the lowering. A graph of ``torch.compile``, which brings its own
-cache and sizes, leaves out PAGE and PHASE."""
+cache and sizes, leaves out PAGE, SHARD and PHASE."""
 
 PASSES: tuple[Pass, ...] = (*NORMAL.passes, *FUSE.passes)
 MERGES: tuple[Pass, ...] = MERGE.passes
@@ -118,6 +126,7 @@ FIXED: Mapping[str, str] = MappingProxyType(
         canonical.NAME: "every other pass reads its spelling",
         clean.NAME: "the other passes don't look through what it removes",
         NAME_OF_PAGING: "the runtime replays a graph over its cache",
+        shard.NAME: "the ranks of --tensor-parallel run what it makes",
         specialise.NAME: "each phase has a plan of its own",
         "memory_plan": "a plan needs a place for each buffer",
     }
@@ -130,6 +139,10 @@ NEEDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "moe_ffn": ("moe_gate",),
         "shared_expert": ("moe_gate", "moe_ffn", "gate_up_merge"),
         "add_rms_norm": ("rms_norm",),
+        "shard": (
+            *("rms_norm", "rope", "attention", "qkv_merge", "moe_gate", "moe_ffn"),
+            *("gate_up_merge", "silu_mul", "shared_expert"),
+        ),
     }
 )
 

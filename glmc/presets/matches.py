@@ -11,6 +11,13 @@ from typing import Any
 from glmc.presets.fields import ModelFields, fields_of
 
 
+def expected_collectives(config: ModelFields | Any) -> dict[str, int]:
+    """Collectives of a step that is dealt to ranks, per op: each attention and each MLP ends with
+    one sum, so does the embedding, and the logits are joined."""
+    fields = config if isinstance(config, ModelFields) else fields_of(config)
+    return {"all_reduce": 2 * fields.num_hidden_layers + 1, "all_gather": 1}
+
+
 def expected_matches(config: ModelFields | Any) -> dict[str, int]:
     """Matches per pass name, for :class:`ModelFields` or a transformers config object.
 

@@ -13,13 +13,15 @@ import torch
 from glmc.backends.cpu.ordered import RULES as ORDERED
 from glmc.backends.cpu.rules import RULES
 from glmc.backends.dynamo_rules import TracedRules
-from glmc.lowering import plain
+from glmc.lowering import collectives, plain
 from glmc.lowering.target import Target
 from glmc_runtime.format.manifest import PROMISES
 
 TARGET = Target(
     name="cpu",
-    rules=MappingProxyType({**plain.RULES, **RULES, **TracedRules("cpu").rules()}),
+    rules=MappingProxyType(
+        {**plain.RULES, **collectives.RULES, **RULES, **TracedRules("cpu").rules()}
+    ),
     cache_layout="blocks_tokens_heads",
     dtypes=(torch.float32, torch.bfloat16, torch.float16),
     ordered=MappingProxyType(dict.fromkeys(PROMISES, ORDERED)),

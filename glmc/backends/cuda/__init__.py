@@ -13,12 +13,12 @@ import torch
 
 from glmc.backends.cuda.dynamo_rules import traced_rules
 from glmc.backends.cuda.rules import RULES
-from glmc.lowering import plain
+from glmc.lowering import collectives, plain
 from glmc.lowering.target import Target
 
 TARGET = Target(
     name="cuda",
-    rules=MappingProxyType({**plain.RULES, **traced_rules(RULES)}),
+    rules=MappingProxyType({**plain.RULES, **collectives.RULES, **traced_rules(RULES)}),
     cache_layout="blocks_heads_tokens",
     dtypes=(torch.float32, torch.bfloat16, torch.float16),
     greedy="cuda.greedy",

@@ -16,7 +16,7 @@ from glmc.backends.kunlun import (
     rules_moe,
     rules_traced,
 )
-from glmc.lowering import plain
+from glmc.lowering import collectives, plain
 from glmc.lowering.target import Target
 from glmc_runtime.kernels.vendor_functions.row import PROFILES
 
@@ -25,6 +25,7 @@ TARGET = Target(
     rules=MappingProxyType(
         {
             **plain.RULES,
+            **collectives.RULES,
             **rules_dense.RULES,
             **rules_attention.RULES,
             **rules_moe.RULES,

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from glmc.check.verify.replay import NAME as REPLAYED_PLAN
 from glmc.job import Job
-from glmc.passes.kv_cache import KvCache
-from glmc.passes.specialise import PHASE_NAMES
+from glmc.observe.dump.stages import step_names
 
 LOWERING = "lowering"
 EACH_CALL = "each kernel call"
@@ -55,7 +54,7 @@ class Steps:
 
 def _names(jobs: Sequence[Job], replayed: bool) -> Iterator[tuple[str, str]]:
     for each in jobs:
-        names = (*(body.name for body in each.selection.passes), KvCache.name, *PHASE_NAMES)
+        names = step_names(tuple(body.name for body in each.passes))[1:]
         yield from ((str(each.options.dtype), name) for name in names)
     own = str(jobs[-1].options.dtype)
     yield own, LOWERING

@@ -1,6 +1,6 @@
 """The ``glmc::`` ops; importing this package registers all of them."""
 
-from glmc.ir.ops import attention, linear, marked, masked_attention, moe, norms, rotary
+from glmc.ir.ops import attention, collectives, linear, marked, masked_attention, moe, norms, rotary
 from glmc.ir.ops.registry import OPS, Numerics, SemanticOp, semantic_op
 
 __all__ = [
@@ -8,6 +8,7 @@ __all__ = [
     "Numerics",
     "SemanticOp",
     "attention",
+    "collectives",
     "linear",
     "marked",
     "masked_attention",

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from glmc.ir.ops.facts import KEYS, Cut, OpFacts, Sharding, no_flops
+from glmc.ir.ops.facts import KEYS, Cut, OpFacts, Sharding, key_heads, no_flops, query_heads
+from glmc.ir.ops.linear import qkv_columns
 from glmc.ir.ops.norms import rms_norm
 from glmc.ir.ops.registry import Numerics, define
 from glmc.ir.ops.rotary import rope
@@ -216,6 +217,7 @@ def _rope_decode_flops(
     return 4 * qkv.shape[0] * q_heads * head_dim * _keys(k_cache, block_tables)
 
 
+_KEYS = Cut(1, lambda k_cache: [key_heads(k_cache.shape[1])])
 _PAGED = OpFacts(
     tokens=None,
     summed=(("q", -1), KEYS),
@@ -224,24 +226,28 @@ _PAGED = OpFacts(
         "k_cache": lambda k_cache, block_tables: _context(k_cache, block_tables),
         "v_cache": lambda v_cache, block_tables: _context(v_cache, block_tables),
     },
-    shardings=(Sharding("heads", {"q": Cut(1), "k_cache": Cut(1), "v_cache": Cut(1)}, (Cut(1),)),),
+    shardings=(
+        Sharding(
+            "heads",
+            {
+                "q": Cut(1, lambda q, k_cache: [query_heads(q.shape[1], k_cache.shape[1])]),
+                "k_cache": _KEYS,
+                "v_cache": _KEYS,
+            },
+            (Cut(1, lambda q, k_cache: [query_heads(q.shape[1], k_cache.shape[1])]),),
+        ),
+    ),
     strided=(),
     scores=("q", "k_cache"),
 )
 _BY_QKV_HEAD = Sharding(
     "heads",
-    {
-        "qkv": Cut(
-            -1,
-            sections=lambda q_heads, kv_heads, head_dim: [
-                heads * head_dim for heads in (q_heads, kv_heads, kv_heads)
-            ],
-        ),
-        "k_cache": Cut(1),
-        "v_cache": Cut(1),
+    {"qkv": Cut(-1, qkv_columns), "k_cache": _KEYS, "v_cache": _KEYS},
+    (Cut(1, lambda q_heads, kv_heads: [query_heads(q_heads, kv_heads)]), _KEYS, _KEYS),
+    divided={
+        "q_heads": lambda q_heads, kv_heads: [query_heads(q_heads, kv_heads)],
+        "kv_heads": lambda kv_heads: [key_heads(kv_heads)],
     },
-    (Cut(1), Cut(1), Cut(1)),
-    divided=("q_heads", "kv_heads"),
 )
 
 ATTENTION = define(
@@ -254,7 +260,17 @@ ATTENTION = define(
         summed=(("q", -1), KEYS),
         flops=lambda q, k: attention_flops(q, k.shape[1]),
         accessed={},
-        shardings=(Sharding("heads", {"q": Cut(2), "k": Cut(2), "v": Cut(2)}, (Cut(2),)),),
+        shardings=(
+            Sharding(
+                "heads",
+                {
+                    "q": Cut(2, lambda q, k: [query_heads(q.shape[2], k.shape[2])]),
+                    "k": Cut(2, lambda k: [key_heads(k.shape[2])]),
+                    "v": Cut(2, lambda v: [key_heads(v.shape[2])]),
+                },
+                (Cut(2, lambda q, k: [query_heads(q.shape[2], k.shape[2])]),),
+            ),
+        ),
         strided=(),
         scores=("q", "k"),
     ),

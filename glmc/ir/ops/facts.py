@@ -7,9 +7,11 @@ What depends on an op's arguments is a function whose parameters have their name
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from inspect import signature
 from typing import Any, Literal
+
+from glmc.ir.layout import Layout, Section
 
 KEYS = ("", 0)
 """In ``summed``: the keys that a query attends to, however many an input has."""
@@ -17,34 +19,41 @@ KEYS = ("", 0)
 
 @dataclass(frozen=True)
 class Cut:
-    """A dimension that is cut evenly between ranks.
+    """A dimension that is dealt to ranks; see :mod:`glmc.ir.layout`.
 
-    With ``sections`` (how many equal ones, or a function of the op's arguments that gives their
-    sizes) each section is cut, and a rank holds its part of each: a merged gate and up projection
-    is cut as two. A size of 1 that broadcasts stays whole.
+    ``sections``: a function of the op's arguments that gives them, or a number: the dimension is so
+    many times the one layout that all such cuts of a sharding share, whichever it is. So a merged
+    gate and up projection has two of what its activation has one of. A size of 1 that broadcasts
+    stays whole.
     """
 
     axis: int
-    sections: int | Callable[..., Sequence[Any]] = 1
+    sections: int | Callable[..., Sequence[Section]] = 1
+
+    def layout(self, arguments: Mapping[str, Any], shared: Layout) -> Layout:
+        """Of this dimension, where ``shared`` is the layout that the cuts by number share."""
+        if callable(self.sections):
+            return Layout(tuple(by_name(self.sections, arguments)), shared.ranks)
+        return Layout(shared.sections * self.sections, shared.ranks)
 
 
 @dataclass(frozen=True)
 class Sharding:
     """One way to compute an op on several ranks.
 
-    ``operands`` are cut, or ``first``: the first rank's own, zeros on the others; all others are
-    whole on each rank. ``results`` are cut likewise, or ``sum``: added up over the ranks.
-    ``divided`` are integer arguments that count what is cut. ``index`` is an operand of indices
-    into the cut dimension: each rank counts from its first, and what is another rank's becomes
-    index 0 with ``silenced``, an operand or the result ("out"), zero there.
+    ``operands`` are cut, or ``first``: any summands that add up to the whole over the ranks, such
+    as the first rank's own and zeros on the others; all others are whole on each rank. ``results``
+    are cut likewise, or ``sum``: added up over the ranks. ``divided`` are integer arguments that
+    count what is cut, with the sections of what they count. ``op`` is another op that a rank
+    computes in place of this one: it has one operand more, ``first``, the first entry of the cut
+    dimension that the rank has.
     """
 
     name: Literal["column", "row", "heads", "experts", "vocabulary"]
     operands: Mapping[str, Cut | Literal["first"]]
     results: tuple[Cut | Literal["sum"], ...]
-    divided: tuple[str, ...] = ()
-    index: str | None = None
-    silenced: str | None = None
+    divided: Mapping[str, Callable[..., Sequence[Section]]] = field(default_factory=dict)
+    op: str | None = None
 
 
 @dataclass(frozen=True)
@@ -83,9 +92,8 @@ class OpFacts:
         for function in (self.flops, *self.accessed.values()):
             named |= {*signature(function).parameters}
         for sharding in self.shardings:
-            indexed = {sharding.index or "out", sharding.silenced or "out"}
-            named |= {*sharding.operands, *sharding.divided} | indexed
-        return named - {"out"}
+            named |= {*sharding.operands, *sharding.divided}
+        return named
 
 
 def by_name(function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
@@ -96,3 +104,15 @@ def by_name(function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
 def no_flops() -> int:
     """Of an op without a matrix product."""
     return 0
+
+
+def query_heads(queries: int, keys: int, size: int = 1) -> Section:
+    """``queries`` heads of ``size`` entries that read ``keys`` KV heads, dealt with what they
+    read."""
+    group = queries // keys
+    return Section(keys, group * size, parts=group)
+
+
+def key_heads(keys: int, size: int = 1) -> Section:
+    """``keys`` heads of ``size`` entries that are read by several query heads each."""
+    return Section(keys, size, repeated=True)

@@ -6,13 +6,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from glmc.ir.ops.facts import Cut, OpFacts, Sharding, no_flops
+from glmc.ir.layout import Section
+from glmc.ir.ops.facts import (
+    Cut,
+    OpFacts,
+    Sharding,
+    key_heads,
+    no_flops,
+    query_heads,
+)
 from glmc.ir.ops.registry import Numerics, define
 
 
 def embedding(token_ids: Tensor, weight: Tensor) -> Tensor:
     """token_ids int64 [...], weight [vocabulary, hidden] -> [..., hidden]."""
     return F.embedding(token_ids, weight)
+
+
+def local_embedding(token_ids: Tensor, weight: Tensor, first: Tensor) -> Tensor:
+    """``embedding`` of the ids whose rows are in ``weight`` [rows, hidden], the vocabulary's from
+    ``first`` (int64 [1]) on; zeros for all others."""
+    rows = token_ids - first
+    elsewhere = (rows < 0) | (rows >= weight.shape[0])
+    return F.embedding(rows.masked_fill(elsewhere, 0), weight).masked_fill(
+        elsewhere.unsqueeze(-1), 0
+    )
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -46,6 +64,12 @@ def join_qkv(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return torch.cat([part.flatten(1) for part in (q, k, v)], 1)
 
 
+def qkv_columns(q_heads: int, kv_heads: int, head_dim: int) -> list[Section]:
+    """The columns of q, k and v side by side, dealt by heads."""
+    keys = key_heads(kv_heads, head_dim)
+    return [query_heads(q_heads, kv_heads, head_dim), keys, keys]
+
+
 def linear_flops(x: Tensor, weight: Tensor) -> int:
     """Of ``linear(x, weight)``."""
     return 2 * x.numel() * weight.shape[0]
@@ -67,10 +91,23 @@ EMBEDDING = define(
                 "vocabulary",
                 {"weight": Cut(0)},
                 ("sum",),
-                index="token_ids",
-                silenced="out",
+                op="local_embedding",
             ),
         ),
+        strided=(),
+    ),
+)
+LOCAL_EMBEDDING = define(
+    "local_embedding(Tensor token_ids, Tensor weight, Tensor first) -> Tensor",
+    Numerics.BITWISE,
+    local_embedding,
+    lambda token_ids, weight, first: weight.new_empty((*token_ids.shape, weight.shape[1])),
+    OpFacts(
+        tokens=("token_ids",),
+        summed=(),
+        flops=no_flops,
+        accessed={"weight": lambda token_ids, weight: token_ids.numel() * weight.shape[1]},
+        shardings=(),
         strided=(),
     ),
 )
@@ -162,8 +199,12 @@ JOIN_QKV = define(
         shardings=(
             Sharding(
                 "heads",
-                {"q": Cut(1), "k": Cut(1), "v": Cut(1)},
-                (Cut(-1, sections=lambda q, k, v: [x.shape[1] * x.shape[2] for x in (q, k, v)]),),
+                {
+                    "q": Cut(1, lambda q, k: [query_heads(q.shape[1], k.shape[1])]),
+                    "k": Cut(1, lambda k: [key_heads(k.shape[1])]),
+                    "v": Cut(1, lambda v: [key_heads(v.shape[1])]),
+                },
+                (Cut(-1, lambda q, k: qkv_columns(q.shape[1], k.shape[1], q.shape[2])),),
             ),
         ),
         strided=(),

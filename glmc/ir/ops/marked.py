@@ -5,11 +5,13 @@ They stand in graphs only between capture and the passes ``attention`` and ``moe
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from glmc.ir.ops.attention import attention, attention_flops
-from glmc.ir.ops.facts import KEYS, Cut, OpFacts, Sharding
+from glmc.ir.ops.facts import KEYS, Cut, OpFacts, Sharding, key_heads, query_heads
 from glmc.ir.ops.moe import EXPERTS, moe_ffn
 from glmc.ir.ops.registry import Numerics, define
 
@@ -30,6 +32,9 @@ def marked_experts(
     return moe_ffn(x, weights, ids, gate_up, down)
 
 
+# A marked capture is never dealt to ranks: moe_ffn comes first.
+MARKED_FACTS = replace(EXPERTS, shardings=())
+
 MARKED_ATTENTION = define(
     "marked_attention(Tensor q, Tensor k, Tensor v, float scale) -> Tensor",
     Numerics.REORDERED,
@@ -40,7 +45,17 @@ MARKED_ATTENTION = define(
         summed=(("q", -1), KEYS),
         flops=lambda q, k: attention_flops(q, k.shape[2]),
         accessed={},
-        shardings=(Sharding("heads", {"q": Cut(1), "k": Cut(1), "v": Cut(1)}, (Cut(2),)),),
+        shardings=(
+            Sharding(
+                "heads",
+                {
+                    "q": Cut(1, lambda q, k: [query_heads(q.shape[1], k.shape[1])]),
+                    "k": Cut(1, lambda k: [key_heads(k.shape[1])]),
+                    "v": Cut(1, lambda v: [key_heads(v.shape[1])]),
+                },
+                (Cut(2, lambda q, k: [query_heads(q.shape[1], k.shape[1])]),),
+            ),
+        ),
         strided=(),
         scores=("q", "k"),
     ),
@@ -52,5 +67,5 @@ MARKED_EXPERTS = define(
     lambda x, ids, weights, gate_up, down: torch.empty_like(
         x, memory_format=torch.contiguous_format
     ),
-    EXPERTS,
+    MARKED_FACTS,
 )

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from glmc.ir.ops.attention import attention_flops
-from glmc.ir.ops.facts import KEYS, Cut, OpFacts, Sharding
+from glmc.ir.ops.facts import KEYS, Cut, OpFacts, Sharding, key_heads, query_heads
 from glmc.ir.ops.registry import Numerics, define
 
 
@@ -59,8 +59,13 @@ MASKED_ATTENTION = define(
         shardings=(
             Sharding(
                 "heads",
-                {"q": Cut(2), "k": Cut(1), "v": Cut(1), "mask": Cut(-3)},
-                (Cut(2),),
+                {
+                    "q": Cut(2, lambda q, k: [query_heads(q.shape[2], k.shape[1])]),
+                    "k": Cut(1, lambda k: [key_heads(k.shape[1])]),
+                    "v": Cut(1, lambda v: [key_heads(v.shape[1])]),
+                    "mask": Cut(-3, lambda q, k: [query_heads(q.shape[2], k.shape[1])]),
+                },
+                (Cut(2, lambda q, k: [query_heads(q.shape[2], k.shape[1])]),),
             ),
         ),
         strided=("q", "k", "v", "mask"),

@@ -64,6 +64,21 @@ def moe_ffn(x: Tensor, weights: Tensor, ids: Tensor, gate_up: Tensor, down: Tens
     return out.sum(1).to(x.dtype)
 
 
+def local_moe_ffn(
+    x: Tensor, weights: Tensor, ids: Tensor, gate_up: Tensor, down: Tensor, first: Tensor
+) -> Tensor:
+    """``moe_ffn`` of the experts that are in ``gate_up`` and ``down``, the model's from ``first``
+    (int64 [1]) on; those of other ids contribute nothing."""
+    local = ids - first
+    mine = (local >= 0) & (local < gate_up.shape[0])
+    out = torch.zeros(ids.shape[0], ids.shape[1], x.shape[-1], dtype=torch.float32, device=x.device)
+    for expert in local[mine].unique().tolist():
+        token, slot = torch.where(mine & (local == expert))
+        result = F.linear(swiglu(F.linear(x[token], gate_up[expert])), down[expert])
+        out[token, slot] = result.float() * weights[token, slot].unsqueeze(-1)
+    return out.sum(1).to(x.dtype)
+
+
 def shared_expert(x: Tensor, gate_up: Tensor, down: Tensor, routed: Tensor) -> Tensor:
     """``routed + linear(swiglu(linear(x, gate_up)), down)``; x and routed [..., hidden]."""
     return routed + F.linear(swiglu(F.linear(x, gate_up)), down)
@@ -119,8 +134,7 @@ EXPERTS = OpFacts(
             "experts",
             {"gate_up": Cut(0), "down": Cut(0)},
             ("sum",),
-            index="ids",
-            silenced="weights",
+            op="local_moe_ffn",
         ),
         Sharding("row", {"gate_up": Cut(1, sections=2), "down": Cut(2)}, ("sum",)),
     ),
@@ -155,6 +169,16 @@ MOE_FFN = define(
         x, memory_format=torch.contiguous_format
     ),
     EXPERTS,
+)
+LOCAL_MOE_FFN = define(
+    "local_moe_ffn(Tensor x, Tensor weights, Tensor ids, Tensor gate_up, Tensor down, "
+    "Tensor first) -> Tensor",
+    Numerics.REORDERED,
+    local_moe_ffn,
+    lambda x, weights, ids, gate_up, down, first: torch.empty_like(
+        x, memory_format=torch.contiguous_format
+    ),
+    replace(EXPERTS, shardings=()),
 )
 SHARED_EXPERT = define(
     "shared_expert(Tensor x, Tensor gate_up, Tensor down, Tensor routed) -> Tensor",
@@ -195,6 +219,7 @@ MOE_FFN_SHARED = define(
         shardings=tuple(
             replace(sharding, operands={**sharding.operands, **_SHARED_ROW})
             for sharding in EXPERTS.shardings
+            if sharding.op is None
         ),
     ),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from glmc.passes import specialise
+from glmc.passes import shard, specialise
 from glmc.passes.kv_cache import NAME as NAME_OF_PAGING
 from glmc.pipeline.stages import PASSES, stage_of
 
@@ -33,8 +33,10 @@ class Step:
 
 
 def step_names(passes: Names = ALL) -> tuple[str, ...]:
-    """Every step in order, up to the phases, of a compile that fuses with ``passes``."""
-    return ("capture", *passes, NAME_OF_PAGING, *PHASES)
+    """Every step in order, up to the phases, of a compile whose options choose ``passes``."""
+    dealt = (shard.NAME,) if shard.NAME in passes else ()
+    fusing = (name for name in passes if name not in dealt)
+    return ("capture", *fusing, NAME_OF_PAGING, *dealt, *PHASES)
 
 
 def known_names(passes: Names = ALL) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from glmc_runtime.kernels.schema import (
     integers,
     number,
     schema,
+    scratch,
     tensor,
     written,
 )
@@ -48,6 +49,38 @@ def copy(arguments: dict[str, Any]) -> Thunk:
     source, out = arguments["source"], arguments["out"]
     _require_size("out", out, source.numel())
     return partial(out.copy_, source.view(out.shape))
+
+
+@register(
+    "aten.local_embedding",
+    schema(
+        tensor("ids", "tokens", "int64"),
+        tensor("weight", "rows hidden"),
+        tensor("first", "1", "int64"),
+        scratch("rows", "tokens", "int64"),
+        scratch("elsewhere", "tokens", "bool"),
+        scratch("beyond", "tokens", "bool"),
+        written("out", "tokens hidden", like="weight"),
+    ),
+)
+def local_embedding(arguments: dict[str, Any]) -> Thunk:
+    """``out[i] = weight[ids[i] - first]``, or zeros where ``weight`` has no such row."""
+    ids, weight, first = arguments["ids"], arguments["weight"], arguments["first"]
+    rows, out = arguments["rows"], arguments["out"]
+    elsewhere, beyond = arguments["elsewhere"], arguments["beyond"]
+    last = weight.shape[0] - 1
+    hidden = elsewhere.unsqueeze(1)
+
+    def run() -> None:
+        torch.sub(ids, first, out=rows)
+        torch.lt(rows, 0, out=elsewhere)
+        torch.gt(rows, last, out=beyond)
+        elsewhere.logical_or_(beyond)
+        rows.clamp_(0, last)
+        torch.index_select(weight, 0, rows, out=out)
+        out.masked_fill_(hidden, 0)
+
+    return run
 
 
 @register(

@@ -1,0 +1,290 @@
+"""How a region of a graph is dealt to ranks, read from the facts of its ops.
+
+A region ends at an op whose result the ranks add up, such as the output projection of an attention.
+From there the walk goes up through what the facts let be cut, and ends at the weights, at the
+caches and at ops that cut a whole value by their weight alone, such as the projection of q, k and
+v. Nothing is named here but through facts: no op, no module, no model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch.fx import Node
+
+from glmc.ir import match as m
+from glmc.ir.layout import Layout, even
+from glmc.ir.ops import SemanticOp, semantic_op
+from glmc.ir.ops.facts import Cut, Sharding, by_name
+
+Place = tuple[int, Layout]
+"""An axis, counted from 0, and how it is dealt."""
+
+
+@dataclass
+class Dealing:
+    """What has been decided of a program. ``calls`` are the ops that ranks compute apart;
+    ``places`` the values, weights and caches that are cut; ``summands`` the values of which each
+    rank has a summand, and ``first`` the weights that rank 0 alone has. ``read``: (reader, value)
+    of each cut value or summand that a reader expects to be one.
+    """
+
+    ranks: int
+    expert_parallel: bool = False
+    calls: dict[Node, Sharding] = field(default_factory=dict)
+    places: dict[Node, Place] = field(default_factory=dict)
+    summands: set[Node] = field(default_factory=set)
+    first: set[Node] = field(default_factory=set)
+    read: set[tuple[Node, Node]] = field(default_factory=set)
+
+    def copy(self) -> Dealing:
+        """One that can be given up."""
+        return Dealing(
+            self.ranks,
+            self.expert_parallel,
+            dict(self.calls),
+            dict(self.places),
+            set(self.summands),
+            set(self.first),
+            set(self.read),
+        )
+
+
+def arguments_of(node: Node) -> dict[str, Any]:
+    """The arguments of a semantic op by name, tensors as their fake values."""
+    names = _op(node).argument_names
+    return {name: _value(item) for name, item in zip(names, node.args, strict=True)}
+
+
+def _value(item: object) -> Any:
+    return item.meta["val"] if isinstance(item, Node) else item
+
+
+def _op(node: Node) -> SemanticOp:
+    op = semantic_op(node.target)
+    if op is None:
+        m.refuse(node, "no facts say how ranks share it")
+    return op
+
+
+def summing(node: Node, dealing: Dealing) -> Sharding | None:
+    """The way in which the ranks add up the result of ``node``, if it has one."""
+    op = semantic_op(node.target)
+    ways = [] if op is None else [each for each in op.facts.shardings if each.results == ("sum",)]
+    by_expert = [each for each in ways if each.name == "experts"]
+    if by_expert and dealing.expert_parallel:
+        return by_expert[0]
+    return next((each for each in ways if each.name != "experts"), None)
+
+
+def deal_sum(node: Node, dealing: Dealing) -> Dealing:
+    """``dealing`` and the region that ends at ``node``; refuses where a part can't be cut."""
+    way = summing(node, dealing)
+    if way is None:
+        m.unrelated(node)
+    after = dealing.copy()
+    _settle(node, way, None, after)
+    after.summands.add(node)
+    _require_readers(after, dealing)
+    return after
+
+
+def deal_columns(node: Node, dealing: Dealing) -> Dealing:
+    """``dealing`` and ``node`` cut by its weight alone, as the head is by the vocabulary."""
+    after = dealing.copy()
+    ways = [each for each in _op(node).facts.shardings if each.name == "column"]
+    m.require(ways, node, "its facts must have a cut by columns")
+    _settle(node, ways[0], None, after)
+    axis = m.tensor(node).dim() - 1
+    after.places[node] = (axis, even(int(m.shape(node)[axis]), after.ranks))
+    return after
+
+
+def _settle(node: Node, way: Sharding, shared: Layout | None, dealing: Dealing) -> None:
+    """Compute ``node`` on several ranks by ``way``; ``shared`` is the layout of its cuts by number,
+    where a reader has one already."""
+    if node in dealing.calls:
+        m.require(dealing.calls[node] is way, node, "two readers want it cut in two ways")
+        return
+    op, named = _op(node), arguments_of(node)
+    operands = dict(zip(op.argument_names, node.args, strict=True))
+    cuts = {key: how for key, how in way.operands.items() if isinstance(how, Cut)}
+    shared = shared or _layout(node, way, dealing)
+    dealing.calls[node] = way
+    for key, how in cuts.items():
+        value = operands[key]
+        if isinstance(value, Node):
+            axis = how.axis % m.tensor(value).dim()
+            size = m.shape(value)[axis]
+            if size == 1 and how.layout(named, shared).entries != 1:
+                continue  # it broadcasts
+            _demand(value, axis, how.layout(named, shared), node, dealing)
+    for key in (key for key, how in way.operands.items() if how == "first"):
+        value = operands[key]
+        if isinstance(value, Node):
+            _summand(value, node, dealing)
+
+
+def _layout(node: Node, way: Sharding, dealing: Dealing) -> Layout:
+    """The layout that the cuts by number of ``node`` share: that of an operand that has one of its
+    own, else an even one."""
+    op = _op(node)
+    operands = dict(zip(op.argument_names, node.args, strict=True))
+    sizes = []
+    for key, how in way.operands.items():
+        value = operands[key]
+        if not isinstance(how, Cut) or callable(how.sections) or not isinstance(value, Node):
+            continue
+        axis = how.axis % m.tensor(value).dim()
+        size = m.shape(value)[axis]
+        m.require(m.is_static(size), node, f"the cut dimension of {key} must be fixed")
+        sizes.append(int(size) // how.sections)
+        own = _own_layout(value, axis, dealing)
+        if own is not None and how.sections == 1:
+            return own
+    return even(sizes[0] if sizes else 1, dealing.ranks)
+
+
+def _own_layout(value: Node, axis: int, dealing: Dealing) -> Layout | None:
+    """The layout that a value can only be cut by, None where any will do."""
+    if value in dealing.places:
+        return dealing.places[value][1]
+    if value.op == "placeholder":
+        return None
+    if m.is_op(value, "aten.reshape"):
+        source = m.operand(value, 0)
+        place = _through(value, axis, source)
+        own = None if place is None else _own_layout(source, place[0], dealing)
+        return None if own is None or place is None else _rescaled(own, place[1])
+    maker, index = _maker(value)
+    if semantic_op(maker.target) is None:
+        return None
+    for way in _op(maker).facts.shardings:
+        how = way.results[index]
+        if not isinstance(how, Cut) or how.axis % m.tensor(value).dim() != axis:
+            continue
+        if callable(how.sections):
+            sections = by_name(how.sections, arguments_of(maker))
+            return Layout(tuple(sections), dealing.ranks)
+        if any(isinstance(operand, Node) for operand in maker.args) and how.sections == 1:
+            return _layout(maker, way, dealing) if _has_own(maker, way, dealing) else None
+    return None
+
+
+def _has_own(node: Node, way: Sharding, dealing: Dealing) -> bool:
+    operands = dict(zip(_op(node).argument_names, node.args, strict=True))
+    for key, how in way.operands.items():
+        value = operands[key]
+        if isinstance(how, Cut) and how.sections == 1 and isinstance(value, Node):
+            axis = how.axis % m.tensor(value).dim()
+            if _own_layout(value, axis, dealing) is not None:
+                return True
+    return False
+
+
+def _maker(value: Node) -> tuple[Node, int]:
+    """The op that makes a value, and which of its results it is."""
+    if m.is_op(value, "getitem"):
+        return m.operand(value, 0), int(m.argument(value, 1))  # type: ignore[call-overload]
+    return value, 0
+
+
+def _demand(value: Node, axis: int, layout: Layout, reader: Node, dealing: Dealing) -> None:
+    """``reader`` needs ``value`` cut along ``axis`` by ``layout``."""
+    m.require(
+        layout.entries == m.shape(value)[axis],
+        value,
+        f"the dimension of {m.shape(value)[axis]} must be the {layout.entries} that are dealt",
+    )
+    dealing.read.add((reader, value))
+    if value in dealing.places:
+        m.require(
+            dealing.places[value] == (axis, layout), value, "two readers want it cut in two ways"
+        )
+        return
+    dealing.places[value] = (axis, layout)
+    if value.op == "placeholder":
+        cut = "weight" in value.meta or "cache" in value.meta
+        m.require(cut, value, "a step input is whole on each rank")
+        return
+    if m.is_op(value, "aten.reshape"):
+        source = m.operand(value, 0)
+        place = _through(value, axis, source)
+        own = None if place is None else _rescaled(layout, 1 / place[1])
+        if place is None or own is None:
+            m.refuse(value, "a change of shape that cuts through what is dealt")
+        _demand(source, place[0], own, value, dealing)
+        return
+    maker, index = _maker(value)
+    if maker is not value:
+        dealing.read.add((value, maker))
+    for way in _op(maker).facts.shardings:
+        how = way.results[index]
+        if isinstance(how, Cut) and how.axis % m.tensor(value).dim() == axis:
+            shared = None if callable(how.sections) else layout
+            m.require(
+                shared is not None or how.layout(arguments_of(maker), layout) == layout,
+                value,
+                "two readers want it cut in two ways",
+            )
+            _settle(maker, way, shared, dealing)
+            return
+    m.refuse(value, "its facts must have a way to cut it so")
+
+
+def _through(reshape: Node, axis: int, source: Node) -> tuple[int, float] | None:
+    """The axis of the source that is cut where that of the result is, and how many entries of the
+    result are one of the source. Only fixed dimensions at the end are split or joined."""
+    after, before = m.shape(reshape), m.shape(source)
+    lead = next(
+        (at for at, (a, b) in enumerate(zip(after, before, strict=False)) if a is not b and a != b),
+        min(len(after), len(before)),
+    )
+    if axis < lead:
+        return axis, 1.0
+    if axis != lead or not all(map(m.is_static, (*after[lead:], *before[lead:]))):
+        return None
+    rest_after, rest_before = len(after) - lead, len(before) - lead
+    if rest_after == 1:  # [..., heads, size] became [..., heads * size]
+        return lead, float(int(after[lead]) // int(before[lead]))
+    if rest_before == 1:
+        return lead, int(after[lead]) / int(before[lead])
+    return None
+
+
+def _rescaled(layout: Layout, factor: float) -> Layout | None:
+    """The layout where an entry is ``factor`` of them, or ``1 / factor`` are one."""
+    return layout.scaled(round(factor)) if factor >= 1 else layout.divided(round(1 / factor))
+
+
+def _summand(value: Node, reader: Node, dealing: Dealing) -> None:
+    """``reader`` adds ``value`` to what the ranks add up anyway."""
+    dealing.read.add((reader, value))
+    if value.op == "placeholder":
+        m.require("weight" in value.meta, value, "a step input is whole on each rank")
+        dealing.first.add(value)
+        return
+    if value not in dealing.summands:
+        way = summing(value, dealing)
+        if way is None:
+            m.refuse(value, "the ranks must have summands of it")
+        _settle(value, way, None, dealing)
+        dealing.summands.add(value)
+
+
+def _require_readers(after: Dealing, before: Dealing) -> None:
+    """What is newly cut is read by those alone who know."""
+    for value in {*after.places} - {*before.places}:
+        for reader in value.users:
+            knows = (reader, value) in after.read or (value.op == "placeholder")
+            m.require(knows, value, "it is also read whole, or by what is not dealt")
+
+
+def whole_reads(dealing: Dealing) -> Iterator[tuple[Node, Node]]:
+    """(reader, weight or cache) of those that are cut and that a reader still takes for whole."""
+    for value in (*dealing.places, *dealing.first):
+        for reader in value.users:
+            if (reader, value) not in dealing.read:
+                yield reader, value
