@@ -58,6 +58,8 @@ class CompileKeywords(TypedDict, total=False):
     passes_off: str | Iterable[str]
     pipeline: str | PathLike[str] | None
     calibration_prompt: str | None
+    tensor_parallel: int
+    expert_parallel: bool
 
 
 class LoadKeywords(TypedDict, total=False):
@@ -89,7 +91,8 @@ def compile(model: str | Path, output: str | Path, **options: Unpack[CompileKeyw
     ``full_capture`` traces every layer; ``capture_attention``, ``capture_experts`` and ``marked``
     say how the model is spelled while it is traced, on which no plan depends. ``passes_on`` and
     ``passes_off`` name passes to add and to leave out, ``pipeline`` a file with their order
-    (docs/writing_a_pass.md).
+    (docs/writing_a_pass.md). ``tensor_parallel`` is the number of ranks that the model is dealt to,
+    a device each; with ``expert_parallel`` each has some of the experts whole, not a part of each.
 
     Returns the report. Raises a :class:`glmc.errors.GlmcError`, and leaves nothing at ``output``
     then.

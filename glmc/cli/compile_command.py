@@ -18,6 +18,7 @@ from glmc.cli.options import (
     AbiProfile,
     CalibrationPrompt,
     CompileDtype,
+    ExpertParallel,
     Json,
     Model,
     PassesOff,
@@ -26,6 +27,7 @@ from glmc.cli.options import (
     RandomWeights,
     Seed,
     Target,
+    TensorParallel,
     all_steps,
     complete,
     option,
@@ -90,6 +92,8 @@ def compile_command(
             names=complete(lambda: PROMISES),
         ),
     ] = None,
+    tensor_parallel: TensorParallel = 1,
+    expert_parallel: ExpertParallel = False,
     allow_missing: Annotated[
         bool, option("Go on when a fusion was lost.", PLAN_GROUP, "--allow-missing")
     ] = False,
@@ -150,6 +154,8 @@ def compile_command(
         prefill_buckets=numbers_of("--prefill-buckets", prefill_buckets),
         weights="none" if no_weights else "random" if random_weights else "checkpoint",
         seed=seed,
+        tensor_parallel=tensor_parallel,
+        expert_parallel=expert_parallel,
         allow_missing=allow_missing,
         force=force,
         full_capture=full_capture,

@@ -19,6 +19,7 @@ from glmc_runtime.package.entry_points import entries
 MODEL_GROUP = "Model and target"
 PLAN_GROUP = "Plan"
 PASSES_GROUP = "Passes"
+RANKS_GROUP = "Many cards"
 DUMP_GROUP = "Proofs and dumps"
 OUTPUT_GROUP = "Output"
 
@@ -117,6 +118,18 @@ AbiProfile = Annotated[
 ]
 RandomWeights = Annotated[bool, option("Make random weights.", MODEL_GROUP, "--random-weights")]
 Seed = Annotated[int, option("Seed of the random weights.", MODEL_GROUP, metavar="N")]
+TensorParallel = Annotated[
+    int,
+    option("Deal the model to this many ranks, a device each.", RANKS_GROUP, metavar="N"),
+]
+ExpertParallel = Annotated[
+    bool,
+    option(
+        "Each rank has some of the experts whole, not a part of each.",
+        RANKS_GROUP,
+        "--expert-parallel",
+    ),
+]
 PassesOff = Annotated[
     list[str] | None,
     option(

@@ -75,18 +75,21 @@ def sharded(
 ) -> tuple[Program, PassResult]:
     """The program of one rank of several, and what was cut; ``program`` itself stays."""
     dealing, result = Dealing(ranks, expert_parallel), PassResult()
+    misses: dict[Node, m.NoMatchError] = {}
     for node in reversed(list(program.graph.nodes)):
         if node in dealing.calls or summing(node, dealing) is None:
             continue
         try:
             dealing = deal_sum(node, dealing)
         except m.NoMatchError as miss:
-            if miss.near:
-                result.near_misses.append(near_miss(NAME, node, miss))
+            misses[node] = miss
     head = _head(program)
     if head is not None:
         dealing = deal_columns(head, dealing)
     _require_known(dealing)
+    # What cuts a whole value by its weight ends no region, and is a part of another.
+    whole = (node for node in reversed(misses) if node not in dealing.calls and misses[node].near)
+    result.near_misses = [near_miss(NAME, node, misses[node]) for node in whole]
     after = _Rebuild(program, dealing, head).run()
     collectives = [node for node in after.graph.nodes if m.op_name(node) in _COLLECTIVES]
     result.matches = [match_at(node) for node in collectives]
@@ -100,7 +103,7 @@ _COLLECTIVES = tuple(f"glmc.{each.name}" for each in (ALL_REDUCE, ALL_GATHER))
 def _head(program: Program) -> Node | None:
     """The op whose result is the output of the program, where its weight can be cut alone."""
     output = next(node for node in reversed(program.graph.nodes) if node.op == "output")
-    (head,) = output.args[0]
+    head = output.args[0][0]
     op = semantic_op(head.target)
     cuts = () if op is None else op.facts.shardings
     return head if any(each.name == "column" for each in cuts) else None

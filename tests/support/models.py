@@ -120,8 +120,8 @@ def captured(
     return remembered(config, model_shape(config), dtype, options)
 
 
-def weights_of(program: Program, model: nn.Module) -> dict[str, Tensor]:
-    """The program's weights, evaluated from a real model's parameters and buffers."""
+def weights_of(program: Program, model: nn.Module, rank: int = 0) -> dict[str, Tensor]:
+    """The program's weights on a rank, evaluated from a real model's parameters and buffers."""
     tensors = {
         **dict(model.named_parameters()),
         **dict(model.named_buffers()),
@@ -130,7 +130,7 @@ def weights_of(program: Program, model: nn.Module) -> dict[str, Tensor]:
     if program.model.tied_embeddings:
         tensors.setdefault("lm_head.weight", tensors["model.embed_tokens.weight"])
     return {
-        name: evaluate(weight, lambda key: tensors[key].detach())
+        name: evaluate(weight.on(rank), lambda key: tensors[key].detach())
         for name, weight in program.weights.items()
     }
 

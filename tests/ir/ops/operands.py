@@ -8,11 +8,16 @@ import torch
 from torch import Tensor
 
 from glmc.ir.ops import OPS, SemanticOp
+from glmc.ir.ops.collectives import is_collective
 
 TOKENS, HIDDEN, WIDTH, EXPERTS, TOP_K, HEADS, KV_HEADS, HEAD_DIM = 4, 6, 8, 8, 2, 4, 2, 6
 BLOCK_SIZE, BLOCKS = 2, 8
 
-OURS = tuple(name for name, op in OPS.items() if op.reference.__module__.startswith("glmc.ir.ops."))
+OURS = tuple(
+    name
+    for name, op in OPS.items()
+    if op.reference.__module__.startswith("glmc.ir.ops.") and not is_collective(name)
+)
 
 
 def normal(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -96,6 +101,12 @@ def arguments(name: str, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
             "scale": 2.5,
         },
         "moe_ffn": routed,
+        "local_moe_ffn": routed | {"first": torch.tensor([0])},
+        "local_embedding": {
+            "token_ids": torch.tensor([5, 0, 3, 2]),
+            "weight": x(8, HIDDEN),
+            "first": torch.tensor([0]),
+        },
         "marked_experts": routed,
         "shared_expert": {"x": x(TOKENS, HIDDEN), "routed": x(TOKENS, HIDDEN), **shared},
         "moe_ffn_shared": routed | {f"shared_{key}": value for key, value in shared.items()},

@@ -2,38 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from glmc.ir.layout import Layout, even
 from glmc.ir.ops import OPS, SemanticOp
 from glmc.ir.ops.facts import Cut, Sharding, by_name
 from tests.ir.ops.operands import OURS, arguments, results
 
-RANKS = 2
+# Two ranks divide all operands; of four, two share a KV head; three divide next to nothing.
+RANKS = (2, 3, 4)
 CASES = [(name, each) for name in OURS for each in OPS[name].facts.shardings]
-REPLICATED = {"add_rms_norm", "norm_add_rms_norm", "moe_gate"}
+REPLICATED = {
+    *("add_rms_norm", "norm_add_rms_norm", "moe_gate", "marked_experts"),
+    *("local_embedding", "local_moe_ffn"),
+}
 
 
+@pytest.mark.parametrize("ranks", RANKS)
 @pytest.mark.parametrize(
     ("name", "sharding"), CASES, ids=[f"{name}-{each.name}" for name, each in CASES]
 )
-def test_shards_are_the_whole(name: str, sharding: Sharding) -> None:
+def test_shards_are_the_whole(name: str, sharding: Sharding, ranks: int) -> None:
     op, named = OPS[name], arguments(name)
     whole = results(op, named)
-    shards = [shard(op, sharding, named, rank) for rank in range(RANKS)]
+    shared = shared_layout(sharding, named, ranks)
+    shards = [shard(sharding, named, shared, rank) for rank in range(ranks)]
     for key in sharding.operands:
         broadcast = name == "masked_attention" and key == "mask"
-        assert torch.equal(shards[1][key], named[key]) == broadcast
-    parts = [results(op, each) for each in shards]
-    if sharding.silenced == "out":
-        for (part,), elsewhere in zip(parts, others(sharding, named), strict=True):
-            part[elsewhere] = 0
+        same = shards[1][key].shape == named[key].shape and torch.equal(shards[1][key], named[key])
+        assert same == broadcast
+    parts = [
+        results(*computed(op, sharding, each, shared, rank)) for rank, each in enumerate(shards)
+    ]
     for index, (before, join) in enumerate(zip(whole, sharding.results, strict=True)):
-        joined = joined_results([part[index] for part in parts], join, named)
+        joined = joined_results([part[index] for part in parts], join, named, shared, before)
         torch.testing.assert_close(joined, before)
 
 
@@ -41,59 +47,69 @@ def test_every_op_is_cut_or_replicated_on_purpose() -> None:
     assert {name for name in OURS if not OPS[name].facts.shardings} == REPLICATED
 
 
-def shard(op: SemanticOp, sharding: Sharding, named: dict[str, Any], rank: int) -> dict[str, Any]:
+def shared_layout(sharding: Sharding, named: dict[str, Any], ranks: int) -> Layout:
+    """That of the cuts by number, from the first operand that has one."""
+    for key, how in sharding.operands.items():
+        if isinstance(how, Cut) and not callable(how.sections):
+            return even(named[key].shape[how.axis] // how.sections, ranks)
+    return even(1, ranks)
+
+
+def shard(sharding: Sharding, named: dict[str, Any], shared: Layout, rank: int) -> dict[str, Any]:
     """The arguments of one rank."""
     mine = dict(named)
     for key, how in sharding.operands.items():
         if isinstance(how, Cut):
-            mine[key] = cut(named[key], how, named, rank)
+            mine[key] = cut(named[key], how.axis, how.layout(named, shared), rank)
         elif rank:
             mine[key] = torch.zeros_like(named[key])
-    for key in sharding.divided:
-        mine[key] = named[key] // RANKS
-    if sharding.index is not None:
-        elsewhere = others(sharding, named)[rank]
-        local = (named[sharding.index] - rank * held(sharding, named)).masked_fill(elsewhere, 0)
-        mine[sharding.index] = local
-        if sharding.silenced != "out":
-            assert sharding.silenced is not None
-            mine[sharding.silenced] = named[sharding.silenced].masked_fill(elsewhere, 0)
+    for key, sections in sharding.divided.items():
+        mine[key] = Layout(tuple(by_name(sections, named)), shared.ranks).local
     return mine
 
 
-def held(sharding: Sharding, named: dict[str, Any]) -> int:
-    """How many indices a rank has."""
-    (size,) = {
-        named[key].shape[how.axis]
-        for key, how in sharding.operands.items()
-        if isinstance(how, Cut) and how.axis == 0 and how.sections == 1
-    }
-    return int(size) // RANKS
+def computed(
+    op: SemanticOp, sharding: Sharding, mine: dict[str, Any], shared: Layout, rank: int
+) -> tuple[SemanticOp, dict[str, Any]]:
+    """What a rank runs."""
+    if sharding.op is None:
+        return op, mine
+    return OPS[sharding.op], {**mine, "first": torch.tensor([rank * shared.local])}
 
 
-def others(sharding: Sharding, named: dict[str, Any]) -> list[Tensor]:
-    """By rank, where the indices are another rank's."""
-    rank_of = named[sharding.index] // held(sharding, named)
-    return [rank_of != rank for rank in range(RANKS)]
-
-
-def section_sizes(how: Cut, size: int, named: dict[str, Any]) -> Sequence[int]:
-    if callable(how.sections):
-        return [int(each) for each in by_name(how.sections, named)]
-    return [size // how.sections] * how.sections
-
-
-def cut(tensor: Tensor, how: Cut, named: dict[str, Any], rank: int) -> Tensor:
-    if tensor.shape[how.axis] == 1:
+def cut(tensor: Tensor, axis: int, layout: Layout, rank: int) -> Tensor:
+    if tensor.shape[axis] == 1 and layout.entries != 1:
         return tensor
-    sections = tensor.split(list(section_sizes(how, tensor.shape[how.axis], named)), how.axis)
-    return torch.cat([each.chunk(RANKS, how.axis)[rank] for each in sections], how.axis)
+    assert tensor.shape[axis] == layout.entries
+    zeros = list(tensor.shape)
+    parts = []
+    for start, length in layout.runs(rank):
+        zeros[axis] = length
+        parts.append(
+            tensor.new_zeros(zeros) if start is None else tensor.narrow(axis, start, length)
+        )
+    return torch.cat(parts, axis)
 
 
-def joined_results(parts: list[Tensor], how: Cut | str, named: dict[str, Any]) -> Tensor:
+def joined_results(
+    parts: list[Tensor],
+    how: Cut | str,
+    named: dict[str, Any],
+    shared: Layout,
+    whole: Tensor,
+) -> Tensor:
+    """The sum, or each entry from a rank that has it; those that several have must be equal."""
     if not isinstance(how, Cut):
         return torch.stack(parts).sum(0)
-    size = sum(part.shape[how.axis] for part in parts)
-    sizes = [each // RANKS for each in section_sizes(how, size, named)]
-    sections = zip(*(part.split(sizes, how.axis) for part in parts), strict=True)
-    return torch.cat([torch.cat(section, how.axis) for section in sections], how.axis)
+    layout = how.layout(named, shared)
+    joined = torch.full_like(whole, torch.nan)
+    for rank, part in enumerate(parts):
+        at = 0
+        for start, length in layout.runs(rank):
+            if start is not None:
+                place = joined.narrow(how.axis, start, length)
+                mine = part.narrow(how.axis, at, length)
+                assert place.isnan().all() or torch.equal(place, mine)
+                place.copy_(mine)
+            at += length
+    return joined
