@@ -12,8 +12,8 @@ from glmc.dtype_choice import FLOAT16_MAX, Magnitude
 from glmc.ir.program import Program
 from glmc.ir.recipe import Source, sources
 from glmc.range_check.magnitude import magnitude_of, outdoes, text_of
+from glmc.weights.flat import CHUNK_BYTES
 from glmc.weights.source import WeightSource
-from glmc.weights.stream import CHUNK_BYTES
 
 
 @dataclass(frozen=True)

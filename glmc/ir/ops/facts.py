@@ -44,15 +44,16 @@ class Sharding:
     ``operands`` are cut, or ``first``: any summands that add up to the whole over the ranks, such
     as the first rank's own and zeros on the others; all others are whole on each rank. ``results``
     are cut likewise, or ``sum``: added up over the ranks. ``divided`` are integer arguments that
-    count what is cut, with the sections of what they count. ``op`` is another op that a rank
-    computes in place of this one: it has one operand more, ``first``, the first entry of the cut
-    dimension that the rank has.
+    count what is cut, with the sections of what they count. ``index`` is an operand of indices into
+    the cut dimension, and ``op`` the op that a rank computes then in place of this one: it has one
+    operand more, ``first``, the first entry of that dimension that the rank has.
     """
 
     name: Literal["column", "row", "heads", "experts", "vocabulary"]
     operands: Mapping[str, Cut | Literal["first"]]
     results: tuple[Cut | Literal["sum"], ...]
     divided: Mapping[str, Callable[..., Sequence[Section]]] = field(default_factory=dict)
+    index: str | None = None
     op: str | None = None
 
 
@@ -93,6 +94,7 @@ class OpFacts:
             named |= {*signature(function).parameters}
         for sharding in self.shardings:
             named |= {*sharding.operands, *sharding.divided}
+            named |= {sharding.index} if sharding.index else set()
         return named
 
 

@@ -91,6 +91,7 @@ EMBEDDING = define(
                 "vocabulary",
                 {"weight": Cut(0)},
                 ("sum",),
+                index="token_ids",
                 op="local_embedding",
             ),
         ),

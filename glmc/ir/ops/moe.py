@@ -134,6 +134,7 @@ EXPERTS = OpFacts(
             "experts",
             {"gate_up": Cut(0), "down": Cut(0)},
             ("sum",),
+            index="ids",
             op="local_moe_ffn",
         ),
         Sharding("row", {"gate_up": Cut(1, sections=2), "down": Cut(2)}, ("sum",)),
