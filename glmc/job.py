@@ -84,7 +84,7 @@ class Job:
     def expected_matches(self) -> dict[str, int]:
         """The match counts that must hold."""
         expected = dict(self.source.expected_matches)
-        if self.dealt is not None:
+        if self.dealt is not None and not self.selection.off and not self.selection.added:
             expected[self.dealt.name] = sum(expected_collectives(self.source.fields).values())
         return enforced_counts(expected, self.selection)
 

@@ -139,10 +139,6 @@ NEEDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "moe_ffn": ("moe_gate",),
         "shared_expert": ("moe_gate", "moe_ffn", "gate_up_merge"),
         "add_rms_norm": ("rms_norm",),
-        "shard": (
-            *("rms_norm", "rope", "attention", "qkv_merge", "moe_gate", "moe_ffn"),
-            *("gate_up_merge", "silu_mul", "shared_expert"),
-        ),
     }
 )
 
