@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from glmc_runtime.cli.commands import CHAT, DOCTOR, FIT, RUN
+from glmc_runtime.cli.commands import CHAT, DOCTOR, FIT, RUN, TUNE_COLLECTIVES
 
 MAKE, USE, LOOK = "Compile", "Run", "Understand"
 OF_RUNTIME = "glmc.cli.runtime_commands"
@@ -54,6 +54,12 @@ ROWS = (
     Row("run", USE, RUN.summary, f"{OF_RUNTIME}:run"),
     Row("chat", USE, CHAT.summary, f"{OF_RUNTIME}:chat"),
     Row("doctor", USE, DOCTOR.summary, f"{OF_RUNTIME}:doctor"),
+    Row(
+        TUNE_COLLECTIVES.name,
+        USE,
+        TUNE_COLLECTIVES.summary,
+        f"{OF_RUNTIME}:tune_collectives",
+    ),
     Row(
         "inspect",
         LOOK,

@@ -62,3 +62,4 @@ def parameter_of(option: Option) -> Parameter:
 run = function_of(COMMANDS["run"])
 chat = function_of(COMMANDS["chat"])
 doctor = function_of(COMMANDS["doctor"])
+tune_collectives = function_of(COMMANDS["tune-collectives"])

@@ -103,4 +103,35 @@ FIT = Command(
     "glmc_runtime.cli.fit:fit",
     FIT_OPTIONS,
 )
-COMMANDS = {command.name: command for command in (RUN, CHAT, DOCTOR, FIT)}
+TUNE_COLLECTIVES = Command(
+    "tune-collectives",
+    "Measure the all-reduces of a group of ranks and write the table that chooses among them.",
+    "glmc_runtime.cli.tune_collectives:tune_collectives",
+    (
+        Option(
+            "--ranks", "How many to start on this host; under torchrun its own.", int, metavar="N"
+        ),
+        Option(
+            "--any-order",
+            "Let algorithms compete that add in other orders: bits follow the message's size.",
+            bool,
+            default=False,
+        ),
+        Option(
+            "--topology",
+            "What the group is called in the table.",
+            default="one-host",
+            metavar="NAME",
+        ),
+        Option("--backend", "gloo, or nccl for a card each.", default="gloo", metavar="NAME"),
+        Option(
+            "--output",
+            "Write the table here, not to stdout; bands of a table that is there stay where they "
+            "are good enough.",
+            metavar="FILE",
+            group=OUTPUT,
+        ),
+    ),
+    artifact="none",
+)
+COMMANDS = {command.name: command for command in (RUN, CHAT, DOCTOR, FIT, TUNE_COLLECTIVES)}

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from glmc_runtime.collectives.group import Group
+from glmc_runtime.collectives.group import Group, backend_of
 from glmc_runtime.errors import RankError
 
 
@@ -40,7 +40,7 @@ def gathered_texts(group: Group, text: str) -> list[str]:
     if group.size == 1:
         return [text]
     process_group, data = group.process_group, text.encode()
-    device = _device_of(process_group)
+    device = "cuda" if backend_of(process_group) == "nccl" else "cpu"
     length = torch.tensor([len(data)], dtype=torch.int64, device=device)
     lengths = [torch.empty_like(length) for _ in range(group.size)]
     process_group.allgather([lengths], [length]).wait()
@@ -53,13 +53,6 @@ def gathered_texts(group: Group, text: str) -> list[str]:
         bytes(row[: int(length)].tolist()).decode()
         for row, length in zip(rows, lengths, strict=True)
     ]
-
-
-def _device_of(process_group: object) -> torch.device:
-    """Where messages of the group's backend are."""
-    name = getattr(process_group, "name", None)
-    backend = name() if callable(name) else ""
-    return torch.device("cuda" if "nccl" in str(backend).lower() else "cpu")
 
 
 def _short(value: object) -> str:

@@ -17,7 +17,7 @@ from glmc_runtime.collectives.ring import ring
 from glmc_runtime.collectives.shared_memory import SharedMemory
 from glmc_runtime.collectives.tree import tree_sum
 from glmc_runtime.collectives.two_shot import two_shot
-from glmc_runtime.collectives.wire import Thunk, Wire
+from glmc_runtime.collectives.wire import Thunk, Wire, meeting
 from glmc_runtime.errors import PlanError
 from glmc_runtime.format.algorithms import ALGORITHMS, DTYPES
 from glmc_runtime.format.collectives import ONE_HOST, AlgorithmTable, GroupKey, default_table
@@ -60,9 +60,10 @@ class Group:
         self.process_group = process_group
         self.topology = topology
         self.table = default_table("cuda", size, topology) if table is None else table
-        self._wire = Wire(process_group, rank, size)
+        self.wire = Wire(process_group, rank, size)
         self._patience = patience
         self._memory: SharedMemory | None = None
+        self._barrier: Thunk | None = None
 
     def algorithm_of(self, x: Tensor) -> str:
         """The table's choice for a message; raises :class:`PlanError` where it has none."""
@@ -86,8 +87,14 @@ class Group:
         if self.size == 1 or not flat.numel():
             return _nothing
         if name in _IN_SHARED_MEMORY:
-            return _in_order(_IN_SHARED_MEMORY[name](self._shared_memory(x), flat))
-        return _in_order(_ON_MESSAGES[name](self._wire, flat))
+            if x.device.type != "cpu":
+                raise PlanError(
+                    f"the all-reduce '{name}' is in host memory, and the message is not",
+                    found=str(x.device),
+                    remedy="take a table that was made for this target",
+                )
+            return _in_order(_IN_SHARED_MEMORY[name](self.shared_memory(), flat))
+        return _in_order(_ON_MESSAGES[name](self.wire, flat))
 
     def all_gather_of(self, x: Tensor, parts: Tensor) -> Thunk:
         """A thunk that writes the ``x`` of every rank to ``parts`` [ranks, \\*x.shape]."""
@@ -109,25 +116,43 @@ class Group:
         arrived = torch.empty_like(x)
         parts = [x[rank] if rank == self.rank else arrived[rank] for rank in range(self.size)]
         others = [rank for rank in range(self.size) if rank != self.rank]
-        exchange = self._wire.exchange(
+        exchange = self.wire.exchange(
             [(x[rank], rank) for rank in others], [(arrived[rank], rank) for rank in others]
         )
         return _in_order([exchange, *tree_sum(parts, out)])
+
+    def meet(self) -> None:
+        """Return when all ranks have called this, at nearly the same time: in shared memory where
+        there is some."""
+        if self._memory is not None:
+            self._memory.meet()
+        elif self.size > 1:
+            if self._barrier is None:
+                self._barrier = self._make_barrier()
+            self._barrier()
 
     def close(self) -> None:
         """Let go of shared memory; the process group is its maker's."""
         self._memory = None
 
-    def _shared_memory(self, x: Tensor) -> SharedMemory:
-        if x.device.type != "cpu":
-            raise PlanError(
-                "this all-reduce is in host memory, and the message is not",
-                found=str(x.device),
-                remedy="take a table that was made for this target",
-            )
+    def _make_barrier(self) -> Thunk:
+        """On host memory by messages; of another backend the library's."""
+        if backend_of(self.process_group) == "gloo":
+            return meeting(self.wire)
+        return lambda: self.process_group.barrier().wait()
+
+    def shared_memory(self) -> SharedMemory:
+        """That of this group; making it is a collective call. Raises :class:`GuardError` on all
+        ranks where they can't have any."""
         if self._memory is None:
-            self._memory = SharedMemory(self._wire, self._patience)
+            self._memory = SharedMemory(self.wire, self._patience)
         return self._memory
+
+
+def backend_of(process_group: Any) -> str:
+    """``gloo`` or ``nccl``, of a process group by itself or of one that chooses by device."""
+    name = getattr(process_group, "name", None)
+    return "nccl" if callable(name) and "nccl" in str(name()).lower() else "gloo"
 
 
 def _flat(name: str, tensor: Tensor) -> Tensor:

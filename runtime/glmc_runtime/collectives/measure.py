@@ -18,9 +18,11 @@ from glmc_runtime.collectives.wire import Thunk
 
 Case = tuple[str, int]
 """An algorithm, or what else is timed, and the bytes of its message."""
-_SLICE = 2e-3
+_SLICE = 1e-3
 _MOST_CALLS = 20
 _FEWEST_ROUNDS = 3
+_FAR = 1.5
+"""Times of the best of its size: a case that takes longer is measured no further."""
 
 
 @dataclass
@@ -32,32 +34,60 @@ class Times:
     def typical(self, case: Case) -> float:
         return median(self.rounds[case])
 
+    def undisturbed(self, case: Case) -> float:
+        """The lower quartile: what disturbs a call only ever makes it longer."""
+        values = sorted(self.rounds[case])
+        return values[len(values) // 4]
+
 
 def measure(
     group: Group,
     thunks: Mapping[Case, Thunk],
     seconds: float,
     device: torch.device,
-    most_rounds: int = 1000,
+    *,
+    drop_far: bool = False,
 ) -> Times:
-    """Time ``thunks`` for about ``seconds`` after one call of each; at least three rounds. A case
-    that takes long is called once a round, a quick one up to 20 times."""
-    first = shared(group, [_time(group, thunk, 1, device) for thunk in thunks.values()], device)
+    """Time ``thunks`` for about ``seconds`` after two calls of each; at least three rounds. A case
+    that takes long is called once a round, a quick one up to 20 times. With ``drop_far`` cases
+    that are far from the best of their size are left out after the third round."""
     started = time.perf_counter()
-    calls = [max(1, min(_MOST_CALLS, round(_SLICE / value))) for value in first]
-    times = Times({case: [] for case in thunks})
-    for number in range(most_rounds):
-        values = [
-            _time(group, thunk, count, device)
-            for thunk, count in zip(thunks.values(), calls, strict=True)
-        ]
-        for case, value in zip(thunks, values, strict=True):
+    cases = list(thunks)
+    for thunk in thunks.values():
+        thunk()  # memory is touched for the first time
+    first = shared(group, [_time(group, thunks[case], 1, device) for case in cases], device)
+    calls = {
+        case: max(1, min(_MOST_CALLS, round(_SLICE / value)))
+        for case, value in zip(cases, first, strict=True)
+    }
+    times = Times({case: [] for case in cases})
+    number = 0
+    while True:
+        began = time.perf_counter()
+        for case in cases:
+            value = _time(group, thunks[case], calls[case], device)
             times.rounds[case].append(value * 1e6)
-        spent = time.perf_counter() - started
-        left = seconds - spent - spent / (number + 1)
-        if shared(group, [left], device)[0] < 0 and number + 1 >= _FEWEST_ROUNDS:
-            break
-    return times
+        number += 1
+        now = time.perf_counter()
+        (left,) = shared(group, [seconds - (now - started) - (now - began)], device)
+        if number >= _FEWEST_ROUNDS and left < 0:
+            return times
+        if number == _FEWEST_ROUNDS and drop_far:
+            worth = shared(group, [float(case in _near(times)) for case in cases], device)
+            cases = [case for case, kept in zip(cases, worth, strict=True) if kept]
+
+
+def agreed(group: Group, times: Times, device: torch.device) -> dict[Case, float]:
+    """The undisturbed time of each case, as rank 0 has it."""
+    values = [times.undisturbed(case) for case in times.rounds]
+    return dict(zip(times.rounds, shared(group, values, device), strict=True))
+
+
+def _near(times: Times) -> set[Case]:
+    best: dict[int, float] = {}
+    for case in times.rounds:
+        best[case[1]] = min(best.get(case[1], float("inf")), times.undisturbed(case))
+    return {case for case in times.rounds if times.undisturbed(case) <= _FAR * best[case[1]]}
 
 
 def all_reduces(
@@ -66,17 +96,27 @@ def all_reduces(
     sizes: Sequence[int],
     dtype: torch.dtype,
     device: torch.device,
+    seconds: float = float("inf"),
 ) -> dict[Case, Thunk]:
-    """A thunk for each algorithm and message, bound to zeros."""
-    return {
-        (name, size): group.all_reduce_of(zeros(size, dtype, device), name)
-        for size in sizes
-        for name in algorithms
-    }
+    """A thunk for each algorithm and size, bound to zeros: their sum stays what it is. The sizes
+    end where calling each algorithm once for all of them takes more than ``seconds``, after two at
+    the earliest."""
+    thunks: dict[Case, Thunk] = {}
+    spent = 0.0
+    for number, size in enumerate(sizes):
+        x = zeros(size, dtype, device)
+        cases = {(name, size): group.all_reduce_of(x, name) for name in algorithms}
+        for thunk in cases.values():
+            thunk()  # memory is touched for the first time
+            spent += _time(group, thunk, 1, device)
+        if number >= 2 and shared(group, [spent], device)[0] > seconds:
+            break
+        thunks |= cases
+    return thunks
 
 
 def zeros(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """A message of ``size`` bytes whose sum stays what it is."""
+    """A message of ``size`` bytes."""
     return torch.zeros(size // dtype.itemsize, dtype=dtype, device=device)
 
 
@@ -90,9 +130,9 @@ def shared(group: Group, values: Sequence[float], device: torch.device) -> list[
 
 
 def _time(group: Group, thunk: Thunk, calls: int, device: torch.device) -> float:
-    """Seconds a call, of ``calls`` after all ranks have met."""
-    shared(group, [0.0], device)
+    """Seconds a call, of ``calls`` that all ranks begin at once."""
     wait: Callable[[], None] = torch.cuda.synchronize if device.type == "cuda" else _return
+    group.meet()
     wait()
     started = time.perf_counter()
     for _ in range(calls):

@@ -1,0 +1,107 @@
+"""From times to bands: which algorithm up to which size, so that two runs say the same.
+
+Times are noisy. A loss at one size alone is none, what is nearly the best counts as the best,
+another band must save more than noise would, and bands that are there already stay while they are
+good enough. Bounds are sizes that were measured, powers of four where they do as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from math import log
+
+from glmc_runtime.format.algorithms import Link
+from glmc_runtime.format.collectives import Band, merged
+
+MARGIN = 0.08
+"""By how much bands that are there already may be slower than the best."""
+_SAME = 0.04
+_SWITCH = 0.2
+_ODD_BOUND = 0.01
+_LEAST_LATENCY = 0.01
+
+
+def choose_bands(
+    times: Mapping[str, Sequence[float]],
+    sizes: Sequence[int],
+    incumbents: Sequence[tuple[Band, ...]] = (),
+    margin: float = MARGIN,
+) -> tuple[Band, ...]:
+    """Bands over the algorithms of ``times``, which has a time for each of ascending ``sizes``.
+
+    The first of the ``incumbents`` stays whose algorithms are all among them and at no two sizes
+    in a row slower than the best by more than the margin on average. Else the bands that together
+    lose least, where each one more must save a fifth, added up over sizes.
+    """
+    best = [min(values) for values in zip(*times.values(), strict=True)]
+    losses = {
+        name: without_outliers(
+            [log(value / least) for value, least in zip(values, best, strict=True)]
+        )
+        for name, values in times.items()
+    }
+    for bands in incumbents:
+        if all(band.algorithm in losses for band in bands):
+            lost = [losses[algorithm_at(bands, size)][place] for place, size in enumerate(sizes)]
+            if max(map(_mean, pairwise(lost)), default=lost[0]) <= log(1 + margin):
+                return bands
+    names = _cheapest(losses, sizes)
+    bounds = [*sizes[1:], None]
+    return merged(Band(below, name) for below, name in zip(bounds, names, strict=True))
+
+
+def algorithm_at(bands: Sequence[Band], size: int) -> str:
+    """The algorithm of a message of ``size`` bytes."""
+    return next(band.algorithm for band in bands if band.below is None or size < band.below)
+
+
+def _cheapest(losses: Mapping[str, Sequence[float]], sizes: Sequence[int]) -> list[str]:
+    """An algorithm for each size: by dynamic programming over what is lost and switched."""
+    names = list(losses)
+    costs = {name: (_lost(losses[name][0]), [name]) for name in names}
+    for place in range(1, len(sizes)):
+        switch = _SWITCH + (0.0 if _is_power_of_four(sizes[place]) else _ODD_BOUND)
+        before = costs
+        costs = {}
+        for name in names:
+            came = min(names, key=lambda one: before[one][0] + switch * (one != name))
+            cost, path = before[came]
+            cost += switch * (came != name) + _lost(losses[name][place])
+            costs[name] = (cost, [*path, name])
+    return min(costs.values(), key=lambda pair: pair[0])[1]
+
+
+def _mean(pair: tuple[float, float]) -> float:
+    return sum(pair) / 2
+
+
+def _lost(loss: float) -> float:
+    return loss if loss > _SAME else 0.0
+
+
+def _is_power_of_four(size: int) -> bool:
+    return size & (size - 1) == 0 and size.bit_length() % 2 == 1
+
+
+def without_outliers(values: Sequence[float]) -> list[float]:
+    """Each value as the median of it and its neighbours: one that stands out counts as they do."""
+    inner = [sorted(three)[1] for three in zip(values, values[1:], values[2:], strict=False)]
+    return [*values[:1], *inner, *values[-1:]] if len(values) > 1 else list(values)
+
+
+def fitted(medium: str, sizes: Sequence[int], microseconds: Sequence[float]) -> Link:
+    """Latency and bandwidth of steps of these sizes, by least squares of what is off in ratio."""
+    weights = [1 / value**2 for value in microseconds]
+    total = sum(weights)
+    mean = sum(w * size for w, size in zip(weights, sizes, strict=True)) / total
+    level = sum(w * value for w, value in zip(weights, microseconds, strict=True)) / total
+    spread = sum(w * (size - mean) ** 2 for w, size in zip(weights, sizes, strict=True))
+    together = sum(
+        w * (size - mean) * (value - level)
+        for w, size, value in zip(weights, sizes, microseconds, strict=True)
+    )
+    slope = together / spread
+    if slope <= 0:  # noise: as if all of the largest were bytes
+        slope = microseconds[-1] / sizes[-1]
+    return Link(medium, max(level - slope * mean, _LEAST_LATENCY), 1 / slope)
