@@ -100,11 +100,12 @@ def compile(model: str | Path, output: str | Path, **options: Unpack[CompileKeyw
     from glmc.compiler import compile_model
     from glmc.config import compile_options
     from glmc.errors import UsageError
+    from glmc.estimates.rates import rates_for
     from glmc_runtime.arguments import path
 
     resolved = compile_options(options)
     source = model if isinstance(model, Path) else path("model", model, refuse=UsageError)
-    return compile_model(source, path("output", output, refuse=UsageError), resolved)
+    return compile_model(source, path("output", output, refuse=UsageError), resolved, rates_for)
 
 
 def load(path: str | PathLike[str], **options: Unpack[LoadKeywords]) -> Session:

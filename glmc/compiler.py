@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ from glmc.pipeline.events import (
 )
 from glmc.pipeline.expectations import explain_unfused, fusion_counts, require_matches
 from glmc.pipeline.records import PassRecord, Phases
+from glmc.range_check.cost import Rates, no_rates
 from glmc.range_check.decide import decide_dtype
 from glmc.report import Report, build_report, eager_operations
 from glmc.tokenizer import TokenizerFiles, tokenizer_files
@@ -57,9 +59,13 @@ WEIGHTS = "weights"
 
 
 def compile_model(
-    model: str | Path, output: str | Path, options: CompileOptions | None = None
+    model: str | Path,
+    output: str | Path,
+    options: CompileOptions | None = None,
+    rates: Callable[[Job], Rates | None] = no_rates,
 ) -> Report:
-    """Compile ``model`` (a preset's name or a checkpoint directory) into ``output``.
+    """Compile ``model`` (a preset's name or a checkpoint directory) into ``output``; ``rates`` are
+    the numbers that a dtype is told to cost by where it has to be decided.
 
     Raises a GlmcError of the stage that failed; nothing is left at ``output`` then.
     """
@@ -68,7 +74,7 @@ def compile_model(
     job = read_job(model, options)
     if job.undecided:
         check_destination(Path(output), options.force)  # before weights are read
-    return compile_job(decide_dtype(job), output, inputs=inputs)
+    return compile_job(decide_dtype(job, rates=rates(job)), output, inputs=inputs)
 
 
 def compile_job(

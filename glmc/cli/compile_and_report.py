@@ -77,6 +77,7 @@ def _compile(request: CompileRequest) -> None:
             time_line,
         )
         from glmc.compiler import compile_job
+        from glmc.estimates.rates import rates_for
         from glmc.job import read_job
         from glmc.observe.dump.dumper import Dumper
         from glmc.observe.dump.options import DumpOptions
@@ -91,7 +92,7 @@ def _compile(request: CompileRequest) -> None:
     told: dict[str, str] = {}
     dumping = Timed(dumper)
     with shown_progress(silent=silent, verify=verify) as progress:
-        job = decide_dtype(job, progress)
+        job = decide_dtype(job, progress, rates_for(job))
         prover = Proof(job, dumper.verdicts, partial(_tell, told)) if verify else None
         proof = Timed(prover or NOBODY)
         with dumper, remembered(prover, inputs):

@@ -15,7 +15,7 @@ from torch.fx import Interpreter, Node
 
 from glmc.ir.ops.registry import semantic_op
 from glmc.ir.program import Program
-from glmc_runtime.command.units import seconds_text
+from glmc.job import Job
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,11 @@ class Rates:
     flops: Mapping[str, float]
     bytes: float
     source: str
+
+
+def no_rates(job: Job) -> Rates | None:
+    """Of a compile that is not told what a dtype costs."""
+    return None
 
 
 @dataclass(frozen=True)
@@ -78,14 +83,14 @@ def predictions(
     both of the ``dtypes``."""
     steps = {
         f"a prefill of {prefill} tokens": work_of(program, 1, prefill),
-        f"a decode step of {decode} sequences, KV cache aside": work_of(program, decode, 1),
+        f"a decode step of {decode} sequences, KV cache aside,": work_of(program, decode, 1),
     }
     for name, work in steps.items():
-        times = [
-            f"{seconds_text(sum(each.seconds(rates.flops[dtype], rates.bytes) for each in work))} "
-            f"in {dtype}"
+        seconds = {
+            dtype: sum(each.seconds(rates.flops[dtype], rates.bytes) for each in work)
             for dtype in dtypes
-        ]
+        }
+        times = [f"{1e3 * value:.3g} ms in {dtype}" for dtype, value in seconds.items()]
         yield f"predicted for {rates.device} ({rates.source}): {name} takes at least " + (
             " and ".join(times)
         )

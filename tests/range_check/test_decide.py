@@ -14,6 +14,7 @@ from glmc.compiler import compile_model
 from glmc.config import CompileOptions
 from glmc.dtype_choice import DtypeChoice
 from glmc.errors import UsageError
+from glmc.estimates.rates import rates_for
 from glmc.job import read_job
 from glmc.range_check.cost import Rates
 from glmc.range_check.decide import decide_dtype
@@ -179,13 +180,17 @@ def test_the_command_says_why_and_makes_the_same_bytes_twice(
         assert "float16 for xpu" in outcome.out
         assert "note: --dtype auto: float16, because weights are within its range" in outcome.out
         assert "range of activations" in outcome.err
+        assert outcome.out.count("predicted for Kunlun P800 (third-party figures): a ") == 2
         texts.append((tmp_path / name / "manifest.json").read_bytes())
     assert texts[0] == texts[1]
     manifest = json.loads(texts[0])
     assert manifest["dtype"] == "float16"
     report = json.loads((tmp_path / "one" / "report.json").read_text(encoding="utf-8"))
     assert report["options"]["dtype"] == "float16"
-    assert report["dtype_choice"] == json.loads(json.dumps(asdict(choice_of(model))))
+    job = read_job(model, AUTO)
+    choice = decide_dtype(job, rates=rates_for(job)).choice
+    assert choice is not None
+    assert report["dtype_choice"] == json.loads(json.dumps(asdict(choice)))
 
 
 def test_python_decides_too(tmp_path: Path) -> None:
