@@ -77,20 +77,27 @@ class _Counted(Interpreter):
 
 
 def predictions(
-    program: Program, rates: Rates, dtypes: tuple[str, str], *, prefill: int, decode: int
+    program: Program,
+    rates: Rates,
+    dtypes: tuple[str, str],
+    *,
+    prefill: int,
+    decode: int,
+    ranks: int = 1,
 ) -> Iterator[str]:
     """A line for a prefill of so many tokens and for a decode step of so many sequences, each in
-    both of the ``dtypes``."""
+    both of the ``dtypes``; of ``ranks`` cards each has an even share, and messages cost nothing."""
     steps = {
         f"a prefill of {prefill} tokens": work_of(program, 1, prefill),
         f"a decode step of {decode} sequences, KV cache aside,": work_of(program, decode, 1),
     }
     for name, work in steps.items():
         seconds = {
-            dtype: sum(each.seconds(rates.flops[dtype], rates.bytes) for each in work)
+            dtype: sum(each.seconds(rates.flops[dtype], rates.bytes) for each in work) / ranks
             for dtype in dtypes
         }
         times = [f"{1e3 * value:.3g} ms in {dtype}" for dtype, value in seconds.items()]
-        yield f"predicted for {rates.device} ({rates.source}): {name} takes at least " + (
+        cards = rates.device if ranks == 1 else f"{ranks} x {rates.device}"
+        yield f"predicted for {cards} ({rates.source}): {name} takes at least " + (
             " and ".join(times)
         )

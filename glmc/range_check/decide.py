@@ -48,9 +48,16 @@ def _choice(job: Job, observer: Observer, rates: Rates | None) -> DtypeChoice:
         program = _fused(trial)
     predicted: tuple[str, ...] = ()
     if rates is not None:
-        prefill, decode = job.options.prefill_buckets[-1], job.options.decode_buckets[-1]
-        lines = predictions(program, rates, (FAST, WIDE), prefill=prefill, decode=decode)
-        predicted = tuple(lines)
+        predicted = tuple(
+            predictions(
+                program,
+                rates,
+                (FAST, WIDE),
+                prefill=job.options.prefill_buckets[-1],
+                decode=job.options.decode_buckets[-1],
+                ranks=job.options.tensor_parallel,
+            )
+        )
     with stage(observer, STAGES[1], seconds):
         weights = weight_range(program, source)
     if weights.outside:

@@ -43,6 +43,10 @@ def test_a_step_that_memory_bounds_is_alike_in_both(tmp_path: Path) -> None:
     program = _fused(read_job(checkpoint(tmp_path / "model", DENSE), CompileOptions()))
     rates = Rates("x", {"float16": 2e15, "bfloat16": 1e15}, 1e9, "no source")
     prefill, decode = predictions(program, rates, ("float16", "bfloat16"), prefill=8, decode=2)
+    (halved, _) = predictions(program, rates, ("float16", "bfloat16"), prefill=8, decode=2, ranks=2)
+    assert halved.startswith("predicted for 2 x x (no source)")
+    times = [float(line.partition("at least ")[2].split()[0]) for line in (prefill, halved)]
+    assert times[1] == pytest.approx(times[0] / 2, rel=0.02)
     for line in (prefill, decode):
         first, second = line.partition("at least ")[2].split(" and ")
         assert first.partition(" in ")[0] == second.partition(" in ")[0]
