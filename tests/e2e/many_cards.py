@@ -1,0 +1,213 @@
+"""``python -m tests.e2e.many_cards``: greedy tokens on any number of ranks, beside Hugging Face's.
+
+Both shipped models and random configs, dealt by width and by expert, on cpu and on the emulator
+under each profile, in float32: 16 ragged prompts, 64 tokens, prompts cut into chunks. A line for
+each: texts compared, tokens that differ, and tokens left out since a text parts from Hugging Face's
+where the two best logits lie within 1e-3.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from tests.e2e.build import CHUNKED, PLACES, Place
+from tests.e2e.grid import MAX_CONTEXT, write_checkpoint
+from tests.e2e.ranks import RankedBuilder, generated
+from tests.e2e.reference import NEW_TOKENS, forced_logits, greedy, load_eager, prompts
+from tests.support.models import tiny_config
+
+MODELS = Path(__file__).parents[2] / "models"
+SHIPPED = ("tiny-dense", "tiny-moe")
+RANKS = (1, 2, 4, 8)
+CLOSE = 1e-3
+"""Two logits of float32 that rounding may bring into the other order."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A random config."""
+
+    number: int
+    family: str
+    fields: dict[str, Any] = field(hash=False)
+
+    @property
+    def name(self) -> str:
+        heads = self.fields["num_attention_heads"], self.fields["num_key_value_heads"]
+        tied = "-tied" if self.fields["tie_word_embeddings"] else ""
+        return f"{self.number}-{self.family}-q{heads[0]}-kv{heads[1]}{tied}"
+
+    @property
+    def routed(self) -> bool:
+        return self.family == "glm4_moe"
+
+    def config(self) -> Any:
+        return tiny_config(self.family, **self.fields)
+
+
+def drawn(count: int, seed: int = 16) -> list[Drawn]:
+    """Configs whose KV heads go from 1 to 8 and begin again; hardly anything divides."""
+    chance = random.Random(seed)
+    return [_drawn(number, chance) for number in range(count)]
+
+
+def _drawn(number: int, chance: random.Random) -> Drawn:
+    kv_heads = 1 + number % 8
+    family = ("glm", "glm4_moe", "glm4", "glm4_moe")[number % 4]
+    fields: dict[str, Any] = {
+        "vocab_size": chance.choice([200, 203, 211]),
+        "max_position_embeddings": MAX_CONTEXT,
+        "num_key_value_heads": kv_heads,
+        "num_attention_heads": kv_heads * chance.choice([1, 2, 3]),
+        "head_dim": chance.choice([16, 32]),
+        "hidden_size": chance.choice([48, 64]),
+        "intermediate_size": chance.choice([56, 96, 100]),
+        "attention_bias": chance.random() < 0.5,
+        "tie_word_embeddings": chance.random() < 0.5,
+        "eos_token_id": [1, 2, 3],
+    }
+    if family == "glm4_moe":
+        groups, best = chance.choice([(1, 1), (2, 1), (4, 2)])
+        fields |= {
+            "num_hidden_layers": 2,
+            "first_k_dense_replace": chance.choice([0, 1]),
+            "use_qk_norm": chance.random() < 0.5,
+            "n_routed_experts": chance.choice([8, 12, 16]),
+            "num_experts_per_tok": chance.choice([1, 2, 3]),
+            "n_shared_experts": chance.choice([1, 2]),
+            "n_group": groups,
+            "topk_group": best,
+            "norm_topk_prob": chance.random() < 0.5,
+            "routed_scaling_factor": chance.choice([1.0, 2.5]),
+            "moe_intermediate_size": chance.choice([24, 40, 44]),
+        }
+    return Drawn(number, family, fields)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """``texts`` and their tokens beside Hugging Face's; ``left_out`` come after a close call."""
+
+    texts: int
+    compared: int
+    left_out: int
+    differing: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.texts} texts, {self.compared} tokens compared, {self.differing} differ, "
+            f"{self.left_out} left out"
+        )
+
+
+def judged(
+    model: Any,
+    texts: Sequence[Sequence[int]],
+    expected: Sequence[Sequence[int]],
+    found: Sequence[Sequence[int]],
+) -> Outcome:
+    """How two sets of continuations compare; after a close call a text goes its own way."""
+    compared = left_out = differing = 0
+    for text, wanted, got in zip(texts, expected, found, strict=True):
+        pairs = zip(wanted, got, strict=True)
+        place = next((at for at, (one, two) in enumerate(pairs) if one != two), len(wanted))
+        compared += place
+        if place == len(wanted):
+            continue
+        logits = forced_logits(model, [*text, *wanted[:place]], len(text) + place)[-1]
+        best = logits.topk(2).values
+        if float(best[0] - best[1]) < CLOSE:
+            left_out += len(wanted) - place
+        else:
+            compared, differing = compared + len(wanted) - place, differing + len(wanted) - place
+    return Outcome(len(texts), compared, left_out, differing)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A checkpoint with what Hugging Face answers."""
+
+    name: str
+    checkpoint: Path
+    routed: bool
+    model: Any
+    texts: list[list[int]]
+    expected: list[list[int]]
+
+    @staticmethod
+    def of(name: str, checkpoint: Path, routed: bool) -> Subject:
+        model = load_eager(checkpoint, torch.float32)
+        texts = prompts()
+        return Subject(name, checkpoint, routed, model, texts, greedy(model, texts))
+
+
+def subjects(count: int, folder: Path) -> Iterator[Subject]:
+    """The shipped models, then random ones."""
+    for name in SHIPPED:
+        yield Subject.of(name, MODELS / name, name == "tiny-moe")
+    for each in drawn(count):
+        path = write_checkpoint(each, folder / each.name, torch.float32)  # type: ignore[arg-type]
+        yield Subject.of(each.name, path, each.routed)
+
+
+def compared(
+    subject: Subject, builder: RankedBuilder, place: Place, ranks: int, by_expert: bool
+) -> Outcome:
+    """One cell of the matrix."""
+    path = builder.artifact(place, tensor_parallel=ranks, expert_parallel=by_expert)
+    found = generated(path, subject.texts, NEW_TOKENS)
+    return judged(subject.model, subject.texts, subject.expected, found)
+
+
+def options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.e2e.many_cards", description=__doc__)
+    parser.add_argument("--configs", type=int, default=12, help="random configs")
+    parser.add_argument("--only", help="only configs whose name contains this")
+    parser.add_argument("--ranks", default=",".join(map(str, RANKS)))
+    parser.add_argument("--targets", default="cpu,xpu")
+    return parser.parse_args()
+
+
+def main() -> int:
+    chosen, total, faults = options(), [0, 0, 0], 0
+    numbers = [int(each) for each in chosen.ranks.split(",")]
+    places = [place for place in PLACES if place.target in chosen.targets.split(",")]
+    with tempfile.TemporaryDirectory() as folder:
+        for subject in subjects(chosen.configs, Path(folder)):
+            if chosen.only and chosen.only not in subject.name:
+                continue
+            common = {**CHUNKED, "block_size": 16, "max_context": MAX_CONTEXT}
+            builder = RankedBuilder(subject.checkpoint, Path(folder) / "made", common)
+            for place in places:
+                for ranks in numbers:
+                    for by_expert in (False, True) if subject.routed and ranks > 1 else (False,):
+                        started = perf_counter()
+                        label = f"{subject.name:<24} {place.name:<18} {ranks} ranks "
+                        label += "by expert" if by_expert else "by width "
+                        try:
+                            outcome = compared(subject, builder, place, ranks, by_expert)
+                        except Exception as error:  # noqa: BLE001 - the matrix goes on
+                            faults += 1
+                            print(f"{label} failed: {type(error).__name__}: {error}", flush=True)
+                            continue
+                        faults += outcome.differing > 0
+                        total[0] += outcome.compared
+                        total[1] += outcome.differing
+                        total[2] += outcome.left_out
+                        print(f"{label} {outcome}, {perf_counter() - started:.1f} s", flush=True)
+    print(f"all: {total[0]} tokens compared, {total[1]} differ, {total[2]} left out")
+    return int(faults > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
