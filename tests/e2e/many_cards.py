@@ -151,11 +151,14 @@ class Subject:
         return Subject(name, checkpoint, routed, model, texts, greedy(model, texts))
 
 
-def subjects(count: int, folder: Path) -> Iterator[Subject]:
-    """The shipped models, then random ones."""
+def subjects(count: int, only: str | None, folder: Path) -> Iterator[Subject]:
+    """The shipped models, then random ones; ``only`` the one of that name."""
     for name in SHIPPED:
-        yield Subject.of(name, MODELS / name, name == "tiny-moe")
+        if only in (None, name):
+            yield Subject.of(name, MODELS / name, name == "tiny-moe")
     for each in drawn(count):
+        if only not in (None, each.name):
+            continue
         path = write_checkpoint(each, folder / each.name, torch.float32)  # type: ignore[arg-type]
         yield Subject.of(each.name, path, each.routed)
 
@@ -172,20 +175,22 @@ def compared(
 def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.e2e.many_cards", description=__doc__)
     parser.add_argument("--configs", type=int, default=12, help="random configs")
-    parser.add_argument("--only", help="only configs whose name contains this")
+    parser.add_argument("--only", help="the one model of this name")
     parser.add_argument("--ranks", default=",".join(map(str, RANKS)))
-    parser.add_argument("--targets", default="cpu,xpu")
+    parser.add_argument("--places", default=",".join(place.name for place in PLACES))
+    parser.add_argument("--names", action="store_true", help="list the models and end")
     return parser.parse_args()
 
 
 def main() -> int:
     chosen, total, faults = options(), [0, 0, 0], 0
+    if chosen.names:
+        print(*SHIPPED, *(each.name for each in drawn(chosen.configs)), sep="\n")
+        return 0
     numbers = [int(each) for each in chosen.ranks.split(",")]
-    places = [place for place in PLACES if place.target in chosen.targets.split(",")]
+    places = [place for place in PLACES if place.name in chosen.places.split(",")]
     with tempfile.TemporaryDirectory() as folder:
-        for subject in subjects(chosen.configs, Path(folder)):
-            if chosen.only and chosen.only not in subject.name:
-                continue
+        for subject in subjects(chosen.configs, chosen.only, Path(folder)):
             common = {**CHUNKED, "block_size": 16, "max_context": MAX_CONTEXT}
             builder = RankedBuilder(subject.checkpoint, Path(folder) / "made", common)
             for place in places:
