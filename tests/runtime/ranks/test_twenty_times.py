@@ -6,6 +6,7 @@ shared memory or descriptor is left.
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import shutil
@@ -17,6 +18,7 @@ from time import monotonic, sleep
 import psutil
 import pytest
 
+import glmc_runtime
 from glmc_runtime.errors import ArtifactError, GlmcError, RankError
 from tests.runtime.ranks.conftest import Start
 from tests.runtime.ranks.test_failures import LIMIT, PROMPT, children, rank_of
@@ -43,15 +45,23 @@ class Strike(threading.Thread):
 
 def left() -> tuple[set[str], int]:
     """Shared memory with a name, and how many descriptors this process has."""
+    gc.collect()
     return set(os.listdir("/dev/shm")), psutil.Process().num_fds()
 
 
 def error_of(start: Start, path: Path) -> GlmcError:
-    with pytest.raises(GlmcError) as caught:
-        session = start(path)
+    with pytest.raises(GlmcError) as caught, start(path) as session:
         while True:
             session.generate(PROMPT, max_new_tokens=16, ignore_eos=True)
-    return caught.value
+    error = caught.value.with_traceback(None)
+    return type(error)(error.message, place=error.place)
+
+
+@pytest.fixture
+def start(kernels: Path, monkeypatch: pytest.MonkeyPatch) -> Start:
+    """Keeps no session."""
+    monkeypatch.syspath_prepend(str(kernels))
+    return glmc_runtime.load
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
