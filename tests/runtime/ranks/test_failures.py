@@ -17,6 +17,7 @@ import pytest
 from glmc_runtime.errors import ArtifactError, GlmcError, RankError
 from glmc_runtime.generate.session import Session
 from tests.runtime.ranks.conftest import Start
+from tests.support.logs import logged
 
 ROOT = Path(__file__).parents[3]
 LIMIT = 10.0  # seconds
@@ -58,13 +59,21 @@ def error_after(session: Session, ranks: list[psutil.Process], number: signal.Si
     return caught.value
 
 
-def test_a_rank_that_is_killed_ends_all(ranks_path: Path, start: Start) -> None:
-    session = start(ranks_path)
-    ranks = children()
-    assert len(ranks) == 2
-    error = error_after(session, ranks, signal.SIGKILL)
+def test_a_rank_that_is_killed_ends_all(
+    ranks_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GLMC_LOGS", "device")
+    with logged("glmc_runtime.ranks") as lines:
+        session = start(ranks_path)
+        ranks = children()
+        assert len(ranks) == 2
+        error = error_after(session, ranks, signal.SIGKILL)
     assert isinstance(error, RankError)
     assert "rank 1 was killed by signal 9 (SIGKILL)" in str(error)
+    assert "toy runs on cpu" in error.found  # the last lines that it wrote
+    for rank in range(2):
+        said = f"INFO glmc_runtime.ranks: rank {rank}: glmc-runtime[device]: toy runs on cpu"
+        assert any(line.startswith(said) for line in lines), lines
     assert not children()
     with pytest.raises(RankError, match="rank 1 was killed") as later:
         session.generate(PROMPT, max_new_tokens=1)

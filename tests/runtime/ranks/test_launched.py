@@ -35,6 +35,13 @@ session = glmc_runtime.load(sys.argv[1], process_group=dist.group.WORLD)
 assert not session.follow()
 answers = session.generate(json.loads(sys.argv[2]), max_new_tokens=6, ignore_eos=True)
 print(json.dumps([each.tokens for each in answers]))
+
+from glmc_runtime.replay.step import ScheduledTokens
+from tests.runtime.engine.outer.steps import outer_step
+from tests.runtime.engine.outer.test_model import memory
+model = glmc_runtime.load_model(sys.argv[1], process_group=dist.group.WORLD).attach(memory())
+chunks = [ScheduledTokens(row, 0, [3, 1]) for row in json.loads(sys.argv[2])[:1]]
+print(model.step(outer_step(chunks, 4, 16)).argmax(-1).tolist())
 dist.destroy_process_group()
 """
 
@@ -89,7 +96,10 @@ def test_rank_0_leads_and_the_others_follow(greedy_ranks_path: Path, kernels: Pa
 def test_each_process_of_a_group_takes_the_steps_itself(ranks_path: Path, kernels: Path) -> None:
     results = run_ranks(kernels, GROUP, str(ranks_path), json.dumps(PROMPTS))
     for output, errors in results:
-        assert json.loads(output) == [reference_greedy(each, 6) for each in PROMPTS], errors
+        assert output, errors
+        tokens, of_model = map(json.loads, output.splitlines())
+        assert tokens == [reference_greedy(each, 6) for each in PROMPTS], errors
+        assert of_model == reference_greedy(PROMPTS[0], 1)
 
 
 @pytest.mark.slow
