@@ -86,7 +86,8 @@ def compile(model: str | Path, output: str | Path, **options: Unpack[CompileKeyw
     library's calling convention on xpu, "P-A", "P-B" or "P-C". ``max_context`` bounds prompt and
     answer in tokens (None: the model's, at most 8192); ``block_size`` is in tokens of the KV cache;
     ``decode_buckets`` are batch sizes and ``prefill_buckets`` numbers of packed tokens, ascending.
-    ``weights`` are "checkpoint", "random" (drawn from ``seed``) or "none" (a plan alone).
+    ``weights`` are "checkpoint", "from-checkpoint" (made of it at each load, nothing is copied),
+    "random" (drawn from ``seed``) or "none" (a plan alone).
     ``allow_missing`` goes on where a fusion is missing, ``force`` replaces ``output``.
     ``full_capture`` traces every layer; ``capture_attention``, ``capture_experts`` and ``marked``
     say how the model is spelled while it is traced, on which no plan depends. ``passes_on`` and

@@ -21,7 +21,7 @@ from glmc.artifact.writer import write_artifact
 from glmc.capture.export import capture
 from glmc.capture.routers import store_routers
 from glmc.compiled import Compiled, FrontEnd, manifest_parts
-from glmc.config import CompileOptions
+from glmc.config import FROM_CHECKPOINT, CompileOptions
 from glmc.errors import InternalError, LoweringError
 from glmc.garbage import rare_collections
 from glmc.ir.program import Program
@@ -132,6 +132,7 @@ def write_compiled(
     weights = weights or job.weights
     tokenizer = tokenizer or tokenizer_files(job.source.directory, job.source.config)
     report = replace(report, remarks=(*report.remarks, *tokenizer.remarks))
+    made_at_load = job.options.weights == FROM_CHECKPOINT
     seconds: dict[str, float] = {}
     started = time.perf_counter()
 
@@ -150,6 +151,7 @@ def write_compiled(
             plans=compiled.plans,
             weights=list(compiled.weights.values()),
             source=weights,
+            checkpoint=weights if isinstance(weights, Checkpoint) and made_at_load else None,
             tokenizer=tokenizer.files,
             report=without_times(report.to_json()),
             history=None if history is None else history_to_json(history),

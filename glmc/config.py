@@ -21,6 +21,8 @@ AUTO = "auto"
 """A dtype that is chosen when the weights are known (glmc/range_check)."""
 WEIGHED = ("xpu",)
 """Targets on which ``auto`` is a choice: elsewhere float16 has no lead over bfloat16."""
+FROM_CHECKPOINT = "from-checkpoint"
+WEIGHTS = ("checkpoint", FROM_CHECKPOINT, "random", "none")
 PROFILES = ("P-A", "P-B", "P-C")
 DEFAULT_PROFILE = PROFILES[0]
 # What other tools call them: not taken, but the name that is meant is said.
@@ -40,6 +42,8 @@ class CompileOptions:
     ``decode_buckets`` are batch sizes, ``prefill_buckets`` numbers of packed tokens.
     ``capture_attention``, ``capture_experts`` and ``marked`` choose how the model is spelled while
     it is traced; the plan must not depend on it. ``full_capture`` traces every layer.
+    ``weights`` are packed from the "checkpoint", or made "from-checkpoint" when the artifact is
+    loaded, by recipes that it has in their place; "random" or "none".
     ``pipeline`` is a file that lists the passes, ``passes_on`` names installed passes of others to
     run too, ``passes_off`` passes to leave out. ``deterministic`` is "batch" for bits that do not
     depend on batch, bucket or chunk, "ranks" for bits that do not depend on the number of ranks
@@ -135,8 +139,12 @@ class CompileOptions:
                 found=str(self.max_context),
                 remedy="choose a larger --max-context",
             )
-        if self.weights not in ("checkpoint", "random", "none"):
-            raise UsageError("weights are checkpoint, random or none", found=self.weights)
+        if self.weights not in WEIGHTS:
+            raise UsageError(
+                f"weights are {', '.join(WEIGHTS[:-1])} or {WEIGHTS[-1]}",
+                found=self.weights,
+                remedy=did_you_mean(self.weights, WEIGHTS) or f"--weights {WEIGHTS[0]}",
+            )
 
     def _require_weighable(self) -> None:
         """What ``auto`` needs, and what is only of use with it."""

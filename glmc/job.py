@@ -11,7 +11,14 @@ import torch
 from glmc.backends import target_by_name
 from glmc.capture.model import CaptureOptions
 from glmc.capture.routers import ROUTER, router_dtype
-from glmc.config import AUTO, DEFAULT_PROFILE, WEIGHED, CompileOptions, require_named_dtype
+from glmc.config import (
+    AUTO,
+    DEFAULT_PROFILE,
+    FROM_CHECKPOINT,
+    WEIGHED,
+    CompileOptions,
+    require_named_dtype,
+)
 from glmc.dtype_choice import DtypeChoice, as_stored
 from glmc.errors import LoweringError, UsageError
 from glmc.lowering.target import LoweringOptions, Target
@@ -176,7 +183,8 @@ def resolve(source: ModelSource, options: CompileOptions) -> Job:
 
 def _resolved(source: ModelSource, options: CompileOptions, selection: Selection) -> Job:
     folder, files = source.directory, None
-    if options.weights == "checkpoint" and folder is not None and any(folder.glob("*.safetensors")):
+    read = options.weights in ("checkpoint", FROM_CHECKPOINT)
+    if read and folder is not None and any(folder.glob("*.safetensors")):
         files = read_files(folder)
     target = target_by_name(options.target).promising(options.deterministic)
     target = with_rules(target, selection.added)

@@ -30,6 +30,22 @@ class PackProgress:
 Progress = Callable[[PackProgress], None]
 
 
+class Tally:
+    """Counts tensors and bytes, of ``weights`` on ``ranks``, and tells of each step."""
+
+    def __init__(self, weights: Sequence[Weight], ranks: int, progress: Progress) -> None:
+        total = ranks * sum(weight.bytes for weight in weights)
+        self.at = PackProgress("", 0, len(weights), 0, total)
+        self._progress = progress
+
+    def begins(self, tensor: str) -> None:
+        self.at = replace(self.at, tensor=tensor, number=self.at.number + 1)
+
+    def advance(self, size: int) -> None:
+        self.at = replace(self.at, done=self.at.done + size)
+        self._progress(self.at)
+
+
 class Packer:
     """Streams every weight into the files of the ranks and counts the bytes.
 
@@ -43,15 +59,13 @@ class Packer:
         source: WeightSource,
         ranks: int,
         chunk_bytes: int,
-        progress: Progress,
+        tally: Tally,
     ) -> None:
         self.weights = {weight.name: weight for weight in weights}
         self.source = source
         self.ranks = ranks
         self.chunk_bytes = chunk_bytes
-        self.progress = progress
-        total = ranks * sum(weight.bytes for weight in weights)
-        self.at = PackProgress("", 0, len(weights), 0, total)
+        self.tally = tally
 
     def write(self, root: Path, shards: Sequence[Sequence[TensorSpec]]) -> dict[str, FileEntry]:
         """Write the files below ``root``; returns them by name, all of them on the disk."""
@@ -61,7 +75,7 @@ class Packer:
             for number, shard in enumerate(shards, 1):
                 names = [shard_name(number, len(shards), rank, self.ranks) for rank in self._all]
                 opened = {name: stack.enter_context(_created(root / name)) for name in names}
-                fill(list(opened.values()), shard, self._stream, self._advance)
+                fill(list(opened.values()), shard, self._stream, self.tally.advance)
                 entries.update(_written(ending))
                 ending = opened
             entries.update(_written(ending))
@@ -72,12 +86,8 @@ class Packer:
         return range(self.ranks)
 
     def _stream(self, spec: TensorSpec) -> Iterator[Piece]:
-        self.at = replace(self.at, tensor=spec.name, number=self.at.number + 1)
+        self.tally.begins(spec.name)
         return deal_weight(self.weights[spec.name], self.source, self.chunk_bytes, self.ranks)
-
-    def _advance(self, written: int) -> None:
-        self.at = replace(self.at, done=self.at.done + written)
-        self.progress(self.at)
 
 
 def rank_folder(rank: int) -> str:

@@ -21,12 +21,14 @@ from glmc.artifact.check import check_plans
 from glmc.artifact.destination import check_destination
 from glmc.artifact.disk import disk_error
 from glmc.artifact.inputs import NAME as INPUTS
-from glmc.artifact.packing import Packer, Progress, rank_folder, shard_name
+from glmc.artifact.packing import Packer, Progress, Tally, rank_folder, shard_name
 from glmc.artifact.partial import partial_directory
+from glmc.artifact.recipes import is_stored, made_recipes
 from glmc.artifact.replace import put_in_place, sync_directory
 from glmc.errors import PackError
 from glmc.ir.program import ModelShape
 from glmc.ir.recipe import Weight
+from glmc.weights.checkpoint import Checkpoint
 from glmc.weights.flat import CHUNK_BYTES
 from glmc.weights.safetensors_writer import SHARD_BYTES, TensorSpec, file_size, plan_shards
 from glmc.weights.source import WeightSource
@@ -47,6 +49,7 @@ from glmc_runtime.format.manifest import (
 from glmc_runtime.format.phases import PhaseKey
 from glmc_runtime.format.plan import PhasePlan
 from glmc_runtime.format.plan_json import phase_to_json
+from glmc_runtime.format.recipes import RECIPES, recipes_to_json
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,7 @@ def write_artifact(
     plans: Mapping[PhaseKey, PhasePlan],
     weights: Sequence[Weight],
     source: WeightSource | None,
+    checkpoint: Checkpoint | None = None,
     tokenizer: Mapping[str, bytes] | None = None,
     report: Mapping[str, Any] | None = None,
     history: Mapping[str, Any] | None = None,
@@ -103,23 +107,27 @@ def write_artifact(
 ) -> Manifest:
     """Write the artifact and return its manifest.
 
-    Without a ``source`` the weights are listed but not written. An existing artifact is replaced,
-    in one step, only with ``force``; anything else at ``path`` is never touched. ``progress`` is
-    told of each piece of a weight that was written; ``check`` is called when all of them
-    are, before the manifest is written, and ``times`` last. Raises :class:`PackError`, after which
-    nothing new is left at ``path``, :class:`CheckpointError` from the source, and
+    Without a ``source`` the weights are listed but not written. Of those that ``checkpoint``, which
+    is the source then, has in its files, only recipes and hashes are written. An existing artifact
+    is replaced, in one step, only with ``force``; anything else at ``path`` is never touched.
+    ``progress`` is told of each piece of a weight that was written; ``check`` is called when all of
+    them are, before the manifest is written, and ``times`` last. Raises :class:`PackError`, after
+    which nothing new is left at ``path``, :class:`CheckpointError` from the source, and
     :class:`InternalError` for a plan that the runtime would refuse.
     """
     path = Path(path)
     check_destination(path, force)
-    specs = [TensorSpec(weight.name, weight.dtype, weight.shape) for weight in weights]
-    _check_names(specs)
-    shards = plan_shards(specs, shard_bytes)
+    _check_names(weights)
+    stored = [weight for weight in weights if checkpoint is not None and is_stored(weight)]
+    packed = [weight for weight in weights if checkpoint is None or not is_stored(weight)]
+    shards = plan_shards(
+        [TensorSpec(each.name, each.dtype, each.shape) for each in packed], shard_bytes
+    )
     ranks = parts.ranks.count
     needed = ranks * sum(file_size(shard) for shard in shards) if source is not None else 0
     manifest = Manifest(
         **vars(parts),
-        weights=_entries(shards, ranks),
+        weights=_entries(shards, stored, ranks),
         weights_included=source is not None,
         files={},
     )
@@ -134,7 +142,14 @@ def write_artifact(
             _write_tokenizer(directory, files, tokenizer or {})
             _check_sizes(files)
             if source is not None:
-                packer = Packer(weights, source, ranks, chunk_bytes, progress)
+                tally = Tally(weights, ranks, progress)
+                if checkpoint is not None:
+                    recipes = made_recipes(stored, checkpoint, ranks, chunk_bytes, tally)
+                    (directory / RECIPES).parent.mkdir()
+                    data = _json(recipes_to_json(recipes), indent=None)
+                    files[RECIPES] = _write_bytes(directory / RECIPES, data)
+                    _check_sizes({RECIPES: files[RECIPES]})
+                packer = Packer(weights, source, ranks, chunk_bytes, tally)
                 files.update(packer.write(directory, shards))
             check()
             manifest = replace(manifest, files=files)
@@ -152,8 +167,16 @@ def write_artifact(
     return manifest
 
 
-def _entries(shards: Sequence[Sequence[TensorSpec]], ranks: int) -> dict[str, WeightEntry]:
-    return {
+def _entries(
+    shards: Sequence[Sequence[TensorSpec]], stored: Sequence[Weight], ranks: int
+) -> dict[str, WeightEntry]:
+    made = {
+        each.name: WeightEntry(
+            (RECIPES,) * ranks, str(each.dtype).removeprefix("torch."), each.shape
+        )
+        for each in stored
+    }
+    return made | {
         spec.name: WeightEntry(
             tuple(shard_name(number, len(shards), rank, ranks) for rank in range(ranks)),
             str(spec.dtype).removeprefix("torch."),
@@ -164,8 +187,8 @@ def _entries(shards: Sequence[Sequence[TensorSpec]], ranks: int) -> dict[str, We
     }
 
 
-def _check_names(specs: Sequence[TensorSpec]) -> None:
-    counts = Counter(spec.name for spec in specs)
+def _check_names(weights: Sequence[Weight]) -> None:
+    counts = Counter(weight.name for weight in weights)
     twice = sorted(name for name, count in counts.items() if count > 1)
     if twice:
         raise PackError("weights share a name", found=", ".join(twice), remedy="report this")

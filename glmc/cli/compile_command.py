@@ -28,6 +28,7 @@ from glmc.cli.options import (
     Seed,
     Target,
     TensorParallel,
+    Weights,
     all_steps,
     complete,
     option,
@@ -48,6 +49,7 @@ def compile_command(
         bool, option("Compile everything but the weights.", MODEL_GROUP, "--no-weights")
     ] = False,
     random_weights: RandomWeights = False,
+    weights: Weights = None,
     seed: Seed = 0,
     output: Annotated[
         Path | None,
@@ -141,8 +143,6 @@ def compile_command(
     ] = None,
 ) -> None:
     """Compile a GLM-4.x model into an artifact that glmc-runtime replays."""
-    if no_weights and random_weights:
-        raise UsageError("--no-weights and --random-weights exclude each other", remedy="drop one")
     options = CompileOptions(
         target=target,
         dtype=dtype,
@@ -152,7 +152,7 @@ def compile_command(
         deterministic=deterministic,
         decode_buckets=numbers_of("--decode-buckets", decode_buckets),
         prefill_buckets=numbers_of("--prefill-buckets", prefill_buckets),
-        weights="none" if no_weights else "random" if random_weights else "checkpoint",
+        weights=weights_of(weights, no_weights, random_weights),
         seed=seed,
         tensor_parallel=tensor_parallel,
         expert_parallel=expert_parallel,
@@ -220,6 +220,15 @@ def is_file(name: str) -> bool:
         return Path(name).is_file()
     except (OSError, ValueError):
         return False
+
+
+def weights_of(named: str | None, none: bool, random: bool) -> str:
+    """The weights that the flags ask for; raises :class:`UsageError` for two of them."""
+    asked = {"--no-weights": none, "--random-weights": random, f"--weights {named}": named}
+    flags = [flag for flag, given in asked.items() if given]
+    if len(flags) > 1:
+        raise UsageError(f"{' and '.join(flags)} exclude each other", remedy="drop one")
+    return named or ("none" if none else "random" if random else "checkpoint")
 
 
 def numbers_of(flag: str, text: str) -> tuple[int, ...]:

@@ -24,6 +24,7 @@ from glmc_runtime.format.artifact_files import require_directory
 from glmc_runtime.format.manifest import manifest_to_json
 from glmc_runtime.format.phases import DECODE, PREFILL
 from glmc_runtime.format.plan import Call, PhasePlan
+from glmc_runtime.format.recipes import RECIPES
 
 if TYPE_CHECKING:
     from glmc_runtime.loading.fit import Card
@@ -152,6 +153,8 @@ def _header(contents: ArtifactContents, card: Card) -> Iterator[str]:
     if manifest.deterministic:
         profile += f", deterministic ({manifest.deterministic})"
     weights = "included" if manifest.weights_included else "not included (compiled without)"
+    if RECIPES in manifest.files:
+        weights = "made of the checkpoint when it is loaded"
     versions = ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
     yield f"{contents.path}"
     yield (

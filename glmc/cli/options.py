@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from glmc.config import AUTO, DTYPES, PROFILES, TARGETS
+from glmc.config import AUTO, DTYPES, PROFILES, TARGETS, WEIGHTS
 from glmc.pipeline.names import GROUP, PASSES, STEPS
 from glmc.presets.names import preset_names
 from glmc_runtime.package.entry_points import entries
@@ -64,6 +64,7 @@ def models(incomplete: str) -> list[str]:
 all_targets = complete(lambda: (*TARGETS, *entries("glmc.targets")))
 all_dtypes = complete(lambda: DTYPES)
 compile_dtypes = complete(lambda: (*DTYPES, AUTO))
+all_weights = complete(lambda: WEIGHTS)
 all_profiles = complete(lambda: PROFILES)
 all_passes = complete(lambda: (*PASSES, *entries(GROUP)))
 all_steps = complete(lambda: (*STEPS, *entries(GROUP)))
@@ -117,6 +118,16 @@ AbiProfile = Annotated[
     ),
 ]
 RandomWeights = Annotated[bool, option("Make random weights.", MODEL_GROUP, "--random-weights")]
+Weights = Annotated[
+    str | None,
+    option(
+        "checkpoint: packed; from-checkpoint: made of it at each load, nothing is copied; random; "
+        "none.",
+        MODEL_GROUP,
+        metavar="NAME",
+        names=all_weights,
+    ),
+]
 Seed = Annotated[int, option("Seed of the random weights.", MODEL_GROUP, metavar="N")]
 TensorParallel = Annotated[
     int,

@@ -57,7 +57,8 @@ class Checkpoint:
 
     ``ignored`` names the tensors that are left out on purpose: multi-token prediction layers,
     stored inverse frequencies, a stored ``lm_head`` of a model that ties it to the embedding.
-    ``unread`` names safetensors files that transformers does not load either.
+    ``unread`` names safetensors files that transformers does not load either. ``tensors`` are
+    those of the files, by the names that they have there.
     """
 
     def __init__(
@@ -66,10 +67,12 @@ class Checkpoint:
         locations: Mapping[str, _Location],
         ignored: tuple[str, ...],
         unread: tuple[str, ...],
+        tensors: Mapping[str, FileTensor],
     ) -> None:
         self.directory = directory
         self.ignored = ignored
         self.unread = unread
+        self.tensors = tensors
         self._locations = dict(locations)
 
     @property
@@ -123,6 +126,10 @@ class Checkpoint:
             part += 1
         return found
 
+    def parts(self, name: str) -> tuple[FileTensor, ...]:
+        """The tensors of the files that a parameter is, one after the other."""
+        return self._location(name).parts
+
     def _location(self, name: str) -> _Location:
         location = self._locations.get(name)
         if location is None:
@@ -172,7 +179,7 @@ def open_checkpoint(
         locations["lm_head.weight"] = locations[_EMBEDDING]
     for name, location in list(locations.items()):
         locations.update(_single_experts(name, location))
-    return Checkpoint(directory, locations, tuple(sorted(ignored)), files.unread)
+    return Checkpoint(directory, locations, tuple(sorted(ignored)), files.unread, files.tensors)
 
 
 def _with_names_of_the_model(tensors: Mapping[str, FileTensor]) -> dict[str, FileTensor]:

@@ -84,6 +84,7 @@ def load(
     weights: Mapping[str, torch.Tensor] | None = None,
     process_group: Any = None,
     backend: str | None = None,
+    checkpoint: str | PathLike[str] | None = None,
 ) -> Session:
     """Load an artifact directory and make it ready to generate.
 
@@ -99,7 +100,8 @@ def load(
     ``profile_ranges`` names each replayed call in the timeline of a profiler that runs around the
     session (:mod:`glmc_runtime.replay.profile`), for several microseconds a call. ``weights`` are
     the caller's own tensors by the names of the manifest, in place of the artifact's, which may
-    then have none.
+    then have none. ``checkpoint`` is the directory that the weights of an artifact compiled with
+    ``weights="from-checkpoint"`` are made of, if it is not where it was then.
 
     An artifact of several ranks runs in as many processes (docs/many_cards.md): on this host they
     are started here and end with the session, which is a controller of theirs. Where torchrun has
@@ -131,6 +133,7 @@ def load(
         kinds.integer("guard_steps", guard_steps),
         kinds.flag("profile_ranges", profile_ranges),
         kinds.optional(kinds.text, "backend", backend),
+        kinds.optional(kinds.path, "checkpoint", checkpoint),
     )
     rank = rank_of(process_group)
     artifact = load_artifact(place, verify_hashes=verify, progress=shown, rank=rank)
@@ -151,6 +154,7 @@ def load_model(
     progress: Callable[[int, int], object] | None = None,
     weights: Mapping[str, torch.Tensor] | None = None,
     process_group: Any = None,
+    checkpoint: str | PathLike[str] | None = None,
 ) -> Model:
     """Load an artifact directory for an outer engine, without a KV cache: see
     :meth:`Model.attach`. Options and errors are those of :func:`load`; one of several ranks is
@@ -175,6 +179,7 @@ def load_model(
         timing=kinds.flag("timing", timing),
         guard_steps=kinds.integer("guard_steps", guard_steps),
         profile_ranges=kinds.flag("profile_ranges", profile_ranges),
+        checkpoint=kinds.optional(kinds.path, "checkpoint", checkpoint),
     )
     tensors = kinds.optional(kinds.tensors, "weights", weights)
     loaded = loaded_for_engine(artifact, options, process_group, tensors)

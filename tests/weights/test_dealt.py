@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from glmc.artifact.packing import Packer, shard_name
+from glmc.artifact.packing import Packer, Tally, shard_name
 from glmc.errors import CheckpointError, InternalError, PackError
 from glmc.ir.layout import Layout, Section, even
 from glmc.ir.recipe import (
@@ -213,8 +213,8 @@ def test_files_of_all_ranks(tmp_path: Path, ranks: int, shard_bytes: int) -> Non
         [TensorSpec(each.name, each.dtype, each.shape) for each in weights], shard_bytes
     )
     done: list[int] = []
-    packer = Packer(weights, source, ranks, 40, lambda progress: done.append(progress.done))
-    entries = packer.write(tmp_path, shards)
+    tally = Tally(weights, ranks, lambda progress: done.append(progress.done))
+    entries = Packer(weights, source, ranks, 40, tally).write(tmp_path, shards)
     assert len(entries) == ranks * len(shards)
     for rank in range(ranks):
         found: dict[str, Tensor] = {}
@@ -224,4 +224,4 @@ def test_files_of_all_ranks(tmp_path: Path, ranks: int, shard_bytes: int) -> Non
         for weight in weights:
             expected = evaluate(weight.on(rank), tensors.__getitem__)
             assert torch.equal(found[weight.name], expected)
-    assert done[-1] == packer.at.total == ranks * sum(weight.bytes for weight in weights)
+    assert done[-1] == tally.at.total == ranks * sum(weight.bytes for weight in weights)

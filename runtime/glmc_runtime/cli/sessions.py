@@ -34,6 +34,12 @@ PLACE_OPTIONS = (
 SESSION_OPTIONS = (
     *PLACE_OPTIONS,
     Option(
+        "--checkpoint",
+        "The checkpoint that weights are made of (default: what was compiled).",
+        metavar="DIR",
+        group=LOADING,
+    ),
+    Option(
         "--kv-blocks",
         "Blocks of the KV cache, scratch included.",
         int,
@@ -65,6 +71,7 @@ def session_of(
             kv_blocks=options.kv_blocks,
             emulate=options.emulate,
             device=options.device,
+            checkpoint=options.checkpoint,
             timing=timing,
             guard_steps=options.guard_steps,
             profile_ranges=profiled,

@@ -161,7 +161,7 @@ def load_into_memory(
 
     watch = WeightWatch()
     if given_tensors is None:
-        weights = load_weights(artifact, device, watch=watch)
+        weights = load_weights(artifact, device, watch=watch, checkpoint=options.checkpoint)
     else:
         weights = given_weights(given_tensors, manifest, device)
     arena = Arena(arena_bytes(plans, entries), device)

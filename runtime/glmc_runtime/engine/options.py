@@ -19,3 +19,4 @@ class LoadOptions:
     guard_steps: int = GUARD_STEPS
     profile_ranges: bool = False
     backend: str | None = None
+    checkpoint: str | None = None

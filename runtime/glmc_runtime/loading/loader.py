@@ -28,8 +28,13 @@ from glmc_runtime.format.manifest import Manifest, manifest_from_json
 from glmc_runtime.format.phases import PhaseKey
 from glmc_runtime.format.plan import PhasePlan
 from glmc_runtime.format.plan_json import phase_from_json
+from glmc_runtime.format.recipes import RECIPES
 
 __all__ = ["Artifact", "Progress", "listed_files", "load_artifact", "sha256_of"]
+
+
+# What is read again later: the bytes that were hashed are kept until then.
+_KEPT = ("plans/", "tokenizer/", RECIPES)
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,7 @@ def load_artifact(
         skipped |= {entry.files[own] for entry in manifest.weights.values()}
     if verify_hashes:
         files.hash_all(
-            lambda name: name.startswith(("plans/", "tokenizer/")) or name == COLLECTIVES,
+            lambda name: name.startswith(_KEPT) or name == COLLECTIVES,
             progress,
             skip=skipped,
         )
@@ -166,7 +171,7 @@ def _check_files(root: Path, manifest: Manifest) -> None:
             ),
             remedy="copy the artifact again, complete and unchanged",
         )
-    weights = {file for entry in manifest.weights.values() for file in entry.files}
+    weights = {file for entry in manifest.weights.values() for file in entry.files} - {RECIPES}
     for name, entry in sorted(manifest.files.items()):
         if name not in weights:
             check_size(name, entry.size)

@@ -17,6 +17,8 @@ from glmc_runtime.command.units import bytes_text, seconds_text
 from glmc_runtime.errors import ArtifactError, CapacityError
 from glmc_runtime.format.dtypes import dtype_of
 from glmc_runtime.format.manifest import Manifest
+from glmc_runtime.format.recipes import RECIPES
+from glmc_runtime.loading.from_checkpoint import made_weights
 from glmc_runtime.loading.loader import Artifact
 from glmc_runtime.replay.weight_watch import WeightWatch
 
@@ -28,15 +30,20 @@ _PIECE = 1 << 22
 
 
 def load_weights(
-    artifact: Artifact, device: torch.device, *, watch: WeightWatch | None = None
+    artifact: Artifact,
+    device: torch.device,
+    *,
+    watch: WeightWatch | None = None,
+    checkpoint: str | None = None,
 ) -> dict[str, torch.Tensor]:
     """Every weight of the artifact's rank on ``device``.
 
-    On a CPU the tensors are copies, or, where
-    there is a ``watch`` and they have more than ``COPIED_BYTES``, share the mapped files, which the
-    watch is given. Raises :class:`ArtifactError` for an artifact without weights, an unreadable
-    file, one that changed since it was hashed, or a tensor whose dtype or shape is not the
-    manifest's, and :class:`CapacityError` where they do not fit.
+    On a CPU the tensors are copies, or, where there is a ``watch`` and they have more than
+    ``COPIED_BYTES``, share the mapped files, which the watch is given. Those that are made of the
+    ``checkpoint`` (:func:`made_weights`) are memory of this process. Raises :class:`ArtifactError`
+    for an artifact without weights, an unreadable file, one that changed since it was hashed, or a
+    tensor whose dtype or shape is not the manifest's, and :class:`CapacityError` where they do not
+    fit.
     """
     root, manifest, files = artifact.path, artifact.manifest, artifact.files
     if not manifest.weights_included:
@@ -48,6 +55,7 @@ def load_weights(
     by_file: dict[str, list[str]] = {}
     for name, entry in manifest.weights.items():
         by_file.setdefault(entry.files[artifact.rank], []).append(name)
+    made = by_file.pop(RECIPES, [])
     size = sum(manifest.files[file].size for file in by_file)
     mapped = watch if size > COPIED_BYTES else None
     weights: dict[str, torch.Tensor] = {}
@@ -67,19 +75,29 @@ def load_weights(
                     remedy="copy the artifact again",
                 ) from error
             except (RuntimeError, MemoryError) as error:
-                raise CapacityError(
-                    "the weights do not fit into memory",
-                    place=str(device),
-                    found=(str(error).splitlines() or ["MemoryError"])[0],
-                    remedy="use a device with more memory, or compile with a smaller dtype",
-                ) from error
+                raise _no_room(device, error) from error
             if device.type == "cpu" and mapped is not None:
                 mapped.add(file, descriptor, state, files.compared_hash(file))
         weights.update(file_weights)
+    if made:
+        try:
+            weights.update(made_weights(artifact, device, checkpoint))
+        except (RuntimeError, MemoryError) as error:
+            raise _no_room(device, error) from error
+        size += sum(weights[name].nbytes for name in made)
     _check(weights, manifest, artifact.rank)
     taken = seconds_text(perf_counter() - started)
     _LOG.info("%d tensors, %s, on %s in %s", len(weights), bytes_text(size), device, taken)
     return weights
+
+
+def _no_room(device: torch.device, error: Exception) -> CapacityError:
+    return CapacityError(
+        "the weights do not fit into memory",
+        place=str(device),
+        found=(str(error).splitlines() or ["MemoryError"])[0],
+        remedy="use a device with more memory, or compile with a smaller dtype",
+    )
 
 
 def _path_of(descriptor: int, path: Path) -> str:
