@@ -233,16 +233,23 @@ def test_a_changed_recipe_is_seen_before_it_is_used(pair: tuple[Path, Path, Path
         tokens(made)
 
 
-def test_a_compile_of_either_kind(tmp_path: Path) -> None:
-    """A mixture, whose experts are a tensor each in the files, and are stacked."""
-    model = tiny_checkpoint(tmp_path / "model", "glm-4.5")
-    options = CompileOptions(max_context=64, dtype="bfloat16")
+@pytest.mark.parametrize("ranks", [1, 4])
+@pytest.mark.parametrize("preset", ["glm-4-9b-0414", "glm-4.5"])
+def test_a_compile_of_either_kind(tmp_path: Path, preset: str, ranks: int) -> None:
+    """Of a mixture, whose experts are a tensor each in the files, and are stacked."""
+    model = tiny_checkpoint(tmp_path / "model", preset)
+    options = CompileOptions(max_context=64, dtype="bfloat16", tensor_parallel=ranks)
     compile_model(model, tmp_path / "packed", options)
     compile_model(model, tmp_path / "made", replace(options, weights="from-checkpoint"))
-    one, other = (load_weights(load_artifact(tmp_path / name), CPU) for name in ("packed", "made"))
-    assert one.keys() == other.keys()
-    assert all(torch.equal(one[name], other[name]) for name in one)
-    assert tokens(tmp_path / "packed") == tokens(tmp_path / "made")
+    for rank in range(ranks):
+        one, other = (
+            load_weights(load_artifact(tmp_path / name, rank=rank), CPU)
+            for name in ("packed", "made")
+        )
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[name], other[name]) for name in one)
+    if ranks == 1:
+        assert tokens(tmp_path / "packed") == tokens(tmp_path / "made")
     artifact = load_artifact(tmp_path / "made")
     shutil.rmtree(model)
     with pytest.raises(ArtifactError, match="can't be read"):
