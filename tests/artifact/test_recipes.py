@@ -23,10 +23,9 @@ from glmc.compiler import compile_model
 from glmc.config import CompileOptions
 from glmc.errors import CheckpointError, InternalError
 from glmc.ir.recipe import ByRank, Concatenate, Constant, Recipe, RopeTable, Source, Weight, sources
-from glmc.weights.checkpoint import Checkpoint, _Location
+from glmc.weights.checkpoint import Checkpoint
 from glmc.weights.evaluate import evaluate
 from glmc.weights.flat import recipe_shape
-from glmc.weights.safetensors_header import read_header
 from glmc_runtime.errors import ArtifactError
 from glmc_runtime.format.artifact_files import ArtifactFiles
 from glmc_runtime.format.manifest import FileEntry, Guards, Manifest, Ranks, WeightEntry
@@ -36,20 +35,13 @@ from glmc_runtime.loading.from_checkpoint import made_weights
 from glmc_runtime.loading.loader import Artifact, load_artifact
 from glmc_runtime.loading.weights import load_weights
 from tests.artifact import toy
+from tests.artifact.toy import checkpoint_of
 from tests.support.checkpoints import tiny_checkpoint
 from tests.weights.test_dealt import recipes, values
 from tests.weights.test_stream import FREQUENCIES
 
 CPU = torch.device("cpu")
 PROMPTS = [[3, 14, 15], [9]]
-
-
-def checkpoint_of(directory: Path, tensors: dict[str, Tensor]) -> Checkpoint:
-    directory.mkdir(exist_ok=True)
-    save_file(tensors, directory / "model.safetensors")
-    found = read_header(directory / "model.safetensors")
-    locations = {name: _Location.of(each.shape, (each,)) for name, each in found.items()}
-    return Checkpoint(directory, locations, (), (), found)
 
 
 def tally(weights: list[Weight], ranks: int) -> Tally:

@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from glmc.artifact.times import PassTimes, Times, times_json
 from glmc.artifact.writer import ManifestParts, write_artifact
 from glmc.ir.recipe import Concatenate, Source, Weight
+from glmc.weights.checkpoint import Checkpoint, _Location
+from glmc.weights.safetensors_header import read_header
 from glmc_runtime.format.manifest import Guards, Limits, Manifest, ModelFacts
 from glmc_runtime.format.phases import DECODE, PREFILL
 from tests.runtime import toy
@@ -95,6 +98,15 @@ class ToyWeights:
             for name in kept
         ]
         return [merged, *single]
+
+
+def checkpoint_of(directory: Path, tensors: dict[str, Tensor]) -> Checkpoint:
+    """A checkpoint of tensors that are parameters under their own names."""
+    directory.mkdir(exist_ok=True)
+    save_file(tensors, directory / "model.safetensors")
+    found = read_header(directory / "model.safetensors")
+    locations = {name: _Location.of(each.shape, (each,)) for name, each in found.items()}
+    return Checkpoint(directory, locations, (), (), found)
 
 
 def parts(**changes: Any) -> ManifestParts:

@@ -18,7 +18,7 @@ from glmc_runtime.format.extent import Extent
 from glmc_runtime.format.memory import block_bytes, memory_needs
 from glmc_runtime.format.phases import DECODE, PREFILL
 from glmc_runtime.generate.text.files import SETTINGS, TEMPLATE, TOKENIZER
-from tests.artifact.toy import write
+from tests.artifact.toy import ToyWeights, checkpoint_of, write
 from tests.docs.markdown import ROOT, blocks, section, table_rows
 
 PAGE = ROOT / "docs" / "artifact.md"
@@ -103,9 +103,11 @@ def test_layout_is_what_is_written(tmp_path: Path) -> None:
         for name in names(documented)
     ]
     write(tmp_path / "toy", tokenizer={TOKENIZER: b"{}"}, history={}, inputs={})
+    write(tmp_path / "made", checkpoint=checkpoint_of(tmp_path / "model", ToyWeights().tensors))
     written = [
-        path.relative_to(tmp_path / "toy").as_posix()
-        for path in (tmp_path / "toy").rglob("*")
+        path.relative_to(tmp_path / artifact).as_posix()
+        for artifact in ("toy", "made")
+        for path in (tmp_path / artifact).rglob("*")
         if path.is_file()
     ]
     unexplained = [
