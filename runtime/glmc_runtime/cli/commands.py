@@ -61,7 +61,7 @@ DOCTOR = Command(
         ),
         Option(
             "--probe-limit",
-            "Seconds after which a probe that runs on the ranks is killed.",
+            "Seconds after which a probe that runs on the ranks is killed, imports aside.",
             float,
             default=60.0,
             metavar="SECONDS",

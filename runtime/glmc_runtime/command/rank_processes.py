@@ -1,5 +1,7 @@
 """A task in a process for each rank, all of which are gone when its time is up.
 
+The time of a task begins when all ranks have imported its module, for which they have another one.
+
 Each process leads a session of its own, so that its children go with it; it writes its answer as
 JSON into a folder of its own and has its output there, so that no pipe fills up. A process that
 can't even be killed, as one that hangs in a driver, is told.
@@ -25,6 +27,8 @@ _POLL = 0.02
 _GRACE = 2.0
 """Seconds that the other ranks have to answer when one has failed."""
 _KILLED = 5.0
+BEGIN = 300.0
+"""Seconds that all ranks have to begin: imports of a busy machine take a minute."""
 NONE: Mapping[str, str] = MappingProxyType({})
 _COMMAND = (
     "import sys; sys.path[:] = sys.argv[2:]; "
@@ -47,11 +51,15 @@ def run_ranks(
     size: int,
     limit: float,
     variables: Mapping[str, str] = NONE,
+    begin: float = BEGIN,
     **settings: Any,
 ) -> Ended:
     """Call the function ``task`` (``module:name``) with rank, size, folder and ``settings`` in
-    ``size`` processes, which have more ``variables`` than this one; all have ended when this
-    returns, ``limit`` seconds later at most but for killing them."""
+    ``size`` processes, which have more ``variables`` than this one.
+
+    All have ended when this returns: ``begin`` seconds at most after their start where one has not
+    imported its module by then, ``limit`` seconds after the last one has, but for killing them.
+    """
     with tempfile.TemporaryDirectory(prefix="glmc-doctor-") as folder:
         place = Path(folder)
         processes: list[subprocess.Popen[bytes]] = []
@@ -60,13 +68,15 @@ def run_ranks(
             for rank in range(size):
                 own = rank_environment(given, rank, size)
                 processes.append(_start(task, rank, size, place, settings, own))
-            problem, about = _wait(processes, place, limit)
+            problem, about = _wait(processes, place, begin, limit)
         finally:
             stuck = _end(processes)
         answers = {rank: _answer(place, rank) for rank in range(size)}
         known = {rank: answer for rank, answer in answers.items() if answer is not None}
         if stuck:
-            problem += f"; process {', '.join(map(str, stuck))} can't be killed: it is in a driver"
+            names = ", ".join(map(str, stuck))
+            also = f"process {names} can't be killed: it is in a driver"
+            problem = f"{problem}; {also}" if problem else also
         return Ended(known, problem, _said(place, about) if problem else ())
 
 
@@ -98,11 +108,16 @@ def rank_environment(given: Mapping[str, str], rank: int, size: int) -> dict[str
     return {**usual, **given, **place}
 
 
-def _wait(processes: list[subprocess.Popen[bytes]], place: Path, limit: float) -> tuple[str, int]:
+def _wait(
+    processes: list[subprocess.Popen[bytes]], place: Path, begin: float, limit: float
+) -> tuple[str, int]:
     """Until all have ended, one has failed, or the time is up; what is wrong ('' for nothing) and
     the first rank that it is about."""
-    end = time.monotonic() + limit
+    end, begun = time.monotonic() + begin, False
     while True:
+        absent = [rank for rank in range(len(processes)) if not (place / f"begun-{rank}").exists()]
+        if not absent and not begun:
+            end, begun = time.monotonic() + limit, True
         states = [process.poll() for process in processes]
         failed = [rank for rank, state in enumerate(states) if state not in (None, 0)]
         if failed:
@@ -111,6 +126,9 @@ def _wait(processes: list[subprocess.Popen[bytes]], place: Path, limit: float) -
         silent = [rank for rank in range(len(states)) if _answer(place, rank) is None]
         if all(state == 0 for state in states):
             return (f"rank {silent[0]} ended without an answer", silent[0]) if silent else ("", 0)
+        if time.monotonic() >= end and not begun:
+            names = ", ".join(map(str, absent))
+            return f"not begun after {begin:g} s: rank {names} still imports", absent[0]
         if time.monotonic() >= end:
             late = silent or [rank for rank, state in enumerate(states) if state is None]
             names = ", ".join(map(str, late))

@@ -24,6 +24,7 @@ def main(words: str) -> None:
     module, _, name = asked["task"].partition(":")
     folder, rank = Path(asked["folder"]), asked["rank"]
     task = getattr(import_module(module), name)
+    (folder / f"begun-{rank}").touch()
     answer = task(rank, asked["size"], folder, **asked["settings"])
     unfinished = folder / f"unfinished-{rank}"
     unfinished.write_text(json.dumps(answer), encoding="utf-8")

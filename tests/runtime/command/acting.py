@@ -60,3 +60,11 @@ def address_window(rank: int, size: int, folder: Path, **settings: Any) -> dict[
 
 def wrong_sums(rank: int, size: int, folder: Path, **settings: Any) -> dict[str, Any]:
     return {"sums": {"1": True, "4096": rank != 1}}
+
+
+def hang(rank: int, size: int, folder: Path, **settings: Any) -> str:
+    time.sleep(300)
+    return "never"
+
+
+card = group = links = hang  # by the names of the probes' own tasks

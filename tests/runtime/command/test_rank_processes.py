@@ -33,24 +33,24 @@ def test_each_rank_answers_from_its_place() -> None:
 def test_a_rank_that_hangs_is_killed_with_its_children_in_time(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     started = time.monotonic()
-    ended = run_ranks(f"{ACTING}:hang_in_one", 2, 6.0, pids=str(pids))
-    assert time.monotonic() - started < 20.0
-    assert ended.problem == "timed out after 6 s: no answer of rank 1"
+    ended = run_ranks(f"{ACTING}:hang_in_one", 2, 2.0, pids=str(pids))
+    assert time.monotonic() - started < 60.0
+    assert ended.problem == "timed out after 2 s: no answer of rank 1"
     assert ended.answers == {0: "here"}
     assert all(map(gone, map(int, pids.read_text(encoding="utf-8").split())))
 
 
 def test_a_rank_that_is_stopped_is_killed(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
-    ended = run_ranks(f"{ACTING}:stop_one", 1, 5.0, pids=str(pids))
-    assert ended.problem == "timed out after 5 s: no answer of rank 0"
+    ended = run_ranks(f"{ACTING}:stop_one", 1, 2.0, pids=str(pids))
+    assert ended.problem == "timed out after 2 s: no answer of rank 0"
     assert gone(int(pids.read_text(encoding="utf-8")))
 
 
 def test_a_rank_that_fails_ends_the_others_and_is_heard() -> None:
     started = time.monotonic()
     ended = run_ranks(f"{ACTING}:fail_in_one", 2, 60.0)
-    assert time.monotonic() - started < 30.0
+    assert time.monotonic() - started < 50.0
     assert ended.problem == "rank 1 ended with status 1"
     assert ended.said[-1] == "ValueError: no such card"
 
@@ -61,6 +61,11 @@ def test_a_rank_that_fails_ends_the_others_and_is_heard() -> None:
 )
 def test_how_a_rank_ended_is_told(task: str, problem: str) -> None:
     assert run_ranks(f"{ACTING}:{task}", 1, 60.0).problem == problem
+
+
+def test_a_rank_that_does_not_begin_is_told() -> None:
+    ended = run_ranks("tests.runtime.command.never:task", 1, 60.0, begin=2.0)
+    assert ended.problem == "not begun after 2 s: rank 0 still imports"
 
 
 def test_variables_of_the_caller_stay() -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from glmc_runtime.cli import main
-from glmc_runtime.doctor.ranks import backend_here, backend_of, examine_ranks
+from glmc_runtime.doctor.ranks import backend_here, backend_of, examine_ranks, probes
 from glmc_runtime.errors import RequestError
 
+ACTING = "tests.runtime.command.acting"
 PROBES = ["environment", "switches", "cards", "segments", "card", "group", "window", "links"]
 
 
@@ -26,18 +28,27 @@ def test_two_ranks_over_gloo(capsys: pytest.CaptureFixture[str]) -> None:
     assert {probes[name]["verdict"] for name in ("switches", "window")} == {"not here"}
 
 
-def test_a_limit_that_is_too_short_fails_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
-    asked = ["doctor", "--ranks", "2", "--backend", "gloo", "--probe-limit", "0.05"]
+@pytest.fixture
+def hanging(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine on which no task ends."""
+    monkeypatch.setattr(probes, "_TASKS", ACTING)
+    monkeypatch.setattr(probes, "group", partial(probes.group, task=f"{ACTING}:group"))
+
+
+@pytest.mark.usefixtures("hanging")
+def test_what_hangs_is_ended_and_told(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["doctor", "--ranks", "2", "--backend", "gloo", "--probe-limit", "0.5"]
     assert main(asked) == 1
     text = capsys.readouterr().out
-    assert text.count("timed out after 0.05 s: no answer of rank 0, 1") == 3
+    assert text.count("timed out after 0.5 s: no answer of rank 0, 1") == 3
     assert text.endswith("verdict of the ranks: FAIL\n")
 
 
+@pytest.mark.usefixtures("hanging")
 def test_an_artifact_and_ranks_are_checked_together(
     toy_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked = ["doctor", str(toy_path), "--ranks", "2", "--probe-limit", "0.05", "--json"]
+    asked = ["doctor", str(toy_path), "--ranks", "2", "--probe-limit", "0.2", "--json"]
     assert main(asked) == 1
     found = json.loads(capsys.readouterr().out)
     assert found["verdict"] == "nothing to check"
