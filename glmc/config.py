@@ -127,6 +127,12 @@ class CompileOptions:
                 found="--expert-parallel without --tensor-parallel",
                 remedy="add --tensor-parallel 8, say",
             )
+        if self.deterministic == "ranks" and self.expert_parallel:
+            raise UsageError(
+                "experts that are dealt whole are added in an order that follows the ranks",
+                found="--deterministic=ranks --expert-parallel",
+                remedy="drop one; --deterministic alone is kept with --expert-parallel",
+            )
         if self.block_size < 1:
             raise UsageError(
                 "a block must hold at least one token",

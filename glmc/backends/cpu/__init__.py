@@ -10,12 +10,11 @@ from types import MappingProxyType
 
 import torch
 
-from glmc.backends.cpu.ordered import RULES as ORDERED
+from glmc.backends.cpu import ordered
 from glmc.backends.cpu.rules import RULES
 from glmc.backends.dynamo_rules import TracedRules
 from glmc.lowering import collectives, plain
 from glmc.lowering.target import Target
-from glmc_runtime.format.manifest import PROMISES
 
 TARGET = Target(
     name="cpu",
@@ -24,5 +23,6 @@ TARGET = Target(
     ),
     cache_layout="blocks_tokens_heads",
     dtypes=(torch.float32, torch.bfloat16, torch.float16),
-    ordered=MappingProxyType(dict.fromkeys(PROMISES, ORDERED)),
+    as_made=ordered.AS_MADE,
+    ordered=MappingProxyType({"batch": ordered.RULES, "ranks": ordered.OF_RANKS}),
 )

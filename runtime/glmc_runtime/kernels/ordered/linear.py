@@ -6,7 +6,7 @@ from typing import Any
 
 from glmc_runtime.kernels import Thunk, register
 from glmc_runtime.kernels.checks import flat, optional, require_dtype, require_shape
-from glmc_runtime.kernels.ordered.native import SEGMENTS, product
+from glmc_runtime.kernels.ordered.native import SEGMENTS, combine, product
 from glmc_runtime.kernels.schema import integer, schema, tensor, written
 from glmc_runtime.kernels.shared_schemas import LINEAR
 
@@ -38,6 +38,33 @@ def partial(arguments: dict[str, Any]) -> Thunk:
     """As ``ordered.linear`` without bias, out in float32: what other ranks' parts are added to
     before it is rounded."""
     return _bound(arguments, arguments["x"], arguments["weight"], arguments["out"])
+
+
+@register(
+    "ordered.apart",
+    schema(
+        tensor("x", "rows k"),
+        tensor("weight", "n k", like="x"),
+        written("out", "rows segments n", "float32"),
+        *SEGMENTED,
+        relations=(HOLDS_K,),
+    ),
+)
+def apart(arguments: dict[str, Any]) -> Thunk:
+    """As ``ordered.partial``, with the segments left as they are."""
+    x, weight, out = arguments["x"], arguments["weight"], arguments["out"]
+    require_dtype("weight", weight, x.dtype)
+    segments, length = int(arguments["segments"]), int(arguments["length"])
+    return product(x, weight, out, None, segments, length, apart=True)
+
+
+@register(
+    "ordered.join",
+    schema(tensor("x", "rows segments n", "float32"), written("out", "rows n")),
+)
+def join(arguments: dict[str, Any]) -> Thunk:
+    """The tree of neighbours over segments that were left apart, rounded to the dtype of out."""
+    return combine(arguments["x"].unsqueeze(1), None, arguments["out"])
 
 
 def _bound(arguments: dict[str, Any], x: Any, weight: Any, out: Any) -> Thunk:

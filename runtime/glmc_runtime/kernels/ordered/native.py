@@ -21,7 +21,7 @@ KINDS = {torch.float32: 0, torch.bfloat16: 1}
 SEGMENTS = (1, 2, 4, 8)
 _POINTER, _LONG, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_long, ctypes.c_int, ctypes.c_float
 _SIGNATURES: dict[str, tuple[Any, ...]] = {
-    "ordered_product": (*[_POINTER] * 4, *[_LONG] * 5, *[_INT] * 4),
+    "ordered_product": (*[_POINTER] * 4, *[_LONG] * 5, *[_POINTER] * 2, *[_INT] * 4),
     "ordered_norm": (*[_POINTER] * 3, *[_LONG] * 5, _FLOAT, _INT, _INT),
     "ordered_gated": (*[_POINTER] * 3, *[_LONG] * 3, _INT, _INT),
     "ordered_sigmoid": (_POINTER, _LONG),
@@ -80,22 +80,28 @@ def product(
     segments: int = 1,
     length: int | None = None,
     apart: bool = False,
+    added_to: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> Thunk:
     """``out = x @ weight.T (+ bias)``: x [rows, k], weight [n, k], bias [n], out [rows, n] of their
     dtype or float32, all contiguous.
 
     k is cut into ``segments`` of ``length`` (None: all of k), of which the last may be short or
     empty. Each is a sum of its own; they are joined by the tree of neighbours and rounded once.
-    With ``apart`` they are left as they are: out float32 [rows, segments, n].
+    With ``apart`` they are left as they are: out float32 [rows, segments, n]. ``added_to``, places
+    int64 and scales float32 of each row, has them scaled and added to these rows of out instead, of
+    which there may be more; no place may be there twice.
     """
     (rows, depth), size = x.shape, weight.shape[0]
     length = -(-depth // segments) if length is None else length
     kind, out_kind = kind_of("x", x), kind_of("out", out)
-    expected = (rows, segments, size) if apart else (rows, size)
+    places, scales = (None, None) if added_to is None else added_to
+    expected = (rows if places is None else out.shape[0], segments, size) if apart else (rows, size)
     tensors = [tensor for tensor in (x, weight, out, bias) if tensor is not None]
     fits = (
         tuple(weight.shape) == (size, depth)
         and tuple(out.shape) == expected
+        and (places is None or (apart and places.shape == (rows,) and places.dtype == torch.int64))
+        and (scales is None or (scales.shape == (rows,) and scales.dtype == torch.float32))
         and (bias is None or (tuple(bias.shape) == (size,) and not apart))
         and segments in SEGMENTS
         and segments * length >= depth
@@ -113,7 +119,7 @@ def product(
             f"{segments} segments of {length}",
         )
     run = function("ordered_product")
-    sizes = (rows, size, depth, segments, length, kind, out_kind, int(apart))
+    sizes, kinds = (rows, size, depth, segments, length), (kind, out_kind, int(apart))
 
     def thunk() -> None:
         run(
@@ -122,6 +128,9 @@ def product(
             None if bias is None else bias.data_ptr(),
             out.data_ptr(),
             *sizes,
+            None if places is None else places.data_ptr(),
+            None if scales is None else scales.data_ptr(),
+            *kinds,
             torch.get_num_threads(),
         )
 
@@ -181,24 +190,26 @@ def sigmoid(x: torch.Tensor) -> Thunk:
     return thunk
 
 
-def combine(x: torch.Tensor, weights: torch.Tensor, out: torch.Tensor) -> Thunk:
+def combine(x: torch.Tensor, weights: torch.Tensor | None, out: torch.Tensor) -> Thunk:
     """``out[t] = sum over slots, in order, of weights[t, s] * x[t, s]``: x [tokens, slots,
-    segments, n], whose segments are joined last; weights float32 [tokens, slots]; out
-    [tokens, n]."""
+    segments, n], whose segments are joined last; weights float32 [tokens, slots], None for ones;
+    out [tokens, n]."""
     kind, out_kind, run = kind_of("x", x), kind_of("out", out), function("ordered_combine")
     tokens, slots, segments, size = x.shape
-    fits = tuple(weights.shape) == (tokens, slots) and tuple(out.shape) == (tokens, size)
-    tensors = (x, weights, out)
+    tensors = [tensor for tensor in (x, weights, out) if tensor is not None]
+    fits = tuple(out.shape) == (tokens, size)
+    fits = fits and (weights is None or tuple(weights.shape) == (tokens, slots))
     if not fits or segments not in SEGMENTS or not all(t.is_contiguous() for t in tensors):
         raise PlanError(
             "the shapes of a weighted sum do not fit",
             expected=f"weights [{tokens}, {slots}], out [{tokens}, {size}]",
-            found=f"weights {list(weights.shape)}, out {list(out.shape)}",
+            found=", ".join(str(list(tensor.shape)) for tensor in tensors),
         )
     sizes = (tokens, slots, segments, size, kind, out_kind)
 
     def thunk() -> None:
-        run(x.data_ptr(), weights.data_ptr(), out.data_ptr(), *sizes, torch.get_num_threads())
+        scales = None if weights is None else weights.data_ptr()
+        run(x.data_ptr(), scales, out.data_ptr(), *sizes, torch.get_num_threads())
 
     return thunk
 

@@ -158,6 +158,8 @@ typedef struct {
     void *out;
     long n, k, length, segments, width; /* ``width``: of a row of ``wide`` */
     int out_kind, apart; /* ``apart``: segments are not joined: out [rows, segments, n] */
+    const int64_t *places; /* rows of out that rows of x are added to, times ``scales``, or null */
+    const float *scales;
 } Product;
 
 /* WEIGHTS rows of the weight from ``first`` on, times ROWS rows of x from ``start`` on. */
@@ -191,6 +193,12 @@ INLINE void tile(const Product *p, long first, long start, const int kind, const
     for (int one = 0; one < WEIGHTS; one++)
         for (int row = 0; row < ROWS; row++) {
             const long at = start + row;
+            if (p->places) {
+                float *to = (float *)p->out + p->places[at] * p->segments * p->n + first + one;
+                for (long segment = 0; segment < p->segments; segment++)
+                    to[segment * p->n] += totals[segment][one][row] * p->scales[at];
+                continue;
+            }
             if (p->apart) {
                 for (long segment = 0; segment < p->segments; segment++)
                     ((float *)p->out)[(at * p->segments + segment) * p->n + first + one] =
@@ -226,11 +234,14 @@ INLINE int product_of(const void *x, Product *p, long rows, int threads, const i
     float *wide = malloc((size_t)(most * p->width + LANES) * sizeof(float));
     if (!wide) return 1;
     char *const out = p->out;
+    const int64_t *const places = p->places;
+    const float *const scales = p->scales;
     p->wide = wide;
     for (long first = 0; first < rows; first += together) {
         const long count = rows - first < together ? rows - first : together;
         spread_rows(offset(x, first * p->k, kind), wide, count, p->k, p->length, p->segments, kind);
-        p->out = out + first * p->n * columns * (p->out_kind ? 2 : 4);
+        if (places) p->places = places + first, p->scales = scales + first;
+        else p->out = out + first * p->n * columns * (p->out_kind ? 2 : 4);
 #pragma omp parallel for schedule(static) num_threads(threads) if (count * p->n * p->k > SMALL)
         for (long start = 0; start < p->n; start += block) {
             const long stop = start + block < p->n ? start + block : p->n;
@@ -248,12 +259,14 @@ INLINE int product_of(const void *x, Product *p, long rows, int threads, const i
 
    k is cut into ``segments`` (1, 2, 4 or 8) of ``length``, of which the last may be short or empty:
    each is a sum of its own, and they are joined by the tree of neighbours. ``apart`` leaves them as
-   they are, float32 [rows, segments, n]. ``out_kind`` is that of out. */
+   they are, float32 [rows, segments, n]; with ``places`` row r of them, times scales[r], is added to
+   row places[r] of out, where no place is twice. ``out_kind`` is that of out. */
 int ordered_product(const void *x, const void *weight, const void *bias, void *out, long rows,
-                    long n, long k, long segments, long length, int kind, int out_kind, int apart,
-                    int threads) {
+                    long n, long k, long segments, long length, const int64_t *places,
+                    const float *scales, int kind, int out_kind, int apart, int threads) {
     Product p = {.weight = weight, .bias = bias, .out = out, .n = n, .k = k, .length = length,
-                 .segments = segments, .out_kind = apart ? 0 : out_kind, .apart = apart};
+                 .segments = segments, .out_kind = apart ? 0 : out_kind, .apart = apart,
+                 .places = places, .scales = scales};
     return kind ? product_of(x, &p, rows, threads, 1) : product_of(x, &p, rows, threads, 0);
 }
 
@@ -318,8 +331,8 @@ int ordered_sigmoid(float *x, long count) {
     return 0;
 }
 
-/* out [rows, n] = the sum over slots, in their order, of weights [rows, slots] times x [rows, slots,
-   segments, n]; segments are joined last, by the tree of neighbours. x is of ``kind``, out of
+/* out [rows, n] = the sum over slots, in their order, of weights [rows, slots] (1 where null) times x
+   [rows, slots, segments, n]; segments are joined last, by the tree of neighbours. x is of ``kind``, out of
    ``out_kind``. */
 int ordered_combine(const void *x, const float *weights, void *out, long rows, long slots,
                     long segments, long n, int kind, int out_kind, int threads) {
@@ -332,7 +345,7 @@ int ordered_combine(const void *x, const float *weights, void *out, long rows, l
                 for (long slot = 0; slot < slots; slot++) {
                     const long place = ((row * slots + slot) * segments + segment) * n + at;
                     const float value = kind ? load(x, place, 1) : load(x, place, 0);
-                    sum += value * weights[row * slots + slot];
+                    sum += weights ? value * weights[row * slots + slot] : value;
                 }
                 parts[segment] = sum;
             }
