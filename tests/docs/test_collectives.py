@@ -63,5 +63,5 @@ def test_given_tables_are_the_defaults() -> None:
 def test_margins_are_those_of_the_bands() -> None:
     text = " ".join(section(PAGE, "Measure a table").split())
     assert f"{bands._SAME * 100:.0f} % count as the same" in text
-    assert bands._SWITCH == 1 / 5 and "must save a fifth" in text
+    assert f"must save {bands._SWITCH * 100:.0f} %" in text
     assert f"more than {bands.MARGIN * 100:.0f} % behind" in text

@@ -1,14 +1,13 @@
 """From times to bands: which algorithm up to which size, so that two runs say the same.
 
-Times are noisy. A loss at one size alone is none, what is nearly the best counts as the best,
-another band must save more than noise would, and bands that are there already stay while they are
-good enough. Bounds are sizes that were measured, powers of four where they do as well.
+Times are noisy. They are smoothed over neighbouring sizes, what is nearly the best counts as the
+best, another band must save more than noise would, and bands that are there already stay while they
+are good enough. Bounds are sizes that were measured, powers of four where they do as well.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from math import log
 
 from glmc_runtime.format.algorithms import Link
@@ -16,9 +15,9 @@ from glmc_runtime.format.collectives import Band, merged
 
 MARGIN = 0.08
 """By how much bands that are there already may be slower than the best."""
-_SAME = 0.04
-_SWITCH = 0.2
-_ODD_BOUND = 0.01
+_SAME = 0.03
+_SWITCH = 0.15
+_ODD_BOUND = 0.03
 _LEAST_LATENCY = 0.01
 
 
@@ -30,25 +29,37 @@ def choose_bands(
 ) -> tuple[Band, ...]:
     """Bands over the algorithms of ``times``, which has a time for each of ascending ``sizes``.
 
-    The first of the ``incumbents`` stays whose algorithms are all among them and at no two sizes
-    in a row slower than the best by more than the margin on average. Else the bands that together
-    lose least, where each one more must save a fifth, added up over sizes.
+    The first of the ``incumbents`` stays whose algorithms are all among them and at no size slower
+    than the best by more than the margin. Else the bands that together lose least, where each one
+    more must save 15 %, added up over sizes.
     """
-    best = [min(values) for values in zip(*times.values(), strict=True)]
-    losses = {
-        name: without_outliers(
-            [log(value / least) for value, least in zip(values, best, strict=True)]
-        )
-        for name, values in times.items()
-    }
+    losses = _losses(times)
     for bands in incumbents:
         if all(band.algorithm in losses for band in bands):
             lost = [losses[algorithm_at(bands, size)][place] for place, size in enumerate(sizes)]
-            if max(map(_mean, pairwise(lost)), default=lost[0]) <= log(1 + margin):
+            if max(lost) <= log(1 + margin):
                 return bands
     names = _cheapest(losses, sizes)
     bounds = [*sizes[1:], None]
     return merged(Band(below, name) for below, name in zip(bounds, names, strict=True))
+
+
+def _losses(times: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
+    """For each algorithm and size the logarithm of its time over the best's, smoothed. What
+    disturbs all algorithms of a size falls out."""
+    logs = {name: [log(value) for value in values] for name, values in times.items()}
+    means = [sum(values) / len(logs) for values in zip(*logs.values(), strict=True)]
+    curves = {
+        name: smoothed(
+            without_outliers([value - mean for value, mean in zip(values, means, strict=True)])
+        )
+        for name, values in logs.items()
+    }
+    best = [min(values) for values in zip(*curves.values(), strict=True)]
+    return {
+        name: [value - least for value, least in zip(values, best, strict=True)]
+        for name, values in curves.items()
+    }
 
 
 def algorithm_at(bands: Sequence[Band], size: int) -> str:
@@ -72,10 +83,6 @@ def _cheapest(losses: Mapping[str, Sequence[float]], sizes: Sequence[int]) -> li
     return min(costs.values(), key=lambda pair: pair[0])[1]
 
 
-def _mean(pair: tuple[float, float]) -> float:
-    return sum(pair) / 2
-
-
 def _lost(loss: float) -> float:
     return loss if loss > _SAME else 0.0
 
@@ -90,18 +97,37 @@ def without_outliers(values: Sequence[float]) -> list[float]:
     return [*values[:1], *inner, *values[-1:]] if len(values) > 1 else list(values)
 
 
+def smoothed(values: Sequence[float]) -> list[float]:
+    """Each value from a line through those up to two places away, nearer ones with more weight: a
+    straight curve stays as it is."""
+    result = []
+    for place in range(len(values)):
+        near = range(max(place - 2, 0), min(place + 3, len(values)))
+        weights = [3 - abs(one - place) for one in near]
+        level, _ = _line(weights, [one - place for one in near], [values[one] for one in near])
+        result.append(level)
+    return result
+
+
+def _line(
+    weights: Sequence[float], places: Sequence[float], values: Sequence[float]
+) -> tuple[float, float]:
+    """Value at 0 and slope of the line of least squares; level where all places are the same."""
+    total = sum(weights)
+    mean = sum(w * x for w, x in zip(weights, places, strict=True)) / total
+    level = sum(w * y for w, y in zip(weights, values, strict=True)) / total
+    spread = sum(w * (x - mean) ** 2 for w, x in zip(weights, places, strict=True))
+    together = sum(
+        w * (x - mean) * (y - level) for w, x, y in zip(weights, places, values, strict=True)
+    )
+    slope = together / spread if spread else 0.0
+    return level - slope * mean, slope
+
+
 def fitted(medium: str, sizes: Sequence[int], microseconds: Sequence[float]) -> Link:
     """Latency and bandwidth of steps of these sizes, by least squares of what is off in ratio."""
     weights = [1 / value**2 for value in microseconds]
-    total = sum(weights)
-    mean = sum(w * size for w, size in zip(weights, sizes, strict=True)) / total
-    level = sum(w * value for w, value in zip(weights, microseconds, strict=True)) / total
-    spread = sum(w * (size - mean) ** 2 for w, size in zip(weights, sizes, strict=True))
-    together = sum(
-        w * (size - mean) * (value - level)
-        for w, size, value in zip(weights, sizes, microseconds, strict=True)
-    )
-    slope = together / spread
+    latency, slope = _line(weights, sizes, microseconds)
     if slope <= 0:  # noise: as if all of the largest were bytes
-        slope = microseconds[-1] / sizes[-1]
-    return Link(medium, max(level - slope * mean, _LEAST_LATENCY), 1 / slope)
+        latency, slope = microseconds[0], microseconds[-1] / sizes[-1]
+    return Link(medium, max(latency, _LEAST_LATENCY), 1 / slope)

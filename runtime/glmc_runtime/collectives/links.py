@@ -10,22 +10,23 @@ from torch import Tensor
 from glmc_runtime.collectives.bands import fitted
 from glmc_runtime.collectives.group import Group
 from glmc_runtime.collectives.measure import Case, agreed, measure, zeros
-from glmc_runtime.collectives.wire import Thunk
+from glmc_runtime.collectives.wire import Thunk, add_in_rank_order
 from glmc_runtime.format.algorithms import MEMORY, MESSAGES, Link
 
 _SIZES = tuple(1 << power for power in range(10, 23, 2))
 
 
 def measure_links(
-    group: Group, device: torch.device, media: set[str], seconds: float
+    group: Group, device: torch.device, dtype: torch.dtype, media: set[str], seconds: float
 ) -> tuple[Link, ...]:
-    """A collective call: of ``media``, the links that the textbook's costs are made of."""
+    """A collective call: of ``media``, the links that the textbook's costs are made of. A step is a
+    message with its addition, or a copy and an addition in memory."""
     thunks: dict[Case, Thunk] = {}
     for size in _SIZES:
-        sent, arrived = (zeros(size, torch.float32, device) for _ in range(2))
-        thunks[MESSAGES, size] = _swap(group, sent, arrived)
+        x, arrived = (zeros(size, dtype, device) for _ in range(2))
+        thunks[MESSAGES, size] = _swap(group, x, arrived)
         if MEMORY in media:
-            thunks[MEMORY, size] = _copy(group, sent, arrived)
+            thunks[MEMORY, size] = _copy(group, x)
     times = agreed(group, measure(group, thunks, seconds, device), device)
     copied = {MESSAGES: 1, MEMORY: 2}
     found = (
@@ -47,33 +48,40 @@ def rounded(value: float) -> float:
     return float(f"{value:.3g}")
 
 
-def _swap(group: Group, sent: Tensor, arrived: Tensor) -> Thunk:
-    """Neighbours exchange messages, as in a step of the butterfly; an odd last rank rests."""
+def _swap(group: Group, x: Tensor, arrived: Tensor) -> Thunk:
+    """Neighbours exchange and add messages, a step of the butterfly; an odd last rank rests."""
     partner = group.rank ^ 1
     pairs = [partner] if partner < group.size else []
-    return group.wire.exchange([(sent, one) for one in pairs], [(arrived, one) for one in pairs])
+    exchange = group.wire.exchange([(x, one) for one in pairs], [(arrived, one) for one in pairs])
+    add = add_in_rank_order(x, arrived, group.rank < partner, x)
+
+    def step() -> None:
+        exchange()
+        add()
+
+    return step
 
 
-def _copy(group: Group, sent: Tensor, arrived: Tensor) -> Thunk:
-    """Each rank copies a message into shared memory, meets the others and copies one out."""
+def _copy(group: Group, x: Tensor) -> Thunk:
+    """Each rank copies its message into shared memory, meets the others and adds a neighbour's."""
     memory = group.shared_memory()
-    capacity, neighbour = memory.capacity // sent.element_size(), (group.rank + 1) % group.size
+    capacity, neighbour = memory.capacity // x.element_size(), (group.rank + 1) % group.size
     pieces = [
         [
             (
-                partial(memory.slot(turn, group.rank, given).copy_, given),
-                partial(taken.copy_, memory.slot(turn, neighbour, taken)),
+                partial(memory.slot(turn, group.rank, piece).copy_, piece),
+                partial(torch.add, piece, memory.slot(turn, neighbour, piece), out=piece),
             )
             for turn in (0, 1)
         ]
-        for given, taken in zip(sent.split(capacity), arrived.split(capacity), strict=True)
+        for piece in x.split(capacity)
     ]
 
     def step() -> None:
         for by_turn in pieces:
-            put, take = by_turn[memory.turn()]
+            put, add = by_turn[memory.turn()]
             put()
             memory.meet()
-            take()
+            add()
 
     return step

@@ -37,43 +37,45 @@ from glmc_runtime.format.collectives import (
     Origin,
     TableEntry,
     default_table,
+    tree_only,
 )
 from glmc_runtime.format.collectives_json import read_table, table_to_text
 
-SECONDS = 4.5
+SECONDS = 4.2
 _SIZES = tuple(1 << power for power in range(10, 25))
 _ONE_CALL = 0.1
 """Of the time for a dtype, what a call of each algorithm of each size may take."""
 _LINK_SHARE = 0.1
 _DTYPES = {name: getattr(torch, name) for name in DTYPES}
-
-
 _NOTHING = AlgorithmTable(())
 
 
 @dataclass(frozen=True)
 class Wanted:
     """What is measured: ``numerics`` is the class whose algorithms compete, ``previous`` a table
-    whose bands stay where they are good enough, ``seconds`` the time for all of it."""
+    whose bands stay where they are good enough, ``seconds`` the time for all of it, ``memory``
+    whether algorithms in shared memory take part."""
 
     numerics: str = TREE
     previous: AlgorithmTable = _NOTHING
     seconds: float = SECONDS
+    memory: bool = True
 
 
 def tune(group: Group, device: torch.device, wanted: Wanted) -> AlgorithmTable:
     """A collective call: the table of this group, the same on all ranks."""
-    media = {MESSAGES, MEMORY} if _has_memory(group, device) else {MESSAGES}
+    memory = wanted.memory and _has_memory(group, device)
+    media = {MESSAGES, MEMORY} if memory else {MESSAGES}
     competing = [name for name in of_class(wanted.numerics) if ALGORITHMS[name].medium in media]
     measured = [LIBRARY, *(name for name in competing if name != LIBRARY)]
-    links = measure_links(group, device, media, wanted.seconds * _LINK_SHARE)
-    seconds = wanted.seconds * (1 - _LINK_SHARE) / len(_DTYPES)
+    seconds = wanted.seconds / len(_DTYPES)
     origin = Origin(
         MEASURED, datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%MZ"), describe(group, device)
     )
     entries = []
     for name, dtype in _DTYPES.items():
         started = time.perf_counter()
+        links = measure_links(group, device, dtype, media, seconds * _LINK_SHARE)
         thunks = all_reduces(group, measured, _SIZES, dtype, device, seconds * _ONE_CALL)
         sizes = sorted({size for _, size in thunks})
         left = seconds - (time.perf_counter() - started)
@@ -138,6 +140,8 @@ def _has_memory(group: Group, device: torch.device) -> bool:
 
 
 def _incumbents(previous: AlgorithmTable, key: GroupKey) -> Sequence[tuple[Band, ...]]:
-    """The bands of the table before, then those that are given for a CPU."""
-    tables = (previous, default_table("cpu", key.ranks, key.topology))
+    """The bands of the table before, then given ones: in shared memory, and over messages."""
+    over_messages = default_table("xpu", key.ranks, key.topology)
+    in_memory = default_table("cpu", key.ranks, key.topology)
+    tables = (previous, in_memory, over_messages, tree_only(over_messages))
     return [entry.bands for table in tables for entry in table.entries if entry.key == key]
