@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import queue
 import threading
+import traceback
 from array import array
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -100,8 +102,12 @@ class Follower:
 
     def _send_answers(self) -> None:
         assert self._answers is not None
-        while True:
-            self._channel.send(self._answers.get()())
+        try:
+            while True:
+                self._channel.send(self._answers.get()())
+        except BaseException:  # noqa: BLE001 - of a device or of the channel: the rank is over
+            traceback.print_exc()
+            os._exit(1)  # the other thread waits for messages that nobody sends any longer
 
 
 def symbols_of(phases: Sequence[str]) -> list[list[str]]:
