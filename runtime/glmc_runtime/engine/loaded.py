@@ -194,7 +194,7 @@ def load_into_memory(
 
 def on_host(group: Group | None) -> bool:
     """Whether the collectives of a group are calls of the host, which no device graph can hold."""
-    return group is not None and torch.distributed.get_backend(group.process_group) == "gloo"
+    return group is not None and group.process_group.name() == "gloo"
 
 
 def vendor_of(artifact: Artifact, emulate: bool | None) -> Vendor | None:
