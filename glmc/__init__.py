@@ -123,6 +123,9 @@ class EstimateKeywords(TypedDict, total=False):
     context: int | None
     prompt: int | None
     dtype: str | torch.dtype | None
+    cards: int
+    tensor_parallel: int | None
+    expert_parallel: bool
 
 
 def estimate(model: str | Path, device: str, **options: Unpack[EstimateKeywords]) -> Estimate:
@@ -131,7 +134,9 @@ def estimate(model: str | Path, device: str, **options: Unpack[EstimateKeywords]
     ``device`` is "h200", "p800" or the path of a description (docs/estimate.md). No weight is read.
     ``batches`` are numbers of sequences that are decoded at once, each of ``context`` tokens (None:
     8192, or all that the model knows); ``prompt`` tokens are computed in one step (None: 512).
-    ``dtype`` is that of activations (None: the checkpoint's).
+    ``dtype`` is that of activations (None: the checkpoint's). The model is dealt to
+    ``tensor_parallel`` of the ``cards``, with ``expert_parallel`` experts whole; None: every way is
+    looked at, and the best is ``placed``.
 
     Returns memory, floors and times, with :func:`glmc.estimates.words.to_json` as data. Raises a
     :class:`glmc.errors.GlmcError`.
@@ -144,7 +149,15 @@ def estimate(model: str | Path, device: str, **options: Unpack[EstimateKeywords]
     if unknown:
         raise TypeError(f"glmc.estimate has no option '{min(unknown)}'")
     dtype = CompileOptions(dtype=options.get("dtype")).dtype  # type: ignore[arg-type]
-    return estimated(model, device, traffic_of(options), dtype)
+    return estimated(
+        model,
+        device,
+        traffic_of(options),
+        dtype,
+        options.get("cards") or options.get("tensor_parallel") or 1,
+        options.get("tensor_parallel"),
+        options.get("expert_parallel", False),
+    )
 
 
 def __dir__() -> list[str]:

@@ -11,10 +11,11 @@ import torch
 
 from glmc.artifact.writer import ManifestParts, model_facts
 from glmc.errors import InternalError
+from glmc.ir.program import Program
 from glmc.ir.recipe import Weight
 from glmc.job import Job
 from glmc.lowering.lower import Lowered
-from glmc.pipeline.records import Phases
+from glmc.pipeline.records import PassRecord, Phases
 from glmc.report import Report
 from glmc_runtime.format.cache import CacheSpec, CacheTensor
 from glmc_runtime.format.manifest import Guards, Limits, Ranks, phase_entry
@@ -35,6 +36,15 @@ class FrontEnd:
     phases: Phases
     eager: Mapping[str, Any]
     seconds: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Fused:
+    """A model after the passes that fuse, before paging: ``records`` are theirs."""
+
+    program: Program
+    records: tuple[PassRecord, ...]
+    eager: Mapping[str, Any]
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from glmc.artifact.times import times_json, times_of, without_times
 from glmc.artifact.writer import write_artifact
 from glmc.capture.export import capture
 from glmc.capture.routers import store_routers
-from glmc.compiled import Compiled, FrontEnd, manifest_parts
+from glmc.compiled import Compiled, FrontEnd, Fused, manifest_parts
 from glmc.config import FROM_CHECKPOINT, CompileOptions
 from glmc.errors import InternalError, LoweringError
 from glmc.garbage import rare_collections
@@ -179,25 +179,48 @@ def front_end(job: Job, observer: Observer = NOBODY) -> FrontEnd:
     """
     seconds: dict[str, float] = {}
     with stage(observer, "capture", seconds):
-        program = capture(job.source.config, job.source.shape, job.dtype, job.capture)
-        store_routers(program, job.router_dtype)
-        eager = _eager_operations(job, program)
+        program, eager = _captured(job)
     observer.observe(StepDone("capture", "capture", program))
     with stage(observer, "passes", seconds):
-        phases = _passes(job, program, observer)
+        phases = _paged(job, program, _fused(job, program, observer), observer)
     return FrontEnd(job, phases, eager, seconds)
 
 
-def _passes(job: Job, program: Program, observer: Observer) -> Phases:
-    expected, strict = job.expected_matches, not job.options.allow_missing
+def fused(job: Job) -> Fused:
+    """Capture and the passes that fuse, for jobs that differ in how they deal the model to ranks.
+    Raises as :func:`front_end`."""
+    program, eager = _captured(job)
+    return Fused(program, _fused(job, program), eager)
+
+
+def dealt(model: Fused, job: Job) -> FrontEnd:
+    """The front end of ``job``, whose model was fused before; ``model`` is not changed. Raises as
+    :func:`front_end`."""
+    return FrontEnd(job, _paged(job, model.program.copy(), model.records), model.eager, {})
+
+
+def _captured(job: Job) -> tuple[Program, dict[str, Any]]:
+    program = capture(job.source.config, job.source.shape, job.dtype, job.capture)
+    store_routers(program, job.router_dtype)
+    return program, _eager_operations(job, program)
+
+
+def _fused(job: Job, program: Program, observer: Observer = NOBODY) -> tuple[PassRecord, ...]:
     fused = runner.fuse(program, observer, job.selection.passes)
-    if strict:
-        require_matches(fused, fusion_counts(expected))
+    if not job.options.allow_missing:
+        require_matches(fused, fusion_counts(job.expected_matches))
+    return fused
+
+
+def _paged(
+    job: Job, program: Program, fused: tuple[PassRecord, ...], observer: Observer = NOBODY
+) -> Phases:
+    expected = job.expected_matches
     try:
         phases = runner.to_paged(program, job.options.block_size, fused, observer, job.dealt)
     except LoweringError as error:
         raise explain_unfused(error, fused, expected, job.selection.off) from error
-    if strict:
+    if not job.options.allow_missing:
         require_matches(phases.records, expected)
     return phases
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from glmc.cli.options import MODEL_GROUP, Json, Model, complete, option
+from glmc.cli.options import MODEL_GROUP, RANKS_GROUP, ExpertParallel, Json, Model, complete, option
 from glmc.errors import UsageError
 from glmc.estimates.names import device_names, require_device
 from glmc.presets.names import require_model
@@ -16,7 +17,7 @@ from glmc_runtime.command.ending import stopped_at_once
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from glmc.estimates.estimate import Estimate, EstimatedStep
+    from glmc.estimates.estimate import Estimate
 
 _TRAFFIC = "Traffic"
 _WIDE = 100
@@ -46,10 +47,28 @@ Prompt = Annotated[
 ]
 
 
+Cards = Annotated[
+    int | None,
+    option("Cards of one host (default: those of --tensor-parallel).", RANKS_GROUP, metavar="N"),
+]
+Ranks = Annotated[
+    int | None,
+    option(
+        "Deal the model to this many of them; without it, every way is compared.",
+        RANKS_GROUP,
+        "--tensor-parallel",
+        metavar="N",
+    ),
+]
+
+
 def estimate_command(
     model: Model,
     device: Device,
     dtype: Dtype = None,
+    cards: Cards = None,
+    tensor_parallel: Ranks = None,
+    expert_parallel: ExpertParallel = False,
     batch: Batch = "1",
     context: Context = None,
     prompt: Prompt = None,
@@ -67,7 +86,15 @@ def estimate_command(
         from glmc.estimates.estimate import estimate
         from glmc.estimates.traffic import Traffic
         from glmc.estimates.words import to_json
-    made = estimate(model, device, Traffic(batches, context, prompt), dtype)
+    made = estimate(
+        model,
+        device,
+        Traffic(batches, context, prompt),
+        dtype,
+        cards or tensor_parallel or 1,
+        tensor_parallel,
+        expert_parallel,
+    )
     if json_:
         typer.echo(json.dumps(to_json(made)))
     else:
@@ -85,29 +112,42 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 def _show(made: Estimate) -> None:
     from glmc.cli.say import console
-    from glmc.estimates.words import detail, header, notes, title
+    from glmc.estimates.words import (
+        COLUMNS,
+        OPTIONS,
+        detail,
+        header,
+        notes,
+        option_rows,
+        rows,
+        title,
+    )
 
     out = console()
     for line in header(made):
         out.print(line, highlight=False, soft_wrap=True)
-    for step in made.steps:
+    if len(made.options) > 1:
+        out.print()
+        _table(out, OPTIONS, option_rows(made), 1)
+    for step in made.placed.steps:
         out.print()
         for line in (title(step), detail(step)):
             out.print(line, highlight=False, soft_wrap=True)
-        _table(out, step)
+        _table(out, COLUMNS, rows(step), 2)
     out.print()
     for line in notes(made):
         out.print(line, highlight=False, soft_wrap=True)
 
 
-def _table(out: Console, step: EstimatedStep) -> None:
+def _table(
+    out: Console, columns: tuple[str, ...], rows: Iterable[tuple[str, ...]], names: int
+) -> None:
+    """The first columns are names, the others numbers."""
     from rich.table import Table
 
-    from glmc.estimates.words import COLUMNS, rows
-
     table = Table() if out.width >= _WIDE else Table(box=None, pad_edge=False)
-    for place, column in enumerate(COLUMNS):
-        table.add_column(column, justify="left" if place < 2 else "right", overflow="fold")
-    for row in rows(step):
+    for place, column in enumerate(columns):
+        table.add_column(column, justify="left" if place < names else "right", overflow="fold")
+    for row in rows:
         table.add_row(*row)
     out.print(table)

@@ -1,60 +1,97 @@
-"""Seconds of a collective by each algorithm, from what a message costs.
+"""Seconds of a collective, by the algorithm that the ranks' table has for its message.
 
-``ranks`` P, ``size`` bytes S of the whole message; the costs are those of the textbooks.
+The costs of the algorithms are those of the textbooks (:mod:`glmc_runtime.format.algorithms`), over
+the links of a device's description.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from math import ceil, log2
+from dataclasses import dataclass
+from math import log2
 
-from glmc.estimates.device import Band, Device
+from glmc.estimates.device import Device
+from glmc.ir.ops.collectives import ALL_REDUCE
+from glmc_runtime.format.algorithms import ALGORITHMS, LIBRARY, MEMORY, MESSAGES, Link
+from glmc_runtime.format.collectives import AlgorithmTable, GroupKey, default_table
 
-Seconds = Callable[[int, float, float, float], float]
-
-
-def _butterfly(ranks: int, size: float, alpha: float, beta: float) -> float:
-    return ceil(log2(ranks)) * (alpha + size * beta)
-
-
-def _halving_doubling(ranks: int, size: float, alpha: float, beta: float) -> float:
-    return 2 * ceil(log2(ranks)) * alpha + 2 * size * beta * (ranks - 1) / ranks
+_MICRO = 1e-6
 
 
-def _ring(ranks: int, size: float, alpha: float, beta: float) -> float:
-    return 2 * (ranks - 1) * alpha + 2 * size * beta * (ranks - 1) / ranks
+@dataclass(frozen=True)
+class Group:
+    """The cards that one model is dealt to, and their table of algorithms."""
+
+    device: Device
+    ranks: int
+    table: AlgorithmTable
+
+    def seconds(self, op: str, message: float, dtype: str) -> tuple[str, float]:
+        """The algorithm of a collective whose ranks have ``message`` bytes each, and its time."""
+        if op != ALL_REDUCE.name:
+            return LIBRARY, self._passed_on(message)
+        name = self.table.entry(GroupKey(self.ranks, _topology(self.table), dtype)).algorithm(
+            round(message)
+        )
+        return name, self.all_reduce(name, message)
+
+    def best(self, message: float) -> tuple[str, float]:
+        """The fastest algorithm of an all-reduce, among those whose links are described."""
+        times = {name: self.all_reduce(name, message) for name in ALGORITHMS if self._has(name)}
+        name = min(times, key=lambda name: times[name])
+        return name, times[name]
+
+    def all_reduce(self, name: str, message: float) -> float:
+        """Seconds of an all-reduce by an algorithm."""
+        links = self.device.links
+        if name == LIBRARY and links.library is not None:
+            return self._start() + 2 * self._share * message * links.library.beta.value
+        known = links.memory if ALGORITHMS[name].medium == MEMORY else links.messages
+        used = known or links.messages
+        link = Link(MESSAGES, used.alpha.value / _MICRO, _MICRO / used.beta.value)
+        return ALGORITHMS[name].predicted(self.ranks, round(message), link) * _MICRO
+
+    def least(self, op: str, message: float) -> float:
+        """Seconds in which the bytes that each rank must send have gone over its link."""
+        reduced = op == ALL_REDUCE.name
+        sent = 2 * self._share * message if reduced else (self.ranks - 1) * message
+        return sent * self._beta
+
+    @property
+    def _share(self) -> float:
+        """Of a message, what a rank does not keep."""
+        return (self.ranks - 1) / self.ranks
+
+    @property
+    def _beta(self) -> float:
+        """Seconds of a byte over the faster of the links."""
+        links = self.device.links
+        known = (links.messages, links.memory, links.library)
+        return min(each.beta.value for each in known if each is not None)
+
+    def _start(self) -> float:
+        """Seconds until a library's collective has moved its first bytes."""
+        library, messages = self.device.links.library, self.device.links.messages
+        if library is None:
+            return (self.ranks - 1) * messages.alpha.value
+        return library.start.value + library.doubling.value * log2(self.ranks)
+
+    def _passed_on(self, message: float) -> float:
+        """Of a collective in which each rank passes on what it gets from its neighbour."""
+        links = self.device.links
+        beta = (links.library or links.messages).beta.value
+        return self._start() + (self.ranks - 1) * message * beta
+
+    def _has(self, name: str) -> bool:
+        return ALGORITHMS[name].medium == MESSAGES or self.device.links.memory is not None
 
 
-def _one_shot(ranks: int, size: float, alpha: float, beta: float) -> float:
-    return alpha + (ranks - 1) * size * beta
-
-
-ALL_REDUCE: Mapping[str, Seconds] = {
-    "library": _ring,
-    "butterfly": _butterfly,
-    "halving_doubling": _halving_doubling,
-    "ring": _ring,
-    "one_shot": _one_shot,
-}
-"""An all-reduce by algorithm. What a library does is its own affair: a ring is assumed of it."""
-ALGORITHMS = tuple(ALL_REDUCE)
-
-
-def algorithm_of(bands: tuple[Band, ...], size: float) -> str:
-    """The algorithm that a table has for a message."""
-    return next(band.algorithm for band in bands if band.below is None or size < band.below)
-
-
-def all_reduce_seconds(device: Device, ranks: int, size: float, algorithm: str) -> float:
-    """Seconds of an all-reduce of ``size`` bytes."""
+def group_of(device: Device, ranks: int, table: AlgorithmTable | None = None) -> Group | None:
+    """The group of so many ranks, with the table that a compile gives where there is no other;
+    None for one rank."""
     if ranks == 1:
-        return 0.0
-    links = device.links
-    return ALL_REDUCE[algorithm](ranks, size, links.alpha.value, links.beta.value)
+        return None
+    return Group(device, ranks, table or default_table(device.target, ranks))
 
 
-def gather_seconds(device: Device, ranks: int, size: float) -> float:
-    """Seconds of an all-gather that gives every rank ``size`` bytes, or of a reduce-scatter of so
-    many: every rank passes on its part."""
-    links = device.links
-    return (ranks - 1) * (links.alpha.value + size / ranks * links.beta.value)
+def _topology(table: AlgorithmTable) -> str:
+    return table.entries[0].key.topology

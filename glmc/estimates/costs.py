@@ -6,7 +6,7 @@ the products of its matrices. What a target's kernels copy between themselves is
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,8 @@ from torch import SymInt, Tensor
 from torch.fx import Node
 
 from glmc.errors import InternalError
-from glmc.ir.ops.facts import KEYS, Cut
+from glmc.ir.ops.collectives import is_collective
+from glmc.ir.ops.facts import KEYS
 from glmc.ir.ops.registry import SemanticOp, semantic_op
 from glmc.ir.program import Program
 from glmc_runtime.format.extent import Extent
@@ -24,6 +25,9 @@ from glmc_runtime.format.step_inputs import TABLE
 PRODUCT, EXPERTS, ATTENTION, OTHER = "product", "experts", "attention", "other"
 KINDS = (PRODUCT, EXPERTS, ATTENTION, OTHER)
 """Kinds of nodes that have constants of their own in the time model."""
+COLLECTIVE = "collective"
+FIRST = "first"
+"""The operand of an op that has some entries of a dimension: which is its first."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +54,13 @@ class Step:
 
 @dataclass(frozen=True)
 class Cost:
-    """``bytes`` moved and ``flops``, multiplications and additions of matrix products."""
+    """``bytes`` moved and ``flops``, multiplications and additions of matrix products. ``message``:
+    bytes that a rank tells the others, of a collective."""
 
     kind: str
     bytes: float
     flops: float
+    message: float = 0.0
 
 
 def node_cost(node: Node, program: Program, step: Step, block_size: int) -> Cost:
@@ -72,6 +78,7 @@ def node_cost(node: Node, program: Program, step: Step, block_size: int) -> Cost
         none.kind,
         none.bytes + (one.bytes - none.bytes) * read,
         none.flops + (one.flops - none.flops) * seen,
+        none.message,
     )
 
 
@@ -83,38 +90,43 @@ def _cost(node: Node, program: Program, step: Step, table: int) -> Cost:
     if op is None:
         tensors = [*arguments, *_flat(_meta(node, program, sizes))]
         return Cost(OTHER, sum(item.nbytes for item in tensors if isinstance(item, Tensor)), 0)
-    surplus = _never_drawn(op, dict(zip(op.argument_names, arguments, strict=True)))
-    return Cost(_kind(op, arguments), op.bytes_accessed(*arguments) - surplus, op.flops(*arguments))
+    named = dict(zip(op.argument_names, arguments, strict=True))
+    kind = _kind(op)
+    moved, computed = op.bytes_accessed(*arguments), float(op.flops(*arguments))
+    if kind == COLLECTIVE:
+        return Cost(kind, moved, computed, named["x"].nbytes)
+    # The first entry of those that a rank has; the others are other ranks'.
+    ranks = program.ranks if FIRST in named else 1
+    surplus = _never_drawn(op, named, ranks)
+    return Cost(kind, moved - surplus, computed / ranks)
 
 
-def _kind(op: SemanticOp, arguments: Sequence[Any]) -> str:
+def _kind(op: SemanticOp) -> str:
     """By facts alone: what is summed over keys attends, what is summed over a weight is a product,
-    of experts where a table of integers chooses among the weights."""
+    of experts where an operand chooses among the weights."""
+    if is_collective(op.name):
+        return COLLECTIVE
     if KEYS in op.facts.summed:
         return ATTENTION
     if not any(name in op.weights for name, _ in op.facts.summed):
         return OTHER
-    tables = (item for item in arguments if isinstance(item, Tensor) and item.dim() == 2)
-    return EXPERTS if any(item.dtype == torch.int64 for item in tables) else PRODUCT
+    return EXPERTS if op.facts.chosen else PRODUCT
 
 
-def _never_drawn(op: SemanticOp, named: Mapping[str, Any]) -> float:
+def _never_drawn(op: SemanticOp, named: Mapping[str, Any], ranks: int) -> float:
     """Bytes of experts that no token chooses, of those that the facts count.
 
     Facts give the most that tokens can choose, all different ones. Here each token draws its own
-    evenly: of E experts, T tokens with k each name E (1 - (1 - k / E)^T) on average.
+    evenly: of E experts, T tokens with k each name E (1 - (1 - k / E)^T) on average, and a rank
+    that has E / N of them reads so many fewer.
     """
     surplus = 0.0
-    for sharding in op.facts.shardings:
-        index = named[sharding.index] if sharding.index else None
-        if index is None or index.dim() != 2:
-            continue
-        tokens, top_k = index.shape
-        for name, cut in sharding.operands.items():
-            if cut == Cut(0) and name in op.facts.accessed:
-                experts = named[name].shape[0]
-                drawn = experts * (1 - (1 - top_k / experts) ** tokens)
-                surplus += (min(tokens * top_k, experts) - drawn) * named[name][0].nbytes
+    for index, operands in op.facts.chosen.items():
+        tokens, top_k = named[index].shape
+        for name in operands:
+            mine = named[name].shape[0]
+            drawn = mine * (1 - (1 - top_k / (mine * ranks)) ** tokens)
+            surplus += (min(tokens * top_k, mine) - drawn) * named[name][0].nbytes
     return surplus
 
 

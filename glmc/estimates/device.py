@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 MEASURED, THIRD_PARTY, ASSUMED = "measured", "third-party", "assumed"
 PROVENANCES = (MEASURED, THIRD_PARTY, ASSUMED)
@@ -29,21 +30,37 @@ class Launch:
 
 
 @dataclass(frozen=True)
-class Links:
-    """Between the cards of a host: seconds of one message (``alpha``) and of one of its bytes
-    (``beta``), in each direction at once."""
+class Link:
+    """Seconds of one step of an algorithm over a medium (``alpha``), and of one of its bytes, in
+    each direction at once (``beta``)."""
 
-    topology: str
     alpha: Number
     beta: Number
 
 
 @dataclass(frozen=True)
-class Band:
-    """Messages of less than ``below`` bytes, all where it is None, take an algorithm."""
+class Library:
+    """The library's all-reduce: seconds of a few bytes, ``start`` and ``doubling`` for each time
+    that the ranks double, and ``beta`` of each byte that a rank sends, in each direction at once.
+    """
 
-    below: int | None
-    algorithm: str
+    start: Number
+    doubling: Number
+    beta: Number
+
+
+@dataclass(frozen=True)
+class Links:
+    """Between the cards of a host: ``messages``, and ``memory`` where they share some. What is
+    known of the library's own all-reduce; None: it is taken for a ring of messages."""
+
+    topology: str
+    messages: Link
+    memory: Link | None
+    library: Library | None
+
+
+_NONE = SimpleNamespace()
 
 
 @dataclass(frozen=True)
@@ -72,7 +89,6 @@ class Device:
     product: Mapping[str, Number]
     launch: Launch
     links: Links
-    collectives: tuple[Band, ...]
     overlap: Number
     calls: Mapping[str, Calls]
 
@@ -81,7 +97,9 @@ class Device:
         found = {"memory": self.memory, "read": self.read, "overlap": self.overlap}
         found |= {f"product.{dtype}": number for dtype, number in self.product.items()}
         found |= {f"launch.{name}": getattr(self.launch, name) for name in ("eager", "graph")}
-        found |= {f"links.{name}": getattr(self.links, name) for name in ("alpha", "beta")}
+        for part in ("messages", "memory", "library"):
+            known = getattr(self.links, part)
+            found |= {f"links.{part}.{name}": each for name, each in vars(known or _NONE).items()}
         for kind, calls in self.calls.items():
             found |= {f"calls.{kind}.{name}": number for name, number in vars(calls).items()}
         return found

@@ -15,9 +15,8 @@ from typing import Any
 import yaml
 
 from glmc.errors import UsageError
-from glmc.estimates.collectives import ALGORITHMS
 from glmc.estimates.costs import KINDS
-from glmc.estimates.device import PROVENANCES, Band, Calls, Device, Launch, Links, Number
+from glmc.estimates.device import PROVENANCES, Calls, Device, Launch, Library, Link, Links, Number
 from glmc.estimates.names import device_names, require_device
 from glmc.plain_file import read_plain
 
@@ -47,11 +46,12 @@ def parse_device(data: bytes, place: str) -> Device:
         text = " ".join(str(error).split())
         raise UsageError(f"the description is no YAML: {text}", place=place) from error
     root = _Part(place, "", content)
-    fields = "name title target cards memory read product launch links collectives overlap calls"
+    fields = "name title target cards memory read product launch links overlap calls"
     root.fields(*fields.split())
     launch, links, calls = root.part("launch"), root.part("links"), root.part("calls")
     launch.fields("eager", "graph")
-    links.fields("topology", "alpha", "beta")
+    optional = [name for name in ("memory", "library") if links.has(name)]
+    links.fields("topology", "messages", *optional)
     calls.fields(*KINDS)
     product = root.part("product")
     return Device(
@@ -64,9 +64,11 @@ def parse_device(data: bytes, place: str) -> Device:
         product={dtype: product.number(dtype) for dtype in product.names()},
         launch=Launch(launch.number("eager", least=0), launch.number("graph", least=0)),
         links=Links(
-            links.text("topology"), links.number("alpha", least=0), links.number("beta", least=0)
+            links.text("topology"),
+            _link(links.part("messages")),
+            _link(links.part("memory")) if links.has("memory") else None,
+            _library(links.part("library")) if links.has("library") else None,
         ),
-        collectives=_bands(root),
         overlap=root.number("overlap", least=1),
         calls={kind: _calls(calls.part(kind)) for kind in KINDS},
     )
@@ -81,25 +83,16 @@ def _calls(part: _Part) -> Calls:
     )
 
 
-def _bands(root: _Part) -> tuple[Band, ...]:
-    bands: list[Band] = []
-    for item in root.items("collectives"):
-        last = not item.has("below")
-        item.fields("algorithm", *(() if last else ("below",)))
-        name = item.text("algorithm")
-        if name not in ALGORITHMS:
-            raise item.wrong("algorithm", ", ".join(ALGORITHMS), name)
-        bands.append(Band(None if last else item.count("below"), name))
-    below = [band.below for band in bands]
-    ends = [each for each in below[:-1] if each is not None]
-    if (
-        not bands
-        or below[-1] is not None
-        or ends != sorted(set(ends))
-        or len(ends) + 1 < len(below)
-    ):
-        raise root.wrong("collectives", "bands that ascend by 'below', the last without it", below)
-    return tuple(bands)
+def _link(part: _Part) -> Link:
+    part.fields("alpha", "beta")
+    return Link(part.number("alpha", least=0), part.number("beta"))
+
+
+def _library(part: _Part) -> Library:
+    part.fields("start", "doubling", "beta")
+    return Library(
+        part.number("start", least=0), part.number("doubling", least=0), part.number("beta")
+    )
 
 
 class _Part:
@@ -137,12 +130,6 @@ class _Part:
 
     def part(self, name: str) -> _Part:
         return _Part(self._place, f"{self._path}.{name}".strip("."), self._data[name])
-
-    def items(self, name: str) -> list[_Part]:
-        data = self._data[name]
-        if not isinstance(data, list):
-            raise self.wrong(name, "a list", data)
-        return [_Part(self._place, f"{name}[{place}]", item) for place, item in enumerate(data)]
 
     def text(self, name: str) -> str:
         value = self._data[name]

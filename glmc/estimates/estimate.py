@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from glmc.config import CompileOptions, require_named_dtype
+from glmc.errors import LoweringError, UsageError
+from glmc.estimates.collectives import Group, group_of
 from glmc.estimates.costs import Step
 from glmc.estimates.device import Device
 from glmc.estimates.device_file import read_device
-from glmc.estimates.few_layers import FewPlans, captured, planned
-from glmc.estimates.lines import Launches, Line, step_launches, step_lines
-from glmc.estimates.seconds import call_floor, call_seconds, host_seconds
+from glmc.estimates.few_layers import FewLayers, captured, planned
+from glmc.estimates.placement import Placement, placements
+from glmc.estimates.step_estimate import EstimatedStep, estimated_step
 from glmc.estimates.traffic import USUAL_CONTEXT, Traffic
 from glmc.job import Job, resolve
 from glmc.presets.catalog import load_config
@@ -20,61 +23,12 @@ from glmc_runtime.format.phases import DECODE, PREFILL
 
 
 @dataclass(frozen=True)
-class EstimatedLine:
-    """A line of a step; ``floor`` and ``seconds`` are of one of its nodes."""
+class Placed:
+    """A model dealt to cards: ``needs`` are those of a card, ``batch`` sequences, the most of the
+    traffic's that one group of cards decodes, of ``context`` tokens must fit."""
 
-    line: Line
-    floor: float
-    seconds: float
-
-    @property
-    def total(self) -> float:
-        return self.line.count * self.seconds
-
-
-@dataclass(frozen=True)
-class EstimatedStep:
-    """``host`` are seconds in which the host launches the step, beside the device."""
-
-    step: Step
-    lines: tuple[EstimatedLine, ...]
-    launches: Launches
-    host: float
-
-    @property
-    def floor(self) -> float:
-        return sum(each.line.count * each.floor for each in self.lines)
-
-    @property
-    def device(self) -> float:
-        return sum(each.total for each in self.lines)
-
-    @property
-    def seconds(self) -> float:
-        """Device and host run beside each other."""
-        return max(self.device, self.host)
-
-    @property
-    def bytes(self) -> float:
-        return sum(each.line.count * each.line.cost.bytes for each in self.lines)
-
-    @property
-    def flops(self) -> float:
-        return sum(each.line.count * each.line.cost.flops for each in self.lines)
-
-    @property
-    def kernels(self) -> int:
-        """Launches of kernels by the device."""
-        return sum(each.line.launches for each in self.lines)
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """``needs`` are those of a card. ``context`` and ``batch``, the largest one, must fit."""
-
-    model: str
-    parameters: int
-    dtype: str
+    placement: Placement
+    group: Group | None
     device: Device
     needs: MemoryNeeds
     batch: int
@@ -103,8 +57,39 @@ class Estimate:
 
     @property
     def longest_context(self) -> int:
-        """The longest context that the largest batch can have."""
+        """The longest context that the batch can have."""
         return self.needs.longest_context(self.batch, max(self.left, 0))
+
+    @property
+    def decode(self) -> EstimatedStep:
+        """Of the largest batch."""
+        return max(
+            (each for each in self.steps if each.step.phase == DECODE.name),
+            key=lambda each: each.step.sequences,
+        )
+
+    @property
+    def prefill(self) -> EstimatedStep:
+        return next(each for each in self.steps if each.step.phase == PREFILL.name)
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Decoded by all cards at the largest batch."""
+        return self.placement.replicas * self.batch / self.decode.seconds
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """``placed`` is what was asked for, or the best of ``options``: each way to deal the model to
+    the cards; ``refused`` are those that can't be compiled, with the reason."""
+
+    model: str
+    parameters: int
+    dtype: str
+    device: Device
+    placed: Placed
+    options: tuple[Placed, ...]
+    refused: tuple[tuple[Placement, str], ...]
 
 
 def estimate(
@@ -112,15 +97,40 @@ def estimate(
     device: str | Device,
     traffic: Traffic,
     dtype: str | None = None,
+    cards: int = 1,
+    tensor_parallel: int | None = None,
+    expert_parallel: bool = False,
 ) -> Estimate:
-    """Estimate a preset or a checkpoint directory on a device, by its name, file or description.
+    """Estimate a preset or a checkpoint directory on cards of a device, by its name, file or
+    description. Without ``tensor_parallel`` the best way to deal it to the cards is taken: that
+    which fits and decodes most tokens a second.
 
     No weight is read. Raises what a compile without weights raises, and UsageError for traffic that
     the model does not know and for a device that there is not.
     """
     known = read_device(device) if isinstance(device, str) else device
     job, traffic = _job(model, known, traffic, dtype)
-    return _estimate(known, planned(captured(job)), job, traffic)
+    asked = placements(cards, tensor_parallel, expert_parallel, job.source.fields.moe is not None)
+    few = captured(job)
+    options: list[Placed] = []
+    refused: list[tuple[Placement, str]] = []
+    for placement in asked:
+        try:
+            options.append(_placed(known, few, placement, traffic))
+        except LoweringError as error:
+            if len(asked) == 1:
+                raise
+            refused.append((placement, error.message))
+    if not options:
+        raise UsageError(
+            "the model can't be dealt to these cards",
+            found="; ".join(f"{placement}: {reason}" for placement, reason in refused),
+        )
+    shape = job.source.shape
+    best = max(options, key=lambda each: (each.fits, each.tokens_per_second))
+    return Estimate(
+        shape.name, shape.parameters, _dtype(job), known, best, tuple(options), tuple(refused)
+    )
 
 
 def _job(
@@ -149,40 +159,41 @@ def _with(buckets: tuple[int, ...], largest: int) -> tuple[int, ...]:
     return buckets if largest <= buckets[-1] else (*buckets, largest)
 
 
-def _estimate(device: Device, plans: FewPlans, job: Job, traffic: Traffic) -> Estimate:
-    context, prompt = traffic.context or 0, traffic.prompt or 0
-    rows = {name: job.options.buckets[name] for name in (DECODE.name, PREFILL.name)}
-    steps = [
-        Step(DECODE.name, batch, 1, context, _bucket(rows[DECODE.name], batch))
-        for batch in traffic.batches
-    ]
-    steps.append(Step(PREFILL.name, 1, prompt, prompt, _bucket(rows[PREFILL.name], prompt)))
-    shape, dtype = job.source.shape, str(job.dtype).removeprefix("torch.")
-    return Estimate(
-        shape.name,
-        shape.parameters,
-        dtype,
+def _placed(device: Device, few: FewLayers, placement: Placement, traffic: Traffic) -> Placed:
+    options = replace(
+        few.job.options,
+        tensor_parallel=placement.ranks,
+        expert_parallel=placement.expert_parallel,
+    )
+    batches = tuple(sorted({-(-batch // placement.replicas) for batch in traffic.batches}))
+    options = replace(options, decode_buckets=_with(CompileOptions.decode_buckets, batches[-1]))
+    plans = planned(few, options)
+    group = group_of(device, placement.ranks)
+    steps = _steps(options, batches, traffic.context or 1, traffic.prompt or 1)
+    dtype = _dtype(few.job)
+    return Placed(
+        placement,
+        group,
         device,
         plans.needs,
-        max(traffic.batches),
-        context,
-        tuple(estimated_step(device, dtype, plans, step) for step in steps),
+        batches[-1],
+        traffic.context or 1,
+        tuple(estimated_step(device, dtype, group, plans, step) for step in steps),
     )
 
 
-def estimated_step(device: Device, dtype: str, plans: FewPlans, step: Step) -> EstimatedStep:
-    """One step on a device."""
-    lines = tuple(
-        EstimatedLine(
-            line,
-            call_floor(device, dtype, line.cost),
-            call_seconds(device, dtype, line.cost, len(line.kernels)),
-        )
-        for line in step_lines(plans, step)
-    )
-    launches = step_launches(plans, step)
-    return EstimatedStep(step, lines, launches, host_seconds(device, launches))
+def _steps(
+    options: CompileOptions, batches: tuple[int, ...], context: int, prompt: int
+) -> Iterator[Step]:
+    for batch in batches:
+        rows = _bucket(options.decode_buckets, batch)
+        yield Step(DECODE.name, batch, 1, context, rows)
+    yield Step(PREFILL.name, 1, prompt, prompt, _bucket(options.prefill_buckets, prompt))
 
 
 def _bucket(buckets: tuple[int, ...], rows: int) -> int:
     return next(bucket for bucket in buckets if bucket >= rows)
+
+
+def _dtype(job: Job) -> str:
+    return str(job.dtype).removeprefix("torch.")

@@ -12,13 +12,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from glmc.artifact.writer import model_facts
-from glmc.compiled import Compiled, FrontEnd, manifest_parts
-from glmc.compiler import back_end, front_end
+from glmc.compiled import Compiled, Fused, manifest_parts
+from glmc.compiler import back_end, dealt, fused
+from glmc.config import CompileOptions
+from glmc.garbage import rare_collections
 from glmc.ir.program import Program
 from glmc.ir.recipe import Weight
-from glmc.job import Job
+from glmc.job import Job, resolve
 from glmc.pipeline import runner
-from glmc.presets.catalog import with_fields
+from glmc.presets.catalog import ModelSource, with_fields
 from glmc.presets.fields import ModelFields
 from glmc_runtime.format.manifest import Manifest, WeightEntry
 from glmc_runtime.format.memory import MemoryNeeds, memory_needs
@@ -31,12 +33,12 @@ _LAYER = re.compile(r"\blayers\.(\d+)\.")
 
 @dataclass(frozen=True)
 class FewLayers:
-    """A front end of few layers; ``layers`` says which of the whole model each stands for. ``job``
-    is that of the whole model, ``few`` that of the small one."""
+    """Few layers after the passes that fuse; ``layers`` says which of the whole model each stands
+    for. ``job`` is that of the whole model, ``few`` the source of the small one."""
 
     job: Job
-    few: Job
-    front: FrontEnd
+    few: ModelSource
+    fused: Fused
     layers: Mapping[int, range]
 
 
@@ -61,16 +63,21 @@ class FewPlans:
 
 def captured(job: Job) -> FewLayers:
     """Capture and passes of few layers. Raises what a compile without weights raises."""
-    few, layers = few_layers(job.source.fields)
-    small = job.variant(with_fields(job.source, few))
+    fields, layers = few_layers(job.source.fields)
+    few = with_fields(job.source, fields)
+    small = resolve(few, job.options)
     small.require_supported()
-    return FewLayers(job, small, front_end(small), layers)
+    with rare_collections():
+        return FewLayers(job, few, fused(small), layers)
 
 
-def planned(model: FewLayers) -> FewPlans:
+def planned(model: FewLayers, options: CompileOptions | None = None) -> FewPlans:
     """Plans that take as much memory as those of the whole model, and the manifest as a compile
-    without weights writes it, its files aside."""
-    compiled, layers = back_end(model.front, model.few), model.layers
+    without weights writes it, its files aside. ``options`` may deal it to other ranks than those
+    of the model's job. Raises what such a compile raises."""
+    job, layers = resolve(model.few, options or model.job.options), model.layers
+    front = dealt(model.fused, job)
+    compiled = back_end(front, job)
     parts = manifest_parts(compiled)
     rows = tuple(
         replace(row, layers=tuple(sorted(each for layer in row.layers for each in layers[layer])))
@@ -89,13 +96,11 @@ def planned(model: FewLayers) -> FewPlans:
         for name in _names(weight, layers)
     }
     manifest = Manifest(**vars(parts), weights=weights, weights_included=False, files={})
-    return FewPlans(layers, compiled, _merged(model), manifest)
-
-
-def _merged(model: FewLayers) -> dict[PhaseKey, Program]:
-    """The programs of the phases as they are lowered."""
-    phases, rules = model.front.phases, model.few.target.rules
-    return {key: runner.merge(program, rules)[0] for key, program in phases.programs.items()}
+    programs = {
+        key: runner.merge(program, job.target.rules)[0]  # as the back end does
+        for key, program in front.phases.programs.items()
+    }
+    return FewPlans(layers, compiled, programs, manifest)
 
 
 def few_layers(fields: ModelFields) -> tuple[ModelFields, dict[int, range]]:

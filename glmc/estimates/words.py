@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from glmc.estimates.estimate import Estimate, EstimatedLine, EstimatedStep
+from glmc.estimates.estimate import Estimate, Placed
+from glmc.estimates.step_estimate import EstimatedLine, EstimatedStep
+from glmc.ir.ops.collectives import ALL_REDUCE
 from glmc_runtime.command.units import bytes_text, count_text, share_text
 from glmc_runtime.format.cache import shown
 from glmc_runtime.format.phases import DECODE
@@ -18,24 +20,64 @@ NOT_COUNTED = (
 )
 
 
+OPTIONS = (
+    *("cards as", "GiB a card", "fits", "batch", "decode ms", "tokens/s", "communication"),
+    *("prefill ms", "best all-reduce"),
+)
+
+
 def header(estimate: Estimate) -> Iterator[str]:
     """What it takes of a card, a line for each purpose."""
-    needs, device = estimate.needs, estimate.device
+    placed, device = estimate.placed, estimate.device
+    needs, memory = placed.needs, device.memory.value
     third = ", from third-party numbers" if device.third_party else ""
+    cards = placed.placement.ranks * placed.placement.replicas
+    where = device.title if cards == 1 else f"{cards} {device.title}, {placed.placement}"
     yield (
         f"{estimate.model}: {count_text(estimate.parameters)} parameters, {estimate.dtype}, on "
-        f"{device.title}: predicted{third}"
+        f"{where}: predicted{third}"
     )
-    yield f"  weights      {bytes_text(needs.weights)} a card, of {bytes_text(device.memory.value)}"
+    yield f"  weights      {bytes_text(needs.weights)} a card, of {bytes_text(memory)}"
     yield f"  KV cache     {bytes_text(needs.token)} a token"
     yield f"  arena        {bytes_text(needs.arena)}; step inputs {bytes_text(needs.inputs)}"
-    asked = f"{estimate.batch} x {estimate.context:,}"
-    verdict = "fits" if estimate.fits else "does not fit"
-    yield f"  {asked} tokens take {bytes_text(estimate.total)} of a card: {verdict}"
+    verdict = "fits" if placed.fits else f"{bytes_text(placed.total - memory)} short"
     yield (
-        f"  room for {estimate.largest_batch:,} sequences of {estimate.context:,} tokens, or "
-        f"{estimate.batch:,} of {estimate.longest_context:,}"
+        f"  {placed.batch} x {placed.context:,} tokens take {bytes_text(placed.total)} of a card: "
+        f"{verdict}"
     )
+    if placed.fits:
+        yield (
+            f"  room for {placed.largest_batch:,} sequences of {placed.context:,} tokens, or "
+            f"{placed.batch:,} of {placed.longest_context:,}"
+        )
+
+
+def option_rows(estimate: Estimate) -> Iterator[tuple[str, ...]]:
+    """A row for each way to deal the model to the cards, under :data:`OPTIONS`."""
+    for each in estimate.options:
+        yield (
+            f"{each.placement}{' (best)' if each is estimate.placed else ''}",
+            f"{each.total / 2**30:,.1f}",
+            "yes" if each.fits else "no",
+            str(each.batch),
+            _ms(each.decode.seconds),
+            f"{each.tokens_per_second:,.0f}",
+            share_text(each.decode.communication) if each.group else "-",
+            _ms(each.prefill.seconds),
+            _fastest(each),
+        )
+
+
+def _fastest(placed: Placed) -> str:
+    """The all-reduce of a decode step by the table, and the fastest where that is another."""
+    reduced = [each for each in placed.decode.collectives if each.line.op == ALL_REDUCE.name]
+    if placed.group is None or not reduced:
+        return "-"
+    name, seconds = placed.group.best(reduced[0].line.cost.message)
+    taken = f"{reduced[0].algorithm} {reduced[0].seconds * 1e6:,.1f} us"
+    if name == reduced[0].algorithm:
+        return taken
+    return f"{name} {seconds * 1e6:,.1f} us, table: {taken}"
 
 
 def title(step: EstimatedStep) -> str:
@@ -58,10 +100,17 @@ def detail(step: EstimatedStep) -> str:
     host = ""
     if step.host > step.device:
         host = f"; the host's launches take longer than the device's {_ms(step.device)} ms"
+    told = ""
+    if step.collectives:
+        count = sum(each.line.count for each in step.collectives)
+        told = (
+            f", {step.messages / 1e6:,.2f} MB in {count} messages "
+            f"({share_text(step.communication)} of the time)"
+        )
     return (
-        f"{step.bytes / 1e9:,.2f} GB, {step.flops / 1e12:,.3f} TFLOP, {step.kernels} launches, "
-        f"{step.launches.eager} of them by the host beside {step.launches.graphs} device graphs"
-        f"{host}"
+        f"{step.bytes / 1e9:,.2f} GB, {step.flops / 1e12:,.3f} TFLOP{told}, {step.kernels} "
+        f"launches, {step.launches.eager} of them by the host beside {step.launches.graphs} device "
+        f"graphs{host}"
     )
 
 
@@ -70,7 +119,7 @@ def rows(step: EstimatedStep) -> Iterator[tuple[str, ...]]:
     for each in step.lines:
         line = each.line
         yield (
-            " + ".join(line.kernels),
+            " + ".join(line.kernels) + (f" ({each.algorithm})" if each.algorithm else ""),
             line.module,
             str(line.count),
             str(line.launches),
@@ -84,6 +133,11 @@ def rows(step: EstimatedStep) -> Iterator[tuple[str, ...]]:
 
 def notes(estimate: Estimate) -> Iterator[str]:
     """What the numbers are and are not."""
+    for placement, reason in estimate.refused:
+        yield f"{placement}: {reason}."
+    if estimate.placed.group is not None:
+        entry = estimate.placed.group.table.entries[0]
+        yield f"The table of collectives is {entry.origin}."
     yield (
         "MB, GFLOP, floor and us are of one node, a prediction of the model in docs/estimate.md; "
         "experts are drawn evenly."
@@ -98,7 +152,7 @@ def notes(estimate: Estimate) -> Iterator[str]:
 
 def to_json(estimate: Estimate) -> dict[str, Any]:
     """All of it, with the sources of the device's numbers."""
-    needs, device = estimate.needs, estimate.device
+    device = estimate.device
     return {
         "model": estimate.model,
         "dtype": estimate.dtype,
@@ -109,20 +163,43 @@ def to_json(estimate: Estimate) -> dict[str, Any]:
             "third_party": device.third_party,
             "numbers": {name: asdict(number) for name, number in device.numbers().items()},
         },
+        **_placed_json(estimate.placed),
+        "steps": [_step_json(step) for step in estimate.placed.steps],
+        "options": [
+            {
+                **_placed_json(each),
+                "best": each is estimate.placed,
+                "decode_seconds": each.decode.seconds,
+                "tokens_per_second": each.tokens_per_second,
+                "communication": each.decode.communication,
+                "prefill_seconds": each.prefill.seconds,
+            }
+            for each in estimate.options
+        ],
+        "refused": [
+            {"placement": asdict(placement), "reason": reason}
+            for placement, reason in estimate.refused
+        ],
+    }
+
+
+def _placed_json(placed: Placed) -> dict[str, Any]:
+    needs = placed.needs
+    return {
+        "placement": asdict(placed.placement),
         "memory": {
-            "card_bytes": int(device.memory.value),
+            "card_bytes": int(placed.device.memory.value),
             "weight_bytes": needs.weights,
             "cache_bytes_per_token": needs.token,
             "arena_bytes": needs.arena,
             "input_bytes": needs.inputs,
-            "batch": estimate.batch,
-            "context": estimate.context,
-            "total_bytes": estimate.total,
-            "fits": estimate.fits,
-            "largest_batch": estimate.largest_batch,
-            "longest_context": estimate.longest_context,
+            "batch": placed.batch,
+            "context": placed.context,
+            "total_bytes": placed.total,
+            "fits": placed.fits,
+            "largest_batch": placed.largest_batch,
+            "longest_context": placed.longest_context,
         },
-        "steps": [_step_json(step) for step in estimate.steps],
     }
 
 
@@ -135,6 +212,8 @@ def _step_json(step: EstimatedStep) -> dict[str, Any]:
         "floor_seconds": step.floor,
         "bytes": step.bytes,
         "flops": step.flops,
+        "message_bytes": step.messages,
+        "communication": step.communication,
         "launches": {"kernels": step.kernels, **asdict(step.launches)},
         "lines": [_line_json(each) for each in step.lines],
     }
@@ -149,6 +228,7 @@ def _line_json(each: EstimatedLine) -> dict[str, Any]:
         "count": line.count,
         "kernels": line.kernels,
         **asdict(line.cost),
+        "algorithm": each.algorithm,
         "floor_seconds": each.floor,
         "seconds": each.seconds,
     }

@@ -59,9 +59,9 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
         ("calls.norm", {}, "calls.norm"),
         ("links", "none", "links"),
         ("cards", 0, "cards"),
-        ("collectives", [], "collectives"),
-        ("collectives", [{"below": 5, "algorithm": "ring"}], "collectives"),
-        ("collectives", [{"algorithm": "star"}], "collectives[0].algorithm"),
+        ("links.messages.beta.value", 0, "links.messages.beta.value"),
+        ("links.library.start", None, "links.library.start"),
+        ("links.paper", {}, "links.paper"),
         ("colour", "green", "colour"),
     ],
 )

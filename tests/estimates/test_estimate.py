@@ -12,8 +12,9 @@ import glmc
 from glmc.errors import UsageError
 from glmc.estimates.costs import ATTENTION, EXPERTS, OTHER, PRODUCT, Cost, Step
 from glmc.estimates.device_file import read_device
-from glmc.estimates.estimate import Estimate, EstimatedStep, estimate
+from glmc.estimates.estimate import Estimate, estimate
 from glmc.estimates.seconds import call_floor, call_seconds
+from glmc.estimates.step_estimate import EstimatedStep
 from glmc.estimates.traffic import Traffic
 from glmc.estimates.words import COLUMNS, detail, header, notes, rows, title, to_json
 from tests.support.checkpoints import tiny_file
@@ -48,7 +49,7 @@ def _line(step: EstimatedStep, op: str, module: str) -> tuple[int, Cost]:
 
 
 def test_floors_of_a_decode_step_by_hand(made: Estimate) -> None:
-    step = made.steps[1]
+    step = made.placed.steps[1]
     assert step.step == Step("decode", 4, 1, 40, 4)
     rows, hidden, heads, kv, head, vocabulary = 4, 32, 4, 2, 16, 96
     qkv = (heads + 2 * kv) * head
@@ -71,7 +72,7 @@ def test_floors_of_a_decode_step_by_hand(made: Estimate) -> None:
 
 
 def test_experts_are_those_that_tokens_draw(made: Estimate) -> None:
-    count, cost = _line(made.steps[1], "moe_ffn_shared", "mlp")
+    count, cost = _line(made.placed.steps[1], "moe_ffn_shared", "mlp")
     assert (count, cost.kind) == (2, EXPERTS)
     rows, hidden, width, experts, chosen = 4, 32, 24, 6, 2
     drawn = experts * (1 - (1 - chosen / experts) ** rows)
@@ -83,7 +84,7 @@ def test_experts_are_those_that_tokens_draw(made: Estimate) -> None:
 
 
 def test_a_prefill_attends_to_what_is_before_a_token(made: Estimate) -> None:
-    step = made.steps[2]
+    step = made.placed.steps[2]
     assert step.step == Step("prefill", 1, 16, 16, 16)
     _, cost = _line(step, "prefill_attention", "self_attn")
     assert cost.flops == pytest.approx(4 * 4 * 16 * (16 * 17 / 2))
@@ -92,7 +93,7 @@ def test_a_prefill_attends_to_what_is_before_a_token(made: Estimate) -> None:
 
 
 def test_padding_of_a_bucket_is_computed_but_has_no_keys(made: Estimate) -> None:
-    padded, whole = made.steps[0], made.steps[1]
+    padded, whole = made.placed.steps[0], made.placed.steps[1]
     assert padded.step == Step("decode", 3, 1, 40, 4)
     assert _line(padded, "linear", "lm_head") == _line(whole, "linear", "lm_head")
     attended = [_line(step, "rope_decode_attention", "self_attn")[1] for step in (padded, whole)]
@@ -100,7 +101,7 @@ def test_padding_of_a_bucket_is_computed_but_has_no_keys(made: Estimate) -> None
 
 
 def test_every_launch_is_of_one_line(made: Estimate) -> None:
-    for step in made.steps[:2]:
+    for step in made.placed.steps[:2]:
         # Embedding, of 5 layers 5 calls, of 2 gate and experts, of 3 an MLP, norm, head, greedy.
         assert step.kernels == 1 + 5 * 5 + 2 * 2 + 3 * 2 + 2 + 1
         assert (step.launches.eager, step.launches.graphs) == (0, 1)
@@ -121,9 +122,9 @@ def test_the_time_model() -> None:
 
 def test_a_slow_host_is_waited_for(model: Path, made: Estimate) -> None:
     slow = replace(H200.launch, eager=replace(H200.launch.eager, value=1.0))
-    step = estimate(model, replace(H200, launch=slow), Traffic((4,), 40, 16)).steps[0]
+    step = estimate(model, replace(H200, launch=slow), Traffic((4,), 40, 16)).placed.steps[0]
     assert step.host == step.seconds == 1.0
-    assert step.device == made.steps[1].device
+    assert step.device == made.placed.steps[1].device
     assert "the host's launches take longer" in detail(step)
 
 
@@ -132,34 +133,37 @@ def test_memory_is_that_of_fit(model: Path, made: Estimate) -> None:
     from glmc_runtime.loading.fit import Wanted
 
     report = model_fit(model, Wanted(("141GB",), 4, 40), "cuda", None)
-    assert made.needs == report.needs
-    assert made.total == report.total
-    assert made.fits
-    small = replace(made, device=replace(H200, memory=replace(H200.memory, value=1.0)))
+    assert made.placed.needs == report.needs
+    assert made.placed.total == report.total
+    assert made.placed.fits
+    small = replace(made.placed, device=replace(H200, memory=replace(H200.memory, value=1.0)))
     assert not small.fits
     assert small.largest_batch == small.longest_context == 0
 
 
 def test_words_and_json(made: Estimate) -> None:
-    text = "\n".join([*header(made), *notes(made), *map(title, made.steps)])
+    text = "\n".join([*header(made), *notes(made), *map(title, made.placed.steps)])
     assert "predicted" in text
     assert "3 x" not in text
     assert "4 x 40 tokens" in text
-    assert "in the bucket of 4" in title(made.steps[0])
-    assert {len(row) for step in made.steps for row in rows(step)} == {len(COLUMNS)}
+    assert "in the bucket of 4" in title(made.placed.steps[0])
+    assert {len(row) for step in made.placed.steps for row in rows(step)} == {len(COLUMNS)}
     data = json.loads(json.dumps(to_json(made)))
     assert data["predicted"] is True
     assert data["device"]["numbers"]["read"]["source"]
     assert data["memory"]["fits"] is True
     (line,) = (each for each in data["steps"][0]["lines"] if each["op"] == "moe_ffn_shared")
     assert line["layers"] == "3 to 4"
-    assert data["steps"][0]["seconds"] == made.steps[0].seconds
+    assert data["options"][0]["best"] is True
+    assert data["steps"][0]["seconds"] == made.placed.steps[0].seconds
 
 
 def test_python(model: Path, made: Estimate) -> None:
     found = glmc.estimate(model, "h200", batches=(3, 4), context=40, prompt=16)
     assert found == made
-    assert glmc.estimate(model, "h200", batches=4, context=40).steps[0] == made.steps[1]
+    assert (
+        glmc.estimate(model, "h200", batches=4, context=40).placed.steps[0] == made.placed.steps[1]
+    )
     with pytest.raises(UsageError, match="no integer"):
         glmc.estimate(model, "h200", batches=(1.5,))  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="no option 'batch'"):
@@ -171,7 +175,7 @@ def test_third_party_numbers_are_said_to_be_such(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
     made = estimate(tmp_path, "p800", Traffic((1,), 40, 16), "float16")
     assert "predicted, from third-party numbers" in next(header(made))
-    step = made.steps[0]
+    step = made.placed.steps[0]
     assert step.launches.eager == 5  # attention reads lengths on the host
     assert step.launches.graphs == 6
 

@@ -73,6 +73,8 @@ class OpFacts:
     ``float32``: operands that are in float32 beside others of another dtype; ``any_dtype``: those
     that are cast in the op, so that their dtypes are free.
     ``scores``: the two operands whose products a softmax weighs, of an attention.
+    ``chosen``: for an operand of indices, [tokens, different ones], the operands of whose first
+    dimension they choose entries.
     """
 
     tokens: tuple[str, ...] | None
@@ -84,11 +86,13 @@ class OpFacts:
     float32: tuple[str, ...] = ()
     any_dtype: tuple[str, ...] = ()
     scores: tuple[str, str] | None = None
+    chosen: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def operands(self) -> set[str]:
         """All operands that the facts name."""
         named = {*(self.tokens or ()), *self.strided, *self.float32, *self.any_dtype}
         named |= {name for name, _ in self.summed if name} | {*(self.scores or ())}
+        named |= {name for index, names in self.chosen.items() for name in (index, *names)}
         named |= {name for name in self.accessed if not name.startswith("out")}
         for function in (self.flops, *self.accessed.values()):
             named |= {*signature(function).parameters}

@@ -141,6 +141,7 @@ EXPERTS = OpFacts(
     ),
     strided=(),
     float32=("weights",),
+    chosen={"ids": ("gate_up", "down")},
 )
 """Facts of the routed experts, in whatever order an op takes their operands."""
 _SHARED_ROW = {"shared_gate_up": Cut(0, sections=2), "shared_down": Cut(1)}

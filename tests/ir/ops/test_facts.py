@@ -167,6 +167,23 @@ def test_keys_reach_the_result_through_the_scores_alone(name: str) -> None:
     torch.testing.assert_close(results(op, named)[0], results(op, others)[0])
 
 
+@pytest.mark.parametrize("name", [name for name in OURS if OPS[name].facts.chosen])
+def test_entries_that_no_index_chooses_are_not_read(name: str) -> None:
+    op, named = OPS[name], arguments(name)
+    for index, operands in op.facts.chosen.items():
+        assert named[index].dim() == 2
+        assert all(len(set(row)) == len(row) for row in named[index].tolist())
+        ids = torch.zeros_like(named[index]) + torch.arange(named[index].shape[1])
+        before = results(op, {**named, index: ids})
+        for operand in operands:
+            for entry, read in ((named[operand].shape[0] - 1, False), (0, True)):
+                other = named[operand].clone()
+                other[entry] += 1
+                after = results(op, {**named, index: ids, operand: other})
+                same = all(torch.equal(old, new) for old, new in zip(before, after, strict=True))
+                assert same != read
+
+
 @pytest.mark.parametrize("name", OURS)
 def test_operands_of_other_dtypes_are_those_declared(name: str) -> None:
     """In bfloat16, ``float32`` operands stay, ``any_dtype`` ones may be wider without a change

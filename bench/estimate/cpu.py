@@ -1,0 +1,145 @@
+"""Measure this machine and write its description for ``glmc estimate``.
+
+    glmc-runtime tune-collectives --ranks 2 --output collectives.json
+    python -m bench.estimate.cpu --links collectives.json --write glmc/estimates/devices/cpu.yaml
+
+The least of several measurements counts, since a machine may do other work meanwhile. It takes some
+ten seconds. Nothing is fitted: calls take the time of their bytes and operations and a call's own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from glmc.estimates.costs import KINDS
+from glmc.estimates.device import ASSUMED, MEASURED
+from glmc.estimates.device_file import parse_device
+
+_BYTES = 1 << 28
+_SIDE = 1024
+_RUNS = 7
+_CALLS = 200
+
+
+def least(work: Callable[[], object], repeats: int = 1) -> float:
+    """Seconds of the fastest run, one of ``repeats`` in it."""
+    work()
+    times = []
+    for _ in range(_RUNS):
+        started = time.perf_counter()
+        for _ in range(repeats):
+            work()
+        times.append((time.perf_counter() - started) / repeats)
+    return min(times)
+
+
+def processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return "a processor without a name"
+
+
+def read_rate() -> float:
+    """Bytes a second of a plain sum."""
+    data = torch.ones(_BYTES // 4)
+    return _BYTES / least(data.sum)
+
+
+def product_rate(dtype: torch.dtype) -> float:
+    """Operations a second of a product of side 1024."""
+    left = torch.randn(_SIDE, _SIDE).to(dtype)
+    return 2 * _SIDE**3 / least(lambda: left @ left)
+
+
+def call_seconds() -> float:
+    """Seconds of a small call in place."""
+    data = torch.ones(8)
+    return least(lambda: data.add_(1.0), _CALLS)
+
+
+def memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def link_numbers(path: Path, source: str) -> dict[str, Any]:
+    """The links of a measured table of collectives."""
+    entry = json.loads(path.read_text(encoding="utf-8"))["entries"][0]
+    found = {}
+    for link in entry["links"]:
+        found[link["medium"]] = {
+            "alpha": {"value": link["latency"] * 1e-6, "kind": MEASURED, "source": source},
+            "beta": {"value": 1e-6 / link["bandwidth"], "kind": MEASURED, "source": source},
+        }
+    return found
+
+
+def described(links: Path) -> dict[str, Any]:
+    """The description of this machine."""
+    threads = torch.get_num_threads()
+    where = f"{processor()}, {threads} threads, {date.today()}, torch {torch.__version__}"
+
+    def number(value: float, source: str, kind: str = MEASURED) -> dict[str, Any]:
+        return {"value": float(f"{value:.3g}"), "kind": kind, "source": source}
+
+    plain = "no constant is fitted on a CPU"
+    calls = {
+        kind: {
+            "seconds": number(0.0, plain, ASSUMED),
+            "read": number(1.0, plain, ASSUMED),
+            "multiply": number(1.0, plain, ASSUMED),
+        }
+        for kind in KINDS
+    }
+    product = {
+        str(dtype).removeprefix("torch."): number(
+            product_rate(dtype), f"{where}: a product of side {_SIDE}"
+        )
+        for dtype in (torch.float32, torch.bfloat16, torch.float16)
+    }
+    return {
+        "name": "cpu",
+        "title": processor(),
+        "target": "cpu",
+        "cards": 2,
+        "memory": number(memory(), f"{where}: the system's pages"),
+        "read": number(read_rate(), f"{where}: a sum of 256 MiB"),
+        "product": product,
+        "launch": {
+            "eager": number(0.0, "the host computes itself: its calls are in graph", ASSUMED),
+            "graph": number(call_seconds(), f"{where}: an addition of eight numbers in place"),
+        },
+        "links": {
+            "topology": "processes of one host",
+            **link_numbers(links, f"{where}: glmc-runtime tune-collectives --ranks 2"),
+        },
+        "overlap": number(1.0, plain, ASSUMED),
+        "calls": calls,
+    }
+
+
+def main(words: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--links", type=Path, required=True)
+    parser.add_argument("--write", type=Path, required=True)
+    options = parser.parse_args(words)
+    text = yaml.safe_dump(described(options.links), sort_keys=False, width=110)
+    parse_device(text.encode(), str(options.write))
+    options.write.write_text(text, encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
