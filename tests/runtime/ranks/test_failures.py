@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
@@ -14,9 +15,11 @@ from time import monotonic, sleep
 import psutil
 import pytest
 
+import glmc_runtime
 from glmc_runtime.errors import ArtifactError, GlmcError, RankError
 from glmc_runtime.generate.session import Session
 from tests.runtime.ranks.conftest import Start
+from tests.support.distributions import install
 from tests.support.logs import logged
 
 ROOT = Path(__file__).parents[3]
@@ -109,6 +112,41 @@ def test_an_idle_session_notices_too(ranks_path: Path, start: Start) -> None:
     wait_gone(ranks)
     with pytest.raises(RankError, match="SIGKILL"):
         session.prefill([session.sequence(PROMPT)])
+
+
+SLOW = """
+import time
+from glmc_runtime import kernels
+from tests.runtime import toy_kernels
+
+plain = kernels._BINDERS["test.cache_write"]
+
+def slow(arguments):
+    thunk = plain(arguments)
+    def run():
+        time.sleep(6)
+        return thunk()
+    return run
+
+kernels._BINDERS["test.cache_write"] = slow
+"""
+
+
+def test_a_long_step_is_no_hang(
+    ranks_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points = {"glmc_runtime.kernels": {"test": "slow_kernels"}}
+    folder = install(tmp_path / "slow", "slow-kernels", points, {"slow_kernels.py": SLOW})
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setattr("glmc_runtime.engine.ranks.watch.SILENCE", 4.0)
+    session = glmc_runtime.load(ranks_path)
+    ranks = children()
+    started = monotonic()
+    session.prefill([session.sequence(PROMPT)])
+    assert monotonic() - started > 6
+    del session  # ranks end with a session that is collected, too
+    gc.collect()
+    wait_gone(ranks)
 
 
 def test_a_closed_session_has_no_ranks(ranks_path: Path, start: Start) -> None:
