@@ -102,6 +102,9 @@ class Group:
         _require_shape("parts", parts, (self.size, *x.shape), x)
         if self.size == 1:
             return partial(room.copy_, own)
+        if backend_of(self.process_group) == "gloo":  # whose call for one tensor came late
+            gather, rows, sent = self.process_group.allgather, [list(parts.unbind())], [x]
+            return lambda: gather(rows, sent).wait()
         call = self.process_group._allgather_base
         return lambda: call(room, own).wait()
 

@@ -155,6 +155,16 @@ class Choice:
             return None
         return self.library - self.expected
 
+    def __str__(self) -> str:
+        """As a table of buckets shows it; the origin is said once for all of them."""
+        if self.expected is None or self.saving is None:
+            return f"{self.algorithm}, time not measured"
+        if self.algorithm == LIBRARY:
+            return f"{self.algorithm}, {self.expected:,.1f} us"
+        more = "less" if self.saving >= 0 else "more"
+        beside = f"{abs(self.saving):,.1f} us {more} than the library"
+        return f"{self.algorithm}, {self.expected:,.1f} us, {beside}"
+
 
 def choices(table: AlgorithmTable, key: GroupKey, messages: Iterable[int]) -> tuple[Choice, ...]:
     """For each message of so many bytes, such as those of the buckets of a plan, what is chosen;

@@ -90,6 +90,11 @@ def test_choices_say_what_is_expected_to_be_saved() -> None:
     assert large.algorithm == "ring" and large.expected is None and large.saving is None
     (given,) = choices(TABLE, GroupKey(8, "one-host", "float16"), (10240,))
     assert given.saving is None and "not measured" in str(given.origin)
+    assert str(given) == "butterfly, time not measured"
+    assert str(small) == "library, 300.0 us"
+    assert str(choices(TABLE, KEY, (1 << 16,))[0]) == (
+        "butterfly, 6,400.0 us, 3,200.0 us less than the library"
+    )
 
 
 def test_a_curve_between_its_points() -> None:
