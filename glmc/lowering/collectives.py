@@ -14,7 +14,7 @@ from glmc.lowering.values import as_rows, flat
 def all_reduce(op: Op, emit: Emitter) -> None:
     """In place, in a copy where somebody reads a rank's own summand later."""
     x = emit.mutable(op.tensor("x"))
-    emit.call("collective.all_reduce", writes=("x",), host=_host(emit), x=x)
+    emit.call("collective.all_reduce", writes=("x",), x=x)
     emit.bind(0, x)
 
 
@@ -25,7 +25,6 @@ def all_gather(op: Op, emit: Emitter) -> None:
     emit.call(
         "collective.all_gather",
         writes=("parts", "out"),
-        host=_host(emit),
         x=x,
         parts=parts,
         out=out,
@@ -46,12 +45,6 @@ def local_embedding(op: Op, emit: Emitter) -> None:
         beyond=emit.temporary("beyond", ids.shape, torch.bool),
         out=as_rows(emit.result()),
     )
-
-
-def _host(emit: Emitter) -> bool:
-    """Whether a call is left out of device graphs: NCCL's are captured, and of BKCL's that is not
-    known."""
-    return emit.options.abi_profile is not None
 
 
 RULES: Mapping[str, Rule] = MappingProxyType(
