@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -96,13 +97,15 @@ import torch
 from glmc.presets.fields import read_fields
 from glmc.presets.parameters import parameter_shapes
 from glmc.weights.checkpoint import open_checkpoint
-from glmc.ir.recipe import Concatenate, Source, Weight
+from glmc.artifact.packing import Packer, Tally
+from glmc.ir.layout import even
+from glmc.ir.recipe import Concatenate, Dealt, Source, Weight
 from glmc.weights.safetensors_header import encode_header
-from glmc.weights.safetensors_writer import TensorSpec, write_file
-from glmc.weights.stream import stream_weight
+from glmc.weights.safetensors_writer import TensorSpec
 from tests.support.checkpoints import tiny_file
 
-root = Path(sys.argv[1])
+root, ranks, axis = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+dtype = getattr(torch, sys.argv[4])
 config = tiny_file("glm-4.7", moe_intermediate_size=2048, hidden_size=2048, n_routed_experts=40)
 fields = read_fields(config, place="test")
 shapes = parameter_shapes(fields, stacked_experts=False)
@@ -113,27 +116,42 @@ os.truncate(root / "model.safetensors", size)  # a file with a hole: no disk, re
 source = open_checkpoint(root, fields)
 names = [f"model.layers.{layer}.mlp.experts.gate_up_proj" for layer in (1, 2)]
 parts = tuple(Source(name, source.shape(name)) for name in names)
-weight = Weight("w", (80, 4096, 2048), torch.bfloat16, Concatenate(parts))
+shape = [80, 4096, 2048]
+recipe = Dealt(Concatenate(parts), axis, even(shape[axis], ranks))
+shape[axis] //= ranks
+weight = Weight("w", tuple(shape), dtype, recipe)
 spec = TensorSpec("w", weight.dtype, weight.shape)
+packer = Packer([weight], source, ranks, 16 << 20, Tally([weight], ranks, lambda progress: None))
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 before = peak()
-size = write_file(root / "packed", [spec], lambda spec: stream_weight(weight, source)).size
+size = sum(entry.size for entry in packer.write(root, [[spec]]).values())
 print(size, peak() - before, peak())
 """
 
 
 @pytest.mark.slow
-def test_peak_memory_of_a_large_weight(tmp_path: Path) -> None:
-    """1.3 GB written; the process grows by a few pieces of 64 MiB and stays under 2 GB in all."""
+@pytest.mark.parametrize(
+    ("ranks", "axis", "dtype"),
+    [
+        (1, 0, "bfloat16"),
+        (8, 0, "bfloat16"),
+        (8, 1, "bfloat16"),
+        (8, 2, "bfloat16"),
+        (8, 2, "half"),
+    ],
+)
+def test_peak_memory_of_a_large_weight(tmp_path: Path, ranks: int, axis: int, dtype: str) -> None:
+    """1.3 GB written; the process grows by a few pieces of 16 MiB and stays under 2 GB in all,
+    copied or cast, in whole rows and in columns of 8 ranks."""
     run = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(tmp_path)],
+        [sys.executable, "-c", SCRIPT, str(tmp_path), str(ranks), str(axis), dtype],
         capture_output=True,
         text=True,
         check=False,
         cwd=Path(__file__).resolve().parents[2],
     )
-    (tmp_path / "packed").unlink(missing_ok=True)
+    shutil.rmtree(tmp_path / "weights", ignore_errors=True)
     assert run.returncode == 0, run.stderr
     size, growth, peak = map(int, run.stdout.split())
     assert size > 1_300_000_000

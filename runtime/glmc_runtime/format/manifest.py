@@ -6,6 +6,7 @@ Layout of an artifact directory::
     plans/prefill.json  plans/decode.json  ...    a file for each of ``phases``
     weights/*.safetensors           names and shapes as in ``weights`` below; of several ranks
     weights/rank-N/*.safetensors    each has a folder
+    weights/recipes.json            how others are made of a checkpoint (may be absent)
     tokenizer/                      tokenizer.json, tokenizer_config.json, ... (may be absent)
     report.json                     what the compiler did; not read by the runtime
     times.json                      how long it took; neither listed nor read (may be absent)
