@@ -131,9 +131,10 @@ class EstimateKeywords(TypedDict, total=False):
 def estimate(model: str | Path, device: str, **options: Unpack[EstimateKeywords]) -> Estimate:
     """Predict what ``model``, a checkpoint directory or a preset's name, takes of ``device``.
 
-    ``device`` is "h200", "p800" or the path of a description (docs/estimate.md). No weight is read.
-    ``batches`` are numbers of sequences that are decoded at once, each of ``context`` tokens (None:
-    8192, or all that the model knows); ``prompt`` tokens are computed in one step (None: 512).
+    ``device`` is "h200", "p800", "cpu" or the path of a description (docs/estimate.md). No weight
+    is read. ``batches`` are numbers of sequences that are decoded at once, each of ``context``
+    tokens (None: 8192, or all that the model knows); ``prompt`` tokens are computed in one step
+    (None: 512).
     ``dtype`` is that of activations (None: the checkpoint's). The model is dealt to
     ``tensor_parallel`` of the ``cards``, with ``expert_parallel`` experts whole; None: every way is
     looked at, and the best is ``placed``.
