@@ -31,6 +31,16 @@ def all_gather(op: Op, emit: Emitter) -> None:
     )
 
 
+def reduce_scatter(op: Op, emit: Emitter) -> None:
+    """Each rank's piece of the sum, in memory of its own."""
+    emit.call(
+        "collective.reduce_scatter",
+        writes=("out",),
+        x=op.tensor("x"),
+        out=emit.result(),
+    )
+
+
 def local_embedding(op: Op, emit: Emitter) -> None:
     """Rows of a part of the vocabulary, zeros for the ids of other parts."""
     ids, weight = flat(op.tensor("token_ids")), op.tensor("weight")
@@ -51,6 +61,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
     {
         "all_reduce": all_reduce,
         "all_gather": all_gather,
+        "reduce_scatter": reduce_scatter,
         "local_embedding": local_embedding,
     }
 )

@@ -144,3 +144,44 @@ def test_argmax_rows(dtype: torch.dtype) -> None:
     for wrong in (torch.zeros(6, dtype=torch.int64), torch.zeros(7, dtype=torch.int32)):
         with pytest.raises(PlanError):
             find_binder("aten.argmax_rows")({"x": x, "out": wrong})
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+@pytest.mark.parametrize("first", [0, 4, 12])
+def test_ids_and_weights_of_a_ranks_own_experts(dtype: torch.dtype, first: int) -> None:
+    """Of 16 experts, 4 of which are here; a wild id is nobody's."""
+    ids = torch.tensor([[0, 3, 4, 7], [8, 15, -1, (1 << 31) - 1]], dtype=dtype)
+    weights = _random(2, 4)
+    local, scores = torch.full((2, 4), 99, dtype=torch.int32), torch.full((2, 4), torch.nan)
+    flags = (torch.zeros(2, 4, dtype=torch.bool) for _ in range(2))
+    _run(
+        "aten.local_experts",
+        ids=ids,
+        weights=weights,
+        first=torch.tensor([first]),
+        experts=4,
+        places=torch.empty_like(ids),
+        **dict(zip(("foreign", "beyond"), flags, strict=True)),
+        local=local,
+        scores=scores,
+    )
+    mine = (ids >= first) & (ids < first + 4)
+    assert torch.equal(local, torch.where(mine, ids - first, -1).to(torch.int32))
+    assert torch.equal(scores, torch.where(mine, weights, 0.0))
+
+
+def test_rows_of_a_part_of_the_vocabulary() -> None:
+    ids, weight, out = torch.tensor([5, 0, 9, 6, -3]), _random(3, 4), torch.full((5, 4), torch.nan)
+    flags = (torch.zeros(5, dtype=torch.bool) for _ in range(2))
+    _run(
+        "aten.local_embedding",
+        ids=ids,
+        weight=weight,
+        first=torch.tensor([5]),
+        rows=torch.empty_like(ids),
+        **dict(zip(("elsewhere", "beyond"), flags, strict=True)),
+        out=out,
+    )
+    expected = torch.zeros(5, 4)
+    expected[0], expected[3] = weight[0], weight[1]
+    assert torch.equal(out, expected)

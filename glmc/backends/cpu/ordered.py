@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from glmc.backends.cpu.rules import experts_order, gate_scratch, rotation_scratch
 from glmc.errors import LoweringError
 from glmc.lowering import collectives, plain
-from glmc.lowering.direct import CACHED, FLOAT, Direct, Scratch
+from glmc.lowering.direct import CACHED, FLOAT, INDEX, Direct, Scratch
 from glmc.lowering.ordered_sums import Sums, partial_product, sums_of, whole_product
 from glmc.lowering.target import Emitter, Op, Rule, Value, fixed
 from glmc.lowering.values import as_rows, flat, rope_table, view
@@ -171,6 +171,11 @@ def _experts_scratch(op: Op, emit: Emitter) -> Scratch:
     }
 
 
+def _local_experts_scratch(op: Op, emit: Emitter) -> Scratch:
+    rows = op.tensor("ids").shape[0] * op.tensor("ids").dim(1)
+    return _experts_scratch(op, emit) | {"local_ids": emit.temporary("local_ids", (rows,), INDEX)}
+
+
 _NORMED = ("x", "residual", "out", "total")
 RULES: Mapping[str, Rule] = {
     **plain.EXACT,
@@ -204,6 +209,9 @@ RULES: Mapping[str, Rule] = {
     ),
     "moe_ffn": Direct(
         "ordered.moe_ffn", rows=("x", "out"), scratch_first=_experts_scratch, host=True
+    ),
+    "local_moe_ffn": Direct(
+        "ordered.local_moe_ffn", rows=("x", "out"), scratch_first=_local_experts_scratch, host=True
     ),
     "shared_expert": shared_expert,
 }

@@ -173,6 +173,23 @@ def experts_order(emit: Emitter, rows: Extent) -> Scratch:
     return {name: emit.temporary(name, (rows,), INDEX) for name in names}
 
 
+def _local_experts_scratch(op: Op, emit: Emitter) -> Scratch:
+    x, ids, down = as_rows(op.tensor("x")), op.tensor("ids"), op.tensor("down")
+    (tokens, hidden), width = x.shape, down.dim(2)
+    rows = tokens * ids.dim(1)
+    return {
+        "gathered": emit.temporary("gathered", (rows, hidden), x.dtype),
+        "results": emit.temporary("results", (rows, hidden), x.dtype),
+        "merged": emit.temporary("merged", (rows, fixed(2 * width)), x.dtype),
+        "activated": emit.temporary("activated", (rows, fixed(width)), x.dtype),
+        "products": emit.temporary("products", (rows, hidden), FLOAT),
+        "scales": emit.temporary("scales", (rows,), FLOAT),
+        "total": emit.temporary("total", (tokens, hidden), FLOAT),
+        "local_ids": emit.temporary("local_ids", (rows,), INDEX),
+        **experts_order(emit, rows),
+    }
+
+
 _NORMED = ("x", "residual", "out", "total")
 
 RULES: Mapping[str, Rule] = {
@@ -204,5 +221,8 @@ RULES: Mapping[str, Rule] = {
         scratch_first=gate_scratch,
     ),
     "moe_ffn": Direct("cpu.moe_ffn", rows=("x", "out"), scratch_first=_experts_scratch, host=True),
+    "local_moe_ffn": Direct(
+        "cpu.local_moe_ffn", rows=("x", "out"), scratch_first=_local_experts_scratch, host=True
+    ),
     "shared_expert": shared_expert,
 }

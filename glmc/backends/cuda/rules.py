@@ -108,6 +108,11 @@ def _merged(op: Op, emit: Emitter) -> Scratch:
     return {"merged": emit.temporary("merged", size, x.dtype)}
 
 
+def _local_ids(op: Op, emit: Emitter) -> Scratch:
+    ids = op.tensor("ids")
+    return {"local_ids": emit.temporary("local_ids", ids.shape, ids.dtype)}
+
+
 _NORMED = ("x", "residual", "out", "total")
 
 RULES: Mapping[str, Rule] = {
@@ -138,6 +143,7 @@ RULES: Mapping[str, Rule] = {
         rows=("x", "out"),
         constants={"shared_gate_up": None, "shared_down": None},
     ),
+    "local_moe_ffn": Direct("cuda.local_moe_ffn", rows=("x", "out"), scratch_first=_local_ids),
     "moe_ffn_shared": Direct("cuda.moe_ffn", rows=("x", "out")),
     "shared_expert": shared_expert,
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 
 from glmc.backends.kunlun import limits
@@ -11,7 +13,7 @@ from glmc.ir.recipe import Constant, Weight
 from glmc.lowering.target import Emitter, Op, Value, fixed
 from glmc.lowering.values import as_rows, product, view
 from glmc_runtime.format.extent import Extent
-from glmc_runtime.kernels.vendor_functions.experts import CLUSTERS
+from glmc_runtime.kernels.vendor_functions.experts import CLUSTERS, NEGATIVE_IDS
 
 
 def moe_gate(op: Op, emit: Emitter) -> None:
@@ -85,9 +87,43 @@ def moe_ffn(op: Op, emit: Emitter) -> None:
     Between the first and the last call rows are in the order of the experts; nothing else may
     read them. The fused activation stays off: it is known to be wrong from 1024 tokens.
     """
-    x, weights = as_rows(op.tensor("x")), op.tensor("weights")
-    gate_up, down = op.tensor("gate_up"), op.tensor("down")
     ids = cast(emit, op.tensor("ids"), torch.int32)
+    _experts(op, emit, op.tensor("weights"), ids)
+
+
+def local_moe_ffn(op: Op, emit: Emitter) -> None:
+    """The same for one rank's experts: the others' ids become -1 and their scores zero.
+
+    The vendor's functions leave the rows of such slots as they are, and the weighted sum reads all
+    rows: what it may find there is zeroed first.
+    """
+    ids, experts = op.tensor("ids"), op.tensor("gate_up").dim(0)
+    profile = emit.options.abi_profile
+    if profile not in NEGATIVE_IDS:
+        emit.remark(f"ids of -1: no public caller gives them to the wheels of {profile}")
+    local = emit.temporary("local_ids", ids.shape, torch.int32)
+    scores = emit.temporary("local_scores", ids.shape, torch.float32)
+    emit.call(
+        "aten.local_experts",
+        writes=("places", "foreign", "beyond", "local", "scores"),
+        ids=ids,
+        weights=op.tensor("weights"),
+        first=op.tensor("first"),
+        experts=experts,
+        places=emit.temporary("places", ids.shape, ids.dtype),
+        foreign=emit.temporary("foreign", ids.shape, torch.bool),
+        beyond=emit.temporary("beyond", ids.shape, torch.bool),
+        local=local,
+        scores=scores,
+    )
+    _experts(op, emit, scores, local, have_negative=True)
+
+
+def _experts(
+    op: Op, emit: Emitter, weights: Value, ids: Value, have_negative: bool = False
+) -> None:
+    """The chain for int32 ids; ``have_negative``: slots of -1 are no expert's."""
+    x, gate_up, down = as_rows(op.tensor("x")), op.tensor("gate_up"), op.tensor("down")
     experts, hidden, width = gate_up.dim(0), gate_up.dim(2), down.dim(2)
     limits.check_experts(experts, op.node)
     tokens, top_k = ids.shape[0], ids.dim(1)
@@ -99,7 +135,8 @@ def moe_ffn(op: Op, emit: Emitter) -> None:
         vendor(emit, "gen_block_statistic", topk_ids=ids, block_statistic=statistic)
     expert_counts = zeroed(emit, "expert_counts", (fixed(experts),), int32)
     lod = zeroed(emit, "expert_lod", (fixed(experts + 1),), int32)
-    index = emit.temporary("sorted_index", (slots,), int32)
+    filled = partial(zeroed, emit) if have_negative else emit.temporary
+    index = filled("sorted_index", (slots,), int32)
     expanded = emit.temporary("expanded", (slots, fixed(hidden)), x.dtype)
     vendor(
         emit,
@@ -111,11 +148,11 @@ def moe_ffn(op: Op, emit: Emitter) -> None:
         moe_index=index,
         expert_m=expert_counts,
         sorted_tokens_num_lod=lod,
-        index_have_neg=False,
+        index_have_neg=have_negative,
     )
-    both = emit.temporary("gate_up", (tokens, fixed(top_k), fixed(2 * width)), x.dtype)
+    both = filled("gate_up", (tokens, fixed(top_k), fixed(2 * width)), x.dtype)
     activated = emit.temporary("activated", (tokens, fixed(top_k), fixed(width)), x.dtype)
-    result = emit.temporary("expert_rows", (tokens, fixed(top_k), fixed(hidden)), x.dtype)
+    result = filled("expert_rows", (tokens, fixed(top_k), fixed(hidden)), x.dtype)
     shared: dict[str, Passed] = {
         "sorted_tokens_num_lod": lod,
         "sorted_tokens_idx": index,
@@ -157,5 +194,5 @@ def _ones(emit: Emitter, tokens: Extent, top_k: int) -> Value:
     return emit.notes[key]
 
 
-RULES = {"moe_gate": moe_gate, "moe_ffn": moe_ffn}
-AS_MADE = frozenset({("moe_ffn", "ids")})
+RULES = {"moe_gate": moe_gate, "moe_ffn": moe_ffn, "local_moe_ffn": local_moe_ffn}
+AS_MADE = frozenset({("moe_ffn", "ids"), ("local_moe_ffn", "ids")})

@@ -20,7 +20,6 @@ from glmc_runtime.kernels.schema import (
     integers,
     number,
     schema,
-    scratch,
     tensor,
     written,
 )
@@ -57,9 +56,9 @@ def copy(arguments: dict[str, Any]) -> Thunk:
         tensor("ids", "tokens", "int64"),
         tensor("weight", "rows hidden"),
         tensor("first", "1", "int64"),
-        scratch("rows", "tokens", "int64"),
-        scratch("elsewhere", "tokens", "bool"),
-        scratch("beyond", "tokens", "bool"),
+        written("rows", "tokens", "int64"),
+        written("elsewhere", "tokens", "bool"),
+        written("beyond", "tokens", "bool"),
         written("out", "tokens hidden", like="weight"),
     ),
 )
@@ -79,6 +78,41 @@ def local_embedding(arguments: dict[str, Any]) -> Thunk:
         rows.clamp_(0, last)
         torch.index_select(weight, 0, rows, out=out)
         out.masked_fill_(hidden, 0)
+
+    return run
+
+
+@register(
+    "aten.local_experts",
+    schema(
+        tensor("ids", "tokens top_k", *INDICES),
+        tensor("weights", "tokens top_k", "float32"),
+        tensor("first", "1", "int64"),
+        integer("experts", 1),
+        written("places", "tokens top_k", like="ids"),
+        written("foreign", "tokens top_k", "bool"),
+        written("beyond", "tokens top_k", "bool"),
+        written("local", "tokens top_k", "int32", below="experts", negative=True),
+        written("scores", "tokens top_k", "float32"),
+    ),
+)
+def local_experts(arguments: dict[str, Any]) -> Thunk:
+    """``local`` is ``ids - first``, or -1 for those outside of the ``experts`` that are here;
+    ``scores`` are the weights, zero there."""
+    ids, weights, first = arguments["ids"], arguments["weights"], arguments["first"]
+    places, foreign, beyond = (arguments[name] for name in ("places", "foreign", "beyond"))
+    local, scores = arguments["local"], arguments["scores"]
+    experts = int(arguments["experts"])
+
+    def run() -> None:
+        torch.sub(ids, first, out=places)
+        torch.lt(places, 0, out=foreign)
+        torch.ge(places, experts, out=beyond)
+        foreign.logical_or_(beyond)
+        places.masked_fill_(foreign, -1)
+        local.copy_(places)
+        scores.copy_(weights)
+        scores.masked_fill_(foreign, 0)
 
     return run
 

@@ -42,10 +42,12 @@ class ArgumentSchema:
 
     ``holds`` names what an integer tensor must hold when it is read: a step input, or what another
     kernel ``leaves``. ``below`` is a size that all of its values must stay below when it is read,
-    or do once it is written. ``source`` names the argument whose content a written tensor takes
-    over; ``of`` names the one that a written tensor was computed from, or that a read tensor must
-    have been computed from as it is now. ``equals`` is the size that an integer must be.
-    ``strided`` says that a cache may have any strides but the last.
+    or do once it is written. ``negative``: -1 may be among its values, always or where the flag of
+    that name is set; elsewhere a kernel takes every value for a place. ``source`` names the
+    argument whose content a written tensor takes over; ``of`` names the one that a written tensor
+    was computed from, or that a read tensor must have been computed from as it is now. ``equals``
+    is the size that an integer must be. ``strided`` says that a cache may have any strides but the
+    last.
     """
 
     name: str
@@ -63,6 +65,7 @@ class ArgumentSchema:
     holds: tuple[str, ...] = ()
     leaves: str = ""
     below: Expression | None = None
+    negative: bool | str = False
     source: str | None = None
     of: str | None = None
     equals: Expression | None = None
@@ -154,6 +157,7 @@ def tensor(
     strided: bool = False,
     holds: str = "",
     below: str | None = None,
+    negative: bool | str = False,
     of: str | None = None,
 ) -> ArgumentSchema:
     """A tensor that is read. Without ``dtypes`` it is one of the float kinds; ``like`` names the
@@ -172,6 +176,7 @@ def tensor(
         on_host=on_host,
         holds=tuple(holds.split()),
         below=None if below is None else expression(below),
+        negative=negative,
         of=of,
     )
 
@@ -188,6 +193,7 @@ def written(
     holds: str = "",
     leaves: str = "",
     below: str | None = None,
+    negative: bool | str = False,
     source: str | None = None,
     of: str | None = None,
 ) -> ArgumentSchema:
@@ -207,6 +213,7 @@ def written(
         holds=tuple(holds.split()),
         leaves=leaves,
         below=None if below is None else expression(below),
+        negative=negative,
         source=source,
         of=of,
     )

@@ -39,3 +39,12 @@ EXPERTS = (
     tensor("down", "experts hidden width", like="x"),
     written("out", "tokens hidden", like="x"),
 )
+LOCAL_EXPERTS = (
+    *(tensor("ids", "tokens top_k", "int64") if each.name == "ids" else each for each in EXPERTS),
+    tensor("first", "1", "int64"),
+)
+"""Of a rank's own experts, from ``first`` on; ids may be any, those of others count as nothing."""
+LOCAL_ORDER = tuple(
+    written(name, "tokens*top_k", "int64") for name in ("local_ids", "sorted_ids", "order", "rows")
+)
+"""Work space to sort chosen experts by their place among the rank's own."""

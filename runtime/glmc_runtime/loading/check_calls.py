@@ -37,13 +37,15 @@ GREEDY = "greedy"
 @dataclass(frozen=True)
 class _Content:
     """What memory holds: how many elements of it are written, and of integers what they are.
-    ``writer`` is the number of the call that wrote it, ``of`` the writer of what it was made of."""
+    ``writer`` is the number of the call that wrote it, ``of`` the writer of what it was made of;
+    ``negative``: -1 may be among the integers."""
 
     size: Extent
     holds: str = ""
     below: Extent | None = None
     writer: int = -1
     of: int | None = None
+    negative: bool = False
 
 
 class CallCheck:
@@ -166,6 +168,13 @@ class CallCheck:
                     f"integers below {fitted.below[name]}",
                     "any integers" if below is None else f"integers below {below}",
                 )
+            takes = argument.negative is True or fitted.sizes.get(str(argument.negative)) is True
+            if content is not None and content.negative and not takes:
+                raise Misfit(
+                    f"'{name}' may hold -1, which the kernel takes for a place",
+                    f"{argument.negative} true" if argument.negative else "no negative integers",
+                    "-1 among the integers",
+                )
 
     def _written(
         self,
@@ -181,14 +190,18 @@ class CallCheck:
         if source is not None and source in storages:
             there, read = self._contents.get(storages[source]), arguments[source]
             if there is not None and isinstance(read, TensorFacts) and read.dtype in INDICES:
-                return _Content(facts.size, there.holds, there.below, self._number)
+                return _Content(
+                    facts.size, there.holds, there.below, self._number, negative=there.negative
+                )
         made_of = None
         if argument.of is not None and argument.of in storages:
             there = self._contents.get(storages[argument.of])
             is_new = argument.of in fitted.written
             made_of = self._number if is_new or there is None else there.writer
         below = fitted.below.get(name)
-        return _Content(facts.size, argument.leaves, below, self._number, made_of)
+        return _Content(
+            facts.size, argument.leaves, below, self._number, made_of, argument.negative is True
+        )
 
     def _write(self, storage: Storage, content: _Content) -> None:
         """Where only a part is written, the whole holds what both have in common."""
@@ -205,7 +218,8 @@ class CallCheck:
                     None,
                 )
             holds = content.holds if same else ""
-            content = _Content(before.size, holds, below, self._number)
+            negative = before.negative or content.negative
+            content = _Content(before.size, holds, below, self._number, negative=negative)
         self._contents[storage] = content
 
     def _check_outputs(self) -> None:

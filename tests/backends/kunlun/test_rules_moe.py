@@ -227,6 +227,72 @@ def test_all_tokens_to_the_same_experts() -> None:
     close(at.read(out), reference("moe_ffn", **given))
 
 
+def local_experts(at: Bench, given: dict[str, Tensor], chosen: list[Value] | None = None) -> Value:
+    """Of the experts 2, 3 and 4, which a rank has."""
+    weights, ids = chosen or (
+        at.tensor("weights", given["weights"], (TOKENS, fixed(TOP_K))),
+        at.tensor("ids", given["ids"], (TOKENS, fixed(TOP_K))),
+    )
+    values = {
+        "x": at.tensor("x", given["x"], tokens_by(HIDDEN)),
+        "weights": weights,
+        "ids": ids,
+        "gate_up": at.packed("gate_up", given["gate_up"]),
+        "down": at.packed("down", given["down"]),
+        "first": at.constant("first", given["first"]),
+    }
+    return at.lower("local_moe_ffn", values, [(tokens_by(HIDDEN), given["x"].dtype)])[0]
+
+
+def local_data(dtype: torch.dtype) -> dict[str, Tensor]:
+    given = expert_data(dtype)
+    here = {name: given[name][2:5].clone() for name in ("gate_up", "down")}
+    return {**given, **here, "first": torch.tensor([2])}
+
+
+@anywhere
+@any_dtype
+@pytest.mark.parametrize("kind", ["some", "none", "all"])
+def test_experts_of_a_rank(profile: str, dtype: torch.dtype, kind: str) -> None:
+    """All memory is poisoned before: what the functions leave alone would show."""
+    at, given = bench(profile, dtype), local_data(dtype)
+    if kind != "some":
+        chosen = [2, 4, 3] if kind == "all" else [0, 7, 5]
+        given["ids"] = torch.tensor([chosen]).expand(ROWS, TOP_K).contiguous()
+    out = local_experts(at, given)
+    calls = at.run()
+    close(at.read(out), reference("local_moe_ffn", **given))
+    assert calls["aten.local_experts"] == calls["kunlun_ops.gen_block_statistic"] == 1
+    sort = next(call for call in at.calls if call.function == "kunlun_ops.moe_pre_sorted")
+    assert sort.arguments["index_have_neg"] is True
+    assert bool(at.remarks) == (profile != "P-C")
+
+
+@anywhere
+def test_experts_of_a_rank_take_the_choice_of_a_gate_as_it_is(profile: str) -> None:
+    """Its histogram is of all experts; another is made of the rank's."""
+    at, given = bench(profile), local_data(torch.float32)
+    routing = {**gate_data(torch.float32), "x": given["x"]}
+    out = local_experts(at, given, gate(at, routing))
+    calls = at.run()
+    weights, ids = reference("moe_gate", **routing)
+    close(at.read(out), reference("local_moe_ffn", **{**given, "weights": weights, "ids": ids}))
+    assert calls["aten.copy"] == 0 and calls["kunlun_ops.gen_block_statistic"] == 1
+
+
+def test_rows_that_nobody_writes_must_be_zero() -> None:
+    at, given = bench(), local_data(torch.float32)
+    out = local_experts(at, given)
+    rows = at.calls[-1].arguments["x"].buffer
+    zeros = [call for call in at.calls if call.function == "aten.zero"]
+    assert rows in {call.arguments["out"].buffer for call in zeros}
+    at.calls = [
+        call for call in at.calls if call not in zeros or call.arguments["out"].buffer != rows
+    ]
+    at.run()
+    assert at.read(out).isnan().any()
+
+
 def test_moe_ffn_refuses_rows_that_are_not_aligned() -> None:
     at, given = bench("P-A", torch.float16), expert_data(torch.float16)
     given["gate_up"] = torch.zeros(EXPERTS, 24, HIDDEN, dtype=torch.float16)

@@ -27,6 +27,7 @@ from glmc_runtime.format.plan import (
     WeightArgument,
 )
 from glmc_runtime.kernels import register
+from glmc_runtime.kernels.schema import schema, written
 from glmc_runtime.loading.check import check_plan
 from glmc_runtime.loading.loader import Artifact, load_artifact
 from glmc_runtime.replay.bind import PhaseBinder
@@ -275,16 +276,48 @@ def test_a_histogram_is_of_the_ids_that_it_sorts(vendor: Artifact) -> None:
     ids = plan.calls[place].arguments["topk_ids"]
     zero = next(call for call in plan.calls if call.function == "aten.zero")
     again = replace(zero, arguments={"out": ids})
+    refused(vendor, _with(plan, place + 1, again), "was not made of what")
+
+
+@register(
+    "test.foreign_experts",
+    schema(written("ids", "tokens top_k", "int32", below="1", negative=True)),
+)
+def _foreign_experts(arguments: dict[str, Any]) -> Callable[[], None]:
+    raise NotImplementedError
+
+
+def test_ids_of_no_expert_are_sorted_only_where_the_flag_says_so(vendor: Artifact) -> None:
+    """Elsewhere the kernel takes -1 for a place before its histogram."""
+    plan, sort = vendor.plans[DECODE.key], "kunlun_ops.moe_pre_sorted"
+    place = next(
+        n for n, call in enumerate(plan.calls) if call.function.endswith("gen_block_statistic")
+    )
+    ids = plan.calls[place].arguments["topk_ids"]
+    name, zero = "test.foreign_experts", plan.calls[place - 1]
+    call = replace(zero, function=name, writes=("ids",), arguments={"ids": ids})
+    foreign = _with(plan, place, call)
+    refused(vendor, foreign, "'topk_index' may hold -1")
+    allowed = changed(
+        foreign, sort, lambda call: with_arguments(call, index_have_neg=ValueArgument(True))
+    )
+    check_plan(allowed, vendor.manifest)
+    left_out = changed(foreign, sort, lambda call: with_arguments(call, index_have_neg=None))
+    refused(vendor, left_out, "lacks 'index_have_neg'")
+
+
+def _with(plan: PhasePlan, place: int, call: Call) -> PhasePlan:
+    """The plan with one call more, before the one at ``place``."""
     segments = tuple(
         replace(
             segment,
-            first=segment.first + (segment.first > place),
-            last=segment.last + (segment.last >= place),
+            first=segment.first + (segment.first >= place),
+            last=segment.last + (segment.last >= place - 1),
         )
         for segment in plan.segments
     )
-    calls = (*plan.calls[: place + 1], again, *plan.calls[place + 1 :])
-    refused(vendor, replace(plan, calls=calls, segments=segments), "was not made of what")
+    calls = (*plan.calls[:place], call, *plan.calls[place:])
+    return replace(plan, calls=calls, segments=segments)
 
 
 def test_logits_are_written_and_of_the_vocabulary(toy: Artifact) -> None:

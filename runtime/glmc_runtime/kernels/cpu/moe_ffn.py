@@ -17,9 +17,11 @@ from glmc_runtime.kernels.schema import schema, written
 from glmc_runtime.kernels.shared_schemas import EXPERTS
 
 _MAXIMUM_VIEWS = 4096
+Group = tuple[int, int, int]
+"""An expert, its first row, its rows."""
 
 
-class _ExpertLinear:
+class ExpertLinear:
     """``out[rows] = x[rows] @ weight[expert].T`` for a range of rows; a thunk is made the first
     time that an expert meets a range and kept for the next. An expert gets at most ``tokens``."""
 
@@ -54,8 +56,8 @@ class _ExpertLinear:
         return partial(torch.mm, x, self.weights[expert].t(), out=out)
 
 
-def groups_of(ids: list[int]) -> list[tuple[int, int, int]]:
-    """Sorted expert ids -> (expert, first row, rows)."""
+def groups_of(ids: list[int]) -> list[Group]:
+    """The groups of sorted expert ids."""
     groups, start = [], 0
     for expert, rows in groupby(ids):
         count = len(list(rows))
@@ -108,8 +110,8 @@ def moe_ffn(arguments: dict[str, Any]) -> Thunk:
     require_shape("products", products, (tokens, top_k, hidden))
 
     alone = tokens == 1
-    first = _ExpertLinear(x if alone else gathered, gate_up, merged, tokens)
-    second = _ExpertLinear(activated, down, results, tokens)
+    first = ExpertLinear(x if alone else gathered, gate_up, merged, tokens)
+    second = ExpertLinear(activated, down, results, tokens)
     activate = gated(merged[:, :width], merged[:, width:], activated)
     flat_ids = ids.view(-1)
     flat_products = products.view(-1, hidden)

@@ -14,6 +14,7 @@ from glmc_runtime.kernels.schema import (
 from glmc_runtime.kernels.vendor_functions.row import (
     P_A,
     P_B,
+    P_C,
     Arguments,
     VendorFunction,
     keywords,
@@ -25,6 +26,8 @@ CLUSTERS = 12
 """Rows of the expert histogram: one per cluster of the chip."""
 MOST_EXPERTS = 512
 """Of the sigmoid router: above, it writes nothing and reports nothing."""
+NEGATIVE_IDS = (P_C,)
+"""Profiles with whose wheels somebody is known to pass ids of -1. All have the keyword."""
 _OPS = "vllm-kunlun: vllm_kunlun/ops/_custom_ops.py"
 _EXPERTS = "vllm-kunlun: vllm_kunlun/ops/_kunlun_ops.py (fused_moe)"
 
@@ -80,16 +83,23 @@ EXPERTS = (
     VendorFunction(
         "gen_block_statistic",
         keywords(
-            tensor("topk_ids", "tokens top_k", "int32", below="experts"), _histogram("topk_ids")
+            tensor("topk_ids", "tokens top_k", "int32", below="experts", negative=True),
+            _histogram("topk_ids"),
         ),
-        limits=("histogram zeroed", "ids int32"),
+        limits=("histogram zeroed", "ids int32", "ids of -1 are not counted"),
         source=(_EXPERTS,),
     ),
     VendorFunction(
         "moe_pre_sorted",
         keywords(
             tensor("x", "tokens hidden"),
-            tensor("topk_index", "tokens top_k", "int32", below="experts"),
+            tensor(
+                "topk_index",
+                "tokens top_k",
+                "int32",
+                below="experts",
+                negative="index_have_neg",
+            ),
             tensor(
                 "block_statistic",
                 f"{CLUSTERS} experts",
@@ -103,10 +113,14 @@ EXPERTS = (
             ),
             _zeroed("expert_m", "experts", "expert_counts"),
             _zeroed("sorted_tokens_num_lod", "experts+1", "expert_lod", "tokens*top_k+1"),
-            optional(flag("index_have_neg", only=False), False),
+            optional(flag("index_have_neg"), False),
         ),
         partly_written=_has_foreign_experts,
-        limits=("expert_m and sorted_tokens_num_lod zeroed",),
+        limits=(
+            "expert_m and sorted_tokens_num_lod zeroed",
+            "rows of ids of -1 stay as they are, here and in moe_fc: zero them, and their scores",
+            f"index_have_neg=True has public callers with the wheels of {P_C} alone",
+        ),
         source=(_EXPERTS,),
     ),
     VendorFunction(

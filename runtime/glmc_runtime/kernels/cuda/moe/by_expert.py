@@ -53,6 +53,7 @@ def experts_up_kernel(
     WS: tl.constexpr,
     WIDEST: tl.constexpr,
     SHARED: tl.constexpr,
+    LOCAL: tl.constexpr,
     BLOCKS: tl.constexpr,
     COLUMNS_FIRST: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -87,6 +88,8 @@ def experts_up_kernel(
     if BY_PAIR:
         earlier = tl.sum((match & (place < slot)).to(tl.int32), 0)
         count = tl.where(earlier > 0, 0, count)
+        if LOCAL:
+            count = tl.where(expert < LOCAL, count, 0)
     # All programs of an expert write the same, so that each can read it back at once.
     rank = tl.cumsum(match.to(tl.int32), 0) - 1
     tl.store(order + first + rank, place, mask=match & (rank < count))
@@ -163,6 +166,7 @@ def experts_down_kernel(
     WS: tl.constexpr,
     WIDEST: tl.constexpr,
     SHARED: tl.constexpr,
+    LOCAL: tl.constexpr,
     BLOCKS: tl.constexpr,
     COLUMNS_FIRST: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -192,6 +196,8 @@ def experts_down_kernel(
         if PDL and not PREFETCH:
             tl.extra.cuda.gdc_wait()
         expert = tl.load(ids + tl.minimum(slot, pairs - 1))
+        if LOCAL:
+            expert = tl.minimum(expert, LOCAL - 1)  # what is prefetched; it has no rows
     else:
         expert = slot.to(tl.int64)
     base = down + expert * (H * W)
@@ -253,7 +259,9 @@ def experts_down_kernel(
                 tl.store(counters + block, 0)
                 for start in range(0, tokens, BLOCK_T):
                     token = start + tl.arange(0, BLOCK_T)
-                    sum_of_pairs(results, weights, out, token, n, tokens, pairs, TOP_K, H, SHARED)
+                    sum_of_pairs(
+                        results, weights, ids, out, token, n, tokens, pairs, TOP_K, H, SHARED, LOCAL
+                    )
 
 
 def default(call: Experts) -> Configuration:
@@ -339,6 +347,7 @@ def bind(call: Experts, configuration: Configuration) -> Thunk:
         "TOP_K": call.top_k,
         "H": call.hidden,
         "SHARED": call.shared,
+        "LOCAL": call.local,
         "WIDEN": interpreted(),
         "pdl": call.pdl,
         "BY_PAIR": call.pairs <= call.experts,
@@ -367,6 +376,8 @@ def bind(call: Experts, configuration: Configuration) -> Thunk:
     read = (activated, order, ranges, call.weights, call.ids, call.down, shared_down)
     down = (*read, results, call.out, counters, *counts)
     block_t = min(power_of_two(call.tokens), 16)
+    # How many rows will arrive is known only where each pair has one.
+    last_reduces = c["last_reduces"] and not call.is_local
     down_meta = {
         **common,
         "BLOCKS": down_blocks,
@@ -375,7 +386,7 @@ def bind(call: Experts, configuration: Configuration) -> Thunk:
         "BLOCK_K": c["down_k"],
         "BLOCK_T": block_t,
         "STAGES": c["down_stages"],
-        "LAST_REDUCES": c["last_reduces"],
+        "LAST_REDUCES": last_reduces,
         "PREFETCH": c["prefetch"],
         **resources(c["down_warps"], c["down_registers"]),
     }
@@ -385,7 +396,7 @@ def bind(call: Experts, configuration: Configuration) -> Thunk:
     def run() -> None:
         launch(experts_up_kernel, up_grid, *up, **up_meta)
         launch(experts_down_kernel, down_grid, *down, **down_meta)
-        if not c["last_reduces"]:
+        if not last_reduces:
             combine()
 
     return run

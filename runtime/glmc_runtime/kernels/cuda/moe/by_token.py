@@ -35,6 +35,7 @@ def few_up_kernel(
     WS: tl.constexpr,
     WIDEST: tl.constexpr,
     SHARED: tl.constexpr,
+    LOCAL: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     UNROLL: tl.constexpr,
@@ -56,7 +57,11 @@ def few_up_kernel(
             base = gate_up + tl.load(ids + row) * (2 * W * H)
     else:
         token = row // TOP_K
-        base = gate_up + tl.load(ids + row) * (2 * W * H)
+        expert = tl.load(ids + row)
+        if LOCAL:  # noqa: SIM102
+            if expert >= LOCAL:
+                return
+        base = gate_up + expert * (2 * W * H)
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     # Rows past the end read the last one again; they are never stored.
     even: tl.constexpr = W % BLOCK_N == 0 and WS == W
@@ -125,6 +130,7 @@ def few_down_kernel(
     WS: tl.constexpr,
     WIDEST: tl.constexpr,
     SHARED: tl.constexpr,
+    LOCAL: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     TOGETHER: tl.constexpr,
@@ -140,7 +146,10 @@ def few_down_kernel(
         if PREFETCH:
             # The router's ids are there: the launch before this one has waited for them.
             lines = tl.arange(0, BLOCK_K)
-            first = down + tl.load(ids + token * TOP_K) * (H * W)
+            chosen = tl.load(ids + token * TOP_K)
+            if LOCAL:
+                chosen = tl.minimum(chosen, LOCAL - 1)
+            first = down + chosen * (H * W)
             at = tl.program_id(0) * (BLOCK_N * W) + lines * 64
             prefetch(first + tl.minimum(at, H * W - 1))
         tl.extra.cuda.gdc_wait()
@@ -149,10 +158,15 @@ def few_down_kernel(
     for place in tl.range(0, TOP_K, TOGETHER):
         for part in tl.static_range(TOGETHER):
             pair = token * TOP_K + place + part
-            base = down + tl.load(ids + pair) * (H * W)
-            weight = tl.load(weights + pair)
-            result = _dot_rows(base, line, activated + pair * WIDEST, W, BLOCK_N, BLOCK_K)
-            total += weight * result.to(dtype).to(tl.float32)
+            expert = tl.load(ids + pair)
+            here = True
+            if LOCAL:
+                here = expert < LOCAL
+            if here:
+                base = down + expert * (H * W)
+                weight = tl.load(weights + pair)
+                result = _dot_rows(base, line, activated + pair * WIDEST, W, BLOCK_N, BLOCK_K)
+                total += weight * result.to(dtype).to(tl.float32)
     value = total.to(dtype)
     if SHARED:
         at = activated + (pairs + token) * WIDEST
@@ -231,6 +245,7 @@ def bind(call: Experts, configuration: Configuration) -> Thunk:
         "WS": call.shared_width,
         "WIDEST": call.widest,
         "SHARED": call.shared,
+        "LOCAL": call.local,
         "pdl": call.pdl,
     }
     up_grid = (triton.cdiv(call.widest, c["up_n"]), call.rows)

@@ -30,7 +30,8 @@ class Experts:
     """The tensors of one call, checked, and the sizes that all variants need.
 
     A pair is one token at one of its experts, numbered ``token * top_k + place``. The shared
-    expert adds ``tokens`` rows after the pairs' wherever something is kept per pair.
+    expert adds ``tokens`` rows after the pairs' wherever something is kept per pair. ``is_local``:
+    these are one rank's experts, and ids that are no expert's contribute nothing.
     """
 
     x: torch.Tensor
@@ -41,6 +42,7 @@ class Experts:
     shared_gate_up: torch.Tensor | None
     shared_down: torch.Tensor | None
     out: torch.Tensor
+    is_local: bool = False
 
     @property
     def tokens(self) -> int:
@@ -57,6 +59,11 @@ class Experts:
     @property
     def experts(self) -> int:
         return self.down.shape[0]
+
+    @property
+    def local(self) -> int:
+        """``LOCAL`` of a kernel: the number of experts where other ids may come, else 0."""
+        return self.experts if self.is_local else 0
 
     @property
     def hidden(self) -> int:
@@ -102,7 +109,7 @@ class Experts:
         return pdl_enabled(self.x.device)
 
 
-def read_call(arguments: dict[str, Any]) -> Experts:
+def read_call(arguments: dict[str, Any], is_local: bool = False) -> Experts:
     """The call's tensors; raises :class:`PlanError` where they do not fit together."""
     x, ids, down = arguments["x"], arguments["ids"], arguments["down"]
     call = Experts(
@@ -114,6 +121,7 @@ def read_call(arguments: dict[str, Any]) -> Experts:
         optional(arguments, "shared_gate_up"),
         optional(arguments, "shared_down"),
         arguments["out"],
+        is_local,
     )
     require_dtype("x", x)
     require_dtype("weights", call.weights, torch.float32)
@@ -168,6 +176,7 @@ def workspace_views(device: torch.device, *parts: tuple[int, torch.dtype]) -> li
 def sum_of_pairs(
     results,
     weights,
+    ids,
     out,
     token,
     column,
@@ -176,9 +185,11 @@ def sum_of_pairs(
     TOP_K: tl.constexpr,
     H: tl.constexpr,
     SHARED: tl.constexpr,
+    LOCAL: tl.constexpr,
 ):
     """Write out[token, column]: the pairs' results, weighted and added in their order in float32,
-    plus the shared expert's; results [pairs + tokens, H]."""
+    plus the shared expert's; results [pairs + tokens, H]. With LOCAL, the number of experts,
+    results of other ids are not there."""
     dtype: tl.constexpr = out.dtype.element_ty
     here = token < tokens
     mask = here[:, None] & (column < H)[None, :]
@@ -187,7 +198,10 @@ def sum_of_pairs(
         pair = token * TOP_K + place
         weight = tl.load(weights + pair, mask=here, other=0.0)
         at = results + pair.to(tl.int64)[:, None] * H + column[None, :]
-        result = tl.load(at, mask=mask, other=0.0, cache_modifier=".cg")
+        there = mask
+        if LOCAL:
+            there = mask & (tl.load(ids + pair, mask=here, other=LOCAL) < LOCAL)[:, None]
+        result = tl.load(at, mask=there, other=0.0, cache_modifier=".cg")
         total += weight[:, None] * result.to(tl.float32)
     value = total.to(dtype)
     if SHARED:
@@ -201,12 +215,14 @@ def sum_of_pairs(
 def combine_kernel(
     results,
     weights,
+    ids,
     out,
     tokens,
     pairs,
     TOP_K: tl.constexpr,
     H: tl.constexpr,
     SHARED: tl.constexpr,
+    LOCAL: tl.constexpr,
     BLOCK_T: tl.constexpr,
     BLOCK_N: tl.constexpr,
     PDL: tl.constexpr,
@@ -217,18 +233,19 @@ def combine_kernel(
         tl.extra.cuda.gdc_launch_dependents()
     token = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)
     column = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
-    sum_of_pairs(results, weights, out, token, column, tokens, pairs, TOP_K, H, SHARED)
+    sum_of_pairs(results, weights, ids, out, token, column, tokens, pairs, TOP_K, H, SHARED, LOCAL)
 
 
 def bind_combine(call: Experts, results: torch.Tensor) -> Thunk:
     """The launch that sums ``results`` [pairs + tokens, hidden] into the call's out."""
     block_n = min(power_of_two(call.hidden), 1024)
     grid = (call.tokens, triton.cdiv(call.hidden, block_n))
-    arguments = (results, call.weights, call.out, call.tokens, call.pairs)
+    arguments = (results, call.weights, call.ids, call.out, call.tokens, call.pairs)
     meta: dict[str, Any] = {
         "TOP_K": call.top_k,
         "H": call.hidden,
         "SHARED": call.shared,
+        "LOCAL": call.local,
         "BLOCK_T": 1,
         "BLOCK_N": block_n,
         "pdl": call.pdl,

@@ -30,7 +30,7 @@ def default(call: Experts) -> Configuration:
 
 
 def candidates(call: Experts) -> Iterator[Configuration]:
-    if _product() is not None and call.x.dtype == torch.bfloat16:
+    if _product() is not None and call.x.dtype == torch.bfloat16 and not call.is_local:
         yield default(call)
 
 
@@ -40,10 +40,10 @@ def _product() -> Any:
 
 def bind(call: Experts, configuration: Configuration) -> Thunk:
     product = _product()
-    if product is None or call.x.dtype != torch.bfloat16:
+    if product is None or call.x.dtype != torch.bfloat16 or call.is_local:
         raise PlanError(
             "torch has no grouped product for this call",
-            expected="torch._grouped_mm and bfloat16",
+            expected="torch._grouped_mm, bfloat16, and all experts on this rank",
             remedy="choose another variant, such as 'sorted'",
         )
     x, dtype = call.x, call.x.dtype

@@ -6,16 +6,26 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
+import torch
+
 from glmc_runtime.errors import PlanError
 from glmc_runtime.kernels import Thunk, register
+from glmc_runtime.kernels.checks import (
+    in_order,
+    require_dtype,
+    require_like,
+    require_one_device,
+    require_shape,
+)
 from glmc_runtime.kernels.cuda.moe import by_expert as moe_experts
 from glmc_runtime.kernels.cuda.moe import by_token as moe_few
 from glmc_runtime.kernels.cuda.moe import grouped_mm as moe_grouped
 from glmc_runtime.kernels.cuda.moe import sorted_tiles as moe_sorted
 from glmc_runtime.kernels.cuda.moe.common import Configuration, Experts, read_call
+from glmc_runtime.kernels.cuda.moe.local_ids import bind_local_ids
 from glmc_runtime.kernels.cuda.tuned import configuration as tuned_configuration
-from glmc_runtime.kernels.schema import schema, tensor
-from glmc_runtime.kernels.shared_schemas import EXPERTS
+from glmc_runtime.kernels.schema import schema, tensor, written
+from glmc_runtime.kernels.shared_schemas import EXPERTS, LOCAL_EXPERTS
 
 VARIANTS: dict[str, ModuleType] = {
     "few": moe_few,
@@ -50,7 +60,9 @@ def candidates(call: Experts) -> Iterator[Configuration]:
 
 def choose(call: Experts, override: Configuration | None) -> Configuration:
     """The configuration of a call: the caller's, the measured one or the default, complete."""
-    configuration = override or tuned_configuration("moe_ffn", call.x.dtype, call.key, call.tokens)
+    configuration = override
+    if configuration is None and not call.is_local:  # one rank's experts were not measured yet
+        configuration = tuned_configuration("moe_ffn", call.x.dtype, call.key, call.tokens)
     if configuration is None:
         return default(call)
     variant = configuration.get("variant", default(call)["variant"])
@@ -80,7 +92,26 @@ def moe_ffn(arguments: dict[str, Any]) -> Thunk:
     Products with the weights and their sum are float32, cast once; the shared expert's result is
     added after that, rounded again. ``configuration`` overrides what was measured.
     """
-    call = read_call(arguments)
+    return _bound(read_call(arguments), arguments)
+
+
+@register(
+    "cuda.local_moe_ffn",
+    schema(*LOCAL_EXPERTS, written("local_ids", "tokens top_k", "int64")),
+)
+def local_moe_ffn(arguments: dict[str, Any]) -> Thunk:
+    """As ``cuda.moe_ffn`` of routed experts, with those from ``first`` (int64 [1]) on alone: pairs
+    of others are skipped by a launch that gives each pair its expert here, or none."""
+    ids, first, local_ids = arguments["ids"], arguments["first"], arguments["local_ids"]
+    require_dtype("first", first, torch.int64)
+    require_shape("first", first, (1,))
+    require_like("local_ids", local_ids, ids)
+    call = read_call({**arguments, "ids": local_ids}, is_local=True)
+    require_one_device(call.x, first, ids)
+    return in_order(bind_local_ids(call, ids, first), _bound(call, arguments))
+
+
+def _bound(call: Experts, arguments: dict[str, Any]) -> Thunk:
     configuration = choose(call, arguments.get("configuration"))
     thunk: Thunk = VARIANTS[configuration["variant"]].bind(call, configuration)
     return thunk
