@@ -22,6 +22,7 @@ from torch.fx import Node
 from glmc.ir.instances import FULL, SMALL, Instance, sizes_of, smaller
 from glmc.ir.match import is_op, op_name
 from glmc.ir.ops import Numerics
+from glmc.ir.ops.collectives import is_collective, over_ranks
 from glmc.ir.program import Program
 from glmc.ir.recipe import Concatenate, Constant, Recipe, Stack
 from glmc.ir.rewrite import Attempt
@@ -207,8 +208,16 @@ def compute(node: Node, values: dict[Node, Any], instance: Instance) -> None:
             # Counts of whole numbers, as a device has them; the CPU's kernel takes no such.
             counts = target(arguments[0].double(), *arguments[1:], **keywords)
             values[node] = counts.to(arguments[0].dtype)
+        elif is_collective(op_name(node).removeprefix("glmc.")):
+            values[node] = _on_equal_ranks(op_name(node).removeprefix("glmc."), arguments)
         else:
             values[node] = target(*arguments, **keywords)
+
+
+def _on_equal_ranks(name: str, arguments: Sequence[Any]) -> Any:
+    """A collective of two ranks that have the same operands."""
+    parts, *others = ([each] * 2 if isinstance(each, Tensor) else each for each in arguments)
+    return over_ranks(name, parts, others)[0]
 
 
 def _as_expected(value: Any, node: Node, instance: Instance) -> bool:

@@ -64,8 +64,11 @@ def call_on_ranks(node: Node, value: Callable[[Node, int], Any], ranks: int) -> 
     """The values of a call on all ranks; ``value`` gives an operand on a rank."""
     op = semantic_op(node.target)
     if op is not None and is_collective(op.name):
-        (operand,) = node.all_input_nodes
-        return list(over_ranks(op.name, [value(operand, at) for at in range(ranks)], node.args[1:]))
+        parts, *others = (
+            [value(each, at) for at in range(ranks)] if isinstance(each, Node) else each
+            for each in node.args
+        )
+        return over_ranks(op.name, parts, others)
     target: Any = node.target
     results = []
     for rank in range(ranks):

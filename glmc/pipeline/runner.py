@@ -6,6 +6,7 @@ import time
 from collections.abc import Container
 
 from glmc.ir.match import is_op
+from glmc.ir.ops.collectives import is_collective
 from glmc.ir.program import Program
 from glmc.passes import specialise
 from glmc.passes.base import Pass, match_at
@@ -115,11 +116,14 @@ def to_paged(
 def merge(
     program: Program, ops: Container[str], after: Stage = PHASE
 ) -> tuple[Program, tuple[PassRecord, ...]]:
-    """What ``after`` left, with the merges whose op is among ``ops``; ``program`` itself stays."""
+    """What ``after`` left, with the merges whose op is among ``ops``; ``program`` itself stays.
+    Those of a collective are for several ranks."""
+    one = program.ranks == 1
     wanted = [each for each in stages.MERGES if each.name in ops]
+    wanted = [each for each in wanted if not (one and is_collective(each.name))]
     if not wanted:
         return program, ()
     merged = program.copy()
     records = tuple(run_pass(each, merged) for each in wanted)
-    require_legal(merged, (after, MERGE) if program.ranks == 1 else (SHARD, after, MERGE))
+    require_legal(merged, (after, MERGE) if one else (SHARD, after, MERGE))
     return merged, records

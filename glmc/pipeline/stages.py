@@ -8,8 +8,8 @@ fuse       rms_norm, rope, qk_norm, attention, qkv_merge,
 page       kv_cache                                                 packed tokens, paged cache
 shard      shard                                                    one rank of several
 phase      specialise                                               one graph each: prefill, decode
-merge      norm_add_rms_norm, linear_swiglu, moe_ffn_shared,        where the target has one kernel
-           rope_decode_attention                                    for both
+merge      all_reduce_add_rms_norm, norm_add_rms_norm,              where the target has one kernel
+           linear_swiglu, moe_ffn_shared, rope_decode_attention     for both
 lower      the target's table, then memory_plan                     glmc/lowering/lower.py
 
 A compile may switch fusions off, reorder them and add passes of other distributions: selection.py.
@@ -23,6 +23,7 @@ from types import MappingProxyType
 
 from glmc.passes import (
     add_rms_norm,
+    all_reduce_add_rms_norm,
     attention,
     canonical,
     clean,
@@ -71,7 +72,10 @@ _STATELESS = {"marked_attention", "attention", "masked_attention", "rope", "norm
 _PAGED = (_FUSED - _STATELESS) | {"join_qkv", "qkv_rope_cache", "prefill_attention"}
 _PHASE = _PAGED | {"select_rows", "decode_attention"}
 _MERGED = frozenset(
-    {"norm_add_rms_norm", "linear_swiglu", "moe_ffn_shared", "rope_decode_attention"}
+    {
+        *("all_reduce_add_rms_norm", "norm_add_rms_norm", "linear_swiglu", "moe_ffn_shared"),
+        "rope_decode_attention",
+    }
 )
 
 NORMAL = Stage("normal", _NORMAL, (canonical.PASS, clean.PASS))
@@ -107,6 +111,7 @@ MERGE = Stage(
     "merge",
     _MERGED,
     (
+        all_reduce_add_rms_norm.PASS,
         norm_add_rms_norm.PASS,
         linear_swiglu.PASS,
         moe_ffn_shared.PASS,

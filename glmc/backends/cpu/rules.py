@@ -95,6 +95,22 @@ def _norm_scratch(op: Op, emit: Emitter) -> Scratch:
     }
 
 
+def all_reduce_add_rms_norm(op: Op, emit: Emitter) -> None:
+    """The sum over the ranks in place, in a copy where a rank's own summand is read later."""
+    x, scratch = emit.mutable(op.tensor("x")), _norm_scratch(op, emit)
+    emit.call(
+        "collective.all_reduce_add_rms_norm",
+        writes=("x", "out", "total", *scratch),
+        x=as_rows(x),
+        residual=as_rows(op.tensor("residual")),
+        weight=op.tensor("weight"),
+        eps=op.number("eps"),
+        out=as_rows(emit.result(0)),
+        total=as_rows(emit.result(1)),
+        **scratch,
+    )
+
+
 def _decode_scratch(op: Op, emit: Emitter) -> Scratch:
     q, tables = op.tensor("q"), op.tensor("block_tables")
     longest = tables.dim(1) * emit.options.block_size
@@ -198,6 +214,7 @@ RULES: Mapping[str, Rule] = {
     "select_rows": Direct("cpu.select_rows"),
     "rms_norm": Direct("cpu.rms_norm", rows=_NORMED, scratch=_norm_scratch),
     "add_rms_norm": Direct("cpu.add_rms_norm", ("out", "total"), _NORMED, scratch=_norm_scratch),
+    "all_reduce_add_rms_norm": all_reduce_add_rms_norm,
     "qkv_rope_cache": qkv_rope_cache,
     "prefill_attention": Direct(
         "cpu.prefill_attention",

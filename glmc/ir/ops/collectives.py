@@ -7,6 +7,7 @@ A rank sees its own operand alone, so their references are over a list of ranks
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import reduce
 from types import MappingProxyType
 from typing import Any, NoReturn
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from glmc.errors import InternalError
 from glmc.ir.ops.facts import OpFacts, no_flops
+from glmc.ir.ops.norms import add_rms_norm
 from glmc.ir.ops.registry import Numerics, define
 
 
@@ -38,6 +40,14 @@ def all_gather(parts: Sequence[Tensor], axis: int, size: int) -> list[Tensor]:
 def reduce_scatter(parts: Sequence[Tensor], axis: int) -> list[Tensor]:
     """The sum of all ranks' tensors, of which each rank gets an equal piece along ``axis``."""
     return [piece.contiguous() for piece in all_reduce(parts)[0].chunk(len(parts), axis)]
+
+
+def all_reduce_add_rms_norm(
+    parts: Sequence[Tensor], residuals: Sequence[Tensor], weights: Sequence[Tensor], eps: float
+) -> list[tuple[Tensor, Tensor]]:
+    """``add_rms_norm`` of the sum of all ranks' tensors, on each."""
+    sums = zip(all_reduce(parts), residuals, weights, strict=True)
+    return [add_rms_norm(total, residual, weight, eps) for total, residual, weight in sums]
 
 
 def _alone(*_: object) -> NoReturn:
@@ -84,14 +94,27 @@ REDUCE_SCATTER = define(
     _scattered,
     _facts(),
 )
-OVER_RANKS: Mapping[str, Callable[..., list[Tensor]]] = MappingProxyType(
+ALL_REDUCE_ADD_RMS_NORM = define(
+    "all_reduce_add_rms_norm(Tensor x, Tensor residual, Tensor weight, float eps) -> "
+    "(Tensor, Tensor)",
+    Numerics.REORDERED,
+    _alone,
+    lambda x, residual, weight, eps: (
+        torch.empty_like(x, memory_format=torch.contiguous_format),
+        torch.empty_like(x, memory_format=torch.contiguous_format),
+    ),
+    replace(_facts(), tokens=("x", "residual"), summed=(("x", -1),)),
+)
+OVER_RANKS: Mapping[str, Callable[..., list[Any]]] = MappingProxyType(
     {
         "all_reduce": all_reduce,
         "all_gather": all_gather,
         "reduce_scatter": lambda parts, axis, ranks: reduce_scatter(parts, axis),
+        "all_reduce_add_rms_norm": all_reduce_add_rms_norm,
     }
 )
-"""The reference of each over the operands of all ranks; the other arguments are the op's own."""
+"""The reference of each over the operands of all ranks, a list for each tensor; other arguments are
+the op's own."""
 
 
 def is_collective(name: str) -> bool:
@@ -99,6 +122,7 @@ def is_collective(name: str) -> bool:
     return name in OVER_RANKS
 
 
-def over_ranks(name: str, parts: Sequence[Tensor], arguments: Sequence[Any]) -> list[Tensor]:
-    """The results of all ranks; ``arguments`` are those after the operand."""
+def over_ranks(name: str, parts: Sequence[Tensor], arguments: Sequence[Any]) -> list[Any]:
+    """The results of all ranks; ``arguments`` are those after the first operand, other operands as
+    lists over the ranks."""
     return OVER_RANKS[name](parts, *arguments)

@@ -11,6 +11,7 @@ from torch import Tensor
 from glmc_runtime.errors import PlanError
 from glmc_runtime.kernels import Thunk, register
 from glmc_runtime.kernels.checks import in_order
+from glmc_runtime.kernels.cpu.norms import NORM, add_rms_norm
 from glmc_runtime.kernels.group import current_group
 from glmc_runtime.kernels.schema import ANY_DTYPE, schema, scratch, tensor, written
 
@@ -19,6 +20,22 @@ from glmc_runtime.kernels.schema import ANY_DTYPE, schema, scratch, tensor, writ
 def all_reduce(arguments: dict[str, Any]) -> Thunk:
     """``x`` becomes the sum of the ``x`` of all ranks, the same bits on each of them."""
     return current_group().all_reduce_of(arguments["x"])
+
+
+@register(
+    "collective.all_reduce_add_rms_norm",
+    schema(
+        written("x", "rows width", reads=True),
+        tensor("residual", "rows width", like="x"),
+        written("out", "rows width", like="x"),
+        written("total", "rows width", like="x"),
+        *NORM,
+        aliases=(("total", "residual"),),
+    ),
+)
+def all_reduce_add_rms_norm(arguments: dict[str, Any]) -> Thunk:
+    """``x`` becomes the sum of all ranks' ``x``, then as ``cpu.add_rms_norm``."""
+    return in_order(all_reduce({"x": arguments["x"]}), add_rms_norm(arguments))
 
 
 @register(

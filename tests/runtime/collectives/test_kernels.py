@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from glmc.ir.ops.norms import add_rms_norm
 from glmc_runtime.collectives.group import Group
 from glmc_runtime.errors import PlanError
 from glmc_runtime.kernels import find_binder
@@ -28,6 +29,34 @@ def test_all_reduce_adds_in_place() -> None:
         return x
 
     assert all(torch.equal(x, torch.full((3, 4), 6.0)) for x in in_groups(3, run))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_all_reduce_and_norm_in_one_call(dtype: torch.dtype, rows: int) -> None:
+    """Bit for bit what two calls give."""
+    weight, residual = torch.randn(8).to(dtype), torch.randn(rows, 8).to(dtype)
+    parts = [torch.randn(rows, 8).to(dtype) for _ in range(2)]
+
+    def run(group: Group) -> Tensor:
+        x, out, total = parts[group.rank].clone(), weight.new_empty(rows, 8), residual.clone()
+        scratch = {"hidden": (rows, 8), "square": (rows, 8), "variance": (rows, 1)}
+        call(
+            group,
+            "all_reduce_add_rms_norm",
+            x=x,
+            residual=total,
+            weight=weight,
+            eps=1e-5,
+            out=out,
+            total=total,
+            **{name: torch.full(shape, torch.nan) for name, shape in scratch.items()},
+        )
+        return torch.stack((x, out, total))
+
+    summed = parts[0] + parts[1]
+    expected = torch.stack((summed, *add_rms_norm(summed, residual, weight, 1e-5)))
+    assert all(torch.equal(found, expected) for found in in_groups(2, run))
 
 
 @pytest.mark.parametrize("axis", [0, 1])
@@ -75,7 +104,7 @@ def test_reduce_scatter_is_a_part_of_the_all_reduce(axis: int, size: int) -> Non
 
 
 def test_outside_of_a_group_nothing_is_bound() -> None:
-    for name in ("all_reduce", "all_gather", "reduce_scatter"):
+    for name in ("all_reduce", "all_gather", "reduce_scatter", "all_reduce_add_rms_norm"):
         with pytest.raises(PlanError, match="bound in a session of one") as caught:
             find_binder(f"collective.{name}")({"x": torch.ones(2), "out": torch.ones(2)})
         assert "glmc_runtime.load" in caught.value.remedy

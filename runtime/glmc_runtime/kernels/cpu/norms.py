@@ -11,7 +11,7 @@ from glmc_runtime.kernels import Thunk, register
 from glmc_runtime.kernels.checks import flat, in_order, require_dtype, require_shape
 from glmc_runtime.kernels.schema import number, schema, tensor, written
 
-_NORM = (
+NORM = (
     tensor("weight", "width", like="x"),
     number("eps", 0, 1),
     written("hidden", "rows width", "float32"),
@@ -61,7 +61,7 @@ def _scratch(arguments: dict[str, Any], shape: tuple[int, ...]) -> tuple[torch.T
 
 @register(
     "cpu.rms_norm",
-    schema(tensor("x", "rows width"), written("out", "rows width", like="x"), *_NORM),
+    schema(tensor("x", "rows width"), written("out", "rows width", like="x"), *NORM),
 )
 def rms_norm(arguments: dict[str, Any]) -> Thunk:
     """x and out [..., width], weight [width], eps; float32 scratch hidden and square
@@ -81,7 +81,7 @@ def rms_norm(arguments: dict[str, Any]) -> Thunk:
         tensor("residual", "rows width", like="x"),
         written("out", "rows width", like="x"),
         written("total", "rows width", like="x"),
-        *_NORM,
+        *NORM,
         aliases=(("total", "x"), ("total", "residual")),
     ),
 )
