@@ -64,11 +64,11 @@ def call_on_ranks(node: Node, value: Callable[[Node, int], Any], ranks: int) -> 
     """The values of a call on all ranks; ``value`` gives an operand on a rank."""
     op = semantic_op(node.target)
     if op is not None and is_collective(op.name):
-        parts, *others = (
+        arguments: list[Any] = [
             [value(each, at) for at in range(ranks)] if isinstance(each, Node) else each
             for each in node.args
-        )
-        return over_ranks(op.name, parts, others)
+        ]
+        return over_ranks(op.name, arguments[0], arguments[1:])
     target: Any = node.target
     results = []
     for rank in range(ranks):
