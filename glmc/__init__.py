@@ -60,6 +60,7 @@ class CompileKeywords(TypedDict, total=False):
     calibration_prompt: str | None
     tensor_parallel: int
     expert_parallel: bool
+    collectives: str | None
 
 
 class LoadKeywords(TypedDict, total=False):
@@ -93,7 +94,9 @@ def compile(model: str | Path, output: str | Path, **options: Unpack[CompileKeyw
     say how the model is spelled while it is traced, on which no plan depends. ``passes_on`` and
     ``passes_off`` name passes to add and to leave out, ``pipeline`` a file with their order
     (docs/writing_a_pass.md). ``tensor_parallel`` is the number of ranks that the model is dealt to,
-    a device each; with ``expert_parallel`` each has some of the experts whole, not a part of each.
+    a device each; with ``expert_parallel`` each has some of the experts whole, not a part of each,
+    and ``collectives`` is the text of a table that ``glmc tune-collectives`` wrote (None: the
+    target's).
 
     Returns the report. Raises a :class:`glmc.errors.GlmcError`, and leaves nothing at ``output``
     then.
@@ -126,6 +129,7 @@ class EstimateKeywords(TypedDict, total=False):
     cards: int
     tensor_parallel: int | None
     expert_parallel: bool
+    collectives: str | None
 
 
 def estimate(model: str | Path, device: str, **options: Unpack[EstimateKeywords]) -> Estimate:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from glmc.artifact.collectives import collective_files
 from glmc.artifact.destination import check_destination
 from glmc.artifact.inputs import (
     ReadInputs,
@@ -153,6 +154,7 @@ def write_compiled(
             source=weights,
             checkpoint=weights if isinstance(weights, Checkpoint) and made_at_load else None,
             tokenizer=tokenizer.files,
+            tables=collective_files(job),
             report=without_times(report.to_json()),
             history=None if history is None else history_to_json(history),
             inputs=None if inputs is None else inputs_json(inputs.inputs),

@@ -48,7 +48,8 @@ class CompileOptions:
     run too, ``passes_off`` passes to leave out. ``deterministic`` is "batch" for bits that do not
     depend on batch, bucket or chunk, "ranks" for bits that do not depend on the number of ranks
     either. ``tensor_parallel`` is the number of ranks that the
-    model is dealt to; with ``expert_parallel`` each has some of the experts whole.
+    model is dealt to; with ``expert_parallel`` each has some of the experts whole, and
+    ``collectives`` is the text of the table that they add by.
     """
 
     target: str = "cpu"
@@ -73,6 +74,7 @@ class CompileOptions:
     calibration_prompt: str | None = None
     tensor_parallel: int = 1
     expert_parallel: bool = False
+    collectives: str | None = None
 
     def __post_init__(self) -> None:
         for name, kind in _KINDS.items():
@@ -120,6 +122,12 @@ class CompileOptions:
                 expected=f"1 to {MOST_RANKS}",
                 found=str(self.tensor_parallel),
                 remedy="--tensor-parallel 8",
+            )
+        if self.collectives is not None and self.tensor_parallel == 1:
+            raise UsageError(
+                "one rank has no collectives",
+                found="--collectives without --tensor-parallel",
+                remedy="add --tensor-parallel 8, say",
             )
         if self.expert_parallel and self.tensor_parallel == 1:
             raise UsageError(
@@ -244,6 +252,7 @@ _OPTIONAL = (
     "deterministic",
     "pipeline",
     "calibration_prompt",
+    "collectives",
 )
 _KINDS: dict[str, Callable[..., object]] = {
     "target": text,
@@ -268,4 +277,5 @@ _KINDS: dict[str, Callable[..., object]] = {
     "calibration_prompt": text,
     "tensor_parallel": integer,
     "expert_parallel": flag,
+    "collectives": text,
 }

@@ -95,6 +95,7 @@ def write_artifact(
     source: WeightSource | None,
     checkpoint: Checkpoint | None = None,
     tokenizer: Mapping[str, bytes] | None = None,
+    tables: Mapping[str, bytes] | None = None,
     report: Mapping[str, Any] | None = None,
     history: Mapping[str, Any] | None = None,
     inputs: Mapping[str, Any] | None = None,
@@ -140,6 +141,8 @@ def write_artifact(
             files: dict[str, FileEntry] = {}
             _write_json_files(directory, files, plans, report or {}, history, inputs)
             _write_tokenizer(directory, files, tokenizer or {})
+            for name, data in (tables or {}).items():
+                files[name] = _write_bytes(directory / name, data)
             _check_sizes(files)
             if source is not None:
                 tally = Tally(weights, ranks, progress)

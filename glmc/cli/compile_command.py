@@ -17,6 +17,7 @@ from glmc.cli.options import (
     PLAN_GROUP,
     AbiProfile,
     CalibrationPrompt,
+    Collectives,
     CompileDtype,
     ExpertParallel,
     Json,
@@ -96,6 +97,7 @@ def compile_command(
     ] = None,
     tensor_parallel: TensorParallel = 1,
     expert_parallel: ExpertParallel = False,
+    collectives: Collectives = None,
     allow_missing: Annotated[
         bool, option("Go on when a fusion was lost.", PLAN_GROUP, "--allow-missing")
     ] = False,
@@ -156,6 +158,7 @@ def compile_command(
         seed=seed,
         tensor_parallel=tensor_parallel,
         expert_parallel=expert_parallel,
+        collectives=table_of_file(collectives),
         allow_missing=allow_missing,
         force=force,
         full_capture=full_capture,
@@ -212,6 +215,11 @@ def prompt_of(text_or_file: str | None) -> str | None:
     if text_or_file is None or not is_file(text_or_file):
         return text_or_file
     return text_of_file("--calibration-prompt", text_or_file)
+
+
+def table_of_file(path: Path | None) -> str | None:
+    """The text of a table of collectives."""
+    return None if path is None else text_of_file("--collectives", str(path))
 
 
 def is_file(name: str) -> bool:

@@ -141,6 +141,14 @@ ExpertParallel = Annotated[
         "--expert-parallel",
     ),
 ]
+Collectives = Annotated[
+    Path | None,
+    option(
+        "Table of collectives, as glmc tune-collectives writes it; default: the target's.",
+        RANKS_GROUP,
+        metavar="FILE",
+    ),
+]
 PassesOff = Annotated[
     list[str] | None,
     option(
