@@ -58,6 +58,7 @@ class CompileKeywords(TypedDict, total=False):
     passes_off: str | Iterable[str]
     pipeline: str | PathLike[str] | None
     calibration_prompt: str | None
+    deterministic: str | None
     tensor_parallel: int
     expert_parallel: bool
     collectives: str | None
@@ -93,7 +94,8 @@ def compile(model: str | Path, output: str | Path, **options: Unpack[CompileKeyw
     ``full_capture`` traces every layer; ``capture_attention``, ``capture_experts`` and ``marked``
     say how the model is spelled while it is traced, on which no plan depends. ``passes_on`` and
     ``passes_off`` name passes to add and to leave out, ``pipeline`` a file with their order
-    (docs/writing_a_pass.md). ``tensor_parallel`` is the number of ranks that the model is dealt to,
+    (docs/writing_a_pass.md). ``deterministic`` is "batch" for bits that do not depend on what runs
+    beside a text, "ranks" for bits that do not depend on the number of ranks either. ``tensor_parallel`` is the number of ranks that the model is dealt to,
     a device each; with ``expert_parallel`` each has some of the experts whole, not a part of each,
     and ``collectives`` is the text of a table that ``glmc tune-collectives`` wrote (None: the
     target's).
