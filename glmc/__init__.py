@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from glmc_runtime.package.moved import MovedModules
 
@@ -77,6 +77,9 @@ class LoadKeywords(TypedDict, total=False):
     profile_ranges: bool
     progress: Callable[[int, int], object] | None
     weights: Mapping[str, torch.Tensor] | None
+    process_group: Any
+    backend: str | None
+    checkpoint: str | PathLike[str] | None
 
 
 def compile(model: str | Path, output: str | Path, **options: Unpack[CompileKeywords]) -> Report:
@@ -95,10 +98,10 @@ def compile(model: str | Path, output: str | Path, **options: Unpack[CompileKeyw
     say how the model is spelled while it is traced, on which no plan depends. ``passes_on`` and
     ``passes_off`` name passes to add and to leave out, ``pipeline`` a file with their order
     (docs/writing_a_pass.md). ``deterministic`` is "batch" for bits that do not depend on what runs
-    beside a text, "ranks" for bits that do not depend on the number of ranks either. ``tensor_parallel`` is the number of ranks that the model is dealt to,
-    a device each; with ``expert_parallel`` each has some of the experts whole, not a part of each,
-    and ``collectives`` is the text of a table that ``glmc tune-collectives`` wrote (None: the
-    target's).
+    beside a text, "ranks" for bits that do not depend on the number of ranks either.
+    ``tensor_parallel`` is the number of ranks that the model is dealt to, a device each; with
+    ``expert_parallel`` each has some of the experts whole, not a part of each, and ``collectives``
+    is the text of a table that ``glmc tune-collectives`` wrote (None: the target's).
 
     Returns the report. Raises a :class:`glmc.errors.GlmcError`, and leaves nothing at ``output``
     then.
