@@ -154,7 +154,7 @@ def write_compiled(
             source=weights,
             checkpoint=weights if isinstance(weights, Checkpoint) and made_at_load else None,
             tokenizer=tokenizer.files,
-            tables=collective_files(job),
+            tables=collective_files(job.target.name, job.lowering, job.options.collectives),
             report=without_times(report.to_json()),
             history=None if history is None else history_to_json(history),
             inputs=None if inputs is None else inputs_json(inputs.inputs),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from glmc.job import Job
+from glmc.lowering.target import LoweringOptions
 from glmc_runtime.format.bkcl import switches_of
 from glmc_runtime.format.collectives import (
     COLLECTIVES,
@@ -23,36 +23,35 @@ from glmc_runtime.format.collectives_json import read_table, table_to_text
 SWITCHES = "collectives.env"
 
 
-def table_of(job: Job) -> AlgorithmTable | None:
-    """The table that ranks of ``job`` go by: a given one, or the target's; None for one rank.
+def table_of(target: str, options: LoweringOptions, given: str | None) -> AlgorithmTable | None:
+    """The table that ranks go by: the ``given`` text, or the target's; None for one rank.
 
     A deterministic one adds along a tree alone. Raises ArtifactError for a table that is not well
     formed, and PlanError for one that has nothing for the group.
     """
-    ranks, given = job.lowering.ranks, job.options.collectives
-    if ranks == 1:
+    if options.ranks == 1:
         return None
     if given is None:
-        table = default_table(job.target.name, ranks)
+        table = default_table(target, options.ranks)
     else:
         table = read_table(given.encode(), "--collectives")
-        table.entry(group_of(job))
-    return table if job.options.deterministic is None else tree_only(table)
+        table.entry(group_of(options))
+    return table if options.deterministic is None else tree_only(table)
 
 
-def group_of(job: Job) -> GroupKey:
-    """The kind of group that the ranks of a job are."""
-    return GroupKey(job.lowering.ranks, ONE_HOST, str(job.dtype).removeprefix("torch."))
+def group_of(options: LoweringOptions) -> GroupKey:
+    """The kind of group that the ranks are."""
+    return GroupKey(options.ranks, ONE_HOST, str(options.dtype).removeprefix("torch."))
 
 
-def collective_files(job: Job) -> dict[str, bytes]:
-    """The files of an artifact beside its plans, by name."""
-    table = table_of(job)
+def collective_files(target: str, options: LoweringOptions, given: str | None) -> dict[str, bytes]:
+    """The files of an artifact beside its plans, by name; arguments as of :func:`table_of`."""
+    table = table_of(target, options, given)
     if table is None:
         return {}
     files = {COLLECTIVES: table_to_text(table).encode()}
-    if job.target.name == "xpu":
-        switches = switches_of(table.entry(group_of(job)))
+    if target == "xpu":
+        switches = switches_of(table.entry(group_of(options)))
         files[SWITCHES] = _switches_text(switches).encode()
     return files
 

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from glmc.artifact.collectives import SWITCHES, collective_files, table_of
+from glmc.artifact import collectives
+from glmc.artifact.collectives import SWITCHES
 from glmc.config import CompileOptions
 from glmc.errors import UsageError
 from glmc.job import Job, read_job
 from glmc_runtime.errors import ArtifactError, PlanError
-from glmc_runtime.format.collectives import COLLECTIVES, default_table
+from glmc_runtime.format.collectives import COLLECTIVES, AlgorithmTable, default_table
 from glmc_runtime.format.collectives_json import read_table, table_to_text
 
 MODEL = Path(__file__).parents[2] / "models" / "tiny-dense"
@@ -20,6 +21,14 @@ MODEL = Path(__file__).parents[2] / "models" / "tiny-dense"
 
 def job(ranks: int, target: str = "xpu", **more: Any) -> Job:
     return read_job(MODEL, CompileOptions(target=target, tensor_parallel=ranks, **more))
+
+
+def collective_files(of: Job) -> dict[str, bytes]:
+    return collectives.collective_files(of.target.name, of.lowering, of.options.collectives)
+
+
+def table_of(of: Job) -> AlgorithmTable | None:
+    return collectives.table_of(of.target.name, of.lowering, of.options.collectives)
 
 
 def test_one_rank_has_none() -> None:

@@ -19,7 +19,7 @@ from glmc_runtime.collectives.tree import tree_sum
 from glmc_runtime.collectives.two_shot import two_shot
 from glmc_runtime.collectives.wire import Thunk, Wire, meeting
 from glmc_runtime.errors import PlanError
-from glmc_runtime.format.algorithms import ALGORITHMS, DTYPES
+from glmc_runtime.format.algorithms import ALGORITHMS, DTYPES, LIBRARY
 from glmc_runtime.format.collectives import ONE_HOST, AlgorithmTable, GroupKey, default_table
 
 PATIENCE = 300.0
@@ -66,7 +66,13 @@ class Group:
         self._barrier: Thunk | None = None
 
     def algorithm_of(self, x: Tensor) -> str:
-        """The table's choice for a message; raises :class:`PlanError` where it has none."""
+        """The table's choice for a message; raises :class:`PlanError` where it has none.
+
+        On a card the library does the work: messages between pairs cost more than 100 us there,
+        whatever they carry, and BKCL chooses by variables that it has read.
+        """
+        if x.device.type != "cpu":
+            return LIBRARY
         key = GroupKey(self.size, self.topology, _dtype_name(x))
         return self.table.entry(key).algorithm(x.numel() * x.element_size())
 
