@@ -10,6 +10,7 @@ from glmc.cli.options import (
     OUTPUT_GROUP,
     AbiProfile,
     Dtype,
+    ExpertParallel,
     Model,
     PassesOff,
     PassesOn,
@@ -17,6 +18,7 @@ from glmc.cli.options import (
     RandomWeights,
     Seed,
     Target,
+    TensorParallel,
     option,
 )
 from glmc.cli.say import console, say
@@ -34,6 +36,8 @@ def bisect_command(
     abi_profile: AbiProfile = None,
     random_weights: RandomWeights = False,
     seed: Seed = 0,
+    tensor_parallel: TensorParallel = 1,
+    expert_parallel: ExpertParallel = False,
     passes_off: PassesOff = None,
     passes_on: PassesOn = None,
     pipeline: Pipeline = None,
@@ -68,6 +72,8 @@ def bisect_command(
         pipeline=None if pipeline is None else str(pipeline),
         weights="random" if random_weights or model in preset_names() else "checkpoint",
         seed=seed,
+        tensor_parallel=tensor_parallel,
+        expert_parallel=expert_parallel,
     )
     require_names(model, options)
     with stopped_at_once():

@@ -44,7 +44,8 @@ LONGEST = 64
 
 @dataclass(frozen=True)
 class Tolerance:
-    """The parts of the bound as above, of one region or one node."""
+    """The parts of the bound as above, of one region or one node. ``own``: the magnitude of an
+    element counts where it is larger than its row's, for a value that is rounded again as it is."""
 
     numerics: Numerics
     terms: int = 0
@@ -52,6 +53,7 @@ class Tolerance:
     scores: int = 0
     condition: float = 1.0
     budget: float = 0.0
+    own: bool = False
 
     def bound(self, value: Tensor) -> Tensor:
         """The largest allowed difference for each element of ``value``, broadcastable to it."""
@@ -61,6 +63,8 @@ class Tolerance:
         whole = _root_mean_square(exact.flatten(), -1)
         rows = _root_mean_square(exact, -1) if exact.dim() else whole
         magnitude = torch.maximum(rows, whole)
+        if self.own:
+            magnitude = torch.maximum(magnitude, exact.abs())
         return self.relative(value.dtype) * magnitude
 
     def with_condition(self, condition: float) -> Tolerance:

@@ -190,7 +190,9 @@ class _Rebuild:
         shape[axis - 1 - (axis - 1 > cache.block_dimension)] = layout.local
         fake = m.tensor(old)
         size = int(fake.shape[1 + cache.block_dimension])
-        return self.rebuilder.cache(replace(cache, shape=tuple(shape)), size, fake.dtype)
+        made = self.rebuilder.cache(replace(cache, shape=tuple(shape)), size, fake.dtype)
+        made.meta["dealt"] = axis, layout
+        return made
 
     def _add_firsts(self) -> None:
         """Weights that say with which entry of a cut dimension the entries of a rank begin."""

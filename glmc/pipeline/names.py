@@ -16,10 +16,12 @@ PASSES = (
     *("canonical", "clean", "rms_norm", "rope", "qk_norm", "attention", "qkv_merge", "moe_gate"),
     *("moe_ffn", "gate_up_merge", "silu_mul", "shared_expert", "add_rms_norm"),
 )
-# Steps that always run, beside two of the passes.
-FIXED_STEPS = ("kv_cache", "specialise", "memory_plan")
+# The step that deals a model to ranks: there is one where there are several.
+SHARD = "shard"
+# Steps that no option leaves out, beside two of the passes.
+FIXED_STEPS = ("kv_cache", SHARD, "specialise", "memory_plan")
 # What a dump may name.
-STEPS = ("capture", *PASSES, "kv_cache", "prefill", "decode", "specialise", "lower")
+STEPS = ("capture", *PASSES, "kv_cache", SHARD, "prefill", "decode", "specialise", "lower")
 
 
 def require_passes(flag: str, names: Iterable[str], known: tuple[str, ...] = PASSES) -> None:

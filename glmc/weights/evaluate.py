@@ -5,12 +5,13 @@ The packer streams instead; both must give the same bytes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from glmc.errors import InternalError
+from glmc.ir.layout import Run
 from glmc.ir.ops.rotary import rope_table
 from glmc.ir.recipe import (
     Concatenate,
@@ -42,17 +43,17 @@ def _value(recipe: Recipe, read: Callable[[str], Tensor]) -> Tensor:
     if isinstance(recipe, Zeros):
         return torch.zeros(recipe.shape)
     if isinstance(recipe, Selected):
-        return selected(_value(recipe.recipe, read), recipe)
+        return entries_of(_value(recipe.recipe, read), recipe.axis, recipe.runs)
     if isinstance(recipe, RopeTable):
         return rope_rows(recipe)
     raise InternalError("a recipe of all ranks has no one value", found=type(recipe).__name__)
 
 
-def selected(whole: Tensor, recipe: Selected) -> Tensor:
-    """The runs of ``recipe`` out of the value that it selects from."""
-    axis, shape = recipe.axis, list(whole.shape)
+def entries_of(whole: Tensor, axis: int, runs: Sequence[Run]) -> Tensor:
+    """The runs of entries of ``axis``, one after the other; a run without a start is of zeros."""
+    shape = list(whole.shape)
     parts = []
-    for start, length in recipe.runs:
+    for start, length in runs:
         if start is None:
             shape[axis] = length
             parts.append(whole.new_zeros(shape))

@@ -7,7 +7,7 @@ from glmc.config import PROFILES
 from glmc.observe.dump.stages import known_names
 from glmc.observe.history import times
 from glmc.passes import specialise
-from glmc.pipeline.names import FIXED_STEPS, PASSES, STEPS
+from glmc.pipeline.names import FIXED_STEPS, PASSES, SHARD, STEPS
 from glmc.pipeline.stages import FIXED
 from glmc.pipeline.stages import PASSES as BODIES
 from glmc_runtime.kernels.vendor_functions import row
@@ -16,7 +16,8 @@ from glmc_runtime.kernels.vendor_functions import row
 def test_the_names_are_those_of_the_passes_in_their_order() -> None:
     assert tuple(each.name for each in BODIES) == PASSES
     assert set(FIXED_STEPS) == set(FIXED) - set(PASSES)
-    assert known_names() == STEPS
+    assert known_names((*PASSES, SHARD)) == STEPS
+    assert known_names() == tuple(name for name in STEPS if name != SHARD)
 
 
 def test_the_profiles_are_those_of_the_vendor_functions() -> None:

@@ -201,10 +201,9 @@ def _graph(job: Job, steps: Steps, known: frozenset[str]) -> BisectResult | Prov
 def _violated(wrong: _Violated, hunt: _Hunt) -> BisectResult:
     job, verifier, verdict = hunt.job, hunt.verifier, wrong.verdict
     evidence: Counterexample
-    if wrong.before.phase == wrong.after.phase:
-        evidence = first_rewrite(
-            wrong.before, wrong.after, verdict, verifier.cases, verifier.weights
-        )
+    before, after = wrong.before, wrong.after
+    if (before.phase, before.ranks) == (after.phase, after.ranks):
+        evidence = first_rewrite(before, after, verdict, verifier.cases, verifier.weights)
     else:
         evidence = first_node(verdict)
     first = verdict.violations[0]
@@ -215,7 +214,7 @@ def _violated(wrong: _Violated, hunt: _Hunt) -> BisectResult:
         f"({verdict.numerics}, {job.options.dtype}, on: {evidence.case})."
     )
     title = _title(job, wrong.name, first.match, what)
-    text = repro(title, f"{wrong.name}, {first.node}", evidence, inputs, wrong.before, wrong.after)
+    text = repro(title, f"{wrong.name}, {first.node}", evidence, inputs, before, after)
     size = len(evidence.after.calls) + (len(evidence.before.calls) if evidence.before else 0)
     return BisectResult(
         wrong.name, what, text, first.match, first.node, first.layer, first.source, size
@@ -247,7 +246,8 @@ def _crashed(hunt: _Hunt, error: Exception) -> BisectResult:
 
 def _following(names: list[str], job: Job) -> Pass | None:
     """The pass after the last step that was heard of."""
-    order: tuple[Pass, ...] = (*job.selection.passes, KvCache(job.options.block_size))
+    dealt = () if job.dealt is None else (job.dealt,)
+    order: tuple[Pass, ...] = (*job.selection.passes, KvCache(job.options.block_size), *dealt)
     done = len(names) - 1  # the first step is the capture
     return order[done] if 0 <= done < len(order) else None
 

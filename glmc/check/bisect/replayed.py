@@ -5,14 +5,14 @@ plan is to blame. The plan is compiled in float32 and replayed call by call, a r
 decode step, beside the program that it was made of. What a call leaves is compared with the value
 of its node and then replaced by it, so that the next call starts from right values: whatever is
 off is the call's own. Values that are still needed are looked at after every call, since a call may
-write where it should not.
+write where it should not. Several ranks, as threads of this process, take each call together.
 """
 
 from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,28 +21,30 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from glmc.check.verify.execution import BoundInputs, call
+from glmc.check.verify.execution import BoundInputs, call_on_ranks
+from glmc.check.verify.lockstep import RankThreads, machines_of
 from glmc.check.verify.proof import SMALL_BLOCK
 from glmc.check.verify.scope import model_weights
 from glmc.check.verify.weights import ModelWeights
 from glmc.compiled import Compiled, FrontEnd
 from glmc.compiler import back_end, front_end, write_compiled
 from glmc.config import CompileOptions
+from glmc.errors import InternalError
 from glmc.ir import match as m
 from glmc.ir.ops import Numerics
 from glmc.ir.program import Program
 from glmc.ir.tolerance import Tolerance, compare, condition_of, reduction_terms, stored_values
 from glmc.job import resolve
+from glmc.lowering.lower import Lowered
 from glmc.presets.catalog import ModelSource
 from glmc_runtime.command.out_of_memory import shortage_behind
-from glmc_runtime.engine.assemble import assemble
+from glmc_runtime.engine.assemble import Machine
 from glmc_runtime.engine.options import LoadOptions
 from glmc_runtime.errors import GlmcError
 from glmc_runtime.format.cache import SCRATCH_BLOCK, CacheKey
 from glmc_runtime.format.phases import DECODE, PREFILL, PhaseKey
 from glmc_runtime.format.plan import BufferArgument, CacheArgument, Call, InputArgument
 from glmc_runtime.format.step_inputs import step_input
-from glmc_runtime.loading.loader import load_artifact
 from glmc_runtime.replay.step import ScheduledTokens, Step, blocks_for
 
 # Targets whose plans every machine can replay.
@@ -57,7 +59,8 @@ _UNTOUCHED = Tolerance(Numerics.BITWISE)
 @dataclass(frozen=True)
 class WrongCall:
     """``value`` is the id of what is wrong. ``functions`` are the calls for ``node`` up to the one
-    that left it so: what passes between them is the kernels' own and is not compared."""
+    that left it so: what passes between them is the kernels' own and is not compared. ``rank`` is
+    that of several which has it so."""
 
     phase: str
     functions: tuple[str, ...]
@@ -67,6 +70,7 @@ class WrongCall:
     error: float
     bound: float
     failure: str = ""
+    rank: int | None = None
 
     @property
     def name(self) -> str:
@@ -77,10 +81,11 @@ class WrongCall:
     def __str__(self) -> str:
         if self.failure:
             return f"{self.name} for {self.node} fails: {self.failure}"
+        where = "" if self.rank is None else f" on rank {self.rank}"
         what = "" if self.value.partition("[")[0] == self.node else f"writes over {self.value}: "
         return (
-            f"{self.name} for {self.node} in {self.phase}: {what}off by {self.error:.3g} where "
-            f"{self.bound:.3g} is allowed"
+            f"{self.name} for {self.node} in {self.phase}{where}: {what}off by {self.error:.3g} "
+            f"where {self.bound:.3g} is allowed"
         )
 
 
@@ -93,7 +98,7 @@ def wrong_call(
     """
     tokens = sum(LENGTHS)
     context = min(source.shape.maximum_positions, 2 * tokens)
-    options = replace(
+    changed = replace(
         options,
         dtype="float32",
         block_size=SMALL_BLOCK,
@@ -101,7 +106,7 @@ def wrong_call(
         prefill_buckets=(tokens,),
         decode_buckets=(len(LENGTHS),),
     )
-    job = resolve(source, options)
+    job = resolve(source, changed)
     if front is None or front.job.front != job.front:
         front = front_end(job)
     compiled = back_end(front, job)
@@ -110,7 +115,14 @@ def wrong_call(
         path = Path(folder) / "artifact"
         write_compiled(compiled, path, weights=weights)
         try:
-            return _Replay(compiled, path, weights).run(front.phases.programs)
+            options = LoadOptions(
+                emulate=True if job.target.name == "xpu" else None,
+                kv_blocks=_blocks(compiled),
+                guard_steps=0,
+            )
+            with machines_of(path, job.lowering.ranks, options) as (threads, loaded):
+                machines = [machine for _, machine in loaded]
+                return _Replay(compiled, weights, threads, machines).run(front.phases.programs)
         except GlmcError as error:
             if shortage_behind(error) is not None:
                 raise
@@ -129,22 +141,20 @@ def _failed(error: GlmcError) -> WrongCall:
 
 
 class _Replay:
-    def __init__(self, compiled: Compiled, path: Path, weights: ModelWeights) -> None:
+    """The machines of all ranks, which take each call together."""
+
+    def __init__(
+        self,
+        compiled: Compiled,
+        weights: ModelWeights,
+        threads: RankThreads,
+        machines: Sequence[Machine],
+    ) -> None:
         self.compiled, self.weights = compiled, weights
         self.size = compiled.job.lowering.block_size
-        width = compiled.job.lowering.blocks_per_sequence
-        self.blocks = width * len(LENGTHS) + 1
-        self.machine = assemble(
-            load_artifact(path, verify_hashes=False),
-            LoadOptions(
-                emulate=True if compiled.job.target.name == "xpu" else None,
-                kv_blocks=self.blocks,
-                guard_steps=0,
-            ),
-        )
-        self.caches: dict[CacheKey, Tensor] = {}
+        self.threads, self.machines = threads, machines
+        self.caches: list[dict[CacheKey, Tensor]] = [{} for _ in machines]
 
-    @torch.inference_mode()
     def run(self, programs: Mapping[PhaseKey, Program]) -> WrongCall | None:
         """Prefill of ragged sequences, then one more token for each."""
         generator = torch.Generator().manual_seed(7)
@@ -168,87 +178,138 @@ class _Replay:
         return None
 
     def _phase(self, key: PhaseKey, program: Program, step: Step) -> WrongCall | None:
-        values = self._values(program, step)
-        nodes = {node.name: node for node in values}
-        lowered = self.compiled.phases[key]
-        plan = lowered.plan
-        last = {buffer.id: buffer.last for buffer in plan.buffers}
-        alive: dict[int, tuple[Tensor, Node]] = {}
-        views: dict[int, Tensor] = {}
-        traced = self.machine.replays[key].trace(step)
-        for position, (kernel_call, arguments) in enumerate(traced):
-            for each, view in _views(kernel_call, arguments):
-                views[each] = max(views.get(each, view), view, key=Tensor.numel)
-            for each in _buffers_written(kernel_call):
-                alive.pop(each, None)
-            calls = tuple(
-                each.function for each in plan.calls[: position + 1] if _same(each, kernel_call)
-            )
-            whole: dict[Node, Tensor] = {}
-            for name, storage in lowered.outputs.get(position, ()):
-                node = nodes[name]
-                if isinstance(storage, InputArgument):
-                    continue  # of a traced program only
-                if isinstance(storage, CacheArgument):
-                    actual = self._paged(self.machine.cache.tensor(storage.cache, storage.layer))
-                    self.caches[CacheKey(storage.cache, storage.layer)] = values[node]
-                else:
-                    actual = (
-                        views[storage.buffer]
-                        .flatten()[: values[node].numel()]
-                        .view(values[node].shape)
-                    )
-                    alive[storage.buffer] = actual, node
-                whole[node] = actual
-            for node, (expected, actual) in _comparable(whole, values).items():
-                wrong = _judge(
-                    kernel_call, calls, program, node, expected, actual, _tolerance(node, values)
-                )
+        lowered, ranks = self.compiled.phases[key], range(len(self.machines))
+        traces = [each.replays[key].trace(step) for each in self.machines]
+        layout = self.compiled.job.target.cache_layout
+        replays = [
+            _RankReplay(program, lowered, values, self.caches[rank], self.machines[rank], layout)
+            for rank, values in enumerate(self._values(program, step))
+        ]
+
+        def advance(rank: int) -> tuple[Call, dict[str, Any]] | None:
+            with torch.inference_mode():
+                return next(traces[rank], None)
+
+        for position in range(len(lowered.plan.calls)):
+            for rank, made in enumerate(self.threads.each(advance)):
+                if made is None:
+                    raise InternalError("a replay ends before its plan", place=f"call {position}")
+                with torch.inference_mode():
+                    wrong = replays[rank].look(position, *made)
                 if wrong is not None:
-                    return wrong
-            for node, actual in whole.items():
-                actual.copy_(values[node])
-            alive = {each: untouched for each, untouched in alive.items() if last[each] > position}
-            for untouched, node in alive.values():
-                wrong = _judge(
-                    kernel_call,
-                    (kernel_call.function,),
-                    program,
-                    node,
-                    values[node],
-                    untouched,
-                    _UNTOUCHED,
-                )
-                if wrong is not None:
-                    return wrong
+                    return wrong if len(ranks) == 1 else replace(wrong, rank=rank)
         return None
 
-    def _values(self, program: Program, step: Step) -> dict[Node, Any]:
-        """Every node of the program, on the inputs of the step."""
+    def _values(self, program: Program, step: Step) -> list[dict[Node, Any]]:
+        """Every node of the program on each rank, on the inputs of the step."""
         width = self.compiled.job.lowering.blocks_per_sequence
-        inputs: dict[str, Tensor] = {}
-        for node in program.inputs():
-            name = node.meta["input"]
-            dtype = node.meta["val"].dtype
-            if "cache" in node.meta:
-                tail = tuple(map(int, m.shape(node)[1:]))
-                empty = torch.zeros((self.blocks, *tail), dtype=dtype)
-                inputs[name] = self.caches.get(node.meta["cache"].key, empty)
-            else:
-                row = step_input(name).values(step, width)
-                inputs[name] = torch.tensor(row, dtype=dtype)
-        bound = BoundInputs(program, inputs, self.weights.table(program))
-        values: dict[Node, Any] = {node: bound[node] for node in program.placeholders()}
-        for node in program.graph.nodes:
-            if node.op == "call_function":
-                values[node] = call(node, values)
+        bound = []
+        for rank, caches in enumerate(self.caches):
+            inputs: dict[str, Tensor] = {}
+            for node in program.inputs():
+                name = node.meta["input"]
+                dtype = node.meta["val"].dtype
+                if "cache" in node.meta:
+                    tail = tuple(map(int, m.shape(node)[1:]))
+                    blocks = _blocks(self.compiled)
+                    empty = torch.zeros((blocks, *tail), dtype=dtype)
+                    inputs[name] = caches.get(node.meta["cache"].key, empty)
+                else:
+                    row = step_input(name).values(step, width)
+                    inputs[name] = torch.tensor(row, dtype=dtype)
+            bound.append(BoundInputs(program, inputs, self.weights.table(program, rank)))
+        values: list[dict[Node, Any]] = [
+            {node: each[node] for node in program.placeholders()} for each in bound
+        ]
+        with torch.inference_mode():
+            for node in program.graph.nodes:
+                if node.op == "call_function":
+                    made = call_on_ranks(node, values)
+                    for mine, value in zip(values, made, strict=True):
+                        mine[node] = value
         return values
+
+
+def _blocks(compiled: Compiled) -> int:
+    return compiled.job.lowering.blocks_per_sequence * len(LENGTHS) + 1
+
+
+class _RankReplay:
+    """One phase on one rank: what has been computed and is still needed."""
+
+    def __init__(
+        self,
+        program: Program,
+        lowered: Lowered,
+        values: Mapping[Node, Any],
+        caches: dict[CacheKey, Tensor],
+        machine: Machine,
+        cache_layout: str,
+    ) -> None:
+        self.program, self.lowered, self.values = program, lowered, values
+        self.caches, self.machine, self.cache_layout = caches, machine, cache_layout
+        self.nodes = {node.name: node for node in values}
+        self.last = {buffer.id: buffer.last for buffer in lowered.plan.buffers}
+        self.alive: dict[int, tuple[Tensor, Node]] = {}
+        self.views: dict[int, Tensor] = {}
+
+    def look(
+        self, position: int, kernel_call: Call, arguments: Mapping[str, Any]
+    ) -> WrongCall | None:
+        """What is wrong after a call; what it left is then what it must be."""
+        values, program = self.values, self.program
+        for each, view in _views(kernel_call, arguments):
+            self.views[each] = max(self.views.get(each, view), view, key=Tensor.numel)
+        for each in _buffers_written(kernel_call):
+            self.alive.pop(each, None)
+        calls = tuple(
+            each.function
+            for each in self.lowered.plan.calls[: position + 1]
+            if _same(each, kernel_call)
+        )
+        whole: dict[Node, Tensor] = {}
+        for name, storage in self.lowered.outputs.get(position, ()):
+            node = self.nodes[name]
+            if isinstance(storage, InputArgument):
+                continue  # of a traced program only
+            if isinstance(storage, CacheArgument):
+                actual = self._paged(self.machine.cache.tensor(storage.cache, storage.layer))
+                self.caches[CacheKey(storage.cache, storage.layer)] = values[node]
+            else:
+                actual = (
+                    self.views[storage.buffer]
+                    .flatten()[: values[node].numel()]
+                    .view(values[node].shape)
+                )
+                self.alive[storage.buffer] = actual, node
+            whole[node] = actual
+        for node, (expected, actual) in _comparable(whole, values).items():
+            wrong = _judge(
+                kernel_call, calls, program, node, expected, actual, _tolerance(node, values)
+            )
+            if wrong is not None:
+                return wrong
+        for node, actual in whole.items():
+            actual.copy_(values[node])
+        alive, last = self.alive, self.last
+        self.alive = {each: kept for each, kept in alive.items() if last[each] > position}
+        for untouched, node in self.alive.values():
+            wrong = _judge(
+                kernel_call,
+                (kernel_call.function,),
+                program,
+                node,
+                values[node],
+                untouched,
+                _UNTOUCHED,
+            )
+            if wrong is not None:
+                return wrong
+        return None
 
     def _paged(self, cache: Tensor) -> Tensor:
         """A view of a cache [blocks, heads, tokens, head_dim], as programs have it."""
-        if self.compiled.job.target.cache_layout == "blocks_tokens_heads":
-            return cache.transpose(1, 2)
-        return cache
+        return cache.transpose(1, 2) if self.cache_layout == "blocks_tokens_heads" else cache
 
 
 def _judge(

@@ -96,6 +96,9 @@ def verified_repro(title: Sequence[str], source: ModelSource, options: CompileOp
     for flag, names in (("--passes-on", options.passes_on), ("--passes-off", options.passes_off)):
         arguments += [part for name in names for part in (flag, name)]
     arguments += ["--pipeline", options.pipeline] if options.pipeline else []
+    if options.tensor_parallel > 1:
+        arguments += ["--tensor-parallel", str(options.tensor_parallel)]
+    arguments += ["--expert-parallel"] if options.expert_parallel else []
     return commented(title) + _VERIFY_TEXT.format(arguments=arguments)
 
 

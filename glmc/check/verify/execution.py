@@ -14,11 +14,14 @@ from torch.fx import Node
 from glmc.check.verify.regions import Region
 from glmc.errors import InternalError
 from glmc.ir.match import is_op
+from glmc.ir.ops import semantic_op
+from glmc.ir.ops.collectives import is_collective, over_ranks
 from glmc.ir.program import Program
 from glmc.ir.tolerance import condition_of
 from glmc_runtime.command.out_of_memory import shortage_behind
 
 Values = Mapping[Node, Any]
+_REFUSED = (RuntimeError, LookupError, TypeError, ValueError, NotImplementedError)
 
 
 @dataclass(frozen=True)
@@ -36,10 +39,11 @@ class RegionResult:
 class NodeError(Exception):
     """A call that refused its operands: ``str`` is what it said."""
 
-    def __init__(self, node: Node, error: Exception) -> None:
+    def __init__(self, node: Node, error: Exception, rank: int = 0) -> None:
         first = str(error).strip().partition("\n")[0]
         super().__init__(f"{type(error).__name__}: {first}")
         self.node = node
+        self.rank = rank
 
 
 class BoundInputs(Mapping[Node, Any]):
@@ -67,8 +71,21 @@ class BoundInputs(Mapping[Node, Any]):
         return len(self._nodes)
 
 
-def call(node: Node, values: Values) -> Any:
-    """One call on the values of its operands; raises NodeError."""
+def call_on_ranks(node: Node, values: Sequence[Values]) -> list[Any]:
+    """One call on all ranks, by the values of each; what they tell each other by the values of
+    all. Raises NodeError."""
+    op = semantic_op(node.target)
+    if op is None or not is_collective(op.name):
+        return [call(node, each, rank) for rank, each in enumerate(values)]
+    (operand,) = node.all_input_nodes
+    try:
+        return over_ranks(op.name, [each[operand] for each in values], node.args[1:])
+    except _REFUSED as error:
+        raise NodeError(node, error) from error
+
+
+def call(node: Node, values: Values, rank: int = 0) -> Any:
+    """One call on the values of its operands; raises NodeError, which names the rank."""
     if node.op != "call_function":
         raise InternalError(f"{node.name} is a {node.op} and no call", place=node.name)
     mapped: Any = torch.fx.node.map_arg(
@@ -81,10 +98,10 @@ def call(node: Node, values: Values) -> Any:
             # Counts of whole numbers, as a device has them; the CPU's kernel takes no such.
             return target(arguments[0].double(), *arguments[1:], **keywords).to(arguments[0].dtype)
         return target(*arguments, **keywords)
-    except (RuntimeError, LookupError, TypeError, ValueError, NotImplementedError) as error:
+    except _REFUSED as error:
         if shortage_behind(error) is not None:
             raise  # says nothing of the node
-        raise NodeError(node, error) from error
+        raise NodeError(node, error, rank) from error
 
 
 def each_region(
@@ -147,16 +164,26 @@ def _run(region: Region, before: Values, after: Values) -> RegionResult:
 
 
 def values_of(program: Program, bound: Mapping[Node, Any], wanted: set[Node]) -> dict[Node, Any]:
-    """The values of some nodes; others are freed after their use."""
-    own: dict[Node, Any] = {}
-    values = ChainMap(own, bound)  # type: ignore[arg-type]
+    """The values of some nodes of a program of one rank; others are freed after their use."""
+    return values_on_ranks(program, [bound], wanted)[0]
+
+
+def values_on_ranks(
+    program: Program, bound: Sequence[Mapping[Node, Any]], wanted: set[Node]
+) -> list[dict[Node, Any]]:
+    """The values of some nodes on each rank; ``bound`` has the placeholders of each."""
+    own: list[dict[Node, Any]] = [{} for _ in bound]
+    values = [ChainMap(mine, given) for mine, given in zip(own, bound, strict=True)]  # type: ignore[arg-type]
     left = {node: len(node.users) for node in program.graph.nodes}
     with torch.no_grad():
         for node in program.graph.nodes:
-            if node.op == "call_function":
-                own[node] = call(node, values)
-                for operand in node.all_input_nodes:
-                    left[operand] -= 1
-                    if not left[operand] and operand not in wanted:
-                        own.pop(operand, None)
-    return {node: values[node] for node in wanted}
+            if node.op != "call_function":
+                continue
+            for mine, value in zip(own, call_on_ranks(node, values), strict=True):
+                mine[node] = value
+            for operand in node.all_input_nodes:
+                left[operand] -= 1
+                if not left[operand] and operand not in wanted:
+                    for mine in own:
+                        mine.pop(operand, None)
+    return [{node: each[node] for node in wanted} for each in values]

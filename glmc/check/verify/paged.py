@@ -8,7 +8,6 @@ Whatever sums nothing up must be equal; the rest is reordered.
 
 from __future__ import annotations
 
-from collections import ChainMap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -17,25 +16,17 @@ from torch import Tensor
 from torch.fx import Node
 
 from glmc.check.verify.cases import Case
-from glmc.check.verify.execution import BoundInputs, NodeError, call, values_of
-from glmc.check.verify.verdict import Verdict, Violation, Wrong, verdict_text
+from glmc.check.verify.execution import BoundInputs, values_of, values_on_ranks
+from glmc.check.verify.judge import Expected, Judge, alone
+from glmc.check.verify.verdict import Verdict
 from glmc.check.verify.weights import ModelWeights
 from glmc.ir import match as m
-from glmc.ir.ops import Numerics
+from glmc.ir.ops import semantic_op
+from glmc.ir.ops.collectives import is_collective
 from glmc.ir.packed import Packed, around_attention, last_tokens, layouts
 from glmc.ir.program import Program
-from glmc.ir.tolerance import (
-    ANOTHER_KIND,
-    Deviation,
-    Tolerance,
-    compare,
-    condition_of,
-    tolerance_of_call,
-)
 from glmc.pipeline.records import PassRecord
 from glmc_runtime.format.phases import phase_of
-
-Expected = Mapping[Node, Any]
 
 
 def verify_paging(
@@ -49,12 +40,12 @@ def verify_paging(
 
     Every case runs twice: all tokens at once, and the second half after a filled cache.
     """
-    judge = _Judge(record)
+    judge = Judge(record)
     known = _same_nodes(before, after)
     used = [case for case in cases if case.decided]
     for case in used:
         altered = weights.altered(case.alteration)
-        wanted = {*known.values(), *_around_attention(before), _output(before)}
+        wanted = {*known.values(), *_around_attention(before), output_of(before)}
         values = values_of(before, BoundInputs(before, case.inputs, altered.table(before)), wanted)
         for packed in layouts(case.token_ids, block_size(after)):
             expected: dict[Node, Any] = {}
@@ -63,9 +54,10 @@ def verify_paging(
                 if rows is not None:
                     expected[new] = rows
             caches = _attention(before, after, values, packed, expected)
-            expected[_output(after)] = _rows(values[_output(before)], packed, _output(after))
+            expected[output_of(after)] = _rows(values[output_of(before)], packed, output_of(after))
             bound = BoundInputs(after, {**packed.inputs(), **caches}, altered.table(after))
-            judge.run(after, bound, expected, case)
+            wanted_of = {node: alone(value) for node, value in expected.items()}
+            judge.run(after, [bound], wanted_of, case)
     return judge.verdict(len(used))
 
 
@@ -76,8 +68,9 @@ def verify_phase(
     cases: Sequence[Case],
     weights: ModelWeights,
 ) -> Verdict:
-    """specialise: ``before`` is the paged program, ``after`` that of a phase."""
-    judge = _Judge(record)
+    """specialise: ``before`` is the paged program, ``after`` that of a phase; of all ranks where
+    there are several."""
+    judge, ranks = Judge(record), range(before.ranks)
     ragged = not phase_of(after.phase).equates("tokens", "sequences")
     known = _same_nodes(before, after)
     used = [case for case in cases if case.decided]
@@ -85,17 +78,28 @@ def verify_phase(
         altered = weights.altered(case.alteration)
         layout = layouts(case.token_ids, block_size(before))
         for packed in layout if ragged else last_tokens(layout):
-            inputs = {**packed.inputs(), **_random_caches(before, packed)}
-            table = altered.table(before)
-            wanted = {*known.values(), _output(before)}
-            values = values_of(before, BoundInputs(before, inputs, table), wanted)
-            expected = {new: values[old] for new, old in known.items()}
-            logits = values[_output(before)]
-            if ragged:
-                logits = logits[inputs["last_rows"]]
-            expected[_output(after)] = logits
-            judge.run(after, BoundInputs(after, inputs, altered.table(after)), expected, case)
+            step = packed.inputs()
+            inputs = [{**step, **random_caches(before, packed, rank)} for rank in ranks]
+            ends = list(zip(_ends(after), _ends(before), strict=True))
+            wanted = {*known.values(), *(old for _, old in ends)}
+            values = values_on_ranks(before, bound_on_ranks(before, inputs, altered), wanted)
+            expected = {new: Expected([each[old] for each in values]) for new, old in known.items()}
+            for new, old in ends:
+                logits = [each[old] for each in values]
+                if ragged:
+                    logits = [each[step["last_rows"]] for each in logits]
+                expected[new] = Expected(logits)
+            judge.run(after, bound_on_ranks(after, inputs, altered), expected, case)
     return judge.verdict(len(used))
+
+
+def bound_on_ranks(
+    program: Program, inputs: Sequence[Mapping[str, Tensor]], weights: ModelWeights
+) -> list[BoundInputs]:
+    """The placeholders of each rank."""
+    return [
+        BoundInputs(program, each, weights.table(program, rank)) for rank, each in enumerate(inputs)
+    ]
 
 
 def block_size(program: Program) -> int:
@@ -103,80 +107,6 @@ def block_size(program: Program) -> int:
     return next(
         int(m.shape(node)[1 + node.meta["cache"].block_dimension]) for node in program.caches()
     )
-
-
-class _Judge:
-    """Runs programs on expected values and collects what differs."""
-
-    def __init__(self, record: PassRecord) -> None:
-        self.record = record
-        self.violations: dict[str, Violation] = {}
-        self.compared: set[str] = set()
-        self.largest = 0.0
-        self.wrong: Wrong | None = None
-
-    def run(
-        self, program: Program, bound: Mapping[Node, Any], expected: Expected, case: Case
-    ) -> None:
-        own: dict[Node, Any] = {}
-        values = ChainMap(own, bound)  # type: ignore[arg-type]
-        with torch.no_grad():
-            for node in program.graph.nodes:
-                if node.op != "call_function":
-                    continue
-                try:
-                    own[node] = call(node, values)
-                except NodeError as error:
-                    self._note(node, case, ANOTHER_KIND, str(error))
-                    self._keep(node, values, expected, Tolerance(Numerics.BITWISE), case)
-                    return
-                if node in expected:
-                    tolerance = tolerance_of_call(node).with_condition(condition_of(node, values))
-                    self._compare(node, expected[node], own[node], tolerance, case)
-                    self._keep(node, values, expected, tolerance, case)
-                    own[node] = expected[node]
-
-    def _keep(
-        self, node: Node, values: Expected, expected: Expected, tolerance: Tolerance, case: Case
-    ) -> None:
-        """Hold on to what the first violation can be seen again with."""
-        if self.violations and self.wrong is None:
-            wanted = expected.get(node)
-            self.wrong = Wrong(node, values, frozenset(expected), wanted, tolerance, case.name)
-
-    def _compare(self, node: Node, was: Any, now: Any, tolerance: Tolerance, case: Case) -> None:
-        pairs = zip(was, now, strict=True) if isinstance(was, tuple) else ((was, now),)
-        deviations = [compare(old, new, tolerance) for old, new in pairs]
-        worst = max(deviations, key=lambda deviation: deviation.share)
-        name = node.meta["id"]
-        self.compared.add(name)
-        self.largest = max(self.largest, worst.share)
-        if not worst.allowed:
-            self._note(node, case, worst)
-
-    def _note(self, node: Node, case: Case, deviation: Deviation, failure: str = "") -> None:
-        producer = node.args[0] if m.is_op(node, "getitem") else node
-        names = {node.meta["id"], *producer.meta.get("origins", ())}  # type: ignore[union-attr]
-        match = next((each for each in self.record.matches if each.node in names), None)
-        violation = Violation(
-            self.record.name,
-            self.record.numerics,
-            None if match is None else match.node,
-            node.meta["id"],
-            node.meta.get("layer"),
-            case.name,
-            deviation.error,
-            deviation.bound,
-            node.meta.get("source") or "",
-            failure,
-        )
-        self.violations.setdefault(violation.node, violation)
-
-    def verdict(self, cases: int) -> Verdict:
-        violations = tuple(self.violations.values())
-        numerics = Numerics(self.record.numerics)
-        text = verdict_text(numerics, len(self.compared), "value", cases, self.largest, violations)
-        return Verdict(self.record.name, self.record.numerics, text, violations, self.wrong)
 
 
 def _same_nodes(before: Program, after: Program) -> dict[Node, Node]:
@@ -194,9 +124,17 @@ def _unique(program: Program) -> dict[tuple[str, str], Node]:
     return {key: node for key, node in by_name.items() if node is not None}
 
 
-def _output(program: Program) -> Node:
+def output_of(program: Program) -> Node:
     output = next(node for node in reversed(program.graph.nodes) if node.op == "output")
     return output.args[0][0]  # type: ignore[no-any-return]
+
+
+def _ends(program: Program) -> list[Node]:
+    """The logits, and where the ranks join them also what each rank has of them."""
+    output = output_of(program)
+    op = semantic_op(output.target)
+    joined = op is not None and is_collective(op.name)
+    return [output, *(output.all_input_nodes if joined else ())]
 
 
 def _around_attention(program: Program) -> Iterator[Node]:
@@ -239,9 +177,9 @@ def _rows(value: Any, packed: Packed, new: Node) -> Tensor | None:
     return None
 
 
-def _random_caches(program: Program, packed: Packed) -> dict[str, Tensor]:
-    """Old content for each cache; what is beyond it is NaN."""
-    generator = torch.Generator().manual_seed(11)
+def random_caches(program: Program, packed: Packed, rank: int = 0) -> dict[str, Tensor]:
+    """Old content for each cache, another on each rank; what is beyond it is NaN."""
+    generator = torch.Generator().manual_seed(11 + rank)
     caches: dict[str, Tensor] = {}
     for node in program.caches():
         _, heads, _, size = m.shape(node)

@@ -46,6 +46,8 @@ _OF_GRAPHS = (
     "marked",
     "passes_on",
     "passes_off",
+    "tensor_parallel",
+    "expert_parallel",
 )
 _UNUSABLE = (OSError, RuntimeError, NotOwnError)
 

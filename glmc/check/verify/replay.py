@@ -2,7 +2,7 @@
 
 Ragged sequences are prefilled in one batch and decoded step by step, all with given tokens; the
 captured graph computes the same rows from whole sequences. For ``xpu`` the vendor's functions are
-emulated. The rule depends on the dtype of the plan:
+emulated, and several ranks are threads of this process. The rule depends on the dtype of the plan:
 
 * float32: every row is within the reordered bound of the whole captured graph (tolerance.py).
 * bfloat16 and float16: both, the plan and the captured graph, are compared with the captured graph
@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-import glmc_runtime
+from glmc.check.verify.lockstep import machines_of
 from glmc.check.verify.verdict import Verdict, Violation, off_by
 from glmc.check.verify.weights import ModelWeights
 from glmc.compiled import Compiled
@@ -35,7 +35,8 @@ from glmc.ir.program import Program
 from glmc.ir.tolerance import Tolerance, reduction_terms, stored_values
 from glmc.observe.history.record import REPLAY
 from glmc_runtime.command.out_of_memory import shortage_behind
-from glmc_runtime.errors import GuardError
+from glmc_runtime.engine.options import LoadOptions
+from glmc_runtime.errors import GuardError, RankError
 from glmc_runtime.format.phases import DECODE, PREFILL
 from glmc_runtime.generate.session import Session
 
@@ -155,19 +156,26 @@ def _prompts(compiled: Compiled, texts: Sequence[Sequence[int]]) -> list[tuple[l
 def _replayed(
     compiled: Compiled, weights: ModelWeights, prompts: Sequence[tuple[list[int], int]]
 ) -> tuple[_Rows, bool]:
-    """The rows of the loaded artifact and whether it is emulated."""
+    """The rows of the loaded artifact, of all its ranks in this process, and whether it is
+    emulated. Every rank must have the same."""
+    ranks = compiled.job.lowering.ranks
+    options = LoadOptions(
+        emulate=True if compiled.job.target.name == "xpu" else None,
+        kv_blocks=compiled.job.lowering.blocks_per_sequence * len(prompts) + 1,
+    )
     with tempfile.TemporaryDirectory(prefix="glmc-verify-") as folder:
         path = Path(folder) / "artifact"
         write_compiled(compiled, path, weights=weights)
-        width = compiled.job.lowering.blocks_per_sequence
-        session = glmc_runtime.load(
-            path,
-            verify_hashes=False,
-            emulate=True if compiled.job.target.name == "xpu" else None,
-            kv_blocks=width * len(prompts) + 1,
-        )
-        rows, names = _run(session, prompts)
-        return _Rows(rows, names), session.emulated
+        with machines_of(path, ranks, options) as (threads, machines):
+            sessions = [Session(*each) for each in machines]
+            (rows, names), *others = threads.each(lambda rank: _run(sessions[rank], prompts))
+    for rank, (other, _) in enumerate(others, 1):
+        if not torch.equal(other, rows):
+            raise RankError(
+                f"rank {rank} has other logits than rank 0",
+                found=f"a difference of {float((other - rows).abs().max()):.3g}",
+            )
+    return _Rows(rows, names), sessions[0].emulated
 
 
 def _run(

@@ -21,7 +21,8 @@ class Violation:
 
     ``error`` and ``bound`` are absolute, both at the element that is furthest beyond its bound;
     an infinite error stands for another shape or dtype, for a NaN, and for a value that can't be
-    computed: ``failure`` then says why. ``source`` is a line of the model.
+    computed: ``failure`` then says why. ``source`` is a line of the model. ``rank`` is the worst
+    of several, None where their sum is wrong.
     """
 
     pass_name: str
@@ -34,9 +35,11 @@ class Violation:
     bound: float
     source: str
     failure: str = ""
+    rank: int | None = None
 
     def __str__(self) -> str:
         where = "" if self.layer is None else f" in layer {self.layer}"
+        where += "" if self.rank is None else f" on rank {self.rank}"
         match = "" if self.match is None else f", rewritten at {self.match},"
         what = f"is off by {self.error:.3g} (allowed {self.bound:.3g})"
         if self.failure:

@@ -6,6 +6,7 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from glmc.check.verify.cases import Case
+from glmc.check.verify.dealt import verify_shard
 from glmc.check.verify.execution import NodeError
 from glmc.check.verify.fused import verify_rewrites
 from glmc.check.verify.paged import verify_paging, verify_phase
@@ -32,7 +33,9 @@ def verify_pass(
     only where ``before`` can't be run.
     """
     verify = verify_rewrites
-    if before.phase != after.phase:
+    if before.ranks != after.ranks:
+        verify = verify_shard
+    elif before.phase != after.phase:
         verify = verify_paging if before.phase == "stateless" else verify_phase
     try:
         return verify(before, after, record, cases, weights)

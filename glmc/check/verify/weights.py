@@ -11,7 +11,7 @@ from torch import Tensor
 
 from glmc.check.verify.random_weights import RandomPool
 from glmc.ir.program import Program
-from glmc.ir.recipe import Source, Weight
+from glmc.ir.recipe import Selected, Source, Weight
 from glmc.weights.evaluate import evaluate
 from glmc.weights.source import WeightSource
 
@@ -52,9 +52,9 @@ class ModelWeights:
             return self
         return ModelWeights(self.source, self.keep, alteration)
 
-    def table(self, program: Program) -> Mapping[str, Tensor]:
-        """The weights of a program by name, each made when it is asked for."""
-        return _Table(self, program)
+    def table(self, program: Program, rank: int = 0) -> Mapping[str, Tensor]:
+        """The weights of a rank of a program by name, each made when it is asked for."""
+        return _Table(self, program, rank)
 
     def make(self, weight: Weight) -> Tensor:
         """The tensor of a weight."""
@@ -68,10 +68,17 @@ class ModelWeights:
         return value
 
     def _whole(self, weight: Weight) -> Tensor | None:
-        """A parameter that is the weight as it is; no memory is taken for it."""
-        if not isinstance(weight.recipe, Source):
+        """A parameter that is the weight as it is, or a piece of it; no memory is taken for it."""
+        recipe, runs = weight.recipe, ()
+        if isinstance(recipe, Selected):
+            recipe, axis, runs = recipe.recipe, recipe.axis, recipe.runs
+        if not isinstance(recipe, Source) or len(runs) > 1:
             return None
-        value = self._parameter(weight.recipe.name)
+        value = self._parameter(recipe.name)
+        for start, length in runs:
+            if start is None:
+                return None
+            value = value.narrow(axis, start, length)
         return value if (value.dtype, tuple(value.shape)) == (weight.dtype, weight.shape) else None
 
     def _parameter(self, name: str) -> Tensor:
@@ -84,12 +91,14 @@ class ModelWeights:
 
 
 class _Table(Mapping[str, Tensor]):
-    def __init__(self, weights: ModelWeights, program: Program) -> None:
+    def __init__(self, weights: ModelWeights, program: Program, rank: int) -> None:
         self._weights = weights
         self._recipes = program.weights
+        self._rank = rank if program.ranks > 1 else None
 
     def __getitem__(self, name: str) -> Tensor:
-        return self._weights.make(self._recipes[name])
+        weight = self._recipes[name]
+        return self._weights.make(weight if self._rank is None else weight.on(self._rank))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._recipes)

@@ -9,8 +9,11 @@ from pathlib import Path
 
 from glmc.errors import UsageError
 from glmc.observe.dump.stages import ALL, known_names
+from glmc.pipeline.names import SHARD
 from glmc_runtime.command.nearest import did_you_mean
 from glmc_runtime.errors import MissingPackageError
+
+_DEALS = "add --tensor-parallel 2, say: the step deals a model to ranks"
 
 
 @dataclass(frozen=True)
@@ -82,5 +85,7 @@ def _require_known(flag: str, names: tuple[str, ...], known: Collection[str]) ->
                 f"{flag}: there is no pass '{name}'",
                 expected=", ".join(known),
                 found=name,
-                remedy=did_you_mean(name, known) or "name a pass as 'glmc inspect' lists it",
+                remedy=_DEALS
+                if name == SHARD
+                else did_you_mean(name, known) or "name a pass as 'glmc inspect' lists it",
             )
