@@ -11,23 +11,32 @@ from glmc.artifact import report_form
 from glmc.artifact.times import Times, read_times, with_times
 from glmc_runtime.errors import ArtifactError
 from glmc_runtime.format.artifact_files import MANIFEST, ArtifactFiles, read_manifest
+from glmc_runtime.format.collectives import (
+    COLLECTIVES,
+    AlgorithmTable,
+    default_table,
+    tree_only,
+)
+from glmc_runtime.format.collectives_json import read_table
 from glmc_runtime.format.json_file import json_of
 from glmc_runtime.format.manifest import Manifest, manifest_from_json
 from glmc_runtime.format.phases import PhaseKey
 from glmc_runtime.format.plan import PhasePlan
-from glmc_runtime.loading.loader import load_artifact
+from glmc_runtime.loading.loader import Artifact, load_artifact
 
 
 @dataclass(frozen=True)
 class ArtifactContents:
     """``report`` is what the compiler wrote about its passes, with the seconds that ``times`` has
-    of them, None where they were not recorded; empty when it wrote none."""
+    of them, None where they were not recorded; empty when it wrote none. ``collectives`` is the
+    table by which the ranks add up, None for one rank."""
 
     path: Path
     manifest: Manifest
     plans: Mapping[PhaseKey, PhasePlan]
     report: Mapping[str, Any]
     times: Times | None
+    collectives: AlgorithmTable | None = None
 
 
 def read_artifact(path: Path, *, verify_hashes: bool = False) -> ArtifactContents:
@@ -42,7 +51,18 @@ def read_artifact(path: Path, *, verify_hashes: bool = False) -> ArtifactContent
     report_form.require_report(report)
     times = read_times(artifact.path)
     told = with_times(report, times)
-    return ArtifactContents(artifact.path, artifact.manifest, artifact.plans, told, times)
+    table = _table(artifact) if artifact.manifest.ranks.count > 1 else None
+    return ArtifactContents(artifact.path, artifact.manifest, artifact.plans, told, times, table)
+
+
+def _table(artifact: Artifact) -> AlgorithmTable:
+    """As a rank takes it."""
+    manifest = artifact.manifest
+    if COLLECTIVES in artifact.files:
+        table = read_table(artifact.files.read(COLLECTIVES, compare=True))
+    else:
+        table = default_table(manifest.guards.target, manifest.ranks.count)
+    return table if manifest.deterministic is None else tree_only(table)
 
 
 def manifest_of(path: Path) -> Manifest:

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from glmc.artifact.reader import ArtifactContents, read_artifact
 from glmc.cli.options import Json, all_passes, complete, models, option
+from glmc.cli.ranks_tables import ranks_line, ranks_parts
 from glmc.cli.say import console
 from glmc.cli.tables import NOT_RECORDED, calls_table, passes_table, phases_table
 from glmc.errors import UsageError
@@ -138,6 +139,7 @@ def _parts(
         yield passes_table(contents.report)
         yield calls_table(contents.report)
         yield phases_table(contents.report)
+    yield from ranks_parts(contents)
     yield _kernels_table(contents)
     yield _memory_table(plan)
     yield from _fits(card)
@@ -162,7 +164,11 @@ def _header(contents: ArtifactContents, card: Card) -> Iterator[str]:
         f"{count_text(model.parameters)} parameters"
     )
     yield f"  target   {manifest.target}, {manifest.dtype}{profile}"
-    yield f"  weights  {bytes_text(weight_bytes(manifest))}, {weights}"
+    several = manifest.ranks.count > 1
+    if several:
+        yield f"  ranks    {ranks_line(contents)}"
+    each = " on each rank" if several else ""
+    yield f"  weights  {bytes_text(weight_bytes(manifest))}{each}, {weights}"
     yield (
         f"  limits   context {limits.max_context}, batch {manifest.phase(DECODE.key).buckets[-1]}, "
         f"prefill steps of {manifest.phase(PREFILL.key).buckets[-1]} tokens"

@@ -62,7 +62,7 @@ def prefill(program: Program) -> Program:
         if node is head:
             arguments = (rebuilder.new(hidden), inputs["last_rows"])
             rows = rebuilder.call(
-                SELECT_ROWS.overload, arguments, node, id=f"{node.meta['id']}.rows"
+                SELECT_ROWS.overload, arguments, node, id=f"{node.meta['id']}.rows", dealt=None
             )
             call = rebuilder.call(
                 node.target,  # type: ignore[arg-type]

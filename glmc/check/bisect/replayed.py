@@ -115,12 +115,12 @@ def wrong_call(
         path = Path(folder) / "artifact"
         write_compiled(compiled, path, weights=weights)
         try:
-            options = LoadOptions(
+            load = LoadOptions(
                 emulate=True if job.target.name == "xpu" else None,
                 kv_blocks=_blocks(compiled),
                 guard_steps=0,
             )
-            with machines_of(path, job.lowering.ranks, options) as (threads, loaded):
+            with machines_of(path, job.lowering.ranks, load) as (threads, loaded):
                 machines = [machine for _, machine in loaded]
                 return _Replay(compiled, weights, threads, machines).run(front.phases.programs)
         except GlmcError as error:

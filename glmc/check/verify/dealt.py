@@ -110,7 +110,7 @@ def _expected(node: Node, old: Node, whole: Any, ranks: int) -> Iterator[Expecte
     if dealt is None:
         yield Expected([whole] * ranks, summed=summed)
     elif dealt != SUMMAND:
-        yield Expected([part_of(whole, *dealt, rank) for rank in range(ranks)], None, dealt, summed)
+        yield Expected([part_of(whole, dealt, rank) for rank in range(ranks)], None, dealt, summed)
     elif _is_summand(node):
         yield Expected(total=whole, summed=summed)
     else:
@@ -138,8 +138,9 @@ def _adds(reader: Node, value: Node) -> bool:
     return any(all(way.operands.get(name) == "first" for name in names) for way in ways)
 
 
-def part_of(whole: Tensor, axis: int, layout: Layout, rank: int) -> Tensor:
+def part_of(whole: Tensor, dealt: tuple[int, Layout], rank: int) -> Tensor:
     """What a rank has of a value."""
+    axis, layout = dealt
     return entries_of(whole, axis, layout.runs(rank))
 
 
@@ -149,5 +150,5 @@ def _caches(after: Program, caches: Mapping[str, Tensor], rank: int) -> dict[str
     for node in after.caches():
         name = node.meta["input"]
         dealt = node.meta.get("dealt")
-        found[name] = caches[name] if dealt is None else part_of(caches[name], *dealt, rank)
+        found[name] = caches[name] if dealt is None else part_of(caches[name], dealt, rank)
     return found

@@ -11,7 +11,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -52,7 +52,7 @@ def machines_of(
     with ExitStack() as stack:
         pools = [stack.enter_context(ThreadPoolExecutor(1)) for _ in range(ranks)]
         threads = RankThreads(pools)
-        store = dist.HashStore()
+        store: Any = getattr(dist, "HashStore")()  # noqa: B009 - torch does not export it
 
         def load(rank: int) -> tuple[Artifact, Machine]:
             torch.set_num_threads(threads_of_torch)  # a thread has a number of its own

@@ -69,16 +69,17 @@ class ModelWeights:
 
     def _whole(self, weight: Weight) -> Tensor | None:
         """A parameter that is the weight as it is, or a piece of it; no memory is taken for it."""
-        recipe, runs = weight.recipe, ()
-        if isinstance(recipe, Selected):
-            recipe, axis, runs = recipe.recipe, recipe.axis, recipe.runs
-        if not isinstance(recipe, Source) or len(runs) > 1:
+        recipe = weight.recipe
+        piece = recipe if isinstance(recipe, Selected) else None
+        whole = recipe if piece is None else piece.recipe
+        if not isinstance(whole, Source):
             return None
-        value = self._parameter(recipe.name)
-        for start, length in runs:
-            if start is None:
+        value = self._parameter(whole.name)
+        if piece is not None:
+            start, length = piece.runs[0]
+            if len(piece.runs) > 1 or start is None:
                 return None
-            value = value.narrow(axis, start, length)
+            value = value.narrow(piece.axis, start, length)
         return value if (value.dtype, tuple(value.shape)) == (weight.dtype, weight.shape) else None
 
     def _parameter(self, name: str) -> Tensor:

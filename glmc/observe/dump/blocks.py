@@ -120,4 +120,13 @@ def line(node: Node, layer: int | None, values: Values) -> str:
     module = str(node.meta.get("module") or "")
     if module and not node_id(node).startswith(f"{module}#"):
         text += f"  in {relative(module, layer)}"
-    return text
+    dealt = node.meta.get("dealt")
+    return text if dealt is None else f"{text}  {_dealt_text(dealt)}"
+
+
+def _dealt_text(dealt: object) -> str:
+    """What a rank has of a value, as the pass that deals a model has noted it."""
+    if not isinstance(dealt, tuple):
+        return "(a summand on each rank)"
+    axis, layout = dealt
+    return f"(of {layout.entries} along dimension {axis}, on {layout.ranks} ranks)"

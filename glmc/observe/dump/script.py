@@ -11,6 +11,7 @@ from torch.fx import Node
 from glmc.errors import InternalError
 from glmc.ir.match import op_name
 from glmc.ir.ops import semantic_op
+from glmc.ir.ops.collectives import is_collective
 from glmc.ir.program import Program
 from glmc.observe.dump.blocks import Block, node_id
 from glmc.observe.dump.examples import block_size_of, step_inputs
@@ -37,6 +38,18 @@ def random(*shape, dtype):
     return values
 
 '''
+_RANKS = """
+from glmc.ir.ops.collectives import over_ranks
+
+RANKS = {ranks}
+
+
+def of_all_ranks(name, x, *arguments):
+    \"\"\"What a rank gets where all have the same tensor, as they do not: the
+    numbers that follow are none of the model's. glmc.ir.ranks runs it with each rank's own.\"\"\"
+    return over_ranks(name, [x] * RANKS, arguments)[0]
+
+"""
 _MAIN = """
 def main(names):
     for name in names or PARTS:
@@ -70,6 +83,8 @@ def script(header: Sequence[str], program: Program, made: Sequence[Block], value
         if block.like:
             text += f"# {block.name} stands for layers {', '.join(map(str, block.like))} too\n"
     text += _PRELUDE.replace(_OPS, _OPS + _imports(program))
+    if program.ranks > 1:
+        text += _RANKS.format(ranks=program.ranks)
     for part in parts:
         text += function_text(part, values) + "\n\n" + _example(part, values, literals) + "\n\n"
     text += "PARTS = {\n"
@@ -123,7 +138,11 @@ def _shape(node: Node, values: Values) -> str:
 def _call(part: Part, node: Node) -> str:
     if op_name(node) == "getitem":
         return f"{part.names[node.args[0]]}[{node.args[1]!r}]"  # type: ignore[index]
-    return f"{target_text(node)}({arguments(node, lambda item: part.names[item])})"
+    given = arguments(node, lambda item: part.names[item])
+    op = semantic_op(node.target)
+    if op is not None and is_collective(op.name):
+        return f"of_all_ranks({op.name!r}, {given})"
+    return f"{target_text(node)}({given})"
 
 
 def target_text(node: Node) -> str:

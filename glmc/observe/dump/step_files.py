@@ -42,6 +42,7 @@ class Snapshot:
         record = self.record
         facts: dict[str, Any] = {"step": self.label, "stage": self.step.stage}
         facts |= {"pass": self.step.name, "model": self.program.model.name}
+        facts |= {"ranks": self.program.ranks} if self.program.ranks > 1 else {}
         if record is not None:
             facts |= {
                 "numerics": record.numerics,
@@ -60,6 +61,8 @@ class Snapshot:
         """The same in a few lines, for text and scripts."""
         program, record = self.program, self.record
         lines = [f"{self.label}: {program.model.name}, {program.phase}, {self._count()} nodes"]
+        if program.ranks > 1:
+            lines[0] += f", one of {program.ranks} ranks"
         if record is not None:
             lines.append(
                 f"pass {record.name}: {len(record.matches)} matches, "

@@ -21,11 +21,11 @@ def collective_calls(plans: Iterable[PhasePlan]) -> tuple[CollectiveCalls, ...]:
         for call in plan.calls:
             if call.function.partition(".")[0] == FAMILY:
                 dtype, message = message_of(call, plan.buffers)
-                found[plan.name, call.function, dtype, message] += 1
+                found[plan.name, call.function, dtype, str(message)] += 1
     return tuple(CollectiveCalls(*row, calls) for row, calls in found.items())
 
 
-def message_of(call: Call, buffers: tuple[Buffer, ...]) -> tuple[str, str]:
+def message_of(call: Call, buffers: tuple[Buffer, ...]) -> tuple[str, Extent]:
     """The dtype of what a rank tells, and its bytes in symbols of the phase."""
     x = call.arguments["x"]
     assert isinstance(x, BufferArgument)  # by the schema of the kernel
@@ -33,4 +33,4 @@ def message_of(call: Call, buffers: tuple[Buffer, ...]) -> tuple[str, str]:
     size = Extent(constant=1)
     for extent in buffer.shape if x.shape is None else x.shape:
         size = size.times(extent)
-    return buffer.dtype, str(size * dtype_of(buffer.dtype).itemsize)
+    return buffer.dtype, size * dtype_of(buffer.dtype).itemsize
