@@ -66,7 +66,7 @@ def _rows(
         sizes = plan.phase.largest(bucket, entry.largest)
         found: Counter[tuple[str, int]] = Counter()
         for call in plan.calls:
-            if call.function == ALL_REDUCE:
+            if call.function.startswith(ALL_REDUCE):
                 dtype, message = message_of(call, plan.buffers)
                 found[dtype, message.evaluate(sizes)] += 1
         for (dtype, size), calls in sorted(found.items()):

@@ -77,9 +77,12 @@ def call_on_ranks(node: Node, values: Sequence[Values]) -> list[Any]:
     op = semantic_op(node.target)
     if op is None or not is_collective(op.name):
         return [call(node, each, rank) for rank, each in enumerate(values)]
-    (operand,) = node.all_input_nodes
+    arguments: list[Any] = [
+        [each[operand] for each in values] if isinstance(operand, Node) else operand
+        for operand in node.args
+    ]
     try:
-        return over_ranks(op.name, [each[operand] for each in values], node.args[1:])
+        return over_ranks(op.name, arguments[0], arguments[1:])
     except _REFUSED as error:
         raise NodeError(node, error) from error
 

@@ -56,7 +56,7 @@ class _Spread:
         if op is None or not is_collective(op.name):
             copy = self.graph.node_copy(node, lambda operand: self.on(operand, rank))
             return self._named(copy, node, rank)
-        (operand,) = node.all_input_nodes
+        operand = node.all_input_nodes[0]
         parts = [self.on(operand, each) for each in range(len(self.values))]
         if op is ALL_REDUCE:
             return self._sum(node, parts)
