@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from math import log2
 
 from glmc.estimates.device import Device
-from glmc.ir.ops.collectives import ALL_REDUCE
+from glmc.ir.ops.collectives import ALL_REDUCES
 from glmc_runtime.format.algorithms import ALGORITHMS, LIBRARY, MEMORY, MESSAGES, Link
 from glmc_runtime.format.collectives import AlgorithmTable, GroupKey, default_table
 
@@ -27,7 +27,7 @@ class Group:
 
     def seconds(self, op: str, message: float, dtype: str) -> tuple[str, float]:
         """The algorithm of a collective whose ranks have ``message`` bytes each, and its time."""
-        if op != ALL_REDUCE.name:
+        if op not in ALL_REDUCES:
             return LIBRARY, self._passed_on(message)
         name = self.table.entry(GroupKey(self.ranks, _topology(self.table), dtype)).algorithm(
             round(message)
@@ -52,7 +52,7 @@ class Group:
 
     def least(self, op: str, message: float) -> float:
         """Seconds in which the bytes that each rank must send have gone over its link."""
-        reduced = op == ALL_REDUCE.name
+        reduced = op in ALL_REDUCES
         sent = 2 * self._share * message if reduced else (self.ranks - 1) * message
         return sent * self._beta
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from glmc.estimates.estimate import Estimate, Placed
 from glmc.estimates.step_estimate import EstimatedLine, EstimatedStep
-from glmc.ir.ops.collectives import ALL_REDUCE
+from glmc.ir.ops.collectives import ALL_REDUCES
 from glmc_runtime.command.units import bytes_text, count_text, share_text
 from glmc_runtime.format.cache import shown
 from glmc_runtime.format.phases import DECODE
@@ -70,7 +70,7 @@ def option_rows(estimate: Estimate) -> Iterator[tuple[str, ...]]:
 
 def _fastest(placed: Placed) -> str:
     """The all-reduce of a decode step by the table, and the fastest where that is another."""
-    reduced = [each for each in placed.decode.collectives if each.line.op == ALL_REDUCE.name]
+    reduced = [each for each in placed.decode.collectives if each.line.op in ALL_REDUCES]
     if placed.group is None or not reduced:
         return "-"
     name, seconds = placed.group.best(reduced[0].line.cost.message)

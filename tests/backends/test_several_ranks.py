@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from glmc.compiler import compile_model
+from glmc.compiler import compile_model, compile_plan
 from glmc.config import CompileOptions
 from glmc.ir.layout import even
+from glmc.job import read_job
 from glmc.presets.names import preset_names
 from glmc.presets.published import load_preset
 from glmc_runtime.format.phases import DECODE, PREFILL
+from glmc_runtime.format.plan import ValueArgument
 from glmc_runtime.kernels.vendor_functions.dense import SWIGLU_ROW_BYTES
 from glmc_runtime.loading.check import check_plan
 from glmc_runtime.loading.loader import load_artifact
@@ -61,6 +64,36 @@ def test_plans_of_the_shipped_mixture(
         assert merged + calls["collective.all_reduce"] == 2 * LAYERS + 1
         assert bool(merged) == (target == "cpu")
     assert calls["collective.all_reduce"] == (1 if target == "cpu" else 2 * LAYERS + 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "by_expert"),
+    crossed(
+        ["glm-4-9b-0414", "glm-4.5-air", "glm-4.6"],
+        [False, True],
+        quick=[("glm-4-9b-0414", False), ("glm-4.5-air", True)],
+    ),
+)
+def test_layers_of_a_preset_on_eight_cards_are_within_the_vendors_limits(
+    name: str, by_expert: bool, tmp_path: Path
+) -> None:
+    """96 query heads on 8 KV heads are 12 on 1 of each rank; 2 KV heads are on four ranks each."""
+    config = {**load_preset(name).config, "num_hidden_layers": 5}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    options = CompileOptions(
+        target="xpu",
+        abi_profile="P-C",
+        weights="none",
+        tensor_parallel=8,
+        expert_parallel=by_expert,
+    )
+    plan = compile_plan(read_job(tmp_path, options)).plans[DECODE.key]
+    heads = {
+        (call.arguments["head_num"], call.arguments["kv_head_num"])
+        for call in plan.calls
+        if call.function == "kunlun_ops.speculative_attention"
+    }
+    assert heads == {(ValueArgument(config["num_attention_heads"] // 8), ValueArgument(1))}
 
 
 @pytest.mark.parametrize("name", preset_names())

@@ -93,7 +93,7 @@ def check_swiglu(width: int, dtype: torch.dtype, place: str) -> None:
             place=place,
             expected=f"a row of a multiple of {SWIGLU_ROW_BYTES} bytes",
             found=f"{width} x {dtype} = {row} bytes",
-            remedy="another intermediate size, or fewer parts of it per card",
+            remedy="a smaller --tensor-parallel, or another intermediate size",
         )
 
 

@@ -105,6 +105,8 @@ ALL_REDUCE_ADD_RMS_NORM = define(
     ),
     replace(_facts(), tokens=("x", "residual"), summed=(("x", -1),)),
 )
+ALL_REDUCES = frozenset({ALL_REDUCE.name, ALL_REDUCE_ADD_RMS_NORM.name})
+"""Those whose message is added up by the algorithm of the ranks' table."""
 OVER_RANKS: Mapping[str, Callable[..., list[Any]]] = MappingProxyType(
     {
         "all_reduce": all_reduce,
