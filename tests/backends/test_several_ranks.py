@@ -66,6 +66,27 @@ def test_plans_of_the_shipped_mixture(
     assert calls["collective.all_reduce"] == (1 if target == "cpu" else 2 * LAYERS + 1)
 
 
+@pytest.mark.parametrize(("target", "profile"), [("cpu", None), ("xpu", "P-C")])
+def test_a_promise_is_kept_by_kernels_of_its_own(
+    target: str, profile: str | None, tmp_path: Path
+) -> None:
+    """Nothing is merged that has no fixed order of sums."""
+    options = CompileOptions(
+        target=target,
+        abi_profile=profile,
+        weights="none",
+        tensor_parallel=2,
+        expert_parallel=True,
+        deterministic="batch",
+    )
+    compile_model(MODEL, tmp_path / "out", options)
+    calls = Counter(
+        call.function for call in load_artifact(tmp_path / "out", rank=None).plans[DECODE.key].calls
+    )
+    local = "ordered.local_moe_ffn" if target == "cpu" else "aten.local_experts"
+    assert calls[local] == MIXTURES and calls["collective.all_reduce"] == 2 * LAYERS + 1
+
+
 @pytest.mark.parametrize(
     ("name", "by_expert"),
     crossed(

@@ -20,6 +20,7 @@ from glmc.estimates.placement import Placement, placements
 from glmc.estimates.traffic import Traffic
 from glmc.estimates.words import OPTIONS, detail, header, notes, option_rows, to_json
 from glmc.ir.match import is_op
+from glmc.ir.ops.collectives import ALL_REDUCES
 from glmc.job import resolve
 from glmc.presets.catalog import load_config
 from glmc_runtime.format.collectives import default_table
@@ -56,7 +57,7 @@ def test_a_rank_has_its_part(model: Path, two: Estimate) -> None:
 
 def test_every_layer_tells_twice(two: Estimate) -> None:
     step = two.placed.decode
-    reduced = [each for each in step.collectives if each.line.op == "all_reduce"]
+    reduced = [each for each in step.collectives if each.line.op in ALL_REDUCES]
     assert sum(each.line.count for each in reduced) == 1 + 2 * 5
     assert {each.line.cost.message for each in reduced} == {8 * 32 * 4.0}
     (gathered,) = (each for each in step.collectives if each.line.op == "all_gather")

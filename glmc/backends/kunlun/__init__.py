@@ -37,7 +37,15 @@ TARGET = Target(
     profiles=PROFILES,
     check=limits.check,
     ordered=MappingProxyType(
-        {"batch": {**plain.EXACT, **rules_dense.RULES, **rules_attention.RULES, **rules_moe.RULES}}
+        {
+            "batch": {
+                **plain.EXACT,
+                **collectives.RULES,
+                **rules_dense.RULES,
+                **rules_attention.RULES,
+                **rules_moe.RULES,
+            }
+        }
     ),
     as_made=rules_moe.AS_MADE,
 )
