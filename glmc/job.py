@@ -101,7 +101,8 @@ class Job:
         options = self.options
         if options.tensor_parallel == 1:
             return None
-        return Shard(options.tensor_parallel, options.expert_parallel)
+        multiple = self.target.column_multiple
+        return Shard(options.tensor_parallel, options.expert_parallel, multiple)
 
     @property
     def passes(self) -> tuple[Pass, ...]:

@@ -25,12 +25,13 @@ class Run(NamedTuple):
 @dataclass(frozen=True)
 class Section:
     """``units`` of ``size`` entries. Where there are more ranks than units, one is cut into up to
-    ``parts``, or ``repeated``."""
+    ``parts``, or ``repeated``; where there are fewer, each rank has a ``multiple`` of so many."""
 
     units: int
     size: int = 1
     parts: int = 1
     repeated: bool = False
+    multiple: int = 1
 
     @property
     def entries(self) -> int:
@@ -39,7 +40,7 @@ class Section:
     def runs(self, rank: int, ranks: int) -> Iterator[Run]:
         """What a rank has, by places within the section."""
         if self.units >= ranks:
-            count = -(-self.units // ranks)
+            count = -(-self.units // (ranks * self.multiple)) * self.multiple
             start = min(rank * count, self.units)
             yield from _filled(start, min(count, self.units - start), count, self.size)
             return
@@ -136,8 +137,8 @@ def _joined(runs: list[Run]) -> Iterator[Run]:
         yield pending
 
 
-def even(size: int, ranks: int, unit: int = 1) -> Layout:
-    """One section of ``size`` entries, dealt in units."""
+def even(size: int, ranks: int, unit: int = 1, multiple: int = 1) -> Layout:
+    """One section of ``size`` entries, dealt in units, a ``multiple`` of so many to each rank."""
     if size % unit:
         raise ValueError(f"{size} entries are no whole number of units of {unit}")
-    return Layout((Section(size // unit, unit),), ranks)
+    return Layout((Section(size // unit, unit, multiple=multiple),), ranks)

@@ -169,6 +169,8 @@ class Target:
     the greedy token of each row of logits, where the target has one. ``as_made``: (op, operand)
     whose rule takes a value of another rule in whatever dtype that made it. ``ordered``: by the
     promises of ``--deterministic`` that the target can keep, the rules in place of all others.
+    ``column_multiple``: of columns that are dealt to ranks each has a multiple of so many, which
+    kernels may need.
     """
 
     name: str
@@ -180,6 +182,7 @@ class Target:
     greedy: str | None = None
     as_made: frozenset[tuple[str, str]] = frozenset()
     ordered: Mapping[str, Mapping[str, Rule]] = field(default_factory=dict)
+    column_multiple: int = 1
 
     def promising(self, deterministic: str | None) -> Target:
         """The target with the rules that keep a promise; raises LoweringError where it has none."""

@@ -60,21 +60,22 @@ class Shard:
 
     ranks: int
     expert_parallel: bool = False
+    multiple: int = 1
     name: str = NAME
     numerics: Numerics = NUMERICS
 
     def run(self, program: Program) -> PassResult:
-        after, result = sharded(program, self.ranks, self.expert_parallel)
+        after, result = sharded(program, self.ranks, self.expert_parallel, self.multiple)
         program.graph_module, program.ranks = after.graph_module, after.ranks
         program.weights, program.symbols = after.weights, after.symbols
         return result
 
 
 def sharded(
-    program: Program, ranks: int, expert_parallel: bool = False
+    program: Program, ranks: int, expert_parallel: bool = False, multiple: int = 1
 ) -> tuple[Program, PassResult]:
     """The program of one rank of several, and what was cut; ``program`` itself stays."""
-    dealing, result = Dealing(ranks, expert_parallel), PassResult()
+    dealing, result = Dealing(ranks, expert_parallel, multiple), PassResult()
     misses: dict[Node, m.NoMatchError] = {}
     for node in reversed(list(program.graph.nodes)):
         if node in dealing.calls or summing(node, dealing) is None:

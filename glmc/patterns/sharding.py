@@ -28,11 +28,13 @@ class Dealing:
     """What has been decided of a program. ``calls`` are the ops that ranks compute apart;
     ``places`` the values, weights and caches that are cut; ``summands`` the values of which each
     rank has a summand, and ``first`` the weights that rank 0 alone has. ``read``: (reader, value)
-    of each cut value or summand that a reader expects to be one.
+    of each cut value or summand that a reader expects to be one. A rank has a ``multiple`` of so
+    many of the columns of a product, where they are dealt one by one.
     """
 
     ranks: int
     expert_parallel: bool = False
+    multiple: int = 1
     calls: dict[Node, Sharding] = field(default_factory=dict)
     places: dict[Node, Place] = field(default_factory=dict)
     summands: set[Node] = field(default_factory=set)
@@ -44,6 +46,7 @@ class Dealing:
         return Dealing(
             self.ranks,
             self.expert_parallel,
+            self.multiple,
             dict(self.calls),
             dict(self.places),
             set(self.summands),
@@ -98,7 +101,8 @@ def deal_columns(node: Node, dealing: Dealing) -> Dealing:
     m.require(ways, node, "its facts must have a cut by columns")
     _settle(node, ways[0], None, after)
     axis = m.tensor(node).dim() - 1
-    after.places[node] = (axis, even(int(m.shape(node)[axis]), after.ranks))
+    size = int(m.shape(node)[axis])
+    after.places[node] = (axis, even(size, after.ranks, multiple=after.multiple))
     return after
 
 
@@ -144,7 +148,8 @@ def _layout(node: Node, way: Sharding, dealing: Dealing) -> Layout:
         own = _own_layout(value, axis, dealing)
         if own is not None and how.sections == 1:
             return own
-    return even(sizes[0] if sizes else 1, dealing.ranks)
+    multiple = 1 if way.name == "experts" else dealing.multiple
+    return even(sizes[0] if sizes else 1, dealing.ranks, multiple=multiple)
 
 
 def _own_layout(value: Node, axis: int, dealing: Dealing) -> Layout | None:

@@ -69,7 +69,7 @@ def _drawn(number: int, chance: random.Random) -> Drawn:
         "max_position_embeddings": MAX_CONTEXT,
         "num_key_value_heads": kv_heads,
         "num_attention_heads": kv_heads * chance.choice([1, 2, 3]),
-        "head_dim": chance.choice([16, 32]),
+        "head_dim": chance.choice([32, 64]),
         "hidden_size": chance.choice([48, 64]),
         "intermediate_size": chance.choice([56, 96, 100]),
         "attention_bias": chance.random() < 0.5,

@@ -96,3 +96,11 @@ def test_heads_become_columns_and_back(ranks: int) -> None:
 def test_a_row_is_not_cut_through() -> None:
     assert even(8, 2).divided(4) is None
     assert even(8, 2, unit=4).divided(4) == even(2, 2)
+
+
+@pytest.mark.parametrize("ranks", RANKS)
+def test_each_rank_has_a_multiple(ranks: int) -> None:
+    layout = even(44, ranks, multiple=8)
+    seen = [entry for rank in range(ranks) for entry in entries(layout, rank)]
+    assert [entry for entry in seen if entry is not None] == list(range(44))
+    assert layout.local % 8 == 0

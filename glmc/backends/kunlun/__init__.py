@@ -18,6 +18,7 @@ from glmc.backends.kunlun import (
 )
 from glmc.lowering import collectives, plain
 from glmc.lowering.target import Target
+from glmc_runtime.kernels.vendor_functions.dense import SWIGLU_ROW_BYTES
 from glmc_runtime.kernels.vendor_functions.row import PROFILES
 
 TARGET = Target(
@@ -48,4 +49,5 @@ TARGET = Target(
         }
     ),
     as_made=rules_moe.AS_MADE,
+    column_multiple=SWIGLU_ROW_BYTES // 2,  # of 2 bytes each
 )
