@@ -18,8 +18,8 @@ def break_function(monkeypatch: pytest.MonkeyPatch, function: str, change: Chang
     """From now on ``kunlun_ops.<function>`` of every emulator that is loaded is ``change``."""
     find = vendor_module._emulator
 
-    def broken(profile: str | None) -> Vendor:
-        vendor = find(profile)
+    def broken(profile: str | None, ordered: bool) -> Vendor:
+        vendor = find(profile, ordered)
         right = getattr(vendor.libraries["kunlun_ops"], function)
 
         def wrong(**arguments: Any) -> object:
