@@ -3,6 +3,7 @@ other in a step of every bucket, and how."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 
@@ -16,6 +17,8 @@ from glmc_runtime.format.manifest import PhaseEntry
 from glmc_runtime.format.messages import FAMILY, message_of
 from glmc_runtime.format.plan import PhasePlan
 
+# Before and after the number of a layer, in the name of a weight.
+_LAYER = re.compile(r"(.*\blayers\.)?(?(1)(\d+))(.*)")
 ALL_REDUCE = f"{FAMILY}.all_reduce"
 
 
@@ -54,9 +57,22 @@ def ranks_parts(contents: ArtifactContents) -> Iterator[RenderableType]:
     yield shown
     for origin in origins:
         yield f"algorithms {origin}"
+    yield from _filled(contents)
+
+
+def _filled(contents: ArtifactContents) -> Iterator[str]:
+    """What was filled up with zeros, the same of several layers in one line."""
+    found: dict[tuple[str, str], list[int]] = {}
     for row in contents.report.get("passes", ()):
         for weight, text in row.get("detail", {}).get("padded", {}).items():
-            yield f"filled up with zeros: {weight}, {text}"
+            before, layer, after = _LAYER.match(weight).groups()  # type: ignore[union-attr]
+            name = weight if layer is None else f"{before}*{after}"
+            found.setdefault((name, text), []).extend([] if layer is None else [int(layer)])
+    for (name, text), layers in found.items():
+        last = max(layers, default=0)
+        where = f", layers {min(layers)} to {last}" if len(layers) > 1 else ""
+        where = f", layer {last}" if len(layers) == 1 else where
+        yield f"filled up with zeros: {name}{where}: {text}"
 
 
 def _rows(

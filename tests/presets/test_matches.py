@@ -6,7 +6,7 @@ import pytest
 
 from glmc.presets.catalog import load_config, load_preset, preset_names
 from glmc.presets.fields import read_fields
-from glmc.presets.matches import expected_matches
+from glmc.presets.matches import expected_collectives, expected_matches
 from tests.support.checkpoints import tiny_file
 
 
@@ -22,6 +22,14 @@ def test_glm_4_7() -> None:
     assert (counts["moe_gate"], counts["moe_ffn"], counts["shared_expert"]) == (89, 89, 89)
     assert (counts["attention"], counts["rope"], counts["qkv_merge"]) == (92, 184, 92)
     assert counts["gate_up_merge"] == 3 + 89
+
+
+def test_collectives_of_a_step() -> None:
+    """A sum for each attention and each MLP, and for the embedding; the logits are joined."""
+    found = {name: expected_collectives(load_config(name).fields) for name in preset_names()}
+    assert found["glm-4.7"] == {"all_reduce": 2 * 92 + 1, "all_gather": 1}
+    assert found["glm-4.5-air"] == {"all_reduce": 2 * 46 + 1, "all_gather": 1}
+    assert found["glm-4-9b-0414"] == {"all_reduce": 2 * 40 + 1, "all_gather": 1}
 
 
 def test_dense_models_have_no_experts() -> None:
