@@ -11,15 +11,19 @@ from typing import Any
 import pytest
 
 from glmc.artifact import inputs, times
+from glmc.artifact.collectives import SWITCHES
 from glmc.artifact.reader import read_artifact
 from glmc_runtime.format import cache, manifest, plan, plan_json, step_inputs
+from glmc_runtime.format.collectives import COLLECTIVES, default_table
+from glmc_runtime.format.collectives_json import table_to_text
 from glmc_runtime.format.dtypes import dtype_of
 from glmc_runtime.format.extent import Extent
 from glmc_runtime.format.memory import block_bytes, memory_needs
 from glmc_runtime.format.phases import DECODE, PREFILL
 from glmc_runtime.generate.text.files import SETTINGS, TEMPLATE, TOKENIZER
-from tests.artifact.toy import ToyWeights, checkpoint_of, write
+from tests.artifact.toy import ToyWeights, checkpoint_of, parts, write
 from tests.docs.markdown import ROOT, blocks, section, table_rows
+from tests.runtime import toy
 
 PAGE = ROOT / "docs" / "artifact.md"
 DOCUMENTED = (
@@ -99,14 +103,21 @@ def test_layout_is_what_is_written(tmp_path: Path) -> None:
     documented = section(PAGE, "Layout")
     assert all(f"`{name}`" in documented for name in (TOKENIZER, SETTINGS, TEMPLATE))
     patterns = [
-        name.replace("NNNNN", r"\d{5}").replace(".", r"\.") + (".*" if name.endswith("/") else "")
+        name.replace("NNNNN", r"\d{5}").replace("-N/", r"-\d+/").replace(".", r"\.")
+        + (".*" if name.endswith("/") else "")
         for name in names(documented)
     ]
     write(tmp_path / "toy", tokenizer={TOKENIZER: b"{}"}, history={}, inputs={})
     write(tmp_path / "made", checkpoint=checkpoint_of(tmp_path / "model", ToyWeights().tensors))
+    write(
+        tmp_path / "dealt",
+        parts=parts(ranks=manifest.Ranks(2), phases=toy.entries(ranks=2)),
+        plans={phase.key: toy.toy_plan(phase.name, ranks=2) for phase in (PREFILL, DECODE)},
+        tables={COLLECTIVES: table_to_text(default_table("xpu", 2)).encode(), SWITCHES: b"#\n"},
+    )
     written = [
         path.relative_to(tmp_path / artifact).as_posix()
-        for artifact in ("toy", "made")
+        for artifact in ("toy", "made", "dealt")
         for path in (tmp_path / artifact).rglob("*")
         if path.is_file()
     ]
