@@ -55,7 +55,8 @@ SUMMAND = "summand"
 class Shard:
     """See the module's text. ``run`` replaces the program's graph, weights and symbols.
 
-    Raises LoweringError where a weight is cut for one reader and whole for another.
+    Raises LoweringError where a weight is cut for one reader and whole for another, and for a
+    vocabulary of fewer tokens than ranks.
     """
 
     ranks: int
@@ -87,6 +88,7 @@ def sharded(
     head = _head(program)
     if head is not None:
         dealing = deal_columns(head, dealing)
+        _require_in_order(head, dealing)
     _require_known(dealing)
     # What cuts a whole value by its weight ends no region, and is a part of another.
     whole = (node for node in reversed(misses) if node not in dealing.calls and misses[node].near)
@@ -108,6 +110,19 @@ def _head(program: Program) -> Node | None:
     op = semantic_op(head.target)
     cuts = () if op is None else op.facts.shardings
     return head if any(each.name == "column" for each in cuts) else None
+
+
+def _require_in_order(head: Node, dealing: Dealing) -> None:
+    """Parts are joined rank by rank. Of fewer entries than ranks some between have none."""
+    _, layout = dealing.places[head]
+    if layout.entries < layout.ranks:
+        raise LoweringError(
+            f"a vocabulary of {layout.entries} can't be dealt to {layout.ranks} ranks",
+            place=place(head),
+            expected="a token for each rank at least",
+            found=f"--tensor-parallel {layout.ranks}",
+            remedy=f"--tensor-parallel {layout.entries} or fewer",
+        )
 
 
 def _require_known(dealing: Dealing) -> None:
@@ -204,8 +219,7 @@ class _Rebuild:
             name = _first_name(layout)
             if name in self.firsts:
                 continue
-            starts = tuple(rank * layout.local for rank in range(layout.ranks))
-            weight = Weight(name, (1,), torch.int64, ByRank(starts))
+            weight = Weight(name, (1,), torch.int64, ByRank(_starts(layout)))
             self.firsts[name] = self.rebuilder.weight(weight)
 
     def _dealt(self, node: Node) -> Layout:
@@ -264,6 +278,12 @@ class _Rebuild:
 
 def _first_name(layout: Layout) -> str:
     return f"first_of_{layout.entries}"
+
+
+def _starts(layout: Layout) -> tuple[int, ...]:
+    """The first entry of each rank; of one that has none the number of all, which no index is."""
+    starts = (layout.runs(rank)[0].start for rank in range(layout.ranks))
+    return tuple(layout.entries if start is None else start for start in starts)
 
 
 def _sizes(sizes: Any, cut: Place) -> list[Any]:

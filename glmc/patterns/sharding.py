@@ -280,11 +280,15 @@ def _summand(value: Node, reader: Node, dealing: Dealing) -> None:
 
 
 def _require_readers(after: Dealing, before: Dealing) -> None:
-    """What is newly cut is read by those alone who know."""
+    """What is newly cut is read by those alone who know, and so are summands that are not added up
+    where they are made."""
     for value in {*after.places} - {*before.places}:
         for reader in value.users:
             knows = (reader, value) in after.read or (value.op == "placeholder")
             m.require(knows, value, "it is also read whole, or by what is not dealt")
+    for value in after.summands - before.summands:
+        known = [(reader, value) in after.read for reader in value.users]
+        m.require(all(known) or not any(known), value, "it is also read added up")
 
 
 def whole_reads(dealing: Dealing) -> Iterator[tuple[Node, Node]]:

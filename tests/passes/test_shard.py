@@ -76,14 +76,30 @@ def test_prefill_in_chunks_then_decode_equals_each_sequence_alone(
     ],
 )
 def test_what_does_not_divide(overrides: dict[str, Any], ranks: int) -> None:
-    config = tiny_config("glm", **overrides)
+    assert_equals_the_whole(tiny_config("glm", **overrides), Shard(ranks))
+
+
+def assert_equals_the_whole(config: Any, shard: Shard) -> None:
     model = tiny_model(config)
     alone, together = Batch(model, (7, 3)), RankedBatch(model, (7, 3))
     program = paged(config)
     expected = alone.step(give_caches(program.copy()), (7, 3))
-    Shard(ranks).run(program)
+    shard.run(program)
     logits = together.step(give_caches(program), (7, 3))
     torch.testing.assert_close(logits, expected, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize(("experts", "ranks"), [(4, 8), (4, 6), (10, 4)])
+def test_experts_that_do_not_divide(experts: int, ranks: int) -> None:
+    """Of fewer experts than ranks some have none, also between those that have one."""
+    fields = {"n_routed_experts": experts, "n_group": 1, "topk_group": 1, "num_experts_per_tok": 3}
+    assert_equals_the_whole(tiny_config("glm4_moe", **fields), Shard(ranks, expert_parallel=True))
+
+
+def test_a_vocabulary_of_fewer_tokens_than_ranks_is_refused() -> None:
+    program = paged(tiny_config("glm", vocab_size=3, eos_token_id=[1]))
+    with pytest.raises(LoweringError, match="a vocabulary of 3 can't be dealt to 4 ranks"):
+        sharded(program, 4)
 
 
 @pytest.mark.parametrize(
@@ -136,6 +152,14 @@ def test_what_is_also_read_whole_stays_whole(name: str) -> None:
     reasons = {miss.condition for miss in result.near_misses}
     assert "it is also read whole, or by what is not dealt" in reasons
     assert ops(after)["all_reduce"] == 4
+
+
+def test_a_summand_that_is_also_read_added_up_is_not_left_a_summand() -> None:
+    """The shared expert takes the ranks' own parts of the routed ones; another reader must not."""
+    after, result = sharded(added_reader(paged(tiny_config("glm4_moe")), "glmc.moe_ffn"), 2)
+    assert "it is also read added up" in {miss.condition for miss in result.near_misses}
+    output = next(node for node in reversed(after.graph.nodes) if node.op == "output")
+    assert m.is_op(output.args[0][1], "glmc.all_reduce")
 
 
 def test_a_cut_weight_with_another_reader_is_refused() -> None:
