@@ -30,6 +30,8 @@ def test_nothing_that_sums_is_left_to_torch(target: str, promise: str) -> None:
     rules = target_by_name(target).promising(promise).rules
     assert not {"aten.silu", "aten.mean", "aten.pow", "aten.rsqrt"} & set(rules)
     assert {"linear", "moe_ffn", "decode_attention", "prefill_attention"} <= set(rules)
+    # Of several ranks: their sums go along a tree, and an embedding only moves numbers.
+    assert {"all_reduce", "all_gather", "local_embedding", "local_moe_ffn"} <= set(rules)
 
 
 @pytest.mark.parametrize("target", ["cpu", "xpu"])
