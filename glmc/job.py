@@ -123,6 +123,13 @@ class Job:
         """Raise LoweringError, AbiError or UsageError for what the target is known to refuse."""
         if self.undecided:
             require_named_dtype(self.options.dtype, "this command")
+        if self.options.expert_parallel and self.source.fields.moe is None:
+            raise UsageError(
+                "the model has no experts that could be dealt to ranks",
+                place=self.source.name,
+                found="--expert-parallel",
+                remedy="drop --expert-parallel",
+            )
         if self.dtype not in self.target.dtypes:
             known = ", ".join(str(item).removeprefix("torch.") for item in self.target.dtypes)
             dtype = str(self.dtype).removeprefix("torch.")

@@ -91,6 +91,12 @@ def test_weights_are_opened_when_they_are_asked_for(model: Path) -> None:
         assert preset.weights is None
 
 
+def test_a_model_without_experts_has_none_to_deal(model: Path) -> None:
+    job = read_job("glm-4-9b-0414", CompileOptions(tensor_parallel=2, expert_parallel=True))
+    with pytest.raises(UsageError, match="has no experts"):
+        job.require_supported()
+
+
 def test_a_front_end_is_shared_only_by_jobs_that_agree(model: Path) -> None:
     def job(**options: Any) -> Job:
         return read_job(model, CompileOptions(**{"dtype": "float32", "max_context": 64, **options}))

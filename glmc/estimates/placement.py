@@ -25,9 +25,12 @@ def placements(
     cards: int, tensor_parallel: int | None, expert_parallel: bool, moe: bool
 ) -> tuple[Placement, ...]:
     """Those to look at: what is asked for, or each power of two that the cards can be cut into,
-    with the experts cut and dealt. Raises UsageError for more ranks than cards."""
+    with the experts cut and dealt. Raises UsageError for more ranks than cards, and for experts of
+    a model that has none."""
     if cards < 1:
         raise UsageError("a model needs a card", found=f"--cards {cards}", remedy="--cards 8")
+    if expert_parallel and not moe:
+        raise UsageError("the model has no experts", found="--expert-parallel")
     if tensor_parallel is not None:
         if not 1 <= tensor_parallel <= cards:
             raise UsageError(
@@ -37,8 +40,6 @@ def placements(
                 remedy=f"--cards {tensor_parallel}, or fewer ranks",
             )
         return (Placement(tensor_parallel, expert_parallel, cards // tensor_parallel),)
-    if expert_parallel and not moe:
-        raise UsageError("the model has no experts", found="--expert-parallel")
     found = []
     for power in range(cards.bit_length()):
         ranks = 1 << power

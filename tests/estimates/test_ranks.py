@@ -155,6 +155,7 @@ def test_placements() -> None:
         (0, None, False, True),
         (2, 4, False, True),
         (2, None, True, False),
+        (2, 2, True, False),
     ):
         with pytest.raises(UsageError):
             placements(cards, ranks, ep, moe)
