@@ -7,6 +7,7 @@ A file is a mapping as ``devices/h200.yaml``. Every number is a mapping of ``val
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -109,7 +110,7 @@ class _Part:
             "the description of a device is not well formed",
             place=f"{self._place}: {path}" if path else self._place,
             expected=expected,
-            found=repr(found)[:80],
+            found=reprlib.repr(found)[:80],  # aliases of YAML can nest without end
             remedy="see docs/estimate.md for the form of a description",
         )
 
@@ -148,11 +149,7 @@ class _Part:
         part = self.part(name)
         part.fields("value", "kind", "source")
         value, kind = part._data["value"], part.text("kind")
-        if (
-            not isinstance(value, (int, float))
-            or isinstance(value, bool)
-            or not math.isfinite(value)
-        ):
+        if not _is_finite(value):
             raise part.wrong(
                 "value", "a number (YAML wants 1.0e+12, with a point and a sign)", value
             )
@@ -161,3 +158,13 @@ class _Part:
         if kind not in PROVENANCES:
             raise part.wrong("kind", ", ".join(PROVENANCES), kind)
         return Number(float(value), part.text("source"), kind)
+
+
+def _is_finite(value: object) -> bool:
+    """Whether it is a number that a float can hold."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False

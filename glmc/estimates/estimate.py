@@ -106,9 +106,10 @@ def estimate(
     which fits and decodes most tokens a second.
 
     No weight is read. Raises what a compile without weights raises, and UsageError for traffic that
-    the model does not know and for a device that there is not.
+    the model does not know, for a device that there is not and for more cards than its host has.
     """
     known = read_device(device) if isinstance(device, str) else device
+    _require_cards(known, cards)
     job, traffic = _job(model, known, traffic, dtype)
     asked = placements(cards, tensor_parallel, expert_parallel, job.source.fields.moe is not None)
     few = captured(job)
@@ -131,6 +132,17 @@ def estimate(
     return Estimate(
         shape.name, shape.parameters, _dtype(job), known, best, tuple(options), tuple(refused)
     )
+
+
+def _require_cards(device: Device, cards: int) -> None:
+    """Links are those within one host: of more cards nothing is known."""
+    if cards > device.cards:
+        raise UsageError(
+            f"the description of {device.name} is of a host with {device.cards} cards",
+            expected=f"1 to {device.cards}",
+            found=f"--cards {cards}",
+            remedy="fewer cards, or a FILE.yaml with the cards and links of another host",
+        )
 
 
 def _job(

@@ -12,6 +12,8 @@ from glmc_runtime.arguments import integer, items_of
 
 USUAL_CONTEXT = 8192
 """Tokens of a sequence where nobody says."""
+MOST_SEQUENCES = 1 << 20
+"""Sizes of larger steps are beyond those of tensors."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +41,10 @@ class Traffic:
                     found=f"--{name} {value}",
                     remedy=f"choose another --{name}",
                 )
-        if not self.batches or min(self.batches) < 1:
+        if not self.batches or min(self.batches) < 1 or max(self.batches) > MOST_SEQUENCES:
             raise UsageError(
-                "a step decodes at least one sequence",
-                expected="numbers from 1 on",
+                "a step decodes at least one sequence, and not more than a tensor can hold",
+                expected=f"numbers from 1 to {MOST_SEQUENCES:,}",
                 found=f"--batch {','.join(map(str, self.batches))}",
                 remedy="--batch 1,16",
             )

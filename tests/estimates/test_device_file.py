@@ -52,6 +52,7 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
         ("read.value", "fast", "read.value"),
         ("read.value", -1.0, "read.value"),
         ("read.value", True, "read.value"),
+        ("read.value", 10**400, "read.value"),
         ("read.kind", "guessed", "read.kind"),
         ("read.source", "", "read.source"),
         ("overlap.value", 0.5, "overlap.value"),
@@ -84,6 +85,15 @@ def test_what_is_wrong_is_named(path: str, value: object, said: str) -> None:
 def test_what_is_no_description_is_refused(data: bytes) -> None:
     with pytest.raises(UsageError):
         parse_device(data, "mine.yaml")
+
+
+def test_aliases_that_nest_are_not_spelled_out() -> None:
+    """Thirty aliases that would be a gigabyte of text."""
+    rows = ["&a0 [x, x]", *(f"&a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 30))]
+    data = yaml.safe_dump(_content() | {"title": None}).replace("null", f"[{', '.join(rows)}]")
+    with pytest.raises(UsageError) as caught:
+        parse_device(data.encode(), "mine.yaml")
+    assert caught.value.place == "mine.yaml: title" and len(str(caught.value)) < 1000
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:

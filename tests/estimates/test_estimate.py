@@ -168,6 +168,13 @@ def test_python(model: Path, made: Estimate) -> None:
         glmc.estimate(model, "h200", batches=(1.5,))  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="no option 'batch'"):
         glmc.estimate(model, "h200", batch=1)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="no option 'collectives'"):
+        glmc.estimate(model, "h200", collectives="{}")  # type: ignore[call-arg]
+
+
+def test_a_host_has_so_many_cards(model: Path) -> None:
+    with pytest.raises(UsageError, match="a host with 8 cards"):
+        estimate(model, "h200", Traffic((1,), 40), cards=9)
 
 
 def test_third_party_numbers_are_said_to_be_such(tmp_path: Path) -> None:
@@ -187,6 +194,7 @@ def test_third_party_numbers_are_said_to_be_such(tmp_path: Path) -> None:
         (Traffic((1,), 40, 4096), "positions that far"),
         (Traffic((0,), 40), "at least one sequence"),
         (Traffic((), 40), "at least one sequence"),
+        (Traffic((10**15,), 40), "not more than a tensor can hold"),
     ],
 )
 def test_traffic_that_can_not_be(model: Path, traffic: Traffic, message: str) -> None:
