@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -91,8 +92,10 @@ def test_bits_are_those_of_one_rank(tmp_path: Path, model: str, dtype: str, rank
     assert torch.equal(on_ranks(tmp_path / str(ranks), ranks, given)[0], expected)
 
 
-def test_a_batch_is_kept_on_several_ranks(tmp_path: Path) -> None:
-    compile_model(MODELS["tiny-moe"], tmp_path / "two", options("bfloat16", "batch", 2))
+@pytest.mark.parametrize(("target", "by_expert"), [("cpu", False), ("cpu", True), ("xpu", True)])
+def test_a_batch_is_kept_on_several_ranks(tmp_path: Path, target: str, by_expert: bool) -> None:
+    asked = replace(options("bfloat16", "batch", 2), target=target, expert_parallel=by_expert)
+    compile_model(MODELS["tiny-moe"], tmp_path / "two", asked)
     given = prompts(3, 7)
     together, alone = on_ranks(tmp_path / "two", 2, given, given[:1])
     assert torch.equal(together[:1], alone)
