@@ -40,6 +40,8 @@ def decide_dtype(job: Job, observer: Observer = NOBODY, rates: Rates | None = No
 def _choice(job: Job, observer: Observer, rates: Rates | None) -> DtypeChoice:
     trial = job.variant(dtype=WEIGHING)
     trial.require_supported()
+    if job.options.deterministic:
+        return DtypeChoice(WIDE, f"no kernel with a fixed order of sums computes in {FAST}")
     prompt, source = calibration_prompt(job), job.weights
     if source is None:
         raise InternalError("a range check was begun without weights")

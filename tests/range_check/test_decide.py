@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -144,6 +144,13 @@ def test_costs_are_predicted_by_the_rates_that_are_given(tmp_path: Path) -> None
     assert "in float16 and" in prefill and prefill.endswith("in bfloat16")
     assert "a decode step of 2 sequences" in decode
     assert job.choice.remarks[-2:] == job.choice.predicted
+
+
+def test_a_promise_leaves_one_dtype_and_no_weight_is_read(tmp_path: Path) -> None:
+    model = checkpoint(tmp_path / "model", DENSE)
+    choice = choice_of(model, replace(AUTO, deterministic="batch"))
+    assert (choice.dtype, choice.weights) == ("bfloat16", 0)
+    assert choice.reason == "no kernel with a fixed order of sums computes in float16"
 
 
 @pytest.mark.parametrize("target", ["cpu", "cuda"])
