@@ -324,8 +324,10 @@ def _impossible_phases(entries: tuple[PhaseEntry, ...], count: int) -> str | Non
             if key in seen:
                 return f"{place} is of rank {key.rank}, as another"
             seen[key] = entry
-    for key in {PhaseKey(key.phase, rank) for key in seen for rank in range(count)} - seen.keys():
-        return f"phases has no plan of {key.phase} for rank {key.rank}"
+    for name in sorted({key.phase for key in seen}):
+        rank = next((rank for rank in range(count) if PhaseKey(name, rank) not in seen), None)
+        if rank is not None:
+            return f"phases has no plan of {name} for rank {rank}"
     for key, decode in seen.items():
         prefill = seen.get(PhaseKey(PREFILL.name, key.rank))
         if key.phase == DECODE.name and prefill is not None:
