@@ -32,6 +32,7 @@ from glmc.weights.checkpoint import Checkpoint
 from glmc.weights.flat import CHUNK_BYTES
 from glmc.weights.safetensors_writer import SHARD_BYTES, TensorSpec, file_size, plan_shards
 from glmc.weights.source import WeightSource
+from glmc_runtime.errors import ArtifactError
 from glmc_runtime.format.artifact_files import MANIFEST, TIMES, largest_size
 from glmc_runtime.format.cache import CacheSpec
 from glmc_runtime.format.manifest import (
@@ -49,7 +50,7 @@ from glmc_runtime.format.manifest import (
 from glmc_runtime.format.phases import PhaseKey
 from glmc_runtime.format.plan import PhasePlan
 from glmc_runtime.format.plan_json import phase_to_json
-from glmc_runtime.format.recipes import RECIPES, recipes_to_json
+from glmc_runtime.format.recipes import RECIPES, recipes_from_json, recipes_to_json
 
 
 @dataclass(frozen=True)
@@ -152,6 +153,7 @@ def write_artifact(
                     data = _json(recipes_to_json(recipes), indent=None)
                     files[RECIPES] = _write_bytes(directory / RECIPES, data)
                     _check_sizes({RECIPES: files[RECIPES]})
+                    _check_recipes(data, manifest)
                 packer = Packer(weights, source, ranks, chunk_bytes, tally)
                 files.update(packer.write(directory, shards))
             check()
@@ -220,6 +222,18 @@ def _check_sizes(files: Mapping[str, FileEntry]) -> None:
                 found=f"{entry.size} bytes",
                 remedy="look into the checkpoint's file of that name, or report this",
             )
+
+
+def _check_recipes(data: bytes, manifest: Manifest) -> None:
+    """The same of recipes, such as those of a file whose name a runtime does not open."""
+    try:
+        recipes_from_json(json.loads(data), manifest)
+    except ArtifactError as error:
+        raise PackError(
+            error.message,
+            place=RECIPES,
+            remedy="name the files as Hugging Face does, or pack the weights: --weights checkpoint",
+        ) from error
 
 
 @contextmanager

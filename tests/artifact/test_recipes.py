@@ -21,7 +21,7 @@ from glmc.artifact.packing import PackProgress, Tally
 from glmc.artifact.recipes import is_stored, made_recipes
 from glmc.compiler import compile_model
 from glmc.config import CompileOptions
-from glmc.errors import CheckpointError, InternalError
+from glmc.errors import CheckpointError, InternalError, PackError
 from glmc.ir.recipe import ByRank, Concatenate, Constant, Recipe, RopeTable, Source, Weight, sources
 from glmc.weights.checkpoint import Checkpoint
 from glmc.weights.evaluate import evaluate
@@ -246,6 +246,20 @@ def test_a_compile_of_either_kind(tmp_path: Path, preset: str, ranks: int) -> No
     shutil.rmtree(model)
     with pytest.raises(ArtifactError, match="can't be read"):
         load_weights(artifact, CPU)
+
+
+def test_recipes_that_no_runtime_takes_are_not_written(tmp_path: Path) -> None:
+    """Of a file whose name it would not open."""
+    model = tiny_checkpoint(tmp_path / "model", "glm-4-9b-0414")
+    (file,) = model.glob("*.safetensors")
+    places = dict.fromkeys(load_file(file), "_part.safetensors")
+    file.rename(model / "_part.safetensors")
+    index = json.dumps({"metadata": {}, "weight_map": places})
+    (model / "model.safetensors.index.json").write_text(index)
+    options = CompileOptions(max_context=64, weights="from-checkpoint")
+    with pytest.raises(PackError, match="and no file's name"):
+        compile_model(model, tmp_path / "made", options)
+    assert not (tmp_path / "made").exists()
 
 
 def test_hashes_are_those_of_the_packed_bytes(pair: tuple[Path, Path, Path]) -> None:
