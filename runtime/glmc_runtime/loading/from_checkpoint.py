@@ -40,7 +40,7 @@ from glmc_runtime.loading.checkpoint_files import CheckpointFiles, memory_of
 from glmc_runtime.loading.loader import Artifact
 
 _BLOCK = 16 << 20
-# Shorter stretches of rows are not read one by one: the rows are read whole.
+# Shorter stretches of rows are not read one by one: the rows, of up to a block, are read whole.
 _SHORT = 64 << 10
 _THREADS = 4
 
@@ -192,9 +192,10 @@ class _Maker:
             return
         start, length = window[0]
         row = prod(shape[1:])
+        size = row * target.element_size()
         short = window[1][1] * prod(shape[2:]) * target.element_size() < _SHORT
-        if cut == 1 and short:
-            step = max(1, _BLOCK // (row * target.element_size()))
+        if cut == 1 and short and size <= _BLOCK:
+            step = _BLOCK // size
             for number in range(0, length, step):
                 part = target[number : number + step]
                 rows = target.new_empty((len(part), *shape[1:]))
