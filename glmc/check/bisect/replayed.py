@@ -36,6 +36,7 @@ from glmc.ir.program import Program
 from glmc.ir.tolerance import Tolerance, compare, condition_of, reduction_terms, stored_values
 from glmc.job import resolve
 from glmc.lowering.lower import Lowered
+from glmc.lowering.target import LoweringOptions
 from glmc.presets.catalog import ModelSource
 from glmc_runtime.command.out_of_memory import shortage_behind
 from glmc_runtime.engine.assemble import Machine
@@ -117,7 +118,7 @@ def wrong_call(
         try:
             load = LoadOptions(
                 emulate=True if job.target.name == "xpu" else None,
-                kv_blocks=_blocks(compiled),
+                kv_blocks=_blocks(job.lowering),
                 guard_steps=0,
             )
             with machines_of(path, job.lowering.ranks, load) as (threads, loaded):
@@ -211,7 +212,7 @@ class _Replay:
                 dtype = node.meta["val"].dtype
                 if "cache" in node.meta:
                     tail = tuple(map(int, m.shape(node)[1:]))
-                    blocks = _blocks(self.compiled)
+                    blocks = _blocks(self.compiled.job.lowering)
                     empty = torch.zeros((blocks, *tail), dtype=dtype)
                     inputs[name] = caches.get(node.meta["cache"].key, empty)
                 else:
@@ -230,8 +231,8 @@ class _Replay:
         return values
 
 
-def _blocks(compiled: Compiled) -> int:
-    return compiled.job.lowering.blocks_per_sequence * len(LENGTHS) + 1
+def _blocks(options: LoweringOptions) -> int:
+    return options.blocks_per_sequence * len(LENGTHS) + 1
 
 
 class _RankReplay:

@@ -218,7 +218,7 @@ def test_memory_that_runs_out_is_no_finding(
             except RuntimeError as error:
                 raise CapacityError("the weights do not fit into memory") from error
 
-        monkeypatch.setattr(replayed, "_Replay", load)
+        monkeypatch.setattr(replayed, "machines_of", load)
         with pytest.raises(CapacityError):
             bisect(source, OPTIONS)
         return
