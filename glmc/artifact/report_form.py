@@ -123,6 +123,10 @@ def _unusable(report: ReportForm) -> str | None:
                 return f"report.{part} lacks {name}"
             if problem := misfit(value[name], kind, f"report.{part}.{name}"):
                 return problem
+    for number, each in enumerate(report.passes):
+        place = f"report.passes[{number}].detail.padded"
+        if problem := misfit(each.detail.get("padded", {}), dict[str, str], place):
+            return problem
     if DECODE.name not in report.phases:
         return f"report.phases lacks {DECODE.name}"
     if not all(phase.arena_bytes for phase in report.phases.values()):

@@ -18,7 +18,7 @@ from glmc_runtime.format.messages import FAMILY, message_of
 from glmc_runtime.format.plan import PhasePlan
 
 # Before and after the number of a layer, in the name of a weight.
-_LAYER = re.compile(r"(.*\blayers\.)?(?(1)(\d+))(.*)")
+_LAYER = re.compile(r"(.*\blayers\.)?(?(1)(\d{1,6}))(.*)")
 ALL_REDUCE = f"{FAMILY}.all_reduce"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -85,6 +86,16 @@ def test_damaged_report(tmp_path: Path) -> None:
             read_artifact(tmp_path / "toy")
     (tmp_path / "toy" / "manifest.json").unlink()
     with pytest.raises(ArtifactError, match=r"manifest\.json is missing"):
+        read_artifact(tmp_path / "toy")
+
+
+@pytest.mark.parametrize("padded", [3, [], {"lm_head.weight": {}}])
+def test_what_was_filled_up_is_text_by_weight(tmp_path: Path, padded: object) -> None:
+    """``glmc inspect`` goes through it."""
+    manifest = write(tmp_path / "toy")
+    passes = [{**REPORT["passes"][0], "detail": {"padded": padded}}]
+    with_report(tmp_path / "toy", manifest, json.dumps({**REPORT, "passes": passes}))
+    with pytest.raises(ArtifactError, match=r"passes\[0\]\.detail\.padded"):
         read_artifact(tmp_path / "toy")
 
 

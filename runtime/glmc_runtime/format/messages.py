@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
+from glmc_runtime.errors import PlanError
 from glmc_runtime.format.dtypes import dtype_of
 from glmc_runtime.format.extent import Extent
 from glmc_runtime.format.manifest import CollectiveCalls
-from glmc_runtime.format.plan import Buffer, BufferArgument, Call, PhasePlan
+from glmc_runtime.format.plan import Buffer, BufferArgument, Call, PhasePlan, place_of
 
 FAMILY = "collective"
 
@@ -26,9 +27,13 @@ def collective_calls(plans: Iterable[PhasePlan]) -> tuple[CollectiveCalls, ...]:
 
 
 def message_of(call: Call, buffers: tuple[Buffer, ...]) -> tuple[str, Extent]:
-    """The dtype of what a rank tells, and its bytes in symbols of the phase."""
-    x = call.arguments["x"]
-    assert isinstance(x, BufferArgument)  # by the schema of the kernel
+    """The dtype of what a rank tells, and its bytes in symbols of the phase; raises
+    :class:`PlanError` where a plan that was not checked yet tells of no buffer."""
+    x = call.arguments.get("x")
+    if not isinstance(x, BufferArgument) or not 0 <= x.buffer < len(buffers):
+        raise PlanError(
+            f"{call.function} has no buffer 'x'", place=place_of(call), found=str(x)[:80]
+        )
     buffer = buffers[x.buffer]
     size = Extent(constant=1)
     for extent in buffer.shape if x.shape is None else x.shape:
