@@ -145,7 +145,8 @@ def estimate(model: str | Path, device: str, **options: Unpack[EstimateKeywords]
     (None: 512).
     ``dtype`` is that of activations (None: the checkpoint's). The model is dealt to
     ``tensor_parallel`` of the ``cards``, with ``expert_parallel`` experts whole; None: every way is
-    looked at, and the best is ``placed``.
+    looked at, and the best is ``placed``. ``collectives`` is the text of a table that ranks go by
+    (None: the target's); the times of one that was measured are taken.
 
     Returns memory, floors and times, with :func:`glmc.estimates.words.to_json` as data. Raises a
     :class:`glmc.errors.GlmcError`.
@@ -166,6 +167,7 @@ def estimate(model: str | Path, device: str, **options: Unpack[EstimateKeywords]
         options.get("cards") or options.get("tensor_parallel") or 1,
         options.get("tensor_parallel"),
         options.get("expert_parallel", False),
+        options.get("collectives"),
     )
 
 

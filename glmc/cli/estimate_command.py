@@ -8,11 +8,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from glmc.cli.options import MODEL_GROUP, RANKS_GROUP, ExpertParallel, Json, Model, complete, option
+from glmc.cli.options import (
+    MODEL_GROUP,
+    RANKS_GROUP,
+    Collectives,
+    ExpertParallel,
+    Json,
+    Model,
+    complete,
+    option,
+)
 from glmc.errors import UsageError
 from glmc.estimates.names import device_names, require_device
 from glmc.presets.names import require_model
 from glmc_runtime.command.ending import stopped_at_once
+from glmc_runtime.command.request_files import text_of_file
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -69,6 +79,7 @@ def estimate_command(
     cards: Cards = None,
     tensor_parallel: Ranks = None,
     expert_parallel: ExpertParallel = False,
+    collectives: Collectives = None,
     batch: Batch = "1",
     context: Context = None,
     prompt: Prompt = None,
@@ -82,6 +93,7 @@ def estimate_command(
     require_model(model)
     require_device(device)
     batches = _numbers(batch)
+    table = None if collectives is None else text_of_file("--collectives", str(collectives))
     with stopped_at_once():
         from glmc.estimates.estimate import estimate
         from glmc.estimates.traffic import Traffic
@@ -94,6 +106,7 @@ def estimate_command(
         cards or tensor_parallel or 1,
         tensor_parallel,
         expert_parallel,
+        table,
     )
     if json_:
         typer.echo(json.dumps(to_json(made)))

@@ -19,6 +19,7 @@ from glmc.ir.ops.collectives import is_collective
 from glmc.ir.ops.facts import KEYS
 from glmc.ir.ops.registry import SemanticOp, semantic_op
 from glmc.ir.program import Program
+from glmc.ir.recipe import Dealt
 from glmc_runtime.format.extent import Extent
 from glmc_runtime.format.step_inputs import TABLE
 
@@ -26,8 +27,6 @@ PRODUCT, EXPERTS, ATTENTION, OTHER = "product", "experts", "attention", "other"
 KINDS = (PRODUCT, EXPERTS, ATTENTION, OTHER)
 """Kinds of nodes that have constants of their own in the time model."""
 COLLECTIVE = "collective"
-FIRST = "first"
-"""The operand of an op that has some entries of a dimension: which is its first."""
 
 
 @dataclass(frozen=True)
@@ -95,10 +94,9 @@ def _cost(node: Node, program: Program, step: Step, table: int) -> Cost:
     moved, computed = op.bytes_accessed(*arguments), float(op.flops(*arguments))
     if kind == COLLECTIVE:
         return Cost(kind, moved, computed, named["x"].nbytes)
-    # The first entry of those that a rank has; the others are other ranks'.
-    ranks = program.ranks if FIRST in named else 1
-    surplus = _never_drawn(op, named, ranks)
-    return Cost(kind, moved - surplus, computed / ranks)
+    everywhere = _of_all_ranks(node, op, program)
+    surplus = _never_drawn(op, named, everywhere)
+    return Cost(kind, moved - surplus, computed * _share(named, everywhere))
 
 
 def _kind(op: SemanticOp) -> str:
@@ -113,19 +111,36 @@ def _kind(op: SemanticOp) -> str:
     return EXPERTS if op.facts.chosen else PRODUCT
 
 
-def _never_drawn(op: SemanticOp, named: Mapping[str, Any], ranks: int) -> float:
+def _of_all_ranks(node: Node, op: SemanticOp, program: Program) -> dict[str, int]:
+    """By the name of an operand from which tokens choose: the entries that all ranks together have
+    where they are dealt, those that fill a rank up left out."""
+    found = {}
+    for name in {name for names in op.facts.chosen.values() for name in names}:
+        operand = node.args[op.argument_names.index(name)]
+        weight = program.weight_of(operand) if isinstance(operand, Node) else None
+        if weight is not None and isinstance(weight.recipe, Dealt) and weight.recipe.axis == 0:
+            found[name] = weight.recipe.layout.entries
+    return found
+
+
+def _share(named: Mapping[str, Any], everywhere: Mapping[str, int]) -> float:
+    """Of the pairs of tokens and experts, those that are drawn of the rank that has most."""
+    return min((named[name].shape[0] / count for name, count in everywhere.items()), default=1.0)
+
+
+def _never_drawn(op: SemanticOp, named: Mapping[str, Any], everywhere: Mapping[str, int]) -> float:
     """Bytes of experts that no token chooses, of those that the facts count.
 
     Facts give the most that tokens can choose, all different ones. Here each token draws its own
     evenly: of E experts, T tokens with k each name E (1 - (1 - k / E)^T) on average, and a rank
-    that has E / N of them reads so many fewer.
+    that has some of them reads its part. The rank that has most, the first, is what counts.
     """
     surplus = 0.0
     for index, operands in op.facts.chosen.items():
         tokens, top_k = named[index].shape
         for name in operands:
             mine = named[name].shape[0]
-            drawn = mine * (1 - (1 - top_k / (mine * ranks)) ** tokens)
+            drawn = mine * (1 - (1 - top_k / everywhere.get(name, mine)) ** tokens)
             surplus += (min(tokens * top_k, mine) - drawn) * named[name][0].nbytes
     return surplus
 

@@ -18,6 +18,9 @@ from glmc.estimates.step_estimate import EstimatedStep, estimated_step
 from glmc.estimates.traffic import USUAL_CONTEXT, Traffic
 from glmc.job import Job, resolve
 from glmc.presets.catalog import load_config
+from glmc_runtime.errors import PlanError
+from glmc_runtime.format.collectives import AlgorithmTable
+from glmc_runtime.format.collectives_json import read_table
 from glmc_runtime.format.memory import MemoryNeeds
 from glmc_runtime.format.phases import DECODE, PREFILL
 
@@ -100,10 +103,12 @@ def estimate(
     cards: int = 1,
     tensor_parallel: int | None = None,
     expert_parallel: bool = False,
+    collectives: str | None = None,
 ) -> Estimate:
     """Estimate a preset or a checkpoint directory on cards of a device, by its name, file or
     description. Without ``tensor_parallel`` the best way to deal it to the cards is taken: that
-    which fits and decodes most tokens a second.
+    which fits and decodes most tokens a second. ``collectives`` is the text of a table that ranks
+    go by in place of the target's; where it was measured, its times are taken.
 
     No weight is read. Raises what a compile without weights raises, and UsageError for traffic that
     the model does not know, for a device that there is not and for more cards than its host has.
@@ -112,13 +117,14 @@ def estimate(
     _require_cards(known, cards)
     job, traffic = _job(model, known, traffic, dtype)
     asked = placements(cards, tensor_parallel, expert_parallel, job.source.fields.moe is not None)
+    table = _table(collectives, cards)
     few = captured(job)
     options: list[Placed] = []
     refused: list[tuple[Placement, str]] = []
     for placement in asked:
         try:
-            options.append(_placed(known, few, placement, traffic))
-        except LoweringError as error:
+            options.append(_placed(known, few, placement, traffic, table))
+        except (LoweringError, PlanError) as error:
             if len(asked) == 1:
                 raise
             refused.append((placement, error.message))
@@ -171,7 +177,32 @@ def _with(buckets: tuple[int, ...], largest: int) -> tuple[int, ...]:
     return buckets if largest <= buckets[-1] else (*buckets, largest)
 
 
-def _placed(device: Device, few: FewLayers, placement: Placement, traffic: Traffic) -> Placed:
+def _table(text: str | None, cards: int) -> AlgorithmTable | None:
+    """The table of a text; raises ArtifactError for one that is not well formed."""
+    if text is None:
+        return None
+    if cards == 1:
+        raise UsageError(
+            "one card has no collectives",
+            found="--collectives without --cards",
+            remedy="add --cards 8, say",
+        )
+    return read_table(text.encode(), "--collectives")
+
+
+def _placed(
+    device: Device,
+    few: FewLayers,
+    placement: Placement,
+    traffic: Traffic,
+    table: AlgorithmTable | None,
+) -> Placed:
+    """Raises LoweringError for a way that the target has no kernels for, and PlanError for one that
+    the table knows nothing of."""
+    dtype = _dtype(few.job)
+    group = group_of(device, placement.ranks, table)
+    if group is not None:
+        group.entry(dtype)
     options = replace(
         few.job.options,
         tensor_parallel=placement.ranks,
@@ -180,9 +211,7 @@ def _placed(device: Device, few: FewLayers, placement: Placement, traffic: Traff
     batches = tuple(sorted({-(-batch // placement.replicas) for batch in traffic.batches}))
     options = replace(options, decode_buckets=_with(CompileOptions.decode_buckets, batches[-1]))
     plans = planned(few, options)
-    group = group_of(device, placement.ranks)
     steps = _steps(options, batches, traffic.context or 1, traffic.prompt or 1)
-    dtype = _dtype(few.job)
     return Placed(
         placement,
         group,

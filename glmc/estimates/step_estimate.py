@@ -92,4 +92,4 @@ def _line(device: Device, dtype: str, group: Group | None, line: Line) -> Estima
         seconds = call_seconds(device, dtype, cost, len(line.kernels))
         return EstimatedLine(line, call_floor(device, dtype, cost), seconds)
     algorithm, seconds = group.seconds(line.op, cost.message, dtype)
-    return EstimatedLine(line, group.least(line.op, cost.message), seconds, algorithm)
+    return EstimatedLine(line, group.least(line.op, cost.message, dtype), seconds, algorithm)

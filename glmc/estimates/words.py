@@ -64,16 +64,16 @@ def option_rows(estimate: Estimate) -> Iterator[tuple[str, ...]]:
             f"{each.tokens_per_second:,.0f}",
             share_text(each.decode.communication) if each.group else "-",
             _ms(each.prefill.seconds),
-            _fastest(each),
+            _fastest(each, estimate.dtype),
         )
 
 
-def _fastest(placed: Placed) -> str:
+def _fastest(placed: Placed, dtype: str) -> str:
     """The all-reduce of a decode step by the table, and the fastest where that is another."""
     reduced = [each for each in placed.decode.collectives if each.line.op in ALL_REDUCES]
     if placed.group is None or not reduced:
         return "-"
-    name, seconds = placed.group.best(reduced[0].line.cost.message)
+    name, seconds = placed.group.best(reduced[0].line.cost.message, dtype)
     taken = f"{reduced[0].algorithm} {reduced[0].seconds * 1e6:,.1f} us"
     if name == reduced[0].algorithm:
         return taken
@@ -136,7 +136,7 @@ def notes(estimate: Estimate) -> Iterator[str]:
     for placement, reason in estimate.refused:
         yield f"{placement}: {reason}."
     if estimate.placed.group is not None:
-        entry = estimate.placed.group.table.entries[0]
+        entry = estimate.placed.group.entry(estimate.dtype)
         yield f"The table of collectives is {entry.origin}."
     yield (
         "MB, GFLOP, floor and us are of one node, a prediction of the model in docs/estimate.md; "

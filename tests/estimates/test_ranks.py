@@ -23,7 +23,19 @@ from glmc.ir.match import is_op
 from glmc.ir.ops.collectives import ALL_REDUCES
 from glmc.job import resolve
 from glmc.presets.catalog import load_config
-from glmc_runtime.format.collectives import default_table
+from glmc_runtime.errors import ArtifactError, PlanError
+from glmc_runtime.format.algorithms import ANY_ORDER, Link
+from glmc_runtime.format.collectives import (
+    ONE_HOST,
+    AlgorithmTable,
+    Band,
+    Curve,
+    GroupKey,
+    Origin,
+    TableEntry,
+    default_table,
+)
+from glmc_runtime.format.collectives_json import table_to_text
 from glmc_runtime.format.phases import DECODE
 from tests.support.checkpoints import tiny_file
 
@@ -70,28 +82,32 @@ def test_every_layer_tells_twice(two: Estimate) -> None:
         assert 0 < each.floor <= each.seconds
 
 
-def test_experts_of_a_rank(model: Path) -> None:
-    """With experts whole a rank has half of them, and each token chooses of all."""
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_experts_of_a_rank(model: Path, ranks: int) -> None:
+    """With experts whole a rank has some of them, and each token chooses of all. Four ranks have
+    two of six each, of which the last has none: the first is what a step waits for."""
     options = CompileOptions(dtype="float32", weights="none")
     few = captured(resolve(load_config(model), options))
-    options = replace(options, tensor_parallel=2, expert_parallel=True)
+    options = replace(options, tensor_parallel=ranks, expert_parallel=True)
     program = dealt(few.fused, resolve(few.few, options)).phases.programs[DECODE.key]
     (node, *_) = (node for node in program.graph.nodes if is_op(node, "glmc.local_moe_ffn"))
     cost = node_cost(node, program, Step(DECODE.name, 8, 1, 40, 8), 128)
     assert cost.kind == EXPERTS
     rows, hidden, width, experts, chosen = 8, 32, 24, 6, 2
-    expert, drawn = 3 * hidden * width, experts * (1 - (1 - chosen / experts) ** rows)
+    mine = {2: 3, 4: 2}[ranks]
+    expert, drawn = 3 * hidden * width, mine * (1 - (1 - chosen / experts) ** rows)
     beside = 2 * rows * hidden * 4 + rows * chosen * (8 + 4) + 8
-    assert cost.bytes == pytest.approx(drawn / 2 * expert * 4 + beside)
-    assert cost.flops == rows * chosen * expert
+    assert cost.bytes == pytest.approx(drawn * expert * 4 + beside)
+    assert cost.flops == pytest.approx(2 * rows * chosen * expert * mine / experts)
 
 
 def test_every_way_is_compared(model: Path) -> None:
     made = estimate(model, CPU, TRAFFIC, "float32", 4)
     found = {str(each.placement): each for each in made.options}
-    assert set(found) | {str(each) for each, _ in made.refused} == {
-        *("4 x TP1", "2 x TP2", "2 x TP2 EP", "TP4", "TP4 EP")
-    }
+    assert set(found) == {"4 x TP1", "2 x TP2", "2 x TP2 EP", "TP4", "TP4 EP"}
+    assert made.refused == ()
+    ops = {each.line.op for each in found["TP4 EP"].decode.lines}
+    assert "local_moe_ffn" in ops and "moe_ffn" not in ops
     assert (found["4 x TP1"].batch, found["2 x TP2"].batch, found["TP4"].batch) == (2, 4, 8)
     assert made.placed.tokens_per_second == max(each.tokens_per_second for each in made.options)
     assert {len(row) for row in option_rows(made)} == {len(OPTIONS)}
@@ -104,14 +120,52 @@ def test_every_way_is_compared(model: Path) -> None:
     assert "4 NVIDIA H200" in next(header(made))
 
 
-def test_what_can_not_be_compiled_is_said(model: Path) -> None:
-    made = estimate(model, H200, TRAFFIC, "bfloat16", 2)
-    assert [(str(placement), "local_moe_ffn" in reason) for placement, reason in made.refused] in (
-        [("TP2 EP", True)],
-        [],
+def measured_table(ranks: int) -> str:
+    """Of float32, where a butterfly takes 20 us for 1 KiB and 30 for 2, and nothing else is
+    timed."""
+    entry = TableEntry(
+        GroupKey(ranks, ONE_HOST, "float32"),
+        ANY_ORDER,
+        (Band(4096, "butterfly"), Band(None, "ring")),
+        Origin("measured", "2026-09-01", "a desk"),
+        (Link("messages", 10.0, 100.0),),
+        (Curve("butterfly", (1024, 2048), (20.0, 30.0)),),
     )
+    return table_to_text(AlgorithmTable((entry,)))
+
+
+def test_a_measured_table_has_the_times(model: Path) -> None:
+    made = estimate(model, CPU, TRAFFIC, "float32", 2, 2, collectives=measured_table(2))
+    reduced, gathered = ({}, {})
+    for each in made.placed.decode.collectives:
+        found = gathered if each.line.op == "all_gather" else reduced
+        found[each.algorithm] = each.seconds
+    assert reduced == {"butterfly": pytest.approx(20e-6)}  # of 1 KiB
+    assert gathered == {"library": pytest.approx((10 + 8 * 48 * 4 / 100) * 1e-6)}
+    # What was not timed goes by the link that was measured: the ring of 16 KiB.
+    group = made.placed.group
+    assert group is not None
+    name, seconds = group.seconds("all_reduce", 16384, "float32")
+    assert (name, seconds) == ("ring", pytest.approx((2 * 10 + 16384 / 100) * 1e-6))
+    assert group.best(16384, "float32")[0] == "butterfly"  # the only one that was timed
+    assert any("measured 2026-09-01 on a desk" in line for line in notes(made))
+
+
+def test_ways_that_a_table_knows_nothing_of_are_said(model: Path) -> None:
+    made = estimate(model, CPU, TRAFFIC, "float32", 4, collectives=measured_table(4))
+    assert [str(each) for each, _ in made.refused] == ["2 x TP2", "2 x TP2 EP"]
+    assert {str(each.placement) for each in made.options} == {"4 x TP1", "TP4", "TP4 EP"}
     text = list(notes(made))
-    assert all(any(str(each) in line for line in text) for each, _ in made.refused)
+    assert all(any(line.startswith(f"{each}: ") for line in text) for each, _ in made.refused)
+    with pytest.raises(PlanError, match="no bands for this group"):
+        estimate(model, CPU, TRAFFIC, "float32", 2, 2, collectives=measured_table(4))
+
+
+def test_tables_that_can_not_be(model: Path) -> None:
+    with pytest.raises(ArtifactError, match="collectives"):
+        estimate(model, CPU, TRAFFIC, "float32", 2, collectives="{}")
+    with pytest.raises(UsageError, match="one card"):
+        estimate(model, CPU, TRAFFIC, "float32", collectives=measured_table(2))
 
 
 def test_the_table_chooses_by_the_message() -> None:
@@ -123,8 +177,8 @@ def test_the_table_chooses_by_the_message() -> None:
     name, seconds = group.seconds("all_reduce", 4 << 20, "bfloat16")
     ring = 14 * alpha + 2 * 7 / 8 * (4 << 20) * beta
     assert (name, seconds) == ("ring", pytest.approx(ring))
-    assert group.best(16384)[0] == "butterfly"
-    assert group.best(64 << 20)[0] in ("ring", "halving_doubling")
+    assert group.best(16384, "float16")[0] == "butterfly"
+    assert group.best(64 << 20, "float16")[0] in ("ring", "halving_doubling")
     # 25.5 us for 16 KiB on eight cards were published.
     assert group.seconds("all_reduce", 16384, "float16")[1] == pytest.approx(25.5e-6, rel=0.01)
 
