@@ -41,14 +41,15 @@ def gathered_texts(group: Group, text: str) -> list[str]:
         return [text]
     process_group, data = group.process_group, text.encode()
     device = "cuda" if backend_of(process_group) == "nccl" else "cpu"
-    length = torch.tensor([len(data)], dtype=torch.int64, device=device)
-    lengths = [torch.empty_like(length) for _ in range(group.size)]
-    process_group.allgather([lengths], [length]).wait()
-    longest = max(int(one) for one in lengths)
-    own = torch.zeros(longest, dtype=torch.uint8, device=device)
-    own[: len(data)] = torch.tensor(list(data), dtype=torch.uint8, device=device)
-    rows = [torch.empty_like(own) for _ in range(group.size)]
-    process_group.allgather([rows], [own]).wait()
+    with torch.inference_mode(False):  # gloo's thread may write to no inference tensor (torch 2.5)
+        length = torch.tensor([len(data)], dtype=torch.int64, device=device)
+        lengths = [torch.empty_like(length) for _ in range(group.size)]
+        process_group.allgather([lengths], [length]).wait()
+        longest = max(int(one) for one in lengths)
+        own = torch.zeros(longest, dtype=torch.uint8, device=device)
+        own[: len(data)] = torch.tensor(list(data), dtype=torch.uint8, device=device)
+        rows = [torch.empty_like(own) for _ in range(group.size)]
+        process_group.allgather([rows], [own]).wait()
     return [
         bytes(row[: int(length)].tolist()).decode()
         for row, length in zip(rows, lengths, strict=True)

@@ -105,10 +105,13 @@ def _shaped(memory: Tensor, like: Tensor) -> Tensor:
 def _mapped(wire: Wire, size: int) -> mmap.mmap:
     """The same ``size`` bytes in all ranks."""
     descriptor, problem = -1, _refusal()
-    if wire.rank == 0 and not problem:
-        descriptor = os.memfd_create("glmc-collectives")
-        os.ftruncate(descriptor, size)
     try:
+        if wire.rank == 0 and not problem:
+            try:
+                descriptor = os.memfd_create("glmc-collectives")
+                os.ftruncate(descriptor, size)
+            except OSError as error:
+                problem = f"rank 0 can't make any: {error.strerror or error}"
         offers = _gathered(wire, [os.getpid(), descriptor, _host(), bool(problem)])
         if any(row[3] for row in offers):
             raise _refused(problem or "another rank can't")
@@ -160,8 +163,9 @@ def _host() -> int:
 
 def _gathered(wire: Wire, values: list[int]) -> list[list[int]]:
     """The values of each rank."""
-    own = torch.tensor(values, dtype=torch.int64)
-    rows = [torch.empty_like(own) for _ in range(wire.size)]
+    with torch.inference_mode(False):  # gloo's thread may write to no inference tensor (torch 2.5)
+        own = torch.tensor(values, dtype=torch.int64)
+        rows = [torch.empty_like(own) for _ in range(wire.size)]
     wire.process_group.allgather([rows], [own]).wait()
     return [row.tolist() for row in rows]
 

@@ -53,7 +53,8 @@ def all_gather(arguments: dict[str, Any]) -> Thunk:
     group = current_group()
     x, out, parts = arguments["x"], arguments["out"], arguments.get("parts")
     if parts is None:
-        parts = x.new_empty(group.size, *x.shape)
+        with torch.inference_mode(False):  # gloo's thread may write to no inference tensor
+            parts = x.new_empty(group.size, *x.shape)
     axis, most = _axis(x, out), group.size
     if axis is None:
         return in_order(group.all_gather_of(x, parts), partial(out.copy_, parts[0]))

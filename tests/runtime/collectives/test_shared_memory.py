@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from typing import Any
 
 import pytest
 import torch
@@ -49,6 +50,40 @@ def test_a_rank_that_does_not_come_is_named() -> None:
         return caught.value.expected
 
     assert in_groups(2, run) == ["its message within 0.2 s", ""]
+
+
+def test_memory_that_rank_0_can_not_make_is_refused_on_every_rank(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def make(name: str) -> int:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(os, "memfd_create", make)
+
+    def run(group: Group) -> str:
+        with pytest.raises(GuardError, match="can't share memory") as caught:
+            group.all_reduce_of(torch.zeros(1), "one_shot")
+        return caught.value.message
+
+    of_rank_0, of_rank_1 = in_groups(2, run)
+    assert "Too many open files" in of_rank_0 and "another rank can't" in of_rank_1
+
+
+def test_memory_is_made_where_a_step_is_bound() -> None:
+    """There no tensor may be changed by another thread, as gloo's is, which older torch refuses."""
+    gathered: list[bool] = []
+
+    def run(group: Group) -> None:
+        class Watched:
+            def allgather(self, rows: list[list[torch.Tensor]], own: list[torch.Tensor]) -> Any:
+                gathered.extend(row.is_inference() for row in rows[0])
+                return group.process_group.allgather(rows, own)
+
+        with torch.inference_mode():
+            SharedMemory(Wire(Watched(), group.rank, group.size), 20.0, 64, True)
+
+    in_groups(2, run)
+    assert gathered == [False] * 8
 
 
 def test_strangers_are_refused_on_every_rank(monkeypatch: pytest.MonkeyPatch) -> None:
