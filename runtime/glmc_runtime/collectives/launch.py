@@ -1,39 +1,27 @@
-"""Start the ranks of a short job on this host, one process each, and stop all of them in time.
-
-No process outlives the one that started it: each asks the system to be killed with it, and ends by
-itself when the time is up.
-"""
+"""A short job on ranks of this host, or on those that torchrun started."""
 
 from __future__ import annotations
 
-import ctypes
-import faulthandler
-import json
 import os
-import signal
-import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from importlib import import_module
-from typing import IO, Any
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from glmc_runtime.collectives.group import Group
+from glmc_runtime.command.rank_processes import run_ranks
 from glmc_runtime.errors import GlmcError, GuardError, Lines, RankError
 
 Job = Callable[..., str]
 """Called on each rank with its group, its device and the options; rank 0's text is the result."""
 BACKENDS = ("gloo", "nccl")
 _DIST: Any = dist  # some of its names have no types
-_POLL = 0.02
-_SHOWN_LINES, _SHOWN_CHARACTERS = 8, 200
-_SET_PDEATHSIG = 1
+_SHOWN_CHARACTERS = 200
 
 
 def run_job(
@@ -46,53 +34,58 @@ def run_job(
     limit: float,
 ) -> str:
     """What ``job``, ``module:function``, returns on rank 0 of ``ranks`` processes; raises
-    :class:`RankError` where one fails or ``limit`` seconds have passed. ``options`` are JSON."""
+    :class:`RankError` where one fails or ``limit`` seconds have passed since all have imported
+    torch. ``options`` are JSON. No process is left, however this one ends."""
     if backend == "nccl":
         _require_cards(ranks)
-    store = _DIST.TCPStore("127.0.0.1", 0, None, True, wait_for_workers=False)
-    shared = {
-        "job": job,
-        "options": dict(options),
-        "size": ranks,
-        "backend": backend,
-        "topology": topology,
-        "limit": limit,
-        "port": store.port,
-        "parent": os.getpid(),
-    }
-    with tempfile.TemporaryDirectory(prefix="glmc-ranks-") as folder, ExitStack() as stack:
-        logs = [stack.enter_context(open(f"{folder}/{rank}", "w+b")) for rank in range(ranks)]
-        processes = [
-            stack.enter_context(
-                _stopped(
-                    json.dumps({**shared, "rank": rank, "result": f"{folder}/result"}), logs[rank]
-                )
-            )
-            for rank in range(ranks)
-        ]
-        _wait(processes, logs, limit)
-        with open(f"{folder}/result", encoding="utf-8") as file:
-            return file.read()
+    ended = run_ranks(
+        f"{__name__}:take_part",
+        ranks,
+        limit,
+        job=job,
+        options=dict(options),
+        backend=backend,
+        topology=topology,
+        patience=limit,
+    )
+    if ended.problem:
+        raise RankError(
+            f"the job of {ranks} ranks has failed: {ended.problem}",
+            place=job,
+            expected="an answer of each rank",
+            found=Lines.of([line[:_SHOWN_CHARACTERS] for line in ended.said]),
+            remedy="see what the rank wrote; where time was short, try an idle machine or fewer "
+            "ranks",
+        )
+    return str(ended.answers[0])
 
 
-@contextmanager
-def _stopped(words: str, log: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
-    """The process of a rank, which is killed at the end of the block unless it has ended."""
-    process = subprocess.Popen(_command(words), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+def take_part(
+    rank: int,
+    size: int,
+    folder: Path,
+    job: str,
+    options: Mapping[str, Any],
+    backend: str,
+    topology: str,
+    patience: float,
+) -> str:
+    """The part of one rank, in a process of its own."""
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // size))
+    store = _DIST.FileStore(str(folder / "meeting"), size)
+    process_group = _process_group(backend, store, rank, size, patience)
+    group = Group(rank, size, process_group, topology=topology, patience=patience)
     try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-
-
-def _command(words: str) -> list[str]:
-    return [sys.executable, "-m", __name__, words]
+        return _called(job, options, group, backend, rank)
+    except GlmcError as error:
+        sys.exit(str(error))
 
 
 def joined_job(job: str, options: Mapping[str, Any], backend: str, topology: str) -> str | None:
     """The same as one of the ranks that torchrun started; None but on rank 0."""
     local = int(os.environ.get("LOCAL_RANK", "0"))
+    if backend == "nccl":
+        torch.cuda.set_device(local)
     dist.init_process_group(backend)
     try:
         group = dist.group.WORLD
@@ -101,59 +94,6 @@ def joined_job(job: str, options: Mapping[str, Any], backend: str, topology: str
     finally:
         dist.destroy_process_group()
     return text if rank == 0 else None
-
-
-def _wait(
-    processes: Sequence[subprocess.Popen[bytes]], logs: Sequence[IO[bytes]], limit: float
-) -> None:
-    end = time.monotonic() + limit
-    while True:
-        states = [process.poll() for process in processes]
-        failed = next((rank for rank, state in enumerate(states) if state), None)
-        if failed is not None:
-            raise RankError(
-                f"rank {failed} failed",
-                place=f"rank {failed} of {len(processes)}",
-                expected="exit status 0",
-                found=_last_lines(logs[failed], states[failed] or 0),
-            )
-        if all(state == 0 for state in states):
-            return
-        if time.monotonic() > end:
-            late = ", ".join(str(rank) for rank, state in enumerate(states) if state is None)
-            raise RankError(
-                "the ranks did not end in time",
-                place=f"rank {late}",
-                expected=f"at most {limit:g} s",
-                remedy="try again on an idle machine, with fewer ranks",
-            )
-        time.sleep(_POLL)
-
-
-def _last_lines(log: IO[bytes], status: int) -> str:
-    log.seek(0)
-    lines = log.read().decode(errors="replace").strip().splitlines()[-_SHOWN_LINES:]
-    ended = f"signal {-status}" if status < 0 else f"exit status {status}"
-    return Lines.of([ended, *(line[:_SHOWN_CHARACTERS] for line in lines)])
-
-
-def _main(words: str) -> None:
-    given = json.loads(words)
-    rank, size, limit = given["rank"], given["size"], given["limit"]
-    _end_with(given["parent"])
-    faulthandler.dump_traceback_later(limit, exit=True)
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // size))
-    store = _DIST.TCPStore("127.0.0.1", given["port"], None, False)
-    process_group = _process_group(given["backend"], store, rank, size, limit)
-    group = Group(rank, size, process_group, topology=given["topology"], patience=limit)
-    try:
-        text = _called(given["job"], given["options"], group, given["backend"], rank)
-    except GlmcError as error:
-        sys.exit(str(error))
-    if rank == 0:
-        with open(given["result"], "w", encoding="utf-8") as file:
-            file.write(text)
-    faulthandler.cancel_dump_traceback_later()
 
 
 def _called(job: str, options: Mapping[str, Any], group: Group, backend: str, local: int) -> str:
@@ -184,15 +124,3 @@ def _require_cards(ranks: int) -> None:
             found=str(torch.cuda.device_count()),
             remedy="run it where the cards are, or with --backend gloo",
         )
-
-
-def _end_with(parent: int) -> None:
-    """Be killed when the process that started this one ends, however it does."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        sys.exit("the process that started the ranks is gone")
-
-
-if __name__ == "__main__":
-    _main(sys.argv[1])

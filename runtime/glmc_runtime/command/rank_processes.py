@@ -27,6 +27,7 @@ _POLL = 0.02
 _GRACE = 2.0
 """Seconds that the other ranks have to answer when one has failed."""
 _KILLED = 5.0
+_SAID_LINES = 8
 BEGIN = 300.0
 """Seconds that all ranks have to begin: imports of a busy machine take a minute."""
 NONE: Mapping[str, str] = MappingProxyType({})
@@ -60,7 +61,7 @@ def run_ranks(
     All have ended when this returns: ``begin`` seconds at most after their start where one has not
     imported its module by then, ``limit`` seconds after the last one has, but for killing them.
     """
-    with tempfile.TemporaryDirectory(prefix="glmc-doctor-") as folder:
+    with tempfile.TemporaryDirectory(prefix="glmc-ranks-") as folder:
         place = Path(folder)
         processes: list[subprocess.Popen[bytes]] = []
         given = {**os.environ, **variables}
@@ -174,4 +175,4 @@ def _said(place: Path, rank: int) -> tuple[str, ...]:
         text = (place / f"output-{rank}").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ()
-    return tuple(line for line in text.splitlines() if line.strip())[-3:]
+    return tuple(line for line in text.splitlines() if line.strip())[-_SAID_LINES:]

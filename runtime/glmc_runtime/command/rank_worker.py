@@ -19,7 +19,7 @@ def main(words: str) -> None:
     """Run what :func:`.rank_processes.run_ranks` asks for; nothing is taken apart afterwards, as
     what collectives leave behind may wait for peers."""
     asked = json.loads(words)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the doctor's alone, which ends its ranks
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # its parent's alone, which ends its ranks
     _end_with(asked["parent"])
     module, _, name = asked["task"].partition(":")
     folder, rank = Path(asked["folder"]), asked["rank"]

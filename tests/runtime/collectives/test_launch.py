@@ -11,14 +11,15 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from glmc_runtime.collectives import launch
 from glmc_runtime.collectives.group import Group
 from glmc_runtime.collectives.launch import run_job
+from glmc_runtime.command.rank_processes import Ended
 from glmc_runtime.errors import GuardError, RankError
 
 HERE = "tests.runtime.collectives.test_launch"
-ASIDE = "import sys, time, json; given = json.loads(sys.argv[1]); rank = given['rank']; "
 
 
 def add(group: Group, device: torch.device, folder: str) -> str:
@@ -55,17 +56,6 @@ def pids_in(folder: Path, count: int) -> list[int]:
     raise TimeoutError
 
 
-def quick(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
-    """Ranks that import nothing and run ``code``."""
-    monkeypatch.setattr(
-        launch, "_command", lambda words: [sys.executable, "-S", "-c", ASIDE + code, words]
-    )
-
-
-def run(limit: float) -> str:
-    return run_job(f"{HERE}:add", {}, 3, topology="one-host", limit=limit)
-
-
 def test_rank_0_gives_the_result(tmp_path: Path) -> None:
     text = run_job(f"{HERE}:add", {"folder": str(tmp_path)}, 2, topology="one-host", limit=60)
     assert text == "[12.0, 12.0, 12.0] on cpu"
@@ -96,26 +86,47 @@ def test_nothing_outlives_who_started_it(tmp_path: Path) -> None:
     assert not [name for name in set(os.listdir("/dev/shm")) - before if "glmc" in name]
 
 
-def test_a_rank_that_fails_is_named_with_what_it_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    quick(monkeypatch, "sys.exit('no such card') if rank == 1 else time.sleep(600)")
-    with pytest.raises(RankError, match="rank 1 failed") as caught:
-        run(60)
-    assert "exit status 1" in caught.value.found and "no such card" in caught.value.found
+def refuse(group: Group, device: torch.device) -> str:
+    raise GuardError("no such card", found="none")
 
 
-def test_a_rank_that_is_killed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    quick(monkeypatch, "import os; os.kill(os.getpid(), 9) if rank == 2 else time.sleep(600)")
-    with pytest.raises(RankError, match="rank 2 failed") as caught:
-        run(60)
-    assert "signal 9" in caught.value.found
+def test_a_rank_that_fails_says_why_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "_process_group", lambda *_: None)
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
+    with pytest.raises(SystemExit) as caught:
+        launch.take_part(1, 2, tmp_path, f"{HERE}:refuse", {}, "gloo", "one-host", 60.0)
+    assert str(caught.value).startswith("[GLMC-2002] no such card")
 
 
-def test_ranks_that_hang_are_stopped_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    quick(monkeypatch, "time.sleep(600 if rank else 0)")
-    started = time.monotonic()
-    with pytest.raises(RankError, match="did not end in time") as caught:
-        run(1.0)
-    assert caught.value.place == "rank 1, 2" and time.monotonic() - started < 10
+def test_ranks_that_do_not_end_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    late = Ended({0: "text"}, "timed out after 1 s: no answer of rank 1", ("x" * 300,))
+    monkeypatch.setattr(launch, "run_ranks", lambda *_, **__: late)
+    with pytest.raises(RankError, match="no answer of rank 1") as caught:
+        run_job(f"{HERE}:add", {}, 2, topology="one-host", limit=1)
+    assert "x" * 200 in caught.value.found and "x" * 201 not in caught.value.found
+
+
+@pytest.mark.parametrize("backend", launch.BACKENDS)
+def test_a_rank_of_torchrun_takes_its_own_card(
+    backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the group is joined: what is made for no card by name is made on it."""
+    done: list[object] = []
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    monkeypatch.setattr(torch.cuda, "set_device", done.append)
+    monkeypatch.setattr(dist, "init_process_group", done.append)
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
+    monkeypatch.setattr(dist, "get_rank", lambda: 0)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 8)
+    text = launch.joined_job(f"{HERE}:place", {}, backend, "one-host")
+    assert done == ([3, "nccl"] if backend == "nccl" else ["gloo"])
+    assert text == ("0 of 8 on cuda:3" if backend == "nccl" else "0 of 8 on cpu")
+
+
+def place(group: Group, device: torch.device) -> str:
+    return f"{group.rank} of {group.size} on {device}"
 
 
 def test_nccl_asks_for_a_card_each(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from glmc_runtime.doctor.ranks.tasks import GLOO
 
 _TASKS = "glmc_runtime.doctor.ranks.tasks"
 GROUP = f"{_TASKS}:group"
+_SHOWN_LINES = 3
 
 
 def card(ranks: int, backend: str, limit: float) -> Result:
@@ -87,4 +88,4 @@ def _failed(probe: str, ended: Ended) -> Result:
 
 
 def _indented(ended: Ended) -> list[str]:
-    return [f"  {line}" for line in ended.said]
+    return [f"  {line}" for line in ended.said[-_SHOWN_LINES:]]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from glmc_runtime.doctor.ranks.probes import group, window
 from glmc_runtime.doctor.ranks.result import Result
 
@@ -30,7 +32,7 @@ def test_a_switch_that_does_not_help_is_said_not_to() -> None:
     formed = Result("group", "FAIL", ("rank 0 ended with status 1", "  addr_window"))
     found = window(2, "nccl", 60.0, formed, f"{ACTING}:die")
     assert found.values == {"forms_without_check": False}
-    assert "fails with BKCL_CHECK_AW=0 too: rank 0 was ended by SIGKILL" in found.lines[0]
+    assert re.search("fails with BKCL_CHECK_AW=0 too: rank . was ended by SIGKILL", found.lines[0])
 
 
 def test_other_failures_and_other_backends_have_no_window() -> None:
