@@ -9,7 +9,7 @@ import torch
 
 from glmc_runtime.engine.assemble import Machine, assemble
 from glmc_runtime.engine.options import LoadOptions
-from glmc_runtime.errors import RequestError
+from glmc_runtime.errors import GuardError, RequestError
 from glmc_runtime.loading.loader import Artifact, Progress
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def machine_of(
     """See :func:`glmc_runtime.load` for options and errors."""
     if artifact.manifest.ranks.count == 1:
         return assemble(artifact, options, given_tensors)
+    _require_distributed()
     if process_group is not None:
         group = _group_of(artifact, process_group)
         return assemble(artifact, options, given_tensors, group)
@@ -79,6 +80,16 @@ def loaded_for_engine(
             )
         group = _group_of(artifact, process_group)
     return load_into_memory(artifact, options, given_tensors, group)
+
+
+def _require_distributed() -> None:
+    if not torch.distributed.is_available():
+        raise GuardError(
+            "an artifact of several ranks needs torch.distributed",
+            expected="torch.distributed.is_available()",
+            found=f"a torch {torch.__version__} that was built without it",
+            remedy="install another build of torch, or compile for one rank",
+        )
 
 
 def _group_of(artifact: Artifact, process_group: Any) -> Group:

@@ -76,7 +76,7 @@ def load_artifact(
     manifest, files = listed_files(root)
     count = manifest.ranks.count
     own = 0 if rank is None or count == 1 else rank
-    if own >= count:
+    if not 0 <= own < count:
         raise ArtifactError(
             f"the artifact has no rank {own}",
             expected=f"a rank from 0 to {count - 1}",

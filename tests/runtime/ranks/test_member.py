@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 import glmc_runtime
 from glmc_runtime.engine.options import LoadOptions
 from glmc_runtime.engine.ranks.launch import environment
-from glmc_runtime.engine.ranks.member import identity_of, launched, require_same, take_card
+from glmc_runtime.engine.ranks.member import (
+    backend_for,
+    identity_of,
+    launched,
+    require_same,
+    take_card,
+)
 from glmc_runtime.engine.ranks.reports import error_to_json, report_of
 from glmc_runtime.errors import (
     ArtifactError,
@@ -86,6 +94,13 @@ def test_another_number_of_processes_is_refused(
         glmc_runtime.load(ranks_path)
 
 
+@pytest.mark.parametrize("rank", [-1, 2])
+def test_a_process_that_is_no_rank_loads_nothing(ranks_path: Path, rank: int) -> None:
+    """-1 is the rank of a process that is not in a group."""
+    with pytest.raises(ArtifactError, match=f"has no rank {rank}"):
+        load_artifact(ranks_path, rank=rank)
+
+
 def test_an_artifact_of_one_rank_asks_nothing(
     toy_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -111,8 +126,6 @@ def test_an_engine_passes_its_group(ranks_path: Path) -> None:
 def test_a_rank_without_a_card(
     ranks_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str | None, card: int | None
 ) -> None:
-    import torch
-
     taken: list[int] = []
     monkeypatch.setattr(
         "glmc_runtime.engine.ranks.member.own_device", lambda *_: torch.device("cuda")
@@ -127,6 +140,33 @@ def test_a_rank_without_a_card(
     else:
         take_card(artifact, 3, options)
         assert taken == [card]
+
+
+@pytest.mark.parametrize(
+    ("device", "emulated", "asked", "expected"),
+    [
+        ("cuda", None, None, "nccl"),
+        ("cuda", False, None, "nccl"),
+        ("cuda", True, None, "gloo"),
+        ("cpu", True, None, "gloo"),
+        ("cpu", None, None, "gloo"),
+        ("cuda", None, "gloo", "gloo"),
+    ],
+)
+def test_ranks_are_a_group_of_the_backend_of_what_runs(
+    ranks_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    device: str,
+    emulated: bool | None,
+    asked: str | None,
+    expected: str,
+) -> None:
+    """An emulator is one whether it was asked for or stands in for a library that is not here."""
+    vendor = None if emulated is None else SimpleNamespace(emulated=emulated)
+    monkeypatch.setattr("glmc_runtime.engine.ranks.member.vendor_of", lambda *_: vendor)
+    options = LoadOptions(backend=asked)
+    found = backend_for(load_artifact(ranks_path), torch.device(device), options)
+    assert found == expected
 
 
 def test_errors_keep_their_class_and_get_a_rank() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 
@@ -70,6 +71,12 @@ class Channel:
         message = bytes(self._received[_LENGTH.size : end])
         del self._received[:end]
         return message
+
+    def end(self) -> None:
+        """Both ends are told that there is no more to come, whoever else has them open: a thread
+        that waits here goes on."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         self._socket.close()

@@ -10,13 +10,16 @@ from dataclasses import replace
 from glmc_runtime.engine.assemble import Machine
 from glmc_runtime.engine.options import LoadOptions
 from glmc_runtime.engine.ranks.channel import ChannelClosedError
-from glmc_runtime.engine.ranks.launch import new_ends
+from glmc_runtime.engine.ranks.launch import Ends, new_ends
 from glmc_runtime.engine.ranks.member import identity_of
 from glmc_runtime.engine.ranks.remote import remote_machine
 from glmc_runtime.engine.ranks.serve import Settings
 from glmc_runtime.engine.ranks.watch import Watch
-from glmc_runtime.errors import GuardError, RequestError
+from glmc_runtime.errors import FileError, GuardError, RequestError
 from glmc_runtime.loading.loader import Artifact
+
+MOST_RANKS = 64
+"""As many processes as are started on this host: an artifact is no reason for thousands."""
 
 
 def start_ranks(
@@ -35,14 +38,32 @@ def start_ranks(
     if not hasattr(os, "memfd_create"):
         raise GuardError("an artifact of several ranks needs Linux", remedy="use torchrun")
     size = artifact.manifest.ranks.count
+    if size > MOST_RANKS:
+        raise GuardError(
+            "the artifact has more ranks than are started on one host",
+            expected=f"at most {MOST_RANKS}",
+            found=str(size),
+            remedy="run torchrun on its hosts",
+        )
     identity = identity_of(artifact.manifest)
     path = str(artifact.path.absolute())
     settings = Settings(path, 0, size, verify_hashes, identity, options)
-    # Memory of the logits, and the file through which ranks meet: neither has a name.
-    shared = (os.memfd_create("glmc logits"), os.memfd_create("glmc ranks"))
+    shared: list[int] = []
+    ends: list[Ends] = []
     try:
-        ends = [new_ends() for _ in range(size)]
-        watch = Watch(size, ends, shared)
+        try:
+            # Memory of the logits, and the file through which ranks meet: neither has a name.
+            shared += [os.memfd_create("glmc logits")]
+            shared += [os.memfd_create("glmc ranks")]
+            ends += (new_ends() for _ in range(size))
+        except OSError as error:
+            for each in ends:
+                each.close()
+            raise FileError(
+                f"channels to {size} ranks can't be opened: {error.strerror or error}",
+                remedy="see the limit of open files (ulimit -n)",
+            ) from error
+        watch = Watch(size, ends, tuple(shared))
         try:
             try:
                 for rank, each in enumerate(ends):

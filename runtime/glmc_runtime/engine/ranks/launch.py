@@ -27,6 +27,10 @@ class Ends:
     rank_steps: socket.socket
     rank_watch: socket.socket
 
+    def close(self) -> None:
+        for each in (self.steps, self.watch, self.rank_steps, self.rank_watch):
+            each.close()
+
 
 def new_ends() -> Ends:
     steps, rank_steps = socket.socketpair()

@@ -24,6 +24,7 @@ from glmc_runtime.engine.ranks.channel import ChannelClosedError
 from glmc_runtime.engine.ranks.follow import Follower, symbols_of
 from glmc_runtime.engine.ranks.member import (
     Launched,
+    backend_for,
     group_of,
     join,
     take_card,
@@ -58,7 +59,8 @@ def launched_machine(
     if not own_group:
         process_group = dist.group.WORLD
     else:
-        process_group = join(None, place.rank, place.size, device, options)
+        backend = backend_for(artifact, device, options)
+        process_group = join(None, place.rank, place.size, backend)
     group = group_of(artifact, process_group, place.rank, place.size)
     machine = assemble(artifact, options, given_tensors, group)
     messages = GroupChannel(own_group)
@@ -121,7 +123,8 @@ class Leader:
         self.close = weakref.finalize(self, _stop, channel)
 
     def tell(self, message: bytes) -> None:
-        """Raises :class:`RankError` where the others are not there, or not in step."""
+        """Inside of ``with``. Raises :class:`RankError` where the others are not there, or not in
+        step."""
         if self._failed or not self.close.alive:
             raise RankError(
                 "the ranks are not in step any longer",
@@ -133,7 +136,6 @@ class Leader:
                 self._channel.send(Encoder.numbers(Kind.FREE, self._freed.popleft()))
             self._channel.send(message)
         except ChannelClosedError as error:
-            self._failed = True
             raise RankError(
                 "a rank has ended",
                 found=next(iter(str(error).splitlines()), ""),
@@ -141,7 +143,8 @@ class Leader:
             ) from error
 
     def __enter__(self) -> None:
-        """What is told to all is done here inside of this: a failure leaves the others ahead."""
+        """What is told to all is told and done here inside of this: what is broken off, by Ctrl-C
+        too, leaves the others ahead or in the middle of a message."""
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._failed = self._failed or kind is not None
@@ -171,18 +174,18 @@ class LeadingReplay:
         return self._replay.has_greedy
 
     def run(self, step: Step) -> torch.Tensor:
-        self._leader.tell(self._leader.encoder.step(Kind.RUN, self.number, step))
         with self._leader:
+            self._leader.tell(self._leader.encoder.step(Kind.RUN, self.number, step))
             return self._replay.run(step)
 
     def run_greedy(self, step: Step) -> torch.Tensor:
-        self._leader.tell(self._leader.encoder.step(Kind.GREEDY, self.number, step))
         with self._leader:
+            self._leader.tell(self._leader.encoder.step(Kind.GREEDY, self.number, step))
             return self._replay.run_greedy(step)
 
     def trace(self, step: Step) -> Iterator[tuple[Call, dict[str, Any]]]:
-        self._leader.tell(self._leader.encoder.step(Kind.RUN, self.number, step))
         with self._leader:
+            self._leader.tell(self._leader.encoder.step(Kind.RUN, self.number, step))
             yield from self._replay.trace(step)
 
 
@@ -197,8 +200,8 @@ class LeadingGreedy:
 
     def launch(self, step: Step, ahead: bool) -> GreedyResult:
         encoder = self._leader.encoder
-        self._leader.tell(encoder.step(Kind.LAUNCH, self._phase, step, self._number, ahead))
         with self._leader:
+            self._leader.tell(encoder.step(Kind.LAUNCH, self._phase, step, self._number, ahead))
             return self._own.launch(step, ahead)
 
 
@@ -215,8 +218,8 @@ class LeadingCache:
         return self._own.tensor(name, layer)
 
     def copy_block(self, source: int, target: int) -> None:
-        self._leader.tell(Encoder.numbers(Kind.COPY, source, target))
         with self._leader:
+            self._leader.tell(Encoder.numbers(Kind.COPY, source, target))
             self._own.copy_block(source, target)
 
 

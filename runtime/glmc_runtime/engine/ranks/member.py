@@ -79,17 +79,18 @@ def take_card(artifact: Artifact, local_rank: int, options: LoadOptions) -> torc
     return device
 
 
-def join(
-    store: Any, rank: int, size: int, device: torch.device, options: LoadOptions
-) -> ProcessGroup:
-    """Join the process group of all ranks: through a ``store`` of torch.distributed or, where that
-    is None, as the environment says.
+def backend_for(artifact: Artifact, device: torch.device, options: LoadOptions) -> str:
+    """The backend of the ranks' group, unless options name one: gloo on host memory and with the
+    vendor's emulator; on a card nccl, which is the name of BKCL as well."""
+    vendor = vendor_of(artifact, options.emulate)
+    emulated = vendor is not None and vendor.emulated
+    usual = "nccl" if device.type == "cuda" and not emulated else "gloo"
+    return options.backend or usual
 
-    On host memory and with the vendor's emulator it is gloo; on a card nccl, which is the name of
-    BKCL as well.
-    """
-    usual = "nccl" if device.type == "cuda" and not options.emulate else "gloo"
-    backend = options.backend or usual
+
+def join(store: Any, rank: int, size: int, backend: str) -> ProcessGroup:
+    """Join the process group of all ranks: through a ``store`` of torch.distributed or, where that
+    is None, as the environment says."""
     if backend not in BACKENDS:
         raise RequestError(
             "there is no such backend", expected=" or ".join(BACKENDS), found=backend

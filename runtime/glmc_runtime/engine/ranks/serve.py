@@ -16,6 +16,7 @@ from glmc_runtime.engine.options import LoadOptions
 from glmc_runtime.engine.ranks.channel import Channel
 from glmc_runtime.engine.ranks.follow import Follower
 from glmc_runtime.engine.ranks.member import (
+    backend_for,
     group_of,
     identity_of,
     join,
@@ -72,7 +73,8 @@ def serve(
     device = take_card(artifact, rank, options)
     logits, meeting = shared
     store = dist.FileStore(f"/proc/self/fd/{meeting}", size)  # type: ignore[attr-defined]
-    group = group_of(artifact, join(store, rank, size, device, options), rank, size)
+    backend = backend_for(artifact, device, options)
+    group = group_of(artifact, join(store, rank, size, backend), rank, size)
     machine = assemble(artifact, options, group=group)
     room = None
     if rank == 0:

@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import selectors
+import signal
 import subprocess
 import threading
 from collections import deque
@@ -279,13 +280,16 @@ class Watch:
     def _end(self) -> None:
         for each in self.ranks:
             if each.process is not None and each.process.poll() is None:
-                each.process.kill()
+                # With a compiler that it has started: each leads a session of its own.
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(each.process.pid, signal.SIGKILL)
         for each in self.ranks:
             if each.process is not None:
                 each.process.wait()
                 assert each.process.stdout is not None
                 each.process.stdout.close()
             each.ends.watch.close()
+            each.ends.steps.end()  # a fork of this process may have the other end open
         self._selector.close()
         with self._changed:
             if self._reports and self._closing is None:
