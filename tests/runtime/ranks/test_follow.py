@@ -20,7 +20,7 @@ from glmc_runtime.engine.assemble import Machine, assemble
 from glmc_runtime.engine.options import LoadOptions
 from glmc_runtime.engine.ranks.channel import Channel
 from glmc_runtime.engine.ranks.follow import Follower, symbols_of
-from glmc_runtime.engine.ranks.messages import Encoder, Kind
+from glmc_runtime.engine.ranks.messages import Encoder, Kind, number_of
 from glmc_runtime.engine.ranks.shared import SharedLogits, phases_of
 from glmc_runtime.loading.loader import load_artifact
 from glmc_runtime.replay.step import ScheduledTokens, Step
@@ -53,6 +53,13 @@ class Rank:
         self.channel, self.machine, self.logits = channel, machine, logits
         self.phases = phases_of(load_artifact(path).manifest)
         self.encoder = Encoder(symbols_of(self.phases))
+        self.answered = 0
+
+    def answer(self) -> bytes:
+        number, answer = number_of(self.channel.receive())
+        assert number == self.answered
+        self.answered += 1
+        return answer
 
     def phase(self, name: str) -> int:
         return self.phases.index(name)
@@ -83,16 +90,16 @@ def test_logits_are_shared_and_blocks_copied(greedy_path: Path) -> None:
     with following(greedy_path) as rank:
         step = Step([ScheduledTokens(PROMPT, 0, [1])], 4, 1, 4)
         rank.channel.send(rank.encoder.step(Kind.RUN, rank.phase("prefill"), step))
-        assert rank.channel.receive() == b""
+        assert rank.answer() == b""
         assert torch.equal(rank.logits.rows("prefill", 1), expected)
         rank.channel.send(Encoder.numbers(Kind.COPY, 1, 2))
         more = Step([ScheduledTokens([5], 3, [2])], 1, 1, 4)
         rank.channel.send(rank.encoder.step(Kind.GREEDY, rank.phase("decode"), more))
-        (token,) = array("q", rank.channel.receive())
+        (token,) = array("q", rank.answer())
         sequence = session.sequence([*PROMPT, 5])
         assert token == int(session.prefill([sequence]).argmax())
         rank.channel.send(Encoder.numbers(Kind.STATISTICS))
-        counted = json.loads(rank.channel.receive())["buckets"]
+        counted = json.loads(rank.answer())["buckets"]
         assert [row["steps"] for row in counted] == [1, 1]
 
 
@@ -109,4 +116,4 @@ def test_on_a_device_a_step_is_enqueued_while_another_is_waited_for(greedy_path:
             sleep(0.01)
         rank.channel.send(Encoder.numbers(Kind.FREE, 1))
         late.let.set()
-        assert [list(array("q", rank.channel.receive())) for _ in range(2)] == [[42], [42]]
+        assert [list(array("q", rank.answer())) for _ in range(2)] == [[42], [42]]

@@ -73,6 +73,40 @@ def test_a_decode_step_is_small_whatever_its_context() -> None:
     assert len(encoder.step(Kind.RUN, 1, step)) < 4096
 
 
+def test_after_forgetting_rows_are_told_anew() -> None:
+    """A step that was written and never sent leaves nothing behind."""
+    encoder, decoder = Encoder(SYMBOLS), Decoder(SYMBOLS)
+    rows = [[4, 5], [6]]
+    decoder.read(encoder.step(Kind.RUN, 1, step_of(rows)))
+    encoder.step(Kind.RUN, 1, step_of([[4, 5, 9], [7]]))
+    encoder.forget()
+    for after in ([[4, 5, 9], [7, 8]], [[4, 5, 9], []]):
+        read = decoder.read(encoder.step(Kind.RUN, 1, step_of(after)))
+        assert isinstance(read, StepMessage)
+        assert [chunk.blocks for chunk in read.step.chunks] == after
+
+
+def test_rows_that_were_never_told_are_refused() -> None:
+    """Where a message was lost, the next one is no step of other blocks."""
+    encoder = Encoder(SYMBOLS)
+    encoder.step(Kind.RUN, 1, step_of([[4, 5]]))
+    later = encoder.step(Kind.RUN, 1, step_of([[4, 5, 6]]))
+    with pytest.raises(PlanError, match="row 0 keeps 2 of 0 blocks"):
+        Decoder(SYMBOLS).read(later)
+
+
+@pytest.mark.parametrize("cut", [-4, -8, -12, -20, -60, 4, 8])
+def test_a_message_of_another_length_is_refused(cut: int) -> None:
+    whole = Encoder(SYMBOLS).step(Kind.RUN, 1, step_of([[4], [6]]))
+    message = whole[:cut] if cut < 0 else whole + bytes(cut)
+    with pytest.raises(PlanError, match="not well formed"):
+        Decoder(SYMBOLS).read(message)
+
+
+def step_of(rows: list[list[int]]) -> Step:
+    return Step([ScheduledTokens((1,), 9, blocks) for blocks in rows], 2, 2, 16)
+
+
 def test_numbers_and_what_is_none() -> None:
     decoder = Decoder(SYMBOLS)
     assert decoder.read(Encoder.numbers(Kind.COPY, 3, 9)) == Numbers(Kind.COPY, 3, 9)

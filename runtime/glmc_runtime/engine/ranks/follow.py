@@ -15,7 +15,7 @@ import torch
 
 from glmc_runtime.engine.assemble import Machine
 from glmc_runtime.engine.greedy_tokens import GreedyLauncher
-from glmc_runtime.engine.ranks.messages import Decoder, Kind, StepMessage
+from glmc_runtime.engine.ranks.messages import Decoder, Kind, StepMessage, numbered
 from glmc_runtime.engine.ranks.shared import SharedLogits
 from glmc_runtime.format.phases import phase_of
 
@@ -46,6 +46,7 @@ class Follower:
         self._replays = {key.phase: replay for key, replay in machine.replays.items()}
         self._decoder = Decoder(symbols_of(phases))
         self._launchers: dict[int, GreedyLauncher] = {}
+        self._answered = 0
         self._answers: queue.SimpleQueue[Answer] | None = None
         if logits is not None and machine.device.type != "cpu":
             # A step is enqueued while the tokens of the one before it are waited for.
@@ -96,15 +97,20 @@ class Follower:
         if self._logits is None:
             return
         if self._answers is None:
-            self._channel.send(answer())
+            self._send(answer())
         else:
             self._answers.put(answer)
+
+    def _send(self, answer: bytes) -> None:
+        """Always by one and the same thread."""
+        number, self._answered = self._answered, self._answered + 1
+        self._channel.send(numbered(number, answer))
 
     def _send_answers(self) -> None:
         assert self._answers is not None
         try:
             while True:
-                self._channel.send(self._answers.get()())
+                self._send(self._answers.get()())
         except BaseException:  # noqa: BLE001 - of a device or of the channel: the rank is over
             traceback.print_exc()
             os._exit(1)  # the other thread waits for messages that nobody sends any longer

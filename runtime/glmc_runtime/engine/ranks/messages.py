@@ -20,6 +20,7 @@ from glmc_runtime.replay.step import ScheduledTokens, Step
 _STEP = struct.Struct("<BBBqIIIII")
 _PAIR = struct.Struct("<qq")
 _NUMBERS = struct.Struct("<Bqq")
+_NUMBER = struct.Struct("<Q")
 # Of a chunk: its start, tokens, logits, blocks that the row keeps, and blocks that come after.
 _CHUNK_NUMBERS = 5
 
@@ -54,6 +55,18 @@ class Numbers:
     kind: Kind
     first: int = 0
     second: int = 0
+
+
+def numbered(number: int, answer: bytes) -> bytes:
+    """An answer with the number of its question, from 0 on."""
+    return _NUMBER.pack(number) + answer
+
+
+def number_of(message: bytes) -> tuple[int, bytes]:
+    """What :func:`numbered` was made of; raises :class:`PlanError`."""
+    if len(message) < _NUMBER.size:
+        raise PlanError("an answer of a rank is not well formed", found=f"{len(message)} bytes")
+    return _NUMBER.unpack_from(message)[0], message[_NUMBER.size :]
 
 
 class Encoder:
@@ -95,6 +108,10 @@ class Encoder:
         sizes = [_PAIR.pack(step.sizes[name], step.real[name]) for name in self._symbols[phase]]
         return b"".join((header, *sizes, numbers.tobytes(), tokens.tobytes(), blocks.tobytes()))
 
+    def forget(self) -> None:
+        """What was written last may never be read: blocks of every row are told anew."""
+        self._rows = [[] for _ in self._symbols]
+
     @staticmethod
     def numbers(kind: Kind, first: int = 0, second: int = 0) -> bytes:
         return _NUMBERS.pack(kind, first, second)
@@ -114,7 +131,7 @@ class Decoder:
             if kind in (Kind.RUN, Kind.GREEDY, Kind.LAUNCH):
                 return self._step(kind, memoryview(message))
             return Numbers(kind, *_NUMBERS.unpack(message)[1:])
-        except (struct.error, ValueError, IndexError) as error:
+        except (struct.error, ValueError, IndexError, MemoryError) as error:
             raise PlanError(f"a message to a rank is not well formed: {error}") from error
 
     def _step(self, kind: Kind, message: memoryview) -> StepMessage:
@@ -131,6 +148,8 @@ class Decoder:
         numbers.frombytes(message[place:end])
         tokens.frombytes(message[end : end + ids * tokens.itemsize])
         blocks.frombytes(message[end + ids * tokens.itemsize :])
+        if (len(numbers), len(tokens)) != (count * _CHUNK_NUMBERS, ids):
+            raise ValueError("it is cut short")
         known = self._rows[phase]
         known.extend([] for _ in range(count - len(known)))
         chunks: list[ScheduledTokens] = []
@@ -139,6 +158,8 @@ class Decoder:
             at = row * _CHUNK_NUMBERS
             start, length, logits, kept, new = numbers[at : at + _CHUNK_NUMBERS]
             own = known[row]
+            if min(length, new) < 0 or kept not in (0, len(own)):
+                raise ValueError(f"row {row} keeps {kept} of {len(own)} blocks")
             if kept != len(own) or new:
                 # A list of its own: chunks of an earlier step may still be read.
                 own = known[row] = own[:kept] + blocks[first_block : first_block + new].tolist()
@@ -146,5 +167,7 @@ class Decoder:
             part = array("q", bytes(8 * length)) if ahead else tokens[first_id : first_id + length]
             first_id += length
             chunks.append(ScheduledTokens(part, start, own, logits))
+        if (0 if ahead else first_id, first_block) != (ids, len(blocks)):
+            raise ValueError(f"it has {ids} tokens and {len(blocks)} blocks, and rows of others")
         step = Step(chunks, rows, sequences, block_size, sizes)
         return StepMessage(kind, phase, step, launcher, bool(ahead))

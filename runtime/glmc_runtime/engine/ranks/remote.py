@@ -6,6 +6,7 @@ import atexit
 import itertools
 import json
 import os
+import threading
 import weakref
 from array import array
 from collections import Counter, deque
@@ -20,10 +21,10 @@ from glmc_runtime.engine.exclusive import Exclusive
 from glmc_runtime.engine.ranks.channel import ChannelClosedError
 from glmc_runtime.engine.ranks.follow import symbols_of
 from glmc_runtime.engine.ranks.launch import Ends
-from glmc_runtime.engine.ranks.messages import Encoder, Kind
+from glmc_runtime.engine.ranks.messages import Encoder, Kind, number_of
 from glmc_runtime.engine.ranks.shared import SharedLogits, phases_of
 from glmc_runtime.engine.ranks.watch import Watch
-from glmc_runtime.errors import PlanError, RequestError
+from glmc_runtime.errors import PlanError, RankError, RequestError
 from glmc_runtime.format.cache import CacheSpec
 from glmc_runtime.format.phases import DECODE, PREFILL
 from glmc_runtime.format.plan import Call, PhasePlan
@@ -38,23 +39,27 @@ HOST = torch.device("cpu")
 
 
 class Ticket:
-    """An answer that is to come: answers come in the order of what was asked."""
+    """An answer that is to come: answers come in the order of what was asked, and are numbered."""
 
     def __init__(self) -> None:
+        self.number = -1
         self.answer: bytes | None = None
 
 
 class Controller:
     """Tells all ranks the same, in the same order, and reads the answers of rank 0.
 
-    One thread at a time uses it. It ends the ranks when it is closed or collected.
+    One thread at a time uses it; any may close it. It ends the ranks when it is closed or
+    collected. A step that is broken off, by Ctrl-C at any point, leaves ranks and controller in
+    step, or ends the ranks.
     """
 
     def __init__(self, watch: Watch, ends: list[Ends], encoder: Encoder) -> None:
-        self.encoder = encoder
+        self._encoder = encoder
         self.watch = watch
         self._channels = [each.steps for each in ends]
         self._pending: deque[Ticket] = deque()
+        self._asked = 0
         self._freed: deque[int] = deque()
         self._numbers = itertools.count(1)
         self._ending = Ending(watch, ends)
@@ -63,26 +68,46 @@ class Controller:
         weakref.finalize(self, self._ending.ask).atexit = False
         atexit.register(self._ending.close)
 
-    def tell(self, message: bytes) -> None:
-        """A message without an answer; raises what ended the ranks."""
+    def tell(self, message: bytes, ticket: Ticket | None = None) -> None:
+        """A message, without an answer unless there is a ``ticket`` for it; raises what ended the
+        ranks."""
         while self._freed:
-            self._send(Encoder.numbers(Kind.FREE, self._freed.popleft()))
-        self._send(message)
+            self._send(Encoder.numbers(Kind.FREE, self._freed.popleft()), None)
+        self._send(message, ticket)
 
     def ask(self, message: bytes) -> Ticket:
-        self.tell(message)
         ticket = Ticket()
-        self._pending.append(ticket)
+        self.tell(message, ticket)
         return ticket
+
+    def ask_step(
+        self, kind: Kind, phase: int, step: Step, launcher: int = 0, ahead: bool = False
+    ) -> Ticket:
+        """The same for a step of a phase."""
+        try:
+            return self.ask(self._encoder.step(kind, phase, step, launcher, ahead))
+        except BaseException:
+            self._encoder.forget()
+            raise
 
     def wait(self, ticket: Ticket) -> bytes:
         """The answer; raises what ended the ranks."""
         while ticket.answer is None:
             try:
-                answer = self._channels[0].receive()
+                number, answer = number_of(self._channels[0].receive())
             except ChannelClosedError:
                 raise self.watch.failure() from None
-            self._pending.popleft().answer = answer
+            first = self._pending[0]
+            if number != first.number:  # Ctrl-C has come between an answer and its ticket
+                self.watch.kill()
+                raise RankError(
+                    "an answer of rank 0 was lost when a step was broken off",
+                    expected=f"answer {first.number}",
+                    found=f"answer {number}",
+                    remedy="load the artifact again",
+                )
+            first.answer = answer
+            self._pending.popleft()
         return ticket.answer
 
     def new_launcher(self) -> int:
@@ -92,12 +117,16 @@ class Controller:
         """May be called by whatever collects garbage: told with the next message."""
         self._freed.append(number)
 
-    def _send(self, message: bytes) -> None:
+    def _send(self, message: bytes, ticket: Ticket | None) -> None:
         if self.watch.over:
             raise self.watch.failure()
         try:
-            for channel in self._channels:
-                channel.send(message)
+            with self._ending.sending:
+                if ticket is not None:
+                    ticket.number, self._asked = self._asked, self._asked + 1
+                    self._pending.append(ticket)
+                for channel in self._channels:
+                    channel.send(message)
         except ChannelClosedError:
             raise self.watch.failure() from None
         except BaseException:  # some have got it and others have not
@@ -106,9 +135,13 @@ class Controller:
 
 
 class Ending:
-    """Ends ranks once, in the process that has started them: a fork has not."""
+    """Ends ranks once, in the process that has started them: a fork has not. ``sending`` keeps the
+    last message from getting into another one."""
 
     def __init__(self, watch: Watch, ends: list[Ends]) -> None:
+        # One that its thread may take again: a handler of signals may close in a message's middle,
+        # which ends the ranks all the same.
+        self.sending = threading.RLock()
         self._watch = watch
         self._ends = ends
         self._process = os.getpid()
@@ -128,8 +161,9 @@ class Ending:
                 each.steps.close()
 
     def _say_stop(self) -> None:
-        for each in self._ends:
-            each.steps.send(Encoder.numbers(Kind.STOP))
+        with self.sending:
+            for each in self._ends:
+                each.steps.send(Encoder.numbers(Kind.STOP))
 
 
 class RemoteReplay:
@@ -157,16 +191,14 @@ class RemoteReplay:
     def run(self, step: Step) -> torch.Tensor:
         """Logits of the real sequences: a view that the next step overwrites."""
         self.count(step)
-        encoder, controller = self._controller.encoder, self._controller
-        controller.wait(controller.ask(encoder.step(Kind.RUN, self.number, step)))
+        self._controller.wait(self._controller.ask_step(Kind.RUN, self.number, step))
         return self._logits.rows(self._plan.name, step.real[self._plan.phase.output[0]])
 
     def run_greedy(self, step: Step) -> torch.Tensor:
         if not self.has_greedy:
             raise PlanError(f"the {self._plan.name} plan has no greedy tokens")
         self.count(step)
-        encoder, controller = self._controller.encoder, self._controller
-        answer = controller.wait(controller.ask(encoder.step(Kind.GREEDY, self.number, step)))
+        answer = self._controller.wait(self._controller.ask_step(Kind.GREEDY, self.number, step))
         return torch.tensor(array("q", answer).tolist(), dtype=torch.int64)
 
     def trace(self, step: Step) -> Iterator[tuple[Call, dict[str, Any]]]:
@@ -199,9 +231,10 @@ class RemoteGreedy:
 
     def launch(self, step: Step, ahead: bool) -> _RemoteResult:
         self._decode.count(step)
-        controller, phase = self._controller, self._decode.number
-        message = controller.encoder.step(Kind.LAUNCH, phase, step, self._number, ahead)
-        return _RemoteResult(controller, controller.ask(message))
+        ticket = self._controller.ask_step(
+            Kind.LAUNCH, self._decode.number, step, self._number, ahead
+        )
+        return _RemoteResult(self._controller, ticket)
 
 
 class RemoteCache:
