@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 JOB = "glmc_runtime.collectives.tune:tune_job"
 LIMIT = 120.0
-"""Seconds for all of it: importing torch takes some on a busy machine."""
+"""Seconds for all of it, once all ranks have imported torch."""
 _MOST_RANKS = 64
 
 

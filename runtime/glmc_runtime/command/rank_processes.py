@@ -144,7 +144,8 @@ def _settle(processes: list[subprocess.Popen[bytes]], end: float) -> None:
 
 def _how(status: int | None) -> str:
     if status is not None and status < 0:
-        return f"was ended by {signal.Signals(-status).name}"
+        known = {each.value: each.name for each in signal.Signals}
+        return f"was ended by {known.get(-status, f'signal {-status}')}"
     return f"ended with status {status}"
 
 

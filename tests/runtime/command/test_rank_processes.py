@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from pathlib import Path
 
@@ -57,7 +58,11 @@ def test_a_rank_that_fails_ends_the_others_and_is_heard() -> None:
 
 @pytest.mark.parametrize(
     ("task", "problem"),
-    [("die", "rank 0 was ended by SIGKILL"), ("leave", "rank 0 ended without an answer")],
+    [
+        ("die", "rank 0 was ended by SIGKILL"),
+        ("die_unusually", f"rank 0 was ended by signal {signal.SIGRTMIN + 1}"),
+        ("leave", "rank 0 ended without an answer"),
+    ],
 )
 def test_how_a_rank_ended_is_told(task: str, problem: str) -> None:
     assert run_ranks(f"{ACTING}:{task}", 1, 60.0).problem == problem
