@@ -21,6 +21,8 @@ AUTO = "auto"
 """A dtype that is chosen when the weights are known (glmc/range_check)."""
 WEIGHED = ("xpu",)
 """Targets on which ``auto`` is a choice: elsewhere float16 has no lead over bfloat16."""
+ALIKE = (1, 2, 4, 8)
+"""Numbers of ranks that ``deterministic="ranks"`` gives the same bits on."""
 FROM_CHECKPOINT = "from-checkpoint"
 WEIGHTS = ("checkpoint", FROM_CHECKPOINT, "random", "none")
 PROFILES = ("P-A", "P-B", "P-C")
@@ -134,6 +136,13 @@ class CompileOptions:
                 "experts are dealt to several ranks",
                 found="--expert-parallel without --tensor-parallel",
                 remedy="add --tensor-parallel 8, say",
+            )
+        if self.deterministic == "ranks" and self.tensor_parallel not in ALIKE:
+            raise UsageError(
+                "so many ranks can't add up in the order of eight",
+                expected=", ".join(map(str, ALIKE)),
+                found=f"--deterministic=ranks --tensor-parallel {self.tensor_parallel}",
+                remedy="choose another --tensor-parallel, or --deterministic without =ranks",
             )
         if self.deterministic == "ranks" and self.expert_parallel:
             raise UsageError(

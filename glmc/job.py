@@ -21,6 +21,7 @@ from glmc.config import (
 )
 from glmc.dtype_choice import DtypeChoice, as_stored
 from glmc.errors import LoweringError, UsageError
+from glmc.lowering.ordered_sums import MOST_SEGMENTS
 from glmc.lowering.target import LoweringOptions, Target
 from glmc.out_of_memory import memory_errors
 from glmc.passes.base import Pass
@@ -92,17 +93,21 @@ class Job:
         """The match counts that must hold."""
         expected = dict(self.source.expected_matches)
         if self.dealt is not None and not self.selection.off and not self.selection.added:
-            expected[self.dealt.name] = sum(expected_collectives(self.source.fields).values())
+            several = self.dealt.ranks > 1
+            found = expected_collectives(self.source.fields).values() if several else ()
+            expected[self.dealt.name] = sum(found)
         return enforced_counts(expected, self.selection)
 
     @property
     def dealt(self) -> Shard | None:
-        """How the model is dealt to ranks, None for one."""
+        """How the model is dealt to ranks, None for one: but where other numbers of ranks are to
+        give the same bits, one adds up what they would have."""
         options = self.options
-        if options.tensor_parallel == 1:
+        shares = MOST_SEGMENTS if options.deterministic == "ranks" else None
+        if options.tensor_parallel == 1 and shares is None:
             return None
         multiple = self.target.column_multiple
-        return Shard(options.tensor_parallel, options.expert_parallel, multiple)
+        return Shard(options.tensor_parallel, options.expert_parallel, multiple, shares)
 
     @property
     def passes(self) -> tuple[Pass, ...]:

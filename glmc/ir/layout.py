@@ -6,6 +6,9 @@ the last ones filled up with zeros; units are never cut but where a section says
 parts. Where there are more ranks than units, several ranks share one: each has some of its parts,
 or, where units are repeated, all of it. So KV heads are repeated, and the query heads that read one
 are shared out.
+
+A layout may be for more ranks than there are, of which each has several neighbours' shares side by
+side: what is dealt so can be summed share by share, the same for any number of ranks.
 """
 
 from __future__ import annotations
@@ -69,10 +72,12 @@ def _divisor(number: int, least: int) -> int:
 
 @dataclass(frozen=True)
 class Layout:
-    """The sections of a dimension, and how many ranks they are dealt to."""
+    """The sections of a dimension, and how many ranks they are dealt to: as if there were
+    ``merged`` times as many, of which a rank is so many neighbours."""
 
     sections: tuple[Section, ...]
     ranks: int
+    merged: int = 1
 
     @property
     def entries(self) -> int:
@@ -96,16 +101,21 @@ class Layout:
         found: list[Run] = []
         base = 0
         for section in self.sections:
-            for run in section.runs(rank, self.ranks):
-                start = None if run.start is None else base + run.start
-                found.append(Run(start, run.length))
+            for share in range(rank * self.merged, (rank + 1) * self.merged):
+                for run in section.runs(share, self.ranks * self.merged):
+                    start = None if run.start is None else base + run.start
+                    found.append(Run(start, run.length))
             base += section.entries
         return tuple(_joined(found))
+
+    def merging(self, shares: int) -> Layout:
+        """The layout of ``shares`` for all ranks together, of which each has neighbours."""
+        return replace(self, merged=shares // self.ranks)
 
     def scaled(self, factor: int) -> Layout:
         """The layout where each entry is a row of ``factor`` of them: heads become columns."""
         sections = (replace(each, size=each.size * factor) for each in self.sections)
-        return Layout(tuple(sections), self.ranks)
+        return replace(self, sections=tuple(sections))
 
     def divided(self, factor: int) -> Layout | None:
         """The layout where a row of ``factor`` entries is one; None where it cuts through a row."""
@@ -114,7 +124,7 @@ class Layout:
             if (each.size // each.parts) % factor or each.size % each.parts:
                 return None
             sections.append(replace(each, size=each.size // factor))
-        return Layout(tuple(sections), self.ranks)
+        return replace(self, sections=tuple(sections))
 
 
 def _joined(runs: list[Run]) -> Iterator[Run]:
@@ -137,8 +147,8 @@ def _joined(runs: list[Run]) -> Iterator[Run]:
         yield pending
 
 
-def even(size: int, ranks: int, unit: int = 1, multiple: int = 1) -> Layout:
+def even(size: int, ranks: int, unit: int = 1, multiple: int = 1, merged: int = 1) -> Layout:
     """One section of ``size`` entries, dealt in units, a ``multiple`` of so many to each rank."""
     if size % unit:
         raise ValueError(f"{size} entries are no whole number of units of {unit}")
-    return Layout((Section(size // unit, unit, multiple=multiple),), ranks)
+    return Layout((Section(size // unit, unit, multiple=multiple),), ranks, merged)

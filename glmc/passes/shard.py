@@ -55,6 +55,9 @@ SUMMAND = "summand"
 class Shard:
     """See the module's text. ``run`` replaces the program's graph, weights and symbols.
 
+    ``shares``: into how many parts each sum that is cut is dealt, whatever the number of ranks,
+    which divides it: a rank has neighbours. Where sizes do not divide, one rank has zeros between
+    them too. None: a part for each rank.
     Raises LoweringError where a weight is cut for one reader and whole for another, and for a
     vocabulary of fewer tokens than ranks.
     """
@@ -62,33 +65,34 @@ class Shard:
     ranks: int
     expert_parallel: bool = False
     multiple: int = 1
+    shares: int | None = None
     name: str = NAME
     numerics: Numerics = NUMERICS
 
     def run(self, program: Program) -> PassResult:
-        after, result = sharded(program, self.ranks, self.expert_parallel, self.multiple)
+        after, result = sharded(
+            program, self.ranks, self.expert_parallel, self.multiple, self.shares
+        )
         program.graph_module, program.ranks = after.graph_module, after.ranks
         program.weights, program.symbols = after.weights, after.symbols
         return result
 
 
 def sharded(
-    program: Program, ranks: int, expert_parallel: bool = False, multiple: int = 1
+    program: Program,
+    ranks: int,
+    expert_parallel: bool = False,
+    multiple: int = 1,
+    shares: int | None = None,
 ) -> tuple[Program, PassResult]:
     """The program of one rank of several, and what was cut; ``program`` itself stays."""
-    dealing, result = Dealing(ranks, expert_parallel, multiple), PassResult()
-    misses: dict[Node, m.NoMatchError] = {}
-    for node in reversed(list(program.graph.nodes)):
-        if node in dealing.calls or summing(node, dealing) is None:
-            continue
-        try:
-            dealing = deal_sum(node, dealing)
-        except m.NoMatchError as miss:
-            misses[node] = miss
-    head = _head(program)
-    if head is not None:
-        dealing = deal_columns(head, dealing)
-        _require_in_order(head, dealing)
+    head, result = None if ranks == 1 else _head(program), PassResult()
+    dealing, misses = _dealt(program, Dealing(ranks, expert_parallel, multiple), head)
+    if shares is not None and _cut_otherwise(dealing, shares):
+        merged = Dealing(ranks, expert_parallel, multiple, shares // ranks)
+        dealing, misses = _dealt(program, merged, head)
+    elif ranks == 1:
+        return program, result
     _require_known(dealing)
     # What cuts a whole value by its weight ends no region, and is a part of another.
     whole = (node for node in reversed(misses) if node not in dealing.calls and misses[node].near)
@@ -98,6 +102,34 @@ def sharded(
     result.matches = [match_at(node) for node in collectives]
     result.detail = _detail(dealing, collectives)
     return after, result
+
+
+def _dealt(
+    program: Program, dealing: Dealing, head: Node | None
+) -> tuple[Dealing, dict[Node, m.NoMatchError]]:
+    """How all regions are dealt, and why those that may end at a node are not."""
+    misses: dict[Node, m.NoMatchError] = {}
+    for node in reversed(list(program.graph.nodes)):
+        if node in dealing.calls or summing(node, dealing) is None:
+            continue
+        try:
+            dealing = deal_sum(node, dealing)
+        except m.NoMatchError as miss:
+            misses[node] = miss
+    if head is not None:
+        dealing = deal_columns(head, dealing)
+        _require_in_order(head, dealing)
+    return dealing, misses
+
+
+def _cut_otherwise(dealing: Dealing, shares: int) -> bool:
+    """Whether ``shares`` cut a sum elsewhere than so many equal parts of each rank's own do. Where
+    one rank has zeros at the end, they must be there."""
+    return any(
+        each.runs(rank) != each.merging(shares).runs(rank) or (each.ranks == 1 and each.padded)
+        for each in dealing.sums
+        for rank in range(each.ranks)
+    )
 
 
 _COLLECTIVES = tuple(f"glmc.{each.name}" for each in (ALL_REDUCE, ALL_GATHER))
@@ -247,7 +279,7 @@ class _Rebuild:
         named = dict(zip(op.argument_names, arguments, strict=True))
         for key, sections in way.divided.items():
             whole = arguments_of(node)
-            named[key] = Layout(tuple(by_name(sections, whole)), self.dealing.ranks).local
+            named[key] = self.dealing.layout(by_name(sections, whole)).local
         passes = (*node.meta.get("passes", ()), NAME)
         if way.op is not None:
             named["first"] = self.firsts[_first_name(self._dealt(node))]
@@ -259,7 +291,7 @@ class _Rebuild:
         if node not in self.dealing.summands:
             return call
         call.meta["dealt"] = SUMMAND
-        if any((user, node) in self.dealing.read for user in node.users):
+        if self.dealing.ranks == 1 or any((user, node) in self.dealing.read for user in node.users):
             return call
         name = f"{node.meta['id']}.{ALL_REDUCE.name}"
         return rebuilder.call(ALL_REDUCE.overload, (call,), node, id=name, passes=passes)

@@ -8,14 +8,14 @@ v. Nothing is named here but through facts: no op, no module, no model.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch.fx import Node
 
 from glmc.ir import match as m
-from glmc.ir.layout import Layout, even
+from glmc.ir.layout import Layout, Section, even
 from glmc.ir.ops import SemanticOp, semantic_op
 from glmc.ir.ops.facts import Cut, Sharding, by_name
 
@@ -29,12 +29,14 @@ class Dealing:
     ``places`` the values, weights and caches that are cut; ``summands`` the values of which each
     rank has a summand, and ``first`` the weights that rank 0 alone has. ``read``: (reader, value)
     of each cut value or summand that a reader expects to be one. A rank has a ``multiple`` of so
-    many of the columns of a product, where they are dealt one by one.
+    many of the columns of a product, where they are dealt one by one. ``merged``: see
+    :class:`~glmc.ir.layout.Layout`.
     """
 
     ranks: int
     expert_parallel: bool = False
     multiple: int = 1
+    merged: int = 1
     calls: dict[Node, Sharding] = field(default_factory=dict)
     places: dict[Node, Place] = field(default_factory=dict)
     summands: set[Node] = field(default_factory=set)
@@ -47,12 +49,33 @@ class Dealing:
             self.ranks,
             self.expert_parallel,
             self.multiple,
+            self.merged,
             dict(self.calls),
             dict(self.places),
             set(self.summands),
             set(self.first),
             set(self.read),
         )
+
+    def layout(self, sections: Iterable[Section]) -> Layout:
+        """How sections are dealt."""
+        return Layout(tuple(sections), self.ranks, self.merged)
+
+    def even(self, size: int, multiple: int) -> Layout:
+        """How ``size`` entries are dealt, a ``multiple`` of so many to each rank."""
+        return even(size, self.ranks, multiple=multiple, merged=self.merged)
+
+    @property
+    def sums(self) -> Iterator[Layout]:
+        """The layouts of dimensions that are summed over and cut."""
+        for node, way in self.calls.items():
+            if way.results != ("sum",) or way.op is not None:
+                continue
+            operands = dict(zip(_op(node).argument_names, node.args, strict=True))
+            values = [operands[key] for key, how in way.operands.items() if isinstance(how, Cut)]
+            for value in values:
+                if isinstance(value, Node) and value in self.places:
+                    yield self.places[value][1]
 
 
 def arguments_of(node: Node) -> dict[str, Any]:
@@ -73,9 +96,12 @@ def _op(node: Node) -> SemanticOp:
 
 
 def summing(node: Node, dealing: Dealing) -> Sharding | None:
-    """The way in which the ranks add up the result of ``node``, if it has one."""
+    """The way in which the ranks add up the result of ``node``, if it has one. One rank alone
+    shares no vocabulary and no experts: only its sums can be cut."""
     op = semantic_op(node.target)
     ways = [] if op is None else [each for each in op.facts.shardings if each.results == ("sum",)]
+    if dealing.ranks == 1:
+        ways = [each for each in ways if each.op is None]
     by_expert = [each for each in ways if each.name == "experts"]
     if by_expert and dealing.expert_parallel:
         return by_expert[0]
@@ -101,8 +127,7 @@ def deal_columns(node: Node, dealing: Dealing) -> Dealing:
     m.require(ways, node, "its facts must have a cut by columns")
     _settle(node, ways[0], None, after)
     axis = m.tensor(node).dim() - 1
-    size = int(m.shape(node)[axis])
-    after.places[node] = (axis, even(size, after.ranks, multiple=after.multiple))
+    after.places[node] = (axis, after.even(int(m.shape(node)[axis]), after.multiple))
     return after
 
 
@@ -149,7 +174,7 @@ def _layout(node: Node, way: Sharding, dealing: Dealing) -> Layout:
         if own is not None and how.sections == 1:
             return own
     multiple = 1 if way.name == "experts" else dealing.multiple
-    return even(sizes[0] if sizes else 1, dealing.ranks, multiple=multiple)
+    return dealing.even(sizes[0] if sizes else 1, multiple)
 
 
 def _own_layout(value: Node, axis: int, dealing: Dealing) -> Layout | None:
@@ -172,7 +197,7 @@ def _own_layout(value: Node, axis: int, dealing: Dealing) -> Layout | None:
             continue
         if callable(how.sections):
             sections = by_name(how.sections, arguments_of(maker))
-            return Layout(tuple(sections), dealing.ranks)
+            return dealing.layout(sections)
         if any(isinstance(operand, Node) for operand in maker.args) and how.sections == 1:
             return _layout(maker, way, dealing) if _has_own(maker, way, dealing) else None
     return None

@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 import torch
-from torch import distributed
 
-import glmc_runtime
-from glmc.compiler import compile_model
 from glmc.config import CompileOptions
-from glmc.errors import LoweringError, UsageError
+from glmc.errors import UsageError
 from glmc_runtime.generate.session import Session
 from glmc_runtime.kernels.cpu.compiled import NoLibraryError, required
-from tests.e2e.test_deterministic import MODELS, prompts
+from tests.e2e.build import CPU, Place
+from tests.e2e.ranks import RankedBuilder, with_ranks
+from tests.e2e.test_deterministic import MODELS, alone, prompts, together
+from tests.support.models import tiny_config, tiny_model
 
-TOKENS = 4
+UNEVEN = {
+    "num_attention_heads": 6,
+    "num_key_value_heads": 3,
+    "intermediate_size": 100,
+    "moe_intermediate_size": 44,
+    "vocab_size": 1503,
+    "num_hidden_layers": 2,
+    "first_k_dense_replace": 1,
+}
+"""Hardly anything divides by two, four or eight."""
+COMMON: dict[str, Any] = {
+    "max_context": 128,
+    "block_size": 16,
+    "decode_buckets": (1, 4),
+    "prefill_buckets": (64, 256),
+}
+RANKS = (1, 2, 4, 8)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -30,84 +45,92 @@ def _compiled() -> None:
         pytest.skip(str(reason))
 
 
-def options(dtype: str, promise: str, ranks: int) -> CompileOptions:
-    return CompileOptions(
-        dtype=dtype,
-        deterministic=promise,
-        tensor_parallel=ranks,
-        max_context=256,
-        block_size=16,
-        decode_buckets=(1, 4),
-        prefill_buckets=(64, 256),
-    )
+@pytest.fixture(scope="module")
+def builders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, RankedBuilder]]:
+    uneven = tmp_path_factory.mktemp("checkpoint")
+    tiny_model(tiny_config("glm4_moe", **UNEVEN)).save_pretrained(uneven)
+    found = {**MODELS, "uneven": uneven}
+    yield {
+        name: RankedBuilder(path, tmp_path_factory.mktemp("artifacts"), COMMON)
+        for name, path in found.items()
+    }
 
 
-def logits(session: Session, given: list[list[int]]) -> torch.Tensor:
-    """After each prompt and each of the likeliest tokens, all texts in one batch."""
-    sequences = [session.sequence(prompt) for prompt in given]
-    rows = [session.prefill(sequences)]
-    while len(rows) < TOKENS:
-        likeliest = [int(row.argmax()) for row in rows[-1]]
-        rows.append(session.decode(sequences, likeliest))
-    return torch.stack(rows, 1)
+def given(seed: int) -> list[list[int]]:
+    return [prompt[:90] for prompt in prompts(4, seed)]
 
 
-def on_ranks(path: Path, ranks: int, *batches: list[list[int]]) -> list[torch.Tensor]:
-    """The logits of rank 0; each rank is a fork, without the seconds of its imports."""
-    with TemporaryDirectory() as meeting:
-        found = Path(meeting) / "logits"
-        processes = []
-        for rank in range(ranks):
-            process = os.fork()
-            if process == 0:
-                status = 1
-                try:
-                    torch.set_num_threads(1)  # threads of OpenMP do not outlive a fork
-                    place = f"file://{meeting}/store"
-                    distributed.init_process_group(
-                        "gloo", init_method=place, rank=rank, world_size=ranks
-                    )
-                    session = glmc_runtime.load(path, process_group=distributed.group.WORLD)
-                    made = [logits(session, batch) for batch in batches]
-                    if rank == 0:
-                        torch.save(made, found)
-                    status = 0
-                finally:
-                    os._exit(status)
-            processes.append(process)
-        assert [os.waitpid(process, 0)[1] for process in processes] == [0] * ranks
-        return list(torch.load(found))
+def logits(path: Path, seed: int) -> torch.Tensor:
+    """Of random texts that join, leave and are cut at random; all ranks must agree."""
+
+    def act(session: Session) -> torch.Tensor:
+        return torch.stack(together(session, given(seed), seed))
+
+    first, *others = with_ranks(path, act)
+    assert all(torch.equal(first, other) for other in others)
+    return first
+
+
+def lonely(path: Path, seed: int) -> torch.Tensor:
+    """Of the same texts one after the other, on rank 0."""
+
+    def act(session: Session) -> torch.Tensor:
+        return torch.stack([alone(session, prompt) for prompt in given(seed)])
+
+    return with_ranks(path, act)[0]
+
+
+def differing(builder: RankedBuilder, place: Place, dtype: str, seed: int) -> list[int]:
+    """The numbers of ranks whose bits are not those of one rank."""
+    paths = {
+        count: builder.artifact(place, dtype, deterministic="ranks", tensor_parallel=count)
+        for count in RANKS
+    }
+    expected = lonely(paths[1], seed)
+    return [count for count in RANKS if not torch.equal(logits(paths[count], seed), expected)]
 
 
 @pytest.mark.parametrize(
-    ("model", "dtype", "ranks"),
-    [("tiny-dense", "bfloat16", 4), ("tiny-moe", "bfloat16", 2), ("tiny-dense", "float32", 8)],
+    ("model", "dtype"),
+    [
+        ("tiny-dense", "bfloat16"),
+        ("tiny-moe", "bfloat16"),
+        pytest.param("uneven", "float32", marks=pytest.mark.slow),
+        pytest.param("tiny-dense", "float32", marks=pytest.mark.slow),
+        pytest.param("tiny-moe", "float32", marks=pytest.mark.slow),
+        pytest.param("uneven", "bfloat16", marks=pytest.mark.slow),
+    ],
 )
-def test_bits_are_those_of_one_rank(tmp_path: Path, model: str, dtype: str, ranks: int) -> None:
-    given = prompts(3, 7)
-    for count in (1, ranks):
-        compile_model(MODELS[model], tmp_path / str(count), options(dtype, "ranks", count))
-    with glmc_runtime.load(tmp_path / "1") as session:
-        expected = logits(session, given)
-    assert torch.equal(on_ranks(tmp_path / str(ranks), ranks, given)[0], expected)
+def test_bits_are_those_of_one_rank(
+    builders: dict[str, RankedBuilder], model: str, dtype: str
+) -> None:
+    assert differing(builders[model], CPU, dtype, seed=7) == []
 
 
-@pytest.mark.parametrize(("target", "by_expert"), [("cpu", False), ("cpu", True), ("xpu", True)])
-def test_a_batch_is_kept_on_several_ranks(tmp_path: Path, target: str, by_expert: bool) -> None:
-    asked = replace(options("bfloat16", "batch", 2), target=target, expert_parallel=by_expert)
-    compile_model(MODELS["tiny-moe"], tmp_path / "two", asked)
-    given = prompts(3, 7)
-    together, alone = on_ranks(tmp_path / "two", 2, given, given[:1])
-    assert torch.equal(together[:1], alone)
+def test_without_the_promise_they_follow_the_ranks(builders: dict[str, RankedBuilder]) -> None:
+    """Else the tests above would prove nothing."""
+    one, four = (
+        builders["tiny-moe"].artifact(CPU, "bfloat16", deterministic="batch", tensor_parallel=count)
+        for count in (1, 4)
+    )
+    assert not torch.equal(logits(four, 7), lonely(one, 7))
 
 
-def test_heads_that_make_another_tree_are_refused(tmp_path: Path) -> None:
-    """Six heads on four ranks: two of them have a head of nothing in the middle of the sum."""
-    with pytest.raises(LoweringError, match="summed in another order"):
-        compile_model(MODELS["tiny-moe"], tmp_path / "four", options("float32", "ranks", 4))
-    assert not (tmp_path / "four").exists()
+@pytest.mark.parametrize("experts", [False, True], ids=["columns", "experts"])
+def test_a_batch_is_kept_on_several_ranks(
+    builders: dict[str, RankedBuilder], experts: bool
+) -> None:
+    path = builders["tiny-moe"].artifact(
+        CPU, "bfloat16", deterministic="batch", tensor_parallel=4, expert_parallel=experts
+    )
+    assert torch.equal(logits(path, 7), lonely(path, 7))
 
 
 def test_experts_that_are_dealt_whole_are_refused() -> None:
     with pytest.raises(UsageError, match="order that follows the ranks"):
         CompileOptions(deterministic="ranks", tensor_parallel=2, expert_parallel=True)
+
+
+def test_a_number_of_ranks_that_makes_another_tree_is_refused() -> None:
+    with pytest.raises(UsageError, match="order of eight"):
+        CompileOptions(deterministic="ranks", tensor_parallel=6)

@@ -104,3 +104,22 @@ def test_each_rank_has_a_multiple(ranks: int) -> None:
     seen = [entry for rank in range(ranks) for entry in entries(layout, rank)]
     assert [entry for entry in seen if entry is not None] == list(range(44))
     assert layout.local % 8 == 0
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4, 8])
+@pytest.mark.parametrize("kv_heads", [1, 2, 3, 8, 9])
+def test_a_rank_of_fewer_has_neighbours_of_many(kv_heads: int, ranks: int) -> None:
+    count = 8 // ranks
+    for many in heads(kv_heads, 3, 8):
+        few = Layout(many.sections, ranks, merged=count)
+        assert few == Layout(many.sections, ranks).merging(8)
+        assert few.local == count * many.local
+        for rank in range(ranks):
+            shares = range(rank * count, (rank + 1) * count)
+            assert entries(few, rank) == [one for share in shares for one in entries(many, share)]
+
+
+def test_neighbours_lie_together_in_each_section() -> None:
+    layout = Layout((Section(3), Section(3)), 1, merged=2)
+    assert layout.runs(0) == (Run(0, 3), Run(None, 1), Run(3, 3), Run(None, 1))
+    assert layout.padded == 2

@@ -1,4 +1,4 @@
-"""Where a sum is cut: one tree for any number of ranks, or a refusal."""
+"""Where a sum is cut: one tree for any number of ranks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 
-from glmc.errors import LoweringError
 from glmc.ir.layout import Layout, Section, even
 from glmc.ir.recipe import Dealt, Source, Weight
 from glmc.lowering.ordered_sums import Sums, sums_of
@@ -26,7 +25,7 @@ def sums(depth: int, layout: Layout | None = None, promise: str = "ranks") -> Su
     )
     shape = (fixed(3), fixed(local))
     value = Value(weight.name, shape, torch.float32, WeightArgument(weight.name))
-    return sums_of(emit, value, "layers.0.mlp.down_proj")
+    return sums_of(emit, value)
 
 
 def test_a_batch_is_promised_with_one_sum() -> None:
@@ -45,14 +44,14 @@ def test_ranks_have_a_run_of_the_segments(ranks: int) -> None:
     assert sums(64, even(64, ranks, 8)) == Sums(8 // ranks, 8, True)
 
 
-def test_ranks_without_a_unit_add_zeros() -> None:
-    """Four heads of 16 on eight ranks: every other rank has none, and the tree is the same."""
-    heads = Layout((Section(2, 32, parts=2),), 8)
-    assert [run.start for rank in range(8) for run in heads.runs(rank)].count(None) == 4
-    assert sums(64, heads) == Sums(2, 8, True)
-
-
-@pytest.mark.parametrize("units", [6, 3])
-def test_parts_that_make_another_tree_are_refused(units: int) -> None:
-    with pytest.raises(LoweringError, match="another order"):
-        sums(units * 16, even(units * 16, 4, 16))
+@pytest.mark.parametrize("ranks", [1, 2, 4, 8])
+@pytest.mark.parametrize(
+    ("section", "length"),
+    [(Section(2, 48, parts=3), 16), (Section(2, 32, parts=2), 16), (Section(100), 13)],
+)
+def test_what_does_not_divide_is_cut_as_eight_have_it(
+    section: Section, length: int, ranks: int
+) -> None:
+    """Six heads on two KV heads, four on two, and a width of 100."""
+    layout = Layout((section,), ranks, merged=8 // ranks)
+    assert sums(section.entries, layout) == Sums(8 // ranks, length, ranks > 1)

@@ -19,9 +19,9 @@ from glmc.lowering.values import as_rows, flat, rope_table, view
 def linear(op: Op, emit: Emitter) -> None:
     """A rank's part of a sum stays in float32: what comes after is the sum over the ranks."""
     weight, bias = op.tensor("weight"), op.optional_tensor("bias")
-    sums = sums_of(emit, weight, op.node)
+    sums = sums_of(emit, weight)
     if not sums.partial:
-        whole_product(emit, op.tensor("x"), weight, bias, emit.result(), op.node)
+        whole_product(emit, op.tensor("x"), weight, bias, emit.result())
         return
     if bias is not None:
         raise LoweringError(
@@ -33,7 +33,7 @@ def linear(op: Op, emit: Emitter) -> None:
         )
     out = op.tensor("x").shape[:-1]
     total = emit.temporary("partial", (*out, weight.shape[0]), FLOAT)
-    partial_product(emit, op.tensor("x"), weight, total, op.node)
+    partial_product(emit, op.tensor("x"), weight, total)
     emit.bind(0, total)
 
 
@@ -68,9 +68,9 @@ def shared_expert(op: Op, emit: Emitter) -> None:
     merged = emit.temporary("merged", (rows, fixed(2 * width)), x.dtype)
     activated = emit.temporary("activated", (rows, fixed(width)), x.dtype)
     projected = emit.temporary("projected", (rows, x.shape[1]), x.dtype)
-    whole_product(emit, x, gate_up, None, merged, op.node)
+    whole_product(emit, x, gate_up, None, merged)
     emit.call("ordered.swiglu", writes=("out",), x=merged, out=activated)
-    whole_product(emit, activated, down, None, projected, op.node)
+    whole_product(emit, activated, down, None, projected)
     routed, out = as_rows(op.tensor("routed")), as_rows(emit.result())
     emit.call("cpu.add", writes=("out",), x=routed, y=projected, out=out)
 
@@ -81,7 +81,7 @@ def shared_expert_of_ranks(op: Op, emit: Emitter) -> None:
     x, gate_up, down = as_rows(op.tensor("x")), op.tensor("gate_up"), op.tensor("down")
     routed = op.tensor("routed")
     parts = emit.notes.get(_parts_of(routed, emit))
-    sums = sums_of(emit, down, op.node)
+    sums = sums_of(emit, down)
     if parts is None or parts.dim(1) != sums.segments:
         raise LoweringError(
             "the routed experts left no segments that the shared expert's can be added to",
@@ -94,7 +94,7 @@ def shared_expert_of_ranks(op: Op, emit: Emitter) -> None:
     merged = emit.temporary("merged", (rows, fixed(2 * width)), x.dtype)
     activated = emit.temporary("activated", (rows, fixed(width)), x.dtype)
     segments = emit.temporary("segments", (rows, fixed(sums.segments), hidden), FLOAT)
-    whole_product(emit, x, gate_up, None, merged, op.node)
+    whole_product(emit, x, gate_up, None, merged)
     emit.call("ordered.swiglu", writes=("out",), x=merged, out=activated)
     emit.call(
         "ordered.apart",
@@ -125,7 +125,7 @@ def moe_ffn_of_ranks(op: Op, emit: Emitter) -> None:
     gate_up, down = op.tensor("gate_up"), op.tensor("down")
     (tokens, hidden), width = x.shape, down.dim(2)
     rows = tokens * ids.dim(1)
-    inner, sums = sums_of(emit, gate_up, op.node), sums_of(emit, down, op.node)
+    inner, sums = sums_of(emit, gate_up), sums_of(emit, down)
     segments = emit.temporary("segments", (tokens, fixed(sums.segments), hidden), FLOAT)
     scratch: Scratch = {
         "gathered": emit.temporary("gathered", (rows, hidden), x.dtype),

@@ -63,7 +63,7 @@ def torch_product(emit: Emitter, x: Value, weight: Value, bias: Value | None, ou
     """A product that is left to torch; with ``--deterministic`` to a kernel that is on the host
     alone, where the emulator runs."""
     if emit.options.deterministic:
-        whole_product(emit, x, weight, bias, out, weight.name)
+        whole_product(emit, x, weight, bias, out)
         return
     emit.call("aten.linear", writes=("out",), x=x, weight=weight, bias=bias, out=out)
 

@@ -45,6 +45,7 @@ from glmc.garbage import rare_collections
 from glmc.ir.program import Program
 from glmc.ir.threads import one_thread
 from glmc.job import Job, resolve
+from glmc.passes import shard
 from glmc.passes.base import Pass
 from glmc.passes.kv_cache import KvCache
 from glmc.pipeline.events import Event, StepDone
@@ -202,7 +203,8 @@ def _violated(wrong: _Violated, hunt: _Hunt) -> BisectResult:
     job, verifier, verdict = hunt.job, hunt.verifier, wrong.verdict
     evidence: Counterexample
     before, after = wrong.before, wrong.after
-    if (before.phase, before.ranks) == (after.phase, after.ranks):
+    alike = (before.phase, before.ranks) == (after.phase, after.ranks)
+    if alike and wrong.name != shard.NAME:
         evidence = first_rewrite(before, after, verdict, verifier.cases, verifier.weights)
     else:
         evidence = first_node(verdict)

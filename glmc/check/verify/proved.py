@@ -48,6 +48,7 @@ _OF_GRAPHS = (
     "passes_off",
     "tensor_parallel",
     "expert_parallel",
+    "deterministic",
 )
 _UNUSABLE = (OSError, RuntimeError, NotOwnError)
 

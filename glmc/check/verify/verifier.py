@@ -14,7 +14,7 @@ from glmc.check.verify.verdict import Verdict, renumbered, require_verdict
 from glmc.check.verify.weights import ModelWeights
 from glmc.errors import InternalError, VerificationError
 from glmc.ir.program import Program
-from glmc.passes import specialise
+from glmc.passes import shard, specialise
 from glmc.passes.specialise import PHASE_NAMES
 from glmc.pipeline.events import Event, StepDone
 from glmc.pipeline.records import PassRecord
@@ -33,7 +33,7 @@ def verify_pass(
     only where ``before`` can't be run.
     """
     verify = verify_rewrites
-    if before.ranks != after.ranks:
+    if before.ranks != after.ranks or record.name == shard.NAME:
         verify = verify_shard
     elif before.phase != after.phase:
         verify = verify_paging if before.phase == "stateless" else verify_phase

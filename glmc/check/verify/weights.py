@@ -95,11 +95,11 @@ class _Table(Mapping[str, Tensor]):
     def __init__(self, weights: ModelWeights, program: Program, rank: int) -> None:
         self._weights = weights
         self._recipes = program.weights
-        self._rank = rank if program.ranks > 1 else None
+        self._rank = rank
 
     def __getitem__(self, name: str) -> Tensor:
         weight = self._recipes[name]
-        return self._weights.make(weight if self._rank is None else weight.on(self._rank))
+        return self._weights.make(weight.on(self._rank))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._recipes)

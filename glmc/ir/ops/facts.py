@@ -7,7 +7,7 @@ What depends on an op's arguments is a function whose parameters have their name
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from inspect import signature
 from typing import Any, Literal
 
@@ -33,8 +33,8 @@ class Cut:
     def layout(self, arguments: Mapping[str, Any], shared: Layout) -> Layout:
         """Of this dimension, where ``shared`` is the layout that the cuts by number share."""
         if callable(self.sections):
-            return Layout(tuple(by_name(self.sections, arguments)), shared.ranks)
-        return Layout(shared.sections * self.sections, shared.ranks)
+            return replace(shared, sections=tuple(by_name(self.sections, arguments)))
+        return replace(shared, sections=shared.sections * self.sections)
 
 
 @dataclass(frozen=True)
