@@ -11,6 +11,7 @@ import torch
 from glmc.ir.ops import OPS
 from glmc.lowering.target import Emitter, Op, Value
 from glmc.lowering.values import as_rows, flat
+from glmc_runtime.format.extent import Extent
 
 FLOAT = torch.float32
 INDEX = torch.int64
@@ -18,6 +19,12 @@ Scratch = dict[str, Any]
 """Temporaries by the kernel's argument names."""
 CACHED = {"q": "query", "k_cache": "key_cache", "v_cache": "value_cache"}
 """The kernels' names of the operands of attention over the cache."""
+
+
+def experts_order(emit: Emitter, rows: Extent) -> Scratch:
+    """Work space to sort chosen experts, one of ``rows`` for each."""
+    names = ("sorted_ids", "order", "rows")
+    return {name: emit.temporary(name, (rows,), INDEX) for name in names}
 
 
 def passed(op: Op, name: str) -> Any:

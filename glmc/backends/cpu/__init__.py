@@ -13,7 +13,7 @@ import torch
 from glmc.backends.cpu import ordered
 from glmc.backends.cpu.rules import RULES
 from glmc.backends.dynamo_rules import TracedRules
-from glmc.lowering import collectives, plain
+from glmc.lowering import collectives, ordered_ranks, plain
 from glmc.lowering.target import Target
 
 TARGET = Target(
@@ -23,6 +23,6 @@ TARGET = Target(
     ),
     cache_layout="blocks_tokens_heads",
     dtypes=(torch.float32, torch.bfloat16, torch.float16),
-    as_made=ordered.AS_MADE,
+    as_made=ordered_ranks.AS_MADE,
     ordered=MappingProxyType({"batch": ordered.RULES, "ranks": ordered.OF_RANKS}),
 )

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 
 import torch
 
-from glmc.lowering.direct import CACHED, FLOAT, INDEX, Direct, Scratch, dense
+from glmc.lowering.direct import CACHED, FLOAT, INDEX, Direct, Scratch, dense, experts_order
 from glmc.lowering.target import SEQUENCES, Emitter, Op, Rule, Value, fixed
 from glmc.lowering.values import as_rows, flat, rope_table, view
-from glmc_runtime.format.extent import Extent
 
 GATHERED_BYTES = 16 << 20
 """Keys, or values, of a layer gathered at most: a bound of memory, gathering is always faster."""
@@ -181,12 +180,6 @@ def _experts_scratch(op: Op, emit: Emitter) -> Scratch:
         "total": emit.temporary("total", (tokens, hidden), FLOAT),
         **experts_order(emit, rows),
     }
-
-
-def experts_order(emit: Emitter, rows: Extent) -> Scratch:
-    """Work space to sort chosen experts, one of ``rows`` for each."""
-    names = ("sorted_ids", "order", "rows")
-    return {name: emit.temporary(name, (rows,), INDEX) for name in names}
 
 
 def _local_experts_scratch(op: Op, emit: Emitter) -> Scratch:

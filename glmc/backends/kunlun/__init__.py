@@ -16,11 +16,18 @@ from glmc.backends.kunlun import (
     rules_moe,
     rules_traced,
 )
-from glmc.lowering import collectives, plain
+from glmc.lowering import collectives, ordered_ranks, plain
 from glmc.lowering.target import Target
 from glmc_runtime.kernels.vendor_functions.dense import SWIGLU_ROW_BYTES
 from glmc_runtime.kernels.vendor_functions.row import PROFILES
 
+_ORDERED = {
+    **plain.EXACT,
+    **collectives.RULES,
+    **rules_dense.RULES,
+    **rules_attention.RULES,
+    **rules_moe.RULES,
+}
 TARGET = Target(
     name="xpu",
     rules=MappingProxyType(
@@ -37,17 +44,7 @@ TARGET = Target(
     dtypes=limits.DTYPES,
     profiles=PROFILES,
     check=limits.check,
-    ordered=MappingProxyType(
-        {
-            "batch": {
-                **plain.EXACT,
-                **collectives.RULES,
-                **rules_dense.RULES,
-                **rules_attention.RULES,
-                **rules_moe.RULES,
-            }
-        }
-    ),
-    as_made=rules_moe.AS_MADE,
+    ordered=MappingProxyType({"batch": _ORDERED, "ranks": {**_ORDERED, **ordered_ranks.RULES}}),
+    as_made=rules_moe.AS_MADE | ordered_ranks.AS_MADE,
     column_multiple=SWIGLU_ROW_BYTES // 2,  # of 2 bytes each
 )
