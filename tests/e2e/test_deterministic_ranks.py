@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from glmc.config import CompileOptions
 from glmc.errors import UsageError
 from glmc_runtime.generate.session import Session
 from glmc_runtime.kernels.cpu.compiled import NoLibraryError, required
-from tests.e2e.build import CPU, Place
+from tests.e2e.build import CPU, EMULATED, Place
 from tests.e2e.ranks import RankedBuilder, with_ranks
 from tests.e2e.test_deterministic import MODELS, alone, prompts, together
 from tests.support.models import tiny_config, tiny_model
@@ -80,14 +80,17 @@ def lonely(path: Path, seed: int) -> torch.Tensor:
     return with_ranks(path, act)[0]
 
 
-def differing(builder: RankedBuilder, place: Place, dtype: str, seed: int) -> list[int]:
+def differing(
+    builder: RankedBuilder, place: Place, dtype: str, ranks: Sequence[int] = RANKS, **more: Any
+) -> list[int]:
     """The numbers of ranks whose bits are not those of one rank."""
+    seed = 7
     paths = {
-        count: builder.artifact(place, dtype, deterministic="ranks", tensor_parallel=count)
-        for count in RANKS
+        count: builder.artifact(place, dtype, deterministic="ranks", tensor_parallel=count, **more)
+        for count in ranks
     }
     expected = lonely(paths[1], seed)
-    return [count for count in RANKS if not torch.equal(logits(paths[count], seed), expected)]
+    return [count for count in ranks if not torch.equal(logits(paths[count], seed), expected)]
 
 
 @pytest.mark.parametrize(
@@ -104,7 +107,24 @@ def differing(builder: RankedBuilder, place: Place, dtype: str, seed: int) -> li
 def test_bits_are_those_of_one_rank(
     builders: dict[str, RankedBuilder], model: str, dtype: str
 ) -> None:
-    assert differing(builders[model], CPU, dtype, seed=7) == []
+    assert differing(builders[model], CPU, dtype) == []
+
+
+@pytest.mark.parametrize(
+    ("model", "place", "ranks"),
+    [
+        ("tiny-moe", EMULATED[0], (1, 4)),
+        *(
+            pytest.param(model, place, RANKS, marks=pytest.mark.slow)
+            for model in MODELS
+            for place in EMULATED
+        ),
+    ],
+)
+def test_so_they_are_on_the_emulator(
+    builders: dict[str, RankedBuilder], model: str, place: Place, ranks: tuple[int, ...]
+) -> None:
+    assert differing(builders[model], place, "bfloat16", ranks, block_size=64) == []
 
 
 def test_without_the_promise_they_follow_the_ranks(builders: dict[str, RankedBuilder]) -> None:

@@ -110,11 +110,19 @@ def _expected(node: Node, old: Node, whole: Any, ranks: int) -> Iterator[Expecte
     if dealt is None:
         yield Expected([whole] * ranks, summed=summed)
     elif dealt != SUMMAND:
-        yield Expected([part_of(whole, dealt, rank) for rank in range(ranks)], None, dealt, summed)
+        parts = [part_of(whole, dealt, rank) for rank in range(ranks)]
+        yield Expected(parts, None, dealt, summed, free=_weighs(node))
     elif _is_summand(node):
         yield Expected(total=whole, summed=summed)
     else:
         yield Expected([whole] * ranks)
+
+
+def _weighs(node: Node) -> bool:
+    """Whether ``node`` is an attention: a head of nothing that has another's keys gives a mean of
+    their values, and the columns of the weight that reads it are zeros."""
+    op = semantic_op(node.target)
+    return op is not None and op.facts.scores is not None
 
 
 def _is_summand(node: Node) -> bool:

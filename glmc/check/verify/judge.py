@@ -41,13 +41,15 @@ _EXACT = Tolerance(Numerics.BITWISE)
 @dataclass(frozen=True)
 class Expected:
     """What a node must compute: ``values`` by rank, or ``total``, which is what those of all ranks
-    add up to. What fills up a dimension that is ``dealt`` must be zeros. ``summed``: how exact the
-    sum of all ranks' values has to be, which is the node's or its operand's."""
+    add up to. What fills up a dimension that is ``dealt`` must be zeros, or may be anything where
+    it is ``free``. ``summed``: how exact the sum of all ranks' values has to be, which is the
+    node's or its operand's."""
 
     values: Sequence[Any] = ()
     total: Tensor | None = None
     dealt: tuple[int, Layout] | None = None
     summed: Tolerance | None = None
+    free: bool = False
 
 
 def alone(value: Any) -> Expected:
@@ -211,11 +213,21 @@ def _of_sum(tolerance: Tolerance, summands: Sequence[Tensor], whole: Tensor) -> 
 
 
 def _deviation(was: Any, now: Any, tolerance: Tolerance, wanted: Expected, rank: int) -> Deviation:
+    if wanted.free and wanted.dealt is not None and now.shape == was.shape:
+        old, new = (_present(each, *wanted.dealt, rank) for each in (was, now))
+        return compare(old, new, tolerance) if old.numel() else NONE
     pairs = zip(was, now, strict=True) if isinstance(was, tuple) else ((was, now),)
     deviations = [compare(old, new, tolerance) for old, new in pairs]
     if wanted.dealt is not None and isinstance(now, Tensor) and now.shape == was.shape:
         deviations.append(_padding(now, *wanted.dealt, rank))
     return max(deviations, key=lambda deviation: deviation.share)
+
+
+def _present(value: Tensor, axis: int, layout: Layout, rank: int) -> Tensor:
+    """The entries of a dimension that are of the whole."""
+    runs = layout.runs(rank)
+    whole = [run.start is not None for run in runs for _ in range(run.length)]
+    return value.index_select(axis, torch.tensor(whole).nonzero().flatten())
 
 
 def _padding(value: Tensor, axis: int, layout: Layout, rank: int) -> Deviation:

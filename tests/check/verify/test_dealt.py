@@ -72,6 +72,18 @@ def test_every_step_of_a_dealt_model_holds(
         assert verdict.holds, verdict.text
 
 
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_heads_of_nothing_hold_beside_keys_of_others(ranks: int) -> None:
+    """Six heads on two KV heads, as eight ranks would share them: two of them have no head."""
+    config = tiny_config("glm", vocab_size=VOCABULARY, num_attention_heads=6, num_key_value_heads=2)
+    before, weights = paged(config), weights_of(config)
+    after = before.copy()
+    record = runner.run_pass(Shard(ranks, shares=8), after)
+    assert (next(iter(after.caches())).meta["dealt"][1].local == 1) == (ranks == 4)
+    verdict = verify_pass(before, after, record, FEW, weights)
+    assert verdict.holds, verdict.text
+
+
 def broken(name: str) -> Verdict:
     before = paged(CONFIG)
     after, record = dealt(before, 2, expert_parallel=False)
