@@ -136,12 +136,19 @@ def test_without_the_promise_they_follow_the_ranks(builders: dict[str, RankedBui
     assert not torch.equal(logits(four, 7), lonely(one, 7))
 
 
-@pytest.mark.parametrize("experts", [False, True], ids=["columns", "experts"])
+@pytest.mark.parametrize(
+    ("place", "by_expert"), [(CPU, False), (CPU, True), (EMULATED[0], False), (EMULATED[0], True)]
+)
 def test_a_batch_is_kept_on_several_ranks(
-    builders: dict[str, RankedBuilder], experts: bool
+    builders: dict[str, RankedBuilder], place: Place, by_expert: bool
 ) -> None:
     path = builders["tiny-moe"].artifact(
-        CPU, "bfloat16", deterministic="batch", tensor_parallel=4, expert_parallel=experts
+        place,
+        "bfloat16",
+        deterministic="batch",
+        tensor_parallel=2,
+        expert_parallel=by_expert,
+        block_size=64,
     )
     assert torch.equal(logits(path, 7), lonely(path, 7))
 
