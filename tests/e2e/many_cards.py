@@ -144,11 +144,23 @@ class Subject:
     texts: list[list[int]]
     expected: list[list[int]]
 
+    @property
+    def tokens(self) -> int:
+        """Tokens that each text is continued by."""
+        return len(self.expected[0])
+
     @staticmethod
-    def of(name: str, checkpoint: Path, routed: bool) -> Subject:
-        model = load_eager(checkpoint, torch.float32)
-        texts = prompts()
-        return Subject(name, checkpoint, routed, model, texts, greedy(model, texts))
+    def of(
+        name: str,
+        checkpoint: Path,
+        routed: bool,
+        texts: int | None = None,
+        tokens: int = NEW_TOKENS,
+    ) -> Subject:
+        """The first ``texts`` prompts, all where None."""
+        model, chosen = load_eager(checkpoint, torch.float32), prompts()[:texts]
+        expected = greedy(model, chosen, tokens)
+        return Subject(name, checkpoint, routed, model, chosen, expected)
 
 
 def subjects(count: int, only: str | None, folder: Path) -> Iterator[Subject]:
@@ -168,7 +180,7 @@ def compared(
 ) -> Outcome:
     """One cell of the matrix."""
     path = builder.artifact(place, tensor_parallel=ranks, expert_parallel=by_expert)
-    found = generated(path, subject.texts, NEW_TOKENS)
+    found = generated(path, subject.texts, subject.tokens)
     return judged(subject.model, subject.texts, subject.expected, found)
 
 
