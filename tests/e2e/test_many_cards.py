@@ -1,4 +1,4 @@
-"""Greedy tokens of a dealt model are Hugging Face's; the whole matrix is ``tests.e2e.many_cards``."""
+"""Greedy tokens of a dealt model are Hugging Face's; the matrix is ``tests.e2e.many_cards``."""
 
 from __future__ import annotations
 
