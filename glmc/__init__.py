@@ -134,6 +134,7 @@ class EstimateKeywords(TypedDict, total=False):
     cards: int
     tensor_parallel: int | None
     expert_parallel: bool
+    collectives: str | None
 
 
 def estimate(model: str | Path, device: str, **options: Unpack[EstimateKeywords]) -> Estimate:

@@ -17,6 +17,7 @@ from glmc.estimates.seconds import call_floor, call_seconds
 from glmc.estimates.step_estimate import EstimatedStep
 from glmc.estimates.traffic import Traffic
 from glmc.estimates.words import COLUMNS, detail, header, notes, rows, title, to_json
+from glmc_runtime.errors import ArtifactError
 from tests.support.checkpoints import tiny_file
 
 pytestmark = pytest.mark.usefixtures("shared_captures")
@@ -168,8 +169,8 @@ def test_python(model: Path, made: Estimate) -> None:
         glmc.estimate(model, "h200", batches=(1.5,))  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="no option 'batch'"):
         glmc.estimate(model, "h200", batch=1)  # type: ignore[call-arg]
-    with pytest.raises(TypeError, match="no option 'collectives'"):
-        glmc.estimate(model, "h200", collectives="{}")  # type: ignore[call-arg]
+    with pytest.raises(ArtifactError, match="no table of collectives"):
+        glmc.estimate(model, "h200", cards=2, collectives="{}")
 
 
 def test_a_host_has_so_many_cards(model: Path) -> None:
