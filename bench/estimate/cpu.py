@@ -14,6 +14,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,23 @@ def memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+@dataclass(frozen=True)
+class Measured:
+    """``read`` in bytes and ``product`` in operations a second, ``call`` in seconds, and where."""
+
+    read: float
+    product: float
+    call: float
+    where: str
+
+
+def measured() -> Measured:
+    """What this process gets of the machine, with the threads that torch has in it."""
+    threads, load = torch.get_num_threads(), f"{os.getloadavg()[0]:.0f} others waiting"
+    where = f"{processor()}, {threads} threads, {load}, {date.today()}, torch {torch.__version__}"
+    return Measured(read_rate(), product_rate(), call_seconds(), where)
+
+
 def link_numbers(path: Path, source: str) -> dict[str, Any]:
     """The links of a measured table of collectives."""
     entry = json.loads(path.read_text(encoding="utf-8"))["entries"][0]
@@ -93,11 +111,9 @@ def link_numbers(path: Path, source: str) -> dict[str, Any]:
     return found
 
 
-def described(links: Path) -> dict[str, Any]:
-    """The description of this machine."""
-    threads = torch.get_num_threads()
-    load = f"{os.getloadavg()[0]:.0f} others waiting"
-    where = f"{processor()}, {threads} threads, {load}, {date.today()}, torch {torch.__version__}"
+def described(links: Path, rates: Measured) -> dict[str, Any]:
+    """The description of a machine that has these rates."""
+    where = rates.where
 
     def number(value: float, source: str, kind: str = MEASURED) -> dict[str, Any]:
         return {"value": float(f"{value:.3g}"), "kind": kind, "source": source}
@@ -111,18 +127,18 @@ def described(links: Path) -> dict[str, Any]:
         }
         for kind in KINDS
     }
-    product = {"float32": number(product_rate(), f"{where}: a product of side {_SIDE}")}
+    product = {"float32": number(rates.product, f"{where}: a product of side {_SIDE}")}
     return {
         "name": "cpu",
-        "title": f"{processor()}, {threads} threads",
+        "title": ", ".join(where.split(", ")[:2]),
         "target": "cpu",
         "cards": 2,
         "memory": number(memory(), f"{where}: the system's pages"),
-        "read": number(read_rate(), f"{where}: a sum of 128 MiB"),
+        "read": number(rates.read, f"{where}: a sum of 128 MiB"),
         "product": product,
         "launch": {
             "eager": number(0.0, "the host computes itself: its calls are in graph", ASSUMED),
-            "graph": number(call_seconds(), f"{where}: an addition of eight numbers in place"),
+            "graph": number(rates.call, f"{where}: an addition of eight numbers in place"),
         },
         "links": {
             "topology": "processes of one host",
@@ -140,7 +156,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--links", type=Path, required=True)
     parser.add_argument("--write", type=Path, required=True)
     options = parser.parse_args(words)
-    text = yaml.safe_dump(described(options.links), sort_keys=False, width=110)
+    text = yaml.safe_dump(described(options.links, measured()), sort_keys=False, width=110)
     parse_device(text.encode(), str(options.write))
     options.write.write_text(text, encoding="utf-8")
     print(text)
