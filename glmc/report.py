@@ -7,7 +7,7 @@ come from it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -22,6 +22,7 @@ from glmc.ir.ops.aten import VIEWS
 from glmc.job import Job
 from glmc.lowering.lower import Lowered
 from glmc.pipeline.records import PassRecord
+from glmc.presets.matches import expected_collectives
 from glmc_runtime.format.phases import PhaseKey
 from glmc_runtime.format.plan import PhasePlan
 from glmc_runtime.kernels import is_vendor
@@ -101,10 +102,23 @@ def build_report(
         expected_matches=job.expected_matches,
         phases={str(key): phase_report(phase.plan, options) for key, phase in lowered.items()},
         eager=dict(eager),
-        remarks=(*job.selection.remarks(), *choice, *remarks),
+        remarks=(*job.selection.remarks(), *choice, *_not_dealt(job, records), *remarks),
         seconds=dict(seconds),
         dtype_choice=None if job.choice is None else asdict(job.choice),
     )
+
+
+def _not_dealt(job: Job, records: Sequence[PassRecord]) -> Iterator[str]:
+    """What a compile that is not held to its counts leaves whole: cards are none the lighter."""
+    if job.dealt is None:
+        return
+    found = sum(len(record.matches) for record in records if record.name == job.dealt.name)
+    wanted = sum(expected_collectives(job.source.fields).values())
+    if found < wanted:
+        yield (
+            f"only {found} of {wanted} parts of the model are dealt: each of the {job.dealt.ranks} "
+            "ranks has the others whole, and computes them all"
+        )
 
 
 def phase_report(plan: PhasePlan, options: CompileOptions) -> dict[str, Any]:

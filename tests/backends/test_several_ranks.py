@@ -126,3 +126,11 @@ def test_widths_of_a_ranks_experts_are_aligned_for_the_vendor(name: str, ranks: 
     for width in widths:
         layout = even(width, ranks)
         assert not layout.padded and layout.local * 2 % SWIGLU_ROW_BYTES == 0
+
+
+def test_what_is_left_whole_is_said() -> None:
+    """The activation of the dense MLP in the first layer is no op then that says how it is cut."""
+    off = ("gate_up_merge", "silu_mul")
+    options = CompileOptions(weights="none", tensor_parallel=2, passes_off=off)
+    remarks = compile_plan(read_job(MODEL, options)).report.remarks
+    assert any(remark.startswith("only 9 of 10 parts of the model are dealt") for remark in remarks)
