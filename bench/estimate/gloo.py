@@ -138,7 +138,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--model", default="middle", help="middle, dense or tiny-dense")
     parser.add_argument("--steps", type=int, default=40)
     options = parser.parse_args(words)
-    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ.update(OMP_NUM_THREADS="1")
     torch.set_num_threads(1)
     model = model_of(options.model)
     print(f"{model.title}, float32, one thread a rank; load {os.getloadavg()[0]:.1f} before")
