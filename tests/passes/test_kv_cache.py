@@ -142,7 +142,7 @@ def broadcast(call: Callable[..., Node], hidden: Node) -> Node:
 TWISTS = {
     heads_before_tokens: "batch and tokens first",
     over_all_tokens: "the last dimension",
-    difference: "one of glmc.add_rms_norm, glmc.embedding",
+    difference: "one of glmc.add_rms_norm, glmc.all_gather",
     without_its_dimension: "a mean that keeps its dimension",
     slice_of_tokens: "the last dimension",
     columns_with_gaps: "neighbouring columns",
