@@ -124,9 +124,11 @@ def _needs(path: Path) -> str:
 
     manifest = manifest_of(path)
     token = block_bytes(manifest.cache) // manifest.cache.block_size
+    ranks = manifest.ranks.count
+    where = f" on each of {ranks} ranks" if ranks > 1 else ""
     return (
         f"needs {bytes_text(weight_bytes(manifest))} of weights and {bytes_text(token)} of cache "
-        f"a token; 'glmc fit {path}' says what fits"
+        f"a token{where}; 'glmc fit {path}' says what fits"
     )
 
 

@@ -19,9 +19,10 @@ CARDS = ("24GB", "48GB", "64GB", "80GB", "96GB", "141GB")
 USUAL_CONTEXT = 8192
 """Tokens of the sequence that is asked for where nobody says."""
 DIVISION = (
-    "a plain division: no communication buffers, nothing replicated; tensor parallelism is not "
-    "there yet"
+    "a plain division: no communication buffers, nothing replicated; what is compiled with "
+    "--tensor-parallel is counted exactly"
 )
+OF_RANKS = "one for each rank, or more by a plain division where a rank does not fit"
 UNITS = (
     "GB is 10^9 bytes, GiB 2^30. A card can have more than its name says (one sold as 96 GB may "
     "report 96 GiB): --device-memory 96GiB asks for that."
@@ -64,7 +65,7 @@ class Card:
     than the card. ``cache`` is how much of it the cache may take, 0 where it was given more than is
     left, and ``tokens`` what it has room for: the largest batch times context. ``missing`` bytes
     keep what is asked for from fitting (0: it fits), and ``cards`` of this size have room for it
-    by a division.
+    by a division, for all ranks together.
     """
 
     name: str
@@ -80,7 +81,8 @@ class Card:
 @dataclass(frozen=True)
 class FitReport:
     """``model`` is what was compiled, in words, for ``target``. ``batch`` sequences of ``context``
-    tokens are asked for. ``cache_memory`` bounds the cache where it is not None."""
+    tokens are asked for. ``cache_memory`` bounds the cache where it is not None. Bytes are those of
+    each of ``ranks``."""
 
     model: str
     target: str
@@ -90,6 +92,12 @@ class FitReport:
     context: int
     cache_memory: int | None
     cards: tuple[Card, ...]
+    ranks: int = 1
+
+    @property
+    def cards_are(self) -> str:
+        """How the cards of a row were counted."""
+        return DIVISION if self.ranks == 1 else OF_RANKS
 
     @property
     def blocks(self) -> int:
@@ -110,6 +118,7 @@ class FitReport:
         return {
             "model": self.model,
             "target": self.target,
+            "ranks": self.ranks,
             "weight_bytes": needs.weights,
             "arena_bytes": needs.arena,
             "input_bytes": needs.inputs,
@@ -126,13 +135,15 @@ class FitReport:
                 "total_bytes": self.total,
             },
             "cards": [asdict(card) for card in self.cards],
-            "cards_are": DIVISION,
+            "cards_are": self.cards_are,
         }
 
     def header(self) -> Iterator[str]:
         """What it takes, a line for each purpose."""
         needs = self.needs
         yield self.model
+        if self.ranks > 1:
+            yield f"  on each of {self.ranks} ranks, which have a card of their own:"
         yield f"  weights      {bytes_text(needs.weights)}"
         yield f"  KV cache     {bytes_text(needs.token)} a token ({self.cache_dtype})"
         yield (
@@ -177,7 +188,7 @@ class FitReport:
             f"of so many tokens) takes {bytes_text(self.total)} in all, "
             f"{bytes_text(self.cache)} of it cache: --kv-blocks {self.cache // self.needs.block}."
         )
-        yield f"cards: {DIVISION}."
+        yield f"cards: {self.cards_are}."
         yield UNITS
         yield NOT_COUNTED
         if self.target == "cpu":
@@ -228,7 +239,10 @@ def fit_report(
         )
     limit = None if wanted.cache_memory is None else parse_bytes(wanted.cache_memory)
     asked = needs.blocks(batch, context) * needs.block
-    cards = tuple(_card(name, needs, batch, asked, limit) for name in wanted.memories or CARDS)
+    ranks = manifest.ranks.count
+    cards = tuple(
+        _card(name, needs, batch, asked, limit, ranks) for name in wanted.memories or CARDS
+    )
     model, profile = manifest.model, manifest.abi_profile
     return FitReport(
         f"{model.name}: {model.architecture}, {count_text(model.parameters)} parameters, "
@@ -240,10 +254,13 @@ def fit_report(
         context,
         limit,
         cards,
+        ranks,
     )
 
 
-def _card(name: str, needs: MemoryNeeds, batch: int, asked: int, limit: int | None) -> Card:
+def _card(
+    name: str, needs: MemoryNeeds, batch: int, asked: int, limit: int | None, ranks: int
+) -> Card:
     """``asked`` bytes of cache, of the ``limit`` that it is given."""
     memory = parse_bytes(name)
     if not memory:
@@ -263,5 +280,5 @@ def _card(name: str, needs: MemoryNeeds, batch: int, asked: int, limit: int | No
         needs.blocks_within(cache) * needs.block_size,
         fits,
         missing,
-        -(-used // memory),
+        ranks * -(-used // memory),
     )

@@ -11,6 +11,7 @@ from glmc_runtime.errors import RequestError
 from glmc_runtime.format.memory import MemoryNeeds, memory_needs
 from glmc_runtime.loading.fit import CARDS, FitReport, Wanted, artifact_fit
 from glmc_runtime.loading.loader import Artifact, load_artifact
+from tests.runtime.toy import write_toy
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,7 @@ def test_words_for_a_card_that_is_too_small(artifact: Artifact, needs: MemoryNee
     for words in (
         "repacks",
         "a plain division",
-        "tensor parallelism is not there yet",
+        "compiled with --tensor-parallel is counted exactly",
         "GiB 2^30",
         "--kv-",
         "the workspace",
@@ -107,3 +108,15 @@ def test_json_is_whole(artifact: Artifact) -> None:
 def test_what_is_refused(wanted: Wanted, artifact: Artifact) -> None:
     with pytest.raises(RequestError):
         artifact_fit(artifact, wanted)
+
+
+def test_each_rank_has_a_card(tmp_path: Path) -> None:
+    artifact = load_artifact(write_toy(tmp_path / "toy", ranks=2))
+    enough = memory_needs(artifact.manifest, artifact.plans).total(1, 1)
+    wanted = Wanted((f"{enough}B", f"{enough - 1}B"), batch=1, context=1)
+    report = artifact_fit(artifact, wanted)
+    assert [card.cards for card in report.cards] == [2, 4]
+    assert report.to_json()["ranks"] == 2
+    text = report.text()
+    assert "on each of 2 ranks" in text and "one for each rank" in text
+    assert "nothing replicated" not in text
