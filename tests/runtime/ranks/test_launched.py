@@ -45,6 +45,22 @@ print(model.step(outer_step(chunks, 4, 16)).argmax(-1).tolist())
 dist.destroy_process_group()
 """
 
+CHANNEL = """
+from pathlib import Path
+import torch.distributed as dist
+from glmc_runtime.engine.ranks.leading import GroupChannel
+
+def has_threads():
+    return any("gloo" in each.read_text() for each in Path("/proc/self/task").glob("*/comm"))
+
+dist.init_process_group("gloo")
+channel = GroupChannel(own=True)
+channel.send(b"x")
+print(has_threads())
+channel.close()
+print(has_threads())
+"""
+
 
 def environment(kernels: Path, rank: int, size: int, port: int) -> dict[str, str]:
     return {
@@ -100,6 +116,12 @@ def test_each_process_of_a_group_takes_the_steps_itself(ranks_path: Path, kernel
         tokens, of_model = map(json.loads, output.splitlines())
         assert tokens == [reference_greedy(each, 6) for each in PROMPTS], errors
         assert of_model == reference_greedy(PROMPTS[0], 1)
+
+
+def test_threads_of_messages_end_with_their_channel(kernels: Path) -> None:
+    """One that is at work while the interpreter ends aborts the process."""
+    ((output, errors),) = run_ranks(kernels, CHANNEL, size=1)
+    assert output.split() == ["True", "False"], errors
 
 
 @pytest.mark.slow

@@ -103,6 +103,9 @@ class GroupChannel:
         """After the last message, on all ranks."""
         if self._own and dist.is_initialized():
             dist.destroy_process_group()
+            # Its threads end with the last reference; one at work while the interpreter ends
+            # would abort the process.
+            self._group = None
 
     def _broadcast(self, memory: torch.Tensor) -> None:
         try:
