@@ -120,7 +120,7 @@ class CompileOptions:
             )
         if not 1 <= self.tensor_parallel <= MOST_RANKS:
             raise UsageError(
-                "a model is dealt to at least one rank",
+                f"a model can't be dealt to {self.tensor_parallel} ranks",
                 expected=f"1 to {MOST_RANKS}",
                 found=str(self.tensor_parallel),
                 remedy="--tensor-parallel 8",

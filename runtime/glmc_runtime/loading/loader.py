@@ -81,7 +81,7 @@ def load_artifact(
             f"the artifact has no rank {own}",
             expected=f"a rank from 0 to {count - 1}",
             found=str(own),
-            remedy=f"start {count} processes, or compile with --tensor-parallel",
+            remedy=f"start {count} processes, or compile with --tensor-parallel for as many as run",
         )
     skipped = manifest.files_of_others(own)
     if rank is None and count > 1:

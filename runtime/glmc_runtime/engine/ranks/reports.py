@@ -70,7 +70,7 @@ def ended(rank: int, size: int, process: int, status: int, lines: Sequence[str])
             name = "unknown"
         how = f"was killed by signal {-status} ({name})"
         if -status == signal.SIGKILL:
-            remedy = "load again; the system does so too where memory runs out: see its log"
+            remedy = "load again; a system out of memory kills processes too: see its log (dmesg)"
     else:
         how = f"ended with status {status}"
     error = RankError(
