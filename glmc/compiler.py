@@ -95,8 +95,9 @@ def compile_job(
 
 
 def _compile(job: Job, output: Path, observer: Observer, inputs: ReadInputs | None) -> Report:
-    # A taken path and an incomplete checkpoint are known before the work begins, not after it.
+    # What is wrong with a path, a table or a checkpoint is known before the work begins.
     check_destination(output, job.options.force)
+    collective_files(job.target.name, job.lowering, job.options.collectives)
     weights = job.weights
     tokenizer = tokenizer_files(job.source.directory, job.source.config)
     inputs = inputs or read_inputs(job.source.directory, job.source.name, job.options)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from glmc import compiler
 from glmc.artifact import collectives
 from glmc.artifact.collectives import SWITCHES
 from glmc.config import CompileOptions
@@ -77,3 +78,12 @@ def test_a_table_of_another_group_is_refused() -> None:
 def test_a_table_needs_ranks() -> None:
     with pytest.raises(UsageError, match="one rank has no collectives"):
         CompileOptions(collectives="{}")
+
+
+def test_a_table_of_another_group_is_refused_before_the_work_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiler, "compile_plan", lambda *_: pytest.fail("the work has begun"))
+    of_two = table_to_text(default_table("cpu", 2))
+    with pytest.raises(PlanError, match="no bands for this group"):
+        compiler.compile_job(job(3, "cpu", collectives=of_two), tmp_path / "made")

@@ -23,7 +23,7 @@ def environment(variables: Mapping[str, str], target: str) -> Result:
     if doubtful:
         return Result("environment", WARNING, tuple(lines), values)
     names = ", ".join(row.name for row in rows)
-    return Result("environment", PASS, (f"nothing known to be wrong in {names}",), values)
+    return Result("environment", PASS, (f"no variable breaks collectives: {names}",), values)
 
 
 def _lines(row: Variable, variables: Mapping[str, str]) -> Iterator[str]:
