@@ -54,9 +54,10 @@ def header(estimate: Estimate) -> Iterator[str]:
 
 def option_rows(estimate: Estimate) -> Iterator[tuple[str, ...]]:
     """A row for each way to deal the model to the cards, under :data:`OPTIONS`."""
+    mark = " (best)" if estimate.placed.fits else " (shown)"
     for each in estimate.options:
         yield (
-            f"{each.placement}{' (best)' if each is estimate.placed else ''}",
+            f"{each.placement}{mark if each is estimate.placed else ''}",
             f"{each.total / 2**30:,.1f}",
             "yes" if each.fits else "no",
             str(each.batch),

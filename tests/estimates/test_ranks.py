@@ -112,6 +112,9 @@ def test_every_way_is_compared(model: Path) -> None:
     assert made.placed.tokens_per_second == max(each.tokens_per_second for each in made.options)
     assert {len(row) for row in option_rows(made)} == {len(OPTIONS)}
     assert sum("(best)" in row[0] for row in option_rows(made)) == 1
+    none = replace(CPU, memory=replace(CPU.memory, value=1.0))
+    rows = list(option_rows(estimate(model, none, TRAFFIC, "float32", 4)))
+    assert [sum(word in row[0] for row in rows) for word in ("(best)", "(shown)")] == [0, 1]
     least = min(each.total for each in made.options)
     tight = replace(CPU, memory=replace(CPU.memory, value=float(least)))
     assert estimate(model, tight, TRAFFIC, "float32", 4).placed.total == least

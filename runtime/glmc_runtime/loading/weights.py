@@ -29,6 +29,15 @@ COPIED_BYTES = 1 << 30
 _PIECE = 1 << 22
 
 
+def require_weights(manifest: Manifest) -> None:
+    """Raise :class:`ArtifactError` for an artifact without weights."""
+    if not manifest.weights_included:
+        raise ArtifactError(
+            "the artifact was compiled without weights: it can be inspected but not run",
+            remedy="compile again from a checkpoint",
+        )
+
+
 def load_weights(
     artifact: Artifact,
     device: torch.device,
@@ -46,11 +55,7 @@ def load_weights(
     fit.
     """
     root, manifest, files = artifact.path, artifact.manifest, artifact.files
-    if not manifest.weights_included:
-        raise ArtifactError(
-            "the artifact was compiled without weights: it can be inspected but not run",
-            remedy="compile again from a checkpoint",
-        )
+    require_weights(manifest)
     started = perf_counter()
     by_file: dict[str, list[str]] = {}
     for name, entry in manifest.weights.items():

@@ -16,7 +16,7 @@ import glmc_runtime
 from glmc_runtime.engine.options import LoadOptions
 from glmc_runtime.engine.ranks import controller, watch
 from glmc_runtime.engine.ranks.launch import Ends, new_ends
-from glmc_runtime.errors import FileError, GuardError
+from glmc_runtime.errors import ArtifactError, FileError, GuardError
 from glmc_runtime.format.manifest import Ranks
 from glmc_runtime.loading.loader import load_artifact
 
@@ -36,6 +36,14 @@ def test_an_artifact_starts_no_thousand_processes(ranks_path: Path) -> None:
     with pytest.raises(GuardError, match="more ranks than are started on one host") as caught:
         controller.start_ranks(many, LoadOptions())
     assert (caught.value.expected, caught.value.found) == ("at most 64", "65")
+
+
+@pytest.mark.usefixtures("no_process")
+def test_no_rank_is_started_without_weights(ranks_path: Path) -> None:
+    artifact = load_artifact(ranks_path, rank=None)
+    bare = replace(artifact, manifest=replace(artifact.manifest, weights_included=False))
+    with pytest.raises(ArtifactError, match="compiled without weights"):
+        controller.start_ranks(bare, LoadOptions())
 
 
 @pytest.mark.usefixtures("no_process")

@@ -17,6 +17,7 @@ from glmc_runtime.engine.ranks.serve import Settings
 from glmc_runtime.engine.ranks.watch import Watch
 from glmc_runtime.errors import FileError, GuardError, RequestError
 from glmc_runtime.loading.loader import Artifact
+from glmc_runtime.loading.weights import require_weights
 
 MOST_RANKS = 64
 """As many processes as are started on this host: an artifact is no reason for thousands."""
@@ -45,6 +46,7 @@ def start_ranks(
             found=str(size),
             remedy="run torchrun on its hosts",
         )
+    require_weights(artifact.manifest)
     identity = identity_of(artifact.manifest)
     path = str(artifact.path.absolute())
     settings = Settings(path, 0, size, verify_hashes, identity, options)
