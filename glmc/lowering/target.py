@@ -193,7 +193,8 @@ class Target:
                 f"{self.name} has no kernels with such an order of sums",
                 expected=" or ".join(self.ordered) or "no --deterministic",
                 found=f"--target {self.name} --deterministic={deterministic}",
-                remedy="choose another promise, or --target cpu, which keeps all of them",
+                remedy=f"{'choose another promise' if self.ordered else 'drop --deterministic'}, "
+                "or --target cpu, which keeps all of them",
             )
         return replace(self, rules=self.ordered[deterministic])
 

@@ -17,8 +17,9 @@ TINY = ROOT / "models" / "tiny-dense"
 
 
 def test_a_target_without_such_kernels_says_so() -> None:
-    with pytest.raises(LoweringError, match="cuda has no kernels with such an order"):
+    with pytest.raises(LoweringError, match="cuda has no kernels with such an order") as caught:
         target_by_name("cuda").promising("batch")
+    assert caught.value.remedy.startswith("drop --deterministic")
 
 
 @pytest.mark.parametrize(

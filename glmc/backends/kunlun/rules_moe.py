@@ -100,7 +100,10 @@ def local_moe_ffn(op: Op, emit: Emitter) -> None:
     ids, experts = op.tensor("ids"), op.tensor("gate_up").dim(0)
     profile = emit.options.abi_profile
     if profile not in NEGATIVE_IDS:
-        emit.remark(f"ids of -1: no public caller gives them to the wheels of {profile}")
+        emit.remark(
+            "--expert-parallel marks the experts of other ranks by ids of -1, which no public "
+            f"caller gives to the wheels of {profile}: untried on a card"
+        )
     local = emit.temporary("local_ids", ids.shape, torch.int32)
     scores = emit.temporary("local_scores", ids.shape, torch.float32)
     emit.call(
