@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any
 
 from torch.fx import Node
@@ -159,22 +160,34 @@ def _settle(node: Node, way: Sharding, shared: Layout | None, dealing: Dealing) 
 def _layout(node: Node, way: Sharding, dealing: Dealing) -> Layout:
     """The layout that the cuts by number of ``node`` share: that of an operand that has one of its
     own, else an even one."""
-    op = _op(node)
-    operands = dict(zip(op.argument_names, node.args, strict=True))
-    sizes = []
-    for key, how in way.operands.items():
-        value = operands[key]
-        if not isinstance(how, Cut) or callable(how.sections) or not isinstance(value, Node):
-            continue
-        axis = how.axis % m.tensor(value).dim()
+    own = _shared_layout(node, way, dealing)
+    if own is not None:
+        return own
+    for _, axis, value, sections in _cuts_by_number(node, way):
+        multiple = 1 if way.name == "experts" else dealing.multiple
+        return dealing.even(int(m.shape(value)[axis]) // sections, multiple)
+    return dealing.even(1, 1)
+
+
+def _shared_layout(node: Node, way: Sharding, dealing: Dealing) -> Layout | None:
+    """The layout that an operand of ``node`` can only be cut by and that all cuts by number share
+    then; None where any will do."""
+    for key, axis, value, sections in _cuts_by_number(node, way):
         size = m.shape(value)[axis]
         m.require(m.is_static(size), node, f"the cut dimension of {key} must be fixed")
-        sizes.append(int(size) // how.sections)
-        own = _own_layout(value, axis, dealing)
-        if own is not None and how.sections == 1:
+        own = _own_layout(value, axis, dealing) if sections == 1 else None
+        if own is not None:
             return own
-    multiple = 1 if way.name == "experts" else dealing.multiple
-    return dealing.even(sizes[0] if sizes else 1, multiple)
+    return None
+
+
+def _cuts_by_number(node: Node, way: Sharding) -> Iterator[tuple[str, int, Node, int]]:
+    """Name, axis and value of each operand that is cut so many times by the one layout."""
+    operands = dict(zip(_op(node).argument_names, node.args, strict=True))
+    for key, how in way.operands.items():
+        value = operands[key]
+        if isinstance(how, Cut) and isinstance(how.sections, int) and isinstance(value, Node):
+            yield key, how.axis % m.tensor(value).dim(), value, how.sections
 
 
 def _own_layout(value: Node, axis: int, dealing: Dealing) -> Layout | None:
@@ -196,22 +209,9 @@ def _own_layout(value: Node, axis: int, dealing: Dealing) -> Layout | None:
         if not isinstance(how, Cut) or how.axis % m.tensor(value).dim() != axis:
             continue
         if callable(how.sections):
-            sections = by_name(how.sections, arguments_of(maker))
-            return dealing.layout(sections)
-        if any(isinstance(operand, Node) for operand in maker.args) and how.sections == 1:
-            return _layout(maker, way, dealing) if _has_own(maker, way, dealing) else None
+            return dealing.layout(by_name(how.sections, arguments_of(maker)))
+        return _shared_layout(maker, way, dealing) if how.sections == 1 else None
     return None
-
-
-def _has_own(node: Node, way: Sharding, dealing: Dealing) -> bool:
-    operands = dict(zip(_op(node).argument_names, node.args, strict=True))
-    for key, how in way.operands.items():
-        value = operands[key]
-        if isinstance(how, Cut) and how.sections == 1 and isinstance(value, Node):
-            axis = how.axis % m.tensor(value).dim()
-            if _own_layout(value, axis, dealing) is not None:
-                return True
-    return False
 
 
 def _maker(value: Node) -> tuple[Node, int]:
@@ -264,7 +264,7 @@ def _demand(value: Node, axis: int, layout: Layout, reader: Node, dealing: Deali
     m.refuse(value, "its facts must have a way to cut it so")
 
 
-def _through(reshape: Node, axis: int, source: Node) -> tuple[int, float] | None:
+def _through(reshape: Node, axis: int, source: Node) -> tuple[int, Fraction] | None:
     """The axis of the source that is cut where that of the result is, and how many entries of the
     result are one of the source. Only fixed dimensions at the end are split or joined."""
     after, before = m.shape(reshape), m.shape(source)
@@ -273,20 +273,18 @@ def _through(reshape: Node, axis: int, source: Node) -> tuple[int, float] | None
         min(len(after), len(before)),
     )
     if axis < lead:
-        return axis, 1.0
+        return axis, Fraction(1)
     if axis != lead or not all(map(m.is_static, (*after[lead:], *before[lead:]))):
         return None
-    rest_after, rest_before = len(after) - lead, len(before) - lead
-    if rest_after == 1:  # [..., heads, size] became [..., heads * size]
-        return lead, float(int(after[lead]) // int(before[lead]))
-    if rest_before == 1:
-        return lead, int(after[lead]) / int(before[lead])
-    return None
+    if 1 not in (len(after) - lead, len(before) - lead):
+        return None
+    # [..., heads, size] became [..., heads * size], or the other way round.
+    return lead, Fraction(int(after[lead]), int(before[lead]))
 
 
-def _rescaled(layout: Layout, factor: float) -> Layout | None:
+def _rescaled(layout: Layout, factor: Fraction) -> Layout | None:
     """The layout where an entry is ``factor`` of them, or ``1 / factor`` are one."""
-    return layout.scaled(round(factor)) if factor >= 1 else layout.divided(round(1 / factor))
+    return layout.scaled(int(factor)) if factor >= 1 else layout.divided(int(1 / factor))
 
 
 def _summand(value: Node, reader: Node, dealing: Dealing) -> None:
