@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from glmc.ir.ops import OPS
-from glmc.lowering.target import Emitter, Op, Value
+from glmc.lowering.target import Emitter, Op, Value, fixed
 from glmc.lowering.values import as_rows, flat
 from glmc_runtime.format.extent import Extent
 
@@ -25,6 +25,19 @@ def experts_order(emit: Emitter, rows: Extent) -> Scratch:
     """Work space to sort chosen experts, one of ``rows`` for each."""
     names = ("sorted_ids", "order", "rows")
     return {name: emit.temporary(name, (rows,), INDEX) for name in names}
+
+
+def experts_rows(op: Op, emit: Emitter) -> Scratch:
+    """Work space of the routed experts, a row for each chosen one."""
+    x, ids, down = as_rows(op.tensor("x")), op.tensor("ids"), op.tensor("down")
+    (tokens, hidden), width = x.shape, down.dim(2)
+    rows = tokens * ids.dim(1)
+    return {
+        "gathered": emit.temporary("gathered", (rows, hidden), x.dtype),
+        "results": emit.temporary("results", (rows, hidden), x.dtype),
+        "merged": emit.temporary("merged", (rows, fixed(2 * width)), x.dtype),
+        "activated": emit.temporary("activated", (rows, fixed(width)), x.dtype),
+    }
 
 
 def passed(op: Op, name: str) -> Any:
@@ -103,4 +116,24 @@ def dense(family: str) -> dict[str, Direct]:
         "linear": Direct(f"{family}.linear", rows=("x", "out")),
         "swiglu": Direct(f"{family}.swiglu", rows=("x", "out")),
         "silu_mul": Direct(f"{family}.silu_mul"),
+    }
+
+
+def paged(family: str, **decode: Any) -> dict[str, Direct]:
+    """Attention over the paged cache by kernels that read lengths in host memory; ``decode`` are
+    fields of the decode row alone."""
+    return {
+        "prefill_attention": Direct(
+            f"{family}.prefill_attention",
+            names=CACHED,
+            inputs={"cu_seqlens_q": "cu_seqlens_q_host", "cu_seqlens_k": "cu_seqlens_k_host"},
+            host=True,
+        ),
+        "decode_attention": Direct(
+            f"{family}.decode_attention",
+            names=CACHED,
+            inputs={"context_lengths": "context_lengths_host"},
+            host=True,
+            **decode,
+        ),
     }

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 
-from glmc.lowering.direct import CACHED, FLOAT, INDEX, Direct, Scratch, dense, experts_order
+from glmc.lowering.direct import (
+    FLOAT,
+    INDEX,
+    Direct,
+    Scratch,
+    dense,
+    experts_order,
+    experts_rows,
+    paged,
+)
 from glmc.lowering.target import SEQUENCES, Emitter, Op, Rule, Value, fixed
 from glmc.lowering.values import as_rows, flat, rope_table, view
 
+ScratchOf = Callable[[Op, Emitter], Scratch]
+Linear = Callable[[Emitter, Value, Value, Value | None, Value], None]
+"""Emits ``out = x @ weight.T (+ bias)`` of x, weight, bias and out."""
 GATHERED_BYTES = 16 << 20
 """Keys, or values, of a layer gathered at most: a bound of memory, gathering is always faster."""
 
@@ -21,39 +33,45 @@ def _linear(emit: Emitter, x: Value, weight: Value, bias: Value | None, out: Val
 
 
 def qkv_rope_cache(op: Op, emit: Emitter) -> None:
+    rotated("cpu", op, emit, _head_norm_scratch)
+
+
+def rotated(family: str, op: Op, emit: Emitter, more: ScratchOf | None = None) -> None:
+    """``family.qkv_rope_cache`` with its scratch, and ``more`` where heads are normed."""
     qkv = as_rows(op.tensor("qkv"))
-    q_norm, k_norm = op.optional_tensor("q_norm"), op.optional_tensor("k_norm")
-    heads = fixed(op.integer("q_heads") + op.integer("kv_heads"))
-    head_dim = fixed(op.integer("head_dim"))
-    tokens = qkv.shape[0]
     table = rope_table(op, emit, qkv.dtype)
-    by_head = (tokens, heads, head_dim)
     scratch = rotation_scratch(op, emit, qkv, table.dim(1))
-    if q_norm is not None:
-        scratch |= {
-            "hidden": emit.temporary("hidden", by_head, FLOAT),
-            "square": emit.temporary("square", by_head, FLOAT),
-            "variance": emit.temporary("variance", (tokens, heads, fixed(1)), FLOAT),
-        }
-    q_heads = fixed(op.integer("q_heads"))
+    normed = op.optional_tensor("q_norm") is not None
+    if normed and more is not None:
+        scratch |= more(op, emit)
     emit.call(
-        "cpu.qkv_rope_cache",
+        f"{family}.qkv_rope_cache",
         writes=("query", "key_cache", "value_cache", *scratch),
         qkv=qkv,
-        q_norm=q_norm,
-        k_norm=k_norm,
+        q_norm=op.optional_tensor("q_norm"),
+        k_norm=op.optional_tensor("k_norm"),
         cos_sin=table,
         positions=flat(op.tensor("positions")),
         slot_mapping=flat(op.tensor("slot_mapping")),
         key_cache=op.tensor("k_cache"),
         value_cache=op.tensor("v_cache"),
-        query=view(emit.result(0), tokens, q_heads, head_dim),
+        query=view(emit.result(0), qkv.shape[0], op.integer("q_heads"), op.integer("head_dim")),
         interleaved=op.flag("interleaved"),
         norm_eps=op.number("norm_eps"),
         **scratch,
     )
     emit.bind(1, op.tensor("k_cache"))
     emit.bind(2, op.tensor("v_cache"))
+
+
+def _head_norm_scratch(op: Op, emit: Emitter) -> Scratch:
+    heads = fixed(op.integer("q_heads") + op.integer("kv_heads"))
+    tokens, head_dim = as_rows(op.tensor("qkv")).shape[0], fixed(op.integer("head_dim"))
+    return {
+        "hidden": emit.temporary("hidden", (tokens, heads, head_dim), FLOAT),
+        "square": emit.temporary("square", (tokens, heads, head_dim), FLOAT),
+        "variance": emit.temporary("variance", (tokens, heads, fixed(1)), FLOAT),
+    }
 
 
 def rotation_scratch(op: Op, emit: Emitter, qkv: Value, rotary_dim: int) -> Scratch:
@@ -72,6 +90,10 @@ def rotation_scratch(op: Op, emit: Emitter, qkv: Value, rotary_dim: int) -> Scra
 
 
 def shared_expert(op: Op, emit: Emitter) -> None:
+    shared_by("cpu", _linear, op, emit)
+
+
+def shared_by(family: str, linear: Linear, op: Op, emit: Emitter) -> None:
     """``routed + linear(swiglu(linear(x)))``, with each step rounded as in eager code."""
     x, gate_up, down = as_rows(op.tensor("x")), op.tensor("gate_up"), op.tensor("down")
     routed = as_rows(op.tensor("routed"))
@@ -79,9 +101,9 @@ def shared_expert(op: Op, emit: Emitter) -> None:
     merged = emit.temporary("merged", (rows, fixed(2 * width)), x.dtype)
     activated = emit.temporary("activated", (rows, fixed(width)), x.dtype)
     projected = emit.temporary("projected", (rows, x.shape[1]), x.dtype)
-    _linear(emit, x, gate_up, None, merged)
-    emit.call("cpu.swiglu", writes=("out",), x=merged, out=activated)
-    _linear(emit, activated, down, None, projected)
+    linear(emit, x, gate_up, None, merged)
+    emit.call(f"{family}.swiglu", writes=("out",), x=merged, out=activated)
+    linear(emit, activated, down, None, projected)
     emit.call("cpu.add", writes=("out",), x=routed, y=projected, out=as_rows(emit.result()))
 
 
@@ -167,30 +189,20 @@ def gate_scratch(op: Op, emit: Emitter) -> Scratch:
 
 
 def _experts_scratch(op: Op, emit: Emitter) -> Scratch:
-    x, ids, down = as_rows(op.tensor("x")), op.tensor("ids"), op.tensor("down")
-    tokens, hidden = x.shape
-    top_k, width = ids.dim(1), down.dim(2)
-    rows = tokens * top_k
+    (tokens, hidden), top_k = as_rows(op.tensor("x")).shape, op.tensor("ids").dim(1)
     return {
-        "gathered": emit.temporary("gathered", (rows, hidden), x.dtype),
-        "results": emit.temporary("results", (rows, hidden), x.dtype),
-        "merged": emit.temporary("merged", (rows, fixed(2 * width)), x.dtype),
-        "activated": emit.temporary("activated", (rows, fixed(width)), x.dtype),
+        **experts_rows(op, emit),
         "products": emit.temporary("products", (tokens, fixed(top_k), hidden), FLOAT),
         "total": emit.temporary("total", (tokens, hidden), FLOAT),
-        **experts_order(emit, rows),
+        **experts_order(emit, tokens * top_k),
     }
 
 
 def _local_experts_scratch(op: Op, emit: Emitter) -> Scratch:
-    x, ids, down = as_rows(op.tensor("x")), op.tensor("ids"), op.tensor("down")
-    (tokens, hidden), width = x.shape, down.dim(2)
-    rows = tokens * ids.dim(1)
+    tokens, hidden = as_rows(op.tensor("x")).shape
+    rows = tokens * op.tensor("ids").dim(1)
     return {
-        "gathered": emit.temporary("gathered", (rows, hidden), x.dtype),
-        "results": emit.temporary("results", (rows, hidden), x.dtype),
-        "merged": emit.temporary("merged", (rows, fixed(2 * width)), x.dtype),
-        "activated": emit.temporary("activated", (rows, fixed(width)), x.dtype),
+        **experts_rows(op, emit),
         "products": emit.temporary("products", (rows, hidden), FLOAT),
         "scales": emit.temporary("scales", (rows,), FLOAT),
         "total": emit.temporary("total", (tokens, hidden), FLOAT),
@@ -209,20 +221,7 @@ RULES: Mapping[str, Rule] = {
     "add_rms_norm": Direct("cpu.add_rms_norm", ("out", "total"), _NORMED, scratch=_norm_scratch),
     "all_reduce_add_rms_norm": all_reduce_add_rms_norm,
     "qkv_rope_cache": qkv_rope_cache,
-    "prefill_attention": Direct(
-        "cpu.prefill_attention",
-        names=CACHED,
-        inputs={"cu_seqlens_q": "cu_seqlens_q_host", "cu_seqlens_k": "cu_seqlens_k_host"},
-        host=True,
-    ),
-    "decode_attention": Direct(
-        "cpu.decode_attention",
-        names=CACHED,
-        inputs={"context_lengths": "context_lengths_host"},
-        scratch_first=_batch_scratch,
-        scratch=_decode_scratch,
-        host=True,
-    ),
+    **paged("cpu", scratch_first=_batch_scratch, scratch=_decode_scratch),
     "moe_gate": Direct(
         "cpu.moe_gate",
         ("weights", "ids"),

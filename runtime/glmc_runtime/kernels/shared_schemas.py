@@ -48,3 +48,35 @@ LOCAL_ORDER = tuple(
     written(name, "tokens*top_k", "int64") for name in ("local_ids", "sorted_ids", "order", "rows")
 )
 """Work space to sort chosen experts by their place among the rank's own."""
+EXPERTS_ORDER = LOCAL_ORDER[1:]
+"""Work space to sort chosen experts by their number."""
+EXPERTS_ROWS = (
+    written("gathered", "tokens*top_k hidden", like="x"),
+    written("results", "tokens*top_k hidden", like="x"),
+    written("merged", "tokens*top_k 2*width", like="x"),
+    written("activated", "tokens*top_k width", like="x"),
+)
+"""Work space of the routed experts, a row for each chosen one."""
+CACHE = "blocks block_size kv_heads head_dim"
+_PAGES = (
+    tensor("key_cache", CACHE, like="query", strided=True),
+    tensor("value_cache", CACHE, like="query", strided=True),
+    tensor("block_tables", "sequences table", "int32", holds="block_tables"),
+)
+DECODE = (
+    tensor("query", "sequences q_heads head_dim"),
+    *_PAGES,
+    tensor("context_lengths", "sequences", "int32", holds="context_lengths", on_host=True),
+    number("scale"),
+    written("out", "sequences q_heads head_dim", like="query"),
+)
+"""Attention of a query a sequence over the cache, lengths in host memory."""
+PREFILL = (
+    tensor("query", "tokens q_heads head_dim"),
+    *_PAGES,
+    tensor("cu_seqlens_q", "sequences+1", "int32", holds="cu_seqlens_q", on_host=True),
+    tensor("cu_seqlens_k", "sequences+1", "int32", holds="cu_seqlens_k", on_host=True),
+    number("scale"),
+    written("out", "tokens q_heads head_dim", like="query"),
+)
+"""Attention of packed queries over the cache, lengths in host memory."""

@@ -20,10 +20,10 @@ from glmc_runtime.kernels.checks import optional, require_caches, require_dtype,
 from glmc_runtime.kernels.cpu.cache_memory import blocks_follow, rows_of, slots_by_head
 from glmc_runtime.kernels.cpu.gathered import gathered_attention, shared_index
 from glmc_runtime.kernels.cpu.runs import Run, shared_runs
-from glmc_runtime.kernels.schema import number, schema, scratch, tensor, written
+from glmc_runtime.kernels.schema import schema, scratch, written
+from glmc_runtime.kernels.shared_schemas import DECODE
 
 _MAXIMUM_VIEWS = 512
-_CACHE = "blocks block_size kv_heads head_dim"
 
 
 class _View(NamedTuple):
@@ -67,13 +67,7 @@ class _Scratch:
 @register(
     "cpu.decode_attention",
     schema(
-        tensor("query", "sequences q_heads head_dim"),
-        tensor("key_cache", _CACHE, like="query", strided=True),
-        tensor("value_cache", _CACHE, like="query", strided=True),
-        tensor("block_tables", "sequences table", "int32", holds="block_tables"),
-        tensor("context_lengths", "sequences", "int32", holds="context_lengths", on_host=True),
-        number("scale"),
-        written("out", "sequences q_heads head_dim", like="query"),
+        *DECODE,
         written("scores", "q_heads*table*block_size", like="query"),
         written("floats", "q_heads*table*block_size", "float32"),
         written("total", "q_heads head_dim", "float32"),

@@ -13,7 +13,7 @@ from glmc_runtime.kernels.checks import in_order, require_dtype, require_shape
 from glmc_runtime.kernels.cpu.activation import gated
 from glmc_runtime.kernels.cpu.moe_ffn import ExpertLinear, Group, groups_of
 from glmc_runtime.kernels.schema import schema, written
-from glmc_runtime.kernels.shared_schemas import LOCAL_EXPERTS, LOCAL_ORDER
+from glmc_runtime.kernels.shared_schemas import EXPERTS_ROWS, LOCAL_EXPERTS, LOCAL_ORDER
 
 
 class LocalRows:
@@ -68,10 +68,7 @@ def check_local_experts(arguments: dict[str, Any]) -> None:
     "cpu.local_moe_ffn",
     schema(
         *LOCAL_EXPERTS,
-        written("gathered", "tokens*top_k hidden", like="x"),
-        written("results", "tokens*top_k hidden", like="x"),
-        written("merged", "tokens*top_k 2*width", like="x"),
-        written("activated", "tokens*top_k width", like="x"),
+        *EXPERTS_ROWS,
         written("products", "tokens*top_k hidden", "float32"),
         written("scales", "tokens*top_k", "float32"),
         written("total", "tokens hidden", "float32"),

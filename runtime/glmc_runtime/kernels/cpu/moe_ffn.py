@@ -14,7 +14,7 @@ from glmc_runtime.kernels.cpu.activation import gated
 from glmc_runtime.kernels.cpu.narrow import narrow_product, prefers_narrow
 from glmc_runtime.kernels.cpu.packed import PACKED_ROWS, accumulate, as_image, pack, prefers_packed
 from glmc_runtime.kernels.schema import schema, written
-from glmc_runtime.kernels.shared_schemas import EXPERTS
+from glmc_runtime.kernels.shared_schemas import EXPERTS, EXPERTS_ORDER, EXPERTS_ROWS
 
 _MAXIMUM_VIEWS = 4096
 Group = tuple[int, int, int]
@@ -70,15 +70,10 @@ def groups_of(ids: list[int]) -> list[Group]:
     "cpu.moe_ffn",
     schema(
         *EXPERTS,
-        written("gathered", "tokens*top_k hidden", like="x"),
-        written("results", "tokens*top_k hidden", like="x"),
-        written("merged", "tokens*top_k 2*width", like="x"),
-        written("activated", "tokens*top_k width", like="x"),
+        *EXPERTS_ROWS,
         written("products", "tokens top_k hidden", "float32"),
         written("total", "tokens hidden", "float32"),
-        written("sorted_ids", "tokens*top_k", "int64"),
-        written("order", "tokens*top_k", "int64"),
-        written("rows", "tokens*top_k", "int64"),
+        *EXPERTS_ORDER,
         host=True,
     ),
 )

@@ -16,7 +16,8 @@ from glmc_runtime.kernels import Thunk, register
 from glmc_runtime.kernels.checks import require_caches, require_dtype, require_shape
 from glmc_runtime.kernels.cpu.cache_memory import Slots, blocks_follow, slots_of
 from glmc_runtime.kernels.cpu.runs import Run, find_runs
-from glmc_runtime.kernels.schema import ROWS_OF_THE_STEP, number, schema, tensor, written
+from glmc_runtime.kernels.schema import ROWS_OF_THE_STEP, schema
+from glmc_runtime.kernels.shared_schemas import PREFILL
 
 
 def _context(slots: Slots, runs: tuple[Run, ...], group: int) -> torch.Tensor:
@@ -29,14 +30,7 @@ def _context(slots: Slots, runs: tuple[Run, ...], group: int) -> torch.Tensor:
 @register(
     "cpu.prefill_attention",
     schema(
-        tensor("query", "tokens q_heads head_dim"),
-        tensor("key_cache", "blocks block_size kv_heads head_dim", like="query", strided=True),
-        tensor("value_cache", "blocks block_size kv_heads head_dim", like="query", strided=True),
-        tensor("block_tables", "sequences table", "int32", holds="block_tables"),
-        tensor("cu_seqlens_q", "sequences+1", "int32", holds="cu_seqlens_q", on_host=True),
-        tensor("cu_seqlens_k", "sequences+1", "int32", holds="cu_seqlens_k", on_host=True),
-        number("scale"),
-        written("out", "tokens q_heads head_dim", like="query"),
+        *PREFILL,
         relations=("q_heads % kv_heads == 0", ROWS_OF_THE_STEP),
         host=True,
     ),

@@ -20,8 +20,7 @@ from glmc_runtime.kernels.checks import (
 from glmc_runtime.kernels.cpu.cache_memory import write_slots
 from glmc_runtime.kernels.cpu.norms import normalize
 from glmc_runtime.kernels.schema import flag, number, schema, scratch, tensor, written
-
-_CACHE = "blocks block_size kv_heads head_dim"
+from glmc_runtime.kernels.shared_schemas import CACHE
 
 
 def _pairs(heads: torch.Tensor, half: int, interleaved: bool) -> tuple[torch.Tensor, torch.Tensor]:
@@ -80,8 +79,8 @@ def _norms(arguments: dict[str, Any]) -> Norms:
 SPLIT = (
     tensor("qkv", "tokens (q_heads+2*kv_heads)*head_dim"),
     written("query", "tokens q_heads head_dim", like="qkv"),
-    written("key_cache", _CACHE, like="qkv", reads=True, strided=True),
-    written("value_cache", _CACHE, like="qkv", reads=True, strided=True),
+    written("key_cache", CACHE, like="qkv", reads=True, strided=True),
+    written("value_cache", CACHE, like="qkv", reads=True, strided=True),
     tensor("q_norm", "head_dim", like="qkv", required=False),
     tensor("k_norm", "head_dim", like="qkv", required=False),
     tensor("cos_sin", "places 2*half", like="qkv"),

@@ -11,9 +11,8 @@ from glmc_runtime.errors import PlanError
 from glmc_runtime.kernels import Thunk, register
 from glmc_runtime.kernels.checks import require_caches, require_dtype, require_shape
 from glmc_runtime.kernels.ordered.native import attention
-from glmc_runtime.kernels.schema import ROWS_OF_THE_STEP, number, schema, tensor, written
-
-_CACHE = "blocks block_size kv_heads head_dim"
+from glmc_runtime.kernels.schema import ROWS_OF_THE_STEP, schema
+from glmc_runtime.kernels.shared_schemas import DECODE, PREFILL
 
 
 def _attention(arguments: dict[str, Any], starts: torch.Tensor, lengths: torch.Tensor) -> Thunk:
@@ -38,13 +37,7 @@ def _attention(arguments: dict[str, Any], starts: torch.Tensor, lengths: torch.T
 @register(
     "ordered.decode_attention",
     schema(
-        tensor("query", "sequences q_heads head_dim"),
-        tensor("key_cache", _CACHE, like="query", strided=True),
-        tensor("value_cache", _CACHE, like="query", strided=True),
-        tensor("block_tables", "sequences table", "int32", holds="block_tables"),
-        tensor("context_lengths", "sequences", "int32", holds="context_lengths", on_host=True),
-        number("scale"),
-        written("out", "sequences q_heads head_dim", like="query"),
+        *DECODE,
         relations=("q_heads % kv_heads == 0",),
         host=True,
     ),
@@ -62,14 +55,7 @@ def decode_attention(arguments: dict[str, Any]) -> Thunk:
 @register(
     "ordered.prefill_attention",
     schema(
-        tensor("query", "tokens q_heads head_dim"),
-        tensor("key_cache", _CACHE, like="query", strided=True),
-        tensor("value_cache", _CACHE, like="query", strided=True),
-        tensor("block_tables", "sequences table", "int32", holds="block_tables"),
-        tensor("cu_seqlens_q", "sequences+1", "int32", holds="cu_seqlens_q", on_host=True),
-        tensor("cu_seqlens_k", "sequences+1", "int32", holds="cu_seqlens_k", on_host=True),
-        number("scale"),
-        written("out", "tokens q_heads head_dim", like="query"),
+        *PREFILL,
         relations=("q_heads % kv_heads == 0", ROWS_OF_THE_STEP),
         host=True,
     ),

@@ -10,18 +10,15 @@ import torch
 from glmc_runtime.kernels import Thunk, register
 from glmc_runtime.kernels.cpu.local_moe_ffn import LocalRows, check_local_experts
 from glmc_runtime.kernels.ordered.native import combine, gated, product
-from glmc_runtime.kernels.schema import schema, written
-from glmc_runtime.kernels.shared_schemas import LOCAL_EXPERTS, LOCAL_ORDER
+from glmc_runtime.kernels.schema import schema
+from glmc_runtime.kernels.shared_schemas import EXPERTS_ROWS, LOCAL_EXPERTS, LOCAL_ORDER
 
 
 @register(
     "ordered.local_moe_ffn",
     schema(
         *LOCAL_EXPERTS,
-        written("gathered", "tokens*top_k hidden", like="x"),
-        written("results", "tokens*top_k hidden", like="x"),
-        written("merged", "tokens*top_k 2*width", like="x"),
-        written("activated", "tokens*top_k width", like="x"),
+        *EXPERTS_ROWS,
         *LOCAL_ORDER,
         host=True,
     ),

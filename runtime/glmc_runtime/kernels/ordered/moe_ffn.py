@@ -13,13 +13,8 @@ from glmc_runtime.kernels.checks import in_order, require_dtype, require_shape
 from glmc_runtime.kernels.cpu.moe_ffn import groups_of
 from glmc_runtime.kernels.ordered.native import SEGMENTS, combine, gated, product
 from glmc_runtime.kernels.schema import integer, schema, written
-from glmc_runtime.kernels.shared_schemas import EXPERTS
+from glmc_runtime.kernels.shared_schemas import EXPERTS, EXPERTS_ORDER, EXPERTS_ROWS
 
-_ORDER = (
-    written("sorted_ids", "tokens*top_k", "int64"),
-    written("order", "tokens*top_k", "int64"),
-    written("rows", "tokens*top_k", "int64"),
-)
 _MAXIMUM_THUNKS = 4096
 
 
@@ -27,11 +22,8 @@ _MAXIMUM_THUNKS = 4096
     "ordered.moe_ffn",
     schema(
         *EXPERTS,
-        written("gathered", "tokens*top_k hidden", like="x"),
-        written("results", "tokens*top_k hidden", like="x"),
-        written("merged", "tokens*top_k 2*width", like="x"),
-        written("activated", "tokens*top_k width", like="x"),
-        *_ORDER,
+        *EXPERTS_ROWS,
+        *EXPERTS_ORDER,
         host=True,
     ),
 )
@@ -80,7 +72,7 @@ def moe_ffn(arguments: dict[str, Any]) -> Thunk:
         written("merged", "tokens*top_k 2*width", like="x"),
         written("activated", "tokens*top_k width", like="x"),
         written("scales", "tokens*top_k", "float32"),
-        *_ORDER,
+        *EXPERTS_ORDER,
         integer("inner_segments", choices=SEGMENTS),
         integer("inner_length", 1),
         integer("segments", choices=SEGMENTS),
