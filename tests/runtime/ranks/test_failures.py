@@ -171,6 +171,17 @@ while True:
 """
 
 
+def program(ranks_path: Path, kernels: Path) -> subprocess.Popen[str]:
+    """A controller in a process of its own, which says when its session is ready."""
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(ranks_path), str(kernels)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'runtime'}"},
+    )
+
+
 @pytest.mark.parametrize(
     "number",
     [signal.SIGKILL, signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)],
@@ -179,13 +190,7 @@ def test_ranks_end_with_their_controller(
     ranks_path: Path, kernels: Path, number: signal.Signals
 ) -> None:
     shared = set(os.listdir("/dev/shm"))
-    with subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(ranks_path), str(kernels)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'runtime'}"},
-    ) as process:
+    with program(ranks_path, kernels) as process:
         assert process.stdout is not None
         try:
             assert process.stdout.readline() == "ready\n"

@@ -21,7 +21,14 @@ import pytest
 import glmc_runtime
 from glmc_runtime.errors import ArtifactError, GlmcError, RankError
 from tests.runtime.ranks.conftest import Start
-from tests.runtime.ranks.test_failures import LIMIT, PROMPT, children, rank_of
+from tests.runtime.ranks.test_failures import (
+    LIMIT,
+    PROMPT,
+    children,
+    program,
+    rank_of,
+    wait_gone,
+)
 
 pytestmark = pytest.mark.slow
 TIMES = 20
@@ -81,6 +88,30 @@ def test_signals(ranks_path: Path, start: Start, number: signal.Signals) -> None
         assert not children()
         assert left() == before
     print(f"{number.name}: longest {max(seconds):.2f} s of {TIMES}")
+
+
+def test_ctrl_c(ranks_path: Path, kernels: Path) -> None:
+    """At any moment after the first ranks are there: the program ends, and all of them."""
+    chance = random.Random(2)
+    before = left()
+    seconds = []
+    for _ in range(TIMES):
+        with program(ranks_path, kernels) as process:
+            try:
+                while not (ranks := children(process.pid)):
+                    sleep(0.01)
+                sleep(chance.uniform(0.0, 6.0))
+                ranks = {*ranks, *children(process.pid)}
+                struck = monotonic()
+                process.send_signal(signal.SIGINT)
+                process.wait(LIMIT)
+            finally:
+                process.kill()
+        wait_gone(ranks)
+        seconds.append(monotonic() - struck)
+        assert seconds[-1] < LIMIT
+        assert left() == before
+    print(f"SIGINT: longest {max(seconds):.2f} s of {TIMES}")
 
 
 def test_files(ranks_path: Path, tmp_path: Path, start: Start) -> None:
