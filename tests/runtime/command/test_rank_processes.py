@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from glmc_runtime.command.rank_processes import rank_environment, run_ranks
@@ -13,13 +15,15 @@ from glmc_runtime.command.rank_processes import rank_environment, run_ranks
 ACTING = "tests.runtime.command.acting"
 
 
-def gone(pid: int) -> bool:
-    """Whether a process has ended, or is a zombie that nobody has waited for yet."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return True
-    return state == "Z"
+def wait_gone(pids: str) -> None:
+    """A process that was killed needs a moment to go; nothing else may be waited for here."""
+    there = []
+    for pid in pids.split():
+        with suppress(psutil.NoSuchProcess):
+            there.append(psutil.Process(int(pid)))
+    _, alive = psutil.wait_procs(there, timeout=10.0)
+    left = [each for each in alive if each.status() != psutil.STATUS_ZOMBIE]
+    assert not left, f"still there: {left}"
 
 
 def test_each_rank_answers_from_its_place() -> None:
@@ -38,14 +42,14 @@ def test_a_rank_that_hangs_is_killed_with_its_children_in_time(tmp_path: Path) -
     assert time.monotonic() - started < 60.0
     assert ended.problem == "timed out after 2 s: no answer of rank 1"
     assert ended.answers == {0: "here"}
-    assert all(map(gone, map(int, pids.read_text(encoding="utf-8").split())))
+    wait_gone(pids.read_text(encoding="utf-8"))
 
 
 def test_a_rank_that_is_stopped_is_killed(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     ended = run_ranks(f"{ACTING}:stop_one", 1, 2.0, pids=str(pids))
     assert ended.problem == "timed out after 2 s: no answer of rank 0"
-    assert gone(int(pids.read_text(encoding="utf-8")))
+    wait_gone(pids.read_text(encoding="utf-8"))
 
 
 def test_a_rank_that_fails_ends_the_others_and_is_heard() -> None:
