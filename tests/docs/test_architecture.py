@@ -7,12 +7,15 @@ import re
 import pytest
 
 from tests.docs.markdown import ROOT, section, table_rows
-from tests.test_import_rule import COMPILER, RUNTIME
+from tests.test_import_rule import COMPILER, ENGINES, RUNTIME
 
 PAGE = ROOT / "docs" / "architecture.md"
 
 
-@pytest.mark.parametrize(("head", "floors"), [("glmc/", COMPILER), ("glmc_runtime/", RUNTIME)])
+@pytest.mark.parametrize(
+    ("head", "floors"),
+    [("glmc/", COMPILER), ("glmc_runtime/", RUNTIME), ("glmc_engines/", ENGINES)],
+)
 def test_the_floors_are_those_of_the_import_rule(
     head: str, floors: tuple[tuple[str, ...], ...]
 ) -> None:

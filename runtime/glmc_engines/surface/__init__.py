@@ -1,0 +1,1 @@
+"""What the adapters use of an engine, and what became of it in another release of the engine."""
