@@ -1,30 +1,24 @@
-"""Measure this machine and write its description for ``glmc estimate``.
+"""What this machine reads, multiplies and calls, and its description for ``glmc estimate``.
 
-    glmc-runtime tune-collectives --ranks 2 --output collectives.json
-    python -m bench.estimate.cpu --links collectives.json --write glmc/estimates/devices/cpu.yaml
-
-The least of several measurements counts, since a machine may do other work meanwhile. It takes some
-ten seconds. Nothing is fitted: calls take the time of their bytes and operations and a call's own.
+The least of several measurements counts, since a machine may do other work meanwhile.
+:mod:`bench.estimate.gloo` fits the constants and writes the description.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from glmc.estimates.costs import KINDS
 from glmc.estimates.device import ASSUMED, MEASURED
-from glmc.estimates.device_file import parse_device
 
 _BYTES = 1 << 27
 _SIDE = 512
@@ -111,19 +105,39 @@ def link_numbers(path: Path, source: str) -> dict[str, Any]:
     return found
 
 
-def described(links: Path, rates: Measured) -> dict[str, Any]:
-    """The description of a machine that has these rates."""
+@dataclass(frozen=True)
+class Constants:
+    """Constants of the time model, fitted to steps as ``source`` says: ``call`` seconds of a call
+    beside the launch, ``read`` and ``multiply`` times those of a plain read and a large product,
+    ``step`` seconds between two steps, ``told`` more where ranks are told of a step."""
+
+    call: float = 0.0
+    read: float = 1.0
+    multiply: float = 1.0
+    step: float = 0.0
+    told: float = 0.0
+    source: str = "nothing was fitted yet"
+
+
+UNFITTED = Constants()
+
+
+def described(links: Path, rates: Measured, fitted: Constants = UNFITTED) -> dict[str, Any]:
+    """The description of a machine that has these rates, a core for each rank."""
     where = rates.where
+    fit: Mapping[str, str] = {
+        "source": fitted.source,
+        "kind": ASSUMED if fitted == UNFITTED else MEASURED,
+    }
 
     def number(value: float, source: str, kind: str = MEASURED) -> dict[str, Any]:
         return {"value": float(f"{value:.3g}"), "kind": kind, "source": source}
 
-    plain = "no constant is fitted on a CPU"
     calls = {
         kind: {
-            "seconds": number(0.0, plain, ASSUMED),
-            "read": number(1.0, plain, ASSUMED),
-            "multiply": number(1.0, plain, ASSUMED),
+            "seconds": number(fitted.call, **fit),
+            "read": number(fitted.read, **fit),
+            "multiply": number(fitted.multiply, **fit),
         }
         for kind in KINDS
     }
@@ -139,28 +153,13 @@ def described(links: Path, rates: Measured) -> dict[str, Any]:
         "launch": {
             "eager": number(0.0, "the host computes itself: its calls are in graph", ASSUMED),
             "graph": number(rates.call, f"{where}: an addition of eight numbers in place"),
+            "step": number(fitted.step, **fit),
         },
         "links": {
-            "topology": "processes of one host",
+            "topology": "processes of one host, a core each",
+            "step": number(fitted.told, **fit),
             **link_numbers(links, f"{where}: glmc-runtime tune-collectives --ranks 2"),
         },
-        "overlap": number(1.0, plain, ASSUMED),
+        "overlap": number(1.0, "a core reads, then it multiplies", ASSUMED),
         "calls": calls,
     }
-
-
-def main(words: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--links", type=Path, required=True)
-    parser.add_argument("--write", type=Path, required=True)
-    options = parser.parse_args(words)
-    text = yaml.safe_dump(described(options.links, measured()), sort_keys=False, width=110)
-    parse_device(text.encode(), str(options.write))
-    options.write.write_text(text, encoding="utf-8")
-    print(text)
-
-
-if __name__ == "__main__":
-    main()

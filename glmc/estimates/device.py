@@ -23,10 +23,12 @@ class Number:
 @dataclass(frozen=True)
 class Launch:
     """Seconds of a launch: ``eager``, the host's for a call or a device graph; ``graph``, the
-    device's from one kernel of a graph to the next."""
+    device's from one kernel of a graph to the next. ``step``: the host's for a step, before the
+    device begins and after it has ended."""
 
     eager: Number
     graph: Number
+    step: Number
 
 
 @dataclass(frozen=True)
@@ -52,12 +54,14 @@ class Library:
 @dataclass(frozen=True)
 class Links:
     """Between the cards of a host: ``messages``, and ``memory`` where they share some. What is
-    known of the library's own all-reduce; None: it is taken for a ring of messages."""
+    known of the library's own all-reduce; None: it is taken for a ring of messages. ``step``:
+    seconds in which a step gets to all ranks and its result comes back; None: nothing is known."""
 
     topology: str
     messages: Link
     memory: Link | None
     library: Library | None
+    step: Number | None = None
 
 
 _NONE = SimpleNamespace()
@@ -96,10 +100,14 @@ class Device:
         """All numbers by their path in the file."""
         found = {"memory": self.memory, "read": self.read, "overlap": self.overlap}
         found |= {f"product.{dtype}": number for dtype, number in self.product.items()}
-        found |= {f"launch.{name}": getattr(self.launch, name) for name in ("eager", "graph")}
+        found |= {
+            f"launch.{name}": getattr(self.launch, name) for name in ("eager", "graph", "step")
+        }
         for part in ("messages", "memory", "library"):
             known = getattr(self.links, part)
             found |= {f"links.{part}.{name}": each for name, each in vars(known or _NONE).items()}
+        if self.links.step is not None:
+            found["links.step"] = self.links.step
         for kind, calls in self.calls.items():
             found |= {f"calls.{kind}.{name}": number for name, number in vars(calls).items()}
         return found

@@ -50,8 +50,8 @@ def parse_device(data: bytes, place: str) -> Device:
     fields = "name title target cards memory read product launch links overlap calls"
     root.fields(*fields.split())
     launch, links, calls = root.part("launch"), root.part("links"), root.part("calls")
-    launch.fields("eager", "graph")
-    optional = [name for name in ("memory", "library") if links.has(name)]
+    launch.fields("eager", "graph", "step")
+    optional = [name for name in ("memory", "library", "step") if links.has(name)]
     links.fields("topology", "messages", *optional)
     calls.fields(*KINDS)
     product = root.part("product")
@@ -63,12 +63,13 @@ def parse_device(data: bytes, place: str) -> Device:
         memory=root.number("memory"),
         read=root.number("read"),
         product={dtype: product.number(dtype) for dtype in product.names()},
-        launch=Launch(launch.number("eager", least=0), launch.number("graph", least=0)),
+        launch=Launch(*(launch.number(name, least=0) for name in ("eager", "graph", "step"))),
         links=Links(
             links.text("topology"),
             _link(links.part("messages")),
             _link(links.part("memory")) if links.has("memory") else None,
             _library(links.part("library")) if links.has("library") else None,
+            links.number("step", least=0) if links.has("step") else None,
         ),
         overlap=root.number("overlap", least=1),
         calls={kind: _calls(calls.part(kind)) for kind in KINDS},

@@ -2,7 +2,8 @@
 
 A call takes ``launch + seconds + ((read * B)^p + (multiply * F)^p)^(1/p)``: B is the time of a
 plain read of its bytes, F that of its operations in a large product, p how far the two overlap
-(1: not at all, large: wholly). Calls of a step follow one another; the host runs beside them.
+(1: not at all, large: wholly). Calls of a step follow one another; the host runs beside them, but
+for what it does between two steps.
 """
 
 from __future__ import annotations
@@ -47,3 +48,9 @@ def line_seconds(device: Device, dtype: str, line: Line) -> float:
 def host_seconds(device: Device, launches: Launches) -> float:
     """Seconds that the host needs to launch a step: it may be later than the device."""
     return (launches.eager + launches.graphs) * device.launch.eager.value
+
+
+def between_steps(device: Device, ranks: int) -> float:
+    """Seconds between two steps: the host's own, and those in which ranks are told of the next."""
+    told = device.links.step if ranks > 1 else None
+    return device.launch.step.value + (0.0 if told is None else told.value)

@@ -9,7 +9,7 @@ from glmc.estimates.costs import COLLECTIVE, Step
 from glmc.estimates.device import Device
 from glmc.estimates.few_layers import FewPlans
 from glmc.estimates.lines import Launches, Line, step_launches, step_lines
-from glmc.estimates.seconds import call_floor, call_seconds, host_seconds
+from glmc.estimates.seconds import between_steps, call_floor, call_seconds, host_seconds
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,14 @@ class EstimatedLine:
 
 @dataclass(frozen=True)
 class EstimatedStep:
-    """``host`` are seconds in which the host launches the step, beside the device."""
+    """``host`` are seconds in which the host launches the step, beside the device; ``between``
+    those before and after it, in which the device waits for the host."""
 
     step: Step
     lines: tuple[EstimatedLine, ...]
     launches: Launches
     host: float
+    between: float
 
     @property
     def floor(self) -> float:
@@ -46,8 +48,8 @@ class EstimatedStep:
 
     @property
     def seconds(self) -> float:
-        """Device and host run beside each other."""
-        return max(self.device, self.host)
+        """Device and host run beside each other, but for what is between two steps."""
+        return max(self.device, self.host) + self.between
 
     @property
     def collectives(self) -> tuple[EstimatedLine, ...]:
@@ -83,7 +85,8 @@ def estimated_step(
     """One step on a device, or on each of those of a group."""
     lines = tuple(_line(device, dtype, group, line) for line in step_lines(plans, step))
     launches = step_launches(plans, step)
-    return EstimatedStep(step, lines, launches, host_seconds(device, launches))
+    between = between_steps(device, 1 if group is None else group.ranks)
+    return EstimatedStep(step, lines, launches, host_seconds(device, launches), between)
 
 
 def _line(device: Device, dtype: str, group: Group | None, line: Line) -> EstimatedLine:

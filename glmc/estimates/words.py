@@ -108,6 +108,8 @@ def detail(step: EstimatedStep) -> str:
             f", {step.messages / 1e6:,.2f} MB in {count} messages "
             f"({share_text(step.communication)} of the time)"
         )
+    if step.between:
+        host += f", {_ms(step.between)} ms between two steps"
     return (
         f"{step.bytes / 1e9:,.2f} GB, {step.flops / 1e12:,.3f} TFLOP{told}, {step.kernels} "
         f"launches, {step.launches.eager} of them by the host beside {step.launches.graphs} device "
@@ -210,6 +212,7 @@ def _step_json(step: EstimatedStep) -> dict[str, Any]:
         "seconds": step.seconds,
         "device_seconds": step.device,
         "host_seconds": step.host,
+        "between_steps_seconds": step.between,
         "floor_seconds": step.floor,
         "bytes": step.bytes,
         "flops": step.flops,

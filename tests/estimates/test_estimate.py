@@ -13,7 +13,7 @@ from glmc.errors import UsageError
 from glmc.estimates.costs import ATTENTION, EXPERTS, OTHER, PRODUCT, Cost, Step
 from glmc.estimates.device_file import read_device
 from glmc.estimates.estimate import Estimate, estimate
-from glmc.estimates.seconds import call_floor, call_seconds
+from glmc.estimates.seconds import between_steps, call_floor, call_seconds
 from glmc.estimates.step_estimate import EstimatedStep
 from glmc.estimates.traffic import Traffic
 from glmc.estimates.words import COLUMNS, detail, header, notes, rows, title, to_json
@@ -127,6 +127,22 @@ def test_a_slow_host_is_waited_for(model: Path, made: Estimate) -> None:
     assert step.host == step.seconds == 1.0
     assert step.device == made.placed.steps[1].device
     assert "the host's launches take longer" in detail(step)
+
+
+def test_what_is_between_two_steps_counts(model: Path, made: Estimate) -> None:
+    number = replace(H200.launch.step, value=0.5)
+    device = replace(
+        H200,
+        launch=replace(H200.launch, step=number),
+        links=replace(H200.links, step=replace(number, value=2.0)),
+    )
+    step = estimate(model, device, Traffic((4,), 40, 16)).placed.steps[0]
+    assert step.between == 0.5  # one card tells nobody
+    assert step.seconds == made.placed.steps[1].seconds + 0.5
+    assert ", 500.00 ms between two steps" in detail(step)
+    assert "between two steps" not in detail(made.placed.steps[1])
+    assert between_steps(device, 2) == 2.5
+    assert between_steps(H200, 2) == 0.0
 
 
 def test_memory_is_that_of_fit(model: Path, made: Estimate) -> None:
