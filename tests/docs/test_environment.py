@@ -70,7 +70,12 @@ def test_the_page_has_what_the_source_reads() -> None:
             loops = _LOOPS.get(path.relative_to(ROOT).as_posix(), ())
             text = path.read_text(encoding="utf-8")
             read |= read_variables(text, loops) if "environ" in text or "getenv" in text else set()
-    titles = ("Compiler and runtime", "Tests, tools and benchmarks")
+    titles = (
+        "Compiler and runtime",
+        "Serving engines",
+        "On a Kunlun machine",
+        "Tests, tools and benchmarks",
+    )
     rows = [row for title in titles for row in table_rows(section(PAGE, title))]
     named = [row[0].strip("`") for row in rows]
     assert sorted(named) == sorted(read)

@@ -11,7 +11,7 @@ import pkgutil
 import shutil
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +23,7 @@ from torch.fx import Graph
 
 import glmc
 import glmc.errors
+import glmc_engines.core
 import glmc_runtime
 import glmc_runtime.errors
 from glmc.artifact.writer import write_artifact
@@ -42,6 +43,8 @@ from glmc.pipeline.expectations import require_matches
 from glmc.pipeline.records import PassRecord
 from glmc.presets.catalog import load_config
 from glmc.weights.checkpoint import open_checkpoint
+from glmc_engines.core.errors import EngineVersionError
+from glmc_engines.core.header import Header, Sizes
 from glmc_kunlun_emulator import errors as emulator_errors
 from glmc_runtime.command.output import file_error
 from glmc_runtime.engine.ranks.reports import ended
@@ -54,14 +57,15 @@ from glmc_runtime.loading.guards import check_vendor_functions
 from glmc_runtime.loading.loader import load_artifact
 from glmc_runtime.replay.cache import BlockAllocator
 from tests.docs.markdown import ROOT, blocks, section, table_rows
+from tests.runtime.toy import write_toy
 
 PAGE = ROOT / "docs" / "errors.md"
 TINY = ROOT / "models" / "tiny-dense"
 
 
 def classes() -> list[type[GlmcError]]:
-    """GlmcError and everything derived from it, wherever the two packages define it."""
-    for package in (glmc, glmc_runtime):
+    """GlmcError and everything derived from it, wherever our packages define it."""
+    for package in (glmc, glmc_runtime, glmc_engines.core):
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             if not module.name.endswith("__main__"):
                 importlib.import_module(module.name)
@@ -70,12 +74,13 @@ def classes() -> list[type[GlmcError]]:
         one = todo.pop()
         found.append(one)
         todo.extend(one.__subclasses__())
-    ours = ("glmc.", "glmc_runtime.")
+    ours = ("glmc.", "glmc_runtime.", "glmc_engines.")
     return sorted(
         (each for each in found if each.__module__.startswith(ours)), key=lambda c: c.code
     )
 
 
+FAMILIES = {"glmc": "GLMC-1", "glmc_runtime": "GLMC-2", "glmc_engines": "GLMC-4"}
 CONCRETE = [each for each in classes() if each is not GlmcError]
 
 
@@ -222,6 +227,23 @@ def rank(scene: Scene) -> None:
     raise ended(1, 2, 4711, -signal.SIGKILL, ()).error
 
 
+def engine_asks(scene: Scene, **changes: Any) -> None:
+    sizes = Sizes(tokens=4, sequences=1, context=60, dtype=torch.float32)
+    Header.of(write_toy(scene.path)).check(replace(sizes, **changes))
+
+
+def unsupported(scene: Scene) -> None:
+    engine_asks(scene, context=512)
+
+
+def no_artifact(scene: Scene) -> None:
+    engine_asks(scene, dtype=torch.bfloat16)
+
+
+def engine_version(scene: Scene) -> None:
+    raise EngineVersionError.missing("vLLM", "ModelRegistry.models")
+
+
 EXAMPLES: dict[str, Callable[[Scene], None]] = {
     "UsageError": usage,
     "ConfigError": config,
@@ -245,6 +267,9 @@ EXAMPLES: dict[str, Callable[[Scene], None]] = {
     "FileError": file,
     "ExtensionError": extension,
     "RankError": rank,
+    "UnsupportedError": unsupported,
+    "NoArtifactError": no_artifact,
+    "EngineVersionError": engine_version,
 }
 
 
@@ -253,7 +278,7 @@ def test_codes_are_unique_and_of_their_package() -> None:
     assert len(codes) == len(set(codes)) >= 17
     assert GlmcError.code not in codes
     for each in CONCRETE:
-        family = "GLMC-2" if each.__module__.startswith("glmc_runtime.") else "GLMC-1"
+        family = FAMILIES[each.__module__.split(".")[0]]
         assert each.code.startswith(family), each
         assert each.__doc__ and each.exit_status in (1, 2), each
 

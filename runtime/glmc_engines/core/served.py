@@ -1,0 +1,96 @@
+"""An artifact in one process of a serving engine: loaded, attached to its KV cache, counted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+import glmc_runtime
+from glmc_engines.core.counters import Counters
+from glmc_engines.core.header import Header
+from glmc_runtime import AttachedModel, KVTensors, Model, OuterStep
+
+
+class Served:
+    """What an adapter's model class calls. A step of the engine is one replay; ``counters`` has
+    both, steps as they come here and replays as the runtime has counted them."""
+
+    def __init__(self, model: Model, header: Header, origin: str, counters: Counters) -> None:
+        self.model = model
+        self.header = header
+        self.origin = origin
+        self.counters = counters
+        self._attached: AttachedModel | None = None
+
+    @classmethod
+    def load(
+        cls,
+        header: Header,
+        origin: str,
+        *,
+        rank: int = 0,
+        process_group: Any = None,
+        weights: Mapping[str, torch.Tensor] | None = None,
+    ) -> Served:
+        """Load an artifact; ``origin`` says where it came from, for the log. ``rank`` is that of
+        this process in its server. With a ``process_group`` of the engine it is one of the ranks of
+        an artifact of several."""
+        with plain_defaults():
+            model = glmc_runtime.load_model(
+                header.path, process_group=process_group, weights=weights
+            )
+        counters = Counters.of_rank(rank)
+        manifest = header.manifest
+        counters.set("serves", 1, target=manifest.target, dtype=manifest.dtype, origin=origin)
+        return cls(model, header, origin, counters)
+
+    @property
+    def attached(self) -> bool:
+        """Whether there is a KV cache."""
+        return self._attached is not None
+
+    @property
+    def needs_host_lengths(self) -> bool:
+        """Whether steps bring their lengths in host memory, too."""
+        return self._attached is not None and self._attached.needs_host_lengths
+
+    def attach(self, kv: KVTensors) -> None:
+        """Bind the plans to the engine's KV cache; again for another one."""
+        with plain_defaults():
+            self._attached = self.model.attach(kv)
+
+    def first_line(self, name: str) -> str:
+        """What serves the model ``name``, in one line for the log."""
+        rank = self.counters.rank % self.header.manifest.ranks.count
+        return self.header.first_line(name, self.origin, self.model.emulated, rank)
+
+    def forward(self, step: OuterStep) -> torch.Tensor:
+        """Hidden states of the tokens of a step, [tokens, hidden size]."""
+        assert self._attached is not None
+        counters = self.counters
+        counters.add("steps")
+        hidden = self._attached.forward(step)
+        counters.add("tokens", step.tokens)
+        for (phase, bucket), counts in self.model.statistics.buckets.items():
+            counters.set("replays", counts.steps, phase=phase, bucket=str(bucket))
+        return hidden
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Logits of rows of hidden states, [rows, vocabulary]."""
+        assert self._attached is not None
+        return self._attached.logits(hidden)
+
+
+@contextmanager
+def plain_defaults() -> Iterator[None]:
+    """Without the default dtype and device that an engine sets while it builds a model."""
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.device("cpu"):
+            yield
+    finally:
+        torch.set_default_dtype(dtype)

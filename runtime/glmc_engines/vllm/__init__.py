@@ -1,0 +1,10 @@
+"""The adapter for vLLM: a general plug-in, beside any platform."""
+
+from __future__ import annotations
+
+
+def register() -> None:
+    """Entry point ``vllm.general_plugins``; called in each process, and more than once."""
+    from glmc_engines.vllm.register import register_models
+
+    register_models()

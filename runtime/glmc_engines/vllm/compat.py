@@ -1,0 +1,220 @@
+"""Every touch of vLLM that is no public convention, found by feature and not by version."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from glmc_engines.core.errors import EngineVersionError
+
+
+def logger() -> Any:
+    """A logger below vLLM's own, so that its options hold."""
+    from vllm.logger import init_logger
+
+    return init_logger("vllm.glmc")
+
+
+_in_tree: dict[str, Any] = {}
+"""Entries of vLLM's registry that ours have replaced, by architecture."""
+
+
+def register_model(architecture: str, model: type[nn.Module]) -> None:
+    """Register a class of ours for an architecture; what it replaces is kept."""
+    from vllm import ModelRegistry
+
+    known = getattr(ModelRegistry, "models", {}).get(architecture)
+    if getattr(known, "model_cls", None) is model:
+        return
+    if known is not None:
+        _in_tree.setdefault(architecture, known)
+    ModelRegistry.register_model(architecture, model)
+
+
+def in_tree_class(architecture: str) -> type[nn.Module]:
+    """vLLM's own class of an architecture that ours has replaced."""
+    entry = _in_tree.get(architecture)
+    if entry is None or not hasattr(entry, "load_model_cls"):
+        raise EngineVersionError.missing(
+            "vLLM", f"ModelRegistry.models['{architecture}'].load_model_cls", type(entry).__name__
+        )
+    model: type[nn.Module] = entry.load_model_cls()
+    return model
+
+
+def hook_config(architecture: str, prepare: Callable[[Any], bool]) -> None:
+    """Have ``prepare`` called with each ``VllmConfig`` of an architecture before its engine is
+    built. Without the hook its limits are only looked at where the model is built."""
+    try:
+        from vllm.model_executor.models.config import MODELS_CONFIG_MAP, VerifyAndUpdateConfig
+    except ImportError:
+        return
+    known = MODELS_CONFIG_MAP.get(architecture)
+    if getattr(known, "of_glmc", False):
+        return
+
+    class Prepared(known or VerifyAndUpdateConfig):  # type: ignore[misc]
+        of_glmc = True
+
+        @staticmethod
+        def verify_and_update_config(vllm_config: Any) -> None:
+            if not prepare(vllm_config) and known is not None:
+                known.verify_and_update_config(vllm_config)
+
+    MODELS_CONFIG_MAP[architecture] = Prepared
+
+
+def switch_graphs_off(config: Any) -> None:
+    """No compile and no CUDA graphs of vLLM's for this model: steps are replays already, which a
+    graph can't hold."""
+    from vllm.config import CUDAGraphMode
+
+    compilation = config.compilation_config
+    try:
+        from vllm.config import CompilationMode
+
+        compilation.mode = CompilationMode.NONE
+    except ImportError:
+        from vllm.config import CompilationLevel
+
+        compilation.level = CompilationLevel.NO_COMPILATION
+    compilation.cudagraph_mode = CUDAGraphMode.NONE
+
+
+def cache_dtype(config: Any) -> torch.dtype | None:
+    """The dtype of the KV cache that ``--kv-cache-dtype`` names; None for one that is none of
+    torch's, or is packed."""
+    name = config.cache_config.cache_dtype
+    dtype = getattr(torch, name, None)
+    return dtype if isinstance(dtype, torch.dtype) else None
+
+
+def attention_class() -> type[nn.Module]:
+    """vLLM's attention layer, which asks for a KV cache."""
+    try:
+        from vllm.model_executor.layers.attention import Attention
+    except ImportError:
+        from vllm.attention import Attention
+    found: type[nn.Module] = Attention
+    return found
+
+
+def backend_classes() -> tuple[Any, Any, Any]:
+    """Bases of an attention backend, of its implementation and of its metadata builder."""
+    try:
+        from vllm.v1.attention.backend import (
+            AttentionBackend,
+            AttentionImpl,
+            AttentionMetadataBuilder,
+        )
+    except ImportError:
+        from vllm.attention.backends.abstract import AttentionBackend, AttentionImpl
+        from vllm.v1.attention.backends.utils import AttentionMetadataBuilder
+    return AttentionBackend, AttentionImpl, AttentionMetadataBuilder
+
+
+def cache_layouts() -> Any:
+    """The enum of layouts of the KV cache; None in releases that ask a backend for a shape."""
+    try:
+        from vllm.v1.kv_cache_interface import KVCacheLayout
+    except ImportError:
+        return None
+    return KVCacheLayout
+
+
+def host_lengths(common: Any) -> torch.Tensor | None:
+    """Lengths of sequences in host memory, where vLLM has them without a wait for the device."""
+    for name in ("seq_lens_cpu_upper_bound", "_seq_lens_cpu", "seq_lens_cpu"):
+        value = getattr(common, name, None)
+        if value is not None:
+            lengths: torch.Tensor = value
+            return lengths
+    return None
+
+
+def metadata_of(layer: str) -> Any:
+    """The metadata that a layer's builder has made for this step; None where vLLM runs the model
+    without a KV cache, to see how much memory it takes."""
+    from vllm.forward_context import get_forward_context
+
+    metadata = get_forward_context().attn_metadata
+    if isinstance(metadata, list):  # one for each micro-batch
+        raise EngineVersionError("a step of vLLM has several micro-batches", found=str(metadata))
+    return metadata.get(layer) if isinstance(metadata, dict) else metadata
+
+
+def cache_of(layer: Any) -> torch.Tensor | None:
+    """The KV cache of an attention layer, once vLLM has allocated it."""
+    cache = layer.kv_cache
+    if isinstance(cache, (list, tuple)):  # one for each virtual engine
+        cache = cache[0] if cache else None
+    return cache if isinstance(cache, torch.Tensor) and cache.numel() else None
+
+
+def tensor_parallel_group() -> tuple[Any, int, int]:
+    """The group of tensor parallel ranks in torch.distributed, this process's rank in it, and its
+    size."""
+    from vllm.distributed.parallel_state import get_tp_group
+
+    group = get_tp_group()
+    return group.device_group, group.rank_in_group, group.world_size
+
+
+def register_collector(collector: type[Any]) -> None:
+    """Add a collector to the registry that vLLM's server answers with, once."""
+    from prometheus_client import REGISTRY
+
+    if not getattr(REGISTRY, "has_glmc", False):
+        REGISTRY.register(collector())
+        REGISTRY.has_glmc = True
+
+
+def host_slot_mapping() -> None:
+    """Have slots of tokens computed by torch, where vLLM has a kernel for a device: on a platform
+    without one. Older releases use numpy and stay as they are."""
+    from vllm.v1.worker.block_table import BlockTable
+
+    names = list(inspect.signature(BlockTable.compute_slot_mapping).parameters)[1:]
+    if names == ["num_reqs", "query_start_loc", "positions"]:
+        BlockTable.compute_slot_mapping = _slot_mapping
+
+
+def _slot_mapping(
+    table: Any, num_reqs: int, query_start_loc: torch.Tensor, positions: torch.Tensor
+) -> None:
+    """The body of ``BlockTable.compute_slot_mapping``; slots after the last token are -1."""
+    counts = query_start_loc[: num_reqs + 1].diff().long()
+    rows = torch.repeat_interleave(torch.arange(num_reqs), counts)[: len(positions)]
+    places = positions[: len(rows)].long()
+    size = table.block_size
+    blocks = table.block_table.gpu[rows, places // size].long()
+    slots = table.slot_mapping.gpu
+    slots[: len(rows)] = blocks * size + places % size
+    slots[len(rows) :].fill_(-1)
+
+
+def no_accelerator() -> None:
+    """Let calls that wait for an accelerator, of which vLLM's ends make some on each platform but
+    its own for CPUs, do nothing where there is none."""
+    if torch.accelerator.is_available():
+        return
+    for name in ("synchronize", "empty_cache", "empty_host_cache"):
+        if hasattr(torch.accelerator, name):
+            setattr(torch.accelerator, name, _nothing)
+
+
+def _nothing(*_: Any, **__: Any) -> None:
+    return None
+
+
+def no_times() -> Any:
+    """What a worker returns that has compiled nothing."""
+    try:
+        from vllm.v1.worker.worker_base import CompilationTimes
+    except ImportError:
+        return 0.0
+    return CompilationTimes(language_model=0.0, encoder=0.0)

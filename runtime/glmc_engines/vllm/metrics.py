@@ -1,0 +1,43 @@
+"""Counts of all ranks in the metrics that vLLM's server answers with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from glmc_engines.core.counters import shared_counts
+from glmc_engines.vllm import compat
+
+HELP = {
+    "serves": "1 where compiled plans serve the model, 0 where it is left to the engine.",
+    "steps": "Steps of the scheduler that came to compiled plans.",
+    "tokens": "Tokens that compiled plans have computed.",
+    "replays": "Replays of compiled plans, by phase and bucket.",
+}
+
+
+class Collector:
+    """A collector of prometheus_client; it reads the counts anew for each answer."""
+
+    def collect(self) -> Iterator[Any]:
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+        families: dict[str, Any] = {}
+        for count in shared_counts():
+            kind = GaugeMetricFamily if count.name == "serves" else CounterMetricFamily
+            family = families.get(count.name)
+            if family is None:
+                labels = ["rank", *(label for label, _ in count.labels)]
+                text = HELP.get(count.name, count.name)
+                family = families[count.name] = kind(f"glmc_{count.name}", text, labels=labels)
+            family.add_metric([str(count.rank), *(text for _, text in count.labels)], count.value)
+        yield from families.values()
+
+    def describe(self) -> list[Any]:
+        """Nothing: names are known when there are counts."""
+        return []
+
+
+def register_metrics() -> None:
+    """Add the counts to the metrics of this process, once."""
+    compat.register_collector(Collector)

@@ -1,0 +1,156 @@
+"""Model classes for vLLM: its scheduler's step is a replay of a plan.
+
+Of vLLM a class uses how models are built, the attention layer, which asks for a KV cache and is
+never called, and the forward context, which has the metadata of a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from glmc_engines.core.errors import UnsupportedError
+from glmc_engines.core.options import Options
+from glmc_engines.core.served import Served
+from glmc_engines.vllm import compat
+from glmc_engines.vllm.artifact import artifact_of
+from glmc_engines.vllm.limits import prepare
+from glmc_runtime import KVTensors
+
+_LOG = compat.logger()
+
+
+class PlanForCausalLM(nn.Module):
+    """A GLM-4.x model that a compiled plan computes.
+
+    Where the plan can't serve what the options ask for, and need not, the class makes vLLM's own
+    model in its place.
+    """
+
+    # What vLLM's own classes have: options are refused by our own errors, or left to vLLM.
+    supports_pp: ClassVar[bool] = True
+    supports_lora: ClassVar[bool] = True
+    packed_modules_mapping: ClassVar[dict[str, list[str]]] = {}
+    embedding_modules: ClassVar[dict[str, str]] = {}
+    embedding_padding_modules: ClassVar[list[str]] = []
+
+    def __new__(cls, *, vllm_config: Any, prefix: str = "") -> Any:
+        if prepare(vllm_config):
+            return super().__new__(cls)
+        return compat.in_tree_class(cls.__name__)(vllm_config=vllm_config, prefix=prefix)
+
+    def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
+        super().__init__()
+        from glmc_engines.vllm.backend import backend_for
+
+        model, parallel = vllm_config.model_config, vllm_config.parallel_config
+        self.config = model.hf_config
+        self._name: str = model.model
+        self._dtype: torch.dtype = model.dtype
+        self._hidden: int = model.get_hidden_size()
+        self._header, self._origin = artifact_of(vllm_config, Options.from_environment())
+        self._backend = backend_for(self._header.manifest.cache.layout)
+        self._served: Served | None = None
+        head = model.get_head_size()
+        self._layers: list[Any] = [
+            compat.attention_class()(
+                model.get_num_attention_heads(parallel),
+                head,
+                head**-0.5,
+                num_kv_heads=model.get_num_kv_heads(parallel),
+                cache_config=vllm_config.cache_config,
+                prefix=f"model.layers.{layer}.self_attn.attn",
+                attn_backend=self._backend,
+            )
+            for layer in range(self._header.manifest.model.layers)
+        ]
+        if vllm_config.load_config.load_format == "dummy":
+            self._load()
+
+    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
+        """The artifact's own weights; those of the checkpoint are not read."""
+        if self._served is not None:
+            raise UnsupportedError(
+                "weights of a compiled plan can't be loaded again", place="vLLM, reload of weights"
+            )
+        self._load()
+        return set()
+
+    def _load(self) -> None:
+        group, rank, size = compat.tensor_parallel_group()
+        self._served = Served.load(
+            self._header, self._origin, rank=rank, process_group=group if size > 1 else None
+        )
+        _LOG.info(self._served.first_line(self._name))
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None,
+        positions: torch.Tensor,
+        intermediate_tensors: Any = None,
+        inputs_embeds: torch.Tensor | None = None,
+        **_: Any,
+    ) -> torch.Tensor:
+        """Hidden states of the tokens of a step, [tokens, hidden size]."""
+        if input_ids is None or inputs_embeds is not None:
+            raise UnsupportedError("compiled plans have no prompt embeddings")
+        served = self._served
+        if served is None or not (served.attached or self._attach(served)):
+            return self._nothing(positions)
+        metadata = compat.metadata_of(self._layers[0].layer_name)
+        if metadata is None:
+            return self._nothing(positions)
+        return served.forward(metadata.step(input_ids, positions))
+
+    def compute_logits(self, hidden_states: torch.Tensor, *_: Any) -> torch.Tensor:
+        """Logits of rows of hidden states, on each rank."""
+        served = self._served
+        if served is None or not served.attached:
+            return hidden_states.new_zeros(len(hidden_states), self.config.vocab_size)
+        return served.logits(hidden_states)
+
+    def embed_input_ids(self, input_ids: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        raise UnsupportedError("compiled plans have no prompt embeddings")
+
+    get_input_embeddings = embed_input_ids  # of older releases
+
+    def make_empty_intermediate_tensors(self, *_: Any, **__: Any) -> Any:
+        raise UnsupportedError("compiled plans have no pipeline stages")
+
+    def _attach(self, served: Served) -> bool:
+        """Bind the plans to vLLM's KV cache, if it is there."""
+        from glmc_engines.vllm.backend import kv_tensors
+
+        caches = [cache for layer in self._layers if (cache := compat.cache_of(layer)) is not None]
+        if len(caches) != len(self._layers):
+            return False
+        kv: KVTensors = kv_tensors(caches, self._backend)
+        served.attach(kv)
+        return True
+
+    def _nothing(self, positions: torch.Tensor) -> torch.Tensor:
+        """Hidden states of a run that vLLM makes to see how much memory a model takes."""
+        return torch.zeros(
+            positions.shape[-1], self._hidden, dtype=self._dtype, device=positions.device
+        )
+
+
+class Glm4MoeForCausalLM(PlanForCausalLM):
+    """GLM-4.5, 4.6 and 4.7."""
+
+
+class Glm4ForCausalLM(PlanForCausalLM):
+    """GLM-4 of 0414."""
+
+
+class GlmForCausalLM(PlanForCausalLM):
+    """GLM-4-9B in the format of transformers."""
+
+
+CLASSES: dict[str, type[PlanForCausalLM]] = {
+    model.__name__: model for model in (Glm4MoeForCausalLM, Glm4ForCausalLM, GlmForCausalLM)
+}
+"""By architecture."""

@@ -1,0 +1,70 @@
+"""Counts of several processes in memory that they share."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from glmc_engines.core import counters
+from glmc_engines.core.counters import Count, Counters, share_counters, shared_counts
+
+
+@pytest.fixture
+def shared(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.delenv(counters.COUNTERS, raising=False)
+    kept: list[int] = []
+    monkeypatch.setattr(counters, "_keep", kept)
+    monkeypatch.setenv(counters.COUNTERS, "")  # is set below, and put back after the test
+    share_counters()
+    yield
+    for descriptor in kept:
+        os.close(descriptor)
+
+
+@pytest.mark.usefixtures("shared")
+def test_counts_of_all_ranks_are_seen() -> None:
+    first, second = Counters.of_rank(0), Counters.of_rank(1)
+    first.add("steps")
+    first.add("steps", 2)
+    second.set("replays", 7, phase="decode", bucket="8")
+    assert list(shared_counts()) == [
+        Count(0, "steps", (), 3),
+        Count(1, "replays", (("bucket", "8"), ("phase", "decode")), 7),
+    ]
+
+
+@pytest.mark.usefixtures("shared")
+def test_a_rank_that_starts_again_begins_at_zero() -> None:
+    Counters.of_rank(0).add("steps", 5)
+    Counters.of_rank(0)
+    assert list(shared_counts()) == []
+
+
+@pytest.mark.usefixtures("shared")
+def test_another_process_writes_to_the_same_memory() -> None:
+    code = "from glmc_engines.core.counters import Counters; Counters.of_rank(3).add('steps', 4)"
+    path = os.pathsep.join(sys.path)
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": path})
+    assert list(shared_counts()) == [Count(3, "steps", (), 4)]
+
+
+def test_counts_stay_in_the_process_where_none_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(counters.COUNTERS, "/proc/1/fd/no-such-file")
+    own = Counters.of_rank(0)
+    own.set("replays", 2, phase="decode", bucket="1")
+    own.set("replays", 3, phase="prefill", bucket="16")
+    assert own.get("replays") == 5
+    assert own.get("replays", phase="decode") == 2
+    assert list(shared_counts()) == []
+
+
+@pytest.mark.usefixtures("shared")
+def test_the_memory_has_no_name_in_any_folder() -> None:
+    assert os.readlink(os.environ["GLMC_ENGINE_COUNTERS"]).startswith("/memfd:")
+    before = os.environ["GLMC_ENGINE_COUNTERS"]
+    share_counters()
+    assert os.environ["GLMC_ENGINE_COUNTERS"] == before
