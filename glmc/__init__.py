@@ -92,6 +92,7 @@ def compile(model: str | Path, output: str | Path, **options: Unpack[CompileKeyw
     answer in tokens (None: the model's, at most 8192); ``block_size`` is in tokens of the KV cache;
     ``decode_buckets`` are batch sizes and ``prefill_buckets`` numbers of packed tokens, ascending.
     ``weights`` are "checkpoint", "from-checkpoint" (made of it at each load, nothing is copied),
+    "from-engine" (made of the tensors that a serving engine loads; only config.json is read),
     "random" (drawn from ``seed``) or "none" (a plan alone).
     ``allow_missing`` goes on where a fusion is missing, ``force`` replaces ``output``.
     ``full_capture`` traces every layer; ``capture_attention``, ``capture_experts`` and ``marked``

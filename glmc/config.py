@@ -24,7 +24,8 @@ WEIGHED = ("xpu",)
 ALIKE = (1, 2, 4, 8)
 """Numbers of ranks that ``deterministic="ranks"`` gives the same bits on."""
 FROM_CHECKPOINT = "from-checkpoint"
-WEIGHTS = ("checkpoint", FROM_CHECKPOINT, "random", "none")
+FROM_ENGINE = "from-engine"
+WEIGHTS = ("checkpoint", FROM_CHECKPOINT, FROM_ENGINE, "random", "none")
 PROFILES = ("P-A", "P-B", "P-C")
 DEFAULT_PROFILE = PROFILES[0]
 # What other tools call them: not taken, but the name that is meant is said.
@@ -44,8 +45,9 @@ class CompileOptions:
     ``decode_buckets`` are batch sizes, ``prefill_buckets`` numbers of packed tokens.
     ``capture_attention``, ``capture_experts`` and ``marked`` choose how the model is spelled while
     it is traced; the plan must not depend on it. ``full_capture`` traces every layer.
-    ``weights`` are packed from the "checkpoint", or made "from-checkpoint" when the artifact is
-    loaded, by recipes that it has in their place; "random" or "none".
+    ``weights`` are packed from the "checkpoint", or made when the artifact is loaded, by recipes
+    that it has in their place: "from-checkpoint", or "from-engine" of the tensors that the loader
+    of an engine hands over, where no file of weights need be there now; "random" or "none".
     ``pipeline`` is a file that lists the passes, ``passes_on`` names installed passes of others to
     run too, ``passes_off`` passes to leave out. ``deterministic`` is "batch" for bits that do not
     depend on batch, bucket or chunk, "ranks" for bits that do not depend on the number of ranks
@@ -172,11 +174,11 @@ class CompileOptions:
     def _require_weighable(self) -> None:
         """What ``auto`` needs, and what is only of use with it."""
         weighed = self.dtype == AUTO and self.target in WEIGHED
-        if weighed and self.weights == "none":
+        if weighed and self.weights in ("none", FROM_ENGINE):
             raise UsageError(
                 f"--dtype {AUTO} can't be decided without weights",
                 expected="weights whose range can be checked against that of float16",
-                found="--no-weights",
+                found="--no-weights" if self.weights == "none" else f"--weights {FROM_ENGINE}",
                 remedy="--dtype float16 or --dtype bfloat16",
             )
         if self.calibration_prompt is not None and not weighed:

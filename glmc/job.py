@@ -15,6 +15,7 @@ from glmc.config import (
     AUTO,
     DEFAULT_PROFILE,
     FROM_CHECKPOINT,
+    FROM_ENGINE,
     WEIGHED,
     CompileOptions,
     require_named_dtype,
@@ -33,6 +34,7 @@ from glmc.pipeline.selection import selection as selection_of
 from glmc.presets.catalog import ModelSource, load_config
 from glmc.presets.matches import expected_collectives
 from glmc.weights.checkpoint import open_checkpoint
+from glmc.weights.engine import HandedOver
 from glmc.weights.files import WeightFiles, read_files
 from glmc.weights.random import RandomWeights
 from glmc.weights.source import WeightSource
@@ -71,6 +73,8 @@ class Job:
         source, options = self.source, self.options
         if options.weights == "none":
             return None
+        if options.weights == FROM_ENGINE:
+            return HandedOver(source.fields)
         if options.weights == "random":
             return RandomWeights(source.fields, self.dtype, options.seed)
         if source.directory is None:
@@ -84,6 +88,8 @@ class Job:
     @property
     def router_dtype(self) -> torch.dtype:
         """The dtype in which the routers' weights are stored."""
+        if self.options.weights == FROM_ENGINE:  # no file is read: those of the checkpoint's dtype
+            return router_dtype((self.source.dtype,), self.dtype)
         tensors = {} if self.files is None else self.files.tensors
         stored = (entry.dtype for name, entry in tensors.items() if name.endswith(ROUTER))
         return router_dtype(stored, self.dtype)

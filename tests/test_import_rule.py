@@ -42,6 +42,7 @@ COMPILER = (
     ("estimates",),
     ("__init__", "check", "fit"),
     ("cli",),
+    ("__main__",),
 )
 ENGINES = (
     ("core", "surface"),

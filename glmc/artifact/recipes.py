@@ -6,7 +6,7 @@ Nothing is copied: what the recipes make is hashed, in one pass over the checkpo
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from math import prod
 from queue import Queue
@@ -32,19 +32,20 @@ from glmc.weights.checkpoint import Checkpoint
 from glmc.weights.file_ranges import pieces_of
 from glmc.weights.flat import Data, recipe_shape
 from glmc.weights.stream import deal_weight
-from glmc_runtime.format.recipes import (
+from glmc_runtime.format.recipe_nodes import (
     Chosen,
     Concatenated,
     Node,
     OnFirst,
-    Recipes,
     Stacked,
     Stored,
     StoredElements,
-    StoredTensor,
-    StoredWeight,
     tensors_of,
 )
+from glmc_runtime.format.recipes import Recipes, StoredTensor, StoredWeight
+
+Elements = Callable[[str], Sequence[StoredElements]]
+"""Where the elements of a parameter of the traced module are, by its name."""
 
 _PIECE = 1 << 20
 # Pieces that wait for the thread of a rank.
@@ -63,6 +64,13 @@ def made_recipes(
     """The recipes of stored weights with the hashes of what they make; raises what
     :func:`deal_weight` does."""
     found: dict[str, StoredWeight] = {}
+
+    def elements(parameter: str) -> list[StoredElements]:
+        return [
+            StoredElements(part.name, part.first, prod(part.shape))
+            for part in source.parts(parameter)
+        ]
+
     with ExitStack() as stack:
         hashers = [stack.enter_context(_Hasher(rank)) for rank in range(ranks)]
         for weight in weights:
@@ -73,7 +81,7 @@ def made_recipes(
                     hasher.put(data)
                 tally.advance(len(data) * data.dtype.itemsize * len(targets))
             hashes = tuple(hasher.digest() for hasher in hashers)
-            found[weight.name] = StoredWeight(_node(weight, weight.recipe, source, ranks), hashes)
+            found[weight.name] = StoredWeight(node_of(weight, elements, ranks), hashes)
     names = {name for weight in found.values() for name in tensors_of(weight.recipe)}
     tensors = {
         name: StoredTensor(each.path.name, str(each.dtype).removeprefix("torch."), each.shape)
@@ -137,19 +145,21 @@ class _Hasher:
                 self._digest.update(piece)
 
 
-def _node(weight: Weight, recipe: Recipe, source: Checkpoint, ranks: int) -> Node:
+def node_of(weight: Weight, elements: Elements, ranks: int) -> Node:
+    """The recipe of a stored weight as the runtime follows it; raises :class:`InternalError` for
+    one that is stored in part."""
+    return _node(weight, weight.recipe, elements, ranks)
+
+
+def _node(weight: Weight, recipe: Recipe, elements: Elements, ranks: int) -> Node:
     shape = recipe_shape(recipe)
     if isinstance(recipe, Source):
-        elements = [
-            StoredElements(part.name, part.first, prod(part.shape))
-            for part in source.parts(recipe.name)
-        ]
-        return Stored(tuple(elements), shape)
+        return Stored(tuple(elements(recipe.name)), shape)
     if isinstance(recipe, (Concatenate, Stack)):
-        parts = tuple(_node(weight, part, source, ranks) for part in recipe.parts)
+        parts = tuple(_node(weight, part, elements, ranks) for part in recipe.parts)
         return (Stacked if isinstance(recipe, Stack) else Concatenated)(parts, shape)
     if isinstance(recipe, First):
-        return OnFirst(_node(weight, recipe.recipe, source, ranks), shape)
+        return OnFirst(_node(weight, recipe.recipe, elements, ranks), shape)
     if isinstance(recipe, (Dealt, Selected)):
         runs = tuple(
             tuple((run.start, run.length) for run in each)
@@ -159,7 +169,7 @@ def _node(weight: Weight, recipe: Recipe, source: Checkpoint, ranks: int) -> Nod
                 else [recipe.runs] * ranks
             )
         )
-        return Chosen(_node(weight, recipe.recipe, source, ranks), recipe.axis, runs, shape)
+        return Chosen(_node(weight, recipe.recipe, elements, ranks), recipe.axis, runs, shape)
     raise InternalError(
         f"weight '{weight.name}' is made of tensors of the checkpoint and of others",
         found=type(recipe).__name__,

@@ -21,18 +21,19 @@ from glmc.artifact.check import check_plans
 from glmc.artifact.destination import check_destination
 from glmc.artifact.disk import disk_error
 from glmc.artifact.inputs import NAME as INPUTS
+from glmc.artifact.made import MadeOf, check_file, file_json, file_of
 from glmc.artifact.packing import Packer, Progress, Tally, rank_folder, shard_name
 from glmc.artifact.partial import partial_directory
-from glmc.artifact.recipes import is_stored, made_recipes
+from glmc.artifact.recipes import is_stored
 from glmc.artifact.replace import put_in_place, sync_directory
 from glmc.errors import PackError
 from glmc.ir.program import ModelShape
 from glmc.ir.recipe import Weight
 from glmc.weights.checkpoint import Checkpoint
+from glmc.weights.engine import HandedOver
 from glmc.weights.flat import CHUNK_BYTES
 from glmc.weights.safetensors_writer import SHARD_BYTES, TensorSpec, file_size, plan_shards
 from glmc.weights.source import WeightSource
-from glmc_runtime.errors import ArtifactError
 from glmc_runtime.format.artifact_files import MANIFEST, TIMES, largest_size
 from glmc_runtime.format.cache import CacheSpec
 from glmc_runtime.format.manifest import (
@@ -50,7 +51,6 @@ from glmc_runtime.format.manifest import (
 from glmc_runtime.format.phases import PhaseKey
 from glmc_runtime.format.plan import PhasePlan
 from glmc_runtime.format.plan_json import phase_to_json
-from glmc_runtime.format.recipes import RECIPES, recipes_from_json, recipes_to_json
 
 
 @dataclass(frozen=True)
@@ -110,8 +110,9 @@ def write_artifact(
     """Write the artifact and return its manifest.
 
     Without a ``source`` the weights are listed but not written. Of those that ``checkpoint``, which
-    is the source then, has in its files, only recipes and hashes are written. An existing artifact
-    is replaced, in one step, only with ``force``; anything else at ``path`` is never touched.
+    is the source then, has in its files, only recipes and hashes are written; of those that an
+    engine will hand over to a source without values, only recipes. An existing artifact is
+    replaced, in one step, only with ``force``; anything else at ``path`` is never touched.
     ``progress`` is told of each piece of a weight that was written; ``check`` is called when all of
     them are, before the manifest is written, and ``times`` last. Raises :class:`PackError`, after
     which nothing new is left at ``path``, :class:`CheckpointError` from the source, and
@@ -120,8 +121,9 @@ def write_artifact(
     path = Path(path)
     check_destination(path, force)
     _check_names(weights)
-    stored = [weight for weight in weights if checkpoint is not None and is_stored(weight)]
-    packed = [weight for weight in weights if checkpoint is None or not is_stored(weight)]
+    made_of = source if isinstance(source, HandedOver) else checkpoint
+    stored = [weight for weight in weights if made_of is not None and is_stored(weight)]
+    packed = [weight for weight in weights if made_of is None or not is_stored(weight)]
     shards = plan_shards(
         [TensorSpec(each.name, each.dtype, each.shape) for each in packed], shard_bytes
     )
@@ -129,7 +131,7 @@ def write_artifact(
     needed = ranks * sum(file_size(shard) for shard in shards) if source is not None else 0
     manifest = Manifest(
         **vars(parts),
-        weights=_entries(shards, stored, ranks),
+        weights=_made(made_of, stored, ranks) | _entries(shards, ranks),
         weights_included=source is not None,
         files={},
     )
@@ -146,14 +148,15 @@ def write_artifact(
                 files[name] = _write_bytes(directory / name, data)
             _check_sizes(files)
             if source is not None:
-                tally = Tally(weights, ranks, progress)
-                if checkpoint is not None:
-                    recipes = made_recipes(stored, checkpoint, ranks, chunk_bytes, tally)
-                    (directory / RECIPES).parent.mkdir()
-                    data = _json(recipes_to_json(recipes), indent=None)
-                    files[RECIPES] = _write_bytes(directory / RECIPES, data)
-                    _check_sizes({RECIPES: files[RECIPES]})
-                    _check_recipes(data, manifest)
+                tally = Tally(packed if checkpoint is None else weights, ranks, progress)
+                if made_of is not None:
+                    file = file_of(made_of)
+                    content = file_json(made_of, stored, ranks, chunk_bytes, tally)
+                    data = _json(content, indent=None)
+                    (directory / file).parent.mkdir()
+                    files[file] = _write_bytes(directory / file, data)
+                    _check_sizes({file: files[file]})
+                    check_file(file, data, manifest)
                 packer = Packer(weights, source, ranks, chunk_bytes, tally)
                 files.update(packer.write(directory, shards))
             check()
@@ -172,16 +175,19 @@ def write_artifact(
     return manifest
 
 
-def _entries(
-    shards: Sequence[Sequence[TensorSpec]], stored: Sequence[Weight], ranks: int
-) -> dict[str, WeightEntry]:
-    made = {
+def _made(source: MadeOf | None, stored: Sequence[Weight], ranks: int) -> dict[str, WeightEntry]:
+    if source is None:
+        return {}
+    return {
         each.name: WeightEntry(
-            (RECIPES,) * ranks, str(each.dtype).removeprefix("torch."), each.shape
+            (file_of(source),) * ranks, str(each.dtype).removeprefix("torch."), each.shape
         )
         for each in stored
     }
-    return made | {
+
+
+def _entries(shards: Sequence[Sequence[TensorSpec]], ranks: int) -> dict[str, WeightEntry]:
+    return {
         spec.name: WeightEntry(
             tuple(shard_name(number, len(shards), rank, ranks) for rank in range(ranks)),
             str(spec.dtype).removeprefix("torch."),
@@ -222,18 +228,6 @@ def _check_sizes(files: Mapping[str, FileEntry]) -> None:
                 found=f"{entry.size} bytes",
                 remedy="look into the checkpoint's file of that name, or report this",
             )
-
-
-def _check_recipes(data: bytes, manifest: Manifest) -> None:
-    """The same of recipes, such as those of a file whose name a runtime does not open."""
-    try:
-        recipes_from_json(json.loads(data), manifest)
-    except ArtifactError as error:
-        raise PackError(
-            error.message,
-            place=RECIPES,
-            remedy="name the files as Hugging Face does, or pack the weights: --weights checkpoint",
-        ) from error
 
 
 @contextmanager

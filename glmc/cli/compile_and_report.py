@@ -16,7 +16,7 @@ from glmc.artifact.inputs import inputs_of_model
 from glmc.cli.clock import Timed, elapsed
 from glmc.cli.say import console, say
 from glmc.cli.stages import importing, is_silent
-from glmc.config import CompileOptions
+from glmc.config import FROM_ENGINE, CompileOptions
 from glmc_runtime.command.ending import stopped_at_once, stopped_saying
 from glmc_runtime.command.units import bytes_text
 
@@ -110,7 +110,8 @@ def _compile(request: CompileRequest) -> None:
     took = {"imports": imports, "compile": 0.0}
     took |= {"proof": proof.seconds} if verify else {}
     took |= {"dump": dumping.seconds} if dumps.directory is not None else {}
-    took["writing" if request.options.weights == "none" else "packing"] = result["seconds"]["write"]
+    unpacked = request.options.weights in ("none", FROM_ENGINE)
+    took["writing" if unpacked else "packing"] = result["seconds"]["write"]
     remarks = {f"{name}: {text}" for name, text in told.items()}
     for line in (*summary_lines(result, path, remarks), _needs(path)):
         out.print(line, highlight=False, soft_wrap=True)

@@ -22,6 +22,7 @@ from glmc_runtime.command.ending import stopped_at_once
 from glmc_runtime.command.nearest import did_you_mean
 from glmc_runtime.command.units import bytes_text, count_text
 from glmc_runtime.format.artifact_files import require_directory
+from glmc_runtime.format.engine_weights import comes_from_an_engine
 from glmc_runtime.format.manifest import manifest_to_json
 from glmc_runtime.format.phases import DECODE, PREFILL
 from glmc_runtime.format.plan import Call, PhasePlan
@@ -157,6 +158,8 @@ def _header(contents: ArtifactContents, card: Card) -> Iterator[str]:
     weights = "included" if manifest.weights_included else "not included (compiled without)"
     if RECIPES in manifest.files:
         weights = "made of the checkpoint when it is loaded"
+    elif comes_from_an_engine(manifest):
+        weights = "made of tensors that an engine hands over when it is loaded"
     versions = ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
     yield f"{contents.path}"
     yield (

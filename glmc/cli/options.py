@@ -121,8 +121,8 @@ RandomWeights = Annotated[bool, option("Make random weights.", MODEL_GROUP, "--r
 Weights = Annotated[
     str | None,
     option(
-        "checkpoint: packed; from-checkpoint: made of it at each load, nothing is copied; random; "
-        "none.",
+        "checkpoint: packed; from-checkpoint: made of it at each load, nothing is copied; "
+        "from-engine: made of what vLLM or SGLang loads, only config.json is read; random; none.",
         MODEL_GROUP,
         metavar="NAME",
         names=all_weights,

@@ -20,6 +20,7 @@ from rich.text import Text
 
 from glmc.cli.stages import stage_line
 from glmc.compiler import STAGES, WEIGHTS
+from glmc.config import FROM_ENGINE
 from glmc.job import Job
 from glmc.observe.dump.stages import PHASES, step_names
 from glmc.observe.events import JobBegun, PlanMade, WeightsPacked
@@ -73,8 +74,8 @@ class StageLines:
                 weights = compiled.weights.values()
                 size = bytes_text(sum(weight.bytes for weight in weights))
                 packing = f"packing of {len(weights):,} tensors, {size}"
-                without = compiled.job.weights is None
-                self._words[WEIGHTS] = "writing, without weights" if without else packing
+                others = {"none": "writing, without weights", FROM_ENGINE: "writing, with recipes"}
+                self._words[WEIGHTS] = others.get(compiled.job.options.weights, packing)
             case StageBegun(name):
                 stage_line(self._words.get(name, name))
 

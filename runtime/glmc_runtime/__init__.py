@@ -7,7 +7,7 @@ transformers. Read the folders in this order: ``format``, ``kernels``, ``replay`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from os import PathLike
 from time import perf_counter
@@ -155,14 +155,22 @@ def load_model(
     weights: Mapping[str, torch.Tensor] | None = None,
     process_group: Any = None,
     checkpoint: str | PathLike[str] | None = None,
+    tensors: Iterable[tuple[str, torch.Tensor]] | None = None,
 ) -> Model:
     """Load an artifact directory for an outer engine, without a KV cache: see
     :meth:`Model.attach`. Options and errors are those of :func:`load`; one of several ranks is
-    loaded by each process of the engine's ``process_group``, which takes the same steps."""
+    loaded by each process of the engine's ``process_group``, which takes the same steps.
+
+    ``tensors`` are what the engine's loader reads of the checkpoint, pairs of a name and a tensor
+    in any order, for an artifact that was compiled with ``weights="from-engine"``: each is put
+    into the weights of this rank at once and not kept (docs/artifact.md#from-an-engine). Raises
+    WeightsError for one that does not fit, and for those that are missing at the end.
+    """
     from glmc_runtime import arguments as kinds
     from glmc_runtime.engine.machines import loaded_for_engine, rank_of
     from glmc_runtime.engine.options import LoadOptions
     from glmc_runtime.engine.outer.model import Model
+    from glmc_runtime.errors import RequestError
     from glmc_runtime.loading.loader import load_artifact
 
     started = perf_counter()
@@ -181,7 +189,10 @@ def load_model(
         profile_ranges=kinds.flag("profile_ranges", profile_ranges),
         checkpoint=kinds.optional(kinds.path, "checkpoint", checkpoint),
     )
-    tensors = kinds.optional(kinds.tensors, "weights", weights)
-    loaded = loaded_for_engine(artifact, options, process_group, tensors)
+    given = kinds.optional(kinds.tensors, "weights", weights)
+    handed = kinds.optional(kinds.pairs, "tensors", tensors)
+    if given is not None and handed is not None:
+        raise RequestError("weights and tensors exclude each other", remedy="pass one of them")
+    loaded = loaded_for_engine(artifact, options, process_group, given, handed)
     loaded.statistics.load_seconds = perf_counter() - started
     return Model(loaded)

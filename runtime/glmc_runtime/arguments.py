@@ -233,3 +233,14 @@ def tensors(name: str, value: object) -> Mapping[str, Any]:
                 f"{name} hold something else than tensors", place=shown(key), found=shown(item)
             )
     return value
+
+
+def pairs(name: str, value: object) -> Iterable[Any]:
+    """Names with what they name, to be gone through once; a mapping has them too."""
+    if isinstance(value, Mapping):
+        return value.items()
+    if isinstance(value, Iterable) and not isinstance(value, (str, *_TEXTS)):
+        return value
+    raise RequestError(
+        f"{name} are no pairs", expected="pairs of a name and a tensor", found=shown(value)
+    )

@@ -144,3 +144,10 @@ class RankError(GlmcError):
     code = "GLMC-2011"
     exit_status = 1
     usual_remedy = "look at the log of the rank that is named, and start all ranks again"
+
+
+class WeightsError(GlmcError):
+    """The tensors that an engine's loader hands over are not those that the artifact is made of."""
+
+    code = "GLMC-2012"
+    usual_remedy = "name the checkpoint whose config.json was compiled, complete and unchanged"

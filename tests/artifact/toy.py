@@ -14,7 +14,9 @@ from glmc.artifact.times import PassTimes, Times, times_json
 from glmc.artifact.writer import ManifestParts, write_artifact
 from glmc.ir.recipe import Concatenate, Source, Weight
 from glmc.weights.checkpoint import Checkpoint, _Location
+from glmc.weights.engine import HandedOver
 from glmc.weights.safetensors_header import read_header
+from glmc_runtime.format.engine_weights import Parameter, Skipped
 from glmc_runtime.format.manifest import Guards, Limits, Manifest, ModelFacts
 from glmc_runtime.format.phases import DECODE, PREFILL
 from tests.runtime import toy
@@ -100,6 +102,20 @@ class ToyWeights:
         return [merged, *single]
 
 
+class ToyHandedOver(HandedOver):
+    """The toy's tensors as an engine will hand them over."""
+
+    def __init__(self) -> None:
+        self.toy = ToyWeights()
+        self.parameters = {
+            name: Parameter(tuple(tensor.shape), False) for name, tensor in self.toy.tensors.items()
+        }
+        self.names, self.skipped = {}, Skipped((), {})
+
+    def weights(self) -> list[Weight]:
+        return self.toy.weights()
+
+
 def checkpoint_of(directory: Path, tensors: dict[str, Tensor]) -> Checkpoint:
     """A checkpoint of tensors that are parameters under their own names."""
     directory.mkdir(exist_ok=True)
@@ -146,7 +162,7 @@ def parts(**changes: Any) -> ManifestParts:
     return ManifestParts(**{**values, **changes})
 
 
-def write(path: Path, source: ToyWeights | None = None, **options: Any) -> Manifest:
+def write(path: Path, source: ToyWeights | ToyHandedOver | None = None, **options: Any) -> Manifest:
     """Write the toy with small shards and chunks; ``options`` go to :func:`write_artifact`."""
     source = source or ToyWeights()
     values: dict[str, Any] = {

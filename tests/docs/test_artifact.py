@@ -21,7 +21,7 @@ from glmc_runtime.format.extent import Extent
 from glmc_runtime.format.memory import block_bytes, memory_needs
 from glmc_runtime.format.phases import DECODE, PREFILL
 from glmc_runtime.generate.text.files import SETTINGS, TEMPLATE, TOKENIZER
-from tests.artifact.toy import ToyWeights, checkpoint_of, parts, write
+from tests.artifact.toy import ToyHandedOver, ToyWeights, checkpoint_of, parts, write
 from tests.docs.markdown import ROOT, blocks, section, table_rows
 from tests.runtime import toy
 
@@ -109,6 +109,7 @@ def test_layout_is_what_is_written(tmp_path: Path) -> None:
     ]
     write(tmp_path / "toy", tokenizer={TOKENIZER: b"{}"}, history={}, inputs={})
     write(tmp_path / "made", checkpoint=checkpoint_of(tmp_path / "model", ToyWeights().tensors))
+    write(tmp_path / "handed", ToyHandedOver())
     write(
         tmp_path / "dealt",
         parts=parts(ranks=manifest.Ranks(2), phases=toy.entries(ranks=2)),
@@ -117,7 +118,7 @@ def test_layout_is_what_is_written(tmp_path: Path) -> None:
     )
     written = [
         path.relative_to(tmp_path / artifact).as_posix()
-        for artifact in ("toy", "made", "dealt")
+        for artifact in ("toy", "made", "handed", "dealt")
         for path in (tmp_path / artifact).rglob("*")
         if path.is_file()
     ]

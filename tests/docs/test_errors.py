@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from torch.fx import Graph
 
@@ -29,7 +30,7 @@ import glmc_runtime.errors
 from glmc.artifact.writer import write_artifact
 from glmc.capture.model import decoder_layers
 from glmc.check.verify.verdict import Verdict, Violation, require_verdict
-from glmc.compiler import compile_plan
+from glmc.compiler import compile_model, compile_plan
 from glmc.config import CompileOptions
 from glmc.errors import GlmcError
 from glmc.ir.match import NearMiss
@@ -227,6 +228,13 @@ def rank(scene: Scene) -> None:
     raise ended(1, 2, 4711, -signal.SIGKILL, ()).error
 
 
+def weights(scene: Scene) -> None:
+    compile_model(TINY, scene.path, CompileOptions(weights="from-engine"))
+    tensors = load_file(TINY / "model.safetensors")
+    del tensors["model.norm.weight"]
+    glmc_runtime.load_model(scene.path, tensors=tensors)
+
+
 def engine_asks(scene: Scene, **changes: Any) -> None:
     sizes = Sizes(tokens=4, sequences=1, context=60, dtype=torch.float32)
     Header.of(write_toy(scene.path)).check(replace(sizes, **changes))
@@ -267,6 +275,7 @@ EXAMPLES: dict[str, Callable[[Scene], None]] = {
     "FileError": file,
     "ExtensionError": extension,
     "RankError": rank,
+    "WeightsError": weights,
     "UnsupportedError": unsupported,
     "NoArtifactError": no_artifact,
     "EngineVersionError": engine_version,

@@ -28,7 +28,7 @@ from glmc_runtime.loading.guards import (
     device_for,
 )
 from glmc_runtime.loading.loader import Artifact
-from glmc_runtime.loading.weights import given_weights, load_weights
+from glmc_runtime.loading.weights import Handed, given_weights, load_weights
 from glmc_runtime.replay.arena import Arena
 from glmc_runtime.replay.bind import Memory, PhaseBinder
 from glmc_runtime.replay.bound_step import Inputs
@@ -138,8 +138,10 @@ def load_into_memory(
     options: LoadOptions,
     given_tensors: Mapping[str, torch.Tensor] | None,
     group: Group | None = None,
+    handed: Handed | None = None,
 ) -> LoadedArtifact:
-    """Check and load all but the cache; see :func:`glmc_runtime.load` for options and errors."""
+    """Check and load all but the cache; see :func:`glmc_runtime.load` for options and errors.
+    ``handed`` are tensors of the checkpoint, from an engine's loader."""
     if options.guard_steps < 0:
         raise RequestError(
             "the number of guard steps is negative",
@@ -161,7 +163,9 @@ def load_into_memory(
 
     watch = WeightWatch()
     if given_tensors is None:
-        weights = load_weights(artifact, device, watch=watch, checkpoint=options.checkpoint)
+        weights = load_weights(
+            artifact, device, watch=watch, checkpoint=options.checkpoint, handed=handed
+        )
     else:
         weights = given_weights(given_tensors, manifest, device)
     arena = Arena(arena_bytes(plans, entries), device)

@@ -15,6 +15,7 @@ from glmc_runtime.loading.loader import Artifact, Progress
 if TYPE_CHECKING:
     from glmc_runtime.collectives.group import Group
     from glmc_runtime.engine.loaded import LoadedArtifact
+    from glmc_runtime.loading.weights import Handed
 
 
 def rank_of(process_group: Any) -> int | None:
@@ -65,6 +66,7 @@ def loaded_for_engine(
     options: LoadOptions,
     process_group: Any,
     given_tensors: Mapping[str, torch.Tensor] | None,
+    handed: Handed | None = None,
 ) -> LoadedArtifact:
     """An artifact without a cache, for an outer engine; see :func:`glmc_runtime.load_model`."""
     from glmc_runtime.engine.loaded import load_into_memory
@@ -79,7 +81,7 @@ def loaded_for_engine(
                 remedy="pass the group of torch.distributed that the engine has for its ranks",
             )
         group = _group_of(artifact, process_group)
-    return load_into_memory(artifact, options, given_tensors, group)
+    return load_into_memory(artifact, options, given_tensors, group, handed)
 
 
 def _require_distributed() -> None:

@@ -1,8 +1,6 @@
 """Make a rank's weights from the checkpoint, by the recipes of the artifact.
 
-A recipe fills the memory of its weight from the outside in: each part of it is told which window
-of its value is wanted, and where it goes. So only what the rank has is read, most of it straight to
-its place.
+Of each stored tensor only the window that the rank has is read, most of it straight to its place.
 """
 
 from __future__ import annotations
@@ -24,28 +22,16 @@ import torch
 from glmc_runtime.errors import ArtifactError
 from glmc_runtime.format.dtypes import dtype_of
 from glmc_runtime.format.json_file import json_of
-from glmc_runtime.format.recipes import (
-    RECIPES,
-    Chosen,
-    Concatenated,
-    Node,
-    OnFirst,
-    Recipes,
-    Stacked,
-    Stored,
-    recipes_from_json,
-    tensors_of,
-)
+from glmc_runtime.format.recipe_nodes import Node, Stored, tensors_of
+from glmc_runtime.format.recipes import RECIPES, Recipes, recipes_from_json
 from glmc_runtime.loading.checkpoint_files import CheckpointFiles, memory_of
 from glmc_runtime.loading.loader import Artifact
+from glmc_runtime.loading.recipe_places import Window, places_of, whole
 
 _BLOCK = 16 << 20
 # Shorter stretches of rows are not read one by one: the rows, of up to a block, are read whole.
 _SHORT = 64 << 10
 _THREADS = 4
-
-Window = tuple[tuple[int, int], ...]
-"""The first entry and the number of entries that are wanted, in each dimension."""
 
 
 def recipes_of(artifact: Artifact) -> Recipes:
@@ -75,7 +61,7 @@ def made_weights(
         def make(name: str) -> torch.Tensor:
             recipe, entry = recipes.weights[name], artifact.manifest.weights[name]
             made = torch.empty(entry.shape, dtype=dtype_of(entry.dtype))
-            maker.fill(recipe.recipe, tuple((0, size) for size in entry.shape), made)
+            maker.fill(recipe.recipe, made)
             if verify and hashlib.sha256(memory_of(made)).hexdigest() != recipe.sha256[maker.rank]:
                 raise _another(name, recipe.recipe, recipes, directory)
             return made
@@ -136,44 +122,14 @@ class _Maker:
     files: CheckpointFiles
     rank: int
 
-    def fill(self, node: Node, window: Window, target: torch.Tensor) -> None:
-        """Put the window of what a recipe makes into ``target``, which has its shape."""
-        if not target.numel():
-            return
-        if isinstance(node, Stored):
-            self._stored(_Elements(node), 0, node.shape, window, target)
-        elif isinstance(node, Concatenated):
-            at, (start, length) = 0, window[0]
-            for part in node.parts:
-                low, high = max(start, at), min(start + length, at + part.shape[0])
-                if low < high:
-                    rows = target.narrow(0, low - start, high - low)
-                    self.fill(part, ((low - at, high - low), *window[1:]), rows)
-                at += part.shape[0]
-        elif isinstance(node, Stacked):
-            start, length = window[0]
-            for number in range(length):
-                self.fill(node.parts[start + number], window[1:], target[number])
-        elif isinstance(node, OnFirst) and self.rank:
-            target.zero_()
-        elif isinstance(node, OnFirst):
-            self.fill(node.recipe, window, target)
-        else:
-            self._chosen(node, window, target)
-
-    def _chosen(self, node: Chosen, window: Window, target: torch.Tensor) -> None:
-        axis, at = node.axis, 0
-        first, count = window[axis]
-        for start, length in node.runs[self.rank]:
-            low, high = max(first, at), min(first + count, at + length)
-            if low < high:
-                part = target.narrow(axis, low - first, high - low)
-                if start is None:
-                    part.zero_()
-                else:
-                    inside = (start + low - at, high - low)
-                    self.fill(node.recipe, (*window[:axis], inside, *window[axis + 1 :]), part)
-            at += length
+    def fill(self, node: Node, target: torch.Tensor) -> None:
+        """Put what a recipe makes into ``target``, which has its shape."""
+        for place in places_of(node, whole(node.shape), target, self.rank):
+            if place.stored is None:
+                place.target.zero_()
+            else:
+                elements = _Elements(place.stored)
+                self._stored(elements, 0, place.stored.shape, place.window, place.target)
 
     def _stored(
         self,

@@ -23,6 +23,7 @@ from glmc_runtime.format.artifact_files import (
     unreadable,
 )
 from glmc_runtime.format.collectives import COLLECTIVES
+from glmc_runtime.format.engine_weights import FROM_ENGINE
 from glmc_runtime.format.json_file import json_of
 from glmc_runtime.format.manifest import Manifest, manifest_from_json
 from glmc_runtime.format.phases import PhaseKey
@@ -34,7 +35,7 @@ __all__ = ["Artifact", "Progress", "listed_files", "load_artifact", "sha256_of"]
 
 
 # What is read again later: the bytes that were hashed are kept until then.
-_KEPT = ("plans/", "tokenizer/", RECIPES)
+_KEPT = ("plans/", "tokenizer/", RECIPES, FROM_ENGINE)
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,8 @@ def _check_files(root: Path, manifest: Manifest) -> None:
             ),
             remedy="copy the artifact again, complete and unchanged",
         )
-    weights = {file for entry in manifest.weights.values() for file in entry.files} - {RECIPES}
+    weights = {file for entry in manifest.weights.values() for file in entry.files}
+    weights -= {RECIPES, FROM_ENGINE}
     for name, entry in sorted(manifest.files.items()):
         if name not in weights:
             check_size(name, entry.size)

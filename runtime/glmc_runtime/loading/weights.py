@@ -6,7 +6,7 @@ import ctypes
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from time import perf_counter
 
@@ -16,9 +16,11 @@ from safetensors import SafetensorError, safe_open
 from glmc_runtime.command.units import bytes_text, seconds_text
 from glmc_runtime.errors import ArtifactError, CapacityError
 from glmc_runtime.format.dtypes import dtype_of
+from glmc_runtime.format.engine_weights import FROM_ENGINE, comes_from_an_engine
 from glmc_runtime.format.manifest import Manifest
 from glmc_runtime.format.recipes import RECIPES
 from glmc_runtime.loading.from_checkpoint import made_weights
+from glmc_runtime.loading.from_engine import weights_of_engine
 from glmc_runtime.loading.loader import Artifact
 from glmc_runtime.replay.weight_watch import WeightWatch
 
@@ -28,13 +30,30 @@ _LOG = logging.getLogger("glmc_runtime.weights")
 COPIED_BYTES = 1 << 30
 _PIECE = 1 << 22
 
+Handed = Iterable[tuple[str, torch.Tensor]]
+"""Tensors of a checkpoint by their names, one after the other."""
 
-def require_weights(manifest: Manifest) -> None:
-    """Raise :class:`ArtifactError` for an artifact without weights."""
+
+def require_weights(manifest: Manifest, *, handed: bool = False) -> None:
+    """Raise :class:`ArtifactError` for an artifact without weights, and for one whose weights an
+    engine hands over unless it does so (``handed``)."""
     if not manifest.weights_included:
         raise ArtifactError(
             "the artifact was compiled without weights: it can be inspected but not run",
             remedy="compile again from a checkpoint",
+        )
+    if comes_from_an_engine(manifest) and not handed:
+        raise ArtifactError(
+            "the weights of the artifact are tensors that the loader of an engine hands over",
+            expected="an engine that loads the checkpoint: load_model(path, tensors=...)",
+            found="none",
+            remedy="serve it in vLLM or SGLang, or compile with --weights checkpoint",
+        )
+    if handed and not comes_from_an_engine(manifest):
+        raise ArtifactError(
+            "the artifact has weights of its own, and tensors are handed over to it",
+            expected="an artifact of glmc compile --weights from-engine",
+            remedy="leave the tensors out, or compile with --weights from-engine",
         )
 
 
@@ -44,23 +63,25 @@ def load_weights(
     *,
     watch: WeightWatch | None = None,
     checkpoint: str | None = None,
+    handed: Handed | None = None,
 ) -> dict[str, torch.Tensor]:
     """Every weight of the artifact's rank on ``device``.
 
     On a CPU the tensors are copies, or, where there is a ``watch`` and they have more than
     ``COPIED_BYTES``, share the mapped files, which the watch is given. Those that are made of the
-    ``checkpoint`` (:func:`made_weights`) are memory of this process. Raises :class:`ArtifactError`
-    for an artifact without weights, an unreadable file, one that changed since it was hashed, or a
-    tensor whose dtype or shape is not the manifest's, and :class:`CapacityError` where they do not
-    fit.
+    ``checkpoint`` (:func:`made_weights`) or of tensors that are ``handed`` over
+    (:func:`weights_of_engine`) are memory of this process. Raises :class:`ArtifactError` for an
+    artifact without weights, an unreadable file, one that changed since it was hashed, or a tensor
+    whose dtype or shape is not the manifest's, :class:`WeightsError` for tensors that do not fit,
+    and :class:`CapacityError` where they do not fit into memory.
     """
     root, manifest, files = artifact.path, artifact.manifest, artifact.files
-    require_weights(manifest)
+    require_weights(manifest, handed=handed is not None)
     started = perf_counter()
     by_file: dict[str, list[str]] = {}
     for name, entry in manifest.weights.items():
         by_file.setdefault(entry.files[artifact.rank], []).append(name)
-    made = by_file.pop(RECIPES, [])
+    made = by_file.pop(RECIPES, []) + by_file.pop(FROM_ENGINE, [])
     size = sum(manifest.files[file].size for file in by_file)
     mapped = watch if size > COPIED_BYTES else None
     weights: dict[str, torch.Tensor] = {}
@@ -86,7 +107,11 @@ def load_weights(
         weights.update(file_weights)
     if made:
         try:
-            weights.update(made_weights(artifact, device, checkpoint))
+            weights.update(
+                made_weights(artifact, device, checkpoint)
+                if handed is None
+                else weights_of_engine(artifact, device, handed)
+            )
         except (RuntimeError, MemoryError) as error:
             raise _no_room(device, error) from error
         size += sum(weights[name].nbytes for name in made)

@@ -12,13 +12,8 @@ import pytest
 
 from glmc_runtime.errors import ArtifactError
 from glmc_runtime.format.manifest import Manifest, Ranks, WeightEntry
-from glmc_runtime.format.recipes import (
-    RECIPES,
-    Chosen,
-    recipes_from_json,
-    recipes_to_json,
-    tensors_of,
-)
+from glmc_runtime.format.recipe_nodes import Chosen, tensors_of
+from glmc_runtime.format.recipes import RECIPES, recipes_from_json, recipes_to_json
 from glmc_runtime.loading.loader import load_artifact
 
 Edit = Callable[[dict[str, Any]], object]
