@@ -84,6 +84,11 @@ class Counters:
             if each == name and wanted <= set(has)
         )
 
+    def counts(self) -> Iterator[Count]:
+        """All counts of this rank."""
+        for (name, labels), slot in self._slots.items():
+            yield Count(self.rank, name, labels, self._values[slot])
+
     def _place(self, slot: int) -> int:
         return self.rank * _RANK + slot * _SLOT.size
 

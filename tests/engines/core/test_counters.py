@@ -58,6 +58,7 @@ def test_counts_stay_in_the_process_where_none_are_shared(monkeypatch: pytest.Mo
     own.set("replays", 2, phase="decode", bucket="1")
     own.set("replays", 3, phase="prefill", bucket="16")
     assert own.get("replays") == 5
+    assert [count.value for count in own.counts()] == [2, 3]
     assert own.get("replays", phase="decode") == 2
     assert list(shared_counts()) == []
 

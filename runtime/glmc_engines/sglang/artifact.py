@@ -1,0 +1,93 @@
+"""The artifact that serves a model of SGLang, and the engine's options made to fit it."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from glmc_engines.core.errors import NoArtifactError, UnsupportedError
+from glmc_engines.core.header import Header, Sizes
+from glmc_engines.core.options import Options
+from glmc_engines.sglang import compat
+from glmc_engines.sglang.limits import refuse_manifest, refuse_options
+from glmc_runtime.errors import GlmcError
+
+_LOG = logging.getLogger("glmc.engines")
+
+
+@dataclass(frozen=True)
+class Found:
+    """An artifact for a model, and where it came from; ``limits`` are options that were lowered to
+    what it has buckets for, in words."""
+
+    header: Header
+    origin: str
+    limits: tuple[str, ...] = ()
+
+
+def artifact_for(config: Any, quant_config: Any) -> Found | None:
+    """The artifact of a model, with the options of this process limited to it and SGLang's own
+    graphs off; None where the model is left to SGLang.
+
+    It is looked for while SGLang makes the model: its dtype is torch's default then. A model is
+    left to SGLang only where no artifact is named and nobody requires plans.
+    """
+    options = Options.from_environment()
+    try:
+        refuse_options(compat.option)
+        if quant_config is not None:
+            raise UnsupportedError(
+                "compiled plans do not have quantised weights",
+                place="the checkpoint",
+                found=type(quant_config).__name__,
+                remedy="serve the checkpoint in bfloat16 or float16",
+            )
+        header, origin = _found(config, options)
+        refuse_manifest(header.manifest, config, compat.option)
+        limits = _limits(header)
+        header.check(_sizes(int(config.context_len)))
+    except GlmcError as error:
+        if options.require or options.artifact is not None:
+            raise
+        _LOG.warning("glmc leaves %s to SGLang: %s", compat.option("served_model_name"), error)
+        return None
+    compat.switch_graphs_off()
+    return Found(header, origin, limits)
+
+
+def _found(config: Any, options: Options) -> tuple[Header, str]:
+    if options.artifact is None:
+        raise NoArtifactError("no artifact is named", expected="GLMC_ARTIFACT=DIRECTORY")
+    return Header.of(options.artifact), "named"
+
+
+def _sizes(context: int) -> Sizes:
+    """What SGLang may ask for."""
+    tokens: int = compat.option("chunked_prefill_size")
+    if tokens <= 0:  # no chunks, so that a prompt is one step
+        tokens = max(compat.option("max_prefill_tokens") or 0, context)
+    return Sizes(
+        tokens=tokens,
+        sequences=compat.option("max_running_requests"),
+        context=context,
+        dtype=torch.get_default_dtype(),
+        ranks=compat.option("tp_size"),
+    )
+
+
+def _limits(header: Header) -> tuple[str, ...]:
+    """Lower the scheduler's options to the artifact's largest step, before it reads them."""
+    said = []
+    for option, most in (
+        ("chunked_prefill_size", header.tokens),
+        ("max_running_requests", header.sequences),
+    ):
+        asked: int | None = compat.option(option)
+        if asked is None or asked > most:
+            compat.set_option(**{option: most})
+            was = "" if asked is None else f", not {asked}"
+            said.append(f"--{option.replace('_', '-')} is {most}{was}: the artifact's largest step")
+    return tuple(said)

@@ -1,0 +1,7 @@
+"""The package in which SGLang looks for model classes (``SGLANG_EXTERNAL_MODEL_PACKAGE``).
+
+SGLang passes over a module that can't be imported and takes its own class then; it does not pass
+over this package. So what fails is imported here, where a failure ends the start.
+"""
+
+from glmc_engines.sglang.models import glm as glm

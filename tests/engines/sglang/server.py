@@ -1,0 +1,113 @@
+"""A server of SGLang's in processes of its own, and what to ask it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
+
+from tests.engines.sglang.support import MODELS
+
+START_SECONDS = 300.0
+
+
+class Server:
+    def __init__(self, process: subprocess.Popen[bytes], port: int, model: str, log: Path) -> None:
+        self.process = process
+        self.address = f"http://127.0.0.1:{port}"
+        self.model = model
+        self._log = log
+
+    def log(self) -> str:
+        return self._log.read_text(encoding="utf-8", errors="replace")
+
+    def get(self, path: str) -> str:
+        with urlopen(self.address + path, timeout=60) as answer:
+            text: str = answer.read().decode()
+            return text
+
+    def post(self, path: str, body: dict[str, Any], status: int = 200) -> Any:
+        """The answer, which must come with this status."""
+        head = {"Content-Type": "application/json"}
+        request = Request(self.address + path, json.dumps(body).encode(), head)
+        try:
+            with urlopen(request, timeout=120) as answer:
+                found, text = answer.status, answer.read()
+        except HTTPError as error:
+            found, text = error.code, error.read()
+        assert found == status, text.decode()
+        return json.loads(text)
+
+    def wait(self, seconds: float = START_SECONDS) -> None:
+        """Until it answers; raises where it ends instead."""
+        ends = time.monotonic() + seconds
+        while time.monotonic() < ends:
+            if self.process.poll() is not None:
+                raise AssertionError(f"the server has ended:\n{self.log()[-4000:]}")
+            try:
+                self.get("/health")
+                return
+            except (URLError, OSError):
+                time.sleep(0.3)
+        raise AssertionError(f"no answer in {seconds} s:\n{self.log()[-4000:]}")
+
+
+@contextmanager
+def started(
+    model: str, artifact: str | None, *options: str, **environment: str
+) -> Iterator[Server]:
+    """The processes of a server; all are gone afterwards."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    path = str(MODELS / model)
+    command = [sys.executable, "-m", "sglang.launch_server", "--model-path", path]
+    command += ["--served-model-name", model, "--device", "cpu", "--dtype", "float32"]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--max-total-tokens", "4096"]
+    command += ["--mem-fraction-static", "0.3", "--skip-server-warmup", *options]
+    values = {**os.environ, **environment}
+    values.pop("GLMC_ARTIFACT", None)
+    if artifact is not None:
+        values["GLMC_ARTIFACT"] = artifact
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "log"
+        with open(log, "wb") as output:
+            process = subprocess.Popen(
+                command, stdout=output, stderr=output, env=values, start_new_session=True
+            )
+        try:
+            yield Server(process, port, path, log)
+        finally:
+            _end(process)
+
+
+@contextmanager
+def serving(
+    model: str, artifact: str | None, *options: str, **environment: str
+) -> Iterator[Server]:
+    """A server that answers."""
+    with started(model, artifact, *options, **environment) as server:
+        server.wait()
+        yield server
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ask the group to end, then make it."""
+    for number in (signal.SIGINT, signal.SIGKILL):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            continue
