@@ -36,6 +36,8 @@ def reference() -> Iterator[Callable[[str], Reference]]:
     made: dict[str, Reference] = {}
 
     def of(model: str) -> Reference:
-        return made.setdefault(model, Reference(model))
+        if model not in made:
+            made[model] = Reference(model)
+        return made[model]
 
     yield of

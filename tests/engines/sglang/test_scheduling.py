@@ -14,16 +14,19 @@ from tests.engines.sglang.support import Reference, counted, engine, prompts
 
 @pytest.fixture(scope="module")
 def dense(artifact: Callable[..., str]) -> Iterator[Any]:
-    with engine(
-        "tiny-dense",
-        artifact("tiny-dense"),
-        page_size=16,
-        chunked_prefill_size=64,
-        enable_mixed_chunk=True,
-        max_total_tokens=640,
-        schedule_conservativeness=0.1,  # takes in more than the pool holds
-    ) as started:
-        yield started
+    # SGLang's own switch to take requests back every so many steps; its processes read it.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SGLANG_TEST_RETRACT", "1")
+        patch.setenv("SGLANG_TEST_RETRACT_INTERVAL", "7")
+        with engine(
+            "tiny-dense",
+            artifact("tiny-dense"),
+            page_size=16,
+            chunked_prefill_size=64,
+            enable_mixed_chunk=True,
+            max_total_tokens=640,
+        ) as started:
+            yield started
 
 
 def asked(tokens: int) -> dict[str, Any]:

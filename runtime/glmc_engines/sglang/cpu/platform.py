@@ -7,10 +7,11 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]
 import torch
 from sglang.srt.platforms.device_mixin import PlatformEnum
-from sglang.srt.platforms.interface import SRTPlatform
+
+from glmc_engines.sglang.cpu.pools import base
 
 
-class CpuPlatform(SRTPlatform):  # type: ignore[misc]
+class CpuPlatform(base()):  # type: ignore[misc]
     """Device ``cpu`` with nothing but torch: no Triton, no kernels of SGLang's, no graphs."""
 
     _enum = PlatformEnum.OOT

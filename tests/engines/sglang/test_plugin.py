@@ -1,0 +1,58 @@
+"""The plug-in in a process: what SGLang would pass over in silence ends the start instead."""
+
+from __future__ import annotations
+
+import os
+from types import SimpleNamespace
+
+import pytest
+
+from glmc_engines.core.errors import EngineVersionError, UnsupportedError
+from glmc_engines.sglang import compat, plugin, register
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plugin, "_failed", None)
+    monkeypatch.setattr(compat, "before_each_request", lambda check: None)
+    monkeypatch.setenv("SGLANG_EXTERNAL_MODEL_PACKAGE", plugin.PACKAGE)
+    monkeypatch.delenv("GLMC_REQUIRE", raising=False)
+
+
+def fails(*arguments: object) -> None:
+    raise AttributeError("module 'sglang' has no attribute 'that'")
+
+
+def test_it_may_be_called_again() -> None:
+    register()
+    register()
+    plugin.require_plugged_in()
+
+
+def test_a_release_without_a_name_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compat, "route_attention_backends", fails)
+    monkeypatch.delenv("SGLANG_EXTERNAL_MODEL_PACKAGE")
+    register()
+    assert "SGLANG_EXTERNAL_MODEL_PACKAGE" not in os.environ
+
+
+def test_a_release_without_a_name_ends_the_start_that_requires_plans(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(compat, "route_attention_backends", fails)
+    monkeypatch.delenv("SGLANG_EXTERNAL_MODEL_PACKAGE")
+    monkeypatch.setenv("GLMC_REQUIRE", "1")
+    register()
+    assert os.environ["SGLANG_EXTERNAL_MODEL_PACKAGE"] == plugin.PACKAGE
+    with pytest.raises(EngineVersionError, match="no attribute 'that'"):
+        plugin.require_plugged_in()
+
+
+def test_a_model_of_the_engine_s_is_refused_where_plans_are_required(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    runner = SimpleNamespace(model=SimpleNamespace())
+    assert not plugin._has_model_of_ours(runner)
+    monkeypatch.setenv("GLMC_REQUIRE", "1")
+    with pytest.raises(UnsupportedError, match="class of its own"):
+        plugin._has_model_of_ours(runner)
