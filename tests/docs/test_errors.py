@@ -46,6 +46,9 @@ from glmc.presets.catalog import load_config
 from glmc.weights.checkpoint import open_checkpoint
 from glmc_engines.core.errors import EngineVersionError
 from glmc_engines.core.header import Header, Sizes
+from glmc_engines.core.options import Options
+from glmc_engines.core.plan import artifact_for
+from glmc_engines.core.wanted import Wanted
 from glmc_kunlun_emulator import errors as emulator_errors
 from glmc_runtime.command.output import file_error
 from glmc_runtime.engine.ranks.reports import ended
@@ -252,6 +255,14 @@ def engine_version(scene: Scene) -> None:
     raise EngineVersionError.missing("vLLM", "ModelRegistry.models")
 
 
+def engine_compile(scene: Scene) -> None:
+    sizes = Sizes(tokens=4, sequences=1, context=60, dtype=torch.float32)
+    options = Options(compiler=str(scene.path / "python"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GLMC_CACHE", str(scene.path / "cache"))
+        artifact_for(scene.checkpoint(), Wanted("cpu", sizes), options)
+
+
 EXAMPLES: dict[str, Callable[[Scene], None]] = {
     "UsageError": usage,
     "ConfigError": config,
@@ -279,6 +290,7 @@ EXAMPLES: dict[str, Callable[[Scene], None]] = {
     "UnsupportedError": unsupported,
     "NoArtifactError": no_artifact,
     "EngineVersionError": engine_version,
+    "CompileError": engine_compile,
 }
 
 

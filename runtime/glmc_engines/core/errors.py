@@ -30,3 +30,14 @@ class EngineVersionError(GlmcError):
     def missing(cls, engine: str, name: str, found: str = "") -> EngineVersionError:
         """For a name that is not there, in any spelling that is known."""
         return cls(f"this release of {engine} has no {name}", place=engine, found=found)
+
+
+class CompileError(GlmcError):
+    """No artifact is named, and compiling one for the engine's checkpoint failed."""
+
+    code = "GLMC-4004"
+    exit_status = 1
+    usual_remedy = (
+        "do what the compiler says, or name an artifact that was compiled elsewhere: "
+        "GLMC_ARTIFACT=DIRECTORY"
+    )

@@ -1,0 +1,87 @@
+"""What a serving engine wants of a plan, and the options of ``glmc compile`` that make it so."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from glmc_engines.core.header import Header, Sizes
+
+DECODE = (1, 2, 4, 8, 16, 24, 32)
+PREFILL = (16, 32, 64, 96, 128, 192, 256)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """``target`` is what the engine computes on: cpu, cuda or xpu. ``block_size`` is that of its
+    KV cache, in tokens; None where it takes the artifact's. With ``smaller_steps`` the engine can
+    do with fewer tokens and sequences in a step than ``sizes`` says."""
+
+    target: str
+    sizes: Sizes
+    block_size: int | None = None
+    expert_parallel: bool = False
+    abi_profile: str | None = None
+    smaller_steps: bool = False
+
+    @property
+    def dtype(self) -> str:
+        return str(self.sizes.dtype).removeprefix("torch.")
+
+    def sizes_of(self, header: Header) -> Sizes:
+        """The sizes that an artifact must have: steps of its own, if smaller ones will do."""
+        if not self.smaller_steps:
+            return self.sizes
+        return replace(
+            self.sizes,
+            tokens=min(self.sizes.tokens, header.tokens),
+            sequences=min(self.sizes.sequences, header.sequences),
+        )
+
+    def arguments(self) -> list[str]:
+        """Options of ``glmc compile``, for steps of any size that the engine may ask for."""
+        sizes = self.sizes
+        return [
+            *self._options(),
+            f"--decode-buckets={_numbers(buckets(DECODE, sizes.sequences))}",
+            f"--prefill-buckets={_numbers(buckets(PREFILL, sizes.tokens))}",
+        ]
+
+    def command(self, checkpoint: Path) -> str:
+        """The command that compiles a checkpoint so, to be typed."""
+        options = self._options() if self.smaller_steps else self.arguments()
+        words = ["glmc", "compile", str(checkpoint), *options, "--output", "ARTIFACT"]
+        return shlex.join(words)
+
+    def _options(self) -> list[str]:
+        sizes = self.sizes
+        options = [
+            f"--target={self.target}",
+            f"--dtype={self.dtype}",
+            f"--max-context={sizes.context}",
+            "--weights=from-engine",
+        ]
+        if self.block_size is not None:
+            options.append(f"--block-size={self.block_size}")
+        if self.abi_profile is not None:
+            options.append(f"--abi-profile={self.abi_profile}")
+        if sizes.ranks > 1:
+            options.append(f"--tensor-parallel={sizes.ranks}")
+            options += ["--expert-parallel"] if self.expert_parallel else []
+        return options
+
+
+def buckets(small: Sequence[int], largest: int) -> tuple[int, ...]:
+    """Sizes that steps are padded to, up to ``largest``: the ``small`` ones, then four in each
+    doubling, so that a large step is padded by a quarter at most."""
+    found = list(small)
+    while found[-1] < largest:
+        last = found[-1]
+        found.append(last + (1 << (last.bit_length() - 1)) // 4)
+    return (*(size for size in found if size < largest), largest)
+
+
+def _numbers(sizes: Sequence[int]) -> str:
+    return ",".join(map(str, sizes))

@@ -1,0 +1,165 @@
+"""The artifact that serves: a named one must fit, otherwise one is compiled."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from glmc_engines.core import compiler
+from glmc_engines.core.errors import NoArtifactError, UnsupportedError
+from glmc_engines.core.header import Sizes
+from glmc_engines.core.options import Options
+from glmc_engines.core.plan import artifact_for
+from glmc_engines.core.wanted import DECODE, PREFILL, Wanted, buckets
+from glmc_runtime.errors import ArtifactError, GlmcError
+from tests.engines.core.compilers import stand_in
+from tests.runtime.toy import HEAD_DIM, HEADS, HIDDEN, VOCABULARY, write_toy
+
+WANTED = Wanted("cpu", Sizes(16, 4, 60, torch.float32), block_size=4)
+CONFIG = {
+    "architectures": ["Toy"],
+    "num_hidden_layers": 1,
+    "vocab_size": VOCABULARY,
+    "hidden_size": HIDDEN,
+    "num_attention_heads": HEADS,
+    "num_key_value_heads": HEADS,
+    "head_dim": HEAD_DIM,
+}
+
+
+def checkpoint(tmp_path: Path, **changes: Any) -> Path:
+    folder = tmp_path / "checkpoint"
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps({**CONFIG, **changes}))
+    return folder
+
+
+def test_a_named_one_that_fits(tmp_path: Path) -> None:
+    path = write_toy(tmp_path / "toy")
+    found = artifact_for(checkpoint(tmp_path), WANTED, Options(artifact=path))
+    assert (found.path, found.origin) == (path, "named")
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "words"),
+    [
+        ({"target": "cuda"}, NoArtifactError, ("another target", "--target=cuda")),
+        ({"dtype": torch.bfloat16}, NoArtifactError, ("another dtype", "--dtype=bfloat16")),
+        ({"ranks": 2}, NoArtifactError, ("number of tensor parallel", "--tensor-parallel=2")),
+        ({"context": 61}, UnsupportedError, ("tokens of a sequence", "--max-context=61")),
+        ({"tokens": 17}, UnsupportedError, ("tokens in a step", "--prefill-buckets=16,17")),
+        ({"sequences": 5}, UnsupportedError, ("sequences in a step", "--decode-buckets=1,2,4,5")),
+        ({"block_size": 7}, NoArtifactError, ("no whole number", "--block-size=7")),
+    ],
+)
+def test_a_named_one_that_does_not_fit(
+    tmp_path: Path, changes: dict[str, Any], kind: type[GlmcError], words: tuple[str, str]
+) -> None:
+    """Each error has the command that compiles the right one."""
+    own = {name: value for name, value in changes.items() if hasattr(WANTED.sizes, name)}
+    if own and "dtype" not in own:
+        wanted = replace(WANTED, sizes=replace(WANTED.sizes, **own))
+    elif own:
+        wanted = replace(WANTED, sizes=replace(WANTED.sizes, dtype=own["dtype"]))
+    else:
+        wanted = replace(WANTED, **changes)
+    place = checkpoint(tmp_path)
+    with pytest.raises(kind, match=words[0]) as caught:
+        artifact_for(place, wanted, Options(artifact=write_toy(tmp_path / "toy")))
+    assert f"glmc compile {place}" in caught.value.remedy and words[1] in caught.value.remedy
+
+
+def test_smaller_steps_will_do(tmp_path: Path) -> None:
+    path = write_toy(tmp_path / "toy")
+    sizes = replace(WANTED.sizes, tokens=8192, sequences=256)
+    wanted = replace(WANTED, sizes=sizes, smaller_steps=True)
+    assert artifact_for(checkpoint(tmp_path), wanted, Options(artifact=path)).path == path
+    longer = replace(wanted, sizes=replace(sizes, context=61))
+    with pytest.raises(UnsupportedError) as caught:
+        artifact_for(checkpoint(tmp_path), longer, Options(artifact=path))
+    assert "buckets" not in caught.value.remedy.partition("glmc compile")[2]
+
+
+@pytest.mark.parametrize(
+    ("changes", "shown"),
+    [
+        ({"architectures": ["Other"]}, "architecture Other"),
+        ({"num_hidden_layers": 2}, "num_hidden_layers 2"),
+        ({"vocab_size": 1}, "vocab_size 1"),
+        ({"head_dim": 99, "hidden_size": 7}, "hidden_size 7, head_dim 99"),
+    ],
+)
+def test_a_named_one_of_another_model(tmp_path: Path, changes: dict[str, Any], shown: str) -> None:
+    with pytest.raises(NoArtifactError, match="another model") as caught:
+        artifact_for(
+            checkpoint(tmp_path, **changes), WANTED, Options(artifact=write_toy(tmp_path / "toy"))
+        )
+    assert caught.value.expected == shown
+
+
+class Listener(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+
+
+def test_another_config_of_the_same_sizes_is_said(tmp_path: Path) -> None:
+    path, listener = write_toy(tmp_path / "toy"), Listener()
+    logger = logging.getLogger("glmc.engines")
+    logger.addHandler(listener)
+    try:
+        artifact_for(checkpoint(tmp_path, rope_theta=5.0), WANTED, Options(artifact=path))
+        artifact_for(tmp_path / "nowhere", WANTED, Options(artifact=path))
+    finally:
+        logger.removeHandler(listener)
+    assert [
+        "another config.json" in line or "has no config.json" in line for line in listener.lines
+    ]
+    assert len(listener.lines) == 2
+
+
+def test_a_named_one_that_is_damaged(tmp_path: Path) -> None:
+    path = write_toy(tmp_path / "toy")
+    (path / "plans" / "decode.json").unlink()
+    with pytest.raises(ArtifactError, match="decode"):
+        artifact_for(checkpoint(tmp_path), WANTED, Options(artifact=path))
+
+
+def test_none_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLMC_CACHE", str(tmp_path / "cache"))
+    options = Options(compiler=stand_in(tmp_path / "compiler").command)
+    origins = [artifact_for(checkpoint(tmp_path), WANTED, options).origin for _ in range(2)]
+    assert origins == ["compiled", "cached"]
+
+
+def test_none_is_named_and_there_is_no_compiler(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On Kunlun not even where glmc is installed: torch is another one there."""
+    with pytest.raises(NoArtifactError, match="no compiler") as caught:
+        artifact_for(checkpoint(tmp_path), replace(WANTED, target="xpu"), Options())
+    assert "--target=xpu" in caught.value.remedy
+    monkeypatch.setattr(compiler.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(NoArtifactError, match="no compiler"):
+        artifact_for(checkpoint(tmp_path), WANTED, Options())
+
+
+def test_buckets_pad_a_large_step_by_a_quarter_at_most() -> None:
+    assert buckets(DECODE, 3) == (1, 2, 3)
+    assert buckets(DECODE, 64) == (1, 2, 4, 8, 16, 24, 32, 40, 48, 56, 64)
+    assert buckets(PREFILL, 8) == (8,)
+    for small, largest in ((DECODE, 512), (PREFILL, 8192), (PREFILL, 2000)):
+        found = buckets(small, largest)
+        assert found[-1] == largest and list(found) == sorted(set(found)) and len(found) < 32
+        large = [pair for pair in pairwise(found) if pair[0] >= small[-1]]
+        assert all(after - before <= before / 4 for before, after in large)
