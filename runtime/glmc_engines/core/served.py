@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 
-import glmc_runtime
 from glmc_engines.core.counters import Counters
 from glmc_engines.core.header import Header
+from glmc_engines.core.weights import Pairs, load_model
 from glmc_runtime import AttachedModel, KVTensors, Model, OuterStep
 
 
@@ -33,15 +33,14 @@ class Served:
         *,
         rank: int = 0,
         process_group: Any = None,
-        weights: Mapping[str, torch.Tensor] | None = None,
+        tensors: Pairs | None = None,
     ) -> Served:
         """Load an artifact; ``origin`` says where it came from, for the log. ``rank`` is that of
         this process in its server. With a ``process_group`` of the engine it is one of the ranks of
-        an artifact of several."""
+        an artifact of several. ``tensors`` are what the engine's loader reads of the checkpoint,
+        for an artifact that has no weights of its own (:mod:`glmc_engines.core.weights`)."""
         with plain_defaults():
-            model = glmc_runtime.load_model(
-                header.path, process_group=process_group, weights=weights
-            )
+            model, _ = load_model(header, tensors, process_group=process_group)
         counters = Counters.of_rank(rank)
         manifest = header.manifest
         counters.set("serves", 1, target=manifest.target, dtype=manifest.dtype, origin=origin)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -71,6 +72,14 @@ class Wanted:
             options.append(f"--tensor-parallel={sizes.ranks}")
             options += ["--expert-parallel"] if self.expert_parallel else []
         return options
+
+
+def target_of(device: str) -> str:
+    """The target of a kind of device as torch calls it; Kunlun's is called cuda there, and has the
+    vendor's library. Nothing is imported."""
+    if device == "cpu":
+        return "cpu"
+    return "cuda" if importlib.util.find_spec("kunlun_ops") is None else "xpu"
 
 
 def buckets(small: Sequence[int], largest: int) -> tuple[int, ...]:

@@ -8,14 +8,18 @@ from typing import Any
 
 import torch
 
-from glmc_engines.core.errors import NoArtifactError, UnsupportedError
+from glmc_engines.core import plan
+from glmc_engines.core.checkpoint import directory_of
+from glmc_engines.core.errors import CompileError, UnsupportedError
 from glmc_engines.core.header import Header, Sizes
 from glmc_engines.core.options import Options
+from glmc_engines.core.wanted import Wanted, target_of
 from glmc_engines.sglang import compat
 from glmc_engines.sglang.limits import refuse_manifest, refuse_options
 from glmc_runtime.errors import GlmcError
 
 _LOG = logging.getLogger("glmc.engines")
+_REQUESTS = 256
 
 
 @dataclass(frozen=True)
@@ -45,12 +49,13 @@ def artifact_for(config: Any, quant_config: Any) -> Found | None:
                 found=type(quant_config).__name__,
                 remedy="serve the checkpoint in bfloat16 or float16",
             )
-        header, origin = _found(config, options)
+        header, origin = _found(int(config.context_len), options)
         refuse_manifest(header.manifest, config, compat.option)
         limits = _limits(header)
         header.check(_sizes(int(config.context_len)))
     except GlmcError as error:
-        if options.require or options.artifact is not None:
+        named = options.require or options.artifact is not None
+        if named or isinstance(error, CompileError):
             raise
         _LOG.warning("glmc leaves %s to SGLang: %s", compat.option("served_model_name"), error)
         return None
@@ -58,20 +63,26 @@ def artifact_for(config: Any, quant_config: Any) -> Found | None:
     return Found(header, origin, limits)
 
 
-def _found(config: Any, options: Options) -> tuple[Header, str]:
-    if options.artifact is None:
-        raise NoArtifactError("no artifact is named", expected="GLMC_ARTIFACT=DIRECTORY")
-    return Header.of(options.artifact), "named"
+def _found(context: int, options: Options) -> tuple[Header, str]:
+    wanted = Wanted(
+        target_of(compat.option("device")),
+        _sizes(context),
+        expert_parallel=(compat.option("ep_size") or 1) > 1,
+        smaller_steps=True,  # the scheduler's options are lowered to the artifact's
+    )
+    checkpoint = directory_of(compat.option("model_path"), compat.option("revision"))
+    found = plan.artifact_for(checkpoint, wanted, options)
+    return found.header, found.origin
 
 
 def _sizes(context: int) -> Sizes:
-    """What SGLang may ask for."""
+    """What SGLang may ask for; as many requests as that where nobody has said how many."""
     tokens: int = compat.option("chunked_prefill_size")
     if tokens <= 0:  # no chunks, so that a prompt is one step
         tokens = max(compat.option("max_prefill_tokens") or 0, context)
     return Sizes(
         tokens=tokens,
-        sequences=compat.option("max_running_requests"),
+        sequences=compat.option("max_running_requests") or _REQUESTS,
         context=context,
         dtype=torch.get_default_dtype(),
         ranks=compat.option("tp_size"),

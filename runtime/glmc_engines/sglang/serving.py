@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -22,10 +23,12 @@ _LAYOUT = "slots heads dim"
 class Serving:
     """What a model class calls, once SGLang has come to loading weights."""
 
-    def __init__(self, found: Found) -> None:
+    def __init__(self, found: Found, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
         ranks = compat.tensor_parallel()
         group = ranks.group if ranks.count > 1 else None
-        self._served = Served.load(found.header, found.origin, rank=ranks.rank, process_group=group)
+        self._served = Served.load(
+            found.header, found.origin, rank=ranks.rank, process_group=group, tensors=weights
+        )
         self._metrics = Metrics(self._served.counters)
         self._steps: Steps | None = None
         _LOG.info(self._served.first_line(str(compat.option("served_model_name"))))

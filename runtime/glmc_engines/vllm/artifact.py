@@ -4,17 +4,26 @@ from __future__ import annotations
 
 from typing import Any
 
-from glmc_engines.core.errors import NoArtifactError
+from glmc_engines.core.checkpoint import directory_of
 from glmc_engines.core.header import Header, Sizes
 from glmc_engines.core.options import Options
+from glmc_engines.core.plan import artifact_for
+from glmc_engines.core.wanted import Wanted, target_of
+from glmc_engines.vllm import compat
 
 
 def artifact_of(config: Any, options: Options) -> tuple[Header, str]:
-    """The artifact for a ``VllmConfig``, and where it came from. Raises :class:`NoArtifactError`
-    where there is none."""
-    if options.artifact is None:
-        raise NoArtifactError("no artifact is named")
-    return Header.of(options.artifact), "named"
+    """The artifact for a ``VllmConfig``, and where it came from: named, or compiled of the model's
+    config.json. Errors are those of :func:`glmc_engines.core.plan.artifact_for`."""
+    model = config.model_config
+    wanted = Wanted(
+        target_of(compat.device_type()),
+        sizes_of(config),
+        expert_parallel=bool(getattr(config.parallel_config, "enable_expert_parallel", False)),
+        smaller_steps=True,  # the scheduler's limits are lowered to the artifact's
+    )
+    found = artifact_for(directory_of(model.model, model.revision), wanted, options)
+    return found.header, found.origin
 
 
 def sizes_of(config: Any) -> Sizes:

@@ -85,6 +85,14 @@ def switch_graphs_off(config: Any) -> None:
     compilation.cudagraph_mode = CUDAGraphMode.NONE
 
 
+def device_type() -> str:
+    """The kind of device that vLLM's platform has, as torch calls it."""
+    from vllm.platforms import current_platform
+
+    kind: str = current_platform.device_type
+    return kind
+
+
 def cache_dtype(config: Any) -> torch.dtype | None:
     """The dtype of the KV cache that ``--kv-cache-dtype`` names; None for one that is none of
     torch's, or is packed."""

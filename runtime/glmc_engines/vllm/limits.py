@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from glmc_engines.core.errors import NoArtifactError, UnsupportedError
+from glmc_engines.core.errors import CompileError, NoArtifactError, UnsupportedError
 from glmc_engines.core.header import Header
 from glmc_engines.core.options import Options
 from glmc_engines.vllm import compat
@@ -110,7 +110,8 @@ def prepare(config: Any) -> bool:
         header.check(sizes_of(config))
         check_experts(config, header)
     except GlmcError as error:
-        if options.require or options.artifact is not None:
+        named = options.require or options.artifact is not None
+        if named or isinstance(error, CompileError):
             raise
         _LOG.warning("glmc leaves %s to vLLM: %s", config.model_config.model, error)
         return False

@@ -71,18 +71,22 @@ class PlanForCausalLM(nn.Module):
             self._load()
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
-        """The artifact's own weights; those of the checkpoint are not read."""
+        """Those of the checkpoint, or the artifact's own: the checkpoint is not read then."""
         if self._served is not None:
             raise UnsupportedError(
                 "weights of a compiled plan can't be loaded again", place="vLLM, reload of weights"
             )
-        self._load()
+        self._load(weights)
         return set()
 
-    def _load(self) -> None:
+    def _load(self, weights: Iterable[tuple[str, torch.Tensor]] | None = None) -> None:
         group, rank, size = compat.tensor_parallel_group()
         self._served = Served.load(
-            self._header, self._origin, rank=rank, process_group=group if size > 1 else None
+            self._header,
+            self._origin,
+            rank=rank,
+            process_group=group if size > 1 else None,
+            tensors=weights,
         )
         _LOG.info(self._served.first_line(self._name))
 

@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 import torch
 
-from glmc_engines.core import compiler
+from glmc_engines.core import compiler, wanted
+from glmc_engines.core.checkpoint import directory_of
 from glmc_engines.core.errors import NoArtifactError, UnsupportedError
 from glmc_engines.core.header import Sizes
 from glmc_engines.core.options import Options
 from glmc_engines.core.plan import artifact_for
-from glmc_engines.core.wanted import DECODE, PREFILL, Wanted, buckets
+from glmc_engines.core.wanted import DECODE, PREFILL, Wanted, buckets, target_of
 from glmc_runtime.errors import ArtifactError, GlmcError
 from tests.engines.core.compilers import stand_in
 from tests.runtime.toy import HEAD_DIM, HEADS, HIDDEN, VOCABULARY, write_toy
@@ -163,3 +164,23 @@ def test_buckets_pad_a_large_step_by_a_quarter_at_most() -> None:
         assert found[-1] == largest and list(found) == sorted(set(found)) and len(found) < 32
         large = [pair for pair in pairwise(found) if pair[0] >= small[-1]]
         assert all(after - before <= before / 4 for before, after in large)
+
+
+def test_the_target_of_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert target_of("cpu") == "cpu"
+    monkeypatch.setattr(wanted.importlib.util, "find_spec", lambda name: None)
+    assert target_of("cuda") == "cuda"
+    monkeypatch.setattr(wanted.importlib.util, "find_spec", lambda name: name)
+    assert target_of("cuda") == "xpu"
+
+
+def test_where_a_checkpoint_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A directory, or a model of a hub that was downloaded; nothing is asked for."""
+    assert directory_of(str(tmp_path)) == tmp_path
+    hub = pytest.importorskip("huggingface_hub")
+    kept = {"zai-org/GLM": str(tmp_path / "snapshot" / "config.json")}
+    monkeypatch.setattr(hub, "try_to_load_from_cache", lambda name, file, revision: kept.get(name))
+    assert directory_of("zai-org/GLM") == tmp_path / "snapshot"
+    assert directory_of("zai-org/other") == Path("zai-org/other")
+    monkeypatch.undo()
+    assert directory_of(str(tmp_path / "a" / "b" / "nowhere")) == tmp_path / "a" / "b" / "nowhere"

@@ -49,10 +49,10 @@ class PlanForCausalLM(nn.Module):
         self.logits_processor = LogitsProcessor(config, skip_all_gather=True)
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
-        """The artifact's own weights; those of the checkpoint are not read."""
+        """Those of the checkpoint, or the artifact's own: the checkpoint is not read then."""
         if self._serving is not None:
             raise UnsupportedError(self._derived_weight_cache_error, place="a reload of weights")
-        self._serving = Serving(self._found)
+        self._serving = Serving(self._found, weights)
 
     def attach(self, pools: compat.Pools) -> None:
         """Called by our attention backend, which SGLang makes after its pools."""
