@@ -1,11 +1,12 @@
-"""What a module imports of an engine, and which members of it the module names."""
+"""What a module imports of an engine, which members it reads of that, and which it overrides."""
 
 from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+from glmc_engines.surface.bindings import FUNCTIONS
 from glmc_engines.surface.scopes import last_name
 from glmc_engines.surface.uses import Use
 
@@ -22,7 +23,8 @@ class _Import:
 
 
 def imported_uses(tree: ast.Module, engine: str, file: str) -> list[Use]:
-    """A row for each import, and for each attribute that is read of what was imported.
+    """A row for each import, for each attribute that is read of what was imported, and for each
+    method of an imported class that a subclass has anew, where the release has that method.
 
     Imports for type checkers are none. An import whose failure is caught is optional, unless the
     other branches import something else under the same name: then one of them is needed.
@@ -41,18 +43,19 @@ def imported_uses(tree: ast.Module, engine: str, file: str) -> list[Use]:
         if each.name not in rows or rows[each.name].optional:
             rows[each.name] = row
     asked = _asked_before(tree)
-    for local, attribute in _attributes(tree):
-        for each in imports:
-            if each.local == local and (each.tried is None or each.name in rows):
-                base = rows[each.name]
-                row = replace(
-                    base,
-                    name=f"{each.name}.{attribute}",
-                    why=f"read by {file}",
-                    optional=base.optional or bool(base.either) or attribute in asked,
-                    either="",
-                )
-                rows.setdefault(row.name, row)
+    for each in imports:
+        base = rows[each.name]
+        maybe = base.optional or bool(base.either)
+        for local, attribute in _attributes(tree):
+            if local == each.local:
+                name = f"{each.name}.{attribute}"
+                row = Use(name, "any", why=f"read by {file}", optional=maybe or attribute in asked)
+                rows.setdefault(name, row)
+        for local, method in _overrides(tree):
+            if local == each.local or local.startswith(f"{each.local}."):
+                name = f"{each.name}{local.removeprefix(each.local)}.{method}"
+                row = Use(name, "any", why=f"overridden by {file}", optional=True)
+                rows.setdefault(name, row)
     return list(rows.values())
 
 
@@ -100,6 +103,15 @@ def _attributes(tree: ast.Module) -> Iterator[tuple[str, str]]:
             local = _dotted(node.value)
             if local:
                 yield local, node.attr
+
+
+def _overrides(tree: ast.Module) -> Iterator[tuple[str, str]]:
+    """``base.method`` for the public methods of every class, each under each of its bases."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef):
+            methods = [each.name for each in node.body if isinstance(each, FUNCTIONS)]
+            for base in node.bases:
+                yield from ((_dotted(base), name) for name in methods if not name.startswith("__"))
 
 
 def _dotted(node: ast.expr) -> str:

@@ -112,6 +112,10 @@ class Lookup:
         kind = self._type_of(thing, depth + 1)
         return None if kind is None else self._of_class(kind, name, depth + 1)
 
+    def is_foreign(self, thing: Thing | None) -> bool:
+        """Whether it is a value of which the release does not tell the class."""
+        return isinstance(thing, Member) and thing.is_attribute and self._type_of(thing, 0) is None
+
     def bases(self, kind: Class, depth: int = 0) -> list[Class]:
         """The base classes that are of this release, in order."""
         found = [self.resolve(kind.module, base, depth + 1) for base in kind.node.bases]

@@ -13,13 +13,14 @@ from glmc_engines.surface.lookup import Class, Lookup, Member, Missing, Module, 
 from glmc_engines.surface.signature import Signature
 from glmc_engines.surface.uses import Use
 
-State = Literal["there", "missing", "moved", "other kind", "other signature"]
+State = Literal["there", "unknown", "missing", "moved", "other kind", "other signature"]
 _MOST_PLACES = 3
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """One row in one release.
+    """One row in one release, ``unknown`` where it is a member of something that is of no class of
+    the release.
 
     ``home`` is where the name is defined, ``text`` the annotation or value of what is no function,
     and ``reason`` says why it does not fit.
@@ -40,7 +41,7 @@ class Verdict:
 
     @property
     def fits(self) -> bool:
-        return self.state == "there"
+        return self.state in ("there", "unknown")
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,8 @@ def changes(old: Sequence[Verdict], new: Sequence[Verdict]) -> list[Change]:
 def _judge(lookup: Lookup, use: Use) -> Verdict:
     thing = lookup.find(use.name)
     if isinstance(thing, Missing):
+        if lookup.is_foreign(thing.reached):
+            return Verdict(use, "unknown", reason=f"{thing.rest[0]} is a member of no class here")
         places = _elsewhere(lookup, use, thing)
         if places:
             return Verdict(use, "moved", reason=f"is now {' or '.join(places)}")

@@ -45,6 +45,12 @@ def test_what_fits(tmp_path: Path, use: Use) -> None:
     assert found.fits and not found.reason
 
 
+def test_a_member_of_what_the_release_does_not_define_is_not_judged(tmp_path: Path) -> None:
+    found = verdict(Use("engine.LAZY.get", "any"), tmp_path)
+    assert (found.state, found.fits) == ("unknown", True)
+    assert found.reason == "get is a member of no class here"
+
+
 @pytest.mark.parametrize(
     ("use", "state", "reason"),
     [
