@@ -9,7 +9,19 @@ BIN := $(VENV)/bin
 NEWEST := 5.24.0
 VERSIONS := $(addprefix transformers-,4.57.6 5.0.0 5.5.4 5.19.0 5.20.2 $(NEWEST)) torch-2.14.1
 
-.PHONY: demo test test-slow test-versions plans lint clean
+# The engines that the tests run inside, each in an environment of its own (docs/engines.md), and
+# where the wheel of vLLM is kept, which takes half a minute to build.
+VLLM := 0.33.0
+SGLANG := 0.5.23
+ENGINES := .engines
+ENGINE_WHEELS ?= $(ENGINES)/wheels
+ENGINE_TESTS := -m pytest -n 0 -m engines --confcutdir=tests/engines --durations=10
+# Other releases for `make engine-matrix`, such as MATRIX="vllm==0.32.0 sglang==0.5.20".
+MATRIX ?=
+MATRIX_WHEELS = $(patsubst vllm==%,$(ENGINE_WHEELS)/vllm-%.built,$(filter vllm==%,$(MATRIX)))
+
+.PHONY: demo test test-slow test-versions test-vllm test-sglang plans lint clean
+.PHONY: engines-vllm engines-sglang engine-matrix
 
 demo: $(VENV)/.installed
 	$(BIN)/glmc compile models/tiny-moe --target xpu --output out/tiny-moe.xpu --if-changed
@@ -26,6 +38,22 @@ test-slow: $(VENV)/.installed-dev
 test-versions: $(VENV)/.installed-dev $(VERSIONS:%=.versions/%/.installed)
 	GLMC_VERSIONS="$(VERSIONS:%=.versions/%)" $(BIN)/python -m pytest -n 0 -m versions tests/versions
 
+engines-vllm: $(ENGINES)/vllm/.installed
+engines-sglang: $(ENGINES)/sglang/.installed
+
+# Servers that start, serve and end: minutes. An engine's artifacts are compiled by $(VENV).
+test-vllm: $(VENV)/.installed $(ENGINES)/vllm/.installed
+	GLMC_COMPILER=$$PWD/$(BIN)/python $(ENGINES)/vllm/bin/python $(ENGINE_TESTS) tests/engines/vllm
+
+test-sglang: $(VENV)/.installed $(ENGINES)/sglang/.installed
+	GLMC_COMPILER=$$PWD/$(BIN)/python $(ENGINES)/sglang/bin/python $(ENGINE_TESTS) tests/engines/sglang
+
+# The tests inside the releases of MATRIX, which are laid over the environments of the newest ones; all
+# releases are read for what the adapters use, and docs/engine_releases.md is written.
+engine-matrix: $(VENV)/.installed-dev $(ENGINES)/vllm/.installed $(ENGINES)/sglang/.installed $(MATRIX_WHEELS)
+	$(BIN)/python -m tools.engine_releases --wheels $(ENGINE_WHEELS) --read vllm --read sglang \
+		$(MATRIX:%=--run %)
+
 # Every preset and shipped model, for every target: whether a plan differs from its stored digest.
 plans: $(VENV)/.installed-dev
 	$(BIN)/python -m tools.plan_replay
@@ -36,7 +64,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) .versions out .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .versions $(ENGINES) out .mypy_cache .pytest_cache .ruff_cache
 	rm -rf build dist *.egg-info runtime/build runtime/dist */*.egg-info
 
 $(VENV)/bin/python:
@@ -46,8 +74,8 @@ $(VENV)/.installed: $(VENV)/bin/python pyproject.toml runtime/pyproject.toml con
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable 'runtime[text]' --editable .
 	touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+$(VENV)/.installed-dev: $(VENV)/.installed runtime/glmc_engines/pyproject.toml
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]' --editable runtime/glmc_engines
 	touch $@
 
 .versions/transformers-%/.installed: $(VENV)/bin/python
@@ -56,4 +84,35 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 
 .versions/torch-%/.installed: $(VENV)/bin/python
 	$(BIN)/pip install --quiet --target $(@D) torch==$* transformers==$(NEWEST)
+	touch $@
+
+$(ENGINES)/%/bin/python:
+	$(PYTHON) -m venv $(ENGINES)/$*
+
+# vLLM without kernels: nothing is compiled. pip compares the version of the result with that of the
+# archive, so the build must not add to it.
+$(ENGINES)/vllm/.build-tools: tools/engine_environments/vllm.txt | $(ENGINES)/vllm/bin/python
+	$(@D)/bin/pip install --quiet --requirement $<
+	touch $@
+
+$(ENGINE_WHEELS)/vllm-%.built: | $(ENGINES)/vllm/.build-tools
+	VLLM_TARGET_DEVICE=empty VLLM_VERSION_OVERRIDE=$* $(ENGINES)/vllm/bin/pip wheel --quiet --no-deps \
+		--no-build-isolation --no-binary vllm --wheel-dir $(@D) vllm==$*
+	touch $@
+
+OURS := runtime/pyproject.toml runtime/glmc_engines/pyproject.toml tools/engine_environments/tests.txt
+WITH_OURS := --requirement tools/engine_environments/tests.txt --editable runtime --editable runtime/glmc_engines
+
+# The torchvision of the package index is for CUDA, and fails beside a torch for CPUs.
+$(ENGINES)/vllm/.installed: $(ENGINE_WHEELS)/vllm-$(VLLM).built $(ENGINES)/vllm/.build-tools $(OURS)
+	$(@D)/bin/pip install --quiet --requirement tools/engine_environments/vllm.txt \
+		$(ENGINE_WHEELS)/vllm-$(VLLM)-*.whl
+	$(@D)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(@D)/bin/pip install --quiet $(WITH_OURS)
+	touch $@
+
+$(ENGINES)/sglang/.installed: tools/engine_environments/sglang.txt $(OURS) | $(ENGINES)/sglang/bin/python
+	$(@D)/bin/pip install --quiet --requirement $<
+	$(@D)/bin/pip install --quiet --no-deps sglang==$(SGLANG) xgrammar==0.2.1 apache-tvm-ffi==0.1.11
+	$(@D)/bin/pip install --quiet $(WITH_OURS)
 	touch $@

@@ -61,7 +61,8 @@ def names(program: str) -> list[str]:
 
 def source_of(module: str) -> str:
     """The text of a module, or of the modules of a package that is run."""
-    place = ROOT.joinpath(*module.split("."))
+    places = [folder.joinpath(*module.split(".")) for folder in (ROOT, ROOT / "runtime")]
+    place = next((each for each in places if each.is_dir()), places[0])
     files = sorted(place.glob("*.py")) if place.is_dir() else [place.with_suffix(".py")]
     return "\n".join(file.read_text(encoding="utf-8") for file in files if file.is_file())
 
