@@ -1,38 +1,49 @@
-"""The artifact that serves a model of vLLM."""
+"""The artifact that serves a model of vLLM.
+
+It is found in the process that reads the options; others take it from there, by the config that
+they are given.
+"""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from glmc_engines.core.checkpoint import directory_of
 from glmc_engines.core.header import Header, Sizes
 from glmc_engines.core.options import Options
-from glmc_engines.core.plan import artifact_for
+from glmc_engines.core.plan import Found, artifact_for
 from glmc_engines.core.wanted import Wanted, target_of
 from glmc_engines.vllm import compat
 
+_KEY = "glmc"  # in the part of a VllmConfig that is for plug-ins
 
-def artifact_of(config: Any, options: Options) -> tuple[Header, str]:
-    """The artifact for a ``VllmConfig``, and where it came from: named, or compiled of the model's
-    config.json. Errors are those of :func:`glmc_engines.core.plan.artifact_for`."""
+
+def artifact_of(config: Any, options: Options) -> Found:
+    """The artifact for a ``VllmConfig``; see :func:`glmc_engines.core.plan.artifact_for`."""
+    known = compat.plugin_options(config).get(_KEY)
+    if known is not None and Path(known["path"]).is_dir():
+        return Found(Header.of(Path(known["path"])), known["origin"])
     model = config.model_config
-    wanted = Wanted(
-        target_of(compat.device_type()),
-        sizes_of(config),
-        expert_parallel=bool(getattr(config.parallel_config, "enable_expert_parallel", False)),
-        smaller_steps=True,  # the scheduler's limits are lowered to the artifact's
-    )
-    found = artifact_for(directory_of(model.model, model.revision), wanted, options)
-    return found.header, found.origin
+    found = artifact_for(directory_of(model.model, model.revision), wanted_of(config), options)
+    compat.plugin_options(config)[_KEY] = {"path": str(found.path), "origin": found.origin}
+    return found
 
 
-def sizes_of(config: Any) -> Sizes:
-    """What vLLM may ask for."""
-    scheduler, model = config.scheduler_config, config.model_config
-    return Sizes(
-        tokens=scheduler.max_num_batched_tokens,
-        sequences=scheduler.max_num_seqs,
-        context=model.max_model_len,
-        dtype=model.dtype,
-        ranks=config.parallel_config.tensor_parallel_size,
+def wanted_of(config: Any) -> Wanted:
+    """What vLLM may ask for. Its scheduler can do with smaller steps."""
+    scheduler, model, cache = config.scheduler_config, config.model_config, config.cache_config
+    parallel = config.parallel_config
+    return Wanted(
+        target=target_of(compat.device_type()),
+        sizes=Sizes(
+            tokens=scheduler.max_num_batched_tokens,
+            sequences=scheduler.max_num_seqs,
+            context=model.max_model_len,
+            dtype=model.dtype,
+            ranks=parallel.tensor_parallel_size,
+        ),
+        block_size=cache.block_size if getattr(cache, "user_specified_block_size", False) else None,
+        expert_parallel=bool(getattr(parallel, "enable_expert_parallel", False)),
+        smaller_steps=True,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -85,12 +86,25 @@ def switch_graphs_off(config: Any) -> None:
     compilation.cudagraph_mode = CUDAGraphMode.NONE
 
 
+def plugin_options(config: Any) -> dict[str, Any]:
+    """The part of a ``VllmConfig`` that is for plug-ins, which all processes of an engine get."""
+    options = getattr(config, "additional_config", None)
+    return options if isinstance(options, dict) else {}
+
+
+def prefills_in_chunks(scheduler: Any) -> bool:
+    """Whether a long prompt is several steps."""
+    for name in ("enable_chunked_prefill", "chunked_prefill_enabled"):
+        if hasattr(scheduler, name):
+            return bool(getattr(scheduler, name))
+    return False
+
+
 def device_type() -> str:
-    """The kind of device that vLLM's platform has, as torch calls it."""
+    """What torch calls the devices of vLLM's platform."""
     from vllm.platforms import current_platform
 
-    kind: str = current_platform.device_type
-    return kind
+    return str(current_platform.device_type)
 
 
 def cache_dtype(config: Any) -> torch.dtype | None:
@@ -173,12 +187,23 @@ def tensor_parallel_group() -> tuple[Any, int, int]:
 
 
 def register_collector(collector: type[Any]) -> None:
-    """Add a collector to the registry that vLLM's server answers with, once."""
-    from prometheus_client import REGISTRY
+    """Add a collector to the registries that vLLM's server answers with, once: that of this
+    process, and where several processes answer, each that is made to gather their metrics."""
+    from prometheus_client import REGISTRY, multiprocess
 
-    if not getattr(REGISTRY, "has_glmc", False):
-        REGISTRY.register(collector())
-        REGISTRY.has_glmc = True
+    known = multiprocess.MultiProcessCollector
+    if getattr(known, "of_glmc", False):
+        return
+
+    class Gathered(known):  # type: ignore[misc, valid-type]
+        of_glmc = True
+
+        def __init__(self, registry: Any, *arguments: Any, **options: Any) -> None:
+            super().__init__(registry, *arguments, **options)
+            registry.register(collector())
+
+    multiprocess.MultiProcessCollector = Gathered
+    REGISTRY.register(collector())
 
 
 def host_slot_mapping() -> None:
@@ -207,9 +232,12 @@ def _slot_mapping(
 
 def no_accelerator() -> None:
     """Let calls that wait for an accelerator, of which vLLM's ends make some on each platform but
-    its own for CPUs, do nothing where there is none."""
+    its own for CPUs, do nothing where there is none; and Triton stay off, which vLLM switches on
+    where the list of visible devices is empty."""
     if torch.accelerator.is_available():
         return
+    if not os.environ.get("CUDA_VISIBLE_DEVICES", "unset"):
+        del os.environ["CUDA_VISIBLE_DEVICES"]
     for name in ("synchronize", "empty_cache", "empty_host_cache"):
         if hasattr(torch.accelerator, name):
             setattr(torch.accelerator, name, _nothing)

@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from glmc_engines.core.errors import CompileError, NoArtifactError, UnsupportedError
+from glmc_engines.core.errors import NoArtifactError, UnsupportedError
 from glmc_engines.core.header import Header
 from glmc_engines.core.options import Options
 from glmc_engines.vllm import compat
-from glmc_engines.vllm.artifact import artifact_of, sizes_of
-from glmc_runtime.errors import GlmcError
+from glmc_engines.vllm.artifact import artifact_of
 
 _LOG = compat.logger()
 
@@ -105,27 +104,35 @@ def prepare(config: Any) -> bool:
     try:
         for error in unsupported(config):
             raise error
-        header, _ = artifact_of(config, options)
-        _limit(config, header)
-        header.check(sizes_of(config))
-        check_experts(config, header)
-    except GlmcError as error:
-        named = options.require or options.artifact is not None
-        if named or isinstance(error, CompileError):
+        found = artifact_of(config, options)
+        check_experts(config, found.header)
+    except (UnsupportedError, NoArtifactError) as error:
+        if options.require or options.artifact is not None:
             raise
         _LOG.warning("glmc leaves %s to vLLM: %s", config.model_config.model, error)
         return False
+    _limit(config, found.header)
     compat.switch_graphs_off(config)
     return True
 
 
 def _limit(config: Any, header: Header) -> None:
-    """Steps of the scheduler no larger than those of the artifact."""
-    scheduler = config.scheduler_config
+    """Steps of the scheduler no larger than those of the artifact. Without chunks a longer prompt
+    would wait for ever."""
+    scheduler, longest = config.scheduler_config, config.model_config.max_model_len
+    if not compat.prefills_in_chunks(scheduler) and longest > header.tokens:
+        raise UnsupportedError(
+            "prompts of the longest sequence are no step of the artifact, and come in no chunks",
+            place="vLLM, --no-enable-chunked-prefill",
+            expected=f"chunks, or --max-model-len {header.tokens}",
+            found=f"sequences of {longest} tokens",
+            remedy="start vLLM with --enable-chunked-prefill",
+        )
     for name, largest in (
         ("max_num_seqs", header.sequences),
         ("max_num_batched_tokens", header.tokens),
+        ("max_num_scheduled_tokens", header.tokens),
     ):
-        if getattr(scheduler, name) > largest:
+        if (getattr(scheduler, name, None) or 0) > largest:
             _LOG.warning("glmc limits %s to %d, the largest step of %s", name, largest, header.path)
             setattr(scheduler, name, largest)

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from glmc_engines.core.counters import Counters
 from glmc_engines.core.errors import UnsupportedError
 from glmc_engines.core.options import Options
 from glmc_engines.core.served import Served
@@ -40,6 +41,7 @@ class PlanForCausalLM(nn.Module):
     def __new__(cls, *, vllm_config: Any, prefix: str = "") -> Any:
         if prepare(vllm_config):
             return super().__new__(cls)
+        Counters.of_rank(compat.tensor_parallel_group()[1]).set("serves", 0)
         return compat.in_tree_class(cls.__name__)(vllm_config=vllm_config, prefix=prefix)
 
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
@@ -51,8 +53,9 @@ class PlanForCausalLM(nn.Module):
         self._name: str = model.model
         self._dtype: torch.dtype = model.dtype
         self._hidden: int = model.get_hidden_size()
-        self._header, self._origin = artifact_of(vllm_config, Options.from_environment())
-        self._backend = backend_for(self._header.manifest.cache.layout)
+        self._found = artifact_of(vllm_config, Options.from_environment())
+        manifest = self._found.header.manifest
+        self._backend = backend_for(manifest.cache.layout)
         self._served: Served | None = None
         head = model.get_head_size()
         self._layers: list[Any] = [
@@ -65,13 +68,13 @@ class PlanForCausalLM(nn.Module):
                 prefix=f"model.layers.{layer}.self_attn.attn",
                 attn_backend=self._backend,
             )
-            for layer in range(self._header.manifest.model.layers)
+            for layer in range(manifest.model.layers)
         ]
         if vllm_config.load_config.load_format == "dummy":
-            self._load()
+            self._load(None)
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
-        """Those of the checkpoint, or the artifact's own: the checkpoint is not read then."""
+        """Load the artifact; the checkpoint is read where it has no weights of its own."""
         if self._served is not None:
             raise UnsupportedError(
                 "weights of a compiled plan can't be loaded again", place="vLLM, reload of weights"
@@ -79,14 +82,14 @@ class PlanForCausalLM(nn.Module):
         self._load(weights)
         return set()
 
-    def _load(self, weights: Iterable[tuple[str, torch.Tensor]] | None = None) -> None:
+    def _load(self, tensors: Iterable[tuple[str, torch.Tensor]] | None) -> None:
         group, rank, size = compat.tensor_parallel_group()
         self._served = Served.load(
-            self._header,
-            self._origin,
+            self._found.header,
+            self._found.origin,
             rank=rank,
             process_group=group if size > 1 else None,
-            tensors=weights,
+            tensors=tensors,
         )
         _LOG.info(self._served.first_line(self._name))
 

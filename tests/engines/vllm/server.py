@@ -1,0 +1,97 @@
+"""``vllm serve`` in processes of its own, and what its metrics say."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+PATIENCE = 240.0
+
+
+class Server:
+    """A server that is up, at ``url``; ``log`` is what it has written."""
+
+    def __init__(self, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+        self.process = process
+        self.url = f"http://127.0.0.1:{port}"
+        self.log = log
+
+    def get(self, path: str) -> str:
+        with urllib.request.urlopen(self.url + path, timeout=30) as answer:
+            return str(answer.read().decode())
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of the values of a metric, over those of its labels that are not given."""
+        total = 0.0
+        for line in self.get("/metrics").splitlines():
+            match = re.fullmatch(rf"{re.escape(name)}(?:\{{(.*)\}})? (\S+)", line)
+            if match is None:
+                continue
+            has = dict(re.findall(r'(\w+)="([^"]*)"', match[1] or ""))
+            if labels.items() <= has.items():
+                total += float(match[2])
+        return total
+
+    def wait_until_idle(self, seconds: float = 30.0) -> None:
+        """Until no request runs."""
+        end = time.monotonic() + seconds
+        while self.metric("vllm:num_requests_running") or self.metric("vllm:num_requests_waiting"):
+            assert time.monotonic() < end, "requests still run"
+            time.sleep(0.1)
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+        return port
+
+
+@contextlib.contextmanager
+def serve(model: Path, log: Path, environment: dict[str, str], *options: str) -> Iterator[Server]:
+    """Start a server, wait until it is healthy, and end it with all its processes."""
+    port = free_port()
+    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(model)]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", *options]
+    with log.open("wb") as written:
+        process = subprocess.Popen(
+            command,
+            stdout=written,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **environment},
+            start_new_session=True,
+        )
+    server = Server(process, port, log)
+    try:
+        end = time.monotonic() + PATIENCE
+        while True:
+            assert process.poll() is None, log.read_text()[-4000:]
+            assert time.monotonic() < end, log.read_text()[-4000:]
+            with contextlib.suppress(urllib.error.URLError, OSError):
+                server.get("/health")
+                break
+            time.sleep(0.5)
+        yield server
+    finally:
+        stop(process)
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """End a server's own process group, first as Ctrl-C does."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(30)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

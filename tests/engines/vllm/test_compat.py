@@ -1,0 +1,140 @@
+"""Each private touch of vLLM, by itself: what breaks first with another release."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from glmc_engines.core.counters import Counters, share_counters
+from glmc_engines.core.errors import EngineVersionError
+from glmc_engines.vllm import compat
+from glmc_engines.vllm.models import CLASSES, Glm4MoeForCausalLM
+from glmc_engines.vllm.register import register_models
+
+
+def test_our_classes_are_registered_once() -> None:
+    from vllm import ModelRegistry
+
+    register_models()
+    register_models()
+    for architecture, model in CLASSES.items():
+        found, _ = ModelRegistry.resolve_model_cls([architecture], model_config=_config())
+        assert found is model
+        own = compat.in_tree_class(architecture)
+        assert own.__module__.startswith("vllm.") and own.__name__ == architecture
+
+
+def _config() -> Any:
+    return SimpleNamespace(
+        model_impl="vllm", convert_type="none", runner_type="generate", hf_config=None
+    )
+
+
+def test_an_architecture_that_nobody_replaced_has_no_class() -> None:
+    with pytest.raises(EngineVersionError, match="Unknown"):
+        compat.in_tree_class("UnknownForCausalLM")
+
+
+def test_vllm_takes_our_class_for_a_text_model() -> None:
+    from vllm.model_executor.models.interfaces import supports_lora, supports_pp
+    from vllm.model_executor.models.interfaces_base import is_text_generation_model
+
+    assert is_text_generation_model(Glm4MoeForCausalLM)
+    assert supports_pp(Glm4MoeForCausalLM) and supports_lora(Glm4MoeForCausalLM)
+
+
+def test_options_are_looked_at_before_an_engine_is_built() -> None:
+    from vllm.model_executor.models.config import MODELS_CONFIG_MAP
+
+    seen: list[object] = []
+    compat.hook_config("OfATestForCausalLM", lambda config: bool(seen.append(config)))
+    try:
+        MODELS_CONFIG_MAP["OfATestForCausalLM"].verify_and_update_config("config")
+    finally:
+        del MODELS_CONFIG_MAP["OfATestForCausalLM"]
+    assert seen == ["config"]
+
+
+def test_bases_of_a_backend() -> None:
+    backend, implementation, builder = compat.backend_classes()
+    assert all(inspect.isclass(each) for each in (backend, implementation, builder))
+    assert "build" in builder.__abstractmethods__
+    support = inspect.getattr_static(builder, "_cudagraph_support", None)
+    assert support is None or support.name == "NEVER"
+
+
+def test_the_attention_layer_takes_a_backend() -> None:
+    parameters = inspect.signature(compat.attention_class().__init__).parameters
+    assert {"num_kv_heads", "cache_config", "prefix", "attn_backend"} <= set(parameters)
+
+
+@pytest.mark.parametrize("name", ["seq_lens_cpu_upper_bound", "_seq_lens_cpu", "seq_lens_cpu"])
+def test_lengths_in_host_memory_by_the_names_of_releases(name: str) -> None:
+    lengths = torch.tensor([3])
+    assert compat.host_lengths(SimpleNamespace(**{name: lengths})) is lengths
+    assert compat.host_lengths(SimpleNamespace(seq_lens_cpu=None)) is None
+
+
+def test_the_cache_of_a_layer_in_both_forms() -> None:
+    cache = torch.zeros(2, 3)
+    assert compat.cache_of(SimpleNamespace(kv_cache=cache)) is cache
+    assert compat.cache_of(SimpleNamespace(kv_cache=[cache])) is cache
+    for nothing in (torch.tensor([]), [], [torch.tensor([])]):
+        assert compat.cache_of(SimpleNamespace(kv_cache=nothing)) is None
+
+
+def test_slots_on_a_host_are_those_of_the_blocks() -> None:
+    from vllm.v1.worker.block_table import BlockTable
+
+    before = BlockTable.compute_slot_mapping
+    try:
+        compat.host_slot_mapping()
+        table = SimpleNamespace(
+            block_size=4,
+            block_table=SimpleNamespace(gpu=torch.tensor([[5, 7], [2, 0]])),
+            slot_mapping=SimpleNamespace(gpu=torch.zeros(6, dtype=torch.int64)),
+        )
+        starts, positions = torch.tensor([0, 3, 4]), torch.tensor([2, 3, 4, 1])
+        if BlockTable.compute_slot_mapping is before:
+            pytest.skip("this release computes slots with numpy")
+        BlockTable.compute_slot_mapping(table, 2, starts, positions)
+        assert table.slot_mapping.gpu.tolist() == [22, 23, 28, 9, -1, -1]
+    finally:
+        BlockTable.compute_slot_mapping = before
+
+
+def test_counts_are_among_the_metrics_of_several_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prometheus_client import REGISTRY, CollectorRegistry, generate_latest, multiprocess
+
+    register_models()
+    share_counters()
+    Counters.of_rank(5).set("steps", 3)
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    registry = CollectorRegistry()
+    multiprocess.MultiProcessCollector(registry)
+    for each in (registry, REGISTRY):
+        assert b'glmc_steps_total{rank="5"} 3.0' in generate_latest(each)
+
+
+def test_graphs_are_switched_off() -> None:
+    from vllm.config import CompilationConfig, CUDAGraphMode
+
+    config = SimpleNamespace(compilation_config=CompilationConfig(cudagraph_mode="FULL"))
+    compat.switch_graphs_off(config)
+    assert config.compilation_config.cudagraph_mode == CUDAGraphMode.NONE
+
+
+def test_a_backend_never_computes() -> None:
+    from glmc_engines.vllm.backend import HeadsFirstBackend, PlanAttention, backend_for
+
+    assert backend_for("blocks_heads_tokens") is HeadsFirstBackend
+    with pytest.raises(EngineVersionError):
+        PlanAttention(1, 2, 3.0).forward(nn.Identity())

@@ -1,0 +1,41 @@
+"""Two tensor parallel ranks of vLLM's own, over gloo."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.engines.vllm.conftest import Compile
+from tests.engines.vllm.reference import ROOT, Reference
+from tests.engines.vllm.server import serve
+
+
+def test_tokens_of_two_ranks(
+    artifact: Compile, reference: Callable[[str], Reference], tmp_path: Path
+) -> None:
+    from openai import OpenAI
+
+    model = reference("tiny-moe")
+    answers = [model.answer(prompt, 12) for prompt in model.prompts(4)]
+    path = artifact("tiny-moe", "--tensor-parallel=2")
+    environment = {"GLMC_ARTIFACT": str(path), "GLMC_REQUIRE": "1"}
+    options = ["--tensor-parallel-size", "2", "--distributed-executor-backend", "mp"]
+    options += ["--max-model-len", "256", "--served-model-name", "tiny"]
+    log = tmp_path / "log"
+    with serve(ROOT / "models" / "tiny-moe", log, environment, *options) as server:
+        client: Any = OpenAI(base_url=f"{server.url}/v1", api_key="none", timeout=120)
+        found = client.completions.create(
+            model="tiny",
+            prompt=[answer.prompt for answer in answers],
+            max_tokens=12,
+            temperature=0,
+            extra_body={"ignore_eos": True, "return_token_ids": True},
+        )
+        tokens = [choice.token_ids for choice in found.choices]
+        pairs = zip(answers, tokens, strict=True)
+        assert [answer.prompt for answer, has in pairs if not answer.agrees(has)] == []
+        for rank in ("0", "1"):
+            steps = server.metric("glmc_steps_total", rank=rank)
+            assert steps == server.metric("glmc_replays_total", rank=rank) > 0
+    assert "2 ranks" in log.read_text()

@@ -1,0 +1,191 @@
+"""``vllm serve`` with the openai client, as its users write it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.engines.vllm.conftest import Compile
+from tests.engines.vllm.reference import ROOT, Answer, Reference
+from tests.engines.vllm.server import Server, serve
+
+pytest.importorskip("openai")
+
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "add",
+        "description": "The sum of two digits.",
+        "parameters": {
+            "type": "object",
+            "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}},
+            "required": ["a", "b"],
+        },
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def server(artifact: Compile, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    log = tmp_path_factory.mktemp("server") / "log"
+    environment = {"GLMC_ARTIFACT": str(artifact("tiny-moe")), "GLMC_REQUIRE": "1"}
+    options = ["--max-model-len", "512", "--served-model-name", "tiny"]
+    options += ["--enable-auto-tool-choice", "--tool-call-parser", "glm45"]
+    options += ["--reasoning-parser", "glm45"]
+    with serve(ROOT / "models" / "tiny-moe", log, environment, *options) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def client(server: Server) -> Any:
+    from openai import OpenAI
+
+    return OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def answers(reference: Callable[[str], Reference]) -> list[Answer]:
+    model = reference("tiny-moe")
+    return [model.answer(prompt, 16) for prompt in model.prompts(8)]
+
+
+def complete(client: Any, answer: Answer) -> list[int]:
+    found = client.completions.create(
+        model="tiny",
+        prompt=answer.prompt,
+        max_tokens=len(answer.tokens),
+        temperature=0,
+        extra_body={"ignore_eos": True, "return_token_ids": True},
+    )
+    tokens: list[int] = found.choices[0].token_ids
+    return tokens
+
+
+def test_the_log_says_what_serves(server: Server) -> None:
+    lines = [line for line in server.log.read_text().splitlines() if "glmc serves" in line]
+    assert len(lines) == 1
+    assert "(named), cpu, float32, 1 rank, buckets: prefill" in lines[0]
+
+
+def test_tokens_of_requests_that_are_sent_at_once(client: Any, answers: list[Answer]) -> None:
+    with ThreadPoolExecutor(len(answers)) as threads:
+        found = list(threads.map(lambda answer: complete(client, answer), answers))
+    assert [
+        a.prompt for a, tokens in zip(answers, found, strict=True) if not a.agrees(tokens)
+    ] == []
+
+
+def test_the_metrics_count_our_replays(server: Server, client: Any, answers: list[Answer]) -> None:
+    before = server.metric("glmc_steps_total")
+    complete(client, answers[0])
+    steps = server.metric("glmc_steps_total")
+    assert steps - before == len(answers[0].tokens)
+    assert server.metric("glmc_replays_total") == steps
+    assert server.metric("glmc_replays_total", phase="decode", bucket="1") > 0
+    assert server.metric("glmc_serves", target="cpu") == 1
+
+
+def test_a_stream_is_the_text_of_the_whole(client: Any) -> None:
+    messages = [{"role": "user", "content": "What does the source code mean?"}]
+    options: dict[str, Any] = {"model": "tiny", "messages": messages, "max_tokens": 24}
+    options |= {"temperature": 0, "extra_body": {"chat_template_kwargs": {"thinking": False}}}
+    whole = client.chat.completions.create(**options)
+    parts = list(client.chat.completions.create(stream=True, **options))
+    text = "".join(part.choices[0].delta.content or "" for part in parts if part.choices)
+    assert text == whole.choices[0].message.content
+    assert len(parts) > 4
+
+
+def test_the_model_calls_a_tool(client: Any) -> None:
+    found = client.chat.completions.create(
+        model="tiny",
+        messages=[{"role": "user", "content": "Add 2 and 3."}],
+        tools=[TOOL],
+        tool_choice="required",
+        max_tokens=120,
+        temperature=0,
+        extra_body={"chat_template_kwargs": {"thinking": False}},
+    )
+    calls = found.choices[0].message.tool_calls
+    assert calls and calls[0].function.name == "add"
+    assert set(json.loads(calls[0].function.arguments)) <= {"a", "b"}
+
+
+def test_reasoning_is_apart_from_the_answer(client: Any) -> None:
+    """Without a token that ends it, all that the model writes is reasoning."""
+    found = client.chat.completions.create(
+        model="tiny",
+        messages=[{"role": "user", "content": "What is a licence?"}],
+        max_tokens=16,
+        temperature=0,
+    )
+    message = found.choices[0].message
+    assert getattr(message, "reasoning", None) or getattr(message, "reasoning_content", None)
+    assert not message.content
+
+
+def test_json_of_a_schema(client: Any) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"a": {"type": "integer", "minimum": 0, "maximum": 9}},
+        "required": ["a"],
+        "additionalProperties": False,
+    }
+    found = client.chat.completions.create(
+        model="tiny",
+        messages=[{"role": "user", "content": "Which digit?"}],
+        max_tokens=40,
+        temperature=0,
+        response_format={"type": "json_schema", "json_schema": {"name": "digit", "schema": schema}},
+        extra_body={"chat_template_kwargs": {"thinking": False}},
+    )
+    assert set(json.loads(found.choices[0].message.content)) == {"a"}
+
+
+def test_a_request_that_is_aborted_in_its_stream(
+    server: Server, client: Any, answers: list[Answer]
+) -> None:
+    stream = client.completions.create(
+        model="tiny",
+        prompt=answers[0].prompt,
+        max_tokens=400,
+        stream=True,
+        extra_body={"ignore_eos": True},
+    )
+    for _ in range(3):
+        next(iter(stream))
+    stream.close()
+    server.wait_until_idle()
+    assert answers[1].agrees(complete(client, answers[1]))
+
+
+def test_a_client_that_is_killed_in_its_stream(
+    server: Server, client: Any, answers: list[Answer], tmp_path: Path
+) -> None:
+    code = (
+        "import sys, openai\n"
+        "client = openai.OpenAI(base_url=sys.argv[1], api_key='none')\n"
+        "for part in client.completions.create(model='tiny', prompt=[5, 6, 7], max_tokens=450,\n"
+        "        stream=True, extra_body={'ignore_eos': True}):\n"
+        "    print('part', flush=True)\n"
+    )
+    command = [sys.executable, "-c", code, f"{server.url}/v1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline()
+        process.kill()
+    server.wait_until_idle()
+    assert answers[2].agrees(complete(client, answers[2]))
+
+
+def test_a_request_that_is_too_long_is_refused(client: Any) -> None:
+    from openai import BadRequestError
+
+    with pytest.raises(BadRequestError):
+        client.completions.create(model="tiny", prompt=[5] * 600, max_tokens=4)
