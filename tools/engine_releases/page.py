@@ -40,7 +40,7 @@ def _found(surface: Surface | None) -> str:
     if surface.lacking:
         return f"**lacks** {', '.join(_code(each) for each in surface.lacking)}"
     text = f"all of {surface.names}"
-    return text + (f" but {len(surface.optional)} optional ones" if surface.optional else "")
+    return text + (f"; optional and absent: {len(surface.optional)}" if surface.optional else "")
 
 
 def _ran(ran: Ran | None) -> str:
