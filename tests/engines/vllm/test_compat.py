@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +16,7 @@ from glmc_engines.core.counters import Counters, share_counters
 from glmc_engines.core.errors import EngineVersionError
 from glmc_engines.vllm import compat
 from glmc_engines.vllm.models import CLASSES, Glm4MoeForCausalLM
-from glmc_engines.vllm.register import register_models
+from glmc_engines.vllm.plugin import register_models
 
 
 def test_our_classes_are_registered_once() -> None:
@@ -26,8 +27,14 @@ def test_our_classes_are_registered_once() -> None:
     for architecture, model in CLASSES.items():
         found, _ = ModelRegistry.resolve_model_cls([architecture], model_config=_config())
         assert found is model
-        own = compat.in_tree_class(architecture)
-        assert own.__module__.startswith("vllm.") and own.__name__ == architecture
+        assert compat.in_tree_class(architecture).__module__.startswith("vllm.")
+
+
+def test_the_entry_point_may_be_loaded_again() -> None:
+    """What it imports must not take its name."""
+    point = EntryPoint("glmc", "glmc_engines.vllm:register", "vllm.general_plugins")
+    for _ in range(2):
+        point.load()()
 
 
 def _config() -> Any:
