@@ -12,7 +12,7 @@ import argparse
 import random
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -22,15 +22,14 @@ import torch
 
 from tests.e2e.build import CHUNKED, PLACES, Place
 from tests.e2e.grid import MAX_CONTEXT, write_checkpoint
+from tests.e2e.judge import Outcome, judged
 from tests.e2e.ranks import RankedBuilder, generated
-from tests.e2e.reference import NEW_TOKENS, forced_logits, greedy, load_eager, prompts
+from tests.e2e.reference import NEW_TOKENS, greedy, load_eager, prompts
 from tests.support.models import tiny_config
 
 MODELS = Path(__file__).parents[2] / "models"
 SHIPPED = ("tiny-dense", "tiny-moe")
 RANKS = (1, 2, 4, 8)
-CLOSE = 1e-3
-"""Two logits of float32 that rounding may bring into the other order."""
 
 
 @dataclass(frozen=True)
@@ -92,45 +91,6 @@ def _drawn(number: int, chance: random.Random) -> Drawn:
             "moe_intermediate_size": chance.choice([24, 40, 44]),
         }
     return Drawn(number, family, fields)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """``texts`` and their tokens beside Hugging Face's; ``left_out`` come after a close call."""
-
-    texts: int
-    compared: int
-    left_out: int
-    differing: int
-
-    def __str__(self) -> str:
-        return (
-            f"{self.texts} texts, {self.compared} tokens compared, {self.differing} differ, "
-            f"{self.left_out} left out"
-        )
-
-
-def judged(
-    model: Any,
-    texts: Sequence[Sequence[int]],
-    expected: Sequence[Sequence[int]],
-    found: Sequence[Sequence[int]],
-) -> Outcome:
-    """How two sets of continuations compare; after a close call a text goes its own way."""
-    compared = left_out = differing = 0
-    for text, wanted, got in zip(texts, expected, found, strict=True):
-        pairs = zip(wanted, got, strict=True)
-        place = next((at for at, (one, two) in enumerate(pairs) if one != two), len(wanted))
-        compared += place
-        if place == len(wanted):
-            continue
-        logits = forced_logits(model, [*text, *wanted[:place]], len(text) + place)[-1]
-        best = logits.topk(2).values
-        if float(best[0] - best[1]) < CLOSE:
-            left_out += len(wanted) - place
-        else:
-            compared, differing = compared + len(wanted) - place, differing + len(wanted) - place
-    return Outcome(len(texts), compared, left_out, differing)
 
 
 @dataclass(frozen=True)

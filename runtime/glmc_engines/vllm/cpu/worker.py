@@ -11,6 +11,7 @@ from vllm.utils.torch_utils import set_random_seed
 from vllm.v1.worker.gpu_worker import Worker, init_worker_distributed_environment
 
 from glmc_engines.vllm import compat
+from glmc_engines.vllm.cpu.experts import register_experts
 
 
 class HostWorker(Worker):  # type: ignore[misc]
@@ -20,6 +21,7 @@ class HostWorker(Worker):  # type: ignore[misc]
         from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 
         compat.host_slot_mapping()
+        register_experts()
         self.device = torch.device("cpu")
         init_worker_distributed_environment(
             self.vllm_config,

@@ -1,0 +1,65 @@
+"""SGLang's offline engine, whose scheduler is a process that it starts."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from tests.engines.equality.counted import counted
+from tests.engines.equality.result import Result, Subject
+from tests.engines.equality.traffic import BLOCK, CHUNK, CONTEXT, POOL, SEQUENCES
+
+SECONDS = 0.03
+"""Between two requests that are not sent at once: a step or a few."""
+
+
+def serve(subject: Subject, ours: bool) -> Result:
+    """Start an engine, ask it everything, and end it."""
+    import sglang
+
+    engine: Any = sglang.Engine(
+        model_path=subject.checkpoint,
+        device="cpu",
+        dtype="float32",
+        skip_tokenizer_init=True,
+        skip_server_warmup=True,
+        random_seed=0,
+        mem_fraction_static=0.3,
+        context_length=CONTEXT,
+        page_size=BLOCK,
+        chunked_prefill_size=CHUNK,
+        enable_mixed_chunk=True,
+        max_running_requests=SEQUENCES,
+        max_total_tokens=POOL,
+        schedule_conservativeness=0.1,  # takes in more than the pool holds
+    )
+    try:
+        before = counted() if ours else {}
+        answers = engine.generate(input_ids=subject.texts, sampling_params=_asked(subject))
+        later = engine.loop.run_until_complete(_staggered(engine, subject))
+        after = counted() if ours else {}
+    finally:
+        engine.shutdown()
+    told = [answer["meta_info"] for answer in (*answers, *later)]
+    return Result(
+        subject.name,
+        [list(answer["output_ids"]) for answer in answers],
+        [list(answer["output_ids"]) for answer in later],
+        {
+            "preemptions": sum(each.get("num_retractions") or 0 for each in told),
+            "cached": sum(each["cached_tokens"] for each in told),
+        },
+        {name: after[name] - (before.get(name, 0) if name != "serves" else 0) for name in after},
+    )
+
+
+async def _staggered(engine: Any, subject: Subject) -> list[Any]:
+    async def one(place: int, text: list[int]) -> Any:
+        await asyncio.sleep(SECONDS * place)
+        return await engine.async_generate(input_ids=text, sampling_params=_asked(subject))
+
+    return await asyncio.gather(*(one(place, text) for place, text in enumerate(subject.texts)))
+
+
+def _asked(subject: Subject) -> dict[str, Any]:
+    return {"temperature": 0, "max_new_tokens": subject.tokens, "ignore_eos": True}
