@@ -50,7 +50,7 @@ def artifact_for(config: Any, quant_config: Any) -> Found | None:
                 remedy="serve the checkpoint in bfloat16 or float16",
             )
         header, origin = _found(int(config.context_len), options)
-        refuse_manifest(header.manifest, config, compat.option)
+        refuse_manifest(header.manifest, compat.option)
         limits = _limits(header)
         header.check(_sizes(int(config.context_len)))
     except GlmcError as error:

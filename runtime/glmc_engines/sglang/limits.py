@@ -118,29 +118,14 @@ def refuse_options(option: Callable[[str], Any]) -> None:
             )
 
 
-def refuse_manifest(manifest: Manifest, config: Any, option: Callable[[str], Any]) -> None:
-    """Raise :class:`NoArtifactError` for the artifact of another model or number of ranks, and
-    :class:`UnsupportedError` for options that this artifact lacks."""
-    facts = manifest.model
-    pairs = (
-        ("architecture", facts.architecture, next(iter(config.architectures or ()), None)),
-        ("layers", facts.layers, config.num_hidden_layers),
-        ("vocabulary", facts.vocabulary, config.vocab_size),
-        ("hidden size", facts.hidden, config.hidden_size),
-    )
-    for name, has, asked in pairs:
-        if has != asked:
-            raise NoArtifactError(
-                f"the artifact has another {name} than SGLang asks for",
-                place=facts.name,
-                expected=str(asked),
-                found=str(has),
-            )
+def refuse_manifest(manifest: Manifest, option: Callable[[str], Any]) -> None:
+    """Raise :class:`NoArtifactError` for an artifact that deals experts in another way, and
+    :class:`UnsupportedError` for bits that were asked for and are not promised."""
     ep_size = option("ep_size") or 1
     if (ep_size > 1) != manifest.ranks.expert_parallel:
         raise NoArtifactError(
             "the artifact deals experts to its ranks in another way than SGLang asks for",
-            place=facts.name,
+            place=manifest.model.name,
             expected=f"--ep-size {ep_size}",
             found="whole experts" if manifest.ranks.expert_parallel else "a part of each expert",
             remedy="compile with --expert-parallel or without, as the server has --ep-size or not",

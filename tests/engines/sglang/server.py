@@ -17,7 +17,7 @@ from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
-from tests.engines.sglang.support import MODELS
+from tests.engines.sglang.support import MODELS, ROOT
 
 START_SECONDS = 300.0
 
@@ -78,13 +78,21 @@ def started(
     command += ["--mem-fraction-static", "0.3", "--skip-server-warmup", *options]
     values = {**os.environ, **environment}
     values.pop("GLMC_ARTIFACT", None)
+    # The compiler of this checkout is none that the engine's interpreter has.
+    paths = values.get("PYTHONPATH", "").split(os.pathsep)
+    values["PYTHONPATH"] = os.pathsep.join(path for path in paths if path != str(ROOT))
     if artifact is not None:
         values["GLMC_ARTIFACT"] = artifact
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
         with open(log, "wb") as output:
             process = subprocess.Popen(
-                command, stdout=output, stderr=output, env=values, start_new_session=True
+                command,
+                stdout=output,
+                stderr=output,
+                env=values,
+                cwd=folder,
+                start_new_session=True,
             )
         try:
             yield Server(process, port, path, log)

@@ -35,7 +35,7 @@ def test_an_option_that_plans_lack(artifact: Callable[..., str]) -> None:
 
 @pytest.mark.parametrize(
     ("model", "of", "reason"),
-    [("tiny-dense", "tiny-moe", "another architecture"), ("tiny-dense", None, "no such artifact")],
+    [("tiny-dense", "tiny-moe", "of another model"), ("tiny-dense", None, "no such artifact")],
 )
 def test_an_artifact_that_does_not_fit(
     artifact: Callable[..., str], tmp_path: Path, model: str, of: str | None, reason: str
