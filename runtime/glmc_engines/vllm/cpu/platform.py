@@ -11,6 +11,9 @@ from vllm.platforms.interface import Platform, PlatformEnum
 from glmc_engines.vllm import compat
 
 compat.no_accelerator()  # each process of vLLM imports this module
+# A scheduler that takes its runner for version 2, as it does where it has found Triton, tells it of
+# resumed requests in a way that the runner here, of version 1, takes for something else.
+os.environ.update(VLLM_USE_V2_MODEL_RUNNER="0")
 
 KV_BYTES = 64 << 20
 """KV cache where no option says how large it is."""

@@ -10,6 +10,7 @@ from vllm.platforms import current_platform
 from vllm.utils.torch_utils import set_random_seed
 from vllm.v1.worker.gpu_worker import Worker, init_worker_distributed_environment
 
+from glmc_engines.core.errors import EngineVersionError
 from glmc_engines.vllm import compat
 from glmc_engines.vllm.cpu.experts import register_experts
 
@@ -20,6 +21,12 @@ class HostWorker(Worker):  # type: ignore[misc]
     def init_device(self) -> None:
         from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 
+        if getattr(self.vllm_config, "use_v2_model_runner", False):
+            raise EngineVersionError(
+                "vLLM schedules for model runner V2, and its runner for CPUs is V1",
+                place="vLLM, worker of the test aid for CPUs",
+                remedy="leave out the option that asks for V2",
+            )
         compat.host_slot_mapping()
         register_experts()
         self.device = torch.device("cpu")
