@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from glmc.estimates.costs import KINDS
+from glmc.estimates.costs import EXPERTS, KINDS
 from glmc.estimates.device import ASSUMED, MEASURED
 
 _BYTES = 1 << 27
@@ -109,10 +109,12 @@ def link_numbers(path: Path, source: str) -> dict[str, Any]:
 class Constants:
     """Constants of the time model, fitted to steps as ``source`` says: ``call`` seconds of a call
     beside the launch, ``read`` and ``multiply`` times those of a plain read and a large product,
-    ``step`` seconds between two steps, ``told`` more where ranks are told of a step."""
+    ``experts`` those of a read of experts, ``step`` seconds between two steps, ``told`` more where
+    ranks are told of a step."""
 
     call: float = 0.0
     read: float = 1.0
+    experts: float = 1.0
     multiply: float = 1.0
     step: float = 0.0
     told: float = 0.0
@@ -136,7 +138,7 @@ def described(links: Path, rates: Measured, fitted: Constants = UNFITTED) -> dic
     calls = {
         kind: {
             "seconds": number(fitted.call, **fit),
-            "read": number(fitted.read, **fit),
+            "read": number(fitted.experts if kind == EXPERTS else fitted.read, **fit),
             "multiply": number(fitted.multiply, **fit),
         }
         for kind in KINDS

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from bench.estimate.cpu import Constants
-from glmc.estimates.costs import COLLECTIVE
+from glmc.estimates.costs import COLLECTIVE, EXPERTS
 from glmc.estimates.device import Device
 from glmc.estimates.seconds import product_rate
 from glmc.estimates.step_estimate import EstimatedStep
@@ -41,12 +41,16 @@ def sample(device: Device, ranks: int, step: EstimatedStep, seconds: float) -> S
     own = [each for each in step.lines if each.line.cost.kind != COLLECTIVE]
     launches = sum(each.line.launches for each in own)
     told = sum(each.total for each in step.collectives)
-    moved = sum(each.line.count * each.line.cost.bytes for each in own) / device.read.value
+    moved = {True: 0.0, False: 0.0}
+    for each in own:
+        bytes_ = each.line.count * each.line.cost.bytes
+        moved[each.line.cost.kind == EXPERTS] += bytes_ / device.read.value
     flops = sum(each.line.count * each.line.cost.flops for each in own)
     computed = flops / product_rate(device, DTYPE)
     known = launches * device.launch.graph.value + told
     between = dict.fromkeys(NAMES, 0.0) | {"step" if ranks == 1 else TOLD: 1.0}
-    factors = {**between, "call": float(launches), "read": moved, "multiply": computed}
+    reads = {"read": moved[False], "experts": moved[True]}
+    factors = {**between, **reads, "call": float(launches), "multiply": computed}
     return Sample(seconds, known, tuple(factors[name] for name in NAMES))
 
 

@@ -20,7 +20,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -131,14 +131,14 @@ class Machine:
         return {each.step.sequences: each for each in steps}
 
 
-def machine(folder: Path) -> Machine:
+def machine(folder: Path, numbers: Sequence[int]) -> Machine:
     """Links by the job of ``tune-collectives``, rates by as many processes as there are ranks."""
     job = "glmc_runtime.collectives.tune:tune_job"
-    table = run_job(job, {"numerics": TREE}, max(RANKS), topology=ONE_HOST, limit=LIMIT)
+    table = run_job(job, {"numerics": TREE}, max(numbers), topology=ONE_HOST, limit=LIMIT)
     links = folder / "collectives.json"
     links.write_text(table)
     rates = {}
-    for ranks in RANKS:
+    for ranks in numbers:
         found = run_job("bench.estimate.gloo:rates_job", {}, ranks, topology=ONE_HOST, limit=LIMIT)
         rates[ranks] = Measured(**json.loads(found))
     return Machine(folder, links, rates)
@@ -146,7 +146,7 @@ def machine(folder: Path) -> Machine:
 
 def measured_cases(place: Machine, names: tuple[str, ...], rounds: int, steps: int) -> list[Case]:
     """The models by name, each dealt to each number of ranks."""
-    cases = [Case(model_of(name), ranks, {}) for name in names for ranks in RANKS]
+    cases = [Case(model_of(name), ranks, {}) for name in names for ranks in place.rates]
     artifacts = [_artifact(place, case) for case in cases]
     for _ in range(rounds):
         for case, artifact in zip(cases, artifacts, strict=True):
@@ -222,6 +222,7 @@ def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--ranks", type=int, nargs="+", default=RANKS)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=15, help="of each batch in a round")
     parser.add_argument("--write", type=Path, default=None)
@@ -230,10 +231,10 @@ def main(words: list[str] | None = None) -> None:
     torch.set_num_threads(1)
     print(f"float32, one thread a rank; load {os.getloadavg()[0]:.1f} before\n")
     with tempfile.TemporaryDirectory() as folder:
-        place = machine(Path(folder))
+        place = machine(Path(folder), options.ranks)
         cases = measured_cases(place, FITTED + HELD_OUT, options.rounds, options.steps)
         known = [case for case in cases if case.model.key in FITTED]
-        fitted = {ranks: fitted_constants(place, known, ranks) for ranks in RANKS}
+        fitted = {ranks: fitted_constants(place, known, ranks) for ranks in place.rates}
         for ranks, rates in place.rates.items():
             print(
                 f"{ranks} at once: {rates.read / 1e9:.1f} GB/s, {rates.product / 1e9:.1f} GFLOPS, "
@@ -246,7 +247,7 @@ def main(words: list[str] | None = None) -> None:
             for row in rows(place, part, fitted, held_out):
                 print(row, flush=True)
         if options.write:
-            data = described(place.links, place.rates[max(RANKS)], fitted[max(RANKS)])
+            data = described(place.links, place.rates[max(place.rates)], fitted[max(place.rates)])
             text = yaml.safe_dump(data, sort_keys=False, width=110)
             parse_device(text.encode(), str(options.write))
             options.write.write_text(text, encoding="utf-8")
