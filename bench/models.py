@@ -46,6 +46,15 @@ _MOE = {
     "use_qk_norm": False,
 }
 
+_SHAPES = {
+    "middle": ("dense, 0.14 B", 1024, 8, 4096, 8),
+    "wide": ("dense, 0.16 B", 1536, 4, 6144, 12),
+    "moe-middle": ("MoE, 0.12 B", 512, 6, 1536, 4),
+    "moe-wide": ("MoE, 0.15 B", 768, 4, 2048, 6),
+}
+"""Of models whose weights fit into no cache: width, layers, width of the MLP, heads."""
+_EXPERTS = {"n_routed_experts": 16, "num_experts_per_tok": 4, "moe_intermediate_size": 768}
+
 
 @dataclass(frozen=True)
 class BenchModel:
@@ -125,6 +134,23 @@ def bench_models(quick: bool) -> tuple[BenchModel, ...]:
     """The dense and the MoE model: 1.2 and 2.5 billion parameters, or a few million; and the two
     trained ones of this repository."""
     return (*_random(quick), *(_shipped(name) for name in ("tiny-dense", "tiny-moe")))
+
+
+def model_of(name: str, quick: bool = False) -> BenchModel:
+    """One by its key: those of :func:`bench_models`, and those of ``_SHAPES``."""
+    models = {model.key: model for model in bench_models(quick)}
+    for key, (title, hidden, layers, wide, heads) in _SHAPES.items():
+        shape = {
+            "hidden_size": hidden,
+            "num_hidden_layers": layers,
+            "intermediate_size": wide,
+            "vocab_size": 8192,
+            "num_attention_heads": heads,
+        }
+        kind = "moe" if key.startswith("moe") else "dense"
+        experts = _EXPERTS if kind == "moe" else {}
+        models[key] = BenchModel(key, title, {**models[kind].config, **shape, **experts})
+    return models[name]
 
 
 def _shipped(name: str) -> BenchModel:

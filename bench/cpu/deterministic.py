@@ -25,7 +25,7 @@ from rich.table import Table
 
 import glmc_runtime
 from bench.cpu.decode import prompts
-from bench.models import BenchModel, bench_models
+from bench.models import BenchModel, model_of
 from glmc.compiler import compile_model
 from glmc.config import CompileOptions
 from glmc_runtime.generate.session import Session
@@ -110,7 +110,9 @@ def _times(steps: list[Step], clock: Callable[[], float]) -> list[float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--models", default="tiny-dense,tiny-moe", help="also: dense, moe")
+    parser.add_argument(
+        "--models", default="tiny-dense,tiny-moe", help="also: dense, moe, middle, moe-middle"
+    )
     parser.add_argument("--dtypes", default="float32,bfloat16")
     parser.add_argument("--batches", default="1,16")
     parser.add_argument("--rounds", type=int, default=20)
@@ -130,9 +132,8 @@ def main() -> None:
     for title in ("model", "dtype", "step", "usual, ms", "batch", "ranks"):
         table.add_column(title, justify="right")
     batches = [int(batch) for batch in options.batches.split(",")]
-    for model in bench_models(options.quick):
-        if model.key not in options.models.split(","):
-            continue
+    for key in options.models.split(","):
+        model = model_of(key, options.quick)
         for dtype in options.dtypes.split(","):
             with tempfile.TemporaryDirectory() as name:
                 folder = Path(name)

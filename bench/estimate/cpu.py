@@ -107,12 +107,10 @@ def link_numbers(path: Path, source: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Constants:
-    """Constants of the time model, fitted to steps as ``source`` says: ``call`` seconds of a call
-    beside the launch, ``read`` and ``multiply`` times those of a plain read and a large product,
-    ``experts`` those of a read of experts, ``step`` seconds between two steps, ``told`` more where
-    ranks are told of a step."""
+    """Constants of the time model, fitted to steps as ``source`` says: ``read``, ``experts`` and
+    ``multiply`` times those of a plain read, the last of a large product; ``step`` seconds between
+    two steps, ``told`` where ranks are told of a step."""
 
-    call: float = 0.0
     read: float = 1.0
     experts: float = 1.0
     multiply: float = 1.0
@@ -137,7 +135,7 @@ def described(links: Path, rates: Measured, fitted: Constants = UNFITTED) -> dic
 
     calls = {
         kind: {
-            "seconds": number(fitted.call, **fit),
+            "seconds": number(0.0, "calls are measured: launch.graph", ASSUMED),
             "read": number(fitted.experts if kind == EXPERTS else fitted.read, **fit),
             "multiply": number(fitted.multiply, **fit),
         }

@@ -50,7 +50,7 @@ def sample(device: Device, ranks: int, step: EstimatedStep, seconds: float) -> S
     known = launches * device.launch.graph.value + told
     between = dict.fromkeys(NAMES, 0.0) | {"step" if ranks == 1 else TOLD: 1.0}
     reads = {"read": moved[False], "experts": moved[True]}
-    factors = {**between, **reads, "call": float(launches), "multiply": computed}
+    factors = {**between, **reads, "multiply": computed}
     return Sample(seconds, known, tuple(factors[name] for name in NAMES))
 
 

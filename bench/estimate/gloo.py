@@ -33,7 +33,7 @@ from bench.cpu.decode import prompts
 from bench.cpu.deterministic import Step, steps_of
 from bench.estimate.cpu import UNFITTED, Constants, Measured, described, measured
 from bench.estimate.cpu_fit import DTYPE, constants, sample
-from bench.models import BenchModel, bench_models
+from bench.models import BenchModel, model_of
 from glmc.compiler import compile_model
 from glmc.config import CompileOptions
 from glmc.estimates.device import Device
@@ -51,36 +51,11 @@ RANKS, BATCHES, LONGEST = (1, 2), (1, 4), 512
 FITTED = ("tiny-dense", "wide", "moe-wide")
 HELD_OUT = ("middle", "moe-middle", "tiny-moe")
 LIMIT = 120.0
-_SHAPES = {
-    "middle": ("dense, 0.14 B", 1024, 8, 4096, 8),
-    "wide": ("dense, 0.16 B", 1536, 4, 6144, 12),
-    "moe-middle": ("MoE, 0.12 B", 512, 6, 1536, 4),
-    "moe-wide": ("MoE, 0.15 B", 768, 4, 2048, 6),
-}
-"""Of models whose weights fit into no cache: width, layers, width of the MLP, heads."""
-_EXPERTS = {"n_routed_experts": 16, "num_experts_per_tok": 4, "moe_intermediate_size": 768}
 
 
 def rates_job(group: Group, device: torch.device) -> str:
     """What a rank gets of the machine while the others measure as well, as JSON."""
     return json.dumps(asdict(measured()))
-
-
-def model_of(name: str) -> BenchModel:
-    """One by its key: those of the benchmarks, and those of ``_SHAPES``."""
-    models = {model.key: model for model in bench_models(quick=False)}
-    for key, (title, hidden, layers, wide, heads) in _SHAPES.items():
-        shape = {
-            "hidden_size": hidden,
-            "num_hidden_layers": layers,
-            "intermediate_size": wide,
-            "vocab_size": 8192,
-            "num_attention_heads": heads,
-        }
-        kind = "moe" if key.startswith("moe") else "dense"
-        experts = _EXPERTS if kind == "moe" else {}
-        models[key] = BenchModel(key, title, {**models[kind].config, **shape, **experts})
-    return models[name]
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,17 @@
 """From times to bands: which algorithm up to which size, so that two runs say the same.
 
 Times are noisy. They are smoothed over neighbouring sizes, what is nearly the best counts as the
-best, another band must save more than noise would, and bands that are there already stay while they
-are good enough. Bounds are sizes that were measured, powers of four where they do as well.
+best, another band must save more than noise would, which the curves themselves show, and bands that
+are there already stay while they are good enough. Bounds are sizes that were measured, powers of
+four where they do as well.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from math import log
+from statistics import median
 
 from glmc_runtime.format.algorithms import Link
 from glmc_runtime.format.collectives import Band, merged
@@ -17,6 +20,10 @@ MARGIN = 0.08
 """By how much bands that are there already may be slower than the best."""
 _SAME = 0.03
 _SWITCH = 0.15
+_NOISE = 8.0
+"""How often the usual distance of a ratio from its curve another band must save, added up."""
+_DOUBT = 5.0
+"""The same for one size, where bands are there already."""
 _ODD_BOUND = 0.03
 _LEAST_LATENCY = 0.01
 
@@ -30,36 +37,54 @@ def choose_bands(
     """Bands over the algorithms of ``times``, which has a time for each of ascending ``sizes``.
 
     The first of the ``incumbents`` stays whose algorithms are all among them and at no size slower
-    than the best by more than the margin. Else the bands that together lose least, where each one
-    more must save 15 %, added up over sizes.
+    than the best by more than the margin, or than what times are usually far from their curves.
+    Else the bands that together lose least, where each one more must save 15 %, and more where
+    times are far from their curves, added up over sizes.
     """
-    losses = _losses(times)
+    curves = _curves(times)
+    losses, noise = _losses(curves), _noise(curves)
+    allowed = max(log(1 + margin), _DOUBT * noise)
     for bands in incumbents:
         if all(band.algorithm in losses for band in bands):
             lost = [losses[algorithm_at(bands, size)][place] for place, size in enumerate(sizes)]
-            if max(lost) <= log(1 + margin):
+            if max(lost) <= allowed:
                 return bands
-    names = _cheapest(losses, sizes)
+    switch = max(_SWITCH, _NOISE * noise)
+    names = _cheapest(losses, sizes, switch)
     bounds = [*sizes[1:], None]
     return merged(Band(below, name) for below, name in zip(bounds, names, strict=True))
 
 
-def _losses(times: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
-    """For each algorithm and size the logarithm of its time over the best's, smoothed. What
-    disturbs all algorithms of a size falls out."""
+def _curves(times: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
+    """For each algorithm and size the logarithm of its time over the mean's: what disturbs all
+    algorithms of a size falls out."""
     logs = {name: [log(value) for value in values] for name, values in times.items()}
     means = [sum(values) / len(logs) for values in zip(*logs.values(), strict=True)]
-    curves = {
-        name: smoothed(
-            without_outliers([value - mean for value, mean in zip(values, means, strict=True)])
-        )
+    return {
+        name: [value - mean for value, mean in zip(values, means, strict=True)]
         for name, values in logs.items()
     }
-    best = [min(values) for values in zip(*curves.values(), strict=True)]
+
+
+def _losses(curves: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
+    """For each algorithm and size the logarithm of its time over the best's, smoothed."""
+    smooth = {name: smoothed(without_outliers(values)) for name, values in curves.items()}
+    best = [min(values) for values in zip(*smooth.values(), strict=True)]
     return {
         name: [value - least for value, least in zip(values, best, strict=True)]
-        for name, values in curves.items()
+        for name, values in smooth.items()
     }
+
+
+def _noise(curves: Mapping[str, Sequence[float]]) -> float:
+    """How far the ratio of two algorithms usually is from its smoothed curve: the median over all
+    sizes and pairs; 0 of one algorithm."""
+    far = [0.0]
+    for one, other in combinations(curves.values(), 2):
+        ratios = [a - b for a, b in zip(one, other, strict=True)]
+        level = smoothed(without_outliers(ratios))
+        far += [abs(ratio - usual) for ratio, usual in zip(ratios, level, strict=True)]
+    return median(far)
 
 
 def algorithm_at(bands: Sequence[Band], size: int) -> str:
@@ -67,12 +92,15 @@ def algorithm_at(bands: Sequence[Band], size: int) -> str:
     return next(band.algorithm for band in bands if band.below is None or size < band.below)
 
 
-def _cheapest(losses: Mapping[str, Sequence[float]], sizes: Sequence[int]) -> list[str]:
-    """An algorithm for each size: by dynamic programming over what is lost and switched."""
+def _cheapest(
+    losses: Mapping[str, Sequence[float]], sizes: Sequence[int], least: float
+) -> list[str]:
+    """An algorithm for each size: by dynamic programming over what is lost and switched, which
+    costs ``least`` or more."""
     names = list(losses)
     costs = {name: (_lost(losses[name][0]), [name]) for name in names}
     for place in range(1, len(sizes)):
-        switch = _SWITCH + (0.0 if _is_power_of_four(sizes[place]) else _ODD_BOUND)
+        switch = least + (0.0 if _is_power_of_four(sizes[place]) else _ODD_BOUND)
         before = costs
         costs = {}
         for name in names:

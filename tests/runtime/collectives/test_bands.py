@@ -72,6 +72,30 @@ def test_two_runs_over_noise_give_the_same_bands(seed: int) -> None:
     assert choose_bands(noisy(), SIZES, [first]) is first
 
 
+def test_much_noise_seldom_makes_a_band_and_seldom_ends_one() -> None:
+    there = Band(1 << 18, "one_shot"), Band(None, "two_shot")
+    stayed = alone = 0
+    for seed in range(50):
+        draw = random.Random(seed)
+        noisy = {
+            name: [value * draw.uniform(1, 2) for value in line(10, 500)]
+            for name in ("one_shot", "two_shot", "butterfly", "halving_doubling")
+        }
+        stayed += choose_bands(noisy, SIZES, [there]) == there
+        alone += len(choose_bands(noisy, SIZES)) == 1
+    assert stayed >= 40 and alone >= 38
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_is_much_faster_is_seen_through_noise(seed: int) -> None:
+    draw = random.Random(seed)
+    noisy = {
+        name: [value * draw.uniform(1, 1.5) for value in values] for name, values in TIMES.items()
+    }
+    bands = choose_bands(noisy, SIZES, [(Band(None, "one_shot"),)])
+    assert [band.algorithm for band in bands] == ["one_shot", "two_shot"]
+
+
 def test_bands_that_are_there_stay_while_they_are_good_enough() -> None:
     there = (Band(1 << 16, "one_shot"), Band(None, "two_shot"))
     assert choose_bands(TIMES, SIZES, [there]) is there
