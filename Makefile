@@ -20,7 +20,7 @@ ENGINE_TESTS := -m pytest -n 0 -m engines --confcutdir=tests/engines --durations
 MATRIX ?=
 MATRIX_WHEELS = $(patsubst vllm==%,$(ENGINE_WHEELS)/vllm-%.built,$(filter vllm==%,$(MATRIX)))
 
-.PHONY: demo test test-slow test-versions test-vllm test-sglang plans lint clean
+.PHONY: demo test test-long test-slow test-versions test-vllm test-sglang plans lint clean
 .PHONY: engines-vllm engines-sglang engine-matrix
 
 demo: $(VENV)/.installed
@@ -29,6 +29,10 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest
+
+# Whole models against each other, processes of several ranks, a browser, the commands of the README.
+test-long: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m long
 
 # The whole grid of models and every row of docs/numbers.md: half an hour on two cores.
 test-slow: $(VENV)/.installed-dev

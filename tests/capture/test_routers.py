@@ -25,6 +25,8 @@ from glmc.weights.random_checkpoint import write_random_checkpoint
 from tests.support.checkpoints import tiny_file
 from tests.support.quick_functional import quick_functional
 
+pytestmark = pytest.mark.long
+
 BF16 = torch.bfloat16
 
 

@@ -31,7 +31,7 @@ from tests.docs.markdown import ROOT, blocks, section, table_rows
 from tests.docs.test_numbers import COUNTS, of_report
 from tests.support.cases import give_cases
 
-pytestmark = pytest.mark.usefixtures("shared_captures")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("shared_captures")]
 PAGE = ROOT / "README.md"
 PROGRAMS = {"glmc": glmc, "glmc-runtime": glmc_runtime}
 BY_HAND = "Installing by hand"

@@ -21,6 +21,8 @@ from tests.dynamo.compiled import decode, fusions, layer_of, model_of, prompt, s
 from tests.support.interpreted import quick_interpreter
 from tests.support.thinned import thinned
 
+pytestmark = pytest.mark.long
+
 CUDA: dict[str, Any] = {"backend": "kunlun", "fullgraph": True, "options": {"target": "cuda"}}
 
 

@@ -22,6 +22,8 @@ from tests.dynamo.compiled import (
 from tests.support.models import captured
 from tests.support.thinned import thinned
 
+pytestmark = pytest.mark.long
+
 COUNTED = ("rms_norm", "rope", "qk_norm", "attention", "moe_gate", "moe_ffn", "gate_up_merge")
 COUNTED += ("qkv_merge", "shared_expert", "add_rms_norm", "silu_mul")
 

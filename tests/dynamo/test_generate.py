@@ -10,6 +10,8 @@ import transformers
 
 from tests.dynamo.compiled import KINDS, breaks, fusions, layer_of, prompt, watched
 
+pytestmark = pytest.mark.long
+
 WAYS: dict[str, dict[str, Any]] = {
     "static": {"cache_implementation": "static"},
     "dynamic": {},

@@ -23,7 +23,7 @@ from tests.support.checked_functional import TRACE
 from tests.support.command import ROOT, SMALL, Command, Outcome, command_of, in_a_process
 from tests.support.thinned import thinned
 
-pytestmark = pytest.mark.usefixtures("shared_captures")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("shared_captures")]
 DENSE, MOE = ROOT / "models" / "tiny-dense", ROOT / "models" / "tiny-moe"
 PROMPT = "Return a new"
 OPTIONS = ("--target", "xpu", "--json", *SMALL)

@@ -18,6 +18,8 @@ from glmc_runtime.generate.session import Session
 from glmc_runtime.kernels.cpu.compiled import NoLibraryError, required
 from tests.docs.markdown import ROOT
 
+pytestmark = pytest.mark.long
+
 MODELS = {name: ROOT / "models" / name for name in ("tiny-dense", "tiny-moe")}
 VOCABULARY, TOKENS = 1500, 5
 Load = Callable[..., Session]

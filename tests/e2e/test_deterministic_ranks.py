@@ -18,6 +18,8 @@ from tests.e2e.ranks import RankedBuilder, with_ranks
 from tests.e2e.test_deterministic import MODELS, alone, prompts, together
 from tests.support.models import tiny_config, tiny_model
 
+pytestmark = pytest.mark.long
+
 UNEVEN = {
     "num_attention_heads": 6,
     "num_key_value_heads": 3,

@@ -11,6 +11,8 @@ from tests.e2e.many_cards import Subject, compared, drawn
 from tests.e2e.ranks import RankedBuilder
 from tests.support.thinned import crossed
 
+pytestmark = pytest.mark.long
+
 # Five KV heads, and eight experts with groups: neither divides by what they are dealt to.
 DENSE, MIXTURE = drawn(12)[4], drawn(12)[3]
 TEXTS, TOKENS = 5, 20

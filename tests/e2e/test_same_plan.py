@@ -19,7 +19,7 @@ from glmc_runtime.format.plan_json import phase_to_json
 from tests.e2e.build import PLACES, Place
 from tests.e2e.grid import GRID, Point
 
-pytestmark = pytest.mark.usefixtures("shared_captures")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("shared_captures")]
 # A leading dense layer, two of experts; the first with groups, the second with q/k norm.
 MIXTURES = (GRID[11], GRID[14])
 DENSE = (GRID[0], GRID[1])

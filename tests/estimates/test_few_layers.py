@@ -17,7 +17,7 @@ from glmc_runtime.format.manifest import Manifest, WeightEntry
 from glmc_runtime.format.memory import memory_needs
 from tests.support.checkpoints import tiny_file
 
-pytestmark = pytest.mark.usefixtures("shared_captures")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("shared_captures")]
 
 
 def test_few_layers_stand_for_all_of_their_kind() -> None:

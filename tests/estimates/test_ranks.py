@@ -39,7 +39,7 @@ from glmc_runtime.format.collectives_json import table_to_text
 from glmc_runtime.format.phases import DECODE
 from tests.support.checkpoints import tiny_file
 
-pytestmark = pytest.mark.usefixtures("shared_captures")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("shared_captures")]
 
 H200, P800 = read_device("h200"), read_device("p800")
 CPU = replace(H200, target="cpu", product={**H200.product, "float32": H200.product["bfloat16"]})

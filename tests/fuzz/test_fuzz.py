@@ -14,7 +14,7 @@ from tests.fuzz.__main__ import TARGETS, fuzz, made, summary
 from tests.fuzz.damage import HOSTILE, apply
 from tests.fuzz.judge import FAULTS, Outcome, Verdict, judge
 
-pytestmark = pytest.mark.usefixtures("shared_captures")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("shared_captures")]
 
 
 @pytest.fixture(scope="module")

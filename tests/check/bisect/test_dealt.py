@@ -18,7 +18,7 @@ from tests.dealt_sabotage import DEALT
 from tests.support.cases import give_cases
 from tests.support.checkpoints import tiny_file
 
-pytestmark = pytest.mark.usefixtures("shared_captures")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("shared_captures")]
 BEFORE = (*(each.name for each in pipeline.PASSES), "kv_cache")
 OPTIONS = CompileOptions(max_context=64, dtype="float32", tensor_parallel=2)
 QUICK = ("vocabulary_off_by_one",)

@@ -25,6 +25,8 @@ from tests.support.models import tiny_config
 from tests.support.packed import paged
 from tests.support.thinned import crossed
 
+pytestmark = pytest.mark.long
+
 # Neither heads nor width nor vocabulary divide.
 ODD = {"num_attention_heads": 6, "num_key_value_heads": 3, "intermediate_size": 97}
 CASES = cases(VOCABULARY, routed=True, longest=20)

@@ -28,7 +28,7 @@ from glmc_runtime.kernels.cpu.kept import cache_folder
 from tests.sabotage import sabotaged
 from tests.support.command import SMALL, command_of, require_refusal
 
-pytestmark = pytest.mark.usefixtures("shared_captures")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("shared_captures")]
 MODELS = Path(__file__).parents[3] / "models"
 DTYPES = (torch.bfloat16, torch.float16)
 BUCKETS = {"decode_buckets": (4, 8), "prefill_buckets": (16, 128), "max_context": 128}

@@ -10,6 +10,8 @@ import pytest
 from tests.observe.page.browser import Opened, without
 from tests.observe.page.test_page import GATE, VIEWS
 
+pytestmark = pytest.mark.long
+
 SERIOUS = ("serious", "critical")
 # The width of each view's page, and its colours: every width and scheme is seen.
 LOOKS = ((1280, "light"), (1440, "dark"), (390, "light"))

@@ -11,6 +11,8 @@ from glmc_runtime.cli import main
 from tests.runtime.ranks.test_failures import children
 from tests.runtime.toy import reference_greedy
 
+pytestmark = pytest.mark.long
+
 
 def test_run_starts_the_ranks_and_ends_them(
     ranks_path: Path,

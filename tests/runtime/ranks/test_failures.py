@@ -22,6 +22,8 @@ from tests.runtime.ranks.conftest import Start
 from tests.support.distributions import install
 from tests.support.logs import logged
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[3]
 LIMIT = 10.0  # seconds
 PROMPT = [7, 3, 9, 1]

@@ -13,6 +13,8 @@ import pytest
 
 from tests.runtime.toy import reference_greedy
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[3]
 PROMPTS = [[7, 3, 9, 1], [5, 2]]
 LEADING = """

@@ -17,6 +17,8 @@ from glmc_runtime.engine.ranks.watch import Watch
 from glmc_runtime.errors import RankError
 from glmc_runtime.replay.step import ScheduledTokens, Step
 
+pytestmark = pytest.mark.long
+
 SYMBOLS: list[list[str]] = [[]]
 
 

@@ -12,6 +12,8 @@ from glmc_runtime.cli import main
 from glmc_runtime.doctor.ranks import backend_here, backend_of, examine_ranks, probes
 from glmc_runtime.errors import RequestError
 
+pytestmark = pytest.mark.long
+
 ACTING = "tests.runtime.command.acting"
 PROBES = ["environment", "switches", "cards", "segments", "card", "group", "window", "links"]
 
