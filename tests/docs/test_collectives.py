@@ -65,3 +65,6 @@ def test_margins_are_those_of_the_bands() -> None:
     assert f"{bands._SAME * 100:.0f} % count as the same" in text
     assert f"must save {bands._SWITCH * 100:.0f} %" in text
     assert f"more than {bands.MARGIN * 100:.0f} % behind" in text
+    times = {5.0: "five", 8.0: "eight"}
+    assert f"or {times[bands._NOISE]} times the noise, which" in text
+    assert f"or {times[bands._DOUBT]} times the noise: those" in text
