@@ -24,7 +24,6 @@ class Served:
         self.origin = origin
         self.counters = counters
         self._attached: AttachedModel | None = None
-        self._replays: dict[tuple[str, int], int] = {}
 
     @classmethod
     def load(
@@ -75,9 +74,7 @@ class Served:
         hidden = self._attached.forward(step)
         counters.add("tokens", step.tokens)
         for (phase, bucket), counts in self.model.statistics.buckets.items():
-            if self._replays.get((phase, bucket)) != counts.steps:  # one bucket in each step
-                self._replays[(phase, bucket)] = counts.steps
-                counters.set("replays", counts.steps, phase=phase, bucket=str(bucket))
+            counters.set("replays", counts.steps, phase=phase, bucket=str(bucket))
         return hidden
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
