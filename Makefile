@@ -45,12 +45,17 @@ test-versions: $(VENV)/.installed-dev $(VERSIONS:%=.versions/%/.installed)
 engines-vllm: $(ENGINES)/vllm/.installed
 engines-sglang: $(ENGINES)/sglang/.installed
 
-# Servers that start, serve and end: minutes. An engine's artifacts are compiled by $(VENV).
+# Servers that start, serve and end: minutes. An engine's artifacts are compiled by $(VENV). A process
+# for each file: the groups of an engine end with its process.
 test-vllm: $(VENV)/.installed $(ENGINES)/vllm/.installed
-	GLMC_COMPILER=$$PWD/$(BIN)/python $(ENGINES)/vllm/bin/python $(ENGINE_TESTS) tests/engines/vllm
+	for file in tests/engines/vllm/test_*.py; do \
+		GLMC_COMPILER=$$PWD/$(BIN)/python $(ENGINES)/vllm/bin/python $(ENGINE_TESTS) $$file || exit 1; \
+	done
 
 test-sglang: $(VENV)/.installed $(ENGINES)/sglang/.installed
-	GLMC_COMPILER=$$PWD/$(BIN)/python $(ENGINES)/sglang/bin/python $(ENGINE_TESTS) tests/engines/sglang
+	for file in tests/engines/sglang/test_*.py; do \
+		GLMC_COMPILER=$$PWD/$(BIN)/python $(ENGINES)/sglang/bin/python $(ENGINE_TESTS) $$file || exit 1; \
+	done
 
 # The tests inside the releases of MATRIX, which are laid over the environments of the newest ones; all
 # releases are read for what the adapters use, and docs/engine_releases.md is written.
