@@ -32,7 +32,7 @@ test: $(VENV)/.installed-dev
 
 # Whole models against each other, processes of several ranks, a browser, the commands of the README.
 test-long: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m long
+	$(BIN)/python -m pytest -m 'long and not slow and not cuda'
 
 # The whole grid of models and every row of docs/numbers.md: half an hour on two cores.
 test-slow: $(VENV)/.installed-dev
