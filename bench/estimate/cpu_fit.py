@@ -22,7 +22,6 @@ from glmc.estimates.step_estimate import EstimatedStep
 
 DTYPE = "float32"
 NAMES = tuple(field.name for field in fields(Constants) if field.name != "source")
-TOLD = "told"
 _LEAST = Constants()
 
 
@@ -40,15 +39,15 @@ def sample(device: Device, ranks: int, step: EstimatedStep, seconds: float) -> S
     """A step that took so many seconds, of a device whose constants are unknown."""
     own = [each for each in step.lines if each.line.cost.kind != COLLECTIVE]
     launches = sum(each.line.launches for each in own)
-    told = sum(each.total for each in step.collectives)
+    collectives = sum(each.total for each in step.collectives)
     moved = {True: 0.0, False: 0.0}
     for each in own:
         bytes_ = each.line.count * each.line.cost.bytes
         moved[each.line.cost.kind == EXPERTS] += bytes_ / device.read.value
     flops = sum(each.line.count * each.line.cost.flops for each in own)
     computed = flops / product_rate(device, DTYPE)
-    known = launches * device.launch.graph.value + told
-    between = dict.fromkeys(NAMES, 0.0) | {"step" if ranks == 1 else TOLD: 1.0}
+    known = launches * device.launch.graph.value + collectives
+    between = dict.fromkeys(NAMES, 0.0) | {"step" if ranks == 1 else "told": 1.0}
     reads = {"read": moved[False], "experts": moved[True]}
     factors = {**between, **reads, "multiply": computed}
     return Sample(seconds, known, tuple(factors[name] for name in NAMES))

@@ -21,7 +21,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -109,7 +108,7 @@ class Machine:
 def machine(folder: Path, numbers: Sequence[int]) -> Machine:
     """Links by the job of ``tune-collectives``, rates by as many processes as there are ranks."""
     job = "glmc_runtime.collectives.tune:tune_job"
-    table = run_job(job, {"numerics": TREE}, max(numbers), topology=ONE_HOST, limit=LIMIT)
+    table = run_job(job, {"numerics": TREE}, max(RANKS), topology=ONE_HOST, limit=LIMIT)
     links = folder / "collectives.json"
     links.write_text(table)
     rates = {}
@@ -126,8 +125,7 @@ def measured_cases(place: Machine, names: tuple[str, ...], rounds: int, steps: i
     for _ in range(rounds):
         for case, artifact in zip(cases, artifacts, strict=True):
             vocabulary = int(case.model.config["vocab_size"])
-            with ExitStack() as stack:
-                session = stack.enter_context(glmc_runtime.load(artifact))
+            with glmc_runtime.load(artifact) as session:
                 for batch in BATCHES:
                     step = steps_of(session, batch, vocabulary)[f"decode {batch}"]
                     case.times.setdefault(batch, []).extend(_times(step, steps))
@@ -216,7 +214,9 @@ def main(words: list[str] | None = None) -> None:
                 f"{rates.call * 1e6:.2f} us a call; {fitted[ranks]}"
             )
         print(f"load {os.getloadavg()[0]:.1f} after\n")
-        print("| model | ranks | batch | ms, median (10th part) | predicted | error | told | |")
+        print(
+            "| model | ranks | batch | ms, median (10th part) | predicted | error | collectives | |"
+        )
         print("|---|---|---|---|---|---|---|---|")
         for part, held_out in ((known, False), ([c for c in cases if c not in known], True)):
             for row in rows(place, part, fitted, held_out):

@@ -18,6 +18,14 @@ from dataclasses import dataclass, field
 COUNTERS = "GLMC_ENGINE_COUNTERS"
 """Where the memory is, for processes that are started after the first one."""
 
+HELP = {
+    "serves": "1 where compiled plans serve the model, 0 where it is left to the engine.",
+    "steps": "Steps of the scheduler that came to compiled plans.",
+    "tokens": "Tokens that compiled plans have computed.",
+    "replays": "Replays of compiled plans, by phase and bucket.",
+}
+"""What the counts are, by name, for an engine's metrics."""
+
 _LOG = logging.getLogger("glmc.engines")
 _SLOT = struct.Struct("<q120s")
 _SLOTS = 256

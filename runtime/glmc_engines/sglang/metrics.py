@@ -9,14 +9,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from glmc_engines.core.counters import Counters
+from glmc_engines.core.counters import HELP, Counters
 
-HELP = {
-    "serves": "1 where compiled plans serve the model, 0 where it is left to the engine.",
-    "steps": "Steps of the scheduler that came to compiled plans.",
-    "tokens": "Tokens that compiled plans have computed.",
-    "replays": "Replays of compiled plans, by phase and bucket.",
-}
 _FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
 

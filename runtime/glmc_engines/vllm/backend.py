@@ -50,8 +50,8 @@ class StepMetadata:
         )
 
 
-class PlanMetadataBuilder(_Builder):  # type: ignore[misc, valid-type]
-    """Makes :class:`StepMetadata`; its base says that no CUDA graph of vLLM's can hold it."""
+class MetadataBuilder(_Builder):  # type: ignore[misc, valid-type]
+    """Keeps what vLLM makes a builder with."""
 
     def __init__(
         self, kv_cache_spec: Any, layer_names: list[str], vllm_config: Any, device: torch.device
@@ -60,6 +60,10 @@ class PlanMetadataBuilder(_Builder):  # type: ignore[misc, valid-type]
         self.layer_names = layer_names
         self.vllm_config = vllm_config
         self.device = device
+
+
+class PlanMetadataBuilder(MetadataBuilder):
+    """Makes :class:`StepMetadata`; its base says that no CUDA graph of vLLM's can hold it."""
 
     def build(
         self, common_prefix_len: int, common_attn_metadata: Any, fast_build: bool = False
@@ -92,15 +96,29 @@ class PlanAttention(_Impl):  # type: ignore[misc, valid-type]
         )
 
 
-class PlanBackend(_Backend):  # type: ignore[misc, valid-type]
-    """The backend of the layers of our models; the base of one for each layout of KV caches."""
+class CustomBackend(_Backend):  # type: ignore[misc, valid-type]
+    """What vLLM asks of any backend that is none of its own."""
 
     supported_dtypes = (torch.float32, torch.bfloat16, torch.float16)
-    layout = "kv blocks tokens heads dim"
 
     @staticmethod
     def get_name() -> str:
         return "CUSTOM"  # of vLLM's list of backends
+
+    @classmethod
+    def supported_kv_cache_layouts(cls) -> Any:
+        """Of newer releases, which lay out ``[blocks, heads, tokens, key and value]``."""
+        return (_LAYOUTS.LBHNC,)
+
+    @staticmethod
+    def use_cascade_attention(*_: Any, **__: Any) -> bool:
+        return False
+
+
+class PlanBackend(CustomBackend):
+    """The backend of the layers of our models; the base of one for each layout of KV caches."""
+
+    layout = "kv blocks tokens heads dim"
 
     @staticmethod
     def get_impl_cls() -> type[PlanAttention]:
@@ -110,21 +128,12 @@ class PlanBackend(_Backend):  # type: ignore[misc, valid-type]
     def get_builder_cls() -> type[PlanMetadataBuilder]:
         return PlanMetadataBuilder
 
-    @classmethod
-    def supported_kv_cache_layouts(cls) -> Any:
-        """Of newer releases, which lay out ``[blocks, heads, tokens, key and value]``."""
-        return (_LAYOUTS.LBHNC,)
-
     @staticmethod
     def get_kv_cache_shape(
         num_blocks: int, block_size: int, num_kv_heads: int, head_size: int, *_: Any, **__: Any
     ) -> tuple[int, ...]:
         """Of older releases, which lay out any shape."""
         return (2, num_blocks, block_size, num_kv_heads, head_size)
-
-    @staticmethod
-    def use_cascade_attention(*_: Any, **__: Any) -> bool:
-        return False
 
 
 class HeadsFirstBackend(PlanBackend):

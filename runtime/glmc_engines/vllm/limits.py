@@ -40,6 +40,8 @@ def _asked(config: Any) -> Iterator[tuple[str, str, object]]:
         yield "speculative decoding", "--speculative-config", config.speculative_config.method
     if getattr(config, "kv_transfer_config", None) is not None:
         yield "hooks for KV connectors", "--kv-transfer-config", config.kv_transfer_config
+    if overrides := _overrides(model):
+        yield "overrides of the checkpoint's config", "--hf-overrides", overrides
     if model.quantization is not None:
         yield "quantised weights", "--quantization", model.quantization
     if cache.cache_dtype != "auto" and compat.cache_dtype(config) != model.dtype:
@@ -77,6 +79,15 @@ def _asked(config: Any) -> Iterator[tuple[str, str, object]]:
         value = getattr(holder, name, usual)
         if value != usual:
             yield what, option, value
+
+
+def _overrides(model: Any) -> str:
+    """The fields of config.json that an option changes: a plan is of the file. How long sequences
+    may be is for the limits of the artifact to say."""
+    found = getattr(model, "hf_overrides", None) or {}
+    if callable(found):
+        return "a function"
+    return ", ".join(sorted(set(found) - {"max_position_embeddings"}))
 
 
 def check_experts(config: Any, header: Header) -> None:

@@ -5,15 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from glmc_engines.core.counters import shared_counts
+from glmc_engines.core.counters import HELP, shared_counts
 from glmc_engines.vllm import compat
-
-HELP = {
-    "serves": "1 where compiled plans serve the model, 0 where it is left to the engine.",
-    "steps": "Steps of the scheduler that came to compiled plans.",
-    "tokens": "Tokens that compiled plans have computed.",
-    "replays": "Replays of compiled plans, by phase and bucket.",
-}
 
 
 class Collector:

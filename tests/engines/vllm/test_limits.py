@@ -46,6 +46,7 @@ def text_of(error: BaseException) -> str:
         ({"data_parallel_size": 2}, "data parallel ranks"),
         ({"kv_cache_dtype": "fp8"}, "KV cache of another dtype"),
         ({"enable_prompt_embeds": True}, "prompt embeddings"),
+        ({"hf_overrides": {"rope_theta": 5.0}}, "overrides of the checkpoint's config"),
         ({"runner": "pooling", "convert": "embed"}, "text generation"),
         (
             {"speculative_config": {"method": "ngram", "num_speculative_tokens": 2}},

@@ -9,9 +9,9 @@ import torch
 from torch.nn import functional as F
 
 from glmc_engines.vllm import compat
+from glmc_engines.vllm.backend import CustomBackend, MetadataBuilder
 
-_LAYOUTS = compat.cache_layouts()
-_Backend, _Impl, _Builder = compat.backend_classes()
+_, _Impl, _ = compat.backend_classes()
 
 
 @dataclass(frozen=True)
@@ -25,16 +25,8 @@ class HostMetadata:
     slots: torch.Tensor
 
 
-class HostMetadataBuilder(_Builder):  # type: ignore[misc, valid-type]
+class HostMetadataBuilder(MetadataBuilder):
     """Makes :class:`HostMetadata`."""
-
-    def __init__(
-        self, kv_cache_spec: Any, layer_names: list[str], vllm_config: Any, device: torch.device
-    ) -> None:
-        self.kv_cache_spec = kv_cache_spec
-        self.layer_names = layer_names
-        self.vllm_config = vllm_config
-        self.device = device
 
     def build(
         self, common_prefix_len: int, common_attn_metadata: Any, fast_build: bool = False
@@ -102,15 +94,10 @@ class HostAttention(_Impl):  # type: ignore[misc, valid-type]
         return output
 
 
-class HostAttentionBackend(_Backend):  # type: ignore[misc, valid-type]
+class HostAttentionBackend(CustomBackend):
     """The backend of layers that name none."""
 
     accept_output_buffer = True
-    supported_dtypes = (torch.float32, torch.bfloat16, torch.float16)
-
-    @staticmethod
-    def get_name() -> str:
-        return "CUSTOM"
 
     @staticmethod
     def get_impl_cls() -> type[HostAttention]:
@@ -120,16 +107,8 @@ class HostAttentionBackend(_Backend):  # type: ignore[misc, valid-type]
     def get_builder_cls() -> type[HostMetadataBuilder]:
         return HostMetadataBuilder
 
-    @classmethod
-    def supported_kv_cache_layouts(cls) -> Any:
-        return (_LAYOUTS.LBHNC,)
-
     @staticmethod
     def get_kv_cache_shape(
         num_blocks: int, block_size: int, num_kv_heads: int, head_size: int, *_: Any, **__: Any
     ) -> tuple[int, ...]:
         return (num_blocks, num_kv_heads, block_size, 2 * head_size)
-
-    @staticmethod
-    def use_cascade_attention(*_: Any, **__: Any) -> bool:
-        return False
