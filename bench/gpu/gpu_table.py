@@ -249,13 +249,15 @@ def markdown(tables: list[Section]) -> str:
     return "\n".join(lines)
 
 
-def between_marks(document: str, text: str) -> str:
-    """The document with ``text`` between its two marks; raises ValueError without them."""
-    first, mark, rest = document.partition(FIRST_MARK)
-    _, ended, last = rest.partition(LAST_MARK)
+def between_marks(
+    document: str, text: str, first_mark: str = FIRST_MARK, last_mark: str = LAST_MARK
+) -> str:
+    """The document with ``text`` between two marks of it; raises ValueError without them."""
+    first, mark, rest = document.partition(first_mark)
+    _, ended, last = rest.partition(last_mark)
     if not mark or not ended:
-        raise ValueError(f"the document has no '{FIRST_MARK}' with a '{LAST_MARK}' after it")
-    return f"{first}{FIRST_MARK}\n\n{text.strip()}\n\n{LAST_MARK}{last}"
+        raise ValueError(f"the document has no '{first_mark}' with a '{last_mark}' after it")
+    return f"{first}{first_mark}\n\n{text.strip()}\n\n{last_mark}{last}"
 
 
 def _cell(text: str) -> str:

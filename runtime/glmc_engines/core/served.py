@@ -34,13 +34,15 @@ class Served:
         rank: int = 0,
         process_group: Any = None,
         tensors: Pairs | None = None,
+        device: str = "cpu",
     ) -> Served:
         """Load an artifact; ``origin`` says where it came from, for the log. ``rank`` is that of
         this process in its server. With a ``process_group`` of the engine it is one of the ranks of
         an artifact of several. ``tensors`` are what the engine's loader reads of the checkpoint,
-        for an artifact that has no weights of its own (:mod:`glmc_engines.core.weights`)."""
+        for an artifact that has no weights of its own (:mod:`glmc_engines.core.weights`);
+        ``device`` is what the engine computes on."""
         with plain_defaults():
-            model, _ = load_model(header, tensors, process_group=process_group)
+            model, _ = load_model(header, tensors, device, process_group=process_group)
         counters = Counters.of_rank(rank)
         manifest = header.manifest
         counters.set("serves", 1, target=manifest.target, dtype=manifest.dtype, origin=origin)

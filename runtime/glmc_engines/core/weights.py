@@ -40,7 +40,9 @@ def wants_tensors(header: Header) -> bool:
     return comes_from_an_engine(header.manifest)
 
 
-def load_model(header: Header, pairs: Pairs | None, **options: Any) -> tuple[Model, set[str]]:
+def load_model(
+    header: Header, pairs: Pairs | None, device: str = "cpu", **options: Any
+) -> tuple[Model, set[str]]:
     """The model of an artifact, and the names of the checkpoint's tensors that it was made of.
 
     An artifact with weights of its own is loaded as it is, and ``pairs`` are not touched, so that
@@ -50,12 +52,13 @@ def load_model(header: Header, pairs: Pairs | None, **options: Any) -> tuple[Mod
     """
     if not wants_tensors(header):
         return glmc_runtime.load_model(header.path, **options), set()
-    handed = Handed(random_tensors(header) if pairs is None else pairs)
+    handed = Handed(random_tensors(header, device) if pairs is None else pairs)
     return glmc_runtime.load_model(header.path, tensors=handed, **options), handed.names
 
 
-def random_tensors(header: Header) -> Iterator[tuple[str, torch.Tensor]]:
-    """Random tensors for the parameters of an artifact: vectors near one, matrices near zero."""
+def random_tensors(header: Header, device: str = "cpu") -> Iterator[tuple[str, torch.Tensor]]:
+    """Random tensors on ``device`` for the parameters of an artifact: weights of norms near one,
+    everything else near zero."""
     manifest, files = listed_files(header.path)
     place = str(header.path / FROM_ENGINE)
     data = json_of(files.read(FROM_ENGINE), FROM_ENGINE, place)
@@ -63,6 +66,6 @@ def random_tensors(header: Header) -> Iterator[tuple[str, torch.Tensor]]:
     for number, (name, each) in enumerate(
         engine_weights_from_json(data, manifest).parameters.items()
     ):
-        generator = torch.Generator().manual_seed(number)
-        values = torch.empty(each.shape).normal_(0.0, _SPREAD, generator=generator)
-        yield name, (values + 1 if len(each.shape) == 1 else values).to(dtype)
+        generator = torch.Generator(device).manual_seed(number)
+        values = torch.empty(each.shape, device=device).normal_(0.0, _SPREAD, generator=generator)
+        yield name, values.add_(1.0 if name.endswith("norm.weight") else 0.0).to(dtype)

@@ -14,6 +14,7 @@ import torch
 from glmc_engines.core.errors import EngineVersionError
 from glmc_engines.vllm import compat
 from glmc_runtime import KVTensors, OuterStep
+from glmc_runtime.format.cache import CacheSpec
 
 _LAYOUTS = compat.cache_layouts()
 _Backend, _Impl, _Builder = compat.backend_classes()
@@ -116,9 +117,18 @@ class CustomBackend(_Backend):  # type: ignore[misc, valid-type]
 
 
 class PlanBackend(CustomBackend):
-    """The backend of the layers of our models; the base of one for each layout of KV caches."""
+    """The backend of the layers of our models; the base of one for each layout of KV caches.
+
+    ``block_size`` is that of the artifact, which its kernels were tuned for; vLLM takes it unless
+    an option names another.
+    """
 
     layout = "kv blocks tokens heads dim"
+    block_size: int | None = None
+
+    @classmethod
+    def get_preferred_block_size(cls, default_block_size: int) -> int:
+        return cls.block_size or default_block_size
 
     @staticmethod
     def get_impl_cls() -> type[PlanAttention]:
@@ -148,9 +158,10 @@ class HeadsFirstBackend(PlanBackend):
         return (2, num_blocks, num_kv_heads, block_size, head_size)
 
 
-def backend_for(cache_layout: str) -> type[PlanBackend]:
+def backend_for(cache: CacheSpec) -> type[PlanBackend]:
     """The backend whose KV cache is as an artifact's own is."""
-    return HeadsFirstBackend if cache_layout == "blocks_heads_tokens" else PlanBackend
+    base = HeadsFirstBackend if cache.layout == "blocks_heads_tokens" else PlanBackend
+    return type(base.__name__, (base,), {"block_size": cache.block_size, "__module__": __name__})
 
 
 def kv_tensors(caches: list[torch.Tensor], backend: type[PlanBackend]) -> KVTensors:

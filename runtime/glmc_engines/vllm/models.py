@@ -55,7 +55,7 @@ class PlanForCausalLM(nn.Module):
         self._hidden: int = model.get_hidden_size()
         self._found = artifact_of(vllm_config, Options.from_environment())
         manifest = self._found.header.manifest
-        self._backend = backend_for(manifest.cache.layout)
+        self._backend = backend_for(manifest.cache)
         self._served: Served | None = None
         head = model.get_head_size()
         self._layers: list[Any] = [
@@ -90,6 +90,7 @@ class PlanForCausalLM(nn.Module):
             rank=rank,
             process_group=group if size > 1 else None,
             tensors=tensors,
+            device=compat.device_type(),
         )
         _LOG.info(self._served.first_line(self._name))
 

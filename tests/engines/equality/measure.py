@@ -20,30 +20,38 @@ from tests.engines.equality.traffic import prompts
 
 ROOT = Path(__file__).parents[3]
 FOLDER = ROOT / ".engines" / "equality"
+PLANS = ("with", "without")
 
 
 def names() -> list[str]:
     """All models: the shipped ones, then random ones."""
-    return _in_compiler().split()
+    return _in_compiler("cpu").split()
 
 
-def subjects(wanted: Sequence[str], texts: int, tokens: int) -> list[Subject]:
+def subjects(wanted: Sequence[str], texts: int, tokens: int, target: str = "cpu") -> list[Subject]:
     """These models, with checkpoints and artifacts that are up to date."""
-    _in_compiler(*wanted)
+    _in_compiler(target, *wanted)
     made = []
     for name in wanted:
         drawn = FOLDER / name / "checkpoint"
         checkpoint = drawn if drawn.is_dir() else ROOT / "models" / name
         vocabulary = json.loads((checkpoint / "config.json").read_text())["vocab_size"]
-        artifact = FOLDER / name / "artifact"
+        artifact = FOLDER / name / f"artifact.{target}"
         asked = prompts(min(vocabulary, 1500), texts)
-        made.append(Subject(name, str(checkpoint), str(artifact), asked, tokens))
+        places = (str(place.relative_to(ROOT)) for place in (checkpoint, artifact))
+        made.append(Subject(name, *places, asked, tokens))
     return made
 
 
 def rows(engine: str, asked: Sequence[Subject]) -> Iterator[Row]:
-    """A row for each model."""
-    ours, theirs = (_served(engine, asked, plans) for plans in ("with", "without"))
+    """A row for each model, served by this interpreter."""
+    yield from judged_rows(asked, *(_served(engine, asked, plans) for plans in PLANS))
+
+
+def judged_rows(
+    asked: Sequence[Subject], ours: Sequence[Result], theirs: Sequence[Result]
+) -> Iterator[Row]:
+    """A row for each model, of what was answered with plans and without."""
     for subject, one, other in zip(asked, ours, theirs, strict=True):
         yield _row(subject, one, other)
 
@@ -51,7 +59,7 @@ def rows(engine: str, asked: Sequence[Subject]) -> Iterator[Row]:
 def _row(subject: Subject, ours: Result, theirs: Result) -> Row:
     if ours.error or theirs.error:
         return Row(subject, ours, theirs)
-    model = load_eager(Path(subject.checkpoint), torch.float32)
+    model = load_eager(ROOT / subject.checkpoint, torch.float32)
     texts = subject.texts * 2
     found = ours.at_once + ours.staggered
     without = theirs.at_once + theirs.staggered
@@ -116,7 +124,7 @@ def _environment(engine: str, plans: str) -> dict[str, str]:
     return environment
 
 
-def _in_compiler(*names: str) -> str:
+def _in_compiler(target: str, *names: str) -> str:
     """Run :mod:`.prepare` in the interpreter that has glmc, whose paths are not the engine's."""
     command = [*shlex.split(os.environ["GLMC_COMPILER"]), "-m"]
     command += ["tests.engines.equality.prepare", str(FOLDER)]
@@ -124,6 +132,6 @@ def _in_compiler(*names: str) -> str:
     environment = {**os.environ, "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": ""}
     FOLDER.mkdir(parents=True, exist_ok=True)
     done = subprocess.run(
-        [*command, *names], env=environment, cwd=ROOT, check=True, stdout=subprocess.PIPE
+        [*command, target, *names], env=environment, cwd=ROOT, check=True, stdout=subprocess.PIPE
     )
     return done.stdout.decode()

@@ -1,4 +1,4 @@
-"""``python -m tests.engines.equality.prepare FOLDER [NAME...]``: checkpoints and their artifacts.
+"""``python -m tests.engines.equality.prepare FOLDER TARGET [NAME...]``: checkpoints and artifacts.
 
 It runs in the interpreter that has glmc. Without names it lists those that there are.
 """
@@ -28,25 +28,30 @@ def configs() -> list[Drawn]:
     return fit[:CONFIGS]
 
 
-def prepare(name: str, folder: Path) -> int:
-    """Write the checkpoint of a random config, and compile it in float32 for the CPU."""
+def prepare(name: str, folder: Path, target: str) -> int:
+    """Write the checkpoint of a random config, and compile it in float32."""
     checkpoint = MODELS / name
     if name not in SHIPPED:
         each = next(each for each in configs() if each.name == name)
         checkpoint = folder / name / "checkpoint"
         write_checkpoint(each, checkpoint, torch.float32)  # type: ignore[arg-type]
-    options = [f"--output={folder / name / 'artifact'}", "--if-changed", "--force", "--quiet"]
+    options = [
+        f"--output={folder / name / 'artifact'}.{target}",
+        "--if-changed",
+        "--force",
+        "--quiet",
+    ]
     options += [f"--block-size={BLOCK}", f"--max-context={CONTEXT}"]
     options += ["--prefill-buckets=" + ",".join(map(str, PREFILL))]
     options += ["--decode-buckets=" + ",".join(map(str, DECODE))]
-    return glmc(["compile", str(checkpoint), "--target=cpu", "--dtype=float32", *options])
+    return glmc(["compile", str(checkpoint), f"--target={target}", "--dtype=float32", *options])
 
 
 def main() -> int:
-    folder, names = Path(sys.argv[1]), sys.argv[2:]
+    folder, target, names = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
     if not names:
         print(*SHIPPED, *(each.name for each in configs()), sep="\n")
-    return max((prepare(name, folder) for name in names), default=0)
+    return max((prepare(name, folder, target) for name in names), default=0)
 
 
 if __name__ == "__main__":

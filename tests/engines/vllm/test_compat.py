@@ -17,6 +17,7 @@ from glmc_engines.core.errors import EngineVersionError
 from glmc_engines.vllm import compat
 from glmc_engines.vllm.models import CLASSES, Glm4MoeForCausalLM
 from glmc_engines.vllm.plugin import register_models
+from glmc_runtime.format.cache import CacheSpec
 
 
 def test_our_classes_are_registered_once() -> None:
@@ -139,9 +140,21 @@ def test_graphs_are_switched_off() -> None:
     assert config.compilation_config.cudagraph_mode == CUDAGraphMode.NONE
 
 
-def test_a_backend_never_computes() -> None:
-    from glmc_engines.vllm.backend import HeadsFirstBackend, PlanAttention, backend_for
+def test_a_backend_has_the_blocks_of_the_artifact() -> None:
+    from glmc_engines.vllm.backend import HeadsFirstBackend, PlanBackend, backend_for
 
-    assert backend_for("blocks_heads_tokens") is HeadsFirstBackend
+    for layout, base in (
+        ("blocks_heads_tokens", HeadsFirstBackend),
+        ("blocks_tokens_heads", PlanBackend),
+    ):
+        backend = backend_for(CacheSpec((), 128, 8, layout))
+        assert issubclass(backend, base) and backend.full_cls_name()[1] == base.__name__
+        assert backend.get_preferred_block_size(16) == 128
+    assert PlanBackend.get_preferred_block_size(16) == 16
+
+
+def test_a_backend_never_computes() -> None:
+    from glmc_engines.vllm.backend import PlanAttention
+
     with pytest.raises(EngineVersionError):
         PlanAttention(1, 2, 3.0).forward(nn.Identity())

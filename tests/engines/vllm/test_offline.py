@@ -18,7 +18,8 @@ from tests.engines.vllm.reference import ROOT, Answer, Reference
 GREEDY = SamplingParams(temperature=0, max_tokens=24, ignore_eos=True)
 SMALL = {
     "max_num_batched_tokens": 48,  # prompts come in chunks, beside running requests
-    "num_gpu_blocks_override": 41,  # 40 blocks of 16: requests are preempted
+    "block_size": 16,
+    "num_gpu_blocks_override": 41,  # requests are preempted
     "max_model_len": 256,
     "max_num_seqs": 12,
     "enable_sleep_mode": True,

@@ -1,0 +1,1 @@
+"""A serving engine over compiled plans, beside the same engine without them."""

@@ -1,0 +1,173 @@
+"""``python -m bench.engines.side ADDRESS``: vLLM in a process of its own, which is told what to do.
+
+Times are those of a client of the engine's own step loop: between the outputs of its steps, with
+scheduler, sampling and the queue between its processes. Nothing here knows which side it is.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Client, Connection
+from time import perf_counter, sleep
+from typing import Any
+
+import torch
+
+from bench.engines.hosts import spread, timed_calls, times_of_calls
+from bench.engines.work import Traffic, prompts
+
+_WARM = 8  # steps after the last request has begun, which are not counted
+
+
+@dataclass
+class Side:
+    """An engine and its vocabulary."""
+
+    llm: Any
+    vocabulary: int
+
+    def __post_init__(self) -> None:
+        self._named = 0
+
+    def decode(self, batch: int, context: int, steps: int, seed: int) -> dict[str, Any]:
+        """Milliseconds of a step that gives each of ``batch`` sequences a token, with ``context``
+        tokens in the cache in the middle. The same ``seed`` finds its prompts in the cache."""
+        length = context - _WARM - steps // 2
+        ask = prompts(self.vocabulary, seed, batch, length)
+        # Those that begin first go on until the last one has had its steps.
+        wanted = _WARM + steps
+        done, begun, ends = 0, set(), []
+        identifiers = [self._add(prompt, wanted + 256) for prompt in ask]
+        while done < wanted:
+            outputs = self.llm.llm_engine.step()
+            begun |= {output.request_id for output in outputs if output.outputs}
+            if len(begun) == batch and outputs:
+                done += 1
+                ends.append(perf_counter())
+        self.llm.llm_engine.abort_request(identifiers)
+        self._drain()
+        times = ends[_WARM - 1 :]
+        return {"ms": (times[-1] - times[0]) / (len(times) - 1) * 1e3}
+
+    def first(self, length: int, seed: int) -> dict[str, Any]:
+        """Milliseconds from a request to its first token."""
+        (ask,) = prompts(self.vocabulary, seed, 1, length)
+        started = perf_counter()
+        self._add(ask, 1)
+        while not any(output.outputs for output in self.llm.llm_engine.step()):
+            pass
+        taken = perf_counter() - started
+        self._drain()
+        return {"ms": taken * 1e3}
+
+    def serve(self, traffic: dict[str, Any], seed: int, rate: float | None) -> dict[str, Any]:
+        """Requests as they arrive: when each had its first token and the others."""
+        waiting = Traffic(**traffic).drawn(self.vocabulary, seed, rate)
+        arrived: dict[str, float] = {}
+        outputs: dict[str, list[float]] = {}
+        tokens = 0
+        started = perf_counter()
+        engine = self.llm.llm_engine
+        while waiting or engine.has_unfinished_requests():
+            now = perf_counter() - started
+            while waiting and waiting[0].after <= now:
+                request = waiting.pop(0)
+                name = self._add(request.prompt, request.new)
+                arrived[name] = request.after
+            if not engine.has_unfinished_requests():
+                sleep(max(0.0, waiting[0].after - (perf_counter() - started)))
+                continue
+            for output in engine.step():
+                count = len(output.outputs[0].token_ids) if output.outputs else 0
+                if count:
+                    tokens += count
+                    seen = perf_counter() - started
+                    outputs.setdefault(output.request_id, []).extend([seen] * count)
+        taken = perf_counter() - started
+        firsts = [times[0] - arrived[name] for name, times in outputs.items()]
+        gaps = [
+            (times[-1] - times[0]) / (len(times) - 1)
+            for times in outputs.values()
+            if len(times) > 1
+        ]
+        return {
+            "seconds": taken,
+            "requests": len(outputs),
+            "tokens": tokens,
+            "first_ms": quantiles(firsts),
+            "token_ms": quantiles(gaps),
+        }
+
+    def host(self, batch: int, context: int, steps: int, seed: int) -> dict[str, Any]:
+        """Milliseconds of the host within the model's calls of a step, of a decode of its own."""
+        self.llm.apply_model(timed_calls)
+        self.decode(batch, context, steps, seed)
+        return {"calls": self.llm.apply_model(times_of_calls)[0]}
+
+    def spread(self) -> dict[str, Any]:
+        """Give the model weights of a useful spread, where it has any."""
+        return {"parameters": self.llm.apply_model(spread)[0]}
+
+    def counts(self) -> dict[str, Any]:
+        """What compiled plans have counted in this server."""
+        try:
+            from glmc_engines.core.counters import shared_counts
+        except ImportError:
+            return {}
+        found: dict[str, int] = {}
+        for count in shared_counts():
+            found[count.name] = found.get(count.name, 0) + count.value
+        return found
+
+    def _add(self, prompt: list[int], new: int) -> str:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        self._named += 1
+        name = str(self._named)
+        params = SamplingParams(
+            temperature=0.0,
+            max_tokens=new,
+            min_tokens=new,
+            ignore_eos=True,
+            detokenize=False,
+            output_kind=RequestOutputKind.DELTA,
+        )
+        self.llm.llm_engine.add_request(name, {"prompt_token_ids": prompt}, params)
+        return name
+
+    def _drain(self) -> None:
+        while self.llm.llm_engine.has_unfinished_requests():
+            self.llm.llm_engine.step()
+
+
+def quantiles(seconds: list[float]) -> dict[str, float]:
+    """Milliseconds: half of them, and all but a hundredth, took at most as long."""
+    values = torch.tensor(seconds, dtype=torch.float64) * 1e3
+    return {f"p{share}": float(values.quantile(share / 100)) for share in (50, 99)}
+
+
+def main() -> int:
+    with Client(sys.argv[1]) as parent:
+        return _told(parent)
+
+
+def _told(parent: Connection) -> int:
+    from vllm import LLM
+
+    options = parent.recv()
+    vocabulary = options.pop("vocabulary")
+    started = perf_counter()
+    side = Side(LLM(**options), vocabulary)
+    parent.send({"start_s": perf_counter() - started})
+    while (order := parent.recv()) is not None:
+        name, arguments = order
+        do: Callable[..., dict[str, Any]] = getattr(side, name)
+        parent.send(do(**arguments))
+    return 0
+
+
+if __name__ == "__main__":  # the engine starts a process that imports this module
+    sys.exit(main())

@@ -1,0 +1,107 @@
+"""Start an engine twice: over compiled plans, and as it is. Both stay up and are asked in turn."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, Listener
+from pathlib import Path
+from typing import Any
+
+PLANS, ENGINE = "plans", "engine"
+SIDES = (ENGINE, PLANS)
+_OURS = ("GLMC_ARTIFACT", "GLMC_COMPILER", "GLMC_REQUIRE")
+
+
+@dataclass
+class Running:
+    """A side that is up."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    connection: Connection
+    start_s: float = 0.0
+
+    def ask(self, order: str, **arguments: Any) -> dict[str, Any]:
+        """Have it do something, and wait for the answer."""
+        self.connection.send((order, arguments))
+        return self._answer()
+
+    def wait(self) -> None:
+        """Until it is up."""
+        self.start_s = self._answer()["start_s"]
+
+    def _answer(self) -> dict[str, Any]:
+        try:
+            answer: dict[str, Any] = self.connection.recv()
+        except EOFError:
+            status = self.process.wait()
+            raise RuntimeError(f"side '{self.name}' ended with {status}: see its log") from None
+        return answer
+
+
+def write_checkpoint(config: Mapping[str, Any], folder: Path) -> Path:
+    """A checkpoint of a config alone, for dummy weights."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(dict(config)), encoding="utf-8")
+    return folder
+
+
+@contextmanager
+def running(
+    options: dict[str, Any], artifact: Path, logs: Path, plugins: Mapping[str, str]
+) -> Iterator[list[Running]]:
+    """Both sides with the same ``options`` of the engine, started at once. ``plugins`` are those of
+    vLLM that each side may load."""
+    with tempfile.TemporaryDirectory() as above:
+        made: list[Running] = []
+        try:
+            for name in SIDES:
+                made.append(_started(name, Path(above), artifact, logs, plugins[name]))
+                made[-1].connection.send(options)
+            for side in made:
+                side.wait()
+            yield made
+        finally:
+            for side in made:
+                _end(side)
+
+
+def _started(name: str, folder: Path, artifact: Path, logs: Path, plugins: str) -> Running:
+    environment = {
+        **os.environ,
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_ALLOW_INSECURE_SERIALIZATION": "1",  # functions are sent to the model
+        "VLLM_PLUGINS": plugins,
+    }
+    for key in _OURS:
+        environment.pop(key, None)
+    if name == PLANS:
+        environment |= {"GLMC_ARTIFACT": str(artifact), "GLMC_REQUIRE": "1"}
+    address = str(folder / name)
+    with Listener(address) as listener, open(logs / f"{name}.log", "wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "bench.engines.side", address],
+            env=environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+        return Running(name, process, listener.accept())
+
+
+def _end(side: Running) -> None:
+    with suppress(OSError):  # it has ended
+        side.connection.send(None)
+    try:
+        side.process.wait(timeout=20)
+    except subprocess.TimeoutExpired:
+        side.process.kill()
+        side.process.wait()
+    side.connection.close()
