@@ -156,7 +156,7 @@ def measure(chosen: argparse.Namespace) -> None:
                 results["rate"] = rate
                 run.row("served", traffic.requests, chosen.served, "serve", rate=rate, **given)
             given = {"batch": 1, "context": chosen.context, "steps": chosen.steps}
-            run.once("host", "host", both, seed=1, **given)
+            run.once("host", "host", (PLANS,), seed=1, **given)
             run.once("counts", "counts", (PLANS,))
 
 

@@ -71,9 +71,11 @@ def _note(run: dict[str, Any]) -> str:
     if "rate" in run:
         note += f"; requests arrive at {run['rate']:.2f} a second"
     if "host" in run:
-        calls = {side: found["calls"] for side, found in run["host"].items()}
-        note += "; the host is in the model's calls of a step for " + ", ".join(
-            f"{sum(times.values()):.2f} ms ({'with plans' if side == PLANS else 'vLLM'})"
-            for side, times in calls.items()
+        times = run["host"][PLANS]["calls"]
+        launch = times["graph launch"]
+        note += (
+            f"; of a step of one sequence the host is in our calls for {times['forward']:.2f} ms "
+            f"and, for logits, {times['compute_logits']:.2f} ms, of which the launch of the "
+            f"graph takes {launch:.2f} ms"
         )
     return note + "."

@@ -39,7 +39,7 @@ from glmc_runtime.replay.graph import GraphCapture, graphs_for
 from glmc_runtime.replay.inputs import StepInputs
 from glmc_runtime.replay.phase import PhaseReplay
 from glmc_runtime.replay.statistics import Statistics
-from glmc_runtime.replay.step import ScheduledTokens, Step
+from glmc_runtime.replay.step import ScheduledTokens, Step, blocks_for
 from glmc_runtime.replay.weight_watch import WeightWatch
 
 _LOG = logging.getLogger("glmc_runtime.device")
@@ -117,9 +117,11 @@ class LoadedArtifact:
         graphs: GraphCapture,
         block_size: int,
         scratch_block: int,
+        prefill: bool = False,
     ) -> None:
         """Capture every bucket of the phases that are captured where the device has graphs, the
-        largest first; all rows write to the scratch block."""
+        largest first; all rows write to the scratch block. With ``prefill`` those of prefill, too,
+        whose graphs end where attention begins."""
         if not graphs.on_device:
             return
         row = ScheduledTokens((0,), 0, [scratch_block])
@@ -131,6 +133,19 @@ class LoadedArtifact:
                     tokens, sequences = sizes.pop("tokens"), sizes.pop("sequences")
                     others = {name: (size, size) for name, size in sizes.items()}
                     replay.capture(Step([row] * sequences, tokens, sequences, block_size, others))
+            if not prefill:
+                return
+            entry, replay = self.entries[PREFILL.key], replays[PREFILL.key]
+            for bucket in reversed(entry.buckets):
+                length = min(bucket, self.max_context)
+                blocks = [scratch_block] * blocks_for(length, block_size)
+                # One sequence, then one beside another in decode: attention has a kernel for each.
+                replay.capture(
+                    Step([ScheduledTokens((0,) * length, 0, blocks)], bucket, 1, block_size)
+                )
+                if length > 2 and entry.largest["sequences"] > 1:
+                    longer = ScheduledTokens((0,) * (length - 1), 0, blocks)
+                    replay.warm(Step([longer, row], bucket, 2, block_size))
 
 
 def load_into_memory(

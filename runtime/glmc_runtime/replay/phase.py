@@ -57,6 +57,18 @@ class PhaseReplay:
         self._bucket = binder.plan.phase.bucket
         self._captured: dict[int, dict[int, tuple[Thunk, ...]]] = {}
         self._parts = parts_of(binder.plan)
+        depends = binder.dependencies(binder.plan)
+        names, bucket = binder.plan.phase.equal_names, self._bucket
+        # A graph is kept for each bucket: what depends on other sizes of a step is in none.
+        self._in_graphs = [
+            segment.captured
+            and all(
+                names.get(name, name) == bucket
+                for call in depends[segment.first : segment.last + 1]
+                for name in call
+            )
+            for segment in binder.plan.segments
+        ]
         calls_vendor = any(is_vendor(call.function) for call in binder.plan.calls)
         self._guard_steps_left = guard_steps if calls_vendor else 0
 
@@ -144,8 +156,14 @@ class PhaseReplay:
             self._run(self._binder.bind(position, position, symbols))
             yield call, self._binder.arguments(position, symbols)
 
+    def warm(self, step: Step) -> None:
+        """Run ``step`` once and count nothing, so that kernels are compiled before they serve."""
+        self._inputs.fill(step)
+        self._run(self._bound(step).thunks[Part.WHOLE])
+
     def capture(self, step: Step) -> None:
-        """Run ``step`` once and keep each captured segment of its bucket as a device graph."""
+        """Run ``step`` once, and keep each captured segment that is the same for all steps of its
+        bucket as a device graph."""
         symbols, bucket = Symbols(step.sizes, step.sizes), step.sizes[self._bucket]
         self._inputs.fill(step)
         if self._guard_steps_left:  # a replayed graph can't be looked into
@@ -154,7 +172,7 @@ class PhaseReplay:
         started = perf_counter()
         for number, segment in enumerate(self._plan.segments):
             thunks = self._binder.bind(segment.first, segment.last, symbols)
-            if not segment.captured:
+            if not self._in_graphs[number]:
                 self._run(thunks)
                 continue
             try:

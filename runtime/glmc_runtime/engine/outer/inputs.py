@@ -113,7 +113,7 @@ class _Side:
             "slot_mapping": slots,
             "context_lengths": torch.ones(sequences, dtype=torch.int32, device=device),
         }
-        # Only a decode step has padded sequences, and one token of each sequence.
+        # Of decode, where padded sequences have a token; in prefill they have none.
         self._ends = torch.arange(sequences + 1, device=device)
 
     def fill(self, padded: PaddedStep) -> None:
@@ -137,8 +137,11 @@ class _Side:
             _copy(views["context_lengths"], lengths, step.sequences, padding)
         if "cu_seqlens_q" in views:
             ends = self._lengths(step, "cu_seqlens_q")
-            padding = self._ends[step.sequences + 1 : sequences + 1]
+            rest = slice(step.sequences + 1, sequences + 1)
+            padding = self._ends[rest] if step.is_decode else self._ends[:0]
             _copy(views["cu_seqlens_q"], ends, step.sequences + 1, padding)
+            if not step.is_decode:
+                views["cu_seqlens_q"][rest].fill_(step.tokens)
         if "cu_seqlens_k" in views:
             sums = views["cu_seqlens_k"][1 : sequences + 1]
             torch.cumsum(views["context_lengths"][:sequences], 0, dtype=sums.dtype, out=sums)

@@ -47,7 +47,8 @@ class Model:
         self._loaded = loaded
 
     def attach(self, kv: KVTensors) -> AttachedModel:
-        """Bind the artifact to the cache of an engine, and on a device capture its decode buckets.
+        """Bind the artifact to the cache of an engine, and on a device capture its buckets: decode
+        steps whole, prefill steps up to and after each attention.
 
         Raises :class:`RequestError` for tensors, a layout or a block size that the artifact's
         kernels do not take, with what they do, and :class:`PlanError` for tensors on another
@@ -94,7 +95,8 @@ class AttachedModel(Model):
                 )
                 self._inputs[key] = inputs
                 self._replays[key] = loaded.replay(plan, cache, memory, inputs, graphs)
-            loaded.capture(self._replays, graphs, views.block_size, kv.scratch_block)
+            loaded.capture(self._replays, graphs, views.block_size, kv.scratch_block, prefill=True)
+        self._pads_sequences = graphs.on_device
 
     @property
     def needs_host_lengths(self) -> bool:
@@ -152,7 +154,10 @@ class AttachedModel(Model):
                 remedy="limit the engine's sequences, or compile with larger buckets",
             )
         bucket = self._loaded.prefill_buckets.choose(step.tokens)
-        return phase, PaddedStep(step, bucket, step.sequences)
+        sequences = step.sequences
+        if self._pads_sequences:  # to few numbers, so that few calls are bound again
+            sequences = min(1 << (sequences - 1).bit_length(), bucket, self.max_sequences)
+        return phase, PaddedStep(step, bucket, sequences)
 
     def _check_hidden(self, hidden: torch.Tensor) -> None:
         columns = self.manifest.model.hidden

@@ -76,6 +76,21 @@ def test_hidden_states_and_logits_of_chosen_rows(model: Model) -> None:
     close(attached.logits(hidden[rows]), *(texts[row] for row in rows))
 
 
+def test_sequences_are_padded_where_there_are_graphs(
+    toy_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three sequences run as four, the last without a token; and nothing is counted twice."""
+    monkeypatch.setattr(loaded_module, "graphs_for", lambda device, emulated: FakeGraphs())
+    attached = glmc_runtime.load_model(toy_path).attach(memory())
+    assert not attached.statistics.to_json()["buckets"]
+    third = ScheduledTokens((2, 7), 0, [9])
+    given = outer_step([*chunks(0, 3), third], BLOCK_SIZE, BLOCKS_PER_SEQUENCE)
+    _, padded = attached._padded(given)
+    assert (padded.sizes["sequences"], padded.real["sequences"]) == (4, 3)
+    close(attached.step(given), PROMPTS[0][:3], PROMPTS[1], [2, 7])
+    assert sum(row["steps"] for row in attached.statistics.to_json()["buckets"]) == 1
+
+
 def test_a_step_gives_the_logits_of_each_sequence(model: Model) -> None:
     attached = model.attach(memory())
     close(attached.step(step(0, 3)), PROMPTS[0][:3], PROMPTS[1])
@@ -182,11 +197,14 @@ def test_body_and_head_are_device_graphs_of_their_own(
     model.attach(memory())  # its graphs are gone, and with them their memory
     attached: AttachedModel = model.attach(memory())
     first, graphs = made
-    assert (
-        first.captured == graphs.captured == [6, 1, 1] * 3
-    )  # before attention, after it, and the head
-    attached.step(step(0, 3))
-    assert not graphs.replays  # prefill is not captured
+    # Before attention, after it, and the head, in three buckets; of prefill no head, since it
+    # depends on the sequences of a step.
+    assert first.captured == graphs.captured == [6, 1, 1] * 3 + [6, 1] * 3
+    graphs.replays = 0  # kernels were warmed with them
+    hidden = attached.forward(step(0, 3))
+    assert graphs.replays == 2
+    close(attached.logits(hidden[2:3]), PROMPTS[0][:3])
+    graphs.replays = 0
     decode = outer_step(chunks(3, 4), BLOCK_SIZE, 4)
     hidden = attached.forward(decode)
     assert graphs.replays == 2

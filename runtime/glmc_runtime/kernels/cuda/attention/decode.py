@@ -44,6 +44,7 @@ def decode_attention_kernel(
     value_cache,
     tables,
     lengths,
+    cu_seqlens_q,
     out,
     partials,
     lse,
@@ -52,6 +53,7 @@ def decode_attention_kernel(
     table_stride,
     splits,
     scale,
+    PACKED: tl.constexpr,
     KV_HEADS: tl.constexpr,
     GROUP: tl.constexpr,
     ROWS: tl.constexpr,
@@ -70,19 +72,29 @@ def decode_attention_kernel(
     WIDEN: tl.constexpr,
     PDL: tl.constexpr,
 ):
+    """``lengths`` are the contexts of the sequences, whose queries are rows in their order. PACKED:
+    queries begin where ``cu_seqlens_q`` says, ``lengths`` are prefix sums, and sequences with more
+    queries than one, or none, are left out."""
     split, kv_head, sequence = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     if PDL:
         tl.extra.cuda.gdc_wait()
         tl.extra.cuda.gdc_launch_dependents()
+    first = sequence
     length = tl.load(lengths + sequence)
+    if PACKED:
+        first = tl.load(cu_seqlens_q + sequence)
+        if tl.load(cu_seqlens_q + sequence + 1) - first != 1:
+            return
+        length = tl.load(lengths + sequence + 1) - length
     begin, end, active = kv_split(length, split, splits, BLOCK, SHORTEST)
     if split >= active:
         return
     row = tl.arange(0, ROWS)[:, None]
     columns = tl.arange(0, WIDTH)[None, :]
     pair = sequence * KV_HEADS + kv_head
+    place = (first * KV_HEADS + kv_head) * GROUP
     heads = tl.load(
-        query + (pair * GROUP + row) * HEAD_DIM + columns,
+        query + (place + row) * HEAD_DIM + columns,
         mask=(row < GROUP) & (columns < HEAD_DIM),
         other=0.0,
     )
@@ -112,7 +124,7 @@ def decode_attention_kernel(
         WIDEN,
     )
     finish(
-        out + pair * GROUP * HEAD_DIM,
+        out + place * HEAD_DIM,
         partials,
         lse,
         counters,
@@ -278,6 +290,7 @@ def decode_attention(arguments: dict[str, Any]) -> Thunk:
         arguments["value_cache"],
         tables,
         arguments["context_lengths"],
+        arguments["context_lengths"],
         out,
         scratch.partials,
         scratch.lse,
@@ -286,9 +299,47 @@ def decode_attention(arguments: dict[str, Any]) -> Thunk:
         tables.shape[1],
         configuration["splits"],
         float(arguments["scale"]) * LOG2_E,
+        PACKED=False,
         **constants(shape, configuration, cache_constants(arguments, shape.head_dim, out.dtype)),
         pdl=pdl_enabled(out.device),
     )
     return with_reduction(
         attend_all, shape, configuration, scratch, arguments["context_lengths"], out, None
+    )
+
+
+def single_rows(arguments: dict[str, Any]) -> Thunk:
+    """Attention of the sequences of a packed step that have one query; the rows of the others stay
+    as they are. Arguments as for ``cuda.prefill_attention``."""
+    query, out, tables = arguments["query"], arguments["out"], arguments["block_tables"]
+    key_cache = arguments["key_cache"]
+    _, q_heads, head_dim = query.shape
+    kv_heads, block_size = key_cache.shape[1:3]
+    longest = tables.shape[1] * block_size
+    shape = Shape(tables.shape[0], q_heads, kv_heads, head_dim, longest, out.dtype)
+    asked = {name: value for name, value in arguments.items() if name != "configuration"}
+    # The launch that reduces apart knows no rows that are left out.
+    configuration = choose("decode_attention", asked, shape, out.device) | {"REDUCE": "last"}
+    scratch = split_workspace(shape, configuration, out.device)
+    return partial(
+        launch,
+        decode_attention_kernel,
+        (configuration["splits"], kv_heads, shape.sequences),
+        query,
+        key_cache,
+        arguments["value_cache"],
+        tables,
+        arguments["cu_seqlens_k"],
+        arguments["cu_seqlens_q"],
+        out,
+        scratch.partials,
+        scratch.lse,
+        scratch.new_scores,
+        scratch.counters,
+        tables.shape[1],
+        configuration["splits"],
+        float(arguments["scale"]) * LOG2_E,
+        PACKED=True,
+        **constants(shape, configuration, cache_constants(arguments, head_dim, out.dtype)),
+        pdl=pdl_enabled(out.device),
     )

@@ -6,7 +6,8 @@ prefixes need. "cudnn": cuDNN's attention, for one sequence without a prefix; it
 length, so keys and values are padded to the rows of the query, a bucket. "triton": a kernel of ours
 over the paged cache itself, for float32 and wherever the libraries are missing.
 
-Not captured in a graph: the bounds are read on the host when the call runs.
+Of a step that has both, sequences with one new token go to the kernel of a decode step, the others
+to one of these. Not captured in a graph: the bounds are read on the host when the call runs.
 """
 
 from __future__ import annotations
@@ -29,7 +30,13 @@ from glmc_runtime.kernels.checks import (
     require_shape,
 )
 from glmc_runtime.kernels.cuda import tuned
+from glmc_runtime.kernels.cuda.attention.decode import single_rows
 from glmc_runtime.kernels.cuda.attention.online_softmax import LOG2_E, attend
+from glmc_runtime.kernels.cuda.attention.packed_bounds import (
+    PackedStep,
+    SequenceBounds,
+    packed_step,
+)
 from glmc_runtime.kernels.cuda.attention.schema import PREFILL
 from glmc_runtime.kernels.cuda.launch import interpreted, launch, pdl_enabled
 from glmc_runtime.kernels.cuda.paged_cache import cache_constants, cache_places
@@ -180,30 +187,6 @@ class _Call(NamedTuple):
         }
 
 
-class _SequenceBounds(NamedTuple):
-    """The bounds of a step on the host; all but ``active`` count tokens."""
-
-    queries: list[int]
-    contexts: list[int]
-
-    @property
-    def active(self) -> list[int]:
-        """The sequences with queries."""
-        return [index for index in range(len(self.queries) - 1) if self.length(index)]
-
-    @property
-    def longest(self) -> tuple[int, int]:
-        """The most queries and the most context of one sequence."""
-        sequences = range(len(self.queries) - 1)
-        return max(map(self.length, sequences)), max(map(self.context, sequences))
-
-    def length(self, index: int) -> int:
-        return self.queries[index + 1] - self.queries[index]
-
-    def context(self, index: int) -> int:
-        return self.contexts[index + 1] - self.contexts[index]
-
-
 def library_variant(query: torch.Tensor) -> str:
     """The variant of the device and dtype: "cudnn" (flash too), "flash", or only "triton"."""
     narrow = query.dtype in (torch.bfloat16, torch.float16)
@@ -216,7 +199,7 @@ def library_variant(query: torch.Tensor) -> str:
     return "cudnn" if with_cudnn and query.shape[-1] <= 128 else "flash"
 
 
-def choose_variant(wanted: str, bounds: _SequenceBounds) -> str:
+def choose_variant(wanted: str, bounds: SequenceBounds) -> str:
     """``wanted``, but "flash" for what cuDNN is not used for: several sequences, or a prefix."""
     if wanted == "cudnn":
         active = bounds.active
@@ -275,8 +258,9 @@ def _gather(
     return keys, values
 
 
-def _flash(call: _Call, bounds: _SequenceBounds) -> None:
-    most_queries, most_context = bounds.longest
+def _flash(call: _Call, step: PackedStep) -> None:
+    bounds = step.bounds
+    most_queries, most_context = step.longest
     sequences, tokens = len(bounds.queries) - 1, bounds.queries[-1]
     keys, values = _gather(call, 0, sequences, most_context, bounds.contexts[-1], 0)
     operands = (call.query[:tokens], keys, values, call.cu_seqlens_q, call.cu_seqlens_k)
@@ -289,9 +273,10 @@ def _flash(call: _Call, bounds: _SequenceBounds) -> None:
         call.out[:tokens].copy_(result[0])
 
 
-def _cudnn(call: _Call, bounds: _SequenceBounds) -> None:
+def _cudnn(call: _Call, step: PackedStep) -> None:
     """All rows of the query, so that every length of a bucket has one plan; causal, so that the
     rows in front do not see the zeros after them."""
+    bounds = step.bounds
     index, rows = bounds.active[0], call.query.shape[0]
     keys, values = _gather(call, index, 1, bounds.context(index), rows, rows)
     operands = (tensor.transpose(0, 1).unsqueeze(0) for tensor in (call.query, keys, values))
@@ -301,14 +286,18 @@ def _cudnn(call: _Call, bounds: _SequenceBounds) -> None:
     call.out.copy_(result[0][0].transpose(0, 1))
 
 
-def _triton(call: _Call, bounds: _SequenceBounds) -> None:
+def _triton(call: _Call, step: PackedStep) -> None:
     configuration = call.configuration
     q_heads, head_dim = call.query.shape[1:]
     if "ROWS" not in configuration:
         configuration = default(call.query.dtype, head_dim)
     launch(
         prefill_attention_kernel,
-        (q_heads, len(bounds.queries) - 1, triton.cdiv(bounds.longest[0], configuration["ROWS"])),
+        (
+            q_heads,
+            len(step.bounds.queries) - 1,
+            triton.cdiv(step.longest[0], configuration["ROWS"]),
+        ),
         call.query,
         call.key_cache,
         call.value_cache,
@@ -388,22 +377,30 @@ def prefill_attention(arguments: dict[str, Any]) -> Thunk:
     )
     variants = {"flash": _flash, "cudnn": _cudnn, "triton": _triton}
     is_asked_for = arguments.get("configuration") is not None
+    attend_singles = single_rows(arguments)
 
     def run() -> None:
+        step = packed_step(cu_seqlens_q, cu_seqlens_k, out.device)
+        if step.others:
+            attend_others(step)
+        if step.singles:
+            attend_singles()
+        if step.bounds.queries[-1] < tokens:
+            out[step.bounds.queries[-1] :].zero_()
+
+    def attend_others(step: PackedStep) -> None:
         nonlocal wanted
-        bounds = _SequenceBounds(cu_seqlens_q.tolist(), cu_seqlens_k.tolist())
-        if bounds.queries[-1]:
-            variant = choose_variant(wanted, bounds)
-            try:
-                variants[variant](call, bounds)
-            except RuntimeError as error:
-                if variant != "cudnn" or is_asked_for or not lacks_kernel(error):
-                    raise
-                message = f"{error}, so flash attention runs in its place"
-                warnings.warn(message.replace("\n", " "), stacklevel=2)
-                wanted = "flash"
-                _flash(call, bounds)
-        if bounds.queries[-1] < tokens:
-            out[bounds.queries[-1] :].zero_()
+        contexts = step.cu_seqlens_k
+        cut = call if contexts is None else call._replace(cu_seqlens_k=contexts)
+        variant = choose_variant(wanted, step.bounds)
+        try:
+            variants[variant](cut, step)
+        except RuntimeError as error:
+            if variant != "cudnn" or is_asked_for or not lacks_kernel(error):
+                raise
+            message = f"{error}, so flash attention runs in its place"
+            warnings.warn(message.replace("\n", " "), stacklevel=2)
+            wanted = "flash"
+            _flash(cut, step)
 
     return run

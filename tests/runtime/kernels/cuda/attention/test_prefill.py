@@ -12,6 +12,7 @@ from glmc.ir.ops import OPS
 from glmc_runtime.errors import PlanError
 from glmc_runtime.kernels import find_binder
 from glmc_runtime.kernels.cuda.attention import prefill as module
+from glmc_runtime.kernels.cuda.attention.packed_bounds import SequenceBounds, packed_step
 from glmc_runtime.kernels.cuda.paged_cache import cache_constants
 from tests.runtime.kernels.cuda.paged import DEVICE, eager, int32, not_worse, paged
 from tests.runtime.kernels.harness import close, nan, random
@@ -136,6 +137,29 @@ def test_lods_are_read_when_it_runs() -> None:
         close(arguments["out"], reference(arguments))
 
 
+MIXED = [(1, 40), (9, 3), (1, 0), (0, 7), (1, 69), (4, 0)]
+
+
+def test_a_mixed_step_by_two_kernels() -> None:
+    arguments = case(MIXED, 2)
+    check(arguments)
+    step = packed_step(arguments["cu_seqlens_q_host"], arguments["cu_seqlens_k_host"], DEVICE)
+    assert (step.singles, step.others) == (3, 2)
+    # A single sequence costs the call of the others one token.
+    assert step.bounds.contexts == [0, 1, 13, 14, 14, 15, 19]
+    assert step.cu_seqlens_k is not None and step.cu_seqlens_k.tolist() == step.bounds.contexts
+    again = packed_step(arguments["cu_seqlens_q_host"], arguments["cu_seqlens_k_host"], DEVICE)
+    assert again is step
+    arguments["cu_seqlens_k_host"][-1] += 1
+    assert packed_step(*(arguments[f"cu_seqlens_{x}_host"] for x in "qk"), DEVICE) is not step
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: str(variant["variant"]))
+def test_a_mixed_step_in_narrow_dtypes(variant: dict[str, Any]) -> None:
+    if variant["variant"] != "cudnn":  # which takes one sequence alone
+        check(case(MIXED, 1, 16, 1, 128, 16, torch.bfloat16), variant)
+
+
 def call_of(arguments: dict[str, Any]) -> module._Call:
     names = ("query", "key_cache", "value_cache", "block_tables", "cu_seqlens_q", "cu_seqlens_k")
     places = cache_constants(arguments, 16, torch.float32)
@@ -188,11 +212,11 @@ def test_what_cudnn_refuses_goes_to_flash(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_variant_of_a_step() -> None:
-    bounds = module._SequenceBounds([0, 0, 5], [0, 3, 8])
+    bounds = SequenceBounds([0, 0, 5], [0, 3, 8])
     assert module.choose_variant("cudnn", bounds) == "cudnn"
     assert module.choose_variant("flash", bounds) == "flash"
     assert module.choose_variant("cudnn", bounds._replace(contexts=[0, 3, 9])) == "flash"
-    assert module.choose_variant("cudnn", module._SequenceBounds([0, 1, 5], [0, 1, 5])) == "flash"
+    assert module.choose_variant("cudnn", SequenceBounds([0, 1, 5], [0, 1, 5])) == "flash"
     assert module.library_variant(torch.empty(1, 4, 64)) == "triton"
 
 
