@@ -45,7 +45,7 @@ def arguments(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batches", type=_numbers, default=[1, 16, 64, 256])
     parser.add_argument("--firsts", type=_numbers, default=[2048, 8192])
-    parser.add_argument("--served", type=int, default=2, help="rounds of requests that arrive")
+    parser.add_argument("--served", type=int, default=3, help="rounds of requests that arrive")
     parser.add_argument("--context", type=int, default=1024)
     parser.add_argument("--steps", type=int, default=96)
     parser.add_argument("--cache-gib", type=float, default=24.0)
@@ -90,11 +90,11 @@ class Measuring:
         self._ends = perf_counter() + chosen.seconds
 
     def row(self, what: str, size: int, rounds: int, order: str, **given: Any) -> None:
-        """One row: each side in turn, after a round that is left out. ``seed`` None is another one
-        in each round."""
-        fixed = given.pop("seed", None)
+        """One row: each side in turn, the first ``warm`` rounds of which are left out. Without a
+        ``seed`` each round has another one."""
+        fixed, warm = given.pop("seed", None), given.pop("warm", 1)
         row: dict[str, Any] = {"what": what, "size": size, ENGINE: [], PLANS: []}
-        for number in range(-1, rounds):
+        for number in range(-warm, rounds):
             if perf_counter() > self._ends:
                 row["cut"] = "the time of the run was over"
                 break
@@ -154,7 +154,8 @@ def measure(chosen: argparse.Namespace) -> None:
                 alone = run.once("sustained", "serve", (ENGINE,), rate=None, seed=1, **given)
                 rate = alone[ENGINE]["requests"] / alone[ENGINE]["seconds"] * SHARE
                 results["rate"] = rate
-                run.row("served", traffic.requests, chosen.served, "serve", rate=rate, **given)
+                given |= {"rate": rate, "warm": 0}
+                run.row("served", traffic.requests, chosen.served, "serve", **given)
             given = {"batch": 1, "context": chosen.context, "steps": chosen.steps}
             run.once("host", "host", (PLANS,), seed=1, **given)
             run.once("counts", "counts", (PLANS,))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from glmc_runtime.format.dtypes import dtype_of
 from glmc_runtime.format.manifest import Manifest
 from glmc_runtime.format.phases import DECODE, PREFILL
 from glmc_runtime.loading.loader import listed_files
+
+_FEW = 12
 
 
 @dataclass(frozen=True)
@@ -96,8 +99,7 @@ class Header:
         """What serves the model ``name``, in one line for the log."""
         manifest = self.manifest
         buckets = ", ".join(
-            f"{entry.phase} {'/'.join(map(str, entry.buckets))}"
-            for entry in manifest.phases_of(rank).values()
+            f"{entry.phase} {_listed(entry.buckets)}" for entry in manifest.phases_of(rank).values()
         )
         ranks = manifest.ranks.count
         return (
@@ -105,6 +107,13 @@ class Header:
             f"{', emulated' if emulated else ''}, {manifest.dtype}, "
             f"{ranks} {'rank' if ranks == 1 else 'ranks'}, buckets: {buckets}"
         )
+
+
+def _listed(buckets: Sequence[int]) -> str:
+    """All of a few, the ends of many."""
+    if len(buckets) <= _FEW:
+        return "/".join(map(str, buckets))
+    return f"{len(buckets)} of {buckets[0]} to {buckets[-1]}"
 
 
 def _name(dtype: torch.dtype) -> str:

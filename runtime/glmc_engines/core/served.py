@@ -24,6 +24,7 @@ class Served:
         self.origin = origin
         self.counters = counters
         self._attached: AttachedModel | None = None
+        self._written: dict[tuple[str, int], int] = {}
 
     @classmethod
     def load(
@@ -75,8 +76,10 @@ class Served:
         counters.add("steps")
         hidden = self._attached.forward(step)
         counters.add("tokens", step.tokens)
-        for (phase, bucket), counts in self.model.statistics.buckets.items():
-            counters.set("replays", counts.steps, phase=phase, bucket=str(bucket))
+        for key, counts in self.model.statistics.buckets.items():
+            if counts.steps != self._written.get(key):
+                self._written[key] = counts.steps
+                counters.set("replays", counts.steps, phase=key[0], bucket=str(key[1]))
         return hidden
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:

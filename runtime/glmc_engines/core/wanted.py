@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from glmc_engines.core.header import Header, Sizes
 
 DECODE = (1, 2, 4, 8, 16, 24, 32)
-PREFILL = (16, 32, 64, 96, 128, 192, 256)
 
 
 @dataclass(frozen=True)
@@ -46,8 +45,8 @@ class Wanted:
         sizes = self.sizes
         return [
             *self._options(),
-            f"--decode-buckets={_numbers(buckets(DECODE, sizes.sequences))}",
-            f"--prefill-buckets={_numbers(buckets(PREFILL, sizes.tokens))}",
+            f"--decode-buckets={_numbers(decode_buckets(sizes.sequences))}",
+            f"--prefill-buckets={_numbers(prefill_buckets(sizes.tokens))}",
         ]
 
     def command(self, checkpoint: Path) -> str:
@@ -82,15 +81,29 @@ def target_of(device: str) -> str:
     return "cuda" if importlib.util.find_spec("kunlun_ops") is None else "xpu"
 
 
-def buckets(small: Sequence[int], largest: int) -> tuple[int, ...]:
-    """Sizes that steps are padded to, up to ``largest``: the ``small`` ones, then four in each
-    doubling, so that a large step is padded by a quarter at most."""
-    found = list(small)
+def decode_buckets(largest: int) -> tuple[int, ...]:
+    """Sequences that decode steps are padded to, up to ``largest``: small ones, then four in each
+    doubling."""
+    found = list(DECODE)
     while found[-1] < largest:
-        last = found[-1]
-        found.append(last + (1 << (last.bit_length() - 1)) // 4)
+        found.append(found[-1] + _power(found[-1]) // 4)
     return (*(size for size in found if size < largest), largest)
 
 
-def _numbers(sizes: Sequence[int]) -> str:
+def prefill_buckets(largest: int) -> tuple[int, ...]:
+    """Tokens that other steps are padded to, up to ``largest``: eight in each doubling, and one in
+    each 128 tokens. Padded tokens are computed like others, and in a server that is well used each
+    per cent of them is several of the time that a request waits."""
+    found = [16]
+    while found[-1] < largest:
+        found.append(found[-1] + min(max(_power(found[-1]) // 8, 16), 128))
+    return (*(size for size in found if size < largest), largest)
+
+
+def _power(number: int) -> int:
+    """The largest power of two that is no larger."""
+    return 1 << (number.bit_length() - 1)
+
+
+def _numbers(sizes: Iterable[int]) -> str:
     return ",".join(map(str, sizes))

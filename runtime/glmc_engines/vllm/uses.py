@@ -298,6 +298,21 @@ SURFACE: tuple[Use, ...] = (
         override=True,
     ),
     Use(
+        "vllm.v1.attention.backend.AttentionBackend.get_preferred_block_size",
+        "method",
+        ("default_block_size",),
+        why="the block size of the artifact, in newer releases",
+        optional=True,
+        override=True,
+    ),
+    Use(
+        "vllm.config.VllmConfig._get_v2_model_runner_unsupported_features",
+        "method",
+        (),
+        why="whether the newer runner may be taken",
+        optional=True,
+    ),
+    Use(
         "vllm.v1.kv_cache_interface.KVCacheLayout.LBHNC",
         "attribute",
         why="blocks, heads, tokens, key and value",

@@ -43,6 +43,8 @@ from glmc_runtime.replay.step import ScheduledTokens, Step, blocks_for
 from glmc_runtime.replay.weight_watch import WeightWatch
 
 _LOG = logging.getLogger("glmc_runtime.device")
+CAPTURED_TOKENS = 1024
+"""The most tokens of a prefill step whose parts are device graphs."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,9 @@ class LoadedArtifact:
     ) -> None:
         """Capture every bucket of the phases that are captured where the device has graphs, the
         largest first; all rows write to the scratch block. With ``prefill`` those of prefill, too,
-        whose graphs end where attention begins."""
+        whose graphs end where attention begins. A step beyond ``CAPTURED_TOKENS`` takes the device
+        longer than the host takes to launch it; of those buckets the largest is run once, so that
+        kernels are compiled."""
         if not graphs.on_device:
             return
         row = ScheduledTokens((0,), 0, [scratch_block])
@@ -140,9 +144,13 @@ class LoadedArtifact:
                 length = min(bucket, self.max_context)
                 blocks = [scratch_block] * blocks_for(length, block_size)
                 # One sequence, then one beside another in decode: attention has a kernel for each.
-                replay.capture(
-                    Step([ScheduledTokens((0,) * length, 0, blocks)], bucket, 1, block_size)
-                )
+                alone = Step([ScheduledTokens((0,) * length, 0, blocks)], bucket, 1, block_size)
+                if bucket <= CAPTURED_TOKENS:
+                    replay.capture(alone)
+                elif bucket == entry.buckets[-1]:
+                    replay.warm(alone)
+                else:
+                    continue
                 if length > 2 and entry.largest["sequences"] > 1:
                     longer = ScheduledTokens((0,) * (length - 1), 0, blocks)
                     replay.warm(Step([longer, row], bucket, 2, block_size))

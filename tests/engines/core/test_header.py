@@ -61,4 +61,10 @@ def test_the_first_line_says_what_serves(header: Header) -> None:
         f"glmc serves toy: {header.path} (named), cpu, float32, 1 rank, "
         "buckets: prefill 4/8/16, decode 1/2/4"
     )
+    phases = tuple(
+        replace(entry, buckets=tuple(range(4, 60, 4))) if entry.phase == "prefill" else entry
+        for entry in header.manifest.phases
+    )
+    many = replace(header, manifest=replace(header.manifest, phases=phases))
+    assert "prefill 14 of 4 to 56, decode 1/2/4" in many.first_line("toy", "named", emulated=False)
     assert "cpu, emulated" in header.first_line("toy", "named", emulated=True)

@@ -18,7 +18,7 @@ from glmc_engines.core.errors import NoArtifactError, UnsupportedError
 from glmc_engines.core.header import Sizes
 from glmc_engines.core.options import Options
 from glmc_engines.core.plan import artifact_for
-from glmc_engines.core.wanted import DECODE, PREFILL, Wanted, buckets, target_of
+from glmc_engines.core.wanted import Wanted, decode_buckets, prefill_buckets, target_of
 from glmc_runtime.errors import ArtifactError, GlmcError
 from tests.engines.core.compilers import stand_in
 from tests.runtime.toy import HEAD_DIM, HEADS, HIDDEN, VOCABULARY, write_toy
@@ -155,15 +155,23 @@ def test_none_is_named_and_there_is_no_compiler(
         artifact_for(checkpoint(tmp_path), WANTED, Options())
 
 
-def test_buckets_pad_a_large_step_by_a_quarter_at_most() -> None:
-    assert buckets(DECODE, 3) == (1, 2, 3)
-    assert buckets(DECODE, 64) == (1, 2, 4, 8, 16, 24, 32, 40, 48, 56, 64)
-    assert buckets(PREFILL, 8) == (8,)
-    for small, largest in ((DECODE, 512), (PREFILL, 8192), (PREFILL, 2000)):
-        found = buckets(small, largest)
-        assert found[-1] == largest and list(found) == sorted(set(found)) and len(found) < 32
-        large = [pair for pair in pairwise(found) if pair[0] >= small[-1]]
-        assert all(after - before <= before / 4 for before, after in large)
+def test_buckets_of_decode_pad_a_large_step_by_a_quarter_at_most() -> None:
+    assert decode_buckets(3) == (1, 2, 3)
+    assert decode_buckets(64) == (1, 2, 4, 8, 16, 24, 32, 40, 48, 56, 64)
+    found = decode_buckets(512)
+    assert found[-1] == 512 and list(found) == sorted(set(found)) and len(found) < 32
+    large = [pair for pair in pairwise(found) if pair[0] >= 32]
+    assert all(after - before <= before / 4 for before, after in large)
+
+
+@pytest.mark.parametrize("largest", [2000, 8192])
+def test_buckets_of_prefill_pad_by_an_eighth_at_most(largest: int) -> None:
+    assert prefill_buckets(8) == (8,)
+    assert prefill_buckets(40) == (16, 32, 40)
+    found = prefill_buckets(largest)
+    assert found[-1] == largest and list(found) == sorted(set(found)) and len(found) < 100
+    large = [pair for pair in pairwise(found) if pair[0] >= 128]
+    assert all(after - before <= min(before / 8, 128) for before, after in large)
 
 
 def test_the_target_of_a_device(monkeypatch: pytest.MonkeyPatch) -> None:

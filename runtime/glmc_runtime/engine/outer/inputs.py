@@ -117,31 +117,46 @@ class _Side:
         self._ends = torch.arange(sequences + 1, device=device)
 
     def fill(self, padded: PaddedStep) -> None:
+        """All copies by one call, as each takes longer to ask for than to make."""
         step, views = padded.step, self._views
         tokens, sequences = padded.sizes["tokens"], padded.sizes["sequences"]
+        copies = _Copies()
         for name in _BY_TOKEN:
             if name in views:
-                padding = self._padding[name][: tokens - step.tokens]
-                _copy(views[name], getattr(step, name), step.tokens, padding)
+                copies.add(
+                    views[name], getattr(step, name), step.tokens, self._padding[name], tokens
+                )
+        if "context_lengths" in views:
+            lengths, padding = self._lengths(step, "context_lengths"), self._padding
+            copies.add(
+                views["context_lengths"],
+                lengths,
+                step.sequences,
+                padding["context_lengths"],
+                sequences,
+            )
+        if "cu_seqlens_q" in views:
+            ends, view = self._lengths(step, "cu_seqlens_q"), views["cu_seqlens_q"]
+            copies.add(view, ends, step.sequences + 1)
+            if step.sequences < sequences:
+                rest = slice(step.sequences + 1, sequences + 1)
+                if step.is_decode:
+                    copies.add(view[rest], self._ends[rest], sequences - step.sequences)
+                else:
+                    view[rest].fill_(step.tokens)
         if "block_tables" in views:
             table, blocks = views["block_tables"], step.block_tables
             width = min(table.shape[1], blocks.shape[1])
-            table[: step.sequences, :width].copy_(
-                blocks[: step.sequences, :width], non_blocking=True
+            copies.add(
+                table[: step.sequences, :width],
+                blocks[: step.sequences, :width],
+                step.sequences,
             )
-            table[: step.sequences, width:].zero_()  # not the blocks of an earlier step
-            table[step.sequences : sequences, :1].fill_(self._scratch_block)
-        if "context_lengths" in views:
-            lengths = self._lengths(step, "context_lengths")
-            padding = self._padding["context_lengths"][: sequences - step.sequences]
-            _copy(views["context_lengths"], lengths, step.sequences, padding)
-        if "cu_seqlens_q" in views:
-            ends = self._lengths(step, "cu_seqlens_q")
-            rest = slice(step.sequences + 1, sequences + 1)
-            padding = self._ends[rest] if step.is_decode else self._ends[:0]
-            _copy(views["cu_seqlens_q"], ends, step.sequences + 1, padding)
-            if not step.is_decode:
-                views["cu_seqlens_q"][rest].fill_(step.tokens)
+            if width < table.shape[1]:
+                table[: step.sequences, width:].zero_()  # not the blocks of an earlier step
+            if step.sequences < sequences:
+                table[step.sequences : sequences, :1].fill_(self._scratch_block)
+        copies.make()
         if "cu_seqlens_k" in views:
             sums = views["cu_seqlens_k"][1 : sequences + 1]
             torch.cumsum(views["context_lengths"][:sequences], 0, dtype=sums.dtype, out=sums)
@@ -160,8 +175,28 @@ class _Side:
         return lengths
 
 
-def _copy(view: torch.Tensor, source: torch.Tensor, real: int, padding: torch.Tensor) -> None:
-    """``real`` numbers of an engine's tensor, and the padding after them."""
-    view[:real].copy_(source[:real], non_blocking=True)
-    if len(padding):
-        view[real : real + len(padding)].copy_(padding)
+class _Copies:
+    """Copies that are made together."""
+
+    def __init__(self) -> None:
+        self._targets: list[torch.Tensor] = []
+        self._sources: list[torch.Tensor] = []
+
+    def add(
+        self,
+        view: torch.Tensor,
+        source: torch.Tensor,
+        real: int,
+        padding: torch.Tensor | None = None,
+        size: int = 0,
+    ) -> None:
+        """``real`` rows of an engine's tensor, and the first of ``padding`` up to ``size``."""
+        self._targets.append(view[:real])
+        self._sources.append(source[:real])
+        if padding is not None and real < size:
+            self._targets.append(view[real:size])
+            self._sources.append(padding[: size - real])
+
+    def make(self) -> None:
+        if self._targets:
+            torch._foreach_copy_(self._targets, self._sources, non_blocking=True)

@@ -24,6 +24,9 @@ from glmc_runtime.loading.check import check_plan
 from glmc_runtime.replay.cache import KVCache
 from glmc_runtime.replay.phase import PhaseReplay
 
+_SEQUENCES = (1, 8, 32, 128, *(1 << power for power in range(8, 32)))
+"""What sequences of a prefill step are padded to where there are device graphs."""
+
 
 class Model:
     """An artifact in memory, whose KV cache an outer engine will have.
@@ -156,7 +159,8 @@ class AttachedModel(Model):
         bucket = self._loaded.prefill_buckets.choose(step.tokens)
         sequences = step.sequences
         if self._pads_sequences:  # to few numbers, so that few calls are bound again
-            sequences = min(1 << (sequences - 1).bit_length(), bucket, self.max_sequences)
+            padded = next(number for number in _SEQUENCES if number >= sequences)
+            sequences = min(padded, bucket, self.max_sequences)
         return phase, PaddedStep(step, bucket, sequences)
 
     def _check_hidden(self, hidden: torch.Tensor) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
+from operator import gt
 
 import torch
 
@@ -89,33 +91,37 @@ def check_step(step: OuterStep, device: torch.device, max_context: int, block_si
 
 
 def _check_tensor(name: str, value: object, least: tuple[int, ...], device: torch.device) -> None:
+    """Written out for one and two dimensions: it is asked eight times in each step."""
     if (
-        not isinstance(value, torch.Tensor)
-        or value.dtype not in _INDICES
-        or value.dim() != len(least)
-        or any(size < most for size, most in zip(value.shape, least, strict=True))
-        or value.device.type not in ("cpu", device.type)
+        isinstance(value, torch.Tensor)
+        and value.dtype in _INDICES
+        and len(shape := value.shape) == len(least)
+        and shape[0] >= least[0]
+        and shape[-1] >= least[-1]
+        and value.device.type in ("cpu", device.type)
     ):
-        found = (
-            f"{value.dtype} {list(value.shape)} on {value.device}"
-            if isinstance(value, torch.Tensor)
-            else type(value).__name__
-        )
-        raise RequestError(
-            f"'{name}' is not what a step has under this name",
-            expected=f"int32 or int64 of at least {list(least)}, on {device} or in host memory",
-            found=found,
-        )
+        return
+    found = (
+        f"{value.dtype} {list(value.shape)} on {value.device}"
+        if isinstance(value, torch.Tensor)
+        else type(value).__name__
+    )
+    raise RequestError(
+        f"'{name}' is not what a step has under this name",
+        expected=f"int32 or int64 of at least {list(least)}, on {device} or in host memory",
+        found=found,
+    )
 
 
 def _check_lengths(step: OuterStep, max_context: int, block_size: int) -> None:
-    """What the host can see of the lengths: one look at a number for each sequence."""
-    lengths = host_lengths(step, "context_lengths")
-    ends = host_lengths(step, "cu_seqlens_q")
+    """What the host can see of the lengths: one look at a number for each sequence. Of lists, since
+    a call of torch takes as long as a hundred numbers."""
+    lengths = _listed(step, "context_lengths")
+    ends = _listed(step, "cu_seqlens_q")
     for name in ("context_lengths", "cu_seqlens_q"):
         _check_twins(step, name)
     if lengths is not None:
-        longest = int(lengths.max())
+        longest, least = max(lengths), min(lengths)
         blocks = -(-longest // block_size)
         if longest <= max_context and blocks > step.block_tables.shape[1]:
             raise RequestError(
@@ -123,28 +129,34 @@ def _check_lengths(step: OuterStep, max_context: int, block_size: int) -> None:
                 expected=f"at least {blocks} columns for {longest} tokens",
                 found=str(step.block_tables.shape[1]),
             )
-        if longest > max_context or int(lengths.min()) < 1:
+        if longest > max_context or least < 1:
             raise RequestError(
                 "a sequence has no such number of tokens",
                 expected=f"context lengths of 1 to {max_context}",
-                found=str(longest if longest > max_context else int(lengths.min())),
+                found=str(longest if longest > max_context else least),
                 remedy="compile with a larger max_context, or limit the engine's",
             )
     if ends is not None:
-        queries = ends.diff()
-        fits = int(ends[0]) == 0 and int(ends[-1]) == step.tokens and int(queries.min()) >= 1
-        if not fits or int(queries.max()) > step.longest_query:
+        queries = [end - begin for begin, end in pairwise(ends)]
+        fits = ends[0] == 0 and ends[-1] == step.tokens and min(queries) >= 1
+        if not fits or max(queries) > step.longest_query:
             raise RequestError(
                 "cu_seqlens_q are no prefix sums of the step's new tokens",
                 expected=f"from 0 to {step.tokens}, each 1 to {step.longest_query} more",
-                found=str(ends.tolist()[:8]),
+                found=str(ends[:8]),
             )
-        if lengths is not None and bool((queries > lengths).any()):
+        if lengths is not None and any(map(gt, queries, lengths)):
             raise RequestError(
                 "a sequence has more new tokens than tokens",
-                expected=f"at most {lengths.tolist()[:8]}",
-                found=str(queries.tolist()[:8]),
+                expected=f"at most {lengths[:8]}",
+                found=str(queries[:8]),
             )
+
+
+def _listed(step: OuterStep, name: str) -> list[int] | None:
+    """Lengths as far as they are in host memory."""
+    lengths = host_lengths(step, name)
+    return None if lengths is None else lengths.tolist()
 
 
 def _check_twins(step: OuterStep, name: str) -> None:
