@@ -194,11 +194,12 @@ def _tolerance(node: Node, wanted: Expected, values: Sequence[Mapping[Node, Any]
 
 def _of_piece(node: Node) -> Tolerance:
     """A function of each element is computed for several at once, and for the last of a row alone:
-    which are the last is another matter in a piece, and they may be rounded another way."""
+    which are the last is another matter in a piece, and they may be rounded another way: at the
+    magnitude of the element itself, which may be many times that of its row."""
     producer = m.operand(node, 0) if m.is_op(node, "getitem") else node
     if m.op_name(producer) in VIEWS:
         return _EXACT
-    return Tolerance(Numerics.REORDERED, 0, max(1, stored_values([producer])))
+    return Tolerance(Numerics.REORDERED, 0, max(1, stored_values([producer])), own=True)
 
 
 def _of_sum(tolerance: Tolerance, summands: Sequence[Tensor], whole: Tensor) -> Tolerance:

@@ -10,11 +10,13 @@ import torch
 
 from glmc.check.bisect.search import first_node
 from glmc.check.verify.cases import cases
+from glmc.check.verify.judge import _of_piece
 from glmc.check.verify.random_weights import RandomPool
 from glmc.check.verify.verdict import Verdict
 from glmc.check.verify.verifier import verify_pass
 from glmc.check.verify.weights import ModelWeights
 from glmc.ir.program import Program
+from glmc.ir.tolerance import compare
 from glmc.passes import specialise
 from glmc.passes.shard import Shard
 from glmc.pipeline import runner
@@ -131,3 +133,19 @@ def test_a_piece_of_a_parameter_takes_no_memory() -> None:
         mine = weights.table(after, rank)[name]
         assert mine.untyped_storage().data_ptr() == whole.untyped_storage().data_ptr()
         assert torch.equal(mine, whole[4 * rank : 4 * rank + 4])
+
+
+@pytest.mark.parametrize(("steps", "allowed"), [(1, True), (4, False)])
+def test_a_value_of_a_piece_is_rounded_at_its_own_magnitude(steps: int, allowed: bool) -> None:
+    """One that is many times as large as its row has a rounding that is many times the row's."""
+    program = paged(CONFIG)
+    node = next(each for each in program.graph.nodes if each.meta["id"].endswith(".mlp#mul"))
+    whole = torch.full((64,), 0.01)
+    whole[5] = 2.0
+    piece = whole.clone()
+    for _ in range(steps):
+        piece[5] = torch.nextafter(piece[5], torch.tensor(3.0))
+    deviation = compare(whole, piece, _of_piece(node))
+    assert deviation.allowed is allowed
+    piece[5], piece[7] = whole[5], 0.01 + 1e-6
+    assert not compare(whole, piece, _of_piece(node)).allowed
