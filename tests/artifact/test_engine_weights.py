@@ -29,6 +29,7 @@ from glmc_runtime.loading.weights import load_weights
 from tests.docs.markdown import ROOT
 from tests.support.checkpoints import tiny_checkpoint, tiny_file
 
+pytestmark = pytest.mark.usefixtures("shared_captures")
 CPU = torch.device("cpu")
 Tensors = dict[str, Tensor]
 OPTIONS = CompileOptions(max_context=64, prefill_buckets=(16,), decode_buckets=(1, 2))

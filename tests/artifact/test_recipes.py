@@ -40,7 +40,7 @@ from tests.support.checkpoints import tiny_checkpoint
 from tests.weights.test_dealt import recipes, values
 from tests.weights.test_stream import FREQUENCIES
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("shared_captures")]
 
 CPU = torch.device("cpu")
 PROMPTS = [[3, 14, 15], [9]]

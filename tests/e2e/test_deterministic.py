@@ -18,7 +18,7 @@ from glmc_runtime.generate.session import Session
 from glmc_runtime.kernels.cpu.compiled import NoLibraryError, required
 from tests.docs.markdown import ROOT
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("shared_captures")]
 
 MODELS = {name: ROOT / "models" / name for name in ("tiny-dense", "tiny-moe")}
 VOCABULARY, TOKENS = 1500, 5

@@ -18,7 +18,7 @@ from tests.e2e.ranks import RankedBuilder, with_ranks
 from tests.e2e.test_deterministic import MODELS, alone, prompts, together
 from tests.support.models import tiny_config, tiny_model
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("shared_captures")]
 
 UNEVEN = {
     "num_attention_heads": 6,
