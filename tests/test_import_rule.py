@@ -6,6 +6,7 @@ The floors, read from below, are the order of a compile and of a replay (docs/ar
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import networkx as nx
@@ -72,13 +73,20 @@ SOURCES = {
 }
 
 
+@cache
+def imports(source: str) -> tuple[ast.Import | ast.ImportFrom, ...]:
+    """All imports of a source, at any depth of nesting."""
+    nodes = ast.walk(ast.parse(source))
+    return tuple(node for node in nodes if isinstance(node, (ast.Import, ast.ImportFrom)))
+
+
 def imported_names(source: str) -> set[str]:
-    """Dotted names that a source imports from our packages, at any depth of nesting."""
+    """Dotted names that a source imports from our packages."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(source)):
+    for node in imports(source):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+        elif node.module and node.level == 0:
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
     return {name for name in found if name.split(".")[0] in SOURCES}
 
@@ -86,10 +94,10 @@ def imported_names(source: str) -> set[str]:
 def top_level_imports(source: str) -> set[str]:
     """First parts of everything that a source imports, of any package but relative to its own."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(source)):
+    for node in imports(source):
         if isinstance(node, ast.Import):
             found |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+        elif node.module and node.level == 0:
             found.add(node.module.split(".")[0])
     return found
 

@@ -34,8 +34,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def made(model: Path) -> Estimate:
+@pytest.fixture(scope="module")
+def made(shared_captures: None, model: Path) -> Estimate:
     return estimate(model, "h200", Traffic((3, 4), 40, 16))
 
 

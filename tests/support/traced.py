@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 from torch.export.graph_signature import InputKind
-from torch.fx import Graph, GraphModule, Node
+from torch.fx import Graph, Node
 
 from glmc.ir import match as m
-from glmc.ir.program import ModelShape, Program
+from glmc.ir.program import ModelShape, Program, graph_module
 from glmc.ir.recipe import Source, Weight
 from glmc.passes import canonical, clean
 from glmc.passes.base import Pass, PassResult
@@ -86,7 +86,7 @@ def trace(
         weights[name] = Weight(
             name, tuple(value.shape), value.dtype, Source(name, tuple(value.shape))
         )
-    program = Program(GraphModule(nn.Module(), graph), weights, _shape(inputs[0]), inputs[0].dtype)
+    program = Program(graph_module(graph), weights, _shape(inputs[0]), inputs[0].dtype)
     traced = Traced(program, module)
     for each in first:
         each.run(program)

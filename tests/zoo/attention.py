@@ -16,12 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import Dim
 from torch.export.graph_signature import InputKind
-from torch.fx import Graph, GraphModule, Node
+from torch.fx import Graph, Node
 
-from glmc.ir.program import ModelShape, Program
+from glmc.ir.program import ModelShape, Program, graph_module
 from glmc.ir.recipe import Constant, Recipe, Source, Weight
 from glmc.passes import canonical, clean, rms_norm
 from glmc.passes.base import Pass
+from tests.support.quick_export import without_stack_traces
 from tests.support.traced import Traced
 
 HIDDEN, VOCABULARY = 32, 50
@@ -203,7 +204,7 @@ def exported(
     module.requires_grad_(False)
     example = torch.ones(2, 7, dtype=torch.int64)
     dynamic = ({0: Dim.AUTO, 1: Dim.AUTO},) * 2
-    with torch.no_grad(), warnings.catch_warnings():
+    with torch.no_grad(), without_stack_traces(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = torch.export.export(
             module, (example, example.clone()), strict=False, dynamic_shapes=dynamic
@@ -234,7 +235,7 @@ def exported(
         "zoo", "zoo", 1, VOCABULARY, HIDDEN, sizes.heads, sizes.kv_heads, sizes.head_dim, 1 << 16,
         (), 0, False,
     )  # fmt: skip
-    return Traced(Program(GraphModule(nn.Module(), graph), weights, model, dtype), module)
+    return Traced(Program(graph_module(graph), weights, model, dtype), module)
 
 
 def inputs(batch: int = 2, tokens: int = 9) -> tuple[Tensor, Tensor]:
