@@ -51,6 +51,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
 
 # A verified compile does all that another does, and more that could read again.
+@pytest.mark.long
 @pytest.mark.parametrize(
     "verify",
     [pytest.param((), marks=pytest.mark.slow), ("--verify",)],

@@ -27,6 +27,7 @@ pytestmark = pytest.mark.usefixtures("shared_captures")
 
 
 # Layers of experts alone are a dense layer's attention and more, and are traced as one.
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("preset", "changes"),
     [

@@ -15,6 +15,7 @@ from tests.docs.markdown import ROOT, blocks, section, table_rows
 PAGE = ROOT / "docs" / "outer_engine.md"
 
 
+@pytest.mark.long
 def test_the_program_of_the_page_runs(
     tiny_dense: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -56,6 +56,7 @@ def test_the_page_shows_three_files_and_commands() -> None:
     assert programs == ["pip", "glmc", "pytest"]
 
 
+@pytest.mark.long
 def test_the_command_of_the_page_shows_that_the_pass_fires(
     environment: Environment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -82,6 +83,7 @@ def test_the_command_of_the_page_shows_that_the_pass_fires(
     assert f"import {NAME}  # " in dump.read_text()
 
 
+@pytest.mark.long
 def test_the_tests_of_the_page_pass(
     environment: Environment, monkeypatch: pytest.MonkeyPatch
 ) -> None:

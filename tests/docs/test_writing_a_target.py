@@ -17,6 +17,7 @@ PAGE = ROOT / "docs" / "writing_a_target.md"
 pytestmark = pytest.mark.usefixtures("shared_captures")
 
 
+@pytest.mark.long
 def test_the_commands_of_the_page_install_compile_and_generate(
     tmp_path: Path,
 ) -> None:

@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tests.dynamo.compiled import fusions, watched
+from tests.support.thinned import thinned
 
-TARGETS = pytest.mark.parametrize("target", ["cpu", "xpu"])
+TARGETS = pytest.mark.parametrize("target", thinned(["cpu", "xpu"], long=["xpu"]))
 
 
 def compiled(function: Any, target: str) -> Any:

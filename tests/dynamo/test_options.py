@@ -98,7 +98,7 @@ def test_a_dump_that_is_no_folder_is_an_error_of_the_option(tmp_path: Path) -> N
 
 
 # What differs between the profiles is tested in tests/backends/kunlun.
-@pytest.mark.parametrize("profile", thinned(["P-A", "P-B"], ["P-B"]))
+@pytest.mark.parametrize("profile", thinned(["P-A", "P-B"], ["P-B"], long=["P-A"]))
 def test_the_xpu_target_runs_on_the_emulator(
     profile: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -138,6 +138,7 @@ def one_step(model: nn.Module, forward: Any) -> Tensor:
 WIDE: dict[str, Any] = {"hidden_size": 128, "head_dim": 64}
 
 
+@pytest.mark.long
 def test_a_dump_has_a_folder_per_graph(tmp_path: Path) -> None:
     model = layer_of("glm4")
     torch._dynamo.reset()
@@ -236,6 +237,7 @@ def test_eager_experts_are_named_and_still_right() -> None:
     torch.testing.assert_close(made, experts(x))
 
 
+@pytest.mark.long
 def test_explain_a_model_without_breaks() -> None:
     model = model_of("glm4_moe")
     made = explain(model, prompt(1))

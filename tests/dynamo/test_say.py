@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -34,6 +35,7 @@ def test_a_recompile_and_a_break_are_logged_with_their_reason() -> None:
     assert "size mismatch at index 0. expected 2, actual 3" in again[0]
 
 
+@pytest.mark.long
 def test_fusions_of_a_model_are_logged() -> None:
     model = layer_of("glm")
     torch._dynamo.reset()

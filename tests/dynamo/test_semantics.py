@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from bench.hugging_face import with_cache
 from tests.dynamo.compiled import decode, layer_of, model_of, prompt, static_cache, watched
+from tests.support.thinned import thinned
 
 
 def compiled(function: Any, **keywords: Any) -> Any:
@@ -172,6 +173,7 @@ def test_old_values_that_are_read_after_the_write() -> None:
 # Modes.
 
 
+@pytest.mark.long
 def test_inference_mode_and_then_no_grad_over_one_compile() -> None:
     model = layer_of()
     forward = compiled(model.forward)
@@ -181,6 +183,7 @@ def test_inference_mode_and_then_no_grad_over_one_compile() -> None:
             torch.testing.assert_close(forward(prompt(2)).logits, expected)
 
 
+@pytest.mark.long
 def test_autocast() -> None:
     model = layer_of()
     exact = model(prompt(2)).logits
@@ -258,6 +261,7 @@ def stateless() -> Compiled:
     return model, compiled(model.forward)
 
 
+@pytest.mark.long
 def test_two_threads(stateless: Compiled) -> None:
     model, forward = stateless
     ids = [prompt(1), prompt(1).flip(-1)]
@@ -296,7 +300,7 @@ def test_weights_that_are_written_in_place(stateless: Compiled) -> None:
         torch.testing.assert_close(forward(prompt(1)).logits, model(prompt(1)).logits)
 
 
-@pytest.mark.parametrize("target", ["cpu", "xpu"])
+@pytest.mark.parametrize("target", thinned(["cpu", "xpu"], long=["cpu"]))
 def test_frequencies_that_are_written_in_place(target: str) -> None:
     """On xpu (emulated) they are in a table of the plan's own."""
     model = layer_of(dtype=torch.float16, hidden_size=128, head_dim=64)
@@ -312,6 +316,7 @@ def test_frequencies_that_are_written_in_place(target: str) -> None:
     assert not torch.allclose(*found, rtol=2e-2, atol=2e-2)
 
 
+@pytest.mark.long
 def test_a_model_that_is_retyped() -> None:
     model = layer_of("glm4")
     torch._dynamo.reset()

@@ -80,7 +80,11 @@ def test_a_lost_fusion_is_refused_by_name(
     assert names.split()[0] in str(caught.value.place)
 
 
-@pytest.mark.parametrize("names", PLAIN)
+# One of a norm, one of the experts, one that leaves products apart; the others in test-long.
+QUICK = ("add_rms_norm", "gate_up_merge silu_mul", "rms_norm qkv_merge silu_mul")
+
+
+@pytest.mark.parametrize("names", thinned(PLAIN, long=[*{*PLAIN} - {*QUICK}]))
 def test_allow_missing_gives_the_tokens_of_hugging_face(
     names: str,
     models: dict[str, Expected],
@@ -103,6 +107,7 @@ def test_allow_missing_gives_the_tokens_of_hugging_face(
     assert not problems, "\n".join(problems)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("place", (CPU, EMULATED[0]), ids=lambda place: place.name)
 def test_low_precision_keeps_its_casts(
     place: Place, models: dict[str, Expected], monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -23,7 +23,11 @@ from tests.runtime.engine.outer.toy_engine import ToyEngine
 from tests.support.checkpoints import tiny_file
 from tests.support.interpreted import quick_interpreter
 
-pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="the GPU itself is tested")
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.usefixtures("shared_captures"),
+    pytest.mark.skipif(torch.cuda.is_available(), reason="the GPU itself is tested"),
+]
 PRESETS = {"sandwich norms, interleaved rope": "glm-4-9b-0414", "mixture with q/k norm": "glm-4.7"}
 PROMPTS = [[5, 6, 7, 8, 9, 10], [20, 21], [30, 31, 32]]
 

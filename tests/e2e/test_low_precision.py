@@ -32,7 +32,7 @@ CASES = [
     pytest.param(
         *(point, dtype),
         id=f"{point.name}-{dtype}".replace("torch.", ""),
-        marks=() if (point, dtype) in DEFAULT else pytest.mark.slow,
+        marks=pytest.mark.long if (point, dtype) in DEFAULT else pytest.mark.slow,
     )
     for point in GRID[::2]
     for dtype in (torch.bfloat16, torch.float16)
@@ -57,6 +57,7 @@ def test_logits_are_as_near_as_hugging_face(
     assert max(ratios.values()) <= ALLOWED, ratios
 
 
+@pytest.mark.long
 def test_the_measure_sees_a_wrong_rounding(tmp_path: Path) -> None:
     """Weights rounded once more than Hugging Face's (to 7 bits) are beyond the limit."""
     point, dtype = GRID[0], torch.float16

@@ -68,7 +68,14 @@ def cpu(builder: Builder) -> Compiled:
     return Compiled(builder, CPU)
 
 
-@pytest.fixture(scope="module", params=PLACES[1:], ids=lambda place: place.name)
+# All profiles but the first have its layouts and refusals, from calls of their own.
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(place, id=place.name, marks=() if place == PLACES[1] else pytest.mark.long)
+        for place in PLACES[1:]
+    ],
+)
 def emulated(request: pytest.FixtureRequest, builder: Builder) -> Compiled:
     return Compiled(builder, request.param)
 

@@ -37,10 +37,16 @@ VALUES: dict[str, tuple[Any, ...]] = {
 # Interleaved rope; tied and sandwich norms; no q/k norm with groups; q/k norm with everything.
 DEFAULT = (GRID[0], GRID[2], GRID[9], GRID[14])
 QUICK = (GRID[0], GRID[14])
+# Of a mixture the normal suite has the answers of test_allow_missing.py and test_outer_engine.py.
+LONG = (GRID[14],)
 WAYS = {"whole": UNCHUNKED, "chunked": CHUNKED}
 FEW_TOKENS = 20  # more than a block
 POINTS = [
-    pytest.param(point, id=point.name, marks=() if point in QUICK else pytest.mark.slow)
+    pytest.param(
+        point,
+        id=point.name,
+        marks=pytest.mark.long if point in LONG else () if point in QUICK else pytest.mark.slow,
+    )
     for point in GRID
 ]
 

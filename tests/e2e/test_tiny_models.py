@@ -28,7 +28,9 @@ TEXTS = (
 
 
 # The dense one is run below, and dense models on every place by test_same_answers.py.
-@pytest.mark.parametrize("name", thinned(["tiny-dense", "tiny-moe"], ["tiny-dense"]))
+@pytest.mark.parametrize(
+    "name", thinned(["tiny-dense", "tiny-moe"], ["tiny-dense"], long=["tiny-moe"])
+)
 def test_greedy_texts_are_those_of_hugging_face(name: str, tmp_path: Path) -> None:
     model = load_eager(MODELS / name, torch.float32)
     builder = Builder(MODELS / name, tmp_path, block_size=32)

@@ -166,6 +166,7 @@ def roads(request: pytest.FixtureRequest) -> tuple[Any, Program, Program]:
     return config, captured(config), captured(config, options=CaptureOptions(marked=True))
 
 
+@pytest.mark.long
 def test_both_roads_of_capture_meet(roads: tuple[Any, Program, Program]) -> None:
     config, plain, marked = roads
     assert any(m.is_op(node, "glmc.marked_attention") for node in marked.graph.nodes)
@@ -189,6 +190,7 @@ def test_both_roads_of_capture_meet(roads: tuple[Any, Program, Program]) -> None
 STOCK = (("glm4", "sdpa"), ("glm4_moe", "eager"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("family", "kind"),
     [

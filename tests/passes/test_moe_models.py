@@ -34,6 +34,7 @@ from tests.support.models import (
     tiny_model,
     weights_of,
 )
+from tests.support.thinned import thinned
 
 torch.set_num_threads(1)
 FIRST: tuple[Pass, ...] = (canonical.PASS, clean.PASS, rms_norm.PASS)
@@ -70,7 +71,7 @@ class Case:
     marked: bool
 
 
-@pytest.fixture(scope="module", params=CASES)
+@pytest.fixture(scope="module", params=thinned(CASES, long=["grouped"]))
 def case(request: pytest.FixtureRequest) -> Iterator[Case]:
     family, dtype, experts, changes = CASES[request.param]
     if experts in ("grouped_mm", "marked") and not MODERN:

@@ -147,6 +147,7 @@ def test_fires_on_the_stock_classes(family: str, dtype: torch.dtype) -> None:
     assert torch.equal(before, program.run(x, weights_of(program, eager))[0])
 
 
+@pytest.mark.long
 def test_a_whole_head_rotated_against_eager_logits() -> None:
     config = tiny_config("glm4", partial_rotary_factor=1.0, head_dim=64, num_key_value_heads=1)
     program, eager = captured(config), tiny_model(config)

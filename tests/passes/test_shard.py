@@ -17,7 +17,7 @@ from glmc.presets.matches import expected_collectives
 from tests.support.models import tiny_config, tiny_model
 from tests.support.packed import Batch, fused, give_caches, paged
 from tests.support.ranked import RankedBatch
-from tests.support.thinned import crossed
+from tests.support.thinned import crossed, thinned
 
 TOLERANCE = 2e-5
 HEADS = {"num_attention_heads": 6, "num_key_value_heads": 3}
@@ -69,10 +69,15 @@ def test_prefill_in_chunks_then_decode_equals_each_sequence_alone(
     [
         pytest.param(HEADS, 2, id="3-kv-heads-on-2"),
         pytest.param(HEADS, 4, id="3-kv-heads-on-4"),
-        pytest.param({"num_attention_heads": 4, "num_key_value_heads": 1}, 8, id="half-a-head"),
+        pytest.param(
+            {"num_attention_heads": 4, "num_key_value_heads": 1},
+            8,
+            id="half-a-head",
+            marks=pytest.mark.long,
+        ),
         pytest.param({"tie_word_embeddings": True, "vocab_size": 161}, 2, id="tied"),
-        pytest.param({"intermediate_size": 97}, 3, id="width-97-on-3"),
-        pytest.param({"attention_bias": False}, 2, id="no-bias"),
+        pytest.param({"intermediate_size": 97}, 3, id="width-97-on-3", marks=pytest.mark.long),
+        pytest.param({"attention_bias": False}, 2, id="no-bias", marks=pytest.mark.long),
     ],
 )
 def test_what_does_not_divide(overrides: dict[str, Any], ranks: int) -> None:
@@ -89,7 +94,9 @@ def assert_equals_the_whole(config: Any, shard: Shard) -> None:
     torch.testing.assert_close(logits, expected, rtol=TOLERANCE, atol=TOLERANCE)
 
 
-@pytest.mark.parametrize(("experts", "ranks"), [(4, 8), (4, 6), (10, 4)])
+@pytest.mark.parametrize(
+    ("experts", "ranks"), thinned([(4, 8), (4, 6), (10, 4)], long=[(4, 6), (10, 4)])
+)
 def test_experts_that_do_not_divide(experts: int, ranks: int) -> None:
     """Of fewer experts than ranks some have none, also between those that have one."""
     fields = {"n_routed_experts": experts, "n_group": 1, "topk_group": 1, "num_experts_per_tok": 3}

@@ -79,6 +79,7 @@ def counts(records: tuple[PassRecord, ...]) -> dict[str, int]:
     return {record.name: len(record.matches) for record in records}
 
 
+@pytest.mark.long
 def test_what_a_pass_needs_is_what_it_loses_without(program: Program) -> None:
     """NEEDS says for each pass which others must run, no more and no less."""
     whole = counts(fuse(program.copy()))
@@ -99,6 +100,7 @@ def fuse_without(program: Program, off: str) -> tuple[PassRecord, ...]:
     return fuse(program.copy(), passes=tuple(one for one in PASSES if one.name != off))
 
 
+@pytest.mark.usefixtures("shared_captures")
 def test_a_pass_that_is_off_is_not_missing() -> None:
     options = CompileOptions(target="xpu", passes_off=("add_rms_norm",), weights="none")
     report = compile_plan(read_job("models/tiny-moe", options)).report

@@ -20,6 +20,7 @@ from glmc.range_check.cost import Rates
 from glmc.range_check.decide import decide_dtype
 from tests.range_check.altered import DENSE, MOE, alter, checkpoint
 from tests.support.command import SMALL, command_of
+from tests.support.thinned import thinned
 
 pytestmark = pytest.mark.usefixtures("shared_captures")
 AUTO = CompileOptions(
@@ -50,7 +51,7 @@ def choice_of(model: Path, options: CompileOptions = AUTO) -> DtypeChoice:
     return job.choice
 
 
-@pytest.mark.parametrize("preset", [DENSE, MOE])
+@pytest.mark.parametrize("preset", thinned([DENSE, MOE], long=[MOE]))
 def test_a_model_within_the_range_is_float16(preset: str, tmp_path: Path) -> None:
     choice = choice_of(checkpoint(tmp_path / "model", preset))
     assert choice.dtype == "float16"
@@ -174,6 +175,7 @@ def test_an_undecided_job_is_refused_by_who_does_not_decide(tmp_path: Path) -> N
         job.require_supported()
 
 
+@pytest.mark.long
 def test_the_command_says_why_and_makes_the_same_bytes_twice(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -167,6 +167,7 @@ def test_which_batches_and_keys() -> None:
         parse(["--output", "x.json", "--batches", "3"])
 
 
+@pytest.mark.long
 def test_a_real_step_with_one_kind_bound_otherwise(tmp_path: Path) -> None:
     model = gpu_model("9b", True)
     session = make_session(Bench(model, tmp_path, CPU, "cuda"), (2,), True)

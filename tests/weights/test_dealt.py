@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -35,9 +36,11 @@ from glmc.weights.safetensors_header import FileTensor, read_header
 from glmc.weights.safetensors_writer import TensorSpec, plan_shards
 from glmc.weights.source import FileRange, WeightSource
 from glmc.weights.stream import deal_weight, stream_weight
+from tests.support.thinned import crossed
 from tests.weights.test_stream import FREQUENCIES, Memory
 
 RANKS = range(1, 9)
+DTYPES = (torch.bfloat16, torch.float32)
 SHAPES = {"a": (6, 4), "b": (6, 4), "c": (10, 4), "e": (3, 6, 4), "f": (3, 6, 4)}
 A, B, C, E, F = (Source(name, shape) for name, shape in SHAPES.items())
 
@@ -125,8 +128,19 @@ def dealt(weight: Weight, source: WeightSource, chunk: int, ranks: int) -> list[
     return [torch.cat([empty, *each]).view(weight.shape) for each in parts]
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-@pytest.mark.parametrize("ranks", RANKS)
+# Ranks of both parities in each dtype.
+QUICK = [(ranks, DTYPES[ranks in (2, 5)]) for ranks in (1, 2, 3, 4, 5, 8)]
+
+
+@pytest.mark.parametrize(
+    ("ranks", "dtype"),
+    crossed(
+        RANKS,
+        DTYPES,
+        quick=QUICK,
+        long=[each for each in product(RANKS, DTYPES) if each not in QUICK],
+    ),
+)
 def test_each_rank_has_what_its_recipe_makes(
     tmp_path: Path, ranks: int, dtype: torch.dtype
 ) -> None:

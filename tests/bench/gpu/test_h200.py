@@ -232,6 +232,7 @@ def test_reference_of_the_experts() -> None:
     assert error < 1e-2
 
 
+@pytest.mark.long
 def test_a_quick_run(tmp_path: Path) -> None:
     """Decode of the tiny dense model, eager and ours, whole: times, checks, tables, exit code."""
     path = tmp_path / "results.json"

@@ -126,6 +126,7 @@ def test_a_sabotage_is_found_and_its_repro_fails(
     assert out.startswith(f"{found.step}, {found.node}: off by ")
 
 
+@pytest.mark.long
 def test_a_repro_passes_once_the_fault_is_mended(
     source: ModelSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,6 +140,7 @@ def test_a_repro_passes_once_the_fault_is_mended(
     assert "as it must be" in outcome.stdout
 
 
+@pytest.mark.long
 def test_a_right_model_has_nothing_to_find(source: ModelSource) -> None:
     heard: list[Step] = []
     assert bisect(source, OPTIONS, lambda step, text: heard.append(step)) is None
@@ -149,6 +151,7 @@ def test_a_right_model_has_nothing_to_find(source: ModelSource) -> None:
     assert str(heard[0]).startswith(f"step  1 of {heard[0].total}  float32")
 
 
+@pytest.mark.long
 def test_what_was_proved_is_captured_once_and_its_plan_is_replayed(
     source: ModelSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -179,6 +182,7 @@ def test_what_was_proved_is_captured_once_and_its_plan_is_replayed(
     ]
 
 
+@pytest.mark.long
 def test_a_fault_of_the_bfloat16_plan_alone_is_found(
     source: ModelSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -116,6 +116,7 @@ def test_a_call_that_writes_over_a_value_is_named(monkeypatch: pytest.MonkeyPatc
     assert ": writes over model.layers." in str(wrong)
 
 
+@pytest.mark.long
 def test_the_reproduction_has_few_layers_and_fails(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -66,6 +66,7 @@ def verdict_of(compiled: Compiled, exact: Built, own: Built, weights: ModelWeigh
     return verify_replay(compiled, reference, real_prompts(MODEL))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("target", ["cpu", "xpu"])
 def test_the_plan_holds(exact: Built, rounded: Built, target: str) -> None:
     said = "xpu (emulated)" if target == "xpu" else "cpu"

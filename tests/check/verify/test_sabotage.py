@@ -56,7 +56,12 @@ def verdict_of(steps: Steps, sabotage: Sabotage) -> Verdict:
 
 
 # Each in one layer, which is the harder to place; everywhere, and in the dtype whose roundings
-# could hide it, one of each kind of edit.
+# could hide it, one of each kind of edit. The normal suite has one of each pass.
+QUICK = (
+    *("wrong_norm_eps", "swapped_rope_halves", "missing_attention_scale", "wrong_qkv_order"),
+    *("biased_scores_as_weights", "swapped_gate_up", "shared_expert_dropped"),
+    "cache_slot_off_by_one",
+)
 EVERYWHERE = ("wrong_norm_eps", "wrong_qkv_order", "routed_scale_twice", *FINE)
 
 
@@ -64,8 +69,9 @@ EVERYWHERE = ("wrong_norm_eps", "wrong_qkv_order", "routed_scale_twice", *FINE)
     ("steps", "name", "layers"),
     crossed(
         *(["float32", "bfloat16"], SABOTAGES, [None, (LAYER,)]),
-        quick=[
-            *(("float32", name, (LAYER,)) for name in SABOTAGES),
+        quick=[("float32", name, (LAYER,)) for name in QUICK],
+        long=[
+            *(("float32", name, (LAYER,)) for name in SABOTAGES if name not in QUICK),
             *(("bfloat16", name, None) for name in EVERYWHERE),
         ],
     ),

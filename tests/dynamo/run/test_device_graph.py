@@ -155,6 +155,7 @@ def test_a_static_cache_is_one_graph(capture: FakeCapture) -> None:
     assert len(graphs) == 1
 
 
+@pytest.mark.long
 def test_a_growing_cache_is_never_captured(capture: FakeCapture) -> None:
     import transformers
 

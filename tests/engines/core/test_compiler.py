@@ -187,6 +187,7 @@ def test_which_interpreter_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
     assert compiler_of(Options(), "cpu") is None
 
 
+@pytest.mark.long
 def test_a_compile_of_glmc_itself() -> None:
     """From config.json to a model in memory, in a process of this interpreter."""
     wanted = Wanted("cpu", Sizes(40, 3, 256, torch.float32), block_size=16)

@@ -23,14 +23,17 @@ pytestmark = pytest.mark.usefixtures("shared_captures")
 ARCHITECTURES = ("glm-4-9b-0414", "glm-4.5")
 
 
-# Each architecture and each target once.
-QUICK = list(zip(ARCHITECTURES, ("cpu", "xpu"), strict=True))
+# Each architecture and each target once, of which the normal suite has the first.
+QUICK, LONG = list(zip(ARCHITECTURES, ("cpu", "xpu"), strict=True))
 
 
 @pytest.fixture(
     scope="module",
     params=[
-        pytest.param(pair, marks=() if pair in QUICK else pytest.mark.slow)
+        pytest.param(
+            pair,
+            marks={QUICK: (), LONG: pytest.mark.long}.get(pair, pytest.mark.slow),
+        )
         for pair in product(ARCHITECTURES, ("cpu", "xpu"))
     ],
 )

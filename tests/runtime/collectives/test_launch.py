@@ -56,12 +56,14 @@ def pids_in(folder: Path, count: int) -> list[int]:
     raise TimeoutError
 
 
+@pytest.mark.long
 def test_rank_0_gives_the_result(tmp_path: Path) -> None:
     text = run_job(f"{HERE}:add", {"folder": str(tmp_path)}, 2, topology="one-host", limit=60)
     assert text == "[12.0, 12.0, 12.0] on cpu"
     assert ended(pids_in(tmp_path, 2))
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
 def test_nothing_outlives_who_started_it(tmp_path: Path) -> None:
     """Neither a rank nor a name of shared memory, after kill -9."""

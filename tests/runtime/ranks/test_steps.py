@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 
 import glmc_runtime
@@ -11,6 +12,7 @@ from glmc_runtime.engine.sequences import SequenceStep
 from tests.runtime.ranks.conftest import Start
 from tests.runtime.toy import reference_greedy
 
+pytestmark = pytest.mark.long
 PROMPTS = [[7, 3, 9, 1, 5], [4], [11, 2, 30, 8, 6, 1, 9]]
 
 
