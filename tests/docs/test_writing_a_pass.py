@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from glmc.config import CompileOptions
+from glmc.ir.ops import OPS
 from glmc.passes import gate_up_merge
 from glmc.pipeline.selection import selection
 from glmc.pipeline.stages import FIXED, PASSES
@@ -36,6 +37,15 @@ def environment(shared_captures: None, tmp_path_factory: pytest.TempPathFactory)
     assert installed.status == 0, installed
     assert "Successfully installed glmc-swiglu-linear-0.1.0" in installed.out
     return environment
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _own_ops() -> Iterator[None]:
+    """The page's op is no op of other tests of this process."""
+    before = set(OPS)
+    yield
+    for name in set(OPS) - before:
+        del OPS[name]
 
 
 @pytest.fixture
