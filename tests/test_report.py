@@ -17,10 +17,9 @@ from glmc.job import resolve
 from glmc.pipeline.records import PassRecord
 from glmc.presets.catalog import load_config
 from glmc.report import Report, _pass, eager_operations, phase_report
-from glmc.weights.random_checkpoint import write_random_checkpoint
 from glmc_runtime.format.extent import Extent
 from glmc_runtime.format.plan import Call, PhasePlan, Segment
-from tests.support.checkpoints import tiny_file
+from tests.support.checkpoints import drawn_checkpoint, tiny_file
 from tests.support.models import captured, tiny_config
 
 pytestmark = pytest.mark.usefixtures("shared_captures")
@@ -38,7 +37,7 @@ pytestmark = pytest.mark.usefixtures("shared_captures")
 def test_both_roads_of_capture_report_the_same_eager_operations(
     preset: str, changes: dict[str, int], tmp_path: Path
 ) -> None:
-    write_random_checkpoint(tmp_path / "model", tiny_file(preset, **changes))
+    drawn_checkpoint(tmp_path / "model", tiny_file(preset, **changes))
     source = load_config(tmp_path / "model")
     counts = [
         front_end(resolve(source, CompileOptions(dtype="float32", marked=marked))).eager

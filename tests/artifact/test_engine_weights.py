@@ -20,14 +20,13 @@ import glmc_runtime
 from glmc.compiler import compile_model
 from glmc.config import CompileOptions
 from glmc.errors import UsageError
-from glmc.weights.random_checkpoint import write_random_checkpoint
 from glmc_runtime.errors import ArtifactError, RequestError, WeightsError
 from glmc_runtime.format.engine_weights import FROM_ENGINE
 from glmc_runtime.loading import from_engine
 from glmc_runtime.loading.loader import load_artifact
 from glmc_runtime.loading.weights import load_weights
 from tests.docs.markdown import ROOT
-from tests.support.checkpoints import tiny_checkpoint, tiny_file
+from tests.support.checkpoints import drawn_checkpoint, tiny_checkpoint, tiny_file
 
 pytestmark = pytest.mark.usefixtures("shared_captures")
 CPU = torch.device("cpu")
@@ -37,7 +36,7 @@ OPTIONS = CompileOptions(max_context=64, prefill_buckets=(16,), decode_buckets=(
 
 def tied_checkpoint(directory: Path) -> Path:
     config = tiny_file("glm-4-9b-0414", tie_word_embeddings=True)
-    write_random_checkpoint(directory, config)
+    drawn_checkpoint(directory, config)
     return directory
 
 
@@ -173,7 +172,7 @@ def test_other_names_of_a_checkpoint(mixture: tuple[Path, Tensors]) -> None:
 def test_a_router_is_not_rounded(tmp_path: Path) -> None:
     """Where config.json says that the checkpoint is in float32, routers stay in float32."""
     config = tiny_file("glm-4.5", dtype="float32")
-    write_random_checkpoint(tmp_path / "model", config)
+    drawn_checkpoint(tmp_path / "model", config)
     options = replace(OPTIONS, dtype="bfloat16")
     compile_model(tmp_path / "model", tmp_path / "packed", options)
     compile_model(tmp_path / "model", tmp_path / "made", replace(options, weights="from-engine"))

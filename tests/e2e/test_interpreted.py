@@ -15,12 +15,11 @@ import torch
 import glmc_runtime
 from glmc.compiler import compile_model
 from glmc.config import CompileOptions
-from glmc.weights.random_checkpoint import write_random_checkpoint
 from glmc_runtime.engine.sequences import SequenceStep
 from glmc_runtime.generate.session import Session
 from tests.e2e.reference import greedy, load_eager
 from tests.runtime.engine.outer.toy_engine import ToyEngine
-from tests.support.checkpoints import tiny_file
+from tests.support.checkpoints import drawn_checkpoint, tiny_file
 from tests.support.interpreted import quick_interpreter
 
 pytestmark = [
@@ -41,7 +40,7 @@ def _quick_interpreter() -> Iterator[None]:
 @pytest.fixture(scope="module", params=PRESETS)
 def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("checkpoint") / "model"
-    write_random_checkpoint(folder, tiny_file(PRESETS[request.param], num_hidden_layers=2))
+    drawn_checkpoint(folder, tiny_file(PRESETS[request.param], num_hidden_layers=2))
     return folder
 
 

@@ -8,8 +8,7 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from glmc.weights.random_checkpoint import write_random_checkpoint
-from tests.support.checkpoints import tiny_file
+from tests.support.checkpoints import drawn_checkpoint, tiny_file
 
 DENSE, MOE = "glm-4-9b-0414", "glm-4.7"
 _SIZES = {"head_dim": 32, "intermediate_size": 64}
@@ -19,7 +18,7 @@ _EXPERTS = {"moe_intermediate_size": 64}
 def checkpoint(directory: Path, preset: str) -> Path:
     """A random checkpoint."""
     sizes = _SIZES | (_EXPERTS if preset == MOE else {})
-    write_random_checkpoint(directory, tiny_file(preset, **sizes))
+    drawn_checkpoint(directory, tiny_file(preset, **sizes))
     return directory
 
 

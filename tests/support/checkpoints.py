@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
@@ -36,16 +37,21 @@ def tiny_file(preset: str, **overrides: Any) -> dict[str, Any]:
 
 
 def tiny_checkpoint(directory: Path, preset: str = "glm-4.7", **options: Any) -> Path:
-    """A random checkpoint, drawn once in a process; ``options`` go to
+    """A random checkpoint of a preset's family; ``options`` go to
     :func:`write_random_checkpoint`."""
-    key = (preset, *sorted(options.items()))
+    return drawn_checkpoint(directory, tiny_file(preset), **options)
+
+
+def drawn_checkpoint(directory: Path, config: dict[str, Any], **options: Any) -> Path:
+    """What :func:`write_random_checkpoint` writes, drawn once in a process."""
+    key = (json.dumps(config), *sorted(options.items()))
     if key in _FILES:
         directory.mkdir(parents=True, exist_ok=True)
         for name, content in _FILES[key].items():
             (directory / name).write_bytes(content)
     else:
         before = set(directory.iterdir()) if directory.is_dir() else set()
-        write_random_checkpoint(directory, tiny_file(preset), **options)
+        write_random_checkpoint(directory, config, **options)
         files = set(directory.iterdir()) - before
         _FILES[key] = {file.name: file.read_bytes() for file in files}
     return directory

@@ -17,8 +17,7 @@ from glmc.presets.catalog import load_config
 from glmc.presets.fields import read_fields
 from glmc.weights.checkpoint import Checkpoint, open_checkpoint
 from glmc.weights.files import INDEX
-from glmc.weights.random_checkpoint import write_random_checkpoint
-from tests.support.checkpoints import tiny_checkpoint, tiny_file
+from tests.support.checkpoints import drawn_checkpoint, tiny_checkpoint, tiny_file
 
 
 def opened(directory: Path) -> Checkpoint:
@@ -79,7 +78,7 @@ def test_reads_are_bounded_by_what_is_asked(
 
 def test_tied_embeddings(tmp_path: Path) -> None:
     config = tiny_file("glm-4-9b-0414", tie_word_embeddings=True)
-    write_random_checkpoint(tmp_path, config)
+    drawn_checkpoint(tmp_path, config)
     checkpoint = opened(tmp_path)
     embedding = whole(checkpoint, "model.embed_tokens.weight")
     assert torch.equal(whole(checkpoint, "lm_head.weight"), embedding)
@@ -95,7 +94,7 @@ def test_tied_embeddings(tmp_path: Path) -> None:
 
 def test_a_tied_head_of_another_content(tmp_path: Path) -> None:
     """transformers 5 uses such a head, transformers 4 drops it."""
-    write_random_checkpoint(tmp_path, tiny_file("glm-4-9b-0414", tie_word_embeddings=True))
+    drawn_checkpoint(tmp_path, tiny_file("glm-4-9b-0414", tie_word_embeddings=True))
     edited(tmp_path, lambda t: t.update({"lm_head.weight": torch.ones(96, 32).bfloat16()}))
     with pytest.raises(CheckpointError, match="set tie_word_embeddings to false") as caught:
         opened(tmp_path)
