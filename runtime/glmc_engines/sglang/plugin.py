@@ -1,7 +1,7 @@
 """What the general plug-in does in a process of SGLang's: model classes and their backend.
 
-SGLang logs what a plug-in raises and starts without it. So what must end a start is raised where
-SGLang imports the model classes, makes a model, or makes an attention backend for it.
+What must end a start is raised where SGLang does not pass over it: when it imports the model
+classes, makes a model, or makes an attention backend for it.
 """
 
 from __future__ import annotations
@@ -13,34 +13,20 @@ from typing import Any
 from glmc_engines.core.counters import Counters, share_counters
 from glmc_engines.core.errors import EngineVersionError, UnsupportedError
 from glmc_engines.core.options import Options
+from glmc_engines.sglang.names import PACKAGE, VARIABLE
 from glmc_engines.sglang.requests import refuse_request
 
-PACKAGE = "glmc_engines.sglang.models"
-_VARIABLE = "SGLANG_EXTERNAL_MODEL_PACKAGE"
 _LOG = logging.getLogger("glmc.engines")
-_failed: EngineVersionError | None = None
 
 
 def plug_in() -> None:
-    """Bring the model classes; what is there already stays. Where this release of SGLang lacks a
-    name that is needed, all models are left to it, or the start ends if plans are required."""
-    global _failed
+    """Bring the model classes; what is there already stays. Raises :class:`EngineVersionError`
+    where this release of SGLang lacks a name that is needed."""
     share_counters()
     try:
         _bring()
     except (ImportError, AttributeError, TypeError) as error:
-        failed = version_error(error)
-        if Options.from_environment().require:
-            _failed = failed
-            os.environ[_VARIABLE] = PACKAGE  # SGLang imports it, and does not pass over its error
-        else:
-            _LOG.warning("glmc leaves all models to SGLang: %s", failed)
-
-
-def require_plugged_in() -> None:
-    """Raise what has kept this process from the plug-in."""
-    if _failed is not None:
-        raise _failed
+        raise version_error(error) from error
 
 
 def version_error(error: Exception) -> EngineVersionError:
@@ -55,7 +41,7 @@ def _bring() -> None:
 
     compat.route_attention_backends(_has_model_of_ours, _backend)
     compat.before_each_request(refuse_request)
-    if os.environ.setdefault(_VARIABLE, PACKAGE) != PACKAGE:
+    if os.environ.setdefault(VARIABLE, PACKAGE) != PACKAGE:
         compat.register_models(PACKAGE)  # beside the package of another plug-in
 
 

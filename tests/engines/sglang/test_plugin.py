@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import os
+import sys
 from types import SimpleNamespace
 
 import pytest
 
+import glmc_engines.sglang as entry
 from glmc_engines.core.errors import EngineVersionError, UnsupportedError
 from glmc_engines.sglang import compat, plugin, register
+from glmc_engines.sglang.names import PACKAGE, VARIABLE
 
 
 @pytest.fixture(autouse=True)
 def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plugin, "_failed", None)
+    monkeypatch.setattr(entry, "_failed", None)
     monkeypatch.setattr(compat, "before_each_request", lambda check: None)
-    monkeypatch.setenv("SGLANG_EXTERNAL_MODEL_PACKAGE", plugin.PACKAGE)
+    monkeypatch.setenv(VARIABLE, PACKAGE)
     monkeypatch.delenv("GLMC_REQUIRE", raising=False)
 
 
@@ -26,26 +29,41 @@ def fails(*arguments: object) -> None:
 def test_it_may_be_called_again() -> None:
     register()
     register()
-    plugin.require_plugged_in()
+    entry.require_plugged_in()
 
 
 def test_a_release_without_a_name_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compat, "route_attention_backends", fails)
-    monkeypatch.delenv("SGLANG_EXTERNAL_MODEL_PACKAGE")
+    monkeypatch.delenv(VARIABLE)
     register()
-    assert "SGLANG_EXTERNAL_MODEL_PACKAGE" not in os.environ
+    assert VARIABLE not in os.environ
 
 
 def test_a_release_without_a_name_ends_the_start_that_requires_plans(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(compat, "route_attention_backends", fails)
-    monkeypatch.delenv("SGLANG_EXTERNAL_MODEL_PACKAGE")
+    monkeypatch.delenv(VARIABLE)
     monkeypatch.setenv("GLMC_REQUIRE", "1")
     register()
-    assert os.environ["SGLANG_EXTERNAL_MODEL_PACKAGE"] == plugin.PACKAGE
+    assert os.environ[VARIABLE] == PACKAGE
     with pytest.raises(EngineVersionError, match="no attribute 'that'"):
-        plugin.require_plugged_in()
+        entry.require_plugged_in()
+
+
+def test_a_plug_in_that_can_t_be_imported_ends_the_start_that_requires_plans(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, plugin.__name__, None)
+    monkeypatch.delenv(VARIABLE)
+    register()
+    entry.require_plugged_in()
+    assert VARIABLE not in os.environ
+    monkeypatch.setenv("GLMC_REQUIRE", "1")
+    register()
+    assert os.environ[VARIABLE] == PACKAGE
+    with pytest.raises(ImportError, match=plugin.__name__):
+        entry.require_plugged_in()
 
 
 def test_a_model_of_the_engine_s_is_refused_where_plans_are_required(
