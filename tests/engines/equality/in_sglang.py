@@ -3,18 +3,38 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import re
+from pathlib import Path
 from typing import Any
 
 from tests.engines.equality.counted import counted
 from tests.engines.equality.result import Result, Subject
-from tests.engines.equality.traffic import BLOCK, CHUNK, CONTEXT, POOL, SEQUENCES
+from tests.engines.equality.traffic import BLOCK, CHUNK, CONTEXT, SEQUENCES
 
 SECONDS = 0.03
 """Between two requests that are not sent at once: a step or a few."""
+PLACES = 24 * BLOCK
+"""In the KV pool: less than vLLM's, as more is held free when a request is let in."""
+EXPECTED = BLOCK
+"""New tokens that the scheduler takes a request to have when it lets one in. It knows that those
+don't end early, and would let in no more than the pool holds to their end. With much less than a
+block its prefill runs out of memory, with plans and without."""
 
 
 def serve(subject: Subject, ours: bool) -> Result:
     """Start an engine, ask it everything, and end it."""
+    os.environ["SGLANG_CLIP_MAX_NEW_TOKENS_ESTIMATION"] = str(EXPECTED)
+    os.environ["SGLANG_LOG_FORWARD_ITERS"] = "1"  # which step of the scheduler each line is of
+    log = Path("/proc/self/fd/1").resolve()  # of this process and of those that it starts
+    written = log.stat().st_size
+    result = _served(subject, ours)
+    lines = log.read_bytes()[written:].decode(errors="replace")
+    result.engine["steps"] = max(map(int, re.findall(r" batch \[(\d+)\]", lines)))
+    return result
+
+
+def _served(subject: Subject, ours: bool) -> Result:
     import sglang
 
     engine: Any = sglang.Engine(
@@ -30,8 +50,9 @@ def serve(subject: Subject, ours: bool) -> Result:
         chunked_prefill_size=CHUNK,
         enable_mixed_chunk=True,
         max_running_requests=SEQUENCES,
-        max_total_tokens=POOL,
-        schedule_conservativeness=0.1,  # takes in more than the pool holds
+        max_total_tokens=PLACES,
+        log_level="info",
+        decode_log_interval=1,
     )
     try:
         before = counted() if ours else {}

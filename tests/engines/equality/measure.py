@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -44,8 +47,10 @@ def subjects(wanted: Sequence[str], texts: int, tokens: int, target: str = "cpu"
 
 
 def rows(engine: str, asked: Sequence[Subject]) -> Iterator[Row]:
-    """A row for each model, served by this interpreter."""
-    yield from judged_rows(asked, *(_served(engine, asked, plans) for plans in PLANS))
+    """A row for each model, served by this interpreter, with plans and without at a time."""
+    with ThreadPoolExecutor(len(PLANS)) as runs:
+        answers = list(runs.map(lambda plans: _served(engine, asked, plans), PLANS))
+    yield from judged_rows(asked, *answers)
 
 
 def judged_rows(
@@ -57,44 +62,60 @@ def judged_rows(
 
 
 def _row(subject: Subject, ours: Result, theirs: Result) -> Row:
-    if ours.error or theirs.error:
-        return Row(subject, ours, theirs)
+    row = Row(subject, ours, theirs)
+    if row.failed:
+        return row
     model = load_eager(ROOT / subject.checkpoint, torch.float32)
     texts = subject.texts * 2
     found = ours.at_once + ours.staggered
-    without = theirs.at_once + theirs.staggered
     beside, where = chosen(model, texts, found)
-    return Row(
-        subject,
-        ours,
-        theirs,
-        beside,
-        judged(model, texts, without, found),
-        chosen(model, texts, without)[0],
-        tuple(where[:3]),
+    row = replace(row, hugging_face=beside, where=tuple(where[:3]))
+    if row.unable:
+        return row
+    without = theirs.at_once + theirs.staggered
+    return replace(
+        row,
+        without=judged(model, texts, without, found),
+        engine=chosen(model, texts, without)[0],
     )
 
 
 def _served(engine: str, asked: Sequence[Subject], plans: str) -> list[Result]:
-    """What a process of the engine answers."""
-    questions, answered = FOLDER / f"{engine}.asked.json", FOLDER / f"{engine}.{plans}.json"
+    """What a process of the engine answers, and another one after each model that ends it."""
+    log = FOLDER / f"{engine}.{plans}.log"
+    log.unlink(missing_ok=True)
+    found: list[Result] = []
+    while rest := asked[len(found) :]:
+        answers = _answers(engine, rest, plans, log)
+        found += answers
+        if len(answers) < len(rest):
+            found.append(Result(rest[len(answers)].name, [], [], error=_last_error(log)))
+    return found
+
+
+def _answers(engine: str, asked: Sequence[Subject], plans: str, log: Path) -> list[Result]:
+    questions, answered = (FOLDER / f"{engine}.{plans}.{what}.json" for what in ("asked", "told"))
     write(questions, list(asked))
     answered.unlink(missing_ok=True)
     module = "tests.engines.equality.child"
     command = [sys.executable, "-m", module, engine, plans, str(questions), str(answered)]
-    log = FOLDER / f"{engine}.{plans}.log"
-    with open(log, "wb") as output:
-        status = subprocess.run(
+    with open(log, "ab") as output:
+        subprocess.run(
             command,
             env=_environment(engine, plans),
             cwd=ROOT,
             stdout=output,
             stderr=output,
             check=False,
-        ).returncode
-    if not answered.exists():
-        raise RuntimeError(f"{engine} {plans} plans ended with {status}: see {log}")
-    return read_results(answered)
+        )
+    return read_results(answered) if answered.exists() else []
+
+
+def _last_error(log: Path) -> str:
+    """The last exception in a log, and where the rest is."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    said = [line for line in lines if re.match(r"[\w.]+(Error|Exception): ", line)]
+    return f"{said[-1] if said else 'it ended'} (see {log})"
 
 
 def _environment(engine: str, plans: str) -> dict[str, str]:

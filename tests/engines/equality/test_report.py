@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from tests.e2e.judge import Outcome
-from tests.engines.equality.report import Row
+from tests.engines.equality.report import NOTHING, UNABLE, Row
 from tests.engines.equality.result import Result, Subject
 from tests.engines.equality.traffic import CONTEXT, LENGTHS, POOL, SEQUENCES, SHARED, prompts
 
@@ -45,6 +45,8 @@ def test_a_row_without_faults() -> None:
         (replace(ROW, without=Outcome(64, 2000, 2096, 0)), "hardly anything is compared"),
         (replace(ROW, ours=replace(ROW.ours, error="no")), "with plans: no"),
         (replace(ROW, theirs=replace(ROW.theirs, error="no")), "without plans: no"),
+        (replace(ROW, hugging_face=NOTHING), "nothing is compared with Hugging"),
+        (replace(ROW, without=NOTHING), "nothing is compared with the engine"),
         (counted(serves=0), "does not serve"),
         (counted(replays=8), "8 replays in 9 steps"),
         (counted(**{"decode 4": 0}), "few buckets"),
@@ -57,6 +59,14 @@ def test_a_row_without_faults() -> None:
 )
 def test_each_fault_has_words(row: Row, fault: str) -> None:
     assert [found for found in row.faults if fault in found]
+
+
+def test_an_engine_that_has_no_class_of_its_own_is_not_compared_with() -> None:
+    row = replace(ROW, theirs=replace(ROW.theirs, error=f"Error: {UNABLE[0]}"), without=NOTHING)
+    assert row.faults == []
+    assert UNABLE[0] in str(row)
+    row = replace(row, hugging_face=replace(RIGHT, differing=1))
+    assert "not those of Hugging Face" in row.faults[0]
 
 
 def test_prompts_share_prefixes_and_do_not_fit_the_pool_at_once() -> None:
