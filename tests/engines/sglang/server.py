@@ -17,6 +17,7 @@ from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
+from tests.engines.metrics import total
 from tests.engines.sglang.support import MODELS, ROOT
 
 START_SECONDS = 300.0
@@ -25,6 +26,7 @@ START_SECONDS = 300.0
 class Server:
     def __init__(self, process: subprocess.Popen[bytes], port: int, model: str, log: Path) -> None:
         self.process = process
+        self.port = port
         self.address = f"http://127.0.0.1:{port}"
         self.model = model
         self._log = log
@@ -48,6 +50,23 @@ class Server:
             found, text = error.code, error.read()
         assert found == status, text.decode()
         return json.loads(text)
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of a metric's values; the server was started with --enable-metrics."""
+        return total(self.get("/metrics"), name, **labels)
+
+    def load(self) -> dict[str, Any]:
+        """What the scheduler holds at this moment: requests that run and wait, places in use."""
+        (load,) = json.loads(self.get("/v1/loads?include=core"))["loads"]
+        found: dict[str, Any] = load
+        return found
+
+    def wait_until_idle(self, seconds: float = 30.0) -> None:
+        """Until no request runs or waits."""
+        ends = time.monotonic() + seconds
+        while (load := self.load())["num_running_reqs"] or load["num_waiting_reqs"]:
+            assert time.monotonic() < ends, load
+            time.sleep(0.1)
 
     def wait(self, seconds: float = START_SECONDS) -> None:
         """Until it answers; raises where it ends instead."""
