@@ -84,7 +84,6 @@ def test_several_answers_of_one_prompt(moe: Any) -> None:
     [
         {"temperature": 0.8, "top_k": 20, "top_p": 0.9},
         {"temperature": 1.0, "min_p": 0.05},
-        {"temperature": 0.0, "repetition_penalty": 1.3},
         {"temperature": 0.0, "presence_penalty": 0.5, "frequency_penalty": 0.5},
         {"temperature": 0.0, "logit_bias": {"7": 100.0}},
     ],
@@ -96,9 +95,16 @@ def test_what_samples_takes_our_logits(moe: Any, sampling: dict[str, Any]) -> No
     assert len(answer["output_ids"]) == 12
     if "logit_bias" in sampling:
         assert answer["output_ids"] == [7] * 12
-    if "repetition_penalty" in sampling:
-        plain = moe.generate(input_ids=list(range(30)), sampling_params=GREEDY)
-        assert plain["output_ids"][:12] != answer["output_ids"]
+
+
+def test_a_penalty_works_on_our_logits(moe: Any) -> None:
+    text = list(range(30))
+    plain, answer = (
+        moe.generate(input_ids=text, sampling_params={**GREEDY, **each})["output_ids"]
+        for each in ({}, {"repetition_penalty": 2.0})
+    )
+    assert answer != plain
+    assert len(set(answer)) > len(set(plain))
 
 
 def test_a_stop_string_ends_an_answer(moe: Any) -> None:
