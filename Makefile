@@ -46,15 +46,18 @@ engines-vllm: $(ENGINES)/vllm/.installed
 engines-sglang: $(ENGINES)/sglang/.installed
 
 # Servers that start, serve and end: minutes. An engine's artifacts are compiled by $(VENV). A process
-# for each file: the groups of an engine end with its process.
+# for each file: the groups of an engine end with its process. One for those that start no engine.
+SGLANG_UNITS := $(addprefix tests/engines/sglang/test_,compat.py limits.py plugin.py step.py surface.py)
+SGLANG_FILES := $(filter-out $(SGLANG_UNITS),$(wildcard tests/engines/sglang/test_*.py))
+
 test-vllm: $(VENV)/.installed $(ENGINES)/vllm/.installed
 	for file in tests/engines/vllm/test_*.py; do \
 		GLMC_COMPILER=$$PWD/$(BIN)/python $(ENGINES)/vllm/bin/python $(ENGINE_TESTS) $$file || exit 1; \
 	done
 
 test-sglang: $(VENV)/.installed $(ENGINES)/sglang/.installed
-	for file in tests/engines/sglang/test_*.py; do \
-		GLMC_COMPILER=$$PWD/$(BIN)/python $(ENGINES)/sglang/bin/python $(ENGINE_TESTS) $$file || exit 1; \
+	for files in "$(SGLANG_UNITS)" $(SGLANG_FILES); do \
+		GLMC_COMPILER=$$PWD/$(BIN)/python $(ENGINES)/sglang/bin/python $(ENGINE_TESTS) $$files || exit 1; \
 	done
 
 # The tests inside the releases of MATRIX, which are laid over the environments of the newest ones; all
