@@ -90,12 +90,13 @@ $(VENV)/.installed-dev: $(VENV)/.installed runtime/glmc_engines/pyproject.toml
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]' --editable runtime/glmc_engines
 	touch $@
 
+# A test imports few of their modules, so pip compiles none of them.
 .versions/transformers-%/.installed: $(VENV)/bin/python
-	$(BIN)/pip install --quiet --target $(@D) transformers==$*
+	$(BIN)/pip install --quiet --no-compile --target $(@D) transformers==$*
 	touch $@
 
 .versions/torch-%/.installed: $(VENV)/bin/python
-	$(BIN)/pip install --quiet --target $(@D) torch==$* transformers==$(NEWEST)
+	$(BIN)/pip install --quiet --no-compile --target $(@D) torch==$* transformers==$(NEWEST)
 	touch $@
 
 $(ENGINES)/%/bin/python:
