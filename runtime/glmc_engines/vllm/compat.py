@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 import os
 from collections.abc import Callable
@@ -85,29 +84,6 @@ def switch_graphs_off(config: Any) -> None:
 
         compilation.level = CompilationLevel.NO_COMPILATION
     compilation.cudagraph_mode = CUDAGraphMode.NONE
-
-
-_RUNNER = "VLLM_USE_V2_MODEL_RUNNER"
-
-
-def prefer_newer_runner(config: Any) -> None:
-    """Have vLLM take the newer of its two model runners on an NVIDIA GPU, as it does for dense
-    models: it keeps mixtures of experts on the older one for its own classes' sake, which takes the
-    host longer for a step than the device. An environment variable says so to the processes of the
-    engine. Nothing is changed where it is set, where vLLM lists something that the newer runner
-    lacks, and on platforms that are not vLLM's own: they may have a runner of their own, and the
-    scheduler must be the one that belongs to it."""
-    lacks = getattr(config, "_get_v2_model_runner_unsupported_features", None)
-    if os.environ.get(_RUNNER) or lacks is None or importlib.util.find_spec("triton") is None:
-        return
-    if _platform_module() == "vllm.platforms.cuda" and not lacks():
-        os.environ[_RUNNER] = "1"
-
-
-def _platform_module() -> str:
-    from vllm.platforms import current_platform
-
-    return type(current_platform).__module__
 
 
 def plugin_options(config: Any) -> dict[str, Any]:

@@ -124,7 +124,6 @@ def prepare(config: Any) -> bool:
         return False
     _limit(config, found.header)
     compat.switch_graphs_off(config)
-    compat.prefer_newer_runner(config)
     return True
 
 

@@ -306,13 +306,6 @@ SURFACE: tuple[Use, ...] = (
         override=True,
     ),
     Use(
-        "vllm.config.VllmConfig._get_v2_model_runner_unsupported_features",
-        "method",
-        (),
-        why="whether the newer runner may be taken",
-        optional=True,
-    ),
-    Use(
         "vllm.v1.kv_cache_interface.KVCacheLayout.LBHNC",
         "attribute",
         why="blocks, heads, tokens, key and value",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import SimpleNamespace
@@ -139,32 +138,6 @@ def test_graphs_are_switched_off() -> None:
     config = SimpleNamespace(compilation_config=CompilationConfig(cudagraph_mode="FULL"))
     compat.switch_graphs_off(config)
     assert config.compilation_config.cudagraph_mode == CUDAGraphMode.NONE
-
-
-@pytest.mark.parametrize(
-    ("module", "lacks", "before", "after"),
-    [
-        ("vllm.platforms.cuda", [], None, "1"),
-        ("vllm.platforms.cuda", [], "0", "0"),
-        ("vllm.platforms.cuda", ["pooling"], None, None),
-        ("vllm_kunlun.platforms.kunlun", [], None, None),
-    ],
-)
-def test_the_newer_runner_is_taken_on_vllms_own_platform_alone(
-    monkeypatch: pytest.MonkeyPatch,
-    module: str,
-    lacks: list[str],
-    before: str | None,
-    after: str | None,
-) -> None:
-
-    monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", before or "")
-    monkeypatch.setattr(compat, "_platform_module", lambda: module)
-    features = SimpleNamespace(_get_v2_model_runner_unsupported_features=lambda: lacks)
-    compat.prefer_newer_runner(features)
-    assert (os.environ["VLLM_USE_V2_MODEL_RUNNER"] or None) == after
-    compat.prefer_newer_runner(SimpleNamespace())  # a release that has one runner
-    assert (os.environ["VLLM_USE_V2_MODEL_RUNNER"] or None) == after
 
 
 def test_a_backend_has_the_blocks_of_the_artifact() -> None:
