@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import median
+from textwrap import fill
 from typing import Any
 
 from bench.engines.sides import ENGINE, PLANS
@@ -11,6 +12,7 @@ from bench.gpu.gpu_table import Section
 
 Row = dict[str, Any]
 _COLUMNS = ("work", "vLLM", "with plans", "vLLM / with plans", "of each pair")
+_WIDTH = 116
 _UNITS = {"decode": "batch", "first token": "tokens"}
 _SERVED = (
     ("tokens a second", lambda one: one["tokens"] / one["seconds"], False),
@@ -29,7 +31,7 @@ def tables_of(runs: Sequence[dict[str, Any]]) -> list[Section]:
             f"{run['title']}, context {run['context']}, ms",
             _COLUMNS,
             [cells for row in run["rows"] for cells in _cells(row)],
-            _note(run),
+            fill(_note(run), _WIDTH, break_on_hyphens=False),
         )
         for run in runs
     ]
