@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import os
 
-from glmc_engines.sglang.names import PACKAGE, VARIABLE
+from glmc_engines.sglang.names import PACKAGE
 
 _LOG = logging.getLogger("glmc.engines")
 _failed: Exception | None = None
@@ -33,7 +33,7 @@ def register() -> None:
             _LOG.warning("glmc leaves all models to SGLang: %s", error)
             return
         _failed = error
-        os.environ[VARIABLE] = PACKAGE
+        os.environ["SGLANG_EXTERNAL_MODEL_PACKAGE"] = PACKAGE
 
 
 def require_plugged_in() -> None:

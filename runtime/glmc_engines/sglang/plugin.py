@@ -13,7 +13,7 @@ from typing import Any
 from glmc_engines.core.counters import Counters, share_counters
 from glmc_engines.core.errors import EngineVersionError, UnsupportedError
 from glmc_engines.core.options import Options
-from glmc_engines.sglang.names import PACKAGE, VARIABLE
+from glmc_engines.sglang.names import PACKAGE
 from glmc_engines.sglang.requests import refuse_request
 
 _LOG = logging.getLogger("glmc.engines")
@@ -41,7 +41,7 @@ def _bring() -> None:
 
     compat.route_attention_backends(_has_model_of_ours, _backend)
     compat.before_each_request(refuse_request)
-    if os.environ.setdefault(VARIABLE, PACKAGE) != PACKAGE:
+    if os.environ.setdefault("SGLANG_EXTERNAL_MODEL_PACKAGE", PACKAGE) != PACKAGE:
         compat.register_models(PACKAGE)  # beside the package of another plug-in
 
 

@@ -11,14 +11,14 @@ import pytest
 import glmc_engines.sglang as entry
 from glmc_engines.core.errors import EngineVersionError, UnsupportedError
 from glmc_engines.sglang import compat, plugin, register
-from glmc_engines.sglang.names import PACKAGE, VARIABLE
+from glmc_engines.sglang.names import PACKAGE
 
 
 @pytest.fixture(autouse=True)
 def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(entry, "_failed", None)
     monkeypatch.setattr(compat, "before_each_request", lambda check: None)
-    monkeypatch.setenv(VARIABLE, PACKAGE)
+    monkeypatch.setenv("SGLANG_EXTERNAL_MODEL_PACKAGE", PACKAGE)
     monkeypatch.delenv("GLMC_REQUIRE", raising=False)
 
 
@@ -34,19 +34,19 @@ def test_it_may_be_called_again() -> None:
 
 def test_a_release_without_a_name_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compat, "route_attention_backends", fails)
-    monkeypatch.delenv(VARIABLE)
+    monkeypatch.delenv("SGLANG_EXTERNAL_MODEL_PACKAGE")
     register()
-    assert VARIABLE not in os.environ
+    assert "SGLANG_EXTERNAL_MODEL_PACKAGE" not in os.environ
 
 
 def test_a_release_without_a_name_ends_the_start_that_requires_plans(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(compat, "route_attention_backends", fails)
-    monkeypatch.delenv(VARIABLE)
+    monkeypatch.delenv("SGLANG_EXTERNAL_MODEL_PACKAGE")
     monkeypatch.setenv("GLMC_REQUIRE", "1")
     register()
-    assert os.environ[VARIABLE] == PACKAGE
+    assert os.environ["SGLANG_EXTERNAL_MODEL_PACKAGE"] == PACKAGE
     with pytest.raises(EngineVersionError, match="no attribute 'that'"):
         entry.require_plugged_in()
 
@@ -55,13 +55,13 @@ def test_a_plug_in_that_can_t_be_imported_ends_the_start_that_requires_plans(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, plugin.__name__, None)
-    monkeypatch.delenv(VARIABLE)
+    monkeypatch.delenv("SGLANG_EXTERNAL_MODEL_PACKAGE")
     register()
     entry.require_plugged_in()
-    assert VARIABLE not in os.environ
+    assert "SGLANG_EXTERNAL_MODEL_PACKAGE" not in os.environ
     monkeypatch.setenv("GLMC_REQUIRE", "1")
     register()
-    assert os.environ[VARIABLE] == PACKAGE
+    assert os.environ["SGLANG_EXTERNAL_MODEL_PACKAGE"] == PACKAGE
     with pytest.raises(ImportError, match=plugin.__name__):
         entry.require_plugged_in()
 
