@@ -1,4 +1,3 @@
 """Names by which SGLang is told of our model classes; nothing is imported here."""
 
 PACKAGE = "glmc_engines.sglang.models"
-"""The environment variable for the package in which SGLang looks before its own."""
