@@ -260,7 +260,7 @@ def test_clean_leaves_nothing_that_a_build_makes(tmp_path: Path) -> None:
 
 
 def test_the_runtime_alone_is_installed_as_the_page_says(tmp_path: Path) -> None:
-    (command,) = re.findall(r"`(pip install [^`]+)`", section(PAGE, BY_HAND))
+    (command,) = re.findall(r"`(pip install [^`]+)`", INSTALLING.read_text(encoding="utf-8"))
     made = shutil.ignore_patterns("build", "dist", "*.egg-info", "__pycache__")
     shutil.copytree(ROOT / "runtime", tmp_path / "checkout" / "runtime", ignore=made)
     environment = make_environment(tmp_path / "environment", tmp_path / "checkout")
