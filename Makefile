@@ -16,8 +16,10 @@ SGLANG := 0.5.23
 ENGINES := .engines
 ENGINE_WHEELS ?= $(ENGINES)/wheels
 ENGINE_TESTS := -m pytest -n 0 -m engines --confcutdir=tests/engines --durations=10
-# Other releases for `make engine-matrix`, such as MATRIX="vllm==0.32.0 sglang==0.5.20".
+# Other releases for `make engine-matrix`, such as MATRIX="vllm==0.32.0 sglang==0.5.20", and files of
+# tests for them, all unless some are named, such as MATRIX_FILES="test_compat test_offline".
 MATRIX ?=
+MATRIX_FILES ?=
 MATRIX_WHEELS = $(patsubst vllm==%,$(ENGINE_WHEELS)/vllm-%.built,$(filter vllm==%,$(MATRIX)))
 
 .PHONY: demo test test-long test-slow test-versions test-vllm test-sglang plans lint clean
@@ -64,7 +66,7 @@ test-sglang: $(VENV)/.installed $(ENGINES)/sglang/.installed
 # releases are read for what the adapters use, and docs/engine_releases.md is written.
 engine-matrix: $(VENV)/.installed-dev $(ENGINES)/vllm/.installed $(ENGINES)/sglang/.installed $(MATRIX_WHEELS)
 	$(BIN)/python -m tools.engine_releases --wheels $(ENGINE_WHEELS) --read vllm --read sglang \
-		$(MATRIX:%=--run %)
+		$(MATRIX:%=--run %) $(MATRIX_FILES:%=--only %)
 
 # Every preset and shipped model, for every target: whether a plan differs from its stored digest.
 plans: $(VENV)/.installed-dev

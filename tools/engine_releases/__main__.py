@@ -4,6 +4,7 @@ python -m tools.engine_releases                     # exit status 1 when the pag
 python -m tools.engine_releases --read vllm         # every release from the first of the table on
 python -m tools.engine_releases --read vllm==0.33.0
 python -m tools.engine_releases --run sglang==0.5.20
+python -m tools.engine_releases --run vllm==0.29.0 --only test_compat --only test_offline
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ def main(
         list[str], typer.Option(metavar="RELEASE", help="Look names up; repeatable.")
     ] = [],  # noqa: B006 - how typer declares an option that may be repeated
     run: Annotated[list[str], typer.Option(metavar="RELEASE", help="Run tests; repeatable.")] = [],  # noqa: B006
+    only: Annotated[
+        list[str], typer.Option(metavar="FILE", help="Files of tests, by name; repeatable.")
+    ] = [],  # noqa: B006
     write: Annotated[bool, typer.Option("--write", help="Write the page anew.")] = False,
     engines: Annotated[Path, typer.Option(help="Environments of the engines.")] = Path(".engines"),
     wheels: Annotated[Path, typer.Option(help="Wheels of engines.")] = Path(".engines/wheels"),
@@ -42,7 +46,7 @@ def main(
     try:
         read_surfaces(named(read), engines / "releases", store)
         for text in run:
-            store(run_tests(Spec.parse(text), engines, wheels))
+            store(run_tests(Spec.parse(text), engines.resolve(), wheels, only))
     except GlmcError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(error.exit_status) from error

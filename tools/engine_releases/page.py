@@ -26,11 +26,13 @@ def _section(title: str, records: Sequence[Record]) -> str:
     lines = [
         f"## {title}",
         "",
-        "| release | names that the adapter uses | its tests |",
-        "|---|---|---|",
+        "| release | names that the adapter uses | its tests | run with | files |",
+        "|---|---|---|---|---|",
     ]
-    lines += [f"| {each.version} | {_found(each.surface)} | {_ran(each.ran)} |" for each in records]
-    lines += ["", *_changes(records)]
+    for each in records:
+        cells = (each.version, _found(each.surface), *_ran(each.ran))
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", *_failures(records), *_changes(records)]
     return "\n".join(lines)
 
 
@@ -43,13 +45,26 @@ def _found(surface: Surface | None) -> str:
     return text + (f"; optional and absent: {len(surface.optional)}" if surface.optional else "")
 
 
-def _ran(ran: Ran | None) -> str:
+def _ran(ran: Ran | None) -> tuple[str, str, str]:
+    """How many tests passed, beside what, and which files of tests."""
     if ran is None:
-        return "not run"
-    text = f"{ran.passed} passed"
+        return "not run", "", ""
+    text = f"ran, {ran.passed} tests passed"
     if ran.failed:
         text += f", **{len(ran.failed)} failed**"
-    return text + (f", {ran.skipped} skipped" if ran.skipped else "")
+    text += f", {ran.skipped} skipped" if ran.skipped else ""
+    return text, ", ".join(ran.beside), ", ".join(ran.files) or "all"
+
+
+def _failures(records: Sequence[Record]) -> list[str]:
+    """A list for each release in which tests failed, with their causes."""
+    lines: list[str] = []
+    for record in records:
+        if record.ran is not None and record.ran.failed:
+            lines += [f"Failed inside {record.version}:", ""]
+            lines += [line for each in record.ran.failed for line in _item(each)]
+            lines.append("")
+    return lines
 
 
 def _changes(records: Sequence[Record]) -> list[str]:
@@ -65,7 +80,7 @@ def _changes(records: Sequence[Record]) -> list[str]:
 
 def _item(text: str) -> list[str]:
     name, _, what = text.partition(": ")
-    lines = [f"* `{name}`:"]
+    lines = [f"* `{name}`:" if what else f"* `{name}`"]
     for word in what.replace(" -> ", " to ").split():
         if len(lines[-1]) + len(word) > 115:
             lines.append(" ")

@@ -31,11 +31,17 @@ class Surface:
 
 @dataclass(frozen=True)
 class Ran:
-    """Tests of an adapter inside the release, and the names of those that failed."""
+    """Tests of an adapter inside the release, and the names of those that failed, with causes.
+
+    ``files`` are those that were chosen, none where all ran; ``beside`` are versions of what else
+    the tests ran with.
+    """
 
     passed: int
     skipped: int = 0
     failed: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

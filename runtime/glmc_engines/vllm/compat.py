@@ -233,14 +233,15 @@ def _slot_mapping(
 def no_accelerator() -> None:
     """Let calls that wait for an accelerator, of which vLLM's ends make some on each platform but
     its own for CPUs, do nothing where there is none; and Triton stay off, which vLLM switches on
-    where the list of visible devices is empty."""
-    if torch.accelerator.is_available():
+    where the list of visible devices is empty. Before torch 2.6 there are no such calls."""
+    accelerator = getattr(torch, "accelerator", None)
+    if (torch.cuda if accelerator is None else accelerator).is_available():
         return
     if not os.environ.get("CUDA_VISIBLE_DEVICES", "unset"):
         del os.environ["CUDA_VISIBLE_DEVICES"]
     for name in ("synchronize", "empty_cache", "empty_host_cache"):
-        if hasattr(torch.accelerator, name):
-            setattr(torch.accelerator, name, _nothing)
+        if hasattr(accelerator, name):
+            setattr(accelerator, name, _nothing)
 
 
 def _nothing(*_: Any, **__: Any) -> None:
@@ -254,3 +255,36 @@ def no_times() -> Any:
     except ImportError:
         return 0.0
     return CompilationTimes(language_model=0.0, encoder=0.0)
+
+
+def set_random_seed(seed: int) -> None:
+    """Seed what samples."""
+    try:
+        from vllm.utils.torch_utils import set_random_seed as seed_it
+    except ImportError:
+        from vllm.model_executor.utils import set_random_seed as seed_it
+    seed_it(seed)
+
+
+def experts_method() -> type[Any]:
+    """vLLM's method of experts without quantisation."""
+    try:
+        from vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method import (
+            UnquantizedFusedMoEMethod,
+        )
+    except ImportError:
+        from vllm.model_executor.layers.fused_moe.layer import UnquantizedFusedMoEMethod
+    found: type[Any] = UnquantizedFusedMoEMethod
+    return found
+
+
+def replace_method(name: str, method: type[Any]) -> None:
+    """Have vLLM use a class of ours in place of its own of this name, once in a process."""
+    from vllm.model_executor.custom_op import CustomOp
+
+    try:
+        from vllm.model_executor.custom_op import op_registry_oot as replaced
+    except ImportError:
+        replaced = CustomOp.op_registry_oot
+    if name not in replaced:
+        CustomOp.register_oot(name=name)(method)

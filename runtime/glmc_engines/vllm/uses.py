@@ -317,4 +317,16 @@ SURFACE: tuple[Use, ...] = (
         why="a name for a backend that vLLM does not know",
         optional=True,
     ),
+    Use(
+        "vllm.model_executor.custom_op.op_registry_oot",
+        "attribute",
+        why="methods that a platform has replaced",
+        either="replaced",
+    ),
+    Use(
+        "vllm.model_executor.custom_op.CustomOp.op_registry_oot",
+        "attribute",
+        why="the same, of older releases",
+        either="replaced",
+    ),
 )

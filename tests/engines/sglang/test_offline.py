@@ -115,7 +115,23 @@ def test_a_stop_string_ends_an_answer(moe: Any) -> None:
     assert word not in answer["text"]
 
 
+def _grammars_need_a_device() -> bool:
+    """Whether this release of SGLang applies the masks of a grammar on devices alone."""
+    from sglang.srt.constrained.xgrammar_backend import XGrammarGrammar
+
+    mask = torch.full((1, 1), -1, dtype=torch.int32)
+    try:
+        XGrammarGrammar.apply_vocab_mask(
+            XGrammarGrammar.__new__(XGrammarGrammar), torch.zeros(1, 32), mask
+        )
+    except RuntimeError as error:
+        return "Unsupported device" in str(error)
+    return False
+
+
 def test_an_answer_that_a_schema_allows(moe: Any) -> None:
+    if _grammars_need_a_device():
+        pytest.skip("grammars of this release of SGLang need a device")
     schema = {
         "type": "object",
         "properties": {"a": {"type": "integer", "maximum": 99}, "b": {"enum": ["x", "y"]}},

@@ -132,6 +132,37 @@ def test_counts_are_among_the_metrics_of_several_processes(
         assert b'glmc_steps_total{rank="5"} 3.0' in generate_latest(each)
 
 
+def test_a_torch_without_calls_for_accelerators(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before 2.6; that no device is visible is taken back all the same."""
+    monkeypatch.delattr(torch, "accelerator", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    compat.no_accelerator()
+    assert "CUDA_VISIBLE_DEVICES" not in os.environ
+
+
+def test_a_seed_is_set() -> None:
+    draws = []
+    for _ in range(2):
+        compat.set_random_seed(3)
+        draws.append(float(torch.rand(())))
+    assert draws[0] == draws[1]
+
+
+def test_a_method_of_vllms_is_replaced_once() -> None:
+    from vllm.model_executor.custom_op import CustomOp
+
+    class OfATest(CustomOp):  # type: ignore[misc]
+        pass
+
+    class Ours(OfATest):
+        pass
+
+    for _ in range(2):
+        compat.replace_method("OfATest", Ours)
+    assert type(CustomOp.__new__(OfATest)) is Ours
+
+
 def test_graphs_are_switched_off() -> None:
     from vllm.config import CompilationConfig, CUDAGraphMode
 

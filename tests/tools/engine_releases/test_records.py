@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ from glmc_engines.surface.uses import Use
 from glmc_engines.surface.verdict import judge
 from tests.docs.markdown import table_rows
 from tests.engines.surface.made_up import ENGINE, lookup
-from tools.engine_releases.matrix import read_report, run_tests
+from tools.engine_releases.matrix import files_of, read_report, run_tests, total
+from tools.engine_releases.overlay import beside, unmet
 from tools.engine_releases.page import PAGE, page
 from tools.engine_releases.reading import named, rows_digest, surface
 from tools.engine_releases.records import (
@@ -33,9 +35,11 @@ LACKING = Surface(
     changed=("vllm.z: signature: +a, " + "b=1 -> b=2, " * 12,),
 )
 RECORDS = [
-    Record("vllm", "0.10.0", LACKING, Ran(5, 1, ("tests.test_a.test_b",))),
+    Record("vllm", "0.10.0", LACKING, Ran(5, 1, ("tests.test_a.test_b: No",))),
     Record("vllm", "0.9.0", READ),
-    Record("sglang", "0.5.20", ran=Ran(7)),
+    Record(
+        "sglang", "0.5.20", ran=Ran(7, files=("test_a",), beside=("Python 3.11", "torch 2.5.1"))
+    ),
 ]
 
 
@@ -68,11 +72,14 @@ def test_each_release_is_a_row() -> None:
         [
             "0.10.0",
             "**lacks** `vllm.x.Y` (Y is not in vllm.x)",
-            "5 passed, **1 failed**, 1 skipped",
+            "ran, 5 tests passed, **1 failed**, 1 skipped",
+            "",
+            "all",
         ],
-        ["0.9.0", "all of 12; optional and absent: 1", "not run"],
-        ["0.5.20", "not read", "7 passed"],
+        ["0.9.0", "all of 12; optional and absent: 1", "not run", "", ""],
+        ["0.5.20", "not read", "ran, 7 tests passed", "Python 3.11, torch 2.5.1", "test_a"],
     ]
+    assert "Failed inside 0.10.0:\n\n* `tests.test_a.test_b`: No\n" in text
     assert "Changed from 0.9.0 to 0.10.0:\n\n* `vllm.z`: signature: +a, b=1 to b=2, " in text
     assert all(len(line) <= 120 for line in text.splitlines())
 
@@ -107,11 +114,44 @@ def test_other_rows_are_told_apart() -> None:
 def test_a_report_of_tests(tmp_path: Path) -> None:
     (tmp_path / "report.xml").write_text(
         "<testsuites><testsuite><testcase classname='a' name='one'/>"
-        "<testcase classname='a' name='two'><failure/></testcase>"
+        "<testcase classname='a' name='two'><failure message='assert 1 &#10; more'/></testcase>"
         "<testcase classname='' name='three'><error/></testcase>"
         "<testcase classname='a' name='four'><skipped/></testcase></testsuite></testsuites>"
     )
-    assert read_report(tmp_path / "report.xml") == Ran(1, 1, ("a.two", "three"))
+    assert read_report(tmp_path / "report.xml") == Ran(1, 1, ("a.two: assert 1", "three"))
+
+
+def test_counts_of_several_files_are_added() -> None:
+    parts = [Ran(2, 1, ("a",)), Ran(3, 0, ("b",))]
+    assert total(parts, ("test_x",), ("torch 1",)) == Ran(
+        5, 1, ("a", "b"), ("test_x",), ("torch 1",)
+    )
+    assert [file.stem for file in files_of("vllm", ["test_limits"])] == ["test_limits"]
+    assert len(files_of("sglang")) > 3
+    with pytest.raises(UsageError, match=r"no file test_none\.py"):
+        files_of("vllm", ["test_none"])
+
+
+def test_what_a_release_pins_is_laid_over_too(tmp_path: Path) -> None:
+    for name, version, wants in (
+        ("engine", "1.0", ("transformers==5.12.1", "numpy<1", "tokenizers>=0.1; extra == 'x'")),
+        ("transformers", "5.12.1", ("tokenizers<=0.23.0,>=0.22", "huggingface_hub>=1.5")),
+    ):
+        folder = tmp_path / f"{name}-{version}.dist-info"
+        folder.mkdir()
+        lines = [f"Name: {name}", f"Version: {version}", *(f"Requires-Dist: {w}" for w in wants)]
+        (folder / "METADATA").write_text("\n".join(lines) + "\n")
+    present = {"transformers": "5.19.0", "tokenizers": "0.23.3", "huggingface-hub": "2.4.0"}
+    assert list(unmet("engine", tmp_path, present)) == []  # the folder has what it pins
+    (wanted,) = unmet("transformers", tmp_path, present)
+    assert str(wanted) == "tokenizers<=0.23.0,>=0.22"
+    assert list(unmet("transformers", tmp_path, present | {"tokenizers": "0.22.2"})) == []
+
+
+def test_versions_that_tests_ran_with() -> None:
+    python, torch, transformers = beside(Path(sys.executable), Path())
+    assert python == "Python " + ".".join(map(str, sys.version_info[:2]))
+    assert torch.startswith("torch 2.") and transformers.startswith("transformers ")
 
 
 def test_what_can_not_be_asked_for(tmp_path: Path) -> None:

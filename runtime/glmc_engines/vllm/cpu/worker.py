@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from vllm.platforms import current_platform
-from vllm.utils.torch_utils import set_random_seed
 from vllm.v1.worker.gpu_worker import Worker, init_worker_distributed_environment
 
 from glmc_engines.core.errors import EngineVersionError
@@ -37,7 +36,7 @@ class HostWorker(Worker):  # type: ignore[misc]
             self.local_rank,
             current_platform.dist_backend,
         )
-        set_random_seed(self.model_config.seed)
+        compat.set_random_seed(self.model_config.seed)
         self.model_runner = CPUModelRunner(self.vllm_config, self.device)
 
     def _maybe_get_memory_pool_context(self, tag: str) -> Any:
@@ -48,7 +47,7 @@ class HostWorker(Worker):  # type: ignore[misc]
 
     def compile_or_warm_up_model(self) -> Any:
         self.model_runner._dummy_run(1)
-        set_random_seed(self.model_config.seed)
+        compat.set_random_seed(self.model_config.seed)
         return compat.no_times()
 
     def sleep(self, level: int = 1) -> None:
