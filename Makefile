@@ -20,7 +20,9 @@ ENGINE_TESTS := -m pytest -n 0 -m engines --confcutdir=tests/engines --durations
 # tests for them, all unless some are named, such as MATRIX_FILES="test_compat test_offline".
 MATRIX ?=
 MATRIX_FILES ?=
-MATRIX_WHEELS = $(patsubst vllm==%,$(ENGINE_WHEELS)/vllm-%.built,$(filter vllm==%,$(MATRIX)))
+# A release of vLLM that has no environment of its own is laid over the newest one's, from a wheel.
+MATRIX_LAID = $(foreach each,$(filter vllm==%,$(MATRIX)),$(if $(wildcard $(ENGINES)/vllm-$(patsubst vllm==%,%,$(each))/bin/python),,$(each)))
+MATRIX_WHEELS = $(patsubst vllm==%,$(ENGINE_WHEELS)/vllm-%.built,$(MATRIX_LAID))
 
 .PHONY: demo test test-long test-slow test-versions test-vllm test-sglang plans lint clean
 .PHONY: engines-vllm engines-sglang engine-matrix
