@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import SimpleNamespace
