@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -18,6 +20,75 @@ def logger() -> Any:
     from vllm.logger import init_logger
 
     return init_logger("vllm.glmc")
+
+
+@contextmanager
+def names_of_vllm() -> Iterator[None]:
+    """A name of vLLM's that is missing, as :class:`EngineVersionError`."""
+    try:
+        yield
+    except (ImportError, AttributeError) as error:
+        if not _is_of_vllm(error):
+            raise
+        raise EngineVersionError(
+            "this release of vLLM lacks a name that the adapter needs",
+            place="vLLM",
+            found=str(error),
+        ) from error
+
+
+def _is_of_vllm(error: ImportError | AttributeError) -> bool:
+    """Whether a name is missing in a module of vLLM's or in an object of its classes."""
+    if isinstance(error, ImportError):
+        owner = error.name or ""
+    elif isinstance(error.obj, ModuleType):
+        owner = error.obj.__name__
+    else:
+        owner = (error.obj if isinstance(error.obj, type) else type(error.obj)).__module__
+    return owner.partition(".")[0] == "vllm"
+
+
+def check_names() -> None:
+    """Raise :class:`EngineVersionError` where the names are missing that a model or its steps ask
+    for only after the model is made."""
+    with names_of_vllm():
+        from vllm.distributed.parallel_state import get_tp_group  # noqa: F401
+        from vllm.forward_context import get_forward_context  # noqa: F401
+
+        backend_classes()
+        parameters = inspect.signature(attention_class().__init__).parameters
+        metadata = _step_metadata()
+    for owner, wanted, has in (
+        ("Attention.__init__", _OF_ATTENTION, set(parameters)),
+        (metadata.__name__, _OF_A_STEP, set(getattr(metadata, "__annotations__", ()))),
+    ):
+        if missing := sorted(wanted - has):
+            raise EngineVersionError.missing(
+                "vLLM", ", ".join(f"'{name}' of {owner}" for name in missing)
+            )
+
+
+_OF_ATTENTION = {"num_kv_heads", "cache_config", "prefix", "attn_backend"}
+_OF_A_STEP = {
+    "num_reqs",
+    "num_actual_tokens",
+    "max_query_len",
+    "slot_mapping",
+    "block_table_tensor",
+    "seq_lens",
+    "query_start_loc",
+    "query_start_loc_cpu",
+}
+
+
+def _step_metadata() -> type[Any]:
+    """The class of what vLLM says of a step to all builders."""
+    try:
+        from vllm.v1.attention.backend import CommonAttentionMetadata
+    except ImportError:
+        from vllm.v1.attention.backends.utils import CommonAttentionMetadata
+    found: type[Any] = CommonAttentionMetadata
+    return found
 
 
 _in_tree: dict[str, Any] = {}
@@ -184,26 +255,6 @@ def tensor_parallel_group() -> tuple[Any, int, int]:
 
     group = get_tp_group()
     return group.device_group, group.rank_in_group, group.world_size
-
-
-def register_collector(collector: type[Any]) -> None:
-    """Add a collector to the registries that vLLM's server answers with, once: that of this
-    process, and where several processes answer, each that is made to gather their metrics."""
-    from prometheus_client import REGISTRY, multiprocess
-
-    known = multiprocess.MultiProcessCollector
-    if getattr(known, "of_glmc", False):
-        return
-
-    class Gathered(known):  # type: ignore[misc, valid-type]
-        of_glmc = True
-
-        def __init__(self, registry: Any, *arguments: Any, **options: Any) -> None:
-            super().__init__(registry, *arguments, **options)
-            registry.register(collector())
-
-    multiprocess.MultiProcessCollector = Gathered
-    REGISTRY.register(collector())
 
 
 def host_slot_mapping() -> None:

@@ -6,10 +6,10 @@ the model is built.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from glmc_engines.core.errors import NoArtifactError, UnsupportedError
+from glmc_engines.core.errors import EngineVersionError, NoArtifactError, UnsupportedError
 from glmc_engines.core.header import Header
 from glmc_engines.core.options import Options
 from glmc_engines.vllm import compat
@@ -105,19 +105,23 @@ def check_experts(config: Any, header: Header) -> None:
         )
 
 
-def prepare(config: Any) -> bool:
+def prepare(config: Any, *checks: Callable[[], None]) -> bool:
     """Make a ``VllmConfig`` fit for compiled plans, before its engine is built; whether they serve.
+    Further ``checks`` raise what else is in their way.
 
     Raises the error of what can't be served where the options require that; otherwise the model is
     left to vLLM, and the log says so.
     """
     options = Options.from_environment()
     try:
-        for error in unsupported(config):
-            raise error
-        found = artifact_of(config, options)
-        check_experts(config, found.header)
-    except (UnsupportedError, NoArtifactError) as error:
+        with compat.names_of_vllm():
+            for error in unsupported(config):
+                raise error
+            found = artifact_of(config, options)
+            check_experts(config, found.header)
+        for check in checks:
+            check()
+    except (UnsupportedError, NoArtifactError, EngineVersionError) as error:
         if options.require or options.artifact is not None:
             raise
         _LOG.warning("glmc leaves %s to vLLM: %s", config.model_config.model, error)

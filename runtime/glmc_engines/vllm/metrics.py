@@ -1,4 +1,7 @@
-"""Counts of all ranks in the metrics that vLLM's server answers with."""
+"""Counts of all ranks in the metrics that vLLM's server answers with.
+
+Nothing of vLLM or of the runtime is imported: it also says that neither could be used.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from glmc_engines.core.counters import HELP, shared_counts
-from glmc_engines.vllm import compat
 
 
 class Collector:
@@ -32,5 +34,20 @@ class Collector:
 
 
 def register_metrics() -> None:
-    """Add the counts to the metrics of this process, once."""
-    compat.register_collector(Collector)
+    """Add the counts to the registries that vLLM's server answers with, once: that of this process,
+    and where several processes answer, each that is made to gather their metrics."""
+    from prometheus_client import REGISTRY, multiprocess
+
+    known = multiprocess.MultiProcessCollector
+    if getattr(known, "of_glmc", False):
+        return
+
+    class Gathered(known):  # type: ignore[misc, valid-type]
+        of_glmc = True
+
+        def __init__(self, registry: Any, *arguments: Any, **options: Any) -> None:
+            super().__init__(registry, *arguments, **options)
+            registry.register(Collector())
+
+    multiprocess.MultiProcessCollector = Gathered
+    REGISTRY.register(Collector())

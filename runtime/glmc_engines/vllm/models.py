@@ -39,11 +39,12 @@ class PlanForCausalLM(nn.Module):
     embedding_padding_modules: ClassVar[list[str]] = []
 
     def __new__(cls, *, vllm_config: Any, prefix: str = "") -> Any:
-        if prepare(vllm_config):
+        if prepare(vllm_config, compat.check_names):
             return super().__new__(cls)
         Counters.of_rank(compat.tensor_parallel_group()[1]).set("serves", 0)
         return compat.in_tree_class(cls.__name__)(vllm_config=vllm_config, prefix=prefix)
 
+    @compat.names_of_vllm()
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
         super().__init__()
         from glmc_engines.vllm.backend import backend_for

@@ -12,7 +12,8 @@ from glmc_engines.vllm.models import CLASSES
 def register_models() -> None:
     """Register the model classes; what is registered already stays."""
     share_counters()
-    for architecture, model in CLASSES.items():
-        compat.register_model(architecture, model)
-        compat.hook_config(architecture, prepare)
+    with compat.names_of_vllm():
+        for architecture, model in CLASSES.items():
+            compat.register_model(architecture, model)
+            compat.hook_config(architecture, prepare)
     register_metrics()
