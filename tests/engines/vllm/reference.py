@@ -27,6 +27,12 @@ class Answer:
                 return margin < CLOSE
         return True
 
+    def begins(self, tokens: list[int], at_least: int) -> bool:
+        """Whether these are the first tokens, so many or more."""
+        heard = len(tokens)
+        begun = Answer(self.prompt, self.tokens[:heard], self.margins[:heard])
+        return at_least <= heard <= len(self.tokens) and begun.agrees(tokens)
+
 
 class Reference:
     """A model of transformers in float32."""

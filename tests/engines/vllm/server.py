@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -15,6 +14,8 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.engines.metrics import total
+
 PATIENCE = 240.0
 
 
@@ -23,6 +24,7 @@ class Server:
 
     def __init__(self, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
         self.process = process
+        self.port = port
         self.url = f"http://127.0.0.1:{port}"
         self.log = log
 
@@ -32,15 +34,7 @@ class Server:
 
     def metric(self, name: str, **labels: str) -> float:
         """The sum of the values of a metric, over those of its labels that are not given."""
-        total = 0.0
-        for line in self.get("/metrics").splitlines():
-            match = re.fullmatch(rf"{re.escape(name)}(?:\{{(.*)\}})? (\S+)", line)
-            if match is None:
-                continue
-            has = dict(re.findall(r'(\w+)="([^"]*)"', match[1] or ""))
-            if labels.items() <= has.items():
-                total += float(match[2])
-        return total
+        return total(self.get("/metrics"), name, **labels)
 
     def wait_until_idle(self, seconds: float = 30.0) -> None:
         """Until no request runs."""
@@ -57,9 +51,8 @@ def free_port() -> int:
         return port
 
 
-@contextlib.contextmanager
-def serve(model: Path, log: Path, environment: dict[str, str], *options: str) -> Iterator[Server]:
-    """Start a server, wait until it is healthy, and end it with all its processes."""
+def launch(model: Path, log: Path, environment: dict[str, str], *options: str) -> Server:
+    """Start the processes of a server, in a session of their own; it is not up yet."""
     port = free_port()
     command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(model)]
     command += ["--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", *options]
@@ -71,11 +64,17 @@ def serve(model: Path, log: Path, environment: dict[str, str], *options: str) ->
             env={**os.environ, **environment},
             start_new_session=True,
         )
-    server = Server(process, port, log)
+    return Server(process, port, log)
+
+
+@contextlib.contextmanager
+def serve(model: Path, log: Path, environment: dict[str, str], *options: str) -> Iterator[Server]:
+    """Start a server, wait until it is healthy, and end it with all its processes."""
+    server = launch(model, log, environment, *options)
     try:
         end = time.monotonic() + PATIENCE
         while True:
-            assert process.poll() is None, log.read_text()[-4000:]
+            assert server.process.poll() is None, log.read_text()[-4000:]
             assert time.monotonic() < end, log.read_text()[-4000:]
             with contextlib.suppress(urllib.error.URLError, OSError):
                 server.get("/health")
@@ -83,7 +82,7 @@ def serve(model: Path, log: Path, environment: dict[str, str], *options: str) ->
             time.sleep(0.5)
         yield server
     finally:
-        stop(process)
+        stop(server.process)
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from tests.engines.vllm.conftest import Compile
+from tests.engines.vllm.killed import assert_that_it_ends
 from tests.engines.vllm.reference import ROOT, Reference
 from tests.engines.vllm.server import serve
 
 
-def test_tokens_of_two_ranks(
+def test_two_ranks_and_the_end_of_one(
     artifact: Compile, reference: Callable[[str], Reference], tmp_path: Path
 ) -> None:
     from openai import OpenAI
@@ -21,7 +22,7 @@ def test_tokens_of_two_ranks(
     path = artifact("tiny-moe", "--tensor-parallel=2")
     environment = {"GLMC_ARTIFACT": str(path), "GLMC_REQUIRE": "1"}
     options = ["--tensor-parallel-size", "2", "--distributed-executor-backend", "mp"]
-    options += ["--max-model-len", "256", "--served-model-name", "tiny"]
+    options += ["--max-model-len", "1024", "--served-model-name", "tiny"]
     log = tmp_path / "log"
     with serve(ROOT / "models" / "tiny-moe", log, environment, *options) as server:
         client: Any = OpenAI(base_url=f"{server.url}/v1", api_key="none", timeout=120)
@@ -38,4 +39,5 @@ def test_tokens_of_two_ranks(
         for rank in ("0", "1"):
             steps = server.metric("glmc_steps_total", rank=rank)
             assert steps == server.metric("glmc_replays_total", rank=rank) > 0
+        assert_that_it_ends(server, "Worker_TP1", tokens=1000)
     assert "2 ranks" in log.read_text()
