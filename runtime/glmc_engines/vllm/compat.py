@@ -60,7 +60,7 @@ def check_names() -> None:
         metadata = _step_metadata()
     for owner, wanted, has in (
         ("Attention.__init__", _OF_ATTENTION, set(parameters)),
-        (metadata.__name__, _OF_A_STEP, set(getattr(metadata, "__annotations__", ()))),
+        (metadata.__name__, _OF_A_STEP, {*dir(metadata), *metadata.__annotations__}),
     ):
         if missing := sorted(wanted - has):
             raise EngineVersionError.missing(
