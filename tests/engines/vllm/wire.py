@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Sequence
 from typing import Any
+from urllib.request import Request, urlopen
 
-from tests.engines.storm import Event, Visit, Wire, storm
+from tests.engines.storm import PATIENCE, Event, Visit, Wire, storm
 from tests.engines.vllm.reference import Answer
 from tests.engines.vllm.server import Server
 
@@ -59,3 +61,19 @@ def wrong(server: Server, those: Sequence[tuple[Answer, Visit]]) -> list[tuple[V
 def differing(server: Server, answers: Sequence[Answer]) -> list[tuple[Visit, list[int]]]:
     """The same for answers that are all heard to their end."""
     return wrong(server, [(answer, visit(answer)) for answer in answers])
+
+
+def differing_in_one(server: Server, answers: Sequence[Answer]) -> list[list[int]]:
+    """The same for answers of one length that are asked for in one request, so that all of them
+    wait at once whatever else the machine does: prompts."""
+    body = _body(visit(answers[0])) | {
+        "prompt": [answer.prompt for answer in answers],
+        "stream": False,
+    }
+    head = {"Content-Type": "application/json"}
+    asked = Request(server.url + WIRE.path, json.dumps(body).encode(), head)
+    with urlopen(asked, timeout=PATIENCE) as heard:
+        choices = {each["index"]: each["token_ids"] for each in json.load(heard)["choices"]}
+    return [
+        answer.prompt for place, answer in enumerate(answers) if not answer.agrees(choices[place])
+    ]
