@@ -28,7 +28,7 @@ POOL = 20 * 16
 """Tokens in the KV cache."""
 SMALL = ["--max-model-len", str(CONTEXT), "--served-model-name", "tiny"]
 SMALL += ["--max-num-batched-tokens", "48", "--max-num-seqs", "12"]
-SMALL += ["--num-gpu-blocks-override", "21"]  # one of them is vLLM's own
+SMALL += ["--block-size", "16", "--num-gpu-blocks-override", "21"]  # one of them is vLLM's own
 MIB = 2**20
 LEAK = 16
 """MiB that a process may grow by in the last of three storms of 500. What it keeps is limited, 64
