@@ -188,7 +188,7 @@ PREFILL = Phase(
     ("tokens", "sequences"),
     (*_WRITING, "cu_seqlens_q", "cu_seqlens_k", "last_rows"),
     smaller=(("sequences", "tokens"),),
-    bindings_kept=512,  # its steps come in any shape
+    bindings_kept=64,  # its steps come in any shape
 )
 DECODE = Phase(
     "decode",

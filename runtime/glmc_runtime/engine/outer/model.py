@@ -26,6 +26,9 @@ from glmc_runtime.replay.phase import PhaseReplay
 
 _SEQUENCES = (1, 8, 32, 128, *(1 << power for power in range(8, 32)))
 """What sequences of a prefill step are padded to where there are device graphs."""
+_KEPT = 512
+"""Prefill steps that stay bound there: one for each of their buckets and of those numbers. They are
+small, as most of their calls are in graphs."""
 
 
 class Model:
@@ -97,7 +100,8 @@ class AttachedModel(Model):
                     plan, memory, sizes, self.device, views.block_size, kv.scratch_block
                 )
                 self._inputs[key] = inputs
-                self._replays[key] = loaded.replay(plan, cache, memory, inputs, graphs)
+                kept = _KEPT if graphs.on_device else None
+                self._replays[key] = loaded.replay(plan, cache, memory, inputs, graphs, kept)
             loaded.capture(self._replays, graphs, views.block_size, kv.scratch_block, prefill=True)
         self._pads_sequences = graphs.on_device
 
