@@ -197,7 +197,8 @@ from glmc.artifact.partial import partial_directory
 from glmc_runtime.command.ending import unwound_when_ended
 def wait():
     print("here", flush=True)
-    threading.Event().wait(60)
+    for _ in range(1200):  # a signal just before a wait is seen after it
+        threading.Event().wait(0.05)
 def write(path):
     with partial_directory(Path(path)) as made:
         (made / "weights").mkdir()
@@ -280,7 +281,8 @@ def test_a_fork_that_is_ended_leaves_its_parents_folder(tmp_path: Path) -> None:
         child = os.fork()
         if child == 0:
             os.write(tell, b"x")
-            time.sleep(60)
+            for _ in range(1200):
+                time.sleep(0.05)
             os._exit(0)
         os.read(ready, 1)
         os.close(ready)
