@@ -109,8 +109,8 @@ def _export(model: nn.Module) -> ExportedProgram:
 
 
 def _without_fake_cache() -> AbstractContextManager[None]:
-    """torch's cache of fake results costs a fifth of a capture: sizes are symbols, and no layer is
-    traced twice."""
+    """torch's cache of fake results costs a capture more than it saves: sizes are symbols, and no
+    layer is traced twice."""
     without: AbstractContextManager[None]
     without = torch._dynamo.config.patch(fake_tensor_cache_enabled=False)
     return without

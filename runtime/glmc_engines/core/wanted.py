@@ -92,8 +92,7 @@ def decode_buckets(largest: int) -> tuple[int, ...]:
 
 def prefill_buckets(largest: int) -> tuple[int, ...]:
     """Tokens that other steps are padded to, up to ``largest``: eight in each doubling, and one in
-    each 128 tokens. Padded tokens are computed like others, and in a server that is well used each
-    per cent of them is several of the time that a request waits."""
+    each 128 tokens: padded tokens are computed like others."""
     found = [16]
     while found[-1] < largest:
         found.append(found[-1] + min(max(_power(found[-1]) // 8, 16), 128))

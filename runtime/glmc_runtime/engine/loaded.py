@@ -44,7 +44,8 @@ from glmc_runtime.replay.weight_watch import WeightWatch
 
 _LOG = logging.getLogger("glmc_runtime.device")
 CAPTURED_TOKENS = 1024
-"""The most tokens of a prefill step whose parts are device graphs."""
+"""The most tokens of a prefill step whose parts are device graphs: the more tokens, the longer the
+device computes, and the less it matters what the host takes to launch it."""
 
 
 @dataclass(frozen=True)
@@ -127,9 +128,8 @@ class LoadedArtifact:
     ) -> None:
         """Capture every bucket of the phases that are captured where the device has graphs, the
         largest first; all rows write to the scratch block. With ``prefill`` those of prefill, too,
-        whose graphs end where attention begins. A step beyond ``CAPTURED_TOKENS`` takes the device
-        longer than the host takes to launch it; of those buckets the largest is run once, so that
-        kernels are compiled."""
+        whose graphs end where attention begins. Of buckets beyond ``CAPTURED_TOKENS`` the largest
+        is run once, so that kernels are compiled."""
         if not graphs.on_device:
             return
         row = ScheduledTokens((0,), 0, [scratch_block])

@@ -275,45 +275,24 @@ def decode_attention(arguments: dict[str, Any]) -> Thunk:
     block_size, head_dim] of any strides but the last; block_tables int32 [sequences,
     blocks_per_sequence]; context_lengths int32 [sequences] on the device, at least 1, the new token
     counted."""
-    query, out, tables = arguments["query"], arguments["out"], arguments["block_tables"]
+    query, out = arguments["query"], arguments["out"]
     shape = shape_of(arguments)
     require_like("query", query, out)
     require_one_device(query, out)
     configuration = choose("decode_attention", arguments, shape, out.device)
     scratch = split_workspace(shape, configuration, out.device)
-    attend_all = partial(
-        launch,
-        decode_attention_kernel,
-        (configuration["splits"], shape.kv_heads, shape.sequences),
-        query,
-        arguments["key_cache"],
-        arguments["value_cache"],
-        tables,
-        arguments["context_lengths"],
-        arguments["context_lengths"],
-        out,
-        scratch.partials,
-        scratch.lse,
-        scratch.new_scores,
-        scratch.counters,
-        tables.shape[1],
-        configuration["splits"],
-        float(arguments["scale"]) * LOG2_E,
-        PACKED=False,
-        **constants(shape, configuration, cache_constants(arguments, shape.head_dim, out.dtype)),
-        pdl=pdl_enabled(out.device),
+    lengths = arguments["context_lengths"]
+    attend_all = _attention(
+        arguments, shape, configuration, scratch, lengths, lengths, packed=False
     )
-    return with_reduction(
-        attend_all, shape, configuration, scratch, arguments["context_lengths"], out, None
-    )
+    return with_reduction(attend_all, shape, configuration, scratch, lengths, out, None)
 
 
 def single_rows(arguments: dict[str, Any]) -> Thunk:
     """Attention of the sequences of a packed step that have one query; the rows of the others stay
     as they are. Arguments as for ``cuda.prefill_attention``."""
-    query, out, tables = arguments["query"], arguments["out"], arguments["block_tables"]
-    key_cache = arguments["key_cache"]
-    _, q_heads, head_dim = query.shape
+    out, tables, key_cache = arguments["out"], arguments["block_tables"], arguments["key_cache"]
+    _, q_heads, head_dim = out.shape
     kv_heads, block_size = key_cache.shape[1:3]
     longest = tables.shape[1] * block_size
     shape = Shape(tables.shape[0], q_heads, kv_heads, head_dim, longest, out.dtype)
@@ -321,16 +300,32 @@ def single_rows(arguments: dict[str, Any]) -> Thunk:
     # The launch that reduces apart knows no rows that are left out.
     configuration = choose("decode_attention", asked, shape, out.device) | {"REDUCE": "last"}
     scratch = split_workspace(shape, configuration, out.device)
+    bounds = arguments["cu_seqlens_k"], arguments["cu_seqlens_q"]
+    return _attention(arguments, shape, configuration, scratch, *bounds, packed=True)
+
+
+def _attention(
+    arguments: dict[str, Any],
+    shape: Shape,
+    configuration: Configuration,
+    scratch: SplitWorkspace,
+    lengths: torch.Tensor,
+    cu_seqlens_q: torch.Tensor,
+    *,
+    packed: bool,
+) -> Thunk:
+    """The launch of the kernel; ``lengths`` and ``cu_seqlens_q`` are as it says."""
+    out, tables = arguments["out"], arguments["block_tables"]
     return partial(
         launch,
         decode_attention_kernel,
-        (configuration["splits"], kv_heads, shape.sequences),
-        query,
-        key_cache,
+        (configuration["splits"], shape.kv_heads, shape.sequences),
+        arguments["query"],
+        arguments["key_cache"],
         arguments["value_cache"],
         tables,
-        arguments["cu_seqlens_k"],
-        arguments["cu_seqlens_q"],
+        lengths,
+        cu_seqlens_q,
         out,
         scratch.partials,
         scratch.lse,
@@ -339,7 +334,7 @@ def single_rows(arguments: dict[str, Any]) -> Thunk:
         tables.shape[1],
         configuration["splits"],
         float(arguments["scale"]) * LOG2_E,
-        PACKED=True,
-        **constants(shape, configuration, cache_constants(arguments, head_dim, out.dtype)),
+        PACKED=packed,
+        **constants(shape, configuration, cache_constants(arguments, shape.head_dim, out.dtype)),
         pdl=pdl_enabled(out.device),
     )

@@ -31,6 +31,7 @@ from glmc_runtime.kernels.checks import (
 )
 from glmc_runtime.kernels.cuda import tuned
 from glmc_runtime.kernels.cuda.attention.decode import single_rows
+from glmc_runtime.kernels.cuda.attention.gather import GATHERED_ROWS, gather_kernel
 from glmc_runtime.kernels.cuda.attention.online_softmax import LOG2_E, attend
 from glmc_runtime.kernels.cuda.attention.packed_bounds import (
     PackedStep,
@@ -39,11 +40,10 @@ from glmc_runtime.kernels.cuda.attention.packed_bounds import (
 )
 from glmc_runtime.kernels.cuda.attention.schema import PREFILL
 from glmc_runtime.kernels.cuda.launch import interpreted, launch, pdl_enabled
-from glmc_runtime.kernels.cuda.paged_cache import cache_constants, cache_places
+from glmc_runtime.kernels.cuda.paged_cache import cache_constants
 from glmc_runtime.kernels.cuda.tuned import Configuration
 
 VARIANTS = ("flash", "cudnn", "triton")
-_GATHERED_ROWS = 32
 
 
 @triton.jit(do_not_specialize=["table_stride"])
@@ -111,55 +111,6 @@ def prefill_attention_kernel(
     )
     result = (total / weight[:, None]).to(out.dtype.element_ty)
     tl.store(out + places, result, mask=inside)
-
-
-@triton.jit(do_not_specialize=["table_stride", "least"])
-def gather_kernel(
-    key_cache,
-    value_cache,
-    tables,
-    cu_seqlens_k,
-    keys,
-    values,
-    table_stride,
-    least,
-    KV_HEADS: tl.constexpr,
-    BLOCK_SIZE: tl.constexpr,
-    BLOCK_STRIDE: tl.constexpr,
-    HEAD_STRIDE: tl.constexpr,
-    TOKEN_STRIDE: tl.constexpr,
-    HEAD_DIM: tl.constexpr,
-    WIDTH: tl.constexpr,
-    ROWS: tl.constexpr,
-    PDL: tl.constexpr,
-):
-    """keys and values [tokens, KV_HEADS, HEAD_DIM]: the contexts one after the other. Where one is
-    shorter than ``least`` tokens, zeros follow."""
-    kv_head, sequence = tl.program_id(0), tl.program_id(1)
-    if PDL:
-        tl.extra.cuda.gdc_wait()
-        tl.extra.cuda.gdc_launch_dependents()
-    start = tl.load(cu_seqlens_k + sequence)
-    length = tl.load(cu_seqlens_k + sequence + 1) - start
-    begin = tl.program_id(2) * ROWS
-    if begin >= tl.maximum(length, least):
-        return
-    tokens = begin + tl.arange(0, ROWS)
-    columns = tl.arange(0, WIDTH)[None, :]
-    present = (tokens < length)[:, None] & (columns < HEAD_DIM)
-    written = (tokens < tl.maximum(length, least))[:, None] & (columns < HEAD_DIM)
-    table = tables + sequence.to(tl.int64) * table_stride
-    blocks = tl.load(table + tokens // BLOCK_SIZE, mask=tokens < length, other=0)
-    rows = cache_places(
-        blocks, tokens, kv_head, BLOCK_SIZE, BLOCK_STRIDE, HEAD_STRIDE, TOKEN_STRIDE
-    )
-    source = rows[:, None] + columns
-    target = (start - tl.load(cu_seqlens_k) + tokens).to(tl.int64)
-    place = (target[:, None] * KV_HEADS + kv_head) * HEAD_DIM + columns
-    key = tl.load(key_cache + source, mask=present, other=0.0)
-    value = tl.load(value_cache + source, mask=present, other=0.0)
-    tl.store(keys + place, key, mask=written)
-    tl.store(values + place, value, mask=written)
 
 
 class _Call(NamedTuple):
@@ -241,7 +192,7 @@ def _gather(
     keys, values = (call.query.new_empty(size, kv_heads, head_dim) for _ in range(2))
     launch(
         gather_kernel,
-        (kv_heads, sequences, triton.cdiv(max(longest, least), _GATHERED_ROWS)),
+        (kv_heads, sequences, triton.cdiv(max(longest, least), GATHERED_ROWS)),
         call.key_cache,
         call.value_cache,
         call.tables[first:],
@@ -251,7 +202,7 @@ def _gather(
         call.tables.shape[1],
         least,
         **call.constants,
-        ROWS=_GATHERED_ROWS,
+        ROWS=GATHERED_ROWS,
         num_warps=4,
         pdl=pdl_enabled(keys.device),
     )
