@@ -49,10 +49,20 @@ def arguments(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--context", type=int, default=1024)
     parser.add_argument("--steps", type=int, default=96)
     parser.add_argument("--cache-gib", type=float, default=24.0)
+    parser.add_argument(
+        "--with",
+        dest="environment",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an environment variable for the side with plans alone",
+    )
     parser.add_argument("--seconds", type=float, default=520.0, help="what the run may take")
     parser.add_argument("--quick", action="store_true", help="tiny; says nothing of speed")
     parser.add_argument("--table", type=Path, nargs="+", help="print the tables of these and end")
     parser.add_argument("--into", type=Path, help="put them between the marks of this document")
+    if "--quick" in words:
+        parser.set_defaults(cache_gib=0.05, context=200, firsts=[64], batches=[1, 4], rounds=1)
     options = parser.parse_args(words)
     if options.table is None and None in (options.model, options.artifact, options.output):
         parser.error("--model, --artifact and --output are needed, or --table")
@@ -109,10 +119,11 @@ class Measuring:
 
     def once(self, what: str, order: str, sides: tuple[str, ...], **given: Any) -> dict[str, Any]:
         """Something that each side does once."""
+        quiet = given.pop("quiet", False)
         found = {side.name: side.ask(order, **given) for side in self._sides if side.name in sides}
         self._results[what] = found
         self._write()
-        print(what, json.dumps(found), flush=True)
+        print(what, "" if quiet else json.dumps(found), flush=True)
         return found
 
     def _write(self) -> None:
@@ -139,7 +150,9 @@ def measure(chosen: argparse.Namespace) -> None:
         }
         plugins = {PLANS: "glmc,glmc_cpu", ENGINE: "glmc_cpu"}
         asked = {**options, "vocabulary": vocabulary}
-        with running(asked, chosen.artifact.resolve(), chosen.output.parent, plugins) as sides:
+        artifact, logs = chosen.artifact.resolve(), chosen.output.parent
+        own = dict(each.split("=", 1) for each in chosen.environment)
+        with running(asked, artifact, logs, plugins, own) as sides:
             results["start_s"] = {side.name: side.start_s for side in sides}
             print("start", results["start_s"], flush=True)
             run = Measuring(sides, chosen, results)
@@ -156,6 +169,8 @@ def measure(chosen: argparse.Namespace) -> None:
                 results["rate"] = rate
                 given |= {"rate": rate, "warm": 0}
                 run.row("served", traffic.requests, chosen.served, "serve", **given)
+                del given["warm"]
+                run.once("steps", "steps", both, seed=1, quiet=True, **given)
             given = {"batch": 1, "context": chosen.context, "steps": chosen.steps}
             run.once("host", "host", (PLANS,), seed=1, **given)
             run.once("counts", "counts", (PLANS,))

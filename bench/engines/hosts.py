@@ -14,6 +14,7 @@ from glmc_runtime.format.phases import DECODE
 
 _CALLS = ("forward", "compute_logits")
 _times: dict[str, list[float]] = {}
+_steps: list[tuple[int, int, int, Any, Any]] = []
 
 
 def spread(model: nn.Module) -> int:
@@ -44,6 +45,38 @@ def times_of_calls(model: nn.Module) -> dict[str, float]:
         found[name] = median(_times[name]) * 1e3
         delattr(model, name)
     return found
+
+
+def timed_steps(worker: Any) -> bool:
+    """Have the device's time within each step of an engine's worker measured from now on."""
+    runner, _steps[:] = worker.model_runner, []
+    if not torch.cuda.is_available():
+        return False
+    execute = runner.execute_model
+
+    def measured(scheduled: Any, *arguments: Any, **options: Any) -> Any:
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        found = execute(scheduled, *arguments, **options)
+        end.record()
+        counts = list(scheduled.num_scheduled_tokens.values())
+        if counts:
+            _steps.append((sum(counts), len(counts), counts.count(1), begin, end))
+        return found
+
+    runner.execute_model = measured
+    return True
+
+
+def times_of_steps(worker: Any) -> list[tuple[int, int, int, float]]:
+    """New tokens, sequences, those of them that have one new token, and milliseconds on the device
+    from the beginning of a step until its model has run, waits for the host among them; nothing is
+    measured after it."""
+    if not torch.cuda.is_available():
+        return []
+    torch.cuda.synchronize()
+    del worker.model_runner.execute_model
+    return [(*sizes, float(begin.elapsed_time(end))) for *sizes, begin, end in _steps]
 
 
 def _graph_launch(model: nn.Module) -> float:

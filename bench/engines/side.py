@@ -15,7 +15,13 @@ from typing import Any
 
 import torch
 
-from bench.engines.hosts import spread, timed_calls, times_of_calls
+from bench.engines.hosts import (
+    spread,
+    timed_calls,
+    timed_steps,
+    times_of_calls,
+    times_of_steps,
+)
 from bench.engines.work import Traffic, prompts
 
 _WARM = 8  # steps after the last request has begun, which are not counted
@@ -105,6 +111,12 @@ class Side:
         self.llm.apply_model(timed_calls)
         self.decode(batch, context, steps, seed)
         return {"calls": self.llm.apply_model(times_of_calls)[0]}
+
+    def steps(self, traffic: dict[str, Any], seed: int, rate: float) -> dict[str, Any]:
+        """:meth:`serve` with the time that each of its steps takes on the device."""
+        self.llm.collective_rpc(timed_steps)
+        served = self.serve(traffic, seed, rate)
+        return served | {"steps": self.llm.collective_rpc(times_of_steps)[0]}
 
     def spread(self) -> dict[str, Any]:
         """Give the model weights of a useful spread, where it has any."""

@@ -55,15 +55,19 @@ def write_checkpoint(config: Mapping[str, Any], folder: Path) -> Path:
 
 @contextmanager
 def running(
-    options: dict[str, Any], artifact: Path, logs: Path, plugins: Mapping[str, str]
+    options: dict[str, Any],
+    artifact: Path,
+    logs: Path,
+    plugins: Mapping[str, str],
+    own: Mapping[str, str],
 ) -> Iterator[list[Running]]:
     """Both sides with the same ``options`` of the engine, started at once. ``plugins`` are those of
-    vLLM that each side may load."""
+    vLLM that each side may load; ``own`` are environment variables of the one with plans."""
     with tempfile.TemporaryDirectory() as above:
         made: list[Running] = []
         try:
             for name in SIDES:
-                made.append(_started(name, Path(above), artifact, logs, plugins[name]))
+                made.append(_started(name, Path(above), artifact, logs, plugins[name], own))
                 made[-1].connection.send(options)
             for side in made:
                 side.wait()
@@ -73,7 +77,9 @@ def running(
                 _end(side)
 
 
-def _started(name: str, folder: Path, artifact: Path, logs: Path, plugins: str) -> Running:
+def _started(
+    name: str, folder: Path, artifact: Path, logs: Path, plugins: str, own: Mapping[str, str]
+) -> Running:
     environment = {
         **os.environ,
         "HF_HUB_OFFLINE": "1",
@@ -84,7 +90,7 @@ def _started(name: str, folder: Path, artifact: Path, logs: Path, plugins: str) 
     for key in _OURS:
         environment.pop(key, None)
     if name == PLANS:
-        environment |= {"GLMC_ARTIFACT": str(artifact), "GLMC_REQUIRE": "1"}
+        environment |= {"GLMC_ARTIFACT": str(artifact), "GLMC_REQUIRE": "1", **own}
     address = str(folder / name)
     with Listener(address) as listener, open(logs / f"{name}.log", "wb") as log:
         process = subprocess.Popen(
