@@ -12,8 +12,9 @@ import logging
 import mmap
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 COUNTERS = "GLMC_ENGINE_COUNTERS"
 """Where the memory is, for processes that are started after the first one."""
@@ -74,6 +75,14 @@ class Counters:
             if self.memory is not None and slot < _SLOTS:
                 text = "|".join([name, *(f"{label}={text}" for label, text in key[1])]).encode()
                 _SLOT.pack_into(self.memory, self._place(slot), value, text[:120])
+        self._write(slot, value)
+
+    def setter(self, name: str, **labels: str) -> Callable[[int], None]:
+        """What writes one count, for those of each step."""
+        self.set(name, 0, **labels)
+        return partial(self._write, self._slots[(name, tuple(sorted(labels.items())))])
+
+    def _write(self, slot: int, value: int) -> None:
         self._values[slot] = value
         if self.memory is not None and slot < _SLOTS:
             struct.pack_into("<q", self.memory, self._place(slot), value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,7 +24,10 @@ class Served:
         self.origin = origin
         self.counters = counters
         self._attached: AttachedModel | None = None
-        self._written: dict[tuple[str, int], int] = {}
+        self._steps = self._tokens = 0
+        self._count_steps = counters.setter("steps")
+        self._count_tokens = counters.setter("tokens")
+        self._count_replays: dict[tuple[str, int], Callable[[int], None]] = {}
 
     @classmethod
     def load(
@@ -69,23 +72,30 @@ class Served:
         rank = self.counters.rank % self.header.manifest.ranks.count
         return self.header.first_line(name, self.origin, self.model.emulated, rank)
 
-    def forward(self, step: OuterStep) -> torch.Tensor:
-        """Hidden states of the tokens of a step, [tokens, hidden size]."""
+    def forward(self, step: OuterStep, *, own: bool = True) -> torch.Tensor:
+        """Hidden states of the tokens of a step, [tokens, hidden size]; ``own`` as for
+        :meth:`AttachedModel.forward`."""
         assert self._attached is not None
-        counters = self.counters
-        counters.add("steps")
-        hidden = self._attached.forward(step)
-        counters.add("tokens", step.tokens)
-        for key, counts in self.model.statistics.buckets.items():
-            if counts.steps != self._written.get(key):
-                self._written[key] = counts.steps
-                counters.set("replays", counts.steps, phase=key[0], bucket=str(key[1]))
+        self._steps += 1
+        self._count_steps(self._steps)
+        hidden = self._attached.forward(step, own=own)
+        self._tokens += step.tokens
+        self._count_tokens(self._tokens)
+        statistics = self.model.statistics
+        key = statistics.last
+        if key is not None:
+            count = self._count_replays.get(key)
+            if count is None:
+                labels = {"phase": key[0], "bucket": str(key[1])}
+                count = self._count_replays[key] = self.counters.setter("replays", **labels)
+            count(statistics.buckets[key].steps)
         return hidden
 
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Logits of rows of hidden states, [rows, vocabulary]."""
+    def logits(self, hidden: torch.Tensor, *, own: bool = True) -> torch.Tensor:
+        """Logits of rows of hidden states, [rows, vocabulary]; ``own`` as for
+        :meth:`AttachedModel.logits`."""
         assert self._attached is not None
-        return self._attached.logits(hidden)
+        return self._attached.logits(hidden, own=own)
 
 
 @contextmanager

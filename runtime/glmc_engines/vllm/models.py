@@ -112,14 +112,15 @@ class PlanForCausalLM(nn.Module):
         metadata = compat.metadata_of(self._layers[0].layer_name)
         if metadata is None:
             return self._nothing(positions)
-        return served.forward(metadata.step(input_ids, positions))
+        # vLLM samples before its next step, on the same stream.
+        return served.forward(metadata.step(input_ids, positions), own=False)
 
     def compute_logits(self, hidden_states: torch.Tensor, *_: Any) -> torch.Tensor:
         """Logits of rows of hidden states, on each rank."""
         served = self._served
         if served is None or not served.attached:
             return hidden_states.new_zeros(len(hidden_states), self.config.vocab_size)
-        return served.logits(hidden_states)
+        return served.logits(hidden_states, own=False)
 
     def embed_input_ids(self, input_ids: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
         raise UnsupportedError("compiled plans have no prompt embeddings")

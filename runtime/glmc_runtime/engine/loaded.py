@@ -106,16 +106,18 @@ class LoadedArtifact:
         inputs: Inputs,
         graphs: GraphCapture,
         most_kept: int | None = None,
+        kept_hidden: torch.Tensor | None = None,
     ) -> PhaseReplay:
         """A phase over ``cache``; its calls read ``memory``, which ``inputs`` fills. ``most_kept``
-        steps stay bound where that is more than the phase keeps."""
+        steps stay bound where that is more than the phase keeps; ``kept_hidden`` as for
+        :class:`PhaseReplay`."""
         bound_to = Memory(self.arena, memory, self.weights, cache, self.vendor, self.group)
         keep = plan.phase.bindings_kept
         if keep is not None and most_kept is not None:
             keep = max(keep, most_kept)
         binder = PhaseBinder(plan, bound_to, keep, self.profile_ranges)
         return PhaseReplay(
-            binder, inputs, graphs, self.statistics, keep, self.guard_steps, self.watch
+            binder, inputs, graphs, self.statistics, keep, self.guard_steps, self.watch, kept_hidden
         )
 
     def capture(

@@ -27,6 +27,7 @@ class Inputs(Protocol):
     """Fills the step inputs that the bound calls read; see :class:`StepInputs`."""
 
     def fill(self, step: Any, tokens: torch.Tensor | None = None) -> None: ...
+    def thunks(self, sizes: Mapping[str, int]) -> tuple[Thunk, ...]: ...
 
 
 class Part(Enum):
@@ -43,7 +44,8 @@ class BoundStep:
     """A step ready to run. ``segments`` hold the same thunks as ``thunks``, by segment.
 
     ``logits`` and, where the plan has them, the ``greedy`` tokens are those of the real sequences,
-    the ``hidden`` states those of the real tokens: views that the next step overwrites.
+    the ``hidden`` states those of the real tokens: views that the next step overwrites. ``body``
+    are the hidden states where a caller of the body alone finds them.
     """
 
     thunks: Mapping[Part, tuple[Thunk, ...]]
@@ -51,6 +53,7 @@ class BoundStep:
     logits: torch.Tensor
     greedy: torch.Tensor | None
     hidden: torch.Tensor | None
+    body: torch.Tensor | None
 
 
 def parts_of(plan: PhasePlan) -> dict[Part, range]:

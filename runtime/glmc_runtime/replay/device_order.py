@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
@@ -23,20 +23,50 @@ class StreamOrder:
         self._device = device
         self._on_device = device.type == "cuda"
         self._last: torch.cuda.Stream | None = None
+        self._handle = 0
 
-    @contextmanager
-    def enter(self) -> Iterator[bool]:
+    def enter(self) -> AbstractContextManager[bool]:
         """One call, in which ``device`` is current: kernels, streams and tuned configurations are
-            of
-        that. Yields whether the caller captures a graph, whose order is his own."""
-        if not self._on_device:
-            yield False
+        of that. Yields whether the caller captures a graph, whose order is his own."""
+        return _Call(self, self._device) if self._on_device else _ON_HOST
+
+    def next_on(self, handle: int) -> None:
+        """The next call is on the current stream, whose handle this is."""
+        if self._last is not None and self._handle == handle:
             return
-        with torch.cuda.device(self._device):
-            captured = torch.cuda.is_current_stream_capturing()
-            if not captured:
-                stream = torch.cuda.current_stream()
-                if self._last is not None and self._last != stream:
-                    stream.wait_stream(self._last)
-                self._last = stream
-            yield captured
+        stream = torch.cuda.current_stream()
+        if self._last is not None:
+            stream.wait_stream(self._last)
+        self._last, self._handle = stream, handle
+
+
+_ON_HOST = nullcontext(False)
+
+
+class _Call(AbstractContextManager[bool]):
+    """Written out, as each step enters it: ``torch.cuda.device`` alone takes as long as a launch
+    of a graph."""
+
+    def __init__(self, order: StreamOrder, device: torch.device) -> None:
+        self._order, self._device = order, device
+        self._before = -1
+
+    def __enter__(self) -> bool:
+        index = self._device.index
+        self._before = torch.cuda.current_device()
+        if self._before != index:
+            torch.cuda.set_device(index)
+        captured: bool = torch.cuda.is_current_stream_capturing()
+        if not captured:
+            self._order.next_on(_stream_handle(index))
+        return captured
+
+    def __exit__(self, *_: object) -> None:
+        if self._before != self._device.index:
+            torch.cuda.set_device(self._before)
+
+
+def _stream_handle(index: int) -> int:
+    """The handle of the current stream, without an object for it where torch can say it."""
+    raw: Callable[[int], int] | None = getattr(torch._C, "_cuda_getCurrentRawStream", None)
+    return int(torch.cuda.current_stream(index).cuda_stream) if raw is None else raw(index)

@@ -25,6 +25,7 @@ from glmc_runtime.format.dtypes import dtype_of
 from glmc_runtime.format.memory import aligned, input_bytes
 from glmc_runtime.format.plan import HOST_SUFFIX, InputSpec
 from glmc_runtime.format.step_inputs import step_input
+from glmc_runtime.kernels import Thunk
 from glmc_runtime.replay.arena import machine_memory
 from glmc_runtime.replay.step import Step
 
@@ -193,6 +194,10 @@ class StepInputs:
                 ids = self.view(self._from_device, (rows,), step.sizes)
                 self._ids[rows] = ids
             ids.copy_(tokens[:rows])
+
+    def thunks(self, sizes: Mapping[str, int]) -> tuple[Thunk, ...]:
+        """What runs before the calls of a step; nothing, as :meth:`fill` has written it all."""
+        return ()
 
     def view(
         self, name: str, shape: tuple[int, ...] | None, sizes: Mapping[str, int]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Iterator
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -34,6 +35,8 @@ class PhaseReplay:
 
     The first ``guard_steps`` steps are guarded (see :mod:`glmc_runtime.replay.guard_steps`), as far
     as they are no device graphs; each bucket that becomes one is guarded once before its capture.
+    ``kept_hidden`` [rows, hidden size] is where the body leaves its hidden states for the caller,
+    as the head of the same step may run over the arena's.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class PhaseReplay:
         keep: int | None,
         guard_steps: int = 0,
         watch: WeightWatch | None = None,
+        kept_hidden: torch.Tensor | None = None,
     ) -> None:
         self._binder = binder
         self._plan = binder.plan
@@ -57,6 +61,7 @@ class PhaseReplay:
         self._bucket = binder.plan.phase.bucket
         self._captured: dict[int, dict[int, tuple[Thunk, ...]]] = {}
         self._parts = parts_of(binder.plan)
+        self._kept_hidden = kept_hidden if Part.BODY in self._parts else None
         depends = binder.dependencies(binder.plan)
         names, bucket = binder.plan.phase.equal_names, self._bucket
         # A graph is kept for each bucket: what depends on other sizes of a step is in none.
@@ -91,9 +96,9 @@ class PhaseReplay:
 
     def run_body(self, step: Sizes) -> torch.Tensor:
         """The last hidden states of the real tokens, [tokens, hidden size]: a view that the next
-        step overwrites."""
+        step overwrites, and without ``kept_hidden`` the next call of any phase."""
         self._require_head()
-        hidden = self._run_step(step, None, Part.BODY).hidden
+        hidden = self._run_step(step, None, Part.BODY).body
         assert hidden is not None
         return hidden
 
@@ -171,7 +176,7 @@ class PhaseReplay:
         captured: dict[int, tuple[Thunk, ...]] = {}
         started = perf_counter()
         for number, segment in enumerate(self._plan.segments):
-            thunks = self._binder.bind(segment.first, segment.last, symbols)
+            thunks = self._thunks(number, symbols)
             if not self._in_graphs[number]:
                 self._run(thunks)
                 continue
@@ -207,8 +212,8 @@ class PhaseReplay:
             )
         captured = self._captured.get(symbols[self._bucket], {})
         segments = tuple(
-            captured.get(number) or self._binder.bind(segment.first, segment.last, symbols)
-            for number, segment in enumerate(self._plan.segments)
+            captured.get(number) or self._thunks(number, symbols)
+            for number in range(len(self._plan.segments))
         )
         thunks = {
             part: tuple(thunk for number in numbers for thunk in segments[number])
@@ -220,12 +225,26 @@ class PhaseReplay:
             segments,
             binder.output(symbols),
             binder.greedy(symbols),
-            binder.hidden(symbols) if Part.HEAD in self._parts else None,
+            hidden := binder.hidden(symbols) if Part.HEAD in self._parts else None,
+            hidden if self._kept_hidden is None else self._kept_hidden[: symbols.real["tokens"]],
         )
         self._steps[key] = bound
         if self._keep is not None and len(self._steps) > self._keep:
             self._steps.popitem(last=False)
         return bound
+
+    def _thunks(self, number: int, symbols: Symbols) -> tuple[Thunk, ...]:
+        """A segment; before the calls of the first one comes what fills its inputs, and after the
+        last one of the body its hidden states are copied to where they are kept."""
+        segment = self._plan.segments[number]
+        thunks = self._binder.bind(segment.first, segment.last, symbols)
+        if number == 0:
+            thunks = (*self._inputs.thunks(symbols), *thunks)
+        if self._kept_hidden is not None and number == self._parts[Part.BODY][-1]:
+            hidden = self._binder.hidden(symbols)
+            if hidden is not None:
+                thunks = (*thunks, partial(self._kept_hidden[: len(hidden)].copy_, hidden))
+        return thunks
 
     def _run(self, thunks: tuple[Thunk, ...]) -> None:
         thunk = None

@@ -61,12 +61,14 @@ class Statistics:
     preempted: int = 0
     vendor_calls: Counter[str] | None = None
     interpreted: bool = False
+    last: tuple[str, int] | None = None
     async_decode: AsyncDecode = field(default_factory=AsyncDecode)
 
     def count_step(self, phase: str, bucket: int, real: int) -> None:
-        counts = self.buckets.get((phase, bucket))
+        key = self.last = (phase, bucket)
+        counts = self.buckets.get(key)
         if counts is None:
-            counts = self.buckets[(phase, bucket)] = BucketCounts()
+            counts = self.buckets[key] = BucketCounts()
         counts.steps += 1
         counts.rows += bucket
         counts.real_rows += real

@@ -11,10 +11,12 @@ from typing import Union
 
 import torch
 
+from glmc_runtime.engine.outer.device_inputs import DeviceInputs
 from glmc_runtime.engine.outer.step import OuterStep, host_lengths
 from glmc_runtime.errors import PlanError, RequestError
 from glmc_runtime.format.plan import HOST_SUFFIX, PhasePlan
 from glmc_runtime.format.step_inputs import step_input
+from glmc_runtime.kernels import Thunk
 from glmc_runtime.replay.inputs import StepInputs
 from glmc_runtime.replay.step import Step
 
@@ -36,7 +38,8 @@ class PaddedStep:
 
 class OuterInputs:
     """The step inputs of one phase, filled from an outer engine's step; ``sizes`` are the largest
-    of the phase."""
+    of the phase. With ``by_kernel`` those on the device are filled by a launch that the phase makes
+    first (:class:`DeviceInputs`)."""
 
     def __init__(
         self,
@@ -46,8 +49,10 @@ class OuterInputs:
         device: torch.device,
         block_size: int,
         scratch_block: int,
+        by_kernel: bool = False,
     ) -> None:
         self.inputs = inputs
+        self._on_device: DeviceInputs | None = None
         self._sides: list[_Side] = []
         for on_host in (False, True):
             views = {
@@ -63,7 +68,9 @@ class OuterInputs:
                     expected=", ".join(_KNOWN),
                 )
             place = torch.device("cpu") if on_host else device
-            if views:
+            if views and by_kernel and not on_host:
+                self._on_device = DeviceInputs(views, device, block_size, scratch_block)
+            elif views:
                 beside = on_host and device.type != "cpu"
                 side = _Side(views, sizes, place, block_size, scratch_block, beside)
                 self._sides.append(side)
@@ -77,10 +84,18 @@ class OuterInputs:
         """Copy the values of a step of the engine, or write those of a step of our own, with which
         device graphs are captured; ``tokens`` as for :meth:`StepInputs.fill`."""
         if isinstance(step, Step):
+            if self._on_device is not None:
+                self._on_device.clear()
             self.inputs.fill(step, tokens)
             return
+        if self._on_device is not None:
+            self._on_device.fill(step.step, step.sizes["tokens"], step.sizes["sequences"])
         for side in self._sides:
             side.fill(step)
+
+    def thunks(self, sizes: Mapping[str, int]) -> tuple[Thunk, ...]:
+        """What runs before the calls of a step of these sizes: the launch that fills inputs."""
+        return () if self._on_device is None else (self._on_device.thunk(sizes),)
 
 
 class _Side:

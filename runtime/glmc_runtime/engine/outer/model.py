@@ -8,13 +8,15 @@ there; an :class:`AttachedModel` computes steps. Threads may share one, as they 
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 
 from glmc_runtime.engine.loaded import LoadedArtifact
 from glmc_runtime.engine.outer.inputs import OuterInputs, PaddedStep
 from glmc_runtime.engine.outer.kv_tensors import KVTensors, cache_views
 from glmc_runtime.engine.outer.retarget import retargeted, with_block_size, with_head_apart
-from glmc_runtime.engine.outer.step import OuterStep, check_step
+from glmc_runtime.engine.outer.step import Form, OuterStep, check_form, check_lengths, form_of
 from glmc_runtime.engine.outer.strides import check_caches
 from glmc_runtime.errors import CapacityError, RequestError
 from glmc_runtime.format.dtypes import dtype_of
@@ -92,63 +94,90 @@ class AttachedModel(Model):
         head = plans[DECODE.key].head
         buffers = {buffer.id: buffer for buffer in plans[DECODE.key].buffers}
         self._hidden_dtype = None if head is None else dtype_of(buffers[head.hidden].dtype)
+        self._hidden = self._kept_hidden()
         with loaded.exclusive:  # the arena may be in use by others that are attached
             graphs = loaded.graphs()
             for key, plan in plans.items():
                 memory, sizes = loaded.step_inputs(key, plan), loaded.entries[key].largest
-                inputs = OuterInputs(
-                    plan, memory, sizes, self.device, views.block_size, kv.scratch_block
-                )
+                block = views.block_size, kv.scratch_block
+                # Kernels of ours are there where all others of the plan are.
+                by_kernel = self.device.type == "cuda" and self.manifest.target == "cuda"
+                inputs = OuterInputs(plan, memory, sizes, self.device, *block, by_kernel)
                 self._inputs[key] = inputs
                 kept = _KEPT if graphs.on_device else None
-                self._replays[key] = loaded.replay(plan, cache, memory, inputs, graphs, kept)
+                hidden = self._hidden if key == DECODE.key else None
+                self._replays[key] = loaded.replay(
+                    plan, cache, memory, inputs, graphs, kept, hidden
+                )
             loaded.capture(self._replays, graphs, views.block_size, kv.scratch_block, prefill=True)
         self._pads_sequences = graphs.on_device
+        self._form: Form | None = None
 
     @property
     def needs_host_lengths(self) -> bool:
         """Whether a step has to bring its lengths in host memory, too."""
         return any(inputs.needs_host_lengths for inputs in self._inputs.values())
 
-    @torch.inference_mode()
-    def forward(self, step: OuterStep) -> torch.Tensor:
+    def _kept_hidden(self) -> torch.Tensor | None:
+        """Where hidden states of a decode step are left, on a device: the launch that copies them
+        is in the graph of the step."""
+        if self._hidden_dtype is None or self.device.type == "cpu":
+            return None
+        rows, columns = self.max_decodes, self.manifest.model.hidden
+        return torch.empty(rows, columns, dtype=self._hidden_dtype, device=self.device)
+
+    def forward(self, step: OuterStep, *, own: bool = True) -> torch.Tensor:
         """Cache the keys and values of a step; the last hidden states of its tokens, after the last
-        norm, [tokens, hidden size], in a tensor of the caller's own.
+        norm, [tokens, hidden size], in a tensor of the caller's own. Without ``own`` it may be a
+        view that the next ``forward`` overwrites, in the order of the stream, which costs less.
 
         A step of one token for each sequence runs in the decode plan, any other in the prefill
         plan; each is one replay. Raises :class:`RequestError` for a step that can't be right and
         :class:`CapacityError` for one beyond the buckets; both change nothing.
         """
-        phase, padded = self._padded(step)
-        with self._loaded.exclusive, self._loaded.stream_order.enter():
-            return _own(self._replays[phase].run_body(padded))
+        with _inference():
+            phase, padded = self._padded(step)
+            with self._loaded.exclusive, self._loaded.stream_order.enter():
+                hidden = self._replays[phase].run_body(padded)
+                kept = phase == DECODE.key and self._hidden is not None
+                return hidden if kept and not own else _own(hidden)
 
-    @torch.inference_mode()
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+    def logits(self, hidden: torch.Tensor, *, own: bool = True) -> torch.Tensor:
         """Logits [rows, vocabulary] of ``hidden`` [rows, hidden size], rows of what ``forward``
-        returned: those of chosen tokens, in any order and number."""
+        returned: those of chosen tokens, in any order and number. Without ``own`` it may be a view
+        that the next call of the model overwrites, in the order of the stream."""
         self._check_hidden(hidden)
         parts = []
-        with self._loaded.exclusive, self._loaded.stream_order.enter():
+        with _inference(), self._loaded.exclusive, self._loaded.stream_order.enter():
+            if len(hidden) <= self.max_decodes and not own:
+                return self._head(hidden)
             for part in hidden.split(self.max_decodes):
-                rows = part.shape[0]
-                bucket = self._loaded.decode_buckets.choose(rows)
-                sizes = _HeadRows(bucket, rows)
-                parts.append(_own(self._replays[DECODE.key].run_head(sizes, part)))
+                parts.append(_own(self._head(part)))
         with torch.inference_mode(False):
             return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    @torch.inference_mode()
+    def _head(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Logits of rows that fit into a decode step: a view."""
+        rows = hidden.shape[0]
+        sizes = _HeadRows(self._loaded.decode_buckets.choose(rows), rows)
+        return self._replays[DECODE.key].run_head(sizes, hidden)
+
     def step(self, step: OuterStep) -> torch.Tensor:
         """:meth:`forward` and the logits after the last token of each sequence, [sequences,
         vocabulary], in one replay."""
-        phase, padded = self._padded(step)
-        with self._loaded.exclusive, self._loaded.stream_order.enter():
-            return _own(self._replays[phase].run(padded))
+        with _inference():
+            phase, padded = self._padded(step)
+            with self._loaded.exclusive, self._loaded.stream_order.enter():
+                return _own(self._replays[phase].run(padded))
 
     def _padded(self, step: OuterStep) -> tuple[PhaseKey, PaddedStep]:
-        """The phase that computes a step, and the step in its bucket."""
-        check_step(step, self.device, self.max_context, self._block_size)
+        """The phase that computes a step, and the step in its bucket. What was looked at in the
+        step before is not looked at again."""
+        form = form_of(step)
+        if form != self._form:
+            check_form(step, self.device)
+            self._form = form
+        check_lengths(step, self.max_context, self._block_size)
         phase = DECODE.key if step.is_decode else PREFILL.key
         if step.is_decode:
             bucket = self._loaded.decode_buckets.choose(step.sequences)
@@ -186,6 +215,14 @@ class _HeadRows:
     def __init__(self, bucket: int, rows: int) -> None:
         self.sizes = {"tokens": bucket, "sequences": bucket}
         self.real = {"tokens": rows, "sequences": rows}
+
+
+def _inference() -> AbstractContextManager[object]:
+    """Inference mode, in which engines call a model already."""
+    return _ALREADY if torch.is_inference_mode_enabled() else torch.inference_mode()
+
+
+_ALREADY = nullcontext()
 
 
 def _own(rows: torch.Tensor) -> torch.Tensor:

@@ -12,6 +12,7 @@ from glmc_runtime import arguments as kinds
 from glmc_runtime.errors import RequestError
 
 _INDICES = (torch.int32, torch.int64)
+_HOST = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,24 @@ class OuterStep:
         return self.longest_query == 1
 
 
+Form = tuple[object, ...]
+"""Counts of a step, and places, shapes and dtypes of its tensors."""
+
+
+def form_of(step: OuterStep) -> Form:
+    """What is the same in most decode steps of an engine, which keeps its tensors."""
+    tensors = (
+        step.token_ids,
+        step.positions,
+        step.slot_mapping,
+        step.block_tables,
+        step.context_lengths,
+        step.cu_seqlens_q,
+    )
+    places = [(each.data_ptr(), each.shape, each.dtype, each.stride()) for each in tensors]
+    return (step.tokens, step.sequences, step.longest_query, *places)
+
+
 def check_step(step: OuterStep, device: torch.device, max_context: int, block_size: int) -> None:
     """Raise :class:`RequestError` for a step that can't be right, without waiting for the device.
 
@@ -59,6 +78,12 @@ def check_step(step: OuterStep, device: torch.device, max_context: int, block_si
     are ids, positions, slots and blocks, which must be those of the vocabulary and of the cache,
     lengths on the device, and that no sequence is twice in a decode step.
     """
+    check_form(step, device)
+    check_lengths(step, max_context, block_size)
+
+
+def check_form(step: OuterStep, device: torch.device) -> None:
+    """What :func:`check_step` looks at but lengths."""
     counts = ("tokens", "sequences", "longest_query")
     tokens, sequences, longest = (kinds.integer(name, getattr(step, name)) for name in counts)
     if not 1 <= sequences <= tokens or not 1 <= longest <= tokens:
@@ -83,11 +108,17 @@ def check_step(step: OuterStep, device: torch.device, max_context: int, block_si
     }
     for name, shape in least.items():
         _check_tensor(name, getattr(step, name), shape, device)
+
+
+def check_lengths(step: OuterStep, max_context: int, block_size: int) -> None:
+    """What the host can see of the lengths: one look at a number for each sequence. Of lists, since
+    a call of torch takes as long as a hundred numbers."""
     for name in ("context_lengths", "cu_seqlens_q"):
         value = getattr(step, f"{name}_host")
         if value is not None:
-            _check_tensor(f"{name}_host", value, least[name], torch.device("cpu"))
-    _check_lengths(step, max_context, block_size)
+            size = step.sequences + (name == "cu_seqlens_q")
+            _check_tensor(f"{name}_host", value, (size,), _HOST)
+    _check_values(step, max_context, block_size)
 
 
 def _check_tensor(name: str, value: object, least: tuple[int, ...], device: torch.device) -> None:
@@ -113,9 +144,7 @@ def _check_tensor(name: str, value: object, least: tuple[int, ...], device: torc
     )
 
 
-def _check_lengths(step: OuterStep, max_context: int, block_size: int) -> None:
-    """What the host can see of the lengths: one look at a number for each sequence. Of lists, since
-    a call of torch takes as long as a hundred numbers."""
+def _check_values(step: OuterStep, max_context: int, block_size: int) -> None:
     lengths = _listed(step, "context_lengths")
     ends = _listed(step, "cu_seqlens_q")
     for name in ("context_lengths", "cu_seqlens_q"):
@@ -136,6 +165,8 @@ def _check_lengths(step: OuterStep, max_context: int, block_size: int) -> None:
                 found=str(longest if longest > max_context else least),
                 remedy="compile with a larger max_context, or limit the engine's",
             )
+    if ends is not None and step.is_decode and ends == list(range(step.sequences + 1)):
+        return  # at once, as decode steps are in a hurry
     if ends is not None:
         queries = [end - begin for begin, end in pairwise(ends)]
         fits = ends[0] == 0 and ends[-1] == step.tokens and min(queries) >= 1

@@ -17,6 +17,7 @@ def gather_kernel(
     key_cache,
     value_cache,
     tables,
+    rows,
     cu_seqlens_k,
     keys,
     values,
@@ -32,8 +33,8 @@ def gather_kernel(
     ROWS: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """keys and values [tokens, KV_HEADS, HEAD_DIM]: the contexts one after the other. Where one is
-    shorter than ``least`` tokens, zeros follow."""
+    """keys and values [tokens, KV_HEADS, HEAD_DIM]: the contexts one after the other, each by its
+    row of ``tables``. Where one is shorter than ``least`` tokens, zeros follow."""
     kv_head, sequence = tl.program_id(0), tl.program_id(1)
     if PDL:
         tl.extra.cuda.gdc_wait()
@@ -47,13 +48,13 @@ def gather_kernel(
     columns = tl.arange(0, WIDTH)[None, :]
     present = (tokens < length)[:, None] & (columns < HEAD_DIM)
     written = (tokens < tl.maximum(length, least))[:, None] & (columns < HEAD_DIM)
-    table = tables + sequence.to(tl.int64) * table_stride
+    table = tables + tl.load(rows + sequence).to(tl.int64) * table_stride
     blocks = tl.load(table + tokens // BLOCK_SIZE, mask=tokens < length, other=0)
-    rows = cache_places(
+    places = cache_places(
         blocks, tokens, kv_head, BLOCK_SIZE, BLOCK_STRIDE, HEAD_STRIDE, TOKEN_STRIDE
     )
-    source = rows[:, None] + columns
-    target = (start - tl.load(cu_seqlens_k) + tokens).to(tl.int64)
+    source = places[:, None] + columns
+    target = (start + tokens).to(tl.int64)
     place = (target[:, None] * KV_HEADS + kv_head) * HEAD_DIM + columns
     key = tl.load(key_cache + source, mask=present, other=0.0)
     value = tl.load(value_cache + source, mask=present, other=0.0)

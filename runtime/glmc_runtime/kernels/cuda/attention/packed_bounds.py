@@ -2,11 +2,13 @@
 
 Sequences with one new token are apart from the others in a mixed step: they go to the kernel of a
 decode step, which cuts a long context into splits and reads it once for all query heads of a group.
+The kernels of the others take bounds in which sequences without queries are left out, and queries
+of single ones, which lie between the others' in the packed query, are one sequence that has no
+context: its rows cost next to nothing and are written by the other kernel.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -20,15 +22,15 @@ class SequenceBounds(NamedTuple):
     contexts: list[int]
 
     @property
-    def active(self) -> list[int]:
-        """The sequences with queries."""
-        return [index for index in range(len(self.queries) - 1) if self.length(index)]
+    def sequences(self) -> int:
+        return len(self.queries) - 1
 
     @property
     def longest(self) -> tuple[int, int]:
         """The most queries and the most context of one sequence."""
-        sequences = range(len(self.queries) - 1)
-        return max(map(self.length, sequences)), max(map(self.context, sequences))
+        sequences = range(self.sequences)
+        lengths, contexts = map(self.length, sequences), map(self.context, sequences)
+        return max(lengths, default=0), max(contexts, default=0)
 
     def length(self, index: int) -> int:
         return self.queries[index + 1] - self.queries[index]
@@ -37,34 +39,44 @@ class SequenceBounds(NamedTuple):
         return self.contexts[index + 1] - self.contexts[index]
 
 
-@dataclass(frozen=True)
-class PackedStep:
+class PackedStep(NamedTuple):
     """``singles`` is the number of sequences with one query, ``others`` that of those with more.
 
-    ``bounds`` are those of the call that computes the others; there a single one has a context of
-    one token, so that it costs nothing. ``cu_seqlens_k`` has the same contexts on the device; None
-    where no sequence is single, and the contexts are those of the step.
+    ``bounds`` are those of the call that computes the others, and ``longest`` theirs. On the device
+    ``cu_seqlens_q`` and ``cu_seqlens_k`` are the same, int32 [sequences + 1], and ``rows`` int32
+    [sequences] are the rows of ``block_tables`` that their sequences have.
     """
 
     singles: int
     others: int
     bounds: SequenceBounds
     longest: tuple[int, int]
-    cu_seqlens_k: torch.Tensor | None
+    cu_seqlens_q: torch.Tensor
+    cu_seqlens_k: torch.Tensor
+    rows: torch.Tensor
 
     @classmethod
     def of(cls, queries: list[int], contexts: list[int], device: torch.device) -> PackedStep:
-        bounds = SequenceBounds(queries, contexts)
-        lengths = [end - begin for begin, end in pairwise(queries)]
-        singles = lengths.count(1)
-        others = len(lengths) - singles - lengths.count(0)
-        if not singles:
-            return cls(0, others, bounds, bounds.longest, None)
-        ends = [0]
-        for index, length in enumerate(lengths):
-            ends.append(ends[-1] + (bounds.context(index) if length > 1 else length))
-        bounds = SequenceBounds(queries, ends)
-        return cls(singles, others, bounds, bounds.longest, _on(ends, device))
+        singles = others = 0
+        bounds, rows = SequenceBounds([0], [0]), []
+        between = False  # whether the last of ``bounds`` stands for single ones
+        for index, ((begin, end), (first, last)) in enumerate(
+            zip(pairwise(queries), pairwise(contexts), strict=True)
+        ):
+            if begin == end:
+                continue
+            single = end - begin == 1
+            singles, others = singles + single, others + (not single)
+            if single and between:
+                bounds.queries[-1] = end
+                continue
+            between = single
+            bounds.queries.append(end)
+            bounds.contexts.append(bounds.contexts[-1] + (0 if single else last - first))
+            rows.append(index)
+        sizes = [len(bounds.queries), len(bounds.contexts), len(rows)]
+        numbers = _on([*bounds.queries, *bounds.contexts, *rows], device).split(sizes)
+        return cls(singles, others, bounds, bounds.longest, *numbers)
 
 
 _last: dict[torch.device, tuple[list[int], list[int], PackedStep]] = {}

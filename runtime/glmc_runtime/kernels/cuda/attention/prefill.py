@@ -52,6 +52,7 @@ def prefill_attention_kernel(
     key_cache,
     value_cache,
     tables,
+    rows,
     cu_seqlens_q,
     cu_seqlens_k,
     out,
@@ -70,7 +71,8 @@ def prefill_attention_kernel(
     WIDEN: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """ROWS queries of one head of one sequence; the last, which see most, come first."""
+    """ROWS queries of one head of one sequence; the last, which see most, come first. Sequences
+    without a context are left out."""
     head, sequence = tl.program_id(0), tl.program_id(1)
     tile = tl.num_programs(2) - 1 - tl.program_id(2)
     if PDL:
@@ -79,7 +81,7 @@ def prefill_attention_kernel(
     first = tl.load(cu_seqlens_q + sequence)
     queries = tl.load(cu_seqlens_q + sequence + 1) - first
     length = tl.load(cu_seqlens_k + sequence + 1) - tl.load(cu_seqlens_k + sequence)
-    if tile * ROWS >= queries:
+    if (tile * ROWS >= queries) | (length == 0):
         return
     row = (tile * ROWS + tl.arange(0, ROWS))[:, None]
     columns = tl.arange(0, WIDTH)[None, :]
@@ -91,7 +93,7 @@ def prefill_attention_kernel(
         heads,
         key_cache,
         value_cache,
-        tables + sequence.to(tl.int64) * table_stride,
+        tables + tl.load(rows + sequence).to(tl.int64) * table_stride,
         head // GROUP,
         0,
         tl.minimum(prefix + (tile + 1) * ROWS, length),
@@ -120,8 +122,6 @@ class _Call(NamedTuple):
     key_cache: torch.Tensor
     value_cache: torch.Tensor
     tables: torch.Tensor
-    cu_seqlens_q: torch.Tensor
-    cu_seqlens_k: torch.Tensor
     scale: float
     out: torch.Tensor
     configuration: Configuration
@@ -152,11 +152,8 @@ def library_variant(query: torch.Tensor) -> str:
 
 def choose_variant(wanted: str, bounds: SequenceBounds) -> str:
     """``wanted``, but "flash" for what cuDNN is not used for: several sequences, or a prefix."""
-    if wanted == "cudnn":
-        active = bounds.active
-        if len(active) > 1 or bounds.length(active[0]) != bounds.context(active[0]):
-            return "flash"
-    return wanted
+    alone = bounds.sequences == 1 and bounds.length(0) == bounds.context(0)
+    return "flash" if wanted == "cudnn" and not alone else wanted
 
 
 def lacks_kernel(error: RuntimeError) -> bool:
@@ -184,19 +181,20 @@ def candidates(dtype: torch.dtype, head_dim: int) -> Iterator[Configuration]:
             yield {"variant": "triton", **sizes}
 
 
-def _gather(
-    call: _Call, first: int, sequences: int, longest: int, size: int, least: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Keys and values [size, kv_heads, head_dim] of ``sequences`` from ``first`` on."""
+def _gather(call: _Call, step: PackedStep, least: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Keys and values [tokens, kv_heads, head_dim] of the contexts of a step, one after the other;
+    of one sequence at least so many rows."""
     kv_heads, _, head_dim = call.key_cache.shape[1:]
+    size = max(step.bounds.contexts[-1], least)
     keys, values = (call.query.new_empty(size, kv_heads, head_dim) for _ in range(2))
     launch(
         gather_kernel,
-        (kv_heads, sequences, triton.cdiv(max(longest, least), GATHERED_ROWS)),
+        (kv_heads, step.bounds.sequences, triton.cdiv(max(step.longest[1], least), GATHERED_ROWS)),
         call.key_cache,
         call.value_cache,
-        call.tables[first:],
-        call.cu_seqlens_k[first:],
+        call.tables,
+        step.rows,
+        step.cu_seqlens_k,
         keys,
         values,
         call.tables.shape[1],
@@ -210,12 +208,9 @@ def _gather(
 
 
 def _flash(call: _Call, step: PackedStep) -> None:
-    bounds = step.bounds
-    most_queries, most_context = step.longest
-    sequences, tokens = len(bounds.queries) - 1, bounds.queries[-1]
-    keys, values = _gather(call, 0, sequences, most_context, bounds.contexts[-1], 0)
-    operands = (call.query[:tokens], keys, values, call.cu_seqlens_q, call.cu_seqlens_k)
-    sizes = (most_queries, most_context, 0.0, True, False)
+    tokens = step.bounds.queries[-1]
+    operands = (call.query[:tokens], *_gather(call, step), step.cu_seqlens_q, step.cu_seqlens_k)
+    sizes = (*step.longest, 0.0, True, False)
     in_place = getattr(torch.ops.aten, "_flash_attention_forward_no_dropout_inplace", None)
     if in_place is not None:
         in_place(call.out[:tokens], *operands, *sizes, scale=call.scale)
@@ -227,9 +222,7 @@ def _flash(call: _Call, step: PackedStep) -> None:
 def _cudnn(call: _Call, step: PackedStep) -> None:
     """All rows of the query, so that every length of a bucket has one plan; causal, so that the
     rows in front do not see the zeros after them."""
-    bounds = step.bounds
-    index, rows = bounds.active[0], call.query.shape[0]
-    keys, values = _gather(call, index, 1, bounds.context(index), rows, rows)
+    keys, values = _gather(call, step, call.query.shape[0])
     operands = (tensor.transpose(0, 1).unsqueeze(0) for tensor in (call.query, keys, values))
     result = torch.ops.aten._scaled_dot_product_cudnn_attention(
         *operands, None, False, 0.0, True, False, scale=call.scale
@@ -244,17 +237,14 @@ def _triton(call: _Call, step: PackedStep) -> None:
         configuration = default(call.query.dtype, head_dim)
     launch(
         prefill_attention_kernel,
-        (
-            q_heads,
-            len(step.bounds.queries) - 1,
-            triton.cdiv(step.longest[0], configuration["ROWS"]),
-        ),
+        (q_heads, step.bounds.sequences, triton.cdiv(step.longest[0], configuration["ROWS"])),
         call.query,
         call.key_cache,
         call.value_cache,
         call.tables,
-        call.cu_seqlens_q,
-        call.cu_seqlens_k,
+        step.rows,
+        step.cu_seqlens_q,
+        step.cu_seqlens_k,
         call.out,
         call.tables.shape[1],
         call.scale * LOG2_E,
@@ -319,8 +309,6 @@ def prefill_attention(arguments: dict[str, Any]) -> Thunk:
         key_cache,
         arguments["value_cache"],
         arguments["block_tables"],
-        arguments["cu_seqlens_q"],
-        arguments["cu_seqlens_k"],
         float(arguments["scale"]),
         out,
         configuration,
@@ -341,17 +329,15 @@ def prefill_attention(arguments: dict[str, Any]) -> Thunk:
 
     def attend_others(step: PackedStep) -> None:
         nonlocal wanted
-        contexts = step.cu_seqlens_k
-        cut = call if contexts is None else call._replace(cu_seqlens_k=contexts)
         variant = choose_variant(wanted, step.bounds)
         try:
-            variants[variant](cut, step)
+            variants[variant](call, step)
         except RuntimeError as error:
             if variant != "cudnn" or is_asked_for or not lacks_kernel(error):
                 raise
             message = f"{error}, so flash attention runs in its place"
             warnings.warn(message.replace("\n", " "), stacklevel=2)
             wanted = "flash"
-            _flash(cut, step)
+            _flash(call, step)
 
     return run

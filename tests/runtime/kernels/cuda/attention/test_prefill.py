@@ -145,9 +145,10 @@ def test_a_mixed_step_by_two_kernels() -> None:
     check(arguments)
     step = packed_step(arguments["cu_seqlens_q_host"], arguments["cu_seqlens_k_host"], DEVICE)
     assert (step.singles, step.others) == (3, 2)
-    # A single sequence costs the call of the others one token.
-    assert step.bounds.contexts == [0, 1, 13, 14, 14, 15, 19]
-    assert step.cu_seqlens_k is not None and step.cu_seqlens_k.tolist() == step.bounds.contexts
+    # Single ones have no context there, those without queries are left out.
+    assert step.bounds == ([0, 1, 10, 12, 16], [0, 0, 12, 12, 16])
+    assert step.rows.tolist() == [0, 1, 2, 5]
+    assert (step.cu_seqlens_q.tolist(), step.cu_seqlens_k.tolist()) == step.bounds
     again = packed_step(arguments["cu_seqlens_q_host"], arguments["cu_seqlens_k_host"], DEVICE)
     assert again is step
     arguments["cu_seqlens_k_host"][-1] += 1
@@ -161,27 +162,30 @@ def test_a_mixed_step_in_narrow_dtypes(variant: dict[str, Any]) -> None:
 
 
 def call_of(arguments: dict[str, Any]) -> module._Call:
-    names = ("query", "key_cache", "value_cache", "block_tables", "cu_seqlens_q", "cu_seqlens_k")
+    names = ("query", "key_cache", "value_cache", "block_tables")
     places = cache_constants(arguments, 16, torch.float32)
     tensors = (arguments[name] for name in names)
     return module._Call(*tensors, SCALE, arguments["out"], SMALL, places)
 
 
-@pytest.mark.parametrize("least", [0, 30])
-def test_gather(least: int) -> None:
-    arguments = case([(3, 4), (2, 0), (0, 20)])
-    first, count = (0, 3) if least == 0 else (2, 1)
-    size = 29 if least == 0 else 33
-    keys, values = module._gather(call_of(arguments), first, count, 20, size, least)
+@pytest.mark.parametrize(
+    ("sequences", "gathered", "least"),
+    [([(3, 4), (1, 9), (2, 0)], (0, 2), 0), ([(0, 9), (3, 17)], (1,), 30)],
+)
+def test_gather(sequences: list[tuple[int, int]], gathered: tuple[int, ...], least: int) -> None:
+    arguments = case(sequences)
+    step = packed_step(*(arguments[f"cu_seqlens_{x}_host"] for x in "qk"), DEVICE)
+    keys, values = module._gather(call_of(arguments), step, least)
     for found, cache in ((keys, arguments["key_cache"]), (values, arguments["value_cache"])):
         wanted = [
             cache[block, :, position % 4]
-            for index in range(first, first + count)
-            for position in range((7, 2, 20)[index])
+            for index in gathered
+            for position in range(sum(sequences[index]))
             for block in [int(arguments["block_tables"][index, position // 4])]
         ]
         assert torch.equal(found[: len(wanted)], torch.stack(wanted))
-        assert not found[len(wanted) : least].any()
+        assert len(found) == max(len(wanted), least)
+        assert not found[len(wanted) :].any()
 
 
 def test_what_cudnn_refuses_goes_to_flash(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,10 +216,10 @@ def test_what_cudnn_refuses_goes_to_flash(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_variant_of_a_step() -> None:
-    bounds = SequenceBounds([0, 0, 5], [0, 3, 8])
+    bounds = SequenceBounds([0, 5], [0, 5])
     assert module.choose_variant("cudnn", bounds) == "cudnn"
     assert module.choose_variant("flash", bounds) == "flash"
-    assert module.choose_variant("cudnn", bounds._replace(contexts=[0, 3, 9])) == "flash"
+    assert module.choose_variant("cudnn", bounds._replace(contexts=[0, 6])) == "flash"
     assert module.choose_variant("cudnn", SequenceBounds([0, 1, 5], [0, 1, 5])) == "flash"
     assert module.library_variant(torch.empty(1, 4, 64)) == "triton"
 

@@ -1,0 +1,86 @@
+"""Step inputs on a GPU, filled by a kernel that reads from a table where an engine's tensors are.
+
+Engines keep the tensors of a step where they are, so that the table seldom changes: in most decode
+steps the host only sees that it has not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from glmc_runtime.engine.outer.step import OuterStep
+from glmc_runtime.kernels import Thunk
+from glmc_runtime.kernels.cuda.step_inputs import SOURCES, TABLE_SIZE, bind_fill
+
+_NOTHING = (0,) * TABLE_SIZE
+
+
+class DeviceInputs:
+    """The step inputs of one phase that are on the device: ``views`` by name."""
+
+    def __init__(
+        self,
+        views: dict[str, torch.Tensor],
+        device: torch.device,
+        block_size: int,
+        scratch_block: int,
+    ) -> None:
+        self._views = views
+        self._device = device
+        self._block_size, self._scratch_block = block_size, scratch_block
+        self._table = torch.zeros(TABLE_SIZE, dtype=torch.int64, device=device)
+        self._written = _NOTHING
+        self._sources: list[torch.Tensor] = []
+
+    def thunk(self, sizes: Mapping[str, int]) -> Thunk:
+        """The launch that fills the inputs of steps of up to these sizes, as the table says when
+        it runs."""
+        return bind_fill(self._table, self._views, sizes, self._block_size, self._scratch_block)
+
+    def fill(self, step: OuterStep, tokens: int, sequences: int) -> None:
+        """Have the launch read this step, padded to ``tokens`` and ``sequences``."""
+        sources = [self._near(getattr(step, name)) for name in SOURCES]
+        wide = 0
+        for number, source in enumerate(sources):
+            wide |= (source.dtype is torch.int64) << number
+        tables = sources[-1]
+        self._write(
+            (
+                *[source.data_ptr() for source in sources],
+                wide,
+                step.tokens,
+                tokens,
+                step.sequences,
+                sequences,
+                min(tables.shape[1], self._columns),
+                tables.stride(0),
+                int(step.is_decode),
+            )
+        )
+        self._sources = sources  # copies that were made here live until the step has been enqueued
+
+    def clear(self) -> None:
+        """Have the launch fill nothing: the inputs hold what was written there otherwise."""
+        self._write(_NOTHING)
+
+    @property
+    def _columns(self) -> int:
+        tables = self._views.get("block_tables")
+        return 0 if tables is None else tables.shape[1]
+
+    def _near(self, source: torch.Tensor) -> torch.Tensor:
+        """A tensor as the kernel reads it: on the device, rows contiguous."""
+        if source.device != self._device:
+            source = source.to(self._device, non_blocking=True)
+        return source if source.stride(-1) == 1 else source.contiguous()
+
+    def _write(self, numbers: tuple[int, ...]) -> None:
+        if numbers == self._written:
+            return
+        on_host = torch.tensor(numbers, dtype=torch.int64)
+        if self._device.type == "cuda":
+            on_host = on_host.pin_memory()
+        self._table.copy_(on_host, non_blocking=True)
+        self._written = numbers
