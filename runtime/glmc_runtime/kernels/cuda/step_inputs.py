@@ -83,8 +83,8 @@ def fill_kernel(
     program, programs = tl.program_id(0), tl.num_programs(0)
     tokens, padded_tokens = tl.load(table + _TOKENS), tl.load(table + _PADDED_TOKENS)
     sequences, padded = tl.load(table + _SEQUENCES), tl.load(table + _PADDED_SEQUENCES)
-    for start in range(program * TOKENS, padded_tokens, programs * TOKENS):
-        token = start + tl.arange(0, TOKENS)
+    for block in range(program, (padded_tokens + TOKENS - 1) // TOKENS, programs):
+        token = block * TOKENS + tl.arange(0, TOKENS)
         real, here = token < tokens, token < padded_tokens
         if FILLED & 1:
             tl.store(token_ids + token, _numbers(table, 0, token, real), mask=here)
@@ -100,8 +100,8 @@ def fill_kernel(
             tl.store(cu_seqlens_q, 0, mask=padded > 0)
         if FILLED & 64:
             tl.store(cu_seqlens_k, 0, mask=padded > 0)
-        for start in range(0, padded, TOKENS):
-            sequence = start + tl.arange(0, TOKENS)
+        for first in range(0, padded, TOKENS):
+            sequence = first + tl.arange(0, TOKENS)
             real, here = sequence < sequences, sequence < padded
             if FILLED & 72:
                 length = tl.where(real, _numbers(table, 3, sequence, real), 1)
@@ -122,12 +122,12 @@ def fill_kernel(
         columns, stride = tl.load(table + _COLUMNS), tl.load(table + _ROW_STRIDE)
         for row in range(program, padded, programs):
             used = tl.where(row < sequences, columns, 0)
-            for start in range(0, WIDTH, COLUMNS):
-                column = start + tl.arange(0, COLUMNS)
-                block = _numbers(table, 5, row * stride + column, column < used)
-                scratch = column < tl.where(row < sequences, 0, 1)
-                block = tl.where(scratch, scratch_block, block)
-                tl.store(block_tables + row * WIDTH + column, block, mask=column < WIDTH)
+            for left in range(0, WIDTH, COLUMNS):
+                column = left + tl.arange(0, COLUMNS)
+                entry = _numbers(table, 5, row * stride + column, column < used)
+                unused = column < tl.where(row < sequences, 0, 1)
+                entry = tl.where(unused, scratch_block, entry)
+                tl.store(block_tables + row * WIDTH + column, entry, mask=column < WIDTH)
 
 
 def bind_fill(

@@ -1,9 +1,8 @@
-"""The router in one launch: scores of all experts, then the last to arrive chooses.
+"""The router: scores of all experts, and the choice among them.
 
-Up to a few tokens a program holds some rows of the router's weight, loads them before it waits for
-the kernel in front, and multiplies them with one token. Up to some hundred tokens, blocks of tokens
-and experts are multiplied exactly in float32, in parts of the hidden size. Beyond, torch multiplies
-in float32 and a second launch chooses.
+Up to a few tokens in one launch: a program holds some rows of the router's weight, loads them
+before it waits for the kernel in front, and multiplies them with one token; the last to arrive
+chooses. Beyond, torch multiplies in float32 and a second launch chooses.
 """
 
 from __future__ import annotations
@@ -34,8 +33,7 @@ from glmc_runtime.kernels.cuda.tuned import configuration as tuned_configuration
 from glmc_runtime.kernels.schema import schema
 from glmc_runtime.kernels.shared_schemas import GATE, GROUPS
 
-MOST_ROWS = 16  # tokens up to which each is multiplied alone
-MOST_TILED = 32  # and up to which in tiles of ours: cuBLAS is faster from 49 on, on an H200
+MOST_ROWS = 32  # tokens up to which each is multiplied alone; from 48 on cuBLAS is faster
 _CHUNK = 1024  # tokens that are cast to float32 at once
 
 
@@ -105,132 +103,23 @@ def gate_rows_kernel(
         )
 
 
-@triton.jit(do_not_specialize=["tokens"])
-def gate_tiles_kernel(
-    x,
-    weight,
-    bias,
-    partials,
-    logits,
-    weights,
-    ids,
-    counters,
-    tokens,
-    scale,
-    E: tl.constexpr,
-    H: tl.constexpr,
-    SPLIT: tl.constexpr,
-    LENGTH: tl.constexpr,
-    BLOCK_T: tl.constexpr,
-    BLOCK_E: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-    EXPERTS: tl.constexpr,
-    TOP_K: tl.constexpr,
-    PLACES: tl.constexpr,
-    GROUPS: tl.constexpr,
-    TOP_GROUPS: tl.constexpr,
-    SLOTS: tl.constexpr,
-    FILL: tl.constexpr,
-    NORMALIZE: tl.constexpr,
-    EPS: tl.constexpr,
-    PDL: tl.constexpr,
-):
-    """partials float32 [SPLIT, tokens, E]; grid (blocks of experts, parts, blocks of tokens);
-    counters [blocks of tokens]. A part has LENGTH columns, a multiple of BLOCK_K."""
-    if PDL:
-        tl.extra.cuda.gdc_wait()
-        tl.extra.cuda.gdc_launch_dependents()
-    part = tl.program_id(1)
-    expert = tl.program_id(0) * BLOCK_E + tl.arange(0, BLOCK_E)
-    token = tl.program_id(2) * BLOCK_T + tl.arange(0, BLOCK_T)
-    column = part * LENGTH + tl.arange(0, BLOCK_K)
-    here = token < tokens
-    total = tl.zeros([BLOCK_T, BLOCK_E], tl.float32)
-    for k in range(0, LENGTH, BLOCK_K):
-        keep = (column < H - k)[None, :]
-        x_at = x + token[:, None] * H + column[None, :] + k
-        weight_at = weight + expert[:, None] * H + column[None, :] + k
-        value = tl.load(x_at, mask=here[:, None] & keep, other=0.0).to(tl.float32)
-        row = tl.load(weight_at, mask=(expert < E)[:, None] & keep, other=0.0).to(tl.float32)
-        total = tl.dot(value, tl.trans(row), total, input_precision="ieee")
-    at = partials + (part * tokens + token)[:, None] * E + expert[None, :]
-    tl.store(at, total, mask=here[:, None] & (expert < E)[None, :])
-    tl.debug_barrier()
-    before = tl.atomic_add(counters + tl.program_id(2), 1, sem="acq_rel")
-    tl.debug_barrier()
-    if before == tl.num_programs(0) * SPLIT - 1:
-        tl.store(counters + tl.program_id(2), 0)
-        lane = tl.arange(0, EXPERTS)
-        keep = here[:, None] & (lane < E)[None, :]
-        logit = tl.zeros([BLOCK_T, EXPERTS], tl.float32)
-        for piece in tl.static_range(SPLIT):
-            sums = partials + (piece * tokens + token)[:, None] * E + lane[None, :]
-            logit += tl.load(sums, mask=keep, other=0.0, cache_modifier=".cg")
-        tl.store(logits + token[:, None] * E + lane[None, :], logit, mask=keep)
-        choose_experts(
-            logit,
-            bias,
-            weights,
-            ids,
-            token,
-            tokens,
-            scale,
-            E,
-            EXPERTS,
-            TOP_K,
-            PLACES,
-            GROUPS,
-            TOP_GROUPS,
-            SLOTS,
-            FILL,
-            NORMALIZE,
-            EPS,
-        )
-
-
-def default(tokens: int, experts: int) -> Configuration:
+def default(tokens: int) -> Configuration:
     """Small enough that every multiprocessor has some program, or two."""
     if tokens <= MOST_ROWS:
         few = tokens <= 2
         return {"variant": "rows", "block_e": 2 if few else 4, "warps": 4 if few else 8}
-    if tokens > MOST_TILED:
-        return {"variant": "library"}
-    block = 16 if tokens <= 64 else 32
-    tiles = triton.cdiv(tokens, block) * triton.cdiv(experts, block)
-    split = min(8, power_of_two(max(1, 256 // tiles)))
-    return {
-        "variant": "tiles",
-        "block_t": block,
-        "block_e": block,
-        "block_k": 64,
-        "split": split,
-        "warps": 4,
-    }
+    return {"variant": "library"}
 
 
-def candidates(tokens: int, experts: int) -> Iterator[Configuration]:
+def candidates(tokens: int) -> Iterator[Configuration]:
     """Configurations worth measuring, the default first."""
-    yield default(tokens, experts)
+    yield default(tokens)
     if tokens <= 64:
         rows = {"variant": "rows"}
         yield from varied(
             rows, "block_e warps", (1, 4), (2, 4), (2, 8), (4, 4), (4, 8), (8, 8), (1, 2)
         )
-    if 8 <= tokens <= 2048:
-        yield from varied(
-            {"variant": "tiles"},
-            "block_t block_e block_k split warps",
-            (16, 16, 64, 8, 4),
-            (16, 16, 64, 16, 4),
-            (16, 16, 128, 8, 4),
-            (16, 32, 64, 16, 4),
-            (32, 32, 32, 8, 4),
-            (32, 32, 64, 8, 4),
-            (32, 64, 32, 8, 4),
-            (64, 64, 32, 4, 4),
-            (64, 64, 32, 8, 8),
-        )
-    if tokens >= 64:
+    if 16 <= tokens <= MOST_ROWS:
         yield {"variant": "library"}
 
 
@@ -283,7 +172,7 @@ def moe_gate(arguments: dict[str, Any]) -> Thunk:
     configuration = (
         arguments.get("configuration")
         or tuned_configuration("moe_gate", weight.dtype, key, tokens)
-        or default(tokens, experts)
+        or default(tokens)
     )
     groups = int(arguments["groups"])
     constants: dict[str, Any] = {
@@ -302,13 +191,9 @@ def moe_gate(arguments: dict[str, Any]) -> Thunk:
     variant = configuration["variant"]
     if variant == "rows":
         return _bind_rows(arguments, configuration, constants)
-    if variant == "tiles":
-        return _bind_tiles(arguments, configuration, constants)
     if variant == "library":
         return _bind_library(arguments, constants)
-    raise PlanError(
-        f"there is no variant '{variant}' to score experts", expected="rows, tiles or library"
-    )
+    raise PlanError(f"there is no variant '{variant}' to score experts", expected="rows or library")
 
 
 def _bind_rows(arguments: dict[str, Any], c: Configuration, constants: dict[str, Any]) -> Thunk:
@@ -329,34 +214,6 @@ def _bind_rows(arguments: dict[str, Any], c: Configuration, constants: dict[str,
 
     def run() -> None:
         launch(gate_rows_kernel, grid, *operands, **meta)
-
-    return run
-
-
-def _bind_tiles(arguments: dict[str, Any], c: Configuration, constants: dict[str, Any]) -> Thunk:
-    x, weight, bias = arguments["x"], arguments["weight"], arguments["bias"]
-    outputs = tuple(arguments[name] for name in ("logits", "weights", "ids"))
-    (tokens, hidden), experts = x.shape, weight.shape[0]
-    steps = triton.cdiv(hidden, c["block_k"])
-    split = min(c["split"], steps)
-    blocks = triton.cdiv(tokens, c["block_t"])
-    grid = (triton.cdiv(experts, c["block_e"]), split, blocks)
-    partials = workspace.floats(x.device, split * tokens * experts)
-    counters = workspace.arrival_counters(x.device, blocks)
-    operands = (x, weight, bias, partials, *outputs, counters, tokens, float(arguments["scale"]))
-    meta = {
-        **constants,
-        "H": hidden,
-        "SPLIT": split,
-        "LENGTH": triton.cdiv(steps, split) * c["block_k"],
-        "BLOCK_T": c["block_t"],
-        "BLOCK_E": c["block_e"],
-        "BLOCK_K": c["block_k"],
-        "num_warps": c["warps"],
-    }
-
-    def run() -> None:
-        launch(gate_tiles_kernel, grid, *operands, **meta)
 
     return run
 

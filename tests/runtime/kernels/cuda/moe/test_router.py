@@ -18,11 +18,8 @@ from tests.support.thinned import crossed
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 RUNS = 2 if torch.cuda.is_available() else 1
 HIDDEN, EXPERTS, TOP_K = 40, 16, 4
-TILES = {"variant": "tiles", "block_t": 16, "block_e": 16, "block_k": 16, "split": 2, "warps": 4}
 VARIANTS: dict[str, dict[str, Any]] = {
     "rows": {"variant": "rows", "block_e": 2, "warps": 4},
-    "tiles": TILES,
-    "tiles, one part": {**TILES, "split": 1},
     "library": {"variant": "library"},
 }
 
@@ -154,20 +151,19 @@ def test_what_is_no_number_still_gives_ids_of_experts(variant: str, groups: int)
 
 def test_defaults_serve_all_numbers_of_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(moe_gate, "MOST_ROWS", 2)
-    monkeypatch.setattr(moe_gate, "MOST_TILED", 20)
     monkeypatch.setattr(moe_gate, "_CHUNK", 16)
     variants = []
-    for tokens in (2, 18, 21):
+    for tokens in (2, 18):
         check(call(tokens, torch.bfloat16))
-        variants.append(moe_gate.default(tokens, EXPERTS)["variant"])
-    assert variants == ["rows", "tiles", "library"]
+        variants.append(moe_gate.default(tokens)["variant"])
+    assert variants == ["rows", "library"]
 
 
 def test_candidates_start_with_the_default_and_serve() -> None:
     for tokens in (1, 64, 1024):
-        found = list(moe_gate.candidates(tokens, 128))
-        assert found[0] == moe_gate.default(tokens, 128)
-        keys = {"rows": 3, "tiles": 6, "library": 1}
+        found = list(moe_gate.candidates(tokens))
+        assert found[0] == moe_gate.default(tokens)
+        keys = {"rows": 3, "library": 1}
         assert all(len(one) == keys[one["variant"]] for one in found)
 
 
