@@ -118,13 +118,19 @@ def in_tree_class(architecture: str) -> type[nn.Module]:
     return model
 
 
+def is_registered(architecture: str, model: type[nn.Module] | None) -> bool:
+    """Whether vLLM makes a model of this architecture with this class."""
+    from vllm import ModelRegistry
+
+    entry = ModelRegistry.models.get(architecture)
+    return model is not None and getattr(entry, "model_cls", None) is model
+
+
 def hook_config(architecture: str, prepare: Callable[[Any], bool]) -> None:
     """Have ``prepare`` called with each ``VllmConfig`` of an architecture before its engine is
-    built. Without the hook its limits are only looked at where the model is built."""
-    try:
-        from vllm.model_executor.models.config import MODELS_CONFIG_MAP, VerifyAndUpdateConfig
-    except ImportError:
-        return
+    built, since the scheduler takes its limits of it."""
+    from vllm.model_executor.models.config import MODELS_CONFIG_MAP, VerifyAndUpdateConfig
+
     known = MODELS_CONFIG_MAP.get(architecture)
     if getattr(known, "of_glmc", False):
         return
@@ -161,6 +167,22 @@ def plugin_options(config: Any) -> dict[str, Any]:
     """The part of a ``VllmConfig`` that is for plug-ins, which all processes of an engine get."""
     options = getattr(config, "additional_config", None)
     return options if isinstance(options, dict) else {}
+
+
+def field_of(config: Any, path: str) -> Any:
+    """A field of a ``VllmConfig`` by its dotted name; None in a release that does not have it."""
+    value = config
+    for name in path.split("."):
+        value = getattr(value, name, None)
+    return value
+
+
+def batch_invariant() -> bool:
+    """Whether the bits of an answer shall not depend on the batch; older releases can't be asked
+    for that."""
+    from vllm import envs
+
+    return bool(getattr(envs, "VLLM_BATCH_INVARIANT", False))
 
 
 def prefills_in_chunks(scheduler: Any) -> bool:
@@ -231,13 +253,21 @@ def host_lengths(common: Any) -> torch.Tensor | None:
 
 def metadata_of(layer: str) -> Any:
     """The metadata that a layer's builder has made for this step; None where vLLM runs the model
-    without a KV cache, to see how much memory it takes."""
+    without a KV cache, to see how much memory it takes: then no layer has any."""
     from vllm.forward_context import get_forward_context
 
     metadata = get_forward_context().attn_metadata
     if isinstance(metadata, list):  # one for each micro-batch
         raise EngineVersionError("a step of vLLM has several micro-batches", found=str(metadata))
-    return metadata.get(layer) if isinstance(metadata, dict) else metadata
+    if not isinstance(metadata, dict):
+        return metadata
+    if layer not in metadata:
+        raise EngineVersionError(
+            "a step of vLLM has no metadata for a layer of the model",
+            place=f"vLLM, {layer}",
+            found=", ".join(sorted(metadata)[:3]) or "none for any layer",
+        )
+    return metadata[layer]
 
 
 def cache_of(layer: Any) -> torch.Tensor | None:

@@ -7,6 +7,7 @@ the model is built.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from glmc_engines.core.errors import EngineVersionError, NoArtifactError, UnsupportedError
@@ -18,67 +19,122 @@ from glmc_engines.vllm.artifact import artifact_of
 _LOG = compat.logger()
 
 
+@dataclass(frozen=True)
+class Limit:
+    """An option that asks for ``feature`` unless its value is one of ``off``; None, False and empty
+    values ask for nothing. ``fields`` are where a ``VllmConfig`` has the value, which differs from
+    release to release: fields that a release does not have are passed over."""
+
+    feature: str
+    option: str
+    fields: tuple[str, ...]
+    off: tuple[object, ...] = ()
+
+    def asked(self, config: Any) -> object:
+        """The value that asks for the feature, else None."""
+        for field in self.fields:
+            value = compat.field_of(config, field)
+            if value and value not in self.off:
+                return value
+        return None
+
+
+LIMITS = (
+    # Other weights than those of the artifact, or other places for them.
+    Limit("LoRA adapters", "--enable-lora", ("lora_config",)),
+    Limit("quantised weights", "--quantization", ("model_config.quantization",)),
+    Limit(
+        "weights in host memory",
+        "--cpu-offload-gb",
+        ("offload_config.uva.cpu_offload_gb", "cache_config.cpu_offload_gb"),
+    ),
+    Limit(
+        "weights in host memory",
+        "--offload-group-size",
+        ("offload_config.prefetch.offload_group_size",),
+    ),
+    Limit(
+        "weights in host memory",
+        "--offload-backend",
+        ("offload_config.offload_backend",),
+        ("auto",),
+    ),
+    Limit("weights of a trainer", "--weight-transfer-config", ("weight_transfer_config",)),
+    Limit(
+        "config from elsewhere than the checkpoint",
+        "--hf-config-path",
+        ("model_config.hf_config_path",),
+    ),
+    # Steps of other kinds.
+    Limit("speculative decoding", "--speculative-config", ("speculative_config",)),
+    Limit(
+        "pooling or other tasks than text generation",
+        "--runner",
+        ("model_config.runner_type",),
+        ("generate",),
+    ),
+    Limit("prompt embeddings", "--enable-prompt-embeds", ("model_config.enable_prompt_embeds",)),
+    Limit("micro-batches", "--enable-dbo", ("parallel_config.enable_dbo",)),
+    Limit("micro-batches", "--ubatch-size", ("parallel_config.ubatch_size",), (1,)),
+    # Other ranks than those of one tensor-parallel group.
+    Limit(
+        "pipeline stages",
+        "--pipeline-parallel-size",
+        ("parallel_config.pipeline_parallel_size",),
+        (1,),
+    ),
+    Limit(
+        "data parallel ranks", "--data-parallel-size", ("parallel_config.data_parallel_size",), (1,)
+    ),
+    Limit(
+        "decode context parallelism",
+        "--decode-context-parallel-size",
+        ("parallel_config.decode_context_parallel_size",),
+        (1,),
+    ),
+    Limit(
+        "prefill context parallelism",
+        "--prefill-context-parallel-size",
+        ("parallel_config.prefill_context_parallel_size",),
+        (1,),
+    ),
+    Limit("expert load balancing", "--enable-eplb", ("parallel_config.enable_eplb",)),
+    # Other memory of keys and values, and looks into a step.
+    Limit("hooks for KV connectors", "--kv-transfer-config", ("kv_transfer_config",)),
+    Limit(
+        "record of routed experts",
+        "--enable-return-routed-experts",
+        (
+            "aux_output_config.enable_return_routed_experts",
+            "model_config.enable_return_routed_experts",
+        ),
+    ),
+)
+
+
 def unsupported(config: Any) -> list[UnsupportedError]:
     """The options of a ``VllmConfig`` that compiled plans do not have, as errors."""
     return [
         UnsupportedError(
-            f"compiled plans have no {what}",
+            f"compiled plans have no {feature}",
             place=f"vLLM, {option}",
             expected="unset",
-            found=str(value),
+            found=str(value) if isinstance(value, (str, int, float)) else type(value).__name__,
         )
-        for what, option, value in _asked(config)
+        for feature, option, value in _asked(config)
     ]
 
 
 def _asked(config: Any) -> Iterator[tuple[str, str, object]]:
     """What is asked for: in words, the option, its value."""
-    model, parallel, cache = config.model_config, config.parallel_config, config.cache_config
-    if getattr(config, "lora_config", None) is not None:
-        yield "LoRA adapters", "--enable-lora", True
-    if getattr(config, "speculative_config", None) is not None:
-        yield "speculative decoding", "--speculative-config", config.speculative_config.method
-    if getattr(config, "kv_transfer_config", None) is not None:
-        yield "hooks for KV connectors", "--kv-transfer-config", config.kv_transfer_config
+    for limit in LIMITS:
+        if (value := limit.asked(config)) is not None:
+            yield limit.feature, limit.option, value
+    model, cache = config.model_config, config.cache_config
     if overrides := _overrides(model):
         yield "overrides of the checkpoint's config", "--hf-overrides", overrides
-    if model.quantization is not None:
-        yield "quantised weights", "--quantization", model.quantization
     if cache.cache_dtype != "auto" and compat.cache_dtype(config) != model.dtype:
         yield "KV cache of another dtype than the model", "--kv-cache-dtype", cache.cache_dtype
-    if getattr(model, "runner_type", "generate") != "generate":
-        yield "pooling or other tasks than text generation", "--runner", model.runner_type
-    for what, option, holder, name, usual in (
-        ("pipeline stages", "--pipeline-parallel-size", parallel, "pipeline_parallel_size", 1),
-        ("data parallel ranks", "--data-parallel-size", parallel, "data_parallel_size", 1),
-        (
-            "decode context parallelism",
-            "--decode-context-parallel-size",
-            parallel,
-            "decode_context_parallel_size",
-            1,
-        ),
-        (
-            "prefill context parallelism",
-            "--prefill-context-parallel-size",
-            parallel,
-            "prefill_context_parallel_size",
-            1,
-        ),
-        ("micro-batches", "--enable-dbo", parallel, "enable_dbo", False),
-        ("expert load balancing", "--enable-eplb", parallel, "enable_eplb", False),
-        ("prompt embeddings", "--enable-prompt-embeds", model, "enable_prompt_embeds", False),
-        (
-            "record of routed experts",
-            "--enable-return-routed-experts",
-            model,
-            "enable_return_routed_experts",
-            False,
-        ),
-    ):
-        value = getattr(holder, name, usual)
-        if value != usual:
-            yield what, option, value
 
 
 def _overrides(model: Any) -> str:
@@ -91,17 +147,32 @@ def _overrides(model: Any) -> str:
 
 
 def check_experts(config: Any, header: Header) -> None:
-    """Raise :class:`NoArtifactError` where experts are dealt out in another way than the engine's
-    option says."""
+    """Raise :class:`NoArtifactError` where ranks have whole experts and the option asks for a part
+    of each, or the other way round. One rank has all of them."""
     asked = bool(getattr(config.parallel_config, "enable_expert_parallel", False))
     has = header.manifest.ranks.expert_parallel
-    if asked and not has and header.manifest.ranks.count > 1:
-        raise NoArtifactError(
-            "the artifact has a part of each expert on each rank",
-            place=str(header.path),
-            expected="whole experts, for --enable-expert-parallel",
-            found="compiled without --expert-parallel",
-            remedy="compile with --expert-parallel, or start vLLM without --enable-expert-parallel",
+    if asked == has or header.manifest.ranks.count == 1:
+        return
+    words = ("a part of each expert", "whole experts")
+    raise NoArtifactError(
+        f"the artifact has {words[has]} on each rank",
+        place=str(header.path),
+        expected=f"{words[asked]}, as --enable-expert-parallel is {'set' if asked else 'not set'}",
+        found=f"compiled {'with' if has else 'without'} --expert-parallel",
+        remedy=f"start vLLM {'with' if has else 'without'} --enable-expert-parallel, or compile "
+        f"{'with' if asked else 'without'} --expert-parallel",
+    )
+
+
+def check_determinism(header: Header) -> None:
+    """Raise :class:`UnsupportedError` for bits that were asked for and are not promised."""
+    if compat.batch_invariant() and header.manifest.deterministic is None:
+        raise UnsupportedError(
+            "the bits of this artifact depend on the batch",
+            place="vLLM, VLLM_BATCH_INVARIANT=1",
+            expected="an artifact of glmc compile --deterministic",
+            found=str(header.path),
+            remedy="compile with --deterministic, or unset the variable",
         )
 
 
@@ -119,6 +190,7 @@ def prepare(config: Any, *checks: Callable[[], None]) -> bool:
                 raise error
             found = artifact_of(config, options)
             check_experts(config, found.header)
+            check_determinism(found.header)
         for check in checks:
             check()
     except (UnsupportedError, NoArtifactError, EngineVersionError) as error:

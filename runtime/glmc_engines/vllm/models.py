@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 from glmc_engines.core.counters import Counters
-from glmc_engines.core.errors import UnsupportedError
+from glmc_engines.core.errors import EngineVersionError, UnsupportedError
 from glmc_engines.core.options import Options
 from glmc_engines.core.served import Served
-from glmc_engines.vllm import compat
+from glmc_engines.vllm import compat, hooks
 from glmc_engines.vllm.artifact import artifact_of
 from glmc_engines.vllm.limits import prepare
 from glmc_runtime import KVTensors
@@ -58,6 +58,8 @@ class PlanForCausalLM(nn.Module):
         manifest = self._found.header.manifest
         self._backend = backend_for(manifest.cache)
         self._served: Served | None = None
+        self._measured = False  # the last run was one that computes nothing
+        hooks.hook_worker(vllm_config, _refuse_lost_weights)
         head = model.get_head_size()
         self._layers: list[Any] = [
             compat.attention_class()(
@@ -106,10 +108,11 @@ class PlanForCausalLM(nn.Module):
         """Hidden states of the tokens of a step, [tokens, hidden size]."""
         if input_ids is None or inputs_embeds is not None:
             raise UnsupportedError("compiled plans have no prompt embeddings")
-        served = self._served
-        if served is None or not (served.attached or self._attach(served)):
-            return self._nothing(positions)
+        served = self._loaded()
         metadata = compat.metadata_of(self._layers[0].layer_name)
+        self._measured = metadata is None
+        if not served.attached:
+            self._attach(served, required=metadata is not None)
         if metadata is None:
             return self._nothing(positions)
         # vLLM samples before its next step, on the same stream.
@@ -117,10 +120,14 @@ class PlanForCausalLM(nn.Module):
 
     def compute_logits(self, hidden_states: torch.Tensor, *_: Any) -> torch.Tensor:
         """Logits of rows of hidden states, on each rank."""
-        served = self._served
-        if served is None or not served.attached:
-            return hidden_states.new_zeros(len(hidden_states), self.config.vocab_size)
-        return served.logits(hidden_states, own=False)
+        served = self._loaded()
+        if served.attached:
+            return served.logits(hidden_states, own=False)
+        if not self._measured:
+            raise EngineVersionError(
+                "vLLM wants logits of a model that has computed no step", place="vLLM"
+            )
+        return hidden_states.new_zeros(len(hidden_states), self.config.vocab_size)
 
     def embed_input_ids(self, input_ids: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
         raise UnsupportedError("compiled plans have no prompt embeddings")
@@ -130,21 +137,49 @@ class PlanForCausalLM(nn.Module):
     def make_empty_intermediate_tensors(self, *_: Any, **__: Any) -> Any:
         raise UnsupportedError("compiled plans have no pipeline stages")
 
-    def _attach(self, served: Served) -> bool:
-        """Bind the plans to vLLM's KV cache, if it is there."""
+    def _loaded(self) -> Served:
+        if self._served is None:
+            raise EngineVersionError(
+                "vLLM runs a model whose weights it has not loaded", place="vLLM"
+            )
+        return self._served
+
+    def _attach(self, served: Served, required: bool) -> None:
+        """Bind the plans to vLLM's KV cache, once it is there, which is before the first step."""
         from glmc_engines.vllm.backend import kv_tensors
 
         caches = [cache for layer in self._layers if (cache := compat.cache_of(layer)) is not None]
         if len(caches) != len(self._layers):
-            return False
+            if not required:
+                return
+            raise EngineVersionError(
+                "a step of vLLM has come before the KV cache of all layers",
+                place="vLLM",
+                expected=f"{len(self._layers)} layers with a KV cache",
+                found=str(len(caches)),
+            )
         kv: KVTensors = kv_tensors(caches, self._backend)
         served.attach(kv)
-        return True
 
     def _nothing(self, positions: torch.Tensor) -> torch.Tensor:
-        """Hidden states of a run that vLLM makes to see how much memory a model takes."""
+        """Hidden states of a run without any metadata, which vLLM makes to see how much memory a
+        model takes, and to warm up; nobody gets a token of it."""
         return torch.zeros(
             positions.shape[-1], self._hidden, dtype=self._dtype, device=positions.device
+        )
+
+
+def _refuse_lost_weights(model: Any, method: str, level: int) -> None:
+    """Of a sleep of level 2 vLLM's own models wake with weights that are loaded once more, which
+    those of a plan can't be: requests would be answered from memory that holds anything."""
+    if isinstance(model, PlanForCausalLM) and (method != "sleep" or level >= 2):
+        what = f"sleep of level {level}" if method == "sleep" else method
+        raise UnsupportedError(
+            "weights of a compiled plan that are thrown away can't be loaded again",
+            place=f"vLLM, {what}",
+            expected="sleep of level 1, which keeps them in host memory",
+            found=what,
+            remedy="POST /wake_up resumes the server; then sleep with level 1",
         )
 
 

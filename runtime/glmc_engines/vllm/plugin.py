@@ -2,18 +2,48 @@
 
 from __future__ import annotations
 
-from glmc_engines.core.counters import share_counters
-from glmc_engines.vllm import compat
+from typing import Any
+
+from glmc_engines.core.counters import Counters, share_counters
+from glmc_engines.core.errors import UnsupportedError
+from glmc_engines.core.options import Options
+from glmc_engines.vllm import compat, hooks
 from glmc_engines.vllm.limits import prepare
 from glmc_engines.vllm.metrics import register_metrics
 from glmc_engines.vllm.models import CLASSES
+
+_LOG = compat.logger()
 
 
 def register_models() -> None:
     """Register the model classes; what is registered already stays."""
     share_counters()
     with compat.names_of_vllm():
+        hooks.after_config(_refuse_other_classes)
+        for architecture in CLASSES:  # all, before any class serves without its limits
+            compat.hook_config(architecture, prepare)
         for architecture, model in CLASSES.items():
             compat.register_model(architecture, model)
-            compat.hook_config(architecture, prepare)
     register_metrics()
+
+
+def _refuse_other_classes(config: Any) -> None:
+    """Refuse a model that vLLM has resolved to a class which is none of ours, such as its way
+    through transformers, where plans are asked for; otherwise say that plans do not serve it."""
+    architecture = config.model_config.architecture
+    if compat.is_registered(architecture, CLASSES.get(architecture)):
+        return
+    options = Options.from_environment()
+    if options.require or options.artifact is not None:
+        raise UnsupportedError(
+            "vLLM serves this model with a class that is none of glmc's",
+            place=f"vLLM, {config.model_config.model}",
+            expected=f"{', '.join(CLASSES)}, of glmc",
+            found=str(architecture),
+            remedy="leave out --model-impl, serve one of GLM-4.x, or unset GLMC_REQUIRE and "
+            "GLMC_ARTIFACT",
+        )
+    Counters.of_rank(0).set("serves", 0)
+    _LOG.warning(
+        "glmc does not serve %s: vLLM has %s for it", config.model_config.model, architecture
+    )

@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from glmc_engines.core.counters import Counters, share_counters
-from glmc_engines.core.errors import EngineVersionError
-from glmc_engines.vllm import compat
-from glmc_engines.vllm.models import CLASSES, Glm4MoeForCausalLM
+from glmc_engines.core.errors import EngineVersionError, UnsupportedError
+from glmc_engines.vllm import compat, hooks
+from glmc_engines.vllm.models import CLASSES, Glm4MoeForCausalLM, _refuse_lost_weights
 from glmc_engines.vllm.plugin import register_models
 from glmc_runtime.format.cache import CacheSpec
 
@@ -68,6 +68,193 @@ def test_options_are_looked_at_before_an_engine_is_built() -> None:
     finally:
         del MODELS_CONFIG_MAP["OfATestForCausalLM"]
     assert seen == ["config"]
+
+
+def test_without_a_look_at_the_options_no_class_of_ours_is_registered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The scheduler would keep its own limits, and steps would be too large in mid-service."""
+    from vllm import ModelRegistry
+    from vllm.model_executor.models import config
+
+    registered: list[str] = []
+    monkeypatch.setattr(
+        ModelRegistry, "register_model", lambda name, model: registered.append(name)
+    )
+    monkeypatch.setattr(ModelRegistry, "models", {})
+    monkeypatch.delattr(config, "MODELS_CONFIG_MAP")
+    with pytest.raises(EngineVersionError, match="MODELS_CONFIG_MAP"):
+        register_models()
+    assert registered == []
+
+
+def test_each_config_is_checked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vllm.config import VllmConfig
+
+    def update(self: Any) -> None:
+        if self.model_config is not None:
+            self.model_config.config_updated = True
+
+    monkeypatch.setattr(VllmConfig, "try_verify_and_update_config", update)
+    seen: list[object] = []
+    for _ in range(2):
+        hooks.after_config(seen.append)
+    config = SimpleNamespace(model_config=SimpleNamespace(config_updated=False))
+    for each in (config, config, SimpleNamespace(model_config=None)):
+        VllmConfig.try_verify_and_update_config(each)
+    assert seen == [config]
+
+
+class Worker:
+    """A worker as vLLM has them."""
+
+    def __init__(self, model: object) -> None:
+        self.model_runner = SimpleNamespace(model=model)
+        self.done: list[object] = []
+
+    def sleep(self, level: int = 1) -> None:
+        self.done.append(level)
+
+    def reset_weights(self) -> None:
+        self.done.append("reset")
+
+
+@pytest.mark.parametrize("by_name", [False, True])
+def test_weights_that_can_not_be_loaded_again_are_not_thrown_away(by_name: bool) -> None:
+    class Own(Worker):
+        pass
+
+    if by_name:
+        globals()["Own"] = Own
+    kind = f"{__name__}.Own" if by_name else Own
+    config = SimpleNamespace(parallel_config=SimpleNamespace(worker_cls=kind))
+    for _ in range(2):
+        hooks.hook_worker(config, _refuse_lost_weights)
+    ours, another = Own(_model()), Own(nn.Identity())
+    ours.sleep()
+    ours.sleep(level=1)
+    for lose in (lambda: ours.sleep(2), lambda: ours.sleep(level=2), ours.reset_weights):
+        with pytest.raises(UnsupportedError, match="can't be loaded again"):
+            lose()
+    another.sleep(2)
+    another.reset_weights()
+    assert (ours.done, another.done) == ([1, 1], [2, "reset"])
+    with pytest.raises(EngineVersionError, match="workers"):
+        config.parallel_config.worker_cls = b"pickled"
+        hooks.hook_worker(config, _refuse_lost_weights)
+
+
+def test_workers_of_vllm_have_what_is_asked_first() -> None:
+    from vllm.v1.worker.gpu_worker import Worker as OfVllm
+
+    assert "level" in inspect.signature(OfVllm.sleep).parameters
+    from vllm.config import ParallelConfig
+
+    assert "worker_cls" in ParallelConfig.__dataclass_fields__
+
+
+def _model(**attributes: Any) -> Any:
+    """A model of ours that was made of nothing."""
+    model = object.__new__(Glm4MoeForCausalLM)
+    nn.Module.__init__(model)
+    usual = {
+        "config": SimpleNamespace(vocab_size=7),
+        "_dtype": torch.float32,
+        "_hidden": 3,
+        "_served": None,
+        "_measured": False,
+        "_backend": None,
+        "_layers": [SimpleNamespace(layer_name=str(layer), kv_cache=[]) for layer in range(2)],
+    }
+    for name, value in {**usual, **attributes}.items():
+        object.__setattr__(model, name, value)
+    return model
+
+
+class Plans:
+    """What serves, before there is a KV cache and after it."""
+
+    def __init__(self, attached: bool = False) -> None:
+        self.attached = attached
+
+    def attach(self, kv: object, **_: object) -> None:
+        self.attached = True
+
+    def forward(self, step: object, **_: object) -> object:
+        return step
+
+    def logits(self, hidden: torch.Tensor, **_: object) -> str:
+        return "logits"
+
+
+def _in_a_step(monkeypatch: pytest.MonkeyPatch, metadata: object) -> None:
+    monkeypatch.setattr(
+        "vllm.forward_context.get_forward_context",
+        lambda: SimpleNamespace(attn_metadata=metadata),
+    )
+
+
+STEP = SimpleNamespace(step=lambda tokens, positions: "hidden states")
+
+
+def test_a_run_without_metadata_is_no_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """vLLM measures memory with it, and takes logits of what it returns."""
+    model = _model(_served=Plans())
+    _in_a_step(monkeypatch, None)
+    hidden = model.forward(torch.zeros(4), torch.arange(4))
+    assert hidden.shape == (4, 3) and not hidden.any()
+    assert model.compute_logits(hidden).shape == (4, 7)
+
+
+def test_plans_have_the_cache_before_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a run that warms up, and not while a client waits."""
+    from glmc_engines.vllm.backend import PlanBackend
+
+    plans = Plans()
+    model = _model(_served=plans, _backend=PlanBackend)
+    _in_a_step(monkeypatch, None)
+    for layer in model._layers:
+        layer.kv_cache = [torch.zeros(2, 3, 4, 1, 8)]
+    assert not model.forward(torch.zeros(4), torch.arange(4)).any() and plans.attached
+    _in_a_step(monkeypatch, {"0": STEP, "1": STEP})
+    assert model.forward(torch.zeros(4), torch.arange(4)) == "hidden states"
+    assert model.compute_logits(torch.zeros(1, 3)) == "logits"
+
+
+@pytest.mark.parametrize(
+    ("metadata", "served", "words"),
+    [
+        ({"0": STEP, "1": STEP}, None, "weights it has not loaded"),
+        (None, None, "weights it has not loaded"),
+        ({"1": STEP}, Plans(attached=True), "no metadata for a layer"),
+        ({}, Plans(attached=True), "no metadata for a layer"),
+        ({"0": STEP, "1": STEP}, Plans(), "before the KV cache of all layers"),
+    ],
+)
+def test_a_step_that_can_not_be_computed_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, metadata: object, served: Any, words: str
+) -> None:
+    """Zeros would be answered as tokens."""
+    model = _model(_served=served)
+    _in_a_step(monkeypatch, metadata)
+    with pytest.raises(EngineVersionError, match=words):
+        model.forward(torch.zeros(4), torch.arange(4))
+
+
+def test_a_cache_that_one_layer_lacks_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = _model(_served=Plans())
+    model._layers[0].kv_cache = [torch.zeros(2, 3, 4, 1, 8)]
+    _in_a_step(monkeypatch, {"0": STEP, "1": STEP})
+    with pytest.raises(EngineVersionError, match="KV cache of all layers") as caught:
+        model.forward(torch.zeros(4), torch.arange(4))
+    assert caught.value.found == "1"
+
+
+def test_logits_of_no_step_are_an_error() -> None:
+    with pytest.raises(EngineVersionError, match="computed no step"):
+        _model(_served=Plans()).compute_logits(torch.zeros(1, 3))
+    with pytest.raises(EngineVersionError, match="weights"):
+        _model().compute_logits(torch.zeros(1, 3))
 
 
 def test_bases_of_a_backend() -> None:

@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import vllm
+from packaging.version import Version
 from vllm.config import CompilationConfig
 from vllm.engine.arg_utils import EngineArgs
 
+from glmc_engines.core.counters import shared_counts
 from glmc_engines.core.errors import NoArtifactError, UnsupportedError
+from glmc_engines.vllm import compat
+from glmc_engines.vllm.limits import (
+    LIMITS,
+    Limit,
+    check_determinism,
+    check_experts,
+    unsupported,
+)
+from glmc_engines.vllm.option_uses import SURFACE
 from glmc_runtime.errors import ArtifactError, GlmcError
+from glmc_runtime.format.manifest import Ranks
 from tests.engines.vllm.conftest import Compile
 from tests.engines.vllm.reference import ROOT
 
@@ -53,6 +69,8 @@ def text_of(error: BaseException) -> str:
             {"speculative_config": {"method": "ngram", "num_speculative_tokens": 2}},
             "speculative decoding",
         ),
+        ({"cpu_offload_gb": 1}, "weights in host memory"),
+        ({"hf_config_path": str(ROOT / "models" / "tiny-dense")}, "config from elsewhere"),
     ],
 )
 def test_options_are_refused_by_name(
@@ -112,3 +130,123 @@ def test_without_need_vllm_serves_what_plans_lack(
     in_process.delenv("GLMC_REQUIRE")
     config = configure(enable_prompt_embeds=True)
     assert config.scheduler_config.max_num_batched_tokens > 512
+
+
+def made_up(path: str = "", value: object = None) -> Any:
+    """A config that asks for nothing, but for one field by its dotted name."""
+    config = SimpleNamespace(
+        model_config=SimpleNamespace(runner_type="generate", dtype=None, hf_overrides={}),
+        parallel_config=SimpleNamespace(),
+        cache_config=SimpleNamespace(cache_dtype="auto"),
+    )
+    *holders, name = path.split(".")
+    holder = config
+    for each in holders:
+        if not hasattr(holder, each):
+            setattr(holder, each, SimpleNamespace())
+        holder = getattr(holder, each)
+    if name:
+        setattr(holder, name, value)
+    return config
+
+
+FIELDS = [(limit, field) for limit in LIMITS for field in limit.fields]
+
+
+@pytest.mark.parametrize(("limit", "field"), FIELDS, ids=[field for _, field in FIELDS])
+def test_each_field_is_refused_by_the_name_of_its_option(limit: Limit, field: str) -> None:
+    for off in (None, False, *limit.off):
+        assert unsupported(made_up(field, off)) == []
+    (error,) = unsupported(made_up(field, 2))
+    assert limit.feature in error.message and limit.option in error.place
+
+
+NOT_IN_0_11 = {
+    "--ubatch-size",
+    "--offload-group-size",
+    "--offload-backend",
+    "--prefill-context-parallel-size",
+    "--weight-transfer-config",
+    "--enable-return-routed-experts",
+}
+
+
+def test_each_option_is_in_the_config_of_this_release(configure: Configure) -> None:
+    """A field that has moved would be passed over in silence."""
+    config = configure()
+    missing = {
+        limit.option for limit in LIMITS if not any(has(config, each) for each in limit.fields)
+    }
+    assert missing == (NOT_IN_0_11 if Version(vllm.__version__) < Version("0.12") else set())
+
+
+def test_each_field_can_be_looked_up_in_any_release() -> None:
+    names = {use.name.rpartition(".")[2] for use in SURFACE}
+    assert {field.rpartition(".")[2] for limit in LIMITS for field in limit.fields} <= names
+
+
+def has(config: Any, path: str) -> bool:
+    *holders, name = path.split(".")
+    for each in holders:
+        config = getattr(config, each, None)
+    return hasattr(config, name)
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_experts_are_placed_as_the_option_says(asked: bool) -> None:
+    config = SimpleNamespace(parallel_config=SimpleNamespace(enable_expert_parallel=asked))
+
+    def header(ranks: Ranks) -> Any:
+        return SimpleNamespace(path="artifact", manifest=SimpleNamespace(ranks=ranks))
+
+    check_experts(config, header(Ranks(2, expert_parallel=asked)))
+    check_experts(config, header(Ranks()))  # one rank has all of them in any case
+    with pytest.raises(NoArtifactError, match="on each rank") as caught:
+        check_experts(config, header(Ranks(2, expert_parallel=not asked)))
+    assert f"compile {'with' if asked else 'without'} --expert-parallel" in caught.value.remedy
+
+
+def test_bits_that_do_not_depend_on_the_batch_need_an_artifact_that_has_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def header(promise: str | None) -> Any:
+        return SimpleNamespace(path="artifact", manifest=SimpleNamespace(deterministic=promise))
+
+    monkeypatch.setenv("VLLM_BATCH_INVARIANT", "0")
+    check_determinism(header(None))
+    monkeypatch.setenv("VLLM_BATCH_INVARIANT", "1")
+    if not compat.batch_invariant():
+        pytest.skip("this release has no such variable")
+    check_determinism(header("batch"))
+    with pytest.raises(UnsupportedError, match="depend on the batch"):
+        check_determinism(header(None))
+
+
+@contextmanager
+def lines_of(name: str) -> Iterator[list[str]]:
+    """What a logger says."""
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger(name)
+    logger.addHandler(handler)
+    try:
+        yield lines
+    finally:
+        logger.removeHandler(handler)
+
+
+def test_a_class_of_vllms_own_is_refused_where_plans_are_required(
+    configure: Configure, in_process: pytest.MonkeyPatch
+) -> None:
+    """Nothing of ours is asked for such a model, whatever its architecture."""
+    with pytest.raises(UnsupportedError, match="a class that is none of glmc's"):
+        configure(model_impl="transformers")
+    in_process.setenv("GLMC_REQUIRE", "0")  # an artifact is still named
+    with pytest.raises(UnsupportedError, match="Transformers"):
+        configure(model_impl="transformers")
+    in_process.delenv("GLMC_ARTIFACT")
+    with lines_of("vllm.glmc") as lines:
+        configure(model_impl="transformers")
+    assert any("does not serve" in line and "Transformers" in line for line in lines)
+    assert [count.value for count in shared_counts() if count.name == "serves"] == [0]
