@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -42,6 +43,81 @@ def test_a_rank_that_starts_again_begins_at_zero() -> None:
     Counters.of_rank(0).add("steps", 5)
     Counters.of_rank(0)
     assert list(shared_counts()) == []
+
+
+@pytest.mark.usefixtures("shared")
+def test_two_engines_of_one_process_don_t_write_over_each_other() -> None:
+    first = Counters.of_rank(0)
+    first.set("serves", 1)
+    first.add("steps", 5)
+    second = Counters.of_rank(0)
+    second.set("serves", 1)
+    second.set("replays", 2, phase="decode", bucket="1")
+    first.add("steps", 2)
+    second.add("steps", 4)
+    assert (first.get("steps"), second.get("steps")) == (7, 4)
+    assert list(shared_counts()) == [
+        Count(0, "serves", (), 1),
+        Count(0, "steps", (), 11),
+        Count(0, "replays", (("bucket", "1"), ("phase", "decode")), 2),
+    ]
+
+
+OTHER_SERVER = """
+from glmc_engines.core.counters import Counters, share_counters, shared_counts
+share_counters()
+Counters.of_rank(0).add("steps", 9)
+print([count.value for count in shared_counts()])
+"""
+
+
+@pytest.mark.usefixtures("shared")
+def test_a_server_that_another_s_process_starts_has_counts_of_its_own() -> None:
+    own = Counters.of_rank(0)
+    own.add("steps", 5)
+    path = os.pathsep.join(sys.path)
+    done = subprocess.run(
+        [sys.executable, "-c", OTHER_SERVER],
+        check=True,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "[9]\n"
+    assert list(shared_counts()) == [Count(0, "steps", (), 5)]
+
+
+def part_of_the_server() -> None:
+    share_counters()
+    Counters.of_rank(1).add("steps", 3)
+
+
+@pytest.mark.usefixtures("shared")
+@pytest.mark.parametrize("method", ["spawn", "fork"])
+def test_a_process_of_the_server_shares_its_counts(method: str) -> None:
+    Counters.of_rank(0).add("steps", 5)
+    process = multiprocessing.get_context(method).Process(target=part_of_the_server)
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0
+    assert [count.value for count in shared_counts()] == [5, 3]
+
+
+@pytest.mark.usefixtures("shared")
+def test_a_rank_whose_process_was_killed_begins_at_zero() -> None:
+    code = (
+        "import os; from glmc_engines.core.counters import Counters; "
+        "counters = Counters.of_rank(0); counters.add('steps', 4); os.kill(os.getpid(), 9)"
+    )
+    path = os.pathsep.join(sys.path)
+    subprocess.run(
+        [sys.executable, "-c", code], check=False, env={**os.environ, "PYTHONPATH": path}
+    )
+    assert list(shared_counts()) == [Count(0, "steps", (), 4)]
+    own = Counters.of_rank(0)
+    assert list(shared_counts()) == []
+    own.add("steps")
+    assert list(shared_counts()) == [Count(0, "steps", (), 1)]
 
 
 @pytest.mark.usefixtures("shared")
