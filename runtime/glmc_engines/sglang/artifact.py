@@ -64,9 +64,11 @@ def artifact_for(config: Any, quant_config: Any) -> Found | None:
 
 
 def _found(context: int, options: Options) -> tuple[Header, str]:
+    page = _page_size()
     wanted = Wanted(
         target_of(compat.option("device")),
         _sizes(context),
+        block_size=page if page > 1 else None,  # pages of one token fit any artifact
         expert_parallel=(compat.option("ep_size") or 1) > 1,
         smaller_steps=True,  # the scheduler's options are lowered to the artifact's
     )
@@ -89,11 +91,31 @@ def _sizes(context: int) -> Sizes:
     )
 
 
+def _largest_chunk(header: Header) -> int:
+    """What the artifact's largest step has of whole pages, at which SGLang splits prompts: of less
+    than one page it would make no chunk, and the request would wait for ever."""
+    page = _page_size()
+    if header.tokens < page:
+        raise UnsupportedError(
+            "a page of the KV pool is larger than the artifact's largest step",
+            place="--page-size of SGLang",
+            expected=f"at most {header.tokens}",
+            found=str(page),
+            remedy="start the server with smaller pages, or compile with larger --prefill-buckets",
+        )
+    return header.tokens // page * page
+
+
+def _page_size() -> int:
+    """Tokens in a page of the KV pool, which is what blocks are."""
+    return int(compat.option("page_size") or 1)
+
+
 def _limits(header: Header) -> tuple[str, ...]:
     """Lower the scheduler's options to the artifact's largest step, before it reads them."""
     said = []
     for option, most in (
-        ("chunked_prefill_size", header.tokens),
+        ("chunked_prefill_size", _largest_chunk(header)),
         ("max_running_requests", header.sequences),
     ):
         asked: int | None = compat.option(option)
