@@ -7,6 +7,7 @@ Nothing of SGLang is imported with this module.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -163,6 +164,7 @@ SURFACE: tuple[Use, ...] = (
     ),
 )
 
+_LOG = logging.getLogger("glmc.engines")
 _IN_TREE = {
     "Glm4MoeForCausalLM": ("Glm4MoeForCausalLM", "glm4_moe"),
     "Glm4ForCausalLM": ("Glm4ForCausalLM", "glm4"),
@@ -182,6 +184,12 @@ def option(name: str, default: Any = None) -> Any:
         except ValueError:
             return default
     return getattr(context.server_args, name, default)
+
+
+def attention_backend() -> str:
+    """The attention backends that this process was told to have, in words."""
+    names = ("attention_backend", "prefill_attention_backend", "decode_attention_backend")
+    return ", ".join(dict.fromkeys(filter(None, map(option, names)))) or "unset"
 
 
 def set_option(**values: Any) -> None:
@@ -231,14 +239,20 @@ def route_attention_backends(ours: Callable[[Any], bool], make: Callable[[Any], 
 
     for name, original in list(registry.ATTENTION_BACKENDS.items()):
         if not getattr(original, "of_glmc", False):
-            registry.register_attention_backend(name)(_routed(original, ours, make))
+            registry.register_attention_backend(name)(_routed(name, original, ours, make))
 
 
 def _routed(
-    original: Callable[[Any], Any], ours: Callable[[Any], bool], make: Callable[[Any], Any]
+    name: str,
+    original: Callable[[Any], Any],
+    ours: Callable[[Any], bool],
+    make: Callable[[Any], Any],
 ) -> Callable[[Any], Any]:
     def backend(runner: Any) -> Any:
-        return make(runner) if ours(runner) else original(runner)
+        if not ours(runner):
+            return original(runner)
+        _LOG.info("glmc: the attention backend %s is not used, plans have their own", name)
+        return make(runner)
 
     backend.of_glmc = True  # type: ignore[attr-defined]
     return backend
@@ -300,6 +314,15 @@ class Pools:
             layout=str(getattr(pool, "kv_cache_layout", "nhd")),
             kind=type(pool).__name__,
         )
+
+    def same_as(self, other: Pools) -> bool:
+        """Whether both are of the same memory."""
+        return self._places() == other._places()
+
+    def _places(self) -> list[object]:
+        tensors = [self.req_to_token, *(tensor for layer in self.layers for tensor in layer)]
+        sizes = [self.page_size, self.layout, self.kind]
+        return [*((each.data_ptr(), each.shape, each.stride()) for each in tensors), *sizes]
 
 
 class Head:

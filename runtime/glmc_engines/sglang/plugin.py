@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+from functools import cache
 from typing import Any
 
 from glmc_engines.core.counters import Counters, share_counters
@@ -39,18 +40,32 @@ def version_error(error: Exception) -> EngineVersionError:
 def _bring() -> None:
     from glmc_engines.sglang import compat
 
-    compat.route_attention_backends(_has_model_of_ours, _backend)
-    compat.before_each_request(refuse_request)
+    route_attention_backends()
+    _look_at_requests()
     if os.environ.setdefault("SGLANG_EXTERNAL_MODEL_PACKAGE", PACKAGE) != PACKAGE:
         compat.register_models(PACKAGE)  # beside the package of another plug-in
+
+
+def route_attention_backends() -> None:
+    """Have our backend stand for each that is registered by now; those of a plug-in that comes
+    later are routed when a model of ours is made."""
+    from glmc_engines.sglang import compat
+
+    compat.route_attention_backends(_has_model_of_ours, _backend)
+
+
+@cache
+def _look_at_requests() -> None:
+    """Once in a process: each hook that is registered is called for each request."""
+    from glmc_engines.sglang import compat
+
+    compat.before_each_request(refuse_request)
 
 
 def _has_model_of_ours(runner: Any) -> bool:
     """Whether a model is of our classes; where it is not, this is said, or refused."""
     if type(runner.model).__module__.startswith(PACKAGE):
         return True
-    from glmc_engines.sglang.metrics import Metrics
-
     name = type(runner.model).__name__
     if Options.from_environment().require:
         raise UnsupportedError(
@@ -58,11 +73,19 @@ def _has_model_of_ours(runner: Any) -> bool:
             place=name,
             remedy="unset GLMC_REQUIRE, or serve one of GLM-4.x",
         )
+    _say_not_served(name)
+    return False
+
+
+@cache
+def _say_not_served(name: str) -> None:
+    """Once in a process: a model may have several backends, and a draft has its own."""
+    from glmc_engines.sglang.metrics import Metrics
+
     counters = Counters.of_rank(0)
     counters.set("serves", 0)
     Metrics(counters)
     _LOG.warning("glmc does not serve %s: SGLang has a class of its own for it", name)
-    return False
 
 
 def _backend(runner: Any) -> Any:

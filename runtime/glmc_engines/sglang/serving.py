@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from glmc_engines.core.errors import UnsupportedError
+from glmc_engines.core.errors import EngineVersionError, UnsupportedError
 from glmc_engines.core.served import Served
 from glmc_engines.sglang import compat
 from glmc_engines.sglang.artifact import Found
@@ -31,12 +31,16 @@ class Serving:
         )
         self._metrics = Metrics(self._served.counters)
         self._steps: Steps | None = None
+        self._pools: compat.Pools | None = None
         _LOG.info(self._served.first_line(str(compat.option("served_model_name"))))
         for limit in found.limits:
             _LOG.info("glmc: %s", limit)
 
     def attach(self, pools: compat.Pools) -> None:
-        """Bind the plans to the engine's pools, once these are there."""
+        """Bind the plans to the engine's pools, once these are there. SGLang makes a backend for
+        prefill and one for decode where they are told apart: the second has the same pools."""
+        if self._pools is not None and self._pools.same_as(pools):
+            return
         if pools.layout != "nhd" or pools.kind != "MHATokenToKVPool":
             raise UnsupportedError(
                 "compiled plans do not have this pool of keys and values",
@@ -46,12 +50,21 @@ class Serving:
             )
         self._served.attach(KVTensors(pools.layers, _LAYOUT, pools.page_size))
         self._steps = Steps(pools.req_to_token, pools.page_size, len(pools.req_to_token))
+        self._pools = pools
 
     def hidden(self, token_ids: torch.Tensor, positions: torch.Tensor, batch: Any) -> torch.Tensor:
         """The hidden states of a batch's tokens: one replay."""
-        assert self._steps is not None
-        hidden = self._served.forward(self._steps.of(batch, token_ids, positions))
-        self._metrics.publish()
+        if self._steps is None:
+            raise EngineVersionError(
+                "SGLang has made no attention backend of ours beside the model, so that plans have "
+                "no KV pool",
+                place=f"--attention-backend {compat.attention_backend()}",
+                remedy="start the server with an attention backend of SGLang's own",
+            )
+        step = self._steps.of(batch, token_ids, positions)
+        with self._metrics.lock:
+            hidden = self._served.forward(step)
+        self._metrics.changed()
         return hidden
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import defaultdict
 from types import SimpleNamespace
 
 import pytest
@@ -13,9 +14,12 @@ from glmc_engines.core.errors import EngineVersionError, UnsupportedError
 from glmc_engines.sglang import compat, plugin, register
 from glmc_engines.sglang.names import PACKAGE
 
+LOOK_AT_REQUESTS = compat.before_each_request
+
 
 @pytest.fixture(autouse=True)
 def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    plugin._look_at_requests.cache_clear()
     monkeypatch.setattr(entry, "_failed", None)
     monkeypatch.setattr(compat, "before_each_request", lambda check: None)
     monkeypatch.setenv("SGLANG_EXTERNAL_MODEL_PACKAGE", PACKAGE)
@@ -30,6 +34,21 @@ def test_it_may_be_called_again() -> None:
     register()
     register()
     entry.require_plugged_in()
+
+
+def test_a_request_is_looked_at_once_however_often_it_is_called(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from sglang.srt.plugins.hook_registry import HookRegistry
+
+    hooks: dict[str, list[object]] = defaultdict(list)
+    monkeypatch.setattr(HookRegistry, "_hooks", hooks)
+    monkeypatch.setattr(compat, "before_each_request", LOOK_AT_REQUESTS)
+    for _ in range(3):
+        register()
+    (target,) = hooks
+    assert target.endswith("TokenizerManager._validate_one_request")
+    assert len(hooks[target]) == 1
 
 
 def test_a_release_without_a_name_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable
 
 import pytest
 
+from glmc_engines.sglang.metrics import SECONDS
 from tests.engines.sglang.server import serving
 from tests.engines.sglang.support import Reference, prompts
 
@@ -34,6 +36,7 @@ def test_two_ranks_give_the_same_tokens(
     with serving(model, path, *options, **cores) as server:
         body = {"input_ids": texts, "sampling_params": asked}
         answers = server.post("/generate", body)
+        time.sleep(SECONDS + 0.5)  # the last counts are in the metrics by then
         metrics = server.get("/metrics")
     for text, answer in zip(texts, answers, strict=True):
         assert reference(model).first_difference(text, answer["output_ids"]) is None

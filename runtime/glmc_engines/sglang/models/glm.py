@@ -9,9 +9,10 @@ import torch
 from sglang.srt.layers.logits_processor import LogitsProcessor
 from torch import nn
 
-from glmc_engines.core.errors import UnsupportedError
+from glmc_engines.core.errors import EngineVersionError, UnsupportedError
 from glmc_engines.sglang import compat
 from glmc_engines.sglang.artifact import Found, artifact_for
+from glmc_engines.sglang.plugin import route_attention_backends
 from glmc_engines.sglang.serving import Serving
 
 
@@ -52,12 +53,12 @@ class PlanForCausalLM(nn.Module):
         """Those of the checkpoint, or the artifact's own: the checkpoint is not read then."""
         if self._serving is not None:
             raise UnsupportedError(self._derived_weight_cache_error, place="a reload of weights")
+        route_attention_backends()  # again: another plug-in's may have come after ours
         self._serving = Serving(self._found, weights)
 
     def attach(self, pools: compat.Pools) -> None:
         """Called by our attention backend, which SGLang makes after its pools."""
-        assert self._serving is not None
-        self._serving.attach(pools)
+        self._loaded().attach(pools)
 
     @torch.no_grad()
     def forward(
@@ -69,14 +70,22 @@ class PlanForCausalLM(nn.Module):
         **named: Any,
     ) -> Any:
         """SGLang's output of a batch: logits of the rows that it samples from or reports."""
-        if input_embeds is not None or self._serving is None:
+        if input_embeds is not None:
             raise UnsupportedError("compiled plans do not have prompts of embeddings")
-        hidden = self._serving.hidden(input_ids, positions, forward_batch)
+        hidden = self._loaded().hidden(input_ids, positions, forward_batch)
         return self.logits_processor(input_ids, hidden, self.lm_head, forward_batch)
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        assert self._serving is not None
-        return self._serving.logits(hidden)
+        return self._loaded().logits(hidden)
+
+    def _loaded(self) -> Serving:
+        if self._serving is None:
+            raise EngineVersionError(
+                "SGLang has loaded no weights into the model",
+                place=f"--load-format {compat.option('load_format')}",
+                expected="a call of load_weights before the pools are made",
+            )
+        return self._serving
 
 
 class Glm4MoeForCausalLM(PlanForCausalLM):
