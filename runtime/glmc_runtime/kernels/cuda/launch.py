@@ -50,10 +50,36 @@ def multiprocessors(device: torch.device) -> int:
     return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
-def launch(kernel: Any, grid: tuple[int, ...], *args: Any, pdl: bool, **meta: Any) -> None:
+def launch(kernel: Any, grid: tuple[int, ...], *args: Any, pdl: bool, **meta: Any) -> Any:
     """Run ``kernel`` over ``grid``. It takes ``PDL`` as a constant; ``meta`` holds its other
-    keyword arguments, num_warps and num_stages among them."""
+    keyword arguments, num_warps and num_stages among them. Returns what Triton has compiled."""
     if pdl and not interpreted():
-        kernel[grid](*args, PDL=True, launch_pdl=True, **meta)
-    else:
-        kernel[grid](*args, PDL=False, **meta)
+        return kernel[grid](*args, PDL=True, launch_pdl=True, **meta)
+    return kernel[grid](*args, PDL=False, **meta)
+
+
+class RepeatedLaunch:
+    """A kernel that is launched from the host again and again, with the same constants.
+
+    Triton looks at each argument of each launch, for what it would compile anew; that takes longer
+    than the launch itself. Here the first launch compiles, and later ones go to what it gave: their
+    arguments must have its types, and tensors its alignment, of 16 bytes or less.
+    """
+
+    def __init__(self, kernel: Any, *, pdl: bool, **meta: Any) -> None:
+        self._kernel, self._pdl, self._meta = kernel, pdl, meta
+        self._compiled: Any = None
+        self._constants: tuple[Any, ...] = ()
+
+    def __call__(self, grid: tuple[int, int, int], *args: Any) -> None:
+        if self._compiled is not None:
+            self._compiled[grid](*args, *self._constants)
+            return
+        compiled = launch(self._kernel, grid, *args, pdl=self._pdl, **self._meta)
+        # Since Triton 3.3 what is compiled takes constants in their places, too. Before that, and
+        # in the interpreter, each launch is as the first.
+        signature = getattr(getattr(compiled, "src", None), "signature", {})
+        if "constexpr" in signature.values():
+            given = {**self._meta, "PDL": self._pdl}
+            self._constants = tuple(given[name] for name in self._kernel.arg_names[len(args) :])
+            self._compiled = compiled

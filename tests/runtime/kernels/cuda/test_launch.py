@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -66,3 +68,51 @@ def test_no_pdl_on_older_devices_or_interpreted(
 def test_the_suite_interprets_where_no_device_is() -> None:
     assert module.interpreted() is not torch.cuda.is_available()
     assert multiprocessors(CPU) == 3
+
+
+class Compiled:
+    """What Triton gives for a launch, with the grids and arguments that it is launched with."""
+
+    def __init__(self, constants_too: bool) -> None:
+        kinds = {
+            "x": "*fp32",
+            **({"SIZE": "constexpr", "PDL": "constexpr"} if constants_too else {}),
+        }
+        self.src = SimpleNamespace(signature=kinds)
+        self.launched: list[tuple[object, ...]] = []
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+        return lambda *arguments: self.launched.append((grid, *arguments))
+
+
+class Kernel:
+    arg_names = ("x", "SIZE", "PDL")
+
+    def __init__(self, compiled: object) -> None:
+        self.compiled, self.launched = compiled, 0
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., object]:
+        def run(*arguments: object, **meta: object) -> object:
+            self.launched += 1
+            return self.compiled
+
+        return run
+
+
+def test_a_repeated_launch_compiles_once() -> None:
+    compiled = Compiled(constants_too=True)
+    kernel = Kernel(compiled)
+    repeated = module.RepeatedLaunch(kernel, pdl=False, SIZE=16, num_warps=4)
+    for x in ("a", "b", "c"):
+        repeated((2, 1, 1), x)
+    assert kernel.launched == 1
+    assert compiled.launched == [((2, 1, 1), "b", 16, False), ((2, 1, 1), "c", 16, False)]
+
+
+@pytest.mark.parametrize("compiled", [None, Compiled(constants_too=False)])
+def test_what_older_triton_and_the_interpreter_give_is_launched_as_before(compiled: object) -> None:
+    kernel = Kernel(compiled)
+    repeated = module.RepeatedLaunch(kernel, pdl=False, SIZE=16)
+    for _ in range(3):
+        repeated((1, 1, 1), "a")
+    assert kernel.launched == 3

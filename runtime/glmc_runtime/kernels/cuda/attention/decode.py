@@ -30,7 +30,12 @@ from glmc_runtime.kernels.cuda.attention.online_softmax import LOG2_E, attend, k
 from glmc_runtime.kernels.cuda.attention.schema import DECODE
 from glmc_runtime.kernels.cuda.attention.split_reduce import finish, reduce_kernel
 from glmc_runtime.kernels.cuda.attention.splits import Shape, choose
-from glmc_runtime.kernels.cuda.launch import interpreted, launch, pdl_enabled
+from glmc_runtime.kernels.cuda.launch import (
+    RepeatedLaunch,
+    interpreted,
+    launch,
+    pdl_enabled,
+)
 from glmc_runtime.kernels.cuda.paged_cache import cache_constants
 from glmc_runtime.kernels.cuda.tuned import Configuration
 
@@ -316,9 +321,14 @@ def _attention(
 ) -> Thunk:
     """The launch of the kernel; ``lengths`` and ``cu_seqlens_q`` are as it says."""
     out, tables = arguments["out"], arguments["block_tables"]
-    return partial(
-        launch,
+    attend = RepeatedLaunch(
         decode_attention_kernel,
+        PACKED=packed,
+        **constants(shape, configuration, cache_constants(arguments, shape.head_dim, out.dtype)),
+        pdl=pdl_enabled(out.device),
+    )
+    return partial(
+        attend,
         (configuration["splits"], shape.kv_heads, shape.sequences),
         arguments["query"],
         arguments["key_cache"],
@@ -334,7 +344,4 @@ def _attention(
         tables.shape[1],
         configuration["splits"],
         float(arguments["scale"]) * LOG2_E,
-        PACKED=packed,
-        **constants(shape, configuration, cache_constants(arguments, shape.head_dim, out.dtype)),
-        pdl=pdl_enabled(out.device),
     )

@@ -4,11 +4,13 @@ Sequences with one new token are apart from the others in a mixed step: they go 
 decode step, which cuts a long context into splits and reads it once for all query heads of a group.
 The kernels of the others take bounds in which sequences without queries are left out, and queries
 of single ones, which lie between the others' in the packed query, are one sequence that has no
-context: its rows cost next to nothing and are written by the other kernel.
+context: its rows cost next to nothing and are written by the other kernel. So are rows of padding
+behind the last sequence, which come out as zero.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -40,7 +42,8 @@ class SequenceBounds(NamedTuple):
 
 
 class PackedStep(NamedTuple):
-    """``singles`` is the number of sequences with one query, ``others`` that of those with more.
+    """``singles`` is the number of sequences with one query, ``others`` that of those with more,
+    ``tokens`` that of all their queries. ``alone`` says that there is one other, without a prefix.
 
     ``bounds`` are those of the call that computes the others, and ``longest`` theirs. On the device
     ``cu_seqlens_q`` and ``cu_seqlens_k`` are the same, int32 [sequences + 1], and ``rows`` int32
@@ -49,6 +52,8 @@ class PackedStep(NamedTuple):
 
     singles: int
     others: int
+    tokens: int
+    alone: bool
     bounds: SequenceBounds
     longest: tuple[int, int]
     cu_seqlens_q: torch.Tensor
@@ -56,7 +61,9 @@ class PackedStep(NamedTuple):
     rows: torch.Tensor
 
     @classmethod
-    def of(cls, queries: list[int], contexts: list[int], device: torch.device) -> PackedStep:
+    def of(
+        cls, queries: list[int], contexts: list[int], rows_of_query: int, device: torch.device
+    ) -> PackedStep:
         singles = others = 0
         bounds, rows = SequenceBounds([0], [0]), []
         between = False  # whether the last of ``bounds`` stands for single ones
@@ -74,27 +81,42 @@ class PackedStep(NamedTuple):
             bounds.queries.append(end)
             bounds.contexts.append(bounds.contexts[-1] + (0 if single else last - first))
             rows.append(index)
-        sizes = [len(bounds.queries), len(bounds.contexts), len(rows)]
-        numbers = _on([*bounds.queries, *bounds.contexts, *rows], device).split(sizes)
-        return cls(singles, others, bounds, bounds.longest, *numbers)
+        alone = len(rows) == others == 1 and bounds.queries == bounds.contexts
+        tokens = queries[-1]
+        if others and tokens < rows_of_query and between:
+            bounds.queries[-1] = rows_of_query
+        elif others and tokens < rows_of_query:
+            bounds.queries.append(rows_of_query)
+            bounds.contexts.append(bounds.contexts[-1])
+            rows.append(0)
+        parts = _on([*bounds, rows], device)
+        return cls(singles, others, tokens, alone, bounds, bounds.longest, *parts)
 
 
-_last: dict[torch.device, tuple[list[int], list[int], PackedStep]] = {}
+_last: dict[torch.device, tuple[list[int], list[int], int, PackedStep]] = {}
 """The step that was read last: all layers ask for the same one."""
 
 
-def packed_step(queries: torch.Tensor, contexts: torch.Tensor, device: torch.device) -> PackedStep:
+def packed_step(
+    queries: torch.Tensor, contexts: torch.Tensor, rows_of_query: int, device: torch.device
+) -> PackedStep:
     """The step of prefix sums that are in host memory, int32 [sequences + 1] each."""
-    read = queries.tolist(), contexts.tolist()
+    read = queries.tolist(), contexts.tolist(), rows_of_query
     last = _last.get(device)
-    if last is None or last[:2] != read:
+    if last is None or last[:3] != read:
         last = _last[device] = (*read, PackedStep.of(*read, device))
-    return last[2]
+    return last[3]
 
 
-def _on(numbers: list[int], device: torch.device) -> torch.Tensor:
-    """int32 numbers on the device, for which nothing waits."""
-    on_host = torch.tensor(numbers, dtype=torch.int32)
-    if device.type == "cpu":
-        return on_host
-    return on_host.pin_memory().to(device, non_blocking=True)
+def _on(lists: Iterable[list[int]], device: torch.device) -> Iterator[torch.Tensor]:
+    """int32 numbers on the device, for which nothing waits. Each list begins at 16 bytes: for
+    another alignment Triton would compile anew."""
+    numbers: list[int] = []
+    places = []
+    for each in lists:
+        places.append((len(numbers), len(each)))
+        numbers += [*each, *[0] * (-len(each) % 4)]
+    there = torch.tensor(numbers, dtype=torch.int32)
+    if device.type != "cpu":
+        there = there.pin_memory().to(device, non_blocking=True)
+    return (there[place : place + size] for place, size in places)

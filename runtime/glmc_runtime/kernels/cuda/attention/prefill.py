@@ -33,13 +33,9 @@ from glmc_runtime.kernels.cuda import tuned
 from glmc_runtime.kernels.cuda.attention.decode import single_rows
 from glmc_runtime.kernels.cuda.attention.gather import GATHERED_ROWS, gather_kernel
 from glmc_runtime.kernels.cuda.attention.online_softmax import LOG2_E, attend
-from glmc_runtime.kernels.cuda.attention.packed_bounds import (
-    PackedStep,
-    SequenceBounds,
-    packed_step,
-)
+from glmc_runtime.kernels.cuda.attention.packed_bounds import PackedStep, packed_step
 from glmc_runtime.kernels.cuda.attention.schema import PREFILL
-from glmc_runtime.kernels.cuda.launch import interpreted, launch, pdl_enabled
+from glmc_runtime.kernels.cuda.launch import RepeatedLaunch, interpreted, pdl_enabled
 from glmc_runtime.kernels.cuda.paged_cache import cache_constants
 from glmc_runtime.kernels.cuda.tuned import Configuration
 
@@ -71,8 +67,8 @@ def prefill_attention_kernel(
     WIDEN: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """ROWS queries of one head of one sequence; the last, which see most, come first. Sequences
-    without a context are left out."""
+    """ROWS queries of one head of one sequence; the last, which see most, come first. Queries
+    without a context give zero."""
     head, sequence = tl.program_id(0), tl.program_id(1)
     tile = tl.num_programs(2) - 1 - tl.program_id(2)
     if PDL:
@@ -81,13 +77,16 @@ def prefill_attention_kernel(
     first = tl.load(cu_seqlens_q + sequence)
     queries = tl.load(cu_seqlens_q + sequence + 1) - first
     length = tl.load(cu_seqlens_k + sequence + 1) - tl.load(cu_seqlens_k + sequence)
-    if (tile * ROWS >= queries) | (length == 0):
+    if tile * ROWS >= queries:
         return
     row = (tile * ROWS + tl.arange(0, ROWS))[:, None]
     columns = tl.arange(0, WIDTH)[None, :]
     inside = (row < queries) & (columns < HEAD_DIM)
     places = ((first + row).to(tl.int64) * (KV_HEADS * GROUP) + head) * HEAD_DIM + columns
     heads = tl.load(query + places, mask=inside, other=0.0)
+    if length == 0:
+        tl.store(out + places, tl.zeros([ROWS, WIDTH], dtype=out.dtype.element_ty), mask=inside)
+        return
     prefix = length - queries
     total, _, weight = attend(
         heads,
@@ -124,18 +123,45 @@ class _Call(NamedTuple):
     tables: torch.Tensor
     scale: float
     out: torch.Tensor
-    configuration: Configuration
-    places: dict[str, int]
+    rows: int
+    gather: RepeatedLaunch
+    attend: RepeatedLaunch
 
-    @property
-    def constants(self) -> dict[str, Any]:
-        head_dim = self.query.shape[2]
-        return {
-            "KV_HEADS": self.key_cache.shape[1],
-            **self.places,
+    @classmethod
+    def of(cls, arguments: dict[str, Any], configuration: Configuration) -> _Call:
+        query, key_cache = arguments["query"], arguments["key_cache"]
+        q_heads, head_dim = query.shape[1:]
+        kv_heads, pdl = key_cache.shape[1], pdl_enabled(query.device)
+        constants = {
+            "KV_HEADS": kv_heads,
+            **cache_constants(arguments, head_dim, query.dtype),
             "HEAD_DIM": head_dim,
             "WIDTH": max(16, power_of_two(head_dim)),
         }
+        blocks = configuration if "ROWS" in configuration else default(query.dtype, head_dim)
+        attend = RepeatedLaunch(
+            prefill_attention_kernel,
+            **constants,
+            GROUP=q_heads // kv_heads,
+            **{name: value for name, value in blocks.items() if name != "variant"},
+            WIDEN=interpreted(),
+            enable_fp_fusion=query.dtype != torch.float32,
+            pdl=pdl,
+        )
+        gather = RepeatedLaunch(
+            gather_kernel, **constants, ROWS=GATHERED_ROWS, num_warps=4, pdl=pdl
+        )
+        return cls(
+            query,
+            key_cache,
+            arguments["value_cache"],
+            arguments["block_tables"],
+            float(arguments["scale"]),
+            arguments["out"],
+            blocks["ROWS"],
+            gather,
+            attend,
+        )
 
 
 def library_variant(query: torch.Tensor) -> str:
@@ -150,10 +176,9 @@ def library_variant(query: torch.Tensor) -> str:
     return "cudnn" if with_cudnn and query.shape[-1] <= 128 else "flash"
 
 
-def choose_variant(wanted: str, bounds: SequenceBounds) -> str:
+def choose_variant(wanted: str, step: PackedStep) -> str:
     """``wanted``, but "flash" for what cuDNN is not used for: several sequences, or a prefix."""
-    alone = bounds.sequences == 1 and bounds.length(0) == bounds.context(0)
-    return "flash" if wanted == "cudnn" and not alone else wanted
+    return "flash" if wanted == "cudnn" and not step.alone else wanted
 
 
 def lacks_kernel(error: RuntimeError) -> bool:
@@ -183,13 +208,13 @@ def candidates(dtype: torch.dtype, head_dim: int) -> Iterator[Configuration]:
 
 def _gather(call: _Call, step: PackedStep, least: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     """Keys and values [tokens, kv_heads, head_dim] of the contexts of a step, one after the other;
-    of one sequence at least so many rows."""
+    with ``least`` of the first alone, at least so many rows."""
     kv_heads, _, head_dim = call.key_cache.shape[1:]
     size = max(step.bounds.contexts[-1], least)
     keys, values = (call.query.new_empty(size, kv_heads, head_dim) for _ in range(2))
-    launch(
-        gather_kernel,
-        (kv_heads, step.bounds.sequences, triton.cdiv(max(step.longest[1], least), GATHERED_ROWS)),
+    sequences = 1 if least else step.bounds.sequences
+    call.gather(
+        (kv_heads, sequences, triton.cdiv(max(step.longest[1], least), GATHERED_ROWS)),
         call.key_cache,
         call.value_cache,
         call.tables,
@@ -199,24 +224,20 @@ def _gather(call: _Call, step: PackedStep, least: int = 0) -> tuple[torch.Tensor
         values,
         call.tables.shape[1],
         least,
-        **call.constants,
-        ROWS=GATHERED_ROWS,
-        num_warps=4,
-        pdl=pdl_enabled(keys.device),
     )
     return keys, values
 
 
 def _flash(call: _Call, step: PackedStep) -> None:
-    tokens = step.bounds.queries[-1]
-    operands = (call.query[:tokens], *_gather(call, step), step.cu_seqlens_q, step.cu_seqlens_k)
+    rows = step.bounds.queries[-1]
+    operands = (call.query[:rows], *_gather(call, step), step.cu_seqlens_q, step.cu_seqlens_k)
     sizes = (*step.longest, 0.0, True, False)
     in_place = getattr(torch.ops.aten, "_flash_attention_forward_no_dropout_inplace", None)
     if in_place is not None:
-        in_place(call.out[:tokens], *operands, *sizes, scale=call.scale)
+        in_place(call.out[:rows], *operands, *sizes, scale=call.scale)
     else:
         result = torch.ops.aten._flash_attention_forward(*operands, *sizes, scale=call.scale)
-        call.out[:tokens].copy_(result[0])
+        call.out[:rows].copy_(result[0])
 
 
 def _cudnn(call: _Call, step: PackedStep) -> None:
@@ -228,16 +249,12 @@ def _cudnn(call: _Call, step: PackedStep) -> None:
         *operands, None, False, 0.0, True, False, scale=call.scale
     )
     call.out.copy_(result[0][0].transpose(0, 1))
+    call.out[step.tokens :].zero_()
 
 
 def _triton(call: _Call, step: PackedStep) -> None:
-    configuration = call.configuration
-    q_heads, head_dim = call.query.shape[1:]
-    if "ROWS" not in configuration:
-        configuration = default(call.query.dtype, head_dim)
-    launch(
-        prefill_attention_kernel,
-        (q_heads, step.bounds.sequences, triton.cdiv(step.longest[0], configuration["ROWS"])),
+    call.attend(
+        (call.query.shape[1], step.bounds.sequences, triton.cdiv(step.longest[0], call.rows)),
         call.query,
         call.key_cache,
         call.value_cache,
@@ -248,12 +265,6 @@ def _triton(call: _Call, step: PackedStep) -> None:
         call.out,
         call.tables.shape[1],
         call.scale * LOG2_E,
-        **call.constants,
-        GROUP=q_heads // call.key_cache.shape[1],
-        **{name: value for name, value in configuration.items() if name != "variant"},
-        WIDEN=interpreted(),
-        enable_fp_fusion=call.query.dtype != torch.float32,
-        pdl=pdl_enabled(call.out.device),
     )
 
 
@@ -304,32 +315,23 @@ def prefill_attention(arguments: dict[str, Any]) -> Thunk:
         raise PlanError(
             "no such variant of attention", expected=", ".join(VARIANTS), found=str(wanted)
         )
-    call = _Call(
-        query,
-        key_cache,
-        arguments["value_cache"],
-        arguments["block_tables"],
-        float(arguments["scale"]),
-        out,
-        configuration,
-        cache_constants(arguments, head_dim, query.dtype),
-    )
+    call = _Call.of(arguments, configuration)
     variants = {"flash": _flash, "cudnn": _cudnn, "triton": _triton}
     is_asked_for = arguments.get("configuration") is not None
     attend_singles = single_rows(arguments)
 
     def run() -> None:
-        step = packed_step(cu_seqlens_q, cu_seqlens_k, out.device)
+        step = packed_step(cu_seqlens_q, cu_seqlens_k, tokens, out.device)
         if step.others:
             attend_others(step)
+        elif step.tokens < tokens:
+            out[step.tokens :].zero_()
         if step.singles:
             attend_singles()
-        if step.bounds.queries[-1] < tokens:
-            out[step.bounds.queries[-1] :].zero_()
 
     def attend_others(step: PackedStep) -> None:
         nonlocal wanted
-        variant = choose_variant(wanted, step.bounds)
+        variant = choose_variant(wanted, step)
         try:
             variants[variant](call, step)
         except RuntimeError as error:

@@ -12,8 +12,7 @@ from glmc.ir.ops import OPS
 from glmc_runtime.errors import PlanError
 from glmc_runtime.kernels import find_binder
 from glmc_runtime.kernels.cuda.attention import prefill as module
-from glmc_runtime.kernels.cuda.attention.packed_bounds import SequenceBounds, packed_step
-from glmc_runtime.kernels.cuda.paged_cache import cache_constants
+from glmc_runtime.kernels.cuda.attention.packed_bounds import PackedStep, packed_step
 from tests.runtime.kernels.cuda.paged import DEVICE, eager, int32, not_worse, paged
 from tests.runtime.kernels.harness import close, nan, random
 from tests.support.thinned import crossed
@@ -143,16 +142,23 @@ MIXED = [(1, 40), (9, 3), (1, 0), (0, 7), (1, 69), (4, 0)]
 def test_a_mixed_step_by_two_kernels() -> None:
     arguments = case(MIXED, 2)
     check(arguments)
-    step = packed_step(arguments["cu_seqlens_q_host"], arguments["cu_seqlens_k_host"], DEVICE)
-    assert (step.singles, step.others) == (3, 2)
-    # Single ones have no context there, those without queries are left out.
-    assert step.bounds == ([0, 1, 10, 12, 16], [0, 0, 12, 12, 16])
-    assert step.rows.tolist() == [0, 1, 2, 5]
+    step = step_of(arguments)
+    assert (step.singles, step.others, step.tokens, step.alone) == (3, 2, 16, False)
+    # Single ones and padding have no context there, those without queries are left out.
+    assert step.bounds == ([0, 1, 10, 12, 16, 18], [0, 0, 12, 12, 16, 16])
+    assert step.rows.tolist() == [0, 1, 2, 5, 0]
     assert (step.cu_seqlens_q.tolist(), step.cu_seqlens_k.tolist()) == step.bounds
-    again = packed_step(arguments["cu_seqlens_q_host"], arguments["cu_seqlens_k_host"], DEVICE)
-    assert again is step
+    parts = (step.cu_seqlens_q, step.cu_seqlens_k, step.rows)
+    assert all(part.data_ptr() % 16 == 0 for part in parts)
+    assert step_of(arguments) is step
     arguments["cu_seqlens_k_host"][-1] += 1
-    assert packed_step(*(arguments[f"cu_seqlens_{x}_host"] for x in "qk"), DEVICE) is not step
+    assert step_of(arguments) is not step
+
+
+def test_padding_after_a_single_sequence_is_one_with_it() -> None:
+    arguments = case([(4, 0), (1, 3)], 2)
+    check(arguments)
+    assert step_of(arguments).bounds == ([0, 4, 7], [0, 4, 4])
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: str(variant["variant"]))
@@ -161,11 +167,9 @@ def test_a_mixed_step_in_narrow_dtypes(variant: dict[str, Any]) -> None:
         check(case(MIXED, 1, 16, 1, 128, 16, torch.bfloat16), variant)
 
 
-def call_of(arguments: dict[str, Any]) -> module._Call:
-    names = ("query", "key_cache", "value_cache", "block_tables")
-    places = cache_constants(arguments, 16, torch.float32)
-    tensors = (arguments[name] for name in names)
-    return module._Call(*tensors, SCALE, arguments["out"], SMALL, places)
+def step_of(arguments: dict[str, Any]) -> PackedStep:
+    bounds = (arguments[f"cu_seqlens_{name}_host"] for name in "qk")
+    return packed_step(*bounds, len(arguments["query"]), DEVICE)
 
 
 @pytest.mark.parametrize(
@@ -174,8 +178,8 @@ def call_of(arguments: dict[str, Any]) -> module._Call:
 )
 def test_gather(sequences: list[tuple[int, int]], gathered: tuple[int, ...], least: int) -> None:
     arguments = case(sequences)
-    step = packed_step(*(arguments[f"cu_seqlens_{x}_host"] for x in "qk"), DEVICE)
-    keys, values = module._gather(call_of(arguments), step, least)
+    call = module._Call.of(arguments, SMALL)
+    keys, values = module._gather(call, step_of(arguments), least)
     for found, cache in ((keys, arguments["key_cache"]), (values, arguments["value_cache"])):
         wanted = [
             cache[block, :, position % 4]
@@ -215,12 +219,18 @@ def test_what_cudnn_refuses_goes_to_flash(monkeypatch: pytest.MonkeyPatch) -> No
             assert calls == ["cudnn"]
 
 
-def test_variant_of_a_step() -> None:
-    bounds = SequenceBounds([0, 5], [0, 5])
-    assert module.choose_variant("cudnn", bounds) == "cudnn"
-    assert module.choose_variant("flash", bounds) == "flash"
-    assert module.choose_variant("cudnn", bounds._replace(contexts=[0, 6])) == "flash"
-    assert module.choose_variant("cudnn", SequenceBounds([0, 1, 5], [0, 1, 5])) == "flash"
+@pytest.mark.parametrize(
+    ("sequences", "alone"),
+    [([(0, 3), (5, 0)], True), ([(0, 3), (5, 1)], False), ([(1, 0), (4, 0)], False)],
+)
+@pytest.mark.parametrize("padding", [0, 2])
+def test_variant_of_a_step(sequences: list[tuple[int, int]], alone: bool, padding: int) -> None:
+    step = step_of(case(sequences, padding))
+    assert module.choose_variant("cudnn", step) == ("cudnn" if alone else "flash")
+    assert module.choose_variant("flash", step) == "flash"
+
+
+def test_variant_of_a_device() -> None:
     assert module.library_variant(torch.empty(1, 4, 64)) == "triton"
 
 
