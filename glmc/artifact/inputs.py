@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from hashlib import sha256
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,8 @@ class Inputs:
     """``options`` are those of the compile but ``force`` and ``pipeline``, as they were asked for;
     ``extensions`` the passes and the target of other distributions among them. ``sources`` is a
     hash of the files of glmc, its runtime and the emulator, ``pipeline`` that of the file of this
-    option, whatever its path."""
+    option, whatever its path. ``config`` is config.json as it was read, whose hash is among the
+    files, or that of a preset: a serving engine holds it against the checkpoint that it loads."""
 
     model: str
     files: dict[str, InputFile]
@@ -66,6 +68,7 @@ class Inputs:
     extensions: dict[str, str]
     versions: dict[str, str]
     sources: str
+    config: dict[str, Any] | None = None
     schema_version: int = SCHEMA_VERSION
 
 
@@ -142,6 +145,7 @@ def read_inputs(directory: Path | None, name: str, options: CompileOptions) -> R
         extensions=_extensions(options),
         versions={package: _version(package) for package in PACKAGES},
         sources=sources_hash(),
+        config=_config(directory, name),
     )
     return ReadInputs(inputs, modified)
 
@@ -184,6 +188,19 @@ def inputs_from_json(data: Any, place: str) -> Inputs:
     if problem is not None:
         raise _unusable(place, problem)
     return inputs
+
+
+def _config(directory: Path | None, name: str) -> dict[str, Any] | None:
+    """None for a file that is no JSON object: whoever needs it says so."""
+    try:
+        if directory is None:
+            text = resources.files("glmc.presets").joinpath(f"{name}.json").read_text()
+            data = json.loads(text)["config"]
+        else:
+            data = json.loads((directory / "config.json").read_bytes())
+    except (OSError, ValueError, KeyError):
+        return None
+    return data if isinstance(data, dict) else None
 
 
 def _files(directory: Path | None) -> Iterator[tuple[str, Path]]:

@@ -215,3 +215,14 @@ def test_a_file_that_can_not_be_read_is_left_to_whoever_needs_it(
 def test_other_data_is_refused(data: object) -> None:
     with pytest.raises(ArtifactError, match=r"inputs\.json is not well formed"):
         inputs_from_json(data, "here")
+
+
+def test_the_config_is_written_down(tmp_path: Path) -> None:
+    """A serving engine holds it against the checkpoint that it loads."""
+    preset = read_inputs(None, "glm-4.6", CompileOptions()).inputs.config
+    assert preset is not None and preset["max_position_embeddings"] == 202752
+    (tmp_path / "config.json").write_text('{"rope_theta": 5.0}')
+    assert read_inputs(tmp_path, "m", CompileOptions()).inputs.config == {"rope_theta": 5.0}
+    for text in ("[]", "{"):
+        (tmp_path / "config.json").write_text(text)
+        assert read_inputs(tmp_path, "m", CompileOptions()).inputs.config is None

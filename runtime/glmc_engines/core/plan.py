@@ -2,35 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from hashlib import sha256
 from os import PathLike
 from pathlib import Path
-from typing import Any
 
-from glmc_engines.core.compiler import CONFIG, compiled, compiler_of
+from glmc_engines.core.compiler import compiled, compiler_of
 from glmc_engines.core.errors import NoArtifactError
 from glmc_engines.core.header import Header
 from glmc_engines.core.options import Options
+from glmc_engines.core.same_model import require_model
 from glmc_engines.core.wanted import Wanted
 from glmc_runtime.errors import GlmcError
-from glmc_runtime.loading.loader import listed_files
 
 NAMED, COMPILED, CACHED = "named", "compiled", "cached"
-# Facts of a manifest, and the fields of config.json that say the same.
-_FIELDS = {
-    "layers": "num_hidden_layers",
-    "vocabulary": "vocab_size",
-    "hidden": "hidden_size",
-    "query_heads": "num_attention_heads",
-    "kv_heads": "num_key_value_heads",
-    "head_dim": "head_dim",
-}
-_INPUTS = "inputs.json"  # what the compiler wrote of what it had read
-_LOG = logging.getLogger("glmc.engines")
 
 
 @dataclass(frozen=True)
@@ -61,6 +47,8 @@ def artifact_for(checkpoint: str | PathLike[str], wanted: Wanted, options: Optio
     place = Path(checkpoint)
     if options.artifact is not None:
         header = Header.of(options.artifact)
+        with _command(wanted, place):
+            require_model(header, place, options.require)
         _require(header, place, wanted)
         return Found(header, NAMED)
     compiler = compiler_of(options, wanted.target)
@@ -79,65 +67,23 @@ def artifact_for(checkpoint: str | PathLike[str], wanted: Wanted, options: Optio
 
 
 def _require(header: Header, checkpoint: Path, wanted: Wanted) -> None:
-    """Raise unless the artifact fits, with the command that compiles one that does."""
-    try:
-        _require_model(header, checkpoint)
+    """Raise unless the artifact fits. What was compiled of a config.json is kept under its hash and
+    needs no look at the model."""
+    with _command(wanted, checkpoint):
         _require_target(header, wanted)
         header.check(wanted.sizes_of(header))
         _require_blocks(header, wanted)
+
+
+@contextmanager
+def _command(wanted: Wanted, checkpoint: Path) -> Iterator[None]:
+    """Errors with the command that compiles an artifact that fits."""
+    try:
+        yield
     except GlmcError as error:
         command = wanted.command(checkpoint)
         error.remedy = f"{error.remedy}: {command}" if error.remedy else command
         raise
-
-
-def _require_model(header: Header, checkpoint: Path) -> None:
-    """The checkpoint's config.json is the one that was compiled, or agrees in all sizes."""
-    try:
-        data = (checkpoint / CONFIG).read_bytes()
-        config = json.loads(data)
-    except (OSError, ValueError):
-        config, data = None, b""
-    if not isinstance(config, dict):
-        _LOG.warning("%s has no config.json to compare with %s", checkpoint, header.path)
-        return
-    if sha256(data).hexdigest() == _compiled_config(header):
-        return
-    differing = list(_differing(header, config))
-    if differing:
-        raise NoArtifactError(
-            "the artifact is of another model than the engine's",
-            place=str(header.path),
-            expected=", ".join(f"{name} {wanted}" for name, wanted, _ in differing),
-            found=", ".join(f"{name} {has}" for name, _, has in differing),
-            remedy="name an artifact of this checkpoint, or compile one",
-        )
-    _LOG.warning(
-        "%s was compiled of another config.json than that of %s; architecture and sizes agree",
-        header.path,
-        checkpoint,
-    )
-
-
-def _differing(header: Header, config: Mapping[str, Any]) -> Iterator[tuple[str, object, object]]:
-    model = header.manifest.model
-    architectures = config.get("architectures") or [model.architecture]
-    if model.architecture not in architectures:
-        yield "architecture", ", ".join(map(str, architectures)), model.architecture
-    for fact, field in _FIELDS.items():
-        value, has = config.get(field), getattr(model, fact)
-        if value is not None and value != has:
-            yield field, value, has
-
-
-def _compiled_config(header: Header) -> str | None:
-    """The sha256 of the config.json that was compiled; None where the artifact does not say."""
-    try:
-        data = listed_files(header.path)[1].read(_INPUTS, compare=True)
-        found = json.loads(data)["files"][CONFIG]["sha256"]
-    except (GlmcError, ValueError, LookupError, TypeError):
-        return None
-    return found if isinstance(found, str) else None
 
 
 def _require_target(header: Header, wanted: Wanted) -> None:

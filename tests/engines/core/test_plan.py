@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 import json
-import logging
 from dataclasses import replace
+from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from glmc_engines.core import compiler, wanted
+from glmc_engines.core import compiler, same_model, wanted
 from glmc_engines.core.checkpoint import directory_of
 from glmc_engines.core.errors import NoArtifactError, UnsupportedError
-from glmc_engines.core.header import Sizes
+from glmc_engines.core.header import Header, Sizes
 from glmc_engines.core.options import Options
 from glmc_engines.core.plan import artifact_for
 from glmc_engines.core.wanted import Wanted, decode_buckets, prefill_buckets, target_of
 from glmc_runtime.errors import ArtifactError, GlmcError
 from tests.engines.core.compilers import stand_in
-from tests.runtime.toy import HEAD_DIM, HEADS, HIDDEN, VOCABULARY, write_toy
+from tests.runtime.toy import (
+    HEAD_DIM,
+    HEADS,
+    HIDDEN,
+    VOCABULARY,
+    toy_weights,
+    write_manifest,
+    write_toy,
+)
 
 WANTED = Wanted("cpu", Sizes(16, 4, 60, torch.float32), block_size=4)
 CONFIG = {
@@ -32,7 +41,24 @@ CONFIG = {
     "num_attention_heads": HEADS,
     "num_key_value_heads": HEADS,
     "head_dim": HEAD_DIM,
+    "rope_theta": 10000.0,
 }
+
+
+def toy(tmp_path: Path, made_of: Path | None = None, large: bool = False) -> Path:
+    """The toy with what a compiler writes of the checkpoint that it has read."""
+    path = write_toy(tmp_path / "toy")
+    manifest = Header.of(path).manifest
+    files = {"config.json": {"sha256": "of another copy"}}
+    for each in () if made_of is None else made_of.glob("*.safetensors"):
+        data = each.read_bytes()
+        header = data[: 8 + int.from_bytes(data[:8], "little")]
+        digest = sha256(header if large else data).hexdigest()
+        files[each.name] = {"sha256": digest, "whole": not large}
+    inputs = {"files": files, "options": {"weights": "checkpoint"}, "config": CONFIG}
+    (path / "inputs.json").write_text(json.dumps(inputs))
+    write_manifest(path, manifest)
+    return path
 
 
 def checkpoint(tmp_path: Path, **changes: Any) -> Path:
@@ -43,7 +69,7 @@ def checkpoint(tmp_path: Path, **changes: Any) -> Path:
 
 
 def test_a_named_one_that_fits(tmp_path: Path) -> None:
-    path = write_toy(tmp_path / "toy")
+    path = toy(tmp_path)
     found = artifact_for(checkpoint(tmp_path), WANTED, Options(artifact=path))
     assert (found.path, found.origin) == (path, "named")
 
@@ -73,12 +99,12 @@ def test_a_named_one_that_does_not_fit(
         wanted = replace(WANTED, **changes)
     place = checkpoint(tmp_path)
     with pytest.raises(kind, match=words[0]) as caught:
-        artifact_for(place, wanted, Options(artifact=write_toy(tmp_path / "toy")))
+        artifact_for(place, wanted, Options(artifact=toy(tmp_path)))
     assert f"glmc compile {place}" in caught.value.remedy and words[1] in caught.value.remedy
 
 
 def test_smaller_steps_will_do(tmp_path: Path) -> None:
-    path = write_toy(tmp_path / "toy")
+    path = toy(tmp_path)
     sizes = replace(WANTED.sizes, tokens=8192, sequences=256)
     wanted = replace(WANTED, sizes=sizes, smaller_steps=True)
     assert artifact_for(checkpoint(tmp_path), wanted, Options(artifact=path)).path == path
@@ -99,38 +125,96 @@ def test_smaller_steps_will_do(tmp_path: Path) -> None:
 )
 def test_a_named_one_of_another_model(tmp_path: Path, changes: dict[str, Any], shown: str) -> None:
     with pytest.raises(NoArtifactError, match="another model") as caught:
-        artifact_for(
-            checkpoint(tmp_path, **changes), WANTED, Options(artifact=write_toy(tmp_path / "toy"))
-        )
+        artifact_for(checkpoint(tmp_path, **changes), WANTED, Options(artifact=toy(tmp_path)))
     assert caught.value.expected == shown
 
 
-class Listener(logging.Handler):
-    def __init__(self) -> None:
-        super().__init__()
-        self.lines: list[str] = []
+@pytest.mark.parametrize(
+    ("changes", "shown"),
+    [
+        ({"rope_theta": 5.0}, "rope_theta 5.0"),
+        ({"rms_norm_eps": 1e-6}, "rms_norm_eps 1e-06"),
+        ({"max_position_embeddings": 99}, "max_position_embeddings 99"),
+        ({"n_routed_experts": 8, "routed_scaling_factor": 2.5}, "routed_scaling_factor 2.5"),
+        ({"rope_scaling": {"type": "yarn", "factor": 2}}, "rope.rope_type yarn"),
+        ({"partial_rotary_factor": 0.25}, "partial_rotary_factor 0.25"),
+        ({"a_field_of_tomorrow": True}, "a_field_of_tomorrow True"),
+    ],
+)
+def test_another_field_is_another_model(
+    tmp_path: Path, changes: dict[str, Any], shown: str
+) -> None:
+    """Sizes and architecture agree, numbers do not."""
+    options = Options(artifact=toy(tmp_path))
+    with pytest.raises(NoArtifactError, match="another model") as caught:
+        artifact_for(checkpoint(tmp_path, **changes), WANTED, options)
+    assert shown in caught.value.expected and "glmc compile" in caught.value.remedy
 
-    def emit(self, record: logging.LogRecord) -> None:
-        self.lines.append(record.getMessage())
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"transformers_version": "4.57.0", "dtype": "float16", "eos_token_id": 3, "unused": None},
+        {"rope_theta": None, "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}},
+    ],
+)
+def test_another_config_that_says_the_same(tmp_path: Path, changes: dict[str, Any]) -> None:
+    path = toy(tmp_path)
+    place = checkpoint(tmp_path, **changes)
+    assert artifact_for(place, WANTED, Options(artifact=path)).path == path
 
 
-def test_another_config_of_the_same_sizes_is_said(tmp_path: Path) -> None:
-    path, listener = write_toy(tmp_path / "toy"), Listener()
-    logger = logging.getLogger("glmc.engines")
-    logger.addHandler(listener)
-    try:
-        artifact_for(checkpoint(tmp_path, rope_theta=5.0), WANTED, Options(artifact=path))
-        artifact_for(tmp_path / "nowhere", WANTED, Options(artifact=path))
-    finally:
-        logger.removeHandler(listener)
-    assert [
-        "another config.json" in line or "has no config.json" in line for line in listener.lines
-    ]
-    assert len(listener.lines) == 2
+def test_an_artifact_that_does_not_say_what_it_was_made_of(tmp_path: Path) -> None:
+    path = write_toy(tmp_path / "unknown")
+    with pytest.raises(NoArtifactError, match="does not say") as caught:
+        artifact_for(checkpoint(tmp_path), WANTED, Options(artifact=path))
+    assert "compile it again" in caught.value.remedy
+
+
+def test_a_checkpoint_without_a_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody knows whether the artifact is of it: said, or refused where plans are required."""
+    options = Options(artifact=toy(tmp_path))
+    place = tmp_path / "nowhere"
+    said: list[str] = []
+    monkeypatch.setattr(same_model._LOG, "warning", lambda text, *_: said.append(text))
+    artifact_for(place, WANTED, options)
+    assert ["has no config.json" in text for text in said] == [True]
+    with pytest.raises(NoArtifactError, match=r"no config\.json to hold the artifact against"):
+        artifact_for(place, WANTED, replace(options, require=True))
+
+
+def with_weights(folder: Path, words: torch.Tensor) -> Path:
+    save_file({"words": words}, str(folder / "model.safetensors"))
+    return folder
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_weights_of_another_checkpoint(
+    tmp_path: Path, large: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its config is the same. Large files are known by their headers, which say nothing of the
+    numbers, so a few tensors are looked at."""
+    monkeypatch.setattr(same_model, "_KEPT", ("words",))
+    words = toy_weights()["words"]
+    place = with_weights(checkpoint(tmp_path), words)
+    options = Options(artifact=toy(tmp_path, place, large))
+    assert artifact_for(place, WANTED, options).origin == "named"
+    with_weights(place, words + 1)
+    with pytest.raises(NoArtifactError, match="weights of another checkpoint") as caught:
+        artifact_for(place, WANTED, options)
+    assert ("words" if large else "model.safetensors") in caught.value.found
+    with_weights(place, torch.zeros(3))
+    with pytest.raises(NoArtifactError, match="weights of another checkpoint"):
+        artifact_for(place, WANTED, options)
+    (place / "model.safetensors").rename(place / "model-00001-of-00001.safetensors")
+    with pytest.raises(NoArtifactError, match="weights of another checkpoint"):
+        artifact_for(place, WANTED, options)
+    (place / "model-00001-of-00001.safetensors").unlink()
+    assert artifact_for(place, WANTED, options).origin == "named"
 
 
 def test_a_named_one_that_is_damaged(tmp_path: Path) -> None:
-    path = write_toy(tmp_path / "toy")
+    path = toy(tmp_path)
     (path / "plans" / "decode.json").unlink()
     with pytest.raises(ArtifactError, match="decode"):
         artifact_for(checkpoint(tmp_path), WANTED, Options(artifact=path))
