@@ -20,6 +20,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,6 +38,9 @@ _READ = (CONFIG, "generation_config.json")
 FOLDER = "artifacts"
 # The compiler's codes for a model or options that it has no kernels for.
 _UNSUPPORTED = ("GLMC-1002", "GLMC-1006")
+SECONDS = 1800.0
+"""The longest compile, and the longest wait for another process's."""
+_TURN = 0.1  # seconds between looks at a lock
 _SHOWN = 40  # lines of what a compiler says
 _LOG = logging.getLogger("glmc.engines")
 
@@ -59,26 +63,40 @@ def compiled(checkpoint: Path, wanted: Wanted, compiler: Sequence[str]) -> tuple
     Processes that start at once wait for the first of them. A kept artifact that is damaged is made
     again. Raises :class:`NoArtifactError` where there is no config or no folder to keep it in,
     :class:`UnsupportedError` for a model that glmc does not compile, and :class:`CompileError` with
-    the compiler's own words for everything else, such as missing fusions.
+    the compiler's own words for everything else, such as missing fusions, a full disk, and a
+    compile that takes longer than ``SECONDS``.
     """
     files = _config_files(checkpoint)
     name = _name(files, wanted, compiler)
     try:
         folder = cache_folder(FOLDER)
-        with _locked(folder / f".{name}.lock"), tempfile.TemporaryDirectory() as above:
-            path = folder / name
-            _remove_damaged(path)
-            model = Path(above) / name
-            model.mkdir()
-            for file, data in files.items():
-                (model / file).write_bytes(data)
-            origin = _run(compiler, model, path, wanted)
     except (NotOwnError, OSError, RuntimeError) as error:  # RuntimeError: a user without a home
         raise NoArtifactError(
             "there is no folder to keep a compiled plan in",
             expected="a folder that this user alone may write",
             found=str(error),
             remedy="name one: GLMC_CACHE=DIRECTORY, or an artifact: GLMC_ARTIFACT=DIRECTORY",
+        ) from error
+    path, seen = folder / name, folder / f".{name}.seen"
+    began = time.time()
+    try:
+        with _locked(folder / f".{name}.lock"), tempfile.TemporaryDirectory() as above:
+            _remove_damaged(path)
+            if path.exists() and seen.exists() and seen.stat().st_mtime >= began:
+                return path, "cached"  # another rank has asked the compiler meanwhile
+            model = Path(above) / name
+            model.mkdir()
+            for file, data in files.items():
+                (model / file).write_bytes(data)
+            origin = _run(compiler, model, path, wanted)
+            seen.touch()
+    except OSError as error:
+        raise CompileError(
+            f"a plan can't be compiled: {error.strerror or error}",
+            place=str(error.filename or path),
+            expected="room, and the right to write, in this folder and in that of temporary files",
+            found=str(error),
+            remedy="make room, or name folders: GLMC_CACHE=DIRECTORY, TMPDIR=DIRECTORY",
         ) from error
     return path, origin
 
@@ -124,10 +142,28 @@ def _locked(path: Path) -> Iterator[None]:
     """Held by one process at a time; the system lets go of it when the process ends."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        ends = time.monotonic() + SECONDS
+        while not _is_locked(descriptor):
+            if time.monotonic() >= ends:
+                raise CompileError(
+                    f"another process has been compiling this plan for {SECONDS:.0f} s",
+                    place=str(path),
+                    expected="one that ends",
+                    remedy="end the processes that hold this file, or name an artifact: "
+                    "GLMC_ARTIFACT=DIRECTORY",
+                )
+            time.sleep(_TURN)
         yield
     finally:
         os.close(descriptor)
+
+
+def _is_locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _remove_damaged(path: Path) -> None:
@@ -154,7 +190,18 @@ def _run(compiler: Sequence[str], model: Path, path: Path, wanted: Wanted) -> st
             encoding="utf-8",
             errors="replace",
             check=False,
+            timeout=SECONDS,
         )
+    except subprocess.TimeoutExpired as error:
+        # What it has said so far comes in bytes, whatever the encoding.
+        said = b"".join(each for each in (error.stdout, error.stderr) if isinstance(each, bytes))
+        lines = said.decode(errors="replace").strip().splitlines()[-_SHOWN:]
+        raise CompileError(
+            f"glmc compile did not end within {SECONDS:.0f} s",
+            place=shlex.join(command),
+            found=Lines.of(lines) if lines else "nothing was said",
+            remedy="run the command by hand, and name what it makes: GLMC_ARTIFACT=DIRECTORY",
+        ) from error
     except OSError as error:
         raise CompileError(
             f"the compiler's interpreter can't be started: {error.strerror or error}",

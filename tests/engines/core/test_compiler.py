@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -125,6 +128,9 @@ def test_processes_at_once_compile_once(checkpoint: Path, made: StandIn) -> None
         found = list(pool.map(lambda _: run(checkpoint, made), range(4)))
     assert len({path for path, _ in found}) == 1
     assert sorted(origin for _, origin in found) == ["cached"] * 3 + ["compiled"]
+    assert len(made.calls) == 1  # ranks that waited need not ask again; a later start does
+    run(checkpoint, made)
+    assert len(made.calls) == 2
 
 
 LOST = """    1.0 s  capture
@@ -177,6 +183,46 @@ def test_without_a_folder_to_keep_it_in(
     monkeypatch.setenv("GLMC_CACHE", str(tmp_path / "file"))
     with pytest.raises(NoArtifactError, match="GLMC_CACHE=DIRECTORY"):
         run(checkpoint, made)
+
+
+def test_a_full_disk_is_no_reason_to_serve_without_plans(
+    checkpoint: Path, made: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that can't be had leaves the model to the engine; what fails in it does not."""
+
+    def full(path: Path, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(CompileError, match="No space left on device") as caught:
+        run(checkpoint, made)
+    assert "TMPDIR" in caught.value.remedy
+
+
+def test_a_compile_that_does_not_end(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    program = tmp_path / "endless.py"
+    program.write_text("import sys, time\nprint('tracing', flush=True)\ntime.sleep(60)\n")
+    monkeypatch.setattr(compiler, "SECONDS", 3.0)
+    with pytest.raises(CompileError, match=r"within 3 s[\s\S]*tracing"):
+        compiled(checkpoint, WANTED, (sys.executable, str(program)))
+
+
+def test_a_lock_that_nobody_lets_go_of(
+    checkpoint: Path, made: StandIn, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, _ = run(checkpoint, made)
+    lock = os.open(cache / f".{path.name}.lock", os.O_RDWR)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        monkeypatch.setattr(compiler, "SECONDS", 0.2)
+        with pytest.raises(CompileError, match=r"another process has been compiling[\s\S]*\.lock"):
+            run(checkpoint, made)
+    finally:
+        os.close(lock)
+    monkeypatch.setattr(compiler, "SECONDS", 60.0)
+    assert run(checkpoint, made) == (path, "cached")
 
 
 def test_which_interpreter_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
