@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -73,8 +74,33 @@ def _found(context: int, options: Options) -> tuple[Header, str]:
         smaller_steps=True,  # the scheduler's options are lowered to the artifact's
     )
     checkpoint = directory_of(compat.option("model_path"), compat.option("revision"))
-    found = plan.artifact_for(checkpoint, wanted, options)
-    return found.header, found.origin
+    if options.artifact is not None or compat.tensor_parallel().count == 1:
+        found = plan.artifact_for(checkpoint, wanted, options)
+        return found.header, found.origin
+    return _of_first_rank(checkpoint, wanted, options)
+
+
+def _of_first_rank(checkpoint: Path, wanted: Wanted, options: Options) -> tuple[Header, str]:
+    """What the first rank has compiled, or was kept of an earlier start: it alone starts the
+    compiler, and the others read its artifact or raise its error. One on another host, where that
+    folder is not, has to compile as well."""
+    found: plan.Found | None = None
+    outcome: tuple[Path, str] | GlmcError | None = None
+    if compat.tensor_parallel().rank == 0:
+        try:
+            found = plan.artifact_for(checkpoint, wanted, options)
+            outcome = found.path, found.origin
+        except GlmcError as error:
+            outcome = error
+    outcome = compat.of_first_rank(outcome)
+    if isinstance(outcome, GlmcError):
+        raise outcome
+    path, origin = outcome
+    if found is None and not path.is_dir():
+        found = plan.artifact_for(checkpoint, wanted, options)
+    if found is not None:
+        return found.header, found.origin
+    return plan.artifact_for(checkpoint, wanted, replace(options, artifact=path)).header, origin
 
 
 def _sizes(context: int) -> Sizes:

@@ -112,6 +112,12 @@ SURFACE: tuple[Use, ...] = (
         why="how many ranks there are",
     ),
     Use(
+        "sglang.srt.distributed.parallel_state.GroupCoordinator.broadcast_object",
+        "method",
+        ("obj", "src"),
+        "the artifact that the first rank has found or made",
+    ),
+    Use(
         "sglang.srt.mem_cache.memory_pool.MHATokenToKVPool.get_kv_buffer",
         "method",
         ("layer_id",),
@@ -285,6 +291,14 @@ def tensor_parallel() -> Ranks:
 
     group = get_tp_group()
     return Ranks(group.rank_in_group, group.world_size, group.device_group)
+
+
+def of_first_rank(value: Any) -> Any:
+    """What the first rank of the tensor-parallel group calls this with, on each rank; all wait for
+    it, in host memory."""
+    from sglang.srt.distributed import get_tp_group
+
+    return get_tp_group().broadcast_object(value, src=0)
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,17 @@
-"""SGLang's options made to fit an artifact: chunks are whole pages, blocks are pages."""
+"""SGLang's options made to fit an artifact: chunks are whole pages, blocks are pages. The first of
+several ranks compiles."""
 
 from __future__ import annotations
 
+import pickle
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from glmc_engines.core.errors import UnsupportedError
+from glmc_engines.core.errors import CompileError, UnsupportedError
 from glmc_engines.core.options import Options
 from glmc_engines.sglang import artifact, compat
 
@@ -63,5 +66,92 @@ def test_blocks_are_pages(
         return SimpleNamespace(header=header(64), origin="named")
 
     monkeypatch.setattr(artifact.plan, "artifact_for", found)
-    artifact._found(512, Options())
+    artifact._found(512, Options(artifact=Path("/named")))
     assert [wanted.block_size for wanted in asked] == [block]
+
+
+class TwoRanks:
+    """Ranks that look for an artifact, the first of them first; ``asked`` is what each asks for."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, make: Callable[[Options], Any]) -> None:
+        self.asked: list[list[Options]] = [[], []]
+        self._rank = 0
+        self._told: list[bytes] = []
+
+        def found(checkpoint: Path, wanted: Any, options: Options) -> Any:
+            self.asked[self._rank].append(options)
+            return make(options)
+
+        monkeypatch.setattr(artifact.plan, "artifact_for", found)
+        monkeypatch.setattr(compat, "tensor_parallel", lambda: compat.Ranks(self._rank, 2, None))
+        monkeypatch.setattr(compat, "of_first_rank", self._tell)
+
+    def _tell(self, value: Any) -> Any:
+        if self._rank == 0:
+            self._told.append(pickle.dumps(value))
+        return pickle.loads(self._told[0])
+
+    def find(self, options: Options) -> list[Any]:
+        """What each rank finds, or the error that it raises."""
+        outcomes: list[Any] = []
+        for self._rank in (0, 1):
+            try:
+                outcomes.append(artifact._found(512, options))
+            except UnsupportedError as error:
+                outcomes.append(error)
+        return outcomes
+
+
+def made(path: Path, origin: str) -> Any:
+    return SimpleNamespace(header=header(64), path=path, origin=origin)
+
+
+@pytest.mark.usefixtures("options")
+def test_the_first_rank_compiles_and_the_other_reads(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ranks = TwoRanks(
+        monkeypatch,
+        lambda options: made(tmp_path, "named" if options.artifact else "compiled"),
+    )
+    options = Options(compiler="python", require=True)
+    assert [origin for _, origin in ranks.find(options)] == ["compiled", "compiled"]
+    read = Options(artifact=tmp_path, compiler="python", require=True)
+    assert ranks.asked == [[options], [read]]
+
+
+@pytest.mark.usefixtures("options")
+def test_an_error_of_the_first_rank_is_every_rank_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(options: Options) -> Any:
+        raise UnsupportedError("glmc does not compile this", found="a layer", remedy="another")
+
+    ranks = TwoRanks(monkeypatch, fail)
+    first, second = ranks.find(Options())
+    assert type(first) is type(second) is UnsupportedError
+    assert str(first) == str(second) and "a layer" in str(second)
+    assert ranks.asked[1] == []
+
+
+@pytest.mark.usefixtures("options")
+def test_a_rank_that_does_not_see_the_folder_compiles(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ranks = TwoRanks(monkeypatch, lambda options: made(tmp_path / "other-host", "compiled"))
+    ranks.find(Options())
+    assert ranks.asked == [[Options()], [Options()]]
+
+
+@pytest.mark.usefixtures("options")
+def test_nobody_waits_for_an_artifact_that_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ranks = TwoRanks(monkeypatch, lambda options: made(tmp_path, "named"))
+    monkeypatch.setattr(compat, "of_first_rank", lambda value: pytest.fail("told"))
+    named = Options(artifact=tmp_path)
+    ranks.find(named)
+    assert ranks.asked == [[named], [named]]
+
+
+def test_errors_go_from_rank_to_rank() -> None:
+    error = CompileError("failed", place="glmc compile", found="nothing", remedy="this")
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
