@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
+import shlex
+import shutil
+import subprocess
 from pathlib import Path
 
+import pytest
+import tomllib
+
+from glmc.cli.main import main
 from glmc_engines.core.counters import HELP
+from glmc_engines.core.header import Header
+from glmc_engines.sglang.limits import LIMITS
 from glmc_engines.sglang.requests import ARCHITECTURES
 from tests.docs.markdown import ROOT, section, table_rows
 
+README = ROOT / "README.md"
+SERVING = "Serving with vLLM and SGLang"
 PAGE = ROOT / "docs" / "engines.md"
 ADAPTERS = ROOT / "runtime" / "glmc_engines"
 
@@ -43,3 +55,72 @@ def test_the_versions_are_those_that_make_installs() -> None:
         version = re.search(rf"^{variable} := (\S+)$", makefile, re.MULTILINE)
         assert version is not None
         assert f"{name} {version[1]}" in text
+
+
+def commands(page: Path, title: str) -> list[list[str]]:
+    """The words of the commands that a section shows."""
+    lines = re.findall(r"^\$ (.*)$", section(page, title), re.MULTILINE)
+    return [shlex.split(line, comments=True) for line in lines]
+
+
+@pytest.mark.parametrize(("page", "title"), [(README, SERVING), (PAGE, "vLLM"), (PAGE, "SGLang")])
+def test_make_makes_what_the_next_commands_are_in(page: Path, title: str) -> None:
+    """On a fresh machine, where there is no environment yet."""
+    if shutil.which("make") is None:
+        pytest.skip("make is not installed")
+    words = commands(page, title)
+    targets = [word for each in words if each[0] == "make" for word in each[1:]]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    command = ["make", "--no-print-directory", "-n", "-B", *targets]
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True
+    )
+    programs = [
+        word
+        for each in words
+        if each[0] not in ("make", "curl", "export")
+        for word in [next(word for word in each if "=" not in word)]
+    ]
+    assert programs
+    for program in programs:
+        place = re.fullmatch(r"(\.[\w/]+)/bin/\w+", program)
+        assert place is not None, f"{program} is in no environment that make makes"
+        assert f"touch {place[1]}/.installed" in done.stdout.splitlines()
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    assert ".venv/bin/glmc" in programs and "glmc" in scripts
+
+
+def test_the_readme_s_command_of_sglang_is_that_of_its_page() -> None:
+    """But for its port, which is that of vLLM here: one line asks either."""
+    *_, exported, served, line, asked = commands(README, SERVING)
+    (whole,) = [each for each in commands(PAGE, "SGLang") if "sglang.launch_server" in each]
+    assert exported[0] == "export" and set(exported[1:]) < set(whole)
+    shown = [word for word in whole if word not in exported]
+    assert shown[:-1] == line[:-1] and line[-2] == "--port"
+    assert line[-1] == served[-1] and f"http://127.0.0.1:{line[-1]}/v1" in asked[-1]
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("shared_captures")
+def test_the_line_of_the_log_is_what_the_commands_give(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, _, compiled, served, _ = commands(PAGE, "vLLM")
+    (line,) = re.findall(r"```log\n(.*)\n```", section(PAGE, "What serves"))
+    (tmp_path / "models").symlink_to(ROOT / "models")
+    monkeypatch.chdir(tmp_path)
+    assert main(compiled[1:]) == 0
+    header = Header.of(Path(compiled[-1]))
+    assert header.first_line(served[served.index("serve") + 1], "named", emulated=False) == line
+
+
+def test_what_sglang_refuses_and_what_has_no_effect() -> None:
+    text = section(PAGE, "Limits")
+    refused = text.partition("* SGLang: ")[2].partition("\n\n")[0]
+    ignored = text.partition("Without effect in SGLang")[2].partition("\n\n")[0]
+    of_limits = {limit.flag for limit in LIMITS}
+    of_artifacts = {"--page-size", "--enable-deterministic-inference", "--deterministic"}
+    flags = re.compile(r"`(--[\w-]+)`")
+    named = set(flags.findall(refused))
+    assert len(named) > 8 and named <= of_limits | of_artifacts
+    assert len(flags.findall(ignored)) > 4 and not set(flags.findall(ignored)) & of_limits

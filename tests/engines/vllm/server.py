@@ -70,7 +70,14 @@ def launch(model: Path, log: Path, environment: dict[str, str], *options: str) -
 @contextlib.contextmanager
 def serve(model: Path, log: Path, environment: dict[str, str], *options: str) -> Iterator[Server]:
     """Start a server, wait until it is healthy, and end it with all its processes."""
-    server = launch(model, log, environment, *options)
+    with up(launch(model, log, environment, *options)) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def up(server: Server) -> Iterator[Server]:
+    """Wait until a server that was started is healthy; end it afterwards."""
+    log = server.log
     try:
         end = time.monotonic() + PATIENCE
         while True:
