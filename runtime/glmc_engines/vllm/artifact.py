@@ -25,7 +25,10 @@ def artifact_of(config: Any, options: Options) -> Found:
     if known is not None and Path(known["path"]).is_dir():
         return Found(Header.of(Path(known["path"])), known["origin"])
     model = config.model_config
-    found = artifact_for(directory_of(model.model, model.revision), wanted_of(config), options)
+    place = directory_of(
+        model.model, model.revision, config.load_config.download_dir, compat.uses_modelscope()
+    )
+    found = artifact_for(place, wanted_of(config), options)
     compat.plugin_options(config)[_KEY] = {"path": str(found.path), "origin": found.origin}
     return found
 

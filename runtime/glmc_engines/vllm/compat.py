@@ -185,6 +185,13 @@ def batch_invariant() -> bool:
     return bool(getattr(envs, "VLLM_BATCH_INVARIANT", False))
 
 
+def uses_modelscope() -> bool:
+    """Whether models come from ModelScope and not from Hugging Face."""
+    from vllm import envs
+
+    return bool(envs.VLLM_USE_MODELSCOPE)
+
+
 def prefills_in_chunks(scheduler: Any) -> bool:
     """Whether a long prompt is several steps."""
     for name in ("enable_chunked_prefill", "chunked_prefill_enabled"):

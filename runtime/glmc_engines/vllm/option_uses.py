@@ -8,6 +8,8 @@ from __future__ import annotations
 from glmc_engines.surface.uses import Use
 
 SURFACE: tuple[Use, ...] = (
+    Use("vllm.envs.VLLM_USE_MODELSCOPE", "attribute", why="where checkpoints are"),
+    Use("vllm.config.LoadConfig.download_dir", "attribute", why="where checkpoints are"),
     Use("vllm.config.VllmConfig.lora_config", "attribute", why="an option"),
     Use("vllm.config.VllmConfig.speculative_config", "attribute", why="an option"),
     Use("vllm.config.VllmConfig.kv_transfer_config", "attribute", why="an option"),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -270,9 +272,39 @@ def test_where_a_checkpoint_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     """A directory, or a model of a hub that was downloaded; nothing is asked for."""
     assert directory_of(str(tmp_path)) == tmp_path
     hub = pytest.importorskip("huggingface_hub")
-    kept = {"zai-org/GLM": str(tmp_path / "snapshot" / "config.json")}
-    monkeypatch.setattr(hub, "try_to_load_from_cache", lambda name, file, revision: kept.get(name))
+    kept = {
+        (None, "zai-org/GLM"): str(tmp_path / "snapshot" / "config.json"),
+        ("elsewhere", "zai-org/GLM"): str(tmp_path / "elsewhere" / "config.json"),
+    }
+    monkeypatch.setattr(
+        hub,
+        "try_to_load_from_cache",
+        lambda name, file, cache_dir, revision: kept.get((cache_dir, name)),
+    )
     assert directory_of("zai-org/GLM") == tmp_path / "snapshot"
-    assert directory_of("zai-org/other") == Path("zai-org/other")
+    assert directory_of("zai-org/GLM", None, "elsewhere") == tmp_path / "elsewhere"
+    assert directory_of("zai-org/GLM", None, "not-there") == tmp_path / "snapshot"
+    assert directory_of("zai-org/other", None, "elsewhere") == Path("zai-org/other")
     monkeypatch.undo()
     assert directory_of(str(tmp_path / "a" / "b" / "nowhere")) == tmp_path / "a" / "b" / "nowhere"
+
+
+def test_where_a_checkpoint_of_modelscope_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config.json").write_text("{}")
+
+    def download(name: str, revision: str | None, **options: Any) -> str:
+        assert options == {"cache_dir": None, "local_files_only": True} and revision == "v1"
+        if name != "ZhipuAI/GLM":
+            raise ValueError("not in the cache")
+        return str(tmp_path)
+
+    module = "modelscope.hub.snapshot_download"
+    for name in ("modelscope", "modelscope.hub", module):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setattr(sys.modules[module], "snapshot_download", download, raising=False)
+    assert directory_of("ZhipuAI/GLM", "v1", modelscope=True) == tmp_path
+    assert directory_of("ZhipuAI/other", "v1", modelscope=True) == Path("ZhipuAI/other")
+    monkeypatch.setitem(sys.modules, module, None)  # it is not installed
+    assert directory_of("ZhipuAI/GLM", "v1", modelscope=True) == Path("ZhipuAI/GLM")
