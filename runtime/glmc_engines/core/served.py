@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from glmc_engines.core.counters import Counters
+from glmc_engines.core.errors import EngineVersionError
 from glmc_engines.core.header import Header
 from glmc_engines.core.weights import Pairs, load_model
 from glmc_runtime import AttachedModel, KVTensors, Model, OuterStep
@@ -62,10 +63,11 @@ class Served:
         """Whether steps bring their lengths in host memory, too."""
         return self._attached is not None and self._attached.needs_host_lengths
 
-    def attach(self, kv: KVTensors) -> None:
-        """Bind the plans to the engine's KV cache; again for another one."""
+    def attach(self, kv: KVTensors, *, capture: bool = True) -> None:
+        """Bind the plans to the engine's KV cache; again for another one. Without ``capture`` the
+        runtime has no device graphs either, as the engine was told to have none."""
         with plain_defaults():
-            self._attached = self.model.attach(kv)
+            self._attached = self.model.attach(kv, capture=capture)
 
     def first_line(self, name: str) -> str:
         """What serves the model ``name``, in one line for the log."""
@@ -75,10 +77,10 @@ class Served:
     def forward(self, step: OuterStep, *, own: bool = True) -> torch.Tensor:
         """Hidden states of the tokens of a step, [tokens, hidden size]; ``own`` as for
         :meth:`AttachedModel.forward`."""
-        assert self._attached is not None
+        attached = self._to_cache()
         self._steps += 1
         self._count_steps(self._steps)
-        hidden = self._attached.forward(step, own=own)
+        hidden = attached.forward(step, own=own)
         self._tokens += step.tokens
         self._count_tokens(self._tokens)
         statistics = self.model.statistics
@@ -94,8 +96,15 @@ class Served:
     def logits(self, hidden: torch.Tensor, *, own: bool = True) -> torch.Tensor:
         """Logits of rows of hidden states, [rows, vocabulary]; ``own`` as for
         :meth:`AttachedModel.logits`."""
-        assert self._attached is not None
-        return self._attached.logits(hidden, own=own)
+        return self._to_cache().logits(hidden, own=own)
+
+    def _to_cache(self) -> AttachedModel:
+        if self._attached is None:
+            raise EngineVersionError(
+                "the engine asks for a step before the plans have its KV cache",
+                place=self.header.manifest.model.name,
+            )
+        return self._attached
 
 
 @contextmanager

@@ -221,6 +221,19 @@ def switch_graphs_off() -> None:
     set_option(cuda_graph_config=config)
 
 
+def wants_graphs() -> bool:
+    """Whether the server may have device graphs: its user has not switched off those of both
+    phases. What SGLang itself decides of its own graphs does not count."""
+
+    def off(phase: str) -> bool:
+        selected = option(f"cuda_graph_backend_{phase}")
+        if selected is not None:
+            return bool(selected == "disabled")
+        return bool(option("disable_cuda_graph") or option(f"disable_{phase}_cuda_graph"))
+
+    return not (off("decode") and off("prefill"))
+
+
 def register_models(package: str) -> None:
     """Have our classes stand for their architectures, where another plug-in's package is looked
     through already."""

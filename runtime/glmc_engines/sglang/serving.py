@@ -48,7 +48,8 @@ class Serving:
                 expected="MHATokenToKVPool of layout nhd",
                 found=f"{pools.kind} of layout {pools.layout}",
             )
-        self._served.attach(KVTensors(pools.layers, _LAYOUT, pools.page_size))
+        kv = KVTensors(pools.layers, _LAYOUT, pools.page_size)
+        self._served.attach(kv, capture=compat.wants_graphs())
         self._steps = Steps(pools.req_to_token, pools.page_size, len(pools.req_to_token))
         self._pools = pools
 

@@ -163,6 +163,11 @@ def switch_graphs_off(config: Any) -> None:
     compilation.cudagraph_mode = CUDAGraphMode.NONE
 
 
+def wants_graphs(config: Any) -> bool:
+    """Whether there may be device graphs at all: ``--enforce-eager`` asks for none."""
+    return not config.model_config.enforce_eager
+
+
 def plugin_options(config: Any) -> dict[str, Any]:
     """The part of a ``VllmConfig`` that is for plug-ins, which all processes of an engine get."""
     options = getattr(config, "additional_config", None)

@@ -53,6 +53,7 @@ class PlanForCausalLM(nn.Module):
         self.config = model.hf_config
         self._name: str = model.model
         self._dtype: torch.dtype = model.dtype
+        self._captures = compat.wants_graphs(vllm_config)
         self._hidden: int = model.get_hidden_size()
         self._found = artifact_of(vllm_config, Options.from_environment())
         manifest = self._found.header.manifest
@@ -159,7 +160,7 @@ class PlanForCausalLM(nn.Module):
                 found=str(len(caches)),
             )
         kv: KVTensors = kv_tensors(caches, self._backend)
-        served.attach(kv)
+        served.attach(kv, capture=self._captures)
 
     def _nothing(self, positions: torch.Tensor) -> torch.Tensor:
         """Hidden states of a run without any metadata, which vLLM makes to see how much memory a

@@ -85,11 +85,12 @@ class LoadedArtifact:
     def decode_buckets(self) -> Buckets:
         return self.buckets[DECODE.key]
 
-    def graphs(self) -> GraphCapture:
+    def graphs(self, capture: bool = True) -> GraphCapture:
         """The capture of the replays of one cache: torch gives up the memory pool of graphs with
-        the last of them, so those of another cache need one of their own."""
+        the last of them, so those of another cache need one of their own. Without ``capture`` there
+        are none, and calls are made one by one."""
         with self.stream_order.enter():  # its stream is one of the device that is current
-            called = self.statistics.emulated or on_host(self.group)
+            called = not capture or self.statistics.emulated or on_host(self.group)
             return graphs_for(self.device, called)
 
     def step_inputs(self, key: PhaseKey, plan: PhasePlan | None = None) -> StepInputs:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from glmc_engines.core.errors import EngineVersionError
 from glmc_engines.core.header import Header
 from glmc_engines.core.served import Served, plain_defaults
 from glmc_runtime.errors import RequestError
@@ -33,6 +34,14 @@ def test_each_step_is_a_replay(served: Served) -> None:
     assert counters.get("steps") == counters.get("replays", phase="prefill") == 2
     assert counters.get("tokens") == 8
     assert counters.get("serves") == 1
+
+
+def test_a_step_before_the_cache_is_an_error(served: Served) -> None:
+    with pytest.raises(EngineVersionError, match="before the plans have its KV cache"):
+        served.forward(step(0, 2))
+    with pytest.raises(EngineVersionError, match="before the plans have its KV cache"):
+        served.logits(torch.zeros(1, HIDDEN))
+    assert served.counters.get("steps") == 0
 
 
 def test_a_step_that_is_refused_is_no_replay(served: Served) -> None:

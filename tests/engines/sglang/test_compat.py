@@ -66,6 +66,37 @@ def test_graphs_are_off_in_the_eyes_of_who_captures(published: Any) -> None:
         assert check_cuda_graph_backend(phase, Backend.DISABLED)
 
 
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        ({}, True),
+        ({"disable_cuda_graph": True}, False),
+        ({"cuda_graph_backend_decode": "disabled"}, True),
+        (
+            {"cuda_graph_backend_decode": "disabled", "cuda_graph_backend_prefill": "disabled"},
+            False,
+        ),
+        ({"disable_decode_cuda_graph": True, "disable_prefill_cuda_graph": True}, False),
+        ({"disable_cuda_graph": True, "cuda_graph_backend_decode": "full"}, True),
+    ],
+)
+def test_graphs_of_the_runtime_are_off_where_the_user_wants_none(
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], wanted: bool
+) -> None:
+    """The argument that says so stays when SGLang's own graphs are switched off."""
+    monkeypatch.setattr(compat, "option", lambda name, default=None: options.get(name, default))
+    assert compat.wants_graphs() is wanted
+
+
+def test_the_options_of_graphs_are_those_of_this_release() -> None:
+    from sglang.srt.server_args import ServerArgs
+
+    names = set(getattr(ServerArgs, "__struct_fields__", None) or vars(ServerArgs(model_path="m")))
+    assert "disable_cuda_graph" in names
+    for phase in ("decode", "prefill"):
+        assert f"cuda_graph_backend_{phase}" in names or "cuda_graph_config" not in names
+
+
 def test_backends_are_routed_by_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
     from sglang.srt.layers.attention import attention_registry as registry
 

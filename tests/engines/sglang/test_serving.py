@@ -24,8 +24,9 @@ class Served:
     def __init__(self) -> None:
         self.attached: list[Any] = []
 
-    def attach(self, kv: Any) -> None:
+    def attach(self, kv: Any, *, capture: bool) -> None:
         self.attached.append(kv)
+        self.captures = capture
 
 
 def serving(served: Served) -> Serving:

@@ -163,6 +163,7 @@ def _model(**attributes: Any) -> Any:
         "_hidden": 3,
         "_served": None,
         "_measured": False,
+        "_captures": True,
         "_backend": None,
         "_layers": [SimpleNamespace(layer_name=str(layer), kv_cache=[]) for layer in range(2)],
     }
@@ -176,9 +177,10 @@ class Plans:
 
     def __init__(self, attached: bool = False) -> None:
         self.attached = attached
+        self.captures: bool | None = None
 
-    def attach(self, kv: object, **_: object) -> None:
-        self.attached = True
+    def attach(self, kv: object, *, capture: bool) -> None:
+        self.attached, self.captures = True, capture
 
     def forward(self, step: object, **_: object) -> object:
         return step
@@ -206,16 +208,23 @@ def test_a_run_without_metadata_is_no_step(monkeypatch: pytest.MonkeyPatch) -> N
     assert model.compute_logits(hidden).shape == (4, 7)
 
 
-def test_plans_have_the_cache_before_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a run that warms up, and not while a client waits."""
+@pytest.mark.parametrize("eager", [False, True])
+def test_plans_have_the_cache_before_the_first_step(
+    monkeypatch: pytest.MonkeyPatch, eager: bool
+) -> None:
+    """In a run that warms up, and not while a client waits; without device graphs for
+    ``--enforce-eager``."""
     from glmc_engines.vllm.backend import PlanBackend
 
     plans = Plans()
-    model = _model(_served=plans, _backend=PlanBackend)
+    config = SimpleNamespace(model_config=SimpleNamespace(enforce_eager=eager))
+    captures = compat.wants_graphs(config)
+    model = _model(_served=plans, _backend=PlanBackend, _captures=captures)
     _in_a_step(monkeypatch, None)
     for layer in model._layers:
         layer.kv_cache = [torch.zeros(2, 3, 4, 1, 8)]
     assert not model.forward(torch.zeros(4), torch.arange(4)).any() and plans.attached
+    assert plans.captures is not eager
     _in_a_step(monkeypatch, {"0": STEP, "1": STEP})
     assert model.forward(torch.zeros(4), torch.arange(4)) == "hidden states"
     assert model.compute_logits(torch.zeros(1, 3)) == "logits"

@@ -54,15 +54,16 @@ class Model:
         self.max_decodes = loaded.decode_buckets.largest
         self._loaded = loaded
 
-    def attach(self, kv: KVTensors) -> AttachedModel:
+    def attach(self, kv: KVTensors, *, capture: bool = True) -> AttachedModel:
         """Bind the artifact to the cache of an engine, and on a device capture its buckets: decode
-        steps whole, prefill steps up to and after each attention.
+        steps whole, prefill steps up to and after each attention. Without ``capture`` there are no
+        device graphs: the host makes each call of a step, which is slower and takes less memory.
 
         Raises :class:`RequestError` for tensors, a layout or a block size that the artifact's
         kernels do not take, with what they do, and :class:`PlanError` for tensors on another
         device. May be called again for other tensors.
         """
-        return AttachedModel(self._loaded, kv)
+        return AttachedModel(self._loaded, kv, capture)
 
 
 class AttachedModel(Model):
@@ -72,7 +73,7 @@ class AttachedModel(Model):
     to bring ``context_lengths_host`` and ``cu_seqlens_q_host``.
     """
 
-    def __init__(self, loaded: LoadedArtifact, kv: KVTensors) -> None:
+    def __init__(self, loaded: LoadedArtifact, kv: KVTensors, capture: bool = True) -> None:
         super().__init__(loaded)
         spec = self.manifest.cache
         views = cache_views(kv, spec)
@@ -96,7 +97,7 @@ class AttachedModel(Model):
         self._hidden_dtype = None if head is None else dtype_of(buffers[head.hidden].dtype)
         self._hidden = self._kept_hidden()
         with loaded.exclusive:  # the arena may be in use by others that are attached
-            graphs = loaded.graphs()
+            graphs = loaded.graphs(capture)
             for key, plan in plans.items():
                 memory, sizes = loaded.step_inputs(key, plan), loaded.entries[key].largest
                 block = views.block_size, kv.scratch_block

@@ -64,6 +64,25 @@ def close(logits: torch.Tensor, *texts: list[int]) -> None:
     torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
 
 
+def test_without_capture_there_is_no_device_graph(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As ``--enforce-eager`` of an engine asks for; the numbers are the same."""
+    graphs = FakeGraphs()
+    choose = loaded_module.graphs_for
+    monkeypatch.setattr(
+        loaded_module,
+        "graphs_for",
+        lambda device, called: choose(device, called) if called else graphs,
+    )
+    plain = model.attach(memory(), capture=False)
+    hidden = plain.forward(step(0, 2))
+    assert graphs.captured == [] and graphs.replays == 0
+    captured = model.attach(memory())
+    assert graphs.captured != []
+    assert torch.equal(captured.forward(step(0, 2)), hidden)
+
+
 def test_hidden_states_and_logits_of_chosen_rows(model: Model) -> None:
     """In two chunks; rows in any order, more of them than the largest decode bucket."""
     attached = model.attach(memory())
