@@ -51,7 +51,7 @@ engines-sglang: $(ENGINES)/sglang/.installed
 
 # Servers that start, serve and end: minutes. An engine's artifacts are compiled by $(VENV). A process
 # for each file: the groups of an engine end with its process. One for those that start no engine.
-VLLM_UNITS := $(addprefix tests/engines/vllm/test_,compat.py cpu_platform.py limits.py surface.py)
+VLLM_UNITS := $(addprefix tests/engines/vllm/test_,compat.py flash_attention.py cpu_platform.py limits.py surface.py)
 VLLM_FILES := $(filter-out $(VLLM_UNITS),$(wildcard tests/engines/vllm/test_*.py))
 SGLANG_UNITS := $(addprefix tests/engines/sglang/test_,compat.py limits.py plugin.py step.py surface.py)
 SGLANG_FILES := $(filter-out $(SGLANG_UNITS),$(wildcard tests/engines/sglang/test_*.py))

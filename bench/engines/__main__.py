@@ -99,13 +99,18 @@ class Measuring:
         self._sides, self._chosen, self._results = sides, chosen, results
         self._ends = perf_counter() + chosen.seconds
 
+    @property
+    def over(self) -> bool:
+        """Whether the time of the run is."""
+        return perf_counter() > self._ends
+
     def row(self, what: str, size: int, rounds: int, order: str, **given: Any) -> None:
         """One row: each side in turn, the first ``warm`` rounds of which are left out. Without a
         ``seed`` each round has another one."""
         fixed, warm = given.pop("seed", None), given.pop("warm", 1)
         row: dict[str, Any] = {"what": what, "size": size, ENGINE: [], PLANS: []}
         for number in range(-warm, rounds):
-            if perf_counter() > self._ends:
+            if self.over:
                 row["cut"] = "the time of the run was over"
                 break
             for side in self._sides[:: 1 if number % 2 else -1]:
@@ -170,7 +175,8 @@ def measure(chosen: argparse.Namespace) -> None:
                 given |= {"rate": rate, "warm": 0}
                 run.row("served", traffic.requests, chosen.served, "serve", **given)
                 del given["warm"]
-                run.once("steps", "steps", both, seed=1, quiet=True, **given)
+                if not run.over:
+                    run.once("steps", "steps", both, seed=1, quiet=True, **given)
             given = {"batch": 1, "context": chosen.context, "steps": chosen.steps}
             run.once("host", "host", (PLANS,), seed=1, **given)
             run.once("counts", "counts", (PLANS,))

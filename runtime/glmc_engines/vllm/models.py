@@ -18,6 +18,7 @@ from glmc_engines.core.options import Options
 from glmc_engines.core.served import Served
 from glmc_engines.vllm import compat, hooks
 from glmc_engines.vllm.artifact import artifact_of
+from glmc_engines.vllm.flash_attention import paged_attention
 from glmc_engines.vllm.limits import prepare
 from glmc_runtime import KVTensors
 
@@ -87,6 +88,11 @@ class PlanForCausalLM(nn.Module):
         return set()
 
     def _load(self, tensors: Iterable[tuple[str, torch.Tensor]] | None) -> None:
+        if (attention := paged_attention()) is not None:
+            from glmc_runtime.kernels.cuda.attention.paged_library import offer_paged_attention
+
+            offer_paged_attention(attention)
+            _LOG.info("glmc: prefill and mixed steps attend by the FlashAttention 3 of vLLM")
         group, rank, size = compat.tensor_parallel_group()
         self._served = Served.load(
             self._found.header,

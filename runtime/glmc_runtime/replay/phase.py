@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from time import perf_counter
 from typing import Any
@@ -160,6 +160,15 @@ class PhaseReplay:
         for position, call in enumerate(self._plan.calls):
             self._run(self._binder.bind(position, position, symbols))
             yield call, self._binder.arguments(position, symbols)
+
+    def prepare(self, sizes: Mapping[str, int]) -> None:
+        """Bind all calls of steps of these sizes that are in no graph, so that no step waits for
+        it."""
+        symbols = Symbols(sizes, sizes)
+        captured = self._captured.get(sizes[self._bucket], {})
+        for number in range(len(self._plan.segments)):
+            if number not in captured:
+                self._thunks(number, symbols)
 
     def warm(self, step: Step) -> None:
         """Run ``step`` once and count nothing, so that kernels are compiled before they serve."""

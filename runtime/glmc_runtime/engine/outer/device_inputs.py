@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import torch
 
-from glmc_runtime.engine.outer.step import OuterStep
+from glmc_runtime.engine.outer.step import Form, OuterStep
 from glmc_runtime.kernels import Thunk
 from glmc_runtime.kernels.cuda.step_inputs import SOURCES, TABLE_SIZE, bind_fill
 
@@ -32,6 +32,7 @@ class DeviceInputs:
         self._block_size, self._scratch_block = block_size, scratch_block
         self._table = torch.zeros(TABLE_SIZE, dtype=torch.int64, device=device)
         self._written = _NOTHING
+        self._form: Form | None = None
         self._sources: list[torch.Tensor] = []
 
     def thunk(self, sizes: Mapping[str, int]) -> Thunk:
@@ -39,8 +40,12 @@ class DeviceInputs:
         it runs."""
         return bind_fill(self._table, self._views, sizes, self._block_size, self._scratch_block)
 
-    def fill(self, step: OuterStep, tokens: int, sequences: int) -> None:
-        """Have the launch read this step, padded to ``tokens`` and ``sequences``."""
+    def fill(self, step: OuterStep, tokens: int, sequences: int, form: Form | None = None) -> None:
+        """Have the launch read this step, padded to ``tokens`` and ``sequences``. Steps of the same
+        ``form`` are padded alike."""
+        if form is not None and form is self._form:
+            return
+        self._form = form
         sources = [self._near(getattr(step, name)) for name in SOURCES]
         wide = 0
         for number, source in enumerate(sources):
@@ -63,6 +68,7 @@ class DeviceInputs:
 
     def clear(self) -> None:
         """Have the launch fill nothing: the inputs hold what was written there otherwise."""
+        self._form = None
         self._write(_NOTHING)
 
     @property
@@ -72,9 +78,13 @@ class DeviceInputs:
 
     def _near(self, source: torch.Tensor) -> torch.Tensor:
         """A tensor as the kernel reads it: on the device, rows contiguous."""
-        if source.device != self._device:
+        if source.device != self._device:  # a copy at each step
+            self._form = None
             source = source.to(self._device, non_blocking=True)
-        return source if source.stride(-1) == 1 else source.contiguous()
+        if source.stride(-1) != 1:
+            self._form = None
+            source = source.contiguous()
+        return source
 
     def _write(self, numbers: tuple[int, ...]) -> None:
         if numbers == self._written:

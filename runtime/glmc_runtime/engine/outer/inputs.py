@@ -12,7 +12,7 @@ from typing import Union
 import torch
 
 from glmc_runtime.engine.outer.device_inputs import DeviceInputs
-from glmc_runtime.engine.outer.step import OuterStep, host_lengths
+from glmc_runtime.engine.outer.step import Form, OuterStep, host_lengths
 from glmc_runtime.errors import PlanError, RequestError
 from glmc_runtime.format.plan import HOST_SUFFIX, PhasePlan
 from glmc_runtime.format.step_inputs import step_input
@@ -28,10 +28,13 @@ _KNOWN = (*_BY_TOKEN, "block_tables", "context_lengths", "cu_seqlens_q", *_COMPU
 
 class PaddedStep:
     """An outer engine's step in a bucket: ``sizes`` are those of the bucket by symbol, ``real``
-    those of the step."""
+    those of the step. ``form`` is that of the step, and the same object as long as it is equal."""
 
-    def __init__(self, step: OuterStep, tokens: int, sequences: int) -> None:
+    def __init__(
+        self, step: OuterStep, tokens: int, sequences: int, form: Form | None = None
+    ) -> None:
         self.step = step
+        self.form = form
         self.sizes: Mapping[str, int] = {"tokens": tokens, "sequences": sequences}
         self.real: Mapping[str, int] = {"tokens": step.tokens, "sequences": step.sequences}
 
@@ -89,7 +92,8 @@ class OuterInputs:
             self.inputs.fill(step, tokens)
             return
         if self._on_device is not None:
-            self._on_device.fill(step.step, step.sizes["tokens"], step.sizes["sequences"])
+            sizes = step.sizes
+            self._on_device.fill(step.step, sizes["tokens"], sizes["sequences"], step.form)
         for side in self._sides:
             side.fill(step)
 

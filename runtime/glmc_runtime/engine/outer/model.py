@@ -8,10 +8,15 @@ there; an :class:`AttachedModel` computes steps. Threads may share one, as they 
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from itertools import takewhile
+from time import perf_counter
 
 import torch
 
+from glmc_runtime.command.units import seconds_text
 from glmc_runtime.engine.loaded import LoadedArtifact
 from glmc_runtime.engine.outer.inputs import OuterInputs, PaddedStep
 from glmc_runtime.engine.outer.kv_tensors import KVTensors, cache_views
@@ -26,11 +31,11 @@ from glmc_runtime.loading.check import check_plan
 from glmc_runtime.replay.cache import KVCache
 from glmc_runtime.replay.phase import PhaseReplay
 
-_SEQUENCES = (1, 8, 32, 128, *(1 << power for power in range(8, 32)))
+_LOG = logging.getLogger("glmc_runtime.graphs")
+_SEQUENCES = tuple(1 << power for power in range(0, 32, 4))
 """What sequences of a prefill step are padded to where there are device graphs."""
-_KEPT = 512
-"""Prefill steps that stay bound there: one for each of their buckets and of those numbers. They are
-small, as most of their calls are in graphs."""
+_KEPT = 2048
+"""Bindings of a call of prefill that are kept there: of each bucket and each of those numbers."""
 
 
 class Model:
@@ -111,7 +116,9 @@ class AttachedModel(Model):
                     plan, cache, memory, inputs, graphs, kept, hidden
                 )
             loaded.capture(self._replays, graphs, views.block_size, kv.scratch_block, prefill=True)
-        self._pads_sequences = graphs.on_device
+            self._pads_sequences = graphs.on_device
+            if graphs.on_device:
+                self._prepare_prefill()
         self._form: Form | None = None
 
     @property
@@ -175,14 +182,15 @@ class AttachedModel(Model):
         """The phase that computes a step, and the step in its bucket. What was looked at in the
         step before is not looked at again."""
         form = form_of(step)
-        if form != self._form:
+        same = form == self._form
+        if not same:
             check_form(step, self.device)
             self._form = form
-        check_lengths(step, self.max_context, self._block_size)
+        check_lengths(step, self.max_context, self._block_size, ends=not (same and step.is_decode))
         phase = DECODE.key if step.is_decode else PREFILL.key
         if step.is_decode:
             bucket = self._loaded.decode_buckets.choose(step.sequences)
-            return phase, PaddedStep(step, bucket, bucket)
+            return phase, PaddedStep(step, bucket, bucket, self._form)
         if step.sequences > self.max_sequences:
             raise CapacityError(
                 f"a step of {step.sequences} sequences is beyond the largest prefill step",
@@ -193,9 +201,24 @@ class AttachedModel(Model):
         bucket = self._loaded.prefill_buckets.choose(step.tokens)
         sequences = step.sequences
         if self._pads_sequences:  # to few numbers, so that few calls are bound again
-            padded = next(number for number in _SEQUENCES if number >= sequences)
-            sequences = min(padded, bucket, self.max_sequences)
-        return phase, PaddedStep(step, bucket, sequences)
+            sequences = next(each for each in self._padded_sequences(bucket) if each >= sequences)
+        return phase, PaddedStep(step, bucket, sequences, self._form)
+
+    def _padded_sequences(self, bucket: int) -> Iterator[int]:
+        """What sequences of a prefill step of ``bucket`` tokens are padded to."""
+        most = min(bucket, self.max_sequences)
+        yield from takewhile(lambda each: each < most, _SEQUENCES)
+        yield most
+
+    def _prepare_prefill(self) -> None:
+        """Bind the prefill steps of all sizes: the host would take longer over a step that is the
+        first of its size than the device over the whole step."""
+        started = perf_counter()
+        for bucket in self._loaded.prefill_buckets.sizes:
+            for sequences in self._padded_sequences(bucket):
+                self._replays[PREFILL.key].prepare({"tokens": bucket, "sequences": sequences})
+        seconds = seconds_text(perf_counter() - started)
+        _LOG.info("prefill steps of all sizes are bound in %s", seconds)
 
     def _check_hidden(self, hidden: torch.Tensor) -> None:
         columns = self.manifest.model.hidden

@@ -110,15 +110,17 @@ def check_form(step: OuterStep, device: torch.device) -> None:
         _check_tensor(name, getattr(step, name), shape, device)
 
 
-def check_lengths(step: OuterStep, max_context: int, block_size: int) -> None:
+def check_lengths(step: OuterStep, max_context: int, block_size: int, *, ends: bool = True) -> None:
     """What the host can see of the lengths: one look at a number for each sequence. Of lists, since
-    a call of torch takes as long as a hundred numbers."""
-    for name in ("context_lengths", "cu_seqlens_q"):
+    a call of torch takes as long as a hundred numbers. Without ``ends`` ``cu_seqlens_q`` is left
+    out, which no decode plan reads."""
+    names = ("context_lengths", "cu_seqlens_q")[: 1 + ends]
+    for name in names:
         value = getattr(step, f"{name}_host")
         if value is not None:
             size = step.sequences + (name == "cu_seqlens_q")
             _check_tensor(f"{name}_host", value, (size,), _HOST)
-    _check_values(step, max_context, block_size)
+    _check_values(step, max_context, block_size, names)
 
 
 def _check_tensor(name: str, value: object, least: tuple[int, ...], device: torch.device) -> None:
@@ -144,10 +146,12 @@ def _check_tensor(name: str, value: object, least: tuple[int, ...], device: torc
     )
 
 
-def _check_values(step: OuterStep, max_context: int, block_size: int) -> None:
+def _check_values(
+    step: OuterStep, max_context: int, block_size: int, names: tuple[str, ...]
+) -> None:
     lengths = _listed(step, "context_lengths")
-    ends = _listed(step, "cu_seqlens_q")
-    for name in ("context_lengths", "cu_seqlens_q"):
+    ends = _listed(step, "cu_seqlens_q") if "cu_seqlens_q" in names else None
+    for name in names:
         _check_twins(step, name)
     if lengths is not None:
         longest, least = max(lengths), min(lengths)

@@ -63,7 +63,8 @@ class RepeatedLaunch:
 
     Triton looks at each argument of each launch, for what it would compile anew; that takes longer
     than the launch itself. Here the first launch compiles, and later ones go to what it gave: their
-    arguments must have its types, and tensors its alignment, of 16 bytes or less.
+    arguments must have its types, and tensors its alignment, of 16 bytes or less. Launches of the
+    same kernel with the same constants share what was compiled.
     """
 
     def __init__(self, kernel: Any, *, pdl: bool, **meta: Any) -> None:
@@ -72,14 +73,34 @@ class RepeatedLaunch:
         self._constants: tuple[Any, ...] = ()
 
     def __call__(self, grid: tuple[int, int, int], *args: Any) -> None:
-        if self._compiled is not None:
-            self._compiled[grid](*args, *self._constants)
+        if self._compiled is None and not self._find(grid, args):
             return
+        self._compiled[grid](*args, *self._constants)
+
+    def _find(self, grid: tuple[int, int, int], args: tuple[Any, ...]) -> bool:
+        """Look for what was compiled; where it was not, launch as Triton does."""
+        kinds = tuple(_kind(each) for each in args)
+        key = (self._kernel, self._pdl, tuple(sorted(self._meta.items())), kinds)
+        found = _compiled.get(key)
+        if found is not None:
+            self._compiled, self._constants = found
+            return True
         compiled = launch(self._kernel, grid, *args, pdl=self._pdl, **self._meta)
         # Since Triton 3.3 what is compiled takes constants in their places, too. Before that, and
         # in the interpreter, each launch is as the first.
         signature = getattr(getattr(compiled, "src", None), "signature", {})
         if "constexpr" in signature.values():
             given = {**self._meta, "PDL": self._pdl}
-            self._constants = tuple(given[name] for name in self._kernel.arg_names[len(args) :])
-            self._compiled = compiled
+            constants = tuple(given[name] for name in self._kernel.arg_names[len(args) :])
+            self._compiled, self._constants = _compiled[key] = (compiled, constants)
+        return False
+
+
+_compiled: dict[tuple[Any, ...], tuple[Any, tuple[Any, ...]]] = {}
+
+
+def _kind(argument: Any) -> tuple[Any, ...]:
+    """What Triton may compile anew for; integers of such launches are never specialised."""
+    if isinstance(argument, torch.Tensor):
+        return (argument.dtype, argument.device, argument.data_ptr() % 16 == 0)
+    return (type(argument),)

@@ -99,7 +99,8 @@ class Kernel:
         return run
 
 
-def test_a_repeated_launch_compiles_once() -> None:
+def test_a_repeated_launch_compiles_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_compiled", {})
     compiled = Compiled(constants_too=True)
     kernel = Kernel(compiled)
     repeated = module.RepeatedLaunch(kernel, pdl=False, SIZE=16, num_warps=4)
@@ -107,6 +108,14 @@ def test_a_repeated_launch_compiles_once() -> None:
         repeated((2, 1, 1), x)
     assert kernel.launched == 1
     assert compiled.launched == [((2, 1, 1), "b", 16, False), ((2, 1, 1), "c", 16, False)]
+    # Another one shares it, but not for other constants or other kinds of arguments.
+    module.RepeatedLaunch(kernel, pdl=False, SIZE=16, num_warps=4)((3, 1, 1), "d")
+    assert kernel.launched == 1 and compiled.launched[-1] == ((3, 1, 1), "d", 16, False)
+    memory = torch.zeros(8)
+    others: list[tuple[int, object]] = [(32, "d"), (16, 1), (16, memory), (16, memory[1:])]
+    for number, (size, x) in enumerate(others):
+        module.RepeatedLaunch(kernel, pdl=False, SIZE=size, num_warps=4)((1, 1, 1), x)
+        assert kernel.launched == 2 + number
 
 
 @pytest.mark.parametrize("compiled", [None, Compiled(constants_too=False)])

@@ -41,9 +41,20 @@ class SequenceBounds(NamedTuple):
         return self.contexts[index + 1] - self.contexts[index]
 
 
+class WholeStep(NamedTuple):
+    """``lengths`` int32 [sequences] are the contexts on the device, ``longest`` the most queries
+    and the most context of one sequence."""
+
+    sequences: int
+    lengths: torch.Tensor
+    longest: tuple[int, int]
+
+
 class PackedStep(NamedTuple):
     """``singles`` is the number of sequences with one query, ``others`` that of those with more,
     ``tokens`` that of all their queries. ``alone`` says that there is one other, without a prefix.
+    ``in_place`` is the whole step for a library that takes it as it is, where no sequence without
+    queries lies between others.
 
     ``bounds`` are those of the call that computes the others, and ``longest`` theirs. On the device
     ``cu_seqlens_q`` and ``cu_seqlens_k`` are the same, int32 [sequences + 1], and ``rows`` int32
@@ -59,6 +70,7 @@ class PackedStep(NamedTuple):
     cu_seqlens_q: torch.Tensor
     cu_seqlens_k: torch.Tensor
     rows: torch.Tensor
+    in_place: WholeStep | None
 
     @classmethod
     def of(
@@ -89,8 +101,25 @@ class PackedStep(NamedTuple):
             bounds.queries.append(rows_of_query)
             bounds.contexts.append(bounds.contexts[-1])
             rows.append(0)
-        parts = _on([*bounds, rows], device)
-        return cls(singles, others, tokens, alone, bounds, bounds.longest, *parts)
+        whole, sequences = SequenceBounds(queries, contexts), singles + others
+        lengths = [whole.context(index) for index in range(sequences)]
+        cu_seqlens_q, cu_seqlens_k, on_device, lengths_there = _on([*bounds, rows, lengths], device)
+        in_place = None
+        if queries[sequences] == tokens:
+            longest = max(map(whole.length, range(sequences)), default=0)
+            in_place = WholeStep(sequences, lengths_there, (longest, max(lengths, default=0)))
+        return cls(
+            singles,
+            others,
+            tokens,
+            alone,
+            bounds,
+            bounds.longest,
+            cu_seqlens_q,
+            cu_seqlens_k,
+            on_device,
+            in_place,
+        )
 
 
 _last: dict[torch.device, tuple[list[int], list[int], int, PackedStep]] = {}

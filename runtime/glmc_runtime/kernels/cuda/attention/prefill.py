@@ -4,10 +4,13 @@ Three kernel variants. "flash": contexts are gathered one after the other, and t
 attention takes all sequences in one call; its causal mask is aligned at the bottom right, as
 prefixes need. "cudnn": cuDNN's attention, for one sequence without a prefix; it plans anew for each
 length, so keys and values are padded to the rows of the query, a bucket. "triton": a kernel of ours
-over the paged cache itself, for float32 and wherever the libraries are missing.
+over the paged cache itself, for float32 and wherever the libraries are missing. In the place of
+"flash" comes a library that reads the paged cache itself, where one is offered: all sequences of a
+step in one call.
 
-Of a step that has both, sequences with one new token go to the kernel of a decode step, the others
-to one of these. Not captured in a graph: the bounds are read on the host when the call runs.
+Otherwise, of a step that has both, sequences with one new token go to the kernel of a decode step,
+the others to one of these. Not captured in a graph: the bounds are read on the host when the call
+runs.
 """
 
 from __future__ import annotations
@@ -33,7 +36,15 @@ from glmc_runtime.kernels.cuda import tuned
 from glmc_runtime.kernels.cuda.attention.decode import single_rows
 from glmc_runtime.kernels.cuda.attention.gather import GATHERED_ROWS, gather_kernel
 from glmc_runtime.kernels.cuda.attention.online_softmax import LOG2_E, attend
-from glmc_runtime.kernels.cuda.attention.packed_bounds import PackedStep, packed_step
+from glmc_runtime.kernels.cuda.attention.packed_bounds import (
+    PackedStep,
+    WholeStep,
+    packed_step,
+)
+from glmc_runtime.kernels.cuda.attention.paged_library import (
+    PagedAttention,
+    offered_paged_attention,
+)
 from glmc_runtime.kernels.cuda.attention.schema import PREFILL
 from glmc_runtime.kernels.cuda.launch import RepeatedLaunch, interpreted, pdl_enabled
 from glmc_runtime.kernels.cuda.paged_cache import cache_constants
@@ -121,6 +132,7 @@ class _Call(NamedTuple):
     key_cache: torch.Tensor
     value_cache: torch.Tensor
     tables: torch.Tensor
+    cu_seqlens_q: torch.Tensor
     scale: float
     out: torch.Tensor
     rows: int
@@ -156,6 +168,7 @@ class _Call(NamedTuple):
             key_cache,
             arguments["value_cache"],
             arguments["block_tables"],
+            arguments["cu_seqlens_q"],
             float(arguments["scale"]),
             arguments["out"],
             blocks["ROWS"],
@@ -252,6 +265,24 @@ def _cudnn(call: _Call, step: PackedStep) -> None:
     call.out[step.tokens :].zero_()
 
 
+def _in_place(attention: PagedAttention, call: _Call, step: PackedStep, whole: WholeStep) -> None:
+    """Of all sequences, single ones too."""
+    attention(
+        call.query[: step.tokens],
+        call.key_cache.transpose(1, 2),
+        call.value_cache.transpose(1, 2),
+        call.out[: step.tokens],
+        cu_seqlens_q=call.cu_seqlens_q[: whole.sequences + 1],
+        lengths=whole.lengths,
+        block_tables=call.tables[: whole.sequences],
+        longest_query=whole.longest[0],
+        longest_context=whole.longest[1],
+        scale=call.scale,
+    )
+    if step.tokens < len(call.out):
+        call.out[step.tokens :].zero_()
+
+
 def _triton(call: _Call, step: PackedStep) -> None:
     call.attend(
         (call.query.shape[1], step.bounds.sequences, triton.cdiv(step.longest[0], call.rows)),
@@ -318,15 +349,22 @@ def prefill_attention(arguments: dict[str, Any]) -> Thunk:
     call = _Call.of(arguments, configuration)
     variants = {"flash": _flash, "cudnn": _cudnn, "triton": _triton}
     is_asked_for = arguments.get("configuration") is not None
-    attend_singles = single_rows(arguments)
+    paged = None if is_asked_for or wanted == "triton" else offered_paged_attention()
+    attend_singles = single_rows(arguments) if paged is None else None
 
     def run() -> None:
+        nonlocal attend_singles
         step = packed_step(cu_seqlens_q, cu_seqlens_k, tokens, out.device)
+        by_cudnn = wanted == "cudnn" and step.alone
+        if paged is not None and step.in_place is not None and step.tokens and not by_cudnn:
+            _in_place(paged, call, step, step.in_place)
+            return
         if step.others:
             attend_others(step)
         elif step.tokens < tokens:
             out[step.tokens :].zero_()
         if step.singles:
+            attend_singles = attend_singles or single_rows(arguments)
             attend_singles()
 
     def attend_others(step: PackedStep) -> None:

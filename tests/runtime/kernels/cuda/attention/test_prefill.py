@@ -192,6 +192,58 @@ def test_gather(sequences: list[tuple[int, int]], gathered: tuple[int, ...], lea
         assert not found[len(wanted) :].any()
 
 
+def own_paged_attention(
+    query: Tensor, key_cache: Tensor, value_cache: Tensor, out: Tensor, **options: Any
+) -> None:
+    """What a library does, by the reference; caches as libraries have them."""
+    lengths = options["lengths"].tolist()
+    assert (options["longest_query"], options["longest_context"]) == (
+        int(options["cu_seqlens_q"].diff().max()),
+        max(lengths),
+    )
+    contexts = torch.tensor([0, *lengths]).cumsum(0).to(options["lengths"])
+    caches = (key_cache.transpose(1, 2), value_cache.transpose(1, 2))
+    bounds = (options["cu_seqlens_q"], contexts)
+    result = OPS["prefill_attention"].reference(
+        query, *caches, options["block_tables"], *bounds, options["scale"]
+    )
+    out.copy_(result)
+
+
+@pytest.fixture
+def paged_library(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A library that reads a paged cache, on a device that has libraries; tokens of its calls."""
+    tokens: list[int] = []
+
+    def attention(query: Tensor, *caches: Tensor, **options: Any) -> None:
+        tokens.append(len(query))
+        own_paged_attention(query, *caches, **options)
+
+    monkeypatch.setattr(module, "library_variant", lambda query: "cudnn")
+    monkeypatch.setattr(module, "_cudnn", lambda call, step: tokens.append(0))
+    monkeypatch.setattr(module, "offered_paged_attention", lambda: attention)
+    return tokens
+
+
+@pytest.mark.parametrize("padding", [0, 3])
+def test_a_library_that_reads_the_cache_takes_all_sequences(
+    paged_library: list[int], padding: int
+) -> None:
+    check(case([(1, 40), (9, 3), (1, 0), (4, 0), (0, 0)], padding), None)
+    assert paged_library == [15]
+    check(case([(1, 4), (1, 9)], padding), None)
+    check(case([(5, 4)], padding), None)
+    assert paged_library == [15, 2, 5]
+
+
+def test_what_it_is_not_asked_for(paged_library: list[int]) -> None:
+    find_binder("cuda.prefill_attention")(case([(9, 0)]))()
+    assert paged_library == [0]  # cuDNN's
+    check(case([(2, 1), (0, 4), (3, 3)]), SMALL)
+    assert step_of(case([(2, 1), (0, 4), (3, 3)])).in_place is None
+    assert paged_library == [0]
+
+
 def test_what_cudnn_refuses_goes_to_flash(monkeypatch: pytest.MonkeyPatch) -> None:
     arguments, calls = case([(9, 0)]), []
     error: RuntimeError = RuntimeError("cuDNN Frontend error: no engine")
