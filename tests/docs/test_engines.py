@@ -124,3 +124,16 @@ def test_what_sglang_refuses_and_what_has_no_effect() -> None:
     named = set(flags.findall(refused))
     assert len(named) > 8 and named <= of_limits | of_artifacts
     assert len(flags.findall(ignored)) > 4 and not set(flags.findall(ignored)) & of_limits
+
+
+def test_all_that_sglang_s_environment_has_is_pinned() -> None:
+    folder = ROOT / "tools" / "engine_environments"
+    required, pinned = (
+        [line for line in (folder / name).read_text().splitlines() if line and line[0] not in "#-"]
+        for name in ("sglang.txt", "sglang-constraints.txt")
+    )
+    assert "--constraint sglang-constraints.txt\n" in (folder / "sglang.txt").read_text()
+    versions = dict(line.lower().replace("_", "-").split("==") for line in pinned)
+    named = [line.lower().replace("_", "-").partition("==") for line in required]
+    assert named and all(name in versions for name, _, _ in named)
+    assert all(version in ("", versions[name]) for name, _, version in named)

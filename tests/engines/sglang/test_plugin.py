@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import defaultdict
+from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
@@ -18,12 +19,14 @@ LOOK_AT_REQUESTS = compat.before_each_request
 
 
 @pytest.fixture(autouse=True)
-def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def _alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     plugin._look_at_requests.cache_clear()
     monkeypatch.setattr(entry, "_failed", None)
     monkeypatch.setattr(compat, "before_each_request", lambda check: None)
     monkeypatch.setenv("SGLANG_EXTERNAL_MODEL_PACKAGE", PACKAGE)
     monkeypatch.delenv("GLMC_REQUIRE", raising=False)
+    yield
+    plugin._look_at_requests.cache_clear()
 
 
 def fails(*arguments: object) -> None:
