@@ -114,18 +114,6 @@ def test_the_line_of_the_log_is_what_the_commands_give(
     assert header.first_line(served[served.index("serve") + 1], "named", emulated=False) == line
 
 
-def test_what_sglang_refuses_and_what_has_no_effect() -> None:
-    text = section(PAGE, "Limits")
-    refused = text.partition("* SGLang: ")[2].partition("\n\n")[0]
-    ignored = text.partition("Without effect in SGLang")[2].partition("\n\n")[0]
-    of_limits = {limit.flag for limit in LIMITS}
-    of_artifacts = {"--page-size", "--enable-deterministic-inference", "--deterministic"}
-    flags = re.compile(r"`(--[\w-]+)`")
-    named = set(flags.findall(refused))
-    assert len(named) > 8 and named <= of_limits | of_artifacts
-    assert len(flags.findall(ignored)) > 4 and not set(flags.findall(ignored)) & of_limits
-
-
 def test_all_that_sglang_s_environment_has_is_pinned() -> None:
     folder = ROOT / "tools" / "engine_environments"
     required, pinned = (
@@ -137,3 +125,36 @@ def test_all_that_sglang_s_environment_has_is_pinned() -> None:
     named = [line.lower().replace("_", "-").partition("==") for line in required]
     assert named and all(name in versions for name, _, _ in named)
     assert all(version in ("", versions[name]) for name, _, version in named)
+
+
+FLAG = re.compile(r"`((?:--|VLLM_)[\w-]+)(?:=1)?`")
+OF_ARTIFACTS = {"--page-size", "--model-impl", "--hf-overrides", "--kv-cache-dtype"}
+"""Refused by a look at more than the option."""
+
+
+def told(column: int) -> dict[str, str]:
+    """What becomes of each option of an engine: refused, taken or no effect."""
+    cells = [row[column] for row in table_rows(section(PAGE, "Limits"))]
+    return {
+        flag: words.strip().partition(",")[0].partition(";")[0]
+        for options, _, words in (cell.partition(": ") for cell in cells)
+        for flag in FLAG.findall(options)
+    }
+
+
+def test_what_becomes_of_options_of_vllm() -> None:
+    rows = constant(ADAPTERS / "vllm" / "limits.py", "LIMITS")
+    assert isinstance(rows, ast.Tuple)
+    limits = {ast.literal_eval(row.args[1]) for row in rows.elts if isinstance(row, ast.Call)}
+    becomes = told(1)
+    assert set(becomes.values()) == {"refused", "taken", "no effect"}
+    refused = {flag for flag, word in becomes.items() if word == "refused"}
+    assert limits <= refused <= limits | OF_ARTIFACTS
+
+
+def test_what_becomes_of_options_of_sglang() -> None:
+    limits = {limit.flag for limit in LIMITS}
+    becomes = told(2)
+    assert set(becomes.values()) == {"refused", "taken", "no effect"}
+    for flag, word in becomes.items():
+        assert (word == "refused") == (flag in limits | OF_ARTIFACTS), flag
