@@ -13,6 +13,7 @@ VERSIONS := $(addprefix transformers-,4.57.6 5.0.0 5.5.4 5.19.0 5.20.2 $(NEWEST)
 # where the wheel of vLLM is kept, which takes half a minute to build.
 VLLM := 0.33.0
 SGLANG := 0.5.23
+UV := 0.13.9
 ENGINES := .engines
 ENGINE_WHEELS ?= $(ENGINES)/wheels
 ENGINE_TESTS := -m pytest -n 0 -m engines --confcutdir=tests/engines --durations=10
@@ -105,13 +106,20 @@ $(VENV)/.installed-dev: $(VENV)/.installed runtime/glmc_engines/pyproject.toml
 	$(BIN)/pip install --quiet --no-compile --target $(@D) torch==$* transformers==$(NEWEST)
 	touch $@
 
-$(ENGINES)/%/bin/python:
+$(ENGINES)/%/bin/uv:
 	$(PYTHON) -m venv $(ENGINES)/$*
+	$(@D)/pip install --quiet --no-compile uv==$(UV)
+
+# uv downloads and unpacks beside each other what pip does one after the other, and keeps it unpacked.
+# It reads none of pip's configuration: where wheels lie, such as a torch for CPUs, is told to it.
+# Modules are compiled here, as each process of an engine would do it where it may not write.
+UV_PIP = UV_FIND_LINKS="$${UV_FIND_LINKS-$$PIP_FIND_LINKS}" UV_COMPILE_BYTECODE=1 VIRTUAL_ENV=$(@D) \
+	$(@D)/bin/uv --quiet pip
 
 # vLLM without kernels: nothing is compiled. pip compares the version of the result with that of the
 # archive, so the build must not add to it.
-$(ENGINES)/vllm/.build-tools: tools/engine_environments/vllm.txt | $(ENGINES)/vllm/bin/python
-	$(@D)/bin/pip install --quiet --requirement $<
+$(ENGINES)/vllm/.build-tools: tools/engine_environments/vllm.txt | $(ENGINES)/vllm/bin/uv
+	$(UV_PIP) install --requirement $<
 	touch $@
 
 $(ENGINE_WHEELS)/vllm-%.built: | $(ENGINES)/vllm/.build-tools
@@ -124,14 +132,13 @@ WITH_OURS := --requirement tools/engine_environments/tests.txt --editable runtim
 
 # The torchvision of the package index is for CUDA, and fails beside a torch for CPUs.
 $(ENGINES)/vllm/.installed: $(ENGINE_WHEELS)/vllm-$(VLLM).built $(ENGINES)/vllm/.build-tools $(OURS)
-	$(@D)/bin/pip install --quiet --requirement tools/engine_environments/vllm.txt \
-		$(ENGINE_WHEELS)/vllm-$(VLLM)-*.whl
-	$(@D)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
-	$(@D)/bin/pip install --quiet $(WITH_OURS)
+	$(UV_PIP) install --requirement tools/engine_environments/vllm.txt $(ENGINE_WHEELS)/vllm-$(VLLM)-*.whl
+	$(UV_PIP) uninstall torchvision torchaudio torchcodec
+	$(UV_PIP) install $(WITH_OURS)
 	touch $@
 
-$(ENGINES)/sglang/.installed: tools/engine_environments/sglang.txt $(OURS) | $(ENGINES)/sglang/bin/python
-	$(@D)/bin/pip install --quiet --requirement $<
-	$(@D)/bin/pip install --quiet --no-deps sglang==$(SGLANG) xgrammar==0.2.1 apache-tvm-ffi==0.1.11
-	$(@D)/bin/pip install --quiet $(WITH_OURS)
+$(ENGINES)/sglang/.installed: tools/engine_environments/sglang.txt $(OURS) | $(ENGINES)/sglang/bin/uv
+	$(UV_PIP) install --requirement $<
+	$(UV_PIP) install --no-deps sglang==$(SGLANG) xgrammar==0.2.1 apache-tvm-ffi==0.1.11
+	$(UV_PIP) install $(WITH_OURS)
 	touch $@
