@@ -26,7 +26,7 @@ MATRIX_LAID = $(foreach each,$(filter vllm==%,$(MATRIX)),$(if $(wildcard $(ENGIN
 MATRIX_WHEELS = $(patsubst vllm==%,$(ENGINE_WHEELS)/vllm-%.built,$(MATRIX_LAID))
 
 .PHONY: demo test test-long test-slow test-versions test-vllm test-sglang plans lint clean
-.PHONY: engines-vllm engines-sglang engine-matrix
+.PHONY: engines-vllm engines-sglang engine-matrix test-sglang-servers test-sglang-engines
 
 demo: $(VENV)/.installed
 	$(BIN)/glmc compile models/tiny-moe --target xpu --output out/tiny-moe.xpu --if-changed
@@ -54,8 +54,14 @@ engines-sglang: $(ENGINES)/sglang/.installed
 # for each file: the groups of an engine end with its process. One for those that start no engine.
 VLLM_UNITS := $(addprefix tests/engines/vllm/test_,compat.py flash_attention.py cpu_platform.py limits.py surface.py)
 VLLM_FILES := $(filter-out $(VLLM_UNITS),$(wildcard tests/engines/vllm/test_*.py))
-SGLANG_UNITS := $(addprefix tests/engines/sglang/test_,compat.py limits.py plugin.py step.py surface.py)
-SGLANG_FILES := $(filter-out $(SGLANG_UNITS),$(wildcard tests/engines/sglang/test_*.py))
+
+# To import SGLang takes ten seconds of a core. So two processes run all tests, one for each core: one
+# has servers that are forks of a process that has imported SGLang, the other one engines in the
+# process, whose end ends all processes below it.
+SGLANG_SERVERS := refusals server faults ranks compiled
+SGLANG_FIRST := compat limits plugin step surface
+SGLANG_TESTS := $(patsubst tests/engines/sglang/test_%.py,%,$(wildcard tests/engines/sglang/test_*.py))
+SGLANG_ENGINES := $(SGLANG_FIRST) $(filter-out $(SGLANG_SERVERS) $(SGLANG_FIRST),$(SGLANG_TESTS))
 
 test-vllm: $(VENV)/.installed $(ENGINES)/vllm/.installed
 	for files in "$(VLLM_UNITS)" $(VLLM_FILES); do \
@@ -63,9 +69,14 @@ test-vllm: $(VENV)/.installed $(ENGINES)/vllm/.installed
 	done
 
 test-sglang: $(VENV)/.installed $(ENGINES)/sglang/.installed
-	for files in "$(SGLANG_UNITS)" $(SGLANG_FILES); do \
-		GLMC_COMPILER=$$PWD/$(BIN)/python $(ENGINES)/sglang/bin/python $(ENGINE_TESTS) $$files || exit 1; \
-	done
+	$(MAKE) --jobs=2 --keep-going --output-sync test-sglang-servers test-sglang-engines
+
+# Both need what test-sglang makes.
+test-sglang-servers: FILES := $(SGLANG_SERVERS)
+test-sglang-engines: FILES := $(SGLANG_ENGINES)
+test-sglang-servers test-sglang-engines:
+	GLMC_COMPILER=$$PWD/$(BIN)/python $(ENGINES)/sglang/bin/python $(ENGINE_TESTS) \
+		$(FILES:%=tests/engines/sglang/test_%.py)
 
 # The tests inside the releases of MATRIX, which are laid over the environments of the newest ones; all
 # releases are read for what the adapters use, and docs/engine_releases.md is written.

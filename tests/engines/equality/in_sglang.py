@@ -1,16 +1,26 @@
-"""SGLang's offline engine, whose scheduler is a process that it starts."""
+"""SGLang's offline engine, whose scheduler is a process that it starts.
+
+Each engine and its processes are forks of one that has imported SGLang
+(:mod:`tests.engines.sglang.forked`).
+"""
 
 from __future__ import annotations
 
 import asyncio
+import importlib
+import multiprocessing
 import os
 import re
+import sys
+import traceback
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from tests.engines.equality.counted import counted
 from tests.engines.equality.result import Result, Subject
 from tests.engines.equality.traffic import BLOCK, CHUNK, CONTEXT, SEQUENCES
+from tests.engines.sglang.forked import IMPORTED, processes_are_forks
 
 SECONDS = 0.03
 """Between two requests that are not sent at once: a step or a few."""
@@ -28,10 +38,39 @@ def serve(subject: Subject, ours: bool) -> Result:
     os.environ["SGLANG_LOG_FORWARD_ITERS"] = "1"  # which step of the scheduler each line is of
     log = Path("/proc/self/fd/1").resolve()  # of this process and of those that it starts
     written = log.stat().st_size
-    result = _served(subject, ours)
+    for module in IMPORTED:
+        importlib.import_module(module)
+    result = _forked(subject, ours)
+    if result.error:
+        return result
     lines = log.read_bytes()[written:].decode(errors="replace")
     result.engine["steps"] = max(map(int, re.findall(r" batch \[(\d+)\]", lines)))
     return result
+
+
+def _forked(subject: Subject, ours: bool) -> Result:
+    """An engine in a fork of this process; where SGLang ends its process, this one ends."""
+    forks = multiprocessing.get_context("fork")
+    answer, told = forks.Pipe(duplex=False)
+    process = forks.Process(target=_tell, args=(told, subject, ours))
+    process.start()
+    told.close()
+    try:
+        result: Result = answer.recv()
+    except EOFError:
+        sys.exit("SGLang has ended its process")
+    process.join()
+    return result
+
+
+def _tell(told: Connection, subject: Subject, ours: bool) -> None:
+    processes_are_forks()
+    try:
+        told.send(_served(subject, ours))
+    except Exception as error:  # noqa: BLE001 - the next model is served all the same
+        traceback.print_exc()
+        told.send(Result(subject.name, [], [], error=f"{type(error).__name__}: {error}"))
+    os._exit(0)  # whatever threads the engine has left
 
 
 def _served(subject: Subject, ours: bool) -> Result:

@@ -10,21 +10,35 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 from tests.engines.metrics import total
+from tests.engines.sglang.forked import MODULE, fork
 from tests.engines.sglang.support import MODELS, ROOT
 
 START_SECONDS = 300.0
 
 
+class Process(Protocol):
+    """The first process of a server, which begins a session."""
+
+    pid: int
+
+    def poll(self) -> int | None: ...
+
+    def wait(self, timeout: float | None = None) -> int: ...
+
+
+Begin = Callable[[Sequence[str], Mapping[str, str], Path, Path], Process]
+
+
 class Server:
-    def __init__(self, process: subprocess.Popen[bytes], port: int, model: str, log: Path) -> None:
+    def __init__(self, process: Process, port: int, model: str, log: Path) -> None:
         self.process = process
         self.port = port
         self.address = f"http://127.0.0.1:{port}"
@@ -82,19 +96,33 @@ class Server:
         raise AssertionError(f"no answer in {seconds} s:\n{self.log()[-4000:]}")
 
 
+def command(
+    options: Sequence[str], values: Mapping[str, str], folder: Path, log: Path
+) -> subprocess.Popen[bytes]:
+    """A server by its command: each of its processes is a fresh interpreter."""
+    with open(log, "wb") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", MODULE, *options],
+            stdout=output,
+            stderr=output,
+            env=dict(values),
+            cwd=folder,
+            start_new_session=True,
+        )
+
+
 @contextmanager
 def started(
-    model: str, artifact: str | None, *options: str, **environment: str
+    model: str, artifact: str | None, *options: str, begin: Begin = fork, **environment: str
 ) -> Iterator[Server]:
     """The processes of a server; all are gone afterwards."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     path = str(MODELS / model)
-    command = [sys.executable, "-m", "sglang.launch_server", "--model-path", path]
-    command += ["--served-model-name", model, "--device", "cpu", "--dtype", "float32"]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--max-total-tokens", "4096"]
-    command += ["--mem-fraction-static", "0.3", "--skip-server-warmup", *options]
+    plain = ["--model-path", path, "--served-model-name", model, "--device", "cpu"]
+    plain += ["--dtype", "float32", "--host", "127.0.0.1", "--port", str(port)]
+    plain += ["--max-total-tokens", "4096", "--mem-fraction-static", "0.3"]
     values = {**os.environ, **environment}
     values.pop("GLMC_ARTIFACT", None)
     # The compiler of this checkout is none that the engine's interpreter has.
@@ -104,15 +132,7 @@ def started(
         values["GLMC_ARTIFACT"] = artifact
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
-        with open(log, "wb") as output:
-            process = subprocess.Popen(
-                command,
-                stdout=output,
-                stderr=output,
-                env=values,
-                cwd=folder,
-                start_new_session=True,
-            )
+        process = begin([*plain, "--skip-server-warmup", *options], values, Path(folder), log)
         try:
             yield Server(process, port, path, log)
         finally:
@@ -121,15 +141,15 @@ def started(
 
 @contextmanager
 def serving(
-    model: str, artifact: str | None, *options: str, **environment: str
+    model: str, artifact: str | None, *options: str, begin: Begin = fork, **environment: str
 ) -> Iterator[Server]:
     """A server that answers."""
-    with started(model, artifact, *options, **environment) as server:
+    with started(model, artifact, *options, begin=begin, **environment) as server:
         server.wait()
         yield server
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end(process: Process) -> None:
     """Ask the group to end, then make it."""
     for number in (signal.SIGINT, signal.SIGKILL):
         with suppress(ProcessLookupError):

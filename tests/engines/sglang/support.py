@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ MARGIN = 1e-3
 """Two likeliest tokens nearer than this may change places between two right computations."""
 
 
+@cache
 def artifact_of(model: str, *options: str) -> str:
     """An artifact of a shipped model, kept between runs while it is up to date."""
     compiler = os.environ["GLMC_COMPILER"]
@@ -29,7 +32,10 @@ def artifact_of(model: str, *options: str) -> str:
     command += ["--dtype", "float32", "--if-changed", "--force", "--output", str(path), *options]
     # The engine's paths are not the compiler's.
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "runtime")])}
-    subprocess.run(command, env=environment, check=True, capture_output=True)
+    ARTIFACTS.mkdir(parents=True, exist_ok=True)
+    with open(f"{path}.lock", "w") as one_at_a_time:
+        fcntl.flock(one_at_a_time, fcntl.LOCK_EX)
+        subprocess.run(command, env=environment, check=True, capture_output=True)
     return str(path)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.engines.processes import left, mapped_shared_memory, named, processes_of, resident
-from tests.engines.sglang.server import Server, serving
+from tests.engines.sglang.server import Server, command, serving
 from tests.engines.sglang.support import Reference, prompts
 from tests.engines.storm import Event, Visit, Wire, outcomes, storm, visits
 
@@ -61,7 +61,7 @@ LONG = [Visit(tuple(text), 300) for text in prompts(8, 40, seed=4)]
 
 @pytest.fixture(scope="module")
 def server(artifact: Callable[..., str]) -> Iterator[Server]:
-    with serving(MODEL, artifact(MODEL), *OPTIONS, **EAGER) as started:
+    with serving(MODEL, artifact(MODEL), *OPTIONS, begin=command, **EAGER) as started:
         yield started
 
 

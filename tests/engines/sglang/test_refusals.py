@@ -1,7 +1,7 @@
 """Starts that can't be: the engine ends with our error in its own, named; or leaves us out.
 
-They take seconds in which nothing is shared, so that two are made at a time, all of them before the
-first test asks what became of one.
+Two are made at a time, all of them before the first test asks what became of one. What is broken
+before SGLang is imported ends the command itself, the others a fork of what is imported.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import pytest
 
 from tests.engines.processes import left, session_of
 from tests.engines.sglang.broken import without
-from tests.engines.sglang.server import serving, started
+from tests.engines.sglang.forked import fork
+from tests.engines.sglang.server import Begin, command, serving, started
 
 MODEL = "tiny-dense"
 LORA = ("--enable-lora", "--max-lora-rank", "8", "--lora-target-modules", "q_proj")
@@ -35,6 +36,7 @@ class Start:
     artifact: Callable[[Make, Path], str | None] = lambda make, folder: make(MODEL)
     options: tuple[str, ...] = ()
     environment: Callable[[Path], dict[str, str]] = field(default=lambda folder: {})
+    begin: Begin = fork
 
 
 def damaged(change: Callable[[bytearray], None]) -> Callable[[Make, Path], str]:
@@ -94,11 +96,13 @@ STARTS = [
                 "register_attention_backend",
             )
         ),
+        begin=command,
     ),
     Start(
         "plug-in-that-can-t-be-imported",
         ("glmc_engines.sglang.plugin can't be imported",),
         environment=lambda folder: required(folder) | without(folder, "glmc_engines.sglang.plugin"),
+        begin=command,
     ),
 ]
 
@@ -119,7 +123,9 @@ def ends(artifact: Make, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
 
     def end(start: Start) -> End:
         values = start.environment(folders[start.name])
-        with started(MODEL, named[start.name], *start.options, **values) as server:
+        with started(
+            MODEL, named[start.name], *start.options, begin=start.begin, **values
+        ) as server:
             status = server.process.wait(SECONDS)
             return End(status, server.log(), len(left(session_of(server.process.pid), 10)))
 

@@ -10,7 +10,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from tests.engines.sglang.server import Server, serving
+from tests.engines.sglang.server import Server, command, serving
 from tests.engines.sglang.support import Reference, prompts
 
 TOOL = {
@@ -33,7 +33,7 @@ DIRECTLY = {"chat_template_kwargs": {"enable_thinking": False}}
 @pytest.fixture(scope="module")
 def server(artifact: Callable[..., str]) -> Iterator[Server]:
     options = ["--tool-call-parser", "glm45", "--reasoning-parser", "glm45", "--enable-metrics"]
-    with serving("tiny-moe", artifact("tiny-moe"), *options) as started:
+    with serving("tiny-moe", artifact("tiny-moe"), *options, begin=command) as started:
         yield started
 
 
