@@ -59,7 +59,7 @@ VLLM_FILES := $(filter-out $(VLLM_UNITS),$(wildcard tests/engines/vllm/test_*.py
 # has servers that are forks of a process that has imported SGLang, the other one engines in the
 # process, whose end ends all processes below it.
 SGLANG_SERVERS := refusals server faults ranks compiled
-SGLANG_FIRST := compat limits plugin step surface
+SGLANG_FIRST := artifact compat limits metrics plugin serving step surface
 SGLANG_TESTS := $(patsubst tests/engines/sglang/test_%.py,%,$(wildcard tests/engines/sglang/test_*.py))
 SGLANG_ENGINES := $(SGLANG_FIRST) $(filter-out $(SGLANG_SERVERS) $(SGLANG_FIRST),$(SGLANG_TESTS))
 
