@@ -20,7 +20,7 @@ _LIMIT = 1800.0  # seconds for a file of tests
 
 
 def run_tests(spec: Spec, engines: Path, wheels: Path, only: Sequence[str] = ()) -> Record:
-    """Run the files of tests, or those that are named, a process for each, as ``make test-vllm``.
+    """Run the files of tests, or those that are named, a process for each.
 
     A release that has an environment of its own, ``ENGINE-VERSION``, is run there; any other is
     laid over the engine's environment by ``PYTHONPATH``.
