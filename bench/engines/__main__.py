@@ -48,6 +48,9 @@ def arguments(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--served", type=int, default=3, help="rounds of requests that arrive")
     parser.add_argument("--context", type=int, default=1024)
     parser.add_argument("--steps", type=int, default=96)
+    parser.add_argument(
+        "--sequences", type=int, help="the most in a step; default: the largest batch"
+    )
     parser.add_argument("--cache-gib", type=float, default=24.0)
     parser.add_argument(
         "--with",
@@ -83,7 +86,7 @@ def options_of(chosen: argparse.Namespace, checkpoint: Path) -> dict[str, Any]:
         "skip_tokenizer_init": True,
         "generation_config": "vllm",
         "max_model_len": 512 if chosen.quick else 9216,
-        "max_num_seqs": max(chosen.batches, default=1),
+        "max_num_seqs": chosen.sequences or max(chosen.batches, default=1),
         "max_num_batched_tokens": max(largest, 64),
         "enable_prefix_caching": True,
         "disable_log_stats": True,
