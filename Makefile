@@ -50,10 +50,7 @@ test-versions: $(VENV)/.installed-dev $(VERSIONS:%=.versions/%/.installed)
 engines-vllm: $(ENGINES)/vllm/.installed
 engines-sglang: $(ENGINES)/sglang/.installed
 
-# Servers that start, serve and end: minutes. An engine's artifacts are compiled by $(VENV). A process
-# for each file: the groups of an engine end with its process. One for those that start no engine.
-VLLM_UNITS := $(addprefix tests/engines/vllm/test_,compat.py flash_attention.py cpu_platform.py limits.py surface.py)
-VLLM_FILES := $(filter-out $(VLLM_UNITS),$(wildcard tests/engines/vllm/test_*.py))
+# Servers that start, serve and end: minutes. An engine's artifacts are compiled by $(VENV).
 
 # To import SGLang takes ten seconds of a core. So two processes run all tests, one for each core: one
 # has servers that are forks of a process that has imported SGLang, the other one engines in the
@@ -63,10 +60,24 @@ SGLANG_FIRST := artifact compat limits metrics plugin serving step surface
 SGLANG_TESTS := $(patsubst tests/engines/sglang/test_%.py,%,$(wildcard tests/engines/sglang/test_*.py))
 SGLANG_ENGINES := $(SGLANG_FIRST) $(filter-out $(SGLANG_SERVERS) $(SGLANG_FIRST),$(SGLANG_TESTS))
 
+# To import vLLM takes ten seconds of a core. So two processes run all tests, one for each core: one
+# has servers that are forks of a process that has imported vLLM, the other one engines in the process.
+# There the plug-in that can't register comes before one has registered.
+VLLM_SERVERS := forks server ranks equality faults
+VLLM_FIRST := plugin
+VLLM_TESTS := $(patsubst tests/engines/vllm/test_%.py,%,$(wildcard tests/engines/vllm/test_*.py))
+VLLM_ENGINES := $(VLLM_FIRST) $(filter-out $(VLLM_SERVERS) $(VLLM_FIRST),$(VLLM_TESTS))
+
 test-vllm: $(VENV)/.installed $(ENGINES)/vllm/.installed
-	for files in "$(VLLM_UNITS)" $(VLLM_FILES); do \
-		GLMC_COMPILER=$$PWD/$(BIN)/python $(ENGINES)/vllm/bin/python $(ENGINE_TESTS) $$files || exit 1; \
-	done
+	$(MAKE) --jobs=2 --keep-going --output-sync test-vllm-servers test-vllm-engines
+
+# Both need what test-vllm makes.
+.PHONY: test-vllm-servers test-vllm-engines
+test-vllm-servers: FILES := $(VLLM_SERVERS)
+test-vllm-engines: FILES := $(VLLM_ENGINES)
+test-vllm-servers test-vllm-engines:
+	GLMC_COMPILER=$$PWD/$(BIN)/python $(ENGINES)/vllm/bin/python $(ENGINE_TESTS) \
+		$(FILES:%=tests/engines/vllm/test_%.py)
 
 test-sglang: $(VENV)/.installed $(ENGINES)/sglang/.installed
 	$(MAKE) --jobs=2 --keep-going --output-sync test-sglang-servers test-sglang-engines

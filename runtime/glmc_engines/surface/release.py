@@ -6,6 +6,7 @@ import ast
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from glmc_engines.surface.bindings import Scope
@@ -60,12 +61,17 @@ class Sources:
             b"NAME", name.encode()
         )
         wanted = re.compile(text, re.MULTILINE)
-        for module, file in self.release.modules():
-            if wanted.search(file.read_bytes()):
+        for module, file in self._modules:
+            source = file.read_bytes()
+            if name.encode() in source and wanted.search(source):
                 scope = self.scope(module)
                 if scope is not None and name in scope.names:
                     found.append((module, scope))
         return found
+
+    @cached_property
+    def _modules(self) -> list[tuple[str, Path]]:
+        return list(self.release.modules())
 
     def _read(self, module: str) -> Scope | None:
         file = self.release.file(module)

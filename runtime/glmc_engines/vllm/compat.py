@@ -95,6 +95,13 @@ _in_tree: dict[str, Any] = {}
 """Entries of vLLM's registry that ours have replaced, by architecture."""
 
 
+def check_registry() -> None:
+    """Raise what keeps classes from being registered."""
+    from vllm import ModelRegistry
+
+    _ = ModelRegistry.register_model
+
+
 def register_model(architecture: str, model: type[nn.Module]) -> None:
     """Register a class of ours for an architecture; what it replaces is kept."""
     from vllm import ModelRegistry

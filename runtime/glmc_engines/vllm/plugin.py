@@ -19,6 +19,7 @@ def register_models() -> None:
     """Register the model classes; what is registered already stays."""
     share_counters()
     with compat.names_of_vllm():
+        compat.check_registry()  # before hooks, which stay
         hooks.after_config(_refuse_other_classes)
         for architecture in CLASSES:  # all, before any class serves without its limits
             compat.hook_config(architecture, prepare)

@@ -8,7 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +24,8 @@ from tests.engines.equality.traffic import prompts
 ROOT = Path(__file__).parents[3]
 FOLDER = ROOT / ".engines" / "equality"
 PLANS = ("with", "without")
+Run = Callable[[str, Sequence[str], Mapping[str, str], Path], object]
+"""Runs a module with words and an environment to its end, and adds what it says to a log."""
 
 
 def names() -> list[str]:
@@ -46,10 +48,23 @@ def subjects(wanted: Sequence[str], texts: int, tokens: int, target: str = "cpu"
     return made
 
 
-def rows(engine: str, asked: Sequence[Subject]) -> Iterator[Row]:
+def afresh(module: str, words: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
+    """In a new process of this interpreter."""
+    with log.open("ab") as output:
+        subprocess.run(
+            [sys.executable, "-m", module, *words],
+            env=environment,
+            cwd=ROOT,
+            stdout=output,
+            stderr=output,
+            check=False,
+        )
+
+
+def rows(engine: str, asked: Sequence[Subject], run: Run = afresh) -> Iterator[Row]:
     """A row for each model, served by this interpreter, with plans and without at a time."""
     with ThreadPoolExecutor(len(PLANS)) as runs:
-        answers = list(runs.map(lambda plans: _served(engine, asked, plans), PLANS))
+        answers = list(runs.map(lambda plans: _served(engine, asked, plans, run), PLANS))
     yield from judged_rows(asked, *answers)
 
 
@@ -65,7 +80,7 @@ def _row(subject: Subject, ours: Result, theirs: Result) -> Row:
     row = Row(subject, ours, theirs)
     if row.failed:
         return row
-    model = load_eager(ROOT / subject.checkpoint, torch.float32)
+    model = _once(load_eager(ROOT / subject.checkpoint, torch.float32))
     texts = subject.texts * 2
     found = ours.at_once + ours.staggered
     beside, where = chosen(model, texts, found)
@@ -80,34 +95,40 @@ def _row(subject: Subject, ours: Result, theirs: Result) -> Row:
     )
 
 
-def _served(engine: str, asked: Sequence[Subject], plans: str) -> list[Result]:
+def _once(model: Callable[..., object]) -> Callable[..., object]:
+    """A model that computes each text once: all runs should have made the same ones."""
+    kept: dict[tuple[int, ...], object] = {}
+
+    def ask(input_ids: torch.Tensor, **options: object) -> object:
+        text = tuple(input_ids[0].tolist())
+        if text not in kept:
+            kept[text] = model(input_ids=input_ids, **options)
+        return kept[text]
+
+    return ask
+
+
+def _served(engine: str, asked: Sequence[Subject], plans: str, run: Run) -> list[Result]:
     """What a process of the engine answers, and another one after each model that ends it."""
     log = FOLDER / f"{engine}.{plans}.log"
     log.unlink(missing_ok=True)
     found: list[Result] = []
     while rest := asked[len(found) :]:
-        answers = _answers(engine, rest, plans, log)
+        answers = _answers(engine, rest, plans, log, run)
         found += answers
         if len(answers) < len(rest):
             found.append(Result(rest[len(answers)].name, [], [], error=_last_error(log)))
     return found
 
 
-def _answers(engine: str, asked: Sequence[Subject], plans: str, log: Path) -> list[Result]:
+def _answers(
+    engine: str, asked: Sequence[Subject], plans: str, log: Path, run: Run
+) -> list[Result]:
     questions, answered = (FOLDER / f"{engine}.{plans}.{what}.json" for what in ("asked", "told"))
     write(questions, list(asked))
     answered.unlink(missing_ok=True)
     module = "tests.engines.equality.child"
-    command = [sys.executable, "-m", module, engine, plans, str(questions), str(answered)]
-    with open(log, "ab") as output:
-        subprocess.run(
-            command,
-            env=_environment(engine, plans),
-            cwd=ROOT,
-            stdout=output,
-            stderr=output,
-            check=False,
-        )
+    run(module, [engine, plans, str(questions), str(answered)], _environment(engine, plans), log)
     return read_results(answered) if answered.exists() else []
 
 

@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -15,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.engines.metrics import total
+from tests.engines.vllm.forks import Begin, Process, afresh
 
 PATIENCE = 240.0
 
@@ -22,7 +22,7 @@ PATIENCE = 240.0
 class Server:
     """A server that is up, at ``url``; ``log`` is what it has written."""
 
-    def __init__(self, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    def __init__(self, process: Process, port: int, log: Path) -> None:
         self.process = process
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
@@ -51,26 +51,31 @@ def free_port() -> int:
         return port
 
 
-def launch(model: Path, log: Path, environment: dict[str, str], *options: str) -> Server:
+def launch(
+    model: Path,
+    log: Path,
+    environment: dict[str, str],
+    *options: str,
+    begin: Begin = afresh,
+) -> Server:
     """Start the processes of a server, in a session of their own; it is not up yet."""
     port = free_port()
-    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(model)]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", *options]
-    with log.open("wb") as written:
-        process = subprocess.Popen(
-            command,
-            stdout=written,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, **environment},
-            start_new_session=True,
-        )
+    words = ["serve", str(model), "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32"]
+    module = "vllm.entrypoints.cli.main"
+    process = begin(module, [*words, *options], {**os.environ, **environment}, log)
     return Server(process, port, log)
 
 
 @contextlib.contextmanager
-def serve(model: Path, log: Path, environment: dict[str, str], *options: str) -> Iterator[Server]:
+def serve(
+    model: Path,
+    log: Path,
+    environment: dict[str, str],
+    *options: str,
+    begin: Begin = afresh,
+) -> Iterator[Server]:
     """Start a server, wait until it is healthy, and end it with all its processes."""
-    with up(launch(model, log, environment, *options)) as server:
+    with up(launch(model, log, environment, *options, begin=begin)) as server:
         yield server
 
 
@@ -86,13 +91,13 @@ def up(server: Server) -> Iterator[Server]:
             with contextlib.suppress(urllib.error.URLError, OSError):
                 server.get("/health")
                 break
-            time.sleep(0.5)
+            time.sleep(0.2)
         yield server
     finally:
         stop(server.process)
 
 
-def stop(process: subprocess.Popen[bytes]) -> None:
+def stop(process: Process) -> None:
     """End a server's own process group, first as Ctrl-C does."""
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGINT)

@@ -7,13 +7,18 @@ import pytest
 
 from tests.engines.equality.measure import rows, subjects
 from tests.engines.equality.report import Row
+from tests.engines.vllm.forks import Forks
 
 NAMES = ("tiny-moe", "2-glm4-q9-kv3")
 
 
 @pytest.fixture(scope="module")
-def found() -> dict[str, Row]:
-    made = rows("vllm", subjects(NAMES, texts=14, tokens=48))
+def found(forks: Forks) -> dict[str, Row]:
+    made = rows(
+        "vllm",
+        subjects(NAMES, texts=14, tokens=48),
+        lambda *words: forks.begin(*words).wait(),
+    )
     return {row.subject.name: row for row in made}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,40 +15,20 @@ import pytest
 from tests.engines.processes import processes_of, resident
 from tests.engines.storm import Visit, told
 from tests.engines.vllm import artifacts
-from tests.engines.vllm.conftest import Compile
+from tests.engines.vllm.conftest import CONTEXT, POOL, SMALL, Compile
+from tests.engines.vllm.forks import Begin, Forks, afresh
 from tests.engines.vllm.killed import assert_that_it_ends
-from tests.engines.vllm.reference import ROOT, Answer, Reference
-from tests.engines.vllm.server import Server, launch, serve, stop
+from tests.engines.vllm.reference import ROOT, Answer
+from tests.engines.vllm.server import Server, launch, stop
 from tests.engines.vllm.wire import WIRE, differing, differing_in_one, leaving, wrong
 
 START = 180.0
 """Seconds in which a start that can't succeed has to end."""
-CONTEXT = 256
-POOL = 20 * 16
-"""Tokens in the KV cache."""
-SMALL = ["--max-model-len", str(CONTEXT), "--served-model-name", "tiny"]
-SMALL += ["--max-num-batched-tokens", "48", "--max-num-seqs", "12"]
-SMALL += ["--block-size", "16", "--num-gpu-blocks-override", "21"]  # one of them is vLLM's own
 MIB = 2**20
 LEAK = 16
 """MiB that a process may grow by in the last of three storms of 500. What it keeps is limited, 64
 bound steps of prefill and their views of the experts' rows, and mostly there after two storms; 32
 KiB for each request, or 10 for each step, would be more."""
-
-
-@pytest.fixture(scope="module")
-def answers(reference: Callable[[str], Reference]) -> list[Answer]:
-    model = reference("tiny-moe")
-    return [model.answer(prompt, 24) for prompt in model.prompts(12)]
-
-
-@pytest.fixture(scope="module")
-def server(artifact: Compile, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One for all tests of this file that need one which is up; the last one ends it."""
-    log = tmp_path_factory.mktemp("server") / "log"
-    environment = {"GLMC_ARTIFACT": str(artifact("tiny-moe")), "GLMC_REQUIRE": "1"}
-    with serve(ROOT / "models" / "tiny-moe", log, environment, *SMALL) as started:
-        yield started
 
 
 @dataclass(frozen=True)
@@ -59,9 +39,10 @@ class Ended:
     log: str
 
 
-def started(log: Path, **environment: str) -> Ended:
+def started(log: Path, begin: Begin, **environment: str) -> Ended:
     """A start that has to end by itself."""
-    server = launch(ROOT / "models" / "tiny-moe", log, {"GLMC_REQUIRE": "1"} | environment, *SMALL)
+    model = ROOT / "models" / "tiny-moe"
+    server = launch(model, log, {"GLMC_REQUIRE": "1"} | environment, *SMALL, begin=begin)
     try:
         status = server.process.wait(START)
     finally:
@@ -71,9 +52,10 @@ def started(log: Path, **environment: str) -> Ended:
 
 @pytest.fixture(scope="module")
 def starts(
-    artifact: Compile, tmp_path_factory: pytest.TempPathFactory
+    forks: Forks, artifact: Compile, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, Future[Ended]]]:
-    """Starts with what is wrong with each, two at a time."""
+    """Starts with what is wrong with each, two at a time. What another release lacks has to lack
+    when vLLM is imported."""
     folder = tmp_path_factory.mktemp("starts")
     right = artifact("tiny-moe")
     (folder / "other").mkdir()
@@ -88,7 +70,12 @@ def starts(
     }
     with ThreadPoolExecutor(2) as threads:
         yield {
-            name: threads.submit(started, folder / f"{name}.log", **environment)
+            name: threads.submit(
+                started,
+                folder / f"{name}.log",
+                afresh if name == "other release" else forks.begin,
+                **environment,
+            )
             for name, environment in environments.items()
         }
 
@@ -203,6 +190,6 @@ def at_rest(server: Server) -> None:
     assert server.metric("glmc_steps_total") == server.metric("glmc_replays_total") > 0
 
 
-def test_an_engine_that_is_killed_in_a_step(server: Server) -> None:
-    """Last of all: the server ends, and with it what it has started."""
-    assert_that_it_ends(server, "EngineCore", tokens=CONTEXT - 10)
+def test_an_engine_that_is_killed_in_a_step(server_to_end: Server) -> None:
+    """The server ends, and with it what it has started."""
+    assert_that_it_ends(server_to_end, "EngineCore", tokens=CONTEXT - 10)

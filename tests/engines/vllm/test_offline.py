@@ -61,12 +61,6 @@ def check(outputs: list[Any], answers: list[Answer]) -> None:
 
 
 @pytest.fixture(scope="module")
-def answers(reference: Callable[[str], Reference]) -> list[Answer]:
-    model = reference("tiny-moe")
-    return [model.answer(prompt, 24) for prompt in model.prompts(12)]
-
-
-@pytest.fixture(scope="module")
 def llm(artifact: Compile) -> Iterator[Any]:
     """tiny-moe with a scheduler that has to chunk and to preempt."""
     with pytest.MonkeyPatch.context() as patch:
@@ -177,13 +171,15 @@ def test_dense_tokens_in_one_step(
 def test_a_model_that_is_left_to_vllm(
     in_process: pytest.MonkeyPatch, reference: Callable[[str], Reference]
 ) -> None:
-    """What plans lack is asked for, and no artifact is named: the counts say who serves."""
+    """What plans lack is asked for, and no artifact is named: the counts say who serves. Engines of
+    other tests may be there still; they have a target."""
     model = reference("tiny-dense")
     answers = [model.answer(prompt, 8) for prompt in model.prompts(3)]
     llm = start("tiny-dense", max_model_len=128, enable_prompt_embeds=True)
+    steps = counts("steps")
     options = SamplingParams(temperature=0, max_tokens=8, ignore_eos=True)
     check(generate(llm, [answer.prompt for answer in answers], options), answers)
     serves = [count for count in shared_counts() if count.name == "serves"]
-    assert [count.value for count in serves] == [0]
-    assert counts("steps") == 0
+    assert [count.value for count in serves if not count.labels] == [0]
+    assert counts("steps") == steps
     assert torch.get_default_dtype() == torch.float32

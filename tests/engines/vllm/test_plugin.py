@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import vllm.model_executor.model_loader.utils
 import vllm.plugins
 from vllm.model_executor.models.registry import ModelRegistry, _ModelRegistry
 
@@ -20,9 +21,11 @@ from tests.engines.vllm.test_offline import check, counts, generate, start
 
 @pytest.fixture
 def other_release(in_process: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
-    """A vLLM that has no ``register_model``, and has not loaded plug-ins yet."""
+    """A vLLM that has no ``register_model``, and has not loaded plug-ins yet. Which class serves a
+    config it keeps for itself: others in this process have one of ours."""
     in_process.delattr(_ModelRegistry, "register_model")
     in_process.setattr(vllm.plugins, "plugins_loaded", False)
+    in_process.setattr(vllm.model_executor.model_loader.utils, "_MODEL_ARCH_BY_HASH", {}, False)
     yield in_process
 
 

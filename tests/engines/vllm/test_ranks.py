@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from tests.engines.vllm.conftest import Compile
+from tests.engines.vllm.forks import Forks
 from tests.engines.vllm.killed import assert_that_it_ends
 from tests.engines.vllm.reference import ROOT, Reference
 from tests.engines.vllm.server import serve
 
 
 def test_two_ranks_and_the_end_of_one(
-    artifact: Compile, reference: Callable[[str], Reference], tmp_path: Path
+    forks: Forks, artifact: Compile, reference: Callable[[str], Reference], tmp_path: Path
 ) -> None:
     from openai import OpenAI
 
@@ -21,10 +22,13 @@ def test_two_ranks_and_the_end_of_one(
     answers = [model.answer(prompt, 12) for prompt in model.prompts(4)]
     path = artifact("tiny-moe", "--tensor-parallel=2")
     environment = {"GLMC_ARTIFACT": str(path), "GLMC_REQUIRE": "1"}
+    # As ``vllm serve`` begins them: of a killed rank that was forked clients heard nothing.
+    environment["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
     options = ["--tensor-parallel-size", "2", "--distributed-executor-backend", "mp"]
     options += ["--max-model-len", "1024", "--served-model-name", "tiny"]
     log = tmp_path / "log"
-    with serve(ROOT / "models" / "tiny-moe", log, environment, *options) as server:
+    model_path = ROOT / "models" / "tiny-moe"
+    with serve(model_path, log, environment, *options, begin=forks.begin) as server:
         client: Any = OpenAI(base_url=f"{server.url}/v1", api_key="none", timeout=120)
         found = client.completions.create(
             model="tiny",
