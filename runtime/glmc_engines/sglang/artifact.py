@@ -73,7 +73,9 @@ def _found(context: int, options: Options) -> tuple[Header, str]:
         expert_parallel=(compat.option("ep_size") or 1) > 1,
         smaller_steps=True,  # the scheduler's options are lowered to the artifact's
     )
-    checkpoint = directory_of(compat.option("model_path"), compat.option("revision"))
+    # Where a model comes from ModelScope, SGLang has put the folder in place of its name by now.
+    names = ("model_path", "revision", "download_dir")
+    checkpoint = directory_of(*map(compat.option, names))
     if options.artifact is not None or compat.tensor_parallel().count == 1:
         found = plan.artifact_for(checkpoint, wanted, options)
         return found.header, found.origin

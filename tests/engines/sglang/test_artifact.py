@@ -70,6 +70,28 @@ def test_blocks_are_pages(
     assert [wanted.block_size for wanted in asked] == [block]
 
 
+def test_a_model_is_looked_up_where_the_server_was_told_to_keep_it(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    commit = "0123456789012345678901234567890123456789"
+    kept = tmp_path / "models--zai-org--GLM-4.6"
+    folder = kept / "snapshots" / commit
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    (kept / "refs").mkdir()
+    (kept / "refs" / "main").write_text(commit)
+    options.update(model_path="zai-org/GLM-4.6", download_dir=str(tmp_path))
+    looked_at = []
+
+    def found(checkpoint: Path, wanted: Any, options: Options) -> Any:
+        looked_at.append(checkpoint)
+        return SimpleNamespace(header=header(64), origin="named")
+
+    monkeypatch.setattr(artifact.plan, "artifact_for", found)
+    artifact._found(512, Options(artifact=tmp_path))
+    assert looked_at == [folder]
+
+
 class TwoRanks:
     """Ranks that look for an artifact, the first of them first; ``asked`` is what each asks for."""
 
