@@ -119,12 +119,12 @@ def refuse_options(option: Callable[[str], Any]) -> None:
 
 
 def refuse_manifest(manifest: Manifest, option: Callable[[str], Any]) -> None:
-    """Raise :class:`NoArtifactError` for an artifact that deals experts in another way, and
+    """Raise :class:`NoArtifactError` for an artifact that places experts in another way, and
     :class:`UnsupportedError` for bits that were asked for and are not promised."""
     ep_size = option("ep_size") or 1
     if (ep_size > 1) != manifest.ranks.expert_parallel:
         raise NoArtifactError(
-            "the artifact deals experts to its ranks in another way than SGLang asks for",
+            "the artifact places experts on its ranks in another way than SGLang asks for",
             place=manifest.model.name,
             expected=f"--ep-size {ep_size}",
             found="whole experts" if manifest.ranks.expert_parallel else "a part of each expert",

@@ -45,7 +45,7 @@ def manifest(**changed: Any) -> Any:
     return SimpleNamespace(**{**values, **changed})
 
 
-def test_experts_that_are_dealt_in_another_way_are_refused() -> None:
+def test_experts_that_are_placed_in_another_way_are_refused() -> None:
     whole = manifest(ranks=Ranks(2, expert_parallel=True))
     refuse_manifest(whole, options(ep_size=2))
     refuse_manifest(manifest(), options())

@@ -1,4 +1,4 @@
-"""Pages of 16, mixed batches, a pool that is too small, requests that are taken back and go on,
+"""Pages of 16, mixed batches, a pool that is too small, requests that are retracted and go on,
 and requests that nobody waits for: one start, tiny-dense."""
 
 from __future__ import annotations
