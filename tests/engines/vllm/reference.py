@@ -71,6 +71,18 @@ class Reference:
             step = top.indices[:1][None]
         return Answer(prompt, tokens, margins)
 
+    def with_penalties(
+        self, prompt: list[int], tokens: list[int], presence: float = 0.0, frequency: float = 0.0
+    ) -> Answer:
+        """What is likeliest after each of the tokens of an answer, with penalties on those until
+        there: the greedy answer, as far as these are it."""
+        rows = self.log_probabilities([*prompt, *tokens])[len(prompt) - 1 : -1]
+        each = torch.nn.functional.one_hot(torch.tensor(tokens), rows.shape[-1])
+        counts = each.cumsum(0) - each
+        top = (rows - presence * (counts > 0) - frequency * counts).topk(2)
+        margins = top.values[:, 0] - top.values[:, 1]
+        return Answer(prompt, top.indices[:, 0].tolist(), margins.tolist())
+
     @torch.inference_mode()
     def log_probabilities(self, tokens: list[int]) -> torch.Tensor:
         """[tokens, vocabulary], after each of them."""
