@@ -94,26 +94,39 @@ def test_reasoning_that_does_not_end_is_no_answer(client: Any) -> None:
     assert not message.content
 
 
-def test_a_tool_call_in_the_model_s_own_form(client: Any) -> None:
+@pytest.mark.parametrize(
+    ("before", "reasoning", "content"),
+    [("", "", ""), ("<think>A city</think>\nIts weather:\n", "A city", "Its weather:")],
+    ids=["alone", "after_reasoning_and_words"],
+)
+def test_a_tool_call_in_the_model_s_own_form(
+    client: Any, before: str, reasoning: str, content: str
+) -> None:
+    """Reasoning that the model itself begins is parsed without thinking, too."""
     asked = {
         "model": "tiny-moe",
         "messages": [{"role": "user", "content": "The weather of Rome?"}],
         "tools": [TOOL],
+        "tool_choice": "auto",
         "temperature": 0,
         "max_tokens": 200,
-        "extra_body": {"regex": CALL.replace("\n", r"\n"), **DIRECTLY},
+        "extra_body": {"regex": (before + CALL).replace("\n", r"\n"), **DIRECTLY},
     }
-    message = client.chat.completions.create(**asked).choices[0].message
-    (call,) = message.tool_calls
+    whole = client.chat.completions.create(**asked).choices[0]
+    assert whole.finish_reason == "tool_calls"
+    (call,) = whole.message.tool_calls
     assert call.function.name == "weather"
     assert json.loads(call.function.arguments) == {"city": "Rome"}
+    assert (whole.message.reasoning_content or "") == reasoning
+    assert (whole.message.content or "").strip() == content
     pieces = [
         event.choices[0].delta for event in client.chat.completions.create(stream=True, **asked)
     ]
-    arguments = "".join(
-        call.function.arguments or "" for piece in pieces for call in piece.tool_calls or ()
-    )
-    assert json.loads(arguments) == {"city": "Rome"}
+    calls = [call.function for piece in pieces for call in piece.tool_calls or ()]
+    assert [call.name for call in calls if call.name] == ["weather"]
+    assert json.loads("".join(call.arguments or "" for call in calls)) == {"city": "Rome"}
+    assert "".join(piece.reasoning_content or "" for piece in pieces) == reasoning
+    assert "".join(piece.content or "" for piece in pieces).strip() == content
 
 
 def test_an_answer_as_json(client: Any) -> None:
