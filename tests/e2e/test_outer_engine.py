@@ -11,10 +11,13 @@ import torch
 
 import glmc_runtime
 from glmc_runtime import KVTensors, Model, OuterStep
+from glmc_runtime.engine.outer import model as outer_model
 from glmc_runtime.engine.outer.model import AttachedModel
 from glmc_runtime.errors import RequestError
 from glmc_runtime.generate.session import Session
+from glmc_runtime.replay.step import ScheduledTokens
 from tests.e2e.build import CPU, PLACES, Builder, Place, generated
+from tests.runtime.engine.outer.steps import outer_step
 from tests.runtime.engine.outer.toy_engine import ToyEngine
 from tests.support.thinned import crossed
 
@@ -192,3 +195,21 @@ class TestOnAGpu:
         with pytest.raises(RequestError, match="in host memory"):
             attached.step(replace(step, tokens=2, longest_query=2, token_ids=one.expand(2),
                                   positions=one.expand(2), slot_mapping=one.expand(2)))  # fmt: skip
+
+
+def test_guarded_decode_steps_leave_hidden_states_where_they_are_kept(
+    builder: Builder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on Kunlun without device graphs; no Kunlun hardware was used."""
+    path = builder.artifact(PLACES[1], "float32", **OPTIONS)
+    found = []
+    for keeps in (False, True):
+        monkeypatch.setattr(outer_model, "_keeps_hidden", lambda device, keeps=keeps: keeps)
+        loaded = glmc_runtime.load_model(path, emulate=True, guard_steps=2)
+        model = loaded.attach(tensors(loaded, LAYOUTS[PACKED[0]], 8, 16))
+        rows = [(0, 5), (5, 6)]
+        for first, last in rows:
+            chunks = [ScheduledTokens(tuple(PROMPTS[0][first:last]), first, [1])]
+            found.append(model.forward(outer_step(chunks, 16, 1), own=False).clone())
+        assert model.statistics.guard_steps == {"prefill": 1, "decode": 1}
+    assert torch.equal(found[1], found[3]) and found[1].any()

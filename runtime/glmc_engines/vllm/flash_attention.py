@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import importlib
+import os
+import sys
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -12,7 +15,16 @@ from glmc_engines.vllm import compat
 if TYPE_CHECKING:  # it is in a package that imports Triton
     from glmc_runtime.kernels.cuda.attention.paged_library import PagedAttention
 
+_LIBRARY = "glmc_runtime.kernels.cuda.attention.paged_library"  # its package imports Triton
+
 SURFACE: tuple[Use, ...] = (
+    Use(
+        "vllm.vllm_flash_attn.is_fa_version_supported",
+        "function",
+        ("fa_version",),
+        "whether the device has it",
+        optional=True,
+    ),
     Use(
         "vllm.vllm_flash_attn.flash_attn_varlen_func",
         "function",
@@ -34,6 +46,17 @@ SURFACE: tuple[Use, ...] = (
         optional=True,
     ),
 )
+
+
+def offer_flash_attention(config: Any) -> str:
+    """Have plans that are bound from now on attend by FlashAttention 3, where vLLM has it and no
+    other version was asked for; what prefill and mixed steps attend by, for the log."""
+    wanted = getattr(getattr(config, "attention_config", None), "flash_attn_version", None)
+    wanted = wanted or os.environ.get("VLLM_FLASH_ATTN_VERSION") or 3  # of older releases
+    attention = paged_attention() if int(wanted) == 3 else None
+    if attention is not None or _LIBRARY in sys.modules:
+        importlib.import_module(_LIBRARY).offer_paged_attention(attention)
+    return "torch" if attention is None else "the FlashAttention 3 of vLLM"
 
 
 def paged_attention() -> PagedAttention | None:

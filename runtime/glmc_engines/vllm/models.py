@@ -18,7 +18,7 @@ from glmc_engines.core.options import Options
 from glmc_engines.core.served import Served
 from glmc_engines.vllm import compat, hooks
 from glmc_engines.vllm.artifact import artifact_of
-from glmc_engines.vllm.flash_attention import paged_attention
+from glmc_engines.vllm.flash_attention import offer_flash_attention
 from glmc_engines.vllm.limits import prepare
 from glmc_runtime import KVTensors
 
@@ -59,6 +59,9 @@ class PlanForCausalLM(nn.Module):
         self._found = artifact_of(vllm_config, Options.from_environment())
         manifest = self._found.header.manifest
         self._backend = backend_for(manifest.cache)
+        if compat.device_type() == "cuda":
+            attention = offer_flash_attention(vllm_config)
+            _LOG.info("glmc: prefill and mixed steps attend by %s", attention)
         self._served: Served | None = None
         self._measured = False  # the last run was one that computes nothing
         hooks.hook_worker(vllm_config, _refuse_lost_weights)
@@ -88,11 +91,6 @@ class PlanForCausalLM(nn.Module):
         return set()
 
     def _load(self, tensors: Iterable[tuple[str, torch.Tensor]] | None) -> None:
-        if (attention := paged_attention()) is not None:
-            from glmc_runtime.kernels.cuda.attention.paged_library import offer_paged_attention
-
-            offer_paged_attention(attention)
-            _LOG.info("glmc: prefill and mixed steps attend by the FlashAttention 3 of vLLM")
         group, rank, size = compat.tensor_parallel_group()
         self._served = Served.load(
             self._found.header,

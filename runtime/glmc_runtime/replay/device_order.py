@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from types import TracebackType
 
 import torch
 
@@ -44,26 +45,35 @@ _ON_HOST = nullcontext(False)
 
 
 class _Call(AbstractContextManager[bool]):
-    """Written out, as each step enters it: ``torch.cuda.device`` alone takes as long as a launch
-    of a graph."""
+    """Written out, as each step enters it: ``torch.cuda.device`` takes as long as a launch of a
+    graph, and is used only where another device is current."""
 
     def __init__(self, order: StreamOrder, device: torch.device) -> None:
         self._order, self._device = order, device
-        self._before = -1
+        self._other: AbstractContextManager[None] | None = None
 
     def __enter__(self) -> bool:
         index = self._device.index
-        self._before = torch.cuda.current_device()
-        if self._before != index:
-            torch.cuda.set_device(index)
-        captured: bool = torch.cuda.is_current_stream_capturing()
-        if not captured:
-            self._order.next_on(_stream_handle(index))
+        if torch.cuda.current_device() != index:
+            self._other = torch.cuda.device(self._device)
+            self._other.__enter__()
+        try:
+            captured: bool = torch.cuda.is_current_stream_capturing()
+            if not captured:
+                self._order.next_on(_stream_handle(index))
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
         return captured
 
-    def __exit__(self, *_: object) -> None:
-        if self._before != self._device.index:
-            torch.cuda.set_device(self._before)
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._other is not None:
+            self._other.__exit__(kind, error, traceback)
 
 
 def _stream_handle(index: int) -> int:

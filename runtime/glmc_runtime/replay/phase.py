@@ -246,14 +246,18 @@ class PhaseReplay:
         """A segment; before the calls of the first one comes what fills its inputs, and after the
         last one of the body its hidden states are copied to where they are kept."""
         segment = self._plan.segments[number]
-        thunks = self._binder.bind(segment.first, segment.last, symbols)
-        if number == 0:
-            thunks = (*self._inputs.thunks(symbols), *thunks)
-        if self._kept_hidden is not None and number == self._parts[Part.BODY][-1]:
-            hidden = self._binder.hidden(symbols)
-            if hidden is not None:
-                thunks = (*thunks, partial(self._kept_hidden[: len(hidden)].copy_, hidden))
-        return thunks
+        calls = self._binder.bind(segment.first, segment.last, symbols)
+        return (*self._before(number, symbols), *calls, *self._after(number, symbols))
+
+    def _before(self, number: int, symbols: Symbols) -> tuple[Thunk, ...]:
+        return self._inputs.thunks(symbols) if number == 0 else ()
+
+    def _after(self, number: int, symbols: Symbols) -> tuple[Thunk, ...]:
+        if self._kept_hidden is None or number != self._parts[Part.BODY][-1]:
+            return ()
+        hidden = self._binder.hidden(symbols)
+        assert hidden is not None  # there is a body where there is a head
+        return (partial(self._kept_hidden[: len(hidden)].copy_, hidden),)
 
     def _run(self, thunks: tuple[Thunk, ...]) -> None:
         thunk = None
@@ -273,6 +277,7 @@ class PhaseReplay:
             if number in captured:
                 self._run(captured[number])
                 continue
+            self._run(self._before(number, symbols))
             for position in range(segment.first, segment.last + 1):
                 (thunk,) = self._binder.bind(position, position, symbols)
                 call = self._plan.calls[position]
@@ -285,6 +290,7 @@ class PhaseReplay:
                     raise
                 except KERNEL_ERRORS as error:
                     raise self._explain(thunk, error) from error
+            self._run(self._after(number, symbols))
         if part is not Part.HEAD:
             self._statistics.count_guard_step(self._plan.name)
 
@@ -299,7 +305,8 @@ class PhaseReplay:
     def _explain(self, thunk: Thunk | None, error: BaseException) -> GlmcError:
         """The error of a kernel, with the call that it belongs to."""
         call = self._binder.call_of(thunk)
-        place = "a captured device graph" if call is None else place_of(call)
+        graph = "a captured device graph, or what fills its inputs"
+        place = graph if call is None else place_of(call)
         if call is not None and is_vendor(call.function):
             return VendorError(f"a vendor call failed: {error}", place=place)
         return PlanError(f"a kernel failed: {error}", place=place)

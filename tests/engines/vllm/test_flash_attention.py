@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from glmc_engines.vllm import compat
+from glmc_engines.vllm import flash_attention as module
 from glmc_engines.vllm.flash_attention import paged_attention
 
 
@@ -59,6 +60,27 @@ def test_the_attention_that_vllm_brings(
             "fa_version": 3,
         }
     ]
+
+
+@pytest.mark.parametrize(
+    ("option", "variable", "offered"),
+    [(None, None, True), (3, None, True), (2, None, False), (None, "2", False)],
+)
+def test_another_version_is_not_passed_over(
+    monkeypatch: pytest.MonkeyPatch, option: int | None, variable: str | None, offered: bool
+) -> None:
+    """As an option of newer releases or a variable of older ones; what was offered is withdrawn."""
+    given: list[object] = []
+    library = SimpleNamespace(offer_paged_attention=given.append)
+    monkeypatch.setitem(sys.modules, module._LIBRARY, library)
+    monkeypatch.setattr(module, "paged_attention", lambda: "attention")
+    monkeypatch.delenv("VLLM_FLASH_ATTN_VERSION", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("VLLM_FLASH_ATTN_VERSION", variable)
+    config = SimpleNamespace(attention_config=SimpleNamespace(flash_attn_version=option))
+    said = module.offer_flash_attention(config)
+    assert given == ["attention" if offered else None]
+    assert ("FlashAttention 3" in said) == offered
 
 
 def test_a_release_without_that_attention(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ steps the host only sees that it has not.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 
 import torch
@@ -45,8 +46,12 @@ class DeviceInputs:
         ``form`` are padded alike."""
         if form is not None and form is self._form:
             return
-        self._form = form
-        sources = [self._near(getattr(step, name)) for name in SOURCES]
+        self._form = None
+        given = [getattr(step, name) for name in SOURCES]
+        sources = [
+            self._readable(each, step.sequences if name == "block_tables" else None)
+            for name, each in zip(SOURCES, given, strict=True)
+        ]
         wide = 0
         for number, source in enumerate(sources):
             wide |= (source.dtype is torch.int64) << number
@@ -65,6 +70,8 @@ class DeviceInputs:
             )
         )
         self._sources = sources  # copies that were made here live until the step has been enqueued
+        if all(map(operator.is_, sources, given)):  # else there is a copy to be made at each step
+            self._form = form
 
     def clear(self) -> None:
         """Have the launch fill nothing: the inputs hold what was written there otherwise."""
@@ -76,20 +83,17 @@ class DeviceInputs:
         tables = self._views.get("block_tables")
         return 0 if tables is None else tables.shape[1]
 
-    def _near(self, source: torch.Tensor) -> torch.Tensor:
-        """A tensor as the kernel reads it: on the device, rows contiguous."""
-        if source.device != self._device:  # a copy at each step
-            self._form = None
-            source = source.to(self._device, non_blocking=True)
-        if source.stride(-1) != 1:
-            self._form = None
-            source = source.contiguous()
-        return source
+    def _readable(self, source: torch.Tensor, rows: int | None) -> torch.Tensor:
+        """A tensor as the kernel reads it: on the device, rows contiguous; of a table that has to
+        be copied its first ``rows``."""
+        if source.device == self._device and source.stride(-1) == 1:
+            return source
+        return source[:rows].to(self._device, non_blocking=True).contiguous()
 
     def _write(self, numbers: tuple[int, ...]) -> None:
         if numbers == self._written:
             return
-        on_host = torch.tensor(numbers, dtype=torch.int64)
+        on_host = torch.tensor(numbers, dtype=torch.int64, device="cpu")
         if self._device.type == "cuda":
             on_host = on_host.pin_memory()
         self._table.copy_(on_host, non_blocking=True)

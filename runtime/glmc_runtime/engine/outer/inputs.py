@@ -7,11 +7,10 @@ the engine's step is padded as in a step of our own. Nothing waits for the devic
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Union
+from typing import TYPE_CHECKING, Union
 
 import torch
 
-from glmc_runtime.engine.outer.device_inputs import DeviceInputs
 from glmc_runtime.engine.outer.step import Form, OuterStep, host_lengths
 from glmc_runtime.errors import PlanError, RequestError
 from glmc_runtime.format.plan import HOST_SUFFIX, PhasePlan
@@ -19,6 +18,9 @@ from glmc_runtime.format.step_inputs import step_input
 from glmc_runtime.kernels import Thunk
 from glmc_runtime.replay.inputs import StepInputs
 from glmc_runtime.replay.step import Step
+
+if TYPE_CHECKING:
+    from glmc_runtime.engine.outer.device_inputs import DeviceInputs
 
 _BY_TOKEN = ("token_ids", "positions", "slot_mapping")
 _COMPUTED = {"cu_seqlens_k": "context_lengths", "last_rows": "cu_seqlens_q"}
@@ -72,6 +74,8 @@ class OuterInputs:
                 )
             place = torch.device("cpu") if on_host else device
             if views and by_kernel and not on_host:
+                from glmc_runtime.engine.outer.device_inputs import DeviceInputs  # with Triton
+
                 self._on_device = DeviceInputs(views, device, block_size, scratch_block)
             elif views:
                 beside = on_host and device.type != "cpu"

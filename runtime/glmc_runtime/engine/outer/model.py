@@ -106,8 +106,7 @@ class AttachedModel(Model):
             for key, plan in plans.items():
                 memory, sizes = loaded.step_inputs(key, plan), loaded.entries[key].largest
                 block = views.block_size, kv.scratch_block
-                # Kernels of ours are there where all others of the plan are.
-                by_kernel = self.device.type == "cuda" and self.manifest.target == "cuda"
+                by_kernel = _fills_by_kernel(self.device, self.manifest.target)
                 inputs = OuterInputs(plan, memory, sizes, self.device, *block, by_kernel)
                 self._inputs[key] = inputs
                 kept = _KEPT if graphs.on_device else None
@@ -129,7 +128,7 @@ class AttachedModel(Model):
     def _kept_hidden(self) -> torch.Tensor | None:
         """Where hidden states of a decode step are left, on a device: the launch that copies them
         is in the graph of the step."""
-        if self._hidden_dtype is None or self.device.type == "cpu":
+        if self._hidden_dtype is None or not _keeps_hidden(self.device):
             return None
         rows, columns = self.max_decodes, self.manifest.model.hidden
         return torch.empty(rows, columns, dtype=self._hidden_dtype, device=self.device)
@@ -181,16 +180,23 @@ class AttachedModel(Model):
     def _padded(self, step: OuterStep) -> tuple[PhaseKey, PaddedStep]:
         """The phase that computes a step, and the step in its bucket. What was looked at in the
         step before is not looked at again."""
-        form = form_of(step)
-        same = form == self._form
+        try:
+            form = form_of(step)
+        except AttributeError:  # of what is no tensor
+            check_form(step, self.device)
+            raise
+        known = self._form  # another thread may bring another
+        same = form == known
         if not same:
             check_form(step, self.device)
-            self._form = form
         check_lengths(step, self.max_context, self._block_size, ends=not (same and step.is_decode))
+        if known is not None and same:
+            form = known  # the same object, by which inputs know it
+        self._form = form
         phase = DECODE.key if step.is_decode else PREFILL.key
         if step.is_decode:
             bucket = self._loaded.decode_buckets.choose(step.sequences)
-            return phase, PaddedStep(step, bucket, bucket, self._form)
+            return phase, PaddedStep(step, bucket, bucket, form)
         if step.sequences > self.max_sequences:
             raise CapacityError(
                 f"a step of {step.sequences} sequences is beyond the largest prefill step",
@@ -202,7 +208,7 @@ class AttachedModel(Model):
         sequences = step.sequences
         if self._pads_sequences:  # to few numbers, so that few calls are bound again
             sequences = next(each for each in self._padded_sequences(bucket) if each >= sequences)
-        return phase, PaddedStep(step, bucket, sequences, self._form)
+        return phase, PaddedStep(step, bucket, sequences, form)
 
     def _padded_sequences(self, bucket: int) -> Iterator[int]:
         """What sequences of a prefill step of ``bucket`` tokens are padded to."""
@@ -214,9 +220,10 @@ class AttachedModel(Model):
         """Bind the prefill steps of all sizes: the host would take longer over a step that is the
         first of its size than the device over the whole step."""
         started = perf_counter()
-        for bucket in self._loaded.prefill_buckets.sizes:
-            for sequences in self._padded_sequences(bucket):
-                self._replays[PREFILL.key].prepare({"tokens": bucket, "sequences": sequences})
+        with _inference(), self._loaded.stream_order.enter():
+            for bucket in self._loaded.prefill_buckets.sizes:
+                for sequences in self._padded_sequences(bucket):
+                    self._replays[PREFILL.key].prepare({"tokens": bucket, "sequences": sequences})
         seconds = seconds_text(perf_counter() - started)
         _LOG.info("prefill steps of all sizes are bound in %s", seconds)
 
@@ -239,6 +246,16 @@ class _HeadRows:
     def __init__(self, bucket: int, rows: int) -> None:
         self.sizes = {"tokens": bucket, "sequences": bucket}
         self.real = {"tokens": rows, "sequences": rows}
+
+
+def _fills_by_kernel(device: torch.device, target: str) -> bool:
+    """Kernels of ours are there where all others of the plan are."""
+    return device.type == "cuda" and target == "cuda"
+
+
+def _keeps_hidden(device: torch.device) -> bool:
+    """On the host a copy for the caller costs as much as one to where it would be kept."""
+    return device.type != "cpu"
 
 
 def _inference() -> AbstractContextManager[object]:

@@ -78,7 +78,9 @@ def test_contexts_are_gathered(layout: str) -> None:
         moved[name] = cache.transpose(1, 2)
         moved[name].copy_(arguments[name])
     both = [
-        test_prefill.module._gather(test_prefill.call_of(each), 0, 2, 7, 9, 0)
+        test_prefill.module._gather(
+            test_prefill.module._Call.of(each, test_prefill.SMALL), test_prefill.step_of(each)
+        )
         for each in (arguments, moved)
     ]
     for ours, theirs in zip(*both, strict=True):

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 
@@ -122,19 +123,26 @@ class PackedStep(NamedTuple):
         )
 
 
-_last: dict[torch.device, tuple[list[int], list[int], int, PackedStep]] = {}
-"""The step that was read last: all layers ask for the same one."""
+_Read = tuple[list[int], list[int], int, torch.device]
+_last: WeakKeyDictionary[object, tuple[_Read, PackedStep]] = WeakKeyDictionary()
+"""The step that was read last for each owner, whose calls run in the order of one stream: all
+layers ask for the same one."""
 
 
 def packed_step(
-    queries: torch.Tensor, contexts: torch.Tensor, rows_of_query: int, device: torch.device
+    queries: torch.Tensor,
+    contexts: torch.Tensor,
+    rows_of_query: int,
+    device: torch.device,
+    owner: object,
 ) -> PackedStep:
-    """The step of prefix sums that are in host memory, int32 [sequences + 1] each."""
-    read = queries.tolist(), contexts.tolist(), rows_of_query
-    last = _last.get(device)
-    if last is None or last[:3] != read:
-        last = _last[device] = (*read, PackedStep.of(*read, device))
-    return last[3]
+    """The step of prefix sums that are in host memory, int32 [sequences + 1] each, for calls of
+    ``owner`` (:mod:`glmc_runtime.kernels.owner`)."""
+    read = queries.tolist(), contexts.tolist(), rows_of_query, device
+    last = _last.get(owner)
+    if last is None or last[0] != read:
+        last = _last[owner] = (read, PackedStep.of(*read))
+    return last[1]
 
 
 def _on(lists: Iterable[list[int]], device: torch.device) -> Iterator[torch.Tensor]:
@@ -145,7 +153,7 @@ def _on(lists: Iterable[list[int]], device: torch.device) -> Iterator[torch.Tens
     for each in lists:
         places.append((len(numbers), len(each)))
         numbers += [*each, *[0] * (-len(each) % 4)]
-    there = torch.tensor(numbers, dtype=torch.int32)
+    there = torch.tensor(numbers, dtype=torch.int32, device="cpu")
     if device.type != "cpu":
         there = there.pin_memory().to(device, non_blocking=True)
     return (there[place : place + size] for place, size in places)

@@ -49,6 +49,7 @@ from glmc_runtime.kernels.cuda.attention.schema import PREFILL
 from glmc_runtime.kernels.cuda.launch import RepeatedLaunch, interpreted, pdl_enabled
 from glmc_runtime.kernels.cuda.paged_cache import cache_constants
 from glmc_runtime.kernels.cuda.tuned import Configuration
+from glmc_runtime.kernels.owner import owner
 
 VARIANTS = ("flash", "cudnn", "triton")
 
@@ -348,13 +349,14 @@ def prefill_attention(arguments: dict[str, Any]) -> Thunk:
         )
     call = _Call.of(arguments, configuration)
     variants = {"flash": _flash, "cudnn": _cudnn, "triton": _triton}
+    whose = owner()
     is_asked_for = arguments.get("configuration") is not None
     paged = None if is_asked_for or wanted == "triton" else offered_paged_attention()
     attend_singles = single_rows(arguments) if paged is None else None
 
     def run() -> None:
         nonlocal attend_singles
-        step = packed_step(cu_seqlens_q, cu_seqlens_k, tokens, out.device)
+        step = packed_step(cu_seqlens_q, cu_seqlens_k, tokens, out.device, whose)
         by_cudnn = wanted == "cudnn" and step.alone
         if paged is not None and step.in_place is not None and step.tokens and not by_cudnn:
             _in_place(paged, call, step, step.in_place)

@@ -35,6 +35,7 @@ from glmc_runtime.kernels.shared_schemas import GATE, GROUPS
 
 MOST_ROWS = 32  # tokens up to which each is multiplied alone; from 48 on cuBLAS is faster
 _CHUNK = 1024  # tokens that are cast to float32 at once
+_WIDENED = "_glmc_in_float32"  # the attribute of a weight that has its copy
 
 
 @triton.jit
@@ -218,11 +219,25 @@ def _bind_rows(arguments: dict[str, Any], c: Configuration, constants: dict[str,
     return run
 
 
+def _in_float32(weight: torch.Tensor) -> torch.Tensor:
+    """The weight in float32: one copy for all sizes of a step, which lives as long as the weight
+    and is made again after a change in place."""
+    if weight.dtype == torch.float32:
+        return weight
+    version = None if weight.is_inference() else weight._version
+    kept: tuple[int | None, torch.Tensor] | None = getattr(weight, _WIDENED, None)
+    if kept is None or kept[0] != version:
+        with torch.inference_mode(False):
+            kept = (version, weight.float())
+        setattr(weight, _WIDENED, kept)
+    return kept[1]
+
+
 def _bind_library(arguments: dict[str, Any], constants: dict[str, Any]) -> Thunk:
     """cuBLAS in float32 on pieces of x that were cast to float32, then the choice."""
     x, logits = arguments["x"], arguments["logits"]
     tokens, hidden = x.shape
-    transposed = arguments["weight"].float().t()
+    transposed = _in_float32(arguments["weight"]).t()
     memory = workspace.floats(x.device, min(tokens, _CHUNK) * hidden).view(-1, hidden)
     steps: list[Thunk] = []
     for start in range(0, tokens, _CHUNK):

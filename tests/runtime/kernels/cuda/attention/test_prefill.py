@@ -18,6 +18,7 @@ from tests.runtime.kernels.harness import close, nan, random
 from tests.support.thinned import crossed
 
 SCALE = 0.21
+OWNER = type("Owner", (), {})()
 SMALL = {"variant": "triton", "ROWS": 16, "BLOCK": 16, "num_warps": 4, "num_stages": 2}
 VARIANTS = [SMALL] if DEVICE.type == "cpu" else [SMALL, {"variant": "flash"}, {"variant": "cudnn"}]
 
@@ -169,7 +170,7 @@ def test_a_mixed_step_in_narrow_dtypes(variant: dict[str, Any]) -> None:
 
 def step_of(arguments: dict[str, Any]) -> PackedStep:
     bounds = (arguments[f"cu_seqlens_{name}_host"] for name in "qk")
-    return packed_step(*bounds, len(arguments["query"]), DEVICE)
+    return packed_step(*bounds, len(arguments["query"]), DEVICE, OWNER)
 
 
 @pytest.mark.parametrize(

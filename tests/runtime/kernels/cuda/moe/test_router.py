@@ -172,3 +172,13 @@ def test_numbers_that_do_not_fit_are_refused() -> None:
         run(call(2, groups=3, top_groups=1))
     with pytest.raises(PlanError, match="no variant 'sideways'"):
         run(call(2), {"variant": "sideways"})
+
+
+def test_a_weight_has_one_copy_in_float32() -> None:
+    """For all sizes of a step; after a change in place there is another."""
+    weight = torch.randn(4, 8).to(torch.bfloat16)
+    wide = moe_gate._in_float32(weight)
+    assert wide.dtype == torch.float32 and moe_gate._in_float32(weight) is wide
+    weight.mul_(2)
+    assert torch.equal(moe_gate._in_float32(weight), 2 * wide)
+    assert moe_gate._in_float32(wide) is wide
