@@ -212,6 +212,14 @@ def prefills_in_chunks(scheduler: Any) -> bool:
     return False
 
 
+def flash_attention_version() -> int | None:
+    """What ``VLLM_FLASH_ATTN_VERSION`` of older releases asks for."""
+    from vllm import envs
+
+    version: int | None = getattr(envs, "VLLM_FLASH_ATTN_VERSION", None)
+    return version
+
+
 def device_type() -> str:
     """What torch calls the devices of vLLM's platform."""
     from vllm.platforms import current_platform

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,18 @@ if TYPE_CHECKING:  # it is in a package that imports Triton
 _LIBRARY = "glmc_runtime.kernels.cuda.attention.paged_library"  # its package imports Triton
 
 SURFACE: tuple[Use, ...] = (
+    Use(
+        "vllm.envs.VLLM_FLASH_ATTN_VERSION",
+        "attribute",
+        why="the version of FlashAttention that is asked for",
+        optional=True,
+    ),
+    Use(
+        "vllm.config.VllmConfig.attention_config",
+        "attribute",
+        why="the version of FlashAttention that is asked for",
+        optional=True,
+    ),
     Use(
         "vllm.vllm_flash_attn.is_fa_version_supported",
         "function",
@@ -52,8 +63,8 @@ def offer_flash_attention(config: Any) -> str:
     """Have plans that are bound from now on attend by FlashAttention 3, where vLLM has it and no
     other version was asked for; what prefill and mixed steps attend by, for the log."""
     wanted = getattr(getattr(config, "attention_config", None), "flash_attn_version", None)
-    wanted = wanted or os.environ.get("VLLM_FLASH_ATTN_VERSION") or 3  # of older releases
-    attention = paged_attention() if int(wanted) == 3 else None
+    wanted = wanted or compat.flash_attention_version() or 3
+    attention = paged_attention() if wanted == 3 else None
     if attention is not None or _LIBRARY in sys.modules:
         importlib.import_module(_LIBRARY).offer_paged_attention(attention)
     return "torch" if attention is None else "the FlashAttention 3 of vLLM"

@@ -64,19 +64,17 @@ def test_the_attention_that_vllm_brings(
 
 @pytest.mark.parametrize(
     ("option", "variable", "offered"),
-    [(None, None, True), (3, None, True), (2, None, False), (None, "2", False)],
+    [(None, None, True), (3, None, True), (2, None, False), (None, 2, False)],
 )
 def test_another_version_is_not_passed_over(
-    monkeypatch: pytest.MonkeyPatch, option: int | None, variable: str | None, offered: bool
+    monkeypatch: pytest.MonkeyPatch, option: int | None, variable: int | None, offered: bool
 ) -> None:
     """As an option of newer releases or a variable of older ones; what was offered is withdrawn."""
     given: list[object] = []
     library = SimpleNamespace(offer_paged_attention=given.append)
     monkeypatch.setitem(sys.modules, module._LIBRARY, library)
     monkeypatch.setattr(module, "paged_attention", lambda: "attention")
-    monkeypatch.delenv("VLLM_FLASH_ATTN_VERSION", raising=False)
-    if variable is not None:
-        monkeypatch.setenv("VLLM_FLASH_ATTN_VERSION", variable)
+    monkeypatch.setattr(compat, "flash_attention_version", lambda: variable)
     config = SimpleNamespace(attention_config=SimpleNamespace(flash_attn_version=option))
     said = module.offer_flash_attention(config)
     assert given == ["attention" if offered else None]
