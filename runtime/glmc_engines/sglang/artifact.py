@@ -87,14 +87,19 @@ def _of_first_rank(checkpoint: Path, wanted: Wanted, options: Options) -> tuple[
     compiler, and the others read its artifact or raise its error. One on another host, where that
     folder is not, has to compile as well."""
     found: plan.Found | None = None
+    failure: Exception | None = None
     outcome: tuple[Path, str] | GlmcError | None = None
     if compat.tensor_parallel().rank == 0:
         try:
             found = plan.artifact_for(checkpoint, wanted, options)
             outcome = found.path, found.origin
         except GlmcError as error:
-            outcome = error
+            outcome = failure = error
+        except Exception as error:  # noqa: BLE001 - the other ranks wait for whatever comes of this
+            outcome, failure = _of_another_rank(error), error
     outcome = compat.of_first_rank(outcome)
+    if failure is not None:
+        raise failure
     if isinstance(outcome, GlmcError):
         raise outcome
     path, origin = outcome
@@ -103,6 +108,17 @@ def _of_first_rank(checkpoint: Path, wanted: Wanted, options: Options) -> tuple[
     if found is not None:
         return found.header, found.origin
     return plan.artifact_for(checkpoint, wanted, replace(options, artifact=path)).header, origin
+
+
+def _of_another_rank(error: Exception) -> CompileError:
+    """What the other ranks raise for an error of the first rank that is none of ours: it may not
+    survive pickling."""
+    return CompileError(
+        "the first tensor parallel rank has no plan",
+        place="rank 0",
+        found=f"{type(error).__name__}: {error}",
+        remedy="read the traceback in the log of rank 0",
+    )
 
 
 def _sizes(context: int) -> Sizes:

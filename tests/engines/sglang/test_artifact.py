@@ -14,6 +14,7 @@ import pytest
 from glmc_engines.core.errors import CompileError, UnsupportedError
 from glmc_engines.core.options import Options
 from glmc_engines.sglang import artifact, compat
+from glmc_runtime.errors import GlmcError
 
 
 @pytest.fixture
@@ -119,7 +120,7 @@ class TwoRanks:
         for self._rank in (0, 1):
             try:
                 outcomes.append(artifact._found(512, options))
-            except UnsupportedError as error:
+            except (GlmcError, OSError, MemoryError, KeyError) as error:
                 outcomes.append(error)
         return outcomes
 
@@ -151,6 +152,28 @@ def test_an_error_of_the_first_rank_is_every_rank_s(monkeypatch: pytest.MonkeyPa
     first, second = ranks.find(Options())
     assert type(first) is type(second) is UnsupportedError
     assert str(first) == str(second) and "a layer" in str(second)
+    assert ranks.asked[1] == []
+
+
+class NotPickledError(OSError):
+    def __reduce__(self) -> Any:
+        raise TypeError("not to be pickled")
+
+
+@pytest.mark.usefixtures("options")
+@pytest.mark.parametrize(
+    "error", [NotPickledError("disk is full"), MemoryError("none"), KeyError("x")]
+)
+def test_no_rank_waits_for_a_first_one_that_fails(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(options: Options) -> Any:
+        raise error
+
+    ranks = TwoRanks(monkeypatch, fail)
+    first, second = ranks.find(Options())
+    assert first is error
+    assert type(second) is CompileError and f"{type(error).__name__}: {error}" in str(second)
     assert ranks.asked[1] == []
 
 
