@@ -42,7 +42,7 @@ def artifact_for(config: Any, quant_config: Any) -> Found | None:
     """
     options = Options.from_environment()
     try:
-        refuse_options(compat.option)
+        refuse_options(compat.option, torch.get_default_dtype())
         if quant_config is not None:
             raise UnsupportedError(
                 "compiled plans do not have quantised weights",

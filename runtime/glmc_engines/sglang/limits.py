@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from glmc_engines.core.errors import NoArtifactError, UnsupportedError
 from glmc_runtime.format.manifest import Manifest
 
@@ -103,11 +105,17 @@ LIMITS = (
 )
 
 
-def refuse_options(option: Callable[[str], Any]) -> None:
+_CACHE_DTYPES = {"bf16": torch.bfloat16, "bfloat16": torch.bfloat16}
+"""Values of ``--kv-cache-dtype`` that are the dtype of some models."""
+
+
+def refuse_options(option: Callable[[str], Any], dtype: torch.dtype) -> None:
     """Raise :class:`UnsupportedError` for the first option that asks for what plans lack;
-    ``option`` gives a server argument by its name."""
+    ``option`` gives a server argument by its name, ``dtype`` is the model's."""
     for limit in LIMITS:
         value = option(limit.option)
+        if limit.option == "kv_cache_dtype" and _CACHE_DTYPES.get(value) == dtype:
+            continue
         if limit.asked(value):
             raise UnsupportedError(
                 f"compiled plans do not have {limit.feature}",

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from sglang.srt.server_args import ServerArgs
 
 from glmc_engines.core.errors import NoArtifactError, UnsupportedError
@@ -23,16 +24,29 @@ def options(**changed: Any) -> Callable[[str], Any]:
 
 
 def test_a_plain_start_asks_for_nothing_that_plans_lack() -> None:
-    refuse_options(options())
+    refuse_options(options(), torch.float32)
 
 
 @pytest.mark.parametrize("limit", LIMITS, ids=lambda limit: limit.option)
 def test_each_is_refused_by_name(limit: Limit) -> None:
     value = 2 if isinstance(getattr(ServerArgs, limit.option, None), int) else "something"
     with pytest.raises(UnsupportedError) as caught:
-        refuse_options(options(**{limit.option: value}))
+        refuse_options(options(**{limit.option: value}), torch.float32)
     assert limit.flag in str(caught.value)
     assert limit.feature in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["bf16", "bfloat16"])
+def test_a_kv_cache_of_the_model_s_own_dtype_is_taken(value: str) -> None:
+    refuse_options(options(kv_cache_dtype=value), torch.bfloat16)
+    with pytest.raises(UnsupportedError, match="--kv-cache-dtype"):
+        refuse_options(options(kv_cache_dtype=value), torch.float16)
+
+
+@pytest.mark.parametrize("value", ["fp8_e4m3", "fp8_e5m2", "mxfp8", "nvfp4"])
+def test_a_kv_cache_of_fewer_bits_is_refused(value: str) -> None:
+    with pytest.raises(UnsupportedError, match="--kv-cache-dtype"):
+        refuse_options(options(kv_cache_dtype=value), torch.bfloat16)
 
 
 def test_options_are_those_of_this_release() -> None:
