@@ -7,6 +7,7 @@ than that there is something new.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -16,6 +17,7 @@ from typing import Any
 
 from glmc_engines.core.counters import HELP, Count, Counters
 
+_LOG = logging.getLogger("glmc.engines")
 SECONDS = 1.0
 _FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 _LABELS = {
@@ -47,12 +49,24 @@ class Metrics:
             self._changed.set()
 
     def _go_on(self) -> None:
+        logged = False
         while True:
             self._changed.wait()
             self._changed.clear()
             with self.lock:
                 counts = list(self._counters.counts())
-            self._tell(counts)
+            try:
+                self._tell(counts)
+            except Exception as error:  # noqa: BLE001 - a full disk: there may be room later
+                self._changed.set()
+                if not logged:
+                    _LOG.warning(
+                        "glmc can't write its counts to the metrics of SGLang, and tries again "
+                        "every %g s: %r",
+                        SECONDS,
+                        error,
+                    )
+                logged = True
             time.sleep(SECONDS)
 
     def _tell(self, counts: Iterable[Count]) -> None:
@@ -61,7 +75,6 @@ class Metrics:
             told = self._told.get(key)
             if told == count.value:
                 continue
-            self._told[key] = count.value
             labels = {"rank": str(count.rank), **dict(count.labels)}
             named = {label: labels.get(label, "") for label in _labels(count.name)}
             metric = _family(count.name).labels(**named)
@@ -69,6 +82,7 @@ class Metrics:
                 metric.set(count.value)
             else:
                 metric.inc(count.value - (told or 0))
+            self._told[key] = count.value
 
 
 def _labels(name: str) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 import time
@@ -149,6 +150,30 @@ def test_a_step_is_told_whole(told: Told) -> None:
         assert "steps" not in told.now
         counters.add("replays", phase="decode", bucket="1")
     until(lambda: told.now == {"steps": 1, "replays": 1})
+
+
+def test_a_full_disk_is_said_once_and_counts_are_written_later(
+    told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries: list[str] = []
+    lines: list[str] = []
+    monkeypatch.setattr(metrics._LOG, "warning", lambda text, *of: lines.append(text % of))
+    family = metrics._family
+
+    def full(name: str) -> SimpleNamespace:
+        tries.append(name)
+        if len(tries) < 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return family(name)
+
+    monkeypatch.setattr(metrics, "_family", full)
+    counters = Counters(0)
+    written = Metrics(counters)
+    counters.add("steps", 2)
+    written.changed()
+    until(lambda: told.now == {"steps": 2})
+    (line,) = lines
+    assert len(tries) == 3 and "No space left on device" in line
 
 
 def test_nothing_runs_where_metrics_are_off(monkeypatch: pytest.MonkeyPatch) -> None:
