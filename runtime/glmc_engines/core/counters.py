@@ -86,6 +86,13 @@ class Counters:
             if part is not None and slot < _SLOTS:
                 text = "|".join([name, *(f"{label}={text}" for label, text in key[1])]).encode()
                 _SLOT.pack_into(part.memory, part.begin + slot * _SLOT.size, value, text[:120])
+            elif part is not None and slot == _SLOTS:
+                _LOG.warning(
+                    "rank %d has more than %d counts: %s and later ones are in no metrics",
+                    self.rank,
+                    _SLOTS - 1,
+                    key,
+                )
         self._write(slot, value)
 
     def setter(self, name: str, **labels: str) -> Callable[[int], None]:

@@ -128,6 +128,20 @@ def test_another_process_writes_to_the_same_memory() -> None:
     assert list(shared_counts()) == [Count(3, "steps", (), 4)]
 
 
+@pytest.mark.usefixtures("shared")
+def test_counts_that_no_part_has_room_for_are_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
+    monkeypatch.setattr(counters._LOG, "warning", lambda text, *of: lines.append(text % of))
+    own = Counters.of_rank(2)
+    for bucket in range(258):
+        own.add("replays", bucket=str(bucket))
+        assert len(lines) == (bucket >= 255)
+    own.add("replays", bucket="255")
+    (line,) = lines
+    assert "rank 2" in line and "255 counts" in line and "replays" in line
+    assert own.get("replays") == 259 and len(list(shared_counts())) == 255
+
+
 def test_counts_stay_in_the_process_where_none_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(counters.COUNTERS, "/proc/1/fd/no-such-file")
     own = Counters.of_rank(0)
