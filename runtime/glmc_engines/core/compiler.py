@@ -17,12 +17,13 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from glmc_engines.core.errors import CompileError, NoArtifactError, UnsupportedError
@@ -182,16 +183,7 @@ def _run(compiler: Sequence[str], model: Path, path: Path, wanted: Wanted) -> st
     if not path.exists():
         _LOG.info("glmc compiles a plan, which takes some seconds: %s", shlex.join(command))
     try:
-        done = subprocess.run(
-            command,
-            env=_environment(compiler),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            check=False,
-            timeout=SECONDS,
-        )
+        done = _completed(command, _environment(compiler))
     except subprocess.TimeoutExpired as error:
         # What it has said so far comes in bytes, whatever the encoding.
         said = b"".join(each for each in (error.stdout, error.stderr) if isinstance(each, bytes))
@@ -215,6 +207,30 @@ def _run(compiler: Sequence[str], model: Path, path: Path, wanted: Wanted) -> st
         return "cached" if json.loads(done.stdout).get("up_to_date") else "compiled"
     except (ValueError, AttributeError):
         raise _failed(command, 0, done.stdout + done.stderr) from None
+
+
+def _completed(
+    command: Sequence[str], environment: dict[str, str]
+) -> subprocess.CompletedProcess[str]:
+    """``subprocess.run`` with a timeout that kills the children of the command as well: the
+    compiler is a child where the command is ``conda run``, for example."""
+    with subprocess.Popen(
+        command,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        errors="replace",
+        start_new_session=True,
+    ) as process:
+        try:
+            stdout, stderr = process.communicate(timeout=SECONDS)
+        except BaseException:  # Ctrl-C does not reach another session
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            raise
+    return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
 
 
 def _environment(compiler: Sequence[str]) -> dict[str, str]:

@@ -7,7 +7,9 @@ import fcntl
 import json
 import os
 import shutil
+import signal
 import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -207,6 +209,32 @@ def test_a_compile_that_does_not_end(
     monkeypatch.setattr(compiler, "SECONDS", 3.0)
     with pytest.raises(CompileError, match=r"within 3 s[\s\S]*tracing"):
         compiled(checkpoint, WANTED, (sys.executable, str(program)))
+
+
+def test_a_compile_that_does_not_end_leaves_no_children(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The compiler is a child where the command is "conda run"."""
+    child = tmp_path / "child"
+    script = f'sleep 60 & echo $! > "{child}"; wait'
+    monkeypatch.setattr(compiler, "SECONDS", 1.0)
+    with pytest.raises(CompileError, match="within 1 s"):
+        compiled(checkpoint, WANTED, ("sh", "-c", script))
+    assert ends(int(child.read_text()))
+
+
+def ends(process: int) -> bool:
+    """Whether a process is gone, or is dead and nobody's yet, within some seconds."""
+    stat = Path(f"/proc/{process}/stat")
+    for _ in range(50):
+        try:
+            if stat.read_text().rpartition(")")[2].split()[0] in "ZX":
+                return True
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        time.sleep(0.1)
+    os.kill(process, signal.SIGKILL)
+    return False
 
 
 def test_a_lock_that_nobody_lets_go_of(
