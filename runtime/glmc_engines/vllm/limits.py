@@ -203,6 +203,27 @@ def prepare(config: Any, *checks: Callable[[], None]) -> bool:
     return True
 
 
+def prepare_first(config: Any) -> bool:
+    """:func:`prepare` for the process that reads the options. Where they ask for no CUDA graphs in
+    another way than ``--enforce-eager``, that option is set: the others see no more of it."""
+    off = _graphs_are_off(config)
+    serves = prepare(config)
+    if serves and off:
+        config.model_config.enforce_eager = True
+    return serves
+
+
+def _graphs_are_off(config: Any) -> bool:
+    """Whether ``cudagraph_mode`` is NONE, or is unset and follows from ``-O0``, which has been the
+    level or mode of the compilation config in releases without ``optimization_level``."""
+    mode = config.compilation_config.cudagraph_mode
+    if mode is not None:
+        return bool(mode.name == "NONE")
+    fields = ("optimization_level", "compilation_config.level", "compilation_config.mode")
+    values = (compat.field_of(config, field) for field in fields)
+    return next((value for value in values if value is not None), None) == 0
+
+
 def _limit(config: Any, header: Header) -> None:
     """Steps of the scheduler no larger than those of the artifact. Without chunks a longer prompt
     would wait for ever."""

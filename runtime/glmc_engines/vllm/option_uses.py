@@ -22,6 +22,7 @@ SURFACE: tuple[Use, ...] = (
     Use("vllm.config.ModelConfig.runner_type", "attribute", why="an option"),
     Use("vllm.config.ModelConfig.enable_prompt_embeds", "attribute", why="an option"),
     Use("vllm.config.ModelConfig.enforce_eager", "attribute", why="an option"),
+    Use("vllm.config.VllmConfig.optimization_level", "attribute", why="an option", optional=True),
     Use("vllm.config.ParallelConfig.enable_dbo", "attribute", why="an option"),
     Use("vllm.config.ParallelConfig.ubatch_size", "attribute", why="an option", optional=True),
     Use("vllm.config.ParallelConfig.enable_eplb", "attribute", why="an option"),

@@ -8,7 +8,7 @@ from glmc_engines.core.counters import Counters, share_counters
 from glmc_engines.core.errors import UnsupportedError
 from glmc_engines.core.options import Options
 from glmc_engines.vllm import compat, hooks
-from glmc_engines.vllm.limits import prepare
+from glmc_engines.vllm.limits import prepare_first
 from glmc_engines.vllm.metrics import register_metrics
 from glmc_engines.vllm.models import CLASSES
 
@@ -22,7 +22,7 @@ def register_models() -> None:
         compat.check_registry()  # before hooks, which stay
         hooks.after_config(_refuse_other_classes)
         for architecture in CLASSES:  # all, before any class serves without its limits
-            compat.hook_config(architecture, prepare)
+            compat.hook_config(architecture, prepare_first)
         for architecture, model in CLASSES.items():
             compat.register_model(architecture, model)
     register_metrics()

@@ -20,8 +20,10 @@ from glmc_engines.vllm import compat
 from glmc_engines.vllm.limits import (
     LIMITS,
     Limit,
+    _graphs_are_off,
     check_determinism,
     check_experts,
+    prepare,
     unsupported,
 )
 from glmc_engines.vllm.option_uses import SURFACE
@@ -119,6 +121,52 @@ def test_graphs_of_vllm_are_off_whatever_the_options_say(configure: Configure) -
     config = configure(compilation_config={mode: 3, "cudagraph_mode": "FULL"})
     compilation = config.compilation_config
     assert (int(getattr(compilation, mode)), compilation.cudagraph_mode.name) == (0, "NONE")
+
+
+@pytest.mark.parametrize(
+    ("options", "off"),
+    [
+        ({}, False),
+        ({"compilation_config": {"cudagraph_mode": "FULL"}}, False),
+        ({"compilation_config": {"cudagraph_mode": "NONE"}}, True),
+        ({"enforce_eager": True}, True),
+    ],
+)
+def test_plans_capture_no_graphs_where_the_options_ask_for_none(
+    configure: Configure, options: dict[str, Any], off: bool
+) -> None:
+    config = configure(**options)
+    prepare(config)  # as where the model is built
+    assert compat.wants_graphs(config) is not off
+
+
+def test_the_lowest_level_of_optimisation_has_no_graphs(configure: Configure) -> None:
+    if "optimization_level" in EngineArgs.__dataclass_fields__:
+        assert not compat.wants_graphs(configure(optimization_level=0))
+        full = configure(optimization_level=0, compilation_config={"cudagraph_mode": "FULL"})
+        assert compat.wants_graphs(full)
+        return
+    mode = "mode" if "mode" in CompilationConfig.__dataclass_fields__ else "level"
+    assert not compat.wants_graphs(configure(compilation_config={mode: 0}))
+
+
+@pytest.mark.parametrize(
+    ("levels", "off"),
+    [
+        ({"optimization_level": 0, "mode": None}, True),
+        ({"optimization_level": 2, "mode": 0}, False),  # graphs without torch.compile
+        ({"level": 0}, True),
+        ({"level": 3}, False),
+        ({"mode": 0}, True),
+        ({"mode": None}, False),
+    ],
+)
+def test_where_releases_have_the_level_of_optimisation(levels: dict[str, Any], off: bool) -> None:
+    compilation = SimpleNamespace(cudagraph_mode=None, **levels)
+    config = SimpleNamespace(compilation_config=compilation)
+    if "optimization_level" in levels:
+        config.optimization_level = levels["optimization_level"]
+    assert _graphs_are_off(config) is off
 
 
 def test_without_need_vllm_serves_what_plans_lack(
