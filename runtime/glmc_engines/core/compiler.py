@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import importlib.metadata
 import importlib.util
 import json
 import logging
@@ -54,8 +55,23 @@ def compiler_of(options: Options, target: str) -> tuple[str, ...] | None:
         return tuple(shlex.split(options.compiler))
     if target == "xpu":
         return None
+    return (sys.executable,) if _has_glmc() else None
+
+
+def _has_glmc() -> bool:
+    """Whether glmc is installed in this interpreter. A checkout that is found only as the current
+    folder, which ``python -m`` looks into, does not count: the versions beside it are others."""
     found = importlib.util.find_spec("glmc")
-    return None if found is None or found.origin is None else (sys.executable,)
+    if found is None or found.origin is None:
+        return False
+    here = Path.cwd().resolve()
+    if Path(found.origin).resolve().parent.parent != here:
+        return True
+    named = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if any(each and Path(each).resolve() == here for each in named):
+        return True
+    elsewhere = [each for each in sys.path if Path(each or ".").resolve() != here]
+    return any(importlib.metadata.distributions(name="glmc", path=elsewhere))
 
 
 def compiled(checkpoint: Path, wanted: Wanted, compiler: Sequence[str]) -> tuple[Path, str]:

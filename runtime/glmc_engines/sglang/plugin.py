@@ -67,11 +67,13 @@ def _has_model_of_ours(runner: Any) -> bool:
     if type(runner.model).__module__.startswith(PACKAGE):
         return True
     name = type(runner.model).__name__
-    if Options.from_environment().require:
+    options = Options.from_environment()
+    if options.require or options.artifact is not None:
         raise UnsupportedError(
-            "SGLang serves this model with a class of its own, and GLMC_REQUIRE=1 asks for ours",
+            "SGLang serves this model with a class that is none of glmc's",
             place=name,
-            remedy="unset GLMC_REQUIRE, or serve one of GLM-4.x",
+            remedy="serve one of GLM-4.x, or leave the model to SGLang: unset GLMC_REQUIRE and "
+            "GLMC_ARTIFACT",
         )
     _say_not_served(name)
     return False

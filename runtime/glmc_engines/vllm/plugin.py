@@ -18,6 +18,7 @@ _LOG = compat.logger()
 def register_models() -> None:
     """Register the model classes; what is registered already stays."""
     share_counters()
+    compat.show_log("glmc.engines")
     with compat.names_of_vllm():
         compat.check_registry()  # before hooks, which stay
         hooks.after_config(_refuse_other_classes)
@@ -41,8 +42,8 @@ def _refuse_other_classes(config: Any) -> None:
             place=f"vLLM, {config.model_config.model}",
             expected=f"{', '.join(CLASSES)}, of glmc",
             found=str(architecture),
-            remedy="leave out --model-impl, serve one of GLM-4.x, or unset GLMC_REQUIRE and "
-            "GLMC_ARTIFACT",
+            remedy="serve one of GLM-4.x, without --model-impl, or leave the model to vLLM: unset "
+            "GLMC_REQUIRE and GLMC_ARTIFACT",
         )
     Counters.of_rank(0).set("serves", 0)
     _LOG.warning(

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -259,6 +260,29 @@ def test_which_interpreter_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
     assert compiler_of(Options(), "xpu") is None
     monkeypatch.setattr(compiler.importlib.util, "find_spec", lambda name: None)
     assert compiler_of(Options(), "cpu") is None
+
+
+@pytest.mark.parametrize("installed", [False, True])
+def test_a_checkout_in_the_current_folder_is_not_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, installed: bool
+) -> None:
+    """``python -m`` looks into the current folder first; an installation beside it counts, in a
+    folder of packages or by ``PYTHONPATH``."""
+    checkout, packages = tmp_path / "checkout", tmp_path / "packages"
+    (checkout / "glmc").mkdir(parents=True)
+    (checkout / "glmc" / "__init__.py").touch()
+    (checkout / "glmc.egg-info").mkdir()
+    (checkout / "glmc.egg-info" / "PKG-INFO").write_text("Name: glmc\nVersion: 1\n")
+    (packages / "glmc-1.dist-info").mkdir(parents=True)
+    (packages / "glmc-1.dist-info" / "METADATA").write_text("Name: glmc\nVersion: 1\n")
+    monkeypatch.chdir(checkout)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    spec = SimpleNamespace(origin=str(checkout / "glmc" / "__init__.py"))
+    monkeypatch.setattr(compiler.importlib.util, "find_spec", lambda name: spec)
+    monkeypatch.setattr(sys, "path", ["", str(packages)] if installed else [""])
+    assert compiler_of(Options(), "cpu") == ((sys.executable,) if installed else None)
+    monkeypatch.setenv("PYTHONPATH", str(checkout))
+    assert compiler_of(Options(), "cpu") == (sys.executable,)
 
 
 @pytest.mark.long

@@ -93,6 +93,8 @@ def test_a_model_of_the_engine_s_is_refused_where_plans_are_required(
 ) -> None:
     runner = SimpleNamespace(model=SimpleNamespace())
     assert not plugin._has_model_of_ours(runner)
-    monkeypatch.setenv("GLMC_REQUIRE", "1")
-    with pytest.raises(UnsupportedError, match="class of its own"):
-        plugin._has_model_of_ours(runner)
+    for name, value in (("GLMC_REQUIRE", "1"), ("GLMC_ARTIFACT", "out/tiny-moe.cpu")):
+        with monkeypatch.context() as given:
+            given.setenv(name, value)
+            with pytest.raises(UnsupportedError, match="none of glmc's"):
+                plugin._has_model_of_ours(runner)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import os
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -388,3 +389,11 @@ def test_a_backend_never_computes() -> None:
 
     with pytest.raises(EngineVersionError):
         PlanAttention(1, 2, 3.0).forward(nn.Identity())
+
+
+def test_lines_of_ours_are_shown_where_those_of_vllm_are() -> None:
+    ours, theirs = logging.getLogger("glmc.of_a_test"), logging.getLogger("vllm")
+    compat.show_log("glmc.of_a_test")
+    compat.show_log("glmc.of_a_test")
+    assert ours.handlers == theirs.handlers and theirs.handlers
+    assert ours.isEnabledFor(logging.INFO) == theirs.isEnabledFor(logging.INFO)
