@@ -78,7 +78,7 @@ def test_make_makes_what_the_next_commands_are_in(page: Path, title: str) -> Non
     programs = [
         word
         for each in words
-        if each[0] not in ("make", "curl", "export")
+        if each[0] not in ("make", "curl")
         for word in [next(word for word in each if "=" not in word)]
     ]
     assert programs
@@ -90,14 +90,40 @@ def test_make_makes_what_the_next_commands_are_in(page: Path, title: str) -> Non
     assert ".venv/bin/glmc" in programs and "glmc" in scripts
 
 
-def test_the_readme_s_command_of_sglang_is_that_of_its_page() -> None:
-    """But for its port, which is that of vLLM here: one line asks either."""
-    *_, exported, served, line, asked = commands(README, SERVING)
-    (whole,) = [each for each in commands(PAGE, "SGLang") if "sglang.launch_server" in each]
-    assert exported[0] == "export" and set(exported[1:]) < set(whole)
-    shown = [word for word in whole if word not in exported]
-    assert shown[:-1] == line[:-1] and line[-2] == "--port"
-    assert line[-1] == served[-1] and f"http://127.0.0.1:{line[-1]}/v1" in asked[-1]
+def test_the_readme_s_servers_are_those_of_their_pages() -> None:
+    """On one port: one line asks either."""
+    *_, of_vllm, of_sglang, asked = commands(README, SERVING)
+    for title, line in (("vLLM", of_vllm), ("SGLang", of_sglang)):
+        *_, served, curled = commands(PAGE, title)
+        assert line == served and line[-2] == "--port"
+        assert f"http://127.0.0.1:{line[-1]}/v1" in asked[-1]
+        assert curled[1] == f"http://127.0.0.1:{line[-1]}/v1/completions"
+        assert f"http://127.0.0.1:{line[-1]}/metrics" in section(PAGE, "Metrics")
+    assert "--enable-metrics" in of_sglang
+
+
+def test_the_readme_s_line_of_the_log_begins_that_of_the_page() -> None:
+    (line,) = re.findall(r"```log\n(.*)\n```", section(PAGE, "What serves"))
+    (begun,) = re.findall(r'"(glmc serves [^"]*)\.\.\."', section(README, SERVING))
+    assert line.startswith(begun) and begun.endswith("(named)")
+
+
+def test_what_the_readme_s_client_prints_is_what_make_demo_shows() -> None:
+    """The same prompt and model; the servers' answer is 32 tokens of the 48."""
+    shown = section(README, SERVING).partition("# from another terminal\n")[2].partition("\n```")[0]
+    assert shown and shown in section(README, "Two commands")
+
+
+def test_the_refusal_is_of_an_option_that_vllm_s_adapter_has() -> None:
+    """All of the text is held inside vLLM, by tests/engines/vllm/test_readme.py."""
+    rows = constant(ADAPTERS / "vllm" / "limits.py", "LIMITS")
+    assert isinstance(rows, ast.Tuple)
+    limits = [
+        tuple(map(ast.literal_eval, row.args[:2])) for row in rows.elts if isinstance(row, ast.Call)
+    ]
+    pattern = r"^\[GLMC-4001\] compiled plans have no (.*)\n  where: +vLLM, (--\S+)$"
+    (refused,) = re.findall(pattern, section(PAGE, "Limits"), re.MULTILINE)
+    assert refused in limits
 
 
 @pytest.mark.long
