@@ -96,7 +96,8 @@ def dry_run(target: str) -> list[str]:
 def makefile_recipes() -> set[str]:
     """All recipe lines of the Makefile, variables filled in."""
     text = (ROOT / "Makefile").read_text()
-    variables = dict(re.findall(r"^(\w+) [?:]= (.*)$", text, re.MULTILINE))
+    variables = dict(re.findall(r"^(\w+) [?:]?= (.*)$", text, re.MULTILINE))
+    variables["MAKE"] = "make"  # of make itself
     recipes = set()
     for rule in re.split(r"\n(?=\S+:)", text):
         variables["@"] = rule.split(":", maxsplit=1)[0]
