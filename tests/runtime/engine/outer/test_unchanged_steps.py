@@ -29,6 +29,7 @@ TEXTS = ([3, 14, 15], [6, 5])
 def model(toy_path: Path, monkeypatch: pytest.MonkeyPatch) -> Model:
     """As on a device: a launch fills inputs, in Triton's interpreter, and hidden states of decode
     are kept for the caller."""
+    pytest.importorskip("triton", minversion="3.2")  # as the target cuda asks for
     monkeypatch.setattr(module, "_fills_by_kernel", lambda device, target: True)
     monkeypatch.setattr(module, "_keeps_hidden", lambda device: True)
     return glmc_runtime.load_model(toy_path)
