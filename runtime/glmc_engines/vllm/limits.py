@@ -15,8 +15,9 @@ from glmc_engines.core.header import Header
 from glmc_engines.core.options import Options
 from glmc_engines.vllm import compat
 from glmc_engines.vllm.artifact import artifact_of
+from glmc_engines.vllm.log import logger
 
-_LOG = compat.logger()
+_LOG = logger()
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,10 @@ from glmc_engines.vllm import compat, hooks
 from glmc_engines.vllm.artifact import artifact_of
 from glmc_engines.vllm.flash_attention import offer_flash_attention
 from glmc_engines.vllm.limits import prepare
+from glmc_engines.vllm.log import logger
 from glmc_runtime import KVTensors
 
-_LOG = compat.logger()
+_LOG = logger()
 
 
 class PlanForCausalLM(nn.Module):

@@ -9,16 +9,17 @@ from glmc_engines.core.errors import UnsupportedError
 from glmc_engines.core.options import Options
 from glmc_engines.vllm import compat, hooks
 from glmc_engines.vllm.limits import prepare_first
+from glmc_engines.vllm.log import logger, show_log
 from glmc_engines.vllm.metrics import register_metrics
 from glmc_engines.vllm.models import CLASSES
 
-_LOG = compat.logger()
+_LOG = logger()
 
 
 def register_models() -> None:
     """Register the model classes; what is registered already stays."""
     share_counters()
-    compat.show_log("glmc.engines")
+    show_log("glmc.engines")
     with compat.names_of_vllm():
         compat.check_registry()  # before hooks, which stay
         hooks.after_config(_refuse_other_classes)

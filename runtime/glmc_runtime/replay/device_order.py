@@ -45,8 +45,8 @@ _ON_HOST = nullcontext(False)
 
 
 class _Call(AbstractContextManager[bool]):
-    """Written out, as each step enters it: ``torch.cuda.device`` takes as long as a launch of a
-    graph, and is used only where another device is current."""
+    """Written out, as each step enters it; ``torch.cuda.device`` is used only where another device
+    is current."""
 
     def __init__(self, order: StreamOrder, device: torch.device) -> None:
         self._order, self._device = order, device

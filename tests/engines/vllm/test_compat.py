@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import logging
 import os
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -389,13 +388,3 @@ def test_a_backend_never_computes() -> None:
 
     with pytest.raises(EngineVersionError):
         PlanAttention(1, 2, 3.0).forward(nn.Identity())
-
-
-def test_lines_of_ours_are_shown_where_those_of_vllm_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    ours, theirs = logging.getLogger("glmc.of_a_test"), logging.getLogger("vllm")
-    handler = logging.NullHandler()
-    monkeypatch.setattr(theirs, "handlers", [handler])
-    monkeypatch.setattr(theirs, "level", logging.INFO)
-    for _ in range(2):
-        compat.show_log("glmc.of_a_test")
-    assert ours.handlers == [handler] and ours.level == logging.INFO

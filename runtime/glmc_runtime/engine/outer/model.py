@@ -217,8 +217,7 @@ class AttachedModel(Model):
         yield most
 
     def _prepare_prefill(self) -> None:
-        """Bind the prefill steps of all sizes: the host would take longer over a step that is the
-        first of its size than the device over the whole step."""
+        """Bind the prefill steps of all sizes, so that no step waits until its own is bound."""
         started = perf_counter()
         with _inference(), self._loaded.stream_order.enter():
             for bucket in self._loaded.prefill_buckets.sizes:

@@ -71,19 +71,13 @@ def form_of(step: OuterStep) -> Form:
     return (step.tokens, step.sequences, step.longest_query, *places)
 
 
-def check_step(step: OuterStep, device: torch.device, max_context: int, block_size: int) -> None:
+def check_form(step: OuterStep, device: torch.device) -> None:
     """Raise :class:`RequestError` for a step that can't be right, without waiting for the device.
 
-    Looked at are counts, kinds and shapes, and the lengths, where they are in host memory. Trusted
-    are ids, positions, slots and blocks, which must be those of the vocabulary and of the cache,
-    lengths on the device, and that no sequence is twice in a decode step.
+    Looked at are counts, kinds and shapes; lengths are :func:`check_lengths`'s. Trusted are ids,
+    positions, slots and blocks, which must be those of the vocabulary and of the cache, and that no
+    sequence is twice in a decode step.
     """
-    check_form(step, device)
-    check_lengths(step, max_context, block_size)
-
-
-def check_form(step: OuterStep, device: torch.device) -> None:
-    """What :func:`check_step` looks at but lengths."""
     counts = ("tokens", "sequences", "longest_query")
     tokens, sequences, longest = (kinds.integer(name, getattr(step, name)) for name in counts)
     if not 1 <= sequences <= tokens or not 1 <= longest <= tokens:
@@ -111,9 +105,9 @@ def check_form(step: OuterStep, device: torch.device) -> None:
 
 
 def check_lengths(step: OuterStep, max_context: int, block_size: int, *, ends: bool = True) -> None:
-    """What the host can see of the lengths: one look at a number for each sequence. Of lists, since
-    a call of torch takes as long as a hundred numbers. Without ``ends`` ``cu_seqlens_q`` is left
-    out, which no decode plan reads."""
+    """Raise :class:`RequestError` for lengths that can't be right, as far as they are in host
+    memory: one look at a number for each sequence, in lists. Without ``ends`` ``cu_seqlens_q`` is
+    left out, which no decode plan reads."""
     names = ("context_lengths", "cu_seqlens_q")[: 1 + ends]
     for name in names:
         value = getattr(step, f"{name}_host")
@@ -170,7 +164,7 @@ def _check_values(
                 remedy="compile with a larger max_context, or limit the engine's",
             )
     if ends is not None and step.is_decode and ends == list(range(step.sequences + 1)):
-        return  # at once, as decode steps are in a hurry
+        return
     if ends is not None:
         queries = [end - begin for begin, end in pairwise(ends)]
         fits = ends[0] == 0 and ends[-1] == step.tokens and min(queries) >= 1

@@ -61,8 +61,8 @@ def launch(kernel: Any, grid: tuple[int, ...], *args: Any, pdl: bool, **meta: An
 class RepeatedLaunch:
     """A kernel that is launched from the host again and again, with the same constants.
 
-    Triton looks at each argument of each launch, for what it would compile anew; that takes longer
-    than the launch itself. Here the first launch compiles, and later ones go to what it gave: their
+    Triton looks at each argument of each launch, for what it would compile anew; that costs the
+    host. Here the first launch compiles, and later ones go to what it gave: their
     arguments must have its types, and tensors its alignment, of 16 bytes or less. Launches of the
     same kernel with the same constants share what was compiled.
     """

@@ -8,10 +8,15 @@ from typing import Any
 import pytest
 import torch
 
-from glmc_runtime.engine.outer.step import OuterStep, check_step
+from glmc_runtime.engine.outer.step import OuterStep, check_form, check_lengths
 from glmc_runtime.errors import RequestError
 
 CPU, META = torch.device("cpu"), torch.device("meta")
+
+
+def check_step(given: OuterStep, device: torch.device, max_context: int, block_size: int) -> None:
+    check_form(given, device)
+    check_lengths(given, max_context, block_size)
 
 
 def step(**changes: Any) -> OuterStep:
