@@ -60,6 +60,9 @@ def arguments(words: list[str]) -> argparse.Namespace:
         metavar="NAME=VALUE",
         help="an environment variable for the side with plans alone",
     )
+    parser.add_argument(
+        "--traces", type=Path, help="a folder for torch.profiler's files of a few decode steps"
+    )
     parser.add_argument("--seconds", type=float, default=520.0, help="what the run may take")
     parser.add_argument("--quick", action="store_true", help="tiny; says nothing of speed")
     parser.add_argument("--table", type=Path, nargs="+", help="print the tables of these and end")
@@ -92,6 +95,20 @@ def options_of(chosen: argparse.Namespace, checkpoint: Path) -> dict[str, Any]:
         "disable_log_stats": True,
         "gpu_memory_utilization": 0.2,
         "kv_cache_memory_bytes": int(chosen.cache_gib * (1 << 30)),
+    }
+
+
+def traced(folder: Path | None, side: str) -> dict[str, Any]:
+    """The options that have a side write torch.profiler's files, where a folder is given."""
+    if folder is None:
+        return {}
+    place = (folder / side).resolve()
+    return {
+        "profiler_config": {
+            "profiler": "torch",
+            "torch_profiler_dir": str(place),
+            "torch_profiler_with_stack": False,
+        }
     }
 
 
@@ -157,7 +174,10 @@ def measure(chosen: argparse.Namespace) -> None:
             "rows": [],
         }
         plugins = {PLANS: "glmc,glmc_cpu", ENGINE: "glmc_cpu"}
-        asked = {**options, "vocabulary": vocabulary}
+        asked = {
+            name: {**options, **traced(chosen.traces, name), "vocabulary": vocabulary}
+            for name in both
+        }
         artifact, logs = chosen.artifact.resolve(), chosen.output.parent
         own = dict(each.split("=", 1) for each in chosen.environment)
         with running(asked, artifact, logs, plugins, own) as sides:
@@ -168,6 +188,8 @@ def measure(chosen: argparse.Namespace) -> None:
             for batch in chosen.batches:
                 given = {"batch": batch, "context": chosen.context, "steps": chosen.steps}
                 run.row("decode", batch, chosen.rounds, "decode", seed=batch, **given)
+                if chosen.traces is not None and not run.over:
+                    run.once(f"trace {batch}", "trace", both, seed=batch, **given | {"steps": 12})
             for length in chosen.firsts:
                 run.row("first token", length, chosen.rounds, "first", length=length)
             if chosen.served:

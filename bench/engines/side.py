@@ -40,6 +40,24 @@ class Side:
     def decode(self, batch: int, context: int, steps: int, seed: int) -> dict[str, Any]:
         """Milliseconds of a step that gives each of ``batch`` sequences a token, with ``context``
         tokens in the cache in the middle. The same ``seed`` finds its prompts in the cache."""
+        times = self._decoded(batch, context, steps, seed)
+        return {"ms": (times[-1] - times[0]) / (len(times) - 1) * 1e3}
+
+    def trace(self, batch: int, context: int, steps: int, seed: int) -> dict[str, Any]:
+        """The same steps in a file of torch's profiler, in the folder that the engine was given."""
+        times = self._decoded(batch, context, steps, seed, self.llm.start_profile)
+        self.llm.stop_profile()
+        return {"ms": (times[-1] - times[0]) / (len(times) - 1) * 1e3}
+
+    def _decoded(
+        self,
+        batch: int,
+        context: int,
+        steps: int,
+        seed: int,
+        warm: Callable[[], object] = lambda: None,
+    ) -> list[float]:
+        """When each of the steps ended; ``warm`` is called before the first that counts."""
         length = context - _WARM - steps // 2
         ask = prompts(self.vocabulary, seed, batch, length)
         # Those that begin first go on until the last one has had its steps.
@@ -52,10 +70,12 @@ class Side:
             if len(begun) == batch and outputs:
                 done += 1
                 ends.append(perf_counter())
+                if done == _WARM:
+                    warm()
+                    ends[-1] = perf_counter()
         self.llm.llm_engine.abort_request(identifiers)
         self._drain()
-        times = ends[_WARM - 1 :]
-        return {"ms": (times[-1] - times[0]) / (len(times) - 1) * 1e3}
+        return ends[_WARM - 1 :]
 
     def first(self, length: int, seed: int) -> dict[str, Any]:
         """Milliseconds from a request to its first token."""

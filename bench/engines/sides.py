@@ -55,20 +55,20 @@ def write_checkpoint(config: Mapping[str, Any], folder: Path) -> Path:
 
 @contextmanager
 def running(
-    options: dict[str, Any],
+    options: Mapping[str, dict[str, Any]],
     artifact: Path,
     logs: Path,
     plugins: Mapping[str, str],
     own: Mapping[str, str],
 ) -> Iterator[list[Running]]:
-    """Both sides with the same ``options`` of the engine, started at once. ``plugins`` are those of
-    vLLM that each side may load; ``own`` are environment variables of the one with plans."""
+    """Both sides, each with its ``options`` of the engine, started at once. ``plugins`` are those
+    of vLLM that each side may load; ``own`` are environment variables of the one with plans."""
     with tempfile.TemporaryDirectory() as above:
         made: list[Running] = []
         try:
             for name in SIDES:
                 made.append(_started(name, Path(above), artifact, logs, plugins[name], own))
-                made[-1].connection.send(options)
+                made[-1].connection.send(options[name])
             for side in made:
                 side.wait()
             yield made
