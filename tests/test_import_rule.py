@@ -24,7 +24,7 @@ RUNTIME = (
     ("replay",),
     ("loading",),
     ("engine",),
-    ("doctor", "generate"),
+    ("doctor", "generate", "record"),
     ("__init__",),
     ("cli",),
 )
