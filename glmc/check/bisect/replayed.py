@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,11 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from glmc.check.verify.execution import BoundInputs, call_on_ranks
+from glmc.check.calls.as_lowered import programs_as_lowered
+from glmc.check.calls.judged import UNTOUCHED, in_order_of_experts, tolerance_of_calls
+from glmc.check.calls.step_values import bound_to_step
+from glmc.check.calls.written import WrittenValues, functions_for
+from glmc.check.verify.execution import call_on_ranks
 from glmc.check.verify.lockstep import RankThreads, machines_of
 from glmc.check.verify.proof import SMALL_BLOCK
 from glmc.check.verify.scope import model_weights
@@ -30,10 +34,8 @@ from glmc.compiled import Compiled, FrontEnd
 from glmc.compiler import back_end, front_end, write_compiled
 from glmc.config import CompileOptions
 from glmc.errors import InternalError
-from glmc.ir import match as m
-from glmc.ir.ops import Numerics
 from glmc.ir.program import Program
-from glmc.ir.tolerance import Tolerance, compare, condition_of, reduction_terms, stored_values
+from glmc.ir.tolerance import Tolerance, compare
 from glmc.job import resolve
 from glmc.lowering.lower import Lowered
 from glmc.lowering.target import LoweringOptions
@@ -44,17 +46,12 @@ from glmc_runtime.engine.options import LoadOptions
 from glmc_runtime.errors import GlmcError
 from glmc_runtime.format.cache import SCRATCH_BLOCK, CacheKey
 from glmc_runtime.format.phases import DECODE, PREFILL, PhaseKey
-from glmc_runtime.format.plan import BufferArgument, CacheArgument, Call, InputArgument
-from glmc_runtime.format.step_inputs import step_input
+from glmc_runtime.format.plan import Call
 from glmc_runtime.replay.step import ScheduledTokens, Step, blocks_for
 
 # Targets whose plans every machine can replay.
 REPLAYED = ("cpu", "xpu")
 LENGTHS = (5, 1, 11)
-# A kernel may round between the parts of what is one node; in float32 that costs next to nothing.
-_ROUNDINGS = 16
-_TERMS = 1024
-_UNTOUCHED = Tolerance(Numerics.BITWISE)
 
 
 @dataclass(frozen=True)
@@ -123,7 +120,8 @@ def wrong_call(
             )
             with machines_of(path, job.lowering.ranks, load) as (threads, loaded):
                 machines = [machine for _, machine in loaded]
-                return _Replay(compiled, weights, threads, machines).run(front.phases.programs)
+                programs = programs_as_lowered(front, job)
+                return _Replay(compiled, weights, threads, machines).run(programs)
         except GlmcError as error:
             if shortage_behind(error) is not None:
                 raise
@@ -203,22 +201,11 @@ class _Replay:
 
     def _values(self, program: Program, step: Step) -> list[dict[Node, Any]]:
         """Every node of the program on each rank, on the inputs of the step."""
-        width = self.compiled.job.lowering.blocks_per_sequence
-        bound = []
-        for rank, caches in enumerate(self.caches):
-            inputs: dict[str, Tensor] = {}
-            for node in program.inputs():
-                name = node.meta["input"]
-                dtype = node.meta["val"].dtype
-                if "cache" in node.meta:
-                    tail = tuple(map(int, m.shape(node)[1:]))
-                    blocks = _blocks(self.compiled.job.lowering)
-                    empty = torch.zeros((blocks, *tail), dtype=dtype)
-                    inputs[name] = caches.get(node.meta["cache"].key, empty)
-                else:
-                    row = step_input(name).values(step, width)
-                    inputs[name] = torch.tensor(row, dtype=dtype)
-            bound.append(BoundInputs(program, inputs, self.weights.table(program, rank)))
+        options = self.compiled.job.lowering
+        bound = [
+            bound_to_step(program, step, options, self.weights, caches, _blocks(options), rank)
+            for rank, caches in enumerate(self.caches)
+        ]
         values: list[dict[Node, Any]] = [
             {node: each[node] for node in program.placeholders()} for each in bound
         ]
@@ -248,128 +235,45 @@ class _RankReplay:
         cache_layout: str,
     ) -> None:
         self.program, self.lowered, self.values = program, lowered, values
-        self.caches, self.machine, self.cache_layout = caches, machine, cache_layout
-        self.nodes = {node.name: node for node in values}
-        self.last = {buffer.id: buffer.last for buffer in lowered.plan.buffers}
-        self.alive: dict[int, tuple[Tensor, Node]] = {}
-        self.views: dict[int, Tensor] = {}
+        self.caches = caches
+        nodes = {node.name: node for node in values}
+        self.written = WrittenValues(lowered, nodes, machine.cache, cache_layout)
 
     def look(
         self, position: int, kernel_call: Call, arguments: Mapping[str, Any]
     ) -> WrongCall | None:
         """What is wrong after a call; what it left is then what it must be."""
-        values, program = self.values, self.program
-        for each, view in _views(kernel_call, arguments):
-            self.views[each] = max(self.views.get(each, view), view, key=Tensor.numel)
-        for each in _buffers_written(kernel_call):
-            self.alive.pop(each, None)
-        calls = tuple(
-            each.function
-            for each in self.lowered.plan.calls[: position + 1]
-            if _same(each, kernel_call)
-        )
-        whole: dict[Node, Tensor] = {}
-        for name, storage in self.lowered.outputs.get(position, ()):
-            node = self.nodes[name]
-            if isinstance(storage, InputArgument):
-                continue  # of a traced program only
-            if isinstance(storage, CacheArgument):
-                actual = self._paged(self.machine.cache.tensor(storage.cache, storage.layer))
-                self.caches[CacheKey(storage.cache, storage.layer)] = values[node]
-            else:
-                actual = (
-                    self.views[storage.buffer]
-                    .flatten()[: values[node].numel()]
-                    .view(values[node].shape)
-                )
-                self.alive[storage.buffer] = actual, node
-            whole[node] = actual
-        for node, (expected, actual) in _comparable(whole, values).items():
-            wrong = _judge(
-                kernel_call, calls, program, node, expected, actual, _tolerance(node, values)
-            )
+        values = self.values
+        whole = self.written.after(position, kernel_call, arguments, values)
+        calls = functions_for(self.lowered, position)
+        for node, (expected, actual) in in_order_of_experts(whole, values).items():
+            tolerance = tolerance_of_calls(node, values)
+            wrong = self._judge(kernel_call, calls, node, expected, actual, tolerance)
             if wrong is not None:
                 return wrong
         for node, actual in whole.items():
             actual.copy_(values[node])
-        alive, last = self.alive, self.last
-        self.alive = {each: kept for each, kept in alive.items() if last[each] > position}
-        for untouched, node in self.alive.values():
-            wrong = _judge(
-                kernel_call,
-                (kernel_call.function,),
-                program,
-                node,
-                values[node],
-                untouched,
-                _UNTOUCHED,
-            )
+        for key, node in self.written.caches_after(position).items():
+            self.caches[key] = values[node]
+        for untouched, node in self.written.still_needed(position):
+            calls = (kernel_call.function,)
+            wrong = self._judge(kernel_call, calls, node, values[node], untouched, UNTOUCHED)
             if wrong is not None:
                 return wrong
         return None
 
-    def _paged(self, cache: Tensor) -> Tensor:
-        """A view of a cache [blocks, heads, tokens, head_dim], as programs have it."""
-        return cache.transpose(1, 2) if self.cache_layout == "blocks_tokens_heads" else cache
-
-
-def _judge(
-    call: Call,
-    functions: tuple[str, ...],
-    program: Program,
-    node: Node,
-    expected: Tensor,
-    actual: Tensor,
-    tolerance: Tolerance,
-) -> WrongCall | None:
-    deviation = compare(expected, actual.to(expected.dtype), tolerance)
-    if deviation.allowed:
-        return None
-    value, error, bound = node.meta["id"], deviation.error, deviation.bound
-    return WrongCall(program.phase, functions, call.node, call.layer, value, error, bound)
-
-
-def _same(call: Call, other: Call) -> bool:
-    return (call.node, call.origin) == (other.node, other.origin)
-
-
-def _comparable(
-    whole: Mapping[Node, Tensor], values: Mapping[Node, Any]
-) -> dict[Node, tuple[Tensor, Tensor]]:
-    """What is expected and what is found. A router may name its experts in any order: they and
-    their weights are compared in that of the experts."""
-    pairs = {node: (values[node], actual) for node, actual in whole.items()}
-    routed = [node for node in whole if m.is_op(node.args[0], "glmc.moe_gate")]
-    if len(routed) == 2:
-        (ids,) = (node for node in routed if node.args[1] == 1)
-        orders = [side.argsort(-1) for side in pairs[ids]]
-        for node in routed:
-            expected, actual = pairs[node]
-            pairs[node] = expected.gather(-1, orders[0]), actual.gather(-1, orders[1])
-    return pairs
-
-
-def _tolerance(node: Node, values: Mapping[Node, Any]) -> Tolerance:
-    """As for a rewrite of the node; an output of several is judged as what computes it."""
-    if m.is_op(node, "getitem"):
-        node = m.operand(node, 0)
-    return Tolerance(
-        Numerics.REORDERED,
-        max(_TERMS, reduction_terms([node])),
-        _ROUNDINGS + stored_values([node]),
-        condition=condition_of(node, values),
-    )
-
-
-def _buffers_written(call: Call) -> Iterator[int]:
-    for name in call.writes:
-        argument = call.arguments[name]
-        if isinstance(argument, BufferArgument):
-            yield argument.buffer
-
-
-def _views(call: Call, arguments: Mapping[str, Any]) -> Iterator[tuple[int, Tensor]]:
-    """By buffer, what a call is bound to; views begin where their buffers do."""
-    for name, argument in call.arguments.items():
-        if isinstance(argument, BufferArgument):
-            yield argument.buffer, arguments[name]
+    def _judge(
+        self,
+        call: Call,
+        functions: tuple[str, ...],
+        node: Node,
+        expected: Tensor,
+        actual: Tensor,
+        tolerance: Tolerance,
+    ) -> WrongCall | None:
+        deviation = compare(expected, actual.to(expected.dtype), tolerance)
+        if deviation.allowed:
+            return None
+        value, error, bound = node.meta["id"], deviation.error, deviation.bound
+        phase = self.program.phase
+        return WrongCall(phase, functions, call.node, call.layer, value, error, bound)
