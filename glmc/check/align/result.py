@@ -8,10 +8,13 @@ known.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any
+
+from glmc_runtime.record.tensors import Statistics
 
 
 class Verdict(Enum):
@@ -27,16 +30,21 @@ class Verdict(Enum):
 
 @dataclass(frozen=True)
 class Difference:
-    """``actual`` against ``expected``, over elements that are finite on both sides but for the
-    counts. ``close`` is the share of elements, 0 to 1, within the tolerance, non-finite ones
-    counted as outside; ``ulps`` counts elements by distance in units in the last place of the
-    coarser dtype: 0, 1, 2, 3 to 4, 5 to 8, ... doubling, the last bin open. ``cosine`` is NaN where
-    a side is all zeros."""
+    """``actual`` against ``expected``, over the elements that are finite on both sides but for the
+    counts; what these do not say is NaN: all of it where no element is finite on both sides.
+
+    ``largest_relative`` is over elements that are expected not to be 0, ``magnitude`` the root mean
+    square of what is expected. ``close`` is the share of all elements, 0 to 1, within the
+    tolerance: equal infinities are, NaN never is. ``ulps`` counts elements by distance in units in
+    the last place of the coarser dtype: 0, 1, 2, 3 to 4, 5 to 8, ... doubling, the last bin open.
+    ``cosine`` is NaN where a side is all zeros. ``apart`` counts elements that are finite on one
+    side alone, or of which the sides are NaN and infinite, or infinite with other signs."""
 
     elements: int
     largest_absolute: float
     largest_relative: float
     rmse: float
+    magnitude: float
     cosine: float
     close: float
     ulps: tuple[int, ...]
@@ -44,22 +52,34 @@ class Difference:
     actual_nan: int
     expected_inf: int
     actual_inf: int
+    apart: int
 
     @property
     def non_finite(self) -> bool:
         """Whether the sides differ in what is not finite."""
-        return (self.expected_nan, self.expected_inf) != (self.actual_nan, self.actual_inf)
+        return self.apart > 0
+
+    @property
+    def relative(self) -> float:
+        """The root mean square of the error as a share of that of the values."""
+        if not self.rmse:
+            return 0.0
+        return self.rmse / self.magnitude if self.magnitude else math.inf
 
 
 @dataclass(frozen=True)
 class RouterAgreement:
     """Of the experts that a router chose: ``agreeing`` of ``tokens`` chose the same set.
-    ``margins`` are, of the tokens that did not, the differences of the scores of the last expert
-    chosen and the first one left out, by the reference; None where scores are not known."""
+
+    ``margins`` are of the tokens that did not, by the reference's scores: how far the lowest expert
+    that the other side chose in exchange is below the highest that it left out. Of a tie it is next
+    to nothing. None where scores are not known. ``tie`` is the largest margin that the error of
+    what the router read explains; None where that is not known."""
 
     tokens: int
     agreeing: int
     margins: tuple[float, ...] | None
+    tie: float | None = None
 
 
 @dataclass(frozen=True)
@@ -67,7 +87,10 @@ class AlignedValue:
     """A value of both sides. ``name`` is the key of a tensor (see tensor_key.py); ``node`` the id
     of the node that computes it, '' of a foreign file; ``function`` the kernel calls for it;
     ``paired_by`` says how the two were found to be one: ``node``, ``key``, ``module and shape`` or
-    ``order and shape``. ``bound`` is the largest own error that its numerics class allows."""
+    ``order and shape``. ``bound`` is the largest own error that its numerics class allows. ``also``
+    are other names of the same tensor, which is compared once. ``statistics`` are those of the two
+    sides where nothing else could be compared; ``total`` has counts alone then. ``share`` is the
+    error as a share of what the thresholds allow: beyond 1 is a fail."""
 
     step: int
     order: int
@@ -92,19 +115,24 @@ class AlignedValue:
     router: RouterAgreement | None
     verdict: Verdict
     reason: str = ""
+    also: tuple[str, ...] = ()
+    statistics: tuple[Statistics, Statistics] | None = None
+    share: float | None = None
 
 
 @dataclass(frozen=True)
 class Alignment:
     """``expected`` and ``actual`` are labels of the sides, ``facts`` what each says of itself;
-    ``unpaired`` are names that only one side has, by side (0: expected, 1: actual)."""
+    ``unpaired`` are names that only one side has, by side (0: expected, 1: actual).
+    ``thresholds`` says in words what the verdicts follow."""
 
     expected: str
     actual: str
     facts: tuple[Mapping[str, Any], Mapping[str, Any]]
     values: tuple[AlignedValue, ...]
     unpaired: tuple[tuple[str, ...], tuple[str, ...]]
-    remarks: tuple[str, ...] = field(default=())
+    remarks: tuple[str, ...] = ()
+    thresholds: str = ""
 
     @property
     def emulated(self) -> bool:
