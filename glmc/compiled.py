@@ -22,6 +22,7 @@ from glmc_runtime.format.manifest import Guards, Limits, Ranks, phase_entry
 from glmc_runtime.format.messages import collective_calls
 from glmc_runtime.format.phases import PhaseKey
 from glmc_runtime.format.plan import PhasePlan
+from glmc_runtime.format.values import Values
 from glmc_runtime.kernels import is_vendor
 
 MINIMUM_TORCH = "2.5"
@@ -74,6 +75,11 @@ class Compiled:
     @property
     def plans(self) -> dict[PhaseKey, PhasePlan]:
         return {key: phase.plan for key, phase in self.phases.items()}
+
+    @property
+    def values(self) -> Values:
+        """What the calls of each plan complete."""
+        return Values({key.phase: lowered.values for key, lowered in self.phases.items()})
 
 
 def manifest_parts(compiled: Compiled) -> ManifestParts:

@@ -158,6 +158,7 @@ def write_compiled(
             tables=collective_files(job.target.name, job.lowering, job.options.collectives),
             report=without_times(report.to_json()),
             history=None if history is None else history_to_json(history),
+            values=compiled.values,
             inputs=None if inputs is None else inputs_json(inputs.inputs),
             times=times,
             check=check,

@@ -51,6 +51,7 @@ from glmc_runtime.format.manifest import (
 from glmc_runtime.format.phases import PhaseKey
 from glmc_runtime.format.plan import PhasePlan
 from glmc_runtime.format.plan_json import phase_to_json
+from glmc_runtime.format.values import VALUES, Values, values_to_json
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,7 @@ def write_artifact(
     tables: Mapping[str, bytes] | None = None,
     report: Mapping[str, Any] | None = None,
     history: Mapping[str, Any] | None = None,
+    values: Values | None = None,
     inputs: Mapping[str, Any] | None = None,
     times: Callable[[], Mapping[str, Any]] | None = None,
     check: Callable[[], None] = lambda: None,
@@ -142,7 +144,7 @@ def write_artifact(
         # Inside as well: what the disk lacked is there again once the directory is removed.
         with partial_directory(path) as directory, _disk_errors(path, needed):
             files: dict[str, FileEntry] = {}
-            _write_json_files(directory, files, plans, report or {}, history, inputs)
+            _write_json_files(directory, files, plans, report or {}, history, values, inputs)
             _write_tokenizer(directory, files, tokenizer or {})
             for name, data in (tables or {}).items():
                 files[name] = _write_bytes(directory / name, data)
@@ -244,6 +246,7 @@ def _write_json_files(
     plans: Mapping[PhaseKey, PhasePlan],
     report: Mapping[str, Any],
     history: Mapping[str, Any] | None,
+    values: Values | None,
     inputs: Mapping[str, Any] | None,
 ) -> None:
     (root / "plans").mkdir()
@@ -251,6 +254,8 @@ def _write_json_files(
     contents["report.json"] = _json(report)
     if history is not None:
         contents["history.json"] = _json(history, indent=None)
+    if values is not None:
+        contents[VALUES] = _json(values_to_json(values), indent=None)
     if inputs is not None:
         contents[INPUTS] = _json(inputs)
     for name, data in contents.items():

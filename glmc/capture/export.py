@@ -18,10 +18,12 @@ from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.fx import Graph, Node
 
+from glmc.capture.boundaries import Boundaries, Keys, LayerKeys
 from glmc.capture.layers import Folding, fold, instances, unfold
 from glmc.capture.legacy import no_autocast_on_meta
 from glmc.capture.model import CaptureOptions, build_on_meta, computed_buffers, decoder_layers
 from glmc.errors import CaptureError
+from glmc.ir import identity
 from glmc.ir.program import ModelShape, Program, graph_module
 from glmc.ir.recipe import Constant, Recipe, Source, Weight
 from glmc.ir.rewrite import layer_of
@@ -33,21 +35,24 @@ _FRAME = re.compile(r'File "([^"]+)", line (\d+), in (\w+)')
 
 
 class _Stateless(nn.Module):
-    """Tokens and positions in, logits out; the mask is causal and nothing is padded."""
+    """Tokens and positions in, logits and the tensors of modules out; the mask is causal and
+    nothing is padded."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, boundaries: Boundaries) -> None:
         super().__init__()
         self.model = model
+        self._boundaries = boundaries
 
-    def forward(self, token_ids: Tensor, positions: Tensor) -> Tensor:
+    def forward(self, token_ids: Tensor, positions: Tensor) -> tuple[Tensor, ...]:
         # An explicit mask of ones keeps transformers from looking for packed sequences.
-        output = self.model(
-            input_ids=token_ids,
-            position_ids=positions,
-            attention_mask=torch.ones_like(token_ids),
-            use_cache=False,
-        )
-        return output.logits  # type: ignore[no-any-return]
+        with self._boundaries.watched() as tensors:
+            output = self.model(
+                input_ids=token_ids,
+                position_ids=positions,
+                attention_mask=torch.ones_like(token_ids),
+                use_cache=False,
+            )
+        return output.logits, *tensors
 
 
 def capture(
@@ -56,7 +61,8 @@ def capture(
     """Trace the model of a transformers config into a stateless :class:`Program`.
 
     Inputs ``token_ids`` and ``positions`` int64 [batch, tokens]; output logits [batch, tokens,
-    vocabulary] of ``dtype``. Raises CaptureError when the model does not trace into one graph.
+    vocabulary] of ``dtype``. Each call has the keys of the tensors of modules that its value is
+    (ir/identity.py). Raises CaptureError when the model does not trace into one graph.
     """
     options = options or CaptureOptions()
     config = copy.deepcopy(config)  # folding and transformers write into it
@@ -64,9 +70,12 @@ def capture(
     buffers = computed_buffers(model, config)
     layers = decoder_layers(model)
     folding = fold(model, layers) if options.folded else Folding(tuple(range(len(layers))))
-    exported = _export(model)
-    graph, names = _read(exported)
-    unfold(graph, folding)
+    boundaries = Boundaries(model)
+    exported = _export(model, boundaries)
+    graph, names, keys = _read(exported, boundaries)
+    layers_keys = LayerKeys(keys, folding)
+    outside = unfold(graph, folding, layers_keys.copied)
+    identity.begin(graph, layers_keys.all(outside))
     weights = _weights(exported, names, folding, buffers)
     used = {node.meta["weight"] for node in graph.nodes if "weight" in node.meta}
     program = Program(
@@ -79,7 +88,7 @@ def capture(
     return program
 
 
-def _export(model: nn.Module) -> ExportedProgram:
+def _export(model: nn.Module, boundaries: Boundaries) -> ExportedProgram:
     example = torch.zeros(_BATCH, _TOKENS, dtype=torch.int64, device="meta")
     sizes = {0: Dim.AUTO, 1: Dim.AUTO}
     try:
@@ -91,7 +100,7 @@ def _export(model: nn.Module) -> ExportedProgram:
         ):
             warnings.simplefilter("ignore")
             exported: ExportedProgram = torch.export.export(
-                _Stateless(model),
+                _Stateless(model, boundaries),
                 (example, example.clone()),
                 strict=False,
                 dynamic_shapes={"token_ids": sizes, "positions": sizes},
@@ -116,16 +125,18 @@ def _without_fake_cache() -> AbstractContextManager[None]:
     return without
 
 
-def _read(exported: ExportedProgram) -> tuple[Graph, dict[Node, str]]:
-    """A copy of the graph with ids, modules, layers and source lines; names of its weights."""
+def _read(exported: ExportedProgram, boundaries: Boundaries) -> tuple[Graph, dict[Node, str], Keys]:
+    """A copy of the graph with ids, modules, layers and source lines; names of its weights, and
+    the keys of its nodes."""
     signature = exported.graph_signature
     by_argument = {spec.arg.name: spec for spec in signature.input_specs}
     outputs = [spec.arg.name for spec in signature.output_specs]
-    if [spec.kind for spec in signature.output_specs] != [OutputKind.USER_OUTPUT]:
+    if any(spec.kind is not OutputKind.USER_OUTPUT for spec in signature.output_specs):
         raise CaptureError("the traced program changes its own state", found=", ".join(outputs))
     graph = Graph()
     copies: dict[Node, Node] = {}
     names: dict[Node, str] = {}
+    keys: Keys = {}
     counts: dict[str, int] = {}
     for node in exported.graph_module.graph.nodes:
         if is_assertion(node):
@@ -141,12 +152,13 @@ def _read(exported: ExportedProgram) -> tuple[Graph, dict[Node, str]]:
             describe_call(copy, node, counts, _module_of(node))
         else:
             copy.meta.update(id="output", module="", layer=None, source=None)
+            keys = boundaries.taken_out(copy)
     for copy in reversed(list(graph.nodes)):
         if not copy.users and copy.op not in ("output", "placeholder"):
             graph.erase_node(copy)
     for copy in [node for node in graph.nodes if "weight" in node.meta and not node.users]:
         graph.erase_node(copy)
-    return graph, {node: name for node, name in names.items() if name}
+    return graph, {node: name for node, name in names.items() if name}, keys
 
 
 def is_assertion(node: Node) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
@@ -19,6 +19,9 @@ from torch import nn
 from torch.fx import Graph, Node
 
 from glmc.errors import CaptureError
+
+Copies = Mapping[Node, Node]
+Copied = Callable[[int, Copies], object]
 
 # Told by their repr; a callable's names it, and two closures of one function apart.
 _BY_REPR = (
@@ -91,15 +94,19 @@ def fold(model: Any, layers: nn.ModuleList) -> Folding:
     return folding
 
 
-def unfold(graph: Graph, folding: Folding) -> None:
+def unfold(graph: Graph, folding: Folding, copied: Copied = lambda layer, copies: None) -> Copies:
     """Instantiate every layer of the full model from the traced ones, in place.
 
     Needs ``meta["layer"]`` on the nodes. Each traced layer must take one value from the layer
-    before it (the residual stream) and hand one on.
+    before it (the residual stream) and hand one on. ``copied`` is told of each layer, in order,
+    which nodes are its copies of those of the traced one; returned is what nodes outside of the
+    layers read in place of traced nodes.
     """
     traced = max(folding.kinds) + 1
     if folding.kinds == tuple(range(traced)):
-        return
+        for layer in range(traced):
+            copied(layer, {})
+        return {}
     bodies = [_body(graph, layer) for layer in range(traced)]
     exits = [_exit(body, layer) for layer, body in enumerate(bodies)]
     entries = [
@@ -111,7 +118,7 @@ def unfold(graph: Graph, folding: Folding) -> None:
     border = next(node for node in reversed(graph.nodes) if node.meta.get("layer") == traced - 1)
     place = border.next
     for layer, kind in enumerate(folding.kinds):
-        copies: dict[Node, Node] = {entries[kind]: stream}
+        copies = {entries[kind]: stream}
         for node in bodies[kind]:
             for operand in node.all_input_nodes:
                 if operand not in copies and "weight" in operand.meta:
@@ -120,6 +127,7 @@ def unfold(graph: Graph, folding: Folding) -> None:
                 copy = graph.node_copy(node, lambda old, new=copies: new.get(old, old))  # type: ignore[misc]
             _renumber(copy, kind, layer)
             copies[node] = copy
+        copied(layer, copies)
         stream = copies[exits[kind]]
     for user in reads_last:
         user.replace_input_with(exits[-1], stream)
@@ -129,6 +137,7 @@ def unfold(graph: Graph, folding: Folding) -> None:
     for node in list(graph.nodes):
         if "weight" in node.meta and not node.users:
             graph.erase_node(node)
+    return {exits[-1]: stream}
 
 
 def _body(graph: Graph, layer: int) -> list[Node]:

@@ -3,7 +3,8 @@
 Placeholders are of two kinds, told apart by ``meta["input"]`` (a step input or a cache, which has
 its :class:`Cache` in ``meta["cache"]``) and ``meta["weight"]`` (a key of ``Program.weights``).
 Node ids are in ``meta["id"]``, the module path in ``meta["module"]``, the layer number in
-``meta["layer"]``.
+``meta["layer"]``, and which value of the captured model a node is in ``meta["identity"]`` (see
+ir/identity.py).
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import torch
 from torch.fx import Graph, Node
 
 from glmc.ir.fake import FakeKernels
+from glmc.ir.identity import hand_down, hand_up, without_identity
 from glmc.ir.program import Cache, Program, graph_module
 from glmc.ir.recipe import Weight
 from glmc.ir.symbols import Dimension, Symbols
@@ -18,7 +19,8 @@ from glmc_runtime.format.step_inputs import step_input
 
 
 class Rebuilder:
-    """A new graph beside an old program. ``values`` maps old nodes to new ones."""
+    """A new graph beside an old program. ``values`` maps old nodes to new ones; of those in
+    ``apart`` the new one is another value than the old, such as a rank's part of it."""
 
     def __init__(self, program: Program, pass_name: str) -> None:
         self.program = program
@@ -27,6 +29,7 @@ class Rebuilder:
         self.symbols = Symbols()
         self.fakes = FakeKernels(self.symbols.fake_mode)
         self.values: dict[Node, Node] = {}
+        self.apart: set[Node] = set()
 
     def input(self, name: str, dims: tuple[Dimension, ...], dtype: torch.dtype) -> Node:
         """A step input; ``dims`` as in :meth:`Symbols.fake`."""
@@ -89,14 +92,14 @@ class Rebuilder:
 
         ``keywords`` are constants, such as the dtype of a cast."""
         node = self.graph.call_function(target, tuple(arguments), dict(keywords or {}))
-        node.meta = {key: value for key, value in like.meta.items() if key != "val"}
+        node.meta = without_identity(like.meta)
         node.meta.update(changes)
         node.meta["val"] = self.fakes.call(target, arguments, keywords)
         return node
 
     def item(self, node: Node, index: int) -> Node:
         picked = self.graph.call_function(operator.getitem, (node, index))
-        picked.meta = {key: value for key, value in node.meta.items() if key != "val"}
+        picked.meta = without_identity(node.meta)
         picked.meta["id"] = f"{node.meta['id']}[{index}]"
         picked.meta["val"] = node.meta["val"][index]
         return picked
@@ -107,6 +110,7 @@ class Rebuilder:
 
     def program_of(self, phase: str) -> Program:
         """The rebuilt program; unused weights are gone, unused inputs stay."""
+        self._hand_down()
         for node in reversed(list(self.graph.nodes)):
             if not node.users and node.op != "output" and "input" not in node.meta:
                 self.graph.erase_node(node)
@@ -123,3 +127,12 @@ class Rebuilder:
             self.symbols,
             ranks=self.program.ranks,
         )
+
+    def _hand_down(self) -> None:
+        """What the old nodes were the new ones are; views that are gone were of their operands."""
+        for old in reversed(self.program.graph.nodes):
+            if old.op == "call_function" and old not in self.values:
+                hand_up(old)
+        for old, new in self.values.items():
+            if old not in self.apart:
+                hand_down(old, new)

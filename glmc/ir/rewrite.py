@@ -16,6 +16,7 @@ from torch.fx.experimental.symbolic_shapes import statically_known_true
 from glmc.errors import InternalError
 from glmc.ir.computable import require_computable
 from glmc.ir.fake import FakeKernels
+from glmc.ir.identity import hand_down, hand_down_columns, hand_up, without_identity
 from glmc.ir.match import SHAPES, is_op, require
 from glmc.ir.program import Program
 from glmc.ir.recipe import Weight
@@ -43,11 +44,13 @@ def layer_of(module: str) -> int | None:
 
 @dataclass
 class Attempt:
-    """A rewrite that does not stand yet: what was inserted, and what is to read what.
-    ``editing`` is set where a matcher is through and code that may edit anything runs."""
+    """A rewrite that does not stand yet: what was inserted, what is to read what, and which values
+    are ``columns`` of what was inserted. ``editing`` is set where a matcher is through and code
+    that may edit anything runs."""
 
     inserted: dict[Node, None] = field(default_factory=dict)
     replaced: dict[Node, Node] = field(default_factory=dict)
+    columns: list[tuple[Node, Node, tuple[int, int]]] = field(default_factory=list)
     editing: bool = False
 
     @property
@@ -150,7 +153,7 @@ class Rewriter:
         with self.graph.inserting_after(node):
             picked = self.graph.call_function(operator.getitem, (node, index))
         self._note_inserted(picked)
-        picked.meta.update({key: value for key, value in node.meta.items() if key != "val"})
+        picked.meta.update(without_identity(node.meta))
         picked.meta["id"] = f"{node.meta['id']}[{index}]"
         picked.meta["val"] = node.meta["val"][index]
         return picked
@@ -201,6 +204,13 @@ class Rewriter:
             )
         self.attempt.replaced[old] = new
 
+    def columns(self, old: Node, new: Node, start: int, stop: int) -> None:
+        """Columns ``start`` to ``stop`` of ``new``, inserted in this attempt, are what ``old`` was,
+        which nobody reads once it stands."""
+        if self.attempt is None:
+            raise InternalError(f"{self.pass_name} names columns outside of an attempt")
+        self.attempt.columns.append((old, new, (start, stop)))
+
     def begin(self) -> Attempt:
         """From here on, an attempt."""
         if self._before is None:
@@ -222,6 +232,8 @@ class Rewriter:
         self._before.keep(attempt.inserted)
         for old, new in attempt.replaced.items():
             self._before.keep(self._stand(old, new, attempt.inserted))
+        for old, new, columns in attempt.columns:
+            hand_down_columns(old, new, *columns)
 
     def abandon(self) -> None:
         """Make the program what it was at :meth:`begin`, whatever the rewrite has inserted or
@@ -239,6 +251,7 @@ class Rewriter:
     def _stand(self, old: Node, new: Node, inserted: Container[Node]) -> list[Node]:
         self._replaced[new.name] = old.name
         self._heirs[old] = new
+        hand_down(old, new)
         return old.replace_all_uses_with(new, delete_user_cb=lambda user: user not in inserted)
 
     def require_unedited(self) -> None:
@@ -337,6 +350,7 @@ def drop_dead_nodes(graph: Graph) -> int:
     for node in reversed(list(graph.nodes)):
         if node.op == "output" or node.users or "input" in node.meta:
             continue
+        hand_up(node)
         graph.erase_node(node)
         dropped += 1
     return dropped

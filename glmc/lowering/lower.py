@@ -24,6 +24,7 @@ from glmc.lowering.assemble import dtype_name, phase_plan
 from glmc.lowering.emitter import CallEmitter
 from glmc.lowering.liveness import Storage
 from glmc.lowering.node_values import NodeValues
+from glmc.lowering.plan_values import plan_values
 from glmc.lowering.target import SEQUENCES, LoweringOptions, Target, Value
 from glmc_runtime.format.cache import CacheTensor
 from glmc_runtime.format.extent import Extent
@@ -36,6 +37,7 @@ from glmc_runtime.format.plan import (
     WeightArgument,
 )
 from glmc_runtime.format.step_inputs import STEP_INPUTS
+from glmc_runtime.format.values import PlanValue
 
 _VIEWS = ("aten.reshape", "getitem")
 
@@ -45,7 +47,8 @@ class Lowered:
     """The plan of a phase, the weights and caches it binds, and what the rules wrote down.
 
     ``outputs``: by the last call of each node, the names of the graph's values that are complete
-    after it, and the storage of each; what bisect looks at, not a part of the artifact.
+    after it, and the storage of each; what bisect looks at, not a part of the artifact. ``values``
+    says what these are, of an artifact's phase.
     """
 
     plan: PhasePlan
@@ -53,6 +56,7 @@ class Lowered:
     remarks: tuple[str, ...]
     outputs: Mapping[int, tuple[tuple[str, Storage], ...]]
     caches: tuple[CacheTensor, ...] = ()
+    values: tuple[PlanValue, ...] = ()
 
 
 class _PhaseWalk:
@@ -87,7 +91,8 @@ class _PhaseWalk:
         plan = phase_plan(phase, inputs, emitter.buffers, emitter.calls, buffer, greedy, head)
         written = {position: tuple(names) for position, names in self._apply.written.items()}
         caches = cache_tensors(self._program)
-        return Lowered(plan, emitter.weights, tuple(emitter.remarks), written, caches)
+        values = plan_values(self._program, written)
+        return Lowered(plan, emitter.weights, tuple(emitter.remarks), written, caches, values)
 
     def _greedy(self, logits: Value) -> int | None:
         """The buffer that the target's own kernel fills with the greedy tokens."""

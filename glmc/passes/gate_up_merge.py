@@ -97,6 +97,9 @@ def rewrite(rewriter: Rewriter, pair: Pair) -> None:
         linear = rewriter.call(
             LINEAR.overload, (m.argument(pair.gate, 0), weight, bias), replaces=(pair.gate, pair.up)
         )
+        width = int(m.shape(pair.gate)[-1])
+        rewriter.columns(pair.gate, linear, 0, width)
+        rewriter.columns(pair.up, linear, width, 2 * width)
     new = rewriter.call(SWIGLU.overload, (linear,), replaces=(pair.result, pair.silu))
     rewriter.replace(pair.result, new)
 

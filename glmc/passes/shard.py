@@ -223,6 +223,8 @@ class _Rebuild:
         for node in self.old.graph.nodes:
             if node.op == "call_function":
                 rebuilder.values[node] = self._repeat(node)
+                if "dealt" in rebuilder.values[node].meta and not self._whole(node):
+                    rebuilder.apart.add(node)
         output = next(node for node in reversed(self.old.graph.nodes) if node.op == "output")
         rebuilder.output(rebuilder.new(output.args[0]))
         made = rebuilder.program_of(self.old.phase)
@@ -301,6 +303,11 @@ class _Rebuild:
         name, passes = f"{node.meta['id']}.{ALL_GATHER.name}", call.meta["passes"]
         arguments = (call, axis, layout.entries)
         return self.rebuilder.call(ALL_GATHER.overload, arguments, node, id=name, passes=passes)
+
+    def _whole(self, node: Node) -> bool:
+        """Whether the one rank there is has all of a value, and nothing else."""
+        cut = self.dealing.places.get(node)
+        return self.dealing.ranks == 1 and (cut is None or cut[1].runs(0) == ((0, cut[1].entries),))
 
     def _dealt_meta(self, node: Node) -> dict[str, Any]:
         """What a proof reads: how the value of ``node`` is cut."""

@@ -20,6 +20,7 @@ from glmc_runtime.format.dtypes import dtype_of
 from glmc_runtime.format.extent import Extent
 from glmc_runtime.format.memory import block_bytes, memory_needs
 from glmc_runtime.format.phases import DECODE, PREFILL
+from glmc_runtime.format.values import Values
 from glmc_runtime.generate.text.files import SETTINGS, TEMPLATE, TOKENIZER
 from tests.artifact.toy import ToyHandedOver, ToyWeights, checkpoint_of, parts, write
 from tests.docs.markdown import ROOT, blocks, section, table_rows
@@ -107,7 +108,7 @@ def test_layout_is_what_is_written(tmp_path: Path) -> None:
         + (".*" if name.endswith("/") else "")
         for name in names(documented)
     ]
-    write(tmp_path / "toy", tokenizer={TOKENIZER: b"{}"}, history={}, inputs={})
+    write(tmp_path / "toy", tokenizer={TOKENIZER: b"{}"}, history={}, values=Values({}), inputs={})
     write(tmp_path / "made", checkpoint=checkpoint_of(tmp_path / "model", ToyWeights().tensors))
     write(tmp_path / "handed", ToyHandedOver())
     write(

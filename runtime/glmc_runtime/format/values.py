@@ -3,7 +3,12 @@
 A value is a node of the program that was lowered. Several calls may work for one node, and buffers
 are reused, so a value is whole right after ``call`` and may be gone after the next one. A value
 reads as a node of the captured model where ``captured`` names one, packed by token, and as tensors
-of the modules in ``keys``: as what a module returns first, then as what others take.
+of the modules in ``keys``: as what a module returns first, then as what others take. Where only
+some columns of it are a tensor of the model, ``parts`` says which.
+
+Numbers are those of a token: a tensor of a module may have them in another shape, as the input of
+``o_proj`` has the heads of attention side by side. Logits are of each sequence's last token only,
+and a router's experts and their weights may come in another order.
 """
 
 from __future__ import annotations
@@ -12,10 +17,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from glmc_runtime.format.tensor_key import TensorKey
+from glmc_runtime.errors import ArtifactError
+from glmc_runtime.format.artifact_files import ArtifactFiles
+from glmc_runtime.format.json_file import json_of
+from glmc_runtime.format.records import misfit
+from glmc_runtime.format.tensor_key import KINDS, TensorKey
 
 VALUES = "values.json"
 FORMAT = 1
+
+
+@dataclass(frozen=True)
+class ValuePart:
+    """Columns ``start`` to ``stop``, not counted, of a value's last dimension."""
+
+    start: int
+    stop: int
+    captured: str | None
+    keys: tuple[TensorKey, ...]
 
 
 @dataclass(frozen=True)
@@ -23,8 +42,9 @@ class PlanValue:
     """``call`` is the place of the last call for the node; ``node`` its id, whole, with ``[1]`` for
     one of several results. ``buffer`` is the id of the plan's buffer that holds it, or ``cache``
     and ``layer`` name a tensor of the KV cache. ``dtype`` and ``shape`` are the node's; a size
-    that follows the step is the text of its extent. ``op`` is the semantic op, ``source`` the line
-    of the model, ``passes`` what made or changed the node."""
+    that follows the step is the text of its extent, and the number of blocks of a cache
+    ``blocks``. ``op`` is the semantic op, ``source`` the line of the model, ``passes`` what made or
+    changed the node."""
 
     call: int
     node: str
@@ -39,6 +59,7 @@ class PlanValue:
     keys: tuple[TensorKey, ...]
     source: str
     passes: tuple[str, ...]
+    parts: tuple[ValuePart, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -49,7 +70,7 @@ class Values:
 
 
 def values_to_json(values: Values) -> dict[str, Any]:
-    """Plain data; the keys of tensors as text."""
+    """Plain data; the keys of tensors as rows."""
     return {
         "format": FORMAT,
         "phases": {name: [_to_json(each) for each in some] for name, some in values.phases.items()},
@@ -59,21 +80,87 @@ def values_to_json(values: Values) -> dict[str, Any]:
 def _to_json(value: PlanValue) -> dict[str, Any]:
     data = dict(vars(value))
     data["shape"], data["passes"] = list(value.shape), list(value.passes)
-    data["keys"] = [list(vars(key).values()) for key in value.keys]
+    data["keys"] = _keys_to_json(value.keys)
+    data["parts"] = [{**vars(part), "keys": _keys_to_json(part.keys)} for part in value.parts]
     return data
 
 
-def values_from_json(data: Mapping[str, Any]) -> Values:
-    """The other way round; raises KeyError or TypeError for what is no such document."""
-    return Values({name: tuple(map(_from_json, some)) for name, some in data["phases"].items()})
+def _keys_to_json(keys: tuple[TensorKey, ...]) -> list[list[Any]]:
+    return [list(vars(key).values()) for key in keys]
 
 
-def _from_json(data: Mapping[str, Any]) -> PlanValue:
+def values_from_json(data: Any) -> Values:
+    """The other way round; raises :class:`ArtifactError` for what is no such document."""
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise ArtifactError(
+            f"{VALUES} has another format",
+            expected=str(FORMAT),
+            found=str(data.get("format") if isinstance(data, dict) else type(data).__name__)[:80],
+            remedy="compile the model again with this version",
+        )
+    try:
+        phases = {name: tuple(map(_from_json, some)) for name, some in data["phases"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _not_well_formed(repr(error)[:160]) from error
+    problem = misfit(phases, dict[str, tuple[PlanValue, ...]], "phases") or _impossible(phases)
+    if problem is not None:
+        raise _not_well_formed(problem)
+    return Values(phases)
+
+
+def _from_json(data: dict[str, Any]) -> PlanValue:
+    parts = tuple(ValuePart(**{**each, "keys": _keys(each["keys"])}) for each in data["parts"])
     return PlanValue(
         **{
             **data,
             "shape": tuple(data["shape"]),
             "passes": tuple(data["passes"]),
-            "keys": tuple(TensorKey(*each) for each in data["keys"]),
+            "keys": _keys(data["keys"]),
+            "parts": parts,
         }
     )
+
+
+def _keys(rows: list[list[Any]]) -> tuple[TensorKey, ...]:
+    return tuple(TensorKey(*each) for each in rows)
+
+
+def _impossible(phases: Mapping[str, tuple[PlanValue, ...]]) -> str | None:
+    """What is of the right kinds and no table of values all the same."""
+    for name, values in phases.items():
+        last = 0
+        for number, value in enumerate(values):
+            place = f"phases.{name}[{number}]"
+            if value.call < last:
+                return f"{place}.call is {value.call}, and not {last} or more"
+            last = value.call
+            if (value.buffer is None) is (value.cache is None):
+                return f"{place} is in {value.buffer} and {value.cache}, and not in one of the two"
+            keys = (*value.keys, *(key for part in value.parts for key in part.keys))
+            wrong = next((key for key in keys if key.kind not in KINDS), None)
+            if wrong is not None:
+                return f"{place} has a key of kind {wrong.kind[:60]!r}"
+            if any(not 0 <= part.start < part.stop for part in value.parts):
+                return f"{place} has a part without columns"
+    return None
+
+
+def _not_well_formed(problem: str) -> ArtifactError:
+    return ArtifactError(
+        f"{VALUES} is not well formed: {problem}",
+        remedy="copy the artifact again, or compile the model again",
+    )
+
+
+def read_values(files: ArtifactFiles) -> Values:
+    """The values of an artifact's calls; its hash is compared. Raises :class:`ArtifactError`, also
+    for an artifact that was written without them."""
+    if VALUES not in files:
+        raise ArtifactError(
+            f"the artifact has no {VALUES}",
+            place=str(files.root),
+            expected="an artifact of a version that writes what its calls complete",
+            remedy="compile the model again",
+        )
+    place = str(files.root / VALUES)
+    return values_from_json(json_of(files.read(VALUES, compare=True), VALUES, place))
