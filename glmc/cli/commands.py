@@ -85,4 +85,11 @@ ROWS = (
         "Show what differs between two artifacts, dumps or compiles.",
         "glmc.cli.diff_command:diff_command",
     ),
+    Row(
+        "timeline",
+        LOOK,
+        "Show where the time of a step goes, and what one profiler's file pays that another does "
+        "not.",
+        "glmc.cli.timeline_command:timeline_command",
+    ),
 )

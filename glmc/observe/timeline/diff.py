@@ -1,0 +1,199 @@
+"""Two timelines: where the time of one step goes in A and in B, and what A pays that B does not.
+
+A row is what both sides call the same: a node of a plan that both know, with the layer's number
+left out; else a module and the kind of op; else the kind of op; a kernel of no known kind goes by
+its name. Every event is in one row, so that the rows of a side add up to its busy time.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from glmc.errors import UsageError
+from glmc.observe.timeline.bubbles import StepTime
+from glmc.observe.timeline.kernel_names import COLLECTIVE, OTHER
+from glmc.observe.timeline.op_class import op_class
+from glmc.observe.timeline.steps import Selection, selected, step_kinds
+from glmc.observe.timeline.table import StepKind, Timeline, TimelineEvent
+from glmc.observe.timeline.totals import Total, Totals, grouped, selected_times, totals
+
+LARGEST = 10
+_LAYER = re.compile(r"(\blayers\.)\d+|((?:Layer|Block)_)\d+")
+_COUNTED = re.compile(r"(?<=[A-Za-z])_\d+\b")
+
+
+class Aligned(Enum):
+    """By what a row's events of both sides were found to be the same."""
+
+    NODE = "node"
+    MODULE = "module and op"
+    OP_CLASS = "op"
+    NAME = "name"
+
+
+@dataclass(frozen=True)
+class DiffRow:
+    """``a`` and ``b`` are None where a side has no such event."""
+
+    aligned: Aligned
+    name: str
+    a: Total | None
+    b: Total | None
+
+    @property
+    def difference_us(self) -> float:
+        """What A pays more than B."""
+        return (self.a.device_us if self.a else 0.0) - (self.b.device_us if self.b else 0.0)
+
+    @property
+    def floor_us(self) -> float | None:
+        """That of the first side that knows one."""
+        floors = (side.floor_us for side in (self.a, self.b) if side is not None)
+        return next((floor for floor in floors if floor is not None), None)
+
+
+@dataclass(frozen=True)
+class Lever:
+    """One of the three ways to make a step faster, in microseconds of each side."""
+
+    name: str
+    a: float
+    b: float
+    floor_us: float | None
+
+    @property
+    def difference_us(self) -> float:
+        return self.a - self.b
+
+
+@dataclass(frozen=True)
+class TimelineDiff:
+    """``rows`` begin with the largest differences."""
+
+    a: Totals
+    b: Totals
+    levers: tuple[Lever, ...]
+    rows: tuple[DiffRow, ...]
+    remarks: tuple[str, ...]
+
+    @property
+    def largest(self) -> tuple[DiffRow, ...]:
+        return self.rows[:LARGEST]
+
+    @property
+    def of_a_alone(self) -> tuple[DiffRow, ...]:
+        """What A pays that B does not."""
+        return tuple(row for row in self.rows if row.b is None)
+
+
+def diff(a: Timeline, b: Timeline, phase: str | None, steps: slice | None) -> TimelineDiff:
+    """The difference of the median steps of equal kind and size.
+
+    Raises UsageError where the two have none.
+    """
+    chosen_a, chosen_b, remarks = paired(a, b, phase, steps)
+    of_a, of_b = totals(a, chosen_a), totals(b, chosen_b)
+    levers = (
+        Lever("operator level", of_a.operators_us, of_b.operators_us, _floor(of_a, of_b, False)),
+        Lever("bubbles", of_a.bubbles_us, of_b.bubbles_us, 0.0),
+        Lever(
+            "communication", of_a.communication_us, of_b.communication_us, _floor(of_a, of_b, True)
+        ),
+    )
+    times_a, times_b = selected_times(a, chosen_a), selected_times(b, chosen_b)
+    return TimelineDiff(of_a, of_b, levers, _rows(times_a, times_b), remarks)
+
+
+def paired(
+    a: Timeline, b: Timeline, phase: str | None, steps: slice | None
+) -> tuple[Selection, Selection, tuple[str, ...]]:
+    """The steps of both that are compared: of the kind that both have most of. Where one side
+    names no sizes, its steps are compared with those that the other has most of, and that is said.
+    """
+    kinds_a, kinds_b = step_kinds(a), step_kinds(b)
+    common = [kind for kind in kinds_a if kind in kinds_b and phase in (None, kind.phase)]
+    if common:
+        most = max(common, key=lambda kind: min(kinds_a[kind], kinds_b[kind]))
+        return selected(a, most, steps), selected(b, most, steps), ()
+    vague = [kind for kind in (*kinds_a, *kinds_b) if None in (kind.sequences, kind.tokens)]
+    some_a = [kind for kind in kinds_a if phase in (None, kind.phase, "") or not kind.phase]
+    some_b = [kind for kind in kinds_b if phase in (None, kind.phase, "") or not kind.phase]
+    if not vague or not some_a or not some_b:
+        raise UsageError(
+            "the two have no steps of equal phase and size",
+            expected=f"A, {a.label}: {_kinds(kinds_a)}",
+            found=f"B, {b.label}: {_kinds(kinds_b)}",
+            remedy="record the same batch on both sides"
+            + ("" if phase is None else ", or leave out --phase"),
+        )
+    most_a = max(some_a, key=lambda kind: kinds_a[kind])
+    most_b = max(some_b, key=lambda kind: kinds_b[kind])
+    remark = f"sizes of steps are not known on both sides: {most_a} is compared with {most_b}"
+    return selected(a, most_a, steps), selected(b, most_b, steps), (remark,)
+
+
+def _floor(a: Totals, b: Totals, collective: bool) -> float | None:
+    """The floor of collectives or of everything else, of the first side that knows one."""
+    for side in (a, b):
+        floors = [
+            total.floor_us
+            for total in side.by_class
+            if (total.name == COLLECTIVE) is collective and total.floor_us is not None
+        ]
+        if floors:
+            return sum(floors)
+    return None
+
+
+def _kinds(kinds: Iterable[StepKind]) -> str:
+    return "; ".join(map(str, kinds)) or "none"
+
+
+def general(name: str) -> str:
+    """A node or module with the numbers of its layers left out."""
+    return _LAYER.sub(lambda match: f"{match[1] or match[2]}*", name)
+
+
+def _module(event: TimelineEvent) -> str:
+    """The module without layers, and without the counters of classes."""
+    return _COUNTED.sub("", general(event.module)) if event.module else ""
+
+
+def _rows(a: Sequence[StepTime], b: Sequence[StepTime]) -> tuple[DiffRow, ...]:
+    nodes = _shared(a, b, lambda event: general(event.node))
+    modules = _shared(a, b, _module)
+
+    def key(event: TimelineEvent) -> tuple[Aligned, str]:
+        if (node := general(event.node)) in nodes:
+            return Aligned.NODE, node
+        kind = op_class(event)
+        if (module := _module(event)) in modules:
+            return Aligned.MODULE, f"{module}: {kind}"
+        return (Aligned.NAME, event.name) if kind == OTHER else (Aligned.OP_CLASS, kind)
+
+    names: dict[str, tuple[Aligned, str]] = {}
+
+    def text(event: TimelineEvent) -> tuple[str]:
+        aligned, name = key(event)
+        joined = f"{aligned.value}\0{name}"
+        names[joined] = aligned, name
+        return (joined,)
+
+    of_a = {total.name: total for total in grouped(a, text)}
+    of_b = {total.name: total for total in grouped(b, text)}
+    rows = [
+        DiffRow(*names[joined], of_a.get(joined), of_b.get(joined))
+        for joined in dict.fromkeys((*of_a, *of_b))
+    ]
+    return tuple(sorted(rows, key=lambda row: (-abs(row.difference_us), row.name)))
+
+
+def _shared(
+    a: Sequence[StepTime], b: Sequence[StepTime], read: Callable[[TimelineEvent], str]
+) -> frozenset[str]:
+    """What events of both sides have."""
+    of_a, of_b = ({read(event) for time in side for event in time.events} - {""} for side in (a, b))
+    return frozenset(of_a & of_b)
