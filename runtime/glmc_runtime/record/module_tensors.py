@@ -1,13 +1,12 @@
 """The tensors that modules take and return, each with its key, told while a model runs.
 
-Whoever records a stock model and whoever traces it hears the same keys. A tensor is named by the
-place of its argument in ``forward``'s signature, whether it was passed by place or by name, or by
-the place in what ``forward`` returns; one in a tuple by both, as in ``forward_input.1.0``.
+A tensor is named by the place of its argument, or by its keyword where it was passed by name, and
+by its place in what a module returns; one in a tuple by both places, as in
+``forward_input.position_embeddings.0``.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -24,79 +23,46 @@ Seen = Callable[[TensorKey, Tensor], object]
 def module_tensors(modules: Iterable[tuple[str, nn.Module]], seen: Seen) -> Iterator[None]:
     """Within the block ``seen`` is called with each tensor that one of ``modules``, such as
     ``model.named_modules()``, takes, before it runs, and returns, after. A key counts the calls of
-    a class within one call of the module that calls it, the first is 0."""
-    calls: list[Counter[str]] = [Counter()]
-    keys: list[tuple[str, str, int]] = []
+    a class within one call of the module that calls it; the first is 0."""
+    counts: list[Counter[str]] = [Counter()]
+    running: list[tuple[str, str, int]] = []
 
-    def before(path: str, module: nn.Module, arguments: Any, keywords: Any) -> None:
+    def hook(path: str, module: nn.Module) -> None:
         kind = type(module).__name__
-        keys.append((path, kind, calls[-1][kind]))
-        calls[-1][kind] += 1
-        calls.append(Counter())
-        for name, tensor in _taken(module, arguments, keywords):
-            seen(TensorKey(*keys[-1], INPUT, name), tensor)
 
-    def after(_: nn.Module, __: Any, returned: Any) -> None:
-        calls.pop()
-        key = keys.pop()
-        if not keys:
-            calls[-1].clear()
-        for name, tensor in _returned(returned):
-            seen(TensorKey(*key, OUTPUT, name), tensor)
+        def before(_: nn.Module, arguments: Any, keywords: Any) -> None:
+            running.append((path, kind, counts[-1][kind]))
+            counts[-1][kind] += 1
+            counts.append(Counter())
+            for name, tensor in tensors_in({**dict(enumerate(arguments)), **keywords}):
+                seen(TensorKey(*running[-1], INPUT, name), tensor)
 
-    def hook_before(path: str) -> Callable[..., None]:
-        return lambda module, arguments, keywords: before(path, module, arguments, keywords)
+        def after(_: nn.Module, __: Any, returned: Any) -> None:
+            counts.pop()
+            key = running.pop()
+            if not running:
+                counts[-1].clear()  # the next call of the whole begins anew
+            for name, tensor in tensors_in(returned):
+                seen(TensorKey(*key, OUTPUT, name), tensor)
+
+        hooks.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
+        hooks.callback(module.register_forward_hook(after).remove)
 
     with ExitStack() as hooks:
-        for path, module in modules:
-            made = module.register_forward_pre_hook(hook_before(path), with_kwargs=True)
-            hooks.callback(made.remove)
-            hooks.callback(module.register_forward_hook(after).remove)
+        for each in modules:
+            hook(*each)
         yield
 
 
-def _taken(
-    module: nn.Module, arguments: tuple[Any, ...], keywords: Mapping[str, Any]
-) -> Iterator[tuple[str, Tensor]]:
-    signature = inspect.signature(module.forward)
-    try:
-        bound = signature.bind(*arguments, **keywords).arguments
-    except TypeError:  # a wrapper around forward takes more than it hands on
-        yield from _numbered("", arguments)
-        for name, value in keywords.items():
-            yield from _within(name, value)
-        return
-    for number, (name, parameter) in enumerate(signature.parameters.items()):
-        if name not in bound:
-            continue
-        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
-            for keyword, value in bound[name].items():
-                yield from _within(keyword, value)
-        elif parameter.kind is inspect.Parameter.VAR_POSITIONAL:
-            for place, value in enumerate(bound[name], number):
-                yield from _within(str(place), value)
-        else:
-            yield from _within(str(number), bound[name])
-
-
-def _returned(value: Any) -> Iterator[tuple[str, Tensor]]:
+def tensors_in(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Tensors with their names, which are joined by dots. What is None has a place in a tuple, and
+    none in an output class of transformers; a KV cache counts as nothing."""
     if isinstance(value, Tensor):
-        yield "0", value
-    elif isinstance(value, Mapping):  # a ModelOutput of transformers: what is None is not in it
-        yield from _numbered("", value.values())
-    elif isinstance(value, (tuple, list)):
-        yield from _numbered("", value)
-
-
-def _numbered(stem: str, values: Iterable[Any]) -> Iterator[tuple[str, Tensor]]:
-    for number, value in enumerate(values):
-        yield from _within(f"{stem}{number}", value)
-
-
-def _within(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:
-    if isinstance(value, Tensor):
-        yield name, value
-    elif isinstance(value, Mapping):
-        yield from _numbered(f"{name}.", value.values())
-    elif isinstance(value, (tuple, list)):
-        yield from _numbered(f"{name}.", value)
+        yield name or "0", value
+    if hasattr(value, "to_tuple"):
+        value = value.to_tuple()
+    if isinstance(value, (tuple, list)):
+        value = dict(enumerate(value))
+    if isinstance(value, Mapping):
+        for key, each in value.items():
+            yield from tensors_in(each, f"{name}.{key}" if name else str(key))
