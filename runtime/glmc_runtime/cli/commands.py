@@ -25,8 +25,8 @@ RUN = Command(
             "--statistics", "Print counts and times at the end.", bool, default=False, group=OUTPUT
         ),
         Option(
-            "--profile",
-            "Write a timeline with a range for each kernel call, for Perfetto (ui.perfetto.dev).",
+            "--timeline",
+            "Time each kernel call and write a trace for Perfetto (ui.perfetto.dev).",
             metavar="FILE",
             group=OUTPUT,
         ),

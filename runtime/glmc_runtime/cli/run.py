@@ -27,11 +27,11 @@ def run(options: SimpleNamespace) -> int:
     ids = ids_of(options)
     require_directory(options.artifact)
     texts = texts_of(options)
-    session = session_of(options, timing=options.statistics, profiled=options.profile is not None)
+    session = session_of(options, timing=options.statistics, timeline=options.timeline is not None)
     if session.follow():  # rank 0 prints
         return 0
     prompts: list[Any] = [chat.prompt(session.text, text) for text in texts]
-    with session, timeline_of(options.profile, session):
+    with session, timeline_of(options.timeline, session):
         if options.json:
             _print_json(session, [*prompts, *ids], settings)
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
@@ -58,12 +59,15 @@ SESSION_OPTIONS = (
 
 
 def session_of(
-    options: SimpleNamespace, *, timing: bool = False, profiled: bool = False
+    options: SimpleNamespace, *, timing: bool = False, timeline: bool = False
 ) -> Session:
-    """Load the artifact; a line of a terminal shows how far its files were read."""
+    """Load the artifact; a line of a terminal shows how far its files were read. With ``timeline``
+    its calls must be those of this process."""
     require_directory(options.artifact)
     with stopped_at_once():
         import_module("glmc_runtime.generate.session")
+    if timeline:
+        _require_own_calls(options.artifact)
     with shown_progress(CHECKING) as progress:
         return load(
             options.artifact,
@@ -74,7 +78,6 @@ def session_of(
             checkpoint=options.checkpoint,
             timing=timing,
             guard_steps=options.guard_steps,
-            profile_ranges=profiled,
             progress=progress,
         )
 
@@ -83,9 +86,15 @@ def timeline_of(path: str | None, session: Session) -> AbstractContextManager[No
     """The timeline that is written to ``path``; nothing without one."""
     if path is None:
         return nullcontext()
-    from glmc_runtime.replay.profile import timeline
+    return session.timeline(path)
 
-    return timeline(path, session.emulated, session.interpreted)
+
+def _require_own_calls(artifact: str) -> None:
+    from glmc_runtime.engine.machines import require_own_calls
+    from glmc_runtime.loading.loader import listed_files
+
+    manifest, _ = listed_files(Path(artifact))
+    require_own_calls(manifest)
 
 
 def where_of(session: Session) -> str:

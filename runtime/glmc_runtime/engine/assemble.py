@@ -22,6 +22,7 @@ from glmc_runtime.loading.loader import Artifact
 from glmc_runtime.replay.buckets import Buckets
 from glmc_runtime.replay.cache import Cache, KVCache, choose_block_count
 from glmc_runtime.replay.device_order import StreamOrder
+from glmc_runtime.replay.phase import PhaseReplay
 from glmc_runtime.replay.statistics import Statistics
 from glmc_runtime.replay.step import Step
 
@@ -50,7 +51,8 @@ class Machine:
     several threads apart, and ``stream_order`` orders those of several streams of a device.
     ``greedy`` makes what enqueues greedy decode steps of up to so many rows, and ``close`` ends
     what runs besides this process. ``follow`` takes the steps of the rank that leads this one, as
-    far as there is one, and says whether there was."""
+    far as there is one, and says whether there was. ``phases`` are the replays of this process,
+    whoever leads."""
 
     device: torch.device
     cache: Cache
@@ -64,6 +66,7 @@ class Machine:
     greedy: Callable[[int], GreedyLauncher]
     close: Callable[[], object] = _nothing
     follow: Callable[[], bool] = _no_leader
+    phases: tuple[PhaseReplay, ...] = ()
 
 
 def assemble(
@@ -105,4 +108,5 @@ def assemble(
         loaded.stream_order,
         loaded.exclusive,
         partial(LocalGreedy, replays[DECODE.key], loaded.device),
+        phases=tuple(replays.values()),
     )

@@ -16,6 +16,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Sequence as ListLike
+from contextlib import AbstractContextManager
+from os import PathLike
 from types import TracebackType
 from typing import TypeVar
 
@@ -38,6 +40,7 @@ from glmc_runtime.engine.sequences import (
     sequence_steps_of,
     sequences_of,
 )
+from glmc_runtime.engine.timeline import timeline
 from glmc_runtime.errors import RequestError
 from glmc_runtime.format.phases import DECODE, PREFILL
 from glmc_runtime.loading.loader import Artifact
@@ -90,6 +93,23 @@ class Engine:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+    def timeline(self, path: str | PathLike[str]) -> AbstractContextManager[None]:
+        """Time each kernel call of the steps that are taken in the ``with`` of this and write them
+        to ``path``, a Chrome trace that Perfetto opens (docs/debugging.md).
+
+        Steps are slower while they are timed. Raises :class:`RequestError` for a file that can't be
+        written, for a second timeline at once, and where several ranks run in other processes.
+        """
+        machine = self._machine
+        return timeline(
+            path,
+            self.artifact,
+            machine.phases,
+            machine.device,
+            machine.statistics,
+            machine.exclusive,
+        )
 
     def sequence(self, tokens: ListLike[int]) -> Sequence:
         """A new sequence; raises :class:`RequestError` for an empty or overlong prompt."""

@@ -9,7 +9,9 @@ import torch
 
 from glmc_runtime.engine.assemble import Machine, assemble
 from glmc_runtime.engine.options import LoadOptions
+from glmc_runtime.engine.timeline import in_other_processes
 from glmc_runtime.errors import GuardError, RequestError
+from glmc_runtime.format.manifest import Manifest
 from glmc_runtime.loading.loader import Artifact, Progress
 
 if TYPE_CHECKING:
@@ -27,6 +29,14 @@ def rank_of(process_group: Any) -> int | None:
         return torch.distributed.get_rank(process_group)
     place = launched()
     return None if place is None else place.rank
+
+
+def require_own_calls(manifest: Manifest) -> None:
+    """Raise :class:`RequestError` where a load would start the ranks in other processes."""
+    from glmc_runtime.engine.ranks.member import launched
+
+    if manifest.ranks.count > 1 and launched() is None:
+        raise in_other_processes()
 
 
 def machine_of(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from time import perf_counter
 from typing import Any
@@ -23,6 +24,7 @@ from glmc_runtime.replay.guard_steps import run_guarded
 from glmc_runtime.replay.profile import graph_range, in_range
 from glmc_runtime.replay.statistics import Statistics
 from glmc_runtime.replay.step import Step
+from glmc_runtime.replay.timeline.timer import KEPT_HIDDEN, STEP_INPUTS, Place, StepTimer
 from glmc_runtime.replay.weight_watch import WeightWatch
 
 _LOG = logging.getLogger("glmc_runtime.graphs")
@@ -62,6 +64,7 @@ class PhaseReplay:
         self._captured: dict[int, dict[int, tuple[Thunk, ...]]] = {}
         self._parts = parts_of(binder.plan)
         self._kept_hidden = kept_hidden if Part.BODY in self._parts else None
+        self._timer: StepTimer | None = None
         depends = binder.dependencies(binder.plan)
         names, bucket = binder.plan.phase.equal_names, self._bucket
         # A graph is kept for each bucket: what depends on other sizes of a step is in none.
@@ -76,6 +79,21 @@ class PhaseReplay:
         ]
         calls_vendor = any(is_vendor(call.function) for call in binder.plan.calls)
         self._guard_steps_left = guard_steps if calls_vendor else 0
+        self._plain = self._is_plain()
+
+    @property
+    def timer(self) -> StepTimer | None:
+        """What is told of each call of a step; nothing of it is in a step that has none."""
+        return self._timer
+
+    @timer.setter
+    def timer(self, timer: StepTimer | None) -> None:
+        self._timer = timer
+        self._plain = self._is_plain()
+
+    def _is_plain(self) -> bool:
+        """Whether a step is its thunks and nothing else."""
+        return not (self._guard_steps_left or self._timer or self._statistics.timing)
 
     @property
     def has_greedy(self) -> bool:
@@ -110,7 +128,8 @@ class PhaseReplay:
         bound = self._bound(step)
         assert bound.hidden is not None
         bound.hidden.copy_(hidden)
-        self._run_part(bound, step, Part.HEAD)
+        with nullcontext() if self._timer is None else self._timed(self._timer, step):
+            self._run_part(bound, step, Part.HEAD)
         self._watch.check()
         return bound.logits
 
@@ -123,12 +142,26 @@ class PhaseReplay:
     ) -> BoundStep:
         self._watch.check()  # what was cut short must not be touched
         bound = self._bound(step)
+        if self._timer is None:
+            self._fill_and_run(bound, step, tokens, part)
+        else:
+            with self._timed(self._timer, step):
+                self._fill_and_run(bound, step, tokens, part)
+        self._watch.check()  # nor is what was computed while a weight changed handed out
+        return bound
+
+    def _fill_and_run(
+        self, bound: BoundStep, step: Sizes, tokens: torch.Tensor | None, part: Part
+    ) -> None:
         self._inputs.fill(step, tokens)
         sizes, real = step.sizes, step.real
         self._statistics.count_step(self._plan.name, sizes[self._bucket], real[self._bucket])
         self._run_part(bound, step, part)
-        self._watch.check()  # nor is what was computed while a weight changed handed out
-        return bound
+
+    def _timed(self, timer: StepTimer, step: Sizes) -> AbstractContextManager[object]:
+        replayed = self._graphs.on_device and bool(self._captured.get(step.sizes[self._bucket]))
+        guarded = self._guard_steps_left > 0
+        return timer.step(self._plan, step, replayed=replayed, guarded=guarded)
 
     def _bound(self, step: Sizes) -> BoundStep:
         sizes, real = step.sizes, step.real
@@ -141,14 +174,15 @@ class PhaseReplay:
         return bound
 
     def _run_part(self, bound: BoundStep, step: Sizes, part: Part) -> None:
-        if self._guard_steps_left:
+        if self._plain:
+            self._run(bound.thunks[part])
+        elif self._guard_steps_left:
             captured = self._captured.get(step.sizes[self._bucket], {})
             self._run_guarded(Symbols(step.sizes, step.real), captured, part)
             self._guard_steps_left -= part is not Part.HEAD
-        elif self._statistics.timing:
-            self._run_timed(bound, step.sizes[self._bucket], part)
+            self._plain = self._is_plain()
         else:
-            self._run(bound.thunks[part])
+            self._run_segments(bound, step.sizes[self._bucket], part)
 
     def trace(self, step: Step) -> Iterator[tuple[Call, dict[str, Any]]]:
         """Run ``step`` call by call; each call with what it was bound to, as soon as it has run.
@@ -253,11 +287,22 @@ class PhaseReplay:
         return self._inputs.thunks(symbols) if number == 0 else ()
 
     def _after(self, number: int, symbols: Symbols) -> tuple[Thunk, ...]:
-        if self._kept_hidden is None or number != self._parts[Part.BODY][-1]:
+        if not self._keeps_hidden_after(number):
             return ()
         hidden = self._binder.hidden(symbols)
         assert hidden is not None  # there is a body where there is a head
+        assert self._kept_hidden is not None
         return (partial(self._kept_hidden[: len(hidden)].copy_, hidden),)
+
+    def _keeps_hidden_after(self, number: int) -> bool:
+        return self._kept_hidden is not None and number == self._parts[Part.BODY][-1]
+
+    def _places(self, number: int, count: int) -> tuple[Place, ...]:
+        """What each of the ``count`` thunks of a segment is for; see :meth:`_thunks`."""
+        segment = self._plan.segments[number]
+        calls = range(segment.first, segment.last + 1)
+        after = (KEPT_HIDDEN,) * self._keeps_hidden_after(number)
+        return (*(STEP_INPUTS,) * (count - len(calls) - len(after)), *calls, *after)
 
     def _run(self, thunks: tuple[Thunk, ...]) -> None:
         thunk = None
@@ -273,34 +318,55 @@ class PhaseReplay:
         self, symbols: Symbols, captured: dict[int, tuple[Thunk, ...]], part: Part = Part.WHOLE
     ) -> None:
         for number in self._parts[part]:
-            segment = self._plan.segments[number]
             if number in captured:
-                self._run(captured[number])
+                self._run_segment(number, captured[number], symbols[self._bucket])
                 continue
-            self._run(self._before(number, symbols))
-            for position in range(segment.first, segment.last + 1):
-                (thunk,) = self._binder.bind(position, position, symbols)
-                call = self._plan.calls[position]
-                if not is_vendor(call.function):
-                    self._run((thunk,))
+            thunks = self._thunks(number, symbols)
+            for place, thunk in zip(self._places(number, len(thunks)), thunks, strict=True):
+                if isinstance(place, str) or not is_vendor(self._plan.calls[place].function):
+                    with self._called(place):
+                        self._run((thunk,))
                     continue
                 try:
-                    run_guarded(call, self._binder.arguments(position, symbols), thunk)
+                    self._run_vendor(place, thunk, symbols)
                 except GlmcError:
                     raise
                 except KERNEL_ERRORS as error:
                     raise self._explain(thunk, error) from error
-            self._run(self._after(number, symbols))
         if part is not Part.HEAD:
             self._statistics.count_guard_step(self._plan.name)
 
-    def _run_timed(self, bound: BoundStep, bucket: int, part: Part) -> None:
+    def _run_vendor(self, position: int, thunk: Thunk, symbols: Symbols) -> None:
+        def called() -> object:
+            with self._called(position):
+                return thunk()
+
+        call, arguments = self._plan.calls[position], self._binder.arguments(position, symbols)
+        run_guarded(call, arguments, called)
+
+    def _run_segments(self, bound: BoundStep, bucket: int, part: Part) -> None:
         for number in self._parts[part]:
             started = perf_counter()
-            self._run(bound.segments[number])
-            self._graphs.wait()
-            elapsed = perf_counter() - started
-            self._statistics.count_segment(self._plan.name, bucket, number, elapsed)
+            self._run_segment(number, bound.segments[number], bucket)
+            if self._statistics.timing:
+                self._graphs.wait()
+                elapsed = perf_counter() - started
+                self._statistics.count_segment(self._plan.name, bucket, number, elapsed)
+
+    def _run_segment(self, number: int, thunks: tuple[Thunk, ...], bucket: int) -> None:
+        """A segment that the timer, where there is one, is told of."""
+        if self._timer is None:
+            self._run(thunks)
+        elif self._graphs.on_device and number in self._captured.get(bucket, {}):
+            with self._timer.graph(bucket, number):
+                self._run(thunks)
+        else:
+            for place, thunk in zip(self._places(number, len(thunks)), thunks, strict=True):
+                with self._timer.call(place):
+                    self._run((thunk,))
+
+    def _called(self, place: Place) -> AbstractContextManager[object]:
+        return nullcontext() if self._timer is None else self._timer.call(place)
 
     def _explain(self, thunk: Thunk | None, error: BaseException) -> GlmcError:
         """The error of a kernel, with the call that it belongs to."""

@@ -131,11 +131,14 @@ def test_an_interpreted_run_says_so(
     tokens = " ".join(map(str, reference_greedy([3, 14, 15], 3)))
     assert captured.out == f"{tokens} \n"
     assert "s (interpreted)" in captured.err
-    profile = tmp_path / "timeline.json"
-    assert main(["run", str(path), *RUN, "--json", "--profile", str(profile)]) == 0
+    timeline = tmp_path / "timeline.json"
+    assert main(["run", str(path), *RUN, "--json", "--timeline", str(timeline)]) == 0
     result = json.loads(capsys.readouterr().out)
     assert (result["interpreted"], result["statistics"]["interpreted"]) == (True, True)
-    assert json.loads(profile.read_text())["interpreted"] == "no GPU was used"
+    recorded = json.loads(timeline.read_text())
+    assert (recorded["glmc"]["interpreted"], recorded["glmc"]["emulated"]) == (True, False)
+    lanes = {event["args"].get("name") for event in recorded["traceEvents"] if event["ph"] == "M"}
+    assert "device 0 (cuda, interpreted)" in lanes
 
 
 def test_without_gpu_and_interpreter_nothing_runs(

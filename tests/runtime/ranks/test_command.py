@@ -29,9 +29,9 @@ def test_run_starts_the_ranks_and_ends_them(
     assert not children()
 
 
-def test_a_profile_is_refused_before_anything_starts(
+def test_a_timeline_is_refused_before_anything_starts(
     ranks_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["run", str(ranks_path), "--token-ids", "7", "--profile", str(tmp_path / "x.json")]
+    words = ["run", str(ranks_path), "--token-ids", "7", "--timeline", str(tmp_path / "x.json")]
     assert main(words) == 2
     assert "in other processes than the profiler" in capsys.readouterr().err

@@ -1,8 +1,7 @@
-"""A profiler's timeline names each replayed call, and only where that was asked for."""
+"""A profiler of the caller's names each replayed call, and only where that was asked for."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,6 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 import glmc_runtime
-from glmc_runtime.cli import main
 from glmc_runtime.engine import loaded as loaded_module
 from glmc_runtime.format.phases import DECODE
 from glmc_runtime.generate.session import Session
@@ -83,28 +81,3 @@ def test_a_range_returns_what_the_call_returns_and_lets_its_error_through() -> N
     assert in_range("r", lambda: 7)() == 7
     with pytest.raises(RuntimeError):
         in_range("r", lambda: torch.empty(2) @ torch.empty(3))()
-
-
-def test_the_command_writes_a_timeline(
-    toy_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    file = tmp_path / "timeline.json"
-    arguments = [str(toy_path), "--token-ids", "1,2", "--max-new-tokens", "3"]
-    assert main(["run", *arguments, "--profile", str(file)]) == 0
-    plain = capsys.readouterr().out
-    names = {event.get("name") for event in json.loads(file.read_text())["traceEvents"]}
-    session = glmc_runtime.load(toy_path)
-    for plan in session.artifact.plans.values():
-        assert {call_range(call) for call in plan.calls} <= names
-    assert main(["run", *arguments]) == 0
-    assert capsys.readouterr().out == plain
-
-
-def test_a_timeline_that_cannot_be_written_is_refused_before_the_work(
-    toy_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    file = tmp_path / "no" / "timeline.json"
-    assert main(["run", str(toy_path), "--token-ids", "1", "--profile", str(file)]) != 0
-    captured = capsys.readouterr()
-    assert "can't be written" in captured.err and str(file) in captured.err
-    assert captured.out == ""

@@ -15,7 +15,8 @@ from glmc_runtime.engine.ranks.member import identity_of
 from glmc_runtime.engine.ranks.remote import remote_machine
 from glmc_runtime.engine.ranks.serve import Settings
 from glmc_runtime.engine.ranks.watch import Watch
-from glmc_runtime.errors import FileError, GuardError, RequestError
+from glmc_runtime.engine.timeline import in_other_processes
+from glmc_runtime.errors import FileError, GuardError
 from glmc_runtime.loading.loader import Artifact
 from glmc_runtime.loading.weights import require_weights
 
@@ -32,10 +33,7 @@ def start_ranks(
 ) -> Machine:
     """Processes for all ranks of an artifact, which load it; raises what ends one of them."""
     if options.profile_ranges:
-        raise RequestError(
-            "the calls of an artifact of several ranks are in other processes than the profiler",
-            remedy="run 'torchrun --nproc-per-node N', where rank 0 profiles its own calls",
-        )
+        raise in_other_processes()
     if not hasattr(os, "memfd_create"):
         raise GuardError("an artifact of several ranks needs Linux", remedy="use torchrun")
     size = artifact.manifest.ranks.count

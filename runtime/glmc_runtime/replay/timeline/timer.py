@@ -1,0 +1,36 @@
+"""What a phase tells whoever times its steps: when one runs, and which of its thunks is which call.
+
+Nothing of it is in a bound step: a phase that has a timer runs the same thunks one by one.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Protocol, Union
+
+from glmc_runtime.format.plan import PhasePlan
+from glmc_runtime.replay.bound_step import Sizes
+
+Place = Union[int, str]
+"""A call by its place in the plan, or what the runtime does beside the calls, by its name."""
+STEP_INPUTS = "step inputs"
+KEPT_HIDDEN = "kept hidden states"
+
+
+class StepTimer(Protocol):
+    """Times what runs inside of each ``with``."""
+
+    def step(
+        self, plan: PhasePlan, step: Sizes, *, replayed: bool, guarded: bool
+    ) -> AbstractContextManager[object]:
+        """A step of a plan, its inputs included. ``replayed``: of device graphs, as far as it has
+        some; ``guarded``: vendor calls are looked at (:mod:`glmc_runtime.replay.guard_steps`)."""
+        ...
+
+    def call(self, place: Place) -> AbstractContextManager[object]:
+        """One thunk of the step that runs."""
+        ...
+
+    def graph(self, bucket: int, segment: int) -> AbstractContextManager[object]:
+        """The device graph of a segment of the step that runs."""
+        ...
