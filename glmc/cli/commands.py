@@ -92,4 +92,10 @@ ROWS = (
         "not.",
         "glmc.cli.timeline_command:timeline_command",
     ),
+    Row(
+        "record",
+        LOOK,
+        "Record the tensors of a run: what each module takes and returns.",
+        "glmc.cli.record_command:record_command",
+    ),
 )

@@ -151,3 +151,10 @@ class WeightsError(GlmcError):
 
     code = "GLMC-2012"
     usual_remedy = "name the checkpoint whose config.json was compiled, complete and unchanged"
+
+
+class RecordError(GlmcError):
+    """A record of tensors is missing, damaged, or of no format that is read."""
+
+    code = "GLMC-2013"
+    usual_remedy = "record again: glmc record SIDE --output FILE.h5"

@@ -66,6 +66,13 @@ COMPILER = {
     ("estimate", "glm-4.8", "--device", "h200"): (2, "did you mean 'glm-4.7'"),
     ("estimate", "glm-4.7", "--device", "h20"): (2, "did you mean 'h200'?"),
     ("estimate", "glm-4.7", "--device", "h200", "--batch", "1,x"): (2, "no list of integers"),
+    ("record", "--help"): (0, "--keep"),
+    ("record", "nowhere", "--output", "a.h5"): (2, "no checkpoint to record"),
+    ("record", "glm-4.7", "--ids", "1", "-o", "a.h5"): (2, "a preset has no weights"),
+    ("record", "model", "--ids", "1"): (2, "a record needs a file"),
+    ("record", "model", "--ids", "1", "-o", "a.h5", "--keep", "x"): (2, "rows:N"),
+    ("record", "model", "--ids", "x", "-o", "a.h5"): (2, "--ids is no list of token ids"),
+    ("record", "model", "--ids", "1", "-o", "a.h5", "--level", "opp"): (2, "did you mean 'op'?"),
     ("diff", "--help"): (0, "--exit-code"),
     ("diff", "glm-4.7", "glm-4.8"): (2, "did you mean 'glm-4.7'"),
     ("inspect", "nowhere", "--page", "page.html"): (2, "no such artifact"),
@@ -85,8 +92,11 @@ def test_help_and_mistakes_import_nothing_heavy(
     forbidden: set[str],
     tmp_path: Path,
 ) -> None:
-    """In one process each, where a folder ``taken`` is and none that has another of the names."""
+    """In one process each, where folders ``taken`` and ``model`` are and none that has another of
+    the names."""
     (tmp_path / "taken" / "of_others").mkdir(parents=True)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
     script = SCRIPT.format(module=module)
     if module == "glmc_runtime.cli":
         script = script.replace("import glmc, ", "import ")

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import h5py
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -59,6 +60,7 @@ from glmc_runtime.generate.text import packages
 from glmc_runtime.kernels.vendor import Vendor
 from glmc_runtime.loading.guards import check_vendor_functions
 from glmc_runtime.loading.loader import load_artifact
+from glmc_runtime.record.h5_facts import recorded_run
 from glmc_runtime.replay.cache import BlockAllocator
 from tests.docs.markdown import ROOT, blocks, section, table_rows
 from tests.runtime.toy import write_toy
@@ -239,6 +241,12 @@ def weights(scene: Scene) -> None:
     glmc_runtime.load_model(scene.path, tensors=tensors)
 
 
+def record(scene: Scene) -> None:
+    with h5py.File(scene.path, "w") as file:
+        file.attrs["tool"] = "another"
+    recorded_run(scene.path)
+
+
 def engine_asks(scene: Scene, **changes: Any) -> None:
     sizes = Sizes(tokens=4, sequences=1, context=60, dtype=torch.float32)
     Header.of(write_toy(scene.path)).check(replace(sizes, **changes))
@@ -288,6 +296,7 @@ EXAMPLES: dict[str, Callable[[Scene], None]] = {
     "ExtensionError": extension,
     "RankError": rank,
     "WeightsError": weights,
+    "RecordError": record,
     "UnsupportedError": unsupported,
     "NoArtifactError": no_artifact,
     "EngineVersionError": engine_version,

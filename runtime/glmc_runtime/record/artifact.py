@@ -30,16 +30,15 @@ _RUN = ArtifactRun()
 
 def record_artifact(
     path: str | PathLike[str], sink: Sink, options: RecordOptions, run: ArtifactRun = _RUN
-) -> dict[str, Any]:
-    """Run an artifact and give each value of each step to ``sink``, in the order of the calls; the
-    facts of the record, which the sink has, too.
+) -> None:
+    """Run an artifact and give each value of each step to ``sink``, in the order of the calls.
 
     Prefill of all prompts is step 0, packed; decode steps follow. Raises what loading raises,
     RequestError for prompts and steps that can't be run, and CapacityError where tap memory is
     short.
     """
     artifact = load_artifact(path)
-    return record_values(artifact, read_values(artifact.files), sink, options, run)
+    record_values(artifact, read_values(artifact.files), sink, options, run)
 
 
 def record_values(
@@ -48,11 +47,11 @@ def record_values(
     sink: Sink,
     options: RecordOptions,
     run: ArtifactRun = _RUN,
-) -> dict[str, Any]:
+) -> None:
     """As :func:`record_artifact`, of what was read already."""
     _check(artifact, options)
     loaded = load_into_memory(artifact, replace(run.load, guard_steps=0), None)
-    return _Recording(loaded, values, sink, options, run).steps()
+    _Recording(loaded, values, sink, options, run).steps()
 
 
 class _Recording:
@@ -85,8 +84,8 @@ class _Recording:
         self._sequences = [self._engine.sequence(prompt) for prompt in prompts]
         self._equal = True
 
-    def steps(self) -> dict[str, Any]:
-        """Run them all, and describe the record; its facts."""
+    def steps(self) -> None:
+        """Run them all, and describe the record."""
         sequences, given = self._sequences, self._options.tokens
         fed_tokens: list[list[int]] = []
         logits = self._step(0, self._prefill, [SequenceStep(each) for each in sequences])
@@ -97,9 +96,7 @@ class _Recording:
             batch = [SequenceStep(sequence, (token,)) for sequence, token in pairs]
             logits = self._step(number, self._decode, batch)
         by_sequence = [[step[row] for step in fed_tokens] for row in range(len(sequences))]
-        facts = self._facts(by_sequence)
-        self._sink.describe(facts)
-        return facts
+        self._sink.describe(self._facts(by_sequence))
 
     def _step(self, number: int, form: StepForm, batch: list[SequenceStep]) -> Tensor:
         """Run a step once for each group of values; its logits."""
@@ -136,7 +133,6 @@ class _Recording:
             "target": manifest.target,
             "dtype": manifest.dtype,
             "emulated": engine.emulated,
-            "interpreted": engine.interpreted,
             "made_by": f"glmc artifact, {manifest.target}{how}",
             "prompts": [list(prompt) for prompt in self._options.prompts],
             "tokens": tokens,

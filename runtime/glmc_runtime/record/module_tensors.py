@@ -14,16 +14,19 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from glmc_runtime.format.tensor_key import INPUT, OUTPUT, TensorKey
+from glmc_runtime.format.tensor_key import INPUT, OUTPUT, PARAMS, TensorKey
 
 Seen = Callable[[TensorKey, Tensor], object]
 
 
 @contextmanager
-def module_tensors(modules: Iterable[tuple[str, nn.Module]], seen: Seen) -> Iterator[None]:
+def module_tensors(
+    modules: Iterable[tuple[str, nn.Module]], seen: Seen, *, parameters: bool = False
+) -> Iterator[None]:
     """Within the block ``seen`` is called with each tensor that one of ``modules``, such as
     ``model.named_modules()``, takes, before it runs, and returns, after. A key counts the calls of
-    a class within one call of the module that calls it; the first is 0."""
+    a class within one call of the module that calls it; the first is 0. With ``parameters`` a
+    module's own weights are seen, too, before what it takes."""
     counts: list[Counter[str]] = [Counter()]
     running: list[tuple[str, str, int]] = []
 
@@ -34,6 +37,8 @@ def module_tensors(modules: Iterable[tuple[str, nn.Module]], seen: Seen) -> Iter
             running.append((path, kind, counts[-1][kind]))
             counts[-1][kind] += 1
             counts.append(Counter())
+            for name, weight in module.named_parameters(recurse=False) if parameters else ():
+                seen(TensorKey(*running[-1], PARAMS, name), weight)
             for name, tensor in tensors_in({**dict(enumerate(arguments)), **keywords}):
                 seen(TensorKey(*running[-1], INPUT, name), tensor)
 

@@ -42,7 +42,8 @@ class Sink(Protocol):
         facts: Mapping[str, Any],
         part: Part | None = None,
     ) -> None:
-        """Write a tensor under its first key; the other keys name the same one."""
+        """Write a tensor under its first key; the other keys name the same one. A tensor that still
+        lacks a part at the end of the step is no tensor of the record."""
         ...
 
     def link(self, key: TensorKey, step: int, written: TensorKey) -> None:
