@@ -30,15 +30,16 @@ _RUN = ArtifactRun()
 
 def record_artifact(
     path: str | PathLike[str], sink: Sink, options: RecordOptions, run: ArtifactRun = _RUN
-) -> None:
-    """Run an artifact and give each value of each step to ``sink``, in the order of the calls.
+) -> dict[str, Any]:
+    """Run an artifact and give each value of each step to ``sink``, in the order of the calls; the
+    facts of the record, which the sink has, too.
 
     Prefill of all prompts is step 0, packed; decode steps follow. Raises what loading raises,
     RequestError for prompts and steps that can't be run, and CapacityError where tap memory is
     short.
     """
     artifact = load_artifact(path)
-    record_values(artifact, read_values(artifact.files), sink, options, run)
+    return record_values(artifact, read_values(artifact.files), sink, options, run)
 
 
 def record_values(
@@ -47,11 +48,11 @@ def record_values(
     sink: Sink,
     options: RecordOptions,
     run: ArtifactRun = _RUN,
-) -> None:
+) -> dict[str, Any]:
     """As :func:`record_artifact`, of what was read already."""
     _check(artifact, options)
     loaded = load_into_memory(artifact, replace(run.load, guard_steps=0), None)
-    _Recording(loaded, values, sink, options, run).steps()
+    return _Recording(loaded, values, sink, options, run).steps()
 
 
 class _Recording:
@@ -84,8 +85,8 @@ class _Recording:
         self._sequences = [self._engine.sequence(prompt) for prompt in prompts]
         self._equal = True
 
-    def steps(self) -> None:
-        """Run them all, and describe the record."""
+    def steps(self) -> dict[str, Any]:
+        """Run them all, and describe the record; its facts."""
         sequences, given = self._sequences, self._options.tokens
         fed_tokens: list[list[int]] = []
         logits = self._step(0, self._prefill, [SequenceStep(each) for each in sequences])
@@ -96,7 +97,9 @@ class _Recording:
             batch = [SequenceStep(sequence, (token,)) for sequence, token in pairs]
             logits = self._step(number, self._decode, batch)
         by_sequence = [[step[row] for step in fed_tokens] for row in range(len(sequences))]
-        self._sink.describe(self._facts(by_sequence))
+        facts = self._facts(by_sequence)
+        self._sink.describe(facts)
+        return facts
 
     def _step(self, number: int, form: StepForm, batch: list[SequenceStep]) -> Tensor:
         """Run a step once for each group of values; its logits."""
@@ -133,6 +136,7 @@ class _Recording:
             "target": manifest.target,
             "dtype": manifest.dtype,
             "emulated": engine.emulated,
+            "interpreted": engine.interpreted,
             "made_by": f"glmc artifact, {manifest.target}{how}",
             "prompts": [list(prompt) for prompt in self._options.prompts],
             "tokens": tokens,
