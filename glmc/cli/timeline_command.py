@@ -17,7 +17,7 @@ from glmc.errors import UsageError
 from glmc_runtime.command.ending import stopped_at_once
 
 if TYPE_CHECKING:
-    from glmc.observe.timeline.words import Section
+    from glmc.observe.timeline.sections import Section
 
 STEPS_GROUP = "Steps"
 _SLICE = re.compile(r"^(-?\d+)?:(-?\d+)?$")
@@ -62,9 +62,10 @@ def timeline_command(
         from glmc.observe.timeline.diff import diff
         from glmc.observe.timeline.encode import diff_json, diff_rows, totals_json, totals_rows
         from glmc.observe.timeline.readers.open import open_timeline
+        from glmc.observe.timeline.sections import diff_sections, one_sections
         from glmc.observe.timeline.steps import select
         from glmc.observe.timeline.totals import totals
-        from glmc.observe.timeline.words import diff_lines, diff_sections, one_lines, one_sections
+        from glmc.observe.timeline.words import diff_lines, one_lines
     first = open_timeline(a)
     if b is None:
         made = totals(first, select(first, phase, part))
@@ -73,7 +74,7 @@ def timeline_command(
     else:
         second = open_timeline(b)
         compared = diff(first, second, phase, part)
-        data, rows = diff_json(first, second, compared), diff_rows(compared)
+        data, rows = diff_json(first, second, compared), diff_rows(first, second, compared)
         lines = diff_lines(first, second, compared)
         sections = diff_sections(first, second, compared)
     if csv_file is not None:

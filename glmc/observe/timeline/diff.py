@@ -57,16 +57,17 @@ class DiffRow:
 
 @dataclass(frozen=True)
 class Lever:
-    """One of the three ways to make a step faster, in microseconds of each side."""
+    """One of the three ways to make a step faster, in microseconds of each side; None where a side
+    does not know it."""
 
     name: str
-    a: float
-    b: float
+    a: float | None
+    b: float | None
     floor_us: float | None
 
     @property
-    def difference_us(self) -> float:
-        return self.a - self.b
+    def difference_us(self) -> float | None:
+        return None if self.a is None or self.b is None else self.a - self.b
 
 
 @dataclass(frozen=True)

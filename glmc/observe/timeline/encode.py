@@ -13,6 +13,8 @@ from glmc.observe.timeline.table import Timeline
 from glmc.observe.timeline.totals import Total, Totals, grouped, selected_times
 
 FORMAT = 1
+_ROW = ("op", "layer", "node", "name")
+_SIDE = ("launches", "kernels_us", "device_us")
 
 
 def totals_json(timeline: Timeline, made: Totals) -> dict[str, Any]:
@@ -43,20 +45,23 @@ def diff_json(a: Timeline, b: Timeline, made: TimelineDiff) -> dict[str, Any]:
 
 def totals_rows(timeline: Timeline, made: Totals) -> Iterator[tuple[str, ...]]:
     """One row for each kernel or node of the median step, a heading first."""
-    yield "op", "layer", "node", "name", "launches", "kernels_us", "device_us", "floor_us"
+    yield (*_ROW, *_SIDE, "floor_us", "emulated")
+    emulated = _text(timeline.facts.emulated)
     times = selected_times(timeline, made.selection)
     keys = grouped(
         times,
         lambda event: ("\0".join((op_class(event), _text(event.layer), event.node, event.name)),),
     )
     for total in keys:
-        yield (*total.name.split("\0"), *_numbers(total))
+        yield (*total.name.split("\0"), *_numbers(total), emulated)
 
 
-def diff_rows(made: TimelineDiff) -> Iterator[tuple[str, ...]]:
+def diff_rows(a: Timeline, b: Timeline, made: TimelineDiff) -> Iterator[tuple[str, ...]]:
     """One row for each row of the difference, a heading first."""
-    sides = [f"{side}_{name}" for side in "ab" for name in ("launches", "kernels_us", "device_us")]
-    yield "aligned_by", "name", *sides, "difference_us", "floor_us"
+    sides = [f"{side}_{name}" for side in "ab" for name in _SIDE]
+    last = "difference_us", "floor_us", "a_emulated", "b_emulated"
+    yield "aligned_by", "name", *sides, *last
+    emulated = [_text(side.facts.emulated) for side in (a, b)]
     for row in made.rows:
         cells = [_numbers(side)[:3] if side else ("", "", "") for side in (row.a, row.b)]
         yield (
@@ -66,6 +71,7 @@ def diff_rows(made: TimelineDiff) -> Iterator[tuple[str, ...]]:
             *cells[1],
             _text(round(row.difference_us, 3)),
             _text(row.floor_us),
+            *emulated,
         )
 
 

@@ -106,7 +106,8 @@ KERNELS = _rows(
 OPS = _rows(
     (r"all_?reduce|all_?gather|reduce_?scatter|c10d::|_c10d", COLLECTIVE, "torch.distributed"),
     (r"moe_gate|topk_router|grouped_topk", ROUTER, "glmc/ir/ops/moe.py"),
-    (r"moe_ffn|shared_expert|marked_experts|fused_moe|moe_forward", EXPERTS, "glmc/ir/ops/moe.py"),
+    (r"moe_ffn|shared_expert|marked_experts", EXPERTS, "glmc/ir/ops/moe.py"),
+    (r"fused_moe|moe_forward|_grouped_mm", EXPERTS, _TORCH),
     (r"attention|_flash_attn|mha_varlen|gather_cache", ATTENTION, "glmc/ir/ops/attention.py"),
     (r"rms_norm|layer_norm", NORM, "glmc/ir/ops/norms.py"),
     (r"rope|qkv_rope_cache|rotary|reshape_and_cache", ROPE_CACHE, "glmc/ir/ops/rotary.py"),

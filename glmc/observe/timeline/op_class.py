@@ -21,18 +21,18 @@ def op_class(event: TimelineEvent) -> str:
     """One of ``OP_CLASSES``."""
     if event.kind is Kind.COLLECTIVE:
         return COLLECTIVE
-    return class_of(event.name, event.op, event.module)
+    return class_of(event.name, event.op, event.module, planned=bool(event.node))
 
 
 @cache
-def class_of(name: str, op: str = "", module: str = "") -> str:
+def class_of(name: str, op: str = "", module: str = "", planned: bool = False) -> str:
     """What the tables of kernel_names.py say of a kernel's name, an op and a module.
 
-    An op of a plan is asked before the function that computes it. What runs inside the module of
+    The op of a plan is asked before the function that computes it. What runs inside the module of
     the experts is theirs, whatever product or copy it is.
     """
     order = (op, OPS), (name, KERNELS)
-    named = (first(text, rows) for text, rows in (order if op.startswith("glmc") else order[::-1]))
+    named = (first(text, rows) for text, rows in (order if planned else order[::-1]))
     found = next(filter(None, named), None)
     if found != COLLECTIVE and first(module, MODULES) == EXPERTS:
         return EXPERTS

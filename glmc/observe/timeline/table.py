@@ -12,6 +12,7 @@ from enum import Enum
 
 HOST_LANE = "host"
 DEVICE_LANE = "device"
+NOT_OURS = "not known: no plan of glmc wrote the file"
 
 
 class Kind(Enum):
@@ -105,12 +106,14 @@ class Step:
 class Facts:
     """What is known of a file as a whole.
 
-    ``tried`` says whether the reader has been tried on real files of this kind. ``attribution`` is
-    how events found their nodes, ``layers`` how they found their layers.
+    ``tried`` says whether the reader has been tried on real files of this kind, ``timed`` whether
+    the file says when events began and not only how long they took. ``attribution`` is how events
+    found their nodes, ``layers`` how they found their layers.
     """
 
     source: str
     tried: bool = True
+    timed: bool = True
     model: str = ""
     target: str = ""
     dtype: str = ""

@@ -45,14 +45,15 @@ class LayerKind:
 
 @dataclass(frozen=True)
 class Totals:
-    """A step in numbers: ``time_us`` is ``operators_us``, ``communication_us`` and the bubbles."""
+    """A step in numbers: ``time_us`` is ``operators_us``, ``communication_us`` and the bubbles,
+    which are None and empty where the file has no times."""
 
     selection: Selection
     device: str
     time_us: float
     operators_us: float
     communication_us: float
-    bubbles_us: float
+    bubbles_us: float | None
     busy_us: float
     overlapped_us: float
     bubbles: Mapping[str, float]
@@ -74,7 +75,7 @@ def selected_times(timeline: Timeline, selection: Selection) -> tuple[StepTime, 
 
 def totals(timeline: Timeline, selection: Selection) -> Totals:
     """The totals of the selected steps."""
-    times = selected_times(timeline, selection)
+    times, timed = selected_times(timeline, selection), timeline.facts.timed
     kinds = layer_kinds(times)
     names = {layer: kind.name for kind in kinds for layer in kind.layers}
 
@@ -95,10 +96,10 @@ def totals(timeline: Timeline, selection: Selection) -> Totals:
         time_us=middle(lambda time: time.time_us),
         operators_us=middle(lambda time: time.operators_us),
         communication_us=middle(lambda time: time.communication_us),
-        bubbles_us=middle(lambda time: time.bubbles.total_us),
+        bubbles_us=middle(lambda time: time.bubbles.total_us) if timed else None,
         busy_us=middle(lambda time: time.device.busy_us),
         overlapped_us=middle(lambda time: time.device.overlapped_us),
-        bubbles=bubbles,
+        bubbles=bubbles if timed else {},
         gaps=middle(lambda time: time.bubbles.count),
         launches=step[0].launches,
         replayed=any(time.step.replayed for time in times),

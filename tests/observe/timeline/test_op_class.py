@@ -51,8 +51,9 @@ def test_a_name_of_a_library(name: str) -> None:
 
 
 def test_an_op_of_a_plan_is_asked_before_the_function_that_computes_it() -> None:
-    assert class_of("kunlun_ops.fused_gemm", "glmc.moe_gate") == "router"
-    assert class_of("aten.mm", "glmc.linear") == "linear"
+    assert class_of("kunlun_ops.fused_gemm", "moe_gate", planned=True) == "router"
+    assert class_of("kunlun_ops.rmsnorm", "qkv_rope_cache", planned=True) == "rope and cache"
+    assert class_of("kunlun_ops.rmsnorm", "qkv_rope_cache") == "norm"
 
 
 def test_the_launching_op_says_what_a_kernel_of_aten_is_for() -> None:

@@ -24,9 +24,12 @@ def test_packed_or_not_and_whatever_the_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "the file is no JSON"),
+        (b"", "of no profiler that is known"),
         (b"{", "the file is no JSON"),
-        (b"\xff\xfe\x00", "the file is no JSON"),
+        (b"\xff\xfe\x00", "of no profiler that is known"),
+        (b"some,csv\n1,2\n", "of no profiler that is known"),
+        (b'{"traceEvents": [{"ph": "X", "name": "a", "pid": 1}]}', "no work of a device"),
+        (b'{"schemaVersion": 1, "traceEvents": [{"ph": "M"}]}', "no work of a device"),
         (b"{}", "of no profiler that is known"),
         (b'{"traceEvents": []}', "of no profiler that is known"),
         (b"[" * 100_000, "the file is no JSON"),
@@ -40,6 +43,13 @@ def test_what_is_no_profilers_file(tmp_path: Path, content: bytes, message: str)
     with pytest.raises(UsageError, match=message) as caught:
         open_timeline(path)
     assert caught.value.place == str(path)
+
+
+def test_a_report_that_is_not_exported_says_how(tmp_path: Path) -> None:
+    path = tmp_path / "a.nsys-rep"
+    path.write_bytes(b"\x00\x01")
+    with pytest.raises(UsageError, match="nsys export --type sqlite"):
+        open_timeline(path)
 
 
 def test_a_file_that_is_none(tmp_path: Path) -> None:

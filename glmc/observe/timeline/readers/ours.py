@@ -1,0 +1,157 @@
+"""Timelines of ``glmc run --timeline``: each call of a plan with its node, op, layer and passes.
+
+Steps are on the lane of the host, calls on one for each stream of a device. Where the host timed
+the calls itself, as on a CPU and on the emulator, nothing is queued: every bubble is the host's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from glmc.errors import UsageError
+from glmc.observe.timeline.kernel_names import COLLECTIVE
+from glmc.observe.timeline.op_class import class_of
+from glmc.observe.timeline.readers.chrome import ChromeEvent, ChromeTrace, number
+from glmc.observe.timeline.table import (
+    DEVICE_LANE,
+    HOST_LANE,
+    Facts,
+    Kind,
+    Step,
+    StepKind,
+    Timeline,
+    TimelineEvent,
+)
+
+KEY, FORMAT = "glmc", 1
+_STEP, _CALL = "step", "call"
+_DEVICE, _STREAM = re.compile(r"device (\d+)"), re.compile(r"stream (\d+)")
+_HOST_TIMED = "cpu"
+
+
+def is_ours(trace: ChromeTrace) -> bool:
+    """Whether glmc wrote a trace."""
+    return isinstance(trace.head.get(KEY), dict)
+
+
+def read_ours(label: str, trace: ChromeTrace) -> Timeline:
+    """The trace as a table. Raises UsageError for a format of a later release."""
+    about: Mapping[str, Any] = trace.head[KEY]
+    if about.get("format") != FORMAT:
+        raise UsageError(
+            "the timeline was written by another release of glmc",
+            place=label,
+            expected=f"format {FORMAT}",
+            found=f"format {about.get('format')!r}",
+            remedy="read it with the release that wrote it",
+        )
+    facts = _facts(about, trace)
+    steps = {
+        step.number: step
+        for event in trace.events
+        if event.category == _STEP and (step := _step(event)) is not None
+    }
+    host_timed = facts.emulated or facts.device == _HOST_TIMED
+    suffix = " (emulated)" if facts.emulated else ""
+    events = tuple(
+        _host(event, suffix)
+        if _DEVICE.search(trace.lane_name(event.lane)) is None
+        else _work(event, trace.lane_name(event.lane), steps, suffix, host_timed)
+        for event in trace.events
+    )
+    return Timeline(label, facts, tuple(steps[at] for at in sorted(steps)), events)
+
+
+def _facts(about: Mapping[str, Any], trace: ChromeTrace) -> Facts:
+    versions = about.get("versions")
+    remarks = [f"{trace.left_out} events without a time left out"] if trace.left_out else []
+    if costs := _text(about.get("costs")):
+        remarks.append(f"floors: {costs}")
+    return Facts(
+        source="glmc",
+        model=_text(about.get("model")),
+        target=_text(about.get("target")),
+        dtype=_text(about.get("dtype")),
+        device=_text(about.get("device")),
+        emulated=about.get("emulated") is True,
+        interpreted=about.get("interpreted") is True,
+        versions={str(name): _text(each) for name, each in versions.items()}
+        if isinstance(versions, dict)
+        else {},
+        attribution=_text(about.get("attribution")),
+        layers="by node",
+        remarks=tuple(remarks),
+    )
+
+
+def _step(event: ChromeEvent) -> Step | None:
+    args = event.args
+    at = _whole(args.get("step"))
+    if at is None:
+        return None
+    kind = StepKind(
+        _text(args.get("phase")), _whole(args.get("sequences")), _whole(args.get("tokens"))
+    )
+    replayed = args.get("replayed") is True
+    return Step(at, event.name, kind, event.start_us, event.end_us, replayed)
+
+
+def _host(event: ChromeEvent, suffix: str) -> TimelineEvent:
+    return TimelineEvent(
+        event.start_us,
+        event.duration_us,
+        f"{HOST_LANE}{suffix}",
+        Kind.STEP if event.category == _STEP else Kind.HOST,
+        event.name,
+        step=_whole(event.args.get("step")),
+    )
+
+
+def _work(
+    event: ChromeEvent, lane: str, steps: Mapping[int, Step], suffix: str, host_timed: bool
+) -> TimelineEvent:
+    args = event.args
+    device, stream = _DEVICE.search(lane), _STREAM.search(lane)
+    at = _whole(args.get("step"))
+    step = None if at is None else steps.get(at)
+    replayed = step is not None and step.replayed and event.category == _CALL
+    name, op = _text(args.get("function")) or event.name, _text(args.get("op"))
+    kind = Kind.CALL if event.category == _CALL else Kind.KERNEL
+    if class_of(name, op, planned=True) == COLLECTIVE:
+        kind = Kind.COLLECTIVE
+    return TimelineEvent(
+        event.start_us,
+        event.duration_us,
+        f"{DEVICE_LANE} {device[1] if device else 0} stream {stream[1] if stream else 0}{suffix}",
+        kind,
+        name,
+        node=_text(args.get("node")),
+        module=_text(args.get("module")),
+        layer=_whole(args.get("layer")),
+        op=op,
+        passes=_texts(args.get("passes")),
+        step=None if step is None else step.number,
+        bytes=_whole(args.get("bytes")),
+        operations=_whole(args.get("operations")),
+        floor_us=number(args.get("floor_us")),
+        correlation=f"replay of step {at}" if replayed else "",
+        queued_us=event.start_us if host_timed else step.end_us if replayed and step else None,
+    )
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    """Passes are a list; one alone may be a text."""
+    if isinstance(value, str):
+        return (value,)
+    return tuple(each for each in value if isinstance(each, str)) if isinstance(value, list) else ()
+
+
+def _whole(value: Any) -> int | None:
+    found = number(value)
+    return None if found is None else int(found)
