@@ -69,7 +69,8 @@ def random_ids(model: BenchModel, shape: tuple[int, ...], device: torch.device) 
     return torch.randint(2, model.config["vocab_size"], shape, generator=generator).to(device)
 
 
-def _filled(model: BenchModel, hugging_face: Any, plan: Plan, static: bool) -> Any:
+def filled_cache(model: BenchModel, hugging_face: Any, plan: Plan, static: bool) -> Any:
+    """A cache of Hugging Face's with random keys and values of ``plan.first`` tokens."""
     device = next(hugging_face.parameters()).device
     if static:
         cache = transformers.StaticCache(config=hugging_face.config, max_cache_len=plan.longest)
@@ -105,7 +106,7 @@ def decode(model: BenchModel, hugging_face: Any, peer: str, plan: Plan) -> dict[
     mode = MODES[peer]
     cleared()
     peak = Peak(device)
-    cache = _filled(model, hugging_face, plan, static=mode is not None)
+    cache = filled_cache(model, hugging_face, plan, static=mode is not None)
     ids = random_ids(model, (plan.total, plan.batch, 1), device).unbind(0)
     forward = hugging_face.forward
     if mode is not None:
