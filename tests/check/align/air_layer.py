@@ -1,7 +1,7 @@
 """A model of one layer of experts as wide as GLM-4.5-Air's, for references that a GPU computed.
 
-``python -m tests.check.align.air_layer FOLDER`` writes its checkpoint, half a gigabyte. It has 16 of
-the 128 experts and a small vocabulary; every product has the published width.
+``python -m tests.check.align.air_layer FOLDER`` writes its checkpoint, 0.8 GB. It has 16 of the 128
+experts and a small vocabulary; every product has the published width.
 """
 
 from __future__ import annotations
