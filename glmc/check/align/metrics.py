@@ -15,7 +15,9 @@ from torch import Tensor
 from glmc.check.align.result import Difference
 from glmc.check.align.ulps import BINS, ulp_counts, ulp_dtype
 from glmc.errors import InternalError
+from glmc_runtime.record.tensors import Statistics
 
+_NOTHING = Statistics(math.nan, math.nan, math.nan, math.nan, 0, 0)
 CHUNK = 1 << 18
 """Elements that are compared at once."""
 
@@ -96,6 +98,15 @@ def measure(
     for start in range(0, len(was), step):
         sums.add(start, was[start : start + step], now[start : start + step])
     return sums.result()
+
+
+def counted(elements: int, statistics: tuple[Statistics, Statistics] | None) -> Difference:
+    """What statistics of the two sides say: how many elements are not finite, and nothing else."""
+    was, now = statistics or (_NOTHING, _NOTHING)
+    apart = abs(was.nan - now.nan) + abs(was.inf - now.inf)
+    none = math.nan
+    counts = (was.nan, now.nan, was.inf, now.inf)
+    return Difference(elements, none, none, none, none, none, none, (), *counts, apart)
 
 
 def coarser(one: torch.dtype, other: torch.dtype) -> torch.dtype:

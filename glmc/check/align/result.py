@@ -73,13 +73,22 @@ class RouterAgreement:
 
     ``margins`` are of the tokens that did not, by the reference's scores: how far the lowest expert
     that the other side chose in exchange is below the highest that it left out. Of a tie it is next
-    to nothing. None where scores are not known. ``tie`` is the largest margin that the error of
-    what the router read explains; None where that is not known."""
+    to nothing. None where scores are not known. ``ties`` are of the same tokens the largest margins
+    that the error of what the router read explains; None where that is not known."""
 
     tokens: int
     agreeing: int
     margins: tuple[float, ...] | None
-    tie: float | None = None
+    ties: tuple[float, ...] | None = None
+
+    @property
+    def tied(self) -> bool | None:
+        """Whether the errors before explain every other choice; None where that is not known."""
+        if self.agreeing == self.tokens:
+            return True
+        if self.margins is None or self.ties is None:
+            return None
+        return all(each <= tie for each, tie in zip(self.margins, self.ties, strict=True))
 
 
 @dataclass(frozen=True)
