@@ -12,13 +12,11 @@ from glmc.check.align.module_tree import layer_number
 from glmc.check.align.other_experts import UNKNOWN_LENGTH
 from glmc.check.align.pairing import of_steps, paired
 from glmc.check.align.result import AlignedValue, Alignment
-from glmc.check.align.routers import SCORES
+from glmc.check.align.router_scores import ROUTER_SCORES
 from glmc.check.align.sequences import compared_steps, lengths_of
 from glmc.check.align.thresholds import Rounding, Thresholds
+from glmc_runtime.record.h5_facts import TOOL
 from glmc_runtime.record.tensors import Record, RecordedTensor
-
-GLMC = "glmc"
-"""The ``tool`` of records of ours."""
 
 
 def _all(module: str, layer: int | None) -> bool:
@@ -38,7 +36,7 @@ def align(
     tensors = [list(each.tensors()) for each in records]
     steps = [of_steps(side) for side in tensors]
     compared = compared_steps(expected, actual, *steps)
-    foreign = [each.facts.get("tool") != GLMC for each in records]
+    foreign = [each.facts.get("tool") != TOOL for each in records]
     dtypes = [dtype_of_record(*side) for side in zip(records, tensors, strict=True)]
     progress = Progress((dtypes[0], dtypes[1]), (foreign[0], foreign[1]))
     values: list[AlignedValue] = []
@@ -67,7 +65,9 @@ def align(
 def _listed(left: Iterable[RecordedTensor], wanted: Wanted) -> Iterator[RecordedTensor]:
     """What one side alone has, but for a router's scores, which say how close its choices were."""
     for each in left:
-        if each.key.class_name != SCORES and wanted(each.key.module, layer_number(each.key.module)):
+        if each.key.class_name != ROUTER_SCORES and wanted(
+            each.key.module, layer_number(each.key.module)
+        ):
             yield each
 
 

@@ -13,7 +13,8 @@ from glmc.check.align.metrics import Measured, measure
 from glmc.check.align.module_tree import spelled
 from glmc.check.align.pairing import Pair
 from glmc.check.align.result import RouterAgreement, Verdict
-from glmc.check.align.routers import SCORES, agreement, by_expert, choice, is_choice
+from glmc.check.align.router_scores import ROUTER_SCORES
+from glmc.check.align.routers import agreement, by_expert, choice, is_choice
 from glmc.check.align.thresholds import Judgement
 from glmc_runtime.format.tensor_key import INPUT
 from glmc_runtime.record.tensors import RecordedTensor
@@ -38,7 +39,9 @@ class RouterRows:
     def __init__(self, pairs: Iterable[Pair], tensors: Iterable[RecordedTensor]) -> None:
         choices = (pair for pair in pairs if is_choice(pair.expected, pair.actual))
         self._choices = {_call(pair): pair for pair in choices if pair.layout.per_token == 1}
-        self._scores = {each.key.module: each for each in tensors if each.key.class_name == SCORES}
+        self._scores = {
+            each.key.module: each for each in tensors if each.key.class_name == ROUTER_SCORES
+        }
 
     def ids_of(self, pair: Pair) -> Pair | None:
         """The pair of ids that a pair is, or that its weights are in the order of."""

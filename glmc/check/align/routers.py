@@ -21,9 +21,6 @@ from glmc.check.align.module_tree import spelled
 from glmc.check.align.result import RouterAgreement
 from glmc_runtime.record.tensors import RecordedTensor
 
-SCORES = "router_scores"
-"""The class name in the keys of a router's scores, derived where a module does not return them."""
-
 EXPLAINED = 8.0
 _LEAST_SCORE = 1e-3
 
