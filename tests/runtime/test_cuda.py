@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,10 +15,13 @@ import glmc_runtime
 from glmc_runtime.doctor import examine
 from glmc_runtime.format.manifest import Guards
 from glmc_runtime.format.phases import DECODE
+from glmc_runtime.kernels import Thunk
 from glmc_runtime.replay.cache import SCRATCH_BLOCK
 from glmc_runtime.replay.graph import CudaGraphs
 from glmc_runtime.replay.inputs import STAGES
 from glmc_runtime.replay.step import ScheduledTokens, Step
+from glmc_runtime.replay.timeline.graph_nodes import graph_nodes
+from glmc_runtime.replay.timeline.timer import Looked, Place
 from tests.runtime.toy import reference_greedy, write_toy
 from tests.runtime.toy_vendor import write_vendor_toy
 
@@ -56,6 +61,48 @@ def test_a_replayed_step_takes_no_device_memory_but_the_logits_it_hands_over(pat
         session.decode(sequences, [token] * 3)
     torch.cuda.synchronize()
     assert torch.cuda.memory_stats()["allocation.all.allocated"] == before + 5
+
+
+def test_a_timeline_has_the_call_of_each_kernel_of_a_graph(path: Path, tmp_path: Path) -> None:
+    session, file = glmc_runtime.load(path), tmp_path / "t.json"
+    with session.timeline(file):
+        found = session.generate(PROMPTS[:2], max_new_tokens=6, ignore_eos=True)
+    assert [item.tokens for item in found] == [reference_greedy(each, 6) for each in PROMPTS[:2]]
+    data = json.loads(file.read_text())
+    assert data["glmc"]["attribution"] == "exact"
+    events = [event for event in data["traceEvents"] if event["ph"] == "X"]
+    steps = [event["args"] for event in events if event["cat"] == "step"]
+    assert [args["replayed"] for args in steps] == [False, *[True] * 5]
+    calls = [
+        [event for event in events if event["cat"] == "call" and event["args"]["step"] == number]
+        for number in range(1, 6)
+    ]
+    places = [[event["args"]["call"] for event in mine] for mine in calls]
+    count = len(session.artifact.plans[DECODE.key].calls)
+    assert all(mine == sorted(set(mine)) == places[0] for mine in places)
+    assert len(places[0]) > count // 2 and max(places[0]) == count - 1
+    assert all(event["args"]["kernels"] for mine in calls for event in mine)
+
+
+def test_a_capture_that_is_thrown_away_runs_nothing(path: Path) -> None:
+    graphs, x = CudaGraphs(), torch.ones(3, device="cuda")
+    thunks: tuple[Thunk, ...] = (lambda: x.add_(1), lambda: None, lambda: x.mul_(2).sub_(1))
+    (replay,) = graphs.capture(thunks)
+    torch.cuda.synchronize()
+    before = x.clone()
+
+    def recapture(look: Callable[[int], Looked]) -> list[tuple[Place, Looked]]:
+        return list(zip((0, 1, 2), graphs.captured_again(thunks, look), strict=True))
+
+    nodes = graph_nodes(recapture)
+    assert not isinstance(nodes, str), nodes
+    assert [node.place for node in nodes] == [0, 2, 2]
+    assert all(node.kind == "kernel" and node.name and node.grid for node in nodes)
+    assert [node.after for node in nodes] == [(), (0,), (1,)]
+    torch.cuda.synchronize()
+    assert torch.equal(x, before)
+    replay()
+    assert torch.equal(x, (before + 1) * 2 - 1)
 
 
 def test_what_can_not_be_captured_is_an_error_and_the_device_stays_usable(path: Path) -> None:

@@ -101,15 +101,7 @@ class Engine:
         Steps are slower while they are timed. Raises :class:`RequestError` for a file that can't be
         written, for a second timeline at once, and where several ranks run in other processes.
         """
-        machine = self._machine
-        return timeline(
-            path,
-            self.artifact,
-            machine.phases,
-            machine.device,
-            machine.statistics,
-            machine.exclusive,
-        )
+        return timeline(path, self.artifact, self._machine)
 
     def sequence(self, tokens: ListLike[int]) -> Sequence:
         """A new sequence; raises :class:`RequestError` for an empty or overlong prompt."""

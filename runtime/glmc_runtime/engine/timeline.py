@@ -11,44 +11,38 @@ from os import PathLike
 
 import torch
 
-from glmc_runtime.engine.exclusive import Exclusive
-from glmc_runtime.errors import ArtifactError, RequestError
+from glmc_runtime.engine.assemble import Machine
+from glmc_runtime.errors import RequestError
 from glmc_runtime.format.artifact_files import ArtifactFiles
-from glmc_runtime.format.values import VALUES, values_from_json
+from glmc_runtime.format.values import VALUES, read_values
 from glmc_runtime.loading.loader import Artifact
 from glmc_runtime.package.constants import __version__
 from glmc_runtime.replay.phase import PhaseReplay
 from glmc_runtime.replay.statistics import Statistics
+from glmc_runtime.replay.timeline.device_timer import DeviceTimer
 from glmc_runtime.replay.timeline.host_timer import HostTimer
+from glmc_runtime.replay.timeline.timer import StepTimer
 from glmc_runtime.replay.timeline.trace import NodeFacts, Plans, TimelineFacts, trace_of
 
 _RESULT = re.compile(r"\[\d+\]$")
 
 
 @contextmanager
-def timeline(
-    path: str | PathLike[str],
-    artifact: Artifact,
-    phases: Sequence[PhaseReplay],
-    device: torch.device,
-    statistics: Statistics,
-    exclusive: Exclusive,
-) -> Iterator[None]:
-    """Time the steps of ``phases`` in the body and write them to ``path``, even if it fails.
+def timeline(path: str | PathLike[str], artifact: Artifact, machine: Machine) -> Iterator[None]:
+    """Time the steps of a machine in the body and write them to ``path``, even if it fails.
 
-    Raises :class:`RequestError` for a file that can't be written, for phases that are timed already
-    and where there are none: the ranks of the artifact run in other processes.
+    Raises :class:`RequestError` for a file that can't be written, for a machine that is timed
+    already and for one whose steps run in other processes.
     """
+    phases, device, exclusive = machine.phases, machine.device, machine.exclusive
     if not phases:
         raise in_other_processes()
-    if device.type == "cuda":
-        raise RequestError("kernels of a device are not timed yet", found=str(device))
     _check_writable(path)
     plans = Plans(
         {key.phase: plan for key, plan in artifact.plans.items()}, _node_facts(artifact.files)
     )
-    facts = _facts(artifact, device, statistics)
-    timer = HostTimer()
+    facts = _facts(artifact, device, machine.statistics)
+    timer = DeviceTimer(device) if device.type == "cuda" else HostTimer()
     with exclusive:
         _attach(phases, timer)
     try:
@@ -58,8 +52,10 @@ def timeline(
         with exclusive:
             for phase in phases:
                 phase.timer = None
+            with torch.inference_mode(), machine.stream_order.enter():
+                recording = timer.recording()
         with open(path, "w", encoding="utf-8") as file:
-            json.dump(trace_of(timer.recording(), plans, facts), file, separators=(",", ":"))
+            json.dump(trace_of(recording, plans, facts), file, separators=(",", ":"))
 
 
 def in_other_processes() -> RequestError:
@@ -70,7 +66,7 @@ def in_other_processes() -> RequestError:
     )
 
 
-def _attach(phases: Sequence[PhaseReplay], timer: HostTimer) -> None:
+def _attach(phases: Sequence[PhaseReplay], timer: StepTimer) -> None:
     if any(phase.timer is not None for phase in phases):
         raise RequestError(
             "a timeline of these steps is being written",
@@ -104,15 +100,11 @@ def _node_facts(files: ArtifactFiles) -> Mapping[str, Mapping[str, NodeFacts]]:
     """What made each node, as ``values.json`` says; an artifact may be without it."""
     if VALUES not in files:
         return {}
-    try:
-        phases = values_from_json(json.loads(files.read(VALUES, compare=True))).phases
-    except (KeyError, TypeError, ValueError) as error:
-        raise ArtifactError(f"{VALUES} is not well formed: {error!r}") from error
     return {
         name: {
             _RESULT.sub("", value.node): NodeFacts(value.passes, value.source) for value in values
         }
-        for name, values in phases.items()
+        for name, values in read_values(files).phases.items()
     }
 
 

@@ -76,6 +76,11 @@ class PhaseBinder:
             OrderedDict() for _ in plan.calls
         ]
 
+    @property
+    def in_group(self) -> bool:
+        """Whether the calls are those of one rank of several."""
+        return self._memory.group is not None
+
     def dependencies(self, plan: PhasePlan) -> Sequence[tuple[Any, ...]]:
         """For each call, the keys of what it depends on in the symbols that it is bound with."""
         dependence = Dependence(plan)

@@ -7,11 +7,17 @@ graph the bound list is the graph.
 from __future__ import annotations
 
 import contextlib
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 import torch
 
 from glmc_runtime.kernels import Thunk
+
+Looked = TypeVar("Looked")
+_THIS_THREAD = {"capture_error_mode": "thread_local"}
+_NO_MODE: Mapping[str, Any] = {}
 
 
 class GraphCaptureError(RuntimeError):
@@ -71,9 +77,7 @@ class CudaGraphs:
 
     def __init__(self, one_at_a_time: bool = False) -> None:
         self._mode: dict[str, Any] = (
-            {"capture_error_mode": "thread_local"}
-            if one_at_a_time
-            else {"pool": torch.cuda.graph_pool_handle()}
+            dict(_THIS_THREAD) if one_at_a_time else {"pool": torch.cuda.graph_pool_handle()}
         )
         self._stream: torch.cuda.Stream = torch.cuda.Stream()
 
@@ -96,8 +100,13 @@ class CudaGraphs:
             caller.wait_stream(self._stream)
         return (graph.replay,)
 
-    def _record(self, graph: torch.cuda.CUDAGraph, thunks: tuple[Thunk, ...]) -> None:
-        graph.capture_begin(**self._mode)
+    def _record(
+        self,
+        graph: torch.cuda.CUDAGraph,
+        thunks: tuple[Thunk, ...],
+        mode: Mapping[str, Any] = _NO_MODE,
+    ) -> None:
+        graph.capture_begin(**{**self._mode, **mode})
         try:
             for thunk in thunks:
                 thunk()
@@ -107,6 +116,26 @@ class CudaGraphs:
                 graph.capture_end()
             raise
         graph.capture_end()
+
+    def captured_again(
+        self, thunks: tuple[Thunk, ...], look: Callable[[int], Looked]
+    ) -> list[Looked]:
+        """What ``look``, called with the stream that is captured, gives after each of the thunks,
+        in a capture that is thrown away. Nothing runs on the device.
+
+        Raises what a thunk raises; other threads of the program may go on using the device.
+        """
+        found: list[Looked] = []
+
+        def looked_at(thunk: Thunk) -> None:
+            thunk()
+            found.append(look(self._stream.cuda_stream))
+
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.stream(self._stream):
+            self._record(graph, tuple(partial(looked_at, thunk) for thunk in thunks), _THIS_THREAD)
+        graph.reset()
+        return found
 
     def wait(self) -> None:
         torch.cuda.synchronize()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from time import perf_counter
@@ -19,12 +19,19 @@ from glmc_runtime.format.plan import Call, place_of
 from glmc_runtime.kernels import Thunk, is_vendor
 from glmc_runtime.replay.bind import PhaseBinder
 from glmc_runtime.replay.bound_step import BoundStep, Inputs, Part, Sizes, parts_of
-from glmc_runtime.replay.graph import GraphCapture
+from glmc_runtime.replay.graph import CudaGraphs, GraphCapture
 from glmc_runtime.replay.guard_steps import run_guarded
 from glmc_runtime.replay.profile import graph_range, in_range
 from glmc_runtime.replay.statistics import Statistics
 from glmc_runtime.replay.step import Step
-from glmc_runtime.replay.timeline.timer import KEPT_HIDDEN, STEP_INPUTS, Place, StepTimer
+from glmc_runtime.replay.timeline.timer import (
+    KEPT_HIDDEN,
+    STEP_INPUTS,
+    DeviceGraph,
+    Looked,
+    Place,
+    StepTimer,
+)
 from glmc_runtime.replay.weight_watch import WeightWatch
 
 _LOG = logging.getLogger("glmc_runtime.graphs")
@@ -62,6 +69,7 @@ class PhaseReplay:
         self._steps: OrderedDict[tuple[Any, ...], BoundStep] = OrderedDict()
         self._bucket = binder.plan.phase.bucket
         self._captured: dict[int, dict[int, tuple[Thunk, ...]]] = {}
+        self._captured_sizes: dict[int, Symbols] = {}
         self._parts = parts_of(binder.plan)
         self._kept_hidden = kept_hidden if Part.BODY in self._parts else None
         self._timer: StepTimer | None = None
@@ -239,7 +247,7 @@ class PhaseReplay:
                 name = graph_range(calls[segment.first], calls[segment.last])
                 replayed = tuple(in_range(name, thunk) for thunk in replayed)
             captured[number] = replayed
-        self._captured[bucket] = captured
+        self._captured[bucket], self._captured_sizes[bucket] = captured, symbols
         seconds = perf_counter() - started
         self._statistics.count_capture(self._plan.name, bucket, len(captured), seconds)
         count, taken = len(captured), seconds_text(seconds)
@@ -358,12 +366,25 @@ class PhaseReplay:
         if self._timer is None:
             self._run(thunks)
         elif self._graphs.on_device and number in self._captured.get(bucket, {}):
-            with self._timer.graph(bucket, number):
+            with self._timer.graph(self._device_graph(bucket, number)):
                 self._run(thunks)
         else:
             for place, thunk in zip(self._places(number, len(thunks)), thunks, strict=True):
                 with self._timer.call(place):
                     self._run((thunk,))
+
+    def _device_graph(self, bucket: int, number: int) -> DeviceGraph:
+        graphs, symbols = self._graphs, self._captured_sizes[bucket]
+        if not isinstance(graphs, CudaGraphs) or self._binder.in_group:
+            return DeviceGraph(self._plan.name, bucket, number, None)
+        cuda = graphs
+
+        def recapture(look: Callable[[int], Looked]) -> list[tuple[Place, Looked]]:
+            thunks = self._thunks(number, symbols)
+            found = cuda.captured_again(thunks, look)
+            return list(zip(self._places(number, len(thunks)), found, strict=True))
+
+        return DeviceGraph(self._plan.name, bucket, number, recapture)
 
     def _called(self, place: Place) -> AbstractContextManager[object]:
         return nullcontext() if self._timer is None else self._timer.call(place)

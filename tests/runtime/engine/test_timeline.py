@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -12,13 +14,17 @@ from typing import Any
 import pytest
 
 import glmc_runtime
+from glmc_runtime.engine import loaded as loaded_module
 from glmc_runtime.errors import PlanError, RequestError
 from glmc_runtime.format.dependence import Symbols
 from glmc_runtime.format.plan import place_of
 from glmc_runtime.generate.session import Session
 from glmc_runtime.kernels import Thunk
 from glmc_runtime.replay.bound_step import Part
+from glmc_runtime.replay.graph import CudaGraphs
 from glmc_runtime.replay.phase import PhaseReplay
+from glmc_runtime.replay.timeline.host_timer import HostTimer
+from glmc_runtime.replay.timeline.timer import DeviceGraph, Looked
 
 
 def recorded(file: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -127,6 +133,55 @@ def test_a_step_takes_no_more_lookups_than_its_thunks_need() -> None:
     names = PhaseReplay._run_part.__code__.co_names
     assert names[:2] == ("_plain", "_run")
     assert "_timer" not in names
+
+
+def test_a_device_graph_can_be_captured_once_more(
+    toy_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its thunks are those of its segment, with what each is for."""
+
+    class Graphs(CudaGraphs):
+        """Stands for a device's: a segment becomes one thunk."""
+
+        def __init__(self) -> None:
+            pass
+
+        def capture(self, thunks: tuple[Thunk, ...]) -> tuple[Thunk, ...]:
+            return (lambda: [thunk() for thunk in thunks],)
+
+        def captured_again(
+            self, thunks: tuple[Thunk, ...], look: Callable[[int], Looked]
+        ) -> list[Looked]:
+            return [look(number) for number, _ in enumerate(thunks)]
+
+        def wait(self) -> None:
+            pass
+
+    asked: list[DeviceGraph] = []
+    graph = HostTimer.graph
+
+    def keep(timer: HostTimer, found: DeviceGraph) -> AbstractContextManager[object]:
+        asked.append(found)
+        return graph(timer, found)
+
+    monkeypatch.setattr(loaded_module, "graphs_for", lambda device, emulated: Graphs())
+    monkeypatch.setattr(HostTimer, "graph", keep)
+    session, file = glmc_runtime.load(toy_path, guard_steps=0), tmp_path / "t.json"
+    with session.timeline(file):
+        session.generate([[1, 2, 3]], max_new_tokens=2, ignore_eos=True)
+    plan = phase_of(session, "decode")._plan
+    captured = [number for number, segment in enumerate(plan.segments) if segment.captured]
+    assert [(each.phase, each.bucket, each.segment) for each in asked] == [
+        ("decode", 1, number) for number in captured
+    ]
+    for each in asked:
+        assert each.recapture is not None
+        segment = plan.segments[each.segment]
+        assert [place for place, _ in each.recapture(lambda stream: stream)] == list(
+            range(segment.first, segment.last + 1)
+        )
+    step = [event["args"] for event in recorded(file)[0] if event["cat"] == "step"][1]
+    assert step["replayed"] is True
 
 
 def test_one_timeline_at_a_time(session: Session, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from types import TracebackType
 from glmc_runtime.format.plan import PhasePlan
 from glmc_runtime.replay.bound_step import Sizes
 from glmc_runtime.replay.timeline.records import CallTime, Recording, StepTime, sizes_of
-from glmc_runtime.replay.timeline.timer import Place
+from glmc_runtime.replay.timeline.timer import DeviceGraph, Place
 
 EXACT = "exact"
 _Span = tuple[int, Place, int, int]
@@ -47,8 +47,8 @@ class HostTimer:
     def call(self, place: Place) -> AbstractContextManager[object]:
         return _Call(self._spans, len(self._steps), place)
 
-    def graph(self, bucket: int, segment: int) -> AbstractContextManager[object]:
-        return self.call(f"device graph of segment {segment}")
+    def graph(self, graph: DeviceGraph) -> AbstractContextManager[object]:
+        return self.call(f"device graph of {graph.key}")
 
     def recording(self) -> Recording:
         """What was timed."""

@@ -53,6 +53,7 @@ class CallTime:
     ``step`` is None for what no step asked for, and ``place`` None where it is not known what it
     was for. ``kernels`` are those of the device with their microseconds, as far as it tells them.
     ``overlap``: how long it ran beside the one before it on the stream; ``begin`` is after that.
+    ``launch``: the host's launch began and had returned, and its ``correlation``.
     """
 
     step: int | None
@@ -63,6 +64,8 @@ class CallTime:
     stream: int = 0
     kernels: tuple[tuple[str, float], ...] = ()
     overlap: float = 0.0
+    launch: tuple[float, float] | None = None
+    correlation: int | None = None
 
 
 @dataclass(frozen=True)

@@ -108,6 +108,10 @@ def _call_event(
             {"name": kernel, "us": round(us, _DIGITS)} for kernel, us in time.kernels
         ]
         args["overlap_us"] = round(time.overlap, _DIGITS)
+    if time.launch is not None:
+        begun, returned = time.launch
+        args |= {"launched_us": round(begun, _DIGITS), "queued_us": round(returned, _DIGITS)}
+        args["correlation"] = time.correlation
     return _event(kind, name, _device(time), time.stream, (time.begin, time.end), args)
 
 
