@@ -35,11 +35,13 @@ class Part:
 @dataclass(frozen=True)
 class Identity:
     """``captured`` are ids of the captured program, whose values are equal, packed by token;
-    ``keys`` the tensors of modules that these are, ``parts`` values that are columns of this."""
+    ``keys`` the tensors of modules that these are, ``parts`` values that are columns of this.
+    ``results`` are, of a node with several, those that no node reads any more, by index."""
 
     captured: tuple[str, ...] = ()
     keys: tuple[TensorKey, ...] = ()
     parts: tuple[Part, ...] = ()
+    results: tuple[tuple[int, Identity], ...] = ()
 
     def joined(self, other: Identity) -> Identity:
         """Both, this one first."""
@@ -47,7 +49,15 @@ class Identity:
             _joined(self.captured, other.captured),
             _joined(self.keys, other.keys),
             _joined(self.parts, other.parts),
+            _joined(self.results, other.results),
         )
+
+    def result(self, index: int) -> Identity:
+        """That of a result that no node reads."""
+        found = _NONE
+        for place, identity in self.results:
+            found = found.joined(identity) if place == index else found
+        return found
 
 
 _NONE = Identity()
@@ -88,20 +98,23 @@ def hand_down_columns(old: Node, new: Node, start: int, stop: int) -> None:
 
 
 def hand_up(view: Node) -> None:
-    """A view is about to be dropped: its operand has what it is, see :func:`seen_in_operand`."""
+    """A node is about to be dropped: what its operand is by it, see :func:`seen_in_operand`."""
     seen = seen_in_operand(view, identity_of(view))
     if seen is not None:
         _add(view.all_input_nodes[0], seen)
 
 
 def seen_in_operand(view: Node, identity: Identity) -> Identity | None:
-    """What a view's ``identity`` says of its operand; None for what is no view.
+    """What the ``identity`` of a view, or of one of several results, says of its operand; None for
+    anything else.
 
     The same numbers of each token in another shape are the same tensors of modules; a slice along
     the last dimension is columns.
     """
     if identity is _NONE or not view.args or not isinstance(view.args[0], Node):
         return None
+    if m.is_op(view, "getitem"):
+        return Identity(results=((int(view.args[1]), identity),))  # type: ignore[arg-type]
     if m.is_op(view, *m.SHAPES):
         numbers = _numbers_of_token(view)
         alike = numbers is not None and numbers == _numbers_of_token(view.args[0])

@@ -23,11 +23,13 @@ class RuleApplication:
     """Applies the rules of ``target`` to the nodes of one graph.
 
     ``written``: by the last call of each node, the names of the graph's values that are complete
-    after it, and the storage of each.
+    after it, and the storage of each. ``unread``: in the same way the results that no node reads,
+    by the name of the node that has them and their index.
     """
 
     def __init__(self, target: Target, emitter: CallEmitter, values: NodeValues) -> None:
         self.written: dict[int, list[tuple[str, Storage]]] = defaultdict(list)
+        self.unread: dict[int, list[tuple[str, int, Storage]]] = defaultdict(list)
         self._target, self._emitter, self._values = target, emitter, values
 
     def __call__(self, node: Node, ready: Callable[[Op], Op] = lambda op: op) -> None:
@@ -88,6 +90,11 @@ class RuleApplication:
                 index = user.args[1]
                 if isinstance(index, int) and index in outputs:
                     self._bind(user, outputs[index])
+            read = {user.args[1] for user in node.users}
+            for index, value in outputs.items():
+                if index not in read and isinstance(value.argument, BufferArgument):
+                    place = (node.name, index, BufferArgument(value.argument.buffer))
+                    self.unread[len(self._emitter.calls) - 1].append(place)
         elif 0 in outputs:
             self._bind(node, outputs[0])
         else:

@@ -91,7 +91,7 @@ class _PhaseWalk:
         plan = phase_plan(phase, inputs, emitter.buffers, emitter.calls, buffer, greedy, head)
         written = {position: tuple(names) for position, names in self._apply.written.items()}
         caches = cache_tensors(self._program)
-        values = plan_values(self._program, written)
+        values = plan_values(self._program, written, self._apply.unread)
         return Lowered(plan, emitter.weights, tuple(emitter.remarks), written, caches, values)
 
     def _greedy(self, logits: Value) -> int | None:

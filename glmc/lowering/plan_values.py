@@ -6,11 +6,11 @@ See glmc_runtime/format/values.py. A view has no row: it is the value that it is
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import takewhile
 
-from torch import SymInt
+from torch import SymInt, Tensor
 from torch.fx import Node
 
 from glmc.errors import InternalError
@@ -20,6 +20,7 @@ from glmc.ir.program import Program
 from glmc.ir.symbols import BLOCKS, Symbols
 from glmc.lowering.assemble import dtype_name
 from glmc.lowering.liveness import Storage
+from glmc_runtime.format import values
 from glmc_runtime.format.plan import BufferArgument, CacheArgument
 from glmc_runtime.format.tensor_key import OUTPUT, TensorKey
 from glmc_runtime.format.values import PlanValue, ValuePart
@@ -27,30 +28,68 @@ from glmc_runtime.format.values import PlanValue, ValuePart
 _NONE = Identity()
 
 
+@dataclass(frozen=True)
+class _Completed:
+    """A value: result ``index`` of ``maker``, as what ``id`` names."""
+
+    call: int
+    maker: Node
+    index: int
+    id: str
+    fake: Tensor
+    storage: Storage
+    identity: Identity
+
+
 def plan_values(
-    program: Program, outputs: Mapping[int, Iterable[tuple[str, Storage]]]
+    program: Program,
+    outputs: Mapping[int, Iterable[tuple[str, Storage]]],
+    unread: Mapping[int, Iterable[tuple[str, int, Storage]]],
 ) -> tuple[PlanValue, ...]:
     """The values of a phase's program; ``outputs`` as :class:`~glmc.lowering.lower.Lowered` has
-    them. A key stands once: at the first value that is all of it, else at one that it is a part
-    of."""
+    them, ``unread`` as :class:`~glmc.lowering.apply.RuleApplication`. A key stands once: at the
+    first value that is all of it, else at one that it is a part of."""
     if program.symbols is None:
         raise InternalError("only a specialised program has values of a plan")
-    places = {node.name: place for place, node in enumerate(program.graph.nodes)}
-    nodes = list(program.graph.nodes)
-    identities = _identities(program)
-    rows: dict[Node, PlanValue] = {}
-    for call, names in sorted(outputs.items()):
-        for node, storage in sorted(
-            ((nodes[places[name]], storage) for name, storage in names),
-            key=lambda each: (places[_maker(each[0]).name], _index(each[0])),
-        ):
-            identity = identities.get(node, _NONE)
-            rows[node] = _value(call, node, storage, identity, program.symbols)
-    once = dict(zip(rows, _each_key_once(rows.values()), strict=True))
-    return tuple(_named(once))
+    places = {node: place for place, node in enumerate(program.graph.nodes)}
+    nodes = {node.name: node for node in places}
+    found = [*_read(nodes, outputs, identities(program)), *_unread(nodes, unread)]
+    found.sort(key=lambda each: (each.call, places[each.maker], each.index))
+    sizes = _Sizes(program.symbols)
+    rows = list(_each_key_once([_value(each, sizes) for each in found]))
+    return tuple(_named(zip(found, rows, strict=True)))
 
 
-def _identities(program: Program) -> dict[Node, Identity]:
+def _read(
+    nodes: Mapping[str, Node],
+    outputs: Mapping[int, Iterable[tuple[str, Storage]]],
+    known: Mapping[Node, Identity],
+) -> Iterator[_Completed]:
+    for call, names in outputs.items():
+        for name, storage in names:
+            node = nodes[name]
+            several = m.is_op(node, "getitem")
+            maker, index = node.args if several else (node, 0)
+            assert isinstance(maker, Node) and isinstance(index, int)
+            fake = m.tensor(node)
+            yield _Completed(call, maker, index, node.meta["id"], fake, storage, known[node])
+
+
+def _unread(
+    nodes: Mapping[str, Node], unread: Mapping[int, Iterable[tuple[str, int, Storage]]]
+) -> Iterator[_Completed]:
+    """Results that a kernel makes and no node reads, where the captured model has them."""
+    for call, names in unread.items():
+        for name, index, storage in names:
+            maker = nodes[name]
+            identity = identity_of(maker).result(index)
+            if identity.keys:
+                fake = maker.meta["val"][index]
+                name = f"{maker.meta['id']}[{index}]"
+                yield _Completed(call, maker, index, name, fake, storage, identity)
+
+
+def identities(program: Program) -> dict[Node, Identity]:
     """What the nodes are, with what their views are."""
     found: dict[Node, Identity] = {}
     for node in reversed(program.graph.nodes):
@@ -58,39 +97,43 @@ def _identities(program: Program) -> dict[Node, Identity]:
         identity = own.joined(found[node]) if node in found else own
         seen = seen_in_operand(node, identity)
         if seen is not None:
-            (operand,) = node.all_input_nodes
+            operand = node.all_input_nodes[0]
             found[operand] = found.get(operand, _NONE).joined(seen)
         found[node] = identity
     return found
 
 
-def _maker(node: Node) -> Node:
-    """What computes a value: of one of several results, the node that has them."""
-    return m.operand(node, 0) if m.is_op(node, "getitem") else node
+class _Sizes:
+    """Sizes as text, each made once."""
+
+    def __init__(self, symbols: Symbols) -> None:
+        self._symbols = symbols
+        names = symbols.names.items()
+        self._texts = {size: values.BLOCKS for size, name in names if name == BLOCKS}
+
+    def text(self, size: int | SymInt) -> str:
+        if isinstance(size, int):
+            return str(size)
+        expression = size.node.expr
+        if expression not in self._texts:
+            self._texts[expression] = str(self._symbols.extent(size))
+        return self._texts[expression]
 
 
-def _index(node: Node) -> int:
-    index = node.args[1] if m.is_op(node, "getitem") else 0
-    assert isinstance(index, int)
-    return index
-
-
-def _value(
-    call: int, node: Node, storage: Storage, identity: Identity, symbols: Symbols
-) -> PlanValue:
-    meta = node.meta
+def _value(each: _Completed, sizes: _Sizes) -> PlanValue:
+    meta, storage, identity = each.maker.meta, each.storage, each.identity
     parts = [
         ValuePart(part.start, part.stop, next(iter(part.captured), None), _outputs_first(part.keys))
         for part in sorted(identity.parts, key=lambda part: (part.start, part.stop))
     ]
     return PlanValue(
-        call=call,
-        node=meta["id"],
-        op=m.op_name(_maker(node)).removeprefix("glmc."),
+        call=each.call,
+        node=each.id,
+        op=m.op_name(each.maker).removeprefix("glmc."),
         module=meta["module"],
-        layer=meta["layer"],
-        dtype=dtype_name(m.dtype(node)),
-        shape=tuple(_size(size, symbols) for size in m.shape(node)),
+        layer=storage.layer if isinstance(storage, CacheArgument) else meta["layer"],
+        dtype=dtype_name(each.fake.dtype),
+        shape=tuple(map(sizes.text, each.fake.shape)),
         buffer=storage.buffer if isinstance(storage, BufferArgument) else None,
         cache=storage.cache if isinstance(storage, CacheArgument) else None,
         captured=next(iter(identity.captured), None),
@@ -105,14 +148,7 @@ def _outputs_first(keys: Iterable[TensorKey]) -> tuple[TensorKey, ...]:
     return tuple(sorted(keys, key=lambda key: key.kind != OUTPUT))
 
 
-def _size(size: int | SymInt, symbols: Symbols) -> str:
-    if isinstance(size, SymInt) and symbols.names.get(size.node.expr) == BLOCKS:
-        return BLOCKS
-    return str(symbols.extent(size))
-
-
-def _each_key_once(values: Iterable[PlanValue]) -> Iterator[PlanValue]:
-    rows = list(values)
+def _each_key_once(rows: Sequence[PlanValue]) -> Iterator[PlanValue]:
     whole: dict[TensorKey, int] = {}
     for place, row in enumerate(rows):
         for key in row.keys:
@@ -129,22 +165,22 @@ def _each_key_once(values: Iterable[PlanValue]) -> Iterator[PlanValue]:
         yield replace(row, keys=keys, parts=tuple(parts))
 
 
-def _named(rows: Mapping[Node, PlanValue]) -> Iterator[PlanValue]:
+def _named(rows: Iterable[tuple[_Completed, PlanValue]]) -> Iterator[PlanValue]:
     """Values that are no module's tensor have a key of their op."""
     makers: dict[tuple[str, str], dict[Node, int]] = defaultdict(dict)
-    for node, row in rows.items():
+    for each, row in rows:
         if row.keys:
             yield row
             continue
         module, op = _owner(row), row.op.rpartition(".")[2]
-        number = makers[module, op].setdefault(_maker(node), len(makers[module, op]))
-        yield replace(row, keys=(TensorKey(module, op, number, OUTPUT, str(_index(node))),))
+        number = makers[module, op].setdefault(each.maker, len(makers[module, op]))
+        yield replace(row, keys=(TensorKey(module, op, number, OUTPUT, str(each.index)),))
 
 
 def _owner(row: PlanValue) -> str:
-    """The module of a node; of what several modules have parts of, the one that has them all."""
+    """The module of a node; of what modules have parts of, the one that has them all."""
     modules = [key.module for part in row.parts for key in part.keys if key.kind == OUTPUT]
     if not modules:
         return row.module
-    names = zip(*(module.split(".") for module in modules), strict=False)
+    names = zip(*(module.split(".")[:-1] for module in modules), strict=False)
     return ".".join(first for first, *_ in takewhile(lambda each: len(set(each)) == 1, names))

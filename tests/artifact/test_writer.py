@@ -21,6 +21,8 @@ from glmc.errors import CheckpointError, PackError
 from glmc_runtime.errors import ArtifactError
 from glmc_runtime.format import artifact_files
 from glmc_runtime.format.manifest import Guards
+from glmc_runtime.format.tensor_key import OUTPUT, TensorKey
+from glmc_runtime.format.values import PlanValue, Values, read_values
 from glmc_runtime.loading.loader import load_artifact
 from glmc_runtime.loading.weights import load_weights
 from tests.artifact.toy import REPORT, ToyWeights, parts, write
@@ -57,6 +59,18 @@ def test_manifest_and_files(tmp_path: Path) -> None:
     assert manifest.weights["qkv"].dtype == "float32"
     assert manifest.guards.vendor_functions == {"kunlun_ops.rmsnorm": ("x", "weight")}
     assert json.loads((tmp_path / "toy" / "report.json").read_text()) == REPORT
+
+
+def test_values_are_written_and_listed(tmp_path: Path) -> None:
+    key = TensorKey("", "Add", 0, OUTPUT, "0")
+    row = PlanValue(0, "x", "add", "", None, "float32", (), 0, None, None, (key,), "", ())
+    values = Values({"prefill": (row,)})
+    manifest = write(tmp_path / "toy", values=values)
+    assert "values.json" in manifest.files
+    assert read_values(load_artifact(tmp_path / "toy").files) == values
+    write(tmp_path / "old")
+    with pytest.raises(ArtifactError, match=r"has no values\.json"):
+        read_values(load_artifact(tmp_path / "old").files)
 
 
 def test_two_writes_are_the_same_bytes(tmp_path: Path) -> None:

@@ -13,14 +13,13 @@ import pytest
 from glmc.artifact import inputs, times
 from glmc.artifact.collectives import SWITCHES
 from glmc.artifact.reader import read_artifact
-from glmc_runtime.format import cache, manifest, plan, plan_json, step_inputs
+from glmc_runtime.format import cache, manifest, plan, plan_json, step_inputs, values
 from glmc_runtime.format.collectives import COLLECTIVES, default_table
 from glmc_runtime.format.collectives_json import table_to_text
 from glmc_runtime.format.dtypes import dtype_of
 from glmc_runtime.format.extent import Extent
 from glmc_runtime.format.memory import block_bytes, memory_needs
 from glmc_runtime.format.phases import DECODE, PREFILL
-from glmc_runtime.format.values import Values
 from glmc_runtime.generate.text.files import SETTINGS, TEMPLATE, TOKENIZER
 from tests.artifact.toy import ToyHandedOver, ToyWeights, checkpoint_of, parts, write
 from tests.docs.markdown import ROOT, blocks, section, table_rows
@@ -43,6 +42,9 @@ DOCUMENTED = (
     times.PassTimes,
     inputs.Inputs,
     inputs.InputFile,
+    values.Values,
+    values.PlanValue,
+    values.ValuePart,
     plan.PhasePlan,
     plan.Head,
     plan.InputSpec,
@@ -108,7 +110,8 @@ def test_layout_is_what_is_written(tmp_path: Path) -> None:
         + (".*" if name.endswith("/") else "")
         for name in names(documented)
     ]
-    write(tmp_path / "toy", tokenizer={TOKENIZER: b"{}"}, history={}, values=Values({}), inputs={})
+    empty = values.Values({})
+    write(tmp_path / "toy", tokenizer={TOKENIZER: b"{}"}, history={}, values=empty, inputs={})
     write(tmp_path / "made", checkpoint=checkpoint_of(tmp_path / "model", ToyWeights().tensors))
     write(tmp_path / "handed", ToyHandedOver())
     write(

@@ -13,18 +13,23 @@ and a router's experts and their weights may come in another order.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from glmc_runtime.errors import ArtifactError
+from glmc_runtime.errors import ArtifactError, PlanError
 from glmc_runtime.format.artifact_files import ArtifactFiles
+from glmc_runtime.format.extent import Extent
 from glmc_runtime.format.json_file import json_of
+from glmc_runtime.format.phases import PHASES
+from glmc_runtime.format.plan import PhasePlan
 from glmc_runtime.format.records import misfit
 from glmc_runtime.format.tensor_key import KINDS, TensorKey
 
 VALUES = "values.json"
 FORMAT = 1
+BLOCKS = "blocks"
+"""In the shape of a cache, the number of its blocks."""
 
 
 @dataclass(frozen=True)
@@ -128,20 +133,37 @@ def _keys(rows: list[list[Any]]) -> tuple[TensorKey, ...]:
 def _impossible(phases: Mapping[str, tuple[PlanValue, ...]]) -> str | None:
     """What is of the right kinds and no table of values all the same."""
     for name, values in phases.items():
+        if name not in PHASES:
+            return f"there is no phase {name[:60]!r}"
         last = 0
         for number, value in enumerate(values):
-            place = f"phases.{name}[{number}]"
-            if value.call < last:
-                return f"{place}.call is {value.call}, and not {last} or more"
+            problem = _impossible_value(value, last, (*PHASES[name].symbols, BLOCKS))
+            if problem is not None:
+                return f"phases.{name}[{number}]{problem}"
             last = value.call
-            if (value.buffer is None) is (value.cache is None):
-                return f"{place} is in {value.buffer} and {value.cache}, and not in one of the two"
-            keys = (*value.keys, *(key for part in value.parts for key in part.keys))
-            wrong = next((key for key in keys if key.kind not in KINDS), None)
-            if wrong is not None:
-                return f"{place} has a key of kind {wrong.kind[:60]!r}"
-            if any(not 0 <= part.start < part.stop for part in value.parts):
-                return f"{place} has a part without columns"
+    return None
+
+
+def _impossible_value(value: PlanValue, last: int, symbols: Sequence[str]) -> str | None:
+    if value.call < last:
+        return f".call is {value.call}, and not {last} or more"
+    if (value.buffer is None) is (value.cache is None):
+        return f" is in {value.buffer} and {value.cache}, and not in one of the two"
+    if value.cache is not None and value.layer is None:
+        return " is in a cache of no layer"
+    for size in value.shape:
+        try:
+            unknown = set(Extent.parse(size).symbols) - {*symbols}
+        except PlanError:
+            unknown = {size}
+        if unknown:
+            return f".shape has {min(unknown)[:60]!r}"
+    keys = (*value.keys, *(key for part in value.parts for key in part.keys))
+    wrong = next((key for key in keys if key.kind not in KINDS), None)
+    if wrong is not None:
+        return f" has a key of kind {wrong.kind[:60]!r}"
+    if not value.keys or any(not 0 <= part.start < part.stop for part in value.parts):
+        return " has no key, or a part without columns"
     return None
 
 
@@ -152,9 +174,10 @@ def _not_well_formed(problem: str) -> ArtifactError:
     )
 
 
-def read_values(files: ArtifactFiles) -> Values:
-    """The values of an artifact's calls; its hash is compared. Raises :class:`ArtifactError`, also
-    for an artifact that was written without them."""
+def read_values(files: ArtifactFiles, plans: Iterable[PhasePlan] = ()) -> Values:
+    """The values of an artifact's calls; its hash is compared, and that the values of ``plans``
+    are where they have calls and buffers. Raises :class:`ArtifactError`, also for an artifact that
+    was written without values."""
     if VALUES not in files:
         raise ArtifactError(
             f"the artifact has no {VALUES}",
@@ -163,4 +186,17 @@ def read_values(files: ArtifactFiles) -> Values:
             remedy="compile the model again",
         )
     place = str(files.root / VALUES)
-    return values_from_json(json_of(files.read(VALUES, compare=True), VALUES, place))
+    values = values_from_json(json_of(files.read(VALUES, compare=True), VALUES, place))
+    for plan in plans:
+        _require_fitting(values, plan)
+    return values
+
+
+def _require_fitting(values: Values, plan: PhasePlan) -> None:
+    if plan.name not in values.phases:
+        raise _not_well_formed(f"it has no values of {plan.name}")
+    buffers = {buffer.id for buffer in plan.buffers}
+    for number, value in enumerate(values.phases[plan.name]):
+        there = value.cache is not None or value.buffer in buffers
+        if value.call >= len(plan.calls) or not there:
+            raise _not_well_formed(f"phases.{plan.name}[{number}] is of another plan")
