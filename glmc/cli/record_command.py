@@ -1,7 +1,9 @@
-"""``glmc record SIDE``: the tensors of a run, as a file of torch_xray's layout."""
+"""``glmc record SIDE``: the tensors of a run, as a file of torch_xray's layout. An artifact is
+recorded by the runtime's command."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
 from inspect import Parameter, Signature
 from pathlib import Path
@@ -17,19 +19,22 @@ from glmc.cli.stages import importing, is_silent, stage_line
 from glmc.config import DTYPES
 from glmc.errors import UsageError
 from glmc.presets.names import preset_names
+from glmc_runtime.cli.artifact_runs import ARTIFACT_OPTIONS
+from glmc_runtime.cli.commands import RECORD
 from glmc_runtime.command.ending import stopped_at_once
 from glmc_runtime.command.nearest import did_you_mean
 from glmc_runtime.command.output import counted
 from glmc_runtime.format.artifact_files import MANIFEST
-from glmc_runtime.record.flags import RECORD_OPTIONS, Encode, output_of, record_options
+from glmc_runtime.record.flags import Encode, output_of, record_options
 from glmc_runtime.record.keep import Keep
 
 
 def record_command(**values: Any) -> None:
-    """Record what each module of a checkpoint takes and returns: prefill, then decode steps.
+    """Record the tensors of a run: prefill, then decode steps.
 
-    The model is Hugging Face's own, in eager mode. FILE.h5 has torch_xray's layout and keys, and
-    beside it is FILE_summary.csv with the statistics of each tensor.
+    Of a checkpoint, what each module takes and returns: the model is Hugging Face's own, in eager
+    mode. Of an artifact, what its kernel calls complete, under the same keys. FILE.h5 has
+    torch_xray's layout and keys, and beside it is FILE_summary.csv with statistics of each tensor.
     """
     _record(SimpleNamespace(**values))
 
@@ -51,12 +56,14 @@ _OF_CHECKPOINTS: dict[str, tuple[Any, Any, Any]] = {
         option("Record the weights of each module, too.", MODEL_GROUP, "--parameters"),
     ),
 }
-_SIDE = typer.Argument(help="A checkpoint directory.", metavar="SIDE", autocompletion=models)
-# As typer reads it: the options that artifacts share are those of the runtime.
+_SIDE = typer.Argument(
+    help="A checkpoint directory or an artifact.", metavar="SIDE", autocompletion=models
+)
+# As typer reads it: the options of an artifact are those of the runtime's command.
 record_command.__signature__ = Signature(  # type: ignore[attr-defined]
     [
         Parameter("side", Parameter.KEYWORD_ONLY, annotation=Annotated[str, _SIDE]),
-        *map(parameter_of, RECORD_OPTIONS),
+        *map(parameter_of, RECORD.options),
         *(
             Parameter(
                 name, Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, each]
@@ -68,6 +75,27 @@ record_command.__signature__ = Signature(  # type: ignore[attr-defined]
 
 
 def _record(options: SimpleNamespace) -> None:
+    if (Path(options.side) / MANIFEST).is_file():
+        _require_unused(options, _OF_CHECKPOINTS, "an artifact")
+        RECORD.load()(SimpleNamespace(**{**vars(options), "artifact": options.side}))
+    else:
+        _require_unused(options, [option.name for option in ARTIFACT_OPTIONS], "a checkpoint")
+        _record_checkpoint(options)
+
+
+def _require_unused(options: SimpleNamespace, names: Iterable[str], side: str) -> None:
+    """Refuse options of the other kind of side."""
+    used = [f"--{name.replace('_', '-')}" for name in names if getattr(options, name)]
+    if used:
+        raise UsageError(
+            f"an option has no meaning for {side}",
+            place=options.side,
+            found=", ".join(used),
+            remedy="leave it out",
+        )
+
+
+def _record_checkpoint(options: SimpleNamespace) -> None:
     side, output, keep = Path(options.side), output_of(options), Keep.parse(options.keep)
     _require_checkpoint(side)
     if options.dtype is not None and options.dtype not in DTYPES:
@@ -106,11 +134,11 @@ def _require_checkpoint(side: Path) -> None:
             "a preset has no weights to compute with", remedy="pass a checkpoint directory"
         )
     raise UsageError(
-        "there is no checkpoint to record",
+        "there is no checkpoint to record, and no artifact",
         place=str(side),
-        expected="a directory with config.json",
-        found="an artifact" if (side / MANIFEST).is_file() else "none",
-        remedy="pass the directory of a downloaded checkpoint",
+        expected=f"a directory with config.json or {MANIFEST}",
+        found="neither",
+        remedy="pass the directory of a downloaded checkpoint, or one that glmc compile wrote",
     )
 
 

@@ -106,7 +106,7 @@ def test_a_command_of_the_runtime_has_the_same_options(
     name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where only the runtime is installed, nothing that ``glmc run`` can do is missing. ``fit``
-    takes models too where there is a compiler."""
+    and ``record`` take models too where there is a compiler."""
     monkeypatch.setenv("COLUMNS", "160")
 
     def options(command: Callable[[list[str]], int]) -> set[str]:
@@ -121,5 +121,6 @@ def test_a_command_of_the_runtime_has_the_same_options(
     assert "--debug" in ours
     if name not in ("fit", "tune-collectives"):
         assert {"--device", "--emulate", "--no-emulate"} <= ours
-    assert ours - options(runtime_main) == ({"--target", "--dtype"} if name == "fit" else set())
+    of_models = {"fit": {"--target", "--dtype"}, "record": {"--dtype", "--parameters"}}
+    assert ours - options(runtime_main) == of_models.get(name, set())
     assert options(runtime_main) <= ours

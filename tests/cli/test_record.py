@@ -1,4 +1,4 @@
-"""``glmc record`` of a checkpoint, as it is typed."""
+"""``glmc record`` of a checkpoint and of an artifact, as it is typed."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from glmc.compiler import compile_model
+from glmc.config import CompileOptions
 from tests.support.command import command_of, require_refusal
 
 TINY = "models/tiny-moe"
@@ -60,9 +62,47 @@ def test_rows_and_another_dtype(tmp_path: Path, capsys: pytest.CaptureFixture[st
         assert "model.layers.0.self_attn.o_proj.Linear.3.forward_params.weight" in file["0"]
 
 
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory, shared_captures: None) -> Path:
+    path = tmp_path_factory.mktemp("record") / "tiny.xpu"
+    compile_model("models/tiny-dense", path, CompileOptions(target="xpu", max_context=64))
+    return path
+
+
+def test_an_artifact_is_recorded_by_the_runtime(
+    artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    glmc, path, other = command_of(capsys), tmp_path / "ours.h5", tmp_path / "stock.h5"
+    done = glmc("record", artifact, "--prompt", "The source", "-o", path, "--emulate")
+    assert done.status == 0, done.err
+    assert done.out.startswith(f"{path}: ") and done.out.endswith(" of 2 steps (emulated)\n")
+    assert glmc("record", "models/tiny-dense", "--like", path, "-o", other, "-q").status == 0
+    with h5py.File(path) as ours, h5py.File(other) as stock:
+        assert ours.attrs["made_by"] == "glmc artifact, xpu (emulated)" and ours.attrs["emulated"]
+        assert ours.attrs["prompts"] == stock.attrs["prompts"]
+        assert set(ours["0"]) <= set(stock["0"])
+        assert "model.layers.0.self_attn.q_proj.Linear.0.forward_output.0" in ours["0"]
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (("--dtype", "float32", "--parameters"), "--dtype, --parameters"),
+        (("--parameters",), "--parameters"),
+    ],
+)
+def test_options_of_a_checkpoint_are_none_of_an_artifact(
+    artifact: Path, words: tuple[str, ...], found: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = command_of(capsys)("record", artifact, "--ids", "1", "-o", "run.h5", *words)
+    require_refusal(done, "GLMC-1001", f"found:    {found}")
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
+        (("record", TINY, "--ids", "1", "-o", "run.h5", "--calls"), "GLMC-1001", "--calls"),
+        (("record", TINY, "--ids", "1", "-o", "run.h5", "--emulate"), "GLMC-1001", "--emulate"),
         (("record", TINY, "--ids", "1"), "GLMC-2004", "--output"),
         (("record", TINY, "-o", "run.h5"), "GLMC-2004", "--prompt"),
         (("record", TINY, "--ids", "9999", "-o", "run.h5"), "GLMC-1001", "vocabulary"),

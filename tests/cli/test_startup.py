@@ -38,6 +38,8 @@ COMMON = {
     ("run", "nowhere", "--token-ids", "1"): (2, "no such artifact"),
     ("run", "nowhere", "--token-ids", "1", "--temperature", "nan"): (2, "finite"),
     ("doctor", "nowhere", "-vq"): (2, "no such artifact"),
+    ("record", "--help"): (0, "--tap-memory"),
+    ("record", "nowhere", "--ids", "1", "-o", "a.h5"): (2, "where:    nowhere"),
 }
 COMPILER = {
     ("compile", "--help"): (0, "--decode-buckets"),
@@ -66,8 +68,7 @@ COMPILER = {
     ("estimate", "glm-4.8", "--device", "h200"): (2, "did you mean 'glm-4.7'"),
     ("estimate", "glm-4.7", "--device", "h20"): (2, "did you mean 'h200'?"),
     ("estimate", "glm-4.7", "--device", "h200", "--batch", "1,x"): (2, "no list of integers"),
-    ("record", "--help"): (0, "--keep"),
-    ("record", "nowhere", "--output", "a.h5"): (2, "no checkpoint to record"),
+    ("record", "nowhere", "--output", "a.h5"): (2, "no checkpoint to record, and no artifact"),
     ("record", "glm-4.7", "--ids", "1", "-o", "a.h5"): (2, "a preset has no weights"),
     ("record", "model", "--ids", "1"): (2, "a record needs a file"),
     ("record", "model", "--ids", "1", "-o", "a.h5", "--keep", "x"): (2, "rows:N"),

@@ -5,11 +5,13 @@ A command's module is imported when it is called; its options are declared here.
 
 from __future__ import annotations
 
+from glmc_runtime.cli.artifact_runs import ARTIFACT_OPTIONS
 from glmc_runtime.cli.prompts import PROMPT_OPTIONS
 from glmc_runtime.cli.sessions import PLACE_OPTIONS, SESSION_OPTIONS
 from glmc_runtime.command.options import OUTPUT, Command, Option
 from glmc_runtime.generate.chat_flags import CHAT_OPTIONS, ONE_TURN_OPTIONS
 from glmc_runtime.generate.request_flags import CONVERSATION_OPTIONS, REQUEST_OPTIONS
+from glmc_runtime.record.flags import RECORD_OPTIONS
 
 _JSON = Option("--json", "One JSON object on stdout.", bool, default=False, group=OUTPUT)
 RUN = Command(
@@ -103,6 +105,12 @@ FIT = Command(
     "glmc_runtime.cli.fit:fit",
     FIT_OPTIONS,
 )
+RECORD = Command(
+    "record",
+    "Record the tensors of a run: what its kernel calls complete.",
+    "glmc_runtime.cli.record:record",
+    (*RECORD_OPTIONS, *ARTIFACT_OPTIONS),
+)
 TUNE_COLLECTIVES = Command(
     "tune-collectives",
     "Measure the all-reduces of a group of ranks and write the table that chooses among them.",
@@ -134,4 +142,4 @@ TUNE_COLLECTIVES = Command(
     ),
     artifact="none",
 )
-COMMANDS = {command.name: command for command in (RUN, CHAT, DOCTOR, FIT, TUNE_COLLECTIVES)}
+COMMANDS = {command.name: command for command in (RUN, CHAT, DOCTOR, FIT, RECORD, TUNE_COLLECTIVES)}

@@ -32,14 +32,15 @@ PLACE_OPTIONS = (
 )
 """Those of everything that loads an artifact."""
 
+CHECKPOINT = Option(
+    "--checkpoint",
+    "The checkpoint that weights are made of (default: what was compiled).",
+    metavar="DIR",
+    group=LOADING,
+)
 SESSION_OPTIONS = (
     *PLACE_OPTIONS,
-    Option(
-        "--checkpoint",
-        "The checkpoint that weights are made of (default: what was compiled).",
-        metavar="DIR",
-        group=LOADING,
-    ),
+    CHECKPOINT,
     Option(
         "--kv-blocks",
         "Blocks of the KV cache, scratch included.",

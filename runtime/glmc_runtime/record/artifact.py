@@ -138,6 +138,7 @@ class _Recording:
             "emulated": engine.emulated,
             "interpreted": engine.interpreted,
             "made_by": f"glmc artifact, {manifest.target}{how}",
+            "level": self._options.level,
             "prompts": [list(prompt) for prompt in self._options.prompts],
             "tokens": tokens,
             "graph": self._run.graph,

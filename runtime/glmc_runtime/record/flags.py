@@ -7,7 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from glmc_runtime.command.nearest import did_you_mean
-from glmc_runtime.command.options import OUTPUT, Option
+from glmc_runtime.command.options import LOADING, OUTPUT, Option
 from glmc_runtime.errors import RequestError
 from glmc_runtime.record.layers import layers_from
 from glmc_runtime.record.options import LEVELS, MODULE, RecordOptions
@@ -73,7 +73,12 @@ RECORD_OPTIONS = (
         metavar="all|rows:N|statistics",
         group=_WHAT,
     ),
-    Option("--device", "Where it runs (default: cpu).", metavar="cpu|cuda", group=_WHAT),
+    Option(
+        "--device",
+        "Where a checkpoint or an emulated artifact runs (default: cpu).",
+        metavar="cpu|cuda",
+        group=LOADING,
+    ),
 )
 
 

@@ -56,7 +56,9 @@ class MemorySink:
         self.parts[place] += 1
 
     def link(self, key: TensorKey, step: int, written: TensorKey) -> None:
-        raise AssertionError("no value of ours is that of another step")
+        place = self._step, str(key)
+        self.tensors[place] = self.tensors[step, str(written)]
+        self.others[place] = []
 
     def describe(self, facts: Mapping[str, Any]) -> None:
         self.run.update(facts)
