@@ -85,8 +85,14 @@ def computed(
 
 
 @pytest.mark.skipif(not MODERN, reason="transformers 4 has experts of its own for each")
-@pytest.mark.parametrize("way", OPTIONS)
-@pytest.mark.parametrize("name", ["tiny-moe", "tiny-dense"])
+@pytest.mark.parametrize(
+    ("name", "way"),
+    [
+        pytest.param(name, way, marks=() if way == "folded" else pytest.mark.long)
+        for name in ("tiny-moe", "tiny-dense")
+        for way in OPTIONS
+    ],
+)
 def test_each_tensor_is_bit_for_bit_that_of_the_stock_model(name: str, way: str) -> None:
     program, weights = captured(MODELS / name, OPTIONS[way])
     inputs = example_inputs()
