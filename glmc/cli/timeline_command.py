@@ -12,12 +12,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from glmc.cli.options import OUTPUT_GROUP, Json, option
+from glmc.cli.page_file import require_page_place, write_page
 from glmc.cli.say import console, say
 from glmc.errors import UsageError
 from glmc_runtime.command.ending import stopped_at_once
 
 if TYPE_CHECKING:
+    from glmc.observe.timeline.diff import TimelineDiff
     from glmc.observe.timeline.sections import Section
+    from glmc.observe.timeline.table import Timeline
+    from glmc.observe.timeline.totals import Totals
 
 STEPS_GROUP = "Steps"
 _SLICE = re.compile(r"^(-?\d+)?:(-?\d+)?$")
@@ -48,6 +52,10 @@ def timeline_command(
         Path | None,
         option("Write every row as CSV.", OUTPUT_GROUP, "--csv", metavar="FILE"),
     ] = None,
+    page: Annotated[
+        Path | None,
+        option("Write one step and all rows as an HTML page.", OUTPUT_GROUP, metavar="FILE"),
+    ] = None,
     markdown: Annotated[bool, option("Print Markdown tables.", OUTPUT_GROUP, "--markdown")] = False,
 ) -> None:
     """Show where the time of a step goes; with B, what differs and what A pays that B does not.
@@ -56,8 +64,12 @@ def timeline_command(
     communication add up to the time of a step.
     """
     part = _slice(steps)
-    if as_json and markdown:
-        raise UsageError("--json and --markdown are two answers", remedy="ask for one")
+    answers = {"--json": as_json, "--markdown": markdown, "--page": page is not None}
+    if sum(answers.values()) > 1:
+        raise UsageError(
+            f"{' and '.join(flag for flag, asked in answers.items() if asked)} are two answers",
+            remedy="ask for one",
+        )
     with stopped_at_once():
         from glmc.observe.timeline.diff import diff
         from glmc.observe.timeline.encode import diff_json, diff_rows, totals_json, totals_rows
@@ -66,25 +78,43 @@ def timeline_command(
         from glmc.observe.timeline.steps import select
         from glmc.observe.timeline.totals import totals
         from glmc.observe.timeline.words import diff_lines, one_lines
+    if page is not None:
+        require_page_place(page, [])
     first = open_timeline(a)
     if b is None:
         made = totals(first, select(first, phase, part))
         data, rows = totals_json(first, made), totals_rows(first, made)
         lines, sections = one_lines(first, made), one_sections(first, made)
+        html = None if page is None else _one_page(first, made)
     else:
         second = open_timeline(b)
         compared = diff(first, second, phase, part)
         data, rows = diff_json(first, second, compared), diff_rows(first, second, compared)
         lines = diff_lines(first, second, compared)
         sections = diff_sections(first, second, compared)
+        html = None if page is None else _diff_page(first, second, compared)
     if csv_file is not None:
         _write_csv(csv_file, rows)
-    if as_json:
+    if page is not None and html is not None:
+        write_page(page, html)
+    elif as_json:
         typer.echo(json.dumps(data))
     elif markdown:
         say("\n".join(_markdown(lines, sections)))
     else:
         _show(lines, sections)
+
+
+def _one_page(timeline: Timeline, made: Totals) -> str:
+    with stopped_at_once():
+        from glmc.observe.timeline.page import one_page
+    return one_page(timeline, made)
+
+
+def _diff_page(a: Timeline, b: Timeline, made: TimelineDiff) -> str:
+    with stopped_at_once():
+        from glmc.observe.timeline.page import diff_page
+    return diff_page(a, b, made)
 
 
 def _slice(text: str | None) -> slice | None:

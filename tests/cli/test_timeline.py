@@ -54,6 +54,18 @@ def test_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert {row["aligned"] for row in two["rows"]} == {"op", "name"}
 
 
+def test_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, page = command_of(capsys), tmp_path / "page.html"
+    assert run("timeline", VLLM, "--page", page).out == f"{page} written\n"
+    assert "Timeline of vllm_decode.json.gz" in page.read_text()
+    assert run("timeline", VLLM, VLLM, "--page", page).status == 0, "it is one of ours"
+    assert "Two timelines" in page.read_text()
+    page.write_text("a letter")
+    refused = run("timeline", VLLM, "--page", page)
+    require_refusal(refused, "GLMC-1001", "no page of ours")
+    require_refusal(run("timeline", VLLM, "--page", page, "--json"), "GLMC-1001", "two answers")
+
+
 def test_csv(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, path = command_of(capsys), tmp_path / "rows.csv"
     assert run("timeline", VLLM, "--csv", path, "-q").status == 0

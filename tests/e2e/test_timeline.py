@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+from glmc.observe.timeline.readers.open import open_timeline
+from glmc.observe.timeline.steps import select, work_by_step
+from glmc.observe.timeline.totals import totals
 from glmc_runtime.format.phases import DECODE, PREFILL
 from glmc_runtime.generate.session import Session
 from tests.e2e.build import CPU, EMULATED, Builder, Place
@@ -72,3 +75,20 @@ def test_an_emulated_run_says_so_everywhere(session: Session, data: dict[str, An
     assert all(("emulated" in name) is session.emulated for name in names)
     assert data["glmc"]["emulated"] is session.emulated
     assert data["glmc"]["attribution"] == "exact"
+
+
+def test_its_reader_finds_every_call(
+    session: Session, data: dict[str, Any], tmp_path: Path
+) -> None:
+    file = tmp_path / "t.json"
+    file.write_text(json.dumps(data))
+    read = open_timeline(file)
+    assert read.facts.emulated is session.emulated and read.facts.model == "tiny-moe"
+    work, calls = work_by_step(read), len(session.artifact.plans[DECODE.key].calls)
+    assert [len(work[step.number]) for step in read.steps[1:]] == [calls] * 3
+    found = totals(read, select(read, "decode", None))
+    assert [kind.name for kind in found.layer_kinds] == ["dense layer 0", "moe layers 1..3"]
+    assert "other" not in {total.name for total in found.by_class}
+    assert {"moe_gate", "moe_ffn", "rope"} <= {total.name for total in found.by_pass}
+    parts = [found.bubbles[cause] for cause in ("host prepares", "cause not known")]
+    assert parts[0] > 0 and parts[1] == 0, "the host times its own calls"

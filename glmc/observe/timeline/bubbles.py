@@ -11,22 +11,23 @@ from glmc.observe.timeline.op_class import op_class
 from glmc.observe.timeline.steps import graph_launches
 from glmc.observe.timeline.table import Step, TimelineEvent
 
+HOST, GRAPH = "host prepares", "between kernels of a graph"
+QUEUED, UNKNOWN = "between queued kernels", "cause not known"
+CAUSES = (HOST, GRAPH, QUEUED, UNKNOWN)
+"""While the host prepares nothing is queued; kernels of a graph are launched as one; what was
+queued waits for the device alone; unknown where the file does not say when the host launched."""
+
 
 @dataclass(frozen=True)
 class Bubbles:
-    """``count`` gaps of ``total_us``: while the host prepares and nothing is queued, between
-    kernels of one device graph, and between kernels that were queued; ``unknown_us`` where the file
-    does not say when the host launched."""
+    """``count`` gaps, with the microseconds of each cause."""
 
     count: int
-    host_us: float
-    graph_us: float
-    queued_us: float
-    unknown_us: float
+    causes: Mapping[str, float]
 
     @property
     def total_us(self) -> float:
-        return self.host_us + self.graph_us + self.queued_us + self.unknown_us
+        return sum(self.causes.values())
 
 
 @dataclass(frozen=True)
@@ -80,17 +81,22 @@ def step_times(
     return found
 
 
+def causes_of(gap: Gap, graphs: frozenset[str]) -> dict[str, float]:
+    """The microseconds of a gap by their causes; ``graphs`` are the launches of device graphs."""
+    after = gap.after
+    same = gap.before is not None and gap.before.correlation == after.correlation
+    if same and after.correlation in graphs:
+        return {GRAPH: gap.duration_us}
+    if after.queued_us is None:
+        return {UNKNOWN: gap.duration_us}
+    waited = min(max(after.queued_us - gap.start_us, 0.0), gap.duration_us)
+    parts = {HOST: waited, QUEUED: gap.duration_us - waited}
+    return {cause: part for cause, part in parts.items() if part}
+
+
 def _bubbles(gaps: Sequence[Gap], graphs: frozenset[str]) -> Bubbles:
-    host = graph = queued = unknown = 0.0
+    sums = dict.fromkeys(CAUSES, 0.0)
     for gap in gaps:
-        after = gap.after
-        same = gap.before is not None and gap.before.correlation == after.correlation
-        if same and after.correlation in graphs:
-            graph += gap.duration_us
-        elif after.queued_us is None:
-            unknown += gap.duration_us
-        else:
-            waited = min(max(after.queued_us - gap.start_us, 0.0), gap.duration_us)
-            host += waited
-            queued += gap.duration_us - waited
-    return Bubbles(len(gaps), host, graph, queued, unknown)
+        for cause, part in causes_of(gap, graphs).items():
+            sums[cause] += part
+    return Bubbles(len(gaps), sums)

@@ -34,6 +34,9 @@ class Aligned(Enum):
     NAME = "name"
 
 
+Key = tuple[Aligned, str]
+
+
 @dataclass(frozen=True)
 class DiffRow:
     """``a`` and ``b`` are None where a side has no such event."""
@@ -78,6 +81,7 @@ class TimelineDiff:
     b: Totals
     levers: tuple[Lever, ...]
     rows: tuple[DiffRow, ...]
+    alignment: Alignment
     remarks: tuple[str, ...]
 
     @property
@@ -105,7 +109,9 @@ def diff(a: Timeline, b: Timeline, phase: str | None, steps: slice | None) -> Ti
         ),
     )
     times_a, times_b = selected_times(a, chosen_a), selected_times(b, chosen_b)
-    return TimelineDiff(of_a, of_b, levers, _rows(times_a, times_b), remarks)
+    alignment = Alignment.of(times_a, times_b)
+    rows = _rows(times_a, times_b, alignment)
+    return TimelineDiff(of_a, of_b, levers, rows, alignment, remarks)
 
 
 def paired(
@@ -163,31 +169,35 @@ def _module(event: TimelineEvent) -> str:
     return _COUNTED.sub("", general(event.module)) if event.module else ""
 
 
-def _rows(a: Sequence[StepTime], b: Sequence[StepTime]) -> tuple[DiffRow, ...]:
-    nodes = _shared(a, b, lambda event: general(event.node))
-    modules = _shared(a, b, _module)
+@dataclass(frozen=True)
+class Alignment:
+    """What both sides know: nodes and modules without the numbers of layers."""
 
-    def key(event: TimelineEvent) -> tuple[Aligned, str]:
-        if (node := general(event.node)) in nodes:
+    nodes: frozenset[str]
+    modules: frozenset[str]
+
+    @classmethod
+    def of(cls, a: Sequence[StepTime], b: Sequence[StepTime]) -> Alignment:
+        return cls(_shared(a, b, lambda event: general(event.node)), _shared(a, b, _module))
+
+    def key(self, event: TimelineEvent) -> Key:
+        """The row of an event."""
+        if (node := general(event.node)) in self.nodes:
             return Aligned.NODE, node
         kind = op_class(event)
-        if (module := _module(event)) in modules:
+        if (module := _module(event)) in self.modules:
             return Aligned.MODULE, f"{module}: {kind}"
         return (Aligned.NAME, event.name) if kind == OTHER else (Aligned.OP_CLASS, kind)
 
-    names: dict[str, tuple[Aligned, str]] = {}
 
-    def text(event: TimelineEvent) -> tuple[str]:
-        aligned, name = key(event)
-        joined = f"{aligned.value}\0{name}"
-        names[joined] = aligned, name
-        return (joined,)
-
-    of_a = {total.name: total for total in grouped(a, text)}
-    of_b = {total.name: total for total in grouped(b, text)}
+def _rows(
+    a: Sequence[StepTime], b: Sequence[StepTime], alignment: Alignment
+) -> tuple[DiffRow, ...]:
+    of_a = grouped(a, lambda event: (alignment.key(event),))
+    of_b = grouped(b, lambda event: (alignment.key(event),))
     rows = [
-        DiffRow(*names[joined], of_a.get(joined), of_b.get(joined))
-        for joined in dict.fromkeys((*of_a, *of_b))
+        DiffRow(aligned, name, of_a.get((aligned, name)), of_b.get((aligned, name)))
+        for aligned, name in dict.fromkeys((*of_a, *of_b))
     ]
     return tuple(sorted(rows, key=lambda row: (-abs(row.difference_us), row.name)))
 

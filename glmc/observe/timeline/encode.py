@@ -48,12 +48,9 @@ def totals_rows(timeline: Timeline, made: Totals) -> Iterator[tuple[str, ...]]:
     yield (*_ROW, *_SIDE, "floor_us", "emulated")
     emulated = _text(timeline.facts.emulated)
     times = selected_times(timeline, made.selection)
-    keys = grouped(
-        times,
-        lambda event: ("\0".join((op_class(event), _text(event.layer), event.node, event.name)),),
-    )
-    for total in keys:
-        yield (*total.name.split("\0"), *_numbers(total), emulated)
+    rows = grouped(times, lambda event: ((op_class(event), event.layer, event.node, event.name),))
+    for (kind, layer, node, name), total in rows.items():
+        yield (kind, _text(layer), node, name, *_numbers(total), emulated)
 
 
 def diff_rows(a: Timeline, b: Timeline, made: TimelineDiff) -> Iterator[tuple[str, ...]]:

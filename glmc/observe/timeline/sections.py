@@ -108,7 +108,7 @@ def _largest(timeline: Timeline, made: Totals) -> Sequence[Total]:
     """By node without the number of its layer, or by name."""
     times = selected_times(timeline, made.selection)
     rows = grouped(times, lambda event: (general(event.node) or event.name,))
-    return sorted(rows, key=lambda total: -total.device_us)[:LARGEST]
+    return sorted(rows.values(), key=lambda total: -total.device_us)[:LARGEST]
 
 
 def _levers(made: TimelineDiff) -> Iterator[tuple[str, ...]]:

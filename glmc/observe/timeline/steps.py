@@ -100,12 +100,17 @@ def work_by_step(timeline: Timeline) -> Mapping[int, list[TimelineEvent]]:
 
 
 def main_device(timeline: Timeline) -> str:
-    """The device with the most work; of several others totals say nothing."""
+    """The device with the most work; totals say nothing of others."""
+    return next(iter(devices(timeline)), "")
+
+
+def devices(timeline: Timeline) -> list[str]:
+    """The devices that have work, the busiest first."""
     times: dict[str, float] = defaultdict(float)
     for event in timeline.events:
         if event.kind in WORK:
             times[event.device] += event.duration_us
-    return max(times, key=lambda name: times[name], default="")
+    return sorted(times, key=lambda name: (-times[name], name))
 
 
 def select(timeline: Timeline, phase: str | None, steps: slice | None) -> Selection:

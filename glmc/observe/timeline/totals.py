@@ -6,17 +6,19 @@ Every number is the median over the steps. Totals of a group are first added up 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import TypeVar
 
 from glmc.observe.spans import spans
-from glmc.observe.timeline.bubbles import StepTime, step_times
+from glmc.observe.timeline.bubbles import CAUSES, StepTime, step_times
 from glmc.observe.timeline.kernel_names import EXPERTS, OP_CLASSES, ROUTER
 from glmc.observe.timeline.op_class import op_class
 from glmc.observe.timeline.steps import Selection, work_by_step
 from glmc.observe.timeline.table import Timeline, TimelineEvent
 
+K = TypeVar("K", bound=Hashable)
 OUTSIDE = "outside the layers"
 NO_PASS = "no pass"
 _MOE, _DENSE = "moe", "dense"
@@ -83,12 +85,9 @@ def totals(timeline: Timeline, selection: Selection) -> Totals:
         return float(median(map(value, times)))
 
     bubbles = {
-        "host prepares": middle(lambda time: time.bubbles.host_us),
-        "between kernels of a graph": middle(lambda time: time.bubbles.graph_us),
-        "between queued kernels": middle(lambda time: time.bubbles.queued_us),
-        "cause not known": middle(lambda time: time.bubbles.unknown_us),
+        cause: float(median(time.bubbles.causes[cause] for time in times)) for cause in CAUSES
     }
-    step = grouped(times, lambda event: ("step",))
+    step = grouped(times, lambda event: ("step",))["step"]
     layers = grouped(times, lambda event: (OUTSIDE if event.layer is None else names[event.layer],))
     return Totals(
         selection=selection,
@@ -101,41 +100,41 @@ def totals(timeline: Timeline, selection: Selection) -> Totals:
         overlapped_us=middle(lambda time: time.device.overlapped_us),
         bubbles=bubbles if timed else {},
         gaps=middle(lambda time: time.bubbles.count),
-        launches=step[0].launches,
+        launches=step.launches,
         replayed=any(time.step.replayed for time in times),
-        floor_us=step[0].floor_us,
+        floor_us=step.floor_us,
         by_class=tuple(
             sorted(
-                grouped(times, lambda event: (op_class(event),)),
+                grouped(times, lambda event: (op_class(event),)).values(),
                 key=lambda total: OP_CLASSES.index(total.name),
             )
         ),
-        by_layer=tuple(sorted(layers, key=lambda total: -total.device_us)) if kinds else (),
+        by_layer=tuple(sorted(layers.values(), key=_largest)) if kinds else (),
         by_pass=_by_pass(times),
         layer_kinds=kinds,
     )
 
 
 def grouped(
-    times: Sequence[StepTime], keys: Callable[[TimelineEvent], Iterable[str]]
-) -> tuple[Total, ...]:
+    times: Sequence[StepTime], keys: Callable[[TimelineEvent], Iterable[K]]
+) -> dict[K, Total]:
     """A total for each key, in the order of their first events; an event counts for all of its
-    keys."""
+    keys. The name of a total is that of its key."""
     steps = [_step_sums(time, keys) for time in times]
-    return tuple(
-        _total(name, [sums.get(name, _NOTHING) for sums in steps])
-        for name in dict.fromkeys(name for sums in steps for name in sums)
-    )
+    return {
+        key: _total(str(key), [sums.get(key, _NOTHING) for sums in steps])
+        for key in dict.fromkeys(key for sums in steps for key in sums)
+    }
 
 
 _NOTHING = (0.0, 0.0, 0.0, 0.0, 0.0)
 
 
 def _step_sums(
-    time: StepTime, keys: Callable[[TimelineEvent], Iterable[str]]
-) -> dict[str, tuple[float, ...]]:
+    time: StepTime, keys: Callable[[TimelineEvent], Iterable[K]]
+) -> dict[K, tuple[float, ...]]:
     """Launches, durations, device time, floor and how many events have a floor, by key."""
-    sums: dict[str, list[float]] = defaultdict(lambda: [*_NOTHING])
+    sums: dict[K, list[float]] = defaultdict(lambda: [*_NOTHING])
     for event, charged in zip(time.events, time.device.charged, strict=True):
         for key in keys(event):
             row = sums[key]
@@ -159,7 +158,11 @@ def _by_pass(times: Sequence[StepTime]) -> tuple[Total, ...]:
     if not any(event.passes for time in times for event in time.events):
         return ()
     made = grouped(times, lambda event: event.passes or (NO_PASS,))
-    return tuple(sorted(made, key=lambda total: -total.device_us))
+    return tuple(sorted(made.values(), key=_largest))
+
+
+def _largest(total: Total) -> float:
+    return -total.device_us
 
 
 def layer_kinds(times: Sequence[StepTime]) -> tuple[LayerKind, ...]:

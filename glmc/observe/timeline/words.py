@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from glmc.observe.timeline.diff import Aligned, DiffRow, TimelineDiff
+from glmc.observe.timeline.steps import devices
 from glmc.observe.timeline.table import Facts, Timeline
 from glmc.observe.timeline.totals import Totals
 from glmc_runtime.command.units import share_text
@@ -51,6 +52,9 @@ def head_lines(timeline: Timeline, letter: str = "") -> Iterator[str]:
     yield f"{side}{timeline.label}: {', '.join(filter(None, (*parts, facts.device)))}"
     for name, text in _notes(facts):
         yield f"{side}{name}: {text}"
+    busiest, *others = devices(timeline) or [""]
+    if others:
+        yield f"{side}note: totals are of {busiest} alone, not of {', '.join(others)}"
 
 
 def one_lines(timeline: Timeline, made: Totals) -> list[str]:

@@ -1,7 +1,8 @@
 """Timelines of ``glmc run --timeline``: each call of a plan with its node, op, layer and passes.
 
-Steps are on the lane of the host, calls on one for each stream of a device. Where the host timed
-the calls itself, as on a CPU and on the emulator, nothing is queued: every bubble is the host's.
+Steps are on the lane of the host, calls on one for each stream of a device, on CUDA with the
+correlation of their launch and when it had returned. Where the host timed the calls itself, as on a
+CPU and on the emulator, nothing is queued: every bubble is the host's.
 """
 
 from __future__ import annotations
@@ -116,7 +117,7 @@ def _work(
     device, stream = _DEVICE.search(lane), _STREAM.search(lane)
     at = _whole(args.get("step"))
     step = None if at is None else steps.get(at)
-    replayed = step is not None and step.replayed and event.category == _CALL
+    correlation = _whole(args.get("correlation"))
     name, op = _text(args.get("function")) or event.name, _text(args.get("op"))
     kind = Kind.CALL if event.category == _CALL else Kind.KERNEL
     if class_of(name, op, planned=True) == COLLECTIVE:
@@ -136,8 +137,9 @@ def _work(
         bytes=_whole(args.get("bytes")),
         operations=_whole(args.get("operations")),
         floor_us=number(args.get("floor_us")),
-        correlation=f"replay of step {at}" if replayed else "",
-        queued_us=event.start_us if host_timed else step.end_us if replayed and step else None,
+        correlation="" if correlation is None else str(correlation),
+        launched_us=number(args.get("launched_us")),
+        queued_us=event.start_us if host_timed else number(args.get("queued_us")),
     )
 
 

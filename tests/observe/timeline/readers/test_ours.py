@@ -124,14 +124,18 @@ def test_gaps_of_a_host_that_computes_are_its_own(tmp_path: Path) -> None:
     assert of(read(tmp_path, *rows)).bubbles["cause not known"] == 5
 
 
-def test_gaps_of_a_replay_are_of_its_graph(tmp_path: Path) -> None:
+def test_gaps_of_a_device_by_its_launches(tmp_path: Path) -> None:
+    graph = {"launched_us": 1.0, "queued_us": 4.0, "correlation": 9}
     made = read(
         tmp_path,
-        step(0, 0, 8, replayed=True),
-        call(0, 5, 10, function="x"),
-        call(0, 18, 10, function="y"),
+        step(0, 0, 30, replayed=True),
+        call(0, 5, 10, function="x", **graph),
+        call(0, 18, 10, function="y", **graph),
+        call(0, 40, 5, function="z", launched_us=28.0, queued_us=31.0, correlation=10),
     )
-    assert of(made).bubbles["between kernels of a graph"] == 3 and of(made).replayed
+    causes = of(made).bubbles
+    assert causes["between kernels of a graph"] == 3 and of(made).replayed
+    assert causes["host prepares"] == 3 and causes["between queued kernels"] == 9
 
 
 def test_a_collective_is_communication(tmp_path: Path) -> None:
