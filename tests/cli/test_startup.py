@@ -75,6 +75,9 @@ COMPILER = {
     ("record", "model", "--ids", "x", "-o", "a.h5"): (2, "--ids is no list of token ids"),
     ("record", "model", "--ids", "1", "-o", "a.h5", "--level", "opp"): (2, "did you mean 'op'?"),
     ("diff", "--help"): (0, "--exit-code"),
+    ("timeline", "--help"): (0, "--phase"),
+    ("timeline", "nowhere"): (2, "the file can't be read"),
+    ("timeline", "nowhere", "--steps", "2"): (2, "--steps is no slice"),
     ("diff", "glm-4.7", "glm-4.8"): (2, "did you mean 'glm-4.7'"),
     ("inspect", "nowhere", "--page", "page.html"): (2, "no such artifact"),
 }

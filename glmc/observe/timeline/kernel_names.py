@@ -82,20 +82,20 @@ KERNELS = _rows(
     (r"fused_moe_kernel|moe_align_block|count_and_sort_expert|moe_sum", EXPERTS, _VLLM),
     (r"^(few|sorted|experts)_(up|down)_kernel", EXPERTS, _GLMC),
     (r"^(count|place|combine|local_ids)_kernel", EXPERTS, _GLMC),
-    (r"\bmoe|expert|grouped_gemm|permute_kernel|group_gemm", EXPERTS, _SGLANG),
+    (r"\bmoe|expert|group(ed)?_(gemm|mm)|permute_kernel", EXPERTS, _SGLANG),
     # Rope and cache, norms, activations: by word, since fused names list their ops.
     (r"reshape_and_cache|store_kv|set_kv_buffer|slot_mapping|copy_blocks", ROPE_CACHE, _VLLM),
     (r"qkv_rope_cache_kernel|^rope_kernel", ROPE_CACHE, _GLMC),
     (r"rotary|(^|_)rope|(^|_)(cos|sin)(_|$)", ROPE_CACHE, _INDUCTOR),
     (r"rms_?norm|layer_?norm|(mean|pow)\w*_rsqrt|rsqrt", NORM, _INDUCTOR),
     (r"act_and_mul|silu|swiglu|gelu|sigmoid_mul", ACTIVATION, _VLLM),
-    (r"(^|_)embedding|gather_kernel<", EMBEDDING, _INDUCTOR),
+    (r"(^|_)embedding", EMBEDDING, _INDUCTOR),
     (r"ArgMax|argmax|sampl|multinomial|penalt|^greedy_kernel|radix_?sort", SAMPLING, _TORCH),
     (r"top_?[kp]_(mask|renorm)|OnlineSoftmax", SAMPLING, _FLASHINFER),
     # Products.
     (r"nvjet|cublas|splitKreduce|gemv|dot_kernel|reduce_1Block_kernel", LINEAR, _CUBLAS),
     (r"cutlass|gemm|xmma|wgmma", LINEAR, _CUTLASS),
-    (r"^(gemv|skinny)_kernel|deep_gemm|_matmul|(^|_)mm(_|$)", LINEAR, _GLMC),
+    (r"^(gemv|skinny)_kernel|deep_gemm|_matmul|(^|_)mm(_|$)|[._]linear(_|$)", LINEAR, _GLMC),
     (r"xblas\w*::|fc_cdnn|fc_fusion", LINEAR, _KUNLUN),
     # What only moves or fills.
     (r"^Memcpy|^Memset|^memcpy\d|^\[CUDA mem", COPY, _VLLM),
@@ -106,7 +106,7 @@ KERNELS = _rows(
 OPS = _rows(
     (r"all_?reduce|all_?gather|reduce_?scatter|c10d::|_c10d", COLLECTIVE, "torch.distributed"),
     (r"moe_gate|topk_router|grouped_topk", ROUTER, "glmc/ir/ops/moe.py"),
-    (r"moe_ffn|shared_expert|marked_experts", EXPERTS, "glmc/ir/ops/moe.py"),
+    (r"moe_ffn|marked_experts", EXPERTS, "glmc/ir/ops/moe.py"),
     (r"fused_moe|moe_forward|_grouped_mm", EXPERTS, _TORCH),
     (r"attention|_flash_attn|mha_varlen|gather_cache", ATTENTION, "glmc/ir/ops/attention.py"),
     (r"rms_norm|layer_norm", NORM, "glmc/ir/ops/norms.py"),
@@ -120,7 +120,7 @@ OPS = _rows(
 )
 
 MODULES = _rows(
-    (r"experts(\b|_|\.)|NaiveMoe|FusedMoE", EXPERTS, "transformers, Glm4Moe"),
+    (r"(?<!shared_)experts(\b|_|\.)|NaiveMoe|FusedMoE", EXPERTS, "transformers, Glm4Moe"),
     (r"router|\.gate$|Topk", ROUTER, "transformers, Glm4Moe"),
     (r"rotary", ROPE_CACHE, "transformers, Glm4Moe"),
     (r"norm", NORM, "transformers, Glm4Moe"),

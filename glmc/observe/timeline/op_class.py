@@ -19,8 +19,8 @@ from glmc.observe.timeline.table import Kind, TimelineEvent
 
 def op_class(event: TimelineEvent) -> str:
     """One of ``OP_CLASSES``."""
-    if event.kind is Kind.COLLECTIVE:
-        return COLLECTIVE
+    if event.op_class or event.kind is Kind.COLLECTIVE:
+        return event.op_class or COLLECTIVE
     return class_of(event.name, event.op, event.module, planned=bool(event.node))
 
 

@@ -39,7 +39,8 @@ class TimelineEvent:
     ``module`` is a module's path, or the classes that it is nested in; ``op`` the op of a plan's
     node, or the framework's op that launched it. ``correlation`` joins what one launch started:
     all kernels of a device graph have one. ``launched_us`` and ``queued_us`` are when the host's
-    launch began and had returned, None where the file does not say.
+    launch began and had returned, None where the file does not say. ``op_class`` is the kind of op
+    where the place of a kernel says more than its name (places.py).
     """
 
     start_us: float
@@ -59,6 +60,7 @@ class TimelineEvent:
     correlation: str = ""
     launched_us: float | None = None
     queued_us: float | None = None
+    op_class: str = ""
 
     @property
     def end_us(self) -> float:

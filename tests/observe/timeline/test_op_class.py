@@ -40,6 +40,8 @@ NAMES = {
     "void vllm::cross_device_reduce_1stage<__nv_bfloat16, 4>": "collective",
     "void kl3_all_reduce_butterfly<float16>": "collective",
     "void flashinfer::trtllm_allreduce_fusion::allreduce_fusion_kernel_oneshot": "collective",
+    "aten::_grouped_mm": "moe experts",
+    "cpu.linear": "linear",
     "triton_poi_fused_2": "other",
     "some_new_kernel": "other",
 }
@@ -67,6 +69,8 @@ def test_the_module_says_it_where_neither_does() -> None:
     assert class_of("aten::mul", "aten::mul", inside) == "norm"
     assert class_of("aten::mm", "aten::mm", "Glm4MoeMoE_0/Glm4MoeNaiveMoe_0") == "moe experts"
     assert class_of("aten::mm", "aten::mm", "Glm4MoeAttention_0/Linear_1") == "linear"
+    shared = "model.layers.1.mlp.shared_experts"
+    assert class_of("cpu.linear", "shared_expert", shared, planned=True) == "linear"
 
 
 def test_a_collective_is_one_whatever_its_name() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from glmc.errors import UsageError
 from glmc.observe.timeline.layers import with_layers
+from glmc.observe.timeline.places import with_places
 from glmc.observe.timeline.readers.chrome import chrome_trace
 from glmc.observe.timeline.readers.nsys_sqlite import MAGIC, read_nsys_sqlite
 from glmc.observe.timeline.readers.nsys_stats import is_nsys_stats, read_nsys_stats
@@ -32,14 +33,14 @@ KINDS = (
 
 
 def open_timeline(path: Path, label: str = "") -> Timeline:
-    """The file as a table, with steps and layers.
+    """The file as a table, with steps, layers, and kinds of ops by place.
 
     Raises UsageError for a file that can't be read, that is no profiler's or has no events.
     """
     made = _read(label or str(path), path)
     if not step_kinds(made):
         raise UsageError("no work of a device is in the file", place=str(path), expected=KINDS)
-    return with_layers(made)
+    return with_places(with_layers(made))
 
 
 def _read(label: str, path: Path) -> Timeline:
