@@ -49,7 +49,7 @@ def eager_decode(
         wait(device)
         with profile(activities=activities) as profiler:
             for number in range(_WARM, _WARM + steps):
-                with record_function(f"step {number - _WARM} decode"):
+                with record_function(f"step[DECODE bs={plan.batch}]"):  # as SGLang names its own
                     step(number)
             wait(device)
     profiler.export_chrome_trace(str(path))
