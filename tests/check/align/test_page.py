@@ -1,0 +1,134 @@
+"""The page of an alignment without a browser: complete, escaped, the same every time."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+from glmc.check.align.page import alignment_page
+from glmc.check.align.result import AlignedValue, Alignment
+from tests.check.align.alignments import alignment, value
+from tests.observe.page.test_render import HOSTILE, embedded
+
+FIRST = ("The sides part at the attention of layer 1.", "Its kernel calls are wrong.")
+
+
+def advice(value: AlignedValue) -> Sequence[str]:
+    return (f"look at {value.node}",) if value.verdict.value == "own" else ()
+
+
+def page(made: Alignment, compile_page: str | None = None) -> str:
+    return alignment_page(made, FIRST, advice, compile_page)
+
+
+def test_one_file_that_asks_for_nothing() -> None:
+    html = page(alignment())
+    assert not re.findall(r"<(?:link|img|script|iframe)[^>]+(?:src|href)=\"(?!data:)", html)
+    assert not re.findall(r"@import|url\(|fetch\(|XMLHttpRequest|import\(", html)
+    assert "default-src 'none'" in html and '<meta name="generator" content="glmc">' in html[:400]
+
+
+def test_same_alignment_same_bytes() -> None:
+    assert page(alignment()) == page(alignment())
+
+
+def test_every_value_stands_once() -> None:
+    made = alignment()
+    html = page(made)
+    numbers = [int(number) for number in re.findall(r'data-value="(\d+)"', html)]
+    assert numbers == list(range(len(made.values)))
+    data = embedded(html)
+    names = [(each["step"], data["texts"][each["name"]]) for each in data["values"]]
+    assert names == [(each.step, each.name) for each in made.values]
+    assert len(set(data["texts"])) == len(data["texts"])
+
+
+def test_the_divergence_is_said_on_top_and_emulated_in_the_header() -> None:
+    html = page(alignment())
+    assert html.index(FIRST[0]) < html.index(FIRST[1]) < html.index("<table")
+    header = html[html.index("<header") : html.index("</header>")]
+    assert '<span class="tag emulated">emulated</span>' in header
+    real = replace(alignment(), facts=({}, {}))
+    assert ">emulated</span>" not in page(real)
+
+
+def test_marks_stand_in_text_and_in_words() -> None:
+    html = page(alignment())
+    assert html.count('aria-label="own, 2 of the bound">O</a>') == 2
+    assert html.count('not finite on one side">FN</a>') == 2
+    assert html.count('aria-label="unknown, error not known">?</a>') == 2
+
+
+def test_details() -> None:
+    data = embedded(page(alignment(), "dump/index.html"))
+    texts = data["texts"]
+    (own,) = [
+        each for each in data["values"] if each["step"] == 0 and texts[each["verdict"]] == "own"
+    ]
+    assert texts[own["node"]] == "model.layers.1.self_attn#attention"
+    assert texts[own["function"]] == "kunlun_ops.rope, kunlun_ops.attention"
+    assert [texts[at] for at in own["passes"]] == ["rope", "rope_attention"]
+    assert [texts[at] for at in own["advice"]] == ["look at model.layers.1.self_attn#attention"]
+    assert own["total"]["ulps"] == [60, 3, 1] and own["bound"] == 0.1
+    assert [own[side]["numbers"][0] for side in ("total", "own", "inherited")] == [0.25, 0.2, 0.05]
+    assert data["compile"] == "dump/index.html"
+    routers = [each["router"] for each in data["values"] if "router" in each]
+    assert len(routers) == 4
+    assert routers[0] == {
+        "tokens": 8,
+        "agreeing": 6,
+        "tied": False,
+        "margins": [1e-4, 0.25],
+        "ties": [1e-3, 1e-3],
+    }
+    (fail, _) = [each for each in data["values"] if each.get("share") == "inf"]
+    assert fail["total"]["counts"] == [0, 3, 0, 1, 4]
+    (known, _) = [each for each in data["values"] if "statistics" in each]
+    assert known["statistics"][1] == [-1.0, 1.0, 0.25, 0.5, 0, 0]
+    assert known["total"]["numbers"][0] == "nan"
+
+
+def test_what_only_one_side_has_is_listed() -> None:
+    html = page(alignment())
+    assert "1 of expected alone" in html and "of actual alone" not in html
+    assert "model.rotary_emb" in html and "4 values were not recorded" in html
+
+
+def test_hostile_names_stay_text() -> None:
+    bad = value(
+        HOSTILE,
+        other_name=HOSTILE,
+        node=HOSTILE,
+        module=HOSTILE,
+        op=HOSTILE,
+        source=HOSTILE,
+        function=HOSTILE,
+        passes=(HOSTILE,),
+        reason=HOSTILE,
+        dtype=HOSTILE,
+        phase=HOSTILE,
+        also=(HOSTILE,),
+    )
+    made = Alignment(
+        HOSTILE,
+        HOSTILE,
+        ({"model": HOSTILE}, {}),
+        (bad, replace(bad, layer=0, name=f"{HOSTILE}2", node="")),
+        ((HOSTILE,), ()),
+        (HOSTILE,),
+        HOSTILE,
+    )
+    html = alignment_page(made, (HOSTILE,), lambda _: (HOSTILE,), HOSTILE)
+    assert html.count("</script>") == html.count("<script") == 2
+    assert "<img" not in html and "<!--" not in html and "9149" not in html
+    data = embedded(html)
+    assert data["texts"][data["values"][0]["node"]] == HOSTILE
+    assert set(re.findall(r'href="#n[^"]*"', html)) == {
+        f'href="{address}"' for address in re.findall(r"#n[\w%.&;=!*'(),:~-]+", html)
+    }
+
+
+def test_an_empty_alignment() -> None:
+    html = page(Alignment("a", "b", ({}, {}), (), ((), ())))
+    assert embedded(html)["values"] == [] and "data-value" not in html.partition("<script")[0]
