@@ -187,7 +187,8 @@ class AlignedStep:
 
     def _evidence(self, pair: Pair, place: int) -> Evidence:
         progress = self._progress
-        exact = "float" not in pair.expected.dtype or pair.expected.key.kind == PARAMS
+        whole = [each and "float" not in each for each in (pair.expected.dtype, pair.actual.dtype)]
+        exact = any(whole) or pair.expected.key.kind == PARAMS
         units = [unit_of(each, progress.width) for each in progress.dtypes if each is not None]
         unit = max(units, default=None)
         return Evidence(None, exact=exact, unit=unit, depth=progress.depth(place))
@@ -204,12 +205,10 @@ class AlignedStep:
 
 
 def layer_of_pair(pair: Pair) -> int | None:
-    """As a record says it, or by the module's path."""
-    for side in (pair.actual, pair.expected):
-        layer = side.facts.get("layer")
-        if isinstance(layer, int):
-            return layer
-    return layer_number(pair.expected.key.module)
+    """Of the module whose tensor it is: the node that computes it may be fused into the next
+    layer's norm."""
+    layer = layer_number(pair.expected.key.module)
+    return layer_number(pair.actual.key.module) if layer is None else layer
 
 
 def _of_an_expert(pair: Pair) -> bool:

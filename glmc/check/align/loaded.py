@@ -12,7 +12,7 @@ from torch import Tensor
 
 from glmc.check.align.layout import Reading, in_both, rows_of
 from glmc.check.align.metrics import coarser
-from glmc.check.align.pairing import Pair
+from glmc.check.align.pairing import Pair, has_shape
 from glmc_runtime.format.dtypes import DTYPES, dtype_of
 from glmc_runtime.format.tensor_key import OUTPUT, PARAMS
 from glmc_runtime.record.tensors import Record, RecordedTensor, Statistics
@@ -58,7 +58,8 @@ def statistics_of_pair(pair: Pair) -> tuple[Statistics, Statistics] | None:
     readings = pair.layout.expected, pair.layout.actual
     if was is None or now is None or any(each.columns is not None for each in readings):
         return None
-    return (was, now) if prod(pair.expected.shape) == prod(pair.actual.shape) else None
+    sizes = {prod(each.shape) for each in (pair.expected, pair.actual) if has_shape(each)}
+    return (was, now) if len(sizes) < 2 else None
 
 
 def known_dtype(name: object) -> torch.dtype | None:

@@ -55,6 +55,11 @@ class Pairing:
     unpaired: tuple[tuple[RecordedTensor, ...], tuple[RecordedTensor, ...]]
 
 
+def has_shape(tensor: RecordedTensor) -> bool:
+    """Whether a record says a tensor's shape: a summary as a table may have statistics alone."""
+    return tensor.load is not None or bool(tensor.shape)
+
+
 def named(tensor: RecordedTensor, columns: Columns | None) -> str:
     """The key, with the columns that are meant."""
     return str(tensor.key) if columns is None else f"{tensor.key}[{columns[0]}:{columns[1]}]"
@@ -189,11 +194,13 @@ class _Search:
         columns: tuple[Columns | None, Columns | None] = (None, None),
     ) -> Layout | None:
         sides = self.left[0][expected], self.left[1][actual]
+        if not all(map(has_shape, sides)):
+            return None if any(columns) else Layout(1, 0)
         return common_layout(sides[0].shape, sides[1].shape, self.lengths, columns)
 
     def _try(self, expected: int, actual: int, paired_by: str) -> None:
         sides = self.left[0][expected], self.left[1][actual]
-        if _floating(sides[0]) == _floating(sides[1]):
+        if not all(each.dtype for each in sides) or _floating(sides[0]) == _floating(sides[1]):
             self._add(expected, actual, paired_by, self._layout(expected, actual))
 
     def _add(self, expected: int, actual: int, paired_by: str, layout: Layout | None) -> None:

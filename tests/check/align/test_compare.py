@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -321,6 +322,24 @@ def test_statistics_alone_are_compared_and_said_to_be_all() -> None:
     assert any("statistics alone" in remark for remark in found.remarks)
     nan = align(record(1), record(2, math.nan))
     assert nan.first is not None and nan.first.total.actual_nan == 256
+
+
+def test_a_table_without_shapes_and_dtypes_is_compared_by_its_statistics() -> None:
+    def table(seed: int, factor: float = 1.0) -> MemoryRecord:
+        made = Model(seed, **{"layers.2.Layer": lambda value: value * factor}).made()
+        bare = MemoryRecord("table")
+        for each in made.recorded:
+            bare.recorded.append(replace(each, shape=(), dtype="", load=None, facts={}))
+        return bare
+
+    found = align(Model().made(), table(1))
+    assert {each.verdict for each in found.values} == {Verdict.OK}
+    assert len(found.values) > 2 * LAYERS
+    first = align(Model().made(), table(1, 1.5)).first
+    assert first is not None and first.layer == 2
+    # Nobody says what two tables are of.
+    known = {each.verdict for each in align(table(0), table(1, 1.5)).values if each.total.elements}
+    assert known == {Verdict.UNKNOWN}
 
 
 def test_rows_that_both_have_are_compared() -> None:

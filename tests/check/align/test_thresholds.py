@@ -132,7 +132,7 @@ def test_statistics_show_a_scale_and_a_shift() -> None:
     ):
         found = Rounding().judge(replace(evidence(expected, actual), measured=None))
         assert found.verdict is verdict and "alone" in found.reason
-    exact = replace(evidence(expected, expected * 1.0001), measured=None, exact=True)
+    exact = replace(evidence(expected, expected * 1.001), measured=None, exact=True)
     assert Rounding().judge(exact).verdict is Verdict.FAIL
     assert Xray().judge(replace(exact, exact=False)).verdict is Verdict.UNKNOWN
 
