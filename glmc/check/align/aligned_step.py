@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from glmc.check.align.loaded import Loaded, load, statistics_of_pair
-from glmc.check.align.metrics import Measured, counted, measure
+from glmc.check.align.metrics import Measured, measure, unmeasured
 from glmc.check.align.module_tree import layer_number
 from glmc.check.align.other_experts import AFTER, BEFORE, OtherExperts
 from glmc.check.align.pairing import Pair
@@ -236,7 +236,7 @@ def _row(pair: Pair, compared: Compared) -> AlignedValue:
     expected, actual = pair.expected, pair.actual
     facts = {**expected.facts, **actual.facts}
     loaded, measured, judged = compared.loaded, compared.measured, compared.judged
-    total = measured.difference if measured else counted(prod(expected.shape), compared.statistics)
+    none = unmeasured(prod(expected.shape), compared.statistics)
     passes = facts.get("passes")
     return AlignedValue(
         step=expected.step,
@@ -254,7 +254,7 @@ def _row(pair: Pair, compared: Compared) -> AlignedValue:
         passes=tuple(map(str, passes)) if isinstance(passes, (list, tuple)) else (),
         dtype=actual.dtype if loaded is None else str(loaded.dtype).removeprefix("torch."),
         shape=expected.shape,
-        total=total,
+        total=none if measured is None else measured.difference,
         own=None,
         inherited=None,
         numerics=None,

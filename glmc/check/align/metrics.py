@@ -100,7 +100,7 @@ def measure(
     return sums.result()
 
 
-def counted(elements: int, statistics: tuple[Statistics, Statistics] | None) -> Difference:
+def unmeasured(elements: int, statistics: tuple[Statistics, Statistics] | None) -> Difference:
     """What statistics of the two sides say: how many elements are not finite, and nothing else."""
     was, now = statistics or (_NOTHING, _NOTHING)
     apart = abs(was.nan - now.nan) + abs(was.inf - now.inf)
