@@ -42,7 +42,7 @@ def record(options: SimpleNamespace) -> int:
     wanted = record_options(options, encode)
     from glmc_runtime.format.values import read_values
 
-    values = read_values(artifact().files)
+    values = read_values(artifact().files, artifact().plans.values())
     with stopped_at_once():
         from glmc_runtime.record.artifact import record_values
         from glmc_runtime.record.h5_file import H5File

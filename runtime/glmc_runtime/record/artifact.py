@@ -39,7 +39,9 @@ def record_artifact(
     short.
     """
     artifact = load_artifact(path)
-    return record_values(artifact, read_values(artifact.files), sink, options, run)
+    return record_values(
+        artifact, read_values(artifact.files, artifact.plans.values()), sink, options, run
+    )
 
 
 def record_values(
