@@ -1,0 +1,1 @@
+"""Records of tensors of several tools, read alike."""
