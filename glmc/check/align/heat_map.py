@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from urllib.parse import quote
 
 from glmc.check.align.result import AlignedValue, Alignment, Verdict
+from glmc.check.align.summary import SEVERITY
+from glmc_runtime.command.output import counted
 from glmc_runtime.format.tensor_key import INPUT, PARAMS, parse_key
 
 OF_BOUND = (0.0, 0.1, 0.5, 1.0, 10.0)
@@ -205,10 +207,10 @@ def _merged(rows: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
 def _counts(values: Iterable[AlignedValue]) -> str:
     counts = Counter(value.verdict for value in values)
     parts = ", ".join(_parts(counts))
-    return f"{counts.total():,} value{'s' if counts.total() > 1 else ''}: {parts}"
+    return f"{counted(counts.total(), 'value')}: {parts}"
 
 
 def _parts(counts: Counter[Verdict]) -> Iterator[str]:
-    for verdict in (Verdict.OWN, Verdict.FAIL, Verdict.UNKNOWN, Verdict.OK):
+    for verdict in SEVERITY:
         if counts[verdict]:
             yield f"{counts[verdict]:,} {verdict.value}"

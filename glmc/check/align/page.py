@@ -6,28 +6,25 @@ The maps need no script. The details of every value stand once, as JSON that a s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from glmc.check.align.heat_map import OF_BOUND, OF_MAGNITUDE, error_of, step_maps, step_title
-from glmc.check.align.result import AlignedValue, Alignment, Difference, RouterAgreement
+from glmc.check.align.result import AlignedValue, Alignment, Difference, RouterAgreement, Verdict
 from glmc.check.align.ulps import BINS
+from glmc.check.align.words import EMULATED, paragraph, tries
 from glmc.observe.page.render import assembled, environment, script_json
 from glmc_runtime.record.tensors import Statistics
 
-Advice = Callable[[AlignedValue], Sequence[str]]
 _STYLES = "colours frame start pass panel heat narrow print".split()
 _SCRIPTS = "dom heat".split()
 _FACTS = ("made_by", "model", "target", "dtype", "version")
 _SIDES = ("total", "own", "inherited")
 
 
-def alignment_page(
-    alignment: Alignment, first: Sequence[str], advice: Advice, compile_page: str | None = None
-) -> str:
-    """The HTML of an alignment. ``first`` says where the sides part, a paragraph each; ``advice``
-    what to try next for a value. ``compile_page`` is the address of the page of B's compile.
-    The same arguments give the same bytes."""
+def alignment_page(alignment: Alignment, compile_page: str | None = None) -> str:
+    """The HTML of an alignment. ``compile_page`` is the address of the page of B's compile, to
+    which nodes lead. The same arguments give the same bytes."""
     facts = [
         (name, tuple(str(each.get(name) or "") for each in alignment.facts)) for name in _FACTS
     ]
@@ -36,13 +33,14 @@ def alignment_page(
         .get_template("heat.html")
         .render(
             alignment=alignment,
-            first=first,
+            first=" ".join(paragraph(alignment).split("\n")),
+            note=EMULATED,
             facts=[(name, texts) for name, texts in facts if any(texts)],
             maps=step_maps(alignment),
             legend=_legend(),
             style=assembled(_STYLES, "css"),
             script=assembled(_SCRIPTS, "js"),
-            data=script_json(_data(alignment, advice, compile_page)),
+            data=script_json(_data(alignment, compile_page)),
         )
     )
     return html
@@ -57,14 +55,18 @@ def _legend() -> list[str]:
     ]
 
 
-def _data(alignment: Alignment, advice: Advice, compile_page: str | None) -> dict[str, Any]:
+def _data(alignment: Alignment, compile_page: str | None) -> dict[str, Any]:
     """Each text stands once, in ``texts``; elsewhere is its place there."""
     places: dict[str, int] = {}
 
     def place(text: str) -> int:
         return places.setdefault(text, len(places))
 
-    values = [_details(value, advice, place) for value in alignment.values]
+    values = []
+    for value in alignment.values:
+        wrong = value.verdict in (Verdict.OWN, Verdict.FAIL)
+        advice = tuple(tries(alignment, value)) if wrong else ()
+        values.append(_details(value, advice, place))
     return {
         "sides": [alignment.expected, alignment.actual],
         "compile": compile_page,
@@ -74,7 +76,9 @@ def _data(alignment: Alignment, advice: Advice, compile_page: str | None) -> dic
     }
 
 
-def _details(value: AlignedValue, advice: Advice, place: Callable[[str], int]) -> dict[str, Any]:
+def _details(
+    value: AlignedValue, advice: tuple[str, ...], place: Callable[[str], int]
+) -> dict[str, Any]:
     """What is empty or not known is left out."""
     texts = {
         "title": step_title(value),
@@ -93,7 +97,7 @@ def _details(value: AlignedValue, advice: Advice, place: Callable[[str], int]) -
         "reason": value.reason,
         "error": error_of(value).words,
     }
-    lists = {"passes": value.passes, "also": value.also, "advice": advice(value)}
+    lists = {"passes": value.passes, "also": value.also, "advice": advice}
     sides = ((name, getattr(value, name)) for name in _SIDES)
     found = {
         "step": value.step,

@@ -129,9 +129,9 @@ def _divergence(alignment: Alignment, value: AlignedValue) -> Iterator[str]:
     if before:
         yield _before(before)
         yield from _ties(before)
-    tries = list(_tries(alignment, value))
-    if tries:
-        yield f"To go on: {'; '.join(tries)}."
+    further = list(tries(alignment, value))
+    if further:
+        yield f"To go on: {'; '.join(further)}."
 
 
 def _in_step(value: AlignedValue) -> str:
@@ -198,7 +198,7 @@ def _share(value: AlignedValue) -> str:
     return f"{share_text(value.share or 0.0)} of what is allowed"
 
 
-def _tries(alignment: Alignment, value: AlignedValue) -> Iterator[str]:
+def tries(alignment: Alignment, value: AlignedValue) -> Iterator[str]:
     """What shows more, the cheapest first."""
     target = alignment.facts[1].get("target")
     ours = bool(value.node) and isinstance(target, str)

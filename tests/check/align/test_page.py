@@ -3,39 +3,30 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import replace
+from html import unescape
 
 from glmc.check.align.page import alignment_page
-from glmc.check.align.result import AlignedValue, Alignment
+from glmc.check.align.result import Alignment
+from glmc.check.align.words import EMULATED, paragraph
 from tests.check.align.alignments import alignment, value
 from tests.observe.page.test_render import HOSTILE, embedded
 
-FIRST = ("The sides part at the attention of layer 1.", "Its kernel calls are wrong.")
-
-
-def advice(value: AlignedValue) -> Sequence[str]:
-    return (f"look at {value.node}",) if value.verdict.value == "own" else ()
-
-
-def page(made: Alignment, compile_page: str | None = None) -> str:
-    return alignment_page(made, FIRST, advice, compile_page)
-
 
 def test_one_file_that_asks_for_nothing() -> None:
-    html = page(alignment())
+    html = alignment_page(alignment())
     assert not re.findall(r"<(?:link|img|script|iframe)[^>]+(?:src|href)=\"(?!data:)", html)
     assert not re.findall(r"@import|url\(|fetch\(|XMLHttpRequest|import\(", html)
     assert "default-src 'none'" in html and '<meta name="generator" content="glmc">' in html[:400]
 
 
 def test_same_alignment_same_bytes() -> None:
-    assert page(alignment()) == page(alignment())
+    assert alignment_page(alignment()) == alignment_page(alignment())
 
 
 def test_every_value_stands_once() -> None:
     made = alignment()
-    html = page(made)
+    html = alignment_page(made)
     numbers = [int(number) for number in re.findall(r'data-value="(\d+)"', html)]
     assert numbers == list(range(len(made.values)))
     data = embedded(html)
@@ -45,23 +36,25 @@ def test_every_value_stands_once() -> None:
 
 
 def test_the_divergence_is_said_on_top_and_emulated_in_the_header() -> None:
-    html = page(alignment())
-    assert html.index(FIRST[0]) < html.index(FIRST[1]) < html.index("<table")
+    html = alignment_page(alignment())
+    (found,) = re.findall(r'<div id="first" class="parted">\n<p class="lead">(.*)</p>', html)
+    assert unescape(found).split() == paragraph(alignment()).split()
+    assert html.index(found) < html.index("<table") and EMULATED in unescape(html)
     header = html[html.index("<header") : html.index("</header>")]
     assert '<span class="tag emulated">emulated</span>' in header
     real = replace(alignment(), facts=({}, {}))
-    assert ">emulated</span>" not in page(real)
+    assert ">emulated</span>" not in alignment_page(real)
 
 
 def test_marks_stand_in_text_and_in_words() -> None:
-    html = page(alignment())
+    html = alignment_page(alignment())
     assert html.count('aria-label="own, 2 of the bound">O</a>') == 2
     assert html.count('not finite on one side">FN</a>') == 2
     assert html.count('aria-label="unknown, error not known">?</a>') == 2
 
 
 def test_details() -> None:
-    data = embedded(page(alignment(), "dump/index.html"))
+    data = embedded(alignment_page(alignment(), "dump/index.html"))
     texts = data["texts"]
     (own,) = [
         each for each in data["values"] if each["step"] == 0 and texts[each["verdict"]] == "own"
@@ -69,7 +62,10 @@ def test_details() -> None:
     assert texts[own["node"]] == "model.layers.1.self_attn#attention"
     assert texts[own["function"]] == "kunlun_ops.rope, kunlun_ops.attention"
     assert [texts[at] for at in own["passes"]] == ["rope", "rope_attention"]
-    assert [texts[at] for at in own["advice"]] == ["look at model.layers.1.self_attn#attention"]
+    assert [texts[at] for at in own["advice"]] == [
+        "glmc inspect ARTIFACT --node 'model.layers.1.self_attn#attention' has its life from the "
+        "model to the call"
+    ]
     assert own["total"]["ulps"] == [60, 3, 1] and own["bound"] == 0.1
     assert [own[side]["numbers"][0] for side in ("total", "own", "inherited")] == [0.25, 0.2, 0.05]
     assert data["compile"] == "dump/index.html"
@@ -90,8 +86,8 @@ def test_details() -> None:
 
 
 def test_what_only_one_side_has_is_listed() -> None:
-    html = page(alignment())
-    assert "1 of expected alone" in html and "of actual alone" not in html
+    html = alignment_page(alignment())
+    assert "only in A: 1<" in html and "only in B" not in html
     assert "model.rotary_emb" in html and "4 values were not recorded" in html
 
 
@@ -119,7 +115,7 @@ def test_hostile_names_stay_text() -> None:
         (HOSTILE,),
         HOSTILE,
     )
-    html = alignment_page(made, (HOSTILE,), lambda _: (HOSTILE,), HOSTILE)
+    html = alignment_page(made, HOSTILE)
     assert html.count("</script>") == html.count("<script") == 2
     assert "<img" not in html and "<!--" not in html and "9149" not in html
     data = embedded(html)
@@ -130,5 +126,5 @@ def test_hostile_names_stay_text() -> None:
 
 
 def test_an_empty_alignment() -> None:
-    html = page(Alignment("a", "b", ({}, {}), (), ((), ())))
+    html = alignment_page(Alignment("a", "b", ({}, {}), (), ((), ())))
     assert embedded(html)["values"] == [] and "data-value" not in html.partition("<script")[0]

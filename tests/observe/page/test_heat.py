@@ -12,7 +12,6 @@ import pytest
 from glmc.check.align.page import alignment_page
 from glmc.check.align.result import Alignment
 from tests.check.align.alignments import alignment, value
-from tests.check.align.test_page import FIRST, advice
 from tests.observe.page.browser import Opened
 from tests.observe.page.test_accessibility import LOOKS, serious_findings
 from tests.observe.page.test_render import HOSTILE
@@ -25,7 +24,7 @@ WRONG = "#node=model.layers.1.self_attn%23attention"
 @pytest.fixture(scope="module")
 def heat(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("heat") / "align.html"
-    html = alignment_page(alignment(), FIRST, advice, "dump/index.html")
+    html = alignment_page(alignment(), "dump/index.html")
     place.write_text(html, encoding="utf-8")
     return place
 
@@ -63,7 +62,7 @@ def test_a_click_opens_the_details(opened: Opened) -> None:
         "modeling_glm4_moe.py:283 forward",
         "kunlun_ops.rope, kunlun_ops.attention",
         "rope_attention",
-        "look at model.layers.1.self_attn#attention",
+        "glmc inspect ARTIFACT --node 'model.layers.1.self_attn#attention'",
         "ULP, inherited",
     ):
         assert part in text
@@ -118,7 +117,7 @@ def test_hostile_names_stay_text(browser: Any, tmp_path: Path) -> None:
         HOSTILE, HOSTILE, ({}, {}), (bad, replace(bad, step=1)), ((), ()), (HOSTILE,), HOSTILE
     )
     file = tmp_path / "hostile.html"
-    file.write_text(alignment_page(made, (HOSTILE,), lambda _: (HOSTILE,)), encoding="utf-8")
+    file.write_text(alignment_page(made), encoding="utf-8")
     seen = Opened(browser.new_page(), file)
     view = seen.at()
     view.locator("a.heat").last.click()

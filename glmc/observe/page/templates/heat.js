@@ -65,7 +65,7 @@ function about(value) {
     ["layer", value.layer === undefined ? "outside the layers" : String(value.layer)],
     ["id", linked(text(value.node))],
     ["name", code(text(value.name))],
-    ["in actual", code(text(value.other))],
+    ["name in B", code(text(value.other))],
     ["also", lines(texts(value.also))],
     ["module", code(text(value.module))],
     ["op", code(text(value.op))],
