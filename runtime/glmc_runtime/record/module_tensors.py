@@ -24,18 +24,22 @@ def module_tensors(
     modules: Iterable[tuple[str, nn.Module]], seen: Seen, *, parameters: bool = False
 ) -> Iterator[None]:
     """Within the block ``seen`` is called with each tensor that one of ``modules``, such as
-    ``model.named_modules()``, takes, before it runs, and returns, after. A key counts the calls of
-    a class within one call of the module that calls it; the first is 0. With ``parameters`` a
-    module's own weights are seen, too, before what it takes."""
-    counts: list[Counter[str]] = [Counter()]
+    ``model.named_modules()``, takes, before it runs, and returns, after. With ``parameters`` a
+    module's own weights are seen, too, before what it takes.
+
+    A key counts the calls of a class among the modules of one parent, within one call of the
+    module that calls them; the first is 0. So the experts of a list, of which each step calls
+    others, count for themselves."""
+    counts: list[Counter[tuple[str, str]]] = [Counter()]
     running: list[tuple[str, str, int]] = []
 
     def hook(path: str, module: nn.Module) -> None:
         kind = type(module).__name__
+        counted = path.rpartition(".")[0], kind
 
         def before(_: nn.Module, arguments: Any, keywords: Any) -> None:
-            running.append((path, kind, counts[-1][kind]))
-            counts[-1][kind] += 1
+            running.append((path, kind, counts[-1][counted]))
+            counts[-1][counted] += 1
             counts.append(Counter())
             for name, weight in module.named_parameters(recurse=False) if parameters else ():
                 seen(TensorKey(*running[-1], PARAMS, name), weight)

@@ -67,6 +67,27 @@ def test_each_call_of_the_model_counts_anew() -> None:
     assert keys[:half] == keys[half:]
 
 
+class Experts(nn.Module):
+    """As transformers 4 has them: a list of which a call takes some, and one for all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.experts = nn.ModuleList([nn.Linear(2, 2) for _ in range(3)])
+        self.shared = nn.Linear(2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.shared(self.experts[2](self.experts[1](x)))  # type: ignore[no-any-return]
+
+
+def test_modules_of_another_parent_are_counted_apart() -> None:
+    returned = [key for key in told(Experts()) if "forward_output" in key]
+    assert returned[:3] == [
+        "experts.1.Linear.0.forward_output.0",
+        "experts.2.Linear.1.forward_output.0",
+        "shared.Linear.0.forward_output.0",
+    ]
+
+
 class Output(dict[str, Any]):
     """As transformers has them: a mapping that leaves out what is None in its tuple."""
 
