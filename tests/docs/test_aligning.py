@@ -1,0 +1,41 @@
+"""docs/aligning.md: every command runs as it stands and says what the page shows."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+from contextlib import chdir
+from pathlib import Path
+
+import pytest
+
+from tests.docs.markdown import ROOT
+from tests.docs.test_readme import PROGRAMS, lacking, run_here, shown
+
+pytestmark = pytest.mark.long
+PAGE = ROOT / "docs" / "aligning.md"
+
+
+def test_every_command_runs_and_says_what_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    (tmp_path / "models").symlink_to(ROOT / "models")
+    (tmp_path / "out").mkdir()
+    said = {}
+    with chdir(tmp_path):
+        for each in shown(PAGE):
+            program, *words = shlex.split(each.command)
+            if program in PROGRAMS:
+                status, output = run_here(each.command)
+                assert status == 0, f"{each.command}\n{output}"
+                assert lacking(each.output, output) == [], output
+                said[each.command] = output
+            else:
+                subprocess.run([program, *words], check=True)
+    (last,) = (output for command, output in said.items() if command.endswith("--exit-code"))
+    assert "No divergence: of 165 values 165 are within what is allowed." in last
+    (first,) = (output for command, output in said.items() if "--page out/port.html" in command)
+    assert "model.layers.1.mlp.gate#gather[0] (moe_gate)" in " ".join(first.split())
+    assert (tmp_path / "out" / "port.html").stat().st_size > 10_000
+    assert (tmp_path / "out" / "timeline.html").stat().st_size > 10_000
