@@ -86,6 +86,12 @@ ROWS = (
         "glmc.cli.diff_command:diff_command",
     ),
     Row(
+        "align",
+        LOOK,
+        "Compare the tensors of two runs, and say where they first diverge.",
+        "glmc.cli.align_command:align_command",
+    ),
+    Row(
         "timeline",
         LOOK,
         "Show where the time of a step goes, and what one profiler's file pays that another does "
