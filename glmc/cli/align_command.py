@@ -10,7 +10,9 @@ from typing import Annotated
 import typer
 
 from glmc.cli.options import OUTPUT_GROUP, Json, complete, option
+from glmc.cli.page_file import require_page_place, write_page
 from glmc.cli.stages import importing, is_silent
+from glmc.errors import UsageError
 from glmc_runtime.command.ending import stopped_at_once
 from glmc_runtime.record.layers import layers_from
 from glmc_runtime.record.options import RecordOptions
@@ -55,6 +57,10 @@ def align_command(
         Path | None,
         option("Write a csv, torch_xray's columns first.", OUTPUT_GROUP, metavar="FILE"),
     ] = None,
+    page: Annotated[
+        Path | None,
+        option("Write maps of layers by ops as an HTML page.", OUTPUT_GROUP, metavar="FILE"),
+    ] = None,
     exit_code: Annotated[
         bool, option("Exit with 1 when something is found.", OUTPUT_GROUP, "--exit-code")
     ] = False,
@@ -66,10 +72,15 @@ def align_command(
     differ.
     """
     wanted = _wanted(layers, modules)
+    if page is not None:
+        if as_json:
+            raise UsageError("--page and --json are two answers", remedy="ask for one")
+        require_page_place(page, [Path(text) for text in (a, b) if Path(text).exists()])
     with stopped_at_once(), importing(silent=is_silent(as_json)):
         from glmc.check.align.compare import align
         from glmc.check.align.csv_file import require_csv_place, write_csv
         from glmc.check.align.json_form import alignment_to_json
+        from glmc.check.align.page import alignment_page
         from glmc.check.align.sides import side_of
         from glmc.check.align.thresholds import thresholds_named
         from glmc.cli.align_report import show
@@ -84,6 +95,8 @@ def align_command(
         typer.echo(json.dumps(alignment_to_json(alignment)))
     else:
         show(alignment, every=every, worst=worst)
+    if page is not None:
+        write_page(page, alignment_page(alignment))
     return 1 if exit_code and alignment.first is not None else 0
 
 
