@@ -62,8 +62,9 @@ def test_a_line_for_each_value_with_own_error_where_it_is_known() -> None:
 
 
 def test_all_is_said_and_the_worst_comes_first_on_request(
-    capsys: pytest.CaptureFixture[str],
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     alignment = emulated(an_alignment(*VALUES, unpaired=(("x",), ("y",))))
     show(alignment, every=False, worst=False)
     plain = capsys.readouterr().out
