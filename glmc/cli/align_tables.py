@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from rich.table import Table
 
 from glmc.check.align.result import AlignedValue, Difference, Verdict
 from glmc.check.align.summary import SEVERITY, LayerSummary
-from glmc.check.align.words import error_text, number_text
-from glmc_runtime.command.units import share_text
+from glmc.check.align.words import error_text, number_text, times_text
 
 
 def layers_table(layers: Iterable[LayerSummary], *, emulated: bool) -> Table:
@@ -20,7 +20,8 @@ def layers_table(layers: Iterable[LayerSummary], *, emulated: bool) -> Table:
     routed = any(layer.routed for layer in layers)
     for column in (*columns, *(["same experts"] if routed else []), "verdict"):
         left = column in ("layer", "worst value", "verdict")
-        table.add_column(column, justify="left" if left else "right", overflow="fold")
+        justify: Any = "left" if left else "right"
+        table.add_column(column, justify=justify, no_wrap=column != "verdict", overflow="fold")
     for layer in layers:
         worst = layer.worst
         experts = f"{layer.agreeing} of {layer.routed}" if layer.routed else "-"
@@ -46,7 +47,10 @@ def values_table(values: Iterable[AlignedValue], *, emulated: bool) -> Table:
     columns += ["own", "own allowed", "inherited"] if whose else []
     for column in (*columns, "of allowed", "verdict"):
         left = column in ("value", "verdict")
-        table.add_column(column, justify="left" if left else "right", overflow="fold")
+        # A name stays whole, for grep; reasons may go on in the next line.
+        whole = column != "verdict"
+        justify: Any = "left" if left else "right"
+        table.add_column(column, justify=justify, no_wrap=whole, overflow="fold")
     for value in values:
         total = value.total
         own = [_largest(value.own), number_text(value.bound), _largest(value.inherited)]
@@ -84,7 +88,7 @@ def _named(value: AlignedValue) -> str:
 
 
 def _share(share: float | None) -> str:
-    return "-" if share is None else "beyond all" if share == float("inf") else share_text(share)
+    return "-" if share is None else times_text(share)
 
 
 def _largest(difference: Difference | None) -> str:

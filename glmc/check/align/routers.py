@@ -4,8 +4,8 @@ Two right sides may choose other experts: where scores are next to equal, an err
 decides. How much of a difference it explains follows from the error of what the router read, e as a
 share of its magnitude: a logit is a product with it, so its error is about e times the logits' own
 root mean square l, and that of its sigmoid at most a quarter of it. Of sound runs of two attention
-implementations in bfloat16 and float16 (trained and random models of 4 to 24 layers, 16 and 64
-experts) the largest exchange was of scores 5.7 times e * l / 4 apart; a bias left out or a wrong
+implementations in bfloat16 and float16 (trained and random models of 3 to 30 layers, 16 and 64
+experts) the largest exchange was of scores 6.5 times e * l / 4 apart; a bias left out or a wrong
 row of weights gave 30 and more.
 """
 
@@ -21,7 +21,7 @@ from glmc.check.align.module_tree import spelled
 from glmc.check.align.result import RouterAgreement
 from glmc_runtime.record.tensors import RecordedTensor
 
-EXPLAINED = 8.0
+EXPLAINED = 12.0
 _LEAST_SCORE = 1e-3
 
 

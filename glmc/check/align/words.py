@@ -59,6 +59,11 @@ def number_text(number: float | None) -> str:
     return "-" if number is None or math.isnan(number) else f"{number:.3g}"
 
 
+def times_text(share: float) -> str:
+    """A share of what is allowed; what is far beyond it is a factor."""
+    return share_text(share) if share < 9.995 else f"{share:.3g} times"
+
+
 def error_text(value: AlignedValue) -> str:
     """The error of a value as a share of its magnitude."""
     if value.router is not None:
@@ -122,12 +127,13 @@ def _divergence(alignment: Alignment, value: AlignedValue) -> Iterator[str]:
     if value.passes:
         yield f"Passes that made or changed the node: {', '.join(value.passes)}."
     yield _numbers(value)
-    yield from _whose(value)
+    before = alignment.values[: alignment.values.index(value)]
+    equal = bool(before) and all(_is_equal(each) for each in before)
+    yield from _whose(value, equal)
     if value.router is not None:
         yield from _margins(value.router)
-    before = alignment.values[: alignment.values.index(value)]
     if before:
-        yield _before(before)
+        yield _before(before, equal)
         yield from _ties(before)
     further = list(tries(alignment, value))
     if further:
@@ -162,7 +168,7 @@ def _numbers(value: AlignedValue) -> str:
     return f"{text}; {reason}." if reason else f"{text}."
 
 
-def _whose(value: AlignedValue) -> Iterator[str]:
+def _whose(value: AlignedValue, equal_before: bool) -> Iterator[str]:
     own, inherited = value.own, value.inherited
     if own is not None:
         bound = "" if value.bound is None else f", where {number_text(value.bound)} is allowed"
@@ -172,7 +178,7 @@ def _whose(value: AlignedValue) -> Iterator[str]:
     if inherited is not None:
         error = "not finite" if inherited.non_finite else number_text(inherited.largest_absolute)
         yield f"Inherited from its operands is {error}."
-    if own is None and value.verdict is Verdict.FAIL:
+    if own is None and value.verdict is Verdict.FAIL and not equal_before:
         yield "Whether the error is its own or its operands' two records don't say."
 
 
@@ -183,19 +189,22 @@ def _margins(router: RouterAgreement) -> Iterator[str]:
         yield f"The scores of the exchanged experts are up to {shown} apart{ties}."
 
 
-def _before(values: tuple[AlignedValue, ...]) -> str:
+def _is_equal(value: AlignedValue) -> bool:
+    return value.total.rmse == 0 and not value.total.non_finite
+
+
+def _before(values: tuple[AlignedValue, ...], equal: bool) -> str:
+    are = "is" if len(values) == 1 else "are"
+    if equal:
+        number = counted(len(values), "value")
+        return f"{number} before it {are} equal, so the error arises between them and it."
     known = [each for each in values if each.share is not None]
-    worst = worst_first(known)[0] if known else None
-    largest = "" if worst is None else f", at most {_share(worst)}"
-    return f"{counted(len(values), 'value')} before it {_are(values)} not too far apart{largest}."
-
-
-def _are(values: tuple[AlignedValue, ...]) -> str:
-    return "is" if len(values) == 1 else "are"
+    largest = "" if not known else f", at most {_share(worst_first(known)[0])}"
+    return f"{counted(len(values), 'value')} before it {are} not too far apart{largest}."
 
 
 def _share(value: AlignedValue) -> str:
-    return f"{share_text(value.share or 0.0)} of what is allowed"
+    return f"{times_text(value.share or 0.0)} of what is allowed"
 
 
 def tries(alignment: Alignment, value: AlignedValue) -> Iterator[str]:

@@ -27,6 +27,7 @@ def layers_from(text: str) -> frozenset[int]:
                 "--layers is no list of layers",
                 expected="numbers and ranges such as 0,3-5",
                 found=repr(text),
+                remedy="--layers 0,3-5",
             )
         layers.update(range(first, last + 1))
     return frozenset(layers)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 
 from glmc.check.align.result import Verdict
-from glmc.check.align.words import EMULATED, header_lines, paragraph, unpaired_lines
+from glmc.check.align.words import EMULATED, header_lines, paragraph, times_text, unpaired_lines
 from glmc_runtime.record.tensors import Statistics
 from tests.check.align.aligned_values import (
     UNKNOWN,
@@ -47,6 +47,22 @@ def test_the_first_divergence_is_one_paragraph_with_all_that_is_known() -> None:
     ):
         assert words in text, words
     assert "mlp.down_proj" not in text
+
+
+def test_where_all_before_is_equal_the_error_arises_there() -> None:
+    equal = (a_value(0, "a", 0.0), a_value(0, "b", 0.0))
+    fail = a_value(1, "c", 0.4, verdict=Verdict.FAIL, reason=FAIL, share=1234.5)
+    text = said(*equal, fail)
+    assert "2 values before it are equal, so the error arises between them and it." in text
+    assert "don't say" not in text
+    nan = a_value(0, "b", 0.0, total=off_by(0.0, apart=1), verdict=Verdict.UNKNOWN)
+    assert "so the error arises" not in said(equal[0], nan, fail)
+
+
+def test_a_share_far_beyond_is_a_factor() -> None:
+    assert [times_text(share) for share in (0.5, 3.0, 9.99, 216034.24)] == [
+        *("50%", "300%", "999%", "2.16e+05 times")
+    ]
 
 
 def test_own_and_inherited_error_are_said_with_the_bound() -> None:

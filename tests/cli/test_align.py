@@ -1,0 +1,144 @@
+"""``glmc align`` of files, as it is typed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pandas
+import pytest
+import torch
+
+from glmc.check.align.csv_file import XRAY_COLUMNS
+from glmc_runtime.format.tensor_key import OUTPUT, TensorKey
+from glmc_runtime.record.h5_file import H5File
+from tests.support.command import Command, command_of, require_refusal
+
+FACTS = {"dtype": "float32", "prompts": [[1, 2, 3, 4]], "tokens": [[5]], "emulated": False}
+
+
+def written(path: Path, *, emulated: bool = False, scale: float = 1.0) -> Path:
+    """A record of two layers; ``scale`` is of one tensor in layer 1."""
+    with H5File(path) as sink:
+        for step, tokens in enumerate((4, 1)):
+            sink.begin(step, [tokens])
+            for layer in range(2):
+                for name in ("self_attn.o_proj", "mlp.down_proj"):
+                    key = TensorKey(f"model.layers.{layer}.{name}", "Linear", 0, OUTPUT, "0")
+                    made = torch.Generator().manual_seed(layer + 2 * len(name))
+                    value = torch.randn(1, tokens, 32, generator=made)
+                    wrong = layer == 1 and name.startswith("mlp") and step == 0
+                    sink.write([key], value * (scale if wrong else 1.0), {"node": f"n{layer}"})
+        sink.describe({**FACTS, "emulated": emulated})
+    return path
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+    """Two that are equal, and one with a fault."""
+    root = tmp_path_factory.mktemp("align")
+    a, b = written(root / "a.h5"), written(root / "b.h5")
+    return a, b, written(root / "wrong.h5", scale=1.5, emulated=True)
+
+
+@pytest.fixture
+def glmc(capsys: pytest.CaptureFixture[str]) -> Command:
+    return command_of(capsys)
+
+
+def test_equal_records_have_no_divergence(glmc: Command, records: tuple[Path, Path, Path]) -> None:
+    a, b, _ = records
+    done = glmc("align", a, b, "--exit-code", "-q")
+    assert done.status == 0, done.err
+    assert done.out.startswith(f"A  {a}  (float32)\nB  {b}  (float32)\nthresholds rounding: ")
+    assert "No divergence: of 8 values 8 are within what is allowed." in done.out
+    assert "emulated" not in done.out
+
+
+def test_the_first_divergence_is_said_and_makes_the_exit_status(
+    glmc: Command, records: tuple[Path, Path, Path]
+) -> None:
+    a, _, wrong = records
+    done = glmc("align", a, wrong, "--exit-code", "-q")
+    assert done.status == 1
+    text = " ".join(done.out.split())
+    assert "The first divergence is model.layers.1.mlp.down_proj.Linear.0.forward_output.0" in text
+    assert "emulated: a side was computed by stand-ins" in text and "(emulated)" in text
+    assert glmc("align", a, wrong, "-q").status == 0
+
+
+def test_json_and_csv_have_every_value(
+    glmc: Command, records: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    a, _, wrong = records
+    done = glmc("align", a, wrong, "--json", "--csv", tmp_path / "result.csv")
+    data = json.loads(done.out)
+    assert done.err == ""
+    assert data["differs"] and data["emulated"] and data["values"][data["first"]]["layer"] == 1
+    table = pandas.read_csv(tmp_path / "result.csv", keep_default_na=False)
+    assert tuple(table.columns[:8]) == XRAY_COLUMNS
+    assert table["Status"].tolist() == ["", "", "", "Fail", "", "", "", ""]
+    # A file that is none of ours stays as it is.
+    other = Path(shutil.copy(wrong.with_name("wrong_summary.csv"), tmp_path / "other.csv"))
+    before = other.read_text()
+    require_refusal(glmc("align", a, wrong, "--csv", other), "GLMC-1001", "no csv of an alignment")
+    assert other.read_text() == before
+
+
+def test_a_page_is_written_beside_what_is_printed(
+    glmc: Command, records: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    a, _, wrong = records
+    page = tmp_path / "page.html"
+    done = glmc("align", a, wrong, "--page", page, "-q")
+    assert done.status == 0 and "The first divergence" in done.out
+    assert "emulated" in page.read_text()
+    require_refusal(glmc("align", a, wrong, "--page", page, "--json"), "GLMC-1001", "two answers")
+
+
+def test_layers_and_modules_choose_values(glmc: Command, records: tuple[Path, Path, Path]) -> None:
+    a, _, wrong = records
+    data = json.loads(glmc("align", a, wrong, "--layers", "0", "--json").out)
+    assert {row["layer"] for row in data["values"]} == {0} and not data["differs"]
+    data = json.loads(glmc("align", a, wrong, "--modules", "*.down_proj", "--json").out)
+    assert [row["module"][-9:] for row in data["values"]] == ["down_proj"] * 4
+    require_refusal(glmc("align", a, wrong, "--layers", "x"), "GLMC-2004", "--layers")
+
+
+def test_lines_for_each_value_and_the_worst_first(
+    glmc: Command, records: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    a, _, wrong = records
+    for flag, place in (("--all", 3), ("--worst", 0)):
+        done = glmc("align", a, wrong, flag, "-q")
+        rows = [line for line in done.out.splitlines() if "forward_output.0 " in line]
+        assert [row for row, line in enumerate(rows) if "fail" in line] == [place]
+
+
+def test_thresholds_of_torch_xray_are_called_inferred(
+    glmc: Command, records: tuple[Path, Path, Path]
+) -> None:
+    a, _, wrong = records
+    done = glmc("align", a, wrong, "--thresholds", "xray", "--exit-code", "-q")
+    assert done.status == 1 and "inferred" in done.out
+    require_refusal(glmc("align", a, wrong, "--thresholds", "x"), "GLMC-1001", "rounding, xray")
+
+
+def test_a_summary_stands_for_its_record(glmc: Command, records: tuple[Path, Path, Path]) -> None:
+    a, b, wrong = records
+    for other, status in ((b, 0), (wrong, 1)):
+        summary = other.with_name(f"{other.stem}_summary.csv")
+        done = glmc("align", a, summary, "--exit-code", "-q")
+        assert done.status == status, done.out
+        assert "statistics alone" in done.out
+
+
+def test_what_is_no_record_is_refused(
+    glmc: Command, records: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    text = tmp_path / "a.h5"
+    text.write_text("no record")
+    require_refusal(glmc("align", records[0], text), "GLMC-2013", "no record of tensors")
+    require_refusal(glmc("align", records[0], tmp_path / "gone.h5"), "GLMC-2013")
