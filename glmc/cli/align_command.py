@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated
+from types import SimpleNamespace
+from typing import Annotated, Any
 
 import typer
 
-from glmc.cli.options import OUTPUT_GROUP, Json, complete, option
+from glmc.cli.align_sides import OPTIONS, both_sides, require_options
+from glmc.cli.options import OUTPUT_GROUP, Json, complete, models, option
 from glmc.cli.page_file import require_page_place, write_page
+from glmc.cli.runtime_commands import parameter_of
 from glmc.cli.stages import importing, is_silent
 from glmc.errors import UsageError
 from glmc_runtime.command.ending import stopped_at_once
@@ -21,15 +25,32 @@ _WHICH = "Which values, and how far apart"
 _THRESHOLDS = ("rounding", "xray")
 
 
-def align_command(
+def align_command(**values: Any) -> int:
+    """Compare the tensors of two runs value by value, and say where they first diverge.
+
+    Values are paired by node, by name, and by the place of a module in the tree where names
+    differ. A checkpoint and an artifact are recorded on the spot, B with the tokens of A.
+    """
+    own = {name: values.pop(name) for name in signature(_align).parameters if name in values}
+    return _align(**own, recording=SimpleNamespace(**values))
+
+
+def _align(
     a: Annotated[
         str,
         typer.Argument(
-            help="The reference: a record (.h5), a summary (.csv) or a folder of dumped tensors.",
+            help="The reference: a record (.h5), a summary (.csv), a folder of dumped tensors, a "
+            "checkpoint or an artifact.",
             metavar="A",
+            autocompletion=models,
         ),
     ],
-    b: Annotated[str, typer.Argument(help="What is compared with it, likewise.", metavar="B")],
+    b: Annotated[
+        str,
+        typer.Argument(
+            help="What is compared with it, likewise.", metavar="B", autocompletion=models
+        ),
+    ],
     layers: Annotated[
         str | None, option("Only these, such as 0,3-5.", _WHICH, metavar="LAYERS")
     ] = None,
@@ -65,30 +86,29 @@ def align_command(
         bool, option("Exit with 1 when something is found.", OUTPUT_GROUP, "--exit-code")
     ] = False,
     as_json: Json = False,
+    *,
+    recording: SimpleNamespace,
 ) -> int:
-    """Compare two records value by value, and say where they first diverge.
-
-    Values are paired by node, by name, and by the place of a module in the tree where names
-    differ.
-    """
     wanted = _wanted(layers, modules)
     if page is not None:
         if as_json:
             raise UsageError("--page and --json are two answers", remedy="ask for one")
         require_page_place(page, [Path(text) for text in (a, b) if Path(text).exists()])
-    with stopped_at_once(), importing(silent=is_silent(as_json)):
+    require_options((a, b), recording)
+    silent = is_silent(as_json)
+    with stopped_at_once(), importing(silent=silent):
         from glmc.check.align.compare import align
         from glmc.check.align.csv_file import require_csv_place, write_csv
         from glmc.check.align.json_form import alignment_to_json
         from glmc.check.align.page import alignment_page
-        from glmc.check.align.sides import side_of
         from glmc.check.align.thresholds import thresholds_named
         from glmc.cli.align_report import show
 
     judge = thresholds_named(thresholds)
     if csv is not None:
         require_csv_place(csv)
-    alignment = align(side_of(a), side_of(b), judge, wanted)
+    with both_sides((a, b), recording, silent=silent) as sides:
+        alignment = align(*sides, judge, wanted)
     if csv is not None:
         write_csv(csv, alignment)
     if as_json:
@@ -98,6 +118,20 @@ def align_command(
     if page is not None:
         write_page(page, alignment_page(alignment))
     return 1 if exit_code and alignment.first is not None else 0
+
+
+_OWN = [
+    each
+    for each in signature(_align, eval_str=True).parameters.values()
+    if each.name != "recording"
+]
+# As typer reads it: the options of a side that is recorded are those of that command.
+align_command.__signature__ = Signature(  # type: ignore[attr-defined]
+    [
+        *(each.replace(kind=Parameter.KEYWORD_ONLY) for each in _OWN),
+        *map(parameter_of, OPTIONS),
+    ]
+)
 
 
 def _wanted(layers: str | None, modules: list[str] | None) -> Callable[[str, int | None], bool]:

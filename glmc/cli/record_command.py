@@ -104,7 +104,7 @@ def _record_checkpoint(options: SimpleNamespace) -> None:
             expected=", ".join(DTYPES),
             remedy=did_you_mean(options.dtype, DTYPES) or "leave --dtype out",
         )
-    wanted = record_options(options, _encoder_of(side), parameters=options.parameters)
+    wanted = record_options(options, encoder_of(side), parameters=options.parameters)
     silent = is_silent(as_json=False)
     with stopped_at_once(), importing(silent=silent):
         from glmc.check.align.reference import record_checkpoint
@@ -142,7 +142,7 @@ def _require_checkpoint(side: Path) -> None:
     )
 
 
-def _encoder_of(side: Path) -> Encode:
+def encoder_of(side: Path) -> Encode:
     """Makes the token ids of a text that an artifact of the checkpoint makes, too."""
 
     @cache

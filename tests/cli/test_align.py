@@ -1,4 +1,4 @@
-"""``glmc align`` of files, as it is typed."""
+"""``glmc align`` of files, checkpoints and artifacts, as it is typed."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ import pytest
 import torch
 
 from glmc.check.align.csv_file import XRAY_COLUMNS
+from glmc.compiler import compile_model
+from glmc.config import CompileOptions
 from glmc_runtime.format.tensor_key import OUTPUT, TensorKey
 from glmc_runtime.record.h5_file import H5File
 from tests.support.command import Command, command_of, require_refusal
 
+MODEL = "models/tiny-dense"
 FACTS = {"dtype": "float32", "prompts": [[1, 2, 3, 4]], "tokens": [[5]], "emulated": False}
 
 
@@ -133,6 +136,57 @@ def test_a_summary_stands_for_its_record(glmc: Command, records: tuple[Path, Pat
         done = glmc("align", a, summary, "--exit-code", "-q")
         assert done.status == status, done.out
         assert "statistics alone" in done.out
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory, shared_captures: None) -> Path:
+    path = tmp_path_factory.mktemp("align") / "tiny.xpu"
+    compile_model(MODEL, path, CompileOptions(target="xpu", max_context=64))
+    return path
+
+
+def test_a_checkpoint_and_an_artifact_are_recorded_on_the_spot(
+    glmc: Command, artifact: Path, tmp_path: Path
+) -> None:
+    done = glmc("align", MODEL, artifact, "--prompt", "The source", "--steps", 2, "--emulate")
+    assert done.status == 0, done.err
+    assert done.out.startswith(f"A  {MODEL}  (Hugging Face transformers ")
+    assert f"B  {artifact}  (glmc artifact, xpu (emulated), tiny-dense, bfloat16)" in done.out
+    assert "emulated: a side was computed by stand-ins" in done.out
+    assert "recording" in done.err and "No divergence" in done.out
+
+    # A record takes part as well, with its own tokens: of the reference, or of ours.
+    stock, options = tmp_path / "stock.h5", ("--ids", "5,6,7;8,9", "--steps", 1, "-q")
+    assert glmc("record", MODEL, *options, "-o", stock).status == 0
+    for sides in ((stock, artifact), (artifact, stock)):
+        done = glmc("align", *sides, "--emulate", "--exit-code", "--json")
+        assert done.status == 0, done.out
+        data = json.loads(done.out)
+        facts = [data[side]["facts"] for side in ("expected", "actual")]
+        assert facts[0]["prompts"] == facts[1]["prompts"] == [[5, 6, 7], [8, 9]]
+        assert facts[0]["tokens"] == facts[1]["tokens"]
+        assert {row["step"] for row in data["values"]} == {0, 1}
+    done = glmc("align", stock, artifact, "--prompt", "x")
+    require_refusal(done, "GLMC-1001", "the tokens of the record", "--prompt")
+
+
+def test_a_checkpoint_is_recorded_in_the_dtype_of_the_other_side(
+    glmc: Command, tmp_path: Path
+) -> None:
+    exact = tmp_path / "exact.h5"
+    options = ("--ids", "5,6,7", "--steps", 0, "-q", "--dtype", "float32")
+    assert glmc("record", MODEL, *options, "-o", exact).status == 0
+    data = json.loads(glmc("align", MODEL, exact, "--json").out)
+    assert data["expected"]["facts"]["dtype"] == "float32" and not data["differs"]
+    assert all(row["total"]["rmse"] == 0 for row in data["values"])
+
+
+def test_sides_that_are_recorded_need_prompts(glmc: Command, artifact: Path) -> None:
+    require_refusal(glmc("align", MODEL, artifact), "GLMC-2004", "--prompt")
+    # What is not there is said before anything is recorded.
+    done = glmc("align", MODEL, "gone.h5", "--prompt", "x")
+    require_refusal(done, "GLMC-2013", "gone.h5")
+    assert "recording" not in done.err
 
 
 def test_what_is_no_record_is_refused(
