@@ -10,6 +10,7 @@ from glmc.observe.timeline.op_class import op_class
 from glmc.observe.timeline.steps import graph_launches
 from glmc.observe.timeline.table import WORK, Timeline, TimelineEvent
 from glmc.observe.timeline.words import said_emulated, us
+from glmc_runtime.command.units import bytes_text
 
 BAR, THIN, GAP = 20, 9, 4
 _DEPTH = 4
@@ -178,6 +179,7 @@ def _title(event: TimelineEvent) -> str:
         event.node,
         f"{us(event.duration_us)} us{floor}",
         op_class(event) if event.kind in WORK else "",
+        "" if event.bytes is None else bytes_text(event.bytes),
         "" if event.layer is None else f"layer {event.layer}",
         event.module if not event.node else "",
         f"launched by {event.op}" if event.op and not event.node else "",

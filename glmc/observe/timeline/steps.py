@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import median
 
 from glmc.errors import UsageError
 from glmc.observe.timeline.table import WORK, Step, StepKind, Timeline, TimelineEvent
@@ -128,8 +127,9 @@ def select(timeline: Timeline, phase: str | None, steps: slice | None) -> Select
 
 
 def selected(timeline: Timeline, kind: StepKind, steps: slice | None) -> Selection:
-    """The steps of one kind that count."""
-    some = tuple(step for step in timeline.steps if step.kind == kind)
+    """The steps of one kind that count; one without work on the busiest device does not."""
+    working = work_by_step(timeline)
+    some = tuple(step for step in timeline.steps if step.kind == kind and step.number in working)
     cut = some[steps] if steps is not None else some[min(WARM_UP, len(some) // 2) :]
     if not cut:
         raise UsageError(
@@ -144,11 +144,6 @@ def step_kinds(timeline: Timeline) -> Counter[StepKind]:
     """How many steps of each kind have work, in the order of the file."""
     working = work_by_step(timeline)
     return Counter(step.kind for step in timeline.steps if step.number in working)
-
-
-def median_of(steps: Iterable[Step], value: Callable[[Step], float]) -> float:
-    """The median over steps."""
-    return float(median(value(step) for step in steps))
 
 
 def _asked(event: TimelineEvent) -> float:

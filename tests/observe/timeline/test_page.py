@@ -105,6 +105,7 @@ def test_rows_and_bars_show_each_other(opened: Opened) -> None:
     before = view.evaluate(width)
     view.locator("#zoom").fill("10")
     assert view.evaluate(width) == pytest.approx(10 * before, rel=0.02)
+    assert serious_findings(view) == []
     assert opened.complaints == []
 
 

@@ -61,7 +61,16 @@ def test_two_sides_have_one_axis_and_lanes_over_each_other() -> None:
 
 def test_a_title_has_name_node_time_and_floor() -> None:
     made = timeline(
-        kernel("gemv", 0, 4, node="mlp.up#mm", floor_us=2.5, layer=3, passes=("gate_up_merge",))
+        kernel(
+            "gemv",
+            0,
+            4,
+            node="mlp.up#mm",
+            floor_us=2.5,
+            bytes=2048,
+            layer=3,
+            passes=("gate_up_merge",),
+        )
     )
     (bar,) = lanes(side(made))["device 0 stream 7"].bars
     assert bar.title.split("\n") == [
@@ -69,6 +78,7 @@ def test_a_title_has_name_node_time_and_floor() -> None:
         "mlp.up#mm",
         "4.0 us, floor 2.5 us",
         "linear",
+        "2.0 KiB",
         "layer 3",
         "passes: gate_up_merge",
     ]

@@ -61,6 +61,13 @@ def test_the_first_steps_are_left_out_but_never_more_than_half() -> None:
     assert len(select(layered(3, steps=12), None, slice(0, 4)).steps) == 4
 
 
+def test_a_step_without_work_does_not_count() -> None:
+    made = layered(3, steps=4)
+    events = tuple(event for event in made.events if event.step != 2)
+    chosen = select(replace(made, events=events), None, slice(None))
+    assert [step.number for step in chosen.steps] == [0, 1, 3]
+
+
 def test_the_commonest_kind_is_shown_unless_a_phase_is_asked_for() -> None:
     made = layered(3, steps=5)
     prefill = StepKind("prefill", 1, 512)

@@ -127,7 +127,7 @@ def _operations(trace: ChromeTrace) -> Iterator[TimelineEvent]:
     known = {id(event): class_of(event.name, event.name) != OTHER for event in ops}
     counted = [
         event
-        for event, (*around, _) in enclosing(ops, ops)
+        for event, around in enclosing(ops, ops)
         if (known[id(event)] or id(event) in innermost) and not any(known[id(e)] for e in around)
     ]
     for event, stack in enclosing(filter(_is_module, trace.events), counted):

@@ -11,8 +11,8 @@ from glmc.observe.timeline.readers.chrome import ChromeEvent, Lane
 def enclosing(
     ranges: Iterable[ChromeEvent], points: Iterable[ChromeEvent]
 ) -> Iterator[tuple[ChromeEvent, tuple[ChromeEvent, ...]]]:
-    """Each point with the ranges of its thread that it begins in, the outermost first; both come
-    in the order of a :class:`ChromeTrace`."""
+    """Each point with the other ranges of its thread that it begins in, the outermost first; both
+    come in the order of a :class:`ChromeTrace`."""
     of_lane: dict[Lane, list[ChromeEvent]] = defaultdict(list)
     for each in ranges:
         of_lane[each.lane].append(each)
@@ -25,7 +25,7 @@ def enclosing(
 
 def leaves(ranges: Sequence[ChromeEvent]) -> list[ChromeEvent]:
     """The ranges that no other range of their thread begins in."""
-    parents = {id(around[-2]) for _, around in enclosing(ranges, ranges) if len(around) > 1}
+    parents = {id(around[-1]) for _, around in enclosing(ranges, ranges) if around}
     return [each for each in ranges if id(each) not in parents]
 
 
@@ -42,4 +42,4 @@ def _sweep(
             at += 1
         while stack and stack[-1].end_us <= point.start_us:
             stack.pop()
-        yield point, tuple(stack)
+        yield point, tuple(each for each in stack if each is not point)

@@ -19,6 +19,13 @@ def test_the_ranges_that_a_point_begins_in() -> None:
     assert found == {"p": ["out", "in"], "q": ["out"], "r": ["out", "later"], "s": []}
 
 
+def test_a_range_is_not_inside_itself_whatever_its_length() -> None:
+    ranges = [range_("out", 0, 9), range_("in", 3, 2), range_("none", 4, 0)]
+    found = [[each.name for each in around] for _, around in enclosing(ranges, ranges)]
+    assert found == [[], ["out"], ["out", "in"]]
+    assert [each.name for each in leaves(ranges)] == ["none"]
+
+
 def test_leaves_have_nothing_inside() -> None:
     ranges = [
         range_("out", 0, 100),
