@@ -69,7 +69,7 @@ def _facts(about: Mapping[str, Any], trace: ChromeTrace) -> Facts:
     versions = about.get("versions")
     remarks = [f"{trace.left_out} events without a time left out"] if trace.left_out else []
     if costs := _text(about.get("costs")):
-        remarks.append(f"floors: {costs}")
+        remarks.append(f"costs: {costs}")
     return Facts(
         source="glmc",
         model=_text(about.get("model")),

@@ -104,7 +104,7 @@ def test_what_the_file_leaves_open_is_left_open(tmp_path: Path) -> None:
     first, second = work_by_step(made)[0]
     assert first.node == "" and first.passes == () and first.layer is None
     assert second.name == "step inputs" and second.kind is Kind.KERNEL
-    assert made.facts.remarks == ("floors: left out",)
+    assert made.facts.remarks == ("costs: left out",)
 
 
 def test_an_emulated_run_says_so_in_every_lane(tmp_path: Path) -> None:
