@@ -43,9 +43,9 @@ class Boundaries:
         """The tensors of one call of the model, complete at the end of the block."""
         seen: list[tuple[TensorKey, Tensor, int]] = []
         tensors: list[Tensor] = []
-        with module_tensors(self._modules, lambda key, it: seen.append((key, it, it._version))):
+        with module_tensors(self._modules, lambda key, it: seen.append((key, it, _writes(it)))):
             yield tensors
-        kept = [(key, tensor) for key, tensor, written in seen if tensor._version == written]
+        kept = [(key, tensor) for key, tensor, written in seen if _writes(tensor) == written]
         self._keys = tuple(key for key, _ in kept)
         tensors.extend(tensor for _, tensor in kept)
 
@@ -54,6 +54,11 @@ class Boundaries:
         returned: Any = output.args[0]
         output.args = (tuple(returned[:1]),)
         return _by_node(zip(self._keys, returned[1:], strict=True))
+
+
+def _writes(tensor: Tensor) -> int:
+    """How often a tensor was written in place; a caller's own in inference mode are not counted."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def _by_node(pairs: Iterable[tuple[TensorKey, Node]]) -> Keys:

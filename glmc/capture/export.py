@@ -93,6 +93,7 @@ def _export(model: nn.Module, boundaries: Boundaries) -> ExportedProgram:
     sizes = {0: Dim.AUTO, 1: Dim.AUTO}
     try:
         with (
+            torch.inference_mode(False),  # a caller's: writes in place are counted
             torch.no_grad(),
             no_autocast_on_meta(),
             _without_fake_cache(),

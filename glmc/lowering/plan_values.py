@@ -68,11 +68,19 @@ def _read(
     for call, names in outputs.items():
         for name, storage in names:
             node = nodes[name]
-            several = m.is_op(node, "getitem")
-            maker, index = node.args if several else (node, 0)
-            assert isinstance(maker, Node) and isinstance(index, int)
+            maker, index = _result(node)
             fake = m.tensor(node)
             yield _Completed(call, maker, index, node.meta["id"], fake, storage, known[node])
+
+
+def _result(node: Node) -> tuple[Node, int]:
+    """What computes a value, and which of its results that is."""
+    if not m.is_op(node, "getitem"):
+        return node, 0
+    index = m.argument(node, 1)
+    if not isinstance(index, int):
+        raise InternalError(f"{node.meta['id']} is no result by number", found=str(index))
+    return m.operand(node, 0), index
 
 
 def _unread(

@@ -110,6 +110,16 @@ def test_each_tensor_is_bit_for_bit_that_of_the_stock_model(name: str, way: str)
         assert any(torch.equal(expected[key], each) for each in of_step), str(key)
 
 
+@pytest.mark.skipif(not MODERN, reason="transformers 4 has experts of its own for each")
+def test_a_caller_may_be_in_inference_mode() -> None:
+    program, _ = captured(MODELS / "tiny-dense", CaptureOptions())
+    with torch.inference_mode():
+        other, _ = captured(MODELS / "tiny-dense", CaptureOptions())
+    assert [identity_of(node) for node in program.graph.nodes] == [
+        identity_of(node) for node in other.graph.nodes
+    ]
+
+
 class Owner(nn.Module):
     def __init__(self) -> None:
         super().__init__()
