@@ -98,11 +98,13 @@ def test_cells_by_key(opened: Opened) -> None:
     focused = "document.activeElement.dataset.value"
     view.locator("#map-0 a.heat").first.focus()
     seen = []
-    for key in ("Right", "Right", "Down", "Right", "Up", "Down", "Down", "Down", "Left"):
+    keys = ("Right", "Right", "Down", "Right", "Up", "Down", "Down", "Down", "Down", "Left")
+    for key in keys:
         view.keyboard.press(f"Arrow{key}")
         seen.append(view.evaluate(focused))
-    # 0 embed; 1-3 layer 0; 4-8 layer 1; 9-13 layer 2; 14 the head.
-    assert seen == ["1", "2", "5", "6", "3", "4", "9", "14", "13"]
+    # 0 embed; 1-3 layer 0; 4-8 layer 1; 9-13 layer 2; 14 the head. Above and below a column without
+    # a further value is what stands before and after the table.
+    assert seen == ["1", "2", "5", "6", "0", "1", "4", "9", "14", "13"]
     view.keyboard.press("Enter")
     view.wait_for_selector("#panel h2")
     assert "NaN 0 | 3" in view.locator("#panel").inner_text()
