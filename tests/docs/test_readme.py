@@ -261,16 +261,21 @@ def test_clean_leaves_nothing_that_a_build_makes(tmp_path: Path) -> None:
 
 
 def test_the_runtime_alone_is_installed_as_the_page_says(tmp_path: Path) -> None:
-    (command,) = re.findall(r"`(pip install [^`]+)`", INSTALLING.read_text(encoding="utf-8"))
+    commands = re.findall(r"`(pip install [^`]+)`", INSTALLING.read_text(encoding="utf-8"))
+    assert len(commands) == 2, "the runtime with its text, and what records of tensors need"
     made = shutil.ignore_patterns("build", "dist", "*.egg-info", "__pycache__")
     shutil.copytree(ROOT / "runtime", tmp_path / "checkout" / "runtime", ignore=made)
     environment = make_environment(tmp_path / "environment", tmp_path / "checkout")
-    installed = environment.run(command)
-    assert installed.status == 0, installed
+    for command in commands:
+        installed = environment.run(command)
+        assert installed.status == 0, installed
     (metadata,) = environment.packages.glob("glmc_runtime-*.dist-info")
     licence = metadata / "licenses" / "LICENSE"
     assert licence.read_text() == (ROOT / "LICENSE").read_text()
-    assert (ROOT / "runtime" / "README.md").read_text() in (metadata / "METADATA").read_text()
+    described = (metadata / "METADATA").read_text()
+    assert (ROOT / "runtime" / "README.md").read_text() in described
+    for extra in re.findall(r"\[(\w+)\]", " ".join(commands)):
+        assert f"Provides-Extra: {extra}\n" in described
     assert (environment.folder / "bin" / "glmc-runtime").is_file()
     data = environment.packages / "glmc_runtime"
     assert list(data.glob("kernels/cpu/native/*.c")) and (data / "py.typed").is_file()
