@@ -6,7 +6,7 @@ the products of its matrices. What a target's kernels copy between themselves is
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,6 +73,12 @@ def node_cost(node: Node, program: Program, step: Step, block_size: int) -> Cost
     tables = step.real if step.new == 1 else 1.0
     read = step.context / block_size * tables
     seen = step.mean_keys / block_size * step.real
+    return with_blocks(none, one, read, seen)
+
+
+def with_blocks(none: Cost, one: Cost, read: float, seen: float) -> Cost:
+    """The cost for ``read`` blocks of each sequence, of which each token attends to ``seen``, from
+    those for no block and for one."""
     return Cost(
         none.kind,
         none.bytes + (one.bytes - none.bytes) * read,
@@ -81,22 +87,31 @@ def node_cost(node: Node, program: Program, step: Step, block_size: int) -> Cost
     )
 
 
+def op_cost(op: SemanticOp, arguments: Sequence[Any], everywhere: Mapping[str, int]) -> Cost:
+    """The cost of an op on meta tensors. ``everywhere``: by the name of an operand from which
+    tokens choose, the entries that all ranks together have where they are dealt."""
+    named = dict(zip(op.argument_names, arguments, strict=True))
+    kind = _kind(op)
+    moved, computed = op.bytes_accessed(*arguments), float(op.flops(*arguments))
+    if kind == COLLECTIVE:
+        return Cost(kind, moved, computed, named["x"].nbytes)
+    surplus = _never_drawn(op, named, everywhere)
+    return Cost(kind, moved - surplus, computed * _share(named, everywhere))
+
+
+def moved_cost(values: Iterable[Any]) -> Cost:
+    """The cost of what is no semantic op: its tensors are read and written."""
+    return Cost(OTHER, sum(item.nbytes for item in values if isinstance(item, Tensor)), 0)
+
+
 def _cost(node: Node, program: Program, step: Step, table: int) -> Cost:
     sequences = step.rows if step.new == 1 else step.sequences
     sizes = {"tokens": step.rows, "sequences": sequences, "blocks": 1, TABLE: table}
     arguments = [_meta(argument, program, sizes) for argument in node.args]
     op = semantic_op(node.target)
     if op is None:
-        tensors = [*arguments, *_flat(_meta(node, program, sizes))]
-        return Cost(OTHER, sum(item.nbytes for item in tensors if isinstance(item, Tensor)), 0)
-    named = dict(zip(op.argument_names, arguments, strict=True))
-    kind = _kind(op)
-    moved, computed = op.bytes_accessed(*arguments), float(op.flops(*arguments))
-    if kind == COLLECTIVE:
-        return Cost(kind, moved, computed, named["x"].nbytes)
-    everywhere = _of_all_ranks(node, op, program)
-    surplus = _never_drawn(op, named, everywhere)
-    return Cost(kind, moved - surplus, computed * _share(named, everywhere))
+        return moved_cost([*arguments, *_flat(_meta(node, program, sizes))])
+    return op_cost(op, arguments, _of_all_ranks(node, op, program))
 
 
 def _kind(op: SemanticOp) -> str:

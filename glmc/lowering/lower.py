@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch.fx import Node
@@ -48,7 +48,8 @@ class Lowered:
 
     ``outputs``: by the last call of each node, the names of the graph's values that are complete
     after it, and the storage of each; what bisect looks at, not a part of the artifact. ``values``
-    says what these are, of an artifact's phase.
+    says what these are, of an artifact's phase. ``program`` is what was lowered, with the target's
+    merges.
     """
 
     plan: PhasePlan
@@ -57,6 +58,7 @@ class Lowered:
     outputs: Mapping[int, tuple[tuple[str, Storage], ...]]
     caches: tuple[CacheTensor, ...] = ()
     values: tuple[PlanValue, ...] = ()
+    program: Program | None = field(default=None, repr=False, compare=False)
 
 
 class _PhaseWalk:
@@ -92,7 +94,10 @@ class _PhaseWalk:
         written = {position: tuple(names) for position, names in self._apply.written.items()}
         caches = cache_tensors(self._program)
         values = plan_values(self._program, written, self._apply.unread)
-        return Lowered(plan, emitter.weights, tuple(emitter.remarks), written, caches, values)
+        remarks = tuple(emitter.remarks)
+        return Lowered(
+            plan, emitter.weights, remarks, written, caches, values, program=self._program
+        )
 
     def _greedy(self, logits: Value) -> int | None:
         """The buffer that the target's own kernel fills with the greedy tokens."""

@@ -95,6 +95,7 @@ def call(function: str, arguments: str, of: NodeHistory, *writes: str) -> CallHi
     return CallHistory(
         *(function, arguments, writes, False, op, of.id, of.module, of.source),
         *(of.origins, of.passes, 64 if "logits" in arguments else 0, 128),
+        ("[tokens, 4] bfloat16", "[tokens, 8] bfloat16"),
     )
 
 

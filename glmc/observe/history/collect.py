@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from torch.fx import Node
 
 from glmc.ir.match import op_name
+from glmc.ir.ops.registry import semantic_op
 from glmc.ir.program import Program
 from glmc.observe.dump.blocks import Block, blocks, in_order, like_layers, node_id, relative
 from glmc.observe.dump.plan import argument_text, call_line, calls_by_layer, nodes_by_id, provenance
@@ -114,7 +115,8 @@ class HistoryCollector:
         steps = tuple(replace(each, verdict=verdicts.get(each.name)) for each in made.steps)
         plans = tuple(
             replace(
-                _plan(plan, self._programs.get(key.phase), compiled), verdict=verdicts.get(REPLAY)
+                _plan(plan, self._programs.get(key.phase), compiled, compiled.phases[key].program),
+                verdict=verdicts.get(REPLAY),
             )
             for key, plan in compiled.plans.items()
         )
@@ -168,20 +170,24 @@ def _node(node: Node, layer: int | None, values: Values) -> NodeHistory:
     )
 
 
-def _plan(plan: PhasePlan, program: Program | None, compiled: Compiled) -> PlanHistory:
+def _plan(
+    plan: PhasePlan, program: Program | None, compiled: Compiled, lowered: Program | None
+) -> PlanHistory:
     options, nodes, layers = compiled.job.options, nodes_by_id(program), calls_by_layer(plan)
     sizes = plan.phase.largest(
         options.buckets[plan.name][-1], {"sequences": options.decode_buckets[-1]}
     )
     operands = Operands(plan, sizes, compiled.weights)
+    computed = _computed(lowered)
     calls = {
-        layer: tuple(_call(call, plan, nodes, operands) for _, call in some)
+        layer: tuple(_call(call, plan, nodes, operands, computed) for _, call in some)
         for layer, some in layers.items()
     }
     # Layers fold where they read the same, and where their calls take as many bytes.
     lines = {
         layer: tuple(
-            f"{call_line(call, plan, nodes)} {made.weight_bytes} {made.buffer_bytes}"
+            f"{call_line(call, plan, nodes)} {made.weight_bytes} {made.buffer_bytes} "
+            f"{made.operands}"
             for (_, call), made in zip(layers[layer], calls[layer], strict=True)
         )
         for layer in in_order(layers)
@@ -209,7 +215,31 @@ def _plan(plan: PhasePlan, program: Program | None, compiled: Compiled) -> PlanH
     )
 
 
-def _call(call: Call, plan: PhasePlan, nodes: dict[str, Node], operands: Operands) -> CallHistory:
+def _computed(program: Program | None) -> dict[str, tuple[str, ...]]:
+    """What each node is computed of, by its id."""
+    if program is None:
+        return {}
+    values = Values(program)
+
+    def text(item: object) -> str:
+        if isinstance(item, (list, tuple)):
+            return f"[{', '.join(map(text, item))}]"
+        return values.text(item.meta.get("val") if isinstance(item, Node) else item)
+
+    return {
+        each: (*map(text, node.args), *(() if semantic_op(node.target) else (text(node),)))
+        for each, node in nodes_by_id(program).items()
+        if node.op == "call_function"
+    }
+
+
+def _call(
+    call: Call,
+    plan: PhasePlan,
+    nodes: dict[str, Node],
+    operands: Operands,
+    computed: Mapping[str, tuple[str, ...]],
+) -> CallHistory:
     known = provenance(call, nodes)
     values = (
         f"{name}={argument_text(value, plan, call.layer)}" for name, value in call.arguments.items()
@@ -227,6 +257,7 @@ def _call(call: Call, plan: PhasePlan, nodes: dict[str, Node], operands: Operand
         passes=tuple(known["passes"]),
         weight_bytes=operands.weight_bytes(call),
         buffer_bytes=operands.buffer_bytes(call),
+        operands=computed.get(call.node, ()),
     )
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-FORMAT = 3
+FORMAT = 4
 REPLAY = "replayed plan"
 """The name of the verdict that a replay of the plans gave."""
 
@@ -103,7 +103,9 @@ class CallHistory:
 
     ``node``, ``origins``, ``passes``, ``module`` and ``source`` are those of the node that it was
     lowered from, ``op`` is its semantic op. ``weight_bytes`` and ``buffer_bytes`` are those of the
-    weights and of the arena's buffers that it names, each once, at the largest bucket.
+    weights and of the arena's buffers that it names, each once, at the largest bucket. ``operands``
+    are what the op is computed of, in the order of its arguments, a tensor as shape and dtype; of
+    what is no semantic op the results, too.
     """
 
     function: str
@@ -118,6 +120,7 @@ class CallHistory:
     passes: tuple[str, ...]
     weight_bytes: int
     buffer_bytes: int
+    operands: tuple[str, ...]
 
 
 @dataclass(frozen=True)

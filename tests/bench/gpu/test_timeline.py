@@ -34,6 +34,7 @@ def test_each_batch_is_a_line_and_its_file_is_whole(
     for row, batch in ((one, 1), (three, 3)):
         assert (row["batch"], row["attribution"], row["wrong"]) == (batch, "exact", {})
         assert (row["calls"], row["replayed"], row["unknown_ms"]) == (calls, 0, 0)
+        assert row["without_kernels"] == {"prefill": [], "decode": []}
         assert row["steps"] == 3 + timeline.WARM + 1  # the last one is enqueued and not read
         assert len(row["all_ms"]) == 4
         assert 0 < row["device_ms"] < row["timed_ms"]

@@ -16,7 +16,7 @@ from glmc_runtime.replay.timeline.records import CallTime, Recording, StepTime
 FORMAT = 1
 HOST = 1
 _DIGITS = 3
-NOT_COUNTED = "left out: the runtime does not know what ops cost"
+NOT_COUNTED = "left out: the runtime doesn't know the ops; glmc run adds them, of one rank"
 
 
 @dataclass(frozen=True)
