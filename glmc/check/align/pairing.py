@@ -4,7 +4,8 @@
 2. key: both have it under one name.
 3. module and shape: modules that are one by their place in the tree (module_tree.py), there by
    kind, number and call, else by a size that only one tensor of it has on each side; the parts of
-   a merged projection are columns of it.
+   a merged projection are columns of it, and a residual stream in two tensors is their sum
+   (residual_stream.py).
 4. order and shape: in layers of which nothing is known otherwise, all tensors of one kind and size
    in their order, where both sides have equally many.
 
@@ -13,7 +14,7 @@ Tensors are one only if their shapes read as one matrix (layout.py). What is lef
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +22,7 @@ from math import prod
 
 from glmc.check.align.layout import Layout, common_layout
 from glmc.check.align.module_tree import MERGED, aligned_modules, layer_number, place_of
+from glmc.check.align.residual_stream import is_norm, with_sums
 from glmc_runtime.format.tensor_key import OUTPUT
 from glmc_runtime.record.tensors import RecordedTensor
 
@@ -87,12 +89,16 @@ class _Search:
         lengths: Sequence[int] | None,
     ) -> None:
         self.lengths = lengths
-        self.sides = expected, actual
+        modules = ((each.key.module for each in side) for side in (expected, actual))
+        self.modules = aligned_modules(*modules)
+        back = {other: module for module, other in self.modules.items()}
+        self.sides = (
+            with_sums(expected, actual, self.modules),
+            with_sums(actual, expected, back),
+        )
         # By place in its list: two tensors may be equal in all that they say.
         self.pairs: dict[int, list[Pair]] = defaultdict(list)
-        self.left = dict(enumerate(expected)), dict(enumerate(actual))
-        modules = ((each.key.module for each in side) for side in self.sides)
-        self.modules = aligned_modules(*modules)
+        self.left = dict(enumerate(self.sides[0])), dict(enumerate(self.sides[1]))
         self.calls = [_calls(side) for side in self.sides]
 
     def result(self) -> Pairing:
@@ -107,11 +113,22 @@ class _Search:
         self._unique(KEY, lambda each: str(each.key))
 
     def by_modules(self) -> None:
-        """Tensors of modules that are one: by number, and else by size."""
-        for same in (_numbered, _sized):
-            self._unique(
-                MODULE, partial(self._in_module, 0, same), partial(self._in_module, 1, same)
-            )
+        """Tensors of modules that are one: by number, where both sides have as many of the size, or
+        else by size alone."""
+        alike: list[Counter[Hashable]] = [Counter(), Counter()]
+        for side, tensors in enumerate(self.sides):
+            alike[side].update(self._in_module(side, _sized, each) for each in tensors)
+
+        def numbered(side: int, tensor: RecordedTensor) -> Hashable:
+            size = self._in_module(side, _sized, tensor)
+            first = tensor.key.kind == OUTPUT and tensor.key.name == "0"
+            if alike[0][size] == alike[1][size] or (first and is_norm(tensor.key.module)):
+                return self._in_module(side, _numbered, tensor)
+            return None
+
+        self._unique(MODULE, partial(numbered, 0), partial(numbered, 1))
+        sized = partial(self._in_module, 0, _sized), partial(self._in_module, 1, _sized)
+        self._unique(MODULE, *sized)
 
     def _in_module(self, side: int, same: Same, tensor: RecordedTensor) -> Hashable:
         """What a tensor has in common with that of the other side: None where there is none."""

@@ -42,6 +42,7 @@ class RouterRows:
         self._scores = {
             each.key.module: each for each in tensors if each.key.class_name == ROUTER_SCORES
         }
+        self._gates = {self.gate(module) for module, *_ in self._choices}
 
     def ids_of(self, pair: Pair) -> Pair | None:
         """The pair of ids that a pair is, or that its weights are in the order of."""
@@ -54,8 +55,7 @@ class RouterRows:
     def concerns(self, pair: Pair) -> bool:
         """Whether a pair is what a router chooses, or what it reads."""
         module, ids = pair.expected.key.module, self._choices.get(_call(pair))
-        gates = {self.gate(each.expected.key.module) for each in self._choices.values()}
-        return pair is ids or (pair.expected.key.kind == INPUT and module in gates)
+        return pair is ids or (pair.expected.key.kind == INPUT and module in self._gates)
 
     def gate(self, module: str) -> str:
         """The module that chooses for one that has ids: itself, or the one beside the experts."""
