@@ -1,8 +1,8 @@
 """An alignment as maps of heat: for each step a table of layers by ops in order of execution.
 
-What is outside the layers stands in a row of its own, before or after them. A cell is as hot as the
-largest own error is near its bound; where there is no bound, as the root mean square of the error
-is near that of the values.
+What is outside the layers stands in a row of its own, before or after them. A cell is as hot as
+own error is near its bound; where there is no bound, as the root mean square of the error is near
+that of the values.
 """
 
 from __future__ import annotations
@@ -103,7 +103,10 @@ def step_title(value: AlignedValue) -> str:
 def error_of(value: AlignedValue) -> Error:
     """Relative to the bound where there is one, else to the magnitude of what is expected."""
     if value.own is not None and value.bound is not None:
-        return _error(_share(value.own.largest_absolute, value.bound), "bound", OF_BOUND)
+        # The largest error need not be where most of what is allowed is taken.
+        share = value.share
+        share = _share(value.own.largest_absolute, value.bound) if share is None else share
+        return _error(share, "bound", OF_BOUND)
     difference = value.total if value.own is None else value.own
     return _error(difference.relative, "magnitude", OF_MAGNITUDE)
 

@@ -96,7 +96,8 @@ class AlignedValue:
     """A value of both sides. ``name`` is the key of a tensor (see tensor_key.py); ``node`` the id
     of the node that computes it, '' of a foreign file; ``function`` the kernel calls for it;
     ``paired_by`` says how the two were found to be one: ``node``, ``key``, ``module and shape`` or
-    ``order and shape``. ``bound`` is the largest own error that its numerics class allows. ``also``
+    ``order and shape``; ``program``: expected is what the program makes of the reference's values.
+    ``bound`` is the largest own error that its numerics class allows. ``also``
     are other names of the same tensor, which is compared once. ``statistics`` are those of the two
     sides where nothing else could be compared; ``total`` has counts alone then. ``share`` is the
     error as a share of what the thresholds allow: beyond 1 is a fail."""
@@ -153,3 +154,8 @@ class Alignment:
         """The first value whose verdict is own or fail, in order of execution."""
         wrong = (Verdict.OWN, Verdict.FAIL)
         return next((each for each in self.values if each.verdict in wrong), None)
+
+    @property
+    def first_own(self) -> AlignedValue | None:
+        """The first value whose calls are wrong."""
+        return next((each for each in self.values if each.verdict is Verdict.OWN), None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -16,6 +17,7 @@ from glmc_runtime.record.h5_facts import TOOL
 WIDTH = 100
 SHOWN = 8
 """Names of one side that are listed; more of them are counted."""
+_WITHIN_NUMBERS = re.compile(r"off by \S+ where \S+ is allowed")
 EMULATED = (
     "emulated: a side was computed by stand-ins of the vendor's functions on the host, not by "
     "Kunlun hardware"
@@ -127,6 +129,8 @@ def _divergence(alignment: Alignment, value: AlignedValue) -> Iterator[str]:
     if value.passes:
         yield f"Passes that made or changed the node: {', '.join(value.passes)}."
     yield _numbers(value)
+    if value.verdict is Verdict.OWN and not _WITHIN_NUMBERS.fullmatch(value.reason):
+        yield f"{value.reason[:1].upper()}{value.reason[1:]}."
     before = alignment.values[: alignment.values.index(value)]
     equal = bool(before) and all(_is_equal(each) for each in before)
     yield from _whose(value, equal)
@@ -149,9 +153,10 @@ def _by(function: str) -> str:
 
 
 def _numbers(value: AlignedValue) -> str:
-    total, reason = value.total, value.reason
+    total, reason = value.total, "" if value.verdict is Verdict.OWN else value.reason
     if value.router is not None:
-        return f"It has {reason}."
+        words = f"{error_text(value)} with other experts"
+        return f"It has {reason or words}."
     if value.statistics is not None:
         was, now = value.statistics
         pairs = (
@@ -160,7 +165,7 @@ def _numbers(value: AlignedValue) -> str:
         )
         return f"{reason[:1].upper()}{reason[1:]}: {', '.join(pairs)}."
     if total.non_finite or math.isnan(total.rmse):
-        return f"It has {reason}."
+        return f"It has {value.reason}."
     text = (
         f"Its root mean square error is {number_text(total.rmse)}, {share_text(total.relative)} of "
         f"its magnitude, the largest {number_text(total.largest_absolute)}"
@@ -211,6 +216,8 @@ def tries(alignment: Alignment, value: AlignedValue) -> Iterator[str]:
     """What shows more, the cheapest first."""
     target = alignment.facts[1].get("target")
     ours = bool(value.node) and isinstance(target, str)
+    if value.verdict is Verdict.OWN:
+        yield "glmc align A B --test FILE.py writes a test of the op that fails until it is right"
     if value.node:
         yield f"glmc inspect ARTIFACT --node '{value.node}' has its life from the model to the call"
     if ours:

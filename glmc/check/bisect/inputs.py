@@ -6,9 +6,9 @@ import base64
 import math
 import textwrap
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
-from typing import Any, Union
+from typing import Any, TypeVar, Union
 
 import torch
 from torch import Tensor
@@ -18,6 +18,20 @@ from glmc.check.bisect.evidence import Counterexample
 from glmc.observe.dump.values import constant
 
 SEED = 0
+READERS = f"""
+GENERATOR = torch.Generator().manual_seed({SEED})
+
+
+def drawn(shape, dtype, mean, deviation):
+    values = torch.randn(shape, generator=GENERATOR)
+    return values.mul_(deviation).add_(mean).to(dtype)
+
+
+def recorded(shape, dtype, text):
+    data = bytearray(zlib.decompress(base64.b85decode(text)))
+    return torch.frombuffer(data, dtype=dtype).view(shape).clone()
+"""
+"""What the texts of inputs call. Needs ``base64``, ``math``, ``torch`` and ``zlib``."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +75,7 @@ class Recorded:
 
 
 Input = Union[Drawn, Recorded]
+Key = TypeVar("Key", bound=Hashable)
 
 
 def choose(evidence: Counterexample) -> dict[Node, Input]:
@@ -68,19 +83,26 @@ def choose(evidence: Counterexample) -> dict[Node, Input]:
 
     Weights and activations are drawn with the mean and deviation that they had.
     """
-    exact: dict[Node, Input] = {node: Recorded(item) for node, item in evidence.values.items()}
-    if evidence.before is None:
-        return exact  # what must come out was recorded for these inputs
-    drawn = {node: _drawn(item) for node, item in evidence.values.items()}
-    all_drawn = {node: drawn[node] or exact[node] for node in exact}
-    if shows(evidence, all_drawn):
+    if evidence.before is None:  # what must come out was recorded for these inputs
+        return {node: Recorded(item) for node, item in evidence.values.items()}
+    return drawn_where_shown(evidence.values, lambda inputs: shows(evidence, inputs))
+
+
+def drawn_where_shown(
+    values: Mapping[Key, Any], shown: Callable[[Mapping[Key, Input]], bool]
+) -> dict[Key, Input]:
+    """As many of the values as can be drawn with the fault still ``shown``."""
+    exact: dict[Key, Input] = {key: Recorded(item) for key, item in values.items()}
+    drawn = {key: drawn_like(item) for key, item in values.items()}
+    all_drawn = {key: drawn[key] or exact[key] for key in exact}
+    if shown(all_drawn):
         return all_drawn
     # The largest first: one input that must be exact should not keep all others in the file.
     inputs = dict(exact)
-    for node in sorted(exact, key=lambda start: -_elements(evidence.values[start])):
-        instead = drawn[node]
-        if instead is not None and shows(evidence, {**inputs, node: instead}):
-            inputs[node] = instead
+    for key in sorted(exact, key=lambda each: -_elements(values[each])):
+        instead = drawn[key]
+        if instead is not None and shown({**inputs, key: instead}):
+            inputs[key] = instead
     return inputs
 
 
@@ -97,7 +119,8 @@ def values_of(inputs: Mapping[Node, Input]) -> dict[Node, Any]:
     return {node: item.value(generator) for node, item in inputs.items()}
 
 
-def _drawn(value: Any) -> Drawn | None:
+def drawn_like(value: Any) -> Drawn | None:
+    """With the mean and deviation of a value; None for what is no finite tensor of floats."""
     if not isinstance(value, Tensor) or not value.is_floating_point() or value.dim() == 0:
         return None
     exact = value.float()

@@ -24,7 +24,7 @@ from torch.fx import Node
 from glmc.check.calls.as_lowered import programs_as_lowered
 from glmc.check.calls.judged import UNTOUCHED, in_order_of_experts, tolerance_of_calls
 from glmc.check.calls.step_values import bound_to_step
-from glmc.check.calls.written import WrittenValues, functions_for
+from glmc.check.calls.written import WrittenValues, calls_for
 from glmc.check.verify.execution import call_on_ranks
 from glmc.check.verify.lockstep import RankThreads, machines_of
 from glmc.check.verify.proof import SMALL_BLOCK
@@ -245,7 +245,7 @@ class _RankReplay:
         """What is wrong after a call; what it left is then what it must be."""
         values = self.values
         whole = self.written.after(position, kernel_call, arguments, values)
-        calls = functions_for(self.lowered, position)
+        calls = tuple(each.function for each in calls_for(self.lowered, position))
         for node, (expected, actual) in in_order_of_experts(whole, values).items():
             tolerance = tolerance_of_calls(node, values)
             wrong = self._judge(kernel_call, calls, node, expected, actual, tolerance)

@@ -28,19 +28,6 @@ import zlib
 import torch
 
 import glmc.ir.ops  # the glmc:: ops
-
-GENERATOR = torch.Generator().manual_seed({seed})
-
-
-def drawn(shape, dtype, mean, deviation):
-    values = torch.randn(shape, generator=GENERATOR)
-    return values.mul_(deviation).add_(mean).to(dtype)
-
-
-def recorded(shape, dtype, text):
-    data = bytearray(zlib.decompress(base64.b85decode(text)))
-    return torch.frombuffer(data, dtype=dtype).view(shape).clone()
-
 """
 _MAIN = """
 def root_mean_square(value, axis):
@@ -93,7 +80,7 @@ def repro(
     names = names_of(tuple(inputs), None)
     text = commented(title)
     text += "# python repro.py exits with 1 as long as the two differ beyond the bound.\n"
-    text += _PRELUDE.format(seed=drawing.SEED)
+    text += _PRELUDE + drawing.READERS + "\n"
     text += f"# {evidence.tolerance.numerics.value}; see glmc/ir/tolerance.py for the bound\n"
     text += f"RELATIVE_BOUND = {relative!r}\n\n# The inputs: {evidence.case}.\n"
     for node, item in inputs.items():

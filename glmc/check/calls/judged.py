@@ -35,9 +35,12 @@ def in_order_of_experts(
     return pairs
 
 
-def tolerance_of_calls(node: Node, values: Mapping[Node, Any]) -> Tolerance:
+def tolerance_of_calls(
+    node: Node, values: Mapping[Node, Any], *, by_element: bool = False
+) -> Tolerance:
     """Of the calls for a node, as for a rewrite of it; an output of several is judged as what
-    computes it. ``values`` are those of its operands."""
+    computes it. ``values`` are those of its operands. ``by_element``: at the magnitude of the
+    element where that is larger than its row's, as rounded products may be."""
     if m.is_op(node, "getitem"):
         node = m.operand(node, 0)
     return Tolerance(
@@ -45,4 +48,5 @@ def tolerance_of_calls(node: Node, values: Mapping[Node, Any]) -> Tolerance:
         max(_TERMS, reduction_terms([node])),
         _ROUNDINGS + stored_values([node]),
         condition=condition_of(node, values),
+        own=by_element,
     )

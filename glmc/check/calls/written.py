@@ -31,6 +31,12 @@ class WrittenValues:
         self._alive: dict[int, tuple[Tensor, Node]] = {}
         self._views: dict[int, Tensor] = {}
 
+    def nodes_after(self, position: int) -> tuple[Node, ...]:
+        """The nodes whose values are whole once the call at ``position`` has run."""
+        outputs = self._lowered.outputs.get(position, ())
+        places = (BufferArgument, CacheArgument)  # an input is one of a traced program only
+        return tuple(self._nodes[name] for name, place in outputs if isinstance(place, places))
+
     def caches_after(self, position: int) -> dict[CacheKey, Node]:
         """The nodes among the values after a call that are a cache with its new slots."""
         outputs = self._lowered.outputs.get(position, ())
@@ -59,7 +65,6 @@ class WrittenValues:
                 flat = self._views[storage.buffer].flatten()
                 whole[node] = flat[: shape.numel()].view(shape)
                 self._alive[storage.buffer] = whole[node], node
-            # An input is one of a traced program only.
         return whole
 
     def still_needed(self, position: int) -> tuple[tuple[Tensor, Node], ...]:
@@ -74,16 +79,13 @@ class WrittenValues:
         return cache.transpose(1, 2) if self._cache_layout == "blocks_tokens_heads" else cache
 
 
-def functions_for(lowered: Lowered, position: int) -> tuple[str, ...]:
-    """The functions that were called for a node, up to the call at ``position``: what passes
-    between them is the kernels' own."""
+def calls_for(lowered: Lowered, position: int) -> tuple[Call, ...]:
+    """The calls for a node, up to the one at ``position``: what passes between them is the kernels'
+    own."""
     calls = lowered.plan.calls
     last = calls[position]
-    return tuple(
-        each.function
-        for each in calls[: position + 1]
-        if (each.node, each.origin) == (last.node, last.origin)
-    )
+    before = calls[: position + 1]
+    return tuple(each for each in before if (each.node, each.origin) == (last.node, last.origin))
 
 
 def _buffers_written(call: Call) -> Iterator[int]:

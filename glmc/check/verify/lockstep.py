@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
+from glmc_runtime.collectives.group import Group
 from glmc_runtime.engine.assemble import Machine, assemble
 from glmc_runtime.engine.options import LoadOptions
 from glmc_runtime.engine.ranks.member import group_of
@@ -48,20 +49,36 @@ def machines_of(
     path: Path, ranks: int, options: LoadOptions
 ) -> Iterator[tuple[RankThreads, list[tuple[Artifact, Machine]]]]:
     """The ranks of the artifact at ``path`` inside the block, each with what it has loaded."""
+
+    def make(
+        artifact: Artifact, options: LoadOptions, group: Group | None
+    ) -> tuple[Artifact, Machine]:
+        return artifact, assemble(artifact, options, group=group)
+
+    with ranks_of(path, ranks, options, make) as made:
+        yield made
+
+
+@contextmanager
+def ranks_of(
+    path: Path,
+    ranks: int,
+    options: LoadOptions,
+    make: Callable[[Artifact, LoadOptions, Group | None], Result],
+) -> Iterator[tuple[RankThreads, list[Result]]]:
+    """The ranks of the artifact at ``path`` inside the block, and what ``make`` makes of each."""
     threads_of_torch = torch.get_num_threads()
     with ExitStack() as stack:
         pools = [stack.enter_context(ThreadPoolExecutor(1)) for _ in range(ranks)]
         threads = RankThreads(pools)
         store: Any = getattr(dist, "HashStore")()  # noqa: B009 - torch does not export it
 
-        def load(rank: int) -> tuple[Artifact, Machine]:
+        def load(rank: int) -> Result:
             torch.set_num_threads(threads_of_torch)  # a thread has a number of its own
             artifact = load_artifact(path, verify_hashes=False, rank=rank)
             if ranks == 1:
-                return artifact, assemble(artifact, options)
+                return make(artifact, options, None)
             gloo = dist.ProcessGroupGloo(store, rank, ranks, _PATIENCE)
-            return artifact, assemble(
-                artifact, options, group=group_of(artifact, gloo, rank, ranks)
-            )
+            return make(artifact, options, group_of(artifact, gloo, rank, ranks))
 
         yield threads, threads.each(load)

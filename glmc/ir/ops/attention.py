@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -18,22 +21,42 @@ def causal_mask(queries: int, keys: int, device: torch.device) -> Tensor:
     return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
 
 
-def _grouped(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+Attend = Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor]
+"""Attention of q, k and v [..., heads, tokens, head_dim] under a mask, with a scale."""
+
+
+def in_one(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float) -> Tensor:
+    """As one op of torch, which rounds its result alone."""
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+
+
+def in_blocks(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float) -> Tensor:
+    """As kernels have it that never hold all scores, which round the weights to their dtype."""
+    scores = (q.float() @ k.float().transpose(-2, -1) * scale).masked_fill(~mask, -math.inf)
+    return (F.softmax(scores, -1).to(q.dtype).float() @ v.float()).to(q.dtype)
+
+
+def as_eager(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float) -> Tensor:
+    """As eager code of the models has it, which rounds scores and weights to their dtype."""
+    scores = (q @ k.transpose(-2, -1) * scale).masked_fill(~mask, -math.inf)
+    return F.softmax(scores, -1, dtype=torch.float32).to(q.dtype) @ v
+
+
+def _grouped(q: Tensor, k: Tensor, v: Tensor, scale: float, attend: Attend) -> Tensor:
     """q [..., queries, q_heads, head_dim], k and v [..., keys, kv_heads, head_dim]."""
     repeat = q.shape[-2] // k.shape[-2]
     q, k, v = (tensor.transpose(-3, -2) for tensor in (q, k, v))
     k, v = k.repeat_interleave(repeat, -3), v.repeat_interleave(repeat, -3)
     mask = causal_mask(q.shape[-2], k.shape[-2], q.device)
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
-    return out.transpose(-3, -2).contiguous()
+    return attend(q, k, v, mask, scale).transpose(-3, -2).contiguous()
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+def attention(q: Tensor, k: Tensor, v: Tensor, scale: float, attend: Attend = in_one) -> Tensor:
     """Causal grouped-query attention without a cache.
 
     q [batch, tokens, q_heads, head_dim], k and v [batch, tokens, kv_heads, head_dim]; like q.
     """
-    return _grouped(q, k, v, scale)
+    return _grouped(q, k, v, scale, attend)
 
 
 def qkv_rope_cache(
@@ -88,6 +111,7 @@ def prefill_attention(
     cu_seqlens_q: Tensor,
     cu_seqlens_k: Tensor,
     scale: float,
+    attend: Attend = in_one,
 ) -> Tensor:
     """Causal attention of packed sequences over the paged cache.
 
@@ -102,7 +126,7 @@ def prefill_attention(
         length = context_bounds[index + 1] - context_bounds[index]
         keys = gather_cache(k_cache, block_tables[index], length)
         values = gather_cache(v_cache, block_tables[index], length)
-        out[start:stop] = _grouped(q[start:stop], keys, values, scale)
+        out[start:stop] = _grouped(q[start:stop], keys, values, scale, attend)
     return out
 
 
@@ -113,6 +137,7 @@ def decode_attention(
     block_tables: Tensor,
     context_lengths: Tensor,
     scale: float,
+    attend: Attend = in_one,
 ) -> Tensor:
     """One query per sequence: q [sequences, q_heads, head_dim], context_lengths int32
     [sequences] with the new token counted."""
@@ -120,7 +145,8 @@ def decode_attention(
     for index, length in enumerate(context_lengths.tolist()):
         keys = gather_cache(k_cache, block_tables[index], length)
         values = gather_cache(v_cache, block_tables[index], length)
-        out[index : index + 1] = _grouped(q[index : index + 1], keys, values, scale)
+        query = q[index : index + 1]
+        out[index : index + 1] = _grouped(query, keys, values, scale, attend)
     return out
 
 
@@ -142,6 +168,7 @@ def rope_decode_attention(
     block_tables: Tensor,
     context_lengths: Tensor,
     scale: float,
+    attend: Attend = in_one,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``qkv_rope_cache`` and the ``decode_attention`` that reads it.
 
@@ -163,7 +190,7 @@ def rope_decode_attention(
         rope_scaling,
         norm_eps,
     )
-    out = decode_attention(query, k_cache, v_cache, block_tables, context_lengths, scale)
+    out = decode_attention(query, k_cache, v_cache, block_tables, context_lengths, scale, attend)
     return out, k_cache, v_cache
 
 

@@ -13,6 +13,17 @@ from glmc.ir.ops.linear import linear_flops, swiglu
 from glmc.ir.ops.registry import Numerics, define
 
 
+def gate_scores(x: Tensor, weight: Tensor) -> Tensor:
+    """How much a token is for each expert, float32 [tokens, experts]."""
+    return F.linear(x.float(), weight.float()).sigmoid()
+
+
+def scores_of_groups(choice: Tensor, groups: int) -> Tensor:
+    """Of biased scores [tokens, experts], the sum of the two best of each group of experts."""
+    by_group = choice.view(*choice.shape[:-1], groups, -1)
+    return by_group.topk(2, -1)[0].sum(-1)
+
+
 def moe_gate(
     x: Tensor,
     weight: Tensor,
@@ -33,14 +44,13 @@ def moe_gate(
     float32 [tokens, top_k] (divided by their sum + ``normalize_eps`` when ``normalize``, then
     times ``scale``) and expert ids int64 [tokens, top_k].
     """
-    scores = F.linear(x.float(), weight.float()).sigmoid()
+    scores = gate_scores(x, weight)
     choice = scores + bias
     if groups != top_groups:
-        experts = choice.shape[-1]
-        by_group = choice.view(-1, groups, experts // groups)
-        group_scores = by_group.topk(2, -1)[0].sum(-1)
+        group_scores = scores_of_groups(choice, groups)
         best_groups = group_scores.topk(top_groups, -1, sorted=False)[1]
         in_best = torch.zeros_like(group_scores).scatter_(1, best_groups, 1.0).bool()
+        by_group = choice.view(*choice.shape[:-1], groups, -1)
         choice = by_group.masked_fill(~in_best.unsqueeze(-1), group_fill).flatten(1)
     ids = choice.topk(top_k, -1, sorted=False)[1]
     weights = scores.gather(1, ids)

@@ -203,6 +203,10 @@ class PhaseReplay:
             self._run(self._binder.bind(position, position, symbols))
             yield call, self._binder.arguments(position, symbols)
 
+    def arguments(self, step: Step, position: int) -> dict[str, Any]:
+        """What a call of ``step`` is bound to."""
+        return self._binder.arguments(position, Symbols(step.sizes, step.real))
+
     def prepare(self, sizes: Mapping[str, int]) -> None:
         """Bind all calls of steps of these sizes that are in no graph, so that no step waits for
         it."""

@@ -63,6 +63,7 @@ def test_details() -> None:
     assert texts[own["function"]] == "kunlun_ops.rope, kunlun_ops.attention"
     assert [texts[at] for at in own["passes"]] == ["rope", "rope_attention"]
     assert [texts[at] for at in own["advice"]] == [
+        "glmc align A B --test FILE.py writes a test of the op that fails until it is right",
         "glmc inspect ARTIFACT --node 'model.layers.1.self_attn#attention' has its life from the "
         "model to the call"
     ]
