@@ -13,7 +13,12 @@ import typer
 
 from glmc.cli.align_sides import OPTIONS, both_sides, require_options
 from glmc.cli.options import OUTPUT_GROUP, Json, complete, models, option
-from glmc.cli.page_file import require_page_place, write_page
+from glmc.cli.page_file import (
+    CompilePageOption,
+    linked_compile,
+    require_page_place,
+    write_page,
+)
 from glmc.cli.runtime_commands import parameter_of
 from glmc.cli.stages import importing, is_silent
 from glmc.errors import UsageError
@@ -82,6 +87,7 @@ def _align(
         Path | None,
         option("Write maps of layers by ops as an HTML page.", OUTPUT_GROUP, metavar="FILE"),
     ] = None,
+    compile_page: CompilePageOption = None,
     exit_code: Annotated[
         bool, option("Exit with 1 when something is found.", OUTPUT_GROUP, "--exit-code")
     ] = False,
@@ -94,9 +100,11 @@ def _align(
         if as_json:
             raise UsageError("--page and --json are two answers", remedy="ask for one")
         require_page_place(page, [Path(text) for text in (a, b) if Path(text).exists()])
+    linked = linked_compile(compile_page, page)
     require_options((a, b), recording)
     silent = is_silent(as_json)
     with stopped_at_once(), importing(silent=silent):
+        from glmc.check.align.by_node import sides as sides_of
         from glmc.check.align.compare import align
         from glmc.check.align.csv_file import require_csv_place, write_csv
         from glmc.check.align.json_form import alignment_to_json
@@ -109,6 +117,8 @@ def _align(
         require_csv_place(csv)
     with both_sides((a, b), recording, silent=silent) as sides:
         alignment = align(*sides, judge, wanted)
+    if linked is not None:
+        linked.require_one_of(sides_of(alignment))
     if csv is not None:
         write_csv(csv, alignment)
     if as_json:
@@ -116,7 +126,7 @@ def _align(
     else:
         show(alignment, every=every, worst=worst)
     if page is not None:
-        write_page(page, alignment_page(alignment))
+        write_page(page, alignment_page(alignment, linked.address if linked else None))
     return 1 if exit_code and alignment.first is not None else 0
 
 

@@ -73,6 +73,23 @@ def inspect_command(
     page: Annotated[
         Path | None, option("Write the compile as an HTML page.", ASK_GROUP, metavar="FILE")
     ] = None,
+    align: Annotated[
+        Path | None,
+        option(
+            "With --page: also the error of each node, from the page of glmc align or its JSON.",
+            ASK_GROUP,
+            metavar="FILE",
+        ),
+    ] = None,
+    timeline: Annotated[
+        Path | None,
+        option(
+            "With --page: also the time of each call, from the page of glmc timeline or from what "
+            "glmc run --timeline wrote.",
+            ASK_GROUP,
+            metavar="FILE",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Show passes, kernels per layer, memory, limits, guards and what was not fused."""
@@ -82,13 +99,18 @@ def inspect_command(
             found="--layer with --node, --page or --json",
             remedy="leave it out; an id names its layer: --node layers.17.mlp.gate",
         )
+    if page is None and (align is not None or timeline is not None):
+        raise UsageError(
+            "--align and --timeline are shown on the page", remedy="add --page FILE, or leave out"
+        )
     if node is not None or why_not is not None or page is not None:
         if why_not is None:
             require_directory(artifact)
         with stopped_at_once():
             from glmc.cli.inspect_history import HistoryQuestion, inspect_history
 
-        inspect_history(HistoryQuestion(artifact, layer, node, why_not, page), as_json=as_json)
+        question = HistoryQuestion(artifact, layer, node, why_not, page, align, timeline)
+        inspect_history(question, as_json=as_json)
         return
     contents = read_artifact(Path(artifact), verify_hashes=verify)
     card = _card(contents, device_memory)

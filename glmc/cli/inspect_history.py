@@ -23,8 +23,10 @@ from glmc.observe.history.lineage import Lineage, lineage
 from glmc.observe.history.record import History
 from glmc.observe.history.stored import read_history, source_text
 from glmc.observe.history.why_not import WhyNot, why_not
+from glmc.observe.page.aligned import read_aligned
 from glmc.observe.page.artifact import facts_of_manifest
 from glmc.observe.page.render import page
+from glmc.observe.timeline.timed import read_timed
 from glmc.pipeline.events import Observers
 from glmc_runtime.printable import printable
 
@@ -33,13 +35,16 @@ _SHOWN = 8  # near misses in full; more of them are counted
 
 @dataclass(frozen=True)
 class HistoryQuestion:
-    """What is asked of ``source``: an artifact, or for ``why_not`` a model."""
+    """What is asked of ``source``: an artifact, or for ``why_not`` a model. ``page`` also shows an
+    alignment and a timeline."""
 
     source: str
     layer: int | None
     node: str | None
     why_not: str | None
     page: Path | None
+    align: Path | None = None
+    timeline: Path | None = None
 
 
 def inspect_history(question: HistoryQuestion, *, as_json: bool) -> None:
@@ -49,7 +54,7 @@ def inspect_history(question: HistoryQuestion, *, as_json: bool) -> None:
         raise UsageError("--node, --why-not and --page are separate questions", remedy="ask one")
     history = _history(question, is_silent(as_json))
     if question.page is not None:
-        _write_page(question.page, Path(question.source), history)
+        _write_page(question.page, question, history)
         return
     if question.node is not None:
         life = lineage(history, question.node)
@@ -80,10 +85,13 @@ def _history(question: HistoryQuestion, silent: bool) -> History:
     return collector.history(source.shape.name, versions, source.expected_matches, {})
 
 
-def _write_page(target: Path, artifact: Path, history: History) -> None:
+def _write_page(target: Path, question: HistoryQuestion, history: History) -> None:
+    artifact, align, timeline = Path(question.source), question.align, question.timeline
     require_page_place(target, [artifact])
     contents = read_artifact(artifact)
-    write_page(target, page(history, facts_of_manifest(contents.manifest)))
+    timed = None if timeline is None else read_timed(timeline, history, target)
+    aligned = None if align is None else read_aligned(align, history, target)
+    write_page(target, page(history, facts_of_manifest(contents.manifest), timed, aligned))
 
 
 def node_lines(life: Lineage, history: History) -> Iterator[str]:

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
+from glmc.cli.options import OUTPUT_GROUP, option
 from glmc.cli.say import say
 from glmc.errors import UsageError
-from glmc.plain_file import begins_with
+from glmc.observe.page.embedded import is_page_file
 
-GENERATOR = 'name="generator" content="glmc"'
+if TYPE_CHECKING:
+    from glmc.observe.page.linked import CompilePage
+
+CompilePageOption = Annotated[
+    Path | None,
+    option(
+        "With --page: lead from nodes to this page of the compile, as glmc inspect --page and "
+        "glmc compile --dump write it.",
+        OUTPUT_GROUP,
+        metavar="FILE",
+    ),
+]
 
 
 def require_page_place(target: Path, sources: Iterable[Path]) -> None:
@@ -20,13 +33,27 @@ def require_page_place(target: Path, sources: Iterable[Path]) -> None:
             place=str(target),
             remedy="--page FILE elsewhere",
         )
-    if target.exists() and not begins_with(target, GENERATOR, 400):
+    if target.exists() and not is_page_file(target):
         raise UsageError(
             "the file exists and is no page of ours",
             place=str(target),
             expected="a new file, or a page that glmc wrote",
             remedy="--page another.html",
         )
+
+
+def linked_compile(compile_page: Path | None, page: Path | None) -> CompilePage | None:
+    """The page of the compile that ``page`` leads to; raises UsageError for one that is none, or
+    that nothing would lead to."""
+    if compile_page is None:
+        return None
+    if page is None:
+        raise UsageError(
+            "--compile-page is where a page leads to", remedy="add --page FILE, or leave it out"
+        )
+    from glmc.observe.page.linked import compile_page as opened
+
+    return opened(compile_page, page)
 
 
 def write_page(target: Path, html: str) -> None:

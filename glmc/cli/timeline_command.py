@@ -12,12 +12,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from glmc.cli.options import OUTPUT_GROUP, Json, option
-from glmc.cli.page_file import require_page_place, write_page
+from glmc.cli.page_file import (
+    CompilePageOption,
+    linked_compile,
+    require_page_place,
+    write_page,
+)
 from glmc.cli.say import console, say
 from glmc.errors import UsageError
 from glmc_runtime.command.ending import stopped_at_once
 
 if TYPE_CHECKING:
+    from glmc.observe.page.linked import CompilePage
     from glmc.observe.timeline.diff import TimelineDiff
     from glmc.observe.timeline.sections import Section
     from glmc.observe.timeline.table import Timeline
@@ -56,6 +62,7 @@ def timeline_command(
         Path | None,
         option("Write one step and all rows as an HTML page.", OUTPUT_GROUP, metavar="FILE"),
     ] = None,
+    compile_page: CompilePageOption = None,
     markdown: Annotated[bool, option("Print Markdown tables.", OUTPUT_GROUP, "--markdown")] = False,
 ) -> None:
     """Show where the time of a step goes; with B, what differs and what A pays that B does not.
@@ -80,19 +87,20 @@ def timeline_command(
         from glmc.observe.timeline.words import diff_lines, one_lines
     if page is not None:
         require_page_place(page, [])
+    linked = linked_compile(compile_page, page)
     first = open_timeline(a)
     if b is None:
         made = totals(first, select(first, phase, part))
         data, rows = totals_json(first, made), totals_rows(first, made)
         lines, sections = one_lines(first, made), one_sections(first, made)
-        html = None if page is None else _one_page(first, made)
+        html = None if page is None else _one_page(first, made, linked)
     else:
         second = open_timeline(b)
         compared = diff(first, second, phase, part)
         data, rows = diff_json(first, second, compared), diff_rows(first, second, compared)
         lines = diff_lines(first, second, compared)
         sections = diff_sections(first, second, compared)
-        html = None if page is None else _diff_page(first, second, compared)
+        html = None if page is None else _diff_page(first, second, compared, linked)
     if csv_file is not None:
         _write_csv(csv_file, rows)
     if page is not None and html is not None:
@@ -105,16 +113,23 @@ def timeline_command(
         _show(lines, sections)
 
 
-def _one_page(timeline: Timeline, made: Totals) -> str:
+def _one_page(timeline: Timeline, made: Totals, linked: CompilePage | None) -> str:
     with stopped_at_once():
         from glmc.observe.timeline.page import one_page
-    return one_page(timeline, made)
+    return one_page(timeline, made, _address(linked, timeline))
 
 
-def _diff_page(a: Timeline, b: Timeline, made: TimelineDiff) -> str:
+def _diff_page(a: Timeline, b: Timeline, made: TimelineDiff, linked: CompilePage | None) -> str:
     with stopped_at_once():
         from glmc.observe.timeline.page import diff_page
-    return diff_page(a, b, made)
+    return diff_page(a, b, made, _address(linked, a, b))
+
+
+def _address(linked: CompilePage | None, *sides: Timeline) -> str | None:
+    if linked is None:
+        return None
+    linked.require_one_of((side.facts.model, side.facts.target) for side in sides)
+    return linked.address
 
 
 def _slice(text: str | None) -> slice | None:

@@ -11,6 +11,7 @@ import pytest
 
 from tests.docs.markdown import ROOT
 from tests.docs.test_readme import PROGRAMS, lacking, run_here, shown
+from tests.observe.page.test_render import embedded
 
 pytestmark = pytest.mark.long
 PAGE = ROOT / "docs" / "aligning.md"
@@ -35,7 +36,15 @@ def test_every_command_runs_and_says_what_is_shown(
                 subprocess.run([program, *words], check=True)
     (last,) = (output for command, output in said.items() if command.endswith("--exit-code"))
     assert "No divergence: of 165 values 165 are within what is allowed." in last
-    (first,) = (output for command, output in said.items() if "--page out/port.html" in command)
+    (first,) = (output for command, output in said.items() if "--csv out/port.csv" in command)
     assert "model.layers.1.mlp.gate#gather[0] (moe_gate)" in " ".join(first.split())
     assert (tmp_path / "out" / "port.html").stat().st_size > 10_000
     assert (tmp_path / "out" / "timeline.html").stat().st_size > 10_000
+    data = embedded((tmp_path / "out" / "compile.html").read_text(encoding="utf-8"))
+    assert data["aligned"]["page"] == "port.html" and data["timed"]["page"] == "timeline.html"
+    assert data["aligned"]["nodes"]["model.layers.1.mlp.gate#gather[0]"][0] == "ok"
+    for plan in data["plans"]:
+        assert all(plan["seconds"]), "each call of both phases was timed"
+    for name in ("port.html", "timeline.html"):
+        html = (tmp_path / "out" / name).read_text(encoding="utf-8")
+        assert embedded(html)["compile"] == "compile.html"

@@ -81,16 +81,21 @@ class StepMap:
 def step_maps(alignment: Alignment) -> tuple[StepMap, ...]:
     """The map of each step, in order; every value has one cell."""
     values = alignment.values
-    named = Counter((value.step, value.node) for value in values)
     cells = [
-        (value, _cell(number, value, alone=named[value.step, value.node] == 1))
-        for number, value in enumerate(values)
+        (value, _cell(number, value, address))
+        for number, (value, address) in enumerate(zip(values, addresses(alignment), strict=True))
     ]
     steps = sorted({value.step for value in values})
     return tuple(
         _step_map(step, [(value, cell) for value, cell in cells if value.step == step])
         for step in steps
     )
+
+
+def addresses(alignment: Alignment) -> list[str]:
+    """Of each value the address that leads to its cell and opens its details."""
+    named = Counter((value.step, value.node) for value in alignment.values)
+    return [_address(value, alone=named[value.step, value.node] == 1) for value in alignment.values]
 
 
 def step_title(value: AlignedValue) -> str:
@@ -132,14 +137,18 @@ def _quoted(text: str) -> str:
     return quote(text, safe=",:!*'()")
 
 
-def _cell(number: int, value: AlignedValue, *, alone: bool) -> Cell:
+def _address(value: AlignedValue, *, alone: bool) -> str:
     parts = [node_address(value.node)] if value.node else []
     parts += [] if value.node and alone else [f"{'&' if parts else '#'}name={_quoted(value.name)}"]
+    return f"{''.join(parts)}&step={value.step}"
+
+
+def _cell(number: int, value: AlignedValue, address: str) -> Cell:
     mark = MARKS[value.verdict] + (NOT_FINITE if value.total.non_finite else "")
     return Cell(
         number,
         op_text(value),
-        f"{''.join(parts)}&step={value.step}",
+        address,
         mark or NOTHING,
         value.verdict.value,
         error_of(value),

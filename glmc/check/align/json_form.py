@@ -13,7 +13,9 @@ import math
 from dataclasses import asdict
 from typing import Any
 
+from glmc.check.align.by_node import by_node
 from glmc.check.align.result import AlignedValue, Alignment, Difference
+from glmc.observe.page.aligned import BY_NODE
 
 SCHEMA_VERSION = 1
 
@@ -33,6 +35,7 @@ def alignment_to_json(alignment: Alignment) -> dict[str, Any]:
         "remarks": list(alignment.remarks),
         "first": None if first is None else alignment.values.index(first),
         "values": [_value(value) for value in alignment.values],
+        BY_NODE: by_node(alignment),
         "unpaired": {"expected": alignment.unpaired[0], "actual": alignment.unpaired[1]},
     }
     plain: dict[str, Any] = _plain(data)

@@ -9,10 +9,13 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from glmc.check.align.by_node import by_node
 from glmc.check.align.heat_map import OF_BOUND, OF_MAGNITUDE, error_of, step_maps, step_title
 from glmc.check.align.result import AlignedValue, Alignment, Difference, RouterAgreement, Verdict
 from glmc.check.align.ulps import BINS
 from glmc.check.align.words import EMULATED, paragraph, tries
+from glmc.observe.page.aligned import BY_NODE
+from glmc.observe.page.embedded import ALIGNMENT
 from glmc.observe.page.render import assembled, environment, script_json
 from glmc_runtime.record.tensors import Statistics
 
@@ -68,6 +71,8 @@ def _data(alignment: Alignment, compile_page: str | None) -> dict[str, Any]:
         advice = tuple(tries(alignment, value)) if wrong else ()
         values.append(_details(value, advice, place))
     return {
+        "page": ALIGNMENT,
+        BY_NODE: by_node(alignment),
         "sides": [alignment.expected, alignment.actual],
         "compile": compile_page,
         "last": BINS - 1,

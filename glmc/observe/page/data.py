@@ -7,7 +7,7 @@ same stand once, so that a model of 92 layers is some hundred kilobytes.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from glmc.observe.history.record import (
@@ -21,13 +21,12 @@ from glmc.observe.history.record import (
     StepHistory,
 )
 from glmc.observe.page.artifact import ArtifactFacts
+from glmc.observe.page.embedded import COMPILE
 from glmc.observe.page.layers import layer_kinds
+from glmc.observe.page.measured import Aligned, Timed
 from glmc.observe.page.start import main_phase
 from glmc.observe.page.verdict import Verdict, is_phase, rewrites
 from glmc.passes import specialise
-
-Timeline = Mapping[str, Sequence[float]]
-"""Seconds of each call of a plan, by phase."""
 
 
 class _Tables:
@@ -51,7 +50,8 @@ def page_data(
     history: History,
     verdict: Verdict,
     facts: ArtifactFacts | None = None,
-    timeline: Timeline | None = None,
+    timed: Timed | None = None,
+    aligned: Aligned | None = None,
 ) -> dict[str, Any]:
     """The data as plain JSON; the same history gives the same data."""
     tables = _Tables()
@@ -60,9 +60,10 @@ def page_data(
         {**_step(step, tables), **_source(history.steps[:at], step)}
         for at, step in enumerate(history.steps)
     ]
-    plans = [{**_plan(plan, tables), "seconds": _seconds(timeline, plan)} for plan in history.plans]
+    plans = [{**_plan(plan, tables), "seconds": _seconds(timed, plan)} for plan in history.plans]
     nodes = [_node(node, tables) for node in tables.nodes]
     return {
+        "page": COMPILE,
         "model": history.model,
         "target": history.target,
         "prefix": f"{history.prefix}." if history.prefix else "",
@@ -70,6 +71,8 @@ def page_data(
         "kinds": [list(kind.layers) for kind in layer_kinds(history, main)],
         "verdict": _verdict(verdict),
         "memory": None if facts is None else _memory(facts),
+        "timed": None if timed is None else _timed(timed),
+        "aligned": None if aligned is None else _aligned(aligned),
         "steps": steps,
         "plans": plans,
         "nodes": nodes,
@@ -97,8 +100,27 @@ def _memory(facts: ArtifactFacts) -> dict[str, int]:
     }
 
 
-def _seconds(timeline: Timeline | None, plan: PlanHistory) -> list[float] | None:
-    return list(timeline[plan.phase]) if timeline and plan.phase in timeline else None
+def _seconds(timed: Timed | None, plan: PlanHistory) -> list[float | None] | None:
+    known = timed is not None and plan.phase in timed.phases
+    return list(timed.phases[plan.phase].seconds) if timed is not None and known else None
+
+
+def _timed(timed: Timed) -> dict[str, Any]:
+    """But for the seconds, which are at their plans."""
+    phases = {
+        name: {"steps": phase.steps, "shown": phase.shown} for name, phase in timed.phases.items()
+    }
+    return {"label": timed.label, "said": timed.how, "page": timed.page, "phases": phases}
+
+
+def _aligned(aligned: Aligned) -> dict[str, Any]:
+    return {
+        "expected": aligned.expected,
+        "said": "emulated" if aligned.emulated else "",
+        "first": aligned.first,
+        "page": aligned.page,
+        "nodes": {node: list(vars(error).values()) for node, error in aligned.nodes.items()},
+    }
 
 
 def _source(earlier: Sequence[StepHistory], step: StepHistory) -> dict[str, Any]:

@@ -13,9 +13,10 @@ from markupsafe import Markup
 from glmc.observe.history.record import History
 from glmc.observe.page import start
 from glmc.observe.page.artifact import ArtifactFacts
-from glmc.observe.page.data import Timeline, page_data
+from glmc.observe.page.data import page_data
 from glmc.observe.page.guards import guard_rows
 from glmc.observe.page.layers import layer_kinds
+from glmc.observe.page.measured import Aligned, Timed
 from glmc.observe.page.verdict import lost, verdict_of
 from glmc.observe.spans import spans
 
@@ -23,20 +24,23 @@ PAGE = "index.html"
 _TEMPLATES = "templates"
 # In the order in which they are read: each uses only what stands before it when it is loaded.
 _SCRIPTS = (
-    "dom data node compare pass joins layout boxes graph kernels buffers chart memory story topics "
-    "search keyboard main"
+    "dom data node compare pass joins layout boxes graph kernels measured buffers chart memory "
+    "story topics search keyboard main"
 ).split()
 _STYLES = "colours frame start story pass graph kernels memory panel narrow print".split()
 
 
 def page(
-    history: History, facts: ArtifactFacts | None = None, timeline: Timeline | None = None
+    history: History,
+    facts: ArtifactFacts | None = None,
+    timed: Timed | None = None,
+    aligned: Aligned | None = None,
 ) -> str:
     """The HTML of a compile's page.
 
-    ``facts`` are the artifact's, ``timeline`` has the seconds of kernel calls; the page says where
-    they are not known. The same arguments give the same bytes. The template escapes every value;
-    data stands in a JSON script in which no ``</`` can end the element.
+    ``facts`` are the artifact's, ``timed`` and ``aligned`` what was measured after the compile; the
+    page says where they are not known. The same arguments give the same bytes. The template escapes
+    every value; data stands in a JSON script in which no ``</`` can end the element.
     """
     verdict, main = verdict_of(history, facts), start.main_phase(history)
     kinds = layer_kinds(history, main)
@@ -53,14 +57,16 @@ def page(
             example=start.example(history, kinds),
             kinds=kinds,
             tints=start.TINTS,
-            cells=start.layer_cells(history, kinds),
+            cells=start.layer_cells(history, kinds, aligned),
+            timeline=timed,
+            aligned=aligned,
             steps=start.step_rows(history),
             lost=lost(history),
             guards=guard_rows(facts),
             functions=dict(facts.guards.vendor_functions) if facts is not None else {},
             style=assembled(_STYLES, "css"),
             script=assembled(_SCRIPTS, "js"),
-            data=script_json(page_data(history, verdict, facts, timeline)),
+            data=script_json(page_data(history, verdict, facts, timed, aligned)),
         )
     )
     return html

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
+from glmc.observe.history.ids import place_of
 from glmc.observe.history.record import History, PlanHistory, StepHistory
 from glmc.observe.page.artifact import ArtifactFacts
 from glmc.observe.page.layers import LayerKind
+from glmc.observe.page.measured import WRONG, Aligned
 from glmc.observe.page.verdict import is_phase, rewrites
+from glmc_runtime.command.output import counted
 from glmc_runtime.command.units import bytes_text, count_text, seconds_text
 from glmc_runtime.format.phases import PHASES
 
@@ -41,11 +45,20 @@ class StepRow:
 
 @dataclass(frozen=True)
 class LayerCell:
-    """A layer of the row of layers; ``tint`` is one for all of its kind."""
+    """A layer of the row of layers; ``tint`` is one for all of its kind. ``wrong`` counts values
+    that an alignment found wrong."""
 
     layer: int
     tint: int
     misses: int
+    wrong: int
+
+    @property
+    def label(self) -> str:
+        """``layer 3, 2 near misses, 1 wrong value``."""
+        misses = f"{self.misses} near miss{'' if self.misses == 1 else 'es'}" if self.misses else ""
+        wrong = counted(self.wrong, "wrong value") if self.wrong else ""
+        return ", ".join(filter(None, (f"layer {self.layer}", misses, wrong)))
 
 
 def main_phase(history: History) -> str | None:
@@ -93,14 +106,21 @@ def calls_in(plan: PlanHistory) -> int:
     return sum(len(block.calls) * (1 + len(block.like)) for block in plan.blocks)
 
 
-def layer_cells(history: History, kinds: tuple[LayerKind, ...]) -> list[LayerCell]:
+def layer_cells(
+    history: History, kinds: tuple[LayerKind, ...], aligned: Aligned | None = None
+) -> list[LayerCell]:
     """The row of layers, in order."""
     misses: dict[int | None, int] = {}
     for step in history.steps:
         for miss in step.near_misses:
             misses[miss.layer] = misses.get(miss.layer, 0) + 1
+    wrong = Counter(
+        place_of(history, node).layer
+        for node, error in (aligned.nodes if aligned is not None else {}).items()
+        if error.verdict in WRONG
+    )
     cells = [
-        LayerCell(layer, number % TINTS, misses.get(layer, 0))
+        LayerCell(layer, number % TINTS, misses.get(layer, 0), wrong[layer])
         for number, kind in enumerate(kinds)
         for layer in kind.layers
     ]

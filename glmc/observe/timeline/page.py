@@ -5,17 +5,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
+from typing import Any
 
-from glmc.observe.page.render import assembled, environment
+from glmc.observe.page.embedded import TIMELINE
+from glmc.observe.page.render import assembled, environment, script_json
+from glmc.observe.timeline.by_call import BY_CALL, side_calls, side_to_json
 from glmc.observe.timeline.diff import Aligned, DiffRow, Key, TimelineDiff, general
 from glmc.observe.timeline.kernel_names import OP_CLASSES
 from glmc.observe.timeline.picture import Picture, Side, median_time, picture
 from glmc.observe.timeline.sections import Section, diff_sections, one_sections
+from glmc.observe.timeline.steps import Selection
 from glmc.observe.timeline.table import Timeline, TimelineEvent
 from glmc.observe.timeline.totals import Total, Totals, grouped, selected_times
-from glmc.observe.timeline.words import diff_lines, one_lines, row_name, short, signed_us, us
+from glmc.observe.timeline.words import (
+    diff_lines,
+    one_lines,
+    row_name,
+    said_emulated,
+    short,
+    signed_us,
+    us,
+)
 
 _STYLES = "colours frame start timeline narrow print".split()
+_SCRIPTS = "dom timeline".split()
 _REPEATED = ("Largest",)
 """Sections that the table of all rows has too begin so."""
 
@@ -31,15 +44,17 @@ class Row:
     alone: str = ""
 
 
-def one_page(timeline: Timeline, made: Totals) -> str:
-    """The HTML of one timeline. The same arguments give the same bytes."""
+def one_page(timeline: Timeline, made: Totals, compile_page: str | None = None) -> str:
+    """The HTML of one timeline. ``compile_page`` is the address of the page of its compile, to
+    which nodes lead. The same arguments give the same bytes."""
     times = selected_times(timeline, made.selection)
     totals = grouped(times, lambda event: (_own_key(event),))
     ordered = sorted(totals, key=lambda key: (-totals[key].device_us, key[1]))
     numbers = {key: at for at, key in enumerate(ordered)}
     side = Side("", timeline, median_time(times), lambda event: numbers.get(_own_key(event)))
     rows = [_own_row(key, totals[key]) for key in ordered]
-    columns = ("launches", "kernels, us", "device, us", "floor, us")
+    said = said_emulated(timeline)
+    columns = ("launches", f"kernels, us{said}", f"device, us{said}", "floor, us")
     return _page(
         f"Timeline of {PurePath(timeline.label).name}",
         one_lines(timeline, made),
@@ -47,10 +62,11 @@ def one_page(timeline: Timeline, made: Totals) -> str:
         one_sections(timeline, made),
         columns,
         rows,
+        _data([side], [made.selection], compile_page),
     )
 
 
-def diff_page(a: Timeline, b: Timeline, made: TimelineDiff) -> str:
+def diff_page(a: Timeline, b: Timeline, made: TimelineDiff, compile_page: str | None = None) -> str:
     """The HTML of two timelines, one step of each over the other."""
     numbers = {(row.aligned, row.name): at for at, row in enumerate(made.rows)}
 
@@ -61,7 +77,8 @@ def diff_page(a: Timeline, b: Timeline, made: TimelineDiff) -> str:
         Side(letter, side, median_time(selected_times(side, totals.selection)), row_of)
         for letter, side, totals in (("A", a, made.a), ("B", b, made.b))
     ]
-    columns = ("A, us", "B, us", "A - B, us", "floor, us", "A, launches", "B, launches")
+    heads = (f"{side.letter}, us{said_emulated(side.timeline)}" for side in sides)
+    columns = (*heads, "A - B, us", "floor, us", "A, launches", "B, launches")
     return _page(
         "Two timelines",
         diff_lines(a, b, made),
@@ -69,6 +86,7 @@ def diff_page(a: Timeline, b: Timeline, made: TimelineDiff) -> str:
         diff_sections(a, b, made),
         columns,
         [_diff_row(row) for row in made.rows],
+        _data(sides, [made.a.selection, made.b.selection], compile_page),
     )
 
 
@@ -79,6 +97,7 @@ def _page(
     sections: Sequence[Section],
     columns: Sequence[str],
     rows: Sequence[Row],
+    data: dict[str, Any],
 ) -> str:
     drawn = picture(sides)
     html: str = (
@@ -94,11 +113,35 @@ def _page(
             sections=[each for each in sections if not each.title.startswith(_REPEATED)],
             columns=columns,
             rows=rows,
+            nodes={id: number for number, (id, *_) in enumerate(data["nodes"])},
             style=assembled(_STYLES, "css"),
-            script=assembled(["timeline"], "js"),
+            script=assembled(_SCRIPTS, "js"),
+            data=script_json(data),
         )
     )
     return html
+
+
+def _data(
+    sides: Sequence[Side], selections: Sequence[Selection], compile_page: str | None
+) -> dict[str, Any]:
+    """Data of the script. ``nodes`` are those of the steps that are drawn, each with its row and,
+    for each side, its microseconds there."""
+    nodes: dict[str, list[Any]] = {}
+    for at, side in enumerate(sides):
+        for event in side.time.events:
+            if event.node:
+                row = nodes.setdefault(event.node, [event.node, side.rows(event), [0.0, 0.0]])
+                row[2][at] = round(row[2][at] + event.duration_us, 3)
+    chosen = zip(sides, selections, strict=True)
+    calls = [side_calls(side.timeline, selection) for side, selection in chosen]
+    return {
+        "page": TIMELINE,
+        "compile": compile_page,
+        "sides": [[side.letter, one.how] for side, one in zip(sides, calls, strict=True)],
+        "nodes": list(nodes.values()),
+        BY_CALL: [side_to_json(one) for one in calls],
+    }
 
 
 def _described(sides: Sequence[Side], drawn: Picture) -> str:

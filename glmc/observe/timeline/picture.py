@@ -21,7 +21,7 @@ _BUBBLE = "bubble"
 @dataclass(frozen=True)
 class Bar:
     """``left`` and ``width`` are percent of the axis, ``top`` and ``height`` pixels. ``row`` is the
-    number of its row in the table, None without one."""
+    number of its row in the table, None without one; ``node`` the id of its node."""
 
     left: float
     width: float
@@ -30,6 +30,7 @@ class Bar:
     style: str
     title: str
     row: int | None = None
+    node: str = ""
 
 
 @dataclass(frozen=True)
@@ -156,6 +157,7 @@ def _bar(side: Side, event: TimelineEvent, span: float, place: tuple[int, int], 
         style,
         _title(event),
         side.rows(event) if event.kind in WORK else None,
+        event.node,
     )
 
 

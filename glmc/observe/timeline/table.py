@@ -40,7 +40,8 @@ class TimelineEvent:
     node, or the framework's op that launched it. ``correlation`` joins what one launch started:
     all kernels of a device graph have one. ``launched_us`` and ``queued_us`` are when the host's
     launch began and had returned, None where the file does not say. ``op_class`` is the kind of op
-    where the place of a kernel says more than its name (places.py).
+    where the place of a kernel says more than its name (places.py). ``call`` is the place of a call
+    in its plan, None where no plan of ours was run.
     """
 
     start_us: float
@@ -61,6 +62,7 @@ class TimelineEvent:
     launched_us: float | None = None
     queued_us: float | None = None
     op_class: str = ""
+    call: int | None = None
 
     @property
     def end_us(self) -> float:

@@ -65,7 +65,7 @@ def test_details() -> None:
     assert [texts[at] for at in own["advice"]] == [
         "glmc align A B --test FILE.py writes a test of the op that fails until it is right",
         "glmc inspect ARTIFACT --node 'model.layers.1.self_attn#attention' has its life from the "
-        "model to the call"
+        "model to the call",
     ]
     assert own["total"]["ulps"] == [60, 3, 1] and own["bound"] == 0.1
     assert [own[side]["numbers"][0] for side in ("total", "own", "inherited")] == [0.25, 0.2, 0.05]
@@ -121,8 +121,9 @@ def test_hostile_names_stay_text() -> None:
     assert "<img" not in html and "<!--" not in html and "9149" not in html
     data = embedded(html)
     assert data["texts"][data["values"][0]["node"]] == HOSTILE
-    assert set(re.findall(r'href="#n[^"]*"', html)) == {
-        f'href="{address}"' for address in re.findall(r"#n[\w%.&;=!*'(),:~-]+", html)
+    markup = html.partition('<script type="application/json"')[0]
+    assert set(re.findall(r'href="#n[^"]*"', markup)) == {
+        f'href="{address}"' for address in re.findall(r"#n[\w%.&;=!*'(),:~-]+", markup)
     }
 
 

@@ -12,6 +12,7 @@ from glmc.observe.history.times import without_times
 from glmc.observe.page.data import page_data
 from glmc.observe.page.render import page, script_json
 from glmc.observe.page.verdict import verdict_of
+from tests.observe.page.measurements import aligned, timed
 from tests.observe.sample import FACTS, SIGMOID, history, step
 
 HOSTILE = '</script><script>alert(1)</script><!--<img src=x onerror=alert(2)>\u2028{{ 7*1307 }}"'
@@ -96,8 +97,30 @@ def test_times_have_a_column_where_they_are_known() -> None:
 
 
 def test_times_of_calls_come_with_a_timeline() -> None:
-    html = page(history(), FACTS, {"decode": [0.5] * 7})
-    assert [plan["seconds"] for plan in embedded(html)["plans"]] == [None, [0.5] * 7]
+    html = page(history(), FACTS, timed())
+    assert [plan["seconds"] for plan in embedded(html)["plans"]] == [None, [0.001] * 7]
+    assert "The calls take 7,000.0 us (emulated) in decode of 1 sequence" in html
+    assert '<a href="timeline.html">timeline</a>' in html
+    assert "No kernel of a device was run or timed" not in html
+
+
+def test_errors_of_nodes_come_with_an_alignment() -> None:
+    html = page(history(), FACTS, None, aligned())
+    assert "Aligned with stock.h5 (emulated): it first diverges at <a href" in html
+    assert html.count('aria-label="layer 1, 1 wrong value"') == 1
+    assert html.count('aria-label="layer 0"') == 1
+    sound = replace(aligned(), first="", nodes={}, emulated=False, page="")
+    html = page(history(), FACTS, None, sound)
+    assert "Aligned with stock.h5: no divergence." in html and "wrong value" not in html
+
+
+def test_nothing_is_said_of_what_was_not_measured() -> None:
+    html = page(history(), FACTS)
+    assert "No kernel of a device was run or timed" in html
+    shown = html.partition("<script")[0]
+    assert "Aligned with" not in shown and "The calls take" not in shown
+    data = embedded(html)
+    assert data["timed"] is data["aligned"] is None
 
 
 def test_lost_matches_stand_in_the_open() -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from glmc.observe.page.render import page
 from tests.observe.page.browser import Opened
+from tests.observe.page.measurements import timed
 from tests.observe.page.test_start import whole_pipeline
 from tests.observe.sample import FACTS, history
 
@@ -70,7 +71,7 @@ def test_a_proof_and_times_are_told_where_there_are_any(browser: Any, tmp_path: 
     fused = replace(history().steps[2], verdict="bitwise: equal on 6 inputs")
     file = tmp_path / "index.html"
     proved = replace(made, steps=(made.steps[0], fused, *made.steps[-2:]))
-    file.write_text(page(proved, FACTS, {"decode": [0.001] * 7}), encoding="utf-8")
+    file.write_text(page(proved, FACTS, replace(timed(), how="")), encoding="utf-8")
     opened = Opened(browser.new_page(), file)
     view = opened.at("#layer=1")
     assert "Proved: 1 pass on real tensors." in words(view, "#view .verdict")

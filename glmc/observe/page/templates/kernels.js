@@ -24,7 +24,7 @@ function showKernels(address) {
       layer === null ? null : el("a", { href: addressOf({ layer: layerKey(layer) }) }, `story of layer ${layer}`),
       el("a", { href: addressOf({ memory: plan.phase, layer: layerKey(layer) }) }, "memory of these calls")),
     el("p", { class: "muted" }, `${plural(callCount(plan), "call")} in ${plural(plan.segments.length, "segment")}, `,
-      `${captured} of them captured as device graphs. A planned list for ${DATA.target || "no target"}${plan.seconds ? "" : ": no call was timed"}. `, byteNote(plan)),
+      `${captured} of them captured as device graphs. A planned list for ${DATA.target || "no target"}${plan.seconds ? "" : ": no call was timed"}. `, byteNote(plan), measuredNote(plan, block, layer)),
     el("nav", { class: "chips", "aria-label": "layers" }, plan.blocks.map((each) =>
       el("a", { href: addressOf({ kernels: plan.phase, layer: layerKey(each.layer) }), "aria-current": each === block ? "true" : null },
         layerSpan([each.layer, ...each.like]), el("span", { class: "count" }, plural(each.calls.length, "call"))))),
@@ -32,6 +32,7 @@ function showKernels(address) {
 }
 
 function callTable(plan, block, layer, calling) {
+  const [judged, timed] = [hasErrors(block, layer), hasTimes(plan, block, layer)];
   const rows = block.calls.map((call) => {
     const number = callNumber(block, call, layer);
     const id = wholeCall(layer, TEXT[call.node]);
@@ -46,12 +47,13 @@ function callTable(plan, block, layer, calling) {
         el("div", { class: "muted source" }, TEXT[call.source])),
       el("td", { class: "number" }, bytes(call.weights + call.buffers),
         call.weights ? el("div", { class: "muted" }, `${bytes(call.weights)} weights`) : null),
-      plan.seconds ? el("td", { class: "number" }, duration(plan.seconds[number])) : null);
+      timed ? timeCell(plan, number, id) : null,
+      judged ? errorCell(block, call, id) : null);
     if (number === calling) requestAnimationFrame(() => row.scrollIntoView({ block: "center" }));
     return row;
   });
-  const heads = [["call", "number"], "kernel and arguments", "node", "passes, source", ["bytes", "number"]];
-  return table("calls", plan.seconds ? [...heads, ["time", "number"]] : heads, rows, "calls");
+  const heads = [["call", "number"], "kernel and arguments", "node", "passes, source", ["bytes", "number"], ...measuredHeads(judged, timed)];
+  return table("calls", heads, rows, "calls");
 }
 
 // Ids of calls outside the layers are whole.

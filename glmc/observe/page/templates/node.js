@@ -45,6 +45,7 @@ function aboutNode(id, last) {
       el("a", { href: addressOf({ graph: layerKey(place.layer), step: last.name, node: id }) }, "in the graph"),
       el("a", { href: addressOf({ pass: last.name, layer: layerKey(place.layer), node: id }) }, "before and after"),
       copyLink(id)),
+    measured(id),
     road(id, node, place.layer),
     kernels(id),
     origins(node, place.layer),
@@ -114,7 +115,7 @@ function roadStep(step, now, earlier, layer, id) {
 
 function kernels(id) {
   const rows = plans.map((plan) => {
-    const calls = callsOf(plan, id);
+    const calls = callsOf(plan, wholeNode(id));
     return el("li", {},
       el("div", {}, el("b", {}, plan.phase), calls.length ? "" : el("span", { class: "absent" }, " no call names this id")),
       calls.map(({ call, layer, block }) => el("div", { class: "was call" },

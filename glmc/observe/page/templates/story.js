@@ -45,7 +45,8 @@ function tell(layer) {
 function sentence(tale) {
   const calls = mainFirst().map((plan) => {
     const block = callBlock(plan, tale.layer);
-    return [", ", el("b", {}, plural(block ? block.calls.length : 0, "call")), ` in ${plan.phase}`];
+    const time = block && hasTimes(plan, block, tale.layer) ? sumOf(plan, block.calls.map((call) => callNumber(block, call, tale.layer))) : null;
+    return [", ", el("b", {}, plural(block ? block.calls.length : 0, "call")), ` in ${plan.phase}`, time === null ? null : [" taking ", el("b", {}, timeText(time))]];
   });
   return [
     tale.like.length ? `Like ${layerSpan(tale.like)}: ` : "Like no other layer: ",
@@ -78,6 +79,7 @@ function judgement(tale) {
     : ["open", tale.proved.length ? `${tale.proved.length} of ${plural(tale.provable.length, "pass")} proved. ` : "Not proved. "];
   return el("ul", { class: "verdict", "aria-label": "verdict" },
     el("li", { class: counts[0] }, el("a", { href: "#checks" }, counts[1])),
+    alignedLine(tale.layer),
     el("li", { class: proof[0] }, proof[1], all ? null : ["This proves it: ", el("code", { class: "command" }, DATA.verdict.command.split(" ").map((word, at) => [at ? " " : "", el("span", {}, word)]))]));
 }
 
@@ -109,13 +111,14 @@ function storyCalls(layer, plan) {
     plans.length > 1 ? el("div", { class: "bar" }, segmented("phase", plans.map((each) => [each.phase, each.phase]), plan.phase,
       (phase) => addressOf({ layer: String(layer), kernels: phase }))) : null,
     block ? callSums(plan, block, layer) : el("p", { class: "absent" }, "The plan has no call of this layer."),
-    el("p", { class: "note" }, byteNote(plan), plan.seconds ? "" : " No timeline is at hand: calls have no times."),
+    el("p", { class: "note" }, byteNote(plan), plan.seconds ? null : " No timeline is at hand: calls have no times.",
+      block ? measuredNote(plan, block, layer) : null),
   ];
 }
 
 function callSums(plan, block, layer) {
-  const heads = [["call", "number"], "kernel", "computes", "made by", ["weights", "number"], ["buffers", "number"]];
-  const time = (call) => plan.seconds[callNumber(block, call, layer)];
+  const [judged, timed] = [hasErrors(block, layer), hasTimes(plan, block, layer)];
+  const heads = [["call", "number"], "kernel", "computes", "made by", ["weights", "number"], ["buffers", "number"], ...measuredHeads(judged, timed)];
   const rows = block.calls.map((call) => {
     const number = callNumber(block, call, layer);
     const id = wholeCall(layer, TEXT[call.node]);
@@ -127,11 +130,13 @@ function callSums(plan, block, layer) {
       el("td", {}, last === undefined ? "–" : passLink(TEXT[last], layer)),
       el("td", { class: "number" }, call.weights ? bytes(call.weights) : "–"),
       el("td", { class: "number" }, call.buffers ? bytes(call.buffers) : "–"),
-      plan.seconds ? el("td", { class: "number" }, duration(time(call))) : null);
+      timed ? timeCell(plan, number, id) : null,
+      judged ? errorCell(block, call, id) : null);
   });
   const sum = (read) => block.calls.reduce((total, call) => total + read(call), 0);
   rows.push(el("tr", { class: "sum" }, el("td", {}), el("td", {}, `${plural(block.calls.length, "call")}`), el("td", {}), el("td", {}),
     el("td", { class: "number" }, bytes(sum((call) => call.weights))), el("td", { class: "number" }, bytes(sum((call) => call.buffers))),
-    plan.seconds ? el("td", { class: "number" }, duration(sum(time))) : null));
-  return table("kernel calls of the layer", plan.seconds ? [...heads, ["time", "number"]] : heads, rows, "tale");
+    timed ? el("td", { class: "number" }, duration(sumOf(plan, block.calls.map((call) => callNumber(block, call, layer))))) : null,
+    judged ? el("td", {}) : null));
+  return table("kernel calls of the layer", heads, rows, "tale");
 }

@@ -17,6 +17,7 @@ function topics() {
     topic("passes before after diff", "passes", "before and after each pass", { pass: "" }),
     topic("graph picture boxes", "graph", "a layer as a picture", { graph: "" }),
     ...slowTopics(),
+    ...alignedTopics(),
   ];
 }
 
@@ -38,11 +39,18 @@ function slowTopics() {
   if (!plan) return [];
   const words = `slow slowest time timeline fast latency heavy bytes largest ${plan.phase}`;
   const calls = plan.blocks.flatMap((block) => block.calls.map((call) => ({ block, call, number: callNumber(block, call, block.layer) })));
-  const size = ({ call, number }) => (plan.seconds ? plan.seconds[number] : call.weights + call.buffers);
+  const size = ({ call, number }) => (plan.seconds ? plan.seconds[number] || 0 : call.weights + call.buffers);
   const first = topic(words, "slowest calls", plan.seconds ? "by the timeline" : "no timeline is at hand: these name the most bytes", { kernels: plan.phase });
   return [first, ...calls.sort((a, b) => size(b) - size(a)).slice(0, 5).map((each) => topic(words, TEXT[each.call.function],
-    `${plan.seconds ? duration(size(each)) : bytes(size(each))}, ${layerSpan([each.block.layer, ...each.block.like])}, ${plan.phase}`,
+    `${plan.seconds ? timeText(size(each)) : bytes(size(each))}, ${layerSpan([each.block.layer, ...each.block.like])}, ${plan.phase}`,
     { kernels: plan.phase, layer: layerKey(each.block.layer), call: each.number }))];
+}
+
+// Where an alignment first diverges.
+function alignedTopics() {
+  if (!ALIGNED) return [];
+  return [topic("alignment aligned align divergence diverges error errors accuracy precision heat map wrong", "first divergence",
+    ALIGNED.first ? ALIGNED.first : `none from ${ALIGNED.expected}`, ALIGNED.first ? { node: ALIGNED.first } : { start: "" })];
 }
 
 // The same of one layer.

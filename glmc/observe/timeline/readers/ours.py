@@ -140,6 +140,7 @@ def _work(
         correlation="" if correlation is None else str(correlation),
         launched_us=number(args.get("launched_us")),
         queued_us=event.start_us if host_timed else number(args.get("queued_us")),
+        call=_whole(args.get("call")),
     )
 
 
