@@ -4,46 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from multiprocessing.connection import Connection, Listener
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from bench.processes import Running, start
 
 PLANS, ENGINE = "plans", "engine"
 SIDES = (ENGINE, PLANS)
 _OURS = ("GLMC_ARTIFACT", "GLMC_COMPILER", "GLMC_REQUIRE")
-
-
-@dataclass
-class Running:
-    """A side that is up."""
-
-    name: str
-    process: subprocess.Popen[bytes]
-    connection: Connection
-    start_s: float = 0.0
-
-    def ask(self, order: str, **arguments: Any) -> dict[str, Any]:
-        """Have it do something, and wait for the answer."""
-        self.connection.send((order, arguments))
-        return self._answer()
-
-    def wait(self) -> None:
-        """Until it is up."""
-        self.start_s = self._answer()["start_s"]
-
-    def _answer(self) -> dict[str, Any]:
-        try:
-            answer: dict[str, Any] = self.connection.recv()
-        except EOFError:
-            status = self.process.wait()
-            raise RuntimeError(f"side '{self.name}' ended with {status}: see its log") from None
-        return answer
 
 
 def write_checkpoint(config: Mapping[str, Any], folder: Path) -> Path:
@@ -74,7 +45,7 @@ def running(
             yield made
         finally:
             for side in made:
-                _end(side)
+                side.end()
 
 
 def _started(
@@ -91,23 +62,5 @@ def _started(
         environment.pop(key, None)
     if name == PLANS:
         environment |= {"GLMC_ARTIFACT": str(artifact), "GLMC_REQUIRE": "1", **own}
-    address = str(folder / name)
-    with Listener(address) as listener, open(logs / f"{name}.log", "wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "bench.engines.side", address],
-            env=environment,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-        return Running(name, process, listener.accept())
-
-
-def _end(side: Running) -> None:
-    with suppress(OSError):  # it has ended
-        side.connection.send(None)
-    try:
-        side.process.wait(timeout=20)
-    except subprocess.TimeoutExpired:
-        side.process.kill()
-        side.process.wait()
-    side.connection.close()
+    with open(logs / f"{name}.log", "wb") as log:
+        return start(name, "bench.engines.side", folder, environment, log)
