@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 import glmc_runtime
-from bench.cpu.decode import prompts
+from bench.cpu.work import prompts
 from bench.models import BenchModel, model_of
 from glmc.compiler import compile_model
 from glmc.config import CompileOptions

@@ -28,8 +28,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from bench.cpu.decode import LONGEST, bandwidth, prompts
-from bench.cpu.peers import load_eager
+from bench.cpu.peers.eager import load_eager
+from bench.cpu.work import LONGEST, bandwidth, prompts
 from bench.gpu.gpu_timing import read_bandwidth, wait
 from bench.hugging_face import with_cache
 from bench.models import BenchModel, bench_models

@@ -28,8 +28,8 @@ import torch
 import yaml
 
 import glmc_runtime
-from bench.cpu.decode import prompts
 from bench.cpu.deterministic import Step, steps_of
+from bench.cpu.work import prompts
 from bench.estimate.cpu import UNFITTED, Constants, Measured, described, measured
 from bench.estimate.cpu_fit import DTYPE, constants, sample
 from bench.models import BenchModel, model_of

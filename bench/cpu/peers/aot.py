@@ -8,7 +8,8 @@ weights and prefilled caches are those of our artifact.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
-import glmc_runtime
-from bench.cpu.peers import Step
+from bench.cpu.peers import Source
+from bench.cpu.peers.ours import Ours
 from glmc.compiler import front_end
 from glmc.config import CompileOptions
 from glmc.ir.ops import OPS
@@ -29,7 +30,6 @@ from glmc.ir.program import Program
 from glmc.ir.recipe import Constant
 from glmc.job import read_job
 from glmc_runtime.format.phases import DECODE
-from glmc_runtime.generate.session import Session
 from glmc_runtime.loading.weights import load_weights
 
 
@@ -112,58 +112,93 @@ def _plain(program: Program, tensors: dict[str, Tensor]) -> tuple[GraphModule, l
     return GraphModule(root, graph), inputs
 
 
-def _tensors(
-    program: Program, session: Session, artifact: Path, caches: dict[str, Tensor]
-) -> dict[str, Tensor]:
-    weights = load_weights(session.artifact, torch.device("cpu"))
-    for name, weight in program.weights.items():
-        if isinstance(weight.recipe, Constant):
-            weights[name] = torch.tensor(weight.recipe.values, dtype=weight.dtype)
-    return {**weights, **caches}
+@dataclass
+class Continued:
+    """Sequences of a session that go on in a compiled step, once there is one."""
+
+    prompts: Sequence[list[int]]
+    room: int
+    sequences: Any
+    step: Callable[[list[int]], Tensor] | None = None
 
 
-def stepper(
-    checkpoint: Path, artifact: Path, options: CompileOptions, prompts: list[list[int]]
-) -> Step:
-    """Compile the decode step for this batch size and continue the prompts."""
-    program = front_end(read_job(checkpoint, options)).phases.programs[DECODE.key]
-    session = glmc_runtime.load(artifact, verify_hashes=False)
-    sequences = [session.sequence(prompt) for prompt in prompts]
-    session.prefill(sequences)
-    size, width = options.block_size, -(-session.max_context // options.block_size)
-    caches = {}
-    for node in program.caches():
-        rows = session.cache.tensor(*node.meta["cache"].key).permute(0, 2, 1, 3)
-        own = rows.new_zeros(len(prompts) * width, *rows.shape[1:])
-        for number, sequence in enumerate(sequences):
-            count = len(sequence.blocks)
-            own[number * width : number * width + count] = rows[sequence.blocks]
-        caches[node.meta["input"]] = own
-    module, names = _plain(program, _tensors(program, session, artifact, caches))
-    tables = torch.arange(len(prompts) * width, dtype=torch.int32).view(len(prompts), width)
-    lengths = torch.tensor([len(prompt) for prompt in prompts])
+class Inductor(Ours):
+    """Our session prefills; a decode step is compiled for its batch size when one is asked for."""
 
-    def inputs(tokens: list[int]) -> tuple[Tensor, ...]:
-        values = {
-            "token_ids": torch.tensor(tokens),
-            "positions": lengths.clone(),
-            "slot_mapping": tables[:, 0].long() * size + lengths,
-            "block_tables": tables,
-            "context_lengths": (lengths + 1).int(),
-        }
-        return tuple(values[name] for name in names)
+    prefills = False
 
-    with tempfile.TemporaryDirectory() as folder:
-        exported = torch.export.export(module, inputs([0] * len(prompts)), strict=False)
-        package = torch._inductor.aoti_compile_and_package(
-            exported, package_path=str(Path(folder) / "decode.pt2")
-        )
-        forward = torch._inductor.aoti_load_package(package)
+    def __init__(self, source: Source) -> None:
+        super().__init__(source.made)
+        self._options = CompileOptions(dtype=source.dtype)
+        self._program = front_end(read_job(source.checkpoint, self._options)).phases.programs[
+            DECODE.key
+        ]
 
-    def step(tokens: list[int]) -> list[int]:
-        (logits,) = forward(*inputs(tokens))
-        lengths.add_(1)
-        next_tokens: list[int] = logits.argmax(-1).tolist()
-        return next_tokens
+    def prefill(self, prompts: Sequence[list[int]], room: int) -> tuple[Any, Any]:
+        sequences, logits = super().prefill(prompts, room)
+        return Continued(prompts, room, sequences), logits
 
-    return step
+    @torch.no_grad()
+    def decode(self, sequences: Continued, tokens: list[int]) -> Any:
+        if sequences.step is None:
+            sequences.step = self._compiled(sequences)
+        return sequences.step(tokens)
+
+    def release(self, sequences: Continued) -> None:
+        super().release(sequences.sequences)
+
+    def _tensors(self, caches: dict[str, Tensor]) -> dict[str, Tensor]:
+        weights = load_weights(self.session.artifact, torch.device("cpu"))
+        for name, weight in self._program.weights.items():
+            if isinstance(weight.recipe, Constant):
+                weights[name] = torch.tensor(weight.recipe.values, dtype=weight.dtype)
+        return {**weights, **caches}
+
+    def _caches(self, sequences: Any, width: int) -> dict[str, Tensor]:
+        """Copies of the session's caches, with so many blocks for each of the sequences."""
+        caches = {}
+        for node in self._program.caches():
+            rows = self.session.cache.tensor(*node.meta["cache"].key).permute(0, 2, 1, 3)
+            own = rows.new_zeros(len(sequences) * width, *rows.shape[1:])
+            for number, sequence in enumerate(sequences):
+                count = len(sequence.blocks)
+                own[number * width : number * width + count] = rows[sequence.blocks]
+            caches[node.meta["input"]] = own
+        return caches
+
+    def _compiled(self, continued: Continued) -> Callable[[list[int]], Tensor]:
+        batch, size = len(continued.prompts), self._options.block_size
+        longest = max(len(prompt) for prompt in continued.prompts)
+        width = -(-(longest + continued.room) // size)
+        tensors = self._tensors(self._caches(continued.sequences, width))
+        module, names = _plain(self._program, tensors)
+        tables = torch.arange(batch * width, dtype=torch.int32).view(batch, width)
+        lengths = torch.tensor([len(prompt) for prompt in continued.prompts])
+
+        def inputs(tokens: list[int]) -> tuple[Tensor, ...]:
+            values = {
+                "token_ids": torch.tensor(tokens),
+                "positions": lengths.clone(),
+                "slot_mapping": tables[:, 0].long() * size + lengths,
+                "block_tables": tables,
+                "context_lengths": (lengths + 1).int(),
+            }
+            return tuple(values[name] for name in names)
+
+        with tempfile.TemporaryDirectory() as folder:
+            exported = torch.export.export(module, inputs([0] * batch), strict=False)
+            package = torch._inductor.aoti_compile_and_package(
+                exported, package_path=str(Path(folder) / "decode.pt2")
+            )
+            forward = torch._inductor.aoti_load_package(package)
+
+        def step(tokens: list[int]) -> Tensor:
+            logits: Tensor = forward(*inputs(tokens))[0]
+            lengths.add_(1)
+            return logits
+
+        return step
+
+
+def load(source: Source) -> Inductor:
+    return Inductor(source)
