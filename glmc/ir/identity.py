@@ -17,9 +17,14 @@ from typing import Any
 from torch.fx import Graph, Node
 
 from glmc.ir import match as m
+from glmc.ir.layout import Layout
 from glmc_runtime.format.tensor_key import TensorKey
 
 IDENTITY = "identity"
+SUMMAND = "summand"
+"""How a value is dealt of which each rank has a summand."""
+Share = str | tuple[int, Layout]
+"""How a value is dealt to ranks: ``SUMMAND``, or an axis and how it is cut."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +41,14 @@ class Part:
 class Identity:
     """``captured`` are ids of the captured program, whose values are equal, packed by token;
     ``keys`` the tensors of modules that these are, ``parts`` values that are columns of this.
-    ``results`` are, of a node with several, those that no node reads any more, by index."""
+    ``results`` are, of a node with several, those that no node reads any more, by index. Where the
+    value is ``dealt`` to ranks, all this is of what they have together."""
 
     captured: tuple[str, ...] = ()
     keys: tuple[TensorKey, ...] = ()
     parts: tuple[Part, ...] = ()
     results: tuple[tuple[int, Identity], ...] = ()
+    dealt: Share | None = None
 
     def joined(self, other: Identity) -> Identity:
         """Both, this one first."""
@@ -50,6 +57,7 @@ class Identity:
             _joined(self.keys, other.keys),
             _joined(self.parts, other.parts),
             _joined(self.results, other.results),
+            self.dealt if other.dealt is None else other.dealt,
         )
 
     def result(self, index: int) -> Identity:
@@ -90,6 +98,11 @@ def hand_down(old: Node, new: Node) -> None:
     _add(new, identity_of(old))
 
 
+def deal(node: Node, share: Share) -> None:
+    """What ``node`` is, the ranks have together: each has a share."""
+    _add(node, Identity(dealt=share))
+
+
 def hand_down_columns(old: Node, new: Node, start: int, stop: int) -> None:
     """Columns ``start`` to ``stop`` of ``new`` read as ``old`` did."""
     known = identity_of(old)
@@ -109,7 +122,7 @@ def seen_in_operand(view: Node, identity: Identity) -> Identity | None:
     anything else.
 
     The same numbers of each token in another shape are the same tensors of modules; a slice along
-    the last dimension is columns.
+    the last dimension is columns, but of what ranks have together where it is dealt.
     """
     if identity is _NONE or not view.args or not isinstance(view.args[0], Node):
         return None
@@ -120,7 +133,7 @@ def seen_in_operand(view: Node, identity: Identity) -> Identity | None:
         alike = numbers is not None and numbers == _numbers_of_token(view.args[0])
         return Identity(keys=identity.keys) if alike else None
     columns = _columns(view) if m.is_op(view, "aten.slice") else None
-    if columns is None:
+    if columns is None or identity.dealt is not None:
         return None
     start, stop = columns
     own = Part(start, stop, identity.captured, identity.keys)

@@ -19,8 +19,7 @@ from glmc_runtime.format.step_inputs import step_input
 
 
 class Rebuilder:
-    """A new graph beside an old program. ``values`` maps old nodes to new ones; of those in
-    ``apart`` the new one is another value than the old, such as a rank's part of it."""
+    """A new graph beside an old program. ``values`` maps old nodes to new ones."""
 
     def __init__(self, program: Program, pass_name: str) -> None:
         self.program = program
@@ -29,7 +28,6 @@ class Rebuilder:
         self.symbols = Symbols()
         self.fakes = FakeKernels(self.symbols.fake_mode)
         self.values: dict[Node, Node] = {}
-        self.apart: set[Node] = set()
 
     def input(self, name: str, dims: tuple[Dimension, ...], dtype: torch.dtype) -> Node:
         """A step input; ``dims`` as in :meth:`Symbols.fake`."""
@@ -134,5 +132,4 @@ class Rebuilder:
             if old.op == "call_function" and old not in self.values:
                 hand_up(old)
         for old, new in self.values.items():
-            if old not in self.apart:
-                hand_down(old, new)
+            hand_down(old, new)

@@ -15,12 +15,13 @@ from torch.fx import Node
 
 from glmc.errors import InternalError
 from glmc.ir import match as m
-from glmc.ir.identity import Identity, identity_of, seen_in_operand
+from glmc.ir.identity import SUMMAND, Identity, Share, identity_of, seen_in_operand
 from glmc.ir.program import Program
 from glmc.ir.symbols import BLOCKS, Symbols
 from glmc.lowering.assemble import dtype_name
 from glmc.lowering.liveness import Storage
 from glmc_runtime.format import values
+from glmc_runtime.format.dealt import Dealt
 from glmc_runtime.format.plan import BufferArgument, CacheArgument
 from glmc_runtime.format.tensor_key import OUTPUT, TensorKey
 from glmc_runtime.format.values import PlanValue, ValuePart
@@ -48,7 +49,8 @@ def plan_values(
 ) -> tuple[PlanValue, ...]:
     """The values of a phase's program; ``outputs`` as :class:`~glmc.lowering.lower.Lowered` has
     them, ``unread`` as :class:`~glmc.lowering.apply.RuleApplication`. A key stands once: at the
-    first value that is all of it, else at one that it is a part of."""
+    first value that is all of it, on each rank if there is one, else at one that it is a part of.
+    """
     if program.symbols is None:
         raise InternalError("only a specialised program has values of a plan")
     places = {node: place for place, node in enumerate(program.graph.nodes)}
@@ -149,7 +151,19 @@ def _value(each: _Completed, sizes: _Sizes) -> PlanValue:
         source=meta.get("source") or "",
         passes=tuple(meta.get("passes", ())),
         parts=tuple(parts),
+        dealt=None if identity.dealt is None else _dealt(identity.dealt),
     )
+
+
+def _dealt(share: Share) -> Dealt:
+    if isinstance(share, str):
+        assert share == SUMMAND
+        return Dealt()
+    axis, layout = share
+    runs = (
+        tuple((run.start, run.length) for run in layout.runs(rank)) for rank in range(layout.ranks)
+    )
+    return Dealt(axis, layout.entries, tuple(runs))
 
 
 def _outputs_first(keys: Iterable[TensorKey]) -> tuple[TensorKey, ...]:
@@ -158,7 +172,8 @@ def _outputs_first(keys: Iterable[TensorKey]) -> tuple[TensorKey, ...]:
 
 def _each_key_once(rows: Sequence[PlanValue]) -> Iterator[PlanValue]:
     whole: dict[TensorKey, int] = {}
-    for place, row in enumerate(rows):
+    # What each rank has whole is said by it, not by the shares that it was made of.
+    for place, row in sorted(enumerate(rows), key=lambda each: each[1].dealt is not None):
         for key in row.keys:
             whole.setdefault(key, place)
     seen = set(whole)

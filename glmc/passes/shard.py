@@ -26,6 +26,7 @@ from torch.fx import Node
 
 from glmc.errors import LoweringError
 from glmc.ir import match as m
+from glmc.ir.identity import SUMMAND, deal, hand_down
 from glmc.ir.layout import Layout
 from glmc.ir.ops import OPS, Numerics, semantic_op
 from glmc.ir.ops.collectives import ALL_GATHER, ALL_REDUCE
@@ -47,8 +48,6 @@ from glmc.patterns.sharding import (
 
 NAME = "shard"
 NUMERICS = Numerics.REORDERED
-SUMMAND = "summand"
-"""In ``meta["dealt"]`` of a node: each rank has a summand. Else it is an axis and its layout."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +132,7 @@ def _cut_otherwise(dealing: Dealing, shares: int) -> bool:
 
 
 _COLLECTIVES = tuple(f"glmc.{each.name}" for each in (ALL_REDUCE, ALL_GATHER))
+_COLLECTIVE_CALLS = (ALL_REDUCE.overload, ALL_GATHER.overload)
 
 
 def _head(program: Program) -> Node | None:
@@ -223,8 +223,7 @@ class _Rebuild:
         for node in self.old.graph.nodes:
             if node.op == "call_function":
                 rebuilder.values[node] = self._repeat(node)
-                if "dealt" in rebuilder.values[node].meta and not self._whole(node):
-                    rebuilder.apart.add(node)
+                self._note_share(node, rebuilder.values[node])
         output = next(node for node in reversed(self.old.graph.nodes) if node.op == "output")
         rebuilder.output(rebuilder.new(output.args[0]))
         made = rebuilder.program_of(self.old.phase)
@@ -303,6 +302,15 @@ class _Rebuild:
         name, passes = f"{node.meta['id']}.{ALL_GATHER.name}", call.meta["passes"]
         arguments = (call, axis, layout.entries)
         return self.rebuilder.call(ALL_GATHER.overload, arguments, node, id=name, passes=passes)
+
+    def _note_share(self, node: Node, made: Node) -> None:
+        """What stands for ``node`` may be a share of it, or be made of shares by a collective."""
+        if made.target in _COLLECTIVE_CALLS:
+            (shared,) = made.all_input_nodes
+            hand_down(node, shared)
+            deal(shared, shared.meta["dealt"])
+        elif "dealt" in made.meta and not self._whole(node):
+            deal(made, made.meta["dealt"])
 
     def _whole(self, node: Node) -> bool:
         """Whether the one rank there is has all of a value, and nothing else."""

@@ -13,7 +13,7 @@ import pytest
 from glmc.artifact import inputs, times
 from glmc.artifact.collectives import SWITCHES
 from glmc.artifact.reader import read_artifact
-from glmc_runtime.format import cache, manifest, plan, plan_json, step_inputs, values
+from glmc_runtime.format import cache, dealt, manifest, plan, plan_json, step_inputs, values
 from glmc_runtime.format.collectives import COLLECTIVES, default_table
 from glmc_runtime.format.collectives_json import table_to_text
 from glmc_runtime.format.dtypes import dtype_of
@@ -45,6 +45,7 @@ DOCUMENTED = (
     values.Values,
     values.PlanValue,
     values.ValuePart,
+    dealt.Dealt,
     plan.PhasePlan,
     plan.Head,
     plan.InputSpec,

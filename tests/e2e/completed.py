@@ -31,11 +31,13 @@ from glmc_runtime.format.phases import DECODE, PREFILL, PhaseKey
 from glmc_runtime.format.plan import BufferArgument
 from glmc_runtime.format.values import PlanValue, Values, read_values
 from glmc_runtime.loading.loader import listed_files
+from glmc_runtime.record.shares import whole_of
 from glmc_runtime.replay.step import ScheduledTokens, Step, blocks_for
 
 BLOCK = 16
 Completed = tuple[str, PlanValue, Tensor]
-"""Phase, a row of ``values.json`` and the value that it is about, on one of the ranks."""
+"""Phase, a row of ``values.json`` and the value that it is about: of what ranks have shares what
+they have together, else what one of them has."""
 
 
 def job_of(model: Path, target: str, lengths: tuple[int, ...], **more: object) -> Job:
@@ -88,8 +90,11 @@ def completed(job: Job, sequences: list[list[int]], folder: Path) -> Iterator[Co
                 threads.each(lambda rank, traces=traces: traces[rank].advance())  # type: ignore[misc]
                 for value in values.phases[key.phase]:
                     if value.call == position and value.buffer is not None:
-                        for trace in traces:
-                            yield key.phase, value, trace.value(value)
+                        shares = [trace.value(value) for trace in traces]
+                        if value.dealt is not None:
+                            shares = [whole_of(value, shares).tensor]
+                        for tensor in shares:
+                            yield key.phase, value, tensor
 
 
 @dataclass

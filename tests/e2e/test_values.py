@@ -22,6 +22,7 @@ from glmc_runtime.format.tensor_key import OUTPUT, TensorKey
 from glmc_runtime.record.module_tensors import module_tensors
 from tests.e2e.completed import completed, job_of
 from tests.support.models import MODERN
+from tests.support.thinned import thinned
 
 MODELS = Path(__file__).parents[2] / "models"
 SEQUENCES = [[5, 99, 340, 1201, 7, 61], [14, 15], [800, 3, 77, 12, 1500, 9, 10, 11, 12, 13]]
@@ -35,7 +36,7 @@ FUSED = (
 
 @dataclass(frozen=True)
 class Way:
-    """``inside``: what of the model this way fuses too, or leaves each rank a part of."""
+    """``inside``: what of the model this way fuses too."""
 
     model: str
     target: str
@@ -47,13 +48,15 @@ WAYS = {
     "moe-cpu": Way("tiny-moe", "cpu"),
     "moe-xpu": Way("tiny-moe", "xpu"),
     "moe-cuda": Way("tiny-moe", "cuda", r"(gate|up)_proj|experts\.Glm4MoeExperts"),
-    "moe-two-ranks": Way(
-        "tiny-moe",
-        "cpu",
-        r"[a-z]+_proj|self_attn\.Glm4MoeAttention|mlp\.Glm4Moe(MLP|MoE)|experts\.Glm4MoeExperts",
-        {"tensor_parallel": 2},
+    "moe-two-ranks": Way("tiny-moe", "cpu", options={"tensor_parallel": 2}),
+    "moe-four-ranks": Way(
+        "tiny-moe", "cpu", options={"tensor_parallel": 4, "expert_parallel": True}
     ),
-    "moe-as-eight-ranks": Way("tiny-moe", "cpu", r"[qkv]_proj", {"deterministic": "ranks"}),
+    "moe-as-eight-ranks": Way("tiny-moe", "cpu", options={"deterministic": "ranks"}),
+    "moe-two-ranks-as-eight": Way(
+        "tiny-moe", "cpu", options={"tensor_parallel": 2, "deterministic": "ranks"}
+    ),
+    "dense-two-ranks-xpu": Way("tiny-dense", "xpu", options={"tensor_parallel": 2}),
     "moe-marked": Way("tiny-moe", "cpu", options={"marked": True}),
     "moe-no-merges": Way(
         "tiny-moe", "cpu", options={"passes_off": ("qkv_merge", "gate_up_merge", "add_rms_norm")}
@@ -102,7 +105,7 @@ def require_close(actual: Tensor, expected: Tensor, key: TensorKey) -> None:
     )
 
 
-@pytest.mark.parametrize("name", WAYS)
+@pytest.mark.parametrize("name", thinned(WAYS, long=["moe-four-ranks", "moe-two-ranks-as-eight"]))
 def test_each_tensor_is_that_of_the_stock_model(name: str, tmp_path: Path) -> None:
     way = WAYS[name]
     expected = stock(way.model)

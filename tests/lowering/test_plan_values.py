@@ -16,12 +16,14 @@ from glmc.ir.identity import IDENTITY, Identity, Part, hand_up
 from glmc.ir.ops.norms import ADD_RMS_NORM
 from glmc.lowering.lower import Lowered, lower
 from glmc.lowering.target import Emitter, LoweringOptions, Op, Target
+from glmc.passes.shard import Shard
 from glmc.pipeline import runner
 from glmc_runtime.format.phases import PhaseKey
 from glmc_runtime.format.tensor_key import INPUT, OUTPUT, TensorKey, parse_key
 from glmc_runtime.format.values import PlanValue, Values, values_from_json, values_to_json
 from tests.backends.planned import WIDTH, Built, lowered
 from tests.support.models import captured, tiny_config
+from tests.support.thinned import crossed
 
 aten = torch.ops.aten
 
@@ -128,14 +130,17 @@ def test_a_result_that_no_node_reads_is_there_where_the_model_has_it() -> None:
 FAMILIES = ("glm", "glm4", "glm4_moe")
 
 
-def compiled(family: str, target: str, dtype: torch.dtype) -> tuple[Any, dict[PhaseKey, Lowered]]:
-    program = captured(
-        tiny_config(family, head_dim=32, num_attention_heads=2, num_key_value_heads=1), dtype
-    )
+def compiled(
+    family: str, target: str, dtype: torch.dtype, ranks: int = 1, **overrides: int
+) -> tuple[Any, dict[PhaseKey, Lowered]]:
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, **overrides}
+    program = captured(tiny_config(family, head_dim=32, **heads), dtype)
     before = program.copy()
     chosen = target_by_name(target)
-    phases = runner.run(program, 16).programs
-    options = LoweringOptions(dtype, 96, 16, 8, 32, "P-A" if target == "xpu" else None)
+    dealt = Shard(ranks) if ranks > 1 else None
+    phases = runner.to_paged(program, 16, runner.fuse(program), dealt=dealt).programs
+    profile = "P-A" if target == "xpu" else None
+    options = LoweringOptions(dtype, 96, 16, 8, 32, profile, ranks=ranks)
     made = {
         name: lower(runner.merge(each, chosen.rules)[0], chosen, options)
         for name, each in phases.items()
@@ -174,6 +179,55 @@ def test_what_holds_of_every_table(family: str, target: str, dtype: torch.dtype)
         assert len(layers) == before.model.layers
     values = Values({name.phase: made.values for name, made in phases.items()})
     assert values_from_json(values_to_json(values)) == values
+
+
+@pytest.mark.parametrize(
+    ("family", "ranks", "heads"),
+    crossed(
+        FAMILIES,
+        [2, 4, 3],
+        [(4, 2), (6, 3)],
+        quick=[("glm4_moe", 2, (4, 2)), ("glm4", 4, (4, 2))],
+        long=[("glm4_moe", 4, (6, 3)), ("glm", 3, (6, 3))],
+    ),
+)
+def test_shares_of_ranks_are_told_and_are_together_what_one_rank_has(
+    family: str, ranks: int, heads: tuple[int, int]
+) -> None:
+    sizes = {"num_attention_heads": heads[0], "num_key_value_heads": heads[1]}
+    before, one = compiled(family, "cpu", torch.float32, **sizes)
+    _, several = compiled(family, "cpu", torch.float32, ranks, **sizes)
+    fakes = {node.meta["id"]: node.meta["val"] for node in before.graph.nodes}
+    for phase, made in several.items():
+        widths = {row.node: _widths(row) for row in one[phase].values}
+        found: set[TensorKey] = set()
+        for row in made.values:
+            found |= {*row.keys, *_of_parts(row)}
+            if row.dealt is not None and row.dealt.axis is not None:
+                assert len(row.dealt.runs) == ranks
+            if row.node in widths:
+                assert _widths(row) == widths[row.node], row.node
+            if row.captured is not None:
+                assert prod(_widths(row)) == _width(fakes[row.captured])
+        shared = {row.op: row.dealt for row in made.values if row.dealt is not None}
+        assert {"linear", "qkv_rope_cache", "local_embedding"} <= {*shared}
+        of_modules = {
+            key
+            for row in one[phase].values
+            for key in (*row.keys, *_of_parts(row))
+            if key.class_name[0].isupper()
+        }
+        assert of_modules <= found
+    values = Values({name.phase: made.values for name, made in several.items()})
+    assert values_from_json(values_to_json(values)) == values
+
+
+def _widths(row: PlanValue) -> list[int]:
+    """The dimensions of a token's value, of what ranks have together."""
+    sizes = list(row.shape)
+    if row.dealt is not None and row.dealt.axis is not None:
+        sizes[row.dealt.axis] = str(row.dealt.entries)
+    return [int(size) for size in sizes[1:]]
 
 
 def _of_parts(row: PlanValue) -> list[TensorKey]:

@@ -63,7 +63,10 @@ def in_shape(tensor: Tensor, shape: Shape, lengths: Sequence[int]) -> Tensor | N
 
 
 def with_parts(value: PlanValue, shape: Shape, find: Find) -> Tensor | None:
-    """A value by what it is, or put together of columns that are values of the reference."""
+    """A value by what it is, or put together of columns that are values of the reference, which has
+    no shares of ranks."""
+    if value.dealt is not None:
+        return None
     whole = find(value.captured, value.keys, shape)
     if whole is not None or not value.parts:
         return whole

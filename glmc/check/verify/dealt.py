@@ -23,13 +23,13 @@ from glmc.check.verify.paged import block_size, bound_on_ranks, random_caches
 from glmc.check.verify.verdict import Verdict
 from glmc.check.verify.weights import ModelWeights
 from glmc.ir import match as m
+from glmc.ir.identity import SUMMAND
 from glmc.ir.layout import Layout
 from glmc.ir.ops import OPS, semantic_op
 from glmc.ir.ops.collectives import ALL_REDUCE, REDUCE_SCATTER, is_collective
 from glmc.ir.packed import layouts
 from glmc.ir.program import Program
 from glmc.ir.tolerance import tolerance_of_call
-from glmc.passes.shard import SUMMAND
 from glmc.pipeline.records import PassRecord
 from glmc.weights.evaluate import entries_of
 

@@ -6,6 +6,9 @@ reads as a node of the captured model where ``captured`` names one, packed by to
 of the modules in ``keys``: as what a module returns first, then as what others take. Where only
 some columns of it are a tensor of the model, ``parts`` says which.
 
+Of several ranks a value may be ``dealt``: what is said of it, its dtype and shape aside, is of what
+the ranks have together.
+
 Numbers are those of a token: a tensor of a module may have them in another shape, as the input of
 ``o_proj`` has the heads of attention side by side. Logits are of each sequence's last token only,
 and a router's experts and their weights may come in another order.
@@ -19,6 +22,7 @@ from typing import Any
 
 from glmc_runtime.errors import ArtifactError, PlanError
 from glmc_runtime.format.artifact_files import ArtifactFiles
+from glmc_runtime.format.dealt import Dealt, dealt_from_json, dealt_to_json, impossible_dealt
 from glmc_runtime.format.extent import Extent
 from glmc_runtime.format.json_file import json_of
 from glmc_runtime.format.phases import PHASES
@@ -27,7 +31,7 @@ from glmc_runtime.format.records import misfit
 from glmc_runtime.format.tensor_key import KINDS, TensorKey
 
 VALUES = "values.json"
-FORMAT = 1
+FORMAT = 2
 BLOCKS = "blocks"
 """In the shape of a cache, the number of its blocks."""
 
@@ -49,7 +53,7 @@ class PlanValue:
     and ``layer`` name a tensor of the KV cache. ``dtype`` and ``shape`` are the node's; a size
     that follows the step is the text of its extent, and the number of blocks of a cache
     ``blocks``. ``op`` is the semantic op, ``source`` the line of the model, ``passes`` what made or
-    changed the node."""
+    changed the node. ``dealt`` is None where each rank has the whole."""
 
     call: int
     node: str
@@ -65,6 +69,7 @@ class PlanValue:
     source: str
     passes: tuple[str, ...]
     parts: tuple[ValuePart, ...] = ()
+    dealt: Dealt | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,7 @@ def _to_json(value: PlanValue) -> dict[str, Any]:
     data["shape"], data["passes"] = list(value.shape), list(value.passes)
     data["keys"] = _keys_to_json(value.keys)
     data["parts"] = [{**vars(part), "keys": _keys_to_json(part.keys)} for part in value.parts]
+    data["dealt"] = dealt_to_json(value.dealt)
     return data
 
 
@@ -122,6 +128,7 @@ def _from_json(data: dict[str, Any]) -> PlanValue:
             "passes": tuple(data["passes"]),
             "keys": _keys(data["keys"]),
             "parts": parts,
+            "dealt": dealt_from_json(data["dealt"]),
         }
     )
 
@@ -164,7 +171,8 @@ def _impossible_value(value: PlanValue, last: int, symbols: Sequence[str]) -> st
         return f" has a key of kind {wrong.kind[:60]!r}"
     if not value.keys or any(not 0 <= part.start < part.stop for part in value.parts):
         return " has no key, or a part without columns"
-    return None
+    problem = None if value.dealt is None else impossible_dealt(value.dealt, value.shape)
+    return None if problem is None else f".dealt{problem}"
 
 
 def _not_well_formed(problem: str) -> ArtifactError:
@@ -174,10 +182,12 @@ def _not_well_formed(problem: str) -> ArtifactError:
     )
 
 
-def read_values(files: ArtifactFiles, plans: Iterable[PhasePlan] = ()) -> Values:
+def read_values(
+    files: ArtifactFiles, plans: Iterable[PhasePlan] = (), ranks: int | None = None
+) -> Values:
     """The values of an artifact's calls; its hash is compared, and that the values of ``plans``
-    are where they have calls and buffers. Raises :class:`ArtifactError`, also for an artifact that
-    was written without values."""
+    are where they have calls and buffers, and dealt to so many ``ranks``. Raises
+    :class:`ArtifactError`, also for an artifact that was written without values."""
     if VALUES not in files:
         raise ArtifactError(
             f"the artifact has no {VALUES}",
@@ -188,15 +198,17 @@ def read_values(files: ArtifactFiles, plans: Iterable[PhasePlan] = ()) -> Values
     place = str(files.root / VALUES)
     values = values_from_json(json_of(files.read(VALUES, compare=True), VALUES, place))
     for plan in plans:
-        _require_fitting(values, plan)
+        _require_fitting(values, plan, ranks)
     return values
 
 
-def _require_fitting(values: Values, plan: PhasePlan) -> None:
+def _require_fitting(values: Values, plan: PhasePlan, ranks: int | None) -> None:
     if plan.name not in values.phases:
         raise _not_well_formed(f"it has no values of {plan.name}")
     buffers = {buffer.id for buffer in plan.buffers}
     for number, value in enumerate(values.phases[plan.name]):
         there = value.cache is not None or value.buffer in buffers
-        if value.call >= len(plan.calls) or not there:
+        runs = () if value.dealt is None else value.dealt.runs
+        dealt = not runs or ranks in (None, len(runs))
+        if value.call >= len(plan.calls) or not there or not dealt:
             raise _not_well_formed(f"phases.{plan.name}[{number}] is of another plan")

@@ -13,9 +13,11 @@ import pytest
 
 from glmc_runtime.errors import ArtifactError
 from glmc_runtime.format.artifact_files import ArtifactFiles
+from glmc_runtime.format.dealt import Dealt
 from glmc_runtime.format.manifest import FileEntry
 from glmc_runtime.format.tensor_key import INPUT, OUTPUT, TensorKey
 from glmc_runtime.format.values import (
+    FORMAT,
     VALUES,
     PlanValue,
     ValuePart,
@@ -42,14 +44,17 @@ VALUE = PlanValue(
     source="modeling_glm4.py:1 forward",
     passes=("rms_norm",),
     parts=(ValuePart(0, 64, None, (KEY,)),),
+    dealt=Dealt(1, 224, (((0, 96), (192, 32)), ((96, 96), (None, 32)))),
 )
-CACHED = replace(VALUE, layer=0, buffer=None, cache="key", captured=None, parts=())
-DATA = values_to_json(Values({"prefill": (VALUE, CACHED), "decode": ()}))
+CACHED = replace(VALUE, layer=0, buffer=None, cache="key", captured=None, parts=(), dealt=None)
+SUMMAND = replace(VALUE, dealt=Dealt())
+DATA = values_to_json(Values({"prefill": (VALUE, CACHED), "decode": (SUMMAND,)}))
 
 
 def test_what_is_written_is_read_back() -> None:
     text = json.dumps(DATA)
-    assert values_from_json(json.loads(text)).phases == {"prefill": (VALUE, CACHED), "decode": ()}
+    found = values_from_json(json.loads(text)).phases
+    assert found == {"prefill": (VALUE, CACHED), "decode": (SUMMAND,)}
 
 
 def changed(change: Callable[[dict[str, Any]], object]) -> Any:
@@ -63,11 +68,11 @@ def changed(change: Callable[[dict[str, Any]], object]) -> Any:
     ("data", "said"),
     [
         ([], "another format"),
-        ({"format": 2, "phases": {}}, "another format"),
-        ({"format": 1}, "phases"),
-        ({"format": 1, "phases": []}, "not well formed"),
-        ({"format": 1, "phases": {"prefill": 3}}, "not well formed"),
-        ({"format": 1, "phases": {"prefill": [3]}}, "not well formed"),
+        ({"format": FORMAT - 1, "phases": {}}, "another format"),
+        ({"format": FORMAT}, "phases"),
+        ({"format": FORMAT, "phases": []}, "not well formed"),
+        ({"format": FORMAT, "phases": {"prefill": 3}}, "not well formed"),
+        ({"format": FORMAT, "phases": {"prefill": [3]}}, "not well formed"),
         (changed(lambda row: row.pop("call")), "not well formed"),
         (changed(lambda row: row.update(more=1)), "not well formed"),
         (changed(lambda row: row.update(call="1")), r"\[0\].call is '1'"),
@@ -79,6 +84,19 @@ def changed(change: Callable[[dict[str, Any]], object]) -> Any:
         (changed(lambda row: row.update(shape=["2*"])), "shape has"),
         (changed(lambda row: row.update(keys=[[]])), "not well formed"),
         (changed(lambda row: row.update(keys=[["a", "b", 0, "sideways", "0"]])), "sideways"),
+        (changed(lambda row: row.pop("dealt")), "not well formed"),
+        (changed(lambda row: row["dealt"].pop("runs")), "not well formed"),
+        (changed(lambda row: row["dealt"].update(axis="1")), "dealt.axis is"),
+        (changed(lambda row: row["dealt"].update(axis=None)), "dealt has runs along no axis"),
+        (changed(lambda row: row["dealt"].update(axis=2)), "dealt.axis is 2 of 2 dimensions"),
+        (changed(lambda row: row["dealt"].update(axis=0)), "another length than 'tokens'"),
+        (changed(lambda row: row["dealt"].update(entries=223)), "other entries than there are"),
+        (changed(lambda row: row["dealt"].update(entries=400)), "not all of 400 entries"),
+        (changed(lambda row: row["dealt"]["runs"].pop()), "not all of 224 entries"),
+        (changed(lambda row: row["dealt"]["runs"][0].pop()), "another length than '128'"),
+        (changed(lambda row: row["dealt"]["runs"][0][0].append(3)), "dealt.runs"),
+        (changed(lambda row: row["dealt"]["runs"][0][0].insert(0, -1)), "dealt.runs"),
+        (changed(lambda row: row["dealt"]["runs"][0].append([None, 0])), "other entries than"),
         (changed(lambda row: row.update(cache="key")), "in one of the two"),
         (changed(lambda row: row.update(buffer=None)), "in one of the two"),
         (changed(lambda row: row["parts"][0].update(stop=0)), "without columns"),
@@ -86,7 +104,7 @@ def changed(change: Callable[[dict[str, Any]], object]) -> Any:
         (changed(lambda row: row.update(parts=[7])), "not well formed"),
         (changed(lambda row: row.update(keys=[])), "no key"),
         (changed(lambda row: row.update(buffer=None, cache="key")), "a cache of no layer"),
-        ({"format": 1, "phases": {"elsewhere": []}}, "no phase 'elsewhere'"),
+        ({"format": FORMAT, "phases": {"elsewhere": []}}, "no phase 'elsewhere'"),
     ],
 )
 def test_what_is_no_table_is_an_error_with_a_remedy(data: Any, said: str) -> None:
@@ -106,7 +124,8 @@ def files(folder: Path, content: bytes | None) -> ArtifactFiles:
 
 
 def test_an_artifact_is_read(tmp_path: Path) -> None:
-    assert read_values(files(tmp_path, json.dumps(DATA).encode())).phases["decode"] == ()
+    kept = files(tmp_path, json.dumps(DATA).encode())
+    assert read_values(kept).phases["decode"] == (SUMMAND,)
 
 
 def test_an_artifact_without_values_has_to_be_compiled_again(tmp_path: Path) -> None:
@@ -125,7 +144,8 @@ def test_what_was_changed_is_refused(tmp_path: Path) -> None:
 
 def test_values_are_those_of_the_plans(tmp_path: Path) -> None:
     plan = toy_plan("decode")
-    here = replace(VALUE, call=len(plan.calls) - 1, buffer=plan.buffers[0].id)
+    last = {"call": len(plan.calls) - 1, "buffer": plan.buffers[0].id}
+    here = replace(VALUE, **last, dealt=None)
     strays = (replace(here, call=len(plan.calls)), replace(here, buffer=len(plan.buffers)))
     for row in (here, *strays):
         data = values_to_json(Values({"decode": (row,)}))
@@ -137,3 +157,14 @@ def test_values_are_those_of_the_plans(tmp_path: Path) -> None:
             read_values(kept, [plan])
     with pytest.raises(ArtifactError, match="no values of prefill"):
         read_values(kept, [toy_plan("prefill")])
+
+
+def test_values_are_dealt_to_the_ranks_that_there_are(tmp_path: Path) -> None:
+    plan = toy_plan("decode")
+    rows = [replace(each, call=0, buffer=plan.buffers[0].id) for each in (VALUE, SUMMAND)]
+    data = values_to_json(Values({"decode": tuple(rows)}))
+    kept = files(tmp_path, json.dumps(data).encode())
+    for ranks in (None, 2):
+        assert read_values(kept, [plan], ranks).phases["decode"] == tuple(rows)
+    with pytest.raises(ArtifactError, match=r"decode\[0\] is of another plan"):
+        read_values(kept, [plan], 3)
