@@ -50,7 +50,7 @@ def machine_of(
     """See :func:`glmc_runtime.load` for options and errors."""
     if artifact.manifest.ranks.count == 1:
         return assemble(artifact, options, given_tensors)
-    _require_distributed()
+    require_distributed()
     if process_group is not None:
         group = _group_of(artifact, process_group)
         return assemble(artifact, options, given_tensors, group)
@@ -94,7 +94,8 @@ def loaded_for_engine(
     return load_into_memory(artifact, options, given_tensors, group, handed)
 
 
-def _require_distributed() -> None:
+def require_distributed() -> None:
+    """Raise :class:`GuardError` for a torch that has no groups of ranks."""
     if not torch.distributed.is_available():
         raise GuardError(
             "an artifact of several ranks needs torch.distributed",

@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import socket
+from importlib import import_module
 
 from glmc_runtime.engine.ranks.channel import Channel, ChannelClosedError
 from glmc_runtime.engine.ranks.reporter import Reporter
@@ -31,9 +32,8 @@ def main(numbers: str) -> None:
     status = 0
     try:
         settings = json.loads(channel.receive())
-        from glmc_runtime.engine.ranks.serve import serve
-
-        serve(settings, channel, reporter, shared)
+        module, _, name = settings["task"].partition(":")
+        getattr(import_module(module), name)(settings, channel, reporter, shared)
     except ChannelClosedError:
         status = 1
     except BaseException as error:  # noqa: BLE001 - the controller says it
