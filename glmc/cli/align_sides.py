@@ -128,7 +128,7 @@ class _Sides:
         from glmc_runtime.loading.loader import load_artifact
 
         if text not in self._artifacts:
-            loaded = load_artifact(text, verify_hashes=not self._options.no_verify)
+            loaded = load_artifact(text, verify_hashes=not self._options.no_verify, rank=None)
             self._artifacts[text] = loaded
         return self._artifacts[text]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import compress
 from math import prod
@@ -264,7 +264,13 @@ def _row(pair: Pair, compared: Compared) -> AlignedValue:
         reason=judged.reason,
         statistics=compared.statistics,
         share=judged.share,
+        dealt=_text(facts.get("dealt")),
+        ranks_apart=max(_numbers_of("ranks_apart", expected, actual), default=None),
     )
+
+
+def _numbers_of(name: str, *sides: RecordedTensor) -> Iterator[float]:
+    return (fact for each in sides if isinstance(fact := each.facts.get(name), float))
 
 
 def _text(value: object) -> str:

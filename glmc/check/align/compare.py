@@ -17,6 +17,7 @@ from glmc.check.align.sequences import compared_steps, lengths_of
 from glmc.check.align.thresholds import Rounding, Thresholds
 from glmc_runtime.record.h5_facts import TOOL
 from glmc_runtime.record.tensors import Record, RecordedTensor
+from glmc_runtime.record.unequal_ranks import unequal_ranks
 
 
 def _all(module: str, layer: int | None) -> bool:
@@ -81,6 +82,7 @@ def _remarks(
         if other_tool and dtype is not None and not known_dtype(record.facts.get("dtype")):
             name = str(dtype).removeprefix("torch.")
             yield f"{record.label} does not say what it was computed in: {name}, by its values"
+    yield from (unequal for each in records if (unequal := unequal_ranks(each.facts, each.label)))
     if any(each.rows is not None for some in tensors for each in some):
         yield "some rows of tensors are stored: those that both sides have are compared"
     if any(each.load is None for some in tensors for each in some):

@@ -67,6 +67,8 @@ OURS: dict[str, _Cell] = {
     "Largest Margin": lambda value: (
         max(value.router.margins, default=None) if value.router and value.router.margins else None
     ),
+    "Dealt": lambda value: value.dealt,
+    "Ranks Apart": lambda value: value.ranks_apart,
 }
 """Our columns; ``Emulated`` follows them."""
 

@@ -100,7 +100,9 @@ class AlignedValue:
     ``bound`` is the largest own error that its numerics class allows. ``also``
     are other names of the same tensor, which is compared once. ``statistics`` are those of the two
     sides where nothing else could be compared; ``total`` has counts alone then. ``share`` is the
-    error as a share of what the thresholds allow: beyond 1 is a fail."""
+    error as a share of what the thresholds allow: beyond 1 is a fail. Of an artifact of several
+    ranks ``dealt`` says how the value was made of what they have, and ``ranks_apart`` how far they
+    differ in what they have alike (see :mod:`glmc_runtime.record.shares`)."""
 
     step: int
     order: int
@@ -128,6 +130,8 @@ class AlignedValue:
     also: tuple[str, ...] = ()
     statistics: tuple[Statistics, Statistics] | None = None
     share: float | None = None
+    dealt: str = ""
+    ranks_apart: float | None = None
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from glmc.check.align.readers.open import open_record
 from glmc.check.align.reference import record_checkpoint
-from glmc_runtime.format.values import read_values
 from glmc_runtime.loading.loader import Artifact
 from glmc_runtime.record.artifact import record_values
 from glmc_runtime.record.artifact_run import ArtifactRun
 from glmc_runtime.record.h5_file import H5File
 from glmc_runtime.record.keep import Keep
 from glmc_runtime.record.options import RecordOptions
+from glmc_runtime.record.plan_values import values_of
 from glmc_runtime.record.tensors import Record
 
 
@@ -42,7 +42,6 @@ def side_of_artifact(
     artifact: Artifact, file: Path, wanted: RecordOptions, keep: Keep, run: ArtifactRun
 ) -> Record:
     """Record an artifact into ``file``. Raises as :func:`record_values`."""
-    values = read_values(artifact.files, artifact.plans.values())
     with H5File(file, keep) as sink:
-        record_values(artifact, values, sink, wanted, run)
+        record_values(artifact, values_of(artifact), sink, wanted, run)
     return Named(str(artifact.path), open_record(file))

@@ -128,6 +128,9 @@ def _divergence(alignment: Alignment, value: AlignedValue) -> Iterator[str]:
         yield f"In the model this is {value.source}."
     if value.passes:
         yield f"Passes that made or changed the node: {', '.join(value.passes)}."
+    if value.ranks_apart:
+        apart = number_text(value.ranks_apart)
+        yield f"Ranks differ in what they should have alike of it, by up to {apart}."
     yield _numbers(value)
     if value.verdict is Verdict.OWN and not _WITHIN_NUMBERS.fullmatch(value.reason):
         yield f"{value.reason[:1].upper()}{value.reason[1:]}."

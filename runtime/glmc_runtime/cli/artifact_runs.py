@@ -37,4 +37,4 @@ def artifact_run(options: SimpleNamespace) -> ArtifactRun:
     load = LoadOptions(
         emulate=options.emulate, device=options.device, checkpoint=options.checkpoint
     )
-    return ArtifactRun(not options.calls, memory, load)
+    return ArtifactRun(not options.calls, memory, load, not options.no_verify)

@@ -15,6 +15,7 @@ from glmc_runtime.loading.progress import CHECKING, shown_progress
 from glmc_runtime.printable import printable_lines
 from glmc_runtime.record.flags import output_of, record_options
 from glmc_runtime.record.keep import Keep
+from glmc_runtime.record.unequal_ranks import unequal_ranks
 
 if TYPE_CHECKING:
     from glmc_runtime.loading.loader import Artifact
@@ -31,7 +32,10 @@ def record(options: SimpleNamespace) -> int:
 
         with shown_progress(CHECKING) as progress:
             return load_artifact(
-                options.artifact, verify_hashes=not options.no_verify, progress=progress
+                options.artifact,
+                verify_hashes=not options.no_verify,
+                progress=progress,
+                rank=None,
             )
 
     def encode(text: str) -> list[int]:
@@ -40,9 +44,9 @@ def record(options: SimpleNamespace) -> int:
         return Text(artifact().files.below("tokenizer")).encode(text)
 
     wanted = record_options(options, encode)
-    from glmc_runtime.format.values import read_values
+    from glmc_runtime.record.plan_values import values_of
 
-    values = read_values(artifact().files, artifact().plans.values())
+    values = values_of(artifact())
     with stopped_at_once():
         from glmc_runtime.record.artifact import record_values
         from glmc_runtime.record.h5_file import H5File
@@ -56,6 +60,9 @@ def record(options: SimpleNamespace) -> int:
         )
     if not facts["replays_equal"]:
         aside("the replays of a step gave other logits each: values are not of one computation")
+    unequal = unequal_ranks(facts, str(output))
+    if unequal is not None:
+        aside(unequal)
     how = " (emulated)" if facts["emulated"] else " (interpreted)" if facts["interpreted"] else ""
     steps = counted(wanted.steps + 1, "step")
     print(printable_lines(f"{output}: {counted(sink.count, 'tensor')} of {steps}{how}"))

@@ -10,7 +10,8 @@ from typing import Any
 from glmc_runtime.format.extent import Extent, Shape
 from glmc_runtime.format.plan import PhasePlan
 from glmc_runtime.format.tensor_key import TensorKey
-from glmc_runtime.format.values import PlanValue
+from glmc_runtime.format.values import PlanValue, Values, read_values
+from glmc_runtime.loading.loader import Artifact
 from glmc_runtime.record.layers import layer_of
 from glmc_runtime.record.options import MODULE, RecordOptions
 
@@ -34,11 +35,22 @@ class RecordedValue:
     tensors: tuple[NamedTensor, ...]
 
     @property
+    def name(self) -> str:
+        """What no other value of the phase is called."""
+        return str(self.tensors[0].keys[0])
+
+    @property
     def rows(self) -> Extent:
         """How many rows it has in a step; of a cache those that the step writes."""
         if self.value.cache is not None:
             return Extent.of(tokens=1)
         return self.shape[0] if self.shape else Extent(constant=1)
+
+
+def values_of(artifact: Artifact) -> Values:
+    """What the calls of an artifact complete; raises :class:`ArtifactError`."""
+    ranks = artifact.manifest.ranks.count
+    return read_values(artifact.files, artifact.plans.values(), ranks)
 
 
 def recorded_values(

@@ -13,9 +13,9 @@ from glmc_runtime.errors import PlanError
 from glmc_runtime.format.dependence import Symbols
 from glmc_runtime.format.plan import Call
 from glmc_runtime.record.plan_values import RecordedValue
+from glmc_runtime.record.receiver import Receiver
 from glmc_runtime.record.rows import real_rows, written_rows
 from glmc_runtime.record.taps import TapGroup, TappedBinder, in_arena
-from glmc_runtime.record.values_to_sink import ValuesToSink
 from glmc_runtime.replay.bind import PhaseBinder
 from glmc_runtime.replay.cache import KVCache
 from glmc_runtime.replay.phase import PhaseReplay
@@ -31,14 +31,15 @@ class RecordedPhase:
     def __init__(self, groups: Sequence[TapGroup], cache: KVCache) -> None:
         self.groups = groups
         self.group = 0
-        self.target: ValuesToSink | None = None
+        self.target: Receiver | None = None
         self._cache = cache
 
     def run(self, step: Step) -> Tensor:
         """Logits [real sequences, vocabulary], as :meth:`PhaseReplay.run`."""
         logits = self._run(step)
         if self.target is not None:
-            self.target.replayed(step)
+            ends = sum(1 for chunk in step.chunks if chunk.logits)
+            self.target.replayed(step.real["tokens"], ends)
         return logits
 
     @abstractmethod

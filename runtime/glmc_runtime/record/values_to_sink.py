@@ -1,28 +1,40 @@
-"""The values of one step on their way to a sink: whole, or in parts where it takes several
+"""The values of a run on their way to a sink: whole, or in parts where a step takes several
 replays."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor
 
 from glmc_runtime.record.plan_values import RecordedValue
+from glmc_runtime.record.shares import whole_of
 from glmc_runtime.record.sink import Part, Sink
-from glmc_runtime.replay.step import Step
 
 
 class ValuesToSink:
-    """Takes the values of ``replays`` replays, one after the other, that compute ``lengths`` tokens
-    of the sequences."""
+    """A :class:`~glmc_runtime.record.receiver.Receiver` of the values of one process."""
 
-    def __init__(self, sink: Sink, lengths: Sequence[int], replays: int) -> None:
-        self._sink, self._replays = sink, replays
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self._whole: dict[str, int] = {}
+        self._begin: dict[str, int] = {}
+        self._replays = 1
+
+    def begin(self, step: int, lengths: Sequence[int]) -> None:
         self._whole = {"tokens": sum(lengths), "sequences": len(lengths)}
+        self._sink.begin(step, lengths)
+
+    def run(self, phase: str, replays: int) -> None:
+        self._replays = replays
         self._begin = {"tokens": 0, "sequences": 0}
 
     def take(self, each: RecordedValue, rows: Tensor) -> None:
-        """The real rows of a value in the replay that is under way."""
+        self.put(each, whole_of(each.value, [rows]).tensor, {})
+
+    def put(self, each: RecordedValue, rows: Tensor, facts: Mapping[str, Any]) -> None:
+        """A value as all ranks have it together, with ``facts`` beside its own."""
         part = None
         if self._replays > 1:
             if each.rows.moves:
@@ -32,9 +44,11 @@ class ValuesToSink:
                 return  # it is the same in each replay
         for named in each.tensors:
             columns = slice(None) if named.columns is None else slice(*named.columns)
-            self._sink.write(named.keys, rows[..., columns], named.facts, part)
+            self._sink.write(named.keys, rows[..., columns], {**named.facts, **facts}, part)
 
-    def replayed(self, step: Step) -> None:
-        """The replay of a micro-batch has ended."""
-        self._begin["tokens"] += step.real["tokens"]
-        self._begin["sequences"] += sum(1 for chunk in step.chunks if chunk.logits)
+    def replayed(self, tokens: int, sequences: int) -> None:
+        self._begin["tokens"] += tokens
+        self._begin["sequences"] += sequences
+
+    def describe(self, facts: Mapping[str, Any]) -> None:
+        self._sink.describe(facts)
