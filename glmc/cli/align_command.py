@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from glmc.cli.align_own import OwnErrors, require_test_place
 from glmc.cli.align_sides import OPTIONS, both_sides, require_options
 from glmc.cli.options import OUTPUT_GROUP, Json, complete, models, option
 from glmc.cli.page_file import (
@@ -34,7 +35,8 @@ def align_command(**values: Any) -> int:
     """Compare the tensors of two runs value by value, and say where they first diverge.
 
     Values are paired by node, by name, and by the place of a module in the tree where names
-    differ. A checkpoint and an artifact are recorded on the spot, B with the tokens of A.
+    differ. A checkpoint and an artifact are recorded on the spot, B with the tokens of A. The
+    calls of B, an artifact, also run on what A has: own error beside what is inherited.
     """
     own = {name: values.pop(name) for name in signature(_align).parameters if name in values}
     return _align(**own, recording=SimpleNamespace(**values))
@@ -88,6 +90,14 @@ def _align(
         option("Write maps of layers by ops as an HTML page.", OUTPUT_GROUP, metavar="FILE"),
     ] = None,
     compile_page: CompilePageOption = None,
+    test: Annotated[
+        Path | None,
+        option(
+            "Write a pytest file of the first call that is wrong by itself: B is an artifact.",
+            OUTPUT_GROUP,
+            metavar="FILE",
+        ),
+    ] = None,
     exit_code: Annotated[
         bool, option("Exit with 1 when something is found.", OUTPUT_GROUP, "--exit-code")
     ] = False,
@@ -115,8 +125,11 @@ def _align(
     judge = thresholds_named(thresholds)
     if csv is not None:
         require_csv_place(csv)
+    if test is not None:
+        require_test_place(test, b)
+    own = OwnErrors((a, b), recording, test, as_json=as_json)
     with both_sides((a, b), recording, silent=silent) as sides:
-        alignment = align(*sides, judge, wanted)
+        alignment = own.fill(align(*sides, judge, wanted), sides[0], wanted)
     if linked is not None:
         linked.require_one_of(sides_of(alignment))
     if csv is not None:
@@ -127,6 +140,7 @@ def _align(
         show(alignment, every=every, worst=worst)
     if page is not None:
         write_page(page, alignment_page(alignment, linked.address if linked else None))
+    own.write_test()
     return 1 if exit_code and alignment.first is not None else 0
 
 

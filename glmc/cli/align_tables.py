@@ -11,12 +11,18 @@ from glmc.check.align.result import AlignedValue, Difference, Verdict
 from glmc.check.align.summary import SEVERITY, LayerSummary
 from glmc.check.align.words import error_text, number_text, times_text
 
+_WHOSE = ("own", "own allowed", "inherited")
+
 
 def layers_table(layers: Iterable[LayerSummary], *, emulated: bool) -> Table:
-    """Of each layer its worst value, how much of what is allowed it takes, and all verdicts."""
+    """Of each layer its worst value, whose error that is where it is known, how much of what is
+    allowed it takes, and all verdicts."""
     layers = list(layers)
     table = Table(title=_title("Layers, with the worst value of each", emulated))
-    columns = ["step", "layer", "values", "worst value", "error", "of allowed"]
+    whose = any(layer.worst.own is not None for layer in layers)
+    columns = ["step", "layer", "values", "worst value", "error"]
+    columns += [*_WHOSE] if whose else []
+    columns.append("of allowed")
     routed = any(layer.routed for layer in layers)
     for column in (*columns, *(["same experts"] if routed else []), "verdict"):
         left = column in ("layer", "worst value", "verdict")
@@ -31,6 +37,7 @@ def layers_table(layers: Iterable[LayerSummary], *, emulated: bool) -> Table:
             str(len(layer.values)),
             _within(worst.name, layer.layer),
             error_text(worst),
+            *(_of_whom(worst) if whose else []),
             _share(worst.share),
             *([experts] if routed else []),
             _verdicts(layer),
@@ -44,7 +51,7 @@ def values_table(values: Iterable[AlignedValue], *, emulated: bool) -> Table:
     whose = any(value.own is not None for value in values)
     table = Table(title=_title("Values", emulated))
     columns = ["step", "value", "error", "largest", "cosine", "close"]
-    columns += ["own", "own allowed", "inherited"] if whose else []
+    columns += [*_WHOSE] if whose else []
     for column in (*columns, "of allowed", "verdict"):
         left = column in ("value", "verdict")
         # A name stays whole, for grep; reasons may go on in the next line.
@@ -53,7 +60,6 @@ def values_table(values: Iterable[AlignedValue], *, emulated: bool) -> Table:
         table.add_column(column, justify=justify, no_wrap=whole, overflow="fold")
     for value in values:
         total = value.total
-        own = [_largest(value.own), number_text(value.bound), _largest(value.inherited)]
         table.add_row(
             _step(value),
             _named(value),
@@ -61,11 +67,16 @@ def values_table(values: Iterable[AlignedValue], *, emulated: bool) -> Table:
             number_text(total.largest_absolute),
             "-" if total.cosine != total.cosine else f"{total.cosine:.6f}",
             "-" if total.close != total.close else f"{100 * total.close:.2f}%",
-            *(own if whose else []),
+            *(_of_whom(value) if whose else []),
             _share(value.share),
             _verdict(value),
         )
     return table
+
+
+def _of_whom(value: AlignedValue) -> list[str]:
+    """By ``_WHOSE``: the largest own error, the bound of it, and what is inherited."""
+    return [_largest(value.own), number_text(value.bound), _largest(value.inherited)]
 
 
 def _title(text: str, emulated: bool) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import subprocess
+import sys
 from contextlib import chdir
 from pathlib import Path
 
@@ -36,8 +38,22 @@ def test_every_command_runs_and_says_what_is_shown(
                 subprocess.run([program, *words], check=True)
     (last,) = (output for command, output in said.items() if command.endswith("--exit-code"))
     assert "No divergence: of 165 values 165 are within what is allowed." in last
+    (own,) = (output for command, output in said.items() if "port.html --compile-page" in command)
+    assert "No divergence: of 202 values 202 are within what is allowed." in own
     (first,) = (output for command, output in said.items() if "--csv out/port.csv" in command)
     assert "model.layers.1.mlp.gate#gather[0] (moe_gate)" in " ".join(first.split())
+    (whose,) = (output for command, output in said.items() if "--test out/" in command)
+    words = r"Its own error, on operands as expected, is (\S+), where \S+ is allowed of a reordered"
+    (largest,) = re.findall(words, " ".join(whose.split()))
+    assert re.search(rf"as expected, is\s+>?\s*{largest}, where", PAGE.read_text())
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "out/test_op.py"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 1 and "test_moe_gate" in done.stdout, done.stdout
     assert (tmp_path / "out" / "port.html").stat().st_size > 10_000
     assert (tmp_path / "out" / "timeline.html").stat().st_size > 10_000
     data = embedded((tmp_path / "out" / "compile.html").read_text(encoding="utf-8"))

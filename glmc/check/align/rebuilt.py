@@ -62,7 +62,7 @@ def rebuild(path: Path, model: str | Path) -> Rebuilt:
         raise unknown(
             artifact,
             f"{', '.join(changed)} of {model} is not what it was compiled from",
-            "name the model that it was compiled from, or compile it again",
+            "--checkpoint DIR, with what it was compiled from, or compile it again",
         )
     job = read_job(model, options)
     captured = CapturedProgram()
@@ -73,7 +73,7 @@ def rebuild(path: Path, model: str | Path) -> Rebuilt:
             raise unknown(
                 artifact,
                 f"compiled again from {model}, the plan of {key} is another",
-                "name the model that it was compiled from, or compile it again with this glmc",
+                "--checkpoint DIR, with what it was compiled from, or compile it with this glmc",
             )
     phases = with_all_values(front, compiled)
     return Rebuilt(artifact, compiled, phases, weights_of(job, artifact), captured.program())

@@ -73,7 +73,7 @@ def trouble(text: str) -> str:
     return found
 
 
-@pytest.mark.parametrize("place", ["cpu", "xpu/P-A"])
+@pytest.mark.parametrize("place", [pytest.param("cpu", marks=pytest.mark.long), "xpu/P-A"])
 def test_a_wrong_kernel_fails_its_test_until_it_is_mended(place: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         eps_outside_everywhere(patch)

@@ -91,8 +91,9 @@ def test_the_emulator_is_called_that() -> None:
     assert wrong(alignment) == [] and alignment.emulated
 
 
+@pytest.mark.long
 def test_without_a_reference_the_program_is_one() -> None:
-    alignment = aligner(SHIPPED / "tiny-moe").align("cpu", "bfloat16", reference=no_reference)
+    alignment = aligner(SHIPPED / "tiny-moe").align("cpu", "float32", reference=no_reference)
     assert wrong(alignment) == []
     assert alignment.expected == ItsOwnProgram.label
 

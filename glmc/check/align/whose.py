@@ -1,0 +1,90 @@
+"""Whose error it is, in one alignment: the values of two sides, and what their calls do alone.
+
+Comparing two sides says how far apart values are; running the calls of an artifact (own.py), which
+part of that is the calls' own. Here the first is given what the second knows: own and inherited
+error, the bound and the verdict by it. Values that the reference does not have stand beside those
+that it has, as far off as the program makes of what it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from glmc.check.align.aligned_step import Wanted
+from glmc.check.align.other_experts import AFTER, BEFORE
+from glmc.check.align.result import AlignedValue, Alignment, Verdict
+
+INHERITED = "inherited"
+Own = Mapping[tuple[int, str], AlignedValue]
+"""By step and node."""
+
+
+def with_own_errors(compared: Alignment, own: Alignment, wanted: Wanted) -> Alignment:
+    """``compared`` with what ``own`` has of the same artifact and steps, in the order of its
+    calls."""
+    steps = {value.step for value in compared.values}
+    known = {(value.step, value.node): value for value in own.values if value.step in steps}
+    rows = [_filled(value, known) for value in compared.values]
+    there = {(value.step, value.node) for value in rows}
+    more = [
+        value
+        for place, value in known.items()
+        if place not in there and wanted(value.module, value.layer)
+    ]
+    named = {name for value in more for name in (value.name, *value.also)}
+    left = tuple(name for name in compared.unpaired[1] if name not in named)
+    told = all((value.step, value.node) in known for value in rows)
+    return replace(
+        compared,
+        values=tuple(_in_order(rows, more, known)),
+        facts=(compared.facts[0], {**own.facts[1], **compared.facts[1]}),
+        unpaired=(compared.unpaired[0], left),
+        thresholds=own.thresholds
+        if told
+        else f"{own.thresholds}; where that is not known {compared.thresholds}",
+    )
+
+
+def _filled(value: AlignedValue, known: Own) -> AlignedValue:
+    """Columns of a merged projection have the errors of the whole, which is what calls compute."""
+    own = known.get((value.step, value.node))
+    if own is None:
+        return value
+    beyond = value.verdict is Verdict.FAIL
+    return replace(
+        value,
+        own=own.own,
+        inherited=own.inherited,
+        numerics=own.numerics,
+        bound=own.bound,
+        verdict=own.verdict,
+        reason=own.reason or (INHERITED if beyond else ""),
+        share=own.share,
+    )
+
+
+def _in_order(
+    rows: Sequence[AlignedValue], more: Sequence[AlignedValue], known: Own
+) -> Iterator[AlignedValue]:
+    """By step, layer and call; what no call completes stays behind what it was behind. A call may
+    end a layer and begin the next one."""
+    placed: list[tuple[int, AlignedValue]] = []
+    at = -1
+    for value in rows:
+        own = known.get((value.step, value.node))
+        at = at if own is None else own.order
+        placed.append((at, value))
+    placed += [(value.order, value) for value in more]
+    first: dict[int, int] = {}
+    for at, value in placed:
+        if value.layer is not None:
+            first[value.step] = min(at, first.get(value.step, at))
+
+    def place(each: tuple[int, AlignedValue]) -> tuple[int, int, int]:
+        at, value = each
+        outside = BEFORE if at < first.get(value.step, at) else AFTER
+        return value.step, outside if value.layer is None else value.layer, at
+
+    for order, (_, value) in enumerate(sorted(placed, key=place)):
+        yield replace(value, order=order)
