@@ -37,7 +37,7 @@ from bench.cpu.table import speeds, starts, versions
 from bench.cpu.work import PROMPT, Work, random_tokens
 from bench.models import BenchModel, bench_models
 
-_WIDTH = 150
+_WIDTH = 160
 
 
 def arguments(words: Sequence[str]) -> argparse.Namespace:
@@ -65,7 +65,9 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
         help="an unpacked source package of llama-cpp-python, built in its folder build",
     )
     parser.add_argument("--before", type=Path, metavar="DIR", help="another checkout of glmc")
-    parser.add_argument("--keep", type=Path, metavar="DIR", help="use and leave models there")
+    parser.add_argument(
+        "--keep", type=Path, metavar="DIR", help="use and leave checkpoints and GGUF there"
+    )
     parser.add_argument("--check", action="store_true", help="compare logits in place of times")
     parser.add_argument(
         "--cpu-clock",

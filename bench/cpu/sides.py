@@ -57,7 +57,8 @@ def checkpoint_of(model: BenchModel, folder: Path) -> Path:
 def sources(
     names: list[str], model: BenchModel, folder: Path, setting: Setting
 ) -> dict[str, Source]:
-    """Make what each peer loads; files that an earlier run kept are used again."""
+    """Make what each peer loads. Checkpoints and GGUF files that an earlier run kept are used
+    again; artifacts are compiled anew, since the compiler may have changed."""
     checkpoint = checkpoint_of(model, folder)
     stem = folder / f"{model.key}.{setting.dtype}"
     made: dict[str, Source] = {}
@@ -73,7 +74,7 @@ def sources(
             part = BEFORE if name == BEFORE else OURS
             place = stem.with_suffix(f"{stem.suffix}.{part}")
             options = ["--target", "cpu", "--dtype", setting.dtype, "--output", str(place)]
-            _run(["glmc", "compile", str(checkpoint), *options, "--force", "--if-changed"], tree)
+            _run(["glmc", "compile", str(checkpoint), *options, "--force"], tree)
         made[name] = Source(checkpoint, place, setting.dtype, setting.threads, tree, setting.exact)
         if place != checkpoint:
             print(f"{name}: {place.name} took {time.monotonic() - began:.1f} s", file=sys.stderr)
