@@ -68,8 +68,8 @@ def _align(
     thresholds: Annotated[
         str,
         option(
-            "rounding: what the dtype explains through the depth of the model; xray: torch_xray's "
-            "rule, inferred.",
+            "Where own error is unknown. rounding: what the dtype explains through the depth of "
+            "the model; xray: torch_xray's rule, inferred.",
             _WHICH,
             metavar="NAME",
             names=complete(lambda: _THRESHOLDS),

@@ -39,6 +39,7 @@ from tests.check.align.faults import FAULTS, eps_outside_everywhere
 from tests.sabotage import PLAN_SABOTAGES, sabotaged, with_wrong_constant
 
 pytestmark = pytest.mark.usefixtures("shared_captures")
+LONG = ("xpu/P-A", "bfloat16")
 Edit = Callable[[Compiled], Compiled]
 
 
@@ -114,7 +115,7 @@ def test_the_file_fails_by_itself(tmp_path: Path) -> None:
             place,
             name,
             dtype,
-            marks=pytest.mark.slow if dtype == "float32" else pytest.mark.long,
+            marks=pytest.mark.long if (place, dtype) == LONG else pytest.mark.slow,
         )
         for place in ("cpu", "xpu/P-A")
         for name in PLAN_SABOTAGES[place.partition("/")[0]]

@@ -124,9 +124,14 @@ def test_nothing_is_found_in_a_sound_plan(
     assert wrong(aligner(path).align(place, dtype, reference=reference)) == []
 
 
-@pytest.mark.long
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the interpreter is for machines without")
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        pytest.param("float32", marks=pytest.mark.slow),
+        pytest.param("float16", marks=pytest.mark.long),
+    ],
+)
 def test_nothing_is_found_in_a_sound_plan_of_cuda(dtype: str) -> None:
     """By Triton's interpreter, which cuts bfloat16 off where a GPU rounds."""
     with quick_interpreter():
@@ -136,13 +141,19 @@ def test_nothing_is_found_in_a_sound_plan_of_cuda(dtype: str) -> None:
     assert {each.node[-3:] for each in written} == {"[0]", "[1]", "[2]"}  # the caches as well
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("place", ["cpu", "xpu/P-A"])
-def test_nothing_is_found_in_a_sound_plan_of_two_ranks(place: str) -> None:
+@pytest.mark.parametrize(
+    ("place", "dtype"),
+    [
+        pytest.param("cpu", "float32", marks=pytest.mark.slow),
+        pytest.param("cpu", "bfloat16", marks=pytest.mark.slow),
+        pytest.param("xpu/P-A", "float32", marks=pytest.mark.slow),
+        pytest.param("xpu/P-A", "bfloat16", marks=pytest.mark.long),
+    ],
+)
+def test_nothing_is_found_in_a_sound_plan_of_two_ranks(place: str, dtype: str) -> None:
     options = replace(OPTIONS, tensor_parallel=2)
-    model = aligner(SHIPPED / "tiny-moe")
-    for dtype in ("float32", "bfloat16"):
-        assert wrong(model.align(place, dtype, options=options)) == []
+    alignment = aligner(SHIPPED / "tiny-moe").align(place, dtype, options=options)
+    assert wrong(alignment) == []
 
 
 def recorded(model: str, dtype: str) -> Expectation:
@@ -152,9 +163,14 @@ def recorded(model: str, dtype: str) -> Expectation:
     return RecordedModel(of_checkpoint(SHIPPED / model, options, dtype=dtype))
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("model", ["tiny-moe", "tiny-dense"])
+@pytest.mark.parametrize(
+    "model",
+    [
+        pytest.param("tiny-moe", marks=pytest.mark.long),
+        pytest.param("tiny-dense", marks=pytest.mark.slow),
+    ],
+)
 def test_nothing_is_found_beside_hugging_face(model: str, dtype: str) -> None:
     reference = recorded(model, dtype)
     for place in ("cpu", "xpu/P-A"):
