@@ -14,6 +14,7 @@ from glmc.check.align.csv_file import XRAY_COLUMNS
 from glmc.compiler import compile_model
 from glmc.config import CompileOptions
 from glmc_runtime.kernels.vendor import Vendor
+from tests.check.align.faults import FAULTS
 from tests.support.command import Command, command_of, require_refusal
 
 MODEL = "models/tiny-dense"
@@ -101,6 +102,18 @@ def test_a_sound_artifact_has_no_finding_and_no_test(
     assert data["thresholds"].startswith("own: ")
     assert f"No call differs by itself: {test} is not written." in done.err
     assert not test.exists()
+
+
+@pytest.mark.long
+def test_where_no_test_shows_it_what_was_found_is_said_first(
+    glmc: Command, artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    FAULTS["weight_rows_swapped"].install(monkeypatch)
+    test = tmp_path / "test_op.py"
+    done = glmc("align", MODEL, artifact, *IDS, "--test", test, "-q")
+    assert done.status == 2 and "o_proj.weight' is not the model's" in done.err
+    node = "Node model.layers.1.self_attn.o_proj#linear (linear) computes it"
+    assert node in " ".join(done.out.split()) and not test.exists()
 
 
 def test_why_own_error_is_unknown_is_said_once(
