@@ -1,5 +1,5 @@
-"""Which call multiplies few rows by a large weight fastest: ATen, oneDNN packed, 1x1 convolution,
-or ours in C where the processor has no products of bfloat16.
+"""Which call multiplies few rows by a large weight fastest: ATen, oneDNN over a packed copy of the
+weight, or ours, which reads the weight where it lies.
 
     python -m bench.cpu.cpu_gemv [--threads N] [--cpu-clock] [--rows 1,4,16]
 
@@ -19,8 +19,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from glmc_runtime.kernels.cpu.narrow import narrow_product, prefers_narrow
-from glmc_runtime.kernels.cpu.packed import accumulate, as_image, can_pack, pack
+from glmc_runtime.kernels.cpu.few_rows import few_rows_product, prefers_few_rows
+from glmc_runtime.kernels.cpu.wide_attention import multiplies
 
 SHAPES = ((4096, 4096), (13696, 4096), (4096, 13696))
 DTYPES = (torch.bfloat16, torch.float32, torch.float16)
@@ -51,15 +51,24 @@ def candidates(
         yield "mm, transposed copy", partial(torch.mm, x, transposed, out=out)
     if rows == 1:
         yield "mv", partial(torch.mv, weight, x[0], out=out[0])
-    if can_pack(weight.dtype):
-        linear = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
-        yield (
-            "packed linear (allocates)",
-            partial(torch.ops.mkldnn._linear_pointwise, x, linear, None, "none", [], ""),
-        )
-        yield "packed 1x1 convolution", accumulate(as_image(x), pack(weight), as_image(out))
-    if prefers_narrow(weight):
-        yield "ours in C", narrow_product(x, weight, None, out)
+    if weight.dtype != torch.float16 and multiplies(weight.dtype):
+        yield "packed 1x1 convolution", _convolution(x, weight, out)
+    if prefers_few_rows(1, weight):
+        yield "ours in C", few_rows_product(x, weight, None, out)
+
+
+def _convolution(x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor) -> Callable[[], Any]:
+    """``out += x @ weight.T`` over oneDNN's blocked layout: rows are pixels of an image."""
+    size, depth = weight.shape
+    places: list[list[int]] = [[0, 0], [1, 1], [1, 1]]
+    packed = torch.ops.mkldnn._reorder_convolution_weight(
+        weight.view(size, depth, 1, 1), *places, 1, [1, depth, 4, 1]
+    )
+    image, result = (
+        part.view(1, part.shape[0], 1, part.shape[1]).permute(0, 3, 1, 2) for part in (x, out)
+    )
+    accumulate = torch.ops.mkldnn._convolution_pointwise_.binary
+    return partial(accumulate, result, image, packed, None, *places, 1, "add", 1.0, None, [], None)
 
 
 def main() -> None:

@@ -15,7 +15,8 @@ from glmc.weights.hashed_file import HashedFile, WrittenFile
 from glmc.weights.safetensors_header import encode_header
 from glmc.weights.stream import Piece
 
-SHARD_BYTES = 4 << 30
+SHARD_BYTES = 1 << 30
+"""Of a file of weights: several are hashed at a time, each by one processor."""
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,9 @@ def load(
     is called with the bytes that were read and those of all files. ``kv_blocks`` or
     ``kv_memory_bytes`` set the size of the KV cache (scratch block included); the default holds
     the largest decode bucket at full context, up to 2 GiB on a CPU and half of the free memory on
-    a device. ``emulate`` forces the vendor emulator on (True) or refuses it (False); None takes
+    a device. On a CPU its memory is taken as contexts grow, not at the start.
+
+    ``emulate`` forces the vendor emulator on (True) or refuses it (False); None takes
     the vendor's library where it is installed. ``device`` ("cpu" or "cuda") says where an emulated
     artifact runs, in host memory unless given; all others run on their target's device. ``timing``
     measures each segment. ``guard_steps`` is how many steps of each phase check what vendor calls

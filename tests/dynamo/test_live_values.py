@@ -110,7 +110,15 @@ def test_a_merged_weight_follows_what_it_is_made_of(hold: Any) -> None:
         for change in (*_CHANGES, *views):
             change(model)
             expected = model(x)
-            torch.testing.assert_close(function(x), expected, msg=lambda text: f"{text} {change}")  # noqa: B023
+            # Sums cancel: an entry's error is that of the terms, which are as large as the largest.
+            most = 1e-6 * float(expected.abs().max())
+            torch.testing.assert_close(
+                function(x),
+                expected,
+                rtol=1e-6,
+                atol=most,
+                msg=lambda text: f"{text} {change}",  # noqa: B023
+            )
             assert not torch.allclose(expected, before) or change in (_loaded, _assigned)
             before = expected
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from glmc_runtime.errors import ArtifactError
 from glmc_runtime.format.manifest import FileEntry
+from glmc_runtime.format.side_by_side import side_by_side
 
 MANIFEST = "manifest.json"
 TIMES = "times.json"
@@ -27,6 +28,7 @@ MANIFEST_BYTES = 16 << 20
 _LARGEST = {"plans": 64 << 20, "tokenizer": 256 << 20}
 _LARGEST_OTHER = 128 << 20
 _PIECE = 1 << 22
+_LARGE = 64 << 20  # bytes of a file that is worth a thread
 # A folder in which an artifact grows, or into which a replaced one was moved to be removed.
 _UNFINISHED = re.compile(r"\..*\.(partial|replaced)-")
 _KINDS = (
@@ -131,25 +133,38 @@ class ArtifactFiles:
         ``progress`` is called with the bytes read and those of all files. Raises ArtifactError.
         """
         entries = {name: each for name, each in self._entries.items() if name not in skip}
-        total = sum(entry.size for entry in entries.values())
-        done = 0
-        for name, entry in sorted(entries.items()):
-            digest, pieces = hashlib.sha256(), []
-            keep = kept(name)
-            with plain_file(self.root, name) as (descriptor, found):
-                require_size(name, entry.size, found.st_size)
-                for piece in _pieces(name, descriptor, entry.size):
-                    digest.update(piece)
-                    if keep:
-                        pieces.append(piece)
-                    done += len(piece)
-                    if progress is not None:
-                        progress(done, total)
-            if digest.hexdigest() != entry.sha256:
-                raise changed(name, entry.sha256)
-            self._hashed[name] = FileState.of(found)
-            if keep:
-                self._bytes[name] = b"".join(pieces)
+        total, done = sum(entry.size for entry in entries.values()), 0
+
+        def told(size: int) -> None:
+            nonlocal done
+            done += size
+            if progress is not None:
+                progress(done, total)
+
+        # Small files are read before a thread would have begun.
+        for large in (False, True):
+            names = sorted(name for name in entries if (entries[name].size > _LARGE) is large)
+            side_by_side(
+                names,
+                lambda name, tell: self._hash(name, kept(name), tell),
+                told,
+                None if large else 1,
+            )
+
+    def _hash(self, name: str, keep: bool, read: Callable[[int], object]) -> None:
+        entry, digest, pieces = self._entries[name], hashlib.sha256(), []
+        with plain_file(self.root, name) as (descriptor, found):
+            require_size(name, entry.size, found.st_size)
+            for piece in _pieces(name, descriptor, entry.size):
+                digest.update(piece)
+                if keep:
+                    pieces.append(piece)
+                read(len(piece))
+        if digest.hexdigest() != entry.sha256:
+            raise changed(name, entry.sha256)
+        self._hashed[name] = FileState.of(found)
+        if keep:
+            self._bytes[name] = b"".join(pieces)
 
     def compared_hash(self, name: str) -> str | None:
         """The sha256 that the file was found to have; None where hashes were not compared."""

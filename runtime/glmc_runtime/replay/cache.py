@@ -12,6 +12,7 @@ from glmc_runtime.errors import CapacityError, PlanError
 from glmc_runtime.format.cache import SCRATCH_BLOCK, CacheKey, CacheSpec
 from glmc_runtime.format.dtypes import dtype_of
 from glmc_runtime.format.memory import block_bytes
+from glmc_runtime.replay.untouched import zeros
 
 
 class BlockAllocator:
@@ -178,11 +179,8 @@ def _allocated(
 ) -> dict[CacheKey, torch.Tensor]:
     try:
         # Zeroed: a kernel that masks by multiplying must not meet NaN in an unwritten slot.
-        return {
-            key: torch.zeros(shape, dtype=dtype, device=device)
-            for key, (shape, dtype) in shapes.items()
-        }
-    except RuntimeError as error:
+        return {key: zeros(shape, dtype, device) for key, (shape, dtype) in shapes.items()}
+    except (RuntimeError, OSError) as error:
         raise CapacityError(
             "the KV cache does not fit into memory",
             expected=f"{size} bytes for {blocks} blocks",

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 
 from glmc_runtime.kernels import find_binder
+from glmc_runtime.kernels.cpu import decode_library
+from glmc_runtime.kernels.cpu.decode_library import KINDS
 from tests.runtime.counting import FreshStorage
 
 FLOATS = [torch.float32, torch.bfloat16, torch.float16]
@@ -22,13 +24,28 @@ def nan(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     return torch.full(shape, torch.nan, dtype=dtype)
 
 
-def run(name: str, *, allocates: bool = False, by_torch: bool = True, **arguments: Any) -> None:
+IN_C = frozenset(
+    ("rms_norm", "add_rms_norm", "swiglu", "silu_mul", "qkv_rope_cache", "decode_attention")
+)
+
+
+def by_torch_alone(name: str, dtype: torch.dtype) -> bool:
+    """Whether no kernel in C serves ``cpu.<name>`` here."""
+    return name not in IN_C or dtype not in KINDS or decode_library._library() is None
+
+
+def run(
+    name: str, *, allocates: bool = False, by_torch: bool | None = None, **arguments: Any
+) -> None:
     """Run ``cpu.<name>`` twice; the second time it must not allocate tensor storage, and call torch
-    just where ``by_torch`` says so."""
+    just where ``by_torch`` says so (None: where :func:`by_torch_alone` does)."""
     thunk = find_binder(f"cpu.{name}")(arguments)
     thunk()
     with FreshStorage() as counter:
         thunk()
+    if by_torch is None:
+        computed = next(arguments[key] for key in ("out", "query", "x") if key in arguments)
+        by_torch = by_torch_alone(name, computed.dtype)
     assert (counter.total > 0) is by_torch
     assert bool(counter.fresh) == allocates, counter.fresh
 

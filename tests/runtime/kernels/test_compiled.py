@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from glmc_runtime.kernels.cpu import compiled, kept, narrow
+from glmc_runtime.kernels.cpu import compiled, decode_library, kept
 from glmc_runtime.kernels.cpu.compiled import SOURCES, NoLibraryError, build, library
 
-NAME = "bfloat16_product"
+NAME = "decode"
 SOURCE = SOURCES / f"{NAME}.c"
 
 has_compiler = pytest.mark.skipif(
@@ -33,7 +33,7 @@ def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None
     library.cache_clear()
     yield
     library.cache_clear()
-    narrow._product.cache_clear()
+    decode_library._library.cache_clear()
 
 
 def script(path: Path, text: str) -> Path:
@@ -334,12 +334,12 @@ _PRODUCT = """
 import ctypes, os, sys, threading, torch
 other = ctypes.CDLL(sys.argv[1]) if sys.argv[1:] else None
 from glmc_runtime.kernels.cpu.compiled import _openmp
-from glmc_runtime.kernels.cpu.narrow import narrow_product
+from glmc_runtime.kernels.cpu.few_rows import few_rows_product
 x, weight = torch.ones(1, 512).bfloat16(), torch.ones(4096, 512).bfloat16()
 out = torch.empty(1, 4096).bfloat16()
 tasks = lambda: len(os.listdir("/proc/self/task"))
 torch.set_num_threads(1)
-thunk = narrow_product(x, weight, None, out)
+thunk = few_rows_product(x, weight, None, out)
 more = []
 def work():
     before = tasks()

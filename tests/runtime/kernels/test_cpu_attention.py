@@ -9,12 +9,19 @@ from glmc_runtime.errors import PlanError
 from glmc_runtime.kernels import find_binder
 from glmc_runtime.kernels.cpu.runs import find_runs, shared_runs
 from tests.runtime.counting import FreshStorage
-from tests.runtime.kernels.harness import FLOATS, close, nan, random, run
+from tests.runtime.kernels.harness import FLOATS, by_torch_alone, close, nan, random, run
 from tests.runtime.kernels.test_cpu_dense import rms_norm
 
 BLOCK, HEAD = 4, 16
 CONTIGUOUS = [[1, 2, 3, 4], [5, 6, 7, 8]]
 SCATTERED = [[9, 2, 3, 11], [7, 6, 5, 4]]
+
+
+@pytest.fixture(params=["ours", "torch"])
+def either(request: pytest.FixtureRequest) -> None:
+    """By the kernel in C, and by torch's."""
+    if request.param == "torch":
+        request.getfixturevalue("by_torch")
 
 
 def int32(values: list[int] | list[list[int]]) -> torch.Tensor:
@@ -33,12 +40,13 @@ def rope(x: torch.Tensor, table: torch.Tensor, interleaved: bool) -> torch.Tenso
     return torch.cat((merged, x[..., rotary:]), -1)
 
 
+@pytest.mark.usefixtures("either")
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("interleaved", [False, True])
 @pytest.mark.parametrize("with_norms", [False, True])
 @pytest.mark.parametrize("rotary", [HEAD // 2, HEAD])
 @pytest.mark.parametrize("tokens", [1, 5])
-def test_qkv_rope_cache_is_bitwise(
+def test_qkv_rope_cache_rounds_as_eager_code_does(
     dtype: torch.dtype, interleaved: bool, with_norms: bool, rotary: int, tokens: int
 ) -> None:
     q_heads, kv_heads = 6, 2
@@ -80,9 +88,13 @@ def test_qkv_rope_cache_is_bitwise(
     expected = [torch.zeros_like(cache) for cache in caches]
     expected[0].view(-1, kv_heads, HEAD)[slots] = rope(k, cos_sin[positions], interleaved)
     expected[1].view(-1, kv_heads, HEAD)[slots] = v
-    assert torch.equal(query, rope(q, cos_sin[positions], interleaved))
-    assert torch.equal(caches[0], expected[0])
     assert torch.equal(caches[1], expected[1])
+    rotated = (query, rope(q, cos_sin[positions], interleaved)), (caches[0], expected[0])
+    for found, wanted in rotated:
+        if with_norms and not by_torch_alone("qkv_rope_cache", dtype):
+            close(found, wanted)  # a norm's sum has an order of its own
+        else:
+            assert torch.equal(found, wanted)
 
 
 def context(cache: torch.Tensor, blocks: list[int], length: int) -> torch.Tensor:
@@ -134,6 +146,7 @@ def decode_arguments(
     }
 
 
+@pytest.mark.usefixtures("either")
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("tables", [CONTIGUOUS, SCATTERED])
 @pytest.mark.parametrize("lengths", [[1, 1], [BLOCK, BLOCK + 1], [16, 7], [2, 13]])
@@ -149,6 +162,7 @@ def test_decode_attention(
         close(arguments["out"][row : row + 1], expected)
 
 
+@pytest.mark.usefixtures("by_torch")
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("tables", [CONTIGUOUS, SCATTERED])
 def test_decode_attention_copies_no_context_inside_aten(
@@ -164,6 +178,7 @@ def test_decode_attention_copies_no_context_inside_aten(
     assert not names & {"aten::clone", "aten::contiguous", "aten::empty_like"}
 
 
+@pytest.mark.usefixtures("either")
 def test_decode_attention_follows_lengths_and_tables_between_calls() -> None:
     arguments = decode_arguments(torch.float32, CONTIGUOUS, [16, 16], (4, 2))
     thunk = find_binder("cpu.decode_attention")(arguments)
@@ -191,6 +206,7 @@ def batch_scratch(arguments: dict[str, object], most: int) -> dict[str, torch.Te
     }
 
 
+@pytest.mark.usefixtures("by_torch")
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("tables", [CONTIGUOUS, SCATTERED])
 @pytest.mark.parametrize("lengths", [[1, 1], [BLOCK, BLOCK + 1], [12, 7], [1, 11], [16, 7]])
@@ -209,6 +225,7 @@ def test_short_contexts_are_one_batch(
         close(arguments["out"][row : row + 1], expected)
 
 
+@pytest.mark.usefixtures("by_torch")
 def test_a_batch_follows_lengths_and_tables_without_allocating() -> None:
     arguments = decode_arguments(torch.float32, CONTIGUOUS, [16, 16], (4, 2))
     arguments |= batch_scratch(arguments, 3 * BLOCK)
@@ -232,6 +249,7 @@ def test_a_batch_follows_lengths_and_tables_without_allocating() -> None:
             close(arguments["out"][row : row + 1], expected)
 
 
+@pytest.mark.usefixtures("either")
 @pytest.mark.parametrize("change", ["batch_context", "batch_scores", "batch_floats"])
 def test_batch_scratch_of_the_wrong_size_is_refused(change: str) -> None:
     arguments = decode_arguments(torch.float32, CONTIGUOUS, [1, 1], (4, 2))
@@ -241,6 +259,7 @@ def test_batch_scratch_of_the_wrong_size_is_refused(change: str) -> None:
         find_binder("cpu.decode_attention")(arguments)
 
 
+@pytest.mark.usefixtures("either")
 def test_equal_scores_give_the_mean() -> None:
     arguments = decode_arguments(torch.float32, CONTIGUOUS, [6, 9], (4, 2))
     arguments["query"].zero_()
@@ -249,6 +268,7 @@ def test_equal_scores_give_the_mean() -> None:
     close(arguments["out"][1], mean)
 
 
+@pytest.mark.usefixtures("either")
 def test_huge_scores_do_not_overflow() -> None:
     arguments = decode_arguments(torch.float32, CONTIGUOUS, [16, 16], (4, 2))
     arguments["query"].mul_(1e4)

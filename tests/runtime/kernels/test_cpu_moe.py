@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from glmc_runtime.errors import PlanError
 from glmc_runtime.kernels import find_binder
-from glmc_runtime.kernels.cpu import packed as packing
+from glmc_runtime.kernels.cpu import decode_library
 from glmc_runtime.kernels.cpu.moe_gate import shared_router
 from tests.runtime.kernels.harness import FLOATS, close, nan, random, run
 
@@ -139,16 +139,16 @@ def choices(kind: str, tokens: int) -> torch.Tensor:
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("tokens", [1, 2, 5, 16, 37])
 @pytest.mark.parametrize("kind", ["random", "one expert", "same experts"])
-@pytest.mark.parametrize("packs", [False, True])
+@pytest.mark.parametrize("ours", [False, True])
 def test_experts(
-    dtype: torch.dtype, tokens: int, kind: str, packs: bool, monkeypatch: pytest.MonkeyPatch
+    dtype: torch.dtype, tokens: int, kind: str, ours: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """``packs``: as if the weights were large, but for an odd count of rows."""
-    if packs:
-        monkeypatch.setattr(packing, "PACKED_ELEMENTS", 0)
-        monkeypatch.setattr(packing, "has_fast_product", lambda *shape: shape[0] % 2 == 0)
+    """By ``ours`` in C, or by torch's products of each expert."""
+    if not ours:
+        monkeypatch.setattr(decode_library, "_library", lambda: None)
     arguments = ffn_arguments(tokens, dtype, choices(kind, tokens))
-    run("moe_ffn", **arguments)
+    by_torch = not ours or dtype not in decode_library.KINDS or decode_library._library() is None
+    run("moe_ffn", by_torch=by_torch, **arguments)
     inputs = (arguments[name] for name in ("x", "weights", "ids", "gate_up", "down"))
     close(arguments["out"], experts(*inputs))
 

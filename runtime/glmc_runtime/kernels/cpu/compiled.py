@@ -19,12 +19,14 @@ import hashlib
 import logging
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
 import warnings
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -35,11 +37,16 @@ from glmc_runtime.kernels.cpu import kept
 _LOG = logging.getLogger("glmc_runtime.kernels")
 SOURCES = Path(__file__).parent / "native"
 FLAGS = ("-O3", "-march=native", "-fPIC", "-fopenmp")
-FLAGS_OF = {"ordered": ("-ffp-contract=off", "-fno-math-errno")}
+_AS_WRITTEN = ("-ffp-contract=off", "-fno-math-errno")
+FLAGS_OF = {
+    "decode": ("-O2", *_AS_WRITTEN),  # no slower by bench/cpu/cpu_gemv.py, and compiled sooner
+    "ordered": _AS_WRITTEN,
+}
 """More flags for a source: where it fixes each rounding, the compiler must add none of its own."""
 _LINK = ("-shared", "-Wl,-z,defs")  # a function that nobody has is an error now, not when loaded
 _COMPILERS = ("cc", "gcc", "clang")
 _SECONDS = 60
+_INCLUDED = re.compile(r'^#include "([^"]+)"', re.MULTILINE)
 _PROCESSOR = Path("/proc/cpuinfo")
 
 
@@ -94,7 +101,7 @@ def build(source: Path) -> Path:
         raise NoLibraryError("the kernels are written for little-endian processors")
     openmp, folder = _openmp(), _folder()
     flags = " ".join((*_flags(source), *_LINK))
-    made_for = (source.read_text(), flags, openmp, _processor())
+    made_for = (*_texts(source), flags, openmp, _processor())
     key = hashlib.sha256("\0".join(made_for).encode(errors="replace")).hexdigest()[:24]
     library = folder / f"{source.stem}-{key}.so"
     if library.is_file() and not library.is_symlink():
@@ -111,6 +118,14 @@ def build(source: Path) -> Path:
         except (NoLibraryError, OSError) as reason:
             reasons.append(str(reason))
     raise NoLibraryError("; ".join(reasons))
+
+
+def _texts(source: Path) -> Iterator[str]:
+    """The text of a source and of all that it includes from beside itself."""
+    text = source.read_text()
+    yield text
+    for name in _INCLUDED.findall(text):
+        yield from _texts(source.parent / name)
 
 
 def _compile(compiler: tuple[str, ...], source: Path, openmp: str, target: Path) -> None:

@@ -1,11 +1,11 @@
-"""Attention of one new token per sequence over the paged cache.
+"""Attention of one new token per sequence over the paged cache: ours in C, or ATen's products.
 
-The query heads of one kv head are the columns of one product, so keys and values are read once
-and never repeated. Scores are ``keys @ queries``, that way round, because oneDNN streams its left
-operand as it is stored and would repack the right one. One product per kv head, not one batched
-product: ATen clones batched bfloat16 operands whose heads interleave, which would copy the context.
-The softmax is in float32. Nothing is gathered: each run of slots is read in place, however long the
-context. Contexts that fit into the scratch of ``gathered.py`` go there.
+By ATen the query heads of one kv head are the columns of one product, so keys and values are read
+once and never repeated. Scores are ``keys @ queries``, that way round, because oneDNN streams its
+left operand as it is stored and would repack the right one. One product per kv head, not one
+batched product: ATen clones batched bfloat16 operands whose heads interleave, which would copy the
+context. The softmax is in float32. Nothing is gathered: each run of slots is read in place, however
+long the context. Contexts that fit into the scratch of ``gathered.py`` go there.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from glmc_runtime.errors import PlanError
 from glmc_runtime.kernels import Thunk, register
 from glmc_runtime.kernels.checks import optional, require_caches, require_dtype, require_shape
 from glmc_runtime.kernels.cpu.cache_memory import blocks_follow, rows_of, slots_by_head
+from glmc_runtime.kernels.cpu.decode_library import function
 from glmc_runtime.kernels.cpu.gathered import gathered_attention, shared_index
 from glmc_runtime.kernels.cpu.runs import Run, shared_runs
 from glmc_runtime.kernels.schema import schema, scratch, written
@@ -64,6 +65,55 @@ class _Scratch:
         return cached
 
 
+def _batch_tokens(arguments: dict[str, Any]) -> int | None:
+    """How many tokens of every sequence the scratch of a batch holds; None without scratch. Raises
+    PlanError for scratch that does not fit."""
+    context, query = optional(arguments, "batch_context"), arguments["query"]
+    if context is None:
+        return None
+    sequences, q_heads, head_dim = query.shape
+    of_token: int = sequences * arguments["key_cache"].shape[2] * head_dim
+    most, rest = divmod(context.numel(), of_token)
+    if rest:
+        raise PlanError(
+            "batch_context must hold as many tokens of every sequence",
+            expected=f"a multiple of {of_token} elements",
+            found=str(context.numel()),
+        )
+    require_dtype("batch_context", context, query.dtype)
+    for name, dtype in (("batch_scores", query.dtype), ("batch_floats", torch.float32)):
+        require_dtype(name, arguments[name], dtype)
+        require_shape(name, arguments[name], (sequences * q_heads * most,))
+    return int(most)
+
+
+def _compiled(arguments: dict[str, Any], scale: float) -> Thunk | None:
+    """The whole call by ours in C, or None where torch's kernels serve; operands were checked."""
+    query, out = arguments["query"], arguments["out"]
+    keys, values = arguments["key_cache"], arguments["value_cache"]
+    tables, lengths = arguments["block_tables"], arguments["context_lengths"]
+    run = function("decode_attention", query, keys, values, out)
+    if run is None:
+        return None
+    (sequences, q_heads, head_dim), (blocks, block_size, kv_heads) = query.shape, keys.shape[:3]
+    sizes = (sequences, tables.shape[1], blocks, q_heads, kv_heads, head_dim, block_size)
+
+    def thunk() -> None:
+        run(
+            query.data_ptr(),
+            keys.data_ptr(),
+            values.data_ptr(),
+            out.data_ptr(),
+            tables.data_ptr(),
+            lengths.data_ptr(),
+            *sizes,
+            *keys.stride()[:3],
+            scale,
+        )
+
+    return thunk
+
+
 @register(
     "cpu.decode_attention",
     schema(
@@ -105,6 +155,9 @@ def decode_attention(arguments: dict[str, Any]) -> Thunk:
             "query heads must be a multiple of kv heads", found=f"{q_heads}, {kv_heads}"
         )
     require_dtype("query", query)
+    require_shape("query", query, tuple(query.shape))
+    for name, index in (("block_tables", tables), ("context_lengths", lengths)):
+        require_dtype(name, index, torch.int32)
     require_dtype("key_cache", key_cache, query.dtype)
     require_caches(arguments)
     require_shape("out", out, tuple(query.shape))
@@ -114,6 +167,10 @@ def decode_attention(arguments: dict[str, Any]) -> Thunk:
         require_dtype(name, arguments[name], dtype)
         require_shape(name, arguments[name], (q_heads * tables.shape[1] * block_size,))
 
+    most = _batch_tokens(arguments)
+    compiled = _compiled(arguments, scale)
+    if compiled is not None:
+        return compiled
     group = q_heads // kv_heads
     by_head = (sequences, kv_heads, group, head_dim)
     queries = [heads.unbind(0) for heads in query.view(by_head).transpose(2, 3).unbind(0)]
@@ -159,24 +216,9 @@ def decode_attention(arguments: dict[str, Any]) -> Thunk:
             for head, (weights, part) in enumerate(zip(view.weights, result, strict=True)):
                 weigh(head, runs, weights, part)
 
-    context = optional(arguments, "batch_context")
-    if context is None:
+    if most is None:
         return loop
-    most, rest = divmod(context.numel(), sequences * kv_heads * head_dim)
-    if rest:
-        raise PlanError(
-            "batch_context must hold as many tokens of every sequence",
-            expected=f"a multiple of {sequences * kv_heads * head_dim} elements",
-            found=str(context.numel()),
-        )
-    parts = (context, arguments["batch_scores"], arguments["batch_floats"])
-    require_dtype("batch_context", context, query.dtype)
-    for name, part, dtype in (
-        ("batch_scores", parts[1], query.dtype),
-        ("batch_floats", parts[2], torch.float32),
-    ):
-        require_dtype(name, part, dtype)
-        require_shape(name, part, (sequences * q_heads * most,))
+    parts = tuple(arguments[name] for name in ("batch_context", "batch_scores", "batch_floats"))
     rows = rows_of(key_cache), rows_of(value_cache)
     index = shared_index(tables, lengths, key_cache.shape, rows[0][1:], most)
     batched = gathered_attention(index, query, rows, parts, scale, out)

@@ -1,5 +1,4 @@
-"""The linear layer: packed for few rows, ``mm`` for many, and a kernel of ours where the processor
-has no products of the dtype."""
+"""The linear layer: a kernel of ours for few rows, ``mm`` for many."""
 
 from __future__ import annotations
 
@@ -9,9 +8,8 @@ from typing import Any
 import torch
 
 from glmc_runtime.kernels import Thunk, register
-from glmc_runtime.kernels.checks import flat, in_order, optional, require_dtype, require_shape
-from glmc_runtime.kernels.cpu.narrow import narrow_product, prefers_narrow
-from glmc_runtime.kernels.cpu.packed import accumulate, as_image, pack, prefers_packed
+from glmc_runtime.kernels.checks import flat, optional, require_dtype, require_shape
+from glmc_runtime.kernels.cpu.few_rows import few_rows_product, prefers_few_rows
 from glmc_runtime.kernels.shared_schemas import LINEAR
 
 
@@ -22,7 +20,7 @@ from glmc_runtime.kernels.shared_schemas import LINEAR
 def linear(arguments: dict[str, Any]) -> Thunk:
     """``out = x @ weight.T (+ bias)``: x [..., k], weight [n, k], bias [n] or None, out [..., n].
 
-    Where :func:`prefers_packed` the weight is repacked here, once. All of one dtype.
+    All of one dtype.
     """
     x, weight, out = arguments["x"], arguments["weight"], arguments["out"]
     bias = optional(arguments, "bias")
@@ -32,11 +30,9 @@ def linear(arguments: dict[str, Any]) -> Thunk:
     require_shape("weight", weight, (out.shape[-1], x.shape[-1]))
     require_shape("out", out, (*x.shape[:-1], weight.shape[0]))
     x, out = flat(x), flat(out)
-    if prefers_packed(x.shape[0], weight):
-        start = out.zero_ if bias is None else partial(out.copy_, bias.expand_as(out))
-        return in_order(start, accumulate(as_image(x), pack(weight), as_image(out)))
-    if prefers_narrow(weight):
-        return narrow_product(x, weight, bias, out)
+    plain = x.is_contiguous() and (bias is None or bias.is_contiguous())
+    if plain and prefers_few_rows(x.shape[0], weight):
+        return few_rows_product(x, weight, bias, out)
     if bias is None:
         return partial(torch.mm, x, weight.t(), out=out)
     return partial(torch.addmm, bias, x, weight.t(), out=out)

@@ -11,6 +11,7 @@ import torch
 from glmc_runtime.kernels import Thunk, register
 from glmc_runtime.kernels.checks import in_order, require_dtype, require_shape
 from glmc_runtime.kernels.cpu.activation import gated
+from glmc_runtime.kernels.cpu.few_rows import few_rows_experts, prefers_few_rows_experts
 from glmc_runtime.kernels.cpu.moe_ffn import ExpertLinear, Group, groups_of
 from glmc_runtime.kernels.schema import schema, written
 from glmc_runtime.kernels.shared_schemas import EXPERTS_ROWS, LOCAL_EXPERTS, LOCAL_ORDER
@@ -78,7 +79,7 @@ def check_local_experts(arguments: dict[str, Any]) -> None:
 )
 def local_moe_ffn(arguments: dict[str, Any]) -> Thunk:
     """As ``cpu.moe_ffn``, with the experts from ``first`` (int64 [1]) on alone: ids of others
-    contribute nothing. A token's results are added in the order of its experts, in float32."""
+    contribute nothing. A token's results are added in float32, in an order that its ids decide."""
     check_local_experts(arguments)
     x, out, weights = (arguments[name] for name in ("x", "out", "weights"))
     gathered, results, merged, activated = (
@@ -86,9 +87,11 @@ def local_moe_ffn(arguments: dict[str, Any]) -> Thunk:
     )
     products, scales, total = (arguments[name] for name in ("products", "scales", "total"))
     tokens, width = x.shape[0], arguments["down"].shape[2]
+    if prefers_few_rows_experts(arguments):
+        return few_rows_experts(arguments, arguments["first"])
     pairs = LocalRows(arguments)
-    first = ExpertLinear(x if tokens == 1 else gathered, arguments["gate_up"], merged, tokens)
-    second = ExpertLinear(activated, arguments["down"], results, tokens)
+    first = ExpertLinear(x if tokens == 1 else gathered, arguments["gate_up"], merged)
+    second = ExpertLinear(activated, arguments["down"], results)
     flat_weights = weights.view(-1)
 
     def run() -> None:
@@ -100,11 +103,9 @@ def local_moe_ffn(arguments: dict[str, Any]) -> Thunk:
         weighed, scale = products.narrow(0, 0, count), scales.narrow(0, 0, count)
         if tokens > 1:
             torch.index_select(x, 0, pairs.tokens, out=gathered.narrow(0, 0, count))
-        merged_rows.zero_()
         for group in pairs.groups:
             first.thunk(*group)()
         gated(merged_rows[:, :width], merged_rows[:, width:], activated.narrow(0, 0, count))()
-        found.zero_()
         for group in pairs.groups:
             second.thunk(*group)()
         torch.index_select(flat_weights, 0, pairs.order, out=scale)

@@ -1,4 +1,8 @@
-"""The routed experts: rows grouped by expert, only chosen experts read, weights read in place."""
+"""The routed experts: rows grouped by expert, only chosen experts read, weights read in place.
+
+Few tokens are one call of ours; for many, whose experts get many rows each, the products of each
+expert are torch's.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +15,12 @@ import torch
 from glmc_runtime.kernels import Thunk, register
 from glmc_runtime.kernels.checks import in_order, require_dtype, require_shape
 from glmc_runtime.kernels.cpu.activation import gated
-from glmc_runtime.kernels.cpu.narrow import narrow_product, prefers_narrow
-from glmc_runtime.kernels.cpu.packed import PACKED_ROWS, accumulate, as_image, pack, prefers_packed
+from glmc_runtime.kernels.cpu.few_rows import (
+    few_rows_experts,
+    few_rows_product,
+    prefers_few_rows,
+    prefers_few_rows_experts,
+)
 from glmc_runtime.kernels.schema import schema, written
 from glmc_runtime.kernels.shared_schemas import EXPERTS, EXPERTS_ORDER, EXPERTS_ROWS
 
@@ -23,17 +31,10 @@ Group = tuple[int, int, int]
 
 class ExpertLinear:
     """``out[rows] = x[rows] @ weight[expert].T`` for a range of rows; a thunk is made the first
-    time that an expert meets a range and kept for the next. An expert gets at most ``tokens``."""
+    time that an expert meets a range and kept for the next."""
 
-    def __init__(
-        self, x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor, tokens: int
-    ) -> None:
+    def __init__(self, x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor) -> None:
         self.x, self.out, self.weights = x, out, weight.unbind(0)
-        # Asked for every count now, so that no step has to find out.
-        counts = range(1, min(tokens, PACKED_ROWS) + 1)
-        self.packed_counts = {count for count in counts if prefers_packed(count, weight[0])}
-        self.packed = [pack(part) for part in self.weights] if self.packed_counts else []
-        self.narrow = prefers_narrow(weight[0])
         self._thunks: dict[tuple[int, int, int], Thunk] = {}
 
     def thunk(self, expert: int, start: int, count: int) -> Thunk:
@@ -48,12 +49,10 @@ class ExpertLinear:
     def _make(self, expert: int, start: int, count: int) -> Thunk:
         # A source of one row stands for all rows: the only token of the step.
         x = self.x if self.x.shape[0] == 1 else self.x.narrow(0, start, count)
-        out = self.out.narrow(0, start, count)
-        if count in self.packed_counts:
-            return accumulate(as_image(x), self.packed[expert], as_image(out))
-        if self.narrow:
-            return narrow_product(x, self.weights[expert], None, out)
-        return partial(torch.mm, x, self.weights[expert].t(), out=out)
+        out, weight = self.out.narrow(0, start, count), self.weights[expert]
+        if prefers_few_rows(count, weight):
+            return few_rows_product(x, weight, None, out)
+        return partial(torch.mm, x, weight.t(), out=out)
 
 
 def groups_of(ids: list[int]) -> list[Group]:
@@ -104,9 +103,11 @@ def moe_ffn(arguments: dict[str, Any]) -> Thunk:
     require_shape("merged", merged, (tokens * top_k, 2 * width))
     require_shape("products", products, (tokens, top_k, hidden))
 
+    if prefers_few_rows_experts(arguments):
+        return few_rows_experts(arguments, None)
     alone = tokens == 1
-    first = ExpertLinear(x if alone else gathered, gate_up, merged, tokens)
-    second = ExpertLinear(activated, down, results, tokens)
+    first = ExpertLinear(x if alone else gathered, gate_up, merged)
+    second = ExpertLinear(activated, down, results)
     activate = gated(merged[:, :width], merged[:, width:], activated)
     flat_ids = ids.view(-1)
     flat_products = products.view(-1, hidden)
@@ -129,11 +130,9 @@ def moe_ffn(arguments: dict[str, Any]) -> Thunk:
         else:
             sort()
             groups = groups_of(sorted_ids.tolist())
-        merged.zero_()
         for group in groups:
             first.thunk(*group)()
         activate()
-        results.zero_()
         for group in groups:
             second.thunk(*group)()
         if not alone:

@@ -10,10 +10,18 @@ import torch
 
 from glmc_runtime.kernels import Thunk, register
 from glmc_runtime.kernels.checks import in_order, require_dtype, require_shape
-from glmc_runtime.kernels.cpu.packed import Contents, contents
 from glmc_runtime.kernels.router import choose_experts
 from glmc_runtime.kernels.schema import schema, scratch, written
 from glmc_runtime.kernels.shared_schemas import GATE, GROUPS
+
+Contents = tuple[int, torch.Size, torch.dtype, int]
+
+
+def contents(weight: torch.Tensor) -> Contents:
+    """A key for what is made of a weight while the weight is kept: where it is, as what, and how
+    often that memory was written, which torch does not count in inference mode."""
+    written = 0 if weight.is_inference() else weight._version
+    return weight.data_ptr(), weight.shape, weight.dtype, written
 
 
 class _Router:

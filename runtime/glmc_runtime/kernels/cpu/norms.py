@@ -9,6 +9,7 @@ import torch
 
 from glmc_runtime.kernels import Thunk, register
 from glmc_runtime.kernels.checks import flat, in_order, require_dtype, require_shape
+from glmc_runtime.kernels.cpu.decode_library import function
 from glmc_runtime.kernels.schema import number, schema, tensor, written
 
 NORM = (
@@ -49,6 +50,38 @@ def normalize(
     return in_order(*steps)
 
 
+def rows_norm(
+    x: torch.Tensor,
+    residual: torch.Tensor | None,
+    weight: torch.Tensor,
+    total: torch.Tensor | None,
+    out: torch.Tensor,
+    eps: float,
+) -> Thunk | None:
+    """The same of contiguous rows in one call of ours, of ``total = residual + x`` where there is a
+    residual; None where torch's kernels serve."""
+    tensors = [tensor for tensor in (x, residual, weight, total, out) if tensor is not None]
+    run = function("rows_norm", *tensors)
+    if run is None or not all(tensor.is_contiguous() for tensor in tensors):
+        return None
+    width = x.shape[-1]
+    rows = x.numel() // width
+
+    def thunk() -> None:
+        run(
+            x.data_ptr(),
+            None if residual is None else residual.data_ptr(),
+            weight.data_ptr(),
+            None if total is None else total.data_ptr(),
+            out.data_ptr(),
+            rows,
+            width,
+            eps,
+        )
+
+    return thunk
+
+
 def _scratch(arguments: dict[str, Any], shape: tuple[int, ...]) -> tuple[torch.Tensor, ...]:
     rows = 1
     for size in shape[:-1]:
@@ -71,6 +104,9 @@ def rms_norm(arguments: dict[str, Any]) -> Thunk:
     require_shape("weight", weight, (x.shape[-1],))
     require_shape("out", out, tuple(x.shape))
     hidden, square, variance = _scratch(arguments, tuple(x.shape))
+    compiled = rows_norm(x, None, weight, None, out, float(arguments["eps"]))
+    if compiled is not None:
+        return compiled
     return normalize(flat(x), weight, float(arguments["eps"]), flat(out), hidden, square, variance)
 
 
@@ -90,4 +126,11 @@ def add_rms_norm(arguments: dict[str, Any]) -> Thunk:
     x, residual, total = arguments["x"], arguments["residual"], arguments["total"]
     require_shape("residual", residual, tuple(x.shape))
     require_shape("total", total, tuple(x.shape))
+    _scratch(arguments, tuple(x.shape))
+    weight, out, eps = arguments["weight"], arguments["out"], float(arguments["eps"])
+    require_shape("weight", weight, (x.shape[-1],))
+    require_shape("out", out, tuple(x.shape))
+    compiled = rows_norm(x, residual, weight, total, out, eps)
+    if compiled is not None:
+        return compiled
     return in_order(partial(torch.add, residual, x, out=total), rms_norm({**arguments, "x": total}))

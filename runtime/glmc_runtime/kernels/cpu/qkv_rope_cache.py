@@ -18,6 +18,7 @@ from glmc_runtime.kernels.checks import (
     require_shape,
 )
 from glmc_runtime.kernels.cpu.cache_memory import write_slots
+from glmc_runtime.kernels.cpu.decode_library import function
 from glmc_runtime.kernels.cpu.norms import normalize
 from glmc_runtime.kernels.schema import flag, number, schema, scratch, tensor, written
 from glmc_runtime.kernels.shared_schemas import CACHE
@@ -117,7 +118,43 @@ def qkv_rope_cache(arguments: dict[str, Any]) -> Thunk:
     product [tokens, R, rotary_dim / 2], table [tokens, rotary_dim]; with norms also normed like
     turned, and in float32 hidden and square like turned and variance [tokens, R, 1].
     """
-    return split_and_rotate(arguments, _norms(arguments))
+    by_torch = split_and_rotate(arguments, _norms(arguments))
+    return _compiled(arguments) or by_torch
+
+
+def _compiled(arguments: dict[str, Any]) -> Thunk | None:
+    """The same in one call of ours, or None where torch's kernels serve; operands were checked."""
+    qkv, query, cos_sin = arguments["qkv"], arguments["query"], arguments["cos_sin"]
+    keys, values = arguments["key_cache"], arguments["value_cache"]
+    norms = [optional(arguments, name) for name in ("q_norm", "k_norm")]
+    positions, slots = arguments["positions"], arguments["slot_mapping"]
+    run = function("rows_heads", qkv, query, cos_sin, keys, values, *norms)
+    plain = (qkv, query, cos_sin, positions, slots)
+    if run is None or not all(tensor.is_contiguous() for tensor in plain):
+        return None
+    (tokens, q_heads, head_dim), (blocks, block_size, kv_heads) = query.shape, keys.shape[:3]
+    places, rotary = cos_sin.shape
+    sizes = (tokens, q_heads, kv_heads, head_dim, rotary // 2, places, blocks * block_size)
+    interleaved, eps = int(bool(arguments["interleaved"])), float(arguments["norm_eps"])
+
+    def thunk() -> None:
+        run(
+            qkv.data_ptr(),
+            *(None if norm is None else norm.data_ptr() for norm in norms),
+            cos_sin.data_ptr(),
+            query.data_ptr(),
+            keys.data_ptr(),
+            values.data_ptr(),
+            positions.data_ptr(),
+            slots.data_ptr(),
+            *sizes,
+            block_size,
+            *keys.stride()[:3],
+            interleaved,
+            eps,
+        )
+
+    return thunk
 
 
 def split_and_rotate(arguments: dict[str, Any], norms: Norms) -> Thunk:
@@ -137,6 +174,13 @@ def split_and_rotate(arguments: dict[str, Any], norms: Norms) -> Thunk:
     require_caches(arguments)
     require_shape("turned", turned, (tokens, rotated, head_dim))
     require_shape("product", product, (tokens, rotated, cos_sin.shape[1] // 2))
+    rotary = cos_sin.shape[1]
+    if key_cache.shape[3] != head_dim or rotary % 2 or rotary > head_dim:
+        raise PlanError(
+            "heads, caches and table do not fit together",
+            expected=f"caches of heads of {head_dim}, an even table of at most as much",
+            found=f"heads of {key_cache.shape[3]}, a table of {rotary}",
+        )
     if (optional(arguments, "q_norm") is None) != (optional(arguments, "k_norm") is None):
         raise PlanError("q_norm and k_norm must be given together")
 

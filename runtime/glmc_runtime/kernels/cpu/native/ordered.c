@@ -8,18 +8,16 @@
    ``kind`` is 0 for float32 and 1 for bfloat16. Functions return 0, or 1 where there is no memory. */
 
 #include <math.h>
-#include <stdint.h>
 #include <stdlib.h>
-#include <string.h>
+
+#include "numbers.h"
 
 #if defined(__FMA__) && defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
-#define INLINE static inline __attribute__((always_inline))
 #define LANES 8
 #define MOST_SEGMENTS 8
-#define SMALL 16384 /* multiply-adds that are not worth waking threads for */
 
 typedef float floats __attribute__((vector_size(32), aligned(4), may_alias));
 typedef uint32_t words __attribute__((vector_size(32), aligned(2), may_alias));
@@ -37,61 +35,6 @@ INLINE floats fused(floats a, floats b, floats c) {
 
 INLINE float joined(floats sum) {
     return ((sum[0] + sum[4]) + (sum[1] + sum[5])) + ((sum[2] + sum[6]) + (sum[3] + sum[7]));
-}
-
-INLINE float widen(uint16_t value) {
-    uint32_t bits = (uint32_t)value << 16;
-    float found;
-    memcpy(&found, &bits, 4);
-    return found;
-}
-
-INLINE uint16_t narrowed(float value) {
-    uint32_t bits;
-    memcpy(&bits, &value, 4);
-    if ((bits & 0x7fffffff) > 0x7f800000) return 0x7fc0; /* not a number */
-    return (uint16_t)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16); /* to the nearest, ties to even */
-}
-
-INLINE float load(const void *from, long at, const int kind) {
-    return kind ? widen(((const uint16_t *)from)[at]) : ((const float *)from)[at];
-}
-
-INLINE void store(void *to, long at, float value, const int kind) {
-    if (kind) ((uint16_t *)to)[at] = narrowed(value);
-    else ((float *)to)[at] = value;
-}
-
-INLINE float rounded(float value, const int kind) { return kind ? widen(narrowed(value)) : value; }
-
-INLINE const void *offset(const void *from, long at, const int kind) {
-    return (const char *)from + at * (kind ? 2 : 4);
-}
-
-/* e to the x, within an ulp or two; beyond what float32 holds, the smallest or largest normal. */
-INLINE float exponential(float x) {
-    const float low = -87.33f, high = 88.72f, shift = 12582912.0f; /* 1.5 * 2^23 */
-    x = x < low ? low : x;
-    x = x > high ? high : x;
-    const float moved = __builtin_fmaf(x, 1.44269504088896341f, shift);
-    const float whole = moved - shift;
-    float rest = __builtin_fmaf(whole, -0.693145751953125f, x);
-    rest = __builtin_fmaf(whole, -1.428606765330187e-6f, rest);
-    float sum = 1.9875691500e-4f;
-    sum = __builtin_fmaf(sum, rest, 1.3981999507e-3f);
-    sum = __builtin_fmaf(sum, rest, 8.3334519073e-3f);
-    sum = __builtin_fmaf(sum, rest, 4.1665795894e-2f);
-    sum = __builtin_fmaf(sum, rest, 1.6666665459e-1f);
-    sum = __builtin_fmaf(sum, rest, 5.0000001201e-1f);
-    sum = __builtin_fmaf(sum, rest * rest, rest) + 1.0f;
-    int32_t bits, exponent;
-    memcpy(&exponent, &moved, 4);
-    exponent = (exponent - 0x4b400000) << 23;
-    memcpy(&bits, &sum, 4);
-    bits += exponent;
-    float found;
-    memcpy(&found, &bits, 4);
-    return x != x ? x : found;
 }
 
 /* ---- products ------------------------------------------------------------------------------- */
@@ -297,7 +240,7 @@ int ordered_norm(const void *x, const void *weight, void *out, long rows, long i
     for (long row = 0; row < rows; row++) {
         const long outer = row / inner, rest = row % inner * width;
         const void *from = offset(x, outer * x_stride + rest, kind);
-        void *to = (void *)offset(out, outer * out_stride + rest, kind);
+        void *to = offset(out, outer * out_stride + rest, kind);
         if (kind) norm_of(from, weight, to, width, eps, 1);
         else norm_of(from, weight, to, width, eps, 0);
     }
@@ -318,7 +261,7 @@ int ordered_gated(const void *gate, const void *up, void *out, long rows, long w
 #pragma omp parallel for schedule(static) num_threads(threads) if (rows * width > SMALL)
     for (long row = 0; row < rows; row++) {
         const void *left = offset(gate, row * stride, kind), *right = offset(up, row * stride, kind);
-        void *to = (void *)offset(out, row * width, kind);
+        void *to = offset(out, row * width, kind);
         if (kind) gated_row(left, right, to, width, 1);
         else gated_row(left, right, to, width, 0);
     }

@@ -1,9 +1,10 @@
-"""Our product of bfloat16, on whatever processor: sums, rounding, and who takes it."""
+"""Our products of few rows, with every instruction set of this processor: sums, rounding, and who
+takes them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,27 +13,26 @@ from torch import Tensor
 
 from glmc_runtime.errors import PlanError
 from glmc_runtime.kernels import find_binder
-from glmc_runtime.kernels.cpu import moe_ffn, narrow
-from tests.runtime.kernels import test_cpu_moe
-from tests.runtime.kernels.harness import close, nan, random
+from glmc_runtime.kernels.cpu import decode_library, few_rows
+from glmc_runtime.kernels.cpu.few_rows import FEW_ROWS, few_rows_product, prefers_few_rows
+from tests.runtime.kernels.harness import nan, random
+from tests.runtime.kernels.instruction_sets import each_instruction_set as each_instruction_set
 
 BFLOAT16 = torch.bfloat16
-HALF_ULP = 2.0**-8  # of bfloat16, at most, relative to the number
+DTYPES = (BFLOAT16, torch.float32)
+HALF_ULP = {BFLOAT16: 2.0**-8, torch.float32: 2.0**-24}  # at most, relative to the number
 
 
-@pytest.fixture(autouse=True)
-def _compiled() -> None:
-    if narrow._product() is None:
-        pytest.skip("nothing can be compiled here")
+pytestmark = pytest.mark.usefixtures("each_instruction_set")
 
 
-def narrowed(*shape: int, seed: int) -> Tensor:
-    return random(*shape, dtype=BFLOAT16, seed=seed)
+def narrowed(*shape: int, seed: int, dtype: torch.dtype = BFLOAT16) -> Tensor:
+    return random(*shape, dtype=dtype, seed=seed)
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    out = nan(x.shape[0], weight.shape[0], dtype=BFLOAT16)
-    narrow.narrow_product(x, weight, bias, out)()
+    out = nan(x.shape[0], weight.shape[0], dtype=x.dtype)
+    few_rows_product(x, weight, bias, out)()
     return out
 
 
@@ -42,25 +42,29 @@ def require_right(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -
     scale = x.double().abs() @ weight.double().abs().t()
     if bias is not None:
         exact, scale = exact + bias.double(), scale + bias.double().abs()
-    most = HALF_ULP * exact.abs() + 2.0**-22 * math.sqrt(x.shape[1]) * scale
+    most = HALF_ULP[x.dtype] * exact.abs() + 2.0**-22 * math.sqrt(x.shape[1]) * scale
     assert bool(((out.double() - exact).abs() <= most).all())
 
 
-@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 7, 8, 64, 65, 131])
-@pytest.mark.parametrize(("size", "depth"), [(1, 16), (7, 48), (16, 32), (37, 2048), (100, 176)])
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("biased", [False, True])
-def test_sums(rows: int, size: int, depth: int, biased: bool) -> None:
-    x, weight = narrowed(rows, depth, seed=1), narrowed(size, depth, seed=2)
-    bias = narrowed(size, seed=3) if biased else None
-    require_right(product(x, weight, bias), x, weight, bias)
+def test_sums(dtype: torch.dtype, biased: bool) -> None:
+    """Every remainder of rows, of rows of the weight and of k."""
+    for rows in (1, 2, 3, 4, 5, 7, 8, 13, 64, 65, 131):
+        for size, depth in ((1, 16), (7, 48), (16, 32), (37, 2048), (100, 176), (13, 1), (12, 77)):
+            x = narrowed(rows, depth, seed=1, dtype=dtype)
+            weight = narrowed(size, depth, seed=2, dtype=dtype)
+            bias = narrowed(size, seed=3, dtype=dtype) if biased else None
+            require_right(product(x, weight, bias), x, weight, bias)
 
 
 def test_no_rows() -> None:
     assert product(narrowed(0, 32, seed=1), narrowed(5, 32, seed=2)).shape == (0, 5)
 
 
-def test_a_row_has_the_same_bits_beside_any_other() -> None:
-    x, weight = narrowed(71, 512, seed=1), narrowed(45, 512, seed=2)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_row_has_the_same_bits_beside_any_other(dtype: torch.dtype) -> None:
+    x, weight = narrowed(71, 500, seed=1, dtype=dtype), narrowed(45, 500, seed=2, dtype=dtype)
     alone = torch.cat([product(row[None], weight) for row in x])
     for rows in (2, 3, 4, 6, 71):
         assert torch.equal(product(x[:rows], weight), alone[:rows])
@@ -109,9 +113,9 @@ def test_every_entry_has_a_place_of_its_own() -> None:
 
 REFUSED: dict[str, dict[str, Any]] = {
     "another dtype": {"x": torch.zeros(2, 32)},
-    "k is no multiple": {
-        "x": torch.zeros(2, 24, dtype=BFLOAT16),
-        "weight": torch.zeros(3, 24, dtype=BFLOAT16),
+    "no dtype of ours": {
+        name: torch.zeros(shape, dtype=torch.float16)
+        for name, shape in (("x", (2, 32)), ("weight", (3, 32)), ("out", (2, 3)))
     },
     "non-contiguous": {"x": torch.zeros(2, 64, dtype=BFLOAT16)[:, ::2]},
     "another k": {"weight": torch.zeros(3, 16, dtype=BFLOAT16)},
@@ -128,14 +132,14 @@ def test_what_does_not_fit_is_refused(change: dict[str, Any]) -> None:
         "bias": None,
         "out": torch.zeros(2, 3, dtype=BFLOAT16),
     }
-    with pytest.raises(PlanError, match="narrow products"):
-        narrow.narrow_product(**{**given, **change})
+    with pytest.raises(PlanError, match="few rows"):
+        few_rows_product(**{**given, **change})
 
 
 def test_memory_that_a_storage_is_given_later_is_read() -> None:
     x, weight, out = torch.ones(1, 16), torch.ones(2, 16), nan(1, 2, dtype=BFLOAT16)
     x, weight = x.to(BFLOAT16), weight.to(BFLOAT16)
-    thunk = narrow.narrow_product(x, weight, None, out)
+    thunk = few_rows_product(x, weight, None, out)
     thunk()
     weight.share_memory_()
     weight.fill_(2.0)
@@ -145,41 +149,18 @@ def test_memory_that_a_storage_is_given_later_is_read() -> None:
 
 def test_who_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
     weight = torch.zeros(4, 32, dtype=BFLOAT16)
-    monkeypatch.setattr(narrow, "multiplies", lambda dtype: True)
-    assert not narrow.prefers_narrow(weight), "oneDNN has products of its own"
-    monkeypatch.setattr(narrow, "multiplies", lambda dtype: False)
-    assert narrow.prefers_narrow(weight)
-    assert not narrow.prefers_narrow(weight.half())
-    assert not narrow.prefers_narrow(weight[:, :24])
-    monkeypatch.setattr(narrow, "_product", lambda: None)
-    assert not narrow.prefers_narrow(weight), "nothing was compiled"
-
-
-@pytest.mark.parametrize("tokens", [1, 5])
-def test_the_experts_take_it(tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(narrow, "multiplies", lambda dtype: False)
-    monkeypatch.setattr(test_cpu_moe, "HIDDEN", 32)
-    monkeypatch.setattr(test_cpu_moe, "WIDTH", 16)
-    taken: list[int] = []
-
-    def counted(
-        x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor
-    ) -> Callable[[], object]:
-        taken.append(out.shape[0])
-        return narrow.narrow_product(x, weight, bias, out)
-
-    monkeypatch.setattr(moe_ffn, "narrow_product", counted)
-    ids = test_cpu_moe.choices("random", tokens)
-    arguments = test_cpu_moe.ffn_arguments(tokens, BFLOAT16, ids)
-    find_binder("cpu.moe_ffn")(arguments)()
-    inputs = (arguments[name] for name in ("x", "weights", "ids", "gate_up", "down"))
-    close(arguments["out"], test_cpu_moe.experts(*inputs))
-    assert sum(taken) == 2 * ids.numel()
+    monkeypatch.setattr(few_rows, "multiplies", lambda dtype: True)
+    assert prefers_few_rows(FEW_ROWS, weight) and prefers_few_rows(FEW_ROWS, weight.float())
+    assert not prefers_few_rows(FEW_ROWS + 1, weight), "oneDNN has products of its own"
+    monkeypatch.setattr(few_rows, "multiplies", lambda dtype: False)
+    assert prefers_few_rows(FEW_ROWS + 1, weight)
+    assert not prefers_few_rows(1, weight.half())
+    monkeypatch.setattr(decode_library, "_library", lambda: None)
+    assert not prefers_few_rows(1, weight), "nothing was compiled"
 
 
 @pytest.mark.parametrize("rows", [1, 5])
-def test_the_linear_layer_takes_it(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(narrow, "multiplies", lambda dtype: False)
+def test_the_linear_layer_takes_it(rows: int) -> None:
     x, weight, bias = narrowed(1, rows, 64, seed=1), narrowed(9, 64, seed=2), narrowed(9, seed=3)
     for added in (None, bias):
         out = nan(1, rows, 9, dtype=BFLOAT16)

@@ -1,0 +1,120 @@
+"""Products of few rows with weights that are read where they lie, once: ours in C.
+
+ATen hands oneDNN (bfloat16) or MKL (float32) the plain row-major weight, which for few rows is
+repacked or badly streamed on every call. ``bench/cpu/cpu_gemv.py`` measures both: with AVX-512 and
+its products of bfloat16, torch's read the weight at half the memory's speed, for one row and for
+four, and these at nearly all of it; at 24 rows both are level.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from glmc_runtime.errors import PlanError
+from glmc_runtime.kernels import Thunk
+from glmc_runtime.kernels.cpu.decode_library import function
+from glmc_runtime.kernels.cpu.wide_attention import multiplies
+
+FEW_ROWS = 24
+"""Beyond it a product is bound by arithmetic, and torch's is the faster one where the processor has
+products of the dtype."""
+
+
+def prefers_few_rows(rows: int, weight: torch.Tensor) -> bool:
+    """Whether products of ``rows`` rows with ``weight`` [n, k] are for :func:`few_rows_product`."""
+    few = rows <= FEW_ROWS or not multiplies(weight.dtype)
+    return few and function("few_rows_product", weight) is not None
+
+
+def few_rows_product(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor
+) -> Thunk:
+    """``out = x @ weight.T (+ bias)``: x [rows, k], weight [n, k], bias [n], out [rows, n], all
+    contiguous and of one dtype. Sums are float32 and rounded once, bias included; a row has the
+    same bits beside any number of others and with any number of threads. Raises PlanError."""
+    (rows, depth), size = x.shape, weight.shape[0]
+    tensors = [tensor for tensor in (x, weight, out, bias) if tensor is not None]
+    product = function("few_rows_product", *tensors)
+    fits = weight.shape == (size, depth) and out.shape == (rows, size)
+    if bias is not None:
+        fits = fits and bias.shape == (size,)
+    if product is None or not fits or not all(tensor.is_contiguous() for tensor in tensors):
+        raise PlanError(
+            "the kernel for few rows does not take these operands",
+            expected="contiguous float32 or bfloat16 on a CPU, and a compiled kernel",
+            found=", ".join(f"{str(tensor.dtype)[6:]} {list(tensor.shape)}" for tensor in tensors),
+        )
+
+    def run() -> None:
+        product(
+            x.data_ptr(),  # asked for each time: a storage may be given other memory
+            weight.data_ptr(),
+            None if bias is None else bias.data_ptr(),
+            out.data_ptr(),
+            rows,
+            size,
+            depth,
+        )
+
+    return run
+
+
+FEW_TOKENS = 64
+"""Of a step whose experts are one call. Its work space is made in the step and grows with the
+tokens; longer steps take the plan's."""
+
+
+def prefers_few_rows_experts(arguments: dict[str, Any]) -> bool:
+    """Whether the experts of a call such as ``cpu.moe_ffn`` are for :func:`few_rows_experts`."""
+    x, gate_up = arguments["x"], arguments["gate_up"]
+    return x.shape[0] <= FEW_TOKENS and function("few_rows_experts", x, gate_up) is not None
+
+
+def few_rows_experts(arguments: dict[str, Any], first: torch.Tensor | None) -> Thunk:
+    """The operands of ``cpu.moe_ffn``, or with ``first`` (int64 [1]) those of
+    ``cpu.local_moe_ffn``. Results are rounded to the dtype where eager code does, the weighted sum
+    is float32 and in the order of a token's slots. An id that counts no expert of a model of one
+    rank raises IndexError in the step."""
+    x, ids, weights, gate_up, down, merged, results, out = (
+        arguments[name]
+        for name in ("x", "ids", "weights", "gate_up", "down", "merged", "results", "out")
+    )
+    experts, hidden, width = down.shape
+    tensors = (x, gate_up, down, merged, results, out)
+    run = function("few_rows_experts", *tensors)
+    (tokens, top_k), plain = ids.shape, (*tensors, ids, weights)
+    fits = (
+        out.shape == (tokens, hidden)
+        and results.shape == (tokens * top_k, hidden)
+        and weights.shape == ids.shape
+        and weights.dtype == torch.float32
+    )
+    if run is None or not fits or not all(tensor.is_contiguous() for tensor in plain):
+        raise PlanError(
+            "the kernel for the experts of few tokens does not take these operands",
+            expected="contiguous float32 or bfloat16 on a CPU, weights float32, and a compiled "
+            "kernel",
+            found=", ".join(f"{str(tensor.dtype)[6:]} {list(tensor.shape)}" for tensor in plain),
+        )
+
+    def thunk() -> None:
+        run(
+            x.data_ptr(),
+            ids.data_ptr(),
+            weights.data_ptr(),
+            gate_up.data_ptr(),
+            down.data_ptr(),
+            merged.data_ptr(),
+            results.data_ptr(),
+            out.data_ptr(),
+            tokens,
+            top_k,
+            experts,
+            hidden,
+            width,
+            None if first is None else first.data_ptr(),
+        )
+
+    return thunk

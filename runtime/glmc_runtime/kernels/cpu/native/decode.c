@@ -1,0 +1,5 @@
+/* All kernels of a decode step that are ours: one library, compiled once. */
+
+#include "few_rows.c"
+#include "rows.c"
+#include "attention.c"

@@ -1,0 +1,256 @@
+/* Products of few rows with weights that are read where they lie, once.
+
+   Each sum is made by one thread, in one order, whatever the number of threads and of rows: the
+   same row always gives the same bits. Functions return 0, 1 where there is no memory, or 2 where an index is
+   beyond what it counts. */
+
+#include "vectors.h"
+
+#define BLOCK 12 /* rows of the weight that a thread takes at a time */
+#define TOGETHER_ROWS 64 /* rows of x for which the weight is read once */
+
+/* Rows of x, spread, and of out, wherever they are. */
+typedef struct {
+    const void **x;
+    void **out;
+    long count;
+} Rows;
+
+/* WEIGHTS rows of the weight from ``first`` on times ROWS rows of x from ``row`` on. */
+INLINE void tile(const void *weight, const void *bias, const Rows *rows, long first, long row,
+                 long k, const int kind, const int WEIGHTS, const int ROWS) {
+    float totals[64];
+    uint32_t rounded_to[64]; /* of the kind */
+    products(offset(weight, first * k, kind), k, rows->x + row, k, totals, row == 0, kind, WEIGHTS, ROWS);
+    for (int one = 0; bias && one < WEIGHTS; one++)
+        for (int at = 0; at < ROWS; at++) totals[one * ROWS + at] += load(bias, first + one, kind);
+    for (int at = 0; at < WEIGHTS * ROWS; at += LANES)
+        store_lanes(rounded_to, at, *(const floats *)(totals + at), kind);
+    for (int one = 0; one < WEIGHTS; one++)
+        for (int at = 0; at < ROWS; at++)
+            memcpy(offset(rows->out[row + at], first + one, kind),
+                   offset(rounded_to, one * ROWS + at, kind), SIZE(kind));
+}
+
+/* WEIGHTS rows of the weight, which stay in the nearest cache, times all rows of x. */
+INLINE void strip(const void *weight, const void *bias, const Rows *rows, long first, long k,
+                  const int kind, const int WEIGHTS) {
+    long row = 0;
+    if (WEIGHTS < 4)
+        for (; row + 8 <= rows->count; row += 8) tile(weight, bias, rows, first, row, k, kind, WEIGHTS, 8);
+    for (; row + 4 <= rows->count; row += 4) tile(weight, bias, rows, first, row, k, kind, WEIGHTS, 4);
+    for (; row + 2 <= rows->count; row += 2) tile(weight, bias, rows, first, row, k, kind, WEIGHTS, 2);
+    for (; row < rows->count; row++) tile(weight, bias, rows, first, row, k, kind, WEIGHTS, 1);
+}
+
+/* Rows first:stop of the weight times all rows of x. As many sums at a time as there are registers;
+   one row of x meets one of the weight, so that memory is read in its order. */
+INLINE void block(const void *weight, const void *bias, const Rows *rows, long first, long stop,
+                  long k, const int kind) {
+#if defined(__AVX512F__)
+    if (rows->count >= 8)
+        for (; first + 3 <= stop; first += 3) strip(weight, bias, rows, first, k, kind, 3);
+    else if (rows->count > 1)
+        for (; first + 4 <= stop; first += 4) strip(weight, bias, rows, first, k, kind, 4);
+#else
+    if (rows->count > 1)
+        for (; first + 2 <= stop; first += 2) strip(weight, bias, rows, first, k, kind, 2);
+#endif
+    for (; first < stop; first++) strip(weight, bias, rows, first, k, kind, 1);
+}
+
+/* Functions of their own: there are many tiles, and each is compiled for each of its users. */
+static void float32_block(const void *weight, const void *bias, const Rows *rows, long first,
+                          long stop, long k) {
+    block(weight, bias, rows, first, stop, k, 0);
+}
+
+static void bfloat16_block(const void *weight, const void *bias, const Rows *rows, long first,
+                           long stop, long k) {
+    block(weight, bias, rows, first, stop, k, 1);
+}
+
+INLINE void block_of(const void *weight, const void *bias, const Rows *rows, long start, long n,
+                     long k, const int kind) {
+    const long stop = start + BLOCK < n ? start + BLOCK : n;
+    if (kind) bfloat16_block(weight, bias, rows, start, stop, k);
+    else float32_block(weight, bias, rows, start, stop, k);
+}
+
+/* Rows of k as sums want them, in memory to be freed; 0 where there is none. */
+INLINE char *spread_rows(const void *x, long rows, long k, const int kind) {
+    const long row = spread_bytes(k, kind);
+    char *spread = malloc((size_t)(rows * row) + BYTES);
+    for (long one = 0; spread && one < rows; one++)
+        spread_row(offset(x, one * k, kind), spread + one * row, k, kind);
+    return spread;
+}
+
+INLINE int product_of(const void *x, const void *weight, const void *bias, void *out, long rows,
+                      long n, long k, int threads, const int kind) {
+    const long row = spread_bytes(k, kind), most = rows < TOGETHER_ROWS ? rows : TOGETHER_ROWS;
+    void **places = malloc((size_t)most * 2 * sizeof(void *));
+    int failed = !places;
+    for (long first = 0; !failed && first < rows; first += most) {
+        const Rows all = {(const void **)places, places + most, rows - first < most ? rows - first : most};
+        char *spread = spread_rows(offset(x, first * k, kind), all.count, k, kind);
+        if (!spread) failed = 1;
+        for (long one = 0; spread && one < all.count; one++) {
+            all.x[one] = spread + one * row;
+            all.out[one] = offset(out, (first + one) * n, kind);
+        }
+#pragma omp parallel for schedule(static) num_threads(threads) if (all.count * n * k > SMALL)
+        for (long start = 0; start < (failed ? 0 : n); start += BLOCK)
+            block_of(weight, bias, &all, start, n, k, kind);
+        free(spread);
+    }
+    free(places);
+    return failed;
+}
+
+/* out [rows, n] = x [rows, k] @ weight [n, k].T (+ bias [n], or null). */
+int few_rows_product(const void *x, const void *weight, const void *bias, void *out, long rows,
+                     long n, long k, int kind, int threads) {
+    if (rows == 0) return 0;
+    return kind ? product_of(x, weight, bias, out, rows, n, k, threads, 1)
+                : product_of(x, weight, bias, out, rows, n, k, threads, 0);
+}
+
+/* ---- experts -------------------------------------------------------------------------------- */
+
+/* Tokens of one expert: ``slots`` of the step, [tokens, top_k] flat. */
+typedef struct {
+    long expert, first, count;
+} Group;
+
+typedef struct {
+    const void *x, *gate_up, *down;
+    const float *weights;
+    void *merged, *results, *out; /* [slots, 2 * width], [slots, hidden], [tokens, hidden] */
+    const int64_t *ids;
+    int64_t first;
+    long tokens, top_k, experts, hidden, width;
+} Experts;
+
+/* The expert of a slot among those that are here; ``experts`` or more for another rank's. */
+INLINE uint64_t expert_of(const Experts *e, long slot) {
+    return (uint64_t)e->ids[slot] - (uint64_t)e->first;
+}
+
+/* Slots sorted by expert, and the groups of ``experts`` from ``first`` on; how many of these. */
+static long group_slots(const Experts *e, long *order, long *counts, Group *groups) {
+    const long slots = e->tokens * e->top_k;
+    memset(counts, 0, (size_t)(e->experts + 1) * sizeof(long));
+    for (long slot = 0; slot < slots; slot++) {
+        const uint64_t expert = expert_of(e, slot);
+        if (expert < (uint64_t)e->experts) counts[expert + 1]++;
+    }
+    long found = 0;
+    for (long expert = 0; expert < e->experts; expert++) {
+        if (counts[expert + 1]) groups[found++] = (Group){expert, counts[expert], counts[expert + 1]};
+        counts[expert + 1] += counts[expert];
+    }
+    for (long slot = 0; slot < slots; slot++) {
+        const uint64_t expert = expert_of(e, slot);
+        if (expert < (uint64_t)e->experts) order[counts[expert]++] = slot;
+    }
+    return found;
+}
+
+/* silu(gate) * up of a merged row, as the next product wants it; ``plain`` is room for it. */
+INLINE void gated_row(const void *merged, void *spread, void *plain, long width, const int kind) {
+    for (long at = 0; at < width; at += LANES) {
+        const floats gate = load_some(merged, at, width - at, kind);
+        const floats up = load_some(merged, width + at, width - at, kind);
+        store_some(plain, at, width - at, gated(gate, up, kind), kind);
+    }
+    spread_row(plain, spread, width, kind);
+}
+
+/* The weighted sum of a token's results, in the order of its slots; rounded once. */
+INLINE void combine(const Experts *e, long token, long first, long stop, const int kind) {
+    for (long at = first; at < stop; at++) {
+        float sum = 0.0f;
+        for (long slot = token * e->top_k; slot < (token + 1) * e->top_k; slot++)
+            if (expert_of(e, slot) < (uint64_t)e->experts)
+                sum += load(e->results, slot * e->hidden + at, kind) * e->weights[slot];
+        store(e->out, token * e->hidden + at, sum, kind);
+    }
+}
+
+INLINE int experts_of(const Experts *e, int threads, const int kind) {
+    const long slots = e->tokens * e->top_k, deep = spread_bytes(e->hidden, kind);
+    const long wide = spread_bytes(e->width, kind);
+    const long upper = (2 * e->width + BLOCK - 1) / BLOCK, lower = (e->hidden + BLOCK - 1) / BLOCK;
+    char *x = spread_rows(e->x, e->tokens, e->hidden, kind);
+    char *activated = malloc((size_t)(slots * (wide + e->width * SIZE(kind))) + BYTES);
+    long *order = malloc((size_t)(slots + e->experts + 1) * sizeof(long));
+    Group *groups = malloc((size_t)(slots + 1) * sizeof(Group));
+    void **places = malloc((size_t)slots * 4 * sizeof(void *));
+    const int failed = !x || !activated || !order || !groups || !places;
+    if (!failed) {
+        char *plain = activated + slots * wide;
+        const long found = group_slots(e, order, order + slots, groups);
+        const long taken = found ? groups[found - 1].first + groups[found - 1].count : 0;
+        for (long at = 0; at < taken; at++) {
+            const long slot = order[at];
+            places[at] = x + slot / e->top_k * deep;
+            places[slots + at] = offset(e->merged, slot * 2 * e->width, kind);
+            places[2 * slots + at] = activated + slot * wide;
+            places[3 * slots + at] = offset(e->results, slot * e->hidden, kind);
+        }
+#pragma omp parallel num_threads(threads) if (slots * e->hidden * e->width > SMALL)
+        {
+#pragma omp for schedule(static)
+            for (long item = 0; item < found * upper; item++) {
+                const Group *g = groups + item / upper;
+                const Rows rows = {(const void **)places + g->first, places + slots + g->first, g->count};
+                const long most = 2 * e->width, start = item % upper * BLOCK;
+                block_of(offset(e->gate_up, g->expert * most * e->hidden, kind), 0, &rows, start, most,
+                         e->hidden, kind);
+            }
+#pragma omp for schedule(static)
+            for (long at = 0; at < taken; at++)
+                gated_row(places[slots + at], places[2 * slots + at],
+                          plain + at * e->width * SIZE(kind), e->width, kind);
+#pragma omp for schedule(static)
+            for (long item = 0; item < found * lower; item++) {
+                const Group *g = groups + item / lower;
+                const Rows rows = {(const void **)places + 2 * slots + g->first,
+                                   places + 3 * slots + g->first, g->count};
+                const long start = item % lower * BLOCK;
+                block_of(offset(e->down, g->expert * e->hidden * e->width, kind), 0, &rows, start,
+                         e->hidden, e->width, kind);
+            }
+#pragma omp for schedule(static)
+            for (long item = 0; item < e->tokens * lower; item++) {
+                const long start = item % lower * BLOCK;
+                combine(e, item / lower, start,
+                        start + BLOCK < e->hidden ? start + BLOCK : e->hidden, kind);
+            }
+        }
+    }
+    free(x);
+    free(activated);
+    free(order);
+    free(groups);
+    free(places);
+    return failed;
+}
+
+/* out [tokens, hidden]: for each token the sum over its slots of weights [tokens, top_k] times
+   down[expert] @ (silu(gate) * up) of gate_up[expert] @ x. Where ``first`` is null, an id beyond
+   ``experts`` is an error (2); else ids count from it on, and one beyond is another rank's and adds
+   nothing. Results are rounded to the dtype where eager code does. merged [slots, 2 * width] and
+   results [slots, hidden] are work space. */
+int few_rows_experts(const void *x, const int64_t *ids, const float *weights, const void *gate_up,
+                     const void *down, void *merged, void *results, void *out, long tokens,
+                     long top_k, long experts, long hidden, long width, const int64_t *first,
+                     int kind, int threads) {
+    const Experts e = {x, gate_up, down, weights, merged, results, out, ids,
+                       first ? *first : 0, tokens, top_k, experts, hidden, width};
+    for (long slot = 0; !first && slot < tokens * top_k; slot++)
+        if (ids[slot] < 0 || ids[slot] >= experts) return 2;
+    if (tokens == 0) return 0;
+    return kind ? experts_of(&e, threads, 1) : experts_of(&e, threads, 0);
+}
