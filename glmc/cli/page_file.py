@@ -59,7 +59,8 @@ def linked_compile(compile_page: Path | None, page: Path | None) -> CompilePage 
 def write_page(target: Path, html: str) -> None:
     """Write the page and say so; raises UsageError where it can't be written."""
     try:
-        target.write_text(html, encoding="utf-8")
+        # A name of a file may be no text, which must not cost the page that was there.
+        target.write_text(html, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise UsageError(
             f"the page can't be written: {error.strerror}", place=str(target), remedy="--page FILE"

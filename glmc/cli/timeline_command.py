@@ -68,7 +68,7 @@ def timeline_command(
     """Show where the time of a step goes; with B, what differs and what A pays that B does not.
 
     Times are medians over steps of equal phase and size, in microseconds. Operators, bubbles and
-    communication add up to the time of a step.
+    communication of each step add up to its time, their medians nearly.
     """
     part = _slice(steps)
     answers = {"--json": as_json, "--markdown": markdown, "--page": page is not None}
@@ -172,7 +172,7 @@ def _markdown(lines: Iterable[str], sections: Iterable[Section]) -> Iterator[str
 
 def _write_csv(path: Path, rows: Iterable[tuple[str, ...]]) -> None:
     try:
-        with path.open("w", newline="", encoding="utf-8") as file:
+        with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
             csv.writer(file).writerows(rows)
     except OSError as error:
         raise UsageError(

@@ -62,7 +62,10 @@ def add_costs(file: Path, artifact: Path, device: str | None = None) -> None:
     else:
         described = described or described_card(str(data["glmc"]["device"]))
         complete(data, history, manifest.cache.block_size, described)
-    file.write_text(json.dumps(data, separators=(",", ":")), encoding="utf-8")
+    # Beside it first: a full disk must not cost the recording.
+    whole = file.with_name(f".{file.name}.partial")
+    whole.write_text(json.dumps(data, separators=(",", ":")), encoding="utf-8")
+    whole.replace(file)
 
 
 def described_card(title: str) -> Device | None:

@@ -218,16 +218,24 @@ def _of_an_expert(pair: Pair) -> bool:
 def _said(pair: Pair) -> Hashable:
     """What both records say of a tensor that has several names; None where they say nothing."""
     statistics = statistics_of_pair(pair)
-    if statistics is None or pair.expected.key.kind == PARAMS:
+    if statistics is None or pair.expected.key.kind == PARAMS or _counts(pair):
         return None
     sides = ((each.dtype, each.rows) for each in (pair.expected, pair.actual))
     return (*sides, pair.layout.width * pair.layout.per_token, repr(statistics))
 
 
+def _counts(pair: Pair) -> bool:
+    """Whether it holds whole numbers, such as ids: other tensors may have the same statistics."""
+    dtypes = (pair.expected.dtype, pair.actual.dtype)
+    return any(each is not None and "float" not in each for each in dtypes)
+
+
 def _found(pair: Pair, compared: Compared) -> Hashable:
     """What the comparison says of a tensor that has several names."""
     measured = compared.measured
-    if measured is None or pair.expected.key.kind == PARAMS or not measured.difference.magnitude:
+    if measured is None or pair.expected.key.kind == PARAMS or _counts(pair):
+        return None
+    if not measured.difference.magnitude > 0:  # nothing to know a tensor by, nor by NaN
         return None
     return repr(measured.difference)
 

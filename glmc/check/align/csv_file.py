@@ -88,7 +88,7 @@ def require_csv_place(path: Path) -> None:
 def write_csv(path: Path, alignment: Alignment) -> None:
     """Write a row for each value; raises :class:`UsageError` where the file can't be written."""
     try:
-        with path.open("w", encoding="utf-8", newline="") as file:
+        with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow([*XRAY_COLUMNS, *OURS, "Emulated"])
             for index, value in enumerate(alignment.values):

@@ -156,7 +156,7 @@ class _Search:
         whole, others = self.left[whole_side][place], self.left[1 - whole_side]
         sizes = [prod(others[part].shape) for part in parts]
         rows = prod(whole.shape[:-1])
-        if sum(sizes) != prod(whole.shape) or any(size % rows for size in sizes):
+        if not rows or sum(sizes) != prod(whole.shape) or any(size % rows for size in sizes):
             return
         start, made = 0, []
         for part, size in zip(parts, sizes, strict=True):

@@ -208,6 +208,9 @@ def _judged(rows: Rows, allowed: float) -> Judgement:
     return Judgement(Verdict.FAIL, f"{words} is {share:.3g} times what rounding explains", share)
 
 
+_NUMBERS = ("minimum", "maximum", "mean", "std")
+
+
 def _by_statistics(evidence: Evidence) -> Judgement:
     if evidence.statistics is None:
         return Judgement(Verdict.UNKNOWN, "there is nothing to compare")
@@ -215,6 +218,11 @@ def _by_statistics(evidence: Evidence) -> Judgement:
     if (was.nan, was.inf) != (now.nan, now.inf):
         counts = f"NaN {was.nan} | {now.nan}, infinite {was.inf} | {now.inf}"
         return Judgement(Verdict.FAIL, f"{counts}; {ONLY_STATISTICS}", math.inf)
+    numbers = [(getattr(was, name), getattr(now, name)) for name in _NUMBERS]
+    if any(math.isfinite(one) != math.isfinite(other) for one, other in numbers):
+        # A table without counts says it in its numbers alone.
+        reason = f"what is finite on one side is not on the other; {ONLY_STATISTICS}"
+        return Judgement(Verdict.FAIL, reason, math.inf)
     magnitude = math.hypot(was.mean, was.std)
     if math.isnan(magnitude):
         return Judgement(Verdict.UNKNOWN, f"no element is finite; {ONLY_STATISTICS}")
@@ -227,7 +235,7 @@ def _by_statistics(evidence: Evidence) -> Judgement:
     if allowed is None:
         return Judgement(Verdict.UNKNOWN, f"{NO_DTYPE}; {ONLY_STATISTICS}")
     share = max(_share(error, max(allowed, _PRINTED) * size) for error, size in errors)
-    if share > 1:
+    if not share <= 1:
         reason = f"{share:.3g} times what rounding explains; {ONLY_STATISTICS}"
         return Judgement(Verdict.FAIL, reason, share)
     return Judgement(Verdict.OK, ONLY_STATISTICS, share)

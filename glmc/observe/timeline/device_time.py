@@ -64,7 +64,8 @@ def device_time(
                 active.append(at)
             if idle and last_end is not None:
                 gaps.append(Gap(last_end, bound, last, events[at]))
-                idle = False
+                # One of no duration ends a gap, too; what comes behind it is another.
+                last, last_end, idle = events[at], bound, False
             at += 1
         if active and place + 1 < len(bounds):
             span = bounds[place + 1] - bound

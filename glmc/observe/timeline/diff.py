@@ -2,7 +2,7 @@
 
 A row is what both sides call the same: a node of a plan that both know, with the layer's number
 left out; else a module and the kind of op; else the kind of op; a kernel of no known kind goes by
-its name. Every event is in one row, so that the rows of a side add up to its busy time.
+its name. Every event is in one row, so that the rows of a step add up to its busy time.
 """
 
 from __future__ import annotations

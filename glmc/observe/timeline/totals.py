@@ -47,8 +47,9 @@ class LayerKind:
 
 @dataclass(frozen=True)
 class Totals:
-    """A step in numbers: ``time_us`` is ``operators_us``, ``communication_us`` and the bubbles,
-    which are None and empty where the file has no times."""
+    """A step in numbers: ``time_us`` is ``operators_us``, ``communication_us`` and the bubbles
+    of each step; the medians of these add up only nearly. None and empty where the file has no
+    times."""
 
     selection: Selection
     device: str

@@ -152,3 +152,13 @@ def test_thresholds_go_by_name() -> None:
     assert thresholds_named("xray").name == "xray"
     with pytest.raises(UsageError, match="did you mean 'rounding'"):
         thresholds_named("roundin")
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+def test_a_table_without_counts_says_in_its_numbers_what_is_not_finite(number: float) -> None:
+    """As torch_xray's summaries do: their numbers are NaN where all of a tensor is."""
+    sound = statistics(torch.randn(SIZE, generator=torch.Generator().manual_seed(1)))
+    broken = replace(sound, minimum=number, maximum=number, mean=number, std=number)
+    for sides in ((sound, broken), (broken, sound)):
+        found = Rounding().judge(Evidence(None, sides, unit=UNIT, depth=1))
+        assert found.verdict is Verdict.FAIL and found.share == math.inf

@@ -44,3 +44,10 @@ def test_the_gap_after_the_step_before_counts() -> None:
 def test_events_of_no_length_and_none_at_all() -> None:
     assert device_time([kernel("a", 5, 0)]).busy_us == 0
     assert device_time([]).busy_us == 0
+
+
+def test_an_event_of_no_length_cuts_a_gap_in_two() -> None:
+    first, mark, last = kernel("a", 0, 10), kernel("mark", 20, 0), kernel("b", 30, 10)
+    gaps = device_time([first, mark, last]).gaps
+    assert [(gap.start_us, gap.end_us) for gap in gaps] == [(10, 20), (20, 30)]
+    assert gaps[1].before is mark and gaps[1].after is last

@@ -69,7 +69,10 @@ def chrome_trace(document: Any) -> ChromeTrace | None:
 def number(value: Any) -> float | None:
     """A finite number of a file, None for anything else."""
     plain = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return float(value) if plain and isfinite(value) else None
+    try:
+        return float(value) if plain and isfinite(value) else None
+    except OverflowError:  # more digits than any number of ours
+        return None
 
 
 def _lane(row: Mapping[str, Any]) -> Lane:
