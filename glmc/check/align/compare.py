@@ -72,6 +72,16 @@ def _listed(left: Iterable[RecordedTensor], wanted: Wanted) -> Iterator[Recorded
             yield each
 
 
+def _left_out(record: Record) -> Iterator[str]:
+    """What a reader left out of a file of another tool."""
+    skipped, ranks = record.facts.get("skipped"), record.facts.get("read_ranks")
+    if skipped:
+        names = f"{len(skipped)} names" if len(skipped) > 1 else "a name"
+        yield f"{record.label} has {names} in another grammar, left out, such as '{skipped[0]}'"
+    if ranks:
+        yield f"{record.label} has {ranks} ranks, of which the first is read"
+
+
 def _remarks(
     records: Sequence[Record],
     tensors: Sequence[Sequence[RecordedTensor]],
@@ -82,6 +92,8 @@ def _remarks(
         if other_tool and dtype is not None and not known_dtype(record.facts.get("dtype")):
             name = str(dtype).removeprefix("torch.")
             yield f"{record.label} does not say what it was computed in: {name}, by its values"
+    for record in records:
+        yield from _left_out(record)
     yield from (unequal for each in records if (unequal := unequal_ranks(each.facts, each.label)))
     if any(each.rows is not None for some in tensors for each in some):
         yield "some rows of tensors are stored: those that both sides have are compared"

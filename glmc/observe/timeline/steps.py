@@ -28,11 +28,13 @@ class StepRange:
 
 @dataclass(frozen=True)
 class Selection:
-    """Steps of one kind that count, and how many before them are left out."""
+    """Steps of one kind that count, and how many before them are left out: as warm-up, or because
+    only some were ``asked`` for."""
 
     kind: StepKind
     steps: tuple[Step, ...]
     left_out: int
+    asked: bool = False
 
     @property
     def text(self) -> str:
@@ -40,6 +42,8 @@ class Selection:
         count = len(self.steps)
         of = f"median of {count} steps" if count > 1 else "one step"
         out = f", the first {self.left_out} left out as warm-up" if self.left_out else ""
+        if self.asked:
+            out = ", those that --steps names"
         return f"{self.kind}: {of}{out}"
 
 
@@ -137,7 +141,7 @@ def selected(timeline: Timeline, kind: StepKind, steps: slice | None) -> Selecti
             found=f"{len(some)} steps of the kind '{kind}'",
             remedy="--steps 0:",
         )
-    return Selection(kind, cut, some.index(cut[0]))
+    return Selection(kind, cut, some.index(cut[0]), asked=steps is not None)
 
 
 def step_kinds(timeline: Timeline) -> Counter[StepKind]:

@@ -112,6 +112,22 @@ def test_steps_of_one_side_are_said_and_other_numbers_are_paired_in_order() -> N
     assert any("paired in order" in remark for remark in found.remarks)
 
 
+def test_what_a_reader_left_out_is_said() -> None:
+    expected, actual = Model().made(), Model(1).made()
+    expected.facts = {**FACTS, "skipped": ["x", "y"]}
+    actual.facts = {**FACTS, "read_ranks": 8}
+    found = align(expected, actual).remarks
+    assert "side 0 has 2 names in another grammar, left out, such as 'x'" in found
+    assert "side 1 has 8 ranks, of which the first is read" in found
+
+
+def test_every_value_behind_a_nan_keeps_its_row() -> None:
+    """Values that are all NaN look alike, which does not make them one tensor."""
+    whole = len(aligned().values)
+    broken = dict.fromkeys(("Layer.0", "act_fn"), lambda value: value * math.nan)
+    assert len(aligned(**broken).values) == whole
+
+
 def test_statistics_alone_are_compared_and_said_to_be_all() -> None:
     def record(seed: int, factor: float = 1.0) -> MemoryRecord:
         made = MemoryRecord(f"side {seed}", FACTS)

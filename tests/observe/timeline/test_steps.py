@@ -58,7 +58,9 @@ def test_the_first_steps_are_left_out_but_never_more_than_half() -> None:
         made = select(layered(3, steps=count), None, None)
         assert len(made.steps) == used and made.left_out == count - used
     assert "the first 2 left out as warm-up" in made.text
-    assert len(select(layered(3, steps=12), None, slice(0, 4)).steps) == 4
+    asked = select(layered(3, steps=12), None, slice(3, 7))
+    assert len(asked.steps) == 4 and "warm-up" not in asked.text
+    assert asked.text.endswith("median of 4 steps, those that --steps names")
 
 
 def test_a_step_without_work_does_not_count() -> None:

@@ -64,7 +64,7 @@ class NpyFolder:
         for number, folder in steps or [(_own_step(path), path)]:
             ranks = _numbered(folder, _RANK)
             if len(ranks) > 1:
-                self.facts = {"ranks": len(ranks)}
+                self.facts = {"read_ranks": len(ranks)}
             yield number, ranks[0][1] if ranks else folder
 
 

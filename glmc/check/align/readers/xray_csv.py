@@ -23,9 +23,16 @@ from glmc_runtime.record.tensors import RecordedTensor, Statistics
 _NUMBER = re.compile(r"\d+")
 
 
+def _cell(cells: Sequence[str], columns: Mapping[str, int], name: str) -> str:
+    """The text of a row in a column, empty where it has none."""
+    place = columns.get(name, len(cells))
+    return cells[place].strip() if place < len(cells) else ""
+
+
 class XrayCsv:
     """A :class:`~glmc_runtime.record.tensors.Record` of statistics alone. ``facts`` has
-    ``skipped``: names in another grammar. A shape and a dtype that the table lacks are empty."""
+    ``skipped``: names in another grammar, and ``read_ranks``: of how many ranks the lowest is read.
+    A shape and a dtype that the table lacks are empty."""
 
     def __init__(self, path: Path) -> None:
         self.label = str(path)
@@ -39,9 +46,13 @@ class XrayCsv:
                 found=", ".join(header)[:200],
                 remedy="pass the summary that is beside a record, or the record",
             )
+        ranks = {_cell(cells, columns, "rank") for cells in rows} - {""}
+        first = min(ranks, key=lambda text: (not text.isdecimal(), len(text), text), default="")
         self._tensors: list[RecordedTensor] = []
         skipped: list[str] = []
         for number, cells in enumerate(rows, 2):
+            if _cell(cells, columns, "rank") not in ("", first):  # which has the same names
+                continue
             named = {name: cells[place] for name, place in columns.items() if place < len(cells)}
             tensor = self._tensor(named, number)
             if tensor is None:
@@ -55,7 +66,10 @@ class XrayCsv:
                 found=f"{len(rows)} rows, none of a whole key",
                 remedy="pass the record itself, FILE.h5",
             )
-        self.facts: Mapping[str, Any] = {"skipped": skipped} if skipped else {}
+        self.facts: Mapping[str, Any] = {
+            **({"skipped": skipped} if skipped else {}),
+            **({"read_ranks": len(ranks)} if len(ranks) > 1 else {}),
+        }
 
     def tensors(self) -> Iterator[RecordedTensor]:
         """All tensors, by step and in the order of the rows."""

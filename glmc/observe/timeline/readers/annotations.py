@@ -34,6 +34,11 @@ def step_kind(name: str) -> StepKind | None:
     return None
 
 
+def is_sglang_step(name: str) -> bool:
+    """Whether a range is a step of SGLang's."""
+    return _SGLANG.match(name) is not None
+
+
 def is_profiler_step(name: str) -> bool:
     """Whether a range is a step of torch.profiler's own, which says nothing of its work."""
     return _PROFILER_STEP.match(name) is not None

@@ -6,6 +6,7 @@ where ranges are named after them.
 
 from __future__ import annotations
 
+from glmc.observe.timeline.readers.annotations import is_sglang_step
 from glmc.observe.timeline.readers.chrome import ChromeTrace
 from glmc.observe.timeline.readers.launched import KNOWN, launched_timeline
 from glmc.observe.timeline.table import NOT_OURS, Facts, Timeline
@@ -18,7 +19,12 @@ def is_torch_profiler(trace: ChromeTrace) -> bool:
 
 def read_torch_profiler(label: str, trace: ChromeTrace) -> Timeline:
     """The trace as a table; layers are not known yet."""
-    facts = Facts(source="torch.profiler", device=_device(trace), attribution=NOT_OURS)
+    facts = Facts(
+        source="torch.profiler",
+        tried=not any(is_sglang_step(each.name) for each in trace.events),
+        device=_device(trace),
+        attribution=NOT_OURS,
+    )
     return launched_timeline(label, trace, facts)
 
 

@@ -92,7 +92,7 @@ def test_a_whole_dump_has_steps_and_ranks(tmp_path: Path) -> None:
             dump(tmp_path / f"step{step}" / f"rank{rank}")
     record = open_record(tmp_path)
     assert [each.step for each in record.tensors()] == [2] * 5 + [10] * 5
-    assert record.facts == {"ranks": 2}
+    assert record.facts == {"read_ranks": 2}
     for place in (tmp_path / "step10", tmp_path / "step10" / "rank1"):
         assert [each.step for each in tensors(place)] == [10] * 5
     files = tmp_path / "step2" / "rank0" / "dump_tensor_data"

@@ -112,3 +112,13 @@ def test_counts_that_are_no_numbers_are_none(tmp_path: Path) -> None:
     found = tensor.statistics
     assert isinstance(found, Statistics) and (tensor.step, found.nan) == (0, 0)
     assert found.minimum == -math.inf
+
+
+def test_of_several_ranks_the_lowest_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "ranks.csv"
+    lines = [f"{rank},a.Linear.0.forward_output.0,{rank},5" for rank in (10, 2, 9)]
+    path.write_text("\n".join(["Rank,Module,Min,Max", *lines]))
+    record = open_record(path)
+    (only,) = record.tensors()
+    assert record.facts == {"read_ranks": 3}
+    assert only.statistics is not None and only.statistics.minimum == 2

@@ -43,9 +43,20 @@ def only(made: Timeline, name: str) -> TimelineEvent:
     return event
 
 
+def test_a_trace_of_sglang_was_not_tried(tmp_path: Path) -> None:
+    kernel = row("kernel", "k", 10, 5)
+    for name, tried in (("step[DECODE bs=16]", False), ("mine", True)):
+        made = read(tmp_path, row("user_annotation", name, 0, 100), kernel)
+        assert made.facts.tried is tried
+
+
 def test_a_real_trace_of_vllm() -> None:
     made = open_timeline(VLLM)
-    assert made.facts.source == "torch.profiler" and made.facts.device == "NVIDIA H200"
+    assert (
+        made.facts.tried
+        and made.facts.source == "torch.profiler"
+        and made.facts.device == "NVIDIA H200"
+    )
     assert [step.kind for step in made.steps] == [DECODE] * 3
     assert all(step.replayed for step in made.steps)
     steps = work_by_step(made)
