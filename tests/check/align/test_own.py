@@ -14,7 +14,6 @@ from glmc.check.align.expectation import Expectation, ItsOwnProgram
 from glmc.check.align.recorded import RecordedModel
 from glmc.check.align.result import Alignment, Verdict
 from glmc.check.align.rows import OTHER_EXPERTS
-from glmc_runtime.kernels import find_binder
 from glmc_runtime.record.options import RecordOptions
 from glmc_runtime.replay import bind as bind_module
 from tests.check.align.aligned import (
@@ -31,6 +30,7 @@ from tests.check.align.aligned import (
 )
 from tests.check.align.faults import FAULTS
 from tests.check.align.memory_sink import of_checkpoint
+from tests.check.careless import careless
 from tests.e2e import grid, many_cards
 from tests.sabotage import sabotaged
 from tests.support.interpreted import quick_interpreter
@@ -193,26 +193,6 @@ def test_a_wrong_pass_is_found_by_a_record(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_call_that_writes_over_a_value_is_to_blame(monkeypatch: pytest.MonkeyPatch) -> None:
     """The value that it has spoilt is not, and is right again for the next call."""
-
-    def careless(function: str) -> Any:
-        bind = find_binder(function)
-        if function != "cpu.moe_gate":
-            return bind
-
-        def bound(arguments: dict[str, Any]) -> Any:
-            thunk, outputs = bind(arguments), [arguments["weights"], arguments["ids"]]
-
-            def run() -> None:
-                thunk()
-                kept = [each.clone() for each in outputs]
-                memory = torch.empty(0, dtype=torch.uint8)
-                memory.set_(outputs[0].untyped_storage()).zero_()
-                for output, value in zip(outputs, kept, strict=True):
-                    output.copy_(value)
-
-            return run
-
-        return bound
 
     monkeypatch.setattr(bind_module, "find_binder", careless)
     alignment = aligner(SHIPPED / "tiny-moe").align("cpu", "bfloat16", reference=no_reference)

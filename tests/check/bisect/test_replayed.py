@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from glmc.check.bisect import replayed
 from glmc.check.bisect.bisect import _miscomputed
@@ -19,6 +18,7 @@ from glmc.job import Job, resolve
 from glmc.presets.catalog import load_config
 from glmc_runtime.kernels import find_binder
 from glmc_runtime.replay import bind as bind_module
+from tests.check.careless import careless
 from tests.sabotage import PLAN_SABOTAGES, with_wrong_constant
 
 pytestmark = pytest.mark.usefixtures("shared_captures")
@@ -90,26 +90,6 @@ def test_a_call_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_call_that_writes_over_a_value_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    def careless(function: str) -> Any:
-        bind = find_binder(function)
-        if function != "cpu.moe_gate":
-            return bind
-
-        def bound(arguments: dict[str, Any]) -> Any:
-            thunk, outputs = bind(arguments), [arguments["weights"], arguments["ids"]]
-
-            def run() -> None:
-                thunk()
-                kept = [each.clone() for each in outputs]
-                memory = torch.empty(0, dtype=torch.uint8)
-                memory.set_(outputs[0].untyped_storage()).zero_()
-                for output, value in zip(outputs, kept, strict=True):
-                    output.copy_(value)
-
-            return run
-
-        return bound
-
     monkeypatch.setattr(bind_module, "find_binder", careless)
     wrong = wrong_call(SOURCE, CompileOptions())
     assert wrong is not None and wrong.functions == ("cpu.moe_gate",)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -134,13 +132,6 @@ def test_attention(dtype: torch.dtype, heads: tuple[int, int], head_dim: int) ->
         exact = attended(arguments["query"][row], keys, values, arguments["scale"])
         error = (out[row].double() - exact).abs().max()
         assert error <= (ULP[dtype] if dtype == torch.bfloat16 else 1e-5), (length, error)
-
-
-@pytest.fixture
-def threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.usefixtures("threads")

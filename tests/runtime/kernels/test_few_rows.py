@@ -4,7 +4,6 @@ takes them."""
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -68,13 +67,6 @@ def test_a_row_has_the_same_bits_beside_any_other(dtype: torch.dtype) -> None:
     alone = torch.cat([product(row[None], weight) for row in x])
     for rows in (2, 3, 4, 6, 71):
         assert torch.equal(product(x[:rows], weight), alone[:rows])
-
-
-@pytest.fixture
-def threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.usefixtures("threads")

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import glmc_runtime
+from glmc_runtime.engine.ranks import watch
 from glmc_runtime.generate.session import Session
 from tests.runtime.toy import write_toy
 from tests.support.distributions import install
@@ -34,6 +35,14 @@ def ranks_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def greedy_ranks_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same, with its greedy tokens."""
     return write_toy(tmp_path_factory.mktemp("greedy-ranks") / "toy", greedy=True, ranks=2)
+
+
+@pytest.fixture
+def no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError("a process was started")
+
+    monkeypatch.setattr(watch, "start", never)
 
 
 @pytest.fixture

@@ -21,14 +21,6 @@ from glmc_runtime.format.manifest import Ranks
 from glmc_runtime.loading.loader import load_artifact
 
 
-@pytest.fixture
-def no_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    def never(*_: object) -> None:
-        raise AssertionError("a process was started")
-
-    monkeypatch.setattr(watch, "start", never)
-
-
 @pytest.mark.usefixtures("no_process")
 def test_an_artifact_starts_no_thousand_processes(ranks_path: Path) -> None:
     artifact = load_artifact(ranks_path)

@@ -1,7 +1,7 @@
 """The routed experts: rows grouped by expert, only chosen experts read, weights read in place.
 
-Few tokens are one call of ours; for many, whose experts get many rows each, the products of each
-expert are torch's.
+Few tokens are one call of ours. Of many, each expert's products are calls of their own: ours for
+few rows, torch's beyond.
 """
 
 from __future__ import annotations

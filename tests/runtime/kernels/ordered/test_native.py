@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -25,13 +24,6 @@ def _compiled() -> None:
         required("ordered")
     except NoLibraryError as reason:
         pytest.skip(str(reason))
-
-
-@pytest.fixture
-def threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, segments: int = 1) -> Tensor:

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from glmc_runtime.cli import main
-from glmc_runtime.engine.ranks import watch
 from glmc_runtime.errors import ArtifactError, RequestError
 from glmc_runtime.format.phases import PhaseKey
 from glmc_runtime.loading.loader import load_artifact
@@ -18,6 +17,7 @@ from glmc_runtime.record.options import OP, RecordOptions
 from glmc_runtime.record.plan_values import values_of
 from glmc_runtime.record.ranks.member import options_of, work_of
 from tests.runtime.ranks.conftest import kernels as kernels  # a fixture
+from tests.runtime.ranks.conftest import no_process as no_process  # a fixture
 from tests.runtime.ranks.test_failures import children
 from tests.runtime.record.ranks.ranked import record_in_threads
 from tests.runtime.record.ranks.toys import change_weight, write_valued
@@ -29,14 +29,6 @@ PROMPTS = ((3, 14, 15), (9, 2, 6, 5, 3, 5))
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_valued(tmp_path_factory.mktemp("toy") / "toy", 2)
-
-
-@pytest.fixture
-def no_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    def never(*_: object) -> None:
-        raise AssertionError("a process was started")
-
-    monkeypatch.setattr(watch, "start", never)
 
 
 @pytest.mark.usefixtures("no_process")
