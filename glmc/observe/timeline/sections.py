@@ -40,6 +40,7 @@ def one_sections(timeline: Timeline, made: Totals) -> list[Section]:
             ("part", "us", "share", "floor, us"),
             tuple(_parts(made)),
         ),
+        _by_device(f"By device{emulated}", (("", made),)),
         Section(f"Bubbles{emulated}", ("while", "us", "share"), bubbles),
         _totals(f"By kind of op{emulated}", made.by_class, made),
         _totals(f"By kind of layer{emulated}", made.by_layer, made),
@@ -57,6 +58,7 @@ def diff_sections(a: Timeline, b: Timeline, made: TimelineDiff) -> list[Section]
     sections = [
         Section("Steps", ("kind", "steps"), tuple(_steps((("A", a), ("B", b))))),
         Section("Three levers", ("lever", *heads, "A - B", "floor, us"), tuple(_levers(made))),
+        _by_device("By device", (("A", made.a), ("B", made.b))),
         Section("Bubbles", ("while", *heads, "A - B"), tuple(_bubbles(made))),
         Section("Launches", ("", "A", "B"), tuple(_launches(made))),
         Section("Largest differences", columns, tuple(map(_diff_row, made.largest)), names=2),
@@ -84,6 +86,22 @@ def _parts(made: Totals) -> Iterator[tuple[str, ...]]:
     ):
         if value is not None or name == "bubbles":
             yield name, us(value), share(value, made.time_us), us(floor)
+
+
+def _by_device(title: str, sides: Sequence[tuple[str, Totals]]) -> Section:
+    rows = tuple(
+        (
+            f"{letter}  {each.device}".strip(),
+            us(each.time_us),
+            us(each.operators_us),
+            us(each.communication_us),
+            us(each.bubbles_us),
+        )
+        for letter, made in sides
+        for each in made.by_device
+    )
+    parts = ("step, us", "operators, us", "communication alone, us", "bubbles, us")
+    return Section(title, ("", *parts), rows)
 
 
 def _totals(title: str, rows: Iterable[Total], made: Totals) -> Section:

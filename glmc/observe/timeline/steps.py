@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from glmc.errors import UsageError
-from glmc.observe.timeline.table import WORK, Step, StepKind, Timeline, TimelineEvent
+from glmc.observe.timeline.table import WORK, Kind, Step, StepKind, Timeline, TimelineEvent
 
 WHOLE = "whole file"
 WARM_UP = 2
@@ -94,7 +94,11 @@ def graph_launches(work: Iterable[TimelineEvent]) -> frozenset[str]:
 
 def work_by_step(timeline: Timeline) -> Mapping[int, list[TimelineEvent]]:
     """What the busiest device does in each step, in the order of its start."""
-    device = main_device(timeline)
+    return device_work(timeline, main_device(timeline))
+
+
+def device_work(timeline: Timeline, device: str) -> Mapping[int, list[TimelineEvent]]:
+    """The same of a device."""
     found: dict[int, list[TimelineEvent]] = defaultdict(list)
     for event in timeline.events:
         if event.kind in WORK and event.step is not None and event.device == device:
@@ -108,11 +112,11 @@ def main_device(timeline: Timeline) -> str:
 
 
 def devices(timeline: Timeline) -> list[str]:
-    """The devices that have work, the busiest first."""
+    """The devices that have work, the busiest first: waiting for others in a collective is none."""
     times: dict[str, float] = defaultdict(float)
     for event in timeline.events:
         if event.kind in WORK:
-            times[event.device] += event.duration_us
+            times[event.device] += event.duration_us * (event.kind is not Kind.COLLECTIVE)
     return sorted(times, key=lambda name: (-times[name], name))
 
 

@@ -1,7 +1,7 @@
 """The table that every profiler's file is read into: events, steps, and what is known of them.
 
 All times are microseconds on the clock of the file. An event is of one lane: ``host`` and its
-threads, or ``device N`` and its streams.
+threads, or ``device N`` and its streams. Those of a rank of several begin with ``rank N``.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from enum import Enum
 
 HOST_LANE = "host"
 DEVICE_LANE = "device"
+RANK_LANE = "rank"
 NOT_OURS = "not known: no plan of glmc wrote the file"
 
 
@@ -70,8 +71,9 @@ class TimelineEvent:
 
     @property
     def device(self) -> str:
-        """``device 0`` of ``device 0 stream 7``."""
-        return " ".join(self.lane.split(" ")[:2])
+        """``device 0`` of ``device 0 stream 7``, ``rank 1 device 0`` of that of a rank."""
+        words = self.lane.split(" ")
+        return " ".join(words[: 4 if words[0] == RANK_LANE else 2])
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from glmc.observe.timeline.totals import Totals
 from glmc_runtime.command.units import share_text
 
 NAME_WIDTH = 72
+_NAMED = 4
 EMULATED = "emulated: times are those of a host, not of the device that the plan is for"
 INTERPRETED = "interpreted: an interpreter ran the kernels, and their times say nothing of a device"
 UNTRIED = "not tried on real files"
@@ -54,7 +55,8 @@ def head_lines(timeline: Timeline, letter: str = "") -> Iterator[str]:
         yield f"{side}{name}: {text}"
     busiest, *others = devices(timeline) or [""]
     if others:
-        yield f"{side}note: totals are of {busiest} alone, not of {', '.join(others)}"
+        left = ", ".join(sorted(others)) if len(others) < _NAMED else f"{len(others)} others"
+        yield f"{side}note: totals are of {busiest} alone, not of {left}"
 
 
 def one_lines(timeline: Timeline, made: Totals) -> list[str]:

@@ -63,12 +63,12 @@ def session_of(
     options: SimpleNamespace, *, timing: bool = False, timeline: bool = False
 ) -> Session:
     """Load the artifact; a line of a terminal shows how far its files were read. With ``timeline``
-    its calls must be those of this process."""
+    its calls must be some that can be timed."""
     require_directory(options.artifact)
     with stopped_at_once():
         import_module("glmc_runtime.generate.session")
     if timeline:
-        _require_own_calls(options.artifact)
+        _require_timed(options.artifact)
     with shown_progress(CHECKING) as progress:
         return load(
             options.artifact,
@@ -90,12 +90,12 @@ def timeline_of(path: str | None, session: Session) -> AbstractContextManager[No
     return session.timeline(path)
 
 
-def _require_own_calls(artifact: str) -> None:
-    from glmc_runtime.engine.machines import require_own_calls
+def _require_timed(artifact: str) -> None:
+    from glmc_runtime.engine.machines import require_timed
     from glmc_runtime.loading.loader import listed_files
 
     manifest, _ = listed_files(Path(artifact))
-    require_own_calls(manifest)
+    require_timed(manifest)
 
 
 def where_of(session: Session) -> str:

@@ -25,6 +25,7 @@ from glmc_runtime.replay.device_order import StreamOrder
 from glmc_runtime.replay.phase import PhaseReplay
 from glmc_runtime.replay.statistics import Statistics
 from glmc_runtime.replay.step import Step
+from glmc_runtime.replay.timeline.step_times import StepTimes
 
 
 class Replay(Protocol):
@@ -52,7 +53,7 @@ class Machine:
     ``greedy`` makes what enqueues greedy decode steps of up to so many rows, and ``close`` ends
     what runs besides this process. ``follow`` takes the steps of the rank that leads this one, as
     far as there is one, and says whether there was. ``phases`` are the replays of this process,
-    whoever leads."""
+    whoever leads, and ``times`` times those of ranks in other processes."""
 
     device: torch.device
     cache: Cache
@@ -67,6 +68,7 @@ class Machine:
     close: Callable[[], object] = _nothing
     follow: Callable[[], bool] = _no_leader
     phases: tuple[PhaseReplay, ...] = ()
+    times: StepTimes | None = None
 
 
 def assemble(

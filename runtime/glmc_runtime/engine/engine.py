@@ -96,10 +96,11 @@ class Engine:
 
     def timeline(self, path: str | PathLike[str]) -> AbstractContextManager[None]:
         """Time each kernel call of the steps that are taken in the ``with`` of this and write them
-        to ``path``, a Chrome trace that Perfetto opens (docs/debugging.md).
+        to ``path``, a Chrome trace that Perfetto opens (docs/debugging.md), of all ranks that
+        this process has started.
 
         Steps are slower while they are timed. Raises :class:`RequestError` for a file that can't be
-        written, for a second timeline at once, and where several ranks run in other processes.
+        written, for a second timeline at once, and where ranks in other processes are on cards.
         """
         return timeline(path, self.artifact, self._machine)
 

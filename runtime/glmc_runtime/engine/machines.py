@@ -9,9 +9,10 @@ import torch
 
 from glmc_runtime.engine.assemble import Machine, assemble
 from glmc_runtime.engine.options import LoadOptions
-from glmc_runtime.engine.timeline import in_other_processes
+from glmc_runtime.engine.timeline import on_cards
 from glmc_runtime.errors import GuardError, RequestError
 from glmc_runtime.format.manifest import Manifest
+from glmc_runtime.kernels import interpreter
 from glmc_runtime.loading.loader import Artifact, Progress
 
 if TYPE_CHECKING:
@@ -31,12 +32,15 @@ def rank_of(process_group: Any) -> int | None:
     return None if place is None else place.rank
 
 
-def require_own_calls(manifest: Manifest) -> None:
-    """Raise :class:`RequestError` where a load would start the ranks in other processes."""
+def require_timed(manifest: Manifest) -> None:
+    """Raise :class:`RequestError` where a load would start ranks on cards in other processes, whose
+    calls have no timeline."""
     from glmc_runtime.engine.ranks.member import launched
 
-    if manifest.ranks.count > 1 and launched() is None:
-        raise in_other_processes()
+    target = manifest.target
+    on_card = target == interpreter.TARGET and not interpreter.interpreting()
+    if manifest.ranks.count > 1 and launched() is None and on_card:
+        raise on_cards(target)
 
 
 def machine_of(

@@ -1,28 +1,27 @@
-"""Record the steps of an artifact in this process, and write them as a timeline."""
+"""Record the steps of an artifact, of all ranks where this process has started them, and write them
+as a timeline."""
 
 from __future__ import annotations
 
 import json
 import platform
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from os import PathLike
 
 import torch
 
 from glmc_runtime.engine.assemble import Machine
+from glmc_runtime.engine.own_times import OwnTimes
 from glmc_runtime.errors import RequestError
 from glmc_runtime.format.artifact_files import ArtifactFiles
 from glmc_runtime.format.values import VALUES, read_values
-from glmc_runtime.loading.loader import Artifact
+from glmc_runtime.loading.loader import Artifact, plans_of
 from glmc_runtime.package.constants import __version__
-from glmc_runtime.replay.phase import PhaseReplay
 from glmc_runtime.replay.statistics import Statistics
-from glmc_runtime.replay.timeline.device_timer import DeviceTimer
-from glmc_runtime.replay.timeline.host_timer import HostTimer
-from glmc_runtime.replay.timeline.timer import StepTimer
-from glmc_runtime.replay.timeline.trace import NodeFacts, Plans, TimelineFacts, trace_of
+from glmc_runtime.replay.timeline.step_times import StepTimes
+from glmc_runtime.replay.timeline.trace import NodeFacts, Plans, Ranked, TimelineFacts, trace_of
 
 _RESULT = re.compile(r"\[\d+\]$")
 
@@ -32,30 +31,28 @@ def timeline(path: str | PathLike[str], artifact: Artifact, machine: Machine) ->
     """Time the steps of a machine in the body and write them to ``path``, even if it fails.
 
     Raises :class:`RequestError` for a file that can't be written, for a machine that is timed
-    already and for one whose steps run in other processes.
+    already and for one whose steps run on cards of other processes.
     """
-    phases, device, exclusive = machine.phases, machine.device, machine.exclusive
-    if not phases:
-        raise in_other_processes()
     _check_writable(path)
-    plans = Plans(
-        {key.phase: plan for key, plan in artifact.plans.items()}, _node_facts(artifact.files)
-    )
-    facts = _facts(artifact, device, machine.statistics)
-    timer = DeviceTimer(device) if device.type == "cuda" else HostTimer()
-    with exclusive:
-        _attach(phases, timer)
+    times: StepTimes = machine.times or OwnTimes(machine)
+    nodes, count = _node_facts(artifact.files), artifact.manifest.ranks.count
+    ranks = range(count) if machine.times else [artifact.rank]
+    plans = [
+        Plans({key.phase: plan for key, plan in plans_of(artifact, rank).items()}, nodes)
+        for rank in ranks
+    ]
+    facts = _facts(artifact, machine.device, machine.statistics)
+    times.begin()
     try:
-        with timer:
-            yield
+        yield
     finally:
-        with exclusive:
-            for phase in phases:
-                phase.timer = None
-            with torch.inference_mode(), machine.stream_order.enter():
-                recording = timer.recording()
+        recordings = times.end()
+        timed = [
+            Ranked(recording, its, rank if count > 1 else None)
+            for recording, its, rank in zip(recordings, plans, ranks, strict=True)
+        ]
         with open(path, "w", encoding="utf-8") as file:
-            json.dump(trace_of(recording, plans, facts), file, separators=(",", ":"))
+            json.dump(trace_of(timed, facts), file, separators=(",", ":"))
 
 
 def in_other_processes() -> RequestError:
@@ -66,14 +63,14 @@ def in_other_processes() -> RequestError:
     )
 
 
-def _attach(phases: Sequence[PhaseReplay], timer: StepTimer) -> None:
-    if any(phase.timer is not None for phase in phases):
-        raise RequestError(
-            "a timeline of these steps is being written",
-            remedy="end one timeline before the next",
-        )
-    for phase in phases:
-        phase.timer = timer
+def on_cards(device: str) -> RequestError:
+    """The error where ranks in other processes compute on cards, which this process can't time."""
+    return RequestError(
+        "a timeline of several ranks is timed by the host, and these are on cards",
+        expected="ranks on a CPU or emulated in host memory",
+        found=device,
+        remedy="run 'torchrun --nproc-per-node N', where rank 0 times its own calls",
+    )
 
 
 def _facts(artifact: Artifact, device: torch.device, statistics: Statistics) -> TimelineFacts:
@@ -93,6 +90,7 @@ def _facts(artifact: Artifact, device: torch.device, statistics: Statistics) -> 
         statistics.emulated,
         statistics.interpreted,
         versions,
+        manifest.ranks.count,
     )
 
 

@@ -31,7 +31,7 @@ from glmc_runtime.format.plan import PhasePlan
 from glmc_runtime.format.plan_json import phase_from_json
 from glmc_runtime.format.recipes import RECIPES
 
-__all__ = ["Artifact", "Progress", "listed_files", "load_artifact", "sha256_of"]
+__all__ = ["Artifact", "Progress", "listed_files", "load_artifact", "plans_of", "sha256_of"]
 
 
 # What is read again later: the bytes that were hashed are kept until then.
@@ -93,12 +93,15 @@ def load_artifact(
             progress,
             skip=skipped,
         )
-    plans = {}
-    for key, file in ((key, entry.key.file) for key, entry in manifest.phases_of(own).items()):
-        if file not in files:
-            raise ArtifactError(f"the manifest lists no plan of phase '{key}'", expected=file)
-        plans[key] = _plan(files, file, key.phase)
-    return Artifact(root, manifest, plans, files, own)
+    return Artifact(root, manifest, _plans(manifest, files, own), files, own)
+
+
+def plans_of(artifact: Artifact, rank: int) -> dict[PhaseKey, PhasePlan]:
+    """The plans that a rank runs, by phase."""
+    manifest = artifact.manifest
+    if manifest.phases_of(rank) == manifest.phases_of(artifact.rank):
+        return artifact.plans
+    return _plans(manifest, artifact.files, rank)
 
 
 def listed_files(root: Path) -> tuple[Manifest, ArtifactFiles]:
@@ -123,6 +126,15 @@ def _check_finished(root: Path) -> None:
             expected="an artifact under the name that it was compiled to",
             remedy="compile again: the next compile to that name removes it",
         )
+
+
+def _plans(manifest: Manifest, files: ArtifactFiles, rank: int) -> dict[PhaseKey, PhasePlan]:
+    plans = {}
+    for key, file in ((key, entry.key.file) for key, entry in manifest.phases_of(rank).items()):
+        if file not in files:
+            raise ArtifactError(f"the manifest lists no plan of phase '{key}'", expected=file)
+        plans[key] = _plan(files, file, key.phase)
+    return plans
 
 
 def _plan(files: ArtifactFiles, name: str, phase: str) -> PhasePlan:

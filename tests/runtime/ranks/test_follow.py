@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from time import monotonic, sleep
+from time import monotonic, perf_counter_ns, sleep
 
 import torch
 
@@ -21,6 +21,7 @@ from glmc_runtime.engine.options import LoadOptions
 from glmc_runtime.engine.ranks.channel import Channel
 from glmc_runtime.engine.ranks.follow import Follower, symbols_of
 from glmc_runtime.engine.ranks.messages import Encoder, Kind, number_of
+from glmc_runtime.engine.ranks.recordings import recording_from_bytes
 from glmc_runtime.engine.ranks.shared import SharedLogits, phases_of
 from glmc_runtime.loading.loader import load_artifact
 from glmc_runtime.replay.step import ScheduledTokens, Step
@@ -117,3 +118,34 @@ def test_on_a_device_a_step_is_enqueued_while_another_is_waited_for(greedy_path:
         rank.channel.send(Encoder.numbers(Kind.FREE, 1))
         late.let.set()
         assert [list(array("q", rank.answer())) for _ in range(2)] == [[42], [42]]
+
+
+def test_steps_are_timed_from_an_origin_until_times_are_asked_for(greedy_path: Path) -> None:
+    with following(greedy_path) as rank:
+        begun = perf_counter_ns()
+        rank.channel.send(Encoder.numbers(Kind.TIME, begun))
+        step = Step([ScheduledTokens(PROMPT, 0, [1])], 4, 1, 4)
+        for _ in range(2):
+            rank.channel.send(rank.encoder.step(Kind.RUN, rank.phase("prefill"), step))
+            rank.answer()
+        rank.channel.send(Encoder.numbers(Kind.TIMES, 5))
+        recording = recording_from_bytes(rank.answer())
+        took = (perf_counter_ns() - begun) / 1000
+        first, second = recording.steps
+        assert (first.number, first.phase, first.sizes.tokens) == (0, "prefill", 3)
+        assert 0 < first.begin < first.end <= second.begin < second.end < took
+        calls = len(rank.machine.phases[0]._plan.calls)
+        assert [call.step for call in recording.calls].count(1) >= calls
+        assert all(phase.timer is None for phase in rank.machine.phases)
+
+
+def test_a_rank_that_has_no_logits_numbers_its_times_as_it_was_asked(greedy_path: Path) -> None:
+    artifact = load_artifact(greedy_path)
+    ours, theirs = map(Channel, socket.socketpair())
+    machine = assemble(artifact, LoadOptions())
+    follower = Follower(machine, phases_of(artifact.manifest), theirs, None)
+    for kind, number in ((Kind.TIME, 0), (Kind.TIMES, 5), (Kind.STOP, 0)):
+        ours.send(Encoder.numbers(kind, number))
+    follower.follow()
+    number, answer = number_of(ours.receive())
+    assert number == 5 and recording_from_bytes(answer).steps == ()

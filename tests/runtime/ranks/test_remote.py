@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from time import monotonic, sleep
 from typing import Any, cast
 
@@ -16,31 +16,11 @@ from glmc_runtime.engine.ranks.remote import Controller
 from glmc_runtime.engine.ranks.watch import Watch
 from glmc_runtime.errors import RankError
 from glmc_runtime.replay.step import ScheduledTokens, Step
+from tests.runtime.ranks.threads import Watched
 
 pytestmark = pytest.mark.long
 
 SYMBOLS: list[list[str]] = [[]]
-
-
-class Watched:
-    """As a watch over ranks that are there until they are killed."""
-
-    def __init__(self) -> None:
-        self.over = self.stopped = False
-
-    def kill(self) -> None:
-        self.over = True
-
-    def failure(self) -> RankError:
-        return RankError("killed")
-
-    def stop(self, ask: Callable[[], None]) -> None:
-        if not self.stopped and not self.over:
-            self.stopped = True
-            ask()
-
-    def join(self) -> None:
-        pass
 
 
 class Ranks:
@@ -160,3 +140,12 @@ def test_who_waits_for_an_answer_goes_on_whoever_has_the_other_end() -> None:
 
 def broken_off(*_: object) -> None:
     raise KeyboardInterrupt
+
+
+def test_what_each_rank_answers_is_told_from_what_nobody_waits_for(ranks: Ranks) -> None:
+    ranks.controller.new_launcher()
+    for number, answer in ((1, b"late"), (2, b"second")):
+        ranks.channels[1].send(numbered(number, answer))
+    ranks.answer(0, b"first")
+    assert ranks.controller.ask_all(Kind.TIMES) == [b"first", b"second"]
+    assert [channel.receive() for channel in ranks.channels] == [Encoder.numbers(Kind.TIMES, 2)] * 2

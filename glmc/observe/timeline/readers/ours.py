@@ -2,7 +2,8 @@
 
 Steps are on the lane of the host, calls on one for each stream of a device, on CUDA with the
 correlation of their launch and when it had returned. Where the host timed the calls itself, as on a
-CPU and on the emulator, nothing is queued: every bubble is the host's.
+CPU and on the emulator, nothing is queued: every bubble is the host's. Ranks take the same steps,
+each on lanes of its own; the times of a step are those of the first rank in the file.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from glmc.errors import UsageError
+from glmc.observe.spans import spans
 from glmc.observe.timeline.kernel_names import COLLECTIVE
 from glmc.observe.timeline.op_class import class_of
 from glmc.observe.timeline.readers.chrome import ChromeEvent, ChromeTrace, number
@@ -29,6 +31,7 @@ from glmc.observe.timeline.table import (
 KEY, FORMAT = "glmc", 1
 _STEP, _CALL = "step", "call"
 _DEVICE, _STREAM = re.compile(r"device (\d+)"), re.compile(r"stream (\d+)")
+_RANK = re.compile(r"rank \d+ ")
 _HOST_TIMED = "cpu"
 
 
@@ -49,15 +52,14 @@ def read_ours(label: str, trace: ChromeTrace) -> Timeline:
             remedy="read it with the release that wrote it",
         )
     facts = _facts(about, trace)
-    steps = {
-        step.number: step
-        for event in trace.events
-        if event.category == _STEP and (step := _step(event)) is not None
-    }
+    steps: dict[int, Step] = {}
+    for event in sorted(trace.events, key=lambda event: _whole(event.args.get("rank")) or 0):
+        if event.category == _STEP and (step := _step(event)) is not None:
+            steps.setdefault(step.number, step)
     host_timed = facts.emulated or facts.device == _HOST_TIMED
     suffix = " (emulated)" if facts.emulated else ""
     events = tuple(
-        _host(event, suffix)
+        _host(event, trace.lane_name(event.lane), suffix)
         if _DEVICE.search(trace.lane_name(event.lane)) is None
         else _work(event, trace.lane_name(event.lane), steps, suffix, host_timed)
         for event in trace.events
@@ -70,6 +72,11 @@ def _facts(about: Mapping[str, Any], trace: ChromeTrace) -> Facts:
     remarks = [f"{trace.left_out} events without a time left out"] if trace.left_out else []
     if costs := _text(about.get("costs")):
         remarks.append(f"costs: {costs}")
+    if clock := _text(about.get("clock")):
+        remarks.append(f"times of all ranks are by one clock: {clock}")
+    ranks = {each for event in trace.events if (each := _whole(event.args.get("rank"))) is not None}
+    if len(ranks) < (count := _whole(about.get("ranks")) or 0) and ranks:
+        remarks.append(f"only rank {spans(sorted(ranks))} of {count} ranks is in the file")
     return Facts(
         source="glmc",
         model=_text(about.get("model")),
@@ -99,11 +106,17 @@ def _step(event: ChromeEvent) -> Step | None:
     return Step(at, event.name, kind, event.start_us, event.end_us, replayed)
 
 
-def _host(event: ChromeEvent, suffix: str) -> TimelineEvent:
+def _rank(lane: str) -> str:
+    """``rank 1 ``, with which the lanes of a rank begin; of one rank nothing."""
+    found = _RANK.match(lane)
+    return found[0] if found else ""
+
+
+def _host(event: ChromeEvent, lane: str, suffix: str) -> TimelineEvent:
     return TimelineEvent(
         event.start_us,
         event.duration_us,
-        f"{HOST_LANE}{suffix}",
+        f"{_rank(lane)}{HOST_LANE}{suffix}",
         Kind.STEP if event.category == _STEP else Kind.HOST,
         event.name,
         step=_whole(event.args.get("step")),
@@ -122,10 +135,11 @@ def _work(
     kind = Kind.CALL if event.category == _CALL else Kind.KERNEL
     if class_of(name, op, planned=True) == COLLECTIVE:
         kind = Kind.COLLECTIVE
+    on = f"{DEVICE_LANE} {device[1] if device else 0} stream {stream[1] if stream else 0}"
     return TimelineEvent(
         event.start_us,
         event.duration_us,
-        f"{DEVICE_LANE} {device[1] if device else 0} stream {stream[1] if stream else 0}{suffix}",
+        f"{_rank(lane)}{on}{suffix}",
         kind,
         name,
         node=_text(args.get("node")),

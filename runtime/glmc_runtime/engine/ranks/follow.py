@@ -15,7 +15,9 @@ import torch
 
 from glmc_runtime.engine.assemble import Machine
 from glmc_runtime.engine.greedy_tokens import GreedyLauncher
-from glmc_runtime.engine.ranks.messages import Decoder, Kind, StepMessage, numbered
+from glmc_runtime.engine.own_times import OwnTimes
+from glmc_runtime.engine.ranks.messages import Decoder, Kind, Numbers, StepMessage, numbered
+from glmc_runtime.engine.ranks.recordings import recording_to_bytes
 from glmc_runtime.engine.ranks.shared import SharedLogits
 from glmc_runtime.format.phases import phase_of
 
@@ -46,6 +48,7 @@ class Follower:
         self._replays = {key.phase: replay for key, replay in machine.replays.items()}
         self._decoder = Decoder(symbols_of(phases))
         self._launchers: dict[int, GreedyLauncher] = {}
+        self._times: OwnTimes | None = None
         self._answered = 0
         self._answers: queue.SimpleQueue[Answer] | None = None
         if logits is not None and machine.device.type != "cpu":
@@ -69,8 +72,23 @@ class Follower:
                 self._launchers.pop(message.first, None)
             elif message.kind is Kind.STATISTICS:
                 self._answer(lambda: json.dumps(self._machine.statistics.to_json()).encode())
+            elif message.kind in (Kind.TIME, Kind.TIMES):
+                self._time(message)
             else:
                 return
+
+    def _time(self, message: Numbers) -> None:
+        if message.kind is Kind.TIME:
+            self._times = OwnTimes(self._machine, message.first)
+            self._times.begin()
+            return
+        assert self._times is not None
+        (recording,), self._times = self._times.end(), None
+        said = recording_to_bytes(recording)
+        if self._logits is not None:
+            self._answer(lambda: said)
+        else:
+            self._channel.send(numbered(message.first, said))
 
     def _step(self, message: StepMessage) -> None:
         phase = self._phases[message.phase]

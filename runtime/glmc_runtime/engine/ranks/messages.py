@@ -26,7 +26,8 @@ _CHUNK_NUMBERS = 5
 
 
 class Kind(IntEnum):
-    """What a message asks for. Each but ``STOP``, ``FREE`` and ``COPY`` has one answer."""
+    """What a message asks for. Steps and ``STATISTICS`` have one answer, that of rank 0, and
+    ``TIMES`` one of each rank."""
 
     STOP = 0
     RUN = 1  # the logits of a step
@@ -35,6 +36,8 @@ class Kind(IntEnum):
     FREE = 4  # a launcher of async decode is not used any longer
     COPY = 5  # a block of the cache is copied
     STATISTICS = 6  # the counts of rank 0
+    TIME = 7  # steps are timed from now on
+    TIMES = 8  # they are not any longer; what was timed
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,8 @@ class StepMessage:
 
 @dataclass(frozen=True)
 class Numbers:
-    """A message of at most two numbers: a launcher, or source and target of a copied block."""
+    """A message of at most two numbers: a launcher, source and target of a copied block, the origin
+    of times, or the number of the question for them."""
 
     kind: Kind
     first: int = 0

@@ -18,11 +18,12 @@ import torch
 
 from glmc_runtime.engine.assemble import Machine
 from glmc_runtime.engine.exclusive import Exclusive
-from glmc_runtime.engine.ranks.channel import ChannelClosedError
+from glmc_runtime.engine.ranks.channel import Channel, ChannelClosedError
 from glmc_runtime.engine.ranks.follow import symbols_of
 from glmc_runtime.engine.ranks.launch import Ends
 from glmc_runtime.engine.ranks.messages import Encoder, Kind, number_of
 from glmc_runtime.engine.ranks.shared import SharedLogits, phases_of
+from glmc_runtime.engine.ranks.times import RanksTimes
 from glmc_runtime.engine.ranks.watch import Watch
 from glmc_runtime.errors import PlanError, RankError, RequestError
 from glmc_runtime.format.cache import CacheSpec
@@ -109,6 +110,22 @@ class Controller:
             first.answer = answer
             self._pending.popleft()
         return ticket.answer
+
+    def ask_all(self, kind: Kind) -> list[bytes]:
+        """The answers of all ranks, in their order, to what each of them answers."""
+        number = next(self._numbers)
+        ticket = self.ask(Encoder.numbers(kind, number))
+        return [self.wait(ticket), *(self._hear(each, number) for each in self._channels[1:])]
+
+    def _hear(self, channel: Channel, number: int) -> bytes:
+        """The answer of a rank other than 0; those of a question that was broken off are older."""
+        while True:
+            try:
+                found, answer = number_of(channel.receive())
+            except ChannelClosedError:
+                raise self.watch.failure() from None
+            if found == number:
+                return answer
 
     def new_launcher(self) -> int:
         return next(self._numbers)
@@ -326,4 +343,5 @@ def remote_machine(
         exclusive,
         lambda rows: RemoteGreedy(controller, decode),
         controller.close,
+        times=RanksTimes(controller, exclusive, [each["device"] for each in ready]),
     )

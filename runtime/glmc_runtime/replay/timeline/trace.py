@@ -1,12 +1,13 @@
 """The file of a timeline: Chrome trace events, which Perfetto and chrome://tracing open.
 
-Steps are on the lane of the host, calls on a lane for each stream of a device. The key ``glmc``
-beside the events says what was recorded, and how calls were found.
+Steps are on the lane of the host, calls on a lane for each stream of a device. Each rank of several
+has lanes of its own. The key ``glmc`` beside the events says what was recorded, and how calls were
+found.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -17,11 +18,13 @@ FORMAT = 1
 HOST = 1
 _DIGITS = 3
 NOT_COUNTED = "left out: the runtime doesn't know the ops; glmc run adds them, of one rank"
+ONE_CLOCK = "the monotonic clock of the host that all ranks are on, from one origin"
 
 
 @dataclass(frozen=True)
 class TimelineFacts:
-    """What was recorded, and where. ``emulated`` and ``interpreted`` as in an engine."""
+    """What was recorded, and where. ``emulated`` and ``interpreted`` as in an engine; ``ranks`` are
+    those of the artifact."""
 
     model: str
     target: str
@@ -30,6 +33,7 @@ class TimelineFacts:
     emulated: bool
     interpreted: bool
     versions: Mapping[str, str]
+    ranks: int = 1
 
     @property
     def place(self) -> str:
@@ -54,21 +58,59 @@ class Plans:
     nodes: Mapping[str, Mapping[str, NodeFacts]] = field(default_factory=dict)
 
 
-def trace_of(recording: Recording, plans: Plans, facts: TimelineFacts) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Ranked:
+    """What was timed of a ``rank`` that runs ``plans``; its number is None where it is the only
+    one."""
+
+    recording: Recording
+    plans: Plans
+    rank: int | None = None
+
+
+def trace_of(timed: Sequence[Ranked], facts: TimelineFacts) -> dict[str, Any]:
     """The file as plain data."""
-    phases = {step.number: step.phase for step in recording.steps}
-    events = [_step_event(step, facts) for step in recording.steps]
-    for call in recording.calls:
-        phase = None if call.step is None else phases.get(call.step)
-        events.append(_call_event(call, phase, plans, facts))
+    lanes: list[dict[str, Any]] = []
+    events: list[dict[str, Any]] = []
+    for each in timed:
+        found = [*_lanes(each.recording, facts)], [*_events(each.recording, each.plans, facts)]
+        if each.rank is not None:
+            _give(each.rank, max((row["pid"] for row in lanes), default=0), *found)
+        lanes += found[0]
+        events += found[1]
     events.sort(key=lambda event: event["ts"])
     about = {
         "format": FORMAT,
         **asdict(facts),
-        "attribution": recording.attribution,
+        "attribution": "; ".join(dict.fromkeys(each.recording.attribution for each in timed)),
         "costs": NOT_COUNTED,
+        "clock": ONE_CLOCK if len(timed) > 1 else None,
     }
-    return {"traceEvents": [*_lanes(recording, facts), *events], "glmc": about}
+    return {"traceEvents": [*lanes, *events], "glmc": about}
+
+
+def _give(
+    rank: int, taken: int, lanes: Sequence[dict[str, Any]], events: Sequence[dict[str, Any]]
+) -> None:
+    """Let lanes and events be those of a rank; processes up to ``taken`` are others'."""
+    for row in (*lanes, *events):
+        row["pid"] += taken
+        args = row["args"]
+        if row["name"] == "process_name":
+            args["name"] = f"rank {rank} {args['name']}"
+        elif "sort_index" in args:
+            args["sort_index"] = row["pid"]
+    for event in events:
+        event["args"]["rank"] = rank
+
+
+def _events(recording: Recording, plans: Plans, facts: TimelineFacts) -> Iterator[dict[str, Any]]:
+    phases = {step.number: step.phase for step in recording.steps}
+    for step in recording.steps:
+        yield _step_event(step, facts)
+    for call in recording.calls:
+        phase = None if call.step is None else phases.get(call.step)
+        yield _call_event(call, phase, plans, facts)
 
 
 def _step_event(step: StepTime, facts: TimelineFacts) -> dict[str, Any]:

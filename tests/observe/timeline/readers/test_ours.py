@@ -16,6 +16,7 @@ from glmc.observe.timeline.table import Kind, StepKind, Timeline
 from glmc.observe.timeline.totals import selected_times
 from tests.observe.timeline.test_totals import of
 
+LANE = "device 0 stream 0 (emulated)"
 ABOUT = {
     "format": 1,
     "model": "tiny-moe",
@@ -159,3 +160,43 @@ def test_steps_are_those_of_the_file(tmp_path: Path) -> None:
 def test_another_format_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="another release of glmc"):
         read(tmp_path, step(0, 0, 8), format=2)
+
+
+def test_each_rank_is_a_device_of_its_own(tmp_path: Path) -> None:
+    """The second computes longer, and the first waits for it in the collective."""
+    lanes = [
+        row
+        for rank in range(2)
+        for row in (
+            *named(1 + 2 * rank, f"rank {rank} host (emulated)", "steps (emulated)"),
+            *named(2 + 2 * rank, f"rank {rank} device 0 (xpu, emulated)", "stream 0 (emulated)"),
+        )
+    ]
+    rows = []
+    for rank, takes in enumerate((10, 30)):
+        mine = [
+            step(0, 5 * (1 - rank), 60),
+            call(0, 10, takes, function="x"),
+            call(0, 10 + takes, 45 - takes, function="collective.all_reduce", op="all_reduce"),
+        ]
+        for row in mine:
+            row["pid"] += 2 * rank
+            row["args"]["rank"] = rank
+        rows += mine
+    about = {**ABOUT, "emulated": True, "ranks": 2, "clock": "one"}
+    path = tmp_path / "ranks.json"
+    path.write_text(json.dumps({"traceEvents": [*lanes, *rows], "glmc": about}))
+    made = open_timeline(path)
+    assert {each.lane for each in made.events} == {
+        f"rank {rank} {of}" for rank in range(2) for of in ("host (emulated)", LANE)
+    }
+    assert [(each.number, each.start_us) for each in made.steps] == [(0, 5.0)]
+    found = of(made)
+    assert found.device == "rank 1 device 0"
+    assert [
+        (each.device, each.operators_us, each.communication_us) for each in found.by_device
+    ] == [("rank 0 device 0", 10, 35), ("rank 1 device 0", 30, 15)]
+    assert made.facts.remarks == ("times of all ranks are by one clock: one",)
+    about["ranks"] = 4
+    path.write_text(json.dumps({"traceEvents": [*lanes, *rows], "glmc": about}))
+    assert "only rank 0..1 of 4 ranks is in the file" in open_timeline(path).facts.remarks
