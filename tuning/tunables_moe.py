@@ -1,8 +1,9 @@
-"""The router and the experts of GLM-4.5-Air, and of the shape that others publish, to be tuned."""
+"""The routers and the experts of the presets, and of the shape that others publish, to be tuned."""
 
 from __future__ import annotations
 
 import functools
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -13,66 +14,89 @@ from glmc_runtime.kernels.cuda.moe import select as moe_ffn
 from glmc_runtime.kernels.cuda.moe.common import read_call
 from tuning.tunable import Arguments, Tunable
 
-ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 512, 2048, 8192)
-EXPERTS, HIDDEN, TOP_K = 128, 4096, 8
-SHAPES = ((1536, 0), (1408, 1408))  # (width, shared width): as published, GLM-4.5-Air
+ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 2048, 8192)
+TOP_K = 8
 GATE_FOOTPRINT = 4_000_000  # a hundred copies of a router are larger than the caches
 
 
-def distinct_ids(tokens: int, device: torch.device, generator: torch.Generator) -> torch.Tensor:
-    """int64 [tokens, TOP_K]: as many different experts as there can be, each equally often."""
-    rounds = -(-tokens * TOP_K // EXPERTS)
-    orders = [torch.randperm(EXPERTS, device=device, generator=generator) for _ in range(rounds)]
-    return torch.cat(orders)[: tokens * TOP_K].view(tokens, TOP_K).contiguous()
+@dataclass(frozen=True)
+class Shape:
+    """The sizes of a mixture of experts; ``shared_width`` is 0 without a shared expert."""
+
+    experts: int
+    hidden: int
+    width: int
+    shared_width: int
+
+
+SHAPES = (
+    Shape(128, 4096, 1536, 0),  # as others publish
+    Shape(128, 4096, 1408, 1408),  # GLM-4.5-Air
+    Shape(160, 5120, 1536, 1536),  # GLM-4.5, 4.6 and 4.7
+)
+GATES = ((128, 4096), (160, 5120))  # experts, hidden
+
+
+def spread_ids(
+    tokens: int, experts: int, device: torch.device, generator: torch.Generator
+) -> torch.Tensor:
+    """int64 [tokens, TOP_K]: as many different experts as there can be, while each has one token
+    at most; else drawn for each token, so that the number of tokens differs as a router's does."""
+    if tokens * TOP_K <= experts:
+        order = torch.randperm(experts, device=device, generator=generator)
+        return order[: tokens * TOP_K].view(tokens, TOP_K).contiguous()
+    scores = torch.rand(tokens, experts, device=device, generator=generator)
+    return scores.topk(TOP_K, -1)[1]
 
 
 @functools.cache
 def _memory(dtype: torch.dtype, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Numbers for gate_up and for down, enough for any width: shapes and copies share them."""
     generator = torch.Generator(device).manual_seed(1)
-    widest = max(width for width, _ in SHAPES)
-    size = (EXPERTS + 1) * HIDDEN * widest
+    size = max((s.experts + 1) * s.hidden * max(s.width, s.shared_width) for s in SHAPES)
     first = torch.empty(2 * size, dtype=dtype, device=device)
     second = torch.empty(size, dtype=dtype, device=device)
-    first.normal_(0.0, HIDDEN**-0.5, generator=generator)
-    second.normal_(0.0, widest**-0.5, generator=generator)
+    hidden, width = (min(s.hidden for s in SHAPES), max(s.width for s in SHAPES))
+    first.normal_(0.0, hidden**-0.5, generator=generator)
+    second.normal_(0.0, width**-0.5, generator=generator)
     return first, second
 
 
 def _weights(
-    width: int, shared_width: int, dtype: torch.dtype, device: torch.device
+    shape: Shape, dtype: torch.dtype, device: torch.device
 ) -> dict[str, torch.Tensor | None]:
     """The same in all copies: what a call reads differs by its experts."""
     first, second = _memory(dtype, device)
-    up, down = first[: EXPERTS * 2 * width * HIDDEN], second[: EXPERTS * width * HIDDEN]
+    experts, hidden, width = shape.experts, shape.hidden, shape.width
+    shared_width = shape.shared_width
+    up, down = first[: experts * 2 * width * hidden], second[: experts * width * hidden]
     weights: dict[str, torch.Tensor | None] = {
-        "gate_up": up.view(EXPERTS, 2 * width, HIDDEN),
-        "down": down.view(EXPERTS, HIDDEN, width),
+        "gate_up": up.view(experts, 2 * width, hidden),
+        "down": down.view(experts, hidden, width),
         "shared_gate_up": None,
         "shared_down": None,
     }
     if shared_width:
         after_up, after_down = first[up.numel() :], second[down.numel() :]
-        weights["shared_gate_up"] = after_up[: 2 * shared_width * HIDDEN].view(-1, HIDDEN)
-        weights["shared_down"] = after_down[: shared_width * HIDDEN].view(HIDDEN, -1)
+        weights["shared_gate_up"] = after_up[: 2 * shared_width * hidden].view(-1, hidden)
+        weights["shared_down"] = after_down[: shared_width * hidden].view(hidden, -1)
     return weights
 
 
 def _make_ffn(
-    width: int,
-    shared_width: int,
+    sizes: Shape,
     tokens: int,
     dtype: torch.dtype,
     device: torch.device,
     generator: torch.Generator,
 ) -> Arguments:
-    shape = (tokens, HIDDEN)
+    shape = (tokens, sizes.hidden)
     weights = torch.rand(tokens, TOP_K, device=device, generator=generator)
     return {
-        **_weights(width, shared_width, dtype, device),
+        **_weights(sizes, dtype, device),
         "x": torch.randn(shape, dtype=dtype, device=device, generator=generator),
         "weights": weights / weights.sum(-1, keepdim=True),
-        "ids": distinct_ids(tokens, device, generator),
+        "ids": spread_ids(tokens, sizes.experts, device, generator),
         "out": torch.full(shape, torch.nan, dtype=dtype, device=device),
     }
 
@@ -94,47 +118,52 @@ def _reference_ffn(arguments: Arguments) -> dict[str, torch.Tensor]:
     return {"out": out}
 
 
-def _ffn_candidates(
-    width: int, shared_width: int, tokens: int, dtype: torch.dtype
-) -> list[dict[str, object]]:
+def _ffn_candidates(sizes: Shape, tokens: int, dtype: torch.dtype) -> list[dict[str, object]]:
     """Of a call without memory: candidates follow from sizes alone."""
     device = torch.device("meta")
+    experts, hidden, width = sizes.experts, sizes.hidden, sizes.width
 
     def empty(*shape: int) -> torch.Tensor:
         return torch.empty(shape, dtype=dtype, device=device)
 
     arguments: Arguments = {
-        "x": empty(tokens, HIDDEN),
+        "x": empty(tokens, hidden),
         "weights": torch.empty(tokens, TOP_K, device=device),
         "ids": torch.empty(tokens, TOP_K, dtype=torch.int64, device=device),
-        "gate_up": empty(EXPERTS, 2 * width, HIDDEN),
-        "down": empty(EXPERTS, HIDDEN, width),
-        "out": empty(tokens, HIDDEN),
+        "gate_up": empty(experts, 2 * width, hidden),
+        "down": empty(experts, hidden, width),
+        "out": empty(tokens, hidden),
     }
-    if shared_width:
-        arguments["shared_gate_up"] = empty(2 * shared_width, HIDDEN)
-        arguments["shared_down"] = empty(HIDDEN, shared_width)
+    if sizes.shared_width:
+        arguments["shared_gate_up"] = empty(2 * sizes.shared_width, hidden)
+        arguments["shared_down"] = empty(hidden, sizes.shared_width)
     return list(moe_ffn.candidates(read_call(arguments)))
 
 
-def _ffn(width: int, shared_width: int, tokens: int, dtype: torch.dtype) -> Tunable:
-    used_experts = min(tokens * TOP_K, EXPERTS)
-    elements = 3 * HIDDEN * (used_experts * width + shared_width) + 2 * tokens * HIDDEN
+def _ffn(sizes: Shape, tokens: int, dtype: torch.dtype) -> Tunable:
+    used_experts = min(tokens * TOP_K, sizes.experts)
+    columns = used_experts * sizes.width + sizes.shared_width
+    elements = 3 * sizes.hidden * columns + 2 * tokens * sizes.hidden
     return Tunable(
         kernel="moe_ffn",
-        key=f"{EXPERTS}x{width}x{HIDDEN}k{TOP_K}",
+        key=f"{sizes.experts}x{sizes.width}x{sizes.hidden}k{TOP_K}",
         rows=tokens,
         dtype=dtype,
         bytes=elements * dtype.itemsize,
-        make=partial(_make_ffn, width, shared_width, tokens, dtype),
+        make=partial(_make_ffn, sizes, tokens, dtype),
         reference=_reference_ffn,
-        candidates=partial(_ffn_candidates, width, shared_width, tokens, dtype),
+        candidates=partial(_ffn_candidates, sizes, tokens, dtype),
         library={"variant": "grouped_mm"} if tokens >= 64 else None,
     )
 
 
 def _make_gate(
-    tokens: int, dtype: torch.dtype, device: torch.device, generator: torch.Generator
+    experts: int,
+    hidden: int,
+    tokens: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    generator: torch.Generator,
 ) -> Arguments:
     def draw(*shape: int) -> torch.Tensor:
         return torch.randn(shape, device=device, generator=generator)
@@ -143,16 +172,16 @@ def _make_gate(
         return torch.full(shape, torch.nan, device=device)
 
     return {
-        "x": draw(tokens, HIDDEN).to(dtype),
-        "weight": (draw(EXPERTS, HIDDEN) * HIDDEN**-0.5).to(dtype),
-        "bias": draw(EXPERTS) / 8,
+        "x": draw(tokens, hidden).to(dtype),
+        "weight": (draw(experts, hidden) * hidden**-0.5).to(dtype),
+        "bias": draw(experts) / 8,
         "groups": 1,
         "top_groups": 1,
         "group_fill": 0.0,
         "normalize": True,
         "normalize_eps": 1e-20,
         "scale": 1.0,
-        "logits": poisoned(tokens, EXPERTS),
+        "logits": poisoned(tokens, experts),
         "weights": poisoned(tokens, TOP_K),
         "ids": torch.full((tokens, TOP_K), -1, device=device),
     }
@@ -166,17 +195,17 @@ def _reference_gate(arguments: Arguments) -> dict[str, torch.Tensor]:
     return {"logits": logits, "weights": weights / weights.sum(-1, keepdim=True), "ids": ids}
 
 
-def _gate(tokens: int, dtype: torch.dtype) -> Tunable:
-    size = (EXPERTS + tokens) * HIDDEN * dtype.itemsize + tokens * (EXPERTS * 4 + TOP_K * 12)
+def _gate(experts: int, hidden: int, tokens: int, dtype: torch.dtype) -> Tunable:
+    size = (experts + tokens) * hidden * dtype.itemsize + tokens * (experts * 4 + TOP_K * 12)
     return Tunable(
         kernel="moe_gate",
-        key=f"{EXPERTS}x{HIDDEN}k{TOP_K}",
+        key=f"{experts}x{hidden}k{TOP_K}",
         rows=tokens,
         dtype=dtype,
         bytes=size,
-        make=partial(_make_gate, tokens, dtype),
+        make=partial(_make_gate, experts, hidden, tokens, dtype),
         reference=_reference_gate,
-        candidates=partial(moe_gate.candidates, tokens, EXPERTS),
+        candidates=partial(moe_gate.candidates, tokens, experts),
         tolerance=1e-4,
         footprint=max(size, GATE_FOOTPRINT),
     )
@@ -185,5 +214,5 @@ def _gate(tokens: int, dtype: torch.dtype) -> Tunable:
 def tunables() -> list[Tunable]:
     """In bfloat16, one width after the other, because each has its weights."""
     dtype = torch.bfloat16
-    gates = [_gate(tokens, dtype) for tokens in ROWS]
-    return gates + [_ffn(*shape, tokens, dtype) for shape in SHAPES for tokens in ROWS]
+    gates = [_gate(*sizes, tokens, dtype) for sizes in GATES for tokens in ROWS]
+    return gates + [_ffn(shape, tokens, dtype) for shape in SHAPES for tokens in ROWS]

@@ -1,7 +1,7 @@
 """Measure the configurations of the CUDA kernels and keep the best of each shape.
 
     python -m tuning.tune_cuda --output FILE [--only linear,linear_swiglu] [--rows 1,16]
-                              [--quick] [--seconds N] [--processes N]
+                              [--keys 4608x4096] [--quick] [--seconds N] [--processes N]
 
 Calls run in a captured graph, over enough copies of the operands that no cache helps; a time is
 the median of several replays. Before a configuration wins, its result is compared with a reference
@@ -23,7 +23,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,12 +57,15 @@ def all_tunables(options: argparse.Namespace) -> list[Tunable]:
             every += importlib.import_module(name).tunables()
     only = set(filter(None, options.only.split(",")))
     rows = {int(count) for count in options.rows.split(",") if count}
+    keys = set(filter(None, options.keys.split(",")))
     if options.quick:
         rows = rows or {1, 16}
     return [
         each
         for each in every
-        if (not only or each.kernel in only) and (not rows or each.rows in rows)
+        if (not only or each.kernel in only)
+        and (not rows or each.rows in rows)
+        and (not keys or each.key in keys)
     ]
 
 
@@ -132,6 +135,41 @@ def is_right(
     return ""
 
 
+def merged(times: list[Measured]) -> Iterator[Configuration]:
+    """What was best of each launch, together: read after all of ``times`` are there.
+
+    Of the configurations that differ from another one in the settings of one launch alone (their
+    names begin alike, as ``up_`` and ``down_``) the fastest change of each is taken."""
+    known = [each.configuration for each in times]
+    seen = {json.dumps(each, sort_keys=True) for each in known}
+    for base in list(times):
+        changes: dict[str, Measured] = {}
+        for each in times:
+            names = _changed(base.configuration, each.configuration)
+            launches = {name.split("_")[0] for name in names}
+            if len(launches) == 1 and all("_" in name for name in names) and each.us < base.us:
+                launch = launches.pop()
+                if launch not in changes or each.us < changes[launch].us:
+                    changes[launch] = each
+        if len(changes) < 2:
+            continue
+        together = dict(base.configuration)
+        for launch, each in changes.items():
+            together |= {
+                name: value
+                for name, value in each.configuration.items()
+                if name.startswith(f"{launch}_")
+            }
+        text = json.dumps(together, sort_keys=True)
+        if text not in seen:
+            seen.add(text)
+            yield together
+
+
+def _changed(one: Configuration, other: Configuration) -> list[str]:
+    return [name for name in one.keys() | other.keys() if one.get(name) != other.get(name)]
+
+
 def measure(
     tunable: Tunable, options: argparse.Namespace, device: torch.device, deadline: float
 ) -> tuple[Measured | None, Measured | None]:
@@ -143,7 +181,8 @@ def measure(
     # About two milliseconds of calls at 3 TB/s, every copy equally often.
     calls = copies * max(1, round(2e-3 * 3e12 / tunable.bytes / copies))
     times: list[Measured] = []
-    for configuration in candidates(tunable, options):
+    waiting = candidates(tunable, options)
+    for configuration in itertools.chain(waiting, merged(times)):
         if time.monotonic() > deadline:
             break
         try:
@@ -185,12 +224,13 @@ def write(path: Path, device_name: str, tunable: Tunable, configuration: Configu
 
 
 def compile_part(options: argparse.Namespace, device: torch.device) -> None:
-    """Run every candidate of this process's share once."""
+    """Run the candidates of this process's share once: of each shape some, since shapes of one
+    kernel share much of what is compiled."""
     part, parts = map(int, options.compile.split("/"))
     generator = torch.Generator(device).manual_seed(part)
-    for tunable in all_tunables(options)[part::parts]:
+    for tunable in all_tunables(options):
         arguments = tunable.make(device, generator)
-        for configuration in candidates(tunable, options):
+        for configuration in candidates(tunable, options)[part::parts]:
             try:
                 bind(tunable, arguments, configuration)()
                 torch.cuda.synchronize()
@@ -202,6 +242,7 @@ def compile_all(options: argparse.Namespace, seconds: float) -> None:
     """Let processes compile all candidates, for at most ``seconds``."""
     command = [sys.executable, "-m", "tuning.tune_cuda", "--output", os.devnull]
     command += ["--only", options.only, "--rows", options.rows]
+    command += ["--keys", options.keys]
     command += ["--quick"] if options.quick else []
     command += ["--most", str(options.most)] if options.most else []
     running = [
@@ -231,6 +272,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--only", default="", help="kernels, by comma")
     parser.add_argument("--rows", default="", help="rows, by comma")
+    parser.add_argument("--keys", default="", help="sizes, by comma, as tables name them")
     parser.add_argument("--quick", action="store_true", help="1 and 16 rows, four candidates")
     parser.add_argument("--most", type=int, help="candidates of each shape at most")
     parser.add_argument("--seconds", type=float, default=500.0, help="wall time for everything")

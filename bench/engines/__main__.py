@@ -81,7 +81,7 @@ def _numbers(text: str) -> list[int]:
 
 def options_of(chosen: argparse.Namespace, checkpoint: Path) -> dict[str, Any]:
     """The options of both engines."""
-    largest = max(chosen.firsts, default=0)
+    sequences = chosen.sequences or max(chosen.batches, default=1)
     return {
         "model": str(checkpoint),
         "load_format": "dummy",
@@ -89,8 +89,8 @@ def options_of(chosen: argparse.Namespace, checkpoint: Path) -> dict[str, Any]:
         "skip_tokenizer_init": True,
         "generation_config": "vllm",
         "max_model_len": 512 if chosen.quick else 9216,
-        "max_num_seqs": chosen.sequences or max(chosen.batches, default=1),
-        "max_num_batched_tokens": max(largest, 64),
+        "max_num_seqs": sequences,
+        "max_num_batched_tokens": max(*chosen.firsts, sequences, 64),
         "enable_prefix_caching": True,
         "disable_log_stats": True,
         "gpu_memory_utilization": 0.2,

@@ -162,6 +162,7 @@ def main(words: list[str] | None = None) -> int:
             source = checkpoint(chosen.model, chosen.layers, Path(folder))
             path = compiled(source, 1, batches, PROMPT, CONTEXT)
         out = chosen.out or Path(folder)
+        out.mkdir(parents=True, exist_ok=True)
         for row in rows(path, batches, chosen.steps, chosen.rounds, out):
             print(json.dumps(row), flush=True)
             whole &= not row.get("wrong") and row.get("attribution", "exact") == "exact"

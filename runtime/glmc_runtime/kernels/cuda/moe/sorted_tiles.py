@@ -2,7 +2,9 @@
 
 A tile is up to BLOCK_M rows of one expert. Tiles next to each other run together on the same
 columns, so that an expert's weights come from memory about once. The shared expert is one more
-expert, of all tokens.
+expert, of all tokens. With WEIGHTS_LEFT the weights are the left operand of the products and the
+rows the right one: tensor cores take 64 rows of a left operand and as few as 8 of a right one, so
+that tiles of 16 or 32 rows cost no more than they have.
 """
 
 from __future__ import annotations
@@ -37,6 +39,37 @@ def _tile_and_block(most, BLOCKS: tl.constexpr, GROUP: tl.constexpr):
     return group * GROUP + within % members, within // members
 
 
+@triton.jit
+def _sums(ROWS: tl.constexpr, COLUMNS: tl.constexpr, WEIGHTS_LEFT: tl.constexpr):
+    """Zeros [ROWS, COLUMNS], transposed with WEIGHTS_LEFT."""
+    if WEIGHTS_LEFT:
+        zeros = tl.zeros([COLUMNS, ROWS], tl.float32)
+    else:
+        zeros = tl.zeros([ROWS, COLUMNS], tl.float32)
+    return zeros
+
+
+@triton.jit
+def _multiplied(values, weight, total, WEIGHTS_LEFT: tl.constexpr, WIDEN: tl.constexpr):
+    """``total`` and the product of values [rows, k] and weight [columns, k]."""
+    if WEIGHTS_LEFT:
+        total = dot(weight, tl.trans(values), total, WIDEN)
+    else:
+        total = dot(values, tl.trans(weight), total, WIDEN)
+    return total
+
+
+@triton.jit
+def _store(row_at, column, values, is_row, is_column, WEIGHTS_LEFT: tl.constexpr):
+    """``values`` as :func:`_sums` made them, to the columns after each of ``row_at`` [rows]."""
+    if WEIGHTS_LEFT:
+        at = row_at[None, :] + column[:, None]
+        tl.store(at, values, mask=is_row[None, :] & is_column[:, None])
+    else:
+        at = row_at[:, None] + column[None, :]
+        tl.store(at, values, mask=is_row[:, None] & is_column[None, :])
+
+
 @triton.jit(do_not_specialize=["pairs", "experts", "most"])
 def sorted_up_kernel(
     x,
@@ -61,6 +94,7 @@ def sorted_up_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     STAGES: tl.constexpr,
+    WEIGHTS_LEFT: tl.constexpr,
     WIDEN: tl.constexpr,
     PDL: tl.constexpr,
 ):
@@ -95,8 +129,8 @@ def sorted_up_kernel(
         x_at = x + token.to(tl.int64)[:, None] * H + column[None, :]
         gate_at = base + line[:, None] * H + column[None, :]
         up_at = gate_at + width * H
-        gate = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
-        up = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+        gate = _sums(BLOCK_M, BLOCK_N, WEIGHTS_LEFT)
+        up = _sums(BLOCK_M, BLOCK_N, WEIGHTS_LEFT)
         for k in tl.range(0, H, BLOCK_K, num_stages=STAGES):
             if H % BLOCK_K == 0:
                 values = tl.load(x_at + k)
@@ -107,11 +141,11 @@ def sorted_up_kernel(
                 values = tl.load(x_at + k, mask=keep, other=0.0)
                 gates = tl.load(gate_at + k, mask=keep, other=0.0)
                 ups = tl.load(up_at + k, mask=keep, other=0.0)
-            gate = dot(values, tl.trans(gates), gate, WIDEN)
-            up = dot(values, tl.trans(ups), up, WIDEN)
+            gate = _multiplied(values, gates, gate, WEIGHTS_LEFT, WIDEN)
+            up = _multiplied(values, ups, up, WEIGHTS_LEFT, WIDEN)
         result = gated(gate, up, x.dtype.element_ty)
-        at = activated + row.to(tl.int64)[:, None] * WIDEST + n[None, :]
-        tl.store(at, result, mask=real[:, None] & (n < width)[None, :])
+        at = activated + row.to(tl.int64) * WIDEST
+        _store(at, n, result, real, n < width, WEIGHTS_LEFT)
 
 
 @triton.jit(do_not_specialize=["pairs", "experts", "most"])
@@ -137,6 +171,7 @@ def sorted_down_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     STAGES: tl.constexpr,
+    WEIGHTS_LEFT: tl.constexpr,
     WIDEN: tl.constexpr,
     PDL: tl.constexpr,
 ):
@@ -166,7 +201,7 @@ def sorted_down_kernel(
         column = tl.arange(0, BLOCK_K)
         x_at = activated + row.to(tl.int64)[:, None] * WIDEST + column[None, :]
         weight_at = base + line[:, None] * width + column[None, :]
-        total = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+        total = _sums(BLOCK_M, BLOCK_N, WEIGHTS_LEFT)
         for k in tl.range(0, width, BLOCK_K, num_stages=STAGES):
             if W % BLOCK_K == 0 and WS % BLOCK_K == 0:
                 values = tl.load(x_at + k)
@@ -175,22 +210,22 @@ def sorted_down_kernel(
                 keep = (column < width - k)[None, :]
                 values = tl.load(x_at + k, mask=keep, other=0.0)
                 weight = tl.load(weight_at + k, mask=keep, other=0.0)
-            total = dot(values, tl.trans(weight), total, WIDEN)
-        at = results + pair.to(tl.int64)[:, None] * H + n[None, :]
-        mask = real[:, None] & (n < H)[None, :]
-        tl.store(at, total.to(results.dtype.element_ty), mask=mask)
+            total = _multiplied(values, weight, total, WEIGHTS_LEFT, WIDEN)
+        at = results + pair.to(tl.int64) * H
+        _store(at, n, total.to(results.dtype.element_ty), real, n < H, WEIGHTS_LEFT)
 
 
 def default(call: Experts) -> Configuration:
     """Tiles of 128 rows once the experts fill them on average, of 64 before."""
+    base: Configuration = {"variant": "sorted", "group": 8, "up_left": False, "down_left": False}
     if call.x.element_size() == 4:  # exact products, without tensor cores
         small: Configuration = {"rows": 32, "up_k": 32, "down_k": 32, "up_n": 32, "down_n": 64}
-        return {"variant": "sorted", "group": 8, **_warps(4, 4), **_stages(2, 2), **small}
+        return {**base, **_warps(4, 4), **_stages(2, 2), **small}
     if call.pairs >= 96 * call.experts:
         large: Configuration = {"rows": 128, "up_k": 64, "down_k": 64, "up_n": 128, "down_n": 256}
-        return {"variant": "sorted", "group": 8, **_warps(8, 8), **_stages(3, 3), **large}
+        return {**base, **_warps(8, 8), **_stages(3, 3), **large}
     middle: Configuration = {"rows": 64, "up_k": 64, "down_k": 64, "up_n": 64, "down_n": 128}
-    return {"variant": "sorted", "group": 8, **_warps(4, 4), **_stages(4, 4), **middle}
+    return {**base, **_warps(4, 4), **_stages(4, 4), **middle}
 
 
 def _warps(up: int, down: int) -> Configuration:
@@ -221,6 +256,46 @@ def candidates(call: Experts) -> Iterator[Configuration]:
         (32, 4, 64, 128, 3, 4, 128, 128, 3, 4),
         (16, 4, 64, 128, 3, 4, 128, 128, 3, 4),
     )
+    if call.pairs <= 64 * call.experts:
+        yield from _few_rows(base)
+
+
+def _few_rows(base: Configuration) -> Iterator[Configuration]:
+    """Where memory decides: a third program beside two others on a multiprocessor counts more
+    than a deeper pipeline. One launch varied at a time, for each number of rows."""
+    up = "up_n up_k up_stages up_warps up_left"
+    down = "down_n down_k down_stages down_warps down_left"
+    for rows in (64, 32, 16):
+        left = rows < 64
+        start: Configuration = {**base, "rows": rows, "group": 1}
+        start = next(varied(start, f"{up} {down}", (64, 64, 3, 4, left, 128, 64, 3, 4, left)))
+        yield start
+        yield from varied(
+            start,
+            up,
+            (64, 64, 3, 8, False),
+            (64, 64, 4, 4, True),
+            (64, 64, 2, 4, left),
+            (64, 32, 6, 4, True),
+            (64, 128, 2, 4, left),
+            (64, 128, 3, 4, True),
+            (128, 64, 3, 8, True),
+            (32, 128, 3, 4, left),
+            (32, 128, 4, 4, left),
+        )
+        yield from varied(
+            start,
+            down,
+            (128, 64, 3, 8, False),
+            (128, 64, 4, 4, True),
+            (128, 64, 4, 8, True),
+            (64, 64, 6, 4, True),
+            (64, 128, 3, 4, True),
+            (64, 128, 4, 4, left),
+            (128, 32, 6, 4, True),
+            (128, 128, 2, 4, left),
+            (256, 64, 3, 8, True),
+        )
 
 
 def bind(call: Experts, configuration: Configuration) -> Thunk:
@@ -258,6 +333,7 @@ def bind(call: Experts, configuration: Configuration) -> Thunk:
         "BLOCK_N": c["up_n"],
         "BLOCK_K": c["up_k"],
         "STAGES": c["up_stages"],
+        "WEIGHTS_LEFT": c["up_left"],
         "num_warps": c["up_warps"],
     }
     down_blocks = triton.cdiv(call.hidden, c["down_n"])
@@ -268,6 +344,7 @@ def bind(call: Experts, configuration: Configuration) -> Thunk:
         "BLOCK_N": c["down_n"],
         "BLOCK_K": c["down_k"],
         "STAGES": c["down_stages"],
+        "WEIGHTS_LEFT": c["down_left"],
         "num_warps": c["down_warps"],
     }
 

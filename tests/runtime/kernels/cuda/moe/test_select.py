@@ -40,6 +40,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "experts, three launches": {**EXPERT_WISE, "last_reduces": False, "rows": 32},
     "sorted": SORTED,
     "sorted even": {**SORTED, "up_n": 8, "up_k": 8, "down_n": 8, "down_k": 8, "group": 3},
+    "sorted, weights left": {**SORTED, "rows": 8, "group": 1, "up_left": True, "down_left": True},
+    "sorted, weights left below": {**SORTED, "up_n": 8, "up_k": 8, "down_left": True},
     "grouped_mm": {"variant": "grouped_mm"},
 }
 MAIN = ("few", "experts", "sorted", "grouped_mm")

@@ -1,0 +1,33 @@
+"""What is tuned of the experts, and the choices of experts that it is tuned with."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+from tuning.tunables_moe import SHAPES, TOP_K, spread_ids, tunables
+
+
+@pytest.mark.parametrize(("tokens", "experts"), [(1, 128), (16, 128), (20, 160)])
+def test_few_tokens_have_experts_of_their_own(tokens: int, experts: int) -> None:
+    ids = spread_ids(tokens, experts, torch.device("cpu"), torch.Generator().manual_seed(0))
+    assert ids.shape == (tokens, TOP_K)
+    assert len(set(ids.flatten().tolist())) == tokens * TOP_K
+
+
+def test_experts_of_many_tokens_have_different_numbers_of_them() -> None:
+    ids = spread_ids(256, 128, torch.device("cpu"), torch.Generator().manual_seed(0))
+    assert all(len(set(row)) == TOP_K for row in ids.tolist())
+    counts = torch.bincount(ids.flatten(), minlength=128)
+    assert counts.min() < 12 and counts.max() > 20
+
+
+def test_every_shape_has_its_key_and_candidates_at_each_number_of_tokens() -> None:
+    found = {(each.key, each.rows): each for each in tunables() if each.kernel == "moe_ffn"}
+    for shape in SHAPES:
+        key = f"{shape.experts}x{shape.width}x{shape.hidden}k{TOP_K}"
+        candidates = list(found[key, 256].candidates())
+        assert {each["rows"] for each in candidates if each["variant"] == "sorted"} >= {16, 32, 64}
+        assert len({str(each) for each in candidates}) >= 40
