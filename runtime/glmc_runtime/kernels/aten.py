@@ -332,8 +332,9 @@ def _of_one(function: Callable[..., Any], arguments: dict[str, Any], *more: floa
 
 def _of_two(function: Callable[..., Any], arguments: dict[str, Any]) -> Thunk:
     x, y, out = arguments["x"], arguments["y"], arguments["out"]
-    other = y.shape if isinstance(y, torch.Tensor) else ()
-    _require_shape("out", out, torch.broadcast_shapes(x.shape, other))
+    # Of tensors: torch.broadcast_shapes imports its symbolic shapes, most of a second.
+    both = torch.broadcast_tensors(x, y)[0] if isinstance(y, torch.Tensor) else x
+    _require_shape("out", out, tuple(both.shape))
     return partial(function, x, y, out=out)
 
 

@@ -42,12 +42,13 @@ INLINE void score(const Attention *a, const int32_t *blocks, long head, long sta
         const long stride = a->by_token;
         long at = 0;
         for (; at < run; at += 4) {
-            float found[64];
+            float found[32];
             const long rows = run - at < 4 ? run - at : 4;
             const void *from = offset(key, at * stride, kind);
             long q = 0;
             for (; rows == 4 && q + 4 <= group; q += 4) {
-                products(from, stride, queries + q, a->head_dim, found, 1, kind, 4, 4);
+                products(from, stride, queries + q, a->head_dim, found, offset(from, 4 * stride, kind), 4,
+                         kind, 4, 4);
                 for (int row = 0; row < 4; row++)
                     for (int one = 0; one < 4; one++)
                         scores[(q + one) * CHUNK + i + at + row] = found[row * 4 + one] * a->scale;
@@ -55,7 +56,7 @@ INLINE void score(const Attention *a, const int32_t *blocks, long head, long sta
             for (; q < group; q++)
                 for (long row = 0; row < rows; row++) {
                     products(offset(from, row * stride, kind), stride, queries + q, a->head_dim,
-                             found, 0, kind, 1, 1);
+                             found, 0, 0, kind, 1, 1);
                     scores[q * CHUNK + i + at + row] = found[0] * a->scale;
                 }
         }

@@ -16,12 +16,17 @@ typedef struct {
     long count;
 } Rows;
 
-/* WEIGHTS rows of the weight from ``first`` on times ROWS rows of x from ``row`` on. */
+/* WEIGHTS rows of the weight from ``first`` on times ROWS rows of x from ``row`` on. Meanwhile the rows
+   behind these are fetched, a share by each tile of these, so that memory is read all the time. */
 INLINE void tile(const void *weight, const void *bias, const Rows *rows, long first, long row,
                  long k, const int kind, const int WEIGHTS, const int ROWS) {
-    float totals[64];
-    uint32_t rounded_to[64]; /* of the kind */
-    products(offset(weight, first * k, kind), k, rows->x + row, k, totals, row == 0, kind, WEIGHTS, ROWS);
+    float totals[32];
+    uint32_t rounded_to[32]; /* of the kind */
+    const long wide = ROWS < 4 ? 4 : ROWS, tiles = (rows->count + wide - 1) / wide;
+    const long begun = WEIGHTS * (row / wide) / tiles, ended = WEIGHTS * (row / wide + 1) / tiles;
+    const char *ahead = offset(weight, (first + WEIGHTS + begun) * k, kind);
+    products(offset(weight, first * k, kind), k, rows->x + row, k, totals, ahead, (int)(ended - begun),
+             kind, WEIGHTS, ROWS);
     for (int one = 0; bias && one < WEIGHTS; one++)
         for (int at = 0; at < ROWS; at++) totals[one * ROWS + at] += load(bias, first + one, kind);
     for (int at = 0; at < WEIGHTS * ROWS; at += LANES)
@@ -32,29 +37,32 @@ INLINE void tile(const void *weight, const void *bias, const Rows *rows, long fi
                    offset(rounded_to, one * ROWS + at, kind), SIZE(kind));
 }
 
-/* WEIGHTS rows of the weight, which stay in the nearest cache, times all rows of x. */
+/* WEIGHTS rows of the weight, which stay in the nearest cache, times all rows of x, COLUMNS at most
+   at a time. */
 INLINE void strip(const void *weight, const void *bias, const Rows *rows, long first, long k,
                   const int kind, const int WEIGHTS) {
     long row = 0;
-    if (WEIGHTS < 4)
+    if (WEIGHTS == 3)
         for (; row + 8 <= rows->count; row += 8) tile(weight, bias, rows, first, row, k, kind, WEIGHTS, 8);
     for (; row + 4 <= rows->count; row += 4) tile(weight, bias, rows, first, row, k, kind, WEIGHTS, 4);
     for (; row + 2 <= rows->count; row += 2) tile(weight, bias, rows, first, row, k, kind, WEIGHTS, 2);
     for (; row < rows->count; row++) tile(weight, bias, rows, first, row, k, kind, WEIGHTS, 1);
 }
 
-/* Rows first:stop of the weight times all rows of x. As many sums at a time as there are registers;
-   one row of x meets one of the weight, so that memory is read in its order. */
+/* Rows first:stop of the weight times all rows of x. As many sums at a time as there are registers:
+   each waits for its last step, so that one alone would be slower than memory. */
 INLINE void block(const void *weight, const void *bias, const Rows *rows, long first, long stop,
                   long k, const int kind) {
 #if defined(__AVX512F__)
-    if (rows->count >= 8)
+    /* Six rows of float32 beside so many of x would be too much for a cache. */
+    if (!kind && rows->count >= 8)
         for (; first + 3 <= stop; first += 3) strip(weight, bias, rows, first, k, kind, 3);
-    else if (rows->count > 1)
-        for (; first + 4 <= stop; first += 4) strip(weight, bias, rows, first, k, kind, 4);
+    for (; first + 6 <= stop; first += 6) strip(weight, bias, rows, first, k, kind, 6);
 #else
     if (rows->count > 1)
         for (; first + 2 <= stop; first += 2) strip(weight, bias, rows, first, k, kind, 2);
+    else
+        for (; first + 6 <= stop; first += 6) tile(weight, bias, rows, first, 0, k, kind, 6, 1);
 #endif
     for (; first < stop; first++) strip(weight, bias, rows, first, k, kind, 1);
 }

@@ -193,43 +193,49 @@ INLINE void spread_row(const void *from, void *to, long count, const int kind) {
             }
 }
 
-/* totals [ROWS, COLUMNS], with room for 64: ROWS rows of ``weight``, ``stride`` elements apart, times COLUMNS spread rows.
-   ``ahead`` fetches the rows behind these: a processor's own guess ends with a page and with a row. */
+/* ``sums`` [ROWS, COLUMNS] get one step more. Loads of the rows serve all columns; every loop is
+   unrolled, as sums that are counted through by a variable would lie in memory. */
+INLINE void add_step(const char *row, long stride, const void *const *spread, long at,
+                     floats *sums, const int kind, const int ROWS, const int COLUMNS) {
+#pragma GCC unroll 8
+    for (int column = 0; column < COLUMNS; column++)
+#pragma GCC unroll 8
+        for (int one = 0; one < ROWS; one++)
+            sums[one * COLUMNS + column] =
+                step_of(row + one * stride, (const char *)spread[column] + at * SPREAD(kind),
+                        sums[one * COLUMNS + column], kind);
+}
+
+/* totals [ROWS, COLUMNS], with room for 32: ROWS rows of ``weight``, ``stride`` elements apart, times
+   COLUMNS spread rows. ``lines`` rows ``ahead``, at most ROWS, which will be read next, are fetched
+   meanwhile: a processor's own guess ends with a page and with a row. */
 INLINE void products(const void *weight, long stride, const void *const *spread, long count,
-                     float *totals, int ahead, const int kind, const int ROWS,
+                     float *totals, const char *ahead, int lines, const int kind, const int ROWS,
                      const int COLUMNS) {
-    floats sums[8][8];
-    for (int row = 0; row < ROWS; row++)
-        for (int column = 0; column < COLUMNS; column++) sums[row][column] = (floats){0};
+    floats sums[32];
+    const long bytes = stride * SIZE(kind);
+#pragma GCC unroll 32
+    for (int one = 0; one < 32; one++) sums[one] = (floats){0};
     long at = 0;
     for (; at + STEP(kind) <= count; at += STEP(kind)) {
+        const char *from = offset(weight, at, kind);
 #pragma GCC unroll 8
-        for (int row = 0; row < ROWS; row++) {
-            const char *from = offset(weight, row * stride + at, kind);
-            if (ahead) __builtin_prefetch(from + ROWS * stride * SIZE(kind), 0, 2);
-#pragma GCC unroll 8
-            for (int column = 0; column < COLUMNS; column++)
-                sums[row][column] = step_of(from, (const char *)spread[column] + at * SPREAD(kind),
-                                            sums[row][column], kind);
-        }
+        for (int row = 0; row < ROWS; row++)
+            if (row < lines) __builtin_prefetch(ahead + row * bytes + at * SIZE(kind), 0, 2);
+        add_step(from, bytes, spread, at, sums, kind, ROWS, COLUMNS);
     }
     if (at < count) {
-        char rest[2 * BYTES];
+        char rest[8][BYTES];
         for (int row = 0; row < ROWS; row++) {
-            memset(rest, 0, sizeof rest);
-            memcpy(rest, offset(weight, row * stride + at, kind), (size_t)((count - at) * SIZE(kind)));
-            for (int column = 0; column < COLUMNS; column++)
-                sums[row][column] = step_of(rest, (const char *)spread[column] + at * SPREAD(kind),
-                                            sums[row][column], kind);
+            memset(rest[row], 0, BYTES);
+            memcpy(rest[row], offset(weight, row * stride + at, kind),
+                   (size_t)((count - at) * SIZE(kind)));
         }
+        add_step(rest[0], BYTES, spread, at, sums, kind, ROWS, COLUMNS);
     }
     /* Four at a time, whichever lie beside each other. */
-    floats flat[64];
-    int number = 0;
-    for (int row = 0; row < ROWS; row++)
-        for (int column = 0; column < COLUMNS; column++) flat[number++] = sums[row][column];
-    while (number % 4) flat[number++] = (floats){0};
-    for (int one = 0; one < number; one += 4) joined(flat + one, totals + one);
+#pragma GCC unroll 8
+    for (int one = 0; one < ROWS * COLUMNS; one += 4) joined(sums + one, totals + one);
 }
 
 #endif
