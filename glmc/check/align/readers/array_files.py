@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import prod
@@ -62,10 +63,24 @@ def _header(path: Path) -> tuple[tuple[int, ...], Any]:
 
 def _load_pt(path: Path) -> Tensor:
     open_plain(path).close()  # no pipe
+    _require_unpacked(path)
     found = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(found, Tensor):
         raise ValueError(f"a {type(found).__name__} and no tensor")
+    size, stored = found.numel() * found.itemsize, found.untyped_storage().nbytes()
+    if found.device.type != "cpu" or size > stored:
+        raise ValueError(f"{size:,} bytes of elements, of which {stored:,} are in the file")
     return found.detach()
+
+
+def _require_unpacked(path: Path) -> None:
+    """torch packs no entry of its archives: one that is may come to anything."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+        size = sum(entry.file_size for entry in entries)
+        if size > path.stat().st_size:
+            raise ValueError(f"entries of {size:,} bytes in {path.stat().st_size:,}")
 
 
 @contextmanager
@@ -74,7 +89,7 @@ def _readable(path: Path) -> Iterator[None]:
         yield
     except (
         *(OSError, ValueError, TypeError, KeyError, EOFError, RuntimeError, AttributeError),
-        *(SyntaxError, IndexError, OverflowError, pickle.UnpicklingError),
+        *(SyntaxError, IndexError, OverflowError, pickle.UnpicklingError, zipfile.BadZipFile),
     ) as error:
         raise RecordError(
             "a tensor of the dump can't be read",

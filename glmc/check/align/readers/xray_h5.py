@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from glmc.check.align.readers.h5_limits import MOST_ELEMENTS, promised_too_much
 from glmc_runtime.errors import RecordError
 from glmc_runtime.format.dtypes import DTYPES
 from glmc_runtime.format.tensor_key import parse_key
@@ -29,9 +30,6 @@ from glmc_runtime.record.tensors import RecordedTensor, Statistics
 _OURS = frozenset(("dtype", "shape", "statistics", "rows"))
 _TENSORS = "fiubc"
 """Kinds of numpy's dtypes that tensors have: a text or a reference is none."""
-_PACKED, _SMALL = 2000, 64 << 20
-"""Bytes that a stored one may come to, twice what deflate can, and bytes that are allocated
-whatever is stored: a damaged size may say anything."""
 
 
 class XrayH5:
@@ -138,9 +136,15 @@ class XrayH5:
         def load() -> Tensor:
             with opened(self._path) as file:
                 data = self._dataset(file, step, name)
-                stored = data.id.get_storage_size()
-                if data.nbytes > _SMALL + _PACKED * stored or (data.size and not stored):
-                    raise self._damaged(name, f"{data.nbytes} bytes of {stored} that are stored")
+                if found := promised_too_much(data):
+                    raise RecordError(
+                        "a tensor of the record is larger than what is stored of it can be",
+                        place=f"{self.label}: {name}",
+                        expected="elements that are in the file, or "
+                        f"{MOST_ELEMENTS:,} packed ones at most",
+                        found=found,
+                        remedy="record it once more, without compression",
+                    )
                 array = data[()]
                 array = array.astype(array.dtype.newbyteorder("="), copy=False)
                 tensor = torch.from_numpy(array) if array.shape else torch.tensor(array.item())

@@ -46,9 +46,19 @@ class ChromeTrace:
         return " ".join(dict.fromkeys(filter(None, (process, thread))))
 
 
+def event_count(document: Any) -> int:
+    """How many events a JSON document has."""
+    raw = _raw(document)
+    return len(raw) if isinstance(raw, list) else 0
+
+
+def _raw(document: Any) -> Any:
+    return document.get("traceEvents") if isinstance(document, dict) else document
+
+
 def chrome_trace(document: Any) -> ChromeTrace | None:
     """The trace in a JSON document, None for one that has no events."""
-    raw = document.get("traceEvents") if isinstance(document, dict) else document
+    raw = _raw(document)
     if not isinstance(raw, list) or not any(
         isinstance(each, dict) and "ph" in each for each in raw
     ):

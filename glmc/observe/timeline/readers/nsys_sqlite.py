@@ -8,7 +8,7 @@ report lacks is not asked for. Names of columns are those of NVIDIA's schema ref
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from glmc.observe.timeline.readers.launched import (
     RUNTIME,
     launched_timeline,
 )
+from glmc.observe.timeline.readers.limits import Limits
 from glmc.observe.timeline.table import NOT_OURS, Facts, Timeline
 
 MAGIC = b"SQLite format 3\x00"
@@ -37,6 +38,8 @@ _TABLES = {
 }
 _NAMES = ("demangledName", "shortName", "nameId", "textId")
 _COPIES = {1: "HtoD", 2: "DtoH", 8: "DtoD", 10: "PtoP"}
+_LONGEST = 1 << 20
+"""Bytes of a text: names of kernels have some thousands."""
 _WHOLE_GRAPHS = (
     "device graphs were traced as a whole: record with --cuda-graph-trace=node to see their kernels"
 )
@@ -54,7 +57,12 @@ def read_nsys_sqlite(label: str, path: Path) -> Timeline:
 
 def _read(label: str, path: Path, database: sqlite3.Connection) -> Timeline:
     database.row_factory = sqlite3.Row
-    tables = {row[0] for row in database.execute("SELECT name FROM sqlite_master")}
+    database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST)
+    budget = _Budget(path)
+    # A view computes its rows, as many as it likes.
+    tables = {
+        row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+    }
     if not any(name in tables for name in _TABLES):
         raise UsageError(
             "the database is no report of Nsight Systems, or nothing of CUDA was traced",
@@ -63,7 +71,10 @@ def _read(label: str, path: Path, database: sqlite3.Connection) -> Timeline:
             remedy="nsys profile --trace=cuda,nvtx, then nsys export --type sqlite",
         )
     texts = (
-        {row[0]: row[1] for row in database.execute("SELECT id, value FROM StringIds")}
+        {
+            row[0]: row[1]
+            for row in budget.taken(database.execute("SELECT id, value FROM StringIds"))
+        }
         if "StringIds" in tables
         else {}
     )
@@ -71,7 +82,9 @@ def _read(label: str, path: Path, database: sqlite3.Connection) -> Timeline:
         event
         for table, category in _TABLES.items()
         if table in tables
-        for event in _events(database, table, category, texts)
+        for event in _events(
+            budget.taken(database.execute(f"SELECT * FROM {table}")), table, category, texts
+        )
     ]
     events.sort(key=lambda event: (event.start_us, -event.duration_us))
     whole = f"{_ACTIVITY}GRAPH_TRACE"
@@ -86,10 +99,28 @@ def _read(label: str, path: Path, database: sqlite3.Connection) -> Timeline:
     return launched_timeline(label, ChromeTrace({}, tuple(events)), facts)
 
 
+class _Budget:
+    """What rows may come to, in number and in bytes of their texts: columns may be computed, and
+    a default is no part of the file for each row that has it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._limits = path, Limits.of(path.stat().st_size)
+        self._rows = self._bytes = 0
+
+    def taken(self, rows: Iterable[sqlite3.Row]) -> Iterator[sqlite3.Row]:
+        """The same rows; raises UsageError for the first that is too much."""
+        for row in rows:
+            self._rows += 1
+            self._bytes += sum(len(each) for each in row if isinstance(each, (str, bytes)))
+            self._limits.require_events(self._path, self._rows)
+            self._limits.require_bytes(self._path, self._bytes)
+            yield row
+
+
 def _events(
-    database: sqlite3.Connection, table: str, category: str, texts: Mapping[int, str]
+    rows: Iterable[sqlite3.Row], table: str, category: str, texts: Mapping[int, str]
 ) -> Iterator[ChromeEvent]:
-    for record in database.execute(f"SELECT * FROM {table}"):
+    for record in rows:
         row = {name: record[name] for name in record.keys()}  # noqa: SIM118
         start, end = row.get("start"), row.get("end")
         if not isinstance(start, int) or not isinstance(end, int) or end < start:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import zlib
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from glmc.errors import UsageError
 from glmc.observe.timeline.layers import with_layers
 from glmc.observe.timeline.places import with_places
-from glmc.observe.timeline.readers.chrome import chrome_trace
+from glmc.observe.timeline.readers.chrome import chrome_trace, event_count
+from glmc.observe.timeline.readers.limits import LARGEST, Limits
 from glmc.observe.timeline.readers.nsys_sqlite import MAGIC, read_nsys_sqlite
 from glmc.observe.timeline.readers.nsys_stats import is_nsys_stats, read_nsys_stats
 from glmc.observe.timeline.readers.ours import is_ours, read_ours
@@ -22,10 +25,9 @@ from glmc.observe.timeline.steps import step_kinds
 from glmc.observe.timeline.table import Timeline
 from glmc.plain_file import open_plain, read_plain
 
-LARGEST = 4 << 30
-"""Bytes of a file, and of what is packed in it."""
 _GZIP = b"\x1f\x8b"
-_JSON = (b"{", b"[")
+_JSON = re.compile(rb"\s*(\{|\[\s*[\[{\]])")
+"""How a document begins; a line of a log may begin with a bracket, too."""
 KINDS = (
     "a trace of glmc, torch.profiler, vLLM, SGLang or XProfiler, a log of XPURT_PROF, or what nsys "
     "exports as sqlite or prints as csv"
@@ -46,10 +48,14 @@ def open_timeline(path: Path, label: str = "") -> Timeline:
 def _read(label: str, path: Path) -> Timeline:
     if _begins(path, len(MAGIC)) == MAGIC:
         return read_nsys_sqlite(label, path)
-    content = _content(path)
-    if content.lstrip()[:1] not in _JSON:
-        return _of_text(label, path, content.decode("utf-8", errors="replace"))
-    trace = chrome_trace(_json(path, content))
+    content, limits = _content(path)
+    if _JSON.match(content) is None:
+        limits.require_lines(path, content)
+        return _of_text(label, path, content.decode("utf-8", errors="replace"), limits)
+    limits.require_values(path, content)
+    document = _json(path, content)
+    limits.require_events(path, event_count(document))
+    trace = chrome_trace(document)
     if trace is None:
         raise _unknown(path)
     if is_ours(trace):
@@ -57,10 +63,12 @@ def _read(label: str, path: Path) -> Timeline:
     return (read_torch_profiler if is_torch_profiler(trace) else read_xprofiler)(label, trace)
 
 
-def _of_text(label: str, path: Path, text: str) -> Timeline:
+def _of_text(label: str, path: Path, text: str, limits: Limits) -> Timeline:
     if MARK in text:
+        limits.require_events(path, text.count(MARK))
         return read_xpurt_log(label, text)
     if is_nsys_stats(text):
+        limits.require_events(path, text.count("\n"))
         return read_nsys_stats(label, text)
     raise _unknown(path)
 
@@ -92,28 +100,24 @@ def _unreadable(path: Path, error: OSError) -> UsageError:
     )
 
 
-def _content(path: Path) -> bytes:
+def _content(path: Path) -> tuple[bytes, Limits]:
+    """The bytes of a file, unpacked, and what a file of its size may come to."""
     try:
         content = read_plain(path, LARGEST)
     except OSError as error:
         raise _unreadable(path, error) from error
+    limits = Limits.of(len(content))
     if not content.startswith(_GZIP):
-        return content
+        return content, limits
     try:
-        with gzip.open(path) as packed:
-            unpacked = packed.read(LARGEST + 1)
+        with gzip.open(BytesIO(content)) as packed:
+            unpacked = packed.read(limits.unpacked + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise UsageError(
             f"the file can't be unpacked: {error}", place=str(path), remedy="copy it once more"
         ) from error
-    if len(unpacked) > LARGEST:
-        raise UsageError(
-            "the file is larger than can be read",
-            place=str(path),
-            expected=f"at most {LARGEST:,} bytes",
-            remedy="record fewer steps",
-        )
-    return unpacked
+    limits.require_bytes(path, len(unpacked))
+    return unpacked, limits
 
 
 def _json(path: Path, content: bytes) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -81,3 +82,26 @@ def test_a_header_that_promises_more_than_there_is(tmp_path: Path) -> None:
         np.lib.format.write_array_header_1_0(file, header)
     with pytest.raises(RecordError, match="can't be read"):
         load(path)
+
+
+def test_an_archive_that_is_packed_is_not_unpacked(tmp_path: Path) -> None:
+    plain, packed = tmp_path / "a.pt", tmp_path / "packed.pt"
+    torch.save(torch.zeros(4 << 20), plain)
+    with zipfile.ZipFile(plain) as source, zipfile.ZipFile(packed, "w", 8) as target:
+        for entry in source.infolist():
+            target.writestr(entry.filename, source.read(entry))
+    assert packed.stat().st_size < 1 << 17
+    for read in (described, load):
+        with pytest.raises(RecordError, match="can't be read") as caught:
+            read(packed)
+        assert "entries of 16," in caught.value.found and caught.value.remedy
+
+
+def test_elements_that_are_repeated_are_not_in_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    torch.save(torch.zeros(1).expand(1 << 40), path)
+    with pytest.raises(RecordError, match="can't be read") as caught:
+        load(path)
+    assert "of which 4 are in the file" in caught.value.found
+    torch.save(torch.zeros(2, 3).t(), path)
+    assert load(path).shape == (3, 2)

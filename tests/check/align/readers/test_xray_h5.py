@@ -200,8 +200,11 @@ def test_a_tensor_of_absurd_size_is_not_loaded(path: Path) -> None:
         file.create_dataset(f"1/{NAME}", (1 << 20,), "f4")
     for tensor in tensors(path):
         assert tensor.load is not None
-        with pytest.raises(RecordError, match="that are stored"):
+        with pytest.raises(RecordError, match="larger than what is stored") as caught:
             tensor.load()
+        error = caught.value
+        assert error.code and NAME in error.place and error.remedy
+        assert error.expected.endswith("packed ones at most") and "of none" in error.found
 
 
 @pytest.mark.parametrize(
