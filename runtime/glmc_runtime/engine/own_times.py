@@ -31,7 +31,7 @@ class OwnTimes:
 
     def end(self) -> tuple[Recording]:
         machine = self._machine
-        self._timer.__exit__()
+        self._timer.__exit__(None, None, None)
         with machine.exclusive:
             for phase in machine.phases:
                 phase.timer = None
