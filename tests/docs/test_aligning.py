@@ -23,7 +23,8 @@ def test_every_command_runs_and_says_what_is_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    (tmp_path / "models").symlink_to(ROOT / "models")
+    for name in ("models", "tests"):
+        (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / "out").mkdir()
     said = {}
     with chdir(tmp_path):
