@@ -13,8 +13,10 @@ import pytest
 from glmc.check.align.csv_file import XRAY_COLUMNS
 from glmc.compiler import compile_model
 from glmc.config import CompileOptions
+from glmc_runtime.format.plan import Call
+from glmc_runtime.kernels import Thunk
 from glmc_runtime.kernels.vendor import Vendor
-from tests.check.align.faults import FAULTS
+from tests.check.align.faults import FAULTS, Fault
 from tests.support.command import Command, command_of, require_refusal
 
 MODEL = "models/tiny-dense"
@@ -87,6 +89,44 @@ def test_a_wrong_kernel_is_told_from_what_it_spoils(
     known = rows[["Own Max Err", "Own Bound", "Numerics", "Inherited Max Err"]]
     assert (known != "").all().all()
     assert 'class="heat' in page.read_text() and "own" in page.read_text()
+
+
+def test_columns_of_a_merged_projection_are_told_apart(
+    glmc: Command, artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keys that are wrong are no fault of what the same call makes of queries and values."""
+    Fault("model.layers.1.self_attn.qkv_proj#linear", _wrong_keys).install(monkeypatch)
+    done = glmc("align", MODEL, artifact, *IDS, "--json")
+    assert done.status == 0, done.err
+    rows = {
+        name: row
+        for row in json.loads(done.out)["values"]
+        for name in ("q_proj", "k_proj", "v_proj")
+        if row["module"] == f"model.layers.1.self_attn.{name}" and row["step"] == 0
+    }
+    assert {name: row["verdict"] for name, row in rows.items()} == {
+        "q_proj": "ok",
+        "k_proj": "own",
+        "v_proj": "ok",
+    }
+    assert rows["k_proj"]["share"] > 1 > rows["q_proj"]["share"]
+    errors = {name: row["own"]["largest_absolute"] for name, row in rows.items()}
+    assert errors["k_proj"] > 100 * max(errors["q_proj"], errors["v_proj"])
+    assert {row["own"]["elements"] for row in rows.values()} == {
+        row["total"]["elements"] for row in rows.values()
+    }
+
+
+def _wrong_keys(call: Call, arguments: dict[str, Any], thunk: Thunk) -> Thunk:
+    """A product whose keys, which are after the queries, are off by a factor."""
+    out = arguments["out"]
+
+    def run() -> None:
+        thunk()
+        queries = 2 * out.shape[-1] // 4
+        out[..., queries : queries + out.shape[-1] // 4].mul_(1.5)
+
+    return run
 
 
 def test_a_sound_artifact_has_no_finding_and_no_test(

@@ -92,6 +92,19 @@ class RouterAgreement:
 
 
 @dataclass(frozen=True)
+class OwnOfPart:
+    """Of columns of a value, which are a tensor with these ``names``: what calls and operands have
+    there, beside the bound of the whole. ``found`` says what is wrong, '' where nothing is."""
+
+    names: tuple[str, ...]
+    own: Difference
+    inherited: Difference
+    bound: float
+    share: float
+    found: str
+
+
+@dataclass(frozen=True)
 class AlignedValue:
     """A value of both sides. ``name`` is the key of a tensor (see tensor_key.py); ``node`` the id
     of the node that computes it, '' of a foreign file; ``function`` the kernel calls for it;
@@ -102,7 +115,8 @@ class AlignedValue:
     sides where nothing else could be compared; ``total`` has counts alone then. ``share`` is the
     error as a share of what the thresholds allow: beyond 1 is a fail. Of an artifact of several
     ranks ``dealt`` says how the value was made of what they have, and ``ranks_apart`` how far they
-    differ in what they have alike (see :mod:`glmc_runtime.record.shares`)."""
+    differ in what they have alike (see :mod:`glmc_runtime.record.shares`). ``parts`` are those of a
+    merged projection, by what its calls do in each."""
 
     step: int
     order: int
@@ -132,6 +146,7 @@ class AlignedValue:
     share: float | None = None
     dealt: str = ""
     ranks_apart: float | None = None
+    parts: tuple[OwnOfPart, ...] = ()
 
 
 @dataclass(frozen=True)

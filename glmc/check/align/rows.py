@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import torch
@@ -14,13 +14,14 @@ from glmc.check.align.call_values import CallValues
 from glmc.check.align.lock_step import CallDone, StepPlace
 from glmc.check.align.metrics import difference
 from glmc.check.align.other_experts import AFTER, BEFORE, OtherExperts
-from glmc.check.align.result import AlignedValue, RouterAgreement, Verdict
+from glmc.check.align.result import AlignedValue, OwnOfPart, RouterAgreement, Verdict
 from glmc.check.align.routers import agreement, choice
 from glmc.check.align.shown import beside_slots
 from glmc.check.align.yardstick import OTHER_VALUE, Judged, judge
 from glmc.check.calls.written import calls_for
 from glmc.lowering.lower import Lowered
 from glmc_runtime.format.cache import SCRATCH_BLOCK
+from glmc_runtime.format.values import ValuePart
 
 PROGRAM = "program"
 """How a value is paired that the reference need not have: with what its program makes of it."""
@@ -80,11 +81,12 @@ class StepRows:
         exact, forced = shown.of(node, values.exact), shown.of(node, values.forced)
         calls = self._judged(node, values, values.forced)
         found = calls.found or self._beside(node, values)
+        by_reference = False
         if not found and node in values.given:
             other = self._judged(node, values, values.expected, by_reference=True)
             found = other.found and f"{OTHER_VALUE}: {other.found}"
             if other.found:  # it is not by what the node reads
-                calls, exact = other, expected
+                by_reference, calls, exact = True, other, expected
                 right = shown.of(node, values.references[0])
         router = self._router(node, values)
         known = self._known[node.meta["id"]]
@@ -94,6 +96,7 @@ class StepRows:
         reason = found
         if not found and self._others.up_to(place) and not torch.equal(free, expected):
             reason = OTHER_EXPERTS
+        sides = (exact.to(forced.dtype), forced), (right, inherited)
         return AlignedValue(
             step=self._place.number,
             order=0,
@@ -111,8 +114,8 @@ class StepRows:
             dtype=known.dtype,
             shape=tuple(expected.shape),
             total=difference(expected, free),
-            own=difference(exact.to(forced.dtype), forced),
-            inherited=difference(right, inherited),
+            own=difference(*sides[0]),
+            inherited=difference(*sides[1]),
             numerics=values.tolerance.numerics.value,
             bound=calls.bound,
             router=router,
@@ -120,17 +123,41 @@ class StepRows:
             reason=reason,
             also=tuple(map(str, known.keys[1:])),
             share=calls.share,
+            parts=tuple(self._parts(node, values, by_reference, *sides)),
         )
+
+    def _parts(
+        self,
+        node: Node,
+        values: CallValues,
+        by_reference: bool,
+        own: tuple[Tensor, Tensor],
+        inherited: tuple[Tensor, Tensor],
+    ) -> Iterator[OwnOfPart]:
+        """What is known of columns that are tensors of the model. Of ranks each has other ones."""
+        known = self._known[node.meta["id"]]
+        side = values.expected if by_reference else values.forced
+        for part in known.parts if known.dealt is None else ():
+            judged = self._judged(node, values, side, by_reference, part)
+            yield OwnOfPart(
+                tuple(map(str, part.keys)),
+                difference(_columns(own[0], part), _columns(own[1], part)),
+                difference(_columns(inherited[0], part), _columns(inherited[1], part)),
+                judged.bound,
+                judged.share,
+                f"{OTHER_VALUE}: {judged.found}" if by_reference and judged.found else judged.found,
+            )
 
     def _judged(
         self,
         node: Node,
         values: CallValues,
         side: Mapping[Node, Tensor],
-        *,
         by_reference: bool = False,
+        part: ValuePart | None = None,
     ) -> Judged:
-        """The value of a side beside what the node makes of expected operands."""
+        """The value of a side beside what the node makes of expected operands; of a ``part`` with
+        the errors in its columns alone, by the bound of the whole."""
         shown = values.shown
         sides = (values.exact, side, *(values.others if by_reference else values.references))
         exact, actual, *references = (shown.of(node, each) for each in sides)
@@ -138,6 +165,9 @@ class StepRows:
         if decided is not None:
             exact, actual = exact[decided], actual[decided]
             references = [each[decided] for each in references]
+        if part is not None:
+            actual, right = exact.to(actual.dtype, copy=True), actual
+            _columns(actual, part).copy_(_columns(right, part))
         times = 1.0
         if by_reference:  # between the values that it has, it may round at any place
             times = self._times if values.known_operands else math.inf
@@ -173,6 +203,10 @@ def _decided(values: CallValues, side: Mapping[Node, Tensor]) -> Tensor | None:
         return None
     same = choice(values.exact[ids], side[ids]).same
     return same | ~values.routed.undecided(values.tolerance)
+
+
+def _columns(value: Tensor, part: ValuePart) -> Tensor:
+    return value[..., part.start : part.stop]
 
 
 def _weight(row: AlignedValue) -> tuple[bool, float]:

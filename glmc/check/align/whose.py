@@ -8,6 +8,7 @@ that it has, as far off as the program makes of what it has.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
@@ -16,6 +17,8 @@ from glmc.check.align.other_experts import AFTER, BEFORE
 from glmc.check.align.result import AlignedValue, Alignment, Verdict
 
 INHERITED = "inherited"
+OF_WHOLE = "own error and bound are those of the whole call"
+"""What is said of columns of a merged projection where nothing more is known."""
 Own = Mapping[tuple[int, str], AlignedValue]
 """By step and node."""
 
@@ -25,7 +28,8 @@ def with_own_errors(compared: Alignment, own: Alignment, wanted: Wanted) -> Alig
     calls."""
     steps = {value.step for value in compared.values}
     known = {(value.step, value.node): value for value in own.values if value.step in steps}
-    rows = [_filled(value, known) for value in compared.values]
+    sharing = Counter((value.step, value.node) for value in compared.values)
+    rows = [_filled(value, known, sharing[value.step, value.node] > 1) for value in compared.values]
     there = {(value.step, value.node) for value in rows}
     more = [
         value
@@ -46,21 +50,32 @@ def with_own_errors(compared: Alignment, own: Alignment, wanted: Wanted) -> Alig
     )
 
 
-def _filled(value: AlignedValue, known: Own) -> AlignedValue:
-    """Columns of a merged projection have the errors of the whole, which is what calls compute."""
+def _filled(value: AlignedValue, known: Own, shared: bool) -> AlignedValue:
+    """Columns of a merged projection, which share its node, have the errors that its calls have
+    there. They are to blame where the whole is, unless others are; of ranks only the error of the
+    whole is known."""
     own = known.get((value.step, value.node))
     if own is None:
         return value
-    beyond = value.verdict is Verdict.FAIL
+    names = {value.name, value.other_name}
+    part = next((each for each in own.parts if names.intersection(each.names)), None)
+    verdict, reason = own.verdict, own.reason
+    if part is not None and verdict is Verdict.OWN and any(each.found for each in own.parts):
+        verdict, reason = (Verdict.OWN, part.found) if part.found else (Verdict.OK, "")
+    if not reason and value.verdict is Verdict.FAIL:
+        reason = INHERITED
+    if part is None and shared and not names.intersection((own.name, *own.also)):
+        reason = f"{reason}; {OF_WHOLE}" if reason else OF_WHOLE
+    told = own if part is None else part
     return replace(
         value,
-        own=own.own,
-        inherited=own.inherited,
+        own=told.own,
+        inherited=told.inherited,
         numerics=own.numerics,
-        bound=own.bound,
-        verdict=own.verdict,
-        reason=own.reason or (INHERITED if beyond else ""),
-        share=own.share,
+        bound=told.bound,
+        verdict=verdict,
+        reason=reason,
+        share=told.share,
     )
 
 

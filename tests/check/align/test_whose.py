@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from glmc.check.align.result import AlignedValue, Alignment, Verdict
+from glmc.check.align.result import AlignedValue, Alignment, OwnOfPart, Verdict
 from glmc.check.align.summary import by_layer
-from glmc.check.align.whose import INHERITED, with_own_errors
+from glmc.check.align.whose import INHERITED, OF_WHOLE, with_own_errors
 from tests.check.align.aligned_values import a_value, an_alignment, off_by
 
 BY_BOUND = "own: by the bound"
@@ -90,6 +90,50 @@ def test_columns_of_one_call_share_its_error_and_keep_their_order() -> None:
     found = filled(an_alignment(*parts), of(own_of(parts[0])))
     assert [each.module[-6:] for each in found.values] == ["q_proj", "k_proj", "v_proj"]
     assert all(each.own == off_by(0.001) for each in found.values)
+    assert [each.reason for each in found.values] == ["", OF_WHOLE, OF_WHOLE]
+    beyond = replace(parts[1], verdict=Verdict.FAIL)
+    found = filled(an_alignment(parts[0], beyond), of(own_of(parts[0])))
+    assert found.values[1].reason == f"{INHERITED}; {OF_WHOLE}"
+
+
+def part_of(value: AlignedValue, rmse: float, found: str = "") -> OwnOfPart:
+    return OwnOfPart((value.name,), off_by(rmse), off_by(0.3), 0.1, rmse * 40, found)
+
+
+def test_columns_have_the_errors_of_their_own_place() -> None:
+    parts = [
+        a_value(0, name, 0.3, node="qkv", verdict=Verdict.FAIL)
+        for name in ("q_proj", "k_proj", "v_proj")
+    ]
+    errors = (0.001, 0.25, 0.002)
+    known = tuple(
+        part_of(each, rmse, "off by 1" * (rmse > 0.1))
+        for each, rmse in zip(parts, errors, strict=True)
+    )
+    whole = a_value(0, "qkv_proj", node="qkv")
+    wrong = own_of(whole, verdict=Verdict.OWN, reason="off by 1", parts=known)
+    found = filled(an_alignment(*parts), of(wrong))
+    assert [each.own for each in found.values] == [off_by(rmse) for rmse in errors]
+    assert [each.share for each in found.values] == [rmse * 40 for rmse in errors]
+    assert all(each.inherited == off_by(0.3) for each in found.values)
+    assert [(each.verdict, each.reason) for each in found.values] == [
+        (Verdict.OK, INHERITED),
+        (Verdict.OWN, "off by 1"),
+        (Verdict.OK, INHERITED),
+    ]
+
+
+def test_what_only_the_whole_shows_blames_all_columns() -> None:
+    parts = [a_value(0, name, node="qkv") for name in ("q_proj", "k_proj")]
+    known = tuple(part_of(each, 0.001) for each in parts)
+    wrong = own_of(
+        a_value(0, "qkv_proj", node="qkv"), verdict=Verdict.OWN, reason="leans", parts=known
+    )
+    found = filled(an_alignment(*parts), of(wrong))
+    assert [(each.verdict, each.reason) for each in found.values] == [(Verdict.OWN, "leans")] * 2
+    sound = replace(wrong, verdict=Verdict.OK, reason="")
+    found = filled(an_alignment(*parts), of(sound))
+    assert [(each.verdict, each.reason) for each in found.values] == [(Verdict.OK, "")] * 2
 
 
 def test_what_no_call_completes_keeps_its_verdict() -> None:
