@@ -32,6 +32,7 @@ def eager_decode(
     device = next(hugging_face.parameters()).device
     cache = filled_cache(model, hugging_face, plan, static=False)
     ids = random_ids(model, (_WARM + steps, plan.batch, 1), device).unbind(0)
+    step_name = f"execute_context_0(0)_generation_{plan.batch}({plan.batch})"
     activities = [ProfilerActivity.CPU, ProfilerActivity.CUDA]
     if device.type == "cpu":
         activities = activities[:1]
@@ -49,7 +50,7 @@ def eager_decode(
         wait(device)
         with profile(activities=activities) as profiler:
             for number in range(_WARM, _WARM + steps):
-                with record_function(f"step[DECODE bs={plan.batch}]"):  # as SGLang names its own
+                with record_function(step_name):  # as vLLM names its own
                     step(number)
             wait(device)
     profiler.export_chrome_trace(str(path))

@@ -42,7 +42,9 @@ def main(words: list[str]) -> int:
     model = gpu_model(chosen.model, chosen.quick)
     chosen.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(model, Path(folder), device, device.type)
+        named = Path(folder) / chosen.model  # files of ours say so
+        named.mkdir()
+        bench = Bench(model, named, device, device.type)
         session = bench.session(
             decode=batches,
             prefill=(256,),

@@ -20,7 +20,7 @@ def test_both_sides_have_their_steps_and_eager_code_its_modules(tmp_path: Path) 
         events = json.loads((tmp_path / file).read_text("utf-8"))["traceEvents"]
         return [event["name"] for event in events if event["ph"] == "X"]
 
-    assert names("eager.2.json").count("step[DECODE bs=2]") == 2
+    assert names("eager.2.json").count("execute_context_0(0)_generation_2(2)") == 2
     gate = "model.layers.1.mlp.gate Glm4MoeTopkRouter"
     assert gate not in names("eager.2.json")
     assert names("eager.2.modules.json").count(gate) == 2

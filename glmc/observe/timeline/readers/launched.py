@@ -31,10 +31,14 @@ from glmc.observe.timeline.table import (
 KERNEL, MEMCPY, MEMSET = "kernel", "gpu_memcpy", "gpu_memset"
 RANGE, DEVICE_RANGE = "user_annotation", "gpu_user_annotation"
 OP, RUNTIME = "cpu_op", "cuda_runtime"
+FUNCTION = "python_function"
 _WORK = {KERNEL: Kind.KERNEL, MEMCPY: Kind.COPY, MEMSET: Kind.COPY}
 _LAUNCH = ("_runtime", "_driver")
 _CLASS = "nn.Module: "
-_MODULE = re.compile(r"^[A-Za-z_]\w*(\.\w+)*\.layers\.\d+(\.\w+)*$")
+_MODULE = re.compile(
+    r"^[A-Za-z_]\w*(\.\w+)*\.layers\.\d+(\.\w+)*$"  # model.layers.3.self_attn
+    r"|^[a-z_]\w*(\.\w+)* [A-Z]\w*$"  # model.norm Glm4MoeRMSNorm: path and class
+)
 KNOWN = frozenset({*_WORK, RANGE, DEVICE_RANGE, OP})
 
 
@@ -80,7 +84,7 @@ def _is_point(event: ChromeEvent) -> bool:
 
 
 def _is_module(event: ChromeEvent) -> bool:
-    if event.category == "python_function":
+    if event.category == FUNCTION:
         return event.name.startswith(_CLASS)
     return event.category in (RANGE, OP) and _MODULE.match(event.name) is not None
 
@@ -88,8 +92,10 @@ def _is_module(event: ChromeEvent) -> bool:
 def _path(stack: Sequence[ChromeEvent]) -> str:
     """``Glm4MoeDecoderLayer_3/Glm4MoeAttention_3/Linear_12`` of classes with their numbers, or the
     innermost path where ranges are named after modules."""
-    names = [each.name.removeprefix(_CLASS) for each in stack]
-    return names[-1] if "." in names[-1] else "/".join(names)
+    innermost = stack[-1]
+    if innermost.category != FUNCTION:
+        return innermost.name.partition(" ")[0]
+    return "/".join(each.name.removeprefix(_CLASS) for each in stack if each.category == FUNCTION)
 
 
 def _work(event: ChromeEvent, launches: _Launches) -> TimelineEvent:

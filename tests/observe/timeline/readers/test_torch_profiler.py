@@ -115,6 +115,22 @@ def test_ranges_named_after_modules_are_modules(tmp_path: Path) -> None:
     assert only(made, "nvjet_x").layer == 3
 
 
+def test_a_range_may_have_the_class_behind_the_path(tmp_path: Path) -> None:
+    made = read(
+        tmp_path,
+        row("user_annotation", "model.norm Glm4MoeRMSNorm", 0, 50),
+        row("cuda_runtime", "cudaLaunchKernel", 4, 6, correlation=9),
+        row("kernel", "at::native::reduce_kernel<512>", 60, 8, correlation=9),
+        row("user_annotation", "lm_head Linear", 100, 50),
+        row("user_annotation", "generation of tokens", 101, 40),
+        row("cuda_runtime", "cudaLaunchKernel", 104, 6, correlation=10),
+        row("kernel", "nvjet_x", 160, 8, correlation=10),
+    )
+    norm = only(made, "at::native::reduce_kernel<512>")
+    assert norm.module == "model.norm" and op_class(norm) == "norm"
+    assert only(made, "nvjet_x").module == "lm_head"
+
+
 def test_a_collective_is_one(tmp_path: Path) -> None:
     made = read(tmp_path, row("kernel", "ncclDevKernel_AllReduce_Sum_bf16", 60, 8))
     assert made.events[0].kind is Kind.COLLECTIVE

@@ -216,7 +216,7 @@ def sorted_down_kernel(
 
 
 def default(call: Experts) -> Configuration:
-    """Tiles of 128 rows once the experts fill them on average, of 64 before."""
+    """Tiles as high as the experts fill on average: of 16 to 128 rows."""
     base: Configuration = {"variant": "sorted", "group": 8, "up_left": False, "down_left": False}
     if call.x.element_size() == 4:  # exact products, without tensor cores
         small: Configuration = {"rows": 32, "up_k": 32, "down_k": 32, "up_n": 32, "down_n": 64}
@@ -224,8 +224,12 @@ def default(call: Experts) -> Configuration:
     if call.pairs >= 96 * call.experts:
         large: Configuration = {"rows": 128, "up_k": 64, "down_k": 64, "up_n": 128, "down_n": 256}
         return {**base, **_warps(8, 8), **_stages(3, 3), **large}
-    middle: Configuration = {"rows": 64, "up_k": 64, "down_k": 64, "up_n": 64, "down_n": 128}
-    return {**base, **_warps(4, 4), **_stages(4, 4), **middle}
+    if call.pairs > 24 * call.experts:
+        middle: Configuration = {"rows": 64, "up_k": 64, "down_k": 64, "up_n": 64, "down_n": 128}
+        return {**base, **_warps(4, 4), **_stages(4, 4), **middle}
+    few: Configuration = {"group": 4, "up_k": 128, "down_k": 128, "up_n": 64, "down_n": 128}
+    rows = 16 if call.pairs <= 8 * call.experts else 32
+    return {**base, **_warps(4, 4), **_stages(3, 3), **few, "rows": rows}
 
 
 def _warps(up: int, down: int) -> Configuration:
