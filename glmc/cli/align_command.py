@@ -75,6 +75,15 @@ def _align(
             names=complete(lambda: _THRESHOLDS),
         ),
     ] = "rounding",
+    no_own: Annotated[
+        bool,
+        option(
+            "Leave out own error: the calls of B, an artifact, are not run beside A, and the "
+            "model is not compiled again.",
+            _WHICH,
+            "--no-own",
+        ),
+    ] = False,
     every: Annotated[
         bool, option("A line for each value, not for each layer.", OUTPUT_GROUP, "--all")
     ] = False,
@@ -126,8 +135,8 @@ def _align(
     if csv is not None:
         require_csv_place(csv)
     if test is not None:
-        require_test_place(test, b)
-    own = OwnErrors((a, b), recording, test, as_json=as_json)
+        require_test_place(test, b, no_own=no_own)
+    own = OwnErrors((a, b), recording, test, as_json=as_json, left_out=no_own)
     with both_sides((a, b), recording, silent=silent) as sides:
         alignment = own.fill(align(*sides, judge, wanted), sides[0], wanted)
     if linked is not None:

@@ -22,13 +22,22 @@ if TYPE_CHECKING:
     from glmc.check.align.result import Alignment
     from glmc_runtime.record.tensors import Record
 
+LEFT_OUT = "own error is left out (--no-own)"
 _WITHOUT = {FILE: "a record", CHECKPOINT: "a checkpoint"}
 
 
-def require_test_place(path: Path, b: str) -> None:
-    """Raise UsageError where B has no calls, and for a file that can't be a test of ours."""
+def require_test_place(path: Path, b: str, *, no_own: bool) -> None:
+    """Raise UsageError where B has no calls or they are not run, and for a file that can't be a
+    test of ours."""
     from glmc.check.align.op_test_text import MARKED_WITHIN, MARKER
 
+    if no_own:
+        raise UsageError(
+            "a test is of calls that are wrong by themselves",
+            place="--test",
+            found="--no-own, which does not run them",
+            remedy="leave one of the two out",
+        )
     if kind_of(b) != ARTIFACT:
         raise UsageError(
             "a test is of the calls of an artifact",
@@ -58,8 +67,10 @@ class OwnErrors:
         test: Path | None,
         *,
         as_json: bool,
+        left_out: bool = False,
     ) -> None:
         self._texts, self._options, self._as_json = texts, options, as_json
+        self._left_out = left_out
         self._test = test
         self._text, self._op = "", ""
         self._refused: UsageError | None = None
@@ -70,6 +81,8 @@ class OwnErrors:
         from glmc.check.align.rebuilt import UNKNOWN
         from glmc.check.align.whose import with_own_errors
 
+        if self._left_out:
+            return replace(compared, remarks=(*compared.remarks, LEFT_OUT))
         kind = kind_of(self._texts[1])
         if kind != ARTIFACT:
             words = f"own error is unknown: B is {_WITHOUT[kind]}, and calls are run of an artifact"

@@ -11,6 +11,7 @@ import pandas
 import pytest
 
 from glmc.check.align.csv_file import XRAY_COLUMNS
+from glmc.cli.align_own import OwnErrors
 from glmc.compiler import compile_model
 from glmc.config import CompileOptions
 from glmc_runtime.format.plan import Call
@@ -171,6 +172,39 @@ def test_why_own_error_is_unknown_is_said_once(
         "own error is unknown: B is a record, and calls are run of an artifact"
     ]
     assert {row["own"] for row in data["values"]} == {None}
+
+
+def test_own_error_can_be_left_out(
+    glmc: Command, artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError("the calls were run beside the reference")
+
+    monkeypatch.setattr(OwnErrors, "_beside", never)
+    done = glmc("align", MODEL, artifact, *IDS, "--no-own", "--json")
+    assert done.status == 0, done.err
+    data = json.loads(done.out)
+    assert data["remarks"] == ["own error is left out (--no-own)"]
+    assert data["values"] and {row["own"] for row in data["values"]} == {None}
+    assert data["thresholds"].startswith("rounding: ")
+    done = glmc("align", MODEL, artifact, "--no-own", "--test", tmp_path / "test_op.py")
+    require_refusal(done, "GLMC-1001", "--no-own, which does not run them", "--test")
+
+
+def test_a_reference_in_another_dtype_says_what_to_do(
+    glmc: Command, artifact: Path, tmp_path: Path
+) -> None:
+    stock = tmp_path / "stock.h5"
+    record = ("record", MODEL, *IDS[:4], "-q", "--dtype", "float32", "-o", stock)
+    assert glmc(*record).status == 0
+    done = glmc("align", stock, artifact, "--emulate", "-q")
+    text = " ".join(done.out.split())
+    assert "note: A was computed in float32 and B in bfloat16: rounding alone puts values" in text
+    assert "record A in the dtype of B: glmc record MODEL --dtype bfloat16 --like A" in text
+    assert (
+        "note: own error is unknown: its calls are in bfloat16, and the reference is in float32 "
+        "(record the reference with --dtype bfloat16)" in text
+    )
 
 
 def test_a_test_has_its_place(glmc: Command, artifact: Path, tmp_path: Path) -> None:

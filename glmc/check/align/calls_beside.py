@@ -43,6 +43,15 @@ def calls_beside(
 
     Raises UsageError with the reason where own error can't be told.
     """
+    expected = RecordedModel(reference)
+    expected.sequences()
+    dtype, other = artifact.manifest.dtype, reference.facts.get("dtype")
+    if other != dtype:  # what a rounding of the reference does would be laid at the calls' door
+        raise unknown(
+            artifact,
+            f"its calls are in {dtype}, and the reference is {_in(other)}",
+            f"record the reference with --dtype {dtype}",
+        )
     if load.checkpoint is not None:
         checkpoint = Path(load.checkpoint)
     elif RECIPES in artifact.files:
@@ -52,15 +61,6 @@ def calls_beside(
             artifact,
             "nothing says where the checkpoint is that it was compiled from",
             "--checkpoint DIR",
-        )
-    expected = RecordedModel(reference)
-    expected.sequences()
-    dtype, other = artifact.manifest.dtype, reference.facts.get("dtype")
-    if other != dtype:  # what a rounding of the reference does would be laid at the calls' door
-        raise unknown(
-            artifact,
-            f"its calls are in {dtype}, and the reference is {_in(other)}",
-            f"record the reference with --dtype {dtype}",
         )
     return CallsBeside(rebuild(artifact.path, checkpoint), expected, load)
 

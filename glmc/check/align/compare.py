@@ -82,6 +82,22 @@ def _left_out(record: Record) -> Iterator[str]:
         yield f"{record.label} has {ranks} ranks, of which the first is read"
 
 
+def _in_what(dtypes: Sequence[torch.dtype | None]) -> Iterator[str]:
+    """What the dtypes of the sides mean for the verdicts, and what to do about it."""
+    names = [str(each).removeprefix("torch.") for each in dtypes if each is not None]
+    if not names:
+        yield (
+            "neither side says what it was computed in, so how far apart they may be is unknown: "
+            "record A with glmc record MODEL --dtype NAME"
+        )
+    elif len({*names}) > 1:
+        yield (
+            f"A was computed in {names[0]} and B in {names[1]}: rounding alone puts values apart, "
+            "and some tokens choose other experts by it, after which values are unknown. To judge "
+            f"all of them record A in the dtype of B: glmc record MODEL --dtype {names[1]} --like A"
+        )
+
+
 def _remarks(
     records: Sequence[Record],
     tensors: Sequence[Sequence[RecordedTensor]],
@@ -92,6 +108,7 @@ def _remarks(
         if other_tool and dtype is not None and not known_dtype(record.facts.get("dtype")):
             name = str(dtype).removeprefix("torch.")
             yield f"{record.label} does not say what it was computed in: {name}, by its values"
+    yield from _in_what(dtypes)
     for record in records:
         yield from _left_out(record)
     yield from (unequal for each in records if (unequal := unequal_ranks(each.facts, each.label)))

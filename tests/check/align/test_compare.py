@@ -229,3 +229,16 @@ def test_thresholds_of_torch_xray_look_at_the_largest_error_alone() -> None:
         assert found.values[0].verdict is verdict
     assert "inferred" in found.thresholds
     assert align(record(0.0), record(0.0078125), Rounding()).first is not None
+
+
+def test_where_nothing_says_the_dtype_the_remedy_is_said_once() -> None:
+    sides = [MemoryRecord(name, {}) for name in ("a", "b")]
+    for side in sides:
+        for layer in range(2):
+            name = f"model.layers.{layer}.mlp.Linear.0.forward_output.0"
+            side.add(name, torch.arange(8.0).view(2, 4), keep="statistics")
+    alignment = align(*sides)
+    assert {each.verdict for each in alignment.values} == {Verdict.UNKNOWN}
+    (said,) = (each for each in alignment.remarks if "computed in" in each)
+    assert said.startswith("neither side says what it was computed in, so how far apart")
+    assert "glmc record MODEL --dtype NAME" in said
