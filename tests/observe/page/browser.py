@@ -63,6 +63,15 @@ class Opened:
 
 
 @contextmanager
+def opened_page(browser: Any, file: Path) -> Iterator[Opened]:
+    """A page of a browser for a file, of which nothing may complain."""
+    made = Opened(browser.new_page(viewport={"width": 1280, "height": 900}), file)
+    yield made
+    assert made.complaints == []
+    made.page.close()
+
+
+@contextmanager
 def running() -> Iterator[Any]:
     """A Chromium of playwright's; one at a time."""
     path = chromium()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from glmc.observe.page.render import page
-from tests.observe.page.browser import Opened, running
+from tests.observe.page.browser import Opened, opened_page, running
 from tests.observe.sample import FACTS, history
 
 
@@ -29,7 +29,12 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def here(browser: Any, file: Path) -> Iterator[Opened]:
-    made = Opened(browser.new_page(viewport={"width": 1280, "height": 900}), file)
-    yield made
-    assert made.complaints == []
-    made.page.close()
+    with opened_page(browser, file) as made:
+        yield made
+
+
+@pytest.fixture
+def opened(browser: Any, shown: Path) -> Iterator[Opened]:
+    """The page that a module's fixture ``shown`` has written."""
+    with opened_page(browser, shown) as made:
+        yield made

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,25 +21,17 @@ WRONG = "#node=model.layers.1.self_attn%23attention"
 
 
 @pytest.fixture(scope="module")
-def heat(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shown(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("heat") / "align.html"
     html = alignment_page(alignment(), "dump/index.html")
     place.write_text(html, encoding="utf-8")
     return place
 
 
-@pytest.fixture
-def opened(browser: Any, heat: Path) -> Iterator[Opened]:
-    made = Opened(browser.new_page(viewport={"width": 1280, "height": 900}), heat)
-    yield made
-    assert made.complaints == []
-    made.page.close()
-
-
 @pytest.mark.parametrize(("width", "scheme"), LOOKS)
-def test_no_serious_finding(browser: Any, heat: Path, width: int, scheme: str) -> None:
+def test_no_serious_finding(browser: Any, shown: Path, width: int, scheme: str) -> None:
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
-    seen = Opened(context.new_page(), heat)
+    seen = Opened(context.new_page(), shown)
     for address in ("", WRONG, "#name=model.layers.0.mlp.Glm4MoeMLP.0.forward_output.0"):
         view = seen.at(address)
         assert serious_findings(view) == [], address

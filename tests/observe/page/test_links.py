@@ -4,7 +4,6 @@ compile and back, also where the files were moved together."""
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +49,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def opened(browser: Any, folder: Path) -> Iterator[Opened]:
-    made = Opened(browser.new_page(viewport={"width": 1280, "height": 900}), folder / "a b.html")
-    yield made
-    assert made.complaints == []
-    made.page.close()
+def shown(folder: Path) -> Path:
+    """The heat map, from which a test starts."""
+    return folder / "a b.html"
 
 
 def test_from_the_heat_map_to_the_node_and_back(opened: Opened) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,18 +21,10 @@ NODE = f"#node={gate(1).replace('#', '%23')}"
 
 
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shown(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("measured") / "index.html"
     place.write_text(page(history(), FACTS, timed(), aligned()), encoding="utf-8")
     return place
-
-
-@pytest.fixture
-def opened(browser: Any, measured: Path) -> Iterator[Opened]:
-    made = Opened(browser.new_page(viewport={"width": 1280, "height": 900}), measured)
-    yield made
-    assert made.complaints == []
-    made.page.close()
 
 
 def last(row: str) -> list[str]:
@@ -139,9 +130,9 @@ def test_hostile_measurements_stay_text(browser: Any, tmp_path: Path) -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize(("width", "scheme"), LOOKS)
-def test_no_serious_finding(browser: Any, measured: Path, width: int, scheme: str) -> None:
+def test_no_serious_finding(browser: Any, shown: Path, width: int, scheme: str) -> None:
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
-    seen = Opened(context.new_page(), measured)
+    seen = Opened(context.new_page(), shown)
     for address in ("", "#layer=1", "#layer=2", "#kernels=decode&layer=1", NODE):
         view = seen.at(address)
         assert serious_findings(view) == [], address

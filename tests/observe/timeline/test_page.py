@@ -17,7 +17,7 @@ from glmc.observe.timeline.readers.open import open_timeline
 from glmc.observe.timeline.steps import select
 from glmc.observe.timeline.table import Timeline
 from glmc.observe.timeline.totals import totals
-from tests.observe.page.browser import Opened, running
+from tests.observe.page.browser import Opened, opened_page, running
 from tests.observe.page.test_accessibility import serious_findings
 from tests.observe.page.test_render import HOSTILE
 from tests.observe.timeline.sample import VLLM, kernel, layered, timeline
@@ -89,11 +89,12 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture
-def opened(browser: Any, tmp_path: Path) -> Opened:
+def opened(browser: Any, tmp_path: Path) -> Iterator[Opened]:
     file = tmp_path / "page.html"
     vllm = open_timeline(VLLM)
     file.write_text(two(vllm, replace(vllm, label="b")), encoding="utf-8")
-    return Opened(browser.new_page(viewport={"width": 1280, "height": 900}), file)
+    with opened_page(browser, file) as made:
+        yield made
 
 
 def test_rows_and_bars_show_each_other(opened: Opened) -> None:
