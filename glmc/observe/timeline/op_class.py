@@ -7,6 +7,7 @@ from functools import cache
 
 from glmc.observe.timeline.kernel_names import (
     COLLECTIVE,
+    COPY,
     EXPERTS,
     KERNELS,
     MODULES,
@@ -16,12 +17,19 @@ from glmc.observe.timeline.kernel_names import (
 )
 from glmc.observe.timeline.table import Kind, TimelineEvent
 
+_KINDS = {COPY: Kind.COPY, COLLECTIVE: Kind.COLLECTIVE}
+
 
 def op_class(event: TimelineEvent) -> str:
     """One of ``OP_CLASSES``."""
     if event.op_class or event.kind is Kind.COLLECTIVE:
         return event.op_class or COLLECTIVE
     return class_of(event.name, event.op, event.module, planned=bool(event.node))
+
+
+def kind_of(kernel: str) -> Kind:
+    """What runs on a device under a name: a copy, a collective, or any other kernel."""
+    return _KINDS.get(class_of(kernel), Kind.KERNEL)
 
 
 @cache

@@ -11,8 +11,7 @@ import re
 from collections.abc import Iterator
 
 from glmc.errors import UsageError
-from glmc.observe.timeline.kernel_names import COLLECTIVE, COPY
-from glmc.observe.timeline.op_class import class_of
+from glmc.observe.timeline.op_class import kind_of
 from glmc.observe.timeline.readers.chrome import number
 from glmc.observe.timeline.steps import steps_of, with_steps
 from glmc.observe.timeline.table import (
@@ -58,13 +57,12 @@ def _rows(text: str) -> Iterator[TimelineEvent]:
         if start is None or duration is None or duration < 0 or not name:
             continue
         numbered = _NUMBERED.search(row.get("Device") or "")
-        kinds = {COPY: Kind.COPY, COLLECTIVE: Kind.COLLECTIVE}
         memory = name.startswith("[CUDA mem")
         yield TimelineEvent(
             start,
             duration,
             f"{DEVICE_LANE} {numbered[1] if numbered else 0} stream {row.get('Strm') or '?'}",
-            Kind.COPY if memory else kinds.get(class_of(name), Kind.KERNEL),
+            Kind.COPY if memory else kind_of(name),
             name,
             correlation=row.get("CorrId") or "",
         )

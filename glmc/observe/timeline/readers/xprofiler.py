@@ -11,8 +11,8 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable
 
-from glmc.observe.timeline.kernel_names import COLLECTIVE, COPY, OTHER
-from glmc.observe.timeline.op_class import class_of
+from glmc.observe.timeline.kernel_names import OTHER
+from glmc.observe.timeline.op_class import class_of, kind_of
 from glmc.observe.timeline.readers.chrome import ChromeEvent, ChromeTrace, Lane
 from glmc.observe.timeline.steps import steps_of, with_steps
 from glmc.observe.timeline.table import (
@@ -28,7 +28,6 @@ from glmc.observe.timeline.table import (
 _HOST = re.compile(r"host|driver|runtime|\bapi\b|\bcpu\b|python|process", re.IGNORECASE)
 _DEVICE = re.compile(r"xpu|device|\bsse\b|cluster|sdnn|stream|kernel|\bdma\b|gpu", re.IGNORECASE)
 _NUMBER = re.compile(r"(?:xpu|device|card|gpu)\D{0,3}(\d+)", re.IGNORECASE)
-_KINDS = {COPY: Kind.COPY, COLLECTIVE: Kind.COLLECTIVE}
 
 
 def read_xprofiler(label: str, trace: ChromeTrace) -> Timeline:
@@ -72,5 +71,5 @@ def _event(event: ChromeEvent, trace: ChromeTrace, lanes: frozenset[Lane]) -> Ti
     else:
         numbered = _NUMBER.search(name)
         lane = f"{DEVICE_LANE} {numbered[1] if numbered else 0} {name or '/'.join(event.lane)}"
-        kind = _KINDS.get(class_of(event.name), Kind.KERNEL)
+        kind = kind_of(event.name)
     return TimelineEvent(event.start_us, event.duration_us, lane, kind, event.name)

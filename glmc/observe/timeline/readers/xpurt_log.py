@@ -10,14 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from glmc.observe.timeline.kernel_names import COLLECTIVE, COPY
-from glmc.observe.timeline.op_class import class_of
+from glmc.observe.timeline.op_class import kind_of
 from glmc.observe.timeline.steps import steps_of, with_steps
 from glmc.observe.timeline.table import (
     DEVICE_LANE,
     NOT_OURS,
     Facts,
-    Kind,
     Timeline,
     TimelineEvent,
 )
@@ -25,7 +23,6 @@ from glmc.observe.timeline.table import (
 MARK = "XPURT_PROF"
 _KERNEL = re.compile(rf"\[\s*{MARK}\s*\]\s+(.+?):?\s+(?:\d+\s+)?(\d+)\s*ns\b")
 _CALL = re.compile(r"^\s*gtest_(\w+)")
-_KINDS = {COPY: Kind.COPY, COLLECTIVE: Kind.COLLECTIVE}
 
 
 def read_xpurt_log(label: str, text: str) -> Timeline:
@@ -52,6 +49,6 @@ def _events(lines: list[str]) -> Iterator[TimelineEvent]:
             call = named[1]
         elif found := _KERNEL.search(line):
             duration = int(found[2]) / 1000
-            kind = _KINDS.get(class_of(found[1]), Kind.KERNEL)
+            kind = kind_of(found[1])
             yield TimelineEvent(at, duration, f"{DEVICE_LANE} 0", kind, found[1], op=call)
             at += duration
