@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from glmc.observe.timeline.device_time import DeviceTime, Gap, device_time
 from glmc.observe.timeline.kernel_names import COLLECTIVE
 from glmc.observe.timeline.op_class import op_class
-from glmc.observe.timeline.steps import graph_launches
-from glmc.observe.timeline.table import Step, TimelineEvent
+from glmc.observe.timeline.steps import Selection, device_work, graph_launches, work_by_step
+from glmc.observe.timeline.table import Step, Timeline, TimelineEvent
 
 HOST, GRAPH = "host prepares", "between kernels of a graph"
 QUEUED, UNKNOWN = "between queued kernels", "cause not known"
@@ -79,6 +79,16 @@ def step_times(
         if last is None or ending.end_us > last.end_us:
             since, last = ending.end_us, ending
     return found
+
+
+def selected_times(
+    timeline: Timeline, selection: Selection, device: str | None = None
+) -> tuple[StepTime, ...]:
+    """The times of the selected steps, each since the one before it ended; those of ``device``, or
+    of the busiest one."""
+    work = work_by_step(timeline) if device is None else device_work(timeline, device)
+    times = step_times(timeline.steps, work)
+    return tuple(times[step.number] for step in selection.steps if step.number in times)
 
 
 def causes_of(gap: Gap, graphs: frozenset[str]) -> dict[str, float]:

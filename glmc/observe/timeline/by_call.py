@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from glmc.observe.timeline.bubbles import selected_times
 from glmc.observe.timeline.steps import Selection, select, work_by_step
 from glmc.observe.timeline.table import Timeline, TimelineEvent
-from glmc.observe.timeline.totals import grouped, selected_times
+from glmc.observe.timeline.totals import grouped
 
 BY_CALL = "by_call"
 """The key of a page's data that has :func:`side_to_json` of each side."""

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from enum import Enum
 
 from glmc.errors import UsageError
-from glmc.observe.timeline.bubbles import StepTime
+from glmc.observe.timeline.bubbles import StepTime, selected_times
 from glmc.observe.timeline.kernel_names import COLLECTIVE, OTHER
 from glmc.observe.timeline.op_class import op_class
 from glmc.observe.timeline.steps import Selection, selected, step_kinds
 from glmc.observe.timeline.table import StepKind, Timeline, TimelineEvent
-from glmc.observe.timeline.totals import Total, Totals, grouped, selected_times, totals
+from glmc.observe.timeline.totals import Total, Totals, grouped, totals
 
 LARGEST = 10
 _LAYER = re.compile(r"(\blayers\.)\d+|((?:Layer|Block)_)\d+")

@@ -7,10 +7,11 @@ from dataclasses import asdict
 from enum import Enum
 from typing import Any
 
+from glmc.observe.timeline.bubbles import selected_times
 from glmc.observe.timeline.diff import TimelineDiff
 from glmc.observe.timeline.op_class import op_class
 from glmc.observe.timeline.table import Timeline
-from glmc.observe.timeline.totals import Total, Totals, grouped, selected_times
+from glmc.observe.timeline.totals import Total, Totals, grouped
 
 FORMAT = 1
 _ROW = ("op", "layer", "node", "name")

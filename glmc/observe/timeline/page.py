@@ -9,6 +9,7 @@ from typing import Any
 
 from glmc.observe.page.embedded import TIMELINE
 from glmc.observe.page.render import assembled, environment, script_json
+from glmc.observe.timeline.bubbles import selected_times
 from glmc.observe.timeline.by_call import BY_CALL, side_calls, side_to_json
 from glmc.observe.timeline.diff import Aligned, DiffRow, Key, TimelineDiff, general
 from glmc.observe.timeline.kernel_names import OP_CLASSES
@@ -16,7 +17,7 @@ from glmc.observe.timeline.picture import Picture, Side, median_time, picture
 from glmc.observe.timeline.sections import Section, diff_sections, one_sections
 from glmc.observe.timeline.steps import Selection
 from glmc.observe.timeline.table import Timeline, TimelineEvent
-from glmc.observe.timeline.totals import Total, Totals, grouped, selected_times
+from glmc.observe.timeline.totals import Total, Totals, grouped
 from glmc.observe.timeline.words import (
     diff_lines,
     one_lines,

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from glmc.observe.timeline.bubbles import selected_times
 from glmc.observe.timeline.diff import LARGEST, DiffRow, TimelineDiff, general
 from glmc.observe.timeline.steps import step_kinds
 from glmc.observe.timeline.table import Timeline
-from glmc.observe.timeline.totals import Total, Totals, grouped, selected_times
+from glmc.observe.timeline.totals import Total, Totals, grouped
 from glmc.observe.timeline.words import row_name, said_emulated, share, short, signed_us, us
 
 TOTALS = ("launches", "kernels, us", "device, us", "share of step", "floor, us")
@@ -95,12 +96,14 @@ def _by_device(title: str, sides: Sequence[tuple[str, Totals]]) -> Section:
             us(each.time_us),
             us(each.operators_us),
             us(each.communication_us),
+            us(each.waiting_us),
             us(each.bubbles_us),
         )
         for letter, made in sides
         for each in made.by_device
     )
-    parts = ("step, us", "operators, us", "communication alone, us", "bubbles, us")
+    communication = "communication alone, us", "of it waiting, us"
+    parts = ("step, us", "operators, us", *communication, "bubbles, us")
     return Section(title, ("", *parts), rows)
 
 

@@ -5,7 +5,6 @@ Every number is the median over the steps. Totals of a group are first added up 
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,14 +12,14 @@ from statistics import median
 from typing import TypeVar
 
 from glmc.observe.spans import spans
-from glmc.observe.timeline.bubbles import CAUSES, StepTime, step_times
+from glmc.observe.timeline.bubbles import CAUSES, StepTime, selected_times
+from glmc.observe.timeline.by_device import DeviceTotal, by_device
 from glmc.observe.timeline.kernel_names import EXPERTS, OP_CLASSES, ROUTER
 from glmc.observe.timeline.op_class import op_class
-from glmc.observe.timeline.steps import Selection, device_work, devices, work_by_step
+from glmc.observe.timeline.steps import Selection
 from glmc.observe.timeline.table import Timeline, TimelineEvent
 
 K = TypeVar("K", bound=Hashable)
-_NUMBERS = re.compile(r"\d+")
 OUTSIDE = "outside the layers"
 NO_PASS = "no pass"
 _MOE, _DENSE = "moe", "dense"
@@ -48,18 +47,6 @@ class LayerKind:
 
 
 @dataclass(frozen=True)
-class DeviceTotal:
-    """The parts of a step on one device of several, such as that of a rank. In the communication is
-    the time that it waits for the others."""
-
-    device: str
-    time_us: float
-    operators_us: float
-    communication_us: float
-    bubbles_us: float | None
-
-
-@dataclass(frozen=True)
 class Totals:
     """A step in numbers: ``time_us`` is ``operators_us``, ``communication_us`` and the bubbles
     of each step; the medians of these add up only nearly. None and empty where the file has no
@@ -83,16 +70,6 @@ class Totals:
     by_pass: tuple[Total, ...]
     layer_kinds: tuple[LayerKind, ...]
     by_device: tuple[DeviceTotal, ...] = ()
-
-
-def selected_times(
-    timeline: Timeline, selection: Selection, device: str | None = None
-) -> tuple[StepTime, ...]:
-    """The times of the selected steps, each since the one before it ended; those of ``device``, or
-    of the busiest one."""
-    work = work_by_step(timeline) if device is None else device_work(timeline, device)
-    times = step_times(timeline.steps, work)
-    return tuple(times[step.number] for step in selection.steps if step.number in times)
 
 
 def totals(timeline: Timeline, selection: Selection) -> Totals:
@@ -132,28 +109,7 @@ def totals(timeline: Timeline, selection: Selection) -> Totals:
         by_layer=tuple(sorted(layers.values(), key=_largest)) if kinds else (),
         by_pass=_by_pass(times),
         layer_kinds=kinds,
-        by_device=_by_device(timeline, selection),
-    )
-
-
-def _by_device(timeline: Timeline, selection: Selection) -> tuple[DeviceTotal, ...]:
-    """In the order of their names; empty where there is one."""
-    names = sorted(devices(timeline), key=lambda name: [*map(int, _NUMBERS.findall(name))])
-    if len(names) < 2:
-        return ()
-    found = ((name, selected_times(timeline, selection, name)) for name in names)
-    return tuple(
-        DeviceTotal(
-            name,
-            float(median(time.time_us for time in times)),
-            float(median(time.operators_us for time in times)),
-            float(median(time.communication_us for time in times)),
-            float(median(time.bubbles.total_us for time in times))
-            if timeline.facts.timed
-            else None,
-        )
-        for name, times in found
-        if times
+        by_device=by_device(timeline, selection),
     )
 
 

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from glmc.errors import UsageError
+from glmc.observe.timeline.bubbles import selected_times
 from glmc.observe.timeline.op_class import op_class
 from glmc.observe.timeline.readers.open import open_timeline
 from glmc.observe.timeline.steps import work_by_step
 from glmc.observe.timeline.table import Kind, StepKind, Timeline
-from glmc.observe.timeline.totals import selected_times
 from tests.observe.timeline.test_totals import of
 
 LANE = "device 0 stream 0 (emulated)"
@@ -194,8 +194,9 @@ def test_each_rank_is_a_device_of_its_own(tmp_path: Path) -> None:
     found = of(made)
     assert found.device == "rank 1 device 0"
     assert [
-        (each.device, each.operators_us, each.communication_us) for each in found.by_device
-    ] == [("rank 0 device 0", 10, 35), ("rank 1 device 0", 30, 15)]
+        (each.device, each.operators_us, each.communication_us, each.waiting_us)
+        for each in found.by_device
+    ] == [("rank 0 device 0", 10, 35, 20), ("rank 1 device 0", 30, 15, 0)]
     assert made.facts.remarks == ("times of all ranks are by one clock: one",)
     about["ranks"] = 4
     path.write_text(json.dumps({"traceEvents": [*lanes, *rows], "glmc": about}))
