@@ -208,17 +208,26 @@ _TINY_MOE: dict[str, Any] = {
     "n_routed_experts": 8,
     "num_experts_per_tok": 2,
     "moe_intermediate_size": 32,
+    "first_k_dense_replace": 1,
 }
 _POSITIONS = 1 << 18  # the presets know fewer positions than the long contexts have
 
 
+GPU_MODELS: dict[str, tuple[str, int, str]] = {
+    "9b": ("glm-4-9b-0414", 40, "GLM-4-9B-0414"),
+    "32b": ("glm-4-32b-0414", 30, "GLM-4-32B-0414, 30 of 61 layers"),
+    "air": ("glm-4.5-air", 12, "GLM-4.5-Air, 12 of 46 layers"),
+    "4.7": ("glm-4.7", 6, "GLM-4.7, 6 of 92 layers"),
+}
+"""Preset, layers and title by key: as many layers as fit onto one card twice."""
+
+
 def gpu_model(key: str, quick: bool) -> BenchModel:
-    """``9b``: GLM-4-9B-0414 whole; ``air``: 12 of the 46 layers of GLM-4.5-Air."""
-    preset, layers = {"9b": ("glm-4-9b-0414", 40), "air": ("glm-4.5-air", 12)}[key]
+    """One of ``GPU_MODELS``."""
+    preset, layers, title = GPU_MODELS[key]
     config = {**load_preset(preset).config, "num_hidden_layers": layers}
     config["max_position_embeddings"] = _POSITIONS
-    title = "GLM-4-9B-0414" if key == "9b" else "GLM-4.5-Air, 12 of 46 layers"
     if quick:
-        config |= _TINY | (_TINY_MOE if key == "air" else {})
+        config |= _TINY | (_TINY_MOE if "n_routed_experts" in config else {})
         title += " (tiny)"
     return BenchModel(key, title, config)

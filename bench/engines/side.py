@@ -88,6 +88,20 @@ class Side:
         self._drain()
         return {"ms": taken * 1e3}
 
+    def together(self, lengths: list[int], seed: int) -> dict[str, Any]:
+        """Milliseconds from requests of these lengths, all at once, to the first token of each."""
+        ask = [
+            prompts(self.vocabulary, seed + at, 1, length)[0] for at, length in enumerate(lengths)
+        ]
+        started = perf_counter()
+        waiting = {self._add(prompt, 1) for prompt in ask}
+        while waiting:
+            outputs = self.llm.llm_engine.step()
+            waiting -= {output.request_id for output in outputs if output.outputs}
+        taken = perf_counter() - started
+        self._drain()
+        return {"ms": taken * 1e3}
+
     def serve(self, traffic: dict[str, Any], seed: int, rate: float | None) -> dict[str, Any]:
         """Requests as they arrive: when each had its first token and the others."""
         waiting = Traffic(**traffic).drawn(self.vocabulary, seed, rate)

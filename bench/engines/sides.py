@@ -48,9 +48,8 @@ def running(
                 side.end()
 
 
-def _started(
-    name: str, folder: Path, artifact: Path, logs: Path, plugins: str, own: Mapping[str, str]
-) -> Running:
+def engine_environment(plugins: str) -> dict[str, str]:
+    """That of an engine that loads these plug-ins of vLLM and is told nothing of ours."""
     environment = {
         **os.environ,
         "HF_HUB_OFFLINE": "1",
@@ -60,6 +59,13 @@ def _started(
     }
     for key in _OURS:
         environment.pop(key, None)
+    return environment
+
+
+def _started(
+    name: str, folder: Path, artifact: Path, logs: Path, plugins: str, own: Mapping[str, str]
+) -> Running:
+    environment = engine_environment(plugins)
     if name == PLANS:
         environment |= {"GLMC_ARTIFACT": str(artifact), "GLMC_REQUIRE": "1", **own}
     with open(logs / f"{name}.log", "wb") as log:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bench.gpu.beside_table import COLUMNS, beside_rows
 from bench.gpu.gpu_results import BARS
 
 Item = dict[str, Any]
@@ -39,7 +40,8 @@ def merged(runs: Iterable[dict[str, Any]]) -> dict[str, dict[tuple[Any, ...], It
     for run in runs:
         newest = by_device.setdefault(run["machine"]["device"], {})
         for item in run["measurements"]:
-            key = tuple(item.get(name) for name in ("model", "what", "size", "peer", "stage"))
+            names = ("model", "what", "size", "peer", "stage", "context")
+            key = tuple(item.get(name) for name in names)
             newest[key] = item
     return by_device
 
@@ -53,6 +55,7 @@ def sections(runs: list[dict[str, Any]]) -> list[Section]:
             _steps(list(items.values()), "decode", "batch"),
             _steps(list(items.values()), "prefill", "tokens"),
             _steps(list(items.values()), "long", "context"),
+            _beside(list(items.values())),
             _starts(list(items.values())),
             _moe(list(items.values())),
             *_stages(list(items.values())),
@@ -131,6 +134,11 @@ def _steps(items: list[Item], what: str, size_name: str) -> Section:
         )
     ends = ("floor", "of the floor", *BAR_COLUMNS, "experts read")
     return Section(f"{what.capitalize()}, milliseconds", ("model", size_name, *peers, *ends), rows)
+
+
+def _beside(items: list[Item]) -> Section:
+    note = "Medians of rounds in turn; a ratio is the median of those of each round."
+    return Section("Beside vLLM, milliseconds", COLUMNS, beside_rows(items), note)
 
 
 def _starts(items: list[Item]) -> Section:

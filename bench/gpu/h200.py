@@ -2,6 +2,7 @@
 
     python -m bench.gpu.h200 --output results.json                # all parts; a part at a time fits
     python -m bench.gpu.h200 --output a.json --parts moe,correct # better into a lease of 10 minutes
+    GLMC_PEER_SITE=DIR python -m bench.gpu.h200 --output v.json --peers vllm --models 9b
     python -m bench.gpu.h200 --table a.json b.json                 # markdown of what was measured
     python -m bench.gpu.h200 --table a.json b.json --into docs/performance.md
     TRITON_INTERPRET=1 python -m bench.gpu.h200 --quick --output q.json # tiny shapes, without a GPU
@@ -28,9 +29,12 @@ import torch
 from bench.gpu.gpu_results import Machine, Results, clean, load_results
 from bench.gpu.gpu_table import between_marks, markdown, sections, show
 from bench.gpu.gpu_timing import product_rate, read_bandwidth
+from bench.gpu.vllm_side import SITE, VLLM, Sizes, lacking
+from bench.models import GPU_MODELS, gpu_model
 
 PARTS = ("correct", "moe", "decode-9b", "decode-air", "prefill", "stages", "long")
 PEERS = ("eager", "compile", "max-autotune", "glmc")
+BESIDE = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 LONG = (32768, 131072)
 LONG_QUICK = (96, 160)
 
@@ -41,9 +45,12 @@ def arguments(words: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--output", type=Path, help="the JSON, written after each measurement")
     parser.add_argument("--parts", type=_names(PARTS), default=list(PARTS))
-    parser.add_argument("--models", type=_names(("9b", "air")), default=["9b", "air"])
-    parser.add_argument("--peers", type=_names(PEERS), default=list(PEERS))
-    parser.add_argument("--batches", type=_numbers, default=(1, 16, 64))
+    parser.add_argument("--models", type=_names(tuple(GPU_MODELS)), default=["9b", "air"])
+    parser.add_argument("--peers", type=_names((*PEERS, VLLM)), default=list(PEERS))
+    parser.add_argument("--batches", type=_numbers, help="default: 1, 16, 64; beside vLLM to 256")
+    parser.add_argument("--prefills", type=_numbers, default=(512, 2048, 8192), help="beside vLLM")
+    parser.add_argument("--context", type=int, default=1024, help="of a decode beside vLLM")
+    parser.add_argument("--rounds", type=int, default=5, help="beside vLLM")
     parser.add_argument("--contexts", type=_numbers, help="of part long")
     parser.add_argument("--seconds", type=float, default=540.0, help="what the run may take")
     parser.add_argument("--quick", action="store_true", help="tiny shapes; says nothing of speed")
@@ -51,6 +58,8 @@ def arguments(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--table", type=Path, nargs="+", help="print the tables of these and end")
     parser.add_argument("--into", type=Path, help="put them between the marks of this document")
     options = parser.parse_args(words)
+    if options.batches is None:
+        options.batches = BESIDE if options.peers == [VLLM] else (1, 16, 64)
     if options.table is None and options.output is None:
         parser.error("--output or --table is needed")
     if not torch.cuda.is_available() and options.table is None and not options.quick:
@@ -111,6 +120,11 @@ def measure(results: Results, options: argparse.Namespace, folder: Path) -> None
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     target = options.target or "cuda"
     describe(results, device)
+    if VLLM in options.peers:
+        options.peers.remove(VLLM)
+        _beside(results, options, folder, device, target)
+        if not options.peers:
+            return
     if "correct" in options.parts:
         from bench.soak.gpu_correct import correct
 
@@ -128,6 +142,28 @@ def measure(results: Results, options: argparse.Namespace, folder: Path) -> None
                     results, options, folder, key, parts, device, target
                 ),
             )
+
+
+def _beside(
+    results: Results, options: argparse.Namespace, folder: Path, device: torch.device, target: str
+) -> None:
+    """Every model beside vLLM."""
+    from bench.gpu.beside_vllm import beside_vllm
+    from bench.gpu.gpu_models import Bench
+
+    why = lacking(os.environ.get(SITE))
+    if why is not None:
+        results.leave_out(VLLM, why)
+        return
+    sizes = Sizes(options.batches, options.prefills, options.context, options.rounds)
+    for key in options.models:
+        place = folder / f"{key}.beside"
+
+        def work(key: str = key, place: Path = place) -> None:
+            bench = Bench(gpu_model(key, results.quick), place, device, target)
+            beside_vllm(results, bench, sizes, place)
+
+        results.attempt(f"{key} beside vllm", work)
 
 
 def _parts_of(key: str, parts: list[str]) -> set[str]:
@@ -150,7 +186,6 @@ def _model(
 ) -> None:
     from bench.gpu import gpu_decode, gpu_stages
     from bench.gpu.gpu_models import Bench
-    from bench.models import gpu_model
 
     bench = Bench(gpu_model(key, results.quick), folder / key, device, target)
     batches, session = options.batches, None

@@ -1,0 +1,103 @@
+"""The table of ours beside vLLM: ratio, floor and bar of each row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bench.gpu.vllm_side import VLLM
+from bench.models import GPU_MODELS
+
+Item = dict[str, Any]
+BESIDE = "beside "
+COLUMNS = ("model", "work", "vLLM", "glmc", "vLLM / glmc", "of each round", "floor",
+           "of the floor", "bar: ratio", "", "bar: of the floor", "")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Bar:
+    """What is asked for up to a size: how often vLLM's time, and which share of the floor."""
+
+    upto: int
+    ratio: float
+    share: float | None = None
+
+
+_DENSE_9B = (Bar(1, 1.4, 0.85), Bar(16, 1.2, 0.78), Bar(64, 1.15, 0.73), Bar(128, 1.1, 0.65),
+             Bar(256, 1.1, 0.56))  # fmt: skip
+_DENSE_32B = (Bar(1, 1.1, 0.87), Bar(16, 1.08, 0.84), Bar(64, 1.05, 0.76))
+_MOE = (Bar(1, 1.3, 0.83), Bar(8, 1.1, 0.85), Bar(64, 1.03, 0.92), Bar(128, 1.03, 0.82),
+        Bar(256, 1.2, 0.72))  # fmt: skip
+_MOE_PREFILL = (Bar(2047, 0.0), Bar(2048, 1.2, 0.57), Bar(8192, 1.2, 0.74))
+_RAGGED = (Bar(1 << 20, 1.1),)
+BARS: Mapping[tuple[str, str], Sequence[Bar]] = {
+    ("9b", "decode"): _DENSE_9B,
+    ("32b", "decode"): _DENSE_32B,
+    ("air", "decode"): _MOE,
+    ("4.7", "decode"): _MOE,
+    ("9b", "prefill"): (Bar(2047, 0.0), Bar(8192, 1.1, 0.84)),
+    ("32b", "prefill"): (Bar(2047, 0.0), Bar(8192, 1.03, 0.84)),
+    ("air", "prefill"): _MOE_PREFILL,
+    ("4.7", "prefill"): _MOE_PREFILL,
+    **{(key, "ragged"): _RAGGED for key in GPU_MODELS},
+}
+
+
+def bar_of(model: str, work: str, size: int) -> Bar | None:
+    """The bar of a row; None where nothing is asked for."""
+    found = next((bar for bar in BARS.get((model, work), ()) if size <= bar.upto), None)
+    return None if found is None or not found.ratio else found
+
+
+def beside_rows(items: Iterable[Item]) -> list[tuple[str, ...]]:
+    """A row for each work of each model that both sides did."""
+    every = [item for item in items if str(item["what"]).startswith(BESIDE)]
+    peers = {_key(item): item for item in every if item["peer"] == VLLM}
+    ours = [item for item in every if item["peer"] != VLLM and _key(item) in peers]
+    order = {key: place for place, key in enumerate(GPU_MODELS)}
+    works = ("decode", "prefill", "ragged")
+    ours.sort(key=lambda item: (order[item["model"]], works.index(_work(item)), item["size"]))
+    return [_row(item, peers[_key(item)]) for item in ours]
+
+
+def _key(item: Item) -> tuple[Any, ...]:
+    return item["model"], item["what"], item["size"], item.get("context")
+
+
+def _work(item: Item) -> str:
+    return str(item["what"]).removeprefix(BESIDE)
+
+
+def _row(ours: Item, peer: Item) -> tuple[str, ...]:
+    work, size = _work(ours), ours["size"]
+    bar = bar_of(ours["model"], work, size) if ours.get("bars", True) else None
+    share, ratio = ours["share"], ours["ratio"]
+    titles = {
+        "decode": f"decode, batch {size}",
+        "prefill": f"first token of {size}",
+        "ragged": f"first tokens of {ours.get('prompts')} prompts, {size} tokens",
+    }
+    return (
+        GPU_MODELS[ours["model"]][2],
+        titles[work] + _context(ours),
+        f"{peer['ms']:.2f}",
+        f"{ours['ms']:.2f}",
+        f"**{ratio:.2f}**",
+        f"{ours['ratio_low']:.2f} to {ours['ratio_high']:.2f}",
+        f"{ours['floor_ms']:.2f}",
+        f"{share:.0%}",
+        f"{bar.ratio:.2f}" if bar else "",
+        _said(ratio, bar.ratio) if bar else "",
+        f"{bar.share:.0%}" if bar and bar.share else "",
+        _said(share, bar.share) if bar and bar.share else "",
+    )
+
+
+def _context(item: Item) -> str:
+    context = item.get("context")
+    return "" if context in (None, 1024) else f", context {context}"
+
+
+def _said(value: float, wanted: float) -> str:
+    return "met" if round(value, 2) >= wanted else "**missed**"

@@ -1,0 +1,167 @@
+"""Ours beside vLLM on one card: both stay up, each row in turn, the ratio of each round.
+
+A decode step of vLLM's is the time between two outputs of its step loop, ours that between two
+tokens that the host reads; a first token is one that the host has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from bench.gpu import gpu_ours
+from bench.gpu.gpu_models import Bench
+from bench.gpu.gpu_peers import Plan, random_ids
+from bench.gpu.gpu_results import Results
+from bench.gpu.gpu_timing import host_times
+from bench.gpu.vllm_side import VLLM, Sizes, vllm_side
+from bench.models import BenchModel
+from bench.processes import Running
+from glmc_runtime.generate.session import Session
+
+_WARM = 4
+
+
+def beside_vllm(results: Results, bench: Bench, sizes: Sizes, folder: Path) -> None:
+    """All rows of a model."""
+    model = bench.model
+    session = bench.session(
+        decode=sizes.batches,
+        prefill=tuple(sorted({*sizes.prefills, sizes.most_tokens})),
+        max_context=sizes.context + max(*sizes.prefills, 1024),
+        kv_tokens=sizes.kv_tokens,
+        block_size=32 if results.quick else 128,
+    )
+    log = results.path.with_name(f"{model.key}.vllm.log")
+    with vllm_side(model, sizes, folder, log, results.quick) as side:
+        results.data.setdefault("vllm_start_s", {})[model.key] = side.start_s
+        ours_start = bench.compile_seconds + bench.load_seconds
+        results.data.setdefault("glmc_start_s", {})[model.key] = ours_start
+        for batch in sizes.batches:
+            results.attempt(
+                f"{model.key} decode {batch} beside vllm",
+                lambda batch=batch: _decode(results, model, session, side, sizes, batch),
+            )
+        for tokens in sizes.prefills:
+            results.attempt(
+                f"{model.key} prefill {tokens} beside vllm",
+                lambda tokens=tokens: _prefill(results, model, session, side, sizes, tokens),
+            )
+        results.attempt(
+            f"{model.key} ragged beside vllm",
+            lambda: _ragged(results, model, session, side, sizes),
+        )
+
+
+def _decode(
+    results: Results,
+    model: BenchModel,
+    session: Session,
+    side: Running,
+    sizes: Sizes,
+    batch: int,
+) -> None:
+    plan = Plan(batch, sizes.context, repeats=1, steps=sizes.steps, warm=_WARM)
+    sequences = gpu_ours.filled(model, session, batch, plan.first)
+    more: dict[str, Any] = {"context": sizes.context}
+    if model.routed:
+        ready = gpu_ours.prepared(session, sequences, [5] * batch)
+        experts = gpu_ours.distinct_experts(gpu_ours.traced_logits(session, ready)[1])
+        more |= {"experts_read": experts, "experts_expected": model.expected_experts(batch)}
+
+    def ours() -> float:
+        for sequence in sequences:
+            session.truncate(sequence, plan.first)
+        return gpu_ours.greedy_times(session, sequences, plan)[0]
+
+    asked = {"batch": batch, "context": sizes.context, "steps": sizes.steps, "seed": batch}
+
+    def theirs(_: int) -> float:
+        return float(side.ask("decode", **asked)["ms"])
+
+    try:
+        rounds = in_turn(lambda _: ours(), theirs, sizes.rounds)
+    finally:
+        gpu_ours.released(session, sequences)
+    read = model.step_bytes(batch, sizes.context)
+    _keep(results, model, "beside decode", batch, rounds, read=read, **more)
+
+
+def _prefill(
+    results: Results, model: BenchModel, session: Session, side: Running, sizes: Sizes, tokens: int
+) -> None:
+    rounds = in_turn(
+        lambda _: _first_token(model, session, (tokens,)),
+        lambda seed: float(side.ask("first", length=tokens, seed=seed)["ms"]),
+        sizes.rounds,
+    )
+    given = {"read": model.step_bytes(1, 0), "operations": model.prefill_operations(tokens)}
+    _keep(results, model, "beside prefill", tokens, rounds, **given)
+
+
+def _ragged(
+    results: Results, model: BenchModel, session: Session, side: Running, sizes: Sizes
+) -> None:
+    lengths = sizes.ragged
+    rounds = in_turn(
+        lambda _: _first_token(model, session, lengths),
+        lambda seed: float(side.ask("together", lengths=list(lengths), seed=seed)["ms"]),
+        sizes.rounds,
+    )
+    operations = sum(map(model.prefill_operations, lengths))
+    given = {"read": model.step_bytes(1, 0), "operations": operations}
+    _keep(results, model, "beside ragged", sum(lengths), rounds, prompts=len(lengths), **given)
+
+
+def _first_token(model: BenchModel, session: Session, lengths: Sequence[int]) -> float:
+    """Milliseconds from prompts to the next token of each, which the host has."""
+    prompts = [random_ids(model, (length,), torch.device("cpu")).tolist() for length in lengths]
+
+    def step() -> None:
+        sequences = [session.sequence(ids) for ids in prompts]
+        session.prefill(sequences).argmax(-1).tolist()
+        for sequence in sequences:
+            session.release(sequence)
+
+    return host_times(step, session.device, 1, 1)[0]
+
+
+Round = tuple[float, float]
+
+
+def in_turn(
+    ours: Callable[[int], float], theirs: Callable[[int], float], rounds: int
+) -> list[Round]:
+    """Both times of each round, ours first; who begins changes, and one round is left out before
+    those that count. Each is told a seed that no other round has."""
+    found: list[Round] = []
+    for number in range(-1, rounds):
+        seed = 1000 + number
+        if number % 2:
+            one = ours(seed)
+            other = theirs(seed)
+        else:
+            other = theirs(seed)
+            one = ours(seed)
+        if number >= 0:
+            found.append((one, other))
+    return found
+
+
+def _keep(
+    results: Results,
+    model: BenchModel,
+    what: str,
+    size: int,
+    rounds: Sequence[Round],
+    **more: Any,
+) -> None:
+    ratios = sorted(theirs / ours for ours, theirs in rounds)
+    common = {"model": model.key, "what": what, "size": size, "bars": not results.quick, **more}
+    results.time([theirs for _, theirs in rounds], peer=VLLM, **common)
+    ratio = {"ratio": median(ratios), "ratio_low": ratios[0], "ratio_high": ratios[-1]}
+    results.time([ours for ours, _ in rounds], peer="glmc", **ratio, **common)

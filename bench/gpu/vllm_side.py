@@ -1,0 +1,99 @@
+"""vLLM as a peer of the benchmark: a process of its own, over a folder of unpacked wheels.
+
+``GLMC_PEER_SITE`` names the folder, which is first on that process's path. The engine, its own CUDA
+graphs and ``torch.compile`` are as they come; weights are random and of the spread of ours.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.engines.sides import ENGINE, engine_environment, write_checkpoint
+from bench.models import BenchModel
+from bench.processes import Running, start
+
+VLLM = "vllm"
+SITE = "GLMC_PEER_SITE"
+RAGGED = 16  # prompts of 100 to 1000 tokens in one step
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What is measured: decode steps by batch, first tokens by length, ``rounds`` that count."""
+
+    batches: tuple[int, ...]
+    prefills: tuple[int, ...]
+    context: int
+    rounds: int = 5
+    steps: int = 48
+    shortest: int = 100
+    longest: int = 1000
+
+    @property
+    def ragged(self) -> tuple[int, ...]:
+        """The lengths of the prompts that come together."""
+        draw = random.Random(1)
+        return tuple(draw.randint(self.shortest, self.longest) for _ in range(RAGGED))
+
+    @property
+    def most_tokens(self) -> int:
+        """Of a step."""
+        return max(*self.prefills, sum(self.ragged), *self.batches)
+
+    @property
+    def kv_tokens(self) -> int:
+        """What a cache must hold: prompts of the largest batch, and those of one more prefill."""
+        longest = self.context + self.steps + 64
+        return max(self.batches) * longest + self.most_tokens
+
+
+def lacking(folder: str | None) -> str | None:
+    """Why there is no peer, and how to get one; None where there is."""
+    if folder is not None and (Path(folder) / "vllm").is_dir():
+        return None
+    where = f"{SITE} is not set" if folder is None else f"{folder} has no folder vllm"
+    return (
+        f"{where}: unpack the wheels of vllm and of what this machine lacks into one folder, "
+        "pip install --target FOLDER --no-deps, and name it"
+    )
+
+
+@contextmanager
+def vllm_side(
+    model: BenchModel, sizes: Sizes, folder: Path, log: Path, quick: bool
+) -> Iterator[Running]:
+    """vLLM over a config alone, which ``folder`` is for, with weights of a useful spread. What it
+    prints is in ``log``."""
+    options = {
+        "model": str(write_checkpoint(model.config, folder / "peer")),
+        "load_format": "dummy",
+        "dtype": "float32" if quick else "bfloat16",
+        "skip_tokenizer_init": True,
+        "generation_config": "vllm",
+        "max_model_len": sizes.context + max(*sizes.prefills, 1024),
+        "max_num_seqs": max(*sizes.batches, RAGGED),
+        "max_num_batched_tokens": sizes.most_tokens,
+        "enable_prefix_caching": True,  # a round after the first finds its prompts
+        "disable_log_stats": True,
+        "gpu_memory_utilization": 0.2,
+        "kv_cache_memory_bytes": int(sizes.kv_tokens * model.token_bytes * 1.1) + (1 << 26),
+        "vocabulary": int(model.config["vocab_size"]),
+    }
+    environment = engine_environment("glmc_cpu")  # which a machine without a GPU needs
+    paths = filter(None, (os.environ.get(SITE), environment.get("PYTHONPATH")))
+    environment["PYTHONPATH"] = os.pathsep.join(paths)
+    with tempfile.TemporaryDirectory() as sockets, log.open("wb") as file:
+        side = start(ENGINE, "bench.engines.side", Path(sockets), environment, file)
+        try:
+            side.connection.send(options)
+            side.wait()
+            side.ask("spread")
+            yield side
+        finally:
+            side.end()

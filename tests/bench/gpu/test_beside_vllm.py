@@ -1,0 +1,132 @@
+"""Ours beside vLLM: turns, sizes, table and bars, with a side that only answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bench.gpu import h200
+from bench.gpu.beside_table import bar_of, beside_rows
+from bench.gpu.beside_vllm import beside_vllm, in_turn
+from bench.gpu.gpu_models import Bench
+from bench.gpu.gpu_results import Machine, Results
+from bench.gpu.gpu_table import markdown, sections
+from bench.gpu.vllm_side import RAGGED, SITE, Sizes, lacking
+from bench.models import gpu_model
+
+pytestmark = pytest.mark.usefixtures("shared_captures")
+
+
+class Answers:
+    """A side that takes as long as it is told for each order, and keeps what it was asked."""
+
+    start_s = 75.0
+
+    def __init__(self, **ms: float) -> None:
+        self.ms, self.asked = ms, list[tuple[str, dict[str, Any]]]()
+
+    def __enter__(self) -> Answers:
+        return self
+
+    def __exit__(self, *error: object) -> None: ...
+
+    def ask(self, order: str, **given: Any) -> dict[str, Any]:
+        self.asked.append((order, given))
+        return {"ms": self.ms[order]}
+
+
+def test_sides_take_turns_and_the_first_round_does_not_count() -> None:
+    order: list[tuple[str, int]] = []
+
+    def side(name: str, ms: float) -> Any:
+        def run(seed: int) -> float:
+            order.append((name, seed))
+            return ms + seed
+
+        return run
+
+    found = in_turn(side("ours", 0.0), side("theirs", 1.0), 2)
+    assert found == [(1000.0, 1001.0), (1001.0, 1002.0)]
+    assert [name for name, _ in order] == ["ours", "theirs", "theirs", "ours", "ours", "theirs"]
+
+
+def test_a_folder_without_vllm_says_how_to_make_one(tmp_path: Path) -> None:
+    assert f"{SITE} is not set" in (lacking(None) or "")
+    assert "has no folder vllm" in (lacking(str(tmp_path)) or "")
+    (tmp_path / "vllm").mkdir()
+    assert lacking(str(tmp_path)) is None
+
+
+def test_without_a_peer_the_run_says_so_and_passes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(SITE, raising=False)
+    output = tmp_path / "out.json"
+    words = ["--quick", "--target", "cpu", "--output", str(output), "--peers", "vllm"]
+    assert h200.main(words) == 0
+    assert f"{SITE} is not set" in output.read_text()
+
+
+def test_all_rows_of_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    side = Answers(spread=0.0, decode=4.0, first=50.0, together=300.0)
+    monkeypatch.setattr("bench.gpu.beside_vllm.vllm_side", lambda *_: side)
+    results = Results(tmp_path / "r.json", quick=True)
+    results.describe(Machine("a card", 3e12, 4e14), {"device": "a card", "bandwidth": 3e12,
+                     "rate": 4e14, "torch": "2", "triton": "3", "transformers": "5"})  # fmt: skip
+    sizes = Sizes((1, 2), (64,), 96, rounds=1, steps=2, shortest=3, longest=9)
+    model = gpu_model("4.7", True)
+    bench = Bench(model, tmp_path / "model", torch.device("cpu"), "cpu")
+    beside_vllm(results, bench, sizes, tmp_path)
+    assert not results.data["errors"]
+    rows = beside_rows(results.data["measurements"])
+    assert [row[1].split(",")[0] for row in rows] == ["decode"] * 2 + [
+        "first token of 64",
+        f"first tokens of {RAGGED} prompts",
+    ]
+    assert all(row[-4:] == ("",) * 4 for row in rows)  # a quick run has no bars
+    (decode, *_) = [item for item in results.data["measurements"] if item["peer"] == "glmc"]
+    assert decode["ratio"] == pytest.approx(4.0 / decode["ms"])
+    assert 0 < decode["experts_read"] <= model.config["n_routed_experts"]
+    asked = [given["seed"] for order, given in side.asked if order == "first"]
+    assert len(set(asked)) == len(asked) == 2
+    lengths = next(given["lengths"] for order, given in side.asked if order == "together")
+    assert len(lengths) == RAGGED and all(3 <= length <= 9 for length in lengths)
+    assert "Beside vLLM, milliseconds" in markdown(sections([results.data]))
+
+
+@pytest.mark.parametrize(
+    ("model", "work", "size", "ratio"),
+    [
+        ("9b", "decode", 1, 1.4),
+        ("9b", "decode", 2, 1.2),
+        ("9b", "decode", 128, 1.1),
+        ("32b", "decode", 64, 1.05),
+        ("32b", "decode", 128, None),
+        ("air", "decode", 64, 1.03),
+        ("4.7", "decode", 256, 1.2),
+        ("9b", "prefill", 512, None),
+        ("air", "prefill", 2048, 1.2),
+        ("32b", "ragged", 8000, 1.1),
+    ],
+)
+def test_bars(model: str, work: str, size: int, ratio: float | None) -> None:
+    found = bar_of(model, work, size)
+    assert (None if found is None else found.ratio) == ratio
+
+
+def test_a_row_that_misses_its_bar_says_so() -> None:
+    common = {"model": "9b", "what": "beside decode", "size": 64, "context": 1024, "floor_ms": 4.4}
+    ours = {**common, "peer": "glmc", "ms": 6.0, "share": 0.73, "ratio": 1.14, "ratio_low": 1.1,
+            "ratio_high": 1.2}  # fmt: skip
+    (row,) = beside_rows([ours, {**common, "peer": "vllm", "ms": 6.84}])
+    assert row[4] == "**1.14**" and row[-4:] == ("1.15", "**missed**", "73%", "met")
+    assert beside_rows([ours]) == []
+
+
+def test_what_the_cache_of_both_holds() -> None:
+    sizes = Sizes((1, 256), (512, 2048), 1024)
+    assert sizes.most_tokens == max(2048, sum(sizes.ragged))
+    assert sizes.kv_tokens >= 256 * (1024 + sizes.steps) + sizes.most_tokens
