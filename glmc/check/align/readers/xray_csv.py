@@ -20,7 +20,8 @@ from glmc_runtime.errors import RecordError
 from glmc_runtime.format.tensor_key import parse_key
 from glmc_runtime.record.tensors import RecordedTensor, Statistics
 
-_NUMBER = re.compile(r"\d+")
+_NUMBER = re.compile(r"\d{1,18}")
+"""A size; more digits than any has would be no number that Python reads."""
 
 
 def _cell(cells: Sequence[str], columns: Mapping[str, int], name: str) -> str:

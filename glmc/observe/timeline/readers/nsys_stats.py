@@ -44,7 +44,15 @@ def read_nsys_stats(label: str, text: str) -> Timeline:
             expected="the report cuda_gpu_trace",
             remedy="nsys stats --report cuda_gpu_trace --format csv REPORT",
         )
-    rows = list(_rows(text[found.start() :]))
+    try:
+        rows = list(_rows(text[found.start() :]))
+    except csv.Error as error:
+        raise UsageError(
+            f"the table can't be read: {error}",
+            place=label,
+            expected="csv, as nsys stats prints it",
+            remedy="nsys stats --report cuda_gpu_trace --format csv REPORT",
+        ) from error
     events = tuple(sorted(rows, key=lambda event: event.start_us))
     facts = Facts(source="nsys stats", tried=False, attribution=NOT_OURS)
     return with_steps(Timeline(label, facts, steps_of((), events), events))

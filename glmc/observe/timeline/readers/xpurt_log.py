@@ -21,7 +21,7 @@ from glmc.observe.timeline.table import (
 )
 
 MARK = "XPURT_PROF"
-_KERNEL = re.compile(rf"\[\s*{MARK}\s*\]\s+(.+?):?\s+(?:\d+\s+)?(\d+)\s*ns\b")
+_KERNEL = re.compile(rf"\[\s*{MARK}\s*\]\s+(.+?):?\s+(?:\d+\s+)?(\d{{1,18}})\s*ns\b")
 _CALL = re.compile(r"^\s*gtest_(\w+)")
 
 

@@ -122,3 +122,10 @@ def test_of_several_ranks_the_lowest_is_read(tmp_path: Path) -> None:
     (only,) = record.tensors()
     assert record.facts == {"read_ranks": 3}
     assert only.statistics is not None and only.statistics.minimum == 2
+
+
+def test_a_shape_of_thousands_of_digits_ends_in_no_traceback(tmp_path: Path) -> None:
+    path = tmp_path / "run.csv"
+    path.write_text(f"Step,Module,Shape\n0,a.Linear.0.forward_output.0,{'9' * 5000}\n")
+    (tensor,) = tensors(path)
+    assert all(size < 10**18 for size in tensor.shape)

@@ -52,3 +52,11 @@ def test_a_table_of_sums_has_no_times(tmp_path: Path) -> None:
     path.write_text("Time (%),Total Time (ns),Instances,Avg (ns),Name\n50,100,2,50,gemm\n")
     with pytest.raises(UsageError, match="cuda_gpu_trace"):
         open_timeline(path)
+
+
+def test_a_cell_without_an_end_is_an_error_of_ours(tmp_path: Path) -> None:
+    path = tmp_path / "trace.csv"
+    path.write_text(TRACE + "1,2," + "x" * 200_000)
+    with pytest.raises(UsageError, match="the table can't be read") as caught:
+        open_timeline(path)
+    assert caught.value.place == str(path) and caught.value.remedy

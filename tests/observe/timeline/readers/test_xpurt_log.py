@@ -47,3 +47,11 @@ def test_bubbles_are_not_known(tmp_path: Path) -> None:
     assert totals.time_us == pytest.approx(1089.654)
     lever = next(lever for lever in diff(made, made, None, None).levers if lever.name == "bubbles")
     assert lever.a is None and lever.difference_us is None
+
+
+def test_a_number_of_thousands_of_digits_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "rank_0.log"
+    path.write_text(f"{LOG}[XPURT_PROF] long {'9' * 5000} ns\n")
+    made = open_timeline(path)
+    assert len(made.events) == 3
+    assert made.facts.remarks[1] == "2 lines of kernels were not understood"
