@@ -49,6 +49,13 @@ def spread_ids(
     return scores.topk(TOP_K, -1)[1]
 
 
+def experts_read(tokens: int, experts: int) -> float:
+    """How many experts the ids of :func:`spread_ids` have, on average."""
+    if tokens * TOP_K <= experts:
+        return tokens * TOP_K
+    return experts * (1 - (1 - TOP_K / experts) ** tokens)
+
+
 @functools.cache
 def _memory(dtype: torch.dtype, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Numbers for gate_up and for down, enough for any width: shapes and copies share them."""
@@ -141,7 +148,7 @@ def _ffn_candidates(sizes: Shape, tokens: int, dtype: torch.dtype) -> list[dict[
 
 
 def _ffn(sizes: Shape, tokens: int, dtype: torch.dtype) -> Tunable:
-    used_experts = min(tokens * TOP_K, sizes.experts)
+    used_experts = experts_read(tokens, sizes.experts)
     columns = used_experts * sizes.width + sizes.shared_width
     elements = 3 * sizes.hidden * columns + 2 * tokens * sizes.hidden
     return Tunable(
@@ -149,7 +156,7 @@ def _ffn(sizes: Shape, tokens: int, dtype: torch.dtype) -> Tunable:
         key=f"{sizes.experts}x{sizes.width}x{sizes.hidden}k{TOP_K}",
         rows=tokens,
         dtype=dtype,
-        bytes=elements * dtype.itemsize,
+        bytes=round(elements * dtype.itemsize),
         make=partial(_make_ffn, sizes, tokens, dtype),
         reference=_reference_ffn,
         candidates=partial(_ffn_candidates, sizes, tokens, dtype),

@@ -90,8 +90,11 @@ class Side:
 
     def together(self, lengths: list[int], seed: int) -> dict[str, Any]:
         """Milliseconds from requests of these lengths, all at once, to the first token of each."""
+        seeds = range(seed * len(lengths), (seed + 1) * len(lengths))  # none is in the cache
         ask = [
-            prompts(self.vocabulary, seed + at, 1, length)[0] for at, length in enumerate(lengths)
+            prompt
+            for its, length in zip(seeds, lengths, strict=True)
+            for prompt in prompts(self.vocabulary, its, 1, length)
         ]
         started = perf_counter()
         waiting = {self._add(prompt, 1) for prompt in ask}

@@ -29,7 +29,7 @@ import torch
 from bench.gpu.gpu_results import Machine, Results, clean, load_results
 from bench.gpu.gpu_table import between_marks, markdown, sections, show
 from bench.gpu.gpu_timing import product_rate, read_bandwidth
-from bench.gpu.vllm_side import SITE, VLLM, Sizes, lacking
+from bench.gpu.vllm_side import VLLM, Sizes, lacking, site
 from bench.models import GPU_MODELS, gpu_model
 
 PARTS = ("correct", "moe", "decode-9b", "decode-air", "prefill", "stages", "long")
@@ -151,7 +151,7 @@ def _beside(
     from bench.gpu.beside_vllm import beside_vllm
     from bench.gpu.gpu_models import Bench
 
-    why = lacking(os.environ.get(SITE))
+    why = lacking(site())
     if why is not None:
         results.leave_out(VLLM, why)
         return

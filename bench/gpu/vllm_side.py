@@ -53,6 +53,11 @@ class Sizes:
         return max(self.batches) * longest + self.most_tokens
 
 
+def site() -> str | None:
+    """The folder of the peer's packages that this process was told."""
+    return os.environ.get("GLMC_PEER_SITE") or None
+
+
 def lacking(folder: str | None) -> str | None:
     """Why there is no peer, and how to get one; None where there is."""
     if folder is not None and (Path(folder) / "vllm").is_dir():
@@ -86,7 +91,7 @@ def vllm_side(
         "vocabulary": int(model.config["vocab_size"]),
     }
     environment = engine_environment("glmc_cpu")  # which a machine without a GPU needs
-    paths = filter(None, (os.environ.get(SITE), environment.get("PYTHONPATH")))
+    paths = filter(None, (site(), environment.get("PYTHONPATH")))
     environment["PYTHONPATH"] = os.pathsep.join(paths)
     with tempfile.TemporaryDirectory() as sockets, log.open("wb") as file:
         side = start(ENGINE, "bench.engines.side", Path(sockets), environment, file)

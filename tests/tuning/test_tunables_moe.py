@@ -7,7 +7,7 @@ import torch
 
 pytest.importorskip("triton")
 
-from tuning.tunables_moe import SHAPES, TOP_K, spread_ids, tunables
+from tuning.tunables_moe import SHAPES, TOP_K, experts_read, spread_ids, tunables
 
 
 @pytest.mark.parametrize(("tokens", "experts"), [(1, 128), (16, 128), (20, 160)])
@@ -22,6 +22,14 @@ def test_experts_of_many_tokens_have_different_numbers_of_them() -> None:
     assert all(len(set(row)) == TOP_K for row in ids.tolist())
     counts = torch.bincount(ids.flatten(), minlength=128)
     assert counts.min() < 12 and counts.max() > 20
+
+
+@pytest.mark.parametrize("tokens", [4, 32, 256])
+def test_what_is_read_is_what_the_ids_have(tokens: int) -> None:
+    generator = torch.Generator().manual_seed(3)
+    drawn = [spread_ids(tokens, 128, torch.device("cpu"), generator) for _ in range(20)]
+    distinct = sum(len(ids.unique()) for ids in drawn) / len(drawn)
+    assert experts_read(tokens, 128) == pytest.approx(distinct, rel=0.03)
 
 
 def test_every_shape_has_its_key_and_candidates_at_each_number_of_tokens() -> None:

@@ -34,7 +34,7 @@ VARIANTS: dict[str, ModuleType] = {
     "grouped_mm": moe_grouped,
 }
 MOST_FEW = 2
-MOST_SCANNED_PAIRS = 256  # every program of "experts" looks through all ids
+MOST_SCANNED_PAIRS = 192  # every program of "experts" looks through all ids
 
 
 def default(call: Experts) -> Configuration:
@@ -51,7 +51,7 @@ def candidates(call: Experts) -> Iterator[Configuration]:
     yield default(call)
     if call.tokens <= 8:
         yield from moe_few.candidates(call)
-    if call.pairs <= 4 * MOST_SCANNED_PAIRS:
+    if call.pairs <= 6 * MOST_SCANNED_PAIRS:
         yield from moe_experts.candidates(call)
     if call.tokens >= 32:
         yield from moe_sorted.candidates(call)
