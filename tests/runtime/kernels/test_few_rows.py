@@ -13,7 +13,12 @@ from torch import Tensor
 from glmc_runtime.errors import PlanError
 from glmc_runtime.kernels import find_binder
 from glmc_runtime.kernels.cpu import decode_library, few_rows
-from glmc_runtime.kernels.cpu.few_rows import FEW_ROWS, few_rows_product, prefers_few_rows
+from glmc_runtime.kernels.cpu.few_rows import (
+    FEW_ROWS,
+    FEW_ROWS_BESIDE_TILES,
+    few_rows_product,
+    prefers_few_rows,
+)
 from tests.runtime.kernels.harness import nan, random
 from tests.runtime.kernels.instruction_sets import each_instruction_set as each_instruction_set
 
@@ -142,6 +147,7 @@ def test_memory_that_a_storage_is_given_later_is_read() -> None:
 def test_who_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
     weight = torch.zeros(4, 32, dtype=BFLOAT16)
     monkeypatch.setattr(few_rows, "multiplies", lambda dtype: True)
+    monkeypatch.setattr(few_rows, "multiplies_tiles", lambda: False)
     assert prefers_few_rows(FEW_ROWS, weight) and prefers_few_rows(FEW_ROWS, weight.float())
     assert not prefers_few_rows(FEW_ROWS + 1, weight), "oneDNN has products of its own"
     monkeypatch.setattr(few_rows, "multiplies", lambda dtype: False)
@@ -149,6 +155,15 @@ def test_who_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not prefers_few_rows(1, weight.half())
     monkeypatch.setattr(decode_library, "_library", lambda: None)
     assert not prefers_few_rows(1, weight), "nothing was compiled"
+
+
+def test_beside_tiles_torch_takes_bfloat16_sooner(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = torch.zeros(4, 32, dtype=BFLOAT16)
+    monkeypatch.setattr(few_rows, "multiplies", lambda dtype: True)
+    monkeypatch.setattr(few_rows, "multiplies_tiles", lambda: True)
+    assert prefers_few_rows(FEW_ROWS_BESIDE_TILES, weight)
+    assert not prefers_few_rows(FEW_ROWS_BESIDE_TILES + 1, weight)
+    assert prefers_few_rows(FEW_ROWS, weight.float()), "tiles multiply no float32"
 
 
 @pytest.mark.parametrize("rows", [1, 5])
