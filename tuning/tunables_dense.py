@@ -1,4 +1,4 @@
-"""The linear layers of GLM-4-9B and GLM-4.5-Air, to be tuned."""
+"""The linear layers of the presets, to be tuned."""
 
 from __future__ import annotations
 
@@ -7,22 +7,32 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
+from glmc.presets.catalog import load_preset, preset_names
+from glmc.presets.fields import read_fields
 from glmc_runtime.kernels.cuda.launch import multiprocessors
 from glmc_runtime.kernels.cuda.linear.linear import candidates
 from tuning.tunable import Arguments, Tunable
 
 ROWS = (1, 2, 4, 8, 16, 32, 64)
-HIDDEN = 4096
-LINEAR = (
-    (4608, HIDDEN),  # 9B: query, key and value
-    (HIDDEN, HIDDEN),  # 9B: attention's output
-    (HIDDEN, 13696),  # 9B: down
-    (14336, HIDDEN),  # Air: query, key and value
-    (HIDDEN, 12288),  # Air: attention's output
-    (HIDDEN, 10944),  # Air: down of the dense layer
-    (151552, HIDDEN),  # both: the head
-)
-LINEAR_SWIGLU = ((27392, HIDDEN), (21888, HIDDEN))  # 9B; Air's dense layer
+FIRST = "glm-4-9b-0414"  # its products come first: time may run out
+Shape = tuple[int, int]  # rows and columns of a weight
+
+
+def preset_shapes() -> tuple[list[Shape], list[Shape]]:
+    """Of all presets on one card: the products, and those of gate and up with SwiGLU."""
+    names = sorted(preset_names(), key=lambda name: name != FIRST)
+    plain: dict[Shape, None] = {}
+    gated: dict[Shape, None] = {}
+    for name in names:
+        fields = read_fields(load_preset(name).config, place=name)
+        hidden, heads = fields.hidden_size, fields.num_attention_heads * fields.head_dim
+        keys = fields.num_key_value_heads * fields.head_dim
+        plain |= {(heads + 2 * keys, hidden): None, (hidden, heads): None}
+        if fields.dense_layers:
+            plain[hidden, fields.intermediate_size] = None
+            gated[2 * fields.intermediate_size, hidden] = None
+        plain[fields.vocab_size, hidden] = None
+    return list(plain), list(gated)
 
 
 def _make(
@@ -76,8 +86,9 @@ def _tunable(is_gated: bool, n: int, k: int, rows: int, dtype: torch.dtype) -> T
 
 
 def tunables() -> list[Tunable]:
-    """All shapes in bfloat16, those of the 9B at one row first: time may run out."""
-    shapes = [*((False, *shape) for shape in LINEAR), *((True, *shape) for shape in LINEAR_SWIGLU)]
+    """All shapes in bfloat16, those at one row first."""
+    plain, gated = preset_shapes()
+    shapes = [*((False, *shape) for shape in plain), *((True, *shape) for shape in gated)]
     return [
         _tunable(is_gated, n, k, rows, torch.bfloat16) for rows in ROWS for is_gated, n, k in shapes
     ]
