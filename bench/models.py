@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
 
-from glmc.presets.catalog import load_preset
+from glmc.presets.catalog import load_preset, preset_names
 from glmc.presets.fields import read_fields
 from glmc.presets.parameters import parameter_shapes
 
@@ -134,6 +134,12 @@ def bench_models(quick: bool) -> tuple[BenchModel, ...]:
     """The dense and the MoE model: 1.2 and 2.5 billion parameters, or a few million; and the two
     trained ones of this repository."""
     return (*_random(quick), *(_shipped(name) for name in ("tiny-dense", "tiny-moe")))
+
+
+def published_models(names: Sequence[str]) -> tuple[BenchModel, ...]:
+    """Those among ``names`` that are presets, whole, with random weights."""
+    presets = [name for name in names if name in preset_names()]
+    return tuple(BenchModel(name, name, load_preset(name).config) for name in presets)
 
 
 def model_of(name: str, quick: bool = False) -> BenchModel:

@@ -35,7 +35,7 @@ from bench.cpu.same import differences, shown
 from bench.cpu.sides import Setting, sources, up
 from bench.cpu.table import speeds, starts, versions
 from bench.cpu.work import PROMPT, Work, random_tokens
-from bench.models import BenchModel, bench_models
+from bench.models import BenchModel, bench_models, published_models
 
 _WIDTH = 160
 
@@ -47,7 +47,9 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--quick", action="store_true", help="models of a few million parameters")
-    parser.add_argument("--models", type=_names, default="dense,moe", help="also: tiny-dense, ...")
+    parser.add_argument(
+        "--models", type=_names, default="dense,moe", help="also: tiny-dense, presets"
+    )
     parser.add_argument("--peers", type=_names, default="eager,glmc,llama.cpp", help=_PEERS)
     parser.add_argument("--batches", type=_numbers, default="1,4,16")
     parser.add_argument("--prefills", type=_numbers, default="256,1024", help="tokens of a prompt")
@@ -171,7 +173,7 @@ def main(words: Sequence[str]) -> int:
         names.sort(key=lambda name: name != EAGER)  # the others are held against it
         chosen.starts = 1
     same = True
-    for model in bench_models(chosen.quick):
+    for model in (*bench_models(chosen.quick), *published_models(chosen.models)):
         if model.key not in chosen.models:
             continue
         keep = chosen.keep
