@@ -81,8 +81,8 @@ class BenchModel:
         return int(2 * self.layers * heads * ITEMSIZE)
 
     def weight_bytes(self, batch: int) -> float:
-        """Bytes of weights that one decode step must read: the matrices of all layers and the
-        head, of the routed experts those that ``batch`` independent tokens choose on average."""
+        """Bytes of weights that a step of ``batch`` tokens must read: the matrices of all layers
+        and the head, of the routed experts those that independent tokens choose on average."""
         experts = self.expected_experts(batch) or 0.0
         return ITEMSIZE * (self._elements(experts) + self._head)
 

@@ -184,7 +184,7 @@ def prefill(results: Results, bench: Bench, session: Session | None, peers: list
                     what="prefill",
                     peer=peer,
                     size=tokens,
-                    read=model.step_bytes(1, 0),
+                    read=model.weight_bytes(tokens),
                     operations=model.prefill_operations(tokens),
                     **measured["more"],
                 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from glmc.errors import UsageError
@@ -196,10 +196,15 @@ def _rows(
     of_a = grouped(a, lambda event: (alignment.key(event),))
     of_b = grouped(b, lambda event: (alignment.key(event),))
     rows = [
-        DiffRow(aligned, name, of_a.get((aligned, name)), of_b.get((aligned, name)))
-        for aligned, name in dict.fromkeys((*of_a, *of_b))
+        DiffRow(key[0], key[1], *(_named(side.get(key), key[1]) for side in (of_a, of_b)))
+        for key in dict.fromkeys((*of_a, *of_b))
     ]
     return tuple(sorted(rows, key=lambda row: (-abs(row.difference_us), row.name)))
+
+
+def _named(total: Total | None, name: str) -> Total | None:
+    """Under the name of its row: that of its key says how it was aligned, too."""
+    return None if total is None else replace(total, name=name)
 
 
 def _shared(

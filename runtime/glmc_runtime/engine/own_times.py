@@ -31,9 +31,9 @@ class OwnTimes:
 
     def end(self) -> tuple[Recording]:
         machine = self._machine
-        self._timer.__exit__(None, None, None)
-        with machine.exclusive:
+        with machine.exclusive:  # no step of another thread is half timed
             for phase in machine.phases:
                 phase.timer = None
+            self._timer.__exit__(None, None, None)
             with torch.inference_mode(), machine.stream_order.enter():
                 return (self._timer.recording(),)

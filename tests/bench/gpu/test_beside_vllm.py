@@ -76,13 +76,14 @@ def test_all_rows_of_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     results = Results(tmp_path / "r.json", quick=True)
     results.describe(Machine("a card", 3e12, 4e14), {"device": "a card", "bandwidth": 3e12,
                      "rate": 4e14, "torch": "2", "triton": "3", "transformers": "5"})  # fmt: skip
-    sizes = Sizes((1, 2), (64,), 96, rounds=1, steps=2, shortest=3, longest=9)
+    sizes = Sizes((1, 2), (32, 64), 96, rounds=1, steps=2, shortest=3, longest=9)
     model = gpu_model("4.7", True)
     bench = Bench(model, tmp_path / "model", torch.device("cpu"), "cpu")
     beside_vllm(results, bench, sizes, tmp_path)
     assert not results.data["errors"]
     rows = beside_rows(results.data["measurements"])
     assert [row[1].split(",")[0] for row in rows] == ["decode"] * 2 + [
+        "first token of 32",
         "first token of 64",
         f"first tokens of {RAGGED} prompts",
     ]
@@ -91,7 +92,9 @@ def test_all_rows_of_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert decode["ratio"] == pytest.approx(4.0 / decode["ms"])
     assert 0 < decode["experts_read"] <= model.config["n_routed_experts"]
     asked = [given["seed"] for order, given in side.asked if order == "first"]
-    assert len(set(asked)) == len(asked) == 2
+    assert len(set(asked)) == len(asked) == 4  # of another length, too: one would begin another
+    floors = [item for item in results.data["measurements"] if item["what"] == "beside prefill"]
+    assert all(item["bytes"] == model.weight_bytes(item["size"]) for item in floors)
     lengths = next(given["lengths"] for order, given in side.asked if order == "together")
     assert len(lengths) == RAGGED and all(3 <= length <= 9 for length in lengths)
     assert "Beside vLLM, milliseconds" in markdown(sections([results.data]))

@@ -30,6 +30,7 @@ def test_two_timelines_as_json() -> None:
     assert [data[side]["timeline"]["emulated"] for side in "ab"] == [False, True]
     assert {row["aligned"] for row in data["rows"]} == {"op"}
     assert all(row["difference_us"] == 0 for row in data["rows"])
+    assert all(row["a"]["name"] == row["b"]["name"] == row["name"] for row in data["rows"])
     assert [lever["name"] for lever in data["levers"]] == [
         "operator level",
         "bubbles",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import torch
@@ -31,4 +32,28 @@ def test_it_begins_and_ends(
         OwnTimes(machine).begin()
     (recording,) = times.end()
     assert (recording.steps, recording.calls, recording.attribution) == ((), (), said)
+    assert all(phase.timer is None for phase in machine.phases)
+
+
+def test_what_can_not_end_is_timed_no_longer_and_no_step_runs_meanwhile(
+    toy_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = assemble(load_artifact(toy_path), LoadOptions())
+    times = OwnTimes(machine)
+    free: list[bool] = []
+
+    def step_of_another_thread() -> None:
+        free.append(machine.exclusive._lock.acquire(blocking=False))
+
+    def fails(*_: object) -> None:
+        thread = Thread(target=step_of_another_thread)
+        thread.start()
+        thread.join()
+        raise RuntimeError("the profiler")
+
+    monkeypatch.setattr(times._timer, "__exit__", fails)
+    times.begin()
+    with pytest.raises(RuntimeError, match="the profiler"):
+        times.end()
+    assert free == [False]
     assert all(phase.timer is None for phase in machine.phases)

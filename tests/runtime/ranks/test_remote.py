@@ -142,10 +142,29 @@ def broken_off(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def test_what_each_rank_answers_is_told_from_what_nobody_waits_for(ranks: Ranks) -> None:
+def test_what_each_rank_answers_is_in_their_order(ranks: Ranks) -> None:
     ranks.controller.new_launcher()
-    for number, answer in ((1, b"late"), (2, b"second")):
-        ranks.channels[1].send(numbered(number, answer))
+    ranks.channels[1].send(numbered(2, b"second"))
     ranks.answer(0, b"first")
     assert ranks.controller.ask_all(Kind.TIMES) == [b"first", b"second"]
     assert [channel.receive() for channel in ranks.channels] == [Encoder.numbers(Kind.TIMES, 2)] * 2
+    assert not ranks.watch.over
+
+
+def test_an_answer_to_another_question_ends_all(ranks: Ranks) -> None:
+    ranks.answer(0, b"first")
+    ranks.channels[1].send(numbered(7, b"of another question"))
+    with pytest.raises(RankError, match="another question") as caught:
+        ranks.controller.ask_all(Kind.TIMES)
+    assert (caught.value.expected, caught.value.found) == ("answer 1", "answer 7")
+    assert ranks.watch.over
+
+
+def test_answers_of_all_that_nobody_waits_for_any_longer_end_all(
+    ranks: Ranks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rank with an answer larger than a socket holds would read no step that comes after it."""
+    monkeypatch.setattr(ranks.controller, "wait", broken_off)
+    with pytest.raises(KeyboardInterrupt):
+        ranks.controller.ask_all(Kind.TIMES)
+    assert ranks.watch.over

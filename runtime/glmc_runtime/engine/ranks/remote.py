@@ -112,20 +112,30 @@ class Controller:
         return ticket.answer
 
     def ask_all(self, kind: Kind) -> list[bytes]:
-        """The answers of all ranks, in their order, to what each of them answers."""
+        """The answers of all ranks, in their order, to what each of them answers. Broken off, it
+        ends the ranks: one whose answer nobody hears would read no further message."""
         number = next(self._numbers)
         ticket = self.ask(Encoder.numbers(kind, number))
-        return [self.wait(ticket), *(self._hear(each, number) for each in self._channels[1:])]
+        try:
+            return [self.wait(ticket), *(self._hear(each, number) for each in self._channels[1:])]
+        except BaseException:
+            self.watch.kill()
+            raise
 
     def _hear(self, channel: Channel, number: int) -> bytes:
-        """The answer of a rank other than 0; those of a question that was broken off are older."""
-        while True:
-            try:
-                found, answer = number_of(channel.receive())
-            except ChannelClosedError:
-                raise self.watch.failure() from None
-            if found == number:
-                return answer
+        """The answer of a rank other than 0."""
+        try:
+            found, answer = number_of(channel.receive())
+        except ChannelClosedError:
+            raise self.watch.failure() from None
+        if found != number:
+            raise RankError(
+                "a rank has answered another question",
+                expected=f"answer {number}",
+                found=f"answer {found}",
+                remedy="load the artifact again",
+            )
+        return answer
 
     def new_launcher(self) -> int:
         return next(self._numbers)
