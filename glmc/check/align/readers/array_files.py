@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from glmc.check.align.readers.h5_limits import MOST_ELEMENTS
 from glmc.plain_file import open_plain
 from glmc_runtime.errors import RecordError
 
@@ -62,13 +63,14 @@ def _header(path: Path) -> tuple[tuple[int, ...], Any]:
 
 
 def _load_pt(path: Path) -> Tensor:
+    """Elements may be repeated, as those of a tensor that was expanded, up to a number."""
     open_plain(path).close()  # no pipe
     _require_unpacked(path)
     found = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(found, Tensor):
         raise ValueError(f"a {type(found).__name__} and no tensor")
     size, stored = found.numel() * found.itemsize, found.untyped_storage().nbytes()
-    if found.device.type != "cpu" or size > stored:
+    if found.device.type != "cpu" or (size > stored and found.numel() > MOST_ELEMENTS):
         raise ValueError(f"{size:,} bytes of elements, of which {stored:,} are in the file")
     return found.detach()
 

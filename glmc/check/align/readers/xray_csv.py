@@ -20,8 +20,9 @@ from glmc_runtime.errors import RecordError
 from glmc_runtime.format.tensor_key import parse_key
 from glmc_runtime.record.tensors import RecordedTensor, Statistics
 
-_NUMBER = re.compile(r"\d{1,18}")
-"""A size; more digits than any has would be no number that Python reads."""
+_NUMBER = re.compile(r"\d+")
+_DIGITS = 18
+"""Of a size, at most."""
 
 
 def _cell(cells: Sequence[str], columns: Mapping[str, int], name: str) -> str:
@@ -82,28 +83,34 @@ class XrayCsv:
         if key is None:
             return None
 
+        def unreadable(name: str, text: str) -> RecordError:
+            return RecordError(
+                "a number of the summary can't be read",
+                place=f"{self.label}, row {row}, column {name}",
+                found=text[:80],
+            )
+
         def number(name: str, missing: float) -> float:
             text = cells.get(name, "").strip()
             try:
                 return float(text) if text else missing
             except ValueError as error:
-                raise RecordError(
-                    "a number of the summary can't be read",
-                    place=f"{self.label}, row {row}, column {name}",
-                    found=text[:80],
-                ) from error
+                raise unreadable(name, text) from error
 
         def count(name: str) -> int:
             found = number(name, 0)
             return int(found) if math.isfinite(found) else 0
 
+        sizes = _NUMBER.findall(cells.get("shape", ""))
+        if any(len(size) > _DIGITS for size in sizes):
+            raise unreadable("shape", cells["shape"])
         node = cells.get("node", "")
         return RecordedTensor(
             step=count("step"),
             order=len(self._tensors),
             key=key,
             dtype=cells.get("dtype", "").strip().removeprefix("torch."),
-            shape=tuple(map(int, _NUMBER.findall(cells.get("shape", "")))),
+            shape=tuple(map(int, sizes)),
             statistics=Statistics(
                 minimum=number("min", math.nan),
                 maximum=number("max", math.nan),
