@@ -179,8 +179,7 @@ class Side:
         params = SamplingParams(
             temperature=0.0,
             max_tokens=new,
-            min_tokens=new,
-            ignore_eos=True,
+            ignore_eos=True,  # and no min_tokens, which vLLM looks at in every step
             detokenize=False,
             output_kind=RequestOutputKind.DELTA,
         )

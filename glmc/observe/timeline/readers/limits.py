@@ -1,8 +1,8 @@
 """How much a profiler's file may come to in memory: a damaged or hostile one may say anything.
 
-Traces take a twentieth of their size where they are packed, with a value for each packed byte and
-an event for every twenty. Each limit is three times that and more, and has room for any small file.
-A file of 4 MB takes less than 4 GiB.
+Traces take a twentieth of their size where they are packed, with a value for each packed byte, two
+where shapes were recorded, and an event for every twenty. Each limit is half as much more at least,
+and has room for any small file. A file of 4 MB takes less than 4 GiB.
 """
 
 from __future__ import annotations
