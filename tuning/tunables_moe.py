@@ -40,19 +40,14 @@ GATES = ((128, 4096), (160, 5120))  # experts, hidden
 def spread_ids(
     tokens: int, experts: int, device: torch.device, generator: torch.Generator
 ) -> torch.Tensor:
-    """int64 [tokens, TOP_K]: as many different experts as there can be, while each has one token
-    at most; else drawn for each token, so that the number of tokens differs as a router's does."""
-    if tokens * TOP_K <= experts:
-        order = torch.randperm(experts, device=device, generator=generator)
-        return order[: tokens * TOP_K].view(tokens, TOP_K).contiguous()
+    """int64 [tokens, TOP_K]: drawn for each token, so that how many different experts there are and
+    how many tokens each has are as a router's."""
     scores = torch.rand(tokens, experts, device=device, generator=generator)
     return scores.topk(TOP_K, -1)[1]
 
 
 def experts_read(tokens: int, experts: int) -> float:
     """How many experts the ids of :func:`spread_ids` have, on average."""
-    if tokens * TOP_K <= experts:
-        return tokens * TOP_K
     return experts * (1 - (1 - TOP_K / experts) ** tokens)
 
 

@@ -10,13 +10,6 @@ pytest.importorskip("triton")
 from tuning.tunables_moe import SHAPES, TOP_K, experts_read, spread_ids, tunables
 
 
-@pytest.mark.parametrize(("tokens", "experts"), [(1, 128), (16, 128), (20, 160)])
-def test_few_tokens_have_experts_of_their_own(tokens: int, experts: int) -> None:
-    ids = spread_ids(tokens, experts, torch.device("cpu"), torch.Generator().manual_seed(0))
-    assert ids.shape == (tokens, TOP_K)
-    assert len(set(ids.flatten().tolist())) == tokens * TOP_K
-
-
 def test_experts_of_many_tokens_have_different_numbers_of_them() -> None:
     ids = spread_ids(256, 128, torch.device("cpu"), torch.Generator().manual_seed(0))
     assert all(len(set(row)) == TOP_K for row in ids.tolist())
@@ -24,7 +17,7 @@ def test_experts_of_many_tokens_have_different_numbers_of_them() -> None:
     assert counts.min() < 12 and counts.max() > 20
 
 
-@pytest.mark.parametrize("tokens", [4, 32, 256])
+@pytest.mark.parametrize("tokens", [1, 4, 32, 256])
 def test_what_is_read_is_what_the_ids_have(tokens: int) -> None:
     generator = torch.Generator().manual_seed(3)
     drawn = [spread_ids(tokens, 128, torch.device("cpu"), generator) for _ in range(20)]

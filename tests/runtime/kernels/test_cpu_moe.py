@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from glmc_runtime.errors import PlanError
 from glmc_runtime.kernels import find_binder
-from glmc_runtime.kernels.cpu import decode_library
+from glmc_runtime.kernels.cpu import decode_library, few_rows, moe_ffn
 from glmc_runtime.kernels.cpu.moe_gate import shared_router
 from tests.runtime.kernels.harness import FLOATS, close, nan, random, run
 
@@ -151,6 +151,43 @@ def test_experts(
     run("moe_ffn", by_torch=by_torch, **arguments)
     inputs = (arguments[name] for name in ("x", "weights", "ids", "gate_up", "down"))
     close(arguments["out"], experts(*inputs))
+
+
+COUNTS = {
+    "behind the end": [9, 25, 61],  # the last may not be computed up to eight rows more
+    "even": [8, 24, 64],
+    "few": [1, 3, 70],
+}
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("case", COUNTS)
+@pytest.mark.parametrize("ours", [False, True])
+def test_rows_of_an_expert_beside_those_of_the_next(
+    dtype: torch.dtype, case: str, ours: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Products by torch of more rows than an expert has: the next one's are written after."""
+    counts = COUNTS[case]
+    if not ours:
+        monkeypatch.setattr(decode_library, "_library", lambda: None)
+    monkeypatch.setattr(few_rows, "multiplies", lambda _: True)  # then torch has some of them
+    monkeypatch.setattr(moe_ffn, "prefers_few_rows_experts", lambda _: False)
+    ids = torch.repeat_interleave(torch.tensor([2, 5, 9]), torch.tensor(counts))[:, None]
+    arguments = ffn_arguments(len(ids), dtype, ids)
+    made: list[int] = []
+    mm = torch.mm
+
+    def seen(x: torch.Tensor, *more: Any, **named: Any) -> torch.Tensor:
+        made.append(x.shape[0])
+        return mm(x, *more, **named)
+
+    monkeypatch.setattr(torch, "mm", seen)
+    run("moe_ffn", by_torch=True, **arguments)
+    inputs = (arguments[name] for name in ("x", "weights", "ids", "gate_up", "down"))
+    close(arguments["out"], experts(*inputs))
+    if dtype != torch.float32:
+        # oneDNN keeps a kernel for each number of rows.
+        assert made and all(rows % 8 == 0 for rows in made if rows > 8)
 
 
 def test_experts_follow_ids_between_calls() -> None:

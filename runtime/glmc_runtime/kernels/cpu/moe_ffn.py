@@ -24,14 +24,19 @@ from glmc_runtime.kernels.cpu.few_rows import (
 from glmc_runtime.kernels.schema import schema, written
 from glmc_runtime.kernels.shared_schemas import EXPERTS, EXPERTS_ORDER, EXPERTS_ROWS
 
-_MAXIMUM_VIEWS = 4096
+_MAXIMUM_VIEWS = 256
+_ROWS = 8  # oneDNN makes and keeps a kernel of its own for each number of rows: 0.8 MB
 Group = tuple[int, int, int]
 """An expert, its first row, its rows."""
 
 
 class ExpertLinear:
     """``out[rows] = x[rows] @ weight[expert].T`` for a range of rows; a thunk is made the first
-    time that an expert meets a range and kept for the next."""
+    time that an expert meets a range and kept for the next.
+
+    A range may be computed up to a multiple of eight rows: ranges come in ascending order, and each
+    writes its rows after those before it.
+    """
 
     def __init__(self, x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor) -> None:
         self.x, self.out, self.weights = x, out, weight.unbind(0)
@@ -47,12 +52,27 @@ class ExpertLinear:
         return bound
 
     def _make(self, expert: int, start: int, count: int) -> Thunk:
-        # A source of one row stands for all rows: the only token of the step.
-        x = self.x if self.x.shape[0] == 1 else self.x.narrow(0, start, count)
-        out, weight = self.out.narrow(0, start, count), self.weights[expert]
+        weight = self.weights[expert]
         if prefers_few_rows(count, weight):
-            return few_rows_product(x, weight, None, out)
-        return partial(torch.mm, x, weight.t(), out=out)
+            out = self.out.narrow(0, start, count)
+            return few_rows_product(self._x(start, count), weight, None, out)
+        if count <= _ROWS or weight.dtype == torch.float32:
+            return self._by_torch(weight, start, count)
+        padded = -(-count // _ROWS) * _ROWS
+        if start + padded <= self.out.shape[0]:
+            return self._by_torch(weight, start, padded)
+        whole, rest = count // _ROWS * _ROWS, count % _ROWS
+        return in_order(
+            self._by_torch(weight, start, whole), self.thunk(expert, start + whole, rest)
+        )
+
+    def _by_torch(self, weight: torch.Tensor, start: int, count: int) -> Thunk:
+        out = self.out.narrow(0, start, count)
+        return partial(torch.mm, self._x(start, count), weight.t(), out=out)
+
+    def _x(self, start: int, count: int) -> torch.Tensor:
+        # A source of one row stands for all rows: the only token of the step.
+        return self.x if self.x.shape[0] == 1 else self.x.narrow(0, start, count)
 
 
 def groups_of(ids: list[int]) -> list[Group]:

@@ -50,6 +50,19 @@ def multiprocessors(device: torch.device) -> int:
     return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
+@functools.cache
+def shared_memory(device: torch.device) -> int:
+    """Bytes of shared memory that a program may have on ``device``; where nothing says so, those of
+    a Hopper card."""
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        return int(getattr(properties, "shared_memory_per_block_optin", _HOPPER_SHARED))
+    return _HOPPER_SHARED
+
+
+_HOPPER_SHARED = 227 << 10
+
+
 def launch(kernel: Any, grid: tuple[int, ...], *args: Any, pdl: bool, **meta: Any) -> Any:
     """Run ``kernel`` over ``grid``. It takes ``PDL`` as a constant; ``meta`` holds its other
     keyword arguments, num_warps and num_stages among them. Returns what Triton has compiled."""

@@ -17,7 +17,7 @@ import triton.language as tl
 
 from glmc_runtime.kernels import Thunk
 from glmc_runtime.kernels.cuda.activation import gated
-from glmc_runtime.kernels.cuda.launch import interpreted, launch
+from glmc_runtime.kernels.cuda.launch import interpreted, launch, shared_memory
 from glmc_runtime.kernels.cuda.linear.tiles import dot
 from glmc_runtime.kernels.cuda.moe.common import (
     Configuration,
@@ -229,7 +229,11 @@ def default(call: Experts) -> Configuration:
         return {**base, **_warps(4, 4), **_stages(4, 4), **middle}
     few: Configuration = {"group": 4, "up_k": 128, "down_k": 128, "up_n": 64, "down_n": 128}
     rows = 16 if call.pairs <= 8 * call.experts else 32
-    return {**base, **_warps(4, 4), **_stages(3, 3), **few, "rows": rows}
+    stages = 3 if shared_memory(call.x.device) >= _THREE_STAGES else 2
+    return {**base, **_warps(4, 4), **_stages(stages, stages), **few, "rows": rows}
+
+
+_THREE_STAGES = 3 * (32 + 2 * 64) * 128 * 2  # bytes of three blocks of rows, gates and ups
 
 
 def _warps(up: int, down: int) -> Configuration:

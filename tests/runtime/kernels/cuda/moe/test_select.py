@@ -230,6 +230,16 @@ def test_defaults_serve_all_numbers_of_tokens(monkeypatch: pytest.MonkeyPatch) -
     assert variants == ["few", "experts", "sorted"]
 
 
+def test_a_card_with_little_shared_memory_takes_fewer_stages(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one = read_call(call(choices("random", 16), torch.bfloat16))
+    for memory, stages in ((227 << 10, 3), (99 << 10, 2)):
+        monkeypatch.setattr(moe_sorted, "shared_memory", lambda _, memory=memory: memory)
+        found = moe_sorted.default(one)
+        assert (found["rows"], found["up_stages"], found["down_stages"]) == (16, stages, stages)
+
+
 def test_candidates_are_complete_and_start_with_the_default() -> None:
     for tokens in (1, 8, 32, 128):
         one = read_call(call(choices("random", tokens), torch.bfloat16))
