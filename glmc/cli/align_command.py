@@ -127,6 +127,7 @@ def _align(
         from glmc.check.align.compare import align
         from glmc.check.align.csv_file import require_csv_place, write_csv
         from glmc.check.align.json_form import alignment_to_json
+        from glmc.check.align.nothing_compared import require_values
         from glmc.check.align.page import alignment_page
         from glmc.check.align.thresholds import thresholds_named
         from glmc.cli.align_report import show
@@ -138,7 +139,9 @@ def _align(
         require_test_place(test, b, no_own=no_own)
     own = OwnErrors((a, b), recording, test, as_json=as_json, left_out=no_own)
     with both_sides((a, b), recording, silent=silent) as sides:
-        alignment = own.fill(align(*sides, judge, wanted), sides[0], wanted)
+        compared = align(*sides, judge, wanted)
+        require_values(compared, sides, wanted, _asked(layers, modules))
+        alignment = own.fill(compared, sides[0], wanted)
     if linked is not None:
         linked.require_one_of(sides_of(alignment))
     if csv is not None:
@@ -171,3 +174,9 @@ def _wanted(layers: str | None, modules: list[str] | None) -> Callable[[str, int
     """Which values are compared; raises RequestError for what is no list of layers."""
     chosen = layers_from(layers) if layers else frozenset()
     return RecordOptions((), layers=chosen, modules=tuple(modules or ())).wants
+
+
+def _asked(layers: str | None, modules: list[str] | None) -> str:
+    """Those options as they were typed."""
+    flags = [f"--modules '{each}'" for each in modules or ()]
+    return " ".join(([f"--layers {layers}"] if layers else []) + flags)

@@ -27,6 +27,7 @@ from glmc_runtime.command.output import counted
 from glmc_runtime.format.artifact_files import MANIFEST
 from glmc_runtime.record.flags import Encode, output_of, record_options
 from glmc_runtime.record.keep import Keep
+from glmc_runtime.record.like import ModelOfRecord, require_like
 
 
 def record_command(**values: Any) -> None:
@@ -110,11 +111,17 @@ def _record_checkpoint(options: SimpleNamespace) -> None:
         from glmc.check.align.reference import record_checkpoint
         from glmc_runtime.record.h5_file import H5File
 
+    def check(model: ModelOfRecord) -> None:
+        if options.like:
+            remark = require_like(Path(options.like), model)
+            if remark is not None and not silent:
+                say(remark, err=True)
+
     with H5File(output, keep) as sink:
         if not silent:
             stage_line(f"recording {side.name}")
         left_out = record_checkpoint(
-            side, sink, wanted, dtype=options.dtype, device=options.device or "cpu"
+            side, sink, wanted, dtype=options.dtype, device=options.device or "cpu", check=check
         )
     if left_out and not silent:
         say(

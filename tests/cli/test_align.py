@@ -109,6 +109,22 @@ def test_layers_and_modules_choose_values(glmc: Command, records: tuple[Path, Pa
     require_refusal(glmc("align", a, wrong, "--layers", "x"), "GLMC-2004", "--layers")
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--layers", "9"), ("--layers 9", "layers 0-1", "leave out --layers 9")),
+        (("--modules", "*.nope*"), ("--modules '*.nope*'", "model.layers.*.mlp.down_proj")),
+        (("--layers", "9", "--json"), ("--layers 9",)),
+    ],
+)
+def test_where_nothing_is_compared_that_is_an_error(
+    glmc: Command, records: tuple[Path, Path, Path], words: tuple[str, ...], said: tuple[str, ...]
+) -> None:
+    a, b, _ = records
+    done = glmc("align", a, b, *words, "--exit-code")
+    require_refusal(done, "GLMC-1001", "nothing was compared", f"{a}, {b}", *said)
+
+
 def test_lines_for_each_value_and_the_worst_first(
     glmc: Command, records: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

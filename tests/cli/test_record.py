@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from shutil import copytree
 
 import h5py
 import numpy as np
@@ -82,6 +83,23 @@ def test_an_artifact_is_recorded_by_the_runtime(
         assert ours.attrs["prompts"] == stock.attrs["prompts"]
         assert set(ours["0"]) <= set(stock["0"])
         assert "model.layers.0.self_attn.q_proj.Linear.0.forward_output.0" in ours["0"]
+
+
+def test_a_record_of_another_model_is_refused_or_said(
+    artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    glmc, path, out = command_of(capsys), tmp_path / "moe.h5", tmp_path / "out.h5"
+    assert glmc("record", TINY, "--ids", "1,2", "-o", path, "--layers", "0", "-q").status == 0
+    for side in (artifact, "models/tiny-dense"):
+        words = ("expected: tiny-dense, layers 3", "found:    tiny-moe, layers 4")
+        done = glmc("record", side, "--like", path, "-o", out)
+        require_refusal(done, "GLMC-2004", "another model", *words)
+        assert not out.exists()
+    copy = tmp_path / "copy"
+    copytree(TINY, copy)
+    done = glmc("record", copy, "--like", path, "-o", out, "--layers", "0")
+    assert done.status == 0
+    assert f"note: {path} is of the model tiny-moe, and this one is copy" in done.err
 
 
 @pytest.mark.parametrize(

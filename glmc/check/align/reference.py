@@ -7,7 +7,7 @@ shows only modules without children in its documentation; here all modules are r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from glmc.check.align.eager_model import load_eager
 from glmc.check.align.module_hooks import ModuleHooks
 from glmc.check.align.packed_sink import PackedSink, ShapeSink
 from glmc.errors import UsageError
+from glmc_runtime.record.like import ModelOfRecord
 from glmc_runtime.record.options import MODULE, RecordOptions, fed
 from glmc_runtime.record.sink import Sink
 
@@ -46,15 +47,22 @@ def record_checkpoint(
     *,
     dtype: str | None = None,
     device: str = "cpu",
+    check: Callable[[ModelOfRecord], None] | None = None,
 ) -> tuple[str, ...]:
-    """Record a checkpoint's model; returns the names of tensors that could not be joined.
+    """Record a checkpoint's model; returns the names of tensors that could not be joined. What
+    ``check`` raises of the model, this raises before anything runs.
 
     Raises :class:`CheckpointError`, and :class:`UsageError` for token ids that the model has not.
     """
     model = load_eager(directory, dtype, device)
+    config = model.config.get_text_config()
+    name = directory.resolve().name
+    about = ModelOfRecord(name, config.num_hidden_layers, config.vocab_size)
+    if check is not None:
+        check(about)
     sink.describe(
         {
-            "model": directory.resolve().name,
+            **about.facts(),
             "target": "eager",
             "dtype": str(model.dtype).removeprefix("torch."),
             "emulated": False,

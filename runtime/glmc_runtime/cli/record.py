@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from glmc_runtime.loading.progress import CHECKING, shown_progress
 from glmc_runtime.printable import printable_lines
 from glmc_runtime.record.flags import output_of, record_options
 from glmc_runtime.record.keep import Keep
+from glmc_runtime.record.like import ModelOfRecord, require_like
 from glmc_runtime.record.unequal_ranks import unequal_ranks
 
 if TYPE_CHECKING:
@@ -44,6 +46,10 @@ def record(options: SimpleNamespace) -> int:
         return Text(artifact().files.below("tokenizer")).encode(text)
 
     wanted = record_options(options, encode)
+    if options.like:
+        remark = require_like(Path(options.like), ModelOfRecord.of(artifact().manifest))
+        if remark is not None:
+            aside(remark)
     from glmc_runtime.record.plan_values import values_of
 
     values = values_of(artifact())

@@ -15,6 +15,7 @@ from glmc_runtime.engine.sequences import SequenceStep
 from glmc_runtime.format.values import Values
 from glmc_runtime.loading.loader import Artifact
 from glmc_runtime.record.artifact_run import ArtifactRun
+from glmc_runtime.record.like import ModelOfRecord
 from glmc_runtime.record.machine import RecordedPhases, recording_machine
 from glmc_runtime.record.options import RecordOptions, fed
 from glmc_runtime.record.plan_values import recorded_values
@@ -104,7 +105,7 @@ class Recording:
         engine, manifest = self._engine, self._engine.manifest
         how = " (emulated)" if engine.emulated else " (interpreted)" if engine.interpreted else ""
         return {
-            "model": manifest.model.name,
+            **ModelOfRecord.of(manifest).facts(),
             "target": manifest.target,
             "dtype": manifest.dtype,
             "emulated": engine.emulated,
