@@ -67,8 +67,8 @@ def timeline_command(
 ) -> None:
     """Show where the time of a step goes; with B, what differs and what A pays that B does not.
 
-    Times are medians over steps of equal phase and size, in microseconds. Operators, bubbles and
-    communication of each step add up to its time, their medians nearly.
+    Times are microseconds of one step: of those of equal phase and size the one whose time is the
+    median. Operators, bubbles and communication add up to its time.
     """
     part = _slice(steps)
     answers = {"--json": as_json, "--markdown": markdown, "--page": page is not None}

@@ -18,7 +18,7 @@ def test_one_timeline(capsys: pytest.CaptureFixture[str]) -> None:
     assert done.status == 0
     for text in (
         "torch.profiler, NVIDIA H200",
-        "decode of 1 sequence, 1 token: median of 2 steps, the first 1 left out as warm-up",
+        "decode of 1 sequence, 1 token: median step of 2, the first 1 left out as warm-up; they ",
         "Where the time of a step goes",
         "host prepares",
         "moe layers 1..11",
@@ -48,7 +48,7 @@ def test_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert one["format"] == 1 and one["timeline"]["source"] == "torch.profiler"
     totals = one["totals"]
     parts = totals["operators_us"] + totals["bubbles_us"] + totals["communication_us"]
-    assert parts == pytest.approx(totals["time_us"], rel=0.01)
+    assert parts == pytest.approx(totals["time_us"])
     two = json.loads(run("timeline", VLLM, VLLM, "--json").out)
     assert [lever["name"] for lever in two["levers"]][1] == "bubbles"
     assert {row["aligned"] for row in two["rows"]} == {"op", "name"}

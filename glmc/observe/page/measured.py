@@ -39,7 +39,7 @@ class Aligned:
 @dataclass(frozen=True)
 class PlanTimes:
     """The time of each call of a plan, None where the timeline does not have it. ``steps`` says
-    which steps it is the median of, ``shown`` whether the page of the timeline has bars of them."""
+    of which step, ``shown`` whether the page of the timeline has bars of them."""
 
     seconds: tuple[float | None, ...]
     steps: str

@@ -91,6 +91,16 @@ def selected_times(
     return tuple(times[step.number] for step in selection.steps if step.number in times)
 
 
+def median_time(times: Sequence[StepTime]) -> StepTime:
+    """The step whose time is the median; of an even number the shorter one next to it."""
+    return sorted(times, key=lambda time: time.time_us)[(len(times) - 1) // 2]
+
+
+def median_step(timeline: Timeline, selection: Selection) -> StepTime:
+    """The selected step whose time on the busiest device is the median: that of all tables."""
+    return median_time(selected_times(timeline, selection))
+
+
 def causes_of(gap: Gap, graphs: frozenset[str]) -> dict[str, float]:
     """The microseconds of a gap by their causes; ``graphs`` are the launches of device graphs."""
     after = gap.after

@@ -1,7 +1,8 @@
 """A timeline by call of the plan: the time of each, as the page of the compile shows it.
 
-Only files of ours know calls. Times are device times, each instant counted once, and medians over
-the steps of a phase: of the kind that is shown, else of the kind that there is most of.
+Only files of ours know calls. Times are device times, each instant counted once, of the step of a
+phase whose time is the median, as in all tables: of the kind that is shown, else of the kind that
+there is most of.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from glmc.observe.timeline.bubbles import selected_times
+from glmc.observe.timeline.bubbles import median_step
 from glmc.observe.timeline.steps import Selection, select, work_by_step
 from glmc.observe.timeline.table import Timeline, TimelineEvent
 from glmc.observe.timeline.totals import grouped
@@ -30,7 +31,7 @@ class CallTime:
 
 @dataclass(frozen=True)
 class PhaseCalls:
-    """``steps`` says in words what the times are the median of; ``shown`` whether they are the
+    """``steps`` says in words of which step the times are; ``shown`` whether they are the
     steps that a page was asked for."""
 
     steps: str
@@ -69,7 +70,7 @@ def side_calls(timeline: Timeline, shown: Selection | None = None) -> SideCalls:
 
 
 def _calls(timeline: Timeline, chosen: Selection) -> tuple[CallTime, ...]:
-    totals = grouped(selected_times(timeline, chosen), _key)
+    totals = grouped(median_step(timeline, chosen), _key)
     return tuple(
         CallTime(call, node, round(total.device_us, 3))
         for (call, node), total in sorted(totals.items())

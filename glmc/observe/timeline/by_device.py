@@ -1,29 +1,27 @@
-"""A step on each device of a file that has several: the ranks of a model, above all."""
+"""The step of the tables on each device of a file that has several: the ranks of a model, above
+all."""
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from statistics import median
 
-from glmc.observe.timeline.bubbles import StepTime, selected_times
+from glmc.observe.timeline.bubbles import StepTime, median_step, step_times
 from glmc.observe.timeline.kernel_names import COLLECTIVE
 from glmc.observe.timeline.op_class import op_class
-from glmc.observe.timeline.steps import Selection, devices
+from glmc.observe.timeline.steps import Selection, device_work, devices
 from glmc.observe.timeline.table import Timeline, TimelineEvent
 
-Place = tuple[int, int]
-"""A step and a call of its plan, which all ranks come to."""
 _NUMBERS = re.compile(r"\d+")
 
 
 @dataclass(frozen=True)
 class DeviceTotal:
-    """The parts of a step on one device, medians over the steps. ``waiting_us`` is the time of its
-    collectives in which not all devices had come to them; None where the file has no calls of
-    plans, by which they are known to be one."""
+    """The parts of the step on one device. ``waiting_us`` is the time of its collectives in which
+    not all devices had come to them; None where the file has no calls of plans, by which they are
+    known to be one."""
 
     device: str
     time_us: float
@@ -35,9 +33,10 @@ class DeviceTotal:
 
 def by_device(timeline: Timeline, selection: Selection) -> tuple[DeviceTotal, ...]:
     """In the order of their numbers; empty where there is one device."""
+    shown = median_step(timeline, selection).step.number
     names = sorted(devices(timeline), key=lambda name: [*map(int, _NUMBERS.findall(name))])
-    times = {name: selected_times(timeline, selection, name) for name in names}
-    times = {name: some for name, some in times.items() if some}
+    found = {name: step_times(timeline.steps, device_work(timeline, name)) for name in names}
+    times = {name: some[shown] for name, some in found.items() if shown in some}
     if len(times) < 2:
         return ()
     last = _last_arrivals(times)
@@ -45,39 +44,35 @@ def by_device(timeline: Timeline, selection: Selection) -> tuple[DeviceTotal, ..
     return tuple(
         DeviceTotal(
             name,
-            _median(some, lambda time: time.time_us),
-            _median(some, lambda time: time.operators_us),
-            _median(some, lambda time: time.communication_us),
-            _median(some, lambda time: _waiting(time, last)) if last else None,
-            _median(some, lambda time: time.bubbles.total_us) if timed else None,
+            time.time_us,
+            time.operators_us,
+            time.communication_us,
+            _waiting(time, last) if last else None,
+            time.bubbles.total_us if timed else None,
         )
-        for name, some in times.items()
+        for name, time in times.items()
     )
 
 
-def _median(times: Sequence[StepTime], value: Callable[[StepTime], float]) -> float:
-    return float(median(map(value, times)))
-
-
-def _collectives(time: StepTime) -> Iterator[tuple[Place, TimelineEvent]]:
+def _collectives(time: StepTime) -> Iterator[tuple[int, TimelineEvent]]:
+    """With their calls in the plan, which all ranks come to."""
     for event in time.events:
         if event.call is not None and op_class(event) == COLLECTIVE:
-            yield (time.step.number, event.call), event
+            yield event.call, event
 
 
-def _last_arrivals(times: Mapping[str, Sequence[StepTime]]) -> dict[Place, float]:
+def _last_arrivals(times: Mapping[str, StepTime]) -> dict[int, float]:
     """When the last device came to each collective that all of them have."""
-    begun: dict[Place, dict[str, float]] = defaultdict(dict)
-    for name, some in times.items():
-        for time in some:
-            for place, event in _collectives(time):
-                begun[place][name] = event.start_us
-    return {place: max(each.values()) for place, each in begun.items() if len(each) == len(times)}
+    begun: dict[int, dict[str, float]] = defaultdict(dict)
+    for name, time in times.items():
+        for call, event in _collectives(time):
+            begun[call][name] = event.start_us
+    return {call: max(each.values()) for call, each in begun.items() if len(each) == len(times)}
 
 
-def _waiting(time: StepTime, last: Mapping[Place, float]) -> float:
+def _waiting(time: StepTime, last: Mapping[int, float]) -> float:
     return sum(
-        min(max(last[place] - event.start_us, 0.0), event.duration_us)
-        for place, event in _collectives(time)
-        if place in last
+        min(max(last[call] - event.start_us, 0.0), event.duration_us)
+        for call, event in _collectives(time)
+        if call in last
     )

@@ -8,12 +8,12 @@ its name. Every event is in one row, so that the rows of a step add up to its bu
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from enum import Enum
 
 from glmc.errors import UsageError
-from glmc.observe.timeline.bubbles import StepTime, selected_times
+from glmc.observe.timeline.bubbles import StepTime, median_step
 from glmc.observe.timeline.kernel_names import COLLECTIVE, OTHER
 from glmc.observe.timeline.op_class import op_class
 from glmc.observe.timeline.steps import Selection, selected, step_kinds
@@ -108,9 +108,9 @@ def diff(a: Timeline, b: Timeline, phase: str | None, steps: slice | None) -> Ti
             "communication", of_a.communication_us, of_b.communication_us, _floor(of_a, of_b, True)
         ),
     )
-    times_a, times_b = selected_times(a, chosen_a), selected_times(b, chosen_b)
-    alignment = Alignment.of(times_a, times_b)
-    rows = _rows(times_a, times_b, alignment)
+    time_a, time_b = median_step(a, chosen_a), median_step(b, chosen_b)
+    alignment = Alignment.of(time_a, time_b)
+    rows = _rows(time_a, time_b, alignment)
     return TimelineDiff(of_a, of_b, levers, rows, alignment, remarks)
 
 
@@ -177,7 +177,7 @@ class Alignment:
     modules: frozenset[str]
 
     @classmethod
-    def of(cls, a: Sequence[StepTime], b: Sequence[StepTime]) -> Alignment:
+    def of(cls, a: StepTime, b: StepTime) -> Alignment:
         return cls(_shared(a, b, lambda event: general(event.node)), _shared(a, b, _module))
 
     def key(self, event: TimelineEvent) -> Key:
@@ -190,9 +190,7 @@ class Alignment:
         return (Aligned.NAME, event.name) if kind == OTHER else (Aligned.OP_CLASS, kind)
 
 
-def _rows(
-    a: Sequence[StepTime], b: Sequence[StepTime], alignment: Alignment
-) -> tuple[DiffRow, ...]:
+def _rows(a: StepTime, b: StepTime, alignment: Alignment) -> tuple[DiffRow, ...]:
     of_a = grouped(a, lambda event: (alignment.key(event),))
     of_b = grouped(b, lambda event: (alignment.key(event),))
     rows = [
@@ -207,9 +205,7 @@ def _named(total: Total | None, name: str) -> Total | None:
     return None if total is None else replace(total, name=name)
 
 
-def _shared(
-    a: Sequence[StepTime], b: Sequence[StepTime], read: Callable[[TimelineEvent], str]
-) -> frozenset[str]:
+def _shared(a: StepTime, b: StepTime, read: Callable[[TimelineEvent], str]) -> frozenset[str]:
     """What events of both sides have."""
-    of_a, of_b = ({read(event) for time in side for event in time.events} - {""} for side in (a, b))
+    of_a, of_b = ({read(event) for event in side.events} - {""} for side in (a, b))
     return frozenset(of_a & of_b)

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from enum import Enum
 from typing import Any
 
-from glmc.observe.timeline.bubbles import selected_times
+from glmc.observe.timeline.bubbles import median_step
 from glmc.observe.timeline.diff import TimelineDiff
 from glmc.observe.timeline.op_class import op_class
 from glmc.observe.timeline.table import Timeline
@@ -48,8 +48,8 @@ def totals_rows(timeline: Timeline, made: Totals) -> Iterator[tuple[str, ...]]:
     """One row for each kernel or node of the median step, a heading first."""
     yield (*_ROW, *_SIDE, "floor_us", "emulated")
     emulated = _text(timeline.facts.emulated)
-    times = selected_times(timeline, made.selection)
-    rows = grouped(times, lambda event: ((op_class(event), event.layer, event.node, event.name),))
+    time = median_step(timeline, made.selection)
+    rows = grouped(time, lambda event: ((op_class(event), event.layer, event.node, event.name),))
     for (kind, layer, node, name), total in rows.items():
         yield (kind, _text(layer), node, name, *_numbers(total), emulated)
 

@@ -9,11 +9,11 @@ from typing import Any
 
 from glmc.observe.page.embedded import TIMELINE
 from glmc.observe.page.render import assembled, environment, script_json
-from glmc.observe.timeline.bubbles import selected_times
+from glmc.observe.timeline.bubbles import median_step
 from glmc.observe.timeline.by_call import BY_CALL, side_calls, side_to_json
 from glmc.observe.timeline.diff import Aligned, DiffRow, Key, TimelineDiff, general
 from glmc.observe.timeline.kernel_names import OP_CLASSES
-from glmc.observe.timeline.picture import Picture, Side, median_time, picture
+from glmc.observe.timeline.picture import Picture, Side, picture
 from glmc.observe.timeline.sections import Section, diff_sections, one_sections
 from glmc.observe.timeline.steps import Selection
 from glmc.observe.timeline.table import Timeline, TimelineEvent
@@ -48,11 +48,11 @@ class Row:
 def one_page(timeline: Timeline, made: Totals, compile_page: str | None = None) -> str:
     """The HTML of one timeline. ``compile_page`` is the address of the page of its compile, to
     which nodes lead. The same arguments give the same bytes."""
-    times = selected_times(timeline, made.selection)
-    totals = grouped(times, lambda event: (_own_key(event),))
+    time = median_step(timeline, made.selection)
+    totals = grouped(time, lambda event: (_own_key(event),))
     ordered = sorted(totals, key=lambda key: (-totals[key].device_us, key[1]))
     numbers = {key: at for at, key in enumerate(ordered)}
-    side = Side("", timeline, median_time(times), lambda event: numbers.get(_own_key(event)))
+    side = Side("", timeline, time, lambda event: numbers.get(_own_key(event)))
     rows = [_own_row(key, totals[key]) for key in ordered]
     said = said_emulated(timeline)
     columns = ("launches", f"kernels, us{said}", f"device, us{said}", "floor, us")
@@ -75,7 +75,7 @@ def diff_page(a: Timeline, b: Timeline, made: TimelineDiff, compile_page: str | 
         return numbers.get(made.alignment.key(event))
 
     sides = [
-        Side(letter, side, median_time(selected_times(side, totals.selection)), row_of)
+        Side(letter, side, median_step(side, totals.selection), row_of)
         for letter, side, totals in (("A", a, made.a), ("B", b, made.b))
     ]
     heads = (f"{side.letter}, us{said_emulated(side.timeline)}" for side in sides)

@@ -91,11 +91,6 @@ def picture(sides: Sequence[Side]) -> Picture:
     return Picture(tuple(lanes), tuple(_ticks(span)), top, span)
 
 
-def median_time(times: Sequence[StepTime]) -> StepTime:
-    """The step whose time is the median, or next to it."""
-    return sorted(times, key=lambda time: time.time_us)[(len(times) - 1) // 2]
-
-
 def _lanes(side: Side, span: float, top: int) -> Iterator[Lane]:
     letter = f"{side.letter} " if side.letter else ""
     for label, depths in _host(side):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from glmc.observe.timeline.bubbles import selected_times
+from glmc.observe.timeline.bubbles import median_step
 from glmc.observe.timeline.diff import LARGEST, DiffRow, TimelineDiff, general
 from glmc.observe.timeline.steps import step_kinds
 from glmc.observe.timeline.table import Timeline
@@ -127,8 +127,8 @@ def _totals(title: str, rows: Iterable[Total], made: Totals) -> Section:
 
 def _largest(timeline: Timeline, made: Totals) -> Sequence[Total]:
     """By node without the number of its layer, or by name."""
-    times = selected_times(timeline, made.selection)
-    rows = grouped(times, lambda event: (general(event.node) or event.name,))
+    time = median_step(timeline, made.selection)
+    rows = grouped(time, lambda event: (general(event.node) or event.name,))
     return sorted(rows.values(), key=lambda total: -total.device_us)[:LARGEST]
 
 

@@ -1,4 +1,4 @@
-"""Steps: which work is of which, which of them are compared, and the median over them."""
+"""Steps: which work is of which, which of them are compared, and what is said of them."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ class Selection:
 
     @property
     def text(self) -> str:
-        """``decode of 16 sequences: median of 10 steps, the first 2 left out as warm-up``."""
+        """``decode of 16 sequences: median step of 10, the first 2 left out as warm-up``."""
         count = len(self.steps)
-        of = f"median of {count} steps" if count > 1 else "one step"
+        of = f"median step of {count}" if count > 1 else "one step"
         out = f", the first {self.left_out} left out as warm-up" if self.left_out else ""
         if self.asked:
             out = ", those that --steps names"

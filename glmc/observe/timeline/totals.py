@@ -1,6 +1,7 @@
-"""Totals of the steps that are shown: per kind of op, kind of layer and pass, and per step.
+"""Totals of the step that is shown: per kind of op, kind of layer and pass, and as a whole.
 
-Every number is the median over the steps. Totals of a group are first added up within a step.
+Every number is of the one step whose time is the median, so that parts and rows add up: medians of
+rows would not, on a host whose steps differ.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ from statistics import median
 from typing import TypeVar
 
 from glmc.observe.spans import spans
-from glmc.observe.timeline.bubbles import CAUSES, StepTime, selected_times
+from glmc.observe.timeline.bubbles import StepTime, median_time, selected_times
 from glmc.observe.timeline.by_device import DeviceTotal, by_device
 from glmc.observe.timeline.kernel_names import EXPERTS, OP_CLASSES, ROUTER
 from glmc.observe.timeline.op_class import op_class
 from glmc.observe.timeline.steps import Selection
-from glmc.observe.timeline.table import Timeline, TimelineEvent
+from glmc.observe.timeline.table import Step, Timeline, TimelineEvent
 
 K = TypeVar("K", bound=Hashable)
 OUTSIDE = "outside the layers"
@@ -31,7 +32,7 @@ class Total:
     runs in it. ``floor_us`` is that of the events that have one, None without any."""
 
     name: str
-    launches: float
+    launches: int
     kernel_us: float
     device_us: float
     floor_us: float | None = None
@@ -48,12 +49,15 @@ class LayerKind:
 
 @dataclass(frozen=True)
 class Totals:
-    """A step in numbers: ``time_us`` is ``operators_us``, ``communication_us`` and the bubbles
-    of each step; the medians of these add up only nearly. None and empty where the file has no
-    times. They are those of ``device``; ``by_device`` has each where the file has several."""
+    """``step`` in numbers, the one of ``selection`` whose time is the median: ``time_us`` is
+    ``operators_us``, ``communication_us`` and the bubbles, which are None and empty where the file
+    has no times. They are those of ``device``; ``by_device`` has each where the file has several.
+    ``range_us`` is the time of the fastest and of the slowest step of the selection."""
 
     selection: Selection
+    step: Step
     device: str
+    range_us: tuple[float, float]
     time_us: float
     operators_us: float
     communication_us: float
@@ -61,8 +65,8 @@ class Totals:
     busy_us: float
     overlapped_us: float
     bubbles: Mapping[str, float]
-    gaps: float
-    launches: float
+    gaps: int
+    launches: int
     replayed: bool
     floor_us: float | None
     by_class: tuple[Total, ...]
@@ -73,89 +77,69 @@ class Totals:
 
 
 def totals(timeline: Timeline, selection: Selection) -> Totals:
-    """The totals of the selected steps."""
+    """The totals of the selected step whose time is the median."""
     times, timed = selected_times(timeline, selection), timeline.facts.timed
-    kinds = layer_kinds(times)
+    time = median_time(times)
+    kinds = layer_kinds(time)
     names = {layer: kind.name for kind in kinds for layer in kind.layers}
-
-    def middle(value: Callable[[StepTime], float]) -> float:
-        return float(median(map(value, times)))
-
-    bubbles = {
-        cause: float(median(time.bubbles.causes[cause] for time in times)) for cause in CAUSES
-    }
-    step = grouped(times, lambda event: ("step",))["step"]
-    layers = grouped(times, lambda event: (OUTSIDE if event.layer is None else names[event.layer],))
+    step = grouped(time, lambda event: ("step",))["step"]
+    layers = grouped(time, lambda event: (OUTSIDE if event.layer is None else names[event.layer],))
+    all_us = [each.time_us for each in times]
     return Totals(
         selection=selection,
-        device=times[0].events[0].device,
-        time_us=middle(lambda time: time.time_us),
-        operators_us=middle(lambda time: time.operators_us),
-        communication_us=middle(lambda time: time.communication_us),
-        bubbles_us=middle(lambda time: time.bubbles.total_us) if timed else None,
-        busy_us=middle(lambda time: time.device.busy_us),
-        overlapped_us=middle(lambda time: time.device.overlapped_us),
-        bubbles=bubbles if timed else {},
-        gaps=middle(lambda time: time.bubbles.count),
+        step=time.step,
+        device=time.events[0].device,
+        range_us=(min(all_us), max(all_us)),
+        time_us=time.time_us,
+        operators_us=time.operators_us,
+        communication_us=time.communication_us,
+        bubbles_us=time.bubbles.total_us if timed else None,
+        busy_us=time.device.busy_us,
+        overlapped_us=time.device.overlapped_us,
+        bubbles=time.bubbles.causes if timed else {},
+        gaps=time.bubbles.count,
         launches=step.launches,
-        replayed=any(time.step.replayed for time in times),
+        replayed=time.step.replayed is True,
         floor_us=step.floor_us,
         by_class=tuple(
             sorted(
-                grouped(times, lambda event: (op_class(event),)).values(),
+                grouped(time, lambda event: (op_class(event),)).values(),
                 key=lambda total: OP_CLASSES.index(total.name),
             )
         ),
         by_layer=tuple(sorted(layers.values(), key=_largest)) if kinds else (),
-        by_pass=_by_pass(times),
+        by_pass=_by_pass(time),
         layer_kinds=kinds,
         by_device=by_device(timeline, selection),
     )
 
 
-def grouped(
-    times: Sequence[StepTime], keys: Callable[[TimelineEvent], Iterable[K]]
-) -> dict[K, Total]:
+def grouped(time: StepTime, keys: Callable[[TimelineEvent], Iterable[K]]) -> dict[K, Total]:
     """A total for each key, in the order of their first events; an event counts for all of its
     keys. The name of a total is that of its key."""
-    steps = [_step_sums(time, keys) for time in times]
-    return {
-        key: _total(str(key), [sums.get(key, _NOTHING) for sums in steps])
-        for key in dict.fromkeys(key for sums in steps for key in sums)
-    }
-
-
-_NOTHING = (0.0, 0.0, 0.0, 0.0, 0.0)
-
-
-def _step_sums(
-    time: StepTime, keys: Callable[[TimelineEvent], Iterable[K]]
-) -> dict[K, tuple[float, ...]]:
-    """Launches, durations, device time, floor and how many events have a floor, by key."""
-    sums: dict[K, list[float]] = defaultdict(lambda: [*_NOTHING])
+    groups: dict[K, list[tuple[TimelineEvent, float]]] = defaultdict(list)
     for event, charged in zip(time.events, time.device.charged, strict=True):
         for key in keys(event):
-            row = sums[key]
-            row[0] += 1
-            row[1] += event.duration_us
-            row[2] += charged
-            row[3] += event.floor_us or 0.0
-            row[4] += event.floor_us is not None
-    return {key: tuple(row) for key, row in sums.items()}
+            groups[key].append((event, charged))
+    return {key: _total(str(key), group) for key, group in groups.items()}
 
 
-def _total(name: str, sums: Sequence[tuple[float, ...]]) -> Total:
-    """The medians over the sums of each step."""
-    launches, kernel, device, floor = (float(median(each[at] for each in sums)) for at in range(4))
-    known = any(each[4] for each in sums)
-    return Total(name, launches, kernel, device, floor if known else None)
+def _total(name: str, group: Sequence[tuple[TimelineEvent, float]]) -> Total:
+    floors = [event.floor_us for event, _ in group if event.floor_us is not None]
+    return Total(
+        name,
+        len(group),
+        sum(event.duration_us for event, _ in group),
+        sum(charged for _, charged in group),
+        sum(floors) if floors else None,
+    )
 
 
-def _by_pass(times: Sequence[StepTime]) -> tuple[Total, ...]:
+def _by_pass(time: StepTime) -> tuple[Total, ...]:
     """Empty where no event knows its passes."""
-    if not any(event.passes for time in times for event in time.events):
+    if not any(event.passes for event in time.events):
         return ()
-    made = grouped(times, lambda event: event.passes or (NO_PASS,))
+    made = grouped(time, lambda event: event.passes or (NO_PASS,))
     return tuple(sorted(made.values(), key=_largest))
 
 
@@ -163,15 +147,14 @@ def _largest(total: Total) -> float:
     return -total.device_us
 
 
-def layer_kinds(times: Sequence[StepTime]) -> tuple[LayerKind, ...]:
+def layer_kinds(time: StepTime) -> tuple[LayerKind, ...]:
     """Dense layers and those with experts, and how many launches one layer of each has."""
     classes: dict[int, set[str]] = defaultdict(set)
-    counts: dict[int, list[int]] = defaultdict(lambda: [0] * len(times))
-    for place, time in enumerate(times):
-        for event in time.events:
-            if event.layer is not None:
-                classes[event.layer].add(op_class(event))
-                counts[event.layer][place] += 1
+    counts: dict[int, int] = defaultdict(int)
+    for event in time.events:
+        if event.layer is not None:
+            classes[event.layer].add(op_class(event))
+            counts[event.layer] += 1
     kinds: dict[str, list[int]] = defaultdict(list)
     for layer in sorted(classes):
         kinds[_MOE if classes[layer] & {EXPERTS, ROUTER} else _DENSE].append(layer)
@@ -179,7 +162,7 @@ def layer_kinds(times: Sequence[StepTime]) -> tuple[LayerKind, ...]:
         LayerKind(
             f"{kind} layer{'s' if len(layers) > 1 else ''} {spans(layers)}",
             tuple(layers),
-            float(median(count for layer in layers for count in counts[layer])),
+            float(median(counts[layer] for layer in layers)),
         )
         for kind, layers in kinds.items()
     )

@@ -65,7 +65,7 @@ def one_lines(timeline: Timeline, made: Totals) -> list[str]:
     device = f"{made.device}{said_emulated(timeline)}"
     return [
         *head_lines(timeline),
-        f"steps: {made.selection.text}",
+        f"steps: {made.selection.text}{_step(made)}",
         f"{device}: {made.launches:g} events a step, {how}",
     ]
 
@@ -76,9 +76,16 @@ def diff_lines(a: Timeline, b: Timeline, made: TimelineDiff) -> list[str]:
         *head_lines(a, "A"),
         *head_lines(b, "B"),
         *(f"note: {remark}" for remark in made.remarks),
-        f"steps of A: {made.a.selection.text}",
-        f"steps of B: {made.b.selection.text}",
+        f"steps of A: {made.a.selection.text}{_step(made.a)}",
+        f"steps of B: {made.b.selection.text}{_step(made.b)}",
     ]
+
+
+def _step(made: Totals) -> str:
+    """How far the steps differ, of which the tables have one."""
+    least, most = made.range_us
+    many = len(made.selection.steps) > 1
+    return f"; they took {us(least)} to {us(most)} us, tables are of {made.step.name}" * many
 
 
 def _notes(facts: Facts) -> Iterator[tuple[str, str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from glmc.observe.page.measured import Aligned, NodeError, PlanTimes, Timed
 
-STEPS = "decode of 1 sequence, 1 token: median of 3 steps"
+STEPS = "decode of 1 sequence, 1 token: median step of 3"
 
 
 def gate(layer: int) -> str:

@@ -53,6 +53,21 @@ LAYER = (
 """The kernels of one layer with their durations, one after the other."""
 
 
+def noisy(steps: int = 5) -> Timeline:
+    """Steps of three layers of nodes, in each of which another kernel is slow."""
+    events = []
+    at = 0.0
+    for step in range(steps):
+        for place in range(6):
+            time = 70.0 + step if place == step else 5.0
+            name = ("nvjet", "flash_fwd_kernel", "rms_norm_kernel")[place % 3]
+            node, layer = f"model.layers.{place // 2}.mlp#{place}", place // 2
+            fields = {"queued_us": at, "node": node, "layer": layer, "call": place}
+            events.append(kernel(name, at, time, step=step, **fields))
+            at += time + 2
+    return timeline(*events)
+
+
 def layered(
     layers: int, steps: int = 3, label: str = "a", kernels: Sequence[tuple[str, float]] = LAYER
 ) -> Timeline:

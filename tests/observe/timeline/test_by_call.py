@@ -1,14 +1,17 @@
-"""Times of calls: of each phase the median over its steps, as data and back."""
+"""Times of calls: of each phase those of its median step, as data and back."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import replace
 
+import pytest
+
 from glmc.observe.timeline.by_call import side_calls, side_from_json, side_to_json
 from glmc.observe.timeline.readers.open import open_timeline
 from glmc.observe.timeline.steps import select
-from tests.observe.timeline.sample import VLLM, kernel
+from glmc.observe.timeline.totals import totals
+from tests.observe.timeline.sample import VLLM, kernel, noisy
 from tests.observe.timeline.toy import NODES, toy_timeline
 
 
@@ -24,8 +27,16 @@ def test_each_call_of_each_phase() -> None:
         (at, node, at + 1.0) for at, node in enumerate(NODES)
     ]
     assert decode.shown and not prefill.shown
-    assert "median of 3 steps, the first 2 left out as warm-up" in decode.steps
+    assert "median step of 3, the first 2 left out as warm-up" in decode.steps
     assert [each.us for each in prefill.calls] == [at + 6.0 for at in range(7)]
+
+
+def test_calls_add_up_to_the_busy_time_of_the_tables() -> None:
+    made = noisy()
+    chosen = select(made, None, None)
+    for side in (side_calls(made), side_calls(made, chosen)):
+        calls = side.phases["decode"].calls
+        assert sum(each.us for each in calls) == pytest.approx(totals(made, chosen).busy_us)
 
 
 def test_the_steps_that_a_page_shows_are_those_that_count() -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from glmc.observe.timeline.by_device import by_device
 from glmc.observe.timeline.steps import select
 from glmc.observe.timeline.table import Kind, Timeline, TimelineEvent
+from glmc.observe.timeline.totals import totals
 from tests.observe.timeline.sample import kernel, timeline
 
 
@@ -35,6 +36,20 @@ def test_waiting_ends_when_the_last_has_come() -> None:
         *on(1, kernel("a", 0, 35), reduce(35, 5), kernel("b", 40, 10), reduce(50, 35, call=2)),
     )
     assert waiting(made) == {"rank 0 device 0": 25, "rank 1 device 0": 30}
+
+
+def test_all_devices_have_the_step_of_the_tables() -> None:
+    """That of the median time of the busiest device, whichever takes longest on another."""
+    times = ((10, 1), (20, 9), (40, 2))
+    events = [
+        replace(kernel("a", 100.0 * step, own[rank], step=step), lane=f"rank {rank} device 0 s 0")
+        for step, own in enumerate(times)
+        for rank in (0, 1)
+    ]
+    made = timeline(*events)
+    shown = totals(made, select(made, None, slice(1, 3)))
+    assert shown.step.number == 1
+    assert [each.operators_us for each in shown.by_device] == [20, 9]
 
 
 def test_one_that_not_all_have_is_not_waited_in() -> None:

@@ -10,7 +10,7 @@ from glmc.errors import UsageError
 from glmc.observe.timeline.diff import Aligned, diff, general
 from glmc.observe.timeline.readers.open import open_timeline
 from glmc.observe.timeline.table import StepKind, Timeline
-from tests.observe.timeline.sample import LAYER, VLLM, kernel, layered, timeline
+from tests.observe.timeline.sample import LAYER, VLLM, kernel, layered, noisy, timeline
 
 
 def named(made: Timeline, label: str = "b") -> Timeline:
@@ -77,6 +77,14 @@ def test_every_event_is_in_one_row() -> None:
     assert len(made.largest) == 10
     sizes = [abs(row.difference_us) for row in made.rows]
     assert sizes == sorted(sizes, reverse=True)
+
+
+def test_rows_and_levers_add_up_where_steps_differ() -> None:
+    made = diff(noisy(5), noisy(3), None, slice(None))
+    rows = sum(row.difference_us for row in made.rows)
+    assert rows == pytest.approx(made.a.busy_us - made.b.busy_us) and rows != 0
+    levers = sum(lever.difference_us or 0.0 for lever in made.levers)
+    assert levers == pytest.approx(made.a.time_us - made.b.time_us)
 
 
 def test_a_file_against_itself_has_no_difference() -> None:

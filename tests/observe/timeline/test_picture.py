@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from glmc.observe.timeline.bubbles import step_times
-from glmc.observe.timeline.picture import BAR, Lane, Side, median_time, picture
+from glmc.observe.timeline.picture import BAR, Lane, Side, picture
 from glmc.observe.timeline.readers.open import open_timeline
 from glmc.observe.timeline.steps import work_by_step
 from glmc.observe.timeline.table import Kind, Timeline, TimelineEvent
-from tests.observe.timeline.sample import VLLM, kernel, layered, timeline
+from tests.observe.timeline.sample import VLLM, kernel, timeline
 
 
 def side(made: Timeline, letter: str = "", step: int = 0) -> Side:
@@ -99,10 +99,3 @@ def test_a_real_step_fills_its_axis() -> None:
 def test_marks_are_few_and_round(span: float) -> None:
     drawn = picture([side(timeline(kernel("a", 0, span)))])
     assert 1 <= len(drawn.ticks) <= 11 and drawn.ticks[0].label == "0 us"
-
-
-def test_the_step_of_median_time() -> None:
-    made = layered(3, steps=4)
-    times = list(step_times(made.steps, work_by_step(made)).values())
-    ordered = sorted(time.time_us for time in times)
-    assert median_time(times).time_us in ordered[1:3]

@@ -60,7 +60,7 @@ def test_the_first_steps_are_left_out_but_never_more_than_half() -> None:
     assert "the first 2 left out as warm-up" in made.text
     asked = select(layered(3, steps=12), None, slice(3, 7))
     assert len(asked.steps) == 4 and "warm-up" not in asked.text
-    assert asked.text.endswith("median of 4 steps, those that --steps names")
+    assert asked.text.endswith("median step of 4, those that --steps names")
 
 
 def test_a_step_without_work_does_not_count() -> None:

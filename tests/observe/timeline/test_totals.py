@@ -1,4 +1,4 @@
-"""Totals per kind of op, kind of layer and pass; all medians over the steps."""
+"""Totals per kind of op, kind of layer and pass, of one step, so that they add up."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from glmc.observe.timeline.readers.open import open_timeline
 from glmc.observe.timeline.steps import select
 from glmc.observe.timeline.table import Timeline
 from glmc.observe.timeline.totals import Totals, totals
-from tests.observe.timeline.sample import VLLM, kernel, layered, timeline
+from tests.observe.timeline.sample import VLLM, kernel, layered, noisy, timeline
 
 
 def of(made: Timeline) -> Totals:
@@ -64,9 +64,25 @@ def test_a_floor_is_that_of_the_events_that_have_one() -> None:
     assert of(timeline(kernel("nvjet", 0, 4))).floor_us is None
 
 
-def test_numbers_are_medians_over_the_steps() -> None:
-    slow = [kernel("nvjet", 1000.0 * step, time, step=step) for step, time in enumerate((9, 2, 3))]
-    assert of(timeline(*slow)).operators_us == 3
+def test_rows_and_parts_add_up_where_steps_differ() -> None:
+    """The median of each row, of 5 us, would leave out the kernel that is slow."""
+    made = of(noisy())
+    assert made.busy_us > 90
+    for rows in (made.by_class, made.by_layer):
+        assert sum(row.device_us for row in rows) == pytest.approx(made.busy_us)
+        assert sum(row.launches for row in rows) == made.launches == 6
+    assert made.bubbles_us is not None
+    parts = made.operators_us + made.communication_us + made.bubbles_us
+    assert parts == pytest.approx(made.time_us) and made.gaps == 6
+
+
+def test_the_step_is_that_of_the_median_time() -> None:
+    made = of(noisy())
+    assert (made.range_us, made.time_us, made.step.name) == ((105, 111), 109, "step 2")
+    starts = enumerate((0, 10, 15))
+    slow = [kernel("nvjet", at, 9.0 - 3 * step, step=step) for step, at in starts]
+    made = of(timeline(*slow))
+    assert (made.range_us, made.time_us, made.step.number) == ((2, 9), 7, 1)
 
 
 def test_without_layers_there_is_no_table_of_them() -> None:

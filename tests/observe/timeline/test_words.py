@@ -63,5 +63,7 @@ def test_what_is_to_be_known_comes_first() -> None:
 def test_both_sides_say_which_steps_count() -> None:
     a, b = layered(3, steps=8), layered(3, label="b")
     lines = diff_lines(a, b, diff(a, b, None, None))
-    assert lines[-2].startswith("steps of A: decode of 1 sequence, 1 token: median of 6 steps")
-    assert lines[-1].endswith("the first 1 left out as warm-up")
+    assert lines[-2].startswith("steps of A: decode of 1 sequence, 1 token: median step of 6")
+    assert lines[-1].endswith(
+        "the first 1 left out as warm-up; they took 1,000.0 to 1,000.0 us, tables are of step 1"
+    )
