@@ -138,7 +138,10 @@ def _slice(text: str | None) -> slice | None:
     match = _SLICE.match(text)
     if match is None:
         raise UsageError(
-            "--steps is no slice", expected="FROM:TO, such as 2: or 0:10", found=repr(text)
+            "--steps is no slice",
+            expected="FROM:TO, such as 2: or 0:10",
+            found=repr(text),
+            remedy="--steps 3:4 for the step 3 alone, the first being 0",
         )
     return slice(*(int(each) if each else None for each in match.groups()))
 

@@ -79,7 +79,7 @@ def test_csv(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_what_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, code = command_of(capsys), "GLMC-1001"
-    require_refusal(run("timeline", VLLM, "--steps", "2"), code, "--steps is no slice", "0:10")
+    require_refusal(run("timeline", VLLM, "--steps", "2"), code, "is no slice", "--steps 3:4")
     require_refusal(run("timeline", VLLM, "--phase", "prefill"), code, "no step of phase 'prefill'")
     require_refusal(run("timeline", VLLM, "--json", "--markdown"), code, "two answers")
     require_refusal(run("timeline", tmp_path / "none"), code, "can't be read")

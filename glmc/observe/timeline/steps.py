@@ -11,6 +11,7 @@ from glmc.errors import UsageError
 from glmc.observe.timeline.table import WORK, Kind, Step, StepKind, Timeline, TimelineEvent
 
 WHOLE = "whole file"
+NO_STEPS = "no steps are named in the file: all of it is taken as one step"
 WARM_UP = 2
 """Steps that are left out as warm-up, but never more than half of them."""
 
@@ -65,7 +66,8 @@ def steps_of(ranges: Sequence[StepRange], work: Sequence[TimelineEvent]) -> tupl
 
 def with_steps(timeline: Timeline) -> Timeline:
     """The timeline with the step of each event, by when the host asked for it, and with what is
-    known of replays; what is before the first step is of none."""
+    known of replays; what is before the first step is of none. Remarks say what was taken as one.
+    """
     starts = [step.start_us for step in timeline.steps]
     on_device = any(step.on_device for step in timeline.steps)
     graphs = graph_launches(event for event in timeline.events if event.kind in WORK)
@@ -79,6 +81,8 @@ def with_steps(timeline: Timeline) -> Timeline:
             replayed.add(at)
         events.append(replace(event, step=timeline.steps[at].number if at >= 0 else None))
     remarks = timeline.facts.remarks
+    if any(step.name == WHOLE for step in timeline.steps):
+        remarks = (*remarks, NO_STEPS)
     if outside:
         remarks = (*remarks, f"{outside} events of the device are before the first step")
     steps = tuple(replace(step, replayed=at in replayed) for at, step in enumerate(timeline.steps))

@@ -82,10 +82,12 @@ def diff_lines(a: Timeline, b: Timeline, made: TimelineDiff) -> list[str]:
 
 
 def _step(made: Totals) -> str:
-    """How far the steps differ, of which the tables have one."""
+    """How far the steps differ, and which of them the tables are of."""
+    if len(made.selection.steps) < 2:
+        return ""
     least, most = made.range_us
-    many = len(made.selection.steps) > 1
-    return f"; they took {us(least)} to {us(most)} us, tables are of {made.step.name}" * many
+    at = made.selection.left_out + made.selection.steps.index(made.step)
+    return f"; they took {us(least)} to {us(most)} us, tables are of --steps {at}:{at + 1}"
 
 
 def _notes(facts: Facts) -> Iterator[tuple[str, str]]:

@@ -65,5 +65,5 @@ def test_both_sides_say_which_steps_count() -> None:
     lines = diff_lines(a, b, diff(a, b, None, None))
     assert lines[-2].startswith("steps of A: decode of 1 sequence, 1 token: median step of 6")
     assert lines[-1].endswith(
-        "the first 1 left out as warm-up; they took 1,000.0 to 1,000.0 us, tables are of step 1"
+        "first 1 left out as warm-up; they took 1,000.0 to 1,000.0 us, tables are of --steps 1:2"
     )

@@ -39,6 +39,10 @@ _MODULE = re.compile(
     r"^[A-Za-z_]\w*(\.\w+)*\.layers\.\d+(\.\w+)*$"  # model.layers.3.self_attn
     r"|^[a-z_]\w*(\.\w+)* [A-Z]\w*$"  # model.norm Glm4MoeRMSNorm: path and class
 )
+_NAME_STEPS = (
+    "for tables of one step of a model, record with schedule= of torch.profiler and step(), or "
+    "with ranges that are named as docs/timeline.md#steps says"
+)
 KNOWN = frozenset({*_WORK, RANGE, DEVICE_RANGE, OP})
 
 
@@ -50,10 +54,14 @@ def launched_timeline(label: str, trace: ChromeTrace, facts: Facts) -> Timeline:
     if not work:
         work = list(_operations(trace))
         remarks.append("no device in the file: operations of the host are its work")
-    steps = steps_of(_step_ranges(trace), work)
+    ranges = _step_ranges(trace)
+    steps = steps_of(ranges, work)
     events = tuple(sorted([*work, *_host(trace)], key=lambda event: event.start_us))
     facts = replace(facts, remarks=(*facts.remarks, *remarks))
-    return with_steps(Timeline(label, facts, steps, events))
+    made = with_steps(Timeline(label, facts, steps, events))
+    if ranges:
+        return made
+    return replace(made, facts=replace(made.facts, remarks=(*made.facts.remarks, _NAME_STEPS)))
 
 
 @dataclass(frozen=True)

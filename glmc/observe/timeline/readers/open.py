@@ -18,7 +18,12 @@ from glmc.observe.timeline.readers.limits import LARGEST, Limits
 from glmc.observe.timeline.readers.nsys_sqlite import MAGIC, read_nsys_sqlite
 from glmc.observe.timeline.readers.nsys_stats import is_nsys_stats, read_nsys_stats
 from glmc.observe.timeline.readers.ours import is_ours, read_ours
-from glmc.observe.timeline.readers.torch_profiler import is_torch_profiler, read_torch_profiler
+from glmc.observe.timeline.readers.torch_profiler import (
+    NOTHING_KEPT,
+    TORCH_PROFILER,
+    is_torch_profiler,
+    read_torch_profiler,
+)
 from glmc.observe.timeline.readers.xprofiler import read_xprofiler
 from glmc.observe.timeline.readers.xpurt_log import MARK, read_xpurt_log
 from glmc.observe.timeline.steps import step_kinds
@@ -41,7 +46,14 @@ def open_timeline(path: Path, label: str = "") -> Timeline:
     """
     made = _read(label or str(path), path)
     if not step_kinds(made):
-        raise UsageError("no work of a device is in the file", place=str(path), expected=KINDS)
+        of_torch = made.facts.source == TORCH_PROFILER
+        raise UsageError(
+            "no work of a device is in the file",
+            place=str(path),
+            expected="kernels, or operations of a host",
+            found=f"{made.facts.source}, {len(made.events)} other events",
+            remedy=NOTHING_KEPT if of_torch else "record it once more, while the model runs",
+        )
     return with_places(with_layers(made))
 
 

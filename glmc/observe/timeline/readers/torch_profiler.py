@@ -11,6 +11,12 @@ from glmc.observe.timeline.readers.chrome import ChromeTrace
 from glmc.observe.timeline.readers.launched import KNOWN, launched_timeline
 from glmc.observe.timeline.table import NOT_OURS, Facts, Timeline
 
+TORCH_PROFILER = "torch.profiler"
+NOTHING_KEPT = (
+    "record it once more: with schedule=, as many calls of step() as wait, warmup and active have "
+    "together, and repeat=1, without which the profiler begins anew and drops what it had"
+)
+
 
 def is_torch_profiler(trace: ChromeTrace) -> bool:
     """Whether torch.profiler wrote a trace: it has a schema version, or categories of Kineto."""
@@ -20,7 +26,7 @@ def is_torch_profiler(trace: ChromeTrace) -> bool:
 def read_torch_profiler(label: str, trace: ChromeTrace) -> Timeline:
     """The trace as a table; layers are not known yet."""
     facts = Facts(
-        source="torch.profiler",
+        source=TORCH_PROFILER,
         tried=not any(is_sglang_step(each.name) for each in trace.events),
         device=_device(trace),
         attribution=NOT_OURS,

@@ -6,11 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
+from glmc.errors import UsageError
 from glmc.observe.timeline.op_class import op_class
 from glmc.observe.timeline.readers.open import open_timeline
-from glmc.observe.timeline.steps import work_by_step
+from glmc.observe.timeline.steps import NO_STEPS, work_by_step
 from glmc.observe.timeline.table import Kind, Timeline, TimelineEvent
 from tests.observe.timeline.sample import DECODE, VLLM
 
@@ -145,6 +147,20 @@ def test_steps_of_the_profiler_where_no_engine_names_any(tmp_path: Path) -> None
     )
     assert [step.name for step in made.steps] == ["ProfilerStep#4", "ProfilerStep#5"]
     assert only(made, "nvjet_x").step == 1
+
+
+def test_a_file_without_steps_says_what_is_taken_as_one(tmp_path: Path) -> None:
+    kernels = row("kernel", "nvjet_x", 25, 8), row("kernel", "nvjet_x", 35, 8)
+    first, second = read(tmp_path, *kernels).facts.remarks
+    assert first == NO_STEPS and "schedule=" in second and "docs/timeline.md#steps" in second
+    step = row("user_annotation", "ProfilerStep#4", 0, 10)
+    assert read(tmp_path, step, *kernels).facts.remarks == ()
+
+
+def test_an_empty_trace_names_the_schedule(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no work of a device") as caught:
+        read(tmp_path, row("user_annotation", "ProfilerStep#1", 0, 10))
+    assert "repeat=1" in str(caught.value) and "--help" not in str(caught.value)
 
 
 def test_ranges_of_the_device_where_the_host_has_none(tmp_path: Path) -> None:

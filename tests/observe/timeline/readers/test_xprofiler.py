@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from glmc.observe.timeline.readers.open import open_timeline
-from glmc.observe.timeline.steps import work_by_step
+from glmc.observe.timeline.steps import NO_STEPS, work_by_step
 from glmc.observe.timeline.table import Kind, Timeline
 from glmc.observe.timeline.words import head_lines
 
@@ -36,7 +36,7 @@ def test_lanes_by_their_names(tmp_path: Path) -> None:
         event(2, "xpu_launch", 5, 2),
     )
     assert not made.facts.tried and made.facts.timed
-    assert made.facts.remarks == ("lanes of devices by their names: XPU 2 SSE",)
+    assert made.facts.remarks == ("lanes of devices by their names: XPU 2 SSE", NO_STEPS)
     kinds = {each.name: each.kind for each in made.events}
     assert kinds == {
         "xblas_xpu3::fc_cdnn_infer<float16>": Kind.KERNEL,
@@ -53,7 +53,7 @@ def test_lanes_by_their_kernels_where_names_say_nothing(tmp_path: Path) -> None:
         event(1, "unheard", 20, 4),
         event(2, "wait", 5, 2),
     )
-    assert made.facts.remarks == ("lanes of devices by their kernels: 1/0",)
+    assert made.facts.remarks == ("lanes of devices by their kernels: 1/0", NO_STEPS)
     assert [each.name for each in work_by_step(made)[0]][1] == "unheard"
 
 
