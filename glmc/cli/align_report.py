@@ -13,14 +13,18 @@ from glmc_runtime.printable import printable
 def show(alignment: Alignment, *, every: bool, worst: bool) -> None:
     """A line for each layer or, with either flag, for each value."""
     say("\n".join(map(printable, header_lines(alignment))))
-    emulated = alignment.emulated
+    out, emulated = console(), alignment.emulated
     if every or worst:
         values = worst_first(alignment.values) if worst else alignment.values
-        table = values_table(values, emulated=emulated)
+        table, left_out = values_table(values, emulated=emulated, width=out.width)
     else:
-        table = layers_table(by_layer(alignment.values), emulated=emulated)
+        layers = by_layer(alignment.values)
+        table, left_out = layers_table(layers, emulated=emulated, width=out.width)
     if alignment.values:
-        console().print(table)
+        out.print(table)
+    if left_out:
+        names = ", ".join(left_out)
+        say(f"no room in {out.width} columns: {names}; --csv FILE and --json have all")
     for line in unpaired_lines(alignment, names=every):
         say(printable(line))
     say(f"\n{paragraph(alignment)}")

@@ -2,81 +2,81 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
 
 from rich.table import Table
 
 from glmc.check.align.result import AlignedValue, Difference, Verdict
 from glmc.check.align.summary import SEVERITY, LayerSummary
 from glmc.check.align.words import error_text, number_text, times_text
+from glmc.cli.fitted_table import Column, fitted
 
-_WHOSE = ("own", "own allowed", "inherited")
+Shown = tuple[Table, tuple[str, ...]]
+"""A table, and the columns that had no room in it."""
 
 
-def layers_table(layers: Iterable[LayerSummary], *, emulated: bool) -> Table:
+def layers_table(layers: Iterable[LayerSummary], *, emulated: bool, width: int) -> Shown:
     """Of each layer its worst value, whose error that is where it is known, how much of what is
     allowed it takes, and all verdicts."""
     layers = list(layers)
-    table = Table(title=_title("Layers, with the worst value of each", emulated))
-    whose = any(layer.worst.own is not None for layer in layers)
-    columns = ["step", "layer", "values", "worst value", "error"]
-    columns += [*_WHOSE] if whose else []
-    columns.append("of allowed")
-    routed = any(layer.routed for layer in layers)
-    for column in (*columns, *(["same experts"] if routed else []), "verdict"):
-        left = column in ("layer", "worst value", "verdict")
-        justify: Any = "left" if left else "right"
-        table.add_column(column, justify=justify, no_wrap=column != "verdict", overflow="fold")
-    for layer in layers:
-        worst = layer.worst
-        experts = f"{layer.agreeing} of {layer.routed}" if layer.routed else "-"
-        table.add_row(
-            _step(worst),
-            layer.layer,
-            str(len(layer.values)),
-            _within(worst.name, layer.layer),
-            error_text(worst),
-            *(_of_whom(worst) if whose else []),
-            _share(worst.share),
-            *([experts] if routed else []),
-            _verdicts(layer),
-        )
-    return table
+    worst = [layer.worst for layer in layers]
+    names = tuple(_within(layer.worst.name, layer.layer) for layer in layers)
+    experts = tuple(f"{one.agreeing} of {one.routed}" if one.routed else "-" for one in layers)
+    columns = [
+        Column("step", tuple(map(_step, worst))),
+        Column("layer", tuple(layer.layer for layer in layers), text=True),
+        Column("values", tuple(str(len(layer.values)) for layer in layers), left_out=0),
+        Column("worst value", names, name=True),
+        Column("error", tuple(map(error_text, worst))),
+        *_of_whom(worst),
+        Column("of allowed", tuple(_share(each.share) for each in worst)),
+    ]
+    if any(layer.routed for layer in layers):
+        columns.append(Column("same experts", experts, left_out=2))
+    columns.append(Column("verdict", tuple(map(_verdicts, layers)), text=True))
+    return fitted(_title("Layers, with the worst value of each", emulated), columns, width)
 
 
-def values_table(values: Iterable[AlignedValue], *, emulated: bool) -> Table:
+def values_table(values: Iterable[AlignedValue], *, emulated: bool, width: int) -> Shown:
     """A line for each value; own and inherited error where they are known of any."""
     values = list(values)
-    whose = any(value.own is not None for value in values)
-    table = Table(title=_title("Values", emulated))
-    columns = ["step", "value", "error", "largest", "cosine", "close"]
-    columns += [*_WHOSE] if whose else []
-    for column in (*columns, "of allowed", "verdict"):
-        left = column in ("value", "verdict")
-        # A name stays whole, for grep; reasons may go on in the next line.
-        whole = column != "verdict"
-        justify: Any = "left" if left else "right"
-        table.add_column(column, justify=justify, no_wrap=whole, overflow="fold")
-    for value in values:
-        total = value.total
-        table.add_row(
-            _step(value),
-            _named(value),
-            error_text(value),
-            number_text(total.largest_absolute),
-            "-" if total.cosine != total.cosine else f"{total.cosine:.6f}",
-            "-" if total.close != total.close else f"{100 * total.close:.2f}%",
-            *(_of_whom(value) if whose else []),
-            _share(value.share),
-            _verdict(value),
-        )
-    return table
+
+    def column(title: str, cell: Callable[[AlignedValue], str], left_out: int) -> Column:
+        return Column(title, tuple(map(cell, values)), left_out=left_out)
+
+    columns = [
+        Column("step", tuple(map(_step, values))),
+        Column("value", tuple(map(_named, values)), name=True),
+        Column("error", tuple(map(error_text, values))),
+        column("largest", lambda value: number_text(value.total.largest_absolute), 2),
+        column("cosine", _cosine, 1),
+        column("close", _close, 0),
+        *_of_whom(values),
+        Column("of allowed", tuple(_share(each.share) for each in values)),
+        Column("verdict", tuple(map(_verdict, values)), text=True),
+    ]
+    return fitted(_title("Values", emulated), columns, width)
 
 
-def _of_whom(value: AlignedValue) -> list[str]:
-    """By ``_WHOSE``: the largest own error, the bound of it, and what is inherited."""
-    return [_largest(value.own), number_text(value.bound), _largest(value.inherited)]
+def _of_whom(values: Sequence[AlignedValue]) -> list[Column]:
+    """The largest own error, the bound of it, and what is inherited, where any of it is known."""
+    if all(value.own is None for value in values):
+        return []
+    return [
+        Column("own", tuple(_largest(value.own) for value in values), left_out=5),
+        Column("own allowed", tuple(number_text(value.bound) for value in values), left_out=3),
+        Column("inherited", tuple(_largest(value.inherited) for value in values), left_out=4),
+    ]
+
+
+def _cosine(value: AlignedValue) -> str:
+    cosine = value.total.cosine
+    return "-" if cosine != cosine else f"{cosine:.6f}"
+
+
+def _close(value: AlignedValue) -> str:
+    close = value.total.close
+    return "-" if close != close else f"{100 * close:.2f}%"
 
 
 def _title(text: str, emulated: bool) -> str:
