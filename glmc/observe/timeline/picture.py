@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from glmc.observe.timeline.bubbles import StepTime, causes_of
@@ -102,20 +102,37 @@ def _lanes(side: Side, span: float, top: int) -> Iterator[Lane]:
         )
         yield Lane(f"{letter}{label}", top, height, bars)
         top += height + GAP
-    for lane in _busiest_first(side.time.events):
-        bars = tuple(
-            _bar(side, event, span, (top, BAR), _style(op_class(event)))
-            for event in side.time.events
-            if event.lane == lane
-        )
-        yield Lane(f"{letter}{lane}", top, BAR, bars)
-        top += BAR + GAP
+    others = _others(side)
+    for events in (side.time.events, others):
+        for lane in _busiest_first(events):
+            bars = tuple(
+                _bar(side, event, span, (top, BAR), _style(op_class(event)))
+                for event in events
+                if event.lane == lane
+            )
+            yield Lane(f"{letter}{lane}", top, BAR, bars)
+            top += BAR + GAP
     if side.timeline.facts.timed:
-        emulated = said_emulated(side.timeline)
-        yield Lane(f"{letter}bubbles{emulated}", top, THIN, tuple(_bubbles(side, span, top)))
+        of = f" of {side.time.events[0].device}" if others else ""
+        label = f"{letter}bubbles{of}{said_emulated(side.timeline)}"
+        yield Lane(label, top, THIN, tuple(_bubbles(side, span, top)))
 
 
-def _busiest_first(events: Sequence[TimelineEvent]) -> list[str]:
+def _others(side: Side) -> list[TimelineEvent]:
+    """What devices beside that of the tables do meanwhile: other ranks, above all."""
+    device = side.time.events[0].device
+    return [
+        event
+        for event in side.timeline.events
+        if event.kind in WORK and event.device != device and _is_seen(side, event)
+    ]
+
+
+def _is_seen(side: Side, event: TimelineEvent) -> bool:
+    return event.end_us > side.begin_us and event.start_us < side.end_us
+
+
+def _busiest_first(events: Iterable[TimelineEvent]) -> list[str]:
     times: dict[str, float] = {}
     for event in events:
         times[event.lane] = times.get(event.lane, 0.0) + event.duration_us
@@ -126,8 +143,7 @@ def _host(side: Side) -> Iterator[tuple[str, list[list[TimelineEvent]]]]:
     """The events of each thread of the host that are seen in the step, by how deep they nest."""
     lanes: dict[str, list[TimelineEvent]] = {}
     for event in side.timeline.events:
-        seen = event.end_us > side.begin_us and event.start_us < side.end_us
-        if event.kind not in WORK and seen:
+        if event.kind not in WORK and _is_seen(side, event):
             lanes.setdefault(event.lane, []).append(event)
     for lane, events in lanes.items():
         depths: list[list[TimelineEvent]] = []

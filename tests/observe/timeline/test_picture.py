@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from glmc.observe.timeline.bubbles import step_times
@@ -47,6 +49,24 @@ def test_the_host_is_shown_as_it_nests() -> None:
     tops = {bar.title.split("\n")[0]: bar.top for bar in lanes(side(made))["host thread 1"].bars}
     assert set(tops) == {"out", "in", "next"}, "what ended before the step is not seen"
     assert tops["out"] == tops["next"] < tops["in"]
+
+
+def test_lanes_of_all_devices() -> None:
+    """Bubbles are of the one that the tables are of; what others did before is not seen."""
+    other = replace(kernel("b", 110, 20), lane="rank 1 device 0 stream 0")
+    made = timeline(
+        replace(kernel("a", 100, 40), lane="rank 0 device 0 stream 0"),
+        other,
+        replace(other, start_us=5.0),
+    )
+    found = lanes(side(made))
+    assert list(found) == [
+        "rank 0 device 0 stream 0",
+        "rank 1 device 0 stream 0",
+        "bubbles of rank 0 device 0",
+    ]
+    (bar,) = found["rank 1 device 0 stream 0"].bars
+    assert (bar.left, bar.width, bar.row) == (25, 50, 3)
 
 
 def test_two_sides_have_one_axis_and_lanes_over_each_other() -> None:

@@ -17,7 +17,7 @@ from glmc_runtime.replay.timeline.records import CallTime, Recording, StepTime
 FORMAT = 1
 HOST = 1
 _DIGITS = 3
-NOT_COUNTED = "left out: the runtime doesn't know the ops; glmc run adds them, of one rank"
+NOT_COUNTED = "left out: the runtime doesn't know the ops; glmc run adds costs to files of one rank"
 ONE_CLOCK = "the monotonic clock of the host that all ranks are on, from one origin"
 
 
