@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
@@ -128,7 +129,13 @@ class OwnErrors:
                 place=str(path),
                 remedy="--test FILE.py",
             ) from error
-        self._say(f"{path} written: pytest fails on it until {self._op} is right.")
+        from glmc.check.align.op_test_text import RUN
+
+        self._say(
+            f"{path} written: pytest fails on it until {self._op} is right.\n"
+            f"Run it where pytest is installed: {RUN} {quote(str(path))}\n"
+            "It has the calls as they were compiled: after a mend of the compile write it anew."
+        )
 
     def _say(self, text: str) -> None:
         say(text, err=self._as_json)

@@ -11,6 +11,7 @@ import pandas
 import pytest
 
 from glmc.check.align.csv_file import XRAY_COLUMNS
+from glmc.check.align.op_test_text import RUN
 from glmc.cli.align_own import OwnErrors
 from glmc.compiler import compile_model
 from glmc.config import CompileOptions
@@ -66,7 +67,7 @@ def trouble(test: Path) -> str:
 def test_a_wrong_kernel_is_told_from_what_it_spoils(
     glmc: Command, artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "260")
     test, table, page = (tmp_path / name for name in ("test_op.py", "a.csv", "a.html"))
     with pytest.MonkeyPatch.context() as patch:
         too_large(patch)
@@ -79,7 +80,10 @@ def test_a_wrong_kernel_is_told_from_what_it_spoils(
     assert f"Node {NORM} (rms_norm) computes it by kunlun_ops.rmsnorm." in text
     assert re.search(r"Its own error, on operands as expected, is [\d.]+, where [\d.]+ is", text)
     assert "Inherited from its operands is 0. 1 value before it" in text
-    assert f"{test} written: pytest fails on it until rms_norm is right." in text
+    assert f"{test} written: pytest fails on it until rms_norm is right. Run it" in text
+    assert f"python -m pytest -c /dev/null --rootdir . {test} It has the calls as they" in text
+    told = test.read_text().split('"""')[1]
+    assert "as they were compiled, with their arguments" in told and f"Run: {RUN} FILE" in told
     assert "own allowed" in text and "own error is unknown" not in text
 
     rows = pandas.read_csv(table, keep_default_na=False)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from glmc.check.align.op_test_text import RUN
 from tests.docs.markdown import ROOT
 from tests.docs.test_readme import PROGRAMS, lacking, run_here, shown
 from tests.observe.page.test_render import embedded
@@ -47,8 +48,10 @@ def test_every_command_runs_and_says_what_is_shown(
     words = r"Its own error, on operands as expected, is (\S+), where \S+ is allowed of a reordered"
     (largest,) = re.findall(words, " ".join(whose.split()))
     assert re.search(rf"as expected, is\s+>?\s*{largest}, where", PAGE.read_text())
+    (run,) = re.findall(r"^(python -m pytest .*) out/test_op.py$", PAGE.read_text(), re.MULTILINE)
+    assert run == RUN
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "out/test_op.py"],
+        [sys.executable, *run.split()[1:], "out/test_op.py"],
         capture_output=True,
         text=True,
         check=False,

@@ -32,6 +32,8 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 """
 MARKER = "Written by glmc align: "
+RUN = "python -m pytest -c /dev/null --rootdir ."
+"""Runs a test whatever options of pytest the folder around it has."""
 MARKED_WITHIN = 1000
 """Characters within which a test has its marker."""
 _HEAD = """
@@ -168,6 +170,11 @@ class OpTest:
             "",
             f"{MARKER}pytest fails on this file until what {functions} leave is right.",
             f"Found: {row.reason}.",
+            "",
+            "The calls stand here as they were compiled, with their arguments: the file turns green",
+            "where a kernel is mended. After a mend of the compile, of a pass or of config.json, it",
+            "stays red: write it anew by glmc align A ARTIFACT --test FILE.",
+            f"Run: {RUN} FILE",
         )
         body = "\n".join(lines).replace("\\", "/").replace('"""', "'''")
         return f'"""{body}\n"""\n'
