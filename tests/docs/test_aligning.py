@@ -48,10 +48,10 @@ def test_every_command_runs_and_says_what_is_shown(
     words = r"Its own error, on operands as expected, is (\S+), where \S+ is allowed of a reordered"
     (largest,) = re.findall(words, " ".join(whose.split()))
     assert re.search(rf"as expected, is\s+>?\s*{largest}, where", PAGE.read_text())
-    (run,) = re.findall(r"^(python -m pytest .*) out/test_op.py$", PAGE.read_text(), re.MULTILINE)
-    assert run == RUN
+    (way,) = re.findall(r"^(python -m pytest .*) out/test_op.py$", PAGE.read_text(), re.MULTILINE)
+    assert way == RUN
     done = subprocess.run(
-        [sys.executable, *run.split()[1:], "out/test_op.py"],
+        [sys.executable, *way.split()[1:], "out/test_op.py"],
         capture_output=True,
         text=True,
         check=False,

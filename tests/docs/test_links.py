@@ -17,7 +17,7 @@ _LINK = re.compile(r"(?<!!)\[[^\]\n]*\]\(([^)\s]+)\)")
 _CODE = re.compile(r"`[^`]*`")
 _ELSEWHERE = re.compile(r"^[a-z]+:")
 # A slash that begins a word of at least two parts, or a drive letter.
-_LOCAL_PATH = re.compile(r"(?<![\w.~:/<>)*}$-])/[A-Za-z_][\w.-]*/\w|\b[A-Z]:\\\w")
+_LOCAL_PATH = re.compile(r"(?<![\w.~:/<>)*}$-])(?!/dev/null\b)/[A-Za-z_][\w.-]*/\w|\b[A-Z]:\\\w")
 # A module, or a place below a folder of this repository; what is written like a pattern is none.
 _FILE = re.compile(
     r"`((?:bench|docs|glmc|models|runtime|tests|tools|tuning)/[\w./-]*\w|[a-z][\w/]*\.py)/?`"

@@ -171,9 +171,9 @@ class OpTest:
             f"{MARKER}pytest fails on this file until what {functions} leave is right.",
             f"Found: {row.reason}.",
             "",
-            "The calls stand here as they were compiled, with their arguments: the file turns green",
-            "where a kernel is mended. After a mend of the compile, of a pass or of config.json, it",
-            "stays red: write it anew by glmc align A ARTIFACT --test FILE.",
+            "The calls stand here as they were compiled, with their arguments: the file is green",
+            "once a kernel is mended. After a mend of the compile, of a pass or config.json, it is",
+            "still red: write it anew by glmc align A ARTIFACT --test FILE.",
             f"Run: {RUN} FILE",
         )
         body = "\n".join(lines).replace("\\", "/").replace('"""', "'''")
