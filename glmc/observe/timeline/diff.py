@@ -21,6 +21,8 @@ from glmc.observe.timeline.table import StepKind, Timeline, TimelineEvent
 from glmc.observe.timeline.totals import Total, Totals, grouped, totals
 
 LARGEST = 10
+LEAST_US = 0.05
+"""What a difference comes to that tables, of one digit, do not show as 0."""
 _LAYER = re.compile(r"(\blayers\.)\d+|((?:Layer|Block)_)\d+")
 _COUNTED = re.compile(r"(?<=[A-Za-z])_\d+\b")
 
@@ -86,7 +88,8 @@ class TimelineDiff:
 
     @property
     def largest(self) -> tuple[DiffRow, ...]:
-        return self.rows[:LARGEST]
+        """The first rows, without those that don't differ."""
+        return tuple(row for row in self.rows[:LARGEST] if abs(row.difference_us) >= LEAST_US)
 
     @property
     def of_a_alone(self) -> tuple[DiffRow, ...]:
@@ -111,7 +114,12 @@ def diff(a: Timeline, b: Timeline, phase: str | None, steps: slice | None) -> Ti
     time_a, time_b = median_step(a, chosen_a), median_step(b, chosen_b)
     alignment = Alignment.of(time_a, time_b)
     rows = _rows(time_a, time_b, alignment)
-    return TimelineDiff(of_a, of_b, levers, rows, alignment, remarks)
+    made = TimelineDiff(of_a, of_b, levers, rows, alignment, remarks)
+    if made.largest:
+        return made
+    same = abs(of_a.time_us - of_b.time_us) < LEAST_US
+    remark = "nothing differs" if same else "kernels take the same time: only bubbles differ"
+    return replace(made, remarks=(*remarks, f"{remark}, no row by {LEAST_US} us or more"))
 
 
 def paired(

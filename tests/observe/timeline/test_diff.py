@@ -90,6 +90,18 @@ def test_rows_and_levers_add_up_where_steps_differ() -> None:
 def test_a_file_against_itself_has_no_difference() -> None:
     made = diff(open_timeline(VLLM), open_timeline(VLLM), None, None)
     assert all(row.difference_us == 0 and row.a and row.b for row in made.rows)
+    assert made.largest == ()
+    assert made.remarks == ("nothing differs, no row by 0.05 us or more",)
+
+
+def test_rows_without_difference_are_not_among_the_largest() -> None:
+    a = timeline(kernel("nvjet", 0, 4), kernel("strange", 5, 1))
+    made = diff(a, timeline(kernel("nvjet", 0, 4), kernel("strange", 5, 3)), None, slice(None))
+    assert [row.name for row in made.largest] == ["strange"] and made.remarks == ()
+    assert len(made.rows) == 2
+    later = timeline(kernel("nvjet", 0, 4), kernel("strange", 6, 1))
+    (remark,) = diff(a, later, None, slice(None)).remarks
+    assert "only bubbles differ" in remark
 
 
 def test_steps_of_other_sizes_are_not_compared() -> None:

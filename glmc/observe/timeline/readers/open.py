@@ -24,6 +24,13 @@ from glmc.observe.timeline.readers.torch_profiler import (
     is_torch_profiler,
     read_torch_profiler,
 )
+from glmc.observe.timeline.readers.unknown import (
+    HDF5,
+    KINDS,
+    json_found,
+    text_found,
+    unknown_file,
+)
 from glmc.observe.timeline.readers.xprofiler import read_xprofiler
 from glmc.observe.timeline.readers.xpurt_log import MARK, read_xpurt_log
 from glmc.observe.timeline.steps import step_kinds
@@ -33,10 +40,6 @@ from glmc.plain_file import open_plain, read_plain
 _GZIP = b"\x1f\x8b"
 _JSON = re.compile(rb"\s*(\{|\[\s*[\[{\]])")
 """How a document begins; a line of a log may begin with a bracket, too."""
-KINDS = (
-    "a trace of glmc, torch.profiler, vLLM, SGLang or XProfiler, a log of XPURT_PROF, or what nsys "
-    "exports as sqlite or prints as csv"
-)
 
 
 def open_timeline(path: Path, label: str = "") -> Timeline:
@@ -60,39 +63,32 @@ def open_timeline(path: Path, label: str = "") -> Timeline:
 def _read(label: str, path: Path) -> Timeline:
     if _begins(path, len(MAGIC)) == MAGIC:
         return read_nsys_sqlite(label, path)
+    if _begins(path, len(HDF5)) == HDF5:
+        raise unknown_file(path, "an HDF5 file, as records of values are", record=True)
     content, limits = _content(path)
     if _JSON.match(content) is None:
         limits.require_lines(path, content)
-        return _of_text(label, path, content.decode("utf-8", errors="replace"), limits)
+        return _of_text(label, path, content, limits)
     limits.require_values(path, content)
     document = _json(path, content)
     limits.require_events(path, event_count(document))
     trace = chrome_trace(document)
     if trace is None:
-        raise _unknown(path)
+        raise unknown_file(path, json_found(document))
     if is_ours(trace):
         return read_ours(label, trace)
     return (read_torch_profiler if is_torch_profiler(trace) else read_xprofiler)(label, trace)
 
 
-def _of_text(label: str, path: Path, text: str, limits: Limits) -> Timeline:
+def _of_text(label: str, path: Path, content: bytes, limits: Limits) -> Timeline:
+    text = content.decode("utf-8", errors="replace")
     if MARK in text:
         limits.require_events(path, text.count(MARK))
         return read_xpurt_log(label, text)
     if is_nsys_stats(text):
         limits.require_events(path, text.count("\n"))
         return read_nsys_stats(label, text)
-    raise _unknown(path)
-
-
-def _unknown(path: Path) -> UsageError:
-    report = path.suffix == ".nsys-rep"
-    return UsageError(
-        "the file is of no profiler that is known, or has no events",
-        place=str(path),
-        expected=KINDS,
-        remedy="nsys export --type sqlite FILE" if report else "docs/timeline.md says which files",
-    )
+    raise unknown_file(path, text_found(content))
 
 
 def _begins(path: Path, count: int) -> bytes:

@@ -52,6 +52,33 @@ def test_a_report_that_is_not_exported_says_how(tmp_path: Path) -> None:
         open_timeline(path)
 
 
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b"", "an empty file"),
+        (b"some,csv\n1,2\n", "a text that begins with 'some,csv'"),
+        (b"\x00\x01\xff", "a binary file that begins with 00 01 ff"),
+        (b'{"task": "statistics", "data": {}}', "JSON with 'task', 'data'"),
+        (b'{"traceEvents": []}', "JSON whose traceEvents are empty"),
+        (b"[]", "JSON, a list without events"),
+    ],
+)
+def test_what_was_found_is_said(tmp_path: Path, content: bytes, found: str) -> None:
+    path = tmp_path / "trace.json"
+    path.write_bytes(content)
+    with pytest.raises(UsageError) as caught:
+        open_timeline(path)
+    assert caught.value.found == found
+
+
+def test_a_record_of_values_is_for_align(tmp_path: Path) -> None:
+    path = tmp_path / "port.h5"
+    path.write_bytes(b"\x89HDF\r\n\x1a\n" + b"\n" * 4_000_000)
+    with pytest.raises(UsageError, match="an HDF5 file") as caught:
+        open_timeline(path)
+    assert "glmc align" in str(caught.value)
+
+
 def test_a_file_that_is_none(tmp_path: Path) -> None:
     for path in (tmp_path / "nowhere", tmp_path):
         with pytest.raises(UsageError, match="can't be read"):
