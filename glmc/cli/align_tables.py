@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from rich.table import Table
 
 from glmc.check.align.result import AlignedValue, Difference, Verdict
-from glmc.check.align.summary import SEVERITY, LayerSummary
+from glmc.check.align.summary import LayerSummary, standings
 from glmc.check.align.words import error_text, number_text, times_text
 from glmc.cli.fitted_table import Column, fitted
 
@@ -107,9 +107,9 @@ def _largest(difference: Difference | None) -> str:
 
 
 def _verdicts(layer: LayerSummary) -> str:
-    if layer.verdicts[Verdict.OK] == len(layer.values):
+    parts = standings(layer.values)
+    if parts == [f"{len(layer.values):,} {Verdict.OK.value}"]:
         return Verdict.OK.value
-    parts = [f"{layer.verdicts[each]} {each.value}" for each in SEVERITY if layer.verdicts[each]]
     return ", ".join(parts)
 
 

@@ -51,6 +51,12 @@ def test_a_line_for_each_layer_with_its_worst_value() -> None:
     assert second[5:] == ["300%", "7 of 8", "1 fail, 1 ok"]
 
 
+def test_the_line_of_a_layer_counts_what_it_inherits() -> None:
+    some = (a_value(1, "a", reason="inherited"), a_value(1, "b"))
+    _, row = text_of(layers_table(by_layer(some), emulated=False, width=200)[0])
+    assert row[-1] == "1 inherited, 1 ok"
+
+
 def test_a_line_for_each_value_with_own_error_where_it_is_known() -> None:
     rows = text_of(values_table(VALUES, emulated=False, width=200)[0])
     assert rows[0][:5] == ["step", "value", "error", "largest", "cosine"]

@@ -10,19 +10,19 @@ from __future__ import annotations
 import bisect
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
 
 from glmc.check.align.result import AlignedValue, Alignment, Verdict
-from glmc.check.align.summary import SEVERITY
+from glmc.check.align.summary import INHERITED, is_inherited, standings
 from glmc_runtime.command.output import counted
 from glmc_runtime.format.tensor_key import INPUT, PARAMS, parse_key
 
 OF_BOUND = (0.0, 0.1, 0.5, 1.0, 10.0)
 OF_MAGNITUDE = (0.0, 1e-5, 1e-3, 1e-2, 1e-1)
 MARKS = {Verdict.OK: "", Verdict.OWN: "O", Verdict.FAIL: "F", Verdict.UNKNOWN: "?"}
-NOT_FINITE, NOTHING = "N", "·"
+NOT_FINITE, NOTHING, FROM_BEFORE = "N", "·", "I"
 _KINDS = {INPUT: "input ", PARAMS: "parameter "}
 
 
@@ -144,13 +144,15 @@ def _address(value: AlignedValue, *, alone: bool) -> str:
 
 
 def _cell(number: int, value: AlignedValue, address: str) -> Cell:
-    mark = MARKS[value.verdict] + (NOT_FINITE if value.total.non_finite else "")
+    inherited = is_inherited(value)
+    mark = FROM_BEFORE if inherited else MARKS[value.verdict]
+    mark += NOT_FINITE if value.total.non_finite else ""
     return Cell(
         number,
         op_text(value),
         address,
         mark or NOTHING,
-        value.verdict.value,
+        INHERITED if inherited else value.verdict.value,
         error_of(value),
         value.total.non_finite,
     )
@@ -164,7 +166,8 @@ def op_text(value: AlignedValue) -> str:
     # A class begins with a capital and is said by its module's name; an op is not.
     op = "" if key.class_name[:1].isupper() else key.class_name
     path = ".".join(filter(None, (key.module, op))) or key.class_name
-    number = f" call {key.call}" if key.call else ""
+    # Of a class the number is that of the instance among all layers, and no place in one of them.
+    number = f" call {key.call}" if key.call and op else ""
     kind = _KINDS.get(key.kind, "" if key.name == "0" else "output ")
     return f"{_relative(path, value.layer)}{number}{f' {kind}{key.name}' if kind else ''}"
 
@@ -217,12 +220,5 @@ def _merged(rows: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
 
 
 def _counts(values: Iterable[AlignedValue]) -> str:
-    counts = Counter(value.verdict for value in values)
-    parts = ", ".join(_parts(counts))
-    return f"{counted(counts.total(), 'value')}: {parts}"
-
-
-def _parts(counts: Counter[Verdict]) -> Iterator[str]:
-    for verdict in SEVERITY:
-        if counts[verdict]:
-            yield f"{counts[verdict]:,} {verdict.value}"
+    values = list(values)
+    return f"{counted(len(values), 'value')}: {', '.join(standings(values))}"

@@ -11,6 +11,8 @@ from glmc.check.align.result import AlignedValue, Verdict
 
 SEVERITY = (Verdict.OWN, Verdict.FAIL, Verdict.UNKNOWN, Verdict.OK)
 """Verdicts, the worst first."""
+INHERITED = "inherited"
+"""How the reason begins of a value that is off, and whose calls are right."""
 BEFORE, AFTER = "before", "after"
 
 
@@ -28,6 +30,21 @@ class LayerSummary:
     verdicts: Counter[Verdict]
     routed: int
     agreeing: int
+
+
+def is_inherited(value: AlignedValue) -> bool:
+    """Whether nothing but what its operands have is wrong with a value."""
+    return value.verdict is Verdict.OK and value.reason.startswith(INHERITED)
+
+
+def standings(values: Iterable[AlignedValue]) -> list[str]:
+    """How many values have each verdict, the worst first: ``1 own``, ``9 inherited``, ``7 ok``."""
+    counts: Counter[str] = Counter()
+    for each in values:
+        counts[INHERITED if is_inherited(each) else each.verdict.value] += 1
+    order = [each.value for each in SEVERITY]
+    order.insert(-1, INHERITED)
+    return [f"{counts[each]:,} {each}" for each in order if counts[each]]
 
 
 def by_layer(values: Iterable[AlignedValue]) -> list[LayerSummary]:

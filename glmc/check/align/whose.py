@@ -8,6 +8,7 @@ that it has, as far off as the program makes of what it has.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -15,10 +16,12 @@ from dataclasses import replace
 from glmc.check.align.aligned_step import Wanted
 from glmc.check.align.other_experts import AFTER, BEFORE
 from glmc.check.align.result import AlignedValue, Alignment, Verdict
+from glmc.check.align.summary import INHERITED, is_inherited
 
-INHERITED = "inherited"
 OF_WHOLE = "own error and bound are those of the whole call"
 """What is said of columns of a merged projection where nothing more is known."""
+_ABOUT = 4.0
+"""As many times what rounding explains is allowed of values that are judged by it."""
 Own = Mapping[tuple[int, str], AlignedValue]
 """By step and node."""
 
@@ -36,6 +39,7 @@ def with_own_errors(compared: Alignment, own: Alignment, wanted: Wanted) -> Alig
         for place, value in known.items()
         if place not in there and wanted(value.module, value.layer)
     ]
+    more = _with_inherited(more, rows)
     named = {name for value in more for name in (value.name, *value.also)}
     left = tuple(name for name in compared.unpaired[1] if name not in named)
     told = all((value.step, value.node) in known for value in rows)
@@ -77,6 +81,26 @@ def _filled(value: AlignedValue, known: Own, shared: bool) -> AlignedValue:
         reason=reason,
         share=told.share,
     )
+
+
+def _with_inherited(
+    more: Sequence[AlignedValue], rows: Sequence[AlignedValue]
+) -> list[AlignedValue]:
+    """Values that only the calls have are not judged by what rounding explains: one whose calls are
+    right inherits its error where that is about as large as of a value of its layer that does."""
+    least: dict[tuple[int, int | None], float] = {}
+    for row in rows:
+        if is_inherited(row) and not math.isnan(row.total.relative):
+            place = row.step, row.layer
+            least[place] = min(row.total.relative, least.get(place, math.inf))
+
+    def judged(value: AlignedValue) -> AlignedValue:
+        known = least.get((value.step, value.layer), math.inf)
+        off = _ABOUT * value.total.relative >= known
+        right = value.verdict is Verdict.OK and not value.reason
+        return replace(value, reason=INHERITED) if off and right else value
+
+    return [judged(value) for value in more]
 
 
 def _in_order(

@@ -81,7 +81,8 @@ def test_addresses_are_of_nodes_where_one_value_has_the_node() -> None:
     [
         ("model.layers.3.self_attn.q_proj.Linear.0.forward_output.0", 3, "self_attn.q_proj"),
         ("model.layers.3.Glm4MoeDecoderLayer.0.forward_input.0", 3, "layer input 0"),
-        ("model.layers.3.mlp.Linear.2.forward_output.0", 3, "mlp call 2"),
+        ("model.layers.3.mlp.Linear.2.forward_output.0", 3, "mlp"),
+        ("model.layers.3.mlp.add.2.forward_output.0", 3, "mlp.add call 2"),
         ("model.norm.RMSNorm.0.forward_params.weight", None, "model.norm parameter weight"),
         ("l3.layers_3_out", 3, "l3.layers_3_out"),
         ("model.layers.3.4.Linear.0.forward_output.0", 4, "layer"),
@@ -97,6 +98,28 @@ def test_values_of_one_text_do_not_hide_each_other() -> None:
     (step,) = step_maps(made)
     assert step.columns == ("layer", "layer (2)")
     assert [cell.number for cell in cells(step)] == [0, 1]
+
+
+def test_a_layer_has_its_cell_in_the_column_of_the_others() -> None:
+    """torch_xray counts the instances of a class over all layers."""
+    names = [f"model.layers.{layer}.Glm4DecoderLayer.{layer}.forward_output.0" for layer in (0, 1)]
+    some = [value(name, layer=layer) for layer, name in enumerate(names)]
+    (step,) = step_maps(replace(alignment(), values=tuple(some)))
+    assert step.columns == ("layer",)
+    assert [[cell is not None for cell in row.cells] for row in step.rows] == [[True], [True]]
+
+
+def test_inherited_error_has_a_look_of_its_own_and_is_counted() -> None:
+    some = (
+        value("a", layer=0, verdict=Verdict.OWN),
+        value("b", layer=0, reason="inherited"),
+        value("c", layer=0, reason="inherited by another choice of experts"),
+        value("d", layer=0),
+    )
+    (step,) = step_maps(replace(alignment(), values=some))
+    assert step.counts == "4 values: 1 own, 2 inherited, 1 ok"
+    marks = [(cell.mark, cell.verdict) for cell in step.rows[0].cells if cell is not None]
+    assert marks == [("O", "own"), ("I", "inherited"), ("I", "inherited"), ("·", "ok")]
 
 
 def test_an_empty_alignment_has_no_map() -> None:

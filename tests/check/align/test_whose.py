@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from glmc.check.align.result import AlignedValue, Alignment, OwnOfPart, Verdict
-from glmc.check.align.summary import by_layer
-from glmc.check.align.whose import INHERITED, OF_WHOLE, with_own_errors
+from glmc.check.align.summary import INHERITED, by_layer, is_inherited, standings
+from glmc.check.align.whose import OF_WHOLE, with_own_errors
 from tests.check.align.aligned_values import a_value, an_alignment, off_by
 
 BY_BOUND = "own: by the bound"
@@ -52,6 +52,25 @@ def test_the_verdict_of_a_value_is_by_its_own_error() -> None:
     assert (second.bound, second.numerics, second.share) == (0.1, "reordered", 0.04)
     assert found.first == found.first_own == first
     assert found.thresholds == BY_BOUND
+
+
+def test_what_only_calls_have_inherits_where_it_is_as_far_off() -> None:
+    beyond = a_value(2, "v_proj", 0.4, verdict=Verdict.FAIL, reason="too far", share=3.0)
+    fused, near, other, wrong = (
+        own_of(a_value(layer, name, error, share=0.04), **changes)
+        for layer, name, error, changes in (
+            (2, "fused", 0.4, {}),
+            (2, "near", 0.001, {}),
+            (1, "other", 0.4, {}),
+            (2, "wrong", 0.4, {"verdict": Verdict.OWN, "reason": "off"}),
+        )
+    )
+    found = filled(an_alignment(beyond), of(other, own_of(beyond), fused, near, wrong))
+    by_name = {each.module.rpartition(".")[2]: each for each in found.values}
+    inherited = [name for name, each in by_name.items() if is_inherited(each)]
+    assert sorted(inherited) == ["fused", "v_proj"]
+    assert by_name["fused"].verdict is Verdict.OK and by_name["fused"].reason == INHERITED
+    assert standings(found.values) == ["1 own", "2 inherited", "2 ok"]
 
 
 def test_what_only_calls_have_stands_beside_the_rest() -> None:
