@@ -21,7 +21,7 @@ def is_silent(as_json: bool) -> bool:
 
 def stage_line(text: str) -> None:
     """A stage begins: what it is and what the clock shows."""
-    say(f"{elapsed():8.1f} s  {text}", err=True)
+    say(f"at {elapsed():.1f} s: {text}", err=True)
 
 
 @contextmanager

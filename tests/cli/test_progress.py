@@ -107,9 +107,9 @@ def test_a_pipe_gets_lines_and_the_quiet_nothing(
             lines.observe(event)
     layers = job.source.shape.layers
     assert capsys.readouterr().err.splitlines() == [
-        "     3.2 s  importing torch and transformers",
-        f"     3.2 s  capture of {layers} layers",
-        "     3.2 s  15 passes",
+        "at 3.2 s: importing torch and transformers",
+        f"at 3.2 s: capture of {layers} layers",
+        "at 3.2 s: 15 passes",
     ]
     with importing(silent=True), shown_progress(silent=True, verify=False) as nothing:
         assert nothing is NOBODY

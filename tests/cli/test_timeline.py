@@ -17,7 +17,7 @@ def test_one_timeline(capsys: pytest.CaptureFixture[str]) -> None:
     done = command_of(capsys)("timeline", VLLM)
     assert done.status == 0
     for text in (
-        "torch.profiler, NVIDIA H200",
+        "torch.profiler, on NVIDIA H200",
         "decode of 1 sequence, 1 token: median step of 2, the first 1 left out as warm-up; they ",
         "Where the time of a step goes",
         "host prepares",

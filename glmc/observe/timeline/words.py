@@ -49,8 +49,10 @@ def head_lines(timeline: Timeline, letter: str = "") -> Iterator[str]:
     """What a file is, and what is to be known before its numbers are read."""
     facts = timeline.facts
     side = f"{letter}  " if letter else ""
-    parts = [facts.source, facts.model, f"for {facts.target}" if facts.target else "", facts.dtype]
-    yield f"{side}{timeline.label}: {', '.join(filter(None, (*parts, facts.device)))}"
+    model = f"model {facts.model}" if facts.model else ""
+    plan = " ".join(filter(None, (model, f"for {facts.target}" if facts.target else "")))
+    parts = (facts.source, plan, facts.dtype, f"on {facts.device}" if facts.device else "")
+    yield f"{side}{timeline.label}: {', '.join(filter(None, parts))}"
     for name, text in _notes(facts):
         yield f"{side}{name}: {text}"
     busiest, *others = devices(timeline) or [""]

@@ -44,9 +44,11 @@ def test_what_is_to_be_known_comes_first() -> None:
         layers="by node",
         model="glm-x",
         target="xpu",
+        dtype="float32",
+        device="cpu",
     )
     assert list(head_lines(made, "A")) == [
-        "A  a: sample, glm-x, for xpu",
+        "A  a: sample, model glm-x for xpu, float32, on cpu",
         f"A  note: {EMULATED}",
         f"A  note: {INTERPRETED}",
         "A  note: the reader of this kind of file (sample) is not tried on real files",
