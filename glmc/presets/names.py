@@ -34,8 +34,16 @@ def require_model(source: str | Path) -> None:
         f"'{source}' is neither a preset nor a checkpoint directory",
         expected=f"a directory with config.json, or one of: {', '.join(preset_names())}",
         found="a file" if directory.is_file() else "nothing at that path",
-        remedy=did_you_mean(str(source), preset_names()) or _how_to_get(str(source)),
+        remedy=_near(str(source)) or _how_to_get(str(source)),
     )
+
+
+def _near(source: str) -> str:
+    """Presets of a similar name; a command that needs weights would refuse them next."""
+    meant = did_you_mean(source, preset_names())
+    if not meant:
+        return ""
+    return f"{meant} A preset has no weights: for these, name a checkpoint's directory"
 
 
 def _how_to_get(source: str) -> str:

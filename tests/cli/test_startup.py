@@ -44,6 +44,7 @@ COMMON = {
 COMPILER = {
     ("compile", "--help"): (0, "--decode-buckets"),
     ("compile", "glm-4.8"): (2, "did you mean 'glm-4.7'"),
+    ("compile", "GLM-4-9B-0414"): (2, "A preset has no weights"),
     ("compile", "glm-4.7", "--ouput", "x"): (2, "--output"),
     ("compile", "glm-4.7", "--target", "gpu"): (2, "did you mean 'cuda'?"),
     ("compile", "glm-4.7", "--dtype", "fp16"): (2, "did you mean 'float16'?"),
