@@ -78,8 +78,10 @@ def test_a_wrong_kernel_is_told_from_what_it_spoils(
     assert trouble(test) == ""  # the kernel is mended
     text = " ".join(done.out.split())
     assert f"Node {NORM} (rms_norm) computes it by kunlun_ops.rmsnorm." in text
-    assert re.search(r"Its own error, on operands as expected, is [\d.]+, where [\d.]+ is", text)
-    assert "Inherited from its operands is 0. 1 value before it" in text
+    assert re.search(
+        r"Its own error, on operands as expected, is at most [\d.]+ in an element; [\d.]+ is", text
+    )
+    assert "Inherited from its operands is at most 0 in an element. 1 value before it" in text
     assert f"{test} written: pytest fails on it until rms_norm is right. Run it" in text
     assert f"python -m pytest -c /dev/null --rootdir . {test} It has the calls as they" in text
     told = test.read_text().split('"""')[1]

@@ -45,9 +45,12 @@ def test_every_command_runs_and_says_what_is_shown(
     (first,) = (output for command, output in said.items() if "--csv out/port.csv" in command)
     assert "model.layers.1.mlp.gate#gather[0] (moe_gate)" in " ".join(first.split())
     (whose,) = (output for command, output in said.items() if "--test out/" in command)
-    words = r"Its own error, on operands as expected, is (\S+), where \S+ is allowed of a reordered"
+    words = (
+        r"Its own error, on operands as expected, is at most (\S+) in an element; \S+ is allowed"
+    )
     (largest,) = re.findall(words, " ".join(whose.split()))
-    assert re.search(rf"as expected, is\s+>?\s*{largest}, where", PAGE.read_text())
+    quoted = " ".join(PAGE.read_text().replace("\n> ", " ").split())
+    assert f"as expected, is at most {largest} in an element;" in quoted
     (way,) = re.findall(r"^(python -m pytest .*) out/test_op.py$", PAGE.read_text(), re.MULTILINE)
     assert way == RUN
     done = subprocess.run(

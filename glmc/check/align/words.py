@@ -133,7 +133,8 @@ def _divergence(alignment: Alignment, value: AlignedValue) -> Iterator[str]:
         yield f"Ranks differ in what they should have alike of it, by up to {apart}."
     yield _numbers(value)
     if value.verdict is Verdict.OWN and not _WITHIN_NUMBERS.fullmatch(value.reason):
-        yield f"{value.reason[:1].upper()}{value.reason[1:]}."
+        place = ", in the element furthest beyond" if _WITHIN_NUMBERS.search(value.reason) else ""
+        yield f"{value.reason[:1].upper()}{value.reason[1:]}{place}."
     before = alignment.values[: alignment.values.index(value)]
     equal = bool(before) and all(_is_equal(each) for each in before)
     yield from _whose(value, equal)
@@ -179,15 +180,25 @@ def _numbers(value: AlignedValue) -> str:
 def _whose(value: AlignedValue, equal_before: bool) -> Iterator[str]:
     own, inherited = value.own, value.inherited
     if own is not None:
-        bound = "" if value.bound is None else f", where {number_text(value.bound)} is allowed"
-        kind = f" of a {value.numerics} rewrite" if value.numerics and bound else ""
-        error = "not finite" if own.non_finite else number_text(own.largest_absolute)
-        yield f"Its own error, on operands as expected, is {error}{bound}{kind}."
+        error = "not finite" if own.non_finite else _of_element(own.largest_absolute)
+        yield f"Its own error, on operands as expected, is {error}{_allowed(value)}."
     if inherited is not None:
-        error = "not finite" if inherited.non_finite else number_text(inherited.largest_absolute)
+        error = "not finite" if inherited.non_finite else _of_element(inherited.largest_absolute)
         yield f"Inherited from its operands is {error}."
     if own is None and value.verdict is Verdict.FAIL and not equal_before:
         yield "Whether the error is its own or its operands' two records don't say."
+
+
+def _allowed(value: AlignedValue) -> str:
+    """The bound where most of it is taken, which need not be where the error is the largest."""
+    if value.bound is None:
+        return ""
+    kind = f" of a {value.numerics} rewrite" if value.numerics else ""
+    return f"; {number_text(value.bound)} is allowed{kind} where most of it is taken"
+
+
+def _of_element(largest: float) -> str:
+    return f"at most {number_text(largest)} in an element"
 
 
 def _margins(router: RouterAgreement) -> Iterator[str]:

@@ -78,9 +78,9 @@ def test_own_and_inherited_error_are_said_with_the_bound() -> None:
             numerics="reordered",
         )
     )
-    assert "Its own error, on operands as expected, is 0.8, where 0.05 is allowed" in text
-    assert "of a reordered rewrite" in text
-    assert "Inherited from its operands is 0.04." in text
+    assert "Its own error, on operands as expected, is at most 0.8 in an element; 0.05 is" in text
+    assert "allowed of a reordered rewrite where most of it is taken." in text
+    assert "Inherited from its operands is at most 0.04 in an element." in text
     assert "don't say" not in text
 
 
