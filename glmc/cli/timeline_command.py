@@ -103,14 +103,14 @@ def timeline_command(
         html = None if page is None else _diff_page(first, second, compared, linked)
     if csv_file is not None:
         _write_csv(csv_file, rows)
+    if page is not None and html is not None:
+        write_page(page, html)  # before tables, whose reader may end first, as head does
     if as_json:
         typer.echo(json.dumps(data))
     elif markdown:
         say("\n".join(_markdown(lines, sections)))
     else:
         _show(lines, sections)
-    if page is not None and html is not None:
-        write_page(page, html)
 
 
 def _one_page(timeline: Timeline, made: Totals, linked: CompilePage | None) -> str:

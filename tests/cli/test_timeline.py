@@ -58,7 +58,7 @@ def test_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, page = command_of(capsys), tmp_path / "page.html"
     out = run("timeline", VLLM, "--page", page).out
-    assert "Where the time of a step goes" in out and out.endswith(f"{page} written\n")
+    assert "Where the time of a step goes" in out and out.startswith(f"{page} written\n")
     assert "Timeline of vllm_decode.json.gz" in page.read_text()
     assert run("timeline", VLLM, VLLM, "--page", page).status == 0, "it is one of ours"
     assert "Two timelines" in page.read_text()
