@@ -161,6 +161,7 @@ def artifact(tmp_path_factory: pytest.TempPathFactory, shared_captures: None) ->
     return path
 
 
+@pytest.mark.long
 def test_a_checkpoint_and_an_artifact_are_recorded_on_the_spot(
     glmc: Command, artifact: Path, tmp_path: Path
 ) -> None:

@@ -107,6 +107,7 @@ def by_name(alignment: Alignment) -> dict[tuple[int, str], AlignedValue]:
     return {(each.step, each.name): each for each in alignment.values}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("sides", [MOE, *LONG], indirect=True)
 def test_every_value_of_two_ranks_is_as_near_as_that_of_one(sides: Sides, tmp_path: Path) -> None:
     one, two = sides.aligned(sides.one), sides.of_ranks(sides.path, tmp_path / "two.h5")

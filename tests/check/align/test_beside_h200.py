@@ -50,6 +50,7 @@ def test_cuda_on_the_same_card() -> None:
     assert round(nearest(found), 2) == 0.75
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("place", ["cpu", "xpu/P-A"])
 def test_other_targets_are_within_what_is_allowed(place: str) -> None:
     compared, own = beside(TINY, model(), place)

@@ -354,6 +354,7 @@ print(max(more), _openmp())
 """
 
 
+@pytest.mark.long
 @has_compiler
 def test_threads_are_as_many_as_torch_has_and_another_openmp_is_not_taken(tmp_path: Path) -> None:
     """In any thread of the program; in a process of its own, which was told three at its start,
