@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from glmc.cli.align_own import OwnErrors, require_test_place
+from glmc.cli.align_own import OwnErrors, require_checkpoint, require_test_place
 from glmc.cli.align_sides import OPTIONS, both_sides, require_options
 from glmc.cli.options import OUTPUT_GROUP, Json, complete, models, option
 from glmc.cli.page_file import (
@@ -137,13 +137,14 @@ def _align(
         require_csv_place(csv)
     if test is not None:
         require_test_place(test, b, no_own=no_own)
+    require_checkpoint(recording.checkpoint)
     own = OwnErrors((a, b), recording, test, as_json=as_json, left_out=no_own)
     with both_sides((a, b), recording, silent=silent) as sides:
         compared = align(*sides, judge, wanted)
         require_values(compared, sides, wanted, _asked(layers, modules))
+        if linked is not None:
+            linked.require_one_of(sides_of(compared))
         alignment = own.fill(compared, sides[0], wanted)
-    if linked is not None:
-        linked.require_one_of(sides_of(alignment))
     if csv is not None:
         write_csv(csv, alignment)
     if as_json:

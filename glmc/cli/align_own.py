@@ -27,6 +27,18 @@ LEFT_OUT = "own error is left out (--no-own)"
 _WITHOUT = {FILE: "a record", CHECKPOINT: "a checkpoint"}
 
 
+def require_checkpoint(text: str | None) -> None:
+    """Raise UsageError where what B was compiled from is no checkpoint."""
+    if text is not None and not (Path(text) / "config.json").is_file():
+        raise UsageError(
+            "there is no checkpoint that B could have been compiled from",
+            place=text,
+            expected="a directory with config.json",
+            found="no config.json" if Path(text).is_dir() else "no such directory",
+            remedy="--checkpoint DIR, with the directory that glmc compile was given",
+        )
+
+
 def require_test_place(path: Path, b: str, *, no_own: bool) -> None:
     """Raise UsageError where B has no calls or they are not run, and for a file that can't be a
     test of ours."""

@@ -33,6 +33,13 @@ def require_page_place(target: Path, sources: Iterable[Path]) -> None:
             place=str(target),
             remedy="--page FILE elsewhere",
         )
+    if target.is_dir() or not target.resolve().parent.is_dir():
+        raise UsageError(
+            "the page can't be written",
+            place=str(target),
+            expected="a file in a folder that exists",
+            remedy="--page FILE.html",
+        )
     if target.exists() and not is_page_file(target):
         raise UsageError(
             "the file exists and is no page of ours",

@@ -212,4 +212,21 @@ def test_what_is_no_record_is_refused(
     text = tmp_path / "a.h5"
     text.write_text("no record")
     require_refusal(glmc("align", records[0], text), "GLMC-2013", "no record of tensors")
-    require_refusal(glmc("align", records[0], tmp_path / "gone.h5"), "GLMC-2013")
+    done = glmc("align", records[0], tmp_path / "gone.xpu")
+    words = ("found:    no such path", "an artifact or a checkpoint, too")
+    require_refusal(done, "GLMC-2013", *words)
+
+
+def test_what_can_t_be_done_is_said_before_anything_runs(
+    glmc: Command, artifact: Path, tmp_path: Path
+) -> None:
+    sides = (MODEL, artifact, "--ids", "1,2")
+    for words, said in (
+        (("--checkpoint", tmp_path / "gone"), "no such directory"),
+        (("--checkpoint", tmp_path), "no config.json"),
+        (("--page", tmp_path / "gone" / "a.html"), "a file in a folder that exists"),
+        (("--thresholds", "foo"), "--thresholds rounding"),
+    ):
+        done = glmc("align", *sides, *words)
+        require_refusal(done, "GLMC-1001", said)
+        assert "recording" not in done.err

@@ -131,7 +131,9 @@ def test_options_of_a_checkpoint_are_none_of_an_artifact(
         (("record", "glm-4.7", "--ids", "1", "-o", "run.h5"), "GLMC-1001", "no weights"),
         (("record", TINY, "--like", "README.md", "-o", "run.h5"), "GLMC-2013", "README.md"),
         (("record", TINY, "--ids", "1", "-o", "nowhere/run.h5"), "GLMC-2004", "can't be written"),
-        (("record", TINY, "--ids", "1", "-o", "README.md"), "GLMC-2004", "no record of ours"),
+        (("record", TINY, "--ids", "1", "-o", "README.md"), "GLMC-2004", "HDF5"),
+        (("record", TINY, "--ids", "1", "-o", "out/a.txt"), "GLMC-2004", "--output a.h5"),
+        (("record", TINY, "--like", "gone.h5", "-o", "run.h5"), "GLMC-2013", "No such file or"),
     ],
 )
 def test_mistakes(

@@ -151,7 +151,7 @@ def thresholds_named(name: str) -> Thresholds:
         raise UsageError(
             f"there are no thresholds '{name}'",
             expected=", ".join(names),
-            remedy=did_you_mean(name, names),
+            remedy=did_you_mean(name, names) or f"--thresholds {names[0]}",
         )
     return found
 

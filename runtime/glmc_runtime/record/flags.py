@@ -17,6 +17,7 @@ Sequences = tuple[tuple[int, ...], ...]
 
 _INPUT, _WHAT = "Prompts", "What is recorded"
 _STEPS = 1
+SUFFIXES = (".h5", ".hdf5")
 INPUT_OPTIONS = (
     Option("--prompt", "A prompt, repeatable.", many=True, metavar="TEXT", group=_INPUT),
     Option(
@@ -83,12 +84,22 @@ RECORD_OPTIONS = (
 
 
 def output_of(options: SimpleNamespace) -> Path:
-    """The record that is written; raises :class:`RequestError` where none is named."""
+    """The record that is written; raises :class:`RequestError` where none is named, or another kind
+    of file is."""
     if not options.output:
         raise RequestError(
             "a record needs a file", expected="--output FILE.h5", remedy="--output run.h5"
         )
-    return Path(options.output)
+    output = Path(options.output)
+    if output.suffix not in SUFFIXES:
+        raise RequestError(
+            "a record is an HDF5 file, and is named like one",
+            place=str(output),
+            expected=f"a name that ends in {' or '.join(SUFFIXES)}",
+            found=repr(output.suffix),
+            remedy=f"--output {output.stem}.h5",
+        )
+    return output
 
 
 def record_options(

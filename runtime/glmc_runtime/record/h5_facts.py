@@ -40,7 +40,7 @@ def opened(path: Path) -> Iterator[Any]:
             "the record can't be read",
             place=str(path),
             expected="an HDF5 file, whole",
-            found=str(error).strip("'\""),
+            found=getattr(error, "strerror", None) or str(error).strip("'\""),
         ) from error
 
 

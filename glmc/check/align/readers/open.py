@@ -27,13 +27,13 @@ def open_record(path: Path) -> Record:
             return XrayH5(path)
         if path.is_file() and path.suffix.lower() in _TABLES:
             return XrayCsv(path)
-        found = "a file of another kind" if path.exists() else "nothing at that path"
+        found = "a file of another kind" if path.exists() else "no such path"
     except OSError as error:
         found = str(error.strerror or error)
     raise RecordError(
         "there is no record of tensors",
         place=str(path),
         expected="an HDF5 file of glmc or torch_xray, a summary (.csv, .txt), or a folder of "
-        "tensors that msprobe dumped",
+        "tensors that msprobe dumped; glmc align takes an artifact or a checkpoint, too",
         found=found,
     )
