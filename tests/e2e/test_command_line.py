@@ -163,7 +163,7 @@ def test_compile_report_is_text(
     for line in (line for line in shown if line.startswith("glmc[passes]: ")):
         assert _without_time(line) in map(_without_time, logged)
     others = [line for line in done.err.splitlines() if line not in logged]
-    stages = [line.partition(" s  ")[2] for line in others]
+    stages = [line.partition(" s: ")[2] for line in others]
     assert stages[0].startswith("importing ") and stages[1].startswith("capture of ")
     assert stages[2:5] == ["15 passes", "lower prefill", "lower decode"]
     assert stages[5].startswith("packing of ") and len(stages) == 6
