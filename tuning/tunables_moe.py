@@ -34,7 +34,6 @@ SHAPES = (
     Shape(128, 4096, 1408, 1408),  # GLM-4.5-Air
     Shape(160, 5120, 1536, 1536),  # GLM-4.5, 4.6 and 4.7
 )
-GATES = ((128, 4096), (160, 5120))  # experts, hidden
 
 
 def spread_ids(
@@ -58,7 +57,7 @@ def _memory(dtype: torch.dtype, device: torch.device) -> tuple[torch.Tensor, tor
     size = max((s.experts + 1) * s.hidden * max(s.width, s.shared_width) for s in SHAPES)
     first = torch.empty(2 * size, dtype=dtype, device=device)
     second = torch.empty(size, dtype=dtype, device=device)
-    hidden, width = (min(s.hidden for s in SHAPES), max(s.width for s in SHAPES))
+    hidden, width = min(s.hidden for s in SHAPES), max(s.width for s in SHAPES)
     first.normal_(0.0, hidden**-0.5, generator=generator)
     second.normal_(0.0, width**-0.5, generator=generator)
     return first, second
@@ -216,5 +215,6 @@ def _gate(experts: int, hidden: int, tokens: int, dtype: torch.dtype) -> Tunable
 def tunables() -> list[Tunable]:
     """In bfloat16, one width after the other, because each has its weights."""
     dtype = torch.bfloat16
-    gates = [_gate(*sizes, tokens, dtype) for sizes in GATES for tokens in ROWS]
+    routers = dict.fromkeys((shape.experts, shape.hidden) for shape in SHAPES)
+    gates = [_gate(*sizes, tokens, dtype) for sizes in routers for tokens in ROWS]
     return gates + [_ffn(shape, tokens, dtype) for shape in SHAPES for tokens in ROWS]

@@ -17,11 +17,13 @@ COLUMNS = ("model", "work", "vLLM", "glmc", "vLLM / glmc", "of each round", "flo
 
 @dataclass(frozen=True)
 class Bar:
-    """What is asked for up to a size: how often vLLM's time, and which share of the floor."""
+    """What is asked for of sizes from ``least`` to ``most``: how often vLLM's time, and which share
+    of the floor."""
 
-    upto: int
+    most: int
     ratio: float
     share: float | None = None
+    least: int = 1
 
 
 _DENSE_9B = (Bar(1, 1.4, 0.85), Bar(16, 1.2, 0.78), Bar(64, 1.15, 0.73), Bar(128, 1.1, 0.65),
@@ -29,15 +31,15 @@ _DENSE_9B = (Bar(1, 1.4, 0.85), Bar(16, 1.2, 0.78), Bar(64, 1.15, 0.73), Bar(128
 _DENSE_32B = (Bar(1, 1.1, 0.87), Bar(16, 1.08, 0.84), Bar(64, 1.05, 0.76))
 _MOE = (Bar(1, 1.3, 0.83), Bar(8, 1.1, 0.85), Bar(64, 1.03, 0.92), Bar(128, 1.03, 0.82),
         Bar(256, 1.2, 0.72))  # fmt: skip
-_MOE_PREFILL = (Bar(2047, 0.0), Bar(2048, 1.2, 0.57), Bar(8192, 1.2, 0.74))
+_MOE_PREFILL = (Bar(2048, 1.2, 0.57, least=2048), Bar(8192, 1.2, 0.74, least=2049))
 _RAGGED = (Bar(1 << 20, 1.1),)
 BARS: Mapping[tuple[str, str], Sequence[Bar]] = {
     ("9b", "decode"): _DENSE_9B,
     ("32b", "decode"): _DENSE_32B,
     ("air", "decode"): _MOE,
     ("4.7", "decode"): _MOE,
-    ("9b", "prefill"): (Bar(2047, 0.0), Bar(8192, 1.1, 0.84)),
-    ("32b", "prefill"): (Bar(2047, 0.0), Bar(8192, 1.03, 0.84)),
+    ("9b", "prefill"): (Bar(8192, 1.1, 0.84, least=2048),),
+    ("32b", "prefill"): (Bar(8192, 1.03, 0.84, least=2048),),
     ("air", "prefill"): _MOE_PREFILL,
     ("4.7", "prefill"): _MOE_PREFILL,
     **{(key, "ragged"): _RAGGED for key in GPU_MODELS},
@@ -46,8 +48,8 @@ BARS: Mapping[tuple[str, str], Sequence[Bar]] = {
 
 def bar_of(model: str, work: str, size: int) -> Bar | None:
     """The bar of a row; None where nothing is asked for."""
-    found = next((bar for bar in BARS.get((model, work), ()) if size <= bar.upto), None)
-    return None if found is None or not found.ratio else found
+    bars = BARS.get((model, work), ())
+    return next((bar for bar in bars if bar.least <= size <= bar.most), None)
 
 
 def beside_rows(items: Iterable[Item]) -> list[tuple[str, ...]]:
@@ -100,4 +102,4 @@ def _context(item: Item) -> str:
 
 
 def _said(value: float, wanted: float) -> str:
-    return "met" if round(value, 2) >= wanted else "**missed**"
+    return "met" if value >= wanted else "**missed**"

@@ -34,6 +34,7 @@ from bench.models import GPU_MODELS, gpu_model
 
 PARTS = ("correct", "moe", "decode-9b", "decode-air", "prefill", "stages", "long")
 PEERS = ("eager", "compile", "max-autotune", "glmc")
+ALONE = ("9b", "air")  # models of all parts; the others are measured beside vLLM
 BESIDE = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 LONG = (32768, 131072)
 LONG_QUICK = (96, 160)
@@ -45,7 +46,7 @@ def arguments(words: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--output", type=Path, help="the JSON, written after each measurement")
     parser.add_argument("--parts", type=_names(PARTS), default=list(PARTS))
-    parser.add_argument("--models", type=_names(tuple(GPU_MODELS)), default=["9b", "air"])
+    parser.add_argument("--models", type=_names(tuple(GPU_MODELS)), default=list(ALONE))
     parser.add_argument("--peers", type=_names((*PEERS, VLLM)), default=list(PEERS))
     parser.add_argument("--batches", type=_numbers, help="default: 1, 16, 64; beside vLLM to 256")
     parser.add_argument("--prefills", type=_numbers, default=(512, 2048, 8192), help="beside vLLM")
@@ -60,6 +61,9 @@ def arguments(words: list[str]) -> argparse.Namespace:
     options = parser.parse_args(words)
     if options.batches is None:
         options.batches = BESIDE if options.peers == [VLLM] else (1, 16, 64)
+    others = [key for key in options.models if key not in ALONE]
+    if others and options.table is None and options.peers != [VLLM]:
+        parser.error(f"{', '.join(others)}: measured beside vLLM only, with --peers {VLLM}")
     if options.table is None and options.output is None:
         parser.error("--output or --table is needed")
     if not torch.cuda.is_available() and options.table is None and not options.quick:

@@ -70,6 +70,14 @@ def test_without_a_peer_the_run_says_so_and_passes(
     assert f"{SITE} is not set" in output.read_text()
 
 
+def test_a_model_that_is_measured_beside_vllm_alone_wants_it_as_the_peer(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        h200.main(["--quick", "--output", "o.json", "--models", "9b,4.7", "--peers", "glmc"])
+    assert "4.7: measured beside vLLM only, with --peers vllm" in capsys.readouterr().err
+
+
 def test_all_rows_of_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     side = Answers(spread=0.0, decode=4.0, first=50.0, together=300.0)
     monkeypatch.setattr("bench.gpu.beside_vllm.vllm_side", lambda *_: side)
@@ -122,10 +130,10 @@ def test_bars(model: str, work: str, size: int, ratio: float | None) -> None:
 
 def test_a_row_that_misses_its_bar_says_so() -> None:
     common = {"model": "9b", "what": "beside decode", "size": 64, "context": 1024, "floor_ms": 4.4}
-    ours = {**common, "peer": "glmc", "ms": 6.0, "share": 0.73, "ratio": 1.14, "ratio_low": 1.1,
+    ours = {**common, "peer": "glmc", "ms": 6.0, "share": 0.73, "ratio": 1.149, "ratio_low": 1.1,
             "ratio_high": 1.2}  # fmt: skip
     (row,) = beside_rows([ours, {**common, "peer": "vllm", "ms": 6.84}])
-    assert row[4] == "**1.14**" and row[-4:] == ("1.15", "**missed**", "73%", "met")
+    assert row[4] == "**1.15**" and row[-4:] == ("1.15", "**missed**", "73%", "met")
     assert beside_rows([ours]) == []
 
 

@@ -123,12 +123,12 @@ def test_on_a_device_a_step_is_enqueued_while_another_is_waited_for(greedy_path:
 def test_steps_are_timed_from_an_origin_until_times_are_asked_for(greedy_path: Path) -> None:
     with following(greedy_path) as rank:
         begun = perf_counter_ns()
-        rank.channel.send(Encoder.numbers(Kind.TIME, begun))
+        rank.channel.send(Encoder.numbers(Kind.BEGIN_TIMES, begun))
         step = Step([ScheduledTokens(PROMPT, 0, [1])], 4, 1, 4)
         for _ in range(2):
             rank.channel.send(rank.encoder.step(Kind.RUN, rank.phase("prefill"), step))
             rank.answer()
-        rank.channel.send(Encoder.numbers(Kind.TIMES, 5))
+        rank.channel.send(Encoder.numbers(Kind.END_TIMES, 5))
         recording = recording_from_bytes(rank.answer())
         took = (perf_counter_ns() - begun) / 1000
         first, second = recording.steps
@@ -144,7 +144,7 @@ def test_a_rank_that_has_no_logits_numbers_its_times_as_it_was_asked(greedy_path
     ours, theirs = map(Channel, socket.socketpair())
     machine = assemble(artifact, LoadOptions())
     follower = Follower(machine, phases_of(artifact.manifest), theirs, None)
-    for kind, number in ((Kind.TIME, 0), (Kind.TIMES, 5), (Kind.STOP, 0)):
+    for kind, number in ((Kind.BEGIN_TIMES, 0), (Kind.END_TIMES, 5), (Kind.STOP, 0)):
         ours.send(Encoder.numbers(kind, number))
     follower.follow()
     number, answer = number_of(ours.receive())

@@ -146,8 +146,10 @@ def test_what_each_rank_answers_is_in_their_order(ranks: Ranks) -> None:
     ranks.controller.new_launcher()
     ranks.channels[1].send(numbered(2, b"second"))
     ranks.answer(0, b"first")
-    assert ranks.controller.ask_all(Kind.TIMES) == [b"first", b"second"]
-    assert [channel.receive() for channel in ranks.channels] == [Encoder.numbers(Kind.TIMES, 2)] * 2
+    assert ranks.controller.ask_all(Kind.END_TIMES) == [b"first", b"second"]
+    assert [channel.receive() for channel in ranks.channels] == [
+        Encoder.numbers(Kind.END_TIMES, 2)
+    ] * 2
     assert not ranks.watch.over
 
 
@@ -155,7 +157,7 @@ def test_an_answer_to_another_question_ends_all(ranks: Ranks) -> None:
     ranks.answer(0, b"first")
     ranks.channels[1].send(numbered(7, b"of another question"))
     with pytest.raises(RankError, match="another question") as caught:
-        ranks.controller.ask_all(Kind.TIMES)
+        ranks.controller.ask_all(Kind.END_TIMES)
     assert (caught.value.expected, caught.value.found) == ("answer 1", "answer 7")
     assert ranks.watch.over
 
@@ -166,5 +168,5 @@ def test_answers_of_all_that_nobody_waits_for_any_longer_end_all(
     """A rank with an answer larger than a socket holds would read no step that comes after it."""
     monkeypatch.setattr(ranks.controller, "wait", broken_off)
     with pytest.raises(KeyboardInterrupt):
-        ranks.controller.ask_all(Kind.TIMES)
+        ranks.controller.ask_all(Kind.END_TIMES)
     assert ranks.watch.over

@@ -72,13 +72,13 @@ class Follower:
                 self._launchers.pop(message.first, None)
             elif message.kind is Kind.STATISTICS:
                 self._answer(lambda: json.dumps(self._machine.statistics.to_json()).encode())
-            elif message.kind in (Kind.TIME, Kind.TIMES):
+            elif message.kind in (Kind.BEGIN_TIMES, Kind.END_TIMES):
                 self._time(message)
             else:
                 return
 
     def _time(self, message: Numbers) -> None:
-        if message.kind is Kind.TIME:
+        if message.kind is Kind.BEGIN_TIMES:
             self._times = OwnTimes(self._machine, message.first)
             self._times.begin()
             return

@@ -27,7 +27,7 @@ _CHUNK_NUMBERS = 5
 
 class Kind(IntEnum):
     """What a message asks for. Steps and ``STATISTICS`` have one answer, that of rank 0, and
-    ``TIMES`` one of each rank."""
+    ``END_TIMES`` one of each rank."""
 
     STOP = 0
     RUN = 1  # the logits of a step
@@ -36,8 +36,8 @@ class Kind(IntEnum):
     FREE = 4  # a launcher of async decode is not used any longer
     COPY = 5  # a block of the cache is copied
     STATISTICS = 6  # the counts of rank 0
-    TIME = 7  # steps are timed from now on
-    TIMES = 8  # they are not any longer; what was timed
+    BEGIN_TIMES = 7  # steps are timed from now on
+    END_TIMES = 8  # they are not any longer; what was timed
 
 
 @dataclass(frozen=True)

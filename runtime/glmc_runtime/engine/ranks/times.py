@@ -41,10 +41,10 @@ class RanksTimes:
         with self._exclusive:
             if self._timing:
                 raise timed_already()
-            self._controller.tell(Encoder.numbers(Kind.TIME, perf_counter_ns()))
+            self._controller.tell(Encoder.numbers(Kind.BEGIN_TIMES, perf_counter_ns()))
             self._timing = True
 
     def end(self) -> list[Recording]:
         with self._exclusive:
             self._timing = False
-            return list(map(recording_from_bytes, self._controller.ask_all(Kind.TIMES)))
+            return list(map(recording_from_bytes, self._controller.ask_all(Kind.END_TIMES)))

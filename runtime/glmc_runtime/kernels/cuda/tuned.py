@@ -3,7 +3,8 @@ and tuning.tune_in_place.
 
 A table is ``{"device": name, "kernels": {kernel: {dtype: {key: {rows: configuration}}}}}`` in the
 file ``tables/<slug of the device's name>.json``; ``key`` names the sizes that do not change, such
-as "4608x4096".
+as "4608x4096". A configuration of a variant alone was not measured: it keeps that variant's default
+where what was measured of more rows would serve.
 """
 
 from __future__ import annotations

@@ -269,14 +269,14 @@ def candidates(call: Experts) -> Iterator[Configuration]:
 
 
 def _few_rows(base: Configuration) -> Iterator[Configuration]:
-    """Where memory decides: a third program beside two others on a multiprocessor counts more
-    than a deeper pipeline. One launch varied at a time, for each number of rows."""
+    """Where memory decides: low tiles, long blocks of k. One launch varied at a time, for each
+    number of rows."""
     up = "up_n up_k up_stages up_warps up_left"
     down = "down_n down_k down_stages down_warps down_left"
     for rows in (64, 32, 16):
         left = rows < 64
-        start: Configuration = {**base, "rows": rows, "group": 1}
-        start = next(varied(start, f"{up} {down}", (64, 64, 3, 4, left, 128, 64, 3, 4, left)))
+        plain = (64, 64, 3, 4, left, 128, 64, 3, 4, left)
+        (start,) = varied({**base, "rows": rows, "group": 1}, f"{up} {down}", plain)
         yield start
         yield from varied(
             start,

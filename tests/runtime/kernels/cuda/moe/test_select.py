@@ -221,13 +221,19 @@ def test_a_call_follows_ids_between_runs() -> None:
 
 
 def test_defaults_serve_all_numbers_of_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(moe_ffn, "MOST_SCANNED_PAIRS", 32)
+    monkeypatch.setattr(moe_ffn, "MOST_SCANNED_PAIRS", {4: 32})
     variants = []
     for tokens in (1, 4, 12):
         arguments = call(choices("random", tokens), torch.float32, 24)
         variants.append(moe_ffn.choose(read_call(arguments), None)["variant"])
         check(arguments)
     assert variants == ["few", "experts", "sorted"]
+
+
+@pytest.mark.parametrize(("tokens", "variant"), [(2, "few"), (8, "experts")])
+def test_an_entry_that_is_a_variant_alone_has_its_default(tokens: int, variant: str) -> None:
+    one = read_call(call(choices("random", tokens), torch.bfloat16))
+    assert moe_ffn.choose(one, {"variant": variant}) == moe_ffn.VARIANTS[variant].default(one)
 
 
 def test_a_card_with_little_shared_memory_takes_fewer_stages(
