@@ -25,7 +25,15 @@ def nan(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
 
 
 IN_C = frozenset(
-    ("rms_norm", "add_rms_norm", "swiglu", "silu_mul", "qkv_rope_cache", "decode_attention")
+    (
+        "rms_norm",
+        "add_rms_norm",
+        "swiglu",
+        "silu_mul",
+        "qkv_rope_cache",
+        "decode_attention",
+        "moe_gate",
+    )
 )
 
 

@@ -1,4 +1,4 @@
-"""The gate on ties and groups, the experts on every way to fill them."""
+"""The gate by torch on ties and groups, the experts on every way to fill them."""
 
 from __future__ import annotations
 
@@ -61,6 +61,7 @@ def gate_arguments(tokens: int, dtype: torch.dtype, **constants: Any) -> dict[st
     }
 
 
+@pytest.mark.usefixtures("by_torch")
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("tokens", [1, 6])
 @pytest.mark.parametrize("normalize", [False, True])

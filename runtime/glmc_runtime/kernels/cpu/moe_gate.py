@@ -1,4 +1,9 @@
-"""The router: sigmoid scores, biased choice, optional groups, weights; all in float32."""
+"""The router: sigmoid scores, biased choice, optional groups, weights; all in float32.
+
+Few tokens are one call of ours, which reads the weight where it lies; of many, or of dtypes that it
+has none for, each step is a call of torch's. Both choose the same experts of the same scores, in
+the same order.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +15,8 @@ import torch
 
 from glmc_runtime.kernels import Thunk, register
 from glmc_runtime.kernels.checks import in_order, require_dtype, require_shape
+from glmc_runtime.kernels.cpu.decode_library import function
+from glmc_runtime.kernels.cpu.few_rows import FEW_TOKENS
 from glmc_runtime.kernels.router import choose_experts
 from glmc_runtime.kernels.schema import schema, scratch, written
 from glmc_runtime.kernels.shared_schemas import GATE, GROUPS
@@ -83,17 +90,51 @@ def moe_gate(arguments: dict[str, Any]) -> Thunk:
     ids int64 [tokens, top_k]; constants as in the semantic op.
 
     Scratch: x_float float32 like x, logits [tokens, experts], and that of
-    :func:`~glmc_runtime.kernels.router.choose_experts`. The weight is cast to float32 here, once
-    for all bindings.
+    :func:`~glmc_runtime.kernels.router.choose_experts`. For torch the weight is cast to float32
+    here, once for all bindings.
     """
     x, weight, ids = arguments["x"], arguments["weight"], arguments["ids"]
     x_float, logits = arguments["x_float"], arguments["logits"]
     require_dtype("ids", ids, torch.int64)
     require_shape("weight", weight, (weight.shape[0], x.shape[1]))
     require_shape("logits", logits, (ids.shape[0], weight.shape[0]))
-    return in_order(
+    choose = choose_experts(arguments, logits)
+    return _compiled(arguments) or in_order(
         partial(x_float.copy_, x),
         partial(shared_router(weight).score, x_float, logits),
         partial(torch.sigmoid, logits, out=logits),
-        *choose_experts(arguments, logits),
+        *choose,
     )
+
+
+def _compiled(arguments: dict[str, Any]) -> Thunk | None:
+    """The same in one call of ours, or None where torch's kernels serve; operands were checked."""
+    x, weight, bias, logits = (arguments[name] for name in ("x", "weight", "bias", "logits"))
+    choice, weights, ids = (arguments[name] for name in ("choice", "weights", "ids"))
+    run = function("rows_router", x, weight)
+    plain = (x, weight, bias, logits, choice, weights, ids)
+    few = x.shape[0] <= FEW_TOKENS
+    if run is None or not few or not all(tensor.is_contiguous() for tensor in plain):
+        return None
+    sizes = (*x.shape, weight.shape[0], ids.shape[1])
+    groups = (arguments["groups"], arguments["top_groups"], float(arguments["group_fill"]))
+    normalize, eps = int(bool(arguments["normalize"])), float(arguments["normalize_eps"])
+    scale = float(arguments["scale"])
+
+    def thunk() -> None:
+        run(
+            x.data_ptr(),
+            weight.data_ptr(),
+            bias.data_ptr(),
+            logits.data_ptr(),
+            choice.data_ptr(),
+            weights.data_ptr(),
+            ids.data_ptr(),
+            *sizes,
+            *groups,
+            normalize,
+            eps,
+            scale,
+        )
+
+    return thunk

@@ -2,4 +2,5 @@
 
 #include "few_rows.c"
 #include "rows.c"
+#include "router.c"
 #include "attention.c"
