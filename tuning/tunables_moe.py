@@ -14,7 +14,7 @@ from glmc_runtime.kernels.cuda.moe import select as moe_ffn
 from glmc_runtime.kernels.cuda.moe.common import read_call
 from tuning.tunable import Arguments, Tunable
 
-ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 2048, 8192)
+ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 8192)
 TOP_K = 8
 GATE_FOOTPRINT = 4_000_000  # a hundred copies of a router are larger than the caches
 
@@ -206,7 +206,7 @@ def _gate(experts: int, hidden: int, tokens: int, dtype: torch.dtype) -> Tunable
         bytes=size,
         make=partial(_make_gate, experts, hidden, tokens, dtype),
         reference=_reference_gate,
-        candidates=partial(moe_gate.candidates, tokens, experts),
+        candidates=partial(moe_gate.candidates, tokens),
         tolerance=1e-4,
         footprint=max(size, GATE_FOOTPRINT),
     )

@@ -2,6 +2,7 @@
 
     python -m tuning.tune_cuda --output FILE [--only linear,linear_swiglu] [--rows 1,16]
                               [--keys 4608x4096] [--quick] [--seconds N] [--processes N]
+                              [--times FILE]
 
 Calls run in a captured graph, over enough copies of the operands that no cache helps; a time is
 the median of several replays. Before a configuration wins, its result is compared with a reference
@@ -38,6 +39,7 @@ from tuning.tunable import Arguments, Configuration, Tunable
 MODULES = ("tuning.tunables_dense", "tuning.tunables_moe", "tuning.tunables_attention")
 ROTATED_BYTES = 400_000_000
 REPLAYS = 7
+HOPELESS = 1.25  # of the best so far: what takes longer is not measured exactly
 FAILURES = (RuntimeError, ValueError, TritonError, GlmcError)
 Thunk = Callable[[], Any]
 
@@ -82,8 +84,9 @@ def bind(tunable: Tunable, arguments: Arguments, configuration: Configuration) -
     return find_binder(f"cuda.{tunable.kernel}")({**arguments, "configuration": configuration})
 
 
-def graph_seconds(thunks: list[Thunk], calls: int) -> float:
-    """Median seconds of one call, of ``calls`` calls in a captured graph."""
+def graph_seconds(thunks: list[Thunk], calls: int, enough: float = math.inf) -> float:
+    """Median seconds of one call, of ``calls`` calls in a captured graph; of few replays where
+    these take more than ``enough``."""
     graph = torch.cuda.CUDAGraph()
     for thunk in thunks:
         thunk()
@@ -100,6 +103,8 @@ def graph_seconds(thunks: list[Thunk], calls: int) -> float:
         end.synchronize()
         if replay >= 2:
             times.append(begin.elapsed_time(end) / 1e3 / calls)
+        if len(times) == 2 and min(times) > enough:
+            break
     return statistics.median(times)
 
 
@@ -187,7 +192,10 @@ def measure(
             break
         try:
             thunks = [bind(tunable, arguments, configuration) for arguments in operands]
-            times.append(Measured(configuration, graph_seconds(thunks, calls) * 1e6))
+            enough = HOPELESS * min((each.us for each in times), default=math.inf) * 1e-6
+            us = graph_seconds(thunks, calls, enough) * 1e6
+            times.append(Measured(configuration, us))
+            keep_time(options.times, tunable, times[-1])
         except FAILURES as failure:
             reason = (str(failure).splitlines() or [""])[0]
             print(f"  {configuration}: {type(failure).__name__}: {reason}", flush=True)
@@ -202,6 +210,22 @@ def measure(
             return each, library
         print(f"  WRONG {each.configuration}: {wrong}", flush=True)
     return None, library
+
+
+def keep_time(path: Path | None, tunable: Tunable, measured: Measured) -> None:
+    """Append the time of one configuration to a file of JSON lines."""
+    if path is None:
+        return
+    row = {
+        "kernel": tunable.kernel,
+        "dtype": tunable.dtype_name,
+        "key": tunable.key,
+        "rows": tunable.rows,
+        "us": round(measured.us, 3),
+        "configuration": measured.configuration,
+    }
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
 
 
 def write(path: Path, device_name: str, tunable: Tunable, configuration: Configuration) -> None:
@@ -277,6 +301,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--most", type=int, help="candidates of each shape at most")
     parser.add_argument("--seconds", type=float, default=500.0, help="wall time for everything")
     parser.add_argument("--processes", type=int, default=min(12, os.cpu_count() or 1))
+    parser.add_argument("--times", type=Path, help="the time of each candidate, as JSON lines")
     parser.add_argument("--verbose", action="store_true", help="the time of each candidate")
     parser.add_argument("--compile", default="", help=argparse.SUPPRESS)
     return parser.parse_args()

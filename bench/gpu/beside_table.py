@@ -33,6 +33,7 @@ _MOE = (Bar(1, 1.3, 0.83), Bar(8, 1.1, 0.85), Bar(64, 1.03, 0.92), Bar(128, 1.03
         Bar(256, 1.2, 0.72))  # fmt: skip
 _MOE_PREFILL = (Bar(2048, 1.2, 0.57, least=2048), Bar(8192, 1.2, 0.74, least=2049))
 _RAGGED = (Bar(1 << 20, 1.1),)
+LEAST_LONG, LONG = 8192, Bar(1 << 20, 1.1)  # a decode at a long context has a bar of its own
 BARS: Mapping[tuple[str, str], Sequence[Bar]] = {
     ("9b", "decode"): _DENSE_9B,
     ("32b", "decode"): _DENSE_32B,
@@ -47,7 +48,7 @@ BARS: Mapping[tuple[str, str], Sequence[Bar]] = {
 
 
 def bar_of(model: str, work: str, size: int) -> Bar | None:
-    """The bar of a row; None where nothing is asked for."""
+    """The bar of a row at a context of 1024; None where nothing is asked for."""
     bars = BARS.get((model, work), ())
     return next((bar for bar in bars if bar.least <= size <= bar.most), None)
 
@@ -73,7 +74,11 @@ def _work(item: Item) -> str:
 
 def _row(ours: Item, peer: Item) -> tuple[str, ...]:
     work, size = _work(ours), ours["size"]
-    bar = bar_of(ours["model"], work, size) if ours.get("bars", True) else None
+    bar = bar_of(ours["model"], work, size)
+    if work == "decode" and ours.get("context", 0) >= LEAST_LONG:
+        bar = LONG
+    if not ours.get("bars", True):
+        bar = None
     share, ratio = ours["share"], ours["ratio"]
     titles = {
         "decode": f"decode, batch {size}",

@@ -7,6 +7,7 @@ tokens that the host reads; a first token is one that the host has.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -16,9 +17,9 @@ import torch
 from bench.gpu import gpu_ours
 from bench.gpu.gpu_models import Bench
 from bench.gpu.gpu_peers import Plan, random_ids
-from bench.gpu.gpu_results import Results
+from bench.gpu.gpu_results import Results, clean
 from bench.gpu.gpu_timing import host_times
-from bench.gpu.vllm_side import VLLM, Sizes, vllm_side
+from bench.gpu.vllm_side import LONG_BATCH, VLLM, Sizes, vllm_side
 from bench.models import BenchModel
 from bench.processes import Running
 from glmc_runtime.generate.session import Session
@@ -41,19 +42,49 @@ def beside_vllm(results: Results, bench: Bench, sizes: Sizes, folder: Path) -> N
         results.data.setdefault("vllm_start_s", {})[model.key] = side.start_s
         ours_start = bench.compile_seconds + bench.load_seconds
         results.data.setdefault("glmc_start_s", {})[model.key] = ours_start
-        for batch in sizes.batches:
+        _rows(results, model, session, side, sizes)
+        if sizes.longs:
+            del session  # its cache makes room
+            clean()
             results.attempt(
-                f"{model.key} decode {batch} beside vllm",
-                lambda batch=batch: _decode(results, model, session, side, sizes, batch),
+                f"{model.key} long beside vllm", lambda: _long(results, bench, side, sizes)
             )
-        for tokens in sizes.prefills:
-            results.attempt(
-                f"{model.key} prefill {tokens} beside vllm",
-                lambda tokens=tokens: _prefill(results, model, session, side, sizes, tokens),
-            )
+
+
+def _rows(
+    results: Results, model: BenchModel, session: Session, side: Running, sizes: Sizes
+) -> None:
+    """Decode by batch, first tokens by length, and prompts that come together."""
+    for batch in sizes.batches:
         results.attempt(
-            f"{model.key} ragged beside vllm",
-            lambda: _ragged(results, model, session, side, sizes),
+            f"{model.key} decode {batch} beside vllm",
+            lambda batch=batch: _decode(results, model, session, side, sizes, batch),
+        )
+    for tokens in sizes.prefills:
+        results.attempt(
+            f"{model.key} prefill {tokens} beside vllm",
+            lambda tokens=tokens: _prefill(results, model, session, side, sizes, tokens),
+        )
+    results.attempt(
+        f"{model.key} ragged beside vllm",
+        lambda: _ragged(results, model, session, side, sizes),
+    )
+
+
+def _long(results: Results, bench: Bench, side: Running, sizes: Sizes) -> None:
+    """Decode steps of long contexts, by a session that is compiled for them."""
+    session = bench.session(
+        decode=(LONG_BATCH,),
+        prefill=(max(sizes.prefills),),
+        max_context=max(sizes.longs) + 1024,
+        kv_tokens=sizes.long_kv_tokens,
+        block_size=32 if results.quick else 128,
+    )
+    for context in sizes.longs:
+        of_context = replace(sizes, context=context)
+        results.attempt(
+            f"{bench.model.key} decode at {context} beside vllm",
+            lambda each=of_context: _decode(results, bench.model, session, side, each, LONG_BATCH),
         )
 
 

@@ -51,6 +51,7 @@ def arguments(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--batches", type=_numbers, help="default: 1, 16, 64; beside vLLM to 256")
     parser.add_argument("--prefills", type=_numbers, default=(512, 2048, 8192), help="beside vLLM")
     parser.add_argument("--context", type=int, default=1024, help="of a decode beside vLLM")
+    parser.add_argument("--longs", type=_numbers, default=(), help="contexts of 16, beside vLLM")
     parser.add_argument("--rounds", type=int, default=5, help="beside vLLM")
     parser.add_argument("--contexts", type=_numbers, help="of part long")
     parser.add_argument("--seconds", type=float, default=540.0, help="what the run may take")
@@ -159,7 +160,9 @@ def _beside(
     if why is not None:
         results.leave_out(VLLM, why)
         return
-    sizes = Sizes(options.batches, options.prefills, options.context, options.rounds)
+    sizes = Sizes(
+        options.batches, options.prefills, options.context, options.rounds, longs=options.longs
+    )
     for key in options.models:
         place = folder / f"{key}.beside"
 

@@ -21,11 +21,13 @@ from bench.processes import Running, start
 VLLM = "vllm"
 SITE = "GLMC_PEER_SITE"
 RAGGED = 16  # prompts of 100 to 1000 tokens in one step
+LONG_BATCH = 16  # sequences of each long context
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What is measured: decode steps by batch, first tokens by length, ``rounds`` that count."""
+    """What is measured: decode steps by batch, first tokens by length, ``rounds`` that count;
+    ``longs``: contexts of decode steps of ``LONG_BATCH`` sequences."""
 
     batches: tuple[int, ...]
     prefills: tuple[int, ...]
@@ -34,6 +36,7 @@ class Sizes:
     steps: int = 48
     shortest: int = 100
     longest: int = 1000
+    longs: tuple[int, ...] = ()
 
     @property
     def ragged(self) -> tuple[int, ...]:
@@ -49,8 +52,15 @@ class Sizes:
     @property
     def kv_tokens(self) -> int:
         """What a cache must hold: prompts of the largest batch, and those of one more prefill."""
-        longest = self.context + self.steps + 64
-        return max(self.batches) * longest + self.most_tokens
+        return self._kv_tokens(max(self.batches), self.context)
+
+    @property
+    def long_kv_tokens(self) -> int:
+        """The same of the long contexts."""
+        return self._kv_tokens(LONG_BATCH, max(self.longs, default=0))
+
+    def _kv_tokens(self, batch: int, context: int) -> int:
+        return batch * (context + self.steps + 64) + self.most_tokens
 
 
 def site() -> str | None:
@@ -75,19 +85,20 @@ def vllm_side(
 ) -> Iterator[Running]:
     """vLLM over a config alone, which ``folder`` is for, with weights of a useful spread. What it
     prints is in ``log``."""
+    kv_tokens = max(sizes.kv_tokens, sizes.long_kv_tokens)
     options = {
         "model": str(write_checkpoint(model.config, folder / "peer")),
         "load_format": "dummy",
         "dtype": "float32" if quick else "bfloat16",
         "skip_tokenizer_init": True,
         "generation_config": "vllm",
-        "max_model_len": sizes.context + max(*sizes.prefills, 1024),
+        "max_model_len": max((sizes.context, *sizes.longs)) + max(*sizes.prefills, 1024),
         "max_num_seqs": max(*sizes.batches, RAGGED),
         "max_num_batched_tokens": sizes.most_tokens,
         "enable_prefix_caching": True,  # a round after the first finds its prompts
         "disable_log_stats": True,
         "gpu_memory_utilization": 0.2,
-        "kv_cache_memory_bytes": int(sizes.kv_tokens * model.token_bytes * 1.1) + (1 << 26),
+        "kv_cache_memory_bytes": int(kv_tokens * model.token_bytes * 1.1) + (1 << 26),
         "vocabulary": int(model.config["vocab_size"]),
     }
     environment = engine_environment("glmc_cpu")  # which a machine without a GPU needs

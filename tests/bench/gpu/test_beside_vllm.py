@@ -14,7 +14,7 @@ from bench.gpu.beside_vllm import beside_vllm, in_turn
 from bench.gpu.gpu_models import Bench
 from bench.gpu.gpu_results import Machine, Results
 from bench.gpu.gpu_table import markdown, sections
-from bench.gpu.vllm_side import RAGGED, SITE, Sizes, lacking
+from bench.gpu.vllm_side import LONG_BATCH, RAGGED, SITE, Sizes, lacking
 from bench.models import gpu_model
 
 pytestmark = pytest.mark.usefixtures("shared_captures")
@@ -84,13 +84,15 @@ def test_all_rows_of_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     results = Results(tmp_path / "r.json", quick=True)
     results.describe(Machine("a card", 3e12, 4e14), {"device": "a card", "bandwidth": 3e12,
                      "rate": 4e14, "torch": "2", "triton": "3", "transformers": "5"})  # fmt: skip
-    sizes = Sizes((1, 2), (32, 64), 96, rounds=1, steps=2, shortest=3, longest=9)
+    more = {"steps": 2, "shortest": 3, "longest": 9, "longs": (160,)}
+    sizes = Sizes((1, 2), (32, 64), 96, rounds=1, **more)
     model = gpu_model("4.7", True)
     bench = Bench(model, tmp_path / "model", torch.device("cpu"), "cpu")
     beside_vllm(results, bench, sizes, tmp_path)
     assert not results.data["errors"]
     rows = beside_rows(results.data["measurements"])
-    assert [row[1].split(",")[0] for row in rows] == ["decode"] * 2 + [
+    assert rows[2][1] == f"decode, batch {LONG_BATCH}, context 160"
+    assert [row[1].split(",")[0] for row in rows] == ["decode"] * 3 + [
         "first token of 32",
         "first token of 64",
         f"first tokens of {RAGGED} prompts",
@@ -126,6 +128,18 @@ def test_all_rows_of_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_bars(model: str, work: str, size: int, ratio: float | None) -> None:
     found = bar_of(model, work, size)
     assert (None if found is None else found.ratio) == ratio
+
+
+def test_a_long_context_has_a_bar_of_its_own() -> None:
+    common = {"model": "9b", "what": "beside decode", "size": 16, "floor_ms": 4.4}
+    ours = {**common, "peer": "glmc", "ms": 6.0, "share": 0.73, "ratio": 1.15, "ratio_low": 1.1,
+            "ratio_high": 1.2}  # fmt: skip
+    for context, bar in ((1024, "1.20"), (8192, "1.10")):
+        pair = [
+            {**each, "context": context} for each in (ours, {**common, "peer": "vllm", "ms": 7})
+        ]
+        ((*_, found, _, _, _),) = beside_rows(pair)
+        assert found == bar
 
 
 def test_a_row_that_misses_its_bar_says_so() -> None:

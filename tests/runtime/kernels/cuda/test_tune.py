@@ -16,7 +16,9 @@ import torch
 from tuning import tunables_dense, tune_cuda
 from tuning.tunable import Arguments, Tunable
 
-OPTIONS = argparse.Namespace(quick=False, most=None, verbose=False, only="", rows="")
+OPTIONS = argparse.Namespace(
+    quick=False, most=None, verbose=False, times=None, only="", rows="", keys=""
+)
 CPU = torch.device("cpu")
 
 
@@ -59,7 +61,7 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> None:
         return binder
 
     monkeypatch.setattr(tune_cuda, "find_binder", find)
-    monkeypatch.setattr(tune_cuda, "graph_seconds", lambda thunks, calls: seen[id(thunks[0])])
+    monkeypatch.setattr(tune_cuda, "graph_seconds", lambda thunks, *_: seen[id(thunks[0])])
 
 
 def best(one: Tunable) -> tuple[Any, Any]:
@@ -85,6 +87,19 @@ def test_nothing_wins_where_nothing_is_right(timed: None) -> None:
     winner, library = best(tunable({"seconds": 5, "factor": 3}))
     assert winner.configuration == {"seconds": 9}
     assert best(tunable({"seconds": 9, "factor": 3}))[0].configuration == library.configuration
+
+
+def test_the_time_of_each_candidate_is_kept(
+    timed: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(OPTIONS, "times", tmp_path / "times.jsonl")
+    best(tunable({"seconds": 5e-6}, {"seconds": 1, "fails": True}))
+    lines = [json.loads(line) for line in OPTIONS.times.read_text().splitlines()]
+    assert [(line["us"], line["configuration"]["seconds"]) for line in lines] == [
+        (5.0, 5e-6),
+        (9e6, 9),
+    ]
+    assert lines[0].items() >= {"kernel": "double", "key": "4", "rows": 2}.items()
 
 
 def test_tables_are_merged(tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def candidates(
 def _gemv_candidates(
     dtype: torch.dtype, n: int, rows: int, is_gated: bool
 ) -> Iterator[Configuration]:
-    if rows > gemv.MOST_ROWS:
+    if rows > (gemv.MOST_ROWS if dtype == torch.float32 else 2):  # 4 rows never won in bfloat16
         return
     # At least 64 elements of k per warp: x comes by asynchronous copies of no less than 4 bytes.
     for block_n, block_k, split, warps, stages in (

@@ -21,6 +21,7 @@ from glmc_runtime.kernels.cuda.moe import by_expert as moe_experts
 from glmc_runtime.kernels.cuda.moe import by_token as moe_few
 from glmc_runtime.kernels.cuda.moe import grouped_mm as moe_grouped
 from glmc_runtime.kernels.cuda.moe import sorted_tiles as moe_sorted
+from glmc_runtime.kernels.cuda.moe import tma_tiles as moe_tma
 from glmc_runtime.kernels.cuda.moe.common import Configuration, Experts, read_call
 from glmc_runtime.kernels.cuda.moe.local_ids import bind_local_ids
 from glmc_runtime.kernels.cuda.tuned import configuration as tuned_configuration
@@ -31,6 +32,7 @@ VARIANTS: dict[str, ModuleType] = {
     "few": moe_few,
     "experts": moe_experts,
     "sorted": moe_sorted,
+    "tma": moe_tma,
     "grouped_mm": moe_grouped,
 }
 MOST_FEW = 2
@@ -39,6 +41,8 @@ MOST_SCANNED_PAIRS = {2: 192, 4: 1024}
 the faster one of bfloat16 from 256 pairs on; float32, without tensor cores, was not measured."""
 MOST_TRIED_PAIRS = 1024  # with "experts": at 2048 it takes 1.2 times as long as "sorted" there
 
+LEAST_TMA_ROWS = 96  # of an expert, on average
+
 
 def default(call: Experts) -> Configuration:
     """What serves where nothing was measured."""
@@ -46,6 +50,8 @@ def default(call: Experts) -> Configuration:
         return moe_few.default(call)
     if call.pairs <= MOST_SCANNED_PAIRS[call.x.element_size()]:
         return moe_experts.default(call)
+    if call.pairs >= LEAST_TMA_ROWS * call.experts and moe_tma.can_run(call):
+        return moe_tma.default(call)
     return moe_sorted.default(call)
 
 
@@ -57,6 +63,7 @@ def candidates(call: Experts) -> Iterator[Configuration]:
     if call.pairs <= MOST_TRIED_PAIRS:
         yield from moe_experts.candidates(call)
     if call.tokens >= 32:
+        yield from moe_tma.candidates(call)
         yield from moe_sorted.candidates(call)
         yield from moe_grouped.candidates(call)
 

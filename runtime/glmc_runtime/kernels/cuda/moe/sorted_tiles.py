@@ -30,7 +30,7 @@ from glmc_runtime.kernels.cuda.moe.routing import Routing, bind_routing, most_ti
 
 
 @triton.jit
-def _tile_and_block(most, BLOCKS: tl.constexpr, GROUP: tl.constexpr):
+def tile_and_block(most, BLOCKS: tl.constexpr, GROUP: tl.constexpr):
     """Which tile and which block of columns a program has: GROUP tiles share a block in turn."""
     program = tl.program_id(0)
     group = program // (GROUP * BLOCKS)
@@ -102,7 +102,7 @@ def sorted_up_kernel(
     if PDL:
         tl.extra.cuda.gdc_wait()
         tl.extra.cuda.gdc_launch_dependents()
-    tile, block = _tile_and_block(most, BLOCKS, GROUP)
+    tile, block = tile_and_block(most, BLOCKS, GROUP)
     if tile < tl.load(tile_count):
         expert = tl.load(tiles + 3 * tile)
         first = tl.load(tiles + 3 * tile + 1)
@@ -179,7 +179,7 @@ def sorted_down_kernel(
     if PDL:
         tl.extra.cuda.gdc_wait()
         tl.extra.cuda.gdc_launch_dependents()
-    tile, block = _tile_and_block(most, BLOCKS, GROUP)
+    tile, block = tile_and_block(most, BLOCKS, GROUP)
     if tile < tl.load(tile_count):
         expert = tl.load(tiles + 3 * tile)
         first = tl.load(tiles + 3 * tile + 1)
@@ -250,7 +250,7 @@ def candidates(call: Experts) -> Iterator[Configuration]:
     if call.x.element_size() == 4:
         return
     names = "rows group up_n up_k up_stages up_warps down_n down_k down_stages down_warps"
-    yield from varied(
+    every = varied(
         base,
         names,
         (128, 8, 128, 64, 3, 8, 128, 64, 4, 8),
@@ -264,6 +264,7 @@ def candidates(call: Experts) -> Iterator[Configuration]:
         (32, 4, 64, 128, 3, 4, 128, 128, 3, 4),
         (16, 4, 64, 128, 3, 4, 128, 128, 3, 4),
     )
+    yield from (each for each in every if 4 * each["rows"] * call.experts >= call.pairs)
     if call.pairs <= 64 * call.experts:
         yield from _few_rows(base)
 

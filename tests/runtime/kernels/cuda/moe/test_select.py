@@ -27,6 +27,7 @@ HIDDEN, EXPERTS, TOP_K, WIDTH = 24, 6, 3, 16
 FEW = {"variant": "few", "up_n": 4, "up_k": 16, "up_unroll": 2, "down_n": 16, "down_k": 16}
 EXPERT_WISE = {"variant": "experts", "up_n": 16, "up_k": 16, "down_n": 16, "down_k": 16}
 SORTED = {"variant": "sorted", "rows": 16, "up_n": 16, "up_k": 16, "down_n": 32, "down_k": 16}
+TMA = {"variant": "tma", "rows": 16, "group": 2, "up_n": 16, "up_k": 16, "down_n": 32, "down_k": 16}
 VARIANTS: dict[str, dict[str, Any]] = {
     "few": FEW,
     "few even": {**FEW, "up_n": 8, "up_k": 4, "up_unroll": 6, "down_n": 8, "down_k": 8},
@@ -42,9 +43,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "sorted even": {**SORTED, "up_n": 8, "up_k": 8, "down_n": 8, "down_k": 8, "group": 3},
     "sorted, weights left": {**SORTED, "rows": 8, "group": 1, "up_left": True, "down_left": True},
     "sorted, weights left below": {**SORTED, "up_n": 8, "up_k": 8, "down_left": True},
+    "tma": TMA,
+    "tma, whole tiles": {**TMA, "halves": False, "rows": 8, "up_k": 32, "down_k": 32},
     "grouped_mm": {"variant": "grouped_mm"},
 }
-MAIN = ("few", "experts", "sorted", "grouped_mm")
+MAIN = ("few", "experts", "sorted", "tma", "grouped_mm")
 
 
 def choices(kind: str, tokens: int, top_k: int = TOP_K) -> torch.Tensor:
@@ -147,7 +150,9 @@ def check(
 CASES = [(1, "random", 0), (2, "random", 24), (19, "random", 16), (35, "one expert", 0)]
 
 
-def serves(variant: str, dtype: torch.dtype, tokens: int) -> bool:
+def serves(variant: str, dtype: torch.dtype, tokens: int, shared_width: int) -> bool:
+    if variant.startswith("tma"):
+        return dtype == torch.bfloat16 and shared_width in (0, WIDTH)
     if variant == "grouped_mm":
         return dtype == torch.bfloat16 and hasattr(torch, "_grouped_mm")
     return tokens <= 4 or not variant.startswith("few")
@@ -157,7 +162,9 @@ def is_quick(variant: str, dtype: torch.dtype, case: tuple[int, str, int]) -> bo
     """Every case of the main variants in one dtype, and one or two of what repeats them."""
     if variant not in MAIN:
         return case == CASES[1 if variant.startswith("few") else 2]
-    return variant == "grouped_mm" or dtype == torch.float32 or case in (CASES[1], CASES[3])
+    return (
+        variant in ("grouped_mm", "tma") or dtype == torch.float32 or case in (CASES[1], CASES[3])
+    )
 
 
 @pytest.mark.parametrize(
@@ -172,7 +179,8 @@ def is_quick(variant: str, dtype: torch.dtype, case: tuple[int, str, int]) -> bo
         for dtype in (torch.float32, torch.bfloat16)
         for case in CASES
         # What the variants change is the same in all dtypes.
-        if serves(variant, dtype, case[0]) and (variant in MAIN or dtype == torch.float32)
+        if serves(variant, dtype, case[0], case[2])
+        and (variant in MAIN or dtype == torch.float32 or variant.startswith("tma"))
     ],
 )
 def test_variants(
@@ -228,6 +236,38 @@ def test_defaults_serve_all_numbers_of_tokens(monkeypatch: pytest.MonkeyPatch) -
         variants.append(moe_ffn.choose(read_call(arguments), None)["variant"])
         check(arguments)
     assert variants == ["few", "experts", "sorted"]
+
+
+def test_many_rows_of_an_expert_come_by_tma(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(moe_ffn, "MOST_SCANNED_PAIRS", {2: 1, 4: 1})
+    monkeypatch.setattr(moe_ffn, "LEAST_TMA_ROWS", 4)
+    for tokens, dtype, width, variant in (
+        (7, torch.bfloat16, WIDTH, "sorted"),  # 3.5 rows of each
+        (8, torch.bfloat16, WIDTH, "tma"),
+        (8, torch.bfloat16, WIDTH - 4, "sorted"),  # rows of 24 bytes can't be described
+        (8, torch.float32, WIDTH, "sorted"),
+    ):
+        one = read_call(call(choices("random", tokens), dtype, width=width))
+        assert moe_ffn.choose(one, None)["variant"] == variant
+
+
+@pytest.mark.parametrize(
+    ("dtype", "width", "shared_width"),
+    [(torch.float32, 16, 16), (torch.bfloat16, 16, 8), (torch.bfloat16, 12, 12)],
+)
+def test_tma_refuses_what_descriptors_can_not_read(
+    dtype: torch.dtype, width: int, shared_width: int
+) -> None:
+    arguments = call(choices("random", 40), dtype, shared_width, width)
+    with pytest.raises(PlanError, match="can't be read by tensor descriptors"):
+        find_binder("cuda.moe_ffn")({**arguments, "configuration": TMA})
+
+
+@pytest.mark.parametrize("counts", [(8, 1), (9, 16), (17, 24), (33, 2)])
+def test_tiles_of_an_experts_last_rows(counts: tuple[int, int]) -> None:
+    """Of rows that end within half a tile, at its half, behind it and at its end."""
+    ids = torch.cat([torch.full((count, 1), one) for one, count in enumerate(counts)])
+    check(call(ids, torch.bfloat16, shared_width=WIDTH), TMA)
 
 
 @pytest.mark.parametrize(("tokens", "variant"), [(2, "few"), (8, "experts")])
