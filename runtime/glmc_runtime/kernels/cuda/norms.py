@@ -87,7 +87,7 @@ def add_rms_norm_kernel(
     tl.store(out + start + column, result.to(dtype), mask=inside)
 
 
-def _meta(x: torch.Tensor) -> dict[str, Any]:
+def row_meta(x: torch.Tensor) -> dict[str, Any]:
     """Few rows: as many warps as have eight elements (16 bytes) per thread, for the latency."""
     rows, width = x.shape
     block = power_of_two(width)
@@ -121,7 +121,14 @@ def rms_norm(arguments: dict[str, Any]) -> Thunk:
     require_one_device(x, weight, out)
     x, out = flat(x), flat(out)
     return partial(
-        launch, rms_norm_kernel, (x.shape[0],), x, weight, out, float(arguments["eps"]), **_meta(x)
+        launch,
+        rms_norm_kernel,
+        (x.shape[0],),
+        x,
+        weight,
+        out,
+        float(arguments["eps"]),
+        **row_meta(x),
     )
 
 
@@ -162,7 +169,7 @@ def _add_rms_norm(arguments: dict[str, Any], norm_weight: torch.Tensor | None) -
         float(arguments["eps"] if norm_weight is None else arguments["norm_eps"]),
         float(arguments["eps"]),
         NORM_FIRST=norm_weight is not None,
-        **_meta(x),
+        **row_meta(x),
     )
 
 

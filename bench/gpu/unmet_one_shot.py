@@ -1,0 +1,54 @@
+"""The one-shot all-reduce without its meeting: a control, which must show faults."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from bench.gpu.virtual_group import Thunk
+from glmc_runtime.kernels.cuda.collectives.meeting import leave, slot_of
+from glmc_runtime.kernels.cuda.collectives.one_shot import TILE, put, total_of
+from glmc_runtime.kernels.cuda.collectives.peers import PeerMemory
+
+
+@triton.jit(do_not_specialize=["rank"])  # type: ignore[untyped-decorator]
+def unmet_kernel(  # type: ignore[no-untyped-def]
+    x,
+    peers,
+    own,
+    state,
+    rank,
+    size,
+    START: tl.constexpr,  # noqa: N803
+    CAPACITY: tl.constexpr,  # noqa: N803
+    PROGRAMS: tl.constexpr,  # noqa: N803
+    RANKS: tl.constexpr,  # noqa: N803
+    WIDE: tl.constexpr,  # noqa: N803
+    BLOCK: tl.constexpr,  # noqa: N803
+):
+    first, step, tiles = tl.program_id(0), tl.num_programs(0), tl.cdiv(size, BLOCK)
+    epoch = tl.load(state) + 1
+    put(x, slot_of(own, x, epoch, START, CAPACITY), size, first, step, tiles, BLOCK)
+    for tile in range(first, tiles, step):
+        place = tile * BLOCK + tl.arange(0, BLOCK)
+        total = total_of(peers, x, epoch, place, START, CAPACITY, RANKS)
+        tl.store(x + place, total.to(x.dtype.element_ty), mask=place < size)
+    leave(state, epoch)
+
+
+def unmet(memory: PeerMemory, x: Tensor) -> list[Thunk]:
+    block = TILE // x.element_size()
+    return [
+        partial(
+            unmet_kernel[(min(triton.cdiv(piece.numel(), block), memory.programs),)],
+            piece,
+            *memory.arguments(),
+            piece.numel(),
+            **memory.constants(),
+            BLOCK=block,
+        )
+        for piece in memory.pieces(x)
+    ]

@@ -1,0 +1,116 @@
+"""What of the proof on virtual ranks needs no GPU: values, and whether its check sees faults.
+
+Interpreted ranks run one after another and never wait; ``test_waiting`` has ranks that do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from bench.gpu import virtual_races
+from bench.gpu.numbered_messages import check, fill
+from bench.gpu.unmet_one_shot import unmet
+from bench.gpu.virtual_group import VirtualGroup, resident_programs
+from bench.gpu.virtual_races import PROVED, Races, plain
+from bench.gpu.virtual_values import Case, fault_of, fused_fault_of, rounded
+from glmc_runtime.kernels.cuda.collectives.one_shot import one_shot
+from glmc_runtime.kernels.cuda.launch import interpreted
+from tests.support.interpreted import quick_interpreter
+
+CPU = torch.device("cpu")
+CAPACITY = 1 << 14
+pytestmark = [
+    pytest.mark.skipif(torch.cuda.is_available(), reason="the command is run there"),
+    pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning"),
+]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _quick_interpreter() -> Iterator[None]:
+    with quick_interpreter():
+        yield
+
+
+def cut(total: Tensor, dtype: torch.dtype) -> Tensor:
+    """The interpreter cuts float32 to bfloat16 where a GPU rounds."""
+    if dtype == torch.bfloat16 and interpreted():
+        return (total.view(torch.int32) >> 16).to(torch.int16).view(dtype)
+    return rounded(total, dtype)
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.parametrize("algorithm", ["one_shot", "two_shot"])
+@pytest.mark.parametrize(
+    ("dtype", "size", "offset"),
+    [
+        (torch.bfloat16, 1, 0),
+        (torch.bfloat16, 9001, 1),
+        (torch.float16, 2048, 0),
+        (torch.float32, 5121, 0),
+        (torch.float32, 4097, 1),
+    ],
+)
+def test_values_are_sums_in_the_order_of_the_ranks(
+    ranks: int, algorithm: str, dtype: torch.dtype, size: int, offset: int
+) -> None:
+    group = VirtualGroup(ranks, CPU, 2, CAPACITY)
+    assert fault_of(group, Case(algorithm, dtype, size, offset), cut) == ""
+
+
+def test_eight_ranks() -> None:
+    group = VirtualGroup(8, CPU, 3, CAPACITY)
+    for algorithm in ("one_shot", "two_shot"):
+        assert fault_of(group, Case(algorithm, torch.float16, 6000), cut) == ""
+
+
+@pytest.mark.parametrize(
+    ("dtype", "rows", "width"),
+    [(torch.bfloat16, 3, 63), (torch.float16, 9, 1000), (torch.float32, 5, 64)],
+)
+def test_one_kernel_with_the_norm_has_the_bits_of_two_calls(
+    dtype: torch.dtype, rows: int, width: int
+) -> None:
+    group = VirtualGroup(3, CPU, 2, CAPACITY)
+    assert fused_fault_of(group, dtype, rows, width) == ""
+
+
+def test_another_order_of_sums_is_seen() -> None:
+    def other(total: Tensor, dtype: torch.dtype) -> Tensor:
+        return rounded(total + 1e-3, dtype)
+
+    group = VirtualGroup(2, CPU, 2, CAPACITY)
+    assert "element" in fault_of(group, Case("one_shot", torch.float32, 2048), other)
+
+
+def test_the_check_sees_one_wrong_element_and_ranks_that_do_not_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(virtual_races, "SIZES", (1, 63, 2049))
+    monkeypatch.setattr(virtual_races, "_WIDTH", 64)
+    monkeypatch.setattr(virtual_races, "CALLS", 4)
+    monkeypatch.setattr(virtual_races, "QUEUED", 2)
+    monkeypatch.setattr(virtual_races, "ROUNDS", 1)
+    group = VirtualGroup(2, CPU, 2, CAPACITY)
+    counts = Races(group, {"unmet": plain(unmet)}, graphs=1).run(0)
+    assert counts.faults and counts.calls == 8
+    Races(group, PROVED, graphs=2)  # which runs each call alone
+    use, faults = torch.tensor([5], dtype=torch.int32), torch.zeros(2, dtype=torch.int32)
+    parts = [torch.empty(3001) for _ in range(2)]
+    for rank, part in enumerate(parts):
+        fill(part, use, rank)
+    group.run([one_shot(*pair) for pair in zip(group.peers, parts, strict=True)], parts)
+    for part in parts:
+        check(part, use, faults, 2)
+    assert faults.tolist() == [0, 0]
+    parts[0][7] += 1
+    check(parts[0], use, faults, 2)
+    assert faults.tolist() == [1, 5]
+
+
+def test_all_ranks_are_resident_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.gpu.virtual_group.multiprocessors", lambda _: 132)
+    assert [resident_programs(ranks, CPU) for ranks in (2, 4, 8)] == [32, 16, 8]

@@ -1,0 +1,71 @@
+"""Kernels over the memory of peers, compiled for a GPU that is not there: the memory orders of the
+flags are in the code, at system scope, and one compile serves all ranks."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+import triton
+
+PROGRAM = """
+import re
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+
+class Driver:
+    def get_current_target(self):
+        return GPUTarget("cuda", 90, 32)
+    def get_current_device(self):
+        return 0
+    def get_current_stream(self, device):
+        return 0
+
+triton.runtime.driver.set_active(Driver())
+
+from glmc_runtime.kernels.cuda.collectives import all_reduce_add_rms_norm, one_shot, two_shot
+from glmc_runtime.kernels.cuda.collectives.peers import PeerMemory
+
+made = {}
+
+def launch(kernel, grid, *args, pdl, **meta):
+    compiled = kernel.warmup(*args, grid=grid, PDL=True, launch_pdl=True, **meta)
+    made.setdefault(kernel.__name__, set()).add(compiled.hash)
+    order = compiled.asm["ptx"]
+    assert re.search(r"atom\\.global\\.sys\\.release\\.exch\\.b64", order), order
+    assert re.search(r"atom\\.global\\.sys\\.acquire\\.add\\.u64", order), order
+    assert "cubin" in compiled.asm
+
+for module in (all_reduce_add_rms_norm, one_shot, two_shot):
+    module.launch = launch
+x = torch.zeros(2, 2048, dtype=torch.bfloat16)
+for rank in (0, 1, 7):
+    addresses = tuple((1 << 40) + (one << 24) for one in range(8))
+    peer = PeerMemory(rank, addresses, torch.zeros(2, dtype=torch.int64))
+    same = {name: x for name in ("x", "residual", "out", "total")}
+    for thunk in (
+        *one_shot.one_shot(peer, x.view(-1)),
+        *two_shot.two_shot(peer, x.view(-1)),
+        *all_reduce_add_rms_norm.all_reduce_add_rms_norm(
+            peer, {**same, "weight": x[0], "eps": 1e-5}
+        ),
+    ):
+        thunk()
+assert len(made) == 3 and all(len(hashes) == 1 for hashes in made.values()), made
+"""
+
+
+@pytest.mark.skipif(
+    tuple(map(int, triton.__version__.split(".")[:2])) < (3, 3), reason="has no tuples"
+)
+@pytest.mark.skipif(torch.cuda.is_available(), reason="bench.gpu.virtual_ranks runs them there")
+def test_flags_are_released_and_acquired_by_all_of_the_system() -> None:
+    environment = {**os.environ, "TRITON_INTERPRET": "0"}
+    ran = subprocess.run(
+        [sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True
+    )
+    assert ran.returncode == 0, ran.stderr[-2000:]
