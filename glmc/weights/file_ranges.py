@@ -1,21 +1,14 @@
-"""Bytes of weight files: read into memory, or copied to another file without passing through it."""
+"""Bytes of weight files, read into memory."""
 
 from __future__ import annotations
 
-import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from glmc.errors import CheckpointError
 from glmc.plain_file import open_plain
 from glmc.weights.source import FileRange
-
-# The kernel copies so much at a time: a Ctrl-C and a progress bar wait for no more.
-_COPIED = 16 << 20
-# Read at a time where it can't: what fits into a cache of the processor is not fetched twice.
-_PIECE = 1 << 20
-_OF_THE_TARGET = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def read_range(range_: FileRange, memory: memoryview) -> None:
@@ -33,22 +26,14 @@ def pieces_of(range_: FileRange, buffer: memoryview) -> Iterator[memoryview]:
             yield part
 
 
-def copy_range(range_: FileRange, target: int) -> Iterator[int]:
-    """Append the bytes to the file of the descriptor ``target``; yields how many have been copied
-    each time. Raises :class:`CheckpointError` for the range, and OSError for the target."""
+def pieces_into(range_: FileRange, room: Callable[[], memoryview]) -> Iterator[int]:
+    """Read the bytes one after the other into the memory that ``room`` gives each time; yields how
+    many are there. Raises :class:`CheckpointError`."""
     done = 0
     with _opened(range_) as descriptor:
         while done < range_.size:
-            count = _copied(descriptor, target, range_, done)
-            if not count:
-                break
-            done += count
-            yield count
-        buffer = memoryview(bytearray(min(_PIECE, range_.size - done)))
-        while done < range_.size:
-            part = buffer[: range_.size - done]
+            part = room()[: range_.size - done]
             _read(descriptor, range_, done, part)
-            write_all(target, part)
             done += len(part)
             yield len(part)
 
@@ -58,20 +43,6 @@ def write_all(target: int, data: bytes | memoryview) -> None:
     left = memoryview(data)
     while left:
         left = left[os.write(target, left) :]
-
-
-def _copied(descriptor: int, target: int, range_: FileRange, done: int) -> int:
-    """Bytes that the kernel has copied by itself; none where it can't between these file systems,
-    and where the source fails, which reading then shows apart from a failure of the target."""
-    if not hasattr(os, "copy_file_range"):
-        return 0
-    size = min(_COPIED, range_.size - done)
-    try:
-        return os.copy_file_range(descriptor, target, size, offset_src=range_.begin + done)
-    except OSError as error:
-        if error.errno in _OF_THE_TARGET:
-            raise
-        return 0
 
 
 @contextmanager

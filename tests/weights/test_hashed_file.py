@@ -1,4 +1,4 @@
-"""Files hashed while they are written: copied by the system or by us, and what goes wrong."""
+"""Files hashed while they are written, in whole blocks, and what goes wrong."""
 
 from __future__ import annotations
 
@@ -33,22 +33,13 @@ def hashing() -> list[str]:
     return [name for name in names if name.startswith("hash of")]
 
 
-def refuse(code: int) -> Any:
-    def copy(*_: Any, **__: Any) -> int:
-        raise OSError(code, os.strerror(code))
-
-    return copy
-
-
-@pytest.mark.parametrize("copy", ["by the system", "none", "refused", "elsewhere"])
+@pytest.mark.parametrize("block", [1, 7, 4096, len(DATA) + 6, 2 << 20])
 def test_hash_of_ranges_tensors_and_bytes(
-    tmp_path: Path, source: FileRange, copy: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, source: FileRange, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if copy == "none":
-        monkeypatch.delattr(os, "copy_file_range")
-    elif copy != "by the system":
-        code = errno.EXDEV if copy == "elsewhere" else errno.EIO
-        monkeypatch.setattr(os, "copy_file_range", refuse(code))
+    data = DATA if block > 7 else DATA[:5000]
+    source = FileRange(source.path, 6, len(data), torch.uint8, "w")
+    monkeypatch.setattr(hashed_file, "_BLOCK", block)
     monkeypatch.setattr(hashed_file, "_AHEAD", 100_000)
     with HashedFile(tmp_path / "file") as file:
         file.append(b"header")
@@ -58,10 +49,31 @@ def test_hash_of_ranges_tensors_and_bytes(
         file.end()
         written = file.written()
     tail = torch.tensor([0, 3, 1, 4, 2, 5], dtype=torch.int32).numpy().tobytes()
-    assert (tmp_path / "file").read_bytes() == b"header" + DATA + tail
-    assert written.size == 6 + len(DATA) + len(tail)
-    assert written.sha256 == hashlib.sha256(b"header" + DATA + tail).hexdigest()
+    assert (tmp_path / "file").read_bytes() == b"header" + data + tail
+    assert written.size == 6 + len(data) + len(tail)
+    assert written.sha256 == hashlib.sha256(b"header" + data + tail).hexdigest()
     assert not hashing()
+
+
+def test_only_whole_blocks_are_written_before_the_end(
+    tmp_path: Path, source: FileRange, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each at a multiple of its size, however the bytes come: so large pages can hold them."""
+    monkeypatch.setattr(hashed_file, "_BLOCK", 4096)
+    write, sizes = os.write, []
+
+    def seen(descriptor: int, data: memoryview) -> int:
+        sizes.append(len(data))
+        return write(descriptor, data)
+
+    monkeypatch.setattr(os, "write", seen)
+    with HashedFile(tmp_path / "file") as file:
+        for part in (b"header", source, torch.zeros(3), source, b"more"):
+            file.append(part)
+        file.end()
+        file.written()
+    size = 2 * len(DATA) + 22
+    assert sizes == [4096] * (size // 4096) + [size % 4096]
 
 
 def test_a_source_cut_short(tmp_path: Path, source: FileRange) -> None:
@@ -84,7 +96,11 @@ def test_a_source_cut_short(tmp_path: Path, source: FileRange) -> None:
 def test_a_full_disk_is_of_the_target(
     tmp_path: Path, source: FileRange, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(os, "copy_file_range", refuse(errno.ENOSPC))
+    def fail(*_: Any) -> int:
+        raise OSError(errno.ENOSPC, "no room")
+
+    monkeypatch.setattr(hashed_file, "_BLOCK", 4096)
+    monkeypatch.setattr(os, "write", fail)
     with HashedFile(tmp_path / "file") as file, pytest.raises(OSError) as caught:
         file.append(source)
     assert caught.value.errno == errno.ENOSPC
@@ -94,6 +110,7 @@ def test_what_the_thread_meets_is_raised_where_the_file_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hashed_file, "_AHEAD", 10)
+    monkeypatch.setattr(hashed_file, "_BLOCK", 1000)
 
     def fail(*_: Any) -> int:
         raise OSError(errno.EIO, "of the disk")
