@@ -9,8 +9,7 @@ import torch.nn.functional as F
 
 from glmc.presets.catalog import load_preset, preset_names
 from glmc.presets.fields import read_fields
-from glmc_runtime.kernels.cuda.launch import multiprocessors
-from glmc_runtime.kernels.cuda.linear.linear import candidates
+from glmc_runtime.kernels.cuda.linear.configurations import candidates, card_of
 from tuning.tunable import Arguments, Tunable
 
 ROWS = (1, 2, 4, 8, 16, 32, 64)
@@ -70,7 +69,7 @@ def _reference(is_gated: bool, arguments: Arguments) -> dict[str, torch.Tensor]:
 
 
 def _tunable(is_gated: bool, n: int, k: int, rows: int, dtype: torch.dtype) -> Tunable:
-    processors = multiprocessors(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    card = card_of(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     outputs = n // 2 if is_gated else n
     return Tunable(
         kernel="linear_swiglu" if is_gated else "linear",
@@ -80,7 +79,7 @@ def _tunable(is_gated: bool, n: int, k: int, rows: int, dtype: torch.dtype) -> T
         bytes=(n * k + rows * (k + outputs)) * dtype.itemsize,
         make=partial(_make, is_gated, n, k, rows, dtype),
         reference=partial(_reference, is_gated),
-        candidates=partial(candidates, dtype, n, k, rows, is_gated, processors),
+        candidates=partial(candidates, dtype, n, k, rows, is_gated, card),
         library={"variant": "cublas"},
     )
 

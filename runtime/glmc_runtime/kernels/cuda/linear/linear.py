@@ -2,12 +2,11 @@
 
 A decode step is bound by the bytes of its weights: "gemv" and "skinny" read them once at the speed
 of memory, with the bias or SwiGLU in the same launch. Many rows go to cuBLAS. The variant
-and its blocks were measured per device (``tuned``); the defaults here stand in where nothing was.
+and its blocks were measured per device (``tuned``); ``configurations`` stands in where nothing was.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -27,147 +26,14 @@ from glmc_runtime.kernels.checks import (
 )
 from glmc_runtime.kernels.cuda import tuned, workspace
 from glmc_runtime.kernels.cuda.activation import multiply
-from glmc_runtime.kernels.cuda.launch import interpreted, launch, multiprocessors, pdl_enabled
+from glmc_runtime.kernels.cuda.launch import interpreted, launch, pdl_enabled
 from glmc_runtime.kernels.cuda.linear import gemv
 from glmc_runtime.kernels.cuda.linear import skinny_gemm as skinny
+from glmc_runtime.kernels.cuda.linear.configurations import card_of, default
 from glmc_runtime.kernels.cuda.linear.no_tf32 import exact
 from glmc_runtime.kernels.cuda.tuned import Configuration
 from glmc_runtime.kernels.schema import schema, tensor, written
 from glmc_runtime.kernels.shared_schemas import LINEAR
-
-
-def _configuration(
-    variant: str, block_n: int, block_k: int, split_k: int, warps: int, stages: int
-) -> Configuration:
-    return {
-        "variant": variant,
-        "BLOCK_N": block_n,
-        "BLOCK_K": block_k,
-        "SPLIT_K": split_k,
-        "num_warps": warps,
-        "num_stages": stages,
-    }
-
-
-def _splits(tiles: int, k: int, wanted: int, shortest: int, most: int = 16) -> int:
-    """The smallest power of two of parts of k, up to ``most``, that gives ``wanted`` programs, each
-    at least ``shortest`` elements of k."""
-    split = 1
-    while tiles * split < wanted and split < most and k // (2 * split) >= shortest:
-        split *= 2
-    return split
-
-
-def _most_parts(block_n: int, padded: int, warps: int) -> int:
-    """How many parts of a tile one program can sum up at once: all are in registers, 128 of
-    each thread."""
-    return min(16, 128 * 32 * warps // (block_n * padded))
-
-
-def default(
-    dtype: torch.dtype, n: int, k: int, rows: int, is_gated: bool, processors: int
-) -> Configuration:
-    """What serves where nothing was measured. ``n`` counts rows of the weight.
-
-    One row: 8 rows of the weight per program keep one wave of programs on the device for the
-    usual sizes, so that all run at one speed and end together. More rows: 64 rows of the weight,
-    split until there are at least two programs per multiprocessor.
-    """
-    narrow = dtype != torch.float32
-    if rows <= (1 if narrow else gemv.MOST_ROWS):
-        block_n, block_k = (16, 256) if is_gated or n > 65536 else (8, 512)
-        block_k = min(block_k, power_of_two(k)) // (1 if narrow else 2)
-        split = _splits(triton.cdiv(n, block_n), k, 3 * processors, 2 * block_k)
-        return _configuration("gemv", block_n, max(block_k, 16), split, 4, 4)
-    if narrow and rows <= skinny.MOST_ROWS:
-        block_n = 128 if n > 16384 and rows > 16 else 64
-        block_k = min(128, max(power_of_two(k), 16))
-        most = _most_parts(block_n, max(16, power_of_two(rows)), 4)
-        split = _splits(triton.cdiv(n, block_n), k, 2 * processors, 512, most)
-        return _configuration("skinny", block_n, block_k, split, 4, 4 if rows <= 32 else 3)
-    return {"variant": "cublas"}
-
-
-def candidates(
-    dtype: torch.dtype, n: int, k: int, rows: int, is_gated: bool, processors: int
-) -> Iterator[Configuration]:
-    """What to try for a weight [n, k], the default first; cuBLAS always."""
-    seen = []
-    for configuration in (
-        default(dtype, n, k, rows, is_gated, processors),
-        {"variant": "cublas"},
-        *_gemv_candidates(dtype, n, rows, is_gated),
-        *_skinny_candidates(dtype, n, k, rows, processors),
-    ):
-        if configuration not in seen:
-            seen.append(configuration)
-            yield configuration
-
-
-def _gemv_candidates(
-    dtype: torch.dtype, n: int, rows: int, is_gated: bool
-) -> Iterator[Configuration]:
-    if rows > (gemv.MOST_ROWS if dtype == torch.float32 else 2):  # 4 rows never won in bfloat16
-        return
-    # At least 64 elements of k per warp: x comes by asynchronous copies of no less than 4 bytes.
-    for block_n, block_k, split, warps, stages in (
-        (8, 512, 1, 4, 4),
-        (8, 256, 1, 2, 4),
-        (8, 512, 1, 4, 3),
-        (8, 512, 1, 4, 6),
-        (16, 256, 1, 4, 4),
-        (16, 256, 1, 4, 6),
-        (16, 512, 1, 8, 4),
-        (16, 128, 1, 2, 6),
-        (32, 128, 1, 2, 4),
-        (4, 1024, 1, 4, 4),
-        (16, 256, 2, 4, 4),
-        (8, 512, 1, 4, 1),
-    ):
-        if (split == 1 or n <= 8192) and (block_n >= 8 or not is_gated):
-            yield _configuration("gemv", block_n, block_k, split, warps, stages)
-
-
-def _skinny_candidates(
-    dtype: torch.dtype, n: int, k: int, rows: int, processors: int
-) -> Iterator[Configuration]:
-    if dtype == torch.float32 or rows > skinny.MOST_ROWS:
-        return
-    for block_n, block_k, waves, warps, stages in (
-        (64, 128, 2, 4, 4),
-        (64, 128, 1, 4, 5),
-        (64, 256, 1, 4, 3),
-        (64, 128, 3, 4, 3),
-        (64, 64, 3, 4, 6),
-        (128, 128, 1, 4, 4),
-        (128, 64, 2, 4, 5),
-        (128, 128, 1, 8, 4),
-        (32, 256, 3, 4, 3),
-        (32, 128, 4, 4, 4),
-        (16, 256, 4, 2, 4),
-    ):
-        padded = max(16, power_of_two(rows))
-        if 2 * block_k * (block_n + padded) * stages > 220_000 or (rows > 32 and block_n < 64):
-            continue
-        most = _most_parts(block_n, padded, warps)
-        split = _splits(triton.cdiv(n, block_n), k, waves * processors, 2 * block_k, most)
-        yield _configuration("skinny", block_n, block_k, split, warps, stages)
-    # Narrow tiles need no split, and so no counter, but load x more often: for few rows only.
-    for block_n, block_k, split, warps, stages in (
-        (32, 256, 1, 4, 6),
-        (32, 128, 1, 4, 8),
-        (32, 256, 1, 2, 4),
-        (32, 512, 1, 4, 4),
-        (32, 256, 2, 4, 4),
-        (16, 256, 1, 2, 5),
-        (16, 512, 1, 4, 4),
-        (16, 256, 2, 2, 4),
-        (64, 256, 1, 4, 5),
-        (64, 128, 2, 4, 6),
-    ):
-        padded = max(16, power_of_two(rows))
-        if 2 * block_k * (block_n + padded) * stages <= 220_000 and rows <= 32:
-            yield _configuration("skinny", block_n, block_k, split, warps, stages)
 
 
 def product(
@@ -239,7 +105,7 @@ def _configuration_of(
     if measured is not None:
         return measured
     is_gated = kernel == "linear_swiglu"
-    return default(x.dtype, n, k, x.shape[0], is_gated, multiprocessors(x.device))
+    return default(x.dtype, n, k, x.shape[0], is_gated, card_of(x.device))
 
 
 def _checked(arguments: dict[str, Any], outputs: int) -> tuple[torch.Tensor, ...]:

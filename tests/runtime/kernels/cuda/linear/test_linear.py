@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from glmc_runtime.errors import PlanError
 from glmc_runtime.kernels.cuda import workspace
-from glmc_runtime.kernels.cuda.linear.linear import candidates, default, linear, linear_swiglu
+from glmc_runtime.kernels.cuda.linear.linear import linear, linear_swiglu
 from tests.runtime.kernels.harness import close, nan, random
 from tests.support.thinned import crossed
 
@@ -185,23 +185,3 @@ def test_what_does_not_fit_is_refused(change: dict[str, Any]) -> None:
     arguments = {"x": random(2, 8), "weight": random(6, 8), "bias": None, "out": nan(2, 6)}
     with pytest.raises(PlanError):
         linear({**arguments, **change})
-
-
-@pytest.mark.parametrize("is_gated", [False, True])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("rows", [1, 2, 16, 64, 65])
-@pytest.mark.parametrize(("n", "k"), [(4608, 4096), (27392, 4096), (4096, 13696), (6, 8)])
-def test_defaults_and_candidates_are_legal(
-    is_gated: bool, dtype: torch.dtype, rows: int, n: int, k: int
-) -> None:
-    first = default(dtype, n, k, rows, is_gated, 132)
-    found = list(candidates(dtype, n, k, rows, is_gated, 132))
-    assert found[0] == first and {"variant": "cublas"} in found
-    assert len(found) == len({str(sorted(one.items())) for one in found}) <= 40
-    for one in found:
-        if one["variant"] == "cublas":
-            continue
-        for name in ("BLOCK_N", "BLOCK_K", "num_warps"):
-            assert one[name] & (one[name] - 1) == 0 and one[name] > 0
-        assert one["variant"] != "gemv" or rows <= 4
-        assert one["variant"] != "skinny" or (one["BLOCK_N"] >= 16 and one["BLOCK_K"] >= 16)
