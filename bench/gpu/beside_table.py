@@ -53,6 +53,16 @@ def bar_of(model: str, work: str, size: int) -> Bar | None:
     return next((bar for bar in bars if bar.least <= size <= bar.most), None)
 
 
+def bar_of_row(item: Item) -> Bar | None:
+    """The bar of what was measured, which in a quick run has none."""
+    if not item.get("bars", True):
+        return None
+    work = _work(item)
+    if work == "decode" and item.get("context", 0) >= LEAST_LONG:
+        return LONG
+    return bar_of(item["model"], work, item["size"])
+
+
 def beside_rows(items: Iterable[Item]) -> list[tuple[str, ...]]:
     """A row for each work of each model that both sides did."""
     every = [item for item in items if str(item["what"]).startswith(BESIDE)]
@@ -60,7 +70,14 @@ def beside_rows(items: Iterable[Item]) -> list[tuple[str, ...]]:
     ours = [item for item in every if item["peer"] != VLLM and _key(item) in peers]
     order = {key: place for place, key in enumerate(GPU_MODELS)}
     works = ("decode", "prefill", "ragged")
-    ours.sort(key=lambda item: (order[item["model"]], works.index(_work(item)), item["size"]))
+    ours.sort(
+        key=lambda item: (
+            order[item["model"]],
+            works.index(_work(item)),
+            item.get("context", 0),
+            item["size"],
+        )
+    )
     return [_row(item, peers[_key(item)]) for item in ours]
 
 
@@ -74,11 +91,7 @@ def _work(item: Item) -> str:
 
 def _row(ours: Item, peer: Item) -> tuple[str, ...]:
     work, size = _work(ours), ours["size"]
-    bar = bar_of(ours["model"], work, size)
-    if work == "decode" and ours.get("context", 0) >= LEAST_LONG:
-        bar = LONG
-    if not ours.get("bars", True):
-        bar = None
+    bar = bar_of_row(ours)
     share, ratio = ours["share"], ours["ratio"]
     titles = {
         "decode": f"decode, batch {size}",

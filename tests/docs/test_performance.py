@@ -1,4 +1,4 @@
-"""docs/performance.md: its first table is of the measured ones; results before the method."""
+"""docs/performance.md: its short table is of the measured ones; results before the method."""
 
 from __future__ import annotations
 
@@ -18,9 +18,8 @@ def columns(title: str) -> list[dict[str, str]]:
     return [dict(zip(names, row, strict=True)) for row in table_rows("\n".join(lines))]
 
 
-def test_the_first_table_is_of_the_measured_ones() -> None:
-    text = PAGE.read_text(encoding="utf-8")
-    rows = table_rows(text[: text.index("## ")])
+def test_the_short_table_is_of_the_measured_ones() -> None:
+    rows = table_rows(section(PAGE, "Steps and their floors"))
     assert len(rows) == 7
     for step, *figures in rows:
         phase, model, size = re.fullmatch(
@@ -38,5 +37,14 @@ def test_the_first_table_is_of_the_measured_ones() -> None:
 
 def test_results_come_before_the_method() -> None:
     titles = [line for line in PAGE.read_text().splitlines() if line.startswith("## ")]
-    assert titles[0] == "## Measured"
+    assert titles[:3] == ["## Beside vLLM", "## Steps and their floors", "## Measured"]
     assert titles[-2:] == ["## How it is measured", "## Not measured"]
+
+
+def test_what_is_said_of_bars_beside_vllm_is_what_the_table_says() -> None:
+    text = section(PAGE, "Beside vLLM")
+    rows = [row for row in table_rows(text) if len(row) == 12]
+    barred = [row for row in rows if row[8]]
+    met = [row for row in barred if float(row[4].strip("*")) >= float(row[8])]
+    assert f"Of {len(rows)} rows {len(barred)} have a bar" in text
+    assert {row[1] for row in barred if row[9] == "met"} <= {row[1] for row in met}

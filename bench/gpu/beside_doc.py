@@ -1,0 +1,161 @@
+"""Ours beside vLLM as a document and a picture, from the JSON of bench.gpu.h200 alone.
+
+    python -m bench.gpu.beside_doc 9b.json air.json --into docs/performance.md \\
+        --picture docs/images/beside_vllm.png
+
+The table stands between two marks of the document. Of two runs of the same row the later one on the
+command line counts; both times of a row are of one run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from textwrap import fill
+from typing import Any
+
+from bench.gpu.beside_table import BESIDE, COLUMNS, bar_of_row, beside_rows
+from bench.gpu.gpu_results import load_results
+from bench.gpu.gpu_table import Section, between_marks, markdown
+from bench.gpu.vllm_side import VLLM
+from bench.models import GPU_MODELS
+
+Item = dict[str, Any]
+FIRST_MARK, LAST_MARK = "<!-- beside vllm -->", "<!-- end of beside vllm -->"
+_WIDTH = 118  # of a line of a document
+_AHEAD, _BEHIND, _BAR = "#1f3f77", "#c2602e", "#e0a800"
+
+
+def newest(runs: Iterable[Item]) -> list[Item]:
+    """The measurements beside vLLM, of each the last run's."""
+    found: dict[tuple[Any, ...], Item] = {}
+    for run in runs:
+        for item in run["measurements"]:
+            if str(item["what"]).startswith(BESIDE):
+                names = ("model", "what", "size", "context", "peer")
+                found[tuple(item.get(name) for name in names)] = item
+    return list(found.values())
+
+
+def tables_of(runs: Sequence[Item]) -> list[Section]:
+    """The rows, and the runs that they are of."""
+    rows = beside_rows(newest(runs))
+    met = sum(row[-3] == "met" for row in rows), sum(bool(row[-4]) for row in rows)
+    note = (
+        f"Of {len(rows)} rows {met[1]} have a bar for the ratio, of which {met[0]} are met. "
+        "Medians of rounds in turn; a ratio is the median of those of each round."
+    )
+    return [
+        Section("Decode steps and first tokens, milliseconds", COLUMNS, rows, fill(note, _WIDTH)),
+        Section(
+            "Runs beside vLLM",
+            ("model", "plain read", "product", "vLLM ready", "glmc ready", "command"),
+            [row for run in runs for row in _run_rows(run)],
+            fill(
+                "Ready: seconds until a first step can be made; ours compiles and captures device "
+                "graphs, over weights that were made before, vLLM begins with its process.",
+                _WIDTH,
+            ),
+        ),
+    ]
+
+
+def _run_rows(run: Item) -> list[tuple[str, ...]]:
+    machine = run["machine"]
+    return [
+        (
+            GPU_MODELS[key][2],
+            f"{machine['bandwidth'] / 1e12:.2f} TB/s",
+            f"{machine['rate'] / 1e12:.0f} TFLOP/s",
+            f"{seconds:.0f} s",
+            f"{run['glmc_start_s'][key]:.0f} s",
+            f"`{run['command']}`",
+        )
+        for key, seconds in run.get("vllm_start_s", {}).items()
+    ]
+
+
+def draw(items: Iterable[Item], output: Path) -> None:
+    """Write the picture: a panel for each model, a bar for each ratio, a line at its bar. Raises
+    ValueError where there is nothing."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    items = [item for item in items if item["peer"] != VLLM]
+    panels = [(key, _ordered(items, key)) for key in GPU_MODELS]
+    panels = [panel for panel in panels if panel[1]]
+    if not panels:
+        raise ValueError("no rows beside vLLM in these results")
+    figure, axes = pyplot.subplots(
+        1, len(panels), figsize=(3.4 * len(panels), 5.2), squeeze=False, layout="constrained"
+    )
+    for axis, (key, rows) in zip(axes[0], panels, strict=True):
+        places = range(len(rows))
+        ratios = [item["ratio"] for item in rows]
+        axis.barh(places, ratios, color=[_AHEAD if each >= 1 else _BEHIND for each in ratios])
+        for place, item in zip(places, rows, strict=True):
+            axis.annotate(f"{item['ratio']:.2f}", (0.02, place), color="white", va="center",
+                          fontsize=8)  # fmt: skip
+            bar = bar_of_row(item)
+            if bar is not None:
+                axis.plot([bar.ratio] * 2, [place - 0.4, place + 0.4], color=_BAR, linewidth=2)
+        axis.set_yticks(list(places), [_label(item) for item in rows], fontsize=8)
+        axis.invert_yaxis()
+        axis.axvline(1.0, color="black", linewidth=0.8)
+        axis.set_xlim(0, 1.5)
+        axis.set_xlabel("time of vLLM / ours")
+        axis.set_title(GPU_MODELS[key][2], fontsize=10)
+        axis.spines[["top", "right"]].set_visible(False)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(output, dpi=110)
+    pyplot.close(figure)
+
+
+def _ordered(items: Sequence[Item], key: str) -> list[Item]:
+    works = [BESIDE + name for name in ("decode", "prefill", "ragged")]
+    mine = [item for item in items if item["model"] == key]
+    return sorted(
+        mine, key=lambda item: (works.index(item["what"]), item.get("context", 0), item["size"])
+    )
+
+
+def _label(item: Item) -> str:
+    if item["what"] == BESIDE + "ragged":
+        return f"{item['prompts']} prompts"
+    if item["what"] == BESIDE + "prefill":
+        return f"first token of {item['size']}"
+    context = item.get("context", 0)
+    return f"decode {item['size']}" + (f" at {context // 1024} K" if context > 1024 else "")
+
+
+def main(words: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("results", type=Path, nargs="+")
+    parser.add_argument("--into", type=Path, help="the document; without, the table is printed")
+    parser.add_argument("--picture", type=Path)
+    options = parser.parse_args(words)
+    runs = load_results(options.results)
+    text = markdown(tables_of(runs))
+    try:
+        if options.into is None:
+            print(text)
+        else:
+            document = options.into.read_text("utf-8")
+            document = between_marks(document, text, FIRST_MARK, LAST_MARK)
+            options.into.write_text(document, "utf-8")
+        if options.picture is not None:
+            draw(newest(runs), options.picture)
+    except ValueError as error:
+        print(f"beside_doc: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
