@@ -10,7 +10,8 @@ from torch import Tensor
 from glmc_runtime.kernels import find_binder
 from glmc_runtime.kernels.cpu.activation import gated
 from glmc_runtime.kernels.cpu.norms import rows_norm
-from tests.runtime.kernels.harness import nan, random
+from glmc_runtime.kernels.cpu.qkv_rope_cache import split_and_rotate
+from tests.runtime.kernels.harness import nan, random, run
 from tests.runtime.kernels.instruction_sets import each_instruction_set as each_instruction_set
 from tests.runtime.kernels.test_cpu_attention import int32
 
@@ -73,6 +74,66 @@ def test_gated_far_from_zero() -> None:
     nothing = torch.full((1, 3), torch.nan)
     gated(nothing, torch.ones(1, 3), nothing)()
     assert nothing.isnan().all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(1, 1), (1, 2048), (3, 77), (40, 1000)])
+def test_add(dtype: torch.dtype, shape: tuple[int, int]) -> None:
+    """Also where the sum takes the place of a summand, and of numbers that are none."""
+    x, y = random(*shape, dtype=dtype), random(*shape, dtype=dtype, seed=2)
+    x[0, 0] = torch.inf
+    y[-1, -1] = torch.nan
+    expected = x + y
+    out = nan(*shape, dtype=dtype)
+    run("add", by_torch=False, x=x, y=y, out=out)
+    find_binder("cpu.add")({"x": x, "y": y, "out": y})()
+    for found in (out, y):
+        torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("other", [0.5, torch.ones(1, 8), torch.ones(8, 3).t()])
+def test_add_of_a_number_or_of_another_form_is_left_to_torch(other: float | Tensor) -> None:
+    x, out = random(3, 8), nan(3, 8)
+    run("add", by_torch=True, x=x, y=other, out=out)
+    assert torch.equal(out, x + other)
+
+
+ROTATED = [(16, 1), (16, 8), (64, 17), (128, 32), (128, 64), (72, 36)]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("interleaved", [False, True])
+@pytest.mark.parametrize(("head_dim", "half"), ROTATED)
+def test_heads_have_the_bits_of_eager_code(
+    dtype: torch.dtype, interleaved: bool, head_dim: int, half: int
+) -> None:
+    """Rotated in part or whole, every remainder of lanes: each product rounded to the dtype."""
+    tokens, q_heads, kv_heads = 3, 3, 2
+    rotated = q_heads + kv_heads
+    arguments = {
+        "qkv": random(tokens, (rotated + kv_heads) * head_dim, dtype=dtype),
+        "q_norm": None,
+        "k_norm": None,
+        "cos_sin": random(20, 2 * half, dtype=dtype, seed=2),
+        "positions": torch.tensor([3, 0, 19]),
+        "slot_mapping": torch.tensor([5, 30, 0]),
+        "key_cache": torch.zeros(8, 4, kv_heads, head_dim, dtype=dtype),
+        "value_cache": torch.zeros(8, 4, kv_heads, head_dim, dtype=dtype),
+        "query": nan(tokens, q_heads, head_dim, dtype=dtype),
+        "interleaved": interleaved,
+        "norm_eps": 1e-5,
+        "table": nan(tokens, 2 * half, dtype=dtype),
+        "product": nan(tokens, rotated, half, dtype=dtype),
+        "turned": nan(tokens, rotated, head_dim, dtype=dtype),
+    }
+    find_binder("cpu.qkv_rope_cache")(arguments)()
+    names = ("query", "key_cache", "value_cache")
+    found = [arguments[name].clone() for name in names]
+    for name in names:
+        arguments[name].zero_()
+    split_and_rotate(arguments, lambda *_: [])()
+    for name, ours in zip(names, found, strict=True):
+        assert torch.equal(ours, arguments[name]), name
 
 
 def attended(query: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:

@@ -24,6 +24,7 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "few_rows_product": (*[_POINTER] * 4, *[_LONG] * 3, *[_INT] * 2),
     "few_rows_experts": (*[_POINTER] * 8, *[_LONG] * 5, _POINTER, *[_INT] * 2),
     "rows_norm": (*[_POINTER] * 5, *[_LONG] * 2, _FLOAT, *[_INT] * 2),
+    "rows_add": (*[_POINTER] * 3, _LONG, *[_INT] * 2),
     "rows_gated": (*[_POINTER] * 3, *[_LONG] * 3, *[_INT] * 2),
     "rows_router": (*[_POINTER] * 7, *[_LONG] * 6, _FLOAT, _INT, *[_FLOAT] * 2, *[_INT] * 2),
     "rows_heads": (*[_POINTER] * 9, *[_LONG] * 11, _INT, _FLOAT, *[_INT] * 2),

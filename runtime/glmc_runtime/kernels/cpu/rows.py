@@ -4,11 +4,32 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from glmc_runtime.kernels import Thunk, aten, register, schema_of
+from glmc_runtime.kernels.cpu.decode_library import function
 from glmc_runtime.kernels.schema import INDICES, schema, tensor, written
 
 register("cpu.select_rows", schema_of("aten.index_select"))(aten.index_select)
-register("cpu.add", schema_of("aten.add"))(aten.add)
+
+
+@register("cpu.add", schema_of("aten.add"))
+def add(arguments: dict[str, Any]) -> Thunk:
+    """As ``aten.add``; of contiguous tensors of one shape a call of ours, which finds less of its
+    code pushed out of the caches by the weights of a step."""
+    x, y, out = (arguments[name] for name in ("x", "y", "out"))
+    by_torch = aten.add(arguments)
+    if not isinstance(y, torch.Tensor) or not x.shape == y.shape == out.shape:
+        return by_torch
+    run = function("rows_add", x, y, out)
+    if run is None or not all(tensor.is_contiguous() for tensor in (x, y, out)):
+        return by_torch
+    count = x.numel()
+
+    def thunk() -> None:
+        run(x.data_ptr(), y.data_ptr(), out.data_ptr(), count)
+
+    return thunk
 
 
 @register(

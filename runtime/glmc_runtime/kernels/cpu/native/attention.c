@@ -139,11 +139,12 @@ INLINE void join(float *chunks, long number, long group, long head_dim, void *ou
             states[one * size] = exponential(states[one * size] - most);
             sum += states[one * size + 1] * states[one * size];
         }
-        for (long at = 0; at < head_dim; at++) {
-            float total = 0.0f;
+        for (long at = 0; at < head_dim; at += LANES) {
+            floats total = {0};
             for (long one = 0; one < number; one++)
-                total += chunks[one * size + q * head_dim + at] * states[one * size];
-            store(out, q * head_dim + at, total / sum, kind);
+                total += load_some(chunks + one * size + q * head_dim, at, head_dim - at, 0) *
+                         states[one * size];
+            store_some(out, q * head_dim + at, head_dim - at, total / sum, kind);
         }
     }
 }

@@ -47,6 +47,18 @@ int rows_norm(const void *x, const void *residual, const void *weight, void *tot
     return 0;
 }
 
+/* out = x + more, flat. */
+int rows_add(const void *x, const void *more, void *out, long count, int kind, int threads) {
+    const long piece = SMALL, pieces = (count + piece - 1) / piece;
+#pragma omp parallel for schedule(static) num_threads(threads) if (pieces > 1)
+    for (long one = 0; one < pieces; one++) {
+        const long at = one * piece, size = count - at < piece ? count - at : piece;
+        if (kind) add_of(offset(x, at, 1), offset(more, at, 1), offset(out, at, 1), size, 1);
+        else add_of(offset(x, at, 0), offset(more, at, 0), offset(out, at, 0), size, 0);
+    }
+    return 0;
+}
+
 INLINE void gated_of(const void *gate, const void *up, void *out, long width, const int kind) {
     for (long at = 0; at < width; at += LANES)
         store_some(out, at, width - at,
@@ -77,14 +89,43 @@ typedef struct {
     float eps;
 } Heads;
 
-INLINE void rotate(const void *head, const void *waves, void *out, const Heads *h, const int kind) {
-    const long half = h->half, step = h->interleaved ? 2 : 1, apart = h->interleaved ? 1 : half;
-    for (long at = 0; at < half; at++) {
-        const float first = load(head, at * step, kind), second = load(head, at * step + apart, kind);
+/* Two vectors of a head turned by their waves; each product is rounded to the kind. */
+INLINE void turn(floats *first, floats *second, floats cosine, floats sine, const int kind) {
+    const floats less = rounded_lanes(*second * sine, kind), more = rounded_lanes(*first * sine, kind);
+    *first = rounded_lanes(*first * cosine, kind) - less;
+    *second = rounded_lanes(*second * cosine, kind) + more;
+}
+
+/* Elements that lie beside each other, pair by pair. */
+INLINE void rotate_pairs(const void *head, const void *waves, void *out, long half,
+                         const int kind) {
+    long at = 0;
+    for (; kind && at + LANES <= half; at += LANES) {
+        const words pairs = *(const words *)((const uint16_t *)head + 2 * at);
+        floats first = (floats)(pairs << 16), second = (floats)(pairs & 0xffff0000u);
+        turn(&first, &second, load_lanes(waves, at, kind), load_lanes(waves, half + at, kind), kind);
+        *(words *)((uint16_t *)out + 2 * at) =
+            (narrow_bits(first) >> 16) | (narrow_bits(second) & 0xffff0000u);
+    }
+    for (; at < half; at++) {
+        const float first = load(head, 2 * at, kind), second = load(head, 2 * at + 1, kind);
         const float cosine = load(waves, at, kind), sine = load(waves, half + at, kind);
         const float less = rounded(second * sine, kind), more = rounded(first * sine, kind);
-        store(out, at * step, rounded(first * cosine, kind) - less, kind);
-        store(out, at * step + apart, rounded(second * cosine, kind) + more, kind);
+        store(out, 2 * at, rounded(first * cosine, kind) - less, kind);
+        store(out, 2 * at + 1, rounded(second * cosine, kind) + more, kind);
+    }
+}
+
+INLINE void rotate(const void *head, const void *waves, void *out, const Heads *h, const int kind) {
+    const long half = h->half;
+    if (h->interleaved) rotate_pairs(head, waves, out, half, kind);
+    for (long at = 0; !h->interleaved && at < half; at += LANES) {
+        const long left = half - at;
+        floats first = load_some(head, at, left, kind), second = load_some(head, half + at, left, kind);
+        turn(&first, &second, load_some(waves, at, left, kind),
+             load_some(waves, half + at, left, kind), kind);
+        store_some(out, at, left, first, kind);
+        store_some(out, half + at, left, second, kind);
     }
     memcpy(offset(out, 2 * half, kind), offset(head, 2 * half, kind),
            (size_t)((h->head_dim - 2 * half) * SIZE(kind)));
