@@ -75,6 +75,7 @@ class LoadKeywords(TypedDict, total=False):
     timing: bool
     guard_steps: int
     profile_ranges: bool
+    prefill_graphs: bool
     progress: Callable[[int, int], object] | None
     weights: Mapping[str, torch.Tensor] | None
     process_group: Any

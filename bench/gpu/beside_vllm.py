@@ -36,6 +36,7 @@ def beside_vllm(results: Results, bench: Bench, sizes: Sizes, folder: Path) -> N
         max_context=sizes.context + max(*sizes.prefills, 1024),
         kv_tokens=sizes.kv_tokens,
         block_size=32 if results.quick else 128,
+        prefill_graphs=True,  # vLLM has device graphs of as many tokens, too
     )
     log = results.path.with_name(f"{model.key}.vllm.log")
     with vllm_side(model, sizes, folder, log, results.quick) as side:

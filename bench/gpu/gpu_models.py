@@ -52,6 +52,7 @@ class Bench:
         max_context: int,
         kv_tokens: int,
         block_size: int = 128,
+        prefill_graphs: bool = False,
     ) -> Session:
         """Compile a plan and load it over the shared weights; ``kv_tokens`` fit into its cache.
 
@@ -79,7 +80,7 @@ class Bench:
         before, started = allocated(self.device), time.perf_counter()
         # A partly filled block more for each sequence, and the scratch block.
         blocks = 1 + decode[-1] + -(-kv_tokens // block_size)
-        session = load_over(path, weights, kv_blocks=blocks)
+        session = load_over(path, weights, kv_blocks=blocks, prefill_graphs=prefill_graphs)
         self.load_seconds = time.perf_counter() - started
         self.session_gib = (allocated(self.device) - before) / GIB
         return session

@@ -98,7 +98,7 @@ def assemble(
     for key in loaded.entries:
         plan, inputs = artifact.plans[key], loaded.step_inputs(key)
         replays[key] = loaded.replay(plan, cache, inputs, inputs, graphs)
-    loaded.capture(replays, graphs, spec.block_size, SCRATCH_BLOCK)
+    loaded.capture(replays, graphs, spec.block_size, SCRATCH_BLOCK, prefill=options.prefill_graphs)
     return Machine(
         loaded.device,
         cache,

@@ -20,3 +20,4 @@ class LoadOptions:
     profile_ranges: bool = False
     backend: str | None = None
     checkpoint: str | None = None
+    prefill_graphs: bool = False
