@@ -101,9 +101,10 @@ def load(
     measures each segment. ``guard_steps`` is how many steps of each phase check what vendor calls
     return and write, before they are replayed unchecked (:mod:`glmc_runtime.replay.guard_steps`).
     ``profile_ranges`` names each replayed call in the timeline of a profiler that runs around the
-    session (:mod:`glmc_runtime.replay.profile`), for several microseconds a call. ``prefill_graphs``
-    also captures device graphs of the prefill buckets up to 1024 tokens, each from one attention to
-    the next: a short prompt waits less for the host, and loading takes longer. ``weights`` are
+    session (:mod:`glmc_runtime.replay.profile`), for several microseconds a call.
+    ``prefill_graphs`` also captures device graphs of the prefill buckets up to 1024 tokens, each
+    from one attention to the next: a short prompt waits less for the host, and loading takes
+    longer. ``weights`` are
     the caller's own tensors by the names of the manifest, in place of the artifact's, which may
     then have none. ``checkpoint`` is the directory that the weights of an artifact compiled with
     ``weights="from-checkpoint"`` are made of, if it is not where it was then.
