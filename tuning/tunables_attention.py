@@ -14,7 +14,7 @@ from glmc_runtime.kernels.cuda.attention import splits as decode_splits
 from glmc_runtime.kernels.cuda.attention.splits import REACHES, Shape
 from tuning.tunable import Arguments, Tunable
 
-SEQUENCES = (1, 16, 64)
+SEQUENCES = (1, 16, 64, 128, 256)
 CONTEXTS = (1024, *REACHES[1:])  # the first in tables for REACHES[0] tokens
 HEAD_DIM, ROTARY, BLOCK_SIZE = 128, 64, 16
 SCALE = HEAD_DIM**-0.5

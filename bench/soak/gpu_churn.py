@@ -15,6 +15,8 @@ from glmc_runtime.generate.session import Session
 
 STEPS = 3000
 MOST = 8  # sequences at a time: the largest decode bucket
+CROWD, CROWD_QUICK = 256, 12  # of another run, whose number of sequences drifts up to this
+DRIFT = 25  # steps after which it is another
 LONGEST = 200
 PROMPTS = (3, 9, 17, 40)
 # Of the logits' deviation: another order of float32 sums, never another context.
@@ -33,23 +35,26 @@ class _Seen:
         self.events[event] = self.events.get(event, 0) + 1
 
 
-def churn(results: Results, name: str, folder: Path, target: str) -> None:
-    """Drive one session at random; hold its logits against those of a fresh one."""
-    from bench.gpu_sessions import MODELS, make_session
+def churn(results: Results, name: str, folder: Path, target: str, most: int = MOST) -> None:
+    """Drive one session of up to ``most`` sequences at random; hold its logits against those of a
+    fresh one."""
+    from bench.gpu_sessions import MODELS, buckets_to, make_session
 
     steps = 30 if results.quick else STEPS
-    session, path = make_session(
-        MODELS / name, folder / "float32", "float32", target, kv_blocks=1 + MOST * 8
-    )
+    folder = folder / (f"float32.{most}" if most > MOST else "float32")
+    options = {"kv_blocks": 1 + most * 8, "decode_buckets": buckets_to(most)}
+    session, path = make_session(MODELS / name, folder, "float32", target, **options)
     draw = random.Random(5)
     live: list[Sequence] = []
     seen = _Seen()
     memory: list[dict[str, int]] = []
     rows: list[tuple[list[int], torch.Tensor]] = []
     every = max(1, steps // 60)
-    _bind_all(session)
+    _bind_all(session, most)
     for step in range(steps):
-        _change(session, live, draw, seen)
+        if most > MOST and step % DRIFT == 0:
+            _drift(session, live, draw, seen, draw.choice(buckets_to(most)))
+        _change(session, live, draw, seen, most)
         vocabulary = session.manifest.model.vocabulary
         tokens = [draw.randrange(2, vocabulary) for _ in live]
         logits = session.decode(live, tokens)
@@ -72,7 +77,7 @@ def churn(results: Results, name: str, folder: Path, target: str) -> None:
     fresh, _ = make_session(MODELS / name, path, "float32", target)
     _compare(fresh, rows, seen)
     results.check(
-        f"{name}, float32: {steps} replays with sequences that come and go",
+        f"{name}, float32: {steps} replays with up to {most} sequences that come and go",
         seen.worst <= TOLERANCE and seen.compared == len(rows) and given_back,
         compared=seen.compared,
         worst_deviation=seen.worst,
@@ -82,25 +87,51 @@ def churn(results: Results, name: str, folder: Path, target: str) -> None:
         blocks_given_back=given_back,
     )
     constant = all(reserved == memory[0] for reserved in memory)
-    results.check(f"{name}: device memory is constant over the replays", constant, memory=memory)
+    results.check(
+        f"{name}: device memory is constant over the replays of up to {most} sequences",
+        constant,
+        memory=memory,
+    )
 
 
-def _bind_all(session: Session) -> None:
+def _bind_all(session: Session, most: int) -> None:
     """Every shape of a prefill once, so that what is kept of it is there before memory is read."""
     for length in PROMPTS:
         sequence = session.sequence(list(range(2, 2 + length)))
         session.prefill([sequence])
         session.release(sequence)
-    for count in range(1, MOST + 1):
+    for count in range(1, most + 1):
         sequences = [session.sequence([2, 3, 4]) for _ in range(count)]
-        for sequence in sequences:
-            session.prefill([sequence])
+        for begin in range(0, count, 64):
+            session.prefill(sequences[begin : begin + 64])
         session.decode(sequences, [5] * count)
         for sequence in sequences:
             session.release(sequence)
 
 
-def _change(session: Session, live: list[Sequence], draw: random.Random, seen: _Seen) -> None:
+def _drift(
+    session: Session, live: list[Sequence], draw: random.Random, seen: _Seen, wanted: int
+) -> None:
+    """Let sequences out or new ones in, until there are ``wanted``."""
+    while len(live) > wanted:
+        session.release(live.pop(draw.randrange(len(live))))
+        seen.count("leave")
+    while len(live) < wanted:
+        _join(session, live, draw, seen)
+
+
+def _join(session: Session, live: list[Sequence], draw: random.Random, seen: _Seen) -> None:
+    vocabulary = session.manifest.model.vocabulary
+    length = draw.choice(PROMPTS)
+    sequence = session.sequence([draw.randrange(2, vocabulary) for _ in range(length)])
+    session.prefill([sequence])
+    live.append(sequence)
+    seen.count("join")
+
+
+def _change(
+    session: Session, live: list[Sequence], draw: random.Random, seen: _Seen, most: int
+) -> None:
     """Let sequences out, shorten, fork and let new ones in."""
     for sequence in [sequence for sequence in live if len(sequence) >= LONGEST]:
         live.remove(sequence)
@@ -113,16 +144,11 @@ def _change(session: Session, live: list[Sequence], draw: random.Random, seen: _
         sequence = draw.choice(live)
         session.truncate(sequence, draw.randrange(1, len(sequence) + 1))
         seen.count("truncate")
-    if live and len(live) < MOST and draw.random() < 0.1:
+    if live and len(live) < most and draw.random() < 0.1:
         live.append(session.fork(draw.choice(live)))
         seen.count("fork")
-    if not live or (len(live) < MOST and draw.random() < 0.2):
-        vocabulary = session.manifest.model.vocabulary
-        length = draw.choice(PROMPTS)
-        sequence = session.sequence([draw.randrange(2, vocabulary) for _ in range(length)])
-        session.prefill([sequence])
-        live.append(sequence)
-        seen.count("join")
+    if not live or (len(live) < most and draw.random() < 0.2):
+        _join(session, live, draw, seen)
     draw.shuffle(live)
 
 

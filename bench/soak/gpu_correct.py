@@ -66,7 +66,7 @@ def forced_logits(model: Any, text: ListLike[int], first: int) -> Tensor:
 
 def correct(results: Results, folder: Path, device: torch.device, target: str) -> None:
     """All checks of the shipped models."""
-    from bench.soak.gpu_churn import churn
+    from bench.soak.gpu_churn import CROWD, CROWD_QUICK, churn
 
     torch.set_float32_matmul_precision("highest")
     for name in NAMES:
@@ -83,6 +83,12 @@ def correct(results: Results, folder: Path, device: torch.device, target: str) -
             ),
             ("replay", lambda name=name, work=work: _replay(results, name, work, target)),
             ("churn", lambda name=name, work=work: churn(results, name, work, target)),
+            (
+                "crowd",
+                lambda name=name, work=work: churn(
+                    results, name, work, target, CROWD_QUICK if results.quick else CROWD
+                ),
+            ),
         ):
             results.attempt(f"{name}: {label}", check)
 
