@@ -108,11 +108,19 @@ def fault_of(group: VirtualGroup, case: Case, to: Rounded = rounded) -> str:
         for rank, part in enumerate(parts):
             if not torch.equal(bits(part), bits(first)):
                 return f"rank {rank} or a repetition has other bits: {case}"
-        same = (bits(first) == bits(expected)) | (first.isnan() & expected.isnan())
-        if not same.all():
-            place = int((~same).nonzero()[0])
-            return f"element {place} is {first[place]}, not {expected[place]}: {case}"
+        wrong = difference(first, expected)
+        if wrong:
+            return f"{wrong}: {case}"
     return ""
+
+
+def difference(found: Tensor, expected: Tensor) -> str:
+    """The first element that has other bits, but for those of NaN; empty where none has."""
+    same = (bits(found) == bits(expected)) | (found.isnan() & expected.isnan())
+    if same.all():
+        return ""
+    place = int((~same).nonzero()[0])
+    return f"element {place} is {found[place]}, not {expected[place]}"
 
 
 def fused_fault_of(group: VirtualGroup, dtype: torch.dtype, rows: int, width: int) -> str:

@@ -101,7 +101,9 @@ class Group:
         return self._start() + (self.ranks - 1) * message * beta
 
     def _has(self, name: str) -> bool:
-        return ALGORITHMS[name].medium == MESSAGES or self.device.links.memory is not None
+        """Links to the memory of peers are not described: a table may have measured them."""
+        medium = ALGORITHMS[name].medium
+        return medium == MESSAGES or (medium == MEMORY and self.device.links.memory is not None)
 
 
 def group_of(device: Device, ranks: int, table: AlgorithmTable | None = None) -> Group | None:

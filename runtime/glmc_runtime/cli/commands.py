@@ -126,6 +126,13 @@ TUNE_COLLECTIVES = Command(
             default=False,
         ),
         Option(
+            "--rank-order",
+            "Let those compete that add in the order of the ranks: kernels over the memory of "
+            "peers, with --backend nccl.",
+            bool,
+            default=False,
+        ),
+        Option(
             "--topology",
             "What the group is called in the table.",
             default="one-host",

@@ -24,7 +24,7 @@ def tune_collectives(options: SimpleNamespace) -> int:
     from glmc_runtime.arguments import integer
     from glmc_runtime.collectives.launch import BACKENDS, joined_job, run_job
     from glmc_runtime.command.nearest import did_you_mean
-    from glmc_runtime.format.algorithms import ANY_ORDER, TREE
+    from glmc_runtime.format.algorithms import ANY_ORDER, RANK_ORDER, TREE
     from glmc_runtime.format.collectives_json import read_table, table_to_text
 
     if options.backend not in BACKENDS:
@@ -43,9 +43,16 @@ def tune_collectives(options: SimpleNamespace) -> int:
             else f"--ranks {started}, as many as torchrun started, or none",
             found="nothing" if ranks is None else str(ranks),
         )
+    if options.any_order and options.rank_order:
+        raise RequestError(
+            "algorithms compete in one class",
+            expected="--any-order or --rank-order",
+            found="both",
+        )
+    order = RANK_ORDER if options.rank_order else TREE
     output = None if options.output is None else Path(options.output)
     job = {
-        "numerics": ANY_ORDER if options.any_order else TREE,
+        "numerics": ANY_ORDER if options.any_order else order,
         "previous": _previous(output),
     }
     text = (

@@ -20,6 +20,8 @@ MARGIN = 0.08
 """By how much bands that are there already may be slower than the best."""
 _SAME = 0.03
 _SWITCH = 0.15
+ON_CARDS = 0.05
+"""The margin, and what another band must save, on a card, where graphs leave little noise."""
 _NOISE = 8.0
 """How often the usual distance of a ratio from its curve another band must save, added up."""
 _DOUBT = 5.0
@@ -33,13 +35,14 @@ def choose_bands(
     sizes: Sequence[int],
     incumbents: Sequence[tuple[Band, ...]] = (),
     margin: float = MARGIN,
+    saving: float = _SWITCH,
 ) -> tuple[Band, ...]:
     """Bands over the algorithms of ``times``, which has a time for each of ascending ``sizes``.
 
     The first of the ``incumbents`` stays whose algorithms are all among them and at no size slower
     than the best by more than the margin, or than what times are usually far from their curves.
-    Else the bands that together lose least, where each one more must save 15 %, and more where
-    times are far from their curves, added up over sizes.
+    Else the bands that together lose least, where each one more must save ``saving``, and more
+    where times are far from their curves, added up over sizes.
     """
     curves = _curves(times)
     losses, noise = _losses(curves), _noise(curves)
@@ -49,7 +52,7 @@ def choose_bands(
             lost = [losses[algorithm_at(bands, size)][place] for place, size in enumerate(sizes)]
             if max(lost) <= allowed:
                 return bands
-    switch = max(_SWITCH, _NOISE * noise)
+    switch = max(saving, _NOISE * noise)
     names = _cheapest(losses, sizes, switch)
     bounds = [*sizes[1:], None]
     return merged(Band(below, name) for below, name in zip(bounds, names, strict=True))
@@ -152,7 +155,7 @@ def _line(
     return level - slope * mean, slope
 
 
-def fitted(medium: str, sizes: Sequence[int], microseconds: Sequence[float]) -> Link:
+def fitted(medium: str, sizes: Sequence[float], microseconds: Sequence[float]) -> Link:
     """Latency and bandwidth of steps of these sizes, by least squares of what is off in ratio."""
     weights = [1 / value**2 for value in microseconds]
     latency, slope = _line(weights, sizes, microseconds)

@@ -13,13 +13,15 @@ from glmc_runtime.collectives.butterfly import butterfly
 from glmc_runtime.collectives.halving_doubling import halving_doubling
 from glmc_runtime.collectives.library import library_all_reduce
 from glmc_runtime.collectives.one_shot import one_shot
+from glmc_runtime.collectives.over_peers import over_peers
 from glmc_runtime.collectives.ring import ring
 from glmc_runtime.collectives.shared_memory import SharedMemory
+from glmc_runtime.collectives.symmetric_memory import SymmetricMemory
 from glmc_runtime.collectives.tree import tree_sum
 from glmc_runtime.collectives.two_shot import two_shot
 from glmc_runtime.collectives.wire import Thunk, Wire, meeting
-from glmc_runtime.errors import PlanError
-from glmc_runtime.format.algorithms import ALGORITHMS, DTYPES, LIBRARY
+from glmc_runtime.errors import GuardError, PlanError
+from glmc_runtime.format.algorithms import ALGORITHMS, DTYPES, LIBRARY, PEERS, on_cards
 from glmc_runtime.format.collectives import ONE_HOST, AlgorithmTable, GroupKey, default_table
 
 PATIENCE = 300.0
@@ -63,18 +65,23 @@ class Group:
         self.wire = Wire(process_group, rank, size)
         self._patience = patience
         self._memory: SharedMemory | None = None
+        self._peers: SymmetricMemory | None = None
         self._barrier: Thunk | None = None
 
     def algorithm_of(self, x: Tensor) -> str:
         """The table's choice for a message; raises :class:`PlanError` where it has none.
 
-        On a card the library does the work: messages between pairs cost more than 100 us there,
-        whatever they carry, and BKCL chooses by variables that it has read.
+        On a card the library does the work, but for kernels over the memory of peers that the
+        table names: messages between pairs cost more than 100 us there, whatever they carry, and
+        BKCL chooses by variables that it has read.
         """
+        size = x.numel() * x.element_size()
         if x.device.type != "cpu":
-            return LIBRARY
+            key = GroupKey(self.size, self.topology, str(x.dtype).removeprefix("torch."))
+            named = (one.algorithm(size) for one in self.table.entries if one.key == key)
+            return next(filter(on_cards, named), LIBRARY)
         key = GroupKey(self.size, self.topology, _dtype_name(x))
-        return self.table.entry(key).algorithm(x.numel() * x.element_size())
+        return self.table.entry(key).algorithm(size)
 
     def all_reduce(self, x: Tensor) -> None:
         """Add ``x`` over all ranks in place; all get the same bits."""
@@ -82,8 +89,8 @@ class Group:
 
     def all_reduce_of(self, x: Tensor, algorithm: str | None = None) -> Thunk:
         """A thunk that adds ``x`` (contiguous) over all ranks in place, by the table's choice for
-        its bytes or by the ``algorithm`` named. The first one of a group in shared memory
-        makes it, which is a collective call itself."""
+        its bytes or by the ``algorithm`` named. The first one of a group in shared memory, or
+        over that of peers, makes it, which is a collective call itself."""
         flat = _flat("x", x)
         name = self.algorithm_of(x) if algorithm is None else algorithm
         if name not in ALGORITHMS:
@@ -100,6 +107,9 @@ class Group:
                     remedy="take a table that was made for this target",
                 )
             return _in_order(_IN_SHARED_MEMORY[name](self.shared_memory(), flat))
+        if ALGORITHMS[name].medium == PEERS:
+            _dtype_name(x)
+            return _in_order(over_peers(name, self.peer_memory(x.device).peers, flat))
         return _in_order(_ON_MESSAGES[name](self.wire, flat))
 
     def all_gather_of(self, x: Tensor, parts: Tensor) -> Thunk:
@@ -141,8 +151,8 @@ class Group:
             self._barrier()
 
     def close(self) -> None:
-        """Let go of shared memory; the process group is its maker's."""
-        self._memory = None
+        """Let go of shared memory and of that of peers; the process group is its maker's."""
+        self._memory = self._peers = None
 
     def _make_barrier(self) -> Thunk:
         """On host memory by messages; of another backend the library's."""
@@ -156,6 +166,21 @@ class Group:
         if self._memory is None:
             self._memory = SharedMemory(self.wire, self._patience)
         return self._memory
+
+    def peer_memory(self, device: torch.device) -> SymmetricMemory:
+        """That of this group's cards; making it is a collective call. Raises :class:`GuardError`
+        where they can't have any."""
+        if self._peers is None:
+            backend = backend_of(self.process_group)
+            if backend != "nccl":
+                raise GuardError(
+                    "the memory of peers is that of cards, and this group has none",
+                    expected="a group over nccl",
+                    found=f"a group over {backend}",
+                    remedy="take a table that was made for this target, or --backend nccl",
+                )
+            self._peers = SymmetricMemory(self.wire, device)
+        return self._peers
 
 
 def backend_of(process_group: Any) -> str:

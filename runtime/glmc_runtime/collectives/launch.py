@@ -14,7 +14,8 @@ import torch
 import torch.distributed as dist
 
 from glmc_runtime.collectives.group import Group
-from glmc_runtime.command.rank_processes import run_ranks
+from glmc_runtime.collectives.symmetric_memory import MULTICAST_OFF
+from glmc_runtime.command.rank_processes import NONE, run_ranks
 from glmc_runtime.errors import GlmcError, GuardError, Lines, RankError
 
 Job = Callable[..., str]
@@ -42,6 +43,7 @@ def run_job(
         f"{__name__}:take_part",
         ranks,
         limit,
+        MULTICAST_OFF if backend == "nccl" else NONE,
         job=job,
         options=dict(options),
         backend=backend,
@@ -85,6 +87,7 @@ def joined_job(job: str, options: Mapping[str, Any], backend: str, topology: str
     """The same as one of the ranks that torchrun started; None but on rank 0."""
     local = int(os.environ.get("LOCAL_RANK", "0"))
     if backend == "nccl":
+        os.environ.update(MULTICAST_OFF)
         torch.cuda.set_device(local)
     dist.init_process_group(backend)
     try:

@@ -9,26 +9,30 @@ from torch import Tensor
 
 from glmc_runtime.collectives.bands import fitted
 from glmc_runtime.collectives.group import Group
-from glmc_runtime.collectives.measure import Case, agreed, measure, zeros
+from glmc_runtime.collectives.measure import Case, agreed, bound, measure, zeros
 from glmc_runtime.collectives.wire import Thunk, add_in_rank_order
-from glmc_runtime.format.algorithms import MEMORY, MESSAGES, Link
+from glmc_runtime.format.algorithms import ALGORITHMS, MEMORY, MESSAGES, PEERS, Link
 
 _SIZES = tuple(1 << power for power in range(10, 23, 2))
+_ONE_STEP = "peer_one_shot"
 
 
 def measure_links(
     group: Group, device: torch.device, dtype: torch.dtype, media: set[str], seconds: float
 ) -> tuple[Link, ...]:
     """A collective call: of ``media``, the links that the textbook's costs are made of. A step is a
-    message with its addition, or a copy and an addition in memory."""
+    message with its addition, or a copy and an addition in memory; over that of peers all of the
+    one-shot all-reduce, which has one."""
     thunks: dict[Case, Thunk] = {}
     for size in _SIZES:
         x, arrived = (zeros(size, dtype, device) for _ in range(2))
         thunks[MESSAGES, size] = _swap(group, x, arrived)
         if MEMORY in media:
             thunks[MEMORY, size] = _copy(group, x)
+        if PEERS in media:
+            thunks[PEERS, size] = bound(group, x, _ONE_STEP, (_ONE_STEP,))
     times = agreed(group, measure(group, thunks, seconds, device), device)
-    copied = {MESSAGES: 1, MEMORY: 2}
+    copied = {MESSAGES: 1.0, MEMORY: 2.0, PEERS: ALGORITHMS[_ONE_STEP].volume(group.size)}
     found = (
         fitted(
             medium,

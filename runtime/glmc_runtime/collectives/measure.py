@@ -6,13 +6,14 @@ All ranks take part in every call. What is counted, and how often, rank 0 decide
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
 import torch
 from torch import Tensor
 
+from glmc_runtime.collectives.captured import calls_of, captured
 from glmc_runtime.collectives.group import Group
 from glmc_runtime.collectives.wire import Thunk
 
@@ -97,15 +98,16 @@ def all_reduces(
     dtype: torch.dtype,
     device: torch.device,
     seconds: float = float("inf"),
+    graphs: Collection[str] = (),
 ) -> dict[Case, Thunk]:
     """A thunk for each algorithm and size, bound to zeros: their sum stays what it is. The sizes
     end where calling each algorithm once for all of them takes more than ``seconds``, after two at
-    the earliest."""
+    the earliest. Those of ``graphs`` are captured on a card."""
     thunks: dict[Case, Thunk] = {}
     spent = 0.0
     for number, size in enumerate(sizes):
         x = zeros(size, dtype, device)
-        cases = {(name, size): group.all_reduce_of(x, name) for name in algorithms}
+        cases = {(name, size): bound(group, x, name, graphs) for name in algorithms}
         for thunk in cases.values():
             thunk()  # memory is touched for the first time
             spent += _time(group, thunk, 1, device)
@@ -113,6 +115,12 @@ def all_reduces(
             break
         thunks |= cases
     return thunks
+
+
+def bound(group: Group, x: Tensor, name: str, graphs: Collection[str]) -> Thunk:
+    """The all-reduce ``name`` of ``x``; on a card in a graph where it is one of ``graphs``."""
+    thunk = group.all_reduce_of(x, name)
+    return captured(thunk, x.device, name) if name in graphs else thunk
 
 
 def zeros(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -130,17 +138,18 @@ def shared(group: Group, values: Sequence[float], device: torch.device) -> list[
 
 
 def _time(group: Group, thunk: Thunk, calls: int, device: torch.device) -> float:
-    """Seconds a call, of ``calls`` that all ranks begin at once."""
+    """Seconds an all-reduce, of about ``calls`` that all ranks begin at once."""
+    runs = max(1, round(calls / calls_of(thunk)))
     wait: Callable[[], None] = torch.cuda.synchronize if device.type == "cuda" else _return
-    if calls > 1:
+    if runs > 1:
         thunk()  # caches and branches are those of the call before else
     group.meet()
     wait()
     started = time.perf_counter()
-    for _ in range(calls):
+    for _ in range(runs):
         thunk()
     wait()
-    return (time.perf_counter() - started) / calls
+    return (time.perf_counter() - started) / (runs * calls_of(thunk))
 
 
 def _return() -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from glmc_runtime.collectives.bands import choose_bands
+from glmc_runtime.collectives.bands import ON_CARDS, choose_bands
 from glmc_runtime.collectives.group import Group, backend_of
 from glmc_runtime.collectives.links import measure_links, rounded
 from glmc_runtime.collectives.measure import agreed, all_reduces, measure
@@ -25,8 +25,11 @@ from glmc_runtime.format.algorithms import (
     LIBRARY,
     MEMORY,
     MESSAGES,
+    PEERS,
+    RANK_ORDER,
     TREE,
     of_class,
+    on_cards,
 )
 from glmc_runtime.format.collectives import (
     MEASURED,
@@ -54,7 +57,7 @@ _NOTHING = AlgorithmTable(())
 class Wanted:
     """What is measured: ``numerics`` is the class whose algorithms compete, ``previous`` a table
     whose bands stay where they are good enough, ``seconds`` the time for all of it, ``memory``
-    whether algorithms in shared memory take part."""
+    whether algorithms in shared memory, or over that of peers, take part."""
 
     numerics: str = TREE
     previous: AlgorithmTable = _NOTHING
@@ -63,11 +66,13 @@ class Wanted:
 
 
 def tune(group: Group, device: torch.device, wanted: Wanted) -> AlgorithmTable:
-    """A collective call: the table of this group, the same on all ranks."""
-    memory = wanted.memory and _has_memory(group, device)
-    media = {MESSAGES, MEMORY} if memory else {MESSAGES}
-    competing = [name for name in of_class(wanted.numerics) if ALGORITHMS[name].medium in media]
-    measured = [LIBRARY, *(name for name in competing if name != LIBRARY)]
+    """A collective call: the table of this group, the same on all ranks. Raises
+    :class:`GuardError` where the class has no algorithm here."""
+    media = _media(group, device, wanted)
+    names = [name for name in of_class(wanted.numerics) if ALGORITHMS[name].medium in media]
+    measured = [LIBRARY, *(name for name in names if name != LIBRARY)]
+    graphs = tuple(filter(on_cards, measured)) if PEERS in media else ()
+    competing = [name for name in names if name in graphs] if graphs else names
     seconds = wanted.seconds / len(_DTYPES)
     origin = Origin(
         MEASURED, datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%MZ"), describe(group, device)
@@ -76,14 +81,17 @@ def tune(group: Group, device: torch.device, wanted: Wanted) -> AlgorithmTable:
     for name, dtype in _DTYPES.items():
         started = time.perf_counter()
         links = measure_links(group, device, dtype, media, seconds * _LINK_SHARE)
-        thunks = all_reduces(group, measured, _SIZES, dtype, device, seconds * _ONE_CALL)
+        thunks = all_reduces(group, measured, _SIZES, dtype, device, seconds * _ONE_CALL, graphs)
         sizes = sorted({size for _, size in thunks})
         left = seconds - (time.perf_counter() - started)
         times = agreed(group, measure(group, thunks, left, device, drop_far=True), device)
         key = GroupKey(group.size, group.topology, name)
         curves = {one: [times[one, size] for size in sizes] for one in measured}
         bands = choose_bands(
-            {one: curves[one] for one in competing}, sizes, _incumbents(wanted.previous, key)
+            {one: curves[one] for one in competing},
+            sizes,
+            _incumbents(wanted.previous, key),
+            **({"margin": ON_CARDS, "saving": ON_CARDS} if graphs else {}),
         )
         entries.append(
             TableEntry(
@@ -128,15 +136,21 @@ def _processor() -> str:
     return f"{len(names)} cores of {name}" if names else name
 
 
-def _has_memory(group: Group, device: torch.device) -> bool:
-    """Whether the ranks can share memory; all of them say the same."""
-    if device.type != "cpu" or group.size == 1:
-        return False
+def _media(group: Group, device: torch.device, wanted: Wanted) -> set[str]:
+    """Messages, and the memory that the class has algorithms for and the ranks can have; all of
+    them say the same. Raises :class:`GuardError` where the class has no other."""
+    only = wanted.numerics == RANK_ORDER
+    on_host = device.type == "cpu" and not only
+    medium, name = (MEMORY, "one_shot") if on_host else (PEERS, "peer_one_shot")
+    if name not in of_class(wanted.numerics) or group.size == 1 or not (wanted.memory or only):
+        return {MESSAGES}
     try:
-        group.all_reduce_of(torch.zeros(1), "one_shot")
+        group.all_reduce_of(torch.zeros(1, device=device), name)
     except GuardError:
-        return False
-    return True
+        if only:
+            raise
+        return {MESSAGES}
+    return {MESSAGES, medium}
 
 
 def _incumbents(previous: AlgorithmTable, key: GroupKey) -> Sequence[tuple[Band, ...]]:

@@ -12,11 +12,13 @@ from types import MappingProxyType
 
 TREE = "tree"
 RING = "ring"
+RANK_ORDER = "rank_order"
 LIBRARY = "library"
 ANY_ORDER = "any"
 """Of a table that mixes classes: its bits depend on the message's size."""
-MESSAGES, MEMORY = "messages", "memory"
-"""Media: messages of ``torch.distributed``, and memory that the ranks of one host share."""
+MESSAGES, MEMORY, PEERS = "messages", "memory", "peers"
+"""Media: messages of ``torch.distributed``, host memory that the ranks of one host share, and
+memory of their cards that kernels of all ranks read."""
 
 
 @dataclass(frozen=True)
@@ -54,16 +56,19 @@ class Algorithm:
 
     def steps(self, ranks: int) -> int:
         """How many messages follow each other, or how often all ranks meet in memory."""
-        if self.medium == MEMORY:
-            return 1 if self.name == "one_shot" else 2
+        if self.medium in (MEMORY, PEERS):
+            return 2 if self.name.endswith("two_shot") else 1
         if self.name in ("butterfly", "halving_doubling"):
             doublings, surplus = ranks.bit_length() - 1, ranks & (ranks - 1)
             return doublings * (2 if self.name == "halving_doubling" else 1) + 2 * bool(surplus)
         return 2 * (ranks - 1)
 
     def volume(self, ranks: int) -> float:
-        """How often a rank sends the bytes of its message; in memory, copies or adds them."""
+        """How often a rank sends the bytes of its message; in memory, copies or adds them; of
+        peers, reads them."""
         share = (ranks - 1) / ranks
+        if self.medium == PEERS:
+            return 2 * share if self.name.endswith("two_shot") else float(ranks - 1)
         if self.medium == MEMORY:
             return float(ranks) if self.name == "one_shot" else 2 + share
         core = 1 << (ranks.bit_length() - 1)
@@ -92,6 +97,12 @@ NUMERICS: Mapping[str, NumericsClass] = MappingProxyType(
                 RING,
                 "around the ring, from a rank that depends on the chunk",
                 of_place=True,
+                of_ranks=True,
+            ),
+            NumericsClass(
+                RANK_ORDER,
+                "in the order of the ranks, in float32, rounded once",
+                of_place=False,
                 of_ranks=True,
             ),
             NumericsClass(LIBRARY, "the library's, which it does not declare", None, None),
@@ -123,13 +134,31 @@ ALGORITHMS: Mapping[str, Algorithm] = MappingProxyType(
                 "each rank adds its share of the messages of all ranks, and reads the others'",
             ),
             Algorithm("ring", RING, MESSAGES, "reduce-scatter and all-gather around a ring"),
+            Algorithm(
+                "peer_one_shot",
+                RANK_ORDER,
+                PEERS,
+                "a kernel of each rank adds the messages of all ranks",
+            ),
+            Algorithm(
+                "peer_two_shot",
+                RANK_ORDER,
+                PEERS,
+                "a kernel of each rank adds its share of all messages, and reads the others'",
+            ),
         )
     }
 )
 DTYPES = ("float32", "bfloat16", "float16")
-"""Of messages. Each sum of two is rounded to the message's dtype."""
+"""Of messages. Each sum of two is rounded to the message's dtype, but in the order of the ranks."""
 
 
 def of_class(numerics: str) -> tuple[str, ...]:
     """The names of the algorithms that a table of this class may name."""
     return tuple(name for name, one in ALGORITHMS.items() if numerics in (ANY_ORDER, one.numerics))
+
+
+def on_cards(name: str) -> bool:
+    """Whether a card takes the algorithm from a table: kernels over the memory of peers, and the
+    library, to which all others are left there."""
+    return name == LIBRARY or ALGORITHMS[name].medium == PEERS

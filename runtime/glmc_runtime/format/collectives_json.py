@@ -18,6 +18,7 @@ from glmc_runtime.format.algorithms import (
     MEMORY,
     MESSAGES,
     NUMERICS,
+    PEERS,
     Link,
     of_class,
 )
@@ -142,7 +143,7 @@ def _impossible_entry(entry: TableEntry) -> str | None:
     if entry.origin.kind not in (GIVEN, MEASURED):
         return f"origin is {entry.origin.kind[:60]!r}, and not {GIVEN} or {MEASURED}"
     for link in entry.links:
-        if link.medium not in (MESSAGES, MEMORY) or link.latency <= 0 or link.bandwidth <= 0:
+        if link.medium not in (MESSAGES, MEMORY, PEERS) or link.latency <= 0 or link.bandwidth <= 0:
             return f"there is no link {str(link)[:80]}"
     return next(filter(None, map(_impossible_curve, entry.curves)), None)
 

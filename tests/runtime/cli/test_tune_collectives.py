@@ -73,9 +73,16 @@ def test_the_table_is_written_and_told(
     assert asked[0]["previous"] is None and read_table(asked[1]["previous"].encode()) == TABLE
 
 
+def test_the_class_that_competes_is_asked_for(asked: list[dict[str, Any]]) -> None:
+    words = ["tune-collectives", "--ranks", "4", "--backend", "nccl", "--rank-order"]
+    assert main(words) == 0
+    assert (asked[0]["numerics"], asked[0]["backend"]) == ("rank_order", "nccl")
+
+
 @pytest.mark.parametrize(
     ("words", "code"),
     [
+        (["--ranks", "4", "--any-order", "--rank-order"], "compete in one class"),
         (["--ranks", "1"], "at least two ranks"),
         (["--ranks", "65"], "--ranks from 2 to 64"),
         ([], "at least two ranks"),

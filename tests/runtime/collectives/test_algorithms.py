@@ -10,12 +10,14 @@ from torch import Tensor
 
 from glmc_runtime.collectives.group import Group
 from glmc_runtime.collectives.shared_memory import CAPACITY
-from glmc_runtime.errors import PlanError
-from glmc_runtime.format.algorithms import ALGORITHMS, TREE, of_class
+from glmc_runtime.errors import GuardError, PlanError
+from glmc_runtime.format.algorithms import ALGORITHMS, PEERS, TREE, of_class
+from glmc_runtime.format.collectives import AlgorithmTable, Band, GroupKey, Origin, TableEntry
 from tests.runtime.collectives.conftest import in_groups
 
 SIZES = (1, 2, 3, 7, 64, 1001)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+ON_HOSTS = [name for name, one in ALGORITHMS.items() if one.medium != PEERS]
 
 
 def message(rank: int, count: int, dtype: torch.dtype) -> Tensor:
@@ -45,7 +47,7 @@ def sums(group: Group, algorithm: str) -> dict[tuple[int, torch.dtype], Tensor]:
 
 
 @pytest.mark.parametrize("size", [2, 3, 4, 5, 8])
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", ON_HOSTS)
 def test_all_ranks_get_the_bits_of_the_class(algorithm: str, size: int) -> None:
     first, *others = in_groups(size, lambda group: sums(group, algorithm))
     for (count, dtype), total in first.items():
@@ -94,7 +96,7 @@ def test_a_tree_goes_on_where_fewer_ranks_added_a_part_of_it() -> None:
     assert torch.equal(in_groups(4, of_four)[0], in_groups(2, of_two)[0])
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", ON_HOSTS)
 def test_a_thunk_is_called_again_and_again(algorithm: str) -> None:
     def run(group: Group) -> list[float]:
         x = torch.zeros(5)
@@ -149,3 +151,26 @@ def test_one_rank_keeps_what_it_has() -> None:
     x = torch.ones(3)
     Group(0, 1, None).all_reduce(x)
     assert x.tolist() == [1, 1, 1]
+
+
+def test_a_card_takes_kernels_over_the_memory_of_peers_from_a_table_and_nothing_else() -> None:
+    bands = (Band(8, "butterfly"), Band(64, "peer_one_shot"), Band(None, "peer_two_shot"))
+    key = GroupKey(2, "one-host", "bfloat16")
+    table = AlgorithmTable((TableEntry(key, "any", bands, Origin("measured", "", "here")),))
+
+    def chosen(count: int, dtype: torch.dtype = torch.bfloat16, ranks: int = 2) -> str:
+        x = torch.empty(count, dtype=dtype, device="meta")
+        return Group(0, ranks, None, table).algorithm_of(x)
+
+    names = [chosen(count) for count in (2, 4, 32)]
+    assert names == ["library", "peer_one_shot", "peer_two_shot"]
+    assert chosen(32, torch.int64) == chosen(32, ranks=4) == "library"
+
+
+def test_a_group_without_cards_has_no_memory_of_peers() -> None:
+    def run(group: Group) -> str:
+        with pytest.raises(GuardError, match="the memory of peers is that of cards") as caught:
+            group.all_reduce_of(torch.zeros(4), "peer_one_shot")
+        return caught.value.found
+
+    assert in_groups(2, run) == ["a group over gloo"] * 2

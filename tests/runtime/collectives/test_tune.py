@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
@@ -17,6 +18,7 @@ from glmc_runtime.format.algorithms import of_class
 from glmc_runtime.format.collectives import AlgorithmTable, Band, choices, default_table
 from glmc_runtime.format.collectives_json import read_table, table_to_text
 from tests.runtime.collectives.conftest import in_groups
+from tests.support.peers import peers_by_the_library
 
 CPU = torch.device("cpu")
 QUICK = Wanted(seconds=0.2)
@@ -47,7 +49,8 @@ def test_all_ranks_have_the_same_table() -> None:
 
 def test_with_any_order_all_compete() -> None:
     table, *_ = tables(2, replace(QUICK, numerics="any"))
-    assert {curve.algorithm for curve in table.entries[0].curves} == set(of_class("any"))
+    on_hosts = set(of_class("any")) - set(of_class("rank_order"))
+    assert {curve.algorithm for curve in table.entries[0].curves} == on_hosts
     assert table.entries[0].numerics == "any"
 
 
@@ -99,3 +102,33 @@ def test_sizes_end_where_a_call_takes_too_long() -> None:
         return {size for _, size in cases}
 
     assert in_groups(2, run) == [{1 << 10, 1 << 11}] * 2
+
+
+@pytest.mark.parametrize("numerics", ["rank_order", "any"])
+def test_over_the_memory_of_peers_only_what_a_card_takes_competes(
+    numerics: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another class never wins by its time: the order of the ranks has two kernels, and with any
+    order the library comes in, which sums in an order of its own."""
+    asked: list[set[str]] = []
+
+    def choose(times: Mapping[str, object], *_: object, **bars: float) -> tuple[Band, ...]:
+        asked.append(set(times))
+        assert bars == {"margin": 0.05, "saving": 0.05}
+        return (Band(None, "peer_two_shot"),)
+
+    peers_by_the_library(monkeypatch)
+    monkeypatch.setattr(module, "choose_bands", choose)
+    monkeypatch.setattr(module, "_media", lambda *_: {"messages", "peers"})
+    table, *_ = tables(2, replace(QUICK, numerics=numerics))
+    kernels = set(of_class("rank_order"))
+    assert all(one == kernels | ({"library"} if numerics == "any" else set()) for one in asked)
+    curves = {curve.algorithm for curve in table.entries[0].curves}
+    assert {"library", *kernels} <= curves and ("butterfly" in curves) == (numerics == "any")
+    assert {link.medium for link in table.entries[0].links} == {"messages", "peers"}
+    assert table.entries[0].predicted("peer_two_shot", 4096)
+
+
+def test_the_order_of_the_ranks_needs_the_memory_of_peers() -> None:
+    with pytest.raises(GuardError, match="memory of peers is that of cards"):
+        tables(2, replace(QUICK, numerics="rank_order"))

@@ -37,7 +37,7 @@ MEASURED = TableEntry(
     "any",
     (Band(1 << 16, "library"), Band(1 << 21, "butterfly"), Band(None, "ring")),
     Origin("measured", "2026-11-30", "2 cores, gloo"),
-    (Link("messages", 100.0, 1000.0),),
+    (Link("messages", 100.0, 1000.0), Link("peers", 5.0, 1e5)),
     (
         Curve("library", (1024, 4096), (300.0, 600.0)),
         Curve("butterfly", (1024, 4096), (100.0, 400.0)),
@@ -129,6 +129,7 @@ def test_neighbours_of_one_algorithm_are_one_band() -> None:
 def test_each_algorithm_is_of_a_class_that_is_described() -> None:
     assert {one.numerics for one in ALGORITHMS.values()} == set(NUMERICS)
     assert of_class("any") == tuple(ALGORITHMS)
+    assert of_class("rank_order") == ("peer_one_shot", "peer_two_shot")
     assert set(of_class(TREE)) == {"butterfly", "halving_doubling", "one_shot", "two_shot"}
 
 
@@ -144,6 +145,8 @@ def test_each_algorithm_is_of_a_class_that_is_described() -> None:
         ("ring", 3, 4, 4 / 3),
         ("one_shot", 4, 1, 4.0),
         ("two_shot", 4, 2, 2.75),
+        ("peer_one_shot", 4, 1, 3.0),
+        ("peer_two_shot", 4, 2, 1.5),
     ],
 )
 def test_the_textbook_cost(name: str, ranks: int, steps: int, volume: float) -> None:
@@ -199,6 +202,7 @@ def _put(name: str, value: object) -> Callable[[Any], object]:
         (_put("bands", [{"below": None, "algorithm": ["ring"]}]), "algorithm"),
         (_put("numerics", "tree"), "'library' is none of butterfly"),
         (_put("numerics", "exact"), "none of tree"),
+        (_put("numerics", "rank_order"), "'library' is none of peer_one_shot, peer_two_shot"),
         (_put("numerics", None), "numerics"),
         (_put("key", {"ranks": 0, "topology": "x", "dtype": "float32"}), "no group"),
         (_put("key", {"ranks": 2, "topology": "x", "dtype": "int8"}), "no group"),
