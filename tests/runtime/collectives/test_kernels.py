@@ -34,29 +34,35 @@ def test_all_reduce_adds_in_place() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("rows", [1, 3])
 def test_all_reduce_and_norm_in_one_call(dtype: torch.dtype, rows: int) -> None:
-    """Bit for bit what two calls give."""
-    weight, residual = torch.randn(8).to(dtype), torch.randn(rows, 8).to(dtype)
-    parts = [torch.randn(rows, 8).to(dtype) for _ in range(2)]
+    """Bit for bit what two calls give, and near to the op."""
+    generator = torch.Generator().manual_seed(rows)
+    weight, residual, *parts = (
+        torch.randn(shape, generator=generator).to(dtype)
+        for shape in ((8,), (rows, 8), (rows, 8), (rows, 8))
+    )
+
+    def memory() -> dict[str, Any]:
+        scratch = {"hidden": (rows, 8), "square": (rows, 8), "variance": (rows, 1)}
+        return {
+            "residual": (total := residual.clone()),
+            "weight": weight,
+            "eps": 1e-5,
+            "out": torch.full((rows, 8), torch.nan, dtype=dtype),
+            "total": total,
+            **{name: torch.full(shape, torch.nan) for name, shape in scratch.items()},
+        }
 
     def run(group: Group) -> Tensor:
-        x, out, total = parts[group.rank].clone(), weight.new_empty(rows, 8), residual.clone()
-        scratch = {"hidden": (rows, 8), "square": (rows, 8), "variance": (rows, 1)}
-        call(
-            group,
-            "all_reduce_add_rms_norm",
-            x=x,
-            residual=total,
-            weight=weight,
-            eps=1e-5,
-            out=out,
-            total=total,
-            **{name: torch.full(shape, torch.nan) for name, shape in scratch.items()},
-        )
-        return torch.stack((x, out, total))
+        x, given = parts[group.rank].clone(), memory()
+        call(group, "all_reduce_add_rms_norm", x=x, **given)
+        return torch.stack((x, given["out"], given["total"]))
 
-    summed = parts[0] + parts[1]
-    expected = torch.stack((summed, *add_rms_norm(summed, residual, weight, 1e-5)))
+    summed, apart = parts[0] + parts[1], memory()
+    find_binder("cpu.add_rms_norm")({"x": summed, **apart})()
+    expected = torch.stack((summed, apart["out"], apart["total"]))
     assert all(torch.equal(found, expected) for found in in_groups(2, run))
+    by_op = add_rms_norm(summed, residual, weight, 1e-5)
+    torch.testing.assert_close((apart["out"], apart["total"]), by_op)
 
 
 @pytest.mark.parametrize("axis", [0, 1])
