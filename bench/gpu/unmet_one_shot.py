@@ -10,8 +10,9 @@ from torch import Tensor
 
 from bench.gpu.virtual_group import Thunk
 from glmc_runtime.kernels.cuda.collectives.meeting import leave, slot_of
-from glmc_runtime.kernels.cuda.collectives.one_shot import TILE, put, total_of
+from glmc_runtime.kernels.cuda.collectives.one_shot import TILE, WARPS, put, total_of
 from glmc_runtime.kernels.cuda.collectives.peers import PeerMemory
+from glmc_runtime.kernels.cuda.launch import launch, pdl_enabled
 
 
 @triton.jit(do_not_specialize=["rank"])  # type: ignore[untyped-decorator]
@@ -28,7 +29,11 @@ def unmet_kernel(  # type: ignore[no-untyped-def]
     RANKS: tl.constexpr,  # noqa: N803
     WIDE: tl.constexpr,  # noqa: N803
     BLOCK: tl.constexpr,  # noqa: N803
+    PDL: tl.constexpr,  # noqa: N803
 ):
+    if PDL:
+        tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
     first, step, tiles = tl.program_id(0), tl.num_programs(0), tl.cdiv(size, BLOCK)
     epoch = tl.load(state) + 1
     put(x, slot_of(own, x, epoch, START, CAPACITY), size, first, step, tiles, BLOCK)
@@ -43,12 +48,16 @@ def unmet(memory: PeerMemory, x: Tensor) -> list[Thunk]:
     block = TILE // x.element_size()
     return [
         partial(
-            unmet_kernel[(min(triton.cdiv(piece.numel(), block), memory.programs),)],
+            launch,
+            unmet_kernel,
+            (min(triton.cdiv(piece.numel(), block), memory.programs),),
             piece,
             *memory.arguments(),
             piece.numel(),
             **memory.constants(),
             BLOCK=block,
+            num_warps=WARPS,
+            pdl=pdl_enabled(piece.device),
         )
         for piece in memory.pieces(x)
     ]

@@ -34,21 +34,21 @@ _NAMES = ("empty", "rendezvous", "_SymmetricMemory")
 
 class SymmetricMemory:
     """Making it is a collective call; ``peers`` is what kernels of this rank take. Raises
-    :class:`GuardError` where torch, Triton or the cards can't."""
+    :class:`GuardError` on every rank where torch, Triton or a card of one can't."""
 
     def __init__(self, wire: Wire, device: torch.device) -> None:
         os.environ.update(MULTICAST_OFF)
-        library, ours = _library(), peers_module()
-        if _has_multicast(library, device):
-            raise _refused("NVLink multicast off", "a torch that doesn't leave it off")
-        length = ours.memory_bytes(wire.size)
+        refused: GuardError | None = None
         try:
-            self._memory: Tensor = library.empty(length, dtype=torch.uint8, device=device)
-            self._memory.zero_()
+            library, ours = _library(), peers_module()
+            self._memory: Tensor = _allocated(library, ours.memory_bytes(wire.size), device)
+        except GuardError as error:
+            refused = error
+        _require_all(wire, device, refused)
+        try:
             self._handle: Any = library.rendezvous(self._memory, wire.process_group)
         except RuntimeError as error:
-            words = next(iter(str(error).splitlines()), "")[:200]
-            raise _refused("cards of one host that read each other's memory", words) from error
+            raise _no_peers(error) from error
         addresses = self._addresses(wire, device)
         self.peers = ours.PeerMemory(wire.rank, addresses, ours.new_state(device))
 
@@ -60,6 +60,33 @@ class SymmetricMemory:
         offsets = [torch.empty_like(own) for _ in range(wire.size)]
         wire.process_group.allgather([offsets], [own]).wait()
         return tuple(start + int(offset) for start, offset in zip(starts, offsets, strict=True))
+
+
+def _allocated(library: Any, length: int, device: torch.device) -> Tensor:
+    if _has_multicast(library, device):
+        raise _refused("NVLink multicast off", "a torch that doesn't leave it off")
+    try:
+        memory: Tensor = library.empty(length, dtype=torch.uint8, device=device)
+        return memory.zero_()
+    except RuntimeError as error:
+        raise _no_peers(error) from error
+
+
+def _require_all(wire: Wire, device: torch.device, refused: GuardError | None) -> None:
+    """Raise on every rank where one has no memory: none may wait for it in the rendezvous."""
+    own = torch.tensor([int(refused is not None)], device=device)
+    found = [torch.empty_like(own) for _ in range(wire.size)]
+    wire.process_group.allgather([found], [own]).wait()
+    if refused is not None:
+        raise refused
+    without = [str(rank) for rank, flag in enumerate(found) if int(flag)]
+    if without:
+        raise _refused("memory on every rank", f"none on rank {', '.join(without)}")
+
+
+def _no_peers(error: RuntimeError) -> GuardError:
+    words = next(iter(str(error).splitlines()), "")[:200]
+    return _refused("cards of one host that read each other's memory", words)
 
 
 def _library() -> Any:

@@ -6,6 +6,7 @@ Interpreted ranks run one after another and never wait; ``test_waiting`` has ran
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,7 +18,10 @@ from bench.gpu.unmet_one_shot import unmet
 from bench.gpu.virtual_group import VirtualGroup, resident_programs
 from bench.gpu.virtual_races import PROVED, Races, plain
 from bench.gpu.virtual_values import Case, fault_of, fused_fault_of, rounded
+from glmc_runtime.errors import PlanError
+from glmc_runtime.kernels.cuda.collectives.all_reduce_add_rms_norm import all_reduce_add_rms_norm
 from glmc_runtime.kernels.cuda.collectives.one_shot import one_shot
+from glmc_runtime.kernels.cuda.collectives.two_shot import two_shot
 from glmc_runtime.kernels.cuda.launch import interpreted
 from tests.support.interpreted import quick_interpreter
 
@@ -76,6 +80,27 @@ def test_one_kernel_with_the_norm_has_the_bits_of_two_calls(
 ) -> None:
     group = VirtualGroup(3, CPU, 2, CAPACITY)
     assert fused_fault_of(group, dtype, rows, width) == ""
+
+
+def test_messages_that_a_slot_can_not_take_are_refused() -> None:
+    memory = VirtualGroup(2, CPU, 2, CAPACITY).peers[0]
+    wide = torch.zeros(4, 64)
+    for function in (one_shot, two_shot):
+        for wrong in (wide, wide.view(-1)[::2], torch.zeros(8, dtype=torch.int64)):
+            with pytest.raises(PlanError):
+                function(memory, wrong)
+    given = {name: torch.zeros(4, 64) for name in ("x", "residual", "out", "total")}
+    given |= {"weight": torch.zeros(64), "eps": 1e-5}
+    for name, wrong in (
+        ("x", torch.zeros(64, 4).t()),
+        ("weight", torch.zeros(64, dtype=torch.bfloat16)),
+        ("weight", torch.zeros(32)),
+        ("out", torch.zeros(4, 32)),
+    ):
+        with pytest.raises(PlanError):
+            all_reduce_add_rms_norm(memory, {**given, name: wrong})
+    with pytest.raises(PlanError, match="length that a kernel needs"):
+        all_reduce_add_rms_norm(replace(memory, capacity=1000), given)
 
 
 def test_another_order_of_sums_is_seen() -> None:

@@ -102,18 +102,43 @@ def test_multicast_is_off_before_anything_is_allocated(
 ) -> None:
     library = use(Library(multicast=True))
     monkeypatch.setattr(library, "empty", None)  # must not be called
-    with pytest.raises(GuardError, match="no memory of peers") as caught:
-        Group(0, RANKS, None).peer_memory(torch.device("cuda", 0))
-    assert caught.value.expected == "NVLink multicast off"
+    for refused in refusals("peer_one_shot"):
+        assert refused.expected == "NVLink multicast off"
     assert MULTICAST_OFF.items() <= os.environ.items()
+
+
+def refusals(name: str) -> list[GuardError]:
+    """What each rank is told that asks for the all-reduce ``name``."""
+
+    def run(group: Group) -> GuardError:
+        with pytest.raises(GuardError, match="no memory of peers") as caught:
+            group.all_reduce_of(torch.zeros(4), name)
+        return caught.value
+
+    return in_groups(RANKS, run)
 
 
 def test_what_torch_refuses_is_said_in_its_words(use: Callable[[Library], Library]) -> None:
     use(Library(refuses="CUDA driver error: peer access is not supported"))
-    with pytest.raises(GuardError, match="no memory of peers") as caught:
-        Group(0, RANKS, None).all_reduce_of(torch.zeros(4), "peer_two_shot")
-    assert caught.value.found == "CUDA driver error: peer access is not supported"
-    assert "library" in caught.value.remedy
+    for refused in refusals("peer_two_shot"):
+        assert refused.found == "CUDA driver error: peer access is not supported"
+        assert "library" in refused.remedy
+
+
+def test_no_rank_waits_for_one_that_has_no_memory(use: Callable[[Library], Library]) -> None:
+    library = use(Library())
+    allocate = library.empty
+    turns = iter(("first", "second"))
+
+    def empty(length: int, **kind: Any) -> Tensor:
+        if next(turns) == "second":
+            raise RuntimeError("out of memory")
+        return allocate(length, **kind)
+
+    library.empty = empty  # type: ignore[method-assign]
+    library.rendezvous = None  # type: ignore[assignment,method-assign]  # must not be called
+    found = sorted(refused.found for refused in refusals("peer_one_shot"))
+    assert found[1] == "out of memory" and found[0] in ("none on rank 0", "none on rank 1")
 
 
 def test_a_torch_that_lacks_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,9 +146,8 @@ def test_a_torch_that_lacks_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr("torch.distributed._symmetric_memory.rendezvous")
     for name in MULTICAST_OFF:
         monkeypatch.setenv(name, "")
-    with pytest.raises(GuardError, match="no memory of peers") as caught:
-        Group(0, RANKS, None).all_reduce_of(torch.zeros(4), "peer_one_shot")
-    assert "without rendezvous" in caught.value.found
+    for refused in refusals("peer_one_shot"):
+        assert "without rendezvous" in refused.found
 
 
 def test_a_machine_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,8 +155,16 @@ def test_a_machine_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ModuleNotFoundError("No module named 'triton'", name="triton")
 
     monkeypatch.setattr(over_peers, "import_module", absent)
-    with pytest.raises(GuardError, match="Triton, which is not installed"):
+    with pytest.raises(GuardError, match="Triton, which is missing or too old"):
         over_peers.peers_module()
+
+
+def test_a_triton_whose_threads_would_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    old = SimpleNamespace(__version__="3.4.0")
+    monkeypatch.setattr(over_peers, "import_module", lambda name: old)
+    with pytest.raises(GuardError, match="too old") as caught:
+        over_peers.peers_module()
+    assert (caught.value.expected, caught.value.found) == ("triton 3.5 or later", "3.4.0")
 
 
 def test_torch_itself_has_what_is_used() -> None:

@@ -131,3 +131,10 @@ def test_other_dtypes_are_refused_by_name() -> None:
     x = torch.zeros(2, 8, dtype=torch.float64)
     with pytest.raises(PlanError, match="float64"):
         find_binder("cpu.linear")({"x": x, "weight": x, "bias": None, "out": x})
+
+
+def test_a_sum_into_a_part_of_a_summand_is_refused_as_torch_refuses_it() -> None:
+    memory = random(24)
+    x, out = memory[:16], memory[8:]
+    with pytest.raises(RuntimeError, match="single memory location"):
+        find_binder("cpu.add")({"x": x, "y": random(16), "out": out})()

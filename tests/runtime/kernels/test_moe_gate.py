@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from glmc_runtime.errors import PlanError
 from glmc_runtime.kernels import find_binder
 from glmc_runtime.kernels.cpu.few_rows import FEW_TOKENS
 from glmc_runtime.kernels.ordered.moe_gate import in_slot_order
@@ -161,3 +162,18 @@ def test_a_token_has_the_same_bits_beside_others_and_with_any_number_of_threads(
 def test_a_step_of_many_tokens_is_left_to_torch() -> None:
     x, weight = random(FEW_TOKENS + 1, 24), random(16, 24, seed=2)
     run("moe_gate", by_torch=True, **arguments_of(x, weight, random(16, seed=3), 4))
+
+
+def test_operands_of_other_sizes_and_dtypes_are_refused() -> None:
+    """In C they would be read and written beyond their ends."""
+    good = arguments_of(random(40, 64), random(8, 64), random(8), 2)
+    for name, wrong in (
+        ("ids", torch.full((3, 2), -1)),
+        ("logits", nan(3, 8)),
+        ("logits", nan(40, 8, dtype=torch.bfloat16)),
+        ("choice", nan(40, 8, dtype=torch.bfloat16)),
+        ("weights", nan(40, 2, dtype=torch.bfloat16)),
+        ("weight", random(8, 32)),
+    ):
+        with pytest.raises(PlanError):
+            find_binder("cpu.moe_gate")({**good, name: wrong})

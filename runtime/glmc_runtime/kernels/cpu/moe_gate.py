@@ -96,8 +96,11 @@ def moe_gate(arguments: dict[str, Any]) -> Thunk:
     x, weight, ids = arguments["x"], arguments["weight"], arguments["ids"]
     x_float, logits = arguments["x_float"], arguments["logits"]
     require_dtype("ids", ids, torch.int64)
-    require_shape("weight", weight, (weight.shape[0], x.shape[1]))
+    require_shape("x", x, (ids.shape[0], weight.shape[1]))
+    require_shape("weight", weight, tuple(weight.shape))
     require_shape("logits", logits, (ids.shape[0], weight.shape[0]))
+    for name in ("logits", "choice", "weights"):
+        require_dtype(name, arguments[name], torch.float32)
     choose = choose_experts(arguments, logits)
     return _compiled(arguments) or in_order(
         partial(x_float.copy_, x),

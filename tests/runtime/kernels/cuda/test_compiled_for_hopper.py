@@ -60,7 +60,7 @@ compile(tma_tiles.tma_down_kernel, types, common | {"BLOCKS": 16, "BLOCK_N": 256
 
 
 @pytest.mark.skipif(
-    tuple(map(int, triton.__version__.split(".")[:2])) < (3, 3), reason="compiles otherwise"
+    tuple(map(int, triton.__version__.split(".")[:2])) < (3, 4), reason="has no PDL"
 )
 @pytest.mark.parametrize(
     "program", [STEP_INPUTS, pytest.param(TMA_TILES, marks=pytest.mark.slow)], ids=["inputs", "tma"]

@@ -10,7 +10,7 @@
 #define TOGETHER_ROWS 64 /* rows of x for which the weight is read once */
 /* Blocks go to threads in ever shorter stretches: long ones are read best, and none waits at the end
    for one that was slower. */
-#define SHARED schedule(guided, 4)
+#define GUIDED schedule(guided, 4)
 
 /* Rows of x, spread, and of out, wherever they are. */
 typedef struct {
@@ -110,7 +110,7 @@ INLINE int product_of(const void *x, const void *weight, const void *bias, void 
             all.x[one] = spread + one * row;
             all.out[one] = offset(out, (first + one) * n, kind);
         }
-#pragma omp parallel for SHARED num_threads(threads) if (all.count * n * k > SMALL)
+#pragma omp parallel for GUIDED num_threads(threads) if (all.count * n * k > SMALL)
         for (long start = 0; start < (failed ? 0 : n); start += BLOCK)
             block_of(weight, bias, &all, start, n, k, kind);
         free(spread);
@@ -212,7 +212,7 @@ INLINE int experts_of(const Experts *e, int threads, const int kind) {
         }
 #pragma omp parallel num_threads(threads) if (slots * e->hidden * e->width > SMALL)
         {
-#pragma omp for SHARED
+#pragma omp for GUIDED
             for (long item = 0; item < found * upper; item++) {
                 const Group *g = groups + item / upper;
                 const Rows rows = {(const void **)places + g->first, places + slots + g->first, g->count};
@@ -224,7 +224,7 @@ INLINE int experts_of(const Experts *e, int threads, const int kind) {
             for (long at = 0; at < taken; at++)
                 gated_row(places[slots + at], places[2 * slots + at],
                           plain + at * e->width * SIZE(kind), e->width, kind);
-#pragma omp for SHARED
+#pragma omp for GUIDED
             for (long item = 0; item < found * lower; item++) {
                 const Group *g = groups + item / lower;
                 const Rows rows = {(const void **)places + 2 * slots + g->first,

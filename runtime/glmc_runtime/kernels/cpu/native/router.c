@@ -1,7 +1,7 @@
 /* The router of experts: float32 sums of products, sigmoid, biased choice, weights; see
    ``cpu/moe_gate.py``. Functions return 0, or 1 where there is no memory. */
 
-#include "chosen.c"
+#include "topk.c"
 #include "vectors.h"
 
 #define ROUTED 8 /* tokens that one thread chooses for */

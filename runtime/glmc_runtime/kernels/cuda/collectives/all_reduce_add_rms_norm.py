@@ -16,9 +16,14 @@ from torch import Tensor
 
 from glmc_runtime.errors import PlanError
 from glmc_runtime.kernels import Thunk
-from glmc_runtime.kernels.checks import require_like, require_shape
+from glmc_runtime.kernels.checks import (
+    require_dtype,
+    require_like,
+    require_one_device,
+    require_shape,
+)
 from glmc_runtime.kernels.cuda.collectives.meeting import leave, meet, slot_of
-from glmc_runtime.kernels.cuda.collectives.peers import PeerMemory
+from glmc_runtime.kernels.cuda.collectives.peers import PeerMemory, require_slots
 from glmc_runtime.kernels.cuda.launch import launch
 from glmc_runtime.kernels.cuda.norms import normalized, row_meta
 
@@ -81,9 +86,14 @@ def all_reduce_add_rms_norm(memory: PeerMemory, arguments: dict[str, Any]) -> li
     residual + x`` and ``out = rms_norm(total, weight, eps)``; ``total`` may be ``residual``."""
     x, weight = arguments["x"], arguments["weight"]
     residual, out, total = (arguments[name] for name in ("residual", "out", "total"))
+    require_slots(memory.capacity, 16)
+    require_dtype("x", x)
+    require_shape("x", x, (x.shape[0], weight.shape[0]))
     for name, one in (("residual", residual), ("out", out), ("total", total)):
         require_like(name, one, x)
-    require_shape("weight", weight, (x.shape[-1],))
+    require_shape("weight", weight, (x.shape[1],))
+    require_dtype("weight", weight, x.dtype)
+    require_one_device(x, weight, residual, out, total, memory.state)
     rows = memory.capacity // (x.shape[1] * x.element_size())
     if not rows:
         raise PlanError(

@@ -15,7 +15,12 @@ import torch
 from torch import Tensor
 
 from glmc_runtime.errors import PlanError
-from glmc_runtime.kernels.checks import power_of_two
+from glmc_runtime.kernels.checks import (
+    power_of_two,
+    require_dtype,
+    require_one_device,
+    require_shape,
+)
 
 CAPACITY = 1 << 22
 """Bytes of a slot; longer messages go in pieces, which changes no element's sum."""
@@ -44,7 +49,10 @@ class PeerMemory:
         return len(self.addresses)
 
     def pieces(self, x: Tensor) -> Sequence[Tensor]:
-        """A flat ``x`` in parts that a slot takes."""
+        """A flat ``x`` in parts that a slot takes; raises :class:`PlanError` for another one."""
+        require_shape("x", x, (x.numel(),))
+        require_dtype("x", x)
+        require_one_device(x, self.state)
         parts: Sequence[Tensor] = x.split(self.capacity // x.element_size())
         return parts
 
@@ -78,10 +86,10 @@ def new_state(device: torch.device) -> Tensor:
 
 
 def require_slots(capacity: int, tile: int) -> None:
-    """Whole tiles are read from a slot, so that it must hold whole ones."""
+    """Slots begin at, and are read in, multiples of ``tile`` bytes."""
     if capacity <= 0 or capacity % tile:
         raise PlanError(
-            "a slot of the memory of peers has no room for whole tiles",
+            "a slot of the memory of peers has not the length that a kernel needs",
             expected=f"a multiple of {tile} bytes",
             found=str(capacity),
         )

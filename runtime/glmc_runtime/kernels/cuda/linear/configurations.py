@@ -5,8 +5,8 @@ read at the speed of memory once enough programs run, so what is left is how eve
 tiles lie on the multiprocessors: ``tiles / processors`` decides, not the shape itself. A variant
 serves from as many tiles a multiprocessor on as it kept near the best; cuBLAS, which cuts k where
 tiles are few, serves below. The thresholds are of times on an H200 of ten weights, of 5120 to 23040
-columns and 5120 to 151552 rows, at 1 to 64 rows of x; there the default takes at most 1.04 times as
-long as the best (``times_h200.json`` beside the tests).
+columns and 5120 to 151552 rows, at 1, 4, 16, 32 and 64 rows of x; there the default takes at most
+1.035 times as long as the best (``times_h200.json`` beside the tests).
 """
 
 from __future__ import annotations
@@ -93,6 +93,11 @@ def _default_gemv(n: int, k: int, is_gated: bool, narrow: bool, card: Card) -> C
     return _configuration("gemv", block_n, block_k, split, 4, stages)
 
 
+def _blocks(block_n: int, block_k: int, padded: int, stages: int) -> int:
+    """Bytes of shared memory that the blocks of all stages take, of elements of two bytes."""
+    return 2 * block_k * (block_n + padded) * stages
+
+
 def _default_skinny(n: int, k: int, rows: int, card: Card) -> Configuration:
     padded = max(16, power_of_two(rows))
     tiles = n / 64 / card.processors
@@ -107,7 +112,7 @@ def _default_skinny(n: int, k: int, rows: int, card: Card) -> Configuration:
     else:
         return {"variant": "cublas"}
     block_k = max(min(block_k, power_of_two(k)), 16)
-    fitting = card.shared_memory // (2 * block_k * (block_n + padded))
+    fitting = card.shared_memory // _blocks(block_n, block_k, padded, 1)
     stages = max(min(stages, fitting), 1)
     most = _most_parts(block_n, padded, warps)
     split = _splits(triton.cdiv(n, block_n), k, card.processors // 2, 4 * block_k, most)
@@ -133,7 +138,9 @@ def candidates(
 def _gemv_candidates(
     dtype: torch.dtype, n: int, rows: int, is_gated: bool
 ) -> Iterator[Configuration]:
-    if rows > (gemv.MOST_ROWS if dtype == torch.float32 else 2):  # 4 rows never won in bfloat16
+    if rows > (
+        gemv.MOST_ROWS if dtype == torch.float32 else 2
+    ):  # of the tables' winners none of 4 rows and more
         return
     # At least 64 elements of k per warp: x comes by asynchronous copies of no less than 4 bytes.
     for block_n, block_k, split, warps, stages in (
@@ -173,7 +180,9 @@ def _skinny_candidates(
         (16, 256, 4, 2, 4),
     ):
         padded = max(16, power_of_two(rows))
-        if 2 * block_k * (block_n + padded) * stages > 220_000 or (rows > 32 and block_n < 64):
+        if _blocks(block_n, block_k, padded, stages) > card.shared_memory or (
+            rows > 32 and block_n < 64
+        ):
             continue
         most = _most_parts(block_n, padded, warps)
         split = _splits(triton.cdiv(n, block_n), k, waves * card.processors, 2 * block_k, most)
@@ -192,5 +201,5 @@ def _skinny_candidates(
         (64, 128, 2, 4, 6),
     ):
         padded = max(16, power_of_two(rows))
-        if 2 * block_k * (block_n + padded) * stages <= 220_000 and rows <= 32:
+        if _blocks(block_n, block_k, padded, stages) <= card.shared_memory and rows <= 32:
             yield _configuration("skinny", block_n, block_k, split, warps, stages)

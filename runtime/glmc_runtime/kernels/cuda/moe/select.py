@@ -81,6 +81,8 @@ def choose(call: Experts, override: Configuration | None) -> Configuration:
             f"there is no variant '{variant}' to run experts",
             expected="one of " + ", ".join(VARIANTS),
         )
+    if override is None and variant == "tma" and not moe_tma.can_run(call):
+        return default(call)  # a table's key does not say how the tensors lie
     base: Configuration = VARIANTS[variant].default(call)
     return {**base, **configuration}
 

@@ -11,6 +11,8 @@ import pytest
 import torch
 import triton
 
+from glmc_runtime.collectives.over_peers import LEAST_TRITON
+
 PROGRAM = """
 import re
 import torch
@@ -38,6 +40,10 @@ def launch(kernel, grid, *args, pdl, **meta):
     order = compiled.asm["ptx"]
     assert re.search(r"atom\\.global\\.sys\\.release\\.exch\\.b64", order), order
     assert re.search(r"atom\\.global\\.sys\\.acquire\\.add\\.u64", order), order
+    # What an atomic operation found goes to all threads, through shared memory, before it is used.
+    waits = order[re.search(r"sys\\.acquire\\.add", order).end():]
+    shuffle = waits.find("shfl.")
+    assert "ld.shared" in waits[: shuffle if shuffle >= 0 else None], waits[:2000]
     assert "cubin" in compiled.asm
 
 for module in (all_reduce_add_rms_norm, one_shot, two_shot):
@@ -60,7 +66,7 @@ assert len(made) == 3 and all(len(hashes) == 1 for hashes in made.values()), mad
 
 
 @pytest.mark.skipif(
-    tuple(map(int, triton.__version__.split(".")[:2])) < (3, 3), reason="has no tuples"
+    tuple(map(int, triton.__version__.split(".")[:2])) < LEAST_TRITON, reason="is too old"
 )
 @pytest.mark.skipif(torch.cuda.is_available(), reason="bench.gpu.virtual_ranks runs them there")
 def test_flags_are_released_and_acquired_by_all_of_the_system() -> None:

@@ -1,5 +1,6 @@
-"""What multiplies where nothing was measured, against what was: microseconds on an H200 of every
-candidate for the weights of GLM-4-32B and GLM-4.7, ``tuning.tune_cuda --times``."""
+"""What multiplies where nothing was measured, against what was: microseconds on an H200 of the
+candidates that there were when it was measured, for the weights of GLM-4-32B and GLM-4.7, by
+``tuning.tune_cuda --times``."""
 
 from __future__ import annotations
 

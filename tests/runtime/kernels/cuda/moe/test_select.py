@@ -12,6 +12,7 @@ from glmc.ir.ops import moe as semantic
 from glmc_runtime.errors import PlanError
 from glmc_runtime.kernels import find_binder
 from glmc_runtime.kernels.cuda import workspace
+from glmc_runtime.kernels.cuda.descriptors import can_describe
 from glmc_runtime.kernels.cuda.launch import interpreted
 from glmc_runtime.kernels.cuda.moe import by_expert as moe_experts
 from glmc_runtime.kernels.cuda.moe import by_token as moe_few
@@ -21,6 +22,7 @@ from glmc_runtime.kernels.cuda.moe.common import read_call
 from tests.runtime.kernels.harness import close, nan, random
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+DESCRIBED = can_describe(torch.zeros(8, 8, dtype=torch.bfloat16, device=DEVICE))
 RUNS = 2 if torch.cuda.is_available() else 1
 HIDDEN, EXPERTS, TOP_K, WIDTH = 24, 6, 3, 16
 
@@ -152,7 +154,7 @@ CASES = [(1, "random", 0), (2, "random", 24), (19, "random", 16), (35, "one expe
 
 def serves(variant: str, dtype: torch.dtype, tokens: int, shared_width: int) -> bool:
     if variant.startswith("tma"):
-        return dtype == torch.bfloat16 and shared_width in (0, WIDTH)
+        return DESCRIBED and dtype == torch.bfloat16 and shared_width in (0, WIDTH)
     if variant == "grouped_mm":
         return dtype == torch.bfloat16 and hasattr(torch, "_grouped_mm")
     return tokens <= 4 or not variant.startswith("few")
@@ -238,6 +240,18 @@ def test_defaults_serve_all_numbers_of_tokens(monkeypatch: pytest.MonkeyPatch) -
     assert variants == ["few", "experts", "sorted"]
 
 
+@pytest.mark.skipif(not DESCRIBED, reason="no device or interpreter with descriptors")
+def test_a_tuned_entry_that_can_not_run_has_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table's key knows neither the shared expert's width nor where tensors begin."""
+    monkeypatch.setattr(moe_ffn, "tuned_configuration", lambda *_: TMA)
+    ids = choices("random", 40)
+    variants = [
+        moe_ffn.choose(read_call(call(ids, torch.bfloat16, shared_width)), None)["variant"]
+        for shared_width in (WIDTH, 2 * WIDTH)
+    ]
+    assert variants == ["tma", "experts"]
+
+
 def test_many_rows_of_an_expert_come_by_tma(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(moe_ffn, "MOST_SCANNED_PAIRS", {2: 1, 4: 1})
     monkeypatch.setattr(moe_ffn, "LEAST_TMA_ROWS", 4)
@@ -263,6 +277,7 @@ def test_tma_refuses_what_descriptors_can_not_read(
         find_binder("cuda.moe_ffn")({**arguments, "configuration": TMA})
 
 
+@pytest.mark.skipif(not DESCRIBED, reason="no device or interpreter with descriptors")
 @pytest.mark.parametrize("counts", [(8, 1), (9, 16), (17, 24), (33, 2)])
 def test_tiles_of_an_experts_last_rows(counts: tuple[int, int]) -> None:
     """Of rows that end within half a tile, at its half, behind it and at its end."""

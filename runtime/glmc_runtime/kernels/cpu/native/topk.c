@@ -96,7 +96,7 @@ static void sort_by_insertion(Scored *first, Scored *last) {
     }
 }
 
-/* What is before ``nth`` is none of it after what is behind it. */
+/* Nothing before ``nth`` comes after anything behind it in the order. */
 static void select_nth(Scored *first, Scored *nth, Scored *last) {
     int depth = 0;
     for (long count = last - first; count > 1; count /= 2) depth += 2;
