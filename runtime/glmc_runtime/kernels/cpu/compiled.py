@@ -39,7 +39,7 @@ SOURCES = Path(__file__).parent / "native"
 FLAGS = ("-O3", "-march=native", "-fPIC", "-fopenmp")
 _AS_WRITTEN = ("-ffp-contract=off", "-fno-math-errno")
 FLAGS_OF = {
-    "decode": ("-O2", *_AS_WRITTEN),  # no slower, and compiled sooner
+    "decode": _AS_WRITTEN,
     "ordered": _AS_WRITTEN,
 }
 """More flags for a source: where it fixes each rounding, the compiler must add none of its own."""
