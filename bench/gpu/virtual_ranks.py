@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import torch
 
-from bench.gpu.unmet_one_shot import unmet
+from bench.gpu.one_shot_without_barrier import without_barrier
 from bench.gpu.virtual_group import VirtualGroup, resident_programs
 from bench.gpu.virtual_races import PROVED, Counts, Races, plain
 from bench.gpu.virtual_values import ROWS, HangError, cases, fault_of, fused_fault_of
@@ -68,7 +68,7 @@ def proved(ranks: int, seconds: float, device: torch.device) -> Result:
     fused = [fused_fault_of(group, *rows) for rows in ROWS]
     faults = [fault for fault in (*values, *fused) if fault]
     print(f"{ranks} ranks: values after {time.monotonic() - began:.1f} s", flush=True)
-    control = Races(group, {"unmet": plain(unmet)}, graphs=1).run(0)
+    control = Races(group, {"without barrier": plain(without_barrier)}, graphs=1).run(0)
     if not control.faults:
         faults.append("the control, in which nobody waits, shows no fault: it can't see one")
     races = Races(group, PROVED)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bench.gpu import virtual_races
 from bench.gpu.numbered_messages import check, fill
-from bench.gpu.unmet_one_shot import unmet
+from bench.gpu.one_shot_without_barrier import without_barrier
 from bench.gpu.virtual_group import VirtualGroup, resident_programs
 from bench.gpu.virtual_races import PROVED, Races, plain
 from bench.gpu.virtual_values import Case, fault_of, fused_fault_of, rounded
@@ -120,7 +120,7 @@ def test_the_check_sees_one_wrong_element_and_ranks_that_do_not_wait(
     monkeypatch.setattr(virtual_races, "QUEUED", 2)
     monkeypatch.setattr(virtual_races, "ROUNDS", 1)
     group = VirtualGroup(2, CPU, 2, CAPACITY)
-    counts = Races(group, {"unmet": plain(unmet)}, graphs=1).run(0)
+    counts = Races(group, {"without barrier": plain(without_barrier)}, graphs=1).run(0)
     assert counts.faults and counts.calls == 8
     Races(group, PROVED, graphs=2)  # which runs each call alone
     use, faults = torch.tensor([5], dtype=torch.int32), torch.zeros(2, dtype=torch.int32)

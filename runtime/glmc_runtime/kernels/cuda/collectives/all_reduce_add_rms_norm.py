@@ -22,7 +22,7 @@ from glmc_runtime.kernels.checks import (
     require_one_device,
     require_shape,
 )
-from glmc_runtime.kernels.cuda.collectives.meeting import leave, meet, slot_of
+from glmc_runtime.kernels.cuda.collectives.barrier import barrier, count_use, slot_of
 from glmc_runtime.kernels.cuda.collectives.peers import PeerMemory, require_slots
 from glmc_runtime.kernels.cuda.launch import launch
 from glmc_runtime.kernels.cuda.norms import normalized, row_meta
@@ -63,7 +63,7 @@ def all_reduce_add_rms_norm_kernel(
     for at in range(first, rows, step):
         place = at * WIDTH + column
         tl.store(slot + place, tl.load(x + place, mask=inside, other=0.0), mask=inside)
-    meet(peers, own, rank, epoch, 0, PROGRAMS, RANKS, WIDE)
+    barrier(peers, own, rank, epoch, 0, PROGRAMS, RANKS, WIDE)
     for at in range(first, rows, step):
         place = at * WIDTH + column
         theirs = slot_of(peers[0], x, epoch, START, CAPACITY)
@@ -78,7 +78,7 @@ def all_reduce_add_rms_norm_kernel(
         tl.store(x + place, added, mask=inside)
         tl.store(total + place, row.to(dtype), mask=inside)
         tl.store(out + place, result.to(dtype), mask=inside)
-    leave(state, epoch)
+    count_use(state, epoch)
 
 
 def all_reduce_add_rms_norm(memory: PeerMemory, arguments: dict[str, Any]) -> list[Thunk]:

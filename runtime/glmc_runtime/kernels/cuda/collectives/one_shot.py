@@ -1,8 +1,8 @@
 """One-shot over the memory of peers: each rank puts its message down and adds those of all ranks.
 
-A program deals with the same tiles on every rank, so that only programs of one number meet. The
-message may be of any size and begin anywhere: slots hold whole tiles, and only the rank's own
-message is read and written under a mask.
+A program deals with the same tiles on every rank, so that only programs of one number wait for
+each other. The message may be of any size and begin anywhere: slots hold whole tiles, and only the
+rank's own message is read and written under a mask.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from glmc_runtime.kernels import Thunk
-from glmc_runtime.kernels.cuda.collectives.meeting import leave, meet, slot_of
+from glmc_runtime.kernels.cuda.collectives.barrier import barrier, count_use, slot_of
 from glmc_runtime.kernels.cuda.collectives.peers import PeerMemory, require_slots
 from glmc_runtime.kernels.cuda.launch import launch, pdl_enabled
 
@@ -71,12 +71,12 @@ def one_shot_kernel(
     first, step, tiles = tl.program_id(0), tl.num_programs(0), tl.cdiv(size, BLOCK)
     epoch = tl.load(state) + 1
     put(x, slot_of(own, x, epoch, START, CAPACITY), size, first, step, tiles, BLOCK)
-    meet(peers, own, rank, epoch, 0, PROGRAMS, RANKS, WIDE)
+    barrier(peers, own, rank, epoch, 0, PROGRAMS, RANKS, WIDE)
     for tile in range(first, tiles, step):
         place = tile * BLOCK + tl.arange(0, BLOCK)
         total = total_of(peers, x, epoch, place, START, CAPACITY, RANKS)
         tl.store(x + place, total.to(x.dtype.element_ty), mask=place < size)
-    leave(state, epoch)
+    count_use(state, epoch)
 
 
 def one_shot(memory: PeerMemory, x: Tensor) -> list[Thunk]:

@@ -1,7 +1,7 @@
 """Memory of all ranks that each of them can read and write: flags, and two slots for messages.
 
-Uses take the slots in turn. A rank overwrites a slot two uses later: it has met all ranks in the
-use between, and a rank gets there when its kernel of the use before has ended. So one meeting a
+Uses take the slots in turn. A rank overwrites a slot two uses later: it has waited for all ranks in
+the use between, and a rank gets there when its kernel of the use before has ended. So one barrier a
 use is enough, and replays of a device graph need no reset: flags count uses and only grow.
 """
 
@@ -27,7 +27,7 @@ CAPACITY = 1 << 22
 PROGRAMS = 32
 """The most programs of a rank's kernel: all of them must be resident at once on its card."""
 PHASES = 2
-"""How often the ranks meet in a use, at most."""
+"""Barriers of a use, at most."""
 _FLAG = 8
 _ALIGNED = 1024
 
@@ -72,7 +72,7 @@ class PeerMemory:
 
 
 def flag_bytes(ranks: int, programs: int) -> int:
-    """Bytes before the slots: a flag of each rank for each program and meeting."""
+    """Bytes before the slots: a flag of each rank for each program and barrier."""
     return -(-PHASES * programs * ranks * _FLAG // _ALIGNED) * _ALIGNED
 
 

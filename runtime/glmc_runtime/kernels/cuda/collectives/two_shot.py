@@ -2,8 +2,8 @@
 others'.
 
 A share is a run of whole tiles, and a program deals with the same tiles of every share on every
-rank, so that only programs of one number meet, twice. A rank's sum takes the place of its own
-message in its share: nobody else reads that before the sum.
+rank, so that only programs of one number wait for each other, twice. A rank's sum takes the place
+of its own message in its share: nobody else reads that before the sum.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from glmc_runtime.kernels import Thunk
-from glmc_runtime.kernels.cuda.collectives.meeting import leave, meet, slot_of
+from glmc_runtime.kernels.cuda.collectives.barrier import barrier, count_use, slot_of
 from glmc_runtime.kernels.cuda.collectives.one_shot import TILE, WARPS, put, total_of
 from glmc_runtime.kernels.cuda.collectives.peers import PeerMemory, require_slots
 from glmc_runtime.kernels.cuda.launch import launch, pdl_enabled
@@ -47,20 +47,20 @@ def two_shot_kernel(
     for peer in tl.static_range(RANKS):
         end = tl.minimum((peer + 1) * share, tiles)
         put(x, slot, size, peer * share + program, step, end, BLOCK)
-    meet(peers, own, rank, epoch, 0, PROGRAMS, RANKS, WIDE)
+    barrier(peers, own, rank, epoch, 0, PROGRAMS, RANKS, WIDE)
     end = tl.minimum((rank + 1) * share, tiles)
     for tile in range(rank * share + program, end, step):
         place = tile * BLOCK + tl.arange(0, BLOCK)
         total = total_of(peers, x, epoch, place, START, CAPACITY, RANKS)
         tl.store(slot + place, total.to(x.dtype.element_ty))
-    meet(peers, own, rank, epoch, 1, PROGRAMS, RANKS, WIDE)
+    barrier(peers, own, rank, epoch, 1, PROGRAMS, RANKS, WIDE)
     for peer in tl.static_range(RANKS):
         theirs = slot_of(peers[peer], x, epoch, START, CAPACITY)
         end = tl.minimum((peer + 1) * share, tiles)
         for tile in range(peer * share + program, end, step):
             place = tile * BLOCK + tl.arange(0, BLOCK)
             tl.store(x + place, tl.load(theirs + place), mask=place < size)
-    leave(state, epoch)
+    count_use(state, epoch)
 
 
 def two_shot(memory: PeerMemory, x: Tensor) -> list[Thunk]:

@@ -1,4 +1,4 @@
-"""How the programs of one number of all ranks meet inside a kernel, by flags that count uses.
+"""A barrier of the programs of one number of all ranks inside a kernel, by flags that count uses.
 
 A program stores the number of the use in its flag in every rank's memory (release, system scope:
 what the program wrote before is there for whoever sees the flag), then waits until the flags of
@@ -19,14 +19,14 @@ def slot_of(address, like, epoch, START: tl.constexpr, CAPACITY: tl.constexpr):
 
 
 @triton.jit
-def least_ahead(flags, known, number):
+def last_arrived(flags, is_rank, number):
     """How far the last rank is beyond use ``number``: negative while it is not there; 0 at most."""
-    heard = tl.atomic_add(flags, 0, mask=known, sem="acquire", scope="sys")
-    return tl.min(tl.where(known, heard - number, 0), axis=0)
+    arrived = tl.atomic_add(flags, 0, mask=is_rank, sem="acquire", scope="sys")
+    return tl.min(tl.where(is_rank, arrived - number, 0), axis=0)
 
 
 @triton.jit
-def meet(
+def barrier(
     peers,
     own,
     rank,
@@ -36,27 +36,27 @@ def meet(
     RANKS: tl.constexpr,
     WIDE: tl.constexpr,
 ):
-    """Return when this program of every rank is in meeting ``PHASE`` of use ``epoch`` or further.
+    """Return when this program of every rank is at barrier ``PHASE`` of use ``epoch`` or further.
     ``peers``: the address of each rank's memory, ``own`` that of this rank's."""
     lane = tl.arange(0, WIDE)
-    known = lane < RANKS
+    is_rank = lane < RANKS
     theirs = tl.zeros([WIDE], dtype=tl.int64)
     for peer in tl.static_range(RANKS):
         theirs = tl.where(lane == peer, peers[peer], theirs)
     row = (PHASE * PROGRAMS + tl.program_id(0)) * RANKS
-    told = theirs.to(tl.pointer_type(tl.int64)) + row + rank
-    heard = own.to(tl.pointer_type(tl.int64)) + row + lane
+    signals = theirs.to(tl.pointer_type(tl.int64)) + row + rank
+    arrivals = own.to(tl.pointer_type(tl.int64)) + row + lane
     number = tl.zeros([WIDE], dtype=tl.int64) + epoch
     tl.debug_barrier()  # the stores of all threads, before the flag of one
-    tl.atomic_xchg(told, number, mask=known, sem="release", scope="sys")
-    behind = least_ahead(heard, known, number)
-    while behind < 0:
-        behind = least_ahead(heard, known, number)
+    tl.atomic_xchg(signals, number, mask=is_rank, sem="release", scope="sys")
+    last = last_arrived(arrivals, is_rank, number)
+    while last < 0:
+        last = last_arrived(arrivals, is_rank, number)
     tl.debug_barrier()  # the flags of a few threads, before the loads of all
 
 
 @triton.jit
-def leave(state, epoch):
+def count_use(state, epoch):
     """The last program of a kernel counts the use, when all have read how many there were."""
     tl.debug_barrier()
     before = tl.atomic_add(state + 1, 1, sem="acq_rel", scope="gpu")

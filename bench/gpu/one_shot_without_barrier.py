@@ -1,4 +1,4 @@
-"""The one-shot all-reduce without its meeting: a control, which must show faults."""
+"""The one-shot all-reduce without its barrier: a control, which must show faults."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import triton.language as tl
 from torch import Tensor
 
 from bench.gpu.virtual_group import Thunk
-from glmc_runtime.kernels.cuda.collectives.meeting import leave, slot_of
+from glmc_runtime.kernels.cuda.collectives.barrier import count_use, slot_of
 from glmc_runtime.kernels.cuda.collectives.one_shot import TILE, WARPS, put, total_of
 from glmc_runtime.kernels.cuda.collectives.peers import PeerMemory
 from glmc_runtime.kernels.cuda.launch import launch, pdl_enabled
 
 
 @triton.jit(do_not_specialize=["rank"])  # type: ignore[untyped-decorator]
-def unmet_kernel(  # type: ignore[no-untyped-def]
+def without_barrier_kernel(  # type: ignore[no-untyped-def]
     x,
     peers,
     own,
@@ -41,15 +41,15 @@ def unmet_kernel(  # type: ignore[no-untyped-def]
         place = tile * BLOCK + tl.arange(0, BLOCK)
         total = total_of(peers, x, epoch, place, START, CAPACITY, RANKS)
         tl.store(x + place, total.to(x.dtype.element_ty), mask=place < size)
-    leave(state, epoch)
+    count_use(state, epoch)
 
 
-def unmet(memory: PeerMemory, x: Tensor) -> list[Thunk]:
+def without_barrier(memory: PeerMemory, x: Tensor) -> list[Thunk]:
     block = TILE // x.element_size()
     return [
         partial(
             launch,
-            unmet_kernel,
+            without_barrier_kernel,
             (min(triton.cdiv(piece.numel(), block), memory.programs),),
             piece,
             *memory.arguments(),
