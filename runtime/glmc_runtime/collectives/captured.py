@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
+from typing import Any
 
 import torch
 
 from glmc_runtime.collectives.wire import Thunk
 from glmc_runtime.errors import GuardError
-from glmc_runtime.replay.graph import GraphCapture, GraphCaptureError, graphs_for
 
+_GRAPHS = "glmc_runtime.replay.graph"  # stands above: it is imported when asked for
 CALLS = 16
 """In a graph."""
 
@@ -36,7 +38,7 @@ def captured(thunk: Thunk, device: torch.device, name: str) -> Thunk:
         return thunk
     try:
         (replay,) = _graphs(device).capture((thunk,) * CALLS)
-    except GraphCaptureError as error:
+    except import_module(_GRAPHS).GraphCaptureError as error:
         raise GuardError(
             f"the all-reduce '{name}' can't be captured in a device graph",
             found=next(iter(str(error).splitlines()), "")[:200],
@@ -51,5 +53,5 @@ def calls_of(thunk: Thunk) -> int:
 
 
 @cache
-def _graphs(device: torch.device) -> GraphCapture:
-    return graphs_for(device, emulated=False)
+def _graphs(device: torch.device) -> Any:
+    return import_module(_GRAPHS).graphs_for(device, emulated=False)
