@@ -21,8 +21,8 @@ from tests.engines.sglang.support import Reference, prompts
 from tests.engines.storm import Event, Visit, Wire, outcomes, storm, visits
 
 MODEL = "tiny-dense"
-CONTEXT = 512
-POOL = 640
+CONTEXT = 1088
+POOL = 1216
 OPTIONS = ["--page-size", "16", "--chunked-prefill-size", "64", "--max-running-requests", "12"]
 OPTIONS += ["--max-total-tokens", str(POOL), "--context-length", str(CONTEXT), "--enable-metrics"]
 # New tokens that the scheduler takes a request to have when it lets one in.
@@ -79,7 +79,8 @@ def check(expected: Reference, those: list[Visit], answers: list[list[int]]) -> 
 def test_a_client_that_is_killed_in_mid_stream(server: Server, expected: Reference) -> None:
     others = [Visit(tuple(text), 60) for text in prompts(6, 40, seed=3)]
     before = server.metric("sglang:num_aborted_requests_total")
-    asked = json.dumps(body(Visit(tuple(range(20, 50)), 400)))
+    # SGLang gives a request up two seconds after its client has gone: it must last longer.
+    asked = json.dumps(body(Visit(tuple(range(20, 50)), CONTEXT - 40)))
     command = [sys.executable, "-c", CLIENT, f"{server.address}/generate", asked]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as client, ThreadPoolExecutor(1) as rest:
         assert client.stdout is not None
