@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -25,6 +26,11 @@ class Model(NamedTuple):
     q_heads: int
     kv_heads: int
     interleaved: bool
+
+    def of_rank(self, ranks: int) -> Model:
+        """A kv head that several ranks need, each of them has."""
+        kv_heads = max(self.kv_heads // ranks, 1)
+        return self._replace(q_heads=self.q_heads // ranks, kv_heads=kv_heads)
 
 
 GLM_9B, AIR = Model(32, 2, True), Model(96, 8, False)
@@ -127,13 +133,14 @@ def _tunable(model: Model, sequences: int, context: int, reach: int, is_fused: b
     )
 
 
-def tunables() -> list[Tunable]:
+def tunables(ranks: Sequence[int] = (1,)) -> list[Tunable]:
     """The fused kernel first, short contexts first: time may run out."""
+    models = dict.fromkeys(model.of_rank(count) for count in ranks for model in (GLM_9B, AIR))
     every = [
         _tunable(model, sequences, context, reach, is_fused)
         for is_fused in (True, False)
         for sequences in SEQUENCES
         for context, reach in zip(CONTEXTS, REACHES, strict=True)
-        for model in (GLM_9B, AIR)
+        for model in models
     ]
     return [each for each in every if each.bytes <= LARGEST]

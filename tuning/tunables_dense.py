@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -17,20 +18,23 @@ FIRST = "glm-4-9b-0414"  # its products come first: time may run out
 Shape = tuple[int, int]  # rows and columns of a weight
 
 
-def preset_shapes() -> tuple[list[Shape], list[Shape]]:
-    """Of all presets on one card: the products, and those of gate and up with SwiGLU."""
+def preset_shapes(ranks: int = 1) -> tuple[list[Shape], list[Shape]]:
+    """Of all presets on one of ``ranks`` cards: the products, and those of gate and up with SwiGLU.
+
+    Heads, widths and the vocabulary are dealt evenly; a kv head that several ranks need, each has.
+    """
     names = sorted(preset_names(), key=lambda name: name != FIRST)
     plain: dict[Shape, None] = {}
     gated: dict[Shape, None] = {}
     for name in names:
         fields = read_fields(load_preset(name).config, place=name)
-        hidden, heads = fields.hidden_size, fields.num_attention_heads * fields.head_dim
-        keys = fields.num_key_value_heads * fields.head_dim
+        hidden, heads = fields.hidden_size, fields.num_attention_heads // ranks * fields.head_dim
+        keys = max(fields.num_key_value_heads // ranks, 1) * fields.head_dim
         plain |= {(heads + 2 * keys, hidden): None, (hidden, heads): None}
         if fields.dense_layers:
-            plain[hidden, fields.intermediate_size] = None
-            gated[2 * fields.intermediate_size, hidden] = None
-        plain[fields.vocab_size, hidden] = None
+            plain[hidden, fields.intermediate_size // ranks] = None
+            gated[2 * (fields.intermediate_size // ranks), hidden] = None
+        plain[fields.vocab_size // ranks, hidden] = None
     return list(plain), list(gated)
 
 
@@ -84,10 +88,13 @@ def _tunable(is_gated: bool, n: int, k: int, rows: int, dtype: torch.dtype) -> T
     )
 
 
-def tunables() -> list[Tunable]:
-    """All shapes in bfloat16, those at one row first."""
-    plain, gated = preset_shapes()
-    shapes = [*((False, *shape) for shape in plain), *((True, *shape) for shape in gated)]
+def tunables(ranks: Sequence[int] = (1,)) -> list[Tunable]:
+    """All shapes of these numbers of cards in bfloat16, those at one row first."""
+    shapes: dict[tuple[bool, int, int], None] = {}
+    for count in ranks:
+        plain, gated = preset_shapes(count)
+        shapes |= dict.fromkeys((False, *shape) for shape in plain)
+        shapes |= dict.fromkeys((True, *shape) for shape in gated)
     return [
         _tunable(is_gated, n, k, rows, torch.bfloat16) for rows in ROWS for is_gated, n, k in shapes
     ]

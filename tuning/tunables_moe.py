@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -27,6 +28,9 @@ class Shape:
     hidden: int
     width: int
     shared_width: int
+
+    def of_rank(self, ranks: int) -> Shape:
+        return replace(self, width=self.width // ranks, shared_width=self.shared_width // ranks)
 
 
 SHAPES = (
@@ -212,9 +216,11 @@ def _gate(experts: int, hidden: int, tokens: int, dtype: torch.dtype) -> Tunable
     )
 
 
-def tunables() -> list[Tunable]:
-    """In bfloat16, one width after the other, because each has its weights."""
+def tunables(ranks: Sequence[int] = (1,)) -> list[Tunable]:
+    """In bfloat16, one width after the other, because each has its weights. Every rank has all
+    experts, each of a part of its width, and the whole router."""
     dtype = torch.bfloat16
     routers = dict.fromkeys((shape.experts, shape.hidden) for shape in SHAPES)
     gates = [_gate(*sizes, tokens, dtype) for sizes in routers for tokens in ROWS]
-    return gates + [_ffn(shape, tokens, dtype) for shape in SHAPES for tokens in ROWS]
+    shapes = [shape.of_rank(count) for count in ranks for shape in SHAPES]
+    return gates + [_ffn(shape, tokens, dtype) for shape in shapes for tokens in ROWS]

@@ -16,6 +16,16 @@ def test_every_preset_has_its_products_and_the_first_one_comes_first() -> None:
     assert {(27392, 4096), (46080, 6144), (24576, 5120), (21888, 4096)} <= {*gated}
 
 
+def test_of_several_cards_each_has_its_share() -> None:
+    plain, gated = preset_shapes(4)
+    # Two kv heads of the 9B for four ranks: each has one, beside eight query heads.
+    assert plain[:3] == [(1280, 4096), (4096, 1024), (4096, 3424)]
+    assert gated[0] == (6848, 4096)
+    assert (37888, 4096) in plain
+    both = {(each.kernel, each.key) for each in tunables((1, 4))}
+    assert {("linear", "4608x4096"), ("linear", "1280x4096")} <= both
+
+
 def test_each_is_tuned_once_at_each_number_of_rows() -> None:
     found = [(each.kernel, each.key, each.rows) for each in tunables()]
     plain, gated = preset_shapes()
