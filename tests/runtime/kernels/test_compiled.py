@@ -47,13 +47,33 @@ def no_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))
 
 
+@pytest.fixture
+def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Of one function, which is compiled in no time."""
+    source = tmp_path / "sources" / "one.c"
+    source.parent.mkdir()
+    source.write_text("int one(void) { return 1; }")
+    monkeypatch.setattr(compiled, "SOURCES", source.parent)
+    return source
+
+
 @has_compiler
-def test_a_library_is_compiled_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    first = build(SOURCE)
+@pytest.mark.parametrize("name", compiled.FLAGS_OF)
+def test_our_sources_are_compiled(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Into the cache of the user, where the other tests find them."""
+    monkeypatch.undo()
+    assert library(name, "slow") is not None
+
+
+@has_compiler
+def test_a_library_is_compiled_once(
+    source: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    first = build(source)
     assert first.parent == tmp_path / "kernels" and list(first.parent.iterdir()) == [first]
     no_compiler(monkeypatch, tmp_path)
-    assert build(SOURCE) == first
-    assert library(NAME, "slow") is not None
+    assert build(source) == first
+    assert works()
 
 
 def test_another_source_or_processor_is_another_library(
@@ -106,20 +126,23 @@ def test_what_the_compiler_says(
 
 
 @has_compiler
-def test_the_next_compiler_is_tried(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    works = shutil.which("gcc") or shutil.which("cc") or shutil.which("clang")
+def test_the_next_compiler_is_tried(
+    source: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    found = shutil.which("gcc") or shutil.which("cc") or shutil.which("clang")
     script(tmp_path / "bin" / "cc", "exit 1")
-    script(tmp_path / "bin" / "gcc", f'PATH=/usr/bin:/bin exec {works} "$@"')
+    script(tmp_path / "bin" / "gcc", f'PATH=/usr/bin:/bin exec {found} "$@"')
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    assert build(SOURCE).is_file()
+    assert build(source).is_file()
+    assert works()
 
 
 @has_compiler
-def test_cc_may_be_several_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    works = shutil.which("gcc") or shutil.which("cc") or shutil.which("clang")
-    monkeypatch.setenv("CC", f"/usr/bin/env {works}")
-    assert build(SOURCE).is_file()
-    library.cache_clear()
+def test_cc_may_be_several_words(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = shutil.which("gcc") or shutil.which("cc") or shutil.which("clang")
+    monkeypatch.setenv("CC", f"/usr/bin/env {found}")
+    assert build(source).is_file()
+    assert works()
 
 
 @pytest.mark.parametrize("asked", ["no-such-compiler -O2", " ", "'gcc"])
@@ -137,12 +160,8 @@ def test_a_compiler_that_hangs_is_left(monkeypatch: pytest.MonkeyPatch, tmp_path
 
 
 @pytest.fixture
-def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A kept library of one function, which is compiled in no time."""
-    source = tmp_path / "sources" / "one.c"
-    source.parent.mkdir()
-    source.write_text("int one(void) { return 1; }")
-    monkeypatch.setattr(compiled, "SOURCES", source.parent)
+def small(source: Path) -> Path:
+    """A kept library."""
     return build(source)
 
 
@@ -265,16 +284,16 @@ def test_nobody_has_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @has_compiler
-def test_what_others_may_write_is_not_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_others_may_write_is_not_loaded(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CC", str(shutil.which("gcc") or shutil.which("cc")))
-    found = build(SOURCE)
+    found = build(source)
     for path, mode in ((found, 0o722), (found.parent, 0o777)):
         before = path.stat().st_mode
         path.chmod(mode)
         with pytest.raises(NoLibraryError, match="others"):
-            build(SOURCE)
+            build(source)
         path.chmod(before)
-    assert build(SOURCE) == found
+    assert build(source) == found
 
 
 @pytest.mark.parametrize("above", [0, 1])
