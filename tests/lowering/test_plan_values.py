@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import cache
 from math import prod
 from types import MappingProxyType
 from typing import Any
@@ -14,6 +16,7 @@ from glmc.backends import target_by_name
 from glmc.backends.kunlun.rules_dense import add_rms_norm
 from glmc.ir.identity import IDENTITY, Identity, Part, hand_up
 from glmc.ir.ops.norms import ADD_RMS_NORM
+from glmc.ir.program import Program
 from glmc.lowering.lower import Lowered, lower
 from glmc.lowering.target import Emitter, LoweringOptions, Op, Target
 from glmc.passes.shard import Shard
@@ -130,15 +133,27 @@ def test_a_result_that_no_node_reads_is_there_where_the_model_has_it() -> None:
 FAMILIES = ("glm", "glm4", "glm4_moe")
 
 
-def compiled(
-    family: str, target: str, dtype: torch.dtype, ranks: int = 1, **overrides: int
-) -> tuple[Any, dict[PhaseKey, Lowered]]:
-    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, **overrides}
-    program = captured(tiny_config(family, head_dim=32, **heads), dtype)
+@cache
+def paged(
+    family: str, dtype: torch.dtype, ranks: int, heads: tuple[int, int]
+) -> tuple[Program, Mapping[PhaseKey, Program]]:
+    """What was captured and its phases, which no target changes."""
+    sizes = dict(zip(("num_attention_heads", "num_key_value_heads"), heads, strict=True))
+    program = captured(tiny_config(family, head_dim=32, **sizes), dtype)
     before = program.copy()
-    chosen = target_by_name(target)
     dealt = Shard(ranks) if ranks > 1 else None
-    phases = runner.to_paged(program, 16, runner.fuse(program), dealt=dealt).programs
+    return before, runner.to_paged(program, 16, runner.fuse(program), dealt=dealt).programs
+
+
+def compiled(
+    family: str,
+    target: str,
+    dtype: torch.dtype,
+    ranks: int = 1,
+    heads: tuple[int, int] = (2, 1),
+) -> tuple[Program, dict[PhaseKey, Lowered]]:
+    before, phases = paged(family, dtype, ranks, heads)
+    chosen = target_by_name(target)
     profile = "P-A" if target == "xpu" else None
     options = LoweringOptions(dtype, 96, 16, 8, 32, profile, ranks=ranks)
     made = {
@@ -194,9 +209,8 @@ def test_what_holds_of_every_table(family: str, target: str, dtype: torch.dtype)
 def test_shares_of_ranks_are_told_and_are_together_what_one_rank_has(
     family: str, ranks: int, heads: tuple[int, int]
 ) -> None:
-    sizes = {"num_attention_heads": heads[0], "num_key_value_heads": heads[1]}
-    before, one = compiled(family, "cpu", torch.float32, **sizes)
-    _, several = compiled(family, "cpu", torch.float32, ranks, **sizes)
+    before, one = compiled(family, "cpu", torch.float32, heads=heads)
+    _, several = compiled(family, "cpu", torch.float32, ranks, heads)
     fakes = {node.meta["id"]: node.meta["val"] for node in before.graph.nodes}
     for phase, made in several.items():
         widths = {row.node: _widths(row) for row in one[phase].values}
