@@ -36,6 +36,19 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return by_group(config, log) if config.option.dist == "loadfile" else None
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """What :func:`pytest_sessionfinish` has set aside is put back last of all."""
+    config.add_cleanup(gc.unfreeze)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish() -> None:
+    """pytest looks for garbage five times when it ends: in a process that has traced hundreds of
+    models each takes seconds, and the first finds what there is."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _quick_export() -> Iterator[None]:
     """Traces of tiny modules don't make torch's tables anew each time."""
