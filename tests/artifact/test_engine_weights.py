@@ -8,6 +8,7 @@ import shutil
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from glmc_runtime.loading.loader import load_artifact
 from glmc_runtime.loading.weights import load_weights
 from tests.docs.markdown import ROOT
 from tests.support.checkpoints import drawn_checkpoint, tiny_checkpoint, tiny_file
+from tests.support.thinned import thinned
 
 pytestmark = pytest.mark.usefixtures("shared_captures")
 CPU = torch.device("cpu")
@@ -78,8 +80,13 @@ def require_equal(one: Tensors, other: Tensors) -> None:
         assert torch.equal(tensor, other[name]), name
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(
+    ("model", "ranks"),
+    thinned(
+        product(MODELS, (1, 2)),
+        long=[("tied", 2), ("tiny-dense", 1), ("tiny-dense", 2), ("tiny-moe", 1)],
+    ),
+)
 def test_each_rank_makes_what_is_packed(tmp_path: Path, model: str, ranks: int) -> None:
     """In any order; the compile has seen config.json and nothing else."""
     checkpoint = MODELS[model](tmp_path / "model")

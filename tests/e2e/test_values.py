@@ -66,6 +66,9 @@ WAYS = {
     "dense-cuda": Way("tiny-dense", "cuda", r"gate_up_proj|post_(mlp|self_attn)_layernorm"),
 }
 
+# The merges of a target and the shares of ranks are those of the others.
+LONG = ("moe-four-ranks", "moe-two-ranks-as-eight", "dense-xpu", "dense-two-ranks-xpu")
+
 pytestmark = [
     pytest.mark.usefixtures("shared_captures"),
     pytest.mark.skipif(not MODERN, reason="modules of experts of their own"),
@@ -105,7 +108,7 @@ def require_close(actual: Tensor, expected: Tensor, key: TensorKey) -> None:
     )
 
 
-@pytest.mark.parametrize("name", thinned(WAYS, long=["moe-four-ranks", "moe-two-ranks-as-eight"]))
+@pytest.mark.parametrize("name", thinned(WAYS, long=LONG))
 def test_each_tensor_is_that_of_the_stock_model(name: str, tmp_path: Path) -> None:
     way = WAYS[name]
     expected = stock(way.model)

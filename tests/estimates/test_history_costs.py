@@ -15,6 +15,7 @@ from glmc.job import read_job
 from glmc.observe.history.ids import Place, calls_of, whole_id
 from glmc.observe.history.record import CallHistory, History
 from glmc.observe.history.stored import read_history
+from tests.support.thinned import thinned
 
 pytestmark = pytest.mark.usefixtures("shared_captures")
 MOE = Path(__file__).parents[2] / "models" / "tiny-moe"
@@ -40,7 +41,7 @@ def calls(history: History, phase: str, layers: int) -> dict[str, CallHistory]:
     }
 
 
-@pytest.mark.parametrize("target", ["cpu", "cuda", "xpu"])
+@pytest.mark.parametrize("target", thinned(["cpu", "cuda", "xpu"], long=["xpu"]))
 def test_every_call_has_the_cost_of_its_node(target: str, tmp_path: Path) -> None:
     """Also of those that the target's merges made: on cuda attention with rope, and experts."""
     history, options = compiled(target, tmp_path)

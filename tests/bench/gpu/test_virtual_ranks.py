@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ from glmc_runtime.kernels.cuda.collectives.one_shot import one_shot
 from glmc_runtime.kernels.cuda.collectives.two_shot import two_shot
 from glmc_runtime.kernels.cuda.launch import interpreted
 from tests.support.interpreted import quick_interpreter
+from tests.support.thinned import thinned
 
 CPU = torch.device("cpu")
 CAPACITY = 1 << 14
@@ -46,17 +48,25 @@ def cut(total: Tensor, dtype: torch.dtype) -> Tensor:
     return rounded(total, dtype)
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
-@pytest.mark.parametrize("algorithm", ["one_shot", "two_shot"])
+SIZES = (
+    (torch.bfloat16, 1, 0),
+    (torch.bfloat16, 9001, 1),
+    (torch.float16, 2048, 0),
+    (torch.float32, 5121, 0),
+    (torch.float32, 4097, 1),
+)
+WAYS = tuple(product((2, 3), ("one_shot", "two_shot")))
+# Every two of ranks, algorithm and size; the other half repeats them.
+LONG = [
+    (ranks, algorithm, *SIZES[at])
+    for at in range(len(SIZES))
+    for ranks, algorithm in (WAYS[1:3] if at % 2 else WAYS[::3])
+]
+
+
 @pytest.mark.parametrize(
-    ("dtype", "size", "offset"),
-    [
-        (torch.bfloat16, 1, 0),
-        (torch.bfloat16, 9001, 1),
-        (torch.float16, 2048, 0),
-        (torch.float32, 5121, 0),
-        (torch.float32, 4097, 1),
-    ],
+    ("ranks", "algorithm", "dtype", "size", "offset"),
+    thinned([(*way, *size) for way in WAYS for size in SIZES], long=LONG),
 )
 def test_values_are_sums_in_the_order_of_the_ranks(
     ranks: int, algorithm: str, dtype: torch.dtype, size: int, offset: int

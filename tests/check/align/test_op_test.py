@@ -85,6 +85,7 @@ def test_a_wrong_kernel_fails_its_test_until_it_is_mended(place: str) -> None:
     assert "def rms_norm(x: Tensor, weight: Tensor, eps: float)" in text
 
 
+@pytest.mark.long
 def test_the_file_fails_by_itself(tmp_path: Path) -> None:
     """With the runtime and without the compiler; the constant is mended by hand."""
     text = written("xpu/P-A", "bfloat16", lambda each: with_wrong_constant(each, "plan_norm_eps"))

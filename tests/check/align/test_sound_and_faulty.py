@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,18 @@ from glmc.check.align.result import Alignment, Verdict
 from glmc_runtime.record.options import RecordOptions
 from tests.check.align.memory_record import MemoryRecord
 from tests.check.align.memory_sink import MemorySink
+from tests.support.thinned import crossed, thinned
 
 MODELS = Path(__file__).parents[3] / "models"
 PROMPTS = tuple(
     tuple(torch.randint(5, 1500, (size,), generator=torch.Generator().manual_seed(size)).tolist())
     for size in (48, 17)
+)
+DTYPES = ("bfloat16", "float32")
+# One of a weight, of a setting, of a hook and of a router.
+EXACT = (
+    *("a weight of a norm 5% off", "scores scaled 20% off"),
+    *("the last token of each sequence off", "a row of a router's weight moved"),
 )
 Fault = Callable[[Any], None]
 
@@ -56,8 +64,14 @@ def aligned(name: str, dtype: str, fault: Fault | None = None) -> Alignment:
     return align(expected, record(name, dtype, "sdpa", tokens, fault))
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
-@pytest.mark.parametrize("name", ["tiny-dense", "tiny-moe"])
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    crossed(
+        *(["tiny-dense", "tiny-moe"], ["bfloat16", "float16", "float32"]),
+        quick=[("tiny-moe", "bfloat16"), ("tiny-dense", "float16"), ("tiny-moe", "float32")],
+        long=[("tiny-dense", "bfloat16"), ("tiny-moe", "float16"), ("tiny-dense", "float32")],
+    ),
+)
 def test_another_right_implementation_is_within_the_thresholds(name: str, dtype: str) -> None:
     found = aligned(name, dtype)
     assert found.first is None
@@ -145,8 +159,13 @@ OF_ROUTERS = {
 }
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-@pytest.mark.parametrize("fault", FAULTS)
+# What is allowed is widest in bfloat16: a fault that is seen there is seen in float32.
+@pytest.mark.parametrize(
+    ("fault", "dtype"),
+    thinned(
+        product(FAULTS, DTYPES), long=[(fault, "float32") for fault in FAULTS if fault not in EXACT]
+    ),
+)
 def test_a_planted_fault_is_where_the_sides_first_diverge(fault: str, dtype: str) -> None:
     plant, place = FAULTS[fault]
     first = aligned("tiny-moe", dtype, plant).first
@@ -155,8 +174,13 @@ def test_a_planted_fault_is_where_the_sides_first_diverge(fault: str, dtype: str
     assert first.step == 0
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-@pytest.mark.parametrize("fault", OF_ROUTERS)
+@pytest.mark.parametrize(
+    ("fault", "dtype"),
+    thinned(
+        product(OF_ROUTERS, DTYPES),
+        long=[(fault, "float32") for fault in OF_ROUTERS if fault not in EXACT],
+    ),
+)
 def test_a_planted_fault_of_a_router_is_no_tie(fault: str, dtype: str) -> None:
     plant, place = OF_ROUTERS[fault]
     found = aligned("tiny-moe", dtype, plant)

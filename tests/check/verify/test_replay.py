@@ -83,12 +83,23 @@ def test_the_plan_holds(exact: Built, rounded: Built, target: str) -> None:
     )
 
 
+# A scale of attention that xpu has as well, or logits nothing like the right ones.
+COARSE = [
+    *(
+        ("cpu", name)
+        for name in ("plan_prefill_scale", "plan_routed_scale", "plan_rope_interleaved")
+    ),
+    ("xpu", "plan_rope_neox"),
+]
+
+
 # What both targets can get wrong is seen by the same comparison of logits.
 @pytest.mark.parametrize(
     ("target", "name"),
     thinned(
         [(target, name) for target in PLAN_SABOTAGES for name in PLAN_SABOTAGES[target]],
         [("xpu", name) for name in PLAN_SABOTAGES["xpu"] if name in PLAN_SABOTAGES["cpu"]],
+        long=COARSE,
     ),
 )
 def test_a_wrong_constant_is_seen(exact: Built, target: str, name: str) -> None:

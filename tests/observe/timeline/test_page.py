@@ -21,6 +21,7 @@ from tests.observe.page.browser import Opened, opened_page, running
 from tests.observe.page.test_accessibility import serious_findings
 from tests.observe.page.test_render import HOSTILE
 from tests.observe.timeline.sample import VLLM, kernel, layered, timeline
+from tests.support.thinned import thinned
 
 
 def one(made: Timeline) -> str:
@@ -115,7 +116,11 @@ def test_rows_and_bars_show_each_other(opened: Opened) -> None:
     assert opened.complaints == []
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (1280, "dark"), (390, "light")])
+# Wide and light it is in the other tests.
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    thinned([(1280, "light"), (1280, "dark"), (390, "light")], long=[(1280, "light")]),
+)
 def test_it_is_seen_by_all(browser: Any, tmp_path: Path, width: int, scheme: str) -> None:
     file = tmp_path / "page.html"
     file.write_text(one(open_timeline(VLLM)), encoding="utf-8")
