@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ OPTIONS = {
 }
 
 
+@cache
 def captured(model: Path, options: CaptureOptions) -> tuple[Program, WeightSource]:
     job = read_job(model, CompileOptions(dtype="float32"))
     assert job.weights is not None
@@ -114,7 +116,7 @@ def test_each_tensor_is_bit_for_bit_that_of_the_stock_model(name: str, way: str)
 def test_a_caller_may_be_in_inference_mode() -> None:
     program, _ = captured(MODELS / "tiny-dense", CaptureOptions())
     with torch.inference_mode():
-        other, _ = captured(MODELS / "tiny-dense", CaptureOptions())
+        other, _ = captured.__wrapped__(MODELS / "tiny-dense", CaptureOptions())
     assert [identity_of(node) for node in program.graph.nodes] == [
         identity_of(node) for node in other.graph.nodes
     ]

@@ -16,6 +16,10 @@ _CHECKPOINTS = "tests of checkpoints"
 _GRID = "tests of the grid"
 # The first that a file's name begins with.
 _GROUPS = {
+    "tests/pipeline/test_stages.py": _CHECKPOINTS,
+    "tests/artifact/test_engine_weights.py": _CHECKPOINTS,
+    "tests/backends/test_several_ranks.py": _CHECKPOINTS,
+    "tests/estimates/test_history_costs.py": _CHECKPOINTS,
     "tests/passes/": _TINY_FAMILIES,
     "tests/lowering/": _TINY_FAMILIES,
     "tests/pipeline/": _TINY_FAMILIES,
