@@ -41,7 +41,8 @@ class Part(Enum):
 
 @dataclass(frozen=True)
 class BoundStep:
-    """A step ready to run. ``segments`` hold the same thunks as ``thunks``, by segment.
+    """A step ready to run. ``segments`` hold the thunks of the calls, by segment; ``thunks`` are
+    the same, merged where they can be.
 
     ``logits`` and, where the plan has them, the ``greedy`` tokens are those of the real sequences,
     the ``hidden`` states those of the real tokens: views that the next step overwrites. ``body``

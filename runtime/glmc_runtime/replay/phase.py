@@ -17,6 +17,7 @@ from glmc_runtime.errors import GlmcError, PlanError, VendorError
 from glmc_runtime.format.dependence import Symbols
 from glmc_runtime.format.plan import Call, place_of
 from glmc_runtime.kernels import Thunk, is_vendor
+from glmc_runtime.kernels.merging import failed_member, merged
 from glmc_runtime.replay.bind import PhaseBinder
 from glmc_runtime.replay.bound_step import BoundStep, Inputs, Part, Sizes, parts_of
 from glmc_runtime.replay.graph import CudaGraphs, GraphCapture
@@ -271,7 +272,7 @@ class PhaseReplay:
             for number in range(len(self._plan.segments))
         )
         thunks = {
-            part: tuple(thunk for number in numbers for thunk in segments[number])
+            part: merged(thunk for number in numbers for thunk in segments[number])
             for part, numbers in self._parts.items()
         }
         binder = self._binder
@@ -324,7 +325,7 @@ class PhaseReplay:
         except GlmcError:
             raise
         except KERNEL_ERRORS as error:
-            raise self._explain(thunk, error) from error
+            raise self._explain(failed_member(thunk), error) from error
 
     def _run_guarded(
         self, symbols: Symbols, captured: dict[int, tuple[Thunk, ...]], part: Part = Part.WHOLE

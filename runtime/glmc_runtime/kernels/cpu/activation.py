@@ -9,7 +9,8 @@ import torch
 
 from glmc_runtime.kernels import Thunk, register
 from glmc_runtime.kernels.checks import flat, in_order, require_shape
-from glmc_runtime.kernels.cpu.decode_library import function
+from glmc_runtime.kernels.cpu.decode_library import serves
+from glmc_runtime.kernels.cpu.native_call import NativeCall
 from glmc_runtime.kernels.schema import schema, tensor, written
 from glmc_runtime.kernels.shared_schemas import SWIGLU
 
@@ -17,16 +18,12 @@ from glmc_runtime.kernels.shared_schemas import SWIGLU
 def gated(gate: torch.Tensor, up: torch.Tensor, out: torch.Tensor) -> Thunk:
     """``out = silu(gate) * up``; silu is rounded to the dtype first, as in eager code. Rows
     [rows, width], or all three of one contiguous shape."""
-    run = function("rows_gated", gate, up, out)
     rows, width = out.shape if out.dim() == 2 else (1, out.numel())
     stride = gate.stride(0) if gate.dim() == 2 else width
     evenly = gate.stride() == up.stride() and out.is_contiguous()
-    if run is not None and evenly and (gate.is_contiguous() or gate.stride()[1:] == (1,)):
-
-        def thunk() -> None:
-            run(gate.data_ptr(), up.data_ptr(), out.data_ptr(), rows, width, stride)
-
-        return thunk
+    fits = evenly and (gate.is_contiguous() or gate.stride()[1:] == (1,))
+    if fits and serves(gate, up, out):
+        return NativeCall("rows_gated", (gate, up, out), (rows, width, stride))
     return in_order(partial(torch.ops.aten.silu.out, gate, out=out), partial(out.mul_, up))
 
 

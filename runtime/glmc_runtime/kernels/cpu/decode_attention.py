@@ -18,8 +18,9 @@ from glmc_runtime.errors import PlanError
 from glmc_runtime.kernels import Thunk, register
 from glmc_runtime.kernels.checks import optional, require_caches, require_dtype, require_shape
 from glmc_runtime.kernels.cpu.cache_memory import blocks_follow, rows_of, slots_by_head
-from glmc_runtime.kernels.cpu.decode_library import function
+from glmc_runtime.kernels.cpu.decode_library import serves
 from glmc_runtime.kernels.cpu.gathered import gathered_attention, shared_index
+from glmc_runtime.kernels.cpu.native_call import NativeCall
 from glmc_runtime.kernels.cpu.runs import Run, shared_runs
 from glmc_runtime.kernels.schema import schema, scratch, written
 from glmc_runtime.kernels.shared_schemas import DECODE
@@ -92,26 +93,16 @@ def _compiled(arguments: dict[str, Any], scale: float) -> Thunk | None:
     query, out = arguments["query"], arguments["out"]
     keys, values = arguments["key_cache"], arguments["value_cache"]
     tables, lengths = arguments["block_tables"], arguments["context_lengths"]
-    run = function("decode_attention", query, keys, values, out)
-    if run is None:
+    if not serves(query, keys, values, out):
         return None
     (sequences, q_heads, head_dim), (blocks, block_size, kv_heads) = query.shape, keys.shape[:3]
     sizes = (sequences, tables.shape[1], blocks, q_heads, kv_heads, head_dim, block_size)
-
-    def thunk() -> None:
-        run(
-            query.data_ptr(),
-            keys.data_ptr(),
-            values.data_ptr(),
-            out.data_ptr(),
-            tables.data_ptr(),
-            lengths.data_ptr(),
-            *sizes,
-            *keys.stride()[:3],
-            scale,
-        )
-
-    return thunk
+    return NativeCall(
+        "decode_attention",
+        (query, keys, values, out, tables, lengths),
+        (*sizes, *keys.stride()[:3]),
+        (scale,),
+    )
 
 
 @register(

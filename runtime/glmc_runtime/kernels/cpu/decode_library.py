@@ -1,15 +1,15 @@
 """The functions of ``native/decode.c``: what a decode step computes, over tensors where they lie.
 
 Torch's own kernels serve dtypes that the library has none for, and everything where nothing can be
-compiled; ``bench/cpu/cpu_gemv.py`` and ``bench/cpu/decode.py`` show what that costs.
+compiled; ``bench/cpu/cpu_gemv.py`` and ``bench/cpu/decode.py`` show what that costs. Thunks call
+the functions by :mod:`glmc_runtime.kernels.cpu.native_call`.
 """
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import NamedTuple
 
 import torch
 
@@ -19,50 +19,58 @@ KINDS = {torch.float32: 0, torch.bfloat16: 1}
 _WITHOUT = (
     "a step on this processor is left to torch's own kernels, which are slower for few tokens"
 )
-_POINTER, _LONG, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_long, ctypes.c_int, ctypes.c_float
-_SIGNATURES: dict[str, tuple[Any, ...]] = {
-    "few_rows_product": (*[_POINTER] * 4, *[_LONG] * 3, *[_INT] * 2),
-    "few_rows_experts": (*[_POINTER] * 8, *[_LONG] * 5, _POINTER, *[_INT] * 2),
-    "rows_norm": (*[_POINTER] * 5, *[_LONG] * 2, _FLOAT, *[_INT] * 2),
-    "rows_add": (*[_POINTER] * 3, _LONG, *[_INT] * 2),
-    "rows_gated": (*[_POINTER] * 3, *[_LONG] * 3, *[_INT] * 2),
-    "rows_router": (*[_POINTER] * 7, *[_LONG] * 6, _FLOAT, _INT, *[_FLOAT] * 2, *[_INT] * 2),
-    "rows_heads": (*[_POINTER] * 9, *[_LONG] * 11, _INT, _FLOAT, *[_INT] * 2),
-    "decode_attention": (*[_POINTER] * 6, *[_LONG] * 10, _FLOAT, *[_INT] * 2),
+NO_MEMORY, BEYOND = 1, 2
+"""Why a call failed: no memory for its work space, or an index beyond what it counts."""
+
+
+class Counts(NamedTuple):
+    """How many arguments of each type a function has, its kind and the threads left out."""
+
+    pointers: int
+    longs: int
+    floats: int = 0
+
+
+FUNCTIONS = {
+    "few_rows_product": Counts(4, 3),
+    "few_rows_experts": Counts(9, 5),
+    "rows_norm": Counts(5, 2, 1),
+    "rows_add": Counts(3, 1),
+    "rows_gated": Counts(3, 3),
+    "rows_router": Counts(7, 7, 3),
+    "rows_heads": Counts(9, 12, 1),
+    "decode_attention": Counts(6, 10, 1),
 }
-_NO_MEMORY, _BEYOND = 1, 2
+"""In the order in which ``native/calls.c`` numbers them."""
+
+
+class Record(ctypes.Structure):
+    """``Call`` of ``native/calls.c``."""
+
+    _fields_ = (
+        ("pointers", ctypes.c_void_p * 9),
+        ("longs", ctypes.c_long * 12),
+        ("floats", ctypes.c_float * 3),
+        ("function", ctypes.c_int),
+        ("kind", ctypes.c_int),
+    )
 
 
 @cache
 def _library() -> ctypes.CDLL | None:
     found = library("decode", _WITHOUT)
     if found is not None:
-        for name, signature in _SIGNATURES.items():
-            function = getattr(found, name)
-            function.argtypes, function.restype = signature, ctypes.c_int
+        pointer, long, int_ = ctypes.c_void_p, ctypes.c_long, ctypes.c_int
+        found.run_calls.argtypes, found.run_calls.restype = (pointer, long, int_, pointer), int_
     return found
 
 
-def function(name: str, *tensors: torch.Tensor | None) -> Callable[..., None] | None:
-    """A function of the library for ``tensors`` (None left out) of one dtype, or None where torch's
-    kernels serve. Its last arguments are the kind of the numbers and how many threads there are.
-
-    What it returns raises MemoryError, and IndexError for an index beyond what it counts.
-    """
+def serves(*tensors: torch.Tensor | None) -> bool:
+    """Whether the library computes with ``tensors`` (None left out), which must be of one dtype;
+    torch's kernels serve elsewhere."""
     given = [tensor for tensor in tensors if tensor is not None]
     dtype = given[0].dtype
     fits = dtype in KINDS and all(
         tensor.dtype == dtype and tensor.device.type == "cpu" for tensor in given
     )
-    if not fits or (found := _library()) is None:
-        return None
-    call, kind = getattr(found, name), KINDS[dtype]
-
-    def run(*arguments: Any) -> None:
-        failed = call(*arguments, kind, torch.get_num_threads())
-        if failed == _NO_MEMORY:
-            raise MemoryError(f"no memory for the work space of {name}")
-        if failed == _BEYOND:
-            raise IndexError(f"an index of {name} is beyond what it counts")
-
-    return run
+    return fits and _library() is not None

@@ -15,7 +15,8 @@ import torch
 
 from glmc_runtime.errors import PlanError
 from glmc_runtime.kernels import Thunk
-from glmc_runtime.kernels.cpu.decode_library import function
+from glmc_runtime.kernels.cpu.decode_library import serves
+from glmc_runtime.kernels.cpu.native_call import NativeCall
 from glmc_runtime.kernels.cpu.wide_attention import multiplies
 
 FEW_ROWS = 24
@@ -31,7 +32,7 @@ def prefers_few_rows(rows: int, weight: torch.Tensor) -> bool:
     tiles = weight.dtype == torch.bfloat16 and multiplies_tiles()
     most = FEW_ROWS_BESIDE_TILES if tiles else FEW_ROWS
     few = rows <= most or not multiplies(weight.dtype)
-    return few and function("few_rows_product", weight) is not None
+    return few and serves(weight)
 
 
 @cache
@@ -50,29 +51,17 @@ def few_rows_product(
     same bits beside any number of others and with any number of threads. Raises PlanError."""
     (rows, depth), size = x.shape, weight.shape[0]
     tensors = [tensor for tensor in (x, weight, out, bias) if tensor is not None]
-    product = function("few_rows_product", *tensors)
     fits = weight.shape == (size, depth) and out.shape == (rows, size)
     if bias is not None:
         fits = fits and bias.shape == (size,)
-    if product is None or not fits or not all(tensor.is_contiguous() for tensor in tensors):
+    if not serves(*tensors) or not fits or not all(tensor.is_contiguous() for tensor in tensors):
         raise PlanError(
             "the kernel for few rows does not take these operands",
             expected="contiguous float32 or bfloat16 on a CPU, and a compiled kernel",
             found=", ".join(f"{str(tensor.dtype)[6:]} {list(tensor.shape)}" for tensor in tensors),
         )
 
-    def run() -> None:
-        product(
-            x.data_ptr(),  # asked for each time: a storage may be given other memory
-            weight.data_ptr(),
-            None if bias is None else bias.data_ptr(),
-            out.data_ptr(),
-            rows,
-            size,
-            depth,
-        )
-
-    return run
+    return NativeCall("few_rows_product", (x, weight, bias, out), (rows, size, depth))
 
 
 FEW_TOKENS = 64
@@ -83,7 +72,7 @@ tokens; longer steps take the plan's."""
 def prefers_few_rows_experts(arguments: dict[str, Any]) -> bool:
     """Whether the experts of a call such as ``cpu.moe_ffn`` are for :func:`few_rows_experts`."""
     x, gate_up = arguments["x"], arguments["gate_up"]
-    return x.shape[0] <= FEW_TOKENS and function("few_rows_experts", x, gate_up) is not None
+    return x.shape[0] <= FEW_TOKENS and serves(x, gate_up)
 
 
 def few_rows_experts(arguments: dict[str, Any], first: torch.Tensor | None) -> Thunk:
@@ -97,7 +86,6 @@ def few_rows_experts(arguments: dict[str, Any], first: torch.Tensor | None) -> T
     )
     experts, hidden, width = down.shape
     tensors = (x, gate_up, down, merged, results, out)
-    run = function("few_rows_experts", *tensors)
     (tokens, top_k), plain = ids.shape, (*tensors, ids, weights)
     fits = (
         out.shape == (tokens, hidden)
@@ -105,7 +93,7 @@ def few_rows_experts(arguments: dict[str, Any], first: torch.Tensor | None) -> T
         and weights.shape == ids.shape
         and weights.dtype == torch.float32
     )
-    if run is None or not fits or not all(tensor.is_contiguous() for tensor in plain):
+    if not serves(*tensors) or not fits or not all(tensor.is_contiguous() for tensor in plain):
         raise PlanError(
             "the kernel for the experts of few tokens does not take these operands",
             expected="contiguous float32 or bfloat16 on a CPU, weights float32, and a compiled "
@@ -113,22 +101,8 @@ def few_rows_experts(arguments: dict[str, Any], first: torch.Tensor | None) -> T
             found=", ".join(f"{str(tensor.dtype)[6:]} {list(tensor.shape)}" for tensor in plain),
         )
 
-    def thunk() -> None:
-        run(
-            x.data_ptr(),
-            ids.data_ptr(),
-            weights.data_ptr(),
-            gate_up.data_ptr(),
-            down.data_ptr(),
-            merged.data_ptr(),
-            results.data_ptr(),
-            out.data_ptr(),
-            tokens,
-            top_k,
-            experts,
-            hidden,
-            width,
-            None if first is None else first.data_ptr(),
-        )
-
-    return thunk
+    return NativeCall(
+        "few_rows_experts",
+        (x, ids, weights, gate_up, down, merged, results, out, first),
+        (tokens, top_k, experts, hidden, width),
+    )

@@ -15,8 +15,9 @@ import torch
 
 from glmc_runtime.kernels import Thunk, register
 from glmc_runtime.kernels.checks import in_order, require_dtype, require_shape
-from glmc_runtime.kernels.cpu.decode_library import function
+from glmc_runtime.kernels.cpu.decode_library import serves
 from glmc_runtime.kernels.cpu.few_rows import FEW_TOKENS
+from glmc_runtime.kernels.cpu.native_call import NativeCall
 from glmc_runtime.kernels.router import choose_experts
 from glmc_runtime.kernels.schema import schema, scratch, written
 from glmc_runtime.kernels.shared_schemas import GATE, GROUPS
@@ -114,30 +115,11 @@ def _compiled(arguments: dict[str, Any]) -> Thunk | None:
     """The same in one call of ours, or None where torch's kernels serve; operands were checked."""
     x, weight, bias, logits = (arguments[name] for name in ("x", "weight", "bias", "logits"))
     choice, weights, ids = (arguments[name] for name in ("choice", "weights", "ids"))
-    run = function("rows_router", x, weight)
     plain = (x, weight, bias, logits, choice, weights, ids)
     few = x.shape[0] <= FEW_TOKENS
-    if run is None or not few or not all(tensor.is_contiguous() for tensor in plain):
+    if not few or not serves(x, weight) or not all(tensor.is_contiguous() for tensor in plain):
         return None
-    sizes = (*x.shape, weight.shape[0], ids.shape[1])
-    groups = (arguments["groups"], arguments["top_groups"], float(arguments["group_fill"]))
-    normalize, eps = int(bool(arguments["normalize"])), float(arguments["normalize_eps"])
-    scale = float(arguments["scale"])
-
-    def thunk() -> None:
-        run(
-            x.data_ptr(),
-            weight.data_ptr(),
-            bias.data_ptr(),
-            logits.data_ptr(),
-            choice.data_ptr(),
-            weights.data_ptr(),
-            ids.data_ptr(),
-            *sizes,
-            *groups,
-            normalize,
-            eps,
-            scale,
-        )
-
-    return thunk
+    groups, normalize = (arguments["groups"], arguments["top_groups"]), bool(arguments["normalize"])
+    longs = (*x.shape, weight.shape[0], ids.shape[1], *groups, int(normalize))
+    floats = (float(arguments[name]) for name in ("group_fill", "normalize_eps", "scale"))
+    return NativeCall("rows_router", plain, longs, tuple(floats))

@@ -9,7 +9,8 @@ import torch
 
 from glmc_runtime.kernels import Thunk, register
 from glmc_runtime.kernels.checks import flat, in_order, require_dtype, require_shape
-from glmc_runtime.kernels.cpu.decode_library import function
+from glmc_runtime.kernels.cpu.decode_library import serves
+from glmc_runtime.kernels.cpu.native_call import NativeCall
 from glmc_runtime.kernels.schema import number, schema, tensor, written
 
 NORM = (
@@ -61,25 +62,11 @@ def rows_norm(
     """The same of contiguous rows in one call of ours, of ``total = residual + x`` where there is a
     residual; None where torch's kernels serve."""
     tensors = [tensor for tensor in (x, residual, weight, total, out) if tensor is not None]
-    run = function("rows_norm", *tensors)
-    if run is None or not all(tensor.is_contiguous() for tensor in tensors):
+    if not serves(*tensors) or not all(tensor.is_contiguous() for tensor in tensors):
         return None
     width = x.shape[-1]
-    rows = x.numel() // width
-
-    def thunk() -> None:
-        run(
-            x.data_ptr(),
-            None if residual is None else residual.data_ptr(),
-            weight.data_ptr(),
-            None if total is None else total.data_ptr(),
-            out.data_ptr(),
-            rows,
-            width,
-            eps,
-        )
-
-    return thunk
+    sizes = (x.numel() // width, width)
+    return NativeCall("rows_norm", (x, residual, weight, total, out), sizes, (eps,))
 
 
 def _scratch(arguments: dict[str, Any], shape: tuple[int, ...]) -> tuple[torch.Tensor, ...]:

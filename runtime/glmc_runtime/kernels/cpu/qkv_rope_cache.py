@@ -18,7 +18,8 @@ from glmc_runtime.kernels.checks import (
     require_shape,
 )
 from glmc_runtime.kernels.cpu.cache_memory import write_slots
-from glmc_runtime.kernels.cpu.decode_library import function
+from glmc_runtime.kernels.cpu.decode_library import serves
+from glmc_runtime.kernels.cpu.native_call import NativeCall
 from glmc_runtime.kernels.cpu.norms import normalize
 from glmc_runtime.kernels.schema import flag, number, schema, scratch, tensor, written
 from glmc_runtime.kernels.shared_schemas import CACHE
@@ -128,33 +129,20 @@ def _compiled(arguments: dict[str, Any]) -> Thunk | None:
     keys, values = arguments["key_cache"], arguments["value_cache"]
     norms = [optional(arguments, name) for name in ("q_norm", "k_norm")]
     positions, slots = arguments["positions"], arguments["slot_mapping"]
-    run = function("rows_heads", qkv, query, cos_sin, keys, values, *norms)
     plain = (qkv, query, cos_sin, positions, slots)
-    if run is None or not all(tensor.is_contiguous() for tensor in plain):
+    fits = serves(qkv, query, cos_sin, keys, values, *norms)
+    if not fits or not all(tensor.is_contiguous() for tensor in plain):
         return None
     (tokens, q_heads, head_dim), (blocks, block_size, kv_heads) = query.shape, keys.shape[:3]
     places, rotary = cos_sin.shape
     sizes = (tokens, q_heads, kv_heads, head_dim, rotary // 2, places, blocks * block_size)
     interleaved, eps = int(bool(arguments["interleaved"])), float(arguments["norm_eps"])
-
-    def thunk() -> None:
-        run(
-            qkv.data_ptr(),
-            *(None if norm is None else norm.data_ptr() for norm in norms),
-            cos_sin.data_ptr(),
-            query.data_ptr(),
-            keys.data_ptr(),
-            values.data_ptr(),
-            positions.data_ptr(),
-            slots.data_ptr(),
-            *sizes,
-            block_size,
-            *keys.stride()[:3],
-            interleaved,
-            eps,
-        )
-
-    return thunk
+    return NativeCall(
+        "rows_heads",
+        (qkv, *norms, cos_sin, query, keys, values, positions, slots),
+        (*sizes, block_size, *keys.stride()[:3], interleaved),
+        (eps,),
+    )
 
 
 def split_and_rotate(arguments: dict[str, Any], norms: Norms) -> Thunk:

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from glmc_runtime.kernels import Thunk, aten, register, schema_of
-from glmc_runtime.kernels.cpu.decode_library import function
+from glmc_runtime.kernels.cpu.decode_library import serves
+from glmc_runtime.kernels.cpu.native_call import NativeCall
 from glmc_runtime.kernels.schema import INDICES, schema, tensor, written
 
 register("cpu.select_rows", schema_of("aten.index_select"))(aten.index_select)
@@ -21,17 +22,11 @@ def add(arguments: dict[str, Any]) -> Thunk:
     by_torch = aten.add(arguments)
     if not isinstance(y, torch.Tensor) or not x.shape == y.shape == out.shape:
         return by_torch
-    run = function("rows_add", x, y, out)
-    if run is None or not all(tensor.is_contiguous() for tensor in (x, y, out)):
+    if not serves(x, y, out) or not all(tensor.is_contiguous() for tensor in (x, y, out)):
         return by_torch
     if _partly(x, out) or _partly(y, out):
         return by_torch  # which refuses it
-    count = x.numel()
-
-    def thunk() -> None:
-        run(x.data_ptr(), y.data_ptr(), out.data_ptr(), count)
-
-    return thunk
+    return NativeCall("rows_add", (x, y, out), (x.numel(),))
 
 
 def _partly(one: torch.Tensor, other: torch.Tensor) -> bool:

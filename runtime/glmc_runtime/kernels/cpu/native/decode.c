@@ -4,3 +4,4 @@
 #include "rows.c"
 #include "router.c"
 #include "attention.c"
+#include "calls.c"
