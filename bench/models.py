@@ -168,7 +168,7 @@ def _random(quick: bool) -> tuple[BenchModel, BenchModel]:
     if quick:
         small = {
             "hidden_size": 256,
-            "num_hidden_layers": 4,
+            "num_hidden_layers": 2,
             "intermediate_size": 1024,
             "vocab_size": 4096,
             "head_dim": 32,
