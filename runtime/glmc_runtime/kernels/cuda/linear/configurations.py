@@ -5,12 +5,14 @@ read at the speed of memory once enough programs run, so what is left is how eve
 tiles lie on the multiprocessors: ``tiles / processors`` decides, not the shape itself. A variant
 serves from as many tiles a multiprocessor on as it kept near the best; cuBLAS, which cuts k where
 tiles are few, serves below. The thresholds are of times on an H200 of ten weights, of 5120 to 23040
-columns and 5120 to 151552 rows, at 1, 4, 16, 32 and 64 rows of x; there the default takes at most
-1.035 times as long as the best (``times_h200.json`` beside the tests).
+columns and 5120 to 151552 rows, at 1, 4, 16, 32 and 64 rows of x, and of their shares on 2, 4 and 8
+cards, 512 to 11520 columns and 768 to 75776 rows, at 1 row. There the default takes at most 1.08
+and on average 1.007 times as long as the best (``times_h200.json`` beside the tests).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -23,7 +25,11 @@ from glmc_runtime.kernels.cuda.linear import gemv
 from glmc_runtime.kernels.cuda.linear import skinny_gemm as skinny
 from glmc_runtime.kernels.cuda.tuned import Configuration
 
-NARROW_GEMV = 8  # tiles of 8 rows of the weight a multiprocessor: up to here tiles of 4 are better
+ONE_ROUND = 4  # programs of the product of one row with six stages that a multiprocessor holds
+EVEN = 1.2  # rounds of tiles of 8 rows over what they would be if none stood idle: narrower above
+FEW_TILES = 1.5  # of 8 rows a multiprocessor: below, narrower ones get more of it to work
+MANY_TILES = 6.5  # from here on, tiles of 8 rows whatever is left over
+SHORT = 2048  # columns: a block of 1024 of them is half of a row or more
 WIDE_FEW = 0.75  # tiles of 64 rows a multiprocessor: from here on they serve 2 to 16 rows of x,
 WIDE_32 = 2.0  # 17 to 32 rows,
 WIDE_64 = 2.5  # and, as tiles of 128 rows of half as many, 33 to 64
@@ -82,15 +88,25 @@ def default(
 
 
 def _default_gemv(n: int, k: int, is_gated: bool, narrow: bool, card: Card) -> Configuration:
+    warps = 4
     if not narrow:
         block_n, block_k, stages = (16, 128, 4) if is_gated or n > 65536 else (8, 256, 4)
-    elif n <= NARROW_GEMV * 8 * card.processors and not is_gated:
-        block_n, block_k, stages = 4, 1024, 4
-    else:
+    elif is_gated or _lie_evenly(n / 8 / card.processors):
         block_n, block_k, stages = 8, 512, 6
+    elif n / 8 / card.processors > ONE_ROUND and k <= SHORT:
+        block_n, block_k, warps, stages = 8, 256, 2, 4
+    else:
+        block_n, block_k, stages = 4, 1024, 4
     block_k = max(min(block_k, power_of_two(k)), 16)
     split = _splits(triton.cdiv(n, block_n), k, card.processors, 2 * block_k)
-    return _configuration("gemv", block_n, block_k, split, 4, stages)
+    return _configuration("gemv", block_n, block_k, split, warps, stages)
+
+
+def _lie_evenly(tiles: float) -> bool:
+    """Whether tiles of 8 rows keep the multiprocessors busy to the end: so many for each."""
+    if tiles <= ONE_ROUND:
+        return tiles >= FEW_TILES and math.ceil(tiles) <= EVEN * tiles
+    return tiles >= MANY_TILES
 
 
 def _blocks(block_n: int, block_k: int, padded: int, stages: int) -> int:
