@@ -28,12 +28,18 @@ INLINE void tile(const void *weight, const void *bias, const Rows *rows, long fi
     const long wide = ROWS < 4 ? 4 : ROWS, tiles = (rows->count + wide - 1) / wide;
     const long begun = WEIGHTS * (row / wide) / tiles, ended = WEIGHTS * (row / wide + 1) / tiles;
     const char *ahead = offset(weight, (first + WEIGHTS + begun) * k, kind);
-    products(offset(weight, first * k, kind), k, rows->x + row, k, totals, ahead, (int)(ended - begun),
-             kind, WEIGHTS, ROWS);
+    const void *from = offset(weight, first * k, kind);
+    /* A number of lines that is known when this is compiled asks for nothing in the loop. */
+    if (tiles == 1) products(from, k, rows->x + row, k, totals, ahead, WEIGHTS, kind, WEIGHTS, ROWS);
+    else products(from, k, rows->x + row, k, totals, ahead, (int)(ended - begun), kind, WEIGHTS, ROWS);
     for (int one = 0; bias && one < WEIGHTS; one++)
         for (int at = 0; at < ROWS; at++) totals[one * ROWS + at] += load(bias, first + one, kind);
     for (int at = 0; at < WEIGHTS * ROWS; at += LANES)
         store_lanes(rounded_to, at, *(const floats *)(totals + at), kind);
+    if (ROWS == 1) {
+        memcpy(offset(rows->out[row], first, kind), rounded_to, (size_t)(WEIGHTS * SIZE(kind)));
+        return;
+    }
     for (int one = 0; one < WEIGHTS; one++)
         for (int at = 0; at < ROWS; at++)
             memcpy(offset(rows->out[row + at], first + one, kind),
