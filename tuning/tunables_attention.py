@@ -13,6 +13,7 @@ from glmc.ir.ops.rotary import apply_rope
 from glmc_runtime.kernels.cuda.attention import rope_decode as rope_decode_attention
 from glmc_runtime.kernels.cuda.attention import splits as decode_splits
 from glmc_runtime.kernels.cuda.attention.splits import REACHES, Shape
+from tuning.shares import kv_heads_of_rank, share
 from tuning.tunable import Arguments, Tunable
 
 SEQUENCES = (1, 16, 64, 128, 256)
@@ -29,8 +30,8 @@ class Model(NamedTuple):
 
     def of_rank(self, ranks: int) -> Model:
         """A kv head that several ranks need, each of them has."""
-        kv_heads = max(self.kv_heads // ranks, 1)
-        return self._replace(q_heads=self.q_heads // ranks, kv_heads=kv_heads)
+        kv_heads = kv_heads_of_rank(self.kv_heads, ranks)
+        return self._replace(q_heads=share(self.q_heads, ranks), kv_heads=kv_heads)
 
 
 GLM_9B, AIR = Model(32, 2, True), Model(96, 8, False)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from glmc.presets.catalog import load_preset, preset_names
 from glmc.presets.fields import read_fields
 from glmc_runtime.kernels.cuda.linear.configurations import candidates, card_of
+from tuning.shares import kv_heads_of_rank, share
 from tuning.tunable import Arguments, Tunable
 
 ROWS = (1, 2, 4, 8, 16, 32, 64)
@@ -22,19 +23,24 @@ def preset_shapes(ranks: int = 1) -> tuple[list[Shape], list[Shape]]:
     """Of all presets on one of ``ranks`` cards: the products, and those of gate and up with SwiGLU.
 
     Heads, widths and the vocabulary are dealt evenly; a kv head that several ranks need, each has.
+    Raises ValueError where a preset's do not divide: a plan's shares have zeros there.
     """
     names = sorted(preset_names(), key=lambda name: name != FIRST)
     plain: dict[Shape, None] = {}
     gated: dict[Shape, None] = {}
     for name in names:
         fields = read_fields(load_preset(name).config, place=name)
-        hidden, heads = fields.hidden_size, fields.num_attention_heads // ranks * fields.head_dim
-        keys = max(fields.num_key_value_heads // ranks, 1) * fields.head_dim
+        hidden, heads = (
+            fields.hidden_size,
+            share(fields.num_attention_heads, ranks) * fields.head_dim,
+        )
+        keys = kv_heads_of_rank(fields.num_key_value_heads, ranks) * fields.head_dim
         plain |= {(heads + 2 * keys, hidden): None, (hidden, heads): None}
         if fields.dense_layers:
-            plain[hidden, fields.intermediate_size // ranks] = None
-            gated[2 * (fields.intermediate_size // ranks), hidden] = None
-        plain[fields.vocab_size // ranks, hidden] = None
+            width = share(fields.intermediate_size, ranks)
+            plain[hidden, width] = None
+            gated[2 * width, hidden] = None
+        plain[share(fields.vocab_size, ranks), hidden] = None
     return list(plain), list(gated)
 
 

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from glmc_runtime.kernels.cuda.moe import router as moe_gate
 from glmc_runtime.kernels.cuda.moe import select as moe_ffn
 from glmc_runtime.kernels.cuda.moe.common import read_call
+from tuning.shares import share
 from tuning.tunable import Arguments, Tunable
 
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 8192)
@@ -30,7 +31,8 @@ class Shape:
     shared_width: int
 
     def of_rank(self, ranks: int) -> Shape:
-        return replace(self, width=self.width // ranks, shared_width=self.shared_width // ranks)
+        width, shared_width = share(self.width, ranks), share(self.shared_width, ranks)
+        return replace(self, width=width, shared_width=shared_width)
 
 
 SHAPES = (

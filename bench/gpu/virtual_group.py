@@ -35,8 +35,8 @@ _PAUSE = 1e-3
 
 
 def resident_programs(ranks: int, device: torch.device) -> int:
-    """Programs of a rank's kernel, so that all ranks have one multiprocessor for each, and another
-    for the kernel after it, which may start early (programmatic dependent launch)."""
+    """Programs of a rank's kernel, so that those of all ranks have half of the multiprocessors; the
+    other half is for kernels that start early (programmatic dependent launch)."""
     return max(1, min(PROGRAMS, multiprocessors(device) // (2 * ranks)))
 
 

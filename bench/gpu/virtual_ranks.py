@@ -13,8 +13,6 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -29,12 +27,10 @@ CONNECTIONS = "CUDA_DEVICE_MAX_CONNECTIONS"
 """Queues of a GPU: streams that share one wait for each other, so that ranks would hang."""
 CAPACITY = 1 << 21
 """Bytes of a slot: some messages go in pieces."""
-MOST_WITH_EARLY_LAUNCH = 2
-"""Ranks on one card whose kernels may start before the one before has ended (programmatic dependent
-launch). Of four, those that wait for their own rank's all-reduce hold the places that another
-rank's all-reduce needs, and all wait for ever. A rank with a card of its own has no such neighbour:
-there its kernels start early once all programs of the one before have a place."""
-_EARLY_LAUNCH = "GLMC_CUDA_PDL"
+MOST_WITH_PDL = 2
+"""Ranks on one card that may have it. Four waited for ever on an H200: likely because kernels that
+start early and wait for their own rank's all-reduce hold places that another rank's needs."""
+_PDL = "GLMC_CUDA_PDL"
 _SHOWN = 5
 
 
@@ -44,7 +40,7 @@ class Result:
 
     ranks: int
     programs: int
-    early_launch: bool
+    pdl: bool
     values: int
     fused: int
     races: Counts
@@ -55,7 +51,7 @@ class Result:
     def row(self) -> str:
         races, control = self.races, self.control
         cells = (
-            self.ranks, self.programs, "yes" if self.early_launch else "no", self.values,
+            self.ranks, self.programs, "yes" if self.pdl else "no", self.values,
             self.fused, f"{races.replays:,}",
             f"{races.calls:,}", len(self.faults), f"{control.faults:,} of {control.calls:,} calls",
             f"{self.seconds:.1f}",
@@ -64,7 +60,7 @@ class Result:
 
 
 HEAD = (
-    "| ranks | programs a rank | early launch | values: cases | fused: cases | graph replays "
+    "| ranks | programs a rank | PDL | values: cases | fused: cases | graph replays "
     "| calls in them | faults | control, nobody waits: wrong elements | s |\n"
     "|---|---|---|---|---|---|---|---|---|---|"
 )
@@ -88,49 +84,39 @@ def proved(ranks: int, seconds: float, device: torch.device) -> Result:
     if counts.faults:
         faults.append(f"{counts.faults} elements of captured calls are wrong: {counts.fault}")
     spent = time.monotonic() - began
-    early = pdl_enabled(device)
-    return Result(ranks, programs, early, len(values), len(fused), counts, control, spent, faults)
+    pdl = pdl_enabled(device)
+    return Result(ranks, programs, pdl, len(values), len(fused), counts, control, spent, faults)
 
 
-@contextmanager
-def early_launch_of_few(ranks: int) -> Iterator[None]:
-    """Without it where there are more ranks than may have it."""
-    before = os.environ.get(_EARLY_LAUNCH)
-    if ranks > MOST_WITH_EARLY_LAUNCH:
-        os.environ[_EARLY_LAUNCH] = "0"
-    try:
-        yield
-    finally:
-        if before is None:
-            os.environ.pop(_EARLY_LAUNCH, None)
-        else:
-            os.environ[_EARLY_LAUNCH] = before
-
-
-def main() -> int:
+def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m bench.gpu.virtual_ranks", description=__doc__.split("\n", 1)[0]
     )
     parser.add_argument("--ranks", default="2,4,8", help="numbers of ranks, with commas")
     parser.add_argument("--seconds", type=float, default=60.0, help="for all of them")
-    chosen = parser.parse_args()
+    parser.add_argument(
+        "--pdl", action="store_true", help="with programmatic dependent launch: 2 ranks at most"
+    )
+    chosen = parser.parse_args(words)
+    numbers = [int(each) for each in chosen.ranks.split(",")]
+    if chosen.pdl and max(numbers) > MOST_WITH_PDL:
+        parser.error(f"--pdl: on one card {MOST_WITH_PDL} ranks at most, more may wait for ever")
+    os.environ[_PDL] = "1" if chosen.pdl else "0"
     os.environ.setdefault(CONNECTIONS, "32")
     if not torch.cuda.is_available():
         print("virtual ranks run at once on an NVIDIA GPU, and there is none", file=sys.stderr)
         return 1
     device = torch.device("cuda", torch.cuda.current_device())
-    numbers = [int(each) for each in chosen.ranks.split(",")]
     results = []
     for ranks in numbers:
         try:
-            with early_launch_of_few(ranks):
-                results.append(proved(ranks, chosen.seconds / len(numbers), device))
+            results.append(proved(ranks, chosen.seconds / len(numbers), device))
         except HangError as hang:
             print(f"{ranks} ranks wait for ever: {hang}", flush=True)
             os._exit(1)  # kernels that never end can't be waited for
     print(
         f"{torch.cuda.get_device_name(device)}, {multiprocessors(device)} multiprocessors, torch "
-        f"{torch.__version__}; early launch: programmatic dependent launch"
+        f"{torch.__version__}; PDL: programmatic dependent launch"
     )
     print("\n".join([HEAD, *(result.row() for result in results)]))
     for result in results:

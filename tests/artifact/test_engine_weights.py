@@ -84,7 +84,7 @@ def require_equal(one: Tensors, other: Tensors) -> None:
     ("model", "ranks"),
     thinned(
         product(MODELS, (1, 2)),
-        long=[("tied", 2), ("tiny-dense", 1), ("tiny-dense", 2), ("tiny-moe", 1)],
+        long=[("tied", 2), ("tiny-dense", 2), ("tiny-moe", 1)],
     ),
 )
 def test_each_rank_makes_what_is_packed(tmp_path: Path, model: str, ranks: int) -> None:

@@ -23,8 +23,8 @@ from glmc_runtime.replay.bound_step import BoundStep, Part
 from glmc_runtime.replay.phase import PhaseReplay
 from tests.e2e.build import CPU, Builder
 from tests.e2e.ranks import RankedBuilder, with_ranks
+from tests.runtime.kernels.failing_calls import experts, without_room
 from tests.runtime.kernels.instruction_sets import each_instruction_set as each_instruction_set
-from tests.runtime.kernels.test_native_call import experts, without_room
 
 pytestmark = pytest.mark.usefixtures("shared_captures")
 MODELS = Path(__file__).parents[2] / "models"

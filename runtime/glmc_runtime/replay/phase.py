@@ -13,13 +13,14 @@ from typing import Any
 import torch
 
 from glmc_runtime.command.units import seconds_text
-from glmc_runtime.errors import GlmcError, PlanError, VendorError
+from glmc_runtime.errors import GlmcError, PlanError
 from glmc_runtime.format.dependence import Symbols
-from glmc_runtime.format.plan import Call, place_of
+from glmc_runtime.format.plan import Call
 from glmc_runtime.kernels import Thunk, is_vendor
 from glmc_runtime.kernels.merging import failed_member, merged
 from glmc_runtime.replay.bind import PhaseBinder
 from glmc_runtime.replay.bound_step import BoundStep, Inputs, Part, Sizes, parts_of
+from glmc_runtime.replay.failed_call import explained
 from glmc_runtime.replay.graph import CudaGraphs, GraphCapture
 from glmc_runtime.replay.guard_steps import run_guarded
 from glmc_runtime.replay.profile import graph_range, in_range
@@ -325,7 +326,7 @@ class PhaseReplay:
         except GlmcError:
             raise
         except KERNEL_ERRORS as error:
-            raise self._explain(failed_member(thunk), error) from error
+            raise explained(self._binder.call_of(failed_member(thunk)), error) from error
 
     def _run_guarded(
         self, symbols: Symbols, captured: dict[int, tuple[Thunk, ...]], part: Part = Part.WHOLE
@@ -345,7 +346,7 @@ class PhaseReplay:
                 except GlmcError:
                     raise
                 except KERNEL_ERRORS as error:
-                    raise self._explain(thunk, error) from error
+                    raise explained(self._binder.call_of(thunk), error) from error
         if part is not Part.HEAD:
             self._statistics.count_guard_step(self._plan.name)
 
@@ -393,12 +394,3 @@ class PhaseReplay:
 
     def _called(self, place: Place) -> AbstractContextManager[object]:
         return nullcontext() if self._timer is None else self._timer.call(place)
-
-    def _explain(self, thunk: Thunk | None, error: BaseException) -> GlmcError:
-        """The error of a kernel, with the call that it belongs to."""
-        call = self._binder.call_of(thunk)
-        graph = "a captured device graph, or what fills its inputs"
-        place = graph if call is None else place_of(call)
-        if call is not None and is_vendor(call.function):
-            return VendorError(f"a vendor call failed: {error}", place=place)
-        return PlanError(f"a kernel failed: {error}", place=place)

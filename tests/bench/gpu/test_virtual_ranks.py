@@ -5,6 +5,7 @@ Interpreted ranks run one after another and never wait; ``test_waiting`` has ran
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
@@ -13,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.gpu import virtual_races
+from bench.gpu import virtual_races, virtual_ranks
 from bench.gpu.numbered_messages import check, fill
 from bench.gpu.one_shot_without_barrier import without_barrier
 from bench.gpu.virtual_group import VirtualGroup, resident_programs
@@ -149,3 +150,15 @@ def test_the_check_sees_one_wrong_element_and_ranks_that_do_not_wait(
 def test_all_ranks_are_resident_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bench.gpu.virtual_group.multiprocessors", lambda _: 132)
     assert [resident_programs(ranks, CPU) for ranks in (2, 4, 8)] == [32, 16, 8]
+
+
+def test_programmatic_dependent_launch_is_for_two_ranks(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GLMC_CUDA_PDL", "1")
+    with pytest.raises(SystemExit):
+        virtual_ranks.main(["--ranks", "2,3", "--pdl"])
+    assert "2 ranks at most" in capsys.readouterr().err
+    assert os.environ["GLMC_CUDA_PDL"] == "1"
+    assert virtual_ranks.main(["--ranks", "4"]) == 1  # there is no GPU here
+    assert os.environ["GLMC_CUDA_PDL"] == "0"

@@ -15,7 +15,14 @@ import torch
 
 from glmc_runtime.kernels import Thunk
 from glmc_runtime.kernels.cpu import decode_library
-from glmc_runtime.kernels.cpu.decode_library import BEYOND, FUNCTIONS, KINDS, NO_MEMORY, Record
+from glmc_runtime.kernels.cpu.decode_library import (
+    BEYOND,
+    FUNCTIONS,
+    KINDS,
+    NO_MEMORY,
+    UNKNOWN,
+    Record,
+)
 from glmc_runtime.kernels.merging import Mergeable, Merged
 
 _NUMBERS = {name: number for number, name in enumerate(FUNCTIONS)}
@@ -33,7 +40,8 @@ class _Operands(NamedTuple):
 
 class _CallList:
     """Calls as C has them. A storage may be given other memory, so each run asks one tensor of each
-    storage where it is, and where one has moved all pointers are written anew."""
+    storage where it is, and where one has moved all pointers are written anew. A tensor must not be
+    made a view of another storage (``set_``) while calls hold it: only a storage is watched."""
 
     __slots__ = ("_addresses", "_calls", "_failed", "_library", "_places", "_records", "_watched")
 
@@ -84,6 +92,7 @@ class _CallList:
             raise MemoryError(f"no memory for the work space of {name}")
         if reason == BEYOND:
             raise IndexError(f"an index of {name} is beyond what it counts")
+        assert reason == UNKNOWN, reason
         raise RuntimeError(f"{name} is no function of this library")
 
 

@@ -45,7 +45,7 @@ static int run_call(const Call *call, int threads) {
         return decode_attention(P(0), P(1), P(2), P(3), P(4), P(5), L(0), L(1), L(2), L(3), L(4),
                                 L(5), L(6), L(7), L(8), L(9), F(0), kind, threads);
     }
-    return 3;
+    return 3; /* no function that is known here */
 }
 
 /* One call after the other, until one fails: what it returned, and ``failed`` is its place. */

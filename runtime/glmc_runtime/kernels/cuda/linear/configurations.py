@@ -2,12 +2,13 @@
 
 The default is a model of cost for a product that is bound by the bytes of its weight. All variants
 read at the speed of memory once enough programs run, so what is left is how evenly the weight's
-tiles lie on the multiprocessors: ``tiles / processors`` decides, not the shape itself. A variant
-serves from as many tiles a multiprocessor on as it kept near the best; cuBLAS, which cuts k where
-tiles are few, serves below. The thresholds are of times on an H200 of ten weights, of 5120 to 23040
-columns and 5120 to 151552 rows, at 1, 4, 16, 32 and 64 rows of x, and of their shares on 2, 4 and 8
-cards, 512 to 11520 columns and 768 to 75776 rows, at 1 row. There the default takes at most 1.08
-and on average 1.007 times as long as the best (``times_h200.json`` beside the tests).
+tiles lie on the multiprocessors: ``tiles / processors`` decides, and for one row of x whether rows
+of the weight are short. A variant serves from as many tiles a multiprocessor on as it kept near the
+best; cuBLAS, which cuts k where tiles are few, serves below. The thresholds are of times on an H200
+of ten weights, of 5120 to 23040 columns and 5120 to 151552 rows, at 1, 4, 16, 32 and 64 rows of x,
+and of 48 shares that 2, 4 and 8 cards have, of 512 to 11520 columns and 768 to 75776 rows, at 1
+row. There the default takes at most 1.08 and on average 1.007 times as long as the best
+(``times_h200.json`` beside the tests).
 """
 
 from __future__ import annotations
