@@ -30,10 +30,8 @@ def preset_shapes(ranks: int = 1) -> tuple[list[Shape], list[Shape]]:
     gated: dict[Shape, None] = {}
     for name in names:
         fields = read_fields(load_preset(name).config, place=name)
-        hidden, heads = (
-            fields.hidden_size,
-            share(fields.num_attention_heads, ranks) * fields.head_dim,
-        )
+        hidden = fields.hidden_size
+        heads = share(fields.num_attention_heads, ranks) * fields.head_dim
         keys = kv_heads_of_rank(fields.num_key_value_heads, ranks) * fields.head_dim
         plain |= {(heads + 2 * keys, hidden): None, (hidden, heads): None}
         if fields.dense_layers:

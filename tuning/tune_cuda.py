@@ -54,9 +54,10 @@ class Measured:
 
 def all_tunables(options: argparse.Namespace) -> list[Tunable]:
     every: list[Tunable] = []
+    ranks = [int(count) for count in options.ranks.split(",")]
     for name in MODULES:
         if importlib.util.find_spec(name):
-            every += importlib.import_module(name).tunables(options.ranks)
+            every += importlib.import_module(name).tunables(ranks)
     only = set(filter(None, options.only.split(",")))
     rows = {int(count) for count in options.rows.split(",") if count}
     keys = set(filter(None, options.keys.split(",")))
@@ -266,7 +267,7 @@ def compile_all(options: argparse.Namespace, seconds: float) -> None:
     """Let processes compile all candidates, for at most ``seconds``."""
     command = [sys.executable, "-m", "tuning.tune_cuda", "--output", os.devnull]
     command += ["--only", options.only, "--rows", options.rows]
-    command += ["--keys", options.keys, "--ranks", ",".join(map(str, options.ranks))]
+    command += ["--keys", options.keys, "--ranks", options.ranks]
     command += ["--quick"] if options.quick else []
     command += ["--most", str(options.most)] if options.most else []
     running = [
@@ -291,17 +292,13 @@ def brief(configuration: Configuration) -> str:
     )
 
 
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(map(int, text.split(",")))
-
-
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--only", default="", help="kernels, by comma")
     parser.add_argument("--rows", default="", help="rows, by comma")
     parser.add_argument("--keys", default="", help="sizes, by comma, as tables name them")
-    parser.add_argument("--ranks", type=_numbers, default=(1,), help="cards of a model, by comma")
+    parser.add_argument("--ranks", default="1", help="numbers of cards of a model, by comma")
     parser.add_argument("--quick", action="store_true", help="1 and 16 rows, four candidates")
     parser.add_argument("--most", type=int, help="candidates of each shape at most")
     parser.add_argument("--seconds", type=float, default=500.0, help="wall time for everything")

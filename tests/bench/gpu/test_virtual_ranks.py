@@ -156,6 +156,7 @@ def test_programmatic_dependent_launch_is_for_two_ranks(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GLMC_CUDA_PDL", "1")
+    monkeypatch.setenv(virtual_ranks.CONNECTIONS, "32")
     with pytest.raises(SystemExit):
         virtual_ranks.main(["--ranks", "2,3", "--pdl"])
     assert "2 ranks at most" in capsys.readouterr().err

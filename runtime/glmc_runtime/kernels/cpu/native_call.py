@@ -1,8 +1,7 @@
 """Thunks of calls of the library of a decode step, by themselves or several as one call of C.
 
-Between two calls of C stands Python whose own code and data the weights of a step have pushed out
-of the caches. The calls of a step that follow each other are therefore handed over together, as
-one list of what each is called with (``native/calls.c``).
+Calls of a step that follow each other are handed over together, as one list of what each is called
+with (``native/calls.c``): that spares the Python between them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-/* Several calls of the functions here as one: what is between them would be the caller's Python. */
+/* Several calls of the functions here as one: without the caller's Python between them. */
 
 #define COUNT(array) (long)(sizeof(array) / sizeof((array)[0]))
 /* An element whose place is checked when this is compiled. */
