@@ -77,6 +77,29 @@ class Side:
         self._drain()
         return ends[_WARM - 1 :]
 
+    def experts(
+        self, batch: int, context: int, steps: int, seed: int, dense_layers: int
+    ) -> dict[str, Any]:
+        """Distinct experts per layer of a decode step of as many sequences, over the layers after
+        the first ``dense_layers``; of an engine that returns them."""
+        length = context - steps // 2
+        ask = prompts(self.vocabulary, seed, batch, length)
+        names = {self._add(prompt, steps + 1) for prompt in ask}
+        chosen = {}
+        while self.llm.llm_engine.has_unfinished_requests():
+            for output in self.llm.llm_engine.step():
+                if output.finished:
+                    chosen[output.request_id] = output.outputs[0].routed_experts[-steps:]
+        # [sequences, steps, layers, top_k]: which sequences shared a step does not matter, each
+        # step has one token of every sequence.
+        routed = torch.stack([torch.as_tensor(chosen[name]) for name in names])
+        counts = [
+            len(routed[:, step, layer].unique())
+            for step in range(steps)
+            for layer in range(dense_layers, routed.shape[2])
+        ]
+        return {"experts": sum(counts) / len(counts)}
+
     def first(self, length: int, seed: int) -> dict[str, Any]:
         """Milliseconds from a request to its first token."""
         (ask,) = prompts(self.vocabulary, seed, 1, length)

@@ -101,7 +101,7 @@ def _decode(
     sequences = gpu_ours.filled(model, session, batch, plan.first)
     more: dict[str, Any] = {"context": sizes.context}
     if model.routed:
-        ready = gpu_ours.prepared(session, sequences, [5] * batch)
+        ready = gpu_ours.prepared(session, sequences, gpu_ours.first_tokens(session, batch))
         experts = gpu_ours.distinct_experts(gpu_ours.traced_logits(session, ready)[1])
         more |= {"experts_read": experts, "experts_expected": model.expected_experts(batch)}
 

@@ -133,10 +133,15 @@ def session_times(
     return host_times(step, session.device, plan.repeats, plan.steps)
 
 
+def first_tokens(session: Session, batch: int) -> list[int]:
+    """Another token for each sequence of a decode step."""
+    vocabulary = session.manifest.model.vocabulary
+    return [(7 * row + 11) % vocabulary for row in range(batch)]
+
+
 def greedy_times(session: Session, sequences: list[Sequence], plan: Plan) -> list[float]:
     """Milliseconds of the loop that runs a step ahead; every token is read by the host."""
-    vocabulary = session.manifest.model.vocabulary
-    first = [(7 * row + 11) % vocabulary for row in range(len(sequences))]
+    first = first_tokens(session, len(sequences))
     if not session.greedy:
         return _argmax_times(session, sequences, first, plan)
     with session.greedy_steps(sequences, first) as steps:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import random
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from bench.engines.sides import ENGINE, engine_environment, write_checkpoint
 from bench.models import BenchModel
@@ -81,10 +82,15 @@ def lacking(folder: str | None) -> str | None:
 
 @contextmanager
 def vllm_side(
-    model: BenchModel, sizes: Sizes, folder: Path, log: Path, quick: bool
+    model: BenchModel,
+    sizes: Sizes,
+    folder: Path,
+    log: Path,
+    quick: bool,
+    more: Mapping[str, object] = MappingProxyType({}),
 ) -> Iterator[Running]:
-    """vLLM over a config alone, which ``folder`` is for, with weights of a useful spread. What it
-    prints is in ``log``."""
+    """vLLM over a config alone, which ``folder`` is for, with weights of a useful spread, ``more``
+    options of its ``LLM``. What it prints is in ``log``."""
     kv_tokens = max(sizes.kv_tokens, sizes.long_kv_tokens)
     options = {
         "model": str(write_checkpoint(model.config, folder / "peer")),
@@ -100,6 +106,7 @@ def vllm_side(
         "gpu_memory_utilization": 0.2,
         "kv_cache_memory_bytes": int(kv_tokens * model.token_bytes * 1.1) + (1 << 26),
         "vocabulary": int(model.config["vocab_size"]),
+        **more,
     }
     environment = engine_environment("glmc_cpu")  # which a machine without a GPU needs
     paths = filter(None, (site(), environment.get("PYTHONPATH")))
