@@ -13,6 +13,9 @@ from torch import nn
 from glmc_runtime.format.phases import DECODE
 
 _CALLS = ("forward", "compute_logits")
+BIAS = 0.001
+"""The spread of biases. Those of the values are in every token of a context alike: with that of the
+weights they outweigh the tokens of a long one, and routers choose alike for all sequences."""
 _times: dict[str, list[float]] = {}
 _steps: list[tuple[int, int, int, Any, Any]] = []
 
@@ -24,6 +27,8 @@ def spread(model: nn.Module) -> int:
         generator = torch.Generator(each.device).manual_seed(number)
         if "norm" in name:
             each.data.fill_(1.0)
+        elif name.endswith(".bias"):
+            each.data.normal_(0.0, BIAS, generator=generator)
         elif each.is_floating_point():
             each.data.normal_(0.0, 0.02, generator=generator)
     return sum(each.numel() for _, each in parameters)

@@ -106,7 +106,7 @@ def draw(items: Iterable[Item], output: Path) -> None:
         axis.set_yticks(list(places), [_label(item) for item in rows], fontsize=8)
         axis.invert_yaxis()
         axis.axvline(1.0, color="black", linewidth=0.8)
-        axis.set_xlim(0, 1.5)
+        axis.set_xlim(0, 1.6)
         axis.set_xlabel("time of vLLM / ours")
         axis.set_title(GPU_MODELS[key][2], fontsize=10)
         axis.spines[["top", "right"]].set_visible(False)

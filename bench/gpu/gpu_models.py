@@ -17,6 +17,7 @@ import torch
 import transformers
 
 import glmc_runtime
+from bench.engines.hosts import BIAS
 from bench.gpu.gpu_timing import GIB, allocated
 from bench.models import BenchModel
 from glmc.compiled import Compiled, FrontEnd
@@ -123,6 +124,8 @@ def random_model(config: Any, device: torch.device, seed: int = 0) -> Any:
     for name, tensor in model.named_parameters():
         if name.endswith("norm.weight"):
             tensor.data.fill_(1.0)
+        elif name.endswith(".bias"):
+            tensor.data.normal_(0.0, BIAS, generator=generator)
         else:
             tensor.data.normal_(0.0, 0.02, generator=generator)
     for name, tensor in model.named_buffers():
