@@ -25,6 +25,9 @@ MATRIX_FILES ?=
 MATRIX_LAID = $(foreach each,$(filter vllm==%,$(MATRIX)),$(if $(wildcard $(ENGINES)/vllm-$(patsubst vllm==%,%,$(each))/bin/python),,$(each)))
 MATRIX_WHEELS = $(patsubst vllm==%,$(ENGINE_WHEELS)/vllm-%.built,$(MATRIX_LAID))
 
+# Tests start hundreds of processes of ours: each would compile its modules anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test test-long test-slow test-versions test-vllm test-sglang plans lint clean
 .PHONY: engines-vllm engines-sglang engine-matrix test-sglang-servers test-sglang-engines
 
