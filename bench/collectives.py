@@ -28,6 +28,7 @@ from typing import Any
 import torch
 
 from bench.collective_figures import bandwidths, bytes_text, crossings, markdown, same_choices
+from bench.words import numbers
 from glmc_runtime.collectives.group import Group
 from glmc_runtime.collectives.launch import BACKENDS, run_job
 from glmc_runtime.collectives.measure import Case, bound, measure, zeros
@@ -196,7 +197,7 @@ def _time(value: float | None) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--ranks", default="2,4", help="numbers of ranks, with commas")
+    parser.add_argument("--ranks", type=numbers, default="2,4", help="how many, with commas")
     parser.add_argument("--backend", choices=BACKENDS, default="gloo")
     parser.add_argument("--dtype", choices=DTYPES, default="bfloat16")
     parser.add_argument("--seconds", type=float, default=30.0, help="of timing, for each group")
@@ -224,7 +225,7 @@ def main() -> int:
         "dtype": options.dtype,
         "captured_messages": options.captured_messages,
     }
-    for ranks in map(int, options.ranks.split(",")):
+    for ranks in options.ranks:
         start = partial(
             run_job,
             ranks=ranks,

@@ -19,6 +19,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from bench.words import numbers
 from glmc_runtime.kernels.cpu.few_rows import few_rows_product, prefers_few_rows
 from glmc_runtime.kernels.cpu.wide_attention import multiplies
 
@@ -74,7 +75,7 @@ def _convolution(x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor) -> Ca
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--rows", default="1,4,16")
+    parser.add_argument("--rows", type=numbers, default="1,4,16")
     parser.add_argument("--cpu-clock", action="store_true", help="processor time; one thread only")
     options = parser.parse_args()
     if options.cpu_clock and options.threads != 1:
@@ -90,7 +91,7 @@ def main() -> None:
         for size, depth in SHAPES:
             weight = torch.randn(size, depth).to(dtype)
             transposed = weight.t().contiguous()
-            for rows in map(int, options.rows.split(",")):
+            for rows in options.rows:
                 for name, thunk in candidates(rows, weight, transposed):
                     seconds = best(thunk, clock)
                     rate = weight.numel() * weight.element_size() / seconds / 1e9

@@ -36,6 +36,7 @@ from bench.cpu.sides import Setting, sources, up
 from bench.cpu.table import speeds, starts, versions
 from bench.cpu.work import PROMPT, Work, random_tokens
 from bench.models import BenchModel, bench_models, published_models
+from bench.words import names, numbers
 
 _WIDTH = 160
 
@@ -48,11 +49,11 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--quick", action="store_true", help="models of a few million parameters")
     parser.add_argument(
-        "--models", type=_names, default="dense,moe", help="also: tiny-dense, presets"
+        "--models", type=names, default="dense,moe", help="also: tiny-dense, presets"
     )
-    parser.add_argument("--peers", type=_names, default="eager,glmc,llama.cpp", help=_PEERS)
-    parser.add_argument("--batches", type=_numbers, default="1,4,16")
-    parser.add_argument("--prefills", type=_numbers, default="256,1024", help="tokens of a prompt")
+    parser.add_argument("--peers", type=names, default="eager,glmc,llama.cpp", help=_PEERS)
+    parser.add_argument("--batches", type=numbers, default="1,4,16")
+    parser.add_argument("--prefills", type=numbers, default="256,1024", help="tokens of a prompt")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
     parser.add_argument("--rounds", type=int, default=20, help="blocks of each side")
     parser.add_argument("--prefill-rounds", type=int, default=8)
@@ -88,14 +89,6 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
 
 
 _PEERS = f"of {', '.join(MODULES)}; {BEFORE} is the one that --before names"
-
-
-def _names(text: str) -> list[str]:
-    return [each for each in text.split(",") if each]
-
-
-def _numbers(text: str) -> list[int]:
-    return [int(each) for each in text.split(",") if each]
 
 
 def present(names: Sequence[str], tree: Path | None) -> list[str]:

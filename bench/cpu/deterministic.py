@@ -26,6 +26,7 @@ from rich.table import Table
 import glmc_runtime
 from bench.cpu.work import prompts
 from bench.models import BenchModel, model_of
+from bench.words import names, numbers
 from glmc.compiler import compile_model
 from glmc.config import CompileOptions
 from glmc_runtime.generate.session import Session
@@ -70,7 +71,7 @@ def steps_of(session: Session, batch: int, vocabulary: int) -> dict[str, Step]:
 def measure(
     model: BenchModel,
     dtype: str,
-    batches: list[int],
+    batches: tuple[int, ...],
     rounds: int,
     folder: Path,
     clock: Callable[[], float],
@@ -113,8 +114,8 @@ def main() -> None:
     parser.add_argument(
         "--models", default="tiny-dense,tiny-moe", help="also: dense, moe, middle, moe-middle"
     )
-    parser.add_argument("--dtypes", default="float32,bfloat16")
-    parser.add_argument("--batches", default="1,16")
+    parser.add_argument("--dtypes", type=names, default="float32,bfloat16")
+    parser.add_argument("--batches", type=numbers, default="1,16")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--quick", action="store_true", help="models of a few million parameters")
@@ -131,15 +132,14 @@ def main() -> None:
     table = Table(title=f"{options.threads} threads, torch {torch.__version__}")
     for title in ("model", "dtype", "step", "usual, ms", "batch", "ranks"):
         table.add_column(title, justify="right")
-    batches = [int(batch) for batch in options.batches.split(",")]
-    for key in options.models.split(","):
+    for key in options.models:
         model = model_of(key, options.quick)
-        for dtype in options.dtypes.split(","):
+        for dtype in options.dtypes:
             with tempfile.TemporaryDirectory() as name:
                 folder = Path(name)
                 if model.checkpoint is None:
                     _write_config(model, folder / "model")
-                for cost in measure(model, dtype, batches, options.rounds, folder, clock):
+                for cost in measure(model, dtype, options.batches, options.rounds, folder, clock):
                     table.add_row(
                         cost.model,
                         cost.dtype,

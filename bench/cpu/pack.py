@@ -25,6 +25,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from bench.words import numbers
 from glmc.compiler import compile_plan, write_compiled
 from glmc.config import FROM_CHECKPOINT, CompileOptions
 from glmc.job import read_job
@@ -91,7 +92,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", type=Path, help="default: a random one is written")
     parser.add_argument("--layers", type=int, default=8, help="of the random checkpoint")
-    parser.add_argument("--ranks", default="1,8")
+    parser.add_argument("--ranks", type=numbers, default="1,8")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--cold", action="store_true", help="drop the checkpoint from memory")
     parser.add_argument("--folder", type=Path, help="where everything is written")
@@ -107,7 +108,7 @@ def main() -> None:
             write_random_checkpoint(checkpoint, config)
         size = sum(path.stat().st_size for path in checkpoint.glob("*.safetensors"))
         rows = [Row("copy", copied(checkpoint))]
-        for ranks in map(int, arguments.ranks.split(",")):
+        for ranks in arguments.ranks:
             for weights in ("checkpoint", FROM_CHECKPOINT):
                 run = packed(checkpoint, ranks, weights)
                 rows.append(Row(f"{weights}, ranks {ranks}", run))

@@ -22,7 +22,6 @@ import shlex
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -31,6 +30,7 @@ from bench.gpu.gpu_table import between_marks, markdown, sections, show
 from bench.gpu.gpu_timing import product_rate, read_bandwidth
 from bench.gpu.vllm_side import VLLM, Sizes, lacking, site
 from bench.models import GPU_MODELS, gpu_model
+from bench.words import sizes, some_of
 
 PARTS = ("correct", "moe", "decode-9b", "decode-air", "prefill", "stages", "long")
 PEERS = ("eager", "compile", "max-autotune", "glmc")
@@ -45,15 +45,15 @@ def arguments(words: list[str]) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--output", type=Path, help="the JSON, written after each measurement")
-    parser.add_argument("--parts", type=_names(PARTS), default=list(PARTS))
-    parser.add_argument("--models", type=_names(tuple(GPU_MODELS)), default=list(ALONE))
-    parser.add_argument("--peers", type=_names((*PEERS, VLLM)), default=list(PEERS))
-    parser.add_argument("--batches", type=_numbers, help="default: 1, 16, 64; beside vLLM to 256")
-    parser.add_argument("--prefills", type=_numbers, default=(512, 2048, 8192), help="beside vLLM")
+    parser.add_argument("--parts", type=some_of(PARTS), default=list(PARTS))
+    parser.add_argument("--models", type=some_of(tuple(GPU_MODELS)), default=list(ALONE))
+    parser.add_argument("--peers", type=some_of((*PEERS, VLLM)), default=list(PEERS))
+    parser.add_argument("--batches", type=sizes, help="default: 1, 16, 64; beside vLLM to 256")
+    parser.add_argument("--prefills", type=sizes, default=(512, 2048, 8192), help="beside vLLM")
     parser.add_argument("--context", type=int, default=1024, help="of a decode beside vLLM")
-    parser.add_argument("--longs", type=_numbers, default=(), help="contexts of 16, beside vLLM")
+    parser.add_argument("--longs", type=sizes, default=(), help="contexts of 16, beside vLLM")
     parser.add_argument("--rounds", type=int, default=5, help="beside vLLM")
-    parser.add_argument("--contexts", type=_numbers, help="of part long")
+    parser.add_argument("--contexts", type=sizes, help="of part long")
     parser.add_argument("--seconds", type=float, default=540.0, help="what the run may take")
     parser.add_argument("--quick", action="store_true", help="tiny shapes; says nothing of speed")
     parser.add_argument("--target", help="cuda, or cpu to try the benchmark itself")
@@ -70,21 +70,6 @@ def arguments(words: list[str]) -> argparse.Namespace:
     if not torch.cuda.is_available() and options.table is None and not options.quick:
         parser.error("torch sees no CUDA device: only --quick runs here")
     return options
-
-
-def _names(known: tuple[str, ...]) -> Any:
-    def parse(text: str) -> list[str]:
-        names = text.split(",")
-        for name in names:
-            if name not in known:
-                raise argparse.ArgumentTypeError(f"'{name}' is none of {', '.join(known)}")
-        return names
-
-    return parse
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(sorted({int(number) for number in text.split(",")}))
 
 
 def describe(results: Results, device: torch.device) -> None:

@@ -26,6 +26,7 @@ from bench.gpu import gpu_ours
 from bench.gpu.gpu_models import Bench
 from bench.gpu.vllm_side import Sizes, lacking, site, vllm_side
 from bench.models import GPU_MODELS, BenchModel, gpu_model
+from bench.words import sizes, some_of
 from glmc_runtime.generate.session import Session
 
 STEPS = 8
@@ -33,8 +34,8 @@ STEPS = 8
 
 
 def ours(model: BenchModel, session: Session, batch: int, context: int) -> float:
-    """Distinct experts per layer, over layers and steps, of a greedy loop that began with other
-    tokens in each sequence."""
+    """Distinct experts per layer, over layers and steps: of tokens that differ, and of those that
+    follow them greedily, all at one place of their sequences."""
     sequences = gpu_ours.filled(model, session, batch, context)
     tokens = gpu_ours.first_tokens(session, batch)
     found = []
@@ -52,21 +53,21 @@ def ours(model: BenchModel, session: Session, batch: int, context: int) -> float
 def counted(options: argparse.Namespace, key: str, folder: Path) -> list[dict[str, Any]]:
     """A row for each batch and context of a model."""
     model, contexts = gpu_model(key, options.quick), options.contexts
-    sizes = Sizes(options.batches, (1024,), contexts[0], longs=contexts)
+    shape = Sizes(options.batches, (1024,), contexts[0], longs=contexts)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     session = Bench(model, folder, device, options.target).session(
-        decode=sizes.batches,
-        prefill=sizes.prefills,
+        decode=shape.batches,
+        prefill=shape.prefills,
         max_context=contexts[-1] + 1024,
-        kv_tokens=max(sizes.kv_tokens, sizes.long_kv_tokens),
+        kv_tokens=max(shape.kv_tokens, shape.long_kv_tokens),
         block_size=32 if options.quick else 128,
     )
     rows = []
     log = options.output.with_name(f"{key}.experts.log")
     returned = {"enable_return_routed_experts": True}
     dense = int(model.config["first_k_dense_replace"])
-    with vllm_side(model, sizes, folder, log, options.quick, returned) as side:
-        for batch, context in product(sizes.batches, contexts):
+    with vllm_side(model, shape, folder, log, options.quick, returned) as side:
+        for batch, context in product(shape.batches, contexts):
             row = {
                 "model": model.title,
                 "batch": batch,
@@ -105,28 +106,20 @@ def arguments(words: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--output", type=Path, required=True, help="the JSON")
     routed = [key for key in GPU_MODELS if gpu_model(key, quick=True).routed]
-    parser.add_argument("--models", type=_words, default=routed, help=", ".join(routed))
-    parser.add_argument("--batches", type=_numbers, default=(16,))
-    parser.add_argument("--contexts", type=_numbers, default=(1024, 8192, 32768))
+    parser.add_argument(
+        "--models", type=some_of(tuple(routed)), default=routed, help=", ".join(routed)
+    )
+    parser.add_argument("--batches", type=sizes, default=(16,))
+    parser.add_argument("--contexts", type=sizes, default=(1024, 8192, 32768))
     parser.add_argument("--quick", action="store_true", help="tiny shapes, without a GPU")
     parser.add_argument("--target", default="cuda")
     options = parser.parse_args(words)
     why = lacking(site())
     if why is not None:
         parser.error(why)
-    if wrong := [key for key in options.models if key not in routed]:
-        parser.error(f"{', '.join(wrong)}: no model with experts")
     if options.quick:
         options.contexts = (96,)
     return options
-
-
-def _words(text: str) -> list[str]:
-    return text.split(",")
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(sorted({int(number) for number in text.split(",")}))
 
 
 def main(words: list[str] | None = None) -> int:

@@ -21,6 +21,7 @@ import torch
 
 import glmc
 import glmc_runtime
+from bench.words import numbers
 from glmc.presets.catalog import load_preset
 from glmc.weights.random_checkpoint import write_random_checkpoint
 from glmc_runtime.generate.session import Session
@@ -104,26 +105,24 @@ def main() -> int:
     )
     parser.add_argument("--model", default="glm-4-9b-0414")
     parser.add_argument("--layers", type=int, default=12)
-    parser.add_argument("--ranks", default="1,2")
-    parser.add_argument("--batches", default="1,16,64")
+    parser.add_argument("--ranks", type=numbers, default="1,2")
+    parser.add_argument("--batches", type=numbers, default="1,16,64")
     parser.add_argument("--prompt", type=int, default=2048)
     parser.add_argument("--context", type=int, default=1024)
     chosen = parser.parse_args()
-    ranks = [int(each) for each in chosen.ranks.split(",")]
-    batches = [int(each) for each in chosen.batches.split(",")]
     rows: dict[int, list[float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         source = checkpoint(chosen.model, chosen.layers, Path(folder))
-        for count in ranks:
-            path = compiled(source, count, batches, chosen.prompt, chosen.context)
-            rows[count] = list(measured(path, batches, chosen.prompt, chosen.context))
+        for count in chosen.ranks:
+            path = compiled(source, count, chosen.batches, chosen.prompt, chosen.context)
+            rows[count] = list(measured(path, chosen.batches, chosen.prompt, chosen.context))
             print(json.dumps({"ranks": count, "ms": rows[count]}), file=sys.stderr, flush=True)
     print(f"{chosen.model}, {chosen.layers} layers, bfloat16, {torch.cuda.get_device_name()}: ms")
-    print(f"| | {' | '.join(f'{count} ranks' for count in ranks)} | x |")
-    print(f"|---|{'---|' * (len(ranks) + 1)}")
-    names = [f"decode, batch {batch}, context {chosen.context}" for batch in batches]
+    print(f"| | {' | '.join(f'{count} ranks' for count in chosen.ranks)} | x |")
+    print(f"|---|{'---|' * (len(chosen.ranks) + 1)}")
+    names = [f"decode, batch {batch}, context {chosen.context}" for batch in chosen.batches]
     for at, name in enumerate([*names, f"prefill {chosen.prompt}"]):
-        times = [rows[count][at] for count in ranks]
+        times = [rows[count][at] for count in chosen.ranks]
         shown = " | ".join(f"{each:.3f}" for each in times)
         print(f"| {name} | {shown} | {times[0] / times[-1]:.2f} |")
     return 0

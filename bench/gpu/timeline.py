@@ -24,6 +24,7 @@ import torch
 
 import glmc_runtime
 from bench.gpu.gpu_timing import device_times
+from bench.words import numbers
 from glmc_runtime.format.phases import DECODE, PREFILL
 from glmc_runtime.generate.session import Session
 
@@ -134,7 +135,7 @@ def measured(session: Session, batch: int, steps: int, rounds: int, file: Path) 
     }
 
 
-def rows(path: Path, batches: list[int], steps: int, rounds: int, out: Path) -> Iterator[Any]:
+def rows(path: Path, batches: tuple[int, ...], steps: int, rounds: int, out: Path) -> Iterator[Any]:
     with glmc_runtime.load(path) as session:
         device = torch.cuda.get_device_name() if session.device.type == "cuda" else "cpu"
         yield {"artifact": path.name, "device": device, "torch": torch.__version__}
@@ -147,12 +148,11 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("artifact", nargs="?", type=Path)
     parser.add_argument("--model", default="glm-4.5-air")
     parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--batches", default="1,16")
+    parser.add_argument("--batches", type=numbers, default="1,16")
     parser.add_argument("--steps", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, help="where files are kept (default: nowhere)")
     chosen = parser.parse_args(words)
-    batches = [int(each) for each in chosen.batches.split(",")]
     whole = True
     with tempfile.TemporaryDirectory() as folder:
         path = chosen.artifact
@@ -160,10 +160,10 @@ def main(words: list[str] | None = None) -> int:
             from bench.gpu.tensor_parallel import checkpoint, compiled
 
             source = checkpoint(chosen.model, chosen.layers, Path(folder))
-            path = compiled(source, 1, batches, PROMPT, CONTEXT)
+            path = compiled(source, 1, chosen.batches, PROMPT, CONTEXT)
         out = chosen.out or Path(folder)
         out.mkdir(parents=True, exist_ok=True)
-        for row in rows(path, batches, chosen.steps, chosen.rounds, out):
+        for row in rows(path, chosen.batches, chosen.steps, chosen.rounds, out):
             print(json.dumps(row), flush=True)
             whole &= not row.get("wrong") and row.get("attribution", "exact") == "exact"
     return 0 if whole else 1

@@ -21,6 +21,7 @@ from bench.gpu.gpu_ours import filled, released
 from bench.gpu.gpu_peers import Plan
 from bench.gpu.gpu_timing import wait
 from bench.models import gpu_model
+from bench.words import numbers
 
 
 def main(words: list[str]) -> int:
@@ -30,13 +31,12 @@ def main(words: list[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--model", choices=("9b", "air"), required=True)
-    parser.add_argument("--batches", default="1,16")
+    parser.add_argument("--batches", type=numbers, default="1,16")
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--context", type=int, default=1024)
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--quick", action="store_true", help="tiny; says nothing of speed")
     chosen = parser.parse_args(words)
-    batches = tuple(map(int, chosen.batches.split(",")))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     context = 96 if chosen.quick else chosen.context
     model = gpu_model(chosen.model, chosen.quick)
@@ -46,13 +46,13 @@ def main(words: list[str]) -> int:
         named.mkdir()
         bench = Bench(model, named, device, device.type)
         session = bench.session(
-            decode=batches,
+            decode=chosen.batches,
             prefill=(256,),
             max_context=256 if chosen.quick else 2 * context,
-            kv_tokens=max(batches) * (context + 64),
+            kv_tokens=max(chosen.batches) * (context + 64),
             block_size=32 if chosen.quick else 128,
         )
-        for batch in batches:
+        for batch in chosen.batches:
             plan = Plan(batch, context, repeats=1, steps=chosen.steps)
             place = chosen.folder / f"glmc.{batch}.json"
             sequences = filled(model, session, batch, plan.first)

@@ -21,6 +21,7 @@ from bench.gpu.one_shot_without_barrier import without_barrier
 from bench.gpu.virtual_group import VirtualGroup, resident_programs
 from bench.gpu.virtual_races import PROVED, Counts, Races, plain
 from bench.gpu.virtual_values import ROWS, HangError, cases, fault_of, fused_fault_of
+from bench.words import numbers
 from glmc_runtime.kernels.cuda.launch import multiprocessors, pdl_enabled
 
 CONNECTIONS = "CUDA_DEVICE_MAX_CONNECTIONS"
@@ -92,14 +93,15 @@ def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m bench.gpu.virtual_ranks", description=__doc__.split("\n", 1)[0]
     )
-    parser.add_argument("--ranks", default="2,4,8", help="numbers of ranks, with commas")
+    parser.add_argument(
+        "--ranks", type=numbers, default="2,4,8", help="numbers of ranks, with commas"
+    )
     parser.add_argument("--seconds", type=float, default=60.0, help="for all of them")
     parser.add_argument(
         "--pdl", action="store_true", help="with programmatic dependent launch: 2 ranks at most"
     )
     chosen = parser.parse_args(words)
-    numbers = [int(each) for each in chosen.ranks.split(",")]
-    if chosen.pdl and max(numbers) > MOST_WITH_PDL:
+    if chosen.pdl and max(chosen.ranks) > MOST_WITH_PDL:
         parser.error(f"--pdl: on one card {MOST_WITH_PDL} ranks at most, more may wait for ever")
     os.environ[_PDL] = "1" if chosen.pdl else "0"
     os.environ.setdefault(CONNECTIONS, "32")
@@ -108,9 +110,9 @@ def main(words: list[str] | None = None) -> int:
         return 1
     device = torch.device("cuda", torch.cuda.current_device())
     results = []
-    for ranks in numbers:
+    for ranks in chosen.ranks:
         try:
-            results.append(proved(ranks, chosen.seconds / len(numbers), device))
+            results.append(proved(ranks, chosen.seconds / len(chosen.ranks), device))
         except HangError as hang:
             print(f"{ranks} ranks wait for ever: {hang}", flush=True)
             os._exit(1)  # kernels that never end can't be waited for
