@@ -9,9 +9,9 @@ import argparse
 from collections.abc import Callable
 
 
-def names(text: str) -> tuple[str, ...]:
+def names(text: str) -> list[str]:
     """What stands between commas, in its order."""
-    return tuple(word for word in text.split(",") if word)
+    return [word for word in text.split(",") if word]
 
 
 def numbers(text: str) -> tuple[int, ...]:

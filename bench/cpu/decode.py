@@ -81,7 +81,7 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
     if chosen.cpu_clock and chosen.threads != 1:
         parser.error("--cpu-clock counts all threads together: it needs --threads 1")
     if chosen.before is not None and BEFORE not in chosen.peers:
-        chosen.peers += (BEFORE,)
+        chosen.peers.append(BEFORE)
     unknown = [name for name in chosen.peers if name not in MODULES]
     if unknown or (BEFORE in chosen.peers and chosen.before is None):
         parser.error(f"no such peer: {', '.join(unknown) or BEFORE}; {_PEERS}")

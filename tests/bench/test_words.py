@@ -8,7 +8,7 @@ from bench.words import names, numbers, sizes, some_of
 
 
 def test_names_keep_their_order_and_nothing_between_commas_is_left_out() -> None:
-    assert names("moe,dense,,moe") == ("moe", "dense", "moe")
+    assert names("moe,dense,,moe") == ["moe", "dense", "moe"]
 
 
 def test_numbers_keep_their_order_where_sizes_are_sorted_and_once() -> None:
