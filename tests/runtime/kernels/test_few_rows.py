@@ -16,6 +16,7 @@ from glmc_runtime.kernels.cpu import decode_library, few_rows
 from glmc_runtime.kernels.cpu.few_rows import (
     FEW_ROWS,
     FEW_ROWS_BESIDE_TILES,
+    few_rows_experts,
     few_rows_product,
     prefers_few_rows,
 )
@@ -75,12 +76,51 @@ def test_a_row_has_the_same_bits_beside_any_other(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.usefixtures("threads")
-def test_any_number_of_threads_gives_the_same_bits() -> None:
-    x, weight = narrowed(3, 512, seed=1), narrowed(301, 512, seed=2)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize(("size", "depth"), [(301, 512), (1501, 520), (5, 8192), (13, 4096)])
+def test_any_number_of_threads_gives_the_same_bits(
+    size: int, depth: int, rows: int, dtype: torch.dtype
+) -> None:
+    """Also where some of them have no block of their own, and where several stretches are left."""
+    x, weight = (narrowed(n, depth, seed=n, dtype=dtype) for n in (rows, size))
+    bias = narrowed(size, seed=3, dtype=dtype)
     found = []
     for count in (1, 2, 5):
         torch.set_num_threads(count)
-        found.append(product(x, weight))
+        found.append(product(x, weight, bias))
+    require_right(found[0], x, weight, bias)
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("tokens", [1, 3])
+def test_rows_of_experts_are_products_with_any_number_of_threads(
+    tokens: int, dtype: torch.dtype
+) -> None:
+    """Threads take stretches that go from one expert to the next, and end within one."""
+    hidden, width, count, top_k = 400, 150, 6, 3
+    x = narrowed(tokens, hidden, seed=1, dtype=dtype)
+    gate_up = narrowed(count, 2 * width, hidden, seed=2, dtype=dtype)
+    down = narrowed(count, hidden, width, seed=3, dtype=dtype)
+    ids = torch.tensor([[4, 1, 3], [3, 0, 5], [1, 3, 0]])[:tokens]
+    merged, results = (nan(tokens * top_k, n, dtype=dtype) for n in (2 * width, hidden))
+    arguments = {
+        **{"x": x, "ids": ids, "gate_up": gate_up, "down": down},
+        **{"merged": merged, "results": results, "weights": random(tokens, top_k, seed=4)},
+    }
+    found = []
+    for threads in (1, 2, 5):
+        torch.set_num_threads(threads)
+        out = nan(tokens, hidden, dtype=dtype)
+        merged.fill_(torch.nan)
+        few_rows_experts({**arguments, "out": out}, None)()
+        for slot, expert in enumerate(ids.flatten().tolist()):
+            row = slot // top_k
+            assert torch.equal(merged[slot : slot + 1], product(x[row : row + 1], gate_up[expert]))
+        found.append(torch.cat([results, out]))
+    assert not found[0].isnan().any()
     assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
 
 

@@ -1,16 +1,14 @@
 /* Products of few rows with weights that are read where they lie, once.
 
    Each sum is made by one thread, in one order, whatever the number of threads and of rows: the
-   same row always gives the same bits. Functions return 0, 1 where there is no memory, or 2 where an index is
-   beyond what it counts. */
+   same row always gives the same bits. Functions return 0, 1 where there is no memory, or 2 where an
+   index is beyond what it counts. */
 
+#include "stretches.h"
 #include "vectors.h"
 
-#define BLOCK 12 /* rows of the weight that a thread takes at a time */
+#define BLOCK 12 /* rows of the weight that a thread takes at least */
 #define TOGETHER_ROWS 64 /* rows of x for which the weight is read once */
-/* Blocks go to threads in ever shorter stretches: long ones are read best, and none waits at the end
-   for one that was slower. */
-#define GUIDED schedule(guided, 4)
 
 /* Rows of x, spread, and of out, wherever they are. */
 typedef struct {
@@ -58,11 +56,33 @@ INLINE void strip(const void *weight, const void *bias, const Rows *rows, long f
     for (; row < rows->count; row++) tile(weight, bias, rows, first, row, k, kind, WEIGHTS, 1);
 }
 
+/* Rows first:stop of the weight times the only row of x, two at a time: one of each half, so that each
+   half is read from its begin to its end. What a processor fetches by itself ahead of two such readers
+   is all that memory gives; rows beside each other that are fetched by instructions are up to a tenth
+   less. */
+INLINE void two_halves(const void *weight, const void *bias, const Rows *rows, long first, long stop,
+                       long k, const int kind) {
+    const long half = (stop - first) / 2, middle = first + half;
+    for (; first < middle; first++) {
+        float totals[32];
+        products(offset(weight, first * k, kind), half * k, rows->x, k, totals, 0, 0, kind, 2, 1);
+        for (int one = 0; one < 2; one++) {
+            const long at = first + one * half;
+            store(*rows->out, at, bias ? totals[one] + load(bias, at, kind) : totals[one], kind);
+        }
+    }
+    if (middle + half < stop) strip(weight, bias, rows, stop - 1, k, kind, 1);
+}
+
 /* Rows first:stop of the weight times all rows of x. As many sums at a time as there are registers:
    each waits for its last step, so that one alone would be slower than memory. */
 INLINE void block(const void *weight, const void *bias, const Rows *rows, long first, long stop,
                   long k, const int kind) {
 #if defined(__AVX512F__)
+    if (rows->count == 1) {
+        two_halves(weight, bias, rows, first, stop, k, kind);
+        return;
+    }
     /* Six rows of float32 beside so many of x would be too much for a cache. */
     if (!kind && rows->count >= 8)
         for (; first + 3 <= stop; first += 3) strip(weight, bias, rows, first, k, kind, 3);
@@ -87,11 +107,14 @@ static void bfloat16_block(const void *weight, const void *bias, const Rows *row
     block(weight, bias, rows, first, stop, k, 1);
 }
 
-INLINE void block_of(const void *weight, const void *bias, const Rows *rows, long start, long n,
-                     long k, const int kind) {
-    const long stop = start + BLOCK < n ? start + BLOCK : n;
-    if (kind) bfloat16_block(weight, bias, rows, start, stop, k);
-    else float32_block(weight, bias, rows, start, stop, k);
+INLINE long blocks_of(long n) { return (n + BLOCK - 1) / BLOCK; }
+
+/* Blocks first:stop of a weight of n rows. */
+INLINE void some_blocks(const void *weight, const void *bias, const Rows *rows, long first, long stop,
+                        long n, long k, const int kind) {
+    const long end = stop * BLOCK < n ? stop * BLOCK : n;
+    if (kind) bfloat16_block(weight, bias, rows, first * BLOCK, end, k);
+    else float32_block(weight, bias, rows, first * BLOCK, end, k);
 }
 
 /* Rows of k as sums want them, in memory to be freed; 0 where there is none. */
@@ -116,9 +139,14 @@ INLINE int product_of(const void *x, const void *weight, const void *bias, void 
             all.x[one] = spread + one * row;
             all.out[one] = offset(out, (first + one) * n, kind);
         }
-#pragma omp parallel for GUIDED num_threads(threads) if (all.count * n * k > SMALL)
-        for (long start = 0; start < (failed ? 0 : n); start += BLOCK)
-            block_of(weight, bias, &all, start, n, k, kind);
+        const long blocks = failed ? 0 : blocks_of(n);
+        long taken = 0;
+#pragma omp parallel num_threads(threads) if (all.count * n * k > SMALL)
+        {
+            Stretch part = own_stretch(blocks);
+            do some_blocks(weight, bias, &all, part.first, part.stop, n, k, kind);
+            while (shared_stretch(&part, blocks, BLOCK * k * SIZE(kind), &taken));
+        }
         free(spread);
     }
     free(places);
@@ -195,10 +223,25 @@ INLINE void combine(const Experts *e, long token, long first, long stop, const i
     }
 }
 
+/* Blocks of the weights [n, k] of all groups, counted through; ``x`` and ``out`` say where rows are, in
+   the order of the groups. */
+INLINE void group_blocks(const void *weights, const Group *groups, void **x, void **out, Stretch part,
+                         long n, long k, const int kind) {
+    const long blocks = blocks_of(n);
+    for (long at = part.first, stop; at < part.stop; at = stop) {
+        const Group *g = groups + at / blocks;
+        const Rows rows = {(const void **)x + g->first, out + g->first, g->count};
+        const long begin = at - at % blocks;
+        stop = begin + blocks < part.stop ? begin + blocks : part.stop;
+        some_blocks(offset(weights, g->expert * n * k, kind), 0, &rows, at - begin, stop - begin, n, k, kind);
+    }
+}
+
 INLINE int experts_of(const Experts *e, int threads, const int kind) {
     const long slots = e->tokens * e->top_k, deep = spread_bytes(e->hidden, kind);
     const long wide = spread_bytes(e->width, kind);
-    const long upper = (2 * e->width + BLOCK - 1) / BLOCK, lower = (e->hidden + BLOCK - 1) / BLOCK;
+    const long lower = blocks_of(e->hidden);
+    long taken[2] = {0, 0};
     char *x = spread_rows(e->x, e->tokens, e->hidden, kind);
     char *activated = malloc((size_t)(slots * (wide + e->width * SIZE(kind))) + BYTES);
     long *order = malloc((size_t)(slots + e->experts + 1) * sizeof(long));
@@ -208,8 +251,8 @@ INLINE int experts_of(const Experts *e, int threads, const int kind) {
     if (!failed) {
         char *plain = activated + slots * wide;
         const long found = group_slots(e, order, order + slots, groups);
-        const long taken = found ? groups[found - 1].first + groups[found - 1].count : 0;
-        for (long at = 0; at < taken; at++) {
+        const long chosen = found ? groups[found - 1].first + groups[found - 1].count : 0;
+        for (long at = 0; at < chosen; at++) {
             const long slot = order[at];
             places[at] = x + slot / e->top_k * deep;
             places[slots + at] = offset(e->merged, slot * 2 * e->width, kind);
@@ -218,27 +261,20 @@ INLINE int experts_of(const Experts *e, int threads, const int kind) {
         }
 #pragma omp parallel num_threads(threads) if (slots * e->hidden * e->width > SMALL)
         {
-#pragma omp for GUIDED
-            for (long item = 0; item < found * upper; item++) {
-                const Group *g = groups + item / upper;
-                const Rows rows = {(const void **)places + g->first, places + slots + g->first, g->count};
-                const long most = 2 * e->width, start = item % upper * BLOCK;
-                block_of(offset(e->gate_up, g->expert * most * e->hidden, kind), 0, &rows, start, most,
-                         e->hidden, kind);
-            }
+            const long upper = found * blocks_of(2 * e->width), under = found * lower;
+            Stretch part = own_stretch(upper);
+            do group_blocks(e->gate_up, groups, places, places + slots, part, 2 * e->width, e->hidden, kind);
+            while (shared_stretch(&part, upper, BLOCK * e->hidden * SIZE(kind), &taken[0]));
+#pragma omp barrier
 #pragma omp for schedule(static)
-            for (long at = 0; at < taken; at++)
+            for (long at = 0; at < chosen; at++)
                 gated_row(places[slots + at], places[2 * slots + at],
                           plain + at * e->width * SIZE(kind), e->width, kind);
-#pragma omp for GUIDED
-            for (long item = 0; item < found * lower; item++) {
-                const Group *g = groups + item / lower;
-                const Rows rows = {(const void **)places + 2 * slots + g->first,
-                                   places + 3 * slots + g->first, g->count};
-                const long start = item % lower * BLOCK;
-                block_of(offset(e->down, g->expert * e->hidden * e->width, kind), 0, &rows, start,
-                         e->hidden, e->width, kind);
-            }
+            part = own_stretch(under);
+            do group_blocks(e->down, groups, places + 2 * slots, places + 3 * slots, part, e->hidden,
+                            e->width, kind);
+            while (shared_stretch(&part, under, BLOCK * e->width * SIZE(kind), &taken[1]));
+#pragma omp barrier
 #pragma omp for schedule(static)
             for (long item = 0; item < e->tokens * lower; item++) {
                 const long start = item % lower * BLOCK;
