@@ -1,6 +1,7 @@
 """Words of a command line that stand for several: ``type=`` of an argument of argparse.
 
-Each raises ValueError or ArgumentTypeError for what it does not know, which argparse says.
+Each raises ArgumentTypeError or ValueError for what it does not know, which argparse says. An empty
+text stands for none.
 """
 
 from __future__ import annotations
@@ -9,14 +10,17 @@ import argparse
 from collections.abc import Callable
 
 
-def names(text: str) -> list[str]:
+def names_of(text: str) -> list[str]:
     """What stands between commas, in its order."""
-    return [word for word in text.split(",") if word]
+    found = text.split(",") if text else []
+    if not all(found):
+        raise argparse.ArgumentTypeError(f"nothing between two commas of '{text}'")
+    return found
 
 
 def numbers(text: str) -> tuple[int, ...]:
     """Numbers between commas, in their order."""
-    return tuple(map(int, names(text)))
+    return tuple(map(int, names_of(text)))
 
 
 def sizes(text: str) -> tuple[int, ...]:
@@ -25,12 +29,13 @@ def sizes(text: str) -> tuple[int, ...]:
 
 
 def some_of(known: tuple[str, ...]) -> Callable[[str], list[str]]:
-    """Words between commas that are all among ``known``."""
+    """Words between commas, one at the least, that are all among ``known``."""
 
     def parse(text: str) -> list[str]:
-        for word in text.split(","):
+        found = names_of(text) or [text]
+        for word in found:
             if word not in known:
                 raise argparse.ArgumentTypeError(f"'{word}' is none of {', '.join(known)}")
-        return text.split(",")
+        return found
 
     return parse

@@ -13,9 +13,10 @@ import argparse
 import json
 import os
 import statistics
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from rich.table import Table
 import glmc_runtime
 from bench.cpu.work import prompts
 from bench.models import BenchModel, model_of
-from bench.words import names, numbers
+from bench.words import names_of, numbers
 from glmc.compiler import compile_model
 from glmc.config import CompileOptions
 from glmc_runtime.generate.session import Session
@@ -109,12 +110,15 @@ def _times(steps: list[Step], clock: Callable[[], float]) -> list[float]:
     return found
 
 
-def main() -> None:
+def arguments(words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument(
-        "--models", default="tiny-dense,tiny-moe", help="also: dense, moe, middle, moe-middle"
+        "--models",
+        type=names_of,
+        default="tiny-dense,tiny-moe",
+        help="also: dense, moe, middle, moe-middle",
     )
-    parser.add_argument("--dtypes", type=names, default="float32,bfloat16")
+    parser.add_argument("--dtypes", type=names_of, default="float32,bfloat16")
     parser.add_argument("--batches", type=numbers, default="1,16")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
@@ -124,9 +128,14 @@ def main() -> None:
         action="store_true",
         help="processor time of this process, for a machine with other load; one thread only",
     )
-    options = parser.parse_args()
+    options = parser.parse_args(words)
     if options.cpu_clock and options.threads != 1:
         parser.error("--cpu-clock counts all threads together: it needs --threads 1")
+    return options
+
+
+def main() -> None:
+    options = arguments(sys.argv[1:])
     clock = time.process_time if options.cpu_clock else time.perf_counter
     torch.set_num_threads(options.threads)
     table = Table(title=f"{options.threads} threads, torch {torch.__version__}")

@@ -14,8 +14,9 @@ from glmc_runtime.format.phases import DECODE
 
 _CALLS = ("forward", "compute_logits")
 BIAS = 0.001
-"""The spread of biases. Those of the values are in every token of a context alike: with that of the
-weights they outweigh the tokens of a long one, and routers choose alike for all sequences."""
+"""Standard deviation of biases. Those of the values add the same vector to every token: at 0.02, as
+weights have it, they outweigh the tokens of a long context that was prefilled, and all sequences
+choose the same experts."""
 _times: dict[str, list[float]] = {}
 _steps: list[tuple[int, int, int, Any, Any]] = []
 

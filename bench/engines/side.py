@@ -90,8 +90,8 @@ class Side:
             for output in self.llm.llm_engine.step():
                 if output.finished:
                     chosen[output.request_id] = output.outputs[0].routed_experts[-steps:]
-        # [sequences, steps, layers, top_k]: which sequences shared a step does not matter, each
-        # step has one token of every sequence.
+        # [sequences, steps, layers, top_k], layers without experts among them. Which sequences
+        # shared a step does not matter: each step has one token of every sequence.
         routed = torch.stack([torch.as_tensor(chosen[name]) for name in names])
         counts = [
             len(routed[:, step, layer].unique())

@@ -39,9 +39,25 @@ def newest(runs: Iterable[Item]) -> list[Item]:
     return list(found.values())
 
 
-def tables_of(runs: Sequence[Item]) -> list[Section]:
+def without(items: Iterable[Item], rows: Sequence[str]) -> list[Item]:
+    """``items`` but those of ``rows``, such as ``32b prefill 512``.
+
+    Raises ValueError for a row that is none of them.
+    """
+    left = list(items)
+    for row in rows:
+        model, work, size = row.split()
+        key = model, BESIDE + work, int(size)
+        kept = [item for item in left if (item["model"], item["what"], item["size"]) != key]
+        if len(kept) == len(left):
+            raise ValueError(f"no row {row} in these results")
+        left = kept
+    return left
+
+
+def tables_of(runs: Sequence[Item], items: Iterable[Item]) -> list[Section]:
     """The rows, and the runs that they are of."""
-    rows = beside_rows(newest(runs))
+    rows = beside_rows(items)
     met = sum(row[-3] == "met" for row in rows), sum(bool(row[-4]) for row in rows)
     note = (
         f"Of {len(rows)} rows {met[1]} have a bar for the ratio, of which {met[0]} are met. "
@@ -106,7 +122,7 @@ def draw(items: Iterable[Item], output: Path) -> None:
         axis.set_yticks(list(places), [_label(item) for item in rows], fontsize=8)
         axis.invert_yaxis()
         axis.axvline(1.0, color="black", linewidth=0.8)
-        axis.set_xlim(0, 1.6)
+        axis.set_xlim(0, 1.5)
         axis.set_xlabel("time of vLLM / ours")
         axis.set_title(GPU_MODELS[key][2], fontsize=10)
         axis.spines[["top", "right"]].set_visible(False)
@@ -139,10 +155,14 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("results", type=Path, nargs="+")
     parser.add_argument("--into", type=Path, help="the document; without, the table is printed")
     parser.add_argument("--picture", type=Path)
+    parser.add_argument(
+        "--without", action="append", default=[], help="a row to leave out: '32b prefill 512'"
+    )
     options = parser.parse_args(words)
     runs = load_results(options.results)
-    text = markdown(tables_of(runs))
     try:
+        items = without(newest(runs), options.without)
+        text = markdown(tables_of(runs, items))
         if options.into is None:
             print(text)
         else:
@@ -150,7 +170,7 @@ def main(words: list[str] | None = None) -> int:
             document = between_marks(document, text, FIRST_MARK, LAST_MARK)
             options.into.write_text(document, "utf-8")
         if options.picture is not None:
-            draw(newest(runs), options.picture)
+            draw(items, options.picture)
     except ValueError as error:
         print(f"beside_doc: {error}", file=sys.stderr)
         return 1

@@ -25,10 +25,10 @@ from bench.models import BenchModel
 from bench.processes import Running
 from glmc_runtime.generate.session import Session
 
-_WARM = 4
+_WARM = 8  # steps before those that count, as vLLM's side has
 _REST = 1.0
-"""Seconds in which the card idles before our steps. vLLM's begin with as many, in which it takes
-the requests: steps of many sequences come to the limit of power, those after a rest are faster."""
+"""Seconds in which the card idles before the steps of either side: those of many sequences come to
+the limit of power, and how fast they are depends on what went before."""
 
 
 def beside_vllm(results: Results, bench: Bench, sizes: Sizes, folder: Path) -> None:
@@ -109,8 +109,10 @@ def _decode(
         experts = gpu_ours.distinct_experts(gpu_ours.traced_logits(session, ready)[1])
         more |= {"experts_read": experts, "experts_expected": model.expected_experts(batch)}
 
+    rest = 0.0 if results.quick else _REST
+
     def ours() -> float:
-        sleep(0.0 if results.quick else _REST)
+        sleep(rest)
         for sequence in sequences:
             session.truncate(sequence, plan.first)
         return gpu_ours.greedy_times(session, sequences, plan)[0]
@@ -118,6 +120,7 @@ def _decode(
     asked = {"batch": batch, "context": sizes.context, "steps": sizes.steps, "seed": batch}
 
     def theirs(_: int) -> float:
+        sleep(rest)
         return float(side.ask("decode", **asked)["ms"])
 
     try:

@@ -53,13 +53,13 @@ def ours(model: BenchModel, session: Session, batch: int, context: int) -> float
 def counted(options: argparse.Namespace, key: str, folder: Path) -> list[dict[str, Any]]:
     """A row for each batch and context of a model."""
     model, contexts = gpu_model(key, options.quick), options.contexts
-    shape = Sizes(options.batches, (1024,), contexts[0], longs=contexts)
+    shape = Sizes(options.batches, (1024,), contexts[-1])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     session = Bench(model, folder, device, options.target).session(
         decode=shape.batches,
         prefill=shape.prefills,
         max_context=contexts[-1] + 1024,
-        kv_tokens=max(shape.kv_tokens, shape.long_kv_tokens),
+        kv_tokens=shape.kv_tokens,
         block_size=32 if options.quick else 128,
     )
     rows = []

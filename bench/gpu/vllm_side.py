@@ -99,7 +99,7 @@ def vllm_side(
         "skip_tokenizer_init": True,
         "generation_config": "vllm",
         "max_model_len": max((sizes.context, *sizes.longs)) + max(*sizes.prefills, 1024),
-        # Its default at the least: it makes device graphs of up to twice as many tokens.
+        # It makes device graphs of up to twice as many tokens, and of 512 at most.
         "max_num_seqs": max(*sizes.batches, 256),
         "max_num_batched_tokens": sizes.most_tokens,
         "enable_prefix_caching": True,  # a round after the first finds its prompts

@@ -48,6 +48,14 @@ def test_the_later_of_two_runs_is_between_the_marks(tmp_path: Path) -> None:
     assert text.count("| 75 s | 16 s |") == 2
 
 
+def test_a_row_is_left_out_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = written(tmp_path, later())
+    assert beside_doc.main([*paths, "--without", "9b decode 1"]) == 0
+    assert "Of 0 rows" in capsys.readouterr().out
+    assert beside_doc.main([*paths, "--without", "9b decode 2"]) == 1
+    assert "no row 9b decode 2 in these results" in capsys.readouterr().err
+
+
 def test_a_document_without_marks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     document = tmp_path / "page.md"
     document.write_text("nothing")

@@ -101,6 +101,8 @@ def test_all_rows_of_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     (decode, *_) = [item for item in results.data["measurements"] if item["peer"] == "glmc"]
     assert decode["ratio"] == pytest.approx(4.0 / decode["ms"])
     assert 0 < decode["experts_read"] <= model.config["n_routed_experts"]
+    (_, two) = [item for item in results.data["measurements"] if item["peer"] == "glmc"][:2]
+    assert two["experts_read"] > decode["experts_read"]  # tokens differ, and so do their experts
     asked = [given["seed"] for order, given in side.asked if order == "first"]
     assert len(set(asked)) == len(asked) == 4  # of another length, too: one would begin another
     floors = [item for item in results.data["measurements"] if item["what"] == "beside prefill"]
