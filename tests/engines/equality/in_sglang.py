@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import re
 import sys
+import time
 import traceback
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -24,6 +25,8 @@ from tests.engines.sglang.forked import IMPORTED, processes_are_forks
 
 SECONDS = 0.03
 """Between two requests that are not sent at once: a step or a few."""
+QUIET = 0.5
+"""Seconds without a line, after which a scheduler that has nothing to do has said everything."""
 PLACES = 24 * BLOCK
 """In the KV pool: less than vLLM's, as more is held free when a request is let in."""
 EXPECTED = BLOCK
@@ -36,7 +39,7 @@ def serve(subject: Subject, ours: bool) -> Result:
     """Start an engine, ask it everything, and end it."""
     os.environ["SGLANG_CLIP_MAX_NEW_TOKENS_ESTIMATION"] = str(EXPECTED)
     os.environ["SGLANG_LOG_FORWARD_ITERS"] = "1"  # which step of the scheduler each line is of
-    log = Path("/proc/self/fd/1").resolve()  # of this process and of those that it starts
+    log = _log()
     written = log.stat().st_size
     for module in IMPORTED:
         importlib.import_module(module)
@@ -46,6 +49,19 @@ def serve(subject: Subject, ours: bool) -> Result:
     lines = log.read_bytes()[written:].decode(errors="replace")
     result.engine["steps"] = max(map(int, re.findall(r" batch \[(\d+)\]", lines)))
     return result
+
+
+def _log() -> Path:
+    """What this process prints to, and those that it starts."""
+    return Path("/proc/self/fd/1").resolve()
+
+
+def _wait_for_the_last_line() -> None:
+    """The scheduler answers before it says which step that was: an end in between loses one."""
+    log, seen = _log(), -1
+    while log.stat().st_size != seen:
+        seen = log.stat().st_size
+        time.sleep(QUIET)
 
 
 def _forked(subject: Subject, ours: bool) -> Result:
@@ -98,6 +114,7 @@ def _served(subject: Subject, ours: bool) -> Result:
         answers = engine.generate(input_ids=subject.texts, sampling_params=_asked(subject))
         later = engine.loop.run_until_complete(_staggered(engine, subject))
         after = counted() if ours else {}
+        _wait_for_the_last_line()
     finally:
         engine.shutdown()
     told = [answer["meta_info"] for answer in (*answers, *later)]
