@@ -36,7 +36,7 @@ from bench.cpu.sides import Setting, sources, up
 from bench.cpu.table import speeds, starts, versions
 from bench.cpu.work import PROMPT, Work, random_tokens
 from bench.models import BenchModel, bench_models, published_models
-from bench.words import names_of, numbers
+from bench.words import names_of, numbers_or_none
 
 _WIDTH = 160
 
@@ -52,8 +52,10 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
         "--models", type=names_of, default="dense,moe", help="also: tiny-dense, presets"
     )
     parser.add_argument("--peers", type=names_of, default="eager,glmc,llama.cpp", help=_PEERS)
-    parser.add_argument("--batches", type=numbers, default="1,4,16")
-    parser.add_argument("--prefills", type=numbers, default="256,1024", help="tokens of a prompt")
+    parser.add_argument("--batches", type=numbers_or_none, default="1,4,16")
+    parser.add_argument(
+        "--prefills", type=numbers_or_none, default="256,1024", help="tokens of a prompt"
+    )
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
     parser.add_argument("--rounds", type=int, default=20, help="blocks of each side")
     parser.add_argument("--prefill-rounds", type=int, default=8)

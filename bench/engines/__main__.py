@@ -28,7 +28,7 @@ from bench.engines.table import line_of, tables_of
 from bench.engines.work import Traffic
 from bench.gpu.gpu_table import between_marks, markdown
 from bench.models import gpu_model
-from bench.words import numbers
+from bench.words import numbers_or_none
 
 SHARE = 0.7  # of what the engine sustains without plans
 FIRST_MARK, LAST_MARK = "<!-- engines -->", "<!-- end of engines -->"
@@ -44,8 +44,8 @@ def arguments(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--artifact", type=Path)
     parser.add_argument("--output", type=Path, help="the JSON, written after each row")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--batches", type=numbers, default=[1, 16, 64, 256])
-    parser.add_argument("--firsts", type=numbers, default=[2048, 8192])
+    parser.add_argument("--batches", type=numbers_or_none, default=[1, 16, 64, 256])
+    parser.add_argument("--firsts", type=numbers_or_none, default=[2048, 8192])
     parser.add_argument("--served", type=int, default=3, help="rounds of requests that arrive")
     parser.add_argument("--context", type=int, default=1024)
     parser.add_argument("--steps", type=int, default=96)

@@ -16,6 +16,7 @@ import os
 import shlex
 import sys
 import tempfile
+from collections.abc import Iterable, Mapping
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ import torch
 
 from bench.gpu import gpu_ours
 from bench.gpu.gpu_models import Bench
+from bench.gpu.gpu_table import Section, markdown
 from bench.gpu.vllm_side import Sizes, lacking, site, vllm_side
 from bench.models import GPU_MODELS, BenchModel, gpu_model
 from bench.words import sizes, some_of
@@ -88,16 +90,21 @@ def counted(options: argparse.Namespace, key: str, folder: Path) -> list[dict[st
     return rows
 
 
-def markdown(rows: list[dict[str, Any]]) -> str:
+def table_of(rows: Iterable[Mapping[str, Any]]) -> Section:
     """The table of a page."""
-    lines = [
-        "| model | batch | context | experts of vLLM | of glmc | of independent choices |",
-        "|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        numbers = " | ".join(f"{row[key]:.1f}" for key in ("vllm", "glmc", "independent"))
-        lines.append(f"| {row['model']} | {row['batch']} | {row['context']} | {numbers} |")
-    return "\n".join(lines)
+    return Section(
+        "Distinct experts that a layer reads",
+        ("model", "batch", "context", "vLLM", "glmc", "independent choices"),
+        [
+            (
+                row["model"],
+                str(row["batch"]),
+                str(row["context"]),
+                *(f"{row[key]:.1f}" for key in ("vllm", "glmc", "independent")),
+            )
+            for row in rows
+        ],
+    )
 
 
 def arguments(words: list[str]) -> argparse.Namespace:
@@ -132,7 +139,7 @@ def main(words: list[str] | None = None) -> int:
             rows += counted(options, key, Path(folder) / key)
     command = "python -m bench.gpu.peer_experts " + shlex.join(words)
     options.output.write_text(json.dumps({"command": command, "rows": rows}), encoding="utf-8")
-    print(markdown(rows))
+    print(markdown([table_of(rows)]))
     return 0
 
 
