@@ -32,6 +32,7 @@ from typing import Any
 import torch
 from triton.errors import TritonError
 
+from bench.words import names_of, sizes
 from glmc_runtime.errors import GlmcError
 from glmc_runtime.kernels import find_binder
 from tuning.tunable import Arguments, Configuration, Tunable
@@ -53,23 +54,23 @@ class Measured:
 
 
 def all_tunables(options: argparse.Namespace) -> list[Tunable]:
+    """What is to be tuned; ends the command where a word of its selection chooses nothing."""
     every: list[Tunable] = []
-    ranks = [int(count) for count in options.ranks.split(",")]
     for name in MODULES:
         if importlib.util.find_spec(name):
-            every += importlib.import_module(name).tunables(ranks)
-    only = set(filter(None, options.only.split(",")))
-    rows = {int(count) for count in options.rows.split(",") if count}
-    keys = set(filter(None, options.keys.split(",")))
-    if options.quick:
-        rows = rows or {1, 16}
-    return [
-        each
-        for each in every
-        if (not only or each.kernel in only)
-        and (not rows or each.rows in rows)
-        and (not keys or each.key in keys)
-    ]
+            every += importlib.import_module(name).tunables(options.ranks)
+    rows = options.rows or ((1, 16) if options.quick else ())
+    selection = (
+        ("--only", options.only, lambda each: each.kernel),
+        ("--rows", rows, lambda each: each.rows),
+        ("--keys", options.keys, lambda each: each.key),
+    )
+    for option, wanted, of in selection:
+        absent = set(wanted) - {of(each) for each in every}
+        if absent:
+            raise SystemExit(f"{option}: nothing is left that has {', '.join(map(str, absent))}")
+        every = [each for each in every if not wanted or of(each) in wanted]
+    return every
 
 
 def candidates(tunable: Tunable, options: argparse.Namespace) -> list[Configuration]:
@@ -266,8 +267,9 @@ def compile_part(options: argparse.Namespace, device: torch.device) -> None:
 def compile_all(options: argparse.Namespace, seconds: float) -> None:
     """Let processes compile all candidates, for at most ``seconds``."""
     command = [sys.executable, "-m", "tuning.tune_cuda", "--output", os.devnull]
-    command += ["--only", options.only, "--rows", options.rows]
-    command += ["--keys", options.keys, "--ranks", options.ranks]
+    for option in ("only", "rows", "keys", "ranks"):
+        values = getattr(options, option)
+        command += [f"--{option}", ",".join(map(str, values))] if values else []
     command += ["--quick"] if options.quick else []
     command += ["--most", str(options.most)] if options.most else []
     running = [
@@ -292,13 +294,17 @@ def brief(configuration: Configuration) -> str:
     )
 
 
-def parse() -> argparse.Namespace:
+def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--only", default="", help="kernels, by comma")
-    parser.add_argument("--rows", default="", help="rows, by comma")
-    parser.add_argument("--keys", default="", help="sizes, by comma, as tables name them")
-    parser.add_argument("--ranks", default="1", help="numbers of cards of a model, by comma")
+    parser.add_argument("--only", type=names_of, default=[], help="kernels, by comma")
+    parser.add_argument("--rows", type=sizes, default=(), help="rows, by comma")
+    parser.add_argument(
+        "--keys", type=names_of, default=[], help="sizes, by comma, as tables name them"
+    )
+    parser.add_argument(
+        "--ranks", type=sizes, default=(1,), help="numbers of cards of a model, by comma"
+    )
     parser.add_argument("--quick", action="store_true", help="1 and 16 rows, four candidates")
     parser.add_argument("--most", type=int, help="candidates of each shape at most")
     parser.add_argument("--seconds", type=float, default=500.0, help="wall time for everything")
@@ -306,7 +312,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--times", type=Path, help="the time of each candidate, as JSON lines")
     parser.add_argument("--verbose", action="store_true", help="the time of each candidate")
     parser.add_argument("--compile", default="", help=argparse.SUPPRESS)
-    return parser.parse_args()
+    return parser.parse_args(words)
 
 
 def main() -> None:

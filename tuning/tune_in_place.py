@@ -18,7 +18,7 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,6 +31,7 @@ from bench.gpu.gpu_models import Bench
 from bench.gpu.gpu_ours import filled, prepared, released
 from bench.gpu.gpu_timing import Thunk, captured, device_times
 from bench.models import BenchModel, gpu_model
+from bench.words import names_of, sizes
 from glmc_runtime.format.phases import DECODE
 from glmc_runtime.generate.session import Session
 from glmc_runtime.kernels import find_binder
@@ -195,24 +196,21 @@ def _winner(
     return None
 
 
-def known_for(batch: int, keys: frozenset[str]) -> dict[Which, Tunable]:
-    """What can be tuned for a batch: weights of ``keys``, all where that is empty."""
-    return {
-        (each.kernel, each.key): each
-        for each in tunables()
-        if each.rows == batch and (not keys or each.key in keys)
-    }
+def known_for(batch: int, keys: Collection[str]) -> dict[Which, Tunable]:
+    """What can be tuned for a batch: weights of ``keys``, all where that is empty. Ends the command
+    where there is none of a key."""
+    every = {(each.kernel, each.key): each for each in tunables() if each.rows == batch}
+    absent = set(keys) - {each.key for each in every.values()}
+    if absent:
+        raise SystemExit(f"--keys: no weight of {batch} rows has {', '.join(sorted(absent))}")
+    return {which: each for which, each in every.items() if not keys or each.key in keys}
 
 
 def _batches(text: str) -> tuple[int, ...]:
-    batches = tuple(sorted({int(batch) for batch in text.split(",")}))
+    batches = sizes(text)
     if not set(batches) <= set(ROWS):
         raise argparse.ArgumentTypeError(f"a table has {', '.join(map(str, ROWS))} rows")
     return batches
-
-
-def _keys(text: str) -> frozenset[str]:
-    return frozenset(filter(None, text.split(",")))
 
 
 def parse(words: list[str] | None) -> argparse.Namespace:
@@ -222,9 +220,7 @@ def parse(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--model", choices=("9b", "air"), default="9b")
     parser.add_argument("--batches", type=_batches, default=(1, 16, 64), help="by comma")
-    parser.add_argument(
-        "--keys", type=_keys, default=frozenset(), help="sizes of weights, by comma"
-    )
+    parser.add_argument("--keys", type=names_of, default=[], help="sizes of weights, by comma")
     parser.add_argument("--seconds", type=float, default=500.0, help="wall time for everything")
     return parser.parse_args(words)
 

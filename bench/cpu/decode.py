@@ -36,7 +36,8 @@ from bench.cpu.sides import Setting, sources, up
 from bench.cpu.table import speeds, starts, versions
 from bench.cpu.work import PROMPT, Work, random_tokens
 from bench.models import BenchModel, bench_models, published_models
-from bench.words import names_of, numbers_or_none
+from bench.words import names_of, numbers_or_none, some_of
+from glmc.presets.catalog import preset_names
 
 _WIDTH = 160
 
@@ -49,7 +50,7 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--quick", action="store_true", help="models of a few million parameters")
     parser.add_argument(
-        "--models", type=names_of, default="dense,moe", help="also: tiny-dense, presets"
+        "--models", type=some_of(_models()), default="dense,moe", help="also: tiny-dense, presets"
     )
     parser.add_argument("--peers", type=names_of, default="eager,glmc,llama.cpp", help=_PEERS)
     parser.add_argument("--batches", type=numbers_or_none, default="1,4,16")
@@ -88,6 +89,10 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
     if unknown or (BEFORE in chosen.peers and chosen.before is None):
         parser.error(f"no such peer: {', '.join(unknown) or BEFORE}; {_PEERS}")
     return chosen
+
+
+def _models() -> tuple[str, ...]:
+    return (*(model.key for model in bench_models(quick=True)), *preset_names())
 
 
 _PEERS = f"of {', '.join(MODULES)}; {BEFORE} is the one that --before names"

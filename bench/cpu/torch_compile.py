@@ -195,7 +195,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("--worker", nargs=4, metavar=("NAME", "CHECKPOINT", "BATCH", "STEPS"))
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--models", nargs="+", default=["dense", "moe"])
+    models = [model.key for model in bench_models(quick=True)]
+    parser.add_argument("--models", nargs="+", choices=models, default=["dense", "moe"])
     parser.add_argument("--contenders", nargs="+", help=f"of {', '.join(ON_CUDA)}")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--batch", type=int, default=1)

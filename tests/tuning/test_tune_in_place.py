@@ -157,14 +157,16 @@ def test_without_time_nothing_changes_and_it_is_said(capsys: pytest.CaptureFixtu
 
 
 def test_which_batches_and_keys() -> None:
-    every = known_for(16, frozenset())
+    every = known_for(16, [])
     assert {("linear", "4608x4096"), ("linear_swiglu", "27392x4096")} < set(every)
     assert {one.rows for one in every.values()} == {16}
-    assert set(known_for(16, frozenset({"4608x4096"}))) == {("linear", "4608x4096")}
-    options = parse(["--output", "x.json", "--batches", "16,1", "--keys", "4608x4096,"])
-    assert (options.batches, options.keys) == ((1, 16), frozenset({"4608x4096"}))
+    assert set(known_for(16, ["4608x4096"])) == {("linear", "4608x4096")}
+    options = parse(["--output", "x.json", "--batches", "16,1", "--keys", "4608x4096"])
+    assert (options.batches, options.keys) == ((1, 16), ["4608x4096"])
     with pytest.raises(SystemExit):
         parse(["--output", "x.json", "--batches", "3"])
+    with pytest.raises(SystemExit, match=r"--keys: no weight of 16 rows has 4608x4097"):
+        known_for(16, ["4608x4096", "4608x4097"])
 
 
 @pytest.mark.long

@@ -38,7 +38,8 @@ def test_without_a_folder_llama_cpp_is_left_out_with_a_word(
 
 
 def test_wrong_words_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    for words in (["--peers", "glmc,nobody"], ["--peers", "before"], ["--cpu-clock"]):
+    peers = (["--peers", "glmc,nobody"], ["--peers", "before"])
+    for words in (*peers, ["--models", "dens"], ["--cpu-clock"]):
         with pytest.raises(SystemExit):
             decode.arguments([*words, "--threads", "2"])
         assert "error" in capsys.readouterr().err

@@ -16,9 +16,7 @@ import torch
 from tuning import tunables_dense, tune_cuda
 from tuning.tunable import Arguments, Tunable
 
-OPTIONS = argparse.Namespace(
-    quick=False, most=None, verbose=False, times=None, only="", rows="", keys=""
-)
+OPTIONS = argparse.Namespace(quick=False, most=None, verbose=False, times=None)
 CPU = torch.device("cpu")
 
 
@@ -121,3 +119,25 @@ def test_the_dense_layers_are_all_there() -> None:
     assert {one.rows for one in found} == {1, 2, 4, 8, 16, 32, 64}
     assert len({(one.kernel, one.key, one.rows) for one in found}) == len(found)
     assert all(3 <= len(tune_cuda.candidates(one, OPTIONS)) <= 40 for one in found)
+
+
+def test_what_is_tuned_is_chosen_by_kernel_rows_and_key() -> None:
+    words = ["--output", "x.json", "--only", "linear", "--rows", "16,1", "--keys", "4608x4096"]
+    every = tune_cuda.all_tunables(tune_cuda.parse(words))
+    assert {(each.kernel, each.rows, each.key) for each in every} == {
+        ("linear", 1, "4608x4096"),
+        ("linear", 16, "4608x4096"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (["--only", "linear,linaer"], "--only: nothing is left that has linaer"),
+        (["--only", "linear", "--rows", "3"], "--rows: nothing is left that has 3"),
+        (["--rows", "1", "--keys", "4608x4097"], "--keys: nothing is left that has 4608x4097"),
+    ],
+)
+def test_a_word_that_chooses_nothing_ends_the_command(words: list[str], found: str) -> None:
+    with pytest.raises(SystemExit, match=found):
+        tune_cuda.all_tunables(tune_cuda.parse(["--output", "x.json", *words]))
