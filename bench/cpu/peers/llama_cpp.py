@@ -1,8 +1,9 @@
 """llama.cpp as a library: the one that was built in ``source.tree``, a source package of
 llama-cpp-python, called through the bindings of that same folder.
 
-Contexts are made as its own tools make them, one for each batch, as long as is needed. By default
-its cache is float16, and its flash attention rounds to it; an exact one has neither.
+A context is as long as is needed, and stays for what needs one of the same size: its memory is
+cleared, as its own benchmark does it. By default its cache is float16, and its flash attention
+rounds to it; an exact one has neither.
 """
 
 from __future__ import annotations
@@ -46,11 +47,21 @@ def bindings(tree: Path) -> ModuleType:
     return importlib.import_module("llama_cpp.llama_cpp")
 
 
+@dataclass(frozen=True)
+class Size:
+    """Of a context: tokens of all its sequences, of a call, and sequences."""
+
+    tokens: int
+    batch: int
+    sequences: int
+
+
 @dataclass
 class Context:
     """A llama.cpp context, and how many tokens each of its sequences has."""
 
     handle: Any
+    size: Size
     lengths: list[int]
 
 
@@ -74,13 +85,35 @@ class LlamaCpp:
             raise RuntimeError(f"llama.cpp can't load {source.made}")
         vocabulary = self._library.llama_model_get_vocab(self._model)
         self._vocabulary = int(self._library.llama_vocab_n_tokens(vocabulary))
+        self._spare: Context | None = None
 
     def prefill(self, prompts: Sequence[list[int]], room: int) -> tuple[Any, Any]:
         longest = max(map(len, prompts)) + room
+        size = Size(
+            tokens=len(prompts) * -(-longest // _PAGE) * _PAGE,
+            batch=max(_BATCH, sum(map(len, prompts))),
+            sequences=len(prompts),
+        )
+        context = self._context(size)
+        return context, self._run(context, prompts)
+
+    def decode(self, sequences: Context, tokens: list[int]) -> Any:
+        return self._run(sequences, [[token] for token in tokens])
+
+    def release(self, sequences: Context) -> None:
+        self._free_spare()
+        self._spare = sequences
+
+    def _context(self, size: Size) -> Context:
+        """The one that was used last, where it fits, or a new one in its place."""
+        spare = self._spare
+        if spare is not None and spare.size == size:
+            self._library.llama_memory_clear(self._library.llama_get_memory(spare.handle), False)
+            self._spare = None
+            return Context(spare.handle, size, [0] * size.sequences)
+        self._free_spare()
         params = self._library.llama_context_default_params()
-        params.n_ctx = len(prompts) * -(-longest // _PAGE) * _PAGE
-        params.n_batch = max(_BATCH, sum(map(len, prompts)))
-        params.n_seq_max = len(prompts)
+        params.n_ctx, params.n_batch, params.n_seq_max = size.tokens, size.batch, size.sequences
         params.n_threads = params.n_threads_batch = self._threads
         if self._exact:
             params.type_k = params.type_v = self._library.GGML_TYPE_F32
@@ -88,14 +121,12 @@ class LlamaCpp:
         handle = self._library.llama_init_from_model(self._model, params)
         if not handle:
             raise RuntimeError("llama.cpp can't make a context")
-        context = Context(handle, [0] * len(prompts))
-        return context, self._run(context, prompts)
+        return Context(handle, size, [0] * size.sequences)
 
-    def decode(self, sequences: Context, tokens: list[int]) -> Any:
-        return self._run(sequences, [[token] for token in tokens])
-
-    def release(self, sequences: Context) -> None:
-        self._library.llama_free(sequences.handle)
+    def _free_spare(self) -> None:
+        if self._spare is not None:
+            self._library.llama_free(self._spare.handle)
+            self._spare = None
 
     def _run(self, context: Context, new: Sequence[list[int]]) -> Any:
         """Append tokens to each sequence; the logits behind the last of each."""
