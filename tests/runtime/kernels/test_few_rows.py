@@ -63,6 +63,13 @@ def test_sums(dtype: torch.dtype, biased: bool) -> None:
             require_right(product(x, weight, bias), x, weight, bias)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_nothing_to_sum(dtype: torch.dtype) -> None:
+    bias = narrowed(5, seed=3, dtype=dtype)
+    out = product(narrowed(2, 0, seed=1, dtype=dtype), narrowed(5, 0, seed=2, dtype=dtype), bias)
+    assert torch.equal(out, bias.expand(2, 5))
+
+
 def test_no_rows() -> None:
     assert product(narrowed(0, 32, seed=1), narrowed(5, 32, seed=2)).shape == (0, 5)
 

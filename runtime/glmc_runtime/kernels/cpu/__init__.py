@@ -1,8 +1,10 @@
-"""Kernels of the CPU target: ATen and oneDNN calls over preallocated tensors.
+"""Kernels of the CPU target: functions of a C library for few tokens, ATen and oneDNN calls for
+many and where no library can be built.
 
 All tensors but caches are contiguous. A decode step allocates no tensor storage: every call has an
-``out``, scratch comes from the plan, and views are made when a call is bound. Only attention, whose
-lengths change from step to step, makes views (no storage) while it runs.
+``out``, and scratch comes from the plan. Functions in C that need room for sums, of experts and of
+attention, take it for the length of a call. Views are made when a call is bound, but for attention
+by ATen, whose lengths change from step to step.
 """
 
 from glmc_runtime.kernels.cpu import (

@@ -31,7 +31,8 @@ INLINE Stretch own_stretch(long blocks) {
 /* The next stretch of those that are nobody's own, ``taken`` blocks of which are taken; whether there
    is one. */
 INLINE int shared_stretch(Stretch *stretch, long blocks, long block_bytes, long *taken) {
-    const long wide = SHORT_STRETCH < block_bytes ? 1 : SHORT_STRETCH / block_bytes;
+    /* Blocks of no bytes, rows of no elements, are as good as any. */
+    const long wide = block_bytes < 1 || SHORT_STRETCH < block_bytes ? 1 : SHORT_STRETCH / block_bytes;
     const long own = own_blocks(blocks) * omp_get_num_threads();
     const long first = own + __atomic_fetch_add(taken, wide, __ATOMIC_RELAXED);
     *stretch = (Stretch){first, first + wide < blocks ? first + wide : blocks};
