@@ -21,7 +21,7 @@ from rich.table import Table
 
 from bench.words import numbers
 from glmc_runtime.kernels.cpu.few_rows import few_rows_product, prefers_few_rows
-from glmc_runtime.kernels.cpu.wide_attention import multiplies
+from glmc_runtime.kernels.cpu.processor import multiplies
 
 SHAPES = ((4096, 4096), (13696, 4096), (4096, 13696))
 DTYPES = (torch.bfloat16, torch.float32, torch.float16)

@@ -13,7 +13,7 @@ import torch
 from glmc.lowering.target import Emitter, Op, Rule, Value, fixed
 from glmc.lowering.values import flat
 from glmc_runtime.format.extent import Extent
-from glmc_runtime.kernels.cpu.wide_attention import multiplies
+from glmc_runtime.kernels.cpu.processor import multiplies
 
 FLOAT = torch.float32
 Scratch = dict[str, Any]

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from glmc_runtime.errors import PlanError
-from glmc_runtime.kernels.cpu.wide_attention import multiplies
+from glmc_runtime.kernels.cpu.processor import multiplies
 from glmc_runtime.kernels.traced import find_traced_binder
 
 HEADS, KV_HEADS, HEAD_DIM, LENGTH = 4, 2, 16, 9

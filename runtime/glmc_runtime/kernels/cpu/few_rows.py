@@ -9,7 +9,6 @@ four. At 24 rows these still take 0.6 to 0.7 of torch's time in bfloat16; in flo
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ from glmc_runtime.errors import PlanError
 from glmc_runtime.kernels import Thunk
 from glmc_runtime.kernels.cpu.decode_library import serves
 from glmc_runtime.kernels.cpu.native_call import NativeCall
-from glmc_runtime.kernels.cpu.wide_attention import multiplies
+from glmc_runtime.kernels.cpu.processor import multiplies, multiplies_tiles
 
 FEW_ROWS = 24
 """Beyond it a product is bound by arithmetic, and torch's is the faster one where the processor has
@@ -34,14 +33,6 @@ def prefers_few_rows(rows: int, weight: torch.Tensor) -> bool:
     most = FEW_ROWS_BESIDE_TILES if tiles else FEW_ROWS
     few = rows <= most or not multiplies(weight.dtype)
     return few and serves(weight)
-
-
-@cache
-def multiplies_tiles() -> bool:
-    """Whether the processor has AMX and the system lets a process use it; a torch that can't say is
-    taken not to use it."""
-    supported = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return supported is not None and bool(supported())
 
 
 def few_rows_product(

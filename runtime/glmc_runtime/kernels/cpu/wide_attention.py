@@ -15,18 +15,6 @@ from glmc_runtime.kernels import Thunk
 from glmc_runtime.kernels.checks import in_order, require_dtype, require_shape
 
 
-def multiplies(dtype: torch.dtype) -> bool:
-    """Whether this processor has products of ``dtype`` that oneDNN uses."""
-    if dtype not in (torch.bfloat16, torch.float16):
-        return True
-    if not torch.backends.mkldnn.is_available():
-        return False
-    narrow = torch.ops.mkldnn
-    if dtype == torch.bfloat16:
-        return bool(narrow._is_mkldnn_bf16_supported())
-    return bool(narrow._is_mkldnn_fp16_supported())
-
-
 def wide_attention(arguments: dict[str, Any], mask: torch.Tensor | None, scale: float) -> Thunk:
     """As ``cpu.masked_attention`` for one token; nothing but the result is rounded.
 
