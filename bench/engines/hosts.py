@@ -10,28 +10,21 @@ from typing import Any
 import torch
 from torch import nn
 
+from bench.spread import BIAS, draw
 from glmc_runtime.format.phases import DECODE
 
 _CALLS = ("forward", "compute_logits")
-BIAS = 0.001
-"""Standard deviation of biases. Those of the values add the same vector to every token: at 0.02, as
-weights have it, they outweigh the tokens of a long context that was prefilled, and all sequences
-choose the same experts."""
 _times: dict[str, list[float]] = {}
 _steps: list[tuple[int, int, int, Any, Any]] = []
 
 
-def spread(model: nn.Module) -> int:
-    """Weights of a useful spread in place of an engine's dummies, which lie within 0.001."""
+def spread(model: nn.Module, bias: float = BIAS) -> int:
+    """Weights of a useful spread in place of an engine's dummies, all of which are within 0.001."""
     parameters = [(name, each) for name, each in model.named_parameters() if each.numel()]
     for number, (name, each) in enumerate(parameters):
         generator = torch.Generator(each.device).manual_seed(number)
-        if "norm" in name:
-            each.data.fill_(1.0)
-        elif name.endswith(".bias"):
-            each.data.normal_(0.0, BIAS, generator=generator)
-        elif each.is_floating_point():
-            each.data.normal_(0.0, 0.02, generator=generator)
+        if each.is_floating_point():
+            draw(name, each.data, generator, bias)
     return sum(each.numel() for _, each in parameters)
 
 

@@ -17,9 +17,9 @@ import torch
 import transformers
 
 import glmc_runtime
-from bench.engines.hosts import BIAS
 from bench.gpu.gpu_timing import GIB, allocated
 from bench.models import BenchModel
+from bench.spread import BIAS, CORRECTION, draw
 from glmc.compiled import Compiled, FrontEnd
 from glmc.compiler import back_end, front_end, write_compiled
 from glmc.config import CompileOptions
@@ -107,12 +107,8 @@ def load_over(path: Path, weights: Mapping[str, torch.Tensor] | None, **more: An
     return glmc_runtime.load(path, verify_hashes=False, weights=weights, **more)
 
 
-def random_model(config: Any, device: torch.device, seed: int = 0) -> Any:
-    """The stock model with normal weights, made where they stay; norms are ones.
-
-    The router's correction bias is small beside the spread of its scores, so experts are chosen
-    about evenly.
-    """
+def random_model(config: Any, device: torch.device, bias: float = BIAS, seed: int = 0) -> Any:
+    """The stock model with weights of the spread of :mod:`bench.spread`, made where they stay."""
     with torch.device("meta"):
         model = transformers.AutoModelForCausalLM.from_config(
             config, dtype=torch.bfloat16, attn_implementation="sdpa"
@@ -122,15 +118,10 @@ def random_model(config: Any, device: torch.device, seed: int = 0) -> Any:
     model.model.rotary_emb = type(rotary)(config).to(device)
     generator = torch.Generator(device).manual_seed(seed)
     for name, tensor in model.named_parameters():
-        if name.endswith("norm.weight"):
-            tensor.data.fill_(1.0)
-        elif name.endswith(".bias"):
-            tensor.data.normal_(0.0, BIAS, generator=generator)
-        else:
-            tensor.data.normal_(0.0, 0.02, generator=generator)
+        draw(name, tensor.data, generator, bias)
     for name, tensor in model.named_buffers():
-        if name.endswith("e_score_correction_bias"):
-            tensor.normal_(0.0, 0.01, generator=generator)
+        if name.endswith(CORRECTION):
+            draw(name, tensor, generator, bias)
     return model
 
 

@@ -9,17 +9,22 @@ import pytest
 import torch
 from torch import nn
 
-from bench.engines.hosts import BIAS, spread
+from bench.engines.hosts import spread
 from bench.gpu.gpu_models import random_model
 from bench.models import gpu_model
+from bench.spread import BIAS
 from glmc.presets.catalog import load_config
 
 
-class Attention(nn.Module):
+class Layer(nn.Module):
+    """Names as vLLM has them: the correction of a router is a parameter."""
+
     def __init__(self) -> None:
         super().__init__()
         self.qkv_proj = nn.Linear(64, 512)
         self.norm = nn.LayerNorm(64, bias=False)
+        self.gate = nn.Linear(64, 512, bias=False)
+        self.gate.e_score_correction_bias = nn.Parameter(torch.empty(512))
 
 
 def stds(model: nn.Module, end: str) -> list[float]:
@@ -28,10 +33,11 @@ def stds(model: nn.Module, end: str) -> list[float]:
 
 
 def test_an_engines_biases_are_small() -> None:
-    model = Attention()
-    assert spread(model) == 64 * 512 + 512 + 64
+    model = Layer()
+    assert spread(model) == 2 * (64 * 512 + 512) + 64
     assert stds(model, "qkv_proj.bias") == pytest.approx([BIAS], rel=0.2)
     assert stds(model, "qkv_proj.weight") == pytest.approx([0.02], rel=0.05)
+    assert stds(model, "gate.e_score_correction_bias") == pytest.approx([0.01], rel=0.1)
     assert torch.equal(model.norm.weight, torch.ones(64))
 
 
