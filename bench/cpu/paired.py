@@ -13,7 +13,7 @@ from bench.processes import Running
 
 @dataclass(frozen=True)
 class Middle:
-    """Median and quartiles."""
+    """Median and quartiles; of fewer than four values the least and the largest."""
 
     median: float
     low: float
@@ -21,8 +21,8 @@ class Middle:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Middle:
-        if len(values) == 1:
-            return cls(values[0], values[0], values[0])
+        if len(values) < 4:
+            return cls(median(values), min(values), max(values))
         low, middle, high = quantiles(values, n=4, method="inclusive")
         return cls(middle, low, high)
 

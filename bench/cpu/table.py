@@ -20,7 +20,7 @@ def speeds(
 ) -> Table:
     """Tokens a second, how many times as fast ``base`` is, and the share of a plain read."""
     table = Table(title=title)
-    columns = ("work", "", "tokens/s", "quartiles", f"{base} / it", "quartiles", "of read", "GB/s")
+    columns = ("work", "", "tokens/s", "spread", f"{base} / it", "spread", "of read", "GB/s")
     for column in columns:
         table.add_column(column, justify="right")
     for each in found:

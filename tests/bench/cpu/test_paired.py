@@ -83,5 +83,7 @@ def test_ratios_are_those_of_the_same_round() -> None:
     found = Measured(DECODE, {"it": [2.0, 4.0, 20.0], "base": [1.0, 2.0, 10.0]}, [8.0, 4.0, 0.8])
     assert found.ratios("it", "base") == Middle(2, 2, 2)
     assert found.share("base", 4.0) == pytest.approx(0.5)  # of the read of the same round
-    assert found.rates("base") == Middle(1.0, 0.6, 1.5)
+    assert found.rates("base") == Middle(1.0, 0.2, 2.0)
     assert Middle.of([3.0]) == Middle(3, 3, 3)
+    assert Middle.of([4.0, 1.0, 3.0]) == Middle(3, 1, 4)
+    assert Middle.of([4.0, 1.0, 3.0, 2.0]) == Middle(2.5, 1.75, 3.25)

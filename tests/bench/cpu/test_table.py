@@ -33,8 +33,8 @@ def test_speeds_have_ratios_to_the_base_and_the_share_of_a_read(dtype: str, shar
     decode = Measured(decode.work, decode.seconds, [2 * STEP, STEP])
     prefill = Measured(Work("prefill", 8, 1), {"eager": [2.0]}, [1e9])
     eager, glmc, alone = lines(speeds(MODEL, [decode, prefill], "glmc", dtype, "title"))
-    assert eager[:6] == ["decode 1", "eager", "0.4", "0.3 to 0.4", "2.00", "2.00 to 2.00"]
-    assert glmc[:7] == ["", "glmc", "0.8", "0.6 to 0.9", "", "", share]
+    assert eager[:6] == ["decode 1", "eager", "0.4", "0.2 to 0.5", "2.00", "2.00 to 2.00"]
+    assert glmc[:7] == ["", "glmc", "0.8", "0.5 to 1.0", "", "", share]
     assert alone[:3] == ["prefill 8", "eager", "4.0"] and alone[4:7] == ["", "", ""]
     assert alone[7] == "1.0 (1.0 to 1.0)"
 
