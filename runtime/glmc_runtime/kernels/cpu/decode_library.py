@@ -19,8 +19,6 @@ KINDS = {torch.float32: 0, torch.bfloat16: 1}
 _WITHOUT = (
     "a step on this processor is left to torch's own kernels, which are slower for few tokens"
 )
-NO_MEMORY, BEYOND, UNKNOWN = 1, 2, 3
-"""Why a call failed: no memory for its work space, or an index beyond what it counts."""
 
 
 class Counts(NamedTuple):

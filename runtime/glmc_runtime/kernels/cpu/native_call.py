@@ -14,14 +14,8 @@ import torch
 
 from glmc_runtime.kernels import Thunk
 from glmc_runtime.kernels.cpu import decode_library
-from glmc_runtime.kernels.cpu.decode_library import (
-    BEYOND,
-    FUNCTIONS,
-    KINDS,
-    NO_MEMORY,
-    UNKNOWN,
-    Record,
-)
+from glmc_runtime.kernels.cpu.decode_library import FUNCTIONS, KINDS, Record
+from glmc_runtime.kernels.cpu.status import failure
 from glmc_runtime.kernels.merging import Mergeable, Merged
 
 _NUMBERS = {name: number for number, name in enumerate(FUNCTIONS)}
@@ -66,9 +60,9 @@ class _CallList:
             self._point()
         records, failed = self._places
         count, threads = len(self._records), torch.get_num_threads()
-        reason = self._library.run_calls(records, count, threads, failed)
-        if reason:
-            self._raise(reason)
+        status = self._library.run_calls(records, count, threads, failed)
+        if status:
+            raise failure(self._calls[self._failed.value].function, status)
 
     @property
     def failed(self) -> int | None:
@@ -84,15 +78,6 @@ class _CallList:
                     of_storage.setdefault(tensor.untyped_storage()._cdata, tensor)
         self._watched = list(of_storage.values())
         self._addresses = [tensor.data_ptr() for tensor in self._watched]
-
-    def _raise(self, reason: int) -> None:
-        name = self._calls[self._failed.value].function
-        if reason == NO_MEMORY:
-            raise MemoryError(f"no memory for the work space of {name}")
-        if reason == BEYOND:
-            raise IndexError(f"an index of {name} is beyond what it counts")
-        assert reason == UNKNOWN, reason
-        raise RuntimeError(f"{name} is no function of this library")
 
 
 class NativeCall(Mergeable):

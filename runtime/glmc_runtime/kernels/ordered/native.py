@@ -16,17 +16,18 @@ import torch
 from glmc_runtime.errors import GuardError, PlanError
 from glmc_runtime.kernels import Thunk
 from glmc_runtime.kernels.cpu.compiled import NoLibraryError, required
+from glmc_runtime.kernels.cpu.status import failure
 
 KINDS = {torch.float32: 0, torch.bfloat16: 1}
 SEGMENTS = (1, 2, 4, 8)
 _POINTER, _LONG, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_long, ctypes.c_int, ctypes.c_float
 _SIGNATURES: dict[str, tuple[Any, ...]] = {
-    "ordered_product": (*[_POINTER] * 4, *[_LONG] * 5, *[_POINTER] * 2, *[_INT] * 4),
+    "ordered_product": (*[_POINTER] * 4, *[_LONG] * 6, *[_POINTER] * 2, *[_INT] * 4),
     "ordered_norm": (*[_POINTER] * 3, *[_LONG] * 5, _FLOAT, _INT, _INT),
     "ordered_gated": (*[_POINTER] * 3, *[_LONG] * 3, _INT, _INT),
     "ordered_sigmoid": (_POINTER, _LONG),
     "ordered_combine": (*[_POINTER] * 3, *[_LONG] * 4, *[_INT] * 3),
-    "ordered_attention": (*[_POINTER] * 7, *[_LONG] * 9, _FLOAT, _INT, _INT),
+    "ordered_attention": (*[_POINTER] * 7, *[_LONG] * 11, _FLOAT, _INT, _INT),
 }
 
 
@@ -49,12 +50,13 @@ def _library() -> ctypes.CDLL:
 
 def function(name: str) -> Callable[..., None]:
     """A function of the library; raises GuardError where there can't be one. What it returns
-    raises MemoryError when there is no memory."""
+    raises MemoryError, and IndexError for an index beyond what it counts."""
     call = getattr(_library(), name)
 
     def run(*arguments: Any) -> None:
-        if call(*arguments):
-            raise MemoryError(f"no memory for the work space of {name}")
+        status = call(*arguments)
+        if status:
+            raise failure(name, status)
 
     return run
 
@@ -119,7 +121,8 @@ def product(
             f"{segments} segments of {length}",
         )
     run = function("ordered_product")
-    sizes, kinds = (rows, size, depth, segments, length), (kind, out_kind, int(apart))
+    sizes = (rows, size, depth, segments, length, out.shape[0])
+    kinds = (kind, out_kind, int(apart))
 
     def thunk() -> None:
         run(
@@ -225,12 +228,13 @@ def attention(
 ) -> Thunk:
     """Causal attention over caches [blocks, block_size, kv_heads, head_dim] of any strides but the
     last. query and out [tokens, q_heads, head_dim]; tables int32 [sequences, blocks]; the queries
-    ``starts[s]:starts[s + 1]`` are the last of the ``lengths[s]`` tokens of a sequence."""
+    ``starts[s]:starts[s + 1]`` are the last of the ``lengths[s]`` tokens of a sequence. What has no
+    place in query, tables or caches raises IndexError in the step."""
     kind, run = kind_of("query", query), function("ordered_attention")
     keys, values = caches
-    sequences, table = tables.shape
+    (tokens, q_heads, head_dim), (blocks, block_size, kv_heads) = query.shape, keys.shape[:3]
     sizes = (
-        *(sequences, table, query.shape[1], keys.shape[2], query.shape[2], keys.shape[1]),
+        *(tokens, *tables.shape, blocks, q_heads, kv_heads, head_dim, block_size),
         *keys.stride()[:3],
         scale,
         kind,

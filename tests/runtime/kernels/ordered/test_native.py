@@ -178,6 +178,77 @@ def test_slots_are_added_in_their_order(segments: int) -> None:
     assert torch.equal(out, parts[0])
 
 
+@pytest.mark.parametrize("place", [-1, 4])
+def test_a_row_to_add_to_that_is_not_there_is_an_error(place: int) -> None:
+    x, weight, out = random(2, 8), random(5, 8), torch.zeros(4, 1, 5)
+    added_to = torch.tensor([0, place]), torch.ones(2)
+    thunk = native.product(x, weight, out, apart=True, added_to=added_to)
+    with pytest.raises(IndexError, match="ordered_product"):
+        thunk()
+    assert not out.any()
+
+
+def attention_arguments() -> dict[str, Tensor]:
+    """Two sequences, of 6 and 2 tokens in blocks of 4, of which 3 and 1 are new; NaN where nobody
+    may look."""
+    caches = nan(2, 5, 4, 1, 8)
+    tokens = random(2, 8, 1, 8)
+    caches[:, 3], caches[:, 1, :2], caches[:, 4, :2] = tokens[:, :4], tokens[:, 4:6], tokens[:, 6:]
+    return {
+        "query": random(5, 2, 8),
+        "keys": caches[0],
+        "values": caches[1],
+        "tables": torch.tensor([[3, 1], [4, -7]], dtype=torch.int32),
+        "starts": torch.tensor([0, 3, 4], dtype=torch.int32),
+        "lengths": torch.tensor([6, 2], dtype=torch.int32),
+        "out": nan(5, 2, 8),
+    }
+
+
+def attention(given: dict[str, Tensor]) -> None:
+    caches = given["keys"], given["values"]
+    others = (given[name] for name in ("tables", "starts", "lengths"))
+    native.attention(given["query"], caches, *others, 0.5, given["out"])()
+
+
+def test_attention_reads_no_more_of_a_table_than_tokens_ask_for() -> None:
+    given = attention_arguments()
+    attention(given)
+    assert given["out"][:4].isfinite().all() and given["out"][4].isnan().all()
+
+
+BEYOND = [
+    ("tables", 0, 5),
+    ("tables", 1, -1),
+    ("tables", 2, 1 << 30),
+    ("lengths", 0, 9),
+    ("lengths", 0, 2),
+    ("lengths", 1, 0),
+    ("lengths", 1, -5),
+    ("starts", 0, 1),
+    ("starts", 0, -1),
+    ("starts", 1, 5),
+    ("starts", 2, 6),
+]
+
+
+@pytest.mark.parametrize(("name", "place", "value"), BEYOND)
+def test_what_attention_would_read_elsewhere_is_an_error(name: str, place: int, value: int) -> None:
+    given = attention_arguments()
+    given[name].view(-1)[place] = value
+    with pytest.raises(IndexError, match="an index of ordered_attention is beyond what it counts"):
+        attention(given)
+    assert given["out"].isnan().all()
+
+
+def test_a_sequence_without_queries_may_say_anything() -> None:
+    """Padding of a prefill."""
+    given = attention_arguments()
+    given["starts"][2], given["lengths"][1], given["tables"][1, 0] = 3, 10_000, -1
+    attention(given)
+    assert given["out"][:3].isfinite().all() and given["out"][3:].isnan().all()
+
+
 REFUSED: dict[str, dict[str, Any]] = {
     "another dtype": {"x": torch.zeros(2, 32, dtype=torch.float16)},
     "another k": {"weight": torch.zeros(3, 16)},

@@ -5,7 +5,8 @@
    one multiply-add that rounds once; the lanes are joined by one tree. This file is compiled without contraction, so
    that each operation is what is written here: vectors and the plain loop give the same bits.
 
-   ``kind`` is 0 for float32 and 1 for bfloat16. Functions return 0, or 1 where there is no memory. */
+   ``kind`` is 0 for float32 and 1 for bfloat16. Functions return 0, 1 where there is no memory, or 2
+   where an index is beyond what it counts. */
 
 #include <math.h>
 #include <stdlib.h>
@@ -203,10 +204,13 @@ INLINE int product_of(const void *x, Product *p, long rows, int threads, const i
    k is cut into ``segments`` (1, 2, 4 or 8) of ``length``, of which the last may be short or empty:
    each is a sum of its own, and they are joined by the tree of neighbours. ``apart`` leaves them as
    they are, float32 [rows, segments, n]; with ``places`` row r of them, times scales[r], is added to
-   row places[r] of out, where no place is twice. ``out_kind`` is that of out. */
+   row places[r] of the ``out_rows`` of out, where no place is twice. ``out_kind`` is that of out. */
 int ordered_product(const void *x, const void *weight, const void *bias, void *out, long rows,
-                    long n, long k, long segments, long length, const int64_t *places,
-                    const float *scales, int kind, int out_kind, int apart, int threads) {
+                    long n, long k, long segments, long length, long out_rows,
+                    const int64_t *places, const float *scales, int kind, int out_kind, int apart,
+                    int threads) {
+    for (long row = 0; places && row < rows; row++)
+        if (places[row] < 0 || places[row] >= out_rows) return 2;
     Product p = {.weight = weight, .bias = bias, .out = out, .n = n, .k = k, .length = length,
                  .segments = segments, .out_kind = apart ? 0 : out_kind, .apart = apart,
                  .places = places, .scales = scales};
@@ -375,21 +379,39 @@ INLINE void attend(const Attention *a, long sequence, long token, long head, lon
             store(a->out, first + one * size + at, sums[one * padded + at], kind);
 }
 
-/* Causal attention over the paged caches. query and out [tokens, q_heads, head_dim]; the queries
-   starts[s]:starts[s + 1] are the last tokens of the lengths[s] of sequence s. */
+/* Whether an index is beyond what it counts: a query of no token, a token of no block. Each sequence
+   has at least as many tokens as queries; of one without queries nothing is read. */
+INLINE int is_beyond(const Attention *a, long tokens, long blocks) {
+    if (a->starts[0] != 0 || a->starts[a->sequences] > tokens) return 1;
+    for (long one = 0; one < a->sequences; one++) {
+        const long queries = (long)a->starts[one + 1] - a->starts[one], length = a->lengths[one];
+        if (queries == 0) continue;
+        if (queries < 0 || length < queries || length > a->table * a->block_size) return 1;
+        for (long at = 0; at * a->block_size < length; at++) {
+            const int32_t block = a->tables[one * a->table + at];
+            if (block < 0 || block >= blocks) return 1;
+        }
+    }
+    return 0;
+}
+
+/* Causal attention over the paged caches, of ``blocks`` blocks. query and out [all_tokens, q_heads,
+   head_dim]; the queries starts[s]:starts[s + 1] are the last tokens of the lengths[s] of sequence s. */
 int ordered_attention(const void *query, const void *keys, const void *values, void *out,
                       const int32_t *tables, const int32_t *starts, const int32_t *lengths,
-                      long sequences, long table, long q_heads, long kv_heads, long head_dim,
-                      long block_size, long by_block, long by_token, long by_head, float scale,
-                      int kind, int threads) {
+                      long all_tokens, long sequences, long table, long blocks, long q_heads,
+                      long kv_heads, long head_dim, long block_size, long by_block, long by_token,
+                      long by_head, float scale, int kind, int threads) {
     const Attention a = {query, keys, values, out, tables, starts, lengths, sequences, table,
                          q_heads, kv_heads, head_dim, block_size, by_block, by_token, by_head, scale};
+    if (is_beyond(&a, all_tokens, blocks)) return 2;
     const long tokens = starts[sequences], group = q_heads / kv_heads;
     const long padded = (head_dim + LANES - 1) / LANES * LANES;
     long longest = 0, keys_read = 0;
     for (long one = 0; one < sequences; one++) {
-        if (lengths[one] > longest) longest = lengths[one];
-        keys_read += (starts[one + 1] - starts[one]) * (long)lengths[one];
+        const long queries = starts[one + 1] - starts[one];
+        if (queries && lengths[one] > longest) longest = lengths[one];
+        keys_read += queries * lengths[one];
     }
     if (tokens == 0) return 0;
     int32_t *owner = malloc((size_t)tokens * sizeof(int32_t));
@@ -408,7 +430,7 @@ int ordered_attention(const void *query, const void *keys, const void *values, v
         for (long item = 0; item < tokens * kv_heads; item++) {
             const long token = item / kv_heads, head = item % kv_heads, sequence = owner[token];
             const long visible = lengths[sequence] - (starts[sequence + 1] - 1 - token);
-            if (!work || visible < 1) continue;
+            if (!work) continue;
             if (kind) attend(&a, sequence, token, head, visible, work, 1);
             else attend(&a, sequence, token, head, visible, work, 0);
         }
