@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 
 from glmc_runtime.kernels import find_binder
 from glmc_runtime.kernels.cpu import decode_library
+from glmc_runtime.kernels.cpu.compiled import NoLibraryError, required
 from glmc_runtime.kernels.cpu.decode_library import KINDS
 from tests.runtime.counting import FreshStorage
 
@@ -40,6 +42,15 @@ IN_C = frozenset(
 def by_torch_alone(name: str, dtype: torch.dtype) -> bool:
     """Whether no kernel in C serves ``cpu.<name>`` here."""
     return name not in IN_C or dtype not in KINDS or decode_library._library() is None
+
+
+def require_compiler(name: str) -> None:
+    """Skip the test where the kernel ``name`` can't be built; only the ordered ones need to be."""
+    if name.startswith("ordered"):
+        try:
+            required("ordered")
+        except NoLibraryError as reason:
+            pytest.skip(str(reason))
 
 
 def run(

@@ -286,6 +286,12 @@ def test_runs_are_maximal_and_shared() -> None:
     assert runs.current() is runs.current()
 
 
+def test_no_run_begins_before_the_cache() -> None:
+    with pytest.raises(IndexError, match="negative"):
+        find_runs([3, -1], 5, BLOCK)
+    assert find_runs([3, -1], 4, BLOCK) == ((12, 4),)
+
+
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("tables", [CONTIGUOUS, SCATTERED])
 @pytest.mark.parametrize(("new", "cached"), [([5, 3], [0, 0]), ([1, 4], [8, 5]), ([3, 0], [2, 0])])

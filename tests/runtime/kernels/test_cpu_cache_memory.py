@@ -9,7 +9,7 @@ import torch
 
 from glmc_runtime.errors import PlanError
 from glmc_runtime.kernels import find_binder
-from glmc_runtime.kernels.cpu.cache_memory import blocks_follow
+from glmc_runtime.kernels.cpu.cache_memory import blocks_follow, write_slots
 from tests.runtime.kernels.cache_layouts import LAYOUTS
 from tests.runtime.kernels.harness import nan, random
 from tests.runtime.kernels.test_cpu_attention import (
@@ -77,6 +77,15 @@ def test_keys_and_values_are_written_to_their_slots(layout: str, dtype: torch.dt
     before = arguments["key_cache"].clone()
     same("qkv_rope_cache", arguments, layout, "query", "key_cache", "value_cache")
     assert not torch.equal(arguments["key_cache"], before)
+
+
+@EACH_LAYOUT
+@pytest.mark.parametrize("slot", [-1, 8 * BLOCK])
+def test_a_slot_that_a_cache_does_not_have_is_an_error(layout: str, slot: int) -> None:
+    cache, _ = LAYOUTS[layout](8, BLOCK, 2, HEAD, torch.float32)
+    with pytest.raises(IndexError):
+        write_slots(cache, torch.tensor([slot]), random(1, 2, HEAD))()
+    assert not cache.any()
 
 
 @EACH_LAYOUT

@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from glmc_runtime.errors import PlanError
 from glmc_runtime.kernels import find_binder
 from glmc_runtime.kernels.cpu import decode_library, few_rows, moe_ffn
+from glmc_runtime.kernels.cpu.few_rows import FEW_TOKENS
 from glmc_runtime.kernels.cpu.moe_gate import shared_router
-from tests.runtime.kernels.harness import FLOATS, close, nan, random, run
+from tests.runtime.kernels.harness import FLOATS, close, nan, random, require_compiler, run
 
 HIDDEN, EXPERTS, TOP_K, WIDTH = 24, 16, 4, 12
 
@@ -202,8 +203,21 @@ def test_experts_follow_ids_between_calls() -> None:
         close(arguments["out"], experts(*inputs))
 
 
-def test_an_expert_that_does_not_exist_is_an_error() -> None:
-    arguments = ffn_arguments(2, torch.float32, torch.full((2, 1), EXPERTS))
+@pytest.mark.parametrize("name", ["cpu.moe_ffn", "ordered.moe_ffn"])
+@pytest.mark.parametrize("tokens", [2, FEW_TOKENS + 1])
+@pytest.mark.parametrize("expert", [EXPERTS, -1])
+def test_an_expert_that_does_not_exist_is_an_error(name: str, tokens: int, expert: int) -> None:
+    require_compiler(name)
+    ids = torch.zeros(tokens, 1, dtype=torch.int64)
+    ids[-1] = expert
+    with pytest.raises(IndexError):
+        find_binder(name)(ffn_arguments(tokens, torch.float32, ids))()
+
+
+@pytest.mark.usefixtures("by_torch")
+@pytest.mark.parametrize("tokens", [1, 2])
+def test_it_is_one_by_torch_too(tokens: int) -> None:
+    arguments = ffn_arguments(tokens, torch.float32, torch.full((tokens, 1), -1))
     with pytest.raises(IndexError):
         find_binder("cpu.moe_ffn")(arguments)()
 

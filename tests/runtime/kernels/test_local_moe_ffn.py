@@ -11,8 +11,7 @@ from glmc.ir.ops.moe import local_moe_ffn, moe_ffn
 from glmc_runtime.errors import PlanError
 from glmc_runtime.kernels import find_binder
 from glmc_runtime.kernels.cpu import decode_library
-from glmc_runtime.kernels.cpu.compiled import NoLibraryError, required
-from tests.runtime.kernels.harness import FLOATS, close, nan, random, run
+from tests.runtime.kernels.harness import FLOATS, close, nan, random, require_compiler, run
 
 HIDDEN, EXPERTS, ALL, TOP_K, WIDTH = 24, 6, 16, 4, 12
 OPERANDS = ("x", "weights", "ids", "gate_up", "down", "first")
@@ -80,7 +79,7 @@ def test_experts(
 @pytest.mark.parametrize("name", ["cpu.local_moe_ffn", "ordered.local_moe_ffn"])
 @pytest.mark.parametrize("tokens", [0, 1, 5])
 def test_a_call_follows_ids_and_place_between_runs(name: str, tokens: int) -> None:
-    _needs_a_compiler(name)
+    require_compiler(name)
     given = arguments(choices("random", 5)[:tokens], torch.float32)
     thunk = find_binder(name)(given)
     thunk()
@@ -95,7 +94,7 @@ def test_a_call_follows_ids_and_place_between_runs(name: str, tokens: int) -> No
 @pytest.mark.parametrize("kind", KINDS)
 def test_ordered_experts_have_the_same_bits_in_any_company(kind: str) -> None:
     name = "ordered.local_moe_ffn"
-    _needs_a_compiler(name)
+    require_compiler(name)
     many = arguments(choices(kind, 19), torch.float32)
     find_binder(name)(many)()
     check(many)
@@ -109,7 +108,7 @@ def test_ordered_experts_have_the_same_bits_in_any_company(kind: str) -> None:
 
 @pytest.mark.parametrize("name", ["cpu.local_moe_ffn", "ordered.local_moe_ffn"])
 def test_ranks_together_are_the_whole(name: str) -> None:
-    _needs_a_compiler(name)
+    require_compiler(name)
     ids = choices("random", 9) % (2 * EXPERTS)
     parts, weights = [], []
     for rank in range(2):
@@ -137,11 +136,3 @@ def test_ranks_together_are_the_whole(name: str) -> None:
 def test_what_does_not_fit_is_refused(name: str, change: dict[str, Any], message: str) -> None:
     with pytest.raises(PlanError, match=message):
         find_binder(name)(arguments(choices("random", 3), torch.float32) | change)
-
-
-def _needs_a_compiler(name: str) -> None:
-    if name.startswith("ordered"):
-        try:
-            required("ordered")
-        except NoLibraryError as reason:
-            pytest.skip(str(reason))

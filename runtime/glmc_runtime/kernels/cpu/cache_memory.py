@@ -67,13 +67,16 @@ def slots_by_head(cache: torch.Tensor) -> list[Slots]:
 
 
 def write_slots(cache: torch.Tensor, slots: torch.Tensor, source: torch.Tensor) -> Thunk:
-    """Write ``source`` [tokens, kv_heads, head_dim] to the slots int64 [tokens]."""
+    """Write ``source`` [tokens, kv_heads, head_dim] to the slots int64 [tokens]. A slot that the
+    cache does not have raises IndexError in the step."""
     if blocks_follow(cache):
         return partial(cache.view(-1, *cache.shape[2:]).index_copy_, 0, slots, source)
     size = cache.shape[1]
 
     def write() -> None:
         block = torch.div(slots, size, rounding_mode="floor")
+        if slots.shape[0] and int(slots.min()) < 0:  # torch would count it from the end
+            raise IndexError("a slot of the cache is negative")
         cache.index_put_((block, slots - block * size), source)
 
     return write

@@ -52,7 +52,7 @@ class ExpertLinear:
         return bound
 
     def _make(self, expert: int, start: int, count: int) -> Thunk:
-        weight = self.weights[expert]
+        weight = weight_of(self.weights, expert)
         if prefers_few_rows(count, weight):
             out = self.out.narrow(0, start, count)
             return few_rows_product(self._x(start, count), weight, None, out)
@@ -73,6 +73,13 @@ class ExpertLinear:
     def _x(self, start: int, count: int) -> torch.Tensor:
         # A source of one row stands for all rows: the only token of the step.
         return self.x if self.x.shape[0] == 1 else self.x.narrow(0, start, count)
+
+
+def weight_of(weights: tuple[torch.Tensor, ...], expert: int) -> torch.Tensor:
+    """The weight of an expert; raises IndexError for a number that counts none."""
+    if expert < 0:  # which Python would count from the end
+        raise IndexError(f"there is no expert {expert}")
+    return weights[expert]
 
 
 def groups_of(ids: list[int]) -> list[Group]:

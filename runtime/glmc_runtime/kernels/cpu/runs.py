@@ -18,10 +18,13 @@ def find_runs(
     blocks: list[int], length: int, block_size: int, follow: bool = True
 ) -> tuple[Run, ...]:
     """The runs that hold the first ``length`` tokens of a sequence with these blocks. ``follow``
-    says that blocks follow each other in memory; else each is a run of its own."""
+    says that blocks follow each other in memory; else each is a run of its own. Raises IndexError
+    for a negative block, which torch would count from the end."""
     runs: list[Run] = []
     for position in range(0, length, block_size):
         start = blocks[position // block_size] * block_size
+        if start < 0:
+            raise IndexError("a block of a sequence is negative")
         count = min(block_size, length - position)
         if follow and runs and sum(runs[-1]) == start:
             runs[-1] = (runs[-1][0], runs[-1][1] + count)

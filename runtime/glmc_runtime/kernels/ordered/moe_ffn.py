@@ -10,7 +10,7 @@ import torch
 
 from glmc_runtime.kernels import Thunk, register
 from glmc_runtime.kernels.checks import in_order, require_dtype, require_shape
-from glmc_runtime.kernels.cpu.moe_ffn import groups_of
+from glmc_runtime.kernels.cpu.moe_ffn import groups_of, weight_of
 from glmc_runtime.kernels.ordered.native import SEGMENTS, combine, gated, product
 from glmc_runtime.kernels.schema import integer, schema, written
 from glmc_runtime.kernels.shared_schemas import EXPERTS, EXPERTS_ORDER, EXPERTS_ROWS
@@ -158,7 +158,7 @@ class _ExpertProduct:
         thunk()
 
     def _made(self, expert: int, start: int, count: int) -> Thunk:
-        x, weight = self._x.narrow(0, start, count), self._weights[expert]
+        x, weight = self._x.narrow(0, start, count), weight_of(self._weights, expert)
         sums = (self._segments, self._length)
         if self._added_to is None:
             return product(x, weight, self._out.narrow(0, start, count), None, *sums)
