@@ -26,7 +26,7 @@ from glmc_runtime.kernels.cuda.moe.common import (
     Configuration,
     Experts,
     bind_combine,
-    resources,
+    blocks_meta,
     sum_of_pairs,
     varied,
     workspace_views,
@@ -357,40 +357,29 @@ def bind(call: Experts, configuration: Configuration) -> Thunk:
         "BLOCK_M": c["rows"],
     }
     counts = (call.tokens, call.pairs, slots)
-    up_blocks = triton.cdiv(call.widest, c["up_n"])
-    up_grid = (up_blocks * (slots + call.shared),)
     up = (call.x, call.ids, call.gate_up, shared_gate_up, activated, order, ranges, *counts)
     up_meta = {
         **common,
         "PAIRS": max(power_of_two(call.pairs), 2),
-        "BLOCKS": up_blocks,
         "COLUMNS_FIRST": c["up_columns_first"],
-        "BLOCK_N": c["up_n"],
-        "BLOCK_K": c["up_k"],
-        "STAGES": c["up_stages"],
-        **resources(c["up_warps"], c["up_registers"]),
+        **blocks_meta(c, "up", call.widest),
     }
-    down_blocks = triton.cdiv(call.hidden, c["down_n"])
-    down_grid = (down_blocks * (slots + call.shared),)
-    counters = workspace.arrival_counters(device, down_blocks)
     read = (activated, order, ranges, call.weights, call.ids, call.down, shared_down)
-    down = (*read, results, call.out, counters, *counts)
-    block_t = min(power_of_two(call.tokens), 16)
     # How many rows will arrive is known only where each pair has one.
     last_reduces = c["last_reduces"] and not call.is_local
     down_meta = {
         **common,
-        "BLOCKS": down_blocks,
         "COLUMNS_FIRST": c["down_columns_first"],
-        "BLOCK_N": c["down_n"],
-        "BLOCK_K": c["down_k"],
-        "BLOCK_T": block_t,
-        "STAGES": c["down_stages"],
+        "BLOCK_T": min(power_of_two(call.tokens), 16),
         "LAST_REDUCES": last_reduces,
         "PREFETCH": c["prefetch"],
-        **resources(c["down_warps"], c["down_registers"]),
+        **blocks_meta(c, "down", call.hidden),
     }
-
+    counters = workspace.arrival_counters(device, down_meta["BLOCKS"])
+    down = (*read, results, call.out, counters, *counts)
+    up_grid, down_grid = (
+        (meta["BLOCKS"] * (slots + call.shared),) for meta in (up_meta, down_meta)
+    )
     combine = bind_combine(call, results)
 
     def run() -> None:

@@ -155,10 +155,19 @@ def varied(base: Configuration, names: str, *choices: tuple[Any, ...]) -> Iterat
         yield {**base, **dict(zip(names.split(), choice, strict=True))}
 
 
-def resources(warps: int, registers: int) -> dict[str, int]:
-    """What a launch asks of a multiprocessor; ``registers`` a thread, 0: what the compiler takes.
-    Fewer let more programs run side by side."""
-    return {"num_warps": warps, **({"maxnreg": registers} if registers else {})}
+def blocks_meta(c: Configuration, name: str, columns: int) -> dict[str, Any]:
+    """What the launch ``name``, "up" or "down", asks for over so many columns of its output, which
+    are ``BLOCKS``. Registers are of a thread, 0: what the compiler takes; fewer let more programs
+    run side by side."""
+    registers = c.get(f"{name}_registers", 0)
+    return {
+        "BLOCKS": triton.cdiv(columns, c[f"{name}_n"]),
+        "BLOCK_N": c[f"{name}_n"],
+        "BLOCK_K": c[f"{name}_k"],
+        "STAGES": c[f"{name}_stages"],
+        "num_warps": c[f"{name}_warps"],
+        **({"maxnreg": registers} if registers else {}),
+    }
 
 
 def workspace_views(device: torch.device, *parts: tuple[int, torch.dtype]) -> list[torch.Tensor]:

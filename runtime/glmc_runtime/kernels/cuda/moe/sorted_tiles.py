@@ -23,6 +23,7 @@ from glmc_runtime.kernels.cuda.moe.common import (
     Configuration,
     Experts,
     bind_combine,
+    blocks_meta,
     varied,
     workspace_views,
 )
@@ -333,34 +334,25 @@ def bind(call: Experts, configuration: Configuration) -> Thunk:
         "WIDEN": interpreted(),
         "pdl": call.pdl,
     }
-    up_blocks = triton.cdiv(call.widest, c["up_n"])
     up = (call.x, call.gate_up, shared_gate_up, activated, *table)
     up_meta = {
         **common,
         "TOP_K": call.top_k,
-        "BLOCKS": up_blocks,
-        "BLOCK_N": c["up_n"],
-        "BLOCK_K": c["up_k"],
-        "STAGES": c["up_stages"],
         "WEIGHTS_LEFT": c["up_left"],
-        "num_warps": c["up_warps"],
+        **blocks_meta(c, "up", call.widest),
     }
-    down_blocks = triton.cdiv(call.hidden, c["down_n"])
     down = (activated, call.down, shared_down, results, *table)
     down_meta = {
         **common,
-        "BLOCKS": down_blocks,
-        "BLOCK_N": c["down_n"],
-        "BLOCK_K": c["down_k"],
-        "STAGES": c["down_stages"],
         "WEIGHTS_LEFT": c["down_left"],
-        "num_warps": c["down_warps"],
+        **blocks_meta(c, "down", call.hidden),
     }
+    up_grid, down_grid = ((most * meta["BLOCKS"],) for meta in (up_meta, down_meta))
 
     def run() -> None:
         route()
-        launch(sorted_up_kernel, (most * up_blocks,), *up, **up_meta)
-        launch(sorted_down_kernel, (most * down_blocks,), *down, **down_meta)
+        launch(sorted_up_kernel, up_grid, *up, **up_meta)
+        launch(sorted_down_kernel, down_grid, *down, **down_meta)
         combine()
 
     return run

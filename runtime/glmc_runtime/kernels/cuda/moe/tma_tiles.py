@@ -26,6 +26,7 @@ from glmc_runtime.kernels.cuda.moe.common import (
     Configuration,
     Experts,
     bind_combine,
+    blocks_meta,
     varied,
     workspace_views,
 )
@@ -309,14 +310,14 @@ def bind(call: Experts, configuration: Configuration) -> Thunk:
         "pdl": call.pdl,
     }
     shared_gate_up, shared_down = call.shared_weights
-    up_meta, up_blocks = _meta(c, "up", call.widest)
+    up_meta = {**common, "WIDEST": call.widest, **blocks_meta(c, "up", call.widest)}
     up = (
         *_rows(gathered, block_m, c["up_k"]),
         *_weights(call.gate_up, shared_gate_up, c["up_n"], c["up_k"]),
         activated,
         *table,
     )
-    down_meta, down_blocks = _meta(c, "down", call.hidden)
+    down_meta = {**common, **blocks_meta(c, "down", call.hidden)}
     down = (
         *_rows(activated, block_m, c["down_k"]),
         *_weights(call.down, shared_down, c["down_n"], c["down_k"]),
@@ -325,28 +326,16 @@ def bind(call: Experts, configuration: Configuration) -> Thunk:
         *table,
     )
 
+    up_grid, down_grid = ((most * meta["BLOCKS"],) for meta in (up_meta, down_meta))
+
     def run() -> None:
         route()
         launch(gather_kernel, gather_grid, *gather, **gather_meta)
-        grid = (most * up_blocks,)
-        launch(tma_up_kernel, grid, *up, WIDEST=call.widest, **common, **up_meta)
-        launch(tma_down_kernel, (most * down_blocks,), *down, **common, **down_meta)
+        launch(tma_up_kernel, up_grid, *up, **up_meta)
+        launch(tma_down_kernel, down_grid, *down, **down_meta)
         combine()
 
     return run
-
-
-def _meta(c: Configuration, name: str, columns: int) -> tuple[dict[str, Any], int]:
-    """What a launch asks for, and its number of blocks of columns."""
-    blocks = triton.cdiv(columns, c[f"{name}_n"])
-    meta = {
-        "BLOCKS": blocks,
-        "BLOCK_N": c[f"{name}_n"],
-        "BLOCK_K": c[f"{name}_k"],
-        "STAGES": c[f"{name}_stages"],
-        "num_warps": c[f"{name}_warps"],
-    }
-    return meta, blocks
 
 
 def _rows(matrix: torch.Tensor, block_m: int, block_k: int) -> tuple[Any, Any]:
