@@ -22,7 +22,7 @@ from bench.engines.hosts import (
     times_of_calls,
     times_of_steps,
 )
-from bench.engines.work import Traffic, prompts
+from bench.engines.work import Traffic, prompts, unlike_prompts
 
 _WARM = 8  # steps after the last request has begun, which are not counted
 
@@ -102,7 +102,7 @@ class Side:
 
     def first(self, length: int, seed: int) -> dict[str, Any]:
         """Milliseconds from a request to its first token."""
-        (ask,) = prompts(self.vocabulary, seed, 1, length)
+        (ask,) = unlike_prompts(self.vocabulary, seed, [length])
         started = perf_counter()
         self._add(ask, 1)
         while not any(output.outputs for output in self.llm.llm_engine.step()):
@@ -113,12 +113,7 @@ class Side:
 
     def together(self, lengths: list[int], seed: int) -> dict[str, Any]:
         """Milliseconds from requests of these lengths, all at once, to the first token of each."""
-        seeds = range(seed * len(lengths), (seed + 1) * len(lengths))  # none is in the cache
-        ask = [
-            prompt
-            for its, length in zip(seeds, lengths, strict=True)
-            for prompt in prompts(self.vocabulary, its, 1, length)
-        ]
+        ask = unlike_prompts(self.vocabulary, seed, lengths)
         started = perf_counter()
         waiting = {self._add(prompt, 1) for prompt in ask}
         while waiting:

@@ -6,6 +6,7 @@ Numbers are drawn from seeds, so that each side gets the same ones in the same r
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 _FIRST = 100  # ids below are special in some vocabularies
@@ -52,6 +53,17 @@ def prompts(vocabulary: int, seed: int, count: int, length: int) -> list[list[in
     """Prompts that have nothing in common."""
     draw = random.Random(seed)
     return [tokens(draw, vocabulary, length) for _ in range(count)]
+
+
+def unlike_prompts(vocabulary: int, seed: int, lengths: Sequence[int]) -> list[list[int]]:
+    """A prompt of each length, each of a seed of its own: prompts of one seed begin alike, and
+    would be in a cache. Nor has another ``seed`` any of them for as many lengths."""
+    first = seed * len(lengths)
+    return [
+        prompt
+        for place, length in enumerate(lengths)
+        for prompt in prompts(vocabulary, first + place, 1, length)
+    ]
 
 
 def tokens(draw: random.Random, vocabulary: int, count: int) -> list[int]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any
 
-from bench.gpu.beside_table import BESIDE, COLUMNS, bar_of_row, beside_rows
+from bench.gpu.beside_table import BESIDE, COLUMNS, bar_of_row, beside_rows, row_key
 from bench.gpu.gpu_results import load_results
 from bench.gpu.gpu_table import Section, between_marks, markdown
 from bench.gpu.vllm_side import VLLM
@@ -34,8 +34,7 @@ def newest(runs: Iterable[Item]) -> list[Item]:
     for run in runs:
         for item in run["measurements"]:
             if str(item["what"]).startswith(BESIDE):
-                names = ("model", "what", "size", "context", "peer")
-                found[tuple(item.get(name) for name in names)] = item
+                found[(*row_key(item), item["peer"])] = item
     return list(found.values())
 
 
@@ -140,10 +139,11 @@ def _ordered(items: Sequence[Item], key: str) -> list[Item]:
 
 
 def _label(item: Item) -> str:
+    graphs = "" if item.get("prefill_graphs", True) else ", no graphs"
     if item["what"] == BESIDE + "ragged":
-        return f"{item['prompts']} prompts"
+        return f"{item['prompts']} prompts{graphs}"
     if item["what"] == BESIDE + "prefill":
-        return f"first token of {item['size']}"
+        return f"first token of {item['size']}{graphs}"
     context = item.get("context", 0)
     return f"decode {item['size']}" + (f" at {context // 1024} K" if context > 1024 else "")
 

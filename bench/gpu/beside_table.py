@@ -66,8 +66,8 @@ def bar_of_row(item: Item) -> Bar | None:
 def beside_rows(items: Iterable[Item]) -> list[tuple[str, ...]]:
     """A row for each work of each model that both sides did."""
     every = [item for item in items if str(item["what"]).startswith(BESIDE)]
-    peers = {_key(item): item for item in every if item["peer"] == VLLM}
-    ours = [item for item in every if item["peer"] != VLLM and _key(item) in peers]
+    peers = {row_key(item): item for item in every if item["peer"] == VLLM}
+    ours = [item for item in every if item["peer"] != VLLM and row_key(item) in peers]
     order = {key: place for place, key in enumerate(GPU_MODELS)}
     works = ("decode", "prefill", "ragged")
     ours.sort(
@@ -78,11 +78,14 @@ def beside_rows(items: Iterable[Item]) -> list[tuple[str, ...]]:
             item["size"],
         )
     )
-    return [_row(item, peers[_key(item)]) for item in ours]
+    return [_row(item, peers[row_key(item)]) for item in ours]
 
 
-def _key(item: Item) -> tuple[Any, ...]:
-    return item["model"], item["what"], item["size"], item.get("context")
+def row_key(item: Item) -> tuple[Any, ...]:
+    """Which row a measurement of either side is of. One that does not say so had device graphs of
+    prefill, as all had before this could be chosen."""
+    graphs = item.get("prefill_graphs", True)
+    return item["model"], item["what"], item["size"], item.get("context"), graphs
 
 
 def _work(item: Item) -> str:
@@ -100,7 +103,7 @@ def _row(ours: Item, peer: Item) -> tuple[str, ...]:
     }
     return (
         GPU_MODELS[ours["model"]][2],
-        titles[work] + _context(ours),
+        titles[work] + _context(ours) + _graphs(ours),
         f"{peer['ms']:.2f}",
         f"{ours['ms']:.2f}",
         f"**{ratio:.2f}**",
@@ -117,6 +120,10 @@ def _row(ours: Item, peer: Item) -> tuple[str, ...]:
 def _context(item: Item) -> str:
     context = item.get("context")
     return "" if context in (None, 1024) else f", context {context}"
+
+
+def _graphs(item: Item) -> str:
+    return "" if item.get("prefill_graphs", True) else ", no device graphs"
 
 
 def _said(value: float, wanted: float) -> str:

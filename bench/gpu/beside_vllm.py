@@ -13,11 +13,10 @@ from statistics import median
 from time import sleep
 from typing import Any
 
-import torch
-
+from bench.engines.work import unlike_prompts
 from bench.gpu import gpu_ours
 from bench.gpu.gpu_models import Bench
-from bench.gpu.gpu_peers import Plan, random_ids
+from bench.gpu.gpu_peers import Plan
 from bench.gpu.gpu_results import Results, clean
 from bench.gpu.gpu_timing import host_times
 from bench.gpu.vllm_side import LONG_BATCH, VLLM, Sizes, vllm_side
@@ -40,8 +39,9 @@ def beside_vllm(results: Results, bench: Bench, sizes: Sizes, folder: Path) -> N
         max_context=sizes.context + max(*sizes.prefills, 1024),
         kv_tokens=sizes.kv_tokens,
         block_size=32 if results.quick else 128,
-        prefill_graphs=True,  # vLLM has device graphs of as many tokens, too
+        prefill_graphs=sizes.prefill_graphs,
     )
+    results.data["prefill_graphs"] = sizes.prefill_graphs
     log = results.path.with_name(f"{model.key}.vllm.log")
     with vllm_side(model, sizes, folder, log, results.quick) as side:
         results.data.setdefault("vllm_start_s", {})[model.key] = side.start_s
@@ -134,14 +134,16 @@ def _decode(
 def _prefill(
     results: Results, model: BenchModel, session: Session, side: Running, sizes: Sizes, tokens: int
 ) -> None:
+    # Prompts of one seed begin alike: those of another length would be in the cache.
+    of_length = 10_000 * tokens
     rounds = in_turn(
-        lambda _: _first_token(model, session, (tokens,)),
-        # Prompts of one seed begin alike: those of another length would be in the cache.
-        lambda seed: float(side.ask("first", length=tokens, seed=seed + 10_000 * tokens)["ms"]),
+        lambda seed: _first_token(model, session, (tokens,), seed + of_length),
+        lambda seed: float(side.ask("first", length=tokens, seed=seed + of_length)["ms"]),
         sizes.rounds,
     )
     given = {"read": model.weight_bytes(tokens), "operations": model.prefill_operations(tokens)}
-    _keep(results, model, "beside prefill", tokens, rounds, **given)
+    more = {"prefill_graphs": sizes.prefill_graphs}
+    _keep(results, model, "beside prefill", tokens, rounds, **given, **more)
 
 
 def _ragged(
@@ -149,18 +151,20 @@ def _ragged(
 ) -> None:
     lengths = sizes.ragged
     rounds = in_turn(
-        lambda _: _first_token(model, session, lengths),
+        lambda seed: _first_token(model, session, lengths, seed),
         lambda seed: float(side.ask("together", lengths=list(lengths), seed=seed)["ms"]),
         sizes.rounds,
     )
     operations = sum(map(model.prefill_operations, lengths))
     given = {"read": model.weight_bytes(sum(lengths)), "operations": operations}
-    _keep(results, model, "beside ragged", sum(lengths), rounds, prompts=len(lengths), **given)
+    more = {"prompts": len(lengths), "prefill_graphs": sizes.prefill_graphs}
+    _keep(results, model, "beside ragged", sum(lengths), rounds, **given, **more)
 
 
-def _first_token(model: BenchModel, session: Session, lengths: Sequence[int]) -> float:
-    """Milliseconds from prompts to the next token of each, which the host has."""
-    prompts = [random_ids(model, (length,), torch.device("cpu")).tolist() for length in lengths]
+def _first_token(model: BenchModel, session: Session, lengths: Sequence[int], seed: int) -> float:
+    """Milliseconds from prompts, those that vLLM's side has for ``seed``, to the next token of
+    each, which the host has."""
+    prompts = unlike_prompts(int(model.config["vocab_size"]), seed, lengths)
 
     def step() -> None:
         sequences = [session.sequence(ids) for ids in prompts]

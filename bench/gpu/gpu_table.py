@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.gpu.beside_table import COLUMNS, beside_rows
+from bench.gpu.beside_table import COLUMNS, beside_rows, row_key
 from bench.gpu.gpu_results import BARS
 
 Item = dict[str, Any]
@@ -40,9 +40,7 @@ def merged(runs: Iterable[dict[str, Any]]) -> dict[str, dict[tuple[Any, ...], It
     for run in runs:
         newest = by_device.setdefault(run["machine"]["device"], {})
         for item in run["measurements"]:
-            names = ("model", "what", "size", "peer", "stage", "context")
-            key = tuple(item.get(name) for name in names)
-            newest[key] = item
+            newest[(*row_key(item), item["peer"], item.get("stage"))] = item
     return by_device
 
 

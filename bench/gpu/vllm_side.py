@@ -28,7 +28,9 @@ LONG_BATCH = 16  # sequences of each long context
 @dataclass(frozen=True)
 class Sizes:
     """What is measured: decode steps by batch, first tokens by length, ``rounds`` that count;
-    ``longs``: contexts of decode steps of ``LONG_BATCH`` sequences."""
+    ``longs``: contexts of decode steps of ``LONG_BATCH`` sequences; ``prefill_graphs``: whether
+    ours has device graphs of prefill, which are no default of its runtime. They go to 1024 tokens,
+    vLLM's to 512."""
 
     batches: tuple[int, ...]
     prefills: tuple[int, ...]
@@ -38,6 +40,7 @@ class Sizes:
     shortest: int = 100
     longest: int = 1000
     longs: tuple[int, ...] = ()
+    prefill_graphs: bool = True
 
     @property
     def ragged(self) -> tuple[int, ...]:

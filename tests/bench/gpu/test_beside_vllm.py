@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from bench.engines.work import unlike_prompts
 from bench.gpu import h200
+from bench.gpu.beside_doc import newest
 from bench.gpu.beside_table import bar_of, beside_rows
 from bench.gpu.beside_vllm import beside_vllm, in_turn
 from bench.gpu.gpu_models import Bench
 from bench.gpu.gpu_results import Machine, Results
-from bench.gpu.gpu_table import markdown, sections
+from bench.gpu.gpu_table import markdown, merged, sections
 from bench.gpu.vllm_side import LONG_BATCH, RAGGED, SITE, Sizes, lacking
 from bench.models import gpu_model
+from glmc_runtime.generate.session import Session
 
 pytestmark = pytest.mark.usefixtures("shared_captures")
 
@@ -78,7 +82,23 @@ def test_a_model_that_is_measured_beside_vllm_alone_wants_it_as_the_peer(
     assert "4.7: measured beside vLLM only, with --peers vllm" in capsys.readouterr().err
 
 
-def test_all_rows_of_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def prefilled(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """The prompts that sessions of ours are given."""
+    prompts: list[list[int]] = []
+    sequence = Session.sequence
+
+    def kept(self: Session, tokens: list[int]) -> Any:
+        prompts.append(list(tokens))
+        return sequence(self, tokens)
+
+    monkeypatch.setattr(Session, "sequence", kept)
+    return prompts
+
+
+def test_all_rows_of_a_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefilled: list[list[int]]
+) -> None:
     side = Answers(spread=0.0, decode=4.0, first=50.0, together=300.0)
     monkeypatch.setattr("bench.gpu.beside_vllm.vllm_side", lambda *_: side)
     results = Results(tmp_path / "r.json", quick=True)
@@ -109,6 +129,15 @@ def test_all_rows_of_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert all(item["bytes"] == model.weight_bytes(item["size"]) for item in floors)
     lengths = next(given["lengths"] for order, given in side.asked if order == "together")
     assert len(lengths) == RAGGED and all(3 <= length <= 9 for length in lengths)
+    theirs = [
+        prompt
+        for order, given in side.asked
+        if order != "decode"
+        for prompt in unlike_prompts(512, given["seed"], given.get("lengths") or [given["length"]])
+    ]
+    assert len(theirs) == 2 * (2 + RAGGED) and all(prompt in prefilled for prompt in theirs)
+    assert results.data["prefill_graphs"] is True
+    assert all(item["prefill_graphs"] for item in floors)
     assert "Beside vLLM, milliseconds" in markdown(sections([results.data]))
 
 
@@ -151,6 +180,51 @@ def test_a_row_that_misses_its_bar_says_so() -> None:
     (row,) = beside_rows([ours, {**common, "peer": "vllm", "ms": 6.84}])
     assert row[4] == "**1.15**" and row[-4:] == ("1.15", "**missed**", "73%", "met")
     assert beside_rows([ours]) == []
+
+
+def test_a_row_without_device_graphs_is_a_row_of_its_own() -> None:
+    common = {"model": "9b", "what": "beside prefill", "size": 512, "floor_ms": 4.4}
+    ours = {**common, "peer": "glmc", "ms": 6.0, "share": 0.73, "ratio": 1.15, "ratio_low": 1.1,
+            "ratio_high": 1.2}  # fmt: skip
+    with_graphs = [ours, {**common, "peer": "vllm", "ms": 7}]
+    without = [{**each, "ms": each["ms"] + 1, "prefill_graphs": False} for each in with_graphs]
+    rows = beside_rows([*with_graphs, *without])
+    assert [row[1:4] for row in rows] == [
+        ("first token of 512", "7.00", "6.00"),
+        ("first token of 512, no device graphs", "8.00", "7.00"),
+    ]
+    run = {"machine": {"device": "a card"}}
+    runs = [{**run, "measurements": each} for each in (with_graphs, without)]
+    assert len(merged(runs)["a card"]) == len(newest(runs)) == 4
+
+
+def test_device_graphs_of_prefill_are_an_option(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(SITE, str(tmp_path))
+    (tmp_path / "vllm").mkdir()
+    asked = []
+    monkeypatch.setattr(
+        "bench.gpu.beside_vllm.beside_vllm", lambda *given: asked.append(given[2].prefill_graphs)
+    )
+    words = ["--quick", "--target", "cpu", "--output", str(tmp_path / "o.json"), "--peers", "vllm"]
+    for more in ([], ["--no-prefill-graphs"]):
+        assert h200.main([*words, "--models", "9b", *more]) == 0
+    assert asked == [True, False]
+
+
+@pytest.mark.parametrize("graphs", [True, False])
+def test_a_session_has_the_device_graphs_of_its_row(
+    graphs: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = Results(tmp_path / "r.json", quick=True)
+    bench: Any = SimpleNamespace(model=gpu_model("9b", True), compile_seconds=0, load_seconds=0)
+    asked: dict[str, Any] = {}
+    bench.session = lambda **given: asked.update(given)
+    monkeypatch.setattr("bench.gpu.beside_vllm.vllm_side", lambda *_: Answers())
+    monkeypatch.setattr("bench.gpu.beside_vllm._rows", lambda *_: None)
+    beside_vllm(results, bench, Sizes((1,), (32,), 96, prefill_graphs=graphs), tmp_path)
+    assert asked["prefill_graphs"] is results.data["prefill_graphs"] is graphs
 
 
 def test_what_the_cache_of_both_holds() -> None:
