@@ -10,13 +10,14 @@ command line counts; both times of a row are of one run.
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from textwrap import fill
 from typing import Any
 
-from bench.gpu.beside_table import BESIDE, COLUMNS, bar_of_row, beside_rows, row_key
+from bench.gpu.beside_table import BESIDE, COLUMNS, WORKS, bar_of_row, beside_rows, row_key
 from bench.gpu.gpu_results import load_results
 from bench.gpu.gpu_table import Section, between_marks, markdown
 from bench.gpu.vllm_side import VLLM
@@ -38,20 +39,45 @@ def newest(runs: Iterable[Item]) -> list[Item]:
     return list(found.values())
 
 
-def without(items: Iterable[Item], rows: Sequence[str]) -> list[Item]:
-    """``items`` but those of ``rows``, such as ``32b prefill 512``.
+def row_name(item: Item) -> str:
+    """Model, work, size, then the context of a decode, or that there were no device graphs."""
+    model, what, size, context, graphs = row_key(item)
+    words = [model, what.removeprefix(BESIDE), str(size)]
+    if context is not None:
+        words.append(str(context))
+    return " ".join(words if graphs else [*words, "no-graphs"])
 
-    Raises ValueError for a row that is none of them.
+
+def named_row(text: str) -> str:
+    """The name of a row, or its beginning: ``type=`` of an argument of argparse."""
+    name = " ".join(text.split())
+    models = "|".join(map(re.escape, GPU_MODELS))
+    if not re.fullmatch(rf"({models}) ({'|'.join(WORKS)}) \d+( \d+)?( no-graphs)?", name):
+        raise argparse.ArgumentTypeError(
+            f"'{text}' is no row: expected a model of {', '.join(GPU_MODELS)}, a work of "
+            f"{', '.join(WORKS)}, a size, and a context where there are several, such as "
+            "'32b prefill 512' or 'air decode 16 8192'"
+        )
+    return name
+
+
+def without(items: Iterable[Item], rows: Sequence[str]) -> list[Item]:
+    """``items`` but those of ``rows``, each of which is a name, or a beginning that one name alone
+    has.
+
+    Raises ValueError for a row that is none of them, and for one that may be several.
     """
-    left = list(items)
+    items = list(items)
+    names = dict.fromkeys(map(row_name, items))
+    gone = set()
     for row in rows:
-        model, work, size = row.split()
-        key = model, BESIDE + work, int(size)
-        kept = [item for item in left if (item["model"], item["what"], item["size"]) != key]
-        if len(kept) == len(left):
+        meant = [row] if row in names else [each for each in names if each.startswith(f"{row} ")]
+        if not meant:
             raise ValueError(f"no row {row} in these results")
-        left = kept
-    return left
+        if len(meant) > 1:
+            raise ValueError(f"'{row}' may be any of these rows: {', '.join(meant)}")
+        gone.add(meant[0])
+    return [item for item in items if row_name(item) not in gone]
 
 
 def tables_of(runs: Sequence[Item], items: Iterable[Item]) -> list[Section]:
@@ -131,7 +157,7 @@ def draw(items: Iterable[Item], output: Path) -> None:
 
 
 def _ordered(items: Sequence[Item], key: str) -> list[Item]:
-    works = [BESIDE + name for name in ("decode", "prefill", "ragged")]
+    works = [BESIDE + name for name in WORKS]
     mine = [item for item in items if item["model"] == key]
     return sorted(
         mine, key=lambda item: (works.index(item["what"]), item.get("context", 0), item["size"])
@@ -156,7 +182,12 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--into", type=Path, help="the document; without, the table is printed")
     parser.add_argument("--picture", type=Path)
     parser.add_argument(
-        "--without", action="append", default=[], help="a row to leave out: '32b prefill 512'"
+        "--without",
+        type=named_row,
+        action="append",
+        default=[],
+        metavar="ROW",
+        help="a row to leave out: '32b prefill 512', or 'air decode 16 8192' of several contexts",
     )
     options = parser.parse_args(words)
     runs = load_results(options.results)

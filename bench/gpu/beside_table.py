@@ -11,6 +11,7 @@ from bench.models import GPU_MODELS
 
 Item = dict[str, Any]
 BESIDE = "beside "
+WORKS = ("decode", "prefill", "ragged")
 COLUMNS = ("model", "work", "vLLM", "glmc", "vLLM / glmc", "of each round", "floor",
            "of the floor", "bar: ratio", "", "bar: of the floor", "")  # fmt: skip
 
@@ -69,11 +70,10 @@ def beside_rows(items: Iterable[Item]) -> list[tuple[str, ...]]:
     peers = {row_key(item): item for item in every if item["peer"] == VLLM}
     ours = [item for item in every if item["peer"] != VLLM and row_key(item) in peers]
     order = {key: place for place, key in enumerate(GPU_MODELS)}
-    works = ("decode", "prefill", "ragged")
     ours.sort(
         key=lambda item: (
             order[item["model"]],
-            works.index(_work(item)),
+            WORKS.index(_work(item)),
             item.get("context", 0),
             item["size"],
         )

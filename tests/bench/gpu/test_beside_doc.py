@@ -56,6 +56,53 @@ def test_a_row_is_left_out_by_name(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "no row 9b decode 2 in these results" in capsys.readouterr().err
 
 
+def contexts() -> list[dict[str, Any]]:
+    """The rows of one decode at two contexts, and one prefill with and without device graphs."""
+    sides = [{**OURS, "model": "air", "size": 16}, {**COMMON, "model": "air", "size": 16}]
+    sides[1]["peer"] = "vllm"
+    decode = [{**each, "context": context} for context in (768, 8192) for each in sides]
+    first = {**OURS, "what": "beside prefill", "size": 512, "context": None}
+    return [*decode, first, {**first, "prefill_graphs": False}]
+
+
+def test_a_row_of_several_contexts_is_named_with_its_own() -> None:
+    items = contexts()
+    assert beside_doc.without(items, ["air decode 16 8192"]) == [*items[:2], *items[4:]]
+    with pytest.raises(
+        ValueError, match="any of these rows: air decode 16 768, air decode 16 8192"
+    ):
+        beside_doc.without(items, ["air decode 16"])
+    with pytest.raises(ValueError, match="no row air decode 16 1024 in these results"):
+        beside_doc.without(items, ["air decode 16 1024"])
+    with pytest.raises(ValueError, match="no row air decode 1 in these results"):
+        beside_doc.without(items, ["air decode 1"])  # no beginning of a number
+
+
+def test_the_order_of_rows_to_leave_out_does_not_matter() -> None:
+    rows = ["air decode 16 768", "air decode 16"]
+    for given in (rows, rows[::-1]):  # once one is gone the other name would be clear
+        with pytest.raises(ValueError, match="any of these rows"):
+            beside_doc.without(contexts(), given)
+
+
+def test_rows_with_and_without_device_graphs_have_names() -> None:
+    items = contexts()
+    assert beside_doc.without(items, ["9b prefill 512"]) == [*items[:4], items[5]]
+    assert beside_doc.without(items, ["9b prefill 512 no-graphs"]) == items[:5]
+
+
+@pytest.mark.parametrize(
+    "row", ["9b 512", "9b decode", "10b decode 1", "9b decoding 1", "9b decode 1 a", ""]
+)
+def test_what_is_no_row_ends_the_command(
+    row: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        beside_doc.main([*written(tmp_path, RUN), "--without", row])
+    error = capsys.readouterr().err
+    assert f"'{row}' is no row" in error and "such as '32b prefill 512'" in error
+
+
 def test_a_document_without_marks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     document = tmp_path / "page.md"
     document.write_text("nothing")
