@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Client, Connection
 from time import perf_counter, sleep
 from typing import Any
@@ -23,6 +24,7 @@ from bench.engines.hosts import (
     times_of_steps,
 )
 from bench.engines.work import Traffic, prompts, unlike_prompts
+from bench.spread import BIAS
 
 _WARM = 8  # steps after the last request has begun, which are not counted
 
@@ -89,7 +91,8 @@ class Side:
         while self.llm.llm_engine.has_unfinished_requests():
             for output in self.llm.llm_engine.step():
                 if output.finished:
-                    chosen[output.request_id] = output.outputs[0].routed_experts[-steps:]
+                    every = output.outputs[0].routed_experts
+                    chosen[output.request_id] = _of_steps(every, length, steps)
         # [sequences, steps, layers, top_k], layers without experts among them. Which sequences
         # shared a step does not matter: each step has one token of every sequence.
         routed = torch.stack([torch.as_tensor(chosen[name]) for name in names])
@@ -173,9 +176,9 @@ class Side:
         served = self.serve(traffic, seed, rate)
         return served | {"steps": self.llm.collective_rpc(times_of_steps)[0]}
 
-    def spread(self) -> dict[str, Any]:
+    def spread(self, bias: float = BIAS) -> dict[str, Any]:
         """Give the model weights of a useful spread, where it has any."""
-        return {"parameters": self.llm.apply_model(spread)[0]}
+        return {"parameters": self.llm.apply_model(partial(spread, bias=bias))[0]}
 
     def counts(self) -> dict[str, Any]:
         """What compiled plans have counted in this server."""
@@ -207,6 +210,18 @@ class Side:
     def _drain(self) -> None:
         while self.llm.llm_engine.has_unfinished_requests():
             self.llm.llm_engine.step()
+
+
+def _of_steps(every: Any, length: int, steps: int) -> Any:
+    """Of the experts that an engine returns of a request, those of its decode steps. It has a row
+    for each token that was computed, of the prompt as well or not; the last one is not computed."""
+    rows = None if every is None else len(every)
+    if rows not in (length + steps, steps):
+        raise ValueError(
+            f"the engine returned the experts of {rows} tokens of a request: expected {steps}, or "
+            f"{length + steps} with those of its prompt"
+        )
+    return every[-steps:]
 
 
 def quantiles(seconds: list[float]) -> dict[str, float]:

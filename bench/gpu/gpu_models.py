@@ -31,9 +31,17 @@ from glmc_runtime.generate.session import Session
 
 
 class Bench:
-    """One model on the device: Hugging Face's and sessions of ours over the same weights."""
+    """One model on the device: Hugging Face's and sessions of ours over the same weights, whose
+    biases are of spread ``bias``."""
 
-    def __init__(self, model: BenchModel, folder: Path, device: torch.device, target: str) -> None:
+    def __init__(
+        self,
+        model: BenchModel,
+        folder: Path,
+        device: torch.device,
+        target: str,
+        bias: float = BIAS,
+    ) -> None:
         self.model = model
         self.device = device
         self.target = target
@@ -42,7 +50,7 @@ class Bench:
         self._merged: dict[str, torch.Tensor] = {}
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.json").write_text(json.dumps(dict(model.config)), encoding="utf-8")
-        self.hugging_face = random_model(load_config(folder).config, device)
+        self.hugging_face = random_model(load_config(folder).config, device, bias)
         self.compile_seconds = self.load_seconds = self.session_gib = 0.0
 
     def session(

@@ -28,6 +28,7 @@ from bench.gpu.gpu_models import Bench
 from bench.gpu.gpu_table import Section, markdown
 from bench.gpu.vllm_side import Sizes, lacking, site, vllm_side
 from bench.models import GPU_MODELS, BenchModel, gpu_model
+from bench.spread import BIAS
 from bench.words import sizes, some_of
 from glmc_runtime.generate.session import Session
 
@@ -45,7 +46,13 @@ def ours(model: BenchModel, session: Session, batch: int, context: int) -> float
         for _ in range(STEPS):
             ready = gpu_ours.prepared(session, sequences, tokens)
             logits, routed = gpu_ours.traced_logits(session, ready)
-            found.append(gpu_ours.distinct_experts(routed) or 0.0)
+            experts = gpu_ours.distinct_experts(routed)
+            if experts is None:
+                raise RuntimeError(
+                    f"{model.title}: no call of a traced decode step writes the ids of experts, "
+                    "so that none can be counted"
+                )
+            found.append(experts)
             tokens = logits.argmax(-1).tolist()[:batch]
     finally:
         gpu_ours.released(session, sequences)
@@ -57,7 +64,7 @@ def counted(options: argparse.Namespace, key: str, folder: Path) -> list[dict[st
     model, contexts = gpu_model(key, options.quick), options.contexts
     shape = Sizes(options.batches, (1024,), contexts[-1])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    session = Bench(model, folder, device, options.target).session(
+    session = Bench(model, folder, device, options.target, options.bias).session(
         decode=shape.batches,
         prefill=shape.prefills,
         max_context=contexts[-1] + 1024,
@@ -68,10 +75,11 @@ def counted(options: argparse.Namespace, key: str, folder: Path) -> list[dict[st
     log = options.output.with_name(f"{key}.experts.log")
     returned = {"enable_return_routed_experts": True}
     dense = int(model.config["first_k_dense_replace"])
-    with vllm_side(model, shape, folder, log, options.quick, returned) as side:
+    with vllm_side(model, shape, folder, log, options.quick, returned, options.bias) as side:
         for batch, context in product(shape.batches, contexts):
             row = {
                 "model": model.title,
+                "bias": options.bias,
                 "batch": batch,
                 "context": context,
                 "vllm": side.ask(
@@ -94,10 +102,11 @@ def table_of(rows: Iterable[Mapping[str, Any]]) -> Section:
     """The table of a page."""
     return Section(
         "Distinct experts that a layer reads",
-        ("model", "batch", "context", "vLLM", "glmc", "independent choices"),
+        ("model", "biases", "batch", "context", "vLLM", "glmc", "independent choices"),
         [
             (
                 row["model"],
+                f"{row['bias']:g}",
                 str(row["batch"]),
                 str(row["context"]),
                 *(f"{row[key]:.1f}" for key in ("vllm", "glmc", "independent")),
@@ -118,6 +127,9 @@ def arguments(words: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--batches", type=sizes, default=(16,))
     parser.add_argument("--contexts", type=sizes, default=(1024, 8192, 32768))
+    parser.add_argument(
+        "--bias", type=float, default=BIAS, help="standard deviation of biases, of both sides"
+    )
     parser.add_argument("--quick", action="store_true", help="tiny shapes, without a GPU")
     parser.add_argument("--target", default="cuda")
     options = parser.parse_args(words)

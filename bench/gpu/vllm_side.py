@@ -18,6 +18,7 @@ from types import MappingProxyType
 from bench.engines.sides import ENGINE, engine_environment, write_checkpoint
 from bench.models import BenchModel
 from bench.processes import Running, start
+from bench.spread import BIAS
 
 VLLM = "vllm"
 SITE = "GLMC_PEER_SITE"
@@ -91,9 +92,10 @@ def vllm_side(
     log: Path,
     quick: bool,
     more: Mapping[str, object] = MappingProxyType({}),
+    bias: float = BIAS,
 ) -> Iterator[Running]:
-    """vLLM over a config alone, which ``folder`` is for, with weights of a useful spread, ``more``
-    options of its ``LLM``. What it prints is in ``log``."""
+    """vLLM over a config alone, which ``folder`` is for, with weights of a useful spread, that of
+    biases ``bias``, and ``more`` options of its ``LLM``. What it prints is in ``log``."""
     kv_tokens = max(sizes.kv_tokens, sizes.long_kv_tokens)
     options = {
         "model": str(write_checkpoint(model.config, folder / "peer")),
@@ -120,7 +122,7 @@ def vllm_side(
         try:
             side.connection.send(options)
             side.wait()
-            side.ask("spread")
+            side.ask("spread", bias=bias)
             yield side
         finally:
             side.end()
