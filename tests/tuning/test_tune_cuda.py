@@ -8,7 +8,7 @@ pytest.importorskip("triton")
 
 from tuning.tune_cuda import Measured, merged
 
-BASE = {"variant": "sorted", "rows": 32, "up_n": 64, "up_k": 64, "down_n": 64}
+BASE = {"variant": "sorted_tiles", "rows": 32, "up_n": 64, "up_k": 64, "down_n": 64}
 
 
 def test_the_fastest_change_of_each_launch_goes_together() -> None:

@@ -268,7 +268,7 @@ def default(call: Experts) -> Configuration:
     """60 KB of shared memory a program: three of them load side by side on a multiprocessor."""
     wide = 2 if call.x.element_size() == 2 else 1
     return {
-        "variant": "experts",
+        "variant": "by_expert",
         "rows": 16,
         "up_n": 32,
         "up_k": 64 * wide,

@@ -179,7 +179,7 @@ def default(call: Experts) -> Configuration:
     """A warp reads whole lines of a row, 16 bytes a lane, and reduces without a barrier."""
     lane = 16 // call.x.element_size()
     return {
-        "variant": "few",
+        "variant": "by_token",
         "up_n": 8,
         "up_k": 32 * lane,
         "up_unroll": 4,

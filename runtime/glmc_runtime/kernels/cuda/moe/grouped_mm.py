@@ -44,7 +44,7 @@ def bind(call: Experts, configuration: Configuration) -> Thunk:
         raise PlanError(
             "torch has no grouped product for this call",
             expected="torch._grouped_mm, bfloat16, and all experts on this rank",
-            remedy="choose another variant, such as 'sorted'",
+            remedy="choose another variant, such as 'sorted_tiles'",
         )
     x, dtype = call.x, call.x.dtype
     pairs, width, shared_width = call.pairs, call.width, call.shared_width

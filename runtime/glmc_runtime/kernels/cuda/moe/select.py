@@ -17,11 +17,7 @@ from glmc_runtime.kernels.checks import (
     require_one_device,
     require_shape,
 )
-from glmc_runtime.kernels.cuda.moe import by_expert as moe_experts
-from glmc_runtime.kernels.cuda.moe import by_token as moe_few
-from glmc_runtime.kernels.cuda.moe import grouped_mm as moe_grouped
-from glmc_runtime.kernels.cuda.moe import sorted_tiles as moe_sorted
-from glmc_runtime.kernels.cuda.moe import tma_tiles as moe_tma
+from glmc_runtime.kernels.cuda.moe import by_expert, by_token, grouped_mm, sorted_tiles, tma_tiles
 from glmc_runtime.kernels.cuda.moe.common import Configuration, Experts, read_call
 from glmc_runtime.kernels.cuda.moe.local_ids import bind_local_ids
 from glmc_runtime.kernels.cuda.tuned import configuration as tuned_configuration
@@ -29,17 +25,19 @@ from glmc_runtime.kernels.schema import schema, tensor, written
 from glmc_runtime.kernels.shared_schemas import EXPERTS, LOCAL_EXPERTS
 
 VARIANTS: dict[str, ModuleType] = {
-    "few": moe_few,
-    "experts": moe_experts,
-    "sorted": moe_sorted,
-    "tma": moe_tma,
-    "grouped_mm": moe_grouped,
+    "by_token": by_token,
+    "by_expert": by_expert,
+    "sorted_tiles": sorted_tiles,
+    "tma_tiles": tma_tiles,
+    "grouped_mm": grouped_mm,
 }
 MOST_FEW = 2
 MOST_SCANNED_PAIRS = {2: 192, 4: 1024}
-"""By bytes of an element: every program of "experts" looks through all ids. On an H200 "sorted" is
-the faster one of bfloat16 from 256 pairs on; float32, without tensor cores, was not measured."""
-MOST_TRIED_PAIRS = 1024  # with "experts": at 2048 it takes 1.2 times as long as "sorted" there
+"""By bytes of an element: every program of "by_expert" looks through all ids. On an H200
+"sorted_tiles" is the faster one of bfloat16 from 256 pairs on; float32, without tensor cores, was
+not measured."""
+MOST_TRIED_PAIRS = 1024
+"""With "by_expert": at 2048 it takes 1.2 times as long as "sorted_tiles" there."""
 
 LEAST_TMA_ROWS = 96  # of an expert, on average
 
@@ -47,25 +45,25 @@ LEAST_TMA_ROWS = 96  # of an expert, on average
 def default(call: Experts) -> Configuration:
     """What serves where nothing was measured."""
     if call.tokens <= MOST_FEW:
-        return moe_few.default(call)
+        return by_token.default(call)
     if call.pairs <= MOST_SCANNED_PAIRS[call.x.element_size()]:
-        return moe_experts.default(call)
-    if call.pairs >= LEAST_TMA_ROWS * call.experts and moe_tma.can_run(call):
-        return moe_tma.default(call)
-    return moe_sorted.default(call)
+        return by_expert.default(call)
+    if call.pairs >= LEAST_TMA_ROWS * call.experts and tma_tiles.can_run(call):
+        return tma_tiles.default(call)
+    return sorted_tiles.default(call)
 
 
 def candidates(call: Experts) -> Iterator[Configuration]:
     """Configurations worth measuring, the default first."""
     yield default(call)
     if call.tokens <= 8:
-        yield from moe_few.candidates(call)
+        yield from by_token.candidates(call)
     if call.pairs <= MOST_TRIED_PAIRS:
-        yield from moe_experts.candidates(call)
+        yield from by_expert.candidates(call)
     if call.tokens >= 32:
-        yield from moe_tma.candidates(call)
-        yield from moe_sorted.candidates(call)
-        yield from moe_grouped.candidates(call)
+        yield from tma_tiles.candidates(call)
+        yield from sorted_tiles.candidates(call)
+        yield from grouped_mm.candidates(call)
 
 
 def choose(call: Experts, override: Configuration | None) -> Configuration:
@@ -81,7 +79,7 @@ def choose(call: Experts, override: Configuration | None) -> Configuration:
             f"there is no variant '{variant}' to run experts",
             expected="one of " + ", ".join(VARIANTS),
         )
-    if override is None and variant == "tma" and not moe_tma.can_run(call):
+    if override is None and variant == "tma_tiles" and not tma_tiles.can_run(call):
         return default(call)  # a table's key does not say how the tensors lie
     base: Configuration = VARIANTS[variant].default(call)
     return {**base, **configuration}

@@ -218,7 +218,8 @@ def sorted_down_kernel(
 
 def default(call: Experts) -> Configuration:
     """Tiles as high as the experts fill on average: of 16 to 128 rows."""
-    base: Configuration = {"variant": "sorted", "group": 8, "up_left": False, "down_left": False}
+    base: Configuration = {"variant": "sorted_tiles", "group": 8}
+    base |= {"up_left": False, "down_left": False}
     if call.x.element_size() == 4:  # exact products, without tensor cores
         small: Configuration = {"rows": 32, "up_k": 32, "down_k": 32, "up_n": 32, "down_n": 64}
         return {**base, **_warps(4, 4), **_stages(2, 2), **small}

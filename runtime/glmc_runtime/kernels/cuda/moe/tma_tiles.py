@@ -1,8 +1,8 @@
 """The experts of thousands of tokens: tiles of sorted rows whose blocks come by TMA.
 
-As "sorted", but rows are first gathered in the order of the experts, so that both operands are
-blocks of matrices that a tensor descriptor has, and no thread computes an address. An expert's last
-tile, where it has half of a tile's rows or less, is multiplied as half a tile: of 128 rows an
+As "sorted_tiles", but rows are first gathered in the order of the experts, so that both operands
+are blocks of matrices that a tensor descriptor has, and no thread computes an address. An expert's
+last tile, where it has half of a tile's rows or less, is multiplied as half a tile: of 128 rows an
 expert, two tiles in three are whole.
 """
 
@@ -244,7 +244,7 @@ def can_run(call: Experts) -> bool:
 def default(call: Experts) -> Configuration:
     """Blocks for 128 rows of an expert and more."""
     return {
-        "variant": "tma", "rows": 128, "group": 8, "halves": True,
+        "variant": "tma_tiles", "rows": 128, "group": 8, "halves": True,
         "up_n": 128, "up_k": 64, "up_stages": 4, "up_warps": 8,
         "down_n": 256, "down_k": 64, "down_stages": 4, "down_warps": 8,
     }  # fmt: skip
@@ -271,7 +271,7 @@ def bind(call: Experts, configuration: Configuration) -> Thunk:
             "the experts of this call can't be read by tensor descriptors",
             expected="two bytes an element, rows of whole 16 bytes, all experts on this rank, "
             "and a Hopper card or a later one",
-            remedy="choose another variant, such as 'sorted'",
+            remedy="choose another variant, such as 'sorted_tiles'",
         )
     c = configuration
     dtype, block_m = call.x.dtype, c["rows"]

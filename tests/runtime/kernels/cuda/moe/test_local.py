@@ -13,12 +13,12 @@ from glmc_runtime.kernels import find_binder
 from glmc_runtime.kernels.cuda.moe import select
 from glmc_runtime.kernels.cuda.moe.common import read_call
 from tests.runtime.kernels.cuda.moe.test_select import (
+    BY_EXPERT,
+    BY_TOKEN,
     DEVICE,
-    EXPERT_WISE,
     EXPERTS,
-    FEW,
     HIDDEN,
-    SORTED,
+    SORTED_TILES,
     call,
     poison,
 )
@@ -53,8 +53,8 @@ def check(given: dict[str, Any]) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     ("variant", "tokens"),
-    [(FEW, 1), (FEW, 2), (EXPERT_WISE, 2), (EXPERT_WISE, 9), (SORTED, 19)],
-    ids=["few-1", "few-2", "experts-by-pair", "experts", "sorted"],
+    [(BY_TOKEN, 1), (BY_TOKEN, 2), (BY_EXPERT, 2), (BY_EXPERT, 9), (SORTED_TILES, 19)],
+    ids=["by_token-1", "by_token-2", "by_expert-by-pair", "by_expert", "sorted_tiles"],
 )
 def test_variants(variant: dict[str, Any], tokens: int, kind: str) -> None:
     given = local_call(choices(kind, tokens))
@@ -63,7 +63,7 @@ def test_variants(variant: dict[str, Any], tokens: int, kind: str) -> None:
     check(given)
 
 
-@pytest.mark.parametrize("variant", [None, FEW, EXPERT_WISE, SORTED])
+@pytest.mark.parametrize("variant", [None, BY_TOKEN, BY_EXPERT, SORTED_TILES])
 def test_a_call_follows_ids_and_place_between_runs(variant: dict[str, Any] | None) -> None:
     given = local_call(choices("random", 2))
     thunk = find_binder(NAME)({**given, "configuration": variant})

@@ -14,11 +14,10 @@ from glmc_runtime.kernels import find_binder
 from glmc_runtime.kernels.cuda import workspace
 from glmc_runtime.kernels.cuda.descriptors import can_describe
 from glmc_runtime.kernels.cuda.launch import interpreted
-from glmc_runtime.kernels.cuda.moe import by_expert as moe_experts
-from glmc_runtime.kernels.cuda.moe import by_token as moe_few
+from glmc_runtime.kernels.cuda.moe import by_expert, by_token, sorted_tiles
 from glmc_runtime.kernels.cuda.moe import select as moe_ffn
-from glmc_runtime.kernels.cuda.moe import sorted_tiles as moe_sorted
 from glmc_runtime.kernels.cuda.moe.common import read_call
+from glmc_runtime.kernels.cuda.tuned import TABLES, read_table
 from tests.runtime.kernels.harness import close, nan, random
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -26,30 +25,33 @@ DESCRIBED = can_describe(torch.zeros(8, 8, dtype=torch.bfloat16, device=DEVICE))
 RUNS = 2 if torch.cuda.is_available() else 1
 HIDDEN, EXPERTS, TOP_K, WIDTH = 24, 6, 3, 16
 
-FEW = {"variant": "few", "up_n": 4, "up_k": 16, "up_unroll": 2, "down_n": 16, "down_k": 16}
-EXPERT_WISE = {"variant": "experts", "up_n": 16, "up_k": 16, "down_n": 16, "down_k": 16}
-SORTED = {"variant": "sorted", "rows": 16, "up_n": 16, "up_k": 16, "down_n": 32, "down_k": 16}
-TMA = {"variant": "tma", "rows": 16, "group": 2, "up_n": 16, "up_k": 16, "down_n": 32, "down_k": 16}
+SMALL = {"up_n": 16, "up_k": 16, "down_n": 16, "down_k": 16}
+EVEN = {"up_n": 8, "up_k": 8, "down_n": 8, "down_k": 8}
+LEFT = {"up_left": True, "down_left": True}
+BY_TOKEN = {"variant": "by_token", **SMALL, "up_n": 4, "up_unroll": 2}
+BY_EXPERT = {"variant": "by_expert", **SMALL}
+SORTED_TILES = {"variant": "sorted_tiles", **SMALL, "rows": 16, "down_n": 32}
+TMA_TILES = {"variant": "tma_tiles", **SMALL, "rows": 16, "group": 2, "down_n": 32}
 VARIANTS: dict[str, dict[str, Any]] = {
-    "few": FEW,
-    "few even": {**FEW, "up_n": 8, "up_k": 4, "up_unroll": 6, "down_n": 8, "down_k": 8},
-    "experts": EXPERT_WISE,
-    "experts even": {**EXPERT_WISE, "up_n": 8, "up_k": 8, "down_n": 8, "down_k": 8},
-    "experts, columns first": {
-        **EXPERT_WISE,
+    "by_token": BY_TOKEN,
+    "by_token even": {**BY_TOKEN, **EVEN, "up_k": 4, "up_unroll": 6},
+    "by_expert": BY_EXPERT,
+    "by_expert even": {**BY_EXPERT, **EVEN},
+    "by_expert, columns first": {
+        **BY_EXPERT,
         "up_columns_first": True,
         "down_columns_first": True,
     },
-    "experts, three launches": {**EXPERT_WISE, "last_reduces": False, "rows": 32},
-    "sorted": SORTED,
-    "sorted even": {**SORTED, "up_n": 8, "up_k": 8, "down_n": 8, "down_k": 8, "group": 3},
-    "sorted, weights left": {**SORTED, "rows": 8, "group": 1, "up_left": True, "down_left": True},
-    "sorted, weights left below": {**SORTED, "up_n": 8, "up_k": 8, "down_left": True},
-    "tma": TMA,
-    "tma, whole tiles": {**TMA, "halves": False, "rows": 8, "up_k": 32, "down_k": 32},
+    "by_expert, three launches": {**BY_EXPERT, "last_reduces": False, "rows": 32},
+    "sorted_tiles": SORTED_TILES,
+    "sorted_tiles even": {**SORTED_TILES, **EVEN, "group": 3},
+    "sorted_tiles, weights left": {**SORTED_TILES, **LEFT, "rows": 8, "group": 1},
+    "sorted_tiles, weights left below": {**SORTED_TILES, "up_n": 8, "up_k": 8, "down_left": True},
+    "tma_tiles": TMA_TILES,
+    "tma_tiles, whole tiles": {**TMA_TILES, "halves": False, "rows": 8, "up_k": 32, "down_k": 32},
     "grouped_mm": {"variant": "grouped_mm"},
 }
-MAIN = ("few", "experts", "sorted", "tma", "grouped_mm")
+MAIN = ("by_token", "by_expert", "sorted_tiles", "tma_tiles", "grouped_mm")
 
 
 def choices(kind: str, tokens: int, top_k: int = TOP_K) -> torch.Tensor:
@@ -153,19 +155,21 @@ CASES = [(1, "random", 0), (2, "random", 24), (19, "random", 16), (35, "one expe
 
 
 def serves(variant: str, dtype: torch.dtype, tokens: int, shared_width: int) -> bool:
-    if variant.startswith("tma"):
+    if variant.startswith("tma_tiles"):
         return DESCRIBED and dtype == torch.bfloat16 and shared_width in (0, WIDTH)
     if variant == "grouped_mm":
         return dtype == torch.bfloat16 and hasattr(torch, "_grouped_mm")
-    return tokens <= 4 or not variant.startswith("few")
+    return tokens <= 4 or not variant.startswith("by_token")
 
 
 def is_quick(variant: str, dtype: torch.dtype, case: tuple[int, str, int]) -> bool:
     """Every case of the main variants in one dtype, and one or two of what repeats them."""
     if variant not in MAIN:
-        return case == CASES[1 if variant.startswith("few") else 2]
+        return case == CASES[1 if variant.startswith("by_token") else 2]
     return (
-        variant in ("grouped_mm", "tma") or dtype == torch.float32 or case in (CASES[1], CASES[3])
+        variant in ("grouped_mm", "tma_tiles")
+        or dtype == torch.float32
+        or case in (CASES[1], CASES[3])
     )
 
 
@@ -182,18 +186,18 @@ def is_quick(variant: str, dtype: torch.dtype, case: tuple[int, str, int]) -> bo
         for case in CASES
         # What the variants change is the same in all dtypes.
         if serves(variant, dtype, case[0], case[2])
-        and (variant in MAIN or dtype == torch.float32 or variant.startswith("tma"))
+        and (variant in MAIN or dtype == torch.float32 or variant.startswith("tma_tiles"))
     ],
 )
 def test_variants(
     variant: str, dtype: torch.dtype, tokens: int, kind: str, shared_width: int
 ) -> None:
-    if torch.cuda.is_available() and variant in ("experts even", "sorted even"):
+    if torch.cuda.is_available() and variant in ("by_expert even", "sorted_tiles even"):
         pytest.skip("a dot on a device is at least 16 deep, and so small a block is not")
     check(call(choices(kind, tokens), dtype, shared_width), VARIANTS[variant])
 
 
-@pytest.mark.parametrize("variant", ["few", "experts", "sorted"])
+@pytest.mark.parametrize("variant", ["by_token", "by_expert", "sorted_tiles"])
 def test_the_reference_is_the_semantic_op(variant: str) -> None:
     arguments = call(choices("same experts", 3), torch.float32, 24)
     check(arguments, VARIANTS[variant], runs=2)
@@ -204,7 +208,7 @@ def test_the_reference_is_the_semantic_op(variant: str) -> None:
 
 
 @pytest.mark.parametrize("tokens", [1, 70])
-@pytest.mark.parametrize("variant", ["experts", "sorted"])
+@pytest.mark.parametrize("variant", ["by_expert", "sorted_tiles"])
 def test_a_width_that_no_block_divides(tokens: int, variant: str) -> None:
     ids = choices("random", tokens, 2)
     check(call(ids, torch.float32, shared_width=13, width=21), VARIANTS[variant])
@@ -212,7 +216,7 @@ def test_a_width_that_no_block_divides(tokens: int, variant: str) -> None:
 
 def test_many_more_experts_than_pairs_read_only_the_chosen() -> None:
     """What nobody chose is NaN, and would show."""
-    for variant in ("few", "experts", "sorted"):
+    for variant in ("by_token", "by_expert", "sorted_tiles"):
         arguments = call(torch.tensor([[1, 4], [4, 2]]), torch.float32, 16)
         for name in ("gate_up", "down"):
             arguments[name][[0, 3, 5]] = torch.nan
@@ -220,7 +224,7 @@ def test_many_more_experts_than_pairs_read_only_the_chosen() -> None:
 
 
 def test_a_call_follows_ids_between_runs() -> None:
-    for variant in ("experts", "sorted"):
+    for variant in ("by_expert", "sorted_tiles"):
         arguments = call(choices("random", 3), torch.float32, 16)
         thunk = find_binder("cuda.moe_ffn")({**arguments, "configuration": VARIANTS[variant]})
         thunk()
@@ -237,29 +241,29 @@ def test_defaults_serve_all_numbers_of_tokens(monkeypatch: pytest.MonkeyPatch) -
         arguments = call(choices("random", tokens), torch.float32, 24)
         variants.append(moe_ffn.choose(read_call(arguments), None)["variant"])
         check(arguments)
-    assert variants == ["few", "experts", "sorted"]
+    assert variants == ["by_token", "by_expert", "sorted_tiles"]
 
 
 @pytest.mark.skipif(not DESCRIBED, reason="no device or interpreter with descriptors")
 def test_a_tuned_entry_that_can_not_run_has_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     """A table's key knows neither the shared expert's width nor where tensors begin."""
-    monkeypatch.setattr(moe_ffn, "tuned_configuration", lambda *_: TMA)
+    monkeypatch.setattr(moe_ffn, "tuned_configuration", lambda *_: TMA_TILES)
     ids = choices("random", 40)
     variants = [
         moe_ffn.choose(read_call(call(ids, torch.bfloat16, shared_width)), None)["variant"]
         for shared_width in (WIDTH, 2 * WIDTH)
     ]
-    assert variants == ["tma", "experts"]
+    assert variants == ["tma_tiles", "by_expert"]
 
 
 def test_many_rows_of_an_expert_come_by_tma(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(moe_ffn, "MOST_SCANNED_PAIRS", {2: 1, 4: 1})
     monkeypatch.setattr(moe_ffn, "LEAST_TMA_ROWS", 4)
     for tokens, dtype, width, variant in (
-        (7, torch.bfloat16, WIDTH, "sorted"),  # 3.5 rows of each
-        (8, torch.bfloat16, WIDTH, "tma"),
-        (8, torch.bfloat16, WIDTH - 4, "sorted"),  # rows of 24 bytes can't be described
-        (8, torch.float32, WIDTH, "sorted"),
+        (7, torch.bfloat16, WIDTH, "sorted_tiles"),  # 3.5 rows of each
+        (8, torch.bfloat16, WIDTH, "tma_tiles"),
+        (8, torch.bfloat16, WIDTH - 4, "sorted_tiles"),  # rows of 24 bytes can't be described
+        (8, torch.float32, WIDTH, "sorted_tiles"),
     ):
         one = read_call(call(choices("random", tokens), dtype, width=width))
         assert moe_ffn.choose(one, None)["variant"] == variant
@@ -274,7 +278,7 @@ def test_tma_refuses_what_descriptors_can_not_read(
 ) -> None:
     arguments = call(choices("random", 40), dtype, shared_width, width)
     with pytest.raises(PlanError, match="can't be read by tensor descriptors"):
-        find_binder("cuda.moe_ffn")({**arguments, "configuration": TMA})
+        find_binder("cuda.moe_ffn")({**arguments, "configuration": TMA_TILES})
 
 
 @pytest.mark.skipif(not DESCRIBED, reason="no device or interpreter with descriptors")
@@ -282,10 +286,10 @@ def test_tma_refuses_what_descriptors_can_not_read(
 def test_tiles_of_an_experts_last_rows(counts: tuple[int, int]) -> None:
     """Of rows that end within half a tile, at its half, behind it and at its end."""
     ids = torch.cat([torch.full((count, 1), one) for one, count in enumerate(counts)])
-    check(call(ids, torch.bfloat16, shared_width=WIDTH), TMA)
+    check(call(ids, torch.bfloat16, shared_width=WIDTH), TMA_TILES)
 
 
-@pytest.mark.parametrize(("tokens", "variant"), [(2, "few"), (8, "experts")])
+@pytest.mark.parametrize(("tokens", "variant"), [(2, "by_token"), (8, "by_expert")])
 def test_an_entry_that_is_a_variant_alone_has_its_default(tokens: int, variant: str) -> None:
     one = read_call(call(choices("random", tokens), torch.bfloat16))
     assert moe_ffn.choose(one, {"variant": variant}) == moe_ffn.VARIANTS[variant].default(one)
@@ -296,8 +300,8 @@ def test_a_card_with_little_shared_memory_takes_fewer_stages(
 ) -> None:
     one = read_call(call(choices("random", 16), torch.bfloat16))
     for memory, stages in ((227 << 10, 3), (99 << 10, 2)):
-        monkeypatch.setattr(moe_sorted, "shared_memory", lambda _, memory=memory: memory)
-        found = moe_sorted.default(one)
+        monkeypatch.setattr(sorted_tiles, "shared_memory", lambda _, memory=memory: memory)
+        found = sorted_tiles.default(one)
         assert (found["rows"], found["up_stages"], found["down_stages"]) == (16, stages, stages)
 
 
@@ -306,11 +310,20 @@ def test_candidates_are_complete_and_start_with_the_default() -> None:
         one = read_call(call(choices("random", tokens), torch.bfloat16))
         found = list(moe_ffn.candidates(one))
         assert found[0] == moe_ffn.default(one)
-        for module in (moe_few, moe_experts, moe_sorted):
+        for module in (by_token, by_expert, sorted_tiles):
             base = module.default(one)
             for candidate in found:
                 if candidate["variant"] == base["variant"]:
                     assert candidate.keys() == base.keys()
+
+
+def test_variants_have_the_names_of_their_files_in_tables_too() -> None:
+    for name, module in moe_ffn.VARIANTS.items():
+        assert module.__name__.rpartition(".")[2] == name
+    for path in TABLES.glob("*.json"):
+        for by_key in read_table(path)["moe_ffn"].values():
+            entries = [entry for by_rows in by_key.values() for entry in by_rows.values()]
+            assert entries and {entry["variant"] for entry in entries} <= moe_ffn.VARIANTS.keys()
 
 
 def test_an_unknown_variant_is_refused() -> None:
