@@ -23,7 +23,16 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from bench.engines.sides import ENGINE, PLANS, Running, running, write_checkpoint
+from bench.engines.sides import (
+    ENGINE,
+    GRAPH_SEQUENCES,
+    PLANS,
+    Running,
+    engine_options,
+    most_sequences,
+    running,
+    write_checkpoint,
+)
 from bench.engines.table import line_of, tables_of
 from bench.engines.work import Traffic
 from bench.gpu.gpu_table import between_marks, markdown
@@ -50,7 +59,10 @@ def arguments(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--context", type=int, default=1024)
     parser.add_argument("--steps", type=int, default=96)
     parser.add_argument(
-        "--sequences", type=int, help="the most in a step; default: the largest batch"
+        "--sequences",
+        type=int,
+        help=f"the most in a step; default: the largest batch, and {GRAPH_SEQUENCES} at least, with"
+        " which vLLM makes all of its device graphs",
     )
     parser.add_argument("--cache-gib", type=float, default=24.0)
     parser.add_argument(
@@ -78,21 +90,15 @@ def arguments(words: list[str]) -> argparse.Namespace:
 
 def options_of(chosen: argparse.Namespace, checkpoint: Path) -> dict[str, Any]:
     """The options of both engines."""
-    sequences = chosen.sequences or max(chosen.batches, default=1)
-    return {
-        "model": str(checkpoint),
-        "load_format": "dummy",
-        "dtype": "float32" if chosen.quick else "bfloat16",
-        "skip_tokenizer_init": True,
-        "generation_config": "vllm",
-        "max_model_len": 512 if chosen.quick else 9216,
-        "max_num_seqs": sequences,
-        "max_num_batched_tokens": max(*chosen.firsts, sequences, 64),
-        "enable_prefix_caching": True,
-        "disable_log_stats": True,
-        "gpu_memory_utilization": 0.2,
-        "kv_cache_memory_bytes": int(chosen.cache_gib * (1 << 30)),
-    }
+    sequences = chosen.sequences or most_sequences(chosen.batches)
+    return engine_options(
+        checkpoint,
+        chosen.quick,
+        longest=512 if chosen.quick else 9216,
+        sequences=sequences,
+        tokens=max(*chosen.firsts, sequences, 64),
+        cache_bytes=int(chosen.cache_gib * (1 << 30)),
+    )
 
 
 def traced(folder: Path | None, side: str) -> dict[str, Any]:

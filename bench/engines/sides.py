@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,9 @@ from bench.processes import Running, start
 
 PLANS, ENGINE = "plans", "engine"
 SIDES = (ENGINE, PLANS)
+GRAPH_SEQUENCES = 256
+"""With a limit of as many sequences vLLM makes all of its device graphs: they are of up to twice as
+many tokens, and of 512 at most."""
 _OURS = ("GLMC_ARTIFACT", "GLMC_COMPILER", "GLMC_REQUIRE")
 
 
@@ -22,6 +25,38 @@ def write_checkpoint(config: Mapping[str, Any], folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(dict(config)), encoding="utf-8")
     return folder
+
+
+def most_sequences(batches: Iterable[int]) -> int:
+    """vLLM's limit of sequences in a step, for decode steps of these."""
+    return max((GRAPH_SEQUENCES, *batches))
+
+
+def engine_options(
+    checkpoint: Path,
+    quick: bool,
+    *,
+    longest: int,
+    sequences: int,
+    tokens: int,
+    cache_bytes: int,
+) -> dict[str, Any]:
+    """What every vLLM is told: the length of the ``longest`` sequence, the most ``sequences`` and
+    ``tokens`` of a step, and the size of its cache."""
+    return {
+        "model": str(checkpoint),
+        "load_format": "dummy",
+        "dtype": "float32" if quick else "bfloat16",
+        "skip_tokenizer_init": True,
+        "generation_config": "vllm",
+        "max_model_len": longest,
+        "max_num_seqs": sequences,
+        "max_num_batched_tokens": tokens,
+        "enable_prefix_caching": True,  # a round after the first finds its prompts
+        "disable_log_stats": True,
+        "gpu_memory_utilization": 0.2,
+        "kv_cache_memory_bytes": cache_bytes,
+    }
 
 
 @contextmanager

@@ -15,7 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from bench.engines.sides import ENGINE, engine_environment, write_checkpoint
+from bench.engines.sides import (
+    ENGINE,
+    engine_environment,
+    engine_options,
+    most_sequences,
+    write_checkpoint,
+)
 from bench.models import BenchModel
 from bench.processes import Running, start
 from bench.spread import BIAS
@@ -98,19 +104,14 @@ def vllm_side(
     biases ``bias``, and ``more`` options of its ``LLM``. What it prints is in ``log``."""
     kv_tokens = max(sizes.kv_tokens, sizes.long_kv_tokens)
     options = {
-        "model": str(write_checkpoint(model.config, folder / "peer")),
-        "load_format": "dummy",
-        "dtype": "float32" if quick else "bfloat16",
-        "skip_tokenizer_init": True,
-        "generation_config": "vllm",
-        "max_model_len": max((sizes.context, *sizes.longs)) + max(*sizes.prefills, 1024),
-        # It makes device graphs of up to twice as many tokens, and of 512 at most.
-        "max_num_seqs": max(*sizes.batches, 256),
-        "max_num_batched_tokens": sizes.most_tokens,
-        "enable_prefix_caching": True,  # a round after the first finds its prompts
-        "disable_log_stats": True,
-        "gpu_memory_utilization": 0.2,
-        "kv_cache_memory_bytes": int(kv_tokens * model.token_bytes * 1.1) + (1 << 26),
+        **engine_options(
+            write_checkpoint(model.config, folder / "peer"),
+            quick,
+            longest=max((sizes.context, *sizes.longs)) + max(*sizes.prefills, 1024),
+            sequences=most_sequences(sizes.batches),
+            tokens=sizes.most_tokens,
+            cache_bytes=int(kv_tokens * model.token_bytes * 1.1) + (1 << 26),
+        ),
         "vocabulary": int(model.config["vocab_size"]),
         **more,
     }
