@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from bench.gpu.virtual_group import Thunk
 from glmc_runtime.kernels.cuda.collectives.barrier import count_use, slot_of
-from glmc_runtime.kernels.cuda.collectives.one_shot import TILE, WARPS, put, total_of
 from glmc_runtime.kernels.cuda.collectives.peers import PeerMemory
-from glmc_runtime.kernels.cuda.launch import launch, pdl_enabled
+from glmc_runtime.kernels.cuda.collectives.tiles import launches, put, total_of
 
 
 @triton.jit(do_not_specialize=["rank"])  # type: ignore[untyped-decorator]
@@ -45,19 +42,4 @@ def without_barrier_kernel(  # type: ignore[no-untyped-def]
 
 
 def without_barrier(memory: PeerMemory, x: Tensor) -> list[Thunk]:
-    block = TILE // x.element_size()
-    return [
-        partial(
-            launch,
-            without_barrier_kernel,
-            (min(triton.cdiv(piece.numel(), block), memory.programs),),
-            piece,
-            *memory.arguments(),
-            piece.numel(),
-            **memory.constants(),
-            BLOCK=block,
-            num_warps=WARPS,
-            pdl=pdl_enabled(piece.device),
-        )
-        for piece in memory.pieces(x)
-    ]
+    return launches(memory, without_barrier_kernel, x)

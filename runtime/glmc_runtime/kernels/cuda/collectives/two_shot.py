@@ -8,17 +8,14 @@ of its own message in its share: nobody else reads that before the sum.
 
 from __future__ import annotations
 
-from functools import partial
-
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from glmc_runtime.kernels import Thunk
 from glmc_runtime.kernels.cuda.collectives.barrier import barrier, count_use, slot_of
-from glmc_runtime.kernels.cuda.collectives.one_shot import TILE, WARPS, put, total_of
-from glmc_runtime.kernels.cuda.collectives.peers import PeerMemory, require_slots
-from glmc_runtime.kernels.cuda.launch import launch, pdl_enabled
+from glmc_runtime.kernels.cuda.collectives.peers import PeerMemory
+from glmc_runtime.kernels.cuda.collectives.tiles import launches, put, total_of
 
 
 @triton.jit(do_not_specialize=["rank"])
@@ -65,22 +62,4 @@ def two_shot_kernel(
 
 def two_shot(memory: PeerMemory, x: Tensor) -> list[Thunk]:
     """The steps of an all-reduce of a flat, contiguous ``x`` in place."""
-    require_slots(memory.capacity, TILE)
-    return [_piece(memory, piece) for piece in memory.pieces(x)]
-
-
-def _piece(memory: PeerMemory, x: Tensor) -> Thunk:
-    block = TILE // x.element_size()
-    share = triton.cdiv(triton.cdiv(x.numel(), block), memory.size)
-    return partial(
-        launch,
-        two_shot_kernel,
-        (min(share, memory.programs),),
-        x,
-        *memory.arguments(),
-        x.numel(),
-        **memory.constants(),
-        BLOCK=block,
-        num_warps=WARPS,
-        pdl=pdl_enabled(x.device),
-    )
+    return launches(memory, two_shot_kernel, x, shares=memory.size)

@@ -29,8 +29,10 @@ class Driver:
 
 triton.runtime.driver.set_active(Driver())
 
-from glmc_runtime.kernels.cuda.collectives import all_reduce_add_rms_norm, one_shot, two_shot
+from glmc_runtime.kernels.cuda.collectives import all_reduce_add_rms_norm, tiles
+from glmc_runtime.kernels.cuda.collectives.one_shot import one_shot
 from glmc_runtime.kernels.cuda.collectives.peers import PeerMemory
+from glmc_runtime.kernels.cuda.collectives.two_shot import two_shot
 
 made = {}
 
@@ -46,7 +48,7 @@ def launch(kernel, grid, *args, pdl, **meta):
     assert "ld.shared" in waits[: shuffle if shuffle >= 0 else None], waits[:2000]
     assert "cubin" in compiled.asm
 
-for module in (all_reduce_add_rms_norm, one_shot, two_shot):
+for module in (all_reduce_add_rms_norm, tiles):
     module.launch = launch
 x = torch.zeros(2, 2048, dtype=torch.bfloat16)
 for rank in (0, 1, 7):
@@ -54,8 +56,8 @@ for rank in (0, 1, 7):
     peer = PeerMemory(rank, addresses, torch.zeros(2, dtype=torch.int64))
     same = {name: x for name in ("x", "residual", "out", "total")}
     for thunk in (
-        *one_shot.one_shot(peer, x.view(-1)),
-        *two_shot.two_shot(peer, x.view(-1)),
+        *one_shot(peer, x.view(-1)),
+        *two_shot(peer, x.view(-1)),
         *all_reduce_add_rms_norm.all_reduce_add_rms_norm(
             peer, {**same, "weight": x[0], "eps": 1e-5}
         ),
