@@ -27,6 +27,16 @@ def quick_interpreter() -> Iterator[None]:
         yield
 
 
+def stored(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """float32 ``values`` as a kernel stores them in ``dtype``: the interpreter cuts float32 to
+    bfloat16 where a GPU rounds."""
+    from glmc_runtime.kernels.cuda.launch import interpreted
+
+    if dtype == torch.bfloat16 and interpreted():
+        return (values.view(torch.int32) >> 16).to(torch.int16).view(dtype)
+    return values.to(dtype)
+
+
 def _patched_once(patch: pytest.MonkeyPatch) -> None:
     """Patch each module of the language once in a launch, not at each call within it."""
     from triton.runtime import interpreter

@@ -12,20 +12,18 @@ from itertools import product
 
 import pytest
 import torch
-from torch import Tensor
 
 from bench.gpu import virtual_races, virtual_ranks
 from bench.gpu.numbered_messages import check, fill
 from bench.gpu.one_shot_without_barrier import without_barrier
 from bench.gpu.virtual_group import VirtualGroup, resident_programs
 from bench.gpu.virtual_races import PROVED, Races, plain
-from bench.gpu.virtual_values import Case, fault_of, fused_fault_of, rounded
+from bench.gpu.virtual_values import Case, fault_of, fused_fault_of
 from glmc_runtime.errors import PlanError
 from glmc_runtime.kernels.cuda.collectives.all_reduce_add_rms_norm import all_reduce_add_rms_norm
 from glmc_runtime.kernels.cuda.collectives.one_shot import one_shot
 from glmc_runtime.kernels.cuda.collectives.two_shot import two_shot
-from glmc_runtime.kernels.cuda.launch import interpreted
-from tests.support.interpreted import quick_interpreter
+from tests.support.interpreted import quick_interpreter, stored
 from tests.support.thinned import thinned
 
 CPU = torch.device("cpu")
@@ -40,13 +38,6 @@ pytestmark = [
 def _quick_interpreter() -> Iterator[None]:
     with quick_interpreter():
         yield
-
-
-def cut(total: Tensor, dtype: torch.dtype) -> Tensor:
-    """The interpreter cuts float32 to bfloat16 where a GPU rounds."""
-    if dtype == torch.bfloat16 and interpreted():
-        return (total.view(torch.int32) >> 16).to(torch.int16).view(dtype)
-    return rounded(total, dtype)
 
 
 SIZES = (
@@ -73,13 +64,13 @@ def test_values_are_sums_in_the_order_of_the_ranks(
     ranks: int, algorithm: str, dtype: torch.dtype, size: int, offset: int
 ) -> None:
     group = VirtualGroup(ranks, CPU, 2, CAPACITY)
-    assert fault_of(group, Case(algorithm, dtype, size, offset), cut) == ""
+    assert fault_of(group, Case(algorithm, dtype, size, offset), stored) == ""
 
 
 def test_eight_ranks() -> None:
     group = VirtualGroup(8, CPU, 3, CAPACITY)
     for algorithm in ("one_shot", "two_shot"):
-        assert fault_of(group, Case(algorithm, torch.float16, 6000), cut) == ""
+        assert fault_of(group, Case(algorithm, torch.float16, 6000), stored) == ""
 
 
 @pytest.mark.parametrize(
@@ -115,8 +106,8 @@ def test_messages_that_a_slot_can_not_take_are_refused() -> None:
 
 
 def test_another_order_of_sums_is_seen() -> None:
-    def other(total: Tensor, dtype: torch.dtype) -> Tensor:
-        return rounded(total + 1e-3, dtype)
+    def other(total: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        return stored(total + 1e-3, dtype)
 
     group = VirtualGroup(2, CPU, 2, CAPACITY)
     assert "element" in fault_of(group, Case("one_shot", torch.float32, 2048), other)

@@ -13,12 +13,12 @@ from glmc_runtime.errors import PlanError
 from glmc_runtime.kernels import find_binder
 from glmc_runtime.kernels.cuda import workspace
 from glmc_runtime.kernels.cuda.descriptors import can_describe
-from glmc_runtime.kernels.cuda.launch import interpreted
 from glmc_runtime.kernels.cuda.moe import by_expert, by_token, sorted_tiles
 from glmc_runtime.kernels.cuda.moe import select as moe_ffn
 from glmc_runtime.kernels.cuda.moe.common import read_call
 from glmc_runtime.kernels.cuda.tuned import TABLES, read_table
 from tests.runtime.kernels.harness import close, nan, random
+from tests.support.interpreted import stored
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 DESCRIBED = can_describe(torch.zeros(8, 8, dtype=torch.bfloat16, device=DEVICE))
@@ -90,10 +90,8 @@ def call(
 
 
 def rounded(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """float32 ``values`` in the precision of ``dtype``; the interpreter cuts where others round."""
-    if dtype == torch.bfloat16 and interpreted():
-        return (values.contiguous().view(torch.int32) & -(1 << 16)).view(torch.float32)
-    return values.to(dtype).float()
+    """float32 ``values`` in the precision of ``dtype``."""
+    return stored(values, dtype).float()
 
 
 def expert(x: torch.Tensor, gate_up: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
