@@ -10,24 +10,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
-from time import sleep
 from typing import Any
 
 from bench.engines.work import unlike_prompts
 from bench.gpu import gpu_ours
+from bench.gpu.decode_blocks import decode_blocks, rest_before
 from bench.gpu.gpu_models import Bench
-from bench.gpu.gpu_peers import Plan
 from bench.gpu.gpu_results import Results, clean
 from bench.gpu.gpu_timing import host_times
 from bench.gpu.vllm_side import LONG_BATCH, VLLM, Sizes, vllm_side
 from bench.models import BenchModel
 from bench.processes import Running
 from glmc_runtime.generate.session import Session
-
-_WARM = 8  # steps before those that count, as vLLM's side has
-_REST = 1.0
-"""Seconds in which the card idles before the steps of either side: those of many sequences come to
-the limit of power, and how fast they are depends on what went before."""
 
 
 def beside_vllm(results: Results, bench: Bench, sizes: Sizes, folder: Path) -> None:
@@ -101,32 +95,16 @@ def _decode(
     sizes: Sizes,
     batch: int,
 ) -> None:
-    plan = Plan(batch, sizes.context, repeats=1, steps=sizes.steps, warm=_WARM)
-    sequences = gpu_ours.filled(model, session, batch, plan.first)
-    more: dict[str, Any] = {"context": sizes.context}
-    if model.routed:
-        ready = gpu_ours.prepared(session, sequences, gpu_ours.first_tokens(session, batch))
-        experts = gpu_ours.distinct_experts(gpu_ours.traced_logits(session, ready)[1])
-        more |= {"experts_read": experts, "experts_expected": model.expected_experts(batch)}
-
-    rest = 0.0 if results.quick else _REST
-
-    def ours() -> float:
-        sleep(rest)
-        for sequence in sequences:
-            session.truncate(sequence, plan.first)
-        return gpu_ours.greedy_times(session, sequences, plan)[0]
-
-    asked = {"batch": batch, "context": sizes.context, "steps": sizes.steps, "seed": batch}
-
-    def theirs(_: int) -> float:
-        sleep(rest)
-        return float(side.ask("decode", **asked)["ms"])
-
-    try:
-        rounds = in_turn(lambda _: ours(), theirs, sizes.rounds)
-    finally:
-        gpu_ours.released(session, sequences)
+    rest, context = rest_before(batch, results.quick), sizes.context
+    more: dict[str, Any] = {"context": context, "rest_s": rest}
+    given = {"batch": batch, "context": context, "steps": sizes.steps, "rest": rest}
+    with decode_blocks(model, session, side, **given) as blocks:
+        if model.routed:
+            first = gpu_ours.first_tokens(session, batch)
+            ready = gpu_ours.prepared(session, blocks.sequences, first)
+            experts = gpu_ours.distinct_experts(gpu_ours.traced_logits(session, ready)[1])
+            more |= {"experts_read": experts, "experts_expected": model.expected_experts(batch)}
+        rounds = in_turn(lambda _: blocks.ours(), lambda _: blocks.theirs(), sizes.rounds)
     read = model.step_bytes(batch, sizes.context)
     _keep(results, model, "beside decode", batch, rounds, read=read, **more)
 
