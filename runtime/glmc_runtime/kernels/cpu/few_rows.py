@@ -4,7 +4,7 @@ ATen hands oneDNN (bfloat16) or MKL (float32) the plain row-major weight, which 
 repacked or badly streamed on every call. ``bench/cpu/cpu_gemv.py`` measures both: with AVX-512 and
 its products of bfloat16, one thread of torch's reads the weight at 0.36 to 0.46 of the speed of a
 plain sum, for one row and for four, and one of these at 0.9 or more for one and 0.67 to 0.9 for
-four. At 24 rows these still take 0.6 to 0.7 of torch's time in bfloat16; in float32 both are level.
+four.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ from glmc_runtime.kernels.cpu.decode_library import serves
 from glmc_runtime.kernels.cpu.native_call import NativeCall
 from glmc_runtime.kernels.cpu.processor import multiplies, multiplies_tiles
 
-FEW_ROWS = 24
+FEW_ROWS = 64
 """Beyond it a product is bound by arithmetic, and torch's is the faster one where the processor has
-products of the dtype."""
+products of the dtype. With two threads and AVX-512, of weights out of memory: at 32 and 64 rows
+torch's takes 1.0 to 1.4 times as long as ours in bfloat16 and 1.0 to 2.1 in float32, at 96 rows
+0.5 to 1.0 and 0.9 to 1.6."""
 FEW_ROWS_BESIDE_TILES = 8
 """The same of bfloat16 where the processor multiplies tiles (AMX), as torch's products then do: on
 16 cores of a Xeon both are level at 8 rows, and at 16 torch's takes half of the time of ours."""
