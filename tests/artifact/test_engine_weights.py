@@ -84,7 +84,7 @@ def require_equal(one: Tensors, other: Tensors) -> None:
     ("model", "ranks"),
     thinned(
         product(MODELS, (1, 2)),
-        long=[("tied", 2), ("tiny-dense", 2), ("tiny-moe", 1)],
+        long=[("tied", 1), ("tied", 2), ("tiny-dense", 1), ("tiny-dense", 2), ("tiny-moe", 1)],
     ),
 )
 def test_each_rank_makes_what_is_packed(tmp_path: Path, model: str, ranks: int) -> None:
@@ -110,6 +110,7 @@ def mixture(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Tensors]:
     return root / "made", tensors_of(checkpoint)
 
 
+@pytest.mark.long
 def test_the_same_input_makes_the_same_artifact(
     mixture: tuple[Path, Tensors], tmp_path: Path
 ) -> None:
@@ -229,6 +230,7 @@ def test_what_does_not_fit_is_refused_by_name(
         made(path, changed.items())
 
 
+@pytest.mark.long
 def test_values_that_float16_does_not_have(tmp_path: Path) -> None:
     checkpoint = tiny_checkpoint(tmp_path / "model", "glm-4-9b-0414")
     options = replace(OPTIONS, dtype="float16", weights="from-engine")

@@ -15,6 +15,8 @@ from glmc_runtime.format.collectives import ONE_HOST
 from tests.runtime.collectives.conftest import in_groups
 from tests.support.peers import peers_by_the_library
 
+pytestmark = pytest.mark.long
+
 CPU = torch.device("cpu")
 
 

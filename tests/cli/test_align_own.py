@@ -98,6 +98,7 @@ def test_a_wrong_kernel_is_told_from_what_it_spoils(
     assert 'class="heat' in page.read_text() and "own" in page.read_text()
 
 
+@pytest.mark.long
 def test_columns_of_a_merged_projection_are_told_apart(
     glmc: Command, artifact: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,6 +164,7 @@ def test_where_no_test_shows_it_what_was_found_is_said_first(
     assert node in " ".join(done.out.split()) and not test.exists()
 
 
+@pytest.mark.long
 def test_why_own_error_is_unknown_is_said_once(
     glmc: Command, artifact: Path, tmp_path: Path
 ) -> None:
@@ -197,6 +199,7 @@ def test_own_error_can_be_left_out(
     require_refusal(done, "GLMC-1001", "--no-own, which does not run them", "--test")
 
 
+@pytest.mark.long
 def test_a_reference_in_another_dtype_says_what_to_do(
     glmc: Command, artifact: Path, tmp_path: Path
 ) -> None:

@@ -177,6 +177,7 @@ def test_a_traced_step_is_call_by_call(paths: Paths, monkeypatch: pytest.MonkeyP
     assert seen == [list(plan.calls)]
 
 
+@pytest.mark.long
 def test_calls_between_ranks_stay_by_themselves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -33,7 +33,6 @@ from tests.runtime.record.ranks.toys import change_weight
 from tests.runtime.record.recorded import MemorySink
 from tests.support.command import command_of
 from tests.support.models import MODERN
-from tests.support.thinned import thinned
 
 pytest.importorskip("h5py")
 pytestmark = [
@@ -143,13 +142,11 @@ def faulty(
     return sides.of_ranks(path, folder / "faulty.h5", PREFILL)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("sides", [MOE], indirect=True)
 @pytest.mark.parametrize(
     ("weight", "node", "dealt"),
-    thinned(
-        [QKV, EXPERTS, ("self_attn.o_proj.weight", "self_attn.o_proj#linear", "summed")],
-        long=[EXPERTS],
-    ),
+    [QKV, EXPERTS, ("self_attn.o_proj.weight", "self_attn.o_proj#linear", "summed")],
 )
 def test_a_fault_in_the_shard_of_one_rank_is_found_at_its_node(
     sides: Sides, weight: str, node: str, dealt: str, tmp_path: Path

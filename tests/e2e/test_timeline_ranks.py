@@ -19,7 +19,6 @@ from glmc_runtime.format.phases import DECODE
 from tests.e2e.build import CPU, EMULATED, Place
 from tests.e2e.ranks import RankedBuilder
 from tests.runtime.ranks.threads import session_of_threads
-from tests.support.thinned import thinned
 
 pytestmark = pytest.mark.usefixtures("shared_captures")
 MODEL = Path(__file__).parents[2] / "models" / "tiny-moe"
@@ -31,9 +30,8 @@ def builder(tmp_path_factory: pytest.TempPathFactory) -> RankedBuilder:
     return RankedBuilder(MODEL, tmp_path_factory.mktemp("timeline") / "artifacts", SMALL)
 
 
-@pytest.mark.parametrize(
-    "place", thinned([CPU, EMULATED[0]], long=[EMULATED[0]]), ids=lambda place: place.name
-)
+@pytest.mark.long
+@pytest.mark.parametrize("place", [CPU, EMULATED[0]], ids=lambda place: place.name)
 def test_two_ranks_are_read_rank_by_rank(
     builder: RankedBuilder, place: Place, tmp_path: Path
 ) -> None:

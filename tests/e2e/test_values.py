@@ -67,7 +67,14 @@ WAYS = {
 }
 
 # The merges of a target and the shares of ranks are those of the others.
-LONG = ("moe-four-ranks", "moe-two-ranks-as-eight", "dense-xpu", "dense-two-ranks-xpu")
+LONG = (
+    "moe-four-ranks",
+    "moe-two-ranks-as-eight",
+    "moe-as-eight-ranks",
+    "moe-no-merges",
+    "dense-xpu",
+    "dense-two-ranks-xpu",
+)
 
 pytestmark = [
     pytest.mark.usefixtures("shared_captures"),

@@ -194,6 +194,7 @@ def test_a_host_has_so_many_cards(model: Path) -> None:
         estimate(model, "h200", Traffic((1,), 40), cards=9)
 
 
+@pytest.mark.long
 def test_third_party_numbers_are_said_to_be_such(tmp_path: Path) -> None:
     config = tiny_file("glm-4.7", num_hidden_layers=5, first_k_dense_replace=3, head_dim=32)
     (tmp_path / "config.json").write_text(json.dumps(config))

@@ -41,7 +41,7 @@ def calls(history: History, phase: str, layers: int) -> dict[str, CallHistory]:
     }
 
 
-@pytest.mark.parametrize("target", thinned(["cpu", "cuda", "xpu"], long=["xpu"]))
+@pytest.mark.parametrize("target", thinned(["cpu", "cuda", "xpu"], long=["cuda", "xpu"]))
 def test_every_call_has_the_cost_of_its_node(target: str, tmp_path: Path) -> None:
     """Also of those that the target's merges made: on cuda attention with rope, and experts."""
     history, options = compiled(target, tmp_path)

@@ -78,6 +78,7 @@ def test_without_a_device_there_are_no_floors(artifact: Path, tmp_path: Path) ->
     assert all(args["bytes"] is not None and args["floor_us"] is None for args in calls)
 
 
+@pytest.mark.long
 def test_several_calls_of_a_node_share_its_cost(emulated: Path, tmp_path: Path) -> None:
     """Bytes are at the last of them; emulated times are held against no floor."""
     file = run(emulated, tmp_path / "t.json")

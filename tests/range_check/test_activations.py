@@ -37,6 +37,7 @@ def test_what_is_beyond_the_range_overflows_in_float16(tmp_path: Path) -> None:
     assert float(wide.largest) > 65504 and narrow.largest in ("inf", "nan")
 
 
+@pytest.mark.long
 def test_magnitudes_are_told_for_each_op_largest_first(tmp_path: Path) -> None:
     found = ran(checkpoint(tmp_path / "model", MOE), "bfloat16")
     sizes = [float(each.largest) for each in found.ops]

@@ -103,6 +103,7 @@ def test_activations_beyond_the_range_name_op_node_and_layer(tmp_path: Path) -> 
     assert choice.ops and choice.ops[0].name in choice.remarks[2]
 
 
+@pytest.mark.long
 def test_what_lies_between_the_kernels_of_an_op_counts(tmp_path: Path) -> None:
     """The product of one expert overflows where the router's weights make its sum small again."""
     up = "model.layers.1.mlp.experts.{}.up_proj.weight"

@@ -96,6 +96,7 @@ def prefilled(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     return prompts
 
 
+@pytest.mark.long
 def test_all_rows_of_a_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefilled: list[list[int]]
 ) -> None:

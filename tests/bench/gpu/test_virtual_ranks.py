@@ -67,6 +67,7 @@ def test_values_are_sums_in_the_order_of_the_ranks(
     assert fault_of(group, Case(algorithm, dtype, size, offset), stored) == ""
 
 
+@pytest.mark.long
 def test_eight_ranks() -> None:
     group = VirtualGroup(8, CPU, 3, CAPACITY)
     for algorithm in ("one_shot", "two_shot"):

@@ -15,7 +15,6 @@ from tests.check.align.aligned import SHIPPED, Aligner
 from tests.check.align.beside_h200 import beside, nearest, require_sound
 from tests.check.align.faults import FAULTS
 from tests.check.align.h200 import FOLDER, TINY, TINY_CUDA, digest_of
-from tests.support.thinned import thinned
 
 pytestmark = pytest.mark.usefixtures("shared_captures")
 # The tokens of all routers by step, whose weights and ids are two values each.
@@ -40,6 +39,7 @@ def test_the_weights_are_those_of_the_reference() -> None:
     assert digest(SHIPPED / "tiny-moe") == digest_of(TINY) == digest_of(TINY_CUDA)
 
 
+@pytest.mark.long
 def test_cuda_on_the_same_card() -> None:
     found = align(open_record(TINY), open_record(TINY_CUDA))
     require_sound(found, 159, ROUTED)
@@ -62,12 +62,9 @@ def test_other_targets_are_within_what_is_allowed(place: str) -> None:
     assert all(each.own is not None and each.bound is not None for each in own.values)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
-    ("place", "name"),
-    thinned(
-        [("cpu", "softmax_scale_twice"), ("xpu/P-A", "router_without_bias")],
-        long=[("xpu/P-A", "router_without_bias")],
-    ),
+    ("place", "name"), [("cpu", "softmax_scale_twice"), ("xpu/P-A", "router_without_bias")]
 )
 def test_a_planted_fault_is_found(place: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     fault = FAULTS[name]

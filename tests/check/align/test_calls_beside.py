@@ -49,6 +49,7 @@ def beside(reference: Record, path: Path) -> CallsBeside:
     return calls_beside(reference, load_artifact(path), LoadOptions(), None)
 
 
+@pytest.mark.long
 def test_an_artifact_says_where_its_checkpoint_is(artifact: Path, reference: Record) -> None:
     calls = beside(reference, artifact)
     own = calls.own_errors()

@@ -137,6 +137,7 @@ def test_an_error_that_comes_when_the_device_is_waited_for_is_no_matter_of_the_c
     assert graph.failure is None
 
 
+@pytest.mark.long
 def test_a_static_cache_is_one_graph(capture: FakeCapture) -> None:
     model = layer_of()
     expected = decode(model, model.forward, 12, static_cache(model), prompt(2))

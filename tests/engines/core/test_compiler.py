@@ -210,6 +210,7 @@ def test_a_full_disk_is_no_reason_to_serve_without_plans(
     assert "TMPDIR" in caught.value.remedy
 
 
+@pytest.mark.long
 def test_a_compile_that_does_not_end(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

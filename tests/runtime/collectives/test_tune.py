@@ -20,6 +20,8 @@ from glmc_runtime.format.collectives_json import read_table, table_to_text
 from tests.runtime.collectives.conftest import in_groups
 from tests.support.peers import peers_by_the_library
 
+pytestmark = pytest.mark.long
+
 CPU = torch.device("cpu")
 QUICK = Wanted(seconds=0.2)
 

@@ -12,6 +12,8 @@ import pytest
 
 from glmc_runtime.command.rank_processes import rank_environment, run_ranks
 
+pytestmark = pytest.mark.long
+
 ACTING = "tests.runtime.command.acting"
 
 

@@ -67,6 +67,7 @@ assert len(made) == 3 and all(len(hashes) == 1 for hashes in made.values()), mad
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif(
     tuple(map(int, triton.__version__.split(".")[:2])) < LEAST_TRITON, reason="is too old"
 )
