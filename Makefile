@@ -114,12 +114,13 @@ clean:
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
+# Modules are compiled when they are first imported, which most of torch and triton never is.
 $(VENV)/.installed: $(VENV)/bin/python pyproject.toml runtime/pyproject.toml constraints.txt
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable 'runtime[text]' --editable .
+	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable 'runtime[text]' --editable .
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed runtime/glmc_engines/pyproject.toml
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]' --editable runtime/glmc_engines
+	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]' --editable runtime/glmc_engines
 	touch $@
 
 # A test imports few of their modules, so pip compiles none of them.
