@@ -199,6 +199,7 @@ def test_a_row_without_device_graphs_is_a_row_of_its_own() -> None:
     assert len(merged(runs)["a card"]) == len(newest(runs)) == 4
 
 
+@pytest.mark.long
 def test_device_graphs_of_prefill_are_an_option(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
