@@ -12,5 +12,6 @@ def failure(function: str, status: int) -> Exception:
         return MemoryError(f"no memory for the work space of {function}")
     if status == BEYOND:
         return IndexError(f"an index of {function} is beyond what it counts")
-    assert status == UNKNOWN, status
-    return RuntimeError(f"{function} is no function of this library")
+    if status == UNKNOWN:
+        return RuntimeError(f"{function} is no function of this library")
+    return RuntimeError(f"{function} returned the unknown status {status}")

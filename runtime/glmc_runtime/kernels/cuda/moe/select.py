@@ -78,6 +78,7 @@ def choose(call: Experts, override: Configuration | None) -> Configuration:
         raise PlanError(
             f"there is no variant '{variant}' to run experts",
             expected="one of " + ", ".join(VARIANTS),
+            remedy="name one of them; where a table of the device has it, tune again",
         )
     if override is None and variant == "tma_tiles" and not tma_tiles.can_run(call):
         return default(call)  # a table's key does not say how the tensors lie

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -322,6 +323,11 @@ def test_variants_have_the_names_of_their_files_in_tables_too() -> None:
         for by_key in read_table(path)["moe_ffn"].values():
             entries = [entry for by_rows in by_key.values() for entry in by_rows.values()]
             assert entries and {entry["variant"] for entry in entries} <= moe_ffn.VARIANTS.keys()
+
+
+def test_the_page_names_every_variant() -> None:
+    page = (Path(__file__).parents[5] / "docs" / "cuda.md").read_text(encoding="utf-8")
+    assert [name for name in moe_ffn.VARIANTS if f"`{name}`" not in page] == []
 
 
 def test_an_unknown_variant_is_refused() -> None:
