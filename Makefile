@@ -123,7 +123,6 @@ $(VENV)/.installed-dev: $(VENV)/.installed runtime/glmc_engines/pyproject.toml
 	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]' --editable runtime/glmc_engines
 	touch $@
 
-# A test imports few of their modules, so pip compiles none of them.
 .versions/transformers-%/.installed: $(VENV)/bin/python
 	$(BIN)/pip install --quiet --no-compile --target $(@D) transformers==$*
 	touch $@

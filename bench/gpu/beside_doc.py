@@ -17,7 +17,15 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any
 
-from bench.gpu.beside_table import BESIDE, COLUMNS, WORKS, bar_of_row, beside_rows, row_key
+from bench.gpu.beside_table import (
+    BESIDE,
+    COLUMNS,
+    WORKS,
+    bar_of_row,
+    beside_rows,
+    has_graphs,
+    row_key,
+)
 from bench.gpu.gpu_results import load_results
 from bench.gpu.gpu_table import Section, between_marks, markdown
 from bench.gpu.vllm_side import VLLM
@@ -165,7 +173,7 @@ def _ordered(items: Sequence[Item], key: str) -> list[Item]:
 
 
 def _label(item: Item) -> str:
-    graphs = "" if item.get("prefill_graphs", True) else ", no graphs"
+    graphs = "" if has_graphs(item) else ", no graphs"
     if item["what"] == BESIDE + "ragged":
         return f"{item['prompts']} prompts{graphs}"
     if item["what"] == BESIDE + "prefill":

@@ -82,10 +82,15 @@ def beside_rows(items: Iterable[Item]) -> list[tuple[str, ...]]:
 
 
 def row_key(item: Item) -> tuple[Any, ...]:
-    """Which row a measurement of either side is of. One that does not say so had device graphs of
-    prefill, as all had before this could be chosen."""
-    graphs = item.get("prefill_graphs", True)
-    return item["model"], item["what"], item["size"], item.get("context"), graphs
+    """Which row a measurement of either side is of."""
+    return item["model"], item["what"], item["size"], item.get("context"), has_graphs(item)
+
+
+def has_graphs(item: Item) -> bool:
+    """Whether prefills of ours had device graphs: one that does not say so is taken to have had
+    them. Decode steps do not say it, nor files from before it could be chosen, whose first had
+    none."""
+    return bool(item.get("prefill_graphs", True))
 
 
 def _work(item: Item) -> str:
@@ -123,7 +128,7 @@ def _context(item: Item) -> str:
 
 
 def _graphs(item: Item) -> str:
-    return "" if item.get("prefill_graphs", True) else ", no device graphs"
+    return "" if has_graphs(item) else ", no device graphs"
 
 
 def _said(value: float, wanted: float) -> str:

@@ -11,11 +11,7 @@ have random weights of one spread, but not the same ones.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import shlex
 import sys
-import tempfile
 from collections.abc import Iterable, Mapping
 from itertools import product
 from pathlib import Path
@@ -25,7 +21,8 @@ import torch
 
 from bench.gpu import gpu_ours
 from bench.gpu.gpu_models import Bench
-from bench.gpu.gpu_table import Section, markdown
+from bench.gpu.gpu_table import Section
+from bench.gpu.peer_command import written
 from bench.gpu.vllm_side import Sizes, lacking, site, vllm_side
 from bench.models import GPU_MODELS, BenchModel, gpu_model
 from bench.spread import BIAS
@@ -144,14 +141,7 @@ def arguments(words: list[str]) -> argparse.Namespace:
 def main(words: list[str] | None = None) -> int:
     words = sys.argv[1:] if words is None else words
     options = arguments(words)
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        for key in options.models:
-            rows += counted(options, key, Path(folder) / key)
-    command = "python -m bench.gpu.peer_experts " + shlex.join(words)
-    options.output.write_text(json.dumps({"command": command, "rows": rows}), encoding="utf-8")
-    print(markdown([table_of(rows)]))
+    written("peer_experts", words, options, counted, table_of)
     return 0
 
 

@@ -5,19 +5,16 @@
 
 Steps of many sequences bring a card to its limit of power: its clock falls, and how fast a step is
 depends on what ran before. Each round has a block of 12 steps of each side after each of the three.
-Clock and watts are those that nvidia-smi reads within a block, its warm-up steps among them.
+Clock and watts are those that nvidia-smi reads within a block, its warm-up steps among them, and of
+vLLM's the prompts that it begins with.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import shlex
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,7 +28,8 @@ import torch
 
 from bench.gpu.decode_blocks import Blocks, decode_blocks
 from bench.gpu.gpu_models import Bench
-from bench.gpu.gpu_table import Section, markdown
+from bench.gpu.gpu_table import Section
+from bench.gpu.peer_command import written
 from bench.gpu.vllm_side import VLLM, Sizes, lacking, site, vllm_side
 from bench.models import GPU_MODELS, gpu_model
 from bench.words import sizes, some_of
@@ -229,14 +227,7 @@ def arguments(words: list[str]) -> argparse.Namespace:
 def main(words: list[str] | None = None) -> int:
     words = sys.argv[1:] if words is None else words
     options = arguments(words)
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        for key in options.models:
-            rows += measured(options, key, Path(folder) / key)
-    command = "python -m bench.gpu.power " + shlex.join(words)
-    options.output.write_text(json.dumps({"command": command, "rows": rows}), encoding="utf-8")
-    print(markdown([table_of(rows)]))
+    written("power", words, options, measured, table_of)
     return 0
 
 

@@ -287,7 +287,7 @@ def test_runs_are_maximal_and_shared() -> None:
 
 
 def test_no_run_begins_before_the_cache() -> None:
-    with pytest.raises(IndexError, match="negative"):
+    with pytest.raises(IndexError, match="block -1 of a sequence is negative"):
         find_runs([3, -1], 5, BLOCK)
     assert find_runs([3, -1], 4, BLOCK) == ((12, 4),)
 
@@ -322,6 +322,40 @@ def test_prefill_attention(
             close(out[start : start + count], expected)
         start += count
     assert torch.equal(out[start:], torch.zeros_like(out[start:]))
+
+
+@pytest.mark.parametrize(
+    ("queries", "tokens"),
+    [
+        ([1, 5, 8], [0, 5, 8]),
+        ([-1, 5, 8], [0, 5, 8]),
+        ([0, -2, 8], [0, 5, 13]),
+        ([0, 5, 11], [0, 5, 11]),
+        ([0, 5, 3], [0, 5, 8]),
+        ([0, 5, 8], [0, 4, 8]),
+        ([0, 5, 8], [0, 5, 0]),
+    ],
+)
+def test_queries_that_are_no_last_tokens_are_an_error(
+    queries: list[int], tokens: list[int]
+) -> None:
+    caches = poisoned_caches(torch.float32, CONTIGUOUS, [5, 3], 2)
+    out = nan(10, 6, HEAD, dtype=torch.float32)
+    thunk = find_binder("cpu.prefill_attention")(
+        {
+            "query": random(10, 6, HEAD),
+            "key_cache": caches[0],
+            "value_cache": caches[1],
+            "block_tables": int32(CONTIGUOUS),
+            "cu_seqlens_q": int32(queries),
+            "cu_seqlens_k": int32(tokens),
+            "scale": HEAD**-0.5,
+            "out": out,
+        }
+    )
+    with pytest.raises(IndexError, match="do not cut 10 rows of queries into the last tokens"):
+        thunk()
+    assert out.isnan().all()
 
 
 def test_heads_that_do_not_divide_are_refused() -> None:

@@ -75,8 +75,9 @@ def write_slots(cache: torch.Tensor, slots: torch.Tensor, source: torch.Tensor) 
 
     def write() -> None:
         block = torch.div(slots, size, rounding_mode="floor")
-        if slots.shape[0] and int(slots.min()) < 0:  # torch would count it from the end
-            raise IndexError("a slot of the cache is negative")
+        least = int(slots.min()) if slots.shape[0] else 0
+        if least < 0:  # torch would count it from the end
+            raise IndexError(f"slot {least} of a cache is negative: slots count from 0")
         cache.index_put_((block, slots - block * size), source)
 
     return write

@@ -77,8 +77,8 @@ class ExpertLinear:
 
 def weight_of(weights: tuple[torch.Tensor, ...], expert: int) -> torch.Tensor:
     """The weight of an expert; raises IndexError for a number that counts none."""
-    if expert < 0:  # which Python would count from the end
-        raise IndexError(f"there is no expert {expert}")
+    if not 0 <= expert < len(weights):  # Python would count a negative one from the end
+        raise IndexError(f"there is no expert {expert}: they are 0 to {len(weights) - 1}")
     return weights[expert]
 
 

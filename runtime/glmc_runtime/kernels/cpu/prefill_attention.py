@@ -27,6 +27,20 @@ def _context(slots: Slots, runs: tuple[Run, ...], group: int) -> torch.Tensor:
     return tokens.transpose(0, 1).unsqueeze(1).expand(-1, group, -1, -1)
 
 
+def _require_queries(query_ends: list[int], context_ends: list[int], tokens: int) -> None:
+    """Raise IndexError where slices would count from the end, or be cut short without a word."""
+    fits = query_ends[0] == 0 and query_ends[-1] <= tokens
+    for index in range(len(query_ends) - 1):
+        queries = query_ends[index + 1] - query_ends[index]
+        length = context_ends[index + 1] - context_ends[index]
+        fits = fits and (queries == 0 or 0 < queries <= length)
+    if not fits:
+        raise IndexError(
+            f"cu_seqlens_q {query_ends} beside cu_seqlens_k {context_ends} do not cut {tokens} "
+            "rows of queries into the last tokens of each sequence"
+        )
+
+
 @register(
     "cpu.prefill_attention",
     schema(
@@ -38,7 +52,8 @@ def _context(slots: Slots, runs: tuple[Run, ...], group: int) -> torch.Tensor:
 def prefill_attention(arguments: dict[str, Any]) -> Thunk:
     """query and out [tokens, q_heads, head_dim]; caches as for ``cpu.decode_attention``;
     block_tables int32 [sequences, blocks_per_sequence]; cu_seqlens_q and cu_seqlens_k int32
-    [sequences + 1] in host memory. Rows beyond cu_seqlens_q[-1] come out as zero."""
+    [sequences + 1] in host memory. Rows beyond cu_seqlens_q[-1] come out as zero. Queries that
+    query does not have, or of which a sequence has fewer tokens, raise IndexError in the step."""
     query, out, scale = arguments["query"], arguments["out"], float(arguments["scale"])
     key_cache, value_cache = arguments["key_cache"], arguments["value_cache"]
     tables = arguments["block_tables"]
@@ -62,6 +77,7 @@ def prefill_attention(arguments: dict[str, Any]) -> Thunk:
             cu_seqlens_q.tolist(),
             cu_seqlens_k.tolist(),
         )
+        _require_queries(query_ends, context_ends, tokens)
         for index, blocks in enumerate(rows):
             start, stop = query_ends[index], query_ends[index + 1]
             if start == stop:

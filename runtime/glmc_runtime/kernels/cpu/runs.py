@@ -22,9 +22,10 @@ def find_runs(
     for a negative block, which torch would count from the end."""
     runs: list[Run] = []
     for position in range(0, length, block_size):
-        start = blocks[position // block_size] * block_size
-        if start < 0:
-            raise IndexError("a block of a sequence is negative")
+        block = blocks[position // block_size]
+        if block < 0:
+            raise IndexError(f"block {block} of a sequence is negative: blocks count from 0")
+        start = block * block_size
         count = min(block_size, length - position)
         if follow and runs and sum(runs[-1]) == start:
             runs[-1] = (runs[-1][0], runs[-1][1] + count)

@@ -41,7 +41,7 @@ def total_of(
     CAPACITY: tl.constexpr,
     RANKS: tl.constexpr,
 ):
-    """float32 sum, in the order of the ranks, of what lies at ``place`` in all slots of a use."""
+    """float32 sum, in the order of the ranks, of what is at ``place`` in all slots of a use."""
     total = tl.load(slot_of(peers[0], like, epoch, START, CAPACITY) + place).to(tl.float32)
     for peer in tl.static_range(1, RANKS):
         slot = slot_of(peers[peer], like, epoch, START, CAPACITY)
