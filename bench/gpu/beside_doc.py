@@ -88,8 +88,27 @@ def without(items: Iterable[Item], rows: Sequence[str]) -> list[Item]:
     return [item for item in items if row_name(item) not in gone]
 
 
+def _experts(items: Sequence[Item]) -> list[Section]:
+    """What the routers of ours chose in the rows; nothing where no model has any."""
+    found = [item for item in items if item["peer"] != VLLM and item.get("experts_read")]
+    found.sort(key=lambda item: (item["model"], item["context"], item["size"]))
+    rows = [
+        (
+            GPU_MODELS[item["model"]][2],
+            str(item["size"]),
+            str(item["context"]),
+            f"{item['experts_read']:.1f}",
+            f"{item['experts_expected']:.1f}",
+        )
+        for item in found
+    ]
+    columns = ("model", "batch", "context", "read", "independent choices")
+    return [Section("Distinct experts that a layer of ours reads", columns, rows)] if rows else []
+
+
 def tables_of(runs: Sequence[Item], items: Iterable[Item]) -> list[Section]:
-    """The rows, and the runs that they are of."""
+    """The rows, what routers read in them, and the runs that they are of."""
+    items = list(items)
     rows = beside_rows(items)
     met = sum(row[-3] == "met" for row in rows), sum(bool(row[-4]) for row in rows)
     note = (
@@ -98,6 +117,7 @@ def tables_of(runs: Sequence[Item], items: Iterable[Item]) -> list[Section]:
     )
     return [
         Section("Decode steps and first tokens, milliseconds", COLUMNS, rows, fill(note, _WIDTH)),
+        *_experts(items),
         Section(
             "Runs beside vLLM",
             ("model", "plain read", "product", "vLLM ready", "glmc ready", "command"),

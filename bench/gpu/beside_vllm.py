@@ -33,20 +33,21 @@ def beside_vllm(results: Results, bench: Bench, sizes: Sizes, folder: Path) -> N
         max_context=sizes.context + max(*sizes.prefills, 1024),
         kv_tokens=sizes.kv_tokens,
         block_size=32 if results.quick else 128,
-        prefill_graphs=sizes.prefill_graphs,
+        prefill_graphs=True,
     )
-    results.data["prefill_graphs"] = sizes.prefill_graphs
     log = results.path.with_name(f"{model.key}.vllm.log")
     with vllm_side(model, sizes, folder, log, results.quick) as side:
         results.data.setdefault("vllm_start_s", {})[model.key] = side.start_s
         ours_start = bench.compile_seconds + bench.load_seconds
         results.data.setdefault("glmc_start_s", {})[model.key] = ours_start
+        results.data.setdefault("glmc_load_s", {})[model.key] = bench.load_seconds
         _rows(results, model, session, side, sizes)
-        if sizes.longs:
+        if sizes.longs or sizes.captured:
             del session  # its cache makes room
             clean()
             results.attempt(
-                f"{model.key} long beside vllm", lambda: _long(results, bench, side, sizes)
+                f"{model.key} by default beside vllm",
+                lambda: _by_default(results, bench, side, sizes),
             )
 
 
@@ -70,15 +71,24 @@ def _rows(
     )
 
 
-def _long(results: Results, bench: Bench, side: Running, sizes: Sizes) -> None:
-    """Decode steps of long contexts, by a session that is compiled for them."""
+def _by_default(results: Results, bench: Bench, side: Running, sizes: Sizes) -> None:
+    """First tokens by a session as the runtime loads it by default, without device graphs of
+    prefill, and decode steps of long contexts, for which it is compiled."""
     session = bench.session(
         decode=(LONG_BATCH,),
-        prefill=(max(sizes.prefills),),
-        max_context=max(sizes.longs) + 1024,
+        prefill=sizes.prefills,
+        max_context=max((*sizes.longs, *sizes.prefills)) + 1024,
         kv_tokens=sizes.long_kv_tokens,
         block_size=32 if results.quick else 128,
     )
+    results.data.setdefault("glmc_default_load_s", {})[bench.model.key] = bench.load_seconds
+    for tokens in sizes.captured:
+        results.attempt(
+            f"{bench.model.key} prefill {tokens} without graphs beside vllm",
+            lambda each=tokens: _prefill(
+                results, bench.model, session, side, sizes, each, graphs=False
+            ),
+        )
     for context in sizes.longs:
         of_context = replace(sizes, context=context)
         results.attempt(
@@ -110,17 +120,23 @@ def _decode(
 
 
 def _prefill(
-    results: Results, model: BenchModel, session: Session, side: Running, sizes: Sizes, tokens: int
+    results: Results,
+    model: BenchModel,
+    session: Session,
+    side: Running,
+    sizes: Sizes,
+    tokens: int,
+    graphs: bool = True,
 ) -> None:
     # Prompts of one seed begin alike: those of another length would be in the cache.
-    of_length = 10_000 * tokens
+    of_length = 10_000 * (2 * tokens + graphs)
     rounds = in_turn(
         lambda seed: _first_token(model, session, (tokens,), seed + of_length),
         lambda seed: float(side.ask("first", length=tokens, seed=seed + of_length)["ms"]),
         sizes.rounds,
     )
     given = {"read": model.weight_bytes(tokens), "operations": model.prefill_operations(tokens)}
-    more = {"prefill_graphs": sizes.prefill_graphs}
+    more = {"prefill_graphs": graphs}
     _keep(results, model, "beside prefill", tokens, rounds, **given, **more)
 
 
@@ -135,7 +151,7 @@ def _ragged(
     )
     operations = sum(map(model.prefill_operations, lengths))
     given = {"read": model.weight_bytes(sum(lengths)), "operations": operations}
-    more = {"prompts": len(lengths), "prefill_graphs": sizes.prefill_graphs}
+    more = {"prompts": len(lengths), "prefill_graphs": True}
     _keep(results, model, "beside ragged", sum(lengths), rounds, **given, **more)
 
 

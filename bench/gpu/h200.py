@@ -53,12 +53,6 @@ def arguments(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--context", type=int, default=1024, help="of a decode beside vLLM")
     parser.add_argument("--longs", type=sizes, default=(), help="contexts of 16, beside vLLM")
     parser.add_argument("--rounds", type=int, default=5, help="beside vLLM")
-    parser.add_argument(
-        "--no-prefill-graphs",
-        dest="prefill_graphs",
-        action="store_false",
-        help="ours beside vLLM without device graphs of prefill, as the runtime is by default",
-    )
     parser.add_argument("--contexts", type=sizes, help="of part long")
     parser.add_argument("--seconds", type=float, default=540.0, help="what the run may take")
     parser.add_argument("--quick", action="store_true", help="tiny shapes; says nothing of speed")
@@ -152,12 +146,7 @@ def _beside(
         results.leave_out(VLLM, why)
         return
     sizes = Sizes(
-        options.batches,
-        options.prefills,
-        options.context,
-        options.rounds,
-        longs=options.longs,
-        prefill_graphs=options.prefill_graphs,
+        options.batches, options.prefills, options.context, options.rounds, longs=options.longs
     )
     for key in options.models:
         place = folder / f"{key}.beside"

@@ -25,6 +25,7 @@ from bench.engines.sides import (
 from bench.models import BenchModel
 from bench.processes import Running, start
 from bench.spread import BIAS
+from glmc_runtime.engine.loaded import CAPTURED_TOKENS
 
 VLLM = "vllm"
 SITE = "GLMC_PEER_SITE"
@@ -35,9 +36,7 @@ LONG_BATCH = 16  # sequences of each long context
 @dataclass(frozen=True)
 class Sizes:
     """What is measured: decode steps by batch, first tokens by length, ``rounds`` that count;
-    ``longs``: contexts of decode steps of ``LONG_BATCH`` sequences; ``prefill_graphs``: whether
-    ours has device graphs of prefill, which are no default of its runtime. They go to 1024 tokens,
-    vLLM's to 512."""
+    ``longs``: contexts of decode steps of ``LONG_BATCH`` sequences."""
 
     batches: tuple[int, ...]
     prefills: tuple[int, ...]
@@ -47,13 +46,18 @@ class Sizes:
     shortest: int = 100
     longest: int = 1000
     longs: tuple[int, ...] = ()
-    prefill_graphs: bool = True
 
     @property
     def ragged(self) -> tuple[int, ...]:
         """The lengths of the prompts that come together."""
         draw = random.Random(1)
         return tuple(draw.randint(self.shortest, self.longest) for _ in range(RAGGED))
+
+    @property
+    def captured(self) -> tuple[int, ...]:
+        """Lengths whose prefill is a device graph of ours, where those are captured, which is no
+        default of its runtime. They go to 1024 tokens, vLLM's to 512."""
+        return tuple(tokens for tokens in self.prefills if tokens <= CAPTURED_TOKENS)
 
     @property
     def most_tokens(self) -> int:

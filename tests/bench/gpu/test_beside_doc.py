@@ -132,3 +132,20 @@ def test_the_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 )
 def test_labels(change: dict[str, Any], label: str) -> None:
     assert beside_doc._label({**OURS, **change}) == label
+
+
+def test_experts_stand_in_a_table_of_their_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = copy.deepcopy(RUN)
+    for batch, read in ((16, 80.04), (1, 8.0)):
+        each = {**COMMON, "model": "air", "size": batch, "experts_read": read}
+        each |= {"experts_expected": 82.4}
+        run["measurements"] += [{**OURS, **each}, {**each, "peer": "vllm", "ms": 6.0}]
+    assert beside_doc.main(written(tmp_path, run)) == 0
+    text = capsys.readouterr().out
+    table = text.partition("### Distinct experts")[2].partition("###")[0]
+    name = "GLM-4.5-Air, 12 of 46 layers"
+    assert f"| {name} | 1 | 1024 | 8.0 | 82.4 |\n| {name} | 16 | 1024 | 80.0 | 82.4 |" in table
+    assert beside_doc.main(written(tmp_path, RUN)) == 0
+    assert "experts" not in capsys.readouterr().out

@@ -106,6 +106,7 @@ def test_all_rows_of_a_model(
     results.describe(Machine("a card", 3e12, 4e14), {"device": "a card", "bandwidth": 3e12,
                      "rate": 4e14, "torch": "2", "triton": "3", "transformers": "5"})  # fmt: skip
     more = {"steps": 2, "shortest": 3, "longest": 9, "longs": (160,)}
+    monkeypatch.setattr("bench.gpu.vllm_side.CAPTURED_TOKENS", 32)
     sizes = Sizes((1, 2), (32, 64), 96, rounds=1, **more)
     model = gpu_model("4.7", True)
     bench = Bench(model, tmp_path / "model", torch.device("cpu"), "cpu")
@@ -114,6 +115,7 @@ def test_all_rows_of_a_model(
     rows = beside_rows(results.data["measurements"])
     assert rows[2][1] == f"decode, batch {LONG_BATCH}, context 160"
     assert [row[1].split(",")[0] for row in rows] == ["decode"] * 3 + [
+        "first token of 32",
         "first token of 32",
         "first token of 64",
         f"first tokens of {RAGGED} prompts",
@@ -125,7 +127,7 @@ def test_all_rows_of_a_model(
     (_, two) = [item for item in results.data["measurements"] if item["peer"] == "glmc"][:2]
     assert two["experts_read"] > decode["experts_read"]  # tokens differ, and so do their experts
     asked = [given["seed"] for order, given in side.asked if order == "first"]
-    assert len(set(asked)) == len(asked) == 4  # of another length, too: one would begin another
+    assert len(set(asked)) == len(asked) == 6  # of another length, too: one would begin another
     floors = [item for item in results.data["measurements"] if item["what"] == "beside prefill"]
     assert all(item["bytes"] == model.weight_bytes(item["size"]) for item in floors)
     lengths = next(given["lengths"] for order, given in side.asked if order == "together")
@@ -136,9 +138,12 @@ def test_all_rows_of_a_model(
         if order != "decode"
         for prompt in unlike_prompts(512, given["seed"], given.get("lengths") or [given["length"]])
     ]
-    assert len(theirs) == 2 * (2 + RAGGED) and all(prompt in prefilled for prompt in theirs)
-    assert results.data["prefill_graphs"] is True
-    assert all(item["prefill_graphs"] for item in floors)
+    assert len(theirs) == 2 * (3 + RAGGED) and all(prompt in prefilled for prompt in theirs)
+    graphs = [(item["size"], item["prefill_graphs"]) for item in floors if item["peer"] == "glmc"]
+    assert graphs == [(32, True), (64, True), (32, False)]
+    assert [row[1] for row in rows[3:5]].count("first token of 32, no device graphs") == 1
+    loads = [results.data[f"glmc_{name}load_s"]["4.7"] for name in ("", "default_")]
+    assert all(seconds > 0 for seconds in loads)
     assert "Beside vLLM, milliseconds" in markdown(sections([results.data]))
 
 
@@ -199,34 +204,29 @@ def test_a_row_without_device_graphs_is_a_row_of_its_own() -> None:
     assert len(merged(runs)["a card"]) == len(newest(runs)) == 4
 
 
-@pytest.mark.long
-def test_device_graphs_of_prefill_are_an_option(
+def test_first_tokens_are_of_a_session_with_device_graphs_and_of_one_without(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(SITE, str(tmp_path))
-    (tmp_path / "vllm").mkdir()
-    asked = []
-    monkeypatch.setattr(
-        "bench.gpu.beside_vllm.beside_vllm", lambda *given: asked.append(given[2].prefill_graphs)
-    )
-    words = ["--quick", "--target", "cpu", "--output", str(tmp_path / "o.json"), "--peers", "vllm"]
-    for more in ([], ["--no-prefill-graphs"]):
-        assert h200.main([*words, "--models", "9b", *more]) == 0
-    assert asked == [True, False]
-
-
-@pytest.mark.parametrize("graphs", [True, False])
-def test_a_session_has_the_device_graphs_of_its_row(
-    graphs: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     results = Results(tmp_path / "r.json", quick=True)
     bench: Any = SimpleNamespace(model=gpu_model("9b", True), compile_seconds=0, load_seconds=0)
-    asked: dict[str, Any] = {}
-    bench.session = lambda **given: asked.update(given)
+    asked: list[bool] = []
+    bench.session = lambda **given: asked.append(given.get("prefill_graphs", False)) or asked[-1]
+    measured: list[tuple[bool, bool]] = []  # the session's, and what its row says
     monkeypatch.setattr("bench.gpu.beside_vllm.vllm_side", lambda *_: Answers())
     monkeypatch.setattr("bench.gpu.beside_vllm._rows", lambda *_: None)
-    beside_vllm(results, bench, Sizes((1,), (32,), 96, prefill_graphs=graphs), tmp_path)
-    assert asked["prefill_graphs"] is results.data["prefill_graphs"] is graphs
+    monkeypatch.setattr(
+        "bench.gpu.beside_vllm._prefill",
+        lambda _, __, session, *___, graphs: measured.append((session, graphs)),
+    )
+    beside_vllm(results, bench, Sizes((1,), (512, 2048), 96), tmp_path)
+    assert asked == [True, False] and measured == [(False, False)]
+    asked.clear()
+    beside_vllm(results, bench, Sizes((1,), (2048,), 96), tmp_path)
+    assert asked == [True]  # no length of the second session's
+
+
+def test_lengths_with_device_graphs() -> None:
+    assert Sizes((1,), (512, 1024, 1025, 2048), 96).captured == (512, 1024)
 
 
 def test_what_the_cache_of_both_holds() -> None:
