@@ -21,10 +21,10 @@ from glmc_runtime.kernels.cpu.processor import multiplies, multiplies_tiles
 
 FEW_ROWS = 64
 """Beyond it a product is bound by arithmetic, and torch's is the faster one where the processor has
-products of the dtype. With two threads and AVX-512, of weights out of memory: at 32 and 64 rows
-torch's takes 1.0 to 1.4 times as long as ours in bfloat16 and 1.0 to 2.1 in float32, at 96 rows
-0.5 to 1.0 and 0.9 to 1.6. Not measured with AVX2, nor with many threads but for bfloat16
-beside tiles."""
+products of the dtype. With two threads and AVX-512 torch's takes 1.1 to 1.3 times as long as ours
+in bfloat16 at 32 and 64 rows and 0.9 to 1.0 at 96, in float32 1.6 to 2.0 at 32, 0.8 to 1.5 at 64
+and 0.7 to 1.2 at 96 (``python -m bench.cpu.cpu_gemv --rows 32,64,96 --threads 2``, three weights).
+Not measured with AVX2, nor with many threads but for bfloat16 beside tiles."""
 FEW_ROWS_BESIDE_TILES = 8
 """The same of bfloat16 where the processor multiplies tiles (AMX), as torch's products then do: on
 16 cores of a Xeon both are level at 8 rows, and at 16 torch's takes half of the time of ours."""
