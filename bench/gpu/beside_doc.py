@@ -24,6 +24,7 @@ from bench.gpu.beside_table import (
     bar_of_row,
     beside_rows,
     has_graphs,
+    missed_rows,
     row_key,
 )
 from bench.gpu.gpu_results import load_results
@@ -88,6 +89,13 @@ def without(items: Iterable[Item], rows: Sequence[str]) -> list[Item]:
     return [item for item in items if row_name(item) not in gone]
 
 
+def _missed(items: Sequence[Item]) -> list[Section]:
+    """How far the rows that miss a ratio are from it; nothing where all are met."""
+    rows = missed_rows(items)
+    columns = ("model", "work", "ms too many", "of the floor", "the bar asks for")
+    return [Section("Ratios that are missed", columns, rows)] if rows else []
+
+
 def _experts(items: Sequence[Item]) -> list[Section]:
     """What the routers of ours chose in the rows; nothing where no model has any."""
     found = [item for item in items if item["peer"] != VLLM and item.get("experts_read")]
@@ -107,7 +115,7 @@ def _experts(items: Sequence[Item]) -> list[Section]:
 
 
 def tables_of(runs: Sequence[Item], items: Iterable[Item]) -> list[Section]:
-    """The rows, what routers read in them, and the runs that they are of."""
+    """The rows, those that miss a ratio, what routers read, and the runs that they are of."""
     items = list(items)
     rows = beside_rows(items)
     met = sum(row[-3] == "met" for row in rows), sum(bool(row[-4]) for row in rows)
@@ -117,6 +125,7 @@ def tables_of(runs: Sequence[Item], items: Iterable[Item]) -> list[Section]:
     )
     return [
         Section("Decode steps and first tokens, milliseconds", COLUMNS, rows, fill(note, _WIDTH)),
+        *_missed(items),
         *_experts(items),
         Section(
             "Runs beside vLLM",

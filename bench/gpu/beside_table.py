@@ -66,6 +66,25 @@ def bar_of_row(item: Item) -> Bar | None:
 
 def beside_rows(items: Iterable[Item]) -> list[tuple[str, ...]]:
     """A row for each work of each model that both sides did."""
+    return [_row(*pair) for pair in _pairs(items)]
+
+
+def missed_rows(items: Iterable[Item]) -> list[tuple[str, ...]]:
+    """A row for each ratio that misses its bar: the milliseconds that ours takes too many, its
+    share of the floor, and the share at which the bar would be met beside this vLLM. More than all
+    of it is a bar beyond the floor."""
+    rows = []
+    for ours, _ in _pairs(items):
+        bar = bar_of_row(ours)
+        if bar is not None and ours["ratio"] < bar.ratio:
+            faster = bar.ratio / ours["ratio"]
+            excess, share = ours["ms"] * (1 - 1 / faster), ours["share"]
+            rows.append((*_named(ours), f"{excess:.3f}", f"{share:.0%}", f"{share * faster:.0%}"))
+    return rows
+
+
+def _pairs(items: Iterable[Item]) -> list[tuple[Item, Item]]:
+    """Ours and the peer's of each work that both did, in the order of a table."""
     every = [item for item in items if str(item["what"]).startswith(BESIDE)]
     peers = {row_key(item): item for item in every if item["peer"] == VLLM}
     ours = [item for item in every if item["peer"] != VLLM and row_key(item) in peers]
@@ -78,7 +97,7 @@ def beside_rows(items: Iterable[Item]) -> list[tuple[str, ...]]:
             item["size"],
         )
     )
-    return [_row(item, peers[row_key(item)]) for item in ours]
+    return [(item, peers[row_key(item)]) for item in ours]
 
 
 def row_key(item: Item) -> tuple[Any, ...]:
@@ -98,17 +117,10 @@ def _work(item: Item) -> str:
 
 
 def _row(ours: Item, peer: Item) -> tuple[str, ...]:
-    work, size = _work(ours), ours["size"]
     bar = bar_of_row(ours)
     share, ratio = ours["share"], ours["ratio"]
-    titles = {
-        "decode": f"decode, batch {size}",
-        "prefill": f"first token of {size}",
-        "ragged": f"first tokens of {ours.get('prompts')} prompts, {size} tokens",
-    }
     return (
-        GPU_MODELS[ours["model"]][2],
-        titles[work] + _context(ours) + _graphs(ours),
+        *_named(ours),
         f"{peer['ms']:.2f}",
         f"{ours['ms']:.2f}",
         f"**{ratio:.2f}**",
@@ -120,6 +132,17 @@ def _row(ours: Item, peer: Item) -> tuple[str, ...]:
         f"{bar.share:.0%}" if bar and bar.share else "",
         _said(share, bar.share) if bar and bar.share else "",
     )
+
+
+def _named(item: Item) -> tuple[str, str]:
+    """Model and work, as a table says them."""
+    size = item["size"]
+    titles = {
+        "decode": f"decode, batch {size}",
+        "prefill": f"first token of {size}",
+        "ragged": f"first tokens of {item.get('prompts')} prompts, {size} tokens",
+    }
+    return GPU_MODELS[item["model"]][2], titles[_work(item)] + _context(item) + _graphs(item)
 
 
 def _context(item: Item) -> str:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from bench.gpu.beside_doc import FIRST_MARK, LAST_MARK, newest, tables_of
+from bench.gpu.gpu_results import load_results
+from bench.gpu.gpu_table import between_marks, markdown
 from glmc_runtime.engine.loaded import CAPTURED_TOKENS
 from glmc_runtime.engine.options import LoadOptions
 from tests.docs.markdown import ROOT, section, table_rows
 
 PAGE = ROOT / "docs" / "performance.md"
+RESULTS = ROOT / "bench" / "results" / "beside_vllm"
 DEVICE = "NVIDIA H200"
 
 
@@ -104,16 +108,87 @@ def test_the_readme_says_of_both_tables_what_they_say() -> None:
     assert f"decode of four models {least:.2f} to {most:.2f} times as fast" in text
 
 
+def beside() -> dict[tuple[str, str], list[str]]:
+    """The rows beside vLLM by model and work."""
+    rows = [row for row in table_rows(section(PAGE, "Beside vLLM")) if len(row) == 12]
+    return {(row[0].split(",")[0], row[1]): row for row in rows}
+
+
+def ratio(row: list[str]) -> float:
+    return float(row[4].strip("*"))
+
+
+def test_the_table_beside_vllm_is_made_of_its_results() -> None:
+    runs = load_results([RESULTS / f"{name}.json" for name in ("9b", "32b", "air", "47")])
+    text = PAGE.read_text("utf-8")
+    made = markdown(tables_of(runs, newest(runs)))
+    assert between_marks(text, made, FIRST_MARK, LAST_MARK) == text
+    assert {path.stem for path in RESULTS.iterdir()} == {"9b", "32b", "air", "47"}
+
+
 def test_what_is_said_of_rows_beside_vllm_is_what_they_have() -> None:
     text = " ".join(section(PAGE, "Beside vLLM").split())
-    rows = [row for row in table_rows(section(PAGE, "Beside vLLM")) if len(row) == 12]
-    shown = {(row[0].split(",")[0], row[1]): row[4].strip("*") for row in rows}
-    assert f"where the table has {shown['GLM-4-9B-0414', 'first token of 512']}" in text
-    air = [shown["GLM-4.5-Air", f"decode, batch {batch}, context 768"] for batch in (16, 64)]
-    assert f"Of Air it has {air[0]} and {air[1]} for decode of 16 and 64" in text
-    large = shown["GLM-4-32B-0414", "decode, batch 64"]
-    prompts = shown["GLM-4-32B-0414", "first tokens of 16 prompts, 9539 tokens"]
-    assert f"Of the 32B it has {large} at 64 sequences and {prompts} for 16 prompts" in text
+    rows = beside()
+    with_graphs = ratio(rows["GLM-4-9B-0414", "first token of 512"])
+    (slower,) = [row for row in rows.values() if ratio(row) <= 1]
+    assert slower[:2] == ["GLM-4-9B-0414", "first token of 512, no device graphs"]
+    assert f"of the 9B they are {ratio(slower):.2f} in place of {with_graphs:.2f}" in text
+    firsts = [ratio(rows[name, "first token of 2048"]) for name in ("GLM-4.5-Air", "GLM-4.7")]
+    assert f"vLLM takes {firsts[0]:.2f} and {firsts[1]:.2f} times as long as ours" in text
+    barred = [row for row in rows.values() if row[8]]
+    assert sum(row[9] == "met" for row in barred) < len(barred) / 2
+    assert "more are missed than met" in text
+
+
+def test_what_is_said_of_missed_ratios_is_what_they_have() -> None:
+    text = " ".join(section(PAGE, "Beside vLLM").split())
+    title = "Ratios that are missed"
+    missed = {(row["model"], row["work"]): row for row in columns(title)}
+    asked = {
+        each: missed[name, f"decode, batch 16, context {context}"]["the bar asks for"]
+        for each, name, context in (
+            ("Air", "GLM-4.5-Air, 12 of 46 layers", 8192),
+            ("far", "GLM-4.7, 6 of 92 layers", 32768),
+            ("near", "GLM-4.7, 6 of 92 layers", 8192),
+        )
+    }
+    assert asked == {"Air": "100%", "far": "103%", "near": "99%"}
+    assert "100 and 103 % for Air at 8 K and GLM-4.7 at 32 K" in text
+    assert "and 99 % for GLM-4.7 at 8 K" in text
+    close = sum(float(row["ms too many"]) <= 0.06 for row in missed.values())
+    assert close == 7 and "Seven rows miss by 0.06 ms or less" in text
+
+
+def shares(names: str, works: Iterable[str], peer: bool = False) -> tuple[float, float]:
+    """The least and the most of the floor over the time of ours, or of vLLM's."""
+    rows = [
+        row
+        for (model, work), row in beside().items()
+        if re.fullmatch(names, model) and any(re.fullmatch(each, work) for each in works)
+    ]
+    return spread(
+        float(row[6]) / float(row[2]) if peer else float(row[7].strip("%")) / 100 for row in rows
+    )
+
+
+def test_what_is_said_of_floors_beside_vllm_is_what_rows_have() -> None:
+    text = " ".join(section(PAGE, "Beside vLLM").split())
+    experts = r"GLM-4\.5-Air|GLM-4\.7"
+    for names, works, said in (
+        (experts, [r"decode, batch (16|32|64|128)(, context 768)?"],
+         "ours take the floor over {0:.2f} to {1:.2f}, vLLM's over {2:.2f} to {3:.2f}; what is"),
+        (experts, [r"decode, batch [1248](, context 768)?"], "{0:.2f} to {1:.2f} of the floor. A"),
+        (".*", [r"decode, batch 16, context (8192|32768)"],
+         "ours take the floor over {0:.2f} to {1:.2f}, vLLM's over {2:.2f} to {3:.2f}; the rest"),
+    ):  # fmt: skip
+        found = [*shares(names, works), *shares(names, works, peer=True)]
+        assert said.format(*found) in text
+    few = [r"decode, batch ([1248]|16|32)"]
+    least, most = (round(100 * each) for each in shares("GLM-4-32B-0414", few))
+    assert f"reaches {least} to {most} %" in text
+    works = [r"first tokens? of (2048|8192|16 prompts.*)"]
+    least, most = (round(100 * each) for each in shares(r"GLM-4-.*", works))
+    assert f"stand at {least} to {most} %" in text
 
 
 def test_what_is_said_of_prefill_graphs_is_what_is_captured() -> None:

@@ -12,7 +12,7 @@ import torch
 from bench.engines.work import unlike_prompts
 from bench.gpu import h200
 from bench.gpu.beside_doc import newest
-from bench.gpu.beside_table import bar_of, beside_rows
+from bench.gpu.beside_table import bar_of, beside_rows, missed_rows
 from bench.gpu.beside_vllm import beside_vllm, in_turn
 from bench.gpu.gpu_models import Bench
 from bench.gpu.gpu_results import Machine, Results
@@ -233,3 +233,13 @@ def test_what_the_cache_of_both_holds() -> None:
     sizes = Sizes((1, 256), (512, 2048), 1024)
     assert sizes.most_tokens == max(2048, sum(sizes.ragged))
     assert sizes.kv_tokens >= 256 * (1024 + sizes.steps) + sizes.most_tokens
+
+
+def test_how_far_a_missed_ratio_is_from_its_bar() -> None:
+    common = {"model": "9b", "what": "beside decode", "size": 64, "context": 1024, "floor_ms": 4.4}
+    ours = {**common, "peer": "glmc", "ms": 6.0, "share": 0.75, "ratio": 1.035, "ratio_low": 1.0,
+            "ratio_high": 1.2}  # fmt: skip
+    pair = [ours, {**common, "peer": "vllm", "ms": 6.21}]
+    assert missed_rows(pair) == [("GLM-4-9B-0414", "decode, batch 64", "0.600", "75%", "83%")]
+    ours["ratio"] = 1.15
+    assert missed_rows(pair) == []
