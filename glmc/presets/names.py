@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -43,7 +44,25 @@ def _near(source: str) -> str:
     meant = did_you_mean(source, preset_names())
     if not meant:
         return ""
-    return f"{meant} A preset has no weights: for these, name a checkpoint's directory"
+    return (
+        f"{meant} A preset has no weights: for these, name a checkpoint's directory{_hub(source)}"
+    )
+
+
+def _hub(source: str) -> str:
+    """How to get what may be the name of a repository; nothing for what can't be one."""
+    path = Path(source)
+    if source.count("/") != 1 or source.startswith((".", "/", "~")) or path.parent.is_dir():
+        return ""
+    return f", downloaded by: hf download {source} --local-dir {path.name}"
+
+
+def _beside(path: Path) -> str:
+    """Checkpoints of a similar name in the same directory."""
+    with suppress(OSError):
+        beside = [each for each in path.parent.iterdir() if (each / "config.json").is_file()]
+        return did_you_mean(str(path), map(str, beside))
+    return ""
 
 
 def _how_to_get(source: str) -> str:
@@ -53,6 +72,4 @@ def _how_to_get(source: str) -> str:
         return "glmc reads no GGUF file: pass the directory of the model's safetensors checkpoint"
     if path.is_file():
         return f"pass the directory of the checkpoint: {path.parent}"
-    if source.count("/") == 1 and not source.startswith((".", "/", "~")):
-        return f"download it first: hf download {source} --local-dir {path.name}"
-    return "pass the directory of a downloaded checkpoint, or a preset name"
+    return _beside(path) or f"pass the directory of a checkpoint{_hub(source)}, or a preset name"

@@ -159,6 +159,14 @@ def test_only_passes_are_asked_why_not(
     assert f"no pass '{name}' ran" in said and "prefill," not in said
 
 
+def test_a_pass_that_matches_nothing_is_not_asked(
+    artifact: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["inspect", str(artifact), "--why-not", "specialise"]) == 2
+    said = capsys.readouterr().err
+    assert "'specialise' matches nothing: it makes the program of each phase" in said
+
+
 def test_a_page_is_written_over_no_other_file(
     artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from glmc.errors import UsageError
 from glmc.observe.history.ids import Place, layers_of, nodes_of, whole_id
 from glmc.observe.history.record import History, MissHistory, StepHistory
+from glmc.observe.history.times import SPECIALISE
 from glmc.passes.specialise import PHASE_NAMES
 from glmc_runtime.command.nearest import did_you_mean
 
@@ -36,16 +37,27 @@ def why_not(history: History, name: str, layer: int | None = None) -> WhyNot:
     passes = [
         step.name for step in history.steps[1:] if step.name not in PHASE_NAMES
     ]  # these match nothing
+    if name == SPECIALISE:
+        raise UsageError(
+            f"'{name}' matches nothing: it makes the program of each phase",
+            expected=", ".join(passes),
+            found=name,
+            remedy="ask of one of these passes; '--node' says what it did to a node",
+        )
     if name not in passes:
         raise UsageError(
             f"no pass '{name}' ran",
             expected=", ".join(passes),
             found=name,
-            remedy=did_you_mean(name, passes),
+            remedy=did_you_mean(name, passes) or "name one of these",
         )
     count = layers_of(history)
     if layer is not None and not 0 <= layer < count:
-        raise UsageError(f"there is no layer {layer}", expected=f"0 to {count - 1}")
+        raise UsageError(
+            f"there is no layer {layer}",
+            expected=f"0 to {count - 1}",
+            remedy="name one of these layers",
+        )
     number = next(at for at, step in enumerate(history.steps) if step.name == name)
     step = history.steps[number]
     here = [match for match in step.matches if layer is None or match.layer == layer]

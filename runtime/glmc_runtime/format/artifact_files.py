@@ -240,11 +240,10 @@ def plain_file(root: Path, name: str) -> Iterator[tuple[int, os.stat_result]]:
         require_plain(name, path.lstat().st_mode)
         descriptor = os.open(path, _FLAGS)
     except FileNotFoundError as error:
-        raise ArtifactError(
-            f"{name} is missing",
-            place=str(root),
-            remedy="the compile did not finish or this is no artifact: compile again",
-        ) from error
+        remedy = "the compile did not finish or this is no artifact: compile again"
+        if name == MANIFEST and (root / "config.json").is_file():
+            remedy = f"compile it, it is a checkpoint: 'glmc compile {root} --output ARTIFACT'"
+        raise ArtifactError(f"{name} is missing", place=str(root), remedy=remedy) from error
     except OSError as error:
         raise unreadable(path, error) from error
     try:

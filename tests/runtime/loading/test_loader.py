@@ -75,6 +75,12 @@ def test_a_link_is_refused(copy: Path) -> None:
 def test_no_directory_and_no_manifest(tmp_path: Path) -> None:
     _refuses(tmp_path / "nothing", ArtifactError, "no such artifact")
     _refuses(tmp_path, ArtifactError, "manifest.json is missing")
+    _refuses(tmp_path, ArtifactError, "compile again")
+
+
+def test_a_checkpoint_is_no_artifact(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    _refuses(tmp_path, ArtifactError, f"'glmc compile {tmp_path} --output ARTIFACT'")
 
 
 def test_a_truncated_manifest(copy: Path) -> None:
