@@ -30,7 +30,7 @@ from bench.gpu.beside_table import (
 from bench.gpu.gpu_results import load_results
 from bench.gpu.gpu_table import Section, between_marks, markdown
 from bench.gpu.vllm_side import VLLM
-from bench.models import GPU_MODELS
+from bench.models import GPU_MODELS, gpu_model
 
 Item = dict[str, Any]
 FIRST_MARK, LAST_MARK = "<!-- beside vllm -->", "<!-- end of beside vllm -->"
@@ -107,11 +107,27 @@ def _experts(items: Sequence[Item]) -> list[Section]:
             str(item["context"]),
             f"{item['experts_read']:.1f}",
             f"{item['experts_expected']:.1f}",
+            f"{item['share']:.0%}",
+            f"{_share_read(item):.0%}",
         )
         for item in found
     ]
-    columns = ("model", "batch", "context", "read", "independent choices")
-    return [Section("Distinct experts that a layer of ours reads", columns, rows)] if rows else []
+    columns = ("model", "batch", "context", "read", "independent choices", "of the floor",
+               "of the floor by what was read")  # fmt: skip
+    note = (
+        "Read: the mean over the layers of one step before the rounds, whose tokens differ. The "
+        "floor of the other tables is by independent choices."
+    )
+    title = "Distinct experts that a layer of ours reads"
+    return [Section(title, columns, rows, fill(note, _WIDTH))] if rows else []
+
+
+def _share_read(item: Item) -> float:
+    """The share of a floor that has the bytes of the experts that were read."""
+    model = gpu_model(item["model"], quick=not item.get("bars", True))
+    batch, context = item["size"], item["context"]
+    read = model.step_bytes_read(batch, context, item["experts_read"])
+    return float(item["share"] * read / model.step_bytes(batch, context))
 
 
 def tables_of(runs: Sequence[Item], items: Iterable[Item]) -> list[Section]:

@@ -106,9 +106,7 @@ def row_key(item: Item) -> tuple[Any, ...]:
 
 
 def has_graphs(item: Item) -> bool:
-    """Whether prefills of ours had device graphs: one that does not say so is taken to have had
-    them. Decode steps do not say it, nor files from before it could be chosen, whose first had
-    none."""
+    """Whether ours had device graphs of prefill; true of decode steps, which do not say."""
     return bool(item.get("prefill_graphs", True))
 
 

@@ -40,14 +40,13 @@ def beside_vllm(results: Results, bench: Bench, sizes: Sizes, folder: Path) -> N
         results.data.setdefault("vllm_start_s", {})[model.key] = side.start_s
         ours_start = bench.compile_seconds + bench.load_seconds
         results.data.setdefault("glmc_start_s", {})[model.key] = ours_start
-        results.data.setdefault("glmc_load_s", {})[model.key] = bench.load_seconds
         _rows(results, model, session, side, sizes)
         if sizes.longs or sizes.captured:
             del session  # its cache makes room
             clean()
             results.attempt(
-                f"{model.key} by default beside vllm",
-                lambda: _by_default(results, bench, side, sizes),
+                f"{model.key} without graphs beside vllm",
+                lambda: _without_graphs(results, bench, side, sizes),
             )
 
 
@@ -71,9 +70,9 @@ def _rows(
     )
 
 
-def _by_default(results: Results, bench: Bench, side: Running, sizes: Sizes) -> None:
-    """First tokens by a session as the runtime loads it by default, without device graphs of
-    prefill, and decode steps of long contexts, for which it is compiled."""
+def _without_graphs(results: Results, bench: Bench, side: Running, sizes: Sizes) -> None:
+    """First tokens by a session without device graphs of prefill, and decode steps of long
+    contexts, for which it is compiled."""
     session = bench.session(
         decode=(LONG_BATCH,),
         prefill=sizes.prefills,
@@ -81,7 +80,6 @@ def _by_default(results: Results, bench: Bench, side: Running, sizes: Sizes) -> 
         kv_tokens=sizes.long_kv_tokens,
         block_size=32 if results.quick else 128,
     )
-    results.data.setdefault("glmc_default_load_s", {})[bench.model.key] = bench.load_seconds
     for tokens in sizes.captured:
         results.attempt(
             f"{bench.model.key} prefill {tokens} without graphs beside vllm",

@@ -82,13 +82,13 @@ class Bench:
         if self._fronts is None:
             self._fronts = front_end(job)
         compiled = back_end(self._fronts, job)
-        path = self._folder / f"artifact.{max_context}.{decode[-1]}.{prefill[-1]}"
+        path = self._folder / f"artifact.{max_context}.{max(decode)}.{max(prefill)}"
         write_compiled(compiled, path)
         weights = self.weights(compiled)
         self.compile_seconds = time.perf_counter() - started
         before, started = allocated(self.device), time.perf_counter()
         # A partly filled block more for each sequence, and the scratch block.
-        blocks = 1 + decode[-1] + -(-kv_tokens // block_size)
+        blocks = 1 + max(decode) + -(-kv_tokens // block_size)
         session = load_over(path, weights, kv_blocks=blocks, prefill_graphs=prefill_graphs)
         self.load_seconds = time.perf_counter() - started
         self.session_gib = (allocated(self.device) - before) / GIB

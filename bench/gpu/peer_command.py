@@ -16,7 +16,7 @@ from bench.gpu.gpu_table import Section, markdown
 Row = Mapping[str, Any]
 
 
-def written(
+def measure_and_write(
     name: str,
     words: Sequence[str],
     options: argparse.Namespace,

@@ -22,7 +22,7 @@ import torch
 from bench.gpu import gpu_ours
 from bench.gpu.gpu_models import Bench
 from bench.gpu.gpu_table import Section
-from bench.gpu.peer_command import written
+from bench.gpu.peer_command import measure_and_write
 from bench.gpu.vllm_side import Sizes, lacking, site, vllm_side
 from bench.models import GPU_MODELS, BenchModel, gpu_model
 from bench.spread import BIAS
@@ -141,7 +141,7 @@ def arguments(words: list[str]) -> argparse.Namespace:
 def main(words: list[str] | None = None) -> int:
     words = sys.argv[1:] if words is None else words
     options = arguments(words)
-    written("peer_experts", words, options, counted, table_of)
+    measure_and_write("peer_experts", words, options, counted, table_of)
     return 0
 
 

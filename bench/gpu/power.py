@@ -29,7 +29,7 @@ import torch
 from bench.gpu.decode_blocks import Blocks, decode_blocks
 from bench.gpu.gpu_models import Bench
 from bench.gpu.gpu_table import Section
-from bench.gpu.peer_command import written
+from bench.gpu.peer_command import measure_and_write
 from bench.gpu.vllm_side import VLLM, Sizes, lacking, site, vllm_side
 from bench.models import GPU_MODELS, gpu_model
 from bench.words import sizes, some_of
@@ -227,7 +227,7 @@ def arguments(words: list[str]) -> argparse.Namespace:
 def main(words: list[str] | None = None) -> int:
     words = sys.argv[1:] if words is None else words
     options = arguments(words)
-    written("power", words, options, measured, table_of)
+    measure_and_write("power", words, options, measured, table_of)
     return 0
 
 

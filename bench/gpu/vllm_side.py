@@ -55,8 +55,7 @@ class Sizes:
 
     @property
     def captured(self) -> tuple[int, ...]:
-        """Lengths whose prefill is a device graph of ours, where those are captured, which is no
-        default of its runtime. They go to 1024 tokens, vLLM's to 512."""
+        """The lengths of prefill that are measured with device graphs of ours and without."""
         return tuple(tokens for tokens in self.prefills if tokens <= CAPTURED_TOKENS)
 
     @property

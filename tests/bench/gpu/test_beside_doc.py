@@ -146,6 +146,7 @@ def test_experts_stand_in_a_table_of_their_own(
     text = capsys.readouterr().out
     table = text.partition("### Distinct experts")[2].partition("###")[0]
     name = "GLM-4.5-Air, 12 of 46 layers"
-    assert f"| {name} | 1 | 1024 | 8.0 | 82.4 |\n| {name} | 16 | 1024 | 80.0 | 82.4 |" in table
+    assert f"| {name} | 1 | 1024 | 8.0 | 82.4 | 80% | 80% |\n| {name} | 16 |" in table
+    assert "| 80.0 | 82.4 | 80% | 78% |" in table
     assert beside_doc.main(written(tmp_path, RUN)) == 0
     assert "experts" not in capsys.readouterr().out

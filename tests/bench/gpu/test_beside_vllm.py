@@ -141,9 +141,10 @@ def test_all_rows_of_a_model(
     assert len(theirs) == 2 * (3 + RAGGED) and all(prompt in prefilled for prompt in theirs)
     graphs = [(item["size"], item["prefill_graphs"]) for item in floors if item["peer"] == "glmc"]
     assert graphs == [(32, True), (64, True), (32, False)]
-    assert [row[1] for row in rows[3:5]].count("first token of 32, no device graphs") == 1
-    loads = [results.data[f"glmc_{name}load_s"]["4.7"] for name in ("", "default_")]
-    assert all(seconds > 0 for seconds in loads)
+    assert {row[1] for row in rows[3:5]} == {
+        "first token of 32",
+        "first token of 32, no device graphs",
+    }
     assert "Beside vLLM, milliseconds" in markdown(sections([results.data]))
 
 

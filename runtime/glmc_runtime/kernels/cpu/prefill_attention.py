@@ -7,6 +7,7 @@ first: beside the products of a prefill that costs nothing.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -29,16 +30,18 @@ def _context(slots: Slots, runs: tuple[Run, ...], group: int) -> torch.Tensor:
 
 def _require_queries(query_ends: list[int], context_ends: list[int], tokens: int) -> None:
     """Raise IndexError where slices would count from the end, or be cut short without a word."""
-    fits = query_ends[0] == 0 and query_ends[-1] <= tokens
-    for index in range(len(query_ends) - 1):
-        queries = query_ends[index + 1] - query_ends[index]
-        length = context_ends[index + 1] - context_ends[index]
-        fits = fits and (queries == 0 or 0 < queries <= length)
-    if not fits:
+    if query_ends[0] != 0 or query_ends[-1] > tokens:
         raise IndexError(
-            f"cu_seqlens_q {query_ends} beside cu_seqlens_k {context_ends} do not cut {tokens} "
-            "rows of queries into the last tokens of each sequence"
+            f"cu_seqlens_q is from {query_ends[0]} to {query_ends[-1]}, beside {tokens} rows: "
+            "expected from 0 to no more than there are"
         )
+    pairs = zip(pairwise(query_ends), pairwise(context_ends), strict=True)
+    for index, ((first, last), (begin, end)) in enumerate(pairs):
+        if last != first and not 0 < last - first <= end - begin:
+            raise IndexError(
+                f"sequence {index} has {last - first} queries in cu_seqlens_q and {end - begin} "
+                "tokens in cu_seqlens_k: expected its queries to be the last of its tokens"
+            )
 
 
 @register(
