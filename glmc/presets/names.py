@@ -59,7 +59,7 @@ def _hub(source: str) -> str:
 
 def _beside(path: Path) -> str:
     """Checkpoints of a similar name in the same directory."""
-    with suppress(OSError):
+    with suppress(OSError):  # a directory that can't be read has no name to offer
         beside = [each for each in path.parent.iterdir() if (each / "config.json").is_file()]
         return did_you_mean(str(path), map(str, beside))
     return ""

@@ -211,7 +211,12 @@ def test_first_tokens_are_of_a_session_with_device_graphs_and_of_one_without(
     results = Results(tmp_path / "r.json", quick=True)
     bench: Any = SimpleNamespace(model=gpu_model("9b", True), compile_seconds=0, load_seconds=0)
     asked: list[bool] = []
-    bench.session = lambda **given: asked.append(given.get("prefill_graphs", False)) or asked[-1]
+
+    def session(*, prefill_graphs: bool = False, **_: object) -> bool:
+        asked.append(prefill_graphs)
+        return prefill_graphs
+
+    bench.session = session
     measured: list[tuple[bool, bool]] = []  # the session's, and what its row says
     monkeypatch.setattr("bench.gpu.beside_vllm.vllm_side", lambda *_: Answers())
     monkeypatch.setattr("bench.gpu.beside_vllm._rows", lambda *_: None)
